@@ -1,0 +1,35 @@
+"""``python -m sia_runner``: compose, check, run; nothing else."""
+
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    args = sys.argv[1:]
+    if "--help" in args or "-h" in args:
+        from sia_runner.help import page
+
+        print(page(args))
+        return 0
+    resumed = [arg for arg in args if arg.startswith("resume=")]
+    if resumed:
+        return _resume(Path(resumed[0].removeprefix("resume=")), [arg for arg in args if arg not in resumed])
+    from sia_runner.hydra_app import launch
+
+    return launch()
+
+
+def _resume(folder: Path, overrides: list[str]) -> int:
+    from sia_runner.refusals import refusals
+
+    with refusals() as outcome:
+        from sia_runner.runner import resume
+
+        outcome.code = resume(folder.expanduser().resolve(), overrides)
+    return outcome.code
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,29 @@
+"""Proposes the harnesses of a folder in order: another run's, or hand-written ones."""
+
+from pathlib import Path
+
+from sia_runner.agents.folder import read_text_files
+from sia_runner.agents.protocol import Brief, Context, ProposerError, Workbench
+from sia_runner.records import Lever, Proposal
+
+
+class Replay:
+    """Generation n proposes DIR/gen_<n>/harness/ or, where there is no such folder, the files of DIR/gen_<n>/."""
+
+    def __init__(self, context: Context, *, dir: str) -> None:
+        self._entry, self._dir = context.entry, Path(dir).expanduser().absolute()
+        if not (self._dir / "gen_1").is_dir():
+            raise ProposerError(f"meta_agent.dir={dir} holds no folder gen_1; expected: gen_1, gen_2, ...")
+
+    def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
+        folder = self._dir / f"gen_{brief.n}"
+        if not folder.is_dir():
+            return Proposal(Lever.STOP, f"no more harnesses in {self._dir}")
+        kept = folder / "harness"
+        source = kept if kept.is_dir() else folder
+        return Proposal(
+            Lever.HARNESS,
+            f"replayed from {source}",
+            files=read_text_files(source, self._entry),
+            title=f"replay of gen_{brief.n}",
+        )

@@ -1,0 +1,29 @@
+"""Stages in this process; several sandboxes at once by threads (each sandbox is a process tree of its own)."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Inline:
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+
+    def call(self, stage: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one stage to its end."""
+        return stage(*args, **kwargs)
+
+    def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Results in the order of `items`. An interrupt does not wait for what is still running."""
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="inline")
+        try:
+            results = list(pool.map(work, items))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+        return results

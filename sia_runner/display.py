@@ -1,0 +1,121 @@
+"""What a person sees while a run is under way: a progress line per stage, a line per generation, a table at the end.
+
+On a terminal the stage under way is a live line; elsewhere (a log file, SLURM) every event is one plain line.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sia_runner.history import Finished, incumbent
+from sia_runner.summary import interval
+
+_STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red", "unscored": "magenta"}
+
+
+class Display:
+    def __init__(self, max_gen: int, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("generations"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._bar = self._progress.add_task("starting", total=max_gen)
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(escape(text))
+
+    @contextmanager
+    def stage(self, name: str, where: str) -> Iterator[None]:
+        self._progress.update(self._bar, description=f"{where} · {name}")
+        yield
+
+    def generation(self, now: Finished, before: Sequence[Finished]) -> None:
+        """One lasting line per generation, as soon as it is judged."""
+        self._progress.update(self._bar, completed=now.n)
+        score = f"{now.val.value:.3f}" if now.val else "no score"
+        title = escape(now.steps["propose"]["title"])
+        change = _change(now, before)
+        status = f"[{_STYLE[now.status]}]{now.status}[/]"
+        reason = escape(now.steps["accept"]["reason"])
+        seconds = sum(now.seconds.values())
+        self._console.print(f"generation {now.n}: {status} val {score}{change} · {title} · {reason} · {seconds:.1f} s")
+
+    def end(self, summary: Mapping[str, Any], run: Path) -> None:
+        self._progress.stop()
+        self._console.print()
+        self._console.print(table(summary))
+        for line in closing_lines(summary, run):
+            self._console.print(escape(line))
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """generation, lever, status, val ± ci, change, seconds, why"""
+    shown = Table(
+        title=f"{summary['task']} · {summary['mode']} · {summary['metric']['name']} on val", title_justify="left"
+    )
+    for name, justify in [("gen", "right"), ("lever", "left"), ("status", "left"), ("val [95% ci]", "left")]:
+        shown.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("change", "seconds"):
+        shown.add_column(name, justify="right")
+    shown.add_column("why", overflow="fold")
+    best: float | None = None
+    for g in summary["generations"]:
+        value = g["val"]["value"] if g["val"] else None
+        change = "" if value is None or best is None else f"{value - best:+.3f}"
+        why = f"{g['title']}: {g['reason']}" if g["title"] else g["reason"]
+        status = f"[{_STYLE[g['status']]}]{g['status']}[/]"
+        seconds = f"{sum(g['seconds'].values()):.1f}"
+        val = interval(g["val"]) if g["val"] else "–"
+        shown.add_row(str(g["n"]), g["lever"], status, escape(val), change, seconds, escape(why))
+        if g["status"] == "accepted":
+            best = value
+    return shown
+
+
+def closing_lines(summary: Mapping[str, Any], run: Path) -> list[str]:
+    """Initial against best on test, and what to do next."""
+    best = summary["best"]
+    lines = []
+    if summary["stopped"]:
+        lines.append(f"stopped: {summary['stopped']}")
+    if best is None:
+        lines.append("no candidate could be scored: see stdout.log and gate/stdout.log of the generations")
+    elif summary["selected_on_test"]:
+        lines.append(f"best: generation {best['generation']}, {interval(best['val'])} (selected_on_test: not split)")
+    elif best["test"]:
+        if best["baseline_test"]:
+            lines.append(f"test, first harness:      {interval(best['baseline_test'])}")
+        lines.append(f"test, best (generation {best['generation']}): {interval(best['test'])}")
+    elif summary["status"] != "interrupted":
+        lines.append("the test run gave no score: see test/ in the run directory")
+    lines.append(f"run directory: {run}   (status: {summary['status']})")
+    if summary["status"] == "interrupted":
+        lines.append(f"to continue:   python -m sia_runner resume={run}")
+    return lines
+
+
+def _change(now: Finished, before: Sequence[Finished]) -> str:
+    n = incumbent(before)
+    old = next((g.val for g in before if g.n == n), None)
+    return "" if now.val is None or old is None else f" ({now.val.value - old.value:+.3f})"

@@ -1,0 +1,103 @@
+"""``python -m sia_runner.export RUN [DIR]``: the best harness as a folder that runs without us."""
+
+import ast
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from sia_runner.config import Experiment
+from sia_runner.history import finished, incumbent, test_of
+from sia_runner.journal import Record
+from sia_runner.refusals import refusals
+from sia_runner.rooms import rooms
+from sia_runner.rundir import RunDir, RunError, tree_sha256, write_json, write_text
+from sia_runner.runner import stored_config
+from sia_runner.summary import interval
+
+_README = """\
+# {task}: harness of generation {n}
+
+Exported from run `{run}`. It needs nothing of SIA Runner:
+
+    python -m venv venv && venv/bin/pip install -r requirements.txt
+    venv/bin/python {entry} --dataset_dir DATA --working_dir OUT
+
+`DATA` holds the files that the task describes below; the answers are written to `OUT/{submission}`.
+
+- val: {val}
+- test: {test}
+
+## The task
+
+{description}
+"""
+
+
+def export(run: RunDir, folder: Path) -> int:
+    """Write the incumbent's harness to `folder` (must not exist). Returns its generation. Raises RunError."""
+    config = stored_config(run)
+    journal = Record(run.journal)
+    generations = finished(journal)
+    n = incumbent(generations)
+    if n is None:
+        raise RunError(f"{run.path} has no accepted candidate to export")
+    if folder.exists():
+        raise RunError(f"{folder} exists already; name a new folder")
+    harness = run.generation(n).harness
+    shutil.copytree(harness, folder)
+    if not (folder / "requirements.txt").exists():
+        write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in requirements(harness)))
+    tested = test_of(journal, n)
+    val = next(g.val for g in generations if g.n == n)
+    scores = {"val": val.as_json() if val else None, "test": tested["score"] if tested else None}
+    write_text(folder / "README.md", _readme(config, run, n, scores))
+    provenance = {"run": run.path.name, "generation": n, "harness_sha256": tree_sha256(harness), **scores}
+    write_json(folder / "provenance.json", provenance | {"journal_head": journal.head})
+    return n
+
+
+def _readme(config: Experiment, run: RunDir, n: int, scores: dict[str, dict[str, object] | None]) -> str:
+    task = rooms(config).task
+    shown = {name: interval(score) if score else "not measured" for name, score in scores.items()}
+    return _README.format(
+        task=task.name,
+        n=n,
+        run=run.path.name,
+        entry=task.entry,
+        submission=getattr(config.task, "submission", "the file it names"),
+        description=task.description,
+        **shown,
+    )
+
+
+def requirements(harness: Path) -> list[str]:
+    """The distributions that the harness imports, pinned to the versions it was measured with."""
+    imported: set[str] = set()
+    for path in harness.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    known = metadata.packages_distributions()
+    found = {known[name][0] for name in imported - set(sys.stdlib_module_names) if name in known}
+    return sorted(f"{name}=={metadata.version(name)}" for name in found)
+
+
+def main() -> int:
+    args = sys.argv[1:]
+    if len(args) not in (1, 2) or "-h" in args or "--help" in args:
+        print(f"usage: python -m sia_runner.export RUN_DIR [DIR]\n\n{__doc__}")
+        return 0 if "-h" in args or "--help" in args else 2
+    run = RunDir(Path(args[0]).expanduser().resolve())
+    folder = Path(args[1]) if len(args) == 2 else Path(f"{run.path.name}-best")
+    with refusals() as outcome:
+        n = export(run, folder)
+        print(f"generation {n} exported to {folder}; see {folder / 'README.md'}")
+        outcome.code = 0
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

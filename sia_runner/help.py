@@ -1,0 +1,60 @@
+"""`python -m sia_runner --help`: the groups, their choices, and what each is for. Reads the YAML files' first lines,
+so it is there at once and includes the choices of a user's own --config-dir."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sia_runner.resources import bundled
+
+_HEAD = """\
+SIA Runner: self-improving-AI experiments as configurations.
+
+usage: python -m sia_runner [group=choice ...] [key=value ...] [-m] [--cfg job] [--config-dir DIR]
+       python -m sia_runner resume=RUN_DIR [max_gen=N] [budget.*=...] [compute.*=...]
+
+  python -m sia_runner                        the smoke task: a whole experiment in seconds
+  python -m sia_runner task=lawbench          SIA-H on LawBench; no key, no GPU
+  python -m sia_runner -m task=smoke seed=0,1,2      one run per seed
+  python -m sia_runner.verify RUN_DIR         recompute every score, find any edit
+  python -m sia_runner.export RUN_DIR [DIR]   the best harness as a folder that runs without us
+  python -m sia_runner.prepare task=lawbench  fetch a task's data now
+
+Groups and choices (the first comment line of each file in conf/<group>/):
+"""
+_TAIL = """
+--cfg job prints the composed configuration with every key; --hydra-help lists Hydra's own options.
+Exit codes: 0 scored and tested · 2 refused, nothing started · 3 no candidate could be scored ·
+4 budget spent before a tested result · 130 interrupted, resumable.
+"""
+
+
+def choices(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """group -> choice -> its first comment line. Later folders add choices."""
+    found: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*/*.yaml")):
+            with path.open(encoding="utf-8") as stream:
+                first = stream.readline()
+            if first.startswith("# @package"):
+                continue
+            group = found.setdefault(path.parent.name, {})
+            group.setdefault(path.stem, first.lstrip("# ").rstrip() if first.startswith("#") else "")
+    return found
+
+
+def page(args: Sequence[str]) -> str:
+    lines = [_HEAD]
+    for group, of_group in sorted(choices(config_folders(args)).items()):
+        lines.append(f"  {group}")
+        lines += [f"    {choice:<20} {says}" for choice, says in of_group.items()]
+    return "\n".join([*lines, _TAIL])
+
+
+def config_folders(args: Sequence[str]) -> list[Path]:
+    """The bundled conf/ and what --config-dir (or -cd) adds."""
+    folders = [bundled("conf")]
+    for at, arg in enumerate(args):
+        name, given, value = arg.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folders.append(Path(value if given else args[at + 1] if at + 1 < len(args) else "."))
+    return folders

@@ -1,0 +1,90 @@
+"""Hydra's part: compose, then hand over. Every refusal becomes one line and exit code 2."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from sia_runner.help import choices, config_folders
+from sia_runner.refusals import REFUSED, refusals
+from sia_runner.resources import bundled
+
+
+def launch() -> int:
+    """Compose from sys.argv and run (or multirun). Returns the exit code: with -m the worst one."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a traceback of its own
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(bundled("conf")), config_name="config")
+    def sia_runner(composed: Any) -> int:
+        codes.append(_one(composed))
+        return codes[-1]
+
+    try:
+        sia_runner()
+    except (HydraException, OmegaConfBaseException) as error:
+        return say_refused(error)
+    return max(codes, default=0)
+
+
+def say_refused(error: Exception) -> int:
+    """What Hydra or OmegaConf refused, as one line on stderr."""
+    from sia_runner.problems import explain_hydra
+
+    print(f"refused: {explain_hydra(error, _known_keys(), _groups())}", file=sys.stderr)
+    return REFUSED
+
+
+def _one(composed: Any) -> int:
+    """One experiment, as Hydra composed it."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    overrides = list(HydraConfig.get().overrides.task)
+    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    with refusals(plain) as outcome:
+        from sia_runner.config import check
+        from sia_runner.runner import start
+
+        _absolute(plain)
+        outcome.code = start(check(plain), folder, overrides)  # type: ignore[arg-type]
+    if outcome.code == REFUSED and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()  # Hydra made it before we could look; nothing was started
+    return outcome.code
+
+
+def _absolute(composed: Any) -> None:
+    """Folders given relative to where the command was typed stay valid for a resume from elsewhere."""
+    for group in ("task", "meta_agent"):
+        part = composed.get(group)
+        if isinstance(part, dict) and isinstance(part.get("dir"), str):
+            part["dir"] = str(Path(part["dir"]).expanduser().resolve())
+
+
+def _groups() -> dict[str, list[str]]:
+    return {group: list(of_group) for group, of_group in choices(config_folders(sys.argv[1:])).items()}
+
+
+def _known_keys() -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(bundled("conf"))):
+        return _dotted(compose("config"), "")
+
+
+def _dotted(tree: Any, prefix: str) -> list[str]:
+    keys: list[str] = []
+    for key in tree:
+        name = f"{prefix}{key}"
+        keys.append(name)
+        child = tree._get_node(key)
+        if hasattr(child, "keys"):
+            keys += _dotted(child, f"{name}.")
+    return keys

@@ -1,0 +1,65 @@
+"""lock.json: all that a reader needs to know what exactly was run."""
+
+import hashlib
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sia_runner import __version__
+from sia_runner.config import Experiment
+from sia_runner.rooms import rooms
+from sia_runner.rundir import RunError
+
+PACKAGES = ("hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "scikit-learn", "rich", "filelock")
+
+
+def lock(config: Experiment, overrides: Sequence[str]) -> dict[str, Any]:
+    room = rooms(config)
+    return {
+        "sia_runner": __version__,
+        "git": _git_revision(),
+        "config_sha256": hashlib.sha256(config.model_dump_json(by_alias=True).encode()).hexdigest(),
+        "overrides": list(overrides),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "data": room.task.data_hashes(),
+        "sandbox": {"name": room.sandbox.name, "gaps": room.sandbox.gaps()},
+        "seeds": {"seed": config.seed, "split_seed": config.split_seed},
+    }
+
+
+def check_data(config: Experiment, locked: dict[str, Any]) -> None:
+    """A run is only continued on the data it began with. Raises RunError."""
+    now = rooms(config).task.data_hashes()
+    changed = sorted(name for name in {*now, *locked["data"]} if now.get(name) != locked["data"].get(name))
+    if changed:
+        raise RunError(
+            f"the data changed since the run began ({', '.join(changed)}); a resumed run needs the same data"
+        )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Of the checkout this package runs from; None for an installed wheel."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

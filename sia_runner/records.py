@@ -1,0 +1,124 @@
+"""Plain data that the rooms hand to one another. Imports nothing of ours."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Lever(StrEnum):
+    """What a generation changes."""
+
+    HARNESS = "harness"
+    WEIGHTS = "weights"
+    BOTH = "both"
+    STOP = "stop"
+
+
+class OutcomeKind(StrEnum):
+    """How one question ended. Closed: every place that counts outcomes knows all of them."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    PARTIAL = "partial"
+    NO_ANSWER = "no_answer"
+    INVALID_FORMAT = "invalid_format"
+    CRASHED = "crashed"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    TRUNCATED = "truncated"
+    RATE_LIMITED = "rate_limited"
+    BUDGET = "budget"
+    VERIFIER_ERROR = "verifier_error"
+
+
+# Not the harness's fault: such a question is no wrong answer, it makes the candidate `unscored`.
+INFRASTRUCTURE = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.BUDGET, OutcomeKind.VERIFIER_ERROR})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One question's result: `unit` is the question's own id, `value` in metric units (1.0 correct, 0.0 not)."""
+
+    unit: str
+    kind: OutcomeKind
+    value: float
+    prediction: str = ""  # what was answered, cut to a few hundred characters; shown for dev questions only
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """An aggregate over `n` questions with its 95% confidence interval."""
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"value": self.value, "ci95": list(self.ci95), "n": self.n}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Score":
+        return Score(float(data["value"]), (float(data["ci95"][0]), float(data["ci95"][1])), int(data["n"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was spent on models: US dollars, tokens, calls."""
+
+    usd: float = 0.0
+    tokens: int = 0
+    calls: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.usd + other.usd, self.tokens + other.tokens, self.calls + other.calls)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a proposer wants next. `files` maps a relative path to the text of a complete new harness."""
+
+    lever: Lever
+    rationale: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""  # one line for tables
+    improvement: str = ""  # markdown for gen_<n>/improvement.md
+    algorithm: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)  # the proposer's own memory, given back in the history
+    usage: Usage = field(default_factory=Usage)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One finished generation as a proposer sees it: no gold answers, no per-question val outcomes."""
+
+    n: int
+    lever: Lever
+    title: str
+    status: str  # accepted | rejected | failed | unscored
+    reason: str
+    val: Score | None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Result of trying a harness on dev questions before proposing it."""
+
+    value: float  # mean metric over `n` dev questions; 0.0 when the harness failed
+    n: int
+    seconds: float
+    failure: str = ""  # one line; empty when it ran
+
+
+def count_kinds(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """How often each outcome kind occurs, in the enum's order, kinds that do not occur left out."""
+    seen = [outcome.kind for outcome in outcomes]
+    return {kind.value: seen.count(kind) for kind in OutcomeKind if kind in seen}

@@ -1,0 +1,40 @@
+"""Turns everything that refuses a run into one line on stderr and exit code 2."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+REFUSED = 2
+
+
+@dataclass(slots=True)
+class Outcome:
+    code: int = REFUSED
+
+
+@contextmanager
+def refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[Outcome]:
+    """``with refusals(config) as outcome: outcome.code = ...``; the code is 2 when something refused."""
+    from pydantic import ValidationError
+
+    from sia_runner.agents.protocol import ProposerError
+    from sia_runner.problems import explain
+    from sia_runner.rooms import RoomError
+    from sia_runner.rundir import RunError
+    from sia_runner.sandbox.protocol import SandboxError
+    from sia_runner.tasks.protocol import TaskError
+
+    outcome = Outcome()
+    try:
+        yield outcome
+    except ValidationError as error:
+        _say(*explain(error, composed or {}))
+    except (RunError, RoomError, ProposerError, SandboxError, TaskError) as error:
+        _say(str(error))
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(f"refused: {line}", file=sys.stderr)

@@ -1,0 +1,64 @@
+"""Builds the rooms of an experiment from its config, late and once per process."""
+
+import importlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from sia_runner.agents.protocol import Context, Proposer
+from sia_runner.compute.protocol import Compute
+from sia_runner.config import Component, Experiment, check
+from sia_runner.resources import cache_dir
+from sia_runner.sandbox.protocol import Limits, Sandbox
+from sia_runner.tasks.protocol import Task
+from sia_runner.tracking.protocol import Tracker
+
+
+class RoomError(Exception):
+    """A configured class cannot be loaded; the message is one line for the user (exit code 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    task: Task
+    sandbox: Sandbox
+    proposer: Proposer
+    compute: Compute
+    tracker: Tracker
+
+
+def rooms(config: Experiment) -> Rooms:
+    return _build(config.model_dump_json(by_alias=True))
+
+
+@lru_cache(maxsize=4)
+def _build(config_json: str) -> Rooms:
+    config = check(json.loads(config_json))
+    task: Task = locate(config.task.target)(config.task, config.split_seed, cache_dir())
+    context = Context(task.name, task.folder, task.reference, task.entry, config.seed)
+    return Rooms(
+        task=task,
+        sandbox=locate(config.sandbox.target)(),
+        proposer=locate(config.meta_agent.target)(context, **_own_keys(config.meta_agent)),
+        compute=locate(config.compute.target)(workers=config.compute.workers),
+        tracker=locate(config.tracker.target)(),
+    )
+
+
+def limits(config: Experiment, seconds: float) -> Limits:
+    box = config.sandbox
+    return Limits(seconds, box.memory_mb, box.processes, box.disk_mb, box.file_mb, box.output_kb, box.cpus)
+
+
+def locate(target: str) -> Any:
+    """The class named by Hydra's ``_target_``."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RoomError(f"_target_={target} cannot be loaded: {error}") from error
+
+
+def _own_keys(component: Component) -> dict[str, Any]:
+    return component.model_dump(exclude={"name", "target"})

@@ -1,0 +1,165 @@
+"""The run directory: names of its files, atomic writes, hashes. See DESIGN "Run directory" in docs/architecture.md."""
+
+import hashlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class RunError(Exception):
+    """The run directory cannot be used; the message is one line for the user (exit code 2)."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic: a reader sees the old file or the new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tree_sha256(folder: Path) -> str:
+    """One hash over names and contents of all regular files below `folder`; links are named, never followed."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            digest.update(f"link {name} {path.readlink()}\n".encode(errors="surrogateescape"))
+        elif path.is_file():
+            digest.update(f"file {name} {sha256_of(path)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder that a hostile program filled: any depth, any mode, links not followed."""
+    if not os.path.lexists(folder):
+        return
+    command = ["rm", "-rf", "--one-file-system", "--", str(folder)]
+    if subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode:
+        subprocess.run(["chmod", "-R", "u+rwX", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place where a harness runs once: the view it reads, the folder it writes, what was copied out."""
+
+    path: Path
+
+    @property
+    def view(self) -> Path:
+        return self.path / "view"
+
+    @property
+    def work(self) -> Path:
+        return self.path / "work"
+
+    @property
+    def submission(self) -> Path:
+        return self.path / "submission"
+
+    @property
+    def keys(self) -> Path:
+        """id in the view -> unit. Never mounted."""
+        return self.path / "keys.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "stdout.log"
+
+    def clear(self) -> None:
+        for part in (self.view, self.work, self.submission, self.keys, self.log):
+            remove(part)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    path: Path
+    n: int
+
+    @property
+    def harness(self) -> Path:
+        return self.path / "harness"
+
+    @property
+    def evidence(self) -> Path:
+        return self.path / "evidence"
+
+    @property
+    def proposal(self) -> Path:
+        return self.path / "proposal.json"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def gate(self) -> Site:
+        return Site(self.path / "gate")
+
+    def sites(self, rounds: int) -> list[Site]:
+        """One run lives in the generation's own folder; a cross-fitted one has a folder per fold."""
+        return [Site(self.path)] if rounds == 1 else [Site(self.path / f"fold_{k}") for k in range(rounds)]
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def context(self) -> Path:
+        return self.path / "context.md"
+
+    @property
+    def trials(self) -> Path:
+        """What proposers tried on dev questions, by content; shared by all generations."""
+        return self.path / "trials"
+
+    def generation(self, n: int) -> Generation:
+        return Generation(self.path / f"gen_{n}", n)
+
+    def test(self, n: int) -> Site:
+        """Where generation `n` runs on the test split."""
+        return Site(self.path / "test" / f"gen_{n}")
+
+    def point_best(self, n: int) -> None:
+        """best -> gen_<n>, replaced atomically."""
+        temporary = self.path / ".best.tmp"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(f"gen_{n}")
+        temporary.replace(self.path / "best")

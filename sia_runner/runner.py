@@ -1,0 +1,145 @@
+"""Start a run, or continue one: checks, run directory, lease, journal, then the loop."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sia_runner.config import Experiment, check
+from sia_runner.display import Display
+from sia_runner.execute import Interrupted, SandboxFailed
+from sia_runner.journal import Journal, Record
+from sia_runner.lease import Lease
+from sia_runner.lock import check_data, lock
+from sia_runner.loop import INTERRUPTED, Loop
+from sia_runner.rooms import rooms
+from sia_runner.rundir import RunDir, RunError, read_json, sha256_of, write_json, write_text
+
+RESUMABLE = ("max_gen", "budget.", "compute.")  # what may be given beside resume=
+
+
+def start(config: Experiment, folder: Path, overrides: Sequence[str]) -> int:
+    """A new run in `folder` (may exist, must not hold a run). Returns the exit code."""
+    run = RunDir(folder)
+    if run.config.exists() or run.journal.exists():
+        raise RunError(
+            f"{folder} already holds a run; continue it with resume={folder} or choose another hydra.run.dir"
+        )
+    _make_ready(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lease(folder) as lease:
+        if run.config.exists():  # somebody was faster between our look and the lease
+            raise RunError(f"{folder} already holds a run; continue it with resume={folder}")
+        write_text(run.config, yaml.safe_dump(config.model_dump(by_alias=True), sort_keys=False, allow_unicode=True))
+        return _carry_out(config, run, lease, overrides)
+
+
+def resume(folder: Path, overrides: Sequence[str]) -> int:
+    """Continue after any kill at the step that was cut. `overrides` may name only what RESUMABLE lists."""
+    run = RunDir(folder)
+    if not run.config.is_file():
+        raise RunError(f"resume={folder}: no run there (config.yaml is missing)")
+    for override in overrides:
+        if "=" not in override or not override.startswith(RESUMABLE):
+            allowed = "max_gen=…, budget.*=…, compute.*=…"
+            raise RunError(
+                f"{override}: the stored config is the config of a resumed run; allowed beside resume=: {allowed}"
+            )
+    with Lease(folder) as lease:
+        config = stored_config(run, overrides)
+        _make_ready(config)
+        return _carry_out(config, run, lease, overrides)
+
+
+def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
+    """The run's config with what was given at every resume so far, and `overrides` on top."""
+    composed = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    earlier: list[str] = []
+    if run.journal.is_file():
+        earlier = [text for entry in Record(run.journal).of("resumed") for text in entry["overrides"]]
+    for override in [*earlier, *overrides]:
+        key, _, value = override.partition("=")
+        _set(composed, key.split("."), yaml.safe_load(value), override)
+    return check(composed)
+
+
+def _set(tree: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for key in path[:-1]:
+        tree = tree.get(key, {})
+    if path[-1] not in tree:
+        raise RunError(f"{override}: no such key; there is: {', '.join(tree)}")
+    tree[path[-1]] = value
+
+
+def _make_ready(config: Experiment) -> None:
+    """Everything that can refuse a run, before anything of it exists."""
+    if not sys.platform.startswith("linux"):
+        raise RunError("SIA Runner runs on Linux; on macOS use Docker, on Windows WSL2")
+    room = rooms(config)
+    room.sandbox.check()
+    room.task.prepare(lambda text: print(text, flush=True))
+
+
+def _carry_out(config: Experiment, run: RunDir, lease: Lease, overrides: Sequence[str]) -> int:
+    journal = Journal(run.journal)
+    try:
+        _open(config, run, journal, overrides)
+        with Display(config.max_gen) as display, _signals():
+            for gap in rooms(config).sandbox.gaps():
+                display.say(f"sandbox {rooms(config).sandbox.name} does not protect: {gap}")
+            loop = Loop(config, run, journal, lease, display)
+            return _guarded(loop, journal, display)
+    finally:
+        journal.close()
+
+
+def _open(config: Experiment, run: RunDir, journal: Journal, overrides: Sequence[str]) -> None:
+    if any(journal.of("began")):
+        began = next(journal.of("began"))
+        if sha256_of(run.lock) != began["lock_sha256"]:
+            raise RunError(f"{run.lock} was changed since the run began")
+        check_data(config, read_json(run.lock))
+        now = lock(config, overrides)
+        journal.append("resumed", overrides=list(overrides), packages=now["packages"], host=now["host"])
+        return
+    write_json(run.lock, lock(config, overrides))
+    journal.append("began", config_sha256=sha256_of(run.config), lock_sha256=sha256_of(run.lock))
+
+
+def _guarded(loop: Loop, journal: Journal, display: Display) -> int:
+    try:
+        return loop()
+    except (KeyboardInterrupt, Interrupted):
+        return loop.interrupted()
+    except (SandboxFailed, OSError) as error:  # this machine's trouble, not the candidate's: nothing is lost
+        display.say(f"stopped: {error}")
+        return loop.interrupted()
+    except Exception:
+        journal.append("crashed", traceback=traceback.format_exc()[-4000:])
+        raise
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM: SLURM) ends the run cleanly and resumably, the second at once."""
+    asked = 0
+
+    def stop(signum: int, frame: object) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            os._exit(INTERRUPTED)  # the supervisors see the closed pipe and kill what still runs
+        raise Interrupted
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

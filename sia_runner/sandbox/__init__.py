@@ -1,0 +1,1 @@
+"""Sandbox: where a harness runs."""

@@ -1,0 +1,77 @@
+"""What the loop needs of a sandbox. Implementations: `bubblewrap` and `process`; `auto` picks one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+class SandboxError(Exception):
+    """The sandbox cannot be used here; the message is one line for the user (exit code 2)."""
+
+
+class Ending(StrEnum):
+    EXITED = "exited"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
+    INTERRUPTED = "interrupted"  # the runner stopped it, or died
+    NOT_STARTED = "not_started"  # the sandbox itself failed; not the harness's fault
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one run. MiB and seconds; `disk_mb` bounds work/, `output_kb` what is kept of stdout and stderr."""
+
+    seconds: float = 600.0
+    memory_mb: int = 4096
+    processes: int = 64
+    disk_mb: int = 512
+    file_mb: int = 256
+    output_kb: int = 1024
+    cpus: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """``python entry --dataset_dir data --working_dir work``. Only `work` is writable inside."""
+
+    harness: Path
+    entry: str  # path of the program inside `harness`
+    data: Path
+    work: Path
+    log: Path  # kept head and tail of stdout+stderr, written by the host side
+    limits: Limits
+    python: Path | None = None  # interpreter of the harness's own environment; None: the runner's
+    env: Mapping[str, str] = field(default_factory=dict)  # added to the environment, which is built from nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended. `output_bytes` is what it printed in all; `peak_mb` of the whole process tree, as sampled."""
+
+    ending: Ending
+    exit_code: int | None
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+    output_bytes: int
+    detail: str = ""
+
+
+class Sandbox(Protocol):
+    name: str
+
+    def check(self) -> None:
+        """Raise SandboxError when this backend cannot work here."""
+        ...
+
+    def gaps(self) -> list[str]:
+        """What this backend does not protect on this machine, one sentence each; said when a run starts."""
+        ...
+
+    def run(self, job: Job) -> Ended:
+        """Run to the end, or until a limit. Safe to call from several threads. Leaves no process behind, also when
+        the calling process is killed -9."""
+        ...

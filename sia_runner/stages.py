@@ -1,0 +1,188 @@
+"""Each stage of a generation as a plain function of (config, run directory), so that it can run here or in a job.
+
+A stage may be cut at any point and done again: it clears what it writes. What it returns goes into the journal.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sia_runner import evidence
+from sia_runner.agents.protocol import Brief
+from sia_runner.config import Experiment
+from sia_runner.execute import Execution, execute
+from sia_runner.harness import FaultyHarness, syntax_fault, write_harness
+from sia_runner.records import INFRASTRUCTURE, Outcome, OutcomeKind, Past, count_kinds
+from sia_runner.rooms import rooms
+from sia_runner.rundir import RunDir, Site, read_json, remove, sha256_of, tree_sha256, write_json, write_text
+from sia_runner.scoring import accept
+from sia_runner.tasks.protocol import Round
+from sia_runner.workbench import Bench
+
+Result = dict[str, Any]
+ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
+
+
+def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None) -> Result:
+    """Evidence and proposal. The proposal itself is gen_<n>/proposal.json; the journal keeps its hash."""
+    here, room = run.generation(n), rooms(config)
+    here.path.mkdir(exist_ok=True)
+    shown = None
+    if n > 1:
+        shown = here.evidence
+        evidence.write(config, run, n, history, incumbent)
+    brief = Brief(n, config.max_gen, shown, tuple(history), incumbent, room.task.higher_is_better)
+    proposal = room.proposer.propose(brief, Bench(config, run))
+    write_json(here.proposal, proposal.as_json())
+    return {
+        "lever": proposal.lever.value,
+        "title": proposal.title,
+        "rationale": proposal.rationale,
+        "algorithm": proposal.algorithm,
+        "notes": dict(proposal.notes),
+        "usage": proposal.usage.as_json(),
+        "sha256": sha256_of(here.proposal),
+    }
+
+
+def build(config: Experiment, run: RunDir, n: int) -> Result:
+    """Write the proposed harness. `fault` is one line when the proposal cannot be one."""
+    here, entry = run.generation(n), rooms(config).task.entry
+    proposal = read_json(here.proposal)
+    write_text(here.path / "improvement.md", proposal["improvement"] or proposal["rationale"] + "\n")
+    write_json(
+        here.path / "decision.json",
+        {"lever": proposal["lever"], "algorithm": proposal["algorithm"], "rationale": proposal["rationale"]},
+    )
+    try:
+        write_harness(proposal["files"], here.harness, entry)
+    except FaultyHarness as fault:
+        return {"fault": str(fault), "sha256": None}
+    link = here.path / "target_agent.py"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("harness") / entry)
+    return {"fault": "", "sha256": tree_sha256(here.harness)}
+
+
+def gate(config: Experiment, run: RunDir, n: int) -> Result:
+    """Cheap refusal: every file parses, and a short run on a few questions answers at least one of them."""
+    here, task = run.generation(n), rooms(config).task
+    fault = syntax_fault(here.harness)
+    if fault:
+        return {"fault": fault}
+    for round_ in task.rounds("gate"):
+        seconds = config.task.limits.gate
+        execution = execute(config, round_, here.gate, here.harness, salt(config, f"gate {n}"), seconds)
+        outcomes = task.verify(here.gate.submission, read_json(here.gate.keys), execution.unanswered)
+        remove(here.gate.work)
+        if not any(outcome.kind in ANSWERED for outcome in outcomes):
+            return {"fault": execution.failure or _nothing_answered(outcomes)}
+    return {"fault": ""}
+
+
+def run_harness(config: Experiment, run: RunDir, n: int) -> Result:
+    """Run the target agent on dev + val, mixed and unmarked; once, or once per fold."""
+    here, all_rounds = run.generation(n), rooms(config).task.rounds("select")
+    sites = here.sites(len(all_rounds))
+    runs = [
+        _run_at(config, site, round_, here.harness, f"select {n}")
+        for site, round_ in zip(sites, all_rounds, strict=True)
+    ]
+    return {"runs": runs}
+
+
+def verify(config: Experiment, run: RunDir, n: int, runs: Sequence[Result]) -> Result:
+    """Score the kept submissions. scores.json holds one outcome per question and is for no proposer."""
+    here, task = run.generation(n), rooms(config).task
+    outcomes = verified(config, here.sites(len(runs)), runs)
+    write_json(here.scores, {"outcomes": [_as_json(outcome) for outcome in outcomes]})
+    val = of_split(config, outcomes, "val")
+    result = {"outcomes": count_kinds(val), "val": None, "failure": "", "unscored": False}
+    result["scores_sha256"] = sha256_of(here.scores)
+    if any(outcome.kind in INFRASTRUCTURE for outcome in val):
+        return result | {"unscored": True, "failure": f"no fair score: {count_kinds(val)}"}
+    if not any(outcome.kind in ANSWERED for outcome in val):
+        failures = [ran["failure"] for ran in runs if ran["failure"]]
+        return result | {"failure": failures[0] if failures else _nothing_answered(val)}
+    return result | {"val": task.score(val).as_json()}
+
+
+def judge(config: Experiment, run: RunDir, n: int, incumbent: int | None) -> Result:
+    """Accept or revert, question by question on val."""
+    room, rule = rooms(config), config.search.accept
+    new = of_split(config, read_scores(run, n), "val")
+    old = None if incumbent is None else of_split(config, read_scores(run, incumbent), "val")
+    verdict = accept(new, old, rule.rule, rule.level, room.task.higher_is_better, config.seed, room.task.aggregate)
+    return {
+        "status": "accepted" if verdict.accepted else "rejected",
+        "reason": verdict.reason,
+        "difference": verdict.difference,
+        "standard_error": verdict.standard_error,
+        "p_value": verdict.p_value,
+    }
+
+
+def test(config: Experiment, run: RunDir, n: int) -> Result:
+    """The one look at the test split: refit on every other label, answer, score."""
+    site, task = run.test(n), rooms(config).task
+    (round_,) = task.rounds("test")
+    ran = _run_at(config, site, round_, run.generation(n).harness, "test")
+    outcomes = verified(config, [site], [ran])
+    write_json(site.path / "scores.json", {"outcomes": [_as_json(outcome) for outcome in outcomes]})
+    scored = not any(outcome.kind in INFRASTRUCTURE for outcome in outcomes)
+    return {
+        "generation": n,
+        "score": task.score(outcomes).as_json() if scored else None,
+        "outcomes": count_kinds(outcomes),
+        "run": ran,
+        "scores_sha256": sha256_of(site.path / "scores.json"),
+    }
+
+
+def verified(config: Experiment, sites: Sequence[Site], runs: Sequence[Result]) -> list[Outcome]:
+    task = rooms(config).task
+    outcomes: list[Outcome] = []
+    for site, ran in zip(sites, runs, strict=True):
+        outcomes += task.verify(site.submission, read_json(site.keys), OutcomeKind(ran["unanswered"]))
+    return outcomes
+
+
+def of_split(config: Experiment, outcomes: Sequence[Outcome], split: str) -> list[Outcome]:
+    units = set(rooms(config).task.splits()[split])
+    return [outcome for outcome in outcomes if outcome.unit in units]
+
+
+def read_scores(run: RunDir, n: int) -> list[Outcome]:
+    rows = read_json(run.generation(n).scores)["outcomes"]
+    return [Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"], row["prediction"]) for row in rows]
+
+
+def _run_at(config: Experiment, site: Site, round_: Round, harness: Path, purpose: str) -> Result:
+    execution = execute(config, round_, site, harness, salt(config, purpose), config.task.limits.run)
+    return _ran(execution) | {"submission_sha256": tree_sha256(site.submission), "keys_sha256": sha256_of(site.keys)}
+
+
+def _ran(execution: Execution) -> Result:
+    ended = execution.ended
+    return {
+        "ending": ended.ending.value,
+        "exit_code": ended.exit_code,
+        "failure": execution.failure,
+        "unanswered": execution.unanswered.value,
+        "cpu_seconds": round(ended.cpu_seconds, 3),
+        "peak_mb": round(ended.peak_mb, 1),
+        "output_bytes": ended.output_bytes,
+    }
+
+
+def _as_json(outcome: Outcome) -> Result:
+    return {"unit": outcome.unit, "kind": outcome.kind.value, "value": outcome.value, "prediction": outcome.prediction}
+
+
+def _nothing_answered(outcomes: Sequence[Outcome]) -> str:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in count_kinds(outcomes).items())
+    return f"no question was answered ({kinds})"
+
+
+def salt(config: Experiment, purpose: str) -> str:
+    return f"{config.seed}:{purpose}"

@@ -1,0 +1,98 @@
+"""summary.json and context.md: what the journal says, in the shapes that people and reports read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config import Experiment
+from sia_runner.history import STEPS, Finished, finished, incumbent, test_of
+from sia_runner.journal import Record
+from sia_runner.records import Usage
+from sia_runner.rooms import rooms
+from sia_runner.rundir import RunDir, write_json, write_text
+
+Json = dict[str, Any]
+
+
+def build(config: Experiment, run: RunDir, journal: Record, status: str) -> Json:
+    """`status`: running | completed | failed | budget | interrupted. See DESIGN for the shape."""
+    generations = finished(journal)
+    task = rooms(config).task
+    best = incumbent(generations)
+    spent = sum((Usage(**g.steps["propose"]["usage"]) for g in generations), Usage())
+    return {
+        "run": run.path.name,
+        "task": task.name,
+        "mode": config.trainer.mode,
+        "status": status,
+        "metric": {"name": task.metric, "higher_is_better": task.higher_is_better},
+        "seed": config.seed,
+        "split_seed": config.split_seed,
+        "selected_on_test": not task.has_test,
+        "generations": [_generation(g) for g in generations],
+        "best": None if best is None else _best(journal, generations, best),
+        "stopped": next((e["reason"] for e in journal.of("stopped")), None),
+        "usage": spent.as_json(),
+        "journal_head": journal.head,
+    }
+
+
+def _generation(g: Finished) -> Json:
+    proposal = g.steps["propose"]
+    verify = g.steps.get("verify", {})
+    return {
+        "n": g.n,
+        "lever": proposal["lever"],
+        "algorithm": proposal["algorithm"],
+        "title": proposal["title"],
+        "status": g.status,
+        "reason": g.steps["accept"]["reason"],
+        "val": verify.get("val"),
+        "outcomes": verify.get("outcomes", {}),
+        "seconds": {step: g.seconds[step] for step in STEPS if step in g.seconds},
+        "usage": proposal["usage"],
+    }
+
+
+def _best(journal: Record, generations: Sequence[Finished], best: int) -> Json:
+    of_best, of_baseline = test_of(journal, best), test_of(journal, generations[0].n)
+    return {
+        "generation": best,
+        "val": next(g.steps["verify"]["val"] for g in generations if g.n == best),
+        "test": of_best and of_best["score"],
+        "baseline_test": of_baseline and of_baseline["score"],
+    }
+
+
+def write(run: RunDir, summary: Json) -> None:
+    write_json(run.summary, summary)
+    write_json(run.path / "usage.json", summary["usage"])
+    write_text(run.context, context(run.path, summary))
+
+
+def context(run: Path, summary: Json) -> str:
+    """The story of the run in Markdown."""
+    lines = [f"# {summary['task']} · {summary['mode']} · {summary['status']}", ""]
+    if summary["selected_on_test"]:
+        lines += ["**selected_on_test**: this task brings its own evaluator and cannot be split.", ""]
+    for g in summary["generations"]:
+        lines += [f"## Generation {g['n']}: {g['title']}", ""]
+        lines += [f"- lever {g['lever']}, **{g['status']}**: {g['reason']}"]
+        if g["val"]:
+            lines += [f"- val {interval(g['val'])}; outcomes {g['outcomes']}"]
+        lines += [f"- why: gen_{g['n']}/improvement.md", ""]
+    best = summary["best"]
+    if best and best["test"]:
+        lines += ["## Test, scored once", "", f"- generation {best['generation']}: {interval(best['test'])}"]
+        if best["baseline_test"]:
+            lines += [f"- first harness: {interval(best['baseline_test'])}"]
+        lines += [""]
+    if summary["stopped"]:
+        lines += [f"Stopped: {summary['stopped']}", ""]
+    return "\n".join(lines)
+
+
+def interval(score: Json) -> str:
+    """``0.781 [0.753, 0.806] (n=913)``"""
+    bounds = "" if score["ci95"] is None else f" [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
+    return f"{score['value']:.3f}{bounds} (n={score['n']})"

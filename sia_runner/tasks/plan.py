@@ -1,0 +1,82 @@
+"""Which units are train, rollout, dev, val and test, and which runs of a harness each purpose takes."""
+
+from collections.abc import Iterable, Sequence
+
+from sia_runner.config import Gate, Splits
+from sia_runner.tasks.protocol import Purpose, Round, TaskError
+from sia_runner.tasks.splits import blocks, cut, folds, sample, shuffled, spread
+from sia_runner.tasks.units import Units, group_of
+
+
+class Plan:
+    """The splits of one task and one seed. With folds > 1 all labelled units are dev or val, and train is empty: a round's
+    training data are the other folds."""
+
+    def __init__(self, units: Units, spec: Splits, gate: Gate, *, grouped: bool, seed: int) -> None:
+        self._units, self._spec, self._gate, self._seed = units, spec, gate, seed
+        self._place = {unit: place for place, unit in enumerate([*units.labelled, *units.test])}
+        self._blocks = blocks(units.labelled, [units.content, group_of] if grouped else [units.content])
+        self.splits = self._cross_fitted() if spec.folds > 1 else self._held_out()
+        for name in ("dev", "val", "test") if spec.folds > 1 else ("train", "dev", "val", "test"):
+            if not self.splits[name]:
+                raise TaskError(
+                    f"split {name} has no question: {len(units.labelled)} labelled rows are too few for these shares, "
+                    "or the answers too many to stratify by (splits.stratify=false)"
+                )
+
+    def rounds(self, purpose: Purpose, train_fraction: float, questions: int | None) -> list[Round]:
+        split = self.splits
+        if purpose == "test":
+            return [Round(self._sorted(set(self._place) - set(split["test"])), split["test"])]
+        # With folds a trial learns from val units: they are never asked in a trial, and dev units are never learned there.
+        learn = self._sorted(split["val"] if self._spec.folds > 1 else split["train"] + split["rollout"])
+        if purpose == "gate":
+            few = spread(learn, self._stratum, self._gate.train, seed=self._seed)
+            return [Round(few, self._some(split["dev"], self._gate.questions))]
+        if purpose == "trial":
+            if train_fraction < 1:
+                learn = sample(learn, self._stratum, train_fraction, seed=self._seed)
+            return [Round(learn, self._some(split["dev"], questions))]
+        asked = split["dev"] + split["val"]
+        if self._spec.folds == 1:
+            return [Round(learn, self._sorted(asked))]
+        return [Round(self._sorted(set(asked) - set(fold)), self._sorted(fold)) for fold in self._folds()]
+
+    def _held_out(self) -> dict[str, list[str]]:
+        spec = self._spec
+        shares = {"test": spec.test, "val": spec.val, "dev": spec.dev}
+        asked, train = cut(self._blocks, self._stratum, shares, seed=self._seed, keep=2)
+        kept_back, train = cut(self._within(train), self._stratum, {"rollout": spec.rollout}, seed=self._seed, keep=1)
+        return self._named(train=train, rollout=kept_back["rollout"], **(asked | self._own_test()))
+
+    def _cross_fitted(self) -> dict[str, list[str]]:
+        shares = {"test": self._spec.test, "dev": self._spec.dev}
+        asked, val = cut(self._blocks, self._stratum, shares, seed=self._seed)
+        return self._named(train=[], rollout=[], val=val, **(asked | self._own_test()))
+
+    def _folds(self) -> list[list[str]]:
+        """dev and val dealt one after the other, so that each fold holds its part of both."""
+        parts = [
+            folds(self._within(self.splits[name]), self._stratum, self._spec.folds, seed=self._seed)
+            for name in ("dev", "val")
+        ]
+        return [dev + val for dev, val in zip(*parts, strict=True)]
+
+    def _own_test(self) -> dict[str, Sequence[str]]:
+        return {"test": self._units.test} if self._units.test else {}
+
+    def _within(self, units: Iterable[str]) -> list[list[str]]:
+        chosen = set(units)
+        return [block for block in self._blocks if block[0] in chosen]
+
+    def _stratum(self, unit: str) -> str:
+        return self._units.answers[unit] if self._spec.stratify else ""
+
+    def _some(self, units: Sequence[str], most: int | None) -> list[str]:
+        return self._sorted(shuffled(units, self._seed)[:most])
+
+    def _sorted(self, units: Iterable[str]) -> list[str]:
+        return sorted(units, key=self._place.__getitem__)
+
+    def _named(self, **splits: Sequence[str]) -> dict[str, list[str]]:
+        return {name: self._sorted(splits[name]) for name in ("train", "rollout", "dev", "val", "test")}

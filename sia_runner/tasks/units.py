@@ -1,0 +1,67 @@
+"""The questions of a table task in memory: one unit per row, with its fields and its gold answer."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sia_runner.config import TableTask
+from sia_runner.tasks.protocol import TaskError
+from sia_runner.tasks.rows import Rows, read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """`fields` are the question's columns without id and answer. A test row's unit is ``test:<id>``: a task may number
+    its labelled and its test rows alike."""
+
+    columns: Sequence[str]
+    fields: Mapping[str, Sequence[str]]
+    answers: Mapping[str, str]
+    labelled: Sequence[str]
+    test: Sequence[str]  # empty where test is cut from `labelled`
+
+    def content(self, unit: str) -> str:
+        """The same for two questions that read the same."""
+        return hashlib.sha256("\x1f".join(self.fields[unit]).encode()).hexdigest()
+
+
+def group_of(unit: str) -> str:
+    """0013 of unit 0013_02; a group keeps its name over labelled and test rows."""
+    return unit.removeprefix("test:").partition("_")[0]
+
+
+def load_units(spec: TableTask, source: Path) -> Units:
+    rows = read_rows(source / spec.data.labelled, spec.columns.id)
+    fields, answers = _take_answers(rows, spec.columns.answer, source / spec.data.labelled)
+    columns = [name for name in rows.columns if name != spec.columns.answer]
+    labelled = list(fields)
+    if spec.data.test is None or spec.data.answers is None:
+        return Units(columns, fields, answers, labelled, [])
+    questions = read_rows(source / spec.data.test, spec.columns.id)
+    if questions.columns != columns:
+        raise TaskError(
+            f"{source / spec.data.test}: its columns must be those of {spec.data.labelled} without "
+            f"{spec.columns.answer!r}: {', '.join(columns)}; it has: {', '.join(questions.columns)}"
+        )
+    answer_rows = read_rows(source / spec.data.answers, spec.columns.id)
+    _, gold = _take_answers(answer_rows, spec.columns.answer, source / spec.data.answers)
+    if gold.keys() != questions.by_id.keys():
+        raise TaskError(f"{source / spec.data.answers}: its ids must be exactly those of {spec.data.test}")
+    fields |= {f"test:{unit}": cells for unit, cells in questions.by_id.items()}
+    answers |= {f"test:{unit}": answer for unit, answer in gold.items()}
+    return Units(columns, fields, answers, labelled, [f"test:{unit}" for unit in questions.by_id])
+
+
+def _take_answers(rows: Rows, column: str, path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+    if rows.columns.count(column) != 1:
+        raise TaskError(f"{path}: needs one column {column!r} (columns.answer); it has: {', '.join(rows.columns)}")
+    place = rows.columns.index(column)
+    fields: dict[str, list[str]] = {}
+    answers: dict[str, str] = {}
+    for unit, cells in rows.by_id.items():
+        if not cells[place].strip():
+            raise TaskError(f"{path}: id {unit!r} has no answer in column {column!r}")
+        answers[unit] = cells[place]
+        fields[unit] = cells[:place] + cells[place + 1 :]
+    return fields, answers

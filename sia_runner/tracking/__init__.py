@@ -1,0 +1,1 @@
+"""Tracking: where figures go while a run is under way."""
