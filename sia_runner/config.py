@@ -5,7 +5,7 @@ Hydra composes; this module checks. Only what passes `check` is ever started.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -33,7 +33,7 @@ class Metric(Part):
     higher_is_better: bool = True
     # how one answer is judged: a common verifier by name, or `python` for verifier.py in the task's folder
     verifier: Literal["exact_match", "choice", "numeric", "auc", "python"] = "exact_match"
-    choices: list[str] | None = None  # choice: the allowed answers
+    choices: list[str] | None = None  # choice: the allowed answers; auc: [negative, positive]
     tolerance: Annotated[float, Field(ge=0)] = 0.0  # numeric: absolute error that still counts as correct
 
 
@@ -71,7 +71,7 @@ class Splits(Part):
     """Shares of the labelled units; what is left is train. `rollout` is a share of train."""
 
     dev: Share = 0.1
-    val: Share = 0.2
+    val: Share = 0.2  # folds > 1: not used, val is then all that is not dev or test
     test: Share = 0.0  # only for tasks without test questions of their own
     rollout: Share = 0.25
     stratify: bool = True  # by answer
@@ -81,6 +81,8 @@ class Splits(Part):
     def _leaves_train(self) -> "Splits":
         if self.val == 0:
             raise ValueError("splits.val must be above 0: candidates are selected on it")
+        if self.dev == 0:
+            raise ValueError("splits.dev must be above 0: proposers learn from its failures")
         if self.dev + self.val + self.test >= 1 and self.folds == 1:
             raise ValueError("splits.dev + splits.val + splits.test must stay below 1")
         return self
@@ -111,6 +113,19 @@ class TableTask(Component):
     splits: Splits = Field(default_factory=Splits)
     gate: Gate = Field(default_factory=Gate)
     limits: TaskLimits = Field(default_factory=TaskLimits)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TableTask":
+        verifier, choices = self.metric.verifier, self.metric.choices or []
+        if verifier == "choice" and len(choices) < 2:
+            raise ValueError("metric.verifier=choice needs metric.choices, two or more")
+        if verifier == "auc" and len(choices) != 2:
+            raise ValueError("metric.verifier=auc needs metric.choices: [negative, positive]")
+        if verifier != "python" and not self.metric.higher_is_better:
+            raise ValueError(f"metric.verifier={verifier} counts right answers: metric.higher_is_better must be true")
+        if (self.data.test is None) == (self.splits.test == 0):
+            raise ValueError("give either data.test (with data.answers) or splits.test above 0, one of the two")
+        return self
 
 
 class SiaFolderTask(Component):
@@ -149,7 +164,22 @@ class ForeignProposer(Component):
     """A proposer of the user's own; its keys are its constructor's business."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
-    target: Annotated[str, Field(alias="_target_", pattern=r"^(?!sia_runner\.)[\w.]+\.\w+$")]
+    target: Annotated[str, Field(alias="_target_", pattern=r"^[\w.]+\.\w+$")]
+
+
+def _which(meta_agent: Any) -> str:
+    """The schema of a proposer is chosen by its class, so that a fault names the key and not every alternative."""
+    target = meta_agent.get("_target_") if isinstance(meta_agent, dict) else meta_agent.target
+    ours = {f"sia_runner.agents.{name.lower()}.{name}": name for name in ("Recipes", "Replay")}
+    return ours.get(target, "ForeignProposer")
+
+
+MetaAgent = Annotated[
+    Annotated[Recipes, Tag("Recipes")]
+    | Annotated[Replay, Tag("Replay")]
+    | Annotated[ForeignProposer, Tag("ForeignProposer")],
+    Discriminator(_which),
+]
 
 
 class TargetAgent(Part):
@@ -206,7 +236,7 @@ class Evidence(Part):
 
 class Experiment(Part):
     task: Task
-    meta_agent: Recipes | Replay | ForeignProposer
+    meta_agent: MetaAgent
     target_agent: TargetAgent
     provider: Provider
     trainer: Trainer

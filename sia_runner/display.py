@@ -21,7 +21,7 @@ _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red", "unscored"
 
 class Display:
     def __init__(self, max_gen: int, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or _console()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -67,6 +67,12 @@ class Display:
         self._console.print(table(summary))
         for line in closing_lines(summary, run):
             self._console.print(escape(line))
+
+
+def _console() -> Console:
+    """A log file has no width; wide enough for a table that nobody has to unfold."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
 
 def table(summary: Mapping[str, Any]) -> Table:

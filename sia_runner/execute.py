@@ -8,7 +8,6 @@ from sia_runner.config import Experiment
 from sia_runner.records import OutcomeKind
 from sia_runner.rooms import limits, rooms
 from sia_runner.rundir import Site, remove, write_json
-from sia_runner.sandbox.environments import environment
 from sia_runner.sandbox.protocol import Ended, Ending, Job
 from sia_runner.tasks.protocol import Round
 
@@ -61,6 +60,8 @@ def _interpreter(config: Experiment, harness: Path) -> Path | None:
     wanted = harness / "requirements.txt"
     if not wanted.is_file():
         return None
+    from sia_runner.sandbox.environments import environment
+
     return environment(wanted.read_text(encoding="utf-8"), config.sandbox.allow_installs)
 
 

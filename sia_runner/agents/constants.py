@@ -28,6 +28,9 @@ class Number:
         """All allowed values; None when they cannot be listed."""
         return range(int(self.low), int(self.high) + 1) if self.whole else None
 
+    def holds(self, value: Any) -> bool:
+        return type(value) is (int if self.whole else float) and self.low <= value <= self.high
+
     def agrees(self, literal: Value) -> bool:
         """Is this literal of a program the default? 1 stands for 1.0 in a range of floats."""
         return literal == self.default and type(literal) in ((int,) if self.whole else (int, float))
@@ -72,6 +75,9 @@ class Choice:
 
     def values(self) -> Sequence[Value] | None:
         return self.choices
+
+    def holds(self, value: Any) -> bool:
+        return any(same(value, choice) for choice in self.choices)
 
     def agrees(self, literal: Value) -> bool:
         return same(literal, self.default)

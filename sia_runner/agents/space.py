@@ -64,5 +64,8 @@ class Space:
         return render(self.recipes[variant.recipe].program, variant.constants)
 
     def holds(self, variant: Variant) -> bool:
+        """Is this a point of the space as it is declared now? (A task may be edited between two sittings of a run.)"""
         recipe = self.recipes.get(variant.recipe)
-        return recipe is not None and recipe.constants.keys() == variant.constants.keys()
+        if recipe is None or recipe.constants.keys() != variant.constants.keys():
+            return False
+        return all(constant.holds(variant.constants[name]) for name, constant in recipe.constants.items())

@@ -9,8 +9,10 @@ from sia_runner.tasks.units import Units, group_of
 
 
 class Plan:
-    """The splits of one task and one seed. With folds > 1 all labelled units are dev or val, and train is empty: a round's
-    training data are the other folds."""
+    """The splits of one task and one seed.
+
+    With folds > 1 all labelled units are dev or val, and train is empty: a round's training data are the other folds.
+    """
 
     def __init__(self, units: Units, spec: Splits, gate: Gate, *, grouped: bool, seed: int) -> None:
         self._units, self._spec, self._gate, self._seed = units, spec, gate, seed
@@ -28,7 +30,7 @@ class Plan:
         split = self.splits
         if purpose == "test":
             return [Round(self._sorted(set(self._place) - set(split["test"])), split["test"])]
-        # With folds a trial learns from val units: they are never asked in a trial, and dev units are never learned there.
+        # With folds a trial learns from val units, which it is never asked; dev units are asked and never learned.
         learn = self._sorted(split["val"] if self._spec.folds > 1 else split["train"] + split["rollout"])
         if purpose == "gate":
             few = spread(learn, self._stratum, self._gate.train, seed=self._seed)

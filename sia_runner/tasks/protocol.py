@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sia_runner.records import Outcome, OutcomeKind, Score
+from sia_runner.scoring import Aggregate
 
 Purpose = Literal["gate", "trial", "select", "test"]
 
@@ -37,6 +38,19 @@ class Task(Protocol):
     metric: str
     higher_is_better: bool
     has_test: bool  # False for a sia-agent folder that brings only its own evaluate.py
+    folder: Path
+    reference: Path  # the reference harness: a folder, or one file
+    entry: str  # name of the program inside a harness
+
+    @property
+    def description(self) -> str:
+        """The task's own task.md, without the part that is generated for each view."""
+        ...
+
+    @property
+    def aggregate(self) -> Aggregate | None:
+        """How outcomes become one number, for `scoring.accept`; None is the mean."""
+        ...
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Fetch or make the data on first use; cached, checked, resumable, safe when two runs prepare at once."""

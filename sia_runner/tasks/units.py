@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sia_runner.config import TableTask
+from sia_runner.config import Metric, TableTask
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.rows import Rows, read_rows
+from sia_runner.tasks.verifiers.common import finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +66,12 @@ def _take_answers(rows: Rows, column: str, path: Path) -> tuple[dict[str, list[s
         answers[unit] = cells[place]
         fields[unit] = cells[:place] + cells[place + 1 :]
     return fields, answers
+
+
+def check_answers(metric: Metric, units: Units) -> None:
+    """Gold answers must be such that the verifier can judge them."""
+    for unit, gold in units.answers.items():
+        if metric.verifier == "numeric" and finite(gold) is None:
+            raise TaskError(f"metric.verifier=numeric: the answer of {unit} is no finite number: {gold[:50]!r}")
+        if metric.choices is not None and gold not in metric.choices:
+            raise TaskError(f"the answer of {unit} is {gold[:50]!r}; metric.choices has {', '.join(metric.choices)}")

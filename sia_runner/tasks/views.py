@@ -1,14 +1,14 @@
 """Lays out a ``--dataset_dir``: train.csv, questions.csv, extra files, task.md. Nothing in it tells which split it is.
 
-Ids: train rows are numbered 0, 1, 2, ... in the data's order; questions go on from there in an order shuffled by `salt`.
-Grouped ids keep their form (0013_02): groups are numbered anew, in shuffled order, alike in train and questions. All of it
-is recomputed from (round, salt), so a view can be laid out again to check a run.
+Ids: train rows are numbered 0, 1, 2, ... in the data's order; questions go on from there, shuffled by `salt`. Grouped
+ids keep their form (0013_02): groups are numbered anew, in shuffled order, alike in train and questions. All of it is
+recomputed from (round, salt), so a view can be laid out again to check a run.
 """
 
 import csv
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sia_runner.config import TableTask
@@ -17,24 +17,24 @@ from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.units import Units, group_of
 
 
-def lay_out(spec: TableTask, units: Units, source: Path, description: str, round_: Round, dest: Path, salt: str) -> View:
+def lay_out(
+    spec: TableTask, units: Units, source: Path, description: str, round_: Round, dest: Path, salt: str
+) -> View:
     dest.mkdir(parents=True, exist_ok=True)
     asked = shuffled(round_.questions, salt)
     names = (_group_names if spec.columns.grouped_ids else _numbers)(round_.train, asked, salt)
     header = [spec.columns.id, *units.columns]
-    files = {"questions.csv": header}
-    _write_csv(dest / "questions.csv", header, ([names[unit], *units.fields[unit]] for unit in asked))
     if round_.train:
-        files = {"train.csv": [*header, spec.columns.answer]} | files
         rows = ([names[unit], *units.fields[unit], units.answers[unit]] for unit in round_.train)
-        _write_csv(dest / "train.csv", files["train.csv"], rows)
+        _write_csv(dest / "train.csv", [*header, spec.columns.answer], rows)
+    _write_csv(dest / "questions.csv", header, ([names[unit], *units.fields[unit]] for unit in asked))
     if spec.questions_as:
         os.link(dest / "questions.csv", dest / spec.questions_as)
     for name, path in spec.data.extra.items():
         (dest / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / path, dest / name)  # no link into the cache: a harness may run as our own user
         (dest / name).chmod(0o444)
-    (dest / "task.md").write_text(description.rstrip() + "\n\n" + _contents(spec, files, round_), encoding="utf-8")
+    (dest / "task.md").write_text(f"{description.rstrip()}\n\n{_contents(spec, header, round_)}", encoding="utf-8")
     (dest / "task.md").chmod(0o444)
     return View(dest, {names[unit]: unit for unit in asked})
 
@@ -59,16 +59,16 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
     path.chmod(0o444)
 
 
-def _contents(spec: TableTask, files: Mapping[str, Sequence[str]], round_: Round) -> str:
+def _contents(spec: TableTask, header: Sequence[str], round_: Round) -> str:
     """The part of task.md that is generated for each view."""
-    count: dict[str, Callable[[], str]] = {
-        "train.csv": lambda: f"{len(round_.train):,} rows with their answers",
-        "questions.csv": lambda: f"{len(round_.questions):,} questions to answer",
-    }
-    lines = [f"- `{name}`: {count[name]()}; columns {_ticked(columns)}" for name, columns in files.items()]
+    lines = [f"- `questions.csv`: {len(round_.questions):,} questions to answer; columns {_ticked(header)}"]
+    if round_.train:
+        columns = _ticked([*header, spec.columns.answer])
+        lines.insert(0, f"- `train.csv`: {len(round_.train):,} rows with their answers; columns {columns}")
     if spec.questions_as:
         lines.append(f"- `{spec.questions_as}`: the same file as `questions.csv`")
     lines += [f"- `{name}`" for name in spec.data.extra]
+    answers = _ticked([spec.columns.id, spec.columns.answer])
     return "\n".join(
         [
             "## Files in `--dataset_dir`",
@@ -77,9 +77,9 @@ def _contents(spec: TableTask, files: Mapping[str, Sequence[str]], round_: Round
             "",
             "## What to write into `--working_dir`",
             "",
-            f"`{spec.submission}`: a CSV file in UTF-8 with the columns {_ticked([spec.columns.id, spec.columns.answer])} and "
-            f"one row for each of the {len(round_.questions):,} questions, in any order. A question that is missing, or "
-            "answered twice, earns nothing.",
+            f"`{spec.submission}`: a CSV file in UTF-8 with the columns {answers} and one row for each of the "
+            f"{len(round_.questions):,} questions, in any order. A question that is missing, or answered twice, earns "
+            "nothing.",
             "",
         ]
     )

@@ -1,4 +1,4 @@
-"""Makes the smoke task's data: short product reviews from templates, three labels, a little noise. Always the same files.
+"""Makes the smoke task's data: short product reviews from templates, three labels, a little noise. Always the same.
 
     python make_data.py --out DIR     writes labelled.csv (400 rows), test.csv and answers.csv (200 rows each)
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 LABELLED, TEST, NOISE = 400, 200, 0.04
 LABELS = ("negative", "neutral", "positive")
-THINGS = "battery screen strap lid cable handle motor filter case zip lamp fan".split()
-GOOD = "good great reliable sturdy quiet pleasant useful bright".split()
-BAD = "bad weak noisy fragile dull useless slow awkward".split()
+THINGS = ["battery", "screen", "strap", "lid", "cable", "handle", "motor", "filter", "case", "zip", "lamp", "fan"]
+GOOD = ["good", "great", "reliable", "sturdy", "quiet", "pleasant", "useful", "bright"]
+BAD = ["bad", "weak", "noisy", "fragile", "dull", "useless", "slow", "awkward"]
 NOT = ("not", "never", "hardly")
 PLAIN = (
     "it arrived on {day}",
@@ -25,8 +25,8 @@ PLAIN = (
     "the box was {colour}",
 )
 OPENINGS = ("", "honestly ", "after a week ", "so far ", "for the price ")
-DAYS = "monday tuesday friday sunday".split()
-COLOURS = "red blue grey black".split()
+DAYS = ["monday", "tuesday", "friday", "sunday"]
+COLOURS = ["red", "blue", "grey", "black"]
 
 
 def fact(rng: random.Random) -> str:

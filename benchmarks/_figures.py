@@ -1,0 +1,87 @@
+"""The figures: what is measured, and from which runs."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+from _task import MANY_LINES, ONE_LINE, harness, stamps, write_task
+from _watch import Watched, watch
+
+Figures = dict[str, list[float]]  # name with unit -> one value per observation
+
+GENERATIONS = 4
+
+
+class Runner(Protocol):
+    name: str
+
+    def environment(self) -> Mapping[str, str]: ...
+
+    def help(self) -> list[str]: ...
+
+    def run(self, task: Path, harnesses: Path, max_gen: int) -> list[str]: ...
+
+    def logs(self, folder: Path) -> Mapping[Path, int]:
+        """What each target agent of a run printed, and the generation it belongs to."""
+        ...
+
+    def roles(self, pid: int) -> Mapping[str, int]: ...
+
+
+def measure(runner: Runner, folder: Path, repeats: int, output_mib: int) -> Figures:
+    """All figures of one runner. `folder` is empty and takes what the runs write."""
+    write_task(folder / "task")
+    print(f"{runner.name}: warm-up", flush=True)
+    _times(runner, folder)
+    figures: defaultdict[str, list[float]] = defaultdict(list)
+    for repeat in range(repeats):
+        print(f"{runner.name}: run {repeat + 1} of {repeats}", flush=True)
+        for name, values in (_times(runner, folder) | _memory(runner, folder, output_mib)).items():
+            figures[name] += values
+    return dict(figures)
+
+
+def _times(runner: Runner, folder: Path) -> Figures:
+    """One --help, and one run of several generations whose target agents print nothing but their stamps."""
+    helped = watch(runner.help(), folder, runner.environment(), folder / "help.log")
+    watched, agents = _run(runner, folder, [harness(n) for n in range(GENERATIONS)])
+    gaps = [(n, began - ended) for (_, _, ended), (n, began, _) in pairwise(agents)]
+    sums = [sum(gap for n, gap in gaps if n == generation) for generation in range(2, GENERATIONS + 1)]
+    return {
+        "launch to first target agent (s)": [agents[0][1] - watched.began],
+        "between consecutive target agents (s)": [gap for _, gap in gaps],
+        "own work per generation (s)": sums,
+        "--help (s)": [helped.seconds],
+    }
+
+
+def _memory(runner: Runner, folder: Path, mib: int) -> Figures:
+    """Peak resident memory of the runner's own processes while one target agent prints `mib` MiB."""
+    figures: Figures = {}
+    for what, line in (("lines", MANY_LINES), ("one line", ONE_LINE)):
+        watched, _ = _run(runner, folder, [harness(0, mib, line)], runner.roles)
+        for role, peak in watched.peaks.items():
+            figures[f"{role} at {mib} MiB of output, {what} (MB)"] = [peak]
+    return figures
+
+
+def _run(
+    runner: Runner, folder: Path, harnesses: list[str], roles: Callable[[int], Mapping[str, int]] | None = None
+) -> tuple[Watched, list[tuple[int, float, float]]]:
+    """One run in a fresh folder, removed afterwards. Each target agent as (generation, began, ended), in order."""
+    run, proposals = folder / "run", folder / "proposals"
+    run.mkdir()
+    for n, source in enumerate(harnesses, start=1):
+        (proposals / f"gen_{n}").mkdir(parents=True)
+        (proposals / f"gen_{n}" / "target_agent.py").write_text(source, encoding="utf-8")
+    try:
+        command = runner.run(folder / "task", proposals, len(harnesses))
+        watched = watch(command, run, runner.environment(), folder / "run.log", roles)
+        agents = [(n, *stamps(log)) for log, n in runner.logs(run).items()]
+    finally:
+        shutil.rmtree(run)
+        shutil.rmtree(proposals)
+    return watched, sorted(agents, key=lambda agent: agent[1])

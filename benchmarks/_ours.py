@@ -1,0 +1,32 @@
+"""Our runner, as the benchmark finds it: the sia_runner that this process imports, in this environment."""
+
+import os
+import sys
+from pathlib import Path
+
+import sia_runner
+
+
+class Ours:
+    """Commands of sia_runner, and where its runs keep what target agents print."""
+
+    name = f"sia-runner {sia_runner.__version__}"
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(Path(sia_runner.__file__).parents[1])}
+
+    def help(self) -> list[str]:
+        return [sys.executable, "-m", "sia_runner", "--help"]
+
+    def run(self, task: Path, harnesses: Path, max_gen: int) -> list[str]:
+        """To be started in an empty folder."""
+        command = [sys.executable, "-m", "sia_runner", "task=custom", f"task.dir={task}", f"max_gen={max_gen}"]
+        return [*command, "meta_agent=replay", f"meta_agent.dir={harnesses}", "hydra.run.dir=run"]
+
+    def logs(self, folder: Path) -> dict[Path, int]:
+        """The gate's short runs included."""
+        found = folder.glob("run/gen_*/**/stdout.log")
+        return {log: int(log.relative_to(folder).parts[1].removeprefix("gen_")) for log in found}
+
+    def roles(self, pid: int) -> dict[str, int]:
+        return {"main process": pid}

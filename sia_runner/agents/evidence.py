@@ -1,0 +1,41 @@
+"""Read gen_<n>/evidence. Files that are missing, and fields that a task does not have, read as nothing."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    incumbent: int | None = None  # its generation
+    dev_value: float | None = None
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # kind -> count, of the incumbent's dev questions
+    failures: Sequence[Mapping[str, Any]] = ()  # of the incumbent, on dev
+
+    @staticmethod
+    def read(folder: Path | None) -> "Evidence":
+        if folder is None:
+            return Evidence()
+        summary, failures = folder / "summary.json", folder / "failures.jsonl"
+        text = summary.read_text(encoding="utf-8") if summary.is_file() else "{}"
+        incumbent = json.loads(text).get("incumbent") or {}
+        lines = failures.read_text(encoding="utf-8").split("\n") if failures.is_file() else []
+        return Evidence(
+            incumbent.get("generation"),
+            (incumbent.get("dev") or {}).get("value"),
+            incumbent.get("outcomes") or {},
+            [json.loads(line) for line in lines if line.strip()],
+        )
+
+    def confusions(self, most: int) -> list[tuple[str, str, int]]:
+        """(gold, prediction, count) of the most frequent wrong answers, at least two of a kind."""
+        pairs = Counter(
+            (str(failure["gold"]), str(failure["prediction"]))
+            for failure in self.failures
+            if failure.get("kind") == "wrong" and failure.get("gold") and failure.get("prediction")
+        )
+        ranked = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
+        return [(gold, prediction, count) for (gold, prediction), count in ranked[:most] if count > 1]

@@ -1,0 +1,54 @@
+"""Successive halving with a memory: the best of everything that waits at a rung moves up, old or new."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from sia_runner.agents.memory import Measured, Memory, noise
+from sia_runner.agents.protocol import Workbench
+from sia_runner.agents.space import Space, Variant
+
+_CLEARLY = 3.0  # standard errors
+
+
+class Halving:
+    def __init__(
+        self, space: Space, entry: str, rungs: Sequence[float], keep: float, questions: int | None, bench: Workbench
+    ) -> None:
+        self._space, self._entry, self._bench = space, entry, bench
+        self._rungs, self._keep, self._questions = rungs, keep, questions
+
+    def climb(self, pool: Sequence[Variant], places: int, memory: Memory) -> list[Measured]:
+        """Measure `pool` on the first rung, then the best `keep` share of `places` on each next one, one batch a rung.
+
+        What memory holds already is not tried again. Returns the new trials; memory has them too.
+        """
+        made = self._measure(pool, self._rungs[0], memory)
+        for below, rung in pairwise(self._rungs):
+            places = max(1, int(self._keep * places + 1e-9))
+            made += self._measure(self._promoted(memory, below, rung, places), rung, memory)
+        return made
+
+    def _promoted(self, memory: Memory, below: float, rung: float, places: int) -> list[Variant]:
+        """The best that wait; one of several places is for a recipe that was never measured up there."""
+        waiting = [m for m in memory.open(below) if memory.get(m.variant, rung) is None]
+        chosen = waiting[:places]
+        known = {m.variant.recipe for m in memory.at(rung)} | {m.variant.recipe for m in chosen[:-1]}
+        fresh = [m for m in waiting if m.variant.recipe not in known]
+        if len(chosen) > 1 and fresh and not _clearly_worse(memory, fresh[0], chosen[0]):
+            chosen[-1] = fresh[0]
+        return [m.variant for m in chosen]
+
+    def _measure(self, pool: Sequence[Variant], rung: float, memory: Memory) -> list[Measured]:
+        wanted = [variant for variant in pool if memory.get(variant, rung) is None]
+        if not wanted:
+            return []
+        batch = [{self._entry: self._space.program(variant)} for variant in wanted]
+        trials = self._bench.try_out(batch, train_fraction=rung, questions=self._questions)
+        made = [Measured(variant, rung, trial) for variant, trial in zip(wanted, trials, strict=True)]
+        memory.add(made)
+        return made
+
+
+def _clearly_worse(memory: Memory, one: Measured, best: Measured) -> bool:
+    doubt = _CLEARLY * noise(one.trial.value, best.trial.value, best.trial.n)
+    return memory.merit(best) - memory.merit(one) > doubt > 0

@@ -1,0 +1,113 @@
+"""The embedded offline proposer: searches a task's declared harness recipes by what they measure on dev questions."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from random import Random
+
+from sia_runner.agents import declared, report
+from sia_runner.agents.evidence import Evidence
+from sia_runner.agents.folder import read_text_files
+from sia_runner.agents.halving import Halving
+from sia_runner.agents.memory import Measured, Memory
+from sia_runner.agents.moves import breadth, depth
+from sia_runner.agents.protocol import Brief, Context, ProposerError, Workbench
+from sia_runner.agents.selection import hopeless, select
+from sia_runner.agents.space import Space, Variant
+from sia_runner.agents.study import Study
+from sia_runner.records import Lever, Proposal
+
+
+class Recipes:
+    """Generation 1 is the task's reference harness. Then breadth: all recipes. Then depth: around the incumbent.
+
+    Every choice derives from (seed, n, notes in the history, trial results), so that a resumed run proposes the same.
+    """
+
+    def __init__(
+        self, context: Context, *, trials: int, rungs: Sequence[float], keep: float, questions: int | None
+    ) -> None:
+        if any(higher <= lower for lower, higher in pairwise(rungs)):
+            raise ProposerError(f"meta_agent.rungs={list(rungs)} must rise, for example [0.25, 1.0]")
+        self._context, self._trials, self._rungs = context, trials, list(rungs)
+        self._keep, self._questions = keep, questions
+        self._space = declared.load(context.task_folder / "recipes")
+
+    def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
+        if brief.n == 1:
+            return self._reference()
+        if self._space is None:
+            where = "recipes/recipes.yaml in the task's folder"
+            return _stop(f"task {self._context.task_name} declares no recipes; expected {where}")
+        return self._search(self._space, brief, workbench)
+
+    def _reference(self) -> Proposal:
+        files = read_text_files(self._context.reference, self._context.entry)
+        same = [v for v in self._space.defaults() if self._files(v) == files] if self._space else []
+        return Proposal(
+            Lever.HARNESS,
+            "The task's reference harness as it is: the baseline that every later generation is compared with.",
+            files=files,
+            title="reference harness",
+            improvement=report.baseline(self._context.task_name, sorted(files)),
+            notes={"recipe": same[0].recipe, "constants": dict(same[0].constants)} if same else {},
+        )
+
+    def _search(self, space: Space, brief: Brief, workbench: Workbench) -> Proposal:
+        memory, evidence = Memory(brief, space), Evidence.read(brief.evidence)
+        pool = self._pool(space, memory, brief.n)
+        halving = Halving(space, self._context.entry, self._rungs, self._keep, self._questions, workbench)
+        made = halving.climb(pool, max(self._trials, len(pool)), memory)
+        selected = select(memory, self._rungs[-1], self._baseline(memory, evidence))
+        if selected is None:
+            return _stop(_why_nothing(memory))
+        if not pool and hopeless(memory, selected):
+            return _stop("every variant of the recipes was tried; those left are worse than the incumbent on dev")
+        return self._proposal(report.Story(brief, space, memory, evidence, selected, made), selected.chosen, made)
+
+    def _pool(self, space: Space, memory: Memory, n: int) -> list[Variant]:
+        rng = Random(f"{self._context.seed}:{n}")
+        if not memory.at(self._rungs[0]):
+            return breadth(space, memory, rng, self._trials)
+        study = Study(space, memory, self._rungs, seed=rng.getrandbits(32))
+        return depth(space, memory, study, self._anchor(memory), rng, self._trials)
+
+    def _anchor(self, memory: Memory) -> Variant | None:
+        """The incumbent; while that is no recipe, the best of what was measured most fully."""
+        if memory.incumbent is not None:
+            return memory.incumbent
+        told = {key: merit for key, merit in memory.told(self._rungs[-1]).items() if merit is not None}
+        return memory.variant(max(sorted(told), key=lambda key: told[key])) if told else None
+
+    def _baseline(self, memory: Memory, evidence: Evidence) -> float | None:
+        """Dev value of the incumbent: as measured in a trial, else from its own run."""
+        tried = memory.get(memory.incumbent, self._rungs[-1]) if memory.incumbent else None
+        return tried.trial.value if tried else evidence.dev_value
+
+    def _proposal(self, story: report.Story, chosen: Measured, made: Sequence[Measured]) -> Proposal:
+        variant = chosen.variant
+        return Proposal(
+            Lever.HARNESS,
+            story.rationale(),
+            files=self._files(variant),
+            title=story.title(),
+            improvement=story.improvement(),
+            notes={
+                "recipe": variant.recipe,
+                "constants": dict(variant.constants),
+                "trials": [measured.as_json() for measured in made],
+            },
+        )
+
+    def _files(self, variant: Variant) -> dict[str, str]:
+        return {self._context.entry: self._space.program(variant)} if self._space else {}
+
+
+def _why_nothing(memory: Memory) -> str:
+    failed = memory.failures()
+    if failed:
+        return f"nothing left to propose: {len(failed)} variants failed on dev questions, the last with: {failed[-1]}"
+    return "nothing left to propose: every variant of the task's recipes was proposed"
+
+
+def _stop(reason: str) -> Proposal:
+    return Proposal(Lever.STOP, reason)

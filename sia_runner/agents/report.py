@@ -1,0 +1,150 @@
+"""improvement.md of the recipes proposer: what changes, why, what was tried, what history taught, what to expect."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sia_runner.agents.evidence import Evidence
+from sia_runner.agents.markdown import NEW, interval, plus_minus, render_template
+from sia_runner.agents.memory import Measured, Memory
+from sia_runner.agents.protocol import Brief
+from sia_runner.agents.selection import Selected
+from sia_runner.agents.space import Recipe, Space, Variant
+from sia_runner.records import Past
+
+_CONFUSIONS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All that a search generation has to tell."""
+
+    brief: Brief
+    space: Space
+    memory: Memory
+    evidence: Evidence
+    selected: Selected
+    made: Sequence[Measured]  # trials of this generation
+
+    @property
+    def _variant(self) -> Variant:
+        return self.selected.chosen.variant
+
+    @property
+    def _recipe(self) -> Recipe:
+        return self.space.recipes[self._variant.recipe]
+
+    @property
+    def _before(self) -> Variant | None:
+        """The incumbent, where it is the same recipe."""
+        incumbent = self.memory.incumbent
+        return incumbent if incumbent and incumbent.recipe == self._variant.recipe else None
+
+    def title(self) -> str:
+        if self._before is None:
+            moved = _departures(self._recipe, self._variant)
+            return f"{self._recipe.name}, {moved}" if moved else f"{self._recipe.name} at its defaults"
+        steps = [f"{change['name']} {change['before']!r} -> {change['now']!r}" for change in self._changes()]
+        return f"{self._recipe.name}: {', '.join(steps)}"
+
+    def rationale(self) -> str:
+        trial = self.selected.chosen.trial
+        said = [f"On {trial.n} dev questions it scores {plus_minus(trial.value, trial.n)}{self._against()}."]
+        if self.selected.best is not self.selected.chosen:
+            best = self.selected.best
+            said.append(
+                f"{best.variant.recipe} scored {best.trial.value:.3f}; that is better by less than noise, "
+                "and this one is the simpler or much faster program."
+            )
+        return " ".join(said)
+
+    def improvement(self) -> str:
+        return render_template(
+            "improvement.md.j2",
+            n=self.brief.n,
+            title=self.title(),
+            recipe=self._recipe,
+            moved=self._before is not None,
+            before=self._incumbent_name(),
+            changes=self._changes(),
+            rationale=self.rationale(),
+            incumbent=self.evidence.incumbent,
+            outcomes=self.evidence.outcomes,
+            confusions=self.evidence.confusions(_CONFUSIONS),
+            tried=[self._row(measured) for measured in self._ranked()],
+            history=[_past(past) for past in self.brief.history],
+            lesson=self._lesson(),
+            expectation=self._expectation(),
+        )
+
+    def _against(self) -> str:
+        gain, doubt = self.selected.gain, self.selected.doubt
+        if gain is None:
+            return ""
+        return (
+            f", the incumbent {self.selected.baseline:.3f} ({gain:+.3f}, standard error of the difference {doubt:.3f})"
+        )
+
+    def _changes(self) -> list[dict[str, Any]]:
+        old, new = self._before.constants if self._before else {}, self._variant.constants
+        return [
+            {"name": name, "before": old.get(name, NEW), "now": new[name], "says": constant.says}
+            for name, constant in self._recipe.constants.items()
+            if name not in old or old[name] != new[name]
+        ]
+
+    def _incumbent_name(self) -> str:
+        if self.memory.incumbent is not None:
+            return f"`{self.memory.incumbent.recipe}`"
+        return f"the harness of generation {self.brief.incumbent}" if self.brief.incumbent else ""
+
+    def _ranked(self) -> list[Measured]:
+        return sorted(self.made, key=lambda m: (-m.fraction, bool(m.trial.failure), -self.memory.merit(m)))
+
+    def _row(self, measured: Measured) -> dict[str, str]:
+        trial, chosen = measured.trial, measured is self.selected.chosen
+        return {
+            "recipe": measured.variant.recipe,
+            "constants": _departures(self.space.recipes[measured.variant.recipe], measured.variant) or "none",
+            "share": f"{measured.fraction:g}",
+            "dev": "failed" if trial.failure else plus_minus(trial.value, trial.n),
+            "seconds": f"{trial.seconds:.1f}",
+            "note": trial.failure or ("proposed" if chosen else ""),
+        }
+
+    def _lesson(self) -> str:
+        count = self.memory.rejections
+        if not count or not self.brief.incumbent:
+            return ""
+        return (
+            f"Not accepted since generation {self.brief.incumbent}: {count}. The search therefore takes longer steps "
+            "around the incumbent, and what val scored lower than dev promised counts for less."
+        )
+
+    def _expectation(self) -> str:
+        gain, doubt = self.selected.gain, self.selected.doubt
+        if gain is None:
+            return "The incumbent has no dev value to compare with; val decides."
+        better = self.memory.sign * gain
+        if better > doubt:
+            return (
+                f"Dev promises {gain:+.3f}. Expect less on val: the best of several trials owes a part of its score "
+                "to luck on the dev questions."
+            )
+        if better >= -doubt:
+            return f"The difference on dev ({gain:+.3f}) is within noise ({doubt:.3f}): val may well reject it."
+        return f"Dev says it is worse than the incumbent ({gain:+.3f}); nothing better was found, so val may reject it."
+
+
+def baseline(task: str, names: Sequence[str]) -> str:
+    return render_template("baseline.md.j2", task=task, names=names)
+
+
+def _departures(recipe: Recipe, variant: Variant) -> str:
+    """The constants that are not at their defaults."""
+    default: Mapping[str, Any] = recipe.default().constants
+    return ", ".join(f"{name} {value!r}" for name, value in variant.constants.items() if value != default[name])
+
+
+def _past(past: Past) -> dict[str, Any]:
+    return {"n": past.n, "title": past.title, "val": interval(past.val), "status": past.status, "reason": past.reason}

@@ -1,0 +1,78 @@
+"""An Optuna study rebuilt from all that is known: its TPE sampler says where better variants are likely."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sia_runner.agents.constants import Choice, Constant, Value
+from sia_runner.agents.memory import Memory
+from sia_runner.agents.space import Space, Variant
+
+if TYPE_CHECKING:
+    import optuna
+
+_STARTUP = 5  # finished trials below which TPE draws evenly
+
+
+class Study:
+    """Complete trials ran with the last share of train; what was dropped before counts as pruned at its share."""
+
+    def __init__(self, space: Space, memory: Memory, rungs: Sequence[float], seed: int) -> None:
+        import optuna  # half a second: only a generation that searches in depth pays for it
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._space = space
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=_STARTUP)
+            self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        self._study.add_trials(self._finished(memory, rungs))
+
+    def ask(self) -> Variant:
+        """The sampler's next suggestion; not new for certain."""
+        trial = self._study.ask()
+        name = trial.suggest_categorical("recipe", list(self._space.recipes))
+        constants = self._space.recipes[name].constants
+        return Variant(name, {key: _suggest(trial, f"{name}.{key}", constants[key]) for key in constants})
+
+    def _finished(self, memory: Memory, rungs: Sequence[float]) -> list["optuna.trial.FrozenTrial"]:
+        complete = memory.told(rungs[-1])
+        finished = [self._trial(memory.variant(key), {}, merit) for key, merit in complete.items()]
+        for key in sorted(memory.seen() - complete.keys()):
+            steps = {i: merit for i, rung in enumerate(rungs) if (merit := memory.told(rung).get(key)) is not None}
+            finished.append(self._trial(memory.variant(key), steps, None))
+        return finished
+
+    def _trial(self, variant: Variant, steps: dict[int, float], merit: float | None) -> "optuna.trial.FrozenTrial":
+        import optuna
+
+        recipe = self._space.recipes[variant.recipe]
+        params: dict[str, Any] = {"recipe": recipe.name}
+        distributions: dict[str, Any] = {
+            "recipe": optuna.distributions.CategoricalDistribution(list(self._space.recipes))
+        }
+        for key, constant in recipe.constants.items():
+            params[f"{recipe.name}.{key}"] = variant.constants[key]
+            distributions[f"{recipe.name}.{key}"] = _distribution(constant)
+        state = optuna.trial.TrialState.PRUNED if merit is None else optuna.trial.TrialState.COMPLETE
+        return optuna.trial.create_trial(
+            state=state, value=merit, params=params, distributions=distributions, intermediate_values=steps
+        )
+
+
+def _suggest(trial: "optuna.Trial", name: str, constant: Constant) -> Value:
+    if isinstance(constant, Choice):
+        return trial.suggest_categorical(name, constant.choices)
+    if constant.whole:
+        return trial.suggest_int(name, int(constant.low), int(constant.high), log=constant.log)
+    return constant.tidy(trial.suggest_float(name, float(constant.low), float(constant.high), log=constant.log))
+
+
+def _distribution(constant: Constant) -> "optuna.distributions.BaseDistribution":
+    import optuna
+
+    if isinstance(constant, Choice):
+        return optuna.distributions.CategoricalDistribution(constant.choices)
+    if constant.whole:
+        return optuna.distributions.IntDistribution(int(constant.low), int(constant.high), log=constant.log)
+    return optuna.distributions.FloatDistribution(float(constant.low), float(constant.high), log=constant.log)

@@ -1,0 +1,123 @@
+"""bubblewrap: every namespace unshared, a root file system made of read-only pieces, no capabilities, seccomp."""
+
+import os
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sia_runner.sandbox import canary, cgroups, identity, interpreter, seccomp, workdir
+from sia_runner.sandbox.driver import base_plan, check_job, command, environment, not_started, supervise
+from sia_runner.sandbox.launch import ARGS_FD
+from sia_runner.sandbox.protocol import Ended, Job, SandboxError
+
+_HERE = Path(__file__).resolve().parent
+_HARNESS, _DATA, _WORK, _LAUNCH = "/sandbox/harness", "/sandbox/data", "/sandbox/work", "/sandbox/launch.py"
+_SMALL_MB = 64  # of /tmp and of /dev/shm, each
+
+
+class Bubblewrap:
+    name = "bubblewrap"
+
+    def check(self) -> None:
+        problem = _problem()
+        if problem:
+            raise SandboxError(problem)
+
+    def gaps(self) -> list[str]:
+        gaps = ["A hole in the kernel itself is a way out: bubblewrap shares the host's kernel."]
+        if not cgroups.possible():
+            gaps.append(
+                "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu, "
+                f"and {2 * _SMALL_MB} MiB in /tmp and /dev/shm are not counted."
+            )
+        return gaps
+
+    def run(self, job: Job) -> Ended:
+        try:
+            check_job(job)
+            plan = _plan(job)
+        except SandboxError as error:
+            return not_started(str(error))
+        return supervise(plan)
+
+
+def _plan(job: Job) -> dict[str, Any]:
+    python = interpreter.python_of(job)
+    uid = identity.unprivileged() if os.geteuid() == 0 else None
+    launch = {
+        "argv": command(python, _HARNESS, job, _DATA, _WORK),
+        "env": environment(job, python, _WORK, "/tmp"),  # noqa: S108 (the sandbox's own)
+        "cwd": _WORK,
+        "uid": uid,
+        "filter": seccomp.program(namespaced=True, own_files=True),
+        "pdeathsig": False,  # bwrap --die-with-parent
+    }
+    # Since Linux 5.14 a user namespace counts its own processes.
+    plan = base_plan(job, launch=launch, shared_uid=uid is None and identity.kernel() < (5, 14))
+    sources = {_HARNESS: os.fspath(job.harness.resolve()), _DATA: os.fspath(job.data.resolve())}
+    if uid is not None:
+        _copy_what_is_private(sources, plan)
+    arguments = _arguments(python, sources, plan["work"], as_root=uid is not None)
+    plan["bubblewrap"] = [_program(), "--args", str(ARGS_FD), python, "-I", "-S", "-E", _LAUNCH]
+    plan["arguments"] = b"\0".join(os.fsencode(argument) for argument in arguments)
+    return plan
+
+
+def _copy_what_is_private(sources: dict[str, str], plan: dict[str, Any]) -> None:
+    """The harness of a root user runs as a stranger; what a umask keeps from strangers is shown as a copy."""
+    for inside, source in sources.items():
+        if not workdir.readable_by_all(source):
+            sources[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"  # noqa: PTH119
+            plan["copies"].append((source, sources[inside]))
+
+
+def _arguments(python: str, sources: dict[str, str], work: str, *, as_root: bool) -> list[str]:
+    shown = interpreter.shown(python)
+    interpreter.refuse_shown([work, *sources.values()], shown)
+    small = ["--perms", "1777", "--size", str(_SMALL_MB << 20), "--tmpfs"]
+    arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    if as_root:  # launch.py changes to a stranger's uid, then nothing has any capability
+        arguments += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        arguments += ["--cap-add", "CAP_SETPCAP"]
+    else:
+        arguments += ["--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
+    arguments += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
+    arguments += ["--proc", "/proc", "--dev", "/dev", *small, "/dev/shm", *small, "/tmp"]  # noqa: S108
+    binds: dict[str, str] = {}
+    for path in interpreter.TOP:
+        if os.path.islink(path):  # noqa: PTH114
+            arguments += ["--symlink", os.readlink(path), path]  # noqa: PTH115
+        elif os.path.isdir(path):  # noqa: PTH112
+            binds[path] = path
+    binds |= {path: path for path in shown}
+    binds |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in ("passwd", "group", "hosts")}
+    binds |= {_LAUNCH: os.fspath(_HERE / "launch.py"), **sources}
+    # bwrap would make the folders on the way for root alone
+    for folder in sorted({os.fspath(parent) for path in binds for parent in Path(path).parents} - {"/"}):
+        arguments += ["--perms", "0755", "--dir", folder]
+    for inside, source in binds.items():
+        arguments += ["--ro-bind", source, inside]
+    return [*arguments, "--bind", work, _WORK, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+
+def _program() -> str:
+    found = shutil.which("bwrap")
+    if not found:
+        raise SandboxError("bubblewrap is not installed (its program bwrap is not on PATH)")
+    return os.path.realpath(found)
+
+
+@lru_cache(maxsize=1)
+def _problem() -> str:
+    """Why bubblewrap does not work here; empty when a trivial harness ran in it."""
+    try:
+        options = subprocess.run([_program(), "--help"], capture_output=True, text=True, timeout=10).stdout
+    except SandboxError as error:
+        return str(error)
+    if "--disable-userns" not in options or "--size" not in options:
+        return "this bubblewrap is too old; 0.8 or newer is needed"
+    if not seccomp.supported():
+        return f"there is no system call table for this processor ({os.uname().machine}); x86_64 and aarch64 have one"
+    return canary.problem(Bubblewrap())

@@ -1,0 +1,146 @@
+"""Exact memory and process limits where a cgroup may be made here: v2 where delegated, v1 as root.
+
+`create` returns None where it may not; the watchdog and rlimits then hold the limits alone.
+"""
+# ruff: noqa: PTH (pathlib costs the supervisor's start more than all that is done here)
+
+import os
+import time
+
+ROOT = "/sys/fs/cgroup"
+_PREFIX = "sia-"
+
+
+class Group:
+    """`memory` and `pids` are the same folder in v2, folders of two hierarchies in v1."""
+
+    def __init__(self, memory: str, pids: str, version: int) -> None:
+        self.memory = memory
+        self.pids = pids
+        self.version = version
+
+    def join(self) -> None:
+        """Move the calling process in."""
+        for folder in {self.memory, self.pids}:
+            _write(f"{folder}/cgroup.procs", 0)
+
+    def oom_kills(self) -> int:
+        events = "memory.events" if self.version == 2 else "memory.oom_control"
+        for line in _read(f"{self.memory}/{events}").splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+        return 0
+
+    def peak_bytes(self) -> int:
+        """Highest memory use in all; 0 where the kernel does not tell (v2 before Linux 5.19)."""
+        peak = "memory.peak" if self.version == 2 else "memory.max_usage_in_bytes"
+        return int(_read(f"{self.memory}/{peak}") or 0)
+
+    def remove(self) -> None:
+        """Every process in it must have ended; the kernel may take a moment to see that."""
+        for folder in {self.memory, self.pids}:
+            for _ in range(50):
+                if _removed(folder):
+                    break
+                time.sleep(0.01)
+
+
+def create(memory_bytes: int, processes: int, root: str = ROOT) -> Group | None:
+    """A new cgroup with these limits, named after this process, or None where none can be made."""
+    if os.path.exists(f"{root}/cgroup.controllers"):
+        return _create_v2(memory_bytes, processes, root)
+    return _create_v1(memory_bytes, processes, root)
+
+
+def possible() -> bool:
+    """May a cgroup be made here? Tried, because permissions alone do not tell."""
+    group = create(64 << 20, 16)
+    if group:
+        group.remove()
+    return group is not None
+
+
+def _create_v2(memory_bytes: int, processes: int, root: str) -> Group | None:
+    place = _own_paths().get("")
+    limits = {"memory.max": memory_bytes, "pids.max": processes, "memory.oom.group": 1}
+    # A cgroup that holds processes cannot limit its children, so an ancestor is often the one that may have them.
+    while place:
+        parent = f"{root}/{place.strip('/')}".rstrip("/")
+        controllers = _read(f"{parent}/cgroup.subtree_control").split()
+        if {"memory", "pids"} <= set(controllers) and os.access(f"{parent}/cgroup.procs", os.W_OK):
+            folder = _make(parent, limits, {"memory.swap.max": 0})
+            if folder:
+                return Group(folder, folder, 2)
+        place = os.path.dirname(place) if place != "/" else None
+    return None
+
+
+def _create_v1(memory_bytes: int, processes: int, root: str) -> Group | None:
+    own = _own_paths()
+    if "memory" not in own or "pids" not in own:
+        return None
+    swap = {"memory.memsw.limit_in_bytes": memory_bytes}
+    memory = _make(f"{root}/memory{own['memory']}", {"memory.limit_in_bytes": memory_bytes}, swap)
+    if memory is None:
+        return None
+    pids = _make(f"{root}/pids{own['pids']}", {"pids.max": processes}, {})
+    if pids is None:
+        _removed(memory)
+        return None
+    return Group(memory, pids, 1)
+
+
+def _make(parent: str, limits: dict[str, int], optional: dict[str, int]) -> str | None:
+    folder = f"{parent.rstrip('/')}/{_PREFIX}{os.getpid()}"
+    try:
+        _sweep(parent)
+        os.mkdir(folder)
+        for name, value in limits.items():
+            _write(f"{folder}/{name}", value)
+        for name, value in optional.items():
+            if os.path.exists(f"{folder}/{name}"):
+                _write(f"{folder}/{name}", value)
+    except OSError:
+        _removed(folder)
+        return None
+    return folder
+
+
+def _sweep(parent: str) -> None:
+    """Remove what supervisors that were killed left behind."""
+    for name in os.listdir(parent):
+        if name.startswith(_PREFIX) and not os.path.exists(f"/proc/{name.removeprefix(_PREFIX)}"):
+            _removed(f"{parent}/{name}")
+
+
+def _own_paths() -> dict[str, str]:
+    """Controller -> path of this process's cgroup; the v2 hierarchy has the empty name."""
+    paths = {}
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths.update(dict.fromkeys(controllers.split(","), path))
+    return paths
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _write(path: str, value: int) -> None:
+    with open(path, "w") as file:
+        file.write(str(value))
+
+
+def _removed(folder: str) -> bool:
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""The runner's half of a sandbox: starts a supervisor with a plan, waits, and says how the run ended."""
+
+import marshal
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sia_runner.sandbox.protocol import Ended, Ending, Job, SandboxError
+
+_PACKAGES = Path(__file__).resolve().parents[2]
+# -I -S -E: nothing that a harness could leave behind (site, user site, PYTHON*, the current folder) is ever read
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from sia_runner.sandbox.supervisor import main; main()"
+_PATIENCE = 30.0  # seconds for the supervisor to clean up once it was told to stop
+_FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
+
+
+def check_job(job: Job) -> None:
+    """Raise SandboxError when the job cannot be run, in one line."""
+    entry = job.harness / job.entry
+    if not entry.resolve().is_relative_to(job.harness.resolve()):
+        raise SandboxError(f"the entry {job.entry} lies outside its harness {job.harness}")
+    if not entry.is_file():
+        raise SandboxError(f"the harness {job.harness} has no file {job.entry}")
+    for name, folder in (("data", job.data), ("work", job.work)):
+        if not folder.is_dir():
+            raise SandboxError(f"{name} folder {folder} does not exist")
+    if job.log.resolve().is_relative_to(job.work.resolve()):
+        raise SandboxError(f"the log {job.log} must lie outside work/, where a harness could replace it")
+
+
+def base_plan(job: Job, *, launch: dict[str, Any], shared_uid: bool) -> dict[str, Any]:
+    """What every backend tells the supervisor. Sizes in bytes. Backends add their own keys to it."""
+    limits = job.limits
+    work = job.work.resolve()
+    launch["rlimits"] = {
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": limits.file_mb << 20,
+        "RLIMIT_NOFILE": 1024,
+        "RLIMIT_NPROC": limits.processes,
+        "RLIMIT_CPU": int(limits.seconds * limits.cpus) + 10,
+    }
+    return {
+        "bubblewrap": None,
+        "arguments": b"",
+        "landlock": None,
+        "launch": launch,
+        "shared_uid": shared_uid,
+        "work": os.fspath(work),
+        "log": os.fspath(job.log.resolve()),
+        "lock": os.fspath(work.parent / f".{work.name}.lock"),
+        "scratch": os.fspath(work.parent / f".{work.name}.shown"),
+        "tmp": None,
+        "copies": [],
+        "limits": {
+            "seconds": limits.seconds,
+            "memory": limits.memory_mb << 20,
+            "processes": limits.processes,
+            "disk": limits.disk_mb << 20,
+            "output": limits.output_kb << 10,
+            "cpus": limits.cpus,
+            "free": _FREE,
+        },
+    }
+
+
+def environment(job: Job, python: str, work: str, tmp: str) -> dict[str, str]:
+    """The harness's environment, built from nothing."""
+    threads = str(job.limits.cpus)
+    return {
+        "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",  # noqa: PTH120 (a path inside)
+        "HOME": work,
+        "TMPDIR": tmp,
+        "USER": "sandbox",
+        "LOGNAME": "sandbox",
+        "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONHASHSEED": "0",  # a resumed run meets the same set order
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "LOKY_MAX_CPU_COUNT": threads,
+        **job.env,
+    }
+
+
+def command(python: str, harness: str, job: Job, data: str, work: str) -> list[str]:
+    """``python entry --dataset_dir data --working_dir work``, without the user's own site-packages."""
+    return [python, "-s", f"{harness}/{job.entry}", "--dataset_dir", data, "--working_dir", work]
+
+
+def supervise(plan: dict[str, Any]) -> Ended:
+    """Run `plan` under a supervisor of its own. Whatever stops this process or this call stops the sandbox too."""
+    body = marshal.dumps(plan)
+    supervisor = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-E", "-c", _BOOT, os.fspath(_PACKAGES)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={},  # /proc shows it to every process of the same user
+        cwd="/",
+        start_new_session=True,  # Ctrl-C is for the runner to handle
+    )
+    assert supervisor.stdin and supervisor.stdout and supervisor.stderr  # noqa: S101 (for the type checker)
+    with supervisor.stdout, supervisor.stderr:
+        try:
+            supervisor.stdin.write(len(body).to_bytes(4, "big") + body)
+            supervisor.stdin.flush()
+            answer = supervisor.stdout.read()
+        except BrokenPipeError:
+            answer = b""
+        finally:
+            _stop(supervisor)
+        if len(answer) < 5:
+            complaint = supervisor.stderr.read().decode(errors="replace").strip().splitlines()
+            return not_started(f"the supervisor died: {complaint[-1] if complaint else supervisor.returncode}")
+    return _ended(marshal.loads(answer[4:]))  # noqa: S302 (written by our own supervisor)
+
+
+def not_started(detail: str) -> Ended:
+    return Ended(Ending.NOT_STARTED, None, 0.0, 0.0, 0.0, 0, detail)
+
+
+def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
+    """The end of its standard input tells it to clean up; after an ordinary end it is gone already."""
+    assert supervisor.stdin  # noqa: S101
+    try:
+        supervisor.stdin.close()
+    except BrokenPipeError:
+        pass
+    try:
+        supervisor.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        supervisor.kill()
+        supervisor.wait()
+
+
+def _ended(result: dict[str, Any]) -> Ended:
+    if result["ending"] == "not_started" and "seconds" not in result:
+        return not_started(result["detail"])
+    return Ended(**{**result, "ending": Ending(result["ending"])})

@@ -1,0 +1,49 @@
+"""What a harness printed, in constant memory: the head, the tail, and how much was left out in between."""
+
+import os
+
+# control characters could speak to a terminal
+_UNSAFE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160), 0xFFFD], "?")
+
+
+class Output:
+    """Keeps `limit` bytes of a stream: the first half from its start, the rest from its end."""
+
+    def __init__(self, limit: int) -> None:
+        self.total = 0
+        self._half = max(1, limit // 2)
+        self._head = bytearray()
+        self._tail = bytearray()
+
+    def add(self, data: bytes) -> None:
+        self.total += len(data)
+        room = self._half - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data[-self._half :]
+        if len(self._tail) > 2 * self._half:
+            del self._tail[: -self._half]
+
+    def text(self) -> str:
+        """Safe to read and to show: invalid UTF-8 and control characters become ``?``, line ends are ``\\n``."""
+        tail = self._tail[-self._half :]
+        left_out = self.total - len(self._head) - len(tail)
+        if not left_out:
+            return _clean(self._head + tail)
+        return f"{_clean(self._head)}\n[... {left_out} bytes left out ...]\n{_clean(tail)}"
+
+    def end(self, size: int) -> str:
+        """The last `size` bytes or so as text."""
+        return _clean((self._head + self._tail)[-size:])
+
+    def save(self, path: str) -> None:
+        temporary = f"{path}.partial"
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:  # noqa: PTH123 (start-up)
+            file.write(self.text())
+        os.replace(temporary, path)  # noqa: PTH105
+
+
+def _clean(data: bytes | bytearray) -> str:
+    text = data.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    return text.translate(_UNSAFE)

@@ -1,0 +1,128 @@
+"""process: no namespaces. rlimits, Landlock, seccomp, and another user where the runner is root.
+
+For clusters and plain machines without bubblewrap. `gaps` says what that leaves open on this machine.
+"""
+
+import getpass
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sia_runner.sandbox import canary, cgroups, identity, interpreter, landlock, seccomp, workdir
+from sia_runner.sandbox.driver import base_plan, check_job, command, environment, not_started, supervise
+from sia_runner.sandbox.protocol import Ended, Job, SandboxError
+
+_READ = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu")  # numeric libraries ask
+_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
+_PORTABLE = "/proc/sys/kernel/seccomp/actions_avail"  # there exactly where the kernel filters system calls
+
+
+class Process:
+    name = "process"
+
+    def __init__(self, instead_of: str = "") -> None:
+        self._instead_of = instead_of  # why the better sandbox is not used; said among the gaps
+
+    def check(self) -> None:
+        problem = _problem()
+        if problem:
+            raise SandboxError(problem)
+
+    def gaps(self) -> list[str]:
+        because = [f"This is the weaker sandbox: {self._instead_of}."] if self._instead_of else []
+        return because + _gaps(landlock.abi(), _filters(), cgroups.possible(), _closed_to_strangers([]))
+
+    def run(self, job: Job) -> Ended:
+        try:
+            check_job(job)
+            plan = _plan(job)
+        except SandboxError as error:
+            return not_started(str(error))
+        return supervise(plan)
+
+
+def _plan(job: Job) -> dict[str, Any]:
+    python = interpreter.python_of(job)
+    harness, data, work = (os.fspath(path.resolve()) for path in (job.harness, job.data, job.work))
+    shown = interpreter.shown(python)
+    interpreter.refuse_shown([harness, data, work], shown)
+    root = os.geteuid() == 0
+    stranger = root and not _closed_to_strangers([python, harness, data, work]) and _readable(harness, data)
+    temporary = f"{work}/.tmp"
+    launch = {
+        "argv": command(python, harness, job, data, work),
+        "env": environment(job, python, work, temporary),
+        "cwd": work,
+        "uid": identity.unprivileged() if stranger else None,
+        "filter": seccomp.program(namespaced=False, own_files=stranger) if _filters() else b"",
+        "pdeathsig": True,
+    }
+    # a user number of its own is counted apart; root is not counted at all
+    plan = base_plan(job, launch=launch, shared_uid=not root)
+    plan["tmp"] = temporary
+    plan["landlock"] = {
+        "read": [*shown, *interpreter.TOP, *_READ, harness, data],
+        "write": [work],
+        "devices": _DEVICES,
+    }
+    return plan
+
+
+def _closed_to_strangers(paths: list[str]) -> str:
+    """The folder that keeps an unprivileged user from Python or from these paths; empty when there is none."""
+    return identity.closed([*interpreter.prefixes(), *paths])
+
+
+def _readable(*folders: str) -> bool:
+    return all(workdir.readable_by_all(folder) for folder in folders)
+
+
+def _filters() -> bool:
+    return seccomp.supported() and Path(_PORTABLE).exists()
+
+
+def _gaps(abi: int, filters: bool, cgroup: bool, closed: str) -> list[str]:
+    """One sentence for each hole. `closed` matters to root only: the folder that makes the harness stay root."""
+    stranger = os.geteuid() == 0 and not closed
+    user = getpass.getuser()
+    whose = "that every user of this machine" if stranger else f"that {user}"
+    gaps = ["A hole in the kernel itself is a way out, and names, sizes and times of files anywhere can be seen."]
+    if os.geteuid() == 0 and closed:
+        gaps.append(f"The harness runs as root without capabilities, because {closed} keeps other users from Python.")
+    if abi == 0:
+        gaps.append(
+            f"This kernel has no Landlock: a harness can read every file {whose} can read, gold answers included, "
+            f"and change every file {whose} can change."
+        )
+    elif abi < 3 and not stranger:
+        gaps.append(f"Landlock ABI {abi} does not cover truncation: a harness can empty files of {user}.")
+    if not filters:
+        gaps.append(
+            "This kernel or processor has no system call filter for us: the network is open"
+            + (" for all but TCP" if abi >= 4 else "")
+            + ", and so is the kernel's whole surface."
+        )
+    if abi < 6 and not stranger:
+        gaps.append(f"Landlock ABI {abi} does not cover signals: a harness can kill other processes of {user}.")
+    if not stranger:
+        gaps.append(f"Times of files of {user} can be changed" + ("." if filters else ", and their modes."))
+    return gaps + _limit_gaps(stranger, cgroup)
+
+
+def _limit_gaps(stranger: bool, cgroup: bool) -> list[str]:
+    gaps = ["If the sandbox's supervisor is killed with SIGKILL, processes that the harness forked live on."]
+    if not cgroup:
+        gaps.append(
+            "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu."
+        )
+        if os.geteuid() == 0 and not stranger:
+            gaps.append("The number of processes is sampled too: a fork bomb may overshoot it for 50 ms.")
+        elif not stranger:
+            gaps.append(f"The limit of processes also counts what else {getpass.getuser()} starts during a run.")
+    return gaps
+
+
+@lru_cache(maxsize=1)
+def _problem() -> str:
+    return canary.problem(Process())

@@ -1,0 +1,135 @@
+"""The system calls a harness never needs, as a classic BPF program (seccomp(2), SECCOMP_MODE_FILTER).
+
+Default allow: the kernel's own permission checks still hold. What is refused here is the kernel surface that escapes
+are built from (namespaces, mounts, tracing, bpf, io_uring, keyrings) and what would slip past the limits (files that
+live in memory only, wider CPU affinity, limits and priorities of other processes).
+"""
+
+import errno
+import platform
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# name: (x86_64, aarch64); -1 where the architecture has no such call. From asm/unistd_64.h and asm-generic/unistd.h.
+NUMBERS: dict[str, tuple[int, int]] = {
+    "acct": (163, 89), "add_key": (248, 217), "adjtimex": (159, 171), "bpf": (321, 280), "chmod": (90, -1),
+    "chown": (92, -1), "chroot": (161, 51), "clock_adjtime": (305, 266), "clock_settime": (227, 112),
+    "clone": (56, 220), "clone3": (435, 435), "delete_module": (176, 106), "fanotify_init": (300, 262),
+    "fchmodat": (268, 53), "fchmodat2": (452, 452), "fchownat": (260, 54), "finit_module": (313, 273),
+    "fsconfig": (431, 431), "fsmount": (432, 432), "fsopen": (430, 430), "fspick": (433, 433),
+    "init_module": (175, 105), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
+    "io_uring_setup": (425, 425), "ioperm": (173, -1), "iopl": (172, -1), "ioprio_set": (251, 30),
+    "kcmp": (312, 272), "kexec_file_load": (320, 294), "kexec_load": (246, 104), "keyctl": (250, 219),
+    "lchown": (94, -1), "lookup_dcookie": (212, 18), "lremovexattr": (198, 15), "lsetxattr": (189, 6),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "migrate_pages": (256, 238), "modify_ldt": (154, -1),
+    "mount": (165, 40), "mount_setattr": (442, 442), "move_mount": (429, 429), "move_pages": (279, 239),
+    "mq_open": (240, 180), "msgget": (68, 186), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428), "open_tree_attr": (467, 467), "perf_event_open": (298, 241), "pidfd_getfd": (438, 438),
+    "pivot_root": (155, 41), "prctl": (157, 167), "prlimit64": (302, 261), "process_madvise": (440, 440),
+    "process_mrelease": (448, 448), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "ptrace": (101, 117), "quotactl": (179, 60), "quotactl_fd": (443, 443), "reboot": (169, 142),
+    "removexattr": (197, 14), "removexattrat": (466, 466), "request_key": (249, 218), "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "semget": (64, 190),
+    "setns": (308, 268), "setpriority": (141, 140), "settimeofday": (164, 170), "setxattr": (188, 5),
+    "setxattrat": (463, 463), "shmget": (29, 194), "socket": (41, 198), "swapoff": (168, 225), "swapon": (167, 224),
+    "syslog": (103, 116), "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282), "vhangup": (153, 58),
+}  # fmt: skip
+_SETTINGS = {"acct", "adjtimex", "clock_adjtime", "clock_settime", "settimeofday", "quotactl", "quotactl_fd", "reboot",
+             "swapon", "swapoff", "syslog", "vhangup", "ioperm", "iopl", "modify_ldt", "lookup_dcookie"}  # fmt: skip
+_KERNEL = {"bpf", "perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key", "kexec_load", "fanotify_init",
+           "kexec_file_load", "init_module", "finit_module", "delete_module", "io_uring_setup", "io_uring_enter",
+           "io_uring_register"}  # fmt: skip
+_FILESYSTEM = {"unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsmount",
+               "open_tree_attr", "fsopen", "fsconfig", "fspick", "mount_setattr", "open_by_handle_at",
+               "name_to_handle_at"}  # fmt: skip
+_OTHERS = {"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp",
+           "pidfd_getfd", "migrate_pages", "move_pages", "ioprio_set", "sched_setaffinity"}  # fmt: skip
+# Memory that belongs to no process's address space escapes a watchdog that sums processes.
+_HIDDEN_MEMORY = {"shmget", "semget", "msgget", "mq_open"}
+_OWNER_ONLY = {"chown", "lchown", "fchownat", "setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr",
+               "removexattrat"}  # fmt: skip
+
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_*
+_NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW* flag
+_PR_SET_DUMPABLE = 4  # a process that is not dumpable hides its open files from the watchdog
+_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: those a network namespace contains
+
+_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+_LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+
+
+class _Rule(NamedTuple):
+    call: str
+    error: int  # 0: the call does nothing and reports success
+    argument: int = -1  # -1: whatever the arguments are
+    test: str = ""  # "any of" these bits, "is" or "not in" these values
+    values: tuple[int, ...] = ()
+
+
+def supported() -> bool:
+    """Is there a table for this machine's architecture?"""
+    return platform.machine() in _ARCHITECTURES
+
+
+def program(*, namespaced: bool, own_files: bool, machine: str | None = None) -> bytes:
+    """The filter as an array of ``struct sock_filter`` (8 bytes each).
+
+    `namespaced`: the harness has a network namespace of its own, so sockets may be made; otherwise none can (socket
+    pairs can). `own_files`: its user owns nothing but its work folder, so it may change modes and owners; otherwise
+    chmod is a no-op, because Landlock does not govern it and it would reach every file of the user.
+    """
+    column, audit = _ARCHITECTURES[machine or platform.machine()]
+    code = [_op(_LOAD, 4), _op(_JEQ, audit, 1, 0), _op(_RETURN, _KILL), _op(_LOAD, 0)]
+    if column == 0:  # the x32 calls share AUDIT_ARCH_X86_64 and would pass by number
+        code += [_op(_JGE, 0x40000000, 0, 1), _op(_RETURN, _ERRNO | errno.ENOSYS)]
+    for rule in _rules(namespaced, own_files):
+        number = NUMBERS[rule.call][column]
+        if number >= 0:
+            code += _compile(rule, number)
+    return b"".join([*code, _op(_RETURN, _ALLOW)])
+
+
+def _rules(namespaced: bool, own_files: bool) -> Iterable[_Rule]:
+    for call in sorted(_SETTINGS | _KERNEL | _FILESYSTEM | _OTHERS | _HIDDEN_MEMORY):
+        yield _Rule(call, errno.EPERM)
+    yield _Rule("memfd_create", errno.ENOSYS)
+    yield _Rule("memfd_secret", errno.ENOSYS)
+    yield _Rule("clone", errno.EPERM, 0, "any of", (_NEW_NAMESPACES,))
+    yield _Rule("clone3", errno.ENOSYS)  # its flags are behind a pointer: libc falls back to clone
+    yield _Rule("prctl", errno.EPERM, 0, "is", (_PR_SET_DUMPABLE,))
+    # limits and priorities: one's own only
+    for call in ("prlimit64", "sched_setattr", "sched_setparam", "sched_setscheduler"):
+        yield _Rule(call, errno.EPERM, 0, "not in", (0,))
+    yield _Rule("setpriority", errno.EPERM, 0, "not in", (0,))
+    yield _Rule("setpriority", errno.EPERM, 1, "not in", (0,))
+    if namespaced:
+        yield _Rule("socket", errno.EAFNOSUPPORT, 0, "not in", _FAMILIES)
+    else:
+        yield _Rule("socket", errno.EACCES)
+    if not own_files:
+        for call in ("chmod", "fchmodat", "fchmodat2"):
+            yield _Rule(call, 0)
+        for call in sorted(_OWNER_ONLY):
+            yield _Rule(call, errno.EPERM)
+
+
+def _compile(rule: _Rule, number: int) -> list[bytes]:
+    refuse = _op(_RETURN, _ERRNO | rule.error)
+    if rule.argument < 0:
+        return [_op(_JEQ, number, 0, 1), refuse]
+    body = [_op(_LOAD, 16 + 8 * rule.argument)]  # the low half: every argument tested is a 32-bit int
+    if rule.test == "not in":
+        for left, value in zip(range(len(rule.values), 0, -1), rule.values, strict=True):
+            body.append(_op(_JEQ, value, left, 0))
+        body.append(refuse)
+    else:
+        jump = _JSET if rule.test == "any of" else _JEQ
+        (value,) = rule.values
+        body += [_op(jump, value, 0, 1), refuse]
+    body.append(_op(_LOAD, 0))
+    return [_op(_JEQ, number, 0, len(body)), *body]
+
+
+def _op(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, if_true, if_false, k)

@@ -1,0 +1,131 @@
+"""The processes below the supervisor: who they are, what they use, and how all of them end.
+
+The supervisor is a subreaper: whoever forks away or calls setsid still ends up below it.
+"""
+
+import os
+import signal
+import time
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_FORGET = 1.0  # seconds until foreign process ids are looked at again: the kernel reuses them
+
+
+class Process:
+    __slots__ = ("parent", "pid", "rss_bytes", "threads")
+
+    def __init__(self, pid: int, parent: int, threads: int, rss_bytes: int) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.threads = threads
+        self.rss_bytes = rss_bytes
+
+
+class Tree:
+    """Descendants of this process. Remembers which processes are foreign, so that a look costs one directory read."""
+
+    def __init__(self) -> None:
+        self._foreign: set[int] = set()
+        self._forgotten = 0.0
+
+    def look(self) -> list[Process]:
+        now = time.monotonic()
+        if now - self._forgotten > _FORGET:
+            self._foreign.clear()
+            self._forgotten = now
+        present = {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208 (hot path)
+        self._foreign &= present
+        seen = {}
+        for pid in present - self._foreign:
+            process = _stat(pid)
+            if process:
+                seen[pid] = process
+        ours = _below(os.getpid(), seen)
+        self._foreign |= seen.keys() - {process.pid for process in ours}
+        return ours
+
+
+def _below(root: int, processes: dict[int, Process]) -> list[Process]:
+    children: dict[int, list[Process]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    waiting = [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += [process.pid for process in below]
+    return found
+
+
+def _stat(pid: int) -> Process | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (hot path)
+            fields = file.read().rpartition(b")")[2].split()  # the name before ) may hold anything
+    except OSError:
+        return None
+    return Process(pid, int(fields[1]), int(fields[17]), int(fields[21]) * _PAGE)
+
+
+def threads_of(user: int) -> int:
+    """How many threads a user has on this machine."""
+    count = 0
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdecimal():
+            process = _stat(int(name))
+            try:
+                count += process.threads if process and os.stat(f"/proc/{name}").st_uid == user else 0  # noqa: PTH116
+            except FileNotFoundError:
+                continue
+    return count
+
+
+def proportional_bytes(processes: list[Process]) -> int:
+    """Memory with shared pages counted once (PSS); resident size for a process that cannot be looked into."""
+    return sum(_pss(process) for process in processes)
+
+
+def _pss(process: Process) -> int:
+    try:
+        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return process.rss_bytes
+
+
+def end_all(patience: float = 10.0) -> bool:
+    """Kill and reap every descendant. True when none is left; False after `patience` seconds (stuck in the kernel).
+
+    Stopping all before killing any leaves a fork bomb nobody who could fork in the meantime.
+    """
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        stopped: set[int] = set()
+        while fresh := {process.pid for process in Tree().look()} - stopped:
+            _signal(fresh, signal.SIGSTOP)
+            stopped |= fresh
+        _signal(stopped, signal.SIGKILL)
+        if _reap_all():
+            return True
+        time.sleep(0.001 if not stopped else 0.003)
+    return False
+
+
+def _signal(pids: set[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _reap_all() -> bool:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False

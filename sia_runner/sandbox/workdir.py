@@ -1,0 +1,109 @@
+"""The work folder as the supervisor sees it: how full it is, whose it is, and what is taken back at the end.
+
+Its content is hostile: nothing is opened, no link is followed.
+"""
+# ruff: noqa: PTH (pathlib costs the supervisor's start more than all that is done here)
+
+import os
+import stat
+
+TYPE_CHECKING = False  # as the type checkers understand it; `typing` is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LEAST = 4096  # what every entry counts at least, so that one limit bounds bytes and number of files
+
+
+def used_bytes(work: str, pids: "list[int]", limit: int) -> int:
+    """Bytes that `work` takes, files counted that are deleted but held open by `pids`. May stop above `limit`.
+
+    A folder that cannot be read counts as full: somebody hides something in it.
+    """
+    total = 0
+    try:
+        for entry in _walk(work):
+            total += max(_size(entry), _LEAST)
+            if total > limit:
+                return total
+    except OSError:
+        return limit + 1
+    return total + _deleted_bytes(os.stat(work).st_dev, pids)
+
+
+def _size(entry: "os.DirEntry[str]") -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0  # removed or moved while we looked
+
+
+def _deleted_bytes(device: int, pids: "list[int]") -> int:
+    sizes: dict[int, int] = {}
+    for pid in pids:
+        try:
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                info = os.stat(f"/proc/{pid}/fd/{name}")
+                if info.st_nlink == 0 and info.st_dev == device and stat.S_ISREG(info.st_mode):
+                    sizes[info.st_ino] = info.st_blocks * 512
+        except OSError:
+            continue
+    return sum(sizes.values())
+
+
+def free_bytes(work: str) -> int:
+    numbers = os.statvfs(work)
+    return numbers.f_bavail * numbers.f_frsize
+
+
+def hand_over(work: str, uid: int) -> None:
+    """Give `work` and what is in it to the user and group `uid`."""
+    os.chown(work, uid, uid)
+    for entry in _walk(work):
+        os.chown(entry.path, uid, uid, follow_symlinks=False)
+
+
+def take_back(work: str, owner: "tuple[int, int] | None") -> None:
+    """Undo `hand_over` (owner: user and group before it; None: the harness ran as its owner), make every folder
+    readable for its owner again, and take setuid bits away. The harness's processes must have ended."""
+    uid = os.stat(work).st_uid
+    if owner:
+        os.chown(work, *owner)
+    os.chmod(work, stat.S_IMODE(os.stat(work).st_mode) & ~0o6000 | 0o700)
+    try:
+        for entry in _walk(work, repair=True):
+            info = entry.stat(follow_symlinks=False)
+            # a file of somebody else can only be here by a hard link: it is not ours to give away
+            if owner and info.st_uid == uid:
+                os.chown(entry.path, *owner, follow_symlinks=False)
+            if info.st_mode & 0o6000 and not stat.S_ISLNK(info.st_mode):
+                os.chmod(entry.path, stat.S_IMODE(info.st_mode) & ~0o6000)
+    except OSError:
+        pass  # too deep to walk: what reads the submission does not follow it there either
+
+
+def readable_by_all(path: str) -> bool:
+    """May every user of this machine read `path` and what is in it, given a way to it?"""
+    top = os.stat(path)
+    if not _open(top.st_mode):
+        return False
+    return not stat.S_ISDIR(top.st_mode) or all(_open(entry.stat(follow_symlinks=False).st_mode) for entry in _walk(path))
+
+
+def _open(mode: int) -> bool:
+    needed = 0o005 if stat.S_ISDIR(mode) else 0o004
+    return stat.S_ISLNK(mode) or mode & needed == needed
+
+
+def _walk(folder: str, repair: bool = False) -> "Iterator[os.DirEntry[str]]":
+    waiting = [folder]
+    while waiting:
+        try:
+            entries = list(os.scandir(waiting.pop()))
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # removed or replaced while we looked
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                if repair:
+                    os.chmod(entry.path, stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode) | 0o700)
+                waiting.append(entry.path)

@@ -1,0 +1,154 @@
+"""Intervals for one score, and the rule that decides whether a candidate replaces the incumbent."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+from typing import Literal
+
+from sia_runner.records import Outcome, OutcomeKind, Score
+
+Aggregate = Callable[[Sequence[Outcome]], float]
+Rule = Literal["ladder", "mcnemar", "bootstrap"]
+
+RESAMPLES = 1000
+_ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.WRONG, OutcomeKind.PARTIAL})
+
+
+def mean(outcomes: Sequence[Outcome]) -> float:
+    return fmean(outcome.value for outcome in outcomes)
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927), without continuity correction."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None = None, seed: int = 0) -> Score:
+    """The aggregate (None: the mean) over all `outcomes`, with a 95% interval.
+
+    Wilson where every value is 0 or 1 and the aggregate is the mean, else a percentile bootstrap over questions.
+    Raises ValueError when there is no outcome.
+    """
+    n = len(outcomes)
+    if n == 0:
+        raise ValueError("no outcome to score")
+    values = [outcome.value for outcome in outcomes]
+    if aggregate is None and set(values) <= {0.0, 1.0}:
+        return Score(fmean(values), wilson(sum(values), n), n)
+    low, high = _percentiles(_resampled([(aggregate, outcomes)], seed), (2.5, 97.5))
+    return Score((aggregate or mean)(outcomes), (low, high), n)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the new candidate replaces the old one. `difference` is new - old in metric units."""
+
+    accepted: bool
+    reason: str
+    difference: float
+    standard_error: float
+    p_value: float | None = None
+
+
+def accept(
+    new: Sequence[Outcome],
+    old: Sequence[Outcome] | None,
+    rule: Rule,
+    level: float,
+    higher_is_better: bool,
+    seed: int,
+    aggregate: Aggregate | None = None,
+) -> Verdict:
+    """Compare two candidates on the same val questions, question by question.
+
+    - ladder: the gain must exceed its own standard error (Blum & Hardt 2015, parameter-free), which bounds how far
+      repeated selection can overfit val; with one question, any gain.
+    - mcnemar: exact one-sided test on the questions that only one of the two got right (a sign test where values are
+      not 0/1), at significance `level`.
+    - bootstrap: one-sided paired bootstrap at significance `level`.
+
+    `aggregate` None is the mean; mcnemar knows no other.
+    A candidate that answered nothing at all is never accepted; the first that answers (old None) is.
+    Raises ValueError when the two were not asked the same questions.
+    """
+    if not any(outcome.kind in _ANSWERED for outcome in new):
+        return Verdict(False, "no question was answered", 0.0, 0.0)
+    if old is None:
+        return Verdict(True, "first scored candidate", 0.0, 0.0)
+    before = {outcome.unit: outcome for outcome in old}
+    if len(before) != len(new) or any(outcome.unit not in before for outcome in new):
+        raise ValueError("the two candidates were not asked the same questions")
+    paired = [before[outcome.unit] for outcome in new]
+    sign = 1 if higher_is_better else -1
+    gains = [sign * (one.value - other.value) for one, other in zip(new, paired, strict=True)]
+    if rule == "mcnemar":
+        if aggregate is not None:
+            raise ValueError("search.accept.rule=mcnemar compares means; this metric takes ladder or bootstrap")
+        return _verdict(fmean(gains), _standard_error(gains), sign, gains, level, _sign_test(gains))
+    if rule == "ladder" and aggregate is None:
+        return _verdict(fmean(gains), _standard_error(gains), sign, gains)
+    resampled = _resampled([(aggregate, new), (aggregate, paired)], seed, sign)
+    gain = sign * ((aggregate or mean)(new) - (aggregate or mean)(paired))
+    if rule == "ladder":
+        return _verdict(gain, stdev(resampled), sign, gains)
+    p_value = (1 + sum(value <= 0 for value in resampled)) / (1 + len(resampled))
+    return _verdict(gain, stdev(resampled), sign, gains, level, p_value)
+
+
+def _verdict(
+    gain: float, error: float, sign: int, gains: Sequence[float], level: float = 0.0, p_value: float | None = None
+) -> Verdict:
+    """Without a p value the gain must exceed its standard error; with one, p must be below the level."""
+    accepted = gain > 0 and (gain > error if p_value is None else p_value < level)
+    figures = f"{sign * gain:+.3f} ± {error:.3f} (n={len(gains)}{'' if p_value is None else f', p={p_value:.3g}'})"
+    if accepted:
+        word = "gain"
+    elif not any(gains):
+        word = "no change"
+    elif gain < -error:
+        word = "worse:"
+    else:
+        word = "tie within noise:"
+    return Verdict(accepted, f"{word} {figures}", sign * gain, error, p_value)
+
+
+def _standard_error(gains: Sequence[float]) -> float:
+    """Of the mean of paired differences; 0 for one question."""
+    return stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+
+
+def _sign_test(gains: Sequence[float]) -> float:
+    """P(at least as many questions won) if winning and losing one were equally likely; exact."""
+    won = sum(gain > 0 for gain in gains)
+    decided = won + sum(gain < 0 for gain in gains)
+    return sum(math.comb(decided, k) for k in range(won, decided + 1)) / 2**decided
+
+
+def _resampled(parts: Sequence[tuple[Aggregate | None, Sequence[Outcome]]], seed: int, sign: int = 1) -> list[float]:
+    """The aggregate of the first part, less that of the second if there is one, over bootstrap samples of questions."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    n = len(parts[0][1])
+    result = []
+    arrays = [np.array([outcome.value for outcome in outcomes]) for _, outcomes in parts]
+    for _ in range(RESAMPLES):
+        chosen = rng.integers(0, n, n)
+        values = [
+            float(array[chosen].mean()) if aggregate is None else aggregate([outcomes[k] for k in chosen])
+            for array, (aggregate, outcomes) in zip(arrays, parts, strict=True)
+        ]
+        result.append(sign * (values[0] - sum(values[1:])))
+    return result
+
+
+def _percentiles(values: Sequence[float], points: tuple[float, float]) -> tuple[float, float]:
+    import numpy as np
+
+    low, high = np.percentile(values, points)
+    return float(low), float(high)

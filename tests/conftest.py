@@ -1,0 +1,83 @@
+"""Shared by all tests: the real command line as a process, and small harnesses to feed it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harnesses import WORDS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Generated data goes to a cache of this session, so that a test never depends on what a machine had."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("SIA_CACHE")
+    os.environ["SIA_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["SIA_CACHE"]
+    else:
+        os.environ["SIA_CACHE"] = before
+
+
+class Cli:
+    """``cli("task=smoke", "max_gen=2")`` runs the real command; the run directory is `cli.run`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = folder / "run"
+
+    def command(self, *args: str) -> list[str]:
+        where = [] if any(a.startswith(("resume=", "hydra.run.dir=", "--", "-m")) for a in args) else [f"hydra.run.dir={self.run}"]
+        return [sys.executable, "-m", "sia_runner", *args, *where]
+
+    def __call__(self, *args: str, timeout: float = 120, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            self.command(*args),
+            cwd=self.folder,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def start(self, *args: str, **kwargs) -> subprocess.Popen:
+        return subprocess.Popen(
+            self.command(*args), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+        )
+
+    def replay(self, *harnesses: str | dict[str, str]) -> list[str]:
+        """Overrides that make the run propose exactly these programs, one a generation."""
+        folder = self.folder / "harnesses"
+        for n, files in enumerate(harnesses, 1):
+            named = {"target_agent.py": files} if isinstance(files, str) else files
+            for name, text in named.items():
+                path = folder / f"gen_{n}" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(text.encode(errors="surrogateescape"))
+        return ["meta_agent=replay", f"meta_agent.dir={folder}", f"max_gen={len(harnesses)}"]
+
+    @property
+    def summary(self) -> dict:
+        return json.loads((self.run / "summary.json").read_text())
+
+    @property
+    def journal(self) -> list[dict]:
+        return [json.loads(line) for line in (self.run / "journal.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def cli(tmp_path):
+    return Cli(tmp_path)
+
+
+@pytest.fixture
+def words():
+    return WORDS

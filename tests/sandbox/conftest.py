@@ -1,0 +1,226 @@
+"""Sandboxes to attack: each backend that works here, started by root and by an ordinary user.
+
+When the tests run as root, the ordinary user is a process of another uid with a Python it can read (a hard-linked copy:
+the real one may lie in root's home). When they do not, only that user's variants run and the others are skipped aloud.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from sia_runner.sandbox.bubblewrap import Bubblewrap
+from sia_runner.sandbox.process import Process
+from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, Sandbox, SandboxError
+
+BACKENDS = {"bubblewrap": Bubblewrap, "process": Process}
+USER = 23456  # nobody's number
+_PACKAGES = Path(__file__).resolve().parents[2]
+_REMOTE = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from sia_runner.sandbox.{name} import {kind}
+from sia_runner.sandbox.protocol import Job, Limits
+wanted = json.load(sys.stdin)
+if wanted is None:
+    sandbox = {kind}(); sandbox.check(); answer = sandbox.gaps()
+else:
+    limits = Limits(**wanted.pop("limits")); entry = wanted.pop("entry"); env = wanted.pop("env")
+    ended = {kind}().run(Job(entry=entry, limits=limits, env=env, **{{k: Path(v) for k, v in wanted.items()}}))
+    answer = {{name: getattr(ended, name) for name in ended.__slots__}}
+print(json.dumps(answer))
+"""
+
+
+@dataclass
+class Ran:
+    """One attack and what came of it."""
+
+    ended: Ended
+    log: str
+    home: Path  # holds harness, data, work, and what a harness must not reach
+
+    @property
+    def work(self) -> Path:
+        return self.home / "work"
+
+
+@dataclass
+class Box:
+    """A sandbox as one user starts it. `command` starts a Python of that user; empty: this very process is that user."""
+
+    name: str
+    who: str
+    home: Path
+    command: list[str]
+    uid: int
+
+    @property
+    def sandbox(self) -> Sandbox:
+        return BACKENDS[self.name]()
+
+    def gaps(self) -> list[str]:
+        return self._remote(None) if self.command else self.sandbox.gaps()
+
+    def job(self, source: str, **limits: float) -> Job:
+        """A fresh folder with this program as its harness."""
+        home = Path(tempfile.mkdtemp(dir=self.home))
+        home.chmod(0o755)
+        for name in ("harness", "data", "work"):
+            (home / name).mkdir()
+        (home / "harness" / "target_agent.py").write_text(textwrap.dedent(source))
+        (home / "data" / "questions.csv").write_text("id,text\n1,what?\n")
+        for path in (home, *home.rglob("*")):
+            os.chown(path, self.uid, self.uid)
+        bounds = replace(Limits(seconds=20, memory_mb=1024, disk_mb=64, file_mb=32), **limits)
+        return Job(home / "harness", "target_agent.py", home / "data", home / "work", home / "stdout.log", bounds)
+
+    def run(self, source: str, **limits: float) -> Ran:
+        return self.run_job(self.job(source, **limits))
+
+    def run_job(self, job: Job) -> Ran:
+        ended = self._run_remotely(job) if self.command else self.sandbox.run(job)
+        log = job.log.read_text() if job.log.exists() else ""
+        return Ran(ended, log, job.work.parent)
+
+    def _run_remotely(self, job: Job) -> Ended:
+        wanted = {name: os.fspath(getattr(job, name)) for name in ("harness", "data", "work", "log")}
+        answer = self._remote({**wanted, "entry": job.entry, "limits": asdict(job.limits), "env": dict(job.env)})
+        return Ended(**{**answer, "ending": Ending(answer["ending"])})
+
+    def _remote(self, wanted: object) -> dict:
+        done = subprocess.run(self.remote_command(), input=json.dumps(wanted), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def remote_command(self) -> list[str]:
+        """A program of this user that runs the job it reads from standard input."""
+        code = _REMOTE.format(name=self.name, kind=BACKENDS[self.name].__name__)
+        return [*(self.command or [sys.executable]), "-c", code, os.fspath(self.packages)]
+
+    @property
+    def packages(self) -> Path:
+        return self.home / "packages" if self.command else _PACKAGES
+
+    def stops(self, what: str) -> bool:
+        """Does this sandbox claim to? A gap that it names is not tested as if it were closed."""
+        return not any(what in gap for gap in self.gaps())
+
+
+@pytest.fixture(scope="session")
+def public_home() -> Iterator[Path]:
+    """A folder that every user of this machine can reach; pytest's own are private."""
+    home = Path(tempfile.mkdtemp(prefix="sia-tests-"))
+    home.chmod(0o755)
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def public_python(public_home: Path) -> str:
+    """A virtual environment as this one that every user can run, with the package beside it."""
+    base, venv = public_home / "python", public_home / "venv"
+    library = Path("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (base / "bin").mkdir(parents=True)
+    program = base / "bin" / "python3"
+    _link(os.path.realpath(sys.executable), os.fspath(program))
+    for shared in Path(sys.base_prefix, "lib").glob("libpython*"):
+        _link(os.fspath(shared), os.fspath(base / "lib" / shared.name))
+    ignored = shutil.ignore_patterns("site-packages", "test", "idlelib", "tkinter")
+    shutil.copytree(sysconfig.get_path("stdlib"), base / library, copy_function=_link, ignore=ignored)
+    shutil.copytree(sysconfig.get_path("purelib"), venv / library / "site-packages", copy_function=_link)
+    (venv / "bin").mkdir()
+    (venv / "bin" / "python").symlink_to(program)
+    (venv / "pyvenv.cfg").write_text(f"home = {base / 'bin'}\ninclude-system-site-packages = false\n")
+    shutil.copytree(_PACKAGES / "sia_runner", public_home / "packages" / "sia_runner")
+    return os.fspath(venv / "bin" / "python")
+
+
+def _link(source: str, target: str) -> None:
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+VARIANTS = ("bubblewrap-root", "bubblewrap-user", "process-root", "process-stranger", "process-user")
+
+
+@pytest.fixture(params=VARIANTS, scope="session")
+def box(request: pytest.FixtureRequest, public_home: Path) -> Box:
+    """`root`: by root. `user`: by an ordinary user. `stranger`: by root, whose Python other users can read."""
+    return make_box(request, request.param, public_home)
+
+
+@pytest.fixture(params=[v for v in VARIANTS if v.startswith("bubblewrap")], scope="session")
+def bubblewrap(request: pytest.FixtureRequest, public_home: Path) -> Box:
+    return make_box(request, request.param, public_home)
+
+
+@pytest.fixture(params=[v for v in VARIANTS if v.startswith("process")], scope="session")
+def process(request: pytest.FixtureRequest, public_home: Path) -> Box:
+    return make_box(request, request.param, public_home)
+
+
+@pytest.fixture(params=["bubblewrap", "process"], scope="session")
+def own_box(request: pytest.FixtureRequest, public_home: Path) -> Box:
+    """Each backend as whoever runs the tests."""
+    return make_box(request, f"{request.param}-{'root' if os.geteuid() == 0 else 'user'}", public_home)
+
+
+def make_box(request: pytest.FixtureRequest, variant: str, home: Path) -> Box:
+    name, who = variant.split("-")
+    root = os.geteuid() == 0
+    if who != "user" and not root:
+        pytest.skip(f"{variant}: needs root, and these tests run as uid {os.geteuid()}")
+    command: list[str] = []
+    if root and who != "root":
+        command = [request.getfixturevalue("public_python")]
+        if who == "user":
+            command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *command]
+    box = Box(name, who, home, command, USER if root and who == "user" else os.geteuid())
+    try:
+        if not command:
+            box.sandbox.check()
+    except SandboxError as error:
+        pytest.skip(f"NOT TESTED: {variant}: {error}")
+    return box
+
+
+@pytest.fixture
+def secret() -> str:
+    return f"gold-{secrets.token_hex(8)}"
+
+
+@pytest.fixture(autouse=True)
+def no_orphans() -> Iterator[None]:
+    """No process of any test outlives it: harness, launcher, bubblewrap or supervisor."""
+    yield
+    assert not sandbox_processes()
+
+
+def sandbox_processes() -> list[str]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
+            try:
+                words = (folder / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            ours = ("target_agent.py", "sia_runner.sandbox.supervisor", "bwrap --args", "sandbox/launch.py")
+            if any(word in words for word in ours) and state != "Z":
+                found.append(f"{folder.name}: {words[:200]}")
+    return found
