@@ -64,7 +64,8 @@ class Display:
     def end(self, summary: Mapping[str, Any], run: Path) -> None:
         self._progress.stop()
         self._console.print()
-        self._console.print(table(summary))
+        if summary["generations"]:
+            self._console.print(table(summary))
         for line in closing_lines(summary, run):
             self._console.print(escape(line))
 
@@ -101,24 +102,30 @@ def table(summary: Mapping[str, Any]) -> Table:
 
 def closing_lines(summary: Mapping[str, Any], run: Path) -> list[str]:
     """Initial against best on test, and what to do next."""
-    best = summary["best"]
-    lines = []
-    if summary["stopped"]:
-        lines.append(f"stopped: {summary['stopped']}")
-    if best is None:
-        lines.append("no candidate could be scored: see stdout.log and gate/stdout.log of the generations")
-    elif summary["selected_on_test"]:
-        lines.append(f"best: generation {best['generation']}, {interval(best['val'])} (selected_on_test: not split)")
-    elif best["test"]:
-        if best["baseline_test"]:
-            lines.append(f"test, first harness:      {interval(best['baseline_test'])}")
-        lines.append(f"test, best (generation {best['generation']}): {interval(best['test'])}")
-    elif summary["status"] != "interrupted":
-        lines.append("the test run gave no score: see test/ in the run directory")
+    lines = [f"stopped: {summary['stopped']}"] if summary["stopped"] else []
+    if summary["status"] != "interrupted":
+        lines += _verdict(summary)
     lines.append(f"run directory: {run}   (status: {summary['status']})")
     if summary["status"] == "interrupted":
-        lines.append(f"to continue:   python -m sia_runner resume={run}")
+        lines.append(resume_line(run))
     return lines
+
+
+def _verdict(summary: Mapping[str, Any]) -> list[str]:
+    best = summary["best"]
+    if best is None:
+        return ["no candidate could be scored: see stdout.log and gate/stdout.log of the generations"]
+    if summary["selected_on_test"]:
+        return [f"best: generation {best['generation']}, {interval(best['val'])} (selected_on_test: not split)"]
+    if best["test"] is None:
+        return ["the test run gave no score: see test/ in the run directory"]
+    first = best["baseline_test"]
+    lines = [f"test, first harness:       {interval(first)}"] if first else []
+    return [*lines, f"test, best (generation {best['generation']}): {interval(best['test'])}"]
+
+
+def resume_line(run: Path) -> str:
+    return f"to continue:   python -m sia_runner resume={run}"
 
 
 def _change(now: Finished, before: Sequence[Finished]) -> str:

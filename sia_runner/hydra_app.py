@@ -42,19 +42,28 @@ def say_refused(error: Exception) -> int:
 def _one(composed: Any) -> int:
     """One experiment, as Hydra composed it."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    overrides = list(HydraConfig.get().overrides.task)
-    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    code = _checked_and_run(composed, folder, list(HydraConfig.get().overrides.task))
+    if code == REFUSED and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()  # Hydra made it before we could look; nothing was started
+    return code
+
+
+def _checked_and_run(composed: Any, folder: Path, overrides: list[str]) -> int:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        return say_refused(error)
     with refusals(plain) as outcome:
         from sia_runner.config import check
         from sia_runner.runner import start
 
         _absolute(plain)
-        outcome.code = start(check(plain), folder, overrides)  # type: ignore[arg-type]
-    if outcome.code == REFUSED and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()  # Hydra made it before we could look; nothing was started
+        outcome.code = start(check(plain), folder, overrides)
     return outcome.code
 
 

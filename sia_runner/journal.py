@@ -85,7 +85,9 @@ class Journal(Record):
         entry = {"seq": len(self.entries) + 1, "at": now, "event": event, **fields, "prev": self._last}
         # a lone surrogate (hostile output) becomes its JSON escape and reads back as it was
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace")
+        size = os.fstat(self._file).st_size
         if os.write(self._file, line + b"\n") != len(line) + 1:
+            os.ftruncate(self._file, size)
             raise OSError(errno.ENOSPC, "the disk is full; free some room and resume", str(self._path))
         os.fsync(self._file)
         self._last = hashlib.sha256(line).hexdigest()

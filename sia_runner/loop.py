@@ -5,7 +5,7 @@ from typing import Any
 
 from sia_runner import stages, summary
 from sia_runner.config import Experiment
-from sia_runner.display import Display
+from sia_runner.display import Display, resume_line
 from sia_runner.history import finished, incumbent, minutes_spent, test_of
 from sia_runner.journal import Journal
 from sia_runner.lease import Lease
@@ -33,8 +33,13 @@ class Loop:
         return self._close(ended)
 
     def interrupted(self) -> int:
-        self._journal.append("interrupted")
-        self._publish("interrupted")
+        """Say so in the journal and on the screen; on a full disk on the screen only, which loses nothing."""
+        try:
+            self._journal.append("interrupted")
+            self._publish("interrupted")
+        except OSError as error:
+            self._display.say(f"the summary could not be written: {error}")
+            self._display.say(resume_line(self._run.path))
         return INTERRUPTED
 
     def _generations(self) -> str:

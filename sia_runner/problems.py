@@ -71,9 +71,9 @@ def explain_hydra(error: Exception, keys: Iterable[str], groups: Mapping[str, li
     if refused:
         name = refused.group(1)
         return f"{name}: no such key or group{_nearest_key(name, keys, groups)}"
-    mandatory = re.search(r"Missing mandatory value: (\S+)", text)
-    if mandatory:
-        return f"{mandatory.group(1)}: a value is needed; give {mandatory.group(1)}=…"
+    if "Missing mandatory value" in text:
+        key = getattr(error, "full_key", None) or "a key"
+        return f"{key}: a value is needed; give {key}=…"
     return text.partition("\n\n")[0].replace("\n", " ")[:400]
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
-from typing import Literal
+from typing import Any, Literal
 
 from sia_runner.records import Outcome, OutcomeKind, Score
 
@@ -40,8 +40,9 @@ def interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None = None, se
     values = [outcome.value for outcome in outcomes]
     if aggregate is None and set(values) <= {0.0, 1.0}:
         return Score(fmean(values), wilson(sum(values), n), n)
-    low, high = _percentiles(_resampled([(aggregate, outcomes)], seed), (2.5, 97.5))
-    return Score((aggregate or mean)(outcomes), (low, high), n)
+    ordered = sorted(_bootstrap(_statistic(aggregate, outcomes), n, seed))
+    tail = round(0.025 * RESAMPLES)
+    return Score((aggregate or mean)(outcomes), (ordered[tail], ordered[-1 - tail]), n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +81,7 @@ def accept(
         return Verdict(False, "no question was answered", 0.0, 0.0)
     if old is None:
         return Verdict(True, "first scored candidate", 0.0, 0.0)
-    before = {outcome.unit: outcome for outcome in old}
-    if len(before) != len(new) or any(outcome.unit not in before for outcome in new):
-        raise ValueError("the two candidates were not asked the same questions")
-    paired = [before[outcome.unit] for outcome in new]
+    paired = _paired(new, old)
     sign = 1 if higher_is_better else -1
     gains = [sign * (one.value - other.value) for one, other in zip(new, paired, strict=True)]
     if rule == "mcnemar":
@@ -92,12 +90,21 @@ def accept(
         return _verdict(fmean(gains), _standard_error(gains), sign, gains, level, _sign_test(gains))
     if rule == "ladder" and aggregate is None:
         return _verdict(fmean(gains), _standard_error(gains), sign, gains)
-    resampled = _resampled([(aggregate, new), (aggregate, paired)], seed, sign)
+    of_new, of_old = _statistic(aggregate, new), _statistic(aggregate, paired)
+    resampled = _bootstrap(lambda chosen: sign * (of_new(chosen) - of_old(chosen)), len(new), seed)
     gain = sign * ((aggregate or mean)(new) - (aggregate or mean)(paired))
     if rule == "ladder":
         return _verdict(gain, stdev(resampled), sign, gains)
     p_value = (1 + sum(value <= 0 for value in resampled)) / (1 + len(resampled))
     return _verdict(gain, stdev(resampled), sign, gains, level, p_value)
+
+
+def _paired(new: Sequence[Outcome], old: Sequence[Outcome]) -> list[Outcome]:
+    """The old outcomes in the order of the new ones."""
+    before = {outcome.unit: outcome for outcome in old}
+    if before.keys() != {outcome.unit for outcome in new} or len(old) != len(new):
+        raise ValueError("the two candidates were not asked the same questions")
+    return [before[outcome.unit] for outcome in new]
 
 
 def _verdict(
@@ -113,7 +120,7 @@ def _verdict(
     elif gain < -error:
         word = "worse:"
     else:
-        word = "tie within noise:"
+        word = "tie within noise:" if p_value is None else "not significant:"
     return Verdict(accepted, f"{word} {figures}", sign * gain, error, p_value)
 
 
@@ -129,26 +136,19 @@ def _sign_test(gains: Sequence[float]) -> float:
     return sum(math.comb(decided, k) for k in range(won, decided + 1)) / 2**decided
 
 
-def _resampled(parts: Sequence[tuple[Aggregate | None, Sequence[Outcome]]], seed: int, sign: int = 1) -> list[float]:
-    """The aggregate of the first part, less that of the second if there is one, over bootstrap samples of questions."""
+def _statistic(aggregate: Aggregate | None, outcomes: Sequence[Outcome]) -> Callable[[Any], float]:
+    """The aggregate over chosen positions (a numpy array of int) of `outcomes`."""
+    import numpy as np
+
+    if aggregate is not None:
+        return lambda chosen: aggregate([outcomes[k] for k in chosen])
+    values = np.array([outcome.value for outcome in outcomes])
+    return lambda chosen: float(values[chosen].mean())
+
+
+def _bootstrap(statistic: Callable[[Any], float], n: int, seed: int) -> list[float]:
+    """`statistic` of RESAMPLES samples of n questions, drawn with replacement."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    n = len(parts[0][1])
-    result = []
-    arrays = [np.array([outcome.value for outcome in outcomes]) for _, outcomes in parts]
-    for _ in range(RESAMPLES):
-        chosen = rng.integers(0, n, n)
-        values = [
-            float(array[chosen].mean()) if aggregate is None else aggregate([outcomes[k] for k in chosen])
-            for array, (aggregate, outcomes) in zip(arrays, parts, strict=True)
-        ]
-        result.append(sign * (values[0] - sum(values[1:])))
-    return result
-
-
-def _percentiles(values: Sequence[float], points: tuple[float, float]) -> tuple[float, float]:
-    import numpy as np
-
-    low, high = np.percentile(values, points)
-    return float(low), float(high)
+    return [statistic(rng.integers(0, n, n)) for _ in range(RESAMPLES)]

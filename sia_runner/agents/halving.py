@@ -29,14 +29,20 @@ class Halving:
         return made
 
     def _promoted(self, memory: Memory, below: float, rung: float, places: int) -> list[Variant]:
-        """The best that wait; one of several places is for a recipe that was never measured up there."""
+        """The best that wait; one of several places is for another recipe, if that is not clearly worse."""
         waiting = [m for m in memory.open(below) if memory.get(m.variant, rung) is None]
         chosen = waiting[:places]
-        known = {m.variant.recipe for m in memory.at(rung)} | {m.variant.recipe for m in chosen[:-1]}
-        fresh = [m for m in waiting if m.variant.recipe not in known]
-        if len(chosen) > 1 and fresh and not _clearly_worse(memory, fresh[0], chosen[0]):
-            chosen[-1] = fresh[0]
+        others = [m for m in waiting if m.variant.recipe not in self._settled(memory, rung, chosen[:1])]
+        if len(chosen) > 1 and others and not _clearly_worse(memory, others[0], chosen[0]):
+            chosen[-1] = others[0]
         return [m.variant for m in chosen]
+
+    def _settled(self, memory: Memory, rung: float, chosen: Sequence[Measured]) -> set[str]:
+        """Recipes that need no place kept for them: measured up there, or after a rejection only the incumbent's."""
+        leading = {m.variant.recipe for m in chosen}
+        if memory.rejections and memory.incumbent:
+            return leading | {memory.incumbent.recipe}
+        return leading | {m.variant.recipe for m in memory.at(rung)}
 
     def _measure(self, pool: Sequence[Variant], rung: float, memory: Memory) -> list[Measured]:
         wanted = [variant for variant in pool if memory.get(variant, rung) is None]

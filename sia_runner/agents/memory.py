@@ -10,8 +10,8 @@ from sia_runner.agents.protocol import Brief
 from sia_runner.agents.space import Space, Variant
 from sia_runner.records import Past, Trial
 
-# Two harnesses that answer the same questions mostly agree, so their difference is less noisy than two independent
-# scores would be. Correlation of their right answers, question by question: about .7 between recipes of a task.
+# Two harnesses that answer the same questions mostly agree, so their difference is less noisy than that of independent
+# scores. Correlation of right answers, question by question: .64 to .89 between classifiers on LawBench (mean .74).
 _AGREEMENT = 0.7
 
 

@@ -4,7 +4,7 @@
     cache/tasks/<name>/<key>/             the files of one task; the key hashes where they come from
     cache/tasks/<name>/<key>/manifest.json
 
-A folder appears under its name only when it is complete (renamed from a temporary one): a kill leaves nothing half done.
+A folder appears under its name only when it is complete (renamed from a temporary one): no kill leaves it half done.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ def ready(name: str, data: Data, folder: Path, cache: Path, say: Say) -> Path:
     try:
         with _locked(place.with_suffix(".lock"), name, say):
             if not _intact(place):  # another run may have done it meanwhile
-                again = " again: the cached files are damaged" if place.exists() else ""
-                say(f"task {name}: preparing its data from {data.wheel or data.script}{again}; licence: {data.licence}")
+                again = " again, as the cached files are damaged" if place.exists() else ""
+                say(f"task {name}: data from {data.wheel or data.script}{again}; licence: {data.licence}")
                 _make(data, folder, cache, place)
     except NotFetchedError as error:
         raise TaskError(
-            f"task {name}: {error}. Where there is a network, run `python -m sia_runner.prepare task={name}`, then copy "
-            f"{place.relative_to(cache)} of its cache folder to {place} (SIA_CACHE moves the cache folder)"
+            f"task {name}: {error}. Where there is a network, run `python -m sia_runner.prepare task={name}`, then "
+            f"copy {place.relative_to(cache)} of its cache folder to {place} (SIA_CACHE moves the cache folder)"
         ) from error
     except TaskError as error:
         raise TaskError(f"task {name}: {error}") from error

@@ -114,7 +114,7 @@ class SiaFolder:
         return []
 
     def _evaluate(self, submission: Path, temporary: Path) -> float | str:
-        """The metric, or in one line why there is none. What evaluate.py prints is not passed on: it may hold answers."""
+        """The metric, or in one line why there is none. No output of it is passed on: it may hold answers."""
         copy = temporary / "gen_1"
         shutil.copytree(submission, copy, symlinks=True)
         (copy / RESULTS).unlink(missing_ok=True)
@@ -144,7 +144,7 @@ class SiaFolder:
 
 
 def numbers(results: Any, prefix: str = "") -> dict[str, float]:
-    """All finite numbers of nested results, keys joined by dots. Texts and lists, which may hold answers, are left out."""
+    """All finite numbers of nested results, keys joined by dots. No texts and lists: they may hold answers."""
     if isinstance(results, dict):
         found: dict[str, float] = {}
         for key, value in results.items():

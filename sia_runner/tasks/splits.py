@@ -46,8 +46,8 @@ def cut(
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Give each name in `shares` its share of the units, stratum by stratum; returns (cut, rest).
 
-    `keep` units of each stratum stay in the rest, so that a rare class is learned before it is asked. What rounding owes
-    a name is carried to the next stratum, one unit at most: many tiny strata must not be paid for by one big one.
+    `keep` units of each stratum stay in the rest, so that a rare class is learned before it is asked. What rounding
+    owes a name is carried to the next stratum, one unit at most: many tiny strata must not be paid for by one big one.
     """
     taken: dict[str, list[str]] = {name: [] for name in shares}
     rest: list[str] = []

@@ -1,6 +1,5 @@
 """The questions of a table task in memory: one unit per row, with its fields and its gold answer."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ class Units:
 
     def content(self, unit: str) -> str:
         """The same for two questions that read the same."""
-        return hashlib.sha256("\x1f".join(self.fields[unit]).encode()).hexdigest()
+        return "\x1f".join(self.fields[unit])
 
 
 def group_of(unit: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sia_runner.sandbox.bubblewrap import Bubblewrap
@@ -25,6 +26,7 @@ from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, Sandbox, San
 
 BACKENDS = {"bubblewrap": Bubblewrap, "process": Process}
 USER = 23456  # nobody's number
+ENTRY = f"target_agent_{secrets.token_hex(4)}.py"  # tells our processes from others'
 _PACKAGES = Path(__file__).resolve().parents[2]
 _REMOTE = """
 import json, sys
@@ -79,12 +81,12 @@ class Box:
         home.chmod(0o755)
         for name in ("harness", "data", "work"):
             (home / name).mkdir()
-        (home / "harness" / "target_agent.py").write_text(textwrap.dedent(source))
+        (home / "harness" / ENTRY).write_text(textwrap.dedent(source))
         (home / "data" / "questions.csv").write_text("id,text\n1,what?\n")
         for path in (home, *home.rglob("*")):
             os.chown(path, self.uid, self.uid)
         bounds = replace(Limits(seconds=20, memory_mb=1024, disk_mb=64, file_mb=32), **limits)
-        return Job(home / "harness", "target_agent.py", home / "data", home / "work", home / "stdout.log", bounds)
+        return Job(home / "harness", ENTRY, home / "data", home / "work", home / "stdout.log", bounds)
 
     def run(self, source: str, **limits: float) -> Ran:
         return self.run_job(self.job(source, **limits))
@@ -134,7 +136,11 @@ def public_python(public_home: Path) -> str:
     library = Path("lib") / f"python{sys.version_info.major}.{sys.version_info.minor}"
     (base / "bin").mkdir(parents=True)
     program = base / "bin" / "python3"
-    _link(os.path.realpath(sys.executable), os.fspath(program))
+    # where it looks for its shared library, if it has one, is written in the program
+    old, new = f"{sys.base_prefix}/lib\0".encode(), b"$ORIGIN/../lib\0"
+    code = Path(os.path.realpath(sys.executable)).read_bytes()
+    program.write_bytes(code.replace(old, new.ljust(len(old), b"\0")) if len(new) <= len(old) else code)
+    program.chmod(0o755)
     for shared in Path(sys.base_prefix, "lib").glob("libpython*"):
         _link(os.fspath(shared), os.fspath(base / "lib" / shared.name))
     ignored = shutil.ignore_patterns("site-packages", "test", "idlelib", "tkinter")
@@ -212,15 +218,12 @@ def no_orphans() -> Iterator[None]:
 
 
 def sandbox_processes() -> list[str]:
+    """What still runs of these tests' sandboxes (others on this machine may run some too)."""
     found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and int(folder.name) != os.getpid():
-            try:
-                words = (folder / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            ours = ("target_agent.py", "sia_runner.sandbox.supervisor", "bwrap --args", "sandbox/launch.py")
-            if any(word in words for word in ours) and state != "Z":
-                found.append(f"{folder.name}: {words[:200]}")
+    below = {process.pid for process in psutil.Process().children(recursive=True)}
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        words = " ".join(process.info["cmdline"] or [])
+        ours = process.pid in below and ("sandbox" in words or "bwrap" in words)
+        if (ours or ENTRY in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(f"{process.pid}: {words[:200]}")
     return found
