@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from _watch import children, command_line
+
 import sia_runner
 
 
@@ -29,4 +31,9 @@ class Ours:
         return {log: int(log.relative_to(folder).parts[1].removeprefix("gen_")) for log in found}
 
     def roles(self, pid: int) -> dict[str, int]:
-        return {"main process": pid}
+        """The supervisor is the process between the main process and the sandbox."""
+        found = {"main process": pid}
+        for child in children(pid):
+            if b"sia_runner.sandbox.supervisor" in command_line(child):
+                found["supervisor"] = child
+        return found

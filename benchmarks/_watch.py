@@ -1,5 +1,6 @@
 """Run one command to its end and watch how much memory it takes."""
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,22 @@ def peak_mb(pid: int) -> float:
         return 0.0
     kb = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), "0")
     return int(kb) * 1024 / 1e6
+
+
+def children(pid: int) -> list[int]:
+    """Direct children, those of every thread; none when the process has ended."""
+    found: list[int] = []
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, listed.read_text(encoding="ascii").split())
+    return found
+
+
+def command_line(pid: int) -> bytes:
+    """Arguments with a zero byte after each; empty when the process has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _end_of(log: Path, longest: int = 2000) -> str:

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sia_runner.records import Outcome, OutcomeKind
@@ -57,6 +57,7 @@ def test_no_outcome_is_no_score():
         interval([])
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=60))
 def test_an_interval_holds_its_value(values):
     score = interval(outcomes(values))
@@ -167,6 +168,7 @@ def test_candidates_asked_different_questions_cannot_be_compared():
         accept(outcomes([1.0, 0.0]), outcomes([1.0]), "ladder", 0.05, True, 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=2, max_size=40))
 def test_no_rule_ever_accepts_both_ways(pairs):
     new, old = zip(*pairs, strict=True)

@@ -33,7 +33,8 @@ class Halving:
         waiting = [m for m in memory.open(below) if memory.get(m.variant, rung) is None]
         chosen = waiting[:places]
         others = [m for m in waiting if m.variant.recipe not in self._settled(memory, rung, chosen[:1])]
-        if len(chosen) > 1 and others and not _clearly_worse(memory, others[0], chosen[0]):
+        spare = len(chosen) > 1 or memory.rejections % 2 == 1  # a single place is for another recipe every other time
+        if spare and others and not _clearly_worse(memory, others[0], chosen[0]):
             chosen[-1] = others[0]
         return [m.variant for m in chosen]
 

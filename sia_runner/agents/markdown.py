@@ -31,7 +31,7 @@ def _cell(text: object) -> str:
     """Foreign text in one table cell: one line, cut, without marks that Markdown would read."""
     line = " ".join(str(text).split())
     line = line if len(line) <= _CELL else line[: _CELL - 1] + "…"
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", line)
+    return re.sub(r"([\\`*\[\]<|])", r"\\\1", line)
 
 
 def _value(value: Any) -> str:

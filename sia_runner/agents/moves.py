@@ -10,6 +10,7 @@ from sia_runner.agents.study import Study
 
 _STEP = 0.15  # of a constant's range; a rejected generation adds the same again
 _DRAWS = 40  # tries for each new variant before the space around counts as exhausted
+_ASKS = 6  # the same of the study, which takes milliseconds each
 _LISTED = 4096  # variants of one recipe that are enumerated when draws find nothing new
 
 
@@ -33,7 +34,7 @@ def depth(
     sources = [
         (chain.from_iterable(near[:1]), (count + 1) // 2),
         (_in_turn(near[1:]), (3 * count + 3) // 4),
-        ((study.ask() for _ in repeat(None)), count),
+        ((study.ask() for _ in range(_ASKS * count)), count),
         ((rng.choice(recipes).sample(rng) for _ in repeat(None)), count),
     ]
     found: list[Variant] = []

@@ -108,7 +108,7 @@ class Story:
             "constants": _departures(self.space.recipes[measured.variant.recipe], measured.variant) or "none",
             "share": f"{measured.fraction:g}",
             "dev": "failed" if trial.failure else plus_minus(trial.value, trial.n),
-            "seconds": f"{trial.seconds:.1f}",
+            "seconds": f"{trial.seconds:.2f}",
             "note": trial.failure or ("proposed" if chosen else ""),
         }
 

@@ -26,7 +26,7 @@ class Child:
 
 def start(plan: dict) -> Child:
     limits = plan["limits"]
-    group = cgroups.create(limits["memory"], limits["processes"] + _SPARE)
+    group = cgroups.create(limits["memory"], limits["processes"] + (_SPARE if plan["bubblewrap"] else 0))
     rlimits = plan["launch"]["rlimits"]
     if group is None:
         rlimits["RLIMIT_AS"] = limits["memory"] + _BACKSTOP

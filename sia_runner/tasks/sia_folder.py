@@ -10,7 +10,6 @@ what would be the test set: has_test is False, and every report must say so.
 """
 
 import json
-import math
 import shutil
 import sys
 import tempfile
@@ -150,7 +149,7 @@ def numbers(results: Any, prefix: str = "") -> dict[str, float]:
         for key, value in results.items():
             found |= numbers(value, f"{prefix}.{key}" if prefix else str(key))
         return found
-    if isinstance(results, int | float) and math.isfinite(results):
+    if isinstance(results, int | float) and abs(results) <= sys.float_info.max:  # NaN fails the comparison
         return {prefix: float(results)}
     return {}
 

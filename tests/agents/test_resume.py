@@ -13,7 +13,8 @@ from pathlib import Path
 from sia_runner.agents.protocol import Context
 from tests.agents.synthetic import ENTRY, Bench, experiment, recipes
 folder = Path(sys.argv[1])
-proposals, _ = experiment(recipes(Context("synthetic", folder, folder / "reference", ENTRY, 0), 7), Bench(noisy=True), 4)
+context = Context("synthetic", folder, folder / "reference", ENTRY, 0)
+proposals, _ = experiment(recipes(context, 7), Bench(noisy=True), 4)
 print(json.dumps([p.as_json() for p in proposals], default=str))
 """
 

@@ -3,16 +3,19 @@
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import psutil
 import pytest
 
-KILLS, RUNS = 26, 6
+from tests.conftest import Cli
+
+EXPERIMENT = ["max_gen=4", "seed=3"]
 
 
 def run_to_end(cli):
-    assert cli("max_gen=4", "seed=3").returncode == 0
+    assert cli(*EXPERIMENT).returncode == 0
     return essence(cli)
 
 
@@ -31,40 +34,57 @@ def ours(run):
     return found
 
 
-@pytest.mark.timeout(600)
-def test_25_kills_change_nothing_leave_no_orphan_and_count_no_step_twice(tmp_path_factory):
-    from tests.conftest import Cli
+def cut(runner, seconds):
+    """Kill -9 after `seconds`; False when the run had ended by then."""
+    try:
+        runner.communicate(timeout=seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        runner.send_signal(signal.SIGKILL)
+        runner.communicate()
+        return True
 
-    peaceful = Cli(tmp_path_factory.mktemp("peaceful"))
-    began = time.monotonic()
-    expected = run_to_end(peaceful)
-    whole = time.monotonic() - began
+
+def run_with_kills(cli, chance):
+    """Start, kill, resume, kill, ... until a process comes to its end. Returns the number of kills."""
+    args, kills = EXPERIMENT, 0
+    while True:
+        runner = cli.start(*args)
+        if not cut(runner, chance.uniform(0.1, 3.0)):
+            assert runner.returncode == 0
+            return kills
+        kills += 1
+        assert kills < 100
+        if (cli.run / "config.yaml").exists():
+            args = [f"resume={cli.run}"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_25_kills_change_nothing_leave_no_orphan_and_count_no_step_twice(tmp_path_factory):
+    expected = run_to_end(Cli(tmp_path_factory.mktemp("peaceful")))
     chance, kills = random.Random(2605), 0
-    for number in range(RUNS):
-        cli = Cli(tmp_path_factory.mktemp(f"killed{number}"))
-        args = ["max_gen=4", "seed=3"]
-        for _ in range(-(-KILLS // RUNS)):
-            runner = cli.start(*args)
-            try:
-                runner.wait(chance.uniform(0.05, whole))
-            except subprocess.TimeoutExpired:
-                runner.send_signal(signal.SIGKILL)
-                runner.wait()
-                kills += 1
-            runner.stdout.close()
-            if (cli.run / "config.yaml").exists():
-                args = [f"resume={cli.run}"]
-        done = cli(*args)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert essence(cli) == expected
-        steps = [entry["step"] for entry in cli.journal if entry["event"] == "done"]
-        assert len(steps) == len(set(steps))
-        deadline = time.monotonic() + 5
-        while ours(cli.run) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert ours(cli.run) == []
-        verified = subprocess.run(
-            [*cli.command()[:2], "sia_runner.verify", str(cli.run)], capture_output=True, text=True, check=False
-        )
-        assert verified.returncode == 0, verified.stdout
-    assert kills >= 20
+    while kills < 25:
+        cli = Cli(tmp_path_factory.mktemp("killed"))
+        kills += run_with_kills(cli, chance)
+        assert_whole(cli, expected)
+
+
+def test_a_run_that_was_killed_ends_as_if_it_had_been_left_in_peace(tmp_path_factory):
+    expected = run_to_end(Cli(tmp_path_factory.mktemp("peaceful")))
+    cli = Cli(tmp_path_factory.mktemp("killed"))
+    assert run_with_kills(cli, random.Random(7)) > 0
+    assert_whole(cli, expected)
+
+
+def assert_whole(cli, expected):
+    assert essence(cli) == expected
+    steps = [entry["step"] for entry in cli.journal if entry["event"] == "done"]
+    assert len(steps) == len(set(steps))
+    deadline = time.monotonic() + 5
+    while ours(cli.run) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ours(cli.run) == []
+    command = [sys.executable, "-m", "sia_runner.verify", str(cli.run)]
+    verified = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert verified.returncode == 0, verified.stdout

