@@ -1,10 +1,9 @@
 """Our runner, as the benchmark finds it: the sia_runner that this process imports, in this environment."""
 
-import os
 import sys
 from pathlib import Path
 
-from _watch import children, command_line
+from _watch import children, command_line, environment
 
 import sia_runner
 
@@ -15,7 +14,7 @@ class Ours:
     name = f"sia-runner {sia_runner.__version__}"
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(Path(sia_runner.__file__).parents[1])}
+        return {**environment(), "PYTHONPATH": str(Path(sia_runner.__file__).parents[1])}
 
     def help(self) -> list[str]:
         return [sys.executable, "-m", "sia_runner", "--help"]

@@ -1,11 +1,12 @@
 """The peer, sia-agent, in an environment of its own."""
 
-import os
 import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
+
+from _watch import environment
 
 from sia_runner.resources import cache_dir
 
@@ -27,7 +28,8 @@ class Peer:
 
     def environment(self) -> dict[str, str]:
         """The user's own, with the uv beside this Python first: sia-agent installs faster where it finds one."""
-        return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        own = environment()
+        return own | {"PATH": f"{Path(sys.executable).parent}:{own['PATH']}"}
 
     def help(self) -> list[str]:
         return [str(self._bin / "sia"), "--help"]

@@ -1,6 +1,7 @@
 """Run one command to its end and watch how much memory it takes."""
 
 import contextlib
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,11 @@ def watch(
     if code != 0:
         raise RuntimeError(f"exit code {code} of {' '.join(command)}\n{_end_of(log)}")
     return Watched(began, seconds, peaks)
+
+
+def environment() -> dict[str, str]:
+    """The user's own without Python's switches: byte code that may not be kept, say, is compiled at each start."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
 def peak_mb(pid: int) -> float:

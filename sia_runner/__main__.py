@@ -1,5 +1,6 @@
 """``python -m sia_runner``: compose, check, run; nothing else."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -29,7 +30,18 @@ def _resume(folder: Path, overrides: list[str]) -> int:
     return outcome.code
 
 
-if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
+def command() -> None:
+    """The console script: main() and its exit code."""
+    try:
+        code = main()
+    except KeyboardInterrupt:  # before there was anything to resume
+        print("interrupted", file=sys.stderr)
+        code = 130
+    if code == 130:  # threads may still wait for their sandboxes; these end with this process
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    command()

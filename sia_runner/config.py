@@ -18,10 +18,13 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
 
-class Component(Part):
+class Named(Part):
+    name: str
+
+
+class Component(Named):
     """A choice of a group that names its class. `target` is Hydra's ``_target_``."""
 
-    name: str
     target: str = Field(alias="_target_")
 
 
@@ -102,7 +105,7 @@ class TaskLimits(Part):
     submission_mb: Count = 64
 
 
-class TableTask(Component):
+class TableTask(Named):
     target: Literal["sia_runner.tasks.table.TableTask"] = Field(alias="_target_")
     dir: str | None = None  # null: the bundled folder of that name
     data: Data
@@ -128,7 +131,7 @@ class TableTask(Component):
         return self
 
 
-class SiaFolderTask(Component):
+class SiaFolderTask(Named):
     """A task folder of the sia-agent package, run as it is."""
 
     target: Literal["sia_runner.tasks.sia_folder.SiaFolder"] = Field(alias="_target_")
@@ -143,7 +146,7 @@ Task = Annotated[TableTask | SiaFolderTask, Field(discriminator="target")]
 # --- the other groups --------------------------------------------------------------------------------------
 
 
-class Recipes(Component):
+class Recipes(Named):
     """Offline search over harness recipes: breadth first, then around the incumbent."""
 
     target: Literal["sia_runner.agents.recipes.Recipes"] = Field(alias="_target_")
@@ -153,14 +156,14 @@ class Recipes(Component):
     questions: Count | None = None  # dev questions per trial; null: all
 
 
-class Replay(Component):
+class Replay(Named):
     """Proposes the harnesses found in a folder (gen_1, gen_2, ...), in order."""
 
     target: Literal["sia_runner.agents.replay.Replay"] = Field(alias="_target_")
     dir: Annotated[str, Field(min_length=1)]
 
 
-class ForeignProposer(Component):
+class ForeignProposer(Named):
     """A proposer of the user's own; its keys are its constructor's business."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
@@ -169,7 +172,7 @@ class ForeignProposer(Component):
 
 def _which(meta_agent: Any) -> str:
     """The schema of a proposer is chosen by its class, so that a fault names the key and not every alternative."""
-    target = meta_agent.get("_target_") if isinstance(meta_agent, dict) else meta_agent.target
+    target = str(meta_agent.get("_target_") if isinstance(meta_agent, dict) else meta_agent.target)
     ours = {f"sia_runner.agents.{name.lower()}.{name}": name for name in ("Recipes", "Replay")}
     return ours.get(target, "ForeignProposer")
 
@@ -182,18 +185,15 @@ MetaAgent = Annotated[
 ]
 
 
-class TargetAgent(Part):
-    name: str
+class TargetAgent(Named):
     calls_model: bool  # does the harness call a model through the gateway?
 
 
-class Provider(Part):
-    name: str
+class Provider(Named):
     kind: Literal["offline"]  # offline: no model can be called
 
 
-class Trainer(Part):
-    name: str
+class Trainer(Named):
     kind: Literal["none", "online", "offline"]
     mode: Literal["SIA-H", "SIA-W+H"]
 

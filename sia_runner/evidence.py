@@ -38,7 +38,7 @@ def _incumbent(config: Experiment, run: RunDir, n: int, incumbent: int, history:
     lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
     write_text(folder / "failures.jsonl", lines)
     shutil.copytree(there.harness, folder / "harness", symlinks=True)
-    log = there.sites(1)[0].log
+    log = there.sites(len(task.rounds("select")))[0].log
     if log.is_file():
         write_text(folder / "stdout_tail.txt", log.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace"))
     val = next(past.val for past in history if past.n == incumbent)

@@ -8,7 +8,7 @@ from sia_runner.config import Experiment
 from sia_runner.records import OutcomeKind
 from sia_runner.rooms import limits, rooms
 from sia_runner.rundir import Site, remove, write_json
-from sia_runner.sandbox.protocol import Ended, Ending, Job
+from sia_runner.sandbox.protocol import Ended, Ending, Job, SandboxError
 from sia_runner.tasks.protocol import Round
 
 
@@ -54,6 +54,15 @@ def execute(config: Experiment, round_: Round, site: Site, harness: Path, salt: 
     room.task.collect(site.work, site.submission)
     remove(site.view)  # it can be laid out again from the salt
     return Execution(ended, describe(ended, site.log), _unanswered(ended))
+
+
+def environment_fault(config: Experiment, harness: Path) -> str:
+    """Why the environment that a harness asks for cannot be had, as one line; empty when there is none to be had."""
+    try:
+        _interpreter(config, harness)
+    except SandboxError as error:
+        return str(error)
+    return ""
 
 
 def _interpreter(config: Experiment, harness: Path) -> Path | None:

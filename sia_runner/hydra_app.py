@@ -25,7 +25,7 @@ def launch() -> int:
         return codes[-1]
 
     try:
-        sia_runner()
+        sia_runner()  # pyright: ignore[reportCallIssue] - Hydra gives the argument
     except (HydraException, OmegaConfBaseException) as error:
         return say_refused(error)
     return max(codes, default=0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sia_runner.agents.protocol import Context, Proposer
 from sia_runner.compute.protocol import Compute
-from sia_runner.config import Component, Experiment, check
+from sia_runner.config import Experiment, Named, check
 from sia_runner.resources import cache_dir
 from sia_runner.sandbox.protocol import Limits, Sandbox
 from sia_runner.tasks.protocol import Task
@@ -60,5 +60,5 @@ def locate(target: str) -> Any:
         raise RoomError(f"_target_={target} cannot be loaded: {error}") from error
 
 
-def _own_keys(component: Component) -> dict[str, Any]:
+def _own_keys(component: Named) -> dict[str, Any]:
     return component.model_dump(exclude={"name", "target"})

@@ -109,6 +109,10 @@ class Generation:
         return self.path / "proposal.json"
 
     @property
+    def decision(self) -> Path:
+        return self.path / "decision.json"
+
+    @property
     def scores(self) -> Path:
         return self.path / "scores.json"
 

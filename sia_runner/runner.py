@@ -15,7 +15,7 @@ from sia_runner.config import Experiment, check
 from sia_runner.display import Display
 from sia_runner.execute import Interrupted, SandboxFailed
 from sia_runner.journal import Journal, Record
-from sia_runner.lease import Lease
+from sia_runner.lease import Held, Lease
 from sia_runner.lock import check_data, lock
 from sia_runner.loop import INTERRUPTED, Loop
 from sia_runner.rooms import rooms
@@ -106,7 +106,9 @@ def _open(config: Experiment, run: RunDir, journal: Journal, overrides: Sequence
             raise RunError(f"{run.lock} was changed since the run began")
         check_data(config, read_json(run.lock))
         now = lock(config, overrides)
-        journal.append("resumed", overrides=list(overrides), packages=now["packages"], host=now["host"])
+        journal.append(
+            "resumed", overrides=list(overrides), packages=now["packages"], host=now["host"], sandbox=now["sandbox"]
+        )
         return
     write_json(run.lock, lock(config, overrides))
     journal.append("began", config_sha256=sha256_of(run.config), lock_sha256=sha256_of(run.lock))
@@ -117,6 +119,9 @@ def _guarded(loop: Loop, journal: Journal, display: Display) -> int:
         return loop()
     except (KeyboardInterrupt, Interrupted):
         return loop.interrupted()
+    except Held as error:  # somebody else goes on with this run: not a byte more from us
+        display.say(f"stopped: {error}")
+        return INTERRUPTED
     except (SandboxFailed, OSError) as error:  # this machine's trouble, not the candidate's: nothing is lost
         display.say(f"stopped: {error}")
         return loop.interrupted()

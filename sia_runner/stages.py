@@ -10,9 +10,9 @@ from typing import Any
 from sia_runner import evidence
 from sia_runner.agents.protocol import Brief
 from sia_runner.config import Experiment
-from sia_runner.execute import Execution, execute
+from sia_runner.execute import Execution, environment_fault, execute
 from sia_runner.harness import FaultyHarness, syntax_fault, write_harness
-from sia_runner.records import INFRASTRUCTURE, Outcome, OutcomeKind, Past, count_kinds
+from sia_runner.records import INFRASTRUCTURE, Outcome, OutcomeKind, Past, Proposal, count_kinds
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, Site, read_json, remove, sha256_of, tree_sha256, write_json, write_text
 from sia_runner.scoring import accept
@@ -34,6 +34,7 @@ def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], in
     brief = Brief(n, config.max_gen, shown, tuple(history), incumbent, room.task.higher_is_better)
     proposal = room.proposer.propose(brief, Bench(config, run))
     write_json(here.proposal, proposal.as_json())
+    write_json(here.decision, _decision(config, proposal, history, incumbent))
     return {
         "lever": proposal.lever.value,
         "title": proposal.title,
@@ -45,15 +46,27 @@ def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], in
     }
 
 
+def _decision(config: Experiment, proposal: Proposal, history: Sequence[Past], incumbent: int | None) -> Result:
+    """Which lever was pulled, and what was known when it was."""
+    accepted = [past.n for past in history if past.status == "accepted"]
+    return {
+        "lever": proposal.lever.value,
+        "algorithm": proposal.algorithm,
+        "trainer": config.trainer.name,
+        "rationale": proposal.rationale,
+        "evidence": {
+            "incumbent": incumbent,
+            "plateau": len(history) - max(accepted, default=0),  # generations since something was accepted
+            "val": [past.val.as_json() if past.val else None for past in history],
+        },
+    }
+
+
 def build(config: Experiment, run: RunDir, n: int) -> Result:
     """Write the proposed harness. `fault` is one line when the proposal cannot be one."""
     here, entry = run.generation(n), rooms(config).task.entry
     proposal = read_json(here.proposal)
     write_text(here.path / "improvement.md", proposal["improvement"] or proposal["rationale"] + "\n")
-    write_json(
-        here.path / "decision.json",
-        {"lever": proposal["lever"], "algorithm": proposal["algorithm"], "rationale": proposal["rationale"]},
-    )
     try:
         write_harness(proposal["files"], here.harness, entry)
     except FaultyHarness as fault:
@@ -67,7 +80,7 @@ def build(config: Experiment, run: RunDir, n: int) -> Result:
 def gate(config: Experiment, run: RunDir, n: int) -> Result:
     """Cheap refusal: every file parses, and a short run on a few questions answers at least one of them."""
     here, task = run.generation(n), rooms(config).task
-    fault = syntax_fault(here.harness)
+    fault = syntax_fault(here.harness) or environment_fault(config, here.harness)
     if fault:
         return {"fault": fault}
     for round_ in task.rounds("gate"):
@@ -99,8 +112,12 @@ def verify(config: Experiment, run: RunDir, n: int, runs: Sequence[Result]) -> R
     val = of_split(config, outcomes, "val")
     result = {"outcomes": count_kinds(val), "val": None, "failure": "", "unscored": False}
     result["scores_sha256"] = sha256_of(here.scores)
-    if any(outcome.kind in INFRASTRUCTURE for outcome in val):
-        return result | {"unscored": True, "failure": f"no fair score: {count_kinds(val)}"}
+    unfair = [outcome for outcome in val if outcome.kind in INFRASTRUCTURE]
+    if unfair:
+        return result | {
+            "unscored": True,
+            "failure": f"{len(unfair)} of {len(val)} {unfair[0].kind}: {unfair[0].prediction}",
+        }
     if not any(outcome.kind in ANSWERED for outcome in val):
         failures = [ran["failure"] for ran in runs if ran["failure"]]
         return result | {"failure": failures[0] if failures else _nothing_answered(val)}

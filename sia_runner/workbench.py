@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from sia_runner.config import Experiment
-from sia_runner.execute import execute
+from sia_runner.execute import environment_fault, execute
 from sia_runner.harness import FaultyHarness, write_harness
 from sia_runner.records import Trial
 from sia_runner.rooms import rooms
@@ -40,8 +40,11 @@ class Bench:
         site.path.mkdir(parents=True, exist_ok=True)
         try:
             write_harness(files, harness, task.entry)
-        except FaultyHarness as fault:
-            return Trial(0.0, len(round_.questions), 0.0, str(fault))
+        except FaultyHarness as refused:
+            return Trial(0.0, len(round_.questions), 0.0, str(refused))
+        fault = environment_fault(self._config, harness)
+        if fault:
+            return Trial(0.0, len(round_.questions), 0.0, fault)
         seconds = self._config.task.limits.run
         execution = execute(self._config, round_, site, harness, f"{self._config.seed}:trial", seconds)
         outcomes = task.verify(site.submission, read_json(site.keys), execution.unanswered)

@@ -34,10 +34,16 @@ class Cli:
         self.run = folder / "run"
 
     def command(self, *args: str) -> list[str]:
-        where = [] if any(a.startswith(("resume=", "hydra.run.dir=", "--", "-m")) for a in args) else [f"hydra.run.dir={self.run}"]
+        where = (
+            []
+            if any(a.startswith(("resume=", "hydra.run.dir=", "--", "-m")) for a in args)
+            else [f"hydra.run.dir={self.run}"]
+        )
         return [sys.executable, "-m", "sia_runner", *args, *where]
 
-    def __call__(self, *args: str, timeout: float = 120, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    def __call__(
+        self, *args: str, timeout: float = 120, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess:
         return subprocess.run(
             self.command(*args),
             cwd=self.folder,

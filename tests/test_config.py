@@ -113,7 +113,7 @@ def run(*args, **kwargs):
 
 def refused(tmp_path, *args):
     done = run(*args, cwd=tmp_path)
-    assert done.returncode == 2 and not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+    assert (done.returncode == 2 and not (tmp_path / "runs").exists()) or not any((tmp_path / "runs").iterdir())
     (line,) = done.stderr.strip().splitlines()
     return line
 

@@ -1,7 +1,7 @@
 """Where to look next: fresh samples for breadth; neighbours of an anchor and samples of a fitted model for depth."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, repeat
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from random import Random
 
 from sia_runner.agents.memory import Memory
@@ -22,27 +22,23 @@ def breadth(space: Space, memory: Memory, rng: Random, count: int) -> list[Varia
     return _new([*defaults, *samples], memory.seen(), max(count, len(defaults)))
 
 
-def depth(
-    space: Space, memory: Memory, study: Study, anchors: Sequence[Variant], rng: Random, count: int
-) -> list[Variant]:
-    """Half around the first anchor, a quarter around the others in turn, the rest from the study.
+def depth(space: Space, memory: Memory, study: Study, anchor: Variant | None, rng: Random, count: int) -> list[Variant]:
+    """Half around `anchor`, half from the study.
 
-    Where one of them finds nothing new, even samples make up for it, then what is left of a small space.
+    Where these find nothing new, even samples make up for it, then what is left of a small space.
     """
-    near = [neighbours(space.recipes[anchor.recipe], anchor, rng, memory.rejections) for anchor in anchors]
     recipes = list(space.recipes.values())
+    around = neighbours(space.recipes[anchor.recipe], anchor, rng, memory.rejections) if anchor else iter(())
     sources = [
-        (chain.from_iterable(near[:1]), (count + 1) // 2),
-        (_in_turn(near[1:]), (3 * count + 3) // 4),
+        (islice(around, _DRAWS * count), (count + 1) // 2),
         ((study.ask() for _ in range(_ASKS * count)), count),
-        ((rng.choice(recipes).sample(rng) for _ in repeat(None)), count),
+        ((rng.choice(recipes).sample(rng) for _ in range(_DRAWS * count)), count),
+        (space.listed(_LISTED), count),
     ]
     found: list[Variant] = []
     for source, up_to in sources:
-        taken = memory.seen() | {variant.key for variant in found}
-        found += _new(islice(source, _DRAWS * count), taken, up_to - len(found))
-    taken = memory.seen() | {variant.key for variant in found}
-    return found + _new(space.listed(_LISTED), taken, count - len(found))
+        found += _new(source, memory.seen() | {variant.key for variant in found}, up_to - len(found))
+    return found
 
 
 def neighbours(recipe: Recipe, anchor: Variant, rng: Random, rejections: int) -> Iterator[Variant]:
@@ -55,10 +51,6 @@ def neighbours(recipe: Recipe, anchor: Variant, rng: Random, rejections: int) ->
             for name in sorted(rng.sample(names, moved))
         }
         yield Variant(recipe.name, {**anchor.constants, **changed})
-
-
-def _in_turn(sources: Sequence[Iterator[Variant]]) -> Iterator[Variant]:
-    return chain.from_iterable(zip(*sources, strict=False)) if sources else iter(())
 
 
 def _new(candidates: Iterable[Variant], seen: set[str], count: int) -> list[Variant]:

@@ -56,8 +56,12 @@ class Recipes:
         memory, evidence = Memory(brief, space), Evidence.read(brief.evidence)
         pool = self._pool(space, memory, brief.n)
         halving = Halving(space, self._context.entry, self._rungs, self._keep, self._questions, workbench)
-        made = halving.climb(pool, max(self._trials, len(pool)), memory)
-        selected = select(memory, self._rungs[-1], self._baseline(memory, evidence))
+        places, baseline = max(self._trials, len(pool)), self._baseline(memory, evidence)
+        made = halving.climb(pool, places, memory)
+        selected = select(memory, self._rungs[-1], baseline)
+        if selected is None or hopeless(memory, selected):  # cheaper than a whole generation for a lost cause
+            made += halving.climb((), places, memory)
+            selected = select(memory, self._rungs[-1], baseline)
         if selected is None:
             return _stop(_why_nothing(memory))
         if not pool and hopeless(memory, selected):
@@ -69,16 +73,14 @@ class Recipes:
         if not memory.at(self._rungs[0]):
             return breadth(space, memory, rng, self._trials)
         study = Study(space, memory, self._rungs, seed=rng.getrandbits(32))
-        return depth(space, memory, study, self._anchors(memory), rng, self._trials)
+        return depth(space, memory, study, self._anchor(memory), rng, self._trials)
 
-    def _anchors(self, memory: Memory) -> list[Variant]:
-        """The incumbent, then the best measured variant of each other recipe, the best first."""
+    def _anchor(self, memory: Memory) -> Variant | None:
+        """The incumbent; while that is no recipe, the best of what was measured most fully."""
+        if memory.incumbent is not None:
+            return memory.incumbent
         told = {key: merit for key, merit in memory.told(self._rungs[-1]).items() if merit is not None}
-        ranked = [memory.variant(key) for key in sorted(told, key=lambda key: (-told[key], key))]
-        best: dict[str, Variant] = {} if memory.incumbent is None else {memory.incumbent.recipe: memory.incumbent}
-        for variant in ranked:
-            best.setdefault(variant.recipe, variant)
-        return list(best.values())
+        return memory.variant(max(sorted(told), key=lambda key: told[key])) if told else None
 
     def _baseline(self, memory: Memory, evidence: Evidence) -> float | None:
         """Dev value of the incumbent: as measured in a trial, else from its own run."""

@@ -91,9 +91,11 @@ def _pss(process: Process) -> int:
             for line in file:
                 if line.startswith(b"Pss:"):
                     return int(line.split()[1]) * 1024
+    except PermissionError:
+        return process.rss_bytes
     except OSError:
         pass
-    return process.rss_bytes
+    return 0  # it has ended meanwhile
 
 
 def end_all(patience: float = 10.0) -> bool:

@@ -50,6 +50,7 @@ class TableTask:
 
     def prepare(self, say: Callable[[str], None]) -> None:
         self._source = ready(self.name, self._spec.data, self.folder, self._cache, say)
+        _ = self._plan  # what is wrong with the data is told now, not in the middle of a run
 
     def data_hashes(self) -> dict[str, str]:
         return hashes(self._source, self._spec.data)

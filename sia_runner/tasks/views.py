@@ -6,7 +6,6 @@ recomputed from (round, salt), so a view can be laid out again to check a run.
 """
 
 import csv
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,11 +28,9 @@ def lay_out(
         _write_csv(dest / "train.csv", [*header, spec.columns.answer], rows)
     _write_csv(dest / "questions.csv", header, ([names[unit], *units.fields[unit]] for unit in asked))
     if spec.questions_as:
-        os.link(dest / "questions.csv", dest / spec.questions_as)
+        _copy(dest / "questions.csv", dest / spec.questions_as)
     for name, path in spec.data.extra.items():
-        (dest / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / path, dest / name)  # no link into the cache: a harness may run as our own user
-        (dest / name).chmod(0o444)
+        _copy(source / path, dest / name)
     (dest / "task.md").write_text(f"{description.rstrip()}\n\n{_contents(spec, header, round_)}", encoding="utf-8")
     (dest / "task.md").chmod(0o444)
     return View(dest, {names[unit]: unit for unit in asked})
@@ -57,6 +54,13 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
         writer.writerow(header)
         writer.writerows(rows)
     path.chmod(0o444)
+
+
+def _copy(source: Path, dest: Path) -> None:
+    """Never a link: a harness may run as our own user, and the cache must stay as it is."""
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, dest)
+    dest.chmod(0o444)
 
 
 def _contents(spec: TableTask, header: Sequence[str], round_: Round) -> str:

@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from sia_runner.agents import declared
 from sia_runner.agents.evidence import Evidence
 from sia_runner.agents.markdown import render_template
+from sia_runner.agents.memory import Measured, Memory
 from sia_runner.agents.protocol import Brief
-from sia_runner.records import Lever, Past, Score
+from sia_runner.agents.report import Story
+from sia_runner.agents.selection import select
+from sia_runner.agents.space import Variant
+from sia_runner.records import Lever, Past, Score, Trial
 from tests.agents.synthetic import Bench, experiment, recipes, write_task
 
 GOLDEN = Path(__file__).parent / "golden" / "improvement.md"
@@ -19,7 +24,7 @@ def write_evidence(folder: Path) -> Path:
         "task": "synthetic",
         "metric": {"name": "accuracy", "higher_is_better": True},
         "incumbent": {
-            "generation": 3,
+            "generation": 2,
             "dev": {"value": 0.74, "ci95": [0.7, 0.78], "n": 500},
             "outcomes": {"correct": 370, "wrong": 127, "no_answer": 3},
         },
@@ -33,47 +38,68 @@ def write_evidence(folder: Path) -> Path:
     return folder
 
 
-def fourth_generation(tmp_path):
-    """A search after one accepted and one rejected move."""
-    context = write_task(tmp_path / "task")
-    _, history = experiment(recipes(context, trials=4), Bench(), 2)
-    notes = {"recipe": "decoy", "constants": {"DEPTH": 5}}
-    history.append(
-        Past(3, Lever.HARNESS, "decoy: DEPTH 4 -> 5", "accepted", "better", Score(0.74, (0.71, 0.77), 1000), notes)
-    )
-    notes = {"recipe": "decoy", "constants": {"DEPTH": 9}}
-    history.append(
-        Past(4, Lever.HARNESS, "decoy: DEPTH 5 -> 9", "failed", "gate: no question was answered", None, notes)
-    )
-    brief = Brief(5, 9, write_evidence(tmp_path / "evidence"), tuple(history), 3, True)
-    return recipes(context, trials=4).propose(brief, Bench(failing=frozenset({'"plain"'})))
+def measured(
+    recipe: str, constants: dict, fraction: float, value: float, seconds: float, failure: str = ""
+) -> Measured:
+    return Measured(Variant(recipe, constants), fraction, Trial(value, 500, seconds, failure))
+
+
+def past(n: int, title: str, status: str, why: str, val: Score | None, recipe: str = "", **constants) -> Past:
+    notes = {"recipe": recipe, "constants": constants} if recipe else {}
+    return Past(n, Lever.HARNESS, title, status, why, val, notes)
+
+
+def fifth_generation(tmp_path: Path) -> Story:
+    """A search after an accepted move, a tie and a candidate that failed. `rich` was tried before, `plain` crashes."""
+    space = declared.load(write_task(tmp_path / "task").task_folder / "recipes")
+    assert space is not None
+    history = [
+        past(1, "reference harness", "accepted", "first scored candidate", Score(0.3, (0.27, 0.33), 1000)),
+        past(2, "decoy at its defaults", "accepted", "gain", Score(0.735, (0.71, 0.76), 1000), "decoy", DEPTH=4),
+        past(3, "decoy: DEPTH 4 -> 5", "rejected", "tie", Score(0.74, (0.71, 0.77), 1000), "decoy", DEPTH=5),
+        past(4, "decoy: DEPTH 4 -> 9", "failed", "gate: no question was answered", None, "decoy", DEPTH=9),
+    ]
+    memory = Memory(Brief(5, 9, None, history, 2, True), space)
+    made = [
+        measured("plain", {"RATE": 0.02}, 0.25, 0.0, 0.31, "crashed: ValueError: no | luck"),
+        measured("rich", {"C": 1.5, "SIZE": 6, "MODE": "fast"}, 0.25, 0.702, 3.02),
+        measured("decoy", {"DEPTH": 3}, 0.25, 0.668, 1.14),
+        measured("decoy", {"DEPTH": 6}, 0.25, 0.672, 1.12),
+        measured("rich", {"C": 1.5, "SIZE": 6, "MODE": "fast"}, 1.0, 0.814, 9.87),
+        measured("decoy", {"DEPTH": 6}, 1.0, 0.806, 3.9),
+    ]
+    memory.add(made)
+    selected = select(memory, 1.0, baseline=0.748)
+    assert selected is not None
+    evidence = Evidence.read(write_evidence(tmp_path / "evidence"))
+    return Story(Brief(5, 9, None, history, 2, True), space, memory, evidence, selected, made)
 
 
 def test_improvement_md_reads_as_agreed(tmp_path):
     """After a wanted change: SIA_WRITE_GOLDEN=1 pytest tests/agents/test_report.py, then read the diff."""
-    text = fourth_generation(tmp_path).improvement
+    text = fifth_generation(tmp_path).improvement()
     if os.environ.get("SIA_WRITE_GOLDEN"):
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text()
 
 
-def test_every_number_in_the_table_of_trials_is_in_the_notes(tmp_path):
-    proposal = fourth_generation(tmp_path)
-    table = proposal.improvement.split("## What was tried")[1].split("##")[0]
+def test_every_trial_of_a_real_search_stands_in_its_table(tmp_path):
+    [*_, last], _ = experiment(recipes(write_task(tmp_path / "task")), Bench(failing=frozenset({'"plain"'})), 3)
+    table = last.improvement.split("## What was tried")[1].split("##")[0]
     rows = [line for line in table.splitlines() if line.startswith("| `")]
-    assert len(rows) == len(proposal.notes["trials"])
-    for trial in proposal.notes["trials"]:
+    assert len(rows) == len(last.notes["trials"])
+    for trial in last.notes["trials"]:
         assert trial["failure"] or any(f"{trial['value']:.3f}" in row and trial["recipe"] in row for row in rows)
-    assert sum(" proposed |" in row for row in rows) <= 1
+    assert sum(" proposed |" in row for row in rows) == 1
 
 
 def test_what_a_harness_answered_cannot_break_the_table(tmp_path):
-    text = fourth_generation(tmp_path).improvement
+    text = fifth_generation(tmp_path).improvement()
     assert r"| fraud | theft \| \*with\* \<b>markup\</b> | 4 |" in text
 
 
 def test_it_never_calls_itself_a_language_model(tmp_path):
-    text = fourth_generation(tmp_path).improvement.lower()
+    text = fifth_generation(tmp_path).improvement().lower()
     assert not any(word in text.split() for word in ("llm", "i", "model", "ai"))
 
 

@@ -1,4 +1,4 @@
-"""What must never happen: each failure seen in the field ends with its exit code, its outcome kind and one clear line."""
+"""What must never happen: each failure seen in the field ends with its exit code, its kind and one clear line."""
 
 import contextlib
 import os
@@ -74,7 +74,9 @@ def test_test_is_scored_once_for_the_best_and_once_for_the_first(cli):
 
 
 def test_a_forged_results_file_is_never_read(cli):
-    forge = MAJORITY + "(work / 'results.json').write_text('{\"accuracy\": 1.0}')\n(work / 'scores.json').write_text('1')\n"
+    forge = (
+        MAJORITY + "(work / 'results.json').write_text('{\"accuracy\": 1.0}')\n(work / 'scores.json').write_text('1')\n"
+    )
     cli(*QUICK, *cli.replay(forge))
     assert generation(cli, 1)["val"]["value"] < 0.9
 
@@ -117,7 +119,10 @@ def test_output_without_end_and_invalid_utf8_cost_neither_memory_nor_the_generat
 
 
 def test_no_secret_of_the_runner_reaches_a_target_agent(cli):
-    show = MAJORITY + "print(dict(os.environ))\n[print(p.read_bytes()) for p in pathlib.Path('/proc').glob('[0-9]*/environ') if os.access(p, os.R_OK)]\n"
+    show = (
+        MAJORITY
+        + "print(dict(os.environ))\n[print(p.read_bytes()) for p in pathlib.Path('/proc').glob('[0-9]*/environ') if os.access(p, os.R_OK)]\n"
+    )
     done = cli(*QUICK, *cli.replay(show), env={"ANTHROPIC_API_KEY": "sk-very-secret", "MY_TOKEN": "sk-very-secret"})
     assert done.returncode == 0, done.stdout + done.stderr
     for path in cli.run.rglob("*"):

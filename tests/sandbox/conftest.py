@@ -146,7 +146,7 @@ def public_python(public_home: Path) -> str:
     ignored = shutil.ignore_patterns("site-packages", "test", "idlelib", "tkinter")
     shutil.copytree(sysconfig.get_path("stdlib"), base / library, copy_function=_link, ignore=ignored)
     for package in Path(sysconfig.get_path("purelib")).iterdir():
-        if package.name.startswith(("sklearn", "scikit_learn", "scipy", "numpy", "joblib", "threadpoolctl", "narwhals")):
+        if package.name.startswith(("sklearn", "scikit_learn", "scipy", "numpy", "joblib", "threadpoolctl", "narwhals", "cloudpickle")):
             ignored = shutil.ignore_patterns("tests", "__pycache__", "datasets.*", "include")
             target = venv / library / "site-packages" / package.name
             shutil.copytree(package, target, copy_function=_link, ignore=ignored) if package.is_dir() else _link(

@@ -219,6 +219,7 @@ def test_peak_memory_and_processor_time_are_measured(box: Box) -> None:
     assert 0.25 < ran.ended.cpu_seconds < 3
 
 
+@pytest.mark.parametrize("box", ["bubblewrap-root" if os.geteuid() == 0 else "bubblewrap-user", "process-user"], indirect=True)
 def test_sklearn_fits_a_linear_svc_with_the_default_limits(box: Box) -> None:
     pytest.importorskip("sklearn")
     job = box.job("""

@@ -1,6 +1,7 @@
 """Small task folders and specs for the tests of this room."""
 
 import csv
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,16 @@ def submit(folder: Path, text: str | bytes, name: str = "submission.csv") -> Pat
 def keys(task: TableTask, split: str = "dev") -> Mapping[str, str]:
     """Any ids will do for verify: q0, q1, ..."""
     return {f"q{n}": unit for n, unit in enumerate(task.splits()[split])}
+
+
+def ends(pid: int) -> bool:
+    """Is the process gone (or a zombie) within two seconds?"""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False

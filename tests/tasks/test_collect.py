@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +53,13 @@ def test_no_submission_is_no_refusal(taken):
 
 def test_only_the_submission_and_the_execution_logs_are_taken(work, taken):
     (work / "agent_execution").mkdir()
-    for name in ("submission.csv", "results.json", "junk.bin", "agent_execution.json", "agent_execution/execution_q7.json"):
+    for name in (
+        "submission.csv",
+        "results.json",
+        "junk.bin",
+        "agent_execution.json",
+        "agent_execution/execution_q7.json",
+    ):
         (work / name).write_text("{}")
     (work / "agent_execution" / "other.json").write_text("{}")
     names = {path.relative_to(taken()).as_posix() for path in taken().rglob("*") if path.is_file()}
@@ -217,8 +224,8 @@ def test_a_deep_tree_and_the_longest_names_are_no_trouble(work, tree):
 
 def test_nothing_stays_open(work, tree, taken):
     (work / "submission.csv").symlink_to("nowhere")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(50):
         tree()
         taken()
-    assert len(os.listdir("/proc/self/fd")) == before < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before < resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -87,8 +87,7 @@ def test_every_answer_of_dev_and_val_is_taught(task):
     assert {units.answers[unit] for unit in round_.questions} <= taught
 
 
-def test_the_reference_harness_runs_and_its_gold_answers_score_one(task, tmp_path):
-    """Gold answers in the ids of a view score 1.0: keys, columns and verifier agree."""
+def test_gold_answers_in_the_ids_of_a_view_score_one(task, tmp_path):
     (round_,) = task.rounds("test")
     view, units = task.lay_out(round_, tmp_path / "view", "salt"), load_units(task._spec, task._source)
     columns = task._spec.columns
@@ -146,7 +145,4 @@ def test_the_smoke_data_is_the_same_on_every_machine(tmp_path):
 
     script = bundled("tasks") / "smoke" / "make_data.py"
     subprocess.run([sys.executable, "-I", str(script), "--out", str(tmp_path)], check=True, timeout=60)
-    assert sha256_of(tmp_path / "labelled.csv") == SMOKE_SHA256
-
-
-SMOKE_SHA256 = "d77b959ba6b658ddfb1da98a5a25a36aacf6c8cf585df92e243ce49ad6ac6d6f"
+    assert sha256_of(tmp_path / "labelled.csv") == "d77b959ba6b658ddfb1da98a5a25a36aacf6c8cf585df92e243ce49ad6ac6d6f"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from itertools import chain
 
 import pytest
 from hypothesis import given
@@ -80,7 +81,7 @@ def test_a_block_is_never_cut(rows, seed):
 def test_folds_hold_everything_once_and_are_even(labels, count, seed):
     units = as_units(labels)
     dealt = folds(singles(units), units.__getitem__, count, seed=seed)
-    assert Counter(sum(dealt, [])) == Counter(list(units))
+    assert Counter(chain(*dealt)) == Counter(list(units))
     for label in set(labels):
         sizes = [sum(units[u] == label for u in fold) for fold in dealt]
         assert max(sizes) - min(sizes) <= 1
@@ -121,6 +122,8 @@ def test_splits_are_the_same_in_every_process(hash_seed):
         "print(cut([[x] for x in u], u.__getitem__, {'val': .3, 'dev': .1}, seed=4))"
     )
     env = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True, timeout=60
+    )
     units = {f"u{i}": "abc"[i % 3] for i in range(60)}
     assert done.stdout.strip() == str(cut(singles(units), units.__getitem__, {"val": 0.3, "dev": 0.1}, seed=4))

@@ -68,7 +68,18 @@ ALL_RIGHT = "id,label\n" + rows_of(GOLD.items())
         ALL_RIGHT.replace("q0,", "q0\0,").encode(),
     ],
     ids=[
-        *("plain", "bom", "utf16", "utf16 be", "crlf", "cr", "blank lines", "no last newline", "spaces", "quoted header"),
+        *(
+            "plain",
+            "bom",
+            "utf16",
+            "utf16 be",
+            "crlf",
+            "cr",
+            "blank lines",
+            "no last newline",
+            "spaces",
+            "quoted header",
+        ),
         *("trailing commas", "other order", "more columns", "unknown ids", "nul"),
     ],
 )
@@ -99,7 +110,9 @@ def test_one_right_row_a_hundred_times_earns_nothing(read):
     assert set(found.values()) == {"invalid_format", "no_answer"}
 
 
-@pytest.mark.parametrize(("row", "kind"), [("q0,a,b", "invalid_format"), ("q0", "invalid_format"), ("q0,", "no_answer")])
+@pytest.mark.parametrize(
+    ("row", "kind"), [("q0,a,b", "invalid_format"), ("q0", "invalid_format"), ("q0,", "no_answer")]
+)
 def test_a_row_that_does_not_fit_the_header_is_a_typed_failure(read, row, kind):
     assert kinds(read, f"id,label\n{row}\nq1,b\n") == dict.fromkeys(GOLD, "no_answer") | {"q0": kind, "q1": "correct"}
 
@@ -198,7 +211,9 @@ def test_no_text_breaks_a_judge(text):
 # --- the property -------------------------------------------------------------------------------------------
 
 UNITS = st.sampled_from([*GOLD, "unknown", "", " q1 ", "q1\n", "Q1", "q1\0", "١"])
-CELLS = st.one_of(st.sampled_from(["a", "b", "c", "d", " a", "", "nan", "NaN", '"', ",", "\n", "1e400"]), st.text(max_size=4))
+CELLS = st.one_of(
+    st.sampled_from(["a", "b", "c", "d", " a", "", "nan", "NaN", '"', ",", "\n", "1e400"]), st.text(max_size=4)
+)
 ROWS = st.lists(st.lists(st.one_of(UNITS, CELLS), min_size=0, max_size=4), max_size=40)
 HEADERS = st.sampled_from([["id", "label"], ["label", "id"], ["id", "x", "label"], ["id", "label", "label"], ["id"]])
 ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"])

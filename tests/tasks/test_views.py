@@ -1,7 +1,7 @@
 """What a harness finds in --dataset_dir, and what it cannot learn from it."""
 
-import os
 import stat
+from itertools import pairwise
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_dev_and_val_questions_are_mixed_without_a_mark(task, select, tmp_path):
     view = task.lay_out(select, tmp_path / "view", "salt")
     dev = set(task.splits()["dev"])
     marks = [view.keys[row["id"]] in dev for row in read_csv(view.path / "questions.csv")]
-    assert sum(one != other for one, other in zip(marks, marks[1:], strict=False)) > 5
+    assert sum(one != other for one, other in pairwise(marks)) > 5
 
 
 def test_task_md_is_the_tasks_own_text_and_the_counts_of_this_view(task, select, tmp_path):
@@ -79,8 +79,8 @@ def test_every_file_is_read_only_and_readable_for_another_user(task, select, tmp
 
 def test_no_file_of_a_view_is_a_link_into_the_data(task, select, tmp_path):
     view = task.lay_out(select, tmp_path / "view", "salt")
-    outside = {(s.st_dev, s.st_ino) for s in (os.stat(p) for p in tmp_path.iterdir() if p.is_file())}
-    assert not outside & {(s.st_dev, s.st_ino) for s in (os.lstat(p) for p in view.path.iterdir())}
+    outside = {(s.st_dev, s.st_ino) for s in (p.stat() for p in tmp_path.iterdir() if p.is_file())}
+    assert not outside & {(s.st_dev, s.st_ino) for s in (p.lstat() for p in view.path.iterdir())}
 
 
 def test_a_round_without_training_data_has_no_train_file(task, tmp_path):
@@ -106,9 +106,7 @@ def test_grouped_ids_keep_their_form_and_their_groups(tmp_path):
     view = task.lay_out(round_, tmp_path / "view", "salt")
     text_of = {text: unit for unit, text, _ in rows}
     new = {
-        text_of[row["text"]]: row["id"]
-        for name in ("train.csv", "questions.csv")
-        for row in read_csv(view.path / name)
+        text_of[row["text"]]: row["id"] for name in ("train.csv", "questions.csv") for row in read_csv(view.path / name)
     }
     pairs = {(unit[:4], renamed[:4]) for unit, renamed in new.items()}
     assert len(pairs) == len({old for old, _ in pairs}) == len({now for _, now in pairs})
