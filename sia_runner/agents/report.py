@@ -52,9 +52,10 @@ class Story:
         said = [f"On {trial.n} dev questions it scores {plus_minus(trial.value, trial.n)}{self._against()}."]
         if self.selected.best is not self.selected.chosen:
             best = self.selected.best
+            simpler = self.memory.order(self.selected.chosen) < self.memory.order(best)
             said.append(
                 f"{best.variant.recipe} scored {best.trial.value:.3f}; that is better by less than noise, "
-                "and this one is the simpler or much faster program."
+                f"and this program {'is simpler' if simpler else 'takes less than half the time'}."
             )
         return " ".join(said)
 

@@ -119,11 +119,13 @@ def test_output_without_end_and_invalid_utf8_cost_neither_memory_nor_the_generat
 
 
 def test_no_secret_of_the_runner_reaches_a_target_agent(cli):
-    show = (
-        MAJORITY
-        + "print(dict(os.environ))\n[print(p.read_bytes()) for p in pathlib.Path('/proc').glob('[0-9]*/environ') if os.access(p, os.R_OK)]\n"
+    show = MAJORITY + (
+        "print(dict(os.environ))\n"
+        "for p in pathlib.Path('/proc').glob('[0-9]*/environ'):\n"
+        "    print(p.read_bytes() if os.access(p, os.R_OK) else '')\n"
     )
-    done = cli(*QUICK, *cli.replay(show), env={"ANTHROPIC_API_KEY": "sk-very-secret", "MY_TOKEN": "sk-very-secret"})
+    secrets = {"ANTHROPIC_API_KEY": "sk-very-secret", "MY_TOKEN": "sk-very-secret"}
+    done = cli(*QUICK, *cli.replay(show), env=secrets)
     assert done.returncode == 0, done.stdout + done.stderr
     for path in cli.run.rglob("*"):
         assert not path.is_file() or b"sk-very-secret" not in path.read_bytes(), path

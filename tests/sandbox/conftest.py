@@ -102,7 +102,9 @@ class Box:
         return Ended(**{**answer, "ending": Ending(answer["ending"])})
 
     def _remote(self, wanted: object) -> dict:
-        done = subprocess.run(self.remote_command(), input=json.dumps(wanted), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            self.remote_command(), input=json.dumps(wanted), capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -146,7 +148,9 @@ def public_python(public_home: Path) -> str:
     ignored = shutil.ignore_patterns("site-packages", "test", "idlelib", "tkinter")
     shutil.copytree(sysconfig.get_path("stdlib"), base / library, copy_function=_link, ignore=ignored)
     for package in Path(sysconfig.get_path("purelib")).iterdir():
-        if package.name.startswith(("sklearn", "scikit_learn", "scipy", "numpy", "joblib", "threadpoolctl", "narwhals", "cloudpickle")):
+        if package.name.startswith(
+            ("sklearn", "scikit_learn", "scipy", "numpy", "joblib", "threadpoolctl", "narwhals", "cloudpickle")
+        ):
             ignored = shutil.ignore_patterns("tests", "__pycache__", "datasets.*", "include")
             target = venv / library / "site-packages" / package.name
             shutil.copytree(package, target, copy_function=_link, ignore=ignored) if package.is_dir() else _link(

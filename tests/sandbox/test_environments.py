@@ -25,16 +25,21 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ran = tmp_path / "pth-ran"
     files = {
         "answer.py": "VALUE = 42\n",
-        "answer.pth": f"import os; open({str(ran)!r}, 'w').close() if os.path.isdir({str(tmp_path)!r}) else None\n",
+        "answer_start.py": f"try:\n    open({str(ran)!r}, 'w').close()\nexcept OSError:\n    pass\n",
+        "answer.pth": "import answer_start\n",
         "answer-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: answer\nVersion: 1.0\n",
         "answer-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    digests = {name: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=") for name, text in files.items()}
+    digests = {
+        name: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+        for name, text in files.items()
+    }
     record = "".join(f"{name},sha256={digest},{len(files[name])}\n" for name, digest in digests.items())
     with zipfile.ZipFile(wheels / "answer-1.0-py3-none-any.whl", "w") as wheel:
         for name, text in {**files, "answer-1.0.dist-info/RECORD": record + "answer-1.0.dist-info/RECORD,,\n"}.items():
             wheel.writestr(name, text)
-    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))  # what the user's cache holds must not count
     monkeypatch.setenv("UV_FIND_LINKS", str(wheels))
     monkeypatch.setenv("SIA_CACHE", str(tmp_path / "cache"))
     return tmp_path
@@ -80,8 +85,8 @@ def test_a_second_run_needs_no_package_index(index: Path, monkeypatch: pytest.Mo
 
 
 def test_what_cannot_be_found_is_one_line(index: Path) -> None:
-    with pytest.raises(SandboxError, match="cannot be built: .*no-such-thing") as raised:
-        environment("no-such-thing==3", allowed=True)
+    with pytest.raises(SandboxError, match="cannot be built: .*sia-test-no-such-thing") as raised:
+        environment("sia-test-no-such-thing==3", allowed=True)
     assert "\n" not in str(raised.value)
     assert not list((index / "cache" / "envs").glob("building-*"))
 
@@ -89,13 +94,13 @@ def test_what_cannot_be_found_is_one_line(index: Path) -> None:
 def test_a_source_distribution_is_never_built(index: Path) -> None:
     import tarfile
 
-    source = index / "hostile-1.0"
+    source = index / "sia-test-hostile-1.0"
     source.mkdir()
     (source / "setup.py").write_text(f"open({str(index / 'built')!r}, 'w').close()\n")
-    with tarfile.open(index / "wheels" / "hostile-1.0.tar.gz", "w:gz") as archive:
-        archive.add(source, "hostile-1.0")
+    with tarfile.open(index / "wheels" / "sia_test_hostile-1.0.tar.gz", "w:gz") as archive:
+        archive.add(source, "sia_test_hostile-1.0")
     with pytest.raises(SandboxError):
-        environment("hostile", allowed=True)
+        environment("sia-test-hostile", allowed=True)
     assert not (index / "built").exists()
 
 

@@ -15,7 +15,8 @@ MIB = 1 << 20
 
 
 def test_a_deadline_ends_a_tree_that_ignores_signals_and_hides_in_sessions_of_its_own(box: Box) -> None:
-    ran = box.run("""
+    ran = box.run(
+        """
         import os, signal, time
         for number in range(1, 65):
             try:
@@ -32,7 +33,9 @@ def test_a_deadline_ends_a_tree_that_ignores_signals_and_hides_in_sessions_of_it
                 os._exit(0)
         while True:
             time.sleep(1)
-    """, seconds=0.6)
+    """,
+        seconds=0.6,
+    )
     assert ran.ended.ending is Ending.TIMEOUT and ran.ended.exit_code is None
     assert 0.6 <= ran.ended.seconds < 3
     assert sandbox_processes() == []
@@ -52,15 +55,21 @@ def test_a_grandchild_that_holds_the_output_does_not_hold_up_the_end(box: Box) -
 
 def test_a_fork_bomb_is_bounded_and_ends(box: Box) -> None:
     most = 0
-    job = box.job("""
+    job = box.job(
+        """
         import os
         while True:
             try:
                 os.fork()
             except OSError:
                 pass
-    """, seconds=1.5, processes=40)
-    ran = _sampled(box, job, lambda: sum(ENTRY in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])))
+    """,
+        seconds=1.5,
+        processes=40,
+    )
+    ran = _sampled(
+        box, job, lambda: sum(ENTRY in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+    )
     most = ran.most
     assert 2 <= most <= 40 + 4, most
     assert ran.ended.ending in (Ending.TIMEOUT, Ending.EXITED)
@@ -68,7 +77,8 @@ def test_a_fork_bomb_is_bounded_and_ends(box: Box) -> None:
 
 
 def test_threads_are_bounded_too(box: Box) -> None:
-    ran = box.run("""
+    ran = box.run(
+        """
         import threading, time
         n = 0
         try:
@@ -78,37 +88,46 @@ def test_threads_are_bounded_too(box: Box) -> None:
             pass
         print(n, flush=True)
         import os; os._exit(0)
-    """, processes=30)
+    """,
+        processes=30,
+    )
     assert 10 <= int(ran.log) <= 31 or "more than 30 processes" in ran.ended.detail
 
 
 def test_memory_of_one_process_is_bounded(box: Box) -> None:
-    ran = box.run("""
+    ran = box.run(
+        """
         blocks = []
         while True:
             blocks.append(bytearray(8 << 20)); blocks[-1][::4096] = b'x' * len(blocks[-1][::4096])
-    """, memory_mb=200)
+    """,
+        memory_mb=200,
+    )
     assert ran.ended.ending is Ending.OUT_OF_MEMORY, ran
     assert ran.ended.peak_mb < 200 + 150
     assert "200 MiB" in ran.ended.detail
 
 
 def test_memory_of_many_processes_is_summed(box: Box) -> None:
-    ran = box.run("""
+    ran = box.run(
+        """
         import os, time
         for _ in range(8):
             if os.fork() == 0:
                 block = bytearray(60 << 20); block[::4096] = b'x' * len(block[::4096])
                 time.sleep(60)
         time.sleep(60)
-    """, memory_mb=256)
+    """,
+        memory_mb=256,
+    )
     assert ran.ended.ending is Ending.OUT_OF_MEMORY, ran
     assert ran.ended.peak_mb < 256 + 150
 
 
 def test_shared_memory_is_counted_once(box: Box) -> None:
     """Forked workers that share one table are not eight tables."""
-    ran = box.run("""
+    ran = box.run(
+        """
         import os, time
         block = bytearray(100 << 20); block[::4096] = b'x' * len(block[::4096])
         for _ in range(8):
@@ -116,7 +135,9 @@ def test_shared_memory_is_counted_once(box: Box) -> None:
                 time.sleep(0.5); os._exit(0)
         for _ in range(8):
             os.wait()
-    """, memory_mb=400)
+    """,
+        memory_mb=400,
+    )
     assert ran.ended.ending is Ending.EXITED and ran.ended.exit_code == 0, ran
 
 
@@ -129,7 +150,8 @@ def test_a_memory_error_that_a_limit_caused_is_named(own_box: Box) -> None:
 def test_disk_use_is_bounded(box: Box, act: str) -> None:
     """One big file, many small ones, and files deleted but held open."""
     limit = 1 if act == "small" else 48
-    ran = box.run("""
+    ran = box.run(
+        """
         import os, time
         act = %r
         n = 0
@@ -146,7 +168,11 @@ def test_disk_use_is_bounded(box: Box, act: str) -> None:
                 time.sleep(0.001)  # for the sake of whoever deletes them
             else:
                 keep.append(open(f'gone{n}', 'wb')); os.unlink(f'gone{n}'); keep[-1].write(b'x' * (1 << 20)); keep[-1].flush()
-    """ % act, disk_mb=limit, seconds=20)
+    """
+        % act,
+        disk_mb=limit,
+        seconds=20,
+    )
     assert ran.ended.ending is Ending.DISK_FULL, ran
     assert _used(ran.work) < (limit + 900) * MIB  # what a fast disk takes in 0.2 s, and a look at many files
     assert ran.ended.detail == f"work/ took more than {limit} MiB"
@@ -159,7 +185,8 @@ def test_one_file_is_bounded(box: Box) -> None:
 
 
 def test_temporary_folders_are_small_or_closed(box: Box) -> None:
-    ran = box.run("""
+    ran = box.run(
+        """
         import os
         for folder in ('/tmp', '/dev/shm', '/var/tmp', '/run', '/dev', '/run/lock'):
             n = 0
@@ -170,7 +197,11 @@ def test_temporary_folders_are_small_or_closed(box: Box) -> None:
             except OSError:
                 pass
             print(folder, n)
-    """, memory_mb=600, file_mb=512, disk_mb=500)
+    """,
+        memory_mb=600,
+        file_mb=512,
+        disk_mb=500,
+    )
     written = {line.split()[0]: int(line.split()[1]) for line in ran.log.splitlines()}
     allowed = 64 if box.name == "bubblewrap" else 0
     assert written == {"/tmp": written["/tmp"], "/dev/shm": written["/dev/shm"], "/var/tmp": 0, "/run": 0, "/dev": 0,
@@ -219,7 +250,9 @@ def test_peak_memory_and_processor_time_are_measured(box: Box) -> None:
     assert 0.25 < ran.ended.cpu_seconds < 3
 
 
-@pytest.mark.parametrize("box", ["bubblewrap-root" if os.geteuid() == 0 else "bubblewrap-user", "process-user"], indirect=True)
+@pytest.mark.parametrize(
+    "box", ["bubblewrap-root" if os.geteuid() == 0 else "bubblewrap-user", "process-user"], indirect=True
+)
 def test_sklearn_fits_a_linear_svc_with_the_default_limits(box: Box) -> None:
     pytest.importorskip("sklearn")
     job = box.job("""

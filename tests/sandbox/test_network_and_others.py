@@ -34,7 +34,8 @@ def listeners() -> "list[tuple[str, object]]":
 
 def test_no_network_can_be_reached(box: Box, listeners: "list[tuple[str, object]]") -> None:
     ports = dict(listeners)
-    ran = box.run(f"""
+    ran = box.run(
+        f"""
         import socket
         def attempt(what, act):
             try:
@@ -44,17 +45,19 @@ def test_no_network_can_be_reached(box: Box, listeners: "list[tuple[str, object]
         def udp(address):
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
                 s.settimeout(2); s.sendto(b'hello', address); s.recv(10)
-        attempt('tcp', lambda: socket.create_connection(('127.0.0.1', {ports['tcp']}), 2))
+        attempt('tcp', lambda: socket.create_connection(('127.0.0.1', {ports["tcp"]}), 2))
         attempt('out', lambda: socket.create_connection(('1.1.1.1', 53), 2))
         attempt('out6', lambda: socket.create_connection(('2606:4700:4700::1111', 53), 2))
-        attempt('udp', lambda: udp(('127.0.0.1', {ports['udp']})))
+        attempt('udp', lambda: udp(('127.0.0.1', {ports["udp"]})))
         attempt('dns', lambda: socket.getaddrinfo('pypi.org', 443))
         attempt('abstract', lambda: socket.socket(socket.AF_UNIX).connect(chr(0) + 'sia-test-abstract'))
         attempt('dbus', lambda: socket.socket(socket.AF_UNIX).connect('/run/dbus/system_bus_socket'))
         for family in (17, 38, 40, 44, 15):  # packet, alg, vsock, xdp, key
             attempt(f'family {{family}}', lambda: socket.socket(family, socket.SOCK_RAW))
         attempt('raw', lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
-    """, seconds=30)
+    """,
+        seconds=30,
+    )
     assert ran.ended.exit_code == 0, ran.log
     assert "DONE" not in ran.log
 
@@ -66,7 +69,11 @@ def test_a_socket_pair_still_works(box: Box) -> None:
 
 def test_other_processes_cannot_be_killed_traced_or_limited(box: Box) -> None:
     """The victim belongs to the same user as the runner, as everything of a person on a cluster does."""
-    drop = ["setpriv", f"--reuid={box.uid}", f"--regid={box.uid}", "--clear-groups"] if box.who == "user" and box.command else []
+    drop = (
+        ["setpriv", f"--reuid={box.uid}", f"--regid={box.uid}", "--clear-groups"]
+        if box.who == "user" and box.command
+        else []
+    )
     with subprocess.Popen([*drop, "sleep", "60"]) as victim:
         time.sleep(0.05)
         ran = box.run(f"""
@@ -181,7 +188,10 @@ def test_an_exception_in_the_runner_stops_the_sandbox(own_box: Box, monkeypatch:
 def test_several_threads_run_sandboxes_at_the_same_time(own_box: Box) -> None:
     jobs = [own_box.job(f"print({n} * 11)") for n in range(6)]
     ran = {}
-    threads = [threading.Thread(target=lambda n=n, job=job: ran.update({n: own_box.run_job(job)})) for n, job in enumerate(jobs)]
+    threads = [
+        threading.Thread(target=lambda n=n, job=job: ran.update({n: own_box.run_job(job)}))
+        for n, job in enumerate(jobs)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

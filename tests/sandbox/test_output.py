@@ -62,7 +62,10 @@ def test_the_last_line_says_why_a_harness_failed(own_box: Box) -> None:
     ("size", "source"),
     [
         (256 * MIB, "import os\nfor _ in range(256): os.write(1, b'x' * (1 << 20))"),
-        (1024 * MIB, "import os\nline = (b'y' * 79 + b'\\n') * 13107 + b'z' * 16\nfor _ in range(1024): os.write(1, line)"),
+        (
+            1024 * MIB,
+            "import os\nline = (b'y' * 79 + b'\\n') * 13107 + b'z' * 16\nfor _ in range(1024): os.write(1, line)",
+        ),
     ],
     ids=["256 MiB on one line", "1 GiB on many lines"],
 )

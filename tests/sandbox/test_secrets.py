@@ -46,7 +46,11 @@ def test_gold_answers_beside_the_view_cannot_be_read(box: Box, secret: str) -> N
     ran = box.run_job(job)
     assert ran.ended.exit_code == 0, ran.log
     assert secret not in ran.log
-    assert not any(secret in path.read_text(errors="replace") for path in ran.work.rglob("*") if path.is_file() and not path.is_symlink())
+    assert not any(
+        secret in path.read_text(errors="replace")
+        for path in ran.work.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    )
     assert (private / "gold.csv").read_text() == secret
 
 
@@ -95,7 +99,9 @@ def test_the_process_list_of_the_host_is_hidden(box: Box) -> None:
 
 
 def test_a_harness_reads_its_own_modules_its_data_and_the_standard_library(box: Box) -> None:
-    job = box.job("import sys, helper, sqlite3, ssl, json; print(helper.VALUE, open(sys.argv[2] + '/questions.csv').read())")
+    job = box.job(
+        "import sys, helper, sqlite3, ssl, json; print(helper.VALUE, open(sys.argv[2] + '/questions.csv').read())"
+    )
     (job.harness / "helper.py").write_text("VALUE = 41 + 1\n")
     os.chown(job.harness / "helper.py", box.uid, box.uid)
     ran = box.run_job(job)
@@ -115,7 +121,9 @@ def test_what_a_umask_keeps_private_is_still_read_by_its_harness(box: Box) -> No
     assert not list(job.work.parent.glob(".work.shown"))
 
 
-def test_a_run_directory_inside_the_python_installation_is_refused(own_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_directory_inside_the_python_installation_is_refused(
+    own_box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = own_box.job("print(1)")
     monkeypatch.setattr("sys.prefix", str(job.work.parent))
     ran = own_box.run_job(job)
