@@ -12,7 +12,7 @@ from _watch import Watched, watch
 
 Figures = dict[str, list[float]]  # name with unit -> one value per observation
 
-GENERATIONS = 4
+GENERATIONS = 3
 
 
 class Runner(Protocol):
@@ -22,7 +22,11 @@ class Runner(Protocol):
 
     def help(self) -> list[str]: ...
 
-    def run(self, task: Path, harnesses: Path, max_gen: int) -> list[str]: ...
+    def tasks(self, folder: Path) -> Mapping[str, list[str]]:
+        """What to measure on: how a figure's name continues -> arguments. The first is `folder`, under no name."""
+        ...
+
+    def run(self, task: list[str], harnesses: Path, max_gen: int) -> list[str]: ...
 
     def logs(self, folder: Path) -> Mapping[Path, int]:
         """What each target agent of a run printed, and the generation it belongs to."""
@@ -45,31 +49,38 @@ def measure(runner: Runner, folder: Path, repeats: int, output_mib: int) -> Figu
 
 
 def _times(runner: Runner, folder: Path) -> Figures:
-    """One --help, and one run of several generations whose target agents print nothing but their stamps."""
+    """One --help, and per task a run of several generations whose target agents print nothing but their stamps."""
     helped = watch(runner.help(), folder, runner.environment(), folder / "help.log")
-    watched, agents = _run(runner, folder, [harness(n) for n in range(GENERATIONS)])
-    gaps = [(n, began - ended) for (_, _, ended), (n, began, _) in pairwise(agents)]
-    sums = [sum(gap for n, gap in gaps if n == generation) for generation in range(2, GENERATIONS + 1)]
-    return {
-        "launch to first target agent (s)": [agents[0][1] - watched.began],
-        "between consecutive target agents (s)": [gap for _, gap in gaps],
-        "own work per generation (s)": sums,
-        "--help (s)": [helped.seconds],
-    }
+    figures: Figures = {"--help (s)": [helped.seconds]}
+    for which, task in runner.tasks(folder / "task").items():
+        watched, agents = _run(runner, folder, task, [harness(n) for n in range(GENERATIONS)])
+        gaps = [(n, began - ended) for (_, _, ended), (n, began, _) in pairwise(agents)]
+        sums = [sum(gap for n, gap in gaps if n == generation) for generation in range(2, GENERATIONS + 1)]
+        figures |= {
+            f"launch to first target agent{which} (s)": [agents[0][1] - watched.began],
+            f"between consecutive target agents{which} (s)": [gap for _, gap in gaps],
+            f"own work per generation{which} (s)": sums,
+        }
+    return figures
 
 
 def _memory(runner: Runner, folder: Path, mib: int) -> Figures:
     """Peak resident memory of the runner's own processes while one target agent prints `mib` MiB."""
     figures: Figures = {}
+    task = runner.tasks(folder / "task")[""]
     for what, line in (("lines", MANY_LINES), ("one line", ONE_LINE)):
-        watched, _ = _run(runner, folder, [harness(0, mib, line)], runner.roles)
+        watched, _ = _run(runner, folder, task, [harness(0, mib, line)], runner.roles)
         for role, peak in watched.peaks.items():
             figures[f"{role} at {mib} MiB of output, {what} (MB)"] = [peak]
     return figures
 
 
 def _run(
-    runner: Runner, folder: Path, harnesses: list[str], roles: Callable[[int], Mapping[str, int]] | None = None
+    runner: Runner,
+    folder: Path,
+    task: list[str],
+    harnesses: list[str],
+    roles: Callable[[int], Mapping[str, int]] | None = None,
 ) -> tuple[Watched, list[tuple[int, float, float]]]:
     """One run in a fresh folder, removed afterwards. Each target agent as (generation, began, ended), in order."""
     run, proposals = folder / "run", folder / "proposals"
@@ -78,7 +89,7 @@ def _run(
         (proposals / f"gen_{n}").mkdir(parents=True)
         (proposals / f"gen_{n}" / "target_agent.py").write_text(source, encoding="utf-8")
     try:
-        command = runner.run(folder / "task", proposals, len(harnesses))
+        command = runner.run(task, proposals, len(harnesses))
         watched = watch(command, run, runner.environment(), folder / "run.log", roles)
         agents = [(n, *stamps(log)) for log, n in runner.logs(run).items()]
     finally:

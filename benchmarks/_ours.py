@@ -19,10 +19,14 @@ class Ours:
     def help(self) -> list[str]:
         return [sys.executable, "-m", "sia_runner", "--help"]
 
-    def run(self, task: Path, harnesses: Path, max_gen: int) -> list[str]:
+    def tasks(self, folder: Path) -> dict[str, list[str]]:
+        """With a task of our own each generation has two target agents: the gate's short run, then the real one."""
+        return {"": ["task=custom", f"task.dir={folder}"], ", task=smoke with its gate": ["task=smoke"]}
+
+    def run(self, task: list[str], harnesses: Path, max_gen: int) -> list[str]:
         """To be started in an empty folder."""
-        command = [sys.executable, "-m", "sia_runner", "task=custom", f"task.dir={task}", f"max_gen={max_gen}"]
-        return [*command, "meta_agent=replay", f"meta_agent.dir={harnesses}", "hydra.run.dir=run"]
+        replay = ["meta_agent=replay", f"meta_agent.dir={harnesses}"]
+        return [sys.executable, "-m", "sia_runner", *task, *replay, f"max_gen={max_gen}", "hydra.run.dir=run"]
 
     def logs(self, folder: Path) -> dict[Path, int]:
         """The gate's short runs included."""

@@ -34,11 +34,14 @@ class Peer:
     def help(self) -> list[str]:
         return [str(self._bin / "sia"), "--help"]
 
-    def run(self, task: Path, harnesses: Path, max_gen: int) -> list[str]:
+    def tasks(self, folder: Path) -> dict[str, list[str]]:
+        return {"": ["--task_dir", str(folder)]}
+
+    def run(self, task: list[str], harnesses: Path, max_gen: int) -> list[str]:
         """To be started in an empty folder. Without its dashboard, which would only add to its figures."""
         launcher = Path(__file__).with_name("_peer_launcher.py")
-        command = [str(self._bin / "python"), str(launcher), str(harnesses)]
-        return [*command, "run", "--task_dir", str(task), "--max_gen", str(max_gen), "--no-web"]
+        command = [str(self._bin / "python"), str(launcher), str(harnesses), "run", *task]
+        return [*command, "--max_gen", str(max_gen), "--no-web"]
 
     def logs(self, folder: Path) -> dict[Path, int]:
         found = folder.glob("runs/run_1/gen_*/target_agent_stdout.log")

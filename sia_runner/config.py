@@ -257,6 +257,11 @@ class Experiment(Part):
                 f"trainer={self.trainer.name} trains the model that a harness calls, "
                 f"but target_agent={self.target_agent.name} calls none; allowed with it: trainer=none"
             )
+        if self.search.accept.rule == "mcnemar" and self.task.metric.verifier == "auc":
+            raise ValueError(
+                "search.accept.rule=mcnemar counts single questions, but task.metric.verifier=auc has no score of one; "
+                "allowed with it: ladder, bootstrap"
+            )
         if self.target_agent.calls_model and self.provider.kind == "offline":
             raise ValueError(
                 f"target_agent={self.target_agent.name} calls a model, but provider={self.provider.name} serves none; "

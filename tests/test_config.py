@@ -163,3 +163,8 @@ def test_multirun_gives_each_run_its_own_directory_and_the_worst_exit_code(tmp_p
     (sweep,) = (tmp_path / "runs" / "sweeps").iterdir()
     assert sorted(p.name for p in sweep.iterdir() if p.is_dir()) == ["0-smoke-SIA-H-seed0", "1-smoke-SIA-H-seed1"]
     assert run("-m", "task=smoke", "max_gen=0,1", cwd=tmp_path).returncode == 2
+
+
+def test_mcnemar_needs_a_metric_that_is_decided_question_by_question():
+    (line,) = faults("search.accept.rule=mcnemar", "task.metric.verifier=auc", 'task.metric.choices=["no","yes"]')
+    assert line.startswith("search.accept.rule=mcnemar counts single questions") and "ladder, bootstrap" in line

@@ -24,7 +24,13 @@ class Study:
         self._space = space
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=_STARTUP)
+            sampler = optuna.samplers.TPESampler(
+                seed=seed,
+                n_startup_trials=_STARTUP,
+                multivariate=True,
+                group=True,  # constants belong to their recipe
+                constant_liar=True,  # what was asked already counts as bad, so that a batch spreads out
+            )
             self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._study.add_trials(self._finished(memory, rungs))
 

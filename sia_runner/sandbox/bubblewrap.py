@@ -69,7 +69,7 @@ def _copy_what_is_private(sources: dict[str, str], plan: dict[str, Any]) -> None
     """The harness of a root user runs as a stranger; what a umask keeps from strangers is shown as a copy."""
     for inside, source in sources.items():
         if not workdir.readable_by_all(source):
-            sources[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"  # noqa: PTH119
+            sources[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"
             plan["copies"].append((source, sources[inside]))
 
 
@@ -82,14 +82,16 @@ def _arguments(python: str, sources: dict[str, str], work: str, *, as_root: bool
         arguments += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         arguments += ["--cap-add", "CAP_SETPCAP"]
     else:
-        arguments += ["--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
+        arguments += ["--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
+        if "--disable-userns" in _options():  # since 0.8; the system call filter refuses them in any case
+            arguments.append("--disable-userns")
     arguments += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
     arguments += ["--proc", "/proc", "--dev", "/dev", *small, "/dev/shm", *small, "/tmp"]  # noqa: S108
     binds: dict[str, str] = {}
     for path in interpreter.TOP:
-        if os.path.islink(path):  # noqa: PTH114
-            arguments += ["--symlink", os.readlink(path), path]  # noqa: PTH115
-        elif os.path.isdir(path):  # noqa: PTH112
+        if os.path.islink(path):
+            arguments += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
             binds[path] = path
     binds |= {path: path for path in shown}
     binds |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in ("passwd", "group", "hosts")}
@@ -110,14 +112,19 @@ def _program() -> str:
 
 
 @lru_cache(maxsize=1)
+def _options() -> str:
+    return subprocess.run([_program(), "--help"], capture_output=True, text=True, check=False, timeout=10).stdout
+
+
+@lru_cache(maxsize=1)
 def _problem() -> str:
     """Why bubblewrap does not work here; empty when a trivial harness ran in it."""
     try:
-        options = subprocess.run([_program(), "--help"], capture_output=True, text=True, timeout=10).stdout
+        options = _options()
     except SandboxError as error:
         return str(error)
-    if "--disable-userns" not in options or "--size" not in options:
-        return "this bubblewrap is too old; 0.8 or newer is needed"
+    if "--size" not in options:
+        return "this bubblewrap is too old; 0.6 or newer is needed"
     if not seccomp.supported():
         return f"there is no system call table for this processor ({os.uname().machine}); x86_64 and aarch64 have one"
     return canary.problem(Bubblewrap())

@@ -2,7 +2,6 @@
 
 `create` returns None where it may not; the watchdog and rlimits then hold the limits alone.
 """
-# ruff: noqa: PTH (pathlib costs the supervisor's start more than all that is done here)
 
 import os
 import time

@@ -1,5 +1,6 @@
 """The runner's half of a sandbox: starts a supervisor with a plan, waits, and says how the run ended."""
 
+import contextlib
 import marshal
 import os
 import subprocess
@@ -69,7 +70,7 @@ def environment(job: Job, python: str, work: str, tmp: str) -> dict[str, str]:
     """The harness's environment, built from nothing."""
     threads = str(job.limits.cpus)
     return {
-        "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",  # noqa: PTH120 (a path inside)
+        "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
         "HOME": work,
         "TMPDIR": tmp,
         "USER": "sandbox",
@@ -126,10 +127,8 @@ def not_started(detail: str) -> Ended:
 def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
     """The end of its standard input tells it to clean up; after an ordinary end it is gone already."""
     assert supervisor.stdin  # noqa: S101
-    try:
+    with contextlib.suppress(BrokenPipeError):
         supervisor.stdin.close()
-    except BrokenPipeError:
-        pass
     try:
         supervisor.wait(_PATIENCE)
     except subprocess.TimeoutExpired:

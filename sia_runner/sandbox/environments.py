@@ -7,6 +7,7 @@ distribution runs its code), and the finished environment's Python is started in
 package runs when it starts).
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -39,9 +40,8 @@ def environment(requirements: str, allowed: bool) -> Path:
     digest = _digest(resolved)
     python = home / digest / "bin" / "python"
     if not python.exists():
-        from filelock import FileLock
-
-        with FileLock(home / f"{digest}.lock"):
+        with (home / f"{digest}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the end of this block, or of this process
             if not python.exists():
                 _build(uv, resolved, home / digest)
     return python
@@ -126,7 +126,9 @@ def _run(command: list[str], given: str = "") -> str:
     """uv's output. It runs in an empty folder, so that no project's settings reach it."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            done = subprocess.run(command, input=given, cwd=folder, capture_output=True, text=True, timeout=60 * _MINUTES)
+            done = subprocess.run(
+                command, input=given, cwd=folder, capture_output=True, text=True, check=False, timeout=60 * _MINUTES
+            )
         except subprocess.TimeoutExpired:
             raise SandboxError(f"uv did not finish in {_MINUTES} minutes") from None
     if done.returncode != 0:

@@ -16,7 +16,7 @@ _ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 
 
 def python_of(job: Job) -> str:
-    return os.path.abspath(job.python or sys.executable)  # noqa: PTH100 (a link of a venv must stay one)
+    return os.path.abspath(job.python or sys.executable)
 
 
 def prefixes() -> list[str]:
@@ -30,13 +30,13 @@ def shown(python: str) -> list[str]:
     `python` is the runner's interpreter or that of an environment built on it (see `environments`).
     """
     folders = {os.path.realpath(sys.base_prefix), sys.base_prefix, sys.base_exec_prefix}
-    if python == os.path.abspath(sys.executable):  # noqa: PTH100
+    if python == os.path.abspath(sys.executable):
         folders |= {sys.prefix, sys.exec_prefix}
     else:
         folders.add(os.fspath(Path(python).parent.parent))
     for folder in folders:
         _refuse_too_much(folder)
-    wanted = {path for path in (*_SYSTEM, *_ETC, *folders, *_links(python)) if os.path.exists(path)}  # noqa: PTH110
+    wanted = {path for path in (*_SYSTEM, *_ETC, *folders, *_links(python)) if os.path.exists(path)}
     covering = [path for path in sorted(wanted) if path != "/usr"]
     return [path for path in covering if not any(_inside(path, other) for other in covering if other != path)]
 
@@ -52,8 +52,8 @@ def refuse_shown(paths: list[str], shown_paths: list[str]) -> None:
 def _links(python: str) -> list[str]:
     """Each file on the way from a venv's ``bin/python`` to the real program; only the file, never its folder."""
     found = []
-    while os.path.islink(python):  # noqa: PTH114
-        python = os.path.normpath(os.path.join(os.path.dirname(python), os.readlink(python)))  # noqa: PTH115, PTH118, PTH120
+    while os.path.islink(python):
+        python = os.path.normpath(os.path.join(os.path.dirname(python), os.readlink(python)))
         found.append(python)
     return found
 

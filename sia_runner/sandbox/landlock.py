@@ -61,7 +61,7 @@ def _allow(ruleset: int, path: str, access: int) -> None:
     except FileNotFoundError:
         return
     try:
-        rule = _PathBeneath(access if os.path.isdir(path) else access & _OF_FILES, parent)  # noqa: PTH112 (start-up)
+        rule = _PathBeneath(access if os.path.isdir(path) else access & _OF_FILES, parent)
         _call(_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), ctypes.byref(rule), ctypes.c_uint32(0))
     finally:
         os.close(parent)

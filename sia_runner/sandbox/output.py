@@ -39,9 +39,9 @@ class Output:
 
     def save(self, path: str) -> None:
         temporary = f"{path}.partial"
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:  # noqa: PTH123 (start-up)
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.write(self.text())
-        os.replace(temporary, path)  # noqa: PTH105
+        os.replace(temporary, path)
 
 
 def _clean(data: bytes | bytearray) -> str:

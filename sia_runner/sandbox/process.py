@@ -3,8 +3,8 @@
 For clusters and plain machines without bubblewrap. `gaps` says what that leaves open on this machine.
 """
 
-import getpass
 import os
+import pwd
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def _filters() -> bool:
 def _gaps(abi: int, filters: bool, cgroup: bool, closed: str) -> list[str]:
     """One sentence for each hole. `closed` matters to root only: the folder that makes the harness stay root."""
     stranger = os.geteuid() == 0 and not closed
-    user = getpass.getuser()
+    user = _user()
     whose = "that every user of this machine" if stranger else f"that {user}"
     gaps = ["A hole in the kernel itself is a way out, and names, sizes and times of files anywhere can be seen."]
     if os.geteuid() == 0 and closed:
@@ -119,8 +119,16 @@ def _limit_gaps(stranger: bool, cgroup: bool) -> list[str]:
         if os.geteuid() == 0 and not stranger:
             gaps.append("The number of processes is sampled too: a fork bomb may overshoot it for 50 ms.")
         elif not stranger:
-            gaps.append(f"The limit of processes also counts what else {getpass.getuser()} starts during a run.")
+            gaps.append(f"The limit of processes also counts what else {_user()} starts during a run.")
     return gaps
+
+
+def _user() -> str:
+    """The runner's user; its number where it has no name, as in a container."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
 
 
 @lru_cache(maxsize=1)

@@ -33,7 +33,7 @@ class Tree:
         if now - self._forgotten > _FORGET:
             self._foreign.clear()
             self._forgotten = now
-        present = {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208 (hot path)
+        present = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
         self._foreign &= present
         seen = {}
         for pid in present - self._foreign:
@@ -60,7 +60,7 @@ def _below(root: int, processes: dict[int, Process]) -> list[Process]:
 
 def _stat(pid: int) -> Process | None:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (hot path)
+        with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()  # the name before ) may hold anything
     except OSError:
         return None
@@ -70,11 +70,11 @@ def _stat(pid: int) -> Process | None:
 def threads_of(user: int) -> int:
     """How many threads a user has on this machine."""
     count = 0
-    for name in os.listdir("/proc"):  # noqa: PTH208
+    for name in os.listdir("/proc"):
         if name.isdecimal():
             process = _stat(int(name))
             try:
-                count += process.threads if process and os.stat(f"/proc/{name}").st_uid == user else 0  # noqa: PTH116
+                count += process.threads if process and os.stat(f"/proc/{name}").st_uid == user else 0
             except FileNotFoundError:
                 continue
     return count
@@ -87,7 +87,7 @@ def proportional_bytes(processes: list[Process]) -> int:
 
 def _pss(process: Process) -> int:
     try:
-        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:  # noqa: PTH123
+        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
             for line in file:
                 if line.startswith(b"Pss:"):
                     return int(line.split()[1]) * 1024

@@ -1,10 +1,9 @@
 """Watches one sandboxed child until it ends or meets a limit.
 
 Without a cgroup memory is sampled every `TICK` seconds, so it may overshoot by what can be touched in that time (about
-2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop. `work` is walked every `DISK_TICK` seconds, less
-often where walking takes long, so disk use may overshoot by what the disk takes in that time.
+2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop. `work` is walked every `DISK_TICK` seconds,
+less often where walking takes long, so disk use may overshoot by what the disk takes in that time.
 """
-# ruff: noqa: PTH
 
 import os
 import resource
@@ -194,8 +193,9 @@ class Watch:
 
 
 def _machine_oom_kills() -> int:
-    with open("/proc/vmstat") as file:
-        for line in file:
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
+    try:
+        with open("/proc/vmstat") as file:
+            counts = dict(line.split() for line in file)
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))

@@ -2,7 +2,6 @@
 
 Its content is hostile: nothing is opened, no link is followed.
 """
-# ruff: noqa: PTH (pathlib costs the supervisor's start more than all that is done here)
 
 import os
 import stat
@@ -86,7 +85,9 @@ def readable_by_all(path: str) -> bool:
     top = os.stat(path)
     if not _open(top.st_mode):
         return False
-    return not stat.S_ISDIR(top.st_mode) or all(_open(entry.stat(follow_symlinks=False).st_mode) for entry in _walk(path))
+    return not stat.S_ISDIR(top.st_mode) or all(
+        _open(entry.stat(follow_symlinks=False).st_mode) for entry in _walk(path)
+    )
 
 
 def _open(mode: int) -> bool:

@@ -45,7 +45,7 @@ def ready(name: str, data: Data, folder: Path, cache: Path, say: Say) -> Path:
     except TaskError as error:
         raise TaskError(f"task {name}: {error}") from error
     except OSError as error:
-        raise TaskError(f"task {name}: its data cannot be written to the cache folder {cache}: {error}") from error
+        raise TaskError(f"task {name}: its data cannot be prepared in the cache folder {cache}: {error}") from error
     return place
 
 

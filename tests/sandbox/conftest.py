@@ -60,7 +60,7 @@ class Ran:
 
 @dataclass
 class Box:
-    """A sandbox as one user starts it. `command` starts a Python of that user; empty: this very process is that user."""
+    """A sandbox as one user starts it. `command` starts a Python of that user; empty: this process is that user."""
 
     name: str
     who: str

@@ -153,7 +153,7 @@ def test_disk_use_is_bounded(box: Box, act: str) -> None:
     ran = box.run(
         """
         import os, time
-        act = %r
+        act = ACT
         n = 0
         keep = []
         while True:
@@ -167,9 +167,8 @@ def test_disk_use_is_bounded(box: Box, act: str) -> None:
                     file.write(b'x')
                 time.sleep(0.001)  # for the sake of whoever deletes them
             else:
-                keep.append(open(f'gone{n}', 'wb')); os.unlink(f'gone{n}'); keep[-1].write(b'x' * (1 << 20)); keep[-1].flush()
-    """
-        % act,
+                keep.append(open(f'gone{n}', 'wb', 0)); os.unlink(f'gone{n}'); keep[-1].write(b'x' * (1 << 20))
+    """.replace("ACT", repr(act)),
         disk_mb=limit,
         seconds=20,
     )
@@ -259,7 +258,7 @@ def test_sklearn_fits_a_linear_svc_with_the_default_limits(box: Box) -> None:
         import scipy, numpy as np
         from sklearn.svm import LinearSVC
         from sklearn.feature_extraction.text import TfidfVectorizer
-        x = TfidfVectorizer(analyzer='char', ngram_range=(1, 2)).fit_transform([f'text {i % 7} {i}' for i in range(300)])
+        x = TfidfVectorizer(analyzer='char', ngram_range=(1, 2)).fit_transform(f'text {i % 7} {i}' for i in range(300))
         y = np.arange(300) % 7
         print(LinearSVC().fit(x, y).score(x, y) > 0.5, (np.random.rand(300, 300) @ np.random.rand(300, 300)).shape)
     """)

@@ -112,13 +112,15 @@ def test_the_kernels_dangerous_calls_are_refused(box: Box) -> None:
         x86 = platform.machine() == 'x86_64'
         calls = {'unshare user': (272 if x86 else 97, 0x10000000), 'unshare net': (272 if x86 else 97, 0x40000000),
                  'mount': (165 if x86 else 40, 0, 0, 0, 0, 0), 'bpf': (321 if x86 else 280, 0, 0, 0),
-                 'io_uring': (425, 1, 0), 'userfaultfd': (323 if x86 else 282, 0), 'keyctl': (250 if x86 else 219, 0, 0),
+                 'io_uring': (425, 1, 0),
+                 'userfaultfd': (323 if x86 else 282, 0), 'keyctl': (250 if x86 else 219, 0, 0),
                  'perf': (298 if x86 else 241, 0, 0, 0, 0, 0), 'memfd': (319 if x86 else 279, b'x', 0),
                  'open_by_handle_at': (304 if x86 else 265, 0, 0, 0), 'clone3': (435, 0, 0),
                  'clone user': (56 if x86 else 220, 0x10000000 | 17, 0, 0, 0, 0),
                  'setuid': (105 if x86 else 146, 0)}
         for name, (number, *arguments) in calls.items():
-            result = libc.syscall(ctypes.c_long(number), *[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])
+            words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+            result = libc.syscall(ctypes.c_long(number), *words)
             if name.startswith('clone user') and result == 0:
                 os._exit(0)
             print(name, result, os.strerror(ctypes.get_errno()))

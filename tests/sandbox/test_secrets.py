@@ -14,7 +14,8 @@ READ_GOLD = """
     from pathlib import Path
     data, work = Path(sys.argv[2]), Path(sys.argv[4])
     host = {host!r}
-    tries = [host, data / '../private/gold.csv', work / '../private/gold.csv', 'private/gold.csv', '../private/gold.csv',
+    tries = [host, data / '../private/gold.csv', work / '../private/gold.csv', 'private/gold.csv',
+             '../private/gold.csv',
              f'/proc/self/cwd/../private/gold.csv', f'/proc/1/root{{host}}', f'/proc/{{os.getppid()}}/root{{host}}',
              f'/proc/self/root{{host}}', f'/proc/{{os.getppid()}}/cwd/private/gold.csv']
     tries += glob.glob('/proc/[0-9]*/fd/*') + [f'/proc/{{pid}}/environ' for pid in range(1, 400)]

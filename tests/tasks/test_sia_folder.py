@@ -174,7 +174,8 @@ def test_an_evaluator_that_prints_without_end_fills_no_memory(folder, tmp_path):
 
 def test_the_evaluator_gets_a_clean_environment(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
-    text = EVALUATE + "\nimport os\nassert 'OPENAI_API_KEY' not in os.environ and os.environ['HOME'] != '/root'\n"
+    monkeypatch.setenv("HOME", "own home")
+    text = EVALUATE + "\nimport os\nassert 'OPENAI_API_KEY' not in os.environ and 'own' not in os.environ['HOME']\n"
     (folder / "data/public/evaluate.py").write_text(text)
     assert judge(load(folder), tmp_path, submission__csv=TWO_RIGHT).kind is KIND.PARTIAL
 

@@ -1,0 +1,77 @@
+"""Exact limits by cgroup, where one can be made."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sia_runner.sandbox import cgroups
+
+EAT = "b = []\nwhile True:\n    b.append(bytearray(4 << 20)); b[-1][::4096] = b'x' * 1024\n"
+FORK = """
+import os, time
+n = 0
+try:
+    while True:
+        if os.fork() == 0:
+            time.sleep(1); os._exit(0)
+        n += 1
+except OSError:
+    print(n)
+"""
+
+
+@pytest.fixture
+def group() -> "cgroups.Group":
+    made = cgroups.create(64 << 20, 10)
+    if made is None:
+        pytest.skip("NOT TESTED: no cgroup can be made here (v2 not delegated, or v1 and not root)")
+    yield made
+    made.remove()
+
+
+def run_in(group: cgroups.Group, code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code], preexec_fn=group.join, capture_output=True, text=True, timeout=30
+    )
+
+
+def test_memory_is_bounded_exactly_and_the_kill_is_counted(group: cgroups.Group) -> None:
+    assert group.oom_kills() == 0
+    assert run_in(group, EAT).returncode == -9
+    assert group.oom_kills() > 0
+    assert 48 << 20 < group.peak_bytes() <= 64 << 20
+
+
+def test_processes_are_bounded(group: cgroups.Group) -> None:
+    assert int(run_in(group, FORK).stdout) == 9
+
+
+def test_this_machines_version_is_found(group: cgroups.Group) -> None:
+    assert group.version == (2 if os.path.exists(f"{cgroups.ROOT}/cgroup.controllers") else 1)
+
+
+def test_a_removed_group_is_gone_and_a_dead_supervisors_is_swept(group: cgroups.Group) -> None:
+    parent = os.path.dirname(group.memory)
+    stale = f"{parent}/sia-999999999"
+    os.mkdir(stale)
+    group.remove()
+    assert not os.path.exists(group.memory)
+    fresh = cgroups.create(64 << 20, 10)
+    assert fresh and not os.path.exists(stale)
+    fresh.remove()
+
+
+def test_where_none_can_be_made_there_is_none(tmp_path: "os.PathLike[str]") -> None:
+    assert cgroups.create(64 << 20, 10, root=os.fspath(tmp_path)) is None
+
+
+def test_v2_is_used_where_it_is_delegated() -> None:
+    if not os.path.exists(f"{cgroups.ROOT}/cgroup.controllers"):
+        pytest.skip("NOT TESTED: this machine has no cgroup v2 hierarchy at /sys/fs/cgroup")
+    made = cgroups.create(64 << 20, 10)
+    if made is None:
+        pytest.skip("NOT TESTED: cgroup v2 is not delegated to this user")
+    assert made.version == 2
+    made.remove()
