@@ -85,7 +85,7 @@ class Recipes:
     def _baseline(self, memory: Memory, evidence: Evidence) -> float | None:
         """Dev value of the incumbent: as measured in a trial, else from its own run."""
         tried = memory.get(memory.incumbent, self._rungs[-1]) if memory.incumbent else None
-        return tried.trial.value if tried else evidence.dev_value
+        return tried.trial.value if tried and not tried.trial.failure else evidence.dev_value
 
     def _proposal(self, story: report.Story, chosen: Measured, made: Sequence[Measured]) -> Proposal:
         variant = chosen.variant

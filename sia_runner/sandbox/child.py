@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import marshal
 import os
-import random
 import signal
 
 from sia_runner.sandbox import cgroups, landlock, launch, tree
@@ -81,7 +80,8 @@ def _processors(count: int) -> "tuple[set[int], list[int]]":
     allowed = sorted(os.sched_getaffinity(0))
     if count >= len(allowed):
         return set(allowed), []
-    random.shuffle(allowed)
+    start = os.getpid() % len(allowed)  # two who both find every lock taken rarely choose the same
+    allowed = allowed[start:] + allowed[:start]
     chosen: dict[int, int] = {}
     for processor in allowed:
         lock = _try_lock(f"/sys/devices/system/cpu/cpu{processor}")

@@ -16,7 +16,7 @@ _LEAST = 4096  # what every entry counts at least, so that one limit bounds byte
 def used_bytes(work: str, pids: "list[int]", limit: int) -> int:
     """Bytes that `work` takes, files counted that are deleted but held open by `pids`. May stop above `limit`.
 
-    A folder that cannot be read counts as full: somebody hides something in it.
+    A folder that cannot be read, or a process whose open files cannot, counts as full: somebody hides something.
     """
     total = 0
     try:
@@ -24,9 +24,9 @@ def used_bytes(work: str, pids: "list[int]", limit: int) -> int:
             total += max(_size(entry), _LEAST)
             if total > limit:
                 return total
+        return total + _deleted_bytes(os.stat(work).st_dev, pids)
     except OSError:
         return limit + 1
-    return total + _deleted_bytes(os.stat(work).st_dev, pids)
 
 
 def _size(entry: "os.DirEntry[str]") -> int:
@@ -39,14 +39,34 @@ def _size(entry: "os.DirEntry[str]") -> int:
 def _deleted_bytes(device: int, pids: "list[int]") -> int:
     sizes: dict[int, int] = {}
     for pid in pids:
-        try:
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                info = os.stat(f"/proc/{pid}/fd/{name}")
-                if info.st_nlink == 0 and info.st_dev == device and stat.S_ISREG(info.st_mode):
-                    sizes[info.st_ino] = info.st_blocks * 512
-        except OSError:
-            continue
+        for file in _open_files(pid):
+            try:
+                info = os.stat(file)
+            except FileNotFoundError:
+                continue  # closed while we looked
+            if info.st_nlink == 0 and info.st_dev == device and stat.S_ISREG(info.st_mode):
+                sizes[info.st_ino] = info.st_blocks * 512
     return sum(sizes.values())
+
+
+def _open_files(pid: int) -> "list[str]":
+    folder = f"/proc/{pid}/fd"
+    try:
+        return [f"{folder}/{name}" for name in os.listdir(folder)]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    except PermissionError:
+        if _has_memory(pid):
+            raise
+        return []  # a zombie: the kernel gives what is left of it to root
+
+
+def _has_memory(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return not file.read().startswith("0 ")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def free_bytes(work: str) -> int:

@@ -83,16 +83,16 @@ def test_the_study_is_told_every_kind_of_trial(space):
     assert [t.intermediate_values for t in trials if "rich.C" in t.params] == [{0: 0.5}]
 
 
-def test_the_study_draws_nearer_to_what_was_good(space):
-    """TPE, told that deep decoys are good and all else is bad, asks for deep decoys mostly."""
+def test_the_study_draws_nearer_to_what_was_good_and_a_batch_spreads_out(space):
+    """Deep decoys are good, plain is bad, rich was never tried: asks go to deep decoys and to some of rich."""
     good = [trial(decoy(depth), 0.5 + depth / 20) for depth in range(1, 10)]
     bad = [trial(Variant("plain", {"RATE": rate}), 0.1) for rate in (0.02, 0.05, 0.1, 0.2, 0.5, 0.9)]
-    bad += [trial(Variant("rich", {"C": c, "SIZE": 3, "MODE": "fast"}), 0.1) for c in (0.02, 0.05, 0.1, 0.2, 0.5, 0.9)]
     study = Study(space, remember(space, past(2, "accepted", decoy(9), 0.9, *good, *bad)), [1.0], seed=1)
     asked = [study.ask() for _ in range(40)]
-    assert sum(v.recipe == "decoy" for v in asked) > 20
+    recipes = [variant.recipe for variant in asked]
+    assert recipes.count("decoy") > 10 and recipes.count("rich") > 3 and recipes.count("plain") < 10
     depths = [v.constants["DEPTH"] for v in asked if v.recipe == "decoy"]
-    assert sum(depth in (5, 6, 7, 8, 9) for depth in depths) > 0.7 * len(depths)
+    assert sum(depth in (5, 6, 7, 8, 9) for depth in depths) > 0.6 * len(depths)
 
 
 def selected(space: Space, *trials: Measured, baseline: float | None = 0.5, higher: bool = True):

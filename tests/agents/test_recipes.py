@@ -7,8 +7,19 @@ import pytest
 from sia_runner.agents import declared
 from sia_runner.agents.protocol import Brief, Context, ProposerError
 from sia_runner.agents.recipes import Recipes
-from sia_runner.records import Lever, Past
-from tests.agents.synthetic import ENTRY, OPTIMUM, Bench, expected, experiment, judge, observe, recipes, write_task
+from sia_runner.records import Lever, Past, Trial
+from tests.agents.synthetic import (
+    ENTRY,
+    OPTIMUM,
+    QUESTIONS,
+    Bench,
+    expected,
+    experiment,
+    judge,
+    observe,
+    recipes,
+    write_task,
+)
 
 SEEDS = range(10)
 
@@ -78,20 +89,19 @@ def test_no_variant_is_proposed_or_tried_twice(context):
     assert len(set(notes)) == len(notes) == len(bench.asked), "what notes hold is not asked of the workbench again"
 
 
-def test_after_rejections_the_steps_grow(context):
-    """The farthest neighbour of the same incumbent after five rejections lies farther out than after none."""
-    proposals, history = experiment(recipes(context), Bench(), 2)
-    rejected = [Past(n, Lever.HARNESS, "other", "rejected", "worse", history[1].val, {}) for n in range(3, 8)]
+def test_before_a_lost_cause_is_proposed_the_next_best_are_tried_on_all_data(context):
+    class Misleading(Bench):
+        def _run(self, files, fraction):
+            return Trial(0.5 if fraction == 1.0 else 0.9, QUESTIONS, 1.0)
 
-    def moved(past: list[Past]) -> float:
-        bench = Bench()
-        brief = Brief(len(past) + 1, 20, None, tuple(past), 2, True)
-        notes = recipes(context).propose(brief, bench).notes
-        old = proposals[1].notes["constants"]
-        same = [t["constants"] for t in notes["trials"] if t["recipe"] == proposals[1].notes["recipe"]]
-        return max(abs(new[name] - old[name]) for new in same for name in old if not isinstance(old[name], str))
-
-    assert moved([*history, *rejected]) > moved(history)
+    incumbent = {"recipe": "decoy", "constants": {"DEPTH": 4}}
+    result = {"value": 0.8, "n": QUESTIONS, "seconds": 1.0, "failure": ""}
+    notes = incumbent | {"trials": [incumbent | result | {"fraction": fraction} for fraction in (0.25, 1.0)]}
+    accepted = Past(2, Lever.HARNESS, "t", "accepted", "better", None, notes)
+    bench = Misleading()
+    proposal = recipes(context).propose(Brief(3, 9, None, (accepted,), 2, True), bench)
+    assert [fraction for _, fraction in bench.asked] == [0.25] * 8 + [1.0] * 2 * 2
+    assert "Dev says it is worse than the incumbent (-0.300); nothing better was found" in proposal.improvement
 
 
 def test_a_failing_recipe_is_reported_and_avoided(context):

@@ -13,7 +13,8 @@ import sys
 import sysconfig
 import tempfile
 import textwrap
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -237,3 +238,10 @@ def sandbox_processes() -> list[str]:
         if (ours or ENTRY in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(f"{process.pid}: {words[:200]}")
     return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.01)

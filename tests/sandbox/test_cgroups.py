@@ -75,3 +75,26 @@ def test_v2_is_used_where_it_is_delegated() -> None:
         pytest.skip("NOT TESTED: cgroup v2 is not delegated to this user")
     assert made.version == 2
     made.remove()
+
+
+def test_v2_takes_the_nearest_ancestor_that_hands_its_controllers_on(
+    tmp_path: "os.PathLike[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a user's systemd: the session's own cgroup holds processes, the slice above it is delegated.
+
+    Files in place of the kernel's: this shows where a group is made and with which limits, not that they hold.
+    """
+    for place, controllers in (("", "cpu memory pids"), ("/slice", "memory pids"), ("/slice/session", "")):
+        os.makedirs(f"{tmp_path}{place}", exist_ok=True)
+        for name, content in (
+            ("cgroup.controllers", ""),
+            ("cgroup.procs", ""),
+            ("cgroup.subtree_control", controllers),
+        ):
+            with open(f"{tmp_path}{place}/{name}", "w") as file:
+                file.write(content)
+    monkeypatch.setattr(cgroups, "_own_paths", lambda: {"": "/slice/session"})
+    made = cgroups.create(64 << 20, 10, root=os.fspath(tmp_path))
+    assert made and os.path.dirname(made.memory) == f"{tmp_path}/slice"
+    written = {name: open(f"{made.memory}/{name}").read() for name in os.listdir(made.memory)}
+    assert written == {"memory.max": str(64 << 20), "pids.max": "10", "memory.oom.group": "1"}

@@ -218,6 +218,35 @@ def test_hiding_files_in_an_unreadable_folder_counts_as_full(box: Box) -> None:
     assert ran.ended.ending is Ending.DISK_FULL
 
 
+def test_a_program_that_nobody_may_read_cannot_hide_its_open_files(box: Box) -> None:
+    """The kernel closes /proc/PID/fd of a process whose program is not readable."""
+    ran = box.run("""
+        import os, shutil
+        shutil.copy('/bin/sleep', 'sleep'); os.chmod('sleep', 0o111)
+        os.execv('sleep', ['sleep', '1'])
+    """)
+    if box.who == "user" and box.name == "bubblewrap":
+        assert ran.ended.ending is Ending.DISK_FULL, ran
+    else:  # root looks into every process, and chmod is a no-op for an ordinary user's process
+        assert ran.ended.ending is Ending.EXITED, ran
+
+
+def test_zombies_and_short_lived_processes_hide_nothing(box: Box) -> None:
+    ran = box.run("""
+        import os, time
+        for _ in range(5):
+            if os.fork() == 0:
+                os._exit(0)
+        end = time.monotonic() + 1.2
+        while time.monotonic() < end:
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+    """)
+    assert ran.ended.ending is Ending.EXITED and ran.ended.exit_code == 0, ran
+
+
 def test_processors_are_bounded_and_cannot_be_taken_back(box: Box) -> None:
     if (os.cpu_count() or 1) < 2:
         pytest.skip("NOT TESTED: one processor only")

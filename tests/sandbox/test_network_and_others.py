@@ -11,7 +11,7 @@ import time
 import pytest
 
 from sia_runner.sandbox.protocol import Ending
-from tests.sandbox.conftest import Box
+from tests.sandbox.conftest import Box, wait_until
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_the_runner_killed_with_sigkill_leaves_no_process(box: Box) -> None:
         limits = {"seconds": 60, "memory_mb": 512}
         json.dump({**wanted, "entry": job.entry, "limits": limits, "env": {}}, runner.stdin)
         runner.stdin.close()
-        _wait_until(lambda: (job.work / "running").exists())
+        wait_until(lambda: (job.work / "running").exists())
         runner.send_signal(signal.SIGKILL)
         runner.wait()
         # a resumed runner may start the same step again at once: it waits until the old one is gone
@@ -175,7 +175,7 @@ def test_an_exception_in_the_runner_stops_the_sandbox(own_box: Box, monkeypatch:
     job = own_box.job("import time; open('running', 'w').close(); time.sleep(100)")
 
     def interrupt() -> None:
-        _wait_until(lambda: (job.work / "running").exists())
+        wait_until(lambda: (job.work / "running").exists())
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -199,10 +199,3 @@ def test_several_threads_run_sandboxes_at_the_same_time(own_box: Box) -> None:
     for thread in threads:
         thread.join()
     assert [ran[n].log for n in range(6)] == [f"{n * 11}\n" for n in range(6)]
-
-
-def _wait_until(condition: "object", seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.01)

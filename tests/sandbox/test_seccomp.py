@@ -49,8 +49,24 @@ def call(machine: str, name: str, *arguments: int, namespaced: bool = True, own_
     return run(code, NUMBERS[name][MACHINES.index(machine)], arguments, AUDIT[machine])
 
 
-DANGEROUS = """unshare setns mount move_mount ptrace process_vm_writev bpf keyctl io_uring_setup perf_event_open
-               userfaultfd open_by_handle_at shmget sched_setaffinity pidfd_getfd kexec_load""".split()
+DANGEROUS = [
+    "unshare",
+    "setns",
+    "mount",
+    "move_mount",
+    "ptrace",
+    "process_vm_writev",
+    "bpf",
+    "keyctl",
+    "io_uring_setup",
+    "perf_event_open",
+    "userfaultfd",
+    "open_by_handle_at",
+    "shmget",
+    "sched_setaffinity",
+    "pidfd_getfd",
+    "kexec_load",
+]
 
 
 @pytest.mark.parametrize("name", DANGEROUS)

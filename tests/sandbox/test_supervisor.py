@@ -1,0 +1,126 @@
+"""The small process over each sandbox: what happens when it dies, waits, or finds a hostile work folder."""
+
+import os
+import threading
+
+import psutil
+import pytest
+
+from sia_runner.sandbox import workdir
+from sia_runner.sandbox.protocol import Ending
+from tests.sandbox.conftest import Box, sandbox_processes, wait_until
+
+
+def supervisor_of(job_entry: str) -> psutil.Process:
+    for process in psutil.process_iter(["cmdline"]):
+        if job_entry in " ".join(process.info["cmdline"] or []) and "--dataset_dir" in (process.info["cmdline"] or []):
+            for above in process.parents():
+                if "sia_runner.sandbox.supervisor" in " ".join(above.cmdline()):
+                    return above
+    raise AssertionError("no supervisor found")
+
+
+def test_a_supervisor_killed_with_sigkill_takes_its_harness_along(box: Box) -> None:
+    job = box.job("import time; open('running', 'w').close(); time.sleep(100)")
+
+    def kill() -> None:
+        wait_until(lambda: (job.work / "running").exists())
+        supervisor_of(job.entry).kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    ended = box.run_job(job).ended
+    thread.join()
+    assert ended.ending is Ending.NOT_STARTED
+    assert ended.detail.startswith("the supervisor died")
+    wait_until(lambda: not sandbox_processes())
+
+
+def test_a_supervisor_that_is_told_to_stop_cleans_up_and_says_so(own_box: Box) -> None:
+    """As SLURM does: SIGTERM for every process of a job."""
+    job = own_box.job("import time; print('here', flush=True); open('running', 'w').close(); time.sleep(100)")
+
+    def stop() -> None:
+        wait_until(lambda: (job.work / "running").exists())
+        supervisor_of(job.entry).terminate()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    ran = own_box.run_job(job)
+    thread.join()
+    assert ran.ended.ending is Ending.INTERRUPTED
+    assert ran.log == "here\n"
+
+
+def test_two_runs_of_one_work_folder_follow_each_other(own_box: Box) -> None:
+    job = own_box.job("""
+        import os, time
+        assert not os.path.exists('busy')
+        open('busy', 'w').close(); time.sleep(0.3); os.unlink('busy'); print('alone')
+    """)
+    logs: list[str] = []
+    threads = [threading.Thread(target=lambda: logs.append(own_box.run_job(job).log)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert logs == ["alone\n", "alone\n"]
+
+
+def test_a_deep_tree_and_odd_names_are_measured_and_given_back(box: Box) -> None:
+    ran = box.run("""
+        import os
+        for _ in range(300):
+            os.mkdir('d'); os.chdir('d')
+        open('bottom', 'w').write('x')
+        os.chdir(os.environ['HOME'])
+        for name in (b'\\xff\\xfe', b'new\\nline', b'-rf', 'ü'.encode(), b'x' * 255):
+            open(name, 'w').close()
+        os.mkfifo('fifo')
+    """)
+    assert ran.ended.ending is Ending.EXITED and ran.ended.exit_code == 0, ran.log
+    assert (ran.work / "/".join(["d"] * 300) / "bottom").read_text() == "x"
+    assert all(path.lstat().st_uid == box.uid for path in ran.work.iterdir())
+
+
+def test_temporary_files_of_a_harness_are_removed_however_deep(process: Box) -> None:
+    ran = process.run("""
+        import os
+        os.chdir(os.environ['TMPDIR'])
+        for _ in range(1500):
+            os.mkdir('d'); os.chdir('d')
+    """)
+    assert ran.ended.ending is Ending.EXITED, ran
+    assert list(ran.work.iterdir()) == []
+
+
+def test_a_temporary_folder_replaced_by_a_link_does_not_lead_outside(process: Box) -> None:
+    job = process.job("""
+        import os
+        os.rmdir(os.environ['TMPDIR']); os.symlink('../precious', os.environ['TMPDIR'])
+    """)
+    precious = job.work.parent / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("precious")
+    for path in (precious, precious / "file"):
+        os.chown(path, process.uid, process.uid)
+    for _ in range(2):  # a resumed run finds what the first one left
+        assert process.run_job(job).ended.exit_code == 0
+    assert (precious / "file").read_text() == "precious"
+
+
+def test_a_nearly_full_disk_is_said_before_anything_starts(own_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sia_runner.sandbox.driver._FREE", 1 << 62)
+    ended = own_box.run("print(1)").ended
+    assert ended.ending is Ending.NOT_STARTED
+    assert "MiB are left on the disk of" in ended.detail
+
+
+def test_what_a_umask_hides_is_recognised(tmp_path: "os.PathLike[str]") -> None:
+    folder = os.path.join(tmp_path, "f")
+    os.mkdir(folder, 0o755)
+    os.chmod(folder, 0o755)
+    assert workdir.readable_by_all(folder)
+    with open(f"{folder}/file", "w"):
+        os.chmod(f"{folder}/file", 0o600)
+    assert not workdir.readable_by_all(folder)
