@@ -2,7 +2,7 @@
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -35,17 +35,18 @@ class Runner(Protocol):
     def roles(self, pid: int) -> Mapping[str, int]: ...
 
 
-def measure(runner: Runner, folder: Path, repeats: int, output_mib: int) -> Figures:
-    """All figures of one runner. `folder` is empty and takes what the runs write."""
+def measure(runners: Sequence[Runner], folder: Path, repeats: int, output_mib: int) -> dict[str, Figures]:
+    """All figures by runner. The runners take turns, so that a busy minute hits all; a first turn only warms up."""
     write_task(folder / "task")
-    print(f"{runner.name}: warm-up", flush=True)
-    _times(runner, folder)
-    figures: defaultdict[str, list[float]] = defaultdict(list)
-    for repeat in range(repeats):
-        print(f"{runner.name}: run {repeat + 1} of {repeats}", flush=True)
-        for name, values in (_times(runner, folder) | _memory(runner, folder, output_mib)).items():
-            figures[name] += values
-    return dict(figures)
+    results: dict[str, defaultdict[str, list[float]]] = {runner.name: defaultdict(list) for runner in runners}
+    for turn in range(repeats + 1):
+        for runner in runners:
+            print(f"{runner.name}: {f'run {turn} of {repeats}' if turn else 'warm-up'}", flush=True)
+            found = _times(runner, folder)
+            if turn:
+                for name, values in (found | _memory(runner, folder, output_mib)).items():
+                    results[runner.name][name] += values
+    return {name: dict(figures) for name, figures in results.items()}
 
 
 def _times(runner: Runner, folder: Path) -> Figures:

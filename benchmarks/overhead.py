@@ -10,7 +10,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from _figures import Figures, Runner, measure
+from _figures import Runner, measure
 from _ours import Ours
 from _peer import NoPeer, Peer
 from _table import table
@@ -18,11 +18,8 @@ from _table import table
 
 def main() -> None:
     args = _arguments()
-    runners = _runners(args.only)
-    results: dict[str, Figures] = {}
-    for runner in runners:
-        with tempfile.TemporaryDirectory(prefix="sia-overhead-") as folder:
-            results[runner.name] = measure(runner, Path(folder), args.repeats, args.output_mib)
+    with tempfile.TemporaryDirectory(prefix="sia-overhead-") as folder:
+        results = measure(_runners(args.only), Path(folder), args.repeats, args.output_mib)
     where = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.release()}"
     print(f"\n{where}; median of {args.repeats} runs (lowest-highest), warm\n")
     print(table(results))
@@ -49,6 +46,8 @@ def _runners(only: str | None) -> list[Runner]:
         try:
             runners.append(Peer())
         except NoPeer as error:
+            if only == "peer":
+                raise SystemExit(str(error)) from error
             print(f"{error}; only our side is measured")
     return runners
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,5 +97,5 @@ def test_v2_takes_the_nearest_ancestor_that_hands_its_controllers_on(
     monkeypatch.setattr(cgroups, "_own_paths", lambda: {"": "/slice/session"})
     made = cgroups.create(64 << 20, 10, root=os.fspath(tmp_path))
     assert made and os.path.dirname(made.memory) == f"{tmp_path}/slice"
-    written = {name: open(f"{made.memory}/{name}").read() for name in os.listdir(made.memory)}
+    written = {path.name: path.read_text() for path in Path(made.memory).iterdir()}
     assert written == {"memory.max": str(64 << 20), "pids.max": "10", "memory.oom.group": "1"}

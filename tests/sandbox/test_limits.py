@@ -64,7 +64,7 @@ def test_a_fork_bomb_is_bounded_and_ends(box: Box) -> None:
             except OSError:
                 pass
     """,
-        seconds=1.5,
+        seconds=1,
         processes=40,
     )
     ran = _sampled(
@@ -132,7 +132,7 @@ def test_shared_memory_is_counted_once(box: Box) -> None:
         block = bytearray(100 << 20); block[::4096] = b'x' * len(block[::4096])
         for _ in range(8):
             if os.fork() == 0:
-                time.sleep(0.5); os._exit(0)
+                time.sleep(0.3); os._exit(0)
         for _ in range(8):
             os.wait()
     """,
@@ -223,7 +223,7 @@ def test_a_program_that_nobody_may_read_cannot_hide_its_open_files(box: Box) -> 
     ran = box.run("""
         import os, shutil
         shutil.copy('/bin/sleep', 'sleep'); os.chmod('sleep', 0o111)
-        os.execv('sleep', ['sleep', '1'])
+        os.execv('sleep', ['sleep', '0.6'])
     """)
     if box.who == "user" and box.name == "bubblewrap":
         assert ran.ended.ending is Ending.DISK_FULL, ran
@@ -237,7 +237,7 @@ def test_zombies_and_short_lived_processes_hide_nothing(box: Box) -> None:
         for _ in range(5):
             if os.fork() == 0:
                 os._exit(0)
-        end = time.monotonic() + 1.2
+        end = time.monotonic() + 0.6
         while time.monotonic() < end:
             pid = os.fork()
             if pid == 0:

@@ -87,7 +87,7 @@ def test_temporary_files_of_a_harness_are_removed_however_deep(process: Box) -> 
     ran = process.run("""
         import os
         os.chdir(os.environ['TMPDIR'])
-        for _ in range(1500):
+        for _ in range(1100):
             os.mkdir('d'); os.chdir('d')
     """)
     assert ran.ended.ending is Ending.EXITED, ran
