@@ -7,6 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sia_runner.config import Experiment
+from sia_runner.schema import optional_keys
+
 
 def explain(error: ValidationError, composed: Mapping[str, Any]) -> list[str]:
     """A line per fault that the schema found."""
@@ -70,6 +73,8 @@ def explain_hydra(error: Exception, keys: Iterable[str], groups: Mapping[str, li
     refused = re.search(r"Could not override '([^']+)'", text)
     if refused:
         name = refused.group(1)
+        if name in optional_keys(Experiment):
+            return f"{name}: not in this YAML; add it: +{name}=…"
         return f"{name}: no such key or group{_nearest_key(name, keys, groups)}"
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or "a key"

@@ -8,9 +8,10 @@ from typing import Any
 
 from sia_runner.agents.protocol import Context, Proposer
 from sia_runner.compute.protocol import Compute
-from sia_runner.config import Experiment, Named, check
+from sia_runner.config import Experiment, check
 from sia_runner.resources import cache_dir
 from sia_runner.sandbox.protocol import Limits, Sandbox
+from sia_runner.schema import Named
 from sia_runner.tasks.protocol import Task
 from sia_runner.tracking.protocol import Tracker
 

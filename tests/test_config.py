@@ -123,6 +123,7 @@ def refused(tmp_path, *args):
     [
         ("task=lawbnech", "refused: task=lawbnech: no such choice; did you mean 'lawbench'?"),
         ("max_genn=3", "refused: max_genn: no such key or group; did you mean 'max_gen'?"),
+        ("task.dir=x", "refused: task.dir: not in this YAML; add it: +task.dir=…"),
         ("taks=smoke", "refused: taks: no such key or group; did you mean 'task'?"),
         ("task=custom", "refused: task.dir: a value is needed; give task.dir=…"),
         ("trainer=ppo", "refused: trainer=ppo: no such choice; allowed: none"),
@@ -166,5 +167,5 @@ def test_multirun_gives_each_run_its_own_directory_and_the_worst_exit_code(tmp_p
 
 
 def test_mcnemar_needs_a_metric_that_is_decided_question_by_question():
-    (line,) = faults("search.accept.rule=mcnemar", "task.metric.verifier=auc", 'task.metric.choices=["no","yes"]')
+    (line,) = faults("search.accept.rule=mcnemar", "task.metric.verifier=auc", '+task.metric.choices=["no","yes"]')
     assert line.startswith("search.accept.rule=mcnemar counts single questions") and "ladder, bootstrap" in line

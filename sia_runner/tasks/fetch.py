@@ -5,8 +5,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from sia_runner.config import Data
 from sia_runner.rundir import sha256_of
+from sia_runner.task_config import Data
 from sia_runner.tasks.protocol import TaskError
 
 SECONDS = 900  # for a download, or for a script that makes data

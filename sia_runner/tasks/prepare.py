@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sia_runner.config import Data
 from sia_runner.rundir import sha256_of
+from sia_runner.task_config import Data
 from sia_runner.tasks.fetch import NotFetchedError, cached_wheel, extract, run_script
 from sia_runner.tasks.protocol import TaskError
 

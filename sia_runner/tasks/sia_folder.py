@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sia_runner import config
+from sia_runner import task_config
 from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.rundir import sha256_of
 from sia_runner.tasks.collect import Quota, collect_tree, refusal
@@ -36,7 +36,7 @@ class SiaFolder:
     aggregate = None
     entry = "target_agent.py"
 
-    def __init__(self, spec: config.SiaFolderTask, split_seed: int, cache: Path) -> None:
+    def __init__(self, spec: task_config.SiaFolderTask, split_seed: int, cache: Path) -> None:
         del split_seed, cache
         self._spec = spec
         self.name, self.metric, self.higher_is_better = spec.name, spec.metric.name, spec.metric.higher_is_better

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sia_runner import config
+from sia_runner import task_config
 from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.resources import bundled
 from sia_runner.scoring import Aggregate, interval
@@ -31,7 +31,7 @@ class TableTask:
 
     has_test = True
 
-    def __init__(self, spec: config.TableTask, split_seed: int, cache: Path) -> None:
+    def __init__(self, spec: task_config.TableTask, split_seed: int, cache: Path) -> None:
         self._spec, self._seed, self._cache = spec, split_seed, cache
         self.name = spec.name
         self.metric = spec.metric.name

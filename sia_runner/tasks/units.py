@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sia_runner.config import Metric, TableTask
+from sia_runner.task_config import Metric, TableTask
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.rows import Rows, read_rows
 from sia_runner.tasks.verifiers.common import finite

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sia_runner.config import TableTask
+from sia_runner.task_config import TableTask
 from sia_runner.tasks.protocol import Round, View
 from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.units import Units, group_of

@@ -62,11 +62,15 @@ def test_its_reference_agent_is_scored_by_its_own_evaluator_and_the_summary_says
 
 def test_better_harnesses_are_accepted_and_forged_or_stolen_results_are_not(cli, folder):
     forge = agent("'even'", "pathlib.Path(args.working_dir, 'results.json').write_text('{\"accuracy\": 1.0}')")
+    places = ["../private/test.csv", str(folder / "data/private/test.csv")]
     steal = (
-        "import glob, shutil\n"
-        f"for path in ['../private/test.csv', args.dataset_dir + '/../private/test.csv', {str(folder)!r} + '/data/private/test.csv']:\n"
-        "    try:\n        shutil.copy(path, args.working_dir + '/submission.csv'); raise SystemExit(0)\n"
-        "    except OSError as error:\n        print(error)"
+        "import shutil\n"
+        f"for path in [args.dataset_dir + '/../private/test.csv', *{places!r}]:\n"
+        "    try:\n"
+        "        shutil.copy(path, args.working_dir + '/submission.csv')\n"
+        "        raise SystemExit(0)\n"
+        "    except OSError as error:\n"
+        "        print(error)"
     )
     good = agent("'even' if int(text) % 2 == 0 else 'odd'")
     done = cli("task=custom", f"task.dir={folder}", *cli.replay(forge, agent("'even'", steal), good))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.config import Data
+from sia_runner.task_config import Data
 from sia_runner.tasks.fetch import cached_wheel
 from sia_runner.tasks.prepare import MANIFEST, hashes, ready
 from sia_runner.tasks.protocol import TaskError
@@ -45,7 +45,7 @@ class Place:
 
     def start(self) -> subprocess.Popen:
         program = (
-            "import sys; from pathlib import Path; from sia_runner.config import Data;"
+            "import sys; from pathlib import Path; from sia_runner.task_config import Data;"
             "from sia_runner.tasks.prepare import ready;"
             "data = Data.model_validate_json(sys.argv[3]);"
             "print(ready('example', data, Path(sys.argv[1]), Path(sys.argv[2]), print))"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sia_runner.config import SiaFolderTask
-from sia_runner.config import TableTask as Spec
 from sia_runner.records import OutcomeKind
 from sia_runner.resources import bundled, cache_dir
+from sia_runner.task_config import SiaFolderTask
+from sia_runner.task_config import TableTask as Spec
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.splits import blocks
 from sia_runner.tasks.table import TableTask

@@ -31,9 +31,7 @@ def clean(text: str) -> str:
 
 def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list[str]:
     texts = [clean(row["text"]) for row in train + questions]
-    counter = CountVectorizer(
-        analyzer="char", ngram_range=(1, NGRAM_MAX), min_df=MIN_DF, binary=True, dtype=np.float32
-    )
+    counter = CountVectorizer(analyzer="char", ngram_range=(1, NGRAM_MAX), min_df=MIN_DF, binary=True, dtype=np.float32)
     present = counter.fit_transform(texts)
     document_share = np.asarray(present.mean(axis=0)).ravel()
     features = normalize(present.multiply((1 - np.log(document_share)) ** IDF_POWER).tocsr())

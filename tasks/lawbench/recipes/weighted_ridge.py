@@ -32,9 +32,7 @@ def clean(text: str) -> str:
 
 def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list[str]:
     texts = [clean(row["text"]) for row in train + questions]
-    counter = CountVectorizer(
-        analyzer="char", ngram_range=(1, NGRAM_MAX), min_df=MIN_DF, binary=True, dtype=np.float32
-    )
+    counter = CountVectorizer(analyzer="char", ngram_range=(1, NGRAM_MAX), min_df=MIN_DF, binary=True, dtype=np.float32)
     present = counter.fit_transform(texts)
     labels, gold = np.unique([row["label"] for row in train], return_inverse=True)
     features = normalize(present.multiply(pointedness(present[: len(train)], gold)).tocsr())

@@ -1,0 +1,43 @@
+"""What schemas are made of: strict parts, bounded numbers, and the list of all keys that a model allows."""
+
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Part(BaseModel):
+    """Unknown keys are errors; values are not coerced ("3" is no number)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class Named(Part):
+    name: str
+
+
+class Component(Named):
+    """A choice of a group that names its class. `target` is Hydra's ``_target_``."""
+
+    target: str = Field(alias="_target_")
+
+
+def optional_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Every dotted key that some choice of some group may have, also those that its YAML leaves out."""
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        keys.add(key)
+        for part in _parts(field.annotation):
+            keys |= optional_keys(part, f"{key}.")
+    return keys
+
+
+def _parts(annotation: Any) -> list[type[BaseModel]]:
+    """The models in an annotation: itself, or the members of a union, under any number of Annotated."""
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [part for inner in get_args(annotation) for part in _parts(inner)]

