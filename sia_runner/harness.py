@@ -57,11 +57,14 @@ def _check_shape(files: Mapping[str, str], entry: str) -> None:
         raise FaultyHarness(f"the harness has {size} bytes; allowed: {MAX_BYTES}")
 
 
-def syntax_fault(harness: Path, seconds: float = 10.0) -> str:
-    """The first syntax error in any .py file of the harness as one line; empty when all parse."""
-    sources = {
-        path.relative_to(harness).as_posix(): path.read_text(encoding="utf-8") for path in sorted(harness.rglob("*.py"))
-    }
+def syntax_fault(harness: Path, entry: str, seconds: float = 10.0) -> str:
+    """The first syntax error in a .py file of the harness as one line; empty when all parse.
+
+    The entry program is left out: it is run next, and the interpreter says the same.
+    """
+    sources = {name: text for name, text in read_harness(harness).items() if name.endswith(".py") and name != entry}
+    if not sources:
+        return ""
     try:
         parsed = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _PARSE],

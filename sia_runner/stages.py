@@ -80,7 +80,7 @@ def build(config: Experiment, run: RunDir, n: int) -> Result:
 def gate(config: Experiment, run: RunDir, n: int) -> Result:
     """Cheap refusal: every file parses, and a short run on a few questions answers at least one of them."""
     here, task = run.generation(n), rooms(config).task
-    fault = syntax_fault(here.harness) or environment_fault(config, here.harness)
+    fault = syntax_fault(here.harness, task.entry) or environment_fault(config, here.harness)
     if fault:
         return {"fault": fault}
     for round_ in task.rounds("gate"):

@@ -42,14 +42,14 @@ def test_size_and_count_are_bounded(tmp_path):
 )
 def test_every_syntax_error_is_one_line_and_never_hurts_the_runner(tmp_path, source):
     folder = tmp_path / "harness"
-    write_harness({ENTRY: source}, folder, ENTRY)
-    fault = syntax_fault(folder)
+    write_harness({ENTRY: "", "tools.py": source}, folder, ENTRY)
+    fault = syntax_fault(folder, ENTRY)
     assert fault and "\n" not in fault and len(fault) <= 300
 
 
 def test_sound_sources_have_no_fault(tmp_path):
     write_harness({ENTRY: "import tools.parse\n", "tools/parse.py": "x: int = 1\n"}, tmp_path / "harness", ENTRY)
-    assert syntax_fault(tmp_path / "harness") == ""
+    assert syntax_fault(tmp_path / "harness", ENTRY) == ""
 
 
 @given(st.dictionaries(st.text(max_size=12), st.text(max_size=12), max_size=4))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.sandbox.protocol import Ended, Ending, Job, SandboxError
+from sia_runner.standby import Standby
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 # -I -S -E: nothing that a harness could leave behind (site, user site, PYTHON*, the current folder) is ever read
@@ -92,10 +93,9 @@ def command(python: str, harness: str, job: Job, data: str, work: str) -> list[s
     return [python, "-s", f"{harness}/{job.entry}", "--dataset_dir", data, "--working_dir", work]
 
 
-def supervise(plan: dict[str, Any]) -> Ended:
-    """Run `plan` under a supervisor of its own. Whatever stops this process or this call stops the sandbox too."""
-    body = marshal.dumps(plan)
-    supervisor = subprocess.Popen(
+def _start() -> "subprocess.Popen[bytes]":
+    """A supervisor that waits for its plan."""
+    return subprocess.Popen(
         [sys.executable, "-I", "-S", "-E", "-c", _BOOT, os.fspath(_PACKAGES)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -104,11 +104,21 @@ def supervise(plan: dict[str, Any]) -> Ended:
         cwd="/",
         start_new_session=True,  # Ctrl-C is for the runner to handle
     )
+
+
+_supervisors = Standby(_start)
+
+
+def supervise(plan: dict[str, Any]) -> Ended:
+    """Run `plan` under a supervisor of its own. Whatever stops this process or this call stops the sandbox too."""
+    body = marshal.dumps(plan)
+    supervisor = _supervisors.take()
     assert supervisor.stdin and supervisor.stdout and supervisor.stderr  # noqa: S101 (for the type checker)
     with supervisor.stdout, supervisor.stderr:
         try:
             supervisor.stdin.write(len(body).to_bytes(4, "big") + body)
             supervisor.stdin.flush()
+            _supervisors.warm()  # for the next run, while this one is under way
             answer = supervisor.stdout.read()
         except BrokenPipeError:
             answer = b""

@@ -7,13 +7,16 @@ import ctypes
 import os
 import resource
 import signal
+import threading
+import time
 
 FILE_BYTES = 256 << 20
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 def confine(seconds: int, memory_bytes: int | None = None) -> None:
-    """CPU time, file size, address space (None: as it is); no core dumps; killed when the parent dies."""
+    """CPU time, file size, address space (None: as it is); no core dumps."""
     bounds = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: FILE_BYTES, resource.RLIMIT_CORE: 0}
     if memory_bytes is not None:
         bounds[resource.RLIMIT_AS] = memory_bytes
@@ -21,10 +24,25 @@ def confine(seconds: int, memory_bytes: int | None = None) -> None:
         _, hard = resource.getrlimit(kind)
         allowed = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
         resource.setrlimit(kind, (allowed, allowed))
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def execute(seconds: int, command: list[str]) -> None:
-    """Become `command`, confined; its memory is its own affair (an evaluator may load a GPU library)."""
+def confine_program(seconds: int) -> None:
+    """Before a program of the task starts: bounds, and killed when the thread that waits for it is gone.
+
+    Its memory is its own affair (an evaluator may load a GPU library).
+    """
     confine(seconds)
-    os.execv(command[0], command)  # noqa: S606 - a list, no shell
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """End this process when its parent has gone. Not by PDEATHSIG: that follows the thread that started us, which may
+    end long before the runner does."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -8,18 +8,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
+
+from sia_runner.standby import Standby
+from sia_runner.tasks.confine import confine_program
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 # -I keeps the user's environment and folder out; so the package is found by its own path, installed or in a checkout.
 _WORKER = "import sys; sys.path.insert(0, sys.argv[1]); from sia_runner.tasks.worker import main; main()"
-_EXECUTE = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from sia_runner.tasks.confine import execute; "
-    "execute(int(sys.argv[2]), sys.argv[3:])"
-)
 _KEPT = 64 << 20  # bytes read back of what it printed
 
 
@@ -34,7 +34,33 @@ class Finished:
 
 def run_worker(request: bytes, seconds: float) -> Finished:
     """The verifier worker: one JSON request on stdin, one JSON answer on stdout."""
-    return _run([sys.executable, "-I", "-c", _WORKER, _ROOT], request, seconds, Path("/"), {"LC_ALL": "C.UTF-8"})
+    process = _workers.take()
+    output = b""
+    with _ended_with_its_group(process), contextlib.suppress(subprocess.TimeoutExpired):
+        output, _ = process.communicate(request, timeout=seconds)
+        return Finished(process.returncode, output, "")
+    return Finished(None, output, "")
+
+
+def warm_worker() -> None:
+    """Start the next worker now, so that it is there when a harness has ended."""
+    _workers.warm()
+
+
+def _start_worker() -> "subprocess.Popen[bytes]":
+    """A worker that waits for its request. What a verifier prints goes nowhere (it may hold gold answers)."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", _WORKER, _ROOT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={"LC_ALL": "C.UTF-8"},
+        start_new_session=True,
+    )
+
+
+_workers = Standby(_start_worker)
 
 
 def judged(done: Finished) -> tuple[list[tuple[str, str, float, str]], str]:
@@ -50,25 +76,32 @@ def run_program(command: list[str], seconds: float, cwd: Path) -> Finished:
     """A program of the task, with a clean environment whose home is `cwd`."""
     env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(cwd), "TMPDIR": str(cwd), "LC_ALL": "C.UTF-8"}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    cpu_seconds = str(math.ceil(seconds) + 1)
-    return _run([sys.executable, "-I", "-c", _EXECUTE, _ROOT, cpu_seconds, *command], b"", seconds, cwd, env)
-
-
-def _run(command: list[str], request: bytes, seconds: float, cwd: Path, env: Mapping[str, str]) -> Finished:
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=errors, cwd=cwd, env=env, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+            preexec_fn=partial(confine_program, math.ceil(seconds) + 1),  # noqa: PLW1509 - system calls only
         )
-        try:
-            process.communicate(request, timeout=seconds)
-            exit_code: int | None = process.returncode
-        except subprocess.TimeoutExpired:
-            exit_code = None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        exit_code: int | None = None
+        with _ended_with_its_group(process), contextlib.suppress(subprocess.TimeoutExpired):
+            exit_code = process.wait(seconds)
         return Finished(exit_code, _head(output), _head(errors)[-4096:].decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def _ended_with_its_group(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Whatever happens inside, neither the process nor what it started is left afterwards."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _head(stream: IO[bytes]) -> bytes:

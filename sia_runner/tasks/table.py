@@ -16,7 +16,7 @@ from sia_runner.tasks import views
 from sia_runner.tasks.collect import collect_submission, refusal
 from sia_runner.tasks.plan import Plan
 from sia_runner.tasks.prepare import hashes, ready
-from sia_runner.tasks.process import judged, run_worker
+from sia_runner.tasks.process import judged, run_worker, warm_worker
 from sia_runner.tasks.protocol import Purpose, Round, TaskError, View
 from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.units import Units, check_answers, load_units
@@ -62,6 +62,7 @@ class TableTask:
         return self._plan.rounds(purpose, train_fraction, questions)
 
     def lay_out(self, round_: Round, dest: Path, salt: str) -> View:
+        warm_worker()  # a harness is about to run; its answers will be waiting for a judge
         return views.lay_out(self._spec, self._units, self._source, self.description, round_, dest, salt)
 
     def collect(self, work: Path, dest: Path) -> None:

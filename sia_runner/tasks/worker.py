@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.tasks.confine import confine
+from sia_runner.tasks.confine import confine, end_with_parent
 from sia_runner.tasks.verifiers.common import Judge, choice, exact_match, judge_all, numeric, rank_scores
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_answers
 
@@ -27,6 +27,7 @@ class BadVerifierError(Exception):
 
 
 def main() -> None:
+    end_with_parent()
     answer = os.dup(1)
     os.dup2(2, 1)  # what a verifier prints must not mix with the answer
     request = json.load(sys.stdin.buffer)
