@@ -2,13 +2,13 @@
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
 from _task import MANY_LINES, ONE_LINE, harness, stamps, write_task
-from _watch import Watched, watch
+from _watch import Roles, Watched, watch
 
 Figures = dict[str, list[float]]  # name with unit -> one value per observation
 
@@ -32,7 +32,9 @@ class Runner(Protocol):
         """What each target agent of a run printed, and the generation it belongs to."""
         ...
 
-    def roles(self, pid: int) -> Mapping[str, int]: ...
+    def roles(self, pid: int) -> Sequence[tuple[str, int]]:
+        """The runner's own processes, first of all the command's `pid`, each with what it is."""
+        ...
 
 
 def measure(runners: Sequence[Runner], folder: Path, repeats: int, output_mib: int) -> dict[str, Figures]:
@@ -81,7 +83,7 @@ def _run(
     folder: Path,
     task: list[str],
     harnesses: list[str],
-    roles: Callable[[int], Mapping[str, int]] | None = None,
+    roles: Roles | None = None,
 ) -> tuple[Watched, list[tuple[int, float, float]]]:
     """One run in a fresh folder, removed afterwards. Each target agent as (generation, began, ended), in order."""
     run, proposals = folder / "run", folder / "proposals"

@@ -33,10 +33,13 @@ class Ours:
         found = folder.glob("run/gen_*/**/stdout.log")
         return {log: int(log.relative_to(folder).parts[1].removeprefix("gen_")) for log in found}
 
-    def roles(self, pid: int) -> dict[str, int]:
-        """The supervisor is the process between the main process and the sandbox."""
-        found = {"main process": pid}
+    def roles(self, pid: int) -> list[tuple[str, int]]:
+        """Besides the main one: supervisors, at work and standing by, and the verifier of a task of our own."""
+        found = [("main process", pid)]
         for child in children(pid):
-            if b"sia_runner.sandbox.supervisor" in command_line(child):
-                found["supervisor"] = child
+            command = command_line(child)
+            if b"sia_runner.sandbox.supervisor" in command:
+                found.append(("supervisor", child))
+            elif b"sia_runner.tasks.worker" in command:
+                found.append(("verifier", child))
         return found

@@ -47,8 +47,8 @@ class Peer:
         found = folder.glob("runs/run_1/gen_*/target_agent_stdout.log")
         return {log: int(log.parent.name.removeprefix("gen_")) for log in found}
 
-    def roles(self, pid: int) -> dict[str, int]:
-        return {"main process": pid}
+    def roles(self, pid: int) -> list[tuple[str, int]]:
+        return [("main process", pid)]
 
 
 def _installed() -> Path:

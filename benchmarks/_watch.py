@@ -10,11 +10,16 @@ from pathlib import Path
 
 SAMPLE_SECONDS = 0.02
 LONGEST_SECONDS = 900
+TOGETHER = "all own processes together"
+
+Roles = Callable[
+    [int], Sequence[tuple[str, int]]
+]  # process id of a command -> (what it is, process id) of its processes
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """`began` in seconds since the epoch, `peaks` in MB by the name that `roles` gave."""
+    """`began` in seconds since the epoch, `peaks` in MB by what a process is, and of all together."""
 
     began: float
     seconds: float
@@ -26,10 +31,12 @@ def watch(
     cwd: Path,
     env: Mapping[str, str],
     log: Path,
-    roles: Callable[[int], Mapping[str, int]] | None = None,
+    roles: Roles | None = None,
 ) -> Watched:
-    """Run `command`, its output in `log`. With `roles` (process id of the command -> name -> process id) the peak
-    resident memory of those processes is sampled. Raises RuntimeError on a failed command or after 15 minutes."""
+    """Run `command`, its output in `log`. With `roles` the peak resident memory of those processes is sampled.
+
+    Raises RuntimeError on a failed command or after 15 minutes.
+    """
     peaks: dict[str, float] = {}
     with log.open("wb") as output:
         began, start = time.time(), time.perf_counter()
@@ -38,8 +45,7 @@ def watch(
         )
         try:
             while roles is not None and process.poll() is None and time.perf_counter() - start < LONGEST_SECONDS:
-                for role, pid in roles(process.pid).items():
-                    peaks[role] = max(peaks.get(role, 0.0), peak_mb(pid))
+                _sample(roles(process.pid), peaks)
                 time.sleep(SAMPLE_SECONDS)
             code = process.wait(timeout=LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
@@ -50,6 +56,12 @@ def watch(
     if code != 0:
         raise RuntimeError(f"exit code {code} of {' '.join(command)}\n{_end_of(log)}")
     return Watched(began, seconds, peaks)
+
+
+def _sample(processes: Sequence[tuple[str, int]], peaks: dict[str, float]) -> None:
+    resident = [(role, peak_mb(pid)) for role, pid in processes]
+    for role, peak in [*resident, (TOGETHER, sum(peak for _, peak in resident))]:
+        peaks[role] = max(peaks.get(role, 0.0), peak)
 
 
 def environment() -> dict[str, str]:

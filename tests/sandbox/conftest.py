@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sia_runner.sandbox import driver
 from sia_runner.sandbox.bubblewrap import Bubblewrap
 from sia_runner.sandbox.process import Process
 from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, Sandbox, SandboxError
@@ -229,6 +230,11 @@ def no_orphans() -> Iterator[None]:
 
 
 def sandbox_processes() -> list[str]:
+    driver._supervisors.dismiss()  # the one that stands by for a next run is not left behind, it waits
+    return _processes()
+
+
+def _processes() -> list[str]:
     """What still runs of these tests' sandboxes (others on this machine may run some too)."""
     found = []
     below = {process.pid for process in psutil.Process().children(recursive=True)}
