@@ -48,7 +48,7 @@ def banded(values: np.ndarray) -> np.ndarray:
     return band[:, None] == np.arange(len(edges) + 1)
 
 
-def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list[str]:
+def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> np.ndarray:
     everybody = people(train + questions)
     parts = [banded(np.array([number(person[column]) for person in everybody])) for column in NUMBERS]
     for column in KINDS:
@@ -57,7 +57,7 @@ def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list
     features = np.hstack(parts).astype(float)
     model = LogisticRegression(C=C, max_iter=500)
     model.fit(features[: len(train)], [row["Transported"] for row in train])
-    return list(model.predict(features[len(train) :]))
+    return model.predict(features[len(train) :])
 
 
 def main() -> None:

@@ -88,7 +88,7 @@ def boosting(seed: int) -> HistGradientBoostingClassifier:
     )
 
 
-def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list[str]:
+def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> np.ndarray:
     numbers, codes = table(train + questions)
     gold = [row["Transported"] for row in train]
     as_codes = np.hstack([codes, numbers])
@@ -98,7 +98,7 @@ def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list
     for seed in range(SEEDS):
         model = boosting(seed).fit(as_codes[: len(train)], gold)
         chance += (1 - FOREST) / SEEDS * model.predict_proba(as_codes[len(train) :])
-    return list(forest.classes_[chance.argmax(axis=1)])
+    return forest.classes_[chance.argmax(axis=1)]
 
 
 def main() -> None:

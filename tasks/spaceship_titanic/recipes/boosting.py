@@ -46,7 +46,7 @@ def table(rows: list[dict[str, str]]) -> np.ndarray:
     return np.column_stack([*codes, spent, np.nansum(spent, axis=1), np.array(others)])
 
 
-def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list[str]:
+def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> np.ndarray:
     features = table(train + questions)
     model = HistGradientBoostingClassifier(
         learning_rate=RATE,
@@ -59,7 +59,7 @@ def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list
         random_state=0,
     )
     model.fit(features[: len(train)], [row["Transported"] for row in train])
-    return list(model.predict(features[len(train) :]))
+    return model.predict(features[len(train) :])
 
 
 def main() -> None:

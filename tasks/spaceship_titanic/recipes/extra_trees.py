@@ -71,13 +71,13 @@ def table(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
     return np.column_stack([spent, np.nansum(spent, axis=1), np.array(others)]), np.column_stack(codes)
 
 
-def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list[str]:
+def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> np.ndarray:
     numbers, codes = table(train + questions)
     one_hot = [column[:, None] == np.unique(column) for column in codes.T]
     features = np.hstack([np.nan_to_num(numbers, nan=-1), *one_hot])
     model = ExtraTreesClassifier(TREES, min_samples_leaf=MIN_LEAF, max_features=SHARE, random_state=0)
     model.fit(features[: len(train)], [row["Transported"] for row in train])
-    return list(model.predict(features[len(train) :]))
+    return model.predict(features[len(train) :])
 
 
 def main() -> None:
