@@ -20,6 +20,15 @@ SPENDING = ("RoomService", "FoodCourt", "ShoppingMall", "Spa", "VRDeck")
 ODD = ("", " ", "Zoë  ", '"; DROP, it', "星 🚀\u200b", "a\nb", "=1+1", "\ufeff", "x" * 5000)
 CABINS = ("", "/", "F//P", "T", "B/0/S/extra", "🚀/١٢/S", "G/nan/P", "C/-7/P", "D/1e400/S")
 
+DRIVER = """
+import runpy, sys
+_, view, *homes = sys.argv
+for home in homes:
+    program = f"{home}/target_agent.py"
+    sys.argv = [program, "--dataset_dir", view, "--working_dir", home]
+    runpy.run_path(program, run_name="__main__")
+"""
+
 
 def passenger(rng: random.Random, group: int) -> dict[str, str]:
     """Alone in the group, one cell in five empty or odd. Whoever is asleep is transported and spends nothing."""
@@ -54,18 +63,26 @@ def view(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     return folder, {row["PassengerId"]: row["Transported"] for row in rows[100:]}
 
 
-def run(program: str, view: tuple[Path, dict[str, str]], folder: Path) -> float:
-    """Accuracy; fails unless there is exactly one valid row for each question."""
-    (folder / "target_agent.py").write_text(program, encoding="utf-8")
-    command = [sys.executable, "-I", str(folder / "target_agent.py"), "--dataset_dir", str(view[0]), "--working_dir"]
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, ""), "a warning is a fault too: nobody reads 40 trials' worth of them"
-    with (folder / "submission.csv").open(encoding="utf-8", newline="") as stream:
+def run(programs: list[str], view: tuple[Path, dict[str, str]], folder: Path) -> list[float]:
+    """Accuracies of programs run in one process, which saves seconds of imports; exactly one valid row a question."""
+    homes = [folder / str(number) for number in range(len(programs))]
+    for home, program in zip(homes, programs, strict=True):
+        home.mkdir()
+        (home / "target_agent.py").write_text(program, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", DRIVER, str(view[0]), *map(str, homes)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, ""), "a warning is a fault too: nobody reads those of 40 trials"
+    return [accuracy(home, view[1]) for home in homes]
+
+
+def accuracy(home: Path, gold: dict[str, str]) -> float:
+    with (home / "submission.csv").open(encoding="utf-8", newline="") as stream:
         header, *rows = csv.reader(stream)
     assert header == ["PassengerId", "Transported"]
-    assert sorted(name for name, _ in rows) == sorted(view[1])
+    assert sorted(name for name, _ in rows) == sorted(gold)
     assert {answer for _, answer in rows} <= {"True", "False"}
-    return sum(view[1][name] == answer for name, answer in rows) / len(rows)
+    return sum(gold[name] == answer for name, answer in rows) / len(rows)
 
 
 def corner(recipe: Recipe, highest: bool) -> Variant:
@@ -78,23 +95,20 @@ def corner(recipe: Recipe, highest: bool) -> Variant:
 
 
 def test_the_naive_start_learns_from_the_numbers_alone(view, tmp_path):
-    assert run((TASK / "reference" / "target_agent.py").read_text(encoding="utf-8"), view, tmp_path) >= 0.7
+    assert run([(TASK / "reference" / "target_agent.py").read_text(encoding="utf-8")], view, tmp_path)[0] >= 0.7
 
 
 @pytest.mark.parametrize("recipe", SPACE.recipes.values(), ids=lambda recipe: recipe.name)
 def test_a_recipe_answers_every_question_from_a_hundred_damaged_records(recipe, view, tmp_path):
-    assert run(SPACE.program(recipe.default()), view, tmp_path) >= 0.9
+    assert run([SPACE.program(recipe.default())], view, tmp_path)[0] >= 0.9
 
 
 @pytest.mark.parametrize("highest", [False, True], ids=["lowest", "highest"])
-@pytest.mark.parametrize("recipe", SPACE.recipes.values(), ids=lambda recipe: recipe.name)
-def test_no_value_at_a_bound_breaks_a_recipe(recipe, highest, view, tmp_path):
-    assert run(SPACE.program(corner(recipe, highest)), view, tmp_path) >= 0.7
+def test_no_value_at_a_bound_breaks_a_recipe(highest, view, tmp_path):
+    programs = [SPACE.program(corner(recipe, highest)) for recipe in SPACE.recipes.values()]
+    assert min(run(programs, view, tmp_path)) >= 0.7
 
 
 def test_a_recipe_gives_the_same_answers_twice(view, tmp_path):
-    program, found = SPACE.program(SPACE.recipes["blend"].default()), []
-    for _ in range(2):
-        run(program, view, tmp_path)
-        found.append((tmp_path / "submission.csv").read_bytes())
-    assert found[0] == found[1]
+    run([SPACE.program(SPACE.recipes["blend"].default())] * 2, view, tmp_path)
+    assert (tmp_path / "0" / "submission.csv").read_bytes() == (tmp_path / "1" / "submission.csv").read_bytes()

@@ -12,7 +12,6 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
 NGRAM_MAX = 3
-MIN_DF = 2
 FLOOR = 1.0
 RIDGE = 0.1
 
@@ -31,17 +30,15 @@ def clean(text: str) -> str:
 
 
 def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list[str]:
-    texts = [clean(row["text"]) for row in train + questions]
-    counter = CountVectorizer(analyzer="char", ngram_range=(1, NGRAM_MAX), min_df=MIN_DF, binary=True, dtype=np.float32)
-    present = counter.fit_transform(texts)
     labels, gold = np.unique([row["label"] for row in train], return_inverse=True)
+    counter = CountVectorizer(analyzer="char", ngram_range=(1, NGRAM_MAX), min_df=2, binary=True, dtype=np.float32)
+    present = counter.fit_transform([clean(row["text"]) for row in train + questions])
     features = normalize(present.multiply(pointedness(present[: len(train)], gold)).tocsr())
-    scores = ridge(features[: len(train)], gold, features[len(train) :])
-    return list(labels[scores.argmax(axis=1)])
+    return list(labels[ridge(similarity(features, len(train)), gold).argmax(axis=1)])
 
 
-def pointedness(present, gold: np.ndarray) -> np.ndarray:
-    """Weight of each run: what seeing it tells about the charge, in nats (log of all charges less entropy), and FLOOR."""
+def pointedness(present: csr_matrix, gold: np.ndarray) -> np.ndarray:
+    """Weight of each run: what it tells about the charge, in nats (log of all charges less entropy), plus FLOOR."""
     charges = gold.max() + 1
     member = csr_matrix((np.ones(len(gold), np.float32), (gold, np.arange(len(gold)))), shape=(charges, len(gold)))
     counts = (member @ present).tocsc()
@@ -49,17 +46,24 @@ def pointedness(present, gold: np.ndarray) -> np.ndarray:
     shares = counts.data / np.repeat(totals, np.diff(counts.indptr))
     counts.data = -shares * np.log(shares)
     entropy = np.asarray(counts.sum(axis=0)).ravel()
-    # A run of the questions only tells nothing that could be used.
+    # A run that stands in questions only tells nothing that could be used.
     return np.where(totals > 0, FLOOR + np.log(charges) - entropy, 0).astype(np.float32)
 
 
-def ridge(known, gold: np.ndarray, asked) -> np.ndarray:
+def similarity(features: csr_matrix, known: int) -> np.ndarray:
+    """Inner product of every text with each of the first `known` texts. Runs that are common are multiplied densely:
+    a few thousand of them make most of the products of a sparse multiplication."""
+    common = np.diff(features.tocsc().indptr) > 0.02 * features.shape[0]
+    dense, rare = features[:, common].toarray(), features[:, ~common]
+    return dense @ dense[:known].T + (rare @ rare[:known].T).toarray()
+
+
+def ridge(similar: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Score of each asked text (rows) for each charge (columns): as many equations as known texts, not as features."""
-    similarity = (known @ known.T).toarray()
-    similarity[np.diag_indices_from(similarity)] += RIDGE
+    known, asked = similar[: len(gold)], similar[len(gold) :]
+    known[np.diag_indices_from(known)] += RIDGE
     targets = np.where(gold[:, None] == np.arange(gold.max() + 1), 1, -1).astype(np.float32)
-    weights = cho_solve(cho_factor(similarity, lower=True, overwrite_a=True), targets)
-    return (asked @ known.T) @ weights
+    return asked @ cho_solve(cho_factor(known, lower=True), targets)
 
 
 def main() -> None:
