@@ -92,7 +92,7 @@ def _carry_out(config: Experiment, run: RunDir, lease: Lease, overrides: Sequenc
         _open(config, run, journal, overrides)
         with Display(config.max_gen) as display, _signals():
             for gap in rooms(config).sandbox.gaps():
-                display.say(f"sandbox {rooms(config).sandbox.name} does not protect: {gap}")
+                display.say(f"sandbox {rooms(config).sandbox.name} leaves open: {gap}")
             loop = Loop(config, run, journal, lease, display)
             return _guarded(loop, journal, display)
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.sandbox import canary, cgroups, identity, interpreter, seccomp, workdir
-from sia_runner.sandbox.driver import base_plan, check_job, command, environment, not_started, supervise
+from sia_runner.sandbox.driver import base_plan, command, environment, run
 from sia_runner.sandbox.launch import ARGS_FD
 from sia_runner.sandbox.protocol import Ended, Job, SandboxError
 
@@ -35,12 +35,7 @@ class Bubblewrap:
         return gaps
 
     def run(self, job: Job) -> Ended:
-        try:
-            check_job(job)
-            plan = _plan(job)
-        except SandboxError as error:
-            return not_started(str(error))
-        return supervise(plan)
+        return run(job, _plan)
 
 
 def _plan(job: Job) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import marshal
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def _start() -> "subprocess.Popen[bytes]":
 
 
 _supervisors = Standby(_start)
+
+
+def run(job: Job, plan_of: Callable[[Job], dict[str, Any]]) -> Ended:
+    """Check the job, make a backend's plan of it, carry it out."""
+    try:
+        check_job(job)
+        plan = plan_of(job)
+    except SandboxError as error:
+        return not_started(str(error))
+    return supervise(plan)
 
 
 def supervise(plan: dict[str, Any]) -> Ended:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.sandbox import canary, cgroups, identity, interpreter, landlock, seccomp, workdir
-from sia_runner.sandbox.driver import base_plan, check_job, command, environment, not_started, supervise
+from sia_runner.sandbox.driver import base_plan, command, environment, run
 from sia_runner.sandbox.protocol import Ended, Job, SandboxError
 
 _READ = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu")  # numeric libraries ask
@@ -34,12 +34,7 @@ class Process:
         return because + _gaps(landlock.abi(), _filters(), cgroups.possible(), _closed_to_strangers([]))
 
     def run(self, job: Job) -> Ended:
-        try:
-            check_job(job)
-            plan = _plan(job)
-        except SandboxError as error:
-            return not_started(str(error))
-        return supervise(plan)
+        return run(job, _plan)
 
 
 def _plan(job: Job) -> dict[str, Any]:

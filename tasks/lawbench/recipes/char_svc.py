@@ -10,7 +10,6 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
 NGRAM_MAX = 2
-MIN_DF = 2
 BINARY = False
 C = 1.0
 
@@ -33,7 +32,7 @@ def answer(train: list[dict[str, str]], questions: list[dict[str, str]]) -> list
     vectorizer = TfidfVectorizer(
         analyzer="char",
         ngram_range=(1, NGRAM_MAX),
-        min_df=MIN_DF,
+        min_df=2,
         binary=BINARY,
         sublinear_tf=True,
         dtype=np.float32,
