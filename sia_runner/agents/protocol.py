@@ -1,13 +1,14 @@
-"""What the loop needs of a proposer. Implementations: `recipes` (offline search), `replay` (harnesses of a folder)."""
+"""What the loop needs of a proposer. Implementations: `recipes`, `replay`, `llm`, and the guests of other packages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from sia_runner.records import Past, Proposal, Trial
+from sia_runner.records import Past, Proposal, Reply, Trial, Usage
 
 Files = Mapping[str, str]
+Message = Mapping[str, Any]
 
 
 class ProposerError(Exception):
@@ -23,10 +24,39 @@ class Context:
     reference: Path  # the task's reference harness, a folder or one file
     entry: str  # path of the program inside a harness
     seed: int
+    description: str = ""  # the task's task.md, as a harness finds it (without the part made for each view)
+    submission: str = ""  # name of the file that a harness writes; empty where only the description says it
+    limits_seconds: float = 600.0  # wall time of one run of a harness
+    calls_model: bool = False  # can a harness reach a model through the gateway?
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """What a guest agent left behind. `files`: the text files of its workspace's folder `harness`."""
+
+    files: Files
+    failure: str  # one line; empty when the program ended well
+    output: str  # the tail of what it printed
+    usage: Usage
 
 
 class Workbench(Protocol):
     """Where a proposer may try things before it proposes: sandboxed, on dev questions only, results kept for resume."""
+
+    def chat(self, messages: Sequence[Message], tools: Sequence[Message] = (), **settings: Any) -> Reply:
+        """One call of the proposer's model; messages, tools and settings in the shape of OpenAI's chat completions. It is in
+        the ledger, and recorded: a resumed proposal that sends the same again gets the recorded answer, unpaid.
+
+        What it raises (budget spent, provider down) ends the proposal: let it pass.
+        """
+        ...
+
+    def host(
+        self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float
+    ) -> Hosted:
+        """Run another package's agent in the sandbox: ``python entry --dataset_dir INPUTS --working_dir W``. `harness` lies
+        in W/harness to be changed; the gateway serves the proposer's model, `calls` times at most."""
+        ...
 
     def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:
         """Run each harness on `questions` dev questions (None: all) with that share of the training data."""
@@ -43,6 +73,8 @@ class Brief:
     history: Sequence[Past]
     incumbent: int | None  # generation of the best accepted candidate so far
     higher_is_better: bool
+    parent: int | None = None  # generation whose harness is to be extended, as `search` chose; None in generation 1
+    sibling: int = 0  # which of the generation's parallel proposals this is, counted from 0
 
 
 class Proposer(Protocol):

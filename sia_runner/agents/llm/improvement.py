@@ -1,0 +1,41 @@
+"""gen_<n>/improvement.md: what changes, why, what was tried, what to expect."""
+
+from collections.abc import Mapping
+
+from sia_runner.agents.llm.desk import Desk, Submitted
+from sia_runner.agents.llm.draft import digest
+from sia_runner.agents.llm.templates import cell, render
+from sia_runner.agents.markdown import plus_minus
+from sia_runner.agents.protocol import Brief
+
+
+def improvement(brief: Brief, desk: Desk, given: Submitted) -> str:
+    mark = digest(desk.draft.files)
+    tried = [
+        {
+            "proposed": tried.digest == mark,
+            "dev": plus_minus(tried.trial.value, tried.trial.n),
+            "n": tried.trial.n,
+            "seconds": f"{tried.trial.seconds:.1f}",
+            "note": cell(tried.trial.failure),
+        }
+        for tried in desk.tried
+    ]
+    return render(
+        "improvement.md.j2",
+        n=brief.n,
+        title=given.title,
+        changes=_changes(desk.draft.start, desk.draft.files),
+        rationale=given.rationale,
+        expected_effect=given.expected_effect,
+        tried=tried,
+    )
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    kinds = (
+        ("new", after.keys() - before.keys()),
+        ("changed", {name for name in after.keys() & before.keys() if after[name] != before[name]}),
+        ("deleted", before.keys() - after.keys()),
+    )
+    return [f"`{name}`: {kind}" for kind, names in kinds for name in sorted(names)]

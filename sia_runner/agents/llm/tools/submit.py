@@ -1,0 +1,45 @@
+"""Propose the draft. Ends the loop when it is accepted; what is wrong with it is sent back."""
+
+from pydantic import Field
+
+from sia_runner.agents.llm.desk import Desk, Submitted, clip, plain
+from sia_runner.agents.llm.draft import Refused, digest
+from sia_runner.agents.llm.tools.base import Arguments, Tool
+
+_TITLE = 100  # characters
+_TEXT = 4000  # bytes
+
+
+class Submit(Arguments):
+    title: str = Field(min_length=1, description="the change in one short line")
+    rationale: str = Field(min_length=1, description="what fails now, why, and how the change mends the cause")
+    expected_effect: str = Field(
+        min_length=1, description="which questions should change, by how much, and what could get worse"
+    )
+
+
+def _run(desk: Desk, given: Submit) -> str:
+    if not desk.first and not desk.draft.changed:
+        raise Refused("the draft is the parent's harness unchanged, which can only tie; change something, or stop")
+    fate = desk.earlier.get(digest(desk.draft.files))
+    if fate:
+        raise Refused(f"these very files were proposed before: {fate}; val is not there to be asked twice")
+    fault = desk.draft.fault()
+    if fault:
+        raise Refused(f"not accepted: {fault}")
+    desk.decision = Submitted(_line(given.title), _text(given.rationale), _text(given.expected_effect))
+    return "accepted"
+
+
+def _line(text: str) -> str:
+    line = " ".join(plain(text).split()) or "untitled"
+    return line if len(line) <= _TITLE else f"{line[: _TITLE - 1]}…"
+
+
+def _text(text: str) -> str:
+    return clip(plain(text), _TEXT)
+
+
+TOOL = Tool(
+    "submit", "Propose the draft in harness/ as this generation's candidate. This ends your work.", Submit, _run
+)
