@@ -1,0 +1,54 @@
+"""The instructions that a guest is given: where things are, what a harness is, how it is judged, how to end."""
+
+from pathlib import Path
+from typing import Any
+
+from sia_runner.agents.llm import directions
+from sia_runner.agents.protocol import Brief, Context
+
+_PROMPTS = Path(__file__).parent / "prompts"
+
+
+def instructions(context: Context, brief: Brief, *, turns: int, seconds: float) -> str:
+    """Still holds the marks `@HARNESS@` and `@EVIDENCE@`, for paths that only the sandbox knows."""
+    return _render(
+        first=brief.evidence is None,
+        task=context.task_name,
+        n=brief.n,
+        max_gen=brief.max_gen,
+        start=_start(brief),
+        entry=context.entry,
+        submission=context.submission,
+        seconds=f"{context.limits_seconds:.0f}",
+        calls_model=context.calls_model,
+        higher_is_better=brief.higher_is_better,
+        direction=directions.of(brief, context.calls_model),
+        sibling=brief.sibling,
+        turns=turns,
+        allowed=f"{seconds:.0f}",
+    )
+
+
+def _start(brief: Brief) -> str:
+    if brief.evidence is None:
+        return "It starts as the task's reference harness."
+    if brief.parent is None:
+        return "No earlier harness could be scored, so it starts as the task's reference harness again."
+    if brief.parent == brief.incumbent:
+        return f"It starts as that of generation {brief.parent}, the best so far."
+    best = f"; the best so far, which must be beaten, is generation {brief.incumbent}" if brief.incumbent else ""
+    return f"It starts as that of generation {brief.parent}{best}."
+
+
+def _render(**given: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_PROMPTS),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown for a model
+    )
+    return environment.get_template("instructions.md.j2").render(given)
