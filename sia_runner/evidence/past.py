@@ -1,0 +1,117 @@
+"""history/gen_<k>.md: what each earlier candidate changed, why, and what became of it."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sia_runner.harness import read_harness
+from sia_runner.plaintext import cut, fenced, one_line, plain
+from sia_runner.records import Past, Score
+from sia_runner.rundir import Generation, RunDir, read_json, write_text
+from sia_runner.search import lineage
+from sia_runner.tasks.protocol import Task
+from sia_runner.verdicts import taught_val
+
+_NEWEST = 50  # generations that have a file
+_RATIONALE = 8 * 1024  # bytes
+_DIFF = 32 * 1024
+_PRINTED = 4 * 1024
+_SMALLEST = 128
+_LINES = 2000  # of one file; comparing more takes seconds at worst
+
+
+def as_json(history: Sequence[Past]) -> list[dict[str, Any]]:
+    parents = lineage(history)
+    return [
+        {
+            "generation": past.n,
+            "parent": parents[past.n],
+            "lever": past.lever.value,
+            "title": past.title,
+            "status": past.status,
+            "reason": past.reason,
+            "val": past.val.as_json() if past.val else None,
+        }
+        for past in history
+    ]
+
+
+def write(run: RunDir, task: Task, history: Sequence[Past], folder: Path) -> None:
+    parents = lineage(history)
+    folder.mkdir()
+    for past in history[-_NEWEST:]:
+        printed = "" if past.val else _printed(run, task, past.n)
+        write_text(folder / f"gen_{past.n}.md", _render(run, past, parents[past.n], printed))
+
+
+def score_text(score: Score | None) -> str:
+    """``0.781 [0.753, 0.806] (n=913)``"""
+    if score is None:
+        return "not scored"
+    return f"{score.value:.4g} [{score.ci95[0]:.4g}, {score.ci95[1]:.4g}] (n={score.n})"
+
+
+def _render(run: RunDir, past: Past, parent: int | None, printed: str) -> str:
+    here = run.generation(past.n)
+    proposal = read_json(here.proposal) if here.proposal.is_file() else {}
+    against = f"generation {parent}" if parent else "nothing: it was the first harness"
+    lines = [
+        f"# Generation {past.n}: {one_line(past.title)}",
+        "",
+        f"- {past.status}: {one_line(past.reason, 500)}",
+        f"- val: {score_text(past.val)}",
+        f"- lever: {past.lever.value}",
+        f"- extended {against}",
+        "",
+        *_section("Rationale", cut(str(proposal.get("rationale", "")), _RATIONALE)),
+        *_section(f"Changes against {against}", _changes(here, run.generation(parent) if parent else None)),
+        *(_section("What it printed last", printed) if printed else []),
+    ]
+    return "\n".join(lines)
+
+
+def _section(title: str, text: str) -> list[str]:
+    return [f"## {title}", "", fenced(plain(text)), ""]
+
+
+def _changes(here: Generation, parent: Generation | None) -> str:
+    if not here.harness.is_dir():
+        return "(no harness was built)"
+    return diff(read_harness(parent.harness) if parent else {}, read_harness(here.harness), _DIFF)
+
+
+def _printed(run: RunDir, task: Task, n: int) -> str:
+    """The end of the output of a candidate without a score: why it failed is often told there."""
+    rounds, here = task.rounds("select"), run.generation(n)
+    logs = [site.log for site in [*here.sites(len(rounds)), here.gate] if site.log.is_file()]
+    if not logs or taught_val(task):
+        return ""
+    return logs[0].read_bytes()[-_PRINTED:].decode("utf-8", "replace")
+
+
+def diff(before: Mapping[str, str], after: Mapping[str, str], most: int) -> str:
+    """Unified, file by file in the order of their names; about `most` bytes, and no time for what is not shown."""
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    parts: list[str] = []
+    left = most
+    for name in changed:
+        if left < _SMALLEST:
+            break
+        parts.append(cut(_file_diff(name, before.get(name), after.get(name)), left))
+        left -= len(parts[-1].encode())
+    unseen = changed[len(parts) :]
+    if unseen:
+        parts.append(f"({len(unseen)} more files changed: {', '.join(unseen[:20])})")
+    return "\n".join(parts) or "no file changed"
+
+
+def _file_diff(name: str, old: str | None, new: str | None) -> str:
+    before, after = (old or "").splitlines(), (new or "").splitlines()
+    if max(len(before), len(after)) > _LINES:
+        return f"--- {name}\n+++ {name}\n(too long to compare: {len(before)} lines became {len(after)})"
+    old_name, new_name = (
+        f"a/{name}" if old is not None else "/dev/null",
+        f"b/{name}" if new is not None else "/dev/null",
+    )
+    return "\n".join(difflib.unified_diff(before, after, old_name, new_name, lineterm=""))

@@ -1,0 +1,37 @@
+"""Finished runs to look into, made once by the real command line."""
+
+from pathlib import Path
+
+import pytest
+
+from sia_runner.config import Experiment
+from sia_runner.history import finished, incumbent
+from sia_runner.journal import Record
+from sia_runner.records import Past
+from sia_runner.rundir import RunDir
+from sia_runner.runner import stored_config
+from tests.conftest import Cli
+
+
+class Finished:
+    """A run, and what `evidence.write` needs of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.run = RunDir(path)
+        self.config: Experiment = stored_config(self.run)
+        self.history: tuple[Past, ...] = tuple(g.as_past() for g in finished(Record(self.run.journal)))
+        self.incumbent = incumbent(finished(Record(self.run.journal)))
+
+
+def complete(cli: Cli, overrides: list[str], *harnesses: str | dict[str, str]) -> Finished:
+    done = cli(*overrides, *cli.replay(*harnesses), f"hydra.run.dir={cli.run}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Finished(cli.run)
+
+
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory):
+    def make(overrides, *harnesses):
+        return complete(Cli(tmp_path_factory.mktemp("evidence")), overrides, *harnesses)
+
+    return make
