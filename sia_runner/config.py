@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from sia_runner.schema import Component, Count, Named, Part, Positive
+from sia_runner import combinations
+from sia_runner.provider_config import Hosted, Offline, Provider
+from sia_runner.schema import Component, Count, Named, Part, Positive, Share
 from sia_runner.task_config import Task
 
 
@@ -28,34 +30,64 @@ class Replay(Named):
     dir: Annotated[str, Field(min_length=1)]
 
 
+class Llm(Named):
+    """A tool-using loop over a language model: meta-agent in generation 1, feedback agent afterwards."""
+
+    target: Literal["sia_runner.agents.llm.proposer.Llm"] = Field(alias="_target_")
+    provider: Provider | None = None  # null: the experiment's provider
+    turns: Count = 40  # model calls per proposal
+    context_kb: Annotated[int, Field(ge=16)] = 256  # of one request, in KiB of JSON; older tool results are cut first
+    trials: Annotated[int, Field(ge=0)] = 6  # runs on dev questions per proposal
+    questions: Count = 8  # dev questions of one such run
+    repairs: Annotated[int, Field(ge=0)] = 3  # proposals sent back with the reason before the candidate fails
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None  # null: the provider's own default
+    max_tokens: Count = 16_384  # completion bound of one call
+
+
+class Guest(Named):
+    """An agent of another package, run inside our sandbox with the gateway as its only way out."""
+
+    target: Literal[
+        "sia_runner.agents.guests.claude_code.ClaudeCode",
+        "sia_runner.agents.guests.openhands.OpenHands",
+        "sia_runner.agents.guests.pydantic_ai.PydanticAI",
+    ] = Field(alias="_target_")
+    provider: Provider | None = None
+    turns: Count = 40  # model calls per proposal; the gateway refuses more
+    seconds: Positive = 900  # wall time of one proposal
+
+
 class ForeignProposer(Named):
-    """A proposer of the user's own; its keys are its constructor's business."""
+    """A proposer of the user's own; its keys are its constructor's business. Where there is a provider it may call it."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
+    provider: Provider | None = None
     target: Annotated[str, Field(alias="_target_", pattern=r"^[\w.]+\.\w+$")]
 
 
 def _which(meta_agent: Any) -> str:
     """The schema of a proposer is chosen by its class, so that a fault names the key and not every alternative."""
     target = str(meta_agent.get("_target_") if isinstance(meta_agent, dict) else meta_agent.target)
+    if target.startswith("sia_runner.agents.guests."):
+        return "Guest"
     ours = {f"sia_runner.agents.{name.lower()}.{name}": name for name in ("Recipes", "Replay")}
-    return ours.get(target, "ForeignProposer")
+    return (ours | {"sia_runner.agents.llm.proposer.Llm": "Llm"}).get(target, "ForeignProposer")
 
 
 MetaAgent = Annotated[
     Annotated[Recipes, Tag("Recipes")]
     | Annotated[Replay, Tag("Replay")]
+    | Annotated[Llm, Tag("Llm")]
+    | Annotated[Guest, Tag("Guest")]
     | Annotated[ForeignProposer, Tag("ForeignProposer")],
     Discriminator(_which),
 ]
 
 
 class TargetAgent(Named):
-    calls_model: bool  # does the harness call a model through the gateway?
-
-
-class Provider(Named):
-    kind: Literal["offline"]  # offline: no model can be called
+    # what a harness is: `script` calls no model, `model` calls the provider's; `auto`: model where there is a provider
+    kind: Literal["auto", "script", "model"]
+    provider: Provider | None = None  # null: the experiment's provider
 
 
 class Trainer(Named):
@@ -87,16 +119,35 @@ class Accept(Part):
 
 
 class Search(Part):
-    name: Literal["greedy"]
+    """Which earlier candidate a proposal extends, how many are made at once, and when to stop."""
+
+    # greedy: the incumbent; last: the newest scored candidate, as SIA does; archive: sampled by score and novelty
+    name: Literal["greedy", "last", "archive"]
+    width: Count = 1  # proposals per generation; the best of them on dev questions is the generation's candidate
+    patience: Count | None = None  # stop after so many generations without an accepted one; null: never
+    novelty: Annotated[float, Field(ge=0)] = 1.0  # archive: weight of having been extended rarely
     accept: Accept
 
 
-class Budget(Part):
-    minutes: Positive | None = None  # wall time of the generations, over all resumes; the final test is not cut
+class Amounts(Part):
+    """Limits on what is spent; null: none."""
+
+    usd: Positive | None = None
+    tokens: Count | None = None
+    calls: Count | None = None
+    minutes: Positive | None = None  # wall time
+
+
+class Budget(Amounts):
+    """Of the whole run, over all resumes; `minutes` does not cut the final test."""
+
+    reserve: Share = 0.1  # at least this share of usd, tokens and calls is kept for the final test
+    generation: Amounts = Field(default_factory=Amounts)  # of each generation
 
 
 class Evidence(Part):
     failures: Annotated[int, Field(ge=0)] = 200  # dev failures shown to the proposer
+    kb: Count = 512  # KiB of failures and trajectories together
 
 
 class Experiment(Part):
@@ -115,23 +166,29 @@ class Experiment(Part):
     budget: Budget
     evidence: Evidence
 
+    @property
+    def target_provider(self) -> Offline | Hosted:
+        return self.target_agent.provider or self.provider
+
+    @property
+    def meta_provider(self) -> Offline | Hosted:
+        return getattr(self.meta_agent, "provider", None) or self.provider
+
+    @property
+    def proposer_calls_model(self) -> bool:
+        """Can the proposer call a model? `llm` and the guests must, one of the user's own may."""
+        able = "provider" in type(self.meta_agent).model_fields
+        return able and self.meta_provider.kind != "offline"
+
+    @property
+    def calls_model(self) -> bool:
+        """Does the harness reach a model through the gateway?"""
+        kind = self.target_agent.kind
+        return kind == "model" or (kind == "auto" and self.target_provider.kind != "offline")
+
     @model_validator(mode="after")
     def _combinations(self) -> "Experiment":
-        if self.trainer.kind != "none" and not self.target_agent.calls_model:
-            raise ValueError(
-                f"trainer={self.trainer.name} trains the model that a harness calls, "
-                f"but target_agent={self.target_agent.name} calls none; allowed with it: trainer=none"
-            )
-        if self.search.accept.rule == "mcnemar" and self.task.metric.verifier == "auc":
-            raise ValueError(
-                "search.accept.rule=mcnemar counts single questions, but task.metric.verifier=auc has no score of one; "
-                "allowed with it: ladder, bootstrap"
-            )
-        if self.target_agent.calls_model and self.provider.kind == "offline":
-            raise ValueError(
-                f"target_agent={self.target_agent.name} calls a model, but provider={self.provider.name} serves none; "
-                "allowed with it: target_agent=script"
-            )
+        combinations.refuse(self)
         return self
 
 

@@ -105,6 +105,7 @@ def closing_lines(summary: Mapping[str, Any], run: Path) -> list[str]:
     lines = [f"stopped: {summary['stopped']}"] if summary["stopped"] else []
     if summary["status"] != "interrupted":
         lines += _verdict(summary)
+    lines += spending(summary["usage"])
     lines.append(f"run directory: {run}   (status: {summary['status']})")
     if summary["status"] == "interrupted":
         lines.append(resume_line(run))
@@ -122,6 +123,15 @@ def _verdict(summary: Mapping[str, Any]) -> list[str]:
     first = best["baseline_test"]
     lines = [f"test, first harness:       {interval(first)}"] if first else []
     return [*lines, f"test, best (generation {best['generation']}): {interval(best['test'])}"]
+
+
+def spending(usage: Mapping[str, Any]) -> list[str]:
+    """What was spent on models, in one line; none where no model was called."""
+    if not usage["calls"]:
+        return []
+    dollars = "price not known" if usage["usd"] is None else f"${usage['usd']:.2f}"
+    unanswered = f", {usage['unanswered']:,} of them without an answer" if usage["unanswered"] else ""
+    return [f"models: {usage['calls']:,} calls{unanswered}, {usage['tokens']:,} tokens, {dollars}"]
 
 
 def resume_line(run: Path) -> str:

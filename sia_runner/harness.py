@@ -1,6 +1,7 @@
 """Write and check a proposed harness. Its text is hostile: paths stay inside, sizes are bounded, syntax is checked
 in a process of its own (a parser can be made to eat memory)."""
 
+import errno
 import json
 import resource
 import subprocess
@@ -12,6 +13,7 @@ from sia_runner.rundir import remove
 
 MAX_FILES = 200
 MAX_BYTES = 4 * 1024 * 1024
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}  # the machine's trouble, not the proposal's
 _PARSE = """
 import ast, json, sys
 for name, text in json.load(sys.stdin).items():
@@ -31,10 +33,15 @@ def write_harness(files: Mapping[str, str], folder: Path, entry: str) -> None:
     _check_shape(files, entry)
     building = folder.with_name(f".{folder.name}.tmp")
     remove(building)
-    for name, text in files.items():
-        path = building / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="")
+    try:
+        for name, text in files.items():
+            path = building / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        if error.errno in _DISK:
+            raise
+        raise FaultyHarness(f"file name {name[:80]!r} cannot be written: {error.strerror}") from error
     remove(folder)
     building.rename(folder)
 

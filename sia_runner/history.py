@@ -37,6 +37,7 @@ class Finished:
             reason=self.steps["accept"]["reason"],
             val=self.val,
             notes=proposal["notes"],
+            parent=proposal.get("parent"),
         )
 
 
@@ -58,9 +59,10 @@ def incumbent(generations: Sequence[Finished]) -> int | None:
     return next((g.n for g in reversed(generations) if g.status == "accepted"), None)
 
 
-def minutes_spent(journal: Record) -> float:
-    """Wall time of all finished steps of the generations, over all resumes."""
-    return sum(e["seconds"] for e in journal.of("done") if e["step"].startswith("gen_")) / 60
+def minutes_spent(journal: Record, n: int | None = None) -> float:
+    """Wall time of all finished steps of generation `n`, or of all generations, over all resumes."""
+    prefix = "gen_" if n is None else f"gen_{n}/"
+    return sum(e["seconds"] for e in journal.of("done") if e["step"].startswith(prefix)) / 60
 
 
 def test_of(journal: Record, n: int | None) -> dict[str, Any] | None:

@@ -15,7 +15,8 @@ from sia_runner.config import Experiment
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunError
 
-PACKAGES = ("hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "scikit-learn", "rich", "filelock")
+PACKAGES = ("hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "scikit-learn", "rich", "filelock",
+            "litellm", "aiohttp", "openai", "anthropic", "chess")  # fmt: skip
 
 
 def lock(config: Experiment, overrides: Sequence[str]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from sia_runner.display import Display, resume_line
 from sia_runner.history import finished, incumbent, minutes_spent, test_of
 from sia_runner.journal import Journal
 from sia_runner.lease import Lease
+from sia_runner.models.protocol import BudgetSpent
 from sia_runner.records import Lever
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir
+from sia_runner.search import plateau
 
 Result = dict[str, Any]
 Stage = Callable[..., Result]
@@ -27,10 +29,21 @@ class Loop:
         self._lease, self._display = lease, display
 
     def __call__(self) -> int:
-        """Generations, then the test. Returns the exit code."""
-        ended = self._generations()
-        self._test()
+        """Generations, then the test. Returns the exit code. Raises ProviderDown and what else interrupts a run."""
+        try:
+            ended = self._generations()
+        except BudgetSpent as spent:
+            ended = self._out_of_budget(str(spent))
+        try:
+            self._test()
+        except BudgetSpent as spent:  # not a look at test: it is done again when a resume brings more budget
+            ended = self._out_of_budget(f"the final test: {spent}")
         return self._close(ended)
+
+    def _out_of_budget(self, reason: str) -> str:
+        self._journal.append("budget", reason=reason)
+        self._display.say(f"budget spent: {reason}")
+        return "budget"
 
     def interrupted(self) -> int:
         """Say so in the journal and on the screen; on a full disk on the screen only, which loses nothing."""
@@ -48,12 +61,24 @@ class Loop:
         for n in range(1, self._config.max_gen + 1):
             already = any(g.n == n for g in finished(self._journal))
             if not already and limit is not None and minutes_spent(self._journal) >= limit:
-                self._journal.append("budget", minutes=round(minutes_spent(self._journal), 2), limit=limit)
-                return "budget"
-            if not self._generation(n):
+                spent = f"{minutes_spent(self._journal):.1f} of {limit:g} minutes"
+                return self._out_of_budget(spent)
+            if not already and self._plateau(n) or not self._generation(n):
                 break
             self._publish("running")
         return "completed"
+
+    def _plateau(self, n: int) -> bool:
+        history = [past.as_past() for past in finished(self._journal)]
+        reason = plateau(self._config.search, history)
+        if reason:
+            self._stopped(n, reason)
+        return bool(reason)
+
+    def _stopped(self, n: int, reason: str) -> None:
+        if not any(self._journal.of("stopped")):
+            self._journal.append("stopped", n=n, reason=reason)
+        self._display.say(f"generation {n}: {reason}")
 
     def _generation(self, n: int) -> bool:
         """One generation, in DESIGN's order. False when the proposer wants to stop."""
@@ -62,11 +87,9 @@ class Loop:
         history = tuple(past.as_past() for past in before)
         proposal = self._step(n, "propose", stages.propose, history, best)
         if proposal["lever"] == Lever.STOP:
-            if not any(self._journal.of("stopped")):
-                self._journal.append("stopped", n=n, reason=proposal["rationale"])
-            self._display.say(f"generation {n}: {proposal['rationale']}")
+            self._stopped(n, proposal["rationale"])
             return False
-        verdict = self._evaluate(n, best)
+        verdict = self._unfit(proposal) or self._evaluate(n, best)
         self._once(f"gen_{n}/accept", verdict)
         judged = finished(self._journal)[n - 1]
         if judged.status == "accepted":
@@ -74,20 +97,33 @@ class Loop:
         self._display.generation(judged, before)
         return True
 
+    def _unfit(self, proposal: Result) -> Callable[[], Result] | None:
+        """The verdict when the proposer could not do its work."""
+        if not proposal["fault"]:
+            return None
+        return lambda: _ended(proposal["fault"], unscored=proposal["unscored"])
+
+    def _over_time(self, n: int) -> str:
+        limit = self._config.budget.generation.minutes
+        spent = minutes_spent(self._journal, n)
+        if limit is None or spent < limit:
+            return ""
+        return f"budget.generation.minutes={limit:g} was spent before the run: {spent:.1f} minutes"
+
     def _evaluate(self, n: int, best: int | None) -> Callable[[], Result]:
         """Build, gate, run and verify; each may end the candidate early. Returns what decides on it."""
         built = self._step(n, "build", stages.build)
         if built["fault"]:
-            return lambda: _failed(built["fault"])
+            return lambda: _ended(built["fault"])
         gated = self._step(n, "gate", stages.gate)
         if gated["fault"]:
-            return lambda: _failed(f"gate: {gated['fault']}")
+            return lambda: _ended(f"gate: {gated['fault']}", unscored=gated.get("unscored", False))
+        if over := self._over_time(n):
+            return lambda: _ended(over, unscored=True)
         ran = self._step(n, "run", stages.run_harness)
         checked = self._step(n, "verify", stages.verify, ran["runs"])
-        if checked["unscored"]:
-            return lambda: {"status": "unscored", "reason": checked["failure"]}
-        if checked["val"] is None:
-            return lambda: _failed(checked["failure"])
+        if checked["unscored"] or checked["val"] is None:
+            return lambda: _ended(checked["failure"], unscored=checked["unscored"])
         return lambda: stages.judge(self._config, self._run, n, best)
 
     def _test(self) -> None:
@@ -136,5 +172,6 @@ class Loop:
         return now
 
 
-def _failed(reason: str) -> Result:
-    return {"status": "failed", "reason": reason}
+def _ended(reason: str, *, unscored: bool = False) -> Result:
+    """The verdict on a candidate without a score: failed by itself, or never given a fair chance."""
+    return {"status": "unscored" if unscored else "failed", "reason": reason}

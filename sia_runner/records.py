@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 
@@ -78,6 +79,55 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """The way from a sandbox to the gateway: a Unix socket of the host, and environment variables whose ``{url}`` the
+    sandbox replaces by the loopback address at which its relay listens (``http://127.0.0.1:PORT``, no slash)."""
+
+    socket: Path
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What the gateway knows of a harness's calls that the answers cannot show. Ids are those of the view.
+
+    `questions`: how the *last* call made for a question failed, where it failed (`rate_limited`, `budget`) or was cut
+    (`truncated`). `untagged`: how often each kind happened to calls that named no question, or one never asked.
+    """
+
+    questions: Mapping[str, OutcomeKind] = field(default_factory=dict)
+    untagged: Mapping[OutcomeKind, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Faults":
+        return Faults(
+            {question: OutcomeKind(kind) for question, kind in data["questions"].items()},
+            {OutcomeKind(kind): int(count) for kind, count in data["untagged"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    id: str
+    name: str
+    arguments: str  # as the model wrote it: JSON if all is well
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer of a model. `message` is the assistant message to append to the next request (OpenAI's shape)."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: str  # stop | length | tool_calls | content_filter
+    message: Mapping[str, Any]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """What a proposer wants next. `files` maps a relative path to the text of a complete new harness."""
 
@@ -106,6 +156,7 @@ class Past:
     reason: str
     val: Score | None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    parent: int | None = None  # the generation whose harness it extended
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +167,9 @@ class Trial:
     n: int
     seconds: float
     failure: str = ""  # one line; empty when it ran
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # how many of each kind
+    examples: tuple[Mapping[str, Any], ...] = ()  # some dev questions that were not fully correct, with gold
+    output: str = ""  # the tail of what the harness printed
 
 
 def count_kinds(outcomes: Iterable[Outcome]) -> dict[str, int]:

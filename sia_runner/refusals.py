@@ -20,6 +20,7 @@ def refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[Outcome]:
     from pydantic import ValidationError
 
     from sia_runner.agents.protocol import ProposerError
+    from sia_runner.models.protocol import ModelsError
     from sia_runner.problems import explain
     from sia_runner.rooms import RoomError
     from sia_runner.rundir import RunError
@@ -31,7 +32,7 @@ def refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[Outcome]:
         yield outcome
     except ValidationError as error:
         _say(*explain(error, composed or {}))
-    except (RunError, RoomError, ProposerError, SandboxError, TaskError) as error:
+    except (RunError, RoomError, ProposerError, ModelsError, SandboxError, TaskError) as error:
         _say(str(error))
 
 

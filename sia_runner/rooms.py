@@ -4,14 +4,19 @@ import importlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from sia_runner.agents.protocol import Context, Proposer
 from sia_runner.compute.protocol import Compute
 from sia_runner.config import Experiment, check
+from sia_runner.models.protocol import Models, Role
+from sia_runner.provider_config import Hosted
 from sia_runner.resources import cache_dir
+from sia_runner.rundir import RunDir
 from sia_runner.sandbox.protocol import Limits, Sandbox
 from sia_runner.schema import Named
+from sia_runner.spending import Reserve
 from sia_runner.tasks.protocol import Task
 from sia_runner.tracking.protocol import Tracker
 
@@ -37,7 +42,17 @@ def rooms(config: Experiment) -> Rooms:
 def _build(config_json: str) -> Rooms:
     config = check(json.loads(config_json))
     task: Task = locate(config.task.target)(config.task, config.split_seed, cache_dir())
-    context = Context(task.name, task.folder, task.reference, task.entry, config.seed)
+    context = Context(
+        task_name=task.name,
+        task_folder=task.folder,
+        reference=task.reference,
+        entry=task.entry,
+        seed=config.seed,
+        description=task.description,
+        submission=getattr(config.task, "submission", ""),
+        limits_seconds=config.task.limits.run,
+        calls_model=config.calls_model,
+    )
     return Rooms(
         task=task,
         sandbox=locate(config.sandbox.target)(),
@@ -45,6 +60,28 @@ def _build(config_json: str) -> Rooms:
         compute=locate(config.compute.target)(workers=config.compute.workers),
         tracker=locate(config.tracker.target)(),
     )
+
+
+def models(config: Experiment, run: RunDir) -> Models | None:
+    """The way to models for this run, one per process; None where nothing in the experiment calls one."""
+    return _models(config.model_dump_json(by_alias=True), run.path)
+
+
+@lru_cache(maxsize=4)
+def _models(config_json: str, path: Path) -> Models | None:
+    config = check(json.loads(config_json))
+    providers: dict[Role, Hosted] = {}
+    meta, target = config.meta_provider, config.target_provider
+    if config.proposer_calls_model and isinstance(meta, Hosted):
+        providers["meta"] = meta
+    if config.calls_model and isinstance(target, Hosted):
+        providers["target"] = target
+    if not providers:
+        return None
+    from sia_runner.models.room import RunModels
+
+    run = RunDir(path)
+    return RunModels(providers, run.ledger, config.budget, cache_dir() / "calls", held_back=Reserve(config, run))
 
 
 def limits(config: Experiment, seconds: float) -> Limits:
@@ -62,4 +99,4 @@ def locate(target: str) -> Any:
 
 
 def _own_keys(component: Named) -> dict[str, Any]:
-    return component.model_dump(exclude={"name", "target"})
+    return component.model_dump(exclude={"name", "target", "provider"})

@@ -85,8 +85,19 @@ class Site:
     def log(self) -> Path:
         return self.path / "stdout.log"
 
+    @property
+    def trajectories(self) -> Path:
+        """Every model call of this run of a harness, one JSON object a line; none where no model was called."""
+        return self.path / "trajectories.jsonl"
+
+    @property
+    def faults(self) -> Path:
+        """What the gateway knows of failed calls, by question; there where a harness could call a model."""
+        return self.path / "faults.json"
+
     def clear(self) -> None:
-        for part in (self.view, self.work, self.submission, self.keys, self.log):
+        made = (self.view, self.work, self.submission, self.keys, self.log, self.trajectories, self.faults)
+        for part in made:
             remove(part)
         self.path.mkdir(parents=True, exist_ok=True)
 
@@ -103,6 +114,10 @@ class Generation:
     @property
     def evidence(self) -> Path:
         return self.path / "evidence"
+
+    def desk(self, sibling: int) -> Path:
+        """Where one of several parallel proposals is made; the chosen one is copied to the generation's own folder."""
+        return self.path / "proposals" / str(sibling)
 
     @property
     def proposal(self) -> Path:
@@ -148,6 +163,11 @@ class RunDir:
     @property
     def context(self) -> Path:
         return self.path / "context.md"
+
+    @property
+    def ledger(self) -> Path:
+        """What was spent on models: a file per process, a line before and after each attempt."""
+        return self.path / "ledger"
 
     @property
     def trials(self) -> Path:

@@ -18,7 +18,8 @@ from sia_runner.journal import Journal, Record
 from sia_runner.lease import Held, Lease
 from sia_runner.lock import check_data, lock
 from sia_runner.loop import INTERRUPTED, Loop
-from sia_runner.rooms import rooms
+from sia_runner.models.protocol import ProviderDown
+from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, RunError, read_json, sha256_of, write_json, write_text
 
 RESUMABLE = ("max_gen", "budget.", "compute.")  # what may be given beside resume=
@@ -31,7 +32,7 @@ def start(config: Experiment, folder: Path, overrides: Sequence[str]) -> int:
         raise RunError(
             f"{folder} already holds a run; continue it with resume={folder} or choose another hydra.run.dir"
         )
-    _make_ready(config)
+    _make_ready(config, run)
     folder.mkdir(parents=True, exist_ok=True)
     with Lease(folder) as lease:
         if run.config.exists():  # somebody was faster between our look and the lease
@@ -53,7 +54,7 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
             )
     with Lease(folder) as lease:
         config = stored_config(run, overrides)
-        _make_ready(config)
+        _make_ready(config, run)
         return _carry_out(config, run, lease, overrides)
 
 
@@ -77,10 +78,13 @@ def _set(tree: dict[str, Any], path: list[str], value: Any, override: str) -> No
     tree[path[-1]] = value
 
 
-def _make_ready(config: Experiment) -> None:
-    """Everything that can refuse a run, before anything of it exists."""
+def _make_ready(config: Experiment, run: RunDir) -> None:
+    """Everything that can refuse a run, before anything of it exists; what costs least to find out comes first."""
     if not sys.platform.startswith("linux"):
         raise RunError("SIA Runner runs on Linux; on macOS use Docker, on Windows WSL2")
+    gateway = models(config, run)
+    if gateway:
+        gateway.check()
     room = rooms(config)
     room.sandbox.check()
     room.task.prepare(lambda text: print(text, flush=True))
@@ -96,6 +100,9 @@ def _carry_out(config: Experiment, run: RunDir, lease: Lease, overrides: Sequenc
             loop = Loop(config, run, journal, lease, display)
             return _guarded(loop, journal, display)
     finally:
+        gateway = models(config, run)
+        if gateway:
+            gateway.close()
         journal.close()
 
 
@@ -122,7 +129,7 @@ def _guarded(loop: Loop, journal: Journal, display: Display) -> int:
     except Held as error:  # somebody else goes on with this run: not a byte more from us
         display.say(f"stopped: {error}")
         return INTERRUPTED
-    except (SandboxFailed, OSError) as error:  # this machine's trouble, not the candidate's: nothing is lost
+    except (SandboxFailed, ProviderDown, OSError) as error:  # this machine's or a provider's trouble, not the candidate's: nothing is lost
         display.say(f"stopped: {error}")
         return loop.interrupted()
     except Exception:

@@ -7,34 +7,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sia_runner import evidence
-from sia_runner.agents.protocol import Brief
+from sia_runner import proposing
 from sia_runner.config import Experiment
-from sia_runner.execute import Execution, environment_fault, execute
+from sia_runner.execute import Execution, Purpose, environment_fault, execute
 from sia_runner.harness import FaultyHarness, syntax_fault, write_harness
-from sia_runner.records import INFRASTRUCTURE, Outcome, OutcomeKind, Past, Proposal, count_kinds
+from sia_runner.models.protocol import BudgetSpent, ModelsError
+from sia_runner.records import INFRASTRUCTURE, Outcome, OutcomeKind, Past, Usage, count_kinds
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, Site, read_json, remove, sha256_of, tree_sha256, write_json, write_text
 from sia_runner.scoring import accept
 from sia_runner.tasks.protocol import Round
-from sia_runner.workbench import Bench
+from sia_runner.verdicts import of_split, verified
 
 Result = dict[str, Any]
 ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
 
 
 def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None) -> Result:
-    """Evidence and proposal. The proposal itself is gen_<n>/proposal.json; the journal keeps its hash."""
-    here, room = run.generation(n), rooms(config)
+    """Evidence and proposal. The proposal itself is gen_<n>/proposal.json; the journal keeps its hash. `fault` and
+    `unscored` are set when the proposer itself could not do its work."""
+    here = run.generation(n)
     here.path.mkdir(exist_ok=True)
-    shown = None
-    if n > 1:
-        shown = here.evidence
-        evidence.write(config, run, n, history, incumbent)
-    brief = Brief(n, config.max_gen, shown, tuple(history), incumbent, room.task.higher_is_better)
-    proposal = room.proposer.propose(brief, Bench(config, run))
+    try:
+        proposed = proposing.propose(config, run, n, history, incumbent)
+    except (BudgetSpent, ModelsError) as error:
+        if isinstance(error, BudgetSpent) and error.scope == "run":
+            raise
+        proposed = proposing.failed(str(error))
+        unscored = isinstance(error, BudgetSpent)
+    else:
+        unscored = False
+    proposal = proposed.proposal
     write_json(here.proposal, proposal.as_json())
-    write_json(here.decision, _decision(config, proposal, history, incumbent))
+    write_json(here.decision, _decision(config, proposed, history, incumbent))
     return {
         "lever": proposal.lever.value,
         "title": proposal.title,
@@ -42,20 +47,29 @@ def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], in
         "algorithm": proposal.algorithm,
         "notes": dict(proposal.notes),
         "usage": proposal.usage.as_json(),
+        "parent": proposed.parent,
+        "siblings": proposed.siblings,
+        "fault": proposed.fault,
+        "unscored": unscored,
         "sha256": sha256_of(here.proposal),
     }
 
 
-def _decision(config: Experiment, proposal: Proposal, history: Sequence[Past], incumbent: int | None) -> Result:
+def _decision(
+    config: Experiment, proposed: proposing.Proposed, history: Sequence[Past], incumbent: int | None
+) -> Result:
     """Which lever was pulled, and what was known when it was."""
+    proposal = proposed.proposal
     accepted = [past.n for past in history if past.status == "accepted"]
     return {
         "lever": proposal.lever.value,
         "algorithm": proposal.algorithm,
         "trainer": config.trainer.name,
         "rationale": proposal.rationale,
+        "siblings": proposed.siblings,
         "evidence": {
             "incumbent": incumbent,
+            "parent": proposed.parent,
             "plateau": len(history) - max(accepted, default=0),  # generations since something was accepted
             "val": [past.val.as_json() if past.val else None for past in history],
         },
@@ -67,6 +81,8 @@ def build(config: Experiment, run: RunDir, n: int) -> Result:
     here, entry = run.generation(n), rooms(config).task.entry
     proposal = read_json(here.proposal)
     write_text(here.path / "improvement.md", proposal["improvement"] or proposal["rationale"] + "\n")
+    if not proposal["files"]:
+        return {"fault": f"nothing was proposed: {proposal['rationale']}", "sha256": None}
     try:
         write_harness(proposal["files"], here.harness, entry)
     except FaultyHarness as fault:
@@ -83,31 +99,35 @@ def gate(config: Experiment, run: RunDir, n: int) -> Result:
     fault = syntax_fault(here.harness, task.entry) or environment_fault(config, here.harness)
     if fault:
         return {"fault": fault}
+    spent = Usage()
     for round_ in task.rounds("gate"):
-        seconds = config.task.limits.gate
-        execution = execute(config, round_, here.gate, here.harness, salt(config, f"gate {n}"), seconds)
-        outcomes = task.verify(here.gate.submission, read_json(here.gate.keys), execution.unanswered)
+        seconds, purpose = config.task.limits.gate, Purpose(run, n, f"gen_{n}", "gate")
+        execution = execute(config, purpose, round_, here.gate, here.harness, salt(config, f"gate {n}"), seconds)
+        outcomes = verified(config, here.gate, execution.unanswered)
         remove(here.gate.work)
+        spent += execution.usage or Usage()
         if not any(outcome.kind in ANSWERED for outcome in outcomes):
-            return {"fault": execution.failure or _nothing_answered(outcomes)}
-    return {"fault": ""}
+            unscored = any(outcome.kind in INFRASTRUCTURE for outcome in outcomes)
+            fault = execution.failure or _nothing_answered(outcomes)
+            return {"fault": fault, "unscored": unscored, "usage": spent.as_json()}
+    return {"fault": "", "usage": spent.as_json()}
 
 
 def run_harness(config: Experiment, run: RunDir, n: int) -> Result:
     """Run the target agent on dev + val, mixed and unmarked; once, or once per fold."""
     here, all_rounds = run.generation(n), rooms(config).task.rounds("select")
-    sites = here.sites(len(all_rounds))
+    sites, purpose = here.sites(len(all_rounds)), Purpose(run, n, f"gen_{n}", "select")
     runs = [
-        _run_at(config, site, round_, here.harness, f"select {n}")
+        _run_at(config, purpose, site, round_, here.harness, f"select {n}")
         for site, round_ in zip(sites, all_rounds, strict=True)
     ]
-    return {"runs": runs}
+    return {"runs": runs, "usage": _sum(runs).as_json()}
 
 
 def verify(config: Experiment, run: RunDir, n: int, runs: Sequence[Result]) -> Result:
     """Score the kept submissions. scores.json holds one outcome per question and is for no proposer."""
     here, task = run.generation(n), rooms(config).task
-    outcomes = verified(config, here.sites(len(runs)), runs)
+    outcomes = all_verified(config, here.sites(len(runs)), runs)
     write_json(here.scores, {"outcomes": [_as_json(outcome) for outcome in outcomes]})
     val = of_split(config, outcomes, "val")
     result = {"outcomes": count_kinds(val), "val": None, "failure": "", "unscored": False}
@@ -142,9 +162,11 @@ def judge(config: Experiment, run: RunDir, n: int, incumbent: int | None) -> Res
 def test(config: Experiment, run: RunDir, n: int) -> Result:
     """The one look at the test split: refit on every other label, answer, score."""
     site, task = run.test(n), rooms(config).task
+    site.path.mkdir(parents=True, exist_ok=True)
     (round_,) = task.rounds("test")
-    ran = _run_at(config, site, round_, run.generation(n).harness, "test")
-    outcomes = verified(config, [site], [ran])
+    purpose = Purpose(run, 0, f"gen_{n}", "test")
+    ran = _run_at(config, purpose, site, round_, run.generation(n).harness, "test")
+    outcomes = all_verified(config, [site], [ran])
     write_json(site.path / "scores.json", {"outcomes": [_as_json(outcome) for outcome in outcomes]})
     scored = not any(outcome.kind in INFRASTRUCTURE for outcome in outcomes)
     return {
@@ -156,17 +178,11 @@ def test(config: Experiment, run: RunDir, n: int) -> Result:
     }
 
 
-def verified(config: Experiment, sites: Sequence[Site], runs: Sequence[Result]) -> list[Outcome]:
-    task = rooms(config).task
+def all_verified(config: Experiment, sites: Sequence[Site], runs: Sequence[Result]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for site, ran in zip(sites, runs, strict=True):
-        outcomes += task.verify(site.submission, read_json(site.keys), OutcomeKind(ran["unanswered"]))
+        outcomes += verified(config, site, OutcomeKind(ran["unanswered"]))
     return outcomes
-
-
-def of_split(config: Experiment, outcomes: Sequence[Outcome], split: str) -> list[Outcome]:
-    units = set(rooms(config).task.splits()[split])
-    return [outcome for outcome in outcomes if outcome.unit in units]
 
 
 def read_scores(run: RunDir, n: int) -> list[Outcome]:
@@ -174,9 +190,12 @@ def read_scores(run: RunDir, n: int) -> list[Outcome]:
     return [Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"], row["prediction"]) for row in rows]
 
 
-def _run_at(config: Experiment, site: Site, round_: Round, harness: Path, purpose: str) -> Result:
-    execution = execute(config, round_, site, harness, salt(config, purpose), config.task.limits.run)
-    return _ran(execution) | {"submission_sha256": tree_sha256(site.submission), "keys_sha256": sha256_of(site.keys)}
+def _run_at(config: Experiment, why: Purpose, site: Site, round_: Round, harness: Path, purpose: str) -> Result:
+    execution = execute(config, why, round_, site, harness, salt(config, purpose), config.task.limits.run)
+    kept = {"submission_sha256": tree_sha256(site.submission), "keys_sha256": sha256_of(site.keys)}
+    if site.faults.is_file():
+        kept["faults_sha256"] = sha256_of(site.faults)
+    return _ran(execution) | kept
 
 
 def _ran(execution: Execution) -> Result:
@@ -189,7 +208,12 @@ def _ran(execution: Execution) -> Result:
         "cpu_seconds": round(ended.cpu_seconds, 3),
         "peak_mb": round(ended.peak_mb, 1),
         "output_bytes": ended.output_bytes,
+        "usage": execution.usage.as_json() if execution.usage else None,
     }
+
+
+def _sum(runs: Sequence[Result]) -> Usage:
+    return sum((Usage(**ran["usage"]) for ran in runs if ran["usage"]), Usage())
 
 
 def _as_json(outcome: Outcome) -> Result:

@@ -7,7 +7,8 @@ from typing import Any
 from sia_runner.config import Experiment
 from sia_runner.history import STEPS, Finished, finished, incumbent, test_of
 from sia_runner.journal import Record
-from sia_runner.records import Usage
+from sia_runner.models.books import Row
+from sia_runner.models.totals import read
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, write_json, write_text
 
@@ -19,7 +20,7 @@ def build(config: Experiment, run: RunDir, journal: Record, status: str) -> Json
     generations = finished(journal)
     task = rooms(config).task
     best = incumbent(generations)
-    spent = sum((Usage(**g.steps["propose"]["usage"]) for g in generations), Usage())
+    spent = read(run.ledger)
     return {
         "run": run.path.name,
         "task": task.name,
@@ -29,15 +30,27 @@ def build(config: Experiment, run: RunDir, journal: Record, status: str) -> Json
         "seed": config.seed,
         "split_seed": config.split_seed,
         "selected_on_test": not task.has_test,
-        "generations": [_generation(g) for g in generations],
+        "generations": [_generation(g, spent.of(generation=g.n)) for g in generations],
         "best": None if best is None else _best(journal, generations, best),
         "stopped": next((e["reason"] for e in journal.of("stopped")), None),
-        "usage": spent.as_json(),
+        "usage": usage(spent.total),
         "journal_head": journal.head,
     }
 
 
-def _generation(g: Finished) -> Json:
+def usage(row: Row) -> Json:
+    """What was spent on models. `usd` is null where some call's price is not known: nothing is guessed as zero."""
+    return {
+        "usd": round(row.dollars, 9) if row.priced else None,
+        "tokens": row.input_tokens + row.output_tokens,
+        "calls": row.calls,
+        "input_tokens": row.input_tokens,
+        "output_tokens": row.output_tokens,
+        "unanswered": row.unanswered,  # sent, and cut off before an answer came; counted at what was reserved
+    }
+
+
+def _generation(g: Finished, spent: Row) -> Json:
     proposal = g.steps["propose"]
     verify = g.steps.get("verify", {})
     return {
@@ -47,10 +60,11 @@ def _generation(g: Finished) -> Json:
         "title": proposal["title"],
         "status": g.status,
         "reason": g.steps["accept"]["reason"],
+        "parent": proposal["parent"],
         "val": verify.get("val"),
         "outcomes": verify.get("outcomes", {}),
         "seconds": {step: g.seconds[step] for step in STEPS if step in g.seconds},
-        "usage": proposal["usage"],
+        "usage": usage(spent),
     }
 
 

@@ -20,6 +20,7 @@ from sia_runner.rundir import RunDir, RunError, Site, read_json, sha256_of, tree
 from sia_runner.runner import stored_config
 from sia_runner.summary import build
 from sia_runner.tasks.protocol import Round
+from sia_runner.verdicts import of_split
 
 Check = tuple[str, str]  # what was checked, and what is wrong with it ("" for nothing)
 
@@ -58,7 +59,7 @@ def _generations(config: Experiment, run: RunDir, journal: Record) -> Iterator[C
         yield f"gen_{n}: submission", fault
         if fault:
             continue
-        val = stages.of_split(config, stages.verified(config, sites, runs), "val")
+        val = of_split(config, stages.all_verified(config, sites, runs), "val")
         yield f"gen_{n}: val score", _compare(config, val, steps["verify"]["val"], steps["verify"]["outcomes"])
         same = sha256_of(here.scores) == steps["verify"]["scores_sha256"]
         yield f"gen_{n}: scores.json", "" if same else "changed since it was written"
@@ -77,7 +78,7 @@ def _tests(config: Experiment, run: RunDir, journal: Record) -> Iterator[Check]:
         fault = _kept(config, [site], [result["run"]], rounds, "test")
         yield f"{name}: submission", fault
         if not fault:
-            outcomes = stages.verified(config, [site], [result["run"]])
+            outcomes = stages.all_verified(config, [site], [result["run"]])
             yield f"{name}: score", _compare(config, outcomes, result["score"], result["outcomes"])
 
 
@@ -97,6 +98,8 @@ def _kept(
     for site, ran, round_ in zip(sites, runs, rounds, strict=True):
         if tree_sha256(site.submission) != ran["submission_sha256"]:
             return "changed since it was copied out"
+        if (sha256_of(site.faults) if site.faults.is_file() else None) != ran.get("faults_sha256"):
+            return "faults.json changed since the run"
         with tempfile.TemporaryDirectory(prefix="sia-verify-") as folder:
             view = rooms(config).task.lay_out(round_, Path(folder) / "view", stages.salt(config, purpose))
             if dict(view.keys) != read_json(site.keys):

@@ -1,54 +1,110 @@
-"""Where a proposer tries things before it proposes: sandboxed, dev questions only, never twice the same."""
+"""Where a proposer tries things and calls its model: sandboxed, dev questions only, never paid twice."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+from sia_runner.agents.protocol import Hosted, ProposerError
 from sia_runner.config import Experiment
-from sia_runner.execute import environment_fault, execute
+from sia_runner.dialogue import Dialogue
+from sia_runner.execute import Purpose, environment_fault, execute
 from sia_runner.harness import FaultyHarness, write_harness
-from sia_runner.records import Trial
-from sia_runner.rooms import rooms
+from sia_runner.hosting import host
+from sia_runner.models.protocol import Grant
+from sia_runner.plaintext import plain
+from sia_runner.records import INFRASTRUCTURE, Outcome, Reply, Trial, count_kinds
+from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, Site, read_json, remove, write_json
+from sia_runner.verdicts import taught_val, verified
 
 Files = Mapping[str, str]
+_EXAMPLES = 8  # dev failures shown of one trial
+_OUTPUT = 4 * 1024  # bytes shown of what it printed
 
 
 class Bench:
-    """Trials are kept under trials/<content>/, so that a resumed or later proposal does not pay for them again."""
+    """Of one proposal: `desk` is its folder. Trials are kept under trials/<content>/, so that a resumed or later proposal
+    does not pay for them again."""
 
-    def __init__(self, config: Experiment, run: RunDir) -> None:
-        self._config, self._run = config, run
+    def __init__(self, config: Experiment, run: RunDir, n: int, desk: Path) -> None:
+        self._config, self._run, self._n, self._desk = config, run, n, desk
+        self._dialogue = Dialogue(desk / "dialogue.jsonl")
 
     def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:
         return rooms(self._config).compute.map(lambda files: self._trial(files, train_fraction, questions), batch)
 
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), **settings: Any
+    ) -> Reply:
+        gateway = models(self._config, self._run)
+        if gateway is None:
+            raise ProposerError(f"meta_agent={self._config.meta_agent.name} calls a model; give it a key `provider`")
+        grant, request = self._grant(), {"messages": list(messages), "tools": list(tools), **settings}
+        return self._dialogue.answer(request, lambda: gateway.chat(grant, messages, tools, **settings))
+
+    def host(self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float) -> Hosted:
+        grant = self._grant(calls)
+        return host(self._config, self._run, grant, self._desk / "guest", program, entry, inputs, harness, seconds)
+
+    def _grant(self, calls: int | None = None) -> Grant:
+        return Grant("meta", self._n, f"gen_{self._n}", "propose", self._desk / "proposer.jsonl", calls=calls)
+
     def _trial(self, files: Files, train_fraction: float, questions: int | None) -> Trial:
         content = json.dumps([dict(files), train_fraction, questions], sort_keys=True)
-        site = Site(self._run.trials / hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16])
+        name = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
+        site = Site(self._run.trials / name)
         kept = site.path / "trial.json"
         if kept.is_file():
-            return Trial(**read_json(kept))
-        trial = self._run_trial(files, site, train_fraction, questions)
-        write_json(kept, {"value": trial.value, "n": trial.n, "seconds": trial.seconds, "failure": trial.failure})
+            stored = read_json(kept)
+            return Trial(**{**stored, "examples": tuple(stored["examples"])})
+        trial, fair = self._run_trial(files, site, name, train_fraction, questions)
+        if fair:
+            write_json(kept, asdict(trial))
         return trial
 
-    def _run_trial(self, files: Files, site: Site, train_fraction: float, questions: int | None) -> Trial:
+    def _run_trial(
+        self, files: Files, site: Site, name: str, train_fraction: float, questions: int | None
+    ) -> tuple[Trial, bool]:
+        """The trial, and whether it says something about the harness."""
         task = rooms(self._config).task
-        (round_,) = task.rounds("trial", train_fraction=train_fraction, questions=questions)
+        rounds = task.rounds("trial", train_fraction=train_fraction, questions=questions)
+        if not rounds:
+            return Trial(0.0, 0, 0.0, f"task {task.name} has no dev questions to try a harness on"), True
+        (round_,) = rounds
         harness = site.path / "harness"
         site.path.mkdir(parents=True, exist_ok=True)
         try:
             write_harness(files, harness, task.entry)
         except FaultyHarness as refused:
-            return Trial(0.0, len(round_.questions), 0.0, str(refused))
+            return Trial(0.0, len(round_.questions), 0.0, str(refused)), True
         fault = environment_fault(self._config, harness)
         if fault:
-            return Trial(0.0, len(round_.questions), 0.0, fault)
-        seconds = self._config.task.limits.run
-        execution = execute(self._config, round_, site, harness, f"{self._config.seed}:trial", seconds)
-        outcomes = task.verify(site.submission, read_json(site.keys), execution.unanswered)
-        for part in (site.work, site.submission, site.keys):
+            return Trial(0.0, len(round_.questions), 0.0, fault), True
+        purpose = Purpose(self._run, self._n, f"trial_{name}", "trial")
+        salt = f"{self._config.seed}:trial"
+        execution = execute(self._config, purpose, round_, site, harness, salt, self._config.task.limits.run)
+        outcomes = verified(self._config, site, execution.unanswered)
+        output = "" if taught_val(task) else _tail(site.log)
+        for part in (site.work, site.submission, site.keys, site.trajectories, site.faults):
             remove(part)
-        value = task.score(outcomes).value
-        return Trial(value, len(outcomes), round(execution.ended.seconds, 2), execution.failure)
+        unfair = [outcome for outcome in outcomes if outcome.kind in INFRASTRUCTURE]
+        return Trial(
+            value=task.score(outcomes).value,
+            n=len(outcomes),
+            seconds=round(execution.ended.seconds, 2),
+            failure=execution.failure or _unfair(unfair, len(outcomes)),
+            outcomes=count_kinds(outcomes),
+            examples=tuple(task.failures(outcomes, _EXAMPLES)),
+            output=output,
+        ), not unfair
+
+
+def _tail(log: Path) -> str:
+    return plain(log.read_bytes()[-_OUTPUT:].decode("utf-8", "replace")) if log.is_file() else ""
+
+
+def _unfair(unfair: Sequence[Outcome], n: int) -> str:
+    return f"{len(unfair)} of {n} {unfair[0].kind}: {unfair[0].prediction}" if unfair else ""

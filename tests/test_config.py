@@ -17,7 +17,15 @@ from sia_runner.rooms import locate
 CONF = bundled("conf")
 CHOICES = [(group, choice) for group, found in choices([CONF]).items() for choice in found]
 # What a choice cannot know itself and says so with `???`.
-NEEDS = {("task", "custom"): ["task.dir=/x"], ("meta_agent", "replay"): ["meta_agent.dir=/x"]}
+ENDPOINT = ["provider=custom", "provider.base_url=http://127.0.0.1:9/v1", "provider.model=m"]
+NEEDS = {
+    ("task", "custom"): ["task.dir=/x"],
+    ("task", "gpqa"): ENDPOINT,
+    ("meta_agent", "replay"): ["meta_agent.dir=/x"],
+    ("provider", "custom"): ENDPOINT[1:],
+    ("target_agent", "model"): ENDPOINT,
+    **{("meta_agent", name): ENDPOINT for name in ("llm", "claude_code", "openhands", "pydantic_ai")},
+}
 
 
 def composed(*overrides):
@@ -62,7 +70,7 @@ def test_the_default_experiment_is_the_smoke_task_without_weights():
         ("seed=-1", "seed=-1: input should be greater than or equal to 0"),
         ("task.splits.val=0", "task.splits: splits.val must be above 0: candidates are selected on it"),
         ("task.splits.val=1.5", "task.splits.val=1.5: input should be less than 1"),
-        ("task.splits.dev=0.9", "task.splits: splits.dev + splits.val + splits.test must stay below 1"),
+        ("task.splits.dev=0.9", "task.splits: splits.dev + splits.val + splits.test must stay below 1, or be 1 to learn nothing"),
         ("search.accept.rule=coin", "search.accept.rule=coin: input should be 'ladder', 'mcnemar' or 'bootstrap'"),
         ("meta_agent.trials=0", "meta_agent.trials=0: input should be greater than or equal to 1"),
         ("budget.minutes=0", "budget.minutes=0: input should be greater than 0"),
@@ -86,7 +94,7 @@ def test_every_fault_is_said_not_only_the_first():
 
 
 def test_a_weights_trainer_needs_a_target_agent_that_calls_a_model():
-    lines = faults("trainer.kind=online", "trainer.name=ppo", "trainer.mode=SIA-W+H")
+    lines = faults("trainer.kind=online", "trainer.name=ppo", "trainer.mode=SIA-W+H", "target_agent=script")
     assert lines == [
         "trainer=ppo trains the model that a harness calls, but target_agent=script calls none; "
         "allowed with it: trainer=none"
@@ -94,8 +102,34 @@ def test_a_weights_trainer_needs_a_target_agent_that_calls_a_model():
 
 
 def test_a_target_agent_that_calls_a_model_needs_a_provider_that_serves_one():
-    (line,) = faults("target_agent.calls_model=true", "target_agent.name=mine")
-    assert line.startswith("target_agent=mine calls a model, but provider=offline serves none")
+    (line,) = faults("target_agent=model")
+    assert line.startswith("target_agent=model calls a model, but provider=offline serves none; give provider=")
+    assert check(composed("target_agent=model", *ENDPOINT)).calls_model
+
+
+def test_the_default_target_agent_calls_a_model_exactly_where_there_is_one():
+    assert not check(composed()).calls_model
+    assert check(composed(*ENDPOINT)).calls_model
+    assert not check(composed("target_agent=script", *ENDPOINT)).calls_model
+
+
+def test_a_proposer_that_is_a_model_needs_a_provider_and_may_have_one_of_its_own():
+    (line,) = faults("meta_agent=llm")
+    assert line.startswith("meta_agent=llm is a language model, but provider=offline serves none; give provider=")
+    config = check(composed("meta_agent=llm", "provider@meta_agent.provider=anthropic"))
+    assert config.meta_provider.name == "anthropic" and config.target_provider.kind == "offline"
+    config = check(composed("meta_agent=llm", *ENDPOINT, "provider@meta_agent.provider=anthropic"))
+    assert (config.meta_provider.name, config.target_provider.name) == ("anthropic", "custom")
+
+
+def test_a_task_that_cannot_be_answered_without_a_model_says_so():
+    (line,) = faults("task=gpqa")
+    assert line.startswith("task=gpqa cannot be answered without a model, but provider=offline")
+
+
+def test_parallel_proposals_need_dev_questions_to_choose_by():
+    (line,) = faults("task=custom", "task.dir=/x", "search.width=3")
+    assert line.startswith("search.width=3 chooses among proposals on dev questions, but task=custom has none")
 
 
 def test_a_proposer_of_the_users_own_keeps_its_own_keys():

@@ -60,3 +60,10 @@ def test_whatever_is_proposed_nothing_is_written_outside(tmp_path_factory, files
     except (FaultyHarness, OSError):
         pass
     assert {path.name for path in outer.iterdir()} <= {"harness", ".harness.tmp"}
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("x" * 300 + ".py",)])
+def test_names_that_no_file_system_takes_are_the_proposals_fault(tmp_path, names):
+    files = {"target_agent.py": "", **dict.fromkeys(names, "")}
+    with pytest.raises(FaultyHarness, match="file name"):
+        write_harness(files, tmp_path / "harness", "target_agent.py")

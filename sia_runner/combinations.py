@@ -1,0 +1,58 @@
+"""Choices that are fine alone and make no sense together. Each refusal names both keys and what is allowed."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sia_runner.config import Experiment
+
+
+def refuse(experiment: "Experiment") -> None:
+    """Raises ValueError with one line for the user."""
+    for rule in (_trainer, _mcnemar, _model, _proposer, _width):
+        rule(experiment)
+
+
+def _trainer(e: "Experiment") -> None:
+    if e.trainer.kind != "none" and not e.calls_model:
+        raise ValueError(
+            f"trainer={e.trainer.name} trains the model that a harness calls, "
+            f"but target_agent={e.target_agent.name} calls none; allowed with it: trainer=none"
+        )
+
+
+def _mcnemar(e: "Experiment") -> None:
+    if e.search.accept.rule == "mcnemar" and e.task.metric.verifier == "auc":
+        raise ValueError(
+            "search.accept.rule=mcnemar counts single questions, but task.metric.verifier=auc has no score of one; "
+            "allowed with it: ladder, bootstrap"
+        )
+
+
+def _model(e: "Experiment") -> None:
+    if e.target_agent.kind == "model" and e.target_provider.kind == "offline":
+        raise ValueError(
+            f"target_agent={e.target_agent.name} calls a model, but provider={e.target_provider.name} serves none; "
+            "give provider=…, or target_agent=script"
+        )
+    if getattr(e.task, "needs_model", False) and not e.calls_model:
+        raise ValueError(
+            f"task={e.task.name} cannot be answered without a model, but provider={e.target_provider.name} "
+            f"with target_agent={e.target_agent.name} serves none; give provider=… (see --help)"
+        )
+
+
+def _proposer(e: "Experiment") -> None:
+    is_model = e.meta_agent.target.startswith(("sia_runner.agents.llm.", "sia_runner.agents.guests."))
+    if is_model and e.meta_provider.kind == "offline":
+        raise ValueError(
+            f"meta_agent={e.meta_agent.name} is a language model, but provider={e.meta_provider.name} serves none; "
+            "give provider=… or provider@meta_agent.provider=…, or meta_agent=recipes, which needs none"
+        )
+
+
+def _width(e: "Experiment") -> None:
+    if e.search.width > 1 and not hasattr(e.task, "splits"):
+        raise ValueError(
+            f"search.width={e.search.width} chooses among proposals on dev questions, but task={e.task.name} has none; "
+            "allowed with it: 1"
+        )

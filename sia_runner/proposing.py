@@ -1,0 +1,105 @@
+"""One generation's proposal: one proposer, or several in parallel of which the best on dev questions is taken."""
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sia_runner import evidence
+from sia_runner.agents.protocol import Brief
+from sia_runner.config import Experiment
+from sia_runner.records import Lever, Past, Proposal, Trial
+from sia_runner.rooms import rooms
+from sia_runner.rundir import RunDir, remove
+from sia_runner.search import parent_of
+from sia_runner.workbench import Bench
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """`siblings`: every parallel proposal with its dev value, in order; empty where there was one. `fault`: one line when the
+    proposer could not do its work."""
+
+    proposal: Proposal
+    parent: int | None = None
+    siblings: list[dict[str, Any]] = field(default_factory=list)
+    fault: str = ""
+
+
+def failed(reason: str) -> Proposed:
+    return Proposed(Proposal(Lever.HARNESS, reason, title="no proposal"), fault=reason)
+
+
+def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None) -> Proposed:
+    """Each sibling works at a desk of its own, on the evidence about the candidate that it shall extend."""
+    width = config.search.width if n > 1 else 1  # nothing tells the first harnesses apart
+    better = rooms(config).task.higher_is_better
+
+    def parent(sibling: int) -> int | None:
+        return parent_of(
+            config.search, history, incumbent, seed=config.seed, n=n, sibling=sibling, higher_is_better=better
+        )
+
+    parents = [parent(sibling) for sibling in range(width)]
+
+    def one(sibling: int) -> Proposal:
+        return _one(config, run, n, history, incumbent, parents[sibling], sibling, width)
+
+    if width == 1:
+        return Proposed(one(0), parents[0])
+    with ThreadPoolExecutor(width) as pool:
+        proposals = list(pool.map(one, range(width)))
+    return _best(config, run, n, proposals, parents)
+
+
+def _one(
+    config: Experiment,
+    run: RunDir,
+    n: int,
+    history: Sequence[Past],
+    incumbent: int | None,
+    parent: int | None,
+    sibling: int,
+    width: int,
+) -> Proposal:
+    here, room = run.generation(n), rooms(config)
+    desk = here.path if width == 1 else here.desk(sibling)
+    desk.mkdir(parents=True, exist_ok=True)
+    shown: Path | None = None
+    if n > 1:
+        shown = desk / "evidence"
+        evidence.write(config, run, n, history, incumbent, parent, shown)
+    brief = Brief(n, config.max_gen, shown, tuple(history), incumbent, room.task.higher_is_better, parent, sibling)
+    return room.proposer.propose(brief, Bench(config, run, n, desk))
+
+
+def _best(
+    config: Experiment, run: RunDir, n: int, proposals: Sequence[Proposal], parents: Sequence[int | None]
+) -> Proposed:
+    """By dev value; a tie goes to the first. `stop` only where every sibling wants to."""
+    made = [place for place, proposal in enumerate(proposals) if proposal.lever is not Lever.STOP]
+    if not made:
+        return Proposed(proposals[0], parents[0])
+    bench = Bench(config, run, n, run.generation(n).path)
+    trials = dict(zip(made, bench.try_out([proposals[k].files for k in made], train_fraction=1.0), strict=True))
+    sign = 1 if rooms(config).task.higher_is_better else -1
+    chosen = max(made, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
+    siblings = [_sibling(proposals[k], parents[k], trials.get(k), k == chosen) for k in range(len(proposals))]
+    here = run.generation(n)
+    remove(here.evidence)
+    shutil.copytree(here.desk(chosen) / "evidence", here.evidence, symlinks=True)
+    return Proposed(proposals[chosen], parents[chosen], siblings)
+
+
+def _sibling(proposal: Proposal, parent: int | None, trial: Trial | None, chosen: bool) -> dict[str, Any]:
+    return {
+        "title": proposal.title,
+        "rationale": proposal.rationale,
+        "parent": parent,
+        "dev": trial.value if trial and not trial.failure else None,
+        "n": trial.n if trial else 0,
+        "failure": trial.failure if trial else "",
+        "chosen": chosen,
+    }

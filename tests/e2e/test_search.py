@@ -1,0 +1,87 @@
+"""Which candidate is extended, how many are proposed at once, and when a run stops: whole runs with a proposer of ours."""
+
+import json
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.harnesses import MAJORITY, RAREST, WORDS
+
+PROPOSER = """
+import json, pathlib
+from sia_runner.records import Lever, Proposal
+
+HARNESSES = json.loads(pathlib.Path(__file__).with_name("harnesses.json").read_text())
+
+class Scripted:
+    def __init__(self, context, *, plan):
+        self.plan = plan  # names of harnesses: a generation's siblings, generation by generation
+
+    def propose(self, brief, workbench):
+        name = self.plan[brief.n - 1][brief.sibling]
+        shown = brief.evidence / "harness" / "target_agent.py" if brief.evidence else None
+        extends = next((k for k, v in HARNESSES.items() if shown and shown.is_file() and v == shown.read_text()), None)
+        return Proposal(Lever.HARNESS, f"extends {extends}", {"target_agent.py": HARNESSES[name]}, title=name)
+"""
+
+
+@pytest.fixture
+def run(cli):
+    (cli.folder / "scripted.py").write_text(PROPOSER)
+    names = {"majority": MAJORITY, "rarest": RAREST, "words": WORDS}
+    (cli.folder / "harnesses.json").write_text(json.dumps(names))
+
+    def go(plan, *overrides):
+        chosen = {"name": "scripted", "_target_": "scripted.Scripted", "plan": plan}
+        (cli.folder / "conf" / "meta_agent").mkdir(parents=True, exist_ok=True)
+        (cli.folder / "conf" / "meta_agent" / "scripted.yaml").write_text(json.dumps(chosen))
+        where = [f"hydra.run.dir={cli.run}", "--config-dir", str(cli.folder / "conf")]
+        path = {"PYTHONPATH": f"{cli.folder}:{ROOT}"}
+        done = cli("meta_agent=scripted", f"max_gen={len(plan)}", *overrides, *where, env=path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return cli.summary["generations"]
+
+    return go
+
+
+def proposals(cli):
+    steps = {e["step"]: e["result"] for e in cli.journal if e["event"] == "done"}
+    return [steps[step] for step in sorted(steps) if step.endswith("/propose")]
+
+
+ORDER = [["majority"], ["words"], ["rarest"], ["majority"]]
+
+
+def test_greedy_extends_the_incumbent_however_many_were_rejected_since(cli, run):
+    generations = run(ORDER, "search=greedy")
+    assert [g["parent"] for g in generations] == [None, 1, 2, 2]
+    assert [p["rationale"] for p in proposals(cli)][1:] == ["extends majority", "extends words", "extends words"]
+
+
+def test_last_extends_the_newest_scored_candidate_and_still_keeps_the_best(cli, run):
+    generations = run(ORDER, "search=last")
+    assert [g["parent"] for g in generations] == [None, 1, 2, 3]
+    assert proposals(cli)[3]["rationale"] == "extends rarest"
+    assert cli.summary["best"]["generation"] == 2
+
+
+def test_archive_extends_scored_candidates_and_the_same_seed_draws_the_same(cli, run):
+    first = [g["parent"] for g in run(ORDER, "search=archive", "seed=3")]
+    assert first[0] is None and set(first[1:]) <= {1, 2, 3}
+
+
+def test_of_parallel_proposals_the_best_on_dev_meets_val_and_the_others_are_kept_on_record(cli, run):
+    generations = run([["majority"], ["rarest", "words", "majority"]], "search.width=3")
+    assert generations[1]["title"] == "words" and generations[1]["status"] == "accepted"
+    siblings = proposals(cli)[1]["siblings"]
+    assert [s["title"] for s in siblings] == ["rarest", "words", "majority"]
+    assert [s["chosen"] for s in siblings] == [False, True, False]
+    assert siblings[1]["dev"] == max(s["dev"] for s in siblings)
+    assert len(list((cli.run / "gen_2" / "proposals").iterdir())) == 3
+
+
+def test_a_plateau_ends_the_run_and_the_best_is_tested(cli, run):
+    generations = run([["words"], ["rarest"], ["majority"], ["words"]], "search.patience=2")
+    assert [g["status"] for g in generations] == ["accepted", "rejected", "rejected"]
+    assert "no candidate was accepted in the last 2 generations" in cli.summary["stopped"]
+    assert cli.summary["best"]["test"] and cli.summary["status"] == "completed"
