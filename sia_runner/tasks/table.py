@@ -11,6 +11,7 @@ from typing import Any
 from sia_runner import task_config
 from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.resources import bundled
+from sia_runner.sampling import by_confusion, representative
 from sia_runner.scoring import Aggregate, interval
 from sia_runner.tasks import views
 from sia_runner.tasks.collect import collect_submission, refusal
@@ -18,6 +19,7 @@ from sia_runner.tasks.plan import Plan
 from sia_runner.tasks.prepare import hashes, ready
 from sia_runner.tasks.process import judged, run_worker, warm_worker
 from sia_runner.tasks.protocol import Purpose, Round, TaskError, View
+from sia_runner.tasks.requires import check_modules
 from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.units import Units, check_answers, load_units
 from sia_runner.tasks.verifiers.auc import auc
@@ -43,6 +45,7 @@ class TableTask:
             raise TaskError(f"task {spec.name}: no task.md in {self.folder} (task.dir)")
         if spec.metric.verifier == "python" and not (self.folder / "verifier.py").is_file():
             raise TaskError(f"task {spec.name}: metric.verifier=python needs verifier.py in {self.folder}")
+        check_modules(spec.name, spec.requires)
 
     @property
     def description(self) -> str:
@@ -91,10 +94,12 @@ class TableTask:
         return interval(outcomes, self.aggregate)
 
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
-        """A seeded sample of what went wrong; units that are not dev are left out, whatever is asked for."""
+        """A seeded sample of what went wrong, frequent and rare kinds and confusions each with their part; units that
+        are not dev are left out, whatever is asked for."""
         dev = set(self._plan.splits["dev"])
         failed = {o.unit: o for o in outcomes if o.unit in dev and self._failed(o)}
-        return [self._failure(failed[unit]) for unit in shuffled(list(failed), self._seed)[:limit]]
+        shown = [self._failure(failed[unit]) for unit in shuffled(list(failed), self._seed)]
+        return representative(shown, by_confusion(shown))[:limit]
 
     def _failed(self, outcome: Outcome) -> bool:
         if self._spec.metric.verifier != "auc":
@@ -112,7 +117,9 @@ class TableTask:
         }
 
     def _request(self, submission: Path, keys: Mapping[str, str]) -> bytes:
-        spec = self._spec
+        spec, questions = self._spec, {}
+        if spec.metric.verifier == "python":
+            questions = {name: self._question(unit) for name, unit in keys.items()}
         request = {
             "verifier": spec.metric.verifier,
             "module": str(self.folder / "verifier.py"),
@@ -122,6 +129,7 @@ class TableTask:
             "id": spec.columns.id,
             "answer": spec.columns.answer,
             "gold": {name: self._units.answers[unit] for name, unit in keys.items()},
+            "questions": questions,
             "choices": self._choices,
             "tolerance": spec.metric.tolerance,
             "most_rows": 20 * len(keys) + 10_000,
@@ -129,6 +137,9 @@ class TableTask:
             "cpu_seconds": math.ceil(spec.limits.verify) + 1,
         }
         return json.dumps(request).encode()
+
+    def _question(self, unit: str) -> dict[str, str]:
+        return dict(zip(self._units.columns, self._units.fields[unit], strict=True))
 
     @property
     def _choices(self) -> list[str]:

@@ -4,19 +4,21 @@ Answer: {"outcomes": [[unit, kind, value, prediction], ...]} or {"error": what w
 """
 
 import importlib.util
+import inspect
 import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.records import INFRASTRUCTURE, Outcome, OutcomeKind
 from sia_runner.tasks.confine import confine, end_with_parent
 from sia_runner.tasks.verifiers.common import Judge, choice, exact_match, judge_all, numeric, rank_scores
+from sia_runner.tasks.verifiers.letter import letter
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_answers
 
 MEMORY_BYTES = 4 << 30
@@ -46,7 +48,7 @@ def main() -> None:
 def verify(request: Mapping[str, Any]) -> list[Outcome]:
     gold: dict[str, str] = request["gold"]
     if request["verifier"] == "python":
-        return _by_module(Path(request["module"]), Path(request["submission"]), gold, request["higher_is_better"])
+        return _by_module(request, gold)
     path = Path(request["submission"]) / request["file"]
     try:
         answers, spoiled = read_answers(
@@ -68,12 +70,13 @@ def _judged(
 ) -> list[Outcome]:
     if request["verifier"] == "auc":
         return rank_scores(answers, spoiled, gold, request["choices"][1])
-    judges: dict[str, Judge] = {
-        "exact_match": exact_match(),
-        "choice": choice(request["choices"]),
-        "numeric": numeric(request["tolerance"]),
+    judges: dict[str, Callable[[], Judge]] = {
+        "exact_match": exact_match,
+        "choice": lambda: choice(request["choices"]),
+        "letter": lambda: letter(request["choices"]),
+        "numeric": lambda: numeric(request["tolerance"]),
     }
-    return judge_all(judges[request["verifier"]], answers, spoiled, gold)
+    return judge_all(judges[request["verifier"]](), answers, spoiled, gold)
 
 
 def load_module(path: Path) -> ModuleType:
@@ -87,14 +90,26 @@ def load_module(path: Path) -> ModuleType:
     return module
 
 
-def _by_module(path: Path, submission: Path, gold: dict[str, str], higher_is_better: bool) -> list[Outcome]:
+def _by_module(request: Mapping[str, Any], gold: dict[str, str]) -> list[Outcome]:
+    """`verify(submission, answers)`, or with the questions' fields as a third argument where it takes one."""
+    verify_all = load_module(Path(request["module"])).verify
+    arguments: list[Any] = [Path(request["submission"]), dict(gold)]
+    if len(inspect.signature(verify_all).parameters) > len(arguments):
+        arguments.append(request["questions"])
     found: dict[str, Outcome] = {}
-    for outcome in load_module(path).verify(submission, dict(gold)):
+    for outcome in verify_all(*arguments):
         if outcome.unit not in gold or outcome.unit in found:
             raise BadVerifierError("verify() gave an outcome for an unknown id, or two for one id")
         if not math.isfinite(outcome.value):
             raise BadVerifierError("verify() gave a value that is no finite number")
-        found[outcome.unit] = replace(outcome, kind=OutcomeKind(outcome.kind), prediction=outcome.prediction[:300])
-    if len(found) < len(gold) and not higher_is_better:
+        found[outcome.unit] = _shown(outcome)
+    if len(found) < len(gold) and not request["higher_is_better"]:
         raise BadVerifierError("verify() must give an outcome for every id where lower is better: 0 would be the best")
     return [found.get(unit) or Outcome(unit, OutcomeKind.NO_ANSWER, 0.0) for unit in gold]
+
+
+def _shown(outcome: Outcome) -> Outcome:
+    """The text of an outcome that is no answer reaches messages; a task's own code may write gold answers into it."""
+    kind = OutcomeKind(outcome.kind)
+    text = "(verifier.py could not judge it)" if kind in INFRASTRUCTURE else outcome.prediction[:300]
+    return replace(outcome, kind=kind, prediction=text)

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from sia_runner.tasks.protocol import TaskError
-from tests.tasks.making import small_task
+from sia_runner.tasks.table import TableTask
+from tests.tasks.making import small_task, spec, write_csv
 
 SPLITS = ("train", "rollout", "dev", "val", "test")
 
@@ -142,3 +143,52 @@ def test_without_stratifying_any_answers_will_do(tmp_path):
     rows = [(i, f"t{i}", f"label {i}") for i in range(40)]
     task = small_task(tmp_path, rows, splits={"dev": 0.1, "val": 0.2, "test": 0.2, "stratify": False})
     assert len(task.splits()["val"]) == 8
+
+
+# --- nothing left for train ---------------------------------------------------------------------------------
+
+ALL_ASKED = {"dev": 0.2, "val": 0.4, "test": 0.4}
+
+
+def test_shares_that_add_up_to_one_leave_no_train_and_lose_no_question(tmp_path):
+    sizes = {name: len(units) for name, units in small_task(tmp_path, splits=ALL_ASKED).splits().items()}
+    assert sizes == {"train": 0, "rollout": 0, "dev": 40, "val": 80, "test": 80}
+
+
+def test_shares_that_add_up_to_one_in_decimals_do_so_in_binary(tmp_path):
+    task = small_task(tmp_path, splits={"dev": 0.2, "val": 0.7, "test": 0.1})
+    assert 0.2 + 0.7 + 0.1 < 1
+    assert not task.splits()["train"]
+
+
+def test_without_train_nothing_is_taught_before_the_test_and_then_every_other_label(tmp_path):
+    task = small_task(tmp_path, splits=ALL_ASKED)
+    for purpose in ("gate", "trial", "select"):
+        assert [list(round_.train) for round_ in task.rounds(purpose)] == [[]]
+    (final,) = task.rounds("test")
+    assert set(final.train) == {*task.splits()["dev"], *task.splits()["val"]}
+
+
+def test_without_train_a_view_has_no_train_file(tmp_path):
+    task = small_task(tmp_path / "task", splits=ALL_ASKED)
+    (select,), (final,) = task.rounds("select"), task.rounds("test")
+    assert not (task.lay_out(select, tmp_path / "select", "s").path / "train.csv").exists()
+    assert (task.lay_out(final, tmp_path / "final", "s").path / "train.csv").exists()
+
+
+def test_without_train_a_test_file_of_the_tasks_own_stays_the_test(tmp_path):
+    task = small_task(tmp_path, own_test=True, splits={"dev": 0.4, "val": 0.6})
+    assert {name: len(units) for name, units in task.splits().items() if units} == {"dev": 80, "val": 120, "test": 40}
+
+
+def test_splits_can_be_stratified_by_a_column(tmp_path):
+    rows = [(i, f"text {i}", "rare" if i % 10 == 0 else "common", i) for i in range(100)]
+    write_csv(tmp_path / "labelled.csv", ("id", "text", "kind", "label"), rows)
+    task = TableTask(spec(tmp_path, splits=ALL_ASKED | {"stratify": "kind"}), 0, tmp_path / "cache")
+    rare = {name: sum(int(unit) % 10 == 0 for unit in units) for name, units in task.splits().items()}
+    assert (rare["dev"], rare["val"], rare["test"]) == (2, 4, 4)
+
+
+def test_a_column_to_stratify_by_must_be_there(tmp_path):
+    with pytest.raises(TaskError, match=r"splits\.stratify=colour is no column; there are: text"):
+        small_task(tmp_path, splits={"dev": 0.1, "val": 0.2, "test": 0.2, "stratify": "colour"}).splits()

@@ -199,6 +199,33 @@ def test_a_wheel_is_fetched_through_pips_own_settings_and_only_the_named_files_a
     assert names == {"carrier/data.csv", MANIFEST}
 
 
+def test_a_script_converts_files_of_a_wheel_and_only_what_it_makes_is_kept(place, index):
+    (place.folder / "make.py").write_text(
+        "import argparse, pathlib\n"
+        "parser = argparse.ArgumentParser()\n"
+        "for name in ('--source', '--out'): parser.add_argument(name, type=pathlib.Path)\n"
+        "given = parser.parse_args()\n"
+        "assert [p.name for p in given.source.rglob('*.csv')] == ['data.csv']\n"
+        "(given.out / 'labelled.csv').write_text((given.source / 'carrier/data.csv').read_text() + '2,b\\n')\n"
+    )
+    made = place.ready(wheel_data(index, script="make.py", files=["carrier/data.csv"], labelled="labelled.csv"))
+    assert (made / "labelled.csv").read_text() == "id,label\n1,a\n2,b\n"
+    assert {path.name for path in made.rglob("*") if path.is_file()} == {"labelled.csv", MANIFEST}
+    assert not list(place.cache.rglob("data.csv")), "what was extracted for the script does not stay"
+
+
+def test_files_that_the_wheel_does_not_bring_are_named(place, index):
+    data = wheel_data(index, script="make.py", files=["carrier/gone.json"], labelled="labelled.csv")
+    with pytest.raises(TaskError, match=r"carrier==1\.0 does not bring carrier/gone\.json"):
+        place.ready(data)
+
+
+@pytest.mark.parametrize("changes", [{"files": ["a"]}, {"script": "make.py"}])
+def test_wheel_script_and_files_come_together(index, changes):
+    with pytest.raises(ValueError, match=r"data\.files names what data\.script converts of data\.wheel"):
+        wheel_data(index, **changes)
+
+
 def test_a_wheel_of_another_hash_is_refused(place, index):
     with pytest.raises(TaskError, match=r"carrier-1\.0-py3-none-any\.whl has sha256 .*; task\.data\.sha256 says 0000"):
         place.ready(wheel_data(index, sha256="0" * 64))

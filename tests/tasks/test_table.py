@@ -144,6 +144,17 @@ def test_a_tasks_own_verifier_judges_and_aggregates(tmp_path):
     assert task.aggregate(outcomes) == 1.5
 
 
+def test_a_verifier_that_takes_a_third_argument_gets_the_questions_too(tmp_path):
+    body = (
+        "def verify(folder, answers, questions):\n"
+        "    return [Outcome(u, K.PARTIAL, 0.5, questions[u]['text']) for u in answers]\n"
+    )
+    task = own(tmp_path, body)
+    asked = keys(task)
+    outcomes = task.verify(submit(tmp_path / "s", ""), asked, KIND.NO_ANSWER)
+    assert [o.prediction for o in outcomes] == [f"text {unit}" for unit in asked.values()]
+
+
 def test_what_its_verifier_leaves_out_is_unanswered(tmp_path):
     task = own(tmp_path, "def verify(folder, answers):\n    return [Outcome(list(answers)[0], K.CORRECT, 1.0)]\n")
     outcomes = task.verify(submit(tmp_path / "s", ""), keys(task), KIND.OUT_OF_MEMORY)
@@ -249,6 +260,11 @@ def test_the_common_verifiers_start_quickly(task, tmp_path):
         ),
         ([], {"metric": {"name": "m", "verifier": "python"}}, r"metric\.verifier=python needs verifier\.py"),
         ([], {"dir": "/nowhere"}, r"task example: no task\.md in /nowhere \(task\.dir\)"),
+        (
+            [],
+            {"requires": ["json", "no_such_module"]},
+            r"needs the module no_such_module; pip install 'no_such_module'",
+        ),
     ],
 )
 def test_a_mistake_in_the_task_is_one_clear_line(tmp_path, rows, changes, message):
@@ -279,6 +295,9 @@ def small_task_again(folder):
     [
         ({"metric": {"name": "m", "verifier": "choice"}}, "needs metric.choices, two or more"),
         ({"metric": {"name": "m", "verifier": "auc", "choices": ["a"]}}, r"\[negative, positive\]"),
+        ({"metric": {"name": "m", "verifier": "letter", "choices": ["a", "b"]}}, "two or more capital letters"),
+        ({"splits": {"dev": 0.4, "val": 0.4, "test": 0.4}}, "splits.dev . splits.val . splits.test must stay below 1"),
+        ({"splits": {"dev": 0.4, "val": 0.1, "test": 0.6, "folds": 3}}, "what they leave is val"),
         ({"metric": {"name": "m", "higher_is_better": False}}, "metric.higher_is_better must be true"),
         ({"splits": {"dev": 0.1, "val": 0.2}}, "give either data.test"),
         ({"splits": {"dev": 0.0, "val": 0.2, "test": 0.1}}, "splits.dev must be above 0"),

@@ -1,0 +1,46 @@
+"""Computes every knight tour's key again, exactly, and follows every best line on the board.
+
+    python check_keys.py --source DIR
+
+DIR holds labelled.csv (tasks/longcot_chess/* of the cache folder). Prints the ids of keys that do not hold, no answers.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE), str(HERE / "recipes"), str(HERE.parents[1])]
+
+
+def faults(rows: list[dict[str, str]]) -> list[str]:
+    from exact import distances, read_squares, shortest
+    from verifier import fen, line
+
+    found = []
+    for row in rows:
+        if row["template"] == "knight_path":
+            fewest = shortest(distances(read_squares(row["prompt"])))
+            if fewest != int(row["answer"]):
+                found.append(f"{row['id']}: not the least number of moves")
+        else:
+            try:
+                line(row["answer"], row["answer"], fen(row["prompt"]))
+            except ValueError:
+                found.append(f"{row['id']}: not a legal line")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--source", type=Path, required=True)
+    with (parser.parse_args().source / "labelled.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    found = faults(rows)
+    print("\n".join(found) or f"all {len(rows)} keys hold")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
