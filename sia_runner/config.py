@@ -195,3 +195,12 @@ class Experiment(Part):
 def check(composed: dict[str, Any]) -> Experiment:
     """The checked experiment. Raises pydantic.ValidationError; `problems.explain` makes its lines."""
     return Experiment.model_validate(composed)
+
+
+def check_task(composed: dict[str, Any]) -> Task:
+    """The checked task of an experiment whose other parts are not looked at. Raises pydantic.ValidationError."""
+    return _OfTask.model_validate({"task": composed["task"]}).task
+
+
+class _OfTask(Part):
+    task: Task

@@ -14,10 +14,13 @@ usage: python -m sia_runner [group=choice ...] [key=value ...] [-m] [--cfg job] 
 
   python -m sia_runner                        the smoke task: a whole experiment in seconds
   python -m sia_runner task=lawbench          SIA-H on LawBench; no key, no GPU
+  python -m sia_runner task=gpqa meta_agent=llm provider=anthropic      language models; a key in the environment
   python -m sia_runner -m task=smoke seed=0,1,2      one run per seed
   python -m sia_runner.verify RUN_DIR         recompute every score, find any edit
   python -m sia_runner.export RUN_DIR [DIR]   the best harness as a folder that runs without us
   python -m sia_runner.prepare task=lawbench  fetch a task's data now
+  python -m sia_runner.doctor [key=value ...] check keys, endpoint, sandbox and data of a configuration
+  python -m sia_runner.estimate [key=value ...]      what a run may cost, before it spends
 
 Groups and choices (the first comment line of each file in conf/<group>/):
 """

@@ -62,17 +62,28 @@ def _checked_and_run(composed: Any, folder: Path, overrides: list[str]) -> int:
         from sia_runner.config import check
         from sia_runner.runner import start
 
-        _absolute(plain)
+        absolute(plain)
         outcome.code = start(check(plain), folder, overrides)
     return outcome.code
 
 
-def _absolute(composed: Any) -> None:
-    """Folders given relative to where the command was typed stay valid for a resume from elsewhere."""
-    for group in ("task", "meta_agent"):
-        part = composed.get(group)
-        if isinstance(part, dict) and isinstance(part.get("dir"), str):
-            part["dir"] = str(Path(part["dir"]).expanduser().resolve())
+def absolute(composed: Any) -> None:
+    """Paths given relative to where the command was typed stay valid for a resume from elsewhere."""
+    target, proposer = composed.get("target_agent"), composed.get("meta_agent")
+    for part in (composed.get("task"), proposer):
+        _resolve(part, "dir")
+    for part in (composed.get("provider"), _part(proposer, "provider"), _part(target, "provider")):
+        _resolve(part, "key_file")
+
+
+def _part(tree: Any, key: str) -> Any:
+    return tree.get(key) if isinstance(tree, dict) else None
+
+
+def _resolve(part: Any, key: str) -> None:
+    path = _part(part, key)
+    if isinstance(path, str):
+        part[key] = str(Path(path).expanduser().resolve())
 
 
 def _groups() -> dict[str, list[str]]:

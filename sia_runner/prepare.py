@@ -4,10 +4,13 @@ For machines whose compute nodes have no network: run it once where there is one
 """
 
 import sys
-from pathlib import Path
 
-from sia_runner.refusals import refusals
-from sia_runner.resources import bundled, cache_dir
+from sia_runner.composing import composed
+from sia_runner.config import check_task
+from sia_runner.refusals import REFUSED, refusals
+from sia_runner.resources import cache_dir
+from sia_runner.rooms import locate
+from sia_runner.tasks.protocol import Task
 
 
 def main() -> int:
@@ -18,26 +21,16 @@ def main() -> int:
     return prepare(args)
 
 
-def prepare(overrides: list[str]) -> int:
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from sia_runner.hydra_app import say_refused
-
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(Path(bundled("conf")))):
-            plain = OmegaConf.to_container(compose("config", overrides), resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        return say_refused(error)
+def prepare(args: list[str]) -> int:
+    """Checks the task alone: its data can be fetched where no key, provider or sandbox is at hand."""
+    plain = composed(args)
+    if plain is None:
+        return REFUSED
     with refusals(plain) as outcome:
-        from sia_runner.config import check
-        from sia_runner.rooms import rooms
-
-        config = check(plain)  # type: ignore[arg-type]
-        rooms(config).task.prepare(lambda text: print(text, flush=True))
-        print(f"task {config.task.name} is prepared in {cache_dir()}")
+        spec = check_task(plain)
+        task: Task = locate(spec.target)(spec, plain["split_seed"], cache_dir())
+        task.prepare(lambda text: print(text, flush=True))
+        print(f"task {spec.name} is prepared in {cache_dir()}")
         outcome.code = 0
     return outcome.code
 

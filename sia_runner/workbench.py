@@ -49,10 +49,15 @@ class Bench:
         grant = self._grant(calls)
         return host(self._config, self._run, grant, self._desk / "guest", program, entry, inputs, harness, seconds)
 
+    @property
+    def _has_train(self) -> bool:
+        return any(round_.train for round_ in rooms(self._config).task.rounds("trial"))
+
     def _grant(self, calls: int | None = None) -> Grant:
         return Grant("meta", self._n, f"gen_{self._n}", "propose", self._desk / "proposer.jsonl", calls=calls)
 
     def _trial(self, files: Files, train_fraction: float, questions: int | None) -> Trial:
+        train_fraction = train_fraction if self._has_train else 1.0  # nothing to learn from: every share is the same run
         content = json.dumps([dict(files), train_fraction, questions], sort_keys=True)
         name = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
         site = Site(self._run.trials / name)

@@ -1,0 +1,55 @@
+"""Before a run: is all installed that a provider needs, is there a key, and a price where that matters; does it answer?
+
+Standard library only, so that a refusal costs milliseconds; the endpoint is asked once, for its list of models.
+"""
+
+import importlib.util
+import time
+from collections.abc import Mapping
+
+from sia_runner.config import Budget
+from sia_runner.models.keys import key_of
+from sia_runner.models.prices import price_of
+from sia_runner.models.protocol import ModelsError, Role
+from sia_runner.models.reachable import SECONDS, Question
+from sia_runner.provider_config import Hosted
+
+_PACKAGES = ("litellm", "aiohttp")
+
+
+def check(role: Role, hosted: Hosted, budget: Budget) -> None:
+    """Raises ModelsError with one line; takes little more than SECONDS where nobody answers."""
+    check_all({role: hosted}, budget)
+
+
+def check_all(providers: Mapping[Role, Hosted], budget: Budget) -> None:
+    """As `check`, for both roles at once: the endpoints are asked side by side, and one that both use only once."""
+    check_installed()
+    for hosted in providers.values():
+        key_of(hosted)
+        check_price(hosted, budget)
+    asked = {(h.name, h.base_url, h.model, h.key): h for h in providers.values()}
+    questions = [Question(hosted) for hosted in asked.values()]
+    deadline = time.monotonic() + SECONDS
+    for question in questions:
+        question.answer(deadline)
+
+
+def check_installed() -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelsError(f"provider=… needs {' and '.join(missing)}; pip install 'sia-runner[models]'")
+
+
+def check_price(hosted: Hosted, budget: Budget) -> None:
+    limited = budget.usd is not None or budget.generation.usd is not None
+    if limited and price_of(hosted) is None:
+        raise ModelsError(
+            f"provider {hosted.name}: prices of {hosted.model} are not known; give provider.prices.input and .output "
+            "in USD per million tokens, or limit budget.tokens"
+        )
+
+
+def check_endpoint(hosted: Hosted) -> str:
+    """What was found out, as a phrase; without a list of models the model's name is not checked. Raises ModelsError."""
+    return Question(hosted).answer(time.monotonic() + SECONDS)
