@@ -51,9 +51,7 @@ class Workbench(Protocol):
         """
         ...
 
-    def host(
-        self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float
-    ) -> Hosted:
+    def host(self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float) -> Hosted:
         """Run another package's agent in the sandbox: ``python entry --dataset_dir INPUTS --working_dir W``. `harness` lies
         in W/harness to be changed; the gateway serves the proposer's model, `calls` times at most."""
         ...

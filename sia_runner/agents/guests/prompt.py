@@ -1,17 +1,19 @@
 """The instructions that a guest is given: where things are, what a harness is, how it is judged, how to end."""
 
 from pathlib import Path
-from typing import Any
 
 from sia_runner.agents.llm import directions
 from sia_runner.agents.protocol import Brief, Context
+from sia_runner.agents.templates import render
 
 _PROMPTS = Path(__file__).parent / "prompts"
 
 
 def instructions(context: Context, brief: Brief, *, turns: int, seconds: float) -> str:
     """Still holds the marks `@HARNESS@` and `@EVIDENCE@`, for paths that only the sandbox knows."""
-    return _render(
+    return render(
+        _PROMPTS,
+        "instructions.md.j2",
         first=brief.evidence is None,
         task=context.task_name,
         n=brief.n,
@@ -38,17 +40,3 @@ def _start(brief: Brief) -> str:
         return f"It starts as that of generation {brief.parent}, the best so far."
     best = f"; the best so far, which must be beaten, is generation {brief.incumbent}" if brief.incumbent else ""
     return f"It starts as that of generation {brief.parent}{best}."
-
-
-def _render(**given: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_PROMPTS),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown for a model
-    )
-    return environment.get_template("instructions.md.j2").render(given)
