@@ -58,7 +58,7 @@ class Guest(Named):
 
 
 class ForeignProposer(Named):
-    """A proposer of the user's own; its keys are its constructor's business. Where there is a provider it may call it."""
+    """A proposer of the user's own: its keys are its constructor's business, and it may call the provider's model."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
     provider: Provider | None = None

@@ -1,4 +1,4 @@
-"""What a proposer and its model said, recorded answer by answer: a proposal cut by a kill is replayed, not paid again."""
+"""What a proposer and its model said, answer by answer: a proposal cut by a kill is replayed, not paid again."""
 
 import hashlib
 import json

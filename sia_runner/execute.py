@@ -148,7 +148,8 @@ def _foreign_keys(ended: Ended, harness: Path) -> str:
     foreign = sorted(named - {"OPENAI_API_KEY", "ANTHROPIC_API_KEY"})[:3]
     if not foreign:
         return ""
-    return f"; needs {', '.join(foreign)}: no key of another cloud is in the sandbox; the gateway speaks OPENAI and ANTHROPIC"
+    why = "no key of another cloud is in the sandbox; the gateway speaks OPENAI and ANTHROPIC"
+    return f"; needs {', '.join(foreign)}: {why}"
 
 
 def last_line(log: Path, longest: int = 200) -> str:

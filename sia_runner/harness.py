@@ -33,17 +33,20 @@ def write_harness(files: Mapping[str, str], folder: Path, entry: str) -> None:
     _check_shape(files, entry)
     building = folder.with_name(f".{folder.name}.tmp")
     remove(building)
+    for name, text in files.items():
+        _write(building / name, name, text)
+    remove(folder)
+    building.rename(folder)
+
+
+def _write(path: Path, name: str, text: str) -> None:
     try:
-        for name, text in files.items():
-            path = building / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         if error.errno in _DISK:
             raise
         raise FaultyHarness(f"file name {name[:80]!r} cannot be written: {error.strerror}") from error
-    remove(folder)
-    building.rename(folder)
 
 
 def _check_shape(files: Mapping[str, str], entry: str) -> None:

@@ -63,7 +63,7 @@ class Loop:
             if not already and limit is not None and minutes_spent(self._journal) >= limit:
                 spent = f"{minutes_spent(self._journal):.1f} of {limit:g} minutes"
                 return self._out_of_budget(spent)
-            if not already and self._plateau(n) or not self._generation(n):
+            if (not already and self._plateau(n)) or not self._generation(n):
                 break
             self._publish("running")
         return "completed"

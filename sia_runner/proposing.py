@@ -19,8 +19,8 @@ from sia_runner.workbench import Bench
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """`siblings`: every parallel proposal with its dev value, in order; empty where there was one. `fault`: one line when the
-    proposer could not do its work."""
+    """`siblings`: every parallel proposal with its dev value, in order; empty where there was one. `fault`: one line
+    when the proposer could not do its work."""
 
     proposal: Proposal
     parent: int | None = None

@@ -129,7 +129,7 @@ def _guarded(loop: Loop, journal: Journal, display: Display) -> int:
     except Held as error:  # somebody else goes on with this run: not a byte more from us
         display.say(f"stopped: {error}")
         return INTERRUPTED
-    except (SandboxFailed, ProviderDown, OSError) as error:  # this machine's or a provider's trouble, not the candidate's: nothing is lost
+    except (SandboxFailed, ProviderDown, OSError) as error:  # not the candidate's fault: nothing is lost
         display.say(f"stopped: {error}")
         return loop.interrupted()
     except Exception:

@@ -27,7 +27,7 @@ def of_split(config: Experiment, outcomes: Sequence[Outcome], split: str) -> lis
 
 
 def taught_val(task: Task) -> bool:
-    """Does a harness learn gold answers of val before the final test, as with cross-fitting? Then it can print them, and
-    nothing it prints may reach a proposer."""
+    """Does a harness learn gold answers of val before the final test, as with cross-fitting? Then it can print them,
+    and nothing it prints may reach a proposer."""
     secret = {*task.splits()["val"], *task.splits()["test"]}
     return any(secret.intersection(round_.train) for purpose in PURPOSES for round_ in task.rounds(purpose))

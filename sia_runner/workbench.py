@@ -26,8 +26,8 @@ _OUTPUT = 4 * 1024  # bytes shown of what it printed
 
 
 class Bench:
-    """Of one proposal: `desk` is its folder. Trials are kept under trials/<content>/, so that a resumed or later proposal
-    does not pay for them again."""
+    """Of one proposal: `desk` is its folder. Trials are kept under trials/<content>/, so that a resumed or later
+    proposal does not pay for them again."""
 
     def __init__(self, config: Experiment, run: RunDir, n: int, desk: Path) -> None:
         self._config, self._run, self._n, self._desk = config, run, n, desk
@@ -57,7 +57,8 @@ class Bench:
         return Grant("meta", self._n, f"gen_{self._n}", "propose", self._desk / "proposer.jsonl", calls=calls)
 
     def _trial(self, files: Files, train_fraction: float, questions: int | None) -> Trial:
-        train_fraction = train_fraction if self._has_train else 1.0  # nothing to learn from: every share is the same run
+        if not self._has_train:  # every share of nothing is the same run
+            train_fraction = 1.0
         content = json.dumps([dict(files), train_fraction, questions], sort_keys=True)
         name = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
         site = Site(self._run.trials / name)

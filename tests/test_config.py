@@ -70,7 +70,10 @@ def test_the_default_experiment_is_the_smoke_task_without_weights():
         ("seed=-1", "seed=-1: input should be greater than or equal to 0"),
         ("task.splits.val=0", "task.splits: splits.val must be above 0: candidates are selected on it"),
         ("task.splits.val=1.5", "task.splits.val=1.5: input should be less than 1"),
-        ("task.splits.dev=0.9", "task.splits: splits.dev + splits.val + splits.test must stay below 1, or be 1 to learn nothing"),
+        (
+            "task.splits.dev=0.9",
+            "task.splits: splits.dev + splits.val + splits.test must stay below 1, or be 1 to learn nothing",
+        ),
         ("search.accept.rule=coin", "search.accept.rule=coin: input should be 'ladder', 'mcnemar' or 'bootstrap'"),
         ("meta_agent.trials=0", "meta_agent.trials=0: input should be greater than or equal to 1"),
         ("budget.minutes=0", "budget.minutes=0: input should be greater than 0"),

@@ -7,7 +7,9 @@ import pytest
 from sia_runner.dialogue import Dialogue
 from sia_runner.records import Reply, ToolCall, Usage
 
-REPLY = Reply("text ü", (ToolCall("1", "read", '{"path": "x"}'),), "tool_calls", {"role": "assistant"}, Usage(0.5, 7, 1))
+REPLY = Reply(
+    "text ü", (ToolCall("1", "read", '{"path": "x"}'),), "tool_calls", {"role": "assistant"}, Usage(0.5, 7, 1)
+)
 
 
 class Model:

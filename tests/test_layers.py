@@ -9,8 +9,25 @@ import sia_runner
 
 PACKAGE = Path(sia_runner.__file__).parent
 ROOMS = ["tasks", "agents", "models", "sandbox", "training", "compute", "tracking"]
-GROUND = ["records", "schema", "task_config", "provider_config", "combinations", "config", "faults",
-          "plaintext", "sampling", "search", "dialogue", "rundir", "journal", "lease", "scoring", "standby", "resources"]
+GROUND = [
+    "records",
+    "schema",
+    "task_config",
+    "provider_config",
+    "combinations",
+    "config",
+    "faults",
+    "plaintext",
+    "sampling",
+    "search",
+    "dialogue",
+    "rundir",
+    "journal",
+    "lease",
+    "scoring",
+    "standby",
+    "resources",
+]
 
 
 def imported(path):

@@ -44,16 +44,17 @@ class Workbench(Protocol):
     """Where a proposer may try things before it proposes: sandboxed, on dev questions only, results kept for resume."""
 
     def chat(self, messages: Sequence[Message], tools: Sequence[Message] = (), **settings: Any) -> Reply:
-        """One call of the proposer's model; messages, tools and settings in the shape of OpenAI's chat completions. It is in
-        the ledger, and recorded: a resumed proposal that sends the same again gets the recorded answer, unpaid.
+        """One call of the proposer's model; messages, tools and settings in the shape of OpenAI's chat completions.
+
+        It is in the ledger, and recorded: a resumed proposal that sends the same again gets the recorded answer, unpaid.
 
         What it raises (budget spent, provider down) ends the proposal: let it pass.
         """
         ...
 
     def host(self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float) -> Hosted:
-        """Run another package's agent in the sandbox: ``python entry --dataset_dir INPUTS --working_dir W``. `harness` lies
-        in W/harness to be changed; the gateway serves the proposer's model, `calls` times at most."""
+        """Run another package's agent in the sandbox: ``python entry --dataset_dir INPUTS --working_dir W``.
+        `harness` lies in W/harness to be changed; the gateway serves the proposer's model, `calls` times at most."""
         ...
 
     def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:

@@ -24,8 +24,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """`taught_val`: see verdicts.py; no text of its own making may then be passed on at length. `calls`: its dev questions,
-    by the file in which their model calls were recorded."""
+    """`taught_val`: see verdicts.py; no text of its own making may then be passed on at length. `calls`: its dev
+    questions, by the file in which their model calls were recorded."""
 
     n: int
     val: Score | None

@@ -20,12 +20,13 @@ class ModelsError(Exception):
 
 
 class ProviderDown(Exception):
-    """The provider refuses or does not answer, after all retries: nothing can be said about the candidate. The run stops
-    and can be resumed. The message is one line without any key."""
+    """The provider refuses or does not answer, after all retries: nothing can be said about the candidate. The run
+    stops and can be resumed. The message is one line without any key."""
 
 
 class BudgetSpent(Exception):
-    """A limit was reached before a call was sent. `scope` says whose: the run's, the generation's, or the grant's own."""
+    """A limit was reached before a call was sent. `scope` says whose: the run's, the generation's, or the grant's
+    own."""
 
     def __init__(self, scope: Scope, message: str) -> None:
         super().__init__(message)
@@ -33,8 +34,8 @@ class BudgetSpent(Exception):
 
 
 class Crowded(Exception):
-    """The limit is not reached, but would be if every call under way used all that is reserved for it: try again when one
-    of them is settled."""
+    """The limit is not reached, but would be if every call under way used all that is reserved for it: try again when
+    one of them is settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +97,19 @@ class Judged(Protocol):
     def settle(
         self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0
     ) -> float | None:
-        """The attempt was answered. `input_tokens` include those read from the provider's cache and those written to it.
-        Returns its price in US dollars; None where prices are not known."""
+        """The attempt was answered. `input_tokens` include those read from the provider's cache and those written to
+        it. Returns its price in US dollars; None where prices are not known."""
         ...
 
     def unanswered(self, *, sent: bool) -> None:
-        """No answer came. `sent`: the provider may have charged for it, so it stays counted as a call without an answer,
-        at what was reserved; otherwise the reservation is undone."""
+        """No answer came. `sent`: the provider may have charged for it, so it stays counted as a call without an
+        answer, at what was reserved; otherwise the reservation is undone."""
         ...
 
 
 class Ledger(Protocol):
-    """All spending of a run (ledger.py): RUN/ledger/, one file per process, appended before and after each attempt, so that
-    a kill loses nothing: an attempt that was announced and never settled is a call without an answer."""
+    """All spending of a run (ledger.py): RUN/ledger/, one file per process, appended before and after each attempt,
+    so that a kill loses nothing: an attempt that was announced and never settled is a call without an answer."""
 
     def reserve(self, grant: Grant, *, input_tokens: int, output_tokens: int) -> Judged:
         """Announce one attempt of at most so many tokens. Raises BudgetSpent or Crowded. Thread-safe; well below a

@@ -1,4 +1,5 @@
-"""Which candidate is extended, how many are proposed at once, and when a run stops: whole runs with a proposer of ours."""
+"""Which candidate is extended, how many are proposed at once, and when a run stops: whole runs with a proposer of
+ours."""
 
 import json
 
