@@ -8,24 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.sandbox import canary, cgroups, identity, interpreter, seccomp, workdir
-from sia_runner.sandbox.driver import base_plan, command, environment, run
-from sia_runner.sandbox.launch import ARGS_FD
+from sia_runner.sandbox.driver import base_plan, command, door, environment, run
+from sia_runner.sandbox.launch import ARGS_FD, OURS
 from sia_runner.sandbox.protocol import Ended, Job, SandboxError
 
 _HERE = Path(__file__).resolve().parent
 _HARNESS, _DATA, _WORK, _LAUNCH = "/sandbox/harness", "/sandbox/data", "/sandbox/work", "/sandbox/launch.py"
+_GATEWAY = "/sandbox/gateway.sock"
 _SMALL_MB = 64  # of /tmp and of /dev/shm, each
 
 
 class Bubblewrap:
     name = "bubblewrap"
 
-    def check(self) -> None:
-        problem = _problem()
+    def check(self, *, door: bool = False) -> None:
+        problem = _problem(door)
         if problem:
             raise SandboxError(problem)
 
-    def gaps(self) -> list[str]:
+    def gaps(self, *, door: bool = False) -> list[str]:
+        del door  # opens nothing else here
         gaps = ["A hole in the kernel itself is a way out: bubblewrap shares the host's kernel."]
         if not cgroups.possible():
             gaps.append(
@@ -41,12 +43,14 @@ class Bubblewrap:
 def _plan(job: Job) -> dict[str, Any]:
     python = interpreter.python_of(job)
     uid = identity.unprivileged() if os.geteuid() == 0 else None
+    calls = seccomp.program(sockets="namespace", own_files=True)
     launch = {
         "argv": command(python, _HARNESS, job, _DATA, _WORK),
         "env": environment(job, python, _WORK, "/tmp"),  # noqa: S108 (the sandbox's own)
         "cwd": _WORK,
         "uid": uid,
-        "filter": seccomp.program(namespaced=True, own_files=True),
+        "filter": calls,
+        "door": door(job, _GATEWAY, "namespace", calls),
         "pdeathsig": False,  # bwrap --die-with-parent
     }
     # Since Linux 5.14 a user namespace counts its own processes.
@@ -54,7 +58,8 @@ def _plan(job: Job) -> dict[str, Any]:
     sources = {_HARNESS: os.fspath(job.harness.resolve()), _DATA: os.fspath(job.data.resolve())}
     if uid is not None:
         _copy_what_is_private(sources, plan)
-    arguments = _arguments(python, sources, plan["work"], as_root=uid is not None)
+    ours = _door_files(os.fspath(job.door.socket.resolve())) if job.door else {}
+    arguments = _arguments(python, sources, ours, plan["work"], as_root=uid is not None)
     plan["bubblewrap"] = [_program(), "--args", str(ARGS_FD), python, "-I", "-S", "-E", _LAUNCH]
     plan["arguments"] = b"\0".join(os.fsencode(argument) for argument in arguments)
     return plan
@@ -68,7 +73,13 @@ def _copy_what_is_private(sources: dict[str, str], plan: dict[str, Any]) -> None
             plan["copies"].append((source, sources[inside]))
 
 
-def _arguments(python: str, sources: dict[str, str], work: str, *, as_root: bool) -> list[str]:
+def _door_files(socket: str) -> dict[str, str]:
+    """What the relay is made of, as the package that it is part of, and the one file that leads outside."""
+    modules = {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in ("door.py", "relay.py")}
+    return {**modules, _GATEWAY: socket}
+
+
+def _arguments(python: str, sources: dict[str, str], ours: dict[str, str], work: str, *, as_root: bool) -> list[str]:
     shown = interpreter.shown(python)
     interpreter.refuse_shown([work, *sources.values()], shown)
     small = ["--perms", "1777", "--size", str(_SMALL_MB << 20), "--tmpfs"]
@@ -90,7 +101,7 @@ def _arguments(python: str, sources: dict[str, str], work: str, *, as_root: bool
             binds[path] = path
     binds |= {path: path for path in shown}
     binds |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in ("passwd", "group", "hosts")}
-    binds |= {_LAUNCH: os.fspath(_HERE / "launch.py"), **sources}
+    binds |= {_LAUNCH: os.fspath(_HERE / "launch.py"), **ours, **sources}
     # bwrap would make the folders on the way for root alone
     for folder in sorted({os.fspath(parent) for path in binds for parent in Path(path).parents} - {"/"}):
         arguments += ["--perms", "0755", "--dir", folder]
@@ -111,9 +122,9 @@ def _options() -> str:
     return subprocess.run([_program(), "--help"], capture_output=True, text=True, check=False, timeout=10).stdout
 
 
-@lru_cache(maxsize=1)
-def _problem() -> str:
-    """Why bubblewrap does not work here; empty when a trivial harness ran in it."""
+@lru_cache(maxsize=2)
+def _problem(door: bool) -> str:
+    """Why bubblewrap does not work here; empty when a trivial harness ran in it, and went through a door."""
     try:
         options = _options()
     except SandboxError as error:
@@ -122,4 +133,4 @@ def _problem() -> str:
         return "this bubblewrap is too old; 0.6 or newer is needed"
     if not seccomp.supported():
         return f"there is no system call table for this processor ({os.uname().machine}); x86_64 and aarch64 have one"
-    return canary.problem(Bubblewrap())
+    return canary.problem(Bubblewrap(), door)

@@ -8,6 +8,10 @@ import signal
 
 from sia_runner.sandbox import cgroups, landlock, launch, tree
 
+TYPE_CHECKING = False  # as the type checkers understand it; `typing` is slow to import
+if TYPE_CHECKING:
+    from sia_runner.sandbox.door import Door
+
 _SPARE = 3  # bubblewrap's own processes in the same cgroup
 _BACKSTOP = 1 << 30  # address space beyond the memory limit: interpreters and thread stacks reserve, not use
 
@@ -25,7 +29,8 @@ class Child:
 
 def start(plan: dict) -> Child:
     limits = plan["limits"]
-    group = cgroups.create(limits["memory"], limits["processes"] + (_SPARE if plan["bubblewrap"] else 0))
+    spare = plan["relays"] + (_SPARE if plan["bubblewrap"] else 0)
+    group = cgroups.create(limits["memory"], limits["processes"] + spare)
     rlimits = plan["launch"]["rlimits"]
     if group is None:
         rlimits["RLIMIT_AS"] = limits["memory"] + _BACKSTOP
@@ -39,7 +44,9 @@ def start(plan: dict) -> Child:
     pid = os.fork()
     if pid == 0:
         try:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)  # its number will mean something else
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
             os.sched_setaffinity(0, processors)
             _become(plan, group, output_end, status_end)
         except BaseException as error:  # noqa: BLE001 (told to the parent, whatever it is)
@@ -68,8 +75,24 @@ def _become(plan: dict, group: "cgroups.Group | None", output: int, status: int)
     if plan["bubblewrap"]:
         launch.restrict({"RLIMIT_CORE": 0})
         os.execve(plan["bubblewrap"][0], plan["bubblewrap"], {})
-    ruleset = landlock.prepare(**plan["landlock"])
-    launch.become(plan["launch"], lambda: landlock.restrict(ruleset))
+    door = _open_door(plan["launch"]) if plan["launch"]["door"] else None
+    ruleset = landlock.prepare(**plan["landlock"], ports=_ports(plan["launch"], door))
+    asks = door is not None and plan["launch"]["door"]["way"] == "loopback"
+    launch.become(plan["launch"], lambda: landlock.restrict(ruleset), door.ask if door and asks else None)
+
+
+def _open_door(plan: dict) -> "Door":
+    from sia_runner.sandbox import door, network
+
+    if plan["door"]["way"] == "namespace":
+        network.isolate()
+    return door.open_door(plan, lambda: launch.become_relay(plan, landlock.seal))
+
+
+def _ports(plan: dict, door: "Door | None") -> "list[int] | None":
+    if door is None:
+        return []
+    return None if plan["door"]["way"] == "namespace" else [door.port]
 
 
 def _processors(count: int) -> "tuple[set[int], list[int]]":

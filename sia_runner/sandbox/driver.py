@@ -16,6 +16,7 @@ _PACKAGES = Path(__file__).resolve().parents[2]
 # -I -S -E: nothing that a harness could leave behind (site, user site, PYTHON*, the current folder) is ever read
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from sia_runner.sandbox.supervisor import main; main()"
 _PATIENCE = 30.0  # seconds for the supervisor to clean up once it was told to stop
+_PORT = 7421  # of the relay, in a network of its own: always the same, so that harnesses print the same
 _FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
 
 
@@ -31,17 +32,20 @@ def check_job(job: Job) -> None:
             raise SandboxError(f"{name} folder {folder} does not exist")
     if job.log.resolve().is_relative_to(job.work.resolve()):
         raise SandboxError(f"the log {job.log} must lie outside work/, where a harness could replace it")
+    if job.door and not job.door.socket.is_socket():
+        raise SandboxError(f"the model gateway has no socket at {job.door.socket}")
 
 
 def base_plan(job: Job, *, launch: dict[str, Any], shared_uid: bool) -> dict[str, Any]:
     """What every backend tells the supervisor. Sizes in bytes. Backends add their own keys to it."""
     limits = job.limits
     work = job.work.resolve()
+    relays = 1 if job.door else 0  # the harness may have as many processes as without one
     launch["rlimits"] = {
         "RLIMIT_CORE": 0,
         "RLIMIT_FSIZE": limits.file_mb << 20,
         "RLIMIT_NOFILE": 1024,
-        "RLIMIT_NPROC": limits.processes,
+        "RLIMIT_NPROC": limits.processes + relays,
         "RLIMIT_CPU": int(limits.seconds * limits.cpus) + 10,
     }
     return {
@@ -50,6 +54,7 @@ def base_plan(job: Job, *, launch: dict[str, Any], shared_uid: bool) -> dict[str
         "landlock": None,
         "launch": launch,
         "shared_uid": shared_uid,
+        "relays": relays,
         "work": os.fspath(work),
         "log": os.fspath(job.log.resolve()),
         "lock": os.fspath(work.parent / f".{work.name}.lock"),
@@ -87,6 +92,15 @@ def environment(job: Job, python: str, work: str, tmp: str) -> dict[str, str]:
         "LOKY_MAX_CPU_COUNT": threads,
         **job.env,
     }
+
+
+def door(job: Job, socket: str, way: str, calls: bytes) -> dict[str, Any] | None:
+    """How to open the job's door (see `door`). `socket`: the gateway's, as the relay sees it; `calls`: its filter."""
+    if not job.door:
+        return None
+    direct = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
+    port = 0 if way == "loopback" else _PORT
+    return {"socket": socket, "port": port, "env": {**direct, **job.door.env}, "filter": calls, "way": way}
 
 
 def command(python: str, harness: str, job: Job, data: str, work: str) -> list[str]:

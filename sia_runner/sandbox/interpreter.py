@@ -41,6 +41,15 @@ def shown(python: str) -> list[str]:
     return [path for path in covering if not any(_inside(path, other) for other in covering if other != path)]
 
 
+def certificates() -> list[str]:
+    """Where OpenSSL looks for public certificates: clients of models load them before they look at the URL, and fail
+    where they are seen and cannot be read."""
+    import ssl
+
+    paths = ssl.get_default_verify_paths()
+    return [os.path.realpath(path) for path in (paths.openssl_cafile, paths.openssl_capath)]
+
+
 def refuse_shown(paths: list[str], shown_paths: list[str]) -> None:
     """Raise SandboxError when a folder of the run lies where every harness can read."""
     for path in paths:

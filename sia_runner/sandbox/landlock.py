@@ -1,4 +1,4 @@
-"""Landlock (landlock(7)): which paths a process and its children may open. Standard library and ctypes only."""
+"""Landlock (landlock(7)): which paths and ports a process and its children may use. Standard library and ctypes."""
 
 import ctypes
 import os
@@ -11,12 +11,17 @@ _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 # Access bits known to ABI 1, 2 (REFER), 3 (TRUNCATE), 4, 5 (IOCTL_DEV); later ones are not used.
 _KNOWN = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-_TCP = 3  # BIND_TCP | CONNECT_TCP, ABI 4
+_CONNECT, _TCP = 2, 3  # CONNECT_TCP; with BIND_TCP. ABI 4
+_UNDER_PATH, _OF_PORT = 1, 2  # kinds of rules
 _SCOPES = 3  # abstract Unix sockets | signals, ABI 6
 
 
 class _Ruleset(ctypes.Structure):
     _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+class _Port(ctypes.Structure):
+    _fields_ = (("allowed", ctypes.c_uint64), ("port", ctypes.c_uint64))
 
 
 class _PathBeneath(ctypes.Structure):
@@ -29,23 +34,31 @@ def abi() -> int:
     return max(0, ctypes.CDLL(None, use_errno=True).syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
 
 
-def prepare(read: list[str], write: list[str], devices: list[str]) -> int:
+def prepare(read: list[str], write: list[str], devices: list[str], ports: "list[int] | None") -> int:
     """A ruleset as a file descriptor: `read` may be read and run, `write` changed, `devices` read and written.
 
-    Everything else in the file system is refused, TCP too (ABI 4), and signals and abstract sockets to processes
-    outside (ABI 6). Paths that do not exist are left out. Returns -1 where the kernel has no Landlock.
+    Everything else in the file system is refused, and signals and abstract sockets to processes outside (ABI 6). Of
+    TCP only connections to `ports` are allowed (ABI 4); None: all of it, for who has a network of its own. Paths that
+    do not exist are left out. Returns -1 where the kernel has no Landlock.
     """
     version = abi()
     if version == 0:
         return -1
     known = _KNOWN[min(version, 5)]
-    rules = _Ruleset(known, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0)
+    rules = _Ruleset(known, _TCP if version >= 4 and ports is not None else 0, _SCOPES if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _call(_CREATE, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0))
     for paths, access in ((read, _READ), (write, known & ~_DEVICE_NODES), (devices, _READ_FILE | _WRITE_FILE)):
         for path in paths:
             _allow(ruleset, path, access & known)
+    for port in ports or ():
+        _add(ruleset, _OF_PORT, _Port(_CONNECT, port))
     return ruleset
+
+
+def seal() -> None:
+    """Confine this thread and its future children to what they have open already."""
+    restrict(prepare([], [], [], ports=[]))
 
 
 def restrict(ruleset: int) -> None:
@@ -62,9 +75,13 @@ def _allow(ruleset: int, path: str, access: int) -> None:
         return
     try:
         rule = _PathBeneath(access if os.path.isdir(path) else access & _OF_FILES, parent)
-        _call(_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), ctypes.byref(rule), ctypes.c_uint32(0))
+        _add(ruleset, _UNDER_PATH, rule)
     finally:
         os.close(parent)
+
+
+def _add(ruleset: int, kind: int, rule: ctypes.Structure) -> None:
+    _call(_ADD, ctypes.c_int(ruleset), ctypes.c_int(kind), ctypes.byref(rule), ctypes.c_uint32(0))
 
 
 def _call(number: int, *arguments: object) -> int:

@@ -1,11 +1,12 @@
 """Gives up every privilege, then becomes the harness. The last thing that is ours inside a sandbox.
 
 Runs as a program inside bubblewrap (where nothing else of ours is mounted, so it imports the standard library only)
-and as a function in the child that the `process` backend forks.
+and as a function in the child that the `process` backend forks. Where there is a door to the gateway (`door`), it is
+opened first.
 
 The plan is a dictionary, marshalled because `json` alone would double the start-up time: `argv`, `env`, `cwd`, `uid`
-(None: keep), `rlimits` {name: value}, `filter` (bytes, may be empty), `pdeathsig` (bool). Errors are written to the
-status pipe; a lone ``S`` there means: the harness was started.
+(None: keep), `rlimits` {name: value}, `filter` (bytes, may be empty), `pdeathsig` (bool), `door` (see `door`; None: no
+network). Errors are written to the status pipe; a lone ``S`` there means: the harness was started.
 """
 
 import ctypes
@@ -19,17 +20,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PLAN_FD, STATUS_FD, ARGS_FD = 3, 4, 5
+OURS = "/sandbox/ours"  # where bubblewrap shows the modules of a door
 
 _PDEATHSIG, _CAPBSET_DROP, _SECCOMP, _NO_NEW_PRIVS, _CAP_AMBIENT = 1, 24, 22, 38, 47
 _SIGKILL = 9
+_SECCOMP_CALL = {"x86_64": 317, "aarch64": 277}  # seccomp(2), which libc does not wrap
 
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def become(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
-    """Replace this process by ``plan["argv"]``, confined. `confine` is called once privileges are gone."""
+def become(plan: dict, confine: "Callable[[], None] | None" = None, ask: "Callable[[int], None] | None" = None) -> None:
+    """Replace this process by ``plan["argv"]``, confined. `confine` is called once privileges are gone; `ask` is given
+    the descriptor on which the filter asks a supervisor, where it does."""
+    give_up(plan, confine)
+    os.chdir(plan["cwd"])
+    asking = filter_calls(plan["filter"], asks=ask is not None)
+    if ask:
+        ask(asking)
+    os.set_inheritable(STATUS_FD, False)
+    os.write(STATUS_FD, b"S")
+    os.execve(plan["argv"][0], plan["argv"], plan["env"])
+
+
+def give_up(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
+    """Every privilege but system calls."""
     restrict(plan["rlimits"])
     _drop(plan["uid"])
     if plan["pdeathsig"]:  # after the change of user, which clears it
@@ -37,12 +53,27 @@ def become(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
     _prctl(_NO_NEW_PRIVS, 1)
     if confine:
         confine()
-    os.chdir(plan["cwd"])
-    if plan["filter"]:
-        _prctl(_SECCOMP, 2, ctypes.byref(_Program(len(plan["filter"]) // 8, plan["filter"])))
-    os.set_inheritable(STATUS_FD, False)
-    os.write(STATUS_FD, b"S")
-    os.execve(plan["argv"][0], plan["argv"], plan["env"])
+
+
+def become_relay(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
+    """As little as the harness may do, but for the one Unix socket; and it dies with its parent in any case."""
+    give_up({**plan, "pdeathsig": True}, confine)
+    filter_calls(plan["door"]["filter"])
+
+
+def filter_calls(code: bytes, *, asks: bool = False) -> int:
+    """Install a seccomp filter, for good. Returns the descriptor on which it asks where `asks`, else -1."""
+    if not code:
+        return -1
+    program = ctypes.byref(_Program(len(code) // 8, code))
+    if not asks:
+        _prctl(_SECCOMP, 2, program)
+        return -1
+    call = _SECCOMP_CALL[os.uname().machine]
+    mode, new_listener = ctypes.c_ulong(1), ctypes.c_ulong(8)
+    fd = ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(call), mode, new_listener, program)
+    _checked(min(fd, 0), "seccomp")
+    return fd
 
 
 def restrict(rlimits: dict) -> None:
@@ -88,6 +119,11 @@ def main() -> None:
     try:
         with open(PLAN_FD, "rb") as file:
             plan = marshal.load(file)  # noqa: S302 (written by the supervisor)
+        if plan["door"]:
+            sys.path.append(OURS)
+            from sia_runner.sandbox import door
+
+            door.open_door(plan, lambda: become_relay(plan))
         become(plan)
     except BaseException as error:  # noqa: BLE001 (reported to the supervisor, whatever it is)
         os.write(STATUS_FD, f"E{error}".encode(errors="replace")[:500])

@@ -9,12 +9,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sia_runner.sandbox import canary, cgroups, identity, interpreter, landlock, seccomp, workdir
-from sia_runner.sandbox.driver import base_plan, command, environment, run
+from sia_runner.sandbox import canary, cgroups, identity, interpreter, landlock, network, seccomp, workdir
+from sia_runner.sandbox.driver import base_plan, command, door, environment, run
 from sia_runner.sandbox.protocol import Ended, Job, SandboxError
 
-_READ = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu")  # numeric libraries ask
+_READ = (
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/sys/devices/system/cpu",  # numeric libraries ask
+    "/etc/mime.types",
+)  # the module mimetypes fails where it is seen and cannot be read
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
+_LANDLOCK_TCP = 4  # ABI
+_SOCKETS: dict[str, seccomp.Sockets] = {"": "none", "namespace": "network", "loopback": "loopback"}
 _PORTABLE = "/proc/sys/kernel/seccomp/actions_avail"  # there exactly where the kernel filters system calls
 
 
@@ -24,14 +32,15 @@ class Process:
     def __init__(self, instead_of: str = "") -> None:
         self._instead_of = instead_of  # why the better sandbox is not used; said among the gaps
 
-    def check(self) -> None:
-        problem = _problem()
+    def check(self, *, door: bool = False) -> None:
+        problem = _problem(door)
         if problem:
             raise SandboxError(problem)
 
-    def gaps(self) -> list[str]:
+    def gaps(self, *, door: bool = False) -> list[str]:
         because = [f"This is the weaker sandbox: {self._instead_of}."] if self._instead_of else []
-        return because + _gaps(landlock.abi(), _filters(), cgroups.possible(), _closed_to_strangers([]))
+        gaps = because + _gaps(landlock.abi(), _filters(), cgroups.possible(), _closed_to_strangers([]))
+        return gaps + (_door_gaps(_way_out()) if door else [])
 
     def run(self, job: Job) -> Ended:
         return run(job, _plan)
@@ -44,24 +53,55 @@ def _plan(job: Job) -> dict[str, Any]:
     interpreter.refuse_shown([harness, data, work], shown)
     root = os.geteuid() == 0
     stranger = root and not _closed_to_strangers([python, harness, data, work]) and _readable(harness, data)
+    socket, way = _way_of(job, stranger)
     temporary = f"{work}/.tmp"
     launch = {
         "argv": command(python, harness, job, data, work),
         "env": environment(job, python, work, temporary),
         "cwd": work,
         "uid": identity.unprivileged() if stranger else None,
-        "filter": seccomp.program(namespaced=False, own_files=stranger) if _filters() else b"",
+        "filter": seccomp.program(sockets=_SOCKETS[way], own_files=stranger) if _filters() else b"",
         "pdeathsig": True,
+        "door": door(job, socket, way, seccomp.program(sockets="namespace", own_files=stranger) if _filters() else b""),
     }
-    # a user number of its own is counted apart; root is not counted at all
-    plan = base_plan(job, launch=launch, shared_uid=not root)
+    # a user number of its own is counted apart, and since Linux 5.14 a user namespace; root is not counted at all
+    counted_apart = root or (way == "namespace" and identity.kernel() >= (5, 14))
+    plan = base_plan(job, launch=launch, shared_uid=not counted_apart)
     plan["tmp"] = temporary
     plan["landlock"] = {
-        "read": [*shown, *interpreter.TOP, *_READ, harness, data],
+        "read": [*shown, *interpreter.TOP, *_READ, *(interpreter.certificates() if way else ()), harness, data],
         "write": [work],
         "devices": _DEVICES,
     }
     return plan
+
+
+def _way_of(job: Job, stranger: bool) -> tuple[str, str]:
+    """The gateway's socket and the way to it; both empty for a job without a door."""
+    if not job.door:
+        return "", ""
+    socket, way = os.fspath(job.door.socket.resolve()), _way_out()
+    if not way:
+        raise SandboxError(_no_way_out())
+    closed = identity.closed([socket]) if stranger else ""
+    if closed:
+        raise SandboxError(f"the gateway's socket {socket} cannot be reached by the harness's user: {closed} is closed")
+    return socket, way
+
+
+@lru_cache(maxsize=1)
+def _way_out() -> str:
+    """How a harness reaches a relay and nothing else here: ``namespace``, ``loopback`` (the host's), or not at all."""
+    if network.possible():
+        return "namespace"
+    return "loopback" if landlock.abi() >= _LANDLOCK_TCP and _filters() else ""
+
+
+def _no_way_out() -> str:
+    return (
+        "the process sandbox cannot let a harness reach the model gateway alone: no network namespace can be made, "
+        f"and Landlock, ABI {landlock.abi()}, cannot confine TCP (ABI {_LANDLOCK_TCP}, Linux 6.7); install bubblewrap"
+    )
 
 
 def _closed_to_strangers(paths: list[str]) -> str:
@@ -105,6 +145,15 @@ def _gaps(abi: int, filters: bool, cgroup: bool, closed: str) -> list[str]:
     return gaps + _limit_gaps(stranger, cgroup)
 
 
+def _door_gaps(way: str) -> list[str]:
+    if way != "loopback":
+        return []
+    return [
+        "No network namespace can be made here: the relay to the model gateway listens on this machine's loopback, "
+        "where other programs can connect to it too (the gateway asks for the token of the run)."
+    ]
+
+
 def _limit_gaps(stranger: bool, cgroup: bool) -> list[str]:
     gaps = ["If the sandbox's supervisor is killed with SIGKILL, processes that the harness forked live on."]
     if not cgroup:
@@ -126,6 +175,8 @@ def _user() -> str:
         return f"uid {os.geteuid()}"
 
 
-@lru_cache(maxsize=1)
-def _problem() -> str:
-    return canary.problem(Process())
+@lru_cache(maxsize=2)
+def _problem(door: bool) -> str:
+    if door and not _way_out():
+        return _no_way_out()
+    return canary.problem(Process(), door)

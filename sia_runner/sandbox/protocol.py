@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from sia_runner.records import Door
+
 
 class SandboxError(Exception):
     """The sandbox cannot be used here; the message is one line for the user (exit code 2)."""
@@ -26,7 +28,7 @@ class Limits:
 
     seconds: float = 600.0
     memory_mb: int = 4096
-    processes: int = 64
+    processes: int = 128
     disk_mb: int = 512
     file_mb: int = 256
     output_kb: int = 1024
@@ -45,6 +47,7 @@ class Job:
     limits: Limits
     python: Path | None = None  # interpreter of the harness's own environment; None: the runner's
     env: Mapping[str, str] = field(default_factory=dict)  # added to the environment, which is built from nothing
+    door: Door | None = None  # the only way out: to the model gateway; None: no network at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,13 @@ class Ended:
 class Sandbox(Protocol):
     name: str
 
-    def check(self) -> None:
-        """Raise SandboxError when this backend cannot work here."""
+    def check(self, *, door: bool = False) -> None:
+        """Raise SandboxError when this backend cannot work here. `door`: harnesses shall reach the model gateway."""
         ...
 
-    def gaps(self) -> list[str]:
-        """What this backend does not protect on this machine, one sentence each; said when a run starts."""
+    def gaps(self, *, door: bool = False) -> list[str]:
+        """What this backend does not protect on this machine, one sentence each; said when a run starts. `door`:
+        harnesses reach the model gateway."""
         ...
 
     def run(self, job: Job) -> Ended:

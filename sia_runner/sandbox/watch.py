@@ -135,7 +135,7 @@ class Watch:
         self._peak = max(self._peak, used)
         if used > self._limits["memory"]:
             self._out_of_memory()
-        elif sum(process.threads for process in ours) > self._limits["processes"] + _SPARE:
+        elif sum(process.threads for process in ours) > self._limits["processes"] + self._plan["relays"] + _SPARE:
             self._over("exited", f"killed: more than {self._limits['processes']} processes and threads")
         return None
 

@@ -15,13 +15,15 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from sia_runner.sandbox import driver
+from sia_runner.sandbox import driver, landlock
+from sia_runner.sandbox import process as process_module
 from sia_runner.sandbox.bubblewrap import Bubblewrap
 from sia_runner.sandbox.process import Process
 from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, Sandbox, SandboxError
@@ -34,14 +36,21 @@ _REMOTE = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from sia_runner.records import Door
+from sia_runner.sandbox import process
 from sia_runner.sandbox.{name} import {kind}
 from sia_runner.sandbox.protocol import Job, Limits
+if {way!r}:
+    process._way_out = lambda: {way!r}
 wanted = json.load(sys.stdin)
 if wanted is None:
     sandbox = {kind}(); sandbox.check(); answer = sandbox.gaps()
 else:
     limits = Limits(**wanted.pop("limits")); entry = wanted.pop("entry"); env = wanted.pop("env")
-    ended = {kind}().run(Job(entry=entry, limits=limits, env=env, **{{k: Path(v) for k, v in wanted.items()}}))
+    door = wanted.pop("door", None)
+    door = Door(Path(door["socket"]), door["env"]) if door else None
+    paths = {{k: Path(v) for k, v in wanted.items()}}
+    ended = {kind}().run(Job(entry=entry, limits=limits, env=env, door=door, **paths))
     answer = {{name: getattr(ended, name) for name in ended.__slots__}}
 print(json.dumps(answer))
 """
@@ -62,13 +71,15 @@ class Ran:
 
 @dataclass
 class Box:
-    """A sandbox as one user starts it. `command` starts a Python of that user; empty: this process is that user."""
+    """A sandbox as one user starts it. `command` starts a Python of that user; empty: this process is that user. `way`:
+    how its harness shall reach the gateway, where that is not to be what the machine offers."""
 
     name: str
     who: str
     home: Path
     command: list[str]
     uid: int
+    way: str = ""
 
     @property
     def sandbox(self) -> Sandbox:
@@ -94,13 +105,27 @@ class Box:
         return self.run_job(self.job(source, **limits))
 
     def run_job(self, job: Job) -> Ran:
-        ended = self._run_remotely(job) if self.command else self.sandbox.run(job)
+        with self._as_if_it_offered(self.way):
+            ended = self._run_remotely(job) if self.command else self.sandbox.run(job)
         log = job.log.read_text() if job.log.exists() else ""
         return Ran(ended, log, job.work.parent)
 
+    @contextmanager
+    def _as_if_it_offered(self, way: str) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            if way:
+                patch.setattr(process_module, "_way_out", lambda: way)
+            yield
+
+    @staticmethod
+    def as_json(job: Job) -> dict:
+        """What `remote_command` reads from its standard input."""
+        paths = {name: os.fspath(getattr(job, name)) for name in ("harness", "data", "work", "log")}
+        door = {"socket": os.fspath(job.door.socket), "env": dict(job.door.env)} if job.door else None
+        return {**paths, "entry": job.entry, "limits": asdict(job.limits), "env": dict(job.env), "door": door}
+
     def _run_remotely(self, job: Job) -> Ended:
-        wanted = {name: os.fspath(getattr(job, name)) for name in ("harness", "data", "work", "log")}
-        answer = self._remote({**wanted, "entry": job.entry, "limits": asdict(job.limits), "env": dict(job.env)})
+        answer = self._remote(self.as_json(job))
         return Ended(**{**answer, "ending": Ending(answer["ending"])})
 
     def _remote(self, wanted: object) -> dict:
@@ -112,7 +137,7 @@ class Box:
 
     def remote_command(self) -> list[str]:
         """A program of this user that runs the job it reads from standard input."""
-        code = _REMOTE.format(name=self.name, kind=BACKENDS[self.name].__name__)
+        code = _REMOTE.format(name=self.name, kind=BACKENDS[self.name].__name__, way=self.way)
         return [*(self.command or [sys.executable]), "-c", code, os.fspath(self.packages)]
 
     @property
@@ -192,6 +217,24 @@ def process(request: pytest.FixtureRequest, public_home: Path) -> Box:
     return make_box(request, request.param, public_home)
 
 
+# Where no network namespace can be made, `process` takes another way.
+OPEN = (*VARIANTS, "process-root-loopback", "process-stranger-loopback", "process-user-loopback")
+
+
+@pytest.fixture(params=OPEN, scope="session")
+def open_box(request: pytest.FixtureRequest, public_home: Path) -> Box:
+    """Each sandbox, by each way that leads from it to the gateway."""
+    return make_box(request, request.param, public_home)
+
+
+@pytest.fixture(params=["bubblewrap", "process", "process-loopback"], scope="session")
+def own_open_box(request: pytest.FixtureRequest, public_home: Path) -> Box:
+    """The same as whoever runs the tests."""
+    name, _, way = request.param.partition("-")
+    who = "root" if os.geteuid() == 0 else "user"
+    return make_box(request, f"{name}-{who}-{way}".rstrip("-"), public_home)
+
+
 @pytest.fixture(params=["bubblewrap", "process"], scope="session")
 def own_box(request: pytest.FixtureRequest, public_home: Path) -> Box:
     """Each backend as whoever runs the tests."""
@@ -199,7 +242,7 @@ def own_box(request: pytest.FixtureRequest, public_home: Path) -> Box:
 
 
 def make_box(request: pytest.FixtureRequest, variant: str, home: Path) -> Box:
-    name, who = variant.split("-")
+    name, who, way = (*variant.split("-"), "")[:3]
     root = os.geteuid() == 0
     if who != "user" and not root:
         pytest.skip(f"{variant}: needs root, and these tests run as uid {os.geteuid()}")
@@ -208,7 +251,9 @@ def make_box(request: pytest.FixtureRequest, variant: str, home: Path) -> Box:
         command = [request.getfixturevalue("public_python")]
         if who == "user":
             command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *command]
-    box = Box(name, who, home, command, USER if root and who == "user" else os.geteuid())
+    if way == "loopback" and landlock.abi() < 4:
+        pytest.skip(f"NOT TESTED: {variant}: this kernel's Landlock cannot confine TCP")
+    box = Box(name, who, home, command, USER if root and who == "user" else os.geteuid(), way)
     try:
         box.sandbox.check()
     except SandboxError as error:

@@ -144,7 +144,8 @@ def test_no_capability_is_left(box: Box) -> None:
 
 def test_the_runner_killed_with_sigkill_leaves_no_process(box: Box) -> None:
     """At once: the harness, its setsid'ed children and the supervisor end although nobody told them to."""
-    job = box.job("""
+    job = box.job(
+        """
         import os, signal, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for _ in range(3):
@@ -154,11 +155,12 @@ def test_the_runner_killed_with_sigkill_leaves_no_process(box: Box) -> None:
                     time.sleep(100)
         open('running', 'w').close()
         time.sleep(100)
-    """)
+    """,
+        seconds=60,
+        memory_mb=512,
+    )
     with subprocess.Popen(box.remote_command(), stdin=subprocess.PIPE, text=True, stdout=subprocess.PIPE) as runner:
-        wanted = {name: os.fspath(getattr(job, name)) for name in ("harness", "data", "work", "log")}
-        limits = {"seconds": 60, "memory_mb": 512}
-        json.dump({**wanted, "entry": job.entry, "limits": limits, "env": {}}, runner.stdin)
+        json.dump(box.as_json(job), runner.stdin)
         runner.stdin.close()
         wait_until(lambda: (job.work / "running").exists())
         runner.send_signal(signal.SIGKILL)

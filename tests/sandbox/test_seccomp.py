@@ -44,8 +44,8 @@ def machine(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def call(machine: str, name: str, *arguments: int, namespaced: bool = True, own_files: bool = True) -> int:
-    code = program(namespaced=namespaced, own_files=own_files, machine=machine)
+def call(machine: str, name: str, *arguments: int, sockets: str = "namespace", own_files: bool = True) -> int:
+    code = program(sockets=sockets, own_files=own_files, machine=machine)
     return run(code, NUMBERS[name][MACHINES.index(machine)], arguments, AUDIT[machine])
 
 
@@ -95,7 +95,32 @@ def test_sockets_need_a_namespace_and_a_family_that_it_contains(machine: str) ->
     assert call(machine, "socket", 2, 1) == ALLOWED
     assert refused(call(machine, "socket", 40, 1)) == errno.EAFNOSUPPORT  # vsock reaches the virtual machine's host
     for family in range(50):
-        assert refused(call(machine, "socket", family, 1, namespaced=False)) == errno.EACCES
+        assert refused(call(machine, "socket", family, 1, sockets="none")) == errno.EACCES
+
+
+def test_with_the_hosts_files_in_reach_no_unix_socket_is_made(machine: str) -> None:
+    """A network namespace does not contain them: a user's session bus would start programs outside."""
+    assert refused(call(machine, "socket", 1, 1, sockets="network")) == errno.EAFNOSUPPORT
+    assert refused(call(machine, "socket", 1, 1, sockets="loopback")) == errno.EAFNOSUPPORT
+    for kind in (1, 2):
+        assert call(machine, "socket", 2, kind, sockets="network") == ALLOWED
+
+
+def test_on_the_hosts_loopback_a_socket_is_a_tcp_client_and_made_by_the_relay(machine: str) -> None:
+    asked, stream, nonblocking = 0x7FC00000, 1, 0x80800
+    for family in (2, 10):
+        for protocol in (0, 6):
+            assert call(machine, "socket", family, stream | nonblocking, protocol, sockets="loopback") == asked
+        for kind in (2, 3, 4, 5, 6, 10):
+            assert refused(call(machine, "socket", family, kind, sockets="loopback")) == errno.EACCES
+        for mptcp_sctp_udp in (262, 132, 17):
+            assert refused(call(machine, "socket", family, stream, mptcp_sctp_udp, sockets="loopback")) == errno.EACCES
+    fast_open, ulp = 0x20000000, 31
+    for name, arguments in (("bind", ()), ("listen", ()), ("setsockopt", (3, 6, ulp)), ("sendmsg", (3, 0, fast_open)),
+                            ("sendto", (3, 0, 0, fast_open)), ("sendmmsg", (3, 0, 0, fast_open))):  # fmt: skip
+        assert refused(call(machine, name, *arguments, sockets="loopback")) == errno.EACCES
+        assert call(machine, name, *arguments) == ALLOWED
+    assert call(machine, "setsockopt", 3, 6, 1, sockets="loopback") == ALLOWED
 
 
 def test_modes_of_a_users_files_stay(machine: str) -> None:
@@ -105,7 +130,7 @@ def test_modes_of_a_users_files_stay(machine: str) -> None:
 
 
 def test_another_architectures_calls_kill_and_x32_calls_do_not_exist() -> None:
-    code = program(namespaced=True, own_files=True, machine="x86_64")
+    code = program(sockets="namespace", own_files=True, machine="x86_64")
     assert run(code, 1, audit=0x40000003) == 0x80000000
     assert refused(run(code, 0x40000000 | 165)) == errno.ENOSYS
 
@@ -114,7 +139,7 @@ def test_another_architectures_calls_kill_and_x32_calls_do_not_exist() -> None:
 def test_calls_that_are_not_listed_are_allowed(number: int, machine: str) -> None:
     column = MACHINES.index(machine)
     if number not in {pair[column] for pair in NUMBERS.values()}:
-        assert run(program(namespaced=False, own_files=False, machine=machine), number, (), AUDIT[machine]) == ALLOWED
+        assert run(program(sockets="none", own_files=False, machine=machine), number, (), AUDIT[machine]) == ALLOWED
 
 
 @pytest.mark.parametrize(
