@@ -63,8 +63,8 @@ def data(config: Experiment) -> str:
 
 def sandbox(config: Experiment) -> str:
     box = rooms(config).sandbox
-    box.check()
-    gaps = box.gaps()
+    box.check(door=config.needs_door)
+    gaps = box.gaps(door=config.needs_door)
     return f"{box.name} works" + (f"; it leaves open: {'; '.join(gaps)}" if gaps else "")
 
 

@@ -97,7 +97,7 @@ class Trainer(Named):
 
 class Sandbox(Component):
     memory_mb: Annotated[int, Field(ge=64)] = 4096
-    processes: Annotated[int, Field(ge=4)] = 64
+    processes: Annotated[int, Field(ge=4)] = 128
     disk_mb: Count = 512  # of work/
     file_mb: Count = 256  # of one file
     output_kb: Annotated[int, Field(ge=1, le=1024 * 1024)] = 1024  # kept of stdout and stderr
@@ -185,6 +185,11 @@ class Experiment(Part):
         """Does the harness reach a model through the gateway?"""
         kind = self.target_agent.kind
         return kind == "model" or (kind == "auto" and self.target_provider.kind != "offline")
+
+    @property
+    def needs_door(self) -> bool:
+        """Does something in the sandbox reach the gateway: a harness, or a guest agent?"""
+        return self.calls_model or isinstance(self.meta_agent, Guest)
 
     @model_validator(mode="after")
     def _combinations(self) -> "Experiment":

@@ -28,7 +28,7 @@ def host(
     harness: Files,
     seconds: float,
 ) -> Hosted:
-    """Run `program` in a cleared `place`; see Workbench.host. What the guest leaves is copied out, bounded, never run."""
+    """Run `program` in a cleared `place`; see Workbench.host. What the guest leaves is copied out and bounded."""
     gateway = models(config, run)
     if gateway is None:
         raise ProposerError(f"meta_agent={config.meta_agent.name} calls a model; give it a key `provider`")

@@ -31,7 +31,7 @@ def lock(config: Experiment, overrides: Sequence[str]) -> dict[str, Any]:
         "host": socket.gethostname(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "data": room.task.data_hashes(),
-        "sandbox": {"name": room.sandbox.name, "gaps": room.sandbox.gaps()},
+        "sandbox": {"name": room.sandbox.name, "gaps": room.sandbox.gaps(door=config.needs_door)},
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
 

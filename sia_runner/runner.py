@@ -86,7 +86,7 @@ def _make_ready(config: Experiment, run: RunDir) -> None:
     if gateway:
         gateway.check()
     room = rooms(config)
-    room.sandbox.check()
+    room.sandbox.check(door=config.needs_door)
     room.task.prepare(lambda text: print(text, flush=True))
 
 
@@ -95,7 +95,7 @@ def _carry_out(config: Experiment, run: RunDir, lease: Lease, overrides: Sequenc
     try:
         _open(config, run, journal, overrides)
         with Display(config.max_gen) as display, _signals():
-            for gap in rooms(config).sandbox.gaps():
+            for gap in rooms(config).sandbox.gaps(door=config.needs_door):
                 display.say(f"sandbox {rooms(config).sandbox.name} leaves open: {gap}")
             loop = Loop(config, run, journal, lease, display)
             return _guarded(loop, journal, display)

@@ -46,7 +46,7 @@ class Workbench(Protocol):
     def chat(self, messages: Sequence[Message], tools: Sequence[Message] = (), **settings: Any) -> Reply:
         """One call of the proposer's model; messages, tools and settings in the shape of OpenAI's chat completions.
 
-        It is in the ledger, and recorded: a resumed proposal that sends the same again gets the recorded answer, unpaid.
+        It is in the ledger, and recorded: a resumed proposal that sends the same again gets the recorded answer.
 
         What it raises (budget spent, provider down) ends the proposal: let it pass.
         """

@@ -13,14 +13,14 @@ _MOVE = re.compile(r"[KQRBN]?[a-h]?[1-8]?[x-]?[a-h][1-8](?:=?[QRBNqrbn])?|[O0]-[
 
 
 def integer(text: str) -> int | None:
-    """The number of the last "solution = 218" (or of a box), else the only number there is."""
+    """The number of the last "solution = 57" (or of a box), else the only number there is."""
     stated = _stated(text)
     numbers = _NUMBER.findall(stated[:100]) if stated is not None else _NUMBER.findall(_plain(text))
     return int(numbers[0]) if len(set(numbers)) == 1 else None
 
 
 def moves(text: str) -> list[str] | None:
-    """The moves of the last "solution = [c4, bxc4, bxc4]", else of the whole text; None when one of them is no move.
+    """The moves of the last "solution = [Nf3, d5, exd5]", else of the whole text; None when one of them is no move.
 
     Move numbers, quotes, check marks and comments like "!?" are left out; promotions become "=Q".
     """

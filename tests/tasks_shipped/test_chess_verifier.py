@@ -21,50 +21,50 @@ PROMOTION = "8/P7/8/8/8/8/k6K/8 w - - 0 1"
 @pytest.mark.parametrize(
     "text",
     [
-        "218",
-        " 218\n",
-        "218.",
-        "218.0",
-        "２１８",
-        "[218]",
-        "**218**",
-        "solution = 218",
-        "**solution = 218**",
-        "Solution: 218 moves",
-        "At first solution = 217, but one more is needed.\n\nsolution = 218",
-        "The knight needs 218 moves.",
-        "\\boxed{218}",
-        '{"solution": 218}',
+        "57",
+        " 57\n",
+        "57.",
+        "57.0",
+        "５７",
+        "[57]",
+        "**57**",
+        "solution = 57",
+        "**solution = 57**",
+        "Solution: 57 moves",
+        "At first solution = 56, but one more is needed.\n\nsolution = 57",
+        "The knight needs 57 moves.",
+        "\\boxed{57}",
+        '{"solution": 57}',
     ],
 )
 def test_a_number_is_read(text):
-    assert tour(text, "218") == (KIND.CORRECT, 1.0)
+    assert tour(text, "57") == (KIND.CORRECT, 1.0)
 
 
-@pytest.mark.parametrize("text", ["217", "solution = 219", "2180", "0"])
+@pytest.mark.parametrize("text", ["56", "solution = 58", "570", "0"])
 def test_another_number_is_wrong(text):
-    assert tour(text, "218") == (KIND.WRONG, 0.0)
+    assert tour(text, "57") == (KIND.WRONG, 0.0)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "many",
-        "-218",
-        "218.5",
+        "-57",
+        "57.5",
         "215 + 3",
         "solution = 215 + 3",
         "9" * 7,
-        "218/1",
-        "218 or 219",
-        "between 217 and 218",
+        "57/1",
+        "57 or 58",
+        "between 56 and 57",
         "solution = <integer>",
         "NaN",
         "1e400",
     ],
 )
 def test_no_number_or_several_is_an_invalid_format(text):
-    assert tour(text, "218") == (KIND.INVALID_FORMAT, 0.0)
+    assert tour(text, "57") == (KIND.INVALID_FORMAT, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ QUESTIONS = {
     "1": {"template": "best_3_moves", "prompt": f"You are given a chess position using this FEN: {START}\nGive the 3"},
     "2": {"template": "knight_path", "prompt": "..."},
 }
-GOLD = {"0": "218", "1": OPENING, "2": "7"}
+GOLD = {"0": "57", "1": OPENING, "2": "7"}
 
 
 def judged(folder, text):
@@ -142,13 +142,13 @@ def judged(folder, text):
 
 
 def test_a_submission_is_judged_by_the_kind_of_each_question(tmp_path):
-    found = judged(tmp_path, 'id,answer\n0,218\n1,"[e4, d5, exd5]"\n2,\n9,218\n')
+    found = judged(tmp_path, 'id,answer\n0,57\n1,"[e4, d5, exd5]"\n2,\n9,57\n')
     assert {unit: outcome.kind for unit, outcome in found.items()} == {"0": KIND.CORRECT, "1": KIND.CORRECT}
     assert found["1"].prediction == "[e4, d5, exd5]"
 
 
 def test_a_right_answer_sent_twice_earns_nothing(tmp_path):
-    found = judged(tmp_path, "id,answer\n" + "0,218\n" * 50 + "2,7\n")
+    found = judged(tmp_path, "id,answer\n" + "0,57\n" * 50 + "2,7\n")
     assert (found["0"].kind, found["2"].kind) == (KIND.INVALID_FORMAT, KIND.CORRECT)
 
 
@@ -166,7 +166,7 @@ WORDS = [
     "d5",
     "exd5",
     ",",
-    "218",
+    "57",
     "1.",
     "O-O",
     "--",
@@ -184,7 +184,7 @@ WORDS = [
 @settings(deadline=None)
 @given(st.text(max_size=2000) | st.lists(st.sampled_from(WORDS)).map(" ".join))
 def test_no_answer_breaks_the_verifier(text):
-    assert tour(text, "218")[0] in {KIND.CORRECT, KIND.WRONG, KIND.INVALID_FORMAT}
+    assert tour(text, "57")[0] in {KIND.CORRECT, KIND.WRONG, KIND.INVALID_FORMAT}
     assert line(text, OPENING, START)[0] in {KIND.CORRECT, KIND.WRONG, KIND.INVALID_FORMAT}
 
 
