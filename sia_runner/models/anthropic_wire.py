@@ -1,0 +1,143 @@
+"""Anthropic's messages."""
+
+from typing import Any
+
+from sia_runner.models.failures import Failed, refused
+from sia_runner.models.refusals import bad_request, flag, messages_of, positive, refuse_locked, refuse_tools
+from sia_runner.models.sse import Event, event
+from sia_runner.models.wire import Api, Asked, Body, Summary, count, dumps, loads, text_id
+from sia_runner.provider_config import Hosted
+
+_CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # run by the client; others by the provider
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_STATUS = {kind: status for status, kind in _TYPES.items()}
+
+
+class Anthropic:
+    api: Api = "anthropic"
+
+    def prepare(self, body: Body, hosted: Hosted) -> Asked:
+        messages_of(body)
+        refuse_locked(body)
+        refuse_tools(body.get("tools"), _CLIENT_TOOLS)
+        limit = positive(body, "max_tokens") or hosted.max_tokens
+        asked_model = str(body.get("model", ""))[:200]
+        metadata = body.get("metadata")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise bad_request("metadata must be an object")
+        body |= {"model": hosted.model, "max_tokens": limit}
+        question = text_id((metadata or {}).get("user_id"))
+        return Asked("anthropic", body, flag(body, "stream"), asked_model, question, limit)
+
+    def read(self, body: Any) -> Summary:
+        _raise_error(body)
+        content = body.get("content") if isinstance(body, dict) else None
+        if not isinstance(content, list):
+            raise Failed("malformed", "the provider's answer has no content")
+        blocks = [block for block in content if isinstance(block, dict)]
+        summary = Summary("".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text"))
+        summary.tool_calls = [_call(one, dumps(one.get("input") or {}).decode()) for one in blocks if _is_call(one)]
+        summary.finish_reason = text_id(body.get("stop_reason"))
+        summary.model = text_id(body.get("model"))
+        _note(summary, body.get("usage"))
+        return summary
+
+    def reader(self, asked: Asked) -> "_Reader":
+        del asked
+        return _Reader()
+
+    def error(self, status: int, failed: Failed) -> Body:
+        kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": failed.message}}
+
+    def error_event(self, status: int, failed: Failed) -> bytes:
+        return event(dumps(self.error(status, failed)), "error")
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._summary = Summary()
+        self._text: list[str] = []
+        self._calls: dict[int, tuple[Body, list[str]]] = {}
+        self.ended = False
+
+    def take(self, event: Event) -> bytes:
+        if not event.data:
+            return b""
+        data = loads(event.data)
+        _raise_error(data)
+        if not isinstance(data, dict):
+            raise Failed("malformed", "an event of the provider's stream is no object")
+        kind, index = data.get("type"), count(data.get("index")) or 0
+        if kind == "message_start":
+            message = _object(data, "message")
+            self._summary.model = text_id(message.get("model"))
+            _note(self._summary, message.get("usage"))
+        elif kind == "content_block_start" and _is_call(_object(data, "content_block")):
+            self._calls[index] = (_object(data, "content_block"), [])
+        elif kind == "content_block_delta":
+            self._delta(index, _object(data, "delta"))
+        elif kind == "message_delta":
+            self._summary.finish_reason = text_id(_object(data, "delta").get("stop_reason"))
+            _note(self._summary, data.get("usage"))
+        elif kind == "message_stop":
+            self.ended = True
+        return event.raw
+
+    def _delta(self, index: int, delta: Body) -> None:
+        if delta.get("type") == "text_delta":
+            self._text.append(str(delta.get("text") or ""))
+        elif delta.get("type") == "input_json_delta" and index in self._calls:
+            self._calls[index][1].append(str(delta.get("partial_json") or ""))
+
+    def finish(self) -> Summary:
+        if not self.ended:
+            raise Failed("malformed", "the provider's stream was cut before its end")
+        self._summary.text = "".join(self._text)
+        self._summary.tool_calls = [_call(block, "".join(given) or "{}") for block, given in self._calls.values()]
+        return self._summary
+
+
+def _object(data: Body, name: str) -> Body:
+    value = data.get(name)
+    if not isinstance(value, dict):
+        raise Failed("malformed", f"an event of the provider's stream has no {name}")
+    return value
+
+
+def _raise_error(body: Any) -> None:
+    if isinstance(body, dict) and body.get("type") == "error":
+        error = body.get("error")
+        kind = error.get("type") if isinstance(error, dict) else None
+        raise refused(_STATUS.get(kind or "", 500), {}, body)
+
+
+def _is_call(block: Body) -> bool:
+    return block.get("type") == "tool_use"
+
+
+def _call(block: Body, arguments: str) -> dict[str, str]:
+    return {"id": str(block.get("id") or ""), "name": str(block.get("name") or ""), "arguments": arguments}
+
+
+def _note(summary: Summary, usage: Any) -> None:
+    """The end of a stream repeats or corrects what its start said. Anthropic counts cached input apart."""
+    if not isinstance(usage, dict):
+        return
+    used, made = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
+    if used is not None:
+        summary.cached_tokens = count(usage.get("cache_read_input_tokens")) or 0
+        summary.written_tokens = count(usage.get("cache_creation_input_tokens")) or 0
+        summary.input_tokens = used + summary.cached_tokens + summary.written_tokens
+    if made is not None:
+        summary.output_tokens = made

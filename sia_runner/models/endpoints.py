@@ -1,0 +1,63 @@
+"""The providers of a run's roles, as the gateway uses them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from sia_runner.models.anthropic_wire import Anthropic
+from sia_runner.models.breaker import Breaker
+from sia_runner.models.failures import Failed
+from sia_runner.models.forward import Forward
+from sia_runner.models.keys import key_of, redact
+from sia_runner.models.line import Line
+from sia_runner.models.openai_wire import OpenAI
+from sia_runner.models.protocol import Role
+from sia_runner.models.translate import Translate
+from sia_runner.models.wire import Api, Asked, Dialect
+from sia_runner.provider_config import Hosted
+
+DIALECTS: Mapping[Api, Dialect] = {"openai": OpenAI(), "anthropic": Anthropic()}
+
+
+class Backend(Protocol):
+    async def ready(self) -> None:
+        """Load what is needed before the clock of an attempt runs."""
+        ...
+
+    def pieces(self, asked: Asked) -> AsyncIterator[bytes]:
+        """One attempt: one request to the provider. Raises Failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One role's model. `slots` and `breaker` are shared by the roles that use the same address and key."""
+
+    hosted: Hosted
+    secrets: tuple[str, ...]
+    slots: asyncio.Semaphore
+    breaker: Breaker
+    backends: Mapping[Api, Backend]  # by the API that the client speaks
+
+    def clean(self, failed: Failed) -> Failed:
+        """Providers like to repeat a key that they refuse."""
+        failed.message = redact(failed.message, self.secrets)
+        return failed
+
+
+def endpoints(providers: Mapping[Role, Hosted], line: Line) -> dict[Role, Endpoint]:
+    """Raises ModelsError where a key is missing."""
+    shared: dict[tuple[str | None, ...], tuple[asyncio.Semaphore, Breaker]] = {}
+    found: dict[Role, Endpoint] = {}
+    for role, hosted in providers.items():
+        place = (hosted.base_url, hosted.litellm, hosted.key, hosted.key_file)
+        slots, breaker = shared.setdefault(place, (asyncio.Semaphore(hosted.concurrency), Breaker(hosted.name)))
+        key = key_of(hosted)
+        secrets = tuple(secret for secret in (key, *hosted.headers.values()) if secret and len(secret) >= 8)
+        found[role] = Endpoint(hosted, secrets, slots, breaker, _backends(hosted, key, line))
+    return found
+
+
+def _backends(hosted: Hosted, key: str | None, line: Line) -> dict[Api, Backend]:
+    return {api: Forward(hosted, key, line) if api == hosted.api else Translate(hosted, key, line) for api in DIALECTS}

@@ -1,0 +1,42 @@
+"""A request to an endpoint that speaks the client's own API: passed through as it is."""
+
+from collections.abc import AsyncIterator
+
+from sia_runner.models.failures import Failed
+from sia_runner.models.line import Line, error_of, pieces
+from sia_runner.models.wire import Asked
+from sia_runner.provider_config import Hosted
+
+_PATHS = {"openai": "/chat/completions", "anthropic": "/messages"}
+_ANTHROPIC_VERSION = "2023-06-01"
+
+
+class Forward:
+    def __init__(self, hosted: Hosted, key: str | None, line: Line) -> None:
+        self._url = (hosted.base_url or "").rstrip("/") + _PATHS[hosted.api]
+        self._line = line
+        self._headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "sia-runner"}
+        if hosted.api == "anthropic":
+            self._headers |= {"x-api-key": key} if key else {}
+        elif key:
+            self._headers["authorization"] = f"Bearer {key}"
+        self._headers |= hosted.headers
+
+    async def ready(self) -> None:
+        """Nothing to load."""
+
+    async def pieces(self, asked: Asked) -> AsyncIterator[bytes]:
+        """The bytes of the answer: the whole JSON, or a stream of events. Raises Failed."""
+        headers = {**asked.headers, **self._headers}
+        if asked.api == "anthropic":
+            headers.setdefault("anthropic-version", _ANTHROPIC_VERSION)
+        response = await self._line.open("POST", self._url, headers, asked.raw)
+        try:
+            if response.status >= 400:
+                raise await error_of(response)
+            if response.status != 200:
+                raise Failed("malformed", f"the provider answered with status {response.status}", final=True)
+            async for piece in pieces(response):
+                yield piece
+        finally:
+            response.close()  # one that was read to its end has given its connection back before

@@ -1,0 +1,154 @@
+"""The models room: keys, ledger and gateway of one process, behind a thread with an event loop."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sia_runner.config import Budget
+from sia_runner.models.ledger import RunLedger
+from sia_runner.models.preflight import check_all, check_installed
+from sia_runner.models.prices import Rates, price_of
+from sia_runner.models.protocol import Grant, ModelsError, Role
+from sia_runner.provider_config import Hosted
+from sia_runner.records import Reply, Usage
+
+if TYPE_CHECKING:
+    from sia_runner.models.attempts import Desk
+    from sia_runner.models.endpoints import Endpoint
+    from sia_runner.models.gateway import Gateway
+    from sia_runner.models.line import Line
+    from sia_runner.models.stay import Stay
+
+_Result = TypeVar("_Result")
+
+
+class RunModels:
+    """See protocol.Models. `folder` is RUN/ledger, `cache` where answers are kept of providers that ask for it."""
+
+    def __init__(
+        self,
+        providers: Mapping[Role, Hosted],
+        folder: Path,
+        budget: Budget,
+        cache: Path,
+        *,
+        share: float = 1.0,
+        held_back: Callable[[], Usage] | None = None,
+    ) -> None:
+        self._providers, self._budget, self._cache = dict(providers), budget, cache
+        rates: dict[Role, Rates | None] = {role: price_of(hosted) for role, hosted in providers.items()}
+        self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+        self._closed = False
+
+    def check(self) -> None:
+        check_all(self._providers, self._budget)
+
+    @contextmanager
+    def admit(self, grant: Grant) -> Iterator["Stay"]:
+        running = self._started()
+        self._known(grant)
+        visit = running.gateway.visit(grant)
+        stay = running.run(visit.__aenter__())
+        try:
+            yield stay
+        finally:
+            if running.alive:  # else it was all ended by `close`
+                running.run(visit.__aexit__(None, None, None))
+
+    def chat(
+        self, grant: Grant, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], **settings: Any
+    ) -> Reply:
+        from sia_runner.models.client import chat
+
+        running = self._started()
+        self._known(grant)
+        endpoint, stay = running.endpoints[grant.role], running.gateway.own(grant)
+        return running.run(chat(running.desk, endpoint, stay, messages, tools, settings))
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            running, self._running = self._running, None
+        if running is not None:
+            running.close()
+        self.ledger.close()
+
+    def _known(self, grant: Grant) -> None:
+        if grant.role not in self._providers:
+            raise ModelsError(f"no provider is configured for the {grant.role} role")
+
+    def _started(self) -> "_Running":
+        with self._lock:
+            if self._closed:
+                raise ModelsError("the gateway is closed")
+            if self._running is None:
+                check_installed()
+                self._running = _Running(self._providers, self.ledger, self._cache)
+            return self._running
+
+
+class _Running:
+    """The thread, its loop, and what lives on it."""
+
+    gateway: "Gateway"
+    desk: "Desk"
+    endpoints: "dict[Role, Endpoint]"
+    _line: "Line"
+
+    def __init__(self, providers: Mapping[Role, Hosted], ledger: RunLedger, cache: Path) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
+        self._thread.start()
+        try:
+            self.run(self._start(providers, ledger, cache))
+        except BaseException:
+            self._stop()
+            raise
+
+    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """On the loop, from any other thread. Interrupted here, it is cancelled there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self.run(self._end())
+        self._stop()
+
+    async def _start(self, providers: Mapping[Role, Hosted], ledger: RunLedger, cache: Path) -> None:
+        from sia_runner.models.attempts import Desk
+        from sia_runner.models.endpoints import endpoints
+        from sia_runner.models.gateway import Gateway
+        from sia_runner.models.line import Line
+
+        self._line = Line()
+        self.endpoints = endpoints(providers, self._line)
+        self.desk = Desk(ledger)
+        self.gateway = Gateway(self.endpoints, self.desk, cache)
+        await self.gateway.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    async def _end(self) -> None:
+        await self.gateway.close()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:  # of `chat`, whose threads wait
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._line.close()
+        await self._loop.shutdown_asyncgens()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

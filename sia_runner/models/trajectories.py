@@ -1,0 +1,67 @@
+"""trajectories.jsonl: one line per finished call."""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from sia_runner.models.wire import Body, dumps
+
+MOST = 256 << 10  # bytes kept of a request, and of a response
+_CUT = "... [cut]"
+
+
+@dataclass(slots=True)
+class Spent:
+    """Tokens of the answered attempt; `estimated`: not the provider's own count."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    estimated: bool = False
+
+
+@dataclass(slots=True)
+class Record:
+    """One call as it is written. Times in seconds, `usd` None where prices are not known."""
+
+    call: str
+    at: float  # unix
+    candidate: str
+    purpose: str
+    question: str | None
+    sample: int | None
+    api: str
+    asked_model: str
+    model: str | None = None  # as the provider named it
+    request: Body | str = field(default_factory=dict)
+    response: Body | str = field(default_factory=dict)  # text, tool_calls
+    finish_reason: str | None = None
+    usage: Spent = field(default_factory=Spent)
+    usd: float | None = 0.0
+    seconds: float = 0.0
+    attempts: int = 0
+    cached: bool = False  # answered from the runner's own cache
+    error: dict[str, str] | None = None  # kind, message
+
+
+def append(path: Path, record: Record) -> None:
+    """Whole lines only: one write to a file opened for appending. Raises OSError."""
+    rest = {name: getattr(record, name) for name in Record.__slots__ if name not in ("request", "response")}
+    parts = [b'"request":' + _cut(record.request), b'"response":' + _cut(record.response)]
+    data = b",".join([dumps(rest | {"usage": asdict(record.usage)})[:-1], *parts]) + b"}\n"
+    stream = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        written = os.write(stream, data)
+        if written < len(data):
+            raise OSError(f"{path}: only {written} of {len(data)} bytes written")
+    finally:
+        os.close(stream)
+
+
+def _cut(part: Body | str) -> bytes:
+    """Its JSON where that is small, else the beginning of it as text, marked."""
+    try:
+        encoded = dumps(part)
+    except RecursionError:
+        return b'"[nested too deeply]"'
+    return encoded if len(encoded) <= MOST else dumps(encoded[:MOST].decode(errors="ignore") + _CUT)
