@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,13 @@ class Bench:
         name = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
         site = Site(self._run.trials / name)
         kept = site.path / "trial.json"
-        if kept.is_file():
-            stored = read_json(kept)
-            return Trial(**{**stored, "examples": tuple(stored["examples"])})
-        trial, fair = self._run_trial(files, site, name, train_fraction, questions)
-        if fair:
-            write_json(kept, asdict(trial))
+        with _alone(site.path):  # parallel proposals may have the same idea
+            if kept.is_file():
+                stored = read_json(kept)
+                return Trial(**{**stored, "examples": tuple(stored["examples"])})
+            trial, fair = self._run_trial(files, site, name, train_fraction, questions)
+            if fair:
+                write_json(kept, asdict(trial))
         return trial
 
     def _run_trial(
@@ -106,6 +108,16 @@ class Bench:
             examples=tuple(task.failures(outcomes, _EXAMPLES)),
             output=output,
         ), not unfair
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """One at a time in `place`, over threads, processes and nodes."""
+    from filelock import FileLock
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):
+        yield
 
 
 def _tail(log: Path) -> str:

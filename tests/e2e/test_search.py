@@ -86,3 +86,9 @@ def test_a_plateau_ends_the_run_and_the_best_is_tested(cli, run):
     assert [g["status"] for g in generations] == ["accepted", "rejected", "rejected"]
     assert "no candidate was accepted in the last 2 generations" in cli.summary["stopped"]
     assert cli.summary["best"]["test"] and cli.summary["status"] == "completed"
+
+
+def test_parallel_proposals_with_the_same_idea_try_it_once(cli, run):
+    generations = run([["majority"], ["words", "words", "words", "words"]], "search.width=4", "compute.workers=4")
+    assert generations[1]["status"] == "accepted"
+    assert len(list((cli.run / "trials").glob("*/trial.json"))) == 1
