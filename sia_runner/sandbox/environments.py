@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sia_runner.resources import cache_dir
+from sia_runner.rundir import write_text
 from sia_runner.sandbox.protocol import SandboxError
 
 _MINUTES = 15
@@ -91,10 +92,7 @@ def _resolved(uv: list[str], wanted: list[str], home: Path) -> str:
     kept = home / f"{_digest(lines)}.resolved"
     if not kept.exists():
         options = ["--only-binary", ":all:", "--no-header", "--no-annotate", "--python", sys.executable, "-"]
-        resolved = _run([*uv, "pip", "compile", "--quiet", *options], lines)
-        temporary = kept.with_suffix(f".{os.getpid()}")
-        temporary.write_text(resolved)
-        temporary.replace(kept)
+        write_text(kept, _run([*uv, "pip", "compile", "--quiet", *options], lines))
     return kept.read_text()
 
 
