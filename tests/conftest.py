@@ -10,6 +10,9 @@ import pytest
 
 from tests.harnesses import WORDS
 
+# Two test processes with two threads each on two cores would take turns at waiting for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
