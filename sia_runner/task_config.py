@@ -81,6 +81,13 @@ class Splits(Part):
         return self.folds == 1 and self.dev + self.val + self.test < 1 - _ROUNDING
 
 
+class Said(Part):
+    """How a labelled row is said to a policy that is warmed on the task: format strings over the columns' names."""
+
+    prompt: str
+    answer: str
+
+
 class Gate(Part):
     questions: Count = 8
     train: Count = 600  # at most this many labelled units

@@ -7,6 +7,11 @@ from sia_runner.tasks.protocol import Purpose, Round, TaskError
 from sia_runner.tasks.splits import blocks, cut, folds, sample, shuffled, spread
 from sia_runner.tasks.units import Units, group_of
 
+NO_ROLLOUT = (
+    "there is no rollout split to train weights on: no labelled row is left for train (splits.dev, splits.val, "
+    "splits.test), splits.rollout is 0, or splits.folds is above 1; use trainer=none"
+)
+
 
 class Plan:
     """The splits of one task and one seed.
@@ -30,6 +35,7 @@ class Plan:
                 )
 
     def rounds(self, purpose: Purpose, train_fraction: float, questions: int | None) -> list[Round]:
+        """All purposes but `rollout`."""
         split = self.splits
         if purpose == "test":
             return [Round(self._sorted(set(self._place) - set(split["test"])), split["test"])]
@@ -46,6 +52,30 @@ class Plan:
         if self._spec.folds == 1:
             return [Round(learn, self._sorted(asked))]
         return [Round(self._sorted(set(asked) - set(fold)), self._sorted(fold)) for fold in self._folds()]
+
+    def rollout(self, units: Sequence[str], near: Iterable[Sequence[str]]) -> Round:
+        """`near`: groups of labelled units that say nearly the same. What is like a rollout unit is never taught, even
+        where it is like none of `units`: all steps of a training then show the harness one and the same train.
+
+        Raises TaskError.
+        """
+        split = self.splits
+        if not split["rollout"]:
+            raise TaskError(NO_ROLLOUT)
+        strangers = set(units) - set(split["rollout"])
+        if strangers or not units or len(set(units)) < len(units):
+            what = f"{min(strangers)!r} is none" if strangers else "none is given, or one twice"
+            raise TaskError(f"rollouts are asked units of the split rollout, each once; {what}")
+        spoiled = set(split["rollout"])
+        for group in near:
+            if not spoiled.isdisjoint(group):
+                spoiled.update(group)
+        train = [unit for unit in split["train"] if unit not in spoiled]
+        if not train:
+            raise TaskError(
+                "every row of train says nearly the same as a rollout question: nothing is left to learn from"
+            )
+        return Round(train, self._sorted(units))
 
     def _held_out(self) -> dict[str, list[str]]:
         spec = self._spec

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.scoring import Aggregate
 
-Purpose = Literal["gate", "trial", "select", "test"]
+Purpose = Literal["gate", "trial", "select", "test", "rollout"]
 
 
 class TaskError(Exception):
@@ -64,12 +64,26 @@ class Task(Protocol):
         """Units of train, rollout, dev, val and test (disjoint; `rollout` is a part of no other split)."""
         ...
 
-    def rounds(self, purpose: Purpose, *, train_fraction: float = 1.0, questions: int | None = None) -> list[Round]:
+    def rounds(
+        self,
+        purpose: Purpose,
+        *,
+        train_fraction: float = 1.0,
+        questions: int | None = None,
+        units: Sequence[str] = (),
+    ) -> list[Round]:
         """The runs that `purpose` takes: one, or one per fold where the task cross-fits `select`.
 
         gate: a handful of dev questions, little training data. trial: dev questions (at most `questions`) and
         `train_fraction` of train. select: dev + val, mixed. test: test questions, train holds every other label.
+        rollout: one run over `units` of the split rollout; train is `train` without near-duplicates of any rollout
+        question. Raises TaskError where the split rollout is empty: such a task has no weights lever.
         """
+        ...
+
+    def dialogues(self) -> list[tuple[str, str]]:
+        """What is asked of a model and what it should answer, for each unit of train: public text, to warm a policy on.
+        Raises TaskError where the task does not say how a model is asked."""
         ...
 
     def lay_out(self, round_: Round, dest: Path, salt: str) -> View:

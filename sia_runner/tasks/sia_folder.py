@@ -69,10 +69,20 @@ class SiaFolder:
     def splits(self) -> Mapping[str, Sequence[str]]:
         return {"train": [], "rollout": [], "dev": [], "val": [UNIT], "test": []}
 
-    def rounds(self, purpose: Purpose, *, train_fraction: float = 1.0, questions: int | None = None) -> list[Round]:
+    def rounds(
+        self,
+        purpose: Purpose,
+        *,
+        train_fraction: float = 1.0,
+        questions: int | None = None,
+        units: Sequence[str] = (),
+    ) -> list[Round]:
         """One run to select by; none for gate, trial, test: an unknown task has no smaller form, no second set."""
-        del train_fraction, questions
+        del train_fraction, questions, units
         return [Round([], [UNIT])] if purpose == "select" else []
+
+    def dialogues(self) -> list[tuple[str, str]]:
+        raise TaskError(f"task {self.name}: a sia-agent folder has no training text to warm a policy on")
 
     def lay_out(self, round_: Round, dest: Path, salt: str) -> View:
         """A copy of data/public. Links are followed only to files within it."""

@@ -15,6 +15,7 @@ from sia_runner.sampling import by_confusion, representative
 from sia_runner.scoring import Aggregate, interval
 from sia_runner.tasks import views
 from sia_runner.tasks.collect import collect_submission, refusal
+from sia_runner.tasks.near import near_groups
 from sia_runner.tasks.plan import Plan
 from sia_runner.tasks.prepare import hashes, ready
 from sia_runner.tasks.process import judged, run_worker, warm_worker
@@ -61,8 +62,25 @@ class TableTask:
     def splits(self) -> Mapping[str, Sequence[str]]:
         return self._plan.splits
 
-    def rounds(self, purpose: Purpose, *, train_fraction: float = 1.0, questions: int | None = None) -> list[Round]:
+    def rounds(
+        self,
+        purpose: Purpose,
+        *,
+        train_fraction: float = 1.0,
+        questions: int | None = None,
+        units: Sequence[str] = (),
+    ) -> list[Round]:
+        if purpose == "rollout":
+            if self._spec.metric.verifier == "auc":
+                raise TaskError("metric.verifier=auc ranks all questions together and rewards none; use trainer=none")
+            return [self._plan.rollout(units, self._near)]
         return self._plan.rounds(purpose, train_fraction, questions)
+
+    def dialogues(self) -> list[tuple[str, str]]:
+        """Questions of train with their answers, as a policy is warmed on them: the bare question, its columns one a
+        line. Nothing of rollout: what rewards must not be known."""
+        units = self._units
+        return [("\n".join(units.fields[unit]), units.answers[unit]) for unit in self._plan.splits["train"]]
 
     def lay_out(self, round_: Round, dest: Path, salt: str) -> View:
         warm_worker()  # a harness is about to run; its answers will be waiting for a judge
@@ -159,3 +177,9 @@ class TableTask:
     def _plan(self) -> Plan:
         spec = self._spec
         return Plan(self._units, spec.splits, spec.gate, grouped=spec.columns.grouped_ids, seed=self._seed)
+
+    @cached_property
+    def _near(self) -> list[list[str]]:
+        """Labelled questions that say nearly the same; needed for rollouts only, and kept beside the prepared data."""
+        texts = {unit: self._units.content(unit) for unit in self._units.labelled}
+        return near_groups(texts, self._cache / "tasks" / self.name)

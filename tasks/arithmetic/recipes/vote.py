@@ -1,0 +1,65 @@
+"""Several sampled replies to each question, and the number that most of them give."""
+
+import argparse
+import csv
+import json
+import os
+import re
+import sys
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+PROMPT = "{question}"
+TEMPERATURE = 0.7
+TAKE = "last"
+SAMPLES = 5
+CALLS_AT_ONCE = 32
+SECONDS = 60
+
+
+def ask(row: dict[str, str]) -> str:
+    """The reply's text; empty when the call failed."""
+    message = {"role": "user", "content": PROMPT.format(**row)}
+    body = {"model": os.environ["SIA_MODEL"], "messages": [message], "user": row["id"], "temperature": TEMPERATURE}
+    request = urllib.request.Request(  # noqa: S310 - the gateway, over http
+        f"{os.environ['OPENAI_BASE_URL']}/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS) as reply:  # noqa: S310
+            return json.load(reply)["choices"][0]["message"]["content"] or ""
+    except (OSError, ValueError, LookupError) as error:
+        print(f"question {row['id']}: {error}", file=sys.stderr)
+        return ""
+
+
+def number(text: str) -> str:
+    """The first or the last number, with its sign; commas between thousands left out."""
+    found = re.findall(r"-?\d+", text.replace(",", ""))
+    return found[0 if TAKE == "first" else -1] if found else ""
+
+
+def answer(row: dict[str, str]) -> str:
+    """The most frequent number, the earliest where several are; replies without one have no vote."""
+    votes = Counter(found for found in (number(ask(row)) for _ in range(SAMPLES)) if found)
+    return votes.most_common(1)[0][0] if votes else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dataset_dir", type=Path, required=True)
+    parser.add_argument("--working_dir", type=Path, required=True)
+    args = parser.parse_args()
+    with (args.dataset_dir / "questions.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
+        answers = list(pool.map(answer, rows))
+    with (args.working_dir / "submission.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("id", "answer"), *zip((row["id"] for row in rows), answers, strict=True)])
+
+
+if __name__ == "__main__":
+    main()
