@@ -1,0 +1,159 @@
+"""Adapters on one copy of the base: loaded once, switched by name, the least recently used one let go."""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sia_runner.models.policy.ask import PolicyError
+
+MARK = "sia_adapter.json"  # beside the weights: which base they were trained on
+BASE = "base"  # the version without an adapter
+_MOST = 4  # kept loaded
+_WEIGHTS = "adapter_model.safetensors"
+
+
+class Adapters:
+    """Holds the model: PEFT wraps it when the first adapter comes."""
+
+    def __init__(self, model: Any, base_id: str, base_sha256: str) -> None:
+        self.model: Any = model
+        self._base_id, self._base_sha256 = base_id, base_sha256
+        self._loaded: OrderedDict[str, str] = OrderedDict()  # version -> name in PEFT; the latest used one last
+        self._pinned: list[str] = []  # names in PEFT that must not be let go
+
+    def use(self, folder: Path | None) -> str:
+        """Switch to an adapter, or to the base. Returns the version. Raises PolicyError."""
+        if folder is None:
+            if self._wrapped:
+                self.model.base_model.disable_adapter_layers()
+            return BASE
+        version = version_of(folder)
+        self._forget_missing()
+        if version not in self._loaded:
+            self._load(folder, version)
+        self._loaded.move_to_end(version)
+        self.model.base_model.enable_adapter_layers()
+        self.model.set_adapter(self._loaded[version], inference_mode=True)
+        return version
+
+    def unload(self, folder: Path) -> None:
+        """Free an adapter's memory; it is loaded again when it is used again."""
+        version = version_of(folder)
+        self._forget_missing()
+        if version in self._loaded:
+            self._drop(version)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """What is switched inside is switched back after, also which parameters are being trained."""
+        if not self._wrapped:
+            try:
+                yield
+            finally:
+                self.use(None)
+            return
+        names, disabled = list(self.model.active_adapters), _disabled(self.model)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._pinned = names
+        try:
+            yield
+        finally:
+            self._pinned = []
+            self.model.base_model.enable_adapter_layers()
+            self.model.base_model.set_adapter(names, inference_mode=True)
+            if disabled:
+                self.model.base_model.disable_adapter_layers()
+            self.model.requires_grad_(False)
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    @property
+    def _wrapped(self) -> bool:
+        from peft import PeftModel
+
+        return isinstance(self.model, PeftModel)
+
+    def _load(self, folder: Path, version: str) -> None:
+        from peft import PeftModel
+
+        self._check_base(folder)
+        _check_whole(folder)  # before PEFT changes the model: what fails half-way leaves its layers there
+        self._make_room()
+        name = f"served_{version}"
+        try:
+            if self._wrapped:
+                self.model.load_adapter(folder, adapter_name=name, torch_device=str(self.model.device))
+            else:
+                self.model = PeftModel.from_pretrained(
+                    self.model, folder, adapter_name=name, torch_device=str(self.model.device)
+                )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise PolicyError(
+                f"adapter {folder} cannot be loaded: {(str(error).splitlines() or [''])[0][:200]}"
+            ) from None
+        self._loaded[version] = name
+
+    def _forget_missing(self) -> None:
+        """Training, too, puts adapters on the model; when it takes the whole of PEFT off again, ours are gone."""
+        known = getattr(self.model, "peft_config", {})
+        for version in [version for version, name in self._loaded.items() if name not in known]:
+            del self._loaded[version]
+
+    def _make_room(self) -> None:
+        while len(self._loaded) >= _MOST:
+            self._drop(next(version for version, name in self._loaded.items() if name not in self._pinned))
+
+    def _drop(self, version: str) -> None:
+        name = self._loaded.pop(version)
+        if set(self.model.peft_config) == {name}:  # PEFT cannot be without any
+            self.model = self.model.unload().requires_grad_(False)
+        else:
+            self.model.delete_adapter(name)
+
+    def _check_base(self, folder: Path) -> None:
+        try:
+            written = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PolicyError(f"adapter {folder}: {MARK} cannot be read, so its base is unknown ({error})") from None
+        if written.get("base_sha256") != self._base_sha256:
+            raise PolicyError(
+                f"adapter {folder} was trained on {written.get('base_id')} ({str(written.get('base_sha256'))[:12]}), "
+                f"not on {self._base_id} ({self._base_sha256[:12]})"
+            )
+
+
+def version_of(folder: Path) -> str:
+    """Its weights' hash, so that a copy is the same adapter and a changed one is not. Raises PolicyError."""
+    weights = folder / _WEIGHTS
+    try:
+        status = weights.stat()
+        return _hash(weights, status.st_mtime_ns, status.st_size, status.st_ino)
+    except OSError as error:
+        raise PolicyError(f"adapter {folder} cannot be read: {error.strerror or error}") from None
+
+
+@lru_cache(maxsize=64)
+def _hash(weights: Path, *_written: int) -> str:
+    """Asked for with every batch: read again only when the file is another one."""
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+
+
+def _check_whole(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / _WEIGHTS, framework="pt") as tensors:
+            tensors.keys()
+    except (OSError, SafetensorError) as error:
+        raise PolicyError(f"adapter {folder}: {_WEIGHTS} cannot be read: {error}") from None
+
+
+def _disabled(model: Any) -> bool:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return any(layer.disable_adapters for layer in model.modules() if isinstance(layer, BaseTunerLayer))

@@ -1,0 +1,60 @@
+"""An Anthropic messages request as an Ask, and an Answer as its response."""
+
+import uuid
+from typing import Any
+
+from sia_runner.models import sse
+from sia_runner.models.policy.ask import Answer, Ask
+from sia_runner.models.policy.openai_form import number, stops
+from sia_runner.models.refusals import bad_request
+from sia_runner.models.wire import Asked, Body, dumps
+from sia_runner.training_config import PolicySpec
+
+_NOT_SERVED = ("tools", "thinking", "top_k")
+
+
+def ask_of(asked: Asked, spec: PolicySpec) -> Ask:
+    """This API knows no seed. Raises Failed (bad_request)."""
+    body = asked.body
+    for name in _NOT_SERVED:
+        if body.get(name) and body[name] != {"type": "disabled"}:
+            raise bad_request(f"{name} is not served by the policy")
+    system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
+    return Ask(
+        messages=[*system, *body["messages"]],
+        max_tokens=asked.output_tokens,
+        temperature=number(body, "temperature", spec.temperature, 1.0),
+        top_p=number(body, "top_p", 1.0, 1.0),
+        stop=stops(body.get("stop_sequences"), "stop_sequences"),
+    )
+
+
+def pieces_of(asked: Asked, answer: Answer) -> list[bytes]:
+    """The response: one JSON, or the events of a stream."""
+    text: Body = {"type": "text", "text": answer.text}
+    reason = {"stop_reason": _reason(answer), "stop_sequence": None}
+    made = {"output_tokens": len(answer.sampled.completion_ids)}
+    message: dict[str, Any] = {
+        "id": f"msg_{uuid.uuid4().hex}",
+        "type": "message",
+        "role": "assistant",
+        "model": asked.body["model"],
+        "content": [text],
+        **reason,
+        "usage": {"input_tokens": len(answer.sampled.prompt_ids), **made},
+    }
+    if not asked.stream:
+        return [dumps(message)]
+    events: list[Body] = [
+        {"type": "message_start", "message": message | {"content": [], "stop_reason": None}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": answer.text}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": reason, "usage": made},
+        {"type": "message_stop"},
+    ]
+    return [sse.event(dumps(event), str(event["type"])) for event in events]
+
+
+def _reason(answer: Answer) -> str:
+    return "end_turn" if answer.sampled.finish_reason == "stop" else "max_tokens"

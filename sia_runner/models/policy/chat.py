@@ -1,0 +1,87 @@
+"""From messages to token ids and back."""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import Any
+
+from sia_runner.models.policy.ask import Messages
+from sia_runner.models.refusals import bad_request
+
+# The tiny model's template: each message between the mark of its role and the end mark, then the answer's mark.
+# "12+7=" from the user becomes <|user|>12+7=<|end|><|assistant|>, and the answer is 19<|end|>.
+ROLES = ("system", "user", "assistant", "tool")
+PAD, END = "<|pad|>", "<|end|>"
+MARKS = (PAD, END, *(f"<|{role}|>" for role in ROLES))
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '" + END + "' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_DAY = date(2026, 1, 1)  # some templates tell the model today's date: a run resumed tomorrow must ask the same
+_NOW = re.compile(r"""strftime_now\((["'])(.*?)\1\)""")
+_FINAL = "<|channel|>final<|message|>"  # gpt-oss's harmony format: what it thinks comes in other channels before
+
+
+class Chat:
+    """A tokenizer and the model's chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._template = _NOW.sub(lambda call: repr(_DAY.strftime(call[2])), tokenizer.get_chat_template())
+        self._harmony = "<|channel|>" in tokenizer.get_vocab()
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """The conversation up to where the answer begins. Raises Failed (bad_request)."""
+        try:
+            text = self._tokenizer.apply_chat_template(
+                _plain(messages), chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # noqa: BLE001 - a template is a program: it may refuse an order of roles
+            raise bad_request(f"the model's chat template refuses the messages: {error}") from None
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]  # its length is checked by us
+
+    def text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
+        """The answer to show: before the first stop string, without special tokens."""
+        whole = self._visible(ids)
+        return whole[: min((place for mark in stop if (place := whole.find(mark)) >= 0), default=len(whole))]
+
+    def stopped(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+        """A test of completion tokens for stop strings. A token has at least one byte, so that only the last few are
+        decoded: a stop string that has just been completed lies in them."""
+        longest = max((len(mark.encode()) + 1 for mark in stop), default=0)  # a decoder may eat a leading space
+
+        def found(ids: Sequence[int]) -> bool:
+            tail = self._tokenizer.decode(list(ids[-longest:]), skip_special_tokens=True)
+            return any(mark in tail for mark in stop) and any(mark in self._visible(ids) for mark in stop)
+
+        return found if longest else (lambda _: False)
+
+    def _visible(self, ids: Sequence[int]) -> str:
+        if self._harmony:
+            marked = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+            _, found, final = marked.rpartition(_FINAL)
+            if not found:
+                return ""
+            return final.partition("<|return|>")[0].partition("<|end|>")[0]
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def _plain(messages: Messages) -> list[dict[str, str]]:
+    return [{"role": _role(one.get("role")), "content": _content(one.get("content"))} for one in messages]
+
+
+def _role(role: Any) -> str:
+    role = "system" if role == "developer" else role
+    if role not in ROLES:
+        raise bad_request(f"messages of role {role!r} are not served here, only of {', '.join(ROLES)}")
+    return role
+
+
+def _content(content: Any) -> str:
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content if content is not None else ""}]
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise bad_request("the policy reads text only: a message's content is a string or a list of text parts")
+    return "".join(text for text in texts if text is not None)

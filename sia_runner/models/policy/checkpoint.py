@@ -1,0 +1,100 @@
+"""Loading a base model, and telling one base from another."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sia_runner.models.policy.ask import PolicyError
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_SHA256 = 64  # hexadecimal digits
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded base. `context` in tokens, prompt and completion together."""
+
+    folder: Path
+    model: Any
+    tokenizer: Any
+    sha256: str
+    context: int
+    end_ids: frozenset[int]
+
+
+def load(place: str, device: str, dtype: str) -> Checkpoint:
+    """`place`: a folder, or a hub id that is downloaded to transformers' own cache. Raises PolicyError."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = _folder(place)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError) as error:
+        raise PolicyError(f"base={place} cannot be loaded: {_line(error)}") from None
+    if tokenizer.chat_template is None:
+        raise PolicyError(f"base={place} has no chat template: requests are chats; take its instruct variant")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.requires_grad_(False).eval()
+    model.to(_device(device))  # pyright: ignore[reportArgumentType] - its decorators hide its signature
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not context:
+        raise PolicyError(f"base={place}: its config.json has no max_position_embeddings")
+    return Checkpoint(folder, model, tokenizer, weights_sha256(folder), context, _end_ids(model, tokenizer))
+
+
+def weights_sha256(folder: Path) -> str:
+    """Of the weight files' names and contents. Raises PolicyError where there are none."""
+    files = sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+    if not files:
+        raise PolicyError(f"{folder} holds no weights ({', '.join(_WEIGHTS)})")
+    return hashlib.sha256("".join(f"{file.name} {_sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """The hub's cache links large files to blobs that are named by their hash: 63 GB need not be read again."""
+    blob = file.resolve().name
+    if len(blob) == _SHA256 and set(blob) <= set("0123456789abcdef"):
+        return blob
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folder(place: str) -> Path:
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+        return Path(snapshot_download(place, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    except (OSError, ValueError, HFValidationError) as error:
+        raise PolicyError(f"base={place} is no folder, and no model of the hub: {_line(error)}") from None
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PolicyError("device=cuda, but torch sees no GPU")
+    return device
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Chat models may have several: the end of a turn, and that of a text."""
+    named = model.generation_config.eos_token_id
+    ids = named if isinstance(named, list) else [named]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,91 @@
+"""Sampling a batch from a causal language model, token by token, with a KV cache.
+
+Our own loop because each row has its own seed, temperature, top_p, bound and stop strings, and leaves the batch when it
+ends; transformers' `generate` has one of each for all rows.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sia_runner.models.policy.sampling import Dice, Draw
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One prompt and how to go on from it; `limit` in tokens, at least 1."""
+
+    prompt_ids: Sequence[int]
+    limit: int
+    draw: Draw
+    stopped: Callable[[Sequence[int]], bool]  # do these completion tokens end the answer?
+
+
+@dataclass(slots=True)
+class Drawn:
+    """`ids` include the token that ended the answer: it was sampled, and is trained on."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: Literal["stop", "length"] = "length"
+
+
+@torch.no_grad()  # not inference_mode: buffers that a model makes lazily are needed by training later
+def decode(model: Any, rows: Sequence[Row], pad_id: int, end_ids: frozenset[int]) -> list[Drawn]:
+    """One Drawn per row, in order. `model` is in eval mode."""
+    from transformers import DynamicCache
+
+    ids_bt, mask_bt = _left_padded([row.prompt_ids for row in rows], pad_id, model.device)
+    dice = Dice([row.draw for row in rows], max(row.limit for row in rows), model.device)
+    position_bt = (mask_bt.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    drawn = [Drawn() for _ in rows]
+    live = list(range(len(rows)))  # the row behind each line of the batch
+    step = 0
+    while True:
+        logits_bv = model(
+            input_ids=ids_bt,
+            attention_mask=mask_bt,
+            position_ids=position_bt,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        tokens, logprobs = dice.draw(logits_bv, live, step)
+        kept = [
+            line
+            for line, row in enumerate(live)
+            if not _append(drawn[row], rows[row], tokens[line], logprobs[line], end_ids)
+        ]
+        if not kept:
+            return drawn
+        ids_bt = torch.tensor(tokens, device=model.device)[:, None]
+        position_bt = position_bt[:, -1:] + 1
+        if len(kept) < len(live):
+            kept_b = torch.tensor(kept, device=model.device)
+            cache.batch_select_indices(kept_b)
+            ids_bt, mask_bt, position_bt = ids_bt[kept_b], mask_bt[kept_b], position_bt[kept_b]
+            live = [live[line] for line in kept]
+        mask_bt = torch.cat([mask_bt, mask_bt.new_ones(len(live), 1)], dim=1)
+        step += 1
+
+
+def _append(drawn: Drawn, row: Row, token: int, logprob: float, end_ids: frozenset[int]) -> bool:
+    """Whether the row has ended."""
+    drawn.ids.append(token)
+    drawn.logprobs.append(min(logprob, 0.0))  # log_softmax of a certain token may round to above 0
+    if token in end_ids or row.stopped(drawn.ids):
+        drawn.finish_reason = "stop"
+        return True
+    return len(drawn.ids) >= row.limit
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (1: a token, 0: padding), so that all prompts end in the same column."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids_bt = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    mask_bt = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return ids_bt.to(device), mask_bt.to(device)

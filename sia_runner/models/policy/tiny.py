@@ -1,0 +1,105 @@
+"""`base=tiny`: a small language model built here, warmed on the task's public training text, and kept in the cache."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sia_runner.models.policy.ask import Dialogue
+from sia_runner.training_config import Tiny
+
+_FORMAT = 1  # raised when this code builds something else from the same spec and texts
+_SEED = 0  # there is one tiny model for a spec and texts; runs differ in what they do with it
+
+
+def folder(tiny: Tiny, cache: Path, dialogues: Sequence[Dialogue], say: Callable[[str], None]) -> Path:
+    """cache/policies/<key>: a checkpoint in transformers' layout, and warm.json. Built once, also when several
+    processes ask at the same time. Raises PolicyError."""
+    from filelock import FileLock
+
+    place = cache / "policies" / _key(tiny, dialogues)
+    if (place / "warm.json").is_file():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):
+        if not (place / "warm.json").is_file():
+            _build(place, tiny, dialogues, say)
+    return place
+
+
+def _key(tiny: Tiny, dialogues: Sequence[Dialogue]) -> str:
+    digest = hashlib.sha256(f"{_FORMAT} {tiny.model_dump_json()}\n".encode())
+    for dialogue in dialogues:
+        messages = [(str(message["role"]), str(message["content"])) for message in dialogue.messages]
+        digest.update(json.dumps([messages, dialogue.answer]).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _build(place: Path, tiny: Tiny, dialogues: Sequence[Dialogue], say: Callable[[str], None]) -> None:
+    from transformers.utils import logging
+
+    from sia_runner.models.policy.tokens import learn
+    from sia_runner.models.policy.warm import warm
+
+    logging.disable_progress_bar()
+    say(f"policy tiny: warming on {len(dialogues)} dialogues of the task's training text, once")
+    began = time.monotonic()
+    tokenizer = learn(dialogues, tiny.vocabulary, tiny.context)
+    with _repeatable():
+        model = _model(tiny, tokenizer)
+        warmed = warm(model, tokenizer, dialogues, tiny, say)
+    made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+    try:
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        report = {"tiny": tiny.model_dump(), **warmed.as_json(), "seconds": round(time.monotonic() - began, 1)}
+        (made / "warm.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        made.chmod(0o755)
+        made.rename(place)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _model(tiny: Tiny, tokenizer: Any) -> Any:
+    """Qwen3's shape. Embeddings and head are apart, so that an adapter can hold both; weights start at 0.1, where the
+    usual 0.02 of large models leaves one this small on a plateau for long."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=tiny.hidden,
+        intermediate_size=4 * tiny.hidden,
+        num_hidden_layers=tiny.layers,
+        num_attention_heads=tiny.heads,
+        num_key_value_heads=tiny.heads,
+        head_dim=tiny.hidden // tiny.heads,
+        max_position_embeddings=tiny.context,
+        tie_word_embeddings=False,
+        initializer_range=0.1,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """The same numbers every time on one kind of processor: seeded, and one thread, since sums over several differ in
+    their last bits. The caller's random numbers go on as if nothing had been."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            yield
+    finally:
+        torch.set_num_threads(threads)
