@@ -1,0 +1,1 @@
+"""The weights lever: adapters trained by reinforcement on rollouts of the harness itself."""

@@ -1,0 +1,237 @@
+"""LoRA adapters: put one on a policy, save it with its origin, load it onto its own base only, merge, export.
+
+On disk an adapter is what PEFT and vLLM read (`adapter_config.json`, `adapter_model.safetensors`) and
+`sia_adapter.json`, which says where it comes from. The folder is whole or not there.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sia_runner.training.protocol import Policy, TrainingError
+from sia_runner.training_config import Lora
+
+NAME = "default"  # of the adapter under training, among those that a policy keeps loaded; TRL knows no other
+ORIGIN = "sia_adapter.json"
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an adapter comes from. Hashes are sha256 in hex."""
+
+    base_id: str
+    base_sha256: str
+    lora: Mapping[str, Any]
+    data_sha256: str  # of the trajectories trained on, in order
+    algorithm: str
+    steps: int
+    seed: int
+    kl: float | None  # nats per completion to the base, at the last step; None: not measured
+    reward: float | None  # mean, at the last step
+    parent: str | None  # sha256 of the adapter it went on from
+
+
+@contextmanager
+def attached(policy: Policy, lora: Lora, start: Path | None, seed: int) -> Iterator[Any]:
+    """A trainable adapter on the policy, live, while this is held: a copy of `start`, or a new one that changes nothing
+    yet. What was live before is live again afterwards. Gives PEFT's model.
+
+    An adapter to go on from keeps its own shape: rank and targets cannot change while weights are kept.
+    Raises TrainingError: PEFT is missing, `start` is for another base, a target is not in the model."""
+    peft, torch = _modules()
+    # PEFT and TRL warn of each other's names.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
+    was = _Live.of(policy.model)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # the A matrices of a new adapter are drawn at random
+        try:
+            if start is not None:
+                policy.model = load(policy.model, start, policy.base_sha256, NAME, trainable=True)
+            elif isinstance(policy.model, peft.PeftModel):
+                policy.model.add_adapter(NAME, lora_config(lora, policy.model))
+            else:
+                policy.model = peft.get_peft_model(policy.model, lora_config(lora, policy.model), adapter_name=NAME)
+        except ValueError as error:  # PEFT's way of saying that no module has such a name
+            raise TrainingError(f"trainer.lora does not fit {policy.base_id}: {_first_line(error)}") from error
+    try:
+        policy.model.base_model.enable_adapter_layers()
+        policy.model.set_adapter(NAME)
+        if hasattr(policy.model.get_output_embeddings(), "lora_A"):  # TRL reads the head's weight, not its adapter
+            raise TrainingError("trainer.lora.targets names the head of the model; put it into trainer.lora.save")
+        policy.model.eval()  # new layers start in train mode, and the policy may be asked before the first step
+        yield policy.model
+    finally:
+        was.again(policy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """Which adapters answered before training."""
+
+    wrapped: bool
+    names: tuple[str, ...]
+    disabled: bool
+
+    @staticmethod
+    def of(model: Any) -> "_Live":
+        from peft import PeftModel
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if not isinstance(model, PeftModel):
+            return _Live(False, (), False)
+        layers = (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
+        return _Live(True, tuple(model.active_adapters), any(layer.disable_adapters for layer in layers))
+
+    def again(self, policy: Policy) -> None:
+        if self.wrapped:
+            policy.model.base_model.set_adapter(list(self.names), inference_mode=True)
+            policy.model.delete_adapter(NAME)
+            if self.disabled:
+                policy.model.base_model.disable_adapter_layers()
+        else:
+            # Deleted first: with an adapter live, PEFT's unload would leave its whole trained modules (modules_to_save:
+            # embeddings and head) in the base.
+            policy.model.delete_adapter(NAME)
+            policy.model = policy.model.unload()
+        policy.model.requires_grad_(False)
+        policy.model.eval()
+
+
+def lora_config(lora: Lora, model: Any) -> Any:
+    """peft.LoraConfig. Embeddings and head that share their weights are trained as one, so that merging is exact."""
+    from peft import LoraConfig
+
+    tied = bool(lora.save) and bool(getattr(model.config, "tie_word_embeddings", False))
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_linear(model) if lora.targets == "all-linear" else lora.targets,
+        target_parameters=lora.parameters or None,
+        modules_to_save=lora.save or None,
+        ensure_weight_tying=tied,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _linear(model: Any) -> list[str]:
+    """The names of the base's linear layers but the head. PEFT's own "all-linear" would, on a model that serves an
+    adapter already, also take what that adapter put there: its whole trained head, for one."""
+    from torch import nn
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    foreign = ("lora_", "modules_to_save", "original_module")
+    paths = [path for path, module in base.named_modules() if isinstance(module, nn.Linear)]
+    own = [path.removesuffix(".base_layer") for path in paths if not any(part in path for part in foreign)]
+    head = next((path for path, module in base.named_modules() if module is base.get_output_embeddings()), None)
+    return sorted({path.rpartition(".")[2] for path in own if path != head})
+
+
+def load(model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool = False) -> Any:
+    """Load the adapter of `path` as `name`; PEFT's model. Raises TrainingError for another base than its own."""
+    peft, _ = _modules()
+    check(path, base_sha256)
+    if isinstance(model, peft.PeftModel):
+        model.load_adapter(str(path), adapter_name=name, is_trainable=trainable)
+        return model
+    return peft.PeftModel.from_pretrained(model, str(path), adapter_name=name, is_trainable=trainable)
+
+
+def check(path: Path, base_sha256: str) -> Origin:
+    """The adapter's origin. Raises TrainingError, one line: no adapter there, or one for another base."""
+    origin = read_origin(path)
+    if origin.base_sha256 != base_sha256:
+        raise TrainingError(
+            f"{path} is an adapter for {origin.base_id} (sha256 {origin.base_sha256[:12]}), "
+            f"not for the base that is loaded (sha256 {base_sha256[:12]})"
+        )
+    return origin
+
+
+def read_origin(path: Path) -> Origin:
+    """What `sia_adapter.json` says. Raises TrainingError where there is no adapter, or not a whole one."""
+    missing = [name for name in (ORIGIN, CONFIG, WEIGHTS) if not (path / name).is_file()]
+    if missing:
+        raise TrainingError(f"{path} is no adapter of ours: {missing[0]} is missing")
+    try:
+        return Origin(**json.loads((path / ORIGIN).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"{path / ORIGIN} cannot be read: {_first_line(error)}") from error
+
+
+def version(path: Path) -> str:
+    """sha256 of an adapter's weights, in hex."""
+    return hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()
+
+
+def state(model: Any) -> dict[str, Any]:
+    """The tensors of the adapter under training, by PEFT's names on disk."""
+    from peft import get_peft_model_state_dict
+
+    # "auto" would ask a model hub whether the vocabulary was changed.
+    return get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+
+
+def restore(model: Any, tensors: Mapping[str, Any]) -> None:
+    """Put the tensors that `state` gave back into the adapter under training."""
+    from peft import set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(model, dict(tensors), adapter_name=NAME)
+    if result.unexpected_keys:
+        raise TrainingError(f"a checkpoint of another adapter: {result.unexpected_keys[0]} is not in this one")
+
+
+def save(model: Any, out: Path, origin: Origin) -> None:
+    """Write the adapter under training to the folder `out`: under another name first, then renamed."""
+    from safetensors.torch import save_file
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state(model).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = model.peft_config[NAME]
+    training, config.inference_mode, config.base_model_name_or_path = config.inference_mode, True, origin.base_id
+    config.save_pretrained(str(folder))
+    config.inference_mode = training
+    (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=1) + "\n", encoding="utf-8")
+    folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server of another user
+    if out.exists():  # an earlier attempt at the same step
+        shutil.rmtree(out)
+    folder.rename(out)
+
+
+def merge(model: Any, path: Path, base_sha256: str) -> Any:
+    """A plain transformers model with the adapter's changes in its own weights; the base given is used up."""
+    merged = load(model, path, base_sha256, NAME).merge_and_unload()
+    if getattr(merged.config, "tie_word_embeddings", False):
+        merged.tie_weights()
+    return merged
+
+
+def export(policy: Policy, path: Path, out: Path) -> None:
+    """Write base and adapter merged, with the tokenizer, as a model folder that needs no PEFT."""
+    merge(policy.model, path, policy.base_sha256).save_pretrained(str(out))
+    policy.tokenizer.save_pretrained(str(out))
+    shutil.copyfile(path / ORIGIN, out / ORIGIN)
+
+
+def _modules() -> tuple[Any, Any]:
+    try:
+        import peft
+        import torch
+    except ImportError as error:
+        raise TrainingError(f"{error.name} is missing: pip install 'sia-runner[training]'") from error
+    return peft, torch
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

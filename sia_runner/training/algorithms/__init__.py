@@ -1,0 +1,34 @@
+"""One short module per algorithm. Each has KIND and create(algorithm); a new one needs one line here."""
+
+from importlib import import_module
+from typing import Any
+
+from sia_runner.training.algorithms.protocol import Offline, Online
+from sia_runner.training.protocol import TrainingError
+from sia_runner.training_config import Algorithm
+
+MODULES = {
+    "ppo": "sia_runner.training.algorithms.ppo",
+    "grpo": "sia_runner.training.algorithms.grpo",
+    "entropic": "sia_runner.training.algorithms.entropic",
+    "reinforce": "sia_runner.training.algorithms.reinforce",
+    "best_of_n": "sia_runner.training.algorithms.best_of_n",
+    "dpo": "sia_runner.training.algorithms.dpo",
+}
+
+
+def online(algorithm: Algorithm) -> Online:
+    """The algorithm for the online driver. Raises TrainingError where it is offline, or its options are wrong."""
+    return _create(algorithm, "online")
+
+
+def offline(algorithm: Algorithm) -> Offline:
+    """The algorithm for the offline driver. Raises TrainingError where it is online, or its options are wrong."""
+    return _create(algorithm, "offline")
+
+
+def _create(algorithm: Algorithm, kind: str) -> Any:
+    module = import_module(MODULES[algorithm.algorithm])
+    if kind != module.KIND:
+        raise TrainingError(f"algorithm={algorithm.algorithm} is {module.KIND}; given: kind={kind}")
+    return module.create(algorithm)

@@ -1,0 +1,75 @@
+"""DPO on pairs of trajectories that the verifier ranks (Rafailov et al. 2023, arXiv 2305.18290)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+
+from sia_runner.records import Trajectory
+from sia_runner.training.algorithms.options import STRICT, read
+from sia_runner.training.algorithms.protocol import Preference
+from sia_runner.training.batch import by_question, length, reward_of
+from sia_runner.training.protocol import TrainingError
+from sia_runner.training_config import Algorithm, NotNegative
+
+KIND = "offline"
+
+
+@checked(frozen=True, config=STRICT)
+class Options:
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"  # ipo: Azar et al. 2023, bounded where preferences are certain
+    margin: NotNegative = 0.0  # the chosen reward has to exceed the rejected one by more than this
+    pairs: Annotated[int, Field(ge=1)] = 2  # at most, of one question
+    rounds: Annotated[int, Field(ge=1)] = 1
+    batch: Annotated[int, Field(ge=1)] = 16  # pairs per optimizer step
+
+
+@dataclass(frozen=True, slots=True)
+class Dpo:
+    margin: float
+    pairs: int
+    rounds: int
+    batch: int
+    settings: Mapping[str, Any]
+    trainer: str = "dpo"
+
+    def select(self, trajectories: Sequence[Trajectory], max_length: int) -> list[Preference]:
+        chosen: list[Preference] = []
+        for group in by_question(trajectories).values():
+            forks = (fork(better, worse, max_length) for better, worse in self._ranked(group))
+            chosen += list(dict.fromkeys(pair for pair in forks if pair is not None))[: self.pairs]
+        return list(dict.fromkeys(chosen))
+
+    def _ranked(self, group: Sequence[Trajectory]) -> list[tuple[Trajectory, Trajectory]]:
+        """Pairs by distance from the ends of the ranking: best against worst first, then their neighbours, so that few
+        pairs already use many trajectories."""
+        ranking = sorted(group, key=lambda one: (-reward_of(one), one.sample))
+        ends = [
+            (i + j, i, better, worse) for i, better in enumerate(ranking) for j, worse in enumerate(reversed(ranking))
+        ]
+        apart = [end for end in ends if reward_of(end[2]) - reward_of(end[3]) > self.margin]
+        return [(better, worse) for _, _, better, worse in sorted(apart, key=lambda end: end[:2])]
+
+
+def fork(better: Trajectory, worse: Trajectory, max_length: int) -> Preference | None:
+    """The first call where both were asked the same and answered differently: a preference is between completions of
+    one prompt, and after the fork the prompts differ. None where there is no such call, or it is too long."""
+    for one, other in zip(better.calls, worse.calls, strict=False):
+        if one.prompt_ids != other.prompt_ids:
+            return None
+        if one.completion_ids != other.completion_ids:
+            fits = max(length(one), length(other)) <= max_length
+            said = one.completion_ids and other.completion_ids
+            return Preference(one.prompt_ids, one.completion_ids, other.completion_ids) if fits and said else None
+    return None
+
+
+def create(algorithm: Algorithm) -> Dpo:
+    """`kl` is DPO's beta: both are the weight of the KL to the base in the objective that DPO solves (equation 3)."""
+    options = read(Options, algorithm)
+    if not algorithm.kl:
+        raise TrainingError("algorithm=dpo needs kl above 0 (DPO's beta); given: 0")
+    settings = {"beta": algorithm.kl, "loss_type": [options.loss]}
+    return Dpo(options.margin, options.pairs, options.rounds, options.batch, settings)

@@ -1,0 +1,44 @@
+"""An algorithm's own options, checked; and what all online algorithms take from the common settings."""
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, ValidationError
+
+from sia_runner.training.algorithms.protocol import Loss
+from sia_runner.training.protocol import TrainingError
+from sia_runner.training_config import Algorithm
+
+STRICT = ConfigDict(extra="forbid", strict=True)  # "3" is no number here either
+Schema = TypeVar("Schema")
+
+
+def read(schema: type[Schema], algorithm: Algorithm) -> Schema:
+    """`algorithm.options` as `schema`, a frozen pydantic dataclass. Raises TrainingError for a key that it does not
+    have, or a value out of bounds."""
+    allowed = [field.name for field in fields(schema)]  # pyright: ignore[reportArgumentType]
+    unknown = sorted(set(algorithm.options) - set(allowed))
+    if unknown:
+        known = f"allowed: {', '.join(allowed)}" if allowed else "it has none"
+        raise TrainingError(f"algorithm={algorithm.algorithm} has no option {unknown[0]!r}; {known}")
+    try:
+        return schema(**algorithm.options)
+    except ValidationError as error:
+        raise TrainingError(_sentence(algorithm.algorithm, error.errors()[0])) from error
+
+
+def policy_loss(
+    algorithm: Algorithm,
+    loss_type: str = "dapo",
+    importance_level: str = "token",
+    iterations: int = 1,
+    epsilon_high: float | None = None,
+) -> Loss:
+    """The clipped policy loss. The default, DAPO's, divides by the tokens of the whole step: a constant, so long
+    completions are not favoured, and slicing the step over micro-batches or processes changes nothing."""
+    return Loss(loss_type, algorithm.clip, epsilon_high or algorithm.clip, algorithm.kl, importance_level, iterations)
+
+
+def _sentence(name: str, fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"option {where} of algorithm={name}: {fault['msg']}; given: {fault['input']!r}"

@@ -1,0 +1,163 @@
+"""The offline driver: roll out, select rows, train on them with TRL's SFT or DPO; once or a few times. It knows no
+algorithm by name."""
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+from sia_runner.training import adapters, algorithms
+from sia_runner.training.algorithms.protocol import Offline
+from sia_runner.training.batch import Batch, collect
+from sia_runner.training.checkpoints import Checkpoints
+from sia_runner.training.progress import Progress, key_of
+from sia_runner.training.protocol import Assignment, Trained, TrainingError
+from sia_runner.training.schedule import units_of
+
+Row = dict[str, list[int]]
+
+
+def train(assignment: Assignment) -> Trained:
+    """One update of the weights; afterwards `assignment.out` is the new adapter, and the policy is as it was before.
+    Curves have one value per round, measured on its rollouts.
+
+    Goes on from the checkpoints in `assignment.work` where there are any; several processes as in `online`. Raises
+    TrainingError, also where the first round has nothing to learn from."""
+    offline = algorithms.offline(assignment.algorithm)
+    parent = adapters.version(assignment.start) if assignment.start else None
+    checkpoints = Checkpoints(assignment.work, key_of(assignment, parent))
+    with adapters.attached(assignment.policy, assignment.algorithm.lora, assignment.start, assignment.seed) as model:
+        course = Course(assignment, offline, checkpoints)
+        course.run()
+        if course.state.is_main_process:
+            adapters.save(model, assignment.out, course.progress.origin(assignment, parent))
+        course.state.wait_for_everyone()
+    return course.progress.trained()
+
+
+class Course:
+    """The rounds of one update. `progress.steps` counts optimizer steps over all rounds."""
+
+    def __init__(self, assignment: Assignment, offline: Offline, checkpoints: Checkpoints) -> None:
+        try:
+            import datasets  # noqa: F401
+            import trl  # noqa: F401
+            from accelerate import PartialState
+        except ImportError as error:
+            raise TrainingError(f"{error.name} is missing: pip install 'sia-runner[training]'") from error
+        self._one, self._offline, self._checkpoints = assignment, offline, checkpoints
+        self._cpu = assignment.policy.model.device.type == "cpu"
+        self.state = PartialState(cpu=self._cpu)
+        self.progress = Progress()
+        self._rows: list[Row] = []  # of the round that is trained on; empty: it has to be rolled out
+        self._since = time.monotonic()
+
+    def run(self) -> None:
+        """All rounds that are not done yet."""
+        optimizer = self._resume()
+        while not self.progress.stopped and self.progress.steps < self._one.algorithm.steps:
+            if not self._rows:
+                self._roll()
+            if self._rows:
+                self._fit(optimizer)
+            optimizer, self._rows = None, []
+        self.save(None)
+
+    @property
+    def round(self) -> int:
+        return min(self.progress.steps * self._offline.rounds // self._one.algorithm.steps, self._offline.rounds - 1)
+
+    @property
+    def end(self) -> int:
+        """The step at which the round ends."""
+        return -(-self._one.algorithm.steps * (self.round + 1) // self._offline.rounds)
+
+    def batch(self, step: int) -> list[Row]:
+        """The rows of one optimizer step, by seed and step."""
+        places = units_of([str(place) for place in range(len(self._rows))], self._offline.batch, step, self._one.seed)
+        return [self._rows[int(place)] for place in places]
+
+    def save(self, optimizer: Any | None) -> None:
+        """Keep the state, with the round's rows: a resumed round trains on what was rolled out for it."""
+        self._clock()
+        if self.state.is_main_process:
+            content = {
+                "weights": adapters.state(self._one.policy.model),
+                "progress": self.progress.as_plain(),
+                "rows": self._rows,
+                "optimizer": optimizer.state_dict() if optimizer is not None else None,
+            }
+            self._checkpoints.save(self.progress.steps, content)
+            self._checkpoints.prune(self.progress.steps)
+        self.state.wait_for_everyone()
+
+    def _resume(self) -> dict[str, Any] | None:
+        saved = self._checkpoints.latest()
+        if saved is None:
+            return None
+        self.progress, self._rows = Progress.from_plain(saved[1]["progress"]), saved[1]["rows"]
+        adapters.restore(self._one.policy.model, saved[1]["weights"])
+        if self.state.is_main_process:
+            self._one.say(f"resumed after step {saved[0]}")
+        return saved[1]["optimizer"]
+
+    def _roll(self) -> None:
+        """Each process rolls out its share of the round's questions; all know all trajectories."""
+        from accelerate.utils import gather_object
+
+        from sia_runner.training.offline_trainers import measure
+
+        one, algorithm = self._one, self._one.algorithm
+        units = units_of(one.units, -(-algorithm.questions // self._offline.rounds), self.round, one.seed)
+        mine = units[self.state.process_index :: self.state.num_processes]
+        step, samples = self.progress.steps, algorithm.samples
+        made = one.roll(mine, samples=samples, step=step, temperature=algorithm.temperature) if mine else []
+        made = gather_object(made) if self.state.num_processes > 1 else made
+        batch = collect(made, algorithm.max_length)
+        selected = self._offline.select(made, algorithm.max_length)
+        self._say(batch, len(selected))
+        if not selected and not self.progress.curve:
+            raise TrainingError(_nothing(batch))
+        if not selected:
+            self.progress.stopped = f"round {self.round + 1}: {_nothing(batch)}"
+            return
+        self.progress.saw(made)
+        self.progress.curve.append(measure(one.policy, batch, algorithm))
+        self._rows = [{name: list(ids) for name, ids in asdict(row).items()} for row in selected]
+        self.save(None)
+
+    def _fit(self, optimizer: dict[str, Any] | None) -> None:
+        from sia_runner.training.offline_trainers import fit
+
+        steps = range(self.progress.steps, self.end)
+        batches = [self.batch(step) for step in steps]
+        with self._one.policy.training():
+            fit(self._one, self._offline, batches, steps.start, optimizer, self._stepped)
+
+    def _stepped(self, optimizer: Any) -> None:
+        """After each optimizer step."""
+        last, rows = self.progress.curve[-1], self.batch(self.progress.steps)
+        drawn = sum(len(ids) for row in rows for name, ids in row.items() if name != "prompt_ids")
+        self.progress.curve[-1] = replace(last, tokens=last.tokens + drawn)
+        self.progress.steps += 1
+        if self.progress.steps % self._one.algorithm.checkpoint_every == 0 and self.progress.steps < self.end:
+            self.save(optimizer)
+
+    def _say(self, batch: Batch, rows: int) -> None:
+        if self.state.is_main_process:
+            reward = f"reward {batch.reward_n.mean():.3f}" if len(batch.reward_n) else "no reward"
+            line = f"round {self.round + 1}/{self._offline.rounds} · {reward} · {rows} rows of {len(batch.rows)} calls"
+            failed = f" · {batch.left_out.failed} rollouts without reward" if batch.left_out.failed else ""
+            self._one.say(line + failed)
+
+    def _clock(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._since
+        self._since = now
+
+
+def _nothing(batch: Batch) -> str:
+    if not len(batch.reward_n):
+        return f"none of the {batch.left_out.failed} rollouts has a reward: all of them failed"
+    if not batch.rows:
+        return "no rollout made a model call that names its question, so there is nothing to train on"
+    return f"nothing to select from {len(batch.reward_n)} rollouts: no question has samples of different reward"

@@ -1,0 +1,150 @@
+"""TRL's SFT and DPO trainers on rows of token ids, and what a round of rollouts says of the policy."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from sia_runner.training import adapters, driver_rows
+from sia_runner.training.algorithms.protocol import Offline
+from sia_runner.training.batch import Batch
+from sia_runner.training.collapse import Step
+from sia_runner.training.online_trainer import WATCHED, own_forward
+from sia_runner.training.protocol import Assignment, Policy
+from sia_runner.training.schedule import seed_of
+from sia_runner.training_config import Algorithm
+
+Row = dict[str, list[int]]
+
+
+def fit(
+    one: Assignment,
+    offline: Offline,
+    batches: Sequence[Sequence[Row]],
+    first: int,
+    optimizer: dict[str, Any] | None,
+    stepped: Callable[[Any], None],
+) -> None:
+    """One optimizer step per batch, in their order, from the optimizer's state if there is one; `first` is the number
+    of the first step. `stepped` is called with the optimizer after each. Every process takes as many rows."""
+    supervised = offline.trainer == "sft"
+    processes = PartialState().num_processes
+    share = max(1, len(batches[0]) // processes)
+    rows = [batch[place % len(batch)] for batch in batches for place in range(share * processes)]
+    dataset = Dataset.from_list([_supervised(row) if supervised else row for row in rows])
+    config, trainer_class = _SUPERVISED if supervised else _PREFERENCES
+    own = {"dataset_kwargs": {"skip_prepare_dataset": True}} if supervised else {}
+    with own_forward(one.policy.model.get_base_model()):
+        trainer = trainer_class(
+            model=one.policy.model,
+            args=config(**_common(one, len(batches), share), **own, **offline.settings),
+            train_dataset=dataset,
+            processing_class=one.policy.tokenizer,
+            callbacks=[_Steps(one.seed, first, optimizer, stepped)],
+        )
+        trainer.remove_callback(PrinterCallback)  # prints on standard output
+        if "ref" in one.policy.model.peft_config:
+            one.policy.model.delete_adapter("ref")  # without it TRL's reference is the base
+            one.policy.model.set_adapter(adapters.NAME)
+        trainer.train()
+
+
+class _Preferences(DPOTrainer):
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Rows are token ids already."""
+        return dataset
+
+
+_SUPERVISED: tuple[Any, Any] = (SFTConfig, SFTTrainer)
+_PREFERENCES: tuple[Any, Any] = (DPOConfig, _Preferences)
+
+
+class _Steps(TrainerCallback):
+    def __init__(self, seed: int, first: int, optimizer: dict[str, Any] | None, stepped: Callable[[Any], None]) -> None:
+        self._seed, self._first, self._saved, self._stepped = seed, first, optimizer, stepped
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._saved is not None:
+            kwargs["optimizer"].load_state_dict(self._saved)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        torch.manual_seed(seed_of(self._seed, self._first + state.global_step, args.process_index))  # dropout's
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stepped(kwargs["optimizer"])
+
+
+def _supervised(row: Row) -> Row:
+    """The loss is on the completion only."""
+    return {
+        "input_ids": row["prompt_ids"] + row["completion_ids"],
+        "labels": [-100] * len(row["prompt_ids"]) + row["completion_ids"],
+    }
+
+
+def _common(one: Assignment, steps: int, rows: int) -> dict[str, Any]:
+    cpu = one.policy.model.device.type == "cpu"
+    return {
+        "output_dir": str(one.work),
+        "max_steps": steps,
+        "learning_rate": one.algorithm.learning_rate,
+        "lr_scheduler_type": "constant",  # so that a step is the same wherever training was cut
+        "per_device_train_batch_size": rows,
+        "train_sampling_strategy": "sequential",
+        "max_length": None,  # selected by length already
+        "use_cpu": cpu,
+        "bf16": not cpu,
+        "activation_checkpointing": not cpu,
+        "seed": one.seed,
+        "report_to": "none",
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": False,
+    }
+
+
+@torch.no_grad()
+def measure(policy: Policy, batch: Batch, algorithm: Algorithm) -> Step:
+    """KL to the base (as in the online driver) and entropy of the policy that was rolled out, on a part of its rows."""
+    every = max(1, min(WATCHED, len(batch.rows) // WATCHED))
+    chunks = driver_rows.deal(batch, range(0, len(batch.rows), every), 0, 1, driver_rows.bound(algorithm.max_length))
+    kl = entropy = tokens = rows = 0.0
+    model = policy.model
+    with policy.training(), own_forward(model.get_base_model()):
+        model.eval()
+        add_fused_lm_head(model.get_base_model(), algorithm.temperature, outputs=("log_probs", "entropy"))
+        for chunk in chunks:
+            part = driver_rows.tensors(batch, chunk, int(policy.tokenizer.pad_token_id), model.device)
+            entropy_bt, mask_bt = _scored(model, part).entropy, part["completion_mask"]
+            with model.disable_adapter():
+                base_bt = _scored(model, part).log_probs
+            gap_bt = (base_bt[:, -mask_bt.shape[1] :] - part["old_per_token_logps"]).clamp(max=20) * mask_bt
+            kl += float((gap_bt.exp() - gap_bt - 1).sum())
+            entropy += float((entropy_bt[:, -mask_bt.shape[1] :] * mask_bt).sum())
+            tokens, rows = tokens + int(mask_bt.sum()), rows + len(mask_bt)
+    return Step(
+        reward=float(batch.reward_n.mean()),
+        kl=kl / rows,
+        entropy=entropy / tokens,
+        zero_groups=float(np.mean([float(np.ptp(batch.reward_n[group]) == 0) for group in batch.groups()])),
+        length=float(np.mean([len(row.completion_ids) for row in batch.rows])),
+        tokens=0,
+    )
+
+
+def _scored(model: Any, part: dict[str, Any]) -> Any:
+    ids = torch.cat([part["prompt_ids"], part["completion_ids"]], dim=1)
+    mask = torch.cat([part["prompt_mask"], part["completion_mask"]], dim=1)
+    return model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100), fused_lm_head=True)

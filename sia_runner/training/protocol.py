@@ -1,0 +1,63 @@
+"""What training needs of the rest, and what it gives back."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sia_runner.records import Trajectory
+from sia_runner.training_config import Algorithm
+
+
+class TrainingError(Exception):
+    """Training cannot be done as asked; the message is one line for the user or the proposer."""
+
+
+class Roll(Protocol):
+    """Runs the harness itself, in its sandbox, against the live policy."""
+
+    def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
+        """`samples` runs over `units`, seeded by `step`; len(units) * samples trajectories, in any order."""
+        ...
+
+
+class Policy(Protocol):
+    """The model being trained, the one that the gateway serves: one copy of the weights in this process."""
+
+    model: Any  # a transformers model; PEFT's once an adapter is on it
+    tokenizer: Any
+    base_id: str
+    base_sha256: str
+
+    def training(self) -> AbstractContextManager[Any]:
+        """No request is answered while this is held; train mode inside, eval mode again afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One update of the weights."""
+
+    algorithm: Algorithm
+    policy: Policy
+    roll: Roll
+    units: Sequence[str]  # rollout questions
+    start: Path | None  # the adapter to go on from; None: the base
+    out: Path  # the new adapter, whole or not there
+    work: Path  # checkpoints; kept until the step is journaled, so that a kill resumes in the middle
+    seed: int
+    say: Callable[[str], None]  # one line of progress per step
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How an update went. Curves have one value per step."""
+
+    steps: int
+    reward: Sequence[float]  # mean over trajectories that have one
+    kl: Sequence[float]  # nats per completion, to the base
+    entropy: Sequence[float]  # nats per token
+    stopped: str  # why it ended early; empty when it did all its steps
+    tokens: int  # completion tokens trained on
+    seconds: float

@@ -1,0 +1,112 @@
+"""Which lever, and which algorithm: the default policy, used where the proposer does not choose."""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sia_runner.records import Lever, Past
+from sia_runner.training.protocol import TrainingError
+from sia_runner.training.shape import Shape
+
+_COMPARE: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`algorithm` where every condition (field of Shape, comparison, threshold) holds."""
+
+    algorithm: str
+    name: str
+    conditions: tuple[tuple[str, str, float], ...]
+
+    def holds(self, shape: Shape) -> bool:
+        return all(_COMPARE[sign](getattr(shape, field), bound) for field, sign, bound in self.conditions)
+
+    def reason(self, shape: Shape) -> str:
+        """The rule with the measured numbers."""
+        numbers = [f"{field} {getattr(shape, field):.3g} {sign} {bound:g}" for field, sign, bound in self.conditions]
+        return f"{self.name} ({', '.join(numbers) or 'no other rule holds'}): {self.algorithm}"
+
+
+# The first rule that holds decides. Order: first what makes the other figures meaningless or unusable, then what is
+# special, then the plain cases. A threshold is where the figure of a 0/1 reward, where it has one, changes its meaning.
+RULES = (
+    # Each group has the same mean whatever the policy does: rewards are places in a ranking, or wins of a comparison.
+    # Eight groups of 0/1 rewards have the same number of winners by chance in less than 0.4% of cases.
+    Rule(
+        "dpo",
+        "the verifier only ranks",
+        (("groups", ">=", 8), ("variance", ">", 0), ("between_share", "<=", 1e-9)),
+    ),
+    # With 5% successes a group of 8 has one in 34% of cases: comparing within groups would waste two rollouts of three.
+    Rule("best_of_n", "nearly every reward is zero", (("zero_share", ">=", 0.95),)),
+    # A 0/1 reward with 20% successes has skew 1.5; so has a heavy upper tail of graded rewards.
+    Rule("entropic", "rewards are rare and right-skewed", (("skew", ">=", 1.5),)),
+    # Little is left to gain, and much to lose: stay near the base. Meaningful for rewards within [0, 1] only.
+    Rule(
+        "reinforce",
+        "the base is nearly capable, regression is the risk",
+        (("mean", ">=", 0.8), ("lowest", ">=", 0), ("highest", "<=", 1)),
+    ),
+    # Enough levels for a value head to learn from.
+    Rule("ppo", "rewards are dense scalars", (("distinct", ">=", 5), ("graded_share", ">=", 0.5))),
+    # One reward for three decisions or more: credit has to find the call that earned it.
+    Rule("ppo", "several steps share a reward", (("calls", ">=", 3),)),
+    # A minute a rollout: 40 steps of 128 rollouts stay below four days of sandbox time.
+    Rule("grpo", "rollouts are cheap and the verifier is terminal", (("seconds", "<=", 60),)),
+    # Rollouts too dear to be made afresh at each step: an offline set is rolled once, and its ranking is signal enough.
+    Rule("dpo", "rollouts are expensive", ()),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    algorithm: str
+    rule: str  # name of the rule
+    reason: str  # one line with the measured numbers
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose(shape: Shape, rules: Sequence[Rule] = RULES) -> Choice:
+    """The algorithm for rewards of this shape. Raises TrainingError where nothing was measured."""
+    if shape.n == 0:
+        raise TrainingError(f"no rollout has a reward ({shape.failed} failed): no algorithm can be chosen")
+    rule = next(rule for rule in rules if rule.holds(shape))
+    return Choice(rule.algorithm, rule.name, rule.reason(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    lever: Lever
+    reason: str
+
+
+def plateau_length(history: Sequence[Past]) -> int:
+    """How many proposals in a row, up to now, changed the harness alone and were not accepted.
+
+    A weights update ends the count, accepted or not: after a failed one the harness has its turn again. A candidate
+    that could not be scored says nothing about the harness and is passed over.
+    """
+    count = 0
+    for past in reversed([past for past in history if past.status != "unscored"]):
+        if past.lever is not Lever.HARNESS or past.status == "accepted":
+            break
+        count += 1
+    return count
+
+
+def lever(plateau: int, least: int, left: float, cost: float) -> Pull:
+    """Weights after a harness plateau of at least `least` proposals, where the budget allows it.
+
+    `left`, `cost`: what remains (math.inf: no limit) and what one weights update is estimated to take, in one unit.
+    """
+    if plateau < least:
+        return Pull(Lever.HARNESS, f"harness plateau {plateau} < {least}")
+    if cost > left:
+        return Pull(
+            Lever.HARNESS, f"harness plateau {plateau} >= {least}, but weights cost {cost:.3g} > {left:.3g} left"
+        )
+    return Pull(Lever.WEIGHTS, f"harness plateau {plateau} >= {least}, and weights cost {cost:.3g} <= {left:.3g} left")

@@ -1,0 +1,143 @@
+"""What happens around the steps of the online driver: resume, progress, checkpoints, early stop."""
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sia_runner.training import adapters, collapse
+from sia_runner.training.checkpoints import Checkpoints
+from sia_runner.training.online_trainer import OnlineTrainer
+from sia_runner.training.progress import Progress
+from sia_runner.training.protocol import Assignment, TrainingError
+
+
+class Watch(TrainerCallback):
+    """Called by the trainer; `progress` says how it went."""
+
+    def __init__(self, assignment: Assignment, checkpoints: Checkpoints) -> None:
+        self._one = assignment
+        self._checkpoints = checkpoints
+        self._trainer: Any = None
+        self._since = 0.0
+        self.progress = Progress()
+
+    def run(self, trainer: OnlineTrainer) -> None:
+        """Train from the newest checkpoint, or from the start, to the end or to an early stop."""
+        self._trainer = trainer
+        self._since = time.monotonic()
+        saved = self._checkpoints.latest()
+        if saved is not None:
+            self.progress = Progress.from_plain(saved[1]["progress"])
+            self._put(saved[1]["weights"])
+            if self.first:
+                self._one.say(f"resumed after step {saved[0]}")
+        if not self._done:
+            trainer.train()
+            self._finish()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The optimizer exists from here on."""
+        saved = self._checkpoints.latest()
+        if saved is None:
+            self._save(0)
+            return
+        state.global_step = saved[0]
+        if "optimizer" in saved[1]:
+            self._trainer.optimizer.load_state_dict(saved[1]["optimizer"])
+            self._trainer.lr_scheduler.load_state_dict(saved[1]["scheduler"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, progress = self._trainer, self.progress
+        trainer.release()
+        progress.steps = state.global_step
+        progress.curve.append(trainer.curve[-1])
+        if (state.global_step - 1) % trainer.iterations == 0:
+            progress.saw(trainer.rollouts.trajectories)
+        self._clock()
+        if self.first:
+            self._one.say(_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
+        found = collapse.verdict(progress.curve, self._one.algorithm.collapse)
+        if found is not None:
+            self._stop(found, control)
+        elif self._due(state.global_step):
+            self._save(state.global_step)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self._trainer.accelerator.is_main_process)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self._trainer.accelerator.wait_for_everyone()
+
+    @property
+    def _done(self) -> bool:
+        return bool(self.progress.stopped) or self.progress.steps >= self._one.algorithm.steps
+
+    def _due(self, step: int) -> bool:
+        """Where a batch of rollouts takes several steps, it has to be used up: it is no part of a checkpoint."""
+        every = self._one.algorithm.checkpoint_every
+        iterations = self._trainer.iterations
+        return step % iterations == 0 and step // every > (step - iterations) // every
+
+    def _stop(self, found: collapse.Verdict, control: Any) -> None:
+        progress, window = self.progress, self._one.algorithm.collapse.window
+        progress.stopped = found.reason
+        control.should_training_stop = True
+        if found.harmful:
+            good = self._checkpoints.before(progress.steps - window)
+            if good is None:
+                raise TrainingError(f"{progress.stopped}, and no checkpoint to go back to is left in {self._one.work}")
+            progress.kept = good[0]
+            progress.stopped += f"; the adapter is that of step {good[0]}"
+            self._put(good[1]["weights"])
+        if self.first:
+            self._one.say(f"stopped early: {progress.stopped}")
+
+    def _finish(self) -> None:
+        """What a resume finds when the result was written and not yet journaled."""
+        self._clock()
+        self._save(self.progress.steps)
+
+    def _save(self, step: int) -> None:
+        trainer = self._trainer
+        if self.first:
+            content: dict[str, Any] = {"weights": self._weights(), "progress": self.progress.as_plain()}
+            if not self._done:
+                content |= {"optimizer": trainer.optimizer.state_dict(), "scheduler": trainer.lr_scheduler.state_dict()}
+            self._checkpoints.save(step, content)
+            self._checkpoints.prune(step - self._one.algorithm.collapse.window)
+        self.wait()
+
+    def _weights(self) -> dict[str, Any]:
+        model = self._one.policy.model
+        head = getattr(model, "value_head", None)
+        return {"adapter": adapters.state(model), "value": head.state_dict() if head is not None else {}}
+
+    def _put(self, weights: dict[str, Any]) -> None:
+        model = self._one.policy.model
+        adapters.restore(model, weights["adapter"])
+        if weights["value"]:
+            model.value_head.load_state_dict(weights["value"])
+
+    def _clock(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._since
+        self._since = now
+
+
+def _line(progress: Progress, steps: int, left_out: Any) -> str:
+    last = progress.curve[-1]
+    parts = [
+        f"step {progress.steps}/{steps}",
+        f"reward {last.reward:.3f}",
+        f"kl {last.kl:.3f}",
+        f"entropy {last.entropy:.3f}",
+        f"{last.tokens} tokens",
+        f"{progress.seconds:.1f} s",
+    ]
+    told = {"failed": "rollouts without reward", "long": "calls too long"}
+    parts += [f"{count} {text}" for name, text in told.items() if (count := getattr(left_out, name))]
+    return " · ".join(parts)

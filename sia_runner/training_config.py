@@ -1,0 +1,110 @@
+"""The schema of the policy (a base model with an adapter) and of conf/trainer/*.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sia_runner.schema import Count, Named, Part, Positive
+
+Share1 = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Tiny(Part):
+    """The model that base=tiny builds and warms on the task's training text."""
+
+    layers: Count = 2
+    hidden: Count = 128
+    heads: Count = 4
+    context: Count = 256  # tokens
+    vocabulary: Count = 2000  # of a BPE trained on the text; characters where the text has fewer
+    epochs: Annotated[int, Field(ge=0)] = 20  # at most; warming ends when held-out loss stops improving
+    learning_rate: Positive = 3e-3
+
+
+class PolicySpec(Part):
+    """A model that harnesses call and that can be trained."""
+
+    base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, a folder, or a hub id
+    backend: Literal["peft", "vllm"] = "peft"
+    base_url: str | None = None  # vllm: address of its server, up to and including /v1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_tokens: Count = 256  # completion bound of a request that names none
+    temperature: NotNegative = 0.0  # of a request that names none
+    batch: Count = 64  # requests answered together
+    wait_ms: NotNegative = 4.0  # how long a request waits for others to join its batch
+    tiny: Tiny = Field(default_factory=Tiny)
+
+
+class Lora(Part):
+    """peft.LoraConfig: what an adapter changes."""
+
+    rank: Count = 32
+    alpha: Count = 64
+    dropout: Share1 = 0.0
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    parameters: list[str] = Field(default_factory=list)  # target_parameters: expert tensors that are no linear layer
+    save: list[str] = Field(default_factory=list)  # modules_to_save: trained whole (embeddings, head)
+
+
+class Collapse(Part):
+    """Training stops early, keeping the last good checkpoint, when one of these is passed; null: not watched."""
+
+    kl: Positive | None = 10.0  # nats per completion to the base
+    entropy: Positive | None = 0.01  # nats per token, from below
+    zero_groups: Share1 | None = 1.0  # share of groups without any difference in reward, over a whole window
+    length: Positive | None = 4.0  # mean completion length against that of the first step
+    window: Count = 5  # steps that have to agree
+
+
+class Pace(Part):
+    """When the weights are trained, where the proposer does not say so itself."""
+
+    plateau: Count = 1  # after so many generations without an accepted one
+    latest: Share1 = 0.5  # and at the latest when this share of the generations is done
+    probe: Count = 16  # rollout questions tried before an algorithm is chosen
+
+
+class Algorithm(Named):
+    """One algorithm of `sia_runner/training/algorithms`, with its vetted settings."""
+
+    kind: Literal["online", "offline"]
+    mode: Literal["SIA-W+H"]
+    algorithm: Literal["ppo", "grpo", "entropic", "reinforce", "best_of_n", "dpo"]
+    lora: Lora = Field(default_factory=Lora)
+    learning_rate: Positive = 4e-5
+    steps: Count = 40  # optimizer steps
+    questions: Count = 16  # per step (online); in all (offline)
+    samples: Annotated[int, Field(ge=1)] = 8  # runs of the harness over the same questions: the group
+    temperature: Positive = 1.0  # of rollouts
+    kl: NotNegative = 0.0  # weight of the KL to the base
+    clip: Positive = 0.2
+    max_length: Count = 4096  # tokens of prompt and completion together
+    checkpoint_every: Count = 10  # steps
+    collapse: Collapse = Field(default_factory=Collapse)
+    pace: Pace = Field(default_factory=Pace)
+    options: dict[str, float | int | str | bool] = Field(default_factory=dict)  # the algorithm's own, checked by it
+
+    @model_validator(mode="after")
+    def _groups(self) -> "Algorithm":
+        least = {"entropic": 4, "grpo": 2, "reinforce": 2, "best_of_n": 2, "dpo": 2, "ppo": 1}[self.algorithm]
+        if self.samples < least:
+            raise ValueError(f"algorithm={self.algorithm} needs samples of at least {least}; given: {self.samples}")
+        return self
+
+
+class NoTrainer(Named):
+    kind: Literal["none"]
+    mode: Literal["SIA-H"]
+
+
+class Auto(Named):
+    """The algorithm is chosen by the shape of the reward; see training/rules.py."""
+
+    kind: Literal["auto"]
+    mode: Literal["SIA-W+H"]
+    pace: Pace = Field(default_factory=Pace)
+
+
+Trainer = Annotated[NoTrainer | Auto | Algorithm, Field(discriminator="kind")]

@@ -1,0 +1,28 @@
+"""One training of the toy as a program of its own, to be killed, or started twice by torchrun.
+
+python -m tests.training.drive MODEL FOLDER ALGORITHM JSON-SETTINGS
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def main(model: str, folder: str, algorithm: str, changes: str) -> None:
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    from sia_runner.training import offline, online
+    from tests.training import toy
+
+    torch.set_num_threads(1)
+    policy = toy.ToyPolicy(Qwen3ForCausalLM.from_pretrained(model).eval(), toy.small_tokenizer())
+    settings = toy.settings(algorithm, **json.loads(changes))
+    driver = online if settings.kind == "online" else offline
+    one = toy.assignment(policy, settings, Path(folder), say=lambda line: print(line, flush=True))
+    trained = driver.train(one)
+    print("done", json.dumps([trained.steps, list(trained.reward), list(trained.kl)]), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

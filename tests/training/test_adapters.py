@@ -1,0 +1,207 @@
+"""An adapter says where it comes from, loads onto its own base only, and gives the same outputs however it is used."""
+
+import copy
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="adapters are tensors")
+pytest.importorskip("peft", reason="adapters are PEFT's")
+
+from sia_runner.training import adapters  # noqa: E402
+from sia_runner.training.adapters import Origin, attached  # noqa: E402
+from sia_runner.training.protocol import TrainingError  # noqa: E402
+from sia_runner.training_config import Lora  # noqa: E402
+from tests.training import toy  # noqa: E402
+
+IDS = torch.tensor([toy.prompt_of(unit) for unit in toy.HELD_OUT[:4]])
+SHAPES = {
+    "linear layers": ({}, Lora(rank=4, alpha=8)),
+    "embeddings and head too": ({}, Lora(rank=4, alpha=8, save=["embed_tokens", "lm_head"])),
+    "tied embeddings": ({"tie_word_embeddings": True}, Lora(rank=4, alpha=8, save=["embed_tokens"])),
+}
+
+
+def origin(policy: toy.ToyPolicy, **changes) -> Origin:
+    values = {
+        "base_id": policy.base_id,
+        "base_sha256": policy.base_sha256,
+        "lora": {"rank": 4},
+        "data_sha256": "d",
+        "algorithm": "grpo",
+        "steps": 3,
+        "seed": 1,
+        "kl": 0.5,
+        "reward": 0.25,
+        "parent": None,
+    }
+    return Origin(**{**values, **changes})
+
+
+def policy_of(model) -> toy.ToyPolicy:
+    return toy.ToyPolicy(model, toy.small_tokenizer())
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+def disturb(model) -> None:
+    """As training would: every parameter that is trained has moved."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
+@pytest.fixture(params=list(SHAPES))
+def trained(request, tmp_path):
+    """A disturbed adapter of each shape: a policy, the folder, its logits before and with the adapter."""
+    changes, lora = SHAPES[request.param]
+    return made(toy.small_model(**changes), lora, tmp_path / "adapter")
+
+
+def made(model, lora, out):
+    policy = policy_of(model)
+    before = logits(model)
+    with attached(policy, lora, None, seed=0) as wrapped:
+        assert torch.equal(logits(wrapped), before), "a new adapter changes nothing"
+        disturb(wrapped)
+        after = logits(wrapped)
+        adapters.save(wrapped, out, origin(policy))
+    assert not torch.allclose(after, before, atol=1e-2)
+    return policy, out, before, after
+
+
+def test_after_training_the_policy_is_the_bare_base_again(trained):
+    policy, _, before, _ = trained
+    assert torch.equal(logits(policy.model), before)
+    assert not hasattr(policy.model, "peft_config")
+
+
+def test_loading_gives_the_outputs_that_were_saved(trained):
+    policy, out, _, after = trained
+    assert torch.equal(logits(adapters.load(policy.model, out, policy.base_sha256, "served")), after)
+
+
+def test_merging_gives_the_same_outputs_without_peft(trained):
+    policy, out, _, after = trained
+    merged = adapters.merge(policy.model, out, policy.base_sha256)
+    assert type(merged).__name__ == "Qwen3ForCausalLM"
+    assert torch.allclose(logits(merged), after, atol=1e-4)
+
+
+def test_an_exported_model_needs_neither_peft_nor_us(trained, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policy, out, _, after = trained
+    adapters.export(policy, out, tmp_path / "model")
+    assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model")), after, atol=1e-4)
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == toy.VOCABULARY
+
+
+def test_going_on_from_an_adapter_starts_where_it_ended(trained):
+    policy, out, before, after = trained
+    with attached(policy, Lora(rank=2, alpha=2), out, seed=9) as wrapped:  # its own shape is kept
+        assert torch.equal(logits(wrapped), after)
+        assert any(parameter.requires_grad for parameter in wrapped.parameters())
+    assert torch.equal(logits(policy.model), before)
+
+
+def test_attention_and_experts_of_a_small_gpt_oss(tmp_path):
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    torch.manual_seed(0)
+    config = GptOssConfig(
+        vocab_size=toy.VOCABULARY,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        initializer_range=0.1,
+        pad_token_id=toy.PAD,
+        eos_token_id=toy.EOS,
+        max_position_embeddings=64,
+    )
+    lora = Lora(
+        rank=4,
+        alpha=8,
+        targets=["q_proj", "k_proj", "v_proj", "o_proj"],
+        parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+    )
+    policy, out, before, after = made(GptOssForCausalLM(config).eval(), lora, tmp_path / "adapter")
+    names = adapters_on_disk(out)
+    assert any("experts" in name for name in names)
+    assert any("q_proj" in name for name in names)
+    assert torch.equal(logits(policy.model), before)
+    bare = copy.deepcopy(policy.model)
+    assert torch.equal(logits(adapters.load(policy.model, out, policy.base_sha256, "served")), after)
+    assert torch.allclose(logits(adapters.merge(bare, out, policy.base_sha256)), after, atol=1e-4)
+
+
+def adapters_on_disk(out) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(out / adapters.WEIGHTS, "pt") as file:
+        return list(file.keys())
+
+
+def test_another_base_is_refused_in_one_line(trained):
+    policy, out, _, _ = trained
+    with pytest.raises(TrainingError, match=r"is an adapter for toy \(sha256 bbbb.*not for the base") as refusal:
+        adapters.load(policy.model, out, "c" * 64, "served")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_without_all_parts_is_no_adapter(trained):
+    policy, out, _, _ = trained
+    (out / adapters.WEIGHTS).unlink()
+    with pytest.raises(TrainingError, match=r"adapter_model\.safetensors is missing"):
+        adapters.check(out, policy.base_sha256)
+
+
+def test_the_origin_is_what_was_recorded(trained):
+    policy, out, _, _ = trained
+    assert adapters.check(out, policy.base_sha256) == origin(policy)
+    assert json.loads((out / "sia_adapter.json").read_text())["algorithm"] == "grpo"
+
+
+def test_writing_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path):
+    policy = policy_of(toy.small_model())
+    with attached(policy, Lora(rank=2, alpha=2), None, seed=0) as wrapped:
+        adapters.save(wrapped, tmp_path / "adapter", origin(policy))
+        adapters.save(wrapped, tmp_path / "adapter", origin(policy, steps=4))
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    assert adapters.read_origin(tmp_path / "adapter").steps == 4
+
+
+def test_a_target_that_the_model_does_not_have_is_refused_by_name():
+    policy = policy_of(toy.small_model())
+    with pytest.raises(TrainingError, match="no_such_layer"):
+        with attached(policy, Lora(targets=["no_such_layer"]), None, seed=0):
+            pass
+
+
+def test_the_head_is_trained_whole_or_not_at_all():
+    policy = policy_of(toy.small_model())
+    with pytest.raises(TrainingError, match=r"put it into trainer\.lora\.save"):
+        with attached(policy, Lora(targets=["lm_head"]), None, seed=0):
+            pass
+    assert not hasattr(policy.model, "peft_config")
+
+
+def test_adapters_that_were_served_before_are_served_again_after(trained):
+    policy, out, _, after = trained
+    policy.model = adapters.load(policy.model, out, policy.base_sha256, "served")
+    with attached(policy, Lora(rank=2, alpha=4), None, seed=0) as wrapped:
+        assert not [name for name, p in wrapped.named_parameters() if p.requires_grad and "layers" not in name]
+        disturb(wrapped)
+        assert not torch.allclose(logits(wrapped), after, atol=1e-2)
+    assert torch.equal(logits(policy.model), after)
+    assert list(policy.model.peft_config) == ["served"]

@@ -1,0 +1,278 @@
+"""The online driver: rollouts of any shape become TRL's loss, chunks and early stops included."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+pytest.importorskip("trl", reason="the drivers are TRL's")
+
+from sia_runner.training import adapters, driver_rows, online  # noqa: E402
+from sia_runner.training.protocol import TrainingError  # noqa: E402
+from sia_runner.training_config import Collapse, Lora  # noqa: E402
+from tests.training import toy  # noqa: E402
+
+
+def tensors_of(policy: toy.ToyPolicy, out) -> dict:
+    from safetensors.torch import load_file
+
+    return load_file(out / adapters.WEIGHTS)
+
+
+def difference(one: dict, other: dict) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def short(**changes):
+    return toy.settings("grpo", **{"steps": 3, "questions": 3, "samples": 4, **changes})
+
+
+def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
+    before = toy.chance(policy.model, toy.HELD_OUT)
+    bare = policy.model
+    lines: list[str] = []
+    trained = online.train(toy.assignment(policy, toy.settings("grpo", questions=8), tmp_path, say=lines.append))
+
+    assert before < 0.5
+    assert policy.model is bare
+    assert "forward" not in vars(bare), "TRL's forward was left on the model"
+    assert toy.chance(bare, toy.HELD_OUT) == before
+    learned = adapters.load(bare, tmp_path / "adapter", policy.base_sha256, "served")
+    assert toy.chance(learned, toy.HELD_OUT) > before + 0.3
+    assert trained.steps == len(trained.reward) == len(trained.kl) == len(trained.entropy) == 40
+    assert np.mean(trained.reward[-5:]) > np.mean(trained.reward[:5]) + 0.3
+    assert trained.kl[0] == pytest.approx(0, abs=1e-6)
+    assert trained.kl[-1] > 0.1
+    assert trained.stopped == ""
+    assert len(lines) == 40
+    origin = adapters.read_origin(tmp_path / "adapter")
+    assert (origin.algorithm, origin.steps, origin.seed, origin.parent) == ("grpo", 40, 0, None)
+    assert origin.reward == trained.reward[-1]
+
+
+def test_the_same_seed_gives_the_same_adapter(warmed, tmp_path):
+    made = []
+    for name in ("one", "two"):
+        policy = toy.ToyPolicy(copy.deepcopy(warmed), toy.small_tokenizer())
+        torch.manual_seed(len(made))  # what was drawn before does not matter
+        online.train(toy.assignment(policy, short(lora=Lora(rank=4, alpha=8, dropout=0.1)), tmp_path / name))
+        made.append(tensors_of(policy, tmp_path / name / "adapter"))
+    assert difference(*made) == 0
+
+
+def gradients(policy, settings, folder, bound=None, change=None) -> dict:
+    """Of the first step, by parameter; `bound`: padded tokens of a chunk."""
+    from sia_runner.training.online_trainer import OnlineTrainer
+
+    seen: dict = {}
+    passes, deal = OnlineTrainer._passes, driver_rows.deal
+
+    def look(self, model, rollouts):
+        result = passes(self, model, rollouts)
+        seen.update({n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None})
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnlineTrainer, "_passes", look)
+        if bound is not None:
+            patch.setattr(driver_rows, "deal", lambda *args: deal(*args[:-1], bound))
+        roll = toy.ToyRoll(policy, change=change)
+        online.train(toy.assignment(policy, settings, folder, roll=roll))
+    return seen
+
+
+def norm(gradient: dict) -> float:
+    return float(sum((one**2).sum() for one in gradient.values()) ** 0.5)
+
+
+def uneven(one):
+    """Prompts of three lengths, one or two calls a trajectory."""
+    call = one.calls[0]
+    longer = (*[toy.NOISES] * (one.sample % 3), *call.prompt_ids)
+    return replace(one, calls=(replace(call, prompt_ids=longer), *[call] * (one.sample % 2)))
+
+
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "bnpo", "dr_grpo", "sapo", "cispo"])
+def test_cutting_a_step_into_chunks_changes_nothing(policy, tmp_path, loss):
+    """Also where rows differ in length: the gradient is that of the whole step, whatever the loss divides by."""
+    settings = short(options={"loss": loss}, kl=0.05, steps=1)
+    whole = gradients(policy, settings, tmp_path / "whole", 10_000, uneven)
+    cut = gradients(policy, settings, tmp_path / "cut", 24, uneven)
+    assert norm(whole) > 0
+    assert norm({name: whole[name] - cut[name] for name in whole}) < 1e-4 * norm(whole)
+
+
+def test_cutting_a_ppo_step_into_chunks_changes_nothing(policy, tmp_path):
+    settings = toy.settings("ppo", steps=1, questions=3, samples=4)
+    whole = gradients(policy, settings, tmp_path / "whole", 10_000, uneven)
+    cut = gradients(policy, settings, tmp_path / "cut", 24, uneven)
+    assert any("value_head" in name for name in whole)
+    assert norm({name: whole[name] - cut[name] for name in whole}) < 1e-4 * norm(whole)
+
+
+def test_every_call_of_a_trajectory_is_trained_on(policy, tmp_path):
+    roll = toy.ToyRoll(policy, calls=3)
+    trained = online.train(toy.assignment(policy, short(steps=1), tmp_path, roll=roll))
+    single = toy.ToyRoll(policy)(roll.asked[0][1], samples=4, step=0, temperature=1.0)
+    assert trained.tokens > 2 * sum(len(one.calls[0].completion_ids) for one in single)
+
+
+def test_rollouts_that_failed_have_no_reward_and_no_part(policy, tmp_path):
+    def fail(one):
+        return replace(one, reward=None) if one.sample == 0 else replace(one, reward=float(one.sample % 2))
+
+    lines: list[str] = []
+    roll = toy.ToyRoll(policy, change=fail)
+    trained = online.train(toy.assignment(policy, short(steps=1), tmp_path, roll=roll, say=lines.append))
+    assert trained.reward == [pytest.approx(2 / 3)]  # samples 1, 2, 3: zeros for the failed ones would give a half
+    assert "3 rollouts without reward" in lines[0]
+
+
+def test_a_step_without_any_reward_is_an_error_that_says_so(policy, tmp_path):
+    roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=None))
+    with pytest.raises(TrainingError, match="none of the 12 rollouts of step 1 has a reward"):
+        online.train(toy.assignment(policy, short(), tmp_path, roll=roll))
+    assert not (tmp_path / "adapter").exists()
+    assert not hasattr(policy.model, "peft_config")
+
+
+def test_a_harness_that_tags_no_call_cannot_be_trained(policy, tmp_path):
+    roll = toy.ToyRoll(policy, change=lambda one: replace(one, calls=()))
+    with pytest.raises(TrainingError, match="no rollout made a model call that names its question"):
+        online.train(toy.assignment(policy, short(), tmp_path, roll=roll))
+
+
+def test_calls_that_are_all_too_long_are_an_error_that_names_the_bound(policy, tmp_path):
+    with pytest.raises(TrainingError, match=r"all 12 calls exceed max_length=7 tokens"):
+        online.train(toy.assignment(policy, short(max_length=7), tmp_path))
+
+
+def test_activation_checkpointing_as_on_a_gpu_changes_nothing_and_is_off_afterwards(warmed, tmp_path):
+    made = []
+    for on in (False, True):
+        policy = toy.ToyPolicy(copy.deepcopy(warmed), toy.small_tokenizer())
+        config = online._config
+
+        def switched(*args, on=on, config=config):
+            settings = config(*args)
+            settings.gradient_checkpointing = settings.activation_checkpointing = on
+            return settings
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(online, "_config", switched)
+            made.append(gradients(policy, short(steps=1), tmp_path / str(on)))
+        assert not policy.model.is_activation_checkpointing
+    assert norm({name: made[0][name] - made[1][name] for name in made[0]}) < 1e-4 * norm(made[0])
+
+
+def test_embeddings_and_head_are_trained_too_where_asked(policy, tmp_path):
+    lora = Lora(rank=4, alpha=8, save=["embed_tokens", "lm_head"])
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    trained = online.train(toy.assignment(policy, short(lora=lora, kl=0.05), tmp_path))
+    kept = tensors_of(policy, tmp_path / "adapter")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        found = next(value for key, value in kept.items() if key.endswith(name))
+        assert not torch.equal(found, before[name]), name
+    assert all(torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
+    assert trained.kl[0] == pytest.approx(0, abs=1e-6)
+    assert trained.kl[-1] > 1e-4, "the base keeps its own embeddings and head"
+
+
+def test_equal_rewards_move_nothing(policy, tmp_path):
+    roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=1.0))
+    trained = online.train(toy.assignment(policy, short(), tmp_path, roll=roll))
+    assert trained.tokens == 0
+    assert np.isfinite([*trained.kl, *trained.entropy]).all()
+    moved = [value for name, value in tensors_of(policy, tmp_path / "adapter").items() if "lora_B" in name]
+    assert all(not value.any() for value in moved)
+
+
+def test_stale_samples_are_weighted_by_importance(policy, tmp_path):
+    """Samples said to come from a policy that drew them 100 times more often hardly count: their ratio is 0.01, below
+    the clip range, and only those of negative advantage are cut there."""
+
+    def stale(one):
+        calls = tuple(replace(call, logprobs=tuple(x + np.log(100) for x in call.logprobs)) for call in one.calls)
+        return replace(one, calls=calls)
+
+    fresh = gradients(policy, short(steps=1), tmp_path / "fresh")
+    old = gradients(policy, short(steps=1), tmp_path / "stale", change=stale)
+    assert norm(old) < 0.05 * norm(fresh)
+
+
+def test_the_kl_is_to_the_base_also_when_training_goes_on_from_an_adapter(policy, tmp_path):
+    """With TRL's own reference, a copy of the adapter it started from, the first step's KL would be 0."""
+    first = online.train(toy.assignment(policy, short(steps=6, learning_rate=4e-3), tmp_path / "one"))
+    start = tmp_path / "one" / "adapter"
+    second = online.train(toy.assignment(policy, short(steps=1, kl=0.1), tmp_path / "two", start=start))
+    assert first.kl[-1] > 0.01
+    assert second.kl[0] > 0.01
+    assert adapters.read_origin(tmp_path / "two" / "adapter").parent == adapters.version(start)
+
+
+def test_a_large_weight_of_the_kl_holds_the_policy_at_the_base(warmed, tmp_path):
+    ends = []
+    for weight in (0.0, 5.0):
+        policy = toy.ToyPolicy(copy.deepcopy(warmed), toy.small_tokenizer())
+        trained = online.train(toy.assignment(policy, short(steps=15, kl=weight), tmp_path / str(weight)))
+        ends.append(np.mean(trained.kl[-3:]))
+    assert ends[1] < 0.2 * ends[0]
+
+
+def test_a_collapse_goes_back_to_the_last_good_checkpoint(policy, tmp_path):
+    lines: list[str] = []
+    limits = Collapse(kl=1.0, entropy=None, zero_groups=None, length=None, window=2)
+    wild = short(steps=60, learning_rate=0.02, checkpoint_every=2, collapse=limits, questions=4)
+    trained = online.train(toy.assignment(policy, wild, tmp_path, say=lines.append))
+    assert trained.steps < 60
+    assert "KL to the base" in trained.stopped
+    assert min(trained.kl[-2:]) >= 1.0
+    kept = adapters.read_origin(tmp_path / "adapter").steps
+    assert kept <= trained.steps - 2
+    assert kept % 2 == 0
+    assert f"the adapter is that of step {kept}" in trained.stopped
+    assert lines[-1].startswith("stopped early")
+
+    # What was kept is that step's adapter: the same training, ended there, gives it too.
+    unwatched = Collapse(kl=None, entropy=None, zero_groups=None, length=None)
+    calm = wild.model_copy(update={"steps": kept, "collapse": unwatched})
+    if kept:
+        online.train(toy.assignment(policy, calm, tmp_path / "calm"))
+        ends = [tensors_of(policy, folder / "adapter") for folder in (tmp_path, tmp_path / "calm")]
+        assert difference(*ends) == 0
+
+
+def test_ppo_trains_a_value_head_and_leaves_none(policy, tmp_path):
+    trained = online.train(toy.assignment(policy, toy.settings("ppo", steps=6, questions=3), tmp_path))
+    assert trained.steps == 6
+    assert not hasattr(policy.model, "value_head")
+    assert not any("value" in name for name in tensors_of(policy, tmp_path / "adapter"))
+
+
+def test_ppo_rolls_out_once_for_all_its_passes(policy, tmp_path):
+    roll = toy.ToyRoll(policy)
+    settings = toy.settings("ppo", steps=8, questions=3, options={"iterations": 4})
+    online.train(toy.assignment(policy, settings, tmp_path, roll=roll))
+    assert len(roll.asked) == 2
+
+
+def test_the_critic_comes_to_expect_the_mean_reward(policy, tmp_path):
+    from sia_runner.training.online_trainer import OnlineTrainer
+
+    values = []
+    original = OnlineTrainer._values
+
+    def seen(self, batch):
+        value_bt = original(self, batch)
+        values.append(float(value_bt[batch.mask_bt].mean()))
+        return value_bt
+
+    roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample % 4 != 0)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnlineTrainer, "_values", seen)
+        online.train(toy.assignment(policy, toy.settings("ppo", steps=40, questions=3), tmp_path, roll=roll))
+    assert values[0] == 0
+    assert values[-1] == pytest.approx(0.75, abs=0.15)

@@ -1,0 +1,120 @@
+"""A training that is killed goes on from its last checkpoint and ends with the same adapter."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="training needs torch")
+pytest.importorskip("trl", reason="the drivers are TRL's")
+
+from tests.training import toy
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+# Dropout draws from random numbers in each pass, so that these, too, have to go on where they were.
+DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.1}
+CASES = {
+    "grpo": {"steps": 12, "questions": 3, "checkpoint_every": 4, "kl": 0.02, "lora": DROPOUT},
+    "ppo": {"steps": 12, "questions": 3, "checkpoint_every": 2, "options": {"iterations": 3}, "lora": DROPOUT},
+    "best_of_n": {"steps": 12, "questions": 64, "checkpoint_every": 4, "options": {"rounds": 2}, "lora": DROPOUT},
+    "dpo": {"steps": 12, "questions": 64, "checkpoint_every": 4, "kl": 0.1, "options": {"rounds": 2}, "lora": DROPOUT},
+}
+
+
+@pytest.fixture(scope="module")
+def model(warmed, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    warmed.save_pretrained(folder)
+    return folder
+
+
+def drive(model, folder, algorithm, changes, launcher=()):
+    settings = {**changes, "lora": changes.get("lora", {"rank": 4, "alpha": 8})}
+    command = [sys.executable, *launcher, "-m", "tests.training.drive", str(model), str(folder), algorithm]
+    return [*command, json.dumps(settings)]
+
+
+def run(*args, **kwargs) -> str:
+    command = drive(*args, **kwargs)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def result(output: str):
+    return json.loads(next(line for line in output.splitlines() if line.startswith("done")).removeprefix("done"))
+
+
+def kill_when(folder: Path, command: list[str]) -> None:
+    """SIGKILL as soon as there is a checkpoint from the middle of the training."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as child:
+        while child.poll() is None:
+            if any((folder / "work").glob("step-00000[4-9].pt")):
+                child.send_signal(signal.SIGKILL)
+                child.wait()
+    assert child.returncode == -signal.SIGKILL, "it ended before it could be killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", list(CASES))
+def test_killed_and_resumed_is_the_same_as_uninterrupted(algorithm, model, tmp_path):
+    whole = result(run(model, tmp_path / "whole", algorithm, CASES[algorithm]))
+    cut = tmp_path / "cut"
+    kill_when(cut, drive(model, cut, algorithm, CASES[algorithm]))
+    assert not (cut / "adapter").exists()
+    output = run(model, cut, algorithm, CASES[algorithm])
+    assert "resumed after step" in output
+    assert "resumed after step 0" not in output
+    assert result(output) == whole
+    same = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (tmp_path / "whole", cut)]
+    assert same[0] == same[1]
+    said = [json.loads((folder / "adapter" / "sia_adapter.json").read_text()) for folder in (tmp_path / "whole", cut)]
+    assert said[0] == said[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", list(CASES))
+def test_two_processes_give_the_result_of_one(algorithm, model, tmp_path):
+    from safetensors.torch import load_file
+
+    changes = {**CASES[algorithm], "steps": 6, "lora": {"rank": 4, "alpha": 8}, "learning_rate": 1e-4}
+    single = result(run(model, tmp_path / "one", algorithm, changes))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    double = result(run(model, tmp_path / "two", algorithm, changes, launcher=launcher))
+    assert double[0] == single[0]
+    assert double[1] == pytest.approx(single[1])
+    assert double[2] == pytest.approx(single[2], abs=1e-3)
+    one, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    moved = max(float((one[name]).abs().max()) for name in one if "lora_B" in name)
+    apart = max(float((one[name] - two[name]).abs().max()) for name in one)
+    assert apart < 0.05 * moved, (apart, moved)
+
+
+def test_a_finished_training_is_not_done_again(policy, tmp_path):
+    from sia_runner.training import online
+
+    settings = toy.settings("grpo", steps=2, questions=2, samples=4)
+    first = online.train(toy.assignment(policy, settings, tmp_path))
+    weights = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
+    roll = toy.ToyRoll(policy)
+    again = online.train(toy.assignment(policy, settings, tmp_path, roll=roll))
+    assert roll.asked == []
+    assert again.reward == first.reward
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_checkpoints_of_another_seed_are_not_gone_on_from(policy, tmp_path):
+    from sia_runner.training import online
+
+    settings = toy.settings("grpo", steps=2, questions=2, samples=4)
+    online.train(toy.assignment(policy, settings, tmp_path))
+    roll = toy.ToyRoll(policy)
+    online.train(toy.assignment(policy, settings, tmp_path, roll=roll, seed=7))
+    assert len(roll.asked) == 2
