@@ -11,6 +11,7 @@ from sia_runner import combinations
 from sia_runner.provider_config import Hosted, Offline, Provider
 from sia_runner.schema import Component, Count, Named, Part, Positive, Share
 from sia_runner.task_config import Task
+from sia_runner.training_config import PolicySpec, Trainer
 
 
 class Recipes(Named):
@@ -85,14 +86,11 @@ MetaAgent = Annotated[
 
 
 class TargetAgent(Named):
-    # what a harness is: `script` calls no model, `model` calls the provider's; `auto`: model where there is a provider
-    kind: Literal["auto", "script", "model"]
+    # what a harness is: `script` calls no model, `model` calls the provider's, `policy` calls one whose weights can be
+    # trained; `auto`: policy where a trainer is named, model where there is a provider, script elsewhere
+    kind: Literal["auto", "script", "model", "policy"]
     provider: Provider | None = None  # null: the experiment's provider
-
-
-class Trainer(Named):
-    kind: Literal["none", "online", "offline"]
-    mode: Literal["SIA-H", "SIA-W+H"]
+    policy: PolicySpec = Field(default_factory=PolicySpec)
 
 
 class Sandbox(Component):
@@ -181,10 +179,16 @@ class Experiment(Part):
         return able and self.meta_provider.kind != "offline"
 
     @property
+    def has_policy(self) -> bool:
+        """Is the harness's model one whose weights can be trained?"""
+        kind = self.target_agent.kind
+        return kind == "policy" or (kind == "auto" and self.trainer.kind != "none")
+
+    @property
     def calls_model(self) -> bool:
         """Does the harness reach a model through the gateway?"""
         kind = self.target_agent.kind
-        return kind == "model" or (kind == "auto" and self.target_provider.kind != "offline")
+        return self.has_policy or kind == "model" or (kind == "auto" and self.target_provider.kind != "offline")
 
     @property
     def needs_door(self) -> bool:

@@ -42,10 +42,26 @@ class Purpose:
     run: RunDir
     generation: int  # 0: no generation's budget (the final test)
     candidate: str
-    name: str  # gate | trial | select | test
+    name: str  # gate | trial | select | test | rollout
+    adapter: Path | None = None  # of the policy
+    sample: int | None = None  # rollouts: which run over the same questions
+    live: bool = False  # rollouts: the policy as it is in the middle of training
+    temperature: float | None = None
+    seed: str | None = None
 
     def grant(self, site: Site) -> Grant:
-        return Grant("target", self.generation, self.candidate, self.name, site.trajectories)
+        return Grant(
+            "target",
+            self.generation,
+            self.candidate,
+            self.name,
+            site.trajectories,
+            sample=self.sample,
+            adapter=self.adapter,
+            live=self.live,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
 
 
 def execute(

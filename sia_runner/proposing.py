@@ -10,6 +10,8 @@ from typing import Any
 from sia_runner import evidence
 from sia_runner.agents.protocol import Brief
 from sia_runner.config import Experiment
+from sia_runner.deciding import Decision, decide
+from sia_runner.harness import read_harness
 from sia_runner.records import Lever, Past, Proposal, Trial
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, remove
@@ -26,6 +28,7 @@ class Proposed:
     parent: int | None = None
     siblings: list[dict[str, Any]] = field(default_factory=list)
     fault: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)  # measured for the choice of lever and algorithm
 
 
 def failed(reason: str) -> Proposed:
@@ -33,6 +36,32 @@ def failed(reason: str) -> Proposed:
 
 
 def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None) -> Proposed:
+    """The weights lever where it is due, or where the proposer has nothing left; the proposer's harness otherwise."""
+    if decision := decide(config, run, n, history, incumbent):
+        return _weights(run, incumbent, decision)
+    proposed = _harness(config, run, n, history, incumbent)
+    if proposed.proposal.lever is Lever.STOP:
+        because = f"the proposer has nothing left to try: {proposed.proposal.rationale}"
+        if decision := decide(config, run, n, history, incumbent, because=because):
+            return _weights(run, incumbent, decision)
+    return proposed
+
+
+def _weights(run: RunDir, incumbent: int | None, decision: Decision) -> Proposed:
+    """The incumbent's harness as it is, and what to train with."""
+    assert incumbent is not None  # noqa: S101 (there is nothing to train before a harness was accepted)
+    proposal = Proposal(
+        Lever.WEIGHTS,
+        decision.reason,
+        files=read_harness(run.generation(incumbent).harness),
+        title=f"{decision.algorithm.name} on rollouts",
+        algorithm=decision.algorithm.algorithm,
+        overrides=decision.algorithm.model_dump(mode="json"),
+    )
+    return Proposed(proposal, incumbent, evidence=decision.evidence)
+
+
+def _harness(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None) -> Proposed:
     """Each sibling works at a desk of its own, on the evidence about the candidate that it shall extend."""
     width = config.search.width if n > 1 else 1  # nothing tells the first harnesses apart
     better = rooms(config).task.higher_is_better
@@ -72,7 +101,7 @@ def _one(
         shown = desk / "evidence"
         evidence.write(config, run, n, history, incumbent, parent, shown)
     brief = Brief(n, config.max_gen, shown, tuple(history), incumbent, room.task.higher_is_better, parent, sibling)
-    return room.proposer.propose(brief, Bench(config, run, n, desk))
+    return room.proposer.propose(brief, Bench(config, run, n, desk, run.adapter_of(parent)))
 
 
 def _best(
@@ -82,8 +111,7 @@ def _best(
     made = [place for place, proposal in enumerate(proposals) if proposal.lever is not Lever.STOP]
     if not made:
         return Proposed(proposals[0], parents[0])
-    bench = Bench(config, run, n, run.generation(n).path)
-    trials = dict(zip(made, bench.try_out([proposals[k].files for k in made], train_fraction=1.0), strict=True))
+    trials = {k: _tried(config, run, n, proposals[k], parents[k]) for k in made}
     sign = 1 if rooms(config).task.higher_is_better else -1
     chosen = max(made, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
     siblings = [_sibling(proposals[k], parents[k], trials.get(k), k == chosen) for k in range(len(proposals))]
@@ -91,6 +119,11 @@ def _best(
     remove(here.evidence)
     shutil.copytree(here.desk(chosen) / "evidence", here.evidence, symlinks=True)
     return Proposed(proposals[chosen], parents[chosen], siblings)
+
+
+def _tried(config: Experiment, run: RunDir, n: int, proposal: Proposal, parent: int | None) -> Trial:
+    bench = Bench(config, run, n, run.generation(n).path, run.adapter_of(parent))
+    return bench.try_out([proposal.files], train_fraction=1.0)[0]
 
 
 def _sibling(proposal: Proposal, parent: int | None, trial: Trial | None, chosen: bool) -> dict[str, Any]:

@@ -128,6 +128,30 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """One model call as the policy sampled it: token ids, and the natural log of each completion token's probability
+    under the distribution it was drawn from. `adapter`: version of the weights ("base" without one)."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str  # stop | length
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """Every model call that one run of a harness made for one question, in order, and what the verifier gave for it.
+    `reward` is None after a failure that is not the policy's: no reward, not a reward of zero."""
+
+    unit: str
+    sample: int  # which of the runs over the same questions
+    calls: tuple[Sampled, ...]
+    reward: float | None
+    kind: OutcomeKind
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """What a proposer wants next. `files` maps a relative path to the text of a complete new harness."""
 

@@ -74,14 +74,31 @@ def _models(config_json: str, path: Path) -> Models | None:
     meta, target = config.meta_provider, config.target_provider
     if config.proposer_calls_model and isinstance(meta, Hosted):
         providers["meta"] = meta
-    if config.calls_model and isinstance(target, Hosted):
+    if config.calls_model and not config.has_policy and isinstance(target, Hosted):
         providers["target"] = target
-    if not providers:
+    if not providers and not config.has_policy:
         return None
     from sia_runner.models.room import RunModels
 
     run = RunDir(path)
-    return RunModels(providers, run.ledger, config.budget, cache_dir() / "calls", held_back=Reserve(config, run))
+    policy = _policy(config) if config.has_policy else None
+    return RunModels(
+        providers, run.ledger, config.budget, cache_dir() / "calls", held_back=Reserve(config, run), policy=policy
+    )
+
+
+def _policy(config: Experiment) -> Any:
+    """The target's own model; its weights are loaded on first use."""
+    from sia_runner.models.policy.ask import Dialogue
+    from sia_runner.models.policy.batching import Batching
+    from sia_runner.models.policy.engine import Engine
+
+    spec, task = config.target_agent.policy, rooms(config).task
+
+    def texts() -> list[Dialogue]:
+        return [Dialogue([{"role": "user", "content": asked}], answer) for asked, answer in task.dialogues()]
+
+    return spec, Batching(lambda: Engine(spec, cache_dir(), texts))
 
 
 def limits(config: Experiment, seconds: float) -> Limits:

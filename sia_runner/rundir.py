@@ -113,6 +113,21 @@ class Generation:
         return self.path / "harness"
 
     @property
+    def adapter(self) -> Path:
+        """Of the policy: trained here, or a link to the one that is inherited; not there for the base alone."""
+        return self.path / "adapter"
+
+    @property
+    def adapter_used(self) -> Path | None:
+        """The adapter's own folder; None for the base alone."""
+        return self.adapter.resolve() if self.adapter.exists() else None
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints of a weights update under way."""
+        return self.path / "training"
+
+    @property
     def evidence(self) -> Path:
         return self.path / "evidence"
 
@@ -177,6 +192,10 @@ class RunDir:
 
     def generation(self, n: int) -> Generation:
         return Generation(self.path / f"gen_{n}", n)
+
+    def adapter_of(self, n: int | None) -> Path | None:
+        """The adapter that candidate `n` runs on; None for the base alone."""
+        return None if n is None else self.generation(n).adapter_used
 
     def test(self, n: int) -> Site:
         """Where generation `n` runs on the test split."""

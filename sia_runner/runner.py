@@ -21,6 +21,7 @@ from sia_runner.loop import INTERRUPTED, Loop
 from sia_runner.models.protocol import ProviderDown
 from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, RunError, read_json, sha256_of, write_json, write_text
+from sia_runner.tasks.protocol import TaskError
 
 RESUMABLE = ("max_gen", "budget.", "compute.")  # what may be given beside resume=
 
@@ -88,6 +89,8 @@ def _make_ready(config: Experiment, run: RunDir) -> None:
     room = rooms(config)
     room.sandbox.check(door=config.needs_door)
     room.task.prepare(lambda text: print(text, flush=True))
+    if config.trainer.kind != "none" and not room.task.splits()["rollout"]:
+        raise TaskError(f"task={config.task.name} has no rollout questions to train on; allowed with it: trainer=none")
 
 
 def _carry_out(config: Experiment, run: RunDir, lease: Lease, overrides: Sequence[str]) -> int:

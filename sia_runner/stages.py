@@ -11,12 +11,14 @@ from sia_runner import proposing
 from sia_runner.config import Experiment
 from sia_runner.execute import Execution, Purpose, environment_fault, execute
 from sia_runner.harness import FaultyHarness, syntax_fault, write_harness
+from sia_runner.learning import inherit, learn
 from sia_runner.models.protocol import BudgetSpent, ModelsError
-from sia_runner.records import INFRASTRUCTURE, Outcome, OutcomeKind, Past, Usage, count_kinds
+from sia_runner.records import INFRASTRUCTURE, Lever, Outcome, OutcomeKind, Past, Usage, count_kinds
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, Site, read_json, remove, sha256_of, tree_sha256, write_json, write_text
 from sia_runner.scoring import accept
 from sia_runner.tasks.protocol import Round
+from sia_runner.training_config import Algorithm
 from sia_runner.verdicts import of_split, verified
 
 Result = dict[str, Any]
@@ -70,6 +72,7 @@ def _decision(
         "evidence": {
             "incumbent": incumbent,
             "parent": proposed.parent,
+            **proposed.evidence,
             "plateau": len(history) - max(accepted, default=0),  # generations since something was accepted
             "val": [past.val.as_json() if past.val else None for past in history],
         },
@@ -77,7 +80,8 @@ def _decision(
 
 
 def build(config: Experiment, run: RunDir, n: int) -> Result:
-    """Write the proposed harness. `fault` is one line when the proposal cannot be one."""
+    """Write the proposed harness, and train the adapter where weights are the lever. `fault` is one line when the
+    proposal cannot be built."""
     here, entry = run.generation(n), rooms(config).task.entry
     proposal = read_json(here.proposal)
     write_text(here.path / "improvement.md", proposal["improvement"] or proposal["rationale"] + "\n")
@@ -90,7 +94,15 @@ def build(config: Experiment, run: RunDir, n: int) -> Result:
     link = here.path / "target_agent.py"
     link.unlink(missing_ok=True)
     link.symlink_to(Path("harness") / entry)
-    return {"fault": "", "sha256": tree_sha256(here.harness)}
+    return {"fault": "", "sha256": tree_sha256(here.harness)} | _weights(config, run, n, proposal)
+
+
+def _weights(config: Experiment, run: RunDir, n: int, proposal: Result) -> Result:
+    """What the candidate's policy is: newly trained, or its parent's."""
+    parent = read_json(run.generation(n).decision)["evidence"]["parent"]
+    if proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH):
+        return learn(config, run, n, parent, Algorithm.model_validate(proposal["overrides"]))
+    return {"adapter_sha256": inherit(run, n, parent)}
 
 
 def gate(config: Experiment, run: RunDir, n: int) -> Result:
@@ -101,7 +113,7 @@ def gate(config: Experiment, run: RunDir, n: int) -> Result:
         return {"fault": fault}
     spent = Usage()
     for round_ in task.rounds("gate"):
-        seconds, purpose = config.task.limits.gate, Purpose(run, n, f"gen_{n}", "gate")
+        seconds, purpose = config.task.limits.gate, Purpose(run, n, f"gen_{n}", "gate", here.adapter_used)
         execution = execute(config, purpose, round_, here.gate, here.harness, salt(config, f"gate {n}"), seconds)
         outcomes = verified(config, here.gate, execution.unanswered)
         remove(here.gate.work)
@@ -116,7 +128,7 @@ def gate(config: Experiment, run: RunDir, n: int) -> Result:
 def run_harness(config: Experiment, run: RunDir, n: int) -> Result:
     """Run the target agent on dev + val, mixed and unmarked; once, or once per fold."""
     here, all_rounds = run.generation(n), rooms(config).task.rounds("select")
-    sites, purpose = here.sites(len(all_rounds)), Purpose(run, n, f"gen_{n}", "select")
+    sites, purpose = here.sites(len(all_rounds)), Purpose(run, n, f"gen_{n}", "select", here.adapter_used)
     runs = [
         _run_at(config, purpose, site, round_, here.harness, f"select {n}")
         for site, round_ in zip(sites, all_rounds, strict=True)
@@ -164,7 +176,7 @@ def test(config: Experiment, run: RunDir, n: int) -> Result:
     site, task = run.test(n), rooms(config).task
     site.path.mkdir(parents=True, exist_ok=True)
     (round_,) = task.rounds("test")
-    purpose = Purpose(run, 0, f"gen_{n}", "test")
+    purpose = Purpose(run, 0, f"gen_{n}", "test", run.adapter_of(n))
     ran = _run_at(config, purpose, site, round_, run.generation(n).harness, "test")
     outcomes = all_verified(config, [site], [ran])
     write_json(site.path / "scores.json", {"outcomes": [_as_json(outcome) for outcome in outcomes]})

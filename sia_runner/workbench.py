@@ -18,7 +18,7 @@ from sia_runner.models.protocol import Grant
 from sia_runner.plaintext import plain
 from sia_runner.records import INFRASTRUCTURE, Outcome, Reply, Trial, count_kinds
 from sia_runner.rooms import models, rooms
-from sia_runner.rundir import RunDir, Site, read_json, remove, write_json
+from sia_runner.rundir import RunDir, Site, read_json, remove, tree_sha256, write_json
 from sia_runner.verdicts import taught_val, verified
 
 Files = Mapping[str, str]
@@ -30,8 +30,8 @@ class Bench:
     """Of one proposal: `desk` is its folder. Trials are kept under trials/<content>/, so that a resumed or later
     proposal does not pay for them again."""
 
-    def __init__(self, config: Experiment, run: RunDir, n: int, desk: Path) -> None:
-        self._config, self._run, self._n, self._desk = config, run, n, desk
+    def __init__(self, config: Experiment, run: RunDir, n: int, desk: Path, adapter: Path | None) -> None:
+        self._config, self._run, self._n, self._desk, self._adapter = config, run, n, desk, adapter
         self._dialogue = Dialogue(desk / "dialogue.jsonl")
 
     def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:
@@ -60,7 +60,8 @@ class Bench:
     def _trial(self, files: Files, train_fraction: float, questions: int | None) -> Trial:
         if not self._has_train:  # every share of nothing is the same run
             train_fraction = 1.0
-        content = json.dumps([dict(files), train_fraction, questions], sort_keys=True)
+        weights = tree_sha256(self._adapter) if self._adapter else None
+        content = json.dumps([dict(files), train_fraction, questions, weights], sort_keys=True)
         name = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
         site = Site(self._run.trials / name)
         kept = site.path / "trial.json"
@@ -91,7 +92,7 @@ class Bench:
         fault = environment_fault(self._config, harness)
         if fault:
             return Trial(0.0, len(round_.questions), 0.0, fault), True
-        purpose = Purpose(self._run, self._n, f"trial_{name}", "trial")
+        purpose = Purpose(self._run, self._n, f"trial_{name}", "trial", adapter=self._adapter)
         salt = f"{self._config.seed}:trial"
         execution = execute(self._config, purpose, round_, site, harness, salt, self._config.task.limits.run)
         outcomes = verified(self._config, site, execution.unanswered)

@@ -21,6 +21,7 @@ ENDPOINT = ["provider=custom", "provider.base_url=http://127.0.0.1:9/v1", "provi
 NEEDS = {
     ("task", "custom"): ["task.dir=/x"],
     ("task", "gpqa"): ENDPOINT,
+    ("task", "arithmetic"): ENDPOINT,
     ("meta_agent", "replay"): ["meta_agent.dir=/x"],
     ("provider", "custom"): ENDPOINT[1:],
     ("target_agent", "model"): ENDPOINT,
@@ -97,7 +98,7 @@ def test_every_fault_is_said_not_only_the_first():
 
 
 def test_a_weights_trainer_needs_a_target_agent_that_calls_a_model():
-    lines = faults("trainer.kind=online", "trainer.name=ppo", "trainer.mode=SIA-W+H", "target_agent=script")
+    lines = faults("trainer=ppo", "target_agent=script")
     assert lines == [
         "trainer=ppo trains the model that a harness calls, but target_agent=script calls none; "
         "allowed with it: trainer=none"
@@ -163,7 +164,7 @@ def refused(tmp_path, *args):
         ("task.dir=x", "refused: task.dir: not in this YAML; add it: +task.dir=…"),
         ("taks=smoke", "refused: taks: no such key or group; did you mean 'task'?"),
         ("task=custom", "refused: task.dir: a value is needed; give task.dir=…"),
-        ("trainer=ppo", "refused: trainer=ppo: no such choice; allowed: none"),
+        ("trainer=pppo", "refused: trainer=pppo: no such choice; did you mean 'ppo'?"),
         ("max_gen=", "refused: max_gen="),
         ("max_gen=[", "refused: "),
     ],

@@ -14,6 +14,7 @@ GROUND = [
     "schema",
     "task_config",
     "provider_config",
+    "training_config",
     "combinations",
     "config",
     "faults",

@@ -37,7 +37,7 @@ class Desk:
         failed: Failed | None = None
         try:
             intake, summary = await self._answer(call)
-            note(call.record, summary)
+            note(call.record, summary, asked.sampled)
         except Failed as error:
             failed = error
             raise

@@ -116,6 +116,7 @@ class Gateway:
                 return replies.counted(tokens.estimate(dumps(body).decode()))
             asked = _asked(request, api, body, endpoint)
             asked.question = question or asked.question
+            asked.grant, asked.turn = stay.grant, stay.turn(asked.question)
         except (Failed, RecursionError) as error:
             failed = error if isinstance(error, Failed) else bad_request("the request is nested too deeply")
             refuse(stay, api, body, question, failed)

@@ -51,6 +51,10 @@ class Grant:
     sample: int | None = None  # which of several runs over the same questions this is
     question: str | None = None  # set: every call of the token is for this question
     calls: int | None = None  # at most so many calls (the turn limit of a guest agent)
+    adapter: Path | None = None  # of the policy: the adapter that answers; None: the base model
+    live: bool = False  # of the policy: whatever weights it has now, as in the middle of training
+    temperature: float | None = None  # set: forced, whatever a request says (rollouts)
+    seed: str | None = None  # set: each call is sampled by (seed, question, how many of the question came before)
 
 
 class Visit(Protocol):
@@ -84,6 +88,11 @@ class Models(Protocol):
 
         Raises ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
         """
+        ...
+
+    def policy(self) -> Any:
+        """The model that harnesses call and that can be trained (models.policy.engine.Engine), loaded on first use.
+        Raises ModelsError where the target agent has none."""
         ...
 
     def close(self) -> None:

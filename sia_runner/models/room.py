@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sia_runner.config import Budget
 from sia_runner.models.ledger import RunLedger
+from sia_runner.models.policy.ask import check_installed as check_packages
 from sia_runner.models.preflight import check_all, check_installed
 from sia_runner.models.prices import Rates, price_of
 from sia_runner.models.protocol import Grant, ModelsError, Role
 from sia_runner.provider_config import Hosted
 from sia_runner.records import Reply, Usage
+from sia_runner.training_config import PolicySpec
 
 if TYPE_CHECKING:
     from sia_runner.models.attempts import Desk
     from sia_runner.models.endpoints import Endpoint
     from sia_runner.models.gateway import Gateway
     from sia_runner.models.line import Line
+    from sia_runner.models.policy.batching import Batching
+    from sia_runner.models.policy.engine import Engine
     from sia_runner.models.stay import Stay
 
 _Result = TypeVar("_Result")
+Own = tuple[PolicySpec, "Batching"]  # a model in this process
 
 
 class RunModels:
@@ -37,9 +42,13 @@ class RunModels:
         *,
         share: float = 1.0,
         held_back: Callable[[], Usage] | None = None,
+        policy: "Own | None" = None,
     ) -> None:
-        self._providers, self._budget, self._cache = dict(providers), budget, cache
+        """`policy` is the target's model where its weights can be trained."""
+        self._providers, self._budget, self._cache, self._policy = dict(providers), budget, cache, policy
         rates: dict[Role, Rates | None] = {role: price_of(hosted) for role, hosted in providers.items()}
+        if policy is not None:
+            rates["target"] = Rates(0.0, 0.0, 0.0, 0.0, "this machine")
         self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
         self._lock = threading.Lock()
         self._running: _Running | None = None
@@ -47,6 +56,8 @@ class RunModels:
 
     def check(self) -> None:
         check_all(self._providers, self._budget)
+        if self._policy is not None:
+            check_packages()
 
     @contextmanager
     def admit(self, grant: Grant) -> Iterator["Stay"]:
@@ -70,7 +81,14 @@ class RunModels:
         endpoint, stay = running.endpoints[grant.role], running.gateway.own(grant)
         return running.run(chat(running.desk, endpoint, stay, messages, tools, settings))
 
+    def policy(self) -> "Engine":
+        if self._policy is None:
+            raise ModelsError("the target agent has no policy: target_agent=policy")
+        return self._policy[1].start()
+
     def close(self) -> None:
+        if self._policy is not None:
+            self._policy[1].close()
         with self._lock:
             self._closed = True
             running, self._running = self._running, None
@@ -79,7 +97,7 @@ class RunModels:
         self.ledger.close()
 
     def _known(self, grant: Grant) -> None:
-        if grant.role not in self._providers:
+        if grant.role not in self._providers and not (grant.role == "target" and self._policy):
             raise ModelsError(f"no provider is configured for the {grant.role} role")
 
     def _started(self) -> "_Running":
@@ -88,7 +106,7 @@ class RunModels:
                 raise ModelsError("the gateway is closed")
             if self._running is None:
                 check_installed()
-                self._running = _Running(self._providers, self.ledger, self._cache)
+                self._running = _Running(self._providers, self.ledger, self._cache, self._policy)
             return self._running
 
 
@@ -100,12 +118,12 @@ class _Running:
     endpoints: "dict[Role, Endpoint]"
     _line: "Line"
 
-    def __init__(self, providers: Mapping[Role, Hosted], ledger: RunLedger, cache: Path) -> None:
+    def __init__(self, providers: Mapping[Role, Hosted], ledger: RunLedger, cache: Path, policy: "Own | None") -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._thread.start()
         try:
-            self.run(self._start(providers, ledger, cache))
+            self.run(self._start(providers, ledger, cache, policy))
         except BaseException:
             self._stop()
             raise
@@ -123,14 +141,20 @@ class _Running:
         self.run(self._end())
         self._stop()
 
-    async def _start(self, providers: Mapping[Role, Hosted], ledger: RunLedger, cache: Path) -> None:
+    async def _start(
+        self, providers: Mapping[Role, Hosted], ledger: RunLedger, cache: Path, policy: "Own | None"
+    ) -> None:
         from sia_runner.models.attempts import Desk
         from sia_runner.models.endpoints import endpoints
         from sia_runner.models.gateway import Gateway
         from sia_runner.models.line import Line
+        from sia_runner.models.policy.backend import endpoint
+        from sia_runner.models.policy.granted import granted, keep
 
         self._line = Line()
         self.endpoints = endpoints(providers, self._line)
+        if policy is not None:
+            self.endpoints["target"] = endpoint(*policy, granted, keep)
         self.desk = Desk(ledger)
         self.gateway = Gateway(self.endpoints, self.desk, cache)
         await self.gateway.start()

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sia_runner.models import tokens
 from sia_runner.models.endpoints import Endpoint
@@ -12,7 +12,7 @@ from sia_runner.models.ledger import Reservation
 from sia_runner.models.stay import Stay
 from sia_runner.models.trajectories import Record, Spent
 from sia_runner.models.wire import Api, Asked, Body, Summary
-from sia_runner.records import Usage
+from sia_runner.records import Sampled, Usage
 
 
 @dataclass(slots=True)
@@ -71,6 +71,7 @@ def refuse(stay: Stay, api: Api, body: Body, question: str | None, failed: Faile
     stay.finished(record, failed, None)
 
 
-def note(record: Record, summary: Summary) -> None:
+def note(record: Record, summary: Summary, sampled: Sampled | None) -> None:
+    record.tokens = asdict(sampled) if sampled else None
     record.model, record.finish_reason = summary.model, summary.finish_reason
     record.response = {"text": summary.text, "tool_calls": summary.tool_calls}

@@ -42,6 +42,14 @@ class Stay:
         self._failing: dict[str, OutcomeKind] = {}
         self._untagged: Counter[OutcomeKind] = Counter()
         self._trouble: Exception | None = None
+        self._turns: Counter[str | None] = Counter()
+
+    def turn(self, question: str | None) -> int:
+        """How many calls for `question` came before; bounded, since a harness may invent questions."""
+        known = question in self._turns or len(self._turns) < _QUESTIONS
+        place = question if known else None
+        self._turns[place] += 1
+        return self._turns[place] - 1
 
     def usage(self) -> Usage:
         with self._lock:

@@ -41,6 +41,7 @@ class Record:
     seconds: float = 0.0
     attempts: int = 0
     cached: bool = False  # answered from the runner's own cache
+    tokens: Body | None = None  # of a policy: what was sampled (records.Sampled)
     error: dict[str, str] | None = None  # kind, message
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from sia_runner.models.failures import Failed
+from sia_runner.models.protocol import Grant
 from sia_runner.models.sse import Event
 from sia_runner.provider_config import Hosted
+from sia_runner.records import Sampled
 
 Api = Literal["openai", "anthropic"]
 Body = dict[str, Any]
@@ -28,6 +30,9 @@ class Asked:
     wants_usage: bool = True  # of a stream: does the client expect the chunk that says what was used?
     headers: Mapping[str, str] = field(default_factory=dict)  # of the client, those that the API needs
     raw: bytes = b""  # the body's JSON
+    grant: Grant | None = None  # on whose account; a policy asks for it
+    turn: int = 0  # how many calls of this stay for the same question came before
+    sampled: Sampled | None = None  # by a policy, when it was answered
 
     def __post_init__(self) -> None:
         self.raw = self.raw or dumps(self.body)

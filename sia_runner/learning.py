@@ -1,0 +1,73 @@
+"""One weights update: rollouts of the harness itself, training, a new adapter in the generation's folder."""
+
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config import Experiment
+from sia_runner.models.protocol import ModelsError
+from sia_runner.rolling import Rolling
+from sia_runner.rooms import models, rooms
+from sia_runner.rundir import RunDir, remove, tree_sha256
+from sia_runner.training.protocol import Assignment, TrainingError
+from sia_runner.training_config import Algorithm
+
+Result = dict[str, Any]
+
+
+def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algorithm) -> Result:
+    """Trains on from the parent's adapter; gen_<n>/adapter is whole afterwards or not there. `fault` is one line where
+    it could not be done. Cut by a kill, it goes on from its last checkpoint."""
+    here, gateway = run.generation(n), models(config, run)
+    if gateway is None:
+        raise ModelsError("a weights update needs a policy: target_agent=policy")
+    remove(here.adapter)
+    policy = gateway.policy()
+    assignment = Assignment(
+        algorithm=algorithm,
+        policy=policy,
+        roll=Rolling(config, run, n, here.harness),
+        units=rooms(config).task.splits()["rollout"],
+        start=run.generation(parent).adapter_used,
+        out=here.adapter,
+        work=here.training,
+        seed=config.seed,
+        say=lambda line: _note(here.path / "training.log", line),
+    )
+    try:
+        trained = _driver(algorithm)(assignment)
+    except TrainingError as error:
+        return {"fault": f"{algorithm.name}: {error}"}
+    policy.use(here.adapter)  # the live weights have a name again
+    return {
+        "fault": "",
+        "algorithm": algorithm.model_dump(mode="json"),
+        "steps": trained.steps,
+        "reward": list(trained.reward),
+        "kl": list(trained.kl),
+        "entropy": list(trained.entropy),
+        "stopped": trained.stopped,
+        "tokens": trained.tokens,
+        "adapter_sha256": tree_sha256(here.adapter),
+    }
+
+
+def inherit(run: RunDir, n: int, parent: int | None) -> str | None:
+    """A new harness runs on its parent's adapter. Returns its hash; None for the base alone."""
+    here = run.generation(n)
+    remove(here.adapter)
+    used = run.generation(parent).adapter_used if parent is not None else None
+    if used is None:
+        return None
+    here.adapter.symlink_to(Path("..") / used.parent.name / used.name)
+    return tree_sha256(used)
+
+
+def _driver(algorithm: Algorithm) -> Any:
+    from sia_runner.training import offline, online
+
+    return {"online": online.train, "offline": offline.train}[algorithm.kind]
+
+
+def _note(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as log:
+        log.write(f"{line}\n")
