@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sia_runner.agents.protocol import Brief
 from sia_runner.config import Experiment
 from sia_runner.deciding import Decision, decide
 from sia_runner.harness import read_harness
+from sia_runner.parallel import parallel
 from sia_runner.records import Lever, Past, Proposal, Trial
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, remove
@@ -78,9 +78,7 @@ def _harness(config: Experiment, run: RunDir, n: int, history: Sequence[Past], i
 
     if width == 1:
         return Proposed(one(0), parents[0])
-    with ThreadPoolExecutor(width) as pool:
-        proposals = list(pool.map(one, range(width)))
-    return _best(config, run, n, proposals, parents)
+    return _best(config, run, n, parallel(one, range(width), width), parents)
 
 
 def _one(

@@ -91,6 +91,8 @@ def _make_ready(config: Experiment, run: RunDir) -> None:
     room.task.prepare(lambda text: print(text, flush=True))
     if config.trainer.kind != "none" and not room.task.splits()["rollout"]:
         raise TaskError(f"task={config.task.name} has no rollout questions to train on; allowed with it: trainer=none")
+    if gateway and config.has_policy:
+        gateway.policy()  # loading takes its time, which is not the first harness's
 
 
 def _carry_out(config: Experiment, run: RunDir, lease: Lease, overrides: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ GROUND = [
     "combinations",
     "config",
     "faults",
+    "parallel",
     "plaintext",
     "sampling",
     "search",

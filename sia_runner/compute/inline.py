@@ -1,8 +1,9 @@
 """Stages in this process; several sandboxes at once by threads (each sandbox is a process tree of its own)."""
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+from sia_runner.parallel import parallel
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,11 +20,4 @@ class Inline:
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Results in the order of `items`. An interrupt does not wait for what is still running."""
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="inline")
-        try:
-            results = list(pool.map(work, items))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
-        return results
+        return parallel(work, items, self._workers)
