@@ -111,7 +111,7 @@ def test_nothing_else_is_reachable(open_box: Box) -> None:
         serve() as door,
     ):
         udp.bind(("127.0.0.1", 0))
-        abstract.bind("\0sia-test-abstract")
+        abstract.bind(f"\0sia-test-{os.getpid()}")  # one a test process
         abstract.listen()
         ran = open_box.run_job(with_door(open_box, f"""
 def attempt(what, act):
@@ -148,8 +148,8 @@ attempt('out, released', lambda: released(socket.SO_BINDTODEVICE, b''))
 attempt('out, released by number', lambda: released(62, 0))
 attempt('out, reused', reused)
 attempt('udp', lambda: udp(('127.0.0.1', {udp.getsockname()[1]})))
-attempt('dns', lambda: socket.getaddrinfo('pypi.org', 443))
-attempt('abstract', lambda: socket.socket(socket.AF_UNIX).connect(chr(0) + 'sia-test-abstract'))
+attempt('dns', lambda: socket.getaddrinfo('example.org', 443))
+attempt('abstract', lambda: socket.socket(socket.AF_UNIX).connect(chr(0) + 'sia-test-{os.getpid()}'))
 for path in ('/run/dbus/system_bus_socket', {os.fspath(door.socket)!r}):
     attempt(path, lambda: socket.socket(socket.AF_UNIX).connect(path))
 for family in (17, 38, 40, 43, 44, 15):  # packet, alg, vsock, smc, xdp, key

@@ -22,7 +22,7 @@ def listeners() -> "list[tuple[str, object]]":
         socket.socket(socket.AF_UNIX) as abstract,
     ):
         udp.bind(("127.0.0.1", 0))
-        abstract.bind("\0sia-test-abstract")
+        abstract.bind(f"\0sia-test-{os.getpid()}")  # one a test process
         abstract.listen()
         yield [("tcp", tcp.getsockname()[1]), ("udp", udp.getsockname()[1])]
         for listener in (tcp, udp, abstract):
@@ -49,8 +49,8 @@ def test_no_network_can_be_reached(box: Box, listeners: "list[tuple[str, object]
         attempt('out', lambda: socket.create_connection(('1.1.1.1', 53), 2))
         attempt('out6', lambda: socket.create_connection(('2606:4700:4700::1111', 53), 2))
         attempt('udp', lambda: udp(('127.0.0.1', {ports["udp"]})))
-        attempt('dns', lambda: socket.getaddrinfo('pypi.org', 443))
-        attempt('abstract', lambda: socket.socket(socket.AF_UNIX).connect(chr(0) + 'sia-test-abstract'))
+        attempt('dns', lambda: socket.getaddrinfo('example.org', 443))
+        attempt('abstract', lambda: socket.socket(socket.AF_UNIX).connect(chr(0) + 'sia-test-{os.getpid()}'))
         attempt('dbus', lambda: socket.socket(socket.AF_UNIX).connect('/run/dbus/system_bus_socket'))
         for family in (17, 38, 40, 44, 15):  # packet, alg, vsock, xdp, key
             attempt(f'family {{family}}', lambda: socket.socket(family, socket.SOCK_RAW))
