@@ -32,7 +32,8 @@ class Guest:
     def check(cls) -> None:
         """Raise ProposerError where the package is missing. Imports nothing of it."""
         if not all(_installed(module) for module in cls.needs):
-            raise ProposerError(f"meta_agent={cls.name} needs the extra: pip install 'sia-runner[{cls.name}]'")
+            extra = cls.name.replace("_", "-")  # older pips know an extra by this spelling only
+            raise ProposerError(f"meta_agent={cls.name} needs the extra: pip install 'sia-runner[{extra}]'")
 
     def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
         with self._inputs(brief) as inputs:
