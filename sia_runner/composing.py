@@ -8,6 +8,7 @@ from sia_runner.config import Experiment, check
 from sia_runner.help import config_folders
 from sia_runner.hydra_app import absolute, say_refused
 from sia_runner.refusals import Outcome, refusals
+from sia_runner.resolvers import register
 from sia_runner.resources import bundled
 
 
@@ -47,6 +48,7 @@ def _composed(args: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    register()
     own, *more = config_folders(args)
     assert own == bundled("conf")  # noqa: S101 - `config_folders` begins with ours
     overrides = _without_folders(args)

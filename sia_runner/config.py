@@ -11,7 +11,7 @@ from sia_runner import combinations
 from sia_runner.provider_config import Hosted, Offline, Provider
 from sia_runner.schema import Component, Count, Named, Part, Positive, Share
 from sia_runner.task_config import Task
-from sia_runner.training_config import PolicySpec, Trainer
+from sia_runner.training_config import LeverRule, PolicySpec, Trainer
 
 
 class Recipes(Named):
@@ -154,6 +154,9 @@ class Experiment(Part):
     target_agent: TargetAgent
     provider: Provider
     trainer: Trainer
+    lever: LeverRule = Field(default_factory=LeverRule)
+    # stop before that lever is pulled, with the plan on disk; `python -m sia_runner.approve RUN` goes on
+    approve: Literal["none", "weights", "all"] = "none"
     sandbox: Sandbox
     compute: Compute
     tracker: Tracker

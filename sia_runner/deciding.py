@@ -8,12 +8,11 @@ from typing import Any
 
 from sia_runner.config import Experiment
 from sia_runner.records import Lever, Past
-from sia_runner.resources import bundled
 from sia_runner.rolling import Rolling
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir
 from sia_runner.tasks.splits import shuffled
-from sia_runner.training_config import Algorithm, Auto, NoTrainer, Pace
+from sia_runner.training_config import Algorithm, Auto, LeverRule, NoTrainer
 
 _SAMPLES = 4  # rollouts of each question of a probe
 
@@ -35,7 +34,7 @@ def decide(
     trainer = config.trainer
     if isinstance(trainer, NoTrainer) or incumbent is None:
         return None
-    due = because or _due(trainer.pace, history, n, config.max_gen)
+    due = because or _due(config.lever, history, n, config.max_gen)
     if not due:
         return None
     if isinstance(trainer, Algorithm):
@@ -43,15 +42,15 @@ def decide(
     return _by_shape(config, run, n, incumbent, trainer, due)
 
 
-def _due(pace: Pace, history: Sequence[Past], n: int, max_gen: int) -> str:
+def _due(rule: LeverRule, history: Sequence[Past], n: int, max_gen: int) -> str:
     """Why the weights are to be trained now; empty when the harness has its turn."""
     from sia_runner.training.rules import lever, plateau_length
 
-    pull = lever(plateau_length(history), pace.plateau, math.inf, 0.0)
+    pull = lever(plateau_length(history), rule.plateau, math.inf, 0.0)
     if pull.lever is Lever.WEIGHTS:
         return pull.reason
     tried = any(past.lever is not Lever.HARNESS for past in history)
-    if not tried and n > math.ceil(pace.latest * max_gen):
+    if not tried and n > math.ceil(rule.latest * max_gen):
         return f"generation {n} of {max_gen}, and no weights were trained yet"
     return ""
 
@@ -61,18 +60,10 @@ def _by_shape(config: Experiment, run: RunDir, n: int, incumbent: int, trainer: 
     from sia_runner.training.rules import choose
     from sia_runner.training.shape import measure
 
-    units = shuffled(rooms(config).task.splits()["rollout"], f"{config.seed}:probe {n}")[: trainer.pace.probe]
+    units = shuffled(rooms(config).task.splits()["rollout"], f"{config.seed}:probe {n}")[: config.lever.probe]
     there = run.generation(incumbent)
     roll = Rolling(config, run, n, there.harness, there.adapter_used, live=False)
     began = time.monotonic()
     shape = measure(roll(units, samples=_SAMPLES, step=-1, temperature=1.0), time.monotonic() - began)
     choice = choose(shape)
-    return Decision(algorithm(choice.algorithm), f"{due}; {choice.reason}", {"shape": shape.as_json()})
-
-
-def algorithm(name: str) -> Algorithm:
-    """conf/trainer/<name>.yaml as it is shipped."""
-    import yaml
-
-    text = (bundled("conf") / "trainer" / f"{name}.yaml").read_text(encoding="utf-8")
-    return Algorithm.model_validate(yaml.safe_load(text))
+    return Decision(trainer.algorithms[choice.algorithm], f"{due}; {choice.reason}", {"shape": shape.as_json()})

@@ -36,10 +36,10 @@ def choices(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for folder in folders:
         for path in sorted(folder.glob("*/*.yaml")):
-            with path.open(encoding="utf-8") as stream:
-                first = stream.readline()
-            if first.startswith("# @package"):
+            if path.stem.startswith("_"):  # a part of others, no choice
                 continue
+            with path.open(encoding="utf-8") as stream:
+                first = next((line for line in stream if not line.startswith("# @package")), "")
             group = found.setdefault(path.parent.name, {})
             group.setdefault(path.stem, first.lstrip("# ").rstrip() if first.startswith("#") else "")
     return found

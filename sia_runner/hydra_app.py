@@ -7,6 +7,7 @@ from typing import Any
 
 from sia_runner.help import choices, config_folders
 from sia_runner.refusals import REFUSED, refusals
+from sia_runner.resolvers import register
 from sia_runner.resources import bundled
 
 
@@ -17,6 +18,7 @@ def launch() -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    register()
     codes: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(bundled("conf")), config_name="config")

@@ -42,10 +42,11 @@ def rooms(config: Experiment) -> Rooms:
 def _build(config_json: str) -> Rooms:
     config = check(json.loads(config_json))
     task: Task = locate(config.task.target)(config.task, config.split_seed, cache_dir())
+    start = _start(task, config)
     context = Context(
         task_name=task.name,
-        task_folder=task.folder,
-        reference=task.reference,
+        task_folder=start,
+        reference=task.reference if start == task.folder else start / "reference",
         entry=task.entry,
         seed=config.seed,
         description=task.description,
@@ -60,6 +61,12 @@ def _build(config_json: str) -> Rooms:
         compute=locate(config.compute.target)(workers=config.compute.workers),
         tracker=locate(config.tracker.target)(),
     )
+
+
+def _start(task: Task, config: Experiment) -> Path:
+    """What harnesses begin from: programs of `with_model/` where they may call a model and the task has that folder."""
+    with_model = task.folder / "with_model"
+    return with_model if config.calls_model and with_model.is_dir() else task.folder
 
 
 def models(config: Experiment, run: RunDir) -> Models | None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sia_runner.schema import Count, Named, Part, Positive, Share
+from sia_runner.training_config import Tiny
 
 _ROUNDING = 1e-9  # 0.2 + 0.7 + 0.1 is less than 1 in binary
 
@@ -82,7 +83,8 @@ class Splits(Part):
 
 
 class Said(Part):
-    """How a labelled row is said to a policy that is warmed on the task: format strings over the columns' names."""
+    """How a labelled row is said to a policy that is warmed on the task: format strings over the columns' names, like
+    ``{text:.240}``, which is what the task's harnesses that call a model have to ask."""
 
     prompt: str
     answer: str
@@ -115,6 +117,8 @@ class TableTask(Named):
     limits: TaskLimits = Field(default_factory=TaskLimits)
     needs_model: bool = False  # no harness can answer without a model: refused without a provider
     requires: list[str] = Field(default_factory=list)  # modules that verifying imports
+    said: Said | None = None  # null: the question's columns, one a line, and the answer
+    tiny: Tiny = Field(default_factory=Tiny)  # what base=tiny is for this task
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TableTask":

@@ -34,7 +34,7 @@ class PolicySpec(Part):
     temperature: NotNegative = 0.0  # of a request that names none
     batch: Count = 64  # requests answered together
     wait_ms: NotNegative = 4.0  # how long a request waits for others to join its batch
-    tiny: Tiny = Field(default_factory=Tiny)
+    tiny: Tiny = Field(default_factory=Tiny)  # what base=tiny is; conf/ takes the task's own
 
 
 class Lora(Part):
@@ -44,7 +44,8 @@ class Lora(Part):
     alpha: Count = 64
     dropout: Share1 = 0.0
     targets: list[str] | Literal["all-linear"] = "all-linear"
-    parameters: list[str] = Field(default_factory=list)  # target_parameters: expert tensors that are no linear layer
+    # target_parameters: experts that are no linear layers, which all-linear misses; auto: where the model has some
+    parameters: list[str] | Literal["auto"] = "auto"
     save: list[str] = Field(default_factory=list)  # modules_to_save: trained whole (embeddings, head)
 
 
@@ -58,7 +59,7 @@ class Collapse(Part):
     window: Count = 5  # steps that have to agree
 
 
-class Pace(Part):
+class LeverRule(Part):
     """When the weights are trained, where the proposer does not say so itself."""
 
     plateau: Count = 1  # after so many generations without an accepted one
@@ -83,7 +84,6 @@ class Algorithm(Named):
     max_length: Count = 4096  # tokens of prompt and completion together
     checkpoint_every: Count = 10  # steps
     collapse: Collapse = Field(default_factory=Collapse)
-    pace: Pace = Field(default_factory=Pace)
     options: dict[str, float | int | str | bool] = Field(default_factory=dict)  # the algorithm's own, checked by it
 
     @model_validator(mode="after")
@@ -100,11 +100,11 @@ class NoTrainer(Named):
 
 
 class Auto(Named):
-    """The algorithm is chosen by the shape of the reward; see training/rules.py."""
+    """The algorithm is chosen by the shape of the reward (training/rules.py), or by the proposer."""
 
     kind: Literal["auto"]
     mode: Literal["SIA-W+H"]
-    pace: Pace = Field(default_factory=Pace)
+    algorithms: dict[str, Algorithm]  # what may be chosen, with its settings
 
 
 Trainer = Annotated[NoTrainer | Auto | Algorithm, Field(discriminator="kind")]

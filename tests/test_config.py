@@ -11,9 +11,11 @@ from pydantic import ValidationError
 from sia_runner.config import check
 from sia_runner.help import choices
 from sia_runner.problems import explain
+from sia_runner.resolvers import register
 from sia_runner.resources import bundled
 from sia_runner.rooms import locate
 
+register()
 CONF = bundled("conf")
 CHOICES = [(group, choice) for group, found in choices([CONF]).items() for choice in found]
 # What a choice cannot know itself and says so with `???`.
@@ -23,6 +25,7 @@ NEEDS = {
     ("task", "gpqa"): ENDPOINT,
     ("task", "arithmetic"): ENDPOINT,
     ("meta_agent", "replay"): ["meta_agent.dir=/x"],
+    ("experiment", "paper_lawbench"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1"],
     ("provider", "custom"): ENDPOINT[1:],
     ("target_agent", "model"): ENDPOINT,
     **{("meta_agent", name): ENDPOINT for name in ("llm", "claude_code", "openhands", "pydantic_ai")},
@@ -52,7 +55,7 @@ def test_every_choice_of_every_group_composes_passes_the_schema_and_names_a_clas
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids="/".join)
 def test_every_choice_says_in_its_first_line_what_it_is_for_and_is_short(group, choice):
-    text = (CONF / group / f"{choice}.yaml").read_text()
+    text = (CONF / group / f"{choice}.yaml").read_text().removeprefix("# @package _global_\n")
     assert text.startswith("# ") and len(text.partition("\n")[0]) > 15
     assert len(text.splitlines()) <= 50 and "TODO" not in text
 

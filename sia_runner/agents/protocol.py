@@ -20,7 +20,7 @@ class Context:
     """What every proposer is built with: ``cls(context, **its own keys of conf/meta_agent)``."""
 
     task_name: str
-    task_folder: Path  # tasks/<name>; declared recipes lie in its folder `recipes`
+    task_folder: Path  # tasks/<name>, or its `with_model`; declared recipes lie in its folder `recipes`
     reference: Path  # the task's reference harness, a folder or one file
     entry: str  # path of the program inside a harness
     seed: int

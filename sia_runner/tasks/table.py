@@ -77,10 +77,18 @@ class TableTask:
         return self._plan.rounds(purpose, train_fraction, questions)
 
     def dialogues(self) -> list[tuple[str, str]]:
-        """Questions of train with their answers, as a policy is warmed on them: the bare question, its columns one a
-        line. Nothing of rollout: what rewards must not be known."""
-        units = self._units
-        return [("\n".join(units.fields[unit]), units.answers[unit]) for unit in self._plan.splits["train"]]
+        """Questions of train with their answers, as a policy is warmed on them. Nothing of rollout: what rewards must
+        not be known."""
+        return [self._say(unit) for unit in self._plan.splits["train"]]
+
+    def _say(self, unit: str) -> tuple[str, str]:
+        units, said = self._units, self._spec.said
+        if said is None:
+            return "\n".join(units.fields[unit]), units.answers[unit]
+        row = dict(zip(units.columns, units.fields[unit], strict=True)) | {
+            self._spec.columns.answer: units.answers[unit]
+        }
+        return said.prompt.format(**row), said.answer.format(**row)
 
     def lay_out(self, round_: Round, dest: Path, salt: str) -> View:
         warm_worker()  # a harness is about to run; its answers will be waiting for a judge

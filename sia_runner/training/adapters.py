@@ -116,7 +116,7 @@ def lora_config(lora: Lora, model: Any) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=_linear(model) if lora.targets == "all-linear" else lora.targets,
-        target_parameters=lora.parameters or None,
+        target_parameters=(_experts(model) if lora.parameters == "auto" else lora.parameters) or None,
         modules_to_save=lora.save or None,
         ensure_weight_tying=tied,
         task_type="CAUSAL_LM",
@@ -134,6 +134,13 @@ def _linear(model: Any) -> list[str]:
     own = [path.removesuffix(".base_layer") for path in paths if not any(part in path for part in foreign)]
     head = next((path for path, module in base.named_modules() if module is base.get_output_embeddings()), None)
     return sorted({path.rpartition(".")[2] for path in own if path != head})
+
+
+def _experts(model: Any) -> list[str]:
+    """Weights of all experts of a layer in one tensor, as gpt-oss has them: no linear layers, so named by themselves."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    stacked = [path for path, weight in base.named_parameters() if weight.ndim == 3 and "lora_" not in path]
+    return sorted({".".join(path.replace(".base_layer", "").split(".")[-3:]) for path in stacked})
 
 
 def load(model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool = False) -> Any:

@@ -1,0 +1,16 @@
+"""What conf/ can interpolate beyond OmegaConf's own."""
+
+from typing import Any
+
+
+def register() -> None:
+    """``${by_base:A,B}``: A where the policy is base=tiny, B for every other base. Once, before Hydra composes."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("by_base", _by_base, replace=True)
+
+
+def _by_base(tiny: Any, other: Any, *, _root_: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return tiny if OmegaConf.select(_root_, "target_agent.policy.base", default="tiny") == "tiny" else other
