@@ -11,15 +11,21 @@ def table(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     rows = [["figure", *results, *(["ratio"] if ratio else [])]]
     for name in names:
         columns = [figures.get(name, ()) for figures in results.values()]
-        rows.append([name, *map(_cell, columns), *([_ratio(*columns)] if ratio else [])])
-    rows.insert(1, ["---"] + ["---:"] * (len(rows[0]) - 1))
+        rows.append([name, *map(cell, columns), *([_ratio(*columns)] if ratio else [])])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table; the first is its head."""
+    rows = [rows[0], ["---"] + ["---:"] * (len(rows[0]) - 1), *rows[1:]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     )
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
+    """Median (lowest–highest)."""
     if not values:
         return "none"
     return f"{_number(statistics.median(values))} ({_number(min(values))}–{_number(max(values))})"

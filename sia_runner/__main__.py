@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -32,8 +33,13 @@ def _resume(folder: Path, overrides: list[str]) -> int:
 
 def command() -> None:
     """The console script: main() and its exit code."""
+    end(main)
+
+
+def end(carry_out: Callable[[], int]) -> None:
+    """Leave this process with the exit code of a command that carries out a run."""
     try:
-        code = main()
+        code = carry_out()
     except KeyboardInterrupt:  # before there was anything to resume
         print("interrupted", file=sys.stderr)
         code = 130

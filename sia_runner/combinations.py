@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sia_runner.config import Experiment
+    from sia_runner.training_config import Algorithm
 
 
 def refuse(experiment: "Experiment") -> None:
     """Raises ValueError with one line for the user."""
-    for rule in (_trainer, _mcnemar, _model, _proposer, _width):
+    for rule in (_trainer, _policy, _mcnemar, _model, _proposer, _width):
         rule(experiment)
 
 
@@ -18,6 +19,35 @@ def _trainer(e: "Experiment") -> None:
             f"trainer={e.trainer.name} trains the model that a harness calls, "
             f"but target_agent={e.target_agent.name} calls none; allowed with it: trainer=none"
         )
+
+
+def _policy(e: "Experiment") -> None:
+    spec = e.target_agent.policy
+    key = "target_agent.policy"
+    if spec.backend == "peft" and spec.base_url is not None:
+        raise ValueError(f"{key}.base_url={spec.base_url} is a vLLM server's, but {key}.backend=peft asks none")
+    if spec.backend == "vllm" and not (spec.base_url or "").startswith(("http://", "https://")):
+        raise ValueError(
+            f"{key}.backend=vllm needs {key}.base_url, the server's address up to and including /v1 "
+            f"(http://… or https://…); given: {spec.base_url}"
+        )
+    if spec.backend == "vllm" and spec.base == "tiny":
+        raise ValueError(
+            f"{key}.base=tiny is built by the runner, so that no server has it; allowed with {key}.backend=vllm: "
+            "a folder or hub id that the server serves under the same name"
+        )
+    saved = sorted(name for one in _algorithms(e) for name in one.lora.save)
+    if spec.backend == "vllm" and saved:
+        raise ValueError(
+            f"trainer.lora.save={saved} trains whole modules, which vLLM cannot load with an adapter; "
+            f"allowed with {key}.backend=vllm: []"
+        )
+
+
+def _algorithms(e: "Experiment") -> list["Algorithm"]:
+    if e.trainer.kind == "none":
+        return []
+    return list(e.trainer.algorithms.values()) if e.trainer.kind == "auto" else [e.trainer]
 
 
 def _mcnemar(e: "Experiment") -> None:

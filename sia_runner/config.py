@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from sia_runner import combinations
 from sia_runner.provider_config import Hosted, Offline, Provider
+from sia_runner.sandbox_config import Sandbox
 from sia_runner.schema import Component, Count, Named, Part, Positive, Share
 from sia_runner.task_config import Task
 from sia_runner.training_config import LeverRule, PolicySpec, Trainer
@@ -91,16 +92,6 @@ class TargetAgent(Named):
     kind: Literal["auto", "script", "model", "policy"]
     provider: Provider | None = None  # null: the experiment's provider
     policy: PolicySpec = Field(default_factory=PolicySpec)
-
-
-class Sandbox(Component):
-    memory_mb: Annotated[int, Field(ge=64)] = 4096
-    processes: Annotated[int, Field(ge=4)] = 128
-    disk_mb: Count = 512  # of work/
-    file_mb: Count = 256  # of one file
-    output_kb: Annotated[int, Field(ge=1, le=1024 * 1024)] = 1024  # kept of stdout and stderr
-    cpus: Count = 1
-    allow_installs: bool = False  # may a harness bring requirements.txt?
 
 
 class Compute(Component):

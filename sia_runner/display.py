@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sia_runner.following import Following
 from sia_runner.history import Finished, incumbent
-from sia_runner.summary import interval
+from sia_runner.summary import interval, training, update_line
 
 _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red", "unscored": "magenta"}
 
@@ -33,7 +34,8 @@ class Display:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._bar = self._progress.add_task("starting", total=max_gen)
+        self._stage = "starting"
+        self._bar = self._progress.add_task(self._stage, total=max_gen)
 
     def __enter__(self) -> "Display":
         self._progress.start()
@@ -47,8 +49,21 @@ class Display:
 
     @contextmanager
     def stage(self, name: str, where: str) -> Iterator[None]:
-        self._progress.update(self._bar, description=f"{where} · {name}")
+        self._stage = f"{where} · {name}"
+        self._progress.update(self._bar, description=self._stage)
         yield
+
+    @contextmanager
+    def following(self, log: Path) -> Iterator[None]:
+        """While a stage is under way, what it writes to `log`: on the live line, or now and then as a line."""
+        live = self._console.is_terminal
+
+        def show(line: str) -> None:
+            said = f"{self._stage} · {escape(line)}"
+            self._progress.update(self._bar, description=said) if live else self._console.print(said)
+
+        with Following(log, show, every=0.5 if live else 10.0):
+            yield
 
     def generation(self, now: Finished, before: Sequence[Finished]) -> None:
         """One lasting line per generation, as soon as it is judged."""
@@ -60,6 +75,8 @@ class Display:
         reason = escape(now.steps["accept"]["reason"])
         seconds = sum(now.seconds.values())
         self._console.print(f"generation {now.n}: {status} val {score}{change} · {title} · {reason} · {seconds:.1f} s")
+        if update := training(now):
+            self._console.print(f"  update: {escape(update_line(update))}")
 
     def end(self, summary: Mapping[str, Any], run: Path) -> None:
         self._progress.stop()
@@ -108,8 +125,17 @@ def closing_lines(summary: Mapping[str, Any], run: Path) -> list[str]:
     lines += spending(summary["usage"])
     lines.append(f"run directory: {run}   (status: {summary['status']})")
     if summary["status"] == "interrupted":
-        lines.append(resume_line(run))
+        lines += approval_lines(summary["waits"], run) if summary["waits"] else [resume_line(run)]
     return lines
+
+
+def approval_lines(n: int, run: Path) -> list[str]:
+    command = f"python -m sia_runner.approve {run}"
+    return [
+        f"generation {n} waits for approval: {run}/gen_{n}/plan.md",
+        f"to approve:    {command}",
+        f'to reject:     {command} --reject "why"',
+    ]
 
 
 def _verdict(summary: Mapping[str, Any]) -> list[str]:

@@ -51,7 +51,7 @@ def export(run: RunDir, folder: Path) -> int:
     tested = test_of(journal, n)
     val = next(g.val for g in generations if g.n == n)
     scores = {"val": val.as_json() if val else None, "test": tested["score"] if tested else None}
-    write_text(folder / "README.md", _readme(config, run, n, scores))
+    write_text(folder / "README.md", _readme(config, run, n, scores) + _model(config, run, n))
     provenance = {"run": run.path.name, "generation": n, "harness_sha256": tree_sha256(harness), **scores}
     write_json(folder / "provenance.json", provenance | {"journal_head": journal.head})
     return n
@@ -68,6 +68,23 @@ def _readme(config: Experiment, run: RunDir, n: int, scores: dict[str, dict[str,
         submission=getattr(config.task, "submission", "the file it names"),
         description=task.description,
         **shown,
+    )
+
+
+def _model(config: Experiment, run: RunDir, n: int) -> str:
+    """What the harness has to reach, where it calls a model."""
+    if not config.calls_model:
+        return ""
+    text = "\n## Its model\n\nIt calls a model: set `OPENAI_BASE_URL`, `OPENAI_API_KEY` and `SIA_MODEL`"
+    if not config.has_policy:
+        return f"{text}.\n"
+    text += f" for a server of the one it was\nmeasured with: base `{config.target_agent.policy.base}`"
+    if run.adapter_of(n) is None:
+        return f"{text}, without an adapter.\n"
+    return (
+        f"{text} and the adapter of this run. Write that with\n`python -m sia_runner.adapters export {run.path} DIR` "
+        "(a PEFT folder), or merged into the base with\n"
+        f"`python -m sia_runner.adapters merge {run.path}/gen_{n} DIR`.\n"
     )
 
 

@@ -17,6 +17,9 @@ usage: python -m sia_runner [group=choice ...] [key=value ...] [-m] [--cfg job] 
   python -m sia_runner task=gpqa meta_agent=llm provider=anthropic      language models; a key in the environment
   python -m sia_runner -m task=smoke seed=0,1,2      one run per seed
   python -m sia_runner.verify RUN_DIR         recompute every score, find any edit
+  python -m sia_runner.approve RUN_DIR [--reject "why"]     answer the plan that a run with approve=… waits with
+  python -m sia_runner.adapters RUN_DIR       the trained adapters: list, show, check, merge, export
+  python -m sia_runner.compare RUN_DIR ...    runs side by side on the same test questions, or a whole sweep
   python -m sia_runner.export RUN_DIR [DIR]   the best harness as a folder that runs without us
   python -m sia_runner.prepare task=lawbench  fetch a task's data now
   python -m sia_runner.doctor [key=value ...] check keys, endpoint, sandbox and data of a configuration

@@ -7,6 +7,7 @@ from typing import Any
 from sia_runner.journal import Entry, Record
 from sia_runner.records import Lever, Past, Score
 
+SIGN_OFF = "sign-off: "  # what the reason begins with of a candidate whose plan a person rejected
 STEPS = ("propose", "build", "gate", "run", "verify", "accept")
 
 
@@ -59,10 +60,27 @@ def incumbent(generations: Sequence[Finished]) -> int | None:
     return next((g.n for g in reversed(generations) if g.status == "accepted"), None)
 
 
+def weights_rejected(history: Sequence[Past]) -> bool:
+    """Was the newest candidate a weights update whose plan a person rejected? It must not come back at once."""
+    return bool(history) and history[-1].lever is not Lever.HARNESS and history[-1].reason.startswith(SIGN_OFF)
+
+
 def minutes_spent(journal: Record, n: int | None = None) -> float:
     """Wall time of all finished steps of generation `n`, or of all generations, over all resumes."""
     prefix = "gen_" if n is None else f"gen_{n}/"
     return sum(e["seconds"] for e in journal.of("done") if e["step"].startswith(prefix)) / 60
+
+
+def answer_to(journal: Record, n: int) -> Entry | None:
+    """What a person answered to the plan of generation `n`: `approved` or `rejected`; None while nobody has."""
+    return next((e for event in ("approved", "rejected") for e in journal.of(event) if e["n"] == n), None)
+
+
+def waiting(journal: Record) -> int | None:
+    """The generation whose plan waits for a person's answer."""
+    steps = (entry["step"].partition("/") for entry in journal.of("done"))
+    planned = [int(where.removeprefix("gen_")) for where, _, step in steps if step == "plan"]
+    return next((n for n in planned if answer_to(journal, n) is None), None)
 
 
 def test_of(journal: Record, n: int | None) -> dict[str, Any] | None:

@@ -1,14 +1,19 @@
 """One weights update: rollouts of the harness itself, training, a new adapter in the generation's folder."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sia_runner.config import Experiment
 from sia_runner.models.protocol import ModelsError
+from sia_runner.records import Trajectory
 from sia_runner.rolling import Rolling
 from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, remove, tree_sha256
-from sia_runner.training.protocol import Assignment, TrainingError
+from sia_runner.sandbox.protocol import SandboxError
+from sia_runner.tasks.protocol import TaskError
+from sia_runner.training.protocol import Assignment, Roll, TrainingError
 from sia_runner.training_config import Algorithm
 
 Result = dict[str, Any]
@@ -16,16 +21,17 @@ Result = dict[str, Any]
 
 def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algorithm) -> Result:
     """Trains on from the parent's adapter; gen_<n>/adapter is whole afterwards or not there. `fault` is one line where
-    it could not be done. Cut by a kill, it goes on from its last checkpoint."""
+    it could not be done, `unscored` says that this was not the candidate's doing. Cut by a kill, it goes on from its
+    last checkpoint. Raises ProviderDown, and BudgetSpent where the run's is spent."""
     here, gateway = run.generation(n), models(config, run)
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
     remove(here.adapter)
-    policy = gateway.policy()
+    policy, roll = gateway.policy(), _Watched(Rolling(config, run, n, here.harness))
     assignment = Assignment(
         algorithm=algorithm,
         policy=policy,
-        roll=Rolling(config, run, n, here.harness),
+        roll=roll,
         units=rooms(config).task.splits()["rollout"],
         start=run.generation(parent).adapter_used,
         out=here.adapter,
@@ -35,8 +41,12 @@ def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algor
     )
     try:
         trained = _driver(algorithm)(assignment)
-    except TrainingError as error:
-        return {"fault": f"{algorithm.name}: {error}"}
+    except (TrainingError, TaskError, SandboxError) as error:
+        return {"fault": f"{algorithm.name}: {error}", "unscored": roll.unrewarded}
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        return {"fault": f"{algorithm.name}: {str(error).splitlines()[0]}"}
     policy.use(here.adapter)  # the live weights have a name again
     return {
         "fault": "",
@@ -47,8 +57,23 @@ def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algor
         "entropy": list(trained.entropy),
         "stopped": trained.stopped,
         "tokens": trained.tokens,
+        "seconds": round(trained.seconds, 3),
         "adapter_sha256": tree_sha256(here.adapter),
     }
+
+
+@dataclass(slots=True)
+class _Watched:
+    """See training.protocol.Roll. `unrewarded`: the newest rollouts have no reward at all, since a budget or a verifier
+    failed: nothing that the candidate could help."""
+
+    roll: Roll
+    unrewarded: bool = False
+
+    def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
+        made = self.roll(units, samples=samples, step=step, temperature=temperature)
+        self.unrewarded = bool(made) and all(one.reward is None for one in made)
+        return made
 
 
 def inherit(run: RunDir, n: int, parent: int | None) -> str | None:

@@ -12,14 +12,15 @@ from typing import Any
 
 from sia_runner import __version__
 from sia_runner.config import Experiment
-from sia_runner.rooms import rooms
-from sia_runner.rundir import RunError
+from sia_runner.rooms import models, rooms
+from sia_runner.rundir import RunDir, RunError
 
 PACKAGES = ("hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "scikit-learn", "rich", "filelock",
-            "litellm", "aiohttp", "openai", "anthropic", "chess")  # fmt: skip
+            "litellm", "aiohttp", "openai", "anthropic", "chess",
+            "torch", "transformers", "peft", "trl", "accelerate")  # fmt: skip
 
 
-def lock(config: Experiment, overrides: Sequence[str]) -> dict[str, Any]:
+def lock(config: Experiment, run: RunDir, overrides: Sequence[str]) -> dict[str, Any]:
     room = rooms(config)
     return {
         "sia_runner": __version__,
@@ -31,9 +32,23 @@ def lock(config: Experiment, overrides: Sequence[str]) -> dict[str, Any]:
         "host": socket.gethostname(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "data": room.task.data_hashes(),
-        "sandbox": {"name": room.sandbox.name, "gaps": room.sandbox.gaps(door=config.needs_door)},
+        "policy": _policy(config, run),
+        "sandbox": {
+            "name": room.sandbox.name,
+            **room.sandbox.versions(),
+            "gaps": room.sandbox.gaps(door=config.needs_door),
+        },
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
+
+
+def _policy(config: Experiment, run: RunDir) -> dict[str, str] | None:
+    """The base whose weights the harness calls, by hash: what a comparison of two runs began from."""
+    gateway = models(config, run)
+    if gateway is None or not config.has_policy:
+        return None
+    engine = gateway.policy()
+    return {"base": engine.base_id, "sha256": engine.base_sha256}
 
 
 def check_data(config: Experiment, locked: dict[str, Any]) -> None:

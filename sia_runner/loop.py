@@ -1,18 +1,18 @@
 """The loop of self-improvement, in terms of stages. Every step goes through the journal once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sia_runner import stages, summary
+from sia_runner import approval, stages, summary
 from sia_runner.config import Experiment
 from sia_runner.display import Display, resume_line
-from sia_runner.history import finished, incumbent, minutes_spent, test_of
+from sia_runner.history import Finished, finished, incumbent, minutes_spent, test_of
 from sia_runner.journal import Journal
 from sia_runner.lease import Lease
 from sia_runner.models.protocol import BudgetSpent
 from sia_runner.records import Lever
 from sia_runner.rooms import rooms
-from sia_runner.rundir import RunDir
+from sia_runner.rundir import RunDir, remove
 from sia_runner.search import plateau
 
 Result = dict[str, Any]
@@ -55,6 +55,14 @@ class Loop:
             self._display.say(resume_line(self._run.path))
         return INTERRUPTED
 
+    def waits(self) -> int:
+        """For a person's answer: nothing was cut, and nothing is journaled but the plan."""
+        try:
+            self._publish("interrupted")
+        except OSError as error:
+            self._display.say(f"the summary could not be written: {error}")
+        return INTERRUPTED
+
     def _generations(self) -> str:
         """Runs generations until the last one, the proposer's stop or the budget; returns how it ended."""
         limit = self._config.budget.minutes
@@ -89,7 +97,7 @@ class Loop:
         if proposal["lever"] == Lever.STOP:
             self._stopped(n, proposal["rationale"])
             return False
-        verdict = self._unfit(proposal) or self._evaluate(n, best)
+        verdict = self._unfit(proposal) or self._unsigned(n, proposal, before) or self._evaluate(n, best)
         self._once(f"gen_{n}/accept", verdict)
         judged = finished(self._journal)[n - 1]
         if judged.status == "accepted":
@@ -101,7 +109,15 @@ class Loop:
         """The verdict when the proposer could not do its work."""
         if not proposal["fault"]:
             return None
-        return lambda: _ended(proposal["fault"], unscored=proposal["unscored"])
+        return lambda: _ended(proposal["fault"], _status(proposal))
+
+    def _unsigned(self, n: int, proposal: Result, before: Sequence[Finished]) -> Callable[[], Result] | None:
+        """The verdict when a person rejected the plan. Raises Waiting while nobody has answered."""
+        if not approval.needed(self._config, proposal["lever"]):
+            return None
+        self._once(f"gen_{n}/plan", lambda: approval.plan(self._config, self._run, n, before))
+        why = approval.rejection(self._journal, n)
+        return None if why is None else lambda: _ended(why, "rejected")
 
     def _over_time(self, n: int) -> str:
         limit = self._config.budget.generation.minutes
@@ -112,19 +128,27 @@ class Loop:
 
     def _evaluate(self, n: int, best: int | None) -> Callable[[], Result]:
         """Build, gate, run and verify; each may end the candidate early. Returns what decides on it."""
-        built = self._step(n, "build", stages.build)
+        built = self._build(n)
         if built["fault"]:
-            return lambda: _ended(built["fault"])
+            return lambda: _ended(built["fault"], _status(built))
         gated = self._step(n, "gate", stages.gate)
         if gated["fault"]:
-            return lambda: _ended(f"gate: {gated['fault']}", unscored=gated.get("unscored", False))
+            return lambda: _ended(f"gate: {gated['fault']}", _status(gated))
         if over := self._over_time(n):
-            return lambda: _ended(over, unscored=True)
+            return lambda: _ended(over, "unscored")
         ran = self._step(n, "run", stages.run_harness)
         checked = self._step(n, "verify", stages.verify, ran["runs"])
         if checked["unscored"] or checked["val"] is None:
-            return lambda: _ended(checked["failure"], unscored=checked["unscored"])
+            return lambda: _ended(checked["failure"], _status(checked))
         return lambda: stages.judge(self._config, self._run, n, best)
+
+    def _build(self, n: int) -> Result:
+        here = self._run.generation(n)
+        with self._display.following(here.path / "training.log"):
+            built = self._step(n, "build", stages.build)
+        for scratch in (here.training, here.rollouts):  # journaled: nobody resumes from its checkpoints any more
+            remove(scratch)
+        return built
 
     def _test(self) -> None:
         """The incumbent, and the first harness as baseline, once on test."""
@@ -172,6 +196,11 @@ class Loop:
         return now
 
 
-def _ended(reason: str, *, unscored: bool = False) -> Result:
-    """The verdict on a candidate without a score: failed by itself, or never given a fair chance."""
-    return {"status": "unscored" if unscored else "failed", "reason": reason}
+def _ended(reason: str, status: str = "failed") -> Result:
+    """The verdict on a candidate without a score."""
+    return {"status": status, "reason": reason}
+
+
+def _status(step: Result) -> str:
+    """Failed by itself, or never given a fair chance."""
+    return "unscored" if step.get("unscored") else "failed"

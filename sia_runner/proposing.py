@@ -1,136 +1,82 @@
-"""One generation's proposal: one proposer, or several in parallel of which the best on dev questions is taken."""
+"""One generation's proposal: whose turn it is, the weights' or the harness's, and what is proposed then."""
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from sia_runner import evidence
-from sia_runner.agents.protocol import Brief
+from sia_runner.asking import Proposed, able, ask, failed
 from sia_runner.config import Experiment
-from sia_runner.deciding import Decision, decide
+from sia_runner.deciding import Decision, Turn, chosen, decide, turn
 from sia_runner.harness import read_harness
-from sia_runner.parallel import parallel
-from sia_runner.records import Lever, Past, Proposal, Trial
-from sia_runner.rooms import rooms
-from sia_runner.rundir import RunDir, remove
-from sia_runner.search import parent_of
-from sia_runner.workbench import Bench
+from sia_runner.history import weights_rejected
+from sia_runner.records import Lever, Past, Proposal
+from sia_runner.rundir import RunDir
+from sia_runner.training_config import Algorithm
 
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """`siblings`: every parallel proposal with its dev value, in order; empty where there was one. `fault`: one line
-    when the proposer could not do its work."""
-
-    proposal: Proposal
-    parent: int | None = None
-    siblings: list[dict[str, Any]] = field(default_factory=list)
-    fault: str = ""
-    evidence: dict[str, Any] = field(default_factory=dict)  # measured for the choice of lever and algorithm
-
-
-def failed(reason: str) -> Proposed:
-    return Proposed(Proposal(Lever.HARNESS, reason, title="no proposal"), fault=reason)
+__all__ = ["Proposed", "failed", "propose"]
 
 
 def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None) -> Proposed:
-    """The weights lever where it is due, or where the proposer has nothing left; the proposer's harness otherwise."""
-    if decision := decide(config, run, n, history, incumbent):
-        return _weights(run, incumbent, decision)
-    proposed = _harness(config, run, n, history, incumbent)
-    if proposed.proposal.lever is Lever.STOP:
-        because = f"the proposer has nothing left to try: {proposed.proposal.rationale}"
-        if decision := decide(config, run, n, history, incumbent, because=because):
-            return _weights(run, incumbent, decision)
-    return proposed
+    """The weights lever where it is due, or where the proposer has nothing left; the proposer's own choice otherwise.
+
+    A proposer that can pull it is told that it is due, and decides. What `lever.latest` guarantees, nobody decides.
+    """
+    now = turn(config, history, n, incumbent)
+    left_alone: dict[str, Any] = {}
+    if incumbent and (now.guaranteed or (now.due and not able(config))):
+        decision = decide(config, run, n, incumbent, now.due)
+        if decision.algorithm:
+            return _weights(run, incumbent, decision, decision.algorithm)
+        left_alone, now = decision.evidence, replace(now, left_alone=decision.reason)
+    proposed = _asked(config, run, n, history, incumbent, now)
+    stopped = proposed.proposal.lever is Lever.STOP
+    if stopped and config.trainer.kind != "none" and incumbent and not weights_rejected(history):
+        return _instead(config, run, n, incumbent, proposed)
+    return replace(proposed, evidence={**left_alone, **proposed.evidence})
 
 
-def _weights(run: RunDir, incumbent: int | None, decision: Decision) -> Proposed:
+def _instead(config: Experiment, run: RunDir, n: int, incumbent: int, stopped: Proposed) -> Proposed:
+    """Before a run stops for want of harnesses, its weights are trained."""
+    why = stopped.proposal.rationale
+    decision = decide(config, run, n, incumbent, f"the proposer has nothing left to try: {why}")
+    if decision.algorithm:
+        return _weights(run, incumbent, decision, decision.algorithm)
+    proposal = replace(stopped.proposal, rationale=f"{why}; nor can the weights be trained: {decision.reason}")
+    return replace(stopped, proposal=proposal, evidence=decision.evidence)
+
+
+def _weights(run: RunDir, incumbent: int, decision: Decision, algorithm: Algorithm) -> Proposed:
     """The incumbent's harness as it is, and what to train with."""
-    assert incumbent is not None  # noqa: S101 (there is nothing to train before a harness was accepted)
     proposal = Proposal(
         Lever.WEIGHTS,
         decision.reason,
         files=read_harness(run.generation(incumbent).harness),
-        title=f"{decision.algorithm.name} on rollouts",
-        algorithm=decision.algorithm.algorithm,
-        overrides=decision.algorithm.model_dump(mode="json"),
+        title=f"{algorithm.name} on rollouts",
+        algorithm=algorithm.algorithm,
+        overrides=algorithm.model_dump(mode="json"),
     )
     return Proposed(proposal, incumbent, evidence=decision.evidence)
 
 
-def _harness(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None) -> Proposed:
-    """Each sibling works at a desk of its own, on the evidence about the candidate that it shall extend."""
-    width = config.search.width if n > 1 else 1  # nothing tells the first harnesses apart
-    better = rooms(config).task.higher_is_better
-
-    def parent(sibling: int) -> int | None:
-        return parent_of(
-            config.search, history, incumbent, seed=config.seed, n=n, sibling=sibling, higher_is_better=better
-        )
-
-    parents = [parent(sibling) for sibling in range(width)]
-
-    def one(sibling: int) -> Proposal:
-        return _one(config, run, n, history, incumbent, parents[sibling], sibling, width)
-
-    if width == 1:
-        return Proposed(one(0), parents[0])
-    return _best(config, run, n, parallel(one, range(width), width), parents)
-
-
-def _one(
-    config: Experiment,
-    run: RunDir,
-    n: int,
-    history: Sequence[Past],
-    incumbent: int | None,
-    parent: int | None,
-    sibling: int,
-    width: int,
-) -> Proposal:
-    here, room = run.generation(n), rooms(config)
-    desk = here.path if width == 1 else here.desk(sibling)
-    desk.mkdir(parents=True, exist_ok=True)
-    shown: Path | None = None
-    if n > 1:
-        shown = desk / "evidence"
-        evidence.write(config, run, n, history, incumbent, parent, shown)
-    brief = Brief(n, config.max_gen, shown, tuple(history), incumbent, room.task.higher_is_better, parent, sibling)
-    return room.proposer.propose(brief, Bench(config, run, n, desk, run.adapter_of(parent)))
-
-
-def _best(
-    config: Experiment, run: RunDir, n: int, proposals: Sequence[Proposal], parents: Sequence[int | None]
+def _asked(
+    config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None, now: Turn
 ) -> Proposed:
-    """By dev value; a tie goes to the first. `stop` only where every sibling wants to."""
-    made = [place for place, proposal in enumerate(proposals) if proposal.lever is not Lever.STOP]
-    if not made:
-        return Proposed(proposals[0], parents[0])
-    trials = {k: _tried(config, run, n, proposals[k], parents[k]) for k in made}
-    sign = 1 if rooms(config).task.higher_is_better else -1
-    chosen = max(made, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
-    siblings = [_sibling(proposals[k], parents[k], trials.get(k), k == chosen) for k in range(len(proposals))]
-    here = run.generation(n)
-    remove(here.evidence)
-    shutil.copytree(here.desk(chosen) / "evidence", here.evidence, symlinks=True)
-    return Proposed(proposals[chosen], parents[chosen], siblings)
-
-
-def _tried(config: Experiment, run: RunDir, n: int, proposal: Proposal, parent: int | None) -> Trial:
-    bench = Bench(config, run, n, run.generation(n).path, run.adapter_of(parent))
-    return bench.try_out([proposal.files], train_fraction=1.0)[0]
-
-
-def _sibling(proposal: Proposal, parent: int | None, trial: Trial | None, chosen: bool) -> dict[str, Any]:
-    return {
-        "title": proposal.title,
-        "rationale": proposal.rationale,
-        "parent": parent,
-        "dev": trial.value if trial and not trial.failure else None,
-        "n": trial.n if trial else 0,
-        "failure": trial.failure if trial else "",
-        "chosen": chosen,
-    }
+    """What the proposer says. A weights update of its own choice is measured like any other before it is begun."""
+    proposed = ask(config, run, n, history, incumbent, now)
+    proposal = proposed.proposal
+    if proposal.lever not in (Lever.WEIGHTS, Lever.BOTH):
+        return replace(proposed, evidence={"due": now.due} if now.due else {})
+    if proposed.parent is None or not able(config) or config.trainer.kind == "none":
+        return failed(f"lever {proposal.lever.value} was proposed where the harness is the only one")
+    decision = chosen(config, run, n, proposed.parent, proposal.files, proposal.algorithm, now.due)
+    if decision.algorithm is None:
+        return replace(failed(f"the weights were not trained: {decision.reason}"), evidence=decision.evidence)
+    unchanged = dict(proposal.files) == read_harness(run.generation(proposed.parent).harness)
+    settled = replace(
+        proposal,
+        lever=Lever.WEIGHTS if unchanged else Lever.BOTH,
+        algorithm=decision.algorithm.algorithm,
+        overrides=decision.algorithm.model_dump(mode="json"),
+        rationale=f"{proposal.rationale}\n\n{decision.reason}",
+    )
+    return replace(proposed, proposal=settled, evidence=decision.evidence)

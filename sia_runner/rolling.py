@@ -29,6 +29,7 @@ class Rolling:
     harness: Path
     adapter: Path | None = None  # answers, where the policy is not `live`
     live: bool = True  # the weights as they are in the middle of training
+    candidate: str = ""  # whose account pays; empty: the generation's
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         compute = rooms(self.config).compute
@@ -43,7 +44,7 @@ class Rolling:
         purpose = Purpose(
             self.run,
             self.n,
-            f"gen_{self.n}",
+            self.candidate or f"gen_{self.n}",
             "rollout",
             adapter=self.adapter,
             live=self.live,

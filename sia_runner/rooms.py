@@ -15,6 +15,7 @@ from sia_runner.provider_config import Hosted
 from sia_runner.resources import cache_dir
 from sia_runner.rundir import RunDir
 from sia_runner.sandbox.protocol import Limits, Sandbox
+from sia_runner.sandbox_config import own_keys
 from sia_runner.schema import Named
 from sia_runner.spending import Reserve
 from sia_runner.tasks.protocol import Task
@@ -56,7 +57,7 @@ def _build(config_json: str) -> Rooms:
     )
     return Rooms(
         task=task,
-        sandbox=locate(config.sandbox.target)(),
+        sandbox=locate(config.sandbox.target)(**own_keys(config.sandbox)),
         proposer=locate(config.meta_agent.target)(context, **_own_keys(config.meta_agent)),
         compute=locate(config.compute.target)(workers=config.compute.workers),
         tracker=locate(config.tracker.target)(),
@@ -88,24 +89,30 @@ def _models(config_json: str, path: Path) -> Models | None:
     from sia_runner.models.room import RunModels
 
     run = RunDir(path)
-    policy = _policy(config) if config.has_policy else None
+    policy = _policy(config, run) if config.has_policy else None
     return RunModels(
         providers, run.ledger, config.budget, cache_dir() / "calls", held_back=Reserve(config, run), policy=policy
     )
 
 
-def _policy(config: Experiment) -> Any:
+def _policy(config: Experiment, run: RunDir) -> Any:
     """The target's own model; its weights are loaded on first use."""
     from sia_runner.models.policy.ask import Dialogue
     from sia_runner.models.policy.batching import Batching
     from sia_runner.models.policy.engine import Engine
+    from sia_runner.models.policy.vllm import Remote, Vllm
 
     spec, task = config.target_agent.policy, rooms(config).task
 
     def texts() -> list[Dialogue]:
         return [Dialogue([{"role": "user", "content": asked}], answer) for asked, answer in task.dialogues()]
 
-    return spec, Batching(lambda: Engine(spec, cache_dir(), texts))
+    def engine() -> Engine:
+        return Engine(spec, cache_dir(), texts)
+
+    if spec.backend == "vllm":
+        return spec, Remote(lambda: Vllm(spec, run.path / "served", engine))
+    return spec, Batching(engine)
 
 
 def limits(config: Experiment, seconds: float) -> Limits:

@@ -144,6 +144,16 @@ class Generation:
         return self.path / "decision.json"
 
     @property
+    def plan(self) -> Path:
+        """What a person is asked to approve, where `approve` says so; plan.json beside it for programs."""
+        return self.path / "plan.md"
+
+    @property
+    def rollouts(self) -> Path:
+        """Where the harness runs while its policy is trained; nothing is kept there."""
+        return self.path / "rollouts"
+
+    @property
     def scores(self) -> Path:
         return self.path / "scores.json"
 
@@ -189,6 +199,11 @@ class RunDir:
     def trials(self) -> Path:
         """What proposers tried on dev questions, by content; shared by all generations."""
         return self.path / "trials"
+
+    @property
+    def probes(self) -> Path:
+        """What rollouts of a harness earned before anything was trained, by content; shared by all generations."""
+        return self.path / "probes"
 
     def generation(self, n: int) -> Generation:
         return Generation(self.path / f"gen_{n}", n)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sia_runner import approval
 from sia_runner.config import Experiment, check
 from sia_runner.display import Display
 from sia_runner.execute import Interrupted, SandboxFailed
@@ -21,7 +22,7 @@ from sia_runner.loop import INTERRUPTED, Loop
 from sia_runner.models.protocol import ProviderDown
 from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, RunError, read_json, sha256_of, write_json, write_text
-from sia_runner.tasks.protocol import TaskError
+from sia_runner.tasks.protocol import Task, TaskError
 
 RESUMABLE = ("max_gen", "budget.", "compute.")  # what may be given beside resume=
 
@@ -42,8 +43,9 @@ def start(config: Experiment, folder: Path, overrides: Sequence[str]) -> int:
         return _carry_out(config, run, lease, overrides)
 
 
-def resume(folder: Path, overrides: Sequence[str]) -> int:
-    """Continue after any kill at the step that was cut. `overrides` may name only what RESUMABLE lists."""
+def resume(folder: Path, overrides: Sequence[str], answer: approval.Answer | None = None) -> int:
+    """Continue after any kill at the step that was cut. `overrides` may name only what RESUMABLE lists. `answer`: to
+    the plan that waits for one; RunError when none does."""
     run = RunDir(folder)
     if not run.config.is_file():
         raise RunError(f"resume={folder}: no run there (config.yaml is missing)")
@@ -54,9 +56,11 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
                 f"{override}: the stored config is the config of a resumed run; allowed beside resume=: {allowed}"
             )
     with Lease(folder) as lease:
+        if answer:
+            approval.check(run, Record(run.journal))
         config = stored_config(run, overrides)
         _make_ready(config, run)
-        return _carry_out(config, run, lease, overrides)
+        return _carry_out(config, run, lease, overrides, answer)
 
 
 def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
@@ -89,16 +93,28 @@ def _make_ready(config: Experiment, run: RunDir) -> None:
     room = rooms(config)
     room.sandbox.check(door=config.needs_door)
     room.task.prepare(lambda text: print(text, flush=True))
-    if config.trainer.kind != "none" and not room.task.splits()["rollout"]:
-        raise TaskError(f"task={config.task.name} has no rollout questions to train on; allowed with it: trainer=none")
+    if config.trainer.kind != "none":
+        _check_rollouts(room.task)
     if gateway and config.has_policy:
         gateway.policy()  # loading takes its time, which is not the first harness's
 
 
-def _carry_out(config: Experiment, run: RunDir, lease: Lease, overrides: Sequence[str]) -> int:
+def _check_rollouts(task: Task) -> None:
+    """Raises TaskError where nothing rewards: no questions, or a metric of all questions together."""
+    units = task.splits()["rollout"]
+    if not units:
+        raise TaskError(f"task={task.name} has no rollout questions to train on; allowed with it: trainer=none")
+    task.rounds("rollout", units=units[:1])
+
+
+def _carry_out(
+    config: Experiment, run: RunDir, lease: Lease, overrides: Sequence[str], answer: approval.Answer | None = None
+) -> int:
     journal = Journal(run.journal)
     try:
         _open(config, run, journal, overrides)
+        if answer:
+            approval.sign(journal, approval.check(run, journal), answer)
         with Display(config.max_gen) as display, _signals():
             for gap in rooms(config).sandbox.gaps(door=config.needs_door):
                 display.say(f"sandbox {rooms(config).sandbox.name} leaves open: {gap}")
@@ -117,12 +133,12 @@ def _open(config: Experiment, run: RunDir, journal: Journal, overrides: Sequence
         if sha256_of(run.lock) != began["lock_sha256"]:
             raise RunError(f"{run.lock} was changed since the run began")
         check_data(config, read_json(run.lock))
-        now = lock(config, overrides)
+        now = lock(config, run, overrides)
         journal.append(
             "resumed", overrides=list(overrides), packages=now["packages"], host=now["host"], sandbox=now["sandbox"]
         )
         return
-    write_json(run.lock, lock(config, overrides))
+    write_json(run.lock, lock(config, run, overrides))
     journal.append("began", config_sha256=sha256_of(run.config), lock_sha256=sha256_of(run.lock))
 
 
@@ -131,6 +147,8 @@ def _guarded(loop: Loop, journal: Journal, display: Display) -> int:
         return loop()
     except (KeyboardInterrupt, Interrupted):
         return loop.interrupted()
+    except approval.Waiting:
+        return loop.waits()
     except Held as error:  # somebody else goes on with this run: not a byte more from us
         display.say(f"stopped: {error}")
         return INTERRUPTED

@@ -46,6 +46,29 @@ def interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None = None, se
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """Two candidates on the same questions. `value`: the mean of new - old, in metric units; `lost`, `won`: questions
+    that the new one does worse, better; `p_value`: McNemar's exact test of these, two-sided (a sign test where values
+    are not 0/1)."""
+
+    value: float
+    standard_error: float
+    lost: int
+    won: int
+    p_value: float
+
+
+def difference(new: Sequence[Outcome], old: Sequence[Outcome], higher_is_better: bool) -> Difference:
+    """Raises ValueError when the two were not asked the same questions."""
+    sign = 1 if higher_is_better else -1
+    gains = [sign * (one.value - other.value) for one, other in zip(new, _paired(new, old), strict=True)]
+    losses = [-gain for gain in gains]
+    p_value = min(1.0, 2 * min(_sign_test(gains), _sign_test(losses)))
+    won, lost = (sum(value > 0 for value in values) for values in (gains, losses))
+    return Difference(sign * fmean(gains), _standard_error(gains), lost, won, p_value)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether the new candidate replaces the old one. `difference` is new - old in metric units."""
 

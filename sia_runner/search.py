@@ -7,7 +7,7 @@ from random import Random
 from statistics import fmean, pstdev
 
 from sia_runner.config import Search
-from sia_runner.records import Past, Score
+from sia_runner.records import Lever, Past, Score
 
 # Of the sigmoid: one unit above the midpoint counts 7.4 times as much as one unit below it.
 _STEEPNESS = 2.0
@@ -67,6 +67,20 @@ def plateau(search: Search, history: Sequence[Past]) -> str:
     if patience is None or len(history) < patience or any(past.status == "accepted" for past in history[-patience:]):
         return ""
     return f"no candidate was accepted in the last {patience} generations (search.patience)"
+
+
+def plateau_length(history: Sequence[Past]) -> int:
+    """How many proposals in a row, up to now, changed the harness alone and were not accepted.
+
+    A weights update ends the count, accepted or not: after a failed one the harness has its turn again. A candidate
+    that could not be scored says nothing about the harness and is passed over.
+    """
+    count = 0
+    for past in reversed([past for past in history if past.status != "unscored"]):
+        if past.lever is not Lever.HARNESS or past.status == "accepted":
+            break
+        count += 1
+    return count
 
 
 def _merits(scored: dict[int, Score], sign: float) -> dict[int, float]:

@@ -17,6 +17,7 @@ from sia_runner.records import INFRASTRUCTURE, Lever, Outcome, OutcomeKind, Past
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, Site, read_json, remove, sha256_of, tree_sha256, write_json, write_text
 from sia_runner.scoring import accept
+from sia_runner.search import plateau_length
 from sia_runner.tasks.protocol import Round
 from sia_runner.training_config import Algorithm
 from sia_runner.verdicts import of_split, verified
@@ -62,7 +63,6 @@ def _decision(
 ) -> Result:
     """Which lever was pulled, and what was known when it was."""
     proposal = proposed.proposal
-    accepted = [past.n for past in history if past.status == "accepted"]
     return {
         "lever": proposal.lever.value,
         "algorithm": proposal.algorithm,
@@ -73,7 +73,7 @@ def _decision(
             "incumbent": incumbent,
             "parent": proposed.parent,
             **proposed.evidence,
-            "plateau": len(history) - max(accepted, default=0),  # generations since something was accepted
+            "plateau": plateau_length(history),
             "val": [past.val.as_json() if past.val else None for past in history],
         },
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.config import Experiment
-from sia_runner.history import STEPS, Finished, finished, incumbent, test_of
+from sia_runner.history import STEPS, Finished, finished, incumbent, test_of, waiting
 from sia_runner.journal import Record
 from sia_runner.models.books import Row
 from sia_runner.models.totals import read
@@ -33,6 +33,7 @@ def build(config: Experiment, run: RunDir, journal: Record, status: str) -> Json
         "generations": [_generation(g, spent.of(generation=g.n)) for g in generations],
         "best": None if best is None else _best(journal, generations, best),
         "stopped": next((e["reason"] for e in journal.of("stopped")), None),
+        "waits": waiting(journal),  # the generation whose plan a person has to approve
         "usage": usage(spent.total),
         "journal_head": journal.head,
     }
@@ -63,9 +64,33 @@ def _generation(g: Finished, spent: Row) -> Json:
         "parent": proposal["parent"],
         "val": verify.get("val"),
         "outcomes": verify.get("outcomes", {}),
+        "training": training(g),
         "seconds": {step: g.seconds[step] for step in STEPS if step in g.seconds},
         "usage": usage(spent),
     }
+
+
+def training(g: Finished) -> Json | None:
+    """The weights update of a generation; curves have one value per step, or per round of rollouts."""
+    built = g.steps.get("build", {})
+    if "reward" not in built:
+        return None
+    keys = ("steps", "reward", "kl", "entropy", "stopped", "tokens", "seconds")
+    return {"asked": built["algorithm"]["steps"]} | {key: built[key] for key in keys}
+
+
+def update_line(update: Json) -> str:
+    """``16 of 16 steps, reward 0.312 -> 0.671, KL 1.204, entropy 0.301, 40,960 tokens, 31.2 s``"""
+    parts = [f"{update['steps']} of {update['asked']} steps"]
+    if reward := update["reward"]:
+        parts.append(f"reward {reward[0]:.3f} -> {reward[-1]:.3f}")
+    parts += [
+        f"{name} {round(update[key][-1], 3) + 0.0:.3f}"
+        for name, key in (("KL", "kl"), ("entropy", "entropy"))
+        if update[key]
+    ]
+    parts += [f"{update['tokens']:,} tokens", f"{update['seconds']:.1f} s"]
+    return ", ".join(parts) + (f"; stopped early: {update['stopped']}" if update["stopped"] else "")
 
 
 def _best(journal: Record, generations: Sequence[Finished], best: int) -> Json:
@@ -94,6 +119,8 @@ def context(run: Path, summary: Json) -> str:
         lines += [f"- lever {g['lever']}, **{g['status']}**: {g['reason']}"]
         if g["val"]:
             lines += [f"- val {interval(g['val'])}; outcomes {g['outcomes']}"]
+        if g["training"]:
+            lines += [f"- update: {g['algorithm']}, {update_line(g['training'])}; adapter gen_{g['n']}/adapter"]
         lines += [f"- why: gen_{g['n']}/improvement.md", ""]
     best = summary["best"]
     if best and best["test"]:
@@ -101,6 +128,8 @@ def context(run: Path, summary: Json) -> str:
         if best["baseline_test"]:
             lines += [f"- first harness: {interval(best['baseline_test'])}"]
         lines += [""]
+    if summary["waits"]:
+        lines += [f"Waits for approval of gen_{summary['waits']}/plan.md", ""]
     if summary["stopped"]:
         lines += [f"Stopped: {summary['stopped']}", ""]
     return "\n".join(lines)

@@ -108,3 +108,10 @@ class Auto(Named):
 
 
 Trainer = Annotated[NoTrainer | Auto | Algorithm, Field(discriminator="kind")]
+
+
+def allowed(trainer: Trainer) -> dict[str, Algorithm]:
+    """By name, what may be trained with: all of trainer=auto, or the one that is fixed."""
+    if isinstance(trainer, NoTrainer):
+        return {}
+    return {trainer.algorithm: trainer} if isinstance(trainer, Algorithm) else trainer.algorithms

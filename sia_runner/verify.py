@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sia_runner import stages
+from sia_runner import approval, stages
 from sia_runner.config import Experiment
-from sia_runner.history import finished, incumbent
+from sia_runner.history import finished, incumbent, waiting
 from sia_runner.journal import Record
 from sia_runner.records import Outcome, count_kinds
 from sia_runner.refusals import refusals
@@ -51,6 +51,11 @@ def _generations(config: Experiment, run: RunDir, journal: Record) -> Iterator[C
         if steps.get("build", {}).get("sha256"):
             same = tree_sha256(here.harness) == steps["build"]["sha256"]
             yield f"gen_{n}: harness", "" if same else "changed since it was built"
+        if trained := steps.get("build", {}).get("adapter_sha256"):
+            same = here.adapter_used is not None and tree_sha256(here.adapter_used) == trained
+            yield f"gen_{n}: adapter", "" if same else "changed since it was trained"
+        if approval.needed(config, steps["propose"]["lever"]):
+            yield f"gen_{n}: sign-off", approval.fault(run, journal, generation)
         if "verify" not in steps:
             continue
         runs, all_rounds = steps["run"]["runs"], rooms(config).task.rounds("select")
@@ -66,6 +71,9 @@ def _generations(config: Experiment, run: RunDir, journal: Record) -> Iterator[C
         if same and steps["verify"]["val"]:
             verdict = stages.judge(config, run, n, incumbent(done[:at]))
             yield f"gen_{n}: verdict", "" if verdict == steps["accept"] else f"recomputed: {verdict['reason']}"
+
+    if (n := waiting(journal)) is not None:
+        yield f"gen_{n}: plan", approval.edited(run, journal, n)
 
 
 def _tests(config: Experiment, run: RunDir, journal: Record) -> Iterator[Check]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sia_runner.agents.protocol import Hosted, ProposerError
+from sia_runner.agents.protocol import Hosted, ProposerError, Rewards
 from sia_runner.config import Experiment
 from sia_runner.dialogue import Dialogue
 from sia_runner.execute import Purpose, environment_fault, execute
@@ -16,6 +16,7 @@ from sia_runner.harness import FaultyHarness, write_harness
 from sia_runner.hosting import host
 from sia_runner.models.protocol import Grant
 from sia_runner.plaintext import plain
+from sia_runner.prospects import prospects
 from sia_runner.records import INFRASTRUCTURE, Outcome, Reply, Trial, count_kinds
 from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, Site, read_json, remove, tree_sha256, write_json
@@ -27,11 +28,12 @@ _OUTPUT = 4 * 1024  # bytes shown of what it printed
 
 
 class Bench:
-    """Of one proposal: `desk` is its folder. Trials are kept under trials/<content>/, so that a resumed or later
-    proposal does not pay for them again."""
+    """Of one proposal: `desk` is its folder, and harnesses run on the weights of `parent`. Trials are kept under
+    trials/<content>/, so that a resumed or later proposal does not pay for them again."""
 
-    def __init__(self, config: Experiment, run: RunDir, n: int, desk: Path, adapter: Path | None) -> None:
-        self._config, self._run, self._n, self._desk, self._adapter = config, run, n, desk, adapter
+    def __init__(self, config: Experiment, run: RunDir, n: int, desk: Path, parent: int | None) -> None:
+        self._config, self._run, self._n, self._desk, self._parent = config, run, n, desk, parent
+        self._adapter = run.adapter_of(parent)
         self._dialogue = Dialogue(desk / "dialogue.jsonl")
 
     def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:
@@ -45,6 +47,18 @@ class Bench:
             raise ProposerError(f"meta_agent={self._config.meta_agent.name} calls a model; give it a key `provider`")
         grant, request = self._grant(), {"messages": list(messages), "tools": list(tools), **settings}
         return self._dialogue.answer(request, lambda: gateway.chat(grant, messages, tools, **settings))
+
+    def measure(self, files: Files) -> Rewards:
+        if self._parent is None or self._config.trainer.kind == "none":
+            raise ProposerError("rewards are measured where the weights lever may be pulled: see Brief.weights")
+        found = prospects(self._config, self._run, self._n, self._parent, files)
+        return Rewards(
+            shape=found.probe.shape.as_json(),
+            suggested=found.suggested,
+            why=found.why,
+            refused=found.refused,
+            minutes={algorithm: cost["minutes"] for algorithm, cost in found.cost.items()},
+        )
 
     def host(self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float) -> Hosted:
         grant = self._grant(calls)

@@ -15,6 +15,7 @@ GROUND = [
     "task_config",
     "provider_config",
     "training_config",
+    "sandbox_config",
     "combinations",
     "config",
     "faults",

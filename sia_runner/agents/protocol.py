@@ -40,6 +40,26 @@ class Hosted:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights lever, where this proposal may pull it: ``Proposal(Lever.WEIGHTS, ...)`` with the parent's harness
+    unchanged, or ``Lever.BOTH``, and ``algorithm`` a key of `algorithms` (None: as the written rules say)."""
+
+    algorithms: Mapping[str, str]  # what may be trained with -> what it is for
+    due: str = ""  # why, by the rules, the weights are to be trained now; empty: it is the harness's turn
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """What a few rollouts of a harness earned, on questions that are neither dev nor val, and what follows from it."""
+
+    shape: Mapping[str, float]  # statistics; see training/shape.py
+    suggested: str  # the algorithm that the rules give; empty: none
+    why: str  # the rule with its numbers, or why there is none
+    refused: Mapping[str, str]  # algorithm -> why it cannot be trained with now
+    minutes: Mapping[str, float | None]  # algorithm -> estimate of an update and of scoring it; None: not known
+
+
 class Workbench(Protocol):
     """Where a proposer may try things before it proposes: sandboxed, on dev questions only, results kept for resume."""
 
@@ -61,6 +81,12 @@ class Workbench(Protocol):
         """Run each harness on `questions` dev questions (None: all) with that share of the training data."""
         ...
 
+    def measure(self, files: Files) -> Rewards:
+        """Roll this harness out a few times on the parent's weights. Kept: asking again costs nothing.
+
+        Raises ProposerError where the brief has no `weights`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Brief:
@@ -73,10 +99,14 @@ class Brief:
     incumbent: int | None  # generation of the best accepted candidate so far
     higher_is_better: bool
     parent: int | None = None  # generation whose harness is to be extended, as `search` chose; None in generation 1
+    weights: Weights | None = None  # None: the harness is the only lever of this proposal
     sibling: int = 0  # which of the generation's parallel proposals this is, counted from 0
 
 
 class Proposer(Protocol):
+    """A class that can answer with ``Lever.WEIGHTS`` or ``BOTH`` says so with ``pulls_weights = True``; for all others
+    the written rules pull that lever."""
+
     def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
         """The next candidate, or Lever.STOP with the reason in `rationale` when there is nothing left to try.
 

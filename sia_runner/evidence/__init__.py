@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sia_runner.config import Experiment
-from sia_runner.evidence import budget, confusion, failures, overview, past, reward, trajectories
+from sia_runner.evidence import budget, confusion, failures, overview, past, reward, trajectories, updates
 from sia_runner.evidence.candidate import Candidate
 from sia_runner.plaintext import plain
 from sia_runner.records import Past
@@ -26,11 +26,13 @@ def write(
     incumbent: int | None,
     parent: int | None = None,
     folder: Path | None = None,
+    *,
+    left_alone: str = "",
 ) -> None:
     """Lay out `folder` (None: the generation's own), replaced whole; the same again from the same run directory.
 
     It is about `parent`, the candidate to be extended (None: the incumbent). Without a scored candidate it holds the
-    task and what was tried.
+    task and what was tried. `left_alone`: why the weights are not trained although they are due.
     """
     folder, task = folder or run.generation(n).evidence, rooms(config).task
     remove(folder)
@@ -45,6 +47,7 @@ def write(
         "history": past.as_json(history),
         "reward": reward.statistics([outcome.value for outcome in about.dev]) if about else None,
         "confusions": confusion.pairs(about.failures) if about else [],
+        "weights": updates.lever(config, run, n, history, left_alone),
         "budget_left": budget.left(config, run, n),
     }
     write_text(folder / "task.md", task.description)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sia_runner.evidence import updates
 from sia_runner.evidence.past import score_text
 from sia_runner.plaintext import one_line
 from sia_runner.records import Score
@@ -33,6 +34,7 @@ def render(n: int, summary: Mapping[str, Any], folder: Path) -> str:
         *_standing(summary),
         *_parent(summary),
         *_tried(summary["history"]),
+        *updates.render(summary["weights"]),
         *_budget(summary["budget_left"]),
         _files(folder),
     ]

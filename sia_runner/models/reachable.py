@@ -55,7 +55,7 @@ class Question:
         if hosted.api == "litellm" or not hosted.base_url:
             return "its address is litellm's business: key and model are not checked before the first call"
         try:
-            opener = urllib.request.build_opener(_NoRedirect, _Https(self._reached))
+            opener = urllib.request.build_opener(NoRedirect, _Https(self._reached))
             with opener.open(_request(hosted), timeout=SECONDS) as response:
                 self._reached()
                 return _listed(hosted, response.read(_LONGEST + 1))
@@ -136,7 +136,7 @@ def _request(hosted: Hosted) -> urllib.request.Request:
     return urllib.request.Request(url, headers=headers)  # noqa: S310 - the schema allows http and https only
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
+class NoRedirect(urllib.request.HTTPRedirectHandler):
     """A key is sent where the configuration says, and nowhere else."""
 
     def redirect_request(self, req: object, fp: object, code: int, msg: str, headers: object, newurl: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sia_runner.config import Budget
 from sia_runner.models.ledger import RunLedger
-from sia_runner.models.policy.ask import check_installed as check_packages
+from sia_runner.models.policy.preflight import check as check_policy
 from sia_runner.models.preflight import check_all, check_installed
 from sia_runner.models.prices import Rates, price_of
 from sia_runner.models.protocol import Grant, ModelsError, Role
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from sia_runner.models.endpoints import Endpoint
     from sia_runner.models.gateway import Gateway
     from sia_runner.models.line import Line
-    from sia_runner.models.policy.batching import Batching
-    from sia_runner.models.policy.engine import Engine
+    from sia_runner.models.policy.ask import Answering
     from sia_runner.models.stay import Stay
 
 _Result = TypeVar("_Result")
-Own = tuple[PolicySpec, "Batching"]  # a model in this process
+Own = tuple[PolicySpec, "Answering"]  # a model whose weights can be trained
 
 
 class RunModels:
@@ -57,7 +56,7 @@ class RunModels:
     def check(self) -> None:
         check_all(self._providers, self._budget)
         if self._policy is not None:
-            check_packages()
+            check_policy(self._policy[0])
 
     @contextmanager
     def admit(self, grant: Grant) -> Iterator["Stay"]:
@@ -81,7 +80,7 @@ class RunModels:
         endpoint, stay = running.endpoints[grant.role], running.gateway.own(grant)
         return running.run(chat(running.desk, endpoint, stay, messages, tools, settings))
 
-    def policy(self) -> "Engine":
+    def policy(self) -> Any:
         if self._policy is None:
             raise ModelsError("the target agent has no policy: target_agent=policy")
         return self._policy[1].start()

@@ -36,6 +36,9 @@ class Bubblewrap:
             )
         return gaps
 
+    def versions(self) -> dict[str, str]:
+        return {}
+
     def run(self, job: Job) -> Ended:
         return run(job, _plan)
 
@@ -57,20 +60,12 @@ def _plan(job: Job) -> dict[str, Any]:
     plan = base_plan(job, launch=launch, shared_uid=uid is None and identity.kernel() < (5, 14))
     sources = {_HARNESS: os.fspath(job.harness.resolve()), _DATA: os.fspath(job.data.resolve())}
     if uid is not None:
-        _copy_what_is_private(sources, plan)
+        workdir.copy_what_is_private(sources, plan)
     ours = _door_files(os.fspath(job.door.socket.resolve())) if job.door else {}
     arguments = _arguments(python, sources, ours, plan["work"], as_root=uid is not None)
     plan["bubblewrap"] = [_program(), "--args", str(ARGS_FD), python, "-I", "-S", "-E", _LAUNCH]
     plan["arguments"] = b"\0".join(os.fsencode(argument) for argument in arguments)
     return plan
-
-
-def _copy_what_is_private(sources: dict[str, str], plan: dict[str, Any]) -> None:
-    """The harness of a root user runs as a stranger; what a umask keeps from strangers is shown as a copy."""
-    for inside, source in sources.items():
-        if not workdir.readable_by_all(source):
-            sources[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"
-            plan["copies"].append((source, sources[inside]))
 
 
 def _door_files(socket: str) -> dict[str, str]:

@@ -3,11 +3,12 @@
 import contextlib
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sia_runner.records import Door
-from sia_runner.sandbox.protocol import Ending, Job, Limits, Sandbox
+from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, Sandbox, SandboxError
 
 _PLAIN = "open('made', 'w').close()\n"
 _THROUGH_A_DOOR = (
@@ -17,22 +18,65 @@ _THROUGH_A_DOOR = (
 )
 
 
+_PAST_ITS_LIMITS = """
+import os, signal, time
+children = []
+while len(children) < {most}:
+    try:
+        child = os.fork()
+    except OSError:
+        break
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    children.append(child)
+else:
+    open('processes', 'w').close()
+for child in children:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+open('began', 'w').close()
+blocks = []
+while len(blocks) < {blocks}:
+    blocks.append(bytearray(8 << 20))
+    blocks[-1][::4096] = b'x' * len(blocks[-1][::4096])
+open('memory', 'w').close()
+"""
+_MEMORY_MB, _PROCESSES = 64, 12
+
+
+def ignored_limits(run: Callable[[Job], Ended]) -> tuple[str, ...]:
+    """Which of ``memory`` and ``processes`` a program passes by far under `run`. Raises SandboxError where it cannot
+    even try."""
+    program = _PAST_ITS_LIMITS.format(most=4 * _PROCESSES, blocks=3 * _MEMORY_MB // 8)
+    with _site(program) as job:
+        limits = Limits(seconds=30, memory_mb=_MEMORY_MB, processes=_PROCESSES)
+        ended = run(replace(job, limits=limits))
+        if not (job.work / "began").is_file():
+            raise SandboxError(f"no sandbox can be made here: {ended.detail or ended.ending.value}")
+        return tuple(name for name in ("memory", "processes") if (job.work / name).is_file())
+
+
 def problem(sandbox: Sandbox, door: bool) -> str:
     """Why `sandbox` does not work here, in one line; empty when a trivial harness ran, connected to a socket outside if
     that is asked (`door`), and wrote its file."""
+    with _site(_THROUGH_A_DOOR if door else _PLAIN) as job:
+        with _gateway(job.work.parent) if door else contextlib.nullcontext() as opened:
+            ended = sandbox.run(replace(job, door=opened))
+        if ended.ending is Ending.EXITED and ended.exit_code == 0 and (job.work / "made").is_file():
+            return ""
+    return f"{sandbox.name} cannot make a sandbox here: {ended.detail or ended.ending.value}"
+
+
+@contextlib.contextmanager
+def _site(program: str) -> Iterator[Job]:
     with tempfile.TemporaryDirectory(prefix="sia-check-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # a harness may run as another user
         for part in ("harness", "data", "work"):
             (folder / part).mkdir()
-        (folder / "harness" / "main.py").write_text(_THROUGH_A_DOOR if door else _PLAIN)
-        with _gateway(folder) if door else contextlib.nullcontext() as opened:
-            work, limits = folder / "work", Limits(seconds=30)
-            job = Job(folder / "harness", "main.py", folder / "data", work, folder / "log", limits, door=opened)
-            ended = sandbox.run(job)
-        if ended.ending is Ending.EXITED and ended.exit_code == 0 and (work / "made").is_file():
-            return ""
-    return f"{sandbox.name} cannot make a sandbox here: {ended.detail or ended.ending.value}"
+        (folder / "harness" / "main.py").write_text(program)
+        yield Job(folder / "harness", "main.py", folder / "data", folder / "work", folder / "log", Limits(seconds=30))
 
 
 @contextlib.contextmanager

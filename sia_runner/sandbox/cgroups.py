@@ -11,12 +11,13 @@ _PREFIX = "sia-"
 
 
 class Group:
-    """`memory` and `pids` are the same folder in v2, folders of two hierarchies in v1."""
+    """`memory`, `pids` and `cpu` are the same folder in v2, folders of several hierarchies in v1."""
 
-    def __init__(self, memory: str, pids: str, version: int) -> None:
+    def __init__(self, memory: str, pids: str, version: int, cpu: str = "") -> None:
         self.memory = memory
         self.pids = pids
         self.version = version
+        self._cpu = cpu or memory
 
     def join(self) -> None:
         """Move the calling process in."""
@@ -36,6 +37,13 @@ class Group:
         peak = "memory.peak" if self.version == 2 else "memory.max_usage_in_bytes"
         return int(_read(f"{self.memory}/{peak}") or 0)
 
+    def cpu_seconds(self) -> float:
+        """Of all its processes so far; 0 where the kernel does not count."""
+        if self.version == 1:
+            return int(_read(f"{self._cpu}/cpuacct.usage") or 0) / 1e9
+        counts = dict(line.split() for line in _read(f"{self._cpu}/cpu.stat").splitlines())
+        return int(counts.get("usage_usec", 0)) / 1e6
+
     def remove(self) -> None:
         """Every process in it must have ended; the kernel may take a moment to see that."""
         for folder in {self.memory, self.pids}:
@@ -52,6 +60,19 @@ def create(memory_bytes: int, processes: int, root: str = ROOT) -> Group | None:
     return _create_v1(memory_bytes, processes, root)
 
 
+def of(pid: int, root: str = ROOT) -> Group | None:
+    """The cgroup that a process is in, made by somebody else; None where it cannot be seen."""
+    paths = _paths(pid)
+    if os.path.exists(f"{root}/cgroup.controllers"):
+        memory = pids = cpu = f"{root}{paths.get('', '')}"
+        version = 2
+    else:
+        memory, pids, cpu = (f"{root}/{name}{paths.get(name, '')}" for name in ("memory", "pids", "cpuacct"))
+        version = 1
+    known = paths and all(os.path.exists(f"{folder}/cgroup.procs") for folder in (memory, pids))
+    return Group(memory, pids, version, cpu) if known else None
+
+
 def possible() -> bool:
     """May a cgroup be made here? Tried, because permissions alone do not tell."""
     group = create(64 << 20, 16)
@@ -61,7 +82,7 @@ def possible() -> bool:
 
 
 def _create_v2(memory_bytes: int, processes: int, root: str) -> Group | None:
-    place = _own_paths().get("")
+    place = _paths().get("")
     limits = {"memory.max": memory_bytes, "pids.max": processes, "memory.oom.group": 1}
     # A cgroup that holds processes cannot limit its children, so an ancestor is often the one that may have them.
     while place:
@@ -76,7 +97,7 @@ def _create_v2(memory_bytes: int, processes: int, root: str) -> Group | None:
 
 
 def _create_v1(memory_bytes: int, processes: int, root: str) -> Group | None:
-    own = _own_paths()
+    own = _paths()
     if "memory" not in own or "pids" not in own:
         return None
     swap = {"memory.memsw.limit_in_bytes": memory_bytes}
@@ -113,10 +134,10 @@ def _sweep(parent: str) -> None:
             _removed(f"{parent}/{name}")
 
 
-def _own_paths() -> dict[str, str]:
-    """Controller -> path of this process's cgroup; the v2 hierarchy has the empty name."""
+def _paths(pid: int | str = "self") -> dict[str, str]:
+    """Controller -> path of a process's cgroup; the v2 hierarchy has the empty name."""
     paths = {}
-    for line in _read("/proc/self/cgroup").splitlines():
+    for line in _read(f"/proc/{pid}/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         paths.update(dict.fromkeys(controllers.split(","), path))
     return paths

@@ -4,12 +4,15 @@ import contextlib
 import fcntl
 import marshal
 import os
+import resource
 import signal
 
 from sia_runner.sandbox import cgroups, landlock, launch, tree
 
 TYPE_CHECKING = False  # as the type checkers understand it; `typing` is slow to import
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sia_runner.sandbox.door import Door
 
 _SPARE = 3  # bubblewrap's own processes in the same cgroup
@@ -17,27 +20,74 @@ _BACKSTOP = 1 << 30  # address space beyond the memory limit: interpreters and t
 
 
 class Child:
-    """`output` and `status` are the reading ends of pipes; `group` its cgroup, where one could be made."""
+    """One sandboxed program, a process below this one. `output` and `status` are the reading ends of pipes; `group` is
+    its cgroup, where one could be made. `container.Container` is the other kind."""
 
     def __init__(self, pid: int, output: int, status: int, group: "cgroups.Group | None", slots: "list[int]") -> None:
-        self.pid = pid
         self.output = output
-        self.status = status
         self.group = group
-        self.slots = slots  # locks on the processors it runs on, held until the end
+        self.code: int | None = None  # how it ended, as a shell says it: 128 + signal
+        self._pid = pid
+        self._status = status
+        self._slots = slots  # locks on the processors it runs on, held until the end
+        self._tree = tree.Tree()
+        os.set_blocking(output, False)
+
+    def read(self) -> "bytes | None":
+        """One portion of output; None when there is none now, empty when there will be none."""
+        try:
+            return os.read(self.output, 1 << 18)
+        except BlockingIOError:
+            return None
+
+    def has_ended(self) -> bool:
+        """Reap what ended. Is it over?"""
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == self._pid:
+                    code = os.waitstatus_to_exitcode(ended[1])
+                    self.code = code if code >= 0 else 128 - code
+        return self.code is not None
+
+    def processes(self) -> "list[tree.Process]":
+        return self._tree.look()
+
+    def end(self) -> bool:
+        """Kill every process of it. False where some are stuck in the kernel."""
+        return tree.end_all()
+
+    def rest(self) -> "Iterator[bytes]":
+        """The output that is still to be read, once it was ended."""
+        while data := self.read():
+            yield data
+
+    def said(self) -> bytes:
+        """``S``: the harness was started. Else why not, after an ``E``."""
+        return os.read(self._status, 600)
+
+    def used(self) -> "tuple[float, int]":
+        """Processor seconds, and memory at its peak in bytes (0: not known)."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        peak = self.group.peak_bytes() if self.group else 0
+        return used.ru_utime + used.ru_stime, peak or used.ru_maxrss * 1024
+
+    def remove(self) -> None:
+        if self.group:
+            self.group.remove()
 
 
 def start(plan: dict) -> Child:
     limits = plan["limits"]
-    spare = plan["relays"] + (_SPARE if plan["bubblewrap"] else 0)
+    spare = plan["relays"] + (_SPARE if plan["bubblewrap"] or plan["apptainer"] else 0)
     group = cgroups.create(limits["memory"], limits["processes"] + spare)
     rlimits = plan["launch"]["rlimits"]
     if group is None:
         rlimits["RLIMIT_AS"] = limits["memory"] + _BACKSTOP
     if plan["shared_uid"]:
         rlimits["RLIMIT_NPROC"] += tree.threads_of(os.getuid())  # it counts every thread of a user
-    processors, slots = _processors(limits["cpus"])
+    allowed, slots = processors(limits["cpus"])
     output, output_end = _pipe()
+    plan_end = _pipe_with(plan["launch"], sorted(allowed)) if plan["apptainer"] else None
     status, status_end = _pipe()
     with contextlib.suppress(OSError):  # a user may own so much pipe space and no more
         fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, 1 << 20)
@@ -47,8 +97,8 @@ def start(plan: dict) -> Child:
             signal.set_wakeup_fd(-1)  # its number will mean something else
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            os.sched_setaffinity(0, processors)
-            _become(plan, group, output_end, status_end)
+            os.sched_setaffinity(0, allowed)
+            _become(plan, group, output_end, status_end, plan_end)
         except BaseException as error:  # noqa: BLE001 (told to the parent, whatever it is)
             os.write(status_end, f"E{error}".encode(errors="replace")[:500])
         finally:
@@ -58,7 +108,9 @@ def start(plan: dict) -> Child:
     return Child(pid, output, status, group, slots)
 
 
-def _become(plan: dict, group: "cgroups.Group | None", output: int, status: int) -> None:
+def _become(
+    plan: dict, group: "cgroups.Group | None", output: int, status: int, given_plan: "tuple[int, int] | None"
+) -> None:
     os.setsid()
     if group:
         group.join()
@@ -68,6 +120,8 @@ def _become(plan: dict, group: "cgroups.Group | None", output: int, status: int)
     if plan["bubblewrap"]:
         given[launch.PLAN_FD] = _memory_file(marshal.dumps(plan["launch"]))
         given[launch.ARGS_FD] = _memory_file(plan["arguments"])
+    if given_plan:  # see `inside`
+        given = {0: given_plan[0], 1: output, 2: status}
     # out of the way first: a source may sit on a target's number
     spare = {target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 20) for target, source in given.items()}
     for target, source in spare.items():
@@ -75,6 +129,8 @@ def _become(plan: dict, group: "cgroups.Group | None", output: int, status: int)
     if plan["bubblewrap"]:
         launch.restrict({"RLIMIT_CORE": 0})
         os.execve(plan["bubblewrap"][0], plan["bubblewrap"], {})
+    if plan["apptainer"]:
+        os.execve(plan["apptainer"][0], plan["apptainer"], {"PATH": os.defpath, "HOME": "/"})
     door = _open_door(plan["launch"]) if plan["launch"]["door"] else None
     ruleset = landlock.prepare(**plan["landlock"], ports=_ports(plan["launch"], door))
     asks = door is not None and plan["launch"]["door"]["way"] == "loopback"
@@ -95,7 +151,7 @@ def _ports(plan: dict, door: "Door | None") -> "list[int] | None":
     return None if plan["door"]["way"] == "namespace" else [door.port]
 
 
-def _processors(count: int) -> "tuple[set[int], list[int]]":
+def processors(count: int) -> "tuple[set[int], list[int]]":
     """The processors to run on, and locks on them that other sandboxes of this machine respect as far as they can.
 
     The lock is on the processor's own folder in /sys: no file is made, and it ends with its holder.
@@ -131,6 +187,15 @@ def _try_lock(folder: str) -> int:
 
 def _pipe() -> "tuple[int, int]":
     return os.pipe2(os.O_CLOEXEC)
+
+
+def _pipe_with(launch: dict, allowed: "list[int]") -> "tuple[int, int]":
+    """Both ends of a pipe that brings `inside` its plan. The writing one ends with this process."""
+    reader, writer = _pipe()
+    body = marshal.dumps({**launch, "uid": None, "processors": allowed, "stays": False}, 2)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 17)
+    os.write(writer, len(body).to_bytes(4, "big") + body)
+    return reader, writer
 
 
 def _memory_file(content: bytes) -> int:

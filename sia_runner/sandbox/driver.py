@@ -50,6 +50,8 @@ def base_plan(job: Job, *, launch: dict[str, Any], shared_uid: bool) -> dict[str
     }
     return {
         "bubblewrap": None,
+        "apptainer": None,
+        "container": None,
         "arguments": b"",
         "landlock": None,
         "launch": launch,

@@ -116,11 +116,16 @@ def _checked(result: int, what: str) -> None:
 
 
 def main() -> None:
+    with open(PLAN_FD, "rb") as file:
+        plan = marshal.load(file)  # noqa: S302 (written by the supervisor)
+    sys.path.append(OURS)
+    start(plan)
+
+
+def start(plan: dict) -> None:
+    """Open the door where there is one, and become the harness. What fails is told on the status pipe."""
     try:
-        with open(PLAN_FD, "rb") as file:
-            plan = marshal.load(file)  # noqa: S302 (written by the supervisor)
         if plan["door"]:
-            sys.path.append(OURS)
             from sia_runner.sandbox import door
 
             door.open_door(plan, lambda: become_relay(plan))

@@ -42,6 +42,9 @@ class Process:
         gaps = because + _gaps(landlock.abi(), _filters(), cgroups.possible(), _closed_to_strangers([]))
         return gaps + (_door_gaps(_way_out()) if door else [])
 
+    def versions(self) -> dict[str, str]:
+        return {}
+
     def run(self, job: Job) -> Ended:
         return run(job, _plan)
 

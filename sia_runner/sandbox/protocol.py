@@ -75,6 +75,10 @@ class Sandbox(Protocol):
         harnesses reach the model gateway."""
         ...
 
+    def versions(self) -> dict[str, str]:
+        """What a harness finds inside that is not this machine's own, such as an image and its Id; for lock.json."""
+        ...
+
     def run(self, job: Job) -> Ended:
         """Run to the end, or until a limit. Safe to call from several threads. Leaves no process behind, also when
         the calling process is killed -9."""

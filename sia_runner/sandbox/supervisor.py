@@ -15,8 +15,12 @@ import signal
 import sys
 import time
 
-from sia_runner.sandbox import child, tree, workdir
+from sia_runner.sandbox import child, workdir
 from sia_runner.sandbox.watch import Watch
+
+TYPE_CHECKING = False  # as the type checkers understand it; `typing` is slow to import
+if TYPE_CHECKING:
+    from sia_runner.sandbox.container import Container
 
 _SUBREAPER = 36  # prctl: orphans below us become our children, wherever they forked to
 _LOCK_PATIENCE = 60.0  # seconds that the supervisor before us may take to clean up
@@ -79,15 +83,24 @@ def _run(plan: dict, wake: int) -> dict:
     _clear(plan)
     try:
         _prepare(plan)
+        one = _start(plan)
         try:
-            watch = Watch(plan, wake, child.start(plan))
+            watch = Watch(plan, wake, one)
             watch.until_over()
         finally:
-            ended = tree.end_all()
+            ended = one.end()
         return watch.result(ended)
     finally:
         workdir.take_back(work, owner)
         _clear(plan)
+
+
+def _start(plan: dict) -> "child.Child | Container":
+    if not plan["container"]:
+        return child.start(plan)
+    from sia_runner.sandbox import container
+
+    return container.start(plan)
 
 
 def _prepare(plan: dict) -> None:

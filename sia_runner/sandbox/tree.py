@@ -22,9 +22,11 @@ class Process:
 
 
 class Tree:
-    """Descendants of this process. Remembers which processes are foreign, so that a look costs one directory read."""
+    """Descendants of `root` (this process, unless said). Remembers which processes are foreign, so that a look costs
+    one directory read."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: int = 0) -> None:
+        self._root = root or os.getpid()
         self._foreign: set[int] = set()
         self._forgotten = 0.0
 
@@ -40,7 +42,7 @@ class Tree:
             process = _stat(pid)
             if process:
                 seen[pid] = process
-        ours = _below(os.getpid(), seen)
+        ours = _below(self._root, seen)
         self._foreign |= seen.keys() - {process.pid for process in ours}
         return ours
 

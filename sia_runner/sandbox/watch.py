@@ -6,7 +6,6 @@ less often where walking takes long, so disk use may overshoot by what the disk 
 """
 
 import os
-import resource
 import select
 import signal
 import time
@@ -17,6 +16,7 @@ from sia_runner.sandbox.output import Output
 TYPE_CHECKING = False  # as the type checkers understand it; importing what is below would cost the start
 if TYPE_CHECKING:
     from sia_runner.sandbox.child import Child
+    from sia_runner.sandbox.container import Container
 
 TICK = 0.05
 DISK_TICK = 0.2
@@ -26,23 +26,20 @@ _MEMORY_ERRORS = ("MemoryError", "std::bad_alloc", "Cannot allocate memory")
 
 
 class Watch:
-    def __init__(self, plan: dict, wake: int, child: "Child") -> None:
+    def __init__(self, plan: dict, wake: int, child: "Child | Container") -> None:
         self._plan = plan
         self._limits = plan["limits"]
         self._wake = wake
         self._child = child
         self._output = Output(self._limits["output"])
-        self._tree = tree.Tree()
         self._start = time.monotonic()
         self._parent = os.getppid()
         self._machine_kills = _machine_oom_kills()
-        self._status: int | None = None  # wait status of the child
         self._ending = ""
         self._detail = ""
         self._peak = 0
         self._next_disk = self._start + DISK_TICK
         self._next_tick = self._start + TICK
-        os.set_blocking(child.output, False)
 
     def until_over(self) -> None:
         poll = select.poll()
@@ -54,6 +51,7 @@ class Watch:
                 if fd == self._child.output:
                     if self._read() == b"":
                         poll.unregister(fd)  # closed by all who could write: the child itself may still live
+                    self._look_for_the_end()
                 elif fd == self._wake:
                     self._signals()
                 elif fd == 0:
@@ -63,24 +61,20 @@ class Watch:
     def result(self, all_ended: bool) -> dict:
         """After everything below us was killed."""
         seconds = time.monotonic() - self._start
-        while self._read():
-            pass
-        started = os.read(self._child.status, 600)
-        self._classify(started)
+        for data in self._child.rest():
+            self._output.add(data)
+        self._classify(self._child.said())
         if not all_ended:
             self._detail += "; some of its processes are stuck in the kernel"
         self._output.save(self._plan["log"])
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        peak = max(self._peak, used.ru_maxrss * 1024)
-        if self._child.group:
-            peak = self._child.group.peak_bytes() or peak
-            self._child.group.remove()
+        cpu_seconds, peak = self._child.used()
+        self._child.remove()
         return {
             "ending": self._ending,
-            "exit_code": self._exit_code(),
+            "exit_code": self._child.code,
             "seconds": seconds,
-            "cpu_seconds": used.ru_utime + used.ru_stime,
-            "peak_mb": peak / (1 << 20),
+            "cpu_seconds": cpu_seconds,
+            "peak_mb": max(peak, self._peak) / (1 << 20),
             "output_bytes": self._output.total,
             "detail": self._detail,
         }
@@ -89,7 +83,7 @@ class Watch:
         """What an exit really was. Limits that the watchdog saw itself are already named."""
         if self._ending != "exited":
             return
-        code = self._exit_code()
+        code = self._child.code
         if not started.startswith(b"S"):
             said = started[1:].decode(errors="replace") or self._last_line()
             self._ending, self._detail = "not_started", said or f"the sandbox ended with code {code}"
@@ -128,7 +122,7 @@ class Watch:
             return self._out_of_memory()
         if self._child.group:
             return None
-        ours = self._tree.look()
+        ours = self._child.processes()
         used = sum(process.rss_bytes for process in ours)
         if used > self._limits["memory"]:
             used = tree.proportional_bytes(ours)
@@ -140,7 +134,7 @@ class Watch:
         return None
 
     def _check_disk(self, now: float) -> None:
-        pids = [process.pid for process in self._tree.look()]
+        pids = [process.pid for process in self._child.processes()]
         work = self._plan["work"]
         if workdir.used_bytes(work, pids, self._limits["disk"]) > self._limits["disk"]:
             self._disk_full()
@@ -153,21 +147,15 @@ class Watch:
         asked = set(os.read(self._wake, 4096))
         if asked & {signal.SIGTERM, signal.SIGHUP}:
             self._over("interrupted", "the supervisor was told to stop")
-        try:
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == self._child.pid:
-                    self._status = ended[1]
-                    self._over("exited", "")
-        except ChildProcessError:
-            pass
+        self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        if self._child.has_ended():
+            self._over("exited", "")
 
     def _read(self) -> "bytes | None":
-        """One portion of output; None when there is none now, empty when there will be none."""
-        try:
-            data = os.read(self._child.output, 1 << 18)
-        except BlockingIOError:
-            return None
-        self._output.add(data)
+        data = self._child.read()
+        self._output.add(data or b"")
         return data
 
     def _over(self, ending: str, detail: str) -> None:
@@ -179,13 +167,6 @@ class Watch:
 
     def _disk_full(self) -> None:
         self._ending, self._detail = "disk_full", f"work/ took more than {self._limits['disk'] >> 20} MiB"
-
-    def _exit_code(self) -> "int | None":
-        """As a shell says it: 128 + signal. None when it had to be killed."""
-        if self._status is None:
-            return None
-        code = os.waitstatus_to_exitcode(self._status)
-        return code if code >= 0 else 128 - code
 
     def _last_line(self) -> str:
         lines = self._output.end(2000).strip().splitlines()

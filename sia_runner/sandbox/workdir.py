@@ -100,6 +100,15 @@ def take_back(work: str, owner: "tuple[int, int] | None") -> None:
         pass  # too deep to walk: what reads the submission does not follow it there either
 
 
+def copy_what_is_private(shown: dict, plan: dict) -> None:
+    """The harness of a root user runs as a stranger; what a umask keeps from strangers is shown as a copy. `shown`
+    (path inside -> path here) is changed, and the copies are ordered in `plan`."""
+    for inside, source in shown.items():
+        if not readable_by_all(source):
+            shown[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"
+            plan["copies"].append((source, shown[inside]))
+
+
 def readable_by_all(path: str) -> bool:
     """May every user of this machine read `path` and what is in it, given a way to it?"""
     top = os.stat(path)

@@ -4,6 +4,7 @@ On disk an adapter is what PEFT and vLLM read (`adapter_config.json`, `adapter_m
 `sia_adapter.json`, which says where it comes from. The folder is whole or not there.
 """
 
+import copy
 import hashlib
 import json
 import shutil
@@ -111,12 +112,18 @@ def lora_config(lora: Lora, model: Any) -> Any:
     from peft import LoraConfig
 
     tied = bool(lora.save) and bool(getattr(model.config, "tie_word_embeddings", False))
+    experts = _experts(model) if lora.parameters == "auto" else lora.parameters
+    if experts and lora.dropout:
+        raise TrainingError(
+            f"trainer.lora.dropout={lora.dropout:g}: PEFT adapts experts ({', '.join(experts)}) without dropout only; "
+            "allowed: 0, or trainer.lora.parameters=[], which leaves the experts as they are"
+        )
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=_linear(model) if lora.targets == "all-linear" else lora.targets,
-        target_parameters=(_experts(model) if lora.parameters == "auto" else lora.parameters) or None,
+        target_parameters=experts or None,
         modules_to_save=lora.save or None,
         ensure_weight_tying=tied,
         task_type="CAUSAL_LM",
@@ -124,20 +131,25 @@ def lora_config(lora: Lora, model: Any) -> Any:
 
 
 def _linear(model: Any) -> list[str]:
-    """The names of the base's linear layers but the head. PEFT's own "all-linear" would, on a model that serves an
-    adapter already, also take what that adapter put there: its whole trained head, for one."""
+    """The names of the base's linear layers but the head and routers. PEFT's own "all-linear" would, on a model that
+    serves an adapter already, also take what that adapter put there: its whole trained head, for one.
+
+    A router stands beside its layer's experts. It chooses between them: a small change of it gives a token to others,
+    and a server that rounds otherwise would answer with weights that were not trained. gpt-oss's is no linear layer
+    anyway; Llama 4's is."""
     from torch import nn
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     foreign = ("lora_", "modules_to_save", "original_module")
-    paths = [path for path, module in base.named_modules() if isinstance(module, nn.Linear)]
+    linear = [path for path, module in base.named_modules() if isinstance(module, nn.Linear)]
+    paths = [path for path in linear if not hasattr(base.get_submodule(path.rpartition(".")[0]), "experts")]
     own = [path.removesuffix(".base_layer") for path in paths if not any(part in path for part in foreign)]
     head = next((path for path, module in base.named_modules() if module is base.get_output_embeddings()), None)
     return sorted({path.rpartition(".")[2] for path in own if path != head})
 
 
 def _experts(model: Any) -> list[str]:
-    """Weights of all experts of a layer in one tensor, as gpt-oss has them: no linear layers, so named by themselves."""
+    """Weights of all experts of a layer in one tensor, as gpt-oss has them: no linear layers, so named themselves."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     stacked = [path for path, weight in base.named_parameters() if weight.ndim == 3 and "lora_" not in path]
     return sorted({".".join(path.replace(".base_layer", "").split(".")[-3:]) for path in stacked})
@@ -205,10 +217,11 @@ def save(model: Any, out: Path, origin: Origin) -> None:
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    config = model.peft_config[NAME]
-    training, config.inference_mode, config.base_model_name_or_path = config.inference_mode, True, origin.base_id
+    config = copy.copy(model.peft_config[NAME])
+    config.inference_mode, config.base_model_name_or_path = True, origin.base_id
+    if isinstance(config.target_modules, set):  # whose order differs from process to process, and so would our hash
+        config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
-    config.inference_mode = training
     (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=1) + "\n", encoding="utf-8")
     folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server of another user
     if out.exists():  # an earlier attempt at the same step

@@ -54,6 +54,12 @@ class Batch:
         for group in range(int(self.group_n.max(initial=-1)) + 1):
             yield np.flatnonzero(self.group_n == group)
 
+    def alike(self) -> float:
+        """Share of the questions whose samples all got the same reward. Where no question has two samples, 1 if all
+        rewards are the same and 0 otherwise: then they are compared with a critic's values, not with one another."""
+        several = [group for group in self.groups() if len(group) > 1] or [np.arange(len(self.reward_n))]
+        return float(np.mean([np.ptp(self.reward_n[group]) == 0 for group in several]))
+
     def spread(self, advantage_n: Floats) -> NDArray[np.float32]:
         """One value per trajectory, given to each of its tokens: shape (rows, tokens), 0 on padding."""
         return (advantage_n[self.trajectory_b][:, None] * self.mask_bt).astype(np.float32)

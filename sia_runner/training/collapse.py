@@ -12,7 +12,7 @@ class Step:
     """What one optimizer step was like."""
 
     reward: float  # mean over trajectories that have one
-    kl: float  # nats per completion, to the base
+    kl: float  # nats per completion, to the base; where it is only watched, as measured last (see stride)
     entropy: float  # nats per token
     zero_groups: float  # share of questions whose samples all got the same reward
     length: float  # mean completion, in tokens
@@ -25,6 +25,12 @@ class Verdict:
 
     reason: str
     harmful: bool
+
+
+def stride(limits: Collapse, iterations: int) -> int:
+    """Of how many batches of rollouts, each of `iterations` steps, one has its KL measured where that is only watched:
+    as few as leave two different measurements in every window that is longer than a batch."""
+    return max(1, min(4, (limits.window - 1) // iterations))
 
 
 def verdict(steps: Sequence[Step], limits: Collapse) -> Verdict | None:

@@ -49,18 +49,19 @@ class Course:
         self.state = PartialState(cpu=self._cpu)
         self.progress = Progress()
         self._rows: list[Row] = []  # of the round that is trained on; empty: it has to be rolled out
+        self._optimizer: dict[str, Any] | None = None  # its state; kept from round to round
         self._since = time.monotonic()
 
     def run(self) -> None:
         """All rounds that are not done yet."""
-        optimizer = self._resume()
+        self._resume()
         while not self.progress.stopped and self.progress.steps < self._one.algorithm.steps:
             if not self._rows:
                 self._roll()
             if self._rows:
-                self._fit(optimizer)
-            optimizer, self._rows = None, []
-        self.save(None)
+                self._fit()
+            self._rows = []
+        self.save()
 
     @property
     def round(self) -> int:
@@ -76,7 +77,7 @@ class Course:
         places = units_of([str(place) for place in range(len(self._rows))], self._offline.batch, step, self._one.seed)
         return [self._rows[int(place)] for place in places]
 
-    def save(self, optimizer: Any | None) -> None:
+    def save(self) -> None:
         """Keep the state, with the round's rows: a resumed round trains on what was rolled out for it."""
         self._clock()
         if self.state.is_main_process:
@@ -84,21 +85,21 @@ class Course:
                 "weights": adapters.state(self._one.policy.model),
                 "progress": self.progress.as_plain(),
                 "rows": self._rows,
-                "optimizer": optimizer.state_dict() if optimizer is not None else None,
+                "optimizer": self._optimizer,
             }
             self._checkpoints.save(self.progress.steps, content)
             self._checkpoints.prune(self.progress.steps)
         self.state.wait_for_everyone()
 
-    def _resume(self) -> dict[str, Any] | None:
+    def _resume(self) -> None:
         saved = self._checkpoints.latest()
         if saved is None:
-            return None
+            return
         self.progress, self._rows = Progress.from_plain(saved[1]["progress"]), saved[1]["rows"]
         adapters.restore(self._one.policy.model, saved[1]["weights"])
         if self.state.is_main_process:
             self._one.say(f"resumed after step {saved[0]}")
-        return saved[1]["optimizer"]
+        self._optimizer = saved[1]["optimizer"]
 
     def _roll(self) -> None:
         """Each process rolls out its share of the round's questions; all know all trajectories."""
@@ -123,15 +124,15 @@ class Course:
         self.progress.saw(made)
         self.progress.curve.append(measure(one.policy, batch, algorithm))
         self._rows = [{name: list(ids) for name, ids in asdict(row).items()} for row in selected]
-        self.save(None)
+        self.save()
 
-    def _fit(self, optimizer: dict[str, Any] | None) -> None:
+    def _fit(self) -> None:
         from sia_runner.training.offline_trainers import fit
 
         steps = range(self.progress.steps, self.end)
         batches = [self.batch(step) for step in steps]
         with self._one.policy.training():
-            fit(self._one, self._offline, batches, steps.start, optimizer, self._stepped)
+            fit(self._one, self._offline, batches, steps.start, self._optimizer, self._stepped)
 
     def _stepped(self, optimizer: Any) -> None:
         """After each optimizer step."""
@@ -139,8 +140,9 @@ class Course:
         drawn = sum(len(ids) for row in rows for name, ids in row.items() if name != "prompt_ids")
         self.progress.curve[-1] = replace(last, tokens=last.tokens + drawn)
         self.progress.steps += 1
+        self._optimizer = optimizer.state_dict()
         if self.progress.steps % self._one.algorithm.checkpoint_every == 0 and self.progress.steps < self.end:
-            self.save(optimizer)
+            self.save()
 
     def _say(self, batch: Batch, rows: int) -> None:
         if self.state.is_main_process:

@@ -138,7 +138,7 @@ def measure(policy: Policy, batch: Batch, algorithm: Algorithm) -> Step:
         reward=float(batch.reward_n.mean()),
         kl=kl / rows,
         entropy=entropy / tokens,
-        zero_groups=float(np.mean([float(np.ptp(batch.reward_n[group]) == 0) for group in batch.groups()])),
+        zero_groups=batch.alike(),
         length=float(np.mean([len(row.completion_ids) for row in batch.rows])),
         tokens=0,
     )

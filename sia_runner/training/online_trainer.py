@@ -7,6 +7,7 @@ accumulation wants the same number of rows in every step.
 Axes: b rows (model calls), t completion tokens.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from sia_runner.records import Trajectory
 from sia_runner.training import driver_rows
 from sia_runner.training.algorithms.protocol import Online, Signal
 from sia_runner.training.batch import Batch, collect
-from sia_runner.training.collapse import Step
+from sia_runner.training.collapse import Step, stride
 from sia_runner.training.protocol import Assignment, TrainingError
 from sia_runner.training.schedule import seed_of, units_of
 from sia_runner.training.value import HiddenStates, ValueHead
@@ -40,7 +41,7 @@ class Rollouts:
     parts: tuple[dict[str, Any], ...]  # this process's chunks; empty: nothing to learn from
     shares: tuple[float, ...]  # what each chunk's loss is multiplied by
     totals: driver_rows.Totals
-    kl: float  # nats per completion, to the base
+    kl: float  # nats per completion, to the base; nan: not measured
 
 
 class OnlineTrainer(GRPOTrainer):
@@ -118,9 +119,9 @@ class OnlineTrainer(GRPOTrainer):
         if not batch.rows:
             raise TrainingError("no rollout made a model call that names its question, so there is nothing to train on")
         with one.policy.training():
-            return self._prepare(tuple(made), batch)
+            return self._prepare(tuple(made), batch, step)
 
-    def _prepare(self, made: tuple[Trajectory, ...], batch: Batch) -> Rollouts:
+    def _prepare(self, made: tuple[Trajectory, ...], batch: Batch, step: int) -> Rollouts:
         """Turn rewards into a signal, and measure what the loss needs of the weights before they move."""
         self._assignment.policy.model.eval()
         value_bt = self._values(batch) if self._online.critic is not None else None
@@ -135,7 +136,12 @@ class OnlineTrainer(GRPOTrainer):
             totals.share(self.loss_type, len(part["completion_ids"]), int(part["completion_mask"].sum()))
             for part in parts
         )
-        return Rollouts(made, batch, parts, shares, totals, self._kl(batch, parts))
+        kl = self._kl(batch, parts) if self.beta or self._watched(step) else math.nan
+        return Rollouts(made, batch, parts, shares, totals, kl)
+
+    def _watched(self, step: int) -> bool:
+        """Whether the KL is measured although the loss does not need it: now and then, and for the result's record."""
+        return step % self.kl_every == 0 or step + self.iterations >= self._assignment.algorithm.steps
 
     def _chunks(self, batch: Batch, rows: list[int]) -> list[driver_rows.Chunk]:
         processes = self.accelerator.num_processes
@@ -229,12 +235,11 @@ class OnlineTrainer(GRPOTrainer):
     def _summary(self, rollouts: Rollouts, entropy: float) -> Step:
         batch = rollouts.batch
         length_b = [len(row.completion_ids) for row in batch.rows]
-        alike = [float(np.ptp(batch.reward_n[group]) == 0) for group in batch.groups()]
         return Step(
             reward=float(batch.reward_n.mean()),
             kl=rollouts.kl,
             entropy=entropy,
-            zero_groups=float(np.mean(alike)),
+            zero_groups=batch.alike(),
             length=float(np.mean(length_b)),
             tokens=rollouts.totals.tokens if rollouts.parts else 0,
         )
@@ -247,6 +252,12 @@ class OnlineTrainer(GRPOTrainer):
     def iterations(self) -> int:
         """Optimizer steps per batch of rollouts."""
         return self._online.loss.iterations
+
+    @property
+    def kl_every(self) -> int:
+        """Optimizer steps from one measurement of the KL to the next."""
+        limits = self._assignment.algorithm.collapse
+        return self.iterations * (1 if self.beta else stride(limits, self.iterations))
 
     @property
     def rollouts(self) -> Rollouts | None:

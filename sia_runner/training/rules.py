@@ -1,11 +1,10 @@
-"""Which lever, and which algorithm: the default policy, used where the proposer does not choose."""
+"""Which algorithm suits rewards of which shape: the default policy, used where the proposer does not choose."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sia_runner.records import Lever, Past
 from sia_runner.training.protocol import TrainingError
 from sia_runner.training.shape import Shape
 
@@ -71,42 +70,47 @@ class Choice:
 
 
 def choose(shape: Shape, rules: Sequence[Rule] = RULES) -> Choice:
-    """The algorithm for rewards of this shape. Raises TrainingError where nothing was measured."""
+    """The algorithm for rewards of this shape. Raises TrainingError where nothing was measured, or no rule holds."""
     if shape.n == 0:
         raise TrainingError(f"no rollout has a reward ({shape.failed} failed): no algorithm can be chosen")
-    rule = next(rule for rule in rules if rule.holds(shape))
-    return Choice(rule.algorithm, rule.name, rule.reason(shape))
+    for rule in rules:
+        if rule.holds(shape):
+            return Choice(rule.algorithm, rule.name, rule.reason(shape))
+    allowed = ", ".join(dict.fromkeys(rule.algorithm for rule in rules)) or "none"
+    raise TrainingError(f"no rule gives one of the algorithms that may be chosen ({allowed})")
 
 
-@dataclass(frozen=True, slots=True)
-class Pull:
-    lever: Lever
-    reason: str
+def impossible(shape: Shape) -> str:
+    """Why rollouts of this shape can train nothing, whatever the algorithm; empty when they can."""
+    if shape.n == 0:
+        return f"no rollout has a reward ({shape.failed} failed)"
+    if shape.calls == 0:
+        return "no model call of the harness names its question, so nobody knows which call earned what"
+    return ""
 
 
-def plateau_length(history: Sequence[Past]) -> int:
-    """How many proposals in a row, up to now, changed the harness alone and were not accepted.
+def nothing_to_gain(shape: Shape) -> str:
+    """Why rewards of this shape show no algorithm a direction; empty when they do.
 
-    A weights update ends the count, accepted or not: after a failed one the harness has its turn again. A candidate
-    that could not be scored says nothing about the harness and is passed over.
+    Rewards that are all zero are left to the rules: more samples may find the first success.
     """
-    count = 0
-    for past in reversed([past for past in history if past.status != "unscored"]):
-        if past.lever is not Lever.HARNESS or past.status == "accepted":
-            break
-        count += 1
-    return count
-
-
-def lever(plateau: int, least: int, left: float, cost: float) -> Pull:
-    """Weights after a harness plateau of at least `least` proposals, where the budget allows it.
-
-    `left`, `cost`: what remains (math.inf: no limit) and what one weights update is estimated to take, in one unit.
-    """
-    if plateau < least:
-        return Pull(Lever.HARNESS, f"harness plateau {plateau} < {least}")
-    if cost > left:
-        return Pull(
-            Lever.HARNESS, f"harness plateau {plateau} >= {least}, but weights cost {cost:.3g} > {left:.3g} left"
+    if shape.equal_groups == 1 and shape.zero_share < 1:
+        return (
+            f"in each of {shape.groups} groups all rewards are equal (mean {shape.mean:.3g}), "
+            "so nothing tells a better answer from a worse one"
         )
-    return Pull(Lever.WEIGHTS, f"harness plateau {plateau} >= {least}, and weights cost {cost:.3g} <= {left:.3g} left")
+    return ""
+
+
+def suits(algorithm: str) -> str:
+    """What an algorithm is for, in the words of the rules."""
+    return "; ".join(rule.name for rule in RULES if rule.algorithm == algorithm)
+
+
+def unaffordable(cost: Mapping[str, float | None], left: Mapping[str, float | None]) -> str:
+    """Why an update of this cost is not begun; empty when it fits. Both by unit; None: not known, no limit."""
+    for unit, amount in cost.items():
+        limit = left.get(unit)
+        if amount is not None and limit is not None and amount > limit:
+            return f"an update is estimated to take {amount:,.4g} {unit}, and {limit:,.4g} are left"
+    return ""

@@ -1,6 +1,8 @@
 """What happens around the steps of the online driver: resume, progress, checkpoints, early stop."""
 
+import math
 import time
+from dataclasses import replace
 from typing import Any
 
 from transformers import TrainerCallback
@@ -51,7 +53,8 @@ class Watch(TrainerCallback):
         trainer, progress = self._trainer, self.progress
         trainer.release()
         progress.steps = state.global_step
-        progress.curve.append(trainer.curve[-1])
+        last = trainer.curve[-1]
+        progress.curve.append(replace(last, kl=progress.curve[-1].kl) if math.isnan(last.kl) else last)
         if (state.global_step - 1) % trainer.iterations == 0:
             progress.saw(trainer.rollouts.trajectories)
         self._clock()
@@ -83,11 +86,11 @@ class Watch(TrainerCallback):
         return step % iterations == 0 and step // every > (step - iterations) // every
 
     def _stop(self, found: collapse.Verdict, control: Any) -> None:
-        progress, window = self.progress, self._one.algorithm.collapse.window
+        progress = self.progress
         progress.stopped = found.reason
         control.should_training_stop = True
         if found.harmful:
-            good = self._checkpoints.before(progress.steps - window)
+            good = self._checkpoints.before(self._trusted(progress.steps))
             if good is None:
                 raise TrainingError(f"{progress.stopped}, and no checkpoint to go back to is left in {self._one.work}")
             progress.kept = good[0]
@@ -108,8 +111,13 @@ class Watch(TrainerCallback):
             if not self._done:
                 content |= {"optimizer": trainer.optimizer.state_dict(), "scheduler": trainer.lr_scheduler.state_dict()}
             self._checkpoints.save(step, content)
-            self._checkpoints.prune(step - self._one.algorithm.collapse.window)
+            self._checkpoints.prune(self._trusted(step))
         self.wait()
+
+    def _trusted(self, step: int) -> int:
+        """The newest step whose weights a window that ends with `step` does not condemn. The first figure in the window
+        is of the weights before its step, and the last good KL was measured up to `kl_every` steps earlier."""
+        return max(0, step - self._one.algorithm.collapse.window - self._trainer.kl_every)
 
     def _weights(self) -> dict[str, Any]:
         model = self._one.policy.model

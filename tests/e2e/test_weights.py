@@ -26,3 +26,19 @@ def test_a_generation_trains_an_adapter_that_is_gated_scored_and_kept_with_its_o
         [sys.executable, "-m", "sia_runner.verify", str(cli.run)], capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.slow
+def test_weights_and_harness_beat_the_harness_alone_on_held_out_questions(cli):
+    sweep = f"hydra.sweep.dir={cli.folder / 'levers'}"
+    done = cli("-m", "+experiment=sia_h,sia_wh", "task=arithmetic", "max_gen=3", sweep, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "-m", "sia_runner.compare", str(cli.folder / "levers"), "--json"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    harness_only, both = found["runs"]
+    assert (harness_only["mode"], both["mode"]) == ("SIA-H", "SIA-W+H")
+    assert both["algorithms"] == ["grpo"]  # what trainer=auto chose, and what was accepted
+    assert harness_only["test"]["n"] == both["test"]["n"] == 400
+    (pair,) = found["pairs"]
+    assert pair["won"] > pair["lost"] and pair["p_value"] < 1e-6
+    assert found["notes"] == []  # same policy, same first harness, same everything but the trainer

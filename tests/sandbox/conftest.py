@@ -17,20 +17,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from sia_runner.sandbox import docker as docker_module
 from sia_runner.sandbox import driver, landlock
 from sia_runner.sandbox import process as process_module
 from sia_runner.sandbox.bubblewrap import Bubblewrap
+from sia_runner.sandbox.docker import Docker
 from sia_runner.sandbox.process import Process
 from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, Sandbox, SandboxError
 
-BACKENDS = {"bubblewrap": Bubblewrap, "process": Process}
+IMAGE = os.environ.get("SIA_IMAGE", "sia-runner-sandbox")  # of the engine that tests/engines/docker.sh brings up
+BACKENDS = {"bubblewrap": Bubblewrap, "process": Process, "docker": partial(Docker, IMAGE)}
+CLASSES = {"bubblewrap": "Bubblewrap", "process": "Process", "docker": "Docker"}
 USER = 23456  # nobody's number
 ENTRY = f"target_agent_{secrets.token_hex(4)}.py"  # tells our processes from others'
+_COPIED = ("sklearn", "scikit_learn", "scipy", "numpy", "joblib", "threadpoolctl", "narwhals", "cloudpickle",
+           "docker", "requests", "urllib3", "certifi", "idna", "charset_normalizer")  # fmt: skip
 _PACKAGES = Path(__file__).resolve().parents[2]
 _REMOTE = """
 import json, sys
@@ -39,18 +46,19 @@ sys.path.insert(0, sys.argv[1])
 from sia_runner.records import Door
 from sia_runner.sandbox import process
 from sia_runner.sandbox.{name} import {kind}
+sandbox = {kind}(*{arguments!r})
 from sia_runner.sandbox.protocol import Job, Limits
 if {way!r}:
     process._way_out = lambda: {way!r}
 wanted = json.load(sys.stdin)
 if wanted is None:
-    sandbox = {kind}(); sandbox.check(); answer = sandbox.gaps()
+    sandbox.check(); answer = sandbox.gaps()
 else:
     limits = Limits(**wanted.pop("limits")); entry = wanted.pop("entry"); env = wanted.pop("env")
     door = wanted.pop("door", None)
     door = Door(Path(door["socket"]), door["env"]) if door else None
     paths = {{k: Path(v) for k, v in wanted.items()}}
-    ended = {kind}().run(Job(entry=entry, limits=limits, env=env, door=door, **paths))
+    ended = sandbox.run(Job(entry=entry, limits=limits, env=env, door=door, **paths))
     answer = {{name: getattr(ended, name) for name in ended.__slots__}}
 print(json.dumps(answer))
 """
@@ -137,7 +145,8 @@ class Box:
 
     def remote_command(self) -> list[str]:
         """A program of this user that runs the job it reads from standard input."""
-        code = _REMOTE.format(name=self.name, kind=BACKENDS[self.name].__name__, way=self.way)
+        arguments = (IMAGE,) if self.name == "docker" else ()
+        code = _REMOTE.format(name=self.name, kind=CLASSES[self.name], arguments=arguments, way=self.way)
         return [*(self.command or [sys.executable]), "-c", code, os.fspath(self.packages)]
 
     @property
@@ -175,9 +184,7 @@ def public_python(public_home: Path) -> str:
     ignored = shutil.ignore_patterns("site-packages", "test", "idlelib", "tkinter")
     shutil.copytree(sysconfig.get_path("stdlib"), base / library, copy_function=_link, ignore=ignored)
     for package in Path(sysconfig.get_path("purelib")).iterdir():
-        if package.name.startswith(
-            ("sklearn", "scikit_learn", "scipy", "numpy", "joblib", "threadpoolctl", "narwhals", "cloudpickle")
-        ):
+        if package.name.startswith(_COPIED):
             ignored = shutil.ignore_patterns("tests", "__pycache__", "datasets.*", "include")
             target = venv / library / "site-packages" / package.name
             shutil.copytree(package, target, copy_function=_link, ignore=ignored) if package.is_dir() else _link(
@@ -198,7 +205,8 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-VARIANTS = ("bubblewrap-root", "bubblewrap-user", "process-root", "process-stranger", "process-user")
+VARIANTS = ("bubblewrap-root", "bubblewrap-user", "process-root", "process-stranger", "process-user", "docker-root",
+            "docker-user")  # fmt: skip
 
 
 @pytest.fixture(params=VARIANTS, scope="session")
@@ -227,7 +235,7 @@ def open_box(request: pytest.FixtureRequest, public_home: Path) -> Box:
     return make_box(request, request.param, public_home)
 
 
-@pytest.fixture(params=["bubblewrap", "process", "process-loopback"], scope="session")
+@pytest.fixture(params=["bubblewrap", "process", "process-loopback", "docker"], scope="session")
 def own_open_box(request: pytest.FixtureRequest, public_home: Path) -> Box:
     """The same as whoever runs the tests."""
     name, _, way = request.param.partition("-")
@@ -235,7 +243,7 @@ def own_open_box(request: pytest.FixtureRequest, public_home: Path) -> Box:
     return make_box(request, f"{name}-{who}-{way}".rstrip("-"), public_home)
 
 
-@pytest.fixture(params=["bubblewrap", "process"], scope="session")
+@pytest.fixture(params=["bubblewrap", "process", "docker"], scope="session")
 def own_box(request: pytest.FixtureRequest, public_home: Path) -> Box:
     """Each backend as whoever runs the tests."""
     return make_box(request, f"{request.param}-{'root' if os.geteuid() == 0 else 'user'}", public_home)
@@ -250,7 +258,7 @@ def make_box(request: pytest.FixtureRequest, variant: str, home: Path) -> Box:
     if root and who != "root":
         command = [request.getfixturevalue("public_python")]
         if who == "user":
-            command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *command]
+            command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", _groups(name), *command]
     if way == "loopback" and landlock.abi() < 4:
         pytest.skip(f"NOT TESTED: {variant}: this kernel's Landlock cannot confine TCP")
     box = Box(name, who, home, command, USER if root and who == "user" else os.geteuid(), way)
@@ -259,6 +267,12 @@ def make_box(request: pytest.FixtureRequest, variant: str, home: Path) -> Box:
     except SandboxError as error:
         pytest.skip(f"NOT TESTED: {variant}: {error}")
     return box
+
+
+def _groups(name: str) -> str:
+    """Who may use a container engine is in the group of its socket."""
+    socket = Path(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
+    return f"--groups={socket.stat().st_gid}" if name == "docker" and socket.exists() else "--clear-groups"
 
 
 @pytest.fixture
@@ -287,7 +301,20 @@ def _processes() -> list[str]:
         ours = process.pid in below and ("sandbox" in words or "bwrap" in words)
         if (ours or ENTRY in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(f"{process.pid}: {words[:200]}")
-    return found
+    return found + _containers()
+
+
+def _containers() -> list[str]:
+    """Those of these tests that run, where an engine was used at all; it may take it a moment to see that one ended."""
+    if not docker_module._find.cache_info().currsize:
+        return []
+    end = time.monotonic() + 10
+    while True:
+        running = docker_module._engine(IMAGE).api.containers(filters={"label": docker_module._LABEL})
+        ours = [one["Id"] for one in running if "/sia-tests-" in one["Labels"][docker_module._LABEL]]
+        if not ours or time.monotonic() > end:
+            return ours
+        time.sleep(0.05)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:

@@ -94,7 +94,7 @@ def test_v2_takes_the_nearest_ancestor_that_hands_its_controllers_on(
         ):
             with open(f"{tmp_path}{place}/{name}", "w") as file:
                 file.write(content)
-    monkeypatch.setattr(cgroups, "_own_paths", lambda: {"": "/slice/session"})
+    monkeypatch.setattr(cgroups, "_paths", lambda: {"": "/slice/session"})
     made = cgroups.create(64 << 20, 10, root=os.fspath(tmp_path))
     assert made and os.path.dirname(made.memory) == f"{tmp_path}/slice"
     written = {path.name: path.read_text() for path in Path(made.memory).iterdir()}

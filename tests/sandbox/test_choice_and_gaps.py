@@ -113,4 +113,4 @@ def test_a_trivial_harness_takes_a_fraction_of_a_second(box: Box) -> None:
         start = time.perf_counter()
         seconds = box.run("open('made', 'w').close()").ended.seconds
         took.append(seconds if box.command else time.perf_counter() - start)
-    assert min(took) < 0.5  # 0.06-0.09 s on an idle machine
+    assert min(took) < (1 if box.name == "docker" else 0.5)  # 0.06-0.09 s on an idle machine; an engine takes 0.4

@@ -18,7 +18,7 @@ from sia_runner.sandbox.process import Process
 from sia_runner.sandbox.protocol import Ending, Job, SandboxError
 from tests.sandbox.conftest import Box, Ran, make_box, sandbox_processes, wait_until
 from tests.sandbox.gateway import serve
-from tests.sandbox.test_supervisor import supervisor_of
+from tests.sandbox.test_supervisor import processes_inside, supervisor_of
 
 CLIENT = """
 import hashlib, http.client, os, socket, sys, threading, time
@@ -344,7 +344,7 @@ time.sleep(100)
 
 def relays_of(job: Job) -> list[int]:
     """They wait in epoll, which neither the supervisor nor the harness of these tests does."""
-    below = supervisor_of(job.entry).children(recursive=True)
+    below = processes_inside(job.entry)
     return [
         one.pid for one in below if any("eventpoll" in os.readlink(fd) for fd in Path(f"/proc/{one.pid}/fd").iterdir())
     ]

@@ -1,5 +1,6 @@
 """The small process over each sandbox: what happens when it dies, waits, or finds a hostile work folder."""
 
+import contextlib
 import os
 import threading
 
@@ -12,12 +13,30 @@ from tests.sandbox.conftest import Box, sandbox_processes, wait_until
 
 
 def supervisor_of(job_entry: str) -> psutil.Process:
+    for above in (*_harness(job_entry).parents(), *psutil.process_iter()):  # a container is below its engine
+        with contextlib.suppress(psutil.Error):  # it may have ended just now
+            if "sia_runner.sandbox.supervisor" in " ".join(above.cmdline()) and _is_at_work(above):
+                return above
+    raise AssertionError("no supervisor found")
+
+
+def processes_inside(job_entry: str) -> list[psutil.Process]:
+    """All of the sandbox that this harness is in."""
+    harness = _harness(job_entry)
+    first = harness.parent() if "inside.py" in " ".join(harness.parent().cmdline()) else supervisor_of(job_entry)
+    return first.children(recursive=True)
+
+
+def _harness(job_entry: str) -> psutil.Process:
     for process in psutil.process_iter(["cmdline"]):
         if job_entry in " ".join(process.info["cmdline"] or []) and "--dataset_dir" in (process.info["cmdline"] or []):
-            for above in process.parents():
-                if "sia_runner.sandbox.supervisor" in " ".join(above.cmdline()):
-                    return above
-    raise AssertionError("no supervisor found")
+            return process
+    raise AssertionError("the harness does not run")
+
+
+def _is_at_work(supervisor: psutil.Process) -> bool:
+    """It holds the lock of a work folder of these tests; others of this machine, or those that wait, do not."""
+    return any(os.path.basename(f.path) == ".work.lock" and "/sia-tests-" in f.path for f in supervisor.open_files())
 
 
 def test_a_supervisor_killed_with_sigkill_takes_its_harness_along(box: Box) -> None:

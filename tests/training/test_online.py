@@ -222,34 +222,18 @@ def test_a_large_weight_of_the_kl_holds_the_policy_at_the_base(warmed, tmp_path)
     assert ends[1] < 0.2 * ends[0]
 
 
-def test_a_collapse_goes_back_to_the_last_good_checkpoint(policy, tmp_path):
-    lines: list[str] = []
-    limits = Collapse(kl=1.0, entropy=None, zero_groups=None, length=None, window=2)
-    wild = short(steps=60, learning_rate=0.02, checkpoint_every=2, collapse=limits, questions=4)
-    trained = online.train(toy.assignment(policy, wild, tmp_path, say=lines.append))
-    assert trained.steps < 60
-    assert "KL to the base" in trained.stopped
-    assert min(trained.kl[-2:]) >= 1.0
-    kept = adapters.read_origin(tmp_path / "adapter").steps
-    assert kept <= trained.steps - 2
-    assert kept % 2 == 0
-    assert f"the adapter is that of step {kept}" in trained.stopped
-    assert lines[-1].startswith("stopped early")
-
-    # What was kept is that step's adapter: the same training, ended there, gives it too.
-    unwatched = Collapse(kl=None, entropy=None, zero_groups=None, length=None)
-    calm = wild.model_copy(update={"steps": kept, "collapse": unwatched})
-    if kept:
-        online.train(toy.assignment(policy, calm, tmp_path / "calm"))
-        ends = [tensors_of(policy, folder / "adapter") for folder in (tmp_path, tmp_path / "calm")]
-        assert difference(*ends) == 0
-
-
 def test_ppo_trains_a_value_head_and_leaves_none(policy, tmp_path):
     trained = online.train(toy.assignment(policy, toy.settings("ppo", steps=6, questions=3), tmp_path))
     assert trained.steps == 6
     assert not hasattr(policy.model, "value_head")
     assert not any("value" in name for name in tensors_of(policy, tmp_path / "adapter"))
+
+
+def test_ppo_compares_single_samples_with_its_critic(policy, tmp_path):
+    """A question with one sample has no difference within, which must not end the training."""
+    watched = toy.settings("ppo", steps=8, questions=16, samples=1, collapse=Collapse(window=2))
+    trained = online.train(toy.assignment(policy, watched, tmp_path))
+    assert (trained.steps, trained.stopped) == (8, "")
 
 
 def test_ppo_rolls_out_once_for_all_its_passes(policy, tmp_path):

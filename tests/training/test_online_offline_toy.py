@@ -12,9 +12,9 @@ ALGORITHMS = {
     "grpo": ({"steps": 60, "questions": 8}, 0.95),
     "entropic": ({"steps": 60, "questions": 8}, 0.95),
     "reinforce": ({"steps": 60, "questions": 8, "kl": 0.02}, 0.95),
-    "ppo": ({"steps": 200, "questions": 8}, 0.95),
-    "best_of_n": ({"steps": 160, "questions": 256, "options": {"rounds": 4}}, 0.93),
-    "dpo": ({"steps": 240, "questions": 256, "kl": 0.3, "learning_rate": 3e-4, "options": {"rounds": 8}}, 0.93),
+    "ppo": ({"steps": 60, "questions": 8}, 0.95),
+    "best_of_n": ({"steps": 80, "questions": 256, "options": {"rounds": 8}}, 0.93),
+    "dpo": ({"steps": 80, "questions": 256, "kl": 0.3, "learning_rate": 5e-4, "options": {"rounds": 8}}, 0.93),
 }
 
 
@@ -30,4 +30,6 @@ def test_the_toy_is_solved(algorithm, seed, tmp_path):
     driver = online if settings.kind == "online" else offline
     driver.train(toy.assignment(policy, settings, tmp_path, seed=seed))
     learned = adapters.load(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
-    assert toy.chance(learned, toy.HELD_OUT) >= least
+    right = toy.chance(learned, toy.HELD_OUT)
+    print(f"{algorithm}, seed {seed}: P(right answer) {right:.4f}")
+    assert right >= least

@@ -1,15 +1,16 @@
-"""The written rules: six recorded shapes give the six documented algorithms; a plateau pulls the weights lever."""
+"""The written rules: six recorded shapes give the six documented algorithms. The shapes are constructed, but for
+MEASURED, which probes of runs wrote into decision.json."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sia_runner.records import Lever, OutcomeKind, Past, Sampled, Trajectory
+from sia_runner.search import plateau_length
 from sia_runner.training.algorithms import MODULES
 from sia_runner.training.protocol import TrainingError
-from sia_runner.training.rules import RULES, Rule, choose, lever, plateau_length
+from sia_runner.training.rules import RULES, Rule, choose, impossible, nothing_to_gain, suits, unaffordable
 from sia_runner.training.shape import Shape, measure
 
 # A terminal 0/1 verifier, right four times in ten, a second a rollout.
@@ -56,6 +57,37 @@ RECORDED = {
 @pytest.mark.parametrize("algorithm", RECORDED)
 def test_each_recorded_shape_gives_its_documented_algorithm(algorithm):
     assert choose(RECORDED[algorithm]).algorithm == algorithm
+
+
+# As the probe of a run of task=arithmetic, seed 0, base=tiny, wrote it into decision.json.
+MEASURED = {
+    "grpo": Shape(
+        n=64,
+        failed=0,
+        groups=16,
+        samples=4.0,
+        mean=0.3594,
+        variance=0.2302,
+        skew=0.5862,
+        lowest=0.0,
+        highest=1.0,
+        distinct=2,
+        zero_share=0.6406,
+        one_share=0.3594,
+        graded_share=0.0,
+        zero_groups=0.5625,
+        equal_groups=0.75,
+        between_share=0.7794,
+        calls=1.0,
+        tokens=12.9844,
+        seconds=0.0171,
+    ),
+}
+
+
+@pytest.mark.parametrize("algorithm", MEASURED)
+def test_each_shape_measured_in_a_run_gives_its_documented_algorithm(algorithm):
+    assert choose(MEASURED[algorithm]).algorithm == algorithm
 
 
 def test_every_algorithm_has_a_recorded_shape_and_a_rule():
@@ -164,9 +196,36 @@ def test_before_any_generation_there_is_no_plateau():
     assert plateau_length([]) == 0
 
 
-def test_weights_after_a_plateau_that_the_budget_allows():
-    assert lever(1, least=2, left=math.inf, cost=10).lever is Lever.HARNESS
-    assert lever(2, least=2, left=math.inf, cost=10).lever is Lever.WEIGHTS
-    refused = lever(2, least=2, left=9, cost=10)
-    assert refused.lever is Lever.HARNESS
-    assert refused.reason == "harness plateau 2 >= 2, but weights cost 10 > 9 left"
+def test_nothing_can_be_trained_without_a_reward_or_without_a_call_that_names_its_question():
+    assert impossible(TERMINAL) == ""
+    assert impossible(replace(TERMINAL, n=0, failed=64)) == "no rollout has a reward (64 failed)"
+    assert "names its question" in impossible(replace(TERMINAL, calls=0))
+
+
+def test_equal_rewards_in_each_group_show_no_direction_but_zeros_may_hide_a_success():
+    assert nothing_to_gain(TERMINAL) == ""
+    equal = replace(TERMINAL, equal_groups=1, zero_groups=0.6)
+    assert nothing_to_gain(equal).startswith("in each of 16 groups all rewards are equal (mean 0.4)")
+    zero = replace(TERMINAL, mean=0, variance=0, skew=0, zero_share=1, one_share=0, zero_groups=1, equal_groups=1)
+    assert nothing_to_gain(zero) == ""
+    assert choose(zero).algorithm == "best_of_n"
+
+
+def test_a_choice_among_fewer_algorithms_takes_the_first_rule_that_gives_one_of_them():
+    few = [rule for rule in RULES if rule.algorithm in ("reinforce", "grpo")]
+    assert choose(RECORDED["ppo"], few).algorithm == "grpo"
+    with pytest.raises(TrainingError, match=r"no rule gives one of the algorithms that may be chosen \(reinforce\)"):
+        choose(RECORDED["ppo"], few[:1])
+
+
+def test_each_algorithm_is_described_by_its_rules():
+    assert suits("ppo") == "rewards are dense scalars; several steps share a reward"
+    assert all(suits(algorithm) for algorithm in MODULES)
+
+
+def test_an_update_that_does_not_fit_the_budget_is_not_begun():
+    left = {"minutes": 20.0, "usd": None, "tokens": 1000.0}
+    assert unaffordable({"minutes": 19.9, "usd": 5.0, "tokens": None}, left) == ""
+    assert unaffordable({"minutes": 90.0, "usd": 5.0, "tokens": 1.0}, left) == (
+        "an update is estimated to take 90 minutes, and 20 are left"
+    )

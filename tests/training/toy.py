@@ -156,6 +156,7 @@ class ToyRoll:
 
     policy: ToyPolicy
     calls: int = 1
+    limit: int = 2  # tokens of a completion
     change: Verify | None = None  # what a test makes of a trajectory before training sees it
     asked: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
 
@@ -167,7 +168,7 @@ class ToyRoll:
         self.asked.append((step, tuple(units)))
         wanted = [(unit, sample, call) for unit in units for sample in range(samples) for call in range(self.calls)]
         prompts, seeds = [prompt_of(unit) for unit, _, _ in wanted], [seed_of(step, *one) for one in wanted]
-        made = sample(self.policy.model, prompts, seeds)
+        made = sample(self.policy.model, prompts, seeds, self.limit)
         trajectories = []
         for start in range(0, len(wanted), self.calls):
             unit, number, _ = wanted[start]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sia_runner.agents.llm.draft import Draft, Refused, digest
 from sia_runner.agents.llm.paths import Place, shown, split
-from sia_runner.agents.protocol import Workbench
+from sia_runner.agents.protocol import Rewards, Weights, Workbench
 from sia_runner.records import Trial
 
 
@@ -20,6 +20,7 @@ class Submitted:
     title: str
     rationale: str
     expected_effect: str
+    algorithm: str | None = None  # to train the weights with; None: the harness alone is proposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,9 @@ class Desk:
     first: bool  # generation 1: the harness as it is may be proposed
     earlier: Mapping[str, str] = field(default_factory=dict)  # digest of a proposed harness -> what became of it
     start_value: float | None = None  # of the harness it starts from, in an earlier trial on the same questions
+    weights: Weights | None = None  # None: they are not to be trained
     tried: list[Tried] = field(default_factory=list)
+    measured: dict[str, Rewards] = field(default_factory=dict)  # by digest of the harness
     decision: Submitted | Stopped | None = None
 
     def place(self, place: Place) -> Mapping[str, str]:

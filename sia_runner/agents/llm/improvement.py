@@ -25,6 +25,7 @@ def improvement(brief: Brief, desk: Desk, given: Submitted) -> str:
         "improvement.md.j2",
         n=brief.n,
         title=given.title,
+        algorithm=given.algorithm,
         changes=_changes(desk.draft.start, desk.draft.files),
         rationale=given.rationale,
         expected_effect=given.expected_effect,

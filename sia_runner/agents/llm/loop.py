@@ -9,7 +9,7 @@ from sia_runner.agents.llm.answer import MOST_CALLS, sane
 from sia_runner.agents.llm.conversation import Conversation
 from sia_runner.agents.llm.desk import Desk
 from sia_runner.agents.llm.draft import Refused
-from sia_runner.agents.llm.tools import SUBMIT
+from sia_runner.agents.llm.tools import ENDING
 from sia_runner.agents.llm.tools.base import Tool
 from sia_runner.agents.protocol import Message
 from sia_runner.records import Reply, ToolCall, Usage
@@ -48,7 +48,7 @@ def run(
             text, fault = _carried_out(desk, tools, call)
             if desk.decision is not None:
                 return Ended(Why.DECIDED, turn, usage)
-            if fault and call.name == SUBMIT:
+            if fault and call.name in ENDING:
                 refusals.append(text)
             results.append({"role": "tool", "tool_call_id": call.id, "content": text})
         if len(refusals) > repairs:

@@ -48,11 +48,11 @@ def _proposed_before(desk: Desk) -> str:
 
 
 def _candidate(brief: Brief, desk: Desk, ended: Ended, given: Submitted) -> Proposal:
-    files = desk.draft.files
     return Proposal(
-        Lever.HARNESS,
+        _lever(desk, given),
         given.rationale,
-        files=files,
+        files=desk.draft.files,
+        algorithm=given.algorithm,
         title=given.title,
         improvement=improvement(brief, desk, given),
         notes=_notes(desk, ended, given),
@@ -60,10 +60,17 @@ def _candidate(brief: Brief, desk: Desk, ended: Ended, given: Submitted) -> Prop
     )
 
 
+def _lever(desk: Desk, given: Submitted) -> Lever:
+    if given.algorithm is None:
+        return Lever.HARNESS
+    return Lever.BOTH if desk.draft.changed else Lever.WEIGHTS
+
+
 def _notes(desk: Desk, ended: Ended, given: Submitted) -> Mapping[str, Any]:
-    """Short: it comes back in the history of every later generation."""
+    """Short: it comes back in the history of every later generation. `digest` marks what was proposed on the weights
+    as they are; on trained ones the same files are another candidate."""
     return {
-        "digest": digest(desk.draft.files),
+        **({"digest": digest(desk.draft.files)} if given.algorithm is None else {}),
         "expected_effect": given.expected_effect[:_NOTE],
         "ended": ended.why.value,
         "turns": ended.turns,

@@ -36,6 +36,7 @@ class Told:
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
             calls_model=self.context.calls_model,
             start=self._start(),
+            weights=self.desk.weights,
             trials=self.desk.trials,
             questions=self.desk.questions,
             turns=self.turns,
@@ -61,6 +62,7 @@ class Told:
             "improve.md.j2",
             **given,
             parent=self._parent(),
+            due=self.desk.weights.due if self.desk.weights else "",
             overview=self._shortened(overview, 6),
             history=history,
         )

@@ -11,13 +11,15 @@ from sia_runner.agents.llm.loop import run
 from sia_runner.agents.llm.shelf import read_tree
 from sia_runner.agents.llm.tools import offered
 from sia_runner.agents.protocol import Brief, Context, Workbench
-from sia_runner.records import Proposal
+from sia_runner.records import Lever, Proposal
 
 _ROOM = 24 * 1024  # bytes of one tool's answer, where the context is large
 
 
 class Llm:
     """Meta-agent in generation 1, feedback agent afterwards. Deterministic for (brief, the model's replies, trials)."""
+
+    pulls_weights = True
 
     def __init__(
         self,
@@ -40,7 +42,7 @@ class Llm:
 
     def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
         desk = self._desk(brief, workbench)
-        tools = offered(first=desk.first, trials=desk.trials)
+        tools = offered(first=desk.first, trials=desk.trials, weights=desk.weights is not None)
         told = prompting.Told(self._context, brief, desk, self._turns, self._limit)
         schemas = [tool.schema() for tool in tools.values()]
         conversation = Conversation(told.system(), told.task(), schemas, self._limit)
@@ -65,13 +67,17 @@ class Llm:
                 for past in brief.history
                 if past.notes.get("digest") and past.status != "unscored"
             },
+            weights=brief.weights,
             start_value=_tried_before(brief, digest(draft.files), self._questions),
         )
 
 
 def _tried_before(brief: Brief, mark: str, questions: int) -> float | None:
-    """Trials of one size ask the same questions in every generation, so an earlier one is a fair comparison."""
-    trials = [trial for past in brief.history for trial in past.notes.get("trials", [])]
+    """Trials of one size ask the same questions in every generation, so an earlier one is a fair comparison, unless
+    the harness's model was another then."""
+    trained = [past.n for past in brief.history if past.lever is not Lever.HARNESS and past.status == "accepted"]
+    since = max(trained, default=0)
+    trials = [trial for past in brief.history if past.n > since for trial in past.notes.get("trials", [])]
     values = [
         trial["value"]
         for trial in trials

@@ -14,7 +14,7 @@ from sia_runner.models.policy.ask import PolicyError
 MARK = "sia_adapter.json"  # beside the weights: which base they were trained on
 BASE = "base"  # the version without an adapter
 _MOST = 4  # kept loaded
-_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 
 
 class Adapters:
@@ -81,7 +81,7 @@ class Adapters:
     def _load(self, folder: Path, version: str) -> None:
         from peft import PeftModel
 
-        self._check_base(folder)
+        check_base(folder, self._base_id, self._base_sha256)
         _check_whole(folder)  # before PEFT changes the model: what fails half-way leaves its layers there
         self._make_room()
         name = f"served_{version}"
@@ -115,21 +115,23 @@ class Adapters:
         else:
             self.model.delete_adapter(name)
 
-    def _check_base(self, folder: Path) -> None:
-        try:
-            written = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PolicyError(f"adapter {folder}: {MARK} cannot be read, so its base is unknown ({error})") from None
-        if written.get("base_sha256") != self._base_sha256:
-            raise PolicyError(
-                f"adapter {folder} was trained on {written.get('base_id')} ({str(written.get('base_sha256'))[:12]}), "
-                f"not on {self._base_id} ({self._base_sha256[:12]})"
-            )
+
+def check_base(folder: Path, base_id: str, base_sha256: str) -> None:
+    """Raises PolicyError, one line, where the adapter was trained on another base or does not say on which."""
+    try:
+        written = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"adapter {folder}: {MARK} cannot be read, so its base is unknown ({error})") from None
+    if written.get("base_sha256") != base_sha256:
+        raise PolicyError(
+            f"adapter {folder} was trained on {written.get('base_id')} ({str(written.get('base_sha256'))[:12]}), "
+            f"not on {base_id} ({base_sha256[:12]})"
+        )
 
 
 def version_of(folder: Path) -> str:
     """Its weights' hash, so that a copy is the same adapter and a changed one is not. Raises PolicyError."""
-    weights = folder / _WEIGHTS
+    weights = folder / WEIGHTS
     try:
         status = weights.stat()
         return _hash(weights, status.st_mtime_ns, status.st_size, status.st_ino)
@@ -147,10 +149,10 @@ def _check_whole(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(folder / _WEIGHTS, framework="pt") as tensors:
+        with safe_open(folder / WEIGHTS, framework="pt") as tensors:
             tensors.keys()
     except (OSError, SafetensorError) as error:
-        raise PolicyError(f"adapter {folder}: {_WEIGHTS} cannot be read: {error}") from None
+        raise PolicyError(f"adapter {folder}: {WEIGHTS} cannot be read: {error}") from None
 
 
 def _disabled(model: Any) -> bool:

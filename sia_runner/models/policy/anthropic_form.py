@@ -19,6 +19,8 @@ def ask_of(asked: Asked, spec: PolicySpec) -> Ask:
     for name in _NOT_SERVED:
         if body.get(name) and body[name] != {"type": "disabled"}:
             raise bad_request(f"{name} is not served by the policy")
+    if body["messages"][-1].get("role") == "assistant":
+        raise bad_request("the policy cannot go on from an assistant's message: the last one has to be the user's")
     system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
     return Ask(
         messages=[*system, *body["messages"]],

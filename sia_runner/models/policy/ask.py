@@ -2,10 +2,11 @@
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sia_runner.models.protocol import ModelsError
 from sia_runner.records import Sampled
@@ -55,6 +56,20 @@ class Answer:
 
     text: str
     sampled: Sampled
+
+
+class Answering(Protocol):
+    """What the gateway asks: Batching in front of an engine in this process, or Remote in front of a server."""
+
+    def start(self) -> Any:
+        """The policy (training.protocol.Policy), ready to answer; loaded on the first call. Raises PolicyError."""
+        ...
+
+    def submit(self, ask: Ask) -> Future[Answer]:
+        """After `start`. Raises Failed in the future."""
+        ...
+
+    def close(self) -> None: ...
 
 
 def check_installed() -> None:

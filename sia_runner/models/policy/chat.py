@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
+from sia_runner.models.failures import Failed
 from sia_runner.models.policy.ask import Messages
 from sia_runner.models.refusals import bad_request
 
@@ -41,6 +42,21 @@ class Chat:
         return self._tokenizer(text, add_special_tokens=False, verbose=False)[
             "input_ids"
         ]  # its length is checked by us
+
+    def prompt_within(self, messages: Messages, context: int) -> list[int]:
+        """`prompt_ids`. Raises Failed (bad_request, as OpenAI says it) where the context, in tokens, has no room for a
+        single one more."""
+        ids = self.prompt_ids(messages)
+        if len(ids) >= context:
+            raise Failed(
+                "bad_request",
+                f"This model's maximum context length is {context} tokens; the messages have {len(ids)}, and the "
+                "answer needs at least one",
+                status=400,
+                sent=False,
+                code="context_length_exceeded",
+            )
+        return ids
 
     def text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
         """The answer to show: before the first stop string, without special tokens."""

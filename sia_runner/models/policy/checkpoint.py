@@ -26,26 +26,61 @@ class Checkpoint:
 def load(place: str, device: str, dtype: str) -> Checkpoint:
     """`place`: a folder, or a hub id that is downloaded to transformers' own cache. Raises PolicyError."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder = _folder(place)
+    device = _device(device)  # before anything is read: weights take minutes
+    folder = folder_of(place)
+    tokenizer = tokenizer_of(place, folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **_trainable(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise PolicyError(f"base={place} cannot be loaded: {_line(error)}") from None
+    _forget_four_bits(model)
+    model.requires_grad_(False).eval()
+    model.to(device)  # pyright: ignore[reportArgumentType] - its decorators hide its signature
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not context:
+        raise PolicyError(f"base={place}: its config.json has no max_position_embeddings")
+    return Checkpoint(folder, model, tokenizer, weights_sha256(folder), context, _end_ids(model, tokenizer))
+
+
+def tokenizer_of(place: str, folder: Path) -> Any:
+    """With a chat template and a padding token. Raises PolicyError."""
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f"base={place} cannot be loaded: {_line(error)}") from None
     if tokenizer.chat_template is None:
         raise PolicyError(f"base={place} has no chat template: requests are chats; take its instruct variant")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.requires_grad_(False).eval()
-    model.to(_device(device))  # pyright: ignore[reportArgumentType] - its decorators hide its signature
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if not context:
-        raise PolicyError(f"base={place}: its config.json has no max_position_embeddings")
-    return Checkpoint(folder, model, tokenizer, weights_sha256(folder), context, _end_ids(model, tokenizer))
+    return tokenizer
+
+
+def _trainable(folder: Path) -> dict[str, Any]:
+    """gpt-oss comes with its experts in 4 bits (MXFP4), for which there are no gradients: they become `dtype` here.
+    transformers would do so only where it finds no kernels for 4 bits, on a CPU for one."""
+    from transformers import AutoConfig
+    from transformers.utils.quantization_config import Mxfp4Config
+
+    quantised = getattr(AutoConfig.from_pretrained(folder), "quantization_config", None) or {}
+    if quantised.get("quant_method") != "mxfp4":
+        return {}
+    kept = quantised.get("modules_to_not_convert")
+    return {"quantization_config": Mxfp4Config(modules_to_not_convert=kept, dequantize=True)}
+
+
+def _forget_four_bits(model: Any) -> None:
+    """transformers saves a model by the way it was loaded, backwards. Dequantised experts it would write under the
+    names of 4-bit ones, where no loader finds them: a merged model on disk would have random experts."""
+    ways = getattr(model, "_weight_conversions", None) or []
+    kept = [way for way in ways if not any("_blocks" in source for source in way.source_patterns)]
+    if len(kept) < len(ways):
+        model._weight_conversions = kept
 
 
 def weights_sha256(folder: Path) -> str:
@@ -65,7 +100,8 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _folder(place: str) -> Path:
+def folder_of(place: str, *, weights: bool = True) -> Path:
+    """Where the base lies on disk; of a hub id, downloaded, without `weights` the rest only. Raises PolicyError."""
     folder = Path(place).expanduser()
     if folder.is_dir():
         return folder
@@ -73,7 +109,7 @@ def _folder(place: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+        wanted = ["*.json", "*.jinja", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
         return Path(snapshot_download(place, allow_patterns=wanted, ignore_patterns=["*/*"]))
     except (OSError, ValueError, HFValidationError) as error:
         raise PolicyError(f"base={place} is no folder, and no model of the hub: {_line(error)}") from None
@@ -85,7 +121,7 @@ def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise PolicyError("device=cuda, but torch sees no GPU")
+        raise PolicyError("target_agent.policy.device=cuda, but torch sees no GPU; allowed here: auto, cpu")
     return device
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sia_runner.models.failures import Failed
 from sia_runner.models.policy.ask import Answer, Ask, Dialogue, Live, Weights, check_installed
 from sia_runner.records import Sampled
 from sia_runner.training_config import PolicySpec
@@ -96,18 +95,8 @@ class Engine:
                 self._updates += 1
 
     def prompt_ids(self, ask: Ask) -> list[int]:
-        """Raises Failed (bad_request, as OpenAI says it) where the context has no room for a single token more."""
-        ids = self._chat.prompt_ids(ask.messages)
-        if len(ids) >= self.context:
-            raise Failed(
-                "bad_request",
-                f"This model's maximum context length is {self.context} tokens; the messages have {len(ids)}, and the "
-                "answer needs at least one",
-                status=400,
-                sent=False,
-                code="context_length_exceeded",
-            )
-        return ids
+        """Raises Failed (bad_request) where the context has no room for a single token more."""
+        return self._chat.prompt_within(ask.messages, self.context)
 
     def generate(self, asks: Sequence[Ask]) -> list[Answer]:
         """In order. Raises Failed for the first ask that cannot be served, before anything is sampled; PolicyError for
@@ -162,6 +151,9 @@ class Engine:
 @contextmanager
 def _answering(model: Any) -> Iterator[None]:
     """Eval mode: a trainer leaves its model in train mode between its steps, and dropout is not part of the policy."""
+    if not any(module.training for module in model.modules()):  # changing nothing in each of them takes longer
+        yield
+        return
     training = model.training
     model.eval()
     try:

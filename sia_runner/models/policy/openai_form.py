@@ -21,8 +21,14 @@ _NOT_SERVED = (
     "frequency_penalty",
     "top_k",
     "min_p",
+    "repetition_penalty",
+    "min_tokens",
+    "stop_token_ids",
+    "ignore_eos",
+    "chat_template_kwargs",
     "reasoning_effort",
 )
+_NEUTRAL = {"repetition_penalty": 1, "top_k": -1}  # says in some clients' words that nothing is asked for
 _MOST_STOPS, _LONGEST_STOP = 16, 256  # strings, and characters of one
 
 
@@ -30,7 +36,7 @@ def ask_of(asked: Asked, spec: PolicySpec) -> Ask:
     """Raises Failed (bad_request)."""
     body = asked.body
     for name in _NOT_SERVED:
-        if body.get(name):
+        if body.get(name) and body[name] != _NEUTRAL.get(name):
             raise bad_request(f"{name} is not served by the policy")
     wanted = body.get("response_format")
     if wanted is not None and wanted != {"type": "text"}:

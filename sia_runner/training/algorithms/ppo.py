@@ -25,7 +25,9 @@ class Options:
     lam: Share1 = 0.95  # GAE's lambda: 0 trusts the value head, 1 the rewards
     value_coefficient: Annotated[float, Field(gt=0)] = 0.1
     value_clip: Annotated[float, Field(gt=0)] = 0.2  # how far a value may move from the one at rollout time
-    iterations: Annotated[int, Field(ge=1)] = 1  # optimizer steps on each batch of rollouts
+    # Optimizer steps on each batch of rollouts. More save rollouts, and end restlessly: on the toy of tests/training 4
+    # reach 0.98 with two thirds of the rollouts, and then fall to 0.91 at times, also at a third of the rate.
+    iterations: Annotated[int, Field(ge=1)] = 1
 
 
 @dataclass(frozen=True, slots=True)

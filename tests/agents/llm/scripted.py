@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.agents.llm.proposer import Llm
-from sia_runner.agents.protocol import Brief, Context, Files, Hosted, Message
+from sia_runner.agents.protocol import Brief, Context, Files, Hosted, Message, Rewards, Weights
 from sia_runner.records import Proposal, Reply, ToolCall, Trial, Usage
 
 ENTRY = "target_agent.py"
@@ -22,6 +22,16 @@ SETTINGS: dict[str, Any] = {
     "temperature": None,
     "max_tokens": 1000,
 }
+WEIGHTS = Weights(
+    {"grpo": "the verifier is terminal", "best_of_n": "nearly every reward is zero"}, due="plateau 1 >= 1"
+)
+REWARDS = Rewards(
+    {"n": 64, "groups": 16, "mean": 0.41, "zero_share": 0.59},
+    suggested="grpo",
+    why="the verifier is terminal (seconds 1 <= 60): grpo",
+    refused={"best_of_n": "an update is estimated to take 90 minutes, and 20 are left"},
+    minutes={"grpo": 3.5, "best_of_n": 90.0},
+)
 SUBMIT = {"title": "a better rate", "rationale": "it was too low", "expected_effect": "more right answers"}
 
 
@@ -43,6 +53,8 @@ def said(text: str = "", *calls: tuple[str, Any], finish: str = "") -> Reply:
 class Bench:
     replies: Sequence[Reply | Exception]
     trial: Callable[[Files], Trial] = lambda files: Trial(0.5, 4, 1.0)
+    rewards: Rewards = REWARDS
+    measured: list[Files] = field(default_factory=list)
     sent: list[list[Message]] = field(default_factory=list)
     tools: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +75,10 @@ class Bench:
         assert questions == SETTINGS["questions"]
         self.tried += [dict(files) for files in batch]
         return [self.trial(files) for files in batch]
+
+    def measure(self, files: Files) -> Rewards:
+        self.measured.append(dict(files))
+        return self.rewards
 
     def host(self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float) -> Hosted:
         raise AssertionError("the loop runs here, not in a guest")

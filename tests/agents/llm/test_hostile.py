@@ -13,7 +13,7 @@ from sia_runner.records import Lever, Reply, ToolCall, Usage
 from tests.agents.llm.scripted import ENTRY, Bench, evidence, later, propose
 from tests.agents.llm.test_tools import desk
 
-TOOLS = offered(first=False, trials=1)
+TOOLS = offered(first=False, trials=1, weights=True)
 anything = st.text(st.characters(codec=None), max_size=40)  # half surrogate pairs too
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | anything,

@@ -10,7 +10,7 @@ import pytest
 from sia_runner.agents.llm import directions, templates
 from sia_runner.agents.llm.proposer import Llm
 from sia_runner.records import Lever, Past, Score, Trial
-from tests.agents.llm.scripted import ENTRY, SETTINGS, SUBMIT, Bench, context, evidence, first, later, said
+from tests.agents.llm.scripted import ENTRY, SETTINGS, SUBMIT, WEIGHTS, Bench, context, evidence, first, later, said
 
 GOLDEN = Path(__file__).parent / "golden"
 HISTORY = (
@@ -55,6 +55,10 @@ def test_the_feedback_agent_of_a_harness_that_calls_none(tmp_path):
 def test_a_sibling_that_extends_another_generation_than_the_best(tmp_path):
     brief = later(evidence(tmp_path), n=4, history=HISTORY, parent=2, incumbent=1, sibling=2, higher_is_better=False)
     same("improve_sibling.md", sent(tmp_path, brief, {"trials": 1}, submission=""))
+
+
+def test_a_proposer_that_may_train_the_weights_is_told_what_for_and_that_it_is_due(tmp_path):
+    same("improve_or_train.md", sent(tmp_path, later(evidence(tmp_path), weights=WEIGHTS)))
 
 
 def test_improvement_md(tmp_path):

@@ -26,7 +26,7 @@ def desk(**given) -> Desk:
 
 
 def call(on: Desk, name: str, **given) -> str:
-    tool = offered(first=False, trials=1)[name]
+    tool = offered(first=False, trials=1, weights=True)[name]
     return tool.call(on, tool.arguments.model_construct(**given).model_dump_json(exclude_unset=True))
 
 
@@ -218,10 +218,10 @@ def test_a_trial_of_huge_outputs_is_shown_within_bounds():
 
 
 def test_schemas_name_every_argument_and_forbid_others():
-    for name, tool in offered(first=False, trials=1).items():
+    for name, tool in offered(first=False, trials=1, weights=True).items():
         schema = tool.schema()
         assert schema["function"]["name"] == name
         assert schema["function"]["parameters"]["additionalProperties"] is False
         assert schema["function"]["parameters"]["type"] == "object"
-    submit = offered(first=True, trials=0)["submit"].schema()["function"]["parameters"]
+    submit = offered(first=True, trials=0, weights=False)["submit"].schema()["function"]["parameters"]
     assert set(submit["properties"]) == set(submit["required"]) == {"title", "rationale", "expected_effect"}

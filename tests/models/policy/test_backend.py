@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 
+import anthropic
 import openai
 import pytest
 
@@ -102,6 +103,31 @@ def test_an_openai_client_gets_the_engines_answer_and_its_tokens_are_counted(sce
     assert record["finish_reason"] == expected.sampled.finish_reason and record["error"] is None
 
 
+@pytest.mark.parametrize(
+    "settings", [{"top_p": 0.3, "temperature": 2.0}, {"stop": ["never said", "a"], "temperature": 1.0}]
+)
+def test_every_sampling_setting_of_a_request_is_honoured(settings, scene, engine):
+    """Against the engine with the same settings, and not what it says without them."""
+    with scene.visit() as guest:
+        answer = chat(guest, seed=11, max_tokens=20, **settings)
+        chat(guest, seed=11, max_tokens=20, temperature=settings["temperature"])
+    expected = engine.generate([ask("1+1=", seed=11, max_tokens=20, **settings)])[0]
+    assert answer.choices[0].message.content == expected.text
+    assert scene.kept[0][1].completion_ids == expected.sampled.completion_ids != scene.kept[1][1].completion_ids
+
+
+def test_settings_that_ask_for_nothing_are_no_reason_to_refuse(scene):
+    with scene.visit() as guest:
+        neutral = {"top_k": -1, "repetition_penalty": 1.0, "min_p": 0.0}
+        assert chat(guest, max_tokens=2, n=1, presence_penalty=0, tools=[], extra_body=neutral).choices
+
+
+def test_an_anthropic_client_that_begins_the_answer_itself_is_told_that_this_is_not_served(scene):
+    messages = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "It is"}]
+    with scene.visit() as guest, pytest.raises(anthropic.BadRequestError, match="cannot go on from an assistant's"):
+        guest.anthropic(max_retries=0).messages.create(model="any", max_tokens=5, messages=messages)
+
+
 def test_a_request_that_names_nothing_gets_the_specs_defaults(scene, engine):
     with scene.visit() as guest:
         chat(guest)
@@ -155,6 +181,8 @@ def test_what_the_policy_cannot_do_is_refused_by_name(scene):
         ({"logprobs": True, "top_logprobs": 3}, "top_logprobs is not served"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"n": 2}, "n is at most 1 here"),
+        ({"extra_body": {"repetition_penalty": 1.2}}, "repetition_penalty is not served"),
         ({"temperature": 9.0}, "temperature must be a number from 0 to 2"),
         ({"top_p": -1.0}, "top_p"),
         ({"stop": [""]}, "stop must be"),

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="the training extra is not installed
 from sia_runner.models.policy.ask import PolicyError  # noqa: E402
 from sia_runner.models.policy.checkpoint import load, weights_sha256  # noqa: E402
 from sia_runner.models.policy.engine import Engine  # noqa: E402
-from tests.models.policy.making import checkpoint, no_texts, spec  # noqa: E402
+from tests.models.policy.making import adapter, ask, checkpoint, no_texts, spec  # noqa: E402
 
 
 def test_the_bases_hash_is_that_of_its_weights(tmp_path):
@@ -32,6 +32,19 @@ def test_files_of_the_hubs_cache_are_not_read_again(tmp_path):
 def test_a_base_in_bfloat16_is_loaded_as_such(tmp_path):
     base = load(str(checkpoint(tmp_path / "base")), "cpu", "bfloat16")
     assert base.model.dtype == torch.bfloat16 and base.context == 96
+
+
+def test_a_base_in_bfloat16_answers_and_its_logprobs_are_those_of_a_forward_pass(tmp_path):
+    engine = Engine(spec(checkpoint(tmp_path / "base"), dtype="bfloat16"), tmp_path, no_texts)
+    engine.use(adapter(tmp_path / "adapter", engine, 1))
+    for answer in engine.generate([ask(text, temperature=1.0, seed=1, max_tokens=12) for text in ("1+1=", "hello")]):
+        sampled = answer.sampled
+        ids = torch.tensor([[*sampled.prompt_ids, *sampled.completion_ids]])
+        with torch.no_grad():
+            logprob_tv = engine.model(ids).logits[0].double().log_softmax(-1)
+        start = len(sampled.prompt_ids)
+        expected = [logprob_tv[start - 1 + t, token].item() for t, token in enumerate(sampled.completion_ids)]
+        assert sampled.logprobs == pytest.approx(expected, abs=0.15), "8 bits of mantissa"
 
 
 def test_nothing_of_a_base_is_trainable_and_it_is_ready_to_answer(tmp_path):
@@ -74,8 +87,11 @@ def test_a_base_that_is_neither_folder_nor_model_is_refused(tmp_path, monkeypatc
 def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     folder = checkpoint(tmp_path / "base")
-    with pytest.raises(PolicyError, match="device=cuda"):
+    with pytest.raises(PolicyError, match="device=cuda") as refused:
         load(str(folder), "cuda", "float32")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(PolicyError, match="device=cuda"):
+        load(str(tmp_path / "not even looked for"), "cuda", "bfloat16")
     assert load(str(folder), "auto", "float32").model.device.type == "cpu"
 
 

@@ -20,24 +20,26 @@ class Submit(Arguments):
 
 def _run(desk: Desk, given: Submit) -> str:
     if not desk.first and not desk.draft.changed:
-        raise Refused("the draft is the parent's harness unchanged, which can only tie; change something, or stop")
+        instead = "change something, train_weights, or stop" if desk.weights else "change something, or stop"
+        raise Refused(f"the draft is the parent's harness unchanged, which can only tie; {instead}")
     fate = desk.earlier.get(digest(desk.draft.files))
     if fate:
         raise Refused(f"these very files were proposed before: {fate}; val is not there to be asked twice")
     fault = desk.draft.fault()
     if fault:
         raise Refused(f"not accepted: {fault}")
-    desk.decision = Submitted(_line(given.title), _text(given.rationale), _text(given.expected_effect))
+    desk.decision = Submitted(line(given.title), text(given.rationale), text(given.expected_effect))
     return "accepted"
 
 
-def _line(text: str) -> str:
-    line = " ".join(plain(text).split()) or "untitled"
-    return line if len(line) <= _TITLE else f"{line[: _TITLE - 1]}…"
+def line(given: str) -> str:
+    """As a title."""
+    single = " ".join(plain(given).split()) or "untitled"
+    return single if len(single) <= _TITLE else f"{single[: _TITLE - 1]}…"
 
 
-def _text(text: str) -> str:
-    return clip(plain(text), _TEXT)
+def text(given: str) -> str:
+    return clip(plain(given), _TEXT)
 
 
 TOOL = Tool(

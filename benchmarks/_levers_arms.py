@@ -1,0 +1,33 @@
+"""The arms of lawbench_levers.py: what each is on the command line of `python -m sia_runner`."""
+
+from pathlib import Path
+
+HARNESS = "SIA-H"
+ALGORITHMS = ("ppo", "grpo", "entropic", "reinforce", "best_of_n", "dpo")
+CONTROL = "cross-entropy"
+ARMS = (HARNESS, *ALGORITHMS, CONTROL)
+
+GENERATIONS = 3  # the first harness, one from the search, and one more from the search or from training
+_SHARED = ("task=lawbench", "target_agent=policy", f"max_gen={GENERATIONS}")
+# A harness that asks a model learns nothing from train: trials with less of it would be the same trials again.
+_SEARCH = ("meta_agent=recipes", "meta_agent.trials=4", "meta_agent.rungs=[1.0]", "trainer=none")
+# The control sees as many rows as grpo does (16 steps of 64 questions with 8 samples), in smaller batches.
+_GOLD = (
+    "trainer=best_of_n",
+    "trainer.questions=1840",
+    "trainer.samples=2",
+    "trainer.steps=256",
+    "trainer.options.rounds=1",
+    "trainer.options.batch=32",
+    "+trainer.options.threshold=1.0",
+)
+
+
+def overrides(arm: str, seed: int, harness_run: Path) -> list[str]:
+    """`harness_run`: the run directory of the SIA-H arm of this seed. The other arms go through its first generations
+    again, so that they differ in how the last generation is spent, and in nothing else."""
+    shared = [*_SHARED, f"seed={seed}"]
+    if arm == HARNESS:
+        return [*shared, *_SEARCH]
+    replayed = [*shared, "meta_agent=replay", f"meta_agent.dir={harness_run}"]
+    return [*replayed, *(_GOLD if arm == CONTROL else [f"trainer={arm}"])]

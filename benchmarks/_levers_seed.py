@@ -1,0 +1,56 @@
+"""All arms of one seed in one process: torch and trl are imported once. Started by lawbench_levers.py."""
+
+import json
+import resource
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from _levers_arms import CONTROL, HARNESS, overrides
+from _levers_gold import gold_rollouts
+
+from sia_runner.composing import composed
+from sia_runner.config import check
+from sia_runner.rundir import RunDir, read_json, write_json
+from sia_runner.runner import resume, start
+
+
+def main(seed: int, folder: Path, arms: list[str]) -> int:
+    """RUN directories `folder`/<arm>; finished ones are left alone, cut ones resumed."""
+    for arm in arms:
+        run = RunDir(folder / arm)
+        if not done(run.path):
+            code = _carry_out(arm, seed, run)
+            if code:
+                print(f"arm {arm}, seed {seed}: exit code {code}", file=sys.stderr)
+                return code
+    return 0
+
+
+def done(folder: Path) -> bool:
+    summary = folder / "summary.json"
+    return (folder / "cost.json").is_file() and summary.is_file() and read_json(summary)["status"] == "completed"
+
+
+def _carry_out(arm: str, seed: int, run: RunDir) -> int:
+    given = overrides(arm, seed, run.path.parent / HARNESS)
+    plain = composed(given)
+    if plain is None:
+        return 2
+    config, before = check(plain), _cpu()
+    with gold_rollouts() if arm == CONTROL else nullcontext():
+        code = resume(run.path, []) if run.config.is_file() else start(config, run.path, given)
+    if code == 0:
+        write_json(run.path / "cost.json", {"cpu_seconds": round(_cpu() - before, 1)})
+    return code
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of its sandboxes so far."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    sys.exit(main(given["seed"], Path(given["folder"]), given["arms"]))

@@ -1,0 +1,127 @@
+"""Our online driver as a worker: GRPO on recorded rollouts, PPO on its own."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from _train_worker import Laps, chance, serve
+
+from sia_runner.records import OutcomeKind, Sampled, Trajectory
+from sia_runner.training import online
+from sia_runner.training.protocol import Assignment
+from sia_runner.training.schedule import seed_of
+from sia_runner.training_config import Algorithm
+from tests.training.toy import ToyPolicy
+
+
+def policy(folder: str) -> ToyPolicy:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
+    return ToyPolicy(model.eval(), AutoTokenizer.from_pretrained(f"{folder}/model"))
+
+
+def grpo(folder: str, shape: str, steps: int, rank: int, rate: float) -> dict[str, Any]:
+    """Steps on recorded rollouts."""
+    recorded = json.loads(Path(folder, "rollouts.json").read_text())[shape][:steps]
+
+    def roll(units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
+        return [
+            Trajectory(unit, at, (_call(prompt, drawn, logprobs),), reward, OutcomeKind.PARTIAL)
+            for unit, group in zip(units, recorded[step], strict=True)
+            for at, (prompt, drawn, logprobs, reward) in enumerate(group)
+        ]
+
+    group = recorded[0][0]
+    settings = _settings("grpo", steps, len(recorded[0]), len(group), rank, rate, len(group[0][0]) + len(group[0][1]))
+    tokens = sum(len(row[1]) for group in recorded[0] for row in group)
+    return _train(policy(folder), settings, roll, [f"q{n}" for n in range(99)], 0, Laps()).report(tokens)
+
+
+def ppo(folder: str, batches: int, rows: int, rank: int, rate: float, epochs: int, seed: int) -> dict[str, Any]:
+    """`epochs` optimizer steps on each batch of rollouts, drawn by the model's `generate` as the peer's are; P(right
+    answer) after each batch."""
+    task = json.loads(Path(folder, "task.json").read_text())
+    prompts, answers, limit = task["prompts"]["train"], task["answers"]["train"], task["limit"]
+    one = policy(folder)
+
+    def roll(units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
+        asked = [prompts[int(unit)] for unit in units]
+        drawn = _draw(one.model, asked, limit, seed_of(seed, step))
+        return [
+            Trajectory(unit, 0, (call,), float(call.completion_ids[0] == answers[int(unit)]), OutcomeKind.PARTIAL)
+            for unit, call in zip(units, drawn, strict=True)
+        ]
+
+    settings = _settings("ppo", batches * epochs, rows, 1, rank, rate, 16, iterations=epochs)
+    laps = Laps(lambda: chance(one.model, task["prompts"]["held"], task["answers"]["held"]))
+    return _train(one, settings, roll, [str(n) for n in range(len(prompts))], seed, laps, epochs).report(rows * limit)
+
+
+def _train(
+    policy: ToyPolicy, settings: Algorithm, roll: Any, units: list[str], seed: int, laps: Laps, passes: int = 1
+) -> Laps:
+    """A lap is a batch of rollouts with all its passes."""
+
+    def first_roll(units: Sequence[str], **asked: Any) -> list[Trajectory]:
+        if not laps.wall:
+            laps.start()
+        return roll(units, **asked)
+
+    said: list[str] = []
+
+    def say(line: str) -> None:  # once a step
+        said.append(line)
+        if len(said) % passes == 0:
+            laps.stepped()
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        work = {"start": None, "out": folder / "adapter", "work": folder / "work"}
+        online.train(Assignment(settings, policy, first_roll, units, **work, seed=seed, say=say))
+    return laps
+
+
+def _draw(model: Any, prompts: list[list[int]], limit: int, seed: int) -> list[Sampled]:
+    torch.manual_seed(seed)
+    ids = torch.tensor(prompts)
+    end = model.config.eos_token_id
+    asked = {"max_new_tokens": limit, "do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+    with torch.no_grad():
+        made = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **asked,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    drawn = made.sequences[:, ids.shape[1] :]
+    logprob_bt = torch.log_softmax(torch.stack(made.scores, 1), -1).gather(2, drawn[:, :, None]).squeeze(2)
+    calls = []
+    for prompt, tokens, logprobs in zip(prompts, drawn.tolist(), logprob_bt.tolist(), strict=True):
+        length = tokens.index(end) + 1 if end in tokens else len(tokens)
+        calls.append(_call(prompt, tokens[:length], logprobs[:length]))
+    return calls
+
+
+def _call(prompt: list[int], drawn: list[int], logprobs: list[float]) -> Sampled:
+    return Sampled(tuple(prompt), tuple(drawn), tuple(logprobs), "stop", "live")
+
+
+def _settings(
+    name: str, steps: int, questions: int, samples: int, rank: int, rate: float, length: int, **options: int
+) -> Algorithm:
+    plain = {"name": name, "kind": "online", "mode": "SIA-W+H", "algorithm": name, "max_length": length}
+    size = {"steps": steps, "questions": questions, "samples": samples, "learning_rate": rate}
+    lora = {"rank": rank, "alpha": 2 * rank}
+    # Nothing ends early: all steps are to be timed.
+    unwatched = {"kl": None, "entropy": None, "zero_groups": None, "length": None}
+    return Algorithm.model_validate({**plain, **size, "lora": lora, "collapse": unwatched, "options": options})
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    serve({"grpo": grpo, "ppo": ppo})

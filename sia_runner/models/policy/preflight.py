@@ -1,0 +1,27 @@
+"""Before a run: is all there that the policy needs? No heavy import."""
+
+import time
+
+from sia_runner.models.failures import Failed
+from sia_runner.models.policy.ask import PolicyError, check_installed
+from sia_runner.models.policy.backend import hosted
+from sia_runner.models.policy.vllm_api import Server
+from sia_runner.models.reachable import SECONDS, Question
+from sia_runner.training_config import PolicySpec
+
+
+def check(spec: PolicySpec) -> None:
+    """Raises ModelsError with one line; takes little more than SECONDS where nobody answers."""
+    check_installed()
+    if spec.backend == "vllm":
+        Question(hosted(spec)).answer(time.monotonic() + SECONDS)
+        server = Server(str(spec.base_url))
+        try:
+            able = server.loads_adapters(SECONDS)
+        except Failed as failed:
+            raise PolicyError(f"provider vllm: {failed.message}") from None
+        if not able:
+            raise PolicyError(
+                f"provider vllm at {server.address} takes no adapters at run time; start it with --enable-lora "
+                "--max-lora-rank 32 and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment"
+            )

@@ -1,0 +1,122 @@
+"""apptainer: a container without an engine, started like any program below the supervisor, which holds its limits.
+
+Nothing but the image and what is bound is seen inside. Its root is read-only and its network an empty namespace; the
+system call filter and the loss of privileges are ours, by `inside` and `launch`, as in `docker`.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sia_runner.sandbox import canary, cgroups, identity, seccomp
+from sia_runner.sandbox.contained import PROGRAM, WORK, plan_for, recipe
+from sia_runner.sandbox.driver import run
+from sia_runner.sandbox.protocol import Ended, Job, SandboxError
+
+
+class Apptainer:
+    name = "apptainer"
+
+    def __init__(self, image: str, gpus: int = 0) -> None:
+        """`gpus`: 0 none, else all that the job was given."""
+        self._image = image
+        self._gpus = gpus
+
+    def check(self, *, door: bool = False) -> None:
+        _program()
+        _image(self._image)
+        if not seccomp.supported():
+            raise SandboxError(f"there is no system call table for this processor ({os.uname().machine})")
+        problem = canary.problem(self, door)
+        if problem:
+            raise SandboxError(problem)
+
+    def gaps(self, *, door: bool = False) -> list[str]:
+        del door  # opens nothing else here
+        gaps = ["A hole in the kernel itself is a way out: containers share the host's kernel."]
+        if not cgroups.possible():
+            gaps.append(
+                "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu, "
+                "and what lies in the container's /tmp is not counted."
+            )
+        return gaps
+
+    def versions(self) -> dict[str, str]:
+        return {"image": self._image, "id": _identity(_image(self._image)), "engine": _version()}
+
+    def run(self, job: Job) -> Ended:
+        return run(job, self._plan)
+
+    def _plan(self, job: Job) -> dict[str, Any]:
+        uid = identity.unprivileged() if os.geteuid() == 0 else None
+        plan, shown = plan_for(job, uid, kind="apptainer")
+        image = os.fspath(_image(self._image))
+        plan["apptainer"] = arguments(_program(), image, shown, plan["work"], uid=uid, gpus=bool(self._gpus))
+        return plan
+
+
+def arguments(program: str, image: str, shown: dict[str, str], work: str, *, uid: int | None, gpus: bool) -> list[str]:
+    """The command line. Nothing of the host is left to its configuration: no home, no bound folders, no environment."""
+    words = [
+        program,
+        "--silent",
+        "exec",
+        "--containall",
+        "--cleanenv",
+        "--no-eval",
+        "--no-mount",
+        "bind-paths,hostfs,cwd",
+    ]
+    words += ["--net", "--network", "none", "--hostname", "sandbox", "--pwd", "/", "--drop-caps", "all", "--no-privs"]
+    if uid is not None:
+        words += ["--security", f"uid:{uid}", "--security", f"gid:{uid}"]
+    if gpus:
+        words.append("--nv")
+    for inside, source in shown.items():
+        words += ["--mount", _mount(source, inside) + ",ro"]
+    return [*words, "--mount", _mount(work, WORK), image, *PROGRAM]
+
+
+def _mount(source: str, inside: str) -> str:
+    """Comma-separated values, quoted as such: a path may hold a comma."""
+    return ",".join(
+        '"' + part.replace('"', '""') + '"' for part in ("type=bind", f"source={source}", f"destination={inside}")
+    )
+
+
+def _program() -> str:
+    found = shutil.which("apptainer")
+    if not found:
+        raise SandboxError(
+            "apptainer is not installed (its program is not on PATH; clusters often have a module of it)"
+        )
+    return os.path.realpath(found)
+
+
+def _image(name: str) -> Path:
+    path = Path(name)
+    if not path.exists():
+        raise SandboxError(
+            f"sandbox.image={name}: no such file or folder; make it where there is Docker: docker build -t "
+            f"sia-runner-sandbox {recipe()} && apptainer build {name} docker-daemon:sia-runner-sandbox:latest"
+        )
+    return path.resolve()
+
+
+@lru_cache(maxsize=4)
+def _identity(image: Path) -> str:
+    """Of a file its hash; a folder has none that could be had quickly."""
+    if image.is_dir():
+        return "folder"
+    with image.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    said = subprocess.run([_program(), "--version"], capture_output=True, text=True, check=False, timeout=30).stdout
+    return said.strip()

@@ -1,0 +1,197 @@
+"""docker: a container of its own for every run, on an engine of this machine. The image is the harness's whole world.
+
+The same supervisor as for the other sandboxes watches and ends it; `container` is its half, `inside` the first process.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from sia_runner.sandbox import canary, identity, seccomp
+from sia_runner.sandbox.contained import OURS_INSIDE, PROGRAM, WORK, plan_for, recipe
+from sia_runner.sandbox.driver import run
+from sia_runner.sandbox.protocol import Ended, Job, SandboxError
+
+_SMALL_MB = 64  # of /tmp and of /dev/shm, each
+_BACKSTOP = 1 << 30  # address space beyond a memory limit that nothing but a sample holds
+_LABEL = "org.sia-runner.sandbox"
+_LEFT_BEHIND = 600  # seconds after which a container that never ran, or was not removed, is nobody's
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that answers, and the image on it. `api`: the SDK's client of it."""
+
+    api: Any
+    socket: str
+    image: str  # its Id: a name may mean another one tomorrow
+    digest: str  # in the registry it came from; empty for one that was built or imported here
+    server: str
+    rootless: bool
+
+
+class Docker:
+    name = "docker"
+
+    def __init__(self, image: str, gpus: int = 0, require_limits: bool = True) -> None:
+        """`gpus`: how many, or -1 for all. `require_limits`: refuse an engine that ignores limits."""
+        self._image = image
+        self._gpus = gpus
+        self._require_limits = require_limits
+
+    def check(self, *, door: bool = False) -> None:
+        _sweep(_engine(self._image))
+        ignored = self._ignored()
+        if ignored and self._require_limits:
+            raise SandboxError(
+                f"this container engine ignores limits of {' and '.join(ignored)} (a program passed them and went on), "
+                "as rootless engines without delegated cgroups do; use another engine or sandbox, or have them sampled "
+                "with sandbox.require_limits=false"
+            )
+        problem = canary.problem(self, door)
+        if problem:
+            raise SandboxError(problem)
+
+    def gaps(self, *, door: bool = False) -> list[str]:
+        del door  # opens nothing else here
+        gaps = ["A hole in the kernel itself is a way out: containers share the host's kernel."]
+        ignored = self._ignored()
+        if ignored:
+            gaps.append(
+                f"This engine ignores limits of {' and '.join(ignored)}: they are sampled every 50 ms, memory may "
+                f"overshoot by about 100 MiB per cpu, and {2 * _SMALL_MB} MiB in /tmp and /dev/shm are not counted."
+            )
+        return gaps
+
+    def versions(self) -> dict[str, str]:
+        engine = _engine(self._image)
+        digest = {"digest": engine.digest} if engine.digest else {}
+        return {"image": self._image, "id": engine.image, **digest, "engine": engine.server}
+
+    def run(self, job: Job) -> Ended:
+        return run(job, lambda job: self._plan(job, enforced=not self._ignored()))
+
+    def _ignored(self) -> tuple[str, ...]:
+        """The limits that this engine does not hold; found out once per process, before the first harness runs."""
+        return _ignored(_engine(self._image))
+
+    def _plan(self, job: Job, *, enforced: bool) -> dict[str, Any]:
+        return _plan(_engine(self._image), job, self._gpus, enforced=enforced)
+
+
+def _plan(engine: Engine, job: Job, gpus: int, *, enforced: bool) -> dict[str, Any]:
+    uid = identity.unprivileged() if os.geteuid() == 0 else None
+    plan, shown = plan_for(job, uid, kind="docker")
+    if not enforced and not gpus:  # drivers of GPUs reserve far more address space than there is memory
+        plan["launch"]["rlimits"]["RLIMIT_AS"] = plan["limits"]["memory"] + _BACKSTOP
+    request = _request(engine, job, _user(engine, uid), shown, plan, gpus)
+    version = engine.api.api_version
+    plan["container"] = {"socket": engine.socket, "version": version, "request": request, "enforced": enforced}
+    return plan
+
+
+def _user(engine: Engine, uid: int | None) -> str:
+    if engine.rootless:
+        return "0:0"  # in a rootless engine's user namespace that is whoever started it, who has no rights outside
+    return f"{uid}:{uid}" if uid is not None else f"{os.geteuid()}:{os.getegid()}"
+
+
+def _request(engine: Engine, job: Job, user: str, shown: dict[str, str], plan: dict[str, Any], gpus: int) -> str:
+    """What creates the container, as JSON. The engine shall refuse what it does not know rather than leave it out."""
+    from docker.types import DeviceRequest, LogConfig, Mount
+
+    mounts = [Mount(inside, source, type="bind", read_only=True) for inside, source in shown.items()]
+    limits, memory = job.limits, job.limits.memory_mb << 20
+    small = f"size={_SMALL_MB << 20},mode=1777,nosuid,nodev,exec"
+    host = engine.api.create_host_config(
+        auto_remove=True,
+        cap_drop=["ALL"],
+        device_requests=[DeviceRequest(capabilities=[["gpu"]], **_which(gpus))] if gpus else None,
+        ipc_mode="private",
+        log_config=LogConfig(type="none"),  # else the engine keeps all that a harness prints
+        mem_limit=memory,
+        memswap_limit=memory,
+        mounts=[*mounts, Mount(WORK, plan["work"], type="bind")],
+        network_mode="none",
+        oom_score_adj=500,  # should the machine run short, the kernel takes harnesses, not the runner
+        pids_limit=limits.processes + plan["relays"] + OURS_INSIDE,
+        read_only=True,
+        security_opt=["no-new-privileges"],
+        shm_size=_SMALL_MB << 20,
+        tmpfs={"/tmp": small},  # noqa: S108
+    )
+    settings = {"hostname": "sandbox", "user": user, "working_dir": "/", "labels": {_LABEL: plan["work"]}}
+    return json.dumps(
+        engine.api.create_container_config(
+            engine.image, PROGRAM[1:], entrypoint=PROGRAM[:1], stdin_open=True, host_config=host, **settings
+        )
+    )
+
+
+def _which(gpus: int) -> dict[str, Any]:
+    """GPUs for the engine, which knows nothing of jobs: one of SLURM's has its own in CUDA_VISIBLE_DEVICES."""
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if not given:
+        return {"count": gpus}
+    return {"device_ids": given if gpus < 0 else given[:gpus]}
+
+
+def _engine(image: str) -> Engine:
+    return _find(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock", image)
+
+
+@lru_cache(maxsize=4)
+def _find(host: str, image: str) -> Engine:
+    """Raises SandboxError, in one line: no SDK, no engine, no such image."""
+    try:
+        import docker
+        from docker.errors import DockerException, ImageNotFound
+    except ImportError:
+        raise SandboxError('sandbox=docker needs the docker package: pip install "sia-runner[docker]"') from None
+    if not host.startswith("unix://"):
+        raise SandboxError(f"DOCKER_HOST={host}: only an engine on this machine can show it a harness (unix://…)")
+    if not seccomp.supported():
+        raise SandboxError(f"there is no system call table for this processor ({os.uname().machine})")
+    try:
+        client = docker.DockerClient(base_url=host, version="auto", timeout=60)
+        info = client.info()
+        found = client.images.get(image)
+    except ImageNotFound:
+        raise SandboxError(
+            f"the container engine has no image {image}; make it: docker build -t {image} {recipe()}"
+        ) from None
+    except DockerException as error:
+        raise SandboxError(f"no container engine answers at {host}: {' '.join(str(error).split())[:200]}") from None
+    digests = found.attrs.get("RepoDigests") or [""]
+    rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
+    server = f"{info.get('ServerVersion')}"
+    return Engine(client.api, host.removeprefix("unix://"), str(found.id), digests[0], server, rootless)
+
+
+@lru_cache(maxsize=4)
+def _ignored(engine: Engine) -> tuple[str, ...]:
+    """Limits that a program could pass on this engine, of "memory" and "processes"."""
+
+    def plan_of(job: Job) -> dict[str, Any]:
+        plan = _plan(engine, job, 0, enforced=True)  # so that nothing of ours holds them
+        plan["launch"]["rlimits"]["RLIMIT_NPROC"] = 1 << 20
+        return plan
+
+    return canary.ignored_limits(lambda job: run(job, plan_of))
+
+
+def _sweep(engine: Engine) -> None:
+    """Remove what a supervisor that was killed -9 between two calls, or an engine that was, left behind."""
+    import time
+
+    from docker.errors import APIError
+
+    wanted = {"label": [_LABEL], "status": ["created", "exited", "dead"]}
+    for one in engine.api.containers(all=True, filters=wanted):
+        if time.time() - one["Created"] > _LEFT_BEHIND:
+            try:
+                engine.api.remove_container(one["Id"], force=True)
+            except APIError:
+                continue  # somebody else removes it

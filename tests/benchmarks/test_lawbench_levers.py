@@ -1,0 +1,110 @@
+"""The benchmark of the levers: its arms are valid runs, and its table says what the run directories say."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sia_runner.composing import composed
+from sia_runner.config import check
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    for name in [name for name in sys.modules if name.startswith("_levers_")]:
+        del sys.modules[name]
+
+
+def module(name):
+    return importlib.import_module(name)
+
+
+def write_run(folder, arm, seed, generations, best, tests, cpu=10.0):
+    """A finished run as far as the table reads it. `tests`: generation -> answers as "10…", one digit a question."""
+    run = folder / f"seed_{seed}" / arm
+    summary = {"status": "completed", "generations": generations, "best": {"generation": best}}
+    for name, content in (("summary.json", summary), ("cost.json", {"cpu_seconds": cpu})):
+        run.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(json.dumps(content), encoding="utf-8")
+    for n, answers in tests.items():
+        outcomes = [{"unit": f"u{at}", "value": float(digit)} for at, digit in enumerate(answers)]
+        place = run / "test" / f"gen_{n}"
+        place.mkdir(parents=True)
+        (place / "scores.json").write_text(json.dumps({"outcomes": outcomes}), encoding="utf-8")
+
+
+def generation(lever, status):
+    return {"lever": lever, "status": status}
+
+
+def three(last):
+    return [generation("harness", "accepted"), generation("harness", "accepted"), last]
+
+
+def test_every_arm_is_a_valid_run_from_the_same_policy_and_differs_in_how_the_last_generation_is_spent(tmp_path):
+    arms = module("_levers_arms")
+    (tmp_path / "gen_1").mkdir()
+    plain = {arm: composed(arms.overrides(arm, 3, tmp_path)) for arm in arms.ARMS}
+    checked = {arm: check(one) for arm, one in plain.items() if one is not None}
+    assert list(checked) == list(arms.ARMS)
+    for name in ("task", "target_agent", "max_gen", "split_seed", "seed", "search", "lever"):
+        assert len({repr(getattr(one, name)) for one in checked.values()}) == 1, name
+    assert {arm: one.trainer.name for arm, one in checked.items()} == {
+        arms.HARNESS: "none",
+        **{name: name for name in arms.ALGORITHMS},
+        arms.CONTROL: "best_of_n",
+    }
+
+
+def test_an_arm_is_compared_with_the_harness_arm_of_its_own_seed(tmp_path):
+    table = module("_levers_table")
+    for seed in (0, 1):
+        harness = three(generation("harness", "rejected"))
+        write_run(tmp_path, "SIA-H", seed, harness, 2, {1: "0" * 40, 2: "1" * 10 + "0" * 30})
+        trained = three(generation("weights", "accepted"))
+        write_run(tmp_path, "grpo", seed, trained, 3, {1: "0" * 40, 3: "0" + "1" * 19 + "0" * 20})
+    initial, harness, grpo = table.rows(table.read(tmp_path, [0, 1]))
+    assert (initial.arm, initial.mean, harness.arm, harness.mean) == ("Initial", 0.0, "SIA-H", 0.25)
+    assert (grpo.mean, grpo.won, grpo.lost, grpo.gain) == (0.475, 20, 2, pytest.approx(22.5))
+    assert grpo.p_by_seed == [pytest.approx(2 * 12 / 2**11)] * 2, "11 decided, 1 lost: exact, two-sided"
+    assert grpo.p < min(grpo.p_by_seed) and grpo.word == "better"
+    assert grpo.accepted == [True, True]
+
+
+def test_seeds_share_their_questions_so_that_more_of_them_do_not_make_an_interval_of_one_answer_narrower(tmp_path):
+    table = module("_levers_table")
+    for seed in range(5):
+        write_run(tmp_path, "SIA-H", seed, three(generation("harness", "rejected")), 1, {1: "1100" * 10})
+    one = table.rows(table.read(tmp_path, [0]))[0].ci95
+    assert table.rows(table.read(tmp_path, range(5)))[0].ci95 == pytest.approx(one)
+
+
+def test_a_tie_is_called_a_tie_and_worse_is_called_worse(tmp_path):
+    table = module("_levers_table")
+    write_run(tmp_path, "SIA-H", 0, three(generation("harness", "accepted")), 1, {1: "1" * 20 + "0" * 20})
+    rejected = three(generation("weights", "rejected"))
+    write_run(tmp_path, "ppo", 0, rejected, 1, {1: "1" * 18 + "0" * 19 + "111"})
+    write_run(tmp_path, "dpo", 0, rejected, 1, {1: "0" * 40})
+    words = {row.arm: (row.word, row.accepted) for row in table.rows(table.read(tmp_path, [0]))}
+    assert words["ppo"] == ("tie", [False])
+    assert words["dpo"] == ("worse", [False])
+
+
+def test_what_is_not_finished_is_not_in_the_table(tmp_path):
+    table = module("_levers_table")
+    write_run(tmp_path, "SIA-H", 0, three(generation("harness", "accepted")), 1, {1: "10"})
+    (tmp_path / "seed_0" / "ppo").mkdir()
+    assert [row.arm for row in table.rows(table.read(tmp_path, [0]))] == ["Initial", "SIA-H"]
+
+
+def test_the_control_is_labelled_as_one_that_sees_gold_labels(tmp_path):
+    table = module("_levers_table")
+    for arm in ("SIA-H", "cross-entropy"):
+        write_run(tmp_path, arm, 0, three(generation("harness", "accepted")), 1, {1: "10"})
+    assert "| cross-entropy (gold labels) |" in table.markdown(table.rows(table.read(tmp_path, [0])))

@@ -1,0 +1,49 @@
+"""The weights lever in the loop where a server with vLLM's endpoints answers; our own engine stands behind it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
+
+from sia_runner.config import check
+from sia_runner.models.policy.ask import Dialogue
+from sia_runner.models.policy.engine import Engine
+from sia_runner.resources import cache_dir
+from sia_runner.rooms import rooms
+from sia_runner.training_config import PolicySpec
+from tests.models.policy.vllm_server import VllmServer
+from tests.test_config import composed
+
+LITTLE = ["trainer.steps=2", "trainer.questions=16", "trainer.samples=4", "trainer.learning_rate=2e-3", "max_gen=2"]
+
+
+def tiny() -> Path:
+    """What base=tiny is for the task, as a folder that a server can serve."""
+    config = check(composed("task=arithmetic", "target_agent=policy"))
+    task = rooms(config).task
+    task.prepare(lambda line: None)
+    texts = [Dialogue([{"role": "user", "content": asked}], answer) for asked, answer in task.dialogues()]
+    return Engine(config.target_agent.policy, cache_dir(), lambda: texts).folder
+
+
+@pytest.mark.slow
+def test_a_generation_is_trained_gated_scored_and_tested_through_the_server(cli, tmp_path):
+    base = tiny()
+    (tmp_path / "server").mkdir()
+    server = VllmServer(Engine(PolicySpec(base=str(base), device="cpu"), tmp_path, list), tmp_path / "server")
+    at = [f"target_agent.policy.{key}" for key in (f"base={base}", "backend=vllm", f"base_url={server.url}")]
+    done = cli("task=arithmetic", "trainer=grpo", *at, *LITTLE, timeout=280)
+    server.close()
+    assert done.returncode == 0, done.stdout + done.stderr
+    second = cli.summary["generations"][1]
+    assert (second["lever"], second["algorithm"]) == ("weights", "grpo") and second["val"]["n"] == 301
+    origin = json.loads((cli.run / "gen_2" / "adapter" / "sia_adapter.json").read_text())
+    assert origin["steps"] == 2 and origin["base_id"] == str(base)
+    trained = [name for name, _ in server.loads if name.startswith("sia-live-")]
+    assert len(trained) == 2 and len(set(trained)) == 1, "one version for each step's rollouts"
+    (finished,) = {name for name, _ in server.loads if name not in trained}
+    asked = [body["model"] for body in server.asked]
+    assert asked.count(trained[0]) == 2 * 16 * 4 and asked.count(finished) >= 301
+    assert server.adapters == {} and not list((cli.run / "served").iterdir())

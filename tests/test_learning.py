@@ -1,0 +1,68 @@
+"""A weights update that cannot be done is one line for the journal; what is not the candidate's doing says so."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sia_runner import learning
+from sia_runner.config import check
+from sia_runner.models.protocol import BudgetSpent, ProviderDown
+from sia_runner.resolvers import register
+from sia_runner.rooms import rooms
+from sia_runner.rundir import RunDir
+from sia_runner.sandbox.protocol import SandboxError
+from sia_runner.tasks.protocol import TaskError
+from tests.test_providers import composed
+from tests.training import toy
+from tests.training.making import configured, trajectory
+
+pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
+
+
+@pytest.fixture
+def update(tmp_path, monkeypatch):
+    """`update(roll)`: a real update of a small policy with these rollouts."""
+    register()
+    config = check(composed("task=arithmetic", "trainer=grpo"))
+    rooms(config).task.prepare(lambda _: None)
+    run = RunDir(tmp_path)
+    run.generation(2).path.mkdir()
+    policy = toy.ToyPolicy(toy.small_model(), toy.small_tokenizer())
+    monkeypatch.setattr(learning, "models", lambda *_: SimpleNamespace(policy=lambda: policy))
+
+    def one(roll):
+        monkeypatch.setattr(learning, "Rolling", lambda *_: roll)
+        return learning.learn(config, run, 2, 1, configured("grpo", steps=1, questions=1))
+
+    return one
+
+
+def failing(error):
+    def roll(units, *, samples, step, temperature):
+        raise error
+
+    return roll
+
+
+@pytest.mark.parametrize("error", [TaskError("no such question"), SandboxError("no interpreter has numpy 0.1")])
+def test_what_the_task_or_the_sandbox_refuses_fails_the_generation_in_one_line(update, error):
+    assert update(failing(error)) == {"fault": f"grpo: {error}", "unscored": False}
+
+
+def test_out_of_memory_is_the_settings_fault(update):
+    error = RuntimeError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the documentation.")
+    assert update(failing(error)) == {"fault": "grpo: CUDA out of memory. Tried to allocate 20 GiB."}
+
+
+@pytest.mark.parametrize("error", [ProviderDown("no answer"), BudgetSpent("run", "calls"), RuntimeError("a bug")])
+def test_what_stops_a_run_keeps_its_meaning(update, error):
+    with pytest.raises(type(error)):
+        update(failing(error))
+
+
+def test_rollouts_without_any_reward_are_no_fault_of_the_candidate(update):
+    def roll(units, *, samples, step, temperature):
+        return [trajectory(None, unit=unit, sample=sample) for unit in units for sample in range(samples)]
+
+    result = update(roll)
+    assert result["unscored"] and "has a reward" in result["fault"]

@@ -1,0 +1,104 @@
+"""Trainings of the toy that really collapse, each in its own way, end early; what is kept is from before the damage."""
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+pytest.importorskip("trl", reason="the drivers are TRL's")
+
+from sia_runner.training import adapters, online  # noqa: E402
+from sia_runner.training_config import Collapse  # noqa: E402
+from tests.training import toy  # noqa: E402
+
+NONE = {"kl": None, "entropy": None, "zero_groups": None, "length": None}
+
+
+def wild(rate=3e-3, **limits):
+    """A high rate, watched for one thing only."""
+    watched = Collapse(**{**NONE, "window": 3, **limits})
+    size = {"steps": 60, "questions": 4, "samples": 8, "max_length": 24}
+    return toy.settings("grpo", **size, learning_rate=rate, checkpoint_every=2, collapse=watched)
+
+
+def kept_weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter" / adapters.WEIGHTS)
+
+
+def ended_there(policy, settings, steps, folder, **changes):
+    """The weights of the same training, ended at `steps` and not watched."""
+    calm = settings.model_copy(update={"steps": steps, "collapse": Collapse(**NONE, window=settings.collapse.window)})
+    online.train(toy.assignment(policy, calm, folder, **changes))
+    return kept_weights(folder)
+
+
+def goes_back(policy, settings, folder, **changes):
+    """Train; the result has to be the last checkpoint that no window condemns. Returns how it went."""
+    lines: list[str] = []
+    trained = online.train(toy.assignment(policy, settings, folder, say=lines.append, **changes))
+    assert trained.steps < settings.steps
+    assert lines[-1] == f"stopped early: {trained.stopped}"
+    kept = adapters.read_origin(folder / "adapter").steps
+    assert trained.stopped.endswith(f"; the adapter is that of step {kept}")
+    assert 0 < kept < trained.steps - settings.collapse.window
+    assert kept % settings.checkpoint_every == 0
+    there = ended_there(policy, settings, kept, folder / "calm", **changes)
+    assert all(torch.equal(there[name], value) for name, value in kept_weights(folder).items())
+    return trained
+
+
+def test_a_policy_that_leaves_the_base(policy, tmp_path):
+    trained = goes_back(policy, wild(kl=1.0), tmp_path)
+    assert "KL to the base" in trained.stopped
+    assert min(trained.kl[-3:]) >= 1.0 > trained.kl[-4]
+
+
+def test_a_policy_that_loses_its_entropy(policy, tmp_path):
+    trained = goes_back(policy, wild(entropy=1.1), tmp_path)
+    assert "entropy" in trained.stopped
+    assert max(trained.entropy[-3:]) <= 1.1 < trained.entropy[-4]
+
+
+def test_completions_that_grow_without_bound(policy, tmp_path):
+    """The verifier rewards length, as a verifier does that counts points."""
+    roll = toy.ToyRoll(policy, limit=12)
+    roll.change = lambda one: replace(one, reward=float(len(one.calls[0].completion_ids)))
+    trained = goes_back(policy, wild(1e-3, length=2.5), tmp_path, roll=roll)
+    assert "tokens against" in trained.stopped
+
+
+def test_nothing_left_to_learn_ends_the_training_and_keeps_its_last_step(policy, tmp_path):
+    """No damage: nothing is taken back."""
+    roll = toy.ToyRoll(policy)
+    roll.change = lambda one: one if len(roll.asked) <= 4 else replace(one, reward=1.0)
+    trained = online.train(toy.assignment(policy, wild(zero_groups=1.0), tmp_path, roll=roll))
+    assert trained.steps == 4 + 3
+    assert "gave all their samples the same reward (mean 1) for 3 steps" in trained.stopped
+    assert adapters.read_origin(tmp_path / "adapter").steps == trained.steps
+
+
+def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_path):
+    """Two measurements fall into each window, and the last batch is measured for the adapter's record; with a weight
+    in the loss every batch is."""
+    from sia_runner.training.online_trainer import OnlineTrainer
+
+    asked: list[int] = []
+    measure = OnlineTrainer._kl
+
+    def seen(self, *args):
+        asked.append(self.state.global_step)
+        return measure(self, *args)
+
+    settings = toy.settings("grpo", steps=11, questions=2, samples=4, collapse=Collapse(**NONE, window=5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnlineTrainer, "_kl", seen)
+        trained = online.train(toy.assignment(policy, settings, tmp_path / "watched"))
+        assert asked == [0, 4, 8, 10]
+        assert trained.kl[1] == trained.kl[0]
+        assert trained.kl[4] == trained.kl[7] != trained.kl[8]
+        asked.clear()
+        weighted = settings.model_copy(update={"kl": 0.1, "steps": 3})
+        online.train(toy.assignment(policy, weighted, tmp_path / "weighted"))
+        assert asked == [0, 1, 2]
