@@ -47,6 +47,9 @@ def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algor
         if "out of memory" not in str(error):
             raise
         return {"fault": f"{algorithm.name}: {str(error).splitlines()[0]}"}
+    if not trained.tokens:  # the parent's weights again: gate and val would look at nothing new
+        remove(here.adapter)
+        return {"fault": f"{algorithm.name}: nothing to learn from: no question's samples differed in reward"}
     policy.use(here.adapter)  # the live weights have a name again
     return {
         "fault": "",

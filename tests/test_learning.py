@@ -66,3 +66,11 @@ def test_rollouts_without_any_reward_are_no_fault_of_the_candidate(update):
 
     result = update(roll)
     assert result["unscored"] and "has a reward" in result["fault"]
+
+
+def test_rewards_that_never_differ_teach_nothing_and_leave_no_adapter(update, tmp_path):
+    def roll(units, *, samples, step, temperature):
+        return [trajectory(1.0, unit=units[0], sample=sample) for sample in range(samples)]
+
+    assert update(roll)["fault"] == "grpo: nothing to learn from: no question's samples differed in reward"
+    assert not RunDir(tmp_path).generation(2).adapter.exists()

@@ -1,4 +1,5 @@
-"""What the loop needs of a sandbox. Implementations: `bubblewrap` and `process`; `auto` picks one."""
+"""What the loop needs of a sandbox. Implementations: `bubblewrap`, `process`, `docker`, `apptainer`; `auto`
+picks one of the first two."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
