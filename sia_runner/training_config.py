@@ -1,6 +1,6 @@
 """The schema of the policy (a base model with an adapter) and of conf/trainer/*.yaml."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -80,11 +80,32 @@ class Algorithm(Named):
     samples: Annotated[int, Field(ge=1)] = 8  # runs of the harness over the same questions: the group
     temperature: Positive = 1.0  # of rollouts
     kl: NotNegative = 0.0  # weight of the KL to the base
-    clip: Positive = 0.2
+    clip: Positive | None = None  # online only: of the importance ratio, to [1 - clip, 1 + clip]
     max_length: Count = 4096  # tokens of prompt and completion together
     checkpoint_every: Count = 10  # steps
-    collapse: Collapse = Field(default_factory=Collapse)
+    collapse: Collapse | None = None  # online only
     options: dict[str, float | int | str | bool] = Field(default_factory=dict)  # the algorithm's own, checked by it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_online(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("kind") == "online":
+            return {"clip": 0.2, "collapse": Collapse(), **data}
+        return data
+
+    @model_validator(mode="after")
+    def _online_only(self) -> "Algorithm":
+        for name, value in (("clip", self.clip), ("collapse", self.collapse)):
+            if (value is None) == (self.kind == "online"):
+                allowed = "null" if self.kind == "offline" else "a value"
+                raise ValueError(f"algorithm={self.algorithm} trains {self.kind}: {name} has to be {allowed}")
+        return self
+
+    @property
+    def watched(self) -> Collapse:
+        """What stops an online training early."""
+        assert self.collapse is not None  # noqa: S101 - checked above: online
+        return self.collapse
 
     @model_validator(mode="after")
     def _groups(self) -> "Algorithm":

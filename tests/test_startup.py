@@ -14,7 +14,9 @@ def loaded_after(program):
     return done.stdout.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("module", ["runner", "hydra_app", "verify", "export", "compare", "agents.recipes", "tasks.table"])
+@pytest.mark.parametrize(
+    "module", ["runner", "hydra_app", "verify", "export", "compare", "agents.recipes", "tasks.table"]
+)
 def test_importing_loads_nothing_heavy(module):
     assert loaded_after(f"import sia_runner.{module}") == "[]"
 

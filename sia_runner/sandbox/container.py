@@ -117,8 +117,12 @@ class Container:
 
     def rest(self) -> "Iterator[bytes]":
         self._stream.set_timeout(_PATIENCE)
-        while data := self.read() if not self._silent else b"":
-            yield data
+        end = time.monotonic() + _PATIENCE
+        while not self._silent and time.monotonic() < end:  # a portion may hold nothing of the harness's
+            data = self.read()
+            if data:
+                yield data
+                end = time.monotonic() + _PATIENCE
 
     def said(self) -> bytes:
         return self._stream.said.rpartition(b"X")[0] or self._stream.said

@@ -162,7 +162,7 @@ def _find(host: str, image: str) -> Engine:
         raise SandboxError(
             f"the container engine has no image {image}; make it: docker build -t {image} {recipe()}"
         ) from None
-    except DockerException as error:
+    except (DockerException, OSError) as error:  # what the SDK itself is built on raises the latter
         raise SandboxError(f"no container engine answers at {host}: {' '.join(str(error).split())[:200]}") from None
     digests = found.attrs.get("RepoDigests") or [""]
     rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())

@@ -53,13 +53,13 @@ def _become(plan: dict) -> None:
     """The harness, in a session of its own."""
     from sia_runner.sandbox import launch
 
+    status = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 20)
     try:
         _dumpable(True)  # the relay and the harness are watched from outside; an ordinary user must see their files
         os.setsid()
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # the kernel shall take the harness before this container's first process
         os.sched_setaffinity(0, plan["processors"])
-        status = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 20)
         for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (2, 1), (launch.STATUS_FD, status)):
             os.dup2(source, target)
         os.closerange(launch.STATUS_FD + 1, 256)
@@ -67,6 +67,8 @@ def _become(plan: dict) -> None:
         plan["env"]["PATH"] = f"{folder}:{plan['env']['PATH']}"
         plan["argv"][0] = sys.executable
         launch.start(plan)
+    except OSError as error:  # before `launch` could tell it itself
+        os.write(status, f"E{error}".encode(errors="replace")[:500])
     finally:
         os._exit(127)
 

@@ -256,7 +256,7 @@ class OnlineTrainer(GRPOTrainer):
     @property
     def kl_every(self) -> int:
         """Optimizer steps from one measurement of the KL to the next."""
-        limits = self._assignment.algorithm.collapse
+        limits = self._assignment.algorithm.watched
         return self.iterations * (1 if self.beta else stride(limits, self.iterations))
 
     @property

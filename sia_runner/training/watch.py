@@ -60,7 +60,7 @@ class Watch(TrainerCallback):
         self._clock()
         if self.first:
             self._one.say(_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
-        found = collapse.verdict(progress.curve, self._one.algorithm.collapse)
+        found = collapse.verdict(progress.curve, self._one.algorithm.watched)
         if found is not None:
             self._stop(found, control)
         elif self._due(state.global_step):
@@ -117,7 +117,7 @@ class Watch(TrainerCallback):
     def _trusted(self, step: int) -> int:
         """The newest step whose weights a window that ends with `step` does not condemn. The first figure in the window
         is of the weights before its step, and the last good KL was measured up to `kl_every` steps earlier."""
-        return max(0, step - self._one.algorithm.collapse.window - self._trainer.kl_every)
+        return max(0, step - self._one.algorithm.watched.window - self._trainer.kl_every)
 
     def _weights(self) -> dict[str, Any]:
         model = self._one.policy.model

@@ -194,8 +194,9 @@ def settings(name: str, **changes: Any) -> Algorithm:
         "questions": 4,
         "samples": 8,
         "max_length": 16,
-        "collapse": Collapse(kl=None, entropy=None, zero_groups=None, length=None),
     }
+    if kind == "online":
+        common["collapse"] = Collapse(kl=None, entropy=None, zero_groups=None, length=None)
     return Algorithm(**{**common, **changes})
 
 

@@ -36,7 +36,9 @@ def policy_loss(
 ) -> Loss:
     """The clipped policy loss. The default, DAPO's, divides by the tokens of the whole step: a constant, so long
     completions are not favoured, and slicing the step over micro-batches or processes changes nothing."""
-    return Loss(loss_type, algorithm.clip, epsilon_high or algorithm.clip, algorithm.kl, importance_level, iterations)
+    clip = algorithm.clip
+    assert clip is not None  # noqa: S101 - checked by the schema: online
+    return Loss(loss_type, clip, epsilon_high or clip, algorithm.kl, importance_level, iterations)
 
 
 def _sentence(name: str, fault: Any) -> str:
