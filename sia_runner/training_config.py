@@ -20,6 +20,7 @@ class Tiny(Part):
     vocabulary: Count = 2000  # of a BPE trained on the text; characters where the text has fewer
     epochs: Annotated[int, Field(ge=0)] = 20  # at most; warming ends when held-out loss stops improving
     learning_rate: Positive = 3e-3
+    weight_decay: NotNegative = 0.01
 
 
 class PolicySpec(Part):

@@ -1,5 +1,7 @@
 """The tiny model's tokenizer: byte-level BPE learned on the task's text, so that any text has tokens."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,13 +9,16 @@ from sia_runner.models.policy.ask import Dialogue
 from sia_runner.models.policy.chat import END, MARKS, PAD, TEMPLATE
 
 _BYTES = 256
+_DIGIT = re.compile(r"\d")
 _SEEN = 2  # a pair that occurs once is no word
+_CLOSED = 5  # an answer given so often is one of a closed set, as a class is: it is drawn at once, not spelled
 
 
 def learn(dialogues: Sequence[Dialogue], vocabulary: int, context: int) -> Any:
     """A transformers tokenizer of at most `vocabulary` tokens (never fewer than all bytes and marks; a small text
-    gives fewer). Digits stand alone: a number that is one token cannot be calculated with."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    gives fewer), and one more for each answer that is given often. Digits stand alone: a number that is one token
+    cannot be calculated with."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
@@ -29,6 +34,7 @@ def learn(dialogues: Sequence[Dialogue], vocabulary: int, context: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(dialogues), trainer)
+    tokenizer.add_tokens([AddedToken(answer, normalized=False) for answer in _often(dialogues)])
     made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -44,3 +50,9 @@ def learn(dialogues: Sequence[Dialogue], vocabulary: int, context: int) -> Any:
 def _texts(dialogues: Sequence[Dialogue]) -> list[str]:
     said = [str(message["content"]) for dialogue in dialogues for message in dialogue.messages]
     return said + [dialogue.answer for dialogue in dialogues]
+
+
+def _often(dialogues: Sequence[Dialogue]) -> list[str]:
+    """Answers of a closed set, but for those of digits."""
+    counted = Counter(dialogue.answer for dialogue in dialogues)
+    return sorted(answer for answer, count in counted.items() if count >= _CLOSED and not _DIGIT.search(answer))

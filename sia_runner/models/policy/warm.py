@@ -49,7 +49,7 @@ def warm(model: Any, tokenizer: Any, dialogues: Sequence[Dialogue], tiny: Tiny, 
     fitting, held_out = _split(_examples(tokenizer, dialogues, tiny.context))
     too_long = len(dialogues) - len(fitting) - len(held_out)
     dice = random.Random(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=tiny.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=tiny.learning_rate, weight_decay=tiny.weight_decay)
     steps = math.ceil(len(fitting) / _BATCH)
     loss = [_loss(model, held_out)]
     best, kept, stopped = 0, _copy(model), f"all {tiny.epochs} epochs done"
