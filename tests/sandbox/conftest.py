@@ -34,7 +34,8 @@ from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, Sandbox, San
 IMAGE = os.environ.get("SIA_IMAGE", "sia-runner-sandbox")  # of the engine that tests/engines/docker.sh brings up
 BACKENDS = {"bubblewrap": Bubblewrap, "process": Process, "docker": partial(Docker, IMAGE)}
 CLASSES = {"bubblewrap": "Bubblewrap", "process": "Process", "docker": "Docker"}
-USER = 23456  # nobody's number
+# Nobody's number, and another one for each process of a parallel test run: processes are counted for a user.
+USER = 23456 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 ENTRY = f"target_agent_{secrets.token_hex(4)}.py"  # tells our processes from others'
 _COPIED = ("sklearn", "scikit_learn", "scipy", "numpy", "joblib", "threadpoolctl", "narwhals", "cloudpickle",
            "docker", "requests", "urllib3", "certifi", "idna", "charset_normalizer")  # fmt: skip
