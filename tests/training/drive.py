@@ -4,6 +4,7 @@ python -m tests.training.drive MODEL FOLDER ALGORITHM JSON-SETTINGS
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def main(model: str, folder: str, algorithm: str, changes: str) -> None:
     driver = online if settings.kind == "online" else offline
     one = toy.assignment(policy, settings, Path(folder), say=lambda line: print(line, flush=True))
     trained = driver.train(one)
-    print("done", json.dumps([trained.steps, list(trained.reward), list(trained.kl)]), flush=True)
+    if os.environ.get("RANK", "0") == "0":  # two processes on one pipe would write into each other's line
+        print("done", json.dumps([trained.steps, list(trained.reward), list(trained.kl)]), flush=True)
 
 
 if __name__ == "__main__":
