@@ -54,9 +54,9 @@ class RunModels:
         self._closed = False
 
     def check(self) -> None:
-        check_all(self._providers, self._budget)
         if self._policy is not None:
             check_policy(self._policy[0])
+        check_all(self._providers, self._budget)
 
     @contextmanager
     def admit(self, grant: Grant) -> Iterator["Stay"]:

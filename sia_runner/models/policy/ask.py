@@ -12,7 +12,7 @@ from sia_runner.models.protocol import ModelsError
 from sia_runner.records import Sampled
 
 Messages = Sequence[Mapping[str, Any]]  # OpenAI's shape; contents are text
-_PACKAGES = ("torch", "transformers", "peft")
+_PACKAGES = ("torch", "transformers", "peft", "litellm", "aiohttp")  # its last two: of the gateway in front of it
 
 
 class PolicyError(ModelsError):
