@@ -9,9 +9,14 @@ ARMS = (HARNESS, *ALGORITHMS, CONTROL)
 
 GENERATIONS = 3  # the first harness, one from the search, and one more from the search or from training
 _SHARED = ("task=lawbench", "target_agent=policy", f"max_gen={GENERATIONS}")
-# A harness that asks a model learns nothing from train: trials with less of it would be the same trials again.
-_SEARCH = ("meta_agent=recipes", "meta_agent.trials=4", "meta_agent.rungs=[1.0]", "trainer=none")
-# The control sees as many rows as grpo does (16 steps of 64 questions with 8 samples), in smaller batches.
+_SEARCH = ("meta_agent=recipes", "trainer=none")
+# 8,192 rollouts each: what the online algorithms take (16 steps of 64 questions, 8 samples of each).
+_ROLLOUTS = {
+    "entropic": ("trainer.questions=32",),
+    "best_of_n": ("trainer.questions=1024", "trainer.samples=8"),
+    "dpo": ("trainer.questions=1024",),
+}
+# The control sees as many rows, in smaller batches.
 _GOLD = (
     "trainer=best_of_n",
     "trainer.questions=1840",
@@ -30,4 +35,4 @@ def overrides(arm: str, seed: int, harness_run: Path) -> list[str]:
     if arm == HARNESS:
         return [*shared, *_SEARCH]
     replayed = [*shared, "meta_agent=replay", f"meta_agent.dir={harness_run}"]
-    return [*replayed, *(_GOLD if arm == CONTROL else [f"trainer={arm}"])]
+    return [*replayed, *(_GOLD if arm == CONTROL else [f"trainer={arm}", *_ROLLOUTS.get(arm, ())])]

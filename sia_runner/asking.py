@@ -121,7 +121,7 @@ def _best(
 
 def _tried(config: Experiment, run: RunDir, n: int, proposal: Proposal, parent: int | None) -> Trial:
     bench = Bench(config, run, n, run.generation(n).path, parent)
-    return bench.try_out([proposal.files], train_fraction=1.0)[0]
+    return bench.try_out([proposal.files], share=1.0)[0]
 
 
 def _sibling(proposal: Proposal, parent: int | None, trial: Trial | None, chosen: bool) -> dict[str, Any]:

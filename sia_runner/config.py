@@ -20,7 +20,7 @@ class Recipes(Named):
 
     target: Literal["sia_runner.agents.recipes.Recipes"] = Field(alias="_target_")
     trials: Count = 8  # harnesses tried on dev questions per generation
-    rungs: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]  # shares of train, rising
+    rungs: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]  # of a trial, rising
     keep: Annotated[float, Field(gt=0, le=1)] = 0.34  # share of the trials that reaches the next rung
     questions: Count | None = None  # dev questions per trial; null: all
 

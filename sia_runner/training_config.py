@@ -16,6 +16,7 @@ class Tiny(Part):
     layers: Count = 2
     hidden: Count = 128
     heads: Count = 4
+    expansion: Count = 4  # width of the feed-forward layers against `hidden`
     context: Count = 256  # tokens
     vocabulary: Count = 2000  # of a BPE trained on the text; characters where the text has fewer
     epochs: Annotated[int, Field(ge=0)] = 20  # at most; warming ends when held-out loss stops improving

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -36,8 +37,9 @@ class Bench:
         self._adapter = run.adapter_of(parent)
         self._dialogue = Dialogue(desk / "dialogue.jsonl")
 
-    def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:
-        return rooms(self._config).compute.map(lambda files: self._trial(files, train_fraction, questions), batch)
+    def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
+        effort = self._effort(share, questions)
+        return rooms(self._config).compute.map(lambda files: self._trial(files, *effort), batch)
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), **settings: Any
@@ -64,16 +66,20 @@ class Bench:
         grant = self._grant(calls)
         return host(self._config, self._run, grant, self._desk / "guest", program, entry, inputs, harness, seconds)
 
-    @property
-    def _has_train(self) -> bool:
-        return any(round_.train for round_ in rooms(self._config).task.rounds("trial"))
+    def _effort(self, share: float, questions: int | None) -> tuple[float, int | None]:
+        """Share of train and number of dev questions (None: all) of a trial that may cost `share` of a whole one."""
+        task = rooms(self._config).task
+        if self._config.calls_model and share < 1:
+            dev = len(task.splits()["dev"])
+            return 1.0, max(1, math.ceil(share * min(dev, questions or dev)))
+        if not any(round_.train for round_ in task.rounds("trial")):  # every share of nothing is the same run
+            return 1.0, questions
+        return share, questions
 
     def _grant(self, calls: int | None = None) -> Grant:
         return Grant("meta", self._n, f"gen_{self._n}", "propose", self._desk / "proposer.jsonl", calls=calls)
 
     def _trial(self, files: Files, train_fraction: float, questions: int | None) -> Trial:
-        if not self._has_train:  # every share of nothing is the same run
-            train_fraction = 1.0
         weights = tree_sha256(self._adapter) if self._adapter else None
         content = json.dumps([dict(files), train_fraction, questions, weights], sort_keys=True)
         name = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]

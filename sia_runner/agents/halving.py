@@ -49,7 +49,7 @@ class Halving:
         if not pool:
             return []
         batch = [{self._entry: self._space.program(variant)} for variant in pool]
-        trials = self._bench.try_out(batch, train_fraction=rung, questions=self._questions)
+        trials = self._bench.try_out(batch, share=rung, questions=self._questions)
         made = [Measured(variant, rung, trial) for variant, trial in zip(pool, trials, strict=True)]
         memory.add(made)
         return made

@@ -77,8 +77,9 @@ class Workbench(Protocol):
         `harness` lies in W/harness to be changed; the gateway serves the proposer's model, `calls` times at most."""
         ...
 
-    def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:
-        """Run each harness on `questions` dev questions (None: all) with that share of the training data."""
+    def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
+        """Run each harness on `questions` dev questions (None: all) with that share of the training data. One that
+        calls a model is run on that share of the questions instead: calls are what it costs."""
         ...
 
     def measure(self, files: Files) -> Rewards:

@@ -80,8 +80,8 @@ class Bench:
     asked: list[tuple[str, float]] = field(default_factory=list)  # every trial that was run
     _kept: dict[tuple[str, float], Trial] = field(default_factory=dict)
 
-    def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:
-        return [self._trial(files, train_fraction) for files in batch]
+    def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
+        return [self._trial(files, share) for files in batch]
 
     def _trial(self, files: Files, fraction: float) -> Trial:
         key = (files[ENTRY], fraction)

@@ -168,8 +168,8 @@ def test_within_noise_the_simpler_recipe_is_preferred_if_it_beats_the_incumbent(
 
 def test_a_lower_is_better_metric_is_minimised(context):
     class Errors(Bench):
-        def try_out(self, batch, *, train_fraction, questions=None):
-            trials = super().try_out(batch, train_fraction=train_fraction, questions=questions)
+        def try_out(self, batch, *, share, questions=None):
+            trials = super().try_out(batch, share=share, questions=questions)
             return [type(t)(1 - t.value, t.n, t.seconds, t.failure) for t in trials]
 
     bench = Errors()

@@ -29,9 +29,9 @@ class Scripted:
     def __init__(self, **values: float) -> None:
         self.values, self.full = values, []
 
-    def try_out(self, batch, *, train_fraction, questions=None):
+    def try_out(self, batch, *, share, questions=None):
         names = [files[ENTRY].split('"')[1] for files in batch]
-        self.full += names if train_fraction == 1.0 else []
+        self.full += names if share == 1.0 else []
         return [Trial(self.values[name], 500, 1.0) for name in names]
 
 

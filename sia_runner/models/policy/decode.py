@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
+from sia_runner.models.policy.prefixes import Prefixes
 from sia_runner.models.policy.sampling import Dice, Draw
 
 
@@ -34,26 +34,17 @@ class Drawn:
 
 
 @torch.no_grad()  # not inference_mode: buffers that a model makes lazily are needed by training later
-def decode(model: Any, rows: Sequence[Row], pad_id: int, end_ids: frozenset[int]) -> list[Drawn]:
-    """One Drawn per row, in order. `model` is in eval mode."""
-    from transformers import DynamicCache
-
-    ids_bt, mask_bt = _left_padded([row.prompt_ids for row in rows], pad_id, model.device)
+def decode(
+    model: Any, rows: Sequence[Row], pad_id: int, end_ids: frozenset[int], prefixes: Prefixes, version: str
+) -> list[Drawn]:
+    """One Drawn per row, in order. `model` is in eval mode, and its weights are of `version`."""
+    cache, mask_bt, logits_bv = prefixes.read(model, [row.prompt_ids for row in rows], pad_id, version)
+    position_b1 = mask_bt.sum(-1, keepdim=True) - 1
     dice = Dice([row.draw for row in rows], max(row.limit for row in rows), model.device)
-    position_bt = (mask_bt.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
     drawn = [Drawn() for _ in rows]
     live = list(range(len(rows)))  # the row behind each line of the batch
     step = 0
     while True:
-        logits_bv = model(
-            input_ids=ids_bt,
-            attention_mask=mask_bt,
-            position_ids=position_bt,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
         tokens, logprobs = dice.draw(logits_bv, live, step)
         kept = [
             line
@@ -62,14 +53,20 @@ def decode(model: Any, rows: Sequence[Row], pad_id: int, end_ids: frozenset[int]
         ]
         if not kept:
             return drawn
-        ids_bt = torch.tensor(tokens, device=model.device)[:, None]
-        position_bt = position_bt[:, -1:] + 1
         if len(kept) < len(live):
             kept_b = torch.tensor(kept, device=model.device)
             cache.batch_select_indices(kept_b)
-            ids_bt, mask_bt, position_bt = ids_bt[kept_b], mask_bt[kept_b], position_bt[kept_b]
+            mask_bt, position_b1 = mask_bt[kept_b], position_b1[kept_b]
             live = [live[line] for line in kept]
         mask_bt = torch.cat([mask_bt, mask_bt.new_ones(len(live), 1)], dim=1)
+        position_b1 = position_b1 + 1
+        logits_bv = model(
+            input_ids=torch.tensor([tokens[line] for line in kept], device=model.device)[:, None],
+            attention_mask=mask_bt,
+            position_ids=position_b1,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
         step += 1
 
 
@@ -81,11 +78,3 @@ def _append(drawn: Drawn, row: Row, token: int, logprob: float, end_ids: frozens
         drawn.finish_reason = "stop"
         return True
     return len(drawn.ids) >= row.limit
-
-
-def _left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and mask (1: a token, 0: padding), so that all prompts end in the same column."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids_bt = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-    mask_bt = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return ids_bt.to(device), mask_bt.to(device)

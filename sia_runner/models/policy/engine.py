@@ -33,6 +33,7 @@ class Engine:
         from sia_runner.models.policy.adapters import BASE, Adapters
         from sia_runner.models.policy.chat import Chat
         from sia_runner.models.policy.checkpoint import load
+        from sia_runner.models.policy.prefixes import Prefixes
 
         place = spec.base
         if spec.base == TINY:
@@ -47,6 +48,7 @@ class Engine:
         self.folder = base.folder  # where the base lies on disk, in transformers' layout
         self._end_ids, self._chat = base.end_ids, Chat(base.tokenizer)
         self._adapters = Adapters(base.model, spec.base, base.sha256)
+        self._prefixes = Prefixes()
         self._version, self._updates, self._asked = BASE, 0, 0
 
     @property
@@ -132,7 +134,7 @@ class Engine:
             )
             for ask, prompt_ids in zip(asks, prompts, strict=True)
         ]
-        drawn = decode(self.model, rows, self.tokenizer.pad_token_id, self._end_ids)
+        drawn = decode(self.model, rows, self.tokenizer.pad_token_id, self._end_ids, self._prefixes, version)
         return [
             Answer(
                 self._chat.text(one.ids, ask.stop),

@@ -74,7 +74,7 @@ def _model(tiny: Tiny, tokenizer: Any) -> Any:
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=tiny.hidden,
-        intermediate_size=4 * tiny.hidden,
+        intermediate_size=tiny.expansion * tiny.hidden,
         num_hidden_layers=tiny.layers,
         num_attention_heads=tiny.heads,
         num_key_value_heads=tiny.heads,

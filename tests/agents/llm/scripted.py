@@ -70,8 +70,8 @@ class Bench:
             raise reply
         return reply
 
-    def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:
-        assert train_fraction == 1.0
+    def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
+        assert share == 1.0
         assert questions == SETTINGS["questions"]
         self.tried += [dict(files) for files in batch]
         return [self.trial(files) for files in batch]

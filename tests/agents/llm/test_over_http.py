@@ -32,7 +32,7 @@ class Bench:
     def chat(self, messages: Sequence[Message], tools: Sequence[Message] = (), **settings: Any) -> Reply:
         return self.models.chat(self.grant, messages, tools, **settings)
 
-    def try_out(self, batch: Sequence[Files], *, train_fraction: float, questions: int | None = None) -> list[Trial]:
+    def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
         return [Trial(min(1.0, files[ENTRY].count("good") / 4), 4, 0.1) for files in batch]
 
     def host(self, *_: Any, **__: Any) -> Any:

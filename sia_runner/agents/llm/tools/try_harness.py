@@ -29,7 +29,7 @@ def _run(desk: Desk, given: TryHarness) -> str:
     if fault:
         raise Refused(f"not tried, and no trial used: {fault}")
     files = desk.draft.files
-    (trial,) = desk.workbench.try_out([files], train_fraction=1.0, questions=desk.questions)
+    (trial,) = desk.workbench.try_out([files], share=1.0, questions=desk.questions)
     desk.trials -= 1
     desk.tried.append(Tried(digest(files), trial))
     return _told(desk, trial)
