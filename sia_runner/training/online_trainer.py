@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import PrinterCallback
+from trl.trainer import utils
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -291,10 +292,16 @@ def sampled_entropy(batch: Batch) -> float:
 @contextmanager
 def own_forward(model: Any) -> Iterator[None]:
     """TRL replaces the base model's forward with one that can skip the logits, and may turn on activation
-    checkpointing; afterwards the model is as it was."""
+    checkpointing; afterwards the model is as it was.
+
+    Without Triton TRL scores every position, prompts too, so that compiled shapes stay the same. A CPU compiles nothing,
+    and the head of a small model costs more than its layers: as with Triton, only what is asked for is scored."""
+    scored_whole = utils._use_triton
+    utils._use_triton = lambda _: True  # of the forward; the kernels have a reference of their own
     try:
         yield
     finally:
+        utils._use_triton = scored_whole
         vars(model).pop("forward", None)
         if model.is_activation_checkpointing:
             model.activation_checkpointing_disable()
