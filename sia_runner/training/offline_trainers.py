@@ -18,7 +18,8 @@ from sia_runner.training import adapters, driver_rows
 from sia_runner.training.algorithms.protocol import Offline
 from sia_runner.training.batch import Batch
 from sia_runner.training.collapse import Step
-from sia_runner.training.online_trainer import WATCHED, own_forward
+from sia_runner.training.forwards import own_forward
+from sia_runner.training.online_trainer import WATCHED
 from sia_runner.training.protocol import Assignment, Policy
 from sia_runner.training.schedule import seed_of
 from sia_runner.training_config import Algorithm

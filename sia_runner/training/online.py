@@ -31,7 +31,8 @@ def _run(one: Assignment, online: Any, checkpoints: Checkpoints) -> Any:
     try:
         from datasets import Dataset
 
-        from sia_runner.training.online_trainer import OnlineTrainer, own_forward
+        from sia_runner.training.forwards import own_forward
+        from sia_runner.training.online_trainer import OnlineTrainer
         from sia_runner.training.watch import Watch
     except ImportError as error:
         raise TrainingError(f"{error.name} is missing: pip install 'sia-runner[training]'") from error

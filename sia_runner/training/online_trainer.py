@@ -8,8 +8,7 @@ Axes: b rows (model calls), t completion tokens.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import PrinterCallback
-from trl.trainer import utils
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -287,22 +285,3 @@ def _joined(part: dict[str, Any], what: str = "ids") -> torch.Tensor:
 def sampled_entropy(batch: Batch) -> float:
     """Entropy in nats per token, as the mean of -log p over what was drawn: where no forward pass was needed."""
     return -float(np.mean([logprob for row in batch.rows for logprob in row.logprobs]))
-
-
-@contextmanager
-def own_forward(model: Any) -> Iterator[None]:
-    """TRL replaces the base model's forward with one that can skip the logits, and may turn on activation
-    checkpointing; afterwards the model is as it was.
-
-    Without Triton TRL scores every position, prompts too, so that compiled shapes stay the same. A CPU compiles nothing,
-    and the head of a small model costs more than its layers: as with Triton, only what is asked for is scored."""
-    scored_whole = utils._use_triton
-    utils._use_triton = lambda _: True  # of the forward; the kernels have a reference of their own
-    try:
-        yield
-    finally:
-        utils._use_triton = scored_whole
-        vars(model).pop("forward", None)
-        if model.is_activation_checkpointing:
-            model.activation_checkpointing_disable()
-            model.disable_input_require_grads()
