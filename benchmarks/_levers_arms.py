@@ -10,11 +10,13 @@ ARMS = (HARNESS, *ALGORITHMS, CONTROL)
 GENERATIONS = 3  # the first harness, one from the search, and one more from the search or from training
 _SHARED = ("task=lawbench", "target_agent=policy", f"max_gen={GENERATIONS}")
 _SEARCH = ("meta_agent=recipes", "trainer=none")
-# 8,192 rollouts each: what the online algorithms take (16 steps of 64 questions, 8 samples of each).
+_RATE = "trainer.learning_rate=1e-3"  # chosen on val: at 2e-3, the default, gains are smaller
+# 8,192 rollouts each: 16 times 64 questions with 8 samples, which is what the online algorithms do by default.
+_OFFLINE = ("trainer.questions=1024", "trainer.samples=8", "trainer.steps=16", "trainer.options.rounds=16")
 _ROLLOUTS = {
-    "entropic": ("trainer.questions=32",),
-    "best_of_n": ("trainer.questions=1024", "trainer.samples=8"),
-    "dpo": ("trainer.questions=1024",),
+    "entropic": ("trainer.questions=32",),  # 16 samples
+    "best_of_n": (*_OFFLINE, "trainer.options.batch=32"),
+    "dpo": (*_OFFLINE, "trainer.options.batch=64"),
 }
 # The control sees as many rows, in smaller batches.
 _GOLD = (
@@ -35,4 +37,4 @@ def overrides(arm: str, seed: int, harness_run: Path) -> list[str]:
     if arm == HARNESS:
         return [*shared, *_SEARCH]
     replayed = [*shared, "meta_agent=replay", f"meta_agent.dir={harness_run}"]
-    return [*replayed, *(_GOLD if arm == CONTROL else [f"trainer={arm}", *_ROLLOUTS.get(arm, ())])]
+    return [*replayed, *(_GOLD if arm == CONTROL else [f"trainer={arm}", _RATE, *_ROLLOUTS.get(arm, ())])]

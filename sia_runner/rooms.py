@@ -100,7 +100,8 @@ def _policy(config: Experiment, run: RunDir) -> Any:
     from sia_runner.models.policy.ask import Dialogue
     from sia_runner.models.policy.batching import Batching
     from sia_runner.models.policy.engine import Engine
-    from sia_runner.models.policy.vllm import Remote, Vllm
+    from sia_runner.models.policy.remote import Remote
+    from sia_runner.models.policy.vllm import Vllm
 
     spec, task = config.target_agent.policy, rooms(config).task
 

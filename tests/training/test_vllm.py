@@ -14,7 +14,8 @@ pytest.importorskip("aiohttp", reason="the models extra is not installed")
 from sia_runner.models.policy.ask import Ask  # noqa: E402
 from sia_runner.models.policy.batching import Batching  # noqa: E402
 from sia_runner.models.policy.engine import Engine  # noqa: E402
-from sia_runner.models.policy.vllm import Remote, Vllm  # noqa: E402
+from sia_runner.models.policy.remote import Remote  # noqa: E402
+from sia_runner.models.policy.vllm import Vllm  # noqa: E402
 from sia_runner.records import OutcomeKind, Trajectory  # noqa: E402
 from sia_runner.training import adapters, offline, online  # noqa: E402
 from sia_runner.training.schedule import seed_of  # noqa: E402

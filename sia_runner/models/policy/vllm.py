@@ -6,12 +6,10 @@ another one (it is for gpt-oss), and a prompt has one definition.
 """
 
 import hashlib
-import tempfile
 import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +19,7 @@ from sia_runner.models.failures import Failed
 from sia_runner.models.policy.ask import Answer, Ask, Live, PolicyError, Weights, check_installed
 from sia_runner.models.policy.engine import Engine
 from sia_runner.models.policy.vllm_api import Server
+from sia_runner.models.policy.vllm_weights import Model, Written, load
 from sia_runner.models.protocol import ProviderDown
 from sia_runner.records import Sampled
 from sia_runner.training_config import PolicySpec
@@ -29,7 +28,6 @@ SECONDS = 3600.0  # of one request: a queue on slow hardware is no fault
 _START = 60.0  # of the first requests: a server that has just come up compiles
 _FLAT = 0.01  # nats: nothing can be seen of a flatter distribution
 _MOST = 4  # adapters kept on the server
-Model = tuple[str, str]  # its name at the server, and the version of the weights
 
 
 class Vllm:
@@ -49,7 +47,7 @@ class Vllm:
         self._name = f"sia-live-{uuid.uuid4().hex[:12]}"  # of what is trained here; other runs may use the server too
         self._used: Path | None = None
         self._training: Engine | None = None
-        self._live: _Written | None = None  # what the server has of the adapter under training
+        self._live: Written | None = None  # what the server has of the adapter under training
         self._versions = self._asked = 0  # written since the last `use`; asked without a seed
         self._loaded: OrderedDict[str, None] = OrderedDict()  # names at the server; the latest used one last
         try:
@@ -146,7 +144,7 @@ class Vllm:
                 return self._of(self._used)
             if self._live is None:
                 self._versions += 1
-                self._live = _Written(self._place, self._training, self._server, (self._name, self.version))
+                self._live = Written(self._place, self._training, self._server, (self._name, self.version))
             return self._live.model
 
     def _of(self, adapter: Path | None) -> Model:
@@ -159,7 +157,7 @@ class Vllm:
         name = f"sia-{version}"
         if name not in self._loaded:
             check_base(adapter, self.base_id, self.base_sha256)
-            _load(self._server, name, adapter)
+            load(self._server, name, adapter)
             self._loaded[name] = None
             while len(self._loaded) > _MOST:
                 self._server.unload(self._loaded.popitem(last=False)[0])
@@ -202,66 +200,3 @@ class Vllm:
         if one > _FLAT and two > 0.75 * one:  # at temperature 2 it is half as wide
             remedy = "start it with --logprobs-mode processed_logprobs"
             raise Failed("bad_request", f"its logprobs ignore the temperature: {remedy}")
-
-
-class _Written:
-    """One version of the adapter under training, at the server as `model`. Its folder is there as long as it is the
-    newest one: a server that needs room lets adapters go, and reads them again."""
-
-    def __init__(self, place: Path, training: Engine, server: Server, model: Model) -> None:
-        from sia_runner.models.policy.live import write
-
-        place.mkdir(parents=True, exist_ok=True)
-        self.model = model
-        self._folder = tempfile.TemporaryDirectory(dir=place, prefix="live-")
-        Path(self._folder.name).chmod(0o755)  # the server may run as another user
-        adapter = Path(self._folder.name) / "adapter"
-        write(training.model, adapter, training.base_id, training.base_sha256)
-        _load(server, model[0], adapter)
-
-
-def _load(server: Server, name: str, folder: Path) -> None:
-    try:
-        server.load(name, folder.resolve())
-    except Failed as failed:
-        if failed.status is None:  # no answer at all says nothing about the adapter
-            raise
-        raise PolicyError(f"{server.address} does not take the adapter {folder}: {failed.message}") from None
-
-
-class Remote:
-    """As Batching, of which the server does its own: a thread for each request under way, whose number the gateway
-    bounds. Nobody waits for one that is given up."""
-
-    def __init__(self, load: Callable[[], Vllm]) -> None:
-        self._load, self._starting = load, threading.Lock()
-        self._policy: Vllm | None = None
-
-    def start(self) -> Vllm:
-        """Raises PolicyError."""
-        with self._starting:
-            if self._policy is None:
-                self._policy = self._load()
-            return self._policy
-
-    def submit(self, ask: Ask) -> Future[Answer]:
-        """After `start`. Raises Failed in the future."""
-        future: Future[Answer] = Future()
-        future.set_running_or_notify_cancel()  # what is under way is not taken back
-        threading.Thread(target=self._answer, args=[ask, future], name="vllm", daemon=True).start()
-        return future
-
-    def close(self) -> None:
-        with self._starting:
-            if self._policy is not None:
-                self._policy.close()
-
-    def _answer(self, ask: Ask, future: Future[Answer]) -> None:
-        try:
-            future.set_result(self.start().answer(ask))
-        except Failed as failed:
-            future.set_exception(failed)
-        except Exception as error:  # noqa: BLE001 - an adapter that is gone, a full disk: no fault of who asked
-            line = " ".join(str(error).split())[:300]
-            why = f"the policy failed: {type(error).__name__}: {line}"
-            future.set_exception(Failed("unreachable", why, sent=False, final=True))

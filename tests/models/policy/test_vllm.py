@@ -18,7 +18,8 @@ from sia_runner.models.failures import Failed  # noqa: E402
 from sia_runner.models.policy.ask import PolicyError  # noqa: E402
 from sia_runner.models.policy.engine import Engine  # noqa: E402
 from sia_runner.models.policy.preflight import check  # noqa: E402
-from sia_runner.models.policy.vllm import Remote, Vllm  # noqa: E402
+from sia_runner.models.policy.remote import Remote  # noqa: E402
+from sia_runner.models.policy.vllm import Vllm  # noqa: E402
 from sia_runner.models.protocol import ModelsError, ProviderDown  # noqa: E402
 from tests.models.policy.making import adapter, ask, checkpoint, no_texts, spec  # noqa: E402
 from tests.models.policy.vllm_server import VllmServer  # noqa: E402
