@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.harnesses import WORDS
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 # Two test processes with two threads each on two cores would take turns at waiting for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -3,7 +3,8 @@
 Axes: b rows (model calls), t completion tokens. A chunk is what one forward and backward pass takes.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from sia_runner.training.algorithms.protocol import Signal
 from sia_runner.training.batch import Batch, length
+from sia_runner.training.sharing import pays
 
 # TRL's losses by what they divide by. The others ("cispo dapo vespo") divide by the tokens of the whole step.
 ROW_MEANS = frozenset({"grpo", "sapo", "luspo", "dr_grpo"})
@@ -54,8 +56,8 @@ def deal(batch: Batch, used: Sequence[int], process: int, processes: int, most: 
     """This process's rows of `used`, in chunks of at most `most` padded tokens (one row is always taken).
 
     Sorted by length, then dealt in turn: little padding, the same number of chunks in every process (their collective
-    operations have to meet), and nearly the same work."""
-    order = sorted(used, key=lambda row: (-length(batch.rows[row]), row))
+    operations have to meet), and nearly the same work. Rows that share a prompt stay together where that pays."""
+    order = _by_prompt(batch, used) if pays(batch, used) else sorted(used, key=_by_length(batch))
     hands = [order[start : start + processes] for start in range(0, len(order), processes)]
     chunks: list[list[int]] = []
     prompt = completion = 0
@@ -69,6 +71,19 @@ def deal(batch: Batch, used: Sequence[int], process: int, processes: int, most: 
         prompt, completion = max(prompt, longest), max(completion, drawn)
         chunks[-1].append(hand[process] if process < len(hand) else -1)
     return [Chunk(tuple(rows)) for rows in chunks]
+
+
+def _by_length(batch: Batch) -> Callable[[int], tuple[int, int]]:
+    return lambda row: (-length(batch.rows[row]), row)
+
+
+def _by_prompt(batch: Batch, used: Sequence[int]) -> list[int]:
+    """The prompts with the longest rows first."""
+    sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for row in used:
+        sharing[batch.rows[row].prompt_ids].append(row)
+    groups = [sorted(rows, key=_by_length(batch)) for rows in sharing.values()]
+    return [row for rows in sorted(groups, key=lambda rows: _by_length(batch)(rows[0])) for row in rows]
 
 
 def tensors(batch: Batch, chunk: Chunk, pad: int, device: Any) -> dict[str, torch.Tensor]:

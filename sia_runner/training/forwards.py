@@ -6,6 +6,8 @@ from typing import Any
 
 from trl.trainer import utils
 
+_COMPACT = "_use_triton"  # where the forward asks whether to; the kernels ask in a module of their own
+
 
 @contextmanager
 def own_forward(model: Any) -> Iterator[None]:
@@ -14,12 +16,12 @@ def own_forward(model: Any) -> Iterator[None]:
 
     Without Triton TRL scores every position, prompts too, so that compiled shapes stay the same. A CPU compiles none,
     and the head of a small model costs more than its layers: as with Triton, only what is asked for is scored."""
-    scored_whole = utils._use_triton
-    utils._use_triton = lambda _: True  # of the forward; the kernels have a reference of their own
+    before = getattr(utils, _COMPACT)
+    setattr(utils, _COMPACT, lambda _: True)
     try:
         yield
     finally:
-        utils._use_triton = scored_whole
+        setattr(utils, _COMPACT, before)
         vars(model).pop("forward", None)
         if model.is_activation_checkpointing:
             model.activation_checkpointing_disable()

@@ -20,7 +20,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from sia_runner.records import Trajectory
-from sia_runner.training import driver_rows
+from sia_runner.training import driver_rows, sharing
 from sia_runner.training.algorithms.protocol import Online, Signal
 from sia_runner.training.batch import Batch, collect
 from sia_runner.training.collapse import Step, stride
@@ -71,6 +71,8 @@ class OnlineTrainer(GRPOTrainer):
         base = assignment.policy.model.get_base_model()
         self._backbone = base.base_model
         self._hidden = HiddenStates(self._backbone) if online.critic is not None else None
+        self._shares = sharing.possible(base)
+        self._last_packed: sharing.Packed | None = None  # of the forward pass before this
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Roll out where the last batch is used up, then one pass over its chunks; the optimizer steps after this."""
@@ -191,8 +193,10 @@ class OnlineTrainer(GRPOTrainer):
         value_bt = np.zeros(batch.mask_bt.shape, dtype=np.float32)
         for chunk in self._chunks(batch, list(range(len(batch.rows)))):
             part = driver_rows.tensors(batch, chunk, self._pad, self.accelerator.device)
+            packed = self._packed(_joined(part), _joined(part, "mask"), part["completion_ids"].shape[1])
+            plain = {"input_ids": _joined(part), "attention_mask": _joined(part, "mask")}
             with self.accelerator.autocast():
-                self._backbone(input_ids=_joined(part), attention_mask=_joined(part, "mask"), use_cache=False)
+                self._backbone(**(packed.inputs() if packed else plain), use_cache=False)
             chunk_bt = self._chunk_values(part) * part["completion_mask"]
             rows = [row for row in chunk.row_b if row >= 0]
             value_bt[rows, : chunk_bt.shape[1]] = chunk_bt[: len(rows)].float().cpu().numpy()
@@ -205,7 +209,25 @@ class OnlineTrainer(GRPOTrainer):
         """Values by the states of the forward pass before this: shape (rows, tokens)."""
         if self._hidden is None:
             raise RuntimeError("there is no critic")
-        return self._value_head(self._hidden.before(part["completion_ids"].shape[1]))
+        state, drawn = self._hidden.last(), part["completion_ids"].shape[1]
+        return self._value_head(self._last_packed.rows(state) if self._last_packed else state[:, -drawn - 1 : -1])
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **settings: Any
+    ) -> Any:
+        """TRL's, with prompts that rows share read once."""
+        packed = self._packed(input_ids, attention_mask, logits_to_keep)
+        if packed is None:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *rest, **settings
+            )
+        with self.accelerator.autocast():
+            said = model(**packed.inputs(), shift_labels=packed.label_gl, fused_lm_head=True)
+        return packed.rows(said.log_probs), packed.rows(said.entropy), None
+
+    def _packed(self, ids_bt: torch.Tensor, mask_bt: torch.Tensor, drawn: int) -> sharing.Packed | None:
+        self._last_packed = sharing.pack(ids_bt, mask_bt, drawn) if self._shares else None
+        return self._last_packed
 
     def _kl(self, batch: Batch, parts: tuple[dict[str, Any], ...]) -> float:
         """KL of the policy that was sampled to the base, nats per completion: mean over rows of the summed

@@ -27,12 +27,12 @@ class HiddenStates:
         self._last: Tensor | None = None
         self._hook = backbone.register_forward_hook(self._keep)
 
-    def before(self, tokens: int) -> Tensor:
-        """The states in which the last `tokens` tokens were drawn: shape (rows, tokens, hidden). Given once."""
+    def last(self) -> Tensor:
+        """Of all tokens: shape (sequences, tokens, hidden). Given once."""
         if self._last is None:
             raise RuntimeError("no forward pass was seen")
-        last_bth, self._last = self._last, None
-        return last_bth[:, -tokens - 1 : -1]
+        last, self._last = self._last, None
+        return last
 
     def forget(self) -> None:
         """Take the hook off the backbone."""
