@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 QUESTIONS, SAMPLES = 8, 8  # of a step
-SHAPES = {"7 + 2 tokens": (7, 2), "48 + 48 tokens": (48, 48)}  # prompt and completion of a recorded rollout
+SHAPES = {"7 + 2 tokens": (7, 2), "48 + 48 tokens": (48, 48), "160 + 2 tokens": (160, 2)}  # prompt and completion of a recorded rollout
 STEPS = 23  # recorded of each shape
 
 
@@ -21,7 +21,7 @@ def main(folder: Path) -> None:
     from tests.training import toy
 
     torch.set_num_threads(1)
-    model = toy.warm(toy.small_model(max_position_embeddings=128))
+    model = toy.warm(toy.small_model(max_position_embeddings=192))
     model.save_pretrained(folder / "model")
     toy.small_tokenizer().save_pretrained(folder / "model")
     asked = {"train": toy.ROLLED, "held": toy.HELD_OUT}
