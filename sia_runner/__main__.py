@@ -23,11 +23,18 @@ def main() -> int:
 
 def _resume(folder: Path, overrides: list[str]) -> int:
     from sia_runner.refusals import refusals
+    from sia_runner.sweep_plan import SweepDir
 
+    folder = folder.expanduser().resolve()
     with refusals() as outcome:
-        from sia_runner.runner import resume
+        if SweepDir(folder).is_sweep():
+            from sia_runner.sweeping import resume_sweep
 
-        outcome.code = resume(folder.expanduser().resolve(), overrides)
+            outcome.code = resume_sweep(SweepDir(folder), overrides)
+        else:
+            from sia_runner.runner import resume
+
+            outcome.code = resume(folder, overrides)
     return outcome.code
 
 

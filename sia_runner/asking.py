@@ -54,11 +54,16 @@ def ask(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumb
     parents = [parent(sibling) for sibling in range(width)]
 
     def one(sibling: int) -> Proposal:
-        return _one(config, run, n, history, incumbent, parents[sibling], sibling, width, now)
+        return _one(config, run, n, history, incumbent, parents[sibling % width], sibling, width, now)
 
     if width == 1:
-        return Proposed(one(0), parents[0])
+        return Proposed(one(_place(config, n)), parents[0])
     return _best(config, run, n, parallel(one, range(width), width), parents)
+
+
+def _place(config: Experiment, n: int) -> int:
+    """Which of the proposals under way this is: those side by side have much the same history and shall differ."""
+    return 0 if n == 1 else (n - 2) % config.search.in_flight
 
 
 def _one(

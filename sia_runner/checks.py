@@ -3,7 +3,6 @@
 import importlib.util
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -139,22 +138,6 @@ def disk(config: Experiment, runs: Path) -> str:
             raise RunError(f"{free} MiB free in {there}; four work folders at once take {needed} MiB (sandbox.disk_mb)")
         says.append(f"{free >> 10} GiB free in {there}")
     return ", ".join(dict.fromkeys(says))
-
-
-def cluster(config: Experiment) -> str:
-    if config.compute.name != "slurm":
-        raise Skipped(f"compute={config.compute.name} needs none")
-    try:
-        command = ["sinfo", "--noheader", "--format=%P %a %D"]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RunError(f"sinfo cannot be run ({error}): is this a login node of the cluster?") from None
-    if said.returncode:
-        raise RunError(f"sinfo: {said.stderr.strip().rpartition(chr(10))[2]}")
-    up = [line.split()[0] for line in said.stdout.splitlines() if " up " in f"{line} "]
-    if not up:
-        raise RunError("sinfo shows no partition that is up")
-    return f"partitions {', '.join(up)}"
 
 
 def who(role: Role) -> str:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 def refuse(experiment: "Experiment") -> None:
     """Raises ValueError with one line for the user."""
-    for rule in (_trainer, _policy, _mcnemar, _model, _proposer, _width):
+    for rule in (_trainer, _policy, _mcnemar, _model, _proposer, _width, _in_flight):
         rule(experiment)
 
 
@@ -86,3 +86,18 @@ def _width(e: "Experiment") -> None:
             f"search.width={e.search.width} chooses among proposals on dev questions, but task={e.task.name} has none; "
             "allowed with it: 1"
         )
+
+
+def _in_flight(e: "Experiment") -> None:
+    key = f"search.in_flight={e.search.in_flight}"
+    if e.search.in_flight == 1:
+        return
+    if e.search.width > 1:
+        raise ValueError(f"{key} writes proposals side by side already; allowed with it: search.width=1")
+    if e.trainer.kind != "none":
+        raise ValueError(
+            f"{key} goes on before verdicts are known, but an update of the weights (trainer={e.trainer.name}) starts "
+            "from the incumbent's; allowed with it: trainer=none"
+        )
+    if e.approve != "none":
+        raise ValueError(f"{key} does not wait, but approve={e.approve} waits for a person; allowed: approve=none")

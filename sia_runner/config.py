@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from sia_runner import combinations
+from sia_runner.compute_config import Compute
 from sia_runner.provider_config import Hosted, Offline, Provider
 from sia_runner.sandbox_config import Sandbox
 from sia_runner.schema import Component, Count, Named, Part, Positive, Share
@@ -94,10 +95,6 @@ class TargetAgent(Named):
     policy: PolicySpec = Field(default_factory=PolicySpec)
 
 
-class Compute(Component):
-    workers: Count = 1  # sandboxes at work at the same time
-
-
 class Tracker(Component):
     pass
 
@@ -113,6 +110,7 @@ class Search(Part):
     # greedy: the incumbent; last: the newest scored candidate, as SIA does; archive: sampled by score and novelty
     name: Literal["greedy", "last", "archive"]
     width: Count = 1  # proposals per generation; the best of them on dev questions is the generation's candidate
+    in_flight: Count = 1  # candidates under way at once; each is proposed without the verdicts on those under way
     patience: Count | None = None  # stop after so many generations without an accepted one; null: never
     novelty: Annotated[float, Field(ge=0)] = 1.0  # archive: weight of having been extended rarely
     accept: Accept

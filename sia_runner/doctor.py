@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sia_runner import checks
+from sia_runner import checks, checks_slurm
 from sia_runner.agents.protocol import ProposerError
 from sia_runner.composing import composing
+from sia_runner.compute.protocol import ComputeError
 from sia_runner.config import Experiment
 from sia_runner.costs import hosted_roles
 from sia_runner.models.protocol import BudgetSpent, ModelsError, ProviderDown
@@ -24,7 +25,18 @@ from sia_runner.tasks.protocol import TaskError
 
 OK, FAULT, SKIPPED = "ok", "FAULT", "skipped"
 _COLOURS = {OK: "green", FAULT: "bold red", SKIPPED: "dim"}
-_FAULTS = (RunError, RoomError, ProposerError, ModelsError, ProviderDown, BudgetSpent, SandboxError, TaskError, OSError)
+_FAULTS = (
+    RunError,
+    RoomError,
+    ProposerError,
+    ModelsError,
+    ProviderDown,
+    BudgetSpent,
+    SandboxError,
+    TaskError,
+    ComputeError,
+    OSError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,15 @@ def examine(config: Experiment, runs: Path, *, call: bool) -> Iterator[Finding]:
         yield _try(f"{checks.who(role)}'s model", lambda role=role: checks.model(config, role))
     yield from _gateway(config, call=call)
     yield _try("disk", lambda: checks.disk(config, runs))
-    yield _try("cluster", lambda: checks.cluster(config))
+    yield from _cluster(config)
+
+
+def _cluster(config: Experiment) -> Iterator[Finding]:
+    """Nothing more is asked of a cluster that does not answer."""
+    yield (answers := _try("cluster", lambda: checks_slurm.cluster(config)))
+    if answers.state == OK:
+        for name, check in checks_slurm.CHECKS.items():
+            yield _try(name, lambda check=check: check(config))
 
 
 def _try(name: str, check: Callable[[], str]) -> Finding:

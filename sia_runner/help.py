@@ -10,18 +10,21 @@ _HEAD = """\
 SIA Runner: self-improving-AI experiments as configurations.
 
 usage: python -m sia_runner [group=choice ...] [key=value ...] [-m] [--cfg job] [--config-dir DIR]
-       python -m sia_runner resume=RUN_DIR [max_gen=N] [budget.*=...] [compute.*=...]
+       python -m sia_runner resume=DIR [max_gen=N] [budget.*=...] [compute.*=...]      a run, or a whole sweep
 
   python -m sia_runner                        the smoke task: a whole experiment in seconds
   python -m sia_runner task=lawbench          SIA-H on LawBench; no key, no GPU
   python -m sia_runner task=gpqa meta_agent=llm provider=anthropic      language models; a key in the environment
-  python -m sia_runner -m task=smoke seed=0,1,2      one run per seed
+  python -m sia_runner -m task=smoke seed=0,1,2      a sweep: one run per seed
+  python -m sia_runner +sweeps=levers hydra/launcher=submitit_slurm      a declared sweep (sweeps/*.yaml) as SLURM jobs
+  python -m sia_runner.sweep SWEEP_DIR        the table of a sweep, also while it runs
   python -m sia_runner.verify RUN_DIR         recompute every score, find any edit
   python -m sia_runner.approve RUN_DIR [--reject "why"]     answer the plan that a run with approve=… waits with
   python -m sia_runner.adapters RUN_DIR       the trained adapters: list, show, check, merge, export
   python -m sia_runner.compare RUN_DIR ...    runs side by side on the same test questions, or a whole sweep
   python -m sia_runner.export RUN_DIR [DIR]   the best harness as a folder that runs without us
   python -m sia_runner.prepare task=lawbench  fetch a task's data now
+  python -m sia_runner.prefetch [key=value ...]      fetch all that a run would download: for nodes without network
   python -m sia_runner.doctor [key=value ...] check keys, endpoint, sandbox and data of a configuration
   python -m sia_runner.estimate [key=value ...]      what a run may cost, before it spends
 
@@ -38,12 +41,12 @@ def choices(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
     """group -> choice -> its first comment line. Later folders add choices."""
     found: dict[str, dict[str, str]] = {}
     for folder in folders:
-        for path in sorted(folder.glob("*/*.yaml")):
+        for path in sorted([*folder.glob("*/*.yaml"), *folder.glob("compute/site/*.yaml")]):
             if path.stem.startswith("_"):  # a part of others, no choice
                 continue
             with path.open(encoding="utf-8") as stream:
                 first = next((line for line in stream if not line.startswith("# @package")), "")
-            group = found.setdefault(path.parent.name, {})
+            group = found.setdefault(path.parent.relative_to(folder).as_posix(), {})
             group.setdefault(path.stem, first.lstrip("# ").rstrip() if first.startswith("#") else "")
     return found
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sia_runner.journal import Entry, Record
@@ -66,9 +67,21 @@ def weights_rejected(history: Sequence[Past]) -> bool:
 
 
 def minutes_spent(journal: Record, n: int | None = None) -> float:
-    """Wall time of all finished steps of generation `n`, or of all generations, over all resumes."""
+    """Wall time of all finished steps of generation `n`, or of all generations, over all resumes. What several
+    generations spent at the same time counts once."""
     prefix = "gen_" if n is None else f"gen_{n}/"
-    return sum(e["seconds"] for e in journal.of("done") if e["step"].startswith(prefix)) / 60
+    steps = [entry for entry in journal.of("done") if entry["step"].startswith(prefix)]
+    if n is not None:
+        return sum(entry["seconds"] for entry in steps) / 60
+    covered = until = 0.0
+    for began, ended in sorted((_at(entry) - entry["seconds"], _at(entry)) for entry in steps):
+        covered += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    return covered / 60
+
+
+def _at(entry: Entry) -> float:
+    return datetime.fromisoformat(entry["at"]).timestamp()
 
 
 def answer_to(journal: Record, n: int) -> Entry | None:

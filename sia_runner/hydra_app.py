@@ -12,25 +12,32 @@ from sia_runner.resources import bundled
 
 
 def launch() -> int:
-    """Compose from sys.argv and run (or multirun). Returns the exit code: with -m the worst one."""
+    """Compose from sys.argv and run, or carry out a sweep. Returns the exit code: of a sweep the worst one."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a traceback of its own
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     register()
-    codes: list[int] = []
+    codes = [0]
 
     @hydra.main(version_base="1.3", config_path=str(bundled("conf")), config_name="config")
     def sia_runner(composed: Any) -> int:
         codes.append(_one(composed))
         return codes[-1]
 
+    from sia_runner.rundir import RunError
+
     try:
         sia_runner()  # pyright: ignore[reportCallIssue] - Hydra gives the argument
     except (HydraException, OmegaConfBaseException) as error:
         return say_refused(error)
-    return max(codes, default=0)
+    except RunError as error:  # of a sweep: those of a run are answered where it is carried out
+        print(f"refused: {error}", file=sys.stderr)
+        return REFUSED
+    except SystemExit as ended:  # a sweep's, with its worst exit code; or Hydra's, which refused an option
+        return ended.code if isinstance(ended.code, int) else REFUSED
+    return codes[-1]
 
 
 def say_refused(error: Exception) -> int:
@@ -44,7 +51,12 @@ def say_refused(error: Exception) -> int:
 def _one(composed: Any) -> int:
     """One experiment, as Hydra composed it."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from sia_runner.sweep_compose import here
+
+        return here(composed, HydraConfig.get())
     folder = Path(HydraConfig.get().runtime.output_dir)
     code = _checked_and_run(composed, folder, list(HydraConfig.get().overrides.task))
     if code == REFUSED and folder.is_dir() and not any(folder.iterdir()):

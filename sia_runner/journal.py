@@ -1,12 +1,14 @@
 """The journal: the truth of a run. Append only, one JSON object a line, each carrying the hash of the line before.
 
-A step is bracketed by `start` and `done`; what is not `done` was never counted and is done again on resume.
+A step is bracketed by `start` and `done`; what is not `done` was never counted and is done again on resume. Where it
+runs as a job, `job` names that between the two, so that a resume finds it.
 """
 
 import errno
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -66,6 +68,16 @@ class Record:
         """What `step` returned, if it was done in this or an earlier process."""
         return next((entry["result"] for entry in self.of("done") if entry["step"] == step), None)
 
+    def job(self, step: str) -> str | None:
+        """The newest job that was submitted for `step`, while the step is not done."""
+        if self.result(step) is not None:
+            return None
+        return next((entry["job"] for entry in reversed(self.entries) if _submitted(entry, step)), None)
+
+
+def _submitted(entry: Entry, step: str) -> bool:
+    return entry["event"] == "job" and entry["step"] == step
+
 
 class Journal(Record):
     """One writer per run directory (see lease.py). Every append is on disk before the next thing happens."""
@@ -74,6 +86,7 @@ class Journal(Record):
         path.touch()
         super().__init__(path)
         self._path = path
+        self._lock = threading.Lock()  # several candidates may be under way at once
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
         dropped = os.fstat(self._file).st_size - self._sound
         if dropped:
@@ -81,6 +94,10 @@ class Journal(Record):
             self.append("recovered", dropped_bytes=dropped)
 
     def append(self, event: str, **fields: Any) -> Entry:
+        with self._lock:
+            return self._append(event, fields)
+
+    def _append(self, event: str, fields: Entry) -> Entry:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = {"seq": len(self.entries) + 1, "at": now, "event": event, **fields, "prev": self._last}
         # a lone surrogate (hostile output) becomes its JSON escape and reads back as it was
@@ -106,4 +123,7 @@ class Journal(Record):
         return result
 
     def close(self) -> None:
-        os.close(self._file)
+        """Who still works on a step of it afterwards can add nothing."""
+        with self._lock:
+            os.close(self._file)
+            self._file = -1

@@ -7,12 +7,12 @@ system's own clock, so that nodes whose clocks differ agree.
 
 import json
 import os
-import socket
 import threading
 import uuid
 from pathlib import Path
 from typing import Any
 
+from sia_runner.alive import gone, identity, untouched
 from sia_runner.rundir import RunError
 
 HEARTBEAT = 5.0  # seconds between touches
@@ -23,35 +23,12 @@ class Held(RunError):
     """Another process writes this run directory."""
 
 
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _started(pid: int) -> str:
-    """Start time of a process in clock ticks: tells a process from a later one with the same number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def _me() -> dict[str, Any]:
-    return {
-        "nonce": uuid.uuid4().hex,
-        "host": socket.gethostname(),
-        "boot": _boot_id(),
-        "pid": os.getpid(),
-        "started": _started(os.getpid()),
-        "job": os.environ.get("SLURM_JOB_ID"),
-    }
-
-
 class Lease:
     """``with Lease(run_dir):`` raises Held, naming the holder, when another process has it."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "lease.json"
-        self._me = _me()
+        self._me = {"nonce": uuid.uuid4().hex, **identity()}
         self._stop = threading.Event()
         self._beat = threading.Thread(target=self._heartbeat, daemon=True, name="lease")
 
@@ -113,26 +90,13 @@ class Lease:
             return {}
 
     def _stale(self, holder: dict[str, Any]) -> bool:
-        if holder.get("host") == self._me["host"] and holder.get("boot") == self._me["boot"]:
-            return _started(int(holder["pid"])) != holder["started"]
-        return self._untouched(self._path) > STALE_AFTER
+        return gone(holder, self._path, STALE_AFTER)
 
     def _abandoned(self, claim: Path) -> bool:
-        if self._untouched(claim) <= STALE_AFTER:
+        if untouched(claim) <= STALE_AFTER:
             return False
         claim.unlink(missing_ok=True)
         return True
-
-    def _untouched(self, path: Path) -> float:
-        """Seconds since `path` was touched, by the clock of the file system that holds it."""
-        probe = path.with_name(f".lease.clock.{self._me['nonce']}")
-        probe.touch()
-        try:
-            return probe.stat().st_mtime - path.stat().st_mtime
-        except FileNotFoundError:
-            return float("inf")
-        finally:
-            probe.unlink()
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT):

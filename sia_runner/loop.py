@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sia_runner import approval, stages, summary
+from sia_runner import approval, in_job, stages, summary
+from sia_runner.compute.protocol import Step
 from sia_runner.config import Experiment
 from sia_runner.display import Display, resume_line
 from sia_runner.history import Finished, finished, incumbent, minutes_spent, test_of
@@ -11,12 +12,13 @@ from sia_runner.journal import Journal
 from sia_runner.lease import Lease
 from sia_runner.models.protocol import BudgetSpent
 from sia_runner.records import Lever
-from sia_runner.rooms import rooms
+from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, remove
 from sia_runner.search import plateau
 
 Result = dict[str, Any]
 Stage = Callable[..., Result]
+Decision = Callable[[int | None], Result]  # the verdict on a candidate, given the incumbent
 
 COMPLETED, NOT_SCORED, OUT_OF_BUDGET, INTERRUPTED = 0, 3, 4, 130
 
@@ -90,34 +92,44 @@ class Loop:
 
     def _generation(self, n: int) -> bool:
         """One generation, in DESIGN's order. False when the proposer wants to stop."""
-        before = finished(self._journal)[: n - 1]
-        best = incumbent(before)
-        history = tuple(past.as_past() for past in before)
-        proposal = self._step(n, "propose", stages.propose, history, best)
-        if proposal["lever"] == Lever.STOP:
-            self._stopped(n, proposal["rationale"])
+        decision = self._candidate(n, finished(self._journal)[: n - 1])
+        if isinstance(decision, str):
+            self._stopped(n, decision)
             return False
-        verdict = self._unfit(proposal) or self._unsigned(n, proposal, before) or self._evaluate(n, best)
-        self._once(f"gen_{n}/accept", verdict)
+        self._decide(n, decision)
+        return True
+
+    def _candidate(self, n: int, known: Sequence[Finished]) -> Decision | str:
+        """Propose, on what is `known` of earlier generations, and evaluate. Returns what decides on the candidate, or
+        why the proposer wants to stop."""
+        history = tuple(past.as_past() for past in known)
+        proposal = self._step(n, "propose", stages.propose, history, incumbent(known))
+        if proposal["lever"] == Lever.STOP:
+            return proposal["rationale"]
+        return self._unfit(proposal) or self._unsigned(n, proposal, known) or self._evaluate(n)
+
+    def _decide(self, n: int, decision: Decision) -> None:
+        """Against the incumbent of all generations before."""
+        before = finished(self._journal)[: n - 1]
+        self._once(f"gen_{n}/accept", lambda: decision(incumbent(before)))
         judged = finished(self._journal)[n - 1]
         if judged.status == "accepted":
             self._run.point_best(n)
         self._display.generation(judged, before)
-        return True
 
-    def _unfit(self, proposal: Result) -> Callable[[], Result] | None:
+    def _unfit(self, proposal: Result) -> Decision | None:
         """The verdict when the proposer could not do its work."""
         if not proposal["fault"]:
             return None
-        return lambda: _ended(proposal["fault"], _status(proposal))
+        return _ended(proposal["fault"], _status(proposal))
 
-    def _unsigned(self, n: int, proposal: Result, before: Sequence[Finished]) -> Callable[[], Result] | None:
+    def _unsigned(self, n: int, proposal: Result, before: Sequence[Finished]) -> Decision | None:
         """The verdict when a person rejected the plan. Raises Waiting while nobody has answered."""
         if not approval.needed(self._config, proposal["lever"]):
             return None
         self._once(f"gen_{n}/plan", lambda: approval.plan(self._config, self._run, n, before))
         why = approval.rejection(self._journal, n)
-        return None if why is None else lambda: _ended(why, "rejected")
+        return None if why is None else _ended(why, "rejected")
 
     def _over_time(self, n: int) -> str:
         limit = self._config.budget.generation.minutes
@@ -126,26 +138,29 @@ class Loop:
             return ""
         return f"budget.generation.minutes={limit:g} was spent before the run: {spent:.1f} minutes"
 
-    def _evaluate(self, n: int, best: int | None) -> Callable[[], Result]:
+    def _evaluate(self, n: int) -> Decision:
         """Build, gate, run and verify; each may end the candidate early. Returns what decides on it."""
         built = self._build(n)
         if built["fault"]:
-            return lambda: _ended(built["fault"], _status(built))
+            return _ended(built["fault"], _status(built))
         gated = self._step(n, "gate", stages.gate)
         if gated["fault"]:
-            return lambda: _ended(f"gate: {gated['fault']}", _status(gated))
+            return _ended(f"gate: {gated['fault']}", _status(gated))
         if over := self._over_time(n):
-            return lambda: _ended(over, "unscored")
+            return _ended(over, "unscored")
         ran = self._step(n, "run", stages.run_harness)
         checked = self._step(n, "verify", stages.verify, ran["runs"])
         if checked["unscored"] or checked["val"] is None:
-            return lambda: _ended(checked["failure"], _status(checked))
-        return lambda: stages.judge(self._config, self._run, n, best)
+            return _ended(checked["failure"], _status(checked))
+        return lambda best: stages.judge(self._config, self._run, n, best)
 
     def _build(self, n: int) -> Result:
         here = self._run.generation(n)
         with self._display.following(here.path / "training.log"):
-            built = self._step(n, "build", stages.build)
+            if stages.trains(self._run, n):
+                built = self._step(n, "build", stages.build, kind="train")
+            else:  # a few files are written
+                built = self._once(f"gen_{n}/build", lambda: stages.build(self._config, self._run, n))
         for scratch in (here.training, here.rollouts):  # journaled: nobody resumes from its checkpoints any more
             remove(scratch)
         return built
@@ -163,14 +178,34 @@ class Loop:
 
     def _test_once(self, n: int) -> None:
         with self._display.stage("test", f"generation {n}"):
-            self._once(f"test/gen_{n}", lambda: self._call(stages.test, n))
+            self._once(f"test/gen_{n}", lambda: self._call(f"test/gen_{n}", "test", stages.test, n))
 
-    def _step(self, n: int, name: str, stage: Stage, *given: Any) -> Result:
+    def _step(self, n: int, name: str, stage: Stage, *given: Any, kind: str = "") -> Result:
         with self._display.stage(name, f"generation {n} of {self._config.max_gen}"):
-            return self._once(f"gen_{n}/{name}", lambda: self._call(stage, n, *given))
+            key = f"gen_{n}/{name}"
+            return self._once(key, lambda: self._call(key, kind or name, stage, n, *given))
 
-    def _call(self, stage: Stage, n: int, *given: Any) -> Result:
-        return rooms(self._config).compute.call(stage, self._config, self._run, n, *given)
+    def _call(self, key: str, kind: str, stage: Stage, n: int, *given: Any) -> Result:
+        """By a job where the configuration says so."""
+        step = Step(
+            key=key,
+            kind=kind,
+            folder=self._run.job(key),
+            submitted=self._journal.job(key),
+            note=lambda job: self._submitted(key, kind, job),
+            say=self._display.say,
+            entry=in_job.carry_out,
+            progress=self._run.generation(n).training if kind == "train" else None,
+        )
+        return rooms(self._config).compute.call(step, stage, self._config, self._run, n, *given)
+
+    def _submitted(self, key: str, kind: str, job: str) -> None:
+        self._lease.check()
+        earlier = [entry["job"] for entry in self._journal.of("job") if entry["step"] == key]
+        self._journal.append("job", step=key, kind=kind, job=job, folder=f"jobs/{key}")
+        gateway = models(self._config, self._run)
+        if earlier and gateway:
+            gateway.bury(earlier)
 
     def _once(self, key: str, work: Callable[[], Result]) -> Result:
         self._lease.check()
@@ -196,9 +231,9 @@ class Loop:
         return now
 
 
-def _ended(reason: str, status: str = "failed") -> Result:
-    """The verdict on a candidate without a score."""
-    return {"status": status, "reason": reason}
+def _ended(reason: str, status: str = "failed") -> Decision:
+    """The verdict on a candidate without a score, whatever the incumbent."""
+    return lambda _: {"status": status, "reason": reason}
 
 
 def _status(step: Result) -> str:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 REFUSED = 2
@@ -12,6 +12,7 @@ REFUSED = 2
 @dataclass(slots=True)
 class Outcome:
     code: int = REFUSED
+    lines: list[str] = field(default_factory=list)  # what was said
 
 
 @contextmanager
@@ -20,6 +21,7 @@ def refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[Outcome]:
     from pydantic import ValidationError
 
     from sia_runner.agents.protocol import ProposerError
+    from sia_runner.compute.protocol import ComputeError
     from sia_runner.models.protocol import ModelsError
     from sia_runner.problems import explain
     from sia_runner.rooms import RoomError
@@ -31,11 +33,12 @@ def refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[Outcome]:
     try:
         yield outcome
     except ValidationError as error:
-        _say(*explain(error, composed or {}))
-    except (RunError, RoomError, ProposerError, ModelsError, SandboxError, TaskError) as error:
-        _say(str(error))
+        _say(outcome, *explain(error, composed or {}))
+    except (RunError, RoomError, ProposerError, ModelsError, SandboxError, TaskError, ComputeError) as error:
+        _say(outcome, str(error))
 
 
-def _say(*lines: str) -> None:
+def _say(outcome: Outcome, *lines: str) -> None:
+    outcome.lines += lines
     for line in lines:
         print(f"refused: {line}", file=sys.stderr)

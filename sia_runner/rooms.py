@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sia_runner.agents.protocol import Context, Proposer
 from sia_runner.compute.protocol import Compute
@@ -20,6 +20,12 @@ from sia_runner.schema import Named
 from sia_runner.spending import Reserve
 from sia_runner.tasks.protocol import Task
 from sia_runner.tracking.protocol import Tracker
+
+if TYPE_CHECKING:
+    from sia_runner.models.policy.ask import Dialogue
+
+
+_SHARE = 0.25  # of what is left of the budget, for each process, where driver and jobs spend at the same time
 
 
 class RoomError(Exception):
@@ -59,7 +65,7 @@ def _build(config_json: str) -> Rooms:
         task=task,
         sandbox=locate(config.sandbox.target)(**own_keys(config.sandbox)),
         proposer=locate(config.meta_agent.target)(context, **_own_keys(config.meta_agent)),
-        compute=locate(config.compute.target)(workers=config.compute.workers),
+        compute=locate(config.compute.target)(**_own_keys(config.compute)),
         tracker=locate(config.tracker.target)(),
     )
 
@@ -73,6 +79,14 @@ def _start(task: Task, config: Experiment) -> Path:
 def models(config: Experiment, run: RunDir) -> Models | None:
     """The way to models for this run, one per process; None where nothing in the experiment calls one."""
     return _models(config.model_dump_json(by_alias=True), run.path)
+
+
+def close_models(config: Experiment, run: RunDir) -> None:
+    """Ends what calls models for this run in this process; the next stage here, if there is one, begins anew."""
+    gateway = models(config, run)
+    if gateway:
+        gateway.close()
+    _models.cache_clear()
 
 
 @lru_cache(maxsize=4)
@@ -91,13 +105,18 @@ def _models(config_json: str, path: Path) -> Models | None:
     run = RunDir(path)
     policy = _policy(config, run) if config.has_policy else None
     return RunModels(
-        providers, run.ledger, config.budget, cache_dir() / "calls", held_back=Reserve(config, run), policy=policy
+        providers,
+        run.ledger,
+        config.budget,
+        cache_dir() / "calls",
+        share=_SHARE if rooms(config).compute.apart else 1.0,
+        held_back=Reserve(config, run),
+        policy=policy,
     )
 
 
 def _policy(config: Experiment, run: RunDir) -> Any:
     """The target's own model; its weights are loaded on first use."""
-    from sia_runner.models.policy.ask import Dialogue
     from sia_runner.models.policy.batching import Batching
     from sia_runner.models.policy.engine import Engine
     from sia_runner.models.policy.remote import Remote
@@ -105,15 +124,19 @@ def _policy(config: Experiment, run: RunDir) -> Any:
 
     spec, task = config.target_agent.policy, rooms(config).task
 
-    def texts() -> list[Dialogue]:
-        return [Dialogue([{"role": "user", "content": asked}], answer) for asked, answer in task.dialogues()]
-
     def engine() -> Engine:
-        return Engine(spec, cache_dir(), texts)
+        return Engine(spec, cache_dir(), lambda: warming_texts(task))
 
     if spec.backend == "vllm":
         return spec, Remote(lambda: Vllm(spec, run.path / "served", engine))
     return spec, Batching(engine)
+
+
+def warming_texts(task: Task) -> list["Dialogue"]:
+    """What base=tiny is warmed on."""
+    from sia_runner.models.policy.ask import Dialogue
+
+    return [Dialogue([{"role": "user", "content": asked}], answer) for asked, answer in task.dialogues()]
 
 
 def limits(config: Experiment, seconds: float) -> Limits:

@@ -205,6 +205,10 @@ class RunDir:
         """What rollouts of a harness earned before anything was trained, by content; shared by all generations."""
         return self.path / "probes"
 
+    def job(self, step: str) -> Path:
+        """What the jobs of a step of the journal leave: scripts, logs, the outcome."""
+        return self.path / "jobs" / step
+
     def generation(self, n: int) -> Generation:
         return Generation(self.path / f"gen_{n}", n)
 

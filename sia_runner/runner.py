@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from sia_runner import approval
+from sia_runner.compute.protocol import Stopped
 from sia_runner.config import Experiment, check
 from sia_runner.display import Display
 from sia_runner.execute import Interrupted, SandboxFailed
@@ -22,9 +23,11 @@ from sia_runner.loop import INTERRUPTED, Loop
 from sia_runner.models.protocol import ProviderDown
 from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, RunError, read_json, sha256_of, write_json, write_text
+from sia_runner.steady import Steady
 from sia_runner.tasks.protocol import Task, TaskError
 
 RESUMABLE = ("max_gen", "budget.", "compute.")  # what may be given beside resume=
+_asked: list[int] = []  # the signals that asked this process to stop
 
 
 def start(config: Experiment, folder: Path, overrides: Sequence[str]) -> int:
@@ -92,11 +95,17 @@ def _make_ready(config: Experiment, run: RunDir) -> None:
         gateway.check()
     room = rooms(config)
     room.sandbox.check(door=config.needs_door)
+    room.compute.check(kinds(config))
     room.task.prepare(lambda text: print(text, flush=True))
     if config.trainer.kind != "none":
         _check_rollouts(room.task)
-    if gateway and config.has_policy:
+    if gateway and config.has_policy and not room.compute.apart:
         gateway.policy()  # loading takes its time, which is not the first harness's
+
+
+def kinds(config: Experiment) -> list[str]:
+    """Of the stages that this run may have."""
+    return ["propose", "gate", "run", "verify", "test"] + ["train"] * (config.trainer.kind != "none")
 
 
 def _check_rollouts(task: Task) -> None:
@@ -118,13 +127,17 @@ def _carry_out(
         with Display(config.max_gen) as display, _signals():
             for gap in rooms(config).sandbox.gaps(door=config.needs_door):
                 display.say(f"sandbox {rooms(config).sandbox.name} leaves open: {gap}")
-            loop = Loop(config, run, journal, lease, display)
+            loop = _loop(config)(config, run, journal, lease, display)
             return _guarded(loop, journal, display)
     finally:
         gateway = models(config, run)
         if gateway:
             gateway.close()
         journal.close()
+
+
+def _loop(config: Experiment) -> type[Loop]:
+    return Loop if config.search.in_flight == 1 else Steady
 
 
 def _open(config: Experiment, run: RunDir, journal: Journal, overrides: Sequence[str]) -> None:
@@ -152,7 +165,7 @@ def _guarded(loop: Loop, journal: Journal, display: Display) -> int:
     except Held as error:  # somebody else goes on with this run: not a byte more from us
         display.say(f"stopped: {error}")
         return INTERRUPTED
-    except (SandboxFailed, ProviderDown, OSError) as error:  # not the candidate's fault: nothing is lost
+    except (SandboxFailed, ProviderDown, Stopped, OSError) as error:  # not the candidate's fault: nothing is lost
         display.say(f"stopped: {error}")
         return loop.interrupted()
     except Exception:
@@ -160,15 +173,19 @@ def _guarded(loop: Loop, journal: Journal, display: Display) -> int:
         raise
 
 
+def asked_to_stop() -> bool:
+    """Did somebody tell this process to end, by a signal that a run answered with its exit code?"""
+    return bool(_asked)
+
+
 @contextmanager
 def _signals() -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM: SLURM) ends the run cleanly and resumably, the second at once."""
-    asked = 0
+    _asked.clear()
 
     def stop(signum: int, frame: object) -> None:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
+        _asked.append(signum)
+        if len(_asked) > 1:
             os._exit(INTERRUPTED)  # the supervisors see the closed pipe and kill what still runs
         raise Interrupted
 

@@ -97,6 +97,11 @@ def build(config: Experiment, run: RunDir, n: int) -> Result:
     return {"fault": "", "sha256": tree_sha256(here.harness)} | _weights(config, run, n, proposal)
 
 
+def trains(run: RunDir, n: int) -> bool:
+    """Is what was proposed a weights update?"""
+    return read_json(run.generation(n).proposal)["lever"] in (Lever.WEIGHTS, Lever.BOTH)
+
+
 def _weights(config: Experiment, run: RunDir, n: int, proposal: Result) -> Result:
     """What the candidate's policy is: newly trained, or its parent's."""
     parent = read_json(run.generation(n).decision)["evidence"]["parent"]

@@ -28,6 +28,8 @@ NEEDS = {
     ("experiment", "paper_lawbench"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1"],
     ("provider", "custom"): ENDPOINT[1:],
     ("target_agent", "model"): ENDPOINT,
+    **{("compute/site", name): ["compute=slurm"] for name in ("none", "local", "campus_qos")},
+    ("compute/site", "campus_accounts"): ["compute=slurm", "compute.resources.default.account=x"],
     **{("meta_agent", name): ENDPOINT for name in ("llm", "claude_code", "openhands", "pydantic_ai")},
 }
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sia_runner import checks, doctor
+from sia_runner import checks, checks_slurm, doctor
 from sia_runner.config import check
 from sia_runner.doctor import FAULT, OK, SKIPPED, examine
 from tests.provider import Answer, ProviderServer
@@ -110,7 +110,7 @@ def test_the_cluster_is_asked_what_is_up(tmp_path, monkeypatch, script, state, t
         (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if script else str(tmp_path))
     config = check(composed("compute.name=slurm"))
-    found = doctor._try("cluster", lambda: checks.cluster(config))
+    found = doctor._try("cluster", lambda: checks_slurm.cluster(config))
     assert found.state == state and text in found.text
 
 

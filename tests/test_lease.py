@@ -9,6 +9,7 @@ import time
 import pytest
 
 from sia_runner import lease as lease_module
+from sia_runner.alive import identity
 from sia_runner.lease import Held, Lease
 
 HOLD = """
@@ -59,7 +60,7 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path, holder):
 def test_a_live_process_with_the_same_number_but_another_start_does_not_hold_it(tmp_path):
     with Lease(tmp_path):
         pass
-    other = lease_module._me() | {"pid": os.getppid(), "started": "1", "nonce": "old"}
+    other = identity() | {"pid": os.getppid(), "started": "1", "nonce": "old"}
     (tmp_path / "lease.json").write_text(json.dumps(other))
     with Lease(tmp_path) as lease:
         lease.check()
@@ -67,7 +68,7 @@ def test_a_live_process_with_the_same_number_but_another_start_does_not_hold_it(
 
 def test_a_lease_of_another_node_holds_while_it_is_touched_and_not_after(tmp_path):
     path = tmp_path / "lease.json"
-    path.write_text(json.dumps(lease_module._me() | {"host": "node17", "job": "4242", "nonce": "far"}))
+    path.write_text(json.dumps(identity() | {"host": "node17", "job": "4242", "nonce": "far"}))
     with pytest.raises(Held, match="on node17, job 4242"):
         Lease(tmp_path).__enter__()
     long_ago = time.time() - lease_module.STALE_AFTER - 5
@@ -86,7 +87,7 @@ def test_of_many_that_take_over_a_dead_lease_exactly_one_wins(tmp_path, holder):
 
 def test_who_lost_the_lease_is_stopped_before_it_writes(tmp_path):
     with Lease(tmp_path) as lease:
-        (tmp_path / "lease.json").write_text(json.dumps(lease_module._me() | {"host": "node3", "nonce": "new"}))
+        (tmp_path / "lease.json").write_text(json.dumps(identity() | {"host": "node3", "nonce": "new"}))
         with pytest.raises(Held, match="lost the run to"):
             lease.check()
     assert "node3" in (tmp_path / "lease.json").read_text()

@@ -101,7 +101,7 @@ class Brief:
     higher_is_better: bool
     parent: int | None = None  # generation whose harness is to be extended, as `search` chose; None in generation 1
     weights: Weights | None = None  # None: the harness is the only lever of this proposal
-    sibling: int = 0  # which of the generation's parallel proposals this is, counted from 0
+    sibling: int = 0  # which of the proposals that are made side by side this is, counted from 0
 
 
 class Proposer(Protocol):

@@ -1,16 +1,50 @@
-"""What the loop needs of a place to compute. Implementation: `inline`."""
+"""What the loop needs of a place to compute. Implementations: `inline`, `local`, `slurm`."""
 
 from collections.abc import Callable, Iterable
-from typing import ParamSpec, Protocol, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
 
+class ComputeError(Exception):
+    """Jobs cannot be submitted as configured; the message is one line for the user (exit code 2)."""
+
+
+class Stopped(Exception):
+    """A job ended without a result, for a reason that somebody has to look at. Nothing is lost: the run stops and can
+    be resumed. The message is one line that says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the journal that is about to be carried out."""
+
+    key: str  # gen_3/run
+    kind: str  # whose resources: propose | gate | run | verify | train | test
+    folder: Path  # where a job of it keeps its files
+    submitted: str | None  # the job that an earlier process submitted for it and did not see the end of
+    note: Callable[[str], None]  # journals the id of a job, before anything waits for it
+    say: Callable[[str], None]  # one line for the user
+    entry: Callable[..., Any]  # what a job calls, with the stage and its arguments
+    progress: Path | None = None  # the folder where the stage leaves checkpoints, if it does
+
+
 class Compute(Protocol):
-    def call(self, stage: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one stage to its end and return its result."""
+    apart: bool  # do stages run in processes of their own, beside the driver?
+
+    def check(self, kinds: Iterable[str]) -> None:
+        """Before anything starts: can stages of these kinds run as configured? Raises ComputeError."""
+        ...
+
+    def call(self, step: Step, stage: Callable[..., R], *args: Any) -> R:
+        """Run one stage to its end and return its result; what it raises is raised here. Raises Stopped."""
+        ...
+
+    def end(self) -> None:
+        """After an interrupt, when other threads wait for steps: no process of this machine is left behind."""
         ...
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:

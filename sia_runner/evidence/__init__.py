@@ -48,7 +48,7 @@ def write(
         "reward": reward.statistics([outcome.value for outcome in about.dev]) if about else None,
         "confusions": confusion.pairs(about.failures) if about else [],
         "weights": updates.lever(config, run, n, history, left_alone),
-        "budget_left": budget.left(config, run, n),
+        "budget_left": budget.left(config, run, len(history) + 1),  # what those under way spend is not settled
     }
     write_text(folder / "task.md", task.description)
     write_json(folder / "summary.json", summary)

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,13 +66,14 @@ class Leases:
         """Write what `mine` holds from now on. Only inside `locked`."""
         self._append({"lease": self._mine, "process": identity(), "holds": dict(holds), "closed": closed})
 
-    def reclaim(self, *, all_dead: bool) -> None:
-        """Close the leases whose process is gone; `all_dead`: this process is the only one that may be alive."""
+    def reclaim(self, *, all_dead: bool, jobs: Collection[str] = ()) -> None:
+        """Close the leases whose process is gone; `all_dead`: this process is the only one that may be alive; `jobs`:
+        of SLURM that are over, though their node may be one where we cannot look."""
         if not self._path.exists():
             return
         with self.locked():
             for name, lease in self._others.items():
-                if not lease.closed and (all_dead or gone(lease.process)):
+                if not lease.closed and (all_dead or gone(lease.process) or lease.process.get("job") in jobs):
                     self._append({"lease": name, "process": dict(lease.process), "holds": {}, "closed": True})
             self.refresh()
 
@@ -101,8 +102,8 @@ def identity() -> dict[str, Any]:
 def gone(process: Mapping[str, Any]) -> bool:
     """Certainly ended: it ran where we can look, and is not there any more. False where we cannot look."""
     here = _place()
-    if process.get("host") != here["host"]:
-        return False
+    if process.get("host") != here["host"]:  # unless it was an earlier start of the job that we are, on another node
+        return process.get("job") is not None and process["job"] == os.environ.get("SLURM_JOB_ID")
     if process.get("boot") != here["boot"]:
         return True  # this machine was started again since
     return process.get("space") == here["space"] and _started(int(process["pid"])) != process["started"]

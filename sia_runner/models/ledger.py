@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sia_runner.config import Budget
@@ -85,6 +85,10 @@ class RunLedger:
             if self._file < 0 and not self._closed:
                 return read(self._folder)
             return add_up([self._book, *(lease.book for lease in self._leases.refresh())])
+
+    def bury(self, jobs: Collection[str]) -> None:
+        """Free what processes of these SLURM jobs held: the jobs are over."""
+        self._leases.reclaim(all_dead=False, jobs=jobs)
 
     def close(self) -> None:
         """Give back what is not spent. Calls still under way count as calls without an answer. Safe to call twice."""

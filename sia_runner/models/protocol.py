@@ -3,7 +3,7 @@
 `Models` (room.py) is built once per process and run. It holds the keys, the ledger and the gateway's thread.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,10 @@ class Models(Protocol):
     def policy(self) -> Any:
         """The model that harnesses call and that can be trained (models.policy.engine.Engine), loaded on first use.
         Raises ModelsError where the target agent has none."""
+        ...
+
+    def bury(self, jobs: Collection[str]) -> None:
+        """These jobs of SLURM are over: what their gateways held of the budget is free."""
         ...
 
     def close(self) -> None:

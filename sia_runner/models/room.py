@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,6 +84,9 @@ class RunModels:
         if self._policy is None:
             raise ModelsError("the target agent has no policy: target_agent=policy")
         return self._policy[1].start()
+
+    def bury(self, jobs: Collection[str]) -> None:
+        self.ledger.bury(jobs)
 
     def close(self) -> None:
         if self._policy is not None:

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from sia_runner.compute.inline import Inline
+from tests.compute.steps import step
 
 
 def test_results_come_in_the_order_of_the_items_however_long_each_takes():
@@ -36,5 +37,5 @@ def test_an_error_of_one_item_is_the_error_of_the_whole():
         Inline(workers=2).map(lambda item: 1 / item, [1, 0, 1])
 
 
-def test_a_stage_gets_its_arguments():
-    assert Inline(workers=1).call(lambda a, b: (a, b), 1, b=2) == (1, 2)
+def test_a_stage_gets_its_arguments(tmp_path):
+    assert Inline(workers=1).call(step(tmp_path), lambda a, b: (a, b), 1, 2) == (1, 2)

@@ -46,6 +46,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_harness_runs_with_what_it_asked_for_and_nothing_else(own_box: Box, index: Path) -> None:
+    if own_box.name == "docker":
+        pytest.skip("a container has the Python of its image")
     python = environment("answer>=1  # the answer\n", allowed=True)
     job = own_box.job("""
         import answer

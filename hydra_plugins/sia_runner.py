@@ -1,0 +1,87 @@
+"""What Hydra finds of ours by itself: it takes plugins from this namespace alone. The work is done in
+sia_runner/sweep*.py, which is imported when a sweep is carried out and not before."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from sia_runner.resources import bundled
+
+
+class Declared(SearchPathPlugin):
+    """Makes the group ``+sweeps=NAME`` of the folder sweeps/, for our own command only."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if not any(Path(item.path.removeprefix("file://")) == bundled("conf") for item in search_path.get_path()):
+            return  # another program of this environment
+        search_path.append("sia-runner", f"file://{bundled('sweeps').parent}")
+        launchers: Any = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+        for name in ("submitit_slurm.yaml", "submitit_local.yaml"):
+            launchers.pop(
+                name, None
+            )  # the schema of hydra-submitit-launcher would refuse keys of ours, if it is installed
+
+
+class Sweep(BasicSweeper):
+    """Expands as Hydra's own sweeper does. Keeps what is to be run in the sweep's folder, and ends the command with the
+    worst exit code of its runs (SystemExit: Hydra hands nothing back)."""
+
+    def __init__(self, params: dict[str, str] | None = None, resume: bool = False) -> None:
+        super().__init__(max_batch_size=None, params=params)
+        self.resume = resume
+
+    def expand(self, arguments: Sequence[str]) -> list[list[str]]:
+        """The overrides of each run; a value given on the command line replaces that of the declared sweep."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        assert self.hydra_context is not None  # noqa: S101 - Hydra calls setup() first
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        return self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)[0]
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from sia_runner.sweeping import conduct
+
+        assert self.hydra_context and self.config and self.launcher  # noqa: S101 - Hydra calls setup() first
+        loader, config = self.hydra_context.config_loader, self.config
+        raise SystemExit(conduct(loader, config, arguments, self.expand, self.launcher, resume=self.resume))
+
+
+class _Jobs(Launcher):
+    """Each run is a job. Composed here, so that a job needs no Hydra; one that dies takes no other along."""
+
+    cluster = ""
+
+    def __init__(self, **keys: Any) -> None:
+        self.keys = {
+            key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for key, value in keys.items()
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from sia_runner.sweep_jobs import check
+
+        check(self.cluster, self.keys)
+        self._loader, self._config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from sia_runner.sweep_jobs import carry_out
+
+        carry_out(self.cluster, self.keys, self._loader, self._config, job_overrides)
+        return []
+
+
+class Slurm(_Jobs):
+    cluster = "slurm"
+
+
+class Local(_Jobs):
+    cluster = "local"

@@ -1,0 +1,136 @@
+"""Jobs as processes of this machine, through submitit's local executor; at most so many at once."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Any
+
+from sia_runner.compute.jobs import LOST, Jobs, State
+from sia_runner.compute.pool_cluster import Pooled
+from sia_runner.compute.pool_jobs import Submitted
+from sia_runner.compute.protocol import ComputeError, Step
+from sia_runner.compute.task import Task
+
+_FOREVER = 60 * 24 * 365  # minutes: submitit has a time limit of its own, of two
+
+
+class Local(Jobs):
+    def __init__(self, workers: int, jobs: int, pool: int | None = None) -> None:
+        super().__init__(workers)
+        self._slots = BoundedSemaphore(jobs + (pool or 0))
+        self._machine = _ThisMachine()
+        self._pool = Pooled(self._machine, pool, self._machine.workers) if pool else None
+
+    @property
+    def cluster(self) -> "Pooled | _ThisMachine":
+        return self._pool or self._machine
+
+    def check(self, kinds: Iterable[str]) -> None:
+        submitit()
+
+    def call(self, step: Step, stage: Callable[..., Any], *args: Any) -> Any:
+        """What is interrupted here leaves no job behind."""
+        try:
+            return super().call(step, stage, *args)
+        except KeyboardInterrupt:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        if self._pool:
+            self._pool.end()
+        self._machine.end()
+
+    def _slot(self) -> AbstractContextManager[Any]:
+        return self._slots
+
+    def _task(self, step: Step, stage: Callable[..., Any], args: tuple[Any, ...]) -> Task:
+        visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}  # submitit hides all GPUs
+        return replace(super()._task(step, stage, args), environment=visible)
+
+
+class _ThisMachine:
+    """A job is named by its process and when that was started: `4711.88123`."""
+
+    def __init__(self) -> None:
+        self._jobs = dict[str, Any]()
+        self._found = set[str]()  # of an earlier process
+
+    def submit(self, step: Step, task: Task) -> str:
+        executor = submitit().LocalExecutor(step.folder)
+        executor.update_parameters(timeout_min=_FOREVER)
+        with _deaf():
+            job = executor.submit(task)
+        name = f"{job.job_id}.{_started(job.job_id)}"
+        self._jobs[name] = job
+        return name
+
+    def workers(self, folder: Path) -> Submitted:
+        """For the pool."""
+        executor = submitit().LocalExecutor(folder)
+        executor.update_parameters(timeout_min=_FOREVER)
+        return Submitted(executor, around=_deaf)
+
+    def attach(self, step: Step, job: str) -> None:
+        """A process is looked for by its name."""
+
+    def state(self, job: str) -> State:
+        mine = self._jobs.get(job)
+        if mine is not None:
+            return State("FAILED" if mine.done() else "RUNNING")
+        pid, _, started = job.partition(".")
+        self._found.add(job)
+        return State("RUNNING" if _started(pid) == started else LOST)
+
+    def forget(self, job: str) -> None:
+        """Processes need no query."""
+
+    def waiting(self, state: State | None, seconds: float) -> str:
+        return ""
+
+    def log(self, step: Step, job: str) -> Path:
+        return step.folder / f"{job.partition('.')[0]}_0_log.err"
+
+    def end(self) -> None:
+        """Of all jobs; submitit's process passes the signal on."""
+        for job in (*self._jobs, *self._found):
+            if self.state(job).name == "RUNNING":
+                os.kill(int(job.partition(".")[0]), signal.SIGTERM)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started here does not hear a Ctrl-C, which is meant for the driver."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _started(pid: str) -> str:
+    """When a process was started, in clock ticks; empty when it ended, though nobody may have asked how."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def submitit() -> Any:
+    """The package, imported when the first job is near. Raises ComputeError."""
+    try:
+        import submitit as package
+    except ImportError:
+        command = f"{Path(sys.executable).name} -m pip install 'sia-runner[slurm]'"
+        raise ComputeError(f"compute=local and compute=slurm need the package submitit: {command}") from None
+    return package

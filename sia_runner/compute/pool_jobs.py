@@ -1,0 +1,87 @@
+"""Workers as submitit jobs: one array each time, on SLURM or as processes of this machine."""
+
+import subprocess
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from sia_runner.compute.jobs import ENDED, State
+
+
+class States(Protocol):
+    """What a cluster says of jobs: see jobs.Cluster."""
+
+    def state(self, job: str) -> State | None: ...
+
+    def forget(self, job: str) -> None: ...
+
+
+class NotSubmitted(Exception):
+    """It may go better in a while. The message is one line."""
+
+
+class Jobs(Protocol):
+    """Where the pool's workers run."""
+
+    def start(self, worker: Callable[[], None], count: int) -> list[str]:
+        """Submits `count` workers; the ids by which they are asked for. Raises NotSubmitted."""
+        ...
+
+    def ended(self, ids: Iterable[str]) -> set[str]:
+        """Those that run no more and never will."""
+        ...
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        """Those that were started here; the others are left alone."""
+        ...
+
+    def said(self, job: str) -> str:
+        """The last line that it wrote on its standard error."""
+        ...
+
+
+class Submitted:
+    """`executor`: a submitit executor, with the resources of one worker set. `cluster` says what became of a job; None:
+    processes of this machine, which submitit itself looks for. `around`: what has to be so while jobs are submitted."""
+
+    def __init__(
+        self,
+        executor: Any,
+        cluster: States | None = None,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._executor, self._cluster, self._around = executor, cluster, around
+        self._jobs, self._over = dict[str, Any](), set[str]()
+
+    def start(self, worker: Callable[[], None], count: int) -> list[str]:
+        try:
+            with self._around(), self._executor.batch():
+                jobs = [self._executor.submit(worker) for _ in range(count)]
+        except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
+            raise NotSubmitted(str(error).strip().rpartition("\n")[2]) from error
+        started = {job.job_id: job for job in jobs}
+        self._jobs |= started
+        return list(started)
+
+    def ended(self, ids: Iterable[str]) -> set[str]:
+        return {job for job in self._jobs.keys() & set(ids) if self._is_over(job)}
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        for job in (self._jobs.keys() & set(ids)) - self.ended(ids):
+            self._jobs[job].cancel(check=False)
+
+    def _is_over(self, job: str) -> bool:
+        if job in self._over:
+            return True
+        if self._cluster is None:
+            return self._jobs[job].done()
+        state = self._cluster.state(job)
+        if state is None or state.name not in ENDED:
+            return False
+        self._over.add(job)
+        self._cluster.forget(job)
+        return True
+
+    def said(self, job: str) -> str:
+        lines = (self._jobs[job].stderr() or "").splitlines() if job in self._jobs else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")

@@ -1,0 +1,99 @@
+"""What SLURM says of all jobs of this process: one squeue for all of them, on a thread that waits for nobody.
+
+No answer of squeue is no news: a controller that is away for minutes loses nothing. A job that squeue does not know
+any more is over; how it ended, sacct says where the cluster has accounting. Elsewhere it is lost, unless it left an
+outcome.
+"""
+
+import subprocess
+import threading
+import time
+from collections.abc import Collection, Sequence
+
+from sia_runner.compute.jobs import LOST, State
+
+_TIMEOUT = 60.0  # seconds for one query
+_SOONEST, _LATEST = 1.0, 10.0  # seconds between two queries: while a job is young, and later
+_YOUNG = 30.0  # a job's age in seconds by which the pause grows by one
+
+
+class Watch:
+    """`state(job)` is quick and never blocks; the first one starts the thread, which ends when no job is asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: dict[str, float] = {}  # job -> when it was first asked for
+        self._known: dict[str, State] = {}
+        self._thread: threading.Thread | None = None
+        self._answered = 0.0
+
+    def state(self, job: str) -> State | None:
+        with self._lock:
+            self._since.setdefault(job, time.monotonic())
+            if self._thread is None:
+                self._answered = time.monotonic()
+                self._thread = threading.Thread(target=self._ask_on, name="squeue", daemon=True)
+                self._thread.start()
+            return self._known.get(job)
+
+    def silence(self) -> float:
+        """Seconds since the last answer, while answers are wanted."""
+        with self._lock:
+            return time.monotonic() - self._answered if self._thread else 0.0
+
+    def forget(self, job: str) -> None:
+        with self._lock:
+            self._since.pop(job, None)
+            self._known.pop(job, None)
+
+    def _ask_on(self) -> None:
+        while True:
+            with self._lock:
+                jobs = dict(self._since)
+                if not jobs:
+                    self._thread = None
+                    return
+            found = self._ask(jobs)
+            with self._lock:
+                self._answered = time.monotonic() if found else self._answered
+                self._known |= {job: state for job, state in found.items() if job in self._since}
+            youngest = time.monotonic() - max(jobs.values())
+            time.sleep(min(_LATEST, max(_SOONEST, youngest / _YOUNG)))
+
+    def _ask(self, jobs: Collection[str]) -> dict[str, State]:
+        """State of each; nothing of those that nobody spoke of."""
+        found = self._squeue(sorted(jobs))
+        if found is None:
+            return {}
+        missing = [job for job in jobs if job not in found]
+        if not missing:
+            return found
+        past = self._sacct(missing)
+        return found | {job: past.get(job, State(LOST)) for job in missing}
+
+    def _squeue(self, jobs: Sequence[str]) -> dict[str, State] | None:
+        # asked for one that it does not know, squeue fails; asked for two, it does not
+        ids = ",".join([*jobs, jobs[0]])
+        said = _run(["squeue", "--noheader", "--array", "--all", "--states=all", "--format=%i|%T|%r", f"--jobs={ids}"])
+        if said is None or (said.returncode and "Invalid job id" not in said.stderr):
+            return None
+        return _parsed(said.stdout, jobs)
+
+    def _sacct(self, jobs: Sequence[str]) -> dict[str, State]:
+        """How jobs ended that are over for certain; empty where there is no accounting."""
+        said = _run(["sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(jobs)}"])
+        return {} if said is None or said.returncode else _parsed(said.stdout, jobs)
+
+
+def _parsed(text: str, jobs: Collection[str]) -> dict[str, State]:
+    """`id|STATE|reason` a line; sacct says ``CANCELLED by 0``."""
+    rows = [line.split("|") for line in text.splitlines() if "|" in line]
+    return {row[0]: State(row[1].split()[0], row[2] if len(row) > 2 else "") for row in rows if row[0] in jobs}
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
+    """None: it could not be run, or answered too late."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -1,0 +1,55 @@
+"""A stage's outcome is whole or not there, and an exception arrives as it was raised."""
+
+import pytest
+
+from sia_runner.compute.outcome import RETURNED, Outcome, clear, raised, read, write
+from sia_runner.models.protocol import BudgetSpent
+
+
+class Lock(Exception):
+    """Cannot be pickled."""
+
+    def __init__(self):
+        super().__init__(lambda: None)
+
+
+def sent(folder, error):
+    """Through the file."""
+    try:
+        raise error
+    except BaseException as caught:
+        write(folder, raised(caught))
+    return read(folder)
+
+
+def test_a_result_comes_back(tmp_path):
+    assert read(tmp_path) is None
+    write(tmp_path, Outcome(RETURNED, {"fault": ""}))
+    assert read(tmp_path).result() == {"fault": ""}
+    clear(tmp_path)
+    assert read(tmp_path) is None
+
+
+def test_an_exception_is_raised_as_itself_with_all_it_carries(tmp_path):
+    with pytest.raises(BudgetSpent, match="no more") as caught:
+        sent(tmp_path, BudgetSpent("generation", "no more")).result()
+    assert caught.value.scope == "generation"
+    assert "test_outcome.py" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "full", "/x"), FileNotFoundError(2, "no", "y")])
+def test_those_of_python_too(tmp_path, error):
+    with pytest.raises(type(error)) as caught:
+        sent(tmp_path, error).result()
+    assert (str(caught.value), caught.value.args) == (str(error), error.args)
+    assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
+
+
+def test_of_one_that_cannot_travel_the_text_arrives(tmp_path):
+    with pytest.raises(RuntimeError, match="Lock"):
+        sent(tmp_path, Lock()).result()
+
+
+def test_nothing_but_the_outcome_is_left_in_the_folder(tmp_path):
+    write(tmp_path, Outcome(RETURNED, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["outcome.pkl"]

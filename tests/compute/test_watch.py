@@ -1,0 +1,93 @@
+"""What is known of jobs, asked of a real controller."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from sia_runner.compute.watch import Watch
+from tests.scripts.slurm import controller, need_cluster, said, until
+
+pytestmark = pytest.mark.slurm
+QUIET = ["--parsable", "--output=/dev/null", "--mem=100"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster():
+    need_cluster()
+
+
+@pytest.fixture
+def job():
+    """Runs for a minute."""
+    one = said("sbatch", *QUIET, "--wrap=sleep 60")
+    yield one
+    subprocess.run(["scancel", one], check=False)
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Asks for nothing any more when the test is over."""
+    one, asked = Watch(), set()
+    state = one.state
+    monkeypatch.setattr(one, "state", lambda job: (asked.add(job), state(job))[1])
+    yield one
+    for job in asked:
+        one.forget(job)
+    until(lambda: not one.silence())
+
+
+def becomes(watch, job, name, seconds=30):
+    until(lambda: (state := watch.state(job)) is not None and state.name == name, seconds)
+
+
+def test_a_job_is_followed_to_its_end(watch, job):
+    becomes(watch, job, "RUNNING")
+    said("scancel", job)
+    becomes(watch, job, "CANCELLED")
+
+
+def test_why_a_job_waits_is_known(watch):
+    held = said("sbatch", *QUIET, "--hold", "--wrap=true")
+    becomes(watch, held, "PENDING")
+    assert watch.state(held).reason == "JobHeldUser"
+    said("scancel", held)
+
+
+def test_one_that_nobody_knows_is_lost_beside_one_that_runs(watch, job):
+    becomes(watch, "1", "LOST")
+    becomes(watch, job, "RUNNING")
+    assert watch.state("1").name == "LOST"
+
+
+def test_all_jobs_are_asked_for_at_once(watch, job, monkeypatch, tmp_path):
+    """The real squeue, which leaves a line for each time that it is called."""
+    real = said("which", "squeue")
+    (tmp_path / "squeue").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\nexec {real} "$@"\n')
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    jobs = [job, "1", "2", "3"]
+    began = time.monotonic()
+    until(lambda: all(watch.state(one) for one in jobs))
+    time.sleep(3)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) <= 2 + time.monotonic() - began
+    assert all(one in calls[-1] for one in jobs)
+
+
+@pytest.mark.slow
+def test_no_answer_is_no_news(watch, job):
+    becomes(watch, job, "RUNNING")
+    away = controller()
+    os.kill(away, signal.SIGSTOP)
+    try:
+        end = time.monotonic() + 25
+        while time.monotonic() < end:
+            began = time.monotonic()
+            assert watch.state(job).name == "RUNNING"
+            assert time.monotonic() - began < 0.5
+            time.sleep(0.5)
+    finally:
+        os.kill(away, signal.SIGCONT)

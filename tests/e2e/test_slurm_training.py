@@ -1,0 +1,81 @@
+"""Weights are trained in jobs of a real SLURM cluster: the adapter of a run inline, also when the job is preempted."""
+
+import pytest
+
+from tests.conftest import Cli
+from tests.scripts.slurm import LITTLE, OnCluster, essence, need_cluster, preempt, said, until
+
+pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(900)]
+
+EXPERIMENT = ["task=arithmetic", "trainer=grpo", "max_gen=2", "seed=4", "trainer.learning_rate=1e-3"]
+EXPERIMENT += ["trainer.steps=6", "trainer.questions=8", "trainer.samples=4", "trainer.checkpoint_every=1"]
+# requests that arrive together are answered together, and sums over other batches round otherwise
+EXPERIMENT += ["target_agent.policy.batch=1"]
+MEMORY = ["compute.resources.default.memory_gb=2", "compute.resources.train.memory_gb=3"]
+GPU = ["compute.resources.train.partition=gpu", "compute.resources.train.gpus=1"]
+# where the partition `short` preempts
+CPU = ["compute.resources.train.partition=cpu", "compute.resources.train.gpus=0"]
+BUILD = "gen_2/build"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster():
+    need_cluster()
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory):
+    cli = Cli(tmp_path_factory.mktemp("inline"))
+    done = cli(*EXPERIMENT, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return cli
+
+
+@pytest.fixture
+def run(cli):
+    one = OnCluster(cli)
+    yield one
+    one.close()
+
+
+def training_log(run):
+    log = run.cli.run / "gen_2" / "training.log"
+    return log.read_text() if log.is_file() else ""
+
+
+def assert_same(run, inline):
+    run.assert_counted_once()
+    assert essence(run.cli) == essence(inline)
+    name = "gen_2/adapter/adapter_model.safetensors"
+    assert (run.cli.run / name).read_bytes() == (inline.run / name).read_bytes()
+
+
+def test_generations_go_to_cpu_nodes_and_training_to_a_gpu(run, inline):
+    run.start(*EXPERIMENT, *LITTLE, *MEMORY, *GPU)
+    job = run.running(BUILD, 300)
+    assert said("squeue", "--noheader", "--format=%P %b", f"--jobs={job}") == "gpu gres:gpu:1"
+    assert run.ended(600) == 0, run.said
+    assert_same(run, inline)
+    kinds = {entry["step"]: entry["kind"] for entry in run.events("job")}
+    assert kinds[BUILD] == "train" and "gen_1/build" not in kinds
+    places = {said("sacct", "-nX", "-o", "partition", f"--jobs={entry['job']}") for entry in run.events("job")}
+    assert places == {"cpu", "gpu"}
+
+
+@pytest.mark.parametrize("how", ["preempted", "requeued"])
+def test_a_training_that_is_cut_goes_on_from_its_checkpoint(run, inline, how):
+    """`preempted`: with a signal and some seconds; `requeued`: without either."""
+    run.start(*EXPERIMENT, *LITTLE, *MEMORY, *CPU)
+    job = run.running(BUILD, 300)
+    until(lambda: "step 2/6" in training_log(run), 200, 0.02)
+    if how == "preempted":
+        preempt(job)
+    else:
+        said("scontrol", "requeue", job)
+    assert run.ended(600) == 0, run.said
+    assert "resumed after step" in training_log(run)
+    assert run.jobs(BUILD) == [job]
+    left = "job left: cut: preempted" in (run.cli.run / "jobs" / BUILD / f"{job}_0_log.err").read_text()
+    assert left == (how == "preempted")
+    assert_same(run, inline)

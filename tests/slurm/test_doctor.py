@@ -1,0 +1,121 @@
+"""What the doctor says of a cluster: of the real one, and of clusters that are set up in other ways."""
+
+import pytest
+
+from sia_runner import checks_slurm
+from sia_runner.config import check
+from sia_runner.doctor import FAULT, OK, SKIPPED, _try, examine
+from tests.scripts.slurm import LITTLE, need_cluster
+from tests.test_providers import composed
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered():
+    checks_slurm._settings.cache_clear()
+    yield
+    checks_slurm._settings.cache_clear()
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """The commands of a cluster, by what they print; of no other cluster are there any."""
+
+    def make(**prints):
+        for name, text in prints.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if "sinfo" not in prints else f"{tmp_path}:/bin")
+
+    (tmp_path / "cat").symlink_to("/bin/cat")
+    return make
+
+
+@pytest.fixture
+def config():
+    return check(composed(*LITTLE))
+
+
+@pytest.mark.slurm
+def test_of_the_test_cluster_it_knows_all_that_a_run_depends_on(tmp_path, config):
+    need_cluster()
+    found = {finding.check: finding for finding in examine(config, tmp_path, call=False)}
+    assert not [finding for finding in found.values() if finding.state == FAULT]
+    assert found["commands"].text.startswith("slurm-wlm ")
+    assert "cpu (default): at most 1:00:00, 2 x 4 cpus, 4 GiB" in found["partitions"].text
+    assert "gpu:fake:2" in found["partitions"].text
+    assert "sbatch accepts jobs for gate, run, test" in found["jobs"].text
+    assert "put back into the queue" in found["preemption"].text and found["requeueing"].text.startswith("on:")
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("default.partition=astronomy", "compute.resources.gate: sbatch says: "),
+        ("run.minutes=61", "compute.resources.run.minutes=61: partition cpu allows 60 at most"),
+        ("train.gpus=h100:1", ""),
+    ],
+)
+def test_jobs_that_sbatch_would_refuse_are_a_fault_that_names_the_kind(key, said):
+    need_cluster()
+    config = check(composed(*LITTLE, f"++compute.resources.{key}"))
+    found = _try("jobs", lambda: checks_slurm.jobs(config))
+    assert (found.state == FAULT and found.text.startswith(said)) if said else found.state == OK  # nothing trains here
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("PreemptType = preempt/none\nPreemptMode = OFF", "jobs are never preempted"),
+        ("PreemptType = preempt/qos\nPreemptMode = CANCEL", "is cancelled; the driver submits it again"),
+        ("PreemptType = preempt/qos\nPreemptMode = REQUEUE", "jobs are not warned before"),
+        (
+            "PreemptType = preempt/qos\nPreemptMode = REQUEUE\nSlurmctldParameters = a,preempt_send_user_signal",
+            "jobs are warned before",
+        ),
+        ("PreemptType = preempt/partition_prio\nPreemptMode = GANG,SUSPEND", "stands still"),
+    ],
+)
+def test_preemption_is_said_as_what_it_does_to_a_run(commands, config, settings, says):
+    commands(scontrol=settings)
+    assert says in checks_slurm.preemption(config)
+
+
+def test_without_accounting_it_says_what_then_counts(commands, config):
+    commands(sacct="", scontrol="AccountingStorageType = accounting_storage/none\nMinJobAge = 42 sec")
+    assert checks_slurm.accounting(config).startswith("none: squeue forgets a job 42 sec after its end")
+
+
+def test_a_cluster_that_does_not_requeue_is_told_apart(commands, config):
+    commands(scontrol="JobRequeue = 0")
+    assert checks_slurm.requeueing(config).startswith("off: ")
+
+
+def test_sizes_that_differ_and_partitions_without_gpus_are_shown(commands, config):
+    commands(sinfo="big*|infinite|3|64|512000+|(null)\nbig*|infinite|1|128|1024000|(null)")
+    assert checks_slurm.partitions(config) == (
+        "big (default): at most infinite, 3 x 64 cpus, 500 GiB, 1 x 128 cpus, 1000 GiB; "
+        "no GPUs: weights are trained on processors"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("infinite", float("inf")), ("n/a", float("inf")), ("30:00", 30), ("1:00:00", 60), ("2-01:00:30", 2940.5)],
+)
+def test_time_limits_are_read_as_slurm_writes_them(limit, minutes):
+    assert checks_slurm._minutes(limit) == minutes
+
+
+def test_missing_commands_are_a_fault(commands, config, monkeypatch, tmp_path):
+    commands(sinfo="", sbatch="slurm 1", squeue="", scancel="", scontrol="")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = _try("commands", lambda: checks_slurm.commands(config))
+    assert found.state == FAULT and found.text.startswith("srun not found")
+
+
+def test_variables_of_sbatch_are_named(config, monkeypatch):
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
+    assert checks_slurm.variables(config).startswith("SBATCH_ACCOUNT=mine: ")
+    monkeypatch.delenv("SBATCH_ACCOUNT")
+    assert _try("sbatch variables", lambda: checks_slurm.variables(config)).state == SKIPPED
