@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 QUESTIONS, SAMPLES = 8, 8  # of a step
-SHAPES = {"7 + 2 tokens": (7, 2), "48 + 48 tokens": (48, 48), "160 + 2 tokens": (160, 2)}  # prompt and completion of a recorded rollout
+SHAPES = {
+    "7 + 2 tokens": (7, 2),
+    "48 + 48 tokens": (48, 48),
+    "160 + 2 tokens": (160, 2),
+}  # prompt and completion of a recorded rollout
 STEPS = 23  # recorded of each shape
 
 
