@@ -1,0 +1,24 @@
+"""Does the process that writes a run directory still work? Without writing anything, unlike `sia_runner.alive`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from sia_runner.alive import gone, identity
+from sia_runner.reading.files import json_of, stamp
+
+STALE_AFTER = 90.0  # seconds without a touch; between machines, whose clocks may differ a little
+
+
+def holder(run: Path) -> dict[str, Any] | None:
+    """Who writes it: ``{"host", "pid", "job", …}``; None where nobody does any more."""
+    lease, touched = json_of(run, "lease.json", 1 << 16), stamp(run, "lease.json")
+    if not isinstance(lease, dict) or touched is None:
+        return None
+    here = identity()
+    try:
+        if all(lease.get(key) == here[key] for key in ("host", "boot", "space")):
+            return None if gone(lease, run / "lease.json", STALE_AFTER) else lease
+    except (KeyError, TypeError, ValueError):
+        return None
+    return lease if time.time() - touched.mtime_ns / 1e9 < STALE_AFTER else None

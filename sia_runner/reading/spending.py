@@ -1,0 +1,96 @@
+"""What a run may spend, and what it spent: from its ledger, also between two generations."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sia_runner.models.books import Book, Row, parsed
+from sia_runner.reading.files import listing
+from sia_runner.reading.lines import Lines
+
+UNITS = ("usd", "tokens", "calls", "minutes")
+_REGISTER = "leases.jsonl"
+Json = dict[str, Any]
+
+
+class Spending:
+    """Adds up RUN/ledger as it grows. Calls that are sent and not answered are counted as under way; when the run's
+    process is gone, at what was reserved for them, as the run itself counts them."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._books: dict[str, tuple[Lines, Book]] = {}
+
+    def refresh(self) -> None:
+        for entry in listing(self._run, "ledger"):
+            if entry.kind == "file" and entry.name.endswith(".jsonl") and entry.name != _REGISTER:
+                name = f"ledger/{entry.name}"
+                lines, book = self._books.setdefault(name, (Lines(self._run, name), Book()))
+                for line in lines.fresh():
+                    if lines.restarted:
+                        book = Book()
+                        self._books[name] = (lines, book)
+                        lines.restarted = False
+                    _feed(book, line.data)
+
+    def totals(self, *, alive: bool) -> Json:
+        """``{"total": …, "generations": {n: …}, "purposes": {name: …}, "in_flight"}``, each with usd, tokens, calls."""
+        total, by_generation, by_purpose = Row(), dict[int, Row](), dict[str, Row]()
+        in_flight = 0
+        for _, book in self._books.values():
+            in_flight += len(book.under_way) if alive else 0
+            for account, row in _rows(book, alive):
+                total.add(row)
+                by_generation.setdefault(account.generation, Row()).add(row)
+                by_purpose.setdefault(str(account.purpose), Row()).add(row)
+        return {
+            "total": _plain(total),
+            "generations": {n: _plain(row) for n, row in sorted(by_generation.items()) if n},
+            "purposes": {name: _plain(row) for name, row in sorted(by_purpose.items())},
+            "in_flight": in_flight,
+        }
+
+
+def limits(config: Mapping[str, Any], resumed: list[str]) -> Json:
+    """``{"usd": 5.0, …}``, None for no limit: of the config, with what was given at resumes (``budget.usd=9``)."""
+    budget = config.get("budget")
+    found: Json = {unit: _number(str(budget.get(unit))) if isinstance(budget, dict) else None for unit in UNITS}
+    for override in resumed:
+        key, _, value = override.partition("=")
+        unit = key.removeprefix("budget.")
+        if unit != key and unit in UNITS:
+            found[unit] = _number(value)
+    return found
+
+
+def _feed(book: Book, data: bytes) -> None:
+    for line in parsed(data):
+        try:
+            book.add(line)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue  # of a damaged file: what can be counted is
+
+
+def _rows(book: Book, alive: bool) -> list[tuple[Any, Row]]:
+    rows = list(book.rows.items())
+    if not alive:
+        rows += [(sent.account, _reserved(sent)) for sent in book.under_way.values()]
+    return rows
+
+
+def _reserved(sent: Any) -> Row:
+    return Row(sent.usd or 0, sent.input, sent.output, calls=1, unanswered=1, unpriced=int(sent.usd is None))
+
+
+def _plain(row: Row) -> Json:
+    usd = round(row.dollars, 9) if row.priced else None
+    tokens = row.input_tokens + row.output_tokens
+    return {"usd": usd, "tokens": tokens, "calls": row.calls, "unanswered": row.unanswered}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if math.isfinite(float(text)) else None
+    except ValueError:
+        return None

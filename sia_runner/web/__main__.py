@@ -1,0 +1,120 @@
+"""``python -m sia_runner.web [runs_dir=runs] [port=8050] [host=127.0.0.1] [token=auto]``: the live dashboard.
+
+runs_dir  a folder of runs, of sweeps, or one run
+port      0: any that is free
+host      an address of this machine; with any other than loopback every request needs the token that is printed
+token     auto, or true: on loopback too, which other users of a shared machine can reach
+until     interrupted, or stdin: ended with its standard input, for whoever starts it
+
+It shows what is there while it is written, reads only, and writes nothing. On a cluster, from your own machine:
+ssh -L 8050:127.0.0.1:8050 LOGIN_NODE
+"""
+
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sia_runner.refusals import refusals
+from sia_runner.rundir import RunError
+
+_KEYS = ("runs_dir", "port", "host", "token", "until")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    runs_dir: Path
+    port: int
+    host: str
+    token: str  # empty: none is asked for
+    until_stdin_ends: bool = False
+
+
+def options(args: Sequence[str]) -> Options:
+    """Raises RunError."""
+    given = {"runs_dir": "runs", "port": "8050", "host": "127.0.0.1", "token": "auto", "until": "interrupted"}
+    for arg in args:
+        key, sign, value = arg.partition("=")
+        if not sign or key not in _KEYS:
+            raise RunError(f"{arg}: no such option; allowed: {', '.join(f'{key}=…' for key in _KEYS)}")
+        given[key] = value
+    folder = Path(given["runs_dir"]).expanduser().resolve()
+    if not folder.is_dir():
+        raise RunError(f"runs_dir={given['runs_dir']}: no such folder")
+    if not given["port"].isdecimal() or int(given["port"]) > 65535:
+        raise RunError(f"port={given['port']}: allowed: 0 (any) to 65535")
+    for key, allowed in (("token", ("auto", "true")), ("until", ("interrupted", "stdin"))):
+        if given[key] not in allowed:
+            raise RunError(f"{key}={given[key]}: allowed: {', '.join(allowed)}")
+    needed = given["token"] == "true" or given["host"] not in _LOOPBACK  # noqa: S105
+    token = secrets.token_urlsafe(24) if needed else ""
+    return Options(folder, int(given["port"]), given["host"], token, given["until"] == "stdin")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Bound before anything else starts, so that a port in use is one line. Raises RunError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(128)  # who comes now waits until we serve
+        return bound
+    except OSError as error:
+        raise RunError(f"host={host} port={port}: {error.strerror}; port=0 takes any that is free") from error
+
+
+def address(bound: socket.socket, host: str, token: str) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{bound.getsockname()[1]}/" + (f"?token={quote(token)}" if token else "")
+
+
+def main() -> int:
+    args = sys.argv[1:]
+    if "-h" in args or "--help" in args:
+        print(__doc__)
+        return 0
+    with refusals() as outcome:
+        asked = options(args)
+        serve(asked)
+        outcome.code = 0
+    return outcome.code
+
+
+def serve(asked: Options) -> None:
+    """Until it is interrupted. Raises RunError where the packages are missing or the address cannot be had."""
+    try:
+        import uvicorn
+
+        from sia_runner.web.app import dashboard
+    except ImportError as error:
+        raise RunError(f"the dashboard needs {error.name}: pip install 'sia-runner[web]'") from error
+    bound = listening(asked.host, asked.port)
+    print(f"dashboard of {asked.runs_dir}: {address(bound, asked.host, asked.token)}", flush=True)
+    app = dashboard(asked.runs_dir, host=asked.host, token=asked.token)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    if asked.until_stdin_ends:
+        threading.Thread(target=_end_with_stdin, args=(server,), daemon=True).start()
+    try:
+        server.run(sockets=[bound])
+    except KeyboardInterrupt:
+        print("dashboard ended")
+
+
+def _end_with_stdin(server: Any) -> None:
+    while sys.stdin.buffer.read(1 << 10):
+        pass
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What every request passes: it reads, it was meant for us, it knows the token; what every answer says to a browser."""
+
+import hmac
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Any, Any], Awaitable[None]]
+COOKIE = "sia_dashboard"
+# Pages are made of files of our own only: no script in a page, nothing of another origin, no markup made from strings.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+_HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+_HEADER_LINES = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Guard:
+    """`host`: the address that is listened at; names of others are refused, so that no foreign page whose name was
+    pointed at this machine can read (DNS rebinding). `token`: empty where none is needed."""
+
+    def __init__(self, app: App, host: str, token: str) -> None:
+        self._app, self._host, self._token = app, host.lower(), token
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["method"] not in ("GET", "HEAD"):
+            await _answer(send, 405, "only GET and HEAD: the dashboard changes nothing")
+        elif not self._ours(headers.get("host", "")):
+            await _answer(send, 421, "this name is not the dashboard's; use the address that it printed")
+        elif not self._token:
+            await self._app(scope, receive, _with_headers(send))
+        elif self._same(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]):
+            # the address bar and the browser's history forget it
+            cookie = f"{COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Strict"
+            await _answer(send, 303, "", [("location", "/"), ("set-cookie", cookie)])
+        elif self._same(_bearer(headers)) or self._same(_cookie(headers)):
+            await self._app(scope, receive, _with_headers(send))
+        else:
+            await _answer(send, 401, "the token is missing: open the address that was printed at the start")
+
+    def _ours(self, given: str) -> bool:
+        name = _name(given)
+        if name in _LOOPBACK or name == self._host:
+            return True
+        if self._host in _LOOPBACK:
+            return False
+        return name in (socket.gethostname().lower(), socket.getfqdn().lower()) or _is_address(name)
+
+    def _same(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), self._token.encode())
+
+
+def _name(host: str) -> str:
+    """Without the port; tunnels use any."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _is_address(name: str) -> bool:
+    """A rebinding page has a name, never a number."""
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
+def _bearer(headers: dict[str, str]) -> str:
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return token if kind.lower() == "bearer" else ""
+
+
+def _cookie(headers: dict[str, str]) -> str:
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""
+
+
+def _with_headers(send: Any) -> Any:
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *_HEADER_LINES]
+        await send(message)
+
+    return sending
+
+
+async def _answer(send: Any, status: int, text: str, headers: list[tuple[str, str]] | None = None) -> None:
+    lines = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADER_LINES]
+    lines += [(name.encode(), value.encode()) for name, value in headers or []]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": text.encode()})

@@ -1,0 +1,66 @@
+// Logs that follow what is written to them.
+
+import { h, replace } from "./dom.js";
+import { get, once } from "./data.js";
+import { bytes } from "./format.js";
+
+const KEPT = 400_000; // characters in the page
+
+export function logs(body, path) {
+  const state = { log: "", end: null, timer: 0, options: "", over: false };
+  const choice = h("select", { id: "log", onchange: (event) => open(event.target.value) });
+  const follows = h("input", { type: "checkbox", id: "log-follows", checked: true });
+  const text = document.createTextNode("");
+  const shown = h("pre", { id: "log-text", tabindex: "0", role: "log", "aria-label": "Log", "aria-live": "off" }, text);
+  const about = h("p", { class: "quiet" });
+  replace(body, h("div", { class: "row" }, h("label", {}, "Log", choice), h("label", { class: "inline" }, follows, "Follow")), about, shown);
+
+  const update = once(async () => {
+    try {
+      const found = (await get("run/logs", { path })).logs;
+      const names = found.map((log) => log.path).join("\n");
+      if (names === state.options) return;
+      state.options = names;
+      replace(choice, found.map((log) => h("option", { value: log.path, selected: log.path === state.log }, log.path)));
+      if (!state.log && found.length) open((found.find((log) => log.size) ?? found[0]).path);
+      choice.value = state.log;
+    } catch (error) {
+      about.textContent = error.message;
+    }
+  });
+
+  function open(name) {
+    Object.assign(state, { log: name, end: null });
+    text.data = "";
+    read();
+  }
+
+  const read = once(async () => {
+    clearTimeout(state.timer);
+    if (state.over || !state.log) return;
+    const name = state.log;
+    try {
+      const piece = await get("run/log", { path, log: name, since: state.end });
+      if (name === state.log) add(piece);
+    } catch (error) {
+      about.textContent = error.message;
+    }
+    state.timer = setTimeout(() => (follows.checked && !document.hidden ? read() : tick()), 1000);
+  });
+
+  function tick() {
+    state.timer = setTimeout(() => (follows.checked && !document.hidden ? read() : tick()), 1000);
+  }
+
+  function add(piece) {
+    const more = piece.start === state.end;
+    state.end = piece.end;
+    about.textContent = `${bytes(piece.size)}${piece.start && !more ? ", the newest part of it" : ""}`;
+    if (more && !piece.text) return;
+    const bottom = shown.scrollHeight - shown.scrollTop - shown.clientHeight < 40;
+    text.data = (more ? text.data + piece.text : piece.text).slice(-KEPT) || "(empty)";
+    if (follows.checked && (bottom || !more)) shown.scrollTop = shown.scrollHeight;
+  }
+
+  return { update, end: () => { state.over = true; clearTimeout(state.timer); } };
+}

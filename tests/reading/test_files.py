@@ -1,0 +1,96 @@
+"""What hostile programs leave in a folder is read within bounds, or not at all."""
+
+import os
+
+import pytest
+
+from sia_runner.reading import files
+from sia_runner.reading.lines import LONGEST, Lines
+
+
+@pytest.mark.parametrize(
+    "path", ["secret", "out/secret.txt", "../secret.txt", "/etc/passwd", "", ".", "a//b", "pipe", "deep"]
+)
+def test_nothing_outside_and_nothing_that_is_no_file_is_read(tmp_path, path):
+    run = tmp_path / "run"
+    (run / "deep").mkdir(parents=True)
+    (tmp_path / "secret.txt").write_text("secret")
+    (run / "secret").symlink_to(tmp_path / "secret.txt")
+    (run / "out").symlink_to(tmp_path)
+    os.mkfifo(run / "pipe")
+    assert files.piece(run, path) is None
+    assert files.json_of(run, path) is None
+
+
+def test_a_name_with_a_zero_byte_or_half_a_character_is_no_file(tmp_path):
+    assert files.piece(tmp_path, "a\0b") is None
+    assert files.piece(tmp_path, "a\ud800") is None
+
+
+def test_a_piece_is_bounded_and_a_tail_counts_from_the_end(tmp_path):
+    (tmp_path / "log").write_bytes(b"0123456789")
+    assert files.piece(tmp_path, "log", 2, 3) == files.Piece(b"234", 2, 5, 10)
+    assert files.piece(tmp_path, "log", -4).data == b"6789"
+    assert files.piece(tmp_path, "log", 99).data == b""
+
+
+def test_json_that_is_broken_deep_or_long_is_none(tmp_path):
+    for number, text in enumerate(["{", "[" * 100_000, '"' + "x" * 100 + '"']):
+        (tmp_path / f"{number}.json").write_text(text)
+        assert files.json_of(tmp_path, f"{number}.json", 100_001 if number < 2 else 50) is None
+
+
+def test_a_listing_names_links_and_does_not_follow_them(tmp_path):
+    (tmp_path / "a").symlink_to("/etc")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").write_text("12")
+    assert [(e.name, e.kind, e.size) for e in files.listing(tmp_path)] == [
+        ("a", "other", 0),
+        ("b", "folder", 0),
+        ("c", "file", 2),
+    ]
+
+
+class TestLines:
+    def given(self, lines):
+        return [line.data for line in lines.fresh()]
+
+    def test_each_line_is_read_once_and_a_cut_one_when_it_is_whole(self, tmp_path):
+        file, lines = tmp_path / "f", Lines(tmp_path, "f")
+        assert self.given(lines) == []
+        file.write_bytes(b"one\ntw")
+        assert self.given(lines) == [b"one"]
+        assert self.given(lines) == []
+        file.open("ab").write(b"o\n")
+        assert self.given(lines) == [b"two"]
+
+    def test_places_are_those_in_the_file(self, tmp_path):
+        (tmp_path / "f").write_bytes(b"one\n\nthree\n")
+        assert [tuple(line) for line in Lines(tmp_path, "f").fresh()] == [(0, b"one"), (4, b""), (5, b"three")]
+
+    def test_a_file_that_was_written_anew_is_read_from_its_beginning(self, tmp_path):
+        file, lines = tmp_path / "f", Lines(tmp_path, "f")
+        file.write_bytes(b"one\ntwo\n")
+        self.given(lines)
+        assert not lines.restarted
+        file.unlink()
+        file.write_bytes(b"three\n")
+        assert self.given(lines) == [b"three"]
+        assert lines.restarted
+
+    def test_a_line_without_end_is_passed_over_and_not_read_again(self, tmp_path):
+        file, lines = tmp_path / "f", Lines(tmp_path, "f")
+        file.write_bytes(b"x" * (LONGEST + (2 << 20)))
+        assert self.given(lines) == []
+        assert lines.too_long == 1
+        assert lines.offset > LONGEST
+        file.open("ab").write(b"x\nnext\n")
+        assert self.given(lines) == [b"next"]
+        assert lines.too_long == 1
+
+    def test_a_slice_ends_and_the_next_goes_on(self, tmp_path):
+        (tmp_path / "f").write_bytes(b"12345\n" * 700_000)
+        lines = Lines(tmp_path, "f")
+        counts = [sum(1 for _ in lines.fresh(1 << 20)) for _ in range(6)]
+        assert sum(counts) == 700_000
+        assert max(counts) < 400_000

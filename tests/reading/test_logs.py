@@ -1,0 +1,49 @@
+"""Logs: which there are, and what came since."""
+
+from sia_runner.reading.logs import MOST, logs, tail
+
+
+def test_logs_of_generations_tests_and_jobs_are_listed_and_a_harness_own_are_not(tmp_path):
+    for path in (
+        "gen_10/stdout.log",
+        "gen_2/stdout.log",
+        "gen_2/gate/stdout.log",
+        "test/gen_2/stdout.log",
+        "jobs/gen_2/run/7_0_log.err",
+        "gen_2/work/own.log",
+        "gen_2/submission/x.log",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("x")
+    found = [log.path for log in logs(tmp_path)]
+    assert sorted(found) == [
+        "gen_10/stdout.log",
+        "gen_2/gate/stdout.log",
+        "gen_2/stdout.log",
+        "jobs/gen_2/run/7_0_log.err",
+        "test/gen_2/stdout.log",
+    ]
+    assert found.index("gen_2/stdout.log") < found.index("gen_10/stdout.log")
+    for other in ("gen_2/work/own.log", "config.yaml", "journal.jsonl", "../x.log", "ledger/a.log", "jobs/../../x.log"):
+        assert tail(tmp_path, other) is None, other
+
+
+def test_a_tail_follows(tmp_path):
+    (tmp_path / "gen_1").mkdir()
+    log = tmp_path / "gen_1" / "stdout.log"
+    log.write_text("one\n")
+    first = tail(tmp_path, "gen_1/stdout.log")
+    assert (first.text, first.end) == ("one\n", 4)
+    assert tail(tmp_path, "gen_1/stdout.log", 4).text == ""
+    log.open("a").write("two\n")
+    assert tail(tmp_path, "gen_1/stdout.log", 4).text == "two\n"
+    log.write_text("x")
+    assert tail(tmp_path, "gen_1/stdout.log", 8).text == "x"
+
+
+def test_of_a_huge_log_the_end_is_shown(tmp_path):
+    (tmp_path / "gen_1").mkdir()
+    (tmp_path / "gen_1" / "stdout.log").write_bytes(b"a" * (3 * MOST) + b"end")
+    found = tail(tmp_path, "gen_1/stdout.log", 5)
+    assert (len(found.data), found.start, found.size) == (MOST, 2 * MOST + 3, 3 * MOST + 3)
+    assert found.text.endswith("end")
