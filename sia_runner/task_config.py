@@ -90,6 +90,16 @@ class Said(Part):
     answer: str
 
 
+class Published(Part):
+    """Figures of others on this task, in metric units, for reports to show beside ours; never compared by a test."""
+
+    source: str
+    initial: float | None = None
+    prior: float | None = None  # the best before
+    sia_h: float | None = None
+    sia_wh: float | None = None
+
+
 class Gate(Part):
     questions: Count = 8
     train: Count = 600  # at most this many labelled units
@@ -117,6 +127,7 @@ class TableTask(Named):
     limits: TaskLimits = Field(default_factory=TaskLimits)
     needs_model: bool = False  # no harness can answer without a model: refused without a provider
     requires: list[str] = Field(default_factory=list)  # modules that verifying imports
+    published: Published | None = None
     said: Said | None = None  # null: the question's columns, one a line, and the answer
     tiny: Tiny = Field(default_factory=Tiny)  # what base=tiny is for this task
 

@@ -1,0 +1,44 @@
+"""What has to stand under a table of figures: what they are, over what, and what is missing."""
+
+from collections.abc import Sequence
+
+from sia_runner.report.groups import Group, H
+from sia_runner.report.paper import figure
+from sia_runner.report.runs import Ran
+from sia_runner.report.sections import Section
+
+
+def captions(sections: Sequence[Section], runs: Sequence[Ran]) -> list[str]:
+    """Sentences."""
+    said = ["Scores on test, scored once at the end of each run: means over seeds ± standard deviation between them."]
+    said += [_of(section) for section in sections]
+    said += ["Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie."]
+    troubled = [run for run in runs if run.status != "completed"]
+    if troubled:
+        by_status = dict.fromkeys(run.status for run in troubled)
+        counts = ", ".join(f"{sum(run.status == name for run in troubled)} {name}" for name in by_status)
+        said.append(f"Of {len(runs)} runs {len(troubled)} did not complete ({counts}).")
+    return said
+
+
+def _of(section: Section) -> str:
+    group = section.group
+    if group.some.selected_on_test:
+        return f"{group.label}: selected on test, since the task cannot be split."
+    n = next((run.final["n"] for run in group.runs if run.final), None)
+    if n is None:
+        return f"{group.label}: no run has a test score."
+    looked = f"{group.label}: {n} test questions, looked at {section.looks} times in {len(group.runs)} runs."
+    return " ".join([looked, *published(group)])
+
+
+def published(group: Group) -> list[str]:
+    """One sentence with all figures that the task declares, where it declares any."""
+    given = group.published
+    names = (("initial", "initial"), ("prior", "prior"), ("sia_h", H), ("sia_wh", "SIA-W+H"))
+    shown = [
+        f"{name} {figure(float(given[key]), group.some.metric)}"
+        for key, name in names
+        if isinstance(given.get(key), int | float)
+    ]
+    return [f"Published ({given.get('source', 'no source given')}): {', '.join(shown)}."] if shown else []

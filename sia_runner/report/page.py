@@ -1,0 +1,118 @@
+"""The HTML page: one file without scripts, links or anything to fetch. Autoescape is on, and a content security policy
+forbids all but its own style sheet, should something ever slip through."""
+
+import base64
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sia_runner import __version__
+from sia_runner.plaintext import cut, plain
+from sia_runner.report import changes, charts, paper
+from sia_runner.report.captions import published
+from sia_runner.report.runs import Ran
+from sia_runner.report.sections import Section
+from sia_runner.report.svg import swatch
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_MOST = 64 << 10  # bytes of one text
+
+
+def render(found: Sequence[Section], runs: Sequence[Ran], command: Sequence[str]) -> str:
+    """`command`: the arguments that made this report."""
+    style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            sections=found,
+            runs=runs,
+            troubled=[run for run in runs if run.status != "completed" or run.faults],
+            command=command,
+            style=Markup(style),  # noqa: S704 - our own file
+            style_sha256=digest,
+            versions=versions(runs),
+            python=sys.version.split()[0],
+            version=__version__,
+            now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    )
+
+
+def versions(runs: Sequence[Ran]) -> dict[str, list[str]]:
+    """Package -> its versions in these runs, from their lock files."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        packages = run.lock.get("packages")
+        named = {key: run.lock.get(key) for key in ("sia_runner", "git", "python")}
+        for name, version in (named | (packages if isinstance(packages, dict) else {})).items():
+            if isinstance(version, str):
+                found.setdefault(str(name), set()).add(version)
+    return {name: sorted(of) for name, of in found.items()}
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": paper.figure, "interval": interval, "p": p_value, "number": number, "span": span}
+    environment.globals |= {
+        "accepted": changes.accepted,
+        "kinds": changes.kinds,
+        "over_seeds": lambda group: _svg(charts.over_seeds(group)),
+        "by_seed": lambda group: [(name, _svg(chart)) for name, chart in charts.by_seed(group)],
+        "on_test": lambda group: _svg(charts.on_test(group)),
+        "curve": lambda values, name: _svg(charts.curve(values, name)),
+        "swatch": lambda arm, filled=True: _svg(swatch(arm, filled)),
+        "columns": paper.columns,
+        "cells": paper.cells,
+        "published": published,
+    }
+    return environment
+
+
+def _harmless(value: Any) -> Any:
+    """Of every text that is shown: no control characters, bounded. Markup is only what this package made."""
+    return plain(cut(value, _MOST)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _svg(text: str) -> Markup:
+    return Markup(text)  # noqa: S704 - built by ElementTree, which escapes every text in it
+
+
+def interval(score: Mapping[str, Any] | None, metric: str) -> str:
+    """``42.3 [39.1, 45.5] (n=913)``"""
+    if not score:
+        return "–"
+    times, spec = paper.scale(metric)
+    bounds = [format(times * end, spec) for end in score["ci95"] or ()]
+    return f"{times * score['value']:{spec}}{f' [{bounds[0]}, {bounds[1]}]' if bounds else ''} (n={score['n']})"
+
+
+def p_value(value: float | None) -> str:
+    return "–" if value is None else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+
+
+def number(value: float | None, spec: str = ",.0f", none: str = "–") -> str:
+    return none if value is None else format(value, spec)
+
+
+def span(seconds: float | None) -> str:
+    """``42.0 s``, ``12.5 min``, ``3.2 h``"""
+    if seconds is None:
+        return "–"
+    if abs(seconds) < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if abs(seconds) < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,124 @@
+"""A chart as inline SVG: axes, lines, whiskers, marks. Colours come from the page's style sheet, by class."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from sia_runner.plaintext import one_line
+
+WIDTH, HEIGHT = 360, 220  # units that are pixels where there is room: a phone shows it as it is
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36
+SHAPES, COLOURS = 4, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """From data to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+class Chart:
+    """`describe`: what somebody who cannot see it is told. `x` and `y`: lowest and highest value."""
+
+    def __init__(self, title: str, describe: str, x: tuple[float, float], y: tuple[float, float]) -> None:
+        box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": one_line(f"{title}: {describe}", 600)}
+        self._root = ElementTree.Element("svg", box)
+        self.x = Axis(*x, LEFT + 14, WIDTH - RIGHT - 14)
+        self.y = Axis(*y, HEIGHT - BOTTOM, TOP)
+
+    def frame(self, x_ticks: Sequence[tuple[float, str]], y_name: str, percent: bool, x_name: str) -> None:
+        for value in ticks(self.y.low, self.y.high):
+            at = self.y(value)
+            self._add("line", "grid", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at)
+            self.text(LEFT - 5, at + 4, f"{100 * value:.3g}%" if percent else f"{value:.4g}", "end")
+        for value, name in x_ticks:
+            self.text(self.x(value), HEIGHT - BOTTOM + 15, name, "middle")
+        self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_name, "middle")
+        self.text(4, 9, y_name, "start")
+
+    def text(self, x: float, y: float, text: str, anchor: str) -> None:
+        self._add("text", "", x=x, y=y, **{"text-anchor": anchor}).text = one_line(text, 40)
+
+    def line(self, points: Sequence[tuple[float, float]], arm: int, dashed: bool = False) -> None:
+        if len(points) > 1:
+            path = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in points)
+            self._add("polyline", f"line arm{arm % COLOURS}{' dashed' if dashed else ''}", points=path)
+
+    def steps(self, points: Sequence[tuple[float, float]], arm: int) -> None:
+        """The value holds until the next one."""
+        corners = list(points[:1])
+        for (_, before), (x, y) in itertools.pairwise(points):
+            corners += [(x, before), (x, y)]
+        self.line(corners, arm)
+
+    def band(self, low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]], arm: int) -> None:
+        path = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in [*low, *reversed(high)])
+        self._add("polygon", f"band arm{arm % COLOURS}", points=path)
+
+    def whisker(self, x: float, bounds: Sequence[float] | None, arm: int, dodge: float = 0) -> None:
+        if bounds:
+            at = self.x(x) + dodge
+            self._add("line", f"whisker arm{arm % COLOURS}", x1=at, x2=at, y1=self.y(bounds[0]), y2=self.y(bounds[1]))
+
+    def mark(
+        self, x: float, y: float, arm: int, *, filled: bool, tip: str, dodge: float = 0, small: bool = False
+    ) -> None:
+        """A shape of its own for each arm, so that colour is not all that tells them apart."""
+        shape = ElementTree.SubElement(
+            self._root, "path", d=_shape(self.x(x) + dodge, self.y(y), arm, 2.6 if small else 4.2)
+        )
+        shape.set("class", f"mark arm{arm % COLOURS}{'' if filled else ' hollow'}")
+        ElementTree.SubElement(shape, "title").text = one_line(tip, 300)
+
+    def cross(self, x: float, arm: int, tip: str, dodge: float = 0) -> None:
+        """At the foot: something without a value."""
+        at, y = self.x(x) + dodge, HEIGHT - BOTTOM - 5
+        path = f"M{at - 3.5},{y - 3.5}l7,7m0,-7l-7,7"
+        cross = ElementTree.SubElement(self._root, "path", {"d": path, "class": f"cross arm{arm % COLOURS}"})
+        ElementTree.SubElement(cross, "title").text = one_line(tip, 300)
+
+    def __str__(self) -> str:
+        return ElementTree.tostring(self._root, encoding="unicode")
+
+    def _add(self, tag: str, name: str, **given: float | str) -> ElementTree.Element:
+        attributes = {key: str(value) for key, value in given.items()} | ({"class": name} if name else {})
+        return ElementTree.SubElement(self._root, tag, attributes)
+
+
+def swatch(arm: int, filled: bool = True) -> str:
+    """The mark of an arm, for a legend."""
+    root = ElementTree.Element("svg", {"viewBox": "0 0 14 14", "class": "swatch", "aria-hidden": "true"})
+    name = f"mark arm{arm % COLOURS}{'' if filled else ' hollow'}"
+    ElementTree.SubElement(root, "path", {"d": _shape(7, 7, arm, 5), "class": name})
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Three to six round values within."""
+    if high <= low:
+        return [low]
+    decade = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(decade * part for part in (1, 2, 2.5, 5) if decade * part <= (high - low) / 3)
+    first = -(-low // step)
+    return [round((first + k) * step, 10) for k in range(12) if (first + k) * step <= high + step * 1e-9]
+
+
+def _shape(x: float, y: float, arm: int, r: float) -> str:
+    kind = arm % SHAPES
+    if kind == 0:
+        return f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0"
+    if kind == 1:
+        return f"M{x - r:.1f},{y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z"
+    if kind == 2:
+        return f"M{x:.1f},{y - r:.1f}l{r},{r}l{-r},{r}l{-r},{-r}z"
+    return f"M{x:.1f},{y - r:.1f}l{r},{1.8 * r:.1f}h{-2 * r}z"

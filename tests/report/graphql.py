@@ -1,0 +1,100 @@
+"""A local HTTP server that answers as much of W&B's GraphQL as saving a report asks for, and keeps what it was told."""
+
+import json
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+KEY = "k" * 40
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, projects=("sia",)):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.projects = list(projects)
+        self.refuses = 0  # HTTP status to answer everything with
+        self.saved = []  # variables of each upsertView
+        self.asked = []  # names of the operations
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+@contextmanager
+def serving(**given):
+    server = Server(**given)
+    threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self._answer({})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.server.refuses:
+            self._answer({"errors": [{"message": "no"}]}, self.server.refuses)
+            return
+        if not self.path.endswith("/graphql"):
+            self._answer({})
+            return
+        asked = json.loads(body)
+        name = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])[1]
+        self.server.asked.append(name)
+        answer = getattr(self, f"_{name}", lambda _: {})
+        self._answer({"data": answer(asked.get("variables") or {})})
+
+    def _answer(self, data, status=200):
+        raw = json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def _Viewer(self, _):
+        return {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+
+    def _ProjectInternalId(self, given):
+        known = given["projectName"] in self.server.projects
+        return {"project": {"id": "UHJvamVjdA==", "internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="} if known else None}
+
+    def _GetProjects(self, given):
+        node = {"__typename": "Project", "id": "p", "entityName": "me", "createdAt": "2026-01-01T00:00:00Z"}
+        edges = [{"node": node | {"name": name, "isBenchmark": False, "user": None}} for name in self.server.projects]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": edges, "pageInfo": page}}
+
+    def _CreateProject(self, given):
+        self.server.projects.append(given["input"]["name"])
+        made = {"id": "p", "name": given["input"]["name"], "entityName": "me"}
+        return {"result": {"project": made, "model": made, "inserted": True}}
+
+    def _upsertView(self, given):
+        self.server.saved.append(given)
+        view = {
+            "id": "Vmlldzox",
+            "type": given["type"],
+            "name": given["name"],
+            "displayName": given["displayName"],
+            "description": given["description"],
+            "project": {"id": "p", "name": given["projectName"], "entityName": given["entityName"]},
+            "spec": given["spec"],
+            "updatedAt": "2026-01-01T00:00:00Z",
+        }
+        return {"upsertView": {"view": view, "inserted": True}}

@@ -1,0 +1,91 @@
+"""Charts: what is drawn, and axes that people can read."""
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sia_runner.reading.generations import Generation
+from sia_runner.report import charts
+from sia_runner.report.groups import grouped
+from sia_runner.report.svg import ticks
+from tests.report.making import HALF, MORE, both, finished
+
+
+def generation(n, status, value=None):
+    val = None if value is None else {"value": value, "ci95": [value - 0.05, value + 0.05], "n": 40}
+    return Generation(n, status, "harness", val=val)
+
+
+STORY = (
+    generation(1, "accepted", 0.4),
+    generation(2, "rejected", 0.3),
+    generation(3, "failed"),
+    generation(4, "accepted", 0.5),
+)
+
+
+def group(*runs):
+    (found,) = grouped(runs)
+    return found
+
+
+def marks(chart, name="mark"):
+    return [one for one in ElementTree.fromstring(chart).iter() if name in (one.get("class") or "").split()]
+
+
+def test_the_incumbent_is_the_best_accepted_so_far():
+    run = finished("a", HALF, generations=STORY)
+    assert charts.incumbents(run, 5) == {1: 0.4, 2: 0.4, 3: 0.4, 4: 0.5, 5: 0.5}
+
+
+def test_every_candidate_is_drawn_and_hollow_unless_it_was_accepted():
+    ((name, chart),) = charts.by_seed(group(finished("a", HALF, generations=STORY)))
+    assert name == "seed 0"
+    assert ["hollow" in one.get("class") for one in marks(chart)] == [False, True, False]
+    assert len(marks(chart, "cross")) == 1 and len(marks(chart, "whisker")) == 3
+
+
+def test_a_run_that_was_cut_is_not_averaged_but_drawn():
+    whole = finished("a", HALF, generations=STORY)
+    cut = replace(finished("b", HALF, seed=1, generations=STORY[:1]), status="cut")
+    of = group(whole, cut)
+    assert {n: one.n for n, one in charts.averaged(of.sides[0], 4).items()} == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert [name for name, _ in charts.by_seed(of)] == ["seed 0", "seed 1"]
+
+
+def test_means_are_over_seeds():
+    better = tuple(replace(g, val=g.val and {**g.val, "value": g.val["value"] + 0.2}) for g in STORY)
+    of = group(finished("a", HALF, generations=STORY), finished("b", HALF, seed=1, generations=better))
+    assert charts.averaged(of.sides[0], 4)[4].value == pytest.approx(0.6)
+    assert len(marks(charts.over_seeds(of), "band")) == 1
+
+
+def test_arms_differ_in_shape_and_not_in_colour_alone():
+    chart = charts.on_test(group(*both(0, HALF, MORE)))
+    shapes = {one.get("d")[-3:] for one in marks(chart) if "hollow" not in one.get("class")}
+    assert len(shapes) >= 2
+
+
+def test_names_are_text_in_a_chart():
+    hostile = finished('"><script>alert(1)</script>', HALF, generations=STORY)
+    ((_, chart),) = charts.by_seed(group(hostile))
+    assert "<script" not in chart and "script" not in {one.tag for one in ElementTree.fromstring(chart).iter()}
+
+
+def test_an_empty_group_has_a_chart_without_marks():
+    assert marks(charts.over_seeds(group(finished("a", HALF, generations=())))) == []
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_few_round_and_within(low, width):
+    found = ticks(low, low + width)
+    assert 2 <= len(found) <= 12
+    assert all(low - 1e-6 <= value <= low + width + width * 1e-6 + 1e-6 for value in found)
+
+
+def test_ticks_of_an_ordinary_axis():
+    assert ticks(0.38, 0.52) == [0.4, 0.425, 0.45, 0.475, 0.5]
+    assert ticks(0, 100) == [0, 25, 50, 75, 100]

@@ -1,0 +1,56 @@
+"""The table for a paper: what stands in it, and that nothing in it is read as markup."""
+
+from dataclasses import replace
+
+from sia_runner.report.contrasts import contrasts
+from sia_runner.report.groups import grouped
+from sia_runner.report.paper import cells, columns, figure, latex, markdown, rows, tex
+from sia_runner.report.statistics import mean
+from tests.report.making import HALF, MORE, both
+
+TASK = {"name": "t", "published": {"source": "a paper", "prior": 0.45}}
+
+
+def table(runs):
+    return [row for group in grouped(runs) for row in rows(group, contrasts(group))]
+
+
+def published(runs):
+    for run in runs:
+        run.config["task"] = TASK
+    return runs
+
+
+def test_accuracy_is_told_in_percent_and_anything_else_in_its_own_units():
+    assert figure(0.4228, "accuracy") == "42.3"
+    assert figure(0.4228, "mse") == "0.4228"
+    assert figure(mean([0.40, 0.44]), "accuracy") == "42.0 ± 2.8"
+    assert figure(0.015, "accuracy", sign=True) == "+1.5"
+    assert figure(None, "accuracy") == "–"
+
+
+def test_the_columns_are_those_of_the_paper():
+    found = table([*both(0, HALF, MORE), *both(1, HALF, MORE)])
+    assert columns(found) == ["Task", "Initial", "SIA-H", "SIA-W+H", "W+H − H", "Verdict", "Seeds"]
+    (row,) = found
+    assert cells(row, False)[1:4] == ["73.8 ± 0.0", "50.0 ± 0.0", "97.5 ± 0.0"]
+
+
+def test_prior_is_a_column_only_where_a_task_declares_it():
+    found = table(published(both(0, HALF, MORE)))
+    assert columns(found)[2] == "Prior" and cells(found[0], True)[2] == "45.0"
+
+
+def test_latex_escapes_what_tex_would_read():
+    assert tex(r"a_b & 50% of #1 {x} \input{/etc/passwd} $~^") == (
+        r"a\_b \& 50\% of \#1 \{x\} \textbackslash{}input\{/etc/passwd\} \$\textasciitilde{}\textasciicircum{}"
+    )
+
+
+def test_a_name_cannot_add_a_row_or_a_column():
+    hostile = replace(*table(both(0, HALF, MORE)), label="x | y\n| z & w \\\\ \\hline")
+    in_markdown, in_latex = markdown([hostile], []), latex([hostile], ["50% & more"])
+    assert len([line for line in in_markdown.splitlines() if line.startswith("|")]) == 3
+    assert in_markdown.splitlines()[2].count(" | ") == len(columns([hostile])) - 1
+    assert in_latex.count(r"\hline") == 0 and in_latex.count("\\\\\n") == 2
+    assert r"\caption{50\% \& more}" in in_latex
