@@ -18,7 +18,7 @@ from sia_runner.scoring import difference, mean
 
 Json = dict[str, Any]
 # What may differ: the arm, its seed, when its lever is pulled, and how its target agent was named (see _target).
-_TREATMENT = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind")
+_TREATMENT = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
 
 
 @dataclass(frozen=True, slots=True)

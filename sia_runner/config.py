@@ -11,8 +11,9 @@ from sia_runner import combinations
 from sia_runner.compute_config import Compute
 from sia_runner.provider_config import Hosted, Offline, Provider
 from sia_runner.sandbox_config import Sandbox
-from sia_runner.schema import Component, Count, Named, Part, Positive, Share
+from sia_runner.schema import Count, Named, Part, Positive, Share
 from sia_runner.task_config import Task
+from sia_runner.tracker_config import Tracker
 from sia_runner.training_config import LeverRule, PolicySpec, Trainer
 
 
@@ -95,10 +96,6 @@ class TargetAgent(Named):
     policy: PolicySpec = Field(default_factory=PolicySpec)
 
 
-class Tracker(Component):
-    pass
-
-
 class Accept(Part):
     rule: Literal["ladder", "mcnemar", "bootstrap"]
     level: Annotated[float, Field(gt=0, lt=1)] = 0.05  # mcnemar, bootstrap: one-sided significance level
@@ -144,6 +141,7 @@ class Experiment(Part):
     provider: Provider
     trainer: Trainer
     lever: LeverRule = Field(default_factory=LeverRule)
+    web: bool = False  # the live dashboard beside the run
     # stop before that lever is pulled, with the plan on disk; `python -m sia_runner.approve RUN` goes on
     approve: Literal["none", "weights", "all"] = "none"
     sandbox: Sandbox

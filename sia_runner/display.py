@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sia_runner.following import Following
+from sia_runner.following import Following, steps
 from sia_runner.history import Finished, incumbent
 from sia_runner.summary import interval, training, update_line
 
@@ -28,14 +28,15 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("generations"),
+            TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
         self._stage = "starting"
-        self._bar = self._progress.add_task(self._stage, total=max_gen)
+        self._spent = ""
+        self._bar = self._progress.add_task(self._stage, total=max_gen, unit="generations")
 
     def __enter__(self) -> "Display":
         self._progress.start()
@@ -55,15 +56,30 @@ class Display:
 
     @contextmanager
     def following(self, log: Path) -> Iterator[None]:
-        """While a stage is under way, what it writes to `log`: on the live line, or now and then as a line."""
+        """While a stage is under way, what it writes to `log`: on a live line with a bar of its own, or now and then
+        as a line."""
         live = self._console.is_terminal
+        bar = self._progress.add_task("", unit="steps", visible=False)
 
         def show(line: str) -> None:
-            said = f"{self._stage} · {escape(line)}"
-            self._progress.update(self._bar, description=said) if live else self._console.print(said)
+            if not live:
+                self._console.print(f"{self._stage} · {escape(line)}")
+                return
+            done, asked = steps(line) or (None, None)
+            self._progress.update(bar, description=escape(line), completed=done, total=asked, visible=True)
 
-        with Following(log, show, every=0.5 if live else 10.0):
-            yield
+        try:
+            with Following(log, show, every=0.5 if live else 10.0):
+                yield
+        finally:
+            self._progress.remove_task(bar)
+
+    def spent(self, cost: str) -> None:
+        """What the run cost so far: with the number of generations, or as a line where it changed."""
+        self._progress.update(self._bar, unit=f"generations · {escape(cost)}" if cost else "generations")
+        if cost != self._spent and not self._console.is_terminal:
+            self._console.print(f"  so far: {escape(cost)}")
+        self._spent = cost
 
     def generation(self, now: Finished, before: Sequence[Finished]) -> None:
         """One lasting line per generation, as soon as it is judged."""

@@ -45,6 +45,12 @@ class Following:
             self._show(newest + remaining(newest))
 
 
+def steps(line: str) -> tuple[int, int] | None:
+    """Done and asked for, of a line like ``step 3/16 · …``."""
+    found = _STEP.search(line)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def remaining(line: str) -> str:
     """How long the steps that are left will take at the pace so far, of a line like ``step 3/16 · … · 4.5 s``."""
     step, seconds = _STEP.search(line), _SECONDS.search(line)

@@ -17,12 +17,15 @@ usage: python -m sia_runner [group=choice ...] [key=value ...] [-m] [--cfg job] 
   python -m sia_runner task=gpqa meta_agent=llm provider=anthropic      language models; a key in the environment
   python -m sia_runner -m task=smoke seed=0,1,2      a sweep: one run per seed
   python -m sia_runner +sweeps=levers hydra/launcher=submitit_slurm      a declared sweep (sweeps/*.yaml) as SLURM jobs
+  python -m sia_runner.web [runs_dir=runs]    the live dashboard: all runs, also while they go on; web=true: of one run
   python -m sia_runner.sweep SWEEP_DIR        the table of a sweep, also while it runs
   python -m sia_runner.verify RUN_DIR         recompute every score, find any edit
   python -m sia_runner.approve RUN_DIR [--reject "why"]     answer the plan that a run with approve=… waits with
   python -m sia_runner.adapters RUN_DIR       the trained adapters: list, show, check, merge, export
   python -m sia_runner.compare RUN_DIR ...    runs side by side on the same test questions, or a whole sweep
+  python -m sia_runner.report RUN_DIR ...     SIA-H against SIA-W+H as one page, with tables for a paper
   python -m sia_runner.export RUN_DIR [DIR]   the best harness as a folder that runs without us
+  python -m sia_runner.sync RUN_DIR ...       send to W&B what it does not have of a run, or of a whole sweep
   python -m sia_runner.prepare task=lawbench  fetch a task's data now
   python -m sia_runner.prefetch [key=value ...]      fetch all that a run would download: for nodes without network
   python -m sia_runner.doctor [key=value ...] check keys, endpoint, sandbox and data of a configuration

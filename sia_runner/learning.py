@@ -1,6 +1,8 @@
 """One weights update: rollouts of the harness itself, training, a new adapter in the generation's folder."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algor
         work=here.training,
         seed=config.seed,
         say=lambda line: _note(here.path / "training.log", line),
+        record=lambda figures: _note(here.curve, _json(figures)),
     )
     try:
         trained = _driver(algorithm)(assignment)
@@ -94,6 +97,11 @@ def _driver(algorithm: Algorithm) -> Any:
     from sia_runner.training import offline, online
 
     return {"online": online.train, "offline": offline.train}[algorithm.kind]
+
+
+def _json(figures: Mapping[str, float]) -> str:
+    """One line; what is no number (a KL that was not measured) is null."""
+    return json.dumps({key: value if math.isfinite(value) else None for key, value in figures.items()})
 
 
 def _note(path: Path, line: str) -> None:

@@ -15,6 +15,7 @@ from sia_runner.records import Lever
 from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, remove
 from sia_runner.search import plateau
+from sia_runner.tally import so_far
 
 Result = dict[str, Any]
 Stage = Callable[..., Result]
@@ -226,7 +227,9 @@ class Loop:
         now = summary.build(self._config, self._run, self._journal, status)
         summary.write(self._run, now)
         rooms(self._config).tracker.update(self._run.path, now)
-        if status != "running":
+        if status == "running":
+            self._display.spent(so_far(now["usage"], minutes_spent(self._journal), self._config.budget))
+        else:
             self._display.end(now, self._run.path)
         return now
 

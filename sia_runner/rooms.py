@@ -66,7 +66,7 @@ def _build(config_json: str) -> Rooms:
         sandbox=locate(config.sandbox.target)(**own_keys(config.sandbox)),
         proposer=locate(config.meta_agent.target)(context, **_own_keys(config.meta_agent)),
         compute=locate(config.compute.target)(**_own_keys(config.compute)),
-        tracker=locate(config.tracker.target)(),
+        tracker=locate(config.tracker.target)(**_own_keys(config.tracker)),
     )
 
 

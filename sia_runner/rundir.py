@@ -128,6 +128,12 @@ class Generation:
         return self.path / "training"
 
     @property
+    def curve(self) -> Path:
+        """What each step of a weights update was like, one JSON object a line, while it runs. Steps that a resume did
+        again stand there twice, and a kill may have cut a line; the first whole one of a step counts."""
+        return self.path / "curve.jsonl"
+
+    @property
     def evidence(self) -> Path:
         return self.path / "evidence"
 
@@ -194,6 +200,11 @@ class RunDir:
     def ledger(self) -> Path:
         """What was spent on models: a file per process, a line before and after each attempt."""
         return self.path / "ledger"
+
+    @property
+    def tracking(self) -> Path:
+        """What a tracker keeps beside the run: its id there, and what could not be sent yet."""
+        return self.path / "tracking"
 
     @property
     def trials(self) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sia_runner import approval
+from sia_runner import approval, dashboard
 from sia_runner.compute.protocol import Stopped
 from sia_runner.config import Experiment, check
 from sia_runner.display import Display
@@ -90,6 +90,7 @@ def _make_ready(config: Experiment, run: RunDir) -> None:
     """Everything that can refuse a run, before anything of it exists; what costs least to find out comes first."""
     if not sys.platform.startswith("linux"):
         raise RunError("SIA Runner runs on Linux; on macOS use Docker, on Windows WSL2")
+    dashboard.check(config)
     gateway = models(config, run)
     if gateway:
         gateway.check()
@@ -124,7 +125,7 @@ def _carry_out(
         _open(config, run, journal, overrides)
         if answer:
             approval.sign(journal, approval.check(run, journal), answer)
-        with Display(config.max_gen) as display, _signals():
+        with Display(config.max_gen) as display, _signals(), dashboard.dashboard(config, run, display.say):
             for gap in rooms(config).sandbox.gaps(door=config.needs_door):
                 display.say(f"sandbox {rooms(config).sandbox.name} leaves open: {gap}")
             loop = _loop(config)(config, run, journal, lease, display)
@@ -134,6 +135,7 @@ def _carry_out(
         if gateway:
             gateway.close()
         journal.close()
+        rooms(config).tracker.close()
 
 
 def _loop(config: Experiment) -> type[Loop]:

@@ -1,6 +1,7 @@
 """What a person sees of a weights update while it runs and afterwards, and of a plan that waits."""
 
 import io
+import threading
 from pathlib import Path
 
 from rich.console import Console
@@ -57,6 +58,25 @@ def test_a_log_file_gets_the_newest_step_of_the_training_as_a_line(tmp_path):
         log.write_text("step 1/4 · reward 0.5 · 2.0 s\nstep 2/4 · reward [0.6] · 4.0 s\n")
     last = printed.getvalue().splitlines()[-1]
     assert last == "generation 2 of 3 · build · step 2/4 · reward [0.6] · 4.0 s · about 4 s left"
+
+
+def test_on_a_terminal_a_training_has_a_bar_of_its_own_while_it_runs(tmp_path):
+    printed = io.StringIO()
+    with Display(3, Console(file=printed, width=160, force_terminal=True)) as display:
+        with display.stage("build", "generation 2 of 3"), display.following(tmp_path / "training.log"):
+            (tmp_path / "training.log").write_text("step 3/16 · reward 0.5 · 3.0 s\n")
+            seen = threading.Event()
+            while "3/16 " not in printed.getvalue() and not seen.wait(0.05):
+                pass
+        assert "reward 0.5 · 3.0 s · about 13 s left" in printed.getvalue()
+
+
+def test_what_was_spent_so_far_is_a_line_where_it_changed():
+    printed = io.StringIO()
+    display = Display(3, Console(file=printed, width=160, highlight=False))
+    for cost in ("", "$0.10 of $1.00", "$0.10 of $1.00", "$0.20 of $1.00"):
+        display.spent(cost)
+    assert printed.getvalue().splitlines() == ["  so far: $0.10 of $1.00", "  so far: $0.20 of $1.00"]
 
 
 def test_a_judged_generation_shows_what_its_update_did():

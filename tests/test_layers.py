@@ -18,6 +18,7 @@ GROUND = [
     "sandbox_config",
     "combinations",
     "compute_config",
+    "tracker_config",
     "config",
     "faults",
     "alive",
@@ -55,6 +56,13 @@ def ours(path):
 def test_a_room_imports_only_itself_and_the_ground(room):
     for path in (PACKAGE / room).rglob("*.py"):
         assert set(ours(path)) <= {room, *GROUND}, path
+
+
+def test_who_reads_run_directories_imports_no_room_but_the_ledgers_books():
+    allowed = {"reading": {"reading", "models"}, "web": {"web", "reading", "refusals"}}
+    for package, more in allowed.items():
+        for path in (PACKAGE / package).rglob("*.py"):
+            assert set(ours(path)) <= {*more, *GROUND}, path
 
 
 def test_the_ground_imports_only_the_ground():

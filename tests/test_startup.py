@@ -15,7 +15,8 @@ def loaded_after(program):
 
 
 @pytest.mark.parametrize(
-    "module", ["runner", "hydra_app", "verify", "export", "compare", "agents.recipes", "tasks.table"]
+    "module",
+    ["runner", "hydra_app", "verify", "export", "compare", "agents.recipes", "tasks.table", "tracking.wandb", "sync"],
 )
 def test_importing_loads_nothing_heavy(module):
     assert loaded_after(f"import sia_runner.{module}") == "[]"

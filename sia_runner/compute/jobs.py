@@ -24,6 +24,7 @@ _AGAIN = 10  # jobs of a step that may be lost, one after the other
 _SETTLE = 5.0  # seconds that an ended job's outcome may take to be seen through a network file system
 _RETURN = 15.0  # seconds until a job whose node failed may be in the queue again
 _FIRST_LOOKS, _LOOKS = 0.1, 1.0  # seconds between two looks for the outcome: at first, and later
+_AGAIN_TOLD = 60.0  # seconds of waiting that are doubled before the same news of a job is told again, with new figures
 # where memory is held by sampling, SLURM calls such a job FAILED
 _MEMORY = re.compile(r"exceeded (job )?memory limit|oom.kill|out of memory", re.I)
 LOST = "LOST"  # the cluster knows it no more
@@ -35,6 +36,9 @@ ENDED = frozenset({"COMPLETED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "FAILED
 class State:
     name: str  # as SLURM calls it
     reason: str = ""  # why it does not run
+    start: str = ""  # when it is expected to, as the cluster estimates; empty: nobody knows
+    queue: str = ""  # its partition
+    place: str = ""  # there, among those that wait: "3 of 17"
 
 
 class Cluster(Protocol):
@@ -138,7 +142,7 @@ class Jobs:
 
     def _until_over(self, step: Step, job: str) -> Outcome | State:
         """The outcome, or how the job ended without one."""
-        began, pause, over, told = time.monotonic(), _FIRST_LOOKS, None, {""}
+        began, pause, over, told = time.monotonic(), _FIRST_LOOKS, None, dict[str, float]()
         try:
             while True:
                 found = outcomes.read(_refreshed(step.folder))
@@ -151,10 +155,11 @@ class Jobs:
                     over = time.monotonic()
                 elif time.monotonic() - over > (_RETURN if state.name in _GONE else _SETTLE):
                     return state
-                news = self.cluster.waiting(state, time.monotonic() - began)
-                if news not in told:
-                    told.add(news)
-                    step.say(f"{step.key}: job {job} {news}")
+                waited = time.monotonic() - began
+                news = self.cluster.waiting(state, waited)
+                if news and (news not in told or waited >= 2 * told[news]):  # again when the wait has doubled
+                    told[news] = max(waited, _AGAIN_TOLD)
+                    step.say(f"{step.key}: job {job} {news}{_outlook(state)}")
                 time.sleep(pause)
                 pause = min(_LOOKS, pause * 1.1)
         finally:
@@ -172,6 +177,14 @@ class Jobs:
         if ended.name == "CANCELLED":
             return "was cancelled; resume submits it again"
         return f"ended as {ended.name} without a result: {said[-1] if said else 'it wrote nothing'} ({log})"
+
+
+def _outlook(state: State | None) -> str:
+    """`` (place 3 of 17, expected to start 2026-11-21T18:00:00)``"""
+    if state is None or state.name != "PENDING":
+        return ""
+    known = [f"place {state.place}" if state.place else "", f"expected to start {state.start}" if state.start else ""]
+    return f" ({', '.join(filter(None, known))})" if any(known) else ""
 
 
 def _refreshed(folder: Path) -> Path:

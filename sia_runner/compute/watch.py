@@ -9,12 +9,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from sia_runner.compute.jobs import LOST, State
 
 _TIMEOUT = 60.0  # seconds for one query
 _SOONEST, _LATEST = 1.0, 10.0  # seconds between two queries: while a job is young, and later
 _YOUNG = 30.0  # a job's age in seconds by which the pause grows by one
+_PLACES = 60.0  # seconds between two looks at all that waits, which may be long: nobody needs its place sooner
 
 
 class Watch:
@@ -26,6 +28,8 @@ class Watch:
         self._known: dict[str, State] = {}
         self._thread: threading.Thread | None = None
         self._answered = 0.0
+        self._places: dict[str, str] = {}  # job -> its place among those that wait
+        self._placed = 0.0
 
     def state(self, job: str) -> State | None:
         with self._lock:
@@ -53,7 +57,7 @@ class Watch:
                 if not jobs:
                     self._thread = None
                     return
-            found = self._ask(jobs)
+            found = self._with_places(self._ask(jobs), min(jobs.values()))
             with self._lock:
                 self._answered = time.monotonic() if found else self._answered
                 self._known |= {job: state for job, state in found.items() if job in self._since}
@@ -71,10 +75,19 @@ class Watch:
         past = self._sacct(missing)
         return found | {job: past.get(job, State(LOST)) for job in missing}
 
+    def _with_places(self, found: dict[str, State], oldest: float) -> dict[str, State]:
+        """Where those that wait stand in their queues; asked for only when the oldest has waited for a while."""
+        queues = {state.queue for state in found.values() if state.name == "PENDING" and state.queue}
+        now = time.monotonic()
+        if queues and now - max(oldest, self._placed) >= _PLACES * 0.9:
+            self._placed, self._places = now, places(sorted(queues))
+        return {job: replace(state, place=self._places.get(job, "")) for job, state in found.items()}
+
     def _squeue(self, jobs: Sequence[str]) -> dict[str, State] | None:
         # asked for one that it does not know, squeue fails; asked for two, it does not
         ids = ",".join([*jobs, jobs[0]])
-        said = _run(["squeue", "--noheader", "--array", "--all", "--states=all", "--format=%i|%T|%r", f"--jobs={ids}"])
+        shown = ["--noheader", "--array", "--all", "--states=all", "--format=%i|%T|%r|%S|%P"]
+        said = _run(["squeue", *shown, f"--jobs={ids}"])
         if said is None or (said.returncode and "Invalid job id" not in said.stderr):
             return None
         return _parsed(said.stdout, jobs)
@@ -85,10 +98,25 @@ class Watch:
         return {} if said is None or said.returncode else _parsed(said.stdout, jobs)
 
 
+def places(queues: Sequence[str]) -> dict[str, str]:
+    """Job -> its place in its partition, by priority: ``3 of 17``. What waits in several partitions counts in each."""
+    waiting = ["squeue", "--noheader", "--all", "--states=PENDING", "--sort=-p,i", "--format=%i"]
+    found: dict[str, str] = {}
+    for queue in queues:
+        said = _run([*waiting, f"--partition={queue}"])
+        jobs = said.stdout.split() if said and not said.returncode else []
+        found |= {job: f"{at} of {len(jobs)}" for at, job in enumerate(jobs, 1)}
+    return found
+
+
 def _parsed(text: str, jobs: Collection[str]) -> dict[str, State]:
-    """`id|STATE|reason` a line; sacct says ``CANCELLED by 0``."""
+    """`id|STATE|reason|start|partition` a line, or `id|STATE`; sacct says ``CANCELLED by 0``."""
     rows = [line.split("|") for line in text.splitlines() if "|" in line]
-    return {row[0]: State(row[1].split()[0], row[2] if len(row) > 2 else "") for row in rows if row[0] in jobs}
+    return {row[0]: _state(*row[1:]) for row in rows if row[0] in jobs}
+
+
+def _state(name: str, reason: str = "", start: str = "", queue: str = "") -> State:
+    return State(name.partition(" ")[0], reason, "" if start == "N/A" else start, queue)
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:

@@ -18,6 +18,9 @@ class Local:
             rows.writerows(_row(generation) for generation in summary["generations"])
         temporary.replace(run / "metrics.csv")
 
+    def close(self) -> None:
+        """Nothing is under way."""
+
 
 def _row(generation: Mapping[str, Any]) -> list[Any]:
     val = generation["val"] or {"value": None, "ci95": None, "n": None}

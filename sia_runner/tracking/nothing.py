@@ -8,3 +8,6 @@ from typing import Any
 class Nothing:
     def update(self, run: Path, summary: Mapping[str, Any]) -> None:
         """Keeps nothing."""
+
+    def close(self) -> None:
+        """Nothing is under way."""

@@ -123,6 +123,9 @@ class Course:
             return
         self.progress.saw(made)
         self.progress.curve.append(measure(one.policy, batch, algorithm))
+        if self.state.is_main_process:
+            self._clock()
+            one.record(self.progress.figures(len(made)))
         self._rows = [{name: list(ids) for name, ids in asdict(row).items()} for row in selected]
         self.save()
 

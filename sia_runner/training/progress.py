@@ -39,6 +39,10 @@ class Progress:
     def from_plain(data: dict[str, Any]) -> "Progress":
         return Progress(**{**data, "curve": [Step(**step) for step in data["curve"]]})
 
+    def figures(self, rollouts: int) -> dict[str, float]:
+        """Of the newest step, or round of rollouts; `rollouts`: trajectories that were made for it."""
+        return {"step": self.steps, **asdict(self.curve[-1]), "rollouts": rollouts, "seconds": round(self.seconds, 3)}
+
     def trained(self) -> Trained:
         """The record of the whole update, also of what was done before a kill."""
         return Trained(

@@ -1,6 +1,6 @@
 """What training needs of the rest, and what it gives back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,8 @@ class Assignment:
     work: Path  # checkpoints; kept until the step is journaled, so that a kill resumes in the middle
     seed: int
     say: Callable[[str], None]  # one line of progress per step
+    # figures of a step, or of a round of rollouts: {"step": 3, "reward": 0.5, ...}
+    record: Callable[[Mapping[str, float]], None] = lambda figures: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,10 +55,12 @@ class Watch(TrainerCallback):
         progress.steps = state.global_step
         last = trainer.curve[-1]
         progress.curve.append(replace(last, kl=progress.curve[-1].kl) if math.isnan(last.kl) else last)
-        if (state.global_step - 1) % trainer.iterations == 0:
-            progress.saw(trainer.rollouts.trajectories)
+        new = trainer.rollouts.trajectories if (state.global_step - 1) % trainer.iterations == 0 else ()
+        if new:
+            progress.saw(new)
         self._clock()
         if self.first:
+            self._one.record(progress.figures(len(new)))
             self._one.say(_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
         found = collapse.verdict(progress.curve, self._one.algorithm.watched)
         if found is not None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sia_runner.compute.watch import Watch
+from sia_runner.compute.watch import Watch, places
 from tests.scripts.slurm import controller, need_cluster, said, until
 
 pytestmark = pytest.mark.slurm
@@ -91,3 +91,23 @@ def test_no_answer_is_no_news(watch, job):
             time.sleep(0.5)
     finally:
         os.kill(away, signal.SIGCONT)
+
+
+def test_where_a_job_stands_in_its_queue_is_known(watch):
+    """Held, so that both wait; the one submitted first has waited longer."""
+    first, second = (said("sbatch", *QUIET, "--hold", "--wrap=true") for _ in range(2))
+    becomes(watch, second, "PENDING")
+    where = places([watch.state(second).queue])
+    among = where[first].partition(" of ")[2]
+    assert where[second].endswith(f" of {among}") and {first, second} <= set(where)
+    assert sorted(int(place.partition(" ")[0]) for place in where.values()) == list(range(1, int(among) + 1))
+    for job in (first, second):
+        said("scancel", job)
+
+
+def test_when_a_job_is_expected_to_start_is_known_where_the_cluster_says_so(watch):
+    later = said("sbatch", *QUIET, "--begin=now+3600", "--wrap=true")
+    becomes(watch, later, "PENDING")
+    state = watch.state(later)
+    assert state.reason == "BeginTime" and state.start.startswith("20")
+    said("scancel", later)

@@ -21,9 +21,11 @@ CASES = {
 def test_it_learns_and_leaves_the_policy_as_it_was(algorithm, policy, tmp_path):
     before, bare = toy.chance(policy.model, toy.HELD_OUT), policy.model
     lines: list[str] = []
+    told: list = []
     settings = toy.settings(algorithm, **CASES[algorithm], options={"rounds": 2})
     roll = toy.ToyRoll(policy)
-    trained = offline.train(toy.assignment(policy, settings, tmp_path, roll=roll, say=lines.append))
+    one = toy.assignment(policy, settings, tmp_path, roll=roll, say=lines.append, record=told.append)
+    trained = offline.train(one)
 
     assert policy.model is bare
     assert "forward" not in vars(bare), "TRL's forward was left on the model"
@@ -39,6 +41,8 @@ def test_it_learns_and_leaves_the_policy_as_it_was(algorithm, policy, tmp_path):
     assert trained.kl[0] == pytest.approx(0, abs=1e-6)
     assert trained.kl[1] > 0.01
     assert lines[0].startswith("round 1/2 · reward 0.")
+    assert [(figures["step"], figures["reward"]) for figures in told] == list(zip((0, 10), trained.reward, strict=True))
+    assert {figures["rollouts"] for figures in told} == {16 * settings.samples}
     assert adapters.read_origin(tmp_path / "adapter").algorithm == algorithm
 
 

@@ -34,7 +34,9 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
     before = toy.chance(policy.model, toy.HELD_OUT)
     bare = policy.model
     lines: list[str] = []
-    trained = online.train(toy.assignment(policy, toy.settings("grpo", questions=8), tmp_path, say=lines.append))
+    told: list = []
+    settings = toy.settings("grpo", questions=8)
+    trained = online.train(toy.assignment(policy, settings, tmp_path, say=lines.append, record=told.append))
 
     assert before < 0.5
     assert policy.model is bare
@@ -48,6 +50,10 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
     assert trained.kl[-1] > 0.1
     assert trained.stopped == ""
     assert len(lines) == 40
+    assert [figures["step"] for figures in told] == list(range(1, 41))
+    for name in ("reward", "kl", "entropy"):
+        assert [figures[name] for figures in told] == getattr(trained, name)
+    assert {figures["rollouts"] for figures in told} == {8 * settings.samples}
     origin = adapters.read_origin(tmp_path / "adapter")
     assert (origin.algorithm, origin.steps, origin.seed, origin.parent) == ("grpo", 40, 0, None)
     assert origin.reward == trained.reward[-1]

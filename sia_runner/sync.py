@@ -1,0 +1,69 @@
+"""``python -m sia_runner.sync RUN_DIR… [project=…] [entity=…]``: send to W&B what it does not have of these runs.
+
+A RUN_DIR may also be a sweep: all its runs. What W&B has is asked of W&B, and what is missing is read from the run
+directory: of runs that were tracked offline, whose connection broke, or that were not tracked at all. Safe to be done
+again, and beside a run that is going on. Exit codes: 0 W&B has everything · 1 it does not · 2 refused.
+"""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+from sia_runner.__main__ import end
+
+_USAGE = "usage: python -m sia_runner.sync RUN_DIR... [project=NAME] [entity=NAME]"
+_KEYS = ("project=", "entity=")
+
+
+def main() -> int:
+    args = sys.argv[1:]
+    if "-h" in args or "--help" in args:
+        print(f"{_USAGE}\n\n{__doc__}")
+        return 0
+    given = [arg for arg in args if "=" in arg]
+    folders = [Path(arg).expanduser() for arg in args if arg not in given]
+    if not folders or not all(arg.startswith(_KEYS) for arg in given):
+        print(_USAGE, file=sys.stderr)
+        return 2
+    from sia_runner.refusals import refusals
+
+    with refusals() as outcome:
+        runs = [run for folder in folders for run in _runs(folder.resolve())]
+        _check()
+        codes = [_push(run, given) for run in runs]
+        outcome.code = max(codes)
+    return outcome.code
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The run, or those of the sweep. Raises RunError where there is none."""
+    from sia_runner.rundir import RunDir, RunError
+    from sia_runner.sweep_plan import SweepDir
+
+    sweep = SweepDir(folder)
+    found = [folder / run.name for run in sweep.read_plan().runs] if sweep.is_sweep() else [folder]
+    begun = [run for run in found if RunDir(run).summary.is_file()]
+    if not begun:
+        raise RunError(f"{folder}: no run there that has finished a generation (summary.json is missing)")
+    return begun
+
+
+def _check() -> None:
+    from sia_runner.rundir import RunError
+
+    found = importlib.util.find_spec("wandb")
+    if found is None or found.origin is None:
+        raise RunError("wandb is missing: pip install 'sia-runner[tracking]'")
+
+
+def _push(run: Path, given: list[str]) -> int:
+    """By a process of its own: wandb keeps state between runs of one process. What it prints are lines for the user."""
+    from sia_runner.tracking.sender import ONLINE_ONLY
+
+    command = [sys.executable, "-m", "sia_runner.tracking.sender", str(run), ONLINE_ONLY, *given]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
+
+
+if __name__ == "__main__":
+    end(main)

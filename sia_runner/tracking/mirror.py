@@ -1,0 +1,169 @@
+"""One W&B run kept equal to a run directory: whatever is on disk and not there yet is sent, in the story's order."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sia_runner.rundir import RunDir, read_json
+from sia_runner.tracking import artifacts, facts, tables
+from sia_runner.tracking.endpoint import key_of
+from sia_runner.tracking.state import State
+from sia_runner.tracking.story import Story
+from sia_runner.tracking.taken import rows_taken
+
+Json = Mapping[str, Any]
+_INIT = 30.0  # seconds
+_AXES = {"train/*": "train/point"} | dict.fromkeys(
+    ("val", "val_low", "val_high", "best_val", "accepted", "seconds", "seconds/*", "usage/*", "outcomes/*", "update/*"),
+    "generation",
+)
+
+
+class Mirror:
+    """`taken` rows of the story are in W&B already. Raises what wandb raises."""
+
+    def __init__(self, run: RunDir, options: Json, *, online: bool) -> None:
+        self._run, self._options = run, options
+        self._trouble: Exception | None = None
+        project, entity = options.get("project") or "sia-runner", options.get("entity")
+        self._state = State.of(run, project, entity, elsewhere=options.get("elsewhere", False))
+        self._state.mode = "online" if online else "offline"
+        self._state.keep(run)
+        before = 0 if online else rows_taken(run.tracking, self._state.id)
+        self._wandb = _begun(run, self._state, options)
+        self._taken = self._wandb.starting_step if online else before
+        self._story = Story(run)
+        self._stamp: tuple[int, int] | None = None  # of summary.json as it was read last
+        self._summary: Json = {}
+        self.sent = 0  # rows and versions, by this process
+
+    def catch_up(self, *, last: bool = False) -> Json:
+        """Everything that is on disk by now; with `last` the tables too. Returns the summary that was read."""
+        changed = self._refreshed()
+        summary = self._summary
+        for row in self._story.news(summary):
+            if row.number >= self._taken:
+                self._wandb.log(row.figures, step=row.number, commit=True)
+                self.sent += 1
+            if row.generation is not None and self._options.get("artifacts", True):
+                judged = next(g for g in summary["generations"] if g["n"] == row.generation)
+                self._attempt(lambda judged=judged: self._versions(judged))
+        if changed:
+            self._wandb.summary.update(_standing(summary))
+        if last:
+            self._attempt(lambda: self._tables(summary))
+        return summary
+
+    def finish(self, status: str) -> None:
+        """Waits until W&B has everything; no longer than the caller lets it. Raises what went wrong with versions and
+        tables."""
+        self._wandb.finish(exit_code=0 if status in ("completed", "budget") else 1)
+        if self._trouble:
+            raise self._trouble
+        self._state.keep(self._run)
+        if self._state.mode == "online":
+            for file in self._run.tracking.glob(f"wandb/*run-*/run-{self._state.id}.wandb"):
+                file.with_name(f"{file.name}.synced").touch()  # so that wandb's own sync leaves them alone
+
+    def _refreshed(self) -> bool:
+        """Did summary.json change since it was read last?"""
+        now = self._run.summary.stat()
+        before, self._stamp = self._stamp, (now.st_mtime_ns, now.st_ino)
+        if self._stamp != before:
+            self._summary = read_json(self._run.summary)
+        return self._stamp != before
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """Versions and tables go through another door of W&B's, which asks the server: rows are told all the same."""
+        from wandb.errors import Error
+
+        if self._trouble:
+            return
+        try:
+            work()
+        except (Error, ValueError) as error:
+            self._trouble = error
+
+    def _versions(self, g: Json) -> None:
+        import wandb
+
+        taken = self._state.artifacts[self._state.mode]
+        for one in artifacts.made(self._run, g):
+            if one.key in taken:
+                continue
+            version = wandb.Artifact(f"{one.kind}-{self._state.id}", type=one.kind, metadata=one.metadata)
+            for name, path in one.files():  # as they lie in the run directory: nothing is copied
+                version.add_file(str(path), name=name, policy="immutable", skip_cache=True)
+            aliases = [f"gen-{one.generation}", *(["best"] if g["status"] == "accepted" else [])]
+            self._wandb.log_artifact(version, aliases=["latest", *aliases])
+            taken.append(one.key)
+            self.sent += 1
+        if self._state.mode == "offline":  # where W&B has them only when it has finished
+            self._state.keep(self._run)
+
+    def _tables(self, summary: Json) -> None:
+        import wandb
+
+        of_decisions = tables.decisions(self._run, summary, bool(self._options.get("texts")))
+        for name, (columns, rows) in (("decisions", of_decisions), ("failures", tables.failures(summary))):
+            if rows:
+                self._wandb.summary[name] = wandb.Table(columns=list(columns), data=list(rows))
+
+
+def _begun(run: RunDir, state: State, options: Json) -> Any:
+    """The W&B run. Nothing is told that we do not tell: no console, code, git, machine, packages or statistics."""
+    import wandb
+
+    config = facts.config_of(run)
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        save_code=False,
+        disable_git=True,
+        disable_job_creation=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        init_timeout=_INIT,
+        api_key=key_of(wandb.setup().settings) or None if state.mode == "online" else None,
+    )
+    begun = wandb.init(
+        id=state.id,
+        resume="allow",
+        mode=state.mode,  # pyright: ignore[reportArgumentType] - one of the two
+        project=state.project,
+        entity=state.entity,
+        group=facts.group(run, config),
+        job_type=config["trainer"]["mode"],
+        name=run.path.name,
+        tags=facts.tags(config | {"tracker": options}),
+        config=facts.facts(run, config),
+        dir=str(Path(run.tracking)),
+        settings=settings,
+    )
+    for name in dict.fromkeys(_AXES.values()):
+        begun.define_metric(name, hidden=True)
+    for name, axis in _AXES.items():
+        begun.define_metric(name, step_metric=axis)
+    return begun
+
+
+def _standing(summary: Json) -> dict[str, Any]:
+    """Of the run as a whole, so far."""
+    best = summary["best"] or {}
+    found: dict[str, Any] = {
+        "status": summary["status"],
+        "generations": len(summary["generations"]),
+        "journal_head": summary["journal_head"],
+        "selected_on_test": summary["selected_on_test"],
+        "best/generation": best.get("generation"),
+        **{f"total/{key}": value for key, value in summary["usage"].items()},
+    }
+    for name in ("val", "test", "baseline_test"):
+        score = best.get(name)
+        if score:
+            low, high = score["ci95"] or (None, None)
+            found |= {f"best/{name}": score["value"], f"best/{name}_low": low, f"best/{name}_high": high}
+            found |= {f"best/{name}_n": score["n"]}
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,0 +1,69 @@
+"""Decisions and failures as tables: levers, figures, kinds and stages. No text that a harness or a model wrote: a
+harness sees the questions of val and test, and what it prints may be one of them."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sia_runner.rundir import RunDir, read_json
+
+Json = Mapping[str, Any]
+Cells = list[Any]
+DECISIONS = ("generation", "lever", "algorithm", "parent", "plateau", "status", "val", "change", "chosen_by", "rule",
+             "rollouts", "reward_mean", "reward_variance", "reward_skew", "zero_share", "equal_groups")  # fmt: skip
+TEXTS = ("title", "rationale")  # only where the configuration says so
+FAILURES = ("generation", "status", "stage", "fault", "kind", "count")
+_STEPS = ("propose", "build", "gate", "run", "verify", "accept")
+_SOLVED = frozenset({"correct", "partial"})
+# the class of an error, as Python prints it; no more of the line
+_ERROR = re.compile(r"\b[A-Z][A-Za-z]{2,40}(?:Error|Exception|Interrupt|Exit)\b")
+
+
+def decisions(run: RunDir, summary: Json, texts: bool) -> tuple[list[str], list[Cells]]:
+    """Columns and rows: one per generation."""
+    rows: list[Cells] = []
+    best: float | None = None
+    for g in summary["generations"]:
+        value = g["val"]["value"] if g["val"] else None
+        rows.append([*_decision(run, g, best), *(_texts(run, g) if texts else ())])
+        best = value if g["status"] == "accepted" else best
+    return [*DECISIONS, *(TEXTS if texts else ())], rows
+
+
+def _decision(run: RunDir, g: Json, best: float | None) -> list[Any]:
+    evidence = _read(run, g["n"]).get("evidence") or {}
+    shape = evidence.get("shape") or {}
+    value = g["val"]["value"] if g["val"] else None
+    change = None if value is None or best is None else value - best
+    known = [g["n"], g["lever"], g["algorithm"], g["parent"], evidence.get("plateau"), g["status"], value, change]
+    reward = [shape.get(key) for key in ("n", "mean", "variance", "skew", "zero_share", "equal_groups")]
+    return [*known, evidence.get("chosen_by"), (evidence.get("rule") or {}).get("rule"), *reward]
+
+
+def _texts(run: RunDir, g: Json) -> list[str]:
+    return [g["title"], _read(run, g["n"]).get("rationale", "")]
+
+
+def _read(run: RunDir, n: int) -> dict[str, Any]:
+    path = run.generation(n).decision
+    return read_json(path) if path.is_file() else {}
+
+
+def failures(summary: Json) -> tuple[list[str], list[Cells]]:
+    """Columns and rows: one per generation and kind of outcome on val that is no success, and one for a generation
+    that ended before it was scored."""
+    return list(FAILURES), [row for g in summary["generations"] for row in _failed(g)]
+
+
+def _failed(g: Json) -> Iterator[Cells]:
+    if g["val"] is None:
+        yield [g["n"], g["status"], _stage(g), ", ".join(_ERROR.findall(g["reason"])[-1:]), None, None]
+    for kind, count in g["outcomes"].items():
+        if kind not in _SOLVED:
+            yield [g["n"], g["status"], None, None, kind, count]
+
+
+def _stage(g: Json) -> str:
+    """The last step before the verdict."""
+    reached = [step for step in _STEPS if step in g["seconds"] and step != "accept"]
+    return reached[-1] if reached else ""

@@ -1,0 +1,47 @@
+"""What W&B wrote for a run, read back with wandb's own reader."""
+
+import json
+import subprocess
+import sys
+
+
+def records(run):
+    """All records of all files of a run directory, in order: [(file, record)]."""
+    found = []
+    for file in sorted(run.glob("tracking/wandb/*run-*/run-*.wandb")):
+        command = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", str(file), "--json"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        found += [(file, json.loads(line)) for line in said.stdout.splitlines()]
+    return found
+
+
+def rows(run):
+    """The history: one dict per row, in the order in which they were written."""
+    return [record["history"]["item"] for _, record in records(run) if record["type"] == "history"]
+
+
+def verdicts(run):
+    return [row for row in rows(run) if "generation" in row]
+
+
+def curves(run):
+    return [row for row in rows(run) if "train/step" in row]
+
+
+def versions(run):
+    """Harnesses and adapters: (type, metadata, names of files)."""
+    found = [record["artifact"] for _, record in records(run) if record["type"] == "artifact"]
+    return [
+        (one["type"], json.loads(one["metadata"]), sorted(part["path"] for part in one["manifest"]["contents"]))
+        for one in found
+        if one["type"] in ("harness", "adapter")
+    ]
+
+
+def table(run, name):
+    """Columns and rows of the newest table of that name."""
+    files = sorted(
+        run.glob(f"tracking/wandb/*run-*/files/media/table/{name}_summary_*.json"), key=lambda f: f.stat().st_mtime
+    )
+    read = json.loads(files[-1].read_text())
+    return read["columns"], read["data"]

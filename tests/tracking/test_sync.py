@@ -1,0 +1,90 @@
+"""`python -m sia_runner.sync`: what W&B does not have is sent, once."""
+
+import json
+import shutil
+
+from sia_runner.rundir import read_json
+from tests.conftest import Cli
+from tests.harnesses import MAJORITY, WORDS
+from tests.tracking.conftest import OFFLINE, private_texts, sync
+from tests.tracking.server import KEY, serving
+
+
+def copied(tracked, tmp_path):
+    """Of the finished run: what a test does to it is its own business."""
+    shutil.copytree(tracked.run, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def told(server, run):
+    name = read_json(run / "tracking" / "wandb.json")["id"]
+    return server.runs[name]
+
+
+def test_a_run_that_was_offline_is_pushed_once(tracked, tmp_path):
+    run = copied(tracked, tmp_path)
+    with serving() as server:
+        first, second = sync(run, server), sync(run, server)
+        assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr
+        of = told(server, run)
+        assert [(row["_step"], row["generation"]) for row in of["rows"]] == [(0, 1), (1, 2), (2, 3)]
+        made = [one for one in server.artifacts if one["artifactTypeName"] == "harness"]
+        assert [json.loads(one["metadata"])["generation"] for one in made] == [1, 2, 3]
+        assert of["summary"]["best/test"] == tracked.summary["best"]["test"]["value"]
+    assert "6 rows and versions" in first.stdout and "no rows and versions" in second.stdout
+
+
+def test_what_broke_off_is_completed_from_the_run_directory(tracked, tmp_path):
+    run = copied(tracked, tmp_path)
+    with serving() as server:
+        assert sync(run, server).returncode == 0
+        of = told(server, run)
+        of["rows"], of["summary"] = of["rows"][:1], {"_step": 0}  # the rest never arrived
+        assert sync(run, server).returncode == 0
+        assert [row["generation"] for row in of["rows"]] == [1, 2, 3]
+
+
+def test_a_run_that_was_not_tracked_can_be_pushed_and_named(tmp_path):
+    cli = Cli(tmp_path)
+    assert cli(*cli.replay(MAJORITY, WORDS), env=OFFLINE).returncode == 0
+    with serving() as server:
+        done = sync(cli.run, server, "project=mine", "entity=me")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert told(server, cli.run)["project"] == "mine"
+        assert [row["generation"] for row in told(server, cli.run)["rows"]] == [1, 2]
+
+
+def test_a_run_that_somebody_sends_elsewhere_is_whole_there(tracked, tmp_path):
+    run = copied(tracked, tmp_path)
+    with serving() as server:
+        assert sync(run, server).returncode == 0
+    with serving() as another:
+        assert sync(run, another, "project=other").returncode == 0
+        assert told(another, run)["project"] == "other" and len(told(another, run)["rows"]) == 3
+        assert len([one for one in another.artifacts if one["artifactTypeName"] == "harness"]) == 3
+
+
+def test_nothing_private_reaches_the_server(tracked, tmp_path, _own_cache):
+    run = copied(tracked, tmp_path)
+    with serving() as server:
+        assert sync(run, server).returncode == 0
+        sent = b"\n".join(server.bodies).decode(errors="replace")
+    assert '\\"generation\\":3' in sent  # the crash was told of
+    assert KEY not in sent and str(tmp_path) not in sent
+    assert not [text for text in private_texts(_own_cache) if text in sent]
+
+
+def test_without_a_key_or_a_server_it_says_so_and_fails(tracked, tmp_path):
+    run = copied(tracked, tmp_path)
+    with serving() as server:
+        keyless = sync(run, server, key="")
+        server.behaviour = "401"
+        refused = sync(run, server)
+    assert (keyless.returncode, refused.returncode) == (1, 1)
+    assert "there is no key" in keyless.stdout and "the key is refused" in refused.stdout
+
+
+def test_no_run_is_refused_in_one_line(tmp_path):
+    with serving() as server:
+        done = sync(tmp_path, server)
+    assert done.returncode == 2 and done.stderr.startswith("refused: ") and done.stderr.count("\n") == 1

@@ -1,0 +1,63 @@
+"""Curves of a weights update reach W&B while it runs, from a job beside the driver too; adapters with their lineage."""
+
+import os
+import time
+
+import pytest
+
+from sia_runner.rundir import RunDir, read_json, tree_sha256
+from tests.conftest import Cli
+from tests.tracking import offline
+from tests.tracking.conftest import OFFLINE, sender_ended
+
+pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+STEPS = 6
+EXPERIMENT = ["task=arithmetic", "trainer=grpo", "max_gen=2", "seed=4", f"trainer.steps={STEPS}", "trainer.questions=8",
+              "trainer.samples=4", "tracker=wandb", "tracker.wait=60", "compute=local"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run whose training is a job, and when each row was seen in the offline file."""
+    cli = Cli(tmp_path_factory.mktemp("trained"))
+    run = cli.start(*EXPERIMENT, env={**os.environ, **OFFLINE})
+    cli.live = 0
+    while run.poll() is None:
+        if not cli.live and RunDir(cli.run).generation(2).curve.is_file():
+            time.sleep(5)
+            cli.live = len(offline.curves(cli.run)) if not RunDir(cli.run).generation(2).adapter.exists() else 0
+        time.sleep(0.2)
+    said = run.communicate()[0]
+    assert run.returncode == 0, said
+    assert sender_ended(cli.run)
+    return cli
+
+
+def built(cli):
+    done = (entry for entry in cli.journal if entry["event"] == "done" and entry["step"] == "gen_2/build")
+    return next(done)["result"]
+
+
+def test_every_step_of_the_training_is_a_row_and_equals_the_journal(trained):
+    rows, journal = offline.curves(trained.run), built(trained)
+    assert [(row["train/generation"], row["train/step"]) for row in rows] == [(2, n) for n in range(1, STEPS + 1)]
+    for name in ("reward", "kl", "entropy"):
+        assert [row[f"train/{name}"] for row in rows] == journal[name]
+    assert [row["_step"] for row in offline.rows(trained.run)] == list(range(STEPS + 2))
+
+
+def test_rows_come_while_the_training_runs(trained):
+    if not trained.live:
+        pytest.skip("the training was over before anybody looked")
+    assert 0 < trained.live < STEPS
+
+
+def test_an_adapter_is_a_version_that_says_what_it_was_made_from(trained):
+    here = RunDir(trained.run).generation(2)
+    origin = read_json(here.adapter / "sia_adapter.json")
+    (found,) = [(metadata, files) for kind, metadata, files in offline.versions(trained.run) if kind == "adapter"]
+    metadata, files = found
+    assert metadata["sha256"] == built(trained)["adapter_sha256"] == tree_sha256(here.adapter)
+    assert metadata["base_sha256"] == origin["base_sha256"] and metadata["parent"] == origin["parent"]
+    assert metadata["rollouts"] == STEPS * 8 * 4 and "adapter_model.safetensors" in files
