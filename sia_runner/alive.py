@@ -14,13 +14,13 @@ from typing import Any
 
 def identity() -> dict[str, Any]:
     """This process, to be told from any other and from a later one with the same number."""
-    return {**_place(), "pid": os.getpid(), "started": _started(os.getpid()), "job": os.environ.get("SLURM_JOB_ID")}
+    return {**place(), "pid": os.getpid(), "started": started(os.getpid()), "job": os.environ.get("SLURM_JOB_ID")}
 
 
 def gone(process: Mapping[str, Any], file: Path, after: float) -> bool:
     """Has `process` ended or, where we cannot look for it, not touched `file` for `after` seconds?"""
-    if all(process.get(key) == value for key, value in _place().items()):
-        return _started(int(process["pid"])) != process["started"]
+    if all(process.get(key) == value for key, value in place().items()):
+        return started(int(process["pid"])) != process["started"]
     return untouched(file) > after
 
 
@@ -37,13 +37,13 @@ def untouched(file: Path) -> float:
         probe.unlink()
 
 
-def _place() -> dict[str, Any]:
+def place() -> dict[str, Any]:
     """Host, start of its kernel, and the name space of its process numbers (a container has its own)."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return {"host": socket.gethostname(), "boot": boot, "space": os.readlink("/proc/self/ns/pid")}  # noqa: PTH115
 
 
-def _started(pid: int) -> str:
+def started(pid: int | str) -> str:
     """Start time of a process in clock ticks; empty when it ended, though nobody may have asked how."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

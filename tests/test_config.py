@@ -205,7 +205,10 @@ def test_multirun_gives_each_run_its_own_directory_and_the_worst_exit_code(tmp_p
     done = run("-m", "task=smoke", "max_gen=1", "seed=0,1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     (sweep,) = (tmp_path / "runs" / "sweeps").iterdir()
-    assert sorted(p.name for p in sweep.iterdir() if p.is_dir()) == ["0-smoke-SIA-H-seed0", "1-smoke-SIA-H-seed1"]
+    assert sorted(p.name for p in sweep.iterdir() if p.name[0].isdigit()) == [
+        "0-smoke-SIA-H-seed0",
+        "1-smoke-SIA-H-seed1",
+    ]
     assert run("-m", "task=smoke", "max_gen=0,1", cwd=tmp_path).returncode == 2
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sia_runner import rooms
 from sia_runner.config import check
 from sia_runner.prefetch import main, prefetch
 from sia_runner.sandbox.docker import Docker
@@ -31,8 +32,11 @@ def fetched(*overrides):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    """Empty. What this process built for another cache is not for this one."""
     monkeypatch.setenv("SIA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    rooms._build.cache_clear()
+    yield tmp_path / "cache"
+    rooms._build.cache_clear()
 
 
 @pytest.fixture

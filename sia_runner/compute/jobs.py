@@ -5,6 +5,7 @@ A step may be submitted several times; its outcome is one file, which counts. Se
 
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Cluster(Protocol):
         ...
 
 
-class Jobs:
+class Jobs(ABC):
     """See protocol.Compute."""
 
     apart = True
@@ -94,12 +95,12 @@ class Jobs:
             raise Stopped(f"{step.key}: {_AGAIN} jobs in a row were lost; see {step.folder}")
         return ended.result()
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027 - nothing to do is right for a cluster
         """Jobs of a cluster go on; a resumed run finds them."""
 
     @property
-    def cluster(self) -> Cluster:
-        raise NotImplementedError
+    @abstractmethod
+    def cluster(self) -> Cluster: ...
 
     def _in_driver(self, kind: str) -> bool:
         return False

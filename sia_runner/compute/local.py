@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
+from sia_runner import alive
 from sia_runner.compute.jobs import LOST, Jobs, State
 from sia_runner.compute.pool_cluster import Pooled
 from sia_runner.compute.pool_jobs import Submitted
@@ -67,7 +68,7 @@ class _ThisMachine:
         executor.update_parameters(timeout_min=_FOREVER)
         with _deaf():
             job = executor.submit(task)
-        name = f"{job.job_id}.{_started(job.job_id)}"
+        name = f"{job.job_id}.{alive.started(job.job_id)}"
         self._jobs[name] = job
         return name
 
@@ -86,7 +87,7 @@ class _ThisMachine:
             return State("FAILED" if mine.done() else "RUNNING")
         pid, _, started = job.partition(".")
         self._found.add(job)
-        return State("RUNNING" if _started(pid) == started else LOST)
+        return State("RUNNING" if alive.started(pid) == started else LOST)
 
     def forget(self, job: str) -> None:
         """Processes need no query."""
@@ -115,15 +116,6 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _started(pid: str) -> str:
-    """When a process was started, in clock ticks; empty when it ended, though nobody may have asked how."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
 
 
 def submitit() -> Any:

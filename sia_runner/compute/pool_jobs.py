@@ -1,8 +1,10 @@
 """Workers as submitit jobs: one array each time, on SLURM or as processes of this machine."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
 
 from sia_runner.compute.jobs import ENDED, State
@@ -68,7 +70,11 @@ class Submitted:
 
     def cancel(self, ids: Iterable[str]) -> None:
         for job in (self._jobs.keys() & set(ids)) - self.ended(ids):
-            self._jobs[job].cancel(check=False)
+            if self._cluster is not None:
+                self._jobs[job].cancel(check=False)
+            else:  # submitit's own way is a Ctrl-C, which processes of this machine are deaf to
+                with suppress(ProcessLookupError):
+                    os.kill(int(job), signal.SIGTERM)
 
     def _is_over(self, job: str) -> bool:
         if job in self._over:

@@ -10,13 +10,13 @@ whoever finds it, and counts by its file alone.
 import fcntl
 import json
 import os
-import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sia_runner import alive
 from sia_runner.models.books import UNITS, Book, parsed
 
 REGISTER = "leases.jsonl"
@@ -64,7 +64,7 @@ class Leases:
 
     def hold(self, holds: Mapping[str, int], *, closed: bool = False) -> None:
         """Write what `mine` holds from now on. Only inside `locked`."""
-        self._append({"lease": self._mine, "process": identity(), "holds": dict(holds), "closed": closed})
+        self._append({"lease": self._mine, "process": alive.identity(), "holds": dict(holds), "closed": closed})
 
     def reclaim(self, *, all_dead: bool, jobs: Collection[str] = ()) -> None:
         """Close the leases whose process is gone; `all_dead`: this process is the only one that may be alive; `jobs`:
@@ -95,29 +95,11 @@ class Leases:
         self._read += len(whole) + 1 if whole else 0
 
 
-def identity() -> dict[str, Any]:
-    return {**_place(), "pid": os.getpid(), "started": _started(os.getpid()), "job": os.environ.get("SLURM_JOB_ID")}
-
-
 def gone(process: Mapping[str, Any]) -> bool:
     """Certainly ended: it ran where we can look, and is not there any more. False where we cannot look."""
-    here = _place()
+    here = alive.place()
     if process.get("host") != here["host"]:  # unless it was an earlier start of the job that we are, on another node
         return process.get("job") is not None and process["job"] == os.environ.get("SLURM_JOB_ID")
     if process.get("boot") != here["boot"]:
         return True  # this machine was started again since
-    return process.get("space") == here["space"] and _started(int(process["pid"])) != process["started"]
-
-
-def _place() -> dict[str, Any]:
-    """Host, start of its kernel, and the name space of its process numbers (a container has its own)."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return {"host": socket.gethostname(), "boot": boot, "space": os.readlink("/proc/self/ns/pid")}  # noqa: PTH115
-
-
-def _started(pid: int) -> str:
-    """Start time in clock ticks: tells a process from a later one with the same number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+    return process.get("space") == here["space"] and alive.started(process["pid"]) != process["started"]

@@ -64,6 +64,7 @@ def test_a_job_of_an_earlier_process_is_collected_and_not_done_again(tmp_path):
     assert log.read_text() == "done\n"
 
 
+@pytest.mark.slow
 def test_a_job_that_is_lost_is_submitted_again(tmp_path):
     notes, log = [], tmp_path / "log"
     one = step(tmp_path, submitted="999999999.1", notes=notes)

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from sia_runner.compute import pool_crew
-from sia_runner.compute.local import Local
+from sia_runner.compute.local import Local, _deaf
 from sia_runner.compute.pool import Pool, PoolError, WorkerLost
 from sia_runner.compute.pool_jobs import Submitted
 from sia_runner.compute.protocol import Step, Stopped
@@ -32,7 +32,7 @@ def _importable(monkeypatch):
 def jobs(tmp_path):
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=10)
-    return Submitted(executor)
+    return Submitted(executor, around=_deaf)  # as compute=local does
 
 
 @pytest.fixture

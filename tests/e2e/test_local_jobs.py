@@ -35,6 +35,7 @@ def ends_as(run, inline):
     assert essence(run.cli) == inline
 
 
+@pytest.mark.slow
 def test_a_killed_driver_finds_its_job_again(run, inline):
     (job,) = run.jobs(RUN)
     run.kill()
@@ -42,6 +43,7 @@ def test_a_killed_driver_finds_its_job_again(run, inline):
     assert run.jobs(RUN) == [job]
 
 
+@pytest.mark.slow
 def test_an_interrupted_driver_takes_its_job_with_it(run, inline):
     lease = run.cli.run / "jobs" / RUN / "lease.json"
     run.driver.send_signal(signal.SIGINT)

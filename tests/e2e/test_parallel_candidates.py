@@ -85,6 +85,7 @@ def done(cli):
     return [e["step"] for e in cli.journal if e["event"] == "done"]
 
 
+@pytest.mark.slow
 def test_the_same_run_whatever_takes_how_long(cli, run):
     first = run("one", [0, 0.8, 0, 0, 0.4, 0])
     told = rationales(cli)

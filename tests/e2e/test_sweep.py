@@ -45,6 +45,7 @@ def sweep(cli):
     return Sweep(cli)
 
 
+@pytest.mark.slow
 def test_runs_that_are_refused_are_rows_of_the_table_and_the_others_complete(sweep):
     done = sweep(*SMOKE, "seed=0,1", "trainer=none,grpo", "target_agent=script")
     assert done.returncode == 2
