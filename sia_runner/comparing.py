@@ -1,6 +1,7 @@
 """What finished runs scored on test, and how far they are apart: pure functions of run directories."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from sia_runner.config import check
 from sia_runner.history import finished, test_of
-from sia_runner.journal import Record
+from sia_runner.journal import JournalError, Record
 from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.rundir import RunDir, RunError, read_json, sha256_of
 from sia_runner.scoring import difference, mean
@@ -19,6 +21,7 @@ from sia_runner.scoring import difference, mean
 Json = dict[str, Any]
 # What may differ: the arm, its seed, when its lever is pulled, and how its target agent was named (see _target).
 _TREATMENT = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
+_KEYS = 10_000  # of a configuration; YAML's references could make endless ones of a few lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,19 @@ def read_arms(runs: Sequence[RunDir]) -> list[Arm]:
 
 
 def _read(run: RunDir, name: str) -> Arm:
+    """Whoever gets runs from elsewhere gets files that nobody wrote with this program."""
+    try:
+        return _arm(run, name)
+    except JournalError as error:
+        raise RunError(f"{run.path}: {error}") from error
+    except (RunError, ValidationError):
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise RunError(f"{run.path}: its files cannot be read ({type(error).__name__}: {said})") from error
+
+
+def _arm(run: RunDir, name: str) -> Arm:
     journal = Record(run.journal)
     ended = next(reversed([*journal.of("ended")]), None)
     tested = test_of(journal, ended["best"]) if ended else None
@@ -85,7 +101,7 @@ def _read(run: RunDir, name: str) -> Arm:
     asked = json.dumps([sorted(row["unit"] for row in rows), sorted(lock["data"].items())])
     return Arm(
         row={"run": name} | _row(summary, journal),
-        config=dict(_flat(config)) | {"target_agent": _target(config)},
+        config=_keys(config) | {"target_agent": _target(config)},
         outcomes=tuple(Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"]) for row in rows),
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(asked.encode()).hexdigest(),
@@ -176,6 +192,13 @@ def unequal(old: Arm, new: Arm) -> Iterator[str]:
 
 def _short(digest: str | None) -> str:
     return digest[:12] if digest else "none recorded"
+
+
+def _keys(config: Json) -> Json:
+    found = dict(itertools.islice(_flat(config), _KEYS + 1))
+    if len(found) > _KEYS:
+        raise ValueError(f"config.yaml has more than {_KEYS} keys")
+    return found
 
 
 def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -91,9 +91,11 @@ class Said(Part):
 
 
 class Published(Part):
-    """Figures of others on this task, in metric units, for reports to show beside ours; never compared by a test."""
+    """Figures of others on this task, in metric units, for reports to show beside ours; never compared by a test.
+    `protocol`: in what theirs was another experiment."""
 
     source: str
+    protocol: str
     initial: float | None = None
     prior: float | None = None  # the best before
     sia_h: float | None = None

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from pydantic import ValidationError
 
 from sia_runner.comparing import Arm, compare, read_arms, runs_in
 from sia_runner.records import Outcome, OutcomeKind
@@ -170,3 +172,21 @@ def test_what_is_not_finished_edited_or_unknown_is_refused_in_one_line(two, tmp_
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
         assert line.startswith("refused: ") and why in line
+
+
+LAUGHS = "a: &a {x: 1, y: 1}\n" + "".join(
+    f"{new}: &{new} {{l: *{old}, r: *{old}}}\n" for old, new in pairwise("abcdefghijklmnopqrst")
+)
+
+
+@pytest.mark.parametrize("content", ["", "[" * 50_000, "a: &a {b: *a}", LAUGHS, "a: [", "\x00", "- 1\n", "7"])
+@pytest.mark.parametrize("name", ["config.yaml", "lock.json", "summary.json", "journal.jsonl"])
+def test_files_that_nobody_wrote_with_this_program_are_refused_in_one_line(two, tmp_path, name, content):
+    import shutil
+
+    hostile = shutil.copytree(two[1], tmp_path / "hostile", symlinks=True)
+    (hostile / name).write_text(content)
+    with pytest.raises((RunError, ValidationError)) as refused:
+        read_arms([RunDir(two[0]), RunDir(hostile)])
+    if isinstance(refused.value, RunError):
+        assert "hostile" in str(refused.value) and "\n" not in str(refused.value)

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from sia_runner.report.groups import Group, H
-from sia_runner.report.paper import figure
+from sia_runner.report.groups import Group
 from sia_runner.report.runs import Ran
 from sia_runner.report.sections import Section
 
@@ -11,6 +10,7 @@ from sia_runner.report.sections import Section
 def captions(sections: Sequence[Section], runs: Sequence[Ran]) -> list[str]:
     """Sentences."""
     said = ["Scores on test, scored once at the end of each run: means over seeds ± standard deviation between them."]
+    said += ["W+H − H: mean over the seeds that both have, with Student's 95% interval."]
     said += [_of(section) for section in sections]
     said += ["Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie."]
     troubled = [run for run in runs if run.status != "completed"]
@@ -33,12 +33,10 @@ def _of(section: Section) -> str:
 
 
 def published(group: Group) -> list[str]:
-    """One sentence with all figures that the task declares, where it declares any."""
+    """What is known of the figures that the task declares, where it declares any."""
     given = group.published
-    names = (("initial", "initial"), ("prior", "prior"), ("sia_h", H), ("sia_wh", "SIA-W+H"))
-    shown = [
-        f"{name} {figure(float(given[key]), group.some.metric)}"
-        for key, name in names
-        if isinstance(given.get(key), int | float)
+    if not given:
+        return []
+    return [
+        f"Published: {given.get('source', 'no source given')}; protocol differs: {given.get('protocol', 'not known')}."
     ]
-    return [f"Published ({given.get('source', 'no source given')}): {', '.join(shown)}."] if shown else []

@@ -1,9 +1,10 @@
-"""Charts of a group: val over generations, over seeds and seed by seed; test before and after; curves of an update."""
+"""Charts of val: over generations, averaged over seeds and seed by seed; and the curves of a weights update."""
 
 from collections.abc import Sequence
 
+from sia_runner.report.axes import bounds, dodged, possible, shown
 from sia_runner.report.groups import Group, Side
-from sia_runner.report.paper import scale
+from sia_runner.report.paper import figure
 from sia_runner.report.runs import Ran
 from sia_runner.report.statistics import Mean, per_seed
 from sia_runner.report.svg import Chart
@@ -32,23 +33,40 @@ def averaged(side: Side, last: int) -> dict[int, Mean]:
 
 
 def over_seeds(group: Group) -> str:
-    """Lines of means; bands where there are two seeds or more."""
-    last = _last(group)
+    """Lines of means; bands and whiskers where there are two seeds or more."""
+    last, metric = _last(group), group.some.metric
     lines = [averaged(side, last) for side in group.sides]
     told = "; ".join(
         f"{side.label} {' '.join(f'{one.value:.3f}' for one in line.values()) or 'none'}"
         for side, line in zip(group.sides, lines, strict=True)
     )
-    chart = Chart("val of the incumbent by generation, mean over seeds", told, (1, max(last, 2)), _range(group))
-    chart.frame(_generations(last), group.some.metric, _percent(group), "generation")
+    ends = [end for line in lines for one in line.values() for end in (one.value, *(one.ci95 or ()))]
+    low, high = _range(group)
+    # a band of two seeds may leave the scores behind
+    span = (max(low - (high - low) / 2, min([low, *ends])), min(high + (high - low) / 2, max([high, *ends])))
+    reach = max(last, 2)
+    chart = Chart(
+        "val of the incumbent by generation, mean over seeds",
+        told,
+        (1, reach + (reach - 1) * 0.12),
+        possible(group, span),
+    )
+    chart.frame(_generations(last), f"{metric} on val", shown(group), "generation")
     for arm, line in enumerate(lines):
+        dodge = dodged(arm, group)
         bands = [(n, one.ci95) for n, one in line.items() if one.ci95]
         if len(bands) > 1:
-            low, high = ([(n, _within(chart, both[end])) for n, both in bands] for end in (0, 1))
-            chart.band(low, high, arm)
-        chart.line([(n, one.value) for n, one in line.items()], arm)
+            lower, upper = ([(n, chart.within(both[end])) for n, both in bands] for end in (0, 1))
+            chart.band(lower, upper, arm, dodge)
+        chart.line([(n, one.value) for n, one in line.items()], arm, dodge=dodge)
         for n, one in line.items():
-            chart.mark(n, one.value, arm, filled=True, tip=f"generation {n}: {one.value:.4f} over {one.n} seeds")
+            chart.whisker(n, one.ci95, arm, dodge)
+            chart.mark(
+                n, one.value, arm, filled=True, tip=f"generation {n}: {one.value:.4f} over {one.n} seeds", dodge=dodge
+            )
+    chart.ends(
+        last, [(line[last].value, figure(line[last].value, metric), k) for k, line in enumerate(lines) if last in line]
+    )
     return str(chart)
 
 
@@ -63,11 +81,11 @@ def _of_seed(group: Group, seed: int | None) -> str:
     runs = [(arm, run) for arm, side in enumerate(group.sides) for run in side.runs if run.seed == seed]
     told = "; ".join(f"{run.name}: {_told(run)}" for _, run in runs)
     chart = Chart(f"seed {seed}, val of each candidate", told, (1, max(last, 2)), _range(group))
-    chart.frame(_generations(last), group.some.metric, _percent(group), "generation")
+    chart.frame(_generations(last), f"{group.some.metric} on val", shown(group), "generation")
     for arm, run in runs:
-        dodge = (arm - (len(group.sides) - 1) / 2) * 7
+        dodge = dodged(arm, group)
         until = max((g.n for g in run.generations), default=0)
-        chart.steps(list(incumbents(run, until).items()), arm)
+        chart.steps(list(incumbents(run, until).items()), arm, dodge)
         for g in run.generations:
             tip = f"{run.name}, generation {g.n}, {g.lever} {g.algorithm or ''}: {g.status}. {g.reason}"
             if g.val:
@@ -84,47 +102,17 @@ def _told(run: Ran) -> str:
     )
 
 
-def on_test(group: Group) -> str:
-    """Initial and best on test: a dot a run, the mean with its interval over seeds."""
-    columns: list[tuple[int, str, list[tuple[int | None, float]]]] = []
-    for arm, side in enumerate(group.sides):
-        first = [(run.seed, run.initial["value"]) for run in side.tested if run.initial]
-        columns.append((arm, "initial", first))
-        columns.append((arm, "best", [(run.seed, run.final["value"]) for run in side.tested if run.final]))
-    bounds = _bounds([value for _, _, values in columns for _, value in values])
-    told = "; ".join(
-        f"{group.sides[arm].label} {name}: {' '.join(f'{v:.3f}' for _, v in values)}" for arm, name, values in columns
-    )
-    chart = Chart("test, first harness and best candidate", told, (0, max(len(columns) - 1, 1)), bounds)
-    names = [(at, name) for at, (_, name, _) in enumerate(columns)] if len(columns) <= 8 else []
-    chart.frame(names, f"{group.some.metric} on test", _percent(group), "")
-    for at, (arm, name, values) in enumerate(columns):
-        for _, value in values:
-            chart.mark(at, value, arm, filled=False, tip=f"{name} {value:.4f}", dodge=6, small=True)
-        if middle := per_seed(values):
-            chart.whisker(at, middle.ci95 and [_within(chart, end) for end in middle.ci95], arm, -4)
-            chart.mark(
-                at, middle.value, arm, filled=True, tip=f"mean {middle.value:.4f} over {middle.n} seeds", dodge=-4
-            )
-    return str(chart)
-
-
 def curve(values: Sequence[float], name: str, arm: int = 1) -> str:
     """One value a step."""
-    chart = Chart(
-        f"{name} by step", f"from {values[0]:.4g} to {values[-1]:.4g}", (1, max(len(values), 2)), _bounds(values)
-    )
-    chart.frame([(1, "1"), (len(values), str(len(values)))], name, False, "step")
+    told = f"from {values[0]:.4g} to {values[-1]:.4g}"
+    chart = Chart(f"{name} by step", told, (1, max(len(values), 2)), bounds(values))
+    chart.frame([(1, "1"), (len(values), str(len(values)))], name, "{:.4g}".format, "step")
     chart.line(list(enumerate(values, 1)), arm)
     return str(chart)
 
 
 def _last(group: Group) -> int:
     return max((g.n for run in group.runs for g in run.generations), default=1)
-
-
-def _percent(group: Group) -> bool:
-    return scale(group.some.metric)[0] == 100
 
 
 def _generations(last: int) -> list[tuple[float, str]]:
@@ -135,17 +123,4 @@ def _generations(last: int) -> list[tuple[float, str]]:
 def _range(group: Group) -> tuple[float, float]:
     """Of every score on val and its interval: all charts of a group have the same, so that they can be compared."""
     scores = [g.val for run in group.runs for g in run.generations if g.val]
-    return _bounds([end for one in scores for end in (one["value"], *(one["ci95"] or ()))])
-
-
-def _bounds(values: Sequence[float]) -> tuple[float, float]:
-    if not values:
-        return (0.0, 1.0)
-    low, high = min(values), max(values)
-    room = (high - low) * 0.08 or abs(high) * 0.05 or 0.05
-    return (low - room, high + room)
-
-
-def _within(chart: Chart, value: float) -> float:
-    """Cut at the frame: an interval of two seeds may leave every scale behind."""
-    return min(max(value, chart.y.low), chart.y.high)
+    return possible(group, bounds([end for one in scores for end in (one["value"], *(one["ci95"] or ()))]))

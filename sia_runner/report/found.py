@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sia_runner.reading.index import find
+from sia_runner.reading.finding import find
 from sia_runner.rundir import RunError
 from sia_runner.sweep_plan import Planned, SweepDir
 from sia_runner.sweep_table import status

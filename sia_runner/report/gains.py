@@ -7,7 +7,7 @@ from typing import Any
 from sia_runner.report.contrasts import Contrast
 from sia_runner.report.groups import Group, Side
 from sia_runner.report.runs import Ran
-from sia_runner.report.statistics import verdict
+from sia_runner.report.statistics import LEVEL, TIE, UNTESTED
 from sia_runner.scoring import difference, mean
 
 POINT = 0.01  # of the metric: a percentage point of accuracy
@@ -91,12 +91,13 @@ def _gain(run: Ran) -> Gain:
     usd, tokens = _spent(run)
     cost = Cost(sign * (final["value"] - initial["value"]) / POINT, usd, tokens, run.seconds)
     if run.best == run.first:
-        return Gain(run, cost, True, 0, 0, None, "first harness is the best")
+        return Gain(run, cost, True, 0, 0, None, "no change")
     old, new = run.answers.get(run.first or 0, ()), run.answers.get(run.best or 0, ())
     if not (_is_mean(old, initial) and _is_mean(new, final)):
-        return Gain(run, cost, False, None, None, None, verdict(cost.points, None, "", ""))
+        return Gain(run, cost, False, None, None, None, UNTESTED)
     by_question = difference(new, old, run.higher_is_better)
-    said = verdict(cost.points, by_question.p_value, "best", "first harness")
+    tied = by_question.p_value is not None and by_question.p_value >= LEVEL
+    said = TIE if tied else "better" if cost.points > 0 else "worse"
     return Gain(run, cost, False, by_question.lost, by_question.won, by_question.p_value, said)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from sia_runner.report.published import declared
 from sia_runner.report.runs import Ran
 
 H = "SIA-H"
@@ -57,9 +58,9 @@ class Group:
 
     @property
     def published(self) -> Mapping[str, Any]:
-        """Figures that the task declares, in metric units: some of initial, prior, sia_h, sia_wh; and their source."""
-        declared = (value(run.config, "task.published") for run in self.runs)
-        return next((one for one in declared if isinstance(one, dict)), {})
+        """Figures that the task declares, in metric units: some of initial, prior, sia_h, sia_wh; and their source and
+        protocol."""
+        return next((one for run in self.runs if (one := declared(run.config))), {})
 
 
 def grouped(runs: Sequence[Ran]) -> list[Group]:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from sia_runner import __version__
 from sia_runner.plaintext import cut, plain
-from sia_runner.report import changes, charts, paper
+from sia_runner.report import changes, charts, differences, paper, tested
 from sia_runner.report.captions import published
 from sia_runner.report.runs import Ran
 from sia_runner.report.sections import Section
@@ -67,16 +67,19 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": paper.figure, "interval": interval, "p": p_value, "number": number, "span": span}
+    environment.filters |= {"figure": paper.figure, "gained": paper.gained, "ends": paper.ends, "interval": interval}
+    environment.filters |= {"p": p_value, "number": number, "usd": usd, "span": span}
     environment.globals |= {
         "accepted": changes.accepted,
         "kinds": changes.kinds,
         "over_seeds": lambda group: _svg(charts.over_seeds(group)),
         "by_seed": lambda group: [(name, _svg(chart)) for name, chart in charts.by_seed(group)],
-        "on_test": lambda group: _svg(charts.on_test(group)),
+        "on_test": lambda group: _svg(tested.on_test(group)),
+        "differences": lambda section: _svg(differences.differences(section.group, section.contrasts)),
         "curve": lambda values, name: _svg(charts.curve(values, name)),
         "swatch": lambda arm, filled=True: _svg(swatch(arm, filled)),
         "columns": paper.columns,
+        "percent": lambda metric: paper.scale(metric)[0] == 100,
         "cells": paper.cells,
         "published": published,
     }
@@ -96,9 +99,8 @@ def interval(score: Mapping[str, Any] | None, metric: str) -> str:
     """``42.3 [39.1, 45.5] (n=913)``"""
     if not score:
         return "–"
-    times, spec = paper.scale(metric)
-    bounds = [format(times * end, spec) for end in score["ci95"] or ()]
-    return f"{times * score['value']:{spec}}{f' [{bounds[0]}, {bounds[1]}]' if bounds else ''} (n={score['n']})"
+    both = paper.ends(score["ci95"], metric)
+    return f"{paper.figure(score['value'], metric)}{both and f' {both}'} (n={score['n']})"
 
 
 def p_value(value: float | None) -> str:
@@ -107,6 +109,10 @@ def p_value(value: float | None) -> str:
 
 def number(value: float | None, spec: str = ",.0f", none: str = "–") -> str:
     return none if value is None else format(value, spec)
+
+
+def usd(value: float | None) -> str:
+    return "not known" if value is None else "0" if value == 0 else f"{value:,.4f}"
 
 
 def span(seconds: float | None) -> str:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from sia_runner.comparing import Arm, read_arms
 from sia_runner.reading.alive import holder
+from sia_runner.reading.configs import config
 from sia_runner.reading.files import json_of
 from sia_runner.reading.generations import Generation, generations, tests
-from sia_runner.reading.index import config, state
+from sia_runner.reading.index import state
 from sia_runner.reading.journal import Journal
 from sia_runner.records import Outcome
 from sia_runner.report.found import Found
@@ -20,7 +20,6 @@ from sia_runner.report.kept import MOST, answers_of, as_dict, as_number, as_text
 from sia_runner.rundir import RunDir, RunError
 
 Json = dict[str, Any]
-_DAMAGED = (RunError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +142,8 @@ def _arm(found: Found) -> tuple[Arm | None, str]:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))
         return None, f"its configuration is not one of this version ({key}: {first['msg']})"
-    except _DAMAGED as error:
-        said = str(error).partition("\n")[0].removeprefix(f"{found.path} ").removeprefix(f"{found.path}: ")
-        return None, said or type(error).__name__
+    except RunError as error:
+        return None, str(error).removeprefix(f"{found.path} ").removeprefix(f"{found.path}: ")
     return replace(arm, row=arm.row | {"run": found.name}), ""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.05
-TIE = "tie"
+TIE, UNTESTED = "tie", "not tested"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def over_questions(differences: Sequence[Mapping[str, float]]) -> Mean | None:
 def verdict(gain: float, p_value: float | None, new: str, old: str) -> str:
     """`gain`: above 0 where the new one is better. Without p nothing is claimed."""
     if p_value is None:
-        return "not tested"
+        return UNTESTED
     if p_value >= LEVEL:
         return TIE
     return f"{new if gain > 0 else old} better"

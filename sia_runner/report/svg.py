@@ -2,14 +2,15 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from sia_runner.plaintext import one_line
 
-WIDTH, HEIGHT = 360, 220  # units that are pixels where there is room: a phone shows it as it is
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36
+WIDTH, HEIGHT = 380, 240  # units that are about pixels: a phone shows it as it is
+LEFT, RIGHT, TOP, BOTTOM = 46, 8, 26, 38
+APART = 14  # between two lines of text
 SHAPES, COLOURS = 4, 6
 
 
@@ -36,39 +37,62 @@ class Chart:
         self.x = Axis(*x, LEFT + 14, WIDTH - RIGHT - 14)
         self.y = Axis(*y, HEIGHT - BOTTOM, TOP)
 
-    def frame(self, x_ticks: Sequence[tuple[float, str]], y_name: str, percent: bool, x_name: str) -> None:
+    def frame(
+        self, x_ticks: Sequence[tuple[float, str]], y_name: str, show: Callable[[float], str], x_name: str
+    ) -> None:
         for value in ticks(self.y.low, self.y.high):
             at = self.y(value)
             self._add("line", "grid", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at)
-            self.text(LEFT - 5, at + 4, f"{100 * value:.3g}%" if percent else f"{value:.4g}", "end")
+            self.text(LEFT - 6, at + 4, show(value), "end")
         for value, name in x_ticks:
-            self.text(self.x(value), HEIGHT - BOTTOM + 15, name, "middle")
-        self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_name, "middle")
-        self.text(4, 9, y_name, "start")
+            self.text(self.x(value), HEIGHT - BOTTOM + 16, name, "middle")
+        self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_name, "middle")
+        self.text(0, 11, y_name, "start")
 
-    def text(self, x: float, y: float, text: str, anchor: str) -> None:
-        self._add("text", "", x=x, y=y, **{"text-anchor": anchor}).text = one_line(text, 40)
+    def level(self, y: float) -> None:
+        """A line across at `y`, where that is a value to compare with."""
+        self._add("line", "level", x1=LEFT, x2=WIDTH - RIGHT, y1=self.y(y), y2=self.y(y))
 
-    def line(self, points: Sequence[tuple[float, float]], arm: int, dashed: bool = False) -> None:
+    def text(self, x: float, y: float, text: str, anchor: str, name: str = "") -> None:
+        self._add("text", name, x=round(x, 1), y=round(y, 1), **{"text-anchor": anchor}).text = one_line(text, 40)
+
+    def label(self, x: float, y: float, text: str, arm: int) -> None:
+        """Above a point, in the colour of its arm."""
+        self.text(self.x(x), self.y(y) - 8, text, "middle", f"label arm{arm % COLOURS}")
+
+    def ends(self, x: float, of: Sequence[tuple[float, str, int]]) -> None:
+        """``(y, text, arm)``: behind the ends of lines at `x`, above one another where they would touch."""
+        floor = float(HEIGHT)
+        for y, text, arm in sorted(of):
+            floor = min(self.y(y) + 4, floor - APART)
+            self.text(self.x(x) + 14, floor, text, "start", f"label arm{arm % COLOURS}")
+
+    def line(self, points: Sequence[tuple[float, float]], arm: int, kind: str = "line", dodge: float = 0) -> None:
         if len(points) > 1:
-            path = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in points)
-            self._add("polyline", f"line arm{arm % COLOURS}{' dashed' if dashed else ''}", points=path)
+            path = " ".join(f"{self.x(x) + dodge},{self.y(y)}" for x, y in points)
+            self._add("polyline", f"{kind} arm{arm % COLOURS}", points=path)
 
-    def steps(self, points: Sequence[tuple[float, float]], arm: int) -> None:
+    def steps(self, points: Sequence[tuple[float, float]], arm: int, dodge: float = 0) -> None:
         """The value holds until the next one."""
         corners = list(points[:1])
         for (_, before), (x, y) in itertools.pairwise(points):
             corners += [(x, before), (x, y)]
-        self.line(corners, arm)
+        self.line(corners, arm, dodge=dodge)
 
-    def band(self, low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]], arm: int) -> None:
-        path = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in [*low, *reversed(high)])
+    def band(
+        self, low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]], arm: int, dodge: float = 0
+    ) -> None:
+        path = " ".join(f"{self.x(x) + dodge},{self.y(y)}" for x, y in [*low, *reversed(high)])
         self._add("polygon", f"band arm{arm % COLOURS}", points=path)
 
     def whisker(self, x: float, bounds: Sequence[float] | None, arm: int, dodge: float = 0) -> None:
-        if bounds:
-            at = self.x(x) + dodge
-            self._add("line", f"whisker arm{arm % COLOURS}", x1=at, x2=at, y1=self.y(bounds[0]), y2=self.y(bounds[1]))
+        """An interval, cut at the frame where it leaves it: one of two seeds may leave every scale behind."""
+        if not bounds:
+            return
+        at, ends = self.x(x) + dodge, [self.within(end) for end in bounds]
+        path = f"M{at},{self.y(ends[0])}V{self.y(ends[1])}"
+        caps = [f"M{at - 3.5},{self.y(end)}h7" for end, whole in zip(ends, bounds, strict=True) if end == whole]
+        self._add("path", f"whisker arm{arm % COLOURS}", d="".join([path, *caps]))
 
     def mark(
         self, x: float, y: float, arm: int, *, filled: bool, tip: str, dodge: float = 0, small: bool = False
@@ -86,6 +110,10 @@ class Chart:
         path = f"M{at - 3.5},{y - 3.5}l7,7m0,-7l-7,7"
         cross = ElementTree.SubElement(self._root, "path", {"d": path, "class": f"cross arm{arm % COLOURS}"})
         ElementTree.SubElement(cross, "title").text = one_line(tip, 300)
+
+    def within(self, y: float) -> float:
+        """Cut at the frame."""
+        return min(max(y, self.y.low), self.y.high)
 
     def __str__(self) -> str:
         return ElementTree.tostring(self._root, encoding="unicode")

@@ -26,6 +26,7 @@ def save(
 ) -> str:
     """Returns its address. Raises RunError: no package, no key, no such project, no answer."""
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to its makers, with whatever was in memory
     report = build(sections, table, captions, entity, project)
     try:
         return report.save().url

@@ -1,12 +1,16 @@
-"""A local HTTP server that answers as much of W&B's GraphQL as saving a report asks for, and keeps what it was told."""
+"""A local HTTP server that answers as much of W&B's GraphQL as saving a report and reading it back ask for, to who has
+the key, and keeps what it was told."""
 
+import base64
 import json
 import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+ID = "Vmlldzox"
 KEY = "k" * 40
+_BASIC = f"Basic {base64.b64encode(f'api:{KEY}'.encode()).decode()}"
 
 
 class Server(ThreadingHTTPServer):
@@ -18,6 +22,7 @@ class Server(ThreadingHTTPServer):
         self.refuses = 0  # HTTP status to answer everything with
         self.saved = []  # variables of each upsertView
         self.asked = []  # names of the operations
+        self.received = []  # all that was sent, as text: request lines, headers but the key's, bodies
 
     @property
     def url(self):
@@ -43,12 +48,13 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        self._read()
         self._answer({})
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.server.refuses:
-            self._answer({"errors": [{"message": "no"}]}, self.server.refuses)
+        body = self._read()
+        if self.server.refuses or self.headers.get("Authorization") != _BASIC:
+            self._answer({"errors": [{"message": "no"}]}, self.server.refuses or 401)
             return
         if not self.path.endswith("/graphql"):
             self._answer({})
@@ -56,8 +62,17 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)
         name = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])[1]
         self.server.asked.append(name)
-        answer = getattr(self, f"_{name}", lambda _: {})
-        self._answer({"data": answer(asked.get("variables") or {})})
+        answer = getattr(self, f"_{name}", None)
+        if answer:
+            self._answer({"data": answer(asked.get("variables") or {})})
+        else:
+            self._answer({"errors": [{"message": f"this server knows no {name}"}]})
+
+    def _read(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = [f"{key}: {value}" for key, value in self.headers.items() if key != "Authorization"]
+        self.server.received.append("\n".join([self.requestline, *headers, body.decode()]))
+        return body
 
     def _answer(self, data, status=200):
         raw = json.dumps(data).encode()
@@ -87,14 +102,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _upsertView(self, given):
         self.server.saved.append(given)
-        view = {
-            "id": "Vmlldzox",
+        return {"upsertView": {"view": self._view(given), "inserted": True}}
+
+    def _SpecificReport(self, given):
+        return {"view": self._view(self.server.saved[-1]) if given["reportId"] == ID else None}
+
+    def _view(self, given):
+        return {
+            "id": ID,
             "type": given["type"],
             "name": given["name"],
             "displayName": given["displayName"],
             "description": given["description"],
             "project": {"id": "p", "name": given["projectName"], "entityName": given["entityName"]},
             "spec": given["spec"],
+            "createdAt": "2026-01-01T00:00:00Z",
             "updatedAt": "2026-01-01T00:00:00Z",
         }
-        return {"upsertView": {"view": view, "inserted": True}}

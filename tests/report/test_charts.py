@@ -11,7 +11,7 @@ from sia_runner.reading.generations import Generation
 from sia_runner.report import charts
 from sia_runner.report.groups import grouped
 from sia_runner.report.svg import ticks
-from tests.report.making import HALF, MORE, both, finished
+from tests.report.making import HALF, finished
 
 
 def generation(n, status, value=None):
@@ -63,10 +63,16 @@ def test_means_are_over_seeds():
     assert len(marks(charts.over_seeds(of), "band")) == 1
 
 
-def test_arms_differ_in_shape_and_not_in_colour_alone():
-    chart = charts.on_test(group(*both(0, HALF, MORE)))
-    shapes = {one.get("d")[-3:] for one in marks(chart) if "hollow" not in one.get("class")}
-    assert len(shapes) >= 2
+def test_an_axis_of_shares_ends_at_all_of_them():
+    nearly = tuple(replace(g, val=g.val and {**g.val, "value": 0.99, "ci95": [0.9, 1.0]}) for g in STORY)
+    of = group(finished("a", HALF, generations=nearly), finished("b", HALF, seed=1, generations=STORY))
+    drawn = [charts.over_seeds(of), *(chart for _, chart in charts.by_seed(of))]
+    shares = [float(one.text[:-1]) for chart in drawn for one in ElementTree.fromstring(chart).iter() if _is_share(one)]
+    assert shares and max(shares) <= 100
+
+
+def _is_share(element):
+    return (element.text or "").endswith("%")
 
 
 def test_names_are_text_in_a_chart():

@@ -1,12 +1,8 @@
 """``python -m sia_runner.report``: what it writes, and what it refuses."""
 
-from pathlib import Path
-
 import pytest
 
-import sia_runner.report
 from tests.report.conftest import summary
-from tests.test_layers import ours
 
 
 def test_it_writes_one_page_and_the_same_beside_it(report, smoke_sweep, trapped):
@@ -52,11 +48,3 @@ def test_the_page_must_be_named_as_one(report, trapped):
     report.out = report.out.with_suffix(".pdf")
     done = report(trapped)
     assert done.returncode == 2 and "out=page.pdf: name a file that ends in .html" in done.stderr
-
-
-def test_the_report_reads_and_runs_nothing():
-    """It knows run directories, not the rooms that make them."""
-    allowed = {"report", "reading", "records", "rundir", "plaintext", "scoring", "comparing"}
-    allowed |= {"sweep_plan", "sweep_table", "refusals"}
-    for path in Path(sia_runner.report.__file__).parent.glob("*.py"):
-        assert set(ours(path)) <= allowed, path

@@ -82,7 +82,7 @@ def test_a_point_has_a_price_only_where_something_was_gained():
         (group,) = grouped([run])
         (gain,) = gains(group)
         assert gain.cost.usd_per_point is None and gain.cost.seconds_per_point is None
-        assert gain.verdict == ("tie" if run is nothing else "first harness better")
+        assert gain.verdict == ("tie" if run is nothing else "worse")
 
 
 def test_an_unknown_price_is_not_guessed():

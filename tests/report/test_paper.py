@@ -6,9 +6,13 @@ from sia_runner.report.contrasts import contrasts
 from sia_runner.report.groups import grouped
 from sia_runner.report.paper import cells, columns, figure, latex, markdown, rows, tex
 from sia_runner.report.statistics import mean
-from tests.report.making import HALF, MORE, both
+from sia_runner.scoring import interval
+from tests.report.making import HALF, MORE, both, finished, outcomes
 
-TASK = {"name": "t", "published": {"source": "a paper", "prior": 0.45}}
+TASK = {
+    "name": "t",
+    "published": {"source": "a paper", "protocol": "another base", "prior": 0.45, "sia_h": 0.5, "sia_wh": 0.701},
+}
 
 
 def table(runs):
@@ -36,15 +40,39 @@ def test_the_columns_are_those_of_the_paper():
     assert cells(row, False)[1:4] == ["73.8 ± 0.0", "50.0 ± 0.0", "97.5 ± 0.0"]
 
 
+def test_a_gain_has_its_interval_over_seeds():
+    (row,) = table([*both(0, HALF, MORE), *both(1, HALF, HALF)])
+    assert cells(row, False)[4:6] == ["+23.8 [-278.0, +325.5]", "tie"]
+
+
+def test_what_others_published_is_a_row_of_its_own_and_compared_with_nothing():
+    found = table(published([*both(0, HALF, MORE), *both(1, HALF, MORE)]))
+    assert columns(found)[2] == "Prior" and cells(found[0], True)[2] == "–"
+    named, *figures = cells(found[1], True)
+    assert named == "t, published · a paper"
+    assert figures == ["–", "45.0", "50.0", "70.1", "+20.1", "protocol differs", "–"]
+
+
 def test_prior_is_a_column_only_where_a_task_declares_it():
-    found = table(published(both(0, HALF, MORE)))
-    assert columns(found)[2] == "Prior" and cells(found[0], True)[2] == "45.0"
+    assert "Prior" not in columns(table(both(0, HALF, MORE)))
+
+
+def test_runs_whose_first_harness_is_not_tested_yet_are_counted():
+    young = replace(
+        finished("b", HALF, seed=1), tests={2: {"score": interval(outcomes(HALF)).as_json(), "outcomes": {}}}
+    )
+    (row,) = table([finished("a", HALF), young])
+    assert cells(row, False)[1] == "50.0 (1 of 2 seeds)"
 
 
 def test_latex_escapes_what_tex_would_read():
     assert tex(r"a_b & 50% of #1 {x} \input{/etc/passwd} $~^") == (
         r"a\_b \& 50\% of \#1 \{x\} \textbackslash{}input\{/etc/passwd\} \$\textasciitilde{}\textasciicircum{}"
     )
+
+
+def test_a_name_is_no_argument_of_the_row_before_it():
+    assert [tex(name) for name in ("[-9cm]", "* x", "a|b<c")] == ["{}[-9cm]", "{}* x", r"a\textbar{}b\textless{}c"]
 
 
 def test_a_name_cannot_add_a_row_or_a_column():
@@ -54,3 +82,8 @@ def test_a_name_cannot_add_a_row_or_a_column():
     assert in_markdown.splitlines()[2].count(" | ") == len(columns([hostile])) - 1
     assert in_latex.count(r"\hline") == 0 and in_latex.count("\\\\\n") == 2
     assert r"\caption{50\% \& more}" in in_latex
+
+
+def test_a_caption_cannot_be_markup():
+    said = markdown([], ["![x](http://host/pixel) <b>*a*</b>\n# `b`"])
+    assert said.endswith(r"!\[x\](http://host/pixel) \<b\>\*a\*\</b\> \# \`b\`" + "\n")

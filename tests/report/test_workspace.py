@@ -2,12 +2,17 @@
 
 import json
 import os
+import re
 import shutil
+import socket
+import subprocess
+import sys
 
 import pytest
 
 pytest.importorskip("wandb_workspaces", reason="W&B Reports need the extra `tracking`")
 
+from tests.report.conftest import HOSTILE
 from tests.report.graphql import KEY, serving
 
 
@@ -34,6 +39,45 @@ def test_the_report_is_saved_with_the_tables_of_the_page(report, smoke_sweep, su
     assert report.file(".md") in texts(saved["spec"])
     assert "| refused |" in texts(saved["spec"])
     assert f"W&B Report: {server.url}/me/sia/reports/" in done.stdout
+
+
+READ_BACK = """
+import json, sys
+from wandb_workspaces.reports.v2 import Report
+report = Report.from_url(sys.argv[1])
+print(json.dumps([report.title, [[type(block).__name__, getattr(block, "text", "")] for block in report.blocks]]))
+"""
+
+
+def test_wandbs_own_client_reads_it_back(report, smoke_sweep, surroundings):
+    with serving() as server:
+        keyed = surroundings | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+        done = report(smoke_sweep, "wandb=me/sia", env=keyed)
+        (address,) = re.findall(r"W&B Report: (\S+)", done.stdout)
+        command = [sys.executable, "-c", READ_BACK, address]
+        read = subprocess.run(command, env=keyed, capture_output=True, text=True, timeout=120, check=True)
+    title, blocks = json.loads(read.stdout.splitlines()[-1])
+    assert title == "SIA-H and SIA-W+H"
+    assert ["MarkdownBlock", report.file(".md")] in blocks
+    assert server.asked[-1] == "SpecificReport"
+
+
+def test_nothing_private_is_sent(report, trapped, tmp_path, surroundings):
+    """Not what a harness or a proposer wrote, no question, no answer, no path, no setting, nothing of this machine."""
+    planted = shutil.copytree(trapped, tmp_path / "planted", symlinks=True)
+    for name in ("improvement.md", "harness/target_agent.py", "stdout.log"):
+        (planted / "gen_2" / name).write_text("PLANTED secret")
+    (planted / "config.yaml").write_text((planted / "config.yaml").read_text() + "\n# PLANTED sk-secret\n")
+    shown = [json.loads(line) for line in (trapped / "gen_3/evidence/failures.jsonl").read_text().splitlines()]
+    questions = [row["question"]["text"] for row in shown]
+    with serving() as server:
+        keyed = surroundings | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "OPENAI_API_KEY": "PLANTED too"}
+        assert report(planted, "wandb=me/sia", env=keyed).returncode == 0
+    assert len(server.saved) == 1 and "smoke (no model)" in server.saved[0]["spec"]
+    sent = "\n".join(server.received)
+    assert not [word for word in ("PLANTED", "alert(", HOSTILE, KEY, str(tmp_path), str(planted)) if word in sent]
+    assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", sent)
+    assert questions and not [text for text in questions if text in sent]
 
 
 def test_runs_that_were_tracked_are_charts(report, trapped, tmp_path, surroundings):
