@@ -40,6 +40,7 @@ def make(root: Path, runs: int, calls: int, *, peer: bool) -> Path:
     large = root / f"run_{runs + 1}"
     _run(large, runs + 1)
     _large(large, calls, peer=peer)
+    _ledger(large, calls)
     return large
 
 
@@ -142,6 +143,17 @@ def _large(run: Path, calls: int, *, peer: bool) -> None:
         if peer:
             turns = json.dumps([*record.request["messages"], {"role": "assistant", "content": record.response["text"]}])
             (here / "agent_execution" / f"execution_q{number}.json").write_text(turns)
+
+
+def _ledger(run: Path, calls: int) -> None:
+    """Two lines for each call, as models/ledger.py writes them."""
+    account = {"role": "target", "generation": 1, "candidate": "gen_1", "purpose": "select"}
+    (run / "ledger").mkdir()
+    with (run / "ledger" / "20261121T080000-00000000.jsonl").open("w") as ledger:
+        for number in range(1, calls + 1):
+            sent = {"sent": number, "at": 1795276732.147} | account | {"input": 443, "output": 256, "usd": 0.0002}
+            done = {"done": number, "at": 1795276733.2, "input": 230, "output": 61, "cached": 0, "usd": 0.0001}
+            ledger.write(f"{json.dumps(sent, separators=(',', ':'))}\n{json.dumps(done, separators=(',', ':'))}\n")
 
 
 def _kind(draw: random.Random) -> str:

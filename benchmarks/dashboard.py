@@ -17,6 +17,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+from _dashboard_browser import shown
 from _dashboard_server import Server, free_port, serving
 from _dashboard_tree import make
 from _peer import NoPeer, Peer
@@ -33,11 +34,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sia-dashboard-") as folder:
         root = args.keep or Path(folder)
         made = root / "made.json"
-        asked = [args.runs, args.trajectories, not args.alone]
-        if not made.is_file() or json.loads(made.read_text()) != asked:
+        asked = [args.runs, args.trajectories]
+        there = json.loads(made.read_text()) if made.is_file() else {}
+        if there.get("asked") != asked or (there["alone"] and not args.alone):
             print(f"writing {args.runs:,} runs and {args.trajectories:,} trajectories ...", flush=True)
             make(root / "runs", args.runs, args.trajectories, peer=not args.alone)
-            made.write_text(json.dumps(asked))
+            made.write_text(json.dumps({"asked": asked, "alone": args.alone}))
         large, call = f"run_{args.runs + 1}", args.trajectories // 2
         columns = {"sia-runner": _ours(root / "runs", large, call)}
         if not args.alone:
@@ -57,7 +59,16 @@ def _ours(root: Path, large: str, call: int) -> Figures:
         found = {"start of the command to the first page (s)": f"{time.perf_counter() - began:.2f}"}
         found |= _asked(server, "list of runs", "/api/runs")
         found |= _asked(server, "search in the list", "/api/runs?q=lawbench+w")
+        found |= {"read for one refresh of the list (MiB)": _refreshed(server, "/api/runs")}
+        found |= shown("for comparison: an icon alone, in Chromium", f"{server.url}/static/icon.svg", "svg")
+        found |= shown("list in Chromium, until its rows are there", f"{server.url}/", "#run-table tbody tr")
         found |= _asked(server, "page of the large run", f"/api/run?path={large}")
+        rows = "#generation-table tbody tr"
+        found |= shown("the same in Chromium, until its generations are there", f"{server.url}/#/run/{large}", rows)
+        began = time.perf_counter()
+        while not json.loads(server.get(f"/api/run?path={large}")[1])["counted"]:
+            pass
+        found["all its ledger added up, afterwards (s)"] = f"{time.perf_counter() - began:.1f}"
         questions = f"/api/run/questions?path={large}&place=gen_1"
         first, answer = server.get(questions)
         began = time.perf_counter()
@@ -71,6 +82,8 @@ def _ours(root: Path, large: str, call: int) -> Figures:
         number = json.loads(answer)["rows"][0]["number"]
         found |= _asked(server, "calls of a question", f"/api/run/calls?path={large}&place=gen_1&number={number}")
         found |= _asked(server, "full text of a call", f"/api/run/call?path={large}&place=gen_1&at={call}")
+        found |= {"read for one refresh of its page (MiB)": _refreshed(server, f"/api/run?path={large}")}
+        found |= {"read when one more model call ended (KiB)": _one_more(server, root / large, questions)}
         found |= _idle(server, large)
         return found | {"memory, highest (MiB)": f"{server.memory():.0f}"}
 
@@ -87,10 +100,9 @@ def _theirs(root: Path, large: str, call: int) -> Figures:
     with serving(command, peer.environment(), port) as server:
         found = {"start of the command to the first page (s)": f"{time.perf_counter() - began:.2f}"}
         found |= _asked(server, "list of runs", "/api/runs", 3)
-        before = server.read()
-        server.get("/api/runs")
-        found["read for one refresh of the list (MiB)"] = f"{server.read() - before:.1f}"
+        found |= {"read for one refresh of the list (MiB)": _refreshed(server, "/api/runs")}
         found |= _asked(server, "page of the large run", f"/api/runs/{large}", 3)
+        found |= {"read for one refresh of its page (MiB)": _refreshed(server, f"/api/runs/{large}")}
         found |= _asked(server, "full text of a call", f"/api/runs/{large}/gens/gen_1/trajectory/{call}")
         return found | {"memory, highest (MiB)": f"{server.memory():.0f}"}
 
@@ -99,6 +111,26 @@ def _asked(server: Server, name: str, path: str, rounds: int = ROUNDS) -> Figure
     first, _ = server.get(path)
     later = [server.get(path)[0] for _ in range(rounds)]
     return {f"{name}, first / later (s)": f"{first:.3f} / {statistics.median(later):.3f} (≤ {max(later):.3f})"}
+
+
+def _refreshed(server: Server, path: str) -> str:
+    """MiB that it read to say again what it said a moment ago."""
+    time.sleep(1.5)  # ours looks at files once a second
+    before = server.read()
+    server.get(path)
+    return f"{server.read() - before:.3f}"
+
+
+def _one_more(server: Server, run: Path, questions: str) -> str:
+    """The last call once more, as if it had just been written."""
+    calls = run / "gen_1" / "trajectories.jsonl"
+    with calls.open("rb+") as file:
+        file.seek(-4096, 2)
+        line = file.readlines()[-1]
+        file.write(line)
+    before = server.read()
+    server.get(questions)
+    return f"{(server.read() - before) * 1024:.1f}, the line {len(line) / 1024:.1f}"
 
 
 def _idle(server: Server, large: str) -> Figures:

@@ -5,36 +5,22 @@ megabytes. Reading is cut into slices: whoever looks meanwhile sees what is ther
 """
 
 import json
-import math
 import re
 import time
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sia_runner.reading.files import Stamp, json_of, listing, piece, stamp
 from sia_runner.reading.lines import Lines
+from sia_runner.reading.questions import Question, Questions
 
-UNVERIFIED = "not yet verified"
 NO_QUESTION = "no question named"
-_SCORES = re.compile(rb"\n  \{\n(.*?)\n  \}", re.S)  # an outcome as rundir.write_json writes it
 _ASKED = re.compile(rb'"question":\s*("(?:[^"\\]|\\.)*")')
 _SLICE = 2 << 20
 _KEYS = 64 << 20
-_LINE = 4 << 20
 _HEAD = 64 << 10  # bytes of a line in which its small fields stand
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    number: int  # in this index, while the run lasts; -1: calls that named none
-    unit: str
-    kind: str
-    value: float | None
-    prediction: str
-    calls: int
 
 
 class Answers:
@@ -66,27 +52,17 @@ class Answers:
 
     def __len__(self) -> int:
         """Questions and calls: what it needs memory for, some 150 bytes each."""
-        return len(self._units) + len(self._starts)
+        return len(self._questions) + len(self._starts)
 
     def kinds(self) -> dict[str, int]:
         """kind -> questions. Calls that named no question are one more, under their own name."""
-        found = dict.fromkeys(self._kind_names, 0)
-        for kind in self._kinds:
-            found[self._kind_names[kind]] += 1
-        found |= {NO_QUESTION: 1} if self._untagged else {}
-        return {name: count for name, count in found.items() if count}
+        return self._questions.kinds() | ({NO_QUESTION: 1} if self._untagged else {})
 
     def questions(self, kind: str = "", search: str = "", start: int = 0, most: int = 50) -> tuple[int, list[Question]]:
         """How many there are of that kind (empty: of all) whose id holds `search`, and some of them in their order."""
         if kind == NO_QUESTION:
             return 1, [Question(-1, "", NO_QUESTION, None, "", self._untagged)]
-        if kind and kind not in self._kind_names:
-            return 0, []
-        code = self._kind_names.index(kind) if kind else None
-        chosen = [at for at, one in enumerate(self._kinds) if code is None or one == code]
-        if search:
-            chosen = [at for at in chosen if search in self._units[at]]
-        return len(chosen), [self._question(at) for at in chosen[start : start + most]]
+        return self._questions.choose(kind, search, start, most)
 
     def calls(self, number: int, most: int = 200) -> list[int]:
         """Places of the calls made for a question, in the order in which they ended; `call` reads one."""
@@ -115,12 +91,7 @@ class Answers:
         return line if isinstance(line, dict) else None
 
     def _forget(self) -> None:
-        self._units: list[str] = []
-        self._number: dict[str, int] = {}  # of a unit
-        self._kind_names: list[str] = [UNVERIFIED]
-        self._kinds, self._values = array("B"), array("d")
-        self._score_starts, self._score_sizes = array("Q"), array("I")  # in scores.json
-        self._counts = array("I")  # calls of each question
+        self._questions = Questions(self._run, f"{self._place}/scores.json")
         self._starts, self._sizes, self._in_file, self._asked = array("Q"), array("I"), array("H"), array("l")
         self._untagged = 0
         self._folders: list[str] = []
@@ -130,45 +101,8 @@ class Answers:
 
     def _all(self) -> Iterator[None]:
         self._forget()
-        yield from self._outcomes()
+        yield from self._questions.read()
         yield from self._calls()
-
-    def _outcomes(self) -> Iterator[None]:
-        name, at, rest = f"{self._place}/scores.json", 0, b""
-        while (part := piece(self._run, name, at, _SLICE)) and part.data:
-            data, end = rest + part.data, 0
-            for found in _SCORES.finditer(data):
-                self._outcome(found[1], at - len(rest) + found.start(1))
-                end = found.end()
-            at, rest = part.end, data[end:]
-            if len(rest) > _LINE:
-                return  # no file of ours
-            yield
-
-    def _outcome(self, data: bytes, start: int) -> None:
-        try:
-            row = json.loads(b"{" + data + b"}")
-            unit, kind, value = str(row["unit"]), str(row["kind"]), float(row["value"])
-        except (ValueError, KeyError, TypeError):
-            return
-        self._known(unit)
-        number = self._number[unit]
-        if kind not in self._kind_names and len(self._kind_names) < 200:
-            self._kind_names.append(kind)
-        self._kinds[number] = self._kind_names.index(kind) if kind in self._kind_names else 0
-        self._values[number] = value
-        self._score_starts[number], self._score_sizes[number] = start, len(data)
-
-    def _known(self, unit: str) -> int:
-        number = self._number.setdefault(unit, len(self._units))
-        if number == len(self._units):
-            self._units.append(unit)
-            self._kinds.append(0)
-            self._values.append(float("nan"))
-            self._score_starts.append(0)
-            self._score_sizes.append(0)
-            self._counts.append(0)
-        return number
 
     def _calls(self) -> Iterator[None]:
         """New lines of every site, in slices."""
@@ -205,7 +139,7 @@ class Answers:
         self._stale[at] = now
         keys = json_of(self._run, f"{folder}/keys.json", _KEYS)
         if isinstance(keys, dict):
-            self._keys[at] = {str(view): self._known(str(unit)) for view, unit in keys.items()}
+            self._keys[at] = {str(view): self._questions.number(str(unit)) for view, unit in keys.items()}
 
     def _add_call(self, site: int, start: int, data: bytes) -> None:
         # fields stand before the request in the line, and no string of JSON holds a bare quote: this is the field
@@ -221,17 +155,4 @@ class Answers:
         if number < 0:
             self._untagged += 1
         else:
-            self._counts[number] += 1
-
-    def _question(self, at: int) -> Question:
-        value = self._values[at]
-        shown = None if math.isnan(value) else value
-        kind = self._kind_names[self._kinds[at]]
-        return Question(at, self._units[at], kind, shown, self._prediction(at), self._counts[at])
-
-    def _prediction(self, at: int) -> str:
-        found = piece(self._run, f"{self._place}/scores.json", self._score_starts[at], self._score_sizes[at])
-        try:
-            return str(json.loads(b"{" + found.data + b"}").get("prediction", "")) if found and found.data else ""
-        except ValueError:
-            return ""  # it was written anew a moment ago
+            self._questions.calls[number] += 1

@@ -2,12 +2,12 @@
 
 import json
 import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from sia_runner.reading.opening import folder_of, opened
 
 MOST = 8 << 20  # bytes of a file that is read whole
 ENTRIES = 5_000  # of one folder
@@ -42,19 +42,6 @@ class Entry:
     name: str
     kind: str
     size: int  # bytes of a file, else 0
-
-
-@contextmanager
-def opened(root: Path, relative: str) -> Iterator[int | None]:
-    """A file descriptor to read from; None where `relative` is no regular file below `root`, or a link leads there."""
-    descriptor = None
-    with suppress(OSError, ValueError):
-        descriptor = _open(root, relative)
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def stamp(root: Path, relative: str) -> Stamp | None:
@@ -94,7 +81,7 @@ def listing(root: Path, relative: str = "") -> list[Entry]:
     """What a folder holds, by name; empty where it is none. At most `ENTRIES`."""
     found: list[Entry] = []
     try:
-        folder = _folder(root, relative)
+        folder = folder_of(root, relative)
     except (OSError, ValueError):
         return found
     try:
@@ -127,36 +114,3 @@ def _read(file: int, start: int, most: int) -> bytes:
         parts.append(part)
         start, most = start + len(part), most - len(part)
     return b"".join(parts)
-
-
-def _open(root: Path, relative: str) -> int:
-    above, _, name = relative.rpartition("/")
-    folder = _folder(root, above)
-    try:
-        # without O_NONBLOCK a pipe would hold us until somebody writes
-        file = os.open(_part(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    finally:
-        os.close(folder)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise ValueError(relative)
-    return file
-
-
-def _folder(root: Path, relative: str) -> int:
-    """One part after the other, so that none is a link: not even one that was put there a moment ago."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    here = os.open(root, flags)
-    for part in relative.split("/") if relative else []:
-        try:
-            below = os.open(_part(part), flags | os.O_NOFOLLOW, dir_fd=here)
-        finally:
-            os.close(here)
-        here = below
-    return here
-
-
-def _part(name: str) -> str:
-    if name in ("", ".", ".."):
-        raise ValueError(name)
-    return name

@@ -81,7 +81,7 @@ def score(value: Any) -> dict[str, Any] | None:
 def _generation(n: int, done: Mapping[str, Entry], going: Mapping[str, str], alive: bool) -> Generation:
     results = {step: entry["result"] for step, entry in done.items()}
     proposal, verdict, verified = (results.get(step, {}) for step in ("propose", "accept", "verify"))
-    now = next(iter(going.items()), ("", ""))
+    now = ("", "") if verdict else next(iter(going.items()), ("", ""))
     return Generation(
         n=n,
         status=str(verdict.get("status") or (UNDER_WAY if alive else CUT)),

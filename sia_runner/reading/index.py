@@ -1,21 +1,20 @@
 """All runs below a folder, one row each. A refresh looks at names and stamps; it reads only what changed."""
 
+import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sia_runner.plaintext import plain
 from sia_runner.reading.alive import holder
-from sia_runner.reading.files import Stamp, json_of, text
+from sia_runner.reading.configs import config
+from sia_runner.reading.files import Stamp, json_of
+from sia_runner.reading.finding import find, stamp_of
 from sia_runner.reading.generations import score
 
-DEPTH = 4  # folders above a run, counted from the one that is given
-DEEPEST = 100  # collections in one another in config.yaml
-FOLDERS = 50_000  # looked at in one refresh
+COURSE = 40  # generations of a row
 _SUMMARY = 64 << 20
 
 
@@ -35,6 +34,7 @@ class Row:
     higher_is_better: bool = True
     generations: int = 0
     accepted: int = 0
+    course: tuple[tuple[float | None, bool], ...] = ()  # val of the newest generations, and whether it was accepted
     best: int | None = None
     val: Mapping[str, Any] | None = None
     test: Mapping[str, Any] | None = None
@@ -48,53 +48,45 @@ class Row:
 
 
 class Index:
-    """``Index(root).refresh()`` -> rows, the newest first. One thread at a time. `read`: files read so far."""
+    """One thread at a time. `paths`: of all runs that are there; `read`: how many files were read so far."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._kept: dict[str, tuple[tuple[Stamp | None, ...], dict[str, Any]]] = {}
+        self.paths: dict[str, str] = {}  # -> the sweep
         self.read = 0
 
-    def refresh(self) -> list[Row]:
-        found = find(self._root)
-        self._kept = {path: kept for path, kept in self._kept.items() if path in found}
-        rows = [self._row(path, sweep) for path, sweep in found.items()]
-        return sorted(rows, key=lambda row: (-row.updated, row.path))
+    def refresh(self, seconds: float = math.inf) -> list[Row]:
+        """The newest first. What is new is read for about so long, from the newest on: where `rows` are fewer than
+        `paths`, the rest comes with the next refreshes."""
+        self.paths = find(self._root)
+        self._kept = {path: kept for path, kept in self._kept.items() if path in self.paths}
+        updated = {path: _updated(self._root / path) for path in self.paths}
+        newest = sorted(self.paths, key=lambda path: (-updated[path], path))
+        until = time.monotonic() + seconds
+        rows = (self._row(path, updated[path], time.monotonic() < until) for path in newest)
+        return [row for row in rows if row]
 
-    def _row(self, path: str, sweep: str) -> Row:
-        run = self._root / path
-        stamps = tuple(_stamp(run / name) for name in ("config.yaml", "summary.json"))
+    def _row(self, path: str, updated: float, read: bool) -> Row | None:
+        run, sweep = self._root / path, self.paths[path]
+        stamps = tuple(stamp_of(run / name) for name in ("config.yaml", "summary.json"))
         kept = self._kept.get(path)
-        if kept is None or kept[0] != stamps:
+        if read and (kept is None or kept[0] != stamps):
             self.read += 1
             kept = self._kept[path] = (stamps, _facts(run))
-        facts, touched = kept[1], _stamp(run / "journal.jsonl") or stamps[1] or stamps[0]
+        if kept is None:
+            return None
+        facts = kept[1]
         process = holder(run) if os.path.lexists(run / "lease.json") else None
-        updated = touched.mtime_ns / 1e9 if touched else 0.0
         status = state(facts.get("status"), facts["waits"], process is not None)
         known = {key: value for key, value in facts.items() if key not in ("status", "waits")}
         host = str((process or {}).get("host", ""))
         return Row(path, run.name, status, **known, sweep=sweep, host=host, updated=updated)
 
 
-def find(root: Path) -> dict[str, str]:
-    """Runs below `root` (or itself) -> the sweep each is part of, or "". Links are not followed."""
-    if _stamp(root / "config.yaml"):
-        return {".": ""}
-    found: dict[str, str] = {}
-    todo = [("", 0)]
-    for looked, (folder, depth) in enumerate(todo):
-        if looked == FOLDERS:
-            break
-        names = _folders(root / folder)
-        sweep = folder if _stamp(root / folder / "plan.json") else ""
-        for name in names:
-            path = f"{folder}/{name}" if folder else name
-            if _stamp(root / path / "config.yaml"):
-                found[path] = sweep
-            elif depth + 1 < DEPTH and not name.startswith("."):
-                todo.append((path, depth + 1))
-    return found
+def _updated(run: Path) -> float:
+    stamps = (stamp_of(run / name) for name in ("journal.jsonl", "summary.json", "config.yaml"))
+    return next((stamp.mtime_ns / 1e9 for stamp in stamps if stamp), 0.0)
 
 
 def state(status: str | None, waits: bool, alive: bool) -> str:
@@ -122,6 +114,7 @@ def _facts(run: Path) -> dict[str, Any]:
         "higher_is_better": metric.get("higher_is_better") is not False,
         "generations": len(done),
         "accepted": sum(one.get("status") == "accepted" for one in done),
+        "course": tuple(_point(one) for one in done[-COURSE:]),
         "best": _int(best.get("generation")),
         **{key: score(best.get(key)) for key in ("val", "test", "baseline_test")},
         "usd": usd if isinstance(usd := usage.get("usd"), int | float) and abs(usd) < float("inf") else None,
@@ -131,60 +124,17 @@ def _facts(run: Path) -> dict[str, Any]:
     }
 
 
+def _point(generation: dict[str, Any]) -> tuple[float | None, bool]:
+    of = score(generation.get("val"))
+    return (of["value"] if of else None), generation.get("status") == "accepted"
+
+
 def _declared(run: Path) -> dict[str, Any]:
     """Before the first generation has a verdict."""
     given = config(run)
     task, trainer = _dict(given.get("task")), _dict(given.get("trainer"))
     facts = {"task": str(task.get("name", "")), "mode": str(trainer.get("mode", "")), "seed": _int(given.get("seed"))}
     return {"status": None, "waits": False} | facts
-
-
-def config(run: Path) -> dict[str, Any]:
-    """config.yaml as plain data; empty where it cannot be read."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
-    try:
-        said = text(run, "config.yaml", 1 << 20) or ""
-        if _depth(said, loader) > DEEPEST:
-            return {}
-        return _dict(yaml.load(said, Loader=loader))  # noqa: S506 - both are safe
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return {}
-
-
-def _depth(said: str, loader: Any) -> int:
-    """How deep collections stand in one another. The C loader goes down by recursion and has no bound: it crashes."""
-    deepest = depth = 0
-    for event in yaml.parse(said, Loader=loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if deepest > DEEPEST:
-            break
-    return deepest
-
-
-def _stamp(path: Path) -> Stamp | None:
-    """Of the file or the link itself; `find` came here without following one."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
-
-
-def _folders(path: Path) -> list[str]:
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and _shown(entry.name))
-    except OSError:
-        return []
-
-
-def _shown(name: str) -> bool:
-    """No run of ours has a name that cannot be printed."""
-    return plain(name) == name
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from sia_runner.reading.files import opened
+from sia_runner.reading.opening import opened
 
 LONGEST = 4 << 20  # bytes of a line; what is longer is passed over
 _CHUNK = 1 << 20

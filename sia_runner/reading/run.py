@@ -9,9 +9,10 @@ from typing import Any
 from sia_runner.reading import curves, generations
 from sia_runner.reading.alive import holder
 from sia_runner.reading.answers import Answers
+from sia_runner.reading.configs import config
 from sia_runner.reading.files import Stamp, json_of, stamp
 from sia_runner.reading.generations import Generation
-from sia_runner.reading.index import config, state
+from sia_runner.reading.index import state
 from sia_runner.reading.journal import Journal
 from sia_runner.reading.spending import Spending, limits
 
@@ -36,6 +37,7 @@ class View:
     stopped: str
     limits: Json
     spent: Json
+    counted: bool  # False: the ledger is still being added up, `spent` is a part of it
     minutes: float
     jobs: list[Json]
     holder: Json | None
@@ -65,13 +67,14 @@ class Run:
         self._summary: tuple[Stamp | None, Json] = (None, {})
         self._holder: Json | None = None
         self._spent: Json = {}
+        self.whole = False  # everything was read that was there at the last refresh
 
     def refresh(self) -> bool:
         before = (self._config[0], self._summary[0], self._spent, self._holder)
         changed = self.journal.refresh()
         self._config = self._newer("config.yaml", self._config)
         self._summary = self._newer("summary.json", self._summary)
-        self.spending.refresh()
+        self.whole = self.spending.refresh()
         self._holder = holder(self.path)
         self._spent = self.spending.totals(alive=self._holder is not None)
         return changed or before != (self._config[0], self._summary[0], self._spent, self._holder)
@@ -96,6 +99,7 @@ class Run:
             stopped=stopped,
             limits=limits(given, resumed),
             spent=self._spent,
+            counted=self.whole,
             minutes=self.journal.seconds() / 60,
             jobs=self.journal.jobs(),
             holder=self._holder,

@@ -1,5 +1,6 @@
 """What every request passes: it reads, it was meant for us, it knows the token; what every answer says to a browser."""
 
+import hashlib
 import hmac
 import ipaddress
 import socket
@@ -10,7 +11,6 @@ from urllib.parse import parse_qs
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
-COOKIE = "sia_dashboard"
 # Pages are made of files of our own only: no script in a page, nothing of another origin, no markup made from strings.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
@@ -34,6 +34,7 @@ class Guard:
 
     def __init__(self, app: App, host: str, token: str) -> None:
         self._app, self._host, self._token = app, host.lower(), token
+        self.cookie = f"sia_dashboard_{hashlib.sha256(token.encode()).hexdigest()[:12]}"  # all ports share cookies
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -49,9 +50,9 @@ class Guard:
             await self._app(scope, receive, _with_headers(send))
         elif self._same(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]):
             # the address bar and the browser's history forget it
-            cookie = f"{COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Strict"
+            cookie = f"{self.cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
             await _answer(send, 303, "", [("location", "/"), ("set-cookie", cookie)])
-        elif self._same(_bearer(headers)) or self._same(_cookie(headers)):
+        elif self._same(_bearer(headers)) or self._same(_cookie(headers, self.cookie)):
             await self._app(scope, receive, _with_headers(send))
         else:
             await _answer(send, 401, "the token is missing: open the address that was printed at the start")
@@ -88,9 +89,9 @@ def _bearer(headers: dict[str, str]) -> str:
     return token if kind.lower() == "bearer" else ""
 
 
-def _cookie(headers: dict[str, str]) -> str:
+def _cookie(headers: dict[str, str], name: str) -> str:
     try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        found = SimpleCookie(headers.get("cookie", "")).get(name)
     except CookieError:
         return ""
     return found.value if found else ""

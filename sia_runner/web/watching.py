@@ -11,6 +11,8 @@ from sia_runner.reading.index import Index, Row
 from sia_runner.reading.run import Run
 
 LEAST = 1.0  # seconds between two looks at the same thing
+_SLICE = 0.25  # seconds that one look reads on where many runs are new
+_SOON = 0.2  # seconds between two looks at a run whose ledger is still being added up
 _RUNS = 6  # kept open
 _ENTRIES = 500_000  # questions and calls in all their indexes
 
@@ -28,7 +30,7 @@ class Watched:
 
     def refresh(self) -> None:
         """Hold `lock`."""
-        if time.monotonic() - self._looked >= LEAST:
+        if time.monotonic() - self._looked >= (LEAST if self.run.whole else _SOON):
             self.revision += self.run.refresh()
             self._looked = time.monotonic()
 
@@ -47,11 +49,17 @@ class Watching:
         with self._list:
             began = time.monotonic()
             if began >= self._next:
-                rows = self._index.refresh()
+                rows = self._index.refresh(_SLICE)
                 self.revision += rows != self._rows
                 self._rows, ended = rows, time.monotonic()
-                self._next = ended + max(LEAST, 10 * (ended - began))  # a slow file system is not kept busy
+                if self.whole:
+                    self._next = ended + max(LEAST, 10 * (ended - began))  # a slow file system is not kept busy
             return self._rows
+
+    @property
+    def whole(self) -> bool:
+        """False: some runs of the list were not read yet."""
+        return len(self._rows) == len(self._index.paths)
 
     @contextmanager
     def open(self, path: str) -> Iterator[Watched]:
@@ -70,6 +78,8 @@ class Watching:
 
     def _folder(self, path: str) -> Path:
         """Only what the index found: a path that leads elsewhere is no run."""
-        if path not in {row.path for row in self.rows()}:
+        if path not in self._index.paths:
+            self.rows()
+        if path not in self._index.paths:
             raise NoRun(path)
         return self.root / path

@@ -4,15 +4,21 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
+from tests.reading import writing
+from tests.reading.writing import done, generation, journal, start, summary
+
+MISSING = "the extra `browser` is not installed"
 CHROMIUM = shutil.which("chromium")
+HOSTILE = "<script>document.title='taken'</script><img src=x onerror=document.title='taken'>"
 
 
 @pytest.fixture(scope="session")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason=MISSING)
     pytest.importorskip("fastapi", reason="the extra `web` is not installed")
     if not CHROMIUM:
         pytest.skip("no chromium on PATH: apt-get install chromium")
@@ -36,20 +42,60 @@ def page(browser):
 
 
 def _ours(message):
-    """Not what a browser says of a file that was cleared a moment ago."""
-    return message.type == "error" and not message.text.startswith("Failed to load resource")
+    """Not what a browser says of a file that was cleared a moment ago, or of a server that has ended."""
+    return message.type in ("error", "warning") and not message.text.startswith("Failed to load resource")
+
+
+@contextmanager
+def serving(folder, said, *options):
+    """The address that a dashboard of `folder` prints; what else it says goes to the file `said`."""
+    command = [sys.executable, "-m", "sia_runner.web", f"runs_dir={folder}", "port=0", *options]
+    with said.open("w+") as errors:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            found = re.search(r"http://\S+", server.stdout.readline())
+            assert found, said.read_text()
+            yield found[0]
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
+    assert "Traceback" not in said.read_text()
 
 
 @pytest.fixture
 def served(tmp_path):
     """The address of a dashboard of tmp_path/runs."""
     (tmp_path / "runs").mkdir()
-    command = [sys.executable, "-m", "sia_runner.web", f"runs_dir={tmp_path / 'runs'}", "port=0"]
-    with (tmp_path / "said").open("w+") as said:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found, (tmp_path / "said").read_text()
-        yield found[0]
-        server.terminate()
-        server.communicate(timeout=60)
-        assert "Traceback" not in (tmp_path / "said").read_text()
+    with serving(tmp_path / "runs", tmp_path / "said") as address:
+        yield address
+
+
+@pytest.fixture
+def runs(tmp_path, served):
+    """Three finished runs; the first has changes, calls, curves and logs, all of them hostile."""
+    del served
+    root = tmp_path / "runs"
+    for number, status in enumerate(("completed", "failed", "budget")):
+        summary(root / f"run-{number}", status=status)
+    one = root / "run-0"
+    trained = done(3, "build", reward=[0.1, 0.4, 0.6], kl=[0, 0.1, 0.2], entropy=[1, 0.8, 0.5], algorithm={"steps": 3})
+    job = ("job", {"step": "gen_2/run", "kind": "run", "job": "7", "folder": "jobs/gen_2/run"})
+    journal(
+        one,
+        *generation(1, title=f"first {HOSTILE}"),
+        start(2, "run"),
+        job,
+        *generation(2, "rejected", 0.4, rationale=HOSTILE),
+        start(3, "propose"),
+        done(3, "propose", lever="weights", algorithm="grpo", title="train", parent=1),
+        trained,
+        done(3, "accept", status="rejected", reason="worse"),
+    )
+    for n, text in ((1, "a = 1\n"), (2, f"a = 2\n# {HOSTILE}\n")):
+        harness = one / f"gen_{n}" / "harness" / "target_agent.py"
+        harness.parent.mkdir(parents=True)
+        harness.write_text(text)
+        (one / f"gen_{n}" / "stdout.log").write_text(f"{HOSTILE}\n")
+    writing.scores(one, 1, {"q1": "correct", "q2": "wrong", f"q3 {HOSTILE}": "wrong"})
+    writing.call(one, 1, "id-q2", HOSTILE)
+    return root

@@ -2,7 +2,8 @@
 
 import shutil
 
-from sia_runner.reading.answers import NO_QUESTION, UNVERIFIED, Answers
+from sia_runner.reading.answers import NO_QUESTION, Answers
+from sia_runner.reading.questions import UNVERIFIED
 from tests.reading.writing import call, scores
 
 

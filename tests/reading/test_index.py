@@ -1,7 +1,10 @@
 """All runs below a folder: found, told apart, and not read again while they stay as they are."""
 
+import os
+
 from sia_runner.lease import Lease
-from sia_runner.reading.index import Index, find, state
+from sia_runner.reading.finding import find
+from sia_runner.reading.index import Index, state
 from tests.reading.writing import summary
 
 
@@ -41,6 +44,20 @@ def test_a_refresh_reads_only_what_changed(tmp_path):
     summary(tmp_path / "b", status="failed")
     assert {row.name: row.status for row in index.refresh()} == {"a": "completed", "b": "failed", "c": "completed"}
     assert index.read == 4
+
+
+def test_many_runs_are_read_in_slices_the_newest_first(tmp_path):
+    for number, name in enumerate("abc"):
+        summary(tmp_path / name)
+        for file in (tmp_path / name).iterdir():
+            os.utime(file, (1_000 + number, 1_000 + number))
+    index = Index(tmp_path)
+    assert index.refresh(seconds=0.0) == []
+    assert set(index.paths) == {"a", "b", "c"}
+    assert [row.name for row in index.refresh()] == ["c", "b", "a"]
+    summary(tmp_path / "a", status="failed")
+    assert {row.name: row.status for row in index.refresh(seconds=0.0)}["a"] == "completed"  # what it said before
+    assert {row.name: row.status for row in index.refresh()}["a"] == "failed"
 
 
 def test_a_summary_of_any_shape_gives_a_row(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 from sia_runner.lease import Lease
 from sia_runner.reading.run import Run
+from sia_runner.reading.spending import Spending
 from tests.reading import writing
 from tests.reading.writing import done, generation, journal, start, summary
 
@@ -102,6 +103,25 @@ def test_spending_is_the_ledgers_between_generations_too(tmp_path):
     assert (spent["total"]["usd"], spent["total"]["tokens"], spent["total"]["calls"]) == (0.012, 250, 2)
     assert (theirs.dollars, theirs.calls) == (0.012, 2)
     assert spent["generations"][2]["calls"] == 2
+
+
+def test_a_long_ledger_is_added_up_in_slices(tmp_path):
+    summary(tmp_path)
+    (tmp_path / "ledger").mkdir()
+    account = {"generation": 1, "candidate": "gen_1", "purpose": "select", "input": 1, "output": 1, "usd": 0.0}
+    with (tmp_path / "ledger" / "p.jsonl").open("w") as ledger:
+        for number in range(20_000):
+            ledger.write(json.dumps({"sent": number} | account) + "\n")
+            ledger.write(json.dumps({"done": number, "input": 1, "output": 1, "cached": 0, "usd": 0.0}) + "\n")
+    spending, slices = Spending(tmp_path), 1
+    while not spending.refresh(seconds=0.0):
+        slices += 1
+    assert slices > 2
+    assert spending.totals(alive=False)["total"]["calls"] == 20_000
+    view = looked(run := Run(tmp_path))
+    while not view.counted:
+        view = looked(run)
+    assert view.spent["total"]["calls"] == 20_000
 
 
 def test_jobs_are_those_of_the_journal(tmp_path):

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from starlette.testclient import TestClient
 
-from sia_runner.web.app import _news, dashboard
+from sia_runner.web.app import dashboard
+from sia_runner.web.news import news as news_of
 from sia_runner.web.watching import Watching
 from tests.reading import writing
 from tests.reading.writing import generation, journal, start, summary
@@ -43,10 +45,28 @@ def test_runs_are_searched_and_filtered(get):
     assert get("runs").json()["found"] == 3
     found = get("runs", status="failed").json()
     assert [row["path"] for row in found["rows"]] == ["run-1"]
-    assert found["choices"]["status"] == ["budget", "completed", "failed"]
+    assert found["choices"]["status"] == {"budget": 1, "completed": 1, "failed": 1}
     assert get("runs", q="RUN-2 smoke").json()["found"] == 1
     assert get("runs", q="nothing like it").json()["found"] == 0
     assert len(get("runs", start=1, most=1).json()["rows"]) == 1
+
+
+def test_runs_are_ordered_by_what_they_reached(get, runs):
+    def order(by):
+        return [row["path"][-1] for row in get("runs", order=by).json()["rows"]]
+
+    for higher, wanted in ((False, ["0", "1", "2"]), (True, ["1", "0", "2"])):  # without a score: at the end
+        for number, value in ((0, 0.2), (1, 0.9), (2, None)):
+            val = None if value is None else {"value": value, "ci95": None, "n": 10}
+            best = {"generation": 1, "val": val, "test": None, "baseline_test": None}
+            metric = {"name": "error", "higher_is_better": higher}
+            usage = {"usd": number, "tokens": 1, "calls": 1}
+            summary(runs / f"run-{number}", best=best, metric=metric, usage=usage)
+        time.sleep(1.1)  # the list is looked at once a second
+        assert order("val") == wanted
+    assert order("cost") == ["2", "1", "0"]
+    assert order("name") == ["0", "1", "2"]
+    assert order("nothing like it") == order("")
 
 
 def test_a_run_says_what_its_journal_says(get):
@@ -136,12 +156,12 @@ def test_folders_with_names_that_cannot_be_printed_are_no_runs(get, runs):
 
 
 def test_news_come_when_something_changed_and_only_then(runs, monkeypatch):
-    monkeypatch.setattr("sia_runner.web.app.LEAST", 0.01)
+    monkeypatch.setattr("sia_runner.web.news.LEAST", 0.01)
     monkeypatch.setattr("sia_runner.web.watching.LEAST", 0.0)
     watching = Watching(runs)
 
     async def follow():
-        news = _news(watching, "run-0")
+        news = news_of(watching, "run-0")
         first = await anext(news)
         asyncio.get_running_loop().call_later(0.2, lambda: journal(runs / "run-0", *generation(3)))
         lines = [first]

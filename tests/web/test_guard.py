@@ -4,7 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from sia_runner.web.app import dashboard
-from sia_runner.web.guard import COOKIE, POLICY
+from sia_runner.web.guard import POLICY
 
 
 def client(tmp_path, host="127.0.0.1", token="", at="http://127.0.0.1:8050"):
@@ -58,10 +58,18 @@ class TestToken:
         assert "SameSite=Strict" in answer.headers["set-cookie"]
         assert asked.get("/api/runs").status_code == 200
 
+    def test_dashboards_on_several_ports_do_not_take_each_others_cookie(self, tmp_path):
+        one, other = client(tmp_path, token="one"), client(tmp_path, token="other")
+        other.cookies = one.cookies  # a browser sends the cookies of an address to all of its ports
+        one.get("/?token=one")
+        other.get("/?token=other")
+        assert [asked.get("/api/runs").status_code for asked in (one, other)] == [200, 200]
+
     def test_a_wrong_cookie_or_header_is_refused(self, tmp_path):
         asked = client(tmp_path, token="right")
+        name = asked.app.cookie
         for headers in (
-            {"cookie": f"{COOKIE}=wrong"},
+            {"cookie": f"{name}=wrong"},
             {"cookie": "\x01=;;"},
             {"authorization": "Bearer ü"},
             {"authorization": "Basic right"},

@@ -16,8 +16,12 @@ function filled(element, attributes, children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...nodes(children));
   return element;
+}
+
+function nodes(children) {
+  return children.flat(3).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
 // Puts new children in place of the old ones; whoever was at one of them stays at the one with the same id.
@@ -25,31 +29,59 @@ export function replace(parent, ...children) {
   const active = document.activeElement;
   const id = active && parent.contains(active) ? active.id : "";
   const [left, top] = [parent.scrollLeft, parent.scrollTop];
-  parent.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+  parent.replaceChildren(...nodes(children));
   if (id) document.getElementById(id)?.focus({ preventScroll: true });
   parent.scrollTo?.(left, top);
 }
 
-// Columns: {name, cell(row) -> node or text, number, text}. The first column names its row.
-export function table(caption, columns, rows, id) {
-  const head = columns.map((column) => h("th", { scope: "col", class: kind(column) }, column.name));
-  const body = rows.map((row) =>
-    h("tr", {}, columns.map((column, at) =>
-      at === 0 ? h("th", { scope: "row", class: kind(column) }, column.cell(row))
-        : h("td", { class: kind(column), "data-name": column.name }, column.cell(row)))));
-  const whole = h("table", { class: "stacks", id },
-    h("caption", {}, caption), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body));
-  return h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": caption }, whole);
+const drawn = new WeakMap(); // parent -> key -> {said, element}
+
+// One element for each item, in order. An element whose item is as it was stays, with its focus, what is selected in it
+// and what was opened; `make(item, old)` may change the old one and return it.
+export function keyed(parent, items, key, make) {
+  const old = drawn.get(parent) ?? new Map();
+  const now = new Map();
+  const id = parent.contains(document.activeElement) ? document.activeElement.id : "";
+  for (const item of items) {
+    const [name, said] = [key(item), JSON.stringify(item)];
+    const kept = old.get(name);
+    now.set(name, kept?.said === said ? kept : { said, element: make(item, kept?.element) });
+  }
+  const wanted = new Set([...now.values()].map((one) => one.element));
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  let at = parent.firstElementChild;
+  for (const element of wanted) {
+    if (element === at) at = at.nextElementSibling;
+    else parent.insertBefore(element, at);
+  }
+  if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
+  drawn.set(parent, now);
 }
 
-function kind(column) {
-  return column.number ? "number" : column.text ? "text" : null;
+// A caller for each place of the page that draws it anew when what it shows is not what it showed.
+export function drawing() {
+  const shown = new Map();
+  return (place, data, make) => {
+    const now = JSON.stringify(data);
+    if (shown.get(place) === now) return;
+    shown.set(place, now);
+    replace(place, make());
+  };
 }
 
-export function badge(status) {
-  return h("span", { class: `badge is-${status.split(" ")[0].replace(/[^a-z_]/g, "")}` }, status);
+export function badge(status, said = status) {
+  return h("span", { class: `badge is-${status.split(" ")[0].replace(/[^a-z_]/g, "")}` }, said);
 }
 
+export function fault(error) {
+  return h("p", { class: "fault", role: "alert" }, error.message);
+}
+
+export function empty(text, more) {
+  return h("p", { class: "empty", ...more }, text);
+}
+
+// To whoever reads with a screen reader; one sentence, when something happened that was waited for.
 export function say(text) {
   document.getElementById("news").textContent = text;
 }

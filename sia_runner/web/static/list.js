@@ -1,79 +1,102 @@
-// All runs, with search and filters.
+// All runs, with search, filters and order. The address names them, so that going back finds the same list.
 
-import { badge, h, replace, say, table } from "./dom.js";
+import { badge, drawing, empty, fault, h, replace, say } from "./dom.js";
 import { follow, get, once } from "./data.js";
-import { count, dollars, interval, when } from "./format.js";
+import { count, dollars, many, scored } from "./format.js";
+import { spark } from "./spark.js";
+import { table } from "./table.js";
+import { moment } from "./time.js";
 
 const PAGE = 100;
+const CHOICES = [["status", "Status"], ["task", "Task"], ["mode", "Mode"]];
+const ORDERS = [["", "newest first"], ["name", "by name"], ["val", "best val first"], ["test", "best test first"], ["cost", "highest cost first"]];
 
-export function showList(main) {
+export function showList(main, address) {
   document.title = "Runs · SIA Runner";
-  const asked = { q: "", status: "", task: "", mode: "", start: 0 };
-  const found = h("div", { id: "runs" });
-  const selects = Object.fromEntries(["status", "task", "mode"].map((name) =>
-    [name, h("select", { id: `filter-${name}`, onchange: (event) => choose(name, event.target.value) })]));
+  const given = new URLSearchParams(address);
+  const asked = Object.fromEntries(["q", "status", "task", "mode", "order"].map((name) => [name, given.get(name) ?? ""]));
+  let start = 0, typing = 0, waiting = 0, ended = false, shown = "";
+  const [trouble, found] = [h("div", {}), h("div", { id: "runs" })];
+  const runs = table("run-table", COLUMNS, (row) => row.path);
+  const turns = h("div", {});
+  const draw = drawing();
+
   const refresh = once(async () => {
+    clearTimeout(waiting);
     try {
-      const answer = await get("runs", { ...asked, most: PAGE });
-      for (const [name, select] of Object.entries(selects)) offer(select, answer.choices[name], asked[name]);
+      const answer = await get("runs", { ...asked, start, most: PAGE });
       if (answer.total === 1 && answer.rows[0]?.path === ".") location.replace("#/run/."); // the folder is a run
-      replace(found, shown(answer));
+      for (const [name] of CHOICES) offer(selects[name], answer.choices[name], asked[name]);
+      draw(found, !answer.rows.length && [answer.total], () => answer.rows.length ? [runs.element, turns]
+        : empty(answer.total ? "No run fits." : "There are no runs here yet. They appear when they start.", { id: "no-runs" }));
+      replace(trouble);
+      runs.update(caption(answer), answer.rows, answer.whole && shown === JSON.stringify([asked, start]));
+      shown = JSON.stringify([asked, start]);
+      if (!answer.whole && !ended) waiting = setTimeout(refresh, 200); // many runs are read in slices, the newest first
+      draw(turns, [answer.found, answer.start], () => pages(answer));
     } catch (error) {
-      replace(found, h("p", { class: "fault", role: "alert" }, error.message));
+      replace(trouble, fault(error));
     }
   });
 
   function choose(name, value) {
     asked[name] = value;
-    asked.start = 0;
-    refresh().then(() => say(found.querySelector("caption")?.textContent ?? ""));
-  }
-
-  function shown(answer) {
-    const rows = answer.rows;
-    const what = answer.found === answer.total ? `${count(answer.total)} runs` : `${count(answer.found)} of ${count(answer.total)} runs`;
-    const part = rows.length < answer.found ? `, ${answer.start + 1} to ${answer.start + rows.length}` : "";
-    if (!rows.length) return [h("p", { id: "no-runs" }, answer.total ? "No run fits." : "There are no runs here yet. They appear when they start.")];
-    return [table(what + part, COLUMNS, rows, "run-table"), pages(answer)];
+    start = 0;
+    const kept = new URLSearchParams(Object.entries(asked).filter(([, one]) => one)).toString();
+    history.replaceState(null, "", kept ? `#/?${kept}` : "#/");
+    document.querySelector(".home").href = location.hash;
+    return refresh().then(() => say(found.querySelector("caption, .empty")?.textContent ?? ""));
   }
 
   function pages(answer) {
     if (answer.found <= PAGE) return null;
-    const go = (by) => () => { asked.start = Math.max(0, asked.start + by); refresh(); };
-    return h("p", { class: "row" },
+    const go = (by) => () => { start = Math.max(0, start + by); refresh().then(() => scrollTo(0, 0)); };
+    return h("p", { class: "row pages" },
       h("button", { id: "earlier", type: "button", disabled: answer.start === 0, onclick: go(-PAGE) }, "Previous"),
       h("button", { id: "later", type: "button", disabled: answer.start + PAGE >= answer.found, onclick: go(PAGE) }, "Next"));
   }
 
-  let waiting = 0;
-  const search = h("input", { type: "search", id: "search", autocomplete: "off", oninput: (event) => {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => choose("q", event.target.value), 150);
+  const select = (name, options) => h("select", { id: `filter-${name}`, onchange: (event) => choose(name, event.target.value) }, options);
+  const selects = Object.fromEntries(CHOICES.map(([name]) => [name, select(name)]));
+  const order = select("order", ORDERS.map(([value, said]) => h("option", { value, selected: value === asked.order }, said)));
+  const search = h("input", { type: "search", id: "search", autocomplete: "off", value: asked.q, placeholder: "name, task, seed=3, host", oninput: (event) => {
+    clearTimeout(typing);
+    typing = setTimeout(() => choose("q", event.target.value), 150);
   } });
   replace(main, h("h1", {}, "Runs"),
     h("form", { role: "search", onsubmit: (event) => event.preventDefault() },
-      h("label", {}, "Search", search),
-      ...Object.entries(selects).map(([name, select]) => h("label", {}, name[0].toUpperCase() + name.slice(1), select))),
-    found);
+      h("label", { class: "grows" }, "Search", search), ...CHOICES.map(([name, said]) => h("label", {}, said, selects[name])), h("label", {}, "Order", order)),
+    trouble, found);
   const end = follow("", refresh);
-  return () => { clearTimeout(waiting); end(); };
+  return () => { ended = true; clearTimeout(typing); clearTimeout(waiting); end(); };
+}
+
+function caption(answer) {
+  const what = answer.found === answer.total ? many(answer.total, "run") : `${count(answer.found)} of ${many(answer.total, "run")}`;
+  return what + (answer.rows.length < answer.found ? `, ${answer.start + 1} to ${answer.start + answer.rows.length}` : "") + (answer.whole ? "" : ", still reading");
 }
 
 function offer(select, choices, chosen) {
-  const wanted = ["", ...choices];
-  if (wanted.join("\n") === [...select.options].map((option) => option.value).join("\n")) return;
-  replace(select, wanted.map((choice) => h("option", { value: choice, selected: choice === chosen }, choice || "all")));
+  const wanted = [["", ""], ...Object.entries(choices)];
+  if (wanted.join("\n") === select.dataset.drawn) return;
+  select.dataset.drawn = wanted.join("\n");
+  if (chosen && !(chosen in choices)) wanted.push([chosen, 0]); // asked for in the address
+  replace(select, wanted.map(([choice, number]) => h("option", { value: choice, selected: choice === chosen }, choice ? `${choice} (${count(number)})` : "all")));
 }
 
 const COLUMNS = [
-  { name: "Run", text: true, cell: (row) => h("a", { href: `#/run/${encodeURIComponent(row.path)}`, id: `run-${row.path}` }, row.path === "." ? row.name : row.path) },
+  { name: "Run", text: true, cell: (row) => {
+    const above = row.path === "." ? "" : row.path.slice(0, row.path.lastIndexOf("/") + 1);
+    return h("a", { href: `#/run/${encodeURIComponent(row.path)}`, id: `run-${row.path}` }, above ? h("span", { class: "above" }, above) : null, row.name);
+  } },
   { name: "Status", cell: (row) => badge(row.status) },
-  { name: "Task", cell: (row) => row.task },
-  { name: "Mode", cell: (row) => row.mode },
+  { name: "Task", cell: (row) => row.task || "–" },
+  { name: "Mode", cell: (row) => h("span", { class: "whole" }, row.mode || "–") },
   { name: "Seed", number: true, cell: (row) => row.seed ?? "–" },
-  { name: "Generations", number: true, cell: (row) => `${row.accepted} of ${row.generations} accepted` },
-  { name: "Val [95% CI]", number: true, cell: (row) => interval(row.val) },
-  { name: "Test [95% CI]", number: true, cell: (row) => interval(row.test) },
+  { name: "Accepted", number: true, cell: (row) => row.generations ? `${row.accepted} of ${row.generations}` : "–" },
+  { name: "Generations", cell: (row) => spark(row.course) },
+  { name: "Val", number: true, cell: (row) => scored(row.val) },
+  { name: "Test", number: true, cell: (row) => scored(row.test) },
   { name: "Cost", number: true, cell: (row) => row.calls ? dollars(row.usd) : "–" },
-  { name: "Changed", cell: (row) => when(row.updated) },
+  { name: "Changed", number: true, cell: (row) => moment(row.updated) },
 ];

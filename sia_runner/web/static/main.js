@@ -1,4 +1,4 @@
-// Which page is shown: #/ is the list, #/run/PATH a run.
+// Which page is shown: #/ is the list, #/?status=failed the same with filters, #/run/PATH a run.
 
 import { h, replace } from "./dom.js";
 import { showList } from "./list.js";
@@ -12,12 +12,14 @@ function route(event) {
   leave();
   const run = location.hash.match(/^#\/run\/(.+)$/);
   try {
-    leave = run ? showRun(main, decodeURIComponent(run[1])) : showList(main);
+    leave = run ? showRun(main, decodeURIComponent(run[1])) : showList(main, location.hash.replace(/^#\/\??/, ""));
   } catch (error) {
     leave = () => {};
     replace(main, h("h1", {}, "This page cannot be shown"), h("p", {}, String(error.message)));
   }
-  if (event) main.focus();
+  if (!event) return;
+  main.focus();
+  scrollTo(0, 0);
 }
 
 addEventListener("hashchange", route);

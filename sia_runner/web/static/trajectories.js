@@ -1,27 +1,34 @@
-// Questions of a generation by outcome; the calls of one, and their full text, when they are asked for.
+// Questions of a generation by outcome. What was asked of a model for one, calls.js has.
 
-import { badge, h, replace, say } from "./dom.js";
+import { drawing, empty, fault, h, keyed, replace, say } from "./dom.js";
+import { question } from "./calls.js";
 import { get, once } from "./data.js";
-import { bytes, count, seconds } from "./format.js";
+import { bytes, count, many } from "./format.js";
 
-const PAGE = 50;
+const PAGE = 25;
 
 export function trajectories(body, path) {
   const asked = { place: "", kind: "", q: "", start: 0 };
-  const state = { drawn: "", options: "", timer: 0, ended: false };
+  const state = { options: "", timer: 0, ended: false };
   const place = h("select", { id: "answers-place", onchange: (event) => go({ place: event.target.value, kind: "", start: 0 }) });
-  const search = h("input", { type: "search", id: "answers-search", autocomplete: "off", onchange: (event) => go({ q: event.target.value, start: 0 }) });
-  const kinds = h("div", { class: "row", role: "group", "aria-label": "Outcome kinds" });
-  const found = h("div", { id: "answers-found" });
-  replace(body, h("div", { class: "row" }, h("label", {}, "Of", place), h("label", {}, "Question id holds", search)), kinds, found);
+  const search = h("input", { type: "search", id: "answers-search", autocomplete: "off", oninput: (event) => {
+    clearTimeout(state.typing);
+    state.typing = setTimeout(() => go({ q: event.target.value, start: 0 }).then(told), 200);
+  } });
+  const [kinds, about, list, turns] = [h("div", { class: "row kinds", role: "group", "aria-label": "Outcome kinds" }), h("p", { class: "quiet" }), h("div", { class: "questions" }), h("div", {})];
+  const draw = drawing();
+  const found = h("div", { id: "answers-found" }, about, list, turns);
+  const whole = [h("div", { class: "row" }, h("label", {}, "Generation", place), h("label", { class: "grows" }, "Question id holds", search)), kinds, found];
+  const trouble = h("div", {});
 
   function update(run) {
     const places = [...run.generations.map((one) => `gen_${one.n}`), ...run.tests.map((one) => `test/gen_${one.generation}`)];
+    draw(body, places.length > 0, () => places.length ? [whole, trouble] : empty("No generation has begun yet."));
     if (!places.length) return;
     asked.place ||= `gen_${run.best ?? run.generations.at(-1).n}`;
     if (state.options !== places.join()) {
       state.options = places.join();
-      replace(place, places.map((name) => h("option", { value: name, selected: name === asked.place }, name)));
+      replace(place, places.map((name) => h("option", { value: name, selected: name === asked.place }, name.replace("test/gen_", "test of ").replace("gen_", ""))));
     }
     refresh();
   }
@@ -31,81 +38,43 @@ export function trajectories(body, path) {
     return refresh();
   }
 
+  const told = () => say(about.textContent);
+
   const refresh = once(async () => {
     clearTimeout(state.timer);
     try {
       const answer = await get("run/questions", { path, ...asked, most: PAGE });
       if (state.ended) return;
-      const now = JSON.stringify([asked, answer]);
-      if (now !== state.drawn) {
-        state.drawn = now;
-        replace(kinds, buttons(answer));
-        keepOpen(found, () => replace(found, shown(answer)));
-      }
+      draw(kinds, [answer.kinds, asked.kind], () => buttons(answer));
+      about.textContent = counted(answer);
+      keyed(list, answer.rows, (row) => `${asked.place} ${row.number} ${row.kind}`, (row, old) => question(row, path, asked.place, old));
+      draw(turns, [answer.total, answer.start], () => answer.total > PAGE ? pages(answer) : null);
+      replace(trouble);
       if (!answer.read.whole) state.timer = setTimeout(refresh, 300);
     } catch (error) {
-      replace(found, h("p", { class: "fault", role: "alert" }, error.message));
+      replace(trouble, fault(error));
     }
   });
+
+  function counted(answer) {
+    const read = answer.read.whole ? "" : `, still reading: ${bytes(answer.read.bytes)} of ${bytes(answer.read.size)}`;
+    if (!answer.total) return `No question${asked.q || asked.kind ? " fits" : " was answered yet"}${read}`;
+    const part = answer.rows.length < answer.total ? `${count(answer.start + 1)} to ${count(answer.start + answer.rows.length)} of ` : "";
+    return `${part}${many(answer.total, "question")}${read}`;
+  }
 
   function buttons(answer) {
     const all = Object.values(answer.kinds).reduce((sum, value) => sum + value, 0);
     return [["", all], ...Object.entries(answer.kinds)].map(([kind, number]) =>
-      h("button", { type: "button", id: `kind-${kind}`, "aria-pressed": String(asked.kind === kind), onclick: () => go({ kind, start: 0 }).then(() => say(`${count(number)} questions`)) },
-        `${kind || "all"} ${count(number)}`));
+      h("button", { type: "button", class: "kind", id: `kind-${kind}`, "aria-pressed": String(asked.kind === kind), onclick: () => go({ kind, start: 0 }).then(told) },
+        `${kind.replaceAll("_", " ") || "all"} `, h("span", { class: "number" }, count(number))));
   }
 
-  function shown(answer) {
-    const read = answer.read.whole ? "" : `, still reading: ${bytes(answer.read.bytes)} of ${bytes(answer.read.size)}`;
-    const from = answer.total ? `${count(answer.start + 1)} to ${count(answer.start + answer.rows.length)} of ` : "";
-    const turn = (by) => () => go({ start: Math.max(0, asked.start + by) });
-    return [h("p", { class: "quiet" }, `${from}${count(answer.total)} questions${read}`),
-      ...answer.rows.map((row) => question(row, path, asked.place)),
-      answer.total > PAGE ? h("p", { class: "row" },
-        h("button", { type: "button", id: "answers-earlier", disabled: answer.start === 0, onclick: turn(-PAGE) }, "Previous questions"),
-        h("button", { type: "button", id: "answers-later", disabled: answer.start + PAGE >= answer.total, onclick: turn(PAGE) }, "Next questions")) : null];
+  function pages(answer) {
+    const turn = (by) => () => go({ start: Math.max(0, asked.start + by) }).then(() => { told(); kinds.scrollIntoView({ block: "nearest" }); });
+    return h("p", { class: "row pages" },
+      h("button", { type: "button", id: "answers-earlier", disabled: answer.start === 0, onclick: turn(-PAGE) }, "Previous questions"),
+      h("button", { type: "button", id: "answers-later", disabled: answer.start + PAGE >= answer.total, onclick: turn(PAGE) }, "Next questions"));
   }
-  return { update, end: () => { state.ended = true; clearTimeout(state.timer); } };
-}
-
-// What a reader opened stays as it is while the list around it is drawn anew.
-function keepOpen(parent, drawing) {
-  const open = [...parent.querySelectorAll("details[open][id]")];
-  const active = document.activeElement;
-  drawing();
-  for (const old of open) document.getElementById(old.id)?.replaceWith(old);
-  if (active?.isConnected && active !== document.activeElement) active.focus({ preventScroll: true });
-}
-
-function question(row, path, place) {
-  const calls = h("div", {});
-  const shown = row.number < 0 ? "calls that named no question" : row.unit;
-  let loaded = -1;
-  return h("details", { id: `question-${place}-${row.number}-${row.kind}`, ontoggle: async (event) => {
-    if (event.target !== event.currentTarget || !event.target.open || loaded === row.calls) return;
-    loaded = row.calls;
-    try {
-      const answer = row.calls ? await get("run/calls", { path, place, number: row.number }) : { calls: [] };
-      replace(calls, row.prediction ? h("p", {}, "Answered: ", h("code", {}, row.prediction)) : null,
-        answer.calls.length ? answer.calls.map((one) => call(one, path, place)) : h("p", { class: "quiet" }, "No model was called."));
-    } catch (error) {
-      replace(calls, h("p", { class: "fault", role: "alert" }, error.message));
-    }
-  } }, h("summary", {}, badge(row.kind), ` ${shown} · ${count(row.calls)} calls`), calls);
-}
-
-function call(one, path, place) {
-  const text = h("div", {});
-  const tokens = one.tokens.every((number) => number !== null) ? ` · ${one.tokens.map(count).join(" + ")} tokens` : "";
-  let asked = false;
-  return h("details", { ontoggle: async (event) => {
-    if (!event.target.open || asked) return;
-    asked = true;
-    try {
-      const whole = await get("run/call", { path, place, at: one.at });
-      replace(text, whole.messages.map((message) => [h("h3", {}, message.role), h("pre", { tabindex: "0" }, message.text)]).flat());
-    } catch (error) {
-      replace(text, h("p", { class: "fault", role: "alert" }, error.message));
-    }
-  } }, h("summary", {}, `${one.model || "call"} · ${one.error || one.finish || "no end"} · ${seconds(one.seconds)}${tokens}`), text);
+  return { update, end: () => { state.ended = true; clearTimeout(state.timer); clearTimeout(state.typing); } };
 }

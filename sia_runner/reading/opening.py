@@ -1,0 +1,54 @@
+"""Files and folders below a folder that hostile programs wrote into: no links, pipes or devices."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def opened(root: Path, relative: str) -> Iterator[int | None]:
+    """A file descriptor to read from; None where `relative` is no regular file below `root`, or a link leads there."""
+    descriptor = None
+    with suppress(OSError, ValueError):
+        descriptor = _open(root, relative)
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open(root: Path, relative: str) -> int:
+    above, _, name = relative.rpartition("/")
+    folder = folder_of(root, above)
+    try:
+        # without O_NONBLOCK a pipe would hold us until somebody writes
+        file = os.open(_part(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ValueError(relative)
+    return file
+
+
+def folder_of(root: Path, relative: str) -> int:
+    """A descriptor of a folder below `root`. One part after the other, so that none is a link: not even one that was
+    put there a moment ago. Raises OSError, ValueError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    here = os.open(root, flags)
+    for part in relative.split("/") if relative else []:
+        try:
+            below = os.open(_part(part), flags | os.O_NOFOLLOW, dir_fd=here)
+        finally:
+            os.close(here)
+        here = below
+    return here
+
+
+def _part(name: str) -> str:
+    if name in ("", ".", ".."):
+        raise ValueError(name)
+    return name
