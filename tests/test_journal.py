@@ -1,6 +1,5 @@
 """The journal: append only, hash-chained, and honest about what was done."""
 
-import json
 import os
 import resource
 
