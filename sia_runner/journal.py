@@ -88,28 +88,43 @@ class Journal(Record):
         self._path = path
         self._lock = threading.Lock()  # several candidates may be under way at once
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
-        dropped = os.fstat(self._file).st_size - self._sound
+        dropped = self._drop_the_rest()
         if dropped:
-            os.ftruncate(self._file, self._sound)
             self.append("recovered", dropped_bytes=dropped)
+
+    def _drop_the_rest(self) -> int:
+        """Of a line that was cut; returns its bytes."""
+        rest = os.fstat(self._file).st_size - self._sound
+        if rest:
+            os.ftruncate(self._file, self._sound)
+        return rest
 
     def append(self, event: str, **fields: Any) -> Entry:
         with self._lock:
             return self._append(event, fields)
 
     def _append(self, event: str, fields: Entry) -> Entry:
+        self._catch_up()
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = {"seq": len(self.entries) + 1, "at": now, "event": event, **fields, "prev": self._last}
         # a lone surrogate (hostile output) becomes its JSON escape and reads back as it was
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace")
-        size = os.fstat(self._file).st_size
         if os.write(self._file, line + b"\n") != len(line) + 1:
-            os.ftruncate(self._file, size)
+            self._drop_the_rest()
             raise OSError(errno.ENOSPC, "the disk is full; free some room and resume", str(self._path))
         os.fsync(self._file)
         self._last = hashlib.sha256(line).hexdigest()
+        self._sound += len(line) + 1
         self.entries.append(entry)
         return entry
+
+    def _catch_up(self) -> None:
+        """With what is on disk: a signal's exception may have left the append before at any point, written or not."""
+        if os.fstat(self._file).st_size == self._sound:
+            return
+        entries, self._sound, self._last = read(self._path)
+        self.entries.extend(entries[len(self.entries) :])
+        self._drop_the_rest()
 
     def once(self, step: str, work: Callable[[], Entry]) -> Entry:
         """The result of `step`: from the journal when it was done before, else by doing it now."""

@@ -33,6 +33,12 @@ def stride(limits: Collapse, iterations: int) -> int:
     return max(1, min(4, (limits.window - 1) // iterations))
 
 
+def row_stride(rows: int) -> int:
+    """Of how many rows one is measured where the KL is only watched, since each costs a forward pass: of eight at
+    most, and so that at least eight are."""
+    return max(1, min(8, rows // 8))
+
+
 def verdict(steps: Sequence[Step], limits: Collapse) -> Verdict | None:
     """Whether the last `limits.window` steps agree that training has collapsed.
 

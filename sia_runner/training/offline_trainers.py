@@ -17,9 +17,8 @@ from trl.trainer.utils import add_fused_lm_head
 from sia_runner.training import adapters, driver_rows
 from sia_runner.training.algorithms.protocol import Offline
 from sia_runner.training.batch import Batch
-from sia_runner.training.collapse import Step
+from sia_runner.training.collapse import Step, row_stride
 from sia_runner.training.forwards import own_forward
-from sia_runner.training.online_trainer import WATCHED
 from sia_runner.training.protocol import Assignment, Policy
 from sia_runner.training.schedule import seed_of
 from sia_runner.training_config import Algorithm
@@ -119,8 +118,8 @@ def _common(one: Assignment, steps: int, rows: int) -> dict[str, Any]:
 @torch.no_grad()
 def measure(policy: Policy, batch: Batch, algorithm: Algorithm) -> Step:
     """KL to the base (as in the online driver) and entropy of the policy that was rolled out, on a part of its rows."""
-    every = max(1, min(WATCHED, len(batch.rows) // WATCHED))
-    chunks = driver_rows.deal(batch, range(0, len(batch.rows), every), 0, 1, driver_rows.bound(algorithm.max_length))
+    measured = range(0, len(batch.rows), row_stride(len(batch.rows)))
+    chunks = driver_rows.deal(batch, measured, 0, 1, driver_rows.bound(algorithm.max_length))
     kl = entropy = tokens = rows = 0.0
     model = policy.model
     with policy.training(), own_forward(model.get_base_model()):

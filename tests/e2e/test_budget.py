@@ -18,7 +18,7 @@ from tests.scripts.serving import KEY, use
 from tests.scripts.spending import spender
 
 MILLION = 1e6
-SEEDS = range(50)
+SEEDS = range(12)
 ROUNDING = 1 + 1e-9
 SHORT = ["meta_agent.max_tokens=400"]  # what is reserved for an answer must fit into budgets as small as these
 
@@ -69,13 +69,13 @@ def spend_all(room: RunModels, folder: Path) -> int:
         return sum(pool.map(caller, range(64)))
 
 
-@pytest.mark.parametrize("seed", [0, 20])
+@pytest.mark.parametrize("seed", SEEDS[:2])
 def test_64_callers_use_a_budget_up_and_never_pass_it(tmp_path, monkeypatch, seed):
     spend_within(tmp_path, monkeypatch, seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[2:])
 def test_64_callers_never_pass_a_budget_whatever_the_seed(tmp_path, monkeypatch, seed):
     spend_within(tmp_path, monkeypatch, seed)
 
@@ -164,7 +164,7 @@ def test_a_limit_on_calls_and_one_on_tokens_hold_as_well(tmp_path_factory, task)
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_50_seeded_runs_stop_within_their_budget(tmp_path_factory):
+def test_seeded_runs_stop_within_their_budget(tmp_path_factory):
     task = riddles.make(tmp_path_factory.mktemp("task"))
     hit = 0
     for seed in SEEDS:
@@ -179,4 +179,4 @@ def test_50_seeded_runs_stop_within_their_budget(tmp_path_factory):
         tested = bool(summary["best"] and summary["best"]["test"])
         assert done.returncode == (0 if tested else 4), said
         hit += summary["status"] == "budget"
-    assert 5 < hit < 50  # some are large enough, most are not
+    assert 2 <= hit < len(SEEDS)  # some are large enough, most are not

@@ -63,19 +63,15 @@ def test_generations_go_to_cpu_nodes_and_training_to_a_gpu(run, inline):
     assert places == {"cpu", "gpu"}
 
 
-@pytest.mark.parametrize("how", ["preempted", "requeued"])
-def test_a_training_that_is_cut_goes_on_from_its_checkpoint(run, inline, how):
-    """`preempted`: with a signal and some seconds; `requeued`: without either."""
+def test_a_preempted_training_goes_on_from_its_checkpoint(run, inline):
+    """What a job without any signal leaves behind is in test_kill_in_training.py; that it is requeued, in
+    test_slurm.py."""
     run.start(*EXPERIMENT, *LITTLE, *MEMORY, *CPU)
     job = run.running(BUILD, 300)
     until(lambda: "step 2/6" in training_log(run), 200, 0.02)
-    if how == "preempted":
-        preempt(job)
-    else:
-        said("scontrol", "requeue", job)
+    preempt(job)
     assert run.ended(600) == 0, run.said
     assert "resumed after step" in training_log(run)
     assert run.jobs(BUILD) == [job]
-    left = "job left: cut: preempted" in (run.cli.run / "jobs" / BUILD / f"{job}_0_log.err").read_text()
-    assert left == (how == "preempted")
+    assert "job left: cut: preempted" in (run.cli.run / "jobs" / BUILD / f"{job}_0_log.err").read_text()
     assert_same(run, inline)

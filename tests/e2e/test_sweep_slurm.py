@@ -45,7 +45,7 @@ def test_two_tasks_two_trainers_three_seeds_with_one_killed_run_resume_to_comple
         *["target_agent=policy", "hydra/launcher=submitit_slurm", *launcher, "hydra.sweep.dir=sweep"],
     )
     killed = folder / "1-smoke-SIA-H-seed1"
-    while not (killed / "journal.jsonl").is_file():
+    while not ((killed / "journal.jsonl").is_file() and '"start"' in (killed / "journal.jsonl").read_text()):
         assert driver.poll() is None, driver.stdout.read()
         time.sleep(0.1)
     os.kill(json.loads((killed / "lease.json").read_text())["pid"], signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Trainings of the toy that really collapse, each in its own way, end early; what is kept is from before the damage."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -82,18 +83,20 @@ def test_nothing_left_to_learn_ends_the_training_and_keeps_its_last_step(policy,
 def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_path):
     """Two measurements fall into each window, and the last batch is measured for the adapter's record; with a weight
     in the loss every batch is."""
-    from sia_runner.training.online_trainer import OnlineTrainer
+    from sia_runner.training.online_rollouts import Preparation
 
     asked: list[int] = []
-    measure = OnlineTrainer._kl
+    roll = Preparation.roll
 
-    def seen(self, *args):
-        asked.append(self.state.global_step)
-        return measure(self, *args)
+    def seen(self, step, **given):
+        made = roll(self, step, **given)
+        if not math.isnan(made.kl):
+            asked.append(step)
+        return made
 
     settings = toy.settings("grpo", steps=11, questions=2, samples=4, collapse=Collapse(**NONE, window=5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnlineTrainer, "_kl", seen)
+        patch.setattr(Preparation, "roll", seen)
         trained = online.train(toy.assignment(policy, settings, tmp_path / "watched"))
         assert asked == [0, 4, 8, 10]
         assert trained.kl[1] == trained.kl[0]

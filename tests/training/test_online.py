@@ -250,10 +250,10 @@ def test_ppo_rolls_out_once_for_all_its_passes(policy, tmp_path):
 
 
 def test_the_critic_comes_to_expect_the_mean_reward(policy, tmp_path):
-    from sia_runner.training.online_trainer import OnlineTrainer
+    from sia_runner.training.online_rollouts import Preparation
 
     values = []
-    original = OnlineTrainer._values
+    original = Preparation._values
 
     def seen(self, batch):
         value_bt = original(self, batch)
@@ -262,7 +262,7 @@ def test_the_critic_comes_to_expect_the_mean_reward(policy, tmp_path):
 
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample % 4 != 0)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnlineTrainer, "_values", seen)
+        patch.setattr(Preparation, "_values", seen)
         online.train(toy.assignment(policy, toy.settings("ppo", steps=40, questions=3), tmp_path, roll=roll))
     assert values[0] == 0
     assert values[-1] == pytest.approx(0.75, abs=0.15)
