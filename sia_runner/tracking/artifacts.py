@@ -30,7 +30,13 @@ class Made:
         """Name and place of every regular file; links are left out, whatever they point at."""
         for path in sorted(self.folder.rglob("*")):
             if path.is_file() and not path.is_symlink():
-                yield path.relative_to(self.folder).as_posix(), path.resolve()
+                yield path.relative_to(self.folder).as_posix(), path
+
+
+def where(run: RunDir, path: Path) -> str:
+    """For wandb, which sends the place of each file along with it: as seen from the working directory, which is the run
+    directory both of the sender and of wandb's own process. So no name of this machine is told."""
+    return f"/proc/self/cwd/{path.relative_to(run.path).as_posix()}"
 
 
 def made(run: RunDir, g: Json) -> list[Made]:

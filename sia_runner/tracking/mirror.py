@@ -93,7 +93,7 @@ class Mirror:
                 continue
             version = wandb.Artifact(f"{one.kind}-{self._state.id}", type=one.kind, metadata=one.metadata)
             for name, path in one.files():  # as they lie in the run directory: nothing is copied
-                version.add_file(str(path), name=name, policy="immutable", skip_cache=True)
+                version.add_file(artifacts.where(self._run, path), name=name, policy="immutable", skip_cache=True)
             aliases = [f"gen-{one.generation}", *(["best"] if g["status"] == "accepted" else [])]
             self._wandb.log_artifact(version, aliases=["latest", *aliases])
             taken.append(one.key)

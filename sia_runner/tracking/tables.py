@@ -1,6 +1,7 @@
 """Decisions and failures as tables: levers, figures, kinds and stages. No text that a harness or a model wrote: a
 harness sees the questions of val and test, and what it prints may be one of them."""
 
+import builtins
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,8 +16,12 @@ TEXTS = ("title", "rationale")  # only where the configuration says so
 FAILURES = ("generation", "status", "stage", "fault", "kind", "count")
 _STEPS = ("propose", "build", "gate", "run", "verify", "accept")
 _SOLVED = frozenset({"correct", "partial"})
-# the class of an error, as Python prints it; no more of the line
-_ERROR = re.compile(r"\b[A-Z][A-Za-z]{2,40}(?:Error|Exception|Interrupt|Exit)\b")
+# Classes of errors that are told, Python's own and a few that are often met: a harness names its own as it likes.
+_OFTEN = {"JSONDecodeError", "OutOfMemoryError", "RateLimitError", "APIConnectionError", "APITimeoutError"}
+_ERRORS = _OFTEN | {
+    name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+}
+_WORD = re.compile(r"\w+")
 
 
 def decisions(run: RunDir, summary: Json, texts: bool) -> tuple[list[str], list[Cells]]:
@@ -57,10 +62,15 @@ def failures(summary: Json) -> tuple[list[str], list[Cells]]:
 
 def _failed(g: Json) -> Iterator[Cells]:
     if g["val"] is None:
-        yield [g["n"], g["status"], _stage(g), ", ".join(_ERROR.findall(g["reason"])[-1:]), None, None]
+        yield [g["n"], g["status"], _stage(g), _fault(g["reason"]), None, None]
     for kind, count in g["outcomes"].items():
         if kind not in _SOLVED:
             yield [g["n"], g["status"], None, None, kind, count]
+
+
+def _fault(reason: str) -> str:
+    """The class of the error that a reason ends with, as Python prints it; no more of the line."""
+    return next((word for word in reversed(_WORD.findall(reason)) if word in _ERRORS), "")
 
 
 def _stage(g: Json) -> str:

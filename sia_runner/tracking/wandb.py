@@ -61,8 +61,7 @@ class _Sender:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Ctrl-C is for the run. A session of its own would share processors with the run as equals, however nice.
-            process_group=0,
+            start_new_session=True,  # Ctrl-C is for the run; and see sender._step_back
         )
         assert self._process.stdin is not None  # noqa: S101 - asked for above
         self._stdin = self._process.stdin.fileno()

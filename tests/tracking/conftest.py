@@ -3,10 +3,13 @@
 import csv
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from tests.conftest import Cli
@@ -82,10 +85,33 @@ def sender_ended(run, seconds=60):
     return False
 
 
+def kill_all(run):
+    """Whoever works for the run: driver, jobs, the sender with wandb's own service, and what these have started."""
+    named = [p for p in psutil.process_iter(["cmdline"]) if any(str(run) in arg for arg in p.info["cmdline"] or [])]
+    mine = [p for p in named if p.pid != os.getpid()]
+    for process in mine:
+        with suppress(psutil.NoSuchProcess):
+            for one in (*process.children(recursive=True), process):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+
+
 def sync(run, server, *given, key="k" * 40):
     env = {**os.environ, **OFFLINE, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": key}
     command = [sys.executable, "-m", "sia_runner.sync", str(run), *given]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def told(said):
+    """What a user was told by the tracker."""
+    return [line for line in said.splitlines() if line.startswith("tracker: ")]
+
+
+def generations(cli):
+    """All that a run decides; how long a harness took to crash is part of the reason, and differs."""
+    keep = ("n", "status", "val", "outcomes")
+    reasons = [re.sub(r"after [\d.]+ s", "", g["reason"]) for g in cli.summary["generations"]]
+    return reasons, [{key: g[key] for key in keep} for g in cli.summary["generations"]], cli.summary["best"]
 
 
 def private_texts(cache):

@@ -1,5 +1,7 @@
 """What W&B wrote for a run, read back with wandb's own reader."""
 
+import base64
+import hashlib
 import json
 import subprocess
 import sys
@@ -29,13 +31,23 @@ def curves(run):
 
 
 def versions(run):
-    """Harnesses and adapters: (type, metadata, names of files)."""
+    """Harnesses and adapters: (type, metadata, checksum of each file by its name)."""
     found = [record["artifact"] for _, record in records(run) if record["type"] == "artifact"]
     return [
-        (one["type"], json.loads(one["metadata"]), sorted(part["path"] for part in one["manifest"]["contents"]))
+        (
+            one["type"],
+            json.loads(one["metadata"]),
+            {part["path"]: part["digest"] for part in one["manifest"]["contents"]},
+        )
         for one in found
         if one["type"] in ("harness", "adapter")
     ]
+
+
+def checksums(folder):
+    """Of the files in there, as W&B writes them: what `versions` has to say of it."""
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    return {name: base64.b64encode(hashlib.md5(file.read_bytes()).digest()).decode() for name, file in files.items()}
 
 
 def table(run, name):

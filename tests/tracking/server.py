@@ -3,10 +3,14 @@ artifacts. What it was told is kept, so that a test reads back what W&B would ha
 
 import json
 import re
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+from tests.tracking.versions import Versions
 
 KEY = "k" * 40
 
@@ -21,12 +25,17 @@ class Server(ThreadingHTTPServer):
         self.requests = []  # (path or operation, variables)
         self.bodies = []  # everything that came, as bytes
         self.runs = {}  # run id -> {"config", "groupName", "tags", "displayName", "summary", "rows"}
-        self.artifacts = []  # variables of each createArtifact
-        self.files = {}  # upload path -> bytes
+        self.versions = Versions(self.url)  # harnesses and adapters, with all their files
+        self.files = {}  # upload path -> bytes, of what belongs to a run
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request, client_address):
+        """Who hangs up has its reasons: tests kill."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def run(self, name):
         return self.runs.setdefault(name, {"rows": [], "summary": {}})
@@ -80,9 +89,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self):
         body = self._body()
         self.server.requests.append((self.path, None))
-        if not self._bad():
+        if self._bad():
+            return
+        if self.path.startswith("/versions/"):
+            self.server.versions.put(unquote(self.path), body)
+        else:
             self.server.files[self.path] = body
-            self._answer({})
+        self._answer({})
 
     def do_POST(self):
         body = self._body()
@@ -111,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         query, given = asked["query"], asked.get("variables") or {}
         name = re.search(r"(?:query|mutation)\s+(\w+)", query)[1]
         self.server.requests.append((name, given))
-        answer = getattr(self, f"_{name}", None)
+        answer = getattr(self, f"_{name}", None) or getattr(self.server.versions, name, None)
         data = answer(given, query) if answer else {}
         self._answer({"data": data})
 
@@ -137,12 +150,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _ServerFeaturesQuery(self, given, query):
         return {"serverInfo": {"features": []}}
-
-    def _CreateArtifact(self, given, query):
-        """As if the server had these contents already: nothing is uploaded."""
-        self.server.artifacts.append(given["input"])
-        made = {"id": f"a{len(self.server.artifacts)}", "state": "COMMITTED"}
-        return {"createArtifact": {"artifact": made | {"artifactSequence": {"latestArtifact": None}}}}
 
     def _CreateRunFiles(self, given, query):
         files = [{"name": name, "uploadUrl": f"{self.server.url}/files/{name}"} for name in given["files"]]

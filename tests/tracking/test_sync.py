@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 
 from sia_runner.rundir import read_json
 from tests.conftest import Cli
@@ -28,8 +29,7 @@ def test_a_run_that_was_offline_is_pushed_once(tracked, tmp_path):
         assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr
         of = told(server, run)
         assert [(row["_step"], row["generation"]) for row in of["rows"]] == [(0, 1), (1, 2), (2, 3)]
-        made = [one for one in server.artifacts if one["artifactTypeName"] == "harness"]
-        assert [json.loads(one["metadata"])["generation"] for one in made] == [1, 2, 3]
+        assert sorted(one.metadata["generation"] for one in server.versions.of("harness")) == [1, 2, 3]
         assert of["summary"]["best/test"] == tracked.summary["best"]["test"]["value"]
     assert "6 rows and versions" in first.stdout and "no rows and versions" in second.stdout
 
@@ -61,7 +61,32 @@ def test_a_run_that_somebody_sends_elsewhere_is_whole_there(tracked, tmp_path):
     with serving() as another:
         assert sync(run, another, "project=other").returncode == 0
         assert told(another, run)["project"] == "other" and len(told(another, run)["rows"]) == 3
-        assert len([one for one in another.artifacts if one["artifactTypeName"] == "harness"]) == 3
+        assert len(another.versions.of("harness")) == 3
+
+
+def test_what_the_server_keeps_of_a_harness_is_what_lies_in_the_run_directory(tracked, tmp_path):
+    """Uploaded by wandb itself, and committed: the bytes, and the hash that the journal has of them."""
+    run = copied(tracked, tmp_path)
+    with serving() as server:
+        assert sync(run, server).returncode == 0
+        kept = {one.metadata["generation"]: one for one in server.versions.of("harness")}
+    assert sorted(kept) == [1, 2, 3] and all(one.committed for one in kept.values())
+    for n, one in kept.items():
+        assert one.files == {"target_agent.py": (run / f"gen_{n}" / "harness" / "target_agent.py").read_bytes()}
+        done = next(e for e in tracked.journal if e["event"] == "done" and e["step"] == f"gen_{n}/build")
+        assert one.metadata["sha256"] == done["result"]["sha256"]
+        assert f"gen-{n}" in one.aliases and ("best" in one.aliases) == (one.metadata["status"] == "accepted")
+
+
+def test_tables_are_readable_there(tracked, tmp_path):
+    run = copied(tracked, tmp_path)
+    with serving() as server:
+        assert sync(run, server).returncode == 0 and sync(run, server).returncode == 0
+        tables = {next(iter(one.files)): one for one in server.versions.of("run_table")}
+    assert len(server.versions.of("run_table")) == 2  # the second time they were equal
+    decisions = json.loads(tables["decisions.table.json"].files["decisions.table.json"])
+    status = decisions["columns"].index("status")
+    assert [row[status] for row in decisions["data"]] == ["accepted", "accepted", "failed"]
 
 
 def test_nothing_private_reaches_the_server(tracked, tmp_path, _own_cache):
@@ -70,7 +95,8 @@ def test_nothing_private_reaches_the_server(tracked, tmp_path, _own_cache):
         assert sync(run, server).returncode == 0
         sent = b"\n".join(server.bodies).decode(errors="replace")
     assert '\\"generation\\":3' in sent  # the crash was told of
-    assert KEY not in sent and str(tmp_path) not in sent
+    assert KEY not in sent
+    assert str(tmp_path) not in sent and tempfile.gettempdir() not in sent
     assert not [text for text in private_texts(_own_cache) if text in sent]
 
 

@@ -1,6 +1,10 @@
 """Tables hold figures, kinds and stages, and no text that a harness or a model wrote."""
 
+import builtins
 import json
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sia_runner.rundir import RunDir
 from sia_runner.tracking.tables import decisions, failures
@@ -20,6 +24,13 @@ def test_a_failure_says_stage_and_class_of_the_error_and_not_what_the_harness_pr
         "generation": 1, "status": "failed", "stage": "gate", "fault": "KeyError", "kind": None, "count": None,
     }  # fmt: skip
     assert SECRET not in json.dumps(rows)
+
+
+@given(st.text(), st.from_regex(r"[A-Z][a-z]{3,30}(Error|Exception)", fullmatch=True))
+def test_nothing_of_a_reason_is_told_but_the_name_of_an_error_that_is_not_the_harnesss(text, own):
+    for reason in (f"gate: exit code 1: {own}: {text}", f"{text} {own}", text):
+        ((*_, fault, _kind, _count),) = failures({"generations": [crashed(1, reason)]})[1]
+        assert fault == "" or (fault in reason and isinstance(getattr(builtins, fault, KeyError), type))
 
 
 def test_kinds_of_outcomes_that_are_no_success_are_counted():
