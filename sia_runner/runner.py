@@ -21,7 +21,7 @@ from sia_runner.lease import Held, Lease
 from sia_runner.lock import check_data, lock
 from sia_runner.loop import INTERRUPTED, Loop
 from sia_runner.models.protocol import ProviderDown
-from sia_runner.rooms import models, rooms
+from sia_runner.rooms import close_models, models, rooms
 from sia_runner.rundir import RunDir, RunError, read_json, sha256_of, write_json, write_text
 from sia_runner.steady import Steady
 from sia_runner.tasks.protocol import Task, TaskError
@@ -131,9 +131,7 @@ def _carry_out(
             loop = _loop(config)(config, run, journal, lease, display)
             return _guarded(loop, journal, display)
     finally:
-        gateway = models(config, run)
-        if gateway:
-            gateway.close()
+        close_models(config, run)  # and forget them: another run of this process would hold their weights
         journal.close()
         rooms(config).tracker.close()
 

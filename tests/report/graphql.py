@@ -4,83 +4,57 @@ the key, and keeps what it was told."""
 import base64
 import json
 import re
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.wandb_server import KEY, Handler, running
+from tests.wandb_server import Server as Base
 
 ID = "Vmlldzox"
-KEY = "k" * 40
 _BASIC = f"Basic {base64.b64encode(f'api:{KEY}'.encode()).decode()}"
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class Server(Base):
     def __init__(self, projects=("sia",)):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.projects = list(projects)
         self.refuses = 0  # HTTP status to answer everything with
         self.saved = []  # variables of each upsertView
         self.asked = []  # names of the operations
         self.received = []  # all that was sent, as text: request lines, headers but the key's, bodies
 
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-@contextmanager
 def serving(**given):
-    server = Server(**given)
-    threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+    return running(Server(**given))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server: Server
-
-    def log_message(self, *_):
-        pass
 
     def do_GET(self):
         self._read()
-        self._answer({})
+        self.answer({})
 
     def do_POST(self):
         body = self._read()
         if self.server.refuses or self.headers.get("Authorization") != _BASIC:
-            self._answer({"errors": [{"message": "no"}]}, self.server.refuses or 401)
+            self.answer({"errors": [{"message": "no"}]}, self.server.refuses or 401)
             return
         if not self.path.endswith("/graphql"):
-            self._answer({})
+            self.answer({})
             return
         asked = json.loads(body)
         name = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])[1]
         self.server.asked.append(name)
         answer = getattr(self, f"_{name}", None)
         if answer:
-            self._answer({"data": answer(asked.get("variables") or {})})
+            self.answer({"data": answer(asked.get("variables") or {})})
         else:
-            self._answer({"errors": [{"message": f"this server knows no {name}"}]})
+            self.answer({"errors": [{"message": f"this server knows no {name}"}]})
 
     def _read(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         headers = [f"{key}: {value}" for key, value in self.headers.items() if key != "Authorization"]
         self.server.received.append("\n".join([self.requestline, *headers, body.decode()]))
         return body
-
-    def _answer(self, data, status=200):
-        raw = json.dumps(data).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
 
     def _Viewer(self, _):
         return {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}

@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("wandb_workspaces", reason="W&B Reports need the extra `tracking`")
 
 from tests.report.conftest import HOSTILE
-from tests.report.graphql import KEY, serving
+from tests.report.graphql import serving
+from tests.wandb_server import KEY
 
 
 @pytest.fixture

@@ -3,24 +3,17 @@ artifacts. What it was told is kept, so that a test reads back what W&B would ha
 
 import json
 import re
-import sys
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 from tests.tracking.versions import Versions
+from tests.wandb_server import Handler, running
+from tests.wandb_server import Server as Base
 
-KEY = "k" * 40
 
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-
+class Server(Base):
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.behaviour = "well"  # well | hangs | 401 | 500
         self.requests = []  # (path or operation, variables)
         self.bodies = []  # everything that came, as bytes
@@ -28,66 +21,37 @@ class Server(ThreadingHTTPServer):
         self.versions = Versions(self.url)  # harnesses and adapters, with all their files
         self.files = {}  # upload path -> bytes, of what belongs to a run
 
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, request, client_address):
-        """Who hangs up has its reasons: tests kill."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
     def run(self, name):
         return self.runs.setdefault(name, {"rows": [], "summary": {}})
 
 
-@contextmanager
 def serving():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+    return running(Server())
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server: Server
 
-    def log_message(self, *_):
-        pass
-
-    def _body(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def body(self):
+        body = super().body()
         self.server.bodies.append(body)
         return body
-
-    def _answer(self, data, status=200):
-        raw = json.dumps(data).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
 
     def _bad(self):
         """Does it behave badly? Then it has."""
         if self.server.behaviour == "hangs":
             time.sleep(60)
         elif self.server.behaviour.isdigit():
-            self._answer({"errors": [{"message": "no"}]}, int(self.server.behaviour))
+            self.answer({"errors": [{"message": "no"}]}, int(self.server.behaviour))
         return self.server.behaviour != "well"
 
     def do_GET(self):
         self.server.requests.append((self.path, None))
         if not self._bad():
-            self._answer({})
+            self.answer({})
 
     def do_PUT(self):
-        body = self._body()
+        body = self.body()
         self.server.requests.append((self.path, None))
         if self._bad():
             return
@@ -95,10 +59,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.versions.put(unquote(self.path), body)
         else:
             self.server.files[self.path] = body
-        self._answer({})
+        self.answer({})
 
     def do_POST(self):
-        body = self._body()
+        body = self.body()
         if self._bad():
             return
         if self.path.endswith("/file_stream"):
@@ -107,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._graphql(json.loads(body))
         else:  # telemetry of wandb's own
             self.server.requests.append((self.path, None))
-            self._answer({})
+            self.answer({})
 
     def _stream(self, name, said):
         self.server.requests.append(("file_stream", said))
@@ -118,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
                 run["rows"][part["offset"] :] = lines
             elif file == "wandb-summary.json":
                 run["summary"] = lines[-1]
-        self._answer({"exitcode": None, "limits": {}})
+        self.answer({"exitcode": None, "limits": {}})
 
     def _graphql(self, asked):
         query, given = asked["query"], asked.get("variables") or {}
@@ -126,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append((name, given))
         answer = getattr(self, f"_{name}", None) or getattr(self.server.versions, name, None)
         data = answer(given, query) if answer else {}
-        self._answer({"data": data})
+        self.answer({"data": data})
 
     def _Viewer(self, given, query):
         return {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}

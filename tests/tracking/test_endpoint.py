@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from sia_runner.tracking import endpoint
-from tests.tracking.server import KEY, serving
+from tests.tracking.server import serving
+from tests.wandb_server import KEY
 
 
 def settings(base_url, mode="online", key=KEY):

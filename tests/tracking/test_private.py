@@ -8,7 +8,8 @@ from tests.conftest import Cli
 from tests.harnesses import HEAD, MAJORITY
 from tests.tracking import offline
 from tests.tracking.conftest import OFFLINE, SECRET_KEY, private_texts, secrets_task, sync, told
-from tests.tracking.server import KEY, serving
+from tests.tracking.server import serving
+from tests.wandb_server import KEY
 
 HEADER = "header-0123456789-of-the-provider"
 PATH = "private-path-of-the-provider"

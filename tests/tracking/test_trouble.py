@@ -11,7 +11,8 @@ from tests.conftest import Cli
 from tests.harnesses import MAJORITY, WORDS
 from tests.tracking import offline
 from tests.tracking.conftest import CRASHES, OFFLINE, generations, kill_all, secrets_task, sender_ended, sync, told
-from tests.tracking.server import KEY, serving
+from tests.tracking.server import serving
+from tests.wandb_server import KEY
 
 
 @pytest.mark.parametrize("behaviour", ["hangs", "401", "500", "is gone"])
