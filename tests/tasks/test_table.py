@@ -231,14 +231,15 @@ def test_a_verifier_dies_with_a_runner_that_is_killed(tmp_path):
 
 
 def test_the_common_verifiers_start_quickly(task, tmp_path):
-    """80 ms is the aim on an idle machine; the bound leaves room for a busy one."""
+    """In CPU time, since others may use the machine: 80 ms is the aim, the bound leaves room for a slow one."""
     folder, asked = submit(tmp_path / "s", "id,label\n"), keys(task)
     took = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = resource.getrusage(resource.RUSAGE_CHILDREN)
         task.verify(folder, asked, KIND.NO_ANSWER)
-        took.append(time.perf_counter() - began)
-    assert min(took) < 0.25
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
+    assert 0 < min(took) < 0.25
 
 
 # --- what the user must mend --------------------------------------------------------------------------------
