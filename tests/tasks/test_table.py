@@ -1,6 +1,7 @@
 """A native task from end to end, with real worker processes."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
