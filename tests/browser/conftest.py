@@ -1,7 +1,6 @@
-"""Debian's Chromium, driven by Playwright: apt-get install chromium; pip install 'sia-runner[browser]'."""
+"""A page that fails on faults, and runs and servers to look at."""
 
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -12,20 +11,7 @@ from tests.reading import writing
 from tests.reading.writing import done, generation, journal, start, summary
 
 MISSING = "the extra `browser` is not installed"
-CHROMIUM = shutil.which("chromium")
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=document.title='taken'>"
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason=MISSING)
-    pytest.importorskip("fastapi", reason="the extra `web` is not installed")
-    if not CHROMIUM:
-        pytest.skip("no chromium on PATH: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import pytest
 
 from sia_runner.report.page import render
 from sia_runner.report.sections import sections
-from tests.browser.conftest import browser  # noqa: F401 - a fixture
 from tests.report.making import HALF, MORE, both
 
 WIDE, PHONE = 1200, 400
@@ -24,7 +23,7 @@ def address(smoke_sweep, trapped, tmp_path_factory):
 
 
 @pytest.fixture(params=[("light", WIDE), ("dark", WIDE), ("dark", PHONE), ("light", PHONE)], ids=str)
-def page(browser, address, request):  # noqa: F811
+def page(browser, address, request):
     """With everything unfolded. Fails where anything but the file is asked for, or the browser has something to say."""
     scheme, width = request.param
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
