@@ -37,8 +37,9 @@ def test_two_tasks_two_trainers_three_seeds_with_one_killed_run_resume_to_comple
     (cli.folder / "mine" / "trainer").mkdir(parents=True)
     (cli.folder / "mine" / "trainer" / "little.yaml").write_text(LITTLE)
     folder = cli.folder / "sweep"
+    # memory is sampled there, and a process that is just being forked counts twice
     launcher = [
-        f"hydra.launcher.{key}" for key in ("cpus_per_task=1", "mem_gb=2", "timeout_min=30", "array_parallelism=2")
+        f"hydra.launcher.{key}" for key in ("cpus_per_task=1", "mem_gb=3", "timeout_min=30", "array_parallelism=2")
     ]
     driver = cli.start(
         *["-m", "--config-dir", "mine", "task=smoke,arithmetic", "trainer=none,little", "seed=0,1,2", "max_gen=2"],
