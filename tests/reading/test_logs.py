@@ -1,6 +1,10 @@
 """Logs: which there are, and what came since."""
 
+from pathlib import Path
+
 from sia_runner.reading.logs import MOST, logs, tail
+
+OWN = str(Path("gen_2", "work", "own.log"))  # a harness wrote it
 
 
 def test_logs_of_generations_tests_and_jobs_are_listed_and_a_harness_own_are_not(tmp_path):
@@ -10,7 +14,7 @@ def test_logs_of_generations_tests_and_jobs_are_listed_and_a_harness_own_are_not
         "gen_2/gate/stdout.log",
         "test/gen_2/stdout.log",
         "jobs/gen_2/run/7_0_log.err",
-        "gen_2/work/own.log",
+        OWN,
         "gen_2/submission/x.log",
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +28,7 @@ def test_logs_of_generations_tests_and_jobs_are_listed_and_a_harness_own_are_not
         "test/gen_2/stdout.log",
     ]
     assert found.index("gen_2/stdout.log") < found.index("gen_10/stdout.log")
-    for other in ("gen_2/work/own.log", "config.yaml", "journal.jsonl", "../x.log", "ledger/a.log", "jobs/../../x.log"):
+    for other in (OWN, "config.yaml", "journal.jsonl", "../x.log", "ledger/a.log", "jobs/../../x.log"):
         assert tail(tmp_path, other) is None, other
 
 
