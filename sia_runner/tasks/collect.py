@@ -46,13 +46,19 @@ class Quota:
         self.files -= 1
 
 
-def collect_submission(work: Path, dest: Path, submission: str, cap_mb: int) -> None:
-    """The submission file, and what is there for people: agent_execution.json, agent_execution/execution_q*.json."""
+def collect_submission(work: Path, dest: Path, submission: str, cap_mb: int, most_files: int = 1) -> None:
+    """The submission, and what is there for people: agent_execution.json, agent_execution/execution_q*.json.
+
+    A submission whose name ends with a slash is a folder of at most `most_files` files, `cap_mb` MiB in all.
+    """
     dest.mkdir(parents=True, exist_ok=True)
     root = os.open(work, _FOLDER)
     try:
         try:
-            Quota(1, cap_mb << 20).take(root, submission, dest)
+            if submission.endswith("/"):
+                _take_below(root, submission, dest, Quota(most_files, cap_mb << 20), frozenset())
+            else:
+                Quota(1, cap_mb << 20).take(root, submission, dest)
         except RefusedError as refusal:
             _refuse(dest, f"{submission}: {refusal}")
         logs = Quota(_LOGS, _LOG_MB << 20)
@@ -69,14 +75,19 @@ def collect_tree(work: Path, dest: Path, quota: Quota, leave: frozenset[str]) ->
     dest.mkdir(parents=True, exist_ok=True)
     root = os.open(work, _FOLDER)
     try:
-        for name in _walk(root, 2 * quota.files):
-            if name not in leave:
-                with suppress(NotPlainError):
-                    quota.take(root, name, dest)
+        _take_below(root, "", dest, quota, leave)
     except RefusedError as refusal:
         _refuse(dest, str(refusal))
     finally:
         os.close(root)
+
+
+def _take_below(root: int, folder: str, dest: Path, quota: Quota, leave: frozenset[str]) -> None:
+    """Raises TooMuchError. `folder` is "" or ends with a slash."""
+    for name in _walk(root, folder, 2 * quota.files):
+        if name not in leave:
+            with suppress(NotPlainError):
+                quota.take(root, name, dest)
 
 
 def refusal(submission: Path) -> str:
@@ -160,9 +171,10 @@ def _names(root: int, folder: str, most: int) -> list[str]:
         os.close(here)
 
 
-def _walk(root: int, most: int) -> Iterator[str]:
-    """Paths of all that is no folder, folder by folder in sorted order; at most `most` names are looked at."""
-    folders = [""]
+def _walk(root: int, start: str, most: int) -> Iterator[str]:
+    """Paths of all below the folder `start` that is no folder, folder by folder in sorted order; at most `most` names
+    are looked at."""
+    folders = [start]
     while folders:
         prefix = folders.pop(0)
         names = _names(root, prefix or ".", most + 1)

@@ -3,10 +3,11 @@
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from sia_runner.rundir import sha256_of
-from sia_runner.task_config import Data
+from sia_runner.schema.task import Data
 from sia_runner.tasks.protocol import TaskError
 
 SECONDS = 900  # for a download, or for a script that makes data
@@ -58,11 +59,14 @@ def _last_error(output: str) -> str:
     return lines[-1] if lines else "pip failed"
 
 
-def run_script(script: Path, out: Path, source: Path | None = None) -> None:
-    """`source` holds what the script converts; None where it makes the data from nothing."""
-    command = [sys.executable, "-I", str(script), "--out", str(out)]
+def run_script(
+    script: Path, out: Path, source: Path | None = None, arguments: Mapping[str, str | int | float] | None = None
+) -> None:
+    """`source` is what the script converts; None where it makes the data from nothing."""
+    command = [sys.executable, "-I", "-B", str(script), "--out", str(out)]  # -B: nothing is written beside the script
     if source is not None:
         command += ["--source", str(source)]
+    command += [f"--{name}={value}" for name, value in (arguments or {}).items()]
     try:
         ended = subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sia_runner.task_config import Gate, Splits
+from sia_runner.schema.task import Gate, Splits
 from sia_runner.tasks.protocol import Purpose, Round, TaskError
 from sia_runner.tasks.splits import blocks, cut, folds, sample, shuffled, spread
 from sia_runner.tasks.units import Units, group_of

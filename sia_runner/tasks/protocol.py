@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from sia_runner.ground.scoring import Aggregate
 from sia_runner.records import Outcome, OutcomeKind, Score
-from sia_runner.scoring import Aggregate
 
 Purpose = Literal["gate", "trial", "select", "test", "rollout"]
 
@@ -41,6 +41,7 @@ class Task(Protocol):
     folder: Path
     reference: Path  # the reference harness: a folder, or one file
     entry: str  # name of the program inside a harness
+    executes: bool  # verifying runs what was submitted, in the sandbox
 
     @property
     def description(self) -> str:
@@ -94,13 +95,21 @@ class Task(Protocol):
         """Copy the submission out of hostile `work` into `dest`: regular files only, no links followed, size capped."""
         ...
 
-    def verify(self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind) -> list[Outcome]:
+    def verify(
+        self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind, chamber: Sequence[str] = ()
+    ) -> list[Outcome]:
         """One outcome per asked unit, in a process of its own. `unanswered` is the kind for questions without answer
-        (no_answer, or how the run ended: crashed, timeout, out_of_memory)."""
+        (no_answer, or how the run ended: crashed, timeout, out_of_memory). `chamber`: a command that runs a program in
+        the run's sandbox, for tasks whose submission is code (see `executes`)."""
         ...
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
         """Aggregate with a 95% interval. The denominator is len(outcomes)."""
+        ...
+
+    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
+        """What others make of a test submission that has this score: an official grader, a leaderboard's medal. None
+        for tasks that have neither."""
         ...
 
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:

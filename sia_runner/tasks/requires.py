@@ -5,7 +5,8 @@ from importlib.util import find_spec
 
 from sia_runner.tasks.protocol import TaskError
 
-_EXTRAS = {"chess": "sia-runner[chess]"}  # module -> what brings it; other modules are brought by their own name
+# module -> what brings it; other modules are brought by their own name
+_EXTRAS = {"chess": "sia-runner[chess]", "triton": "sia-runner[trimul]", "torch": "sia-runner[trimul]"}
 
 
 def check_modules(task: str, modules: Sequence[str]) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sia_runner import task_config
 from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.rundir import sha256_of
+from sia_runner.schema import task as task_config
 from sia_runner.tasks.collect import Quota, collect_tree, refusal
 from sia_runner.tasks.process import run_program
 from sia_runner.tasks.protocol import Purpose, Round, TaskError, View
@@ -35,6 +35,7 @@ class SiaFolder:
     has_test = False
     aggregate = None
     entry = "target_agent.py"
+    executes = False  # evaluate.py does as it likes, outside
 
     def __init__(self, spec: task_config.SiaFolderTask, split_seed: int, cache: Path) -> None:
         del split_seed, cache
@@ -47,11 +48,24 @@ class SiaFolder:
         places = [self._public / "evaluate.py", self.folder / "evaluate.py"]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise TaskError(f"task.dir={spec.dir}: no evaluate.py in data/public or at the top; nothing can score")
+            where = "no evaluate.py in data/public or at the top"
+            raise TaskError(f"task.dir={spec.dir}: {where}; nothing can score{self._otherwise()}")
         self._evaluator = found
-        reference = self.folder / "reference"  # taken whole only where it brings requirements: it also holds prompts
-        whole = (reference / "requirements.txt").is_file()
-        self.reference = reference if whole else reference / "reference_target_agent.py"
+        self.reference = Path(spec.reference).expanduser().resolve() if spec.reference else self._own_reference()
+        if spec.reference and not self.reference.exists():
+            raise TaskError(f"task.reference={spec.reference}: no such file or folder")
+
+    def _own_reference(self) -> Path:
+        """The folder whole only where it brings requirements: it also holds prompts."""
+        folder = self.folder / "reference"
+        return folder if (folder / "requirements.txt").is_file() else folder / "reference_target_agent.py"
+
+    def _otherwise(self) -> str:
+        """What such a folder may be good for: sia-agent makes them of competitions, without an evaluator."""
+        if (self._public / "sample_submission.csv").is_file() and (self.folder / "data" / "private").is_dir():
+            competition = f"task.competition={self.folder.name} task.prepared={self.folder}"
+            return f"; a competition of MLE-bench runs as task=mlebench {competition}"
+        return ""
 
     @property
     def description(self) -> str:
@@ -97,8 +111,10 @@ class SiaFolder:
         quota = Quota(_FILES, self._spec.limits.submission_mb << 20)
         collect_tree(work, dest, quota, leave=frozenset({RESULTS}))
 
-    def verify(self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind) -> list[Outcome]:
-        del view_keys
+    def verify(
+        self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind, chamber: Sequence[str] = ()
+    ) -> list[Outcome]:
+        del view_keys, chamber
         refused = refusal(submission)
         if refused:
             return [Outcome(UNIT, OutcomeKind.INVALID_FORMAT, 0.0, f"({refused})")]
@@ -116,6 +132,11 @@ class SiaFolder:
         """The evaluator's number; how sure it is, nobody outside can tell, so the interval is that number."""
         [outcome] = outcomes
         return Score(outcome.value, (outcome.value, outcome.value), 1)
+
+    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
+        """None: evaluate.py is the only grader."""
+        del submission, view_keys, score
+        return None
 
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
         """None: whatever evaluate.py knows of single questions is about test questions."""

@@ -3,18 +3,19 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sia_runner import task_config
+from sia_runner.ground.resources import bundled
+from sia_runner.ground.sampling import by_confusion, representative
+from sia_runner.ground.scoring import Aggregate, interval
 from sia_runner.records import Outcome, OutcomeKind, Score
-from sia_runner.resources import bundled
-from sia_runner.sampling import by_confusion, representative
-from sia_runner.scoring import Aggregate, interval
+from sia_runner.schema import task as task_config
 from sia_runner.tasks import views
 from sia_runner.tasks.collect import collect_submission, refusal
+from sia_runner.tasks.files import cells, check_files, names
 from sia_runner.tasks.near import near_groups
 from sia_runner.tasks.plan import Plan
 from sia_runner.tasks.prepare import hashes, ready
@@ -24,6 +25,7 @@ from sia_runner.tasks.requires import check_modules
 from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.units import Units, check_answers, load_units
 from sia_runner.tasks.verifiers.auc import auc
+from sia_runner.tasks.verifiers.measures import MEASURES, scale_of
 from sia_runner.tasks.worker import load_module
 
 _CELL = 2000  # characters of a question's field shown in failures
@@ -39,25 +41,32 @@ class TableTask:
         self.name = spec.name
         self.metric = spec.metric.name
         self.higher_is_better = spec.metric.higher_is_better
-        self.folder = Path(spec.dir).resolve() if spec.dir else bundled("tasks") / spec.name
+        self._home = Path(spec.dir).resolve() if spec.dir else bundled("tasks") / (spec.folder or spec.name)
+        self.folder = self._home  # where harnesses begin: a subclass may have them elsewhere
         self.reference = self.folder / "reference"
         self.entry = "target_agent.py"
-        if not (self.folder / "task.md").is_file():
-            raise TaskError(f"task {spec.name}: no task.md in {self.folder} (task.dir)")
-        if spec.metric.verifier == "python" and not (self.folder / "verifier.py").is_file():
-            raise TaskError(f"task {spec.name}: metric.verifier=python needs verifier.py in {self.folder}")
+        self.executes = spec.runs_submission
+        if not (self._home / "task.md").is_file():
+            raise TaskError(f"task {spec.name}: no task.md in {self._home} (task.dir)")
+        if spec.metric.verifier == "python" and not (self._home / "verifier.py").is_file():
+            raise TaskError(f"task {spec.name}: metric.verifier=python needs verifier.py in {self._home}")
         check_modules(spec.name, spec.requires)
 
     @property
     def description(self) -> str:
-        return (self.folder / "task.md").read_text(encoding="utf-8")
+        """task.md, and behind it what the data's script wrote about the data."""
+        own = (self._home / "task.md").read_text(encoding="utf-8")
+        about = self._spec.data.about
+        return f"{own.rstrip()}\n\n{(self._source / about).read_text(encoding='utf-8')}" if about else own
 
     def prepare(self, say: Callable[[str], None]) -> None:
-        self._source = ready(self.name, self._spec.data, self.folder, self._cache, say)
+        self._source = ready(self.name, self._spec.data, self._home, self._cache, say)
         _ = self._plan  # what is wrong with the data is told now, not in the middle of a run
 
     def data_hashes(self) -> dict[str, str]:
-        return hashes(self._source, self._spec.data)
+        columns, units = self._spec.columns, self._units
+        named = {path for unit in units.answers for _, path in cells(columns, units, unit)}
+        return hashes(self._source, self._spec.data, named)
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         return self._plan.splits
@@ -79,6 +88,8 @@ class TableTask:
     def dialogues(self) -> list[tuple[str, str]]:
         """Questions of train with their answers, as a policy is warmed on them. Nothing of rollout: what rewards must
         not be known."""
+        if self._spec.columns.answer_is_file:
+            raise TaskError(f"task {self.name}: its answers are files, on which no policy can be warmed")
         return [self._say(unit) for unit in self._plan.splits["train"]]
 
     def _say(self, unit: str) -> tuple[str, str]:
@@ -95,10 +106,14 @@ class TableTask:
         return views.lay_out(self._spec, self._units, self._source, self.description, round_, dest, salt)
 
     def collect(self, work: Path, dest: Path) -> None:
-        collect_submission(work, dest, self._spec.submission, self._spec.limits.submission_mb)
+        limits = self._spec.limits
+        collect_submission(work, dest, self._spec.submission, limits.submission_mb, limits.submission_files)
 
-    def verify(self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind) -> list[Outcome]:
-        rows, failure = judged(run_worker(self._request(submission, view_keys), self._spec.limits.verify))
+    def verify(
+        self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind, chamber: Sequence[str] = ()
+    ) -> list[Outcome]:
+        request = self._request(submission, view_keys, chamber)
+        rows, failure = judged(run_worker(request, self._spec.limits.verify))
         if failure:
             note = f"(the verifier failed: {failure})"
             return [Outcome(unit, OutcomeKind.VERIFIER_ERROR, 0.0, note) for unit in view_keys.values()]
@@ -112,12 +127,20 @@ class TableTask:
     def aggregate(self) -> Aggregate | None:
         if self._spec.metric.verifier == "auc":
             return lambda outcomes: auc(outcomes, self._units.answers, self._choices[1])
+        measure = MEASURES.get(self._spec.metric.verifier)
+        if measure:
+            return measure.aggregate and measure.aggregate(self._units.answers)
         if self._spec.metric.verifier == "python":
-            return getattr(load_module(self.folder / "verifier.py"), "aggregate", None)
+            return getattr(load_module(self._home / "verifier.py"), "aggregate", None)
         return None
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
         return interval(outcomes, self.aggregate)
+
+    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
+        """None: no grader but our own, no leaderboard."""
+        del submission, view_keys, score
+        return None
 
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
         """A seeded sample of what went wrong, frequent and rare kinds and confusions each with their part; units that
@@ -138,34 +161,56 @@ class TableTask:
         return {
             "question": {name: cell if len(cell) <= _CELL else f"{cell[:_CELL]}…" for name, cell in fields},
             "prediction": outcome.prediction,
-            "gold": self._units.answers[outcome.unit],
+            "gold": "(a file)" if self._spec.columns.answer_is_file else self._units.answers[outcome.unit],
             "kind": outcome.kind.value,
         }
 
-    def _request(self, submission: Path, keys: Mapping[str, str]) -> bytes:
+    def _request(self, submission: Path, keys: Mapping[str, str], chamber: Sequence[str] = ()) -> bytes:
         spec, questions = self._spec, {}
         if spec.metric.verifier == "python":
-            questions = {name: self._question(unit) for name, unit in keys.items()}
+            questions = self._questions(keys)
         request = {
             "verifier": spec.metric.verifier,
-            "module": str(self.folder / "verifier.py"),
+            "module": str(self._home / "verifier.py"),
             "higher_is_better": self.higher_is_better,
             "submission": str(submission.resolve()),
             "file": spec.submission,
             "id": spec.columns.id,
-            "answer": spec.columns.answer,
-            "gold": {name: self._units.answers[unit] for name, unit in keys.items()},
+            "columns": spec.answer_columns,
+            "gold": {name: self._gold(unit) for name, unit in keys.items()},
             "questions": questions,
             "choices": self._choices,
             "tolerance": spec.metric.tolerance,
+            "scale": self._scale,
             "most_rows": 20 * len(keys) + 10_000,
             "most_bytes": spec.limits.submission_mb << 20,
             "cpu_seconds": math.ceil(spec.limits.verify) + 1,
+            "memory": None if spec.limits.verify_mb is None else spec.limits.verify_mb << 20,
+            "chamber": list(chamber),
         }
         return json.dumps(request).encode()
 
-    def _question(self, unit: str) -> dict[str, str]:
-        return dict(zip(self._units.columns, self._units.fields[unit], strict=True))
+    def _gold(self, unit: str) -> str:
+        gold = self._units.answers[unit]
+        return str(self._source / gold) if self._spec.columns.answer_is_file else gold
+
+    def _questions(self, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """By id of the view. Of a file its place on this machine, and as COLUMN.view its path in the view."""
+        found, columns = {}, self._spec.columns
+        shown = names(columns, self._units, keys, {})
+        for name, unit in keys.items():
+            row = dict(zip(self._units.columns, self._units.fields[unit], strict=True))
+            for column, path in cells(columns, self._units, unit):
+                if column != columns.answer:
+                    row |= {column: str(self._source / path), f"{column}.view": shown[column, path]}
+            found[name] = row
+        return found
+
+    @cached_property
+    def _scale(self) -> dict[str, Any]:
+        """What a measure knows of all gold answers; nothing for other verifiers."""
+        measure = MEASURES.get(self._spec.metric.verifier)
+        return asdict(scale_of(measure, self._units.answers.values(), self._choices)) if measure else {}
 
     @property
     def _choices(self) -> list[str]:
@@ -173,12 +218,13 @@ class TableTask:
 
     @cached_property
     def _source(self) -> Path:
-        return ready(self.name, self._spec.data, self.folder, self._cache, lambda _: None)
+        return ready(self.name, self._spec.data, self._home, self._cache, lambda _: None)
 
     @cached_property
     def _units(self) -> Units:
         units = load_units(self._spec, self._source)
         check_answers(self._spec.metric, units)
+        check_files(self._spec.columns, units, self._source)
         return units
 
     @cached_property

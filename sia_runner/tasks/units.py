@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sia_runner.task_config import Metric, TableTask
+from sia_runner.schema.task import Metric, TableTask
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.rows import Rows, read_rows
 from sia_runner.tasks.verifiers.common import finite
+from sia_runner.tasks.verifiers.measures import MEASURES, fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +73,7 @@ def check_answers(metric: Metric, units: Units) -> None:
     for unit, gold in units.answers.items():
         if metric.verifier == "numeric" and finite(gold) is None:
             raise TaskError(f"metric.verifier=numeric: the answer of {unit} is no finite number: {gold[:50]!r}")
+        if metric.verifier in MEASURES and (why := fault(metric.verifier, gold)):
+            raise TaskError(f"metric.verifier={metric.verifier}: the answer of {unit} {why}: {gold[:50]!r}")
         if metric.choices is not None and gold not in metric.choices:
             raise TaskError(f"the answer of {unit} is {gold[:50]!r}; metric.choices has {', '.join(metric.choices)}")

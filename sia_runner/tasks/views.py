@@ -7,11 +7,13 @@ recomputed from (round, salt), so a view can be laid out again to check a run.
 
 import csv
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from sia_runner.task_config import TableTask
-from sia_runner.tasks.protocol import Round, View
+from sia_runner.schema.task import TableTask
+from sia_runner.tasks import files
+from sia_runner.tasks.protocol import Round, TaskError, View
 from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.units import Units, group_of
 
@@ -23,17 +25,47 @@ def lay_out(
     asked = shuffled(round_.questions, salt)
     names = (_group_names if spec.columns.grouped_ids else _numbers)(round_.train, asked, salt)
     header = [spec.columns.id, *units.columns]
+    keys = {names[unit]: unit for unit in asked}
+    shown = _lay_out_files(spec, units, source, round_, keys, {names[unit]: unit for unit in round_.train}, dest)
+    row = partial(_row, units, names, shown)
     if round_.train:
-        rows = ([names[unit], *units.fields[unit], units.answers[unit]] for unit in round_.train)
-        _write_csv(dest / "train.csv", [*header, spec.columns.answer], rows)
-    _write_csv(dest / "questions.csv", header, ([names[unit], *units.fields[unit]] for unit in asked))
+        answer = spec.columns.answer
+        rows = ([*row(unit), shown.get((answer, gold := units.answers[unit]), gold)] for unit in round_.train)
+        _write_csv(dest / "train.csv", [*header, answer], rows)
+    _write_csv(dest / "questions.csv", header, (row(unit) for unit in asked))
     if spec.questions_as:
         _copy(dest / "questions.csv", dest / spec.questions_as)
     for name, path in spec.data.extra.items():
         _copy(source / path, dest / name)
     (dest / "task.md").write_text(f"{description.rstrip()}\n\n{_contents(spec, header, round_)}", encoding="utf-8")
     (dest / "task.md").chmod(0o444)
-    return View(dest, {names[unit]: unit for unit in asked})
+    return View(dest, keys)
+
+
+def _row(units: Units, names: Mapping[str, str], shown: files.Names, unit: str) -> list[str]:
+    """Id and fields as the harness sees them."""
+    fields = zip(units.columns, units.fields[unit], strict=True)
+    return [names[unit], *(shown.get(field, field[1]) for field in fields)]
+
+
+def _lay_out_files(
+    spec: TableTask,
+    units: Units,
+    source: Path,
+    round_: Round,
+    asked: Mapping[str, str],
+    taught: Mapping[str, str],
+    dest: Path,
+) -> files.Names:
+    """Copies of the files that rows name. Raises TaskError where a file that is to be learned from is also a file that
+    is asked for."""
+    columns = spec.columns
+    if known := files.answers_of(columns, units, round_.train) & files.answers_of(columns, units, round_.questions):
+        raise TaskError(f"task {spec.name}: {min(known)} is the answer of a row of train and of a question at once")
+    shown = files.names(columns, units, asked, taught)
+    for (_, path), name in shown.items():
+        _copy(source / path, dest / name)
+    return shown
 
 
 def _numbers(train: Sequence[str], asked: Sequence[str], salt: str) -> dict[str, str]:
@@ -72,21 +104,27 @@ def _contents(spec: TableTask, header: Sequence[str], round_: Round) -> str:
     if spec.questions_as:
         lines.append(f"- `{spec.questions_as}`: the same file as `questions.csv`")
     lines += [f"- `{name}`" for name in spec.data.extra]
-    answers = _ticked([spec.columns.id, spec.columns.answer])
-    return "\n".join(
-        [
-            "## Files in `--dataset_dir`",
-            "",
-            *lines,
-            "",
-            "## What to write into `--working_dir`",
-            "",
+    for column in spec.columns.files:
+        if round_.train or column != spec.columns.answer:
+            lines.append(f"- `{column}/`: the files that the column `{column}` names, as paths in `--dataset_dir`")
+    heading = "## What to write into `--working_dir`"
+    return "\n".join(["## Files in `--dataset_dir`", "", *lines, "", heading, "", _wanted(spec, round_), ""])
+
+
+def _wanted(spec: TableTask, round_: Round) -> str:
+    """The submission: a table, or something whose contents the task's own text tells."""
+    limits = spec.limits
+    if spec.submission.endswith(".csv"):
+        answers = _ticked([spec.columns.id, *spec.answer_columns])
+        return (
             f"`{spec.submission}`: a CSV file in UTF-8 with the columns {answers} and one row for each of the "
             f"{len(round_.questions):,} questions, in any order. A question that is missing, or answered twice, earns "
-            "nothing.",
-            "",
-        ]
-    )
+            "nothing."
+        )
+    what = "one file"
+    if spec.submission.endswith("/"):
+        what = f"a folder with at most {limits.submission_files:,} files, links not among them"
+    return f"`{spec.submission}`: {what}, at most {limits.submission_mb:,} MiB in all; above stands what is in it."
 
 
 def _ticked(names: Sequence[str]) -> str:

@@ -16,12 +16,12 @@ from types import ModuleType
 from typing import Any
 
 from sia_runner.records import INFRASTRUCTURE, Outcome, OutcomeKind
+from sia_runner.tasks.chamber import Chamber
 from sia_runner.tasks.confine import confine, end_with_parent
 from sia_runner.tasks.verifiers.common import Judge, choice, exact_match, judge_all, numeric, rank_scores
 from sia_runner.tasks.verifiers.letter import letter
-from sia_runner.tasks.verifiers.submission import UnreadableError, read_answers
-
-MEMORY_BYTES = 4 << 30
+from sia_runner.tasks.verifiers.measures import MEASURES, Scale, outcomes
+from sia_runner.tasks.verifiers.submission import UnreadableError, read_cells
 
 
 class BadVerifierError(Exception):
@@ -33,7 +33,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # what a verifier prints must not mix with the answer
     request = json.load(sys.stdin.buffer)
-    confine(request["cpu_seconds"], MEMORY_BYTES)
+    confine(request["cpu_seconds"], request["memory"])
     try:
         rows = [[o.unit, o.kind.value, o.value, o.prediction] for o in verify(request)]
         result: dict[str, Any] = {"outcomes": rows}
@@ -51,8 +51,8 @@ def verify(request: Mapping[str, Any]) -> list[Outcome]:
         return _by_module(request, gold)
     path = Path(request["submission"]) / request["file"]
     try:
-        answers, spoiled = read_answers(
-            path, request["id"], request["answer"], gold, request["most_rows"], request["most_bytes"]
+        answers, spoiled = read_cells(
+            path, request["id"], request["columns"], gold, request["most_rows"], request["most_bytes"]
         )
     except FileNotFoundError:
         return _judged(request, {}, set(), gold)
@@ -66,8 +66,12 @@ def verify(request: Mapping[str, Any]) -> list[Outcome]:
 
 
 def _judged(
-    request: Mapping[str, Any], answers: dict[str, str], spoiled: set[str], gold: dict[str, str]
+    request: Mapping[str, Any], cells: dict[str, tuple[str, ...]], spoiled: set[str], gold: dict[str, str]
 ) -> list[Outcome]:
+    measure = MEASURES.get(request["verifier"])
+    if measure:
+        return outcomes(measure, cells, spoiled, gold, Scale(**request["scale"]))
+    answers = {unit: answer for unit, (answer,) in cells.items()}
     if request["verifier"] == "auc":
         return rank_scores(answers, spoiled, gold, request["choices"][1])
     judges: dict[str, Callable[[], Judge]] = {
@@ -91,11 +95,12 @@ def load_module(path: Path) -> ModuleType:
 
 
 def _by_module(request: Mapping[str, Any], gold: dict[str, str]) -> list[Outcome]:
-    """`verify(submission, answers)`, or with the questions' fields as a third argument where it takes one."""
+    """`verify(submission, answers)`, or with the questions' fields as a third argument where it takes one, and the way
+    to run a program in the sandbox (Chamber) as a fourth."""
     verify_all = load_module(Path(request["module"])).verify
     arguments: list[Any] = [Path(request["submission"]), dict(gold)]
-    if len(inspect.signature(verify_all).parameters) > len(arguments):
-        arguments.append(request["questions"])
+    more = [request["questions"], Chamber(request["chamber"])]
+    arguments += more[: max(0, len(inspect.signature(verify_all).parameters) - len(arguments))]
     found: dict[str, Outcome] = {}
     for outcome in verify_all(*arguments):
         if outcome.unit not in gold or outcome.unit in found:

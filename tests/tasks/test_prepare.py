@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.task_config import Data
+from sia_runner.schema.task import Data
 from sia_runner.tasks.fetch import cached_wheel
 from sia_runner.tasks.prepare import MANIFEST, hashes, ready
 from sia_runner.tasks.protocol import TaskError
@@ -45,7 +45,7 @@ class Place:
 
     def start(self) -> subprocess.Popen:
         program = (
-            "import sys; from pathlib import Path; from sia_runner.task_config import Data;"
+            "import sys; from pathlib import Path; from sia_runner.schema.task import Data;"
             "from sia_runner.tasks.prepare import ready;"
             "data = Data.model_validate_json(sys.argv[3]);"
             "print(ready('example', data, Path(sys.argv[1]), Path(sys.argv[2]), print))"
@@ -270,3 +270,50 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(place):
 def test_the_manifest_holds_what_a_later_check_needs(place):
     listed = json.loads((place.ready() / MANIFEST).read_text())["files"]
     assert set(listed["labelled.csv"]) == {"sha256", "size", "mtime_ns"}
+
+
+CONVERTER = """
+import argparse, pathlib, sys
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import helper
+parser = argparse.ArgumentParser()
+for name in ("--out", "--source"): parser.add_argument(name, type=pathlib.Path)
+parser.add_argument("--seed")
+args = parser.parse_args()
+given = args.source / "a.txt" if args.source.is_dir() else args.source
+(args.out / "labelled.csv").write_text(f"{given.read_text()} {args.seed} {helper.WORD}")
+"""
+
+
+@pytest.fixture
+def converted(place, tmp_path):
+    """Data that a script makes of what the user has."""
+    (place.folder / "make.py").write_text(CONVERTER)
+    (place.folder / "helper.py").write_text("WORD = 'helped'")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("mine")
+
+    def make(local="mine/a.txt", **changes):
+        given = {"script": "make.py", "modules": ["helper.py"], "labelled": "labelled.csv"} | changes
+        return (place.ready(Data(local=str(tmp_path / local), **given)) / "labelled.csv").read_text()
+
+    return make
+
+
+@pytest.mark.parametrize("local", ["mine", "mine/a.txt"])
+def test_a_script_converts_a_file_or_folder_of_the_user_and_is_given_its_arguments(converted, local):
+    assert converted(local, arguments={"seed": 7}) == "mine 7 helped"
+
+
+def test_other_arguments_another_file_or_another_module_are_other_data(converted, place, tmp_path):
+    assert converted(arguments={"seed": 7}) == "mine 7 helped"
+    assert converted(arguments={"seed": 8}) == "mine 8 helped"
+    (tmp_path / "mine" / "a.txt").write_text("other")
+    assert converted(arguments={"seed": 8}) == "other 8 helped"
+    (place.folder / "helper.py").write_text("WORD = 'edited'")
+    assert converted(arguments={"seed": 8}) == "other 8 edited"
+
+
+def test_what_the_user_does_not_have_is_one_clear_line(converted, tmp_path):
+    with pytest.raises(TaskError, match=r"task example: task\.data\.local=.*gone: no such file or folder"):
+        converted("gone")

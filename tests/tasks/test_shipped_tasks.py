@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from sia_runner.ground.resources import bundled, cache_dir
 from sia_runner.records import OutcomeKind
-from sia_runner.resources import bundled, cache_dir
-from sia_runner.task_config import SiaFolderTask
-from sia_runner.task_config import TableTask as Spec
+from sia_runner.schema.task import SiaFolderTask
+from sia_runner.schema.task import TableTask as Spec
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.splits import blocks
 from sia_runner.tasks.table import TableTask
@@ -41,7 +41,7 @@ def task(request):
     return task
 
 
-@pytest.mark.parametrize("name", [*NATIVE, "arithmetic", "gpqa", "longcot_chess", "custom"])
+@pytest.mark.parametrize("name", [*NATIVE, "arithmetic", "gpqa", "longcot_chess", "custom", "mlebench"])
 def test_a_task_file_is_short_and_says_first_what_the_task_is(name):
     lines = yaml_of(name).read_text().splitlines()
     assert lines[0].startswith("# ")
@@ -108,7 +108,7 @@ def test_from_prepared_data_to_the_first_view_is_quick(task, tmp_path):
         (round_,) = fresh.rounds("gate")
         fresh.lay_out(round_, tmp_path / f"view {n}", "salt")
         took.append(time.perf_counter() - began)
-    assert min(took) < 0.5
+    assert min(took) < 1
 
 
 def test_launching_loads_no_heavy_module():

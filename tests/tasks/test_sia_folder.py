@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sia_runner.records import OutcomeKind
-from sia_runner.task_config import SiaFolderTask
+from sia_runner.schema.task import SiaFolderTask
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.sia_folder import SiaFolder, numbers
 from tests.tasks.making import ends

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from sia_runner.agents import declared
 from sia_runner.agents.space import Space, Variant
-from sia_runner.resources import bundled, cache_dir
+from sia_runner.ground.resources import bundled, cache_dir
 from sia_runner.rundir import sha256_of
-from sia_runner.task_config import TableTask as Spec
+from sia_runner.schema.task import TableTask as Spec
 from sia_runner.tasks.table import TableTask
 
 pytest.importorskip("aiohttp", reason="NOT CHECKED: aiohttp is not installed (pip install 'sia-runner[models]')")

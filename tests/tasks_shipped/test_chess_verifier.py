@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sia_runner.ground.resources import bundled
 from sia_runner.records import OutcomeKind
-from sia_runner.resources import bundled
 from sia_runner.tasks.worker import load_module
 
 pytest.importorskip("chess", reason="NOT CHECKED: chess is not installed (pip install 'sia-runner[chess]')")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sia_runner.resources import bundled
+from sia_runner.ground.resources import bundled
 
 pytest.importorskip("openai", reason="NOT CHECKED: openai is not installed (pip install 'sia-runner[models]')")
 from tests.provider import Answer, ProviderServer, Reset, Status

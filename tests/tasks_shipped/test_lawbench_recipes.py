@@ -3,8 +3,6 @@
 import csv
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import cast
 
@@ -13,10 +11,12 @@ import pytest
 from sia_runner.agents import declared
 from sia_runner.agents.constants import Choice, Constant, Value
 from sia_runner.agents.space import Recipe, Space, Variant
-from sia_runner.resources import bundled
+from sia_runner.ground.resources import bundled
+from tests.tasks_shipped.together import run_together
 
 TASK = bundled("tasks") / "lawbench"
 SPACE = cast(Space, declared.load(TASK / "recipes"))
+DEFAULTS = [SPACE.program(recipe.default()) for recipe in SPACE.recipes.values()]
 CRIMES = {
     "盗窃": "窃取财物",
     "放火": "点燃房屋",
@@ -55,18 +55,18 @@ def view(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     return folder, {row["id"]: row["label"] for row in rows[120:]}
 
 
-def run(program: str, view: tuple[Path, dict[str, str]], folder: Path) -> float:
-    """Accuracy; fails unless there is exactly one valid row for each question."""
-    (folder / "target_agent.py").write_text(program, encoding="utf-8")
-    command = [sys.executable, "-I", str(folder / "target_agent.py"), "--dataset_dir", str(view[0]), "--working_dir"]
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, ""), "a warning is a fault too: nobody reads 40 trials' worth of them"
-    with (folder / "submission.csv").open(encoding="utf-8", newline="") as stream:
+def run(programs: list[str], view: tuple[Path, dict[str, str]], folder: Path) -> list[float]:
+    """Accuracies; exactly one valid row a question."""
+    return [accuracy(home, view[1]) for home in run_together(programs, view[0], folder)]
+
+
+def accuracy(home: Path, gold: dict[str, str]) -> float:
+    with (home / "submission.csv").open(encoding="utf-8", newline="") as stream:
         header, *rows = csv.reader(stream)
     assert header == ["id", "label"]
-    assert sorted(name for name, _ in rows) == sorted(view[1])
+    assert sorted(name for name, _ in rows) == sorted(gold)
     assert {answer for _, answer in rows} <= CRIMES.keys()
-    return sum(view[1][name] == answer for name, answer in rows) / len(rows)
+    return sum(gold[name] == answer for name, answer in rows) / len(rows)
 
 
 def corner(recipe: Recipe, highest: bool) -> Variant:
@@ -80,33 +80,28 @@ def corner(recipe: Recipe, highest: bool) -> Variant:
 
 def test_the_naive_start_answers_every_question_and_stays_naive(view, tmp_path):
     program = (TASK / "reference" / "target_agent.py").read_text(encoding="utf-8")
-    assert run(program, view, tmp_path) >= 0.2
+    assert run([program], view, tmp_path)[0] >= 0.2
     assert "TfidfVectorizer()" in program, "the start is the published baseline: default words, no segmentation"
 
 
-@pytest.mark.parametrize("recipe", SPACE.recipes.values(), ids=lambda recipe: recipe.name)
-def test_a_recipe_answers_every_question_from_few_damaged_texts(recipe, view, tmp_path):
-    assert run(SPACE.program(recipe.default()), view, tmp_path) >= 0.8
+def test_every_recipe_answers_every_question_from_few_damaged_texts(view, tmp_path):
+    assert min(run(DEFAULTS, view, tmp_path)) >= 0.8
 
 
 @pytest.mark.parametrize("highest", [False, True], ids=["lowest", "highest"])
-@pytest.mark.parametrize("recipe", SPACE.recipes.values(), ids=lambda recipe: recipe.name)
-def test_no_value_at_a_bound_breaks_a_recipe(recipe, highest, view, tmp_path):
-    assert run(SPACE.program(corner(recipe, highest)), view, tmp_path) >= 0.3
+def test_no_value_at_a_bound_breaks_a_recipe(highest, view, tmp_path):
+    programs = [SPACE.program(corner(recipe, highest)) for recipe in SPACE.recipes.values()]
+    assert min(run(programs, view, tmp_path)) >= 0.3
 
 
-@pytest.mark.parametrize("recipe", SPACE.recipes.values(), ids=lambda recipe: recipe.name)
-def test_a_recipe_lives_on_texts_without_a_character(recipe, view, tmp_path):
+def test_every_recipe_lives_on_texts_without_a_character(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "train.csv").write_text("id,text,label\n0,,盗窃\n1,,放火\n", encoding="utf-8")
     (empty / "questions.csv").write_text("id,text\n2,\n", encoding="utf-8")
-    run(SPACE.program(recipe.default()), (empty, {"2": "盗窃"}), tmp_path)
+    run(DEFAULTS, (empty, {"2": "盗窃"}), tmp_path)
 
 
 def test_a_recipe_gives_the_same_answers_twice(view, tmp_path):
-    slowest, found = SPACE.recipes[list(SPACE.recipes)[-1]], []
-    for _ in range(2):
-        run(SPACE.program(slowest.default()), view, tmp_path)
-        found.append((tmp_path / "submission.csv").read_bytes())
-    assert found[0] == found[1]
+    homes = run_together([DEFAULTS[-1], DEFAULTS[-1]], view[0], tmp_path)
+    assert len({(home / "submission.csv").read_bytes() for home in homes}) == 1

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from sia_runner.agents import declared
 from sia_runner.agents.space import Space, Variant
-from sia_runner.resources import bundled
-from sia_runner.task_config import TableTask as Spec
+from sia_runner.ground.resources import bundled
+from sia_runner.schema.task import TableTask as Spec
 
 pytest.importorskip("aiohttp", reason="NOT CHECKED: aiohttp is not installed (pip install 'sia-runner[models]')")
 from tests.provider import Answer, ProviderServer, Reset, Status

@@ -7,7 +7,7 @@ columns, any order of rows, unknown ids. Not forgiven: an id twice, rows that do
 import codecs
 import csv
 import io
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -26,7 +26,15 @@ def read_answers(
 
     Raises FileNotFoundError when there is no file, UnreadableError when nothing in it can count.
     """
-    answers: dict[str, str] = {}
+    cells, spoiled = read_cells(path, id_column, [answer_column], asked, most_rows, most_bytes)
+    return {unit: answer for unit, (answer,) in cells.items()}, spoiled
+
+
+def read_cells(
+    path: Path, id_column: str, columns: Sequence[str], asked: Container[str], most_rows: int, most_bytes: int
+) -> tuple[dict[str, tuple[str, ...]], set[str]]:
+    """As `read_answers`, for answers of several columns."""
+    answers: dict[str, tuple[str, ...]] = {}
     spoiled: set[str] = set()
     with path.open("rb") as raw:
         if path.stat().st_size > most_bytes:
@@ -35,7 +43,7 @@ def read_answers(
         with io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline="") as stream:
             rows = _rows(stream, 50 * most_rows)
             header = next(rows, None) or []
-            place, wanted = _column(header, id_column), _column(header, answer_column)
+            place, *wanted = (_column(header, name) for name in (id_column, *columns))
             for number, row in enumerate(rows):
                 if number >= most_rows:
                     raise UnreadableError(f"more than {most_rows} rows")
@@ -46,7 +54,7 @@ def read_answers(
                     answers.pop(unit, None)
                     spoiled.add(unit)
                 else:
-                    answers[unit] = row[wanted]
+                    answers[unit] = tuple(row[at] for at in wanted)
     return answers, spoiled
 
 

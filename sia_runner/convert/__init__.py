@@ -1,0 +1,1 @@
+"""sia-agent's profiles and providers as choices of ours."""

@@ -1,0 +1,157 @@
+"""For verifiers that must execute what was submitted: a program in the run's sandbox, spoken to line by line.
+
+The verifier stays outside. It puts a program of its own (a driver) beside the submission, starts both in the sandbox
+and asks; every answer is hostile: bounded in size, waited for no longer than said, JSON or nothing. Two pipes in the
+program's working folder carry the lines, ``asks`` and ``answers``; both are opened here before the program starts, so
+that what it does to the names changes nothing. Larger things lie in files of that folder (see `Inside.work`).
+"""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ASKS, ANSWERS = "asks", "answers"
+_LINE = 16 << 10  # bytes of an answer
+_PATIENCE = 30.0  # seconds for the sandbox to be taken down
+
+
+class ChamberError(Exception):
+    """The sandbox itself failed: nothing can be said about the submission."""
+
+
+class GoneError(Exception):
+    """The program does not answer any more. `ending`: of the sandbox's endings, or ``late`` or ``gibberish``."""
+
+    def __init__(self, ending: str, detail: str = "") -> None:
+        super().__init__(detail or ending.replace("_", " "))
+        self.ending = ending
+
+
+@dataclass(frozen=True, slots=True)
+class Chamber:
+    """`command` runs one job in a sandbox (see sia_runner.candidate.chamber); empty where there is none."""
+
+    command: Sequence[str]
+
+    @contextlib.contextmanager
+    def run(self, files: Mapping[str, bytes], entry: str, seconds: float) -> Iterator["Inside"]:
+        """Start program `entry` of `files` (name -> content), as ``entry --dataset_dir D --working_dir W`` with D
+        empty. It has `seconds` in all, and ends with this block. ChamberError where no sandbox is given."""
+        if not self.command:
+            raise ChamberError("this verifier executes what was submitted and was given no sandbox")
+        top = Path(tempfile.mkdtemp(prefix="sia-chamber-"))
+        try:
+            inside = Inside(
+                _laid_out(top, files), _pipe(top, ASKS), _pipe(top, ANSWERS), self._start(top, entry, seconds)
+            )
+            try:
+                yield inside
+            finally:
+                inside.end()
+        finally:
+            shutil.rmtree(top, ignore_errors=True)
+
+    def _start(self, top: Path, entry: str, seconds: float) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            list(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+        )
+        assert process.stdin  # noqa: S101 (for the type checker)
+        process.stdin.write(json.dumps({"top": str(top), "entry": entry, "seconds": seconds}).encode() + b"\n")
+        process.stdin.flush()
+        return process
+
+
+def _laid_out(top: Path, files: Mapping[str, bytes]) -> Path:
+    """``top/{harness,data,work}``; readable by the user that a sandbox may run it as."""
+    top.chmod(0o711)
+    for name in ("harness", "data", "work"):
+        (top / name).mkdir(mode=0o755)
+    for name, content in files.items():
+        (top / "harness" / name).write_bytes(content)
+        (top / "harness" / name).chmod(0o444)
+    for name in (ASKS, ANSWERS):
+        os.mkfifo(top / "work" / name, 0o600)
+    return top / "work"
+
+
+def _pipe(top: Path, name: str) -> int:
+    """For reading and writing: opening waits for nobody, and there is no end of file when the other side goes."""
+    return os.open(top / "work" / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+class Inside:
+    """A program that runs in the sandbox."""
+
+    def __init__(self, work: Path, asks: int, answers: int, process: "subprocess.Popen[bytes]") -> None:
+        self.work = work  # its working folder: what is in there is hostile, links included
+        self._asks, self._answers, self._process = asks, answers, process
+        self._heard = b""
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """One line for the program. Short: a pipe holds 64 KiB until it is read."""
+        try:
+            os.write(self._asks, json.dumps(message).encode() + b"\n")
+        except BlockingIOError:
+            raise GoneError("late", "it does not read what it is asked") from None
+
+    def hear(self, seconds: float) -> dict[str, Any]:
+        """The next line of the program, a JSON object. GoneError where there is none in time."""
+        end = time.monotonic() + seconds
+        while b"\n" not in self._heard:
+            if len(self._heard) > _LINE:
+                raise GoneError("gibberish", "it answers without end")
+            left = end - time.monotonic()
+            if left <= 0:
+                raise GoneError("late", f"no answer within {seconds:g} s")
+            assert self._process.stdout  # noqa: S101 (for the type checker)
+            ready, _, _ = select.select([self._answers, self._process.stdout], [], [], left)
+            if self._answers in ready:
+                self._heard += os.read(self._answers, _LINE)
+            elif ready:
+                raise self._ended()
+        line, _, self._heard = self._heard.partition(b"\n")
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise GoneError("gibberish", "its answer is no JSON object")
+        return answer
+
+    def ask(self, message: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        self.tell(message)
+        return self.hear(seconds)
+
+    def _ended(self) -> Exception:
+        """The job is over: GoneError says how, ChamberError that it never was."""
+        assert self._process.stdout  # noqa: S101
+        try:
+            ended = json.loads(self._process.stdout.read())
+        except ValueError:
+            return ChamberError(f"the sandbox died with exit code {self._process.wait(_PATIENCE)}")
+        if ended["ending"] in ("not_started", "interrupted"):
+            return ChamberError(f"the sandbox could not run it: {ended['detail']}")
+        return GoneError(ended["ending"], ended["detail"] or f"exit code {ended['exit_code']}")
+
+    def end(self) -> None:
+        """Take the sandbox down: it ends when the standard input of its command does."""
+        assert self._process.stdin and self._process.stdout  # noqa: S101
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        os.close(self._asks)
+        os.close(self._answers)

@@ -1,0 +1,23 @@
+"""The program that runs mlebench's own grader, in a process of its own: it reads what a harness wrote.
+
+python -I -c … PACKAGES COMPETITION DATA_DIR SUBMISSION     prints {"score": float | null} as its last line
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    packages, competition, data_dir, submission = sys.argv[1:]
+    sys.path.insert(0, packages)
+    from mlebench.registry import registry  # type: ignore[import-not-found]
+    from mlebench.utils import load_answers, read_csv  # type: ignore[import-not-found]
+
+    one = registry.set_data_dir(Path(data_dir)).get_competition(competition)
+    score = one.grader(read_csv(submission), load_answers(one.answers))  # None: it takes the submission for invalid
+    print(json.dumps({"score": None if score is None else float(score)}))
+
+
+if __name__ == "__main__":
+    main()

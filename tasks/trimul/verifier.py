@@ -1,0 +1,161 @@
+"""Judges kernels: the answer to a question is the seed of its hidden data, the submission is run on it in the sandbox.
+
+Without a GPU an outcome is worth the economy of its counted work (see `economy`), and a kernel that is right but cannot
+be counted UNCOUNTED. On a GPU it is the microseconds of its shape, and a kernel that fails anywhere takes FAILED.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from cases import CORRECT, Case
+from dialect import fault as leaves_dialect
+from economy import share
+from judge import Judge, RefusedError, Timing, geometric_mean, slack
+
+from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.tasks.chamber import Chamber, GoneError
+
+FILE = "submission.py"
+MOST_BYTES = 1 << 20
+UNCOUNTED = 0.01
+FAILED = 1e6  # microseconds
+_HERE = Path(__file__).resolve().parent
+_DRIVER = ("candidate.py", "counting.py", "arena.py", "cuda_arena.py")
+_SECONDS = 3600.0  # that one program in the sandbox has in all; the verifier's own limit is shorter
+_LIVES = 3  # programs that may die before the rest is given up
+_NOTHING = "import torch\n\n\ndef custom_kernel(data):\n    return torch.zeros_like(data[0])\n"
+_ENDINGS = {"timeout": OutcomeKind.TIMEOUT, "late": OutcomeKind.TIMEOUT, "out_of_memory": OutcomeKind.OUT_OF_MEMORY}
+
+
+class NoGpuInSandboxError(Exception):
+    """Not even a kernel of ours runs there: nothing can be said about the submission."""
+
+
+class WrongError(Exception):
+    """An output is wrong; the message says where."""
+
+
+def verify(
+    submission: Path, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], chamber: Chamber
+) -> list[Outcome]:
+    on_gpu = {row["device"] for row in questions.values()} == {"cuda"}
+    try:
+        source = (submission / FILE).read_bytes()
+    except FileNotFoundError:
+        return [Outcome(unit, OutcomeKind.NO_ANSWER, FAILED if on_gpu else 0.0) for unit in answers]
+    if len(source) > MOST_BYTES:
+        note = f"({FILE} is larger than {MOST_BYTES >> 10} KiB)"
+        return [Outcome(unit, OutcomeKind.INVALID_FORMAT, FAILED if on_gpu else 0.0, note) for unit in answers]
+    found = _timed if on_gpu else _counted
+    return list(found(source, answers, questions, chamber))
+
+
+def aggregate(outcomes: Sequence[Outcome]) -> float:
+    """Mean economy, or the geometric mean of microseconds: an economy is at most 1, and no kernel takes that little."""
+    values = [outcome.value for outcome in outcomes]
+    return geometric_mean(values) if min(values) > 1 else fmean(values)
+
+
+def _counted(
+    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], chamber: Chamber
+) -> Iterator[Outcome]:
+    outside = leaves_dialect(source)
+    left, lives = list(answers), _LIVES
+    while left:
+        try:
+            with chamber.run(_files(source), "candidate.py", _SECONDS) as inside:
+                judge = Judge(inside, "cpu", [Case.of(questions[unit]) for unit in left], count=not outside)
+                try:
+                    while left:
+                        yield _one(judge, left[0], questions[left[0]], int(answers[left[0]]), outside)
+                        left.pop(0)
+                finally:
+                    judge.close()
+        except RefusedError as error:  # it could not even be loaded
+            yield from (Outcome(unit, OutcomeKind.CRASHED, 0.0, f"({error})") for unit in left)
+            return
+        except GoneError as error:
+            lives -= 1
+            kind = _ENDINGS.get(error.ending, OutcomeKind.CRASHED)
+            gone, left = (left[:1], left[1:]) if lives else (left, [])
+            yield from (Outcome(unit, kind, 0.0, f"({error})") for unit in gone)
+
+
+def _one(judge: Judge, unit: str, row: Mapping[str, str], seed: int, outside: str) -> Outcome:
+    case = Case.of(row)
+    try:
+        run = judge.run(case, seed)
+    except RefusedError as error:
+        return Outcome(unit, OutcomeKind.CRASHED, 0.0, f"({case.name}: {error})")
+    if run.fault:
+        return Outcome(unit, OutcomeKind.WRONG, 0.0, f"({case.name}: {run.fault})")
+    if not run.work:
+        note = f"right; its work cannot be counted: {outside or 'no counts came back'}"
+        return Outcome(unit, OutcomeKind.PARTIAL, UNCOUNTED, f"({case.name}: {note})")
+    value = share(case, run.work)
+    if value == 0:
+        return Outcome(unit, OutcomeKind.WRONG, 0.0, f"({case.name}: counts less than its input and output)")
+    told = ", ".join(f"{name} {count}" for name, count in run.work.items())
+    return Outcome(unit, OutcomeKind.PARTIAL, value, f"({case.name}: right; {told})")
+
+
+def _timed(
+    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], chamber: Chamber
+) -> list[Outcome]:
+    """All or nothing: a kernel that is wrong somewhere is no faster anywhere."""
+    cases = {unit: Case.of(questions[unit]) for unit in answers}
+    shapes = list(dict.fromkeys(cases.values()))
+    flush = any(row["flush_l2"] == "1" for row in questions.values())
+    slacks = _slacks(chamber, shapes)
+    try:
+        with chamber.run(_files(source), "candidate.py", _SECONDS) as inside:
+            judge = Judge(inside, "cuda", [*shapes, *CORRECT])
+            try:
+                _all_right(judge, int(next(iter(answers.values()))))
+                return [
+                    _of_timing(unit, case, judge.time(case, int(answers[unit]), slacks[case], flush=flush))
+                    for unit, case in cases.items()
+                ]
+            finally:
+                judge.close()
+    except WrongError as error:
+        kind, why = OutcomeKind.WRONG, str(error)
+    except RefusedError as error:
+        kind, why = OutcomeKind.CRASHED, str(error)
+    except GoneError as error:
+        kind, why = _ENDINGS.get(error.ending, OutcomeKind.CRASHED), str(error)
+    return [Outcome(unit, kind, FAILED, f"({why})") for unit in answers]
+
+
+def _all_right(judge: Judge, seed: int) -> None:
+    """The 18 cases that must be right. WrongError names the first that is not."""
+    for place, case in enumerate(CORRECT):
+        run = judge.run(case, seed + place + 1)
+        if run.fault:
+            raise WrongError(f"{case.name}: {run.fault}")
+
+
+def _of_timing(unit: str, case: Case, timing: Timing) -> Outcome:
+    if timing.fault:
+        raise WrongError(f"{case.name}: {timing.fault}")
+    how = "by its CUDA events" if timing.believed else "by our clock, with which its events disagree"
+    told = f"{timing.mean:.1f} ± {timing.error:.1f} us, {timing.repeats} repeats, {how}"
+    return Outcome(unit, OutcomeKind.PARTIAL, min(timing.mean, FAILED), f"({case.name}: {told})")
+
+
+def _slacks(chamber: Chamber, shapes: Sequence[Case]) -> dict[Case, float]:
+    """What our clock shows beyond a kernel, measured with one of our own that does nothing, in the same sandbox."""
+    try:
+        with chamber.run(_files(_NOTHING.encode()), "candidate.py", _SECONDS) as inside:
+            judge = Judge(inside, "cuda", list(shapes))
+            try:
+                return {case: slack([judge.run(case, seed) for seed in range(12)][2:]) for case in shapes}
+            finally:
+                judge.close()
+    except (RefusedError, GoneError) as error:
+        raise NoGpuInSandboxError(str(error)) from error
+
+
+def _files(source: bytes) -> dict[str, bytes]:
+    return {FILE: source} | {name: (_HERE / name).read_bytes() for name in _DRIVER}
