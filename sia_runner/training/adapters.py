@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sia_runner.schema.training import Lora
 from sia_runner.training.protocol import Policy, TrainingError
-from sia_runner.training_config import Lora
 
 NAME = "default"  # of the adapter under training, among those that a policy keeps loaded; TRL knows no other
 ORIGIN = "sia_adapter.json"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sia_runner.training_config import Collapse
+from sia_runner.schema.training import Collapse
 
 
 @dataclass(frozen=True, slots=True)

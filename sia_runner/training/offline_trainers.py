@@ -14,6 +14,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from sia_runner.schema.training import Algorithm
 from sia_runner.training import adapters, driver_rows
 from sia_runner.training.algorithms.protocol import Offline
 from sia_runner.training.batch import Batch
@@ -21,7 +22,6 @@ from sia_runner.training.collapse import Step, row_stride
 from sia_runner.training.forwards import own_forward
 from sia_runner.training.protocol import Assignment, Policy
 from sia_runner.training.schedule import seed_of
-from sia_runner.training_config import Algorithm
 
 Row = dict[str, list[int]]
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from sia_runner.schema.training import Algorithm
 from sia_runner.training import adapters, algorithms
 from sia_runner.training.algorithms.protocol import Loss
 from sia_runner.training.checkpoints import Checkpoints
 from sia_runner.training.progress import key_of
 from sia_runner.training.protocol import Assignment, Trained, TrainingError
-from sia_runner.training_config import Algorithm
 
 
 def train(assignment: Assignment) -> Trained:

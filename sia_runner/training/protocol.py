@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sia_runner.records import Trajectory
-from sia_runner.training_config import Algorithm
+from sia_runner.schema.training import Algorithm
 
 
 class TrainingError(Exception):

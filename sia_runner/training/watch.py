@@ -21,6 +21,7 @@ class Watch(TrainerCallback):
         self._one = assignment
         self._checkpoints = checkpoints
         self._trainer: Any = None
+        self._saved: tuple[int, dict[str, Any]] | None = None  # where it starts
         self._since = 0.0
         self.progress = Progress()
 
@@ -28,7 +29,8 @@ class Watch(TrainerCallback):
         """Train from the newest checkpoint, or from the start, to the end or to an early stop."""
         self._trainer = trainer
         self._since = time.monotonic()
-        saved = self._checkpoints.latest()
+        self._saved = saved = self._checkpoints.latest()
+        self.wait()  # one that looks later would start from what the first has written by then
         if saved is not None:
             self.progress = Progress.from_plain(saved[1]["progress"])
             self._put(saved[1]["weights"])
@@ -40,7 +42,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The optimizer exists from here on."""
-        saved = self._checkpoints.latest()
+        saved, self._saved = self._saved, None
         if saved is None:
             self._save(0)
             return

@@ -6,6 +6,7 @@ python -m tests.training.drive MODEL FOLDER ALGORITHM JSON-SETTINGS
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 
@@ -16,6 +17,8 @@ def main(model: str, folder: str, algorithm: str, changes: str) -> None:
     from sia_runner.training import offline, online
     from tests.training import toy
 
+    if os.environ.get("RANK", "0") != "0":
+        look_late()
     torch.set_num_threads(1)
     policy = toy.ToyPolicy(Qwen3ForCausalLM.from_pretrained(model).eval(), toy.small_tokenizer())
     settings = toy.settings(algorithm, **json.loads(changes))
@@ -24,6 +27,20 @@ def main(model: str, folder: str, algorithm: str, changes: str) -> None:
     trained = driver.train(one)
     if os.environ.get("RANK", "0") == "0":  # two processes on one pipe would write into each other's line
         print("done", json.dumps([trained.steps, list(trained.reward), list(trained.kl)]), flush=True)
+
+
+def look_late() -> None:
+    """The first process may be a second ahead of the others; what it has written by then is not where they start."""
+    from sia_runner.training.checkpoints import Checkpoints
+
+    latest = Checkpoints.latest
+    Checkpoints.latest = lambda self: time.sleep(1.0) or latest(self)
+
+
+def into(path: str, *args: str) -> None:
+    """What it prints goes to a file."""
+    with open(path, "w", encoding="utf-8") as sys.stdout:
+        main(*args)
 
 
 if __name__ == "__main__":

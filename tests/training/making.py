@@ -1,7 +1,7 @@
 """Trajectories to train on, written as rewards."""
 
 from sia_runner.records import OutcomeKind, Sampled, Trajectory
-from sia_runner.training_config import Algorithm
+from sia_runner.schema.training import Algorithm
 
 
 def call(completion=(4, 5), prompt=(1, 2, 3)):

@@ -8,10 +8,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="adapters are tensors")
 pytest.importorskip("peft", reason="adapters are PEFT's")
 
+from sia_runner.schema.training import Lora  # noqa: E402
 from sia_runner.training import adapters  # noqa: E402
 from sia_runner.training.adapters import Origin, attached  # noqa: E402
 from sia_runner.training.protocol import TrainingError  # noqa: E402
-from sia_runner.training_config import Lora  # noqa: E402
 from tests.training import toy  # noqa: E402
 
 IDS = torch.tensor([toy.prompt_of(unit) for unit in toy.HELD_OUT[:4]])

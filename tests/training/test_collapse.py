@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from sia_runner.schema.training import Collapse
 from sia_runner.training.collapse import Step, verdict
-from sia_runner.training_config import Collapse
 
 GOOD = Step(reward=0.5, kl=0.1, entropy=1.0, zero_groups=0.2, length=20.0, tokens=100)
 LIMITS = Collapse(kl=10, entropy=0.01, zero_groups=1.0, length=4, window=3)

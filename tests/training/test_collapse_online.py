@@ -8,8 +8,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
+from sia_runner.schema.training import Collapse  # noqa: E402
 from sia_runner.training import adapters, online  # noqa: E402
-from sia_runner.training_config import Collapse  # noqa: E402
 from tests.training import toy  # noqa: E402
 
 NONE = {"kl": None, "entropy": None, "zero_groups": None, "length": None}

@@ -14,9 +14,9 @@ pytest.importorskip("trl", reason="the weights lever needs the extra `training`"
 
 from sia_runner.models.policy import checkpoint  # noqa: E402
 from sia_runner.models.policy.engine import Engine  # noqa: E402
+from sia_runner.schema.training import Lora, PolicySpec  # noqa: E402
 from sia_runner.training import adapters, online  # noqa: E402
 from sia_runner.training.protocol import TrainingError  # noqa: E402
-from sia_runner.training_config import Lora, PolicySpec  # noqa: E402
 from tests.models.policy.making import ask, no_texts  # noqa: E402
 from tests.training import toy  # noqa: E402
 from tests.training.on_disk import on_disk, text_of  # noqa: E402

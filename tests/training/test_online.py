@@ -9,9 +9,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
+from sia_runner.schema.training import Collapse, Lora  # noqa: E402
 from sia_runner.training import adapters, driver_rows, online  # noqa: E402
 from sia_runner.training.protocol import TrainingError  # noqa: E402
-from sia_runner.training_config import Collapse, Lora  # noqa: E402
 from tests.training import toy  # noqa: E402
 
 

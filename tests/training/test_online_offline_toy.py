@@ -1,4 +1,9 @@
-"""Each of the six algorithms solves the toy: P(right answer) on prompts never seen, from 0.35, in three seeds."""
+"""Each of the six algorithms solves the toy: P(right answer) on prompts never seen, from 0.35.
+
+One seed; `SIA_TOY_SEEDS=3 pytest -m slow -rP` on this file shows three, in about two minutes.
+"""
+
+import os
 
 import pytest
 
@@ -19,7 +24,7 @@ ALGORITHMS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SIA_TOY_SEEDS", "1"))))
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_the_toy_is_solved(algorithm, seed, tmp_path):
     torch.set_num_threads(1)

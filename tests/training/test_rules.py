@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sia_runner.propose.search import plateau_length
 from sia_runner.records import Lever, OutcomeKind, Past, Sampled, Trajectory
-from sia_runner.search import plateau_length
 from sia_runner.training.algorithms import MODULES
 from sia_runner.training.protocol import TrainingError
 from sia_runner.training.rules import RULES, Rule, choose, impossible, nothing_to_gain, suits, unaffordable

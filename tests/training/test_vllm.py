@@ -17,9 +17,9 @@ from sia_runner.models.policy.engine import Engine  # noqa: E402
 from sia_runner.models.policy.remote import Remote  # noqa: E402
 from sia_runner.models.policy.vllm import Vllm  # noqa: E402
 from sia_runner.records import OutcomeKind, Trajectory  # noqa: E402
+from sia_runner.schema.training import PolicySpec  # noqa: E402
 from sia_runner.training import adapters, offline, online  # noqa: E402
 from sia_runner.training.schedule import seed_of  # noqa: E402
-from sia_runner.training_config import PolicySpec  # noqa: E402
 from tests.models.policy.making import no_texts  # noqa: E402
 from tests.models.policy.vllm_server import VllmServer  # noqa: E402
 from tests.training import toy  # noqa: E402

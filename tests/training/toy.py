@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.records import OutcomeKind, Sampled, Trajectory
+from sia_runner.schema.training import Algorithm, Collapse, Lora
 from sia_runner.training.protocol import Assignment
-from sia_runner.training_config import Algorithm, Collapse, Lora
 
 SYMBOLS, NOISE = 8, 16
 ASK, EOS, PAD = 3, 1, 0

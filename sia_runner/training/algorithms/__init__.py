@@ -3,9 +3,9 @@
 from importlib import import_module
 from typing import Any
 
+from sia_runner.schema.training import Algorithm
 from sia_runner.training.algorithms.protocol import Offline, Online
 from sia_runner.training.protocol import TrainingError
-from sia_runner.training_config import Algorithm
 
 MODULES = {
     "ppo": "sia_runner.training.algorithms.ppo",

@@ -10,11 +10,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
 from sia_runner.records import Trajectory
+from sia_runner.schema.training import Algorithm
 from sia_runner.training.algorithms.options import STRICT, read
 from sia_runner.training.algorithms.protocol import Example
 from sia_runner.training.batch import by_question, length, reward_of
 from sia_runner.training.protocol import TrainingError
-from sia_runner.training_config import Algorithm
 
 KIND = "offline"
 

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as checked
 
+from sia_runner.schema.training import Algorithm
 from sia_runner.training.algorithms.groups import compare
 from sia_runner.training.algorithms.options import STRICT, policy_loss, read
 from sia_runner.training.algorithms.protocol import Loss, Signal
 from sia_runner.training.batch import Batch, Floats
 from sia_runner.training.protocol import TrainingError
-from sia_runner.training_config import Algorithm
 
 KIND = "online"
 # With K = 2 the KL of a single winner reaches ln 2 only in the limit: beta runs to its cap and the advantage to 1e12.

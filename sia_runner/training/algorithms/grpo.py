@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
+from sia_runner.schema.training import Algorithm
 from sia_runner.training.algorithms.groups import compare
 from sia_runner.training.algorithms.options import STRICT, policy_loss, read
 from sia_runner.training.algorithms.protocol import Loss, Signal
 from sia_runner.training.batch import Batch, Floats
 from sia_runner.training.protocol import TrainingError
-from sia_runner.training_config import Algorithm
 
 KIND = "online"
 EPSILON = 1e-4  # TRL's, added to the standard deviation

@@ -5,9 +5,9 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, ValidationError
 
+from sia_runner.schema.training import Algorithm
 from sia_runner.training.algorithms.protocol import Loss
 from sia_runner.training.protocol import TrainingError
-from sia_runner.training_config import Algorithm
 
 STRICT = ConfigDict(extra="forbid", strict=True)  # "3" is no number here either
 Schema = TypeVar("Schema")

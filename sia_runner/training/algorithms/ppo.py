@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
+from sia_runner.schema.training import Algorithm, Share1
 from sia_runner.training.algorithms.gae import Chain, gae
 from sia_runner.training.algorithms.options import STRICT, policy_loss, read
 from sia_runner.training.algorithms.protocol import Loss, Signal
 from sia_runner.training.batch import Batch
 from sia_runner.training.protocol import TrainingError
-from sia_runner.training_config import Algorithm, Share1
 
 KIND = "online"
 

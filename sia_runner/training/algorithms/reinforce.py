@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as checked
 
+from sia_runner.schema.training import Algorithm
 from sia_runner.training.algorithms.groups import compare
 from sia_runner.training.algorithms.options import STRICT, policy_loss, read
 from sia_runner.training.algorithms.protocol import Loss, Signal
 from sia_runner.training.batch import Batch, Floats
-from sia_runner.training_config import Algorithm
 
 KIND = "online"
 

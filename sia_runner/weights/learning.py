@@ -10,26 +10,27 @@ from typing import Any
 from sia_runner.config import Experiment
 from sia_runner.models.protocol import ModelsError
 from sia_runner.records import Trajectory
-from sia_runner.rolling import Rolling
 from sia_runner.rooms import models, rooms
 from sia_runner.rundir import RunDir, remove, tree_sha256
 from sia_runner.sandbox.protocol import SandboxError
+from sia_runner.schema.training import Algorithm
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.training.protocol import Assignment, Roll, TrainingError
-from sia_runner.training_config import Algorithm
+from sia_runner.weights.rolling import Rolling
 
 Result = dict[str, Any]
 
 
-def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algorithm) -> Result:
+def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algorithm, process: int = 0) -> Result:
     """Trains on from the parent's adapter; gen_<n>/adapter is whole afterwards or not there. `fault` is one line where
     it could not be done, `unscored` says that this was not the candidate's doing. Cut by a kill, it goes on from its
-    last checkpoint. Raises ProviderDown, and BudgetSpent where the run's is spent."""
+    last checkpoint. Raises ProviderDown, and BudgetSpent where the run's is spent. `process`: which one this is of
+    several that do this together; the first one writes."""
     here, gateway = run.generation(n), models(config, run)
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
     remove(here.adapter)
-    policy, roll = gateway.policy(), _Watched(Rolling(config, run, n, here.harness))
+    policy, roll = gateway.policy(), _Watched(Rolling(config, run, n, here.harness, process=process))
     assignment = Assignment(
         algorithm=algorithm,
         policy=policy,

@@ -4,15 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from sia_runner import learning
+from sia_runner.compose.resolvers import register
 from sia_runner.config import check
 from sia_runner.models.protocol import BudgetSpent, ProviderDown
-from sia_runner.resolvers import register
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.tasks.protocol import TaskError
-from tests.test_providers import composed
+from sia_runner.weights import learning
+from tests.schema.test_providers import composed
 from tests.training import toy
 from tests.training.making import configured, trajectory
 
@@ -31,7 +31,7 @@ def update(tmp_path, monkeypatch):
     monkeypatch.setattr(learning, "models", lambda *_: SimpleNamespace(policy=lambda: policy))
 
     def one(roll):
-        monkeypatch.setattr(learning, "Rolling", lambda *_: roll)
+        monkeypatch.setattr(learning, "Rolling", lambda *_, **__: roll)
         return learning.learn(config, run, 2, 1, configured("grpo", steps=1, questions=1))
 
     return one
