@@ -14,7 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from sia_runner.resources import bundled
+from sia_runner.ground.resources import bundled
 
 
 class Declared(SearchPathPlugin):
@@ -48,7 +48,7 @@ class Sweep(BasicSweeper):
         return self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)[0]
 
     def sweep(self, arguments: list[str]) -> Any:
-        from sia_runner.sweeping import conduct
+        from sia_runner.sweep.conduct import conduct
 
         assert self.hydra_context and self.config and self.launcher  # noqa: S101 - Hydra calls setup() first
         loader, config = self.hydra_context.config_loader, self.config
@@ -67,13 +67,13 @@ class _Jobs(Launcher):
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from sia_runner.sweep_jobs import check
+        from sia_runner.sweep.jobs import check
 
         check(self.cluster, self.keys)
         self._loader, self._config = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from sia_runner.sweep_jobs import carry_out
+        from sia_runner.sweep.jobs import carry_out
 
         carry_out(self.cluster, self.keys, self._loader, self._config, job_overrides)
         return []

@@ -9,30 +9,30 @@ from pathlib import Path
 def main() -> int:
     args = sys.argv[1:]
     if "--help" in args or "-h" in args:
-        from sia_runner.help import page
+        from sia_runner.compose.help import page
 
         print(page(args))
         return 0
     resumed = [arg for arg in args if arg.startswith("resume=")]
     if resumed:
         return _resume(Path(resumed[0].removeprefix("resume=")), [arg for arg in args if arg not in resumed])
-    from sia_runner.hydra_app import launch
+    from sia_runner.compose.hydra_app import launch
 
     return launch()
 
 
 def _resume(folder: Path, overrides: list[str]) -> int:
-    from sia_runner.refusals import refusals
-    from sia_runner.sweep_plan import SweepDir
+    from sia_runner.compose.refusals import refusals
+    from sia_runner.sweep.plan import SweepDir
 
     folder = folder.expanduser().resolve()
     with refusals() as outcome:
         if SweepDir(folder).is_sweep():
-            from sia_runner.sweeping import resume_sweep
+            from sia_runner.sweep.conduct import resume_sweep
 
             outcome.code = resume_sweep(SweepDir(folder), overrides)
         else:
-            from sia_runner.runner import resume
+            from sia_runner.run.runner import resume
 
             outcome.code = resume(folder, overrides)
     return outcome.code

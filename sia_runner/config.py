@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from sia_runner import combinations
-from sia_runner.compute_config import Compute
-from sia_runner.provider_config import Hosted, Offline, Provider
-from sia_runner.sandbox_config import Sandbox
-from sia_runner.schema import Count, Named, Part, Positive, Share
-from sia_runner.task_config import Task
-from sia_runner.tracker_config import Tracker
-from sia_runner.training_config import LeverRule, PolicySpec, Trainer
+from sia_runner.schema import combinations
+from sia_runner.schema.compute import Compute
+from sia_runner.schema.parts import Count, Named, Part, Positive, Share
+from sia_runner.schema.provider import Hosted, Offline, Provider
+from sia_runner.schema.sandbox import Sandbox
+from sia_runner.schema.task import Task
+from sia_runner.schema.tracker import Tracker
+from sia_runner.schema.training import LeverRule, PolicySpec, Trainer
 
 
 class Recipes(Named):

@@ -6,14 +6,14 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from sia_runner.compose.refusals import refusals
 from sia_runner.config import Experiment
-from sia_runner.history import finished, incumbent, test_of
-from sia_runner.journal import Record
-from sia_runner.refusals import refusals
+from sia_runner.ground.history import finished, incumbent, test_of
+from sia_runner.ground.journal import Record
 from sia_runner.rooms import rooms
+from sia_runner.run.runner import stored_config
+from sia_runner.run.summary import interval
 from sia_runner.rundir import RunDir, RunError, tree_sha256, write_json, write_text
-from sia_runner.runner import stored_config
-from sia_runner.summary import interval
 
 _README = """\
 # {task}: harness of generation {n}

@@ -3,19 +3,21 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sia_runner import approval, in_job, stages, summary
+from sia_runner import stages
+from sia_runner.approve import approval
 from sia_runner.compute.protocol import Step
 from sia_runner.config import Experiment
-from sia_runner.display import Display, resume_line
-from sia_runner.history import Finished, finished, incumbent, minutes_spent, test_of
-from sia_runner.journal import Journal
-from sia_runner.lease import Lease
+from sia_runner.ground.history import Finished, finished, incumbent, minutes_spent, test_of
+from sia_runner.ground.journal import Journal
+from sia_runner.ground.lease import Lease
 from sia_runner.models.protocol import BudgetSpent
+from sia_runner.propose.search import plateau
 from sia_runner.records import Lever
 from sia_runner.rooms import models, rooms
+from sia_runner.run import in_job, summary
+from sia_runner.run.display import Display, resume_line
+from sia_runner.run.tally import so_far
 from sia_runner.rundir import RunDir, remove
-from sia_runner.search import plateau
-from sia_runner.tally import so_far
 
 Result = dict[str, Any]
 Stage = Callable[..., Result]

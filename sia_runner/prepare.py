@@ -5,10 +5,10 @@ For machines whose compute nodes have no network: run it once where there is one
 
 import sys
 
-from sia_runner.composing import composed
+from sia_runner.compose.for_commands import composed
+from sia_runner.compose.refusals import REFUSED, refusals
 from sia_runner.config import check_task
-from sia_runner.refusals import REFUSED, refusals
-from sia_runner.resources import cache_dir
+from sia_runner.ground.resources import cache_dir
 from sia_runner.rooms import locate
 from sia_runner.tasks.protocol import Task
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from sia_runner.agents.protocol import Context, Proposer
 from sia_runner.compute.protocol import Compute
 from sia_runner.config import Experiment, check
+from sia_runner.ground.resources import cache_dir
 from sia_runner.models.protocol import Models, Role
-from sia_runner.provider_config import Hosted
-from sia_runner.resources import cache_dir
+from sia_runner.run.spending import Reserve
 from sia_runner.rundir import RunDir
 from sia_runner.sandbox.protocol import Limits, Sandbox
-from sia_runner.sandbox_config import own_keys
-from sia_runner.schema import Named
-from sia_runner.spending import Reserve
+from sia_runner.schema.parts import Named
+from sia_runner.schema.provider import Hosted
+from sia_runner.schema.sandbox import own_keys
+from sia_runner.schema.training import allowed
 from sia_runner.tasks.protocol import Task
 from sia_runner.tracking.protocol import Tracker
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from sia_runner.models.policy.ask import Dialogue
 
 
-_SHARE = 0.25  # of what is left of the budget, for each process, where driver and jobs spend at the same time
+_SHARE = 0.25  # of what is left of the budget, for each process, where several spend at the same time
 
 
 class RoomError(Exception):
@@ -53,7 +54,7 @@ def _build(config_json: str) -> Rooms:
     context = Context(
         task_name=task.name,
         task_folder=start,
-        reference=task.reference if start == task.folder else start / "reference",
+        reference=_reference(task, start),
         entry=task.entry,
         seed=config.seed,
         description=task.description,
@@ -74,6 +75,16 @@ def _start(task: Task, config: Experiment) -> Path:
     """What harnesses begin from: programs of `with_model/` where they may call a model and the task has that folder."""
     with_model = task.folder / "with_model"
     return with_model if config.calls_model and with_model.is_dir() else task.folder
+
+
+def reference(config: Experiment) -> Path:
+    """The harness that a run begins with: a folder, or one file."""
+    task = rooms(config).task
+    return _reference(task, _start(task, config))
+
+
+def _reference(task: Task, start: Path) -> Path:
+    return task.reference if start == task.folder else start / "reference"
 
 
 def models(config: Experiment, run: RunDir) -> Models | None:
@@ -109,10 +120,14 @@ def _models(config_json: str, path: Path) -> Models | None:
         run.ledger,
         config.budget,
         cache_dir() / "calls",
-        share=_SHARE if rooms(config).compute.apart else 1.0,
+        share=_SHARE if rooms(config).compute.apart or _trained_together(config) else 1.0,
         held_back=Reserve(config, run),
         policy=policy,
     )
+
+
+def _trained_together(config: Experiment) -> bool:
+    return any(algorithm.processes > 1 for algorithm in allowed(config.trainer).values())
 
 
 def _policy(config: Experiment, run: RunDir) -> Any:

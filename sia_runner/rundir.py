@@ -160,6 +160,11 @@ class Generation:
         return self.path / "rollouts"
 
     @property
+    def processes(self) -> Path:
+        """What several processes that train together are told and say; kept where that failed."""
+        return self.path / "processes"
+
+    @property
     def scores(self) -> Path:
         return self.path / "scores.json"
 

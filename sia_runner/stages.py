@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sia_runner import proposing
+from sia_runner.candidate.execute import Execution, Purpose, environment_fault, execute
+from sia_runner.candidate.harness import FaultyHarness, syntax_fault, write_harness
+from sia_runner.candidate.verdicts import of_split, verified
 from sia_runner.config import Experiment
-from sia_runner.execute import Execution, Purpose, environment_fault, execute
-from sia_runner.harness import FaultyHarness, syntax_fault, write_harness
-from sia_runner.learning import inherit, learn
+from sia_runner.ground.scoring import accept
 from sia_runner.models.protocol import BudgetSpent, ModelsError
+from sia_runner.propose import proposing
+from sia_runner.propose.search import plateau_length
 from sia_runner.records import INFRASTRUCTURE, Lever, Outcome, OutcomeKind, Past, Usage, count_kinds
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, Site, read_json, remove, sha256_of, tree_sha256, write_json, write_text
-from sia_runner.scoring import accept
-from sia_runner.search import plateau_length
+from sia_runner.schema.training import Algorithm
 from sia_runner.tasks.protocol import Round
-from sia_runner.training_config import Algorithm
-from sia_runner.verdicts import of_split, verified
+from sia_runner.weights.learning import inherit, learn
+from sia_runner.weights.together import learn_together
 
 Result = dict[str, Any]
 ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
@@ -106,7 +107,9 @@ def _weights(config: Experiment, run: RunDir, n: int, proposal: Result) -> Resul
     """What the candidate's policy is: newly trained, or its parent's."""
     parent = read_json(run.generation(n).decision)["evidence"]["parent"]
     if proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH):
-        return learn(config, run, n, parent, Algorithm.model_validate(proposal["overrides"]))
+        algorithm = Algorithm.model_validate(proposal["overrides"])
+        train = learn_together if algorithm.processes > 1 else learn
+        return train(config, run, n, parent, algorithm)
     return {"adapter_sha256": inherit(run, n, parent)}
 
 
@@ -186,13 +189,16 @@ def test(config: Experiment, run: RunDir, n: int) -> Result:
     outcomes = all_verified(config, [site], [ran])
     write_json(site.path / "scores.json", {"outcomes": [_as_json(outcome) for outcome in outcomes]})
     scored = not any(outcome.kind in INFRASTRUCTURE for outcome in outcomes)
-    return {
+    score = task.score(outcomes) if scored else None
+    standing = task.standing(site.submission, read_json(site.keys), score) if score else None
+    result = {
         "generation": n,
-        "score": task.score(outcomes).as_json() if scored else None,
+        "score": score.as_json() if score else None,
         "outcomes": count_kinds(outcomes),
         "run": ran,
         "scores_sha256": sha256_of(site.path / "scores.json"),
     }
+    return result | ({"standing": dict(standing)} if standing else {})
 
 
 def all_verified(config: Experiment, sites: Sequence[Site], runs: Sequence[Result]) -> list[Outcome]:

@@ -26,7 +26,7 @@ def main() -> int:
     if not folders or not all(arg.startswith(_KEYS) for arg in given):
         print(_USAGE, file=sys.stderr)
         return 2
-    from sia_runner.refusals import refusals
+    from sia_runner.compose.refusals import refusals
 
     with refusals() as outcome:
         runs = [run for folder in folders for run in _runs(folder.resolve())]
@@ -39,7 +39,7 @@ def main() -> int:
 def _runs(folder: Path) -> list[Path]:
     """The run, or those of the sweep. Raises RunError where there is none."""
     from sia_runner.rundir import RunDir, RunError
-    from sia_runner.sweep_plan import SweepDir
+    from sia_runner.sweep.plan import SweepDir
 
     sweep = SweepDir(folder)
     found = [folder / run.name for run in sweep.read_plan().runs] if sweep.is_sweep() else [folder]

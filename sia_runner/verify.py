@@ -6,21 +6,22 @@ data, scores and verdicts are computed again and compared with the journal, whos
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sia_runner import approval, stages
+from sia_runner import stages
+from sia_runner.approve import approval
+from sia_runner.candidate.verdicts import of_split
+from sia_runner.compose.refusals import refusals
 from sia_runner.config import Experiment
-from sia_runner.history import finished, incumbent, waiting
-from sia_runner.journal import Record
+from sia_runner.ground.history import finished, incumbent, waiting
+from sia_runner.ground.journal import Record
 from sia_runner.records import Outcome, count_kinds
-from sia_runner.refusals import refusals
 from sia_runner.rooms import rooms
+from sia_runner.run.runner import stored_config
+from sia_runner.run.summary import build
 from sia_runner.rundir import RunDir, RunError, Site, read_json, sha256_of, tree_sha256
-from sia_runner.runner import stored_config
-from sia_runner.summary import build
 from sia_runner.tasks.protocol import Round
-from sia_runner.verdicts import of_split
 
 Check = tuple[str, str]  # what was checked, and what is wrong with it ("" for nothing)
 
@@ -88,6 +89,8 @@ def _tests(config: Experiment, run: RunDir, journal: Record) -> Iterator[Check]:
         if not fault:
             outcomes = stages.all_verified(config, [site], [result["run"]])
             yield f"{name}: score", _compare(config, outcomes, result["score"], result["outcomes"])
+            if "standing" in result:
+                yield f"{name}: standing", _standing(config, site, outcomes, result["standing"])
 
 
 def _summary(config: Experiment, run: RunDir, journal: Record) -> Iterator[Check]:
@@ -120,6 +123,16 @@ def _compare(config: Experiment, outcomes: Sequence[Outcome], score: object, kin
         return f"recomputed outcomes {count_kinds(outcomes)}, the journal says {kinds}"
     again = rooms(config).task.score(outcomes).as_json()
     return "" if score is None or again == score else f"recomputed {again}, the journal says {score}"
+
+
+def _standing(config: Experiment, site: Site, outcomes: Sequence[Outcome], said: Mapping[str, object]) -> str:
+    """What the official grader and the leaderboard say now; where another grader is at hand than in the run, its word
+    is no contradiction."""
+    task = rooms(config).task
+    again = task.standing(site.submission, read_json(site.keys), task.score(outcomes)) or {}
+    if again == said or again.get("graded_by") != said["graded_by"]:
+        return ""
+    return f"recomputed {again}, the journal says {said}"
 
 
 def main() -> int:

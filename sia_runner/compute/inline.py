@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from sia_runner.compute.protocol import Step
-from sia_runner.parallel import parallel
+from sia_runner.ground.parallel import parallel
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -16,7 +16,7 @@ from sia_runner.compute import outcome as outcomes
 from sia_runner.compute.outcome import CUT, RAISED, Outcome
 from sia_runner.compute.protocol import Step, Stopped
 from sia_runner.compute.task import TIME_LIMIT, Task, marks
-from sia_runner.parallel import parallel
+from sia_runner.ground.parallel import parallel
 
 T = TypeVar("T")
 R = TypeVar("R")

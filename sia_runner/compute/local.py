@@ -11,12 +11,12 @@ from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
-from sia_runner import alive
 from sia_runner.compute.jobs import LOST, Jobs, State
 from sia_runner.compute.pool_cluster import Pooled
 from sia_runner.compute.pool_jobs import Submitted
 from sia_runner.compute.protocol import ComputeError, Step
 from sia_runner.compute.task import Task
+from sia_runner.ground import alive
 
 _FOREVER = 60 * 24 * 365  # minutes: submitit has a time limit of its own, of two
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
-from sia_runner import alive
 from sia_runner.compute.pool_jobs import Jobs, NotSubmitted
 from sia_runner.compute.pool_spool import STALE_AFTER, Claim, Spool
 from sia_runner.compute.protocol import Stopped
+from sia_runner.ground import alive
 
 _STILLBORN = 3  # jobs that end before they are at work, with none at work since
 _PATIENCE, _AGAIN = 3600.0, 10.0  # seconds that a submission is tried again, and between two tries

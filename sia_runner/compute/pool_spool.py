@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sia_runner.alive import identity
 from sia_runner.compute.outcome import RETURNED, Outcome, raised
+from sia_runner.ground.alive import identity
 from sia_runner.rundir import read_json, write_json
 
 Task = Callable[[], Any]

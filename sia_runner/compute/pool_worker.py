@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sia_runner import alive
 from sia_runner.compute.pool_spool import HEARTBEAT, STALE_AFTER, Claim, Spool, ran
+from sia_runner.ground import alive
 from sia_runner.rundir import write_json
 
 # A worker that could not say for so long that it lives may be taken for dead soon: it ends before its task runs twice.

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from sia_runner.compute_config import Resources
-from sia_runner.resources import cache_dir
+from sia_runner.ground.resources import cache_dir
+from sia_runner.schema.compute import Resources
 
 # a controller that is away, or a user's full queue: the same submission may do later
 PASSING = re.compile(

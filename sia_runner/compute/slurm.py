@@ -18,7 +18,7 @@ from sia_runner.compute.protocol import ComputeError, Step, Stopped
 from sia_runner.compute.sbatch import PASSING, outside, parameters, said_by
 from sia_runner.compute.task import Task
 from sia_runner.compute.watch import Watch
-from sia_runner.compute_config import ByKind
+from sia_runner.schema.compute import ByKind
 
 _PATIENCE = 3600.0  # seconds that a submission is tried again
 _HELD = ("JobHeldUser", "JobHeldAdmin")

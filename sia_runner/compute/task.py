@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.compute.outcome import CUT, RETURNED, Outcome, raised, read, write
-from sia_runner.lease import Held, Lease
+from sia_runner.ground.lease import Held, Lease
 
 TIME_LIMIT, PREEMPTED = "time limit", "preempted"
 _EARLY = 75.0  # seconds: SLURM may signal so much before it was asked to
@@ -48,7 +48,6 @@ class Task:
         try:
             self._once()
         except _Cut as cut:
-            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
             if cut.args[0] == TIME_LIMIT or not _requeued():
                 write(self.folder, Outcome(CUT, cut.args[0]))
             _leave(f"cut: {cut.args[0]}")
@@ -71,6 +70,7 @@ class Task:
 
     def _told(self, began: float, before: object) -> None:
         """USR2: the time limit comes near, or somebody more important needs the node."""
+        _ignore_more()
         left = None if self.seconds is None else self.seconds - (time.monotonic() - began)
         near = left is not None and left < self.warning + _EARLY
         raise _Cut(TIME_LIMIT if near and marks(self.progress) == before else PREEMPTED)
@@ -105,7 +105,15 @@ def _turn(folder: Path) -> Iterator[None]:
 
 
 def _terminated(*_: object) -> None:
+    _ignore_more()
     raise _Terminated
+
+
+def _ignore_more() -> None:
+    """The job leaves already. A requeue terminates the very step that asked for it; `scontrol` inherits this and can
+    end before it is killed."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _requeued() -> bool:

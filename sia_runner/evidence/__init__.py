@@ -10,7 +10,7 @@ from pathlib import Path
 from sia_runner.config import Experiment
 from sia_runner.evidence import budget, confusion, failures, overview, past, reward, trajectories, updates
 from sia_runner.evidence.candidate import Candidate
-from sia_runner.plaintext import plain
+from sia_runner.ground.plaintext import plain
 from sia_runner.records import Past
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, remove, write_json, write_text

@@ -1,8 +1,8 @@
 """What is left of the run's budget when a generation begins."""
 
 from sia_runner.config import Experiment
-from sia_runner.history import minutes_spent
-from sia_runner.journal import Record
+from sia_runner.ground.history import minutes_spent
+from sia_runner.ground.journal import Record
 from sia_runner.models.books import Row
 from sia_runner.models.ledger import read
 from sia_runner.rundir import RunDir

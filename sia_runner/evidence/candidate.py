@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sia_runner.candidate.verdicts import taught_val
 from sia_runner.config import Experiment
-from sia_runner.plaintext import plain
+from sia_runner.ground.plaintext import plain
 from sia_runner.records import Outcome, OutcomeKind, Past, Score, count_kinds
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, Site, read_json
 from sia_runner.tasks.protocol import Task
-from sia_runner.verdicts import taught_val
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sia_runner.evidence.candidate import Candidate, Failure
-from sia_runner.plaintext import cell
+from sia_runner.ground.plaintext import cell
 from sia_runner.records import OutcomeKind, count_kinds
 
 _MOST = 50

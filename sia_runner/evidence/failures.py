@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sia_runner.evidence.candidate import Candidate, Failure
+from sia_runner.ground.sampling import by_confusion, representative
 from sia_runner.rundir import write_text
-from sia_runner.sampling import by_confusion, representative
 
 
 def chosen(about: Candidate, most: int, most_bytes: int) -> list[Failure]:

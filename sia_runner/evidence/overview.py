@@ -6,7 +6,7 @@ from typing import Any
 
 from sia_runner.evidence import updates
 from sia_runner.evidence.past import score_text
-from sia_runner.plaintext import one_line
+from sia_runner.ground.plaintext import one_line
 from sia_runner.records import Score
 
 _NEWEST = 40  # generations in the table

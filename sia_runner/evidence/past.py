@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sia_runner.harness import read_harness
-from sia_runner.plaintext import cut, fenced, one_line, plain
+from sia_runner.candidate.harness import read_harness
+from sia_runner.candidate.verdicts import taught_val
+from sia_runner.ground.plaintext import cut, fenced, one_line, plain
+from sia_runner.propose.search import lineage
 from sia_runner.records import Past, Score
 from sia_runner.rundir import Generation, RunDir, read_json, write_text
-from sia_runner.search import lineage
 from sia_runner.tasks.protocol import Task
-from sia_runner.verdicts import taught_val
 
 _NEWEST = 50  # generations that have a file
 _RATIONALE = 8 * 1024  # bytes

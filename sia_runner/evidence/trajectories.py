@@ -9,7 +9,7 @@ from typing import Any
 from sia_runner.evidence import calls
 from sia_runner.evidence.candidate import Candidate, Failure
 from sia_runner.evidence.turns import answer, new_turns
-from sia_runner.plaintext import cell, cut, fenced, one_line, plain
+from sia_runner.ground.plaintext import cell, cut, fenced, one_line, plain
 from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.rundir import write_text
 

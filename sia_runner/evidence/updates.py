@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sia_runner.config import Experiment
-from sia_runner.history import finished
-from sia_runner.journal import Record
-from sia_runner.plaintext import one_line
+from sia_runner.ground.history import finished
+from sia_runner.ground.journal import Record
+from sia_runner.ground.plaintext import one_line
+from sia_runner.propose.search import plateau_length
 from sia_runner.records import Past
 from sia_runner.rundir import RunDir
-from sia_runner.search import plateau_length
-from sia_runner.training_config import allowed
+from sia_runner.schema.training import allowed
 
 _POINTS = 12  # of a curve
 _NEWEST = 10  # updates in the table

@@ -6,7 +6,7 @@ from sia_runner.models.failures import Failed, refused
 from sia_runner.models.refusals import bad_request, flag, messages_of, positive, refuse_locked, refuse_tools
 from sia_runner.models.sse import Event, event
 from sia_runner.models.wire import Api, Asked, Body, Summary, count, dumps, loads, text_id
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 _CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # run by the client; others by the provider
 _TYPES = {

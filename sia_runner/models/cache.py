@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from sia_runner.models.wire import Asked
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 _TAGS = ("user", "metadata")  # say whose call it is, not what is asked
 

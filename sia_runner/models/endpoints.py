@@ -15,7 +15,7 @@ from sia_runner.models.openai_wire import OpenAI
 from sia_runner.models.protocol import Role
 from sia_runner.models.translate import Translate
 from sia_runner.models.wire import Api, Asked, Dialect
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 DIALECTS: Mapping[Api, Dialect] = {"openai": OpenAI(), "anthropic": Anthropic()}
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from sia_runner.models.failures import Failed
 from sia_runner.models.line import Line, error_of, pieces
 from sia_runner.models.wire import Asked
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 _PATHS = {"openai": "/chat/completions", "anthropic": "/messages"}
 _ANTHROPIC_VERSION = "2023-06-01"

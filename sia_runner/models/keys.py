@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sia_runner.models.protocol import ModelsError
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 _LONGEST = 8192  # characters; keys have some hundred
 

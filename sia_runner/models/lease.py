@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sia_runner import alive
+from sia_runner.ground import alive
 from sia_runner.models.books import UNITS, Book, parsed
 
 REGISTER = "leases.jsonl"

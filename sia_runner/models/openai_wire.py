@@ -7,7 +7,7 @@ from sia_runner.models.failures import Failed, refused
 from sia_runner.models.refusals import bad_request, flag, messages_of, positive, refuse_locked, refuse_tools
 from sia_runner.models.sse import Event
 from sia_runner.models.wire import Api, Asked, Body, Summary, count, dumps, loads, text_id
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 402: "insufficient_quota", 429: "rate_limit_error"}

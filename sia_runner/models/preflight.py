@@ -12,7 +12,7 @@ from sia_runner.models.keys import key_of
 from sia_runner.models.prices import price_of
 from sia_runner.models.protocol import ModelsError, Role
 from sia_runner.models.reachable import SECONDS, Question
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 _PACKAGES = ("litellm", "aiohttp")
 

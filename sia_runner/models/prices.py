@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 PICO = 10**12  # sums of prices are whole picodollars: limits hold exactly, and no cent drifts away over 20,000 calls
 _TABLE = "model_prices_and_context_window_backup.json"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from sia_runner.models.keys import key_of, redact
 from sia_runner.models.protocol import ModelsError
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 SECONDS = 1.0  # for the endpoint's answer, name lookup and TLS included
 _LONGEST = 8 << 20  # bytes of a model list

@@ -9,7 +9,7 @@ from aiohttp import web
 from sia_runner.models.endpoints import DIALECTS
 from sia_runner.models.failures import Failed, Kind
 from sia_runner.models.wire import Api, dumps
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 _SERVED = "POST /v1/chat/completions, POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models"
 _STATUS: Mapping[Kind, int] = {

@@ -13,9 +13,9 @@ from sia_runner.models.policy.preflight import check as check_policy
 from sia_runner.models.preflight import check_all, check_installed
 from sia_runner.models.prices import Rates, price_of
 from sia_runner.models.protocol import Grant, ModelsError, Role
-from sia_runner.provider_config import Hosted
 from sia_runner.records import Reply, Usage
-from sia_runner.training_config import PolicySpec
+from sia_runner.schema.provider import Hosted
+from sia_runner.schema.training import PolicySpec
 
 if TYPE_CHECKING:
     from sia_runner.models.attempts import Desk

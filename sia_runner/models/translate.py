@@ -15,7 +15,7 @@ from typing import Any
 from sia_runner.models.line import Line
 from sia_runner.models.sse import event
 from sia_runner.models.wire import Api, Asked, dumps
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 # What litellm is given of a request. Among its arguments are also addresses, keys and callbacks: a harness names none.
 _CHAT = """

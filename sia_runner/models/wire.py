@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 from sia_runner.models.failures import Failed
 from sia_runner.models.protocol import Grant
 from sia_runner.models.sse import Event
-from sia_runner.provider_config import Hosted
 from sia_runner.records import Sampled
+from sia_runner.schema.provider import Hosted
 
 Api = Literal["openai", "anthropic"]
 Body = dict[str, Any]

@@ -1,10 +1,10 @@
-"""Does the process that writes a run directory still work? Without writing anything, unlike `sia_runner.alive`."""
+"""Does the process that writes a run directory still work? Writes nothing, unlike `sia_runner.ground.alive`."""
 
 import time
 from pathlib import Path
 from typing import Any
 
-from sia_runner.alive import gone, identity
+from sia_runner.ground.alive import gone, identity
 from sia_runner.reading.files import json_of, stamp
 
 STALE_AFTER = 90.0  # seconds without a touch; between machines, whose clocks may differ a little

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from sia_runner.plaintext import plain
+from sia_runner.ground.plaintext import plain
 from sia_runner.reading.files import Stamp
 
 DEPTH = 4  # folders above a run, counted from the one that is given

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sia_runner.ground.standing import standing_lines
 from sia_runner.reading.journal import Entry, Journal
 
 STEPS = ("propose", "plan", "build", "gate", "run", "verify", "accept")
@@ -52,14 +53,23 @@ def generations(journal: Journal, alive: bool) -> list[Generation]:
 
 
 def tests(journal: Journal) -> list[dict[str, Any]]:
-    """Every look at the test set: ``{"generation", "score", "outcomes", "at"}``."""
+    """Every look at the test set: ``{"generation", "score", "outcomes", "standing", "at"}``."""
     found = []
     for step, entry in journal.done():
         if step.startswith("test/"):
             result = entry["result"]
             kept = {"generation": result.get("generation"), "outcomes": counts(result.get("outcomes"))}
-            found.append(kept | {"score": score(result.get("score")), "at": str(entry.get("at", ""))})
+            kept |= {"score": score(result.get("score")), "standing": standing(result.get("standing"))}
+            found.append(kept | {"at": str(entry.get("at", ""))})
     return found
+
+
+def standing(value: Any) -> list[str]:
+    """Lines on an official grader's score and its medal; none where there are none, or for anything else."""
+    try:
+        return standing_lines(value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []
 
 
 def score(value: Any) -> dict[str, Any] | None:

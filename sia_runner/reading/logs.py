@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sia_runner.plaintext import plain
+from sia_runner.ground.plaintext import plain
 from sia_runner.reading.files import Piece, listing, piece
 
 MOST = 64 << 10  # bytes of one piece

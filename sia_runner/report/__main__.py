@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sia_runner.refusals import REFUSED, refusals
+from sia_runner.compose.refusals import REFUSED, refusals
 from sia_runner.rundir import RunError, write_text
 
 _KEYS = ("sweep", "out", "wandb")

@@ -27,9 +27,14 @@ def _of(section: Section) -> str:
         return f"{group.label}: selected on test, since the task cannot be split."
     n = next((run.final["n"] for run in group.runs if run.final), None)
     if n is None:
-        return f"{group.label}: no run has a test score."
+        return " ".join([f"{group.label}: no run has a test score.", *published(group)])
     looked = f"{group.label}: {n} test questions, looked at {section.looks} times in {len(group.runs)} runs."
-    return " ".join([looked, *published(group)])
+    return " ".join([looked, *standings(group), *published(group)])
+
+
+def standings(group: Group) -> list[str]:
+    """What official graders and leaderboards say of the best candidates, where the task has any."""
+    return [f"{run.name}: {'; '.join(run.standing)}." for run in group.runs if run.standing]
 
 
 def published(group: Group) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sia_runner.plaintext import cut
+from sia_runner.ground.plaintext import cut
 from sia_runner.reading.curves import of_training
 from sia_runner.reading.files import text
 from sia_runner.reading.generations import Generation

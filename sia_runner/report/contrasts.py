@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sia_runner.comparing import compare
+from sia_runner.compare.scores import compare
 from sia_runner.report.groups import Group, H, Side
 from sia_runner.report.runs import Ran
 from sia_runner.report.statistics import Mean, holm, mean, over_questions, verdict, verdict_of_intervals

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sia_runner.reading.finding import find
 from sia_runner.rundir import RunError
-from sia_runner.sweep_plan import Planned, SweepDir
-from sia_runner.sweep_table import status
+from sia_runner.sweep.plan import Planned, SweepDir
+from sia_runner.sweep.table import status
 
 
 @dataclass(frozen=True, slots=True)

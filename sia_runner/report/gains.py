@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sia_runner.ground.scoring import difference, mean
 from sia_runner.report.contrasts import Contrast
 from sia_runner.report.groups import Group, Side
 from sia_runner.report.runs import Ran
 from sia_runner.report.statistics import LEVEL, TIE, UNTESTED
-from sia_runner.scoring import difference, mean
 
 POINT = 0.01  # of the metric: a percentage point of accuracy
 

@@ -13,9 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sia_runner import __version__
-from sia_runner.plaintext import cut, plain
+from sia_runner.ground.plaintext import cut, plain
 from sia_runner.report import changes, charts, differences, paper, tested
-from sia_runner.report.captions import published
+from sia_runner.report.captions import published, standings
 from sia_runner.report.runs import Ran
 from sia_runner.report.sections import Section
 from sia_runner.report.svg import swatch
@@ -82,6 +82,7 @@ def _environment() -> Environment:
         "percent": lambda metric: paper.scale(metric)[0] == 100,
         "cells": paper.cells,
         "published": published,
+        "standings": standings,
     }
     return environment
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sia_runner.plaintext import cell, one_line
+from sia_runner.ground.plaintext import cell, one_line
 from sia_runner.report.contrasts import Contrast
 from sia_runner.report.groups import Group, H, Side
 from sia_runner.report.statistics import Mean, per_seed

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from sia_runner.ground.resources import bundled
 from sia_runner.report.kept import Json, as_dict, as_text
-from sia_runner.resources import bundled
 
 FIGURES = ("initial", "prior", "sia_h", "sia_wh")
 

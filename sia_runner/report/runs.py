@@ -1,13 +1,13 @@
 """What one run says, whatever became of it: figures of its journal, costs of its summary, answers on test."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from sia_runner.comparing import Arm, read_arms
+from sia_runner.compare.scores import Arm, read_arms
 from sia_runner.reading.alive import holder
 from sia_runner.reading.configs import config
 from sia_runner.reading.files import json_of
@@ -25,8 +25,8 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Ran:
     """`arm`: what a comparison of test answers needs; None where `not_compared` says why there is none. `tests`:
-    generation -> ``{"score", "outcomes"}``; `answers`: generation -> its outcomes on test, where the file is as it was
-    written. `usage` None: no summary yet. Seconds are those of all finished steps, the tests included."""
+    generation -> ``{"score", "outcomes", "standing"}``; `answers`: generation -> its outcomes on test, where the file
+    is as it was written. `usage` None: no summary yet. Seconds are those of all finished steps, the tests included."""
 
     name: str
     path: Path
@@ -71,6 +71,11 @@ class Ran:
     def final(self) -> Json | None:
         return self.tested(self.best)
 
+    @property
+    def standing(self) -> Sequence[str]:
+        """What an official grader and a leaderboard say of the best one, in lines; empty for tasks without."""
+        return self.tests[self.best].get("standing", ()) if self.best is not None and self.best in self.tests else ()
+
 
 def read(found: Found) -> Ran:
     """Never raises for what is in the folder: what does not hold is in `faults`, and the run is shown with them."""
@@ -79,7 +84,7 @@ def read(found: Found) -> Ran:
     given, summary = config(found.path), as_dict(json_of(found.path, "summary.json", MOST))
     alive = holder(found.path) is not None
     run = _declared(
-        found, given, state(as_text(summary.get("status")) or None, summary.get("waits") is not None, alive)
+        found, given, summary, state(as_text(summary.get("status")) or None, summary.get("waits") is not None, alive)
     )
     if not given:
         return run
@@ -110,8 +115,9 @@ def read(found: Found) -> Ran:
     )
 
 
-def _declared(found: Found, given: Json, status: str) -> Ran:
-    """What is known before anything happened: from its config, or from the plan of its sweep."""
+def _declared(found: Found, given: Json, summary: Json, status: str) -> Ran:
+    """What is known before anything happened: from its config, or from the plan of its sweep. A task's own name is in
+    the summary: of mlebench that is the competition's."""
     task, trainer, planned = as_dict(given.get("task")), as_dict(given.get("trainer")), found.planned
     broken = found.ended in ("crashed", "refused", "damaged", "missing")
     ended = found.ended if not given or (status in ("cut", "running") and broken) else status
@@ -121,7 +127,7 @@ def _declared(found: Found, given: Json, status: str) -> Ran:
         path=found.path,
         status=ended or "missing",
         why=found.said or ("" if given else "it never began, or its config.yaml cannot be read"),
-        task=as_text(task.get("name")) or (planned.task if planned else "?"),
+        task=as_text(summary.get("task")) or as_text(task.get("name")) or (planned.task if planned else "?"),
         mode=as_text(trainer.get("mode")) or (planned.mode if planned else "?"),
         trainer=as_text(trainer.get("name")) or _planned_trainer(found),
         seed=seed if isinstance(seed, int) else planned.seed if planned else None,

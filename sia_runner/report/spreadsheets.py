@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sia_runner.plaintext import one_line
+from sia_runner.ground.plaintext import one_line
 from sia_runner.report.runs import Ran
 from sia_runner.report.sections import Section
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from sia_runner.plaintext import one_line
+from sia_runner.ground.plaintext import one_line
 
 WIDTH, HEIGHT = 380, 240  # units that are about pixels: a phone shows it as it is
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 26, 38

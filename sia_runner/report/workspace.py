@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sia_runner.plaintext import cell
+from sia_runner.ground.plaintext import cell
 from sia_runner.reading.files import json_of
 from sia_runner.report import paper
 from sia_runner.report.contrasts import Contrast

@@ -94,7 +94,8 @@ class Container:
         return self.code is not None
 
     def processes(self) -> "list[tree.Process]":
-        return self._tree.look()
+        """None before it says that the harness was started: what is there then is the engine's, for root to read."""
+        return self._tree.look() if self._stream.said else []
 
     def end(self) -> bool:
         if self._measured:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sia_runner.ground.standby import Standby
 from sia_runner.sandbox.protocol import Ended, Ending, Job, SandboxError
-from sia_runner.standby import Standby
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 # -I -S -E: nothing that a harness could leave behind (site, user site, PYTHON*, the current folder) is ever read

@@ -17,7 +17,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from sia_runner.resources import cache_dir
+from sia_runner.ground.resources import cache_dir
 from sia_runner.rundir import write_text
 from sia_runner.sandbox.protocol import SandboxError
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sia_runner.refusals import refusals
+from sia_runner.compose.refusals import refusals
 from sia_runner.rundir import RunError
 
 _KEYS = ("runs_dir", "port", "host", "token", "until")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sia_runner.plaintext import one_line, plain
+from sia_runner.ground.plaintext import one_line, plain
 from sia_runner.reading.generations import Generation
 from sia_runner.reading.index import Row
 from sia_runner.reading.run import View

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sia_runner.plaintext import cut, one_line, plain
+from sia_runner.ground.plaintext import cut, one_line, plain
 from sia_runner.reading.answers import Answers
 from sia_runner.reading.harnesses import Change
 from sia_runner.reading.questions import Question

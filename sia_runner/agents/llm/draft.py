@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from sia_runner.agents.llm.apart import syntax_fault
 
-MAX_FILES = 200  # as sia_runner/harness.py refuses more
+MAX_FILES = 200  # as sia_runner/candidate/harness.py refuses more
 MAX_BYTES = 4 * 1024 * 1024
 _NAME_BYTES = 180  # below what a file system takes for one name, and harness.py for a whole path
 

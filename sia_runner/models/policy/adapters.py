@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,8 @@ class Adapters:
         check_base(folder, self._base_id, self._base_sha256)
         _check_whole(folder)  # before PEFT changes the model: what fails half-way leaves its layers there
         self._make_room()
+        # PEFT asks transformers by a name that is deprecated there.
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
         name = f"served_{version}"
         try:
             if self._wrapped:

@@ -8,7 +8,7 @@ from sia_runner.models.policy.ask import Answer, Ask
 from sia_runner.models.policy.openai_form import number, stops
 from sia_runner.models.refusals import bad_request
 from sia_runner.models.wire import Asked, Body, dumps
-from sia_runner.training_config import PolicySpec
+from sia_runner.schema.training import PolicySpec
 
 _NOT_SERVED = ("tools", "thinking", "top_k")
 

@@ -10,9 +10,9 @@ from sia_runner.models.policy import anthropic_form, openai_form
 from sia_runner.models.policy.ask import Answering, Ask
 from sia_runner.models.policy.vllm_api import KEY
 from sia_runner.models.wire import Asked
-from sia_runner.provider_config import Hosted, Prices
 from sia_runner.records import Sampled
-from sia_runner.training_config import PolicySpec
+from sia_runner.schema.provider import Hosted, Prices
+from sia_runner.schema.training import PolicySpec
 
 Settle = Callable[[Asked, Ask], Ask]  # what the runner decides of a request: weights, rollout temperature, seed
 Keep = Callable[[Asked, Sampled], None]  # told what was sampled for it, on the gateway's loop, before it is answered

@@ -84,6 +84,8 @@ def _answer(engine: Engine, batch: list[Waiting]) -> None:
         else:
             asks.append(ask)
             futures.append(future)
+    if not asks:  # all were taken back, or refused
+        return
     try:
         answers = engine.sample(asks, prompts)
     except Exception as error:  # noqa: BLE001 - out of memory, an adapter that is gone: the thread goes on

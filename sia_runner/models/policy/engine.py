@@ -9,7 +9,7 @@ from typing import Any
 
 from sia_runner.models.policy.ask import Answer, Ask, Dialogue, Live, Weights, check_installed
 from sia_runner.records import Sampled
-from sia_runner.training_config import PolicySpec
+from sia_runner.schema.training import PolicySpec
 
 TINY = "tiny"
 

@@ -9,7 +9,7 @@ from sia_runner.models import sse
 from sia_runner.models.policy.ask import Answer, Ask
 from sia_runner.models.refusals import bad_request, flag
 from sia_runner.models.wire import Asked, Body, dumps
-from sia_runner.training_config import PolicySpec
+from sia_runner.schema.training import PolicySpec
 
 # What would change the answer if it were served: better refused by name than left out.
 _NOT_SERVED = (

@@ -7,7 +7,7 @@ from sia_runner.models.policy.ask import PolicyError, check_installed
 from sia_runner.models.policy.backend import hosted
 from sia_runner.models.policy.vllm_api import Server
 from sia_runner.models.reachable import SECONDS, Question
-from sia_runner.training_config import PolicySpec
+from sia_runner.schema.training import PolicySpec
 
 
 def check(spec: PolicySpec) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.models.policy.ask import Dialogue
-from sia_runner.training_config import Tiny
+from sia_runner.schema.training import Tiny
 
 _FORMAT = 2  # raised when this code builds something else from the same spec and texts
 _SEED = 0  # there is one tiny model for a spec and texts; runs differ in what they do with it

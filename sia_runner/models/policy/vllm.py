@@ -22,7 +22,7 @@ from sia_runner.models.policy.vllm_api import Server
 from sia_runner.models.policy.vllm_weights import Model, Written, load
 from sia_runner.models.protocol import ProviderDown
 from sia_runner.records import Sampled
-from sia_runner.training_config import PolicySpec
+from sia_runner.schema.training import PolicySpec
 
 SECONDS = 3600.0  # of one request: a queue on slow hardware is no fault
 _START = 60.0  # of the first requests: a server that has just come up compiles

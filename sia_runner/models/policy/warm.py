@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from sia_runner.models.policy.ask import Dialogue, PolicyError
 from sia_runner.models.policy.chat import Chat
-from sia_runner.training_config import Tiny
+from sia_runner.schema.training import Tiny
 
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 512  # share and number of dialogues that only tell when to stop
 _BATCH = 32

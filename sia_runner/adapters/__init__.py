@@ -1,0 +1,1 @@
+"""The adapters that runs have trained: list, show, check, merge, export."""

@@ -1,0 +1,92 @@
+"""Runs one program in the run's sandbox for a verifier, which has a process of its own and may not import the sandbox.
+
+The sandbox is an argument, the job a line of standard input, both JSON. How it ended goes to
+standard output as JSON. The program is taken down when standard input ends, and with this process in any case.
+"""
+
+import json
+import os
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config import Experiment
+from sia_runner.rooms import locate, rooms
+from sia_runner.sandbox.protocol import Job, Limits, Sandbox
+from sia_runner.schema.sandbox import own_keys
+from sia_runner.tasks.protocol import TaskError
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from sia_runner.candidate.chamber import main; main(sys.argv[2])"
+_NVIDIA = "/.singularity.d/libs"
+# what sandboxes look for: programs, engines, devices. A verifier's own environment is empty.
+_KEPT = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES")
+
+
+def check(config: Experiment, *, here: bool) -> None:
+    """Raises TaskError where the task runs what is submitted on a GPU and there is none. `here`: stages run on this
+    machine, so that its own devices count."""
+    task, box = config.task, config.sandbox
+    if not getattr(task, "needs_gpu", False):
+        return
+    if not getattr(box, "gpus", 0):
+        raise TaskError(
+            f"task={task.name} runs kernels on a GPU, and sandbox={box.name} shows none; allowed: sandbox=docker "
+            "sandbox.gpus=1, sandbox=apptainer sandbox.gpus=-1"
+        )
+    if here and not Path("/dev/nvidiactl").exists():
+        raise TaskError(f"task={task.name} runs kernels on a CUDA GPU, and this machine has none")
+
+
+def command(config: Experiment) -> list[str]:
+    """What a verifier starts (sia_runner/tasks/chamber.py)."""
+    limits = config.sandbox.model_dump(include={"memory_mb", "processes", "disk_mb", "file_mb", "output_kb", "cpus"})
+    kind = type(rooms(config).sandbox)  # `auto` has chosen already
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    plan = {
+        "target": f"{kind.__module__}.{kind.__qualname__}",
+        "keys": own_keys(config.sandbox),
+        "limits": limits,
+        "environment": environment,
+    }
+    return [sys.executable, "-I", "-c", _BOOT, _ROOT, json.dumps(plan)]
+
+
+def main(plan_json: str) -> None:
+    plan = json.loads(plan_json)
+    os.environ.update(plan["environment"])
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    box: Sandbox = locate(plan["target"])(**plan["keys"])
+    ended = box.run(_job(plan, job))
+    sys.stdout.write(json.dumps(asdict(ended)))
+
+
+def _job(plan: dict[str, Any], job: dict[str, Any]) -> Job:
+    top = Path(job["top"])
+    return Job(
+        harness=top / "harness",
+        entry=job["entry"],
+        data=top / "data",
+        work=top / "work",
+        log=top / "log",
+        limits=Limits(seconds=job["seconds"], **plan["limits"]),
+        env=_for_gpus(plan),
+    )
+
+
+def _for_gpus(plan: dict[str, Any]) -> dict[str, str]:
+    """Apptainer puts the driver's libraries where nothing looks by itself, and shows every GPU of the machine; Docker
+    shows those that were asked for, as the first."""
+    if not plan["keys"].get("gpus") or not plan["target"].endswith(".Apptainer"):
+        return {}
+    chosen = {name: plan["environment"][name] for name in ("CUDA_VISIBLE_DEVICES",) if name in plan["environment"]}
+    return {"LD_LIBRARY_PATH": _NVIDIA} | chosen
+
+
+def _end_with_input() -> None:
+    """The sandbox's supervisor ends it when this process is gone."""
+    sys.stdin.read()
+    os._exit(1)

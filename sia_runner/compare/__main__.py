@@ -1,0 +1,94 @@
+"""``python -m sia_runner.compare RUN RUN [RUN…] [--json]``: runs side by side on the same test questions.
+
+A RUN is a run directory or a folder of them, as a sweep leaves it. Each run is compared with the first of its own seed
+(with the first of all where no seed is shared), question by question: the difference, its standard error, the questions
+lost and won, and McNemar's exact p, two-sided.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sia_runner.compare.scores import compare, read_arms, runs_in
+from sia_runner.compose.refusals import REFUSED, refusals
+from sia_runner.run.summary import interval
+from sia_runner.rundir import RunError
+
+Json = dict[str, Any]
+
+
+def tables(found: Json) -> list[Table]:
+    """The runs, and the pairs."""
+    one = found["runs"][0]
+    runs = Table(title=f"{one['task']} · {one['metric']} · test set {found['test_sha256'][:12]}", title_justify="left")
+    for name in ("run", "mode", "algorithm"):
+        runs.add_column(name, overflow="fold")
+    for name in ("seed", "best"):
+        runs.add_column(name, justify="right")
+    for name in ("val [95% ci]", "test [95% ci]"):
+        runs.add_column(name)
+    for name in ("calls", "usd", "seconds"):
+        runs.add_column(name, justify="right")
+    for row in found["runs"]:
+        usage, algorithms = row["usage"], ", ".join(dict.fromkeys(row["algorithms"])) or "–"
+        usd = "not known" if usage["usd"] is None else f"{usage['usd']:.2f}"
+        scores = (escape(interval(row[split])) for split in ("val", "test"))
+        cells = (escape(row["run"]), row["mode"], algorithms, str(row["seed"]), f"gen {row['best']}", *scores)
+        runs.add_row(*cells, f"{usage['calls']:,}", usd, f"{row['seconds']:.0f}")
+    return [runs, _pairs(found)]
+
+
+def _pairs(found: Json) -> Table:
+    pairs = Table(title="test, question by question", title_justify="left")
+    for name in ("run", "against"):
+        pairs.add_column(name, overflow="fold")
+    for name in ("difference", "lost", "won", "McNemar p"):
+        pairs.add_column(name, justify="right")
+    for pair in found["pairs"]:
+        gain, error = f"{pair['difference']:+.3f}", pair["standard_error"]
+        tested = (
+            ("–", "–", "the metric is no mean")
+            if error is None
+            else (str(pair["lost"]), str(pair["won"]), f"{pair['p_value']:.1e}")
+        )
+        pairs.add_row(
+            escape(pair["new"]), escape(pair["old"]), gain if error is None else f"{gain} ± {error:.3f}", *tested
+        )
+    return pairs
+
+
+def main() -> int:
+    args = sys.argv[1:]
+    if not args or "-h" in args or "--help" in args:
+        print(__doc__)
+        return 0 if args else REFUSED
+    folders = [Path(arg).expanduser().resolve() for arg in args if arg != "--json"]
+    with refusals() as outcome:
+        unknown = next((arg for arg in args if arg.startswith("-") and arg != "--json"), None)
+        if unknown:
+            raise RunError(f"{unknown}: no such option; allowed: --json")
+        found = compare(read_arms(runs_in(folders)))
+        if "--json" in args:
+            print(json.dumps(found, indent=1, allow_nan=False))
+        else:
+            _show(found)
+        outcome.code = 0
+    return outcome.code
+
+
+def _show(found: Json) -> None:
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=200)
+    for table in tables(found):
+        console.print(table)
+    for note in found["notes"]:
+        console.print(f"not equal: {escape(note)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

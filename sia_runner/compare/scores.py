@@ -1,0 +1,209 @@
+"""What finished runs scored on test, and how far they are apart: pure functions of run directories."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from sia_runner.config import check
+from sia_runner.ground.history import finished, test_of
+from sia_runner.ground.journal import JournalError, Record
+from sia_runner.ground.scoring import difference, mean
+from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.rundir import RunDir, RunError, read_json, sha256_of
+
+Json = dict[str, Any]
+# What may differ: the arm, its seed, when its lever is pulled, and how its target agent was named (see _target).
+_TREATMENT = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
+_KEYS = 10_000  # of a configuration; YAML's references could make endless ones of a few lines
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One finished run. `row` is what a report shows of it; the rest decides whether two of them can be compared."""
+
+    row: Json
+    config: Mapping[str, Any]  # dotted keys
+    outcomes: tuple[Outcome, ...]  # of the best generation on test
+    higher_is_better: bool
+    test_sha256: str
+    policy_sha256: str | None  # of the base that training began from; None where none is called, or none was recorded
+    harness_sha256: str | None  # the first one; None where its proposer failed
+
+    @property
+    def name(self) -> str:
+        return self.row["run"]
+
+
+def runs_in(folders: Sequence[Path]) -> list[RunDir]:
+    """Each folder is a run or holds runs, as a sweep does; these in the order of their job numbers. Raises RunError."""
+    found: list[RunDir] = []
+    for folder in folders:
+        inside = sorted((path.parent for path in folder.glob("*/config.yaml")), key=_job)
+        runs = [folder] if (folder / "config.yaml").is_file() else inside
+        if not runs:
+            raise RunError(f"{folder}: no run there, and no folder of runs (config.yaml is missing)")
+        found += [RunDir(path) for path in runs]
+    twice = next((run for at, run in enumerate(found) if run in found[:at]), None)
+    if twice:
+        raise RunError(f"{twice.path} is named twice")
+    return found
+
+
+def _job(path: Path) -> tuple[int, str]:
+    number = path.name.partition("-")[0]
+    return (int(number) if number.isdecimal() else 0, path.name)
+
+
+def read_arms(runs: Sequence[RunDir]) -> list[Arm]:
+    """Called by the names of their folders, by whole paths where two are alike. Raises RunError for a run that is not
+    finished, or whose scores were edited."""
+    names = [run.path.name for run in runs]
+    return [_read(run, run.path.name if names.count(run.path.name) == 1 else str(run.path)) for run in runs]
+
+
+def _read(run: RunDir, name: str) -> Arm:
+    """Whoever gets runs from elsewhere gets files that nobody wrote with this program."""
+    try:
+        return _arm(run, name)
+    except JournalError as error:
+        raise RunError(f"{run.path}: {error}") from error
+    except (RunError, ValidationError):
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise RunError(f"{run.path}: its files cannot be read ({type(error).__name__}: {said})") from error
+
+
+def _arm(run: RunDir, name: str) -> Arm:
+    journal = Record(run.journal)
+    ended = next(reversed([*journal.of("ended")]), None)
+    tested = test_of(journal, ended["best"]) if ended else None
+    summary = read_json(run.summary) if ended and run.summary.is_file() else {}
+    if not ended or summary.get("journal_head") != journal.head:
+        raise RunError(f"{run.path} is not finished; continue it with resume={run.path}")
+    if summary["selected_on_test"]:
+        raise RunError(f"{run.path}: its task cannot be split, so there is no test score to compare")
+    if not tested or not tested["score"]:
+        raise RunError(f"{run.path} ended without a test score (status {ended['status']})")
+    scores = run.test(ended["best"]).path / "scores.json"
+    if not scores.is_file() or sha256_of(scores) != tested["scores_sha256"]:
+        raise RunError(f"{scores} was changed since it was written: python -m sia_runner.verify {run.path}")
+    rows = read_json(scores)["outcomes"]
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    lock = read_json(run.lock)
+    asked = json.dumps([sorted(row["unit"] for row in rows), sorted(lock["data"].items())])
+    return Arm(
+        row={"run": name} | _row(summary, journal),
+        config=_keys(config) | {"target_agent": _target(config)},
+        outcomes=tuple(Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"]) for row in rows),
+        higher_is_better=summary["metric"]["higher_is_better"],
+        test_sha256=hashlib.sha256(asked.encode()).hexdigest(),
+        policy_sha256=(lock.get("policy") or {}).get("sha256"),
+        harness_sha256=finished(journal)[0].steps.get("build", {}).get("sha256"),
+    )
+
+
+def _target(config: Json) -> str:
+    """What a harness may call: `target_agent=auto` is one of these."""
+    experiment = check(config)
+    return "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
+
+
+def _row(summary: Json, journal: Record) -> Json:
+    accepted = [g for g in summary["generations"] if g["status"] == "accepted"]
+    return {
+        "task": summary["task"],
+        "metric": summary["metric"]["name"],
+        "mode": summary["mode"],
+        "algorithms": [g["algorithm"] for g in accepted if g["algorithm"]],  # of the updates that were accepted
+        "seed": summary["seed"],
+        "best": summary["best"]["generation"],
+        "val": summary["best"]["val"],
+        "test": summary["best"]["test"],
+        "baseline_test": summary["best"]["baseline_test"],
+        "test_runs": sum(entry["step"].startswith("test/") for entry in journal.of("done")),
+        "usage": summary["usage"],
+        "seconds": round(sum(entry["seconds"] for entry in journal.of("done")), 1),
+    }
+
+
+def compare(arms: Sequence[Arm]) -> Json:
+    """`runs`: a row each; `pairs`: each run against the first of its own seed, or against the first of all where seeds
+    are not shared; `notes`: what else differs within a pair. Raises RunError for what cannot be compared."""
+    if len(arms) < 2:
+        raise RunError("one run is no comparison: name two, or a folder that holds several")
+    first = arms[0]
+    for arm in arms[1:]:
+        for what in ("task", "metric"):
+            if arm.row[what] != first.row[what]:
+                other = f"{what} {arm.row[what]}, {first.name} has {first.row[what]}"
+                raise RunError(f"{arm.name} cannot be compared: it has {other}")
+        if arm.test_sha256 != first.test_sha256:
+            raise RunError(f"{arm.name} and {first.name} were tested on different questions or data")
+    shared = len({arm.row["seed"] for arm in arms}) < len(arms)
+    pairs: list[tuple[Arm, Arm]] = []
+    for at, new in enumerate(arms):
+        earlier = [arm for arm in arms[:at] if not shared or arm.row["seed"] == new.row["seed"]]
+        pairs += [(earlier[0], new)] if earlier else []
+    return {
+        "test_sha256": first.test_sha256,
+        "runs": [arm.row for arm in arms],
+        "pairs": [_pair(old, new) for old, new in pairs],
+        "notes": [note for old, new in pairs for note in unequal(old, new)],
+    }
+
+
+def _pair(old: Arm, new: Arm) -> Json:
+    """Wins and losses are by question. Where the metric is no mean over questions they, the error and p say nothing."""
+    by_question = difference(new.outcomes, old.outcomes, new.higher_is_better)
+    apart = new.row["test"]["value"] - old.row["test"]["value"]
+    found: Json = {"seed": new.row["seed"], "old": old.name, "new": new.name, "difference": apart}
+    if any(abs(mean(arm.outcomes) - arm.row["test"]["value"]) > 1e-9 for arm in (old, new)):
+        return found | {"standard_error": None, "lost": None, "won": None, "p_value": None}
+    return found | {
+        "standard_error": by_question.standard_error,
+        "lost": by_question.lost,
+        "won": by_question.won,
+        "p_value": by_question.p_value,
+    }
+
+
+def unequal(old: Arm, new: Arm) -> Iterator[str]:
+    """What two runs did not have in common beside the trainer and its lever, one line each."""
+    both = f"{old.name} and {new.name}"
+    if old.row["seed"] != new.row["seed"]:
+        yield f"{both}: other seeds ({old.row['seed']}, {new.row['seed']})"
+    if old.harness_sha256 != new.harness_sha256:
+        yield f"{both} began with different harnesses"
+    if old.policy_sha256 != new.policy_sha256:
+        yield f"{both} began with different policies ({_short(old.policy_sha256)}, {_short(new.policy_sha256)})"
+    for key in sorted({*old.config, *new.config}):
+        one, other = old.config.get(key), new.config.get(key)
+        if one != other and not key.startswith(_TREATMENT):
+            yield f"{both}: {key} is {one}, {other}"
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "none recorded"
+
+
+def _keys(config: Json) -> Json:
+    found = dict(itertools.islice(_flat(config), _KEYS + 1))
+    if len(found) > _KEYS:
+        raise ValueError(f"config.yaml has more than {_KEYS} keys")
+    return found
+
+
+def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value

@@ -1,0 +1,87 @@
+"""One clear line for each thing that is wrong with a configuration: key, value given, what is allowed, nearest name."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from sia_runner.config import Experiment
+from sia_runner.schema.parts import optional_keys
+
+
+def explain(error: ValidationError, composed: Mapping[str, Any]) -> list[str]:
+    """A line per fault that the schema found."""
+    return list(dict.fromkeys(_line(fault, composed) for fault in error.errors()))
+
+
+def _line(fault: Any, composed: Mapping[str, Any]) -> str:
+    path = _path(fault["loc"], composed)
+    key = ".".join(path)
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        known = [name for name in _at(composed, path[:-1]) if name != path[-1]]
+        return f"{key}={_show(fault['input'])}: no such key{nearest(path[-1], known)}"
+    if fault["type"] == "missing":
+        return f"{key}: missing; give it"
+    if fault["type"] == "value_error":
+        return message if not key else f"{key}: {message}"
+    return f"{key}={_show(fault['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _path(location: Iterable[Any], composed: Mapping[str, Any]) -> list[str]:
+    """The dotted key: pydantic's names of union branches are left out, they are no keys."""
+    path: list[str] = []
+    tree: Any = composed
+    for step in location:
+        branch = isinstance(step, str) and ("." in step or step[:1].isupper())
+        if branch and not (isinstance(tree, Mapping) and step in tree):
+            continue
+        path.append(str(step))
+        tree = tree.get(step) if isinstance(tree, Mapping) else None
+    return path
+
+
+def _at(tree: Any, path: Iterable[str]) -> list[str]:
+    for step in path:
+        tree = tree.get(step, {}) if isinstance(tree, Mapping) else {}
+    return [str(key) for key in tree] if isinstance(tree, Mapping) else []
+
+
+def _show(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'? allowed: …`` or what of it can be said."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    allowed = f"; allowed: {', '.join(known[:40])}" if known else ""
+    return (f"; did you mean {close[0]!r}?" if close else "") + allowed
+
+
+def explain_hydra(error: Exception, keys: Iterable[str], groups: Mapping[str, list[str]]) -> str:
+    """One line for what Hydra refused. `keys`: all dotted keys of the default config; `groups`: choices by group."""
+    options = getattr(error, "options", None)
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing and options:
+        group, _, choice = str(missing).rpartition("/")
+        return f"{group}={choice}: no such choice{nearest(choice, options)}"
+    text = str(error).strip()
+    refused = re.search(r"Could not override '([^']+)'", text)
+    if refused:
+        name = refused.group(1)
+        if name in optional_keys(Experiment):
+            return f"{name}: not in this YAML; add it: +{name}=…"
+        return f"{name}: no such key or group{_nearest_key(name, keys, groups)}"
+    if "Missing mandatory value" in text:
+        key = getattr(error, "full_key", None) or "a key"
+        return f"{key}: a value is needed; give {key}=…"
+    return text.partition("\n\n")[0].replace("\n", " ")[:400]
+
+
+def _nearest_key(name: str, keys: Iterable[str], groups: Mapping[str, list[str]]) -> str:
+    close = difflib.get_close_matches(name, [*keys, *groups], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else "; see --help for the groups and --cfg job for all keys"

@@ -1,0 +1,1 @@
+"""Would this experiment run, here and now? Each check answers in a line."""

@@ -1,0 +1,1 @@
+"""All that a run would fetch or build, fetched before it starts."""

@@ -1,0 +1,1 @@
+"""One run, begun or continued, shown while it lasts, summed up; and the loop with several candidates in flight."""

@@ -1,0 +1,153 @@
+"""summary.json and context.md: what the journal says, in the shapes that people and reports read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config import Experiment
+from sia_runner.ground.history import STEPS, Finished, finished, incumbent, test_of, waiting
+from sia_runner.ground.journal import Record
+from sia_runner.ground.standing import standing_lines
+from sia_runner.models.books import Row
+from sia_runner.models.totals import read
+from sia_runner.rooms import rooms
+from sia_runner.run.published import published_lines
+from sia_runner.rundir import RunDir, write_json, write_text
+
+Json = dict[str, Any]
+
+
+def build(config: Experiment, run: RunDir, journal: Record, status: str) -> Json:
+    """`status`: running | completed | failed | budget | interrupted. See DESIGN for the shape."""
+    generations = finished(journal)
+    task = rooms(config).task
+    best = incumbent(generations)
+    spent = read(run.ledger)
+    return {
+        "run": run.path.name,
+        "task": task.name,
+        "mode": config.trainer.mode,
+        "status": status,
+        "metric": {"name": task.metric, "higher_is_better": task.higher_is_better},
+        "seed": config.seed,
+        "split_seed": config.split_seed,
+        "selected_on_test": not task.has_test,
+        "generations": [_generation(g, spent.of(generation=g.n)) for g in generations],
+        "best": None if best is None else _best(journal, generations, best),
+        "stopped": next((e["reason"] for e in journal.of("stopped")), None),
+        "waits": waiting(journal),  # the generation whose plan a person has to approve
+        "published": _published(config),  # what others report on this task
+        "usage": usage(spent.total),
+        "journal_head": journal.head,
+    }
+
+
+def usage(row: Row) -> Json:
+    """What was spent on models. `usd` is null where some call's price is not known: nothing is guessed as zero."""
+    return {
+        "usd": round(row.dollars, 9) if row.priced else None,
+        "tokens": row.input_tokens + row.output_tokens,
+        "calls": row.calls,
+        "input_tokens": row.input_tokens,
+        "output_tokens": row.output_tokens,
+        "unanswered": row.unanswered,  # sent, and cut off before an answer came; counted at what was reserved
+    }
+
+
+def _generation(g: Finished, spent: Row) -> Json:
+    proposal = g.steps["propose"]
+    verify = g.steps.get("verify", {})
+    return {
+        "n": g.n,
+        "lever": proposal["lever"],
+        "algorithm": proposal["algorithm"],
+        "title": proposal["title"],
+        "status": g.status,
+        "reason": g.steps["accept"]["reason"],
+        "parent": proposal["parent"],
+        "val": verify.get("val"),
+        "outcomes": verify.get("outcomes", {}),
+        "training": training(g),
+        "seconds": {step: g.seconds[step] for step in STEPS if step in g.seconds},
+        "usage": usage(spent),
+    }
+
+
+def training(g: Finished) -> Json | None:
+    """The weights update of a generation; curves have one value per step, or per round of rollouts."""
+    built = g.steps.get("build", {})
+    if "reward" not in built:
+        return None
+    keys = ("steps", "reward", "kl", "entropy", "stopped", "tokens", "seconds")
+    return {"asked": built["algorithm"]["steps"]} | {key: built[key] for key in keys}
+
+
+def update_line(update: Json) -> str:
+    """``16 of 16 steps, reward 0.312 -> 0.671, KL 1.204, entropy 0.301, 40,960 tokens, 31.2 s``"""
+    parts = [f"{update['steps']} of {update['asked']} steps"]
+    if reward := update["reward"]:
+        parts.append(f"reward {reward[0]:.3f} -> {reward[-1]:.3f}")
+    parts += [
+        f"{name} {round(update[key][-1], 3) + 0.0:.3f}"
+        for name, key in (("KL", "kl"), ("entropy", "entropy"))
+        if update[key]
+    ]
+    parts += [f"{update['tokens']:,} tokens", f"{update['seconds']:.1f} s"]
+    return ", ".join(parts) + (f"; stopped early: {update['stopped']}" if update["stopped"] else "")
+
+
+def _published(config: Experiment) -> Json | None:
+    declared = getattr(config.task, "published", None)  # a sia-agent folder declares none
+    return declared and declared.model_dump()
+
+
+def _best(journal: Record, generations: Sequence[Finished], best: int) -> Json:
+    of_best, of_baseline = test_of(journal, best), test_of(journal, generations[0].n)
+    scores = {
+        "generation": best,
+        "val": next(g.steps["verify"]["val"] for g in generations if g.n == best),
+        "test": of_best and of_best["score"],
+        "baseline_test": of_baseline and of_baseline["score"],
+    }
+    standings = {"standing": of_best, "baseline_standing": of_baseline}  # of tasks that have a grader or medals besides
+    return scores | {name: of["standing"] for name, of in standings.items() if of and "standing" in of}
+
+
+def write(run: RunDir, summary: Json) -> None:
+    write_json(run.summary, summary)
+    write_json(run.path / "usage.json", summary["usage"])
+    write_text(run.context, context(run.path, summary))
+
+
+def context(run: Path, summary: Json) -> str:
+    """The story of the run in Markdown."""
+    lines = [f"# {summary['task']} · {summary['mode']} · {summary['status']}", ""]
+    if summary["selected_on_test"]:
+        lines += ["**selected_on_test**: this task brings its own evaluator and cannot be split.", ""]
+    for g in summary["generations"]:
+        lines += [f"## Generation {g['n']}: {g['title']}", ""]
+        lines += [f"- lever {g['lever']}, **{g['status']}**: {g['reason']}"]
+        if g["val"]:
+            lines += [f"- val {interval(g['val'])}; outcomes {g['outcomes']}"]
+        if g["training"]:
+            lines += [f"- update: {g['algorithm']}, {update_line(g['training'])}; adapter gen_{g['n']}/adapter"]
+        lines += [f"- why: gen_{g['n']}/improvement.md", ""]
+    best = summary["best"]
+    if best and best["test"]:
+        lines += ["## Test, scored once", "", f"- generation {best['generation']}: {interval(best['test'])}"]
+        lines += [f"  - {line}" for line in standing_lines(best.get("standing"))]
+        if best["baseline_test"]:
+            lines += [f"- first harness: {interval(best['baseline_test'])}"]
+        lines += [f"- {line.strip()}" for line in published_lines(summary.get("published"))]
+        lines += [""]
+    if summary["waits"]:
+        lines += [f"Waits for approval of gen_{summary['waits']}/plan.md", ""]
+    if summary["stopped"]:
+        lines += [f"Stopped: {summary['stopped']}", ""]
+    return "\n".join(lines)
+
+
+def interval(score: Json) -> str:
+    """``0.781 [0.753, 0.806] (n=913)``"""
+    bounds = "" if score["ci95"] is None else f" [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
+    return f"{score['value']:.3f}{bounds} (n={score['n']})"

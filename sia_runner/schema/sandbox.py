@@ -1,0 +1,60 @@
+"""The part of the schema that says where a harness runs."""
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from sia_runner.schema.parts import Component, Count
+
+
+class Shared(Component):
+    """Any class that is a sandbox, with the limits that all of them have."""
+
+    memory_mb: Annotated[int, Field(ge=64)] = 4096
+    processes: Annotated[int, Field(ge=4)] = 128
+    disk_mb: Count = 512  # of work/
+    file_mb: Count = 256  # of one file
+    output_kb: Annotated[int, Field(ge=1, le=1024 * 1024)] = 1024  # kept of stdout and stderr
+    cpus: Count = 1
+    allow_installs: bool = False  # may a harness bring requirements.txt?
+
+
+class OfImage(Shared):
+    """A harness finds what its image holds."""
+
+    image: Annotated[str, Field(min_length=1)]
+
+    @field_validator("allow_installs")
+    @classmethod
+    def _image_holds_all(cls, value: bool) -> bool:
+        if value:
+            raise ValueError(
+                "true needs a Python of this machine; with an image, build the packages into it; allowed: false"
+            )
+        return value
+
+
+class Docker(OfImage):
+    gpus: Annotated[int, Field(ge=-1)] = 0  # how many; -1: all
+    require_limits: bool = True  # refuse an engine that holds no limits; false: sample them, and say so
+
+
+class Apptainer(OfImage):
+    gpus: Annotated[int, Field(ge=-1, le=0)] = 0  # -1: all that the job was given
+
+
+def _which(sandbox: Any) -> str:
+    target = str(sandbox.get("_target_") if isinstance(sandbox, dict) else sandbox.target)
+    ours = {f"sia_runner.sandbox.{name.lower()}.{name}": name for name in ("Docker", "Apptainer")}
+    return ours.get(target, "Shared")
+
+
+Sandbox = Annotated[
+    Annotated[Shared, Tag("Shared")] | Annotated[Docker, Tag("Docker")] | Annotated[Apptainer, Tag("Apptainer")],
+    Discriminator(_which),
+]
+
+
+def own_keys(sandbox: Shared) -> dict[str, Any]:
+    """What only this kind of sandbox has: the arguments of its class."""
+    return sandbox.model_dump(exclude=set(Shared.model_fields))
