@@ -10,14 +10,14 @@ ARMS = (HARNESS, *ALGORITHMS, CONTROL)
 GENERATIONS = 3  # the first harness, one from the search, and one more from the search or from training
 _SHARED = ("task=lawbench", "target_agent=policy", f"max_gen={GENERATIONS}")
 _SEARCH = ("meta_agent=recipes", "trainer=none")
-# 8,192 rollouts each: 16 times 64 questions with 8 samples, which is what the online algorithms do by default. The rate
-# of the offline ones was chosen on val of seed 0: at 2e-3, the default, DPO loses .08 there.
+# 24,576 rollouts each: 48 times 64 questions with 8 samples, which is what the online algorithms do by default. The
+# rate of the offline ones was chosen on val of seed 0: at 2e-3, the default, DPO loses .08 there.
 _OFFLINE = (
     "trainer.learning_rate=1e-3",
-    "trainer.questions=1024",
+    "trainer.questions=3072",
     "trainer.samples=8",
-    "trainer.steps=16",
-    "trainer.options.rounds=16",
+    "trainer.steps=48",
+    "trainer.options.rounds=48",
 )
 _ROLLOUTS = {
     "entropic": ("trainer.questions=32",),  # 16 samples
@@ -29,7 +29,7 @@ _GOLD = (
     "trainer=best_of_n",
     "trainer.questions=1840",
     "trainer.samples=2",
-    "trainer.steps=256",
+    "trainer.steps=768",
     "trainer.options.rounds=1",
     "trainer.options.batch=32",
     "+trainer.options.threshold=1.0",

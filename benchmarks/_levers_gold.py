@@ -7,15 +7,15 @@ from typing import Any
 from unittest.mock import patch
 
 from sia_runner.records import Sampled, Trajectory
-from sia_runner.rolling import Rolling
 from sia_runner.rooms import models, rooms
+from sia_runner.weights.rolling import Rolling
 
 
 @contextmanager
 def gold_rollouts() -> Iterator[None]:
     """A weights update within trains on gold answers. Everything else of a run is as it is: prompts are the harness's
     own, adapter, optimizer, gate and test are those of every other arm."""
-    with patch("sia_runner.learning.Rolling", _Gold):
+    with patch("sia_runner.weights.learning.Rolling", _Gold):
         yield
 
 

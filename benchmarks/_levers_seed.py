@@ -9,10 +9,10 @@ from pathlib import Path
 from _levers_arms import CONTROL, HARNESS, overrides
 from _levers_gold import gold_rollouts
 
-from sia_runner.composing import composed
+from sia_runner.compose.for_commands import composed
 from sia_runner.config import check
+from sia_runner.run.runner import resume, start
 from sia_runner.rundir import RunDir, read_json, write_json
-from sia_runner.runner import resume, start
 
 
 def main(seed: int, folder: Path, arms: list[str]) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 
 from _levers_arms import ARMS, CONTROL, HARNESS
 
+from sia_runner.ground.scoring import difference
 from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.rundir import RunDir, read_json
-from sia_runner.scoring import difference
 
 INITIAL = "Initial"
 Right = Mapping[str, float]  # question -> 1 where it was answered right

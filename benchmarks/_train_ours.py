@@ -10,10 +10,10 @@ import torch
 from _train_worker import Laps, chance, serve
 
 from sia_runner.records import OutcomeKind, Sampled, Trajectory
+from sia_runner.schema.training import Algorithm
 from sia_runner.training import online
 from sia_runner.training.protocol import Assignment
 from sia_runner.training.schedule import seed_of
-from sia_runner.training_config import Algorithm
 from tests.training.toy import ToyPolicy
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from sia_runner.config import Budget
 from sia_runner.models.protocol import Grant
 from sia_runner.models.room import RunModels
-from sia_runner.provider_config import Hosted, Prices
+from sia_runner.schema.provider import Hosted, Prices
 
 HERE = Path(__file__).resolve().parent
 KEY = "SIA_TEST_KEY"
