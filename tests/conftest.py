@@ -28,8 +28,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Generated data goes to a cache of this session, so that a test never depends on what a machine had."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Generated data goes to a cache of this session, so that a test never depends on what a machine had. The processes
+    of pytest-xdist share one, as runs do: what takes a minute to make is made once. `SIA_TESTS_CACHE`: a folder that
+    several sessions share, as the stages of .ci/run do."""
+    ours = tmp_path_factory.getbasetemp()
+    folder = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "cache"
+    folder = Path(os.environ.get("SIA_TESTS_CACHE") or folder)
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("SIA_CACHE")
     os.environ["SIA_CACHE"] = str(folder)
     yield folder

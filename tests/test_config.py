@@ -8,11 +8,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
+from sia_runner.compose.help import choices
+from sia_runner.compose.problems import explain
+from sia_runner.compose.resolvers import register
 from sia_runner.config import check
-from sia_runner.help import choices
-from sia_runner.problems import explain
-from sia_runner.resolvers import register
-from sia_runner.resources import bundled
+from sia_runner.ground.resources import bundled
 from sia_runner.rooms import locate
 
 register()
@@ -22,10 +22,14 @@ CHOICES = [(group, choice) for group, found in choices([CONF]).items() for choic
 ENDPOINT = ["provider=custom", "provider.base_url=http://127.0.0.1:9/v1", "provider.model=m"]
 NEEDS = {
     ("task", "custom"): ["task.dir=/x"],
+    ("task", "mlebench"): ["task.competition=spaceship-titanic"],
+    ("task", "denoising_real"): ["task.data.local=/x"],
     ("task", "gpqa"): ENDPOINT,
     ("task", "arithmetic"): ENDPOINT,
     ("meta_agent", "replay"): ["meta_agent.dir=/x"],
     ("experiment", "paper_lawbench"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1"],
+    ("experiment", "paper_denoising"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1", "task.data.local=x"],
+    ("experiment", "paper_trimul"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1", "sandbox.image=x"],
     ("provider", "custom"): ENDPOINT[1:],
     ("target_agent", "model"): ENDPOINT,
     **{("compute/site", name): ["compute=slurm"] for name in ("none", "local", "campus_qos")},

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from sia_runner.compose.hydra_app import _may_set_the_mode
+from tests.conftest import ROOT
+
+YAMLS = [path for folder in ("conf", "sweeps") for path in (ROOT / folder).rglob("*.yaml")]
 HEAVY = ["torch", "trl", "wandb", "litellm", "pandas", "sklearn", "scipy", "numpy", "optuna"]
 
 
@@ -16,8 +20,9 @@ def loaded_after(program):
 
 @pytest.mark.parametrize(
     "module",
-    ["runner", "hydra_app", "verify", "export", "compare", "agents.recipes", "tasks.table", "tracking.wandb", "sync"],
-)
+    ["run.runner", "compose.hydra_app", "verify", "export", "compare.__main__", "agents.recipes", "tasks.table",
+     "tracking.wandb", "sync"],
+)  # fmt: skip
 def test_importing_loads_nothing_heavy(module):
     assert loaded_after(f"import sia_runner.{module}") == "[]"
 
@@ -26,3 +31,11 @@ def test_help_loads_not_even_hydra():
     program = "import sys; sys.argv=['x','--help']; import sia_runner.__main__ as m; m.main()"
     program += "; assert not {'hydra', 'pydantic', 'rich'} & set(sys.modules)"
     assert loaded_after(program) == "[]"
+
+
+def test_what_may_set_hydras_mode_is_recognised_so_that_all_else_is_composed_once():
+    set_by = {path.relative_to(ROOT).parts[0] for path in YAMLS if "mode: MULTIRUN" in path.read_text()}
+    assert set_by == {"sweeps"}
+    for given in ("+sweeps=first", "experiment=mine", "+experiment=mine", "hydra.mode=MULTIRUN", "-m", "--config-dir"):
+        assert _may_set_the_mode(["task=smoke", given])
+    assert not _may_set_the_mode(["task=smoke", "hydra.run.dir=run", "max_gen=1", "trainer.steps=2"])

@@ -13,7 +13,7 @@ import pytest
 from sia_runner.agents import declared
 from sia_runner.agents.constants import Choice, Constant, Value
 from sia_runner.agents.space import Recipe, Space, Variant
-from sia_runner.resources import bundled
+from sia_runner.ground.resources import bundled
 
 TASK = bundled("tasks") / "smoke"
 SPACE = cast(Space, declared.load(TASK / "recipes"))

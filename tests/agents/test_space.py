@@ -8,7 +8,7 @@ from sia_runner.agents import declared
 from sia_runner.agents.constants import Choice, Number
 from sia_runner.agents.protocol import ProposerError
 from sia_runner.agents.space import Variant
-from sia_runner.resources import bundled
+from sia_runner.ground.resources import bundled
 
 GOOD = """
 recipes:

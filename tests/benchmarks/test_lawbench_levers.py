@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.composing import composed
+from sia_runner.compose.for_commands import composed
 from sia_runner.config import check
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

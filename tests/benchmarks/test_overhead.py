@@ -43,12 +43,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, l
     return ran.stdout, figures
 
 
+@pytest.mark.slow
 def test_every_figure_is_in_the_table_and_in_the_report(measured: tuple[str, dict[str, list[float]]]) -> None:
     printed, figures = measured
     assert sorted(figures) == sorted(FIGURES)
     assert all(f"| {name} " in printed for name in FIGURES)
 
 
+@pytest.mark.slow
 def test_gaps_add_up_to_the_own_work_of_each_generation(measured: tuple[str, dict[str, list[float]]]) -> None:
     _, figures = measured
     for which, agents in (("", 1), (GATED, 2)):  # target agents per generation

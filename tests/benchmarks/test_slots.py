@@ -13,6 +13,7 @@ pytest.importorskip("submitit", reason="the pool's workers are submitit jobs: si
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "slots.py"
 
 
+@pytest.mark.slow
 def test_every_way_evaluates_all_candidates_in_as_many_slots(tmp_path):
     args = ["--candidates", "6", "--seconds", "0.2", "--slots", "2", "--folder", str(tmp_path)]
     command = [sys.executable, str(BENCHMARK), *args, "--json", str(tmp_path / "figures.json")]

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sia_runner.lease import Lease
+from sia_runner.ground.lease import Lease
 from tests.browser.conftest import MISSING
 
 expect = pytest.importorskip("playwright.sync_api", reason=MISSING).expect

@@ -101,6 +101,7 @@ def test_a_job_that_is_told_to_leave_is_submitted_again(tmp_path):
     assert [note for note in notes if "ended as PREEMPTED; another one is submitted" in note]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_terminated_leaves_no_outcome(tmp_path):
     """Whatever its harness did when the signal came to all processes of the job."""
     log = tmp_path / "log"
@@ -110,6 +111,7 @@ def test_a_job_that_is_terminated_leaves_no_outcome(tmp_path):
     assert read(tmp_path / "gen_1" / "run") is None
 
 
+@pytest.mark.slow
 def test_a_killed_job_stops_the_run_resumably(tmp_path):
     """Nothing says that another one would do better: somebody has to look."""
     notes, log = [], tmp_path / "log"

@@ -106,6 +106,7 @@ def test_the_task_of_a_dead_worker_goes_to_another(pool, tmp_path, how):
     assert (tmp_path / "died").exists()
 
 
+@pytest.mark.slow
 def test_a_task_that_takes_its_workers_with_it_is_given_up_and_the_others_are_done(pool):
     pool.submit("fatal", tasks.die)
     pool.submit("good", functools.partial(tasks.where, 7))
@@ -115,6 +116,7 @@ def test_a_task_that_takes_its_workers_with_it_is_given_up_and_the_others_are_do
         pool.result("fatal")
 
 
+@pytest.mark.slow
 def test_a_worker_taken_for_dead_ends_before_its_task_is_finished_twice(pool, jobs, tmp_path, monkeypatch):
     """Stopped, and out of reach: a node that does not answer. When it goes on, it finds that it was struck off."""
     monkeypatch.setattr(jobs, "cancel", lambda ids: None)
@@ -257,7 +259,7 @@ def test_a_step_that_an_earlier_driver_gave_to_a_worker_is_waited_for(tmp_path, 
     """The first driver is gone without a word: its pool is neither closed nor cancelled."""
     first, noted, log = Local(workers=1, jobs=1, pool=1), [], tmp_path / "log"
     waiting = threading.Thread(
-        target=lambda: first.call(step(tmp_path, "gen_1/run", noted), tasks.note, log, "once", 3.0), daemon=True
+        target=lambda: first.call(step(tmp_path, "gen_1/run", noted), tasks.note, log, "once", 1.5), daemon=True
     )
     waiting.start()
     until(lambda: list((tmp_path / "jobs" / "workers" / "spool" / "held").glob("*")) if noted else False)

@@ -1,5 +1,6 @@
 """A stage in its job's process: signals, and other starts of the same step."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,9 +30,10 @@ def start(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     started = []
 
-    def begin(limit: float, seconds: float = 60.0, wait: bool = True):
+    def begin(limit: float, seconds: float = 60.0, wait: bool = True, environment: dict[str, str] | None = None):
         command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(limit), str(seconds)]
-        started.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True))
+        everything = {**os.environ, **(environment or {})}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=everything, stderr=subprocess.PIPE, text=True))
         if wait:
             until((tmp_path / "log").exists, pause=0.02)
         return started[-1]
@@ -41,6 +43,14 @@ def start(tmp_path, monkeypatch):
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def requeues(folder, what):
+    """The environment of a SLURM job whose `scontrol` does so."""
+    folder.mkdir()
+    (folder / "scontrol").write_text(f"#!/bin/sh\n{what}\n")
+    (folder / "scontrol").chmod(0o755)
+    return {"SLURM_JOB_ID": "1", "PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 def told(process, number):
@@ -70,6 +80,13 @@ def test_terminated_it_leaves_no_outcome_and_the_step_to_others(start, tmp_path)
     told(start(3600), signal.SIGTERM)
     assert read(tmp_path) is None
     assert not (tmp_path / "lease.json").exists()
+
+
+def test_the_requeue_it_asks_for_terminates_it_and_it_still_leaves_in_order(start, tmp_path):
+    process = start(3600, environment=requeues(tmp_path / "bin", "kill -TERM $PPID $$; sleep 0.2"))
+    told(process, signal.SIGUSR2)
+    assert process.stderr.read() == "job left: cut: preempted\n"
+    assert read(tmp_path) is None
 
 
 def test_after_a_kill_without_a_signal_the_next_start_does_it_at_once(start, tmp_path):

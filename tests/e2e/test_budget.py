@@ -10,7 +10,7 @@ import pytest
 from sia_runner.config import Amounts, Budget
 from sia_runner.models.protocol import BudgetSpent, Grant
 from sia_runner.models.room import RunModels
-from sia_runner.provider_config import Hosted, Prices
+from sia_runner.schema.provider import Hosted, Prices
 from tests.conftest import Cli
 from tests.provider import ProviderServer, Tally
 from tests.scripts import riddles
@@ -18,7 +18,7 @@ from tests.scripts.serving import KEY, use
 from tests.scripts.spending import spender
 
 MILLION = 1e6
-SEEDS = range(12)
+SEEDS = range(8)
 ROUNDING = 1 + 1e-9
 SHORT = ["meta_agent.max_tokens=400"]  # what is reserved for an answer must fit into budgets as small as these
 

@@ -12,10 +12,11 @@ import pytest
 from tests.conftest import Cli
 
 EXPERIMENT = ["max_gen=4", "seed=3"]
+SHORTER = ["max_gen=3", "seed=3"]
 
 
-def run_to_end(cli):
-    assert cli(*EXPERIMENT).returncode == 0
+def run_to_end(cli, experiment):
+    assert cli(*experiment).returncode == 0
     return essence(cli)
 
 
@@ -34,8 +35,17 @@ def ours(run):
     return found
 
 
-def cut(runner, seconds):
-    """Kill -9 after `seconds`; False when the run had ended by then."""
+def journaled(cli):
+    path = cli.run / "journal.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def cut(cli, runner, lines, seconds):
+    """Kill -9 `seconds` after the journal has grown by so many lines; False when the run had ended by then. By seconds
+    alone, a run on a busy machine would never get anywhere."""
+    wanted = journaled(cli) + lines
+    while journaled(cli) < wanted and runner.poll() is None:
+        time.sleep(0.01)
     try:
         runner.communicate(timeout=seconds)
         return False
@@ -45,12 +55,12 @@ def cut(runner, seconds):
         return True
 
 
-def run_with_kills(cli, chance):
+def run_with_kills(cli, experiment, chance):
     """Start, kill, resume, kill, ... until a process comes to its end. Returns the number of kills."""
-    args, kills = EXPERIMENT, 0
+    args, kills = experiment, 0
     while True:
-        runner = cli.start(*args)
-        if not cut(runner, chance.uniform(0.1, 3.0)):
+        runner, lines = cli.start(*args), chance.randrange(24)  # a generation is 12 lines
+        if not cut(cli, runner, lines, chance.uniform(0, 0.4 if lines else 1)):
             assert runner.returncode == 0
             return kills
         kills += 1
@@ -62,18 +72,18 @@ def run_with_kills(cli, chance):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_25_kills_change_nothing_leave_no_orphan_and_count_no_step_twice(tmp_path_factory):
-    expected = run_to_end(Cli(tmp_path_factory.mktemp("peaceful")))
+    expected = run_to_end(Cli(tmp_path_factory.mktemp("peaceful")), EXPERIMENT)
     chance, kills = random.Random(2605), 0
     while kills < 25:
         cli = Cli(tmp_path_factory.mktemp("killed"))
-        kills += run_with_kills(cli, chance)
+        kills += run_with_kills(cli, EXPERIMENT, chance)
         assert_whole(cli, expected)
 
 
 def test_a_run_that_was_killed_ends_as_if_it_had_been_left_in_peace(tmp_path_factory):
-    expected = run_to_end(Cli(tmp_path_factory.mktemp("peaceful")))
+    expected = run_to_end(Cli(tmp_path_factory.mktemp("peaceful")), SHORTER)
     cli = Cli(tmp_path_factory.mktemp("killed"))
-    assert run_with_kills(cli, random.Random(7)) > 0
+    assert run_with_kills(cli, SHORTER, random.Random(1)) > 2
     assert_whole(cli, expected)
 
 

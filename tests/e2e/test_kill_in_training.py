@@ -8,13 +8,14 @@ import time
 import psutil
 import pytest
 
+from tests.arithmetic import SMALL
 from tests.conftest import Cli
 from tests.e2e.test_approve import command
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-EXPERIMENT = ["task=arithmetic", "trainer=grpo", "max_gen=2", "seed=4"]
+EXPERIMENT = ["task=arithmetic", "trainer=grpo", "max_gen=2", "seed=4", *SMALL]
 LITTLE = ["trainer.steps=6", "trainer.questions=8", "trainer.samples=4", "trainer.checkpoint_every=2"]
 FAST = ["trainer.learning_rate=1e-3"]  # so that a wrong step shows in the weights
 # Requests that arrive together are answered together, and a batch of another size differs in the last bits of its
@@ -86,27 +87,18 @@ def assert_same(cli, peaceful):
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(cli.run) in " ".join(p.info["cmdline"] or [])]
 
 
-def test_between_two_steps_after_a_checkpoint(peaceful, tmp_path):
-    cli = Cli(tmp_path)
-    kill_when(started(cli), lambda: "step 3/6" in log_of(cli))
-    assert checkpoints(cli) and not built(cli)
-    end_in_peace(cli)
-    assert "resumed after step 2" in log_of(cli)
-    assert_same(cli, peaceful)
-
-
-def test_while_the_harness_is_rolled_out_and_again_in_the_resumed_process(peaceful, tmp_path):
+def test_between_two_steps_and_again_in_the_resumed_process_while_the_harness_is_rolled_out(peaceful, tmp_path):
     cli = Cli(tmp_path)
     rollouts = cli.run / "gen_2" / "rollouts"
-    kill_when(started(cli), lambda: "step 2/6" in log_of(cli) and list(rollouts.glob("*/work")))
-    assert not built(cli)
-    seen = log_of(cli).count("resumed")
+    kill_when(started(cli), lambda: "step 3/6" in log_of(cli))
+    assert checkpoints(cli) and not built(cli)
     kill_when(
         resumed(cli),
-        lambda: log_of(cli).count("resumed") > seen and "step 5/6" in log_of(cli) and list(rollouts.glob("*/work")),
+        lambda: "resumed after step" in log_of(cli) and "step 5/6" in log_of(cli) and list(rollouts.glob("*/work")),
     )
     assert not built(cli)
     end_in_peace(cli)
+    assert log_of(cli).count("resumed after step") == 2
     assert_same(cli, peaceful)
 
 

@@ -99,24 +99,6 @@ def test_wrong_tool_names_and_garbage_for_arguments_are_sent_back_with_the_reaso
     assert "rationale: Field required" in run.told
 
 
-SHIPPED = [["task=gpqa"], ["task=longcot_chess"]]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("task", SHIPPED, ids=["gpqa", "longcot_chess"])
-def test_a_shipped_task_improves_over_five_generations_under_64_concurrent_questions(cli, llm_run, task):
-    run = prepared(llm_run, task)
-    done = cli(*run.overrides(cli.run, "max_gen=5"), timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    best = cli.summary["best"]
-    assert best["test"]["value"] > best["baseline_test"]["value"], essence(cli)
-    assert sum(g["status"] == "accepted" for g in cli.summary["generations"]) >= 3, essence(cli)
-    assert_adds_up(cli, run.tally)
-    assert_nothing_leaked(cli, run)
-    verified(cli)
-
-
 def prepared(llm_run, task, **kwargs):
     try:
         return llm_run(task, **kwargs)
@@ -151,13 +133,16 @@ def assert_at_least(cli, tally):
     assert usage["calls"] - usage["unanswered"] <= tally.answered
 
 
-def same_after_kills(tmp_path_factory, llm_run, task, *, delay, longest, seed):
-    peaceful, killed = Cli(tmp_path_factory.mktemp("peaceful")), Cli(tmp_path_factory.mktemp("killed"))
-    run = prepared(llm_run, task, delay=delay)
-    done = peaceful(*run.overrides(peaceful.run, "max_gen=5"), timeout=600)
+def in_peace(tmp_path_factory, run):
+    cli = Cli(tmp_path_factory.mktemp("peaceful"))
+    done = cli(*run.overrides(cli.run, "max_gen=5"), timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    before = run.tally
-    assert_adds_up(peaceful, before)
+    assert_adds_up(cli, run.tally)
+    return cli
+
+
+def assert_same_after_kills(tmp_path_factory, run, peaceful, *, longest, seed):
+    killed, before = Cli(tmp_path_factory.mktemp("killed")), run.tally
     assert killed_and_resumed(killed, run.overrides(killed.run, "max_gen=5"), random.Random(seed), longest) > 0
     assert essence(killed) == essence(peaceful)
     after = run.tally
@@ -171,16 +156,27 @@ def same_after_kills(tmp_path_factory, llm_run, task, *, delay, longest, seed):
 
 @pytest.mark.slow
 def test_kills_change_no_verdict_and_lose_no_call(tmp_path_factory, llm_run):
-    same_after_kills(tmp_path_factory, llm_run, None, delay=0.05, longest=4, seed=7)
+    run = prepared(llm_run, None, delay=0.05)
+    assert_same_after_kills(tmp_path_factory, run, in_peace(tmp_path_factory, run), longest=4, seed=7)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("task", SHIPPED, ids=["gpqa", "longcot_chess"])
-def test_kills_change_no_verdict_of_a_shipped_task(tmp_path_factory, llm_run, task):
-    same_after_kills(tmp_path_factory, llm_run, task, delay=0.2, longest=12, seed=11)
+@pytest.mark.parametrize("task", [["task=gpqa"], ["task=longcot_chess"]], ids=["gpqa", "longcot_chess"])
+def test_a_shipped_task_improves_over_five_generations_under_64_concurrent_questions_whatever_is_killed(
+    tmp_path_factory, llm_run, task
+):
+    run = prepared(llm_run, task, delay=0.2)
+    cli = in_peace(tmp_path_factory, run)
+    best = cli.summary["best"]
+    assert best["test"]["value"] > best["baseline_test"]["value"], essence(cli)
+    assert sum(g["status"] == "accepted" for g in cli.summary["generations"]) >= 3, essence(cli)
+    assert_nothing_leaked(cli, run)
+    verified(cli)
+    assert_same_after_kills(tmp_path_factory, run, cli, longest=12, seed=11)
 
 
+@pytest.mark.slow
 def test_a_resumed_proposal_is_not_asked_for_twice(cli, llm_run):
     """What the model had said before the kill is replayed from the dialogue, unpaid."""
     run = llm_run()

@@ -101,7 +101,8 @@ def test_the_same_run_whatever_takes_how_long(cli, run):
 WORKERS = ["compute=local", "compute.pool=2"]
 
 
-@pytest.mark.parametrize("compute", [[], pytest.param(WORKERS, marks=pytest.mark.slow)], ids=["inline", "pool"])
+@pytest.mark.slow
+@pytest.mark.parametrize("compute", [[], WORKERS], ids=["inline", "pool"])
 def test_after_a_kill_the_rest_is_done_and_nothing_twice(cli, run, prepare, environment, compute):
     whole = run("whole", [0, 0, 0, 0, 0])
     cli.run = cli.folder / "cut"
@@ -117,6 +118,7 @@ def test_after_a_kill_the_rest_is_done_and_nothing_twice(cli, run, prepare, envi
 
 
 @pytest.mark.parametrize("compute", [[], WORKERS], ids=["inline", "pool"])
+@pytest.mark.slow
 def test_an_interrupt_ends_it_at_once_and_resumably(cli, prepare, environment, compute):
     process = cli.start(*prepare([0, 20, 20, 20, 0], *compute), env=_with(environment))
     until(lambda: (cli.run / "journal.jsonl").is_file() and "gen_4/propose" in done(cli))
@@ -155,6 +157,7 @@ def test_a_stop_drops_what_was_proposed_behind_it(cli, run):
     assert cli.summary["stopped"] == "enough" and cli.summary["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_at_a_plateau_nothing_more_begins_and_what_is_under_way_is_judged(cli, run):
     first, _ = run("plateau", [0] * 12, "search.patience=2")
     assert "no candidate was accepted in the last 2 generations" in cli.summary["stopped"]

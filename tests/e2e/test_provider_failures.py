@@ -199,10 +199,14 @@ FATAL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reaction", FATAL.values(), ids=FATAL.keys())
-def test_a_provider_that_fails_every_call_stops_the_run_so_that_it_can_be_resumed(cli, task, reaction):
-    with ProviderServer(only_target(reaction)) as server:
-        done = run(cli, task, server.base_url, *HASTY_RETRIES)
-        assert_stopped_resumable(done, cli)
+def test_a_provider_that_fails_the_proposer_or_then_the_target_stops_the_run_so_that_it_can_be_resumed(
+    cli, task, reaction
+):
+    with ProviderServer(lambda request: reaction if proposer.is_proposer(request) else yes(request)) as server:
+        assert_stopped_resumable(run(cli, task, server.base_url, *HASTY_RETRIES), cli)
+        server.script = only_target(reaction)
+        assert_stopped_resumable(cli(f"resume={cli.run}", env=KEY), cli)
+        assert not all(map(proposer.is_proposer, server.requests))
         server.script = yes  # repaired
         done = cli(f"resume={cli.run}", env=KEY)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -219,17 +223,6 @@ def test_an_answer_without_end_or_of_200_mb_is_cut_and_memory_stays_flat(cli, ta
     assert started.returncode in (INTERRUPTED, 3), said
     assert "Traceback" not in said
     assert 0 < peak.result() < 700
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reaction", FATAL.values(), ids=FATAL.keys())
-def test_a_provider_that_fails_the_proposer_stops_the_run_so_that_it_can_be_resumed(cli, task, reaction):
-    with ProviderServer(lambda request: reaction if proposer.is_proposer(request) else yes(request)) as server:
-        done = run(cli, task, server.base_url, *HASTY_RETRIES)
-        assert_stopped_resumable(done, cli)
-        server.script = yes
-        done = cli(f"resume={cli.run}", env=KEY)
-        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def first_fails(reaction, times=1):
@@ -270,6 +263,7 @@ def test_what_is_transient_is_retried_and_no_question_is_lost(cli, task, reactio
     assert cli.summary["usage"]["calls"] == server.tally.calls
 
 
+@pytest.mark.slow
 def test_a_dead_endpoint_in_the_middle_stops_the_run_and_a_resume_ends_as_if_nothing_had_been(
     tmp_path_factory, llm_run
 ):

@@ -50,25 +50,28 @@ def proposals(cli):
     return [steps[step] for step in sorted(steps) if step.endswith("/propose")]
 
 
-ORDER = [["majority"], ["words"], ["rarest"], ["majority"]]
+ORDER = [["words"], ["rarest"], ["majority"]]
 
 
-def test_greedy_extends_the_incumbent_however_many_were_rejected_since(cli, run):
-    generations = run(ORDER, "search=greedy")
-    assert [g["parent"] for g in generations] == [None, 1, 2, 2]
-    assert [p["rationale"] for p in proposals(cli)][1:] == ["extends majority", "extends words", "extends words"]
+def test_greedy_extends_the_incumbent_until_a_plateau_ends_the_run_and_the_best_is_tested(cli, run):
+    generations = run([*ORDER, ["words"]], "search=greedy", "search.patience=2")
+    assert [g["parent"] for g in generations] == [None, 1, 1]
+    assert [p["rationale"] for p in proposals(cli)][1:] == ["extends words", "extends words"]
+    assert [g["status"] for g in generations] == ["accepted", "rejected", "rejected"]
+    assert "no candidate was accepted in the last 2 generations" in cli.summary["stopped"]
+    assert cli.summary["best"]["test"] and cli.summary["status"] == "completed"
 
 
 def test_last_extends_the_newest_scored_candidate_and_still_keeps_the_best(cli, run):
     generations = run(ORDER, "search=last")
-    assert [g["parent"] for g in generations] == [None, 1, 2, 3]
-    assert proposals(cli)[3]["rationale"] == "extends rarest"
-    assert cli.summary["best"]["generation"] == 2
+    assert [g["parent"] for g in generations] == [None, 1, 2]
+    assert proposals(cli)[2]["rationale"] == "extends rarest"
+    assert cli.summary["best"]["generation"] == 1
 
 
-def test_archive_extends_scored_candidates_and_the_same_seed_draws_the_same(cli, run):
+def test_archive_extends_scored_candidates(cli, run):
     first = [g["parent"] for g in run(ORDER, "search=archive", "seed=3")]
-    assert first[0] is None and set(first[1:]) <= {1, 2, 3}
+    assert first[0] is None and set(first[1:]) <= {1, 2}
 
 
 def test_of_parallel_proposals_the_best_on_dev_meets_val_and_the_others_are_kept_on_record(cli, run):
@@ -79,13 +82,6 @@ def test_of_parallel_proposals_the_best_on_dev_meets_val_and_the_others_are_kept
     assert [s["chosen"] for s in siblings] == [False, True, False]
     assert siblings[1]["dev"] == max(s["dev"] for s in siblings)
     assert len(list((cli.run / "gen_2" / "proposals").iterdir())) == 3
-
-
-def test_a_plateau_ends_the_run_and_the_best_is_tested(cli, run):
-    generations = run([["words"], ["rarest"], ["majority"], ["words"]], "search.patience=2")
-    assert [g["status"] for g in generations] == ["accepted", "rejected", "rejected"]
-    assert "no candidate was accepted in the last 2 generations" in cli.summary["stopped"]
-    assert cli.summary["best"]["test"] and cli.summary["status"] == "completed"
 
 
 def test_parallel_proposals_with_the_same_idea_try_it_once(cli, run):

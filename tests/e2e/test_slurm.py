@@ -3,14 +3,15 @@
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
 from tests.conftest import Cli
 from tests.harnesses import MAJORITY, WORDS
 from tests.scripts.slurm import (
+    FEW_JOBS,
     LITTLE,
+    SLOW,
     OnCluster,
     bring_up,
     controller,
@@ -24,7 +25,6 @@ from tests.scripts.slurm import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(400)]
-SLOW = "time.sleep(6 if 20 < len(asked) < 200 else 0)\n"  # on dev + val; something can happen meanwhile
 RUN = "gen_1/run"
 
 
@@ -50,7 +50,7 @@ def run(cli):
 
 @pytest.fixture
 def experiment(cli):
-    return [*cli.replay(MAJORITY + SLOW, WORDS), *LITTLE]
+    return [*cli.replay(MAJORITY + SLOW, WORDS), *FEW_JOBS]
 
 
 def ends_as(run, inline, code=0):
@@ -59,15 +59,9 @@ def ends_as(run, inline, code=0):
     assert essence(run.cli) == inline
 
 
-@pytest.mark.parametrize("compute", [["compute=local"], LITTLE], ids=["local", "slurm"])
-def test_jobs_give_the_scores_of_inline(cli, tmp_path_factory, compute):
-    one = ["task=smoke", "max_gen=2", "seed=5"]
-    beside = Cli(tmp_path_factory.mktemp("beside"))
-    assert beside(*one).returncode == 0
-    done = cli(*one, *compute)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert essence(cli) == essence(beside)
-    assert {e["kind"] for e in cli.journal if e["event"] == "job"} >= {"gate", "run", "test"}
+def test_jobs_give_the_scores_of_inline(run, cli, inline):
+    ends_as(run.start(*cli.replay(MAJORITY + SLOW, WORDS), *LITTLE), inline)
+    assert {e["kind"] for e in run.events("job")} >= {"gate", "run", "test"}
 
 
 def test_a_job_that_is_requeued_without_a_signal_runs_again(run, experiment, inline):
@@ -86,6 +80,7 @@ def test_a_cancelled_job_stops_the_run_which_can_be_resumed(run, experiment, inl
     assert len(run.jobs(RUN)) == 2
 
 
+@pytest.mark.alone
 def test_a_node_that_goes_down_takes_no_result_with_it(run, experiment, inline):
     job = run.start(*experiment).running(RUN)
     node = node_of(job)
@@ -96,14 +91,15 @@ def test_a_node_that_goes_down_takes_no_result_with_it(run, experiment, inline):
         bring_up()  # the node too
 
 
-def test_a_controller_that_is_away_for_a_minute_is_waited_for(run, experiment, inline):
-    """The job ends meanwhile, and the next one is submitted when the controller is back."""
+@pytest.mark.alone
+def test_a_controller_that_is_away_is_waited_for(run, experiment, inline):
+    """The job ends meanwhile, and the next one, which nobody took, is submitted when the controller is back."""
     run.start(*experiment).running(RUN)
     away = controller()
     os.kill(away, signal.SIGSTOP)
     try:
-        time.sleep(60)
-        assert run.driver.poll() is None, run.said
+        until(lambda: "gen_2/run: sbatch says: " in run.said, 90)
+        assert "it is tried again" in run.said and run.driver.poll() is None, run.said
     finally:
         os.kill(away, signal.SIGCONT)
     ends_as(run, inline)
@@ -160,6 +156,7 @@ def test_a_time_limit_stops_the_run_and_names_the_key(run, cli):
     assert "reached its time limit; resume with compute.resources.gate.minutes=" in run.said
 
 
+@pytest.mark.alone
 def test_a_preempted_job_starts_again(run, experiment, inline):
     job = run.start(*experiment).running(RUN)
     preempt(job)
@@ -167,9 +164,11 @@ def test_a_preempted_job_starts_again(run, experiment, inline):
     assert run.jobs(RUN) == [job]
 
 
+@pytest.mark.alone
 def test_without_accounting_everything_is_noticed_too(run, experiment, inline):
-    if os.geteuid() or said("squeue", "--noheader", "--all", "--states=running,completing"):
-        pytest.skip("the cluster is started again for this: needs root, and no job that runs")
+    if os.geteuid():
+        pytest.skip("the cluster is started again for this: needs root")
+    until(lambda: not said("squeue", "--noheader", "--all", "--states=running,completing"), 90)  # of the test before
     bring_up(accounting=False)
     try:
         told = subprocess.run(["sacct"], capture_output=True, text=True, check=False)

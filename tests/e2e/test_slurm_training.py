@@ -1,21 +1,20 @@
-"""Weights are trained in jobs of a real SLURM cluster: the adapter of a run inline, also when the job is preempted."""
+"""Weights are trained in a job of a real SLURM cluster: the adapter of a run inline, though the job is preempted."""
 
 import pytest
 
+from tests.arithmetic import SMALL
 from tests.conftest import Cli
-from tests.scripts.slurm import LITTLE, OnCluster, essence, need_cluster, preempt, said, until
+from tests.scripts.slurm import FEW_JOBS, OnCluster, essence, need_cluster, preempt, said, until
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.alone, pytest.mark.timeout(900)]
 
-EXPERIMENT = ["task=arithmetic", "trainer=grpo", "max_gen=2", "seed=4", "trainer.learning_rate=1e-3"]
+EXPERIMENT = ["task=arithmetic", "trainer=grpo", "max_gen=2", "seed=4", "trainer.learning_rate=1e-3", *SMALL]
 EXPERIMENT += ["trainer.steps=6", "trainer.questions=8", "trainer.samples=4", "trainer.checkpoint_every=1"]
 # requests that arrive together are answered together, and sums over other batches round otherwise
 EXPERIMENT += ["target_agent.policy.batch=1"]
 MEMORY = ["compute.resources.default.memory_gb=2", "compute.resources.train.memory_gb=3"]
 GPU = ["compute.resources.train.partition=gpu", "compute.resources.train.gpus=1"]
-# where the partition `short` preempts
-CPU = ["compute.resources.train.partition=cpu", "compute.resources.train.gpus=0"]
 BUILD = "gen_2/build"
 
 
@@ -44,34 +43,23 @@ def training_log(run):
     return log.read_text() if log.is_file() else ""
 
 
-def assert_same(run, inline):
-    run.assert_counted_once()
-    assert essence(run.cli) == essence(inline)
-    name = "gen_2/adapter/adapter_model.safetensors"
-    assert (run.cli.run / name).read_bytes() == (inline.run / name).read_bytes()
-
-
-def test_generations_go_to_cpu_nodes_and_training_to_a_gpu(run, inline):
-    run.start(*EXPERIMENT, *LITTLE, *MEMORY, *GPU)
-    job = run.running(BUILD, 300)
-    assert said("squeue", "--noheader", "--format=%P %b", f"--jobs={job}") == "gpu gres:gpu:1"
-    assert run.ended(600) == 0, run.said
-    assert_same(run, inline)
-    kinds = {entry["step"]: entry["kind"] for entry in run.events("job")}
-    assert kinds[BUILD] == "train" and "gen_1/build" not in kinds
-    places = {said("sacct", "-nX", "-o", "partition", f"--jobs={entry['job']}") for entry in run.events("job")}
-    assert places == {"cpu", "gpu"}
-
-
-def test_a_preempted_training_goes_on_from_its_checkpoint(run, inline):
+def test_generations_go_to_cpu_nodes_and_training_to_a_gpu_where_preempted_it_goes_on_from_its_checkpoint(run, inline):
     """What a job without any signal leaves behind is in test_kill_in_training.py; that it is requeued, in
     test_slurm.py."""
-    run.start(*EXPERIMENT, *LITTLE, *MEMORY, *CPU)
+    run.start(*EXPERIMENT, *FEW_JOBS, *MEMORY, *GPU)
     job = run.running(BUILD, 300)
+    assert said("squeue", "--noheader", "--format=%P %b", f"--jobs={job}") == "gpu gres:gpu:1"
     until(lambda: "step 2/6" in training_log(run), 200, 0.02)
     preempt(job)
     assert run.ended(600) == 0, run.said
     assert "resumed after step" in training_log(run)
     assert run.jobs(BUILD) == [job]
     assert "job left: cut: preempted" in (run.cli.run / "jobs" / BUILD / f"{job}_0_log.err").read_text()
-    assert_same(run, inline)
+    kinds = {entry["step"]: entry["kind"] for entry in run.events("job")}
+    assert kinds == {"gen_1/run": "run", BUILD: "train", "gen_2/run": "run"}
+    where = {step: said("sacct", "-nX", "-o", "partition", f"--jobs={run.jobs(step)[0]}") for step in kinds}
+    assert where == {"gen_1/run": "cpu", BUILD: "gpu", "gen_2/run": "cpu"}
+    run.assert_counted_once()
+    assert essence(run.cli) == essence(inline)
+    name = "gen_2/adapter/adapter_model.safetensors"
+    assert (run.cli.run / name).read_bytes() == (inline.run / name).read_bytes()

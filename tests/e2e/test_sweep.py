@@ -72,6 +72,7 @@ def test_what_cannot_be_composed_refuses_the_sweep_before_anything_starts(sweep)
         assert line.startswith(f"refused: {why}")
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_resumed_where_it_was(sweep):
     driver = sweep.cli.start(*SMOKE, "seed=0,1,2")
     sweep.lease(1, driver)
@@ -108,6 +109,7 @@ def test_ctrl_c_ends_the_sweep_and_not_only_its_run(sweep):
     assert sweep.statuses == ["interrupted", "missing"]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_takes_no_other_along(sweep):
     pytest.importorskip("submitit", reason="jobs need the extra `slurm`")
     driver = sweep.cli.start(

@@ -8,11 +8,11 @@ import pytest
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 
 from sia_runner.config import check
+from sia_runner.ground.resources import cache_dir
 from sia_runner.models.policy.ask import Dialogue
 from sia_runner.models.policy.engine import Engine
-from sia_runner.resources import cache_dir
 from sia_runner.rooms import rooms
-from sia_runner.training_config import PolicySpec
+from sia_runner.schema.training import PolicySpec
 from tests.models.policy.vllm_server import VllmServer
 from tests.test_config import composed
 

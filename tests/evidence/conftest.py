@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from sia_runner.config import Experiment
-from sia_runner.history import finished, incumbent
-from sia_runner.journal import Record
+from sia_runner.ground.history import finished, incumbent
+from sia_runner.ground.journal import Record
 from sia_runner.records import Past
+from sia_runner.run.runner import stored_config
 from sia_runner.rundir import RunDir
-from sia_runner.runner import stored_config
 from tests.conftest import Cli
 
 

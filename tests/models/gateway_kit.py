@@ -16,7 +16,7 @@ import openai
 from sia_runner.config import Budget
 from sia_runner.models.protocol import Grant
 from sia_runner.models.room import RunModels
-from sia_runner.provider_config import Hosted, Prices
+from sia_runner.schema.provider import Hosted, Prices
 from tests.provider import Answer, ProviderServer
 
 HI = [{"role": "user", "content": "hi"}]

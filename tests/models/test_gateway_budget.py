@@ -13,6 +13,7 @@ from tests.models.gateway_kit import HI
 from tests.provider import Answer, Reset, Status
 
 
+@pytest.mark.slow
 def test_the_ledger_equals_the_providers_own_count_under_64_callers_and_failures(scene):
     scene.open(attempts=8, concurrency=64)
     dice = random.Random(7)

@@ -4,7 +4,7 @@ import pytest
 
 from sia_runner.models.keys import key_of, redact
 from sia_runner.models.protocol import ModelsError
-from sia_runner.provider_config import Hosted
+from sia_runner.schema.provider import Hosted
 
 
 def hosted(**keys):

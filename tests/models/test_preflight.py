@@ -18,7 +18,7 @@ from sia_runner.config import Amounts, Budget
 from sia_runner.models import preflight
 from sia_runner.models.preflight import check, check_all, check_endpoint
 from sia_runner.models.protocol import ModelsError
-from sia_runner.provider_config import Hosted, Prices
+from sia_runner.schema.provider import Hosted, Prices
 from tests.provider import Answer, ProviderServer
 
 FREE = Budget()

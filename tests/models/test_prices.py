@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sia_runner.models import prices
 from sia_runner.models.prices import PICO, Rates, price_of
-from sia_runner.provider_config import Hosted, Prices
+from sia_runner.schema.provider import Hosted, Prices
 
 TABLE = {
     "acme/small": {"litellm_provider": "acme", "input_cost_per_token": 2e-06, "output_cost_per_token": 1e-05},

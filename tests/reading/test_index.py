@@ -2,7 +2,7 @@
 
 import os
 
-from sia_runner.lease import Lease
+from sia_runner.ground.lease import Lease
 from sia_runner.reading.finding import find
 from sia_runner.reading.index import Index, state
 from tests.reading.writing import summary

@@ -2,7 +2,7 @@
 
 import json
 
-from sia_runner.lease import Lease
+from sia_runner.ground.lease import Lease
 from sia_runner.reading.run import Run
 from sia_runner.reading.spending import Spending
 from tests.reading import writing
@@ -32,14 +32,25 @@ def test_generations_appear_as_the_journal_grows(tmp_path):
 
 def test_what_the_summary_has_is_the_same(tmp_path):
     """The dashboard's own reading of the journal and summary.py's must not come apart."""
-    from sia_runner.history import finished
-    from sia_runner.journal import Record
+    from sia_runner.ground.history import finished
+    from sia_runner.ground.journal import Record
 
     summary(tmp_path)
     journal(tmp_path, *generation(1), *generation(2, "rejected", 0.4))
     theirs = finished(Record(tmp_path / "journal.jsonl"))
     ours = looked(Run(tmp_path)).generations
     assert [(one.n, one.status, one.val["value"]) for one in ours] == [(g.n, g.status, g.val.value) for g in theirs]
+
+
+def test_medals_are_those_of_the_test_and_what_is_no_standing_is_left_out(tmp_path):
+    summary(tmp_path)
+    stands = {"graded_by": "sia_runner", "score": 0.5, "note": ""}
+    given = [stands, None, "gold", {"score": "high"}, stands | {"medal": "gold"}]
+    events = [done(n, "verify", generation=n, standing=one) for n, one in enumerate(given, 1)]
+    tests = [(name, fields | {"step": f"test/gen_{n}"}) for n, (name, fields) in enumerate(events, 1)]
+    journal(tmp_path, *tests)
+    lines = [test["standing"] for test in looked(Run(tmp_path)).tests]
+    assert lines == [["our own grader: 0.50000; no leaderboard is at hand, so no medal"], [], [], [], []]
 
 
 def test_an_edited_journal_is_shown_and_said(tmp_path):

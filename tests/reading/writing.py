@@ -2,7 +2,7 @@
 
 import json
 
-from sia_runner.journal import Journal
+from sia_runner.ground.journal import Journal
 from sia_runner.models import trajectories
 from sia_runner.rundir import write_json
 

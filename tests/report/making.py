@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sia_runner.comparing import Arm
+from sia_runner.compare.scores import Arm
+from sia_runner.ground.scoring import interval
 from sia_runner.reading.generations import Generation
 from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.report.runs import Ran
-from sia_runner.scoring import interval
 
 HALF = [1, 0] * 20
 MORE = [1] * 38 + [0, 1]

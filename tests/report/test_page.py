@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from sia_runner.report.captions import captions
 from sia_runner.report.changes import COLUMNS, LINES
 from sia_runner.report.page import interval, p_value, render, span
 from sia_runner.report.sections import sections
@@ -145,6 +146,18 @@ def test_a_difference_and_a_tie_are_called_by_their_names():
         "tie: SIA-W+H · grpo − SIA-H is +23.8 points over 2 seeds, 95% interval over seeds [-278.0, +325.5]"
         in " ".join("".join(shown.text).split())
     )
+
+
+def test_an_official_graders_medal_stands_with_the_run_and_in_the_captions():
+    line = "mlebench's grader: 0.81609; bronze medal, above the median of 2,000 teams"
+    runs = both(0, HALF, MORE)
+    runs[1].tests[2]["standing"] = [line, HOSTILE]
+    found = sections(runs)
+    shown = Page(render(found, runs, []))
+    said = f"{runs[1].name}: {line}; {HOSTILE}."
+    assert "".join(shown.text).count(said) == 1
+    assert "script" not in {tag for tag, _ in shown.elements}
+    assert any(said in caption for caption in captions(found, runs))
 
 
 def test_figures_are_told_briefly():

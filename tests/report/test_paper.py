@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from sia_runner.ground.scoring import interval
 from sia_runner.report.contrasts import contrasts
 from sia_runner.report.groups import grouped
 from sia_runner.report.paper import cells, columns, figure, latex, markdown, rows, tex
 from sia_runner.report.statistics import mean
-from sia_runner.scoring import interval
 from tests.report.making import HALF, MORE, both, finished, outcomes
 
 TASK = {

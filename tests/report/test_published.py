@@ -2,8 +2,8 @@
 
 from omegaconf import OmegaConf
 
+from sia_runner.ground.resources import bundled
 from sia_runner.report.published import declared
-from sia_runner.resources import bundled
 
 SHIPPED = OmegaConf.to_container(OmegaConf.load(bundled("conf") / "task" / "lawbench.yaml"))
 

@@ -92,3 +92,13 @@ def test_folders_that_hold_no_run_or_are_named_twice_are_refused(trapped, tmp_pa
         runs_of([tmp_path])
     with pytest.raises(RunError, match="is named twice"):
         runs_of([trapped, trapped.parent])
+
+
+def test_a_run_has_the_name_that_its_task_took(copy, ran):
+    """Of task=mlebench that is the competition's; the configuration says mlebench of all of them."""
+    text = (copy / "summary.json").read_text()
+    (copy / "summary.json").write_text(text.replace('"task": "smoke"', '"task": "mlebench_leaf-classification"'))
+    (run,) = ran(copy)
+    assert run.task == "mlebench_leaf-classification"
+    (copy / "summary.json").unlink()
+    assert [run.task for run in ran(copy)] == ["smoke"]

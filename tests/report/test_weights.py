@@ -7,12 +7,13 @@ import pytest
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 
-from sia_runner.comparing import compare, read_arms
+from sia_runner.compare.scores import compare, read_arms
 from sia_runner.rundir import RunDir
+from tests.arithmetic import SMALL
 from tests.conftest import Cli
 from tests.report.conftest import summary
 
-LITTLE = ["trainer.steps=6", "trainer.questions=16", "trainer.samples=4", "trainer.learning_rate=1e-3"]
+LITTLE = ["trainer.steps=2", "trainer.questions=16", "trainer.samples=4", "trainer.learning_rate=1e-3"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def levers(_own_cache, tmp_path_factory):
     for seed in (0, 1):
         for name, trainer in (("h", ["trainer=none", "target_agent=policy"]), ("wh", ["trainer=grpo", *LITTLE])):
             cli.run = cli.folder / "levers" / f"{name}{seed}"
-            done = cli("task=arithmetic", *trainer, f"seed={seed}", "max_gen=2", timeout=280)
+            done = cli("task=arithmetic", *SMALL, *trainer, f"seed={seed}", "max_gen=2", timeout=280)
             assert done.returncode == 0, done.stdout + done.stderr
     return cli.folder / "levers"
 

@@ -36,7 +36,8 @@ BACKENDS = {"bubblewrap": Bubblewrap, "process": Process, "docker": partial(Dock
 CLASSES = {"bubblewrap": "Bubblewrap", "process": "Process", "docker": "Docker"}
 # Nobody's number, and another one for each process of a parallel test run: processes are counted for a user.
 USER = 23456 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-ENTRY = f"target_agent_{secrets.token_hex(4)}.py"  # tells our processes from others'
+_SESSION = secrets.token_hex(4)  # tells what these tests started from what others did
+ENTRY = f"target_agent_{_SESSION}.py"
 _COPIED = ("sklearn", "scikit_learn", "scipy", "numpy", "joblib", "threadpoolctl", "narwhals", "cloudpickle",
            "docker", "requests", "urllib3", "certifi", "idna", "charset_normalizer")  # fmt: skip
 _PACKAGES = Path(__file__).resolve().parents[2]
@@ -162,7 +163,7 @@ class Box:
 @pytest.fixture(scope="session")
 def public_home() -> Iterator[Path]:
     """A folder that every user of this machine can reach; pytest's own are private."""
-    home = Path(tempfile.mkdtemp(prefix="sia-tests-"))
+    home = Path(tempfile.mkdtemp(prefix=f"sia-tests-{_SESSION}-"))
     home.chmod(0o755)
     yield home
     shutil.rmtree(home)
@@ -186,7 +187,7 @@ def public_python(public_home: Path) -> str:
     shutil.copytree(sysconfig.get_path("stdlib"), base / library, copy_function=_link, ignore=ignored)
     for package in Path(sysconfig.get_path("purelib")).iterdir():
         if package.name.startswith(_COPIED):
-            ignored = shutil.ignore_patterns("tests", "__pycache__", "datasets.*", "include")
+            ignored = shutil.ignore_patterns("tests", "datasets.*", "include")
             target = venv / library / "site-packages" / package.name
             shutil.copytree(package, target, copy_function=_link, ignore=ignored) if package.is_dir() else _link(
                 os.fspath(package), os.fspath(target)
@@ -312,13 +313,13 @@ def _containers() -> list[str]:
     end = time.monotonic() + 10
     while True:
         running = docker_module._engine(IMAGE).api.containers(filters={"label": docker_module._LABEL})
-        ours = [one["Id"] for one in running if "/sia-tests-" in one["Labels"][docker_module._LABEL]]
+        ours = [one["Id"] for one in running if f"/sia-tests-{_SESSION}-" in one["Labels"][docker_module._LABEL]]
         if not ours or time.monotonic() > end:
             return ours
         time.sleep(0.05)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen in time"

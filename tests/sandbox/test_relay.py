@@ -140,6 +140,7 @@ def test_a_side_that_does_not_read_makes_the_other_wait_and_takes_no_memory(rela
         assert heard == bytes(1 << 16)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_thousands_of_connections_and_hundreds_of_megabytes(relayed: Relayed) -> None:
     def one(size: int) -> None:
         with relayed.line() as line:

@@ -8,22 +8,25 @@ import psutil
 import pytest
 
 from sia_runner.sandbox import workdir
-from sia_runner.sandbox.protocol import Ending
+from sia_runner.sandbox.protocol import Ending, Job
 from tests.sandbox.conftest import Box, sandbox_processes, wait_until
 
 
-def supervisor_of(job_entry: str) -> psutil.Process:
-    for above in (*_harness(job_entry).parents(), *psutil.process_iter()):  # a container is below its engine
+def supervisor_of(job: Job) -> psutil.Process:
+    """The one that holds the lock of this job's work folder: others of this machine may be at work too."""
+    lock = os.fspath(job.work.with_name(f".{job.work.name}.lock"))
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it may have ended just now
-            if "sia_runner.sandbox.supervisor" in " ".join(above.cmdline()) and _is_at_work(above):
-                return above
+            supervises = "sia_runner.sandbox.supervisor" in " ".join(process.cmdline())
+            if supervises and any(opened.path == lock for opened in process.open_files()):
+                return process
     raise AssertionError("no supervisor found")
 
 
-def processes_inside(job_entry: str) -> list[psutil.Process]:
+def processes_inside(job: Job) -> list[psutil.Process]:
     """All of the sandbox that this harness is in."""
-    harness = _harness(job_entry)
-    first = harness.parent() if "inside.py" in " ".join(harness.parent().cmdline()) else supervisor_of(job_entry)
+    harness = _harness(job.entry)
+    first = harness.parent() if "inside.py" in " ".join(harness.parent().cmdline()) else supervisor_of(job)
     return first.children(recursive=True)
 
 
@@ -34,17 +37,12 @@ def _harness(job_entry: str) -> psutil.Process:
     raise AssertionError("the harness does not run")
 
 
-def _is_at_work(supervisor: psutil.Process) -> bool:
-    """It holds the lock of a work folder of these tests; others of this machine, or those that wait, do not."""
-    return any(os.path.basename(f.path) == ".work.lock" and "/sia-tests-" in f.path for f in supervisor.open_files())
-
-
 def test_a_supervisor_killed_with_sigkill_takes_its_harness_along(box: Box) -> None:
-    job = box.job("import time; open('running', 'w').close(); time.sleep(100)")
+    job = box.job("import time; open('running', 'w').close(); time.sleep(100)", seconds=90)
 
     def kill() -> None:
         wait_until(lambda: (job.work / "running").exists())
-        supervisor_of(job.entry).kill()
+        supervisor_of(job).kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -57,11 +55,13 @@ def test_a_supervisor_killed_with_sigkill_takes_its_harness_along(box: Box) -> N
 
 def test_a_supervisor_that_is_told_to_stop_cleans_up_and_says_so(own_box: Box) -> None:
     """As SLURM does: SIGTERM for every process of a job."""
-    job = own_box.job("import time; print('here', flush=True); open('running', 'w').close(); time.sleep(100)")
+    job = own_box.job(
+        "import time; print('here', flush=True); open('running', 'w').close(); time.sleep(100)", seconds=90
+    )
 
     def stop() -> None:
         wait_until(lambda: (job.work / "running").exists())
-        supervisor_of(job.entry).terminate()
+        supervisor_of(job).terminate()
 
     thread = threading.Thread(target=stop)
     thread.start()

@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sia_runner.config import check
-from sia_runner.resources import bundled, cache_dir
+from sia_runner.ground.resources import bundled, cache_dir
 from sia_runner.rooms import rooms
-from sia_runner.task_config import TableTask
+from sia_runner.schema.task import TableTask
 from sia_runner.tasks.prepare import ready
 from tests.scripts.serving import use
 

@@ -16,8 +16,8 @@ OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMO
 class Driver:
     """One job of the script."""
 
-    def __init__(self, folder: Path, *arguments: str, options: tuple[str, ...] = ()) -> None:
-        self.log = folder / "driver.log"
+    def __init__(self, log: Path, *arguments: str, options: tuple[str, ...] = ()) -> None:
+        self.log = log
         own = ["--parsable", "--mem=800", "--time=20", f"--output={self.log}", f"--chdir={ROOT}"]
         self.job = said("sbatch", *own, *options, str(SCRIPT), *arguments)
 
@@ -44,7 +44,7 @@ def driver(tmp_path, monkeypatch):
     jobs: list[Driver] = []
 
     def submit(*arguments: str, options: tuple[str, ...] = ()) -> Driver:
-        jobs.append(Driver(tmp_path, *arguments, options=options))
+        jobs.append(Driver(tmp_path / f"driver_{len(jobs)}.log", *arguments, options=options))
         return jobs[-1]
 
     yield submit

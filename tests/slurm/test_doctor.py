@@ -2,11 +2,11 @@
 
 import pytest
 
-from sia_runner import checks_slurm
 from sia_runner.config import check
-from sia_runner.doctor import FAULT, OK, SKIPPED, _try, examine
+from sia_runner.doctor import slurm as checks_slurm
+from sia_runner.doctor.__main__ import FAULT, OK, SKIPPED, _try, examine
+from tests.schema.test_providers import composed
 from tests.scripts.slurm import LITTLE, need_cluster
-from tests.test_providers import composed
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def commands(tmp_path, monkeypatch):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config():
     return check(composed(*LITTLE))
 
@@ -41,7 +41,7 @@ def test_of_the_test_cluster_it_knows_all_that_a_run_depends_on(tmp_path, config
     found = {finding.check: finding for finding in examine(config, tmp_path, call=False)}
     assert not [finding for finding in found.values() if finding.state == FAULT]
     assert found["commands"].text.startswith("slurm-wlm ")
-    assert "cpu (default): at most 1:00:00, 2 x 4 cpus, 4 GiB" in found["partitions"].text
+    assert "cpu (default): at most 1:00:00, 2 x 4 cpus, 8 GiB" in found["partitions"].text
     assert "gpu:fake:2" in found["partitions"].text
     assert "sbatch accepts jobs for gate, run, test" in found["jobs"].text
     assert "put back into the queue" in found["preemption"].text and found["requeueing"].text.startswith("on:")

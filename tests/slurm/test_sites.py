@@ -3,8 +3,8 @@
 import pytest
 
 from sia_runner.config import check
-from sia_runner.resources import bundled
-from tests.test_providers import composed
+from sia_runner.ground.resources import bundled
+from tests.schema.test_providers import composed
 
 SITES = sorted(path.stem for path in (bundled("conf") / "compute" / "site").glob("*.yaml"))
 ACCOUNT = "compute.resources.default.account=mine"

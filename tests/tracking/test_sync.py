@@ -4,6 +4,8 @@ import json
 import shutil
 import tempfile
 
+import pytest
+
 from sia_runner.rundir import read_json
 from tests.conftest import Cli
 from tests.harnesses import MAJORITY, WORDS
@@ -35,6 +37,7 @@ def test_a_run_that_was_offline_is_pushed_once(tracked, tmp_path):
     assert "6 rows and versions" in first.stdout and "no rows and versions" in second.stdout
 
 
+@pytest.mark.slow
 def test_what_broke_off_is_completed_from_the_run_directory(tracked, tmp_path):
     run = copied(tracked, tmp_path)
     with serving() as server:
@@ -45,6 +48,7 @@ def test_what_broke_off_is_completed_from_the_run_directory(tracked, tmp_path):
         assert [row["generation"] for row in of["rows"]] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_not_tracked_can_be_pushed_and_named(tmp_path):
     cli = Cli(tmp_path)
     assert cli(*cli.replay(MAJORITY, WORDS), env=OFFLINE).returncode == 0
@@ -55,6 +59,7 @@ def test_a_run_that_was_not_tracked_can_be_pushed_and_named(tmp_path):
         assert [row["generation"] for row in told(server, cli.run)["rows"]] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_sends_elsewhere_is_whole_there(tracked, tmp_path):
     run = copied(tracked, tmp_path)
     with serving() as server:
@@ -79,6 +84,7 @@ def test_what_the_server_keeps_of_a_harness_is_what_lies_in_the_run_directory(tr
         assert f"gen-{n}" in one.aliases and ("best" in one.aliases) == (one.metadata["status"] == "accepted")
 
 
+@pytest.mark.slow
 def test_tables_are_readable_there(tracked, tmp_path):
     run = copied(tracked, tmp_path)
     with serving() as server:

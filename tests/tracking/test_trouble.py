@@ -15,7 +15,7 @@ from tests.tracking.server import serving
 from tests.wandb_server import KEY
 
 
-@pytest.mark.parametrize("behaviour", ["hangs", "401", "500", "is gone"])
+@pytest.mark.parametrize("behaviour", [pytest.param("hangs", marks=pytest.mark.slow), "401", "500", "is gone"])
 def test_a_bad_endpoint_changes_nothing_but_one_warning(tracked, tmp_path, behaviour):
     cli = Cli(tmp_path)
     with serving() as server:
@@ -32,6 +32,7 @@ def test_a_bad_endpoint_changes_nothing_but_one_warning(tracked, tmp_path, behav
     assert [row["generation"] for row in offline.verdicts(cli.run)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_under_way_is_left_behind_after_the_wait(tmp_path):
     cli = Cli(tmp_path)
     with serving() as server:
@@ -65,6 +66,7 @@ def full_disk(folder):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_one_warning_and_what_was_not_told_can_be_pushed(tracked, tmp_path):
     cli = Cli(tmp_path)
     task = secrets_task(tmp_path / "secrets")

@@ -5,6 +5,8 @@ import signal
 import time
 from datetime import datetime
 
+import pytest
+
 from sia_runner.rundir import read_json
 from tests.conftest import Cli
 from tests.harnesses import MAJORITY, WORDS
@@ -81,6 +83,7 @@ def test_it_says_once_that_it_is_offline(tracked):
     assert (tracked.run / "metrics.csv").read_text().count("\n") == 4
 
 
+@pytest.mark.slow
 def test_killed_with_all_that_belongs_to_it_and_resumed_it_tells_nothing_twice(tmp_path):
     cli = Cli(tmp_path)
     args = ["tracker=wandb", "tracker.wait=60", *cli.replay(MAJORITY, WORDS, MAJORITY, WORDS)]

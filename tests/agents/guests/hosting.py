@@ -14,9 +14,9 @@ from sia_runner.agents.protocol import Files, Hosted
 from sia_runner.config import Budget
 from sia_runner.models.protocol import Grant
 from sia_runner.models.room import RunModels
-from sia_runner.provider_config import Hosted as Provider
 from sia_runner.sandbox.bubblewrap import Bubblewrap
 from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, SandboxError
+from sia_runner.schema.provider import Hosted as Provider
 from tests.provider import ProviderServer
 
 KEY = "a-key-that-only-the-gateway-has"

@@ -11,11 +11,11 @@ import pytest
 
 from sia_runner.agents.protocol import Files, Message
 from sia_runner.config import Budget
-from sia_runner.dialogue import Dialogue
 from sia_runner.models.protocol import Grant, ProviderDown
 from sia_runner.models.room import RunModels
-from sia_runner.provider_config import Hosted
+from sia_runner.propose.dialogue import Dialogue
 from sia_runner.records import Lever, Proposal, Reply, Trial
+from sia_runner.schema.provider import Hosted
 from tests.agents.llm.scripted import ENTRY, PARENT, SETTINGS, SUBMIT, evidence, later, propose
 from tests.provider import Answer, Malformed, ProviderServer, Request, Status
 

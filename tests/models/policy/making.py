@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.models.policy.ask import Ask, Dialogue
-from sia_runner.training_config import PolicySpec, Tiny
+from sia_runner.schema.training import PolicySpec, Tiny
 
 SMALL = Tiny(layers=2, hidden=64, heads=2, context=64, vocabulary=400, epochs=2)
 SUMS = [Dialogue(({"role": "user", "content": f"{a}+{b}="},), str(a + b)) for a in range(20) for b in range(20)]

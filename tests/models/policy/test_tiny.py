@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 import threading
 
 import pytest
@@ -13,11 +12,9 @@ from sia_runner.models.policy import tiny as module  # noqa: E402
 from sia_runner.models.policy import warm as warming  # noqa: E402
 from sia_runner.models.policy.ask import Dialogue, PolicyError  # noqa: E402
 from sia_runner.models.policy.checkpoint import load, weights_sha256  # noqa: E402
-from sia_runner.models.policy.engine import Engine  # noqa: E402
 from sia_runner.models.policy.tiny import folder  # noqa: E402
 from sia_runner.models.policy.tokens import learn  # noqa: E402
-from sia_runner.training_config import PolicySpec, Tiny  # noqa: E402
-from tests.models.policy.making import SMALL, SUMS, ask  # noqa: E402
+from tests.models.policy.making import SMALL, SUMS  # noqa: E402
 
 QUICK = SMALL.model_copy(update={"epochs": 1, "layers": 1, "hidden": 32})
 FEW = SUMS[:60]
@@ -172,15 +169,3 @@ def test_the_chat_template_is_trivial(built):
     messages = [{"role": "system", "content": "add"}, {"role": "user", "content": "1+2="}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text == "<|system|>add<|end|><|user|>1+2=<|end|><|assistant|>"
-
-
-@pytest.mark.slow
-def test_it_learns_to_add(tmp_path):
-    """Sums of two numbers below 100 it has not seen: a useful policy, from 3,000 examples."""
-    pairs = [(a, b) for a in range(100) for b in range(100)]
-    random.Random(1).shuffle(pairs)
-    texts = [Dialogue(({"role": "user", "content": f"{a}+{b}="},), str(a + b)) for a, b in pairs[:3000]]
-    engine = Engine(PolicySpec(base="tiny", device="cpu", tiny=Tiny(context=64)), tmp_path, lambda: texts)
-    asks = [ask(f"{a}+{b}=") for a, b in pairs[3000:3300]]
-    right = [answer.text == str(a + b) for answer, (a, b) in zip(engine.generate(asks), pairs[3000:], strict=False)]
-    assert sum(right) / len(right) > 0.9

@@ -1,0 +1,75 @@
+"""Two processes train one adapter in a whole run: killed with the driver, resumed, and one of them lost."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.arithmetic import SMALL
+from tests.e2e.test_approve import command
+from tests.scripts.slurm import until
+
+pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+STEPS, QUESTIONS, SAMPLES = 8, 6, 4
+EXPERIMENT = ["task=arithmetic", "trainer=grpo", "trainer.processes=2", "max_gen=2", "seed=4", *SMALL]
+EXPERIMENT += [f"trainer.steps={STEPS}", f"trainer.questions={QUESTIONS}", f"trainer.samples={SAMPLES}"]
+EXPERIMENT += ["trainer.checkpoint_every=2"]
+
+
+def log_of(cli):
+    path = cli.run / "gen_2" / "training.log"
+    return path.read_text() if path.is_file() else ""
+
+
+def alive(cli):
+    """All processes that name the run: the driver, the launcher, both trainers, what stands by for their sandboxes."""
+    found = psutil.process_iter(["pid", "cmdline"])
+    return {one.pid: line for one in found if str(cli.run) in (line := " ".join(one.info["cmdline"] or []))}
+
+
+def trainers(cli):
+    """Not their launcher."""
+    return [pid for pid, line in alive(cli).items() if "weights.together" in line and "nproc" not in line]
+
+
+def when(driver, moment):
+    while not moment():
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.02)
+
+
+def test_killed_with_the_driver_they_leave_nothing_behind_and_go_on_from_their_checkpoint(cli):
+    driver = cli.start(*EXPERIMENT)
+    when(driver, lambda: "step 4/8" in log_of(cli))
+    assert len(trainers(cli)) == 2
+    driver.kill()
+    driver.communicate()
+    until(lambda: not alive(cli), 30)
+    done = cli(f"resume={cli.run}", timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FutureWarning" not in done.stderr
+    assert log_of(cli).count("resumed after step") == 1, "one of them tells"
+    (built,) = [e["result"] for e in cli.journal if e["event"] == "done" and e["step"] == "gen_2/build"]
+    assert built["steps"] == len(built["reward"]) == STEPS and not built["fault"]
+    last = [line for line in log_of(cli).splitlines() if line.startswith("step 8/8")]
+    assert len(last) == 1
+    assert not (cli.run / "gen_2" / "processes").exists() and not (cli.run / "gen_2" / "rollouts").exists()
+    code, said = command("verify", cli.run)
+    assert code == 0, said
+    assert not alive(cli)
+
+
+def test_one_that_is_lost_ends_the_other_and_the_run_says_so_and_goes_on(cli):
+    driver = cli.start(*EXPERIMENT)
+    when(driver, lambda: "step 2/8" in log_of(cli))
+    os.kill(trainers(cli)[-1], signal.SIGKILL)
+    output, _ = driver.communicate(timeout=200)
+    assert driver.returncode == 0, output
+    failed = cli.summary["generations"][1]
+    assert failed["status"] == "unscored" and "a process of the training was lost" in failed["reason"]
+    assert (cli.run / "gen_2" / "processes" / "log").is_file()
+    assert not alive(cli)

@@ -1,0 +1,28 @@
+"""What the journal says of time: several candidates under way at once do not make it pass faster."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from sia_runner.ground.history import minutes_spent
+from sia_runner.ground.journal import Journal
+
+
+def journal(path, *steps):
+    """`steps`: name, when it began, when it ended, in minutes."""
+    found = Journal(path / "journal.jsonl")
+    for name, began, ended in steps:
+        at = datetime.fromtimestamp(60 * ended, UTC).isoformat(timespec="milliseconds")
+        found.entries.append({"event": "done", "step": name, "at": at, "seconds": 60.0 * (ended - began), "result": {}})
+    return found
+
+
+def test_one_after_the_other_adds_up_over_pauses(tmp_path):
+    done = journal(tmp_path, ("gen_1/run", 1, 3), ("gen_2/run", 10, 11), ("test/gen_1", 11, 15))
+    assert minutes_spent(done) == pytest.approx(3)
+
+
+def test_at_the_same_time_counts_once_for_the_run_and_in_full_for_each_generation(tmp_path):
+    done = journal(tmp_path, ("gen_3/run", 3, 4), ("gen_1/run", 1, 5), ("gen_2/run", 2, 7), ("gen_2/verify", 7, 8))
+    assert minutes_spent(done) == pytest.approx(7)
+    assert [minutes_spent(done, n) for n in (1, 2, 3)] == pytest.approx([4, 6, 1])

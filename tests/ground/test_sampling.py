@@ -1,0 +1,46 @@
+"""Any beginning of the list stands for the whole of it."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sia_runner.ground.sampling import by_confusion, representative
+
+ITEMS = st.lists(st.tuples(st.sampled_from("abcde"), st.integers()), max_size=60)
+
+
+@given(ITEMS)
+def test_every_item_is_there_once_and_a_stratum_keeps_its_order(items):
+    found = representative(items, lambda item: item[0])
+    assert Counter(found) == Counter(items)
+    for name in "abcde":
+        assert [i for i in found if i[0] == name] == [i for i in items if i[0] == name]
+
+
+def test_the_largest_stratum_comes_first_and_a_rare_one_early():
+    items = ["common"] * 90 + ["some"] * 9 + ["rare"]
+    found = representative(items, str)
+    assert found[0] == "common"
+    assert found.index("some") < 10 and found.index("rare") < 10
+    assert Counter(found[:20])["common"] > Counter(found[:20])["some"] > Counter(found[:20])["rare"] == 1
+
+
+@given(ITEMS, st.integers(1, 60))
+def test_in_any_beginning_a_larger_stratum_has_at_least_as_many_as_a_smaller_one(items, length):
+    whole, part = Counter(k for k, _ in items), Counter(k for k, _ in representative(items, lambda i: i[0])[:length])
+    for one in whole:
+        for other in whole:
+            if whole[one] > whole[other] and part[other] < whole[other]:
+                assert part[one] >= part[other]
+
+
+def test_confusions_that_repeat_are_strata_and_single_ones_count_by_kind():
+    def failure(gold, prediction, kind="wrong"):
+        return {"kind": kind, "gold": gold, "prediction": prediction}
+
+    failures = [failure("a", "b"), failure("a", "b"), failure("a", "c"), failure("d", "e"), failure("a", "", "timeout")]
+    stratum = by_confusion(failures)
+    assert stratum(failures[0]) == stratum(failures[1]) == ("wrong", "a", "b")
+    assert stratum(failures[2]) == stratum(failures[3]) == "wrong"
+    assert stratum(failures[4]) == "timeout"

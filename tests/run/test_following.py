@@ -1,0 +1,53 @@
+"""What another part of the run appends to a log is shown while it happens, with the time that is left."""
+
+import threading
+
+from sia_runner.run.following import Following, remaining
+
+
+def appended(log, *lines):
+    with log.open("a") as stream:
+        stream.writelines(lines)
+
+
+def test_the_newest_whole_line_is_shown_while_the_log_grows(tmp_path):
+    log, shown, seen = tmp_path / "training.log", [], threading.Event()
+
+    def show(line):
+        shown.append(line)
+        seen.set()
+
+    with Following(log, show, every=0.01):
+        appended(log, "step 1/4 · 2.0 s\n", "step 2/4 · 4.0 s\n", "step 3/")
+        assert seen.wait(5)
+        appended(log, "4 · 6.0 s\n")
+    assert shown[0].startswith(("step 1/4", "step 2/4")) and shown[-1] == "step 3/4 · 6.0 s · about 2 s left"
+    assert not any(line.startswith("step 3/ ") or line == "4 · 6.0 s" for line in shown)
+
+
+def test_the_last_line_is_shown_even_when_nobody_looked_before(tmp_path):
+    log, shown = tmp_path / "training.log", []
+    with Following(log, shown.append, every=60):
+        appended(log, "stopped early: the reward is gone\n")
+    assert shown == ["stopped early: the reward is gone"]
+
+
+def test_what_an_earlier_process_wrote_is_not_shown_again(tmp_path):
+    log, shown = tmp_path / "training.log", []
+    appended(log, "step 1/4 · 2.0 s\n")
+    with Following(log, shown.append, every=60):
+        pass
+    assert shown == []
+
+
+def test_a_stage_without_a_log_shows_nothing(tmp_path):
+    shown = []
+    with Following(tmp_path / "none.log", shown.append, every=0.01):
+        pass
+    assert shown == []
+
+
+def test_what_is_left_is_told_at_the_pace_so_far():
+    assert remaining("step 3/16 · reward 0.5 · 4.5 s") == " · about 20 s left"
+    assert remaining("step 10/40 · reward 0.5 · 600.0 s") == " · about 30 min left"
+    assert remaining("step 16/16 · 9.0 s") == "" and remaining("resumed after step 2") == ""

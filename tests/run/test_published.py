@@ -1,0 +1,72 @@
+"""What others report stands beside our figures, with its source and in what it was another experiment."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from pydantic import ValidationError
+
+from sia_runner.ground.resources import bundled
+from sia_runner.run.display import closing_lines
+from sia_runner.run.published import published_lines
+from sia_runner.run.summary import context
+from sia_runner.schema.task import Published
+from tests.run.test_display import summary
+
+PAPER = {
+    "source": "A, 2026",
+    "protocol": "scored on test",
+    "initial": 0.135,
+    "prior": None,
+    "sia_h": 0.5,
+    "sia_wh": None,
+}
+TOLD = ["published: initial 0.135, SIA-H 0.500 (A, 2026)", "  its protocol differs: scored on test"]
+
+
+def test_they_stand_behind_our_test_scores_and_in_the_story():
+    score = {"value": 0.8, "ci95": [0.7, 0.9], "n": 100}
+    best = {"generation": 2, "val": score, "test": score, "baseline_test": None}
+    ended = summary(status="completed", best=best, published=PAPER)
+    lines = closing_lines(ended, Path("/r"))
+    ours = next(n for n, line in enumerate(lines) if line.startswith("test, best"))
+    assert lines[ours + 1 : ours + 3] == TOLD
+    assert "- published: initial 0.135" in context(Path("/r"), ended)
+
+
+def test_an_interrupted_run_and_a_task_that_declares_none_tell_none():
+    assert not [line for line in closing_lines(summary(published=PAPER), Path("/r")) if "published" in line]
+    assert published_lines(None) == []
+
+
+def test_microseconds_are_told_without_decimals():
+    assert published_lines(PAPER | {"initial": 12483.0})[0].startswith("published: initial 12,483, SIA-H 0.500")
+
+
+def test_figures_without_source_or_protocol_are_refused():
+    for key in ("source", "protocol"):
+        with pytest.raises(ValidationError):
+            Published.model_validate({k: v for k, v in PAPER.items() if k != key})
+
+
+def test_every_paper_experiment_has_published_figures():
+    """On its task, or in the experiment itself where the task's own default is other data."""
+    found = sorted((bundled("conf") / "experiment").glob("paper_*.yaml"))
+    assert found
+    for path in found:
+        experiment = OmegaConf.load(path)
+        task = next(choice["override /task"] for choice in experiment.defaults if "override /task" in choice)
+        of_task = OmegaConf.load(bundled("conf") / "task" / f"{task}.yaml")
+        declared = OmegaConf.select(experiment, "task.published") or of_task.get("published")
+        assert declared, path.name
+        Published.model_validate(OmegaConf.to_container(declared))
+
+
+@pytest.mark.slow
+def test_a_run_prints_them_and_keeps_them_in_its_summary(cli, words):
+    given = [f"+task.published.{key}={json.dumps(value)}" for key, value in PAPER.items()]
+    done = cli("task=smoke", *given, *cli.replay(words))
+    assert done.returncode == 0, done.stderr
+    assert all(line in done.stdout for line in TOLD)
+    assert cli.summary["published"] == PAPER

@@ -1,0 +1,51 @@
+"""Which settings of the policy go together, refused in one line before anything is loaded."""
+
+import pytest
+
+from sia_runner.config import check
+from tests.test_config import composed, faults
+
+URL = "target_agent.policy.base_url=http://127.0.0.1:9/v1"
+VLLM = ["task=arithmetic", "target_agent=policy", "target_agent.policy.backend=vllm"]
+LARGE = "target_agent.policy.base=openai/gpt-oss-120b"
+
+
+def test_a_vllm_server_serves_a_base_that_it_knows_by_the_same_name():
+    config = check(composed(*VLLM, LARGE, URL, "trainer=grpo"))
+    assert config.target_agent.policy.backend == "vllm" and config.trainer.lora.save == []
+
+
+@pytest.mark.parametrize("gpus", ["4", "a100:4", "0"])
+def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
+    config = check(
+        composed("task=arithmetic", "trainer=grpo", "trainer.processes=4", "compute=slurm",
+                 f"compute.resources.train.gpus={gpus}")
+    )  # fmt: skip
+    assert config.trainer.processes == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ([*VLLM, LARGE], "target_agent.policy.backend=vllm needs target_agent.policy.base_url"),
+        (
+            [*VLLM, LARGE, "target_agent.policy.base_url=localhost:8000"],
+            "https://…); given: localhost:8000",
+        ),
+        (["task=arithmetic", "target_agent=policy", URL], "but target_agent.policy.backend=peft asks none"),
+        ([*VLLM, URL], "base=tiny is built by the runner, so that no server has it"),
+        ([*VLLM, LARGE, URL, "trainer=grpo", "trainer.lora.save=[lm_head]"], "trainer.lora.save=['lm_head']"),
+        ([*VLLM, LARGE, URL, "trainer=auto", "trainer.algorithms.ppo.lora.save=[lm_head]"], "vLLM cannot load"),
+        (
+            [*VLLM, LARGE, URL, "trainer=grpo", "trainer.lora.save=[]", "trainer.processes=2"],
+            "trainer.processes=2 would each load an adapter into the server of target_agent.policy.backend=vllm",
+        ),
+        (
+            ["task=arithmetic", "trainer=auto", "trainer.algorithms.dpo.processes=4", "compute=slurm"],
+            "trainer.processes=4 needs a GPU for each, but compute.resources.train.gpus=1",
+        ),
+    ],
+)
+def test_what_makes_no_sense_together_is_named_with_what_is_allowed(overrides, says):
+    (line,) = faults(*overrides)
+    assert says in line and "\n" not in line

@@ -1,0 +1,104 @@
+"""What a sweep keeps in its folder, and the table made of it."""
+
+import csv
+import json
+import os
+import socket
+
+import pytest
+
+from sia_runner.rundir import RunError
+from sia_runner.sweep.plan import Plan, Planned, SweepDir
+from sia_runner.sweep.table import status, table, write
+
+SCORE = {"value": 0.5, "ci95": [0.4, 0.6], "n": 100}
+
+
+def planned(name, *overrides, task="t", mode="SIA-H", seed=0):
+    return Planned(name, overrides, task, mode, seed)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return SweepDir(tmp_path)
+
+
+def finished(sweep, name, test, val=0.5, usd=0.25):
+    folder = sweep.path / name
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    best = {"generation": 2, "val": SCORE | {"value": val}, "test": SCORE | {"value": test}, "baseline_test": SCORE}
+    usage = {"usd": usd, "calls": 3, "tokens": 10}
+    (folder / "summary.json").write_text(json.dumps({"best": best, "usage": usage, "metric": {"name": "accuracy"}}))
+    sweep.end(name, 0)
+
+
+def test_a_plan_is_read_as_it_was_written(sweep):
+    plan = Plan(("-m", "task=t"), "/where", (planned("0-t", "task=t", "seed=1", seed=1),))
+    sweep.write_plan(plan)
+    assert sweep.read_plan() == plan
+
+
+def test_a_run_directory_is_no_sweep_though_a_generation_of_it_has_a_plan(sweep):
+    (sweep.path / "plan.json").touch()
+    (sweep.path / "config.yaml").touch()
+    assert not sweep.is_sweep()
+    with pytest.raises(RunError, match="no sweep there"):
+        sweep.read_plan()
+
+
+def test_the_newest_job_of_a_run_counts_and_a_line_cut_by_a_kill_does_not(sweep):
+    sweep.note_jobs("slurm", {"a": "1_0", "b": "1_1"})
+    sweep.note_jobs("slurm", {"a": "2"})
+    sweep.note_jobs("local", {"b": "77.5"})
+    with sweep.submitted.open("a") as stream:
+        stream.write('{"run": "a", "clus')
+    assert sweep.noted_jobs("slurm") == {"a": "2", "b": "1_1"} and sweep.noted_jobs("local") == {"b": "77.5"}
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(0, "completed"), (1, "crashed"), (2, "refused"), (3, "failed"), (4, "budget"), (130, "interrupted")],
+)
+def test_a_run_that_ended_is_called_by_its_exit_code(sweep, code, name):
+    sweep.end("a", code, ["why"])
+    assert status(sweep, "a") == name
+
+
+def test_a_run_without_an_outcome_is_missing_running_or_cut(sweep):
+    from sia_runner.ground.lease import Lease
+
+    folder = sweep.path / "a"
+    assert status(sweep, "a") == "missing"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    with Lease(folder):
+        assert status(sweep, "a") == "running"
+        lease = json.loads((folder / "lease.json").read_text())
+    (folder / "lease.json").write_text(json.dumps(lease | {"started": "1"}))  # as a kill leaves it
+    assert lease["host"] == socket.gethostname() and lease["pid"] == os.getpid()
+    assert status(sweep, "a") == "cut"
+
+
+def test_the_mean_is_over_the_tested_seeds_of_one_arm(sweep):
+    for name, test in (("0", 0.5), ("1", 0.75), ("3", 1.0)):
+        finished(sweep, name, test)
+    sweep.end("2", 2, ["trainer=grpo trains nothing here"])
+    runs = [planned(str(n), "task=t", f"seed={seed}", f"+experiment={arm}", "max_gen=3", seed=seed)
+            for n, (arm, seed) in enumerate([("h", 0), ("h", 1), ("wh", 0), ("wh", 1)])]  # fmt: skip
+    found = table(sweep, Plan((), "/", tuple(runs)))
+    first, second = found["means"]
+    assert (first["arm"], first["tested"], first["runs"]) == ("experiment=h", 2, 2)
+    assert (first["test"], first["test_sd"]) == (0.625, pytest.approx(0.17677669529663687)) and first["usd"] == 0.5
+    assert (second["tested"], second["test"], second["test_sd"], second["usd"]) == (1, 1.0, None, None)
+    assert found["runs"][2]["why"] == "trainer=grpo trains nothing here"
+
+
+def test_the_table_is_written_for_programs_with_a_column_for_each_bound(sweep):
+    finished(sweep, "0", 0.75, val=0.7)
+    write(sweep, Plan((), "/", (planned("0", "task=t"), planned("1", "task=t", seed=1))))
+    one, other = csv.DictReader((sweep.path / "sweep.csv").open())
+    assert (one["test"], one["test_low"], one["test_high"], one["test_n"]) == ("0.75", "0.4", "0.6", "100")
+    assert (one["val"], one["usd"], one["status"]) == ("0.7", "0.25", "completed")
+    assert (other["test"], other["status"], other["seed"]) == ("", "missing", "1")
+    assert json.loads((sweep.path / "sweep.json").read_text())["means"][0]["tested"] == 1
