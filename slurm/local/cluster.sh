@@ -4,8 +4,9 @@
 #   cluster.sh down     stop the daemons; jobs and accounting stay on disk
 #   cluster.sh reset    down, forget all jobs and accounting, up
 #   cluster.sh status
-# Nodes c1, c2: partitions `cpu` (default) and `short`, which preempts it by requeueing. Node g1: partition `gpu` with
-# two fake GPUs. SLURM_ACCOUNTING=0 leaves slurmdbd and its database out, as some clusters do; it may be changed by `up`.
+# Nodes c1, c2: partition `cpu`, the default; node g1: `gpu`, with two fake GPUs. Jobs of `short`, on all three, preempt
+# those of both by requeueing. SLURM_ACCOUNTING=0 leaves slurmdbd and its database out, as some clusters do; it may be
+# changed by `up`.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "$0")" && pwd)
