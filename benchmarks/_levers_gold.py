@@ -20,10 +20,10 @@ def gold_rollouts() -> Iterator[None]:
 
 
 class _Gold:
-    """See training.protocol.Roll: each question once, answered right."""
+    """See training.protocol.Roll: each question once, answered right. Made as Rolling is, in whose place it stands."""
 
-    def __init__(self, config: Any, run: Any, n: int, harness: Any) -> None:
-        self._roll = Rolling(config, run, n, harness)
+    def __init__(self, config: Any, run: Any, *rest: Any, **named: Any) -> None:
+        self._roll = Rolling(config, run, *rest, **named)
         self._gold = rooms(config).task._units.answers  # pyright: ignore - no room tells the answers of rollout
         gateway = models(config, run)
         assert gateway is not None

@@ -3,12 +3,14 @@
 import importlib
 import json
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
 from sia_runner.compose.for_commands import composed
 from sia_runner.config import check
+from sia_runner.weights.rolling import Rolling
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -60,6 +62,10 @@ def test_every_arm_is_a_valid_run_from_the_same_policy_and_differs_in_how_the_la
         **{name: name for name in arms.ALGORITHMS},
         arms.CONTROL: "best_of_n",
     }
+
+
+def test_the_control_can_be_made_wherever_rollouts_are():
+    signature(module("_levers_gold")._Gold).bind(**dict.fromkeys(signature(Rolling).parameters))
 
 
 def test_an_arm_is_compared_with_the_harness_arm_of_its_own_seed(tmp_path):
