@@ -1,4 +1,4 @@
-"""How long a page takes in a real browser until it can be used: Debian's Chromium, driven by Playwright."""
+"""Measures how long a page takes in a real browser until it can be used: Debian's Chromium, driven by Playwright."""
 
 import importlib.util
 import shutil
@@ -8,9 +8,11 @@ import time
 ROUNDS = 5
 
 
-def shown(name: str, address: str, wanted: str) -> dict[str, str]:
-    """`wanted`: what has to be visible. Seconds from asking for the address, each time in a browser profile of its own;
-    nothing where there is no browser."""
+def shown(name: str, address: str, selector: str) -> dict[str, str]:
+    """Return the seconds from requesting the address until `selector` is visible, each time in a new browser profile.
+
+    Returns nothing where there is no browser.
+    """
     if not (chromium := shutil.which("chromium")) or not importlib.util.find_spec("playwright"):
         print("no figures of a browser: needs Debian's chromium and the extra `browser`")
         return {}
@@ -24,7 +26,7 @@ def shown(name: str, address: str, wanted: str) -> dict[str, str]:
             page = context.new_page()
             began = time.perf_counter()
             page.goto(address, wait_until="commit")
-            page.locator(wanted).first.wait_for()
+            page.locator(selector).first.wait_for()
             times.append(time.perf_counter() - began)
             context.close()
         browser.close()

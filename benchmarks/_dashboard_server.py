@@ -26,8 +26,8 @@ class Server:
     def memory(self) -> float:
         """The highest resident size so far, in MiB."""
         status = Path(f"/proc/{self._pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+)", status)
-        return int(found[1]) / 1024 if found else 0.0
+        match = re.search(r"VmHWM:\s+(\d+)", status)
+        return int(match[1]) / 1024 if match else 0.0
 
     def read(self) -> float:
         """MiB that it read with system calls, sockets included."""
@@ -48,8 +48,8 @@ def serving(command: Sequence[str], env: Mapping[str, str], port: int) -> Iterat
         until = time.monotonic() + _PATIENCE
         while True:
             if process.poll() is not None:
-                said = process.stderr.read().decode() if process.stderr else ""
-                raise RuntimeError(f"{' '.join(command)} ended:\n{said[-2000:]}")
+                errors = process.stderr.read().decode() if process.stderr else ""
+                raise RuntimeError(f"{' '.join(command)} ended:\n{errors[-2000:]}")
             with suppress(OSError):
                 server.get("/")
                 break
@@ -63,5 +63,5 @@ def serving(command: Sequence[str], env: Mapping[str, str], port: int) -> Iterat
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

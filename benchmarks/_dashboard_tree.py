@@ -52,7 +52,7 @@ def _run(run: Path, seed: int) -> None:
     journal = Lines()
     journal.append("began", config_sha256="0" * 64, lock_sha256="0" * 64)
     generations = [_generation(run, journal, n, draw) for n in range(1, GENERATIONS + 1)]
-    best = max(generations, key=lambda one: one["val"]["value"])
+    best = max(generations, key=lambda generation: generation["val"]["value"])
     journal.append("ended", status="completed", best=best["n"])
     journal.write(run / "journal.jsonl")
     usage = {
@@ -86,14 +86,14 @@ def _run(run: Path, seed: int) -> None:
 
 
 def _generation(run: Path, journal: Lines, n: int, draw: random.Random) -> Json:
-    here, value = run / f"gen_{n}", draw.random()
-    harness = here / "harness" / "target_agent.py"
+    folder, value = run / f"gen_{n}", draw.random()
+    harness = folder / "harness" / "target_agent.py"
     harness.parent.mkdir(parents=True)
     harness.write_text("".join(f"line_{at} = {draw.randrange(9)}\n" for at in range(200)))
-    (here / "target_agent.py").write_text(harness.read_text())
-    (here / "stdout.log").write_text("answering\n" * 200)
+    (folder / "target_agent.py").write_text(harness.read_text())
+    (folder / "stdout.log").write_text("answering\n" * 200)
     details = [{"domain": "law", "correct": draw.random() < value} for _ in range(QUESTIONS)]
-    _write(here / "evaluation_results.json", {"accuracy": value, "total": QUESTIONS, "details": details})
+    _write(folder / "evaluation_results.json", {"accuracy": value, "total": QUESTIONS, "details": details})
     val = {"value": value, "ci95": [value - 0.03, value + 0.03], "n": QUESTIONS}
     outcomes = {"correct": int(QUESTIONS * value), "wrong": QUESTIONS - int(QUESTIONS * value)}
     proposal = {
@@ -111,28 +111,37 @@ def _generation(run: Path, journal: Lines, n: int, draw: random.Random) -> Json:
     for step, result in steps.items():
         journal.append("start", step=f"gen_{n}/{step}")
         journal.append("done", step=f"gen_{n}/{step}", seconds=1.0, result=result)
-    kept = {"n": n, "status": steps["accept"]["status"], "val": val, "outcomes": outcomes, "reason": "tie within noise"}
-    return kept | {"lever": "harness", "title": f"change {n}", "seconds": {"propose": 1.0}, "usage": {"usd": 0.05}}
+    summary = {
+        "n": n,
+        "status": steps["accept"]["status"],
+        "val": val,
+        "outcomes": outcomes,
+        "reason": "tie within noise",
+    }
+    return summary | {"lever": "harness", "title": f"change {n}", "seconds": {"propose": 1.0}, "usage": {"usd": 0.05}}
 
 
 def _large(run: Path, calls: int, *, peer: bool) -> None:
-    """Its first generation asked `calls` questions."""
-    here = run / "gen_1"
+    """Write the large run, whose first generation asked `calls` questions."""
+    folder = run / "gen_1"
     draw = random.Random(0)
     units = [f"case-{number:06}" for number in range(calls)]
     rows = [{"unit": unit, "kind": _kind(draw), "value": 0.0, "prediction": f"an answer to {unit}"} for unit in units]
-    _write(here / "scores.json", {"outcomes": rows})
-    _write(here / "keys.json", {f"{number:08x}": unit for number, unit in enumerate(units)})
-    target = here / "trajectories.jsonl"
+    _write(folder / "scores.json", {"outcomes": rows})
+    _write(folder / "keys.json", {f"{number:08x}": unit for number, unit in enumerate(units)})
+    target = folder / "trajectories.jsonl"
     if peer:
-        (here / "agent_execution").mkdir()
+        (folder / "agent_execution").mkdir()
     for number in range(calls):
         record = trajectories.Record(
             f"{number:032x}", 1.0, "gen_1", "select", f"{number:08x}", 0, "chat", "gpt-oss-120b"
         )
-        asked = f"Question {number}. " + "The facts of the case are as follows. " * 16
+        question = f"Question {number}. " + "The facts of the case are as follows. " * 16
         record.request = {
-            "messages": [{"role": "system", "content": "Answer with one charge."}, {"role": "user", "content": asked}]
+            "messages": [
+                {"role": "system", "content": "Answer with one charge."},
+                {"role": "user", "content": question},
+            ]
         }
         record.response, record.model, record.finish_reason = (
             {"text": "theft, because " + "of that " * 30},
@@ -142,7 +151,7 @@ def _large(run: Path, calls: int, *, peer: bool) -> None:
         trajectories.append(target, record)
         if peer:
             turns = json.dumps([*record.request["messages"], {"role": "assistant", "content": record.response["text"]}])
-            (here / "agent_execution" / f"execution_q{number}.json").write_text(turns)
+            (folder / "agent_execution" / f"execution_q{number}.json").write_text(turns)
 
 
 def _ledger(run: Path, calls: int) -> None:
@@ -151,9 +160,9 @@ def _ledger(run: Path, calls: int) -> None:
     (run / "ledger").mkdir()
     with (run / "ledger" / "20261121T080000-00000000.jsonl").open("w") as ledger:
         for number in range(1, calls + 1):
-            sent = {"sent": number, "at": 1795276732.147} | account | {"input": 443, "output": 256, "usd": 0.0002}
+            entry = {"sent": number, "at": 1795276732.147} | account | {"input": 443, "output": 256, "usd": 0.0002}
             done = {"done": number, "at": 1795276733.2, "input": 230, "output": 61, "cached": 0, "usd": 0.0001}
-            ledger.write(f"{json.dumps(sent, separators=(',', ':'))}\n{json.dumps(done, separators=(',', ':'))}\n")
+            ledger.write(f"{json.dumps(entry, separators=(',', ':'))}\n{json.dumps(done, separators=(',', ':'))}\n")
 
 
 def _kind(draw: random.Random) -> str:
@@ -161,7 +170,7 @@ def _kind(draw: random.Random) -> str:
 
 
 def _write(path: Path, data: Any) -> None:
-    """As rundir.write_json does, without waiting for the disk."""
+    """Write JSON like rundir.write_json, without waiting for the disk."""
     path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
 

@@ -23,13 +23,13 @@ class Runner(Protocol):
     def help(self) -> list[str]: ...
 
     def tasks(self, folder: Path) -> Mapping[str, list[str]]:
-        """What to measure on: how a figure's name continues -> arguments. The first is `folder`, under no name."""
+        """Map the suffix of a figure's name to its arguments. The first is `folder`, without a suffix."""
         ...
 
     def run(self, task: list[str], harnesses: Path, max_gen: int) -> list[str]: ...
 
     def logs(self, folder: Path) -> Mapping[Path, int]:
-        """What each target agent of a run printed, and the generation it belongs to."""
+        """Return the output of each target agent of a run, with the generation it belongs to."""
         ...
 
     def roles(self, pid: int) -> Sequence[tuple[str, int]]:
@@ -38,15 +38,18 @@ class Runner(Protocol):
 
 
 def measure(runners: Sequence[Runner], folder: Path, repeats: int, output_mib: int) -> dict[str, Figures]:
-    """All figures by runner. The runners take turns, so that a busy minute hits all; a first turn only warms up."""
+    """Return all figures by runner.
+
+    The runners take turns, so that a busy minute hits all; a first turn only warms up.
+    """
     write_task(folder / "task")
     results: dict[str, defaultdict[str, list[float]]] = {runner.name: defaultdict(list) for runner in runners}
     for turn in range(repeats + 1):
         for runner in runners:
             print(f"{runner.name}: {f'run {turn} of {repeats}' if turn else 'warm-up'}", flush=True)
-            found = _times(runner, folder)
+            times = _times(runner, folder)
             if turn:
-                for name, values in (found | _memory(runner, folder, output_mib)).items():
+                for name, values in (times | _memory(runner, folder, output_mib)).items():
                     results[runner.name][name] += values
     return {name: dict(figures) for name, figures in results.items()}
 
@@ -57,7 +60,7 @@ def _times(runner: Runner, folder: Path) -> Figures:
     figures: Figures = {"--help (s)": [helped.seconds]}
     for which, task in runner.tasks(folder / "task").items():
         watched, agents = _run(runner, folder, task, [harness(n) for n in range(GENERATIONS)])
-        gaps = [(n, began - ended) for (_, _, ended), (n, began, _) in pairwise(agents)]
+        gaps = [(n, began - end) for (_, _, end), (n, began, _) in pairwise(agents)]
         sums = [sum(gap for n, gap in gaps if n == generation) for generation in range(2, GENERATIONS + 1)]
         figures |= {
             f"launch to first target agent{which} (s)": [agents[0][1] - watched.began],

@@ -37,8 +37,10 @@ _GOLD = (
 
 
 def overrides(arm: str, seed: int, harness_run: Path) -> list[str]:
-    """`harness_run`: the run directory of the SIA-H arm of this seed. The other arms go through its first generations
-    again, so that they differ in how the last generation is spent, and in nothing else."""
+    """Return the overrides of one arm; `harness_run` is the run directory of the SIA-H arm of this seed.
+
+    The other arms repeat its first generations, so that they differ only in how the last generation is spent.
+    """
     shared = [*_SHARED, f"seed={seed}"]
     if arm == HARNESS:
         return [*shared, *_SEARCH]

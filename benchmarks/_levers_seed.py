@@ -1,4 +1,4 @@
-"""All arms of one seed in one process: torch and trl are imported once. Started by lawbench_levers.py."""
+"""Runs the arms of one seed in one process, so that torch and trl are imported once. Started by lawbench_levers.py."""
 
 import json
 import resource
@@ -33,13 +33,13 @@ def done(folder: Path) -> bool:
 
 
 def _carry_out(arm: str, seed: int, run: RunDir) -> int:
-    given = overrides(arm, seed, run.path.parent / HARNESS)
-    plain = composed(given)
+    arguments = overrides(arm, seed, run.path.parent / HARNESS)
+    plain = composed(arguments)
     if plain is None:
         return 2
     config, before = check(plain), _cpu()
     with gold_rollouts() if arm == CONTROL else nullcontext():
-        code = resume(run.path, []) if run.config.is_file() else start(config, run.path, given)
+        code = resume(run.path, []) if run.config.is_file() else start(config, run.path, arguments)
     if code == 0:
         write_json(run.path / "cost.json", {"cpu_seconds": round(_cpu() - before, 1)})
     return code
@@ -47,10 +47,10 @@ def _carry_out(arm: str, seed: int, run: RunDir) -> int:
 
 def _cpu() -> float:
     """CPU seconds of this process and of its sandboxes so far."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    sys.exit(main(given["seed"], Path(given["folder"]), given["arms"]))
+    options = json.loads(sys.argv[1])
+    sys.exit(main(options["seed"], Path(options["folder"]), options["arms"]))

@@ -1,4 +1,4 @@
-"""What lawbench_levers.py found, from the run directories: figures, and the table of them."""
+"""Reads the figures of lawbench_levers.py from its run directories and makes their table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,19 +54,21 @@ class Row:
 
 def read(folder: Path, seeds: Sequence[int]) -> dict[str, dict[int, Tested]]:
     """arm -> seed -> what was measured; what is not finished is not there."""
-    found: dict[str, dict[int, Tested]] = {INITIAL: {}, **{arm: {} for arm in ARMS}}
+    results: dict[str, dict[int, Tested]] = {INITIAL: {}, **{arm: {} for arm in ARMS}}
     for seed in seeds:
         for arm in ARMS:
             run = RunDir(folder / f"seed_{seed}" / arm)
             if (run.path / "cost.json").is_file():
-                found[arm][seed] = _tested(run)
-                found[INITIAL].setdefault(seed, Tested(_right(run, 1), None, 0.0))
-    return found
+                results[arm][seed] = _tested(run)
+                results[INITIAL].setdefault(seed, Tested(_right(run, 1), None, 0.0))
+    return results
 
 
 def _tested(run: RunDir) -> Tested:
     summary = read_json(run.path / "summary.json")
-    updates = [one["status"] == "accepted" for one in summary["generations"] if one["lever"] != "harness"]
+    updates = [
+        generation["status"] == "accepted" for generation in summary["generations"] if generation["lever"] != "harness"
+    ]
     cost = read_json(run.path / "cost.json")["cpu_seconds"]
     return Tested(_right(run, summary["best"]["generation"]), updates[-1] if updates else None, cost)
 
@@ -76,22 +78,27 @@ def _right(run: RunDir, n: int) -> Right:
     return {outcome["unit"]: outcome["value"] for outcome in outcomes}
 
 
-def rows(found: Mapping[str, Mapping[int, Tested]]) -> list[Row]:
-    return [_row(arm, by_seed, found[HARNESS]) for arm, by_seed in found.items() if by_seed]
+def rows(results: Mapping[str, Mapping[int, Tested]]) -> list[Row]:
+    return [_row(arm, by_seed, results[HARNESS]) for arm, by_seed in results.items() if by_seed]
 
 
 def _row(arm: str, by_seed: Mapping[int, Tested], base: Mapping[int, Tested]) -> Row:
-    mean, ci95 = _interval(_averaged([one.right for one in by_seed.values()]))
-    row = Row(arm, [fmean(one.right.values()) for one in by_seed.values()], mean, ci95)
-    row.accepted = [one.accepted for one in by_seed.values() if one.accepted is not None]
-    row.cpu_seconds = fmean(one.cpu_seconds for one in by_seed.values())
+    mean, ci95 = _interval(_averaged([result.right for result in by_seed.values()]))
+    row = Row(arm, [fmean(result.right.values()) for result in by_seed.values()], mean, ci95)
+    row.accepted = [result.accepted for result in by_seed.values() if result.accepted is not None]
+    row.cpu_seconds = fmean(result.cpu_seconds for result in by_seed.values())
     both = [seed for seed in by_seed if seed in base]
     if arm == HARNESS or not both:
         return row
     pairs = [(_outcomes(by_seed[seed].right, seed), _outcomes(base[seed].right, seed)) for seed in both]
     single = [difference(new, old, higher_is_better=True) for new, old in pairs]
     pooled = difference([o for new, _ in pairs for o in new], [o for _, old in pairs for o in old], True)
-    row.won, row.lost, row.p, row.p_by_seed = pooled.won, pooled.lost, pooled.p_value, [one.p_value for one in single]
+    row.won, row.lost, row.p, row.p_by_seed = (
+        pooled.won,
+        pooled.lost,
+        pooled.p_value,
+        [result.p_value for result in single],
+    )
     gains = [{unit: by_seed[seed].right[unit] - base[seed].right[unit] for unit in base[seed].right} for seed in both]
     gain, (low, high) = _interval(_averaged(gains))
     row.gain, row.gain_ci95 = 100 * gain, [100 * low, 100 * high]
@@ -107,7 +114,7 @@ def _outcomes(right: Right, seed: int) -> list[Outcome]:
 
 def _averaged(by_seed: Sequence[Mapping[str, float]]) -> list[float]:
     """One value a question: seeds share their questions, and are no new ones."""
-    return [fmean(one[unit] for one in by_seed) for unit in by_seed[0]]
+    return [fmean(scores[unit] for scores in by_seed) for unit in by_seed[0]]
 
 
 def _interval(values: Sequence[float]) -> tuple[float, list[float]]:

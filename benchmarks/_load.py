@@ -12,7 +12,7 @@ _QUESTION = {"role": "user", "content": "Which of these is the right answer, and
 
 
 class Target:
-    """Where to send: a base URL over TCP, or over a Unix socket."""
+    """The address that requests go to: a base URL over TCP, or over a Unix socket."""
 
     def __init__(self, where: dict[str, str]) -> None:
         self.url = where["url"] + "/chat/completions"
@@ -38,10 +38,10 @@ async def open_loop(targets: list[Target], rate: float, seconds: float) -> list[
     began = time.perf_counter()
     for n in range(int(rate * seconds)):
         for index, target in enumerate(targets):
-            due = began + (n + index / len(targets)) / rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            due_time = began + (n + index / len(targets)) / rate
+            await asyncio.sleep(max(0.0, due_time - time.perf_counter()))
             calls[index].append(asyncio.create_task(target.ask(n)))
-    return [list(await asyncio.gather(*sent)) for sent in calls]
+    return [list(await asyncio.gather(*tasks)) for tasks in calls]
 
 
 async def closed_loop(target: Target, callers: int, calls: int) -> float:
@@ -58,15 +58,15 @@ async def closed_loop(target: Target, callers: int, calls: int) -> float:
 
 
 async def main() -> None:
-    asked = json.load(sys.stdin)
-    targets = [Target(where) for where in asked["targets"]]
+    options = json.load(sys.stdin)
+    targets = [Target(where) for where in options["targets"]]
     result: Any
     for target in targets:
         await closed_loop(target, 4, 50)  # warm
-    if "rate" in asked:
-        result = await open_loop(targets, asked["rate"], asked["seconds"])
+    if "rate" in options:
+        result = await open_loop(targets, options["rate"], options["seconds"])
     else:
-        result = await closed_loop(targets[0], asked["callers"], asked["calls"])
+        result = await closed_loop(targets[0], options["callers"], options["calls"])
     for target in targets:
         await target.session.close()
     json.dump(result, sys.stdout)

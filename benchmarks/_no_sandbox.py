@@ -21,8 +21,8 @@ def main() -> None:
         )
     threading.Thread(target=_end_with_input, args=(program,), daemon=True).start()
     code = program.wait()
-    said = (top / "log").read_text(errors="replace").strip().splitlines()
-    sys.stdout.write(json.dumps({"ending": "exited", "exit_code": code, "detail": said[-1] if said and code else ""}))
+    lines = (top / "log").read_text(errors="replace").strip().splitlines()
+    sys.stdout.write(json.dumps({"ending": "exited", "exit_code": code, "detail": lines[-1] if lines and code else ""}))
 
 
 def _end_with_input(program: "subprocess.Popen[bytes]") -> None:

@@ -20,26 +20,26 @@ class Ours:
         return [sys.executable, "-m", "sia_runner", "--help"]
 
     def tasks(self, folder: Path) -> dict[str, list[str]]:
-        """With a task of our own each generation has two target agents: the gate's short run, then the real one."""
+        """Name the tasks. With ours, each generation has two target agents: the gate's short run, then the full one."""
         return {"": ["task=custom", f"task.dir={folder}"], ", task=smoke with its gate": ["task=smoke"]}
 
     def run(self, task: list[str], harnesses: Path, max_gen: int) -> list[str]:
-        """To be started in an empty folder."""
+        """Return the command, which is to be started in an empty folder."""
         replay = ["meta_agent=replay", f"meta_agent.dir={harnesses}"]
         return [sys.executable, "-m", "sia_runner", *task, *replay, f"max_gen={max_gen}", "hydra.run.dir=run"]
 
     def logs(self, folder: Path) -> dict[Path, int]:
         """The gate's short runs included."""
-        found = folder.glob("run/gen_*/**/stdout.log")
-        return {log: int(log.relative_to(folder).parts[1].removeprefix("gen_")) for log in found}
+        paths = folder.glob("run/gen_*/**/stdout.log")
+        return {log: int(log.relative_to(folder).parts[1].removeprefix("gen_")) for log in paths}
 
     def roles(self, pid: int) -> list[tuple[str, int]]:
         """Besides the main one: supervisors, at work and standing by, and the verifier of a task of our own."""
-        found = [("main process", pid)]
+        processes = [("main process", pid)]
         for child in children(pid):
             command = command_line(child)
             if b"sia_runner.sandbox.supervisor" in command:
-                found.append(("supervisor", child))
+                processes.append(("supervisor", child))
             elif b"sia_runner.tasks.worker" in command:
-                found.append(("verifier", child))
-        return found
+                processes.append(("verifier", child))
+        return processes

@@ -38,14 +38,14 @@ class Peer:
         return {"": ["--task_dir", str(folder)]}
 
     def run(self, task: list[str], harnesses: Path, max_gen: int) -> list[str]:
-        """To be started in an empty folder. Without its dashboard, which would only add to its figures."""
+        """Return the command, to be started in an empty folder; the dashboard is off, since it would add cost."""
         launcher = Path(__file__).with_name("_peer_launcher.py")
         command = [str(self._bin / "python"), str(launcher), str(harnesses), "run", *task]
         return [*command, "--max_gen", str(max_gen), "--no-web"]
 
     def logs(self, folder: Path) -> dict[Path, int]:
-        found = folder.glob("runs/run_1/gen_*/target_agent_stdout.log")
-        return {log: int(log.parent.name.removeprefix("gen_")) for log in found}
+        paths = folder.glob("runs/run_1/gen_*/target_agent_stdout.log")
+        return {log: int(log.parent.name.removeprefix("gen_")) for log in paths}
 
     def roles(self, pid: int) -> list[tuple[str, int]]:
         return [("main process", pid)]

@@ -32,14 +32,14 @@ def python() -> str:
 def _install(home: Path) -> None:
     with Path(__file__).parents[1].joinpath("pyproject.toml").open("rb") as file:
         ours = tomllib.load(file)["project"]["optional-dependencies"]["training"]
-    wanted = [f"trl=={TRL}.*", *(package for package in ours if package.startswith(SHARED))]
+    requirements = [f"trl=={TRL}.*", *(package for package in ours if package.startswith(SHARED))]
     uv = Path(sys.executable).with_name("uv")
     venv.create(home, with_pip=not uv.is_file())
     pip = [str(uv), "pip", "install", "--quiet", "--python", str(home / "bin" / "python")]
     if not uv.is_file():
         pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     try:
-        subprocess.run([*pip, *wanted], check=True, capture_output=True, text=True, timeout=1800)
+        subprocess.run([*pip, *requirements], check=True, capture_output=True, text=True, timeout=1800)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         lines = str(error.stderr or error).strip().splitlines()
         raise NoPeer(f"trl {TRL} cannot be installed here: {lines[-1]}") from error

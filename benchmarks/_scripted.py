@@ -1,4 +1,4 @@
-"""What the local provider answers in benchmarks."""
+"""The answers of the local provider in benchmarks."""
 
 from tests.provider import Answer, Request
 

@@ -4,7 +4,7 @@ import time
 
 
 def candidate(seconds: float) -> tuple[float, float]:
-    """When its evaluation began and ended, in seconds since the epoch."""
+    """Return when the evaluation began and ended, in seconds since the epoch."""
     began = time.time()
     time.sleep(seconds)
     return began, time.time()

@@ -19,8 +19,10 @@ _HERE = Path(__file__).resolve().parent
 
 
 def ways(partition: str | None) -> dict[str, Way]:
-    """Name -> (folder, candidates, seconds of each, slots) -> when each began and ended. `partition` None: processes of
-    this machine."""
+    """Map each way's name to a function (folder, candidates, seconds of each, slots) -> when each began and ended.
+
+    `partition` None means processes of this machine.
+    """
     return {
         "pool, the next one when one is finished": partial(_one_out_one_in, partition),
         "pool, all queued at once": partial(_all_at_once, partition),
@@ -63,7 +65,7 @@ def _pool(partition: str | None, folder: Path, slots: int) -> Pool:
 
 
 def _array(partition: str | None, folder: Path, count: int, seconds: float, slots: int) -> list[Span]:
-    """As anybody would write it: one array with a limit, and `result()` of each job."""
+    """Use submitit in the obvious way: one array with a limit, and `result()` of each job."""
     jobs = _executor(partition, folder, slots).map_array(candidate, [seconds] * count)
     return [job.result() for job in jobs]
 

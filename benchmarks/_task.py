@@ -86,7 +86,7 @@ def write_task(folder: Path) -> None:
 
 
 def stamps(log: Path) -> tuple[float, float]:
-    """When the target agent that printed `log` began and ended, in seconds since the epoch. Raises ValueError."""
+    """Return when the target agent that printed `log` began and ended, in epoch seconds. Raises ValueError."""
     with log.open("rb") as file:
         head = file.read(4096)
         file.seek(max(0, log.stat().st_size - 4096))
@@ -95,7 +95,7 @@ def stamps(log: Path) -> tuple[float, float]:
 
 
 def _stamp(text: bytes, mark: bytes, log: Path) -> float:
-    _, found, rest = text.partition(mark)
-    if not found:
+    _, separator, rest = text.partition(mark)
+    if not separator:
         raise ValueError(f"{log} has no '{mark.decode().strip()}': the target agent did not run to its end")
     return int(rest.split(maxsplit=1)[0]) / 1e9

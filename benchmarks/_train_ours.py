@@ -30,9 +30,9 @@ def grpo(folder: str, shape: str, steps: int, rank: int, rate: float) -> dict[st
 
     def roll(units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         return [
-            Trajectory(unit, at, (_call(prompt, drawn, logprobs),), reward, OutcomeKind.PARTIAL)
+            Trajectory(unit, at, (_call(prompt, completion, logprobs),), reward, OutcomeKind.PARTIAL)
             for unit, group in zip(units, recorded[step], strict=True)
-            for at, (prompt, drawn, logprobs, reward) in enumerate(group)
+            for at, (prompt, completion, logprobs, reward) in enumerate(group)
         ]
 
     group = recorded[0][0]
@@ -42,23 +42,27 @@ def grpo(folder: str, shape: str, steps: int, rank: int, rate: float) -> dict[st
 
 
 def ppo(folder: str, batches: int, rows: int, rank: int, rate: float, epochs: int, seed: int) -> dict[str, Any]:
-    """`epochs` optimizer steps on each batch of rollouts, drawn by the model's `generate` as the peer's are; P(right
-    answer) after each batch."""
+    """Take `epochs` optimizer steps on each rollout batch, sampled by the model's `generate` as the peer's are.
+
+    Reports P(right answer) after each batch.
+    """
     task = json.loads(Path(folder, "task.json").read_text())
     prompts, answers, limit = task["prompts"]["train"], task["answers"]["train"], task["limit"]
-    one = policy(folder)
+    learner = policy(folder)
 
     def roll(units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
-        asked = [prompts[int(unit)] for unit in units]
-        drawn = _draw(one.model, asked, limit, seed_of(seed, step))
+        batch = [prompts[int(unit)] for unit in units]
+        calls = _draw(learner.model, batch, limit, seed_of(seed, step))
         return [
             Trajectory(unit, 0, (call,), float(call.completion_ids[0] == answers[int(unit)]), OutcomeKind.PARTIAL)
-            for unit, call in zip(units, drawn, strict=True)
+            for unit, call in zip(units, calls, strict=True)
         ]
 
     settings = _settings("ppo", batches * epochs, rows, 1, rank, rate, 16, iterations=epochs)
-    laps = Laps(lambda: chance(one.model, task["prompts"]["held"], task["answers"]["held"]))
-    return _train(one, settings, roll, [str(n) for n in range(len(prompts))], seed, laps, epochs).report(rows * limit)
+    laps = Laps(lambda: chance(learner.model, task["prompts"]["held"], task["answers"]["held"]))
+    return _train(learner, settings, roll, [str(n) for n in range(len(prompts))], seed, laps, epochs).report(
+        rows * limit
+    )
 
 
 def _train(
@@ -66,20 +70,20 @@ def _train(
 ) -> Laps:
     """A lap is a batch of rollouts with all its passes."""
 
-    def first_roll(units: Sequence[str], **asked: Any) -> list[Trajectory]:
+    def first_roll(units: Sequence[str], **options: Any) -> list[Trajectory]:
         if not laps.wall:
             laps.start()
-        return roll(units, **asked)
+        return roll(units, **options)
 
-    said: list[str] = []
+    messages: list[str] = []
 
     def say(line: str) -> None:  # once a step
-        said.append(line)
-        if len(said) % passes == 0:
+        messages.append(line)
+        if len(messages) % passes == 0:
             laps.stepped()
 
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as work_folder:
+        folder = Path(work_folder)
         work = {"start": None, "out": folder / "adapter", "work": folder / "work"}
         online.train(Assignment(settings, policy, first_roll, units, **work, seed=seed, say=say))
     return laps
@@ -89,26 +93,26 @@ def _draw(model: Any, prompts: list[list[int]], limit: int, seed: int) -> list[S
     torch.manual_seed(seed)
     ids = torch.tensor(prompts)
     end = model.config.eos_token_id
-    asked = {"max_new_tokens": limit, "do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+    options = {"max_new_tokens": limit, "do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
     with torch.no_grad():
-        made = model.generate(
+        output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            **asked,
+            **options,
             output_scores=True,
             return_dict_in_generate=True,
         )
-    drawn = made.sequences[:, ids.shape[1] :]
-    logprob_bt = torch.log_softmax(torch.stack(made.scores, 1), -1).gather(2, drawn[:, :, None]).squeeze(2)
+    completions = output.sequences[:, ids.shape[1] :]
+    logprob_bt = torch.log_softmax(torch.stack(output.scores, 1), -1).gather(2, completions[:, :, None]).squeeze(2)
     calls = []
-    for prompt, tokens, logprobs in zip(prompts, drawn.tolist(), logprob_bt.tolist(), strict=True):
+    for prompt, tokens, logprobs in zip(prompts, completions.tolist(), logprob_bt.tolist(), strict=True):
         length = tokens.index(end) + 1 if end in tokens else len(tokens)
         calls.append(_call(prompt, tokens[:length], logprobs[:length]))
     return calls
 
 
-def _call(prompt: list[int], drawn: list[int], logprobs: list[float]) -> Sampled:
-    return Sampled(tuple(prompt), tuple(drawn), tuple(logprobs), "stop", "live")
+def _call(prompt: list[int], completion: list[int], logprobs: list[float]) -> Sampled:
+    return Sampled(tuple(prompt), tuple(completion), tuple(logprobs), "stop", "live")
 
 
 def _settings(

@@ -21,8 +21,10 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer  # pyright: ignore[report
 
 
 class Verifier(torch.nn.Module):
-    """A reward model for those who have a verifier: its "hidden states" are the tokens, its score is 1 where the first
-    token after the prompt is right."""
+    """A reward model in place of a verifier.
+
+    Its "hidden states" are the tokens; its score is 1 where the first token after the prompt is right.
+    """
 
     base_model_prefix = "backbone"
 
@@ -55,9 +57,9 @@ def ppo(folder: str, batches: int, rows: int, rank: int, rate: float, epochs: in
     tokenizer = AutoTokenizer.from_pretrained(f"{folder}/model", padding_side="left")
     policy = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
     laps = Laps(lambda: chance(policy, task["prompts"]["held"], task["answers"]["held"]))
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as work_folder:
         args = PPOConfig(
-            output_dir=place,
+            output_dir=work_folder,
             total_episodes=rows * batches,
             per_device_train_batch_size=rows,
             num_ppo_epochs=epochs,

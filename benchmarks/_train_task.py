@@ -1,5 +1,6 @@
-"""What trainers are compared on, written into a folder that any environment can read: a small warmed model, prompts
-with their right answers, and recorded rollouts.
+"""Writes what trainers are compared on into a folder that any environment can read.
+
+It is a small warmed model, prompts with their right answers, and recorded rollouts.
 
 python benchmarks/_train_task.py FOLDER     (needs the extra `training`, and the repository on PYTHONPATH)
 """
@@ -28,36 +29,40 @@ def main(folder: Path) -> None:
     model = toy.warm(toy.small_model(max_position_embeddings=192))
     model.save_pretrained(folder / "model")
     toy.small_tokenizer().save_pretrained(folder / "model")
-    asked = {"train": toy.ROLLED, "held": toy.HELD_OUT}
-    prompts = {split: [toy.prompt_of(unit) for unit in units] for split, units in asked.items()}
-    answers = {split: [toy.answer_to(prompt) for prompt in drawn] for split, drawn in prompts.items()}
+    prompts_by_split = {"train": toy.ROLLED, "held": toy.HELD_OUT}
+    prompts = {split: [toy.prompt_of(unit) for unit in units] for split, units in prompts_by_split.items()}
+    answers = {split: [toy.answer_to(prompt) for prompt in split_prompts] for split, split_prompts in prompts.items()}
     task = {"prompts": prompts, "answers": answers, "limit": 2}
     (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
     (folder / "rollouts.json").write_text(json.dumps(_rollouts(model, toy.VOCABULARY)), encoding="utf-8")
 
 
 def _rollouts(model: Any, vocabulary: int) -> dict[str, Any]:
-    """By shape a list of steps, each a list of groups, each a list of (prompt, completion, logprobs, reward). Tokens
-    are drawn evenly, which costs an optimizer step the same as any others; logprobs are the model's."""
+    """Return, by shape, a list of steps, each a list of groups, each a list of (prompt, completion, logprobs, reward).
+
+    Tokens are drawn uniformly, which costs an optimizer step the same as any others; logprobs are the model's.
+    """
     draw = random.Random(0)
-    made: dict[str, Any] = {}
+    rollouts: dict[str, Any] = {}
     for name, (prompt, completion) in SHAPES.items():
-        made[name] = []
+        rollouts[name] = []
         for _ in range(STEPS):
             groups = []
             for _ in range(QUESTIONS):
                 ids = [draw.randrange(4, vocabulary) for _ in range(prompt)]
-                drawn = [[draw.randrange(4, vocabulary) for _ in range(completion)] for _ in range(SAMPLES)]
-                rewards = [1.0, 0.0, *(float(draw.random() < 0.5) for _ in drawn[2:])]
-                groups.append(list(zip([ids] * SAMPLES, drawn, _logprobs(model, ids, drawn), rewards, strict=True)))
-            made[name].append(groups)
-    return made
+                completions = [[draw.randrange(4, vocabulary) for _ in range(completion)] for _ in range(SAMPLES)]
+                rewards = [1.0, 0.0, *(float(draw.random() < 0.5) for _ in completions[2:])]
+                groups.append(
+                    list(zip([ids] * SAMPLES, completions, _logprobs(model, ids, completions), rewards, strict=True))
+                )
+            rollouts[name].append(groups)
+    return rollouts
 
 
-def _logprobs(model: Any, prompt: list[int], drawn: list[list[int]]) -> list[list[float]]:
+def _logprobs(model: Any, prompt: list[int], completions: list[list[int]]) -> list[list[float]]:
     import torch
 
-    ids = torch.tensor([[*prompt, *tokens] for tokens in drawn])
+    ids = torch.tensor([[*prompt, *tokens] for tokens in completions])
     with torch.no_grad():
         logprob_btv = torch.log_softmax(model(input_ids=ids).logits[:, len(prompt) - 1 : -1].float(), -1)
     return logprob_btv.gather(2, ids[:, len(prompt) :, None]).squeeze(2).tolist()

@@ -29,17 +29,17 @@ class Steps(TrainerCallback):
 def grpo(folder: str, shape: str, steps: int, rank: int, rate: float) -> dict[str, Any]:
     """Steps on recorded rollouts."""
     recorded = json.loads(Path(folder, "rollouts.json").read_text())[shape][:steps]
-    drawn = iter(recorded)
+    rollouts = iter(recorded)
 
     def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        columns = zip(*chain.from_iterable(next(drawn)), strict=True)
+        columns = zip(*chain.from_iterable(next(rollouts)), strict=True)
         return dict(zip(("prompt_ids", "completion_ids", "logprobs", "earned"), map(list, columns), strict=True))
 
     groups, samples = len(recorded[0]), len(recorded[0][0])
     laps = Laps()
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as work_folder:
         args = GRPOConfig(
-            output_dir=place,
+            output_dir=work_folder,
             max_steps=steps,
             learning_rate=rate,
             lr_scheduler_type="constant",

@@ -1,5 +1,8 @@
-"""A trainer in a process of its own, whatever its environment: one order as JSON a line on standard input, one answer a
-line. It is imported once and stands by between its turns."""
+"""A trainer in a separate process, in any environment.
+
+It reads one JSON order per line on standard input and prints one answer per line. It is imported once and waits
+between its turns.
+"""
 
 import contextlib
 import json
@@ -26,9 +29,9 @@ class Laps:
 
     def stepped(self, *_: Any, **__: Any) -> None:
         """One optimizer step is done."""
-        now = time.perf_counter(), time.process_time()
-        self.wall.append(now[0] - self._since[0])
-        self.cpu.append(now[1] - self._since[1])
+        moment = time.perf_counter(), time.process_time()
+        self.wall.append(moment[0] - self._since[0])
+        self.cpu.append(moment[1] - self._since[1])
         if self._look is not None:
             self.seen.append(self._look())
         self.start()
@@ -51,8 +54,10 @@ def chance(model: Any, prompts: list[list[int]], answers: list[int]) -> float:
 
 
 def serve(orders: Mapping[str, Callable[..., Any]]) -> None:
-    """Answer orders {"what": name, ...arguments} until standard input ends. Everything that libraries print goes to
-    standard error."""
+    """Answer orders {"what": name, ...arguments} until standard input ends.
+
+    Everything that libraries print goes to standard error.
+    """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:

@@ -81,11 +81,11 @@ def peak_mb(pid: int) -> float:
 
 def children(pid: int) -> list[int]:
     """Direct children, those of every thread; none when the process has ended."""
-    found: list[int] = []
+    pids: list[int] = []
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += map(int, listed.read_text(encoding="ascii").split())
-    return found
+            pids += map(int, listed.read_text(encoding="ascii").split())
+    return pids
 
 
 def command_line(pid: int) -> bytes:

@@ -1,8 +1,8 @@
-"""What the live dashboard costs, and how fast it is, with many runs and a large one; sia-agent's on the same folder.
+"""Measures the live dashboard with many runs and a large one, and sia-agent's on the same folder.
 
 python benchmarks/dashboard.py [--runs 1000] [--trajectories 200000] [--alone] [--keep FOLDER]
 
-`--alone`: without sia-agent's. `--keep`: make the runs there, and leave them; used again where they are.
+`--alone`: without sia-agent's. `--keep`: make the runs there and leave them; existing ones are used again.
 """
 
 import argparse
@@ -33,13 +33,13 @@ def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory(prefix="sia-dashboard-") as folder:
         root = args.keep or Path(folder)
-        made = root / "made.json"
-        asked = [args.runs, args.trajectories]
-        there = json.loads(made.read_text()) if made.is_file() else {}
-        if there.get("asked") != asked or (there["alone"] and not args.alone):
+        record = root / "made.json"
+        settings = [args.runs, args.trajectories]
+        there = json.loads(record.read_text()) if record.is_file() else {}
+        if there.get("asked") != settings or (there["alone"] and not args.alone):
             print(f"writing {args.runs:,} runs and {args.trajectories:,} trajectories ...", flush=True)
             make(root / "runs", args.runs, args.trajectories, peer=not args.alone)
-            made.write_text(json.dumps({"asked": asked, "alone": args.alone}))
+            record.write_text(json.dumps({"asked": settings, "alone": args.alone}))
         large, call = f"run_{args.runs + 1}", args.trajectories // 2
         columns = {"sia-runner": _ours(root / "runs", large, call)}
         if not args.alone:
@@ -56,36 +56,36 @@ def _ours(root: Path, large: str, call: int) -> Figures:
     command = [sys.executable, "-m", "sia_runner.web", f"runs_dir={root}", f"port={port}"]
     began = time.perf_counter()
     with serving(command, environment(), port) as server:
-        found = {"start of the command to the first page (s)": f"{time.perf_counter() - began:.2f}"}
-        found |= _asked(server, "list of runs", "/api/runs")
-        found |= _asked(server, "search in the list", "/api/runs?q=lawbench+w")
-        found |= {"read for one refresh of the list (MiB)": _refreshed(server, "/api/runs")}
-        found |= shown("for comparison: an icon alone, in Chromium", f"{server.url}/static/icon.svg", "svg")
-        found |= shown("list in Chromium, until its rows are there", f"{server.url}/", "#run-table tbody tr")
-        found |= _asked(server, "page of the large run", f"/api/run?path={large}")
+        figures = {"start of the command to the first page (s)": f"{time.perf_counter() - began:.2f}"}
+        figures |= _asked(server, "list of runs", "/api/runs")
+        figures |= _asked(server, "search in the list", "/api/runs?q=lawbench+w")
+        figures |= {"read for one refresh of the list (MiB)": _refreshed(server, "/api/runs")}
+        figures |= shown("for comparison: an icon alone, in Chromium", f"{server.url}/static/icon.svg", "svg")
+        figures |= shown("list in Chromium, until its rows are there", f"{server.url}/", "#run-table tbody tr")
+        figures |= _asked(server, "page of the large run", f"/api/run?path={large}")
         rows = "#generation-table tbody tr"
-        found |= shown("the same in Chromium, until its generations are there", f"{server.url}/#/run/{large}", rows)
+        figures |= shown("the same in Chromium, until its generations are there", f"{server.url}/#/run/{large}", rows)
         began = time.perf_counter()
         while not json.loads(server.get(f"/api/run?path={large}")[1])["counted"]:
             pass
-        found["all its ledger added up, afterwards (s)"] = f"{time.perf_counter() - began:.1f}"
+        figures["all its ledger added up, afterwards (s)"] = f"{time.perf_counter() - began:.1f}"
         questions = f"/api/run/questions?path={large}&place=gen_1"
         first, answer = server.get(questions)
         began = time.perf_counter()
         while not json.loads(answer)["read"]["whole"]:
             _, answer = server.get(questions)
-        whole = json.loads(answer)
-        found["first trajectories of it (s)"] = f"{first:.3f}"
-        found["all its trajectories indexed, afterwards (s)"] = f"{time.perf_counter() - began:.1f}"
-        found["indexed questions"] = f"{sum(whole['kinds'].values()):,}"
-        found |= _asked(server, "trajectories of a kind, a later page", f"{questions}&kind=wrong&start={call // 20}")
+        page = json.loads(answer)
+        figures["first trajectories of it (s)"] = f"{first:.3f}"
+        figures["all its trajectories indexed, afterwards (s)"] = f"{time.perf_counter() - began:.1f}"
+        figures["indexed questions"] = f"{sum(page['kinds'].values()):,}"
+        figures |= _asked(server, "trajectories of a kind, a later page", f"{questions}&kind=wrong&start={call // 20}")
         number = json.loads(answer)["rows"][0]["number"]
-        found |= _asked(server, "calls of a question", f"/api/run/calls?path={large}&place=gen_1&number={number}")
-        found |= _asked(server, "full text of a call", f"/api/run/call?path={large}&place=gen_1&at={call}")
-        found |= {"read for one refresh of its page (MiB)": _refreshed(server, f"/api/run?path={large}")}
-        found |= {"read when one more model call ended (KiB)": _one_more(server, root / large, questions)}
-        found |= _idle(server, large)
-        return found | {"memory, highest (MiB)": f"{server.memory():.0f}"}
+        figures |= _asked(server, "calls of a question", f"/api/run/calls?path={large}&place=gen_1&number={number}")
+        figures |= _asked(server, "full text of a call", f"/api/run/call?path={large}&place=gen_1&at={call}")
+        figures |= {"read for one refresh of its page (MiB)": _refreshed(server, f"/api/run?path={large}")}
+        figures |= {"read when one more model call ended (KiB)": _one_more(server, root / large, questions)}
+        figures |= _idle(server, large)
+        return figures | {"memory, highest (MiB)": f"{server.memory():.0f}"}
 
 
 def _theirs(root: Path, large: str, call: int) -> Figures:
@@ -98,13 +98,13 @@ def _theirs(root: Path, large: str, call: int) -> Figures:
     command = [*peer.help()[:1], "web", "--runs-dir", str(root), "--port", str(port), "--no-browser"]
     began = time.perf_counter()
     with serving(command, peer.environment(), port) as server:
-        found = {"start of the command to the first page (s)": f"{time.perf_counter() - began:.2f}"}
-        found |= _asked(server, "list of runs", "/api/runs", 3)
-        found |= {"read for one refresh of the list (MiB)": _refreshed(server, "/api/runs")}
-        found |= _asked(server, "page of the large run", f"/api/runs/{large}", 3)
-        found |= {"read for one refresh of its page (MiB)": _refreshed(server, f"/api/runs/{large}")}
-        found |= _asked(server, "full text of a call", f"/api/runs/{large}/gens/gen_1/trajectory/{call}")
-        return found | {"memory, highest (MiB)": f"{server.memory():.0f}"}
+        figures = {"start of the command to the first page (s)": f"{time.perf_counter() - began:.2f}"}
+        figures |= _asked(server, "list of runs", "/api/runs", 3)
+        figures |= {"read for one refresh of the list (MiB)": _refreshed(server, "/api/runs")}
+        figures |= _asked(server, "page of the large run", f"/api/runs/{large}", 3)
+        figures |= {"read for one refresh of its page (MiB)": _refreshed(server, f"/api/runs/{large}")}
+        figures |= _asked(server, "full text of a call", f"/api/runs/{large}/gens/gen_1/trajectory/{call}")
+        return figures | {"memory, highest (MiB)": f"{server.memory():.0f}"}
 
 
 def _asked(server: Server, name: str, path: str, rounds: int = ROUNDS) -> Figures:
@@ -134,7 +134,7 @@ def _one_more(server: Server, run: Path, questions: str) -> str:
 
 
 def _idle(server: Server, large: str) -> Figures:
-    """What two open pages cost while nothing happens: the list's and the large run's."""
+    """Measure what two open pages cost while nothing happens: the list's and the large run's."""
     for path in ("", large):
         threading.Thread(target=_listen, args=(f"{server.url}/api/events?path={path}",), daemon=True).start()
     time.sleep(3)

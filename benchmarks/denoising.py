@@ -97,11 +97,11 @@ def programs() -> dict[str, str]:
     space = declared.load(folder / "recipes")
     assert isinstance(space, Space)
     defaults = {variant.recipe: dict(variant.constants) for variant in space.defaults()}
-    found = {NONE: (folder / "reference" / "target_agent.py").read_text(encoding="utf-8")}
-    found |= {"all expression in one gene": ONE_GENE, "squares of the counts": SQUARES}
+    sources = {NONE: (folder / "reference" / "target_agent.py").read_text(encoding="utf-8")}
+    sources |= {"all expression in one gene": ONE_GENE, "squares of the counts": SQUARES}
     for name, (recipe, constants) in VARIANTS.items():
-        found[name] = space.program(Variant(recipe, defaults[recipe] | constants))
-    return found
+        sources[name] = space.program(Variant(recipe, defaults[recipe] | constants))
+    return sources
 
 
 def measured(task: TableTask, program: str) -> Measured:
@@ -120,8 +120,8 @@ def measured(task: TableTask, program: str) -> Measured:
 
 
 def unguarded(outcome: Outcome) -> float:
-    told = re.match(r"mse_norm (-?[\d.]+)", outcome.prediction)
-    return max(0.0, float(told[1])) if told else 0.0
+    match = re.match(r"mse_norm (-?[\d.]+)", outcome.prediction)
+    return max(0.0, float(match[1])) if match else 0.0
 
 
 def cpu_of_children() -> float:
@@ -131,18 +131,18 @@ def cpu_of_children() -> float:
 
 def report(figures: dict[str, list[Measured]]) -> str:
     rows = [["program", "mse_norm", "lowest", "highest", "unguarded", "beats none", "beats MAGIC", "CPU seconds"]]
-    values = {name: [one.value for one in found] for name, found in figures.items()}
-    for name, found in figures.items():
+    values = {name: [result.value for result in results] for name, results in figures.items()}
+    for name, results in figures.items():
         own = values[name]
         ahead = ["" if name == other else beaten(own, values[other]) for other in (NONE, MAGIC)]
-        means = statistics.fmean(own), min(own), max(own), statistics.fmean(one.unguarded for one in found)
-        seconds = f"{statistics.median(one.seconds for one in found):.1f}"
+        means = statistics.fmean(own), min(own), max(own), statistics.fmean(result.unguarded for result in results)
+        seconds = f"{statistics.median(result.seconds for result in results):.1f}"
         rows.append([name, *(f"{value:.3f}" for value in means), *ahead, seconds])
     return aligned(rows)
 
 
 def beaten(own: Sequence[float], other: Sequence[float]) -> str:
-    return f"{sum(one > two for one, two in zip(own, other, strict=True))} of {len(own)}"
+    return f"{sum(first > second for first, second in zip(own, other, strict=True))} of {len(own)}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the gateway costs a call: the same local provider asked directly and through the gateway, side by side.
+"""Measures what the gateway adds to a call: the same local provider, directly and through the gateway, side by side.
 
 python benchmarks/gateway.py [--seconds 60] [--calls 20000] [--callers 32]
 
-Provider, gateway and load generator are three processes. Directly is over loopback TCP, through the gateway over its
-Unix socket and then loopback TCP.
+Provider, gateway and load generator are three processes. Direct calls go over loopback TCP; the others over the
+gateway's Unix socket and then loopback TCP.
 """
 
 import argparse
@@ -57,41 +57,41 @@ def main() -> None:
 
 
 def _latency(direct: Where, door: Where, seconds: float) -> list[Row]:
-    one, two = _load({"targets": [direct, door], "rate": RATE, "seconds": seconds})
+    direct_times, gateway_times = _load({"targets": [direct, door], "rate": RATE, "seconds": seconds})
     rows = []
-    for name, share, most in (("p50", 0.50, 10), ("p99", 0.99, 50)):
-        plain, through = (_quantile(values, share) * 1000 for values in (one, two))
+    for name, share, limit in (("p50", 0.50, 10), ("p99", 0.99, 50)):
+        plain, through = (_quantile(values, share) * 1000 for values in (direct_times, gateway_times))
         figure = f"{name} of a call, open loop at {RATE}/s (ms)"
-        rows.append((figure, f"{plain:.1f}", f"{through:.1f}", f"<= {most} more: {through - plain:+.1f}"))
+        rows.append((figure, f"{plain:.1f}", f"{through:.1f}", f"<= {limit} more: {through - plain:+.1f}"))
     return rows
 
 
 def _throughput(direct: Where, door: Where, callers: int) -> Row:
     plain, through = (
-        2000 / statistics.median(_load({"targets": [one], "callers": callers, "calls": 2000}) for _ in range(3))
-        for one in (direct, door)
+        2000 / statistics.median(_load({"targets": [target], "callers": callers, "calls": 2000}) for _ in range(3))
+        for target in (direct, door)
     )
     return (f"calls a second, {callers} callers, closed loop", f"{plain:.0f}", f"{through:.0f}", ">= 150")
 
 
 def _endurance(models: RunModels, url: str, door: Where, calls: int, callers: int) -> list[Row]:
-    before, spent, began = _tally(url), models.ledger.usage(), _resident()
+    before, usage_before, began = _tally(url), models.ledger.usage(), _resident()
     seconds = _load({"targets": [door], "callers": callers, "calls": calls})
-    after, used, ended = _tally(url), models.ledger.usage(), _resident()
+    after, usage_after, resident_after = _tally(url), models.ledger.usage(), _resident()
     server = (after["calls"] - before["calls"], _tokens(after) - _tokens(before))
-    ledger = (used.calls - spent.calls, used.tokens - spent.tokens)
+    ledger = (usage_after.calls - usage_before.calls, usage_after.tokens - usage_before.tokens)
     same = "equal" if server == ledger else "NOT EQUAL"
     return [
         (f"calls counted, of {calls:,} and 50 to warm up", f"{server[0]:,}", f"{ledger[0]:,}", same),
         ("tokens counted", f"{server[1]:,}", f"{ledger[1]:,}", same),
         (f"calls a second over {calls:,} calls", "", f"{calls / seconds:.0f}", ">= 150"),
-        ("resident memory before and after (MB)", f"{began:.0f}", f"{ended:.0f}", "flat"),
+        ("resident memory before and after (MB)", f"{began:.0f}", f"{resident_after:.0f}", "flat"),
     ]
 
 
-def _load(asked: dict[str, Any]) -> Any:
+def _load(options: dict[str, Any]) -> Any:
     command = [sys.executable, str(HERE / "_load.py")]
-    done = subprocess.run(command, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, input=json.dumps(options), stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 

@@ -39,9 +39,9 @@ def main() -> int:
 def _seed(seed: int, out: Path, arms: Sequence[str]) -> int:
     folder = out / f"seed_{seed}"
     folder.mkdir(exist_ok=True)
-    given = json.dumps({"seed": seed, "folder": str(folder), "arms": arms})
+    options = json.dumps({"seed": seed, "folder": str(folder), "arms": arms})
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        command = [sys.executable, str(HERE / "_levers_seed.py"), given]
+        command = [sys.executable, str(HERE / "_levers_seed.py"), options]
         code = subprocess.run(command, stdout=log, stderr=log, env={**os.environ, **_THREADS}, check=False).returncode
     print(f"seed {seed}: {'done' if code == 0 else f'exit code {code}, see {folder}/log.txt'}", flush=True)
     return code
@@ -52,13 +52,13 @@ def _report(out: Path, table: Sequence[Row], seeds: Sequence[int]) -> None:
     from rich.table import Table
 
     bases = sorted({read_json(lock)["policy"]["sha256"] for lock in out.glob("seed_*/*/lock.json")})
-    shown = Table(*HEADER, title=f"LawBench, policy {' '.join(base[:12] for base in bases)}")
+    output = Table(*HEADER, title=f"LawBench, policy {' '.join(base[:12] for base in bases)}")
     for row in table:
-        shown.add_row(*cells(row))
-    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+        output.add_row(*cells(row))
+    Console(width=None if sys.stdout.isatty() else 200).print(output)
     commands = {arm: overrides(arm, 0, out / "seed_0" / HARNESS) for arm in ARMS}
-    found = {"base_sha256": bases, "seeds": list(seeds), "arms": as_json(table), "overrides": commands}
-    write_json(out / "levers.json", found)
+    report = {"base_sha256": bases, "seeds": list(seeds), "arms": as_json(table), "overrides": commands}
+    write_json(out / "levers.json", report)
     write_text(out / "table.md", markdown(table) + "\n")
     if len(bases) > 1:
         print("the arms did not start from one policy: remove OUT and run again", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a runner costs: ours and sia-agent side by side, on the same task with the same instant proposals.
+"""Measures the cost of a runner: ours and sia-agent side by side, on the same task with the same instant proposals.
 
 python benchmarks/overhead.py [--only ours|peer] [--repeats 5] [--output-mib 1024] [--json FILE]
 """

@@ -1,4 +1,4 @@
-"""How much of their time evaluation slots are idle, and what a candidate costs the driver: the pool against a job each.
+"""Measures how long evaluation slots are idle and what a candidate costs the driver: the pool against one job each.
 
 python benchmarks/slots.py [--slurm PARTITION] [--candidates 200] [--seconds 2] [--slots 8] [--json FILE]
 """
@@ -24,15 +24,17 @@ def main() -> None:
     results: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory(prefix="sia-slots-", dir=args.folder, ignore_cleanup_errors=True) as folder:
         for name, way in ways(args.slurm).items():
-            here = Path(folder) / str(len(results))
-            results[name] = _measure(way, here, args.candidates, args.seconds, args.slots, jobs=bool(args.slurm))
+            results_folder = Path(folder) / str(len(results))
+            results[name] = _measure(
+                way, results_folder, args.candidates, args.seconds, args.slots, jobs=bool(args.slurm)
+            )
             print(f"{name}: {results[name]}", flush=True)
     where = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.release()}"
-    place = f"SLURM partition {args.slurm}" if args.slurm else "processes of this machine"
-    print(f"\n{where}; {args.candidates} candidates of {args.seconds:g} s in {args.slots} slots, {place}\n")
+    location = f"SLURM partition {args.slurm}" if args.slurm else "processes of this machine"
+    print(f"\n{where}; {args.candidates} candidates of {args.seconds:g} s in {args.slots} slots, {location}\n")
     print(aligned(_rows(results)))
     if args.json:
-        args.json.write_text(json.dumps({"machine": where, "place": place, "figures": results}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"machine": where, "place": location, "figures": results}, indent=2) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -50,15 +52,15 @@ def _measure(way: Way, folder: Path, count: int, seconds: float, slots: int, *, 
     folder.mkdir()
     before, began = _cpu(jobs), time.time()
     spans = way(folder, count, seconds, slots)
-    ended = time.time()
+    finish = time.time()
     if len(spans) != count:
         raise SystemExit(f"{len(spans)} of {count} candidates were evaluated")
     busy = sum(end - start for start, end in spans)
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
     return {
-        "wall time (s)": ended - began,
+        "wall time (s)": finish - began,
         "until the first candidate runs (s)": first - began,
-        "idle share of the slots (%)": 100 * (1 - busy / (slots * (ended - began))),
+        "idle share of the slots (%)": 100 * (1 - busy / (slots * (finish - began))),
         "idle share from first to last candidate (%)": 100 * (1 - busy / (slots * (last - first))),
         "pause of a slot between two candidates, median (ms)": 1000 * statistics.median(_pauses(spans, slots)),
         "most at work at once": _most_at_once(spans),
@@ -69,15 +71,15 @@ def _measure(way: Way, folder: Path, count: int, seconds: float, slots: int, *, 
 def _cpu(jobs: bool) -> float:
     """Seconds of this process; with `jobs` of sbatch and squeue too. Not of local workers, its children too."""
     whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if jobs else (resource.RUSAGE_SELF,)
-    used = [resource.getrusage(who) for who in whose]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    usages = [resource.getrusage(who) for who in whose]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _pauses(spans: list[tuple[float, float]], slots: int) -> list[float]:
     """Seconds: each candidate after the first ones took the slot that had been idle for the shortest time."""
     free, pauses = list[float](), list[float]()
     for start, end in sorted(spans):
-        before = [ended for ended in free if ended <= start]
+        before = [finish for finish in free if finish <= start]
         if before and len(free) >= slots:
             pauses.append(start - max(before))
             free.remove(max(before))
@@ -87,11 +89,11 @@ def _pauses(spans: list[tuple[float, float]], slots: int) -> list[float]:
 
 def _most_at_once(spans: list[tuple[float, float]]) -> int:
     events = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
-    now = most = 0
+    running = highest = 0
     for _, change in events:
-        now += change
-        most = max(most, now)
-    return most
+        running += change
+        highest = max(highest, running)
+    return highest
 
 
 def _rows(results: dict[str, Figures]) -> list[list[str]]:

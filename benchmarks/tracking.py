@@ -1,4 +1,4 @@
-"""What tracker=wandb costs a run: smoke runs in turn without it, with W&B offline, and with one that never answers.
+"""Measures what tracker=wandb costs: smoke runs in turn without it, with W&B offline, and with one that never answers.
 
 python benchmarks/tracking.py [--turns 20] [--json FILE]
 """
@@ -40,12 +40,12 @@ def main() -> None:
     args = _arguments()
     _adopt()
     with tempfile.TemporaryDirectory(prefix="sia-tracking-", dir=args.folder) as folder, _silence() as nobody:
-        found = _measured(_ways(nobody), Path(folder), args.turns)
+        figures = _measured(_ways(nobody), Path(folder), args.turns)
     where = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.release()}"
     print(f"\n{where}; {args.turns} turns\n")
-    print(aligned(_rows(found)))
+    print(aligned(_rows(figures)))
     if args.json:
-        args.json.write_text(json.dumps({"machine": where, "figures": found}, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps({"machine": where, "figures": figures}, indent=2) + "\n", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -77,18 +77,18 @@ def _silence() -> Iterator[str]:
 
 
 def _measured(ways: Mapping[str, Way], folder: Path, turns: int) -> dict[str, list[Figures]]:
-    """All kinds in each turn, in an order of its own, so that a busy minute hits all; a first turn only warms up."""
-    found: dict[str, list[Figures]] = {name: [] for name in ways}
+    """Measure all kinds in each turn, in a new order, so that a busy minute hits all; a first turn only warms up."""
+    by_way: dict[str, list[Figures]] = {name: [] for name in ways}
     order = random.Random(0)
     for turn in range(turns + 1):
         for name in order.sample(sorted(ways), len(ways)):
             figures = _run(
-                ways[name], folder / f"{turn}-{len(found[name])}-{name.replace(', ', '-').replace(' ', '-')}"
+                ways[name], folder / f"{turn}-{len(by_way[name])}-{name.replace(', ', '-').replace(' ', '-')}"
             )
             print(f"turn {turn}: {name}: {figures}", flush=True)
             if turn:
-                found[name].append(figures)
-    return found
+                by_way[name].append(figures)
+    return by_way
 
 
 def _run(way: Way, run: Path) -> Figures:
@@ -123,7 +123,7 @@ def _adopt() -> None:
 
 
 def _spans(journal: Path) -> Figures:
-    """What the journal's own times say."""
+    """Return the times that the journal recorded."""
     entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
     steps = [
         (e["event"], e["step"], datetime.fromisoformat(e["at"])) for e in entries if e["event"] in ("start", "done")
@@ -136,23 +136,25 @@ def _spans(journal: Path) -> Figures:
     return {WALL: (steps[-1][2] - steps[0][2]).total_seconds(), BETWEEN: sum(gaps)}
 
 
-def _rows(found: Mapping[str, list[Figures]]) -> list[list[str]]:
-    rows = [["figure", *found]]
-    for figure, whole in ((WALL, WALL), (CPU, CPU), (BETWEEN, WALL), (SENDER, None)):
-        medians = [statistics.median(one[figure] for one in found[name]) for name in found]
+def _rows(figures: Mapping[str, list[Figures]]) -> list[list[str]]:
+    rows = [["figure", *figures]]
+    for figure, reference in ((WALL, WALL), (CPU, CPU), (BETWEEN, WALL), (SENDER, None)):
+        medians = [statistics.median(turn[figure] for turn in figures[name]) for name in figures]
         rows.append([figure, *(f"{median:.3f}" for median in medians)])
-        if whole:
-            title = "… more than none (%)" if whole == figure else "… more than none (% of first start to last done)"
-            rows.append([title, *(_more(found, name, figure, whole) for name in found)])
+        if reference:
+            title = (
+                "… more than none (%)" if reference == figure else "… more than none (% of first start to last done)"
+            )
+            rows.append([title, *(_more(figures, name, figure, reference) for name in figures)])
     return rows
 
 
-def _more(found: Mapping[str, list[Figures]], name: str, figure: str, whole: str) -> str:
+def _more(figures: Mapping[str, list[Figures]], name: str, figure: str, reference: str) -> str:
     """Median of the differences within a turn, in percent of `whole`, with its 95% interval (bootstrap)."""
     if name == PLAIN:
         return ""
-    pairs = zip(found[name], found[PLAIN], strict=True)
-    more = [100 * (tracked[figure] - plain[figure]) / plain[whole] for tracked, plain in pairs]
+    pairs = zip(figures[name], figures[PLAIN], strict=True)
+    more = [100 * (tracked[figure] - plain[figure]) / plain[reference] for tracked, plain in pairs]
     draw = random.Random(0)
     again = sorted(statistics.median(draw.choices(more, k=len(more))) for _ in range(4000))
     return f"{statistics.median(more):+.2f} ({again[100]:+.2f} to {again[3899]:+.2f})"

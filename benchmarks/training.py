@@ -1,4 +1,4 @@
-"""What an optimizer step costs: our online driver against plain TRL (GRPO) and against trl 1.12's PPOTrainer, in turns.
+"""Measures an optimizer step: our online driver against plain TRL (GRPO) and trl 1.12's PPOTrainer, in turns.
 
 python benchmarks/training.py [--only grpo|ppo] [--repeats 5] [--clock wall|cpu] [--json FILE]
 
@@ -95,7 +95,7 @@ def _grpo(folder: str, repeats: int, clock: str) -> Figures:
 
 
 def _ppo(folder: str, repeats: int, clock: str) -> Figures:
-    """Each samples its own rollouts with the model's `generate`; same prompts, reward, batch, rank and rate."""
+    """Let each side sample its own rollouts with `generate`; prompts, reward, batch, rank and rate are the same."""
     figures: Figures = defaultdict(list)
     try:
         theirs = Worker(peer_python(), "_train_ppo.py", Path(folder, "peer.log"))
@@ -122,7 +122,7 @@ def _ppo(folder: str, repeats: int, clock: str) -> Figures:
 
 
 def _turned(turn: int, first: Any, second: Any) -> tuple[Any, Any]:
-    """Who begins changes from turn to turn."""
+    """Alternate which side begins."""
     return (first, second) if turn % 2 == 0 else (second, first)
 
 
@@ -149,7 +149,7 @@ def _table(figures: Figures, peer: str) -> str:
     rows = [["figure", "sia-runner", peer, "theirs / ours"]]
     for name, pairs in figures.items():
         ours, theirs = zip(*pairs, strict=True)
-        ratio = "" if "P(" in name else cell([other / one for one, other in pairs])
+        ratio = "" if "P(" in name else cell([other / value for value, other in pairs])
         rows.append([name, cell(ours), cell(theirs), ratio])
     return aligned(rows)
 

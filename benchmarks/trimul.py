@@ -59,13 +59,13 @@ def main() -> None:
     print(_machine())
     print(f"command: python benchmarks/trimul.py {' '.join(sys.argv[1:])}\n")
     print(aligned(rows(timings, CASES.TIMED)))
-    for name, found in timings.items():
-        for fault in {timing.fault for timing in found if timing.fault}:
+    for name, cases in timings.items():
+        for fault in {timing.fault for timing in cases if timing.fault}:
             print(f"{name}: {fault}")
 
 
 def source(path: Path) -> str:
-    """What a harness of the task writes."""
+    """Return the kernel file that a harness of the task writes."""
     return path.read_text(encoding="utf-8").partition("\n# submission.py\n")[2]
 
 
@@ -91,7 +91,7 @@ def _failed(why: str) -> Any:
 
 
 def _slacks(device: str, cases: Sequence[Any]) -> Mapping[Any, float]:
-    """See `slack` of the judge: around a kernel of ours that does nothing."""
+    """Measure the judge's `slack` (see there) around a kernel of ours that does nothing."""
     with PLAIN.run(VERIFIER._files(VERIFIER._NOTHING.encode()), "candidate.py", HOURS) as inside:
         judge = JUDGE.Judge(inside, device, list(cases))
         try:
@@ -107,21 +107,24 @@ def best_variant(count: int) -> str:
     recipe, dice = space.recipes["fused"], random.Random(0)
     some = [recipe.default(), *dice.sample(list(recipe.variants()), count)]
     JUDGE.REPEATS, before = 3, JUDGE.REPEATS
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for variant in some:
         text = space.program(variant).partition("\n# submission.py\n")[2]
         timings = measured(text, "cuda", CASES.TIMED, (), flush=False)
-        found[text] = JUDGE.geometric_mean([timing.mean for timing in timings])
-        print(f"{found[text]:9.1f} us  {dict(variant.constants)}", file=sys.stderr)
+        seconds[text] = JUDGE.geometric_mean([timing.mean for timing in timings])
+        print(f"{seconds[text]:9.1f} us  {dict(variant.constants)}", file=sys.stderr)
     JUDGE.REPEATS = before
-    return min(found, key=lambda text: found[text])
+    return min(seconds, key=lambda text: seconds[text])
 
 
 def rows(timings: Timings, cases: Sequence[Any]) -> list[list[str]]:
-    """Of the table: a shape each, then the geometric mean."""
+    """Return the rows of the table: one per shape, then the geometric mean."""
     head = ["microseconds: N, batch, dim, distribution", *timings]
-    body = [[case.name, *(_cell(found[place]) for found in timings.values())] for place, case in enumerate(cases)]
-    means = [JUDGE.geometric_mean([timing.mean for timing in found]) for found in timings.values()]
+    body = [
+        [case.name, *(_cell(timing_rows[index]) for timing_rows in timings.values())]
+        for index, case in enumerate(cases)
+    ]
+    means = [JUDGE.geometric_mean([timing.mean for timing in timing_rows]) for timing_rows in timings.values()]
     return [head, *body, ["geometric mean", *(f"{mean:,.0f}" for mean in means)]]
 
 
@@ -144,8 +147,8 @@ def _machine() -> str:
     import torch
     import triton
 
-    asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    gpu = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.splitlines()
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    gpu = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     return (
         f"\n{gpu[0] if gpu else torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}, "
         f"triton {triton.__version__}, Python {platform.python_version()}"

@@ -1,5 +1,7 @@
-"""What Hydra finds of ours by itself: it takes plugins from this namespace alone. The work is done in
-sia_runner/sweep*.py, which is imported when a sweep is carried out and not before."""
+"""Our plugins for Hydra, which looks for plugins in this namespace.
+
+The work is done in sia_runner/sweep/, which is imported only when a sweep runs.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,30 +19,31 @@ from omegaconf import DictConfig, OmegaConf
 from sia_runner.ground.resources import bundled
 
 
-class Declared(SearchPathPlugin):
-    """Makes the group ``+sweeps=NAME`` of the folder sweeps/, for our own command only."""
+class SweepsSearchPath(SearchPathPlugin):
+    """A search path that makes the folder sweeps/ the group ``+sweeps=NAME``, for our own command only."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add the parent of sweeps/, and remove schemas of hydra-submitit-launcher that refuse our keys."""
         if not any(Path(item.path.removeprefix("file://")) == bundled("conf") for item in search_path.get_path()):
             return  # another program of this environment
         search_path.append("sia-runner", f"file://{bundled('sweeps').parent}")
         launchers: Any = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
         for name in ("submitit_slurm.yaml", "submitit_local.yaml"):
-            launchers.pop(
-                name, None
-            )  # the schema of hydra-submitit-launcher would refuse keys of ours, if it is installed
+            launchers.pop(name, None)
 
 
 class Sweep(BasicSweeper):
-    """Expands as Hydra's own sweeper does. Keeps what is to be run in the sweep's folder, and ends the command with the
-    worst exit code of its runs (SystemExit: Hydra hands nothing back)."""
+    """A sweeper that expands as Hydra's own does and records the planned runs in the sweep's folder.
+
+    It ends the command with the worst exit code of the runs (by SystemExit, since Hydra discards return values).
+    """
 
     def __init__(self, params: dict[str, str] | None = None, resume: bool = False) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.resume = resume
 
     def expand(self, arguments: Sequence[str]) -> list[list[str]]:
-        """The overrides of each run; a value given on the command line replaces that of the declared sweep."""
+        """Return the overrides of each run; a value on the command line replaces that of the declared sweep."""
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         assert self.hydra_context is not None  # noqa: S101 - Hydra calls setup() first
@@ -48,6 +51,7 @@ class Sweep(BasicSweeper):
         return self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)[0]
 
     def sweep(self, arguments: list[str]) -> Any:
+        """Run the sweep; raises SystemExit with the worst exit code."""
         from sia_runner.sweep.conduct import conduct
 
         assert self.hydra_context and self.config and self.launcher  # noqa: S101 - Hydra calls setup() first
@@ -56,7 +60,10 @@ class Sweep(BasicSweeper):
 
 
 class _Jobs(Launcher):
-    """Each run is a job. Composed here, so that a job needs no Hydra; one that dies takes no other along."""
+    """A launcher that runs each run of a sweep as a job of its own.
+
+    The runs are composed in this process, so a job needs no Hydra, and a job that dies does not affect the others.
+    """
 
     cluster = ""
 
@@ -80,8 +87,12 @@ class _Jobs(Launcher):
 
 
 class Slurm(_Jobs):
+    """A launcher that runs the jobs as one SLURM array."""
+
     cluster = "slurm"
 
 
 class Local(_Jobs):
+    """A launcher that runs the jobs as processes of this machine."""
+
     cluster = "local"

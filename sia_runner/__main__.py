@@ -1,4 +1,4 @@
-"""``python -m sia_runner``: compose, check, run; nothing else."""
+"""The command line ``python -m sia_runner``: compose, check and run an experiment, or resume a run."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def main() -> int:
+    """Show the help, resume, or compose and run; return the exit code."""
     args = sys.argv[1:]
     if "--help" in args or "-h" in args:
         from sia_runner.compose.help import page
@@ -39,7 +40,7 @@ def _resume(folder: Path, overrides: list[str]) -> int:
 
 
 def command() -> None:
-    """The console script: main() and its exit code."""
+    """Run main() as the console script and exit with its code."""
     end(main)
 
 

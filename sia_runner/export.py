@@ -1,4 +1,4 @@
-"""``python -m sia_runner.export RUN [DIR]``: the best harness as a folder that runs without us."""
+"""``python -m sia_runner.export RUN [DIR]``: write the best harness as a folder that runs without us."""
 
 import ast
 import shutil
@@ -35,7 +35,7 @@ Exported from run `{run}`. It needs nothing of SIA Runner:
 
 
 def export(run: RunDir, folder: Path) -> int:
-    """Write the incumbent's harness to `folder` (must not exist). Returns its generation. Raises RunError."""
+    """Write the incumbent's harness to `folder` (must not exist); return its generation. Raises RunError."""
     config = stored_config(run)
     journal = Record(run.journal)
     generations = finished(journal)
@@ -59,7 +59,7 @@ def export(run: RunDir, folder: Path) -> int:
 
 def _readme(config: Experiment, run: RunDir, n: int, scores: dict[str, dict[str, object] | None]) -> str:
     task = rooms(config).task
-    shown = {name: interval(score) if score else "not measured" for name, score in scores.items()}
+    intervals = {name: interval(score) if score else "not measured" for name, score in scores.items()}
     return _README.format(
         task=task.name,
         n=n,
@@ -67,12 +67,12 @@ def _readme(config: Experiment, run: RunDir, n: int, scores: dict[str, dict[str,
         entry=task.entry,
         submission=getattr(config.task, "submission", "the file it names"),
         description=task.description,
-        **shown,
+        **intervals,
     )
 
 
 def _model(config: Experiment, run: RunDir, n: int) -> str:
-    """What the harness has to reach, where it calls a model."""
+    """Describe the model that the harness calls; empty where it calls none."""
     if not config.calls_model:
         return ""
     text = "\n## Its model\n\nIt calls a model: set `OPENAI_BASE_URL`, `OPENAI_API_KEY` and `SIA_MODEL`"
@@ -89,7 +89,7 @@ def _model(config: Experiment, run: RunDir, n: int) -> str:
 
 
 def requirements(harness: Path) -> list[str]:
-    """The distributions that the harness imports, pinned to the versions it was measured with."""
+    """Return the distributions that the harness imports, pinned to the versions it was measured with."""
     imported: set[str] = set()
     for path in harness.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -97,12 +97,15 @@ def requirements(harness: Path) -> list[str]:
                 imported |= {name.name.partition(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
-    known = metadata.packages_distributions()
-    found = {known[name][0] for name in imported - set(sys.stdlib_module_names) if name in known}
-    return sorted(f"{name}=={metadata.version(name)}" for name in found)
+    distributions_of = metadata.packages_distributions()
+    distributions = {
+        distributions_of[name][0] for name in imported - set(sys.stdlib_module_names) if name in distributions_of
+    }
+    return sorted(f"{name}=={metadata.version(name)}" for name in distributions)
 
 
 def main() -> int:
+    """Export the best harness of a run; return the exit code."""
     args = sys.argv[1:]
     if len(args) not in (1, 2) or "-h" in args or "--help" in args:
         print(f"usage: python -m sia_runner.export RUN_DIR [DIR]\n\n{__doc__}")

@@ -1,6 +1,6 @@
 """``python -m sia_runner.prepare task=NAME [key=value ...]``: fetch or make a task's data now.
 
-For machines whose compute nodes have no network: run it once where there is one; the data lands in the cache.
+Use it where compute nodes have no network: run it once where there is one; the data lands in the cache.
 """
 
 import sys
@@ -14,6 +14,7 @@ from sia_runner.tasks.protocol import Task
 
 
 def main() -> int:
+    """Prepare the task that the arguments name; return the exit code."""
     args = sys.argv[1:]
     if not args or "-h" in args or "--help" in args:
         print(f"usage: python -m sia_runner.prepare task=NAME [key=value ...]\n\n{__doc__}")
@@ -22,7 +23,10 @@ def main() -> int:
 
 
 def prepare(args: list[str]) -> int:
-    """Checks the task alone: its data can be fetched where no key, provider or sandbox is at hand."""
+    """Check the task alone and prepare its data; return the exit code.
+
+    No key, provider or sandbox is needed for that.
+    """
     plain = composed(args)
     if plain is None:
         return REFUSED

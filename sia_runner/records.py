@@ -1,4 +1,4 @@
-"""Plain data that the rooms hand to one another. Imports nothing of ours."""
+"""Plain data that the components exchange, and its JSON. Imports no other module of the package."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Lever(StrEnum):
-    """What a generation changes."""
+    """The part of a candidate that a generation changes."""
 
     HARNESS = "harness"
     WEIGHTS = "weights"
@@ -17,7 +17,7 @@ class Lever(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """How one question ended. Closed: every place that counts outcomes knows all of them."""
+    """The result kind of one question; code that counts outcomes handles all of them."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -33,18 +33,18 @@ class OutcomeKind(StrEnum):
     VERIFIER_ERROR = "verifier_error"
 
 
-# Not the harness's fault: such a question is no wrong answer, it makes the candidate `unscored`.
+# Not the harness's fault: such a question does not count as wrong; it makes the candidate `unscored`.
 INFRASTRUCTURE = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.BUDGET, OutcomeKind.VERIFIER_ERROR})
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One question's result: `unit` is the question's own id, `value` in metric units (1.0 correct, 0.0 not)."""
+    """The result of one question: `unit` is the question's own id, `value` in metric units (1.0 correct, 0.0 not)."""
 
     unit: str
     kind: OutcomeKind
     value: float
-    prediction: str = ""  # what was answered, cut to a few hundred characters; shown for dev questions only
+    prediction: str = ""  # the answer, cut to a few hundred characters; shown for dev questions only
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,18 @@ class Score:
     n: int
 
     def as_json(self) -> dict[str, Any]:
+        """Return the record as JSON data."""
         return {"value": self.value, "ci95": list(self.ci95), "n": self.n}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Score":
+        """Return the score that `as_json` wrote."""
         return Score(float(data["value"]), (float(data["ci95"][0]), float(data["ci95"][1])), int(data["n"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was spent on models: US dollars, tokens, calls."""
+    """The spending on models: US dollars, tokens, calls."""
 
     usd: float = 0.0
     tokens: int = 0
@@ -75,13 +77,17 @@ class Usage:
         return Usage(self.usd + other.usd, self.tokens + other.tokens, self.calls + other.calls)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the record as JSON data."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """The way from a sandbox to the gateway: a Unix socket of the host, and environment variables whose ``{url}`` the
-    sandbox replaces by the loopback address at which its relay listens (``http://127.0.0.1:PORT``, no slash)."""
+    """The address of the gateway for a sandbox: a Unix socket of the host, and environment variables.
+
+    The sandbox replaces ``{url}`` in their values by the loopback address of its relay (``http://127.0.0.1:PORT``, no
+    slash at the end).
+    """
 
     socket: Path
     env: Mapping[str, str]
@@ -89,20 +95,22 @@ class Door:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What the gateway knows of a harness's calls that the answers cannot show. Ids are those of the view.
+    """The failed and truncated model calls of one harness run, as the gateway saw them. Ids are those of the view.
 
-    `questions`: how the *last* call made for a question failed, where it failed (`rate_limited`, `budget`) or was cut
-    (`truncated`). `untagged`: how often each kind happened to calls that named no question, or one never asked.
+    `questions` maps a question to the kind of its *last* call if that failed (`rate_limited`, `budget`) or was cut
+    (`truncated`). `untagged` counts each kind for calls that named no question, or an unknown one.
     """
 
     questions: Mapping[str, OutcomeKind] = field(default_factory=dict)
     untagged: Mapping[OutcomeKind, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the record as JSON data."""
         return asdict(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Faults":
+        """Return the failures that `as_json` wrote."""
         return Faults(
             {question: OutcomeKind(kind) for question, kind in data["questions"].items()},
             {OutcomeKind(kind): int(count) for kind, count in data["untagged"].items()},
@@ -111,14 +119,16 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
+    """A tool call in a model's answer."""
+
     id: str
     name: str
-    arguments: str  # as the model wrote it: JSON if all is well
+    arguments: str  # unchecked text of the model, normally JSON
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer of a model. `message` is the assistant message to append to the next request (OpenAI's shape)."""
+    """One answer of a model; `message` is the assistant message to append to the next request (OpenAI's format)."""
 
     text: str
     tool_calls: tuple[ToolCall, ...]
@@ -129,8 +139,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One model call as the policy sampled it: token ids, and the natural log of each completion token's probability
-    under the distribution it was drawn from. `adapter`: version of the weights ("base" without one)."""
+    """One model call as the policy sampled it.
+
+    `logprobs` holds the natural log of each completion token's probability under the distribution it was sampled from.
+    `adapter` is the version of the weights ("base" without an adapter).
+    """
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
@@ -141,11 +154,13 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """Every model call that one run of a harness made for one question, in order, and what the verifier gave for it.
-    `reward` is None after a failure that is not the policy's: no reward, not a reward of zero."""
+    """The model calls of one rollout (one run of a harness on one question), in order, and its reward.
+
+    `reward` is None after a failure that is not the policy's fault: that is no reward, not a reward of zero.
+    """
 
     unit: str
-    sample: int  # which of the runs over the same questions
+    sample: int  # index of the rollout in its group
     calls: tuple[Sampled, ...]
     reward: float | None
     kind: OutcomeKind
@@ -153,7 +168,7 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a proposer wants next. `files` maps a relative path to the text of a complete new harness."""
+    """A proposed candidate; `files` maps relative paths to texts and is a complete new harness."""
 
     lever: Lever
     rationale: str
@@ -162,10 +177,11 @@ class Proposal:
     improvement: str = ""  # markdown for gen_<n>/improvement.md
     algorithm: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)  # the proposer's own memory, given back in the history
+    notes: Mapping[str, Any] = field(default_factory=dict)  # the proposer's own memory, returned to it in the history
     usage: Usage = field(default_factory=Usage)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the record as JSON data."""
         return asdict(self)
 
 
@@ -191,12 +207,12 @@ class Trial:
     n: int
     seconds: float
     failure: str = ""  # one line; empty when it ran
-    outcomes: Mapping[str, int] = field(default_factory=dict)  # how many of each kind
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # count of each kind
     examples: tuple[Mapping[str, Any], ...] = ()  # some dev questions that were not fully correct, with gold
     output: str = ""  # the tail of what the harness printed
 
 
 def count_kinds(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """How often each outcome kind occurs, in the enum's order, kinds that do not occur left out."""
-    seen = [outcome.kind for outcome in outcomes]
-    return {kind.value: seen.count(kind) for kind in OutcomeKind if kind in seen}
+    """Count the outcomes of each kind, in the enum's order, without kinds that do not occur."""
+    kinds = [outcome.kind for outcome in outcomes]
+    return {kind.value: kinds.count(kind) for kind in OutcomeKind if kind in kinds}

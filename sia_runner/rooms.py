@@ -1,4 +1,4 @@
-"""Builds the rooms of an experiment from its config, late and once per process."""
+"""Building the components of an experiment from its configuration, lazily and once per process."""
 
 import importlib
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sia_runner.models.policy.ask import Dialogue
 
 
-_SHARE = 0.25  # of what is left of the budget, for each process, where several spend at the same time
+_SHARE = 0.25  # the share of the remaining budget for each process where several spend at once
 
 
 class RoomError(Exception):
@@ -35,6 +35,8 @@ class RoomError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
+    """The components of one experiment."""
+
     task: Task
     sandbox: Sandbox
     proposer: Proposer
@@ -43,6 +45,7 @@ class Rooms:
 
 
 def rooms(config: Experiment) -> Rooms:
+    """Return the components that `config` names. Raises RoomError."""
     return _build(config.model_dump_json(by_alias=True))
 
 
@@ -72,13 +75,16 @@ def _build(config_json: str) -> Rooms:
 
 
 def _start(task: Task, config: Experiment) -> Path:
-    """What harnesses begin from: programs of `with_model/` where they may call a model and the task has that folder."""
+    """Return the folder of programs that harnesses start from.
+
+    This is the task's `with_model/` where the harness may call a model and the task has that folder.
+    """
     with_model = task.folder / "with_model"
     return with_model if config.calls_model and with_model.is_dir() else task.folder
 
 
 def reference(config: Experiment) -> Path:
-    """The harness that a run begins with: a folder, or one file."""
+    """Return the harness that a run starts with: a folder, or one file."""
     task = rooms(config).task
     return _reference(task, _start(task, config))
 
@@ -88,12 +94,12 @@ def _reference(task: Task, start: Path) -> Path:
 
 
 def models(config: Experiment, run: RunDir) -> Models | None:
-    """The way to models for this run, one per process; None where nothing in the experiment calls one."""
+    """Return this process's gateway to models for the run; None where the experiment calls no model."""
     return _models(config.model_dump_json(by_alias=True), run.path)
 
 
 def close_models(config: Experiment, run: RunDir) -> None:
-    """Ends what calls models for this run in this process; the next stage here, if there is one, begins anew."""
+    """Close the gateway of this run in this process; a later stage in this process opens a new one."""
     gateway = models(config, run)
     if gateway:
         gateway.close()
@@ -131,7 +137,7 @@ def _trained_together(config: Experiment) -> bool:
 
 
 def _policy(config: Experiment, run: RunDir) -> Any:
-    """The target's own model; its weights are loaded on first use."""
+    """Return the settings of the policy and its engine. The weights are loaded on first use."""
     from sia_runner.models.policy.batching import Batching
     from sia_runner.models.policy.engine import Engine
     from sia_runner.models.policy.remote import Remote
@@ -148,19 +154,22 @@ def _policy(config: Experiment, run: RunDir) -> Any:
 
 
 def warming_texts(task: Task) -> list["Dialogue"]:
-    """What base=tiny is warmed on."""
+    """Return the dialogues that base=tiny is pre-trained on."""
     from sia_runner.models.policy.ask import Dialogue
 
-    return [Dialogue([{"role": "user", "content": asked}], answer) for asked, answer in task.dialogues()]
+    return [Dialogue([{"role": "user", "content": question}], answer) for question, answer in task.dialogues()]
 
 
 def limits(config: Experiment, seconds: float) -> Limits:
-    box = config.sandbox
-    return Limits(seconds, box.memory_mb, box.processes, box.disk_mb, box.file_mb, box.output_kb, box.cpus)
+    """Return the sandbox limits of one job; `seconds` is its time limit."""
+    sandbox = config.sandbox
+    return Limits(
+        seconds, sandbox.memory_mb, sandbox.processes, sandbox.disk_mb, sandbox.file_mb, sandbox.output_kb, sandbox.cpus
+    )
 
 
 def locate(target: str) -> Any:
-    """The class named by Hydra's ``_target_``."""
+    """Return the class that Hydra's ``_target_`` names. Raises RoomError."""
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)

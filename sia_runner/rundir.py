@@ -1,4 +1,4 @@
-"""The run directory: names of its files, atomic writes, hashes. See DESIGN "Run directory" in docs/architecture.md."""
+"""The run directory: names of its files, atomic writes, hashes. See "Run directory" in docs/architecture.md."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ class RunError(Exception):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomic: a reader sees the old file or the new one, also after a power cut."""
+    """Write atomically: a reader sees the old file or the new one, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text)
@@ -25,20 +25,23 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically; raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """Return the JSON content of a file of our own; for untrusted files use the bounded readers."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tree_sha256(folder: Path) -> str:
-    """One hash over names and contents of all regular files below `folder`; links are named, never followed."""
+    """Return one hash over names and contents of all files below `folder`; links are hashed, never followed."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
         name = path.relative_to(folder).as_posix()
@@ -50,7 +53,7 @@ def tree_sha256(folder: Path) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder that a hostile program filled: any depth, any mode, links not followed."""
+    """Delete a folder that a hostile program filled: any depth, any mode; links are not followed."""
     if not os.path.lexists(folder):
         return
     command = ["rm", "-rf", "--one-file-system", "--", str(folder)]
@@ -61,183 +64,207 @@ def remove(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place where a harness runs once: the view it reads, the folder it writes, what was copied out."""
+    """The folder of one harness run: the view it reads, the folder it writes, the copied submission."""
 
     path: Path
 
     @property
     def view(self) -> Path:
+        """The view of the split, which the harness reads."""
         return self.path / "view"
 
     @property
     def work(self) -> Path:
+        """The working folder, which the harness writes."""
         return self.path / "work"
 
     @property
     def submission(self) -> Path:
+        """The submission, copied out of the working folder."""
         return self.path / "submission"
 
     @property
     def keys(self) -> Path:
-        """id in the view -> unit. Never mounted."""
+        """The map from the id in the view to the unit; never mounted."""
         return self.path / "keys.json"
 
     @property
     def log(self) -> Path:
+        """The captured stdout and stderr of the harness."""
         return self.path / "stdout.log"
 
     @property
     def trajectories(self) -> Path:
-        """Every model call of this run of a harness, one JSON object a line; none where no model was called."""
+        """Every model call of this harness run, one JSON object a line; no file if no model was called."""
         return self.path / "trajectories.jsonl"
 
     @property
     def faults(self) -> Path:
-        """What the gateway knows of failed calls, by question; there where a harness could call a model."""
+        """The failed model calls by question; exists if the harness could call a model."""
         return self.path / "faults.json"
 
     def clear(self) -> None:
-        made = (self.view, self.work, self.submission, self.keys, self.log, self.trajectories, self.faults)
-        for part in made:
+        """Delete the files of an earlier attempt and make the folder."""
+        parts = (self.view, self.work, self.submission, self.keys, self.log, self.trajectories, self.faults)
+        for part in parts:
             remove(part)
         self.path.mkdir(parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
+    """The folder of one generation."""
+
     path: Path
     n: int
 
     @property
     def harness(self) -> Path:
+        """The files of the harness."""
         return self.path / "harness"
 
     @property
     def adapter(self) -> Path:
-        """Of the policy: trained here, or a link to the one that is inherited; not there for the base alone."""
+        """The policy's adapter: trained here, or a link to the inherited one; does not exist for the base alone."""
         return self.path / "adapter"
 
     @property
     def adapter_used(self) -> Path | None:
-        """The adapter's own folder; None for the base alone."""
+        """The resolved folder of the adapter; None for the base alone."""
         return self.adapter.resolve() if self.adapter.exists() else None
 
     @property
     def training(self) -> Path:
-        """Checkpoints of a weights update under way."""
+        """The checkpoints of an unfinished weights update."""
         return self.path / "training"
 
     @property
     def curve(self) -> Path:
-        """What each step of a weights update was like, one JSON object a line, while it runs. Steps that a resume did
-        again stand there twice, and a kill may have cut a line; the first whole one of a step counts."""
+        """The training curve: one JSON object a line for each step of a weights update, written while it runs.
+
+        Steps that a resume repeated occur twice, and a kill may have cut a line. The first complete line of a step
+        counts.
+        """
         return self.path / "curve.jsonl"
 
     @property
     def evidence(self) -> Path:
+        """The evidence that the proposer reads."""
         return self.path / "evidence"
 
     def desk(self, sibling: int) -> Path:
-        """Where one of several parallel proposals is made; the chosen one is copied to the generation's own folder."""
+        """Return the folder of one parallel proposal; the chosen one is copied to the generation's folder."""
         return self.path / "proposals" / str(sibling)
 
     @property
     def proposal(self) -> Path:
+        """The proposal, as JSON."""
         return self.path / "proposal.json"
 
     @property
     def decision(self) -> Path:
+        """The choice of lever, parent and algorithm, as JSON."""
         return self.path / "decision.json"
 
     @property
     def plan(self) -> Path:
-        """What a person is asked to approve, where `approve` says so; plan.json beside it for programs."""
+        """The plan that a person has to approve, if `approve` says so; plan.json beside it is for programs."""
         return self.path / "plan.md"
 
     @property
     def rollouts(self) -> Path:
-        """Where the harness runs while its policy is trained; nothing is kept there."""
+        """The scratch folder of harness runs during training; nothing in it is kept."""
         return self.path / "rollouts"
 
     @property
     def processes(self) -> Path:
-        """What several processes that train together are told and say; kept where that failed."""
+        """The messages of several processes that train together; not deleted if the training failed."""
         return self.path / "processes"
 
     @property
     def scores(self) -> Path:
+        """The outcomes and scores, as JSON."""
         return self.path / "scores.json"
 
     @property
     def gate(self) -> Site:
+        """The harness run of the gate."""
         return Site(self.path / "gate")
 
     def sites(self, rounds: int) -> list[Site]:
-        """One run lives in the generation's own folder; a cross-fitted one has a folder per fold."""
+        """Return the harness runs: one in the generation's own folder, or a folder per fold if cross-fitted."""
         return [Site(self.path)] if rounds == 1 else [Site(self.path / f"fold_{k}") for k in range(rounds)]
 
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
+    """A run directory: the paths of its files."""
+
     path: Path
 
     @property
     def config(self) -> Path:
+        """The composed configuration."""
         return self.path / "config.yaml"
 
     @property
     def lock(self) -> Path:
+        """The versions, hashes and machine of the run."""
         return self.path / "lock.json"
 
     @property
     def journal(self) -> Path:
+        """The journal."""
         return self.path / "journal.jsonl"
 
     @property
     def summary(self) -> Path:
+        """The result of the run."""
         return self.path / "summary.json"
 
     @property
     def context(self) -> Path:
+        """The history of the run in words, for the proposer and for people."""
         return self.path / "context.md"
 
     @property
     def ledger(self) -> Path:
-        """What was spent on models: a file per process, a line before and after each attempt."""
+        """The folder of the spending on models: a file per process, a line before and after each attempt."""
         return self.path / "ledger"
 
     @property
     def tracking(self) -> Path:
-        """What a tracker keeps beside the run: its id there, and what could not be sent yet."""
+        """The folder of a tracker: the run's id at its service, and data that could not be sent yet."""
         return self.path / "tracking"
 
     @property
     def trials(self) -> Path:
-        """What proposers tried on dev questions, by content; shared by all generations."""
+        """The folder of the proposers' trials on dev questions, by content; shared by all generations."""
         return self.path / "trials"
 
     @property
     def probes(self) -> Path:
-        """What rollouts of a harness earned before anything was trained, by content; shared by all generations."""
+        """The folder of rewards that a harness earned before any training, by content; shared by all generations."""
         return self.path / "probes"
 
     def job(self, step: str) -> Path:
-        """What the jobs of a step of the journal leave: scripts, logs, the outcome."""
+        """Return the folder of the jobs of one journal step: scripts, logs, the outcome."""
         return self.path / "jobs" / step
 
     def generation(self, n: int) -> Generation:
+        """Return the folder of generation `n`."""
         return Generation(self.path / f"gen_{n}", n)
 
     def adapter_of(self, n: int | None) -> Path | None:
-        """The adapter that candidate `n` runs on; None for the base alone."""
+        """Return the adapter that candidate `n` runs on; None for the base alone."""
         return None if n is None else self.generation(n).adapter_used
 
     def test(self, n: int) -> Site:
-        """Where generation `n` runs on the test split."""
+        """Return the harness run of generation `n` on the test split."""
         return Site(self.path / "test" / f"gen_{n}")
 
     def point_best(self, n: int) -> None:
-        """best -> gen_<n>, replaced atomically."""
+        """Let the link `best` point to gen_<n>, atomically."""
         temporary = self.path / ".best.tmp"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(f"gen_{n}")

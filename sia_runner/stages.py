@@ -1,6 +1,6 @@
-"""Each stage of a generation as a plain function of (config, run directory), so that it can run here or in a job.
+"""The stages of a generation, each a plain function of (config, run directory), so that it runs here or in a job.
 
-A stage may be cut at any point and done again: it clears what it writes. What it returns goes into the journal.
+A stage may be cut off at any point and repeated: it clears whatever it writes. The journal stores its return value.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,13 @@ ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRON
 
 
 def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None) -> Result:
-    """Evidence and proposal. The proposal itself is gen_<n>/proposal.json; the journal keeps its hash. `fault` and
-    `unscored` are set when the proposer itself could not do its work."""
-    here = run.generation(n)
-    here.path.mkdir(exist_ok=True)
+    """Collect the evidence and let the proposer write gen_<n>/proposal.json; the journal keeps only its hash.
+
+    `fault` and `unscored` are set when the proposer itself could not do its work. Raises BudgetSpent when the budget of
+    the run is spent.
+    """
+    generation = run.generation(n)
+    generation.path.mkdir(exist_ok=True)
     try:
         proposed = proposing.propose(config, run, n, history, incumbent)
     except (BudgetSpent, ModelsError) as error:
@@ -42,8 +45,8 @@ def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], in
     else:
         unscored = False
     proposal = proposed.proposal
-    write_json(here.proposal, proposal.as_json())
-    write_json(here.decision, _decision(config, proposed, history, incumbent))
+    write_json(generation.proposal, proposal.as_json())
+    write_json(generation.decision, _decision(config, proposed, history, incumbent))
     return {
         "lever": proposal.lever.value,
         "title": proposal.title,
@@ -55,14 +58,14 @@ def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], in
         "siblings": proposed.siblings,
         "fault": proposed.fault,
         "unscored": unscored,
-        "sha256": sha256_of(here.proposal),
+        "sha256": sha256_of(generation.proposal),
     }
 
 
 def _decision(
     config: Experiment, proposed: proposing.Proposed, history: Sequence[Past], incumbent: int | None
 ) -> Result:
-    """Which lever was pulled, and what was known when it was."""
+    """Describe the chosen lever and what the run knew at that moment."""
     proposal = proposed.proposal
     return {
         "lever": proposal.lever.value,
@@ -81,30 +84,32 @@ def _decision(
 
 
 def build(config: Experiment, run: RunDir, n: int) -> Result:
-    """Write the proposed harness, and train the adapter where weights are the lever. `fault` is one line when the
-    proposal cannot be built."""
-    here, entry = run.generation(n), rooms(config).task.entry
-    proposal = read_json(here.proposal)
-    write_text(here.path / "improvement.md", proposal["improvement"] or proposal["rationale"] + "\n")
+    """Write the proposed harness, and train the adapter where the lever includes weights.
+
+    `fault` is one line when the proposal cannot be built.
+    """
+    generation, entry = run.generation(n), rooms(config).task.entry
+    proposal = read_json(generation.proposal)
+    write_text(generation.path / "improvement.md", proposal["improvement"] or proposal["rationale"] + "\n")
     if not proposal["files"]:
         return {"fault": f"nothing was proposed: {proposal['rationale']}", "sha256": None}
     try:
-        write_harness(proposal["files"], here.harness, entry)
+        write_harness(proposal["files"], generation.harness, entry)
     except FaultyHarness as fault:
         return {"fault": str(fault), "sha256": None}
-    link = here.path / "target_agent.py"
+    link = generation.path / "target_agent.py"
     link.unlink(missing_ok=True)
     link.symlink_to(Path("harness") / entry)
-    return {"fault": "", "sha256": tree_sha256(here.harness)} | _weights(config, run, n, proposal)
+    return {"fault": "", "sha256": tree_sha256(generation.harness)} | _weights(config, run, n, proposal)
 
 
 def trains(run: RunDir, n: int) -> bool:
-    """Is what was proposed a weights update?"""
+    """Return whether the proposal is a weights update."""
     return read_json(run.generation(n).proposal)["lever"] in (Lever.WEIGHTS, Lever.BOTH)
 
 
 def _weights(config: Experiment, run: RunDir, n: int, proposal: Result) -> Result:
-    """What the candidate's policy is: newly trained, or its parent's."""
+    """Train the candidate's adapter, or inherit its parent's."""
     parent = read_json(run.generation(n).decision)["evidence"]["parent"]
     if proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH):
         algorithm = Algorithm.model_validate(proposal["overrides"])
@@ -114,62 +119,64 @@ def _weights(config: Experiment, run: RunDir, n: int, proposal: Result) -> Resul
 
 
 def gate(config: Experiment, run: RunDir, n: int) -> Result:
-    """Cheap refusal: every file parses, and a short run on a few questions answers at least one of them."""
-    here, task = run.generation(n), rooms(config).task
-    fault = syntax_fault(here.harness, task.entry) or environment_fault(config, here.harness)
+    """Reject cheaply: every file must parse, and a short run on a few questions must answer at least one of them."""
+    generation, task = run.generation(n), rooms(config).task
+    fault = syntax_fault(generation.harness, task.entry) or environment_fault(config, generation.harness)
     if fault:
         return {"fault": fault}
-    spent = Usage()
+    usage = Usage()
     for round_ in task.rounds("gate"):
-        seconds, purpose = config.task.limits.gate, Purpose(run, n, f"gen_{n}", "gate", here.adapter_used)
-        execution = execute(config, purpose, round_, here.gate, here.harness, salt(config, f"gate {n}"), seconds)
-        outcomes = verified(config, here.gate, execution.unanswered)
-        remove(here.gate.work)
-        spent += execution.usage or Usage()
+        seconds, purpose = config.task.limits.gate, Purpose(run, n, f"gen_{n}", "gate", generation.adapter_used)
+        execution = execute(
+            config, purpose, round_, generation.gate, generation.harness, salt(config, f"gate {n}"), seconds
+        )
+        outcomes = verified(config, generation.gate, execution.unanswered)
+        remove(generation.gate.work)
+        usage += execution.usage or Usage()
         if not any(outcome.kind in ANSWERED for outcome in outcomes):
             unscored = any(outcome.kind in INFRASTRUCTURE for outcome in outcomes)
             fault = execution.failure or _nothing_answered(outcomes)
-            return {"fault": fault, "unscored": unscored, "usage": spent.as_json()}
-    return {"fault": "", "usage": spent.as_json()}
+            return {"fault": fault, "unscored": unscored, "usage": usage.as_json()}
+    return {"fault": "", "usage": usage.as_json()}
 
 
 def run_harness(config: Experiment, run: RunDir, n: int) -> Result:
     """Run the target agent on dev + val, mixed and unmarked; once, or once per fold."""
-    here, all_rounds = run.generation(n), rooms(config).task.rounds("select")
-    sites, purpose = here.sites(len(all_rounds)), Purpose(run, n, f"gen_{n}", "select", here.adapter_used)
+    generation, all_rounds = run.generation(n), rooms(config).task.rounds("select")
+    sites, purpose = generation.sites(len(all_rounds)), Purpose(run, n, f"gen_{n}", "select", generation.adapter_used)
     runs = [
-        _run_at(config, purpose, site, round_, here.harness, f"select {n}")
+        _run_in_site(config, purpose, site, round_, generation.harness, f"select {n}")
         for site, round_ in zip(sites, all_rounds, strict=True)
     ]
-    return {"runs": runs, "usage": _sum(runs).as_json()}
+    return {"runs": runs, "usage": _total_usage(runs).as_json()}
 
 
 def verify(config: Experiment, run: RunDir, n: int, runs: Sequence[Result]) -> Result:
-    """Score the kept submissions. scores.json holds one outcome per question and is for no proposer."""
-    here, task = run.generation(n), rooms(config).task
-    outcomes = all_verified(config, here.sites(len(runs)), runs)
-    write_json(here.scores, {"outcomes": [_as_json(outcome) for outcome in outcomes]})
+    """Score the stored submissions. No proposer sees scores.json, which holds one outcome per question."""
+    generation, task = run.generation(n), rooms(config).task
+    outcomes = all_verified(config, generation.sites(len(runs)), runs)
+    write_json(generation.scores, {"outcomes": [_outcome_json(outcome) for outcome in outcomes]})
     val = of_split(config, outcomes, "val")
     result = {"outcomes": count_kinds(val), "val": None, "failure": "", "unscored": False}
-    result["scores_sha256"] = sha256_of(here.scores)
-    unfair = [outcome for outcome in val if outcome.kind in INFRASTRUCTURE]
-    if unfair:
+    result["scores_sha256"] = sha256_of(generation.scores)
+    infrastructure = [outcome for outcome in val if outcome.kind in INFRASTRUCTURE]
+    if infrastructure:
         return result | {
             "unscored": True,
-            "failure": f"{len(unfair)} of {len(val)} {unfair[0].kind}: {unfair[0].prediction}",
+            "failure": f"{len(infrastructure)} of {len(val)} {infrastructure[0].kind}: {infrastructure[0].prediction}",
         }
     if not any(outcome.kind in ANSWERED for outcome in val):
-        failures = [ran["failure"] for ran in runs if ran["failure"]]
+        failures = [execution["failure"] for execution in runs if execution["failure"]]
         return result | {"failure": failures[0] if failures else _nothing_answered(val)}
     return result | {"val": task.score(val).as_json()}
 
 
 def judge(config: Experiment, run: RunDir, n: int, incumbent: int | None) -> Result:
-    """Accept or revert, question by question on val."""
-    room, rule = rooms(config), config.search.accept
+    """Accept or reject the candidate, paired by question on val."""
+    task, rule = rooms(config).task, config.search.accept
     new = of_split(config, read_scores(run, n), "val")
     old = None if incumbent is None else of_split(config, read_scores(run, incumbent), "val")
-    verdict = accept(new, old, rule.rule, rule.level, room.task.higher_is_better, config.seed, room.task.aggregate)
+    verdict = accept(new, old, rule.rule, rule.level, task.higher_is_better, config.seed, task.aggregate)
     return {
         "status": "accepted" if verdict.accepted else "rejected",
         "reason": verdict.reason,
@@ -180,14 +187,14 @@ def judge(config: Experiment, run: RunDir, n: int, incumbent: int | None) -> Res
 
 
 def test(config: Experiment, run: RunDir, n: int) -> Result:
-    """The one look at the test split: refit on every other label, answer, score."""
+    """Run once on the test split: refit on every other label, answer, score."""
     site, task = run.test(n), rooms(config).task
     site.path.mkdir(parents=True, exist_ok=True)
     (round_,) = task.rounds("test")
     purpose = Purpose(run, 0, f"gen_{n}", "test", run.adapter_of(n))
-    ran = _run_at(config, purpose, site, round_, run.generation(n).harness, "test")
-    outcomes = all_verified(config, [site], [ran])
-    write_json(site.path / "scores.json", {"outcomes": [_as_json(outcome) for outcome in outcomes]})
+    execution = _run_in_site(config, purpose, site, round_, run.generation(n).harness, "test")
+    outcomes = all_verified(config, [site], [execution])
+    write_json(site.path / "scores.json", {"outcomes": [_outcome_json(outcome) for outcome in outcomes]})
     scored = not any(outcome.kind in INFRASTRUCTURE for outcome in outcomes)
     score = task.score(outcomes) if scored else None
     standing = task.standing(site.submission, read_json(site.keys), score) if score else None
@@ -195,51 +202,55 @@ def test(config: Experiment, run: RunDir, n: int) -> Result:
         "generation": n,
         "score": score.as_json() if score else None,
         "outcomes": count_kinds(outcomes),
-        "run": ran,
+        "run": execution,
         "scores_sha256": sha256_of(site.path / "scores.json"),
     }
     return result | ({"standing": dict(standing)} if standing else {})
 
 
 def all_verified(config: Experiment, sites: Sequence[Site], runs: Sequence[Result]) -> list[Outcome]:
+    """Verify the submission in each site folder; return the outcomes of all of them."""
     outcomes: list[Outcome] = []
-    for site, ran in zip(sites, runs, strict=True):
-        outcomes += verified(config, site, OutcomeKind(ran["unanswered"]))
+    for site, execution in zip(sites, runs, strict=True):
+        outcomes += verified(config, site, OutcomeKind(execution["unanswered"]))
     return outcomes
 
 
 def read_scores(run: RunDir, n: int) -> list[Outcome]:
+    """Read the outcomes of generation `n` from its scores.json."""
     rows = read_json(run.generation(n).scores)["outcomes"]
     return [Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"], row["prediction"]) for row in rows]
 
 
-def _run_at(config: Experiment, why: Purpose, site: Site, round_: Round, harness: Path, purpose: str) -> Result:
-    execution = execute(config, why, round_, site, harness, salt(config, purpose), config.task.limits.run)
-    kept = {"submission_sha256": tree_sha256(site.submission), "keys_sha256": sha256_of(site.keys)}
+def _run_in_site(
+    config: Experiment, purpose: Purpose, site: Site, round_: Round, harness: Path, salt_label: str
+) -> Result:
+    execution = execute(config, purpose, round_, site, harness, salt(config, salt_label), config.task.limits.run)
+    hashes = {"submission_sha256": tree_sha256(site.submission), "keys_sha256": sha256_of(site.keys)}
     if site.faults.is_file():
-        kept["faults_sha256"] = sha256_of(site.faults)
-    return _ran(execution) | kept
+        hashes["faults_sha256"] = sha256_of(site.faults)
+    return _execution_json(execution) | hashes
 
 
-def _ran(execution: Execution) -> Result:
-    ended = execution.ended
+def _execution_json(execution: Execution) -> Result:
+    sandbox_result = execution.ended
     return {
-        "ending": ended.ending.value,
-        "exit_code": ended.exit_code,
+        "ending": sandbox_result.ending.value,
+        "exit_code": sandbox_result.exit_code,
         "failure": execution.failure,
         "unanswered": execution.unanswered.value,
-        "cpu_seconds": round(ended.cpu_seconds, 3),
-        "peak_mb": round(ended.peak_mb, 1),
-        "output_bytes": ended.output_bytes,
+        "cpu_seconds": round(sandbox_result.cpu_seconds, 3),
+        "peak_mb": round(sandbox_result.peak_mb, 1),
+        "output_bytes": sandbox_result.output_bytes,
         "usage": execution.usage.as_json() if execution.usage else None,
     }
 
 
-def _sum(runs: Sequence[Result]) -> Usage:
-    return sum((Usage(**ran["usage"]) for ran in runs if ran["usage"]), Usage())
+def _total_usage(runs: Sequence[Result]) -> Usage:
+    return sum((Usage(**execution["usage"]) for execution in runs if execution["usage"]), Usage())
 
 
-def _as_json(outcome: Outcome) -> Result:
+def _outcome_json(outcome: Outcome) -> Result:
     return {"unit": outcome.unit, "kind": outcome.kind.value, "value": outcome.value, "prediction": outcome.prediction}
 
 
@@ -249,4 +260,5 @@ def _nothing_answered(outcomes: Sequence[Outcome]) -> str:
 
 
 def salt(config: Experiment, purpose: str) -> str:
+    """Return the seed string for the shuffled view of one purpose, such as ``select 3``."""
     return f"{config.seed}:{purpose}"

@@ -17,13 +17,14 @@ _KEYS = ("project=", "entity=")
 
 
 def main() -> int:
+    """Run the command. Return its exit code."""
     args = sys.argv[1:]
     if "-h" in args or "--help" in args:
         print(f"{_USAGE}\n\n{__doc__}")
         return 0
-    given = [arg for arg in args if "=" in arg]
-    folders = [Path(arg).expanduser() for arg in args if arg not in given]
-    if not folders or not all(arg.startswith(_KEYS) for arg in given):
+    options = [arg for arg in args if "=" in arg]
+    folders = [Path(arg).expanduser() for arg in args if arg not in options]
+    if not folders or not all(arg.startswith(_KEYS) for arg in options):
         print(_USAGE, file=sys.stderr)
         return 2
     from sia_runner.compose.refusals import refusals
@@ -31,37 +32,37 @@ def main() -> int:
     with refusals() as outcome:
         runs = [run for folder in folders for run in _runs(folder.resolve())]
         _check()
-        codes = [_push(run, given) for run in runs]
+        codes = [_push(run, options) for run in runs]
         outcome.code = max(codes)
     return outcome.code
 
 
 def _runs(folder: Path) -> list[Path]:
-    """The run, or those of the sweep. Raises RunError where there is none."""
+    """Return the run, or those of the sweep. Raises RunError if there is none."""
     from sia_runner.rundir import RunDir, RunError
     from sia_runner.sweep.plan import SweepDir
 
     sweep = SweepDir(folder)
-    found = [folder / run.name for run in sweep.read_plan().runs] if sweep.is_sweep() else [folder]
-    begun = [run for run in found if RunDir(run).summary.is_file()]
-    if not begun:
+    candidates = [folder / run.name for run in sweep.read_plan().runs] if sweep.is_sweep() else [folder]
+    started = [run for run in candidates if RunDir(run).summary.is_file()]
+    if not started:
         raise RunError(f"{folder}: no run there that has finished a generation (summary.json is missing)")
-    return begun
+    return started
 
 
 def _check() -> None:
     from sia_runner.rundir import RunError
 
-    found = importlib.util.find_spec("wandb")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("wandb")
+    if spec is None or spec.origin is None:
         raise RunError("wandb is missing: pip install 'sia-runner[tracking]'")
 
 
-def _push(run: Path, given: list[str]) -> int:
-    """By a process of its own: wandb keeps state between runs of one process. What it prints are lines for the user."""
+def _push(run: Path, options: list[str]) -> int:
+    """Send one run by a process of its own (wandb keeps state between runs of one process). Return its exit code."""
     from sia_runner.tracking.sender import ONLINE_ONLY
 
-    command = [sys.executable, "-m", "sia_runner.tracking.sender", str(run), ONLINE_ONLY, *given]
+    command = [sys.executable, "-m", "sia_runner.tracking.sender", str(run), ONLINE_ONLY, *options]
     return subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
 
 

@@ -1,7 +1,7 @@
 """``python -m sia_runner.verify RUN``: recompute every score from the kept submissions and find any edit.
 
-Nothing in the run directory is believed but the submissions: ids are derived again, answers come from the prepared
-data, scores and verdicts are computed again and compared with the journal, whose hash chain must hold.
+Of the run directory it trusts the submissions alone: ids are derived again, answers come from the prepared data, scores
+and verdicts are computed again and compared with the journal, whose hash chain must hold.
 """
 
 import sys
@@ -27,7 +27,7 @@ Check = tuple[str, str]  # what was checked, and what is wrong with it ("" for n
 
 
 def checks(run: RunDir) -> Iterator[Check]:
-    """Every check of one run directory, in the order of the run. JournalError when the chain does not hold."""
+    """Yield every check of one run directory in the order of the run. Raises JournalError on a broken chain."""
     journal = Record(run.journal)
     began = next(journal.of("began"), None)
     if began is None:
@@ -37,40 +37,40 @@ def checks(run: RunDir) -> Iterator[Check]:
         yield path.name, "" if sha256_of(path) == began[f"{name}_sha256"] else "changed since the run began"
     config = stored_config(run)
     rooms(config).task.prepare(lambda _: None)
-    locked, now = read_json(run.lock)["data"], rooms(config).task.data_hashes()
-    yield "data", "" if locked == now else "the prepared data is not the data of the run"
+    locked, hashes = read_json(run.lock)["data"], rooms(config).task.data_hashes()
+    yield "data", "" if locked == hashes else "the prepared data is not the data of the run"
     yield from _generations(config, run, journal)
     yield from _tests(config, run, journal)
     yield from _summary(config, run, journal)
 
 
 def _generations(config: Experiment, run: RunDir, journal: Record) -> Iterator[Check]:
-    done = finished(journal)
-    for at, generation in enumerate(done):
+    generations = finished(journal)
+    for position, generation in enumerate(generations):
         n, steps = generation.n, generation.steps
-        here = run.generation(n)
+        paths = run.generation(n)
         if steps.get("build", {}).get("sha256"):
-            same = tree_sha256(here.harness) == steps["build"]["sha256"]
-            yield f"gen_{n}: harness", "" if same else "changed since it was built"
+            unchanged = tree_sha256(paths.harness) == steps["build"]["sha256"]
+            yield f"gen_{n}: harness", "" if unchanged else "changed since it was built"
         if trained := steps.get("build", {}).get("adapter_sha256"):
-            same = here.adapter_used is not None and tree_sha256(here.adapter_used) == trained
-            yield f"gen_{n}: adapter", "" if same else "changed since it was trained"
+            unchanged = paths.adapter_used is not None and tree_sha256(paths.adapter_used) == trained
+            yield f"gen_{n}: adapter", "" if unchanged else "changed since it was trained"
         if approval.needed(config, steps["propose"]["lever"]):
             yield f"gen_{n}: sign-off", approval.fault(run, journal, generation)
         if "verify" not in steps:
             continue
-        runs, all_rounds = steps["run"]["runs"], rooms(config).task.rounds("select")
-        sites = here.sites(len(all_rounds))
-        fault = _kept(config, sites, runs, all_rounds, f"select {n}")
+        run_results, select_folds = steps["run"]["runs"], rooms(config).task.rounds("select")
+        sites = paths.sites(len(select_folds))
+        fault = _submission_fault(config, sites, run_results, select_folds, f"select {n}")
         yield f"gen_{n}: submission", fault
         if fault:
             continue
-        val = of_split(config, stages.all_verified(config, sites, runs), "val")
+        val = of_split(config, stages.all_verified(config, sites, run_results), "val")
         yield f"gen_{n}: val score", _compare(config, val, steps["verify"]["val"], steps["verify"]["outcomes"])
-        same = sha256_of(here.scores) == steps["verify"]["scores_sha256"]
-        yield f"gen_{n}: scores.json", "" if same else "changed since it was written"
-        if same and steps["verify"]["val"]:
-            verdict = stages.judge(config, run, n, incumbent(done[:at]))
+        unchanged = sha256_of(paths.scores) == steps["verify"]["scores_sha256"]
+        yield f"gen_{n}: scores.json", "" if unchanged else "changed since it was written"
+        if unchanged and steps["verify"]["val"]:
+            verdict = stages.judge(config, run, n, incumbent(generations[:position]))
             yield f"gen_{n}: verdict", "" if verdict == steps["accept"] else f"recomputed: {verdict['reason']}"
 
     if (n := waiting(journal)) is not None:
@@ -81,10 +81,10 @@ def _tests(config: Experiment, run: RunDir, journal: Record) -> Iterator[Check]:
     for entry in journal.of("done"):
         if not entry["step"].startswith("test/"):
             continue
-        result, rounds = entry["result"], rooms(config).task.rounds("test")
+        result, folds = entry["result"], rooms(config).task.rounds("test")
         site = run.test(result["generation"])
         name = f"test of gen_{result['generation']}"
-        fault = _kept(config, [site], [result["run"]], rounds, "test")
+        fault = _submission_fault(config, [site], [result["run"]], folds, "test")
         yield f"{name}: submission", fault
         if not fault:
             outcomes = stages.all_verified(config, [site], [result["run"]])
@@ -102,17 +102,17 @@ def _summary(config: Experiment, run: RunDir, journal: Record) -> Iterator[Check
     yield "summary.json", "" if written == expected else "does not say what the journal says"
 
 
-def _kept(
-    config: Experiment, sites: Sequence[Site], runs: Sequence[stages.Result], rounds: Sequence[Round], purpose: str
+def _submission_fault(
+    config: Experiment, sites: Sequence[Site], runs: Sequence[stages.Result], folds: Sequence[Round], purpose: str
 ) -> str:
-    """Are the submissions those of the run, and the ids those that the data and the seed give?"""
-    for site, ran, round_ in zip(sites, runs, rounds, strict=True):
-        if tree_sha256(site.submission) != ran["submission_sha256"]:
+    """Check that the submissions are those of the run, and the ids those that the data and the seed give."""
+    for site, run_result, fold in zip(sites, runs, folds, strict=True):
+        if tree_sha256(site.submission) != run_result["submission_sha256"]:
             return "changed since it was copied out"
-        if (sha256_of(site.faults) if site.faults.is_file() else None) != ran.get("faults_sha256"):
+        if (sha256_of(site.faults) if site.faults.is_file() else None) != run_result.get("faults_sha256"):
             return "faults.json changed since the run"
         with tempfile.TemporaryDirectory(prefix="sia-verify-") as folder:
-            view = rooms(config).task.lay_out(round_, Path(folder) / "view", stages.salt(config, purpose))
+            view = rooms(config).task.lay_out(fold, Path(folder) / "view", stages.salt(config, purpose))
             if dict(view.keys) != read_json(site.keys):
                 return "keys.json is not what the seed gives"
     return ""
@@ -121,21 +121,24 @@ def _kept(
 def _compare(config: Experiment, outcomes: Sequence[Outcome], score: object, kinds: object) -> str:
     if count_kinds(outcomes) != kinds:
         return f"recomputed outcomes {count_kinds(outcomes)}, the journal says {kinds}"
-    again = rooms(config).task.score(outcomes).as_json()
-    return "" if score is None or again == score else f"recomputed {again}, the journal says {score}"
+    recomputed = rooms(config).task.score(outcomes).as_json()
+    return "" if score is None or recomputed == score else f"recomputed {recomputed}, the journal says {score}"
 
 
-def _standing(config: Experiment, site: Site, outcomes: Sequence[Outcome], said: Mapping[str, object]) -> str:
-    """What the official grader and the leaderboard say now; where another grader is at hand than in the run, its word
-    is no contradiction."""
+def _standing(config: Experiment, site: Site, outcomes: Sequence[Outcome], recorded: Mapping[str, object]) -> str:
+    """Compare the official grader's and leaderboard's result with the journal's.
+
+    A result of another grader than in the run is no contradiction.
+    """
     task = rooms(config).task
-    again = task.standing(site.submission, read_json(site.keys), task.score(outcomes)) or {}
-    if again == said or again.get("graded_by") != said["graded_by"]:
+    recomputed = task.standing(site.submission, read_json(site.keys), task.score(outcomes)) or {}
+    if recomputed == recorded or recomputed.get("graded_by") != recorded["graded_by"]:
         return ""
-    return f"recomputed {again}, the journal says {said}"
+    return f"recomputed {recomputed}, the journal says {recorded}"
 
 
 def main() -> int:
+    """Verify the run directory named on the command line; return the exit code."""
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         print("usage: python -m sia_runner.verify RUN_DIR\n\n" + (__doc__ or ""))
         return 0 if "--help" in sys.argv or "-h" in sys.argv else 2

@@ -17,7 +17,7 @@ from sia_runner.rooms import locate
 
 register()
 CONF = bundled("conf")
-CHOICES = [(group, choice) for group, found in choices([CONF]).items() for choice in found]
+CHOICES = [(group, choice) for group, descriptions in choices([CONF]).items() for choice in descriptions]
 # What a choice cannot know itself and says so with `???`.
 ENDPOINT = ["provider=custom", "provider.base_url=http://127.0.0.1:9/v1", "provider.model=m"]
 NEEDS = {
@@ -185,10 +185,10 @@ def test_a_typing_mistake_is_one_line_and_exit_code_2(tmp_path, override, line):
 def test_help_shows_every_group_and_choice_and_those_of_a_config_folder_of_the_user(tmp_path):
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "mine.yaml").write_text("# My own task.\nname: mine\n")
-    shown = run("--help", "--config-dir", str(tmp_path)).stdout
+    output = run("--help", "--config-dir", str(tmp_path)).stdout
     for group, choice in [*CHOICES, ("task", "mine")]:
-        assert f"  {group}\n" in shown and f"    {choice} " in shown
-    assert "My own task." in shown
+        assert f"  {group}\n" in output and f"    {choice} " in output
+    assert "My own task." in output
 
 
 def test_cfg_job_prints_the_composed_configuration():

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sia_runner.compose.hydra_app import _may_set_the_mode
+from sia_runner.compose.hydra_app import _may_set_mode
 from tests.conftest import ROOT
 
 YAMLS = [path for folder in ("conf", "sweeps") for path in (ROOT / folder).rglob("*.yaml")]
@@ -36,6 +36,13 @@ def test_help_loads_not_even_hydra():
 def test_what_may_set_hydras_mode_is_recognised_so_that_all_else_is_composed_once():
     set_by = {path.relative_to(ROOT).parts[0] for path in YAMLS if "mode: MULTIRUN" in path.read_text()}
     assert set_by == {"sweeps"}
-    for given in ("+sweeps=first", "experiment=mine", "+experiment=mine", "hydra.mode=MULTIRUN", "-m", "--config-dir"):
-        assert _may_set_the_mode(["task=smoke", given])
-    assert not _may_set_the_mode(["task=smoke", "hydra.run.dir=run", "max_gen=1", "trainer.steps=2"])
+    for argument in (
+        "+sweeps=first",
+        "experiment=mine",
+        "+experiment=mine",
+        "hydra.mode=MULTIRUN",
+        "-m",
+        "--config-dir",
+    ):
+        assert _may_set_mode(["task=smoke", argument])
+    assert not _may_set_mode(["task=smoke", "hydra.run.dir=run", "max_gen=1", "trainer.steps=2"])

@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sia_runner.adapters.bases import load_base
 from sia_runner.compose.refusals import refusals
 from sia_runner.ground.history import Finished, finished, incumbent, test_of
 from sia_runner.ground.journal import Record
@@ -31,11 +32,11 @@ from sia_runner.training.protocol import TrainingError
 _COLUMNS = ("gen", "status", "algorithm", "steps", "reward", "KL", "base", "base sha256", "adapter sha256")
 
 
-def show_all(given: argparse.Namespace) -> None:
-    """One line per generation that trained an adapter; an inherited one is its ancestor's."""
-    run = _run(given.run)
+def show_all(args: argparse.Namespace) -> None:
+    """Print one line per generation that trained an adapter; an inherited adapter is listed under its ancestor only."""
+    run = _run(args.run)
     journal = finished(Record(run.journal))
-    rows = [_row(run, generation) for generation in journal if _trained(run, generation)]
+    rows = [_row(run, generation) for generation in journal if _has_own_adapter(run, generation)]
     if not rows:
         raise RunError(f"{run.path} has no adapters: no generation trained the weights")
     widths = [max(len(row[at]) for row in [_COLUMNS, *rows]) for at in range(len(_COLUMNS))]
@@ -45,36 +46,38 @@ def show_all(given: argparse.Namespace) -> None:
     print(f"best: {best.relative_to(run.path) if best else 'the base alone'}")
 
 
-def show(given: argparse.Namespace) -> None:
-    path = _adapter(given.adapter)
+def show(args: argparse.Namespace) -> None:
+    """Print the origin, hash and size of an adapter as JSON."""
+    path = _adapter(args.adapter)
     origin = adapters.read_origin(path)
     size = sum(file.stat().st_size for file in path.iterdir())
     print(json.dumps(asdict(origin) | {"sha256": adapters.version(path), "bytes": size}, indent=1))
 
 
-def check(given: argparse.Namespace) -> None:
-    from sia_runner.adapters import bases
-
-    path = _adapter(given.adapter)
-    base = bases.of(adapters.read_origin(path), given.base)
+def check(args: argparse.Namespace) -> None:
+    """Load an adapter onto its base. Raises TrainingError."""
+    path = _adapter(args.adapter)
+    base = load_base(adapters.read_origin(path), args.base)
     adapters.load(base.model, path, base.base_sha256, adapters.NAME)
     print(f"{path} loads onto {base.base_id} (sha256 {base.base_sha256[:12]})")
 
 
-def merge(given: argparse.Namespace) -> None:
-    from sia_runner.adapters import bases
-
-    path = _adapter(given.adapter)
+def merge(args: argparse.Namespace) -> None:
+    """Write base and adapter as one plain transformers folder."""
+    path = _adapter(args.adapter)
     origin = adapters.read_origin(path)
-    with _written(given.out) as folder:
-        base: Any = bases.of(origin, given.base)  # it answers no request while it is merged
+    with _new_folder(args.out) as folder:
+        base: Any = load_base(origin, args.base)  # it answers no request while it is merged
         adapters.export(base, path, folder)
-    print(f"{origin.base_id} with {path} merged into {given.out}")
+    print(f"{origin.base_id} with {path} merged into {args.out}")
 
 
-def export(given: argparse.Namespace) -> None:
-    """Raises RunError where the best candidate has no adapter, or not the one of the journal."""
-    run = _run(given.run)
+def export(args: argparse.Namespace) -> None:
+    """Copy the best candidate's adapter with its origin and scores.
+
+    Raises RunError where the best candidate has no adapter, or its hash is not that of the journal.
+    """
+    run = _run(args.run)
     journal = Record(run.journal)
     generations = finished(journal)
     n = incumbent(generations)
@@ -88,17 +91,17 @@ def export(given: argparse.Namespace) -> None:
         raise RunError(f"{path} was changed since it was trained")
     tested = test_of(journal, n)
     scores = {"val": best.steps["verify"]["val"], "test": tested["score"] if tested else None}
-    with _written(given.out) as folder:
+    with _new_folder(args.out) as folder:
         shutil.copytree(path, folder)
         write_json(
             folder / "provenance.json", {"run": run.path.name, "generation": n, **scores, "journal_head": journal.head}
         )
-    print(f"adapter of generation {n} exported to {given.out}; its base: {adapters.read_origin(path).base_id}")
+    print(f"adapter of generation {n} exported to {args.out}; its base: {adapters.read_origin(path).base_id}")
 
 
-def _trained(run: RunDir, generation: Finished) -> bool:
-    here = run.generation(generation.n).adapter
-    return here.is_dir() and not here.is_symlink()
+def _has_own_adapter(run: RunDir, generation: Finished) -> bool:
+    adapter = run.generation(generation.n).adapter
+    return adapter.is_dir() and not adapter.is_symlink()
 
 
 def _row(run: RunDir, generation: Finished) -> tuple[str, ...]:
@@ -126,20 +129,20 @@ def _run(folder: Path) -> RunDir:
 
 
 def _adapter(folder: Path) -> Path:
-    """A generation's folder will do for its adapter."""
+    """Return the folder of an adapter; a generation's folder stands for its adapter."""
     path = folder.expanduser().resolve()
     return path / "adapter" if (path / "adapter").is_dir() else path
 
 
 @contextmanager
-def _written(out: Path) -> Iterator[Path]:
-    """A folder to write that becomes `out` when all is in it."""
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `out` once it is complete."""
     if out.exists():
         raise RunError(f"{out} exists already; name a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
-        yield Path(place) / out.name
-        (Path(place) / out.name).rename(out)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        yield Path(temporary) / out.name
+        (Path(temporary) / out.name).rename(out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,14 +164,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(args: list[str]) -> int:
+    """Run one subcommand; return the exit code."""
     if not args or "-h" in args or "--help" in args:
         print(__doc__)
         return 0 if args else 2
-    known = ("list", "show", "check", "merge", "export")
-    given = _parser().parse_args(args if args[0] in known else ["list", *args])
+    commands = ("list", "show", "check", "merge", "export")
+    namespace = _parser().parse_args(args if args[0] in commands else ["list", *args])
     with refusals() as outcome:
         try:
-            given.work(given)
+            namespace.work(namespace)
         except TrainingError as error:
             raise RunError(str(error)) from error
         outcome.code = 0

@@ -15,7 +15,10 @@ _CHOICE_KEYS = {"choices", "default", "says"}
 
 
 def load(folder: Path) -> Space | None:
-    """The space in `folder`/recipes.yaml; None when there is no such file. Raises ProposerError, one line a fault."""
+    """Return the space in `folder`/recipes.yaml; None when there is no such file.
+
+    Raises ProposerError with one line for the first fault.
+    """
     path = folder / "recipes.yaml"
     if not path.is_file():
         return None
@@ -31,24 +34,29 @@ def load(folder: Path) -> Space | None:
         if not recipes:
             raise ValueError("recipes is empty; expected at least one")
         return Space(
-            {str(name): _recipe(folder, str(name), i, given) for i, (name, given) in enumerate(recipes.items())}
+            {
+                str(name): _recipe(folder, str(name), i, declaration)
+                for i, (name, declaration) in enumerate(recipes.items())
+            }
         )
     except ValueError as fault:
         raise ProposerError(f"{path}: {fault}") from None
 
 
-def _recipe(folder: Path, name: str, order: int, given: Any) -> Recipe:
+def _recipe(folder: Path, name: str, order: int, declaration: Any) -> Recipe:
     where = f"recipe {name}"
     keys = {"file", "title", "idea"}
-    given = _mapping(given, where, allowed=keys | {"constants"}, needed=keys)
+    declaration = _mapping(declaration, where, allowed=keys | {"constants"}, needed=keys)
     for key in sorted(keys):
-        if not isinstance(given[key], str) or not given[key].strip():
-            raise ValueError(f"{where}: {key} is {given[key]!r}; expected a text")
-    declared = _mapping(given.get("constants") or {}, f"{where}: constants")
-    constants = {key: _constant(f"{where}, constant {key}", value) for key, value in declared.items()}
-    program = _program(folder, where, given["file"])
-    _check_program(where, given["file"], program, constants)
-    return Recipe(name, order, " ".join(given["title"].split()), " ".join(given["idea"].split()), constants, program)
+        if not isinstance(declaration[key], str) or not declaration[key].strip():
+            raise ValueError(f"{where}: {key} is {declaration[key]!r}; expected a text")
+    constant_declarations = _mapping(declaration.get("constants") or {}, f"{where}: constants")
+    constants = {key: _constant(f"{where}, constant {key}", value) for key, value in constant_declarations.items()}
+    program = _program(folder, where, declaration["file"])
+    _check_program(where, declaration["file"], program, constants)
+    return Recipe(
+        name, order, " ".join(declaration["title"].split()), " ".join(declaration["idea"].split()), constants, program
+    )
 
 
 def _program(folder: Path, where: str, file: str) -> str:
@@ -70,47 +78,47 @@ def _check_program(where: str, file: str, program: str, constants: Mapping[str, 
         raise ValueError(f"{where}: in {file}, {fault}") from None
     for key, constant in constants.items():
         if not constant.agrees(written[key]):
-            given, found = constant.default, written[key]
-            raise ValueError(f"{where}, constant {key}: default {given!r} differs from {found!r} in {file}")
+            default, literal = constant.default, written[key]
+            raise ValueError(f"{where}, constant {key}: default {default!r} differs from {literal!r} in {file}")
 
 
-def _constant(where: str, given: Any) -> Constant:
-    if isinstance(given, dict) and "choices" in given:
-        return _choice(where, _mapping(given, where, allowed=_CHOICE_KEYS, needed={"choices", "default"}))
-    return _number(where, _mapping(given, where, allowed=_NUMBER_KEYS, needed={"low", "high", "default"}))
+def _constant(where: str, declaration: Any) -> Constant:
+    if isinstance(declaration, dict) and "choices" in declaration:
+        return _choice(where, _mapping(declaration, where, allowed=_CHOICE_KEYS, needed={"choices", "default"}))
+    return _number(where, _mapping(declaration, where, allowed=_NUMBER_KEYS, needed={"low", "high", "default"}))
 
 
-def _choice(where: str, given: Mapping[str, Any]) -> Choice:
-    choices, default = given["choices"], given["default"]
+def _choice(where: str, declaration: Mapping[str, Any]) -> Choice:
+    choices, default = declaration["choices"], declaration["default"]
     if not isinstance(choices, list) or not all(_is_plain(choice) for choice in choices):
         raise ValueError(f"{where}: choices is {choices!r}; expected a list of plain values")
-    if len(choices) < 2 or any(same(one, other) for i, one in enumerate(choices) for other in choices[:i]):
+    if len(choices) < 2 or any(same(value, other) for i, value in enumerate(choices) for other in choices[:i]):
         raise ValueError(f"{where}: choices {choices!r} must be at least two different values")
     if not any(same(default, choice) for choice in choices):
         raise ValueError(f"{where}: default {default!r} is none of the choices {choices!r}")
-    return Choice(tuple(choices), default, str(given.get("says", "")))
+    return Choice(tuple(choices), default, str(declaration.get("says", "")))
 
 
-def _number(where: str, given: Mapping[str, Any]) -> Number:
+def _number(where: str, declaration: Mapping[str, Any]) -> Number:
     for key in ("low", "high", "default"):
-        if isinstance(given[key], bool | str) or not _is_plain(given[key]) or given[key] is None:
+        if isinstance(declaration[key], bool | str) or not _is_plain(declaration[key]) or declaration[key] is None:
             raise ValueError(
-                f"{where}: {key} is {given[key]!r}; expected a finite number (YAML wants 1.0e-3, not 1e-3)"
+                f"{where}: {key} is {declaration[key]!r}; expected a finite number (YAML wants 1.0e-3, not 1e-3)"
             )
-    log = given.get("log", False)
-    low, high, default = given["low"], given["high"], given["default"]
+    log = declaration.get("log", False)
+    low, high, default = declaration["low"], declaration["high"], declaration["default"]
     if not isinstance(log, bool):
         raise ValueError(f"{where}: log is {log!r}; expected true or false")
     if low >= high or (log and low <= 0):
         raise ValueError(f"{where}: low {low} must be below high {high}{' and above 0 (log: true)' if log else ''}")
     if not low <= default <= high:
         raise ValueError(f"{where}: default {default} is outside {low} to {high}")
-    whole = isinstance(low, int) and isinstance(high, int)
-    if whole and not isinstance(default, int):
+    is_integer = isinstance(low, int) and isinstance(high, int)
+    if is_integer and not isinstance(default, int):
         raise ValueError(
             f"{where}: default {default} is not whole, but low and high are (write {float(low)} for floats)"
         )
-    return Number(low, high, default if whole else float(default), log, str(given.get("says", "")))
+    return Number(low, high, default if is_integer else float(default), log, str(declaration.get("says", "")))
 
 
 def _is_plain(value: Any) -> bool:
@@ -118,12 +126,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _mapping(
-    given: Any, where: str, *, allowed: set[str] | None = None, needed: frozenset[str] | set[str] = frozenset()
+    value: Any, where: str, *, allowed: set[str] | None = None, needed: frozenset[str] | set[str] = frozenset()
 ) -> Mapping[str, Any]:
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise ValueError(f"{where} is {type(given).__name__}; expected names with values")
-    for key in sorted(given.keys() - allowed) if allowed is not None else []:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{where} is {type(value).__name__}; expected names with values")
+    for key in sorted(value.keys() - allowed) if allowed is not None else []:
         raise ValueError(f"{where}: unknown key {key}; allowed: {', '.join(sorted(allowed or ()))}")
-    for key in sorted(needed - given.keys()):
+    for key in sorted(needed - value.keys()):
         raise ValueError(f"{where}: {key} is missing")
-    return given
+    return value

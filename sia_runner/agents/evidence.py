@@ -1,4 +1,4 @@
-"""Read gen_<n>/evidence. Files that are missing, and fields that a task does not have, read as nothing."""
+"""Reads gen_<n>/evidence; missing files and fields count as empty."""
 
 import json
 from collections import Counter
@@ -10,6 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
+    """The evidence that the recipe search uses: the incumbent's dev value, outcomes and failures."""
+
     incumbent: int | None = None  # its generation
     dev_value: float | None = None
     outcomes: Mapping[str, int] = field(default_factory=dict)  # kind -> count, of the incumbent's dev questions
@@ -17,6 +19,7 @@ class Evidence:
 
     @staticmethod
     def read(folder: Path | None) -> "Evidence":
+        """Read the evidence folder; None gives empty evidence."""
         if folder is None:
             return Evidence()
         summary, failures = folder / "summary.json", folder / "failures.jsonl"
@@ -30,12 +33,12 @@ class Evidence:
             [json.loads(line) for line in lines if line.strip()],
         )
 
-    def confusions(self, most: int) -> list[tuple[str, str, int]]:
-        """(gold, prediction, count) of the most frequent wrong answers, at least two of a kind."""
+    def confusions(self, limit: int) -> list[tuple[str, str, int]]:
+        """Return (gold, prediction, count) of the most frequent wrong answers that occurred at least twice."""
         pairs = Counter(
             (str(failure["gold"]), str(failure["prediction"]))
             for failure in self.failures
             if failure.get("kind") == "wrong" and failure.get("gold") and failure.get("prediction")
         )
         ranked = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
-        return [(gold, prediction, count) for (gold, prediction), count in ranked[:most] if count > 1]
+        return [(gold, prediction, count) for (gold, prediction), count in ranked[:limit] if count > 1]

@@ -1,4 +1,4 @@
-"""Read a harness from a file or folder as the `files` of a proposal: text only, bounded in size and number."""
+"""Reads a harness from a file or folder as the `files` of a proposal: text only, bounded in size and number."""
 
 import os
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ _NOT_SOURCE = frozenset({"__pycache__", "node_modules"})
 
 
 def read_text_files(source: Path, entry: str) -> dict[str, str]:
-    """Relative path -> text, line ends kept.
+    """Return relative path -> text with line ends as they are.
 
     A single file becomes `entry`, and so does the only .py at the top of a folder that has no `entry`.
-    Hidden files, links, files above 1 MiB and files that are no UTF-8 text are left out; at most 200 files are read.
+    Hidden files, links, files above 1 MiB and files that are not UTF-8 text are left out; at most 200 files are read.
     """
     if source.is_file():
         text = _text(source)
@@ -32,7 +32,7 @@ def read_text_files(source: Path, entry: str) -> dict[str, str]:
 
 
 def _regular_files(folder: Path) -> Iterator[Path]:
-    """Files at the top first, each folder in the order of its names."""
+    """Yield regular files, those at the top first, each folder sorted by name."""
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NOT_SOURCE)
         for name in sorted(names):

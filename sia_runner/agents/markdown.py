@@ -1,28 +1,14 @@
-"""Markdown from templates and from numbers. What comes from outside is escaped."""
+"""Formats values with their standard errors."""
 
-from pathlib import Path
-from typing import Any
-
-from sia_runner.agents.memory import standard_error
-from sia_runner.agents.templates import cell, render
-from sia_runner.records import Score
-
-_PROMPTS = Path(__file__).parent / "prompts"
-NEW = object()  # stands for the former value of a constant that was not there before
+import math
 
 
-def render_template(template: str, **given: Any) -> str:
-    return render(_PROMPTS, template, {"cell": cell, "value": _value}, **given)
-
-
-def _value(value: Any) -> str:
-    return "–" if value is NEW else f"`{value!r}`"
+def standard_error(value: float, n: int) -> float:
+    """Return the standard error of a mean of `n` values in [0, 1] (binomial bound); 0 on another scale."""
+    return math.sqrt(value * (1 - value) / n) if n > 0 and 0 <= value <= 1 else 0.0
 
 
 def plus_minus(value: float, n: int) -> str:
+    """Format a value with its standard error."""
     error = standard_error(value, n)
     return f"{value:.3f} ± {error:.3f}" if error else f"{value:.4g}"
-
-
-def interval(val: Score | None) -> str:
-    return "–" if val is None else f"{val.value:.3f} ({val.ci95[0]:.3f} to {val.ci95[1]:.3f})"

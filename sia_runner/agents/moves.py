@@ -1,4 +1,4 @@
-"""Where to look next: fresh samples for breadth; neighbours of an anchor and samples of a fitted model for depth."""
+"""Chooses the next variants: samples of all recipes for breadth, neighbours and a fitted model for depth."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -15,17 +15,17 @@ _LISTED = 4096  # variants of one recipe that are enumerated when draws find not
 
 
 def breadth(space: Space, memory: Memory, rng: Random, count: int) -> list[Variant]:
-    """Every recipe at its defaults, filled up to `count` with samples of the recipes in turn."""
+    """Return every recipe at its defaults, filled up to `count` with samples of the recipes in turn."""
     recipes = list(space.recipes.values())
     samples = (recipes[i % len(recipes)].sample(rng) for i in range(_DRAWS * count))
     defaults = space.defaults()
-    return _new([*defaults, *samples], memory.seen(), max(count, len(defaults)))
+    return _new([*defaults, *samples], memory.tried_keys(), max(count, len(defaults)))
 
 
 def depth(space: Space, memory: Memory, study: Study, anchor: Variant | None, rng: Random, count: int) -> list[Variant]:
-    """Half around `anchor`, half from the study.
+    """Return variants around `anchor` (half) and from the study (half).
 
-    Where these find nothing new, even samples make up for it, then what is left of a small space.
+    Where these yield nothing new, even samples follow, then the unused variants of a small space.
     """
     recipes = list(space.recipes.values())
     around = neighbours(space.recipes[anchor.recipe], anchor, rng, memory.rejections) if anchor else iter(())
@@ -35,14 +35,14 @@ def depth(space: Space, memory: Memory, study: Study, anchor: Variant | None, rn
         ((rng.choice(recipes).sample(rng) for _ in range(_DRAWS * count)), count),
         (space.listed(_LISTED), count),
     ]
-    found: list[Variant] = []
+    variants: list[Variant] = []
     for source, up_to in sources:
-        found += _new(source, memory.seen() | {variant.key for variant in found}, up_to - len(found))
-    return found
+        variants += _new(source, memory.tried_keys() | {variant.key for variant in variants}, up_to - len(variants))
+    return variants
 
 
 def neighbours(recipe: Recipe, anchor: Variant, rng: Random, rejections: int) -> Iterator[Variant]:
-    """Endless: one or two constants moved; longer steps of more constants after rejections."""
+    """Yield endless variants with one or two constants moved; more constants and longer steps after rejections."""
     names = list(recipe.constants)
     while names:
         moved = min(len(names), rng.randint(1, 2 + rejections))
@@ -53,13 +53,13 @@ def neighbours(recipe: Recipe, anchor: Variant, rng: Random, rejections: int) ->
         yield Variant(recipe.name, {**anchor.constants, **changed})
 
 
-def _new(candidates: Iterable[Variant], seen: set[str], count: int) -> list[Variant]:
-    """The first `count` candidates that are neither in `seen` nor twice."""
-    found: dict[str, Variant] = {}
+def _new(candidates: Iterable[Variant], tried_keys: set[str], count: int) -> list[Variant]:
+    """Return the first `count` distinct candidates that are not in `tried_keys`."""
+    variants: dict[str, Variant] = {}
     if count > 0:
         for variant in candidates:
-            if variant.key not in seen:
-                found.setdefault(variant.key, variant)
-            if len(found) >= count:
+            if variant.key not in tried_keys:
+                variants.setdefault(variant.key, variant)
+            if len(variants) >= count:
                 break
-    return list(found.values())
+    return list(variants.values())

@@ -1,4 +1,7 @@
-"""What the loop needs of a proposer. Implementations: `recipes`, `replay`, `llm`, and the guests of other packages."""
+"""Defines the proposer interface: what the loop needs of a proposer, and what a proposer gets.
+
+Implementations: `recipes`, `replay`, `llm`, and the guests (agents of other packages).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +15,12 @@ Message = Mapping[str, Any]
 
 
 class ProposerError(Exception):
-    """The proposer cannot be used as configured; the message is one line for the user (exit code 2)."""
+    """A proposer that cannot be used as configured; the message is one line for the user (exit code 2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every proposer is built with: ``cls(context, **its own keys of conf/meta_agent)``."""
+    """The task facts that every proposer is built with: ``cls(context, **its own keys of conf/meta_agent)``."""
 
     task_name: str
     task_folder: Path  # tasks/<name>, or its `with_model`; declared recipes lie in its folder `recipes`
@@ -32,7 +35,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """What a guest agent left behind. `files`: the text files of its workspace's folder `harness`."""
+    """The result of a guest agent's run. `files` are the text files of its workspace's folder `harness`."""
 
     files: Files
     failure: str  # one line; empty when the program ended well
@@ -42,8 +45,11 @@ class Hosted:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The weights lever, where this proposal may pull it: ``Proposal(Lever.WEIGHTS, ...)`` with the parent's harness
-    unchanged, or ``Lever.BOTH``, and ``algorithm`` a key of `algorithms` (None: as the written rules say)."""
+    """The weights lever, where this proposal may use it.
+
+    The answer is ``Proposal(Lever.WEIGHTS, ...)`` with the parent's harness unchanged, or ``Lever.BOTH``; ``algorithm``
+    is a key of `algorithms`, or None to take what the rules choose.
+    """
 
     algorithms: Mapping[str, str]  # what may be trained with -> what it is for
     due: str = ""  # why, by the rules, the weights are to be trained now; empty: it is the harness's turn
@@ -51,7 +57,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """What a few rollouts of a harness earned, on questions that are neither dev nor val, and what follows from it."""
+    """The rewards of a few rollouts of a harness on rollout questions, and what follows from them."""
 
     shape: Mapping[str, float]  # statistics; see training/shape.py
     suggested: str  # the algorithm that the rules give; empty: none
@@ -61,37 +67,41 @@ class Rewards:
 
 
 class Workbench(Protocol):
-    """Where a proposer may try things before it proposes: sandboxed, on dev questions only, results kept for resume."""
+    """The place where a proposer tries harnesses: sandboxed, dev questions only, results stored for resume."""
 
     def chat(self, messages: Sequence[Message], tools: Sequence[Message] = (), **settings: Any) -> Reply:
-        """One call of the proposer's model; messages, tools and settings in the shape of OpenAI's chat completions.
+        """Call the proposer's model once; messages, tools and settings are in OpenAI's chat completions shape.
 
-        It is in the ledger, and recorded: a resumed proposal that sends the same again gets the recorded answer.
-
-        What it raises (budget spent, provider down) ends the proposal: let it pass.
+        The call is in the ledger and recorded: a resumed proposal that sends the same again gets the recorded answer.
+        Exceptions (budget spent, provider down) end the proposal: do not catch them.
         """
         ...
 
     def host(self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float) -> Hosted:
         """Run another package's agent in the sandbox: ``python entry --dataset_dir INPUTS --working_dir W``.
-        `harness` lies in W/harness to be changed; the gateway serves the proposer's model, `calls` times at most."""
+
+        `harness` is copied to W/harness, which the agent changes; the gateway answers at most `calls` model calls.
+        """
         ...
 
     def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
-        """Run each harness on `questions` dev questions (None: all) with that share of the training data. One that
-        calls a model is run on that share of the questions instead: calls are what it costs."""
+        """Run each harness on `questions` dev questions (None: all) with that share of the training data.
+
+        A harness that calls a model runs on that share of the questions instead: calls are its cost.
+        """
         ...
 
     def measure(self, files: Files) -> Rewards:
-        """Roll this harness out a few times on the parent's weights. Kept: asking again costs nothing.
+        """Roll this harness out a few times on the parent's weights; the result is stored and repeats cost nothing.
 
-        Raises ProposerError where the brief has no `weights`."""
+        Raises ProposerError where the brief has no `weights`.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """What a proposer is told for generation `n`."""
+    """The information that a proposer gets for generation `n`."""
 
     n: int  # 1 is the first harness (written by the meta-agent)
     max_gen: int
@@ -101,15 +111,18 @@ class Brief:
     higher_is_better: bool
     parent: int | None = None  # generation whose harness is to be extended, as `search` chose; None in generation 1
     weights: Weights | None = None  # None: the harness is the only lever of this proposal
-    sibling: int = 0  # which of the proposals that are made side by side this is, counted from 0
+    sibling: int = 0  # index among the parallel proposals, from 0
 
 
 class Proposer(Protocol):
-    """A class that can answer with ``Lever.WEIGHTS`` or ``BOTH`` says so with ``pulls_weights = True``; for all others
-    the written rules pull that lever."""
+    """The interface of every proposer.
+
+    A class that can answer with ``Lever.WEIGHTS`` or ``BOTH`` sets ``pulls_weights = True``; for all others the written
+    rules decide when the weights are trained.
+    """
 
     def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
-        """The next candidate, or Lever.STOP with the reason in `rationale` when there is nothing left to try.
+        """Return the next candidate, or Lever.STOP with the reason in `rationale` when nothing is left to try.
 
         Deterministic for (seed, brief, trial results), so that a resumed run proposes the same again.
         """

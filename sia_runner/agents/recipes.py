@@ -1,4 +1,4 @@
-"""The embedded offline proposer: searches a task's declared harness recipes by what they measure on dev questions."""
+"""The offline proposer: searches a task's declared harness recipes by their scores on dev questions."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,7 +18,7 @@ from sia_runner.records import Lever, Proposal
 
 
 class Recipes:
-    """Generation 1 is the task's reference harness. Then breadth: all recipes. Then depth: around the incumbent.
+    """A proposer that searches recipes: first the reference harness, then all recipes, then around the incumbent.
 
     Every choice derives from (seed, n, notes in the history, trial results), so that a resumed run proposes the same.
     """
@@ -33,6 +33,7 @@ class Recipes:
         self._space = declared.load(context.task_folder / "recipes")
 
     def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
+        """Propose the reference harness in generation 1 and the best measured variant afterwards."""
         if brief.n == 1:
             return self._reference()
         if self._space is None:
@@ -57,37 +58,39 @@ class Recipes:
         pool = self._pool(space, memory, brief.n)
         halving = Halving(space, self._context.entry, self._rungs, self._keep, self._questions, workbench)
         places, baseline = max(self._trials, len(pool)), self._baseline(memory, evidence)
-        made = halving.climb(pool, places, memory)
+        trials = halving.climb(pool, places, memory)
         selected = select(memory, self._rungs[-1], baseline)
-        if selected is None or hopeless(memory, selected):  # cheaper than a whole generation for a lost cause
-            made += halving.climb((), places, memory)
+        if selected is None or hopeless(
+            memory, selected
+        ):  # more trials cost less than a generation that will be rejected
+            trials += halving.climb((), places, memory)
             selected = select(memory, self._rungs[-1], baseline)
         if selected is None:
             return _stop(_why_nothing(memory))
         if not pool and hopeless(memory, selected):
             return _stop("every variant of the recipes was tried; those left are worse than the incumbent on dev")
-        return self._proposal(report.Story(brief, space, memory, evidence, selected, made), selected.chosen, made)
+        return self._proposal(report.Story(brief, space, memory, evidence, selected, trials), selected.chosen, trials)
 
     def _pool(self, space: Space, memory: Memory, n: int) -> list[Variant]:
         rng = Random(f"{self._context.seed}:{n}")
-        if not memory.at(self._rungs[0]):
+        if not memory.trials_at(self._rungs[0]):
             return breadth(space, memory, rng, self._trials)
         study = Study(space, memory, self._rungs, seed=rng.getrandbits(32))
         return depth(space, memory, study, self._anchor(memory), rng, self._trials)
 
     def _anchor(self, memory: Memory) -> Variant | None:
-        """The incumbent; while that is no recipe, the best of what was measured most fully."""
+        """Return the incumbent's variant; if it is no recipe, the best one measured at the last rung."""
         if memory.incumbent is not None:
             return memory.incumbent
-        told = {key: merit for key, merit in memory.told(self._rungs[-1]).items() if merit is not None}
-        return memory.variant(max(sorted(told), key=lambda key: told[key])) if told else None
+        merits = {key: merit for key, merit in memory.merits(self._rungs[-1]).items() if merit is not None}
+        return memory.variant(max(sorted(merits), key=lambda key: merits[key])) if merits else None
 
     def _baseline(self, memory: Memory, evidence: Evidence) -> float | None:
-        """Dev value of the incumbent: as measured in a trial, else from its own run."""
+        """Return the incumbent's dev value: from its trial, else from its own run."""
         tried = memory.get(memory.incumbent, self._rungs[-1]) if memory.incumbent else None
         return tried.trial.value if tried and not tried.trial.failure else evidence.dev_value
 
-    def _proposal(self, story: report.Story, chosen: Measured, made: Sequence[Measured]) -> Proposal:
+    def _proposal(self, story: report.Story, chosen: Measured, trials: Sequence[Measured]) -> Proposal:
         variant = chosen.variant
         return Proposal(
             Lever.HARNESS,
@@ -98,7 +101,7 @@ class Recipes:
             notes={
                 "recipe": variant.recipe,
                 "constants": dict(variant.constants),
-                "trials": [measured.as_json() for measured in made],
+                "trials": [measured.as_json() for measured in trials],
             },
         )
 

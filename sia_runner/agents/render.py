@@ -1,4 +1,4 @@
-"""Write other values of the tunable constants into a recipe's program; every other byte stays."""
+"""Writes other values of tunable constants into a recipe's program; every other byte stays."""
 
 import ast
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from sia_runner.agents.constants import Value
 
 
 class RenderError(ValueError):
-    """A constant is not set once, at the top level, to a literal; the message says which."""
+    """A constant that is not set exactly once, at the top level, to a literal; the message says which."""
 
 
 def literals(program: str, names: set[str]) -> dict[str, Value]:
-    """The values that the program itself gives to the constants `names`."""
+    """Return the values that the program itself gives to the constants `names`."""
     return {name: ast.literal_eval(node) for name, node in _assigned(program, names).items()}
 
 
 def render(program: str, constants: Mapping[str, Value]) -> str:
-    """The program with ``NAME = literal`` of each constant replaced. The result parses."""
+    """Return the program with ``NAME = literal`` of each constant replaced. The result parses."""
     source = program.encode()
     starts = _line_starts(source)
     spans = []
@@ -33,24 +33,24 @@ def render(program: str, constants: Mapping[str, Value]) -> str:
 
 
 def _assigned(program: str, names: set[str]) -> dict[str, ast.expr]:
-    found: dict[str, ast.expr] = {}
+    values: dict[str, ast.expr] = {}
     for name, node in _module_assignments(program):
         if name not in names:
             continue
-        if name in found:
+        if name in values:
             raise RenderError(f"{name} is assigned more than once at the top level")
         try:
             ast.literal_eval(node)
         except ValueError:
             raise RenderError(f"{name} is set to an expression in line {node.lineno}, not to a literal") from None
-        found[name] = node
-    for name in sorted(names - found.keys()):
+        values[name] = node
+    for name in sorted(names - values.keys()):
         raise RenderError(f"{name} is not assigned at the top level (expected a line `{name} = <literal>`)")
-    return found
+    return values
 
 
 def _module_assignments(program: str) -> list[tuple[str, ast.expr]]:
-    """(name, value) of each ``NAME = value`` and ``NAME: type = value`` of the module itself."""
+    """Return (name, value) of each ``NAME = value`` and ``NAME: type = value`` at the module's top level."""
     pairs: list[tuple[str, ast.expr]] = []
     for statement in ast.parse(program).body:
         match statement:

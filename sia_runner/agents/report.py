@@ -1,30 +1,34 @@
-"""improvement.md of the recipes proposer: what changes, why, what was tried, what history taught, what to expect."""
+"""Writes improvement.md of the recipe search: the change, the reasons, the trials, the history, the expectation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sia_runner.agents.evidence import Evidence
-from sia_runner.agents.markdown import NEW, interval, plus_minus, render_template
+from sia_runner.agents.markdown import plus_minus
 from sia_runner.agents.memory import Measured, Memory
 from sia_runner.agents.protocol import Brief
 from sia_runner.agents.selection import Selected
 from sia_runner.agents.space import Recipe, Space, Variant
-from sia_runner.records import Past
+from sia_runner.agents.templates import render_markdown, table_cell
+from sia_runner.records import Past, Score
 
+_PROMPTS = Path(__file__).parent / "prompts" / "recipes"
 _CONFUSIONS = 5
+NEW = object()  # stands for the former value of a constant that did not exist before
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All that a search generation has to tell."""
+    """The report of one generation of the recipe search."""
 
     brief: Brief
     space: Space
     memory: Memory
     evidence: Evidence
     selected: Selected
-    made: Sequence[Measured]  # trials of this generation
+    trials: Sequence[Measured]  # trials of this generation
 
     @property
     def _variant(self) -> Variant:
@@ -36,11 +40,12 @@ class Story:
 
     @property
     def _before(self) -> Variant | None:
-        """The incumbent, where it is the same recipe."""
+        """The incumbent's variant, where it has the same recipe."""
         incumbent = self.memory.incumbent
         return incumbent if incumbent and incumbent.recipe == self._variant.recipe else None
 
     def title(self) -> str:
+        """Return the title: the recipe and its changed constants."""
         if self._before is None:
             moved = _departures(self._recipe, self._variant)
             return f"{self._recipe.name}, {moved}" if moved else f"{self._recipe.name} at its defaults"
@@ -48,18 +53,20 @@ class Story:
         return f"{self._recipe.name}: {', '.join(steps)}"
 
     def rationale(self) -> str:
+        """Return the measured reasons for this proposal."""
         trial = self.selected.chosen.trial
-        said = [f"On {trial.n} dev questions it scores {plus_minus(trial.value, trial.n)}{self._against()}."]
+        sentences = [f"On {trial.n} dev questions it scores {plus_minus(trial.value, trial.n)}{self._against()}."]
         if self.selected.best is not self.selected.chosen:
             best = self.selected.best
             simpler = self.memory.order(self.selected.chosen) < self.memory.order(best)
-            said.append(
+            sentences.append(
                 f"{best.variant.recipe} scored {best.trial.value:.3f}; that is better by less than noise, "
                 f"and this program {'is simpler' if simpler else 'takes less than half the time'}."
             )
-        return " ".join(said)
+        return " ".join(sentences)
 
     def improvement(self) -> str:
+        """Return the text of improvement.md."""
         return render_template(
             "improvement.md.j2",
             n=self.brief.n,
@@ -100,7 +107,7 @@ class Story:
         return f"the harness of generation {self.brief.incumbent}" if self.brief.incumbent else ""
 
     def _ranked(self) -> list[Measured]:
-        return sorted(self.made, key=lambda m: (-m.fraction, bool(m.trial.failure), -self.memory.merit(m)))
+        return sorted(self.trials, key=lambda m: (-m.fraction, bool(m.trial.failure), -self.memory.merit(m)))
 
     def _row(self, measured: Measured) -> dict[str, str]:
         trial, chosen = measured.trial, measured is self.selected.chosen
@@ -138,14 +145,29 @@ class Story:
 
 
 def baseline(task: str, names: Sequence[str]) -> str:
+    """Return improvement.md of the reference harness."""
     return render_template("baseline.md.j2", task=task, names=names)
 
 
 def _departures(recipe: Recipe, variant: Variant) -> str:
-    """The constants that are not at their defaults."""
+    """Return the constants that are not at their defaults, as text."""
     default: Mapping[str, Any] = recipe.default().constants
     return ", ".join(f"{name} {value!r}" for name, value in variant.constants.items() if value != default[name])
 
 
 def _past(past: Past) -> dict[str, Any]:
     return {"n": past.n, "title": past.title, "val": interval(past.val), "status": past.status, "reason": past.reason}
+
+
+def render_template(template: str, **values: Any) -> str:
+    """Render a template of the recipe search; every name it uses must be given."""
+    return render_markdown(_PROMPTS, template, {"cell": table_cell, "value": _value}, **values)
+
+
+def _value(value: Any) -> str:
+    return "–" if value is NEW else f"`{value!r}`"
+
+
+def interval(val: Score | None) -> str:
+    """Format a val score with its 95% interval; a dash when there is none."""
+    return "–" if val is None else f"{val.value:.3f} ({val.ci95[0]:.3f} to {val.ci95[1]:.3f})"

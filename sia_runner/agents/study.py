@@ -1,4 +1,4 @@
-"""An Optuna study rebuilt from all that is known: its TPE sampler says where better variants are likely."""
+"""Rebuilds an Optuna study from all trials; its TPE sampler suggests promising variants."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,10 +15,13 @@ _STARTUP = 5  # finished trials below which TPE draws evenly
 
 
 class Study:
-    """Complete trials ran with the last share of train; what was dropped before counts as pruned at its share."""
+    """An Optuna study of all trials.
+
+    Complete trials ran with the last share of train; those that stopped at an earlier rung count as pruned there.
+    """
 
     def __init__(self, space: Space, memory: Memory, rungs: Sequence[float], seed: int) -> None:
-        import optuna  # half a second: only a generation that searches in depth pays for it
+        import optuna  # takes half a second, and only a search in depth needs it
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
@@ -29,23 +32,23 @@ class Study:
                 n_startup_trials=_STARTUP,
                 multivariate=True,
                 group=True,  # constants belong to their recipe
-                constant_liar=True,  # what was asked already counts as bad, so that a batch spreads out
+                constant_liar=True,  # pending suggestions count as bad, so that a batch spreads out
             )
             self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._study.add_trials(self._finished(memory, rungs))
 
     def ask(self) -> Variant:
-        """The sampler's next suggestion; not new for certain."""
+        """Return the sampler's next suggestion, which may have been tried before."""
         trial = self._study.ask()
         name = trial.suggest_categorical("recipe", list(self._space.recipes))
         constants = self._space.recipes[name].constants
         return Variant(name, {key: _suggest(trial, f"{name}.{key}", constants[key]) for key in constants})
 
     def _finished(self, memory: Memory, rungs: Sequence[float]) -> list["optuna.trial.FrozenTrial"]:
-        complete = memory.told(rungs[-1])
+        complete = memory.merits(rungs[-1])
         finished = [self._trial(memory.variant(key), {}, merit) for key, merit in complete.items()]
-        for key in sorted(memory.seen() - complete.keys()):
-            steps = {i: merit for i, rung in enumerate(rungs) if (merit := memory.told(rung).get(key)) is not None}
+        for key in sorted(memory.tried_keys() - complete.keys()):
+            steps = {i: merit for i, rung in enumerate(rungs) if (merit := memory.merits(rung).get(key)) is not None}
             finished.append(self._trial(memory.variant(key), steps, None))
         return finished
 
@@ -69,7 +72,7 @@ class Study:
 def _suggest(trial: "optuna.Trial", name: str, constant: Constant) -> Value:
     if isinstance(constant, Choice):
         return trial.suggest_categorical(name, constant.choices)
-    if constant.whole:
+    if constant.is_integer:
         return trial.suggest_int(name, int(constant.low), int(constant.high), log=constant.log)
     return constant.tidy(trial.suggest_float(name, float(constant.low), float(constant.high), log=constant.log))
 
@@ -79,6 +82,6 @@ def _distribution(constant: Constant) -> "optuna.distributions.BaseDistribution"
 
     if isinstance(constant, Choice):
         return optuna.distributions.CategoricalDistribution(constant.choices)
-    if constant.whole:
+    if constant.is_integer:
         return optuna.distributions.IntDistribution(int(constant.low), int(constant.high), log=constant.log)
     return optuna.distributions.FloatDistribution(float(constant.low), float(constant.high), log=constant.log)

@@ -15,6 +15,7 @@ _USAGE = 'usage: python -m sia_runner.approve RUN_DIR [--reject "why"]'
 
 
 def main() -> int:
+    """Answer the plan, resume the run and return its exit code."""
     args = sys.argv[1:]
     if "-h" in args or "--help" in args:
         print(f"{_USAGE}\n\n{__doc__}")

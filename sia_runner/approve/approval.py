@@ -1,4 +1,4 @@
-"""Sign-off: a lever that `approve` names is pulled only after a person said so. The journal holds plan and answer."""
+"""Implements sign-off: a lever that `approve` names is used only after a person agreed; the journal records both."""
 
 import getpass
 import os
@@ -22,51 +22,58 @@ _COVERED = {
 
 
 class Waiting(Exception):
-    """The run stops here until a person has answered; the message is one line."""
+    """A run that stops here until a person answers; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A person's. `why` is None where the plan is approved."""
+    """The answer of a person. `why` is None where the plan is approved."""
 
     why: str | None = None
 
 
 def needed(config: Experiment, lever: str) -> bool:
+    """Return whether this lever needs a sign-off."""
     return lever in _COVERED[config.approve]
 
 
 def plan(config: Experiment, run: RunDir, n: int, before: Sequence[Finished]) -> dict[str, Any]:
-    """A step of the journal: the plan on disk, and its hashes."""
+    """Write the plan and return its hashes, which the journal records."""
     return plans.write(config, run, n, before)
 
 
 def rejection(journal: Record, n: int) -> str | None:
-    """Why generation `n` ends here; None where it may go on. Raises Waiting while there is no answer."""
-    found = answer_to(journal, n)
-    if found is None:
+    """Return the reason why generation `n` ends here; None where it may continue.
+
+    Raises Waiting while there is no answer.
+    """
+    answer = answer_to(journal, n)
+    if answer is None:
         raise Waiting(f"generation {n} waits for approval of gen_{n}/plan.md")
-    return f"{SIGN_OFF}{found['why']}" if found["event"] == "rejected" else None
+    return f"{SIGN_OFF}{answer['why']}" if answer["event"] == "rejected" else None
 
 
 def check(run: RunDir, journal: Record) -> int:
-    """The generation that can be answered now. Raises RunError: nothing waits, or what waits was edited."""
+    """Return the generation that waits for an answer.
+
+    Raises RunError when nothing waits, or when its plan or proposal was edited.
+    """
     n = waiting(journal)
     if n is None:
         raise RunError(f"{run.path}: no plan waits for approval")
-    if fault := edited(run, journal, n):
-        raise RunError(f"{run.path}: {fault}; nothing was approved")
+    if change := edited(run, journal, n):
+        raise RunError(f"{run.path}: {change}; nothing was approved")
     return n
 
 
 def edited(run: RunDir, journal: Record, n: int) -> str:
-    """Which of plan and proposal is not what was journaled; empty when both are."""
-    here = run.generation(n)
+    """Return one line on the plan or proposal that differs from the journal; empty when both are unchanged."""
+    generation = run.generation(n)
     planned, proposed = journal.result(f"gen_{n}/plan") or {}, journal.result(f"gen_{n}/propose") or {}
     expected = {
-        here.plan: planned.get("sha256"),
-        here.plan.with_suffix(".json"): planned.get("json_sha256"),
-        here.proposal: proposed.get("sha256"),
+        generation.plan: planned.get("sha256"),
+        generation.plan.with_suffix(".json"): planned.get("json_sha256"),
+        generation.proposal: proposed.get("sha256"),
     }
     for path, sha256 in expected.items():
         if not path.is_file() or sha256_of(path) != sha256:
@@ -74,27 +81,27 @@ def edited(run: RunDir, journal: Record, n: int) -> str:
     return ""
 
 
-def sign(journal: Journal, n: int, given: Answer) -> None:
-    """Append the answer: whose it is, and to which plan."""
+def sign(journal: Journal, n: int, answer: Answer) -> None:
+    """Append the answer to the journal, with its author and the plan's hash."""
     planned = journal.result(f"gen_{n}/plan") or {}
     signed: dict[str, Any] = {"n": n, "by": _user(), "plan_sha256": planned.get("sha256")}
-    if given.why is None:
+    if answer.why is None:
         journal.append("approved", **signed)
     else:
-        journal.append("rejected", **signed, why=one_line(given.why, 500))
+        journal.append("rejected", **signed, why=one_line(answer.why, 500))
 
 
 def fault(run: RunDir, journal: Record, generation: Finished) -> str:
-    """What is wrong with the sign-off of a finished generation, for the verifier; empty when nothing is."""
+    """Return what is wrong with the sign-off of a finished generation, for `verify`; empty when nothing is."""
     steps = generation.steps
     if steps["propose"]["fault"]:
         return ""
-    found = answer_to(journal, generation.n)
-    if "plan" not in steps or found is None:
+    answer = answer_to(journal, generation.n)
+    if "plan" not in steps or answer is None:
         return "went on without a plan that was answered"
-    if found["plan_sha256"] != steps["plan"]["sha256"]:
+    if answer["plan_sha256"] != steps["plan"]["sha256"]:
         return "the answer is to another plan"
-    if found["event"] == "rejected" and "build" in steps:
+    if answer["event"] == "rejected" and "build" in steps:
         return "rejected, and built all the same"
     return edited(run, journal, generation.n)
 

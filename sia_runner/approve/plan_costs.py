@@ -1,4 +1,4 @@
-"""What a lever will probably cost, by what this run has measured so far; what was not measured is said, not guessed."""
+"""Estimates what a lever will cost from what this run has measured; unmeasured figures are None, never guessed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from sia_runner.training.protocol import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class Each:
-    """Of one question that a harness is run on. `usd` is None where some call's price is not known."""
+    """The cost of one question that a harness runs on. `usd` is None where the price of a call is not known."""
 
     calls: float
     tokens: float
@@ -30,7 +30,7 @@ class Each:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the work. None: not known."""
+    """The estimated cost of one part of the work; None means not known."""
 
     name: str
     sandbox_runs: int | None
@@ -42,6 +42,7 @@ class Part:
     source: str
 
     def as_json(self) -> dict[str, Any]:
+        """Return the JSON of plan.json."""
         return asdict(self)
 
 
@@ -52,56 +53,56 @@ def parts(
     evidence: Mapping[str, Any],
     before: Sequence[Finished],
 ) -> list[Part]:
-    """The training, where weights are a lever; then the gate and the run on dev and val, which every candidate has."""
-    spent, task = read(run.ledger), rooms(config).task
+    """Return the cost of training, where weights are a lever, and of the gate and run of every candidate."""
+    totals, task = read(run.ledger), rooms(config).task
     scored = _like(before, evidence["parent"])
     gate, select = task.rounds("gate"), task.rounds("select")
-    each = _scored(spent, scored, gate, select) if scored else None
-    found: list[Part] = []
+    per_question = _scored(totals, scored, gate, select) if scored else None
+    costs: list[Part] = []
     if proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH):
         algorithm = Algorithm.model_validate(proposal["overrides"])
-        found.append(_training(algorithm, _probed(evidence) or each, _trained(spent, before)))
-    return [*found, _part("gate and run", len(gate) + len(select), _asked(gate) + _asked(select), each)]
+        costs.append(_training(algorithm, _probed(evidence) or per_question, _trained(totals, before)))
+    return [*costs, _part("gate and run", len(gate) + len(select), _asked(gate) + _asked(select), per_question)]
 
 
-def _asked(rounds: Sequence[Round]) -> int:
-    return sum(len(round_.questions) for round_ in rounds)
+def _asked(folds: Sequence[Round]) -> int:
+    return sum(len(fold.questions) for fold in folds)
 
 
 def _like(before: Sequence[Finished], parent: int | None) -> Finished | None:
-    """The parent, or else the newest candidate that was scored: the next one probably spends what it spent."""
+    """Return the parent, else the newest scored candidate: the next one probably costs the same."""
     scored = [generation for generation in before if generation.val is not None]
     return next((g for g in scored if g.n == parent), scored[-1] if scored else None)
 
 
-def _scored(spent: Totals, one: Finished, gate: Sequence[Round], select: Sequence[Round]) -> Each:
-    """What it took on dev and val. A gate asks so little that its time is that of starting."""
-    row, questions = spent.of(candidate=f"gen_{one.n}", purpose="select"), _asked(select)
+def _scored(totals: Totals, candidate: Finished, gate: Sequence[Round], select: Sequence[Round]) -> Each:
+    """Return the cost of a scored candidate on dev and val. A gate is so short that its time is startup time."""
+    row, questions = totals.of(candidate=f"gen_{candidate.n}", purpose="select"), _asked(select)
     usd = row.dollars / questions if row.priced else None
     tokens = row.input_tokens + row.output_tokens
-    start = min(one.seconds["gate"] / max(1, len(gate)), one.seconds["run"] / len(select))
-    seconds = (one.seconds["run"] - start * len(select)) / questions
-    source = f"generation {one.n} on {questions} questions"
+    start = min(candidate.seconds["gate"] / max(1, len(gate)), candidate.seconds["run"] / len(select))
+    seconds = (candidate.seconds["run"] - start * len(select)) / questions
+    source = f"generation {candidate.n} on {questions} questions"
     return Each(row.calls / questions, tokens / questions, usd, seconds, source, start)
 
 
 def _probed(evidence: Mapping[str, Any]) -> Each | None:
-    """The probe that chose the algorithm. The policy is this machine's own: its calls cost no dollars."""
+    """Return the cost of the probe that chose the algorithm. The policy runs locally: its calls cost no dollars."""
     shape = evidence.get("shape")
     if not shape or not shape["n"]:
         return None
     return Each(shape["calls"], shape["tokens"], 0.0, shape["seconds"], f"the probe's {shape['n']} rollouts")
 
 
-def _trained(spent: Totals, before: Sequence[Finished]) -> Each | None:
-    """The newest update of this run: rollouts and optimizer together."""
-    updates = [one for one in before if one.steps.get("build", {}).get("steps")]
+def _trained(totals: Totals, before: Sequence[Finished]) -> Each | None:
+    """Return the cost of this run's newest update, rollouts and optimizer together."""
+    updates = [generation for generation in before if generation.steps.get("build", {}).get("steps")]
     if not updates:
         return None
-    built, row = updates[-1].steps["build"], spent.of(candidate=f"gen_{updates[-1].n}", purpose="rollout")
+    built, row = updates[-1].steps["build"], totals.of(candidate=f"gen_{updates[-1].n}", purpose="rollout")
     algorithm = Algorithm.model_validate(built["algorithm"])
-    whole = rolls(algorithm) * algorithm.samples * questions_per_roll(algorithm, rolls(algorithm))
-    rollouts = whole * built["steps"] / algorithm.steps
+    planned = rolls(algorithm) * algorithm.samples * questions_per_roll(algorithm, rolls(algorithm))
+    rollouts = planned * built["steps"] / algorithm.steps
     tokens, source = row.input_tokens + row.output_tokens, f"the update of generation {updates[-1].n}"
     usd = row.dollars / rollouts if row.priced else None
     return Each(row.calls / rollouts, tokens / rollouts, usd, built["seconds"] / rollouts, source)
@@ -120,7 +121,10 @@ def _training(algorithm: Algorithm, rolled: Each | None, trained: Each | None) -
 
 
 def rolls(algorithm: Algorithm) -> int:
-    """How often questions are rolled out in one update. Raises TrainingError for options that the algorithm refuses."""
+    """Return the number of rollout batches of one update.
+
+    Raises TrainingError for options that the algorithm refuses.
+    """
     from sia_runner.training import algorithms
 
     if algorithm.kind == "online":
@@ -129,19 +133,20 @@ def rolls(algorithm: Algorithm) -> int:
 
 
 def questions_per_roll(algorithm: Algorithm, times: int) -> int:
+    """Return the number of questions in one of `times` rollout batches."""
     return algorithm.questions if algorithm.kind == "online" else ceil(algorithm.questions / times)
 
 
-def _part(name: str, runs: int, questions: int, each: Each | None) -> Part:
-    if each is None:
+def _part(name: str, runs: int, questions: int, per_question: Each | None) -> Part:
+    if per_question is None:
         return Part(name, runs, questions, None, None, None, None, "nothing was measured in this run yet")
     return Part(
         name,
         runs,
         questions,
-        round(each.calls * questions),
-        round(each.tokens * questions),
-        None if each.usd is None else round(each.usd * questions, 4),
-        round((each.start * runs + each.seconds * questions) / 60, 2),
-        each.source,
+        round(per_question.calls * questions),
+        round(per_question.tokens * questions),
+        None if per_question.usd is None else round(per_question.usd * questions, 4),
+        round((per_question.start * runs + per_question.seconds * questions) / 60, 2),
+        per_question.source,
     )

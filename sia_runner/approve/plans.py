@@ -1,4 +1,4 @@
-"""gen_<n>/plan.md and plan.json: what a lever is to do, why, with which data, at what cost; for a person to sign."""
+"""Writes gen_<n>/plan.md and plan.json for a person to sign: the change, reasons, data and cost of a lever."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ _DIFF = 64 * 1024
 
 
 def write(config: Experiment, run: RunDir, n: int, before: Sequence[Finished]) -> Json:
-    """Both files, from the proposal and decision of generation `n`. Returns their hashes."""
-    here, proposal = run.generation(n), read_json(run.generation(n).proposal)
-    decision = read_json(here.decision)
+    """Write both files from the proposal and decision of generation `n`. Return their hashes."""
+    generation, proposal = run.generation(n), read_json(run.generation(n).proposal)
+    decision = read_json(generation.decision)
     parent = decision["evidence"]["parent"]
     weights = proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH)
     earlier = read_harness(run.generation(parent).harness) if parent else {}
@@ -39,22 +39,23 @@ def write(config: Experiment, run: RunDir, n: int, before: Sequence[Finished]) -
         "data": _data(config) if weights else None,
         "harness": diff(earlier, proposal["files"], _DIFF),
         "cost": [part.as_json() for part in parts(config, run, proposal, decision["evidence"], before)],
-        "proposal_sha256": sha256_of(here.proposal),
+        "proposal_sha256": sha256_of(generation.proposal),
     }
-    write_json(here.plan.with_suffix(".json"), plan)
-    write_text(here.plan, render(plan))
-    return {"sha256": sha256_of(here.plan), "json_sha256": sha256_of(here.plan.with_suffix(".json"))}
+    write_json(generation.plan.with_suffix(".json"), plan)
+    write_text(generation.plan, render(plan))
+    return {"sha256": sha256_of(generation.plan), "json_sha256": sha256_of(generation.plan.with_suffix(".json"))}
 
 
 def _data(config: Experiment) -> Json:
-    """Which questions reward, by number and hash: their text stays where it is."""
+    """Return the number and hash of the rollout questions, without their text."""
     task = rooms(config).task
-    units = sorted(task.splits()["rollout"])
-    ids = hashlib.sha256(json.dumps(units).encode()).hexdigest()
-    return {"split": "rollout", "questions": len(units), "ids_sha256": ids, "files": dict(task.data_hashes())}
+    questions = sorted(task.splits()["rollout"])
+    ids = hashlib.sha256(json.dumps(questions).encode()).hexdigest()
+    return {"split": "rollout", "questions": len(questions), "ids_sha256": ids, "files": dict(task.data_hashes())}
 
 
 def render(plan: Mapping[str, Any]) -> str:
+    """Return plan.md as text."""
     lever, parent = plan["lever"], plan["parent"]
     against = f"generation {parent}" if parent else "nothing: it is the first harness"
     lines = [
@@ -84,10 +85,10 @@ def render(plan: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *_cost(plan["cost"]), ""])
 
 
-def _cost(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cost(costs: Sequence[Mapping[str, Any]]) -> list[str]:
     head = ["part", "sandbox runs", "questions", "model calls", "tokens", "USD", "minutes", "measured on"]
     lines = ["## Cost, estimated", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for part in found:
+    for part in costs:
         cells = [_number(part[key]) for key in ("sandbox_runs", "questions", "calls", "tokens", "usd", "minutes")]
         lines.append(f"| {' | '.join([part['name'], *cells, one_line(part['source'])])} |")
     return lines

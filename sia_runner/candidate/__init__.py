@@ -1,1 +1,1 @@
-"""One candidate's way to its outcomes: harness written and checked, run in the sandbox, judged by the verifier."""
+"""Steps of one candidate: write and check its harness, run it in the sandbox, verify its answers."""

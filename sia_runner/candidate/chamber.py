@@ -1,7 +1,7 @@
-"""Runs one program in the run's sandbox for a verifier, which has a process of its own and may not import the sandbox.
+"""Run one program in the run's sandbox for a verifier, a process of its own that may not import the sandbox.
 
-The sandbox is an argument, the job a line of standard input, both JSON. How it ended goes to
-standard output as JSON. The program is taken down when standard input ends, and with this process in any case.
+The sandbox is an argument, the job a line of standard input, both JSON. The result goes to standard output as JSON. The
+program is ended when standard input ends, and with this process in any case.
 """
 
 import json
@@ -22,12 +22,14 @@ _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from sia_runner.candidate.chamber import main; main(sys.argv[2])"
 _NVIDIA = "/.singularity.d/libs"
 # what sandboxes look for: programs, engines, devices. A verifier's own environment is empty.
-_KEPT = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES")
+_VARIABLES = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES")
 
 
 def check(config: Experiment, *, here: bool) -> None:
-    """Raises TaskError where the task runs what is submitted on a GPU and there is none. `here`: stages run on this
-    machine, so that its own devices count."""
+    """Raise TaskError where the task runs submissions on a GPU and there is none.
+
+    `here`: stages run on this machine, so that its own devices count.
+    """
     task, box = config.task, config.sandbox
     if not getattr(task, "needs_gpu", False):
         return
@@ -41,10 +43,10 @@ def check(config: Experiment, *, here: bool) -> None:
 
 
 def command(config: Experiment) -> list[str]:
-    """What a verifier starts (sia_runner/tasks/chamber.py)."""
+    """Return the command with which a verifier starts this program (sia_runner/tasks/chamber.py)."""
     limits = config.sandbox.model_dump(include={"memory_mb", "processes", "disk_mb", "file_mb", "output_kb", "cpus"})
     kind = type(rooms(config).sandbox)  # `auto` has chosen already
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     plan = {
         "target": f"{kind.__module__}.{kind.__qualname__}",
         "keys": own_keys(config.sandbox),
@@ -55,13 +57,14 @@ def command(config: Experiment) -> list[str]:
 
 
 def main(plan_json: str) -> None:
+    """Run the job on standard input in the sandbox that `plan_json` describes."""
     plan = json.loads(plan_json)
     os.environ.update(plan["environment"])
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     box: Sandbox = locate(plan["target"])(**plan["keys"])
-    ended = box.run(_job(plan, job))
-    sys.stdout.write(json.dumps(asdict(ended)))
+    result = box.run(_job(plan, job))
+    sys.stdout.write(json.dumps(asdict(result)))
 
 
 def _job(plan: dict[str, Any], job: dict[str, Any]) -> Job:
@@ -78,8 +81,11 @@ def _job(plan: dict[str, Any], job: dict[str, Any]) -> Job:
 
 
 def _for_gpus(plan: dict[str, Any]) -> dict[str, str]:
-    """Apptainer puts the driver's libraries where nothing looks by itself, and shows every GPU of the machine; Docker
-    shows those that were asked for, as the first."""
+    """Return environment variables that a program on a GPU needs inside apptainer.
+
+    Apptainer puts the driver's libraries where nothing looks by itself, and makes every GPU of the machine visible;
+    Docker makes those visible that were asked for, as the first.
+    """
     if not plan["keys"].get("gpus") or not plan["target"].endswith(".Apptainer"):
         return {}
     chosen = {name: plan["environment"][name] for name in ("CUDA_VISIBLE_DEVICES",) if name in plan["environment"]}
@@ -87,6 +93,6 @@ def _for_gpus(plan: dict[str, Any]) -> dict[str, str]:
 
 
 def _end_with_input() -> None:
-    """The sandbox's supervisor ends it when this process is gone."""
+    """End this process when standard input ends; the sandbox's supervisor then ends the sandbox."""
     sys.stdin.read()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Run one harness once: lay out the view, let it in at the gateway, start the sandbox, copy the submission out."""
+"""Run one harness once: write the view, open a gateway session, start the sandbox, copy the submission out."""
 
 import re
 import unicodedata
@@ -18,7 +18,7 @@ from sia_runner.tasks.protocol import Round
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop; what is journaled stays, the step under way is done again on resume."""
+    """The run was asked to stop; the journal stays, and resume repeats the step under way."""
 
 
 class SandboxFailed(Exception):
@@ -27,7 +27,7 @@ class SandboxFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How one run of a harness ended, and the kind its unanswered questions take."""
+    """The end of one run of a harness, and the outcome kind of its unanswered questions."""
 
     ended: Ended
     failure: str  # one line; empty when the program ended by itself with exit code 0
@@ -37,7 +37,7 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """Why a harness runs: whose budget pays, under which name."""
+    """The reason of a run of a harness: whose budget pays, under which name."""
 
     run: RunDir
     generation: int  # 0: no generation's budget (the final test)
@@ -50,6 +50,7 @@ class Purpose:
     seed: str | None = None
 
     def grant(self, site: Site) -> Grant:
+        """Return what the harness may ask of the gateway, with its trajectories written to `site`."""
         return Grant(
             "target",
             self.generation,
@@ -67,37 +68,38 @@ class Purpose:
 def execute(
     config: Experiment, purpose: Purpose, round_: Round, site: Site, harness: Path, salt: str, seconds: float
 ) -> Execution:
-    """`salt` decides ids and order in the view; `seconds` is the deadline. Clears `site` first.
+    """Run one harness on the questions of a round.
 
-    Raises ProviderDown or BudgetSpent when calls failed for such a reason: nothing can then be said about the harness.
+    `salt` decides ids and order in the view; `seconds` is the deadline. Clears `site` first. Raises ProviderDown or
+    BudgetSpent when calls failed for such a reason: nothing can then be said about the harness.
     """
-    room = rooms(config)
+    context = rooms(config)
     site.clear()
-    view = room.task.lay_out(round_, site.view, salt)
+    view = context.task.lay_out(round_, site.view, salt)
     write_json(site.keys, dict(view.keys))
     site.work.mkdir()
-    with _admitted(config, purpose, site) as visit:
-        ended = room.sandbox.run(
+    with _admitted(config, purpose, site) as session:
+        result = context.sandbox.run(
             Job(
                 harness=harness,
-                entry=room.task.entry,
+                entry=context.task.entry,
                 data=view.path,
                 work=site.work,
                 log=site.log,
                 limits=limits(config, seconds),
                 python=_interpreter(config, harness),
-                door=visit.door if visit else None,
+                door=session.door if session else None,
             )
         )
-    stop_for(ended)
-    if visit:
-        if trouble := visit.trouble():
+    stop_for(result)
+    if session:
+        if trouble := session.trouble():
             raise trouble
-        write_json(site.faults, visit.faults().as_json())
-    room.task.collect(site.work, site.submission)
+        write_json(site.faults, session.faults().as_json())
+    context.task.collect(site.work, site.submission)
     remove(site.view)  # it can be laid out again from the salt
-    failure = describe(ended, site.log, quiet=taught_val(room.task)) + _foreign_keys(ended, harness)
-    return Execution(ended, failure, _unanswered(ended), visit.usage() if visit else None)
+    failure = describe(result, site.log, quiet=taught_val(context.task)) + _foreign_keys(result, harness)
+    return Execution(result, failure, _unanswered(result), session.usage() if session else None)
 
 
 @contextmanager
@@ -106,20 +108,20 @@ def _admitted(config: Experiment, purpose: Purpose, site: Site) -> Iterator[Visi
     if gateway is None:
         yield None
         return
-    with gateway.admit(purpose.grant(site)) as visit:
-        yield visit
+    with gateway.admit(purpose.grant(site)) as session:
+        yield session
 
 
-def stop_for(ended: Ended) -> None:
+def stop_for(result: Ended) -> None:
     """Raise when a sandbox did not run to an end of its own or of its limits."""
-    if ended.ending is Ending.INTERRUPTED:
+    if result.ending is Ending.INTERRUPTED:
         raise Interrupted
-    if ended.ending is Ending.NOT_STARTED:
-        raise SandboxFailed(ended.detail)
+    if result.ending is Ending.NOT_STARTED:
+        raise SandboxFailed(result.detail)
 
 
 def environment_fault(config: Experiment, harness: Path) -> str:
-    """Why the environment that a harness asks for cannot be had, as one line; empty when there is none to be had."""
+    """Explain in one line why the environment that a harness asks for is not available; else return an empty string."""
     try:
         _interpreter(config, harness)
     except SandboxError as error:
@@ -128,36 +130,39 @@ def environment_fault(config: Experiment, harness: Path) -> str:
 
 
 def _interpreter(config: Experiment, harness: Path) -> Path | None:
-    wanted = harness / "requirements.txt"
-    if not wanted.is_file():
+    requirements = harness / "requirements.txt"
+    if not requirements.is_file():
         return None
     from sia_runner.sandbox.environments import environment
 
-    return environment(wanted.read_text(encoding="utf-8"), config.sandbox.allow_installs)
+    return environment(requirements.read_text(encoding="utf-8"), config.sandbox.allow_installs)
 
 
-def _unanswered(ended: Ended) -> OutcomeKind:
-    if ended.ending is Ending.TIMEOUT:
+def _unanswered(result: Ended) -> OutcomeKind:
+    if result.ending is Ending.TIMEOUT:
         return OutcomeKind.TIMEOUT
-    if ended.ending is Ending.OUT_OF_MEMORY:
+    if result.ending is Ending.OUT_OF_MEMORY:
         return OutcomeKind.OUT_OF_MEMORY
-    if ended.ending is Ending.DISK_FULL or ended.exit_code != 0:
+    if result.ending is Ending.DISK_FULL or result.exit_code != 0:
         return OutcomeKind.CRASHED
     return OutcomeKind.NO_ANSWER
 
 
-def describe(ended: Ended, log: Path, *, quiet: bool = False) -> str:
-    """One line for people and proposers: why a program did not end well. `quiet`: without what it printed."""
-    if ended.ending is Ending.EXITED and ended.exit_code == 0:
+def describe(result: Ended, log: Path, *, quiet: bool = False) -> str:
+    """Explain in one line, for people and proposers, why a program did not end well.
+
+    `quiet`: leave out what it printed. Empty for exit code 0.
+    """
+    if result.ending is Ending.EXITED and result.exit_code == 0:
         return ""
-    what = f"exit code {ended.exit_code}" if ended.ending is Ending.EXITED else ended.ending.value.replace("_", " ")
-    why = ended.detail or ("" if quiet else last_line(log))
-    return f"{what} after {ended.seconds:.1f} s" + (f": {why}" if why else "")
+    what = f"exit code {result.exit_code}" if result.ending is Ending.EXITED else result.ending.value.replace("_", " ")
+    why = result.detail or ("" if quiet else last_line(log))
+    return f"{what} after {result.seconds:.1f} s" + (f": {why}" if why else "")
 
 
-def _foreign_keys(ended: Ended, harness: Path) -> str:
-    """A failed harness that asks for another cloud's key most likely failed for want of it."""
-    if ended.exit_code in (0, None):
+def _foreign_keys(result: Ended, harness: Path) -> str:
+    """Name keys of other clouds in a failed harness, which most likely failed without them."""
+    if result.exit_code in (0, None):
         return ""
     sources = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(harness.rglob("*.py")))
     named = {name for source in sources for name in re.findall(r"\b[A-Z][A-Z0-9_]*_API_KEY\b", source)}

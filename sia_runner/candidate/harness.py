@@ -1,5 +1,8 @@
-"""Write and check a proposed harness. Its text is hostile: paths stay inside, sizes are bounded, syntax is checked
-in a process of its own (a parser can be made to eat memory)."""
+"""Write and check a proposed harness.
+
+Its text is hostile: paths stay inside, sizes are bounded, syntax is checked in a process of its own (a parser can be
+made to eat memory).
+"""
 
 import errno
 import json
@@ -97,7 +100,7 @@ def _bound_memory() -> None:
 
 
 def read_harness(folder: Path) -> dict[str, str]:
-    """All text files of a harness folder, name -> text."""
+    """Return all text files of a harness folder, name -> text."""
     return {
         path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
         for path in sorted(folder.rglob("*"))

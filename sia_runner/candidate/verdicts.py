@@ -1,4 +1,4 @@
-"""From a kept submission to outcomes: the verifier's word, corrected by what the gateway knows of failed calls."""
+"""Turn a stored submission into outcomes: the verifier's results, corrected by the calls that the gateway saw fail."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,10 @@ PURPOSES: tuple[Purpose, ...] = ("gate", "trial", "select")
 
 
 def verified(config: Experiment, site: Site, unanswered: OutcomeKind) -> list[Outcome]:
-    """One outcome per question asked at `site`. `unanswered`: the kind of questions without answer."""
+    """Return one outcome per question asked at `site`.
+
+    `unanswered`: the kind of questions without answer.
+    """
     keys = read_json(site.keys)
     task = rooms(config).task
     outcomes = task.verify(site.submission, keys, unanswered, chamber.command(config) if task.executes else ())
@@ -24,12 +27,15 @@ def verified(config: Experiment, site: Site, unanswered: OutcomeKind) -> list[Ou
 
 
 def of_split(config: Experiment, outcomes: Sequence[Outcome], split: str) -> list[Outcome]:
+    """Return the outcomes of questions of one split."""
     units = set(rooms(config).task.splits()[split])
     return [outcome for outcome in outcomes if outcome.unit in units]
 
 
 def taught_val(task: Task) -> bool:
-    """Does a harness learn gold answers of val before the final test, as with cross-fitting? Then it can print them,
-    and nothing it prints may reach a proposer."""
+    """Tell whether a harness learns gold answers of val before the final test, as with cross-fitting.
+
+    It can then print them, and nothing it prints may reach a proposer.
+    """
     secret = {*task.splits()["val"], *task.splits()["test"]}
     return any(secret.intersection(round_.train) for purpose in PURPOSES for round_ in task.rounds(purpose))

@@ -22,10 +22,12 @@ from sia_runner.rundir import RunError
 Json = dict[str, Any]
 
 
-def tables(found: Json) -> list[Table]:
-    """The runs, and the pairs."""
-    one = found["runs"][0]
-    runs = Table(title=f"{one['task']} · {one['metric']} · test set {found['test_sha256'][:12]}", title_justify="left")
+def tables(comparison: Json) -> list[Table]:
+    """Return the table of the runs and the table of the pairs."""
+    first = comparison["runs"][0]
+    runs = Table(
+        title=f"{first['task']} · {first['metric']} · test set {comparison['test_sha256'][:12]}", title_justify="left"
+    )
     for name in ("run", "mode", "algorithm"):
         runs.add_column(name, overflow="fold")
     for name in ("seed", "best"):
@@ -34,22 +36,22 @@ def tables(found: Json) -> list[Table]:
         runs.add_column(name)
     for name in ("calls", "usd", "seconds"):
         runs.add_column(name, justify="right")
-    for row in found["runs"]:
+    for row in comparison["runs"]:
         usage, algorithms = row["usage"], ", ".join(dict.fromkeys(row["algorithms"])) or "–"
         usd = "not known" if usage["usd"] is None else f"{usage['usd']:.2f}"
         scores = (escape(interval(row[split])) for split in ("val", "test"))
         cells = (escape(row["run"]), row["mode"], algorithms, str(row["seed"]), f"gen {row['best']}", *scores)
         runs.add_row(*cells, f"{usage['calls']:,}", usd, f"{row['seconds']:.0f}")
-    return [runs, _pairs(found)]
+    return [runs, _pairs(comparison)]
 
 
-def _pairs(found: Json) -> Table:
+def _pairs(comparison: Json) -> Table:
     pairs = Table(title="test, question by question", title_justify="left")
     for name in ("run", "against"):
         pairs.add_column(name, overflow="fold")
     for name in ("difference", "lost", "won", "McNemar p"):
         pairs.add_column(name, justify="right")
-    for pair in found["pairs"]:
+    for pair in comparison["pairs"]:
         gain, error = f"{pair['difference']:+.3f}", pair["standard_error"]
         tested = (
             ("–", "–", "the metric is no mean")
@@ -63,6 +65,7 @@ def _pairs(found: Json) -> Table:
 
 
 def main() -> int:
+    """Run the command. Return its exit code."""
     args = sys.argv[1:]
     if not args or "-h" in args or "--help" in args:
         print(__doc__)
@@ -72,21 +75,21 @@ def main() -> int:
         unknown = next((arg for arg in args if arg.startswith("-") and arg != "--json"), None)
         if unknown:
             raise RunError(f"{unknown}: no such option; allowed: --json")
-        found = compare(read_arms(runs_in(folders)))
+        comparison = compare(read_arms(runs_in(folders)))
         if "--json" in args:
-            print(json.dumps(found, indent=1, allow_nan=False))
+            print(json.dumps(comparison, indent=1, allow_nan=False))
         else:
-            _show(found)
+            _show(comparison)
         outcome.code = 0
     return outcome.code
 
 
-def _show(found: Json) -> None:
+def _show(comparison: Json) -> None:
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=200)
-    for table in tables(found):
+    for table in tables(comparison):
         console.print(table)
-    for note in found["notes"]:
+    for note in comparison["notes"]:
         console.print(f"not equal: {escape(note)}")
 
 

@@ -1,4 +1,4 @@
-"""What finished runs scored on test, and how far they are apart: pure functions of run directories."""
+"""The comparison of finished runs by their test scores: pure functions of run directories."""
 
 import hashlib
 import itertools
@@ -19,41 +19,42 @@ from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.rundir import RunDir, RunError, read_json, sha256_of
 
 Json = dict[str, Any]
-# What may differ: the arm, its seed, when its lever is pulled, and how its target agent was named (see _target).
-_TREATMENT = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
-_KEYS = 10_000  # of a configuration; YAML's references could make endless ones of a few lines
+# Keys that may differ: trainer, seed, lever schedule, and the name of the target agent (see _target).
+_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
+_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One finished run. `row` is what a report shows of it; the rest decides whether two of them can be compared."""
+    """A finished run. `row` is what a report shows of it; the rest decides whether two can be compared."""
 
     row: Json
     config: Mapping[str, Any]  # dotted keys
     outcomes: tuple[Outcome, ...]  # of the best generation on test
     higher_is_better: bool
     test_sha256: str
-    policy_sha256: str | None  # of the base that training began from; None where none is called, or none was recorded
-    harness_sha256: str | None  # the first one; None where its proposer failed
+    policy_sha256: str | None  # of the base model; None if no policy is called or none was recorded
+    harness_sha256: str | None  # of the first harness; None if its proposer failed
 
     @property
     def name(self) -> str:
+        """The name of the run in the comparison."""
         return self.row["run"]
 
 
 def runs_in(folders: Sequence[Path]) -> list[RunDir]:
-    """Each folder is a run or holds runs, as a sweep does; these in the order of their job numbers. Raises RunError."""
-    found: list[RunDir] = []
+    """Return the runs of folders, each a run or a folder of runs (in the order of job numbers). Raises RunError."""
+    result: list[RunDir] = []
     for folder in folders:
         inside = sorted((path.parent for path in folder.glob("*/config.yaml")), key=_job)
         runs = [folder] if (folder / "config.yaml").is_file() else inside
         if not runs:
             raise RunError(f"{folder}: no run there, and no folder of runs (config.yaml is missing)")
-        found += [RunDir(path) for path in runs]
-    twice = next((run for at, run in enumerate(found) if run in found[:at]), None)
+        result += [RunDir(path) for path in runs]
+    twice = next((run for at, run in enumerate(result) if run in result[:at]), None)
     if twice:
         raise RunError(f"{twice.path} is named twice")
-    return found
+    return result
 
 
 def _job(path: Path) -> tuple[int, str]:
@@ -62,14 +63,16 @@ def _job(path: Path) -> tuple[int, str]:
 
 
 def read_arms(runs: Sequence[RunDir]) -> list[Arm]:
-    """Called by the names of their folders, by whole paths where two are alike. Raises RunError for a run that is not
-    finished, or whose scores were edited."""
+    """Read the runs, named by their folders, or by whole paths if names are the same.
+
+    Raises RunError for a run that is not finished, or whose scores were edited.
+    """
     names = [run.path.name for run in runs]
     return [_read(run, run.path.name if names.count(run.path.name) == 1 else str(run.path)) for run in runs]
 
 
 def _read(run: RunDir, name: str) -> Arm:
-    """Whoever gets runs from elsewhere gets files that nobody wrote with this program."""
+    """Read a run whose files may have been written by another program."""
     try:
         return _arm(run, name)
     except JournalError as error:
@@ -77,41 +80,41 @@ def _read(run: RunDir, name: str) -> Arm:
     except (RunError, ValidationError):
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise RunError(f"{run.path}: its files cannot be read ({type(error).__name__}: {said})") from error
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise RunError(f"{run.path}: its files cannot be read ({type(error).__name__}: {reason})") from error
 
 
 def _arm(run: RunDir, name: str) -> Arm:
     journal = Record(run.journal)
-    ended = next(reversed([*journal.of("ended")]), None)
-    tested = test_of(journal, ended["best"]) if ended else None
-    summary = read_json(run.summary) if ended and run.summary.is_file() else {}
-    if not ended or summary.get("journal_head") != journal.head:
+    end_entry = next(reversed([*journal.of("ended")]), None)
+    tested = test_of(journal, end_entry["best"]) if end_entry else None
+    summary = read_json(run.summary) if end_entry and run.summary.is_file() else {}
+    if not end_entry or summary.get("journal_head") != journal.head:
         raise RunError(f"{run.path} is not finished; continue it with resume={run.path}")
     if summary["selected_on_test"]:
         raise RunError(f"{run.path}: its task cannot be split, so there is no test score to compare")
     if not tested or not tested["score"]:
-        raise RunError(f"{run.path} ended without a test score (status {ended['status']})")
-    scores = run.test(ended["best"]).path / "scores.json"
+        raise RunError(f"{run.path} ended without a test score (status {end_entry['status']})")
+    scores = run.test(end_entry["best"]).path / "scores.json"
     if not scores.is_file() or sha256_of(scores) != tested["scores_sha256"]:
         raise RunError(f"{scores} was changed since it was written: python -m sia_runner.verify {run.path}")
     rows = read_json(scores)["outcomes"]
     config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     lock = read_json(run.lock)
-    asked = json.dumps([sorted(row["unit"] for row in rows), sorted(lock["data"].items())])
+    test_questions = json.dumps([sorted(row["unit"] for row in rows), sorted(lock["data"].items())])
     return Arm(
         row={"run": name} | _row(summary, journal),
         config=_keys(config) | {"target_agent": _target(config)},
         outcomes=tuple(Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"]) for row in rows),
         higher_is_better=summary["metric"]["higher_is_better"],
-        test_sha256=hashlib.sha256(asked.encode()).hexdigest(),
+        test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
         policy_sha256=(lock.get("policy") or {}).get("sha256"),
         harness_sha256=finished(journal)[0].steps.get("build", {}).get("sha256"),
     )
 
 
 def _target(config: Json) -> str:
-    """What a harness may call: `target_agent=auto` is one of these."""
+    """Return the kind of target agent that `target_agent=auto` stands for."""
     experiment = check(config)
     return "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
 
@@ -135,15 +138,18 @@ def _row(summary: Json, journal: Record) -> Json:
 
 
 def compare(arms: Sequence[Arm]) -> Json:
-    """`runs`: a row each; `pairs`: each run against the first of its own seed, or against the first of all where seeds
-    are not shared; `notes`: what else differs within a pair. Raises RunError for what cannot be compared."""
+    """Compare runs pair by pair. Raises RunError if they cannot be compared.
+
+    `runs`: a row each. `pairs`: each run with the first of its own seed, or with the first of all if seeds are not
+    shared. `notes`: what else differs within a pair.
+    """
     if len(arms) < 2:
         raise RunError("one run is no comparison: name two, or a folder that holds several")
     first = arms[0]
     for arm in arms[1:]:
-        for what in ("task", "metric"):
-            if arm.row[what] != first.row[what]:
-                other = f"{what} {arm.row[what]}, {first.name} has {first.row[what]}"
+        for key in ("task", "metric"):
+            if arm.row[key] != first.row[key]:
+                other = f"{key} {arm.row[key]}, {first.name} has {first.row[key]}"
                 raise RunError(f"{arm.name} cannot be compared: it has {other}")
         if arm.test_sha256 != first.test_sha256:
             raise RunError(f"{arm.name} and {first.name} were tested on different questions or data")
@@ -161,13 +167,13 @@ def compare(arms: Sequence[Arm]) -> Json:
 
 
 def _pair(old: Arm, new: Arm) -> Json:
-    """Wins and losses are by question. Where the metric is no mean over questions they, the error and p say nothing."""
+    """Return a pair's figures. Losses, wins, error and p are None if the metric is no mean over questions."""
     by_question = difference(new.outcomes, old.outcomes, new.higher_is_better)
-    apart = new.row["test"]["value"] - old.row["test"]["value"]
-    found: Json = {"seed": new.row["seed"], "old": old.name, "new": new.name, "difference": apart}
+    change = new.row["test"]["value"] - old.row["test"]["value"]
+    figures: Json = {"seed": new.row["seed"], "old": old.name, "new": new.name, "difference": change}
     if any(abs(mean(arm.outcomes) - arm.row["test"]["value"]) > 1e-9 for arm in (old, new)):
-        return found | {"standard_error": None, "lost": None, "won": None, "p_value": None}
-    return found | {
+        return figures | {"standard_error": None, "lost": None, "won": None, "p_value": None}
+    return figures | {
         "standard_error": by_question.standard_error,
         "lost": by_question.lost,
         "won": by_question.won,
@@ -176,29 +182,30 @@ def _pair(old: Arm, new: Arm) -> Json:
 
 
 def unequal(old: Arm, new: Arm) -> Iterator[str]:
-    """What two runs did not have in common beside the trainer and its lever, one line each."""
+    """Yield a line for each difference between two runs beside the trainer and its lever."""
     both = f"{old.name} and {new.name}"
     if old.row["seed"] != new.row["seed"]:
         yield f"{both}: other seeds ({old.row['seed']}, {new.row['seed']})"
     if old.harness_sha256 != new.harness_sha256:
         yield f"{both} began with different harnesses"
     if old.policy_sha256 != new.policy_sha256:
-        yield f"{both} began with different policies ({_short(old.policy_sha256)}, {_short(new.policy_sha256)})"
+        digests = ", ".join(_short_digest(arm.policy_sha256) for arm in (old, new))
+        yield f"{both} began with different policies ({digests})"
     for key in sorted({*old.config, *new.config}):
-        one, other = old.config.get(key), new.config.get(key)
-        if one != other and not key.startswith(_TREATMENT):
-            yield f"{both}: {key} is {one}, {other}"
+        old_value, new_value = old.config.get(key), new.config.get(key)
+        if old_value != new_value and not key.startswith(_TREATMENT_KEYS):
+            yield f"{both}: {key} is {old_value}, {new_value}"
 
 
-def _short(digest: str | None) -> str:
+def _short_digest(digest: str | None) -> str:
     return digest[:12] if digest else "none recorded"
 
 
 def _keys(config: Json) -> Json:
-    found = dict(itertools.islice(_flat(config), _KEYS + 1))
-    if len(found) > _KEYS:
+    flattened = dict(itertools.islice(_flat(config), _KEYS + 1))
+    if len(flattened) > _KEYS:
         raise ValueError(f"config.yaml has more than {_KEYS} keys")
-    return found
+    return flattened
 
 
 def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

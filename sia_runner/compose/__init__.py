@@ -1,1 +1,1 @@
-"""From YAML and the command line to a checked experiment, or to one line that says what is wrong."""
+"""Composition turns YAML and the command line into a checked experiment, or into a one-line refusal."""

@@ -1,12 +1,13 @@
-"""Composes an experiment as a run would, for commands that start none: doctor, estimate, prepare."""
+"""Composition of a checked experiment, as a run does it, for commands that start no run: doctor, estimate, prepare."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from sia_runner.compose.help import config_folders
-from sia_runner.compose.hydra_app import absolute, say_refused
-from sia_runner.compose.refusals import Outcome, refusals
+from sia_runner.compose.help import choices, config_folders
+from sia_runner.compose.refusals import REFUSED, Outcome, refusals
 from sia_runner.compose.resolvers import register
 from sia_runner.config import Experiment, check
 from sia_runner.ground.resources import bundled
@@ -14,9 +15,9 @@ from sia_runner.ground.resources import bundled
 
 @contextmanager
 def composing(args: Sequence[str]) -> Iterator[tuple[Experiment | None, Outcome]]:
-    """``with composing(sys.argv[1:]) as (config, outcome):`` the checked experiment and the exit code to be.
+    """Yield the checked experiment and the exit code, as in ``with composing(sys.argv[1:]) as (config, outcome):``.
 
-    No experiment where the configuration is refused; that was then said on stderr, and the code is 2.
+    If the configuration is refused, the experiment is None, the code is 2 and the reason was printed to stderr.
     """
     plain = composed(args)
     if plain is None:
@@ -33,7 +34,7 @@ def composing(args: Sequence[str]) -> Iterator[tuple[Experiment | None, Outcome]
 
 
 def composed(args: Sequence[str]) -> dict[str, Any] | None:
-    """What Hydra makes of the overrides, unchecked; None where it refuses them, which was then said on stderr."""
+    """Return the composed but unchecked configuration; None if Hydra refused it and the reason is on stderr."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -49,27 +50,80 @@ def _composed(args: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     register()
-    own, *more = config_folders(args)
-    assert own == bundled("conf")  # noqa: S101 - `config_folders` begins with ours
+    shipped, *more = config_folders(args)
+    assert shipped == bundled("conf")  # noqa: S101 - `config_folders` begins with the bundled one
     overrides = _without_folders(args)
     if more:
         overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in more)}]")
-    with initialize_config_dir(version_base="1.3", config_dir=str(own)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(shipped)):
         plain: Any = OmegaConf.to_container(compose("config", overrides), resolve=True, throw_on_missing=True)
     absolute(plain)
     return plain
 
 
 def _without_folders(args: Sequence[str]) -> list[str]:
-    """The overrides: all but --config-dir and its value."""
+    """Return the overrides: all arguments except --config-dir and its value."""
     overrides: list[str] = []
     skip = False
     for arg in args:
-        name, given, _ = arg.partition("=")
+        name, equals, _ = arg.partition("=")
         if skip:
             skip = False
         elif name in ("--config-dir", "-cd"):
-            skip = not given
+            skip = not equals
         else:
             overrides.append(arg)
     return overrides
+
+
+def say_refused(error: Exception) -> int:
+    """Print what Hydra or OmegaConf refused as one line on stderr; return exit code 2."""
+    from sia_runner.compose.problems import explain_hydra
+
+    print(f"refused: {explain_hydra(error, _known_keys(), _groups())}", file=sys.stderr)
+    return REFUSED
+
+
+def absolute(composed: Any) -> None:
+    """Make the configuration's relative paths absolute, in place, so that a resume from another folder works."""
+    target, proposer = composed.get("target_agent"), composed.get("meta_agent")
+    for part in (composed.get("task"), proposer):
+        _resolve(part, "dir")
+    for key in ("prepared", "reference"):
+        _resolve(composed.get("task"), key)
+    for part in (composed.get("provider"), _part(proposer, "provider"), _part(target, "provider")):
+        _resolve(part, "key_file")
+
+
+def _part(tree: Any, key: str) -> Any:
+    return tree.get(key) if isinstance(tree, dict) else None
+
+
+def _resolve(part: Any, key: str) -> None:
+    path = _part(part, key)
+    if isinstance(path, str):
+        part[key] = str(Path(path).expanduser().resolve())
+
+
+def _groups() -> dict[str, list[str]]:
+    return {group: list(descriptions) for group, descriptions in choices(config_folders(sys.argv[1:])).items()}
+
+
+def _known_keys() -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(bundled("conf"))):
+        return _dotted(compose("config"), "")
+
+
+def _dotted(tree: Any, prefix: str) -> list[str]:
+    keys: list[str] = []
+    for key in tree:
+        name = f"{prefix}{key}"
+        keys.append(name)
+        child = tree._get_node(key)
+        if hasattr(child, "keys"):
+            keys += _dotted(child, f"{name}.")
+    return keys

@@ -1,5 +1,7 @@
-"""`python -m sia_runner --help`: the groups, their choices, and what each is for. Reads the YAML files' first lines,
-so it is there at once and includes the choices of a user's own --config-dir."""
+"""The page of `python -m sia_runner --help` lists the groups, their choices, and the purpose of each.
+
+It reads only the first lines of the YAML files, so it is fast and includes the choices of a user's own --config-dir.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,32 +45,33 @@ Exit codes: 0 scored and tested · 2 refused, nothing started · 3 no candidate 
 
 
 def choices(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """group -> choice -> its first comment line. Later folders add choices."""
-    found: dict[str, dict[str, str]] = {}
+    """Return group -> choice -> its first comment line; later folders add choices."""
+    by_group: dict[str, dict[str, str]] = {}
     for folder in folders:
         for path in sorted([*folder.glob("*/*.yaml"), *folder.glob("compute/site/*.yaml")]):
-            if path.stem.startswith("_"):  # a part of others, no choice
+            if path.stem.startswith("_"):  # shared by other choices, not a choice itself
                 continue
             with path.open(encoding="utf-8") as stream:
                 first = next((line for line in stream if not line.startswith("# @package")), "")
-            group = found.setdefault(path.parent.relative_to(folder).as_posix(), {})
+            group = by_group.setdefault(path.parent.relative_to(folder).as_posix(), {})
             group.setdefault(path.stem, first.lstrip("# ").rstrip() if first.startswith("#") else "")
-    return found
+    return by_group
 
 
 def page(args: Sequence[str]) -> str:
+    """Return the help page for these command line arguments."""
     lines = [_HEAD]
-    for group, of_group in sorted(choices(config_folders(args)).items()):
+    for group, descriptions in sorted(choices(config_folders(args)).items()):
         lines.append(f"  {group}")
-        lines += [f"    {choice:<20} {says}" for choice, says in of_group.items()]
+        lines += [f"    {choice:<20} {description}" for choice, description in descriptions.items()]
     return "\n".join([*lines, _TAIL])
 
 
 def config_folders(args: Sequence[str]) -> list[Path]:
-    """The bundled conf/ and what --config-dir (or -cd) adds."""
+    """Return the bundled conf/ and the folders that --config-dir (or -cd) adds."""
     folders = [bundled("conf")]
-    for at, arg in enumerate(args):
-        name, given, value = arg.partition("=")
+    for index, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
         if name in ("--config-dir", "-cd"):
-            folders.append(Path(value if given else args[at + 1] if at + 1 < len(args) else "."))
+            folders.append(Path(value if equals else args[index + 1] if index + 1 < len(args) else "."))
     return folders

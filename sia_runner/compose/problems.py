@@ -1,4 +1,4 @@
-"""One clear line for each thing that is wrong with a configuration: key, value given, what is allowed, nearest name."""
+"""Explanations of configuration errors: a line for each, with key, value, allowed values and nearest name."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from sia_runner.schema.parts import optional_keys
 
 
 def explain(error: ValidationError, composed: Mapping[str, Any]) -> list[str]:
-    """A line per fault that the schema found."""
+    """Return a line per error that the schema found."""
     return list(dict.fromkeys(_line(fault, composed) for fault in error.errors()))
 
 
@@ -21,8 +21,8 @@ def _line(fault: Any, composed: Mapping[str, Any]) -> str:
     key = ".".join(path)
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        known = [name for name in _at(composed, path[:-1]) if name != path[-1]]
-        return f"{key}={_show(fault['input'])}: no such key{nearest(path[-1], known)}"
+        siblings = [name for name in _at(composed, path[:-1]) if name != path[-1]]
+        return f"{key}={_show(fault['input'])}: no such key{nearest(path[-1], siblings)}"
     if fault["type"] == "missing":
         return f"{key}: missing; give it"
     if fault["type"] == "value_error":
@@ -31,7 +31,7 @@ def _line(fault: Any, composed: Mapping[str, Any]) -> str:
 
 
 def _path(location: Iterable[Any], composed: Mapping[str, Any]) -> list[str]:
-    """The dotted key: pydantic's names of union branches are left out, they are no keys."""
+    """Return the steps of the key, without pydantic's names of union branches, which are not keys."""
     path: list[str] = []
     tree: Any = composed
     for step in location:
@@ -54,16 +54,19 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'? allowed: …`` or what of it can be said."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    allowed = f"; allowed: {', '.join(known[:40])}" if known else ""
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?; allowed: …``, as far as there are such choices."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    allowed = f"; allowed: {', '.join(choices[:40])}" if choices else ""
     return (f"; did you mean {close[0]!r}?" if close else "") + allowed
 
 
 def explain_hydra(error: Exception, keys: Iterable[str], groups: Mapping[str, list[str]]) -> str:
-    """One line for what Hydra refused. `keys`: all dotted keys of the default config; `groups`: choices by group."""
+    """Return one line for an error of Hydra.
+
+    `keys` are all dotted keys of the default config, `groups` the choices by group.
+    """
     options = getattr(error, "options", None)
     missing = getattr(error, "missing_cfg_file", None)
     if missing and options:

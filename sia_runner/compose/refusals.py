@@ -1,4 +1,4 @@
-"""Turns everything that refuses a run into one line on stderr and exit code 2."""
+"""Every exception that refuses a run becomes one line on stderr and exit code 2."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,13 +11,15 @@ REFUSED = 2
 
 @dataclass(slots=True)
 class Outcome:
+    """The exit code of a command, and the lines of its refusal."""
+
     code: int = REFUSED
-    lines: list[str] = field(default_factory=list)  # what was said
+    lines: list[str] = field(default_factory=list)  # printed to stderr
 
 
 @contextmanager
 def refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[Outcome]:
-    """``with refusals(config) as outcome: outcome.code = ...``; the code is 2 when something refused."""
+    """Print refusals, as in ``with refusals(config) as outcome: outcome.code = ...``; after a refusal the code is 2."""
     from pydantic import ValidationError
 
     from sia_runner.agents.protocol import ProposerError

@@ -1,10 +1,10 @@
-"""What conf/ can interpolate beyond OmegaConf's own."""
+"""Resolvers that conf/ can interpolate in addition to OmegaConf's."""
 
 from typing import Any
 
 
 def register() -> None:
-    """``${by_base:A,B}``: A where the policy is base=tiny, B for every other base. Once, before Hydra composes."""
+    """Register ``${by_base:A,B}``: A if the policy is base=tiny, else B. Call it before Hydra composes."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("by_base", _by_base, replace=True)

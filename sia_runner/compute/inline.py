@@ -1,4 +1,7 @@
-"""Stages in this process; several sandboxes at once by threads (each sandbox is a process tree of its own)."""
+"""Run stages in this process.
+
+Several sandboxes run at once by threads (each sandbox is a process tree of its own).
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -11,21 +14,23 @@ R = TypeVar("R")
 
 
 class Inline:
+    """The `inline` compute: stages run in the driver, one after another."""
+
     apart = False
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
 
     def check(self, kinds: Iterable[str]) -> None:
-        """Always there."""
+        """Accept every kind: this process is always available."""
 
     def call(self, step: Step, stage: Callable[..., R], *args: Any) -> R:
         """Run one stage to its end."""
         return stage(*args)
 
     def end(self) -> None:
-        """Sandboxes end with this process."""
+        """Do nothing: sandboxes end with this process."""
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Results in the order of `items`. An interrupt does not wait for what is still running."""
+        """Return results in the order of `items`; an interrupt does not wait for running ones."""
         return parallel(work, items, self._workers)

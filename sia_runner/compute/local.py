@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine, through submitit's local executor; at most so many at once."""
+"""Run jobs as processes of this machine through submitit's local executor, a limited number at once."""
 
 import os
 import signal
@@ -22,6 +22,8 @@ _FOREVER = 60 * 24 * 365  # minutes: submitit has a time limit of its own, of tw
 
 
 class Local(Jobs):
+    """The `local` compute: each stage is a process of this machine."""
+
     def __init__(self, workers: int, jobs: int, pool: int | None = None) -> None:
         super().__init__(workers)
         self._slots = BoundedSemaphore(jobs + (pool or 0))
@@ -30,13 +32,15 @@ class Local(Jobs):
 
     @property
     def cluster(self) -> "Pooled | _ThisMachine":
+        """This machine, or the worker pool in front of it."""
         return self._pool or self._machine
 
     def check(self, kinds: Iterable[str]) -> None:
+        """Raise ComputeError where submitit is missing."""
         submitit()
 
     def call(self, step: Step, stage: Callable[..., Any], *args: Any) -> Any:
-        """What is interrupted here leaves no job behind."""
+        """Run one stage as a job; an interrupt here leaves no job behind."""
         try:
             return super().call(step, stage, *args)
         except KeyboardInterrupt:
@@ -44,6 +48,7 @@ class Local(Jobs):
             raise
 
     def end(self) -> None:
+        """End all jobs and workers."""
         if self._pool:
             self._pool.end()
         self._machine.end()
@@ -57,40 +62,40 @@ class Local(Jobs):
 
 
 class _ThisMachine:
-    """A job is named by its process and when that was started: `4711.88123`."""
+    """A cluster of one machine; a job is named by its process and start time: `4711.88123`."""
 
     def __init__(self) -> None:
         self._jobs = dict[str, Any]()
-        self._found = set[str]()  # of an earlier process
+        self._attached = set[str]()  # of an earlier process
 
     def submit(self, step: Step, task: Task) -> str:
         executor = submitit().LocalExecutor(step.folder)
         executor.update_parameters(timeout_min=_FOREVER)
-        with _deaf():
+        with _ignoring_interrupts():
             job = executor.submit(task)
         name = f"{job.job_id}.{alive.started(job.job_id)}"
         self._jobs[name] = job
         return name
 
     def workers(self, folder: Path) -> Submitted:
-        """For the pool."""
+        """Return the starter of the pool's workers."""
         executor = submitit().LocalExecutor(folder)
         executor.update_parameters(timeout_min=_FOREVER)
-        return Submitted(executor, around=_deaf)
+        return Submitted(executor, around=_ignoring_interrupts)
 
     def attach(self, step: Step, job: str) -> None:
-        """A process is looked for by its name."""
+        """Do nothing: a process is looked up by its name."""
 
     def state(self, job: str) -> State:
         mine = self._jobs.get(job)
         if mine is not None:
             return State("FAILED" if mine.done() else "RUNNING")
         pid, _, started = job.partition(".")
-        self._found.add(job)
+        self._attached.add(job)
         return State("RUNNING" if alive.started(pid) == started else LOST)
 
     def forget(self, job: str) -> None:
-        """Processes need no query."""
+        """Do nothing: processes need no query."""
 
     def waiting(self, state: State | None, seconds: float) -> str:
         return ""
@@ -99,15 +104,15 @@ class _ThisMachine:
         return step.folder / f"{job.partition('.')[0]}_0_log.err"
 
     def end(self) -> None:
-        """Of all jobs; submitit's process passes the signal on."""
-        for job in (*self._jobs, *self._found):
+        """Terminate all jobs; submitit's process passes the signal on."""
+        for job in (*self._jobs, *self._attached):
             if self.state(job).name == "RUNNING":
                 os.kill(int(job.partition(".")[0]), signal.SIGTERM)
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """What is started here does not hear a Ctrl-C, which is meant for the driver."""
+def _ignoring_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, which is meant for the driver."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -119,7 +124,7 @@ def _deaf() -> Iterator[None]:
 
 
 def submitit() -> Any:
-    """The package, imported when the first job is near. Raises ComputeError."""
+    """Import and return the package submitit, once the first job is near; raise ComputeError without it."""
     try:
         import submitit as package
     except ImportError:

@@ -1,4 +1,4 @@
-"""The steps of a candidate by long-lived workers instead of a job each. See jobs.Cluster, of which this is one."""
+"""Run the short steps of a candidate by long-lived workers instead of a job each, as a `jobs.Cluster`."""
 
 import atexit
 import threading
@@ -18,9 +18,10 @@ _MARK = "worker:"  # before a ticket, where the journal has the id of a job
 
 
 class Pooled:
-    """`slots` workers, started through `workers(folder)`; every other kind of step goes to `cluster`.
+    """A cluster with a pool in front: `slots` workers, started through `workers(folder)`.
 
-    What a task leaves is its outcome file, as in a job of its own; the pool says only that it ended.
+    Every other kind of step goes to `cluster`. A task leaves its outcome file, as in a job of its own; the pool reports
+    only that it ended.
     """
 
     def __init__(self, cluster: Cluster, slots: int, workers: Callable[[Path], Jobs]) -> None:
@@ -31,6 +32,7 @@ class Pooled:
         self._of: dict[str, tuple[Pool, Path]] = {}  # ticket -> where it is, and the folder of its step
 
     def submit(self, step: Step, task: Task) -> str:
+        """Give a step to the pool or to the cluster, and return its id."""
         if step.kind not in KINDS:
             return self._cluster.submit(step, task)
         with self._lock:
@@ -40,7 +42,7 @@ class Pooled:
         return _MARK + ticket
 
     def attach(self, step: Step, job: str) -> None:
-        """Of an earlier process: it is asked for from now on."""
+        """Follow a step of an earlier process."""
         if not job.startswith(_MARK):
             return self._cluster.attach(step, job)
         with self._lock:
@@ -49,17 +51,19 @@ class Pooled:
                 self._of[ticket] = pool, step.folder
 
     def state(self, job: str) -> State | None:
+        """Return the state of a step."""
         if not job.startswith(_MARK):
             return self._cluster.state(job)
         ticket = job.removeprefix(_MARK)
         with self._lock:
             if ticket not in self._of:
                 return State(LOST)
-            for told in self._of[ticket][0].wait_any(0):
-                self._ended[told] = _ending(told, *self._of[told])
+            for finished in self._of[ticket][0].wait_any(0):
+                self._ended[finished] = _ending(finished, *self._of[finished])
             return self._ended.get(ticket, State("RUNNING"))
 
     def forget(self, job: str) -> None:
+        """Stop following a step."""
         ticket = job.removeprefix(_MARK)
         if ticket == job:
             return self._cluster.forget(job)
@@ -69,13 +73,15 @@ class Pooled:
                 self._of.pop(ticket)[0].forget(ticket)
 
     def waiting(self, state: State | None, seconds: float) -> str:
+        """Explain a job's state to a user who has waited for `seconds`; empty for no news."""
         return self._cluster.waiting(state, seconds)
 
     def log(self, step: Step, job: str) -> Path:
+        """Return the file with the standard error of a step's job or the loss of its workers."""
         return step.folder / _LOST if job.startswith(_MARK) else self._cluster.log(step, job)
 
     def end(self) -> None:
-        """Nobody waits for what is at work."""
+        """Cancel all workers and their tasks."""
         for pool in self._pools.values():
             pool.close(at_work=True)
 
@@ -90,7 +96,7 @@ class Pooled:
 
 
 def _folder(step: Step) -> Path:
-    """jobs/workers beside the folders of the run's steps (jobs/gen_3/run)."""
+    """Return jobs/workers beside the folders of the run's steps (jobs/gen_3/run)."""
     return step.folder.parents[step.key.count("/")] / "workers"
 
 

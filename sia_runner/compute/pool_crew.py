@@ -13,10 +13,12 @@ _PATIENCE, _AGAIN = 3600.0, 10.0  # seconds that a submission is tried again, an
 
 
 class PoolError(Stopped):
-    """There are no workers to be had."""
+    """No worker can be started."""
 
 
 class Crew:
+    """The workers of one pool."""
+
     def __init__(self, spool: Spool, jobs: Jobs) -> None:
         self._spool, self._jobs = spool, jobs
         self._queued: set[str] = set()  # jobs of ours that are not at work yet
@@ -27,11 +29,14 @@ class Crew:
         self._next_try = 0.0
 
     def orphans(self) -> list[Claim]:
-        """What lost workers hold, by a new look at all of them. Who is struck off ends, should it live all the same."""
+        """Look at all workers again and return the tasks of lost ones.
+
+        A worker that is struck off ends, should it still live.
+        """
         claims = self._spool.claims()  # before the workers: who holds one of these has announced itself
         names = set(self._spool.at_work())
-        ended = self._jobs.ended({job_of(name) for name in names})
-        lost = {name for name in names if job_of(name) in ended or self._lost(name)}
+        finished = self._jobs.ended({job_of(name) for name in names})
+        lost = {name for name in names if job_of(name) in finished or self._lost(name)}
         for name in lost:
             (self._spool.workers / name).unlink(missing_ok=True)
         self._working = names - lost
@@ -43,16 +48,16 @@ class Crew:
         self._jobs.cancel(started - at_work)  # out of reach, or queued once more: replaced
         return [claim for claim in claims if claim.worker not in self._working]
 
-    def fill(self, wanted: int, worker: Callable[[], None]) -> None:
-        """Start workers, so that `wanted` are at work or queued. Raises PoolError when they do not come to life."""
-        ended = self._jobs.ended(self._queued)
-        self._queued -= ended
-        stillborn = ended - self._seen
+    def fill(self, count: int, worker: Callable[[], None]) -> None:
+        """Start workers until `count` are at work or queued; raise PoolError when they die at once."""
+        finished = self._jobs.ended(self._queued)
+        self._queued -= finished
+        stillborn = finished - self._seen
         self._stillborn += len(stillborn)
         if self._stillborn >= _STILLBORN:
-            said = self._jobs.said(min(stillborn)) if stillborn else "nothing"
-            raise PoolError(f"{self._stillborn} workers ended before they were at work; the last said: {said}")
-        missing = wanted - len(self._working) - len(self._queued)
+            reason = self._jobs.last_error_line(min(stillborn)) if stillborn else "nothing"
+            raise PoolError(f"{self._stillborn} workers ended before they were at work; the last said: {reason}")
+        missing = count - len(self._working) - len(self._queued)
         if missing > 0 and time.monotonic() >= self._next_try:
             self._start(worker, missing)
 
@@ -61,17 +66,20 @@ class Crew:
             self._queued |= set(self._jobs.start(worker, count))
             self._refused = None
         except NotSubmitted as error:  # the controller is away for a while, or the queue is full
-            now = time.monotonic()
-            self._refused, self._next_try = self._refused or now, now + _AGAIN
-            if now - self._refused > _PATIENCE:
+            time_now = time.monotonic()
+            self._refused, self._next_try = self._refused or time_now, time_now + _AGAIN
+            if time_now - self._refused > _PATIENCE:
                 raise PoolError(f"no worker could be submitted: {error}") from error
 
-    def said(self, claim: Claim) -> str:
-        """The last line on the standard error of its worker."""
-        return self._jobs.said(job_of(claim.worker))
+    def last_error_line(self, claim: Claim) -> str:
+        """Return the last line on the standard error of its worker."""
+        return self._jobs.last_error_line(job_of(claim.worker))
 
     def dismiss(self, *, at_work: bool) -> None:
-        """Cancel what is queued; `at_work`: and what is at work. Those of an earlier driver end by themselves."""
+        """Cancel queued workers; with `at_work` also those at work.
+
+        Workers of an earlier driver end by themselves.
+        """
         self._jobs.cancel(self._queued | ({job_of(name) for name in self._spool.at_work()} if at_work else set()))
 
     def _lost(self, name: str) -> bool:
@@ -81,5 +89,5 @@ class Crew:
 
 
 def job_of(worker: str) -> str:
-    """The job whose worker it is: a job that was requeued has had several."""
+    """Return the job of a worker; a job that was requeued has had several."""
     return worker.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""Workers as submitit jobs: one array each time, on SLURM or as processes of this machine."""
+"""Start workers as submitit jobs: one array each time, on SLURM or as processes of this machine."""
 
 import os
 import signal
@@ -11,40 +11,47 @@ from sia_runner.compute.jobs import ENDED, State
 
 
 class States(Protocol):
-    """What a cluster says of jobs: see jobs.Cluster."""
+    """The job states of a cluster; see jobs.Cluster."""
 
-    def state(self, job: str) -> State | None: ...
+    def state(self, job: str) -> State | None:
+        """Return the last reported state; None before the first answer."""
+        ...
 
-    def forget(self, job: str) -> None: ...
+    def forget(self, job: str) -> None:
+        """Stop following a job."""
+        ...
 
 
 class NotSubmitted(Exception):
-    """It may go better in a while. The message is one line."""
+    """A submission that may succeed later; the message is one line."""
 
 
 class Jobs(Protocol):
-    """Where the pool's workers run."""
+    """A starter of the pool's workers."""
 
     def start(self, worker: Callable[[], None], count: int) -> list[str]:
-        """Submits `count` workers; the ids by which they are asked for. Raises NotSubmitted."""
+        """Submit `count` workers and return their ids; raise NotSubmitted."""
         ...
 
     def ended(self, ids: Iterable[str]) -> set[str]:
-        """Those that run no more and never will."""
+        """Return the ids of jobs that run no more and never will."""
         ...
 
     def cancel(self, ids: Iterable[str]) -> None:
-        """Those that were started here; the others are left alone."""
+        """Cancel jobs that were started here; leave others alone."""
         ...
 
-    def said(self, job: str) -> str:
-        """The last line that it wrote on its standard error."""
+    def last_error_line(self, job: str) -> str:
+        """Return the last line of the job's standard error."""
         ...
 
 
 class Submitted:
-    """`executor`: a submitit executor, with the resources of one worker set. `cluster` says what became of a job; None:
-    processes of this machine, which submitit itself looks for. `around`: what has to be so while jobs are submitted."""
+    """Workers as jobs of a submitit executor, which has the resources of one worker.
+
+    `cluster` reports the state of a job; None: processes of this machine, which submitit itself looks up. `around`: a
+    context for submissions.
+    """
 
     def __init__(
         self,
@@ -56,6 +63,7 @@ class Submitted:
         self._jobs, self._over = dict[str, Any](), set[str]()
 
     def start(self, worker: Callable[[], None], count: int) -> list[str]:
+        """Submit `count` workers and return their ids; raise NotSubmitted."""
         try:
             with self._around(), self._executor.batch():
                 jobs = [self._executor.submit(worker) for _ in range(count)]
@@ -66,13 +74,15 @@ class Submitted:
         return list(started)
 
     def ended(self, ids: Iterable[str]) -> set[str]:
+        """Return the ids of jobs that run no more and never will."""
         return {job for job in self._jobs.keys() & set(ids) if self._is_over(job)}
 
     def cancel(self, ids: Iterable[str]) -> None:
+        """Cancel jobs that were started here; leave others alone."""
         for job in (self._jobs.keys() & set(ids)) - self.ended(ids):
             if self._cluster is not None:
                 self._jobs[job].cancel(check=False)
-            else:  # submitit's own way is a Ctrl-C, which processes of this machine are deaf to
+            else:  # submitit's own way is a Ctrl-C, which processes of this machine ignore
                 with suppress(ProcessLookupError):
                     os.kill(int(job), signal.SIGTERM)
 
@@ -88,6 +98,7 @@ class Submitted:
         self._cluster.forget(job)
         return True
 
-    def said(self, job: str) -> str:
+    def last_error_line(self, job: str) -> str:
+        """Return the last line of the job's standard error."""
         lines = (self._jobs[job].stderr() or "").splitlines() if job in self._jobs else []
         return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")

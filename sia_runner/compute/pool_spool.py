@@ -1,11 +1,11 @@
-"""The folder through which a driver and its workers talk: tasks, who holds them, results. Any shared file system.
+"""The folder through which a driver and its workers exchange tasks and results, on any shared file system.
 
 todo/<ticket>~<attempt>            a pickled callable, claimed by renaming it
 held/<ticket>~<attempt>~<worker>   at work
-done/<ticket>                      what came of it; linked to its name, so that there is one result only
-workers/<worker>                   who it is; touched while it lives
+done/<ticket>                      its outcome; linked to its name, so that there is one result only
+workers/<worker>                   the worker's identity; touched while it lives
 driver                             touched while a driver lives
-closed                             there when workers shall end
+closed                             exists when workers shall end
 """
 
 import os
@@ -30,21 +30,23 @@ _TICKET = re.compile(r"[\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A task at work. `file` holds the pickled callable."""
+    """A task at work; `file` holds the pickled callable."""
 
     file: Path
 
     @property
     def ticket(self) -> str:
+        """The task's ticket."""
         return self.file.name.split("~")[0]
 
     @property
     def attempt(self) -> int:
-        """How many workers were lost with it."""
+        """The number of workers that were lost with it."""
         return int(self.file.name.split("~")[1])
 
     @property
     def worker(self) -> str:
+        """The name of the worker that runs it."""
         return self.file.name.split("~")[2]
 
     def task(self) -> Any:
@@ -53,6 +55,8 @@ class Claim:
 
 
 class Spool:
+    """The folder of one pool."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.todo, self.held, self.done = path / "todo", path / "held", path / "done"
@@ -60,20 +64,22 @@ class Spool:
         self._me = {"nonce": uuid.uuid4().hex, **identity()}
 
     def open(self) -> None:
-        """A driver is at work here."""
+        """Make the folders and announce this driver."""
         for folder in (self.todo, self.held, self.done, self.workers):
             folder.mkdir(parents=True, exist_ok=True)
         self.closed.unlink(missing_ok=True)
         write_json(self.driver, self._me)
 
     def close(self) -> None:
-        """Workers end; not those of a driver that took over since."""
+        """Tell workers to end, unless another driver has taken over since."""
         if read_json(self.driver) == self._me:
             self.closed.touch()
 
     def take_over(self) -> set[str]:
-        """Tickets of an earlier driver that are at work or finished. What nobody began is dropped: it is submitted
-        again, with the configuration of today."""
+        """Return tickets of an earlier driver that are at work or finished; drop tasks that were not begun.
+
+        Those are submitted again, with the current configuration.
+        """
         for name in _listed(self.todo):
             (self.todo / name).unlink(missing_ok=True)
         at_work = {claim.ticket for claim in self.claims()}
@@ -81,25 +87,28 @@ class Spool:
         return at_work | returned | set(self.finished())
 
     def put(self, ticket: str, task: Task) -> None:
-        """Raises ValueError where the ticket is no file name, pickle's error where the task cannot travel."""
+        """Queue a task.
+
+        Raises ValueError where the ticket is no file name, pickle's error where the task cannot be pickled.
+        """
         if not _TICKET.fullmatch(ticket):
             raise ValueError(f"ticket {ticket!r}: allowed are letters, digits and _ . -")
         _write(self.todo / f"{ticket}~0", pickle.dumps(task))
 
     def claim(self, worker: str) -> Claim | None:
-        """The first task, by the order of tickets, that nobody else got first."""
+        """Claim the first task, by the order of tickets, that no other worker claimed first."""
         for name in _listed(self.todo):
             file = self.held / f"{name}~{worker}"
             try:
                 (self.todo / name).rename(file)
-            except FileNotFoundError:  # somebody was faster; or the server answered a repeated request with its echo
+            except FileNotFoundError:  # another worker was faster, or the server repeated the request
                 if not file.exists():
                     continue
             return Claim(file)
         return None
 
     def publish(self, claim: Claim, outcome: Outcome) -> None:
-        """The first outcome of a ticket is the one that counts; the task is then no longer held."""
+        """Store an outcome and release the task; the first outcome of a ticket counts."""
         aside = self.done / f".{claim.file.name}.{uuid.uuid4().hex}"
         _write(aside, pickle.dumps(outcome))
         try:
@@ -111,35 +120,40 @@ class Spool:
             claim.file.unlink(missing_ok=True)
 
     def give_back(self, claim: Claim, *, lost: bool) -> None:
-        """For another worker; nothing where it is not held any more. `lost`: its worker ended in the middle of it."""
+        """Return a task for another worker, if it is still claimed.
+
+        `lost`: its worker ended in the middle of it.
+        """
         try:
             claim.file.rename(self.todo / f"{claim.ticket}~{claim.attempt + lost}")
         except FileNotFoundError:
             return
 
     def claims(self) -> list[Claim]:
+        """List the tasks at work."""
         return [Claim(self.held / name) for name in _listed(self.held)]
 
     def finished(self) -> list[str]:
-        """Tickets with an outcome."""
+        """List tickets with an outcome."""
         return _listed(self.done)
 
     def outcome(self, ticket: str) -> Outcome:
-        """Raises KeyError while there is none."""
+        """Return the outcome of a ticket; raise KeyError while there is none."""
         try:
             return pickle.loads((self.done / ticket).read_bytes())  # noqa: S301 - out of reach of every sandbox
         except FileNotFoundError:
             raise KeyError(ticket) from None
 
     def forget(self, ticket: str) -> None:
+        """Remove the outcome of a ticket."""
         (self.done / ticket).unlink(missing_ok=True)
 
     def at_work(self) -> list[str]:
-        """Workers that announced themselves and have not left."""
+        """List workers that announced themselves and have not left."""
         return _listed(self.workers)
 
     def worker(self, name: str) -> dict[str, Any] | None:
-        """Who announced itself under that name; None when it left."""
+        """Return the identity of a worker; None when it left."""
         try:
             return read_json(self.workers / name)
         except FileNotFoundError:
@@ -147,7 +161,7 @@ class Spool:
 
 
 def ran(task: Task) -> Outcome:
-    """What came of it. What ends a process (an interrupt, an exit) is raised as it is."""
+    """Run a task and return its outcome; an interrupt or an exit is raised as it is."""
     try:
         value = task()
         pickle.dumps(value)
@@ -157,7 +171,7 @@ def ran(task: Task) -> Outcome:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+    """Write a file whole or not at all."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
     with aside.open("wb") as stream:
         stream.write(data)
@@ -167,6 +181,9 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _listed(folder: Path) -> list[str]:
-    """Touched first: a network file system then lists it anew, instead of as it was half a minute ago."""
+    """List a folder.
+
+    It is touched first: a network file system then lists it anew, instead of as it was half a minute ago.
+    """
     os.utime(folder)
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))  # noqa: PTH208

@@ -1,4 +1,4 @@
-"""A worker of the pool: takes tasks from the spool, one after another, until there are none for long."""
+"""A worker of the pool: it runs tasks from the spool, one after another, until none comes for long."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from sia_runner.compute.pool_spool import HEARTBEAT, STALE_AFTER, Claim, Spool, 
 from sia_runner.ground import alive
 from sia_runner.rundir import write_json
 
-# A worker that could not say for so long that it lives may be taken for dead soon: it ends before its task runs twice.
+# A worker that could not touch its file for so long may be taken for dead soon: it ends before its task runs twice.
 SILENT = STALE_AFTER - 4 * HEARTBEAT
 DRIVER_GONE = 600.0  # seconds without a touch by a driver, after which no task is begun
 _PATIENCE = 0.05  # of the time waited already, to the next look
@@ -23,18 +23,22 @@ _SHORTEST, _LONGEST = 0.02, 1.0  # seconds between two looks
 
 
 def pause(waited: float) -> float:
-    """Seconds to the next look at a folder after `waited` seconds: quick at first, and polite in the long run."""
+    """Return seconds to the next look at a folder after `waited` seconds: short at first, long later."""
     return min(_LONGEST, max(_SHORTEST, _PATIENCE * waited))
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Submitted as a job. It ends after `idle` seconds without a task, and when the driver is gone for long."""
+    """A worker, submitted as a job.
+
+    It ends after `idle` seconds without a task, and when the driver is gone for long.
+    """
 
     spool: Path
     idle: float
 
     def __call__(self) -> None:
+        """Serve tasks, in the job, until there are none."""
         from submitit import JobEnvironment
 
         for number in (signal.SIGTERM, signal.SIGUSR2):  # cancelled, preempted, near its time limit
@@ -44,18 +48,18 @@ class Worker:
         _return_claims(spool, job)
         me = spool.workers / name
         write_json(me, alive.identity())
-        heart = _Heart(me)
+        heartbeat = _Heartbeat(me)
         try:
             self._serve(spool, name)
         finally:
-            heart.stop()
+            heartbeat.stop()
             me.unlink(missing_ok=True)
 
     def _serve(self, spool: Spool, name: str) -> None:
-        since = asked = time.monotonic()
+        since = last_look = time.monotonic()
         while not spool.closed.exists():
-            if time.monotonic() - asked > HEARTBEAT:
-                asked = time.monotonic()
+            if time.monotonic() - last_look > HEARTBEAT:
+                last_look = time.monotonic()
                 if alive.untouched(spool.driver) > DRIVER_GONE:
                     return
             claim = spool.claim(name)
@@ -84,7 +88,7 @@ def _carry_out(spool: Spool, claim: Claim) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """A task may handle the cluster's signals its own way, while it is at work."""
+    """Let a task handle the cluster's signals its own way, while it is at work."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     try:
         yield
@@ -94,7 +98,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def _return_claims(spool: Spool, job: str) -> None:
-    """What this very job held before it was requeued without a signal."""
+    """Give back what this very job held before it was requeued without a signal."""
     for claim in spool.claims():
         if claim.worker.rpartition(".")[0] == job:
             spool.give_back(claim, lost=True)
@@ -104,8 +108,8 @@ def _leave(signum: int, frame: Any) -> None:
     raise SystemExit(128 + signum)
 
 
-class _Heart:
-    """Touches a file while the process lives, and ends the process when that did not succeed for long."""
+class _Heartbeat:
+    """A thread that touches a file while the process lives, and ends the process when that fails for long."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._stop, self._beaten = file, threading.Event(), time.monotonic()
@@ -126,7 +130,7 @@ class _Heart:
             self._beaten = time.monotonic()
 
     def _guard(self) -> None:
-        """Apart from the beats, which hang while a file system is away."""
+        """End a silent worker; apart from the beats, which hang while a file system is away."""
         while not self._stop.wait(1.0):
             if time.monotonic() - self._beaten > SILENT:
                 self._end()

@@ -1,4 +1,7 @@
-"""What the loop needs of a place to compute. Implementations: `inline`, `local`, `slurm`."""
+"""The interface of a place to compute.
+
+Implementations: `inline`, `local`, `slurm`.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,12 +13,14 @@ R = TypeVar("R")
 
 
 class ComputeError(Exception):
-    """Jobs cannot be submitted as configured; the message is one line for the user (exit code 2)."""
+    """Jobs that cannot be submitted as configured; the message is one line for the user (exit code 2)."""
 
 
 class Stopped(Exception):
-    """A job ended without a result, for a reason that somebody has to look at. Nothing is lost: the run stops and can
-    be resumed. The message is one line that says what to change."""
+    """A job that ended without a result, for a reason that a person has to look at.
+
+    Nothing is lost: the run stops and can be resumed. The message is one line that says what to change.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +38,12 @@ class Step:
 
 
 class Compute(Protocol):
+    """A place where stages run."""
+
     apart: bool  # do stages run in processes of their own, beside the driver?
 
     def check(self, kinds: Iterable[str]) -> None:
-        """Before anything starts: can stages of these kinds run as configured? Raises ComputeError."""
+        """Raise ComputeError where stages of these kinds cannot run as configured, before anything starts."""
         ...
 
     def call(self, step: Step, stage: Callable[..., R], *args: Any) -> R:
@@ -44,9 +51,9 @@ class Compute(Protocol):
         ...
 
     def end(self) -> None:
-        """After an interrupt, when other threads wait for steps: no process of this machine is left behind."""
+        """End all processes of this machine, after an interrupt while other threads wait for steps."""
         ...
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Independent pieces of one stage, as many at once as configured; results in the order of `items`."""
+        """Run independent pieces of one stage, as many at once as configured; results in the order of `items`."""
         ...

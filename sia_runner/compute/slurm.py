@@ -1,4 +1,4 @@
-"""Jobs on a SLURM cluster, through submitit."""
+"""Run stages as jobs on a SLURM cluster, through submitit."""
 
 import shutil
 import subprocess
@@ -15,7 +15,12 @@ from sia_runner.compute.local import submitit
 from sia_runner.compute.pool_cluster import Pooled
 from sia_runner.compute.pool_jobs import Submitted
 from sia_runner.compute.protocol import ComputeError, Step, Stopped
-from sia_runner.compute.sbatch import PASSING, outside, parameters, said_by
+from sia_runner.compute.sbatch import (
+    TRANSIENT_ERRORS,
+    environment_outside_jobs,
+    sbatch_error_line,
+    sbatch_parameters,
+)
 from sia_runner.compute.task import Task
 from sia_runner.compute.watch import Watch
 from sia_runner.schema.compute import ByKind
@@ -25,15 +30,20 @@ _HELD = ("JobHeldUser", "JobHeldAdmin")
 _NEVER = ("BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied", "AccountNotAllowed",
           "QOSNotAllowed", "InvalidAccount", "InvalidQOS", "AssocMaxJobsLimit", "ReqNodeNotAvail", "PartitionDown",
           "PartitionInactive")  # fmt: skip
-_LONG = 60.0  # seconds in the queue, or without an answer, after which this is told
+_LONG = 60.0  # seconds in the queue, or without an answer, after which the user is told
 _environment = threading.Lock()  # submitting from inside a job changes os.environ for a moment
 
 
 class Slurm(Jobs):
+    """The `slurm` compute: each stage is a job."""
+
     def __init__(
         self, workers: int, site: str, warn_seconds: int, resources: dict[str, Any], pool: int | None = None
     ) -> None:
-        """`site` is for readers of the configuration: its profile has filled `resources` in."""
+        """Take the resources of each kind of stage.
+
+        `site` is for readers of the configuration: its profile has filled `resources` in.
+        """
         super().__init__(workers)
         self._resources = ByKind.model_validate(resources)
         self._warning = warn_seconds
@@ -42,9 +52,11 @@ class Slurm(Jobs):
 
     @property
     def cluster(self) -> "Pooled | _Slurm":
+        """The cluster, or the worker pool in front of it."""
         return self._cluster
 
     def check(self, kinds: Iterable[str]) -> None:
+        """Raise ComputeError where sbatch is missing or would refuse a job of one of these kinds."""
         submitit()
         if not shutil.which("sbatch"):
             raise ComputeError("compute=slurm needs sbatch, which is not here: is this a login node of the cluster?")
@@ -52,26 +64,28 @@ class Slurm(Jobs):
         for kind in kinds:
             parameters = self.parameters(kind)
             if not self._in_driver(kind) and parameters not in tried:
-                self._try(kind, parameters)
+                self._test_submission(kind, parameters)
                 tried.append(parameters)
 
     def parameters(self, kind: str) -> dict[str, Any]:
-        """For submitit's slurm executor."""
-        return parameters(self._resources.of(kind), self._warning_of(kind))
+        """Return the parameters of submitit's slurm executor for jobs of `kind`."""
+        return sbatch_parameters(self._resources.of(kind), self._warning_of(kind))
 
-    def _try(self, kind: str, parameters: dict[str, Any]) -> None:
-        """Would such a job be accepted? Raises ComputeError."""
+    def _test_submission(self, kind: str, parameters: dict[str, Any]) -> None:
+        """Raise ComputeError when sbatch would not accept such a job."""
         from submitit.slurm.slurm import _make_sbatch_string
 
         script = _make_sbatch_string(command="true", folder="/tmp", **parameters)  # noqa: S108 - nothing is written
         command = ["sbatch", "--test-only"]
-        said = subprocess.run(command, input=script, capture_output=True, text=True, check=False, env=outside())
-        if said.returncode:
-            why = said.stderr.strip().rpartition("\n")[2].removeprefix("allocation failure: ")
+        result = subprocess.run(
+            command, input=script, capture_output=True, text=True, check=False, env=environment_outside_jobs()
+        )
+        if result.returncode:
+            why = result.stderr.strip().rpartition("\n")[2].removeprefix("allocation failure: ")
             raise ComputeError(f"compute.resources.{kind}: sbatch says: {why}")
 
     def _warning_of(self, kind: str) -> int:
-        """No more than a fifth of a short job."""
+        """Return the seconds of warning before the time limit, at most a fifth of a short job."""
         return min(self._warning, (self._resources.of(kind).minutes or 1) * 12)
 
     def _in_driver(self, kind: str) -> bool:
@@ -83,39 +97,39 @@ class Slurm(Jobs):
 
 
 class _Slurm:
-    """See jobs.Cluster."""
+    """The `jobs.Cluster` of SLURM."""
 
     def __init__(self, owner: Slurm) -> None:
         self._owner, self._watch = owner, Watch()
         self.state, self.forget = self._watch.state, self._watch.forget
 
     def submit(self, step: Step, task: Task) -> str:
-        """Waits while the controller is away or the user's queue is full."""
+        """Submit a job, waiting while the controller is away or the user's queue is full."""
         executor = submitit().SlurmExecutor(step.folder)
         executor.update_parameters(**self._owner.parameters(step.kind), job_name=f"sia:{step.key}")
-        until, told = time.monotonic() + _PATIENCE, False
+        until, reported = time.monotonic() + _PATIENCE, False
         while True:
             try:
                 with _submitting():
                     return str(executor.submit(task).job_id)
             except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
-                why = said_by(error)
-                passing = PASSING.search(why)
-                if not passing or time.monotonic() > until:
+                why = sbatch_error_line(error)
+                transient = TRANSIENT_ERRORS.search(why)
+                if not transient or time.monotonic() > until:
                     raise Stopped(f"{step.key}: sbatch refused the job: {why}") from error
-            if not told:
-                told = True
+            if not reported:
+                reported = True
                 step.say(f"{step.key}: sbatch says: {why}; it is tried again")
             time.sleep(5.0)
 
     def workers(self, folder: Path) -> Submitted:
-        """For the pool."""
+        """Return the starter of the pool's workers."""
         executor = submitit().SlurmExecutor(folder)
         executor.update_parameters(**self._owner.parameters("run"), job_name="sia:worker")
         return Submitted(executor, self, around=_submitting)
 
     def attach(self, step: Step, job: str) -> None:
-        """squeue knows it by its id."""
+        """Do nothing: squeue knows a job by its id."""
 
     def waiting(self, state: State | None, seconds: float) -> str:
         if self._watch.silence() > _LONG:

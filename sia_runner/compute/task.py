@@ -1,4 +1,4 @@
-"""A stage as it runs in a job: never two at once, to one outcome, whatever the cluster sends meanwhile."""
+"""Run a stage in its job: never two at once, to one outcome, whatever the cluster sends meanwhile."""
 
 import os
 import signal
@@ -19,16 +19,16 @@ _EARLY = 75.0  # seconds: SLURM may signal so much before it was asked to
 
 
 class _Cut(BaseException):
-    """The cluster wants this job to leave. No stage handles it: it is no Exception."""
+    """A signal of the cluster that this job must leave; no stage handles it, because it is no Exception."""
 
 
 class _Terminated(BaseException):
-    """The job is being ended from outside; why, the cluster knows."""
+    """A signal from outside that ends the job; the cluster knows the reason."""
 
 
 @dataclass
 class Task:
-    """Pickled by reference: what the stage needs is built where it runs."""
+    """One stage for a job, pickled by reference: the stage builds what it needs where it runs."""
 
     folder: Path
     entry: Callable[..., Any]
@@ -40,13 +40,16 @@ class Task:
     environment: Mapping[str, str | None] | None = None  # variables that the way here changed
 
     def __call__(self) -> None:
-        """In the job. Leaves an outcome, except where the cluster will start the job again or knows best itself."""
+        """Run the stage, in the job, and write its outcome.
+
+        There is none where the cluster will start the job again or knows the reason better itself.
+        """
         began, before = time.monotonic(), marks(self.progress)
         self._restore()
         signal.signal(signal.SIGTERM, _terminated)
-        signal.signal(signal.SIGUSR2, lambda *_: self._told(began, before))
+        signal.signal(signal.SIGUSR2, lambda *_: self._cut(began, before))
         try:
-            self._once()
+            self._run_once()
         except _Cut as cut:
             if cut.args[0] == TIME_LIMIT or not _requeued():
                 write(self.folder, Outcome(CUT, cut.args[0]))
@@ -54,11 +57,11 @@ class Task:
         except _Terminated:
             _leave("terminated")
 
-    def _once(self) -> None:
-        """An earlier start of this job, or one that was thought lost, may be at work or have finished."""
-        with _turn(self.folder):
-            found = read(self.folder)
-            if found is not None and found.kind == RETURNED:
+    def _run_once(self) -> None:
+        """Run the stage unless an earlier start of this job, or one that was thought lost, has finished it."""
+        with _exclusive(self.folder):
+            earlier = read(self.folder)
+            if earlier is not None and earlier.kind == RETURNED:
                 return
             try:
                 outcome = Outcome(RETURNED, self.entry(self.stage, *self.args))
@@ -68,11 +71,11 @@ class Task:
                 outcome = raised(error)
             write(self.folder, outcome)
 
-    def _told(self, began: float, before: object) -> None:
-        """USR2: the time limit comes near, or somebody more important needs the node."""
+    def _cut(self, began: float, before: object) -> None:
+        """Handle USR2: the time limit comes near, or the job is preempted."""
         _ignore_more()
-        left = None if self.seconds is None else self.seconds - (time.monotonic() - began)
-        near = left is not None and left < self.warning + _EARLY
+        remaining = None if self.seconds is None else self.seconds - (time.monotonic() - began)
+        near = remaining is not None and remaining < self.warning + _EARLY
         raise _Cut(TIME_LIMIT if near and marks(self.progress) == before else PREEMPTED)
 
     def _restore(self) -> None:
@@ -84,20 +87,22 @@ class Task:
 
 
 def marks(progress: Path | None) -> object:
-    """Changes when the stage leaves another checkpoint: a stage that does goes on where it was, so that it may be
-    started again as often as it takes."""
+    """Return a value that changes when the stage writes another checkpoint.
+
+    A stage that writes checkpoints resumes there, so that it may be started again as often as it takes.
+    """
     if progress is None:
         return None
     return sorted(path.name for path in progress.glob("*")) if progress.is_dir() else []
 
 
 @contextmanager
-def _turn(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     """Wait until no other start of the same step is alive."""
-    with ExitStack() as held:
+    with ExitStack() as stack:
         while True:
             try:
-                held.enter_context(Lease(folder))
+                stack.enter_context(Lease(folder))
                 break
             except Held:
                 time.sleep(1.0)
@@ -110,14 +115,16 @@ def _terminated(*_: object) -> None:
 
 
 def _ignore_more() -> None:
-    """The job leaves already. A requeue terminates the very step that asked for it; `scontrol` inherits this and can
-    end before it is killed."""
+    """Ignore further signals: the job leaves already.
+
+    A requeue terminates the very step that asked for it; `scontrol` inherits this and can end before it is killed.
+    """
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _requeued() -> bool:
-    """Ask SLURM to start this job again; False where it does not."""
+    """Ask SLURM to start this job again; return False where it does not."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return False
@@ -128,6 +135,6 @@ def _requeued() -> bool:
 
 
 def _leave(why: str) -> None:
-    """At once: threads may still wait for their sandboxes; these end with this process."""
+    """Exit at once: threads may still wait for their sandboxes, which end with this process."""
     print(f"job left: {why}", file=sys.stderr, flush=True)
     os._exit(1)

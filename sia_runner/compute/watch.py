@@ -1,7 +1,7 @@
-"""What SLURM says of all jobs of this process: one squeue for all of them, on a thread that waits for nobody.
+"""Follow the states of all jobs of this process by one squeue for all of them, on a thread of its own.
 
-No answer of squeue is no news: a controller that is away for minutes loses nothing. A job that squeue does not know
-any more is over; how it ended, sacct says where the cluster has accounting. Elsewhere it is lost, unless it left an
+No answer of squeue is no news: a controller that is away for minutes loses nothing. A job that squeue does not list any
+more is over; sacct reports how it ended where the cluster has accounting. Elsewhere it is lost, unless it left an
 outcome.
 """
 
@@ -14,13 +14,16 @@ from dataclasses import replace
 from sia_runner.compute.jobs import LOST, State
 
 _TIMEOUT = 60.0  # seconds for one query
-_SOONEST, _LATEST = 1.0, 10.0  # seconds between two queries: while a job is young, and later
+_SOONEST, _LATEST = 1.0, 10.0  # seconds between two queries: while a job is young, and later on
 _YOUNG = 30.0  # a job's age in seconds by which the pause grows by one
-_PLACES = 60.0  # seconds between two looks at all that waits, which may be long: nobody needs its place sooner
+_PLACES = 60.0  # seconds between two looks at all that waits, which may be many: positions change slowly
 
 
 class Watch:
-    """`state(job)` is quick and never blocks; the first one starts the thread, which ends when no job is asked for."""
+    """A thread that queries squeue while jobs are followed.
+
+    `state(job)` is quick and never blocks; the first call starts the thread, which ends when no job is followed.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,85 +35,90 @@ class Watch:
         self._placed = 0.0
 
     def state(self, job: str) -> State | None:
+        """Return the last reported state of a job, and follow it from now on."""
         with self._lock:
             self._since.setdefault(job, time.monotonic())
             if self._thread is None:
                 self._answered = time.monotonic()
-                self._thread = threading.Thread(target=self._ask_on, name="squeue", daemon=True)
+                self._thread = threading.Thread(target=self._poll, name="squeue", daemon=True)
                 self._thread.start()
             return self._known.get(job)
 
     def silence(self) -> float:
-        """Seconds since the last answer, while answers are wanted."""
+        """Return the seconds since the last answer, while jobs are followed."""
         with self._lock:
             return time.monotonic() - self._answered if self._thread else 0.0
 
     def forget(self, job: str) -> None:
+        """Stop following a job."""
         with self._lock:
             self._since.pop(job, None)
             self._known.pop(job, None)
 
-    def _ask_on(self) -> None:
+    def _poll(self) -> None:
         while True:
             with self._lock:
                 jobs = dict(self._since)
                 if not jobs:
                     self._thread = None
                     return
-            found = self._with_places(self._ask(jobs), min(jobs.values()))
+            states = self._with_places(self._ask(jobs), min(jobs.values()))
             with self._lock:
-                self._answered = time.monotonic() if found else self._answered
-                self._known |= {job: state for job, state in found.items() if job in self._since}
+                self._answered = time.monotonic() if states else self._answered
+                self._known |= {job: state for job, state in states.items() if job in self._since}
             youngest = time.monotonic() - max(jobs.values())
             time.sleep(min(_LATEST, max(_SOONEST, youngest / _YOUNG)))
 
     def _ask(self, jobs: Collection[str]) -> dict[str, State]:
-        """State of each; nothing of those that nobody spoke of."""
-        found = self._squeue(sorted(jobs))
-        if found is None:
+        """Query the states of jobs; leave out those without an answer."""
+        states = self._squeue(sorted(jobs))
+        if states is None:
             return {}
-        missing = [job for job in jobs if job not in found]
+        missing = [job for job in jobs if job not in states]
         if not missing:
-            return found
+            return states
         past = self._sacct(missing)
-        return found | {job: past.get(job, State(LOST)) for job in missing}
+        return states | {job: past.get(job, State(LOST)) for job in missing}
 
-    def _with_places(self, found: dict[str, State], oldest: float) -> dict[str, State]:
-        """Where those that wait stand in their queues; asked for only when the oldest has waited for a while."""
-        queues = {state.queue for state in found.values() if state.name == "PENDING" and state.queue}
-        now = time.monotonic()
-        if queues and now - max(oldest, self._placed) >= _PLACES * 0.9:
-            self._placed, self._places = now, places(sorted(queues))
-        return {job: replace(state, place=self._places.get(job, "")) for job, state in found.items()}
+    def _with_places(self, states: dict[str, State], oldest: float) -> dict[str, State]:
+        """Add the queue positions of pending jobs, once the oldest has waited for a while."""
+        queues = {state.queue for state in states.values() if state.name == "PENDING" and state.queue}
+        time_now = time.monotonic()
+        if queues and time_now - max(oldest, self._placed) >= _PLACES * 0.9:
+            self._placed, self._places = time_now, places(sorted(queues))
+        return {job: replace(state, position=self._places.get(job, "")) for job, state in states.items()}
 
     def _squeue(self, jobs: Sequence[str]) -> dict[str, State] | None:
         # asked for one that it does not know, squeue fails; asked for two, it does not
         ids = ",".join([*jobs, jobs[0]])
-        shown = ["--noheader", "--array", "--all", "--states=all", "--format=%i|%T|%r|%S|%P"]
-        said = _run(["squeue", *shown, f"--jobs={ids}"])
-        if said is None or (said.returncode and "Invalid job id" not in said.stderr):
+        options = ["--noheader", "--array", "--all", "--states=all", "--format=%i|%T|%r|%S|%P"]
+        answer = _run(["squeue", *options, f"--jobs={ids}"])
+        if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
             return None
-        return _parsed(said.stdout, jobs)
+        return _parsed(answer.stdout, jobs)
 
     def _sacct(self, jobs: Sequence[str]) -> dict[str, State]:
-        """How jobs ended that are over for certain; empty where there is no accounting."""
-        said = _run(["sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(jobs)}"])
-        return {} if said is None or said.returncode else _parsed(said.stdout, jobs)
+        """Return the states of finished jobs; empty where there is no accounting."""
+        answer = _run(["sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(jobs)}"])
+        return {} if answer is None or answer.returncode else _parsed(answer.stdout, jobs)
 
 
 def places(queues: Sequence[str]) -> dict[str, str]:
-    """Job -> its place in its partition, by priority: ``3 of 17``. What waits in several partitions counts in each."""
+    """Map each pending job to its place in its partition, by priority: ``3 of 17``.
+
+    A job that waits in several partitions counts in each.
+    """
     waiting = ["squeue", "--noheader", "--all", "--states=PENDING", "--sort=-p,i", "--format=%i"]
-    found: dict[str, str] = {}
+    positions: dict[str, str] = {}
     for queue in queues:
-        said = _run([*waiting, f"--partition={queue}"])
-        jobs = said.stdout.split() if said and not said.returncode else []
-        found |= {job: f"{at} of {len(jobs)}" for at, job in enumerate(jobs, 1)}
-    return found
+        answer = _run([*waiting, f"--partition={queue}"])
+        jobs = answer.stdout.split() if answer and not answer.returncode else []
+        positions |= {job: f"{at} of {len(jobs)}" for at, job in enumerate(jobs, 1)}
+    return positions
 
 
 def _parsed(text: str, jobs: Collection[str]) -> dict[str, State]:
-    """`id|STATE|reason|start|partition` a line, or `id|STATE`; sacct says ``CANCELLED by 0``."""
+    """Parse lines of `id|STATE|reason|start|partition`, or `id|STATE`; sacct writes ``CANCELLED by 0``."""
     rows = [line.split("|") for line in text.splitlines() if "|" in line]
     return {row[0]: _state(*row[1:]) for row in rows if row[0] in jobs}
 

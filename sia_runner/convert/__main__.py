@@ -19,7 +19,7 @@ ENTRY = "target_agent.py"
 
 
 def convert(paths: Sequence[Path], out: Path) -> list[str]:
-    """Writes the YAML files; returns a line for each, with how it is used. Raises RunError."""
+    """Write the YAML files and return a line on how to use each. Raises RunError."""
     files = [read(path) for path in _files(paths)]
     lines = [_write_provider(file, out) for file in files if file.is_provider]
     for file in files:
@@ -30,10 +30,10 @@ def convert(paths: Sequence[Path], out: Path) -> list[str]:
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    found = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    if not found:
+    files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    if not files:
         raise RunError(f"no JSON file in {', '.join(map(str, paths))}")
-    return found
+    return files
 
 
 def _write_provider(file: File, out: Path) -> str:
@@ -55,11 +55,11 @@ def _write_target(file: File, provider: File, out: Path) -> str:
 
 
 def _copy_reference(file: File, out: Path) -> Path | None:
-    """The program that the profile starts from, under the name that a harness has here. Only task=custom takes one."""
-    given = reference(file)
-    if given is None:
+    """Copy the program that the profile starts from, under the file name of a harness. Only task=custom takes one."""
+    program = reference(file)
+    if program is None:
         return None
-    source, entry = given
+    source, entry = program
     dest = out.resolve() / "reference" / file.name
     dest.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
@@ -71,34 +71,35 @@ def _copy_reference(file: File, out: Path) -> Path | None:
 
 
 def _write_own_provider(file: File, provider: File, out: Path) -> str:
-    """The provider with the profile's model; returns its name, which no provider of sia-agent's has."""
+    """Write the provider with the profile's model; return its name, which no sia-agent provider has."""
     name = f"{file.name}-provider"
     _write_hosted(provider, name, file.data["model"], out)
     return name
 
 
 def _write_hosted(provider: File, name: str, model: str | None, out: Path) -> None:
-    _write_yaml(out / "provider" / f"{name}.yaml", provider.says, hosted(provider, name, model))
+    _write_yaml(out / "provider" / f"{name}.yaml", provider.title, hosted(provider, name, model))
 
 
 def _write_experiment(file: File, choices: dict[str, str], more: dict[str, Any], out: Path) -> str:
     defaults = [{f"override {group}": choice} for group, choice in choices.items()]
-    _write_yaml(out / "experiment" / f"{file.name}.yaml", file.says, {"defaults": defaults, **more}, package=True)
+    _write_yaml(out / "experiment" / f"{file.name}.yaml", file.title, {"defaults": defaults, **more}, package=True)
     only = " (task=custom: it brings a harness to start from)" if more else ""
     return f"{file.path.name}: --config-dir {out} +experiment={file.name}{only}"
 
 
-def _write_yaml(path: Path, says: str, data: dict[str, Any], package: bool = False) -> None:
+def _write_yaml(path: Path, title: str, data: dict[str, Any], package: bool = False) -> None:
     import yaml
 
     path.parent.mkdir(parents=True, exist_ok=True)
     head = "# @package _global_\n" if package else ""
-    line = " ".join(says.split())
+    line = " ".join(title.split())
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     write_text(path, f"{head}# {line}, converted from sia-agent.\n{text}")
 
 
 def main() -> int:
+    """Convert the files; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sia_runner.convert", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")

@@ -1,4 +1,4 @@
-"""sia-agent's provider and profile files (JSON) as choices of our groups.
+"""Reading sia-agent's provider and profile files (JSON) as choices of our configuration groups.
 
 provider   {provider_id, name, client_kind: anthropic|openai|google, base_url, api_key_env, litellm_prefix?}
 profile    {profile_id, name, model, provider_id, agent_impl}            of its meta-agent
@@ -40,25 +40,28 @@ class File:
 
     @property
     def is_provider(self) -> bool:
+        """True for a provider, False for a profile."""
         return "profile_id" not in self.data
 
     @property
     def id(self) -> str:
+        """The id that sia-agent knows the file by."""
         return str(self.data["provider_id" if self.is_provider else "profile_id"])
 
     @property
     def name(self) -> str:
-        """Of the YAML that it becomes. One that we ship would win over a user's of the same name."""
+        """The name of the resulting YAML file, with a prefix where we ship one of the same name, which would win."""
         ours = bundled("conf") / ("provider" if self.is_provider else "experiment") / f"{self.id}.yaml"
         return f"sia_{self.id}" if ours.is_file() else self.id
 
     @property
-    def says(self) -> str:
+    def title(self) -> str:
+        """The title for people."""
         return str(self.data.get("name") or self.id)
 
 
 def read(path: Path) -> File:
-    """Raises RunError with one line."""
+    """Read a provider or profile. Raises RunError with one line."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -74,28 +77,34 @@ def read(path: Path) -> File:
     return file
 
 
-def provider_of(profile: File, given: Sequence[File]) -> File:
-    """Looked for as sia-agent does: among the files given, beside the profile, in the user's folder, in its package."""
-    wanted = profile.data["provider_id"]
-    for file in given:
-        if file.is_provider and file.id == wanted:
+def provider_of(profile: File, files: Sequence[File]) -> File:
+    """Find the provider of a profile in the places where sia-agent looks for it.
+
+    These are the `files`, the profile's folder, the user's folder and the package of sia-agent. Raises RunError.
+    """
+    provider_id = profile.data["provider_id"]
+    for file in files:
+        if file.is_provider and file.id == provider_id:
             return file
     folders = [profile.path.parent, profile.path.parent.parent / "providers"]
     folders.append(Path(os.environ.get("SIA_PROVIDERS_DIR", "providers")))
     package = find_spec("sia")
     folders += [
-        Path(place) / "defaults" / "providers" for place in (package and package.submodule_search_locations) or []
+        Path(location) / "defaults" / "providers" for location in (package and package.submodule_search_locations) or []
     ]
-    found = next((folder / f"{wanted}.json" for folder in folders if (folder / f"{wanted}.json").is_file()), None)
-    if found is None:
+    path = next(
+        (folder / f"{provider_id}.json" for folder in folders if (folder / f"{provider_id}.json").is_file()), None
+    )
+    if path is None:
         raise RunError(
-            f"{profile.path}: provider_id={wanted}: no {wanted}.json given, nor in {', '.join(map(str, folders))}"
+            f"{profile.path}: provider_id={provider_id}: no {provider_id}.json given, "
+            f"nor in {', '.join(map(str, folders))}"
         )
-    return read(found)
+    return read(path)
 
 
 def hosted(provider: File, name: str, model: str | None) -> Json:
-    """The keys of conf/provider/*.yaml. Raises RunError."""
+    """Return the keys of conf/provider/*.yaml for a provider. Raises RunError."""
     data = provider.data
     kind = data["client_kind"]
     if kind not in _KINDS:
@@ -107,7 +116,7 @@ def hosted(provider: File, name: str, model: str | None) -> Json:
         "name": name,
         "kind": "hosted",
         "api": "anthropic" if kind == "anthropic" else "openai",
-        "litellm": data.get("litellm_prefix") or _known(provider.id).get("litellm") or _KINDS[kind],
+        "litellm": data.get("litellm_prefix") or _shipped_provider(provider.id).get("litellm") or _KINDS[kind],
         "model": _model(kind, model) if model else "???",
         "base_url": address,
         "key": data["api_key_env"],
@@ -115,38 +124,38 @@ def hosted(provider: File, name: str, model: str | None) -> Json:
 
 
 def proposer(profile: File, provider: File) -> str:
-    """Our choice of the group meta_agent. Raises RunError."""
-    given = profile.data["agent_impl"]
-    if given not in AGENTS:
-        raise RunError(f"{profile.path}: agent_impl={given}: allowed: {', '.join(AGENTS)}")
-    if given == "claude" and provider.data["client_kind"] != "anthropic":
+    """Return our choice of the group meta_agent. Raises RunError."""
+    implementation = profile.data["agent_impl"]
+    if implementation not in AGENTS:
+        raise RunError(f"{profile.path}: agent_impl={implementation}: allowed: {', '.join(AGENTS)}")
+    if implementation == "claude" and provider.data["client_kind"] != "anthropic":
         raise RunError(f"{profile.path}: agent_impl=claude talks to Anthropic only, not to {provider.id}")
-    return AGENTS[given]
+    return AGENTS[implementation]
 
 
 def reference(profile: File) -> tuple[Path, str] | None:
-    """The program that a target profile starts from: (file or folder, name of the entry). None: the task's own."""
-    given = profile.data.get("agent_reference")
-    if given is None or given == "default":
+    """Return (file or folder, entry file name) of a target profile's program; None for the task's own."""
+    declared = profile.data.get("agent_reference")
+    if declared is None or declared == "default":
         return None
-    if not isinstance(given, Mapping) or "source" not in given:
+    if not isinstance(declared, Mapping) or "source" not in declared:
         raise RunError(f'{profile.path}: agent_reference must be "default" or an object with a "source"')
-    source = (profile.path.parent / str(given["source"])).resolve()
-    entry = source.name if source.is_file() else str(given.get("entrypoint") or "reference_target_agent.py")
+    source = (profile.path.parent / str(declared["source"])).resolve()
+    entry = source.name if source.is_file() else str(declared.get("entrypoint") or "reference_target_agent.py")
     if not (source.is_file() or (source / entry).is_file()):
         raise RunError(f"{profile.path}: agent_reference: no {entry} in {source}")
     return source, entry
 
 
 def _model(kind: str, model: str) -> str:
-    """As the endpoint names it."""
+    """Return the model's name at the endpoint."""
     if kind == "google":
         return model.removeprefix("gemini/")
     return _ALIASES.get(model, model) if kind == "anthropic" else model
 
 
-def _known(name: str) -> Json:
-    """Our own YAML of a provider of that name, if we ship one."""
+def _shipped_provider(name: str) -> Json:
+    """Return our own YAML of a provider of that name; empty if we ship none."""
     import yaml
 
     path = bundled("conf") / "provider" / f"{name}.yaml"

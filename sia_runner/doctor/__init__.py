@@ -1,1 +1,1 @@
-"""Would this experiment run, here and now? Each check answers in a line."""
+"""The doctor: checks, one line each, whether an experiment would run on this machine."""

@@ -42,63 +42,66 @@ _FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """The result of one check."""
+
     check: str
     state: str
     text: str
 
 
 def main() -> int:
+    """Compose the experiment, print every check, and return the exit code."""
     args = sys.argv[1:]
     if "-h" in args or "--help" in args:
         print(__doc__)
         return 0
     with composing([arg for arg in args if arg != "--call"]) as (config, outcome):
         if config:
-            findings = list(_shown(examine(config, _runs_folder(args), call="--call" in args)))
+            findings = list(_print_each(examine(config, _runs_folder(args), call="--call" in args)))
             outcome.code = 1 if any(finding.state == FAULT for finding in findings) else 0
     return outcome.code
 
 
 def examine(config: Experiment, runs: Path, *, call: bool) -> Iterator[Finding]:
-    """Every check in turn; `runs` is the folder that run directories will be made in."""
-    who = f"task={config.task.name} meta_agent={config.meta_agent.name} provider={config.provider.name}"
-    yield Finding("configuration", OK, f"{who} compute={config.compute.name}")
-    yield _try("system", checks.system)
-    yield _try("packages", lambda: checks.packages(config))
-    yield _try("proposer", lambda: f"{rooms(config).proposer.__class__.__name__} can be built")
-    yield _try("data", lambda: checks.data(config))
-    yield _try("sandbox", lambda: checks.sandbox(config))
-    yield _try("policy", lambda: checks.policy(config))
+    """Run every check in turn; `runs` is the folder that run directories will be made in."""
+    summary = f"task={config.task.name} meta_agent={config.meta_agent.name} provider={config.provider.name}"
+    yield Finding("configuration", OK, f"{summary} compute={config.compute.name}")
+    yield _run_check("system", checks.system)
+    yield _run_check("packages", lambda: checks.packages(config))
+    yield _run_check("proposer", lambda: f"{rooms(config).proposer.__class__.__name__} can be built")
+    yield _run_check("data", lambda: checks.data(config))
+    yield _run_check("sandbox", lambda: checks.sandbox(config))
+    yield _run_check("policy", lambda: checks.policy(config))
     for role in hosted_roles(config):
-        yield _try(f"{checks.who(role)}'s key", lambda role=role: checks.key(config, role))
-        yield _try(f"{checks.who(role)}'s price", lambda role=role: checks.price(config, role))
-        yield _try(f"{checks.who(role)}'s model", lambda role=role: checks.model(config, role))
+        yield _run_check(f"{checks.who(role)}'s key", lambda role=role: checks.key(config, role))
+        yield _run_check(f"{checks.who(role)}'s price", lambda role=role: checks.price(config, role))
+        yield _run_check(f"{checks.who(role)}'s model", lambda role=role: checks.model(config, role))
     yield from _gateway(config, call=call)
-    yield _try("disk", lambda: checks.disk(config, runs))
+    yield _run_check("disk", lambda: checks.disk(config, runs))
     yield from _cluster(config)
 
 
 def _cluster(config: Experiment) -> Iterator[Finding]:
-    """Nothing more is asked of a cluster that does not answer."""
-    yield (answers := _try("cluster", lambda: checks_slurm.cluster(config)))
+    """Check the cluster; skip the details where it does not answer."""
+    yield (answers := _run_check("cluster", lambda: checks_slurm.cluster(config)))
     if answers.state == OK:
         for name, check in checks_slurm.CHECKS.items():
-            yield _try(name, lambda check=check: check(config))
+            yield _run_check(name, lambda check=check: check(config))
 
 
-def _try(name: str, check: Callable[[], str]) -> Finding:
+def _run_check(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, OK, check())
-    except checks.Skipped as why:
-        return Finding(name, SKIPPED, str(why))
+    except checks.Skipped as reason:
+        return Finding(name, SKIPPED, str(reason))
     except _FAULTS as fault:
         return Finding(name, FAULT, str(fault) or type(fault).__name__)
 
 
 def _gateway(config: Experiment, *, call: bool) -> Iterator[Finding]:
-    """From inside the sandbox to the gateway, and with `call` on to the models."""
-    used = hosted_roles(config)
-    if not used:
+    """Check the way from inside the sandbox to the gateway, and with `call` on to the models."""
+    roles = hosted_roles(config)
+    if not roles:
         yield Finding("gateway", SKIPPED, "no model is called")
         return
     with ExitStack() as stack:
@@ -107,19 +110,23 @@ def _gateway(config: Experiment, *, call: bool) -> Iterator[Finding]:
         if gateway is None:
             raise AssertionError("rooms.models and hosted_roles disagree")
         stack.callback(gateway.close)
-        for role in used:
-            yield _try(f"{checks.who(role)}'s gateway", lambda role=role: checks.reach(config, gateway, role, folder))
-        for role in used:
-            yield _try(f"{checks.who(role)}'s call", lambda role=role: checks.call(gateway, role, folder, call=call))
+        for role in roles:
+            yield _run_check(
+                f"{checks.who(role)}'s gateway", lambda role=role: checks.reach(config, gateway, role, folder)
+            )
+        for role in roles:
+            yield _run_check(
+                f"{checks.who(role)}'s call", lambda role=role: checks.call(gateway, role, folder, call=call)
+            )
 
 
 def _runs_folder(args: Sequence[str]) -> Path:
-    given = [arg.removeprefix("hydra.run.dir=") for arg in args if arg.startswith("hydra.run.dir=")]
-    return Path(given[-1]).expanduser().absolute() if given and "${" not in given[-1] else Path("runs").absolute()
+    folders = [arg.removeprefix("hydra.run.dir=") for arg in args if arg.startswith("hydra.run.dir=")]
+    return Path(folders[-1]).expanduser().absolute() if folders and "${" not in folders[-1] else Path("runs").absolute()
 
 
-def _shown(findings: Iterator[Finding]) -> Iterator[Finding]:
-    """Each as soon as it is there."""
+def _print_each(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Print each finding as soon as it arrives."""
     from rich.console import Console
     from rich.markup import escape
 

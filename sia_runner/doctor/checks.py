@@ -1,4 +1,4 @@
-"""What the doctor looks at. A check returns one line, or raises: Skipped, or an error whose message says what to do."""
+"""The checks of the doctor: each returns one line, or raises Skipped or an error whose message says what to do."""
 
 import importlib.util
 import platform
@@ -20,7 +20,7 @@ from sia_runner.rooms import limits, rooms
 from sia_runner.rundir import RunError
 from sia_runner.sandbox.protocol import Job, SandboxError
 
-_SECONDS = 30.0  # of the probe in the sandbox
+_SECONDS = 30.0  # time limit of the probe in the sandbox
 _PROBE = """\
 import os, urllib.request
 url, token = os.environ["OPENAI_BASE_URL"] + "/models", os.environ["OPENAI_API_KEY"]
@@ -31,28 +31,31 @@ with urllib.request.urlopen(request, timeout=10) as response:
 
 
 class Skipped(Exception):
-    """Nothing to check; the message says why."""
+    """Raised where there is nothing to check; the message says why."""
 
 
 def system() -> str:
+    """Check the operating system."""
     if not sys.platform.startswith("linux"):
         raise RunError("SIA Runner runs on Linux; on macOS use Docker, on Windows WSL2")
     return f"Python {platform.python_version()} on {platform.system()} {platform.release()}"
 
 
 def packages(config: Experiment) -> str:
-    found = ["core"]
+    """Check that the packages of the experiment are installed."""
+    names = ["core"]
     if hosted_roles(config):
         preflight.check_installed()
-        found.append("models")
+        names.append("models")
     if config.sandbox.allow_installs:
         if importlib.util.find_spec("uv") is None and shutil.which("uv") is None:
             raise RunError("sandbox.allow_installs needs uv; pip install 'sia-runner[installs]'")
-        found.append("installs")
-    return ", ".join(found)
+        names.append("installs")
+    return ", ".join(names)
 
 
 def data(config: Experiment) -> str:
+    """Prepare the task's data and count the questions of each split."""
     task = rooms(config).task
     task.prepare(lambda text: None)
     if not task.has_test:
@@ -62,6 +65,7 @@ def data(config: Experiment) -> str:
 
 
 def sandbox(config: Experiment) -> str:
+    """Check the sandbox and name what it leaves open."""
     box = rooms(config).sandbox
     box.check(door=config.needs_door)
     gaps = box.gaps(door=config.needs_door)
@@ -69,14 +73,15 @@ def sandbox(config: Experiment) -> str:
 
 
 def key(config: Experiment, role: Role) -> str:
+    """Check that the provider's key is set."""
     hosted = hosted_roles(config)[role]
     if key_of(hosted) is None:
-        raise Skipped(f"provider {hosted.name} needs none")
-    return f"provider {hosted.name}: there"
+        raise Skipped(f"provider {hosted.name} needs no key")
+    return f"provider {hosted.name}: the key is set"
 
 
 def policy(config: Experiment) -> str:
-    """The model whose weights can be trained: what it needs is installed, its server answers and takes adapters."""
+    """Check that the policy's packages are installed and that its server answers and takes adapters."""
     if not config.has_policy:
         raise Skipped("no weights are trained")
     spec = config.target_agent.policy
@@ -85,6 +90,7 @@ def policy(config: Experiment) -> str:
 
 
 def price(config: Experiment, role: Role) -> str:
+    """Check that the model's price is known where a limit needs it."""
     hosted = hosted_roles(config)[role]
     preflight.check_price(hosted, config.budget)
     rates = price_of(hosted)
@@ -94,35 +100,38 @@ def price(config: Experiment, role: Role) -> str:
 
 
 def model(config: Experiment, role: Role) -> str:
+    """Check that the provider's endpoint knows the model."""
     hosted = hosted_roles(config)[role]
     return f"provider {hosted.name} {preflight.check_endpoint(hosted)}"
 
 
 def reach(config: Experiment, gateway: Models, role: Role, folder: Path) -> str:
+    """Check that a harness in the sandbox reaches the gateway."""
     if role == "meta" and not hasattr(config.meta_agent, "seconds"):
         raise Skipped("the proposer calls from this process")
-    site = folder / role
+    folders = folder / role
     for name in ("harness", "data", "work"):
-        (site / name).mkdir(parents=True)
-    (site / "harness" / "target_agent.py").write_text(_PROBE)
+        (folders / name).mkdir(parents=True)
+    (folders / "harness" / "target_agent.py").write_text(_PROBE)
     with gateway.admit(_grant(role, folder)) as visit:
-        ended = rooms(config).sandbox.run(
+        result = rooms(config).sandbox.run(
             Job(
-                site / "harness",
+                folders / "harness",
                 "target_agent.py",
-                site / "data",
-                site / "work",
-                site / "log",
+                folders / "data",
+                folders / "work",
+                folders / "log",
                 limits(config, _SECONDS),
                 door=visit.door,
             )
         )
-    if failure := describe(ended, site / "log"):
+    if failure := describe(result, folders / "log"):
         raise SandboxError(f"a harness does not reach the gateway: {failure}")
     return "a harness in the sandbox reaches it"
 
 
 def call(gateway: Models, role: Role, folder: Path, *, call: bool) -> str:
+    """Make one tiny call to the model, where --call asks for it."""
     if not call:
         raise Skipped("give --call to make one tiny call, which is paid for")
     ask = [{"role": "user", "content": "Answer with the word ok."}]
@@ -136,19 +145,22 @@ def _grant(role: Role, folder: Path) -> Grant:
 
 
 def disk(config: Experiment, runs: Path) -> str:
-    """Room for a few runs of harnesses, where run directories and the cache lie."""
+    """Check that a few runs of harnesses fit on the disks of run directories and cache."""
     needed = 4 * config.sandbox.disk_mb * config.compute.workers
-    says: list[str] = []
+    lines: list[str] = []
     for folder in (runs, cache_dir()):
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        with tempfile.TemporaryFile(dir=there) as probe:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"x")
-        free = shutil.disk_usage(there).free >> 20
+        free = shutil.disk_usage(existing).free >> 20
         if free < needed:
-            raise RunError(f"{free} MiB free in {there}; four work folders at once take {needed} MiB (sandbox.disk_mb)")
-        says.append(f"{free >> 10} GiB free in {there}")
-    return ", ".join(dict.fromkeys(says))
+            raise RunError(
+                f"{free} MiB free in {existing}; four work folders at once take {needed} MiB (sandbox.disk_mb)"
+            )
+        lines.append(f"{free >> 10} GiB free in {existing}")
+    return ", ".join(dict.fromkeys(lines))
 
 
 def who(role: Role) -> str:
+    """Return the role's name in messages."""
     return "proposer" if role == "meta" else "harness"

@@ -1,1 +1,1 @@
-"""What a run may cost, before it spends."""
+"""The forecast of what a run may cost, before it spends anything."""

@@ -23,6 +23,7 @@ from sia_runner.rooms import rooms
 
 
 def main() -> int:
+    """Compose the experiment, print its forecast, and return the exit code."""
     args = sys.argv[1:]
     if "-h" in args or "--help" in args:
         print(__doc__)
@@ -39,17 +40,19 @@ def main() -> int:
 
 
 def measure(config: Experiment) -> Sizes:
-    """Lays out one view of the questions and looks at it. Raises TaskError."""
+    """Return the question counts of the task, and the size of a question in one view. Raises TaskError."""
     task = rooms(config).task
     task.prepare(lambda text: print(text, file=sys.stderr))
     select = task.rounds("select")
-    asked = {name: sum(len(r.questions) for r in _rounds(config, name)) for name in ("gate", "trial", "test")}
+    counts = {name: sum(len(r.questions) for r in _rounds(config, name)) for name in ("gate", "trial", "test")}
     with tempfile.TemporaryDirectory() as folder:
         view = task.lay_out(select[0], Path(folder) / "view", "estimate").path
         files = list(view.glob("questions.*")) or [path for path in view.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
     questions = sum(len(r.questions) for r in select)
-    return Sizes(**asked, select=questions, rounds=len(select), question_bytes=size // max(1, len(select[0].questions)))
+    return Sizes(
+        **counts, select=questions, rounds=len(select), question_bytes=size // max(1, len(select[0].questions))
+    )
 
 
 def _rounds(config: Experiment, purpose: Any) -> Sequence[Any]:
@@ -81,20 +84,20 @@ def _print(config: Experiment, sizes: Sizes, cases: Forecasts) -> None:
 
 
 def _rows(config: Experiment, cases: Forecasts) -> list[tuple[str, list[str]]]:
-    shown = list(cases.values())
-    rows = [("generations", [str(case.generations) for case in shown])]
+    forecasts = list(cases.values())
+    rows = [("generations", [str(case.generations) for case in forecasts])]
     for name in ("propose", "trial", "gate", "select"):
-        rows.append((f"calls · {name}", [f"{case.parts[name].calls * case.generations:,}" for case in shown]))
-    rows.append(("calls · test", [f"{case.test.calls:,}" for case in shown]))
-    rows.append(("calls", [f"{case.total.calls:,}" for case in shown]))
-    rows.append(("input tokens", [f"{case.total.input_tokens:,}" for case in shown]))
-    rows.append(("output tokens", [f"{case.total.output_tokens:,}" for case in shown]))
+        rows.append((f"calls · {name}", [f"{case.parts[name].calls * case.generations:,}" for case in forecasts]))
+    rows.append(("calls · test", [f"{case.test.calls:,}" for case in forecasts]))
+    rows.append(("calls", [f"{case.total.calls:,}" for case in forecasts]))
+    rows.append(("input tokens", [f"{case.total.input_tokens:,}" for case in forecasts]))
+    rows.append(("output tokens", [f"{case.total.output_tokens:,}" for case in forecasts]))
     for role, hosted in hosted_roles(config).items():
         rows.append(
-            (f"USD · {_role_name(role)} ({hosted.model})", [_usd(dollars(config, case, role)) for case in shown])
+            (f"USD · {_role_name(role)} ({hosted.model})", [_usd(dollars(config, case, role)) for case in forecasts])
         )
-    rows.append(("USD", [_usd(total_dollars(config, case)) for case in shown]))
-    rows.append(("waiting for models", [_time(case.total.seconds) for case in shown]))
+    rows.append(("USD", [_usd(total_dollars(config, case)) for case in forecasts]))
+    rows.append(("waiting for models", [_time(case.total.seconds) for case in forecasts]))
     return rows
 
 
@@ -117,7 +120,7 @@ def _time(seconds: float) -> str:
 
 
 def _assumptions(config: Experiment, sizes: Sizes) -> list[str]:
-    """What the figures rest on."""
+    """Return the lines on what the figures are based on."""
 
     def three(key: str) -> str:
         return " / ".join(f"{getattr(case, key):g}" for case in CASES.values())
@@ -149,11 +152,11 @@ def _print_json(config: Experiment, sizes: Sizes, cases: Forecasts) -> None:
         role: {"provider": hosted.name, "model": hosted.model, "priced": price_of(hosted) is not None}
         for role, hosted in hosted_roles(config).items()
     }
-    found: dict[str, Any] = {"task": config.task.name, "roles": roles, "sizes": asdict(sizes), "cases": {}}
+    report: dict[str, Any] = {"task": config.task.name, "roles": roles, "sizes": asdict(sizes), "cases": {}}
     for name, case in cases.items():
         total = asdict(case.total) | {"usd": total_dollars(config, case), "generations": case.generations}
-        found["cases"][name] = total | {"assumptions": asdict(CASES[name])}
-    print(json.dumps(found | {"budget": cuts(config, cases)}, indent=1, ensure_ascii=False))
+        report["cases"][name] = total | {"assumptions": asdict(CASES[name])}
+    print(json.dumps(report | {"budget": cuts(config, cases)}, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

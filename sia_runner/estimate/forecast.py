@@ -1,4 +1,4 @@
-"""What a run would spend on models, under three stated sets of assumptions. Arithmetic only; nothing is called."""
+"""A forecast of a run's calls, tokens and seconds under three sets of assumptions. It calls no model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ _KB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Assumptions. Tokens, shares of what the configuration allows, seconds."""
+    """A set of assumptions, in tokens, seconds, and shares of what the configuration allows."""
 
     calls: int  # of a harness per question
     prompt: int  # tokens that a harness adds to a question
@@ -39,7 +39,7 @@ CASES: Mapping[str, Case] = {
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of the task: how many questions each run of a harness is asked, and bytes of one question on average."""
+    """The number of questions of each run of a harness, and the average size of one in bytes."""
 
     gate: int
     trial: int  # all dev questions
@@ -51,12 +51,15 @@ class Sizes:
 
 @dataclass(slots=True)
 class Spent:
+    """An amount of model use: calls, tokens and seconds of waiting."""
+
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
 
     def plus(self, other: "Spent") -> "Spent":
+        """Return the sum with another amount."""
         return Spent(
             self.calls + other.calls,
             self.input_tokens + other.input_tokens,
@@ -65,18 +68,23 @@ class Spent:
         )
 
     def times(self, factor: int) -> "Spent":
+        """Return the amount multiplied by `factor`."""
         return Spent(
             self.calls * factor, self.input_tokens * factor, self.output_tokens * factor, self.seconds * factor
         )
 
     @property
     def tokens(self) -> int:
+        """The input and output tokens together."""
         return self.input_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One case. `parts`: of one generation, by purpose; `test`: of the final test; proposing is the meta role's."""
+    """The forecast of one case. The meta role does the proposing.
+
+    `parts` maps each purpose to the amount of one generation; `test` is the amount of the final test.
+    """
 
     generations: int
     parts: Mapping[str, Spent] = field(default_factory=dict)
@@ -84,23 +92,28 @@ class Forecast:
 
     @property
     def generation(self) -> Spent:
+        """The amount of one generation."""
         return _sum(self.parts.values())
 
     @property
     def meta(self) -> Spent:
+        """The amount of the proposer over the whole run."""
         return self.parts["propose"].times(self.generations)
 
     @property
     def target(self) -> Spent:
+        """The amount of the harnesses over the whole run."""
         harness = _sum(part for name, part in self.parts.items() if name != "propose")
         return harness.times(self.generations).plus(self.test)
 
     @property
     def total(self) -> Spent:
+        """The amount of the whole run."""
         return self.meta.plus(self.target)
 
 
 def forecast(config: Experiment, sizes: Sizes, name: str) -> Forecast:
+    """Return the forecast of the case called `name`."""
     case = CASES[name]
     parts = {
         "propose": _proposing(config, case),
@@ -121,7 +134,7 @@ def _generations(config: Experiment, name: str) -> int:
 
 
 def _proposing(config: Experiment, case: Case) -> Spent:
-    """Turns are made one after the other; parallel proposals at the same time."""
+    """Return the amount of a generation's proposals; turns are sequential, parallel proposals simultaneous."""
     agent, hosted = config.meta_agent, config.meta_provider
     if not config.proposer_calls_model or not isinstance(hosted, Hosted):
         return Spent()
@@ -136,16 +149,16 @@ def _proposing(config: Experiment, case: Case) -> Spent:
 
 def _trials(config: Experiment, sizes: Sizes, case: Case) -> Spent:
     agent, width = config.meta_agent, config.search.width
-    asked = _number(agent, "questions") or sizes.trial
-    one = _harness(config, case, sizes, min(asked, sizes.trial), config.task.limits.run)
-    made = one.times(ceil(_number(agent, "trials") * case.trials) * width)
+    questions = _number(agent, "questions") or sizes.trial
+    trial = _harness(config, case, sizes, min(questions, sizes.trial), config.task.limits.run)
+    trials = trial.times(ceil(_number(agent, "trials") * case.trials) * width)
     if width == 1:
-        return made
-    return made.plus(_harness(config, case, sizes, sizes.trial, config.task.limits.run).times(width))
+        return trials
+    return trials.plus(_harness(config, case, sizes, sizes.trial, config.task.limits.run).times(width))
 
 
 def _harness(config: Experiment, case: Case, sizes: Sizes, questions: int, limit: float) -> Spent:
-    """One run of a harness; `limit` in seconds."""
+    """Return the amount of one run of a harness; `limit` is in seconds."""
     hosted = config.target_provider
     if not config.calls_model or not isinstance(hosted, Hosted):
         return Spent()
@@ -166,8 +179,8 @@ def _seconds(answer: int, case: Case) -> float:
 
 
 def _number(agent: Any, key: str) -> int:
-    found = getattr(agent, key, 0)
-    return found if isinstance(found, int) else 0
+    value = getattr(agent, key, 0)
+    return value if isinstance(value, int) else 0
 
 
 def _sum(parts: Any) -> Spent:

@@ -13,7 +13,7 @@ Places = Mapping[str, Sequence[int]]  # question -> offsets of its calls, in the
 
 
 def index(path: Path, questions: Collection[str]) -> Places:
-    """Where in the file the calls of `questions` (ids of the view) are. Memory does not grow with what was said."""
+    """Return the file offsets of the calls of `questions` (ids of the view); memory does not grow with their texts."""
     places: dict[str, list[int]] = defaultdict(list)
     with path.open("rb") as stream:
         while line := stream.readline(_LONGEST):
@@ -24,6 +24,7 @@ def index(path: Path, questions: Collection[str]) -> Places:
 
 
 def read(path: Path, offsets: Sequence[int]) -> list[Call]:
+    """Read the calls at these offsets."""
     with path.open("rb") as stream:
         return [_read_at(stream, offset) for offset in offsets]
 
@@ -34,7 +35,7 @@ def _read_at(stream: Any, offset: int) -> Call:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """Empty for a line that a kill cut short, and for one that is too long."""
+    """Parse a line; empty for one that was cut by a kill or is too long."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

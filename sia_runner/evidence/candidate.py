@@ -1,4 +1,4 @@
-"""What may be told of one scored candidate: everything of its dev questions, one figure of its val questions."""
+"""Collects what may be shown of a scored candidate: all of its dev questions, and one aggregate of val."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +16,22 @@ from sia_runner.tasks.protocol import Task
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A dev question that was not fully correct. `shown` is what a proposer reads: question, prediction, gold, kind."""
+    """A dev question that was not fully correct.
+
+    `content` is what a proposer reads: question, prediction, gold, kind.
+    """
 
     unit: str
-    shown: Mapping[str, Any]
+    content: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """`taught_val`: see verdicts.py; no text of its own making may then be passed on at length. `calls`: its dev
-    questions, by the file in which their model calls were recorded."""
+    """A scored candidate as evidence.
+
+    `taught_val`: see verdicts.py; long texts that it made must then be withheld. `calls`: its dev questions, by the
+    file in which their model calls were recorded.
+    """
 
     n: int
     val: Score | None
@@ -38,8 +44,9 @@ class Candidate:
 
     @staticmethod
     def of(config: Experiment, run: RunDir, n: int, history: Sequence[Past]) -> "Candidate":
+        """Read the candidate of generation `n`."""
         task = rooms(config).task
-        dev_units, taught = set(task.splits()["dev"]), taught_val(task)
+        dev_units, saw_labels = set(task.splits()["dev"]), taught_val(task)
         dev = [outcome for outcome in _outcomes(run, n) if outcome.unit in dev_units]
         sites = run.generation(n).sites(len(task.rounds("select")))
         return Candidate(
@@ -47,13 +54,14 @@ class Candidate:
             next((past.val for past in history if past.n == n), None),
             dev,
             task.score(dev) if dev else None,
-            _failures(task, dev, taught),
-            taught,
+            _failures(task, dev, saw_labels),
+            saw_labels,
             sites[0].log,
-            {} if taught else {site.trajectories: _asked(site, dev_units) for site in sites if _called(site)},
+            {} if saw_labels else {site.trajectories: _asked(site, dev_units) for site in sites if _called(site)},
         )
 
     def as_json(self) -> dict[str, Any]:
+        """Return the candidate's entry of summary.json."""
         return {
             "generation": self.n,
             "val": self.val.as_json() if self.val else None,
@@ -67,12 +75,12 @@ def _outcomes(run: RunDir, n: int) -> list[Outcome]:
     return [Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"], row["prediction"]) for row in rows]
 
 
-def _failures(task: Task, dev: Sequence[Outcome], taught: bool) -> list[Failure]:
-    """One by one, so that each is known by its unit, which is not shown."""
-    told = [(outcome.unit, shown) for outcome in dev for shown in task.failures([outcome], 1)]
+def _failures(task: Task, dev: Sequence[Outcome], saw_labels: bool) -> list[Failure]:
+    """Return failures one by one, so that the unit of each is known; the unit is not shown."""
+    visible = [(outcome.unit, content) for outcome in dev for content in task.failures([outcome], 1)]
     # No longer than the longest answer: a label fits, a list of what was learned from val does not.
-    most = max((len(shown["gold"]) for _, shown in told), default=0) if taught else None
-    return [Failure(unit, shown | {"prediction": plain(shown["prediction"])[:most]}) for unit, shown in told]
+    limit = max((len(content["gold"]) for _, content in visible), default=0) if saw_labels else None
+    return [Failure(unit, content | {"prediction": plain(content["prediction"])[:limit]}) for unit, content in visible]
 
 
 def _called(site: Site) -> bool:

@@ -1,4 +1,4 @@
-"""Which answers were taken for which, and how questions ended: a table each."""
+"""Writes confusion.md: outcomes of the dev questions, and which answers were taken for which."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ _MOST = 50
 
 
 def pairs(failures: Sequence[Failure]) -> list[dict[str, Any]]:
-    """What was wrong at least twice in the same way, the most frequent first: gold, predicted, count."""
-    wrong = [failure.shown for failure in failures if failure.shown["kind"] == OutcomeKind.WRONG]
-    counts = Counter((shown["gold"], shown["prediction"]) for shown in wrong)
+    """Return gold, predicted and count of wrong answers that occurred at least twice, most frequent first."""
+    wrong = [failure.content for failure in failures if failure.content["kind"] == OutcomeKind.WRONG]
+    counts = Counter((content["gold"], content["prediction"]) for content in wrong)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [
         {"gold": gold, "predicted": predicted, "count": count}
@@ -23,13 +23,14 @@ def pairs(failures: Sequence[Failure]) -> list[dict[str, Any]]:
     ]
 
 
-def render(about: Candidate) -> str:
-    kinds = count_kinds(about.dev)
-    lines = [f"# How the dev questions of generation {about.n} ended", "", "| outcome | questions | share |"]
+def render(candidate: Candidate) -> str:
+    """Return confusion.md as text."""
+    kinds = count_kinds(candidate.dev)
+    lines = [f"# How the dev questions of generation {candidate.n} ended", "", "| outcome | questions | share |"]
     lines += ["| --- | ---: | ---: |"]
-    lines += [f"| {kind} | {count} | {count / len(about.dev):.1%} |" for kind, count in kinds.items()]
+    lines += [f"| {kind} | {count} | {count / len(candidate.dev):.1%} |" for kind, count in kinds.items()]
     lines += ["", "# Most frequent confusions", ""]
-    confused = pairs(about.failures)
+    confused = pairs(candidate.failures)
     if not confused:
         return "\n".join([*lines, "No wrong answer occurred twice for the same gold answer.", ""])
     lines += ["| gold | predicted | questions |", "| --- | --- | ---: |"]

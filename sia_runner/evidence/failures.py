@@ -1,4 +1,4 @@
-"""failures.jsonl: dev questions that were not fully correct, chosen to stand for all of them."""
+"""Writes failures.jsonl: a representative choice of the dev questions that were not fully correct."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,32 +9,33 @@ from sia_runner.ground.sampling import by_confusion, representative
 from sia_runner.rundir import write_text
 
 
-def chosen(about: Candidate, most: int, most_bytes: int) -> list[Failure]:
-    """At most `most` failures that together take at most `most_bytes`, the telling ones first."""
-    stratum = by_confusion([failure.shown for failure in about.failures])
-    kept: list[Failure] = []
-    left = most_bytes
-    for failure in representative(about.failures, lambda failure: stratum(failure.shown)):
-        taken = _bytes(failure)
-        if len(kept) < most and taken <= left:
-            kept.append(failure)
-            left -= taken
-    return kept
+def chosen(candidate: Candidate, limit: int, most_bytes: int) -> list[Failure]:
+    """Return at most `limit` failures of at most `most_bytes` in total, the most representative first."""
+    stratum = by_confusion([failure.content for failure in candidate.failures])
+    selection: list[Failure] = []
+    remaining = most_bytes
+    for failure in representative(candidate.failures, lambda failure: stratum(failure.content)):
+        size = _bytes(failure)
+        if len(selection) < limit and size <= remaining:
+            selection.append(failure)
+            remaining -= size
+    return selection
 
 
 def size(failures: Sequence[Failure]) -> int:
+    """Return the bytes of these failures in failures.jsonl."""
     return sum(map(_bytes, failures))
 
 
 def write(failures: Sequence[Failure], trajectories: Mapping[str, int], path: Path) -> None:
-    """One JSON object a line. `trajectories`: unit -> number of its file in trajectories/."""
+    """Write one JSON object a line. `trajectories` maps a unit to the number of its file in trajectories/."""
     write_text(path, "".join(_line(failure, trajectories.get(failure.unit)) for failure in failures))
 
 
 def _line(failure: Failure, trajectory: int | None) -> str:
-    """The longest line ends are guarded against: U+2028 and its kind are escaped, so a line is a line to any reader."""
-    shown = failure.shown if trajectory is None else {**failure.shown, "trajectory": trajectory}
-    text = json.dumps(shown, ensure_ascii=False)
+    """Return one line of JSON; U+2028 and similar are escaped, so that every reader sees one line."""
+    content = failure.content if trajectory is None else {**failure.content, "trajectory": trajectory}
+    text = json.dumps(content, ensure_ascii=False)
     for end in "\x85\u2028\u2029":
         text = text.replace(end, f"\\u{ord(end):04x}")
     return text + "\n"

@@ -1,4 +1,4 @@
-"""overview.md: one page to read first. Made from summary.json, so that the two never disagree."""
+"""Writes overview.md, one page to read first, from summary.json, so that the two never disagree."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +24,7 @@ _FILES = {
 
 
 def render(n: int, summary: Mapping[str, Any], folder: Path) -> str:
+    """Return overview.md as text."""
     metric = summary["metric"]
     better = "higher" if metric["higher_is_better"] else "lower"
     parts = [
@@ -93,16 +94,16 @@ def _tried(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{older} older generations are in summary.json."
 
 
-def _budget(left: Mapping[str, float | None]) -> Iterator[str]:
-    limited = [f"{amount:,.6g} {name}" for name, amount in left.items() if amount is not None]
+def _budget(remaining: Mapping[str, float | None]) -> Iterator[str]:
+    limited = [f"{amount:,.6g} {name}" for name, amount in remaining.items() if amount is not None]
     if limited:
         yield "## Budget left"
         yield "For this generation and those after it: " + ", ".join(limited) + "."
 
 
 def _files(folder: Path) -> str:
-    there = [f"- `{name}`: {what}" for name, what in _FILES.items() if (folder / name).exists()]
-    return "\n".join(["## Files", "", *there])
+    entries = [f"- `{name}`: {description}" for name, description in _FILES.items() if (folder / name).exists()]
+    return "\n".join(["## Files", "", *entries])
 
 
 def _score(score: Mapping[str, Any] | None) -> str:

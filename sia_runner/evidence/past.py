@@ -1,4 +1,4 @@
-"""history/gen_<k>.md: what each earlier candidate changed, why, and what became of it."""
+"""Writes history/gen_<k>.md: what each earlier candidate changed, why, and its verdict."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ _LINES = 2000  # of one file; comparing more takes seconds at worst
 
 
 def as_json(history: Sequence[Past]) -> list[dict[str, Any]]:
+    """Return the history as summary.json holds it."""
     parents = lineage(history)
     return [
         {
@@ -38,6 +39,7 @@ def as_json(history: Sequence[Past]) -> list[dict[str, Any]]:
 
 
 def write(run: RunDir, task: Task, history: Sequence[Past], folder: Path) -> None:
+    """Write one file for each of the newest candidates."""
     parents = lineage(history)
     folder.mkdir()
     for past in history[-_NEWEST:]:
@@ -46,15 +48,15 @@ def write(run: RunDir, task: Task, history: Sequence[Past], folder: Path) -> Non
 
 
 def score_text(score: Score | None) -> str:
-    """``0.781 [0.753, 0.806] (n=913)``"""
+    """Format a score as ``0.781 [0.753, 0.806] (n=913)``."""
     if score is None:
         return "not scored"
     return f"{score.value:.4g} [{score.ci95[0]:.4g}, {score.ci95[1]:.4g}] (n={score.n})"
 
 
 def _render(run: RunDir, past: Past, parent: int | None, printed: str) -> str:
-    here = run.generation(past.n)
-    proposal = read_json(here.proposal) if here.proposal.is_file() else {}
+    generation = run.generation(past.n)
+    proposal = read_json(generation.proposal) if generation.proposal.is_file() else {}
     against = f"generation {parent}" if parent else "nothing: it was the first harness"
     lines = [
         f"# Generation {past.n}: {one_line(past.title)}",
@@ -65,7 +67,7 @@ def _render(run: RunDir, past: Past, parent: int | None, printed: str) -> str:
         f"- extended {against}",
         "",
         *_section("Rationale", cut(str(proposal.get("rationale", "")), _RATIONALE)),
-        *_section(f"Changes against {against}", _changes(here, run.generation(parent) if parent else None)),
+        *_section(f"Changes against {against}", _changes(generation, run.generation(parent) if parent else None)),
         *(_section("What it printed last", printed) if printed else []),
     ]
     return "\n".join(lines)
@@ -75,31 +77,34 @@ def _section(title: str, text: str) -> list[str]:
     return [f"## {title}", "", fenced(plain(text)), ""]
 
 
-def _changes(here: Generation, parent: Generation | None) -> str:
-    if not here.harness.is_dir():
+def _changes(generation: Generation, parent: Generation | None) -> str:
+    if not generation.harness.is_dir():
         return "(no harness was built)"
-    return diff(read_harness(parent.harness) if parent else {}, read_harness(here.harness), _DIFF)
+    return diff(read_harness(parent.harness) if parent else {}, read_harness(generation.harness), _DIFF)
 
 
 def _printed(run: RunDir, task: Task, n: int) -> str:
-    """The end of the output of a candidate without a score: why it failed is often told there."""
-    rounds, here = task.rounds("select"), run.generation(n)
-    logs = [site.log for site in [*here.sites(len(rounds)), here.gate] if site.log.is_file()]
+    """Return the end of the output of a candidate without a score, which often tells why it failed."""
+    rounds, generation = task.rounds("select"), run.generation(n)
+    logs = [site.log for site in [*generation.sites(len(rounds)), generation.gate] if site.log.is_file()]
     if not logs or taught_val(task):
         return ""
     return logs[0].read_bytes()[-_PRINTED:].decode("utf-8", "replace")
 
 
-def diff(before: Mapping[str, str], after: Mapping[str, str], most: int) -> str:
-    """Unified, file by file in the order of their names; about `most` bytes, and no time for what is not shown."""
+def diff(before: Mapping[str, str], after: Mapping[str, str], limit: int) -> str:
+    """Return a unified diff, file by file in the order of names, of about `limit` bytes.
+
+    Files beyond the limit are not compared.
+    """
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     parts: list[str] = []
-    left = most
+    remaining = limit
     for name in changed:
-        if left < _SMALLEST:
+        if remaining < _SMALLEST:
             break
-        parts.append(cut(_file_diff(name, before.get(name), after.get(name)), left))
-        left -= len(parts[-1].encode())
+        parts.append(cut(_file_diff(name, before.get(name), after.get(name)), remaining))
+        remaining -= len(parts[-1].encode())
     unseen = changed[len(parts) :]
     if unseen:
         parts.append(f"({len(unseen)} more files changed: {', '.join(unseen[:20])})")

@@ -1,4 +1,4 @@
-"""Statistics of what single questions earned: what a choice of lever and algorithm goes by."""
+"""Computes statistics of the rewards of single questions, for the choice of lever and algorithm."""
 
 from collections.abc import Sequence
 from statistics import fmean, pvariance
@@ -6,8 +6,11 @@ from typing import Any
 
 
 def statistics(values: Sequence[float]) -> dict[str, Any] | None:
-    """n, mean, population variance and skewness (third standardised moment; 0 where all are equal), share of questions
-    that earned exactly 0 and exactly 1. None without values."""
+    """Return statistics of `values`; None without values.
+
+    These are n, mean, population variance, skewness (third standardised moment; 0 where all are equal), and the shares
+    of exactly 0 and exactly 1.
+    """
     if not values:
         return None
     mean = fmean(values)

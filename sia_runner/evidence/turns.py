@@ -1,14 +1,14 @@
-"""A model call in words: what was sent and what was answered, in OpenAI's shape, in Anthropic's, or in neither."""
+"""Formats a model call as text, in OpenAI's shape, in Anthropic's, or in neither."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Turn = tuple[str, str]  # who, and what was said
+Turn = tuple[str, str]  # role, text
 
 
 def new_turns(request: Any, before: Any) -> tuple[int, list[Turn]]:
-    """What `request` adds to the request before it: how many messages both begin with, and those that follow."""
+    """Return how many first messages `request` shares with `before`, and the messages that follow."""
     messages = _messages(request)
     earlier = _messages(before)
     same = 0
@@ -18,7 +18,7 @@ def new_turns(request: Any, before: Any) -> tuple[int, list[Turn]]:
 
 
 def answer(response: Any) -> str:
-    """What the model said, its tool calls included."""
+    """Return the model's answer as text, tool calls included."""
     return _said(response) if isinstance(response, Mapping) else _text(response)
 
 
@@ -38,7 +38,7 @@ def _who(message: Any) -> str:
 
 
 def _said(message: Any) -> str:
-    """Text first, then tool calls; what has neither is shown as JSON."""
+    """Return text first, then tool calls; a message with neither is shown as JSON."""
     if not isinstance(message, Mapping):
         return _text(message)
     content = message.get("content", message.get("text"))

@@ -1,4 +1,4 @@
-"""The weights lever: when it is pulled, and what earlier updates came to.
+"""Summarises the weights lever: when it is due, and the results of earlier updates.
 
 Their curves are aggregates over rollouts, on questions that are neither dev nor val nor test.
 """
@@ -21,7 +21,10 @@ _NEWEST = 10  # updates in the table
 
 
 def lever(config: Experiment, run: RunDir, n: int, history: Sequence[Past], left_alone: str) -> dict[str, Any] | None:
-    """None where the harness is the only lever. `left_alone`: why the weights are not trained although they are due."""
+    """Return the weights entry of summary.json; None where the harness is the only lever.
+
+    `left_alone` says why the weights are not trained although they are due.
+    """
     if config.trainer.kind == "none":
         return None
     guaranteed = math.ceil(config.lever.latest * config.max_gen) + 1
@@ -36,23 +39,23 @@ def lever(config: Experiment, run: RunDir, n: int, history: Sequence[Past], left
 
 
 def _updates(run: RunDir, n: int) -> Iterator[dict[str, Any]]:
-    for one in finished(Record(run.journal)):
-        built = one.steps.get("build", {})
-        if one.n >= n or one.steps["propose"]["lever"] not in ("weights", "both"):
+    for generation in finished(Record(run.journal)):
+        built = generation.steps.get("build", {})
+        if generation.n >= n or generation.steps["propose"]["lever"] not in ("weights", "both"):
             continue
         yield {
-            "generation": one.n,
-            "algorithm": one.steps["propose"]["algorithm"],
-            "status": one.status,
+            "generation": generation.n,
+            "algorithm": generation.steps["propose"]["algorithm"],
+            "status": generation.status,
             "steps": built.get("steps", 0),
             "stopped": built.get("stopped", ""),
-            "fault": built.get("fault", "") or one.steps["propose"]["fault"],
+            "fault": built.get("fault", "") or generation.steps["propose"]["fault"],
             **{curve: _thinned(built.get(curve, [])) for curve in ("reward", "kl", "entropy")},
         }
 
 
 def _thinned(curve: Sequence[float]) -> list[float]:
-    """First and last value, and some between them at equal distances; no negative zeros."""
+    """Return first and last value and some between at equal distances; no negative zeros."""
     if len(curve) <= _POINTS:
         return [round(value, 4) + 0.0 for value in curve]
     last = len(curve) - 1
@@ -60,7 +63,7 @@ def _thinned(curve: Sequence[float]) -> list[float]:
 
 
 def render(weights: Mapping[str, Any] | None) -> Iterator[str]:
-    """The part of overview.md."""
+    """Yield the section of overview.md on the weights."""
     if weights is None:
         return
     yield "## The weights of the model that the harness calls"

@@ -1,1 +1,1 @@
-"""The ground: files, processes, the journal and numbers. Imports no room; everything above may import it."""
+"""Files, processes, the journal and numbers. Imports no component; every component may import it."""

@@ -1,7 +1,7 @@
-"""Is a process that announced itself in a file still at work? On this machine and across nodes.
+"""Process identity tells whether the process that wrote a file is still alive, on this machine and across nodes.
 
-A file says who wrote it (`identity`) and is touched regularly. Where the process can be looked for, it is; elsewhere
-the touches count, by the file system's own clock, so that nodes whose clocks differ agree.
+A file holds the `identity` of its writer, which touches the file regularly. On the writer's own machine we look for the
+process; from elsewhere we compare the last touch with the file system's clock, so that nodes whose clocks differ agree.
 """
 
 import os
@@ -13,23 +13,23 @@ from typing import Any
 
 
 def identity() -> dict[str, Any]:
-    """This process, to be told from any other and from a later one with the same number."""
+    """Return what distinguishes this process from any other, also from a later one with the same PID."""
     return {**place(), "pid": os.getpid(), "started": started(os.getpid()), "job": os.environ.get("SLURM_JOB_ID")}
 
 
 def gone(process: Mapping[str, Any], file: Path, after: float) -> bool:
-    """Has `process` ended or, where we cannot look for it, not touched `file` for `after` seconds?"""
+    """Return True if `process` ended or, on another machine, did not touch `file` for `after` seconds."""
     if all(process.get(key) == value for key, value in place().items()):
         return started(int(process["pid"])) != process["started"]
     return untouched(file) > after
 
 
 def untouched(file: Path) -> float:
-    """Seconds since `file` was touched, by the clock of the file system that holds it; infinite without it."""
+    """Return the seconds since `file` was touched, by its file system's clock; infinity if there is no such file."""
     probe = file.with_name(f".clock.{uuid.uuid4().hex}")
     probe.touch()
     try:
-        with file.open("rb") as stream:  # opening asks the server again: a network file system remembers attributes
+        with file.open("rb") as stream:  # a network file system caches attributes; opening the file refreshes them
             return probe.stat().st_mtime - os.fstat(stream.fileno()).st_mtime
     except FileNotFoundError:
         return float("inf")
@@ -38,13 +38,13 @@ def untouched(file: Path) -> float:
 
 
 def place() -> dict[str, Any]:
-    """Host, start of its kernel, and the name space of its process numbers (a container has its own)."""
+    """Return the host, the boot id of its kernel and the PID namespace (a container has its own)."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return {"host": socket.gethostname(), "boot": boot, "space": os.readlink("/proc/self/ns/pid")}  # noqa: PTH115
 
 
 def started(pid: int | str) -> str:
-    """Start time of a process in clock ticks; empty when it ended, though nobody may have asked how."""
+    """Return the start time of a process in clock ticks; empty if it ended, also while it is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,8 +1,8 @@
-"""One writer per run directory, on this machine and across nodes: a heartbeat lease naming host, process and job.
+"""A lease with a heartbeat gives a run directory one writer, on this machine and across nodes.
 
-flock does not reach across every cluster file system; a file made with O_EXCL and touched regularly does. A lease is
-stale when its process is gone (same host and boot) or when nobody touched it for `STALE_AFTER` seconds by the file
-system's own clock, so that nodes whose clocks differ agree.
+It names host, process and job. flock does not work on every cluster file system; a file that is linked into place and
+touched regularly does. A lease is stale if its process ended (same host and boot) or if nobody touched it for
+`STALE_AFTER` seconds by the file system's own clock, so that nodes whose clocks differ agree.
 """
 
 import json
@@ -20,40 +20,40 @@ STALE_AFTER = 60.0  # seconds without a touch
 
 
 class Held(RunError):
-    """Another process writes this run directory."""
+    """Another process holds the lease of this run directory."""
 
 
 class Lease:
-    """``with Lease(run_dir):`` raises Held, naming the holder, when another process has it."""
+    """A context manager that holds the lease of a run directory; raises Held, naming the holder, if another has it."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "lease.json"
-        self._me = {"nonce": uuid.uuid4().hex, **identity()}
+        self._identity = {"nonce": uuid.uuid4().hex, **identity()}
         self._stop = threading.Event()
-        self._beat = threading.Thread(target=self._heartbeat, daemon=True, name="lease")
+        self._thread = threading.Thread(target=self._heartbeat, daemon=True, name="lease")
 
     def __enter__(self) -> "Lease":
         if not self._create(self._path):
             self._take_over()
-        self._beat.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._beat.join()
-        if self._holder().get("nonce") == self._me["nonce"]:
+        self._thread.join()
+        if self._holder().get("nonce") == self._identity["nonce"]:
             self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Before anything is counted: raise Held if the lease was lost (this node was asleep for minutes, say)."""
+        """Raise Held if the lease was lost, say because this node slept for minutes; call it before a result counts."""
         holder = self._holder()
-        if holder.get("nonce") != self._me["nonce"]:
+        if holder.get("nonce") != self._identity["nonce"]:
             raise Held(f"{self._path.parent}: this process lost the run to {_name(holder)}; nothing was overwritten")
 
     def _create(self, path: Path) -> bool:
-        """Appears whole or not at all: written aside, then linked to its name."""
-        aside = path.with_name(f".{path.name}.{self._me['nonce']}")
-        aside.write_text(json.dumps(self._me))
+        """Create the file atomically (written aside, then linked); return False if it exists."""
+        aside = path.with_name(f".{path.name}.{self._identity['nonce']}")
+        aside.write_text(json.dumps(self._identity))
         try:
             os.link(aside, path)
         except FileExistsError:
@@ -64,21 +64,21 @@ class Lease:
 
     def _take_over(self) -> None:
         holder = self._holder()
-        if not holder:  # given back between our two looks
+        if not holder:  # released since we tried to create it
             if self._create(self._path):
                 return
             holder = self._holder()
         if not self._stale(holder):
             raise Held(f"{self._path.parent} is being written by {_name(holder)}; wait for it or stop it first")
-        # Only one contender at a time can claim this very lease; it looks again before it replaces the file.
+        # The claim file lets one contender at a time take over this lease; it checks again before it replaces the file.
         claim = self._path.with_name(f".lease.claim.{holder.get('nonce', 'none')}")
         if not self._create(claim) and not (self._abandoned(claim) and self._create(claim)):
             raise Held(f"{self._path.parent} is being taken over by another process; try again in a moment")
         try:
             if self._holder().get("nonce") != holder.get("nonce"):
                 raise Held(f"{self._path.parent} was taken over by {_name(self._holder())}")
-            aside = self._path.with_name(f".lease.{self._me['nonce']}")
-            aside.write_text(json.dumps(self._me))
+            aside = self._path.with_name(f".lease.{self._identity['nonce']}")
+            aside.write_text(json.dumps(self._identity))
             aside.replace(self._path)
         finally:
             claim.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class Lease:
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
-            if self._holder().get("nonce") != self._me["nonce"]:
+            if self._holder().get("nonce") != self._identity["nonce"]:
                 return
             os.utime(self._path)
 

@@ -1,4 +1,4 @@
-"""Several things at once in this process."""
+"""Threads do several pieces of work of this process in parallel."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ R = TypeVar("R")
 
 
 def parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
-    """Results in the order of `items`, by threads. An interrupt does not wait for what is still running."""
+    """Return the results in the order of `items`, by threads; an interrupt does not wait for running ones."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="parallel")
     try:
         results = list(pool.map(work, items))

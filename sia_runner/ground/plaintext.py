@@ -1,4 +1,4 @@
-"""What models and harnesses wrote is hostile text: shown bounded, without control characters, never as markup."""
+"""Text of models and harnesses is untrusted: we show it bounded, without control characters, never as markup."""
 
 import re
 import unicodedata
@@ -8,46 +8,48 @@ _TEXT = "\n\t"
 
 
 def plain(text: str) -> str:
-    """Without characters that control a terminal or a reader: Unicode's categories C*, but line feed and tab."""
+    """Return `text` without control characters: Unicode's categories C*, except line feed and tab."""
     if text.isascii() and text.isprintable():
         return text
     lines = _NEWLINES.sub("\n", text)
     return "".join(c for c in lines if c in _TEXT or unicodedata.category(c)[0] != "C")
 
 
-def cut(text: str, most: int) -> str:
-    """`text` within `most` bytes of UTF-8 (at least 96), two thirds of them from its beginning; what is left out is
-    said. Cheap for a huge text."""
-    size = len(text) if text.isascii() else len(text[: most + 1].encode(errors="replace"))
-    if size <= most and len(text) <= most:
+def cut(text: str, max_bytes: int) -> str:
+    """Return `text` within `max_bytes` of UTF-8 (at least 96), two thirds of them from its beginning.
+
+    A note in the middle counts the characters that are missing. Cheap for a huge text.
+    """
+    size = len(text) if text.isascii() else len(text[: max_bytes + 1].encode(errors="replace"))
+    if size <= max_bytes and len(text) <= max_bytes:
         return text
-    room = max(most, 96) - 56
-    head, tail = _start(text, room * 2 // 3), _end(text, room // 3)
+    budget = max(max_bytes, 96) - 56  # 56: the note
+    head, tail = _start(text, budget * 2 // 3), _end(text, budget // 3)
     return f"{head} [… {len(text) - len(head) - len(tail):,} characters cut …] {tail}"
 
 
 def fenced(text: str) -> str:
-    """A Markdown code block that the text cannot end, whatever backticks it holds."""
+    """Return a Markdown code block that the text cannot end, whatever backticks it holds."""
     longest = max((len(run) for run in re.findall("`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}\n{text}\n{fence}"
 
 
-def one_line(text: str, most: int = 200) -> str:
-    """At most `most` characters on one line, as prose."""
-    line = " ".join(plain(text[: 4 * most]).split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+def one_line(text: str, max_chars: int = 200) -> str:
+    """Return at most `max_chars` characters on one line, as prose."""
+    line = " ".join(plain(text[: 4 * max_chars]).split())
+    return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
 
 
-def cell(text: str, most: int = 80) -> str:
-    """For a column of a Markdown table: code, so that nothing in it is read as markup."""
-    line = one_line(text, most).replace("`", "'").replace("|", "\\|")
+def cell(text: str, max_chars: int = 80) -> str:
+    """Return a cell of a Markdown table: code, so that nothing in it is read as markup."""
+    line = one_line(text, max_chars).replace("`", "'").replace("|", "\\|")
     return f"`{line}`" if line else "(empty)"
 
 
-def _start(text: str, most: int) -> str:
-    return text[:most].encode(errors="replace")[:most].decode(errors="ignore")
+def _start(text: str, size: int) -> str:
+    return text[:size].encode(errors="replace")[:size].decode(errors="ignore")
 
 
-def _end(text: str, most: int) -> str:
-    return text[-most:].encode(errors="replace")[-most:].decode(errors="ignore") if most > 0 else ""
+def _end(text: str, size: int) -> str:
+    return text[-size:].encode(errors="replace")[-size:].decode(errors="ignore") if size > 0 else ""

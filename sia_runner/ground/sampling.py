@@ -1,4 +1,4 @@
-"""Choosing a few of many so that they stand for all of them."""
+"""Stratified orderings choose a few items that represent all of them."""
 
 import math
 from collections import Counter, defaultdict
@@ -9,25 +9,29 @@ T = TypeVar("T")
 
 
 def representative(items: Sequence[T], stratum: Callable[[T], Hashable]) -> list[T]:
-    """All items, ordered so that any beginning of the list holds each stratum about in proportion to the square root of
-    its size: the large ones first and more often, small ones early enough to be seen (power allocation, Bankier 1988).
-    Within a stratum the order stays.
+    """Return all items, ordered so that every prefix represents all strata.
+
+    A prefix holds each stratum about in proportion to the square root of its size: large ones first and more often,
+    small ones early enough to appear (power allocation, Bankier 1988). The order within a stratum is unchanged.
     """
     sizes = Counter(map(stratum, items))
-    places: dict[Hashable, int] = defaultdict(int)
+    positions: dict[Hashable, int] = defaultdict(int)
     ranked = []
     for number, item in enumerate(items):
         key = stratum(item)
-        ranked.append(((places[key] + 0.5) / math.sqrt(sizes[key]), -sizes[key], number))
-        places[key] += 1
+        ranked.append(((positions[key] + 0.5) / math.sqrt(sizes[key]), -sizes[key], number))
+        positions[key] += 1
     return [items[number] for *_, number in sorted(ranked)]
 
 
 def by_confusion(failures: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], Hashable]:
-    """The stratum of a failure as `Task.failures` gives it: its confusion (gold, prediction) where that occurs more
-    than once, else its outcome kind. So tasks with few answers are sampled by confusion, free text by kind."""
-    seen = Counter(map(_confusion, failures))
-    return lambda failure: _confusion(failure) if seen[_confusion(failure)] > 1 else failure["kind"]
+    """Return a function that gives the stratum of a failure of `Task.failures`.
+
+    The stratum is the confusion (gold, prediction) if that occurs more than once, else the outcome kind. So tasks with
+    few answers are sampled by confusion, free text by kind.
+    """
+    counts = Counter(map(_confusion, failures))
+    return lambda failure: _confusion(failure) if counts[_confusion(failure)] > 1 else failure["kind"]
 
 
 def _confusion(failure: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Intervals for one score, and the rule that decides whether a candidate replaces the incumbent."""
+"""Confidence intervals of a score, and the accept rules by which a candidate replaces the incumbent."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,11 +16,12 @@ _ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.WRONG, OutcomeKind.PARTI
 
 
 def mean(outcomes: Sequence[Outcome]) -> float:
+    """Return the mean value, in metric units."""
     return fmean(outcome.value for outcome in outcomes)
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927), without continuity correction."""
+    """Return Wilson's score interval of a share (Wilson 1927), without continuity correction."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -29,10 +30,10 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
 
 
 def interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None = None, seed: int = 0) -> Score:
-    """The aggregate (None: the mean) over all `outcomes`, with a 95% interval.
+    """Return the aggregate (None: the mean) over all `outcomes`, with a 95% interval.
 
-    Wilson where every value is 0 or 1 and the aggregate is the mean, else a percentile bootstrap over questions.
-    Raises ValueError when there is no outcome.
+    The interval is Wilson's if every value is 0 or 1 and the aggregate is the mean, else a percentile bootstrap over
+    questions. Raises ValueError if there is no outcome.
     """
     n = len(outcomes)
     if n == 0:
@@ -47,9 +48,11 @@ def interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None = None, se
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two candidates on the same questions. `value`: the mean of new - old, in metric units; `lost`, `won`: questions
-    that the new one does worse, better; `p_value`: McNemar's exact test of these, two-sided (a sign test where values
-    are not 0/1)."""
+    """The paired difference of two candidates on the same questions.
+
+    `value` is the mean of new - old, in metric units; `lost` and `won` count the questions that the new one does worse
+    and better; `p_value` is McNemar's exact test of these, two-sided (a sign test if values are not 0/1).
+    """
 
     value: float
     standard_error: float
@@ -59,9 +62,9 @@ class Difference:
 
 
 def difference(new: Sequence[Outcome], old: Sequence[Outcome], higher_is_better: bool) -> Difference:
-    """Raises ValueError when the two were not asked the same questions."""
+    """Return the paired difference; raises ValueError if the two were not asked the same questions."""
     sign = 1 if higher_is_better else -1
-    gains = [sign * (one.value - other.value) for one, other in zip(new, _paired(new, old), strict=True)]
+    gains = [sign * (after.value - before.value) for after, before in zip(new, _paired(new, old), strict=True)]
     losses = [-gain for gain in gains]
     p_value = min(1.0, 2 * min(_sign_test(gains), _sign_test(losses)))
     won, lost = (sum(value > 0 for value in values) for values in (gains, losses))
@@ -70,7 +73,7 @@ def difference(new: Sequence[Outcome], old: Sequence[Outcome], higher_is_better:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the new candidate replaces the old one. `difference` is new - old in metric units."""
+    """The decision about a new candidate; `difference` is new - old, in metric units."""
 
     accepted: bool
     reason: str
@@ -91,14 +94,14 @@ def accept(
     """Compare two candidates on the same val questions, question by question.
 
     - ladder: the gain must exceed its own standard error (Blum & Hardt 2015, parameter-free), which bounds how far
-      repeated selection can overfit val; with one question, any gain.
+      repeated selection can overfit val; with one question any gain is enough.
     - mcnemar: exact one-sided test on the questions that only one of the two got right (a sign test where values are
       not 0/1), at significance `level`.
     - bootstrap: one-sided paired bootstrap at significance `level`.
 
-    `aggregate` None is the mean; mcnemar knows no other.
-    A candidate that answered nothing at all is never accepted; the first that answers (old None) is.
-    Raises ValueError when the two were not asked the same questions.
+    `aggregate` None is the mean; mcnemar works with no other.
+    A candidate that answered no question is never accepted; the first that answers one (`old` None) is.
+    Raises ValueError if the two were not asked the same questions.
     """
     if not any(outcome.kind in _ANSWERED for outcome in new):
         return Verdict(False, "no question was answered", 0.0, 0.0)
@@ -106,15 +109,15 @@ def accept(
         return Verdict(True, "first scored candidate", 0.0, 0.0)
     paired = _paired(new, old)
     sign = 1 if higher_is_better else -1
-    gains = [sign * (one.value - other.value) for one, other in zip(new, paired, strict=True)]
+    gains = [sign * (after.value - before.value) for after, before in zip(new, paired, strict=True)]
     if rule == "mcnemar":
         if aggregate is not None:
             raise ValueError("search.accept.rule=mcnemar compares means; this metric takes ladder or bootstrap")
         return _verdict(fmean(gains), _standard_error(gains), sign, gains, level, _sign_test(gains))
     if rule == "ladder" and aggregate is None:
         return _verdict(fmean(gains), _standard_error(gains), sign, gains)
-    of_new, of_old = _statistic(aggregate, new), _statistic(aggregate, paired)
-    resampled = _bootstrap(lambda chosen: sign * (of_new(chosen) - of_old(chosen)), len(new), seed)
+    new_statistic, old_statistic = _statistic(aggregate, new), _statistic(aggregate, paired)
+    resampled = _bootstrap(lambda chosen: sign * (new_statistic(chosen) - old_statistic(chosen)), len(new), seed)
     gain = sign * ((aggregate or mean)(new) - (aggregate or mean)(paired))
     if rule == "ladder":
         return _verdict(gain, stdev(resampled), sign, gains)
@@ -123,17 +126,17 @@ def accept(
 
 
 def _paired(new: Sequence[Outcome], old: Sequence[Outcome]) -> list[Outcome]:
-    """The old outcomes in the order of the new ones."""
-    before = {outcome.unit: outcome for outcome in old}
-    if before.keys() != {outcome.unit for outcome in new} or len(old) != len(new):
+    """Return the old outcomes in the order of the new ones."""
+    by_unit = {outcome.unit: outcome for outcome in old}
+    if by_unit.keys() != {outcome.unit for outcome in new} or len(old) != len(new):
         raise ValueError("the two candidates were not asked the same questions")
-    return [before[outcome.unit] for outcome in new]
+    return [by_unit[outcome.unit] for outcome in new]
 
 
 def _verdict(
     gain: float, error: float, sign: int, gains: Sequence[float], level: float = 0.0, p_value: float | None = None
 ) -> Verdict:
-    """Without a p value the gain must exceed its standard error; with one, p must be below the level."""
+    """Accept a gain above its standard error or, given a p value, a gain with p below the level."""
     accepted = gain > 0 and (gain > error if p_value is None else p_value < level)
     figures = f"{sign * gain:+.3f} ± {error:.3f} (n={len(gains)}{'' if p_value is None else f', p={p_value:.3g}'})"
     if accepted:
@@ -148,29 +151,29 @@ def _verdict(
 
 
 def _standard_error(gains: Sequence[float]) -> float:
-    """Of the mean of paired differences; 0 for one question."""
+    """Return the standard error of the mean of paired differences; 0 for one question."""
     return stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
 
 
 def _sign_test(gains: Sequence[float]) -> float:
-    """P(at least as many questions won) if winning and losing one were equally likely; exact."""
+    """Return the exact probability of at least as many wins if a win and a loss were equally likely."""
     won = sum(gain > 0 for gain in gains)
     decided = won + sum(gain < 0 for gain in gains)
     return sum(math.comb(decided, k) for k in range(won, decided + 1)) / 2**decided
 
 
 def _statistic(aggregate: Aggregate | None, outcomes: Sequence[Outcome]) -> Callable[[Any], float]:
-    """The aggregate over chosen positions (a numpy array of int) of `outcomes`."""
+    """Return a function: the aggregate over the outcomes at given positions (a numpy array of int)."""
     import numpy as np
 
     if aggregate is not None:
-        return lambda chosen: aggregate([outcomes[k] for k in chosen])
+        return lambda positions: aggregate([outcomes[k] for k in positions])
     values = np.array([outcome.value for outcome in outcomes])
-    return lambda chosen: float(values[chosen].mean())
+    return lambda positions: float(values[positions].mean())
 
 
 def _bootstrap(statistic: Callable[[Any], float], n: int, seed: int) -> list[float]:
-    """`statistic` of RESAMPLES samples of n questions, drawn with replacement."""
+    """Return `statistic` of RESAMPLES samples of n questions, drawn with replacement."""
     import numpy as np
 
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Processes started before they are needed: their start-up is paid while a harness runs, not between two of them."""
+"""Processes started ahead of need start up while a harness runs, not between two harness runs."""
 
 import atexit
 import contextlib
@@ -10,9 +10,10 @@ Process = subprocess.Popen[bytes]
 
 
 class Standby:
-    """At most one waiting process of a kind.
+    """A reserve of at most one started process of a kind.
 
-    What `start` makes must wait for its standard input and end when that ends, so that none outlives the runner.
+    The process that `start` makes must read its standard input and end when that is closed, so that it does not outlive
+    the runner.
     """
 
     def __init__(self, start: Callable[[], Process]) -> None:
@@ -22,19 +23,19 @@ class Standby:
         atexit.register(self.dismiss)
 
     def warm(self) -> None:
-        """Start one, if none is waiting."""
+        """Start a process if none is waiting."""
         with self._lock:
             if self._waiting is None:
                 self._waiting = self._start()
 
     def take(self) -> Process:
-        """The waiting process, or a new one; it is the caller's now."""
+        """Return the waiting process, or a new one; the caller owns it."""
         with self._lock:
             process, self._waiting = self._waiting, None
         return process if process is not None and process.poll() is None else self._start()
 
     def dismiss(self) -> None:
-        """End the waiting process, if there is one."""
+        """Stop the waiting process, if there is one."""
         with self._lock:
             process, self._waiting = self._waiting, None
         if process is not None:

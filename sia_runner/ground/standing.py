@@ -1,11 +1,11 @@
-"""How a test result stands among others, in a line for people: an official grader's score, a leaderboard's medal."""
+"""Lines for people place a test result on a leaderboard: the official grader's score, the medal."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def standing_lines(standing: Mapping[str, Any] | None) -> list[str]:
-    """Of `standing` in a test result (see Task.standing); none where the task has none."""
+    """Return the lines for `standing` of a test result (see Task.standing); none if the task has none."""
     if not standing:
         return []
     grader = "mlebench's grader" if standing["graded_by"] == "mlebench" else "our own grader"
@@ -18,7 +18,7 @@ def standing_lines(standing: Mapping[str, Any] | None) -> list[str]:
 def _medal(standing: Mapping[str, Any]) -> str:
     if "medal" not in standing:
         return "no leaderboard is at hand, so no medal"
-    won = f"{standing['medal']} medal" if standing["medal"] else "no medal"
-    side = "above" if standing["above_median"] else "not above"
+    medal = f"{standing['medal']} medal" if standing["medal"] else "no medal"
+    position = "above" if standing["above_median"] else "not above"
     marks = ", ".join(f"{name} {value:.5f}" for name, value in standing["thresholds"].items())
-    return f"{won}, {side} the median of {standing['teams']:,} teams ({marks})"
+    return f"{medal}, {position} the median of {standing['teams']:,} teams ({marks})"

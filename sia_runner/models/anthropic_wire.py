@@ -1,4 +1,4 @@
-"""Anthropic's messages."""
+"""Anthropic's messages API: requests, answers and streams."""
 
 from typing import Any
 
@@ -24,9 +24,12 @@ _STATUS = {kind: status for status, kind in _TYPES.items()}
 
 
 class Anthropic:
+    """Anthropic's messages API."""
+
     api: Api = "anthropic"
 
     def prepare(self, body: Body, hosted: Hosted) -> Asked:
+        """Normalise a client's request: model, completion bound and question id. Raises CallError (bad_request)."""
         messages_of(body)
         refuse_locked(body)
         refuse_tools(body.get("tools"), _CLIENT_TOOLS)
@@ -40,27 +43,33 @@ class Anthropic:
         return Asked("anthropic", body, flag(body, "stream"), asked_model, question, limit)
 
     def read(self, body: Any) -> Summary:
+        """Summarise a whole answer. Raises CallError (malformed)."""
         _raise_error(body)
         content = body.get("content") if isinstance(body, dict) else None
         if not isinstance(content, list):
             raise Failed("malformed", "the provider's answer has no content")
         blocks = [block for block in content if isinstance(block, dict)]
         summary = Summary("".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text"))
-        summary.tool_calls = [_call(one, dumps(one.get("input") or {}).decode()) for one in blocks if _is_call(one)]
+        summary.tool_calls = [
+            _call(block, dumps(block.get("input") or {}).decode()) for block in blocks if _is_call(block)
+        ]
         summary.finish_reason = text_id(body.get("stop_reason"))
         summary.model = text_id(body.get("model"))
         _note(summary, body.get("usage"))
         return summary
 
-    def reader(self, asked: Asked) -> "_Reader":
-        del asked
+    def reader(self, request: Asked) -> "_Reader":
+        """Return a reader for one stream."""
+        del request
         return _Reader()
 
     def error(self, status: int, failed: Failed) -> Body:
+        """Return the JSON of an error as Anthropic writes it."""
         kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
         return {"type": "error", "error": {"type": kind, "message": failed.message}}
 
     def error_event(self, status: int, failed: Failed) -> bytes:
+        """Return the error as an event of a stream."""
         return event(dumps(self.error(status, failed)), "error")
 
 
@@ -69,15 +78,15 @@ class _Reader:
         self._summary = Summary()
         self._text: list[str] = []
         self._calls: dict[int, tuple[Body, list[str]]] = {}
-        self.ended = False
+        self.at_end = False
 
-    def take(self, event: Event) -> bytes:
-        if not event.data:
+    def take(self, item: Event) -> bytes:
+        if not item.data:
             return b""
-        data = loads(event.data)
+        data = loads(item.data)
         _raise_error(data)
         if not isinstance(data, dict):
-            raise Failed("malformed", "an event of the provider's stream is no object")
+            raise Failed("malformed", "an event of the provider's stream is not an object")
         kind, index = data.get("type"), count(data.get("index")) or 0
         if kind == "message_start":
             message = _object(data, "message")
@@ -91,8 +100,8 @@ class _Reader:
             self._summary.finish_reason = text_id(_object(data, "delta").get("stop_reason"))
             _note(self._summary, data.get("usage"))
         elif kind == "message_stop":
-            self.ended = True
-        return event.raw
+            self.at_end = True
+        return item.raw
 
     def _delta(self, index: int, delta: Body) -> None:
         if delta.get("type") == "text_delta":
@@ -101,10 +110,10 @@ class _Reader:
             self._calls[index][1].append(str(delta.get("partial_json") or ""))
 
     def finish(self) -> Summary:
-        if not self.ended:
+        if not self.at_end:
             raise Failed("malformed", "the provider's stream was cut before its end")
         self._summary.text = "".join(self._text)
-        self._summary.tool_calls = [_call(block, "".join(given) or "{}") for block, given in self._calls.values()]
+        self._summary.tool_calls = [_call(block, "".join(pieces) or "{}") for block, pieces in self._calls.values()]
         return self._summary
 
 
@@ -131,13 +140,13 @@ def _call(block: Body, arguments: str) -> dict[str, str]:
 
 
 def _note(summary: Summary, usage: Any) -> None:
-    """The end of a stream repeats or corrects what its start said. Anthropic counts cached input apart."""
+    """Copy token counts; a stream's end may correct its start. Anthropic counts cached input apart."""
     if not isinstance(usage, dict):
         return
-    used, made = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
-    if used is not None:
+    input_count, output_count = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
+    if input_count is not None:
         summary.cached_tokens = count(usage.get("cache_read_input_tokens")) or 0
         summary.written_tokens = count(usage.get("cache_creation_input_tokens")) or 0
-        summary.input_tokens = used + summary.cached_tokens + summary.written_tokens
-    if made is not None:
-        summary.output_tokens = made
+        summary.input_tokens = input_count + summary.cached_tokens + summary.written_tokens
+    if output_count is not None:
+        summary.output_tokens = output_count

@@ -1,9 +1,9 @@
-"""One process's file of the ledger, added up: what was announced, what was settled, what never got an answer.
+"""One process's file of the ledger and its sums: attempts announced, settled, and left without an answer.
 
 A line announces an attempt, and one of three others ends it:
 
-    {"sent": 7, "generation": 2, "candidate": "gen_2", "purpose": "select", "input": 900, "output": 1024, "usd": .01, …}
-    {"done": 7, "input": 843, "output": 95, "cached": 0, "usd": .0012}      answered, at what the provider said it used
+    {"sent": 7, "generation": 2, "candidate": "gen_2", "purpose": "select", "input": 900, "output": 1024, "usd": .01}
+    {"done": 7, "input": 843, "output": 95, "cached": 0, "usd": .0012}    answered, at the provider's counts
     {"undone": 7}          it never reached the provider
     {"unanswered": 7}      it may have been charged for: counted as reserved
 """
@@ -23,7 +23,7 @@ UNITS = ("usd", "tokens", "calls")
 
 
 class Amount(NamedTuple):
-    """`usd` in picodollars: sums are exact."""
+    """An amount of budget. `usd` is in picodollars, so that sums are exact."""
 
     usd: int = 0
     tokens: int = 0
@@ -31,21 +31,21 @@ class Amount(NamedTuple):
 
 
 class Account(NamedTuple):
-    """Under what usage is kept."""
+    """The key that spending is kept under."""
 
     generation: int
     candidate: str
     purpose: str
 
-    def pots(self) -> list[str]:
-        """The pots that its calls are paid from: `work` or `test` of the run, and `gen_<n>` where a generation pays."""
+    def pools(self) -> list[str]:
+        """Return the pools that its calls are paid from: the run's `work` or `test`, and its generation's `gen_<n>`."""
         of_run = "test" if self.purpose == "test" else "work"
         return [of_run, f"gen_{self.generation}"] if self.generation else [of_run]
 
 
 @dataclass(slots=True)
 class Row:
-    """What one account spent. Calls without an answer are in all figures, at what was reserved for them."""
+    """The spending of one account. Calls without an answer count in all figures, at their reservation."""
 
     usd: int = 0  # picodollars; nothing for calls whose price is not known
     input_tokens: int = 0
@@ -56,23 +56,26 @@ class Row:
     unpriced: int = 0  # calls whose price is not known
 
     def add(self, other: "Row") -> None:
+        """Add another account's figures."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def priced(self) -> bool:
-        """False: `usd` leaves calls out, because nobody says what they cost."""
+        """Tells whether every call has a known price; if not, `usd` leaves those without one out."""
         return self.unpriced == 0
 
     @property
     def dollars(self) -> float:
+        """The spending in US dollars."""
         return self.usd / PICO
 
     def usage(self) -> Usage:
+        """Return dollars, tokens and calls."""
         return Usage(self.dollars, self.input_tokens + self.output_tokens, self.calls)
 
 
-class _Sent(NamedTuple):
+class _Attempt(NamedTuple):
     account: Account
     input: int
     output: int
@@ -85,20 +88,21 @@ class _Sent(NamedTuple):
 
 @dataclass(slots=True)
 class Book:
-    """Fed line by line: by the process that writes them, or from a file, from where it was read last."""
+    """The sums of one ledger file, fed line by line: by the process that writes it, or from the file as it grows."""
 
     rows: dict[Account, Row] = field(default_factory=dict)
-    under_way: dict[int, _Sent] = field(default_factory=dict)
-    _spent: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
+    under_way: dict[int, _Attempt] = field(default_factory=dict)
+    _settled: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     _reserved: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     _read: int = 0  # bytes
 
     def add(self, line: Line) -> None:
+        """Add one line of the file."""
         if "sent" in line:
             account = Account(line["generation"], line["candidate"], line["purpose"])
-            sent = _Sent(account, line["input"], line["output"], _pico(line["usd"]))
-            self.under_way[line["sent"]] = sent
-            self._move(self._reserved, sent, sent.amount, 1)
+            attempt = _Attempt(account, line["input"], line["output"], _pico(line["usd"]))
+            self.under_way[line["sent"]] = attempt
+            self._move(self._reserved, attempt, attempt.amount, 1)
         elif "done" in line:
             self._done(line["done"], Row(0, line["input"], line["output"], line["cached"]), _pico(line["usd"]))
         elif "undone" in line:
@@ -107,53 +111,54 @@ class Book:
             self._unanswered(line["unanswered"])
 
     def abandon(self) -> None:
-        """Nobody will settle what is under way any more: these are calls without an answer."""
+        """Count all attempts under way as unanswered: their process is gone and will not settle them."""
         for number in list(self.under_way):
             self._unanswered(number)
 
-    def spent(self, pot: str, unit: int) -> int:
-        return self._spent[pot][unit] if pot in self._spent else 0
+    def settled(self, pool: str, unit: int) -> int:
+        """Return the settled amount of a pool, in picodollars, tokens or calls."""
+        return self._settled[pool][unit] if pool in self._settled else 0
 
-    def used(self, pot: str, unit: int) -> int:
-        """Spent, and reserved for calls under way."""
-        return self.spent(pot, unit) + (self._reserved[pot][unit] if pot in self._reserved else 0)
+    def used(self, pool: str, unit: int) -> int:
+        """Return the settled amount plus the reservations of calls under way."""
+        return self.settled(pool, unit) + (self._reserved[pool][unit] if pool in self._reserved else 0)
 
     def catch_up(self, path: Path) -> None:
-        """Read what was appended since; a last line that is not whole yet is left for the next time."""
+        """Read the lines appended since the last call; an incomplete last line waits for the next call."""
         try:
             with path.open("rb") as stream:
                 stream.seek(self._read)
-                whole = stream.read().rpartition(b"\n")[0]
+                data = stream.read().rpartition(b"\n")[0]
         except FileNotFoundError:
             return
-        for line in parsed(whole):
+        for line in parsed(data):
             self.add(line)
-        self._read += len(whole) + 1 if whole else 0
+        self._read += len(data) + 1 if data else 0
 
     def _unanswered(self, number: int) -> None:
-        sent = self.under_way[number]
-        self._done(number, Row(0, sent.input, sent.output, unanswered=1), sent.usd)
+        attempt = self.under_way[number]
+        self._done(number, Row(0, attempt.input, attempt.output, unanswered=1), attempt.usd)
 
     def _done(self, number: int, row: Row, usd: int | None) -> None:
-        sent = self._take(number)
+        attempt = self._take(number)
         row.calls, row.usd, row.unpriced = 1, usd or 0, int(usd is None)
-        self.rows.setdefault(sent.account, Row()).add(row)
-        self._move(self._spent, sent, Amount(row.usd, row.input_tokens + row.output_tokens, 1), 1)
+        self.rows.setdefault(attempt.account, Row()).add(row)
+        self._move(self._settled, attempt, Amount(row.usd, row.input_tokens + row.output_tokens, 1), 1)
 
-    def _take(self, number: int) -> _Sent:
-        sent = self.under_way.pop(number)
-        self._move(self._reserved, sent, sent.amount, -1)
-        return sent
+    def _take(self, number: int) -> _Attempt:
+        attempt = self.under_way.pop(number)
+        self._move(self._reserved, attempt, attempt.amount, -1)
+        return attempt
 
-    def _move(self, sums: dict[str, list[int]], sent: _Sent, amount: Amount, sign: int) -> None:
-        for pot in sent.account.pots():
+    def _move(self, sums: dict[str, list[int]], attempt: _Attempt, amount: Amount, sign: int) -> None:
+        for pool in attempt.account.pools():
             for unit, value in enumerate(amount):
-                sums[pot][unit] += sign * value
+                sums[pool][unit] += sign * value
 
 
-def parsed(whole: bytes) -> Iterator[Line]:
-    """The lines that are JSON. What a full disk cut is passed over: its call was never sent, or has no answer."""
-    for raw in whole.split(b"\n"):
+def parsed(data: bytes) -> Iterator[Line]:
+    """Yield the lines that are JSON objects. Skip lines cut by a full disk: those calls have no answer."""
+    for raw in data.split(b"\n"):
         try:
             line = json.loads(raw)
         except ValueError:

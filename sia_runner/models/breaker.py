@@ -1,18 +1,18 @@
-"""A dead provider is found out once, not once per question."""
+"""A circuit breaker, so that a dead provider is detected once and not once per question."""
 
 import asyncio
 import contextlib
 
 from sia_runner.models.failures import Failed, Kind
 
-CONSECUTIVE = 5  # failed calls, each with all its attempts, and no success between them
+CONSECUTIVE = 5  # failed calls (after all attempts) without a success between them
 _COUNTED: frozenset[Kind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
-_HOPELESS = (401, 402)  # a key that is refused stays refused
-_UNLESS_PROVEN = (403, 404)  # also said about single requests, by a provider that has answered others
+_HOPELESS = (401, 402)  # a refused key stays refused
+_UNLESS_PROVEN = (403, 404)  # may concern a single request, if the provider has answered others
 
 
 class Breaker:
-    """Open for good once it opened: the run stops and is resumed when the provider is back."""
+    """Stops calls to a provider that fails. It never closes again: the run stops and is resumed later."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -22,15 +22,17 @@ class Breaker:
         self._opened = asyncio.Event()
 
     def check(self) -> None:
+        """Raise CallError (down) when the breaker is open."""
         if self.reason is not None:
             raise Failed("down", self.reason, sent=False)
 
     def succeeded(self) -> None:
+        """Record an answered call."""
         self._failed = 0
         self._proven = True
 
     def failed(self, failed: Failed) -> None:
-        """A call failed, all its attempts included."""
+        """Record a call that failed with all its attempts; open the breaker where no later call can succeed."""
         if failed.kind == "down" or self.reason is not None:
             return
         hopeless = failed.status in _HOPELESS or failed.code == "insufficient_quota"
@@ -42,7 +44,7 @@ class Breaker:
                 self._open(f"provider {self.name}: {self._failed} calls in a row failed, the last: {failed.message}")
 
     async def pause(self, seconds: float) -> None:
-        """Wait between two attempts, not longer than there is hope."""
+        """Wait `seconds` between two attempts; stop early and raise CallError (down) if the breaker opens."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._opened.wait()

@@ -21,12 +21,14 @@ DIALECTS: Mapping[Api, Dialect] = {"openai": OpenAI(), "anthropic": Anthropic()}
 
 
 class Backend(Protocol):
+    """Sends requests to one provider."""
+
     async def ready(self) -> None:
-        """Load what is needed before the clock of an attempt runs."""
+        """Load heavy libraries before the clock of an attempt runs."""
         ...
 
-    def pieces(self, asked: Asked) -> AsyncIterator[bytes]:
-        """One attempt: one request to the provider. Raises Failed."""
+    def pieces(self, request: Asked) -> AsyncIterator[bytes]:
+        """Send one request and yield the answer's bytes. Raises CallError."""
         ...
 
 
@@ -38,26 +40,28 @@ class Endpoint:
     secrets: tuple[str, ...]
     slots: asyncio.Semaphore
     breaker: Breaker
-    backends: Mapping[Api, Backend]  # by the API that the client speaks
+    backends: Mapping[Api, Backend]  # by the client's API
 
     def clean(self, failed: Failed) -> Failed:
-        """Providers like to repeat a key that they refuse."""
+        """Remove keys from the error's message: providers repeat a key that they refuse."""
         failed.message = redact(failed.message, self.secrets)
         return failed
 
 
-def endpoints(providers: Mapping[Role, Hosted], line: Line) -> dict[Role, Endpoint]:
-    """Raises ModelsError where a key is missing."""
+def endpoints(providers: Mapping[Role, Hosted], client: Line) -> dict[Role, Endpoint]:
+    """Return each role's endpoint. Raises ModelsError where a key is missing."""
     shared: dict[tuple[str | None, ...], tuple[asyncio.Semaphore, Breaker]] = {}
-    found: dict[Role, Endpoint] = {}
+    result: dict[Role, Endpoint] = {}
     for role, hosted in providers.items():
-        place = (hosted.base_url, hosted.litellm, hosted.key, hosted.key_file)
-        slots, breaker = shared.setdefault(place, (asyncio.Semaphore(hosted.concurrency), Breaker(hosted.name)))
+        identity = (hosted.base_url, hosted.litellm, hosted.key, hosted.key_file)
+        slots, breaker = shared.setdefault(identity, (asyncio.Semaphore(hosted.concurrency), Breaker(hosted.name)))
         key = key_of(hosted)
         secrets = tuple(secret for secret in (key, *hosted.headers.values()) if secret and len(secret) >= 8)
-        found[role] = Endpoint(hosted, secrets, slots, breaker, _backends(hosted, key, line))
-    return found
+        result[role] = Endpoint(hosted, secrets, slots, breaker, _backends(hosted, key, client))
+    return result
 
 
-def _backends(hosted: Hosted, key: str | None, line: Line) -> dict[Api, Backend]:
-    return {api: Forward(hosted, key, line) if api == hosted.api else Translate(hosted, key, line) for api in DIALECTS}
+def _backends(hosted: Hosted, key: str | None, client: Line) -> dict[Api, Backend]:
+    return {
+        api: Forward(hosted, key, client) if api == hosted.api else Translate(hosted, key, client) for api in DIALECTS
+    }

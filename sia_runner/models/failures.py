@@ -1,4 +1,4 @@
-"""How a call can fail: a closed set of kinds, what may be tried again, and what a provider's status means."""
+"""The errors of model calls: a closed set of kinds, the kinds worth retrying, and the meaning of HTTP statuses."""
 
 import time
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ Kind = Literal[
     "unreachable",  # no connection, a reset, or a server error
     "auth",  # the key is refused, or its account has no credit
     "bad_request",
-    "malformed",  # an answer that is none
+    "malformed",  # not a valid answer
     "too_large",
     "budget",
     "down",  # the circuit breaker is open
-    "cancelled",  # whoever asked is gone
+    "cancelled",  # the client is gone
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -36,7 +36,7 @@ _LONGEST = 2000  # characters kept of a provider's message
 
 
 class Failed(Exception):
-    """A call, or one attempt of it, came to nothing.
+    """A call, or one attempt of it, failed.
 
     `status` is the provider's, where it answered at all; `sent`: the request may have reached it; `retry_after` in
     seconds.
@@ -59,27 +59,28 @@ class Failed(Exception):
         self.status = status
         self.sent = sent
         self.retry_after = retry_after
-        self.code = code  # the provider's own word, such as context_length_exceeded
+        self.code = code  # the provider's error code, such as context_length_exceeded
         self.final = final
-        self.cause: Exception | None = None  # BudgetSpent, where that is why
+        self.cause: Exception | None = None  # BudgetSpent, if that is the cause
 
     @property
     def transient(self) -> bool:
+        """Tells whether another attempt may succeed."""
         return self.kind in _TRANSIENT and not self.final
 
 
 def refused(status: int, headers: Mapping[str, str], body: Any) -> Failed:
-    """What an error of a provider means. `body`: its JSON, or its text where that is none."""
+    """Return the error that a provider's answer means. `body` is its JSON, or its text where that is not JSON."""
     message, code = _said(body)
     kind: Kind = _STATUS.get(status) or ("unreachable" if status >= 500 else "bad_request")
-    if code == "insufficient_quota":  # said with 429, but no waiting brings credit
+    if code == "insufficient_quota":  # sent with status 429, but waiting does not help
         kind = "auth"
     text = message[:_LONGEST] or "no reason given"
     return Failed(kind, f"{text} (status {status})", status=status, retry_after=retry_after(headers), code=code)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the provider asks to wait; None where it says nothing that can be understood."""
+    """Return the seconds that the provider asks to wait; None where its headers give none."""
     value = headers.get("retry-after-ms")
     try:
         if value is not None:
@@ -95,7 +96,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _said(body: Any) -> tuple[str, str | None]:
-    """The message and code of an error in any of the shapes in use."""
+    """Return the message and code of an error in any of the shapes in use."""
     if isinstance(body, list) and body:  # Gemini wraps its errors in a list
         body = body[0]
     error = body.get("error", body) if isinstance(body, dict) else body

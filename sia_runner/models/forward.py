@@ -1,4 +1,4 @@
-"""A request to an endpoint that speaks the client's own API: passed through as it is."""
+"""Requests to an endpoint that speaks the client's own API: passed through unchanged."""
 
 from collections.abc import AsyncIterator
 
@@ -12,9 +12,11 @@ _ANTHROPIC_VERSION = "2023-06-01"
 
 
 class Forward:
-    def __init__(self, hosted: Hosted, key: str | None, line: Line) -> None:
+    """Passes requests through to an endpoint that speaks the client's API."""
+
+    def __init__(self, hosted: Hosted, key: str | None, client: Line) -> None:
         self._url = (hosted.base_url or "").rstrip("/") + _PATHS[hosted.api]
-        self._line = line
+        self._client = client
         self._headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "sia-runner"}
         if hosted.api == "anthropic":
             self._headers |= {"x-api-key": key} if key else {}
@@ -23,14 +25,14 @@ class Forward:
         self._headers |= hosted.headers
 
     async def ready(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is nothing to load."""
 
-    async def pieces(self, asked: Asked) -> AsyncIterator[bytes]:
-        """The bytes of the answer: the whole JSON, or a stream of events. Raises Failed."""
-        headers = {**asked.headers, **self._headers}
-        if asked.api == "anthropic":
+    async def pieces(self, request: Asked) -> AsyncIterator[bytes]:
+        """Yield the bytes of the answer: the whole JSON, or a stream of events. Raises CallError."""
+        headers = {**request.headers, **self._headers}
+        if request.api == "anthropic":
             headers.setdefault("anthropic-version", _ANTHROPIC_VERSION)
-        response = await self._line.open("POST", self._url, headers, asked.raw)
+        response = await self._client.open("POST", self._url, headers, request.raw)
         try:
             if response.status >= 400:
                 raise await error_of(response)
@@ -39,4 +41,4 @@ class Forward:
             async for piece in pieces(response):
                 yield piece
         finally:
-            response.close()  # one that was read to its end has given its connection back before
+            response.close()  # does nothing if the body was read to its end

@@ -1,4 +1,4 @@
-"""The HTTP side: what a harness's OpenAI and Anthropic clients talk to, on a Unix socket."""
+"""The gateway's HTTP server: OpenAI and Anthropic clients of a harness call it on a Unix socket."""
 
 import asyncio
 import json
@@ -14,75 +14,86 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sia_runner.models import replies, tokens
 from sia_runner.models.attempts import Desk
 from sia_runner.models.cache import Cache
 from sia_runner.models.endpoints import DIALECTS, Endpoint
 from sia_runner.models.failures import Failed
 from sia_runner.models.protocol import Grant, Role
 from sia_runner.models.refusals import bad_request
+from sia_runner.models.replies import (
+    ResponseWriter,
+    error_response,
+    models_response,
+    not_served_error,
+    token_count_response,
+)
 from sia_runner.models.settling import refuse
 from sia_runner.models.stay import Stay
+from sia_runner.models.tokens import estimate
 from sia_runner.models.wire import Api, Asked, Body, dumps, text_id
 from sia_runner.records import Door
 
 BIGGEST_REQUEST = 8 << 20  # bytes
-_CONNECTIONS = 512  # at the same time: a harness must not take all of the runner's file descriptors
-_SOCKET_PATH = 107  # bytes that a Unix socket's address has room for
+_CONNECTIONS = 512  # concurrent; a harness must not use up the runner's file descriptors
+_SOCKET_PATH = 107  # longest address of a Unix socket, in bytes
 _PASSED = ("anthropic-version", "anthropic-beta")  # headers that are part of a request
 _SERVED: Mapping[str, Api] = {"/chat/completions": "openai", "/messages": "anthropic"}
-_LOG = logging.getLogger(__name__)  # what a harness sends that is no HTTP is nothing for the user's terminal
+_LOG = logging.getLogger(__name__)  # invalid HTTP from a harness must not reach the user's terminal
 _LOG.addHandler(logging.NullHandler())
 _LOG.propagate = False
 _COUNTS = "/messages/count_tokens"
 
 
 class Gateway:
-    """Serves visits on one socket; the token says whose a call is. Lives on one event loop."""
+    """Serves sessions on one socket; the token tells them apart. Lives on one event loop."""
 
-    def __init__(self, endpoints: Mapping[Role, Endpoint], desk: Desk, cache: Path) -> None:
-        self._endpoints, self._desk, self._cache = endpoints, desk, cache
-        self._own = Cache(cache)  # of this process's calls: two proposals that begin alike are two samples
-        self._stays: dict[str, Stay] = {}
+    def __init__(self, endpoints: Mapping[Role, Endpoint], call_runner: Desk, cache: Path) -> None:
+        self._endpoints, self._call_runner, self._cache = endpoints, call_runner, cache
+        self._own_cache = Cache(
+            cache
+        )  # for this process's calls: two equal first requests of proposals are two samples
+        self._sessions: dict[str, Stay] = {}
         self._folder = _folder()
-        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # or when we exit
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # at exit at the latest
         self._socket = self._folder / "s"
         app = web.Application(client_max_size=BIGGEST_REQUEST)
         app.router.add_route("*", "/{path:.*}", self._answer)
-        # handler_cancellation: a client that is gone shall not be paid for any longer
+        # handler_cancellation: do not go on paying for a client that has left
         self._runner = web.AppRunner(app, access_log=None, logger=_LOG, handler_cancellation=True, shutdown_timeout=0.5)
 
     async def start(self) -> None:
+        """Listen on the socket."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._accept, self._socket, backlog=256)
-        self._socket.chmod(0o666)  # the sandbox has a user of its own; the token is what protects
+        self._socket.chmod(0o666)  # the sandbox runs as another user; the token protects the socket
 
     async def close(self) -> None:
+        """Stop listening and end all sessions."""
         self._server.close()
-        for token in list(self._stays):
-            await self._stays.pop(token).end()
+        for token in list(self._sessions):
+            await self._sessions.pop(token).end()
         await self._runner.cleanup()
         self._remove()
 
     @asynccontextmanager
     async def visit(self, grant: Grant) -> AsyncIterator[Stay]:
-        """A stay whose token is good for as long as the context lasts."""
+        """Open a session whose token is valid as long as the context lasts."""
         token = f"sk-sia-{secrets.token_urlsafe(32)}"
         door = Door(self._socket, _environment(token, self._endpoints[grant.role].hosted.model))
-        stay = self._stay(grant, door, Cache(self._cache))
-        self._stays[token] = stay
+        session = self._new_session(grant, door, Cache(self._cache))
+        self._sessions[token] = session
         try:
-            yield stay
+            yield session
         finally:
-            self._stays.pop(token, None)
-            await stay.end()
+            self._sessions.pop(token, None)
+            await session.end()
 
-    def own(self, grant: Grant) -> Stay:
-        """For one call from this process, which comes through no door."""
-        return self._stay(grant, Door(self._socket, {}), self._own)
+    def own_session(self, grant: Grant) -> Stay:
+        """Return a session for one call from this process, which does not use the socket."""
+        return self._new_session(grant, Door(self._socket, {}), self._own_cache)
 
-    def _stay(self, grant: Grant, door: Door, cache: Cache) -> Stay:
+    def _new_session(self, grant: Grant, door: Door, cache: Cache) -> Stay:
         grant.trajectories.parent.mkdir(parents=True, exist_ok=True)
         cached = self._endpoints[grant.role].hosted.cache and grant.sample is None
         return Stay(grant, door, cache if cached else None)
@@ -92,69 +103,73 @@ class Gateway:
         return _Refusal() if server is None or len(server.connections) >= _CONNECTIONS else server()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        path = request.path.removeprefix("/v1").removeprefix("/v1").rstrip("/")  # base URLs end with it, or do not
+        path = request.path.removeprefix("/v1").removeprefix("/v1").rstrip("/")  # base URLs may end with /v1
         api: Api = _SERVED.get(path) or ("anthropic" if _speaks_anthropic(request) else "openai")
-        stay = next((self._stays[token] for token in _tokens(request) if token in self._stays), None)
-        if stay is None:
-            return replies.error(
-                api, Failed("auth", "this token is not good, or no longer, at the gateway", status=401)
+        session = next((self._sessions[token] for token in _tokens(request) if token in self._sessions), None)
+        if session is None:
+            return error_response(
+                api, Failed("auth", "this token is unknown to the gateway, or its session has ended", status=401)
             )
-        async with stay.call():
-            return await self._serve(request, path, api, stay)
+        async with session.call():
+            return await self._serve(request, path, api, session)
 
-    async def _serve(self, request: web.Request, path: str, api: Api, stay: Stay) -> web.StreamResponse:
-        endpoint = self._endpoints[stay.grant.role]
+    async def _serve(self, request: web.Request, path: str, api: Api, session: Stay) -> web.StreamResponse:
+        endpoint = self._endpoints[session.grant.role]
         if request.method == "GET" and (path == "/models" or path.startswith("/models/")):
-            return replies.models(api, endpoint.hosted, path.removeprefix("/models").removeprefix("/"))
+            return models_response(api, endpoint.hosted, path.removeprefix("/models").removeprefix("/"))
         if request.method != "POST" or path not in (*_SERVED, _COUNTS):
-            return replies.error(api, replies.not_served(request.method, request.path))
+            return error_response(api, not_served_error(request.method, request.path))
         body: Body = {}
-        question = stay.grant.question or text_id(request.headers.get("x-sia-question"))
+        question = session.grant.question or text_id(request.headers.get("x-sia-question"))
         try:
             body = await _body(request)
             if path == _COUNTS:
-                return replies.counted(tokens.estimate(dumps(body).decode()))
-            asked = _asked(request, api, body, endpoint)
-            asked.question = question or asked.question
-            asked.grant, asked.turn = stay.grant, stay.turn(asked.question)
+                return token_count_response(estimate(dumps(body).decode()))
+            model_request = _prepare(request, api, body, endpoint)
+            model_request.question = question or model_request.question
+            model_request.grant, model_request.turn = session.grant, session.turn(model_request.question)
         except (Failed, RecursionError) as error:
             failed = error if isinstance(error, Failed) else bad_request("the request is nested too deeply")
-            refuse(stay, api, body, question, failed)
-            return replies.error(api, failed)
-        return await self._call(request, stay, endpoint, asked)
+            refuse(session, api, body, question, failed)
+            return error_response(api, failed)
+        return await self._call(request, session, endpoint, model_request)
 
-    async def _call(self, request: web.Request, stay: Stay, endpoint: Endpoint, asked: Asked) -> web.StreamResponse:
-        sending = replies.Sending(request, asked.stream)
+    async def _call(
+        self, request: web.Request, session: Stay, endpoint: Endpoint, model_request: Asked
+    ) -> web.StreamResponse:
+        writer = ResponseWriter(request, model_request.stream)
         try:
-            await self._desk.serve(stay, endpoint, asked, sending.emit)
-            return await sending.end()
+            await self._call_runner.serve(session, endpoint, model_request, writer.emit)
+            return await writer.end()
         except Failed as failed:
-            return await sending.fail(asked.api, failed)
+            return await writer.fail(model_request.api, failed)
 
 
-def _asked(request: web.Request, api: Api, body: Body, endpoint: Endpoint) -> Asked:
-    asked = DIALECTS[api].prepare(body, endpoint.hosted)
+def _prepare(request: web.Request, api: Api, body: Body, endpoint: Endpoint) -> Asked:
+    model_request = DIALECTS[api].prepare(body, endpoint.hosted)
     if api == "anthropic":
-        given = {name: request.headers.get(name, "") for name in _PASSED}
-        asked.headers = {name: value for name, value in given.items() if value.isascii() and 0 < len(value) < 1000}
-    return asked
+        headers = {name: request.headers.get(name, "") for name in _PASSED}
+        model_request.headers = {
+            name: value for name, value in headers.items() if value.isascii() and 0 < len(value) < 1000
+        }
+    return model_request
 
 
 async def _body(request: web.Request) -> Body:
     try:
         body = json.loads(await request.read())
     except web.HTTPRequestEntityTooLarge:
-        most = BIGGEST_REQUEST >> 20
-        raise Failed("bad_request", f"a request has at most {most} MiB", status=413, sent=False) from None
+        mebibytes = BIGGEST_REQUEST >> 20
+        raise Failed("bad_request", f"a request has at most {mebibytes} MiB", status=413, sent=False) from None
     except (ValueError, RecursionError):
-        raise bad_request("the request's body is no JSON") from None
+        raise bad_request("the request's body is not JSON") from None
     if not isinstance(body, dict):
         raise bad_request("the request's body must be a JSON object")
     return body
 
 
 def _tokens(request: web.Request) -> tuple[str, str]:
-    """Where clients put their key; some fill both places."""
+    """Return the tokens of a request; clients put it into either header, some into both."""
     _, _, bearer = request.headers.get("authorization", "").partition(" ")
     return bearer.strip(), request.headers.get("x-api-key", "")
 
@@ -164,7 +179,7 @@ def _speaks_anthropic(request: web.Request) -> bool:
 
 
 def _environment(token: str, model: str) -> dict[str, str]:
-    """What the clients of both companies, and litellm, look for."""
+    """Return the variables that both companies' clients and litellm read."""
     return {
         "OPENAI_BASE_URL": "{url}/v1",
         "OPENAI_API_BASE": "{url}/v1",
@@ -173,12 +188,12 @@ def _environment(token: str, model: str) -> dict[str, str]:
         "ANTHROPIC_API_BASE": "{url}",
         "ANTHROPIC_API_KEY": token,
         "SIA_MODEL": model,
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # there is no network to fetch another one
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # the sandbox has no network to fetch another one
     }
 
 
 def _folder() -> Path:
-    """Not readable, so that a socket is found by those only who were told its name."""
+    """Make the socket's folder. It cannot be listed, so that only those who know the socket's path find it."""
     folder = tempfile.mkdtemp(prefix="sia-gateway-")
     if len(os.fsencode(folder)) + len("/s") > _SOCKET_PATH:
         Path(folder).rmdir()

@@ -1,4 +1,4 @@
-"""An answer on its way to the client: read, counted, and handed on in whole events."""
+"""An answer on its way to the client: read, counted, and passed on in whole events."""
 
 from collections.abc import Awaitable, Callable
 
@@ -10,49 +10,54 @@ Emit = Callable[[bytes], Awaitable[None]]
 
 
 class Intake:
-    """What ends an answer (a whole one is all end) is kept back until `flush`: first it is settled and recorded, so
-    that a client that leaves with its answer leaves no loose ends."""
+    """Passes an answer on to the client as it arrives, except for its end.
 
-    def __init__(self, dialect: Dialect, asked: Asked, emit: Emit, *, keep: bool) -> None:
+    The end (an answer that is not streamed is all end) waits for `flush`, after the call is settled and recorded:
+    a client that leaves once it has its answer cannot interrupt that.
+    """
+
+    def __init__(self, dialect: Dialect, request: Asked, emit: Emit, *, keep: bool) -> None:
         self._dialect, self._emit = dialect, emit
-        self._reader = dialect.reader(asked) if asked.stream else None
+        self._reader = dialect.reader(request) if request.stream else None
         self._splitter = Splitter()
         self._end: list[bytes] = []
-        self._kept: list[bytes] | None = [] if keep else None
-        self.emitted = False  # the client has bytes: no other attempt can be made
+        self._retained: list[bytes] | None = [] if keep else None
+        self.emitted = False  # the client has received bytes: no further attempt is possible
         self.emitting = False
 
     async def take(self, piece: bytes) -> None:
+        """Read one piece of the answer and pass its whole events on. Raises CallError."""
         if self._reader is None:
             self._end.append(piece)
             return
-        shown = []
+        ready = []
         for event in self._splitter.feed(piece):
-            seen = self._reader.take(event)
-            (self._end if self._reader.ended else shown).append(seen)
-        if data := b"".join(shown):
-            if self._kept is not None:
-                self._kept.append(data)
+            visible = self._reader.take(event)
+            (self._end if self._reader.at_end else ready).append(visible)
+        if data := b"".join(ready):
+            if self._retained is not None:
+                self._retained.append(data)
             await self._send(data)
 
     def finish(self) -> Summary:
-        """Raises Failed (malformed) for what is no answer, or half of one."""
+        """Return the answer's summary. Raises CallError (malformed) for an incomplete or invalid answer."""
         if self._reader is None:
             return self._dialect.read(loads(b"".join(self._end)))
         return self._reader.finish()
 
     async def go_on(self, data: bytes, emit: Emit) -> None:
-        """`data`, and what follows, goes to `emit`."""
+        """Send `data` to `emit`, and everything that follows."""
         self._emit = emit
         if data:
             await self._send(data)
 
     async def flush(self) -> None:
+        """Send the end of the answer."""
         await self._send(b"".join(self._end))
 
-    def kept(self) -> bytes:
-        """All that the client gets."""
-        return b"".join([*(self._kept or ()), *self._end])
+    def content(self) -> bytes:
+        """Return all bytes that the client gets."""
+        return b"".join([*(self._retained or ()), *self._end])
 
     async def _send(self, data: bytes) -> None:
         self.emitting = True

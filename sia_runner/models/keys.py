@@ -1,4 +1,4 @@
-"""API keys: from the environment or a file, held in memory only. Never logged, pickled, journaled or written."""
+"""API keys, from the environment or a file. They stay in memory: never logged, pickled, journaled or written."""
 
 import os
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ from pathlib import Path
 from sia_runner.models.protocol import ModelsError
 from sia_runner.schema.provider import Hosted
 
-_LONGEST = 8192  # characters; keys have some hundred
+_LONGEST = 8192  # characters; real keys have about a hundred
 
 
 def key_of(hosted: Hosted) -> str | None:
-    """The provider's key; None where it needs none. Raises ModelsError, naming what to set."""
+    """Return the provider's key; None where it needs none. Raises ModelsError, which names the setting."""
     if hosted.key is None and hosted.key_file is None:
         return None
     key = os.environ.get(hosted.key, "").strip() if hosted.key else ""
@@ -20,12 +20,14 @@ def key_of(hosted: Hosted) -> str | None:
     if not key:
         raise ModelsError(f"provider {hosted.name}: no key; {_remedy(hosted)}")
     if len(key) > _LONGEST or not key.isascii() or not key.isprintable() or " " in key:
-        raise ModelsError(f"provider {hosted.name}: what {hosted.key or 'provider.key_file'} holds cannot be a key")
+        raise ModelsError(
+            f"provider {hosted.name}: the value of {hosted.key or 'provider.key_file'} is not a valid key"
+        )
     return key
 
 
 def redact(text: str, keys: Iterable[str | None]) -> str:
-    """`text` without any of the keys: providers like to repeat a refused one in their message."""
+    """Return `text` without any of the keys: providers repeat a refused key in their message."""
     for key in sorted(filter(None, keys), key=len, reverse=True):
         text = text.replace(key, "[key]")
     return text

@@ -1,4 +1,4 @@
-"""All spending of a run: RUN/ledger/, one file per process, a line before and after each attempt.
+"""The ledger records all spending of a run: RUN/ledger/, one file per process, a line before and after each attempt.
 
 A line reaches the operating system before the call is sent, so that killing this process loses nothing. Limits are held
 against what is spent and what is reserved: however many callers there are, what is settled never passes a limit, unless
@@ -24,15 +24,16 @@ from sia_runner.records import Usage
 
 __all__ = ["Reservation", "RunLedger", "Totals", "read"]
 
-_POLL = 0.5  # seconds until those who wait for what another process holds are woken to ask again
+_POLL = 0.5  # seconds until calls that wait for another process's allowance ask again
 
 
 class RunLedger:
-    """See protocol.Ledger. `folder` is RUN/ledger, made at the first call.
+    """The spending of a run, checked against its budget. `folder` is RUN/ledger, made at the first call.
 
-    `share`: how much of what is left this process takes at a time. 1.0: only this one may be alive, and open leases
-    that it finds were left behind by a kill. Below: others may spend too, and what is not in use is given back.
-    `held_back`: what the final test needs, asked before each call of another purpose; `budget.reserve` is the least.
+    `share`: the part of the remaining budget that this process takes at a time. With 1.0 it is the only process alive,
+    and open allowances are left over from a kill. Below 1.0 other processes may spend too, and unused budget is given
+    back.
+    `held_back`: the final test's need, read before each call of another purpose; `budget.reserve` is the minimum.
     """
 
     def __init__(
@@ -48,120 +49,135 @@ class RunLedger:
         self._limits = Limits(budget)
         self._held_back = held_back or Usage
         self._name = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
-        self._leases = Leases(folder, self._name)
-        self._book, self._holds = Book(), dict[str, int]()
-        self._turns: dict[int, Turns] = {}  # by id of the grant, where that has a limit of its own
-        self._elsewhere: dict[str, int] = {}  # what other processes hold of each pot, as last seen
+        self._register = Leases(folder, self._name)
+        self._own_file, self._holds = Book(), dict[str, int]()
+        self._grant_calls: dict[int, Turns] = {}  # by id(grant), for grants with a limit of their own
+        self._held_by_others: dict[str, int] = {}  # by pool, as last read
         self._lock, self._closed = threading.RLock(), False
         self._number, self._file, self._torn = 0, -1, False
         self._wakes: list[Callable[[], None]] = []
-        self._alarm: threading.Timer | None = None
+        self._retry_timer: threading.Timer | None = None
 
     def reserve(self, grant: Grant, *, input_tokens: int, output_tokens: int) -> "Reservation":
+        """Reserve the most that one attempt may use, before it is sent.
+
+        Thread-safe; takes well below a millisecond. Every attempt of a call is announced, since each is a call that the
+        provider sees. Raises BudgetSpent, or BudgetFullyReserved, or ModelsError where a price is needed and not known.
+        """
         rates = self._rates.get(grant.role)
         if rates is None and self._limits.in_dollars:
-            raise ModelsError(f"prices of the {grant.role} role's model are not known, so budget.usd cannot be kept")
-        usd = None if rates is None else rates.most(input_tokens, output_tokens)
+            raise ModelsError(
+                f"prices of the {grant.role} role's model are not known, so budget.usd cannot be enforced"
+            )
+        usd = None if rates is None else rates.upper_bound(input_tokens, output_tokens)
         need = Amount(usd or 0, input_tokens + output_tokens, 1)
         account = Account(grant.generation, grant.candidate, grant.purpose)
-        pots = self._limits.pots(account, need, self._held_back)
+        pools = self._limits.pools(account, need, self._held_back)
         with self._lock:
             self._open()
-            turns = Turns(grant) if grant.calls is None else self._turns.setdefault(id(grant), Turns(grant))
-            self._provide(pots, turns)
+            grant_calls = Turns(grant) if grant.calls is None else self._grant_calls.setdefault(id(grant), Turns(grant))
+            self._ensure_held(pools, grant_calls)
             number = self._announce(grant, account, input_tokens, output_tokens, usd)
-            turns.under_way += 1
-        return Reservation(self, number, account, turns, rates)
+            grant_calls.under_way += 1
+        return Reservation(self, number, account, grant_calls, rates)
 
     def on_settled(self, wake: Callable[[], None]) -> None:
+        """Call `wake`, from any thread, whenever a reservation ends, for those who wait for budget."""
         self._wakes.append(wake)
 
     def usage(self, *, generation: int | None = None, candidate: str | None = None) -> Usage:
+        """Return the spending so far, of all processes and resumes; unanswered attempts count as reserved."""
         return self.totals().of(generation=generation, candidate=candidate).usage()
 
     def totals(self) -> Totals:
-        """As `totals.read` gives them, without reading again what was read before."""
+        """Return the same as `read_totals`, without reading again what was read before."""
         with self._lock:
             if self._file < 0 and not self._closed:
                 return read(self._folder)
-            return add_up([self._book, *(lease.book for lease in self._leases.refresh())])
+            return add_up([self._own_file, *(allowance.ledger_file for allowance in self._register.refresh())])
 
     def bury(self, jobs: Collection[str]) -> None:
-        """Free what processes of these SLURM jobs held: the jobs are over."""
-        self._leases.reclaim(all_dead=False, jobs=jobs)
+        """Free the unspent allowances of SLURM jobs that are over."""
+        self._register.reclaim(all_dead=False, jobs=jobs)
 
     def close(self) -> None:
-        """Give back what is not spent. Calls still under way count as calls without an answer. Safe to call twice."""
+        """Give back what is not spent. Calls under way count as unanswered. Safe to call twice."""
         with self._lock:
             if self._file < 0:
                 return
-            with self._leases.locked():
-                self._leases.hold({}, closed=True)
-            self._book.abandon()
+            with self._register.locked():
+                self._register.hold({}, closed=True)
+            self._own_file.abandon()
             os.close(self._file)
             self._file, self._holds, self._closed = -1, {}, True
-            if self._alarm:
-                self._alarm.cancel()
+            if self._retry_timer:
+                self._retry_timer.cancel()
 
-    def ended(self, reservation: "Reservation", line: Mapping[str, object], *, turn: bool) -> None:
-        """One attempt is over; `turn`: it counts as one of its grant's calls."""
+    def finish_attempt(self, reservation: "Reservation", line: Mapping[str, object], *, counts_as_call: bool) -> None:
+        """End one attempt; `counts_as_call`: it counts as one of its grant's calls."""
         with self._lock:
-            if self._file < 0:  # closed meanwhile: counted without an answer
+            if self._file < 0:  # closed meanwhile: counted as unanswered
                 return
             self._write(line)
-            reservation.turns.under_way -= 1
-            reservation.turns.taken += turn
-            self._tidy(reservation.account)
+            reservation.grant_calls.under_way -= 1
+            reservation.grant_calls.finished += counts_as_call
+            self._release_unused(reservation.account)
         for wake in self._wakes:
             wake()
 
-    def _provide(self, pots: Sequence[Pot], turns: Turns) -> None:
-        """Make sure that this process holds what is needed. Raises BudgetSpent or Crowded."""
+    def _ensure_held(self, pools: Sequence[Pot], grant_calls: Turns) -> None:
+        """Make sure that this process holds what is needed. Raises BudgetSpent or BudgetFullyReserved."""
         fault: BudgetSpent | Crowded | None = None
-        if not all(self._at_hand(pot) for pot in pots):
-            fault = self._ask_for(pots)
-        if fault is None or (isinstance(fault, Crowded) and not turns.left):
-            fault = turns.refused() or fault
+        if not all(self._is_available(pool) for pool in pools):
+            fault = self._acquire(pools)
+        if fault is None or (isinstance(fault, Crowded) and not grant_calls.available):
+            fault = grant_calls.refusal() or fault
         if fault:
             raise fault
 
-    def _ask_for(self, pots: Sequence[Pot]) -> BudgetSpent | Crowded | None:
-        with self._leases.locked() as others:
-            for pot in pots:
-                self._elsewhere[pot.key] = sum(lease.counts(name, pot.unit) for lease in others for name in pot.family)
-            fault = refused(pots, self._book, others, self._elsewhere)
+    def _acquire(self, pools: Sequence[Pot]) -> BudgetSpent | Crowded | None:
+        with self._register.locked() as others:
+            for pool in pools:
+                self._held_by_others[pool.key] = sum(
+                    allowance.counts(name, pool.unit) for allowance in others for name in pool.family
+                )
+            fault = refused(pools, self._own_file, others, self._held_by_others)
             if fault is None:
-                self._take(pots)
+                self._hold(pools)
         if isinstance(fault, Crowded):
-            self._look_again_later()
+            self._schedule_retry()
         return fault
 
-    def _at_hand(self, pot: Pot) -> bool:
-        held = self._holds.get(pot.key, 0) - self._book.used(pot.name, pot.unit)
-        return pot.need <= held and pot.need <= pot.ceiling - self._all_used(pot)
+    def _is_available(self, pool: Pot) -> bool:
+        available = self._holds.get(pool.key, 0) - self._own_file.used(pool.name, pool.unit)
+        return pool.need <= available and pool.need <= pool.ceiling - self._all_used(pool)
 
-    def _all_used(self, pot: Pot) -> int:
-        return self._elsewhere.get(pot.key, 0) + sum(self._book.used(name, pot.unit) for name in pot.family)
+    def _all_used(self, pool: Pot) -> int:
+        return self._held_by_others.get(pool.key, 0) + sum(self._own_file.used(name, pool.unit) for name in pool.family)
 
-    def _take(self, pots: Iterable[Pot]) -> None:
-        """Hold what is needed and a share of what is left; what the family's other pots do not use is let go."""
-        for pot in pots:
-            for name in pot.family:
-                self._holds[f"{name}.{UNITS[pot.unit]}"] = self._book.used(name, pot.unit)
-            left = pot.ceiling - self._all_used(pot) - pot.need
-            self._holds[pot.key] += pot.need + int(self._share * left)
-        self._leases.hold(self._holds)
+    def _hold(self, pools: Iterable[Pot]) -> None:
+        """Hold what is needed and a share of the remainder; release what the family's other pools do not use."""
+        for pool in pools:
+            for name in pool.family:
+                self._holds[f"{name}.{UNITS[pool.unit]}"] = self._own_file.used(name, pool.unit)
+            remainder = pool.ceiling - self._all_used(pool) - pool.need
+            self._holds[pool.key] += pool.need + int(self._share * remainder)
+        self._register.hold(self._holds)
 
-    def _tidy(self, account: Account) -> None:
-        """Tell the others what was used beyond what is held, and, when nothing is under way, what is not needed now."""
-        idle = self._share < 1 and not self._book.under_way
-        keys = self._holds if idle else [f"{name}.{unit}" for name in account.pots() for unit in UNITS]
-        used = {key: self._book.used(*_pot(key)) for key in keys if key in self._holds}
-        changed = {key: now for key, now in used.items() if now > self._holds[key] or (idle and now < self._holds[key])}
+    def _release_unused(self, account: Account) -> None:
+        """Publish use beyond the allowance and, when no call is under way, release what is not used."""
+        idle = self._share < 1 and not self._own_file.under_way
+        keys = self._holds if idle else [f"{name}.{unit}" for name in account.pools() for unit in UNITS]
+        used = {key: self._own_file.used(*_pool_of(key)) for key in keys if key in self._holds}
+        changed = {
+            key: amount
+            for key, amount in used.items()
+            if amount > self._holds[key] or (idle and amount < self._holds[key])
+        }
         if changed:
             self._holds |= changed
-            with self._leases.locked():
-                self._leases.hold(self._holds)
+            with self._register.locked():
+                self._register.hold(self._holds)
 
     def _announce(self, grant: Grant, account: Account, input_tokens: int, output_tokens: int, usd: int | None) -> int:
         self._number += 1
@@ -172,48 +188,53 @@ class RunLedger:
         return self._number
 
     def _write(self, line: Mapping[str, object]) -> None:
-        """To the operating system, then to our own book: a kill in between counts too much rather than too little."""
+        """Write to the operating system, then add to our sums: after a kill in between we count too much."""
         raw = b"\n" * self._torn + json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        self._torn = True  # until it is known to be whole
+        self._torn = True  # until the whole line is written
         if os.write(self._file, raw) != len(raw):
-            raise OSError(f"{self._folder}: the disk took only a part of a line")
+            raise OSError(f"{self._folder}: only a part of a line was written")
         self._torn = False
-        self._book.add(line)
+        self._own_file.add(line)
 
     def _open(self) -> None:
-        """At the first call, not before: who only reads must not take a living process for a dead one."""
+        """Open our file at the first call: a process that only reads must not reclaim a living process's budget."""
         if self._closed:
             raise RuntimeError("the ledger is closed")
         if self._file >= 0:
             return
-        self._leases.reclaim(all_dead=self._share >= 1)
-        with self._leases.locked():
-            self._leases.hold(self._holds)
+        self._register.reclaim(all_dead=self._share >= 1)
+        with self._register.locked():
+            self._register.hold(self._holds)
         path = self._folder / f"{self._name}.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def _look_again_later(self) -> None:
-        """What another process gives back, nobody here is told of."""
-        if any(self._elsewhere.values()) and not (self._alarm and self._alarm.is_alive()):
-            self._alarm = threading.Timer(_POLL, lambda: [wake() for wake in self._wakes])
-            self._alarm.daemon = True
-            self._alarm.start()
+    def _schedule_retry(self) -> None:
+        """Poll: other processes do not notify us when they release budget."""
+        if any(self._held_by_others.values()) and not (self._retry_timer and self._retry_timer.is_alive()):
+            self._retry_timer = threading.Timer(_POLL, lambda: [wake() for wake in self._wakes])
+            self._retry_timer.daemon = True
+            self._retry_timer.start()
 
 
 class Reservation:
-    """See protocol.Judged."""
+    """A budget reservation for one attempt, to be settled once."""
 
-    __slots__ = ("_ledger", "_number", "_rates", "account", "turns")
+    __slots__ = ("_ledger", "_number", "_rates", "account", "grant_calls")
 
-    def __init__(self, ledger: RunLedger, number: int, account: Account, turns: Turns, rates: Rates | None) -> None:
+    def __init__(
+        self, ledger: RunLedger, number: int, account: Account, grant_calls: Turns, rates: Rates | None
+    ) -> None:
         self._ledger, self._number, self._rates = ledger, number, rates
-        self.account, self.turns = account, turns
+        self.account, self.grant_calls = account, grant_calls
 
     def settle(
         self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0
     ) -> float | None:
-        """`input_tokens`: all of them; `cached_tokens` (read from the provider's cache) and `written_tokens` (put into
-        it) are parts of these. No tokens at all: the provider turned the call down, which is no turn of the grant's."""
+        """Settle an answered attempt and return its price in US dollars; None where prices are not known.
+
+        `input_tokens` includes `cached_tokens` (read from the provider's cache) and `written_tokens` (put into it).
+        No tokens at all: the provider turned the call down, and it does not count as one of the grant's calls.
+        """
         tokens = (input_tokens, output_tokens, cached_tokens, written_tokens)
         usd = None if self._rates is None else dollars(self._rates.cost(*tokens))
         line = {
@@ -223,17 +244,24 @@ class Reservation:
             "cached": cached_tokens,
             "usd": usd,
         }
-        self._ledger.ended(self, line, turn=input_tokens + output_tokens > 0)
+        self._ledger.finish_attempt(self, line, counts_as_call=input_tokens + output_tokens > 0)
         return usd
 
-    def unanswered(self, *, sent: bool) -> None:
-        self._ledger.ended(self, {"unanswered" if sent else "undone": self._number}, turn=sent)
+    def unanswered(self, *, may_be_charged: bool) -> None:
+        """Settle an attempt that got no answer.
+
+        `may_be_charged`: it stays counted as reserved; otherwise the reservation is undone.
+        """
+        self._ledger.finish_attempt(
+            self, {"unanswered" if may_be_charged else "undone": self._number}, counts_as_call=may_be_charged
+        )
 
 
 def dollars(pico: int | None) -> float | None:
+    """Convert picodollars to US dollars."""
     return None if pico is None else pico / PICO
 
 
-def _pot(key: str) -> tuple[str, int]:
+def _pool_of(key: str) -> tuple[str, int]:
     name, _, unit = key.rpartition(".")
     return name, UNITS.index(unit)

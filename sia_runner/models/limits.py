@@ -1,4 +1,4 @@
-"""What may be spent by whom, and the one line that says why not."""
+"""Budget limits: the pools that a call is paid from, and the message that says which limit is reached."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,27 +16,29 @@ _OF_RUN = ("work", "test")
 
 @dataclass(frozen=True, slots=True)
 class Pot:
-    """Something limited that a call takes from. Picodollars, tokens or calls."""
+    """One limited amount that a call is paid from, in picodollars, tokens or calls."""
 
     scope: Scope
     name: str  # work | test | gen_<n>
     unit: int
     need: int
     limit: int
-    kept: int  # of the limit, for the final test
+    reserve: int  # part of the limit, for the final test
 
     @property
     def key(self) -> str:
+        """The pool's name in an allowance, such as `work.usd`."""
         return f"{self.name}.{UNITS[self.unit]}"
 
     @property
     def family(self) -> Sequence[str]:
-        """All that is paid from the same limit."""
+        """The names of all pools that share this limit."""
         return _OF_RUN if self.scope == "run" else (self.name,)
 
     @property
     def ceiling(self) -> int:
-        return self.limit - self.kept
+        """The limit without the reserve."""
+        return self.limit - self.reserve
 
 
 class Limits:
@@ -46,39 +48,41 @@ class Limits:
         self._run, self._generation, self._reserve = _amounts(budget), _amounts(budget.generation), budget.reserve
         self.in_dollars = budget.usd is not None or budget.generation.usd is not None
 
-    def pots(self, account: Account, need: Amount, held_back: Callable[[], Usage]) -> list[Pot]:
-        """The limited amounts that a call of this account takes from. Only `test` may touch what is kept for it."""
-        of_run, *of_generation = account.pots()
-        kept = Amount()
+    def pools(self, account: Account, need: Amount, held_back: Callable[[], Usage]) -> list[Pot]:
+        """Return the pools that a call of this account is paid from. Only `test` may use the final test's reserve."""
+        of_run, *of_generation = account.pools()
+        reserve = Amount()
         if self._run and of_run != "test":
             measured = held_back()
-            kept = Amount(ceil(measured.usd * PICO), measured.tokens, measured.calls)
-        pots = [self._of_run(of_run, unit, need, kept) for unit in self._run]
+            reserve = Amount(ceil(measured.usd * PICO), measured.tokens, measured.calls)
+        pools = [self._of_run(of_run, unit, need, reserve) for unit in self._run]
         for name in of_generation:
-            pots += [Pot("generation", name, u, need[u], limit, 0) for u, limit in self._generation.items()]
-        return pots
+            pools += [Pot("generation", name, u, need[u], limit, 0) for u, limit in self._generation.items()]
+        return pools
 
-    def _of_run(self, name: str, unit: int, need: Amount, kept: Amount) -> Pot:
+    def _of_run(self, name: str, unit: int, need: Amount, reserve: Amount) -> Pot:
         limit = self._run[unit]
         share = 0 if name == "test" else ceil(self._reserve * limit)
-        return Pot("run", name, unit, need[unit], limit, max(share, kept[unit]))
+        return Pot("run", name, unit, need[unit], limit, max(share, reserve[unit]))
 
 
 @dataclass(slots=True)
 class Turns:
-    """How many of its own calls a grant has used. Grants are told apart by identity: a step done again starts anew."""
+    """The calls that a grant with a limit of its own has used. A repeated step has a new grant and starts anew."""
 
     grant: Grant
-    taken: int = 0
+    finished: int = 0
     under_way: int = 0
 
     @property
-    def left(self) -> bool:
-        return self.grant.calls is None or self.taken + self.under_way < self.grant.calls
+    def available(self) -> bool:
+        """Tells whether the grant may make another call."""
+        return self.grant.calls is None or self.finished + self.under_way < self.grant.calls
 
-    def refused(self) -> BudgetSpent | Crowded | None:
+    def refusal(self) -> BudgetSpent | Crowded | None:
+        """Return why the grant may make no other call; None where it may."""
         grant = self.grant
-        if self.left:
+        if self.available:
             return None
         if self.under_way:
             return Crowded(f"{grant.candidate}: all {grant.calls} calls of this {grant.purpose} are made or under way")
@@ -86,26 +90,33 @@ class Turns:
 
 
 def refused(
-    pots: Iterable[Pot], book: Book, others: Iterable[Lease], elsewhere: Mapping[str, int]
+    pools: Iterable[Pot], own: Book, others: Iterable[Lease], held_by_others: Mapping[str, int]
 ) -> BudgetSpent | Crowded | None:
-    """Why a call cannot be sent: the widest limit that is spent; Crowded where a settled call may still make room."""
-    crowded: Crowded | None = None
-    for pot in pots:
-        spent = sum(b.spent(name, pot.unit) for b in (book, *(o.book for o in others)) for name in pot.family)
-        if spent + pot.need > pot.ceiling:
-            return BudgetSpent(pot.scope, _spent_line(pot, spent))
-        used = elsewhere[pot.key] + sum(book.used(name, pot.unit) for name in pot.family)
-        if used + pot.need > pot.ceiling:
-            crowded = Crowded(_spent_line(pot, spent) + "; calls under way may leave room")
-    return crowded
+    """Return why a call cannot be sent: the widest limit that is spent; None where it can.
+
+    It is BudgetFullyReserved where settling a call under way may still free enough.
+    """
+    contended: Crowded | None = None
+    for pool in pools:
+        settled = sum(
+            file.settled(name, pool.unit)
+            for file in (own, *(other.ledger_file for other in others))
+            for name in pool.family
+        )
+        if settled + pool.need > pool.ceiling:
+            return BudgetSpent(pool.scope, _spent_line(pool, settled))
+        used = held_by_others[pool.key] + sum(own.used(name, pool.unit) for name in pool.family)
+        if used + pool.need > pool.ceiling:
+            contended = Crowded(_spent_line(pool, settled) + "; wait until calls under way are settled")
+    return contended
 
 
-def _spent_line(pot: Pot, spent: int) -> str:
-    key = "budget" if pot.scope == "run" else "budget.generation"
-    kept = f", {_show(pot.kept, pot.unit)} kept for the final test" if pot.kept else ""
+def _spent_line(pool: Pot, settled: int) -> str:
+    key = "budget" if pool.scope == "run" else "budget.generation"
+    reserve = f", {_show(pool.reserve, pool.unit)} kept for the final test" if pool.reserve else ""
     return (
-        f"{key}.{UNITS[pot.unit]}={_show(pot.limit, pot.unit)}: {_show(spent, pot.unit)} spent{kept}; "
-        f"the next call may take {_show(pot.need, pot.unit)}"
+        f"{key}.{UNITS[pool.unit]}={_show(pool.limit, pool.unit)}: {_show(settled, pool.unit)} spent{reserve}; "
+        f"the next call may take {_show(pool.need, pool.unit)}"
     )
 
 
@@ -114,7 +125,7 @@ def _show(amount: int, unit: int) -> str:
 
 
 def _amounts(limits: Amounts) -> dict[int, int]:
-    """unit -> limit; what is not limited is left out."""
+    """Return unit -> limit, without the units that have no limit."""
     usd = None if limits.usd is None else int(limits.usd * PICO)
-    found = enumerate((usd, limits.tokens, limits.calls))
-    return {unit: limit for unit, limit in found if limit is not None}
+    values = enumerate((usd, limits.tokens, limits.calls))
+    return {unit: limit for unit, limit in values if limit is not None}

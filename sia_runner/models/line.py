@@ -1,4 +1,4 @@
-"""The way to a provider: every byte that is sent to one, or comes back, goes through here. Sizes are bounded."""
+"""The HTTP client for providers: all bytes to and from them pass here, with bounded sizes."""
 
 import json
 import ssl
@@ -24,7 +24,10 @@ class Line:
         self._session: ClientSession | None = None
 
     async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> "ClientResponse":
-        """The response, its body unread; the caller closes it. Raises Failed. Bounds of time are the caller's."""
+        """Send a request and return the response with its body unread; the caller closes it.
+
+        The caller also bounds the time. Raises CallError.
+        """
         import aiohttp
 
         try:
@@ -37,6 +40,7 @@ class Line:
             raise _broke(error) from None
 
     async def close(self) -> None:
+        """Close the connection pool."""
         if self._session is not None:
             await self._session.close()
 
@@ -45,7 +49,7 @@ class Line:
 
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # how many calls are under way is the endpoint's business
+                connector=aiohttp.TCPConnector(limit=0),  # the endpoint limits concurrency
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
@@ -53,7 +57,7 @@ class Line:
 
 
 async def pieces(response: "ClientResponse") -> AsyncIterator[bytes]:
-    """The body as it comes. Raises Failed (too_large, unreachable)."""
+    """Yield the body as it arrives. Raises CallError (too_large, unreachable)."""
     import aiohttp
 
     size = 0
@@ -68,7 +72,7 @@ async def pieces(response: "ClientResponse") -> AsyncIterator[bytes]:
 
 
 async def error_of(response: "ClientResponse") -> Failed:
-    """What a response with an error status says; as much of it as is worth reading."""
+    """Read a response with an error status, up to 64 KiB, and return the error it means."""
     body = bytearray()
     async for piece in pieces(response):
         body += piece
@@ -78,16 +82,17 @@ async def error_of(response: "ClientResponse") -> Failed:
 
 
 def error_in(status: int, headers: Mapping[str, str], body: bytes) -> Failed:
+    """Return the error that a status, headers and body mean."""
     text = body.decode(errors="replace")
     try:
-        said: Any = json.loads(text)
+        parsed: Any = json.loads(text)
     except (ValueError, RecursionError):
-        said = text
-    return refused(status, {name.lower(): value for name, value in headers.items()}, said)
+        parsed = text
+    return refused(status, {name.lower(): value for name, value in headers.items()}, parsed)
 
 
 def _proxy(url: str) -> str | None:
-    """As the environment of the runner says; aiohttp's own way would also look for credentials in ~/.netrc."""
+    """Return the proxy from the runner's environment; aiohttp's own lookup would also read ~/.netrc."""
     parts = urlsplit(url)
     proxy = urllib.request.getproxies_environment().get(parts.scheme)
     if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):

@@ -1,11 +1,10 @@
-"""OpenAI's chat completions."""
+"""OpenAI's chat completions API: requests, answers and streams."""
 
 from typing import Any
 
-from sia_runner.models import sse
 from sia_runner.models.failures import Failed, refused
 from sia_runner.models.refusals import bad_request, flag, messages_of, positive, refuse_locked, refuse_tools
-from sia_runner.models.sse import Event
+from sia_runner.models.sse import Event, event
 from sia_runner.models.wire import Api, Asked, Body, Summary, count, dumps, loads, text_id
 from sia_runner.schema.provider import Hosted
 
@@ -14,9 +13,12 @@ _TYPES = {400: "invalid_request_error", 401: "authentication_error", 402: "insuf
 
 
 class OpenAI:
+    """OpenAI's chat completions API."""
+
     api: Api = "openai"
 
     def prepare(self, body: Body, hosted: Hosted) -> Asked:
+        """Normalise a client's request: model, completion bound, question id, usage. Raises CallError (bad_request)."""
         messages_of(body)
         refuse_locked(body)
         refuse_tools(body.get("tools"), ("function", "custom"))
@@ -25,14 +27,15 @@ class OpenAI:
         stream, options = flag(body, "stream"), body.get("stream_options")
         wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         if stream:
-            kept = options if isinstance(options, dict) else {}
-            body["stream_options"] = kept | {"include_usage": True}  # what a stream used is said only when asked for
+            present = options if isinstance(options, dict) else {}
+            body["stream_options"] = present | {"include_usage": True}  # a stream reports usage only on request
         limit = _limit(body, hosted)
         asked_model = str(body.get("model", ""))[:200]
         body["model"] = hosted.model
         return Asked("openai", body, stream, asked_model, text_id(body.get("user")), limit, wants_usage)
 
     def read(self, body: Any) -> Summary:
+        """Summarise a whole answer. Raises CallError (malformed)."""
         _raise_error(body)
         choices = body.get("choices") if isinstance(body, dict) else None
         first = choices[0] if isinstance(choices, list) and choices else None
@@ -40,20 +43,23 @@ class OpenAI:
         message = choice.get("message")
         if not isinstance(message, dict):
             raise Failed("malformed", "the provider's answer has no choices with a message")
-        calls = [_call(one) for one in message.get("tool_calls") or () if isinstance(one, dict)]
+        calls = [_call(call) for call in message.get("tool_calls") or () if isinstance(call, dict)]
         summary = Summary(_text(message.get("content")), calls, text_id(choice.get("finish_reason")))
         _note(summary, body)
         return summary
 
-    def reader(self, asked: Asked) -> "_Reader":
-        return _Reader(asked.wants_usage)
+    def reader(self, request: Asked) -> "_Reader":
+        """Return a reader for one stream."""
+        return _Reader(request.wants_usage)
 
     def error(self, status: int, failed: Failed) -> Body:
+        """Return the JSON of an error as OpenAI writes it."""
         kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
         return {"error": {"message": failed.message, "type": kind, "code": failed.code or failed.kind, "param": None}}
 
     def error_event(self, status: int, failed: Failed) -> bytes:
-        return sse.event(dumps(self.error(status, failed)))
+        """Return the error as an event of a stream."""
+        return event(dumps(self.error(status, failed)))
 
 
 class _Reader:
@@ -62,29 +68,29 @@ class _Reader:
         self._summary = Summary()
         self._text: list[str] = []
         self._calls: dict[int, dict[str, Any]] = {}
-        self.ended = False
+        self.at_end = False
 
-    def take(self, event: Event) -> bytes:
-        if not event.data:
+    def take(self, item: Event) -> bytes:
+        if not item.data:
             return b""  # a comment that keeps the connection alive
-        if event.data.strip() == b"[DONE]":
-            self.ended = True
-            return event.raw
-        chunk = loads(event.data)
+        if item.data.strip() == b"[DONE]":
+            self.at_end = True
+            return item.raw
+        chunk = loads(item.data)
         _raise_error(chunk)
         if not isinstance(chunk, dict):
-            raise Failed("malformed", "an event of the provider's stream is no object")
+            raise Failed("malformed", "an event of the provider's stream is not an object")
         _note(self._summary, chunk)
         choices = chunk.get("choices")
         if choices:
             self._choice(choices[0] if isinstance(choices, list) else None)
         if self._wants_usage or chunk.pop("usage", None) is None:
-            return event.raw
-        return sse.event(dumps(chunk)) if choices else b""
+            return item.raw
+        return event(dumps(chunk)) if choices else b""
 
     def _choice(self, choice: Any) -> None:
         if not isinstance(choice, dict):
-            raise Failed("malformed", "a choice of the provider's stream is no object")
+            raise Failed("malformed", "a choice of the provider's stream is not an object")
         delta = choice.get("delta")
         if isinstance(delta, dict):
             self._text.append(_text(delta.get("content")))
@@ -95,14 +101,14 @@ class _Reader:
     def _call(self, piece: Any) -> None:
         if not isinstance(piece, dict):
             return
-        given = _call(piece)
-        known = self._calls.setdefault(count(piece.get("index")) or 0, {"id": "", "name": "", "arguments": []})
-        known["id"] = known["id"] or given["id"]
-        known["name"] = known["name"] or given["name"]
-        known["arguments"].append(given["arguments"])
+        delta_call = _call(piece)
+        entry = self._calls.setdefault(count(piece.get("index")) or 0, {"id": "", "name": "", "arguments": []})
+        entry["id"] = entry["id"] or delta_call["id"]
+        entry["name"] = entry["name"] or delta_call["name"]
+        entry["arguments"].append(delta_call["arguments"])
 
     def finish(self) -> Summary:
-        if not self.ended and self._summary.finish_reason is None:
+        if not self.at_end and self._summary.finish_reason is None:
             raise Failed("malformed", "the provider's stream was cut before its end")
         self._summary.text = "".join(self._text)
         calls = (self._calls[index] for index in sorted(self._calls))
@@ -111,18 +117,18 @@ class _Reader:
 
 
 def _limit(body: Body, hosted: Hosted) -> int:
-    """The completion bound, put into the request under the one name that its endpoint knows."""
-    given = [limit for name in _LIMITS if (limit := positive(body, name)) is not None]
-    limit = min(given, default=hosted.max_tokens)
+    """Put the completion bound into the request, under the name that its endpoint knows, and return it (tokens)."""
+    bounds = [limit for name in _LIMITS if (limit := positive(body, name)) is not None]
+    limit = min(bounds, default=hosted.max_tokens)
     names = [name for name in _LIMITS if body.pop(name, None) is not None]
-    newest = "//api.openai.com" in (hosted.base_url or "")  # whose reasoning models refuse the older name
+    newest = "//api.openai.com" in (hosted.base_url or "")  # its reasoning models refuse the older name
     name = "max_completion_tokens" if newest else (names or ["max_tokens"])[0]
     body[name] = limit
     return limit
 
 
 def _raise_error(body: Any) -> None:
-    """Some endpoints say errors with status 200, or in the middle of a stream."""
+    """Raise CallError where the body is an error: some endpoints send one with status 200 or inside a stream."""
     error = body.get("error") if isinstance(body, dict) else None
     if error:
         code = error.get("code") if isinstance(error, dict) else None
@@ -135,10 +141,12 @@ def _note(summary: Summary, body: Body) -> None:
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return
-    used, made, total = (count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    if used is not None and made is not None:
-        # Gemini leaves what was thought out of completion_tokens; it is billed all the same
-        summary.input_tokens, summary.output_tokens = used, max(made, (total or 0) - used)
+    input_count, output_count, total = (
+        count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+    if input_count is not None and output_count is not None:
+        # Gemini does not count thinking in completion_tokens, but bills it
+        summary.input_tokens, summary.output_tokens = input_count, max(output_count, (total or 0) - input_count)
         details = usage.get("prompt_tokens_details")
         summary.cached_tokens = (count(details.get("cached_tokens")) or 0) if isinstance(details, dict) else 0
 

@@ -1,6 +1,6 @@
-"""Before a run: is all installed that a provider needs, is there a key, and a price where that matters; does it answer?
+"""Checks of a provider before a run: packages, key, price where a limit needs it, and an endpoint that answers.
 
-Standard library only, so that a refusal costs milliseconds; the endpoint is asked once, for its list of models.
+They use the standard library only, so that a refusal costs milliseconds; the endpoint is asked once, for its models.
 """
 
 import importlib.util
@@ -18,30 +18,32 @@ _PACKAGES = ("litellm", "aiohttp")
 
 
 def check(role: Role, hosted: Hosted, budget: Budget) -> None:
-    """Raises ModelsError with one line; takes little more than SECONDS where nobody answers."""
+    """Check one role's provider. Raises ModelsError with one line; takes little more than `PROBE_SECONDS`."""
     check_all({role: hosted}, budget)
 
 
 def check_all(providers: Mapping[Role, Hosted], budget: Budget) -> None:
-    """As `check`, for both roles at once: the endpoints are asked side by side, and one that both use only once."""
+    """Check the providers of all roles side by side, each endpoint once. Raises ModelsError."""
     check_installed()
     for hosted in providers.values():
         key_of(hosted)
         check_price(hosted, budget)
-    asked = {(h.name, h.base_url, h.model, h.key): h for h in providers.values()}
-    questions = [Question(hosted) for hosted in asked.values()]
+    distinct = {(h.name, h.base_url, h.model, h.key): h for h in providers.values()}
+    questions = [Question(hosted) for hosted in distinct.values()]
     deadline = time.monotonic() + SECONDS
     for question in questions:
         question.answer(deadline)
 
 
 def check_installed() -> None:
+    """Raise ModelsError where a package is missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelsError(f"provider=… needs {' and '.join(missing)}; pip install 'sia-runner[models]'")
 
 
 def check_price(hosted: Hosted, budget: Budget) -> None:
+    """Raise ModelsError where the budget is in dollars and the model's price is not known."""
     limited = budget.usd is not None or budget.generation.usd is not None
     if limited and price_of(hosted) is None:
         raise ModelsError(
@@ -51,5 +53,5 @@ def check_price(hosted: Hosted, budget: Budget) -> None:
 
 
 def check_endpoint(hosted: Hosted) -> str:
-    """What was found out, as a phrase; without a list of models the model's name is not checked. Raises ModelsError."""
+    """Ask the endpoint and return the result as a phrase. Raises ModelsError."""
     return Question(hosted).answer(time.monotonic() + SECONDS)

@@ -1,4 +1,4 @@
-"""What a model costs: the experiment's own `provider.prices`, else the table that litellm ships. Unknown stays unknown.
+"""The price of a model: the experiment's own `provider.prices`, else the table that litellm ships, else unknown.
 
 The table is read as JSON from litellm's package data: importing litellm costs seconds, a refusal must not.
 """
@@ -16,17 +16,20 @@ from urllib.parse import urlsplit
 
 from sia_runner.schema.provider import Hosted
 
-PICO = 10**12  # sums of prices are whole picodollars: limits hold exactly, and no cent drifts away over 20,000 calls
+PICO = 10**12  # prices are summed in whole picodollars, so that rounding cannot pass a limit
 _TABLE = "model_prices_and_context_window_backup.json"
 _TIER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
-# Elsewhere these two names mean "speaks their protocol", and what a model is called says nothing about its price.
+# At other hosts these names only mean "speaks their protocol", so the model's name does not tell its price.
 _HOME = {"openai": "openai.com", "anthropic": "anthropic.com"}
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """US dollars per million tokens. `cached`: input read from the provider's cache; `written`: input written to it.
-    `tiers`: (input tokens, rates) pairs, rising: above so many input tokens the whole call is priced by those rates."""
+    """Prices in US dollars per million tokens.
+
+    `cached`: input read from the provider's cache; `written`: input written to it. `tiers`: rising (input tokens,
+    rates) pairs; a call with more input tokens than that is priced as a whole by those rates.
+    """
 
     input: float
     output: float
@@ -36,7 +39,7 @@ class Rates:
     tiers: tuple[tuple[int, "Rates"], ...] = ()
 
     def cost(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0) -> int:
-        """Picodollars. `input_tokens` are all of them; `cached_tokens` and `written_tokens` are parts of these."""
+        """Return the price in picodollars. `cached_tokens` and `written_tokens` are parts of `input_tokens`."""
         rates = self._at(input_tokens)
         cached = min(cached_tokens, input_tokens)
         written = min(written_tokens, input_tokens - cached)
@@ -48,8 +51,8 @@ class Rates:
         )
         return sum(tokens * _picodollars(rate) for tokens, rate in parts)
 
-    def most(self, input_tokens: int, output_tokens: int) -> int:
-        """Picodollars if all input were of the dearest kind: what is reserved before anything is known."""
+    def upper_bound(self, input_tokens: int, output_tokens: int) -> int:
+        """Return picodollars if all input were of the dearest kind: the reservation before a call."""
         rates = self._at(input_tokens)
         dearest = max(rates.input, rates.cached, rates.written)
         return input_tokens * _picodollars(dearest) + output_tokens * _picodollars(rates.output)
@@ -59,7 +62,7 @@ class Rates:
 
 
 def price_of(hosted: Hosted) -> Rates | None:
-    """None where nobody says what the model costs."""
+    """Return the model's rates; None where they are not known."""
     own = hosted.prices
     if own is not None:
         cached = own.input if own.cached_input is None else own.cached_input
@@ -81,12 +84,12 @@ def _at_home(hosted: Hosted) -> bool:
 
 @lru_cache(maxsize=1)
 def _table() -> Mapping[str, Any]:
-    """litellm's own prices (3 MB, read once); empty where litellm is not installed or has no such file."""
-    found = importlib.util.find_spec("litellm")
-    if found is None or found.origin is None:
+    """Read litellm's prices (3 MB, once); empty where litellm is not installed or has no such file."""
+    spec = importlib.util.find_spec("litellm")
+    if spec is None or spec.origin is None:
         return {}
     try:
-        table = json.loads((Path(found.origin).parent / _TABLE).read_text(encoding="utf-8"))
+        table = json.loads((Path(spec.origin).parent / _TABLE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return table if isinstance(table, dict) else {}
@@ -96,13 +99,13 @@ def _rates(entry: Mapping[str, Any]) -> Rates | None:
     base = _tier(entry, "")
     if base is None:
         return None
-    sizes = sorted(int(found.group(1)) for key in entry if (found := _TIER.fullmatch(key)))
+    sizes = sorted(int(match.group(1)) for key in entry if (match := _TIER.fullmatch(key)))
     tiers = [(size * 1000, rates) for size in sizes if (rates := _tier(entry, f"_above_{size}k_tokens"))]
     return Rates(base.input, base.output, base.cached, base.written, base.source, tuple(tiers))
 
 
 def _tier(entry: Mapping[str, Any], suffix: str) -> Rates | None:
-    """The table has dollars per token. What a tier does not name costs what it costs below it; written as read."""
+    """Return the rates of a tier. A price that it does not name is the base tier's; `written` defaults to input."""
 
     def rate(name: str) -> float | None:
         for key in (f"{name}{suffix}", name):
@@ -114,10 +117,12 @@ def _tier(entry: Mapping[str, Any], suffix: str) -> Rates | None:
     read, written = rate("input_cost_per_token"), rate("output_cost_per_token")
     if read is None or written is None:
         return None
-    cached, kept = rate("cache_read_input_token_cost"), rate("cache_creation_input_token_cost")
-    return Rates(read, written, read if cached is None else cached, read if kept is None else kept, "litellm's table")
+    cached, creation = rate("cache_read_input_token_cost"), rate("cache_creation_input_token_cost")
+    return Rates(
+        read, written, read if cached is None else cached, read if creation is None else creation, "litellm's table"
+    )
 
 
 def _picodollars(rate: float) -> int:
-    """Of one token, at `rate` dollars per million: rounded up, so that a limit is never passed by rounding."""
+    """Return one token's price at `rate` dollars per million, rounded up so that no limit is passed by rounding."""
     return math.ceil(round(rate * 1e6, 3))

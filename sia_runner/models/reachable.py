@@ -1,4 +1,7 @@
-"""Does an endpoint answer, take the key, serve the model? Asked once, for its list of models; standard library only."""
+"""Checks that an endpoint answers, accepts the key and serves the model.
+
+It is asked once, for its list of models, with the standard library only.
+"""
 
 import difflib
 import http.client
@@ -20,54 +23,55 @@ from sia_runner.models.keys import key_of, redact
 from sia_runner.models.protocol import ModelsError
 from sia_runner.schema.provider import Hosted
 
-SECONDS = 1.0  # for the endpoint's answer, name lookup and TLS included
+SECONDS = 1.0  # timeout of the endpoint's answer, including name lookup and TLS
 _LONGEST = 8 << 20  # bytes of a model list
 _NAME = 200  # characters of a model's name, which may be shown in a terminal
 _LATE = "answers, but its list of models does not come in time: the model's name is not checked"
 
 
 class Question:
-    """GET {base_url}/models, asked in a thread that nobody waits for: a name lookup knows no deadline."""
+    """A request for the list of models, in a daemon thread: a name lookup cannot be given a deadline."""
 
     def __init__(self, hosted: Hosted) -> None:
         self._hosted, self._answer, self._answering = hosted, Future[str](), False
         threading.Thread(target=self._ask, daemon=True, name="preflight").start()
 
     def answer(self, deadline: float) -> str:
+        """Return the result as a phrase. Raises ModelsError."""
         try:
             return self._answer.result(max(0.0, deadline - time.monotonic()))
         except NotInTime:
-            if self._answering:  # a slow line is no reason to refuse a run
+            if self._answering:  # a slow connection is no reason to refuse a run
                 return _LATE
-            raise ModelsError(_silent(self._hosted, f"no answer within {SECONDS:g} s")) from None
+            raise ModelsError(_unreachable_message(self._hosted, f"no answer within {SECONDS:g} s")) from None
 
     def _ask(self) -> None:
         try:
-            self._answer.set_result(self._found())
+            self._answer.set_result(self._fetch())
         except Exception as error:  # noqa: BLE001 - handed over to who waits
             self._answer.set_exception(error)
 
     def _reached(self) -> None:
         self._answering = True
 
-    def _found(self) -> str:
+    def _fetch(self) -> str:
         hosted = self._hosted
         if hosted.api == "litellm" or not hosted.base_url:
-            return "its address is litellm's business: key and model are not checked before the first call"
+            return "litellm chooses the address: key and model are not checked before the first call"
         try:
             opener = urllib.request.build_opener(NoRedirect, _Https(self._reached))
             with opener.open(_request(hosted), timeout=SECONDS) as response:
                 self._reached()
-                return _listed(hosted, response.read(_LONGEST + 1))
+                return _check_listed(hosted, response.read(_LONGEST + 1))
         except urllib.error.HTTPError as error:
-            return _refused(hosted, error.code)
+            return _explain_status(hosted, error.code)
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self._answering:
                 return _LATE
-            raise ModelsError(_silent(hosted, _why(getattr(error, "reason", error)))) from None
+            raise ModelsError(_unreachable_message(hosted, _why(getattr(error, "reason", error)))) from None
 
 
-def _refused(hosted: Hosted, status: int) -> str:
+def _explain_status(hosted: Hosted, status: int) -> str:
     if status in (401, 403):
         named = hosted.key or hosted.key_file
         why = f"the key in {named} is refused" if named else "it wants a key: name its variable in provider.key"
@@ -75,9 +79,9 @@ def _refused(hosted: Hosted, status: int) -> str:
     return f"answers, but shows no list of models (HTTP {status}): the model's name is not checked"
 
 
-def _listed(hosted: Hosted, body: bytes) -> str:
-    names, whole = _names(body)
-    if not names or not whole:
+def _check_listed(hosted: Hosted, body: bytes) -> str:
+    names, complete = _names(body)
+    if not names or not complete:
         return "answers, but its list of models cannot be read: the model's name is not checked"
     if not _among(hosted.model, names):
         where = address(hosted)
@@ -86,39 +90,42 @@ def _listed(hosted: Hosted, body: bytes) -> str:
 
 
 def _names(body: bytes) -> tuple[list[str], bool]:
-    """The ids of a model list, and whether that is all of them. OpenAI's and Anthropic's shape, or a bare list."""
+    """Return the ids of a model list and whether it is complete. OpenAI's and Anthropic's shape, or a bare list."""
     if len(body) > _LONGEST:
         return [], False
     try:
-        found: Any = json.loads(body)
+        listing: Any = json.loads(body)
     except (ValueError, RecursionError):
         return [], False
-    paged = isinstance(found, dict) and bool(found.get("has_more") or found.get("nextPageToken"))
-    rows = found.get("data") if isinstance(found, dict) else found
+    paged = isinstance(listing, dict) and bool(listing.get("has_more") or listing.get("nextPageToken"))
+    rows = listing.get("data") if isinstance(listing, dict) else listing
     rows = rows if isinstance(rows, list) else []
     ids = [row.get("id") for row in rows if isinstance(row, dict)]
     return [name for name in ids if isinstance(name, str) and len(name) <= _NAME and name.isprintable()], not paged
 
 
 def _among(model: str, names: Sequence[str]) -> bool:
-    """Also by another name of the same model: an alias of a dated one, a tag (`llama3` is `llama3:latest`), a routing
-    suffix (`openai/gpt-oss-120b:nitro`), Google's `models/` in front."""
-    known = {name.removeprefix("models/") for name in names}
-    wanted = model.removeprefix("models/")
-    if {wanted, f"{wanted}:latest", wanted.partition(":")[0] if "/" in wanted else wanted} & known:
+    """Return whether the model is listed, also under another name.
+
+    These are an alias of a dated one, a tag (`llama3` is `llama3:latest`), a routing suffix
+    (`openai/gpt-oss-120b:nitro`), and Google's prefix `models/`.
+    """
+    served = {name.removeprefix("models/") for name in names}
+    requested = model.removeprefix("models/")
+    if {requested, f"{requested}:latest", requested.partition(":")[0] if "/" in requested else requested} & served:
         return True
-    stem = wanted.removesuffix("-latest")
-    return any(name.startswith(f"{stem}-") and name[len(stem) + 1 :].replace("-", "").isdigit() for name in known)
+    stem = requested.removesuffix("-latest")
+    return any(name.startswith(f"{stem}-") and name[len(stem) + 1 :].replace("-", "").isdigit() for name in served)
 
 
 def _nearest(hosted: Hosted, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(hosted.model, names, n=1, cutoff=0.4)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; it serves {', '.join(_shown(names))}"
+    return f"; it serves {', '.join(_shortened(names))}"
 
 
-def _shown(names: Sequence[str]) -> Iterator[str]:
+def _shortened(names: Sequence[str]) -> Iterator[str]:
     yield from names[:5]
     if len(names) > 5:
         yield f"and {len(names) - 5} more"
@@ -137,14 +144,15 @@ def _request(hosted: Hosted) -> urllib.request.Request:
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A key is sent where the configuration says, and nowhere else."""
+    """Follows no redirect: a key is sent to the configured address only."""
 
     def redirect_request(self, req: object, fp: object, code: int, msg: str, headers: object, newurl: str) -> None:
+        """Return None, which turns the redirect into an error."""
         return None
 
 
 class _Https(urllib.request.HTTPSHandler):
-    """Tells when a connection stands: who has shown the right certificate is there, however slow its answer."""
+    """Reports when a connection is established: then the host exists, however slowly it answers."""
 
     def __init__(self, reached: Callable[[], None]) -> None:
         super().__init__()
@@ -155,8 +163,8 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 class _Connection(http.client.HTTPSConnection):
-    def __init__(self, reached: Callable[[], None], host: str, **given: Any) -> None:
-        super().__init__(host, **given)
+    def __init__(self, reached: Callable[[], None], host: str, **options: Any) -> None:
+        super().__init__(host, **options)
         self._reached = reached
 
     def connect(self) -> None:
@@ -165,15 +173,15 @@ class _Connection(http.client.HTTPSConnection):
 
 
 def address(hosted: Hosted) -> str:
-    """Scheme, host and port: no user name or password that may be in the address."""
+    """Return scheme, host and port, without a user name or password in the address."""
     try:
         parts = urlsplit(hosted.base_url or "")
     except ValueError:
-        return "provider.base_url, which is no address"
+        return "provider.base_url, which is not a valid address"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-def _silent(hosted: Hosted, why: str) -> str:
+def _unreachable_message(hosted: Hosted, why: str) -> str:
     return redact(f"provider {hosted.name} does not answer at {address(hosted)} ({why})", [key_of(hosted)])
 
 

@@ -1,4 +1,4 @@
-"""What no request may ask for, and what every request must have."""
+"""Checks of a request's body: fields that are refused, and fields that must be valid."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from sia_runner.models.failures import Failed
 from sia_runner.models.wire import Body
 
-MOST_OUTPUT = 131_072  # tokens: no request may reserve more
-# Ways for a harness to leave its sandbox, or to have another model answer than the experiment's.
+MOST_OUTPUT = 131_072  # tokens; the maximum of any request
+# Fields by which a harness could leave its sandbox or have another model answer.
 _LOCKED = {
     "mcp_servers": "it would reach other servers",
     "web_search_options": "it would search the web",
@@ -19,10 +19,12 @@ _LOCKED = {
 
 
 def bad_request(message: str) -> Failed:
+    """Return the error for a request that is refused here, before it is sent."""
     return Failed("bad_request", message, status=400, sent=False)
 
 
 def refuse_locked(body: Body) -> None:
+    """Refuse fields that would leave the sandbox or choose another model. Raises CallError."""
     for name, why in _LOCKED.items():
         if body.get(name):
             raise bad_request(f"{name} is not served here: {why}")
@@ -31,7 +33,7 @@ def refuse_locked(body: Body) -> None:
 
 
 def refuse_tools(tools: Any, allowed: Iterable[str]) -> None:
-    """Only tools that the client runs itself: the others act on the provider's side."""
+    """Refuse tools that the provider would run; only the client's own are allowed. Raises CallError."""
     if tools is None:
         return
     if not isinstance(tools, list):
@@ -43,18 +45,19 @@ def refuse_tools(tools: Any, allowed: Iterable[str]) -> None:
 
 
 def messages_of(body: Body) -> list[Body]:
+    """Return the messages, checked. Raises CallError."""
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise bad_request("messages must be a list of at least one object")
-    refuse_addresses(part for one in messages for part in _parts(one.get("content")))
+    refuse_addresses(part for message in messages for part in _parts(message.get("content")))
     return messages
 
 
 def refuse_addresses(parts: Iterable[Body]) -> None:
-    """Whoever fetches an address given by a harness, the provider or litellm here, is a way out of the sandbox."""
+    """Refuse content given by address: the provider or litellm would fetch it, outside the sandbox."""
     for part in parts:
-        for place in (part.get("image_url"), part.get("source"), part.get("file"), part.get("video_url")):
-            fields = place if isinstance(place, dict) else {"url": place}
+        for reference in (part.get("image_url"), part.get("source"), part.get("file"), part.get("video_url")):
+            fields = reference if isinstance(reference, dict) else {"url": reference}
             url = fields.get("url")
             if fields.get("file_id") or (url is not None and not str(url).startswith("data:")):
                 raise bad_request("pictures and files must be sent as data, not as an address")
@@ -64,11 +67,11 @@ def _parts(content: Any) -> Iterable[Body]:
     for part in content if isinstance(content, list) else ():
         if isinstance(part, dict):
             yield part
-            yield from _parts(part.get("content"))  # of a tool's result
+            yield from _parts(part.get("content"))  # inside a tool's result
 
 
 def positive(body: Body, name: str) -> int | None:
-    """A completion bound as the request names it, at most MOST_OUTPUT."""
+    """Return a completion bound as the request names it, at most MAX_OUTPUT_TOKENS. Raises CallError."""
     value = body.get(name)
     if value is None:
         return None
@@ -78,6 +81,7 @@ def positive(body: Body, name: str) -> int | None:
 
 
 def flag(body: Body, name: str) -> bool:
+    """Return a field that must be true, false or absent. Raises CallError."""
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
         raise bad_request(f"{name} must be true or false")

@@ -1,4 +1,4 @@
-"""The gateway's own answers, and how a provider's are sent on."""
+"""The gateway's responses: its own, and a provider's answer passed on."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,17 +26,18 @@ _STATUS: Mapping[Kind, int] = {
 }
 
 
-class Sending:
-    """The response to one request; it begins with the first bytes that there are."""
+class ResponseWriter:
+    """The response to one request; it starts with the first bytes of the answer."""
 
     def __init__(self, request: web.Request, streams: bool) -> None:
         self._request, self._streams = request, streams
         self._stream: web.StreamResponse | None = None
-        self._whole = b""
+        self._body = b""
 
     async def emit(self, data: bytes) -> None:
+        """Send a piece of a stream, or hold a whole answer until `end`."""
         if not self._streams:
-            self._whole = data
+            self._body = data
             return
         stream = self._stream
         if stream is None:
@@ -46,37 +47,39 @@ class Sending:
         await stream.write(data)
 
     async def end(self) -> web.StreamResponse:
+        """Finish the response and return it."""
         if self._stream is None:
-            return web.Response(body=self._whole, content_type="application/json")
+            return web.Response(body=self._body, content_type="application/json")
         with suppress(ConnectionError):  # its client is gone
             await self._stream.write_eof()
         return self._stream
 
     async def fail(self, api: Api, failed: Failed) -> web.StreamResponse:
-        """A status, or an event where the stream has begun: a client's library raises its usual error for both."""
+        """Send an error: a status, or an event where the stream has begun. Client libraries raise for both."""
         if self._stream is None:
-            return error(api, failed)
+            return error_response(api, failed)
         with suppress(ConnectionError):
             await self._stream.write(DIALECTS[api].error_event(_status(failed), failed))
         return await self.end()
 
 
-def error(api: Api, failed: Failed) -> web.Response:
-    """The clients would try again what we tried often enough: the header tells them not to."""
+def error_response(api: Api, failed: Failed) -> web.Response:
+    """Return an error response whose header tells clients not to retry: the gateway has retried already."""
     status = _status(failed)
     return _json(DIALECTS[api].error(status, failed), status, {"x-should-retry": "false"})
 
 
-def not_served(method: str, path: str) -> Failed:
+def not_served_error(method: str, path: str) -> Failed:
+    """Return the error for a path that the gateway does not serve."""
     message = f"{method} {path[:100]} is not served here; the gateway serves {_SERVED}"
     return Failed("bad_request", message, status=404, sent=False)
 
 
-def models(api: Api, hosted: Hosted, name: str) -> web.Response:
-    """The one model that is served, in a shape that both libraries read."""
+def models_response(api: Api, hosted: Hosted, name: str) -> web.Response:
+    """Return the list with the one model that is served, in a shape that both libraries read."""
     if name not in ("", hosted.model):
-        return error(api, Failed("bad_request", f"the model served here is {hosted.model}", status=404))
-    one = {
+        return error_response(api, Failed("bad_request", f"the model served here is {hosted.model}", status=404))
+    card = {
         "id": hosted.model,
         "object": "model",
         "created": 0,
@@ -86,15 +89,15 @@ def models(api: Api, hosted: Hosted, name: str) -> web.Response:
         "created_at": "1970-01-01T00:00:00Z",
     }
     if name:
-        return _json(one)
+        return _json(card)
     return _json(
-        {"object": "list", "data": [one], "has_more": False, "first_id": hosted.model, "last_id": hosted.model}
+        {"object": "list", "data": [card], "has_more": False, "first_id": hosted.model, "last_id": hosted.model}
     )
 
 
-def counted(tokens: int) -> web.Response:
-    """An estimate: only the provider knows."""
-    return _json({"input_tokens": tokens})
+def token_count_response(input_tokens: int) -> web.Response:
+    """Return the response to a token count; it is an estimate, since only the provider can count."""
+    return _json({"input_tokens": input_tokens})
 
 
 def _status(failed: Failed) -> int:

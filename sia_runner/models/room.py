@@ -1,4 +1,4 @@
-"""The models room: keys, ledger and gateway of one process, behind a thread with an event loop."""
+"""Model access of one process: keys, ledger and gateway, behind a thread with an event loop."""
 
 import asyncio
 import threading
@@ -30,7 +30,7 @@ Own = tuple[PolicySpec, "Answering"]  # a model whose weights can be trained
 
 
 class RunModels:
-    """See protocol.Models. `folder` is RUN/ledger, `cache` where answers are kept of providers that ask for it."""
+    """Implements `ModelAccess`. `folder` is RUN/ledger; `cache` holds answers of providers configured to cache."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class RunModels:
         held_back: Callable[[], Usage] | None = None,
         policy: "Own | None" = None,
     ) -> None:
-        """`policy` is the target's model where its weights can be trained."""
+        """Build the ledger; `policy` is the target's model where its weights can be trained."""
         self._providers, self._budget, self._cache, self._policy = dict(providers), budget, cache, policy
         rates: dict[Role, Rates | None] = {role: price_of(hosted) for role, hosted in providers.items()}
         if policy is not None:
@@ -54,41 +54,47 @@ class RunModels:
         self._closed = False
 
     def check(self) -> None:
+        """Check the policy and all providers. Raises ModelsError."""
         if self._policy is not None:
             check_policy(self._policy[0])
         check_all(self._providers, self._budget)
 
     @contextmanager
     def admit(self, grant: Grant) -> Iterator["Stay"]:
-        running = self._started()
-        self._known(grant)
-        visit = running.gateway.visit(grant)
-        stay = running.run(visit.__aenter__())
+        """Open a session for a sandbox."""
+        running = self._running_gateway()
+        self._check_role(grant)
+        context = running.gateway.visit(grant)
+        session = running.run(context.__aenter__())
         try:
-            yield stay
+            yield session
         finally:
-            if running.alive:  # else it was all ended by `close`
-                running.run(visit.__aexit__(None, None, None))
+            if running.alive:  # otherwise `close` has ended the session
+                running.run(context.__aexit__(None, None, None))
 
     def chat(
         self, grant: Grant, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], **settings: Any
     ) -> Reply:
+        """Make one call from this process."""
         from sia_runner.models.client import chat
 
-        running = self._started()
-        self._known(grant)
-        endpoint, stay = running.endpoints[grant.role], running.gateway.own(grant)
-        return running.run(chat(running.desk, endpoint, stay, messages, tools, settings))
+        running = self._running_gateway()
+        self._check_role(grant)
+        endpoint, session = running.role_endpoints[grant.role], running.gateway.own_session(grant)
+        return running.run(chat(running.call_runner, endpoint, session, messages, tools, settings))
 
     def policy(self) -> Any:
+        """Return the trainable model, loaded on first use. Raises ModelsError where there is none."""
         if self._policy is None:
             raise ModelsError("the target agent has no policy: target_agent=policy")
         return self._policy[1].start()
 
     def bury(self, jobs: Collection[str]) -> None:
+        """Free the budget that gateways of these SLURM jobs hold."""
         self.ledger.bury(jobs)
 
     def close(self) -> None:
+        """End the gateway, the policy and the ledger."""
         if self._policy is not None:
             self._policy[1].close()
         with self._lock:
@@ -98,11 +104,11 @@ class RunModels:
             running.close()
         self.ledger.close()
 
-    def _known(self, grant: Grant) -> None:
+    def _check_role(self, grant: Grant) -> None:
         if grant.role not in self._providers and not (grant.role == "target" and self._policy):
             raise ModelsError(f"no provider is configured for the {grant.role} role")
 
-    def _started(self) -> "_Running":
+    def _running_gateway(self) -> "_Running":
         with self._lock:
             if self._closed:
                 raise ModelsError("the gateway is closed")
@@ -113,12 +119,12 @@ class RunModels:
 
 
 class _Running:
-    """The thread, its loop, and what lives on it."""
+    """The gateway's thread, its event loop, and the objects that live on it."""
 
     gateway: "Gateway"
-    desk: "Desk"
-    endpoints: "dict[Role, Endpoint]"
-    _line: "Line"
+    call_runner: "Desk"
+    role_endpoints: "dict[Role, Endpoint]"
+    _client: "Line"
 
     def __init__(self, providers: Mapping[Role, Hosted], ledger: RunLedger, cache: Path, policy: "Own | None") -> None:
         self._loop = asyncio.new_event_loop()
@@ -131,7 +137,7 @@ class _Running:
             raise
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """On the loop, from any other thread. Interrupted here, it is cancelled there."""
+        """Run a coroutine on the loop, called from another thread. An interrupt here cancels it there."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -153,12 +159,12 @@ class _Running:
         from sia_runner.models.policy.backend import endpoint
         from sia_runner.models.policy.granted import granted, keep
 
-        self._line = Line()
-        self.endpoints = endpoints(providers, self._line)
+        self._client = Line()
+        self.role_endpoints = endpoints(providers, self._client)
         if policy is not None:
-            self.endpoints["target"] = endpoint(*policy, granted, keep)
-        self.desk = Desk(ledger)
-        self.gateway = Gateway(self.endpoints, self.desk, cache)
+            self.role_endpoints["target"] = endpoint(*policy, granted, keep)
+        self.call_runner = Desk(ledger)
+        self.gateway = Gateway(self.role_endpoints, self.call_runner, cache)
         await self.gateway.start()
 
     @property
@@ -168,10 +174,10 @@ class _Running:
     async def _end(self) -> None:
         await self.gateway.close()
         calls = asyncio.all_tasks() - {asyncio.current_task()}
-        for call in calls:  # of `chat`, whose threads wait
+        for call in calls:  # calls of `chat`, whose threads wait
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        await self._line.close()
+        await self._client.close()
         await self._loop.shutdown_asyncgens()
 
     def _stop(self) -> None:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    raw: bytes  # as it came, its blank line included
-    data: bytes  # of its data lines; empty for a comment
+    """One server-sent event."""
+
+    raw: bytes  # unchanged, with its blank line
+    data: bytes  # the joined data lines; empty for a comment
 
 
 class Splitter:
-    """Whole events from pieces of a stream. What is left at its end was cut. Linear in the stream's length, however
-    small the pieces and long the events."""
+    """Splits a stream into whole events. Linear in the stream's length, even for tiny pieces and long events."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -20,9 +21,11 @@ class Splitter:
 
     @property
     def cut(self) -> bool:
+        """Tells whether an incomplete event remains."""
         return bool(self._rest.strip())
 
     def feed(self, piece: bytes) -> Iterator[Event]:
+        """Yield the events that this piece completes."""
         self._rest += piece.replace(b"\r", b"")  # line ends may be \r\n; JSON has no bare \r
         start = 0
         while (end := self._rest.find(b"\n\n", max(start, self._searched))) >= 0:
@@ -39,5 +42,5 @@ def _data(raw: bytes) -> bytes:
 
 
 def event(data: bytes, name: str | None = None) -> bytes:
-    """One event, ready to send."""
+    """Return one event, ready to send."""
     return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"

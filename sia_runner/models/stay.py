@@ -1,4 +1,4 @@
-"""One sandbox's stay at the gateway: what it spent, what failed, and what is under way."""
+"""A harness's session at the gateway: its spending, its failed calls, and its calls under way."""
 
 import asyncio
 import threading
@@ -12,9 +12,9 @@ from sia_runner.models.protocol import BudgetSpent, Grant, ProviderDown
 from sia_runner.models.trajectories import Record, append
 from sia_runner.records import Door, Faults, OutcomeKind, Usage
 
-UNDER_WAY = 64  # calls of one sandbox whose bodies are in memory at the same time; others wait
-_UNSENT = 1000  # records of calls that were refused here: a harness may make them at no cost, and fill the disk
-_QUESTIONS = 100_000  # ids remembered; a harness may invent as many as it likes
+UNDER_WAY = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
+_UNSENT = 1000  # records of refused calls, which cost a harness nothing and could fill the disk
+_QUESTIONS = 100_000  # ids to remember; a harness may invent any number
 _FAULTS: Mapping[Kind, OutcomeKind] = {
     "rate_limited": OutcomeKind.RATE_LIMITED,
     "timeout": OutcomeKind.RATE_LIMITED,
@@ -28,7 +28,7 @@ _CUT = ("length", "max_tokens")  # finish reasons
 
 
 class Stay:
-    """See protocol.Visit. Written on the gateway's loop, read from any thread."""
+    """Implements `ModelSession`. Written on the gateway's loop, read from any thread."""
 
     def __init__(self, grant: Grant, door: Door, cache: Cache | None) -> None:
         self.grant = grant
@@ -45,26 +45,29 @@ class Stay:
         self._turns: Counter[str | None] = Counter()
 
     def turn(self, question: str | None) -> int:
-        """How many calls for `question` came before; bounded, since a harness may invent questions."""
-        known = question in self._turns or len(self._turns) < _QUESTIONS
-        place = question if known else None
-        self._turns[place] += 1
-        return self._turns[place] - 1
+        """Return the number of earlier calls for `question`; bounded, since a harness may invent questions."""
+        tracked = question in self._turns or len(self._turns) < _QUESTIONS
+        key = question if tracked else None
+        self._turns[key] += 1
+        return self._turns[key] - 1
 
     def usage(self) -> Usage:
+        """Return the spending so far."""
         with self._lock:
             return self._usage
 
     def faults(self) -> Faults:
+        """Return the failed calls, by question and untagged."""
         with self._lock:
             return Faults(dict(self._failing), dict(self._untagged))
 
     def trouble(self) -> Exception | None:
+        """Return the error that no other candidate would escape either; None where there is none."""
         return self._trouble
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
-        """The current task is a call of this stay, and ends with it."""
+        """Register the current task as a call of this session, which ends with it."""
         task = asyncio.current_task()
         calls = {task} if task else set()
         self._calls |= calls
@@ -75,11 +78,12 @@ class Stay:
             self._calls -= calls
 
     def spend(self, usage: Usage) -> None:
+        """Add to the session's usage."""
         with self._lock:
             self._usage += usage
 
     def finished(self, record: Record, failed: Failed | None, down: str | None) -> None:
-        """A call is over. `down`: why its provider is given up, if it is."""
+        """Record a finished call. `down`: the reason why its provider is given up, if it is."""
         kind = _fault(record, failed)
         with self._lock:
             if failed is None or failed.kind != "cancelled":
@@ -108,7 +112,7 @@ class Stay:
             self._untagged[kind] += 1
 
     async def end(self) -> None:
-        """Cancel what is under way, and wait until it is settled."""
+        """Cancel the calls under way, and wait until they are settled."""
         calls = list(self._calls)
         for call in calls:
             call.cancel()
@@ -116,7 +120,7 @@ class Stay:
 
 
 def _trouble(failed: Failed, down: str | None) -> Exception | None:
-    """What no other candidate would escape either."""
+    """Return the error that no other candidate would escape either."""
     if isinstance(failed.cause, BudgetSpent):
         return failed.cause if failed.cause.scope == "run" else None
     reason = down or (failed.message if failed.kind == "down" else None)

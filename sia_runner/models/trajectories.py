@@ -1,4 +1,4 @@
-"""trajectories.jsonl: one line per finished call."""
+"""The file trajectories.jsonl: one line per finished call."""
 
 import os
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ _CUT = "... [cut]"
 
 @dataclass(slots=True)
 class Spent:
-    """Tokens of the answered attempt; `estimated`: not the provider's own count."""
+    """The tokens of the answered attempt; `estimated`: not the provider's own count."""
 
     input: int = 0
     output: int = 0
@@ -22,7 +22,7 @@ class Spent:
 
 @dataclass(slots=True)
 class Record:
-    """One call as it is written. Times in seconds, `usd` None where prices are not known."""
+    """One call as it is written. Times are in seconds; `usd` is None where prices are not known."""
 
     call: str
     at: float  # unix
@@ -46,7 +46,7 @@ class Record:
 
 
 def append(path: Path, record: Record) -> None:
-    """Whole lines only: one write to a file opened for appending. Raises OSError."""
+    """Append one whole line with a single write. Raises OSError."""
     rest = {name: getattr(record, name) for name in Record.__slots__ if name not in ("request", "response")}
     parts = [b'"request":' + _cut(record.request), b'"response":' + _cut(record.response)]
     data = b",".join([dumps(rest | {"usage": asdict(record.usage)})[:-1], *parts]) + b"}\n"
@@ -60,7 +60,7 @@ def append(path: Path, record: Record) -> None:
 
 
 def _cut(part: Body | str) -> bytes:
-    """Its JSON where that is small, else the beginning of it as text, marked."""
+    """Return the part's JSON where that is small, else its beginning as a marked text."""
     try:
         encoded = dumps(part)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""A request to an endpoint that speaks another API than the client: litellm translates, this module sends.
+"""Requests to an endpoint that speaks another API than the client: litellm translates them, this package sends them.
 
 litellm has connection pools of its own, and sends a request again when its connection broke. Here one attempt is one
 request, bounded in size, and known to the ledger: so litellm's HTTP transport is replaced by ours.
@@ -17,7 +17,7 @@ from sia_runner.models.sse import event
 from sia_runner.models.wire import Api, Asked, dumps
 from sia_runner.schema.provider import Hosted
 
-# What litellm is given of a request. Among its arguments are also addresses, keys and callbacks: a harness names none.
+# Request fields passed to litellm. Its other arguments include addresses, keys and callbacks: no harness may set these.
 _CHAT = """
     messages tools tool_choice parallel_tool_calls functions function_call temperature top_p max_tokens
     max_completion_tokens stop seed presence_penalty frequency_penalty logit_bias logprobs top_logprobs
@@ -33,9 +33,11 @@ _PASSED: Mapping[Api, frozenset[str]] = {
 
 
 class Translate:
-    def __init__(self, hosted: Hosted, key: str | None, line: Line) -> None:
-        self._line = line
-        provider = hosted.litellm if hosted.api == "litellm" else hosted.api  # said to speak it: spoken to in it
+    """Translates requests with litellm."""
+
+    def __init__(self, hosted: Hosted, key: str | None, client: Line) -> None:
+        self._client = client
+        provider = hosted.litellm if hosted.api == "litellm" else hosted.api  # the API the endpoint speaks
         base = hosted.base_url
         if base and provider == "anthropic":
             base = base.rstrip("/").removesuffix("/v1")  # litellm adds it
@@ -52,42 +54,42 @@ class Translate:
         }
 
     async def ready(self) -> None:
-        """litellm takes seconds to load: before the clock of an attempt runs, and beside the event loop."""
+        """Import litellm, which takes seconds, off the event loop and before the clock of an attempt runs."""
         if not _load.cache_info().currsize:
             await asyncio.to_thread(_load)
 
-    async def pieces(self, asked: Asked) -> AsyncIterator[bytes]:
-        """The bytes of the answer in the client's API: the whole JSON, or a stream of events. Raises Failed."""
+    async def pieces(self, request: Asked) -> AsyncIterator[bytes]:
+        """Yield the answer's bytes in the client's API: the whole JSON, or a stream of events. Raises CallError."""
         from sia_runner.models.transport import CURRENT, Once
 
-        once = Once(self._line, asked)
-        token = CURRENT.set(once)
+        exchange = Once(self._client, request)
+        token = CURRENT.set(exchange)
         try:
-            answer = await self._begin(asked)
+            answer = await self._begin(request)
         except Exception as error:  # noqa: BLE001 - litellm has no common base for its errors
-            raise once.failure(error) from None
+            raise exchange.failure(error) from None
         finally:
             CURRENT.reset(token)
-        if not asked.stream:
-            once.witness()
+        if not request.stream:
+            exchange.check_answer()
             yield dumps(answer) if isinstance(answer, Mapping) else answer.model_dump_json().encode()
             return
         try:
             async for chunk in answer:
                 yield chunk if isinstance(chunk, bytes) else event(chunk.model_dump_json(exclude_none=True).encode())
         except Exception as error:  # noqa: BLE001
-            raise once.failure(error) from None
+            raise exchange.failure(error) from None
         finally:
-            await once.close()
-        once.witness()
-        if asked.api == "openai":
+            await exchange.close()
+        exchange.check_answer()
+        if request.api == "openai":
             yield event(b"[DONE]")
 
-    async def _begin(self, asked: Asked) -> Any:
+    async def _begin(self, request: Asked) -> Any:
         import litellm
 
-        passed = {name: value for name, value in asked.body.items() if name in _PASSED[asked.api]}
-        send = litellm.acompletion if asked.api == "openai" else litellm.anthropic_messages
+        passed = {name: value for name, value in request.body.items() if name in _PASSED[request.api]}
+        send = litellm.acompletion if request.api == "openai" else litellm.anthropic_messages
         return await send(**(passed | self._settings))
 
 
@@ -102,7 +104,7 @@ def _load() -> None:
 
     litellm.telemetry = False  # pyright: ignore[reportAttributeAccessIssue]
     litellm.suppress_debug_info = True
-    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)  # failures are ours to tell
+    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)  # we report failures ourselves
     litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # pyright: ignore[reportPrivateImportUsage]
     litellm.use_chat_completions_url_for_anthropic_messages = True  # not OpenAI's responses API
     AsyncHTTPHandler.create_async_transport = staticmethod(lambda *_, **__: Transport())  # pyright: ignore

@@ -1,4 +1,4 @@
-"""What both APIs have in common: a request as it will be sent, what an answer said, and what no request may ask for."""
+"""The data that both APIs share: a request ready to be sent, the summary of an answer, and how each API reads them."""
 
 import json
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ _LONGEST_ID = 200  # characters of a question's id
 
 @dataclass(slots=True)
 class Asked:
-    """One request of a client, normalised. `body` is in the shape of `api`; its model is the configured one."""
+    """One request of a client, normalised. `body` has the shape of `api`; its model is the configured one."""
 
     api: Api
     body: Body
     stream: bool
-    asked_model: str  # as the client named it
+    asked_model: str  # the client's name for the model
     question: str | None
-    output_tokens: int  # its completion bound
-    wants_usage: bool = True  # of a stream: does the client expect the chunk that says what was used?
-    headers: Mapping[str, str] = field(default_factory=dict)  # of the client, those that the API needs
+    output_tokens: int  # completion bound
+    wants_usage: bool = True  # streams only: the client expects the chunk with the usage
+    headers: Mapping[str, str] = field(default_factory=dict)  # the client's headers that the API needs
     raw: bytes = b""  # the body's JSON
-    grant: Grant | None = None  # on whose account; a policy asks for it
-    turn: int = 0  # how many calls of this stay for the same question came before
-    sampled: Sampled | None = None  # by a policy, when it was answered
+    grant: Grant | None = None  # the account; a policy reads it
+    turn: int = 0  # number of earlier calls of this session for the same question
+    sampled: Sampled | None = None  # set by a policy when it answers
 
     def __post_init__(self) -> None:
         self.raw = self.raw or dumps(self.body)
@@ -40,7 +40,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Summary:
-    """What an answer said. Token counts are None where the provider gave none; input includes what was cached."""
+    """The content of an answer. Token counts are None where the provider gave none; input includes cached tokens."""
 
     text: str = ""
     tool_calls: list[dict[str, str]] = field(default_factory=list)  # id, name, arguments
@@ -53,41 +53,47 @@ class Summary:
 
 
 class Reader(Protocol):
-    """Follows a stream. `take` returns what the client is to see of an event and raises Failed for what is none."""
+    """Follows a stream of one API."""
 
-    ended: bool  # the last event was the API's end mark
+    at_end: bool  # the last event was the API's end mark
 
-    def take(self, event: Event) -> bytes: ...
+    def take(self, item: Event) -> bytes:
+        """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
+        ...
 
     def finish(self) -> Summary:
-        """Raises Failed when the stream ended before its end."""
+        """Return the summary. Raises CallError when the stream was cut before its end."""
         ...
 
 
 class Dialect(Protocol):
-    """One API: how its requests are normalised, its answers read and its errors said."""
+    """Describes one API: how its requests are normalised, its answers read and its errors written."""
 
     api: Api
 
     def prepare(self, body: Body, hosted: Hosted) -> Asked:
-        """Raises Failed (bad_request)."""
+        """Normalise a request. Raises CallError (bad_request)."""
         ...
 
     def read(self, body: Any) -> Summary:
-        """A whole answer. Raises Failed (malformed)."""
+        """Summarise a whole answer. Raises CallError (malformed)."""
         ...
 
-    def reader(self, asked: Asked) -> Reader: ...
+    def reader(self, request: Asked) -> Reader:
+        """Return a reader for the request's stream."""
+        ...
 
-    def error(self, status: int, failed: Failed) -> Body: ...
+    def error(self, status: int, failed: Failed) -> Body:
+        """Return the JSON of an error."""
+        ...
 
     def error_event(self, status: int, failed: Failed) -> bytes:
-        """For a stream under way."""
+        """Return the error as an event of a stream under way."""
         ...
 
 
 def dumps(data: Any) -> bytes:
-    """Compact JSON; a lone surrogate, which UTF-8 cannot hold, is escaped."""
+    """Return compact JSON; a lone surrogate, which UTF-8 cannot hold, is escaped."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode()
@@ -96,20 +102,20 @@ def dumps(data: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """Raises Failed (malformed); deep nesting is malformed too."""
+    """Parse a provider's JSON. Raises CallError (malformed), also for JSON nested too deeply."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise Failed("malformed", f"the provider's answer is no JSON: {data[:80]!r}") from None
+        raise Failed("malformed", f"the provider's answer is not JSON: {data[:80]!r}") from None
 
 
 def text_id(value: Any) -> str | None:
-    """A question's id, where a request gives one."""
+    """Return a non-empty string of at most 200 characters, such as a question's id; None for anything else."""
     if not isinstance(value, str) or not value:
         return None
-    return value[:_LONGEST_ID].encode(errors="replace").decode()  # it may hold lone surrogates, which no file can
+    return value[:_LONGEST_ID].encode(errors="replace").decode()  # lone surrogates cannot be written to a file
 
 
 def count(value: Any) -> int | None:
-    """Tokens as an answer reports them; None for anything but a count."""
+    """Return a token count as an answer reports it; None for anything but a count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40 else None

@@ -22,6 +22,7 @@ from sia_runner.ground.resources import cache_dir
 
 
 def main(args: Sequence[str]) -> int:
+    """Run `list`, `new` or `check`; return the exit code."""
     command, *others = args or ["--help"]
     commands = {"list": _list, "new": _new, "check": _check}
     if command in commands and not {"-h", "--help"} & set(others):
@@ -35,26 +36,28 @@ def _list(args: Sequence[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title="tasks: python -m sia_runner task=NAME", title_justify="left")
+    table = Table(title="tasks: python -m sia_runner task=NAME", title_justify="left")
     for name in ("name", "metric", "judged by", "needs", "what it is"):
-        shown.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold")
     for folder in config_folders(args):
         for path in sorted((folder / "task").glob("[!_]*.yaml")):
             text = path.read_text(encoding="utf-8")
             declared = yaml.safe_load(text)
-            shown.add_row(path.stem, *_facts(declared), text.partition("\n")[0].lstrip("# "))
+            table.add_row(path.stem, *_columns_of(declared), text.partition("\n")[0].lstrip("# "))
     console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=160)).print(shown)
+    (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
     return 0
 
 
-def _facts(declared: dict[str, Any]) -> tuple[str, str, str]:
+def _columns_of(declared: dict[str, Any]) -> tuple[str, str, str]:
     needs = ", ".join([*(["a model"] if declared.get("needs_model") else []), *declared.get("requires", [])])
     if "competition" in declared:
         return "the competition's", "its metric", needs
     metric = declared.get("metric", {})
-    own = "its evaluate.py" if declared["_target_"].endswith("SiaFolder") else metric.get("verifier", "exact_match")
-    return metric.get("name", "?"), own, needs
+    verifier = (
+        "its evaluate.py" if declared["_target_"].endswith("SiaFolder") else metric.get("verifier", "exact_match")
+    )
+    return metric.get("name", "?"), verifier, needs
 
 
 def _new(args: Sequence[str]) -> int:
@@ -66,30 +69,30 @@ def _new(args: Sequence[str]) -> int:
     parser.add_argument("--id")
     parser.add_argument("--licence", default="not stated")
     try:
-        given = parser.parse_args(args)
+        options = parser.parse_args(args)
     except argparse.ArgumentError as error:
         print(f"refused: {error}", file=sys.stderr)
         return REFUSED
-    if bool(given.csv) != bool(given.answer) or (given.id and not given.csv):
+    if bool(options.csv) != bool(options.answer) or (options.id and not options.csv):
         print("refused: --csv FILE and --answer COLUMN come together; --id COLUMN only with them", file=sys.stderr)
         return REFUSED
     from sia_runner.own_task.skeleton import Source, write
 
     with refusals() as outcome:
-        source = Source(given.csv, given.id, given.answer, given.licence) if given.csv else None
-        folder = write(given.name, given.dir, source, cache_dir())
-        where = shlex.quote(_near(folder))
-        print(f"task {given.name} is in {folder}")
-        print(f"run it:   python -m sia_runner --config-dir {where}/conf task={given.name} max_gen=3")
-        print(f"check it: python -m sia_runner.tasks check {where}")
+        source = Source(options.csv, options.id, options.answer, options.licence) if options.csv else None
+        folder = write(options.name, options.dir, source, cache_dir())
+        folder_text = shlex.quote(_relative_to_current(folder))
+        print(f"task {options.name} is in {folder}")
+        print(f"run it:   python -m sia_runner --config-dir {folder_text}/conf task={options.name} max_gen=3")
+        print(f"check it: python -m sia_runner.tasks check {folder_text}")
         outcome.code = 0
     return outcome.code
 
 
-def _near(folder: Path) -> str:
-    """As somebody who stands here would type it."""
-    here = Path.cwd()
-    return folder.relative_to(here).as_posix() if folder.is_relative_to(here) else str(folder)
+def _relative_to_current(folder: Path) -> str:
+    """Return the path as one types it in the current folder."""
+    current = Path.cwd()
+    return folder.relative_to(current).as_posix() if folder.is_relative_to(current) else str(folder)
 
 
 def _check(args: Sequence[str]) -> int:
@@ -101,24 +104,27 @@ def _check(args: Sequence[str]) -> int:
     from sia_runner.own_task.reviewing import look_at
 
     with refusals() as outcome:
-        overrides = [*_named(args[0]), *args[1:]]
+        overrides = [*_task_overrides(args[0]), *args[1:]]
     if not outcome.lines:
         plain = composed(overrides)
         if plain is None:
             return REFUSED
         with refusals(plain) as outcome, tempfile.TemporaryDirectory(prefix="sia-tasks-check-") as folder:
             spec = check_task(plain)
-            found = look_at(plain, spec, Path(folder))
-            count = len(found.findings)
+            review = look_at(plain, spec, Path(folder))
+            count = len(review.findings)
             print(f"task {spec.name}: {f'{count} finding' + 's' * (count > 1) if count else 'nothing found'}")
-            for line in found.lines():
+            for line in review.lines():
                 print(line)
             outcome.code = REFUSED if count else 0
     return outcome.code
 
 
-def _named(name: str) -> list[str]:
-    """The overrides that compose the task: of a folder that `new` wrote, or one like it, its own YAML."""
+def _task_overrides(name: str) -> list[str]:
+    """Return the overrides that compose the task.
+
+    A folder that `new` wrote, or one like it, has its own YAML.
+    """
     from sia_runner.tasks.protocol import TaskError
 
     folder = Path(name)

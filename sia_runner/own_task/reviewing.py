@@ -1,4 +1,4 @@
-"""Runs of harnesses for a review of a task: does its reference harness work, and what could a harness read?"""
+"""Runs of harnesses for the review of a task: the reference harness, and a program that tries to read files outside."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,53 +40,58 @@ for name in NAMES:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
+    """A run of a harness and its outcomes."""
+
     execution: Execution
     outcomes: list[Outcome]
     site: Site
 
 
 class Runs:
-    """Of one review: `folder` is scratch space in the shape of a run directory."""
+    """The harness runs of one review. `folder` is scratch space in the shape of a run directory."""
 
     def __init__(self, config: Experiment, folder: Path) -> None:
         self._config, self._run, self._folder = config, RunDir(folder / "run"), folder
         self._task = rooms(config).task
 
-    def first_harness(self, found: Review) -> Sample | None:
-        """Gate, then dev + val. Returns what it handed in, None where it handed in nothing."""
+    def first_harness(self, report: Review) -> Sample | None:
+        """Run the reference harness on the gate, then on dev + val; return its submission, None where there is none."""
         harness = self._folder / "reference"
         try:
             write_harness(read_text_files(reference(self._config), self._task.entry), harness, self._task.entry)
         except FaultyHarness as fault:
-            found.add([Finding("reference-fails", str(fault), _REFERENCE, f"write {_REFERENCE}{self._task.entry}")])
+            report.add([Finding("reference-fails", str(fault), _REFERENCE, f"write {_REFERENCE}{self._task.entry}")])
             return None
-        gate = self._once(harness, "gate", self._config.task.limits.gate)
-        found.add(self._faults(gate, "gate"))
-        if not _answered(gate):
+        gate_run = self._once(harness, "gate", self._config.task.limits.gate)
+        report.add(self._faults(gate_run, "gate"))
+        if not _answered(gate_run):
             return None
         seconds = self._config.task.limits.run
-        ran = self._once(harness, "select", seconds)
-        found.add(self._faults(ran, "dev and val"))
-        if _answered(ran):
-            found.add(self._score(ran, seconds, found))
-        return Sample(ran.site.submission, read_json(ran.site.keys))
+        select_run = self._once(harness, "select", seconds)
+        report.add(self._faults(select_run, "dev and val"))
+        if _answered(select_run):
+            report.add(self._score(select_run, seconds, report))
+        return Sample(select_run.site.submission, read_json(select_run.site.keys))
 
-    def spy(self, source: Path, names: list[str], found: Review) -> None:
-        """A program that opens what it should not find, by the names that it has outside. What it can read is noted: it
-        says something about the sandbox of this machine, not about the task."""
+    def spy(self, source: Path, names: list[str], report: Review) -> None:
+        """Run a program that opens files it must not see, by the names that they have outside.
+
+        Files that it can read are noted: they say something about the sandbox of this machine, not about the task.
+        """
         secret = [str(source / name) for name in names]
         harness, site = self._folder / "spy", Site(self._folder / "spied")
         write_harness({self._task.entry: f"NAMES = {secret!r}\n{_SPY}"}, harness, self._task.entry)
         purpose = Purpose(self._run, 0, "review", "gate")
         execute(self._config, purpose, self._task.rounds("gate")[0], site, harness, "review", 30.0)
-        if (seen := last_line(site.log)).startswith("can read "):
-            found.notes.append(f"with sandbox={rooms(self._config).sandbox.name} on this machine a harness {seen}")
+        if (log_line := last_line(site.log)).startswith("can read "):
+            report.notes.append(f"with sandbox={rooms(self._config).sandbox.name} on this machine a harness {log_line}")
 
     def close(self) -> None:
+        """Close the models."""
         close_models(self._config, self._run)
 
     def begin(self) -> None:
-        """Raises what a run would be refused for."""
+        """Make the folder and check models and sandbox. Raises what a run would be refused for."""
         self._run.path.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o755)  # a harness may run as another user
         gateway = models(self._config, self._run)
@@ -94,65 +99,71 @@ class Runs:
             gateway.check()
         rooms(self._config).sandbox.check(door=self._config.needs_door)
 
-    def _once(self, harness: Path, why: Why, seconds: float) -> Ran:
-        site = Site(self._folder / why)
-        purpose = Purpose(self._run, 0, "review", why)
-        execution = execute(self._config, purpose, self._task.rounds(why)[0], site, harness, f"review {why}", seconds)
+    def _once(self, harness: Path, fold_kind: Why, seconds: float) -> Ran:
+        site = Site(self._folder / fold_kind)
+        purpose = Purpose(self._run, 0, "review", fold_kind)
+        execution = execute(
+            self._config, purpose, self._task.rounds(fold_kind)[0], site, harness, f"review {fold_kind}", seconds
+        )
         return Ran(execution, verified(self._config, site, execution.unanswered), site)
 
-    def _faults(self, ran: Ran, why: str) -> Iterator[Finding]:
+    def _faults(self, ran: Ran, where: str) -> Iterator[Finding]:
         kinds = count_kinds(ran.outcomes)
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         fix = "run it by hand: python target_agent.py --dataset_dir D --working_dir W"
         if ran.execution.failure:
-            yield Finding("reference-fails", f"{why}: {ran.execution.failure}", _REFERENCE, fix)
+            yield Finding("reference-fails", f"{where}: {ran.execution.failure}", _REFERENCE, fix)
         if any(outcome.kind in INFRASTRUCTURE for outcome in ran.outcomes):
             text = next(outcome.prediction for outcome in ran.outcomes if outcome.kind in INFRASTRUCTURE)
             yield Finding("judge-fails", f"it cannot judge the reference harness {text}", "metric.verifier", fix)
         elif not _answered(ran):
-            yield Finding("reference-answers-nothing", f"{why}: {told}", _REFERENCE, fix)
+            yield Finding("reference-answers-nothing", f"{where}: {counts}", _REFERENCE, fix)
         elif kinds.get(OutcomeKind.INVALID_FORMAT, 0) > len(ran.outcomes) / 10:
-            yield Finding("reference-format", f"{why}: {told}", _REFERENCE, "write answers as the verifier reads them")
+            yield Finding(
+                "reference-format", f"{where}: {counts}", _REFERENCE, "write answers as the verifier reads them"
+            )
 
-    def _score(self, ran: Ran, seconds: float, found: Review) -> Iterator[Finding]:
-        score, took = self._task.score(ran.outcomes), ran.execution.ended.seconds
-        found.notes.append(
+    def _score(self, ran: Ran, seconds: float, report: Review) -> Iterator[Finding]:
+        score, seconds_taken = self._task.score(ran.outcomes), ran.execution.ended.seconds
+        report.notes.append(
             f"the reference harness scores {score.value:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}] on dev and val "
-            f"in {took:.1f} s (limits.run: {seconds:g} s)"
+            f"in {seconds_taken:.1f} s (limits.run: {seconds:g} s)"
         )
         if self._task.higher_is_better and score.value >= _DONE:
             what = f"the first harness scores {score.value:.3f}"
             yield Finding("nothing-to-improve", what, _REFERENCE, "begin with a naive harness, or ask harder questions")
 
 
-def _answered(ran: Ran) -> bool:
-    return any(outcome.kind in ANSWERED for outcome in ran.outcomes)
+def _answered(harness_run: Ran) -> bool:
+    return any(outcome.kind in ANSWERED for outcome in harness_run.outcomes)
 
 
 def look_at(plain: dict[str, Any], spec: Task, folder: Path) -> Review:
-    """The whole review of a task as Hydra composed it; `folder` is scratch space. Raises what refuses a run."""
+    """Review a task as Hydra composed it; `folder` is scratch space. Raises what refuses a run."""
     task = locate(spec.target)(spec, plain["split_seed"], cache_dir())
     if not isinstance(task, TableTask):
         raise TaskError(f"task {spec.name} is judged by its own evaluator, which nobody outside can look into")
     task.prepare(lambda text: print(text, flush=True))
-    ran, sample, command = Review(), None, ()
+    harness_report, sample, command = Review(), None, ()
     if spec.needs_model and _offline(plain):
-        ran.notes.append("NOT RUN: its harnesses call a model; give provider=… to have the reference harness run")
+        harness_report.notes.append(
+            "NOT RUN: its harnesses call a model; give provider=… to have the reference harness run"
+        )
     else:
         config = check(plain)
-        sample = _run(Runs(config, folder), task, ran)
+        sample = _run(Runs(config, folder), task, harness_report)
         command = chamber.command(config) if task.executes else ()
-    found = review(task, cache_dir() / "tasks" / task.name, sample, command)
-    found.add(ran.findings)
-    found.notes += ran.notes
-    return found
+    report = review(task, cache_dir() / "tasks" / task.name, sample, command)
+    report.add(harness_report.findings)
+    report.notes += harness_report.notes
+    return report
 
 
-def _run(runs: Runs, task: TableTask, found: Review) -> Sample | None:
+def _run(runs: Runs, task: TableTask, report: Review) -> Sample | None:
     runs.begin()
     try:
-        sample = runs.first_harness(found)
-        runs.spy(task._source, sorted(task.data_hashes()), found)
+        sample = runs.first_harness(report)
+        runs.spy(task._source, sorted(task.data_hashes()), report)
         return sample
     except (ProviderDown, SandboxFailed) as error:
         raise TaskError(f"the reference harness could not be run: {error}") from error

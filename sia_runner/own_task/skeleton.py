@@ -1,4 +1,4 @@
-"""Writes a new task of the user's own: a folder that runs at once, from a CSV file or from a small example."""
+"""A new task of the user's own: a folder that runs at once, from a CSV file or from a small example."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ _EXAMPLE = "CC0 (made by example.py of SIA Runner)"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The user's own file. `id`: its column of ids; None: rows are numbered."""
+    """A CSV file of the user's. `id`: its column of ids; None: rows are numbered."""
 
     csv: Path
     id: str | None
@@ -31,7 +31,7 @@ class Source:
 
 
 def write(name: str, parent: Path, source: Source | None, cache: Path) -> Path:
-    """The new folder `parent`/`name`. Raises TaskError; nothing is left then."""
+    """Write the new folder `parent`/`name` and return it. Raises TaskError, and then leaves nothing behind."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
         raise TaskError(f"NAME={name}: a task's name is small letters, digits and _, beginning with a letter")
     if (bundled("conf") / "task" / f"{name}.yaml").is_file():
@@ -59,8 +59,8 @@ def _fill(folder: Path, name: str, source: Source | None) -> None:
         run_script(bundled("tasks") / "_skeleton" / "example.py", folder)
         id_column, answer = "id", "label"
     rows = read_rows(folder / "labelled.csv", id_column)
-    place = rows.columns.index(answer)
-    answers = [cells[place] for cells in rows.by_id.values()]
+    answer_index = rows.columns.index(answer)
+    answers = [cells[answer_index] for cells in rows.by_id.values()]
     columns = [column for column in rows.columns if column != answer]
     metric = metric_of(answers)
     for part in ("reference", "recipes"):
@@ -72,7 +72,7 @@ def _fill(folder: Path, name: str, source: Source | None) -> None:
 
 
 def _copy_rows(source: Source, dest: Path) -> str:
-    """The user's rows as they are, with a column of ids where there was none. Returns that column's name."""
+    """Copy the user's rows, with a column of ids where there was none; return that column's name."""
     try:
         text = source.csv.read_text(encoding="utf-8-sig")
         table = [row for row in csv.reader(text.splitlines(keepends=True)) if row]
@@ -81,8 +81,8 @@ def _copy_rows(source: Source, dest: Path) -> str:
     header = table[0] if table else []
     for option, column in (("--answer", source.answer), ("--id", source.id)):
         if column is not None and header.count(column) != 1:
-            there = ", ".join(header) or "none"
-            raise TaskError(f"{option} {column}: {source.csv} needs that column once; its columns are: {there}")
+            names = ", ".join(header) or "none"
+            raise TaskError(f"{option} {column}: {source.csv} needs that column once; its columns are: {names}")
     if source.id == source.answer:
         raise TaskError(f"--id and --answer are both {source.id}; they are two columns")
     name = source.id or next(name for name in ("id", "row_id", "row_number_of_task") if name not in header)
@@ -105,7 +105,7 @@ def _copy_programs(source: Path, dest: Path, id_column: str, answer: str) -> Non
 
 
 def _try(folder: Path, name: str, cache: Path) -> None:
-    """What cannot be split or judged is told now. Raises TaskError."""
+    """Load the new task, so that data that cannot be split or verified is reported at once. Raises TaskError."""
     from pydantic import ValidationError
 
     from sia_runner.compose.problems import explain

@@ -1,4 +1,4 @@
-"""The texts of a new task: how its answers are judged, task.md, and its YAML."""
+"""The texts of a new task: its metric, task.md, and its YAML."""
 
 import statistics
 from collections import Counter
@@ -14,7 +14,7 @@ _MANY = 20  # different answers, up to which they are listed as choices; of numb
 
 
 def metric_of(answers: Sequence[str]) -> dict[str, Any]:
-    """How such answers are judged: one of a few choices, a number, or the same text."""
+    """Choose the metric for such answers: one of a few choices, a number, or the same text."""
     different = Counter(answers)
     numbers = [finite(answer) for answer in different]
     if len(different) > _MANY and None not in numbers:
@@ -27,16 +27,17 @@ def metric_of(answers: Sequence[str]) -> dict[str, Any]:
 
 
 def description(name: str, columns: Sequence[str], answer: str, metric: dict[str, Any], *, example: bool) -> str:
-    asked = f"Each question is one row with the columns {_ticked(columns)}. Answer its `{answer}`."
+    """Return the text of task.md."""
+    question = f"Each question is one row with the columns {_ticked(columns)}. Answer its `{answer}`."
     if example:
-        asked = "Each question is a message to a shop. Answer which desk should deal with it."
+        question = "Each question is a message to a shop. Answer which desk should deal with it."
     forms = {
         "choice": f"An answer is one of {_ticked(metric.get('choices', []))}, and nothing else in the cell.",
         "numeric": f"An answer is a plain number; it is right within {metric.get('tolerance', 0):g} of the true one.",
         "exact_match": "An answer is right when it is the same text, spaces around it aside; case counts.",
     }
     score = "The score is accuracy: right answers divided by all questions, answered or not."
-    return f"# {name.replace('_', ' ').capitalize()}\n\n{asked}\n\n{forms[metric['verifier']]}\n\n{score}\n"
+    return f"# {name.replace('_', ' ').capitalize()}\n\n{question}\n\n{forms[metric['verifier']]}\n\n{score}\n"
 
 
 def _ticked(names: Sequence[str]) -> str:
@@ -46,6 +47,7 @@ def _ticked(names: Sequence[str]) -> str:
 def config(
     folder: Path, id_column: str, answer: str, metric: dict[str, Any], answers: Sequence[str], licence: str
 ) -> str:
+    """Return the task's YAML, with comments."""
     free = len(set(answers)) > len(answers) / 4
     few = len(answers) < 2000
     splits = {

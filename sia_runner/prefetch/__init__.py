@@ -1,1 +1,1 @@
-"""All that a run would fetch or build, fetched before it starts."""
+"""The command that fetches everything a run would download or build."""

@@ -1,6 +1,6 @@
-"""What a run would download or build, one thing at a time. Each is fetched once; the second time it is there.
+"""The downloads and builds of a run, one thing at a time. Each is fetched once; the second time it is there.
 
-A step returns what it says, or raises: Missing with what to do, or an error whose message says it.
+A step returns its result, or raises: Missing with what to do, or an error whose message says it.
 """
 
 import shutil
@@ -24,27 +24,32 @@ _BUILDING = 1800.0  # seconds for an image
 
 
 class Missing(RunError):
-    """It cannot be had here; the message says what to do."""
+    """The thing cannot be fetched here; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Got:
+    """The result of one step: the thing, its state, and a text for the user."""
+
     what: str
     state: str
     text: str
 
 
-def data(config: Experiment) -> Got:
-    said: list[str] = []
+def fetch_data(config: Experiment) -> Got:
+    """Prepare the task's data."""
+    messages: list[str] = []
     task = rooms(config).task
-    task.prepare(said.append)
+    task.prepare(messages.append)
     return Got(
-        "data", FETCHED if said else THERE, said[-1] if said else f"task {task.name}: {len(task.data_hashes())} files"
+        "data",
+        FETCHED if messages else THERE,
+        messages[-1] if messages else f"task {task.name}: {len(task.data_hashes())} files",
     )
 
 
-def policy(config: Experiment) -> Got:
-    """The base model: downloaded, or built and warmed. No weights are loaded, so no GPU is needed."""
+def fetch_policy(config: Experiment) -> Got:
+    """Download the base model, or build and warm it. No weights are loaded, so no GPU is needed."""
     from sia_runner.models.policy.ask import check_installed
     from sia_runner.models.policy.engine import TINY
 
@@ -65,20 +70,20 @@ def policy(config: Experiment) -> Got:
 def _tiny(config: Experiment) -> Got:
     from sia_runner.models.policy.tiny import folder
 
-    said: list[str] = []
-    place = folder(config.target_agent.policy.tiny, cache_dir(), warming_texts(rooms(config).task), said.append)
-    return Got("policy", FETCHED if said else THERE, f"{said[-1] if said else 'tiny'}; in {place}")
+    messages: list[str] = []
+    path = folder(config.target_agent.policy.tiny, cache_dir(), warming_texts(rooms(config).task), messages.append)
+    return Got("policy", FETCHED if messages else THERE, f"{messages[-1] if messages else 'tiny'}; in {path}")
 
 
-def _downloaded(place: str) -> set[str]:
-    """Files of a hub id that are here already. A folder of the user's own has all of them."""
-    if Path(place).expanduser().is_dir():
-        return _files(Path(place).expanduser())
+def _downloaded(base: str) -> set[str]:
+    """Return the files of a hub id that are already here. A folder of the user's own has all of them."""
+    if Path(base).expanduser().is_dir():
+        return _files(Path(base).expanduser())
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return _files(Path(snapshot_download(place, local_files_only=True)))
+        return _files(Path(snapshot_download(base, local_files_only=True)))
     except (OSError, ValueError, HFValidationError):
         return set()
 
@@ -87,16 +92,16 @@ def _files(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
-def environments(config: Experiment) -> Iterator[Callable[[], Got]]:
-    """One step for each harness of the task, or of the folder to replay, that brings requirements.txt."""
+def environment_steps(config: Experiment) -> Iterator[Callable[[], Got]]:
+    """Yield one step for each harness of the task, or of the folder to replay, that has requirements.txt."""
     replayed = getattr(config.meta_agent, "dir", None)
     folders = [Path(replayed).expanduser()] if replayed else [rooms(config).task.folder]
-    asked: dict[str, Path] = {}
+    harness_of: dict[str, Path] = {}
     for folder in folders:
         for file in sorted(folder.rglob("requirements.txt")):
             if "data" not in file.relative_to(folder).parts:
-                asked.setdefault(file.read_text(encoding="utf-8"), file.parent)
-    for harness in asked.values():
+                harness_of.setdefault(file.read_text(encoding="utf-8"), file.parent)
+    for harness in harness_of.values():
         yield lambda harness=harness: _environment(config, harness)
 
 
@@ -111,8 +116,8 @@ def _environments() -> set[Path]:
     return set((cache_dir() / "envs").glob("*/bin/python"))
 
 
-def image(config: Experiment) -> Got:
-    """Of sandbox=docker on the engine of this machine; of sandbox=apptainer, a file."""
+def fetch_image(config: Experiment) -> Got:
+    """Fetch or build the image: of sandbox=docker on this machine's engine, of sandbox=apptainer as a file."""
     kind, name = config.sandbox.name, str(getattr(config.sandbox, "image", ""))
     sandbox = rooms(config).sandbox
     try:
@@ -140,24 +145,24 @@ def _make_image(kind: str, name: str, absent: SandboxError) -> None:
         raise Missing(str(absent))
     beside_the_package = Path(sia_runner.__file__).parent.parent  # paths in apptainer.def are relative to it
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, cwd=beside_the_package, capture_output=True, text=True, check=False, timeout=_BUILDING
         )
     except subprocess.TimeoutExpired:
         raise Missing(f"{' '.join(command[:2])} took longer than {_BUILDING:.0f} s; {absent}") from None
-    if done.returncode:
-        raise Missing(f"{' '.join(command[:2])}: {' '.join(done.stderr.split())[-200:]}; {absent}")
+    if result.returncode:
+        raise Missing(f"{' '.join(command[:2])}: {' '.join(result.stderr.split())[-200:]}; {absent}")
 
 
 def _works(program: str) -> bool:
-    """`docker version` fails where no engine answers."""
+    """Return True where the program answers: `docker version` fails where no engine does."""
     if shutil.which(program) is None:
         return False
     return subprocess.run([program, "version"], capture_output=True, check=False).returncode == 0
 
 
-def providers(config: Experiment) -> Iterator[Got]:
-    """Hosted models are asked while a run goes on, by the machine that a harness or the proposer is on."""
+def provider_needs(config: Experiment) -> Iterator[Got]:
+    """Yield the hosted models that a run calls, with the machines that must reach them."""
     for role, hosted in hosted_roles(config).items():
         who = "the driver" if role == "meta" else "every node that runs harnesses"
         yield Got(
@@ -168,8 +173,8 @@ def providers(config: Experiment) -> Iterator[Got]:
         yield Got("policy server", NETWORK, f"vllm: every node that runs harnesses or trains has to reach {where}")
 
 
-def later(config: Experiment) -> Iterator[Got]:
-    """What nobody can know before the run."""
+def run_time_needs(config: Experiment) -> Iterator[Got]:
+    """Yield the needs that nobody can know before the run."""
     writes = config.proposer_calls_model or config.meta_agent.target.startswith("sia_runner.agents.guests.")
     if config.sandbox.allow_installs and writes:
         yield Got(

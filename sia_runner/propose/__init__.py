@@ -1,1 +1,1 @@
-"""Who proposes what: which candidate is extended, what its proposer is asked, and where it tries things."""
+"""Makes proposals: chooses the candidate to extend, asks its proposer, and provides its workbench."""

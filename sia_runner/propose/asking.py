@@ -1,4 +1,4 @@
-"""Asking the proposer: one, or several in parallel of which the best on dev questions is taken."""
+"""Asks the proposer once, or several times in parallel and takes the best on dev questions."""
 
 import shutil
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sia_runner import evidence
 from sia_runner.agents.protocol import Brief, Weights
 from sia_runner.config import Experiment
+from sia_runner.evidence import write_evidence
 from sia_runner.ground.parallel import parallel
 from sia_runner.propose.search import parent_of
 from sia_runner.propose.workbench import Bench
@@ -21,8 +21,11 @@ from sia_runner.weights.deciding import Turn
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """`siblings`: every parallel proposal with its dev value, in order; empty where there was one. `fault`: one line
-    when the proposer could not do its work."""
+    """A proposal with its parent.
+
+    `siblings` lists every parallel proposal with its dev value, in order; empty for a single one. `fault` is one line
+    when the proposer failed.
+    """
 
     proposal: Proposal
     parent: int | None = None
@@ -32,18 +35,26 @@ class Proposed:
 
 
 def failed(reason: str) -> Proposed:
+    """Return the result of a proposer that failed."""
     return Proposed(Proposal(Lever.HARNESS, reason, title="no proposal"), fault=reason)
 
 
 def able(config: Experiment) -> bool:
-    """Can the proposer pull the weights lever? Not among parallel proposals: what is not trained yet cannot be compared
-    on dev."""
+    """Return whether the proposer can use the weights lever.
+
+    Parallel proposals cannot: untrained weights cannot be compared on dev.
+    """
     return config.search.width == 1 and getattr(rooms(config).proposer, "pulls_weights", False)
 
 
-def ask(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None, now: Turn) -> Proposed:
-    """Each sibling works at a desk of its own, on the evidence about the candidate that it shall extend."""
-    width = config.search.width if n > 1 else 1  # nothing tells the first harnesses apart
+def ask(
+    config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None, weights_turn: Turn
+) -> Proposed:
+    """Ask for one proposal, or for several of which the best is returned.
+
+    Each sibling works in its own folder, on evidence about the candidate that it extends.
+    """
+    width = config.search.width if n > 1 else 1  # there is no evidence yet to choose between first harnesses
     better = rooms(config).task.higher_is_better
 
     def parent(sibling: int) -> int | None:
@@ -53,16 +64,16 @@ def ask(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumb
 
     parents = [parent(sibling) for sibling in range(width)]
 
-    def one(sibling: int) -> Proposal:
-        return _one(config, run, n, history, incumbent, parents[sibling % width], sibling, width, now)
+    def ask_sibling(sibling: int) -> Proposal:
+        return _one(config, run, n, history, incumbent, parents[sibling % width], sibling, width, weights_turn)
 
     if width == 1:
-        return Proposed(one(_place(config, n)), parents[0])
-    return _best(config, run, n, parallel(one, range(width), width), parents)
+        return Proposed(ask_sibling(_place(config, n)), parents[0])
+    return _best(config, run, n, parallel(ask_sibling, range(width), width), parents)
 
 
 def _place(config: Experiment, n: int) -> int:
-    """Which of the proposals under way this is: those side by side have much the same history and shall differ."""
+    """Return this proposal's index among those in progress: they share most of the history and should differ."""
     return 0 if n == 1 else (n - 2) % config.search.in_flight
 
 
@@ -75,53 +86,55 @@ def _one(
     parent: int | None,
     sibling: int,
     width: int,
-    now: Turn,
+    weights_turn: Turn,
 ) -> Proposal:
-    here, room = run.generation(n), rooms(config)
-    desk = here.path if width == 1 else here.desk(sibling)
-    desk.mkdir(parents=True, exist_ok=True)
-    shown: Path | None = None
+    generation, components = run.generation(n), rooms(config)
+    folder = generation.path if width == 1 else generation.desk(sibling)
+    folder.mkdir(parents=True, exist_ok=True)
+    evidence_folder: Path | None = None
     if n > 1:
-        shown = desk / "evidence"
-        evidence.write(config, run, n, history, incumbent, parent, shown, left_alone=now.left_alone)
+        evidence_folder = folder / "evidence"
+        write_evidence(config, run, n, history, incumbent, parent, evidence_folder, left_alone=weights_turn.left_alone)
     brief = Brief(
         n=n,
         max_gen=config.max_gen,
-        evidence=shown,
+        evidence=evidence_folder,
         history=tuple(history),
         incumbent=incumbent,
-        higher_is_better=room.task.higher_is_better,
+        higher_is_better=components.task.higher_is_better,
         parent=parent,
-        weights=_lever(config, now) if parent else None,
+        weights=_lever(config, weights_turn) if parent else None,
         sibling=sibling,
     )
-    return room.proposer.propose(brief, Bench(config, run, n, desk, parent))
+    return components.proposer.propose(brief, Bench(config, run, n, folder, parent))
 
 
-def _lever(config: Experiment, now: Turn) -> Weights | None:
-    """What a proposer is told of the weights lever; None where it is not its to pull."""
+def _lever(config: Experiment, weights_turn: Turn) -> Weights | None:
+    """Return the weights lever for the proposer; None where it may not use it."""
     if config.trainer.kind == "none" or not able(config):
         return None
     from sia_runner.training.rules import suits
 
-    return Weights({name: suits(algorithm.algorithm) for name, algorithm in allowed(config.trainer).items()}, now.due)
+    return Weights(
+        {name: suits(algorithm.algorithm) for name, algorithm in allowed(config.trainer).items()}, weights_turn.due
+    )
 
 
 def _best(
     config: Experiment, run: RunDir, n: int, proposals: Sequence[Proposal], parents: Sequence[int | None]
 ) -> Proposed:
-    """By dev value; a tie goes to the first. `stop` only where every sibling wants to."""
-    made = [place for place, proposal in enumerate(proposals) if proposal.lever is not Lever.STOP]
-    if not made:
+    """Return the best proposal by dev value; a tie goes to the first. STOP wins only where every sibling stops."""
+    candidates = [index for index, proposal in enumerate(proposals) if proposal.lever is not Lever.STOP]
+    if not candidates:
         return Proposed(proposals[0], parents[0])
-    trials = {k: _tried(config, run, n, proposals[k], parents[k]) for k in made}
+    trials = {k: _tried(config, run, n, proposals[k], parents[k]) for k in candidates}
     sign = 1 if rooms(config).task.higher_is_better else -1
-    chosen = max(made, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
-    siblings = [_sibling(proposals[k], parents[k], trials.get(k), k == chosen) for k in range(len(proposals))]
-    here = run.generation(n)
-    remove(here.evidence)
-    shutil.copytree(here.desk(chosen) / "evidence", here.evidence, symlinks=True)
-    return Proposed(proposals[chosen], parents[chosen], siblings)
+    best = max(candidates, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
+    siblings = [_sibling(proposals[k], parents[k], trials.get(k), k == best) for k in range(len(proposals))]
+    generation = run.generation(n)
+    remove(generation.evidence)
+    shutil.copytree(generation.desk(best) / "evidence", generation.evidence, symlinks=True)
+    return Proposed(proposals[best], parents[best], siblings)
 
 
 def _tried(config: Experiment, run: RunDir, n: int, proposal: Proposal, parent: int | None) -> Trial:
@@ -129,7 +142,7 @@ def _tried(config: Experiment, run: RunDir, n: int, proposal: Proposal, parent: 
     return bench.try_out([proposal.files], share=1.0)[0]
 
 
-def _sibling(proposal: Proposal, parent: int | None, trial: Trial | None, chosen: bool) -> dict[str, Any]:
+def _sibling(proposal: Proposal, parent: int | None, trial: Trial | None, is_best: bool) -> dict[str, Any]:
     return {
         "title": proposal.title,
         "rationale": proposal.rationale,
@@ -137,5 +150,5 @@ def _sibling(proposal: Proposal, parent: int | None, trial: Trial | None, chosen
         "dev": trial.value if trial and not trial.failure else None,
         "n": trial.n if trial else 0,
         "failure": trial.failure if trial else "",
-        "chosen": chosen,
+        "chosen": is_best,
     }

@@ -1,4 +1,4 @@
-"""One generation's proposal: whose turn it is, the weights' or the harness's, and what is proposed then."""
+"""Makes one generation's proposal: decides between weights and harness, and asks the proposer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,30 +13,29 @@ from sia_runner.rundir import RunDir
 from sia_runner.schema.training import Algorithm
 from sia_runner.weights.deciding import Decision, Turn, chosen, decide, turn
 
-__all__ = ["Proposed", "failed", "propose"]
-
 
 def propose(config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None) -> Proposed:
-    """The weights lever where it is due, or where the proposer has nothing left; the proposer's own choice otherwise.
+    """Propose the weights lever where it is due, or where the proposer has nothing left; else ask the proposer.
 
-    A proposer that can pull it is told that it is due, and decides. What `lever.latest` guarantees, nobody decides.
+    A proposer that can use the weights lever is told that it is due, and decides. The guarantee of `lever.latest`
+    always holds.
     """
-    now = turn(config, history, n, incumbent)
-    left_alone: dict[str, Any] = {}
-    if incumbent and (now.guaranteed or (now.due and not able(config))):
-        decision = decide(config, run, n, incumbent, now.due)
+    weights_turn = turn(config, history, n, incumbent)
+    untrained: dict[str, Any] = {}
+    if incumbent and (weights_turn.guaranteed or (weights_turn.due and not able(config))):
+        decision = decide(config, run, n, incumbent, weights_turn.due)
         if decision.algorithm:
             return _weights(run, incumbent, decision, decision.algorithm)
-        left_alone, now = decision.evidence, replace(now, left_alone=decision.reason)
-    proposed = _asked(config, run, n, history, incumbent, now)
+        untrained, weights_turn = decision.evidence, replace(weights_turn, left_alone=decision.reason)
+    proposed = _asked(config, run, n, history, incumbent, weights_turn)
     stopped = proposed.proposal.lever is Lever.STOP
     if stopped and config.trainer.kind != "none" and incumbent and not weights_rejected(history):
         return _instead(config, run, n, incumbent, proposed)
-    return replace(proposed, evidence={**left_alone, **proposed.evidence})
+    return replace(proposed, evidence={**untrained, **proposed.evidence})
 
 
 def _instead(config: Experiment, run: RunDir, n: int, incumbent: int, stopped: Proposed) -> Proposed:
-    """Before a run stops for want of harnesses, its weights are trained."""
+    """Train the weights instead of stopping for lack of harnesses, where the rules allow it."""
     why = stopped.proposal.rationale
     decision = decide(config, run, n, incumbent, f"the proposer has nothing left to try: {why}")
     if decision.algorithm:
@@ -46,7 +45,7 @@ def _instead(config: Experiment, run: RunDir, n: int, incumbent: int, stopped: P
 
 
 def _weights(run: RunDir, incumbent: int, decision: Decision, algorithm: Algorithm) -> Proposed:
-    """The incumbent's harness as it is, and what to train with."""
+    """Return the proposal to train on the incumbent's unchanged harness."""
     proposal = Proposal(
         Lever.WEIGHTS,
         decision.reason,
@@ -59,16 +58,16 @@ def _weights(run: RunDir, incumbent: int, decision: Decision, algorithm: Algorit
 
 
 def _asked(
-    config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None, now: Turn
+    config: Experiment, run: RunDir, n: int, history: Sequence[Past], incumbent: int | None, weights_turn: Turn
 ) -> Proposed:
-    """What the proposer says. A weights update of its own choice is measured like any other before it is begun."""
-    proposed = ask(config, run, n, history, incumbent, now)
+    """Return the proposer's choice. A weights update that it chose is measured first, like any other."""
+    proposed = ask(config, run, n, history, incumbent, weights_turn)
     proposal = proposed.proposal
     if proposal.lever not in (Lever.WEIGHTS, Lever.BOTH):
-        return replace(proposed, evidence={"due": now.due} if now.due else {})
+        return replace(proposed, evidence={"due": weights_turn.due} if weights_turn.due else {})
     if proposed.parent is None or not able(config) or config.trainer.kind == "none":
         return failed(f"lever {proposal.lever.value} was proposed where the harness is the only one")
-    decision = chosen(config, run, n, proposed.parent, proposal.files, proposal.algorithm, now.due)
+    decision = chosen(config, run, n, proposed.parent, proposal.files, proposal.algorithm, weights_turn.due)
     if decision.algorithm is None:
         return replace(failed(f"the weights were not trained: {decision.reason}"), evidence=decision.evidence)
     unchanged = dict(proposal.files) == read_harness(run.generation(proposed.parent).harness)

@@ -1,4 +1,4 @@
-"""Which earlier candidate a proposal extends, and when a run has reached a plateau. Pure functions of the history."""
+"""Chooses the parent of a proposal and detects a plateau: pure functions of the history."""
 
 import math
 from collections import Counter
@@ -9,7 +9,7 @@ from statistics import fmean, pstdev
 from sia_runner.config import Search
 from sia_runner.records import Lever, Past, Score
 
-# Of the sigmoid: one unit above the midpoint counts 7.4 times as much as one unit below it.
+# Steepness of the sigmoid: one unit above the midpoint counts 7.4 times as much as one unit below it.
 _STEEPNESS = 2.0
 
 
@@ -23,7 +23,7 @@ def parent_of(
     sibling: int,
     higher_is_better: bool,
 ) -> int | None:
-    """The generation whose harness proposal `sibling` of generation `n` extends; None while there is none to extend.
+    """Return the generation whose harness proposal `sibling` of generation `n` extends; None while there is none.
 
     greedy: the incumbent. last: the newest scored candidate. archive: any scored candidate, drawn by `weights`; the
     same (seed, n, sibling) draws the same from the same history.
@@ -38,11 +38,11 @@ def parent_of(
 
 
 def weights(history: Sequence[Past], novelty: float, higher_is_better: bool) -> dict[int, float]:
-    """How much each scored candidate weighs in the archive: its score, and how rarely it was extended.
+    """Return the weight of each scored candidate in the archive, by its score and its number of children.
 
     As in the Darwin Goedel Machine (Zhang et al. 2025): sigmoid(score) / (1 + children), the second factor to the power
-    of `novelty`. Its sigmoid is made for shares of 1; here the midpoint is the mean of all scores, and one unit is
-    their spread or, where that is larger, the noise of one score: so any metric will do, and noise chooses no parents.
+    of `novelty`. Its sigmoid is made for scores in [0, 1]; here the midpoint is the mean of all scores, and the unit is
+    their spread or, where that is larger, the noise of one score: so any metric works, and noise chooses no parents.
     """
     scored = {past.n: past.val for past in history if past.val is not None}
     children = Counter(lineage(history).values())
@@ -51,7 +51,7 @@ def weights(history: Sequence[Past], novelty: float, higher_is_better: bool) -> 
 
 
 def lineage(history: Sequence[Past]) -> dict[int, int | None]:
-    """Which candidate each one extended; where that was not noted, the incumbent of its time."""
+    """Return the parent of each candidate; where it was not noted, the incumbent of its time."""
     parents: dict[int, int | None] = {}
     incumbent = None
     for past in history:
@@ -62,7 +62,7 @@ def lineage(history: Sequence[Past]) -> dict[int, int | None]:
 
 
 def plateau(search: Search, history: Sequence[Past]) -> str:
-    """Why the run should stop now, as one line; empty when it should not."""
+    """Return the reason why the run should stop now, as one line; empty when it should not."""
     patience = search.patience
     if patience is None or len(history) < patience or any(past.status == "accepted" for past in history[-patience:]):
         return ""
@@ -70,10 +70,10 @@ def plateau(search: Search, history: Sequence[Past]) -> str:
 
 
 def plateau_length(history: Sequence[Past]) -> int:
-    """How many proposals in a row, up to now, changed the harness alone and were not accepted.
+    """Return the number of latest proposals in a row that changed only the harness and were not accepted.
 
-    A weights update ends the count, accepted or not: after a failed one the harness has its turn again. A candidate
-    that could not be scored says nothing about the harness and is passed over.
+    A weights update ends the count, accepted or not: after a failed one it is the harness's turn again. An unscored
+    candidate says nothing about the harness and is passed over.
     """
     count = 0
     for past in reversed([past for past in history if past.status != "unscored"]):
@@ -84,7 +84,7 @@ def plateau_length(history: Sequence[Past]) -> int:
 
 
 def _merits(scored: dict[int, Score], sign: float) -> dict[int, float]:
-    """Distance of each score from the mean of all, in units of spread or noise; positive is better."""
+    """Return the distance of each score from the mean, in units of spread or noise; positive is better."""
     if not scored:
         return {}
     values = [score.value for score in scored.values()]

@@ -1,4 +1,4 @@
-"""What run directories say: typed, bounded, incremental, and read only. The report and the dashboard look through this.
+"""Readers of run directories for the report and the dashboard: typed, bounded, incremental, and read only.
 
 A run may still go on, be cut in the middle of a line, be damaged, or hold what a hostile program wrote. So nothing
 here raises for what is in a run directory: what cannot be read is None, empty, or named in a `fault`. Links are not

@@ -1,4 +1,4 @@
-"""config.yaml of a run, which anybody may have written."""
+"""A bounded reader of a run's config.yaml, which anybody may have written."""
 
 from pathlib import Path
 from typing import Any
@@ -7,26 +7,26 @@ import yaml
 
 from sia_runner.reading.files import text
 
-DEEPEST = 100  # collections in one another
+DEEPEST = 100  # nested collections
 
 
 def config(run: Path) -> dict[str, Any]:
-    """config.yaml as plain data; empty where it cannot be read."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+    """Return config.yaml as plain data, or an empty dict if it cannot be read."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if PyYAML was built with libyaml
     try:
-        said = text(run, "config.yaml", 1 << 20) or ""
-        if _depth(said, loader) > DEEPEST:
+        source = text(run, "config.yaml", 1 << 20) or ""
+        if _depth(source, loader) > DEEPEST:
             return {}
-        found = yaml.load(said, Loader=loader)  # noqa: S506 - both are safe
-        return found if isinstance(found, dict) else {}
+        data = yaml.load(source, Loader=loader)  # noqa: S506 - both are safe
+        return data if isinstance(data, dict) else {}
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
 
 
-def _depth(said: str, loader: Any) -> int:
-    """How deep collections stand in one another. The C loader goes down by recursion and has no bound: it crashes."""
+def _depth(source: str, loader: Any) -> int:
+    """Return the nesting depth of collections. The C loader recurses without a bound, so deep files would crash it."""
     deepest = depth = 0
-    for event in yaml.parse(said, Loader=loader):
+    for event in yaml.parse(source, Loader=loader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             deepest = max(deepest, depth)

@@ -1,4 +1,4 @@
-"""Bounded reads below a folder that hostile programs wrote into: no links, pipes or devices, never more than asked."""
+"""Bounded reads below a folder that hostile programs wrote into: no links, no pipes, no devices."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from sia_runner.reading.opening import folder_of, opened
 
-MOST = 8 << 20  # bytes of a file that is read whole
+MOST = 8 << 20  # bytes read of one file by default
 ENTRIES = 5_000  # of one folder
 
 
 class Stamp(NamedTuple):
-    """As long as it is the same, a file needs no reading again."""
+    """The identity of a file's content: while it is unchanged, the file need not be read again."""
 
     mtime_ns: int
     size: int
@@ -23,7 +23,7 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes `start` to `end` of a file that has `size`."""
+    """The bytes `start` to `end` of a file of `size` bytes."""
 
     data: bytes
     start: int
@@ -32,12 +32,13 @@ class Piece:
 
     @property
     def text(self) -> str:
+        """The bytes decoded as UTF-8, invalid ones replaced."""
         return self.data.decode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`kind`: file, folder or other (links among them)."""
+    """An entry of a folder. `kind` is "file", "folder" or "other" (links are "other")."""
 
     name: str
     kind: str
@@ -45,55 +46,56 @@ class Entry:
 
 
 def stamp(root: Path, relative: str) -> Stamp | None:
+    """Return the stamp of a file, or None if it is no regular file below `root`."""
     with opened(root, relative) as file:
         return None if file is None else _stamp(os.fstat(file))
 
 
-def piece(root: Path, relative: str, start: int = 0, most: int = MOST) -> Piece | None:
-    """At most `most` bytes from `start`; a negative `start` counts from the end, as for a tail."""
+def piece(root: Path, relative: str, start: int = 0, limit: int = MOST) -> Piece | None:
+    """Return at most `limit` bytes from `start`, or None. A negative `start` counts from the end, as for a tail."""
     with opened(root, relative) as file:
         if file is None:
             return None
         size = os.fstat(file).st_size
         begin = max(0, size + start) if start < 0 else min(start, size)
-        data = _read(file, begin, most)
+        data = _read(file, begin, limit)
         return Piece(data, begin, begin + len(data), max(size, begin + len(data)))
 
 
-def text(root: Path, relative: str, most: int = MOST) -> str | None:
-    """Its beginning where it is longer than `most` bytes."""
-    found = piece(root, relative, 0, most)
-    return found and found.text
+def text(root: Path, relative: str, limit: int = MOST) -> str | None:
+    """Return the first `limit` bytes of a file as text, or None if it cannot be read."""
+    chunk = piece(root, relative, 0, limit)
+    return chunk and chunk.text
 
 
-def json_of(root: Path, relative: str, most: int = MOST) -> Any:
-    """None where there is none, where it is no JSON, or where it is longer than `most` bytes."""
-    found = piece(root, relative, 0, most)
-    if found is None or found.size > most:
+def json_of(root: Path, relative: str, limit: int = MOST) -> Any:
+    """Return the parsed JSON of a file, or None if it is missing, invalid or longer than `limit` bytes."""
+    chunk = piece(root, relative, 0, limit)
+    if chunk is None or chunk.size > limit:
         return None
     try:
-        return json.loads(found.data)
+        return json.loads(chunk.data)
     except (ValueError, RecursionError):
         return None
 
 
 def listing(root: Path, relative: str = "") -> list[Entry]:
-    """What a folder holds, by name; empty where it is none. At most `ENTRIES`."""
-    found: list[Entry] = []
+    """Return at most `ENTRIES` entries of a folder by name, or an empty list if it is no folder."""
+    result: list[Entry] = []
     try:
         folder = folder_of(root, relative)
     except (OSError, ValueError):
-        return found
+        return result
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if len(found) == ENTRIES:
+                if len(result) == ENTRIES:
                     break
                 with suppress(OSError):
-                    found.append(_entry(entry))
+                    result.append(_entry(entry))
     finally:
         os.close(folder)
-    return sorted(found, key=lambda entry: entry.name)
+    return sorted(result, key=lambda entry: entry.name)
 
 
 def _entry(entry: "os.DirEntry[str]") -> Entry:
@@ -108,9 +110,9 @@ def _stamp(status: os.stat_result) -> Stamp:
     return Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-def _read(file: int, start: int, most: int) -> bytes:
+def _read(file: int, start: int, limit: int) -> bytes:
     parts: list[bytes] = []
-    while most > 0 and (part := os.pread(file, min(most, 1 << 20), start)):
+    while limit > 0 and (part := os.pread(file, min(limit, 1 << 20), start)):
         parts.append(part)
-        start, most = start + len(part), most - len(part)
+        start, limit = start + len(part), limit - len(part)
     return b"".join(parts)

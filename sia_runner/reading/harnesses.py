@@ -1,5 +1,4 @@
-"""The program of a generation, and what changed from one to another. Bounded: a program may be written to be slow to
-compare."""
+"""The files of a generation's harness, and the differences between two. Bounded: a harness may be slow to compare."""
 
 import difflib
 import re
@@ -10,14 +9,16 @@ from sia_runner.reading.files import listing, piece
 
 FILES = 200
 BYTES = 256 << 10  # of one file
-LINES = 2_000  # of one file that differ: what is longer is not compared line by line
+LINES = 2_000  # differing lines of one file; longer ones are not compared line by line
 _CONTEXT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`kind`: added, removed, changed. `lines`: of a unified diff, without its two head lines; empty where `note`
-    says why there are none."""
+    """The change of one file. `kind`: added, removed, changed.
+
+    `lines` is a unified diff without its two head lines, empty if `note` says why there is none.
+    """
 
     path: str
     kind: str
@@ -28,8 +29,8 @@ class Change:
 
 
 def harness(run: Path, n: int) -> dict[str, bytes]:
-    """Path -> content of its files, each cut at `BYTES` + 1."""
-    found: dict[str, bytes] = {}
+    """Return path -> content of the files of a harness, each cut at `BYTES` + 1."""
+    files: dict[str, bytes] = {}
     root = f"gen_{n}/harness"
     todo = [root]
     for folder in todo:
@@ -37,13 +38,13 @@ def harness(run: Path, n: int) -> dict[str, bytes]:
             path = f"{folder}/{entry.name}"
             if entry.kind == "folder" and len(todo) < FILES and entry.name != "__pycache__":
                 todo.append(path)
-            elif entry.kind == "file" and len(found) < FILES and (data := piece(run, path, 0, BYTES + 1)):
-                found[path.removeprefix(f"{root}/")] = data.data
-    return found
+            elif entry.kind == "file" and len(files) < FILES and (data := piece(run, path, 0, BYTES + 1)):
+                files[path.removeprefix(f"{root}/")] = data.data
+    return files
 
 
 def difference(run: Path, old: int | None, new: int) -> list[Change]:
-    """From generation `old` (None: from nothing) to `new`, by path."""
+    """Return the changes from generation `old` (None: from no files) to `new`, by path."""
     before, after = {} if old is None else harness(run, old), harness(run, new)
     changed = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
     return [_change(path, before.get(path), after.get(path)) for path in changed]
@@ -64,18 +65,18 @@ def _change(path: str, before: bytes | None, after: bytes | None) -> Change:
 
 
 def _unified(old: list[str], new: list[str]) -> tuple[str, ...] | None:
-    """Of what lies between the equal lines at the beginning and at the end, with some of these around it."""
-    most = min(len(old), len(new))
-    head = next((at for at in range(most) if old[at] != new[at]), most)
-    tail = next((at for at in range(most - head) if old[-1 - at] != new[-1 - at]), most - head)
+    """Diff what lies between the equal lines at the beginning and at the end, with some of these as context."""
+    shortest = min(len(old), len(new))
+    head = next((at for at in range(shortest) if old[at] != new[at]), shortest)
+    tail = next((at for at in range(shortest - head) if old[-1 - at] != new[-1 - at]), shortest - head)
     if min(len(old), len(new)) - head - tail > 0 and max(len(old), len(new)) - head - tail > LINES:
         return None
     start, behind = max(0, head - _CONTEXT), max(0, tail - _CONTEXT)
-    here, there = old[start : len(old) - behind], new[start : len(new) - behind]
-    lines = [*difflib.unified_diff(here, there, lineterm="", n=_CONTEXT)][2:]
-    return tuple(_moved(line, start) if line.startswith("@@ ") else line for line in lines)
+    old_part, new_part = old[start : len(old) - behind], new[start : len(new) - behind]
+    lines = [*difflib.unified_diff(old_part, new_part, lineterm="", n=_CONTEXT)][2:]
+    return tuple(_shift_hunk(line, start) if line.startswith("@@ ") else line for line in lines)
 
 
-def _moved(hunk: str, by: int) -> str:
-    """``@@ -1,4 +1,5 @@`` as it is where the text begins `by` lines later."""
-    return re.sub(r"(?<=[-+])\d+", lambda found: str(int(found[0]) + by), hunk)
+def _shift_hunk(hunk: str, by: int) -> str:
+    """Shift the line numbers of a hunk header ``@@ -1,4 +1,5 @@`` by `by` lines."""
+    return re.sub(r"(?<=[-+])\d+", lambda match: str(int(match[0]) + by), hunk)

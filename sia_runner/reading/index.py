@@ -1,4 +1,4 @@
-"""All runs below a folder, one row each. A refresh looks at names and stamps; it reads only what changed."""
+"""An index of the runs below a folder, with one row a run. A refresh compares stamps and reads only what changed."""
 
 import math
 import os
@@ -14,14 +14,18 @@ from sia_runner.reading.files import Stamp, json_of
 from sia_runner.reading.finding import find, stamp_of
 from sia_runner.reading.generations import score
 
-COURSE = 40  # generations of a row
+COURSE = 40  # newest generations in a row
 _SUMMARY = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`path` relative to the folder of the index ("." for itself); `status`: running, waits, cut, completed, failed,
-    budget, interrupted; scores as in generations.py; `updated` unix seconds; `usd` None where a price is not known."""
+    """One run in the list.
+
+    `path` is relative to the folder of the index ("." for the folder itself). `status`: running, waits, cut, completed,
+    failed, budget, interrupted. Scores are as in generations.py, `updated` is in unix seconds, `usd` is None if some
+    price is not known.
+    """
 
     path: str
     name: str
@@ -43,45 +47,51 @@ class Row:
     tokens: int = 0
     calls: int = 0
     stopped: str = ""
-    host: str = ""  # where its process works, if it does
+    host: str = ""  # of its process, if that is alive
     updated: float = 0.0
 
 
 class Index:
-    """One thread at a time. `paths`: of all runs that are there; `read`: how many files were read so far."""
+    """The rows of all runs below `root`. Not thread safe.
+
+    `paths`: run path -> path of its sweep, or "". `read`: the number of runs read so far.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._kept: dict[str, tuple[tuple[Stamp | None, ...], dict[str, Any]]] = {}
-        self.paths: dict[str, str] = {}  # -> the sweep
+        self._cache: dict[str, tuple[tuple[Stamp | None, ...], dict[str, Any]]] = {}
+        self.paths: dict[str, str] = {}  # run -> sweep
         self.read = 0
 
     def refresh(self, seconds: float = math.inf) -> list[Row]:
-        """The newest first. What is new is read for about so long, from the newest on: where `rows` are fewer than
-        `paths`, the rest comes with the next refreshes."""
+        """Return the rows, the newest run first.
+
+        New files are read for about `seconds`, from the newest run on. If there are fewer rows than `paths`, later
+        refreshes read the rest.
+        """
         self.paths = find(self._root)
-        self._kept = {path: kept for path, kept in self._kept.items() if path in self.paths}
+        self._cache = {path: cached for path, cached in self._cache.items() if path in self.paths}
         updated = {path: _updated(self._root / path) for path in self.paths}
         newest = sorted(self.paths, key=lambda path: (-updated[path], path))
-        until = time.monotonic() + seconds
-        rows = (self._row(path, updated[path], time.monotonic() < until) for path in newest)
+        deadline = time.monotonic() + seconds
+        rows = (self._row(path, updated[path], time.monotonic() < deadline) for path in newest)
         return [row for row in rows if row]
 
     def _row(self, path: str, updated: float, read: bool) -> Row | None:
         run, sweep = self._root / path, self.paths[path]
         stamps = tuple(stamp_of(run / name) for name in ("config.yaml", "summary.json"))
-        kept = self._kept.get(path)
-        if read and (kept is None or kept[0] != stamps):
+        cached = self._cache.get(path)
+        if read and (cached is None or cached[0] != stamps):
             self.read += 1
-            kept = self._kept[path] = (stamps, _facts(run))
-        if kept is None:
+            cached = self._cache[path] = (stamps, _facts(run))
+        if cached is None:
             return None
-        facts = kept[1]
+        facts = cached[1]
         process = holder(run) if os.path.lexists(run / "lease.json") else None
         status = state(facts.get("status"), facts["waits"], process is not None)
-        known = {key: value for key, value in facts.items() if key not in ("status", "waits")}
+        fields = {key: value for key, value in facts.items() if key not in ("status", "waits")}
         host = str((process or {}).get("host", ""))
-        return Row(path, run.name, status, **known, sweep=sweep, host=host, updated=updated)
+        return Row(path, run.name, status, **fields, sweep=sweep, host=host, updated=updated)
 
 
 def _updated(run: Path) -> float:
@@ -90,7 +100,7 @@ def _updated(run: Path) -> float:
 
 
 def state(status: str | None, waits: bool, alive: bool) -> str:
-    """What is true now of a run whose summary says `status` (None: it has none yet)."""
+    """Return the present status of a run whose summary says `status` (None: it has no summary yet)."""
     if alive:
         return "running"
     if waits:
@@ -101,9 +111,9 @@ def state(status: str | None, waits: bool, alive: bool) -> str:
 def _facts(run: Path) -> dict[str, Any]:
     summary = json_of(run, "summary.json", _SUMMARY)
     if not isinstance(summary, dict):
-        return _declared(run)
+        return _config_facts(run)
     best, usage, metric = (_dict(summary.get(key)) for key in ("best", "usage", "metric"))
-    done = [one for one in _list(summary.get("generations")) if isinstance(one, dict)]
+    done = [generation for generation in _list(summary.get("generations")) if isinstance(generation, dict)]
     return {
         "status": str(summary.get("status")),
         "waits": summary.get("waits") is not None,
@@ -113,8 +123,8 @@ def _facts(run: Path) -> dict[str, Any]:
         "metric": str(metric.get("name", "")),
         "higher_is_better": metric.get("higher_is_better") is not False,
         "generations": len(done),
-        "accepted": sum(one.get("status") == "accepted" for one in done),
-        "course": tuple(_point(one) for one in done[-COURSE:]),
+        "accepted": sum(generation.get("status") == "accepted" for generation in done),
+        "course": tuple(_point(generation) for generation in done[-COURSE:]),
         "best": _int(best.get("generation")),
         **{key: score(best.get(key)) for key in ("val", "test", "baseline_test")},
         "usd": usd if isinstance(usd := usage.get("usd"), int | float) and abs(usd) < float("inf") else None,
@@ -129,11 +139,15 @@ def _point(generation: dict[str, Any]) -> tuple[float | None, bool]:
     return (of["value"] if of else None), generation.get("status") == "accepted"
 
 
-def _declared(run: Path) -> dict[str, Any]:
-    """Before the first generation has a verdict."""
-    given = config(run)
-    task, trainer = _dict(given.get("task")), _dict(given.get("trainer"))
-    facts = {"task": str(task.get("name", "")), "mode": str(trainer.get("mode", "")), "seed": _int(given.get("seed"))}
+def _config_facts(run: Path) -> dict[str, Any]:
+    """Return what config.yaml says, before the first generation has a verdict."""
+    settings = config(run)
+    task, trainer = _dict(settings.get("task")), _dict(settings.get("trainer"))
+    facts = {
+        "task": str(task.get("name", "")),
+        "mode": str(trainer.get("mode", "")),
+        "seed": _int(settings.get("seed")),
+    }
     return {"status": None, "waits": False} | facts
 
 

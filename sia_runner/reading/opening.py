@@ -1,4 +1,4 @@
-"""Files and folders below a folder that hostile programs wrote into: no links, pipes or devices."""
+"""Openers of files and folders below a folder that hostile programs wrote into: no links, pipes or devices."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def opened(root: Path, relative: str) -> Iterator[int | None]:
-    """A file descriptor to read from; None where `relative` is no regular file below `root`, or a link leads there."""
+    """Yield a file descriptor to read from, or None if `relative` is no regular file below `root` or passes a link."""
     descriptor = None
     with suppress(OSError, ValueError):
         descriptor = _open(root, relative)
@@ -24,7 +24,7 @@ def _open(root: Path, relative: str) -> int:
     above, _, name = relative.rpartition("/")
     folder = folder_of(root, above)
     try:
-        # without O_NONBLOCK a pipe would hold us until somebody writes
+        # without O_NONBLOCK, opening a pipe would block until it has a writer
         file = os.open(_part(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     finally:
         os.close(folder)
@@ -35,17 +35,19 @@ def _open(root: Path, relative: str) -> int:
 
 
 def folder_of(root: Path, relative: str) -> int:
-    """A descriptor of a folder below `root`. One part after the other, so that none is a link: not even one that was
-    put there a moment ago. Raises OSError, ValueError."""
+    """Return a descriptor of a folder below `root`. Raises OSError, ValueError.
+
+    The path is opened part by part, so that no part is a link, not even one created a moment ago.
+    """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    here = os.open(root, flags)
+    descriptor = os.open(root, flags)
     for part in relative.split("/") if relative else []:
         try:
-            below = os.open(_part(part), flags | os.O_NOFOLLOW, dir_fd=here)
+            below = os.open(_part(part), flags | os.O_NOFOLLOW, dir_fd=descriptor)
         finally:
-            os.close(here)
-        here = below
-    return here
+            os.close(descriptor)
+        descriptor = below
+    return descriptor
 
 
 def _part(name: str) -> str:

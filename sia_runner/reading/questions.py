@@ -1,4 +1,4 @@
-"""Questions of one run of a harness, by outcome: of each its id, its kind, its value, and where the rest stands."""
+"""The questions of one run of a harness by outcome: id, kind and value of each, and the position of the rest."""
 
 import json
 import math
@@ -19,7 +19,9 @@ _LINE = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    number: int  # in this index, while the run lasts; -1: calls that named none
+    """A question with its outcome and its number of model calls."""
+
+    number: int  # in this index; -1: calls that named no question
     unit: str
     kind: str
     value: float | None
@@ -28,7 +30,7 @@ class Question:
 
 
 class Questions:
-    """Of one scores.json, and those that only keys.json names so far."""
+    """The questions of one scores.json, and those that only keys.json names so far."""
 
     def __init__(self, run: Path, scores: str) -> None:
         self._run, self._scores = run, scores
@@ -40,23 +42,24 @@ class Questions:
         self.calls = array("I")  # of each question
 
     def __len__(self) -> int:
+        """Return the number of questions."""
         return len(self._units)
 
     def read(self) -> Iterator[None]:
-        """All of scores.json, in slices."""
+        """Read all of scores.json, in slices."""
         at, rest = 0, b""
         while (part := piece(self._run, self._scores, at, _SLICE)) and part.data:
             data, end = rest + part.data, 0
-            for found in _SCORES.finditer(data):
-                self._outcome(found[1], at - len(rest) + found.start(1))
-                end = found.end()
+            for match in _SCORES.finditer(data):
+                self._outcome(match[1], at - len(rest) + match.start(1))
+                end = match.end()
             at, rest = part.end, data[end:]
             if len(rest) > _LINE:
-                return  # no file of ours
+                return  # no run of ours writes such a file
             yield
 
     def number(self, unit: str) -> int:
-        """A new one, where the unit was not known."""
+        """Return the number of a question, a new one if its id was not known."""
         number = self._number.setdefault(unit, len(self._units))
         if number == len(self._units):
             self._units.append(unit)
@@ -68,21 +71,21 @@ class Questions:
         return number
 
     def kinds(self) -> dict[str, int]:
-        """kind -> questions."""
-        found = dict.fromkeys(self.kind_names, 0)
+        """Return outcome kind -> number of questions."""
+        totals = dict.fromkeys(self.kind_names, 0)
         for kind in self._kinds:
-            found[self.kind_names[kind]] += 1
-        return {name: count for name, count in found.items() if count}
+            totals[self.kind_names[kind]] += 1
+        return {name: count for name, count in totals.items() if count}
 
-    def choose(self, kind: str, search: str, start: int, most: int) -> tuple[int, list[Question]]:
-        """How many there are of that kind (empty: of all) whose id holds `search`, and some of them in their order."""
+    def choose(self, kind: str, search: str, start: int, limit: int) -> tuple[int, list[Question]]:
+        """Return how many questions of `kind` (empty: any) have `search` in their id, and one page of them in order."""
         if kind and kind not in self.kind_names:
             return 0, []
         code = self.kind_names.index(kind) if kind else None
-        chosen = [at for at, one in enumerate(self._kinds) if code is None or one == code]
+        chosen = [at for at, kind_code in enumerate(self._kinds) if code is None or kind_code == code]
         if search:
             chosen = [at for at in chosen if search in self._units[at]]
-        return len(chosen), [self._question(at) for at in chosen[start : start + most]]
+        return len(chosen), [self._question(at) for at in chosen[start : start + limit]]
 
     def _outcome(self, data: bytes, start: int) -> None:
         try:
@@ -99,14 +102,14 @@ class Questions:
 
     def _question(self, at: int) -> Question:
         value = self._values[at]
-        shown = None if math.isnan(value) else value
+        finite = None if math.isnan(value) else value
         return Question(
-            at, self._units[at], self.kind_names[self._kinds[at]], shown, self._prediction(at), self.calls[at]
+            at, self._units[at], self.kind_names[self._kinds[at]], finite, self._prediction(at), self.calls[at]
         )
 
     def _prediction(self, at: int) -> str:
-        found = piece(self._run, self._scores, self._starts[at], self._sizes[at])
+        chunk = piece(self._run, self._scores, self._starts[at], self._sizes[at])
         try:
-            return str(json.loads(b"{" + found.data + b"}").get("prediction", "")) if found and found.data else ""
+            return str(json.loads(b"{" + chunk.data + b"}").get("prediction", "")) if chunk and chunk.data else ""
         except ValueError:
-            return ""  # it was written anew a moment ago
+            return ""  # the file was rewritten since it was indexed

@@ -1,4 +1,4 @@
-"""What a run may spend, and what it spent: from its ledger, also between two generations."""
+"""The limits of a run and what it spent, from its ledger, also between two generations."""
 
 import math
 import time
@@ -12,40 +12,43 @@ from sia_runner.reading.lines import Lines
 
 UNITS = ("usd", "tokens", "calls", "minutes")
 _REGISTER = "leases.jsonl"
-_SLICE = 1 << 20  # bytes between two looks at the clock
+_SLICE = 1 << 20  # bytes read between two checks of the deadline
 Json = dict[str, Any]
 
 
 class _Rows(Book):
-    """Without the pots, which only those who spend need: half the time."""
+    """A ledger reader without the per-budget sums, which only processes that spend need: half the time."""
 
-    def _move(self, sums: Any, sent: Any, amount: Any, sign: int) -> None:
+    def _move(self, *_: Any, **__: Any) -> None:
         pass
 
 
 class Spending:
-    """Adds up RUN/ledger as it grows. Calls that are sent and not answered are counted as under way; when the run's
-    process is gone, at what was reserved for them, as the run itself counts them."""
+    """The sums of RUN/ledger as it grows.
+
+    Calls that were sent and not answered are counted as under way. Once the run's process is gone they count at what
+    was reserved for them, as the run itself counts them.
+    """
 
     def __init__(self, run: Path) -> None:
         self._run = run
         self._books: dict[str, tuple[Lines, Book]] = {}
 
     def refresh(self, seconds: float = 0.1) -> bool:
-        """Read on for about so long. True: everything is added up that is there now."""
-        until = time.monotonic() + seconds
+        """Read on for about `seconds`. Return True once everything on disk has been added up."""
+        deadline = time.monotonic() + seconds
         for entry in listing(self._run, "ledger"):
             if entry.kind == "file" and entry.name.endswith(".jsonl") and entry.name != _REGISTER:
                 name = f"ledger/{entry.name}"
                 self._books.setdefault(name, (Lines(self._run, name), _Rows()))
         for name in self._books:
             while self._slice(name):
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     return False
         return True
 
     def _slice(self, name: str) -> bool:
-        """Some of what is new in one file. Was there anything?"""
+        """Read a part of what is new in one file. Return True if there was anything."""
         lines, book = self._books[name]
         before = lines.offset
         for line in lines.fresh(_SLICE):
@@ -57,7 +60,10 @@ class Spending:
         return lines.offset != before
 
     def totals(self, *, alive: bool) -> Json:
-        """``{"total": …, "generations": {n: …}, "purposes": {name: …}, "in_flight"}``, each with usd, tokens, calls."""
+        """Return the sums in usd, tokens and calls.
+
+        The keys are ``{"total": …, "generations": {n: …}, "purposes": {name: …}, "in_flight"}``.
+        """
         total, by_generation, by_purpose = Row(), dict[int, Row](), dict[str, Row]()
         in_flight = 0
         for _, book in self._books.values():
@@ -75,15 +81,15 @@ class Spending:
 
 
 def limits(config: Mapping[str, Any], resumed: list[str]) -> Json:
-    """``{"usd": 5.0, …}``, None for no limit: of the config, with what was given at resumes (``budget.usd=9``)."""
+    """Return ``{"usd": 5.0, …}``, None for no limit: the config's, with the overrides of resumes (``budget.usd=9``)."""
     budget = config.get("budget")
-    found: Json = {unit: _number(str(budget.get(unit))) if isinstance(budget, dict) else None for unit in UNITS}
+    result: Json = {unit: _number(str(budget.get(unit))) if isinstance(budget, dict) else None for unit in UNITS}
     for override in resumed:
         key, _, value = override.partition("=")
         unit = key.removeprefix("budget.")
         if unit != key and unit in UNITS:
-            found[unit] = _number(value)
-    return found
+            result[unit] = _number(value)
+    return result
 
 
 def _feed(book: Book, data: bytes) -> None:
@@ -91,18 +97,20 @@ def _feed(book: Book, data: bytes) -> None:
         try:
             book.add(line)
         except (KeyError, TypeError, ValueError, AttributeError):
-            continue  # of a damaged file: what can be counted is
+            continue  # the file is damaged: count the other lines
 
 
 def _rows(book: Book, alive: bool) -> list[tuple[Any, Row]]:
     rows = list(book.rows.items())
     if not alive:
-        rows += [(sent.account, _reserved(sent)) for sent in book.under_way.values()]
+        rows += [(attempt.account, _reserved(attempt)) for attempt in book.under_way.values()]
     return rows
 
 
-def _reserved(sent: Any) -> Row:
-    return Row(sent.usd or 0, sent.input, sent.output, calls=1, unanswered=1, unpriced=int(sent.usd is None))
+def _reserved(attempt: Any) -> Row:
+    return Row(
+        attempt.usd or 0, attempt.input, attempt.output, calls=1, unanswered=1, unpriced=int(attempt.usd is None)
+    )
 
 
 def _plain(row: Row) -> Json:

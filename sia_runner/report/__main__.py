@@ -17,6 +17,7 @@ _KEYS = ("sweep", "out", "wandb")
 
 
 def main(args: Sequence[str]) -> int:
+    """Run the command. Return its exit code."""
     if not args or {"-h", "--help"} & set(args):
         print(__doc__)
         return 0 if args else REFUSED
@@ -29,25 +30,25 @@ def main(args: Sequence[str]) -> int:
 
 
 def parse(args: Sequence[str]) -> tuple[list[Path], Path, tuple[str, str] | None]:
-    """Folders, the page, and where in W&B. Raises RunError."""
-    given = [_key(arg) for arg in args]
-    folders = [Path(value).expanduser().resolve() for key, value in given if key in ("", "sweep")]
-    out = Path(next((value for key, value in reversed(given) if key == "out"), "report.html")).expanduser().resolve()
+    """Return the folders, the page, and the (entity, project) in W&B or None. Raises RunError."""
+    pairs = [_key(arg) for arg in args]
+    folders = [Path(value).expanduser().resolve() for key, value in pairs if key in ("", "sweep")]
+    out = Path(next((value for key, value in reversed(pairs) if key == "out"), "report.html")).expanduser().resolve()
     if not folders:
         raise RunError("no run is named; allowed: RUN… sweep=DIR out=FILE.html wandb=ENTITY/PROJECT")
     if out.suffix != ".html":
         raise RunError(f"out={out.name}: name a file that ends in .html")
-    where = next((value for key, value in reversed(given) if key == "wandb"), None)
-    if where is None:
+    target = next((value for key, value in reversed(pairs) if key == "wandb"), None)
+    if target is None:
         return folders, out, None
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", where):
-        raise RunError(f"wandb={where}: give ENTITY/PROJECT")
-    entity, _, project = where.partition("/")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", target):
+        raise RunError(f"wandb={target}: give ENTITY/PROJECT")
+    entity, _, project = target.partition("/")
     return folders, out, (entity, project)
 
 
 def _key(arg: str) -> tuple[str, str]:
-    """``out=FILE`` -> ("out", "FILE"); a folder has the key "", also where its name has an equals sign in it."""
+    """Split ``out=FILE`` into ("out", "FILE"). A folder gets the key "", also if its name has an equals sign in it."""
     key, sign, value = arg.partition("=")
     if sign and key in _KEYS:
         return key, value
@@ -57,20 +58,20 @@ def _key(arg: str) -> tuple[str, str]:
 
 
 def report(folders: Sequence[Path], out: Path, wandb: tuple[str, str] | None, args: Sequence[str]) -> list[str]:
-    """Writes everything; returns what to tell. Raises RunError, before anything is written where a folder is wrong."""
+    """Write all files; return lines for the user. Raises RunError, before writing if a folder is wrong."""
     from sia_runner.report import found, page, paper, spreadsheets
     from sia_runner.report.captions import captions
     from sia_runner.report.runs import read
     from sia_runner.report.sections import sections
 
-    runs = [read(one) for one in found.runs_of(folders)]
+    runs = [read(source) for source in found.runs_of(folders)]
     computed = sections(runs)
     table = [row for section in computed for row in section.rows]
-    said = captions(computed, runs)
+    notes = captions(computed, runs)
     files = {
         out: page.render(computed, runs, args),
-        out.with_suffix(".md"): paper.markdown(table, said),
-        out.with_suffix(".tex"): paper.latex(table, said),
+        out.with_suffix(".md"): paper.markdown(table, notes),
+        out.with_suffix(".tex"): paper.latex(table, notes),
         out.with_suffix(".runs.csv"): spreadsheets.runs(runs),
         out.with_suffix(".generations.csv"): spreadsheets.generations(runs),
         out.with_suffix(".pairs.csv"): spreadsheets.pairs(computed),
@@ -79,15 +80,15 @@ def report(folders: Sequence[Path], out: Path, wandb: tuple[str, str] | None, ar
     for path, text in files.items():
         write_text(path, text)
     tested = sum(run.final is not None for run in runs)
-    told = [
+    messages = [
         f"{len(runs)} runs, {tested} with a test score: {out}",
         f"beside it: {', '.join(p.name for p in [*files][1:])}",
     ]
     if wandb:
         from sia_runner.report.workspace import save
 
-        told.append(f"W&B Report: {save(computed, table, said, *wandb)}")
-    return told
+        messages.append(f"W&B Report: {save(computed, table, notes, *wandb)}")
+    return messages
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What has to stand under a table of figures: what they are, over what, and what is missing."""
+"""The sentences below a table of figures: what they are, over what, and what is missing."""
 
 from collections.abc import Sequence
 
@@ -8,22 +8,26 @@ from sia_runner.report.sections import Section
 
 
 def captions(sections: Sequence[Section], runs: Sequence[Ran]) -> list[str]:
-    """Sentences."""
-    said = ["Scores on test, scored once at the end of each run: means over seeds ± standard deviation between them."]
-    said += ["W+H − H: mean over the seeds that both have, with Student's 95% interval."]
-    said += [_of(section) for section in sections]
-    said += ["Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie."]
-    troubled = [run for run in runs if run.status != "completed"]
-    if troubled:
-        by_status = dict.fromkeys(run.status for run in troubled)
-        counts = ", ".join(f"{sum(run.status == name for run in troubled)} {name}" for name in by_status)
-        said.append(f"Of {len(runs)} runs {len(troubled)} did not complete ({counts}).")
-    return said
+    """Return the sentences below the table of a paper."""
+    sentences = [
+        "Scores on test, scored once at the end of each run: means over seeds ± standard deviation between them."
+    ]
+    sentences += ["W+H − H: mean over the seeds that both have, with Student's 95% interval."]
+    sentences += [_group_sentence(section) for section in sections]
+    sentences += [
+        "Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie."
+    ]
+    incomplete = [run for run in runs if run.status != "completed"]
+    if incomplete:
+        by_status = dict.fromkeys(run.status for run in incomplete)
+        counts = ", ".join(f"{sum(run.status == name for run in incomplete)} {name}" for name in by_status)
+        sentences.append(f"Of {len(runs)} runs {len(incomplete)} did not complete ({counts}).")
+    return sentences
 
 
-def _of(section: Section) -> str:
+def _group_sentence(section: Section) -> str:
     group = section.group
-    if group.some.selected_on_test:
+    if group.sample_run.selected_on_test:
         return f"{group.label}: selected on test, since the task cannot be split."
     n = next((run.final["n"] for run in group.runs if run.final), None)
     if n is None:
@@ -33,15 +37,14 @@ def _of(section: Section) -> str:
 
 
 def standings(group: Group) -> list[str]:
-    """What official graders and leaderboards say of the best candidates, where the task has any."""
+    """Return what official graders and leaderboards say of the best candidates of a group."""
     return [f"{run.name}: {'; '.join(run.standing)}." for run in group.runs if run.standing]
 
 
 def published(group: Group) -> list[str]:
-    """What is known of the figures that the task declares, where it declares any."""
-    given = group.published
-    if not given:
+    """Return a sentence on the published figures that the task declares, in a list that may be empty."""
+    declared = group.published
+    if not declared:
         return []
-    return [
-        f"Published: {given.get('source', 'no source given')}; protocol differs: {given.get('protocol', 'not known')}."
-    ]
+    source, protocol = declared.get("source", "no source given"), declared.get("protocol", "not known")
+    return [f"Published: {source}; protocol differs: {protocol}."]

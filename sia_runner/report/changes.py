@@ -1,4 +1,4 @@
-"""What each accepted candidate changed against the one it extended: its program, or its weights. All of it bounded."""
+"""The changes of each accepted candidate against the one it extended: its program, or its weights. Bounded."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from sia_runner.report.groups import Group
 from sia_runner.report.runs import Ran
 
 SHOWN = 40  # changes of one group
-FILES, LINES, COLUMNS = 12, 160, 240  # of one change; lines of one file
-WORDS = 4_000  # bytes of what the proposer wrote about it
+FILES, LINES, COLUMNS = 12, 160, 240  # files of one change; lines of one file; characters of one line
+WORDS = 4_000  # bytes of the proposer's notes on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,11 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
+    """An accepted candidate and its changes against its parent."""
+
     run: Ran
     generation: Generation
-    before: Mapping[str, Any] | None  # val of the one it extended
+    before: Mapping[str, Any] | None  # val of its parent
     words: str  # improvement.md
     files: tuple[Shown, ...]
     more_files: int
@@ -42,9 +44,9 @@ class Accepted:
 
 
 def accepted(group: Group) -> tuple[list[Accepted], int]:
-    """The first `SHOWN`, and how many there are in all. The first harness of a run is no change."""
-    found = [(run, g) for run in group.runs for g in run.generations if g.status == "accepted" and g.parent is not None]
-    return [_accepted(run, g) for run, g in found[:SHOWN]], len(found)
+    """Return the first `SHOWN` accepted candidates and the number of all. The first harness of a run is no change."""
+    pairs = [(run, g) for run in group.runs for g in run.generations if g.status == "accepted" and g.parent is not None]
+    return [_accepted(run, g) for run, g in pairs[:SHOWN]], len(pairs)
 
 
 def _accepted(run: Ran, g: Generation) -> Accepted:
@@ -55,13 +57,13 @@ def _accepted(run: Ran, g: Generation) -> Accepted:
         generation=g,
         before=next((other.val for other in run.generations if other.n == g.parent), None),
         words=cut(text(run.path, f"gen_{g.n}/improvement.md", 4 * WORDS) or g.rationale, WORDS),
-        files=tuple(_shown(change) for change in files[:FILES]),
+        files=tuple(_bounded_change(change) for change in files[:FILES]),
         more_files=max(0, len(files) - FILES),
         curves={name: [value for _, value in points] for name, points in curves.items()},
     )
 
 
-def _shown(change: Change) -> Shown:
+def _bounded_change(change: Change) -> Shown:
     lines = tuple(_line(line) for line in change.lines[:LINES])
     left_out = len(change.lines) - len(lines)
     return Shown(change.path, change.kind, change.added, change.removed, lines, left_out, change.note)
@@ -73,7 +75,7 @@ def _line(line: str) -> tuple[str, str]:
 
 
 def kinds(group: Group) -> Iterator[tuple[str, str, int, dict[str, tuple[int, int]]]]:
-    """For each arm: its label, the split, the number of runs, and outcome kind -> (first harness, best candidate)."""
+    """Yield for each arm: label, split, number of runs, and outcome kind -> (first harness, best candidate)."""
     for side in group.sides:
         for split, of_run in (("test", _on_test), ("val", _on_val)):
             each = [both for run in side.runs if (both := of_run(run))]

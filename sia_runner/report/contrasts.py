@@ -1,4 +1,4 @@
-"""SIA-W+H against SIA-H on the same test questions: a pair for each seed, then over seeds and over questions."""
+"""Comparisons of SIA-W+H with SIA-H on the same test questions: a pair a seed, then over seeds and over questions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,11 @@ from sia_runner.rundir import RunError
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`difference`: new - old on test, in metric units; `lost`, `won`: questions; `p_value`: McNemar's exact test,
-    two-sided; `p_holm`: adjusted for the pairs of the group. None where the metric is no mean over questions."""
+    """Two runs of the same seed.
+
+    `difference`: new - old on test, in metric units. `lost`, `won`: numbers of questions. `p_value`: McNemar's exact
+    test, two-sided. `p_holm`: adjusted for the pairs of the group. None if the metric is no mean over questions.
+    """
 
     seed: int | None
     old: Ran
@@ -29,7 +32,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """One arm against SIA-H. `unpaired`: seeds that only one of the two has a test score for."""
+    """An arm compared with SIA-H. `unpaired`: seeds for which only one of the two has a test score."""
 
     old: Side
     new: Side
@@ -42,28 +45,31 @@ class Contrast:
 
 
 def contrasts(group: Group) -> list[Contrast]:
-    """Each arm with a trainer against the SIA-H arm that differs in nothing else."""
-    made = [_contrast(old, new, group) for old, new in _sides(group)]
-    adjusted = iter(holm([pair.p_value for contrast in made for pair in contrast.pairs]))
-    return [_concluded(one, [_judged(pair, next(adjusted), one, group) for pair in one.pairs]) for one in made]
+    """Compare each arm with a trainer with the SIA-H arm that differs in nothing else."""
+    compared = [_contrast(old, new, group) for old, new in _sides(group)]
+    adjusted = iter(holm([pair.p_value for contrast in compared for pair in contrast.pairs]))
+    return [
+        _with_pairs(contrast, [_with_verdict(pair, next(adjusted), contrast, group) for pair in contrast.pairs])
+        for contrast in compared
+    ]
 
 
-def _concluded(contrast: Contrast, pairs: Sequence[Pair]) -> Contrast:
-    """One seed has no interval over seeds: its own verdict is all there is."""
+def _with_pairs(contrast: Contrast, pairs: Sequence[Pair]) -> Contrast:
+    """Attach the pairs. With one seed there is no interval over seeds, so its own verdict is the contrast's."""
     alone = f"{pairs[0].verdict}, one seed" if len(pairs) == 1 else contrast.verdict
     return replace(contrast, pairs=tuple(pairs), verdict=alone)
 
 
 def _sides(group: Group) -> Iterator[tuple[Side, Side]]:
     for new in group.sides:
-        old = next((side for side in group.sides if side.mode == H and side.apart == new.apart), None)
+        old = next((side for side in group.sides if side.mode == H and side.variant == new.variant), None)
         if new.mode != H and old:
             yield old, new
 
 
-def _judged(pair: Pair, p_holm: float | None, of: Contrast, group: Group) -> Pair:
-    gain = pair.difference if group.some.higher_is_better else -pair.difference
-    return replace(pair, p_holm=p_holm, verdict=verdict(gain, p_holm, of.new.label, of.old.label))
+def _with_verdict(pair: Pair, p_holm: float | None, contrast: Contrast, group: Group) -> Pair:
+    gain = pair.difference if group.sample_run.higher_is_better else -pair.difference
+    return replace(pair, p_holm=p_holm, verdict=verdict(gain, p_holm, contrast.new.label, contrast.old.label))
 
 
 def _contrast(old: Side, new: Side, group: Group) -> Contrast:
@@ -72,24 +78,28 @@ def _contrast(old: Side, new: Side, group: Group) -> Contrast:
     before, after = _by_seed(old), _by_seed(new)
     for seed in sorted(before.keys() & after.keys(), key=str):
         try:
-            found = compare([arm for run in (before[seed], after[seed]) if (arm := run.arm)])
+            comparison = compare([arm for run in (before[seed], after[seed]) if (arm := run.arm)])
         except RunError as error:
             notes.append(str(error))
             continue
-        figures = {key: found["pairs"][0][key] for key in ("difference", "standard_error", "lost", "won", "p_value")}
+        figures = {
+            key: comparison["pairs"][0][key] for key in ("difference", "standard_error", "lost", "won", "p_value")
+        }
         pairs.append(Pair(seed, before[seed], after[seed], **figures, p_holm=None, verdict=""))
-        notes += found["notes"]
+        notes += comparison["notes"]
     seeds = mean([pair.difference for pair in pairs])
     questions = over_questions([_by_question(pair) for pair in pairs if pair.p_value is not None])
-    sign = 1 if group.some.higher_is_better else -1
-    intervals = [one.ci95 for one in (seeds, questions) if one and one.ci95]
-    said = verdict_of_intervals(intervals, sign, new.label, old.label) if pairs else "no pair"
+    sign = 1 if group.sample_run.higher_is_better else -1
+    intervals = [average.ci95 for average in (seeds, questions) if average and average.ci95]
+    conclusion = verdict_of_intervals(intervals, sign, new.label, old.label) if pairs else "no pair"
     unpaired = {run.seed for side in (old, new) for run in side.runs} - {pair.seed for pair in pairs}
-    return Contrast(old, new, tuple(pairs), seeds, questions, said, tuple(notes), tuple(sorted(unpaired, key=str)))
+    return Contrast(
+        old, new, tuple(pairs), seeds, questions, conclusion, tuple(notes), tuple(sorted(unpaired, key=str))
+    )
 
 
 def _by_seed(side: Side) -> dict[int | None, Ran]:
-    """The first run of each seed that can be compared."""
+    """Return seed -> the first run that can be compared."""
     return {run.seed: run for run in reversed(side.runs) if run.arm}
 
 

@@ -1,5 +1,8 @@
-"""The HTML page: one file without scripts, links or anything to fetch. Autoescape is on, and a content security policy
-forbids all but its own style sheet, should something ever slip through."""
+"""The HTML page: one file without scripts, links or anything to fetch.
+
+Autoescape is on, and a content security policy forbids all but the page's own style sheet, should something slip
+through.
+"""
 
 import base64
 import hashlib
@@ -14,25 +17,26 @@ from markupsafe import Markup
 
 from sia_runner import __version__
 from sia_runner.ground.plaintext import cut, plain
-from sia_runner.report import changes, charts, differences, paper, tested
+from sia_runner.report import charts, differences, paper, tested
 from sia_runner.report.captions import published, standings
+from sia_runner.report.changes import accepted, kinds
 from sia_runner.report.runs import Ran
 from sia_runner.report.sections import Section
 from sia_runner.report.svg import swatch
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MOST = 64 << 10  # bytes of one text
+_TEXT_LIMIT = 64 << 10  # bytes of one text
 
 
-def render(found: Sequence[Section], runs: Sequence[Ran], command: Sequence[str]) -> str:
-    """`command`: the arguments that made this report."""
+def render(sections: Sequence[Section], runs: Sequence[Ran], command: Sequence[str]) -> str:
+    """Return the page. `command`: the arguments that made this report."""
     style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (
         _environment()
         .get_template("report.html")
         .render(
-            sections=found,
+            sections=sections,
             runs=runs,
             troubled=[run for run in runs if run.status != "completed" or run.faults],
             command=command,
@@ -47,15 +51,15 @@ def render(found: Sequence[Section], runs: Sequence[Ran], command: Sequence[str]
 
 
 def versions(runs: Sequence[Ran]) -> dict[str, list[str]]:
-    """Package -> its versions in these runs, from their lock files."""
-    found: dict[str, set[str]] = {}
+    """Return package -> its versions in these runs, from their lock files."""
+    versions_by_package: dict[str, set[str]] = {}
     for run in runs:
         packages = run.lock.get("packages")
         named = {key: run.lock.get(key) for key in ("sia_runner", "git", "python")}
         for name, version in (named | (packages if isinstance(packages, dict) else {})).items():
             if isinstance(version, str):
-                found.setdefault(str(name), set()).add(version)
-    return {name: sorted(of) for name, of in found.items()}
+                versions_by_package.setdefault(str(name), set()).add(version)
+    return {name: sorted(of) for name, of in versions_by_package.items()}
 
 
 def _environment() -> Environment:
@@ -63,15 +67,15 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_harmless,
+        finalize=_sanitize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": paper.figure, "gained": paper.gained, "ends": paper.ends, "interval": interval}
     environment.filters |= {"p": p_value, "number": number, "usd": usd, "span": span}
     environment.globals |= {
-        "accepted": changes.accepted,
-        "kinds": changes.kinds,
+        "accepted": accepted,
+        "kinds": kinds,
         "over_seeds": lambda group: _svg(charts.over_seeds(group)),
         "by_seed": lambda group: [(name, _svg(chart)) for name, chart in charts.by_seed(group)],
         "on_test": lambda group: _svg(tested.on_test(group)),
@@ -87,9 +91,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _harmless(value: Any) -> Any:
-    """Of every text that is shown: no control characters, bounded. Markup is only what this package made."""
-    return plain(cut(value, _MOST)) if isinstance(value, str) and not isinstance(value, Markup) else value
+def _sanitize(value: Any) -> Any:
+    """Bound every text and drop its control characters, except for Markup, which this package made itself."""
+    return plain(cut(value, _TEXT_LIMIT)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _svg(text: str) -> Markup:
@@ -97,7 +101,7 @@ def _svg(text: str) -> Markup:
 
 
 def interval(score: Mapping[str, Any] | None, metric: str) -> str:
-    """``42.3 [39.1, 45.5] (n=913)``"""
+    """Format a score: ``42.3 [39.1, 45.5] (n=913)``."""
     if not score:
         return "–"
     both = paper.ends(score["ci95"], metric)
@@ -105,19 +109,22 @@ def interval(score: Mapping[str, Any] | None, metric: str) -> str:
 
 
 def p_value(value: float | None) -> str:
+    """Format a p-value: ``.032``, ``<.001``."""
     return "–" if value is None else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
 def number(value: float | None, spec: str = ",.0f", none: str = "–") -> str:
+    """Format a number, or return `none` for None."""
     return none if value is None else format(value, spec)
 
 
 def usd(value: float | None) -> str:
+    """Format dollars."""
     return "not known" if value is None else "0" if value == 0 else f"{value:,.4f}"
 
 
 def span(seconds: float | None) -> str:
-    """``42.0 s``, ``12.5 min``, ``3.2 h``"""
+    """Format seconds: ``42.0 s``, ``12.5 min``, ``3.2 h``."""
     if seconds is None:
         return "–"
     if abs(seconds) < 120:

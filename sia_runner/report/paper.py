@@ -1,4 +1,4 @@
-"""The table of the paper: a row for each task, initial / prior / SIA-H / SIA-W+H. As data, Markdown and LaTeX."""
+"""The table of the paper, initial / prior / SIA-H / SIA-W+H for each task, as data, Markdown and LaTeX."""
 
 import re
 from collections.abc import Sequence
@@ -17,9 +17,12 @@ _TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Means over the seeds of the runs with a test score, in metric units. `detail`: of `label`. `missing`: runs of
-    these arms without a test score. `gain`: of the pairs, `verdict`: on it. Of a published row `prior` is what it
-    was compared with, nothing is missing, and the verdict is that the protocol differs."""
+    """A row of the table, with means over the seeds of the runs with a test score, in metric units.
+
+    `detail`: of `label`. `missing`: runs of these arms without a test score. `gain`: of the pairs, `verdict`: on it. In
+    a row of published figures `prior` is what they were compared with, nothing is missing, and the verdict is that the
+    protocol differs.
+    """
 
     label: str
     detail: str
@@ -35,17 +38,20 @@ class Row:
 
 
 def rows(group: Group, against: Sequence[Contrast]) -> list[Row]:
-    """One for each arm with a trainer beside its SIA-H; one for SIA-H alone where there is no other. Then what others
-    published, where the task declares it."""
-    found = [_row(group, contrast.old, contrast.new, contrast) for contrast in against]
+    """Return the rows of a group.
+
+    There is one for each arm with a trainer beside its SIA-H, or one for SIA-H alone, then one for published figures if
+    the task declares any.
+    """
+    table = [_row(group, contrast.old, contrast.new, contrast) for contrast in against]
     paired = [side for contrast in against for side in (contrast.old, contrast.new)]
-    alone = [side for side in group.sides if side not in paired]
-    found += [_row(group, *((side, None) if side.mode == H else (None, side)), None) for side in alone]
-    return found + ([_published(group)] if group.published else [])
+    unpaired = [side for side in group.sides if side not in paired]
+    table += [_row(group, *((side, None) if side.mode == H else (None, side)), None) for side in unpaired]
+    return table + ([_published(group)] if group.published else [])
 
 
 def _published(group: Group) -> Row:
-    declared, metric = group.published, group.some.metric
+    declared, metric = group.published, group.sample_run.metric
     initial, prior, h, wh = (
         Mean(float(value), 1) if isinstance(value := declared.get(key), int | float) else None
         for key in ("initial", "prior", "sia_h", "sia_wh")
@@ -58,11 +64,11 @@ def _published(group: Group) -> Row:
 def _row(group: Group, old: Side | None, new: Side | None, contrast: Contrast | None) -> Row:
     sides = [side for side in (old, new) if side]
     tested = [run for side in sides for run in side.tested]
-    metric = group.some.metric
+    metric = group.sample_run.metric
     unit = f"{metric} (%)" if scale(metric)[0] == 100 else metric
     return Row(
         label=group.label,
-        detail=" · ".join(part for part in (new.trainer if new else "", *sides[0].apart, unit) if part),
+        detail=" · ".join(part for part in (new.trainer if new else "", *sides[0].variant, unit) if part),
         metric=metric,
         initial=per_seed([(run.seed, run.initial["value"]) for run in tested if run.initial]),
         h=_mean(old),
@@ -78,65 +84,67 @@ def _mean(side: Side | None) -> Mean | None:
 
 
 def scale(metric: str) -> tuple[float, str]:
-    """Accuracy is told in percent, as the paper does; anything else in its own units."""
+    """Return the factor and format of a metric. Accuracy is in percent, as in the paper; others in their own units."""
     return (100.0, ".1f") if metric == "accuracy" else (1.0, ".4g")
 
 
 def figure(value: float | Mean | None, metric: str, *, sign: bool = False) -> str:
-    """``42.3`` or ``42.3 ± 1.2`` (standard deviation over seeds); a dash where there is none."""
+    """Format ``42.3`` or ``42.3 ± 1.2`` (standard deviation over seeds), a dash for None."""
     if value is None:
         return "–"
     times, spec = scale(metric)
     middle, sd = (value.value, value.sd) if isinstance(value, Mean) else (value, None)
-    shown = format(times * middle, f"{'+' if sign else ''}{spec}")
-    return shown if sd is None else f"{shown} ± {times * sd:{spec}}"
+    formatted = format(times * middle, f"{'+' if sign else ''}{spec}")
+    return formatted if sd is None else f"{formatted} ± {times * sd:{spec}}"
 
 
 def ends(interval: Sequence[float] | None, metric: str, *, sign: bool = False) -> str:
-    """``[39.1, 45.5]``; nothing where there is none."""
+    """Format an interval ``[39.1, 45.5]``; "" for None."""
     times, spec = scale(metric)
     spec = f"{'+' if sign else ''}{spec}"
     return f"[{', '.join(format(times * end, spec) for end in interval)}]" if interval else ""
 
 
 def gained(mean: Mean | None, metric: str) -> str:
-    """``+42.3 [+40.1, +44.5]``: with its interval, where it has one."""
+    """Format a gain with its interval if it has one: ``+42.3 [+40.1, +44.5]``."""
     both = ends(mean and mean.ci95, metric, sign=True)
     return f"{figure(mean and mean.value, metric, sign=True)}{both and f' {both}'}"
 
 
 def columns(table: Sequence[Row]) -> list[str]:
+    """Return the heads of the columns."""
     prior = ["Prior"] if any(row.prior for row in table) else []
     return ["Task", "Initial", *prior, "SIA-H", "SIA-W+H", "W+H − H", "Verdict", "Seeds"]
 
 
 def cells(row: Row, prior: bool) -> list[str]:
-    """As `columns`, the first with its detail."""
-    most = max((one.n for one in (row.h, row.wh) if one), default=0)
-    fewer = f" ({row.initial.n} of {most} seeds)" if row.initial and row.initial.n < most else ""
-    shown = [f"{figure(row.initial, row.metric)}{fewer}", *([figure(row.prior, row.metric)] if prior else [])]
-    shown += [figure(row.h, row.metric), figure(row.wh, row.metric), gained(row.gain, row.metric)]
+    """Return the cells of a row, in the order of `columns`; the first includes the detail."""
+    seed_count = max((mean.n for mean in (row.h, row.wh) if mean), default=0)
+    fewer = f" ({row.initial.n} of {seed_count} seeds)" if row.initial and row.initial.n < seed_count else ""
+    figures = [f"{figure(row.initial, row.metric)}{fewer}", *([figure(row.prior, row.metric)] if prior else [])]
+    figures += [figure(row.h, row.metric), figure(row.wh, row.metric), gained(row.gain, row.metric)]
     missing = f" ({row.missing} without a score)" if row.missing else ""
-    seeds = "–" if row.published else "/".join(str(one.n) if one else "0" for one in (row.h, row.wh))
-    return [f"{row.label} · {row.detail}", *shown, row.verdict or "–", f"{seeds}{missing}"]
+    seeds = "–" if row.published else "/".join(str(mean.n) if mean else "0" for mean in (row.h, row.wh))
+    return [f"{row.label} · {row.detail}", *figures, row.verdict or "–", f"{seeds}{missing}"]
 
 
 def markdown(table: Sequence[Row], captions: Sequence[str]) -> str:
+    """Return the table and its captions in Markdown."""
     head = columns(table)
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 3) + "---|---:|"]
     for row in table:
         first, *others = cells(row, "Prior" in head)
         lines.append("| " + " | ".join([cell(first), *map(prose, others)]) + " |")
-    return "\n".join([*lines, "", "\n\n".join(prose(one, 2000) for one in captions)]) + "\n"
+    return "\n".join([*lines, "", "\n\n".join(prose(caption, 2000) for caption in captions)]) + "\n"
 
 
-def prose(text: str, most: int = 200) -> str:
-    """Markdown that shows `text`: no link, picture, mark-up or second column can come of it."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", one_line(text, most))
+def prose(text: str, limit: int = 200) -> str:
+    """Escape `text` for Markdown, so that it makes no link, picture, mark-up or second column."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", one_line(text, limit))
 
 
 def latex(table: Sequence[Row], captions: Sequence[str]) -> str:
-    """For ``\\usepackage{booktabs}``; everything that TeX would read as a command is escaped."""
+    r"""Return the table for ``\usepackage{booktabs}``. Everything that TeX would read as a command is escaped."""
     head = columns(table)
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(head) - 3)}lr}}", r"\toprule"]
     lines += [" & ".join(map(tex, head)) + r" \\", r"\midrule"]
@@ -145,9 +153,11 @@ def latex(table: Sequence[Row], captions: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tex(text: str, most: int = 200) -> str:
-    shown = "".join(_TEX.get(character, character) for character in one_line(text, most))
-    shown = f"{{}}{shown}" if shown.startswith(("[", "*")) else shown  # behind the end of a row these are its arguments
+def tex(text: str, limit: int = 200) -> str:
+    """Escape `text` for LaTeX."""
+    escaped = "".join(_TEX.get(character, character) for character in one_line(text, limit))
+    if escaped.startswith(("[", "*")):
+        escaped = f"{{}}{escaped}"  # after the end of a row TeX would read these as its arguments
     for character, command in (("±", r"$\pm$"), ("−", "$-$"), ("·", r"$\cdot$"), ("–", "--"), ("…", r"\dots{}")):
-        shown = shown.replace(character, command)
-    return shown
+        escaped = escaped.replace(character, command)
+    return escaped

@@ -1,4 +1,4 @@
-"""Figures of others on a task: those of the run's own configuration, or of the shipped one in runs that are older."""
+"""The published figures on a task: from the run's own configuration, or from the shipped one in older runs."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ FIGURES = ("initial", "prior", "sia_h", "sia_wh")
 
 
 def declared(config: Mapping[str, Any]) -> Json:
-    """Empty where there are none."""
+    """Return the figures that a configuration declares, empty if there are none."""
     task = as_dict(config.get("task"))
     if "published" in task:
         return as_dict(task["published"])

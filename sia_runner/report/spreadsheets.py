@@ -1,4 +1,4 @@
-"""The figures as CSV, unrounded: runs, generations, pairs. What a spreadsheet takes for a formula is made a text."""
+"""The figures as CSV, unrounded: runs, generations, pairs. Text that looks like a formula is quoted."""
 
 import csv
 import io
@@ -14,17 +14,18 @@ _SCORE = ("value", "low", "high", "n")
 
 
 def runs(of: Sequence[Ran]) -> str:
-    """A row for each run, whatever became of it."""
+    """Return a row for each run, whatever became of it."""
     return _csv(_run(run) for run in of)
 
 
 def generations(of: Sequence[Ran]) -> str:
+    """Return a row for each generation."""
     return _csv(_generation(run, g.n) for run in of for g in run.generations)
 
 
 def pairs(of: Sequence[Section]) -> str:
-    """Arms of the same seed, and the best candidate of each run against its first harness."""
-    return _csv([*_between(of), *_within(of)])
+    """Return a row for each pair: arms of the same seed, and each run's best candidate with its first harness."""
+    return _csv([*_arm_pairs(of), *_gain_rows(of)])
 
 
 def _run(run: Ran) -> Json:
@@ -50,7 +51,7 @@ def _run(run: Ran) -> Json:
 
 
 def _generation(run: Ran, n: int) -> Json:
-    g = next(one for one in run.generations if one.n == n)
+    g = next(candidate for candidate in run.generations if candidate.n == n)
     usage = run.usage_by_generation.get(n, {})
     return {
         **_names(run),
@@ -63,7 +64,7 @@ def _generation(run: Ran, n: int) -> Json:
     }
 
 
-def _between(of: Sequence[Section]) -> Iterable[Json]:
+def _arm_pairs(of: Sequence[Section]) -> Iterable[Json]:
     for section in of:
         for contrast in section.contrasts:
             for pair in contrast.pairs:
@@ -72,20 +73,20 @@ def _between(of: Sequence[Section]) -> Iterable[Json]:
                 yield named | {"old": pair.old.name, "new": pair.new.name} | {key: getattr(pair, key) for key in keys}
 
 
-def _within(of: Sequence[Section]) -> Iterable[Json]:
+def _gain_rows(of: Sequence[Section]) -> Iterable[Json]:
     for section in of:
         for gain in section.gains:
             run = gain.run
             if run.initial and run.final:
                 named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
                 difference = run.final["value"] - run.initial["value"]
-                found = {
+                columns = {
                     "old": f"{run.name} gen_{run.first}",
                     "new": f"{run.name} gen_{run.best}",
                     "difference": difference,
                 }
-                found |= {key: getattr(gain, key) for key in ("lost", "won", "p_value", "verdict")}
-                yield named | found | {"standard_error": None, "p_holm": None}
+                columns |= {key: getattr(gain, key) for key in ("lost", "won", "p_value", "verdict")}
+                yield named | columns | {"standard_error": None, "p_holm": None}
 
 
 def _names(run: Ran) -> Json:
@@ -99,17 +100,17 @@ def _score(name: str, score: Any) -> Json:
 
 
 def _csv(rows: Iterable[Json]) -> str:
-    kept = list(rows)
+    table = list(rows)
     text = io.StringIO()
-    if kept:
-        lines = csv.DictWriter(text, kept[0].keys(), lineterminator="\n")
+    if table:
+        lines = csv.DictWriter(text, table[0].keys(), lineterminator="\n")
         lines.writeheader()
-        lines.writerows({key: _safe(value) for key, value in row.items()} for row in kept)
+        lines.writerows({key: _safe(value) for key, value in row.items()} for row in table)
     return text.getvalue()
 
 
 def _safe(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    shown = one_line(value, 1000)
-    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+    line = one_line(value, 1000)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line

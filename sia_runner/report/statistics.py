@@ -1,4 +1,4 @@
-"""Means over seeds, corrections for several tests, and the words for what was found."""
+"""Means over seeds, corrections for several tests, and the wording of verdicts."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ TIE, UNTESTED = "tie", "not tested"
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """Of one value per seed. `sd` and `ci95` (Student's t) need two seeds or more."""
+    """A mean of one value per seed. `sd` and `ci95` (Student's t) need two seeds or more."""
 
     value: float
     n: int
@@ -20,6 +20,7 @@ class Mean:
 
 
 def mean(values: Sequence[float]) -> Mean | None:
+    """Return the mean with its standard deviation and interval, or None without a value."""
     if not values:
         return None
     middle, n = statistics.fmean(values), len(values)
@@ -33,7 +34,7 @@ def mean(values: Sequence[float]) -> Mean | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted for their number (Holm 1979); None stays None and does not count."""
+    """Return the p-values adjusted for their number (Holm 1979). None stays None and does not count."""
     ordered = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -44,11 +45,18 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def over_questions(differences: Sequence[Mapping[str, float]]) -> Mean | None:
-    """One mapping a seed, question -> new - old, all of the same questions: the mean over seeds and questions with its
-    normal 95% interval over questions. None where they are not of the same questions, or fewer than two."""
-    if not differences or any(one.keys() != differences[0].keys() for one in differences) or len(differences[0]) < 2:
+    """Return the mean over seeds and questions with its normal 95% interval over questions.
+
+    `differences` has one mapping a seed, question -> new - old. Return None if they are not of the same questions, or
+    of fewer than two.
+    """
+    if (
+        not differences
+        or any(by_unit.keys() != differences[0].keys() for by_unit in differences)
+        or len(differences[0]) < 2
+    ):
         return None
-    by_question = [statistics.fmean(one[unit] for one in differences) for unit in differences[0]]
+    by_question = [statistics.fmean(by_unit[unit] for by_unit in differences) for unit in differences[0]]
     middle, n = statistics.fmean(by_question), len(by_question)
     sd = statistics.stdev(by_question)
     half = statistics.NormalDist().inv_cdf(0.975) * sd / math.sqrt(n)
@@ -56,7 +64,7 @@ def over_questions(differences: Sequence[Mapping[str, float]]) -> Mean | None:
 
 
 def verdict(gain: float, p_value: float | None, new: str, old: str) -> str:
-    """`gain`: above 0 where the new one is better. Without p nothing is claimed."""
+    """Return the verdict on one pair. `gain`: above 0 if the new one is better. Without p nothing is claimed."""
     if p_value is None:
         return UNTESTED
     if p_value >= LEVEL:
@@ -65,7 +73,7 @@ def verdict(gain: float, p_value: float | None, new: str, old: str) -> str:
 
 
 def verdict_of_intervals(intervals: Sequence[tuple[float, float]], sign: int, new: str, old: str) -> str:
-    """Better only where every interval leaves 0 out on the same side."""
+    """Return "better" only if every interval excludes 0 on the same side."""
     ends = [sign * end for both in intervals for end in both]
     if min(ends) > 0:
         return f"{new} better"
@@ -73,6 +81,6 @@ def verdict_of_intervals(intervals: Sequence[tuple[float, float]], sign: int, ne
 
 
 def per_seed(values: Sequence[tuple[Hashable, float]]) -> Mean | None:
-    """`values`: ``(seed, value)``. Runs of the same seed are one value, their mean: they say nothing about seeds."""
+    """Return the mean of ``(seed, value)`` pairs. Runs of the same seed count as one value, their mean."""
     seeds = dict.fromkeys(seed for seed, _ in values)
     return mean([statistics.fmean(value for other, value in values if other == seed) for seed in seeds])

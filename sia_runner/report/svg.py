@@ -8,15 +8,15 @@ from xml.etree import ElementTree
 
 from sia_runner.ground.plaintext import one_line
 
-WIDTH, HEIGHT = 380, 240  # units that are about pixels: a phone shows it as it is
+WIDTH, HEIGHT = 380, 240  # about pixels: fits on a phone without scaling
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 26, 38
-APART = 14  # between two lines of text
+APART = 14  # pixels between two lines of text
 SHAPES, COLOURS = 4, 6
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From data to pixels."""
+    """The mapping from data to pixels."""
 
     low: float
     high: float
@@ -24,12 +24,13 @@ class Axis:
     end: float
 
     def __call__(self, value: float) -> float:
+        """Return the position of a value in pixels."""
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return round(self.start + share * (self.end - self.start), 1)
 
 
 class Chart:
-    """`describe`: what somebody who cannot see it is told. `x` and `y`: lowest and highest value."""
+    """A chart. `describe`: its text for screen readers. `x` and `y`: lowest and highest value."""
 
     def __init__(self, title: str, describe: str, x: tuple[float, float], y: tuple[float, float]) -> None:
         box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": one_line(f"{title}: {describe}", 600)}
@@ -40,6 +41,7 @@ class Chart:
     def frame(
         self, x_ticks: Sequence[tuple[float, str]], y_name: str, show: Callable[[float], str], x_name: str
     ) -> None:
+        """Draw the grid, the ticks and the names of the axes."""
         for value in ticks(self.y.low, self.y.high):
             at = self.y(value)
             self._add("line", "grid", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at)
@@ -50,30 +52,32 @@ class Chart:
         self.text(0, 11, y_name, "start")
 
     def level(self, y: float) -> None:
-        """A line across at `y`, where that is a value to compare with."""
+        """Draw a line across at `y`, as a value to compare with."""
         self._add("line", "level", x1=LEFT, x2=WIDTH - RIGHT, y1=self.y(y), y2=self.y(y))
 
     def text(self, x: float, y: float, text: str, anchor: str, name: str = "") -> None:
+        """Write a text at a position in pixels."""
         self._add("text", name, x=round(x, 1), y=round(y, 1), **{"text-anchor": anchor}).text = one_line(text, 40)
 
     def label(self, x: float, y: float, text: str, arm: int) -> None:
-        """Above a point, in the colour of its arm."""
+        """Write a text above a point, in the colour of its arm."""
         self.text(self.x(x), self.y(y) - 8, text, "middle", f"label arm{arm % COLOURS}")
 
     def ends(self, x: float, of: Sequence[tuple[float, str, int]]) -> None:
-        """``(y, text, arm)``: behind the ends of lines at `x`, above one another where they would touch."""
+        """Write ``(y, text, arm)`` behind the ends of lines at `x`, one above the other if they would touch."""
         floor = float(HEIGHT)
         for y, text, arm in sorted(of):
             floor = min(self.y(y) + 4, floor - APART)
             self.text(self.x(x) + 14, floor, text, "start", f"label arm{arm % COLOURS}")
 
     def line(self, points: Sequence[tuple[float, float]], arm: int, kind: str = "line", dodge: float = 0) -> None:
+        """Draw a line through points."""
         if len(points) > 1:
             path = " ".join(f"{self.x(x) + dodge},{self.y(y)}" for x, y in points)
             self._add("polyline", f"{kind} arm{arm % COLOURS}", points=path)
 
     def steps(self, points: Sequence[tuple[float, float]], arm: int, dodge: float = 0) -> None:
-        """The value holds until the next one."""
+        """Draw a line on which each value holds until the next one."""
         corners = list(points[:1])
         for (_, before), (x, y) in itertools.pairwise(points):
             corners += [(x, before), (x, y)]
@@ -82,22 +86,23 @@ class Chart:
     def band(
         self, low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]], arm: int, dodge: float = 0
     ) -> None:
+        """Fill the area between two lines."""
         path = " ".join(f"{self.x(x) + dodge},{self.y(y)}" for x, y in [*low, *reversed(high)])
         self._add("polygon", f"band arm{arm % COLOURS}", points=path)
 
     def whisker(self, x: float, bounds: Sequence[float] | None, arm: int, dodge: float = 0) -> None:
-        """An interval, cut at the frame where it leaves it: one of two seeds may leave every scale behind."""
+        """Draw an interval, cut at the frame: an interval of two seeds may leave any scale."""
         if not bounds:
             return
         at, ends = self.x(x) + dodge, [self.within(end) for end in bounds]
         path = f"M{at},{self.y(ends[0])}V{self.y(ends[1])}"
-        caps = [f"M{at - 3.5},{self.y(end)}h7" for end, whole in zip(ends, bounds, strict=True) if end == whole]
+        caps = [f"M{at - 3.5},{self.y(end)}h7" for end, bound in zip(ends, bounds, strict=True) if end == bound]
         self._add("path", f"whisker arm{arm % COLOURS}", d="".join([path, *caps]))
 
     def mark(
         self, x: float, y: float, arm: int, *, filled: bool, tip: str, dodge: float = 0, small: bool = False
     ) -> None:
-        """A shape of its own for each arm, so that colour is not all that tells them apart."""
+        """Draw a mark. Each arm has its own shape, so that colour is not the only difference."""
         shape = ElementTree.SubElement(
             self._root, "path", d=_shape(self.x(x) + dodge, self.y(y), arm, 2.6 if small else 4.2)
         )
@@ -105,26 +110,26 @@ class Chart:
         ElementTree.SubElement(shape, "title").text = one_line(tip, 300)
 
     def cross(self, x: float, arm: int, tip: str, dodge: float = 0) -> None:
-        """At the foot: something without a value."""
+        """Draw a cross at the bottom, for something without a value."""
         at, y = self.x(x) + dodge, HEIGHT - BOTTOM - 5
         path = f"M{at - 3.5},{y - 3.5}l7,7m0,-7l-7,7"
         cross = ElementTree.SubElement(self._root, "path", {"d": path, "class": f"cross arm{arm % COLOURS}"})
         ElementTree.SubElement(cross, "title").text = one_line(tip, 300)
 
     def within(self, y: float) -> float:
-        """Cut at the frame."""
+        """Limit a value to the frame."""
         return min(max(y, self.y.low), self.y.high)
 
     def __str__(self) -> str:
         return ElementTree.tostring(self._root, encoding="unicode")
 
-    def _add(self, tag: str, name: str, **given: float | str) -> ElementTree.Element:
-        attributes = {key: str(value) for key, value in given.items()} | ({"class": name} if name else {})
+    def _add(self, tag: str, name: str, **values: float | str) -> ElementTree.Element:
+        attributes = {key: str(value) for key, value in values.items()} | ({"class": name} if name else {})
         return ElementTree.SubElement(self._root, tag, attributes)
 
 
 def swatch(arm: int, filled: bool = True) -> str:
-    """The mark of an arm, for a legend."""
+    """Return the mark of an arm, for a legend."""
     root = ElementTree.Element("svg", {"viewBox": "0 0 14 14", "class": "swatch", "aria-hidden": "true"})
     name = f"mark arm{arm % COLOURS}{'' if filled else ' hollow'}"
     ElementTree.SubElement(root, "path", {"d": _shape(7, 7, arm, 5), "class": name})
@@ -132,7 +137,7 @@ def swatch(arm: int, filled: bool = True) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Three to six round values within."""
+    """Return three to six round values between `low` and `high`."""
     if high <= low:
         return [low]
     decade = 10.0 ** math.floor(math.log10((high - low) / 3))

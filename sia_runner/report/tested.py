@@ -9,14 +9,14 @@ from sia_runner.report.paper import figure
 from sia_runner.report.statistics import Mean, per_seed
 from sia_runner.report.svg import HEIGHT, Chart
 
-LABELLED = 3  # arms, whose names fit into a chart
+LABELLED = 3  # arms whose names fit into a chart
 GAP = 1.6  # between two arms; initial and best are 1 apart
-LETTER = 7  # pixels, at most; the legend has names that are too long
+LETTER = 7  # pixels at most; names that are too long are in the legend only
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """The first harness, or the best candidate, of an arm."""
+    """The scores of the first harness, or of the best candidate, of an arm."""
 
     side: Side
     name: str
@@ -28,34 +28,35 @@ class _Column:
 
     @property
     def reach(self) -> list[float]:
-        """What has to be within the frame: scores, and the interval where it is that of a score."""
+        """The values that must lie within the frame: scores, and the interval if it is that of a single score."""
         own = self.of[0][1]["ci95"] if len(self.of) == 1 else None
         return [*(value for _, value in self.scores), *(own or ())]
 
     @property
     def mean(self) -> Mean | None:
-        """Over seeds; of one run with the interval of its own score, which is one over questions."""
-        found = per_seed(self.scores)
+        """The mean over seeds; for one run with the interval of its own score, which is one over questions."""
+        average = per_seed(self.scores)
         own = self.of[0][1]["ci95"] if len(self.of) == 1 else None
-        return replace(found, ci95=(own[0], own[1])) if found and own else found
+        return replace(average, ci95=(own[0], own[1])) if average and own else average
 
 
 def on_test(group: Group) -> str:
-    """Initial and best: a line a run, the means with their intervals over seeds."""
+    """Draw initial and best: a line a run, and the means with their intervals over seeds."""
     arms = [_columns_of(side) for side in group.sides]
     columns = [column for both in arms for column in both]
     values = [value for column in columns for value in column.reach]
     span = possible(group, with_intervals(values, [column.mean for column in columns]))
-    told = "; ".join(
-        f"{one.side.label} {one.name}: {' '.join(f'{value:.3f}' for _, value in one.scores)}" for one in columns
+    description = "; ".join(
+        f"{column.side.label} {column.name}: {' '.join(f'{value:.3f}' for _, value in column.scores)}"
+        for column in columns
     )
     at = [arm * (1 + GAP) for arm in range(len(arms))]
-    chart = Chart("test, first harness and best candidate", told, (-0.3, at[-1] + 1.3), span)
+    chart = Chart("test, first harness and best candidate", description, (-0.3, at[-1] + 1.3), span)
     few = len(arms) <= LABELLED
-    ticks = [(x + after, one.name) for x, both in zip(at, arms, strict=True) for after, one in enumerate(both)]
-    chart.frame(ticks if few else [], f"{group.some.metric} on test", shown(group), "")
+    ticks = [(x + after, column.name) for x, both in zip(at, arms, strict=True) for after, column in enumerate(both)]
+    chart.frame(ticks if few else [], f"{group.sample_run.metric} on test", shown(group), "")
     for arm, (x, both) in enumerate(zip(at, arms, strict=True)):
-        _draw(chart, x, both, arm, group.some.metric if few else None)
+        _draw(chart, x, both, arm, group.sample_run.metric if few else None)
     longest = max(len(side.label) for side in group.sides)
     if few and LETTER * longest < chart.x(1 + GAP) - chart.x(0):
         for arm, (x, side) in enumerate(zip(at, group.sides, strict=True)):
@@ -70,7 +71,7 @@ def _columns_of(side: Side) -> tuple[_Column, _Column]:
 
 
 def _draw(chart: Chart, x: float, both: tuple[_Column, _Column], arm: int, labelled: str | None) -> None:
-    """`labelled`: the metric, where figures are written above the means."""
+    """Draw one arm. `labelled`: the metric, if figures are written above the means, else None."""
     for run in both[0].side.tested:
         if run.initial and run.final:
             chart.line([(x, run.initial["value"]), (x + 1, run.final["value"])], arm, "thread")

@@ -1,4 +1,4 @@
-"""The same as a W&B Report, through wandb-workspaces: tables as text, charts of the runs that W&B has itself."""
+"""The report as a W&B Report, through wandb-workspaces: tables as text, charts of the runs that W&B has itself."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,29 +24,29 @@ _LISTED = 500  # runs in a table
 def save(
     sections: Sequence[Section], table: Sequence[paper.Row], captions: Sequence[str], entity: str, project: str
 ) -> str:
-    """Returns its address. Raises RunError: no package, no key, no such project, no answer."""
+    """Save the report and return its address. Raises RunError without the package, a key, the project or an answer."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to its makers, with whatever was in memory
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports go to W&B's makers and may contain memory
     report = build(sections, table, captions, entity, project)
     try:
         return report.save().url
-    except Exception as error:  # it raises plain Exception, and whatever its transport raises
-        said = (str(error) or type(error).__name__).splitlines()[0][:300]
-        raise RunError(f"wandb={entity}/{project}: {said}") from error
+    except Exception as error:  # it raises plain Exception, or any error of its transport
+        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        raise RunError(f"wandb={entity}/{project}: {reason}") from error
 
 
 def build(
     sections: Sequence[Section], table: Sequence[paper.Row], captions: Sequence[str], entity: str, project: str
 ) -> Any:
-    """A ``wandb_workspaces.reports.v2.Report`` that is not saved yet. Raises RunError without the package."""
+    """Return a ``wandb_workspaces.reports.v2.Report`` that is not saved yet. Raises RunError without the package."""
     try:
         import wandb_workspaces.reports.v2 as wr
     except ImportError as missing:
-        raise RunError(f"wandb={entity}/{project}: {_needs(missing)}") from missing
+        raise RunError(f"wandb={entity}/{project}: {_missing_package(missing)}") from missing
     blocks: list[Any] = [wr.H1("Test, first harness and best candidate")]
     blocks.append(wr.MarkdownBlock(paper.markdown(table, captions)))
     for section in sections:
-        blocks.append(wr.H1(f"{section.group.label} · {section.group.some.metric}"))
+        blocks.append(wr.H1(f"{section.group.label} · {section.group.sample_run.metric}"))
         blocks += _charts(wr, section.group, entity)
         for contrast in section.contrasts:
             blocks += [wr.H2(f"{contrast.new.label} against {contrast.old.label}"), wr.MarkdownBlock(_pairs(contrast))]
@@ -55,12 +55,12 @@ def build(
     return wr.Report(project=project, entity=entity, title=title, blocks=blocks, width="fluid")  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _needs(missing: ImportError) -> str:
+def _missing_package(missing: ImportError) -> str:
     return f"{missing.name or 'wandb'} is not installed; the extra `tracking` has it"
 
 
 def _charts(wr: Any, group: Group, entity: str) -> Iterator[Any]:
-    """Of the runs that were tracked with W&B, an arm a run set."""
+    """Yield charts of the runs that were tracked with W&B, one run set an arm."""
     from wandb_workspaces import expr
 
     sets = []
@@ -78,13 +78,13 @@ def _charts(wr: Any, group: Group, entity: str) -> Iterator[Any]:
 
 
 def _tracked(runs: Sequence[Ran], entity: str) -> dict[tuple[str, str], list[str]]:
-    """``(entity, project)`` -> ids of the W&B runs, as the tracker keeps them in each run directory."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Return ``(entity, project)`` -> ids of the W&B runs, as the tracker stores them in each run directory."""
+    ids: dict[tuple[str, str], list[str]] = {}
     for run in runs:
-        kept = json_of(run.path, "tracking/wandb.json")
-        if isinstance(kept, dict) and isinstance(kept.get("id"), str) and isinstance(kept.get("project"), str):
-            found.setdefault((str(kept.get("entity") or entity), kept["project"]), []).append(kept["id"])
-    return found
+        state = json_of(run.path, "tracking/wandb.json")
+        if isinstance(state, dict) and isinstance(state.get("id"), str) and isinstance(state.get("project"), str):
+            ids.setdefault((str(state.get("entity") or entity), state["project"]), []).append(state["id"])
+    return ids
 
 
 def _pairs(contrast: Contrast) -> str:

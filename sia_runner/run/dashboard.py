@@ -1,4 +1,4 @@
-"""``web=true``: the live dashboard of a run, in a process of its own beside it, while the run is carried out."""
+"""The live dashboard of one run (``web=true``), in a separate process while the run is carried out."""
 
 import importlib.util
 import subprocess
@@ -13,17 +13,19 @@ from sia_runner.rundir import RunDir, RunError
 _PACKAGES = ("fastapi", "uvicorn")
 
 
-def check(config: Experiment) -> None:
-    """Raises RunError where it is asked for and cannot be had."""
+def check_dashboard(config: Experiment) -> None:
+    """Raise RunError where the dashboard is requested but its packages are missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None] if config.web else []
     if missing:
         raise RunError(f"web=true needs {missing[0]}: pip install 'sia-runner[web]'; or web=false")
 
 
 @contextmanager
-def dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) -> Iterator[None]:
-    """`say` is told the address. With a token, which the harnesses of the run do not know. Trouble with it is said,
-    and the run goes on."""
+def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) -> Iterator[None]:
+    """Start the dashboard of the run and pass its address to `say`.
+
+    The address contains a token that the harnesses of the run do not know. Problems are reported, and the run goes on.
+    """
     if not config.web:
         yield
         return
@@ -31,17 +33,17 @@ def dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) -> It
     process = subprocess.Popen(
         command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    told = threading.Thread(target=_tell, args=(process.stdout, say), daemon=True)
-    told.start()
+    reader = threading.Thread(target=_forward_lines, args=(process.stdout, say), daemon=True)
+    reader.start()
     try:
         yield
     finally:
         if process.stdin:
-            process.stdin.close()  # which ends it; its output is closed by who reads it, who may be reading
+            process.stdin.close()  # this ends it; the reader thread closes its output
         process.wait()
-        told.join()
+        reader.join()
 
 
-def _tell(lines: Iterable[str] | None, say: Callable[[str], None]) -> None:
+def _forward_lines(lines: Iterable[str] | None, say: Callable[[str], None]) -> None:
     for line in lines or ():
         say(line.rstrip())

@@ -1,6 +1,6 @@
-"""What a person sees while a run is under way: a progress line per stage, a line per generation, a table at the end.
+"""The terminal output of a run: a progress line per stage, a line per generation, a table at the end.
 
-On a terminal the stage under way is a live line; elsewhere (a log file, SLURM) every event is one plain line.
+On a terminal the current stage is a live line; elsewhere (a log file, SLURM) every event is one plain line.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +23,8 @@ _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red", "unscored"
 
 
 class Display:
+    """The terminal output of one run; use it as a context manager."""
+
     def __init__(self, max_gen: int, console: Console | None = None) -> None:
         self._console = console or _console()
         self._progress = Progress(
@@ -37,7 +39,7 @@ class Display:
             disable=not self._console.is_terminal,
         )
         self._stage = "starting"
-        self._spent = ""
+        self._cost = ""
         self._bar = self._progress.add_task(self._stage, total=max_gen, unit="generations")
 
     def __enter__(self) -> "Display":
@@ -48,18 +50,19 @@ class Display:
         self._progress.stop()
 
     def say(self, text: str) -> None:
+        """Print one line of plain text."""
         self._console.print(escape(text))
 
     @contextmanager
     def stage(self, name: str, where: str) -> Iterator[None]:
+        """Show `name` as the current stage; `where` says in which generation."""
         self._stage = f"{where} · {name}"
         self._progress.update(self._bar, description=self._stage)
         yield
 
     @contextmanager
     def following(self, log: Path) -> Iterator[None]:
-        """While a stage is under way, what it writes to `log`: on a live line with a bar of its own, or now and then
-        as a line."""
+        """Show what the current stage writes to `log`: with a live progress bar, or as a plain line every 10 s."""
         live = self._console.is_terminal
         bar = self._progress.add_task("", unit="steps", visible=False)
 
@@ -67,8 +70,8 @@ class Display:
             if not live:
                 self._console.print(f"{self._stage} · {escape(line)}")
                 return
-            done, asked = steps(line) or (None, None)
-            self._progress.update(bar, description=escape(line), completed=done, total=asked, visible=True)
+            done, total = steps(line) or (None, None)
+            self._progress.update(bar, description=escape(line), completed=done, total=total, visible=True)
 
         try:
             with Following(log, show, every=0.5 if live else 10.0):
@@ -76,27 +79,30 @@ class Display:
         finally:
             self._progress.remove_task(bar)
 
-    def spent(self, cost: str) -> None:
-        """What the run cost so far: with the number of generations, or as a line where it changed."""
+    def show_cost(self, cost: str) -> None:
+        """Show what the run cost so far beside the number of generations, or as a line where it changed."""
         self._progress.update(self._bar, unit=f"generations · {escape(cost)}" if cost else "generations")
-        if cost != self._spent and not self._console.is_terminal:
+        if cost != self._cost and not self._console.is_terminal:
             self._console.print(f"  so far: {escape(cost)}")
-        self._spent = cost
+        self._cost = cost
 
-    def generation(self, now: Finished, before: Sequence[Finished]) -> None:
-        """One lasting line per generation, as soon as it is judged."""
-        self._progress.update(self._bar, completed=now.n)
-        score = f"{now.val.value:.3f}" if now.val else "no score"
-        title = escape(now.steps["propose"]["title"])
-        change = _change(now, before)
-        status = f"[{_STYLE[now.status]}]{now.status}[/]"
-        reason = escape(now.steps["accept"]["reason"])
-        seconds = sum(now.seconds.values())
-        self._console.print(f"generation {now.n}: {status} val {score}{change} · {title} · {reason} · {seconds:.1f} s")
-        if update := training(now):
+    def show_generation(self, generation: Finished, before: Sequence[Finished]) -> None:
+        """Print one lasting line for a generation, as soon as it has its verdict."""
+        self._progress.update(self._bar, completed=generation.n)
+        score = f"{generation.val.value:.3f}" if generation.val else "no score"
+        title = escape(generation.steps["propose"]["title"])
+        change = _change(generation, before)
+        status = f"[{_STYLE[generation.status]}]{generation.status}[/]"
+        reason = escape(generation.steps["accept"]["reason"])
+        seconds = sum(generation.seconds.values())
+        self._console.print(
+            f"generation {generation.n}: {status} val {score}{change} · {title} · {reason} · {seconds:.1f} s"
+        )
+        if update := training(generation):
             self._console.print(f"  update: {escape(update_line(update))}")
 
-    def end(self, summary: Mapping[str, Any], run: Path) -> None:
+    def show_summary(self, summary: Mapping[str, Any], run: Path) -> None:
+        """Print the table of generations and the closing lines."""
         self._progress.stop()
         self._console.print()
         if summary["generations"]:
@@ -106,21 +112,21 @@ class Display:
 
 
 def _console() -> Console:
-    """A log file has no width; wide enough for a table that nobody has to unfold."""
+    """Return a console that is wide enough for the table: a log file has no width of its own."""
     console = Console(highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
 
 def table(summary: Mapping[str, Any]) -> Table:
-    """generation, lever, status, val ± ci, change, seconds, why"""
-    shown = Table(
+    """Return the table of generations: lever, status, val ± ci, change, seconds, why."""
+    columns = Table(
         title=f"{summary['task']} · {summary['mode']} · {summary['metric']['name']} on val", title_justify="left"
     )
     for name, justify in [("gen", "right"), ("lever", "left"), ("status", "left"), ("val [95% ci]", "left")]:
-        shown.add_column(name, justify=justify)  # type: ignore[arg-type]
+        columns.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name in ("change", "seconds"):
-        shown.add_column(name, justify="right")
-    shown.add_column("why", overflow="fold")
+        columns.add_column(name, justify="right")
+    columns.add_column("why", overflow="fold")
     best: float | None = None
     for g in summary["generations"]:
         value = g["val"]["value"] if g["val"] else None
@@ -129,17 +135,17 @@ def table(summary: Mapping[str, Any]) -> Table:
         status = f"[{_STYLE[g['status']]}]{g['status']}[/]"
         seconds = f"{sum(g['seconds'].values()):.1f}"
         val = interval(g["val"]) if g["val"] else "–"
-        shown.add_row(str(g["n"]), g["lever"], status, escape(val), change, seconds, escape(why))
+        columns.add_row(str(g["n"]), g["lever"], status, escape(val), change, seconds, escape(why))
         if g["status"] == "accepted":
             best = value
-    return shown
+    return columns
 
 
 def closing_lines(summary: Mapping[str, Any], run: Path) -> list[str]:
-    """Initial against best on test, and what to do next."""
+    """Return the lines on test (initial against best) and on what to do next."""
     lines = [f"stopped: {summary['stopped']}"] if summary["stopped"] else []
     if summary["status"] != "interrupted":
-        lines += _verdict(summary) + published_lines(summary.get("published"))
+        lines += _test_lines(summary) + published_lines(summary.get("published"))
     lines += spending(summary["usage"])
     lines.append(f"run directory: {run}   (status: {summary['status']})")
     if summary["status"] == "interrupted":
@@ -148,6 +154,7 @@ def closing_lines(summary: Mapping[str, Any], run: Path) -> list[str]:
 
 
 def approval_lines(n: int, run: Path) -> list[str]:
+    """Return the lines that say how to answer the plan of generation `n`."""
     command = f"python -m sia_runner.approve {run}"
     return [
         f"generation {n} waits for approval: {run}/gen_{n}/plan.md",
@@ -156,7 +163,7 @@ def approval_lines(n: int, run: Path) -> list[str]:
     ]
 
 
-def _verdict(summary: Mapping[str, Any]) -> list[str]:
+def _test_lines(summary: Mapping[str, Any]) -> list[str]:
     best = summary["best"]
     if best is None:
         return ["no candidate could be scored: see stdout.log and gate/stdout.log of the generations"]
@@ -171,7 +178,7 @@ def _verdict(summary: Mapping[str, Any]) -> list[str]:
 
 
 def spending(usage: Mapping[str, Any]) -> list[str]:
-    """What was spent on models, in one line; none where no model was called."""
+    """Return one line on what was spent on models; no line where no model was called."""
     if not usage["calls"]:
         return []
     dollars = "price not known" if usage["usd"] is None else f"${usage['usd']:.2f}"
@@ -180,10 +187,11 @@ def spending(usage: Mapping[str, Any]) -> list[str]:
 
 
 def resume_line(run: Path) -> str:
+    """Return the line that says how to resume the run."""
     return f"to continue:   python -m sia_runner resume={run}"
 
 
-def _change(now: Finished, before: Sequence[Finished]) -> str:
+def _change(generation: Finished, before: Sequence[Finished]) -> str:
     n = incumbent(before)
     old = next((g.val for g in before if g.n == n), None)
-    return "" if now.val is None or old is None else f" ({now.val.value - old.value:+.3f})"
+    return "" if generation.val is None or old is None else f" ({generation.val.value - old.value:+.3f})"

@@ -1,4 +1,4 @@
-"""Several candidates under way at once, and yet the same verdicts whatever takes how long."""
+"""Several candidates evaluated at once, with verdicts that do not depend on how long each one takes."""
 
 import threading
 from collections.abc import Callable
@@ -9,22 +9,27 @@ T = TypeVar("T")
 
 
 def known(n: int, in_flight: int) -> int:
-    """How many verdicts proposal `n` is made from: all but those of the `in_flight` - 1 candidates before it, whether
-    or not these happen to have been judged by then. The first candidate goes alone: nothing is known before it."""
+    """Return the number of verdicts that proposal `n` is based on.
+
+    These are all but those of the `in_flight` - 1 candidates before it, even if these already have a verdict. The first
+    candidate runs alone, since no proposal can be based on anything before it.
+    """
     return 0 if n == 1 else max(1, n - in_flight)
 
 
 class Flight(Generic[T]):
-    """``with Flight(work, last, in_flight) as flight: flight.land(1); flight.land(2); …``
+    """A pool of candidates in evaluation whose results are collected in order.
 
-    `work(n)` runs on a thread of its own as soon as `known(n)` candidates have landed; so at most `in_flight` are under
-    way. On the way out those under way are waited for, except after an interrupt.
+    ``with Flight(work, last, in_flight) as pipeline: pipeline.result_of(1); pipeline.result_of(2); …``
+
+    `work(n)` runs on a thread of its own as soon as `known(n)` candidates were collected, so at most `in_flight` run at
+    once. On exit the running ones are waited for, except after an interrupt.
     """
 
     def __init__(self, work: Callable[[int], T], last: int, in_flight: int) -> None:
         self._work, self._last, self._in_flight = work, last, in_flight
-        self._begun: dict[int, tuple[threading.Thread, Future[T]]] = {}
-        self.closed = False  # may no other candidate begin?
+        self._candidates: dict[int, tuple[threading.Thread, Future[T]]] = {}
+        self.closed = False  # True: no further candidate starts
         self._over = threading.Event()
 
     def __enter__(self) -> "Flight[T]":
@@ -33,33 +38,39 @@ class Flight(Generic[T]):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over.set()
         if kind is None or not issubclass(kind, KeyboardInterrupt):
-            for thread, _future in self._begun.values():
+            for thread, _future in self._candidates.values():
                 thread.join()
 
     @property
-    def over(self) -> bool:
-        """Is nobody waiting for candidates any more? Who works on one then stops at the next step."""
+    def is_over(self) -> bool:
+        """True when nobody waits for candidates any more: a running one then stops at its next step."""
         return self._over.is_set()
 
     def close(self) -> None:
-        """No other candidate begins; those under way can land."""
+        """Let no further candidate start; running ones can still be collected."""
         self.closed = True
 
-    def land(self, n: int) -> T | None:
-        """What became of candidate `n`, None if it never began; every one before it has landed. Raises what its work
-        raised."""
-        while not self.closed and len(self._begun) < self._last and known(len(self._begun) + 1, self._in_flight) < n:
-            self._begin(len(self._begun) + 1)
-        return self._begun[n][1].result() if n in self._begun else None
+    def result_of(self, n: int) -> T | None:
+        """Wait for candidate `n` and return its result; None if it never started. Collect candidates in order.
 
-    def _begin(self, n: int) -> None:
+        Raises what its work raised.
+        """
+        while (
+            not self.closed
+            and len(self._candidates) < self._last
+            and known(len(self._candidates) + 1, self._in_flight) < n
+        ):
+            self._start(len(self._candidates) + 1)
+        return self._candidates[n][1].result() if n in self._candidates else None
+
+    def _start(self, n: int) -> None:
         future: Future[T] = Future()
         thread = threading.Thread(target=self._carry_out, args=(n, future), name=f"candidate-{n}", daemon=True)
-        self._begun[n] = thread, future
+        self._candidates[n] = thread, future
         thread.start()
 
     def _carry_out(self, n: int, future: Future[T]) -> None:
         try:
             future.set_result(self._work(n))
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the candidate lands
+        except BaseException as error:  # noqa: BLE001 - it is raised again in result_of
             future.set_exception(error)

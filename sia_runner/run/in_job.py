@@ -1,4 +1,4 @@
-"""A stage in a process of its own, perhaps on another node: what the driver has ready is made ready here too."""
+"""Running a stage in a process of its own, perhaps on another node: it first prepares what the driver has prepared."""
 
 import socket
 from collections.abc import Callable
@@ -13,16 +13,18 @@ from sia_runner.sandbox.protocol import SandboxError
 Result = dict[str, Any]
 
 
-def carry_out(stage: Callable[..., Result], config: Experiment, run: RunDir, n: int, *given: Any) -> Result:
-    """What the stage returns or raises. What this process held of the budget is given back. Raises SandboxFailed where
-    this node has no sandbox: that is not the candidate's fault."""
-    room = rooms(config)
-    room.task.prepare(lambda _: None)
+def carry_out(stage: Callable[..., Result], config: Experiment, run: RunDir, n: int, *arguments: Any) -> Result:
+    """Run the stage, and release what this process reserved of the budget.
+
+    Raises SandboxFailed where this node has no sandbox: that is not the candidate's fault.
+    """
+    components = rooms(config)
+    components.task.prepare(lambda _: None)
     try:
-        room.sandbox.check(door=config.needs_door)
+        components.sandbox.check(door=config.needs_door)
     except SandboxError as error:
         raise SandboxFailed(f"{socket.gethostname()}: {error}") from error
     try:
-        return stage(config, run, n, *given)
+        return stage(config, run, n, *arguments)
     finally:
         close_models(config, run)

@@ -1,4 +1,4 @@
-"""lock.json: all that a reader needs to know what exactly was run."""
+"""The lock.json of a run: all that a reader needs to know what exactly was run."""
 
 import hashlib
 import platform
@@ -21,7 +21,8 @@ PACKAGES = ("hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "
 
 
 def lock(config: Experiment, run: RunDir, overrides: Sequence[str]) -> dict[str, Any]:
-    room = rooms(config)
+    """Return the content of lock.json: versions, hashes, seeds and the machine."""
+    components = rooms(config)
     return {
         "sia_runner": __version__,
         "git": _git_revision(),
@@ -31,19 +32,19 @@ def lock(config: Experiment, run: RunDir, overrides: Sequence[str]) -> dict[str,
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
-        "data": room.task.data_hashes(),
+        "data": components.task.data_hashes(),
         "policy": _policy(config, run),
         "sandbox": {
-            "name": room.sandbox.name,
-            **room.sandbox.versions(),
-            "gaps": room.sandbox.gaps(door=config.needs_door),
+            "name": components.sandbox.name,
+            **components.sandbox.versions(),
+            "gaps": components.sandbox.gaps(door=config.needs_door),
         },
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
 
 
 def _policy(config: Experiment, run: RunDir) -> dict[str, str] | None:
-    """The base whose weights the harness calls, by hash: what a comparison of two runs began from."""
+    """Return id and hash of the base that the harness calls, for comparing runs; None without a policy."""
     gateway = models(config, run)
     if gateway is None or not config.has_policy:
         return None
@@ -52,9 +53,9 @@ def _policy(config: Experiment, run: RunDir) -> dict[str, str] | None:
 
 
 def check_data(config: Experiment, locked: dict[str, Any]) -> None:
-    """A run is only continued on the data it began with. Raises RunError."""
-    now = rooms(config).task.data_hashes()
-    changed = sorted(name for name in {*now, *locked["data"]} if now.get(name) != locked["data"].get(name))
+    """Raise RunError unless the data is the same as when the run began."""
+    hashes = rooms(config).task.data_hashes()
+    changed = sorted(name for name in {*hashes, *locked["data"]} if hashes.get(name) != locked["data"].get(name))
     if changed:
         raise RunError(
             f"the data changed since the run began ({', '.join(changed)}); a resumed run needs the same data"
@@ -69,13 +70,13 @@ def _version(name: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Of the checkout this package runs from; None for an installed wheel."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
+    """Return the git revision of the checkout that this package runs from; None for an installed wheel."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
         return None
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
+        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return process.stdout.strip() or None

@@ -1,8 +1,8 @@
-"""The loop with `search.in_flight` candidates under way: evaluation goes on while the next proposals are written.
+"""The loop with several candidates at once (`search.in_flight`): it evaluates while the next proposals are written.
 
-Proposal n is made from the verdicts on candidates 1 to n - in_flight, exactly these, and verdicts fall in the order of
-numbers, each against the incumbent of all candidates before. So a run does not depend on what took how long, nor on how
-often it was cut.
+Proposal n is based on exactly the verdicts on candidates 1 to n - in_flight. Verdicts are given in the order of the
+numbers, each against the incumbent of all candidates before. So the result depends neither on how long anything took
+nor on how often the run was interrupted.
 """
 
 import threading
@@ -16,11 +16,13 @@ from sia_runner.rooms import rooms
 from sia_runner.run.flight import Flight, known
 
 
-class _Dropped(Exception):
-    """The run has ended without this candidate."""
+class _CandidateDropped(Exception):
+    """Raised on the thread of a candidate that the run has ended without."""
 
 
 class Steady(Loop):
+    """A loop that evaluates `search.in_flight` candidates at once."""
+
     def __call__(self) -> int:
         try:
             return super().__call__()
@@ -29,23 +31,26 @@ class Steady(Loop):
             raise
 
     def _generations(self) -> str:
-        """As Loop's. What is under way when the budget is spent or a plateau is reached still gets its verdict; what is
-        under way behind a proposer's `stop` is dropped."""
-        search, last, spent = self._config.search, self._config.max_gen, ""
-        with Flight(self._under_way, last, search.in_flight) as self._flight:
+        """Run all generations, as Loop does; return how the run ended.
+
+        Candidates under evaluation still get their verdict when the budget is spent or a plateau is reached. Those
+        proposed after a proposer's `stop` are dropped.
+        """
+        search, last, reason = self._config.search, self._config.max_gen, ""
+        with Flight(self._evaluate_early, last, search.in_flight) as self._pipeline:
             for n in range(1, last + 1):
-                if (reached := plateau(search, self._history(n - 1))) and not self._flight.closed:
-                    self._stopped(n, reached)
-                spent = spent or self._minutes_over(n)
-                if reached or spent:
-                    self._flight.close()
-                landed = self._flight.land(n)
-                if landed is None:
-                    return self._out_of_budget(spent) if spent else "completed"
-                if isinstance(landed, str):
-                    self._stopped(n, landed)
+                if (plateau_reason := plateau(search, self._history(n - 1))) and not self._pipeline.closed:
+                    self._record_stop(n, plateau_reason)
+                reason = reason or self._minutes_over(n)
+                if plateau_reason or reason:
+                    self._pipeline.close()
+                decision = self._pipeline.result_of(n)
+                if decision is None:
+                    return self._out_of_budget(reason) if reason else "completed"
+                if isinstance(decision, str):
+                    self._record_stop(n, decision)
                     break
-                self._decide(n, landed)
+                self._decide(n, decision)
                 self._publish("running")
         return "completed"
 
@@ -53,16 +58,19 @@ class Steady(Loop):
         return [past.as_past() for past in finished(self._journal)[:n]]
 
     def _minutes_over(self, n: int) -> str:
-        """Why nothing new may begin, now that `n` is next; a generation that has its verdict is no new one."""
-        limit, spent = self._config.budget.minutes, minutes_spent(self._journal)
-        if limit is None or spent < limit or len(finished(self._journal)) >= n:
-            return ""
-        return f"{spent:.1f} of {limit:g} minutes"
+        """Return why no new candidate may start when `n` is next; empty while time is left.
 
-    def _under_way(self, n: int) -> Decision | str:
+        A generation that already has its verdict is not new.
+        """
+        limit, minutes = self._config.budget.minutes, minutes_spent(self._journal)
+        if limit is None or minutes < limit or len(finished(self._journal)) >= n:
+            return ""
+        return f"{minutes:.1f} of {limit:g} minutes"
+
+    def _evaluate_early(self, n: int) -> Decision | str:
         return self._candidate(n, finished(self._journal)[: known(n, self._config.search.in_flight)])
 
     def _once(self, key: str, work: Callable[[], Result]) -> Result:
-        if self._flight.over and threading.current_thread() is not threading.main_thread():
-            raise _Dropped(key)
+        if self._pipeline.is_over and threading.current_thread() is not threading.main_thread():
+            raise _CandidateDropped(key)
         return super()._once(key, work)

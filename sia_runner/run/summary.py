@@ -1,4 +1,4 @@
-"""summary.json and context.md: what the journal says, in the shapes that people and reports read."""
+"""The files summary.json, usage.json and context.md: the journal in the shapes that people and reports read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ Json = dict[str, Any]
 
 
 def build(config: Experiment, run: RunDir, journal: Record, status: str) -> Json:
-    """`status`: running | completed | failed | budget | interrupted. See DESIGN for the shape."""
+    """Return the content of summary.json. `status`: running | completed | failed | budget | interrupted."""
     generations = finished(journal)
     task = rooms(config).task
     best = incumbent(generations)
-    spent = read(run.ledger)
+    totals = read(run.ledger)
     return {
         "run": run.path.name,
         "task": task.name,
@@ -32,29 +32,29 @@ def build(config: Experiment, run: RunDir, journal: Record, status: str) -> Json
         "seed": config.seed,
         "split_seed": config.split_seed,
         "selected_on_test": not task.has_test,
-        "generations": [_generation(g, spent.of(generation=g.n)) for g in generations],
+        "generations": [_generation(g, totals.of(generation=g.n)) for g in generations],
         "best": None if best is None else _best(journal, generations, best),
         "stopped": next((e["reason"] for e in journal.of("stopped")), None),
         "waits": waiting(journal),  # the generation whose plan a person has to approve
         "published": _published(config),  # what others report on this task
-        "usage": usage(spent.total),
+        "usage": usage(totals.total),
         "journal_head": journal.head,
     }
 
 
 def usage(row: Row) -> Json:
-    """What was spent on models. `usd` is null where some call's price is not known: nothing is guessed as zero."""
+    """Return what was spent on models. `usd` is null where any call has no known price, never zero for it."""
     return {
         "usd": round(row.dollars, 9) if row.priced else None,
         "tokens": row.input_tokens + row.output_tokens,
         "calls": row.calls,
         "input_tokens": row.input_tokens,
         "output_tokens": row.output_tokens,
-        "unanswered": row.unanswered,  # sent, and cut off before an answer came; counted at what was reserved
+        "unanswered": row.unanswered,  # sent without receiving an answer; counted at the reserved amount
     }
 
 
-def _generation(g: Finished, spent: Row) -> Json:
+def _generation(g: Finished, row: Row) -> Json:
     proposal = g.steps["propose"]
     verify = g.steps.get("verify", {})
     return {
@@ -69,21 +69,21 @@ def _generation(g: Finished, spent: Row) -> Json:
         "outcomes": verify.get("outcomes", {}),
         "training": training(g),
         "seconds": {step: g.seconds[step] for step in STEPS if step in g.seconds},
-        "usage": usage(spent),
+        "usage": usage(row),
     }
 
 
 def training(g: Finished) -> Json | None:
-    """The weights update of a generation; curves have one value per step, or per round of rollouts."""
-    built = g.steps.get("build", {})
-    if "reward" not in built:
+    """Return the weights update of a generation, if any; curves have one value per step or per rollout batch."""
+    build_result = g.steps.get("build", {})
+    if "reward" not in build_result:
         return None
     keys = ("steps", "reward", "kl", "entropy", "stopped", "tokens", "seconds")
-    return {"asked": built["algorithm"]["steps"]} | {key: built[key] for key in keys}
+    return {"asked": build_result["algorithm"]["steps"]} | {key: build_result[key] for key in keys}
 
 
 def update_line(update: Json) -> str:
-    """``16 of 16 steps, reward 0.312 -> 0.671, KL 1.204, entropy 0.301, 40,960 tokens, 31.2 s``"""
+    """Format an update as ``16 of 16 steps, reward 0.312 -> 0.671, KL 1.204, entropy 0.301, 40,960 tokens, 31.2 s``."""
     parts = [f"{update['steps']} of {update['asked']} steps"]
     if reward := update["reward"]:
         parts.append(f"reward {reward[0]:.3f} -> {reward[-1]:.3f}")
@@ -109,18 +109,19 @@ def _best(journal: Record, generations: Sequence[Finished], best: int) -> Json:
         "test": of_best and of_best["score"],
         "baseline_test": of_baseline and of_baseline["score"],
     }
-    standings = {"standing": of_best, "baseline_standing": of_baseline}  # of tasks that have a grader or medals besides
-    return scores | {name: of["standing"] for name, of in standings.items() if of and "standing" in of}
+    standings = {"standing": of_best, "baseline_standing": of_baseline}  # only tasks with a grader or medals have one
+    return scores | {name: result["standing"] for name, result in standings.items() if result and "standing" in result}
 
 
 def write(run: RunDir, summary: Json) -> None:
+    """Write summary.json, usage.json and context.md."""
     write_json(run.summary, summary)
     write_json(run.path / "usage.json", summary["usage"])
     write_text(run.context, context(run.path, summary))
 
 
 def context(run: Path, summary: Json) -> str:
-    """The story of the run in Markdown."""
+    """Return the story of the run in Markdown."""
     lines = [f"# {summary['task']} · {summary['mode']} · {summary['status']}", ""]
     if summary["selected_on_test"]:
         lines += ["**selected_on_test**: this task brings its own evaluator and cannot be split.", ""]
@@ -148,6 +149,6 @@ def context(run: Path, summary: Json) -> str:
 
 
 def interval(score: Json) -> str:
-    """``0.781 [0.753, 0.806] (n=913)``"""
+    """Format a score as ``0.781 [0.753, 0.806] (n=913)``."""
     bounds = "" if score["ci95"] is None else f" [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
     return f"{score['value']:.3f}{bounds} (n={score['n']})"

@@ -1,4 +1,4 @@
-"""What a run has cost so far, against its budget, in a few words."""
+"""A short text on what a run has cost so far, against its budget."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,10 @@ from sia_runner.config import Amounts
 
 
 def so_far(usage: Mapping[str, Any], minutes: float, budget: Amounts) -> str:
-    """``$0.12 of $5.00, 1,204 of 10,000 calls, 3.1 of 60 minutes``: what was spent or has a limit. Empty where no
-    model was called and nothing is limited."""
+    """Format the amounts that were spent or have a limit: ``$0.12 of $5.00, 1,204 of 10,000 calls, 3.1 of 60 minutes``.
+
+    The text is empty where no model was called and nothing is limited.
+    """
     parts: list[str] = []
     if budget.usd is not None or usage["calls"]:
         dollars = "price not known" if usage["usd"] is None else f"${usage['usd']:.2f}"

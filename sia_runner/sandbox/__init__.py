@@ -1,1 +1,1 @@
-"""Sandbox: where a harness runs."""
+"""Sandboxes, in which harnesses run."""

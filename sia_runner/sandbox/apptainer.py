@@ -19,14 +19,17 @@ from sia_runner.sandbox.protocol import Ended, Job, SandboxError
 
 
 class Apptainer:
+    """The `apptainer` sandbox: each job runs in a container of one image file."""
+
     name = "apptainer"
 
     def __init__(self, image: str, gpus: int = 0) -> None:
-        """`gpus`: 0 none, else all that the job was given."""
+        """Take the path of an image; `gpus`: 0 for none, any other number for all GPUs of this job."""
         self._image = image
         self._gpus = gpus
 
     def check(self, *, door: bool = False) -> None:
+        """Raise SandboxError when this backend cannot work here."""
         _program()
         _image(self._image)
         if not seccomp.supported():
@@ -36,6 +39,7 @@ class Apptainer:
             raise SandboxError(problem)
 
     def gaps(self, *, door: bool = False) -> list[str]:
+        """List what this backend does not protect on this machine, one sentence each."""
         del door  # opens nothing else here
         gaps = ["A hole in the kernel itself is a way out: containers share the host's kernel."]
         if not cgroups.possible():
@@ -46,21 +50,28 @@ class Apptainer:
         return gaps
 
     def versions(self) -> dict[str, str]:
+        """Return the image, its hash and apptainer's version."""
         return {"image": self._image, "id": _identity(_image(self._image)), "engine": _version()}
 
     def run(self, job: Job) -> Ended:
+        """Run one job to its end or to a limit."""
         return run(job, self._plan)
 
     def _plan(self, job: Job) -> dict[str, Any]:
         uid = identity.unprivileged() if os.geteuid() == 0 else None
-        plan, shown = plan_for(job, uid, kind="apptainer")
+        plan, visible = plan_for(job, uid, kind="apptainer")
         image = os.fspath(_image(self._image))
-        plan["apptainer"] = arguments(_program(), image, shown, plan["work"], uid=uid, gpus=bool(self._gpus))
+        plan["apptainer"] = arguments(_program(), image, visible, plan["work"], uid=uid, gpus=bool(self._gpus))
         return plan
 
 
-def arguments(program: str, image: str, shown: dict[str, str], work: str, *, uid: int | None, gpus: bool) -> list[str]:
-    """The command line. Nothing of the host is left to its configuration: no home, no bound folders, no environment."""
+def arguments(
+    program: str, image: str, visible: dict[str, str], work: str, *, uid: int | None, gpus: bool
+) -> list[str]:
+    """Build the command line.
+
+    Nothing of the host is left to apptainer's configuration: no home, no bound folders, no environment.
+    """
     words = [
         program,
         "--silent",
@@ -76,25 +87,25 @@ def arguments(program: str, image: str, shown: dict[str, str], work: str, *, uid
         words += ["--security", f"uid:{uid}", "--security", f"gid:{uid}"]
     if gpus:
         words.append("--nv")
-    for inside, source in shown.items():
+    for inside, source in visible.items():
         words += ["--mount", _mount(source, inside) + ",ro"]
     return [*words, "--mount", _mount(work, WORK), image, *PROGRAM]
 
 
 def _mount(source: str, inside: str) -> str:
-    """Comma-separated values, quoted as such: a path may hold a comma."""
+    """Return a --mount option as quoted comma-separated values: a path may hold a comma."""
     return ",".join(
         '"' + part.replace('"', '""') + '"' for part in ("type=bind", f"source={source}", f"destination={inside}")
     )
 
 
 def _program() -> str:
-    found = shutil.which("apptainer")
-    if not found:
+    path = shutil.which("apptainer")
+    if not path:
         raise SandboxError(
             "apptainer is not installed (its program is not on PATH; clusters often have a module of it)"
         )
-    return os.path.realpath(found)
+    return os.path.realpath(path)
 
 
 def _image(name: str) -> Path:
@@ -109,7 +120,7 @@ def _image(name: str) -> Path:
 
 @lru_cache(maxsize=4)
 def _identity(image: Path) -> str:
-    """Of a file its hash; a folder has none that could be had quickly."""
+    """Return the hash of an image file; a folder has none that is quick to compute."""
     if image.is_dir():
         return "folder"
     with image.open("rb") as file:
@@ -118,5 +129,5 @@ def _identity(image: Path) -> str:
 
 @lru_cache(maxsize=1)
 def _version() -> str:
-    said = subprocess.run([_program(), "--version"], capture_output=True, text=True, check=False, timeout=30).stdout
-    return said.strip()
+    output = subprocess.run([_program(), "--version"], capture_output=True, text=True, check=False, timeout=30).stdout
+    return output.strip()

@@ -1,4 +1,4 @@
-"""auto: bubblewrap where it really works, else `process`, which then says why."""
+"""Choose bubblewrap where it really works, else `process`, whose gaps then say why."""
 
 from sia_runner.sandbox.bubblewrap import Bubblewrap
 from sia_runner.sandbox.process import Process
@@ -6,6 +6,7 @@ from sia_runner.sandbox.protocol import Sandbox, SandboxError
 
 
 def auto() -> Sandbox:
+    """Return the stronger of the two sandboxes without an image that works here."""
     sandbox = Bubblewrap()
     try:
         sandbox.check()

@@ -19,14 +19,18 @@ _SMALL_MB = 64  # of /tmp and of /dev/shm, each
 
 
 class Bubblewrap:
+    """The `bubblewrap` sandbox."""
+
     name = "bubblewrap"
 
     def check(self, *, door: bool = False) -> None:
+        """Raise SandboxError when this backend cannot work here."""
         problem = _problem(door)
         if problem:
             raise SandboxError(problem)
 
     def gaps(self, *, door: bool = False) -> list[str]:
+        """List what this backend does not protect on this machine, one sentence each."""
         del door  # opens nothing else here
         gaps = ["A hole in the kernel itself is a way out: bubblewrap shares the host's kernel."]
         if not cgroups.possible():
@@ -37,9 +41,11 @@ class Bubblewrap:
         return gaps
 
     def versions(self) -> dict[str, str]:
+        """Return nothing: a harness sees this machine's own Python."""
         return {}
 
     def run(self, job: Job) -> Ended:
+        """Run one job to its end or to a limit."""
         return run(job, _plan)
 
 
@@ -69,14 +75,14 @@ def _plan(job: Job) -> dict[str, Any]:
 
 
 def _door_files(socket: str) -> dict[str, str]:
-    """What the relay is made of, as the package that it is part of, and the one file that leads outside."""
+    """Map paths inside to the relay's modules, laid out as their package, and to the gateway's socket."""
     modules = {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in ("door.py", "relay.py")}
     return {**modules, _GATEWAY: socket}
 
 
 def _arguments(python: str, sources: dict[str, str], ours: dict[str, str], work: str, *, as_root: bool) -> list[str]:
-    shown = interpreter.shown(python)
-    interpreter.refuse_shown([work, *sources.values()], shown)
+    visible = interpreter.shown(python)
+    interpreter.refuse_shown([work, *sources.values()], visible)
     small = ["--perms", "1777", "--size", str(_SMALL_MB << 20), "--tmpfs"]
     arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     if as_root:  # launch.py changes to a stranger's uid, then nothing has any capability
@@ -94,7 +100,7 @@ def _arguments(python: str, sources: dict[str, str], ours: dict[str, str], work:
             arguments += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             binds[path] = path
-    binds |= {path: path for path in shown}
+    binds |= {path: path for path in visible}
     binds |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in ("passwd", "group", "hosts")}
     binds |= {_LAUNCH: os.fspath(_HERE / "launch.py"), **ours, **sources}
     # bwrap would make the folders on the way for root alone
@@ -106,10 +112,10 @@ def _arguments(python: str, sources: dict[str, str], ours: dict[str, str], work:
 
 
 def _program() -> str:
-    found = shutil.which("bwrap")
-    if not found:
+    path = shutil.which("bwrap")
+    if not path:
         raise SandboxError("bubblewrap is not installed (its program bwrap is not on PATH)")
-    return os.path.realpath(found)
+    return os.path.realpath(path)
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +125,10 @@ def _options() -> str:
 
 @lru_cache(maxsize=2)
 def _problem(door: bool) -> str:
-    """Why bubblewrap does not work here; empty when a trivial harness ran in it, and went through a door."""
+    """Explain in one line why bubblewrap does not work here; return an empty string when a trial job ran in it.
+
+    With `door` the trial job also connects to a socket outside.
+    """
     try:
         options = _options()
     except SandboxError as error:

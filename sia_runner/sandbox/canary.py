@@ -1,4 +1,4 @@
-"""The honest way to know whether a sandbox works here: run something in it."""
+"""Check that a sandbox works here, by running a small program in it."""
 
 import contextlib
 import socket
@@ -11,17 +11,17 @@ from sia_runner.records import Door
 from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, Sandbox, SandboxError
 
 _PLAIN = "open('made', 'w').close()\n"
-_THROUGH_A_DOOR = (
+_CONNECTING = (
     "import os, socket\n"
     "host, port = os.environ['DOOR'].removeprefix('http://').split(':')\n"
     "socket.create_connection((host, int(port)), 10).close()\n" + _PLAIN
 )
 
 
-_PAST_ITS_LIMITS = """
+_EXCEEDING = """
 import os, signal, time
 children = []
-while len(children) < {most}:
+while len(children) < {processes}:
     try:
         child = os.fork()
     except OSError:
@@ -46,30 +46,35 @@ _MEMORY_MB, _PROCESSES = 64, 12
 
 
 def ignored_limits(run: Callable[[Job], Ended]) -> tuple[str, ...]:
-    """Which of ``memory`` and ``processes`` a program passes by far under `run`. Raises SandboxError where it cannot
-    even try."""
-    program = _PAST_ITS_LIMITS.format(most=4 * _PROCESSES, blocks=3 * _MEMORY_MB // 8)
-    with _site(program) as job:
+    """Return those of ``memory`` and ``processes`` that a program far exceeds under `run`.
+
+    Raises SandboxError where the program could not even start.
+    """
+    program = _EXCEEDING.format(processes=4 * _PROCESSES, blocks=3 * _MEMORY_MB // 8)
+    with _trial_job(program) as job:
         limits = Limits(seconds=30, memory_mb=_MEMORY_MB, processes=_PROCESSES)
-        ended = run(replace(job, limits=limits))
+        result = run(replace(job, limits=limits))
         if not (job.work / "began").is_file():
-            raise SandboxError(f"no sandbox can be made here: {ended.detail or ended.ending.value}")
+            raise SandboxError(f"no sandbox can be made here: {result.detail or result.ending.value}")
         return tuple(name for name in ("memory", "processes") if (job.work / name).is_file())
 
 
 def problem(sandbox: Sandbox, door: bool) -> str:
-    """Why `sandbox` does not work here, in one line; empty when a trivial harness ran, connected to a socket outside if
-    that is asked (`door`), and wrote its file."""
-    with _site(_THROUGH_A_DOOR if door else _PLAIN) as job:
-        with _gateway(job.work.parent) if door else contextlib.nullcontext() as opened:
-            ended = sandbox.run(replace(job, door=opened))
-        if ended.ending is Ending.EXITED and ended.exit_code == 0 and (job.work / "made").is_file():
+    """Explain in one line why `sandbox` does not work here; return an empty string when it does.
+
+    A trivial harness must run, connect to a socket outside where `door` is set, and write its file.
+    """
+    with _trial_job(_CONNECTING if door else _PLAIN) as job:
+        with _gateway(job.work.parent) if door else contextlib.nullcontext() as gateway:
+            result = sandbox.run(replace(job, door=gateway))
+        if result.ending is Ending.EXITED and result.exit_code == 0 and (job.work / "made").is_file():
             return ""
-    return f"{sandbox.name} cannot make a sandbox here: {ended.detail or ended.ending.value}"
+    return f"{sandbox.name} cannot make a sandbox here: {result.detail or result.ending.value}"
 
 
 @contextlib.contextmanager
-def _site(program: str) -> Iterator[Job]:
+def _trial_job(program: str) -> Iterator[Job]:
+    """Make the folders of one trial job."""
     with tempfile.TemporaryDirectory(prefix="sia-check-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # a harness may run as another user
@@ -81,7 +86,7 @@ def _site(program: str) -> Iterator[Job]:
 
 @contextlib.contextmanager
 def _gateway(folder: Path) -> Iterator[Door]:
-    """Something that listens and says nothing: the kernel takes the connection."""
+    """Listen and never answer: the kernel accepts the connection."""
     path = folder / "gateway"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

@@ -11,7 +11,10 @@ _PREFIX = "sia-"
 
 
 class Group:
-    """`memory`, `pids` and `cpu` are the same folder in v2, folders of several hierarchies in v1."""
+    """One cgroup with limits of memory and processes.
+
+    `memory`, `pids` and `cpu` are the same folder in v2, folders of several hierarchies in v1.
+    """
 
     def __init__(self, memory: str, pids: str, version: int, cpu: str = "") -> None:
         self.memory = memory
@@ -25,6 +28,7 @@ class Group:
             _write(f"{folder}/cgroup.procs", 0)
 
     def oom_kills(self) -> int:
+        """Count the processes that the kernel killed for memory."""
         events = "memory.events" if self.version == 2 else "memory.oom_control"
         for line in _read(f"{self.memory}/{events}").splitlines():
             name, _, value = line.partition(" ")
@@ -33,19 +37,22 @@ class Group:
         return 0
 
     def peak_bytes(self) -> int:
-        """Highest memory use in all; 0 where the kernel does not tell (v2 before Linux 5.19)."""
+        """Return the highest memory use so far; 0 where the kernel does not tell (v2 before Linux 5.19)."""
         peak = "memory.peak" if self.version == 2 else "memory.max_usage_in_bytes"
         return int(_read(f"{self.memory}/{peak}") or 0)
 
     def cpu_seconds(self) -> float:
-        """Of all its processes so far; 0 where the kernel does not count."""
+        """Return the processor time of all its processes so far; 0 where the kernel does not count."""
         if self.version == 1:
             return int(_read(f"{self._cpu}/cpuacct.usage") or 0) / 1e9
         counts = dict(line.split() for line in _read(f"{self._cpu}/cpu.stat").splitlines())
         return int(counts.get("usage_usec", 0)) / 1e6
 
     def remove(self) -> None:
-        """Every process in it must have ended; the kernel may take a moment to see that."""
+        """Remove the cgroup, once every process in it has ended.
+
+        The kernel may take a moment to notice that.
+        """
         for folder in {self.memory, self.pids}:
             for _ in range(50):
                 if _removed(folder):
@@ -54,14 +61,14 @@ class Group:
 
 
 def create(memory_bytes: int, processes: int, root: str = ROOT) -> Group | None:
-    """A new cgroup with these limits, named after this process, or None where none can be made."""
+    """Make a cgroup with these limits, named after this process; return None where that is not possible."""
     if os.path.exists(f"{root}/cgroup.controllers"):
         return _create_v2(memory_bytes, processes, root)
     return _create_v1(memory_bytes, processes, root)
 
 
 def of(pid: int, root: str = ROOT) -> Group | None:
-    """The cgroup that a process is in, made by somebody else; None where it cannot be seen."""
+    """Return the cgroup that another program made for a process; None where it cannot be seen."""
     paths = _paths(pid)
     if os.path.exists(f"{root}/cgroup.controllers"):
         memory = pids = cpu = f"{root}{paths.get('', '')}"
@@ -69,12 +76,12 @@ def of(pid: int, root: str = ROOT) -> Group | None:
     else:
         memory, pids, cpu = (f"{root}/{name}{paths.get(name, '')}" for name in ("memory", "pids", "cpuacct"))
         version = 1
-    known = paths and all(os.path.exists(f"{folder}/cgroup.procs") for folder in (memory, pids))
-    return Group(memory, pids, version, cpu) if known else None
+    visible = paths and all(os.path.exists(f"{folder}/cgroup.procs") for folder in (memory, pids))
+    return Group(memory, pids, version, cpu) if visible else None
 
 
 def possible() -> bool:
-    """May a cgroup be made here? Tried, because permissions alone do not tell."""
+    """Tell whether a cgroup can be made here, by making one: permissions alone do not tell."""
     group = create(64 << 20, 16)
     if group:
         group.remove()
@@ -82,17 +89,17 @@ def possible() -> bool:
 
 
 def _create_v2(memory_bytes: int, processes: int, root: str) -> Group | None:
-    place = _paths().get("")
+    path = _paths().get("")
     limits = {"memory.max": memory_bytes, "pids.max": processes, "memory.oom.group": 1}
     # A cgroup that holds processes cannot limit its children, so an ancestor is often the one that may have them.
-    while place:
-        parent = f"{root}/{place.strip('/')}".rstrip("/")
+    while path:
+        parent = f"{root}/{path.strip('/')}".rstrip("/")
         controllers = _read(f"{parent}/cgroup.subtree_control").split()
         if {"memory", "pids"} <= set(controllers) and os.access(f"{parent}/cgroup.procs", os.W_OK):
             folder = _make(parent, limits, {"memory.swap.max": 0})
             if folder:
                 return Group(folder, folder, 2)
-        place = os.path.dirname(place) if place != "/" else None
+        path = os.path.dirname(path) if path != "/" else None
     return None
 
 
@@ -128,14 +135,14 @@ def _make(parent: str, limits: dict[str, int], optional: dict[str, int]) -> str 
 
 
 def _sweep(parent: str) -> None:
-    """Remove what supervisors that were killed left behind."""
+    """Remove the cgroups of supervisors that were killed."""
     for name in os.listdir(parent):
         if name.startswith(_PREFIX) and not os.path.exists(f"/proc/{name.removeprefix(_PREFIX)}"):
             _removed(f"{parent}/{name}")
 
 
 def _paths(pid: int | str = "self") -> dict[str, str]:
-    """Controller -> path of a process's cgroup; the v2 hierarchy has the empty name."""
+    """Map each controller to the path of a process's cgroup; the v2 hierarchy has the empty name."""
     paths = {}
     for line in _read(f"/proc/{pid}/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)

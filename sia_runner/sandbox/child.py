@@ -1,4 +1,4 @@
-"""Starts the sandboxed child: bubblewrap, or the harness itself confined in place."""
+"""The sandboxed child process: bubblewrap or apptainer, or the harness itself confined in place."""
 
 import contextlib
 import fcntl
@@ -20,63 +20,69 @@ _BACKSTOP = 1 << 30  # address space beyond the memory limit: interpreters and t
 
 
 class Child:
-    """One sandboxed program, a process below this one. `output` and `status` are the reading ends of pipes; `group` is
-    its cgroup, where one could be made. `container.Container` is the other kind."""
+    """One sandboxed program as a child of the supervisor.
 
-    def __init__(self, pid: int, output: int, status: int, group: "cgroups.Group | None", slots: "list[int]") -> None:
+    `output` and `status` are the reading ends of pipes; `group` is its cgroup, where one could be made.
+    `container.Container` has the same methods.
+    """
+
+    def __init__(self, pid: int, output: int, status: int, group: "cgroups.Group | None", locks: "list[int]") -> None:
         self.output = output
         self.group = group
         self.code: int | None = None  # how it ended, as a shell says it: 128 + signal
         self._pid = pid
         self._status = status
-        self._slots = slots  # locks on the processors it runs on, held until the end
+        self._processor_locks = locks  # descriptors, open until the end
         self._tree = tree.Tree()
         os.set_blocking(output, False)
 
     def read(self) -> "bytes | None":
-        """One portion of output; None when there is none now, empty when there will be none."""
+        """Read some output; return None when there is none now, empty bytes at its end."""
         try:
             return os.read(self.output, 1 << 18)
         except BlockingIOError:
             return None
 
     def has_ended(self) -> bool:
-        """Reap what ended. Is it over?"""
+        """Reap processes that ended; tell whether the program itself has ended."""
         with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == self._pid:
-                    code = os.waitstatus_to_exitcode(ended[1])
+            while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
+                if reaped[0] == self._pid:
+                    code = os.waitstatus_to_exitcode(reaped[1])
                     self.code = code if code >= 0 else 128 - code
         return self.code is not None
 
     def processes(self) -> "list[tree.Process]":
+        """List its processes."""
         return self._tree.look()
 
     def end(self) -> bool:
-        """Kill every process of it. False where some are stuck in the kernel."""
+        """Kill all its processes; return False where some are stuck in the kernel."""
         return tree.end_all()
 
-    def rest(self) -> "Iterator[bytes]":
-        """The output that is still to be read, once it was ended."""
+    def remaining_output(self) -> "Iterator[bytes]":
+        """Yield the output that is still unread, once the program was ended."""
         while data := self.read():
             yield data
 
-    def said(self) -> bytes:
-        """``S``: the harness was started. Else why not, after an ``E``."""
+    def start_status(self) -> bytes:
+        """Read the status pipe: ``S`` when the harness was started, else ``E`` and the reason."""
         return os.read(self._status, 600)
 
-    def used(self) -> "tuple[float, int]":
-        """Processor seconds, and memory at its peak in bytes (0: not known)."""
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    def usage(self) -> "tuple[float, int]":
+        """Return processor seconds and the peak of memory in bytes (0: not known)."""
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         peak = self.group.peak_bytes() if self.group else 0
-        return used.ru_utime + used.ru_stime, peak or used.ru_maxrss * 1024
+        return usage.ru_utime + usage.ru_stime, peak or usage.ru_maxrss * 1024
 
     def remove(self) -> None:
+        """Remove the cgroup."""
         if self.group:
             self.group.remove()
 
 
 def start(plan: dict) -> Child:
+    """Fork the sandboxed program, with its limits, pipes and processors."""
     limits = plan["limits"]
     spare = plan["relays"] + (_SPARE if plan["bubblewrap"] or plan["apptainer"] else 0)
     group = cgroups.create(limits["memory"], limits["processes"] + spare)
@@ -85,7 +91,7 @@ def start(plan: dict) -> Child:
         rlimits["RLIMIT_AS"] = limits["memory"] + _BACKSTOP
     if plan["shared_uid"]:
         rlimits["RLIMIT_NPROC"] += tree.threads_of(os.getuid())  # it counts every thread of a user
-    allowed, slots = processors(limits["cpus"])
+    allowed, locks = processors(limits["cpus"])
     output, output_end = _pipe()
     plan_end = _pipe_with(plan["launch"], sorted(allowed)) if plan["apptainer"] else None
     status, status_end = _pipe()
@@ -94,7 +100,7 @@ def start(plan: dict) -> Child:
     pid = os.fork()
     if pid == 0:
         try:
-            signal.set_wakeup_fd(-1)  # its number will mean something else
+            signal.set_wakeup_fd(-1)  # its descriptor number is reused below
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             os.sched_setaffinity(0, allowed)
@@ -105,25 +111,25 @@ def start(plan: dict) -> Child:
             os._exit(127)
     os.close(output_end)
     os.close(status_end)
-    return Child(pid, output, status, group, slots)
+    return Child(pid, output, status, group, locks)
 
 
 def _become(
-    plan: dict, group: "cgroups.Group | None", output: int, status: int, given_plan: "tuple[int, int] | None"
+    plan: dict, group: "cgroups.Group | None", output: int, status: int, plan_pipe: "tuple[int, int] | None"
 ) -> None:
     os.setsid()
     if group:
         group.join()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # should the machine run short, the kernel takes the harness, not the runner
-    given = {0: os.open(os.devnull, os.O_RDONLY), 1: output, 2: output, launch.STATUS_FD: status}
+    descriptors = {0: os.open(os.devnull, os.O_RDONLY), 1: output, 2: output, launch.STATUS_FD: status}
     if plan["bubblewrap"]:
-        given[launch.PLAN_FD] = _memory_file(marshal.dumps(plan["launch"]))
-        given[launch.ARGS_FD] = _memory_file(plan["arguments"])
-    if given_plan:  # see `inside`
-        given = {0: given_plan[0], 1: output, 2: status}
+        descriptors[launch.PLAN_FD] = _memory_file(marshal.dumps(plan["launch"]))
+        descriptors[launch.ARGS_FD] = _memory_file(plan["arguments"])
+    if plan_pipe:  # see `inside`
+        descriptors = {0: plan_pipe[0], 1: output, 2: status}
     # out of the way first: a source may sit on a target's number
-    spare = {target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 20) for target, source in given.items()}
+    spare = {target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 20) for target, source in descriptors.items()}
     for target, source in spare.items():
         os.dup2(source, target)
     if plan["bubblewrap"]:
@@ -152,14 +158,14 @@ def _ports(plan: dict, door: "Door | None") -> "list[int] | None":
 
 
 def processors(count: int) -> "tuple[set[int], list[int]]":
-    """The processors to run on, and locks on them that other sandboxes of this machine respect as far as they can.
+    """Choose the processors to run on, and lock them against other sandboxes of this machine where possible.
 
-    The lock is on the processor's own folder in /sys: no file is made, and it ends with its holder.
+    Each lock is on the processor's own folder in /sys: no file is made, and it ends with its holder.
     """
     allowed = sorted(os.sched_getaffinity(0))
     if count >= len(allowed):
         return set(allowed), []
-    start = os.getpid() % len(allowed)  # two who both find every lock taken rarely choose the same
+    start = os.getpid() % len(allowed)  # sandboxes that find every lock taken rarely choose the same processors
     allowed = allowed[start:] + allowed[:start]
     chosen: dict[int, int] = {}
     for processor in allowed:
@@ -190,7 +196,10 @@ def _pipe() -> "tuple[int, int]":
 
 
 def _pipe_with(launch: dict, allowed: "list[int]") -> "tuple[int, int]":
-    """Both ends of a pipe that brings `inside` its plan. The writing one ends with this process."""
+    """Return both ends of a pipe that holds the plan for `inside`.
+
+    It ends with this process, which keeps the writing end open.
+    """
     reader, writer = _pipe()
     body = marshal.dumps({**launch, "uid": None, "processors": allowed, "stays": False}, 2)
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 17)

@@ -1,4 +1,4 @@
-"""What the sandboxes with an image have in common: fixed paths inside, what is shown there, how a harness starts."""
+"""The parts that the sandboxes with an image share: paths inside, visible files, how a harness starts."""
 
 import os
 from pathlib import Path
@@ -20,8 +20,11 @@ _ETC = ("passwd", "group", "hosts", "resolv.conf")
 
 
 def plan_for(job: Job, uid: int | None, *, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The plan, without what a backend adds, and what is shown read-only (path inside -> path here). `uid`: the
-    unprivileged user that a harness of root gets. Raises SandboxError for a job with a Python of this machine."""
+    """Return a plan without the backend's own keys, and the read-only files as path inside -> path here.
+
+    `uid`: the unprivileged user that a harness of root gets. Raises SandboxError for a job with a Python of this
+    machine.
+    """
     if job.python:
         raise SandboxError(
             f"sandbox={kind} runs the Python of its image, not an environment of requirements.txt; "
@@ -39,16 +42,16 @@ def plan_for(job: Job, uid: int | None, *, kind: str) -> tuple[dict[str, Any], d
     }
     plan = base_plan(job, launch=launch, shared_uid=uid is None)
     launch["rlimits"]["RLIMIT_NPROC"] += OURS_INSIDE
-    shown = {_HARNESS: os.fspath(job.harness.resolve()), _DATA: os.fspath(job.data.resolve())}
+    visible = {_HARNESS: os.fspath(job.harness.resolve()), _DATA: os.fspath(job.data.resolve())}
     if uid is not None:
-        workdir.copy_what_is_private(shown, plan)
-    shown |= {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in _MODULES}
-    shown |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in _ETC}
+        workdir.copy_what_is_private(visible, plan)
+    visible |= {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in _MODULES}
+    visible |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in _ETC}
     if job.door:
-        shown[_GATEWAY] = os.fspath(job.door.socket.resolve())
-    return plan, shown
+        visible[_GATEWAY] = os.fspath(job.door.socket.resolve())
+    return plan, visible
 
 
 def recipe() -> Path:
-    """The folder with the Dockerfile of the image."""
+    """Return the folder with the Dockerfile of the image."""
     return _HERE / "image"

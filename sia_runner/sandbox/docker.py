@@ -17,12 +17,15 @@ from sia_runner.sandbox.protocol import Ended, Job, SandboxError
 _SMALL_MB = 64  # of /tmp and of /dev/shm, each
 _BACKSTOP = 1 << 30  # address space beyond a memory limit that nothing but a sample holds
 _LABEL = "org.sia-runner.sandbox"
-_LEFT_BEHIND = 600  # seconds after which a container that never ran, or was not removed, is nobody's
+_LEFT_BEHIND = 600  # seconds after which a container that never ran, or was not removed, is abandoned
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that answers, and the image on it. `api`: the SDK's client of it."""
+    """A container engine that answers, and the image on it.
+
+    `api`: the SDK's client of it.
+    """
 
     api: Any
     socket: str
@@ -33,15 +36,21 @@ class Engine:
 
 
 class Docker:
+    """The `docker` sandbox: each job runs in a container of its own."""
+
     name = "docker"
 
     def __init__(self, image: str, gpus: int = 0, require_limits: bool = True) -> None:
-        """`gpus`: how many, or -1 for all. `require_limits`: refuse an engine that ignores limits."""
+        """Take an image name; `gpus`: how many, or -1 for all.
+
+        `require_limits`: refuse an engine that ignores limits.
+        """
         self._image = image
         self._gpus = gpus
         self._require_limits = require_limits
 
     def check(self, *, door: bool = False) -> None:
+        """Raise SandboxError when this backend cannot work here."""
         _sweep(_engine(self._image))
         ignored = self._ignored()
         if ignored and self._require_limits:
@@ -55,6 +64,7 @@ class Docker:
             raise SandboxError(problem)
 
     def gaps(self, *, door: bool = False) -> list[str]:
+        """List what this backend does not protect on this machine, one sentence each."""
         del door  # opens nothing else here
         gaps = ["A hole in the kernel itself is a way out: containers share the host's kernel."]
         ignored = self._ignored()
@@ -66,15 +76,17 @@ class Docker:
         return gaps
 
     def versions(self) -> dict[str, str]:
+        """Return the image, its Id and digest, and the engine's version."""
         engine = _engine(self._image)
         digest = {"digest": engine.digest} if engine.digest else {}
         return {"image": self._image, "id": engine.image, **digest, "engine": engine.server}
 
     def run(self, job: Job) -> Ended:
+        """Run one job to its end or to a limit."""
         return run(job, lambda job: self._plan(job, enforced=not self._ignored()))
 
     def _ignored(self) -> tuple[str, ...]:
-        """The limits that this engine does not hold; found out once per process, before the first harness runs."""
+        """Return the limits that this engine ignores; measured once per process, before the first harness runs."""
         return _ignored(_engine(self._image))
 
     def _plan(self, job: Job, *, enforced: bool) -> dict[str, Any]:
@@ -83,10 +95,10 @@ class Docker:
 
 def _plan(engine: Engine, job: Job, gpus: int, *, enforced: bool) -> dict[str, Any]:
     uid = identity.unprivileged() if os.geteuid() == 0 else None
-    plan, shown = plan_for(job, uid, kind="docker")
+    plan, visible = plan_for(job, uid, kind="docker")
     if not enforced and not gpus:  # drivers of GPUs reserve far more address space than there is memory
         plan["launch"]["rlimits"]["RLIMIT_AS"] = plan["limits"]["memory"] + _BACKSTOP
-    request = _request(engine, job, _user(engine, uid), shown, plan, gpus)
+    request = _request(engine, job, _user(engine, uid), visible, plan, gpus)
     version = engine.api.api_version
     plan["container"] = {"socket": engine.socket, "version": version, "request": request, "enforced": enforced}
     return plan
@@ -94,15 +106,18 @@ def _plan(engine: Engine, job: Job, gpus: int, *, enforced: bool) -> dict[str, A
 
 def _user(engine: Engine, uid: int | None) -> str:
     if engine.rootless:
-        return "0:0"  # in a rootless engine's user namespace that is whoever started it, who has no rights outside
+        return "0:0"  # in a rootless engine's user namespace: the engine's user, without rights outside
     return f"{uid}:{uid}" if uid is not None else f"{os.geteuid()}:{os.getegid()}"
 
 
-def _request(engine: Engine, job: Job, user: str, shown: dict[str, str], plan: dict[str, Any], gpus: int) -> str:
-    """What creates the container, as JSON. The engine shall refuse what it does not know rather than leave it out."""
+def _request(engine: Engine, job: Job, user: str, visible: dict[str, str], plan: dict[str, Any], gpus: int) -> str:
+    """Build the request that creates the container, as JSON.
+
+    The engine shall refuse what it does not know rather than leave it out.
+    """
     from docker.types import DeviceRequest, LogConfig, Mount
 
-    mounts = [Mount(inside, source, type="bind", read_only=True) for inside, source in shown.items()]
+    mounts = [Mount(inside, source, type="bind", read_only=True) for inside, source in visible.items()]
     limits, memory = job.limits, job.limits.memory_mb << 20
     small = f"size={_SMALL_MB << 20},mode=1777,nosuid,nodev,exec"
     host = engine.api.create_host_config(
@@ -131,11 +146,11 @@ def _request(engine: Engine, job: Job, user: str, shown: dict[str, str], plan: d
 
 
 def _which(gpus: int) -> dict[str, Any]:
-    """GPUs for the engine, which knows nothing of jobs: one of SLURM's has its own in CUDA_VISIBLE_DEVICES."""
-    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if not given:
+    """Select GPUs for the engine, which does not know SLURM: a job lists its own in CUDA_VISIBLE_DEVICES."""
+    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if not devices:
         return {"count": gpus}
-    return {"device_ids": given if gpus < 0 else given[:gpus]}
+    return {"device_ids": devices if gpus < 0 else devices[:gpus]}
 
 
 def _engine(image: str) -> Engine:
@@ -144,7 +159,7 @@ def _engine(image: str) -> Engine:
 
 @lru_cache(maxsize=4)
 def _find(host: str, image: str) -> Engine:
-    """Raises SandboxError, in one line: no SDK, no engine, no such image."""
+    """Connect to the engine; raise SandboxError where the SDK, the engine or the image is missing."""
     try:
         import docker
         from docker.errors import DockerException, ImageNotFound
@@ -157,22 +172,22 @@ def _find(host: str, image: str) -> Engine:
     try:
         client = docker.DockerClient(base_url=host, version="auto", timeout=60)
         info = client.info()
-        found = client.images.get(image)
+        local_image = client.images.get(image)
     except ImageNotFound:
         raise SandboxError(
             f"the container engine has no image {image}; make it: docker build -t {image} {recipe()}"
         ) from None
     except (DockerException, OSError) as error:  # what the SDK itself is built on raises the latter
         raise SandboxError(f"no container engine answers at {host}: {' '.join(str(error).split())[:200]}") from None
-    digests = found.attrs.get("RepoDigests") or [""]
+    digests = local_image.attrs.get("RepoDigests") or [""]
     rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
     server = f"{info.get('ServerVersion')}"
-    return Engine(client.api, host.removeprefix("unix://"), str(found.id), digests[0], server, rootless)
+    return Engine(client.api, host.removeprefix("unix://"), str(local_image.id), digests[0], server, rootless)
 
 
 @lru_cache(maxsize=4)
 def _ignored(engine: Engine) -> tuple[str, ...]:
-    """Limits that a program could pass on this engine, of "memory" and "processes"."""
+    """Return those of ``memory`` and ``processes`` that a program exceeded on this engine."""
 
     def plan_of(job: Job) -> dict[str, Any]:
         plan = _plan(engine, job, 0, enforced=True)  # so that nothing of ours holds them
@@ -183,15 +198,15 @@ def _ignored(engine: Engine) -> tuple[str, ...]:
 
 
 def _sweep(engine: Engine) -> None:
-    """Remove what a supervisor that was killed -9 between two calls, or an engine that was, left behind."""
+    """Remove containers that a killed supervisor or a killed engine left behind."""
     import time
 
     from docker.errors import APIError
 
-    wanted = {"label": [_LABEL], "status": ["created", "exited", "dead"]}
-    for one in engine.api.containers(all=True, filters=wanted):
-        if time.time() - one["Created"] > _LEFT_BEHIND:
+    filters = {"label": [_LABEL], "status": ["created", "exited", "dead"]}
+    for container in engine.api.containers(all=True, filters=filters):
+        if time.time() - container["Created"] > _LEFT_BEHIND:
             try:
-                engine.api.remove_container(one["Id"], force=True)
+                engine.api.remove_container(container["Id"], force=True)
             except APIError:
-                continue  # somebody else removes it
+                continue  # another process removes it

@@ -1,8 +1,8 @@
-"""Opens the door from a sandbox to the gateway: listens on the loopback and forks the relay before the harness starts.
+"""Start the relay from a sandbox to the gateway, before the harness starts.
 
-The listener is there first, so there is no moment at which a harness is refused. The relay is not the harness's child
-(a harness that waits for its children must not wait for ours), and it dies with whoever adopts it: the supervisor, or
-bubblewrap's first process. Standard library only, and of it what starts fast, as in `relay`.
+The listener exists first, so a harness is never refused. The relay is not the harness's child (a harness that waits for
+its children must not wait for ours), and it dies with the process that adopts it: the supervisor, or bubblewrap's first
+process. Standard library only, and of it what starts fast, as in `relay`.
 
 A plan's ``door``: `socket` (path of the gateway's, as seen from here), `port` (0: any), `env` (for the harness;
 ``{url}`` is replaced), `filter` (of the relay's system calls), `way` (``namespace``, or ``loopback``: the host's).
@@ -20,39 +20,42 @@ if TYPE_CHECKING:
 
 
 class Door:
-    """`port`: where the relay listens. `ask` hands it the descriptor on which the harness's filter asks for sockets."""
+    """A relay that listens on `port`."""
 
     def __init__(self, port: int, way_in: "_socket.socket") -> None:
         self.port = port
         self._way_in = way_in
 
     def ask(self, asking: int) -> None:
+        """Send the relay the descriptor on which the harness's filter asks for sockets."""
         packed = asking.to_bytes(4, sys.byteorder)
         self._way_in.sendmsg([b"A"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
 
 
 def open_door(plan: dict, give_up: "Callable[[], None]") -> Door:
-    """Start the relay and tell ``plan["env"]`` where it listens. `give_up` is called in the relay, to take its
-    privileges away. Raises OSError where that fails."""
+    """Start the relay and write its address into ``plan["env"]``.
+
+    `give_up` is called in the relay, to drop its privileges. Raises OSError where that fails.
+    """
     door = plan["door"]
     listener = _listen(door["port"])
     port = listener.getsockname()[1]
     plan["env"] |= {name: value.replace("{url}", f"http://127.0.0.1:{port}") for name, value in door["env"].items()}
-    ours, its = _socket.socketpair()
+    ours, theirs = _socket.socketpair()
     adopter = os.getppid()
     child = os.fork()
     if child == 0:
         if os.fork() == 0:
             ours.close()
-            _become_relay(door, listener, its, adopter, give_up)
+            _become_relay(door, listener, theirs, adopter, give_up)
         os._exit(0)
-    its.close()
+    theirs.close()
     listener.close()
     os.waitpid(child, 0)
     ours.send(b"adopted")
-    said = ours.recv(500)
-    if said != b"ready":
-        raise OSError(f"the relay to the gateway did not start: {said.decode(errors='replace')}")
+    answer = ours.recv(500)
+    if answer != b"ready":
+        raise OSError(f"the relay to the gateway did not start: {answer.decode(errors='replace')}")
     return Door(port, ours)
 
 
@@ -88,7 +91,7 @@ def _become_relay(
 
 
 def _take_over(parent: "_socket.socket", relay: Relay, answer: "Callable[[int], None]") -> None:
-    """What the harness will ask on, from the process that is about to become it."""
+    """Receive the descriptor on which the harness will ask, from the process that is about to become it."""
     _, rights, _, _ = parent.recvmsg(1, 64)
     relay.forget(parent.fileno())
     ((_, _, packed),) = rights
@@ -97,7 +100,7 @@ def _take_over(parent: "_socket.socket", relay: Relay, answer: "Callable[[int], 
 
 
 def _let_go(keep: "list[int]") -> None:
-    """Of what the harness's side holds: its output, the status pipe, the supervisor's lock."""
+    """Close what the harness's side holds: its output, the status pipe, the supervisor's lock."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(nothing, fd)

@@ -1,4 +1,4 @@
-"""The runner's half of a sandbox: starts a supervisor with a plan, waits, and says how the run ended."""
+"""The runner's side of a sandbox: start a supervisor with a plan, wait, and return how the run ended."""
 
 import contextlib
 import marshal
@@ -37,7 +37,10 @@ def check_job(job: Job) -> None:
 
 
 def base_plan(job: Job, *, launch: dict[str, Any], shared_uid: bool) -> dict[str, Any]:
-    """What every backend tells the supervisor. Sizes in bytes. Backends add their own keys to it."""
+    """Build the part of a plan that every backend needs; sizes in bytes.
+
+    Backends add their own keys to it.
+    """
     limits = job.limits
     work = job.work.resolve()
     relays = 1 if job.door else 0  # the harness may have as many processes as without one
@@ -76,7 +79,7 @@ def base_plan(job: Job, *, launch: dict[str, Any], shared_uid: bool) -> dict[str
 
 
 def environment(job: Job, python: str, work: str, tmp: str) -> dict[str, str]:
-    """The harness's environment, built from nothing."""
+    """Build the harness's environment from nothing."""
     threads = str(job.limits.cpus)
     return {
         "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
@@ -97,7 +100,10 @@ def environment(job: Job, python: str, work: str, tmp: str) -> dict[str, str]:
 
 
 def door(job: Job, socket: str, way: str, calls: bytes) -> dict[str, Any] | None:
-    """How to open the job's door (see `door`). `socket`: the gateway's, as the relay sees it; `calls`: its filter."""
+    """Build the relay's part of a plan (see `door`); None for a job without a gateway.
+
+    `socket`: the gateway's, as the relay sees it; `calls`: the relay's filter of system calls.
+    """
     if not job.door:
         return None
     direct = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
@@ -106,12 +112,12 @@ def door(job: Job, socket: str, way: str, calls: bytes) -> dict[str, Any] | None
 
 
 def command(python: str, harness: str, job: Job, data: str, work: str) -> list[str]:
-    """``python entry --dataset_dir data --working_dir work``, without the user's own site-packages."""
+    """Return ``python entry --dataset_dir data --working_dir work``, without the user's own site-packages."""
     return [python, "-s", f"{harness}/{job.entry}", "--dataset_dir", data, "--working_dir", work]
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    """A supervisor that waits for its plan."""
+    """Start a supervisor that waits for its plan."""
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-E", "-c", _BOOT, os.fspath(_PACKAGES)],
         stdin=subprocess.PIPE,
@@ -127,7 +133,7 @@ _supervisors = Standby(_start)
 
 
 def run(job: Job, plan_of: Callable[[Job], dict[str, Any]]) -> Ended:
-    """Check the job, make a backend's plan of it, carry it out."""
+    """Check the job, let a backend make a plan of it, and carry the plan out."""
     try:
         check_job(job)
         plan = plan_of(job)
@@ -137,7 +143,10 @@ def run(job: Job, plan_of: Callable[[Job], dict[str, Any]]) -> Ended:
 
 
 def supervise(plan: dict[str, Any]) -> Ended:
-    """Run `plan` under a supervisor of its own. Whatever stops this process or this call stops the sandbox too."""
+    """Run `plan` under a supervisor of its own.
+
+    The sandbox ends with this process and with this call, however they end.
+    """
     body = marshal.dumps(plan)
     supervisor = _supervisors.take()
     assert supervisor.stdin and supervisor.stdout and supervisor.stderr  # noqa: S101 (for the type checker)
@@ -158,11 +167,12 @@ def supervise(plan: dict[str, Any]) -> Ended:
 
 
 def not_started(detail: str) -> Ended:
+    """Return the result of a job that could not be started, with the reason."""
     return Ended(Ending.NOT_STARTED, None, 0.0, 0.0, 0.0, 0, detail)
 
 
 def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
-    """The end of its standard input tells it to clean up; after an ordinary end it is gone already."""
+    """Close the supervisor's standard input, which tells it to clean up; an ordinary end needs nothing more."""
     assert supervisor.stdin  # noqa: S101
     with contextlib.suppress(BrokenPipeError):
         supervisor.stdin.close()

@@ -1,4 +1,4 @@
-"""What a supervisor asks of a container engine: a few calls of Docker's HTTP API over its Unix socket.
+"""A client of a container engine for the supervisor: a few calls of Docker's HTTP API over its Unix socket.
 
 The Docker SDK makes the request that creates the container (see `docker`); here it would take ten times the memory of a
 supervisor and a quarter of a second of each run.
@@ -13,33 +13,38 @@ _OURS = 2  # the number of standard error in it
 
 
 class EngineError(OSError):
-    """The engine refused, in one line of its own words."""
+    """A refusal of the engine, as one line of its own words."""
 
 
 class Engine:
-    """`socket`: path of the engine's. `version`: of its API, as ``1.41``."""
+    """A client of one engine.
+
+    `socket`: its path. `version`: of its API, as ``1.41``.
+    """
 
     def __init__(self, socket: str, version: str) -> None:
         self._socket = socket
         self._version = version
 
     def create(self, request: str) -> str:
-        """A container from a request body (JSON); its id."""
+        """Create a container from a request body (JSON) and return its id."""
         return json.loads(self._call("POST", "/containers/create", request))["Id"]
 
     def start(self, container: str) -> int:
-        """Start it. The process id of its first process, as this machine numbers it."""
+        """Start a container and return the pid of its first process on this machine."""
         self._call("POST", f"/containers/{container}/start")
         return json.loads(self._call("GET", f"/containers/{container}/json"))["State"]["Pid"]
 
     def kill(self, container: str) -> None:
+        """Kill a container, if it still runs."""
         self._call("POST", f"/containers/{container}/kill", allowed=(404, 409))  # gone, or ended by itself
 
     def remove(self, container: str) -> None:
+        """Remove a container, if it still exists."""
         self._call("DELETE", f"/containers/{container}?force=1", allowed=(404, 409))  # 409: already under way
 
     def attach(self, container: str) -> "Stream":
-        """Its three standard streams. When this end closes, its standard input ends."""
+        """Attach to its three standard streams; closing this end closes its standard input."""
         sock = self._connect()
         path = f"/v{self._version}/containers/{container}/attach?stream=1&stdin=1&stdout=1&stderr=1"
         sock.sendall(
@@ -68,11 +73,11 @@ class Engine:
         while more := sock.recv(1 << 16):  # 1.0: the answer ends with the connection
             answer += more
         sock.close()
-        head, _, said = answer.partition(b"\r\n\r\n")
+        head, _, content = answer.partition(b"\r\n\r\n")
         code = int(head.split(b" ", 2)[1]) if head else 0
         if not 200 <= code < 400 and code not in allowed:
-            raise EngineError(_complaint(said) or f"the engine answered {code}")
-        return said.decode(errors="replace")
+            raise EngineError(_complaint(content) or f"the engine answered {code}")
+        return content.decode(errors="replace")
 
     def _connect(self) -> "_socket.socket":
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -85,36 +90,43 @@ class Engine:
 
 
 class Stream:
-    """The attached streams of one container, taken apart. `said`: what came on standard error so far."""
+    """The attached streams of one container, taken apart.
+
+    `status`: the bytes of standard error so far.
+    """
 
     def __init__(self, sock: "_socket.socket") -> None:
         self._sock = sock
         self._header = b""
         self._left = 0  # bytes of the current frame still to come
         self._which = 0
-        self.said = b""
+        self.status = b""
 
     def fileno(self) -> int:
+        """Return the descriptor, for polling."""
         return self._sock.fileno()
 
     def send(self, data: bytes) -> None:
+        """Write to its standard input."""
         self._sock.sendall(data)
 
     def set_timeout(self, seconds: "float | None") -> None:
+        """Set the timeout of reads in seconds; 0: do not wait."""
         self._sock.settimeout(seconds)
 
     def finish(self) -> None:
-        """Its standard input ends."""
+        """Close its standard input."""
         try:
             self._sock.shutdown(_socket.SHUT_WR)
         except OSError:
             return  # it has ended
 
     def close(self) -> None:
+        """Close the connection."""
         self._sock.close()
 
     def read(self) -> "bytes | None":
-        """Some of its standard output; None when there is none now, empty when the streams have ended."""
+        """Read some of its standard output; return None when there is none now, empty bytes at the end."""
         try:
             data = self._sock.recv(1 << 18)
         except (BlockingIOError, TimeoutError):
@@ -137,14 +149,14 @@ class Stream:
             part, view = view[: self._left], view[self._left :]
             self._left -= len(part)
             if self._which == _OURS:
-                self.said = (self.said + bytes(part))[:1000]
+                self.status = (self.status + bytes(part))[:1000]
             else:
                 output += part
         return bytes(output)
 
 
-def _complaint(said: bytes) -> str:
+def _complaint(body: bytes) -> str:
     try:
-        return " ".join(json.loads(said)["message"].split())[:300]
+        return " ".join(json.loads(body)["message"].split())[:300]
     except (ValueError, KeyError, TypeError):
         return ""

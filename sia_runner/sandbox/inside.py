@@ -1,11 +1,11 @@
-"""The first process in a container: starts the harness, and ends when the harness's supervisor lets go of it.
+"""The first process in a container: start the harness, and end when the harness's supervisor does.
 
 Standard input brings the plan (marshalled, after its length in 4 bytes) and stays open: it ends when the supervisor
 does, however that dies, and with the first process every other one of the container ends. Standard output is the
-harness's. Standard error is ours: what `launch` says on its status pipe, and at the end ``X`` and the exit code.
+harness's. Standard error is ours: the status that `launch` reports, and at the end ``X`` and the exit code.
 
 The plan is that of `launch` with `processors` (the ones to run on) and `stays`: whether to wait after the harness's end
-until standard input ends, so that what was used can still be read; else this process ends as the harness did. The first
+until standard input ends, so that its usage can still be read; else this process ends as the harness did. The first
 word of its command is replaced by this interpreter, the only one that is known to be here. Standard library only:
 nothing else of ours is mounted.
 """
@@ -25,6 +25,7 @@ _DUMPABLE = 4  # prctl: whether others of the same user may look into this proce
 
 
 def main() -> None:
+    """Read the plan, start the harness and wait for it."""
     sys.path.append(OURS)
     plan = _plan()
     if plan is None:
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 def _plan() -> "dict | None":
-    """None when the supervisor went away first."""
+    """Read the plan; return None when the supervisor went away first."""
     data, size = b"", 4
     while len(data) < size:
         more = os.read(0, size - len(data))
@@ -50,7 +51,7 @@ def _plan() -> "dict | None":
 
 
 def _become(plan: dict) -> None:
-    """The harness, in a session of its own."""
+    """Become the harness, in a session of its own."""
     from sia_runner.sandbox import launch
 
     status = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 20)
@@ -74,7 +75,7 @@ def _become(plan: dict) -> None:
 
 
 def _wait_for(child: int, *, stays: bool) -> None:
-    """Reap whoever ends, and tell how `child` did."""
+    """Reap processes that end, and report the exit code of `child`."""
     wake, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -84,9 +85,9 @@ def _wait_for(child: int, *, stays: bool) -> None:
     poll.register(wake, select.POLLIN)
     while True:
         with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == child:
-                    code = os.waitstatus_to_exitcode(ended[1])
+            while (reaped := os.waitpid(-1, os.WNOHANG))[0]:
+                if reaped[0] == child:
+                    code = os.waitstatus_to_exitcode(reaped[1])
                     code = code if code >= 0 else 128 - code
                     if not stays:
                         os._exit(code)
@@ -99,6 +100,7 @@ def _wait_for(child: int, *, stays: bool) -> None:
 
 
 def _dumpable(value: bool) -> None:
+    """Set whether others of the same user may inspect this process."""
     ctypes.CDLL(None).prctl(_DUMPABLE, ctypes.c_ulong(value), 0, 0, 0)
 
 

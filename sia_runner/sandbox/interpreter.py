@@ -1,4 +1,4 @@
-"""Which files a harness's Python needs: these are shown to it, read-only, and nothing else of the host."""
+"""The files that a harness's Python needs: these are visible to it, read-only, and nothing else of the host."""
 
 import os
 import sys
@@ -16,16 +16,17 @@ _ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 
 
 def python_of(job: Job) -> str:
+    """Return the absolute path of the job's interpreter."""
     return os.path.abspath(job.python or sys.executable)
 
 
 def prefixes() -> list[str]:
-    """Where the runner's own Python lies: its virtual environment and what that is built on."""
+    """Return the folders of the runner's own Python: its virtual environment and its base installation."""
     return sorted({sys.prefix, sys.base_prefix})
 
 
 def shown(python: str) -> list[str]:
-    """Absolute paths, outer ones first: system libraries, the interpreter's installation and its virtual environment.
+    """List visible absolute paths, outer ones first: system libraries, the interpreter and its environment.
 
     `python` is the runner's interpreter or that of an environment built on it (see `environments`).
     """
@@ -36,14 +37,16 @@ def shown(python: str) -> list[str]:
         folders.add(os.fspath(Path(python).parent.parent))
     for folder in folders:
         _refuse_too_much(folder)
-    wanted = {path for path in (*_SYSTEM, *_ETC, *folders, *_links(python)) if os.path.exists(path)}
-    covering = [path for path in sorted(wanted) if path != "/usr"]
+    existing = {path for path in (*_SYSTEM, *_ETC, *folders, *_links(python)) if os.path.exists(path)}
+    covering = [path for path in sorted(existing) if path != "/usr"]
     return [path for path in covering if not any(_inside(path, other) for other in covering if other != path)]
 
 
 def certificates() -> list[str]:
-    """Where OpenSSL looks for public certificates: clients of models load them before they look at the URL, and fail
-    where they are seen and cannot be read."""
+    """Return the paths where OpenSSL looks for public certificates.
+
+    Clients of models load them before they look at the URL, and fail where the files are seen but cannot be read.
+    """
     import ssl
 
     paths = ssl.get_default_verify_paths()
@@ -59,12 +62,12 @@ def refuse_shown(paths: list[str], shown_paths: list[str]) -> None:
 
 
 def _links(python: str) -> list[str]:
-    """Each file on the way from a venv's ``bin/python`` to the real program; only the file, never its folder."""
-    found = []
+    """List each file on the way from a venv's ``bin/python`` to the real program; only files, never folders."""
+    paths = []
     while os.path.islink(python):
         python = os.path.normpath(os.path.join(os.path.dirname(python), os.readlink(python)))
-        found.append(python)
-    return found
+        paths.append(python)
+    return paths
 
 
 def _refuse_too_much(prefix: str) -> None:

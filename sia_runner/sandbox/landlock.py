@@ -1,4 +1,4 @@
-"""Landlock (landlock(7)): which paths and ports a process and its children may use. Standard library and ctypes."""
+"""Confine a process and its children to given paths and ports with landlock(7), by the standard library and ctypes."""
 
 import ctypes
 import os
@@ -30,27 +30,27 @@ class _PathBeneath(ctypes.Structure):
 
 
 def abi() -> int:
-    """The kernel's Landlock ABI; 0 where it has none or has it switched off."""
+    """Return the kernel's Landlock ABI; 0 where it has none or has it switched off."""
     return max(0, ctypes.CDLL(None, use_errno=True).syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
 
 
 def prepare(read: list[str], write: list[str], devices: list[str], ports: "list[int] | None") -> int:
-    """A ruleset as a file descriptor: `read` may be read and run, `write` changed, `devices` read and written.
+    """Make a ruleset and return its file descriptor; -1 where the kernel has no Landlock.
 
-    Everything else in the file system is refused, and signals and abstract sockets to processes outside (ABI 6). Of
-    TCP only connections to `ports` are allowed (ABI 4); None: all of it, for who has a network of its own. Paths that
-    do not exist are left out. Returns -1 where the kernel has no Landlock.
+    `read` may be read and run, `write` changed, `devices` read and written. Everything else in the file system is
+    refused, and signals and abstract sockets to processes outside (ABI 6). Of TCP only connections to `ports` are
+    allowed (ABI 4); None: all of it, for a process with a network of its own. Paths that do not exist are left out.
     """
     version = abi()
     if version == 0:
         return -1
-    known = _KNOWN[min(version, 5)]
-    rules = _Ruleset(known, _TCP if version >= 4 and ports is not None else 0, _SCOPES if version >= 6 else 0)
+    supported = _KNOWN[min(version, 5)]
+    rules = _Ruleset(supported, _TCP if version >= 4 and ports is not None else 0, _SCOPES if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _call(_CREATE, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0))
-    for paths, access in ((read, _READ), (write, known & ~_DEVICE_NODES), (devices, _READ_FILE | _WRITE_FILE)):
+    for paths, access in ((read, _READ), (write, supported & ~_DEVICE_NODES), (devices, _READ_FILE | _WRITE_FILE)):
         for path in paths:
-            _allow(ruleset, path, access & known)
+            _allow(ruleset, path, access & supported)
     for port in ports or ():
         _add(ruleset, _OF_PORT, _Port(_CONNECT, port))
     return ruleset

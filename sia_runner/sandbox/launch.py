@@ -1,8 +1,8 @@
-"""Gives up every privilege, then becomes the harness. The last thing that is ours inside a sandbox.
+"""Drop every privilege, then become the harness: the last code of ours inside a sandbox.
 
 Runs as a program inside bubblewrap (where nothing else of ours is mounted, so it imports the standard library only)
-and as a function in the child that the `process` backend forks. Where there is a door to the gateway (`door`), it is
-opened first.
+and as a function in the child that the `process` backend forks. A relay to the gateway (`door`) is
+started first, where the plan has one.
 
 The plan is a dictionary, marshalled because `json` alone would double the start-up time: `argv`, `env`, `cwd`, `uid`
 (None: keep), `rlimits` {name: value}, `filter` (bytes, may be empty), `pdeathsig` (bool), `door` (see `door`; None: no
@@ -15,7 +15,7 @@ import os
 import resource
 import sys
 
-TYPE_CHECKING = False  # as the type checkers understand it; importing `typing` costs more than all that is done here
+TYPE_CHECKING = False  # as the type checkers understand it; importing `typing` costs more than all the rest here
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,8 +32,11 @@ class _Program(ctypes.Structure):
 
 
 def become(plan: dict, confine: "Callable[[], None] | None" = None, ask: "Callable[[int], None] | None" = None) -> None:
-    """Replace this process by ``plan["argv"]``, confined. `confine` is called once privileges are gone; `ask` is given
-    the descriptor on which the filter asks a supervisor, where it does."""
+    """Replace this process by ``plan["argv"]``, confined.
+
+    `confine` is called once privileges are gone; `ask` receives the descriptor on which the filter asks a supervisor,
+    where it does.
+    """
     give_up(plan, confine)
     os.chdir(plan["cwd"])
     asking = filter_calls(plan["filter"], asks=ask is not None)
@@ -45,7 +48,7 @@ def become(plan: dict, confine: "Callable[[], None] | None" = None, ask: "Callab
 
 
 def give_up(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
-    """Every privilege but system calls."""
+    """Drop every privilege; system calls are filtered later."""
     restrict(plan["rlimits"])
     _drop(plan["uid"])
     if plan["pdeathsig"]:  # after the change of user, which clears it
@@ -56,13 +59,13 @@ def give_up(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
 
 
 def become_relay(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
-    """As little as the harness may do, but for the one Unix socket; and it dies with its parent in any case."""
+    """Confine the relay like the harness, but for the one Unix socket; it always dies with its parent."""
     give_up({**plan, "pdeathsig": True}, confine)
     filter_calls(plan["door"]["filter"])
 
 
 def filter_calls(code: bytes, *, asks: bool = False) -> int:
-    """Install a seccomp filter, for good. Returns the descriptor on which it asks where `asks`, else -1."""
+    """Install a seccomp filter, for good; return the descriptor on which it asks where `asks`, else -1."""
     if not code:
         return -1
     program = ctypes.byref(_Program(len(code) // 8, code))
@@ -116,6 +119,7 @@ def _checked(result: int, what: str) -> None:
 
 
 def main() -> None:
+    """Read the plan and become the harness, as a program inside bubblewrap."""
     with open(PLAN_FD, "rb") as file:
         plan = marshal.load(file)  # noqa: S302 (written by the supervisor)
     sys.path.append(OURS)
@@ -123,7 +127,7 @@ def main() -> None:
 
 
 def start(plan: dict) -> None:
-    """Open the door where there is one, and become the harness. What fails is told on the status pipe."""
+    """Start the relay where the plan has one, and become the harness; report a failure on the status pipe."""
     try:
         if plan["door"]:
             from sia_runner.sandbox import door

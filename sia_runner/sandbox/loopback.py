@@ -1,4 +1,4 @@
-"""Sockets that reach the host's loopback and nothing else, for a harness without a network of its own.
+"""Give a harness without a network of its own sockets that reach the host's loopback and nothing else.
 
 Landlock knows ports, not addresses, and a filter of system calls sees neither. So the harness makes no socket: its
 filter asks for each (seccomp_unotify(2)), and the relay answers with one of its own that is bound to the device `lo`,
@@ -25,12 +25,12 @@ def answer(asking: int) -> None:
     try:
         fcntl.ioctl(asking, _RECEIVE, request)
     except OSError:
-        return  # who asked has been killed
+        return  # the asking process was killed
     number, _, _, _, _, _, family, kind, *_ = _REQUEST.unpack(request)
     try:
         _give(asking, number, family & 0xFFFFFFFF, kind)
-    except OSError as error:  # it may have no more descriptors, or we
-        with contextlib.suppress(OSError):  # killed meanwhile
+    except OSError as error:  # either process may be out of descriptors
+        with contextlib.suppress(OSError):  # the process was killed meanwhile
             fcntl.ioctl(asking, _REPLY, _REFUSAL.pack(number, 0, -(error.errno or errno.EACCES), 0))
 
 

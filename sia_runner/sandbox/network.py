@@ -1,4 +1,4 @@
-"""A network of its own for the `process` backend: a namespace with nothing in it but a loopback that is up."""
+"""Make a network for the `process` backend: a namespace with nothing in it but a loopback that is up."""
 
 import _socket
 import ctypes
@@ -12,8 +12,11 @@ _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # SIOCGIFFLAGS, SIOCSIFFLAGS, I
 
 
 def isolate() -> None:
-    """Leave the host's network, for good. Root needs nothing more; anybody else gets a user namespace around it, with
-    the same user number inside. Raises OSError where the kernel does not allow it."""
+    """Leave the host's network, for good.
+
+    Root needs nothing more; any other user gets a user namespace around it, with the same user number inside. Raises
+    OSError where the kernel does not allow it.
+    """
     user, group = os.geteuid(), os.getegid()
     _unshare(_NEWNET if user == 0 else _NEWUSER | _NEWNET)
     if user != 0:
@@ -24,7 +27,10 @@ def isolate() -> None:
 
 
 def possible() -> bool:
-    """May this user have a network of its own here? Tried, in a process of its own, because permissions do not tell."""
+    """Tell whether this user can have a network of its own, by trying in a process of its own.
+
+    Permissions alone do not tell.
+    """
     import subprocess
 
     program = [sys.executable, "-I", "-S", "-E", os.path.abspath(__file__)]
@@ -40,8 +46,8 @@ def _unshare(flags: int) -> None:
 def _raise_loopback() -> None:
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     try:
-        answer = fcntl.ioctl(sock.fileno(), _GET_FLAGS, struct.pack("16sH22x", b"lo", 0))
-        (flags,) = struct.unpack_from("H", answer, 16)
+        reply = fcntl.ioctl(sock.fileno(), _GET_FLAGS, struct.pack("16sH22x", b"lo", 0))
+        (flags,) = struct.unpack_from("H", reply, 16)
         fcntl.ioctl(sock.fileno(), _SET_FLAGS, struct.pack("16sH22x", b"lo", flags | _UP))
     finally:
         sock.close()

@@ -1,6 +1,6 @@
-"""process: no namespaces. rlimits, Landlock, seccomp, and another user where the runner is root.
+"""The `process` sandbox: no namespaces, but rlimits, Landlock, seccomp, and another user where the runner is root.
 
-For clusters and plain machines without bubblewrap. `gaps` says what that leaves open on this machine.
+For clusters and plain machines without bubblewrap. `gaps` lists what that leaves open on this machine.
 """
 
 import os
@@ -23,37 +23,43 @@ _READ = (
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
 _LANDLOCK_TCP = 4  # ABI
 _SOCKETS: dict[str, seccomp.Sockets] = {"": "none", "namespace": "network", "loopback": "loopback"}
-_PORTABLE = "/proc/sys/kernel/seccomp/actions_avail"  # there exactly where the kernel filters system calls
+_FILTER_FILE = "/proc/sys/kernel/seccomp/actions_avail"  # exists exactly where the kernel filters system calls
 
 
 class Process:
+    """The `process` sandbox."""
+
     name = "process"
 
     def __init__(self, instead_of: str = "") -> None:
-        self._instead_of = instead_of  # why the better sandbox is not used; said among the gaps
+        self._instead_of = instead_of  # why the better sandbox is not used; listed among the gaps
 
     def check(self, *, door: bool = False) -> None:
+        """Raise SandboxError when this backend cannot work here."""
         problem = _problem(door)
         if problem:
             raise SandboxError(problem)
 
     def gaps(self, *, door: bool = False) -> list[str]:
+        """List what this backend does not protect on this machine, one sentence each."""
         because = [f"This is the weaker sandbox: {self._instead_of}."] if self._instead_of else []
         gaps = because + _gaps(landlock.abi(), _filters(), cgroups.possible(), _closed_to_strangers([]))
         return gaps + (_door_gaps(_way_out()) if door else [])
 
     def versions(self) -> dict[str, str]:
+        """Return nothing: a harness sees this machine's own Python."""
         return {}
 
     def run(self, job: Job) -> Ended:
+        """Run one job to its end or to a limit."""
         return run(job, _plan)
 
 
 def _plan(job: Job) -> dict[str, Any]:
     python = interpreter.python_of(job)
     harness, data, work = (os.fspath(path.resolve()) for path in (job.harness, job.data, job.work))
-    shown = interpreter.shown(python)
-    interpreter.refuse_shown([harness, data, work], shown)
+    visible = interpreter.shown(python)
+    interpreter.refuse_shown([harness, data, work], visible)
     root = os.geteuid() == 0
     stranger = root and not _closed_to_strangers([python, harness, data, work]) and _readable(harness, data)
     socket, way = _way_of(job, stranger)
@@ -72,7 +78,7 @@ def _plan(job: Job) -> dict[str, Any]:
     plan = base_plan(job, launch=launch, shared_uid=not counted_apart)
     plan["tmp"] = temporary
     plan["landlock"] = {
-        "read": [*shown, *interpreter.TOP, *_READ, *(interpreter.certificates() if way else ()), harness, data],
+        "read": [*visible, *interpreter.TOP, *_READ, *(interpreter.certificates() if way else ()), harness, data],
         "write": [work],
         "devices": _DEVICES,
     }
@@ -80,7 +86,7 @@ def _plan(job: Job) -> dict[str, Any]:
 
 
 def _way_of(job: Job, stranger: bool) -> tuple[str, str]:
-    """The gateway's socket and the way to it; both empty for a job without a door."""
+    """Return the gateway's socket and the way to it; both empty for a job without a gateway."""
     if not job.door:
         return "", ""
     socket, way = os.fspath(job.door.socket.resolve()), _way_out()
@@ -94,7 +100,7 @@ def _way_of(job: Job, stranger: bool) -> tuple[str, str]:
 
 @lru_cache(maxsize=1)
 def _way_out() -> str:
-    """How a harness reaches a relay and nothing else here: ``namespace``, ``loopback`` (the host's), or not at all."""
+    """Return a harness's way to a relay: ``namespace``, ``loopback`` (the host's) or an empty string."""
     if network.possible():
         return "namespace"
     return "loopback" if landlock.abi() >= _LANDLOCK_TCP and _filters() else ""
@@ -108,7 +114,7 @@ def _no_way_out() -> str:
 
 
 def _closed_to_strangers(paths: list[str]) -> str:
-    """The folder that keeps an unprivileged user from Python or from these paths; empty when there is none."""
+    """Return the folder that keeps an unprivileged user from Python or from these paths; empty when none."""
     return identity.closed([*interpreter.prefixes(), *paths])
 
 
@@ -117,11 +123,14 @@ def _readable(*folders: str) -> bool:
 
 
 def _filters() -> bool:
-    return seccomp.supported() and Path(_PORTABLE).exists()
+    return seccomp.supported() and Path(_FILTER_FILE).exists()
 
 
 def _gaps(abi: int, filters: bool, cgroup: bool, closed: str) -> list[str]:
-    """One sentence for each hole. `closed` matters to root only: the folder that makes the harness stay root."""
+    """Write one sentence for each hole.
+
+    `closed` matters to root only: the folder because of which the harness stays root.
+    """
     stranger = os.geteuid() == 0 and not closed
     user = _user()
     whose = "that every user of this machine" if stranger else f"that {user}"
@@ -171,7 +180,7 @@ def _limit_gaps(stranger: bool, cgroup: bool) -> list[str]:
 
 
 def _user() -> str:
-    """The runner's user; its number where it has no name, as in a container."""
+    """Return the runner's user name; its number where it has none, as in a container."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

@@ -1,5 +1,7 @@
-"""What the loop needs of a sandbox. Implementations: `bubblewrap`, `process`, `docker`, `apptainer`; `auto`
-picks one of the first two."""
+"""The interface of a sandbox.
+
+Implementations: `bubblewrap`, `process`, `docker`, `apptainer`; `auto` picks one of the first two.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +13,12 @@ from sia_runner.records import Door
 
 
 class SandboxError(Exception):
-    """The sandbox cannot be used here; the message is one line for the user (exit code 2)."""
+    """A sandbox that cannot be used here; the message is one line for the user (exit code 2)."""
 
 
 class Ending(StrEnum):
+    """The ways in which a run can end."""
+
     EXITED = "exited"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
@@ -25,7 +29,10 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one run. MiB and seconds; `disk_mb` bounds work/, `output_kb` what is kept of stdout and stderr."""
+    """The bounds of one run.
+
+    MiB and seconds; `disk_mb` bounds work/, `output_kb` what is stored of stdout and stderr.
+    """
 
     seconds: float = 600.0
     memory_mb: int = 4096
@@ -38,13 +45,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """``python entry --dataset_dir data --working_dir work``. Only `work` is writable inside."""
+    """One run of ``python entry --dataset_dir data --working_dir work``; only `work` is writable inside."""
 
     harness: Path
     entry: str  # path of the program inside `harness`
     data: Path
     work: Path
-    log: Path  # kept head and tail of stdout+stderr, written by the host side
+    log: Path  # head and tail of stdout+stderr, written by the host side
     limits: Limits
     python: Path | None = None  # interpreter of the harness's own environment; None: the runner's
     env: Mapping[str, str] = field(default_factory=dict)  # added to the environment, which is built from nothing
@@ -53,7 +60,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended. `output_bytes` is what it printed in all; `peak_mb` of the whole process tree, as sampled."""
+    """The result of a run.
+
+    `output_bytes` counts all that it printed; `peak_mb` is of the whole process tree, as sampled.
+    """
 
     ending: Ending
     exit_code: int | None
@@ -65,22 +75,31 @@ class Ended:
 
 
 class Sandbox(Protocol):
+    """A place where one harness runs, confined."""
+
     name: str
 
     def check(self, *, door: bool = False) -> None:
-        """Raise SandboxError when this backend cannot work here. `door`: harnesses shall reach the model gateway."""
+        """Raise SandboxError when this backend cannot work here.
+
+        `door`: harnesses shall reach the model gateway.
+        """
         ...
 
     def gaps(self, *, door: bool = False) -> list[str]:
-        """What this backend does not protect on this machine, one sentence each; said when a run starts. `door`:
-        harnesses reach the model gateway."""
+        """List what this backend does not protect on this machine, one sentence each, for the start of a run.
+
+        `door`: harnesses reach the model gateway.
+        """
         ...
 
     def versions(self) -> dict[str, str]:
-        """What a harness finds inside that is not this machine's own, such as an image and its Id; for lock.json."""
+        """Return the parts inside that are not this machine's own, such as an image and its Id; for lock.json."""
         ...
 
     def run(self, job: Job) -> Ended:
-        """Run to the end, or until a limit. Safe to call from several threads. Leaves no process behind, also when
-        the calling process is killed -9."""
+        """Run one job to its end or to a limit; safe to call from several threads.
+
+        It leaves no process behind, also when the calling process is killed -9.
+        """
         ...

@@ -1,8 +1,8 @@
-"""The system calls a harness never needs, as a classic BPF program (seccomp(2), SECCOMP_MODE_FILTER).
+"""Build the classic BPF program that refuses system calls a harness never needs (seccomp(2), SECCOMP_MODE_FILTER).
 
-Default allow: the kernel's own permission checks still hold. What is refused here is the kernel surface that escapes
-are built from (namespaces, mounts, tracing, bpf, io_uring, keyrings) and what would slip past the limits (files that
-live in memory only, wider CPU affinity, limits and priorities of other processes).
+Default allow: the kernel's own permission checks still hold. The filter refuses the kernel surface that escapes are
+built from (namespaces, mounts, tracing, bpf, io_uring, keyrings) and what would slip past the limits (files that live
+in memory only, wider CPU affinity, limits and priorities of other processes).
 """
 
 import errno
@@ -79,12 +79,12 @@ class _Rule(NamedTuple):
 
 
 def supported() -> bool:
-    """Is there a table for this machine's architecture?"""
+    """Tell whether there is a table for this machine's architecture."""
     return platform.machine() in _ARCHITECTURES
 
 
 def program(*, sockets: Sockets, own_files: bool, machine: str | None = None) -> bytes:
-    """The filter as an array of ``struct sock_filter`` (8 bytes each).
+    """Return the filter as an array of ``struct sock_filter`` (8 bytes each).
 
     `sockets`, which may be made: ``none`` (socket pairs can); ``namespace``, what a network namespace contains;
     ``network``, the same where the host's Unix sockets can be reached as files; ``loopback``, TCP clients only, each
@@ -116,7 +116,7 @@ def _rules(sockets: Sockets, own_files: bool) -> Iterable[_Rule]:
         yield _Rule(call, errno.EPERM, 0, "not in", (0,))
     yield _Rule("setpriority", errno.EPERM, 0, "not in", (0,))
     yield _Rule("setpriority", errno.EPERM, 1, "not in", (0,))
-    yield from _of_sockets(sockets)
+    yield from _socket_rules(sockets)
     if not own_files:
         for call in ("chmod", "fchmodat", "fchmodat2"):
             yield _Rule(call, 0)
@@ -124,7 +124,7 @@ def _rules(sockets: Sockets, own_files: bool) -> Iterable[_Rule]:
             yield _Rule(call, errno.EPERM)
 
 
-def _of_sockets(sockets: Sockets) -> Iterable[_Rule]:
+def _socket_rules(sockets: Sockets) -> Iterable[_Rule]:
     if sockets == "none":
         yield _Rule("socket", errno.EACCES)
     elif sockets == "namespace":
@@ -149,8 +149,8 @@ def _compile(rule: _Rule, number: int) -> list[bytes]:
         return [_op(_JEQ, number, 0, 1), refuse]
     body = [_op(_LOAD, 16 + 8 * rule.argument)]  # the low half: every argument tested is a 32-bit int
     if rule.test == "not in":
-        for left, value in zip(range(len(rule.values), 0, -1), rule.values, strict=True):
-            body.append(_op(_JEQ, value, left, 0))
+        for remaining, value in zip(range(len(rule.values), 0, -1), rule.values, strict=True):
+            body.append(_op(_JEQ, value, remaining, 0))
         body.append(refuse)
     else:
         jump = _JSET if rule.test == "any of" else _JEQ

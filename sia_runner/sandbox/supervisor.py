@@ -1,8 +1,8 @@
-"""The small process that stands over one sandbox. Outlives a runner that is killed -9, just long enough to clean up.
+"""The small process that stands over one sandbox. It outlives a runner that is killed -9, long enough to clean up.
 
 Started by `driver` with a plan on standard input, which stays open: its end, or any further byte, means stop. The
-result goes to standard output. Both are marshalled dictionaries after their length (4 bytes): `json` alone would
-double the start-up time, and both ends are ours. Standard library only, and of it only what starts fast.
+result goes to standard output. Both are marshalled dictionaries after their length (4 bytes): `json` alone would double
+the start-up time, and both ends are ours. Standard library only, and of it only what starts fast.
 """
 
 import ctypes
@@ -12,7 +12,6 @@ import marshal
 import os
 import select
 import signal
-import sys
 import time
 
 from sia_runner.sandbox import child, workdir
@@ -27,19 +26,21 @@ _LOCK_PATIENCE = 60.0  # seconds that the supervisor before us may take to clean
 
 
 def main() -> None:
+    """Read a plan, run its sandbox, and write the result."""
     plan = receive(0)
     if plan is not None:
         send(1, _supervise(plan))
 
 
 def receive(fd: int) -> "dict | None":
-    """The message on `fd`, or None when the other end went away first."""
+    """Return the message on `fd`, or None when the other end went away first."""
     head = _exactly(fd, 4)
     body = _exactly(fd, int.from_bytes(head)) if head else None
     return marshal.loads(body) if body else None  # noqa: S302 (written by our own other end)
 
 
 def send(fd: int, message: dict) -> None:
+    """Write a message to `fd`, unless the other end has gone."""
     body = marshal.dumps(message)
     try:
         os.write(fd, len(body).to_bytes(4) + body)  # far below PIPE_BUF for results: never partial
@@ -83,13 +84,13 @@ def _run(plan: dict, wake: int) -> dict:
     _clear(plan)
     try:
         _prepare(plan)
-        one = _start(plan)
+        program = _start(plan)
         try:
-            watch = Watch(plan, wake, one)
+            watch = Watch(plan, wake, program)
             watch.until_over()
         finally:
-            ended = one.end()
-        return watch.result(ended)
+            all_ended = program.end()
+        return watch.result(all_ended)
     finally:
         workdir.take_back(work, owner)
         _clear(plan)
@@ -131,7 +132,7 @@ def _clear(plan: dict) -> None:
 
 
 def _signals() -> int:
-    """Signals become bytes on the returned descriptor. Ctrl-C is the runner's business."""
+    """Turn signals into bytes on the returned descriptor; Ctrl-C is the runner's business."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
@@ -141,7 +142,7 @@ def _signals() -> int:
 
 
 def _wait_for(lock: int) -> str:
-    """Two supervisors never share a work folder. Empty when the lock is ours, else why not."""
+    """Lock the work folder, which two supervisors never share; return why that failed, or an empty string."""
     end = time.monotonic() + _LOCK_PATIENCE
     while True:
         try:
@@ -158,7 +159,3 @@ def _wait_for(lock: int) -> str:
 
 def _refused(detail: str) -> dict:
     return {"ending": "not_started", "detail": detail}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

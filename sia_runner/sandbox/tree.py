@@ -1,6 +1,6 @@
-"""The processes below the supervisor: who they are, what they use, and how all of them end.
+"""The processes below the supervisor: list them, measure them, and end them all.
 
-The supervisor is a subreaper: whoever forks away or calls setsid still ends up below it.
+The supervisor is a subreaper: a process that forks away or calls setsid still ends up below it.
 """
 
 import os
@@ -12,6 +12,8 @@ _FORGET = 1.0  # seconds until foreign process ids are looked at again: the kern
 
 
 class Process:
+    """One process and its figures, as /proc shows them."""
+
     __slots__ = ("parent", "pid", "rss_bytes", "threads")
 
     def __init__(self, pid: int, parent: int, threads: int, rss_bytes: int) -> None:
@@ -22,8 +24,10 @@ class Process:
 
 
 class Tree:
-    """Descendants of `root` (this process, unless said). Remembers which processes are foreign, so that a look costs
-    one directory read."""
+    """The descendants of `root`; 0: of this process.
+
+    It remembers which processes are foreign, so that a look costs one directory read.
+    """
 
     def __init__(self, root: int = 0) -> None:
         self._root = root or os.getpid()
@@ -31,19 +35,20 @@ class Tree:
         self._forgotten = 0.0
 
     def look(self) -> list[Process]:
-        now = time.monotonic()
-        if now - self._forgotten > _FORGET:
+        """List all descendants."""
+        time_now = time.monotonic()
+        if time_now - self._forgotten > _FORGET:
             self._foreign.clear()
-            self._forgotten = now
+            self._forgotten = time_now
         present = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
         self._foreign &= present
-        seen = {}
+        processes = {}
         for pid in present - self._foreign:
             process = _stat(pid)
             if process:
-                seen[pid] = process
-        ours = _below(self._root, seen)
-        self._foreign |= seen.keys() - {process.pid for process in ours}
+                processes[pid] = process
+        ours = _below(self._root, processes)
+        self._foreign |= processes.keys() - {process.pid for process in ours}
         return ours
 
 
@@ -51,13 +56,13 @@ def _below(root: int, processes: dict[int, Process]) -> list[Process]:
     children: dict[int, list[Process]] = {}
     for process in processes.values():
         children.setdefault(process.parent, []).append(process)
-    found: list[Process] = []
+    descendants: list[Process] = []
     waiting = [root]
     while waiting:
         below = children.get(waiting.pop(), [])
-        found += below
+        descendants += below
         waiting += [process.pid for process in below]
-    return found
+    return descendants
 
 
 def _stat(pid: int) -> Process | None:
@@ -70,7 +75,7 @@ def _stat(pid: int) -> Process | None:
 
 
 def threads_of(user: int) -> int:
-    """How many threads a user has on this machine."""
+    """Count the threads of a user on this machine."""
     count = 0
     for name in os.listdir("/proc"):
         if name.isdecimal():
@@ -83,7 +88,7 @@ def threads_of(user: int) -> int:
 
 
 def proportional_bytes(processes: list[Process]) -> int:
-    """Memory with shared pages counted once (PSS); resident size for a process that cannot be looked into."""
+    """Sum memory with shared pages counted once (PSS); resident size where a process cannot be inspected."""
     return sum(_pss(process) for process in processes)
 
 
@@ -101,9 +106,10 @@ def _pss(process: Process) -> int:
 
 
 def end_all(patience: float = 10.0) -> bool:
-    """Kill and reap every descendant. True when none is left; False after `patience` seconds (stuck in the kernel).
+    """Kill and reap every descendant; return False where some are left after `patience` seconds.
 
-    Stopping all before killing any leaves a fork bomb nobody who could fork in the meantime.
+    Those are stuck in the kernel. Stopping all before killing any leaves a fork bomb no process that could fork in the
+    meantime.
     """
     end = time.monotonic() + patience
     while time.monotonic() < end:

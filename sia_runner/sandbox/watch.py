@@ -1,4 +1,4 @@
-"""Watches one sandboxed child until it ends or meets a limit.
+"""Watch one sandboxed child until it ends or meets a limit.
 
 Without a cgroup memory is sampled every `TICK` seconds, so it may overshoot by what can be touched in that time (about
 2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop. `work` is walked every `DISK_TICK` seconds,
@@ -26,6 +26,8 @@ _MEMORY_ERRORS = ("MemoryError", "std::bad_alloc", "Cannot allocate memory")
 
 
 class Watch:
+    """A watchdog over one sandboxed program."""
+
     def __init__(self, plan: dict, wake: int, child: "Child | Container") -> None:
         self._plan = plan
         self._limits = plan["limits"]
@@ -42,6 +44,7 @@ class Watch:
         self._next_tick = self._start + TICK
 
     def until_over(self) -> None:
+        """Read output and check limits until the program ends or has to be ended."""
         poll = select.poll()
         for fd in (0, self._wake, self._child.output):
             poll.register(fd, select.POLLIN)
@@ -51,7 +54,7 @@ class Watch:
                 if fd == self._child.output:
                     if self._read() == b"":
                         poll.unregister(fd)  # closed by all who could write: the child itself may still live
-                    self._look_for_the_end()
+                    self._check_end()
                 elif fd == self._wake:
                     self._signals()
                 elif fd == 0:
@@ -59,15 +62,15 @@ class Watch:
             self._check()
 
     def result(self, all_ended: bool) -> dict:
-        """After everything below us was killed."""
+        """Return the result of the run, after everything below us was killed."""
         seconds = time.monotonic() - self._start
-        for data in self._child.rest():
+        for data in self._child.remaining_output():
             self._output.add(data)
-        self._classify(self._child.said())
+        self._classify(self._child.start_status())
         if not all_ended:
             self._detail += "; some of its processes are stuck in the kernel"
         self._output.save(self._plan["log"])
-        cpu_seconds, peak = self._child.used()
+        cpu_seconds, peak = self._child.usage()
         self._child.remove()
         return {
             "ending": self._ending,
@@ -80,13 +83,13 @@ class Watch:
         }
 
     def _classify(self, started: bytes) -> None:
-        """What an exit really was. Limits that the watchdog saw itself are already named."""
+        """Find the cause of an exit; limits that the watchdog saw itself are already named."""
         if self._ending != "exited":
             return
         code = self._child.code
         if not started.startswith(b"S"):
-            said = started[1:].decode(errors="replace") or self._last_line()
-            self._ending, self._detail = "not_started", said or f"the sandbox ended with code {code}"
+            reason = started[1:].decode(errors="replace") or self._last_line()
+            self._ending, self._detail = "not_started", reason or f"the sandbox ended with code {code}"
         elif self._killed_for_memory() or (code != 0 and self._ran_out_of_memory(code)):
             self._out_of_memory()
         elif workdir.used_bytes(self._plan["work"], [], self._limits["disk"]) > self._limits["disk"]:
@@ -103,19 +106,19 @@ class Watch:
         return self._child.group is not None and self._child.group.oom_kills() > 0
 
     def _check(self) -> None:
-        now = time.monotonic()
+        time_now = time.monotonic()
         if self._ending:
             return
-        if now - self._start >= self._limits["seconds"]:
+        if time_now - self._start >= self._limits["seconds"]:
             self._over("timeout", f"stopped after {self._limits['seconds']:g} s")
         elif os.getppid() != self._parent:
             # a fork of the runner may hold our standard input open although the runner is dead
             self._over("interrupted", "the runner died")
-        elif now >= self._next_tick:
-            self._next_tick = now + TICK
+        elif time_now >= self._next_tick:
+            self._next_tick = time_now + TICK
             self._check_processes()
-            if now >= self._next_disk and not self._ending:
-                self._check_disk(now)
+            if time_now >= self._next_disk and not self._ending:
+                self._check_disk(time_now)
 
     def _check_processes(self) -> None:
         if self._killed_for_memory():
@@ -133,7 +136,7 @@ class Watch:
             self._over("exited", f"killed: more than {self._limits['processes']} processes and threads")
         return None
 
-    def _check_disk(self, now: float) -> None:
+    def _check_disk(self, start: float) -> None:
         pids = [process.pid for process in self._child.processes()]
         work = self._plan["work"]
         if workdir.used_bytes(work, pids, self._limits["disk"]) > self._limits["disk"]:
@@ -141,15 +144,15 @@ class Watch:
         elif workdir.free_bytes(work) < self._limits["free"]:
             self._over("disk_full", f"the disk of work/ has less than {self._limits['free'] >> 20} MiB left")
         end = time.monotonic()
-        self._next_disk = end + max(DISK_TICK, _SHARE * (end - now))
+        self._next_disk = end + max(DISK_TICK, _SHARE * (end - start))
 
     def _signals(self) -> None:
-        asked = set(os.read(self._wake, 4096))
-        if asked & {signal.SIGTERM, signal.SIGHUP}:
+        numbers = set(os.read(self._wake, 4096))
+        if numbers & {signal.SIGTERM, signal.SIGHUP}:
             self._over("interrupted", "the supervisor was told to stop")
-        self._look_for_the_end()
+        self._check_end()
 
-    def _look_for_the_end(self) -> None:
+    def _check_end(self) -> None:
         if self._child.has_ended():
             self._over("exited", "")
 

@@ -1,4 +1,4 @@
-"""The work folder as the supervisor sees it: how full it is, whose it is, and what is taken back at the end.
+"""The work folder as the supervisor sees it: measure it, and change and restore its owner.
 
 Its content is hostile: nothing is opened, no link is followed.
 """
@@ -10,18 +10,18 @@ TYPE_CHECKING = False  # as the type checkers understand it; `typing` is slow to
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LEAST = 4096  # what every entry counts at least, so that one limit bounds bytes and number of files
+_MIN_ENTRY_BYTES = 4096  # counted for every entry, so that one limit bounds bytes and number of files
 
 
 def used_bytes(work: str, pids: "list[int]", limit: int) -> int:
-    """Bytes that `work` takes, files counted that are deleted but held open by `pids`. May stop above `limit`.
+    """Return the bytes that `work` takes, with deleted files that `pids` hold open; may stop above `limit`.
 
-    A folder that cannot be read, or a process whose open files cannot, counts as full: somebody hides something.
+    A folder that cannot be read, or a process whose open files cannot, counts as full: something is being hidden.
     """
     total = 0
     try:
         for entry in _walk(work):
-            total += max(_size(entry), _LEAST)
+            total += max(_size(entry), _MIN_ENTRY_BYTES)
             if total > limit:
                 return total
         return total + _deleted_bytes(os.stat(work).st_dev, pids)
@@ -70,20 +70,24 @@ def _has_memory(pid: int) -> bool:
 
 
 def free_bytes(work: str) -> int:
+    """Return the bytes that are free on the disk of `work`."""
     numbers = os.statvfs(work)
     return numbers.f_bavail * numbers.f_frsize
 
 
 def hand_over(work: str, uid: int) -> None:
-    """Give `work` and what is in it to the user and group `uid`."""
+    """Give `work` and its content to the user and group `uid`."""
     os.chown(work, uid, uid)
     for entry in _walk(work):
         os.chown(entry.path, uid, uid, follow_symlinks=False)
 
 
 def take_back(work: str, owner: "tuple[int, int] | None") -> None:
-    """Undo `hand_over` (owner: user and group before it; None: the harness ran as its owner), make every folder
-    readable for its owner again, and take setuid bits away. The harness's processes must have ended."""
+    """Undo `hand_over`, make every folder readable for its owner again, and clear setuid bits.
+
+    `owner`: user and group before `hand_over`; None: the harness ran as its owner. The harness's processes must have
+    ended.
+    """
     uid = os.stat(work).st_uid
     if owner:
         os.chown(work, *owner)
@@ -100,17 +104,20 @@ def take_back(work: str, owner: "tuple[int, int] | None") -> None:
         pass  # too deep to walk: what reads the submission does not follow it there either
 
 
-def copy_what_is_private(shown: dict, plan: dict) -> None:
-    """The harness of a root user runs as a stranger; what a umask keeps from strangers is shown as a copy. `shown`
-    (path inside -> path here) is changed, and the copies are ordered in `plan`."""
-    for inside, source in shown.items():
+def copy_what_is_private(visible: dict, plan: dict) -> None:
+    """Replace paths in `visible` that other users cannot read by copies, and order these in `plan`.
+
+    The harness of a root user runs as another user, and a umask may hide files from it. `visible`: path inside -> path
+    here.
+    """
+    for inside, source in visible.items():
         if not readable_by_all(source):
-            shown[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"
-            plan["copies"].append((source, shown[inside]))
+            visible[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"
+            plan["copies"].append((source, visible[inside]))
 
 
 def readable_by_all(path: str) -> bool:
-    """May every user of this machine read `path` and what is in it, given a way to it?"""
+    """Tell whether every user of this machine may read `path` and its content, given a way to it."""
     top = os.stat(path)
     if not _open(top.st_mode):
         return False

@@ -1,1 +1,1 @@
-"""What an experiment may say: a module for each part of the schema that config.py puts together."""
+"""The schema of an experiment: a module for each part; config.py puts them together."""

@@ -1,4 +1,4 @@
-"""Choices that are fine alone and make no sense together. Each refusal names both keys and what is allowed."""
+"""Rules refuse choices that are valid alone but not together; each refusal names both keys and what is allowed."""
 
 from typing import TYPE_CHECKING, get_args
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def refuse(experiment: "Experiment") -> None:
-    """Raises ValueError with one line for the user."""
+    """Raise ValueError with one line for the user if a combination is not allowed."""
     for rule in (_trainer, _policy, _processes, _mcnemar, _model, _proposer, _width, _in_flight):
         rule(experiment)
 
@@ -28,7 +28,7 @@ def _policy(e: "Experiment") -> None:
     spec = e.target_agent.policy
     key = "target_agent.policy"
     if spec.backend == "peft" and spec.base_url is not None:
-        raise ValueError(f"{key}.base_url={spec.base_url} is a vLLM server's, but {key}.backend=peft asks none")
+        raise ValueError(f"{key}.base_url={spec.base_url} is a vLLM server's, but {key}.backend=peft uses no server")
     if spec.backend == "vllm" and not (spec.base_url or "").startswith(("http://", "https://")):
         raise ValueError(
             f"{key}.backend=vllm needs {key}.base_url, the server's address up to and including /v1 "
@@ -36,29 +36,29 @@ def _policy(e: "Experiment") -> None:
         )
     if spec.backend == "vllm" and spec.base == "tiny":
         raise ValueError(
-            f"{key}.base=tiny is built by the runner, so that no server has it; allowed with {key}.backend=vllm: "
+            f"{key}.base=tiny is built by the runner, so no server has it; allowed with {key}.backend=vllm: "
             "a folder or hub id that the server serves under the same name"
         )
-    saved = sorted(name for one in _algorithms(e) for name in one.lora.save)
-    if spec.backend == "vllm" and saved:
+    modules = sorted(name for algorithm in _algorithms(e) for name in algorithm.lora.save)
+    if spec.backend == "vllm" and modules:
         raise ValueError(
-            f"trainer.lora.save={saved} trains whole modules, which vLLM cannot load with an adapter; "
+            f"trainer.lora.save={modules} trains whole modules, which vLLM cannot load with an adapter; "
             f"allowed with {key}.backend=vllm: []"
         )
 
 
 def _processes(e: "Experiment") -> None:
-    most = max((one.processes for one in _algorithms(e)), default=1)
-    if most > 1 and e.target_agent.policy.backend == "vllm":
+    processes = max((algorithm.processes for algorithm in _algorithms(e)), default=1)
+    if processes > 1 and e.target_agent.policy.backend == "vllm":
         raise ValueError(
-            f"trainer.processes={most} would each load an adapter into the server of target_agent.policy.backend=vllm, "
-            "which answers with one; allowed with it: 1"
+            f"trainer.processes={processes} would each load an adapter into the server of "
+            "target_agent.policy.backend=vllm, which answers with one; allowed with it: 1"
         )
     gpus = e.compute.resources.of("train").gpus if isinstance(e.compute, Slurm) else None
-    if isinstance(gpus, int) and 0 < gpus < most:
+    if isinstance(gpus, int) and 0 < gpus < processes:
         raise ValueError(
-            f"trainer.processes={most} needs a GPU for each, but compute.resources.train.gpus={gpus}; "
-            f"allowed: {most} GPUs, or 0 with target_agent.policy.device=cpu"
+            f"trainer.processes={processes} needs a GPU for each, but compute.resources.train.gpus={gpus}; "
+            f"allowed: {processes} GPUs, or 0 with target_agent.policy.device=cpu"
         )
 
 

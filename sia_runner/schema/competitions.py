@@ -1,4 +1,4 @@
-"""MLE-bench's competitions of the lite split as far as they fit a table of questions with one answer each.
+"""MLE-bench's lite competitions are described as far as they fit a table of questions with one answer each.
 
 Columns, files and metrics are those of the package's `competitions/<id>/{prepare,grade}.py` (openai/mle-bench, 1.0.0).
 """
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Competition:
-    """`verifier` names the metric (docs/tasks.md). Paths are below prepared/public, but for `answers`: private."""
+    """The columns, files and metric of one competition.
+
+    `verifier` names the metric (docs/tasks.md). Paths are relative to prepared/public, except `answers`: to private.
+    """
 
     verifier: str
     id: str | None  # None: rows have no id and are numbered
@@ -16,15 +19,16 @@ class Competition:
     choices: tuple[str, ...] = ()  # log_loss without any: the columns of the sample submission
     grouped: bool = False  # ids like 0013_02
     train: str = "train.csv"  # or a JSON list of records
-    test: str | None = "test.csv"  # None: the ids stand in the sample submission only
+    test: str | None = "test.csv"  # None: the ids are in the sample submission only
     sample: str = "sample_submission.csv"
     answers: str = "test.csv"
     train_files: str = ""  # a question's file, {id} being its id
     test_files: str = ""
-    folder: str = "mlebench"  # of tasks/: whose reference harness and recipes
+    folder: str = "mlebench"  # below tasks/, with the reference harness and recipes
 
     @property
     def metric(self) -> str:
+        """The name of the metric in reports."""
         return {"choice": "accuracy", "numeric": "accuracy"}.get(self.verifier, self.verifier)
 
 
@@ -111,9 +115,8 @@ NOT_HERE = {
 
 
 def named(competition: str) -> Competition:
-    """Raises ValueError with one line."""
-    found = COMPETITIONS.get(competition)
-    if found:
-        return found
-    why = NOT_HERE.get(competition, "no competition of MLE-bench's lite split; make a task of it (docs/own_task.md)")
-    raise ValueError(f"{competition}: {why}; allowed: {', '.join(COMPETITIONS)}")
+    """Return the competition of that name; raises ValueError with one line if it is not supported."""
+    if competition in COMPETITIONS:
+        return COMPETITIONS[competition]
+    reason = NOT_HERE.get(competition, "no competition of MLE-bench's lite split; make a task of it (docs/own_task.md)")
+    raise ValueError(f"{competition}: {reason}; allowed: {', '.join(COMPETITIONS)}")

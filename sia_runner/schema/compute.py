@@ -1,44 +1,44 @@
-"""The part of the schema that says where stages run, and with what resources."""
+"""The schema of conf/compute/*.yaml says where stages run, and with what resources."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from sia_runner.schema.parts import Component, Count, Part, Positive
-
-Text = Annotated[str, Field(min_length=1)]
+from sia_runner.schema.parts import Component, Count, NonEmptyText, Part, Positive
 
 
 class Resources(Part):
-    """What sbatch is asked for. What a kind of stage does not say, it takes from `default`; null there: the cluster's
-    own default."""
+    """The resources requested from sbatch for one kind of stage.
+
+    A key that is null takes the value of `default`; null there means the cluster's own default.
+    """
 
     where: Literal["job", "driver"] | None = None  # driver: no job, the stage runs where the loop runs
-    partition: Text | None = None
-    account: Text | None = None
-    qos: Text | None = None
+    partition: NonEmptyText | None = None
+    account: NonEmptyText | None = None
+    qos: NonEmptyText | None = None
     cpus: Count | None = None
     memory_gb: Positive | None = None
-    gpus: Annotated[int, Field(ge=0)] | Text | None = None  # how many, or what --gres=gpu:… takes: a100:2
+    gpus: Annotated[int, Field(ge=0)] | NonEmptyText | None = None  # a number, or a value of --gres=gpu:…, like a100:2
     minutes: Count | None = None
-    constraint: Text | None = None
-    reservation: Text | None = None
-    nodelist: Text | None = None
-    exclude: Text | None = None
+    constraint: NonEmptyText | None = None
+    reservation: NonEmptyText | None = None
+    nodelist: NonEmptyText | None = None
+    exclude: NonEmptyText | None = None
     setup: list[str] | None = None  # shell lines before Python starts: module load …
-    extra: dict[Text, str | int | bool] | None = None  # any other option of sbatch, by its long name
+    extra: dict[NonEmptyText, str | int | bool] | None = None  # any other option of sbatch, by its long name
 
     def over(self, default: "Resources") -> "Resources":
-        """These, and what they leave open from `default`."""
-        own = {key: value for key, value in self.model_dump().items() if value is not None}
-        return Resources.model_validate(default.model_dump() | own)
+        """Return these resources, with `default` for the keys that are null."""
+        values = {key: value for key, value in self.model_dump().items() if value is not None}
+        return Resources.model_validate(default.model_dump() | values)
 
 
 class ByKind(Part):
-    """Resources of each kind of stage."""
+    """The resources of each kind of stage."""
 
     default: Resources = Field(default_factory=Resources)
-    propose: Resources = Field(default_factory=Resources)  # and the trials and probes of the proposer
+    propose: Resources = Field(default_factory=Resources)  # also the trials and probes of the proposer
     gate: Resources = Field(default_factory=Resources)
     run: Resources = Field(default_factory=Resources)
     verify: Resources = Field(default_factory=Resources)
@@ -46,42 +46,47 @@ class ByKind(Part):
     test: Resources = Field(default_factory=Resources)
 
     def of(self, kind: str) -> Resources:
-        own: Resources = getattr(self, kind)
-        return own.over(self.default)
+        """Return the resources of stages of this kind."""
+        resources: Resources = getattr(self, kind)
+        return resources.over(self.default)
 
 
 class InProcess(Component):
-    """`inline`, or a class of the user's own."""
+    """Settings of `inline`, or of a class of the user's own."""
 
-    workers: Count = 1  # sandboxes at work at the same time
+    workers: Count = 1  # sandboxes that run in parallel
 
 
 class Local(InProcess):
-    jobs: Count = 2  # at most so many at once
-    pool: Count | None = None  # so many workers for gate, run and verify, beside the jobs; null: a job for each step
+    """Settings of `local`: each stage is a process on this machine."""
+
+    jobs: Count = 2  # maximum number of jobs in parallel
+    pool: Count | None = None  # lasting workers for gate, run and verify, beside the jobs; null: a job for each step
 
 
 class Slurm(InProcess):
-    site: Text = "none"  # which profile of compute/site/ filled in partitions and accounts
-    warn_seconds: Annotated[int, Field(ge=5)] = 90  # how long before its time limit a job is told (USR2)
+    """Settings of `slurm`: each stage is a SLURM job."""
+
+    site: NonEmptyText = "none"  # the profile of compute/site/ that set partitions and accounts
+    warn_seconds: Annotated[int, Field(ge=5)] = 90  # seconds before its time limit at which a job gets USR2
     resources: ByKind = Field(default_factory=ByKind)
-    pool: Count | None = None  # so many workers, of `run`'s resources, for gate, run and verify; null: a job each
+    pool: Count | None = None  # lasting workers with `run`'s resources for gate, run and verify; null: a job each
 
     @field_validator("resources")
     @classmethod
     def _has_limit(cls, value: ByKind) -> ByKind:
         if value.default.minutes is None:
-            raise ValueError("default.minutes is needed: without a time limit a lost job would hold its node")
+            raise ValueError("default.minutes is needed: without a time limit a lost job would occupy its node")
         return value
 
 
-def _which(compute: Any) -> str:
+def _compute_schema(compute: Any) -> str:
     target = str(compute.get("_target_") if isinstance(compute, dict) else compute.target)
-    ours = {f"sia_runner.compute.{name.lower()}.{name}": name for name in ("Local", "Slurm")}
-    return ours.get(target, "InProcess")
+    schemas = {f"sia_runner.compute.{name.lower()}.{name}": name for name in ("Local", "Slurm")}
+    return schemas.get(target, "InProcess")
 
 
 Compute = Annotated[
     Annotated[InProcess, Tag("InProcess")] | Annotated[Local, Tag("Local")] | Annotated[Slurm, Tag("Slurm")],
-    Discriminator(_which),
+    Discriminator(_compute_schema),
 ]

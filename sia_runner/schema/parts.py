@@ -1,4 +1,4 @@
-"""What schemas are made of: strict parts, bounded numbers, and the list of all keys that a model allows."""
+"""Building blocks of the schemas: strict models, bounded numbers, and the list of all keys that a model allows."""
 
 from typing import Annotated, Any, get_args
 
@@ -7,15 +7,18 @@ from pydantic import BaseModel, ConfigDict, Field
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
 class Part(BaseModel):
-    """Unknown keys are errors; values are not coerced ("3" is no number)."""
+    """A section of the configuration: unknown keys are errors; values are not coerced ("3" is not a number)."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
 
 class Named(Part):
+    """A choice of a group, with the name of its YAML file."""
+
     name: str
 
 
@@ -26,7 +29,7 @@ class Component(Named):
 
 
 def optional_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Every dotted key that some choice of some group may have, also those that its YAML leaves out."""
+    """Return every dotted key that some choice of some group may have, also those that its YAML leaves out."""
     keys: set[str] = set()
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
@@ -37,7 +40,7 @@ def optional_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 
 def _parts(annotation: Any) -> list[type[BaseModel]]:
-    """The models in an annotation: itself, or the members of a union, under any number of Annotated."""
+    """Return the models in an annotation: itself, or the members of a union, under any number of Annotated."""
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [part for inner in get_args(annotation) for part in _parts(inner)]

@@ -1,4 +1,4 @@
-"""The schema of conf/provider/*.yaml: where models come from. A provider that a user adds is one more YAML, no code."""
+"""The schema of conf/provider/*.yaml says where models come from; to add a provider, add a YAML, no code."""
 
 from typing import Annotated, Literal
 
@@ -10,14 +10,16 @@ Dollars = Annotated[float, Field(ge=0)]
 
 
 class Prices(Part):
-    """US dollars per million tokens; they win over litellm's table."""
+    """Prices in US dollars per million tokens; they take precedence over litellm's table."""
 
     input: Dollars
     output: Dollars
-    cached_input: Dollars | None = None  # null: as input
+    cached_input: Dollars | None = None  # null: the price of input
 
 
 class Offline(Named):
+    """The choice of no provider."""
+
     kind: Literal["offline"]  # no model can be called
 
 
@@ -25,17 +27,17 @@ class Hosted(Named):
     """An HTTP endpoint that serves models: a company's, a cluster's, or a server on this machine."""
 
     kind: Literal["hosted"]
-    # what the endpoint speaks: such requests are passed through as they are, others are translated by litellm;
-    # `litellm`: everything is translated
+    # the endpoint's protocol: its requests pass through unchanged, litellm translates all others;
+    # `litellm`: it translates every request
     api: Literal["openai", "anthropic", "litellm"]
     litellm: str  # litellm's name of the provider, the part before the slash in its model names
     model: Annotated[str, Field(min_length=1)]
     base_url: str | None = None  # up to and including /v1; null: litellm's own address of the provider
     key: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None  # environment variable; null: needs none
     key_file: str | None = None  # read where the variable is not set; its first line is the key
-    concurrency: Count = 16  # calls under way at the same time, per process
+    concurrency: Count = 16  # calls in parallel, per process
     timeout: Positive = 120.0  # seconds of one attempt, to its last byte
-    attempts: Count = 5  # of one call, for what is transient
+    attempts: Count = 5  # of one call, after transient errors
     patience: Positive = 60.0  # seconds: the longest wait between two attempts, a Retry-After included
     max_tokens: Count = 8192  # completion bound of a request that names none
     cache: bool = False  # keep answers on disk, keyed by the whole request

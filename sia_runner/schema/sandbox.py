@@ -1,4 +1,4 @@
-"""The part of the schema that says where a harness runs."""
+"""The schema of conf/sandbox/*.yaml says where a harness runs."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from sia_runner.schema.parts import Component, Count
 
 
 class Shared(Component):
-    """Any class that is a sandbox, with the limits that all of them have."""
+    """Settings of any sandbox class: the limits that all of them have."""
 
     memory_mb: Annotated[int, Field(ge=64)] = 4096
     processes: Annotated[int, Field(ge=4)] = 128
@@ -20,7 +20,7 @@ class Shared(Component):
 
 
 class OfImage(Shared):
-    """A harness finds what its image holds."""
+    """Settings of a sandbox from a container image, which holds every package that a harness can use."""
 
     image: Annotated[str, Field(min_length=1)]
 
@@ -35,26 +35,30 @@ class OfImage(Shared):
 
 
 class Docker(OfImage):
-    gpus: Annotated[int, Field(ge=-1)] = 0  # how many; -1: all
-    require_limits: bool = True  # refuse an engine that holds no limits; false: sample them, and say so
+    """Settings of `docker`."""
+
+    gpus: Annotated[int, Field(ge=-1)] = 0  # number of GPUs; -1: all
+    require_limits: bool = True  # refuse an engine that does not enforce limits; false: sample usage, and report that
 
 
 class Apptainer(OfImage):
-    gpus: Annotated[int, Field(ge=-1, le=0)] = 0  # -1: all that the job was given
+    """Settings of `apptainer`."""
+
+    gpus: Annotated[int, Field(ge=-1, le=0)] = 0  # -1: all GPUs of the job
 
 
-def _which(sandbox: Any) -> str:
+def _sandbox_schema(sandbox: Any) -> str:
     target = str(sandbox.get("_target_") if isinstance(sandbox, dict) else sandbox.target)
-    ours = {f"sia_runner.sandbox.{name.lower()}.{name}": name for name in ("Docker", "Apptainer")}
-    return ours.get(target, "Shared")
+    schemas = {f"sia_runner.sandbox.{name.lower()}.{name}": name for name in ("Docker", "Apptainer")}
+    return schemas.get(target, "Shared")
 
 
 Sandbox = Annotated[
     Annotated[Shared, Tag("Shared")] | Annotated[Docker, Tag("Docker")] | Annotated[Apptainer, Tag("Apptainer")],
-    Discriminator(_which),
+    Discriminator(_sandbox_schema),
 ]
 
 
 def own_keys(sandbox: Shared) -> dict[str, Any]:
-    """What only this kind of sandbox has: the arguments of its class."""
+    """Return the keys that only this kind of sandbox has: the arguments of its class."""
     return sandbox.model_dump(exclude=set(Shared.model_fields))

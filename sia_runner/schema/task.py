@@ -1,4 +1,4 @@
-"""The schema of conf/task/*.yaml: where data comes from, how it is split, judged and bounded."""
+"""The schema of conf/task/*.yaml says where data comes from, how it is split and verified, and its limits."""
 
 import re
 from typing import Annotated, Literal
@@ -16,9 +16,11 @@ ERRORS = frozenset({"rmse", "rmsle", "mae", "log_loss"})  # verifiers by name fo
 
 
 class Metric(Part):
+    """The metric and how answers are verified."""
+
     name: str
     higher_is_better: bool = True
-    # how one answer is judged: a common verifier by name, or `python` for verifier.py in the task's folder
+    # a common verifier by name, or `python` for verifier.py in the task's folder
     verifier: Literal[OneByOne, Together, "python"] = "exact_match"
     # choice, letter: the allowed answers; auc: [negative, positive]; log_loss: the classes, each a column of answers
     choices: list[str] | None = None
@@ -26,21 +28,24 @@ class Metric(Part):
 
 
 class Data(Part):
-    """Where the data comes from: a pinned wheel, a script in the task's folder, both (the script converts files of the
-    wheel), a script and what the user has, or none of these: files in the task's folder."""
+    """The source of the data.
+
+    That is a pinned wheel, a script in the task's folder, both (the script converts files of the wheel), a script and a
+    file of the user, or none of these: files in the task's folder.
+    """
 
     wheel: str | None = None  # name==version, fetched once through the user's own package index settings
     sha256: str | None = None  # of the wheel
     script: str | None = None  # program in the task's folder: script.py --out DIR, with a wheel also --source DIR
     arguments: dict[str, str | int | float] = Field(default_factory=dict)  # name -> value: script.py --name value
     modules: list[str] = Field(default_factory=list)  # files beside the script that it imports
-    local: str | None = None  # a file or folder that the user has, for the script: --source PATH
-    files: list[str] = Field(default_factory=list)  # of the wheel, for the script; in DIR they keep their paths
+    local: str | None = None  # a file or folder of the user, for the script: --source PATH
+    files: list[str] = Field(default_factory=list)  # files of the wheel for the script, at the same paths in DIR
     labelled: str  # CSV with answers
-    test: str | None = None  # CSV of test questions; null: test is cut from `labelled`
+    test: str | None = None  # CSV of test questions; null: test is split off from `labelled`
     answers: str | None = None  # CSV with the answers of `test`
     extra: dict[str, str] = Field(default_factory=dict)  # further files of every view: name -> path in the source
-    about: str | None = None  # a text of the source that is put behind task.md
+    about: str | None = None  # a text file of the source that is appended to task.md
     licence: str = "not stated"
 
     @model_validator(mode="after")
@@ -61,26 +66,29 @@ class Data(Part):
 
 
 class Columns(Part):
+    """The columns of the table of questions."""
+
     id: str = "id"
     answer: str = "label"
     # columns whose cells are paths of files in the prepared folder; the answer may be one of them
     files: list[str] = Field(default_factory=list)
-    # ids like 0013_02 keep their form and grouping in a view, re-labelled; groups are never cut by a split
+    # ids like 0013_02: views re-key them but keep form and grouping; a split never cuts a group
     grouped_ids: bool = False
 
     @property
     def answer_is_file(self) -> bool:
+        """True if an answer is the path of a file."""
         return self.answer in self.files
 
 
 class Splits(Part):
-    """Shares of the labelled units; what is left is train. `rollout` is a share of train."""
+    """Shares of the labelled units; the rest is train. `rollout` is a share of train."""
 
     dev: Share = 0.1
-    val: Share = 0.2  # where nothing is left for train, and with folds > 1: all that is not dev or test
+    val: Share = 0.2  # without a rest for train, or with folds > 1: everything that is not dev or test
     test: Share = 0.0  # only for tasks without test questions of their own
     rollout: Share = 0.25
-    stratify: bool | str = True  # by answer; a text: by that column of the questions
+    stratify: bool | str = True  # true: by answer; a text: by that column of the questions
     folds: Annotated[int, Field(ge=1, le=20)] = 1  # >1: dev + val are cross-fitted, one run per fold
 
     @model_validator(mode="after")
@@ -97,21 +105,26 @@ class Splits(Part):
 
     @property
     def leaves_train(self) -> bool:
-        """Are some labelled units train (and rollout)? Otherwise all of them are dev, val or test."""
+        """True if some labelled units are train (and rollout); else all of them are dev, val or test."""
         return self.folds == 1 and self.dev + self.val + self.test < 1 - _ROUNDING
 
 
 class Said(Part):
-    """How a labelled row is said to a policy that is warmed on the task: format strings over the columns' names, like
-    ``{text:.240}``, which is what the task's harnesses that call a model have to ask."""
+    """The prompt and answer that turn a labelled row into an example for the supervised warm-up of a tiny policy.
+
+    Both are format strings over the columns' names, like ``{text:.240}``. The task's harnesses that call a model have
+    to use the same prompt.
+    """
 
     prompt: str
     answer: str
 
 
 class Published(Part):
-    """Figures of others on this task, in metric units, for reports to show beside ours; never compared by a test.
-    `protocol`: in what theirs was another experiment."""
+    """Published figures on this task, in metric units, which reports show beside ours; no test compares them.
+
+    `protocol` says how the published experiment differs.
+    """
 
     source: str
     protocol: str
@@ -122,31 +135,35 @@ class Published(Part):
 
 
 class Gate(Part):
+    """The size of the gate's short run on dev questions."""
+
     questions: Count = 8
     train: Count = 600  # at most this many labelled units
 
 
 class TaskLimits(Part):
-    """Seconds."""
+    """Time limits in seconds, and size limits."""
 
     run: Positive = 600
     gate: Positive = 60
     verify: Positive = 60
-    verify_mb: Count | None = 4096  # address space of the verifier's process; null where it needs a GPU's
-    submission_mb: Count = 64  # of all its files together
-    submission_files: Count = 1000  # for a submission that is a folder
+    verify_mb: Count | None = 4096  # address space of the verifier's process; null: no limit, as CUDA needs
+    submission_mb: Count = 64  # all files together
+    submission_files: Count = 1000  # of a submission that is a folder
 
 
 class TableTask(Named):
+    """A task given by tables of questions and answers."""
+
     target: Literal["sia_runner.tasks.table.TableTask"] = Field(alias="_target_")
     dir: str | None = None  # null: the bundled folder of that name, or of `folder`
     folder: str | None = None  # a bundled folder that several tasks share
     data: Data
     columns: Columns = Field(default_factory=Columns)
-    runs_submission: bool = False  # verifier.py executes what was submitted, in the sandbox
-    needs_gpu: bool = False  # and there on a GPU, which the sandbox has to show
+    runs_submission: bool = False  # verifier.py executes the submission, in the sandbox
+    needs_gpu: bool = False  # on a GPU, which the sandbox has to provide
     submission: str = "submission.csv"  # with metric.verifier=python also another file, or a folder: `name/`
-    questions_as: str | None = None  # a second name for questions.csv, where a task had one
+    questions_as: str | None = None  # a second name for questions.csv, which older harnesses read
     metric: Metric
     splits: Splits = Field(default_factory=Splits)
     gate: Gate = Field(default_factory=Gate)
@@ -154,13 +171,13 @@ class TableTask(Named):
     needs_model: bool = False  # no harness can answer without a model: refused without a provider
     requires: list[str] = Field(default_factory=list)  # modules that verifying imports
     published: Published | None = None
-    said: Said | None = None  # null: the question's columns, one a line, and the answer
+    said: Said | None = None  # examples for the warm-up; null: the question's columns, one a line, and the answer
     tiny: Tiny = Field(default_factory=Tiny)  # what base=tiny is for this task
-    tiny_steps: Count = 16  # of an online update of it: enough that most rollout questions are drawn twice
+    tiny_steps: Count = 16  # optimizer steps of an online update of it; each rollout question should come up twice
 
     @property
     def answer_columns(self) -> list[str]:
-        """Of the submission, beside the id."""
+        """The columns of the submission besides the id."""
         return self.metric.choices or [] if self.metric.verifier == "log_loss" else [self.columns.answer]
 
     @model_validator(mode="after")
@@ -193,7 +210,7 @@ class TableTask(Named):
             )
         if self.columns.files and self.data.wheel and not self.data.script:
             raise ValueError(
-                "columns.files needs data.script, or files in the task's folder: of a wheel too few are kept"
+                "columns.files needs data.script, or files in the task's folder: of a wheel too few files are kept"
             )
         if (self.data.test is None) == (self.splits.test == 0):
             raise ValueError("give either data.test (with data.answers) or splits.test above 0, one of the two")
@@ -205,7 +222,7 @@ class SiaFolderTask(Named):
 
     target: Literal["sia_runner.tasks.sia_folder.SiaFolder"] = Field(alias="_target_")
     dir: Annotated[str, Field(min_length=1)]
-    reference: str | None = None  # file or folder that the first harness is taken from; null: the folder's own
+    reference: str | None = None  # file or folder of the first harness; null: the task folder's own
     metric: Metric
     limits: TaskLimits = Field(default_factory=TaskLimits)
     needs_model: bool = False
@@ -217,7 +234,7 @@ class MlebenchTask(Named):
     target: Literal["sia_runner.tasks.mlebench.task.Mlebench"] = Field(alias="_target_")
     competition: str
     prepared: str | None = None  # holds COMPETITION/prepared/{public,private}; null: where mlebench keeps its data
-    most_rows: Count = 200_000  # labelled rows that are used; of more, a seeded sample
+    most_rows: Count = 200_000  # maximum number of labelled rows; of more, a seeded sample is used
     splits: Splits = Field(default_factory=Splits)
     gate: Gate = Field(default_factory=Gate)
     limits: TaskLimits = Field(default_factory=TaskLimits)
@@ -234,10 +251,11 @@ class MlebenchTask(Named):
 
     @property
     def metric(self) -> Metric:
-        """The competition's own."""
-        one = named(self.competition)
-        better = one.verifier not in ERRORS
-        return Metric.model_validate({"name": one.metric, "verifier": one.verifier, "higher_is_better": better})
+        """The metric of the competition."""
+        competition = named(self.competition)
+        better = competition.verifier not in ERRORS
+        fields = {"name": competition.metric, "verifier": competition.verifier, "higher_is_better": better}
+        return Metric.model_validate(fields)
 
 
 Task = Annotated[TableTask | SiaFolderTask | MlebenchTask, Field(discriminator="target")]

@@ -15,6 +15,7 @@ from sia_runner.sweep.table import show, table
 
 
 def main() -> int:
+    """Print the table of the sweep; return the exit code."""
     args = sys.argv[1:]
     folders = [arg for arg in args if not arg.startswith("-")]
     if {"-h", "--help"} & set(args) or len(folders) != 1:

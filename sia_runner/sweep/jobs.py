@@ -1,6 +1,9 @@
-"""Runs of a sweep as jobs, through submitit: submitted, noted, waited for. What counts is the outcome that a run leaves
-in the sweep's folder; a job that is gone without one ended that run and no other. Waiting for submitit's own results
-would raise at the first such job, and asks sacct, which many clusters do not have."""
+"""Running a sweep as jobs through submitit: submit them, record them, wait for them.
+
+The result of a run is the outcome file that it writes to the sweep's folder. A job that is gone without one has ended
+that run and no other. submitit's own results are not used: waiting for them raises at the first such job, and needs
+sacct, which many clusters do not have.
+"""
 
 import os
 import time
@@ -20,9 +23,9 @@ from sia_runner.sweep.one_run import SweepRun
 from sia_runner.sweep.plan import INTERRUPTED, SweepDir
 from sia_runner.sweep.table import status
 
-POLL = 0.5  # seconds between looks at the folder of outcomes
-ASK = 2.0  # seconds between looks at the jobs of runs without one; the queue itself is asked more rarely
-# submitit's names, as users of Hydra know them -> ours
+POLL = 0.5  # seconds between checks of the folder of outcomes
+JOB_POLL = 2.0  # seconds between checks of the jobs of runs without one; the queue itself is queried less often
+# Hydra users know submitit's names -> our names
 _NAMES = {"timeout_min": "minutes", "cpus_per_task": "cpus", "mem_gb": "memory_gb", "gpus_per_node": "gpus",
           "additional_parameters": "extra"}  # fmt: skip
 _NO_RESOURCES = ("array_parallelism", "max_num_timeout", "signal_delay_s")
@@ -30,17 +33,17 @@ _NO_RESOURCES = ("array_parallelism", "max_num_timeout", "signal_delay_s")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where jobs run."""
+    """A job queue for the runs of a sweep: a SLURM cluster or this machine."""
 
-    at_once: int  # jobs submitted and not over
-    settle: float  # seconds that an ended job's outcome may take to be seen, or the job to be queued again
+    max_jobs: int  # submitted and unfinished at the same time
+    grace_seconds: float  # how long the outcome of an ended job may take to appear, or the job to be queued again
     submit: Callable[[Sequence[SweepRun]], list[str]]  # the ids of their jobs
-    state: Callable[[str], State | None]  # None: nobody answered yet
-    waiting: Callable[[State, float], str]  # what to tell of a job that waits for so many seconds; empty: nothing
+    state: Callable[[str], State | None]  # None: the queue has not answered yet
+    describe_waiting: Callable[[State, float], str]  # text on a job that waits for so many seconds; empty: no text
 
 
 def check(cluster: str, keys: Mapping[str, Any]) -> None:
-    """Would such jobs be accepted? Raises RunError."""
+    """Raise RunError where such jobs would not be accepted."""
     for key in _NO_RESOURCES:
         value = keys.get(key)
         if key in keys and not (type(value) is int and value > 0) and (cluster, value) != ("local", None):
@@ -59,39 +62,42 @@ def check(cluster: str, keys: Mapping[str, Any]) -> None:
 def carry_out(
     cluster: str, keys: Mapping[str, Any], loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]
 ) -> None:
-    """Returns when every run has an outcome or its job is gone. KeyboardInterrupt leaves the jobs alone."""
+    """Submit the runs and return when every run has an outcome or its job is gone.
+
+    KeyboardInterrupt leaves the jobs running.
+    """
     runs = [composed_run(*compose(loader, config, overrides)) for overrides in job_overrides]
     sweep = SweepDir(runs[0].sweep)
-    place = (_on_slurm if cluster == "slurm" else _on_this_machine)(keys, sweep)
-    running = _attached(sweep, cluster, place, [run.name for run in runs])
-    new = [run for run in runs if run.name not in running]
+    launcher = (_on_slurm if cluster == "slurm" else _on_this_machine)(keys, sweep)
+    running = _running_jobs(sweep, cluster, launcher, [run.name for run in runs])
+    unsubmitted = [run for run in runs if run.name not in running]
 
     def fill() -> None:
-        batch = [new.pop(0) for _ in range(min(len(new), place.at_once - len(running)))]
+        batch = [unsubmitted.pop(0) for _ in range(min(len(unsubmitted), launcher.max_jobs - len(running)))]
         if batch:
-            ids = dict(zip((run.name for run in batch), place.submit(batch), strict=True))
-            sweep.note_jobs(cluster, ids)
+            ids = dict(zip((run.name for run in batch), launcher.submit(batch), strict=True))
+            sweep.record_jobs(cluster, ids)
             running.update(ids)
 
     fill()
-    _wait(sweep, running, place, fill)
+    _wait(sweep, running, launcher, fill)
 
 
 def _slurm(keys: Mapping[str, Any]) -> Slurm:
-    asked = {_NAMES.get(key, key): value for key, value in keys.items() if key not in _NO_RESOURCES}
+    resources = {_NAMES.get(key, key): value for key, value in keys.items() if key not in _NO_RESOURCES}
     try:
-        return Slurm(1, "none", keys["signal_delay_s"], {"default": asked})
+        return Slurm(1, "none", keys["signal_delay_s"], {"default": resources})
     except ValidationError as error:
         fault = error.errors()[0]
-        ours = str(fault["loc"][-1])
-        name = next((theirs for theirs, own in _NAMES.items() if own == ours), ours)
+        own_name = str(fault["loc"][-1])
+        name = next((hydra_name for hydra_name, name in _NAMES.items() if name == own_name), own_name)
         raise RunError(f"hydra.launcher.{name}={fault['input']}: {fault['msg'].lower()}") from None
 
 
 def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> Place:
-    """One array; SLURM bounds how many of it run."""
+    """Return a queue that submits one job array; SLURM bounds how many of its jobs run."""
     slurm = _slurm(keys)
-    # not jobs/%j: such a folder is made when sbatch has answered, and a job that starts before has nowhere to write
+    # not jobs/%j: that folder is made after sbatch answers, and a job that starts earlier could not write its log
     executor = submitit().SlurmExecutor(sweep.jobs, max_num_timeout=keys["max_num_timeout"])
     named = {"job_name": f"sia-{sweep.path.name}", "array_parallelism": keys["array_parallelism"]}
     executor.update_parameters(**slurm.parameters("run"), **named)
@@ -108,9 +114,9 @@ def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> Place:
 
 
 def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> Place:
-    at_once = keys["array_parallelism"] or max(1, (os.cpu_count() or 1) // 2)
-    machine: Any = Local(1, at_once).cluster  # which carries out anything that can be called
-    hidden = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}  # by submitit, all of them
+    max_jobs = keys["array_parallelism"] or max(1, (os.cpu_count() or 1) // 2)
+    machine: Any = Local(1, max_jobs).cluster  # its cluster runs any callable
+    hidden = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}  # submitit hides all GPUs
 
     def submit(runs: Sequence[SweepRun]) -> list[str]:
         ids: list[str] = []
@@ -119,57 +125,60 @@ def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> Place:
             ids.append(machine.submit(step, replace(run, environment=hidden)))
         return ids
 
-    return Place(at_once, 2.0, submit, machine.state, machine.waiting)
+    return Place(max_jobs, 2.0, submit, machine.state, machine.waiting)
 
 
-def _attached(sweep: SweepDir, cluster: str, place: Place, names: Sequence[str]) -> dict[str, str]:
-    """Run -> job, of jobs of an earlier command that still wait or run."""
-    noted = {name: job for name, job in sweep.noted_jobs(cluster).items() if name in names}
-    states = {name: place.state(job) for name, job in noted.items()}
+def _running_jobs(sweep: SweepDir, cluster: str, launcher: Place, names: Sequence[str]) -> dict[str, str]:
+    """Return run -> job for the jobs of an earlier command that still wait or run."""
+    recorded = {name: job for name, job in sweep.recorded_jobs(cluster).items() if name in names}
+    states = {name: launcher.state(job) for name, job in recorded.items()}
     give_up = time.monotonic() + 120
     while None in states.values():
         if time.monotonic() > give_up:
-            raise RunError(f"{sweep.path}: the queue does not answer, so that nobody knows which jobs still run")
+            raise RunError(f"{sweep.path}: the queue does not answer, so it is unknown which jobs still run")
         time.sleep(POLL)
-        states = {name: place.state(job) for name, job in noted.items()}
-    return {name: noted[name] for name, state in states.items() if state and state.name not in ENDED}
+        states = {name: launcher.state(job) for name, job in recorded.items()}
+    return {name: recorded[name] for name, state in states.items() if state and state.name not in ENDED}
 
 
-def _wait(sweep: SweepDir, running: dict[str, str], place: Place, fill: Callable[[], None]) -> None:
-    """`running`: run -> job. Until nothing runs and `fill` brings nothing more."""
-    over: dict[str, float] = {}  # run -> since when its job is
-    told: set[str] = set()
-    began = asked = time.monotonic()
+def _wait(sweep: SweepDir, running: dict[str, str], launcher: Place, fill: Callable[[], None]) -> None:
+    """Wait until no job runs and `fill` submits no more; `running` maps run -> job."""
+    over_since: dict[str, float] = {}  # run -> when its job ended
+    printed: set[str] = set()
+    began = last_poll = time.monotonic()
     while running:
         time.sleep(POLL)
-        now = time.monotonic()
-        for name in _ended(sweep, running):
-            _say(sweep, name, running.pop(name))
-        if now - asked >= ASK:
-            asked = now
-            states = {name: place.state(job) for name, job in running.items()}
-            over = {name: over.get(name, now) for name, state in states.items() if state and state.name in ENDED}
+        moment = time.monotonic()
+        for name in _finished_runs(sweep, running):
+            _print_status(sweep, name, running.pop(name))
+        if moment - last_poll >= JOB_POLL:
+            last_poll = moment
+            states = {name: launcher.state(job) for name, job in running.items()}
+            over_since = {
+                name: over_since.get(name, moment) for name, state in states.items() if state and state.name in ENDED
+            }
             for state in filter(None, states.values()):
-                told |= _tell(place.waiting(state, now - began), told)
-        for name in [name for name in running if now - over.get(name, now) >= place.settle]:
-            _say(sweep, name, running.pop(name))
+                printed |= _print_once(launcher.describe_waiting(state, moment - began), printed)
+        for name in [name for name in running if moment - over_since.get(name, moment) >= launcher.grace_seconds]:
+            _print_status(sweep, name, running.pop(name))
         fill()
 
 
-def _tell(line: str, told: set[str]) -> set[str]:
-    """Say it once for all jobs."""
-    if line and line not in told:
+def _print_once(line: str, printed: set[str]) -> set[str]:
+    """Print the line once for all jobs."""
+    if line and line not in printed:
         print(f"a job {line}", flush=True)
     return {line}
 
 
-def _ended(sweep: SweepDir, running: Mapping[str, str]) -> list[str]:
-    """An interrupted run's job may be queued again by the cluster: it has ended when the job is gone."""
+def _finished_runs(sweep: SweepDir, running: Mapping[str, str]) -> list[str]:
+    """Return the runs that have ended for good: the cluster may queue the job of an interrupted run again."""
     outcomes = sweep.outcome("-").parent
-    present = set(outcomes.iterdir()) if outcomes.is_dir() else set()  # one look for all, also through a network
-    there = [name for name in running if sweep.outcome(name) in present]
-    return [name for name in there if (sweep.ended(name) or {}).get("code", INTERRUPTED) != INTERRUPTED]
+    # one listing for all runs: cheap on a network file system too
+    present = set(outcomes.iterdir()) if outcomes.is_dir() else set()
+    names = [name for name in running if sweep.outcome(name) in present]
+    return [name for name in names if (sweep.ended(name) or {}).get("code", INTERRUPTED) != INTERRUPTED]
 
 
-def _say(sweep: SweepDir, name: str, job: str) -> None:
+def _print_status(sweep: SweepDir, name: str, job: str) -> None:
     print(f"{name}: {status(sweep, name)} (job {job})", flush=True)

@@ -1,4 +1,4 @@
-"""What came of a sweep: a row for each run, the mean over seeds for each arm. For people, sweep.json and sweep.csv."""
+"""The table of a sweep, printed and written to sweep.json and sweep.csv: a row per run, the mean over seeds per arm."""
 
 import csv
 import io
@@ -13,17 +13,20 @@ from sia_runner.rundir import RunDir, RunError, read_json, write_json, write_tex
 from sia_runner.sweep.plan import Json, Plan, Planned, SweepDir
 
 _BY_CODE = {0: "completed", 1: "crashed", 2: "refused", 3: "failed", 4: "budget", 130: "interrupted"}
-_STALE = 60.0  # seconds without a touch after which a lease of another node counts no more
+_STALE = 60.0  # seconds without a heartbeat after which a lease of another node is stale
 _COLUMNS = ["run", "task", "mode", "arm", "seed", "status", "best", "val", "val_low", "val_high", "test", "test_low"]
 _COLUMNS += ["test_high", "test_n", "baseline_test", "usd", "calls", "tokens", "seconds", "why"]
 
 
 def status(sweep: SweepDir, name: str) -> str:
-    """completed, crashed, refused, failed (no candidate could be scored), budget, interrupted: as its newest process
-    ended. Where none has: running, cut (its process is gone), missing (never started)."""
-    ended, run = sweep.ended(name), RunDir(sweep.path / name)
-    if ended:
-        return _BY_CODE.get(ended["code"], f"exit code {ended['code']}")
+    """Return how the newest process of a run ended: completed, crashed, refused, failed, budget or interrupted.
+
+    "failed" means that no candidate could be scored. Where no process has ended: running, cut (its process is gone) or
+    missing (never started).
+    """
+    outcome, run = sweep.ended(name), RunDir(sweep.path / name)
+    if outcome:
+        return _BY_CODE.get(outcome["code"], f"exit code {outcome['code']}")
     lease = run.path / "lease.json"
     try:
         return "cut" if gone(read_json(lease), lease, _STALE) else "running"
@@ -32,25 +35,25 @@ def status(sweep: SweepDir, name: str) -> str:
 
 
 def table(sweep: SweepDir, plan: Plan) -> Json:
-    """``{"sweep", "runs": [...], "means": [...]}``."""
+    """Return ``{"sweep", "runs": [...], "means": [...]}``."""
     arms = _arms(plan.runs)
     rows = [_row(sweep, run, arm) for run, arm in zip(plan.runs, arms, strict=True)]
     return {"sweep": str(sweep.path), "runs": rows, "means": _means(rows)}
 
 
 def write(sweep: SweepDir, plan: Plan) -> None:
-    """sweep.json and sweep.csv, each whole or not at all."""
-    found = table(sweep, plan)
-    write_json(sweep.path / "sweep.json", found)
+    """Write sweep.json and sweep.csv, each atomically."""
+    summary = table(sweep, plan)
+    write_json(sweep.path / "sweep.json", summary)
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(_COLUMNS)
-    lines.writerows([_flat(row)[column] for column in _COLUMNS] for row in found["runs"])
+    lines.writerows([_flat(row)[column] for column in _COLUMNS] for row in summary["runs"])
     write_text(sweep.path / "sweep.csv", text.getvalue())
 
 
 def _flat(row: Json) -> Json:
-    """Scores as columns."""
+    """Return the row with its scores as columns."""
     flat = {key: row[key] for key in _COLUMNS if key in row}
     for split in ("val", "test"):
         score = row[split] or {}
@@ -60,11 +63,11 @@ def _flat(row: Json) -> Json:
 
 
 def _arms(runs: Sequence[Planned]) -> list[str]:
-    """What tells runs apart beside task and seed: the overrides that are not the same in all of them."""
-    given = [dict(override.split("=", 1) for override in run.overrides if "=" in override) for run in runs]
-    keys = dict.fromkeys(key for one in given for key in one)
-    varying = [key for key in keys if key not in ("seed", "task") and len({one.get(key) for one in given}) > 1]
-    return [" ".join(f"{key.lstrip('+')}={one[key]}" for key in varying if key in one) for one in given]
+    """Name the arm of each run: the overrides, except task and seed, that are not the same in all runs."""
+    overrides = [dict(override.split("=", 1) for override in run.overrides if "=" in override) for run in runs]
+    keys = dict.fromkeys(key for pairs in overrides for key in pairs)
+    varying = [key for key in keys if key not in ("seed", "task") and len({pairs.get(key) for pairs in overrides}) > 1]
+    return [" ".join(f"{key.lstrip('+')}={pairs[key]}" for key in varying if key in pairs) for pairs in overrides]
 
 
 def _row(sweep: SweepDir, run: Planned, arm: str) -> Json:
@@ -80,17 +83,17 @@ def _row(sweep: SweepDir, run: Planned, arm: str) -> Json:
 
 
 def _why(sweep: SweepDir, name: str) -> str:
-    """What was said when it ended otherwise than well; where its job's own words are when nobody could say anything."""
-    ended = sweep.ended(name)
-    if ended:
-        return " · ".join(ended["said"])
-    noted = {cluster: sweep.noted_jobs(cluster).get(name) for cluster in ("slurm", "local")}
-    job = noted["slurm"] or noted["local"]
+    """Return the message of a run that did not end well, or where the output of its job is when there is no message."""
+    outcome = sweep.ended(name)
+    if outcome:
+        return " · ".join(outcome["said"])
+    job_ids = {cluster: sweep.recorded_jobs(cluster).get(name) for cluster in ("slurm", "local")}
+    job = job_ids["slurm"] or job_ids["local"]
     return f"job {job}, see jobs/" if job else ""
 
 
 def _seconds(folder: RunDir) -> float | None:
-    """Of all steps that were done. None where none was, or the journal does not hold."""
+    """Return the seconds of all completed steps; None where there are none, or the journal is damaged."""
     try:
         return round(sum(entry["seconds"] for entry in Record(folder.journal).of("done")), 1)
     except RunError:
@@ -98,11 +101,11 @@ def _seconds(folder: RunDir) -> float | None:
 
 
 def _means(rows: Sequence[Json]) -> list[Json]:
-    """For each task, mode and arm: the mean over its runs that were tested, and the standard deviation between them."""
+    """Average the tested runs of each task, mode and arm, with the standard deviation between them."""
     groups: dict[tuple[str, str, str], list[Json]] = {}
     for row in rows:
         groups.setdefault((row["task"], row["mode"], row["arm"]), []).append(row)
-    return [_mean(*key, of) for key, of in groups.items()]
+    return [_mean(*key, group) for key, group in groups.items()]
 
 
 def _mean(task: str, mode: str, arm: str, rows: Sequence[Json]) -> Json:
@@ -124,23 +127,23 @@ def _mean(task: str, mode: str, arm: str, rows: Sequence[Json]) -> Json:
 
 
 def show(sweep: SweepDir, plan: Plan) -> None:
-    """The table on standard output."""
+    """Print the table on standard output."""
     from rich.console import Console
 
-    found = table(sweep, plan)
+    summary = table(sweep, plan)
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=200)
-    for part in _tables(found):
+    for part in _tables(summary):
         console.print(part)
 
 
-def _tables(found: Json) -> list[Any]:
+def _tables(summary: Json) -> list[Any]:
     from rich.markup import escape
     from rich.table import Table
 
     from sia_runner.run.summary import interval
 
-    runs = Table(title=f"sweep {Path(found['sweep']).name}", title_justify="left")
+    runs = Table(title=f"sweep {Path(summary['sweep']).name}", title_justify="left")
     for name in ("run", "status"):
         runs.add_column(name, overflow="fold")
     for name in ("val [95% ci]", "test [95% ci]"):
@@ -148,7 +151,7 @@ def _tables(found: Json) -> list[Any]:
     for name in ("usd", "seconds"):
         runs.add_column(name, justify="right")
     runs.add_column("why", overflow="fold")
-    for row in found["runs"]:
+    for row in summary["runs"]:
         scores = (escape(interval(row[split])) if row[split] else "–" for split in ("val", "test"))
         usd, seconds = _number(row["usd"], ".2f"), _number(row["seconds"], ".0f")
         runs.add_row(escape(row["run"]), row["status"], *scores, usd, seconds, escape(row["why"]))
@@ -157,11 +160,11 @@ def _tables(found: Json) -> list[Any]:
         means.add_column(name, overflow="fold")
     for name in ("tested", "val", "test", "± sd", "usd", "seconds"):
         means.add_column(name, justify="right")
-    for row in found["means"]:
+    for row in summary["means"]:
         cells = (_number(row[key], ".3f") for key in ("val", "test", "test_sd"))
-        spent = (_number(row["usd"], ".2f"), _number(row["seconds"], ".0f"))
+        costs = (_number(row["usd"], ".2f"), _number(row["seconds"], ".0f"))
         arm = escape(row["arm"]) or "–"
-        means.add_row(row["task"], row["mode"], arm, f"{row['tested']} of {row['runs']}", *cells, *spent)
+        means.add_row(row["task"], row["mode"], arm, f"{row['tested']} of {row['runs']}", *cells, *costs)
     return [runs, means]
 
 

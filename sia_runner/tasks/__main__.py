@@ -1,4 +1,4 @@
-"""``python -m sia_runner.tasks``, see sia_runner/own_task/command.py: a command stands above the rooms."""
+"""``python -m sia_runner.tasks`` starts the command in sia_runner/own_task/command.py."""
 
 import sys
 

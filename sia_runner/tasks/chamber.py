@@ -1,9 +1,10 @@
-"""For verifiers that must execute what was submitted: a program in the run's sandbox, spoken to line by line.
+"""A sandbox for verifiers that must execute submissions: a program in the run's sandbox, spoken to line by line.
 
 The verifier stays outside. It puts a program of its own (a driver) beside the submission, starts both in the sandbox
-and asks; every answer is hostile: bounded in size, waited for no longer than said, JSON or nothing. Two pipes in the
-program's working folder carry the lines, ``asks`` and ``answers``; both are opened here before the program starts, so
-that what it does to the names changes nothing. Larger things lie in files of that folder (see `Inside.work`).
+and sends requests; every answer is hostile: bounded in size, waited for no longer than allowed, a JSON object or
+refused. Two pipes in the program's working folder carry the lines, ``asks`` and ``answers``; both are opened here
+before the program starts, so that nothing it does to the names matters. Larger data goes into files of that folder (see
+`Inside.work`).
 """
 
 import contextlib
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ASKS, ANSWERS = "asks", "answers"
-_LINE = 16 << 10  # bytes of an answer
-_PATIENCE = 30.0  # seconds for the sandbox to be taken down
+_MAX_LINE_BYTES = 16 << 10  # bytes of an answer
+_SHUTDOWN_SECONDS = 30.0  # seconds for the sandbox to be taken down
 
 
 class ChamberError(Exception):
@@ -29,7 +30,7 @@ class ChamberError(Exception):
 
 
 class GoneError(Exception):
-    """The program does not answer any more. `ending`: of the sandbox's endings, or ``late`` or ``gibberish``."""
+    """The program does not answer any more. `ending`: one of the sandbox's endings, or ``late`` or ``gibberish``."""
 
     def __init__(self, ending: str, detail: str = "") -> None:
         super().__init__(detail or ending.replace("_", " "))
@@ -38,25 +39,34 @@ class GoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Chamber:
-    """`command` runs one job in a sandbox (see sia_runner.candidate.chamber); empty where there is none."""
+    """A way to run programs in the sandbox of a run.
+
+    `command` runs one job in a sandbox (see sia_runner.candidate.chamber); it is empty where there is none.
+    """
 
     command: Sequence[str]
 
     @contextlib.contextmanager
     def run(self, files: Mapping[str, bytes], entry: str, seconds: float) -> Iterator["Inside"]:
-        """Start program `entry` of `files` (name -> content), as ``entry --dataset_dir D --working_dir W`` with D
-        empty. It has `seconds` in all, and ends with this block. ChamberError where no sandbox is given."""
+        """Start program `entry` of `files` (name -> content) with the arguments ``--dataset_dir D --working_dir W``.
+
+        D is empty. The program has `seconds` in all, and ends with this block. Raises ChamberError where there is no
+        sandbox.
+        """
         if not self.command:
             raise ChamberError("this verifier executes what was submitted and was given no sandbox")
         top = Path(tempfile.mkdtemp(prefix="sia-chamber-"))
         try:
-            inside = Inside(
-                _laid_out(top, files), _pipe(top, ASKS), _pipe(top, ANSWERS), self._start(top, entry, seconds)
+            program = Inside(
+                _make_folders(top, files),
+                _open_pipe(top, ASKS),
+                _open_pipe(top, ANSWERS),
+                self._start(top, entry, seconds),
             )
             try:
-                yield inside
+                yield program
             finally:
-                inside.end()
+                program.end()
         finally:
             shutil.rmtree(top, ignore_errors=True)
 
@@ -70,8 +80,8 @@ class Chamber:
         return process
 
 
-def _laid_out(top: Path, files: Mapping[str, bytes]) -> Path:
-    """``top/{harness,data,work}``; readable by the user that a sandbox may run it as."""
+def _make_folders(top: Path, files: Mapping[str, bytes]) -> Path:
+    """Make ``top/{harness,data,work}``, readable by the user that a sandbox may run the program as."""
     top.chmod(0o711)
     for name in ("harness", "data", "work"):
         (top / name).mkdir(mode=0o755)
@@ -83,8 +93,8 @@ def _laid_out(top: Path, files: Mapping[str, bytes]) -> Path:
     return top / "work"
 
 
-def _pipe(top: Path, name: str) -> int:
-    """For reading and writing: opening waits for nobody, and there is no end of file when the other side goes."""
+def _open_pipe(top: Path, name: str) -> int:
+    """Open a pipe for reading and writing: opening does not block, and no end of file comes when the program ends."""
     return os.open(top / "work" / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -94,31 +104,31 @@ class Inside:
     def __init__(self, work: Path, asks: int, answers: int, process: "subprocess.Popen[bytes]") -> None:
         self.work = work  # its working folder: what is in there is hostile, links included
         self._asks, self._answers, self._process = asks, answers, process
-        self._heard = b""
+        self._buffer = b""
 
     def tell(self, message: Mapping[str, Any]) -> None:
-        """One line for the program. Short: a pipe holds 64 KiB until it is read."""
+        """Send one line to the program. Keep it short: a pipe holds 64 KiB until it is read."""
         try:
             os.write(self._asks, json.dumps(message).encode() + b"\n")
         except BlockingIOError:
             raise GoneError("late", "it does not read what it is asked") from None
 
     def hear(self, seconds: float) -> dict[str, Any]:
-        """The next line of the program, a JSON object. GoneError where there is none in time."""
-        end = time.monotonic() + seconds
-        while b"\n" not in self._heard:
-            if len(self._heard) > _LINE:
+        """Return the next line of the program, a JSON object. Raises GoneError where there is none in time."""
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > _MAX_LINE_BYTES:
                 raise GoneError("gibberish", "it answers without end")
-            left = end - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 raise GoneError("late", f"no answer within {seconds:g} s")
             assert self._process.stdout  # noqa: S101 (for the type checker)
-            ready, _, _ = select.select([self._answers, self._process.stdout], [], [], left)
+            ready, _, _ = select.select([self._answers, self._process.stdout], [], [], remaining)
             if self._answers in ready:
-                self._heard += os.read(self._answers, _LINE)
+                self._buffer += os.read(self._answers, _MAX_LINE_BYTES)
             elif ready:
-                raise self._ended()
-        line, _, self._heard = self._heard.partition(b"\n")
+                raise self._ending_error()
+        line, _, self._buffer = self._buffer.partition(b"\n")
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError):
@@ -128,19 +138,20 @@ class Inside:
         return answer
 
     def ask(self, message: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Send one line and return the answer to it."""
         self.tell(message)
         return self.hear(seconds)
 
-    def _ended(self) -> Exception:
-        """The job is over: GoneError says how, ChamberError that it never was."""
+    def _ending_error(self) -> Exception:
+        """Return the error that tells how the job ended: GoneError, or ChamberError where it never started."""
         assert self._process.stdout  # noqa: S101
         try:
-            ended = json.loads(self._process.stdout.read())
+            report = json.loads(self._process.stdout.read())
         except ValueError:
-            return ChamberError(f"the sandbox died with exit code {self._process.wait(_PATIENCE)}")
-        if ended["ending"] in ("not_started", "interrupted"):
-            return ChamberError(f"the sandbox could not run it: {ended['detail']}")
-        return GoneError(ended["ending"], ended["detail"] or f"exit code {ended['exit_code']}")
+            return ChamberError(f"the sandbox died with exit code {self._process.wait(_SHUTDOWN_SECONDS)}")
+        if report["ending"] in ("not_started", "interrupted"):
+            return ChamberError(f"the sandbox could not run it: {report['detail']}")
+        return GoneError(report["ending"], report["detail"] or f"exit code {report['exit_code']}")
 
     def end(self) -> None:
         """Take the sandbox down: it ends when the standard input of its command does."""
@@ -148,7 +159,7 @@ class Inside:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
-            self._process.wait(_PATIENCE)
+            self._process.wait(_SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

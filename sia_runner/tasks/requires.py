@@ -1,4 +1,4 @@
-"""Modules that a task's verifier imports: missing ones are told before anything starts."""
+"""A check of the modules that a task's verifier imports: missing ones are reported before anything starts."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,14 +10,14 @@ _EXTRAS = {"chess": "sia-runner[chess]", "triton": "sia-runner[trimul]", "torch"
 
 
 def check_modules(task: str, modules: Sequence[str]) -> None:
-    """Raises TaskError naming what to install. Nothing is imported: finding a module takes no measurable time."""
+    """Raise TaskError naming what to install. Modules are looked up, not imported, which takes no measurable time."""
     for module in modules:
-        if not _there(module):
-            what = _EXTRAS.get(module, module)
-            raise TaskError(f"task {task}: its verifier needs the module {module}; pip install '{what}'")
+        if not _is_installed(module):
+            requirement = _EXTRAS.get(module, module)
+            raise TaskError(f"task {task}: its verifier needs the module {module}; pip install '{requirement}'")
 
 
-def _there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # a parent package is missing, or the name is no module's

@@ -1,4 +1,4 @@
-"""Reads the CSV files of a task: trusted files, but a mistake in them gets one clear line."""
+"""Readers of a task's CSV files. The files are trusted; a mistake in them gets one clear line."""
 
 import csv
 import io
@@ -11,13 +11,14 @@ from sia_runner.tasks.protocol import TaskError
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A CSV file by id. `cells` of a row are in the order of `columns`, the id column left out."""
+    """The rows of a CSV file by id. `cells` of a row are in the order of `columns`, the id column left out."""
 
     columns: list[str]
     by_id: Mapping[str, list[str]]
 
 
 def read_rows(path: Path, id_column: str) -> Rows:
+    """Read a CSV file in UTF-8 whose column `id_column` is unique. Raises TaskError."""
     csv.field_size_limit(1 << 30)  # one case of a legal task exceeds the default of 128 KiB
     try:
         text = path.read_bytes().decode("utf-8-sig")  # at once: the codec's incremental decoder is several times slower
@@ -27,14 +28,14 @@ def read_rows(path: Path, id_column: str) -> Rows:
     header = lines[0] if lines else []
     if header.count(id_column) != 1:
         raise TaskError(f"{path}: needs one column {id_column!r} (columns.id); it has: {', '.join(header) or 'none'}")
-    place = header.index(id_column)
+    id_index = header.index(id_column)
     by_id: dict[str, list[str]] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not line:
             continue
         if len(line) != len(header):
             raise TaskError(f"{path}: row {number} has {len(line)} cells, the header has {len(header)}")
-        if line[place] in by_id:
-            raise TaskError(f"{path}: row {number} repeats the id {line[place]!r}")
-        by_id[line[place]] = line[:place] + line[place + 1 :]
-    return Rows(header[:place] + header[place + 1 :], by_id)
+        if line[id_index] in by_id:
+            raise TaskError(f"{path}: row {number} repeats the id {line[id_index]!r}")
+        by_id[line[id_index]] = line[:id_index] + line[id_index + 1 :]
+    return Rows(header[:id_index] + header[id_index + 1 :], by_id)

@@ -1,11 +1,11 @@
-"""A task folder of the sia-agent package, run as it is: its own evaluate.py scores, and nothing can be split.
+"""Task folders of the sia-agent package, run as they are: their own evaluate.py scores, and nothing can be split.
 
     data/public/     task.md and what the harness may see (all but evaluate.py becomes the view)
     data/private/    gold answers, read by evaluate.py only
     evaluate.py      in data/public or at the top; ``python evaluate.py --gen-dir COPY`` writes COPY/results.json
     reference/       reference_target_agent.py
 
-All questions are one pseudo-unit in `val`, whose value is one number of results.json. So candidates are selected on
+All questions are one pseudo-question in `val`, whose value is one number of results.json. So candidates are selected on
 what would be the test set: has_test is False, and every report must say so.
 """
 
@@ -30,7 +30,7 @@ _FILES = 5000  # at most so many files are taken out of work/
 
 
 class SiaFolder:
-    """See sia_runner.tasks.protocol.Task. The splits know no seed: there is nothing to cut."""
+    """A task folder of sia-agent (see sia_runner.tasks.protocol.Task). It needs no seed: nothing is split."""
 
     has_test = False
     aggregate = None
@@ -45,23 +45,23 @@ class SiaFolder:
         self._public = self.folder / "data" / "public"
         if not (self._public / "task.md").is_file():
             raise TaskError(f"task.dir={spec.dir}: no data/public/task.md in {self.folder}")
-        places = [self._public / "evaluate.py", self.folder / "evaluate.py"]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            where = "no evaluate.py in data/public or at the top"
-            raise TaskError(f"task.dir={spec.dir}: {where}; nothing can score{self._otherwise()}")
-        self._evaluator = found
-        self.reference = Path(spec.reference).expanduser().resolve() if spec.reference else self._own_reference()
+        candidates = [self._public / "evaluate.py", self.folder / "evaluate.py"]
+        evaluator = next((path for path in candidates if path.is_file()), None)
+        if evaluator is None:
+            problem = "no evaluate.py in data/public or at the top"
+            raise TaskError(f"task.dir={spec.dir}: {problem}; nothing can score{self._suggestion()}")
+        self._evaluator = evaluator
+        self.reference = Path(spec.reference).expanduser().resolve() if spec.reference else self._find_reference()
         if spec.reference and not self.reference.exists():
             raise TaskError(f"task.reference={spec.reference}: no such file or folder")
 
-    def _own_reference(self) -> Path:
-        """The folder whole only where it brings requirements: it also holds prompts."""
+    def _find_reference(self) -> Path:
+        """Return the reference folder only where it has requirements.txt: it also holds prompts."""
         folder = self.folder / "reference"
         return folder if (folder / "requirements.txt").is_file() else folder / "reference_target_agent.py"
 
-    def _otherwise(self) -> str:
-        """What such a folder may be good for: sia-agent makes them of competitions, without an evaluator."""
+    def _suggestion(self) -> str:
+        """Suggest task=mlebench: sia-agent makes such folders of competitions, without an evaluator."""
         if (self._public / "sample_submission.csv").is_file() and (self.folder / "data" / "private").is_dir():
             competition = f"task.competition={self.folder.name} task.prepared={self.folder}"
             return f"; a competition of MLE-bench runs as task=mlebench {competition}"
@@ -69,18 +69,22 @@ class SiaFolder:
 
     @property
     def description(self) -> str:
+        """The text of data/public/task.md."""
         return (self._public / "task.md").read_text(encoding="utf-8")
 
     def prepare(self, say: Callable[[str], None]) -> None:
+        """Say that candidates are selected on test questions; there is nothing to fetch."""
         say(
             f"task {self.name}: {self.folder} brings its own evaluate.py: candidates are selected on its test questions"
         )
 
     def data_hashes(self) -> dict[str, str]:
+        """Return file name -> sha256 of all files of data/ and of the evaluator."""
         files = [path for path in (self.folder / "data").rglob("*") if path.is_file()]
         return {path.relative_to(self.folder).as_posix(): sha256_of(path) for path in sorted({*files, self._evaluator})}
 
     def splits(self) -> Mapping[str, Sequence[str]]:
+        """Return one pseudo-question in val, and nothing else."""
         return {"train": [], "rollout": [], "dev": [], "val": [UNIT], "test": []}
 
     def rounds(
@@ -91,33 +95,39 @@ class SiaFolder:
         questions: int | None = None,
         units: Sequence[str] = (),
     ) -> list[Round]:
-        """One run to select by; none for gate, trial, test: an unknown task has no smaller form, no second set."""
+        """Return one fold to select by; none for gate, trial, test: the task has no smaller form and no second set."""
         del train_fraction, questions, units
         return [Round([], [UNIT])] if purpose == "select" else []
 
     def dialogues(self) -> list[tuple[str, str]]:
+        """Raise TaskError: a sia-agent folder has no training text."""
         raise TaskError(f"task {self.name}: a sia-agent folder has no training text to warm a policy on")
 
-    def lay_out(self, round_: Round, dest: Path, salt: str) -> View:
-        """A copy of data/public. Links are followed only to files within it."""
-        del round_, salt
+    def lay_out(self, fold: Round, dest: Path, salt: str) -> View:
+        """Copy data/public. Links are followed only to files within it."""
+        del fold, salt
         shutil.copytree(self._public, dest, ignore=self._hidden, dirs_exist_ok=True)
         for path in dest.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o444)
         return View(dest, {UNIT: UNIT})
 
     def collect(self, work: Path, dest: Path) -> None:
-        """What a submission is, only evaluate.py knows: all regular files, but never a results.json brought along."""
+        """Copy all regular files, as only evaluate.py knows the form; never a results.json of the harness."""
         quota = Quota(_FILES, self._spec.limits.submission_mb << 20)
         collect_tree(work, dest, quota, leave=frozenset({RESULTS}))
 
     def verify(
-        self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind, chamber: Sequence[str] = ()
+        self,
+        submission: Path,
+        view_keys: Mapping[str, str],
+        unanswered: OutcomeKind,
+        sandbox_command: Sequence[str] = (),
     ) -> list[Outcome]:
-        del view_keys, chamber
-        refused = refusal(submission)
-        if refused:
-            return [Outcome(UNIT, OutcomeKind.INVALID_FORMAT, 0.0, f"({refused})")]
+        """Return one outcome with the number that evaluate.py gives, or with the reason why there is none."""
+        del view_keys, sandbox_command
+        reason = refusal(submission)
+        if reason:
+            return [Outcome(UNIT, OutcomeKind.INVALID_FORMAT, 0.0, f"({reason})")]
         if not any(submission.iterdir()):
             return [Outcome(UNIT, unanswered, 0.0)]
         with tempfile.TemporaryDirectory(prefix="sia-evaluate-") as temporary:
@@ -129,42 +139,45 @@ class SiaFolder:
         return [Outcome(UNIT, kind, 0.0, f"({value})")]
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
-        """The evaluator's number; how sure it is, nobody outside can tell, so the interval is that number."""
+        """Return the evaluator's number. Its uncertainty is unknown, so the interval is that number."""
         [outcome] = outcomes
         return Score(outcome.value, (outcome.value, outcome.value), 1)
 
     def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
-        """None: evaluate.py is the only grader."""
+        """Return None: evaluate.py is the only grader."""
         del submission, view_keys, score
         return None
 
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
-        """None: whatever evaluate.py knows of single questions is about test questions."""
+        """Return none: whatever evaluate.py knows of single questions is about test questions."""
         del outcomes, limit
         return []
 
     def _evaluate(self, submission: Path, temporary: Path) -> float | str:
-        """The metric, or in one line why there is none. No output of it is passed on: it may hold answers."""
+        """Return the metric, or in one line why there is none.
+
+        No output of evaluate.py is passed on: it may hold answers.
+        """
         copy = temporary / "gen_1"
         shutil.copytree(submission, copy, symlinks=True)
         (copy / RESULTS).unlink(missing_ok=True)
         command = [sys.executable, str(self._evaluator), "--gen-dir", str(copy)]
-        done = run_program(command, self._spec.limits.verify, temporary)
-        if done.exit_code is None:
+        result = run_program(command, self._spec.limits.verify, temporary)
+        if result.exit_code is None:
             return f"evaluate.py did not end within {self._spec.limits.verify:g} s"
-        if done.exit_code != 0:
-            return f"evaluate.py ended with exit code {done.exit_code}{_missing_module(done.errors)}"
+        if result.exit_code != 0:
+            return f"evaluate.py ended with exit code {result.exit_code}{_missing_module(result.errors)}"
         try:
             metrics = numbers(json.loads((copy / RESULTS).read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
             return f"evaluate.py ended well, but {RESULTS} cannot be read: {type(error).__name__}"
         if self.metric not in metrics:
-            there = ", ".join(list(metrics)[:20]) or "no number"
-            return f"{RESULTS} of evaluate.py has no number {self.metric!r} (task.metric.name); it has: {there}"
+            names = ", ".join(list(metrics)[:20]) or "no number"
+            return f"{RESULTS} of evaluate.py has no number {self.metric!r} (task.metric.name); it has: {names}"
         return metrics[self.metric]
 
     def _hidden(self, folder: str, names: list[str]) -> list[str]:
-        """evaluate.py stays outside, and so does what a link would bring in from elsewhere."""
+        """Return the names to leave out: evaluate.py, and links that lead out of the folder."""
         hidden = []
         for path in (Path(folder) / name for name in names):
             leads_away = path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(self._public))
@@ -174,18 +187,18 @@ class SiaFolder:
 
 
 def numbers(results: Any, prefix: str = "") -> dict[str, float]:
-    """All finite numbers of nested results, keys joined by dots. No texts and lists: they may hold answers."""
+    """Return all finite numbers of nested results, keys joined by dots. Texts and lists may hold answers."""
     if isinstance(results, dict):
-        found: dict[str, float] = {}
+        by_key: dict[str, float] = {}
         for key, value in results.items():
-            found |= numbers(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
+            by_key |= numbers(value, f"{prefix}.{key}" if prefix else str(key))
+        return by_key
     if isinstance(results, int | float) and abs(results) <= sys.float_info.max:  # NaN fails the comparison
         return {prefix: float(results)}
     return {}
 
 
 def _missing_module(errors: str) -> str:
-    """The one error whose text is safe to show, and the commonest: a package that evaluate.py needs is missing."""
-    last = errors.strip().rpartition("\n")[2]
-    return f": {last}" if last.startswith("ModuleNotFoundError: No module named") else ""
+    """Return the one error whose text is safe to show, and the commonest: a package that evaluate.py lacks."""
+    last_line = errors.strip().rpartition("\n")[2]
+    return f": {last_line}" if last_line.startswith("ModuleNotFoundError: No module named") else ""

@@ -1,4 +1,4 @@
-"""A native task: CSV data, seeded splits, a verifier by name or in verifier.py."""
+"""Native tasks: CSV data, seeded splits, and a verifier by name or in verifier.py."""
 
 import json
 import math
@@ -13,10 +13,9 @@ from sia_runner.ground.sampling import by_confusion, representative
 from sia_runner.ground.scoring import Aggregate, interval
 from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.schema import task as task_config
-from sia_runner.tasks import views
 from sia_runner.tasks.collect import collect_submission, refusal
-from sia_runner.tasks.files import cells, check_files, names
-from sia_runner.tasks.near import near_groups
+from sia_runner.tasks.files import check_files, file_cells, paths_in_view
+from sia_runner.tasks.near import near_duplicate_groups
 from sia_runner.tasks.plan import Plan
 from sia_runner.tasks.prepare import hashes, ready
 from sia_runner.tasks.process import judged, run_worker, warm_worker
@@ -26,13 +25,14 @@ from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.units import Units, check_answers, load_units
 from sia_runner.tasks.verifiers.auc import auc
 from sia_runner.tasks.verifiers.measures import MEASURES, scale_of
+from sia_runner.tasks.views import write_view
 from sia_runner.tasks.worker import load_module
 
 _CELL = 2000  # characters of a question's field shown in failures
 
 
 class TableTask:
-    """See sia_runner.tasks.protocol.Task. Nothing is read before it is needed."""
+    """A task whose questions are rows of CSV files, read when first used (see sia_runner.tasks.protocol.Task)."""
 
     has_test = True
 
@@ -54,21 +54,24 @@ class TableTask:
 
     @property
     def description(self) -> str:
-        """task.md, and behind it what the data's script wrote about the data."""
+        """The text of task.md, followed by the text that the data's script wrote about the data."""
         own = (self._home / "task.md").read_text(encoding="utf-8")
         about = self._spec.data.about
         return f"{own.rstrip()}\n\n{(self._source / about).read_text(encoding='utf-8')}" if about else own
 
     def prepare(self, say: Callable[[str], None]) -> None:
+        """Prepare the data, and cut the splits so that faulty data is reported before a run starts."""
         self._source = ready(self.name, self._spec.data, self._home, self._cache, say)
-        _ = self._plan  # what is wrong with the data is told now, not in the middle of a run
+        _ = self._plan  # faulty data is reported now, not in the middle of a run
 
     def data_hashes(self) -> dict[str, str]:
+        """Return file name -> sha256 of all data that the scores rest on."""
         columns, units = self._spec.columns, self._units
-        named = {path for unit in units.answers for _, path in cells(columns, units, unit)}
+        named = {path for unit in units.answers for _, path in file_cells(columns, units, unit)}
         return hashes(self._source, self._spec.data, named)
 
     def splits(self) -> Mapping[str, Sequence[str]]:
+        """Return the questions of each split."""
         return self._plan.splits
 
     def rounds(
@@ -79,52 +82,63 @@ class TableTask:
         questions: int | None = None,
         units: Sequence[str] = (),
     ) -> list[Round]:
+        """Return the folds that `purpose` takes. Raises TaskError where rollouts earn no reward."""
         if purpose == "rollout":
             if self._spec.metric.verifier == "auc":
                 raise TaskError("metric.verifier=auc ranks all questions together and rewards none; use trainer=none")
-            return [self._plan.rollout(units, self._near)]
+            return [self._plan.rollout(units, self._near_duplicates)]
         return self._plan.rounds(purpose, train_fraction, questions)
 
     def dialogues(self) -> list[tuple[str, str]]:
-        """Questions of train with their answers, as a policy is warmed on them. Nothing of rollout: what rewards must
-        not be known."""
+        """Return (prompt, answer) for each question of train, to warm a policy on.
+
+        Questions of rollout are left out: a policy must not know what it is rewarded for.
+        """
         if self._spec.columns.answer_is_file:
             raise TaskError(f"task {self.name}: its answers are files, on which no policy can be warmed")
-        return [self._say(unit) for unit in self._plan.splits["train"]]
+        return [self._dialogue(unit) for unit in self._plan.splits["train"]]
 
-    def _say(self, unit: str) -> tuple[str, str]:
-        units, said = self._units, self._spec.said
-        if said is None:
+    def _dialogue(self, unit: str) -> tuple[str, str]:
+        units, dialogue = self._units, self._spec.said
+        if dialogue is None:
             return "\n".join(units.fields[unit]), units.answers[unit]
         row = dict(zip(units.columns, units.fields[unit], strict=True)) | {
             self._spec.columns.answer: units.answers[unit]
         }
-        return said.prompt.format(**row), said.answer.format(**row)
+        return dialogue.prompt.format(**row), dialogue.answer.format(**row)
 
-    def lay_out(self, round_: Round, dest: Path, salt: str) -> View:
-        warm_worker()  # a harness is about to run; its answers will be waiting for a judge
-        return views.lay_out(self._spec, self._units, self._source, self.description, round_, dest, salt)
+    def lay_out(self, fold: Round, dest: Path, salt: str) -> View:
+        """Write the view of one fold to `dest`, and start the next verifier process."""
+        warm_worker()  # a harness is about to run; its answers need a verifier afterwards
+        return write_view(self._spec, self._units, self._source, self.description, fold, dest, salt)
 
     def collect(self, work: Path, dest: Path) -> None:
+        """Copy the submission out of `work`."""
         limits = self._spec.limits
         collect_submission(work, dest, self._spec.submission, limits.submission_mb, limits.submission_files)
 
     def verify(
-        self, submission: Path, view_keys: Mapping[str, str], unanswered: OutcomeKind, chamber: Sequence[str] = ()
+        self,
+        submission: Path,
+        view_keys: Mapping[str, str],
+        unanswered: OutcomeKind,
+        sandbox_command: Sequence[str] = (),
     ) -> list[Outcome]:
-        request = self._request(submission, view_keys, chamber)
+        """Return one outcome per question of the view, or verifier_error for all of them."""
+        request = self._request(submission, view_keys, sandbox_command)
         rows, failure = judged(run_worker(request, self._spec.limits.verify))
         if failure:
             note = f"(the verifier failed: {failure})"
             return [Outcome(unit, OutcomeKind.VERIFIER_ERROR, 0.0, note) for unit in view_keys.values()]
         outcomes = [Outcome(view_keys[name], OutcomeKind(kind), value, text) for name, kind, value, text in rows]
-        refused = refusal(submission)
-        if refused:
-            return [replace(o, kind=OutcomeKind.INVALID_FORMAT, prediction=f"({refused})") for o in outcomes]
+        reason = refusal(submission)
+        if reason:
+            return [replace(o, kind=OutcomeKind.INVALID_FORMAT, prediction=f"({reason})") for o in outcomes]
         return [replace(o, kind=unanswered) if o.kind is OutcomeKind.NO_ANSWER else o for o in outcomes]
 
     @cached_property
     def aggregate(self) -> Aggregate | None:
+        """The function from outcomes to the metric; None is the mean."""
         if self._spec.metric.verifier == "auc":
             return lambda outcomes: auc(outcomes, self._units.answers, self._choices[1])
         measure = MEASURES.get(self._spec.metric.verifier)
@@ -135,20 +149,24 @@ class TableTask:
         return None
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
+        """Aggregate outcomes, with a 95% interval."""
         return interval(outcomes, self.aggregate)
 
     def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
-        """None: no grader but our own, no leaderboard."""
+        """Return None: the only grader is our own, and there is no leaderboard."""
         del submission, view_keys, score
         return None
 
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
-        """A seeded sample of what went wrong, frequent and rare kinds and confusions each with their part; units that
-        are not dev are left out, whatever is asked for."""
+        """Return a seeded sample of outcomes of dev that were not fully correct.
+
+        Frequent and rare kinds and confusions each have their part. Questions that are not dev are left out, whatever
+        is passed.
+        """
         dev = set(self._plan.splits["dev"])
         failed = {o.unit: o for o in outcomes if o.unit in dev and self._failed(o)}
-        shown = [self._failure(failed[unit]) for unit in shuffled(list(failed), self._seed)]
-        return representative(shown, by_confusion(shown))[:limit]
+        described = [self._failure(failed[unit]) for unit in shuffled(list(failed), self._seed)]
+        return representative(described, by_confusion(described))[:limit]
 
     def _failed(self, outcome: Outcome) -> bool:
         if self._spec.metric.verifier != "auc":
@@ -165,7 +183,7 @@ class TableTask:
             "kind": outcome.kind.value,
         }
 
-    def _request(self, submission: Path, keys: Mapping[str, str], chamber: Sequence[str] = ()) -> bytes:
+    def _request(self, submission: Path, keys: Mapping[str, str], sandbox_command: Sequence[str] = ()) -> bytes:
         spec, questions = self._spec, {}
         if spec.metric.verifier == "python":
             questions = self._questions(keys)
@@ -186,7 +204,7 @@ class TableTask:
             "most_bytes": spec.limits.submission_mb << 20,
             "cpu_seconds": math.ceil(spec.limits.verify) + 1,
             "memory": None if spec.limits.verify_mb is None else spec.limits.verify_mb << 20,
-            "chamber": list(chamber),
+            "sandbox_command": list(sandbox_command),
         }
         return json.dumps(request).encode()
 
@@ -195,20 +213,23 @@ class TableTask:
         return str(self._source / gold) if self._spec.columns.answer_is_file else gold
 
     def _questions(self, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
-        """By id of the view. Of a file its place on this machine, and as COLUMN.view its path in the view."""
-        found, columns = {}, self._spec.columns
-        shown = names(columns, self._units, keys, {})
+        """Return id in the view -> the question's fields.
+
+        A file's field is its path on this machine; COLUMN.view is its path in the view.
+        """
+        by_id, columns = {}, self._spec.columns
+        view_paths = paths_in_view(columns, self._units, keys, {})
         for name, unit in keys.items():
             row = dict(zip(self._units.columns, self._units.fields[unit], strict=True))
-            for column, path in cells(columns, self._units, unit):
+            for column, path in file_cells(columns, self._units, unit):
                 if column != columns.answer:
-                    row |= {column: str(self._source / path), f"{column}.view": shown[column, path]}
-            found[name] = row
-        return found
+                    row |= {column: str(self._source / path), f"{column}.view": view_paths[column, path]}
+            by_id[name] = row
+        return by_id
 
     @cached_property
     def _scale(self) -> dict[str, Any]:
-        """What a measure knows of all gold answers; nothing for other verifiers."""
+        """The scale of all gold answers, for verifiers that are a measure; empty for others."""
         measure = MEASURES.get(self._spec.metric.verifier)
         return asdict(scale_of(measure, self._units.answers.values(), self._choices)) if measure else {}
 
@@ -233,7 +254,10 @@ class TableTask:
         return Plan(self._units, spec.splits, spec.gate, grouped=spec.columns.grouped_ids, seed=self._seed)
 
     @cached_property
-    def _near(self) -> list[list[str]]:
-        """Labelled questions that say nearly the same; needed for rollouts only, and kept beside the prepared data."""
+    def _near_duplicates(self) -> list[list[str]]:
+        """The groups of near-duplicates among labelled questions, cached beside the prepared data.
+
+        They are needed for rollouts only.
+        """
         texts = {unit: self._units.content(unit) for unit in self._units.labelled}
-        return near_groups(texts, self._cache / "tasks" / self.name)
+        return near_duplicate_groups(texts, self._cache / "tasks" / self.name)

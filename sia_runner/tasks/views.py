@@ -1,8 +1,8 @@
-"""Lays out a ``--dataset_dir``: train.csv, questions.csv, extra files, task.md. Nothing in it tells which split it is.
+"""The files of a ``--dataset_dir``: train.csv, questions.csv, extra files, task.md. None of them reveals the split.
 
-Ids: train rows are numbered 0, 1, 2, ... in the data's order; questions go on from there, shuffled by `salt`. Grouped
-ids keep their form (0013_02): groups are numbered anew, in shuffled order, alike in train and questions. All of it is
-recomputed from (round, salt), so a view can be laid out again to check a run.
+Ids: train rows are numbered 0, 1, 2, ... in the data's order; question numbers continue from there, shuffled by `salt`.
+Grouped ids keep their form (0013_02): groups are numbered anew, in shuffled order, alike in train and questions. All of
+it is computed from (fold, salt), so a view can be written again to check a run.
 """
 
 import csv
@@ -12,71 +12,74 @@ from functools import partial
 from pathlib import Path
 
 from sia_runner.schema.task import TableTask
-from sia_runner.tasks import files
+from sia_runner.tasks.files import ViewPaths, answer_files, paths_in_view
 from sia_runner.tasks.protocol import Round, TaskError, View
 from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.units import Units, group_of
 
 
-def lay_out(
-    spec: TableTask, units: Units, source: Path, description: str, round_: Round, dest: Path, salt: str
+def write_view(
+    spec: TableTask, units: Units, source: Path, description: str, fold: Round, dest: Path, salt: str
 ) -> View:
+    """Write the view of one fold to `dest`; return it with its id -> question mapping."""
     dest.mkdir(parents=True, exist_ok=True)
-    asked = shuffled(round_.questions, salt)
-    names = (_group_names if spec.columns.grouped_ids else _numbers)(round_.train, asked, salt)
+    questions = shuffled(fold.questions, salt)
+    names = (_group_names if spec.columns.grouped_ids else _numbers)(fold.train, questions, salt)
     header = [spec.columns.id, *units.columns]
-    keys = {names[unit]: unit for unit in asked}
-    shown = _lay_out_files(spec, units, source, round_, keys, {names[unit]: unit for unit in round_.train}, dest)
-    row = partial(_row, units, names, shown)
-    if round_.train:
+    keys = {names[unit]: unit for unit in questions}
+    view_paths = _copy_files(spec, units, source, fold, keys, {names[unit]: unit for unit in fold.train}, dest)
+    row = partial(_row, units, names, view_paths)
+    if fold.train:
         answer = spec.columns.answer
-        rows = ([*row(unit), shown.get((answer, gold := units.answers[unit]), gold)] for unit in round_.train)
+        rows = ([*row(unit), view_paths.get((answer, gold := units.answers[unit]), gold)] for unit in fold.train)
         _write_csv(dest / "train.csv", [*header, answer], rows)
-    _write_csv(dest / "questions.csv", header, (row(unit) for unit in asked))
+    _write_csv(dest / "questions.csv", header, (row(unit) for unit in questions))
     if spec.questions_as:
         _copy(dest / "questions.csv", dest / spec.questions_as)
     for name, path in spec.data.extra.items():
         _copy(source / path, dest / name)
-    (dest / "task.md").write_text(f"{description.rstrip()}\n\n{_contents(spec, header, round_)}", encoding="utf-8")
+    (dest / "task.md").write_text(f"{description.rstrip()}\n\n{_contents(spec, header, fold)}", encoding="utf-8")
     (dest / "task.md").chmod(0o444)
     return View(dest, keys)
 
 
-def _row(units: Units, names: Mapping[str, str], shown: files.Names, unit: str) -> list[str]:
-    """Id and fields as the harness sees them."""
+def _row(units: Units, names: Mapping[str, str], view_paths: ViewPaths, unit: str) -> list[str]:
+    """Return id and fields as the harness sees them."""
     fields = zip(units.columns, units.fields[unit], strict=True)
-    return [names[unit], *(shown.get(field, field[1]) for field in fields)]
+    return [names[unit], *(view_paths.get(field, field[1]) for field in fields)]
 
 
-def _lay_out_files(
+def _copy_files(
     spec: TableTask,
     units: Units,
     source: Path,
-    round_: Round,
-    asked: Mapping[str, str],
-    taught: Mapping[str, str],
+    fold: Round,
+    questions: Mapping[str, str],
+    train: Mapping[str, str],
     dest: Path,
-) -> files.Names:
-    """Copies of the files that rows name. Raises TaskError where a file that is to be learned from is also a file that
-    is asked for."""
+) -> ViewPaths:
+    """Copy the files that rows name; return (column, source path) -> path in the view.
+
+    Raises TaskError where a file is the answer of a training row and of a question at once.
+    """
     columns = spec.columns
-    if known := files.answers_of(columns, units, round_.train) & files.answers_of(columns, units, round_.questions):
-        raise TaskError(f"task {spec.name}: {min(known)} is the answer of a row of train and of a question at once")
-    shown = files.names(columns, units, asked, taught)
-    for (_, path), name in shown.items():
+    if in_both := answer_files(columns, units, fold.train) & answer_files(columns, units, fold.questions):
+        raise TaskError(f"task {spec.name}: {min(in_both)} is the answer of a row of train and of a question at once")
+    view_paths = paths_in_view(columns, units, questions, train)
+    for (_, path), name in view_paths.items():
         _copy(source / path, dest / name)
-    return shown
+    return view_paths
 
 
-def _numbers(train: Sequence[str], asked: Sequence[str], salt: str) -> dict[str, str]:
-    del salt  # `asked` is shuffled by it
-    return {unit: str(number) for number, unit in enumerate([*train, *asked])}
+def _numbers(train: Sequence[str], questions: Sequence[str], salt: str) -> dict[str, str]:
+    del salt  # `questions` are shuffled by it
+    return {unit: str(number) for number, unit in enumerate([*train, *questions])}
 
 
-def _group_names(train: Sequence[str], asked: Sequence[str], salt: str) -> dict[str, str]:
-    units = [*train, *asked]
+def _group_names(train: Sequence[str], questions: Sequence[str], salt: str) -> dict[str, str]:
+    units = [*train, *questions]
     groups = shuffled(sorted({group_of(unit) for unit in units}), salt)
-    number = {group: f"{place:04d}" for place, group in enumerate(groups, start=1)}
+    number = {group: f"{rank:04d}" for rank, group in enumerate(groups, start=1)}
     return {unit: f"{number[group_of(unit)]}_{unit.partition('_')[2]}" for unit in units}
 
 
@@ -89,42 +92,42 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
 
 
 def _copy(source: Path, dest: Path) -> None:
-    """Never a link: a harness may run as our own user, and the cache must stay as it is."""
+    """Copy a file, never link it: a harness may run as our own user, and the cache must stay as it is."""
     dest.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, dest)
     dest.chmod(0o444)
 
 
-def _contents(spec: TableTask, header: Sequence[str], round_: Round) -> str:
-    """The part of task.md that is generated for each view."""
-    lines = [f"- `questions.csv`: {len(round_.questions):,} questions to answer; columns {_ticked(header)}"]
-    if round_.train:
+def _contents(spec: TableTask, header: Sequence[str], fold: Round) -> str:
+    """Return the part of task.md that is generated for each view."""
+    lines = [f"- `questions.csv`: {len(fold.questions):,} questions to answer; columns {_ticked(header)}"]
+    if fold.train:
         columns = _ticked([*header, spec.columns.answer])
-        lines.insert(0, f"- `train.csv`: {len(round_.train):,} rows with their answers; columns {columns}")
+        lines.insert(0, f"- `train.csv`: {len(fold.train):,} rows with their answers; columns {columns}")
     if spec.questions_as:
         lines.append(f"- `{spec.questions_as}`: the same file as `questions.csv`")
     lines += [f"- `{name}`" for name in spec.data.extra]
     for column in spec.columns.files:
-        if round_.train or column != spec.columns.answer:
+        if fold.train or column != spec.columns.answer:
             lines.append(f"- `{column}/`: the files that the column `{column}` names, as paths in `--dataset_dir`")
     heading = "## What to write into `--working_dir`"
-    return "\n".join(["## Files in `--dataset_dir`", "", *lines, "", heading, "", _wanted(spec, round_), ""])
+    return "\n".join(["## Files in `--dataset_dir`", "", *lines, "", heading, "", _submission_form(spec, fold), ""])
 
 
-def _wanted(spec: TableTask, round_: Round) -> str:
-    """The submission: a table, or something whose contents the task's own text tells."""
+def _submission_form(spec: TableTask, fold: Round) -> str:
+    """Describe the submission: a table, or a file or folder that the task's own text describes."""
     limits = spec.limits
     if spec.submission.endswith(".csv"):
         answers = _ticked([spec.columns.id, *spec.answer_columns])
         return (
             f"`{spec.submission}`: a CSV file in UTF-8 with the columns {answers} and one row for each of the "
-            f"{len(round_.questions):,} questions, in any order. A question that is missing, or answered twice, earns "
+            f"{len(fold.questions):,} questions, in any order. A question that is missing, or answered twice, earns "
             "nothing."
         )
-    what = "one file"
+    form = "one file"
     if spec.submission.endswith("/"):
-        what = f"a folder with at most {limits.submission_files:,} files, links not among them"
-    return f"`{spec.submission}`: {what}, at most {limits.submission_mb:,} MiB in all; above stands what is in it."
+        form = f"a folder with at most {limits.submission_files:,} files, links not among them"
+    return f"`{spec.submission}`: {form}, at most {limits.submission_mb:,} MiB in all; above stands what is in it."
 
 
 def _ticked(names: Sequence[str]) -> str:

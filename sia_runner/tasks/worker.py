@@ -1,6 +1,7 @@
-"""The verifier process: a JSON request on stdin, a JSON answer on stdout. Imports no more than judging takes.
+"""The verifier process: it reads a JSON request from stdin and writes a JSON answer to stdout.
 
-Answer: {"outcomes": [[unit, kind, value, prediction], ...]} or {"error": what went wrong, without any gold answer}.
+It imports no more than verifying takes. Answer: {"outcomes": [[question, kind, value, prediction], ...]}, or {"error":
+what went wrong, without any gold answer}.
 """
 
 import importlib.util
@@ -29,6 +30,7 @@ class BadVerifierError(Exception):
 
 
 def main() -> None:
+    """Verify the request on stdin, and write the answer to the original stdout."""
     end_with_parent()
     answer = os.dup(1)
     os.dup2(2, 1)  # what a verifier prints must not mix with the answer
@@ -46,26 +48,27 @@ def main() -> None:
 
 
 def verify(request: Mapping[str, Any]) -> list[Outcome]:
+    """Return one outcome per id of request["gold"]."""
     gold: dict[str, str] = request["gold"]
     if request["verifier"] == "python":
-        return _by_module(request, gold)
+        return _run_own_verifier(request, gold)
     path = Path(request["submission"]) / request["file"]
     try:
         answers, spoiled = read_cells(
             path, request["id"], request["columns"], gold, request["most_rows"], request["most_bytes"]
         )
     except FileNotFoundError:
-        return _judged(request, {}, set(), gold)
+        return _outcomes_of(request, {}, set(), gold)
     except UnreadableError as error:
         note = f"({request['file']}: {error})"
         return [
             replace(outcome, kind=OutcomeKind.INVALID_FORMAT, prediction=note)
-            for outcome in _judged(request, {}, set(), gold)
+            for outcome in _outcomes_of(request, {}, set(), gold)
         ]
-    return _judged(request, answers, spoiled, gold)
+    return _outcomes_of(request, answers, spoiled, gold)
 
 
-def _judged(
+def _outcomes_of(
     request: Mapping[str, Any], cells: dict[str, tuple[str, ...]], spoiled: set[str], gold: dict[str, str]
 ) -> list[Outcome]:
     measure = MEASURES.get(request["verifier"])
@@ -84,7 +87,7 @@ def _judged(
 
 
 def load_module(path: Path) -> ModuleType:
-    """verifier.py of a task; modules beside it can be imported."""
+    """Load verifier.py of a task; it may import modules that lie beside it."""
     sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location("task_verifier", path)
     if spec is None or spec.loader is None:
@@ -94,27 +97,30 @@ def load_module(path: Path) -> ModuleType:
     return module
 
 
-def _by_module(request: Mapping[str, Any], gold: dict[str, str]) -> list[Outcome]:
-    """`verify(submission, answers)`, or with the questions' fields as a third argument where it takes one, and the way
-    to run a program in the sandbox (Chamber) as a fourth."""
+def _run_own_verifier(request: Mapping[str, Any], gold: dict[str, str]) -> list[Outcome]:
+    """Call the task's own verifier and check its outcomes.
+
+    It is called as `verify(submission, answers)`, or with the questions' fields as a third argument where it takes one,
+    and a sandbox for submitted programs (see submission_sandbox) as a fourth.
+    """
     verify_all = load_module(Path(request["module"])).verify
     arguments: list[Any] = [Path(request["submission"]), dict(gold)]
-    more = [request["questions"], Chamber(request["chamber"])]
-    arguments += more[: max(0, len(inspect.signature(verify_all).parameters) - len(arguments))]
-    found: dict[str, Outcome] = {}
+    optional = [request["questions"], Chamber(request["sandbox_command"])]
+    arguments += optional[: max(0, len(inspect.signature(verify_all).parameters) - len(arguments))]
+    by_question: dict[str, Outcome] = {}
     for outcome in verify_all(*arguments):
-        if outcome.unit not in gold or outcome.unit in found:
+        if outcome.unit not in gold or outcome.unit in by_question:
             raise BadVerifierError("verify() gave an outcome for an unknown id, or two for one id")
         if not math.isfinite(outcome.value):
             raise BadVerifierError("verify() gave a value that is no finite number")
-        found[outcome.unit] = _shown(outcome)
-    if len(found) < len(gold) and not request["higher_is_better"]:
+        by_question[outcome.unit] = _sanitised(outcome)
+    if len(by_question) < len(gold) and not request["higher_is_better"]:
         raise BadVerifierError("verify() must give an outcome for every id where lower is better: 0 would be the best")
-    return [found.get(unit) or Outcome(unit, OutcomeKind.NO_ANSWER, 0.0) for unit in gold]
+    return [by_question.get(unit) or Outcome(unit, OutcomeKind.NO_ANSWER, 0.0) for unit in gold]
 
 
-def _shown(outcome: Outcome) -> Outcome:
-    """The text of an outcome that is no answer reaches messages; a task's own code may write gold answers into it."""
+def _sanitised(outcome: Outcome) -> Outcome:
+    """Cut an outcome's text. Where it is no answer, replace it: a task's own code may write gold answers into it."""
     kind = OutcomeKind(outcome.kind)
     text = "(verifier.py could not judge it)" if kind in INFRASTRUCTURE else outcome.prediction[:300]
     return replace(outcome, kind=kind, prediction=text)

@@ -1,4 +1,4 @@
-"""The curve of a weights update, read while the training writes it, perhaps on another node."""
+"""A reader of the curve of a weights update while the training writes it, perhaps on another node."""
 
 import json
 import math
@@ -11,7 +11,7 @@ Figures = dict[str, float]
 
 
 class Curve:
-    """`news()` gives the steps that were added since it was called last; see rundir.Generation.curve."""
+    """The curve of one generation; see rundir.Generation.curve."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -19,6 +19,7 @@ class Curve:
         self._newest = -1.0
 
     def news(self) -> Iterator[Figures]:
+        """Yield the steps that were added since the last call."""
         while chunk := self._chunk():
             for line in chunk.splitlines():
                 figures = _figures(line)
@@ -27,23 +28,26 @@ class Curve:
                     yield figures
 
     def _chunk(self) -> bytes:
-        """Whole lines; of a line longer than what is read at a time, parts, none of which is a step. Empty: no news."""
+        """Return complete lines, or b"" if there is nothing new.
+
+        A line that is longer than one read is returned in parts, none of which parses as a step.
+        """
         try:
             with self._file.open("rb") as stream:
                 stream.seek(self._read)
                 chunk = stream.read(_MOST)
         except FileNotFoundError:
             return b""
-        whole = chunk[: chunk.rfind(b"\n") + 1] or (chunk if len(chunk) == _MOST else b"")
-        self._read += len(whole)
-        return whole
+        complete = chunk[: chunk.rfind(b"\n") + 1] or (chunk if len(chunk) == _MOST else b"")
+        self._read += len(complete)
+        return complete
 
 
 def _figures(line: bytes) -> Figures:
-    """The finite numbers of a line; none where it was cut."""
+    """Return the finite numbers of a line, or {} if the line was cut."""
     try:
-        read = json.loads(line)
-        numbers: Figures = {key: n for key, n in read.items() if isinstance(n, int | float) and math.isfinite(n)}
+        parsed = json.loads(line)
+        numbers: Figures = {key: n for key, n in parsed.items() if isinstance(n, int | float) and math.isfinite(n)}
     except (ValueError, AttributeError, OverflowError):
         return {}
     return numbers if "step" in numbers else {}

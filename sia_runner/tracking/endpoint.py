@@ -1,5 +1,7 @@
-"""Is there a key for W&B, and does the server take it? Asked once and briefly, so that a server that is away costs
-seconds and not wandb's own minutes."""
+"""A short check for a W&B key and a server that accepts it.
+
+A server that is away then costs seconds and not wandb's own minutes.
+"""
 
 import base64
 import json
@@ -16,7 +18,7 @@ _QUERY = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
 
 
 def why_offline(settings: Any) -> str:
-    """One line for the user, empty where W&B can be reached. `settings`: wandb's own, with environment and files."""
+    """Return why W&B cannot be used, "" if it can. `settings`: wandb's own, with environment and files."""
     if settings.mode in ("offline", "dryrun", "disabled"):
         return f"WANDB_MODE={settings.mode}"
     key = key_of(settings)
@@ -26,19 +28,19 @@ def why_offline(settings: Any) -> str:
 
 
 def key_of(settings: Any) -> str:
-    """From the environment or netrc; empty where there is none."""
+    """Return the key from the environment or netrc, "" if there is none."""
     if settings.api_key:
         return settings.api_key
     file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
     try:
-        found = netrc.netrc(str(file)).authenticators(urllib.parse.urlsplit(settings.base_url).hostname or "")
+        login = netrc.netrc(str(file)).authenticators(urllib.parse.urlsplit(settings.base_url).hostname or "")
     except (OSError, netrc.NetrcParseError):
         return ""
-    return (found and found[2]) or ""
+    return (login and login[2]) or ""
 
 
 def _refusal(base_url: str, key: str) -> str:
-    """Why the server does not take the key; empty where it does. The key is in no message."""
+    """Return why the server refuses the key, "" if it accepts it. The key is in no message."""
     headers = {
         "Authorization": "Basic " + base64.b64encode(f"api:{key}".encode()).decode(),
         "Content-Type": "application/json",

@@ -1,5 +1,8 @@
-"""What is told of an experiment as a whole. Picked key by key: what is not named here (paths, addresses, headers, key
-files, commands) never leaves the machine."""
+"""The facts that are sent about an experiment as a whole.
+
+They are picked key by key: what is not named here (paths, addresses, headers, key files, commands) never leaves the
+machine.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +18,12 @@ _LOCKED = ("sia_runner", "git", "config_sha256", "python", "packages", "data", "
 
 
 def config_of(run: RunDir) -> Json:
-    """The run's stored configuration."""
+    """Return the run's stored configuration."""
     return yaml.safe_load(run.config.read_text(encoding="utf-8"))
 
 
 def facts(run: RunDir, config: Mapping[str, Any]) -> Json:
-    """For W&B's `config`, by which runs are filtered and compared."""
+    """Return W&B's `config`, by which runs are filtered and compared."""
     task, target, trainer = config["task"], config["target_agent"], config["trainer"]
     locked, metric = read_json(run.lock), read_json(run.summary)["metric"]
     return {
@@ -46,30 +49,30 @@ def facts(run: RunDir, config: Mapping[str, Any]) -> Json:
 
 
 def models(config: Mapping[str, Any]) -> dict[str, str]:
-    """Role -> model, of those that the experiment may call."""
+    """Return role -> model, for the models that the experiment may call."""
     everybody = config["provider"]
     meta = config["meta_agent"].get("provider") or everybody
     target = config["target_agent"].get("provider") or everybody
     kind, trained = config["target_agent"]["kind"], config["trainer"]["kind"] != "none"
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     if "provider" in config["meta_agent"] and meta.get("model"):
-        found["meta"] = f"{meta['name']}/{meta['model']}"
+        names["meta"] = f"{meta['name']}/{meta['model']}"
     if kind == "policy" or (kind == "auto" and trained):
         base = config["target_agent"]["policy"]["base"]
-        found["target"] = Path(base).name if base.startswith((".", "/", "~")) else base
+        names["target"] = Path(base).name if base.startswith((".", "/", "~")) else base
     elif kind in ("auto", "model") and target.get("model"):
-        found["target"] = f"{target['name']}/{target['model']}"
-    return found
+        names["target"] = f"{target['name']}/{target['model']}"
+    return names
 
 
 def tags(config: Mapping[str, Any]) -> list[str]:
-    """Task, mode, seed, models, and what the user gave."""
+    """Return the tags: task, mode, seed, models, and the user's own."""
     own = [config["task"]["name"], config["trainer"]["mode"], f"seed-{config['seed']}", *models(config).values()]
     return list(dict.fromkeys(tag[:_TAG] for tag in [*own, *config["tracker"].get("tags", [])]))
 
 
 def group(run: RunDir, config: Mapping[str, Any]) -> str | None:
-    """What the user gave, or the sweep in whose folder the run lies; its name may have slashes."""
-    given = config["tracker"].get("group")
+    """Return the user's group, or the name of the sweep that contains the run; either may be missing."""
+    own_group = config["tracker"].get("group")
     sweeps = [folder for folder in list(run.path.parents)[:3] if (folder / "plan.json").is_file()]
-    return given or (sweeps[0].name if sweeps else None)
+    return own_group or (sweeps[0].name if sweeps else None)

@@ -1,4 +1,4 @@
-"""metrics.csv in the run directory: one row per generation, for pandas and spreadsheets."""
+"""The tracker that writes metrics.csv into the run directory, one row per generation."""
 
 import csv
 from collections.abc import Mapping
@@ -9,8 +9,10 @@ FIELDS = ["generation", "lever", "algorithm", "status", "val", "val_low", "val_h
 
 
 class Local:
+    """The tracker ``tracker=local``."""
+
     def update(self, run: Path, summary: Mapping[str, Any]) -> None:
-        """Rewritten whole each time: a resumed run cannot leave a double row."""
+        """Rewrite the whole file each time, so that a resumed run cannot leave a row twice."""
         temporary = run / ".metrics.csv.tmp"
         with temporary.open("w", newline="", encoding="utf-8") as stream:
             rows = csv.writer(stream)
@@ -19,7 +21,7 @@ class Local:
         temporary.replace(run / "metrics.csv")
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: nothing is under way."""
 
 
 def _row(generation: Mapping[str, Any]) -> list[Any]:

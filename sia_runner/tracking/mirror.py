@@ -1,4 +1,4 @@
-"""One W&B run kept equal to a run directory: whatever is on disk and not there yet is sent, in the story's order."""
+"""A W&B run that is kept equal to a run directory: what is on disk and not in W&B is sent, in a fixed order."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,86 +20,90 @@ _AXES = {"train/*": "train/point"} | dict.fromkeys(
 
 
 class Mirror:
-    """`taken` rows of the story are in W&B already. Raises what wandb raises."""
+    """One W&B run. The first `_rows_in_wandb` rows are in W&B already. Raises what wandb raises."""
 
     def __init__(self, run: RunDir, options: Json, *, online: bool) -> None:
         self._run, self._options = run, options
-        self._trouble: Exception | None = None
+        self._error: Exception | None = None
         project, entity = options.get("project") or "sia-runner", options.get("entity")
         self._state = State.of(run, project, entity, elsewhere=options.get("elsewhere", False))
         self._state.mode = "online" if online else "offline"
-        self._state.keep(run)
+        self._state.save(run)
         before = 0 if online else rows_taken(run.tracking, self._state.id)
-        self._wandb = _begun(run, self._state, options)
-        self._taken = self._wandb.starting_step if online else before
+        self._wandb = _start_run(run, self._state, options)
+        self._rows_in_wandb = self._wandb.starting_step if online else before
         self._story = Story(run)
-        self._stamp: tuple[int, int] | None = None  # of summary.json as it was read last
+        self._stamp: tuple[int, int] | None = None  # of summary.json at the last read
         self._summary: Json = {}
-        self.sent = 0  # rows and versions, by this process
+        self.sent = 0  # rows and versions sent by this process
 
     def catch_up(self, *, last: bool = False) -> Json:
-        """Everything that is on disk by now; with `last` the tables too. Returns the summary that was read."""
+        """Send all that is on disk by now; with `last` the tables too. Returns the summary that was read."""
         changed = self._refreshed()
         summary = self._summary
         for row in self._story.news(summary):
-            if row.number >= self._taken:
+            if row.number >= self._rows_in_wandb:
                 self._wandb.log(row.figures, step=row.number, commit=True)
                 self.sent += 1
             if row.generation is not None and self._options.get("artifacts", True):
                 judged = next(g for g in summary["generations"] if g["n"] == row.generation)
                 self._attempt(lambda judged=judged: self._versions(judged))
         if changed:
-            self._wandb.summary.update(_standing(summary))
+            self._wandb.summary.update(_run_figures(summary))
         if last:
             self._attempt(lambda: self._tables(summary))
         return summary
 
     def finish(self, status: str) -> None:
-        """Waits until W&B has everything; no longer than the caller lets it. Raises what went wrong with versions and
-        tables."""
+        """Wait until W&B has everything. Raises the first error with versions or tables.
+
+        There is no time limit here: the caller sets one.
+        """
         self._wandb.finish(exit_code=0 if status in ("completed", "budget") else 1)
-        if self._trouble:
-            raise self._trouble
-        self._state.keep(self._run)
+        if self._error:
+            raise self._error
+        self._state.save(self._run)
         if self._state.mode == "online":
             for file in self._run.tracking.glob(f"wandb/*run-*/run-{self._state.id}.wandb"):
                 file.with_name(f"{file.name}.synced").touch()  # so that wandb's own sync leaves them alone
 
     def _refreshed(self) -> bool:
-        """Did summary.json change since it was read last?"""
-        now = self._run.summary.stat()
-        before, self._stamp = self._stamp, (now.st_mtime_ns, now.st_ino)
+        """Read summary.json if it changed since the last time. Return True if it did."""
+        status = self._run.summary.stat()
+        before, self._stamp = self._stamp, (status.st_mtime_ns, status.st_ino)
         if self._stamp != before:
             self._summary = read_json(self._run.summary)
         return self._stamp != before
 
     def _attempt(self, work: Callable[[], None]) -> None:
-        """Versions and tables go through another door of W&B's, which asks the server: rows are told all the same."""
+        """Send versions or tables, for which wandb asks the server. After an error only rows are sent."""
         from wandb.errors import Error
 
-        if self._trouble:
+        if self._error:
             return
         try:
             work()
         except (Error, ValueError) as error:
-            self._trouble = error
+            self._error = error
 
     def _versions(self, g: Json) -> None:
         import wandb
 
-        taken = self._state.artifacts[self._state.mode]
-        for one in artifacts.made(self._run, g):
-            if one.key in taken:
+        sent_keys = self._state.artifacts[self._state.mode]
+        for artifact in artifacts.made(self._run, g):
+            if artifact.key in sent_keys:
                 continue
-            version = wandb.Artifact(f"{one.kind}-{self._state.id}", type=one.kind, metadata=one.metadata)
-            for name, path in one.files():  # as they lie in the run directory: nothing is copied
+            version = wandb.Artifact(
+                f"{artifact.kind}-{self._state.id}", type=artifact.kind, metadata=artifact.metadata
+            )
+            for name, path in artifact.files():  # from the run directory itself: nothing is copied
                 version.add_file(artifacts.where(self._run, path), name=name, policy="immutable", skip_cache=True)
-            aliases = [f"gen-{one.generation}", *(["best"] if g["status"] == "accepted" else [])]
+            aliases = [f"gen-{artifact.generation}", *(["best"] if g["status"] == "accepted" else [])]
             self._wandb.log_artifact(version, aliases=["latest", *aliases])
-            taken.append(one.key)
+            sent_keys.append(artifact.key)
             self.sent += 1
-        if self._state.mode == "offline":  # where W&B has them only when it has finished
-            self._state.keep(self._run)
+        if self._state.mode == "offline":  # online, W&B has them only once it has finished: see finish()
+            self._state.save(self._run)
 
     def _tables(self, summary: Json) -> None:
         import wandb
@@ -110,8 +114,8 @@ class Mirror:
                 self._wandb.summary[name] = wandb.Table(columns=list(columns), data=list(rows))
 
 
-def _begun(run: RunDir, state: State, options: Json) -> Any:
-    """The W&B run. Nothing is told that we do not tell: no console, code, git, machine, packages or statistics."""
+def _start_run(run: RunDir, state: State, options: Json) -> Any:
+    """Start the W&B run. wandb collects nothing by itself: no console, code, git, machine, packages or statistics."""
     import wandb
 
     config = facts.config_of(run)
@@ -128,7 +132,7 @@ def _begun(run: RunDir, state: State, options: Json) -> Any:
         init_timeout=_INIT,
         api_key=key_of(wandb.setup().settings) or None if state.mode == "online" else None,
     )
-    begun = wandb.init(
+    wandb_run = wandb.init(
         id=state.id,
         resume="allow",
         mode=state.mode,  # pyright: ignore[reportArgumentType] - one of the two
@@ -143,16 +147,16 @@ def _begun(run: RunDir, state: State, options: Json) -> Any:
         settings=settings,
     )
     for name in dict.fromkeys(_AXES.values()):
-        begun.define_metric(name, hidden=True)
+        wandb_run.define_metric(name, hidden=True)
     for name, axis in _AXES.items():
-        begun.define_metric(name, step_metric=axis)
-    return begun
+        wandb_run.define_metric(name, step_metric=axis)
+    return wandb_run
 
 
-def _standing(summary: Json) -> dict[str, Any]:
-    """Of the run as a whole, so far."""
+def _run_figures(summary: Json) -> dict[str, Any]:
+    """Return the figures of the run as a whole, so far."""
     best = summary["best"] or {}
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "status": summary["status"],
         "generations": len(summary["generations"]),
         "journal_head": summary["journal_head"],
@@ -164,6 +168,6 @@ def _standing(summary: Json) -> dict[str, Any]:
         score = best.get(name)
         if score:
             low, high = score["ci95"] or (None, None)
-            found |= {f"best/{name}": score["value"], f"best/{name}_low": low, f"best/{name}_high": high}
-            found |= {f"best/{name}_n": score["n"]}
-    return {key: value for key, value in found.items() if value is not None}
+            figures |= {f"best/{name}": score["value"], f"best/{name}_low": low, f"best/{name}_high": high}
+            figures |= {f"best/{name}_n": score["n"]}
+    return {key: value for key, value in figures.items() if value is not None}

@@ -1,4 +1,4 @@
-"""No tracker: the run directory is the record."""
+"""The tracker that records nothing: the run directory is the record."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import Any
 
 
 class Nothing:
+    """The tracker ``tracker=none``."""
+
     def update(self, run: Path, summary: Mapping[str, Any]) -> None:
-        """Keeps nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""What the loop needs of a tracker. Implementations: `local`, `nothing`, `wandb`."""
+"""The interface of trackers. Implementations: `local`, `nothing`, `wandb`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,11 +6,15 @@ from typing import Any, Protocol
 
 
 class Tracker(Protocol):
+    """The destination of a run's figures."""
+
     def update(self, run: Path, summary: Mapping[str, Any]) -> None:
-        """Called with the whole summary after each generation and at the end; must be idempotent (resume). Waits for
-        no service, and raises nothing on account of one."""
+        """Record the whole summary, after each generation and at the end.
+
+        Must be idempotent (resume). Waits for no service, and raises nothing because of one.
+        """
         ...
 
     def close(self) -> None:
-        """After the last update of this process, whatever ended it: what is under way may be waited for, briefly."""
+        """Finish after the last update of this process, whatever ended it. May wait briefly."""
         ...

@@ -1,8 +1,8 @@
 """``python -m sia_runner.tracking.sender RUN [key=value ...]``: the process that speaks with W&B, beside the run.
 
-It reads the run directory and nothing else, so that nothing in it can stop, slow or change the run: that directory is
-the queue. A byte on standard input says that there is news; the end of it, that the run's process has ended. What it
-has to say are single lines on standard output. Exit codes: 0 all was taken, 1 not.
+It reads the run directory and nothing else, so that it cannot stop, slow or change the run: that directory is the
+queue. A byte on standard input means that there is news; its end, that the run's process has ended. Messages are single
+lines on standard output. Exit codes: 0 W&B has everything, 1 it does not.
 """
 
 import fcntl
@@ -22,63 +22,67 @@ from sia_runner.tracking import artifacts, endpoint, facts
 if TYPE_CHECKING:
     from sia_runner.tracking.mirror import Mirror
 
-ONLINE_ONLY = "online=true"  # for `sync`: without a server there is nothing to do
-_LOOKS = 2.0  # seconds between two looks at the curve of a training
-_NICE = 5  # a quarter of a processor that somebody else wants too: at 19 it does not get to its work on a busy node
-_BEGIN = 300.0  # seconds until W&B has begun
-_END = 600.0  # seconds for one look, and for all that is left when the run has ended
-_PUSH = 24 * 3600.0  # seconds: somebody waits for `sync`, and can interrupt it
+ONLINE_ONLY = "online=true"  # option of `sync`: fail without a server
+_POLL_SECONDS = 2.0  # between two reads of the training curve
+_NICENESS = 5  # about a quarter of a contended processor: at 19 the sender would starve on a busy node
+_START_LIMIT = 300.0  # seconds for the start of W&B
+_CATCH_UP_LIMIT = 600.0  # seconds for one catch_up, and for the rest after the run's end
+_SYNC_LIMIT = 24 * 3600.0  # seconds: a user waits for `sync` and can interrupt it
 
 
 def main() -> int:
-    _step_back()
-    run, given = RunDir(Path(sys.argv[1]).resolve()), sys.argv[2:]
+    """Run the sender. Return its exit code."""
+    _lower_priority()
+    run, arguments = RunDir(Path(sys.argv[1]).resolve()), sys.argv[2:]
     try:
         os.chdir(run.path)  # see artifacts.where
-        return _send(run, given)
+        return _send(run, arguments)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is no business of the run's
-        _say(f"W&B: {_line(error)}; nothing is lost: {_later(run)}")
+        _print_line(f"W&B: {_error_line(error)}; nothing is lost: {_sync_hint(run)}")
         return 1
 
 
-def _step_back() -> None:
-    """Harnesses come first. Where Linux shares processors among sessions, which are equals however nice their processes
-    are, this one's session is what has to be nice; but not that of somebody who waits for `sync`."""
+def _lower_priority() -> None:
+    """Lower the priority: harnesses come first.
+
+    If Linux shares processors among sessions (autogroup), which are equals however nice their processes are, the
+    session itself must be nice; but not the session of a user who waits for `sync`.
+    """
     if os.getsid(0) != os.getpid():
         return
-    os.nice(_NICE)
+    os.nice(_NICENESS)
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_NICE))
+        Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
-def _send(run: RunDir, given: list[str]) -> int:
-    options = _options(run, given)
-    pushing = ONLINE_ONLY in given
-    with _alone(run), _limited(_BEGIN, run) as begun:
+def _send(run: RunDir, arguments: list[str]) -> int:
+    options = _options(run, arguments)
+    pushing = ONLINE_ONLY in arguments
+    with _sender_lock(run), _time_limit(_START_LIMIT, run) as start_timer:
         os.environ["WANDB_DATA_DIR"] = artifacts.where(run, run.tracking)
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to its makers, with whatever was in memory
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports go to W&B's makers and may contain memory
         import wandb
 
         offline = endpoint.why_offline(wandb.setup().settings)
         if offline and pushing:
-            _say(f"{run.path}: {offline}")
+            _print_line(f"{run.path}: {offline}")
             return 1
         if offline:
-            _say(f"W&B is kept offline: {offline}; {_later(run)}")
-        mirror = _begun(run, options, online=not offline, pushing=pushing)
-        begun.cancel()
-        while not _ended():
-            with _limited(_END, run):
+            _print_line(f"W&B is kept offline: {offline}; {_sync_hint(run)}")
+        mirror = _start_mirror(run, options, online=not offline, pushing=pushing)
+        start_timer.cancel()
+        while not _run_ended():
+            with _time_limit(_CATCH_UP_LIMIT, run):
                 mirror.catch_up()
-        with _limited(_PUSH if pushing else _END, run):
+        with _time_limit(_SYNC_LIMIT if pushing else _CATCH_UP_LIMIT, run):
             mirror.finish(mirror.catch_up(last=True)["status"])
     if pushing:
-        _say(f"{run.path}: {mirror.sent or 'no'} rows and versions were missing in W&B")
+        _print_line(f"{run.path}: {mirror.sent or 'no'} rows and versions were missing in W&B")
     return 0
 
 
-def _begun(run: RunDir, options: dict[str, Any], *, online: bool, pushing: bool) -> "Mirror":
-    """Offline where the server knows the key and then lets W&B down."""
+def _start_mirror(run: RunDir, options: dict[str, Any], *, online: bool, pushing: bool) -> "Mirror":
+    """Start the mirror, offline if the server knows the key but then fails."""
     from wandb.errors import Error
 
     from sia_runner.tracking.mirror import Mirror
@@ -88,31 +92,31 @@ def _begun(run: RunDir, options: dict[str, Any], *, online: bool, pushing: bool)
     except Error as error:
         if pushing or not online:
             raise
-        _say(f"W&B is kept offline: {_line(error)}; {_later(run)}")
+        _print_line(f"W&B is kept offline: {_error_line(error)}; {_sync_hint(run)}")
         return Mirror(run, options, online=False)
 
 
-def _options(run: RunDir, given: list[str]) -> dict[str, Any]:
-    """What the run was configured with; given on the command line wins."""
-    pairs = dict(pair.split("=", 1) for pair in given if pair != ONLINE_ONLY)
+def _options(run: RunDir, arguments: list[str]) -> dict[str, Any]:
+    """Return the run's tracker options, overridden by the command line."""
+    pairs = dict(pair.split("=", 1) for pair in arguments if pair != ONLINE_ONLY)
     return facts.config_of(run)["tracker"] | pairs | {"elsewhere": bool(pairs)}
 
 
-def _ended() -> bool:
-    """Waits for news, for a while: False when there may be some, True when the run's process has ended."""
-    ready, _, _ = select.select([0], [], [], _LOOKS)
+def _run_ended() -> bool:
+    """Wait a while for news. Return True once the run's process has ended."""
+    ready, _, _ = select.select([0], [], [], _POLL_SECONDS)
     return bool(ready) and not os.read(0, 4096)
 
 
 @contextmanager
-def _alone(run: RunDir) -> Iterator[None]:
-    """One process at a time speaks of a run: that of an earlier process may still be about to end."""
+def _sender_lock(run: RunDir) -> Iterator[None]:
+    """Hold the lock of the sender: that of an earlier process may still be about to end."""
     run.tracking.mkdir(exist_ok=True)
-    give_up = time.monotonic() + _END
-    with (run.tracking / "sender.lock").open("a") as held:
+    give_up = time.monotonic() + _CATCH_UP_LIMIT
+    with (run.tracking / "sender.lock").open("a") as lock:
         while True:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > give_up:
@@ -122,8 +126,8 @@ def _alone(run: RunDir) -> Iterator[None]:
 
 
 @contextmanager
-def _limited(seconds: float, run: RunDir) -> Iterator[threading.Timer]:
-    """Whatever hangs in there, this process ends."""
+def _time_limit(seconds: float, run: RunDir) -> Iterator[threading.Timer]:
+    """End this process if the block takes longer than `seconds`."""
     timer = threading.Timer(seconds, _give_up, [seconds, run])
     timer.daemon = True
     timer.start()
@@ -134,22 +138,22 @@ def _limited(seconds: float, run: RunDir) -> Iterator[threading.Timer]:
 
 
 def _give_up(seconds: float, run: RunDir) -> None:
-    _say(f"W&B has not answered for {seconds:.0f} s; nothing is lost: {_later(run)}")
+    _print_line(f"W&B has not answered for {seconds:.0f} s; nothing is lost: {_sync_hint(run)}")
     os._exit(1)
 
 
-def _later(run: RunDir) -> str:
+def _sync_hint(run: RunDir) -> str:
     return f"python -m sia_runner.sync {run.path} pushes it"
 
 
-def _line(error: BaseException) -> str:
+def _error_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
 
 
-def _say(line: str) -> None:
-    with suppress(OSError):  # nobody listens any more
+def _print_line(line: str) -> None:
+    with suppress(OSError):  # the reader may be gone
         os.write(1, f"{line}\n".encode(errors="replace"))
 
 
 if __name__ == "__main__":
-    os._exit(main())  # what wandb does at exit is to wait, without limit
+    os._exit(main())  # wandb's exit handler would wait without limit

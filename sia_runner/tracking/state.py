@@ -1,4 +1,4 @@
-"""RUN/tracking/wandb.json: which W&B run this is, and which versions it has."""
+"""The file RUN/tracking/wandb.json: which W&B run this is, and which versions it has."""
 
 import hashlib
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ from sia_runner.rundir import RunDir, read_json, write_json
 
 @dataclass(slots=True)
 class State:
-    """`artifacts`: keys of what W&B has taken, by mode; what was taken offline has still to be pushed."""
+    """The state of tracking. `artifacts`: mode -> keys that W&B has; those sent offline must still be pushed."""
 
     id: str
     project: str
@@ -19,18 +19,22 @@ class State:
 
     @staticmethod
     def of(run: RunDir, project: str, entity: str | None, *, elsewhere: bool = False) -> "State":
-        """As an earlier process left it: a run stays where it began, unless somebody sends it `elsewhere`. A new one
-        gets an id of its own, derived from the first line of its journal, so that a copy is still the same run."""
+        """Return the state of an earlier process, or a new one.
+
+        A run stays in its project unless the user sends it `elsewhere`. A new id is derived from the first line of the
+        journal, so that a copy of the directory is still the same run.
+        """
         file = _file(run)
         if file.is_file():
-            found = State(**read_json(file))
-            if elsewhere and (found.project, found.entity) != (project, entity):
-                found.project, found.entity, found.artifacts["online"] = project, entity, []
-            return found
+            state = State(**read_json(file))
+            if elsewhere and (state.project, state.entity) != (project, entity):
+                state.project, state.entity, state.artifacts["online"] = project, entity, []
+            return state
         with run.journal.open("rb") as lines:
             return State(hashlib.sha256(lines.readline()).hexdigest()[:16], project, entity)
 
-    def keep(self, run: RunDir) -> None:
+    def save(self, run: RunDir) -> None:
+        """Write the state."""
         run.tracking.mkdir(exist_ok=True)
         write_json(_file(run), asdict(self))
 

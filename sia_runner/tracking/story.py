@@ -1,6 +1,8 @@
-"""What a run directory has to tell, as numbered rows in an order that never changes: the curve of a generation's
-training before its verdict, generations by their numbers. So a row that was told once is known by its number, in
-whatever process."""
+"""The figures of a run directory as numbered rows in an order that never changes.
+
+The curve of a generation's training comes before its verdict, generations by their numbers. So a row that was sent once
+is known by its number, in whatever process.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,34 +16,39 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """One row of figures. `generation`: the generation if the row is its verdict."""
+
     number: int  # from 0
     figures: dict[str, Any]
-    generation: int | None = None  # whose verdict this is
+    generation: int | None = None  # set if the row is its verdict
 
 
 class Story:
-    """Of one run. `news(summary)` gives the rows that were added since it was called last, from the first on."""
+    """The rows of one run."""
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
-        self._next = 1  # the generation that is under way, as far as was told
+        self._next = 1  # the first generation whose verdict was not sent
         self._curve = Curve(run.generation(1).curve)
         self._rows = self._points = 0
         self._best: float | None = None
 
     def news(self, summary: Json) -> Iterator[Row]:
-        """`summary` was read before this is called: what it knows of is then on disk."""
-        judged = {g["n"]: g for g in summary["generations"]}
+        """Yield the rows that were added since the last call.
+
+        `summary` was read before the call, so everything that it mentions is on disk.
+        """
+        finished = {g["n"]: g for g in summary["generations"]}
         while True:
             for figures in self._curve.news():
                 self._points += 1
-                yield self._row(_trained(self._next, self._points, figures))
-            if self._next not in judged:
+                yield self._row(_training_figures(self._next, self._points, figures))
+            if self._next not in finished:
                 return
-            now = judged[self._next]
-            if now["status"] == "accepted":
-                self._best = now["val"]["value"]
-            yield self._row(_judged(now, self._best), now["n"])
+            verdict = finished[self._next]
+            if verdict["status"] == "accepted":
+                self._best = verdict["val"]["value"]
+            yield self._row(_verdict_figures(verdict, self._best), verdict["n"])
             self._next += 1
             self._curve = Curve(self._run.generation(self._next).curve)
 
@@ -50,12 +57,12 @@ class Story:
         return Row(self._rows - 1, figures, generation)
 
 
-def _trained(n: int, point: int, figures: Figures) -> dict[str, Any]:
-    """`train/point` counts the steps of all generations: the axis of the curves."""
+def _training_figures(n: int, point: int, figures: Figures) -> dict[str, Any]:
+    """Return a row of training. `train/point` counts the steps of all generations: the axis of the curves."""
     return {"train/generation": n, "train/point": point} | {f"train/{key}": value for key, value in figures.items()}
 
 
-def _judged(g: Json, best: float | None) -> dict[str, Any]:
+def _verdict_figures(g: Json, best: float | None) -> dict[str, Any]:
     val = g["val"] or {}
     low, high = val.get("ci95") or (None, None)
     figures = {

@@ -1,48 +1,51 @@
-"""Decisions and failures as tables: levers, figures, kinds and stages. No text that a harness or a model wrote: a
-harness sees the questions of val and test, and what it prints may be one of them."""
+"""The tables of decisions and failures: levers, figures, kinds and stages.
+
+They contain no text that a harness or a model wrote: a harness sees the questions of val and test, and what it prints
+may be one of them.
+"""
 
 import builtins
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from sia_runner.rundir import RunDir, read_json
+from sia_runner.tracking.story import Json
 
-Json = Mapping[str, Any]
 Cells = list[Any]
 DECISIONS = ("generation", "lever", "algorithm", "parent", "plateau", "status", "val", "change", "chosen_by", "rule",
              "rollouts", "reward_mean", "reward_variance", "reward_skew", "zero_share", "equal_groups")  # fmt: skip
-TEXTS = ("title", "rationale")  # only where the configuration says so
+TEXTS = ("title", "rationale")  # only if the configuration allows it
 FAILURES = ("generation", "status", "stage", "fault", "kind", "count")
 _STEPS = ("propose", "build", "gate", "run", "verify", "accept")
 _SOLVED = frozenset({"correct", "partial"})
-# Classes of errors that are told, Python's own and a few that are often met: a harness names its own as it likes.
-_OFTEN = {"JSONDecodeError", "OutOfMemoryError", "RateLimitError", "APIConnectionError", "APITimeoutError"}
-_ERRORS = _OFTEN | {
+# Error classes that may be sent: Python's own and a few common ones. A harness's own class name could carry data.
+_COMMON_ERRORS = {"JSONDecodeError", "OutOfMemoryError", "RateLimitError", "APIConnectionError", "APITimeoutError"}
+_ERRORS = _COMMON_ERRORS | {
     name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
 }
 _WORD = re.compile(r"\w+")
 
 
 def decisions(run: RunDir, summary: Json, texts: bool) -> tuple[list[str], list[Cells]]:
-    """Columns and rows: one per generation."""
+    """Return columns and rows, one row per generation."""
     rows: list[Cells] = []
     best: float | None = None
     for g in summary["generations"]:
         value = g["val"]["value"] if g["val"] else None
-        rows.append([*_decision(run, g, best), *(_texts(run, g) if texts else ())])
+        rows.append([*_decision_row(run, g, best), *(_texts(run, g) if texts else ())])
         best = value if g["status"] == "accepted" else best
     return [*DECISIONS, *(TEXTS if texts else ())], rows
 
 
-def _decision(run: RunDir, g: Json, best: float | None) -> list[Any]:
+def _decision_row(run: RunDir, g: Json, best: float | None) -> list[Any]:
     evidence = _read(run, g["n"]).get("evidence") or {}
     shape = evidence.get("shape") or {}
     value = g["val"]["value"] if g["val"] else None
     change = None if value is None or best is None else value - best
-    known = [g["n"], g["lever"], g["algorithm"], g["parent"], evidence.get("plateau"), g["status"], value, change]
+    columns = [g["n"], g["lever"], g["algorithm"], g["parent"], evidence.get("plateau"), g["status"], value, change]
     reward = [shape.get(key) for key in ("n", "mean", "variance", "skew", "zero_share", "equal_groups")]
-    return [*known, evidence.get("chosen_by"), (evidence.get("rule") or {}).get("rule"), *reward]
+    return [*columns, evidence.get("chosen_by"), (evidence.get("rule") or {}).get("rule"), *reward]
 
 
 def _texts(run: RunDir, g: Json) -> list[str]:
@@ -55,12 +58,15 @@ def _read(run: RunDir, n: int) -> dict[str, Any]:
 
 
 def failures(summary: Json) -> tuple[list[str], list[Cells]]:
-    """Columns and rows: one per generation and kind of outcome on val that is no success, and one for a generation
-    that ended before it was scored."""
-    return list(FAILURES), [row for g in summary["generations"] for row in _failed(g)]
+    """Return columns and rows.
+
+    There is one row per generation and kind of outcome on val that is no success, and one for a generation that ended
+    before it was scored.
+    """
+    return list(FAILURES), [row for g in summary["generations"] for row in _failure_rows(g)]
 
 
-def _failed(g: Json) -> Iterator[Cells]:
+def _failure_rows(g: Json) -> Iterator[Cells]:
     if g["val"] is None:
         yield [g["n"], g["status"], _stage(g), _fault(g["reason"]), None, None]
     for kind, count in g["outcomes"].items():
@@ -69,11 +75,11 @@ def _failed(g: Json) -> Iterator[Cells]:
 
 
 def _fault(reason: str) -> str:
-    """The class of the error that a reason ends with, as Python prints it; no more of the line."""
+    """Return the error class that a reason ends with, as Python prints it, and no more of the line."""
     return next((word for word in reversed(_WORD.findall(reason)) if word in _ERRORS), "")
 
 
 def _stage(g: Json) -> str:
-    """The last step before the verdict."""
+    """Return the last step before the verdict."""
     reached = [step for step in _STEPS if step in g["seconds"] and step != "accept"]
     return reached[-1] if reached else ""

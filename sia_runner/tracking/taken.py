@@ -1,4 +1,4 @@
-"""Which rows W&B has taken, out of the files that it wrote: the truth also after a kill of everything at any moment."""
+"""The count of rows that W&B has, from its own files: it holds after a kill of everything at any moment."""
 
 import json
 import subprocess
@@ -9,18 +9,20 @@ _TIMEOUT = 120.0  # seconds to read one file
 
 
 def rows_taken(folder: Path, run_id: str) -> int:
-    """How many rows of the story stand in the files that earlier processes left below `folder`."""
+    """Return how many rows are in the files that earlier processes left below `folder`."""
     files = sorted(folder.glob(f"wandb/*run-*/run-{run_id}.wandb"))
     return max((_rows(file) for file in files), default=0)
 
 
 def _rows(file: Path) -> int:
-    """Read by wandb's own reader, which stops where a file was cut."""
+    """Count rows with wandb's own reader, which stops where a file was cut."""
     command = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", str(file), "--json"]
     rows = 0
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as said:
-        for line in said.stdout or ():
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        for line in process.stdout or ():
             if b'"type":"history"' in line:
                 rows = max(rows, 1 + int(json.loads(line)["history"]["step"].get("num", 0)))
-        said.wait(_TIMEOUT)
+        process.wait(_TIMEOUT)
     return rows

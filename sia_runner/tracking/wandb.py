@@ -1,5 +1,7 @@
-"""Weights & Biases, by a process of its own that reads the run directory (sender.py). The run itself starts it after
-its first generation and pokes it from then on: no import, no wait, no queue here."""
+"""The tracker for Weights & Biases, through a process of its own that reads the run directory (sender.py).
+
+The run starts that process after its first generation and notifies it from then on: no import, no wait, no queue here.
+"""
 
 import importlib.util
 import os
@@ -17,51 +19,53 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Wandb:
+    """The tracker ``tracker=wandb``."""
+
     def __init__(self, wait: float, **_: Any) -> None:
-        """The other keys are the sender's, which reads them from the run's config.yaml."""
+        """Set how long `close` waits, in seconds. The sender reads the other keys from the run's config.yaml."""
         self._wait = wait
         self._local = Local()
         self._senders: dict[Path, _Sender | None] = {}
 
     def update(self, run: Path, summary: Mapping[str, Any]) -> None:
-        """metrics.csv as with `local`, and word to the sender."""
+        """Write metrics.csv as `local` does, and notify the sender."""
         self._local.update(run, summary)
         if run not in self._senders:
-            self._senders[run] = _started(run)
+            self._senders[run] = _start_sender(run)
         if sender := self._senders[run]:
             sender.poke()
 
     def close(self) -> None:
-        """Waits until W&B has taken everything, `wait` seconds at most."""
+        """Wait until W&B has everything, `wait` seconds at most."""
         senders, self._senders = self._senders, {}
         for sender in filter(None, senders.values()):
             sender.end(self._wait)
 
 
-def _started(run: Path) -> "_Sender | None":
-    found = importlib.util.find_spec("wandb")
-    if found is None or found.origin is None:  # a folder of that name, as W&B makes them, is no package
-        _tell("wandb is missing (pip install 'sia-runner[tracking]'): figures go to metrics.csv only")
+def _start_sender(run: Path) -> "_Sender | None":
+    spec = importlib.util.find_spec("wandb")
+    if spec is None or spec.origin is None:  # a folder named wandb, as W&B creates, is no package
+        _warn("wandb is missing (pip install 'sia-runner[tracking]'): figures go to metrics.csv only")
         return None
     try:
         return _Sender(run)
     except OSError as error:
-        _tell(f"W&B: {error}: figures go to metrics.csv only")
+        _warn(f"W&B: {error}: figures go to metrics.csv only")
         return None
 
 
 class _Sender:
-    """The process. It outlives this one for as long as it needs, and ends with this one's standard input to it."""
+    """The sender process. It may outlive this one, and learns of this one's end from its standard input."""
 
     def __init__(self, run: Path) -> None:
-        self._run, self._told = run, False
+        self._run, self._has_warned = run, False
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "sia_runner.tracking.sender", str(run)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the run; and see sender._step_back
+            start_new_session=True,  # Ctrl-C is for the run; and see sender._lower_priority
         )
         assert self._process.stdin is not None  # noqa: S101 - asked for above
         self._stdin = self._process.stdin.fileno()
@@ -69,7 +73,7 @@ class _Sender:
         threading.Thread(target=self._listen, name="wandb", daemon=True).start()
 
     def poke(self) -> None:
-        """Never waits: a full pipe is a poke that was not read yet, and who is gone needs none."""
+        """Notify the sender. Never waits: a full pipe is an unread notification, and a dead sender needs none."""
         with suppress(OSError):
             os.write(self._stdin, b".")
 
@@ -79,21 +83,21 @@ class _Sender:
         try:
             self._process.wait(wait)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self._tell(
+            self._warn(
                 f"W&B has not taken everything yet: process {self._process.pid} goes on for ten minutes at most; "
                 f"afterwards python -m sia_runner.sync {self._run} pushes what is missing"
             )
 
     def _listen(self) -> None:
         for line in self._process.stdout or ():
-            self._tell(line.decode(errors="replace").rstrip())
+            self._warn(line.decode(errors="replace").rstrip())
 
-    def _tell(self, line: str) -> None:
-        """One warning is enough: what can be done about it is the same."""
-        if not self._told:
-            self._told = True
-            _tell(line)
+    def _warn(self, line: str) -> None:
+        """Print the first warning only: what the user can do about it is the same for all."""
+        if not self._has_warned:
+            self._has_warned = True
+            _warn(line)
 
 
-def _tell(line: str) -> None:
+def _warn(line: str) -> None:
     print(f"tracker: {line}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""LoRA adapters: put one on a policy, save it with its origin, load it onto its own base only, merge, export.
+"""LoRA adapters: attach, save with their origin, load onto their own base only, merge, export.
 
 On disk an adapter is what PEFT and vLLM read (`adapter_config.json`, `adapter_model.safetensors`) and
-`sia_adapter.json`, which says where it comes from. The folder is whole or not there.
+`sia_adapter.json`, which records its origin. The folder is complete or absent.
 """
 
 import copy
@@ -19,7 +19,7 @@ from typing import Any
 from sia_runner.schema.training import Lora
 from sia_runner.training.protocol import Policy, TrainingError
 
-NAME = "default"  # of the adapter under training, among those that a policy keeps loaded; TRL knows no other
+NAME = "default"  # name of the adapter under training; TRL knows no other
 ORIGIN = "sia_adapter.json"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -27,7 +27,7 @@ CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an adapter comes from. Hashes are sha256 in hex."""
+    """The origin of an adapter; hashes are sha256 in hex."""
 
     base_id: str
     base_sha256: str
@@ -38,20 +38,21 @@ class Origin:
     seed: int
     kl: float | None  # nats per completion to the base, at the last step; None: not measured
     reward: float | None  # mean, at the last step
-    parent: str | None  # sha256 of the adapter it went on from
+    parent: str | None  # sha256 of the adapter it started from
 
 
 @contextmanager
 def attached(policy: Policy, lora: Lora, start: Path | None, seed: int) -> Iterator[Any]:
-    """A trainable adapter on the policy, live, while this is held: a copy of `start`, or a new one that changes nothing
-    yet. What was live before is live again afterwards. Gives PEFT's model.
+    """Attach a trainable adapter to the policy: a copy of `start`, or a new one that changes nothing yet.
 
-    An adapter to go on from keeps its own shape: rank and targets cannot change while weights are kept.
-    Raises TrainingError: PEFT is missing, `start` is for another base, a target is not in the model."""
+    Yields PEFT's model; the adapter is live inside the context, and the earlier live weights afterwards. An adapter to
+    continue from keeps its own shape: rank and targets cannot change. Raises TrainingError: PEFT is missing, `start` is
+    for another base, a target is not in the model.
+    """
     peft, torch = _modules()
     # PEFT and TRL warn of each other's names.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
-    was = _Live.of(policy.model)
+    previous = _Live.of(policy.model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the A matrices of a new adapter are drawn at random
         try:
@@ -71,12 +72,12 @@ def attached(policy: Policy, lora: Lora, start: Path | None, seed: int) -> Itera
         policy.model.eval()  # new layers start in train mode, and the policy may be asked before the first step
         yield policy.model
     finally:
-        was.again(policy)
+        previous.restore_on(policy)
 
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """Which adapters answered before training."""
+    """The adapters that were active before training."""
 
     wrapped: bool
     names: tuple[str, ...]
@@ -92,7 +93,7 @@ class _Live:
         layers = (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
         return _Live(True, tuple(model.active_adapters), any(layer.disable_adapters for layer in layers))
 
-    def again(self, policy: Policy) -> None:
+    def restore_on(self, policy: Policy) -> None:
         if self.wrapped:
             policy.model.base_model.set_adapter(list(self.names), inference_mode=True)
             policy.model.delete_adapter(NAME)
@@ -108,7 +109,10 @@ class _Live:
 
 
 def lora_config(lora: Lora, model: Any) -> Any:
-    """peft.LoraConfig. Embeddings and head that share their weights are trained as one, so that merging is exact."""
+    """Return a peft.LoraConfig.
+
+    Embeddings and head that share their weights are trained as one, so that merging is exact.
+    """
     from peft import LoraConfig
 
     tied = bool(lora.save) and bool(getattr(model.config, "tie_word_embeddings", False))
@@ -131,12 +135,15 @@ def lora_config(lora: Lora, model: Any) -> Any:
 
 
 def _linear(model: Any) -> list[str]:
-    """The names of the base's linear layers but the head and routers. PEFT's own "all-linear" would, on a model that
-    serves an adapter already, also take what that adapter put there: its whole trained head, for one.
+    """Return the names of the base's linear layers, without the head and routers.
 
-    A router stands beside its layer's experts. It chooses between them: a small change of it gives a token to others,
-    and a server that rounds otherwise would answer with weights that were not trained. gpt-oss's is no linear layer
-    anyway; Llama 4's is."""
+    PEFT's own "all-linear" would, on a model that serves an adapter already, also take that adapter's layers, such as
+    its whole trained head.
+
+    A router stands beside its layer's experts and chooses between them. A small change of it sends a token to other
+    experts, and a server that rounds differently would answer with weights that were not trained. gpt-oss's router is
+    no linear layer anyway; Llama 4's is.
+    """
     from torch import nn
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -149,14 +156,17 @@ def _linear(model: Any) -> list[str]:
 
 
 def _experts(model: Any) -> list[str]:
-    """Weights of all experts of a layer in one tensor, as gpt-oss has them: no linear layers, so named themselves."""
+    """Return the names of weights that stack all experts of a layer, as in gpt-oss.
+
+    They are no linear layers, so they are named explicitly.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     stacked = [path for path, weight in base.named_parameters() if weight.ndim == 3 and "lora_" not in path]
     return sorted({".".join(path.replace(".base_layer", "").split(".")[-3:]) for path in stacked})
 
 
 def load(model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool = False) -> Any:
-    """Load the adapter of `path` as `name`; PEFT's model. Raises TrainingError for another base than its own."""
+    """Load the adapter in `path` as `name`; return PEFT's model. Raises TrainingError if it is for another base."""
     peft, _ = _modules()
     check(path, base_sha256)
     if isinstance(model, peft.PeftModel):
@@ -166,7 +176,7 @@ def load(model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool
 
 
 def check(path: Path, base_sha256: str) -> Origin:
-    """The adapter's origin. Raises TrainingError, one line: no adapter there, or one for another base."""
+    """Return the adapter's origin. Raises TrainingError, one line, if it is missing or for another base."""
     origin = read_origin(path)
     if origin.base_sha256 != base_sha256:
         raise TrainingError(
@@ -177,7 +187,7 @@ def check(path: Path, base_sha256: str) -> Origin:
 
 
 def read_origin(path: Path) -> Origin:
-    """What `sia_adapter.json` says. Raises TrainingError where there is no adapter, or not a whole one."""
+    """Read `sia_adapter.json`. Raises TrainingError if the adapter is missing or incomplete."""
     missing = [name for name in (ORIGIN, CONFIG, WEIGHTS) if not (path / name).is_file()]
     if missing:
         raise TrainingError(f"{path} is no adapter of ours: {missing[0]} is missing")
@@ -188,12 +198,12 @@ def read_origin(path: Path) -> Origin:
 
 
 def version(path: Path) -> str:
-    """sha256 of an adapter's weights, in hex."""
+    """Return the sha256 of an adapter's weights, in hex."""
     return hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()
 
 
 def state(model: Any) -> dict[str, Any]:
-    """The tensors of the adapter under training, by PEFT's names on disk."""
+    """Return the tensors of the adapter under training, by PEFT's names on disk."""
     from peft import get_peft_model_state_dict
 
     # "auto" would ask a model hub whether the vocabulary was changed.
@@ -201,7 +211,7 @@ def state(model: Any) -> dict[str, Any]:
 
 
 def restore(model: Any, tensors: Mapping[str, Any]) -> None:
-    """Put the tensors that `state` gave back into the adapter under training."""
+    """Load tensors from `state` into the adapter under training."""
     from peft import set_peft_model_state_dict
 
     result = set_peft_model_state_dict(model, dict(tensors), adapter_name=NAME)
@@ -210,7 +220,7 @@ def restore(model: Any, tensors: Mapping[str, Any]) -> None:
 
 
 def save(model: Any, out: Path, origin: Origin) -> None:
-    """Write the adapter under training to the folder `out`: under another name first, then renamed."""
+    """Write the adapter under training to the folder `out`: under a temporary name first, then renamed."""
     from safetensors.torch import save_file
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +229,7 @@ def save(model: Any, out: Path, origin: Origin) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = copy.copy(model.peft_config[NAME])
     config.inference_mode, config.base_model_name_or_path = True, origin.base_id
-    if isinstance(config.target_modules, set):  # whose order differs from process to process, and so would our hash
+    if isinstance(config.target_modules, set):  # a set's order differs between processes, and so would our hash
         config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
     (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=1) + "\n", encoding="utf-8")
@@ -230,7 +240,7 @@ def save(model: Any, out: Path, origin: Origin) -> None:
 
 
 def merge(model: Any, path: Path, base_sha256: str) -> Any:
-    """A plain transformers model with the adapter's changes in its own weights; the base given is used up."""
+    """Merge an adapter into the base's weights; return a plain transformers model. The given base is consumed."""
     merged = load(model, path, base_sha256, NAME).merge_and_unload()
     if getattr(merged.config, "tie_word_embeddings", False):
         merged.tie_weights()

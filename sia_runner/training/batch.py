@@ -1,7 +1,5 @@
-"""Trajectories as rows to train on: one row per model call, rewards and groups kept per trajectory."""
+"""Batches of trajectories as training rows: one row per model call; rewards and groups per trajectory."""
 
-import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,16 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sia_runner.records import Sampled, Trajectory
-from sia_runner.training.protocol import TrainingError
+from sia_runner.training.shape import Floats, reward_of, scored
 
-Floats = NDArray[np.floating]
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What gave no row, counted so that the driver can say it."""
+    """Counts of what gave no row, for the driver's report."""
 
     failed: int  # trajectories without a reward (infrastructure failures): also no part of their group's baseline
     silent: int  # trajectories with a reward and no row: they count in their group's baseline only
@@ -31,8 +28,8 @@ class Batch:
     """The trajectories of one step. Axes: n trajectories with a reward, b rows (model calls), t completion tokens.
 
     Trajectories are ordered by (unit, sample), rows by trajectory and then by call, whatever order they arrived in, so
-    that a step is the same for a seed. Advantages are a matter of trajectories: one that makes twice as many calls
-    must not count twice in its group's mean.
+    that a step is the same for a seed. Advantages belong to trajectories: one with twice as many calls must not count
+    twice in its group's mean.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -45,77 +42,56 @@ class Batch:
 
     @property
     def mask_bt(self) -> Bools:
-        """Shape (rows, tokens of the longest completion): True where a row has a token; rows are padded right."""
+        """The mask of completion tokens: shape (rows, longest completion), True for a token; rows are padded right."""
         length_b = np.array([len(row.completion_ids) for row in self.rows], dtype=np.intp)
         return np.arange(length_b.max(initial=0))[None, :] < length_b[:, None]
 
     def groups(self) -> Iterator[Ints]:
-        """The trajectories of each question, as indices into n."""
+        """Yield the trajectories of each question, as indices into n."""
         for group in range(int(self.group_n.max(initial=-1)) + 1):
             yield np.flatnonzero(self.group_n == group)
 
-    def alike(self) -> float:
-        """Share of the questions whose samples all got the same reward. Where no question has two samples, 1 if all
-        rewards are the same and 0 otherwise: then they are compared with a critic's values, not with one another."""
+    def equal_reward_share(self) -> float:
+        """Return the share of questions whose samples all have the same reward.
+
+        If no question has two samples: 1 if all rewards are the same, else 0; such rewards are compared with a critic's
+        values, not with one another.
+        """
         several = [group for group in self.groups() if len(group) > 1] or [np.arange(len(self.reward_n))]
         return float(np.mean([np.ptp(self.reward_n[group]) == 0 for group in several]))
 
-    def spread(self, advantage_n: Floats) -> NDArray[np.float32]:
-        """One value per trajectory, given to each of its tokens: shape (rows, tokens), 0 on padding."""
+    def broadcast(self, advantage_n: Floats) -> NDArray[np.float32]:
+        """Give each token the value of its trajectory: shape (rows, tokens), 0 on padding."""
         return (advantage_n[self.trajectory_b][:, None] * self.mask_bt).astype(np.float32)
 
 
 def collect(trajectories: Sequence[Trajectory], max_length: int | None = None) -> Batch:
-    """The batch of one step. `max_length`: tokens of prompt and completion together; None: no bound.
+    """Return the batch of one step. Raises TrainingError for a reward that is not finite.
 
-    A longer call is left out whole: cut at its end it would carry a reward that was given for the rest. Raises
-    TrainingError where a reward is not finite.
+    `max_length`: tokens of prompt and completion together; None: no limit. A longer call is dropped: truncated, it
+    would get a reward that was given for the rest.
     """
-    kept = scored(trajectories)
-    units = {unit: index for index, unit in enumerate(dict.fromkeys(one.unit for one in kept))}
+    rewarded = scored(trajectories)
+    units = {unit: index for index, unit in enumerate(dict.fromkeys(trajectory.unit for trajectory in rewarded))}
     rows: list[tuple[int, int, Sampled]] = []
     empty = long = 0
-    for index, one in enumerate(kept):
-        spoken = [call for call in one.calls if call.completion_ids]
-        fitting = [call for call in spoken if max_length is None or length(call) <= max_length]
-        empty, long = empty + len(one.calls) - len(spoken), long + len(spoken) - len(fitting)
+    for index, trajectory in enumerate(rewarded):
+        answered = [call for call in trajectory.calls if call.completion_ids]
+        fitting = [call for call in answered if max_length is None or length(call) <= max_length]
+        empty, long = empty + len(trajectory.calls) - len(answered), long + len(answered) - len(fitting)
         rows += [(index, step, call) for step, call in enumerate(fitting)]
-    silent = len(kept) - len({index for index, _, _ in rows})
+    silent = len(rewarded) - len({index for index, _, _ in rows})
     return Batch(
-        trajectories=tuple(kept),
-        group_n=np.array([units[one.unit] for one in kept], dtype=np.intp),
-        reward_n=np.array([reward_of(one) for one in kept], dtype=np.float64),
+        trajectories=tuple(rewarded),
+        group_n=np.array([units[trajectory.unit] for trajectory in rewarded], dtype=np.intp),
+        reward_n=np.array([reward_of(trajectory) for trajectory in rewarded], dtype=np.float64),
         rows=tuple(call for _, _, call in rows),
         trajectory_b=np.array([index for index, _, _ in rows], dtype=np.intp),
         step_b=np.array([step for _, step, _ in rows], dtype=np.intp),
-        left_out=LeftOut(len(trajectories) - len(kept), silent, empty, long),
+        left_out=LeftOut(len(trajectories) - len(rewarded), silent, empty, long),
     )
 
 
-def scored(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Those that have a reward, ordered by (unit, sample). Raises TrainingError where one is not finite."""
-    kept = [one for one in trajectories if one.reward is not None]
-    for one in kept:
-        if not math.isfinite(reward_of(one)):
-            raise TrainingError(f"the reward of question {one.unit}, sample {one.sample} is {one.reward}: not finite")
-    return sorted(kept, key=lambda one: (one.unit, one.sample))
-
-
-def by_question(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
-    """Trajectories that have a reward, by question, both in order."""
-    questions: dict[str, list[Trajectory]] = defaultdict(list)
-    for one in scored(trajectories):
-        questions[one.unit].append(one)
-    return dict(questions)
-
-
-def reward_of(one: Trajectory) -> float:
-    """The reward of a trajectory that has one."""
-    if one.reward is None:
-        raise ValueError(f"question {one.unit}, sample {one.sample} has no reward")
-    return one.reward
-
-
 def length(call: Sampled) -> int:
-    """Tokens of prompt and completion."""
+    """Return the number of tokens of prompt and completion."""
     return len(call.prompt_ids) + len(call.completion_ids)

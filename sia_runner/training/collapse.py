@@ -1,4 +1,4 @@
-"""When training stops early: it leaves the base, loses its entropy, drifts in length, or has nothing left to learn."""
+"""Early stopping: the policy leaves the base, loses its entropy, drifts in length, or has nothing left to learn."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ from sia_runner.schema.training import Collapse
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one optimizer step was like."""
+    """The figures of one optimizer step."""
 
     reward: float  # mean over trajectories that have one
-    kl: float  # nats per completion, to the base; where it is only watched, as measured last (see stride)
+    kl: float  # nats per completion, to the base; where it is only watched, the last measurement (see stride)
     entropy: float  # nats per token
     zero_groups: float  # share of questions whose samples all got the same reward
     length: float  # mean completion, in tokens
@@ -21,33 +21,38 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why to stop. `harmful`: the weights of the last `window` steps are not to be kept."""
+    """A reason to stop. `harmful`: the weights of the last `window` steps must not be used."""
 
     reason: str
     harmful: bool
 
 
 def stride(limits: Collapse, iterations: int) -> int:
-    """Of how many batches of rollouts, each of `iterations` steps, one has its KL measured where that is only watched:
-    as few as leave two different measurements in every window that is longer than a batch."""
+    """Return N: the KL is measured on every Nth batch of rollouts, where it is only watched.
+
+    Each batch has `iterations` steps. N leaves two measurements in every window that is longer than a batch.
+    """
     return max(1, min(4, (limits.window - 1) // iterations))
 
 
 def row_stride(rows: int) -> int:
-    """Of how many rows one is measured where the KL is only watched, since each costs a forward pass: of eight at
-    most, and so that at least eight are."""
+    """Return N: the KL is measured on every Nth row, where it is only watched, since it costs a forward pass.
+
+    At most every eighth row, and at least eight rows.
+    """
     return max(1, min(8, rows // 8))
 
 
 def verdict(steps: Sequence[Step], limits: Collapse) -> Verdict | None:
-    """Whether the last `limits.window` steps agree that training has collapsed.
+    """Return a verdict if the last `limits.window` steps agree that training has collapsed, else None.
 
-    Agreement over a window, because one batch of easy or of hard questions proves nothing."""
+    Agreement over a window is needed, because one batch of easy or hard questions proves nothing.
+    """
     window = steps[-limits.window :]
     if len(window) < limits.window:
         return None
-    for found in (_kl, _entropy, _length):
-        reason = found(window, steps[0], limits)
+    for check in (_kl, _entropy, _length):
+        reason = check(window, steps[0], limits)
         if reason:
             return Verdict(f"{reason} for {limits.window} steps", harmful=True)
     if _all(window, lambda step: step.zero_groups, limits.zero_groups, above=True):
@@ -73,22 +78,22 @@ def _entropy(window: Sequence[Step], first: Step, limits: Collapse) -> str:
 
 
 def _length(window: Sequence[Step], first: Step, limits: Collapse) -> str:
-    """Drift in either direction: an empty answer is as much a collapse as an endless one."""
+    """Check drift in either direction: an empty answer is as much a collapse as an endless one."""
     if not first.length > 0 or not _all(window, lambda step: _drift(step, first), limits.length, above=True):
         return ""
-    now, then = window[-1].length, first.length
-    return f"completions of {now:.3g} tokens against {then:.3g} at first, limit {limits.length:g} times,"
+    current, initial = window[-1].length, first.length
+    return f"completions of {current:.3g} tokens against {initial:.3g} at first, limit {limits.length:g} times,"
 
 
 def _drift(step: Step, first: Step) -> float:
-    """How many times longer, or shorter, than at the first step; at least 1."""
+    """Return how many times longer, or shorter, completions are than at the first step; at least 1."""
     if math.isnan(step.length):
         return math.nan
     return max(step.length / first.length, first.length / max(step.length, 1e-9))
 
 
 def _all(window: Sequence[Step], value: Callable[[Step], float], limit: float | None, *, above: bool) -> bool:
-    """Whether every step passes the limit; a step that was not measured does not."""
+    """Return True if every step passes the limit; a step that was not measured does not."""
     if limit is None:
         return False
     return all(value(step) >= limit if above else value(step) <= limit for step in window)

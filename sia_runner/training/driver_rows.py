@@ -1,6 +1,6 @@
-"""A step's rows as the tensors that TRL's loss takes: dealt to processes, cut into chunks, padded.
+"""The tensors of a step's rows for TRL's loss: rows are distributed to processes, cut into chunks, and padded.
 
-Axes: b rows (model calls), t completion tokens. A chunk is what one forward and backward pass takes.
+Axes: b rows (model calls), t completion tokens. A chunk is the input of one forward and backward pass.
 """
 
 from collections import defaultdict
@@ -15,14 +15,17 @@ from sia_runner.training.algorithms.protocol import Signal
 from sia_runner.training.batch import Batch, length
 from sia_runner.training.sharing import pays
 
-# TRL's losses by what they divide by. The others ("cispo dapo vespo") divide by the tokens of the whole step.
+# TRL's losses, by their divisor. The others ("cispo dapo vespo") divide by the tokens of the whole step.
 ROW_MEANS = frozenset({"grpo", "sapo", "luspo", "dr_grpo"})
 TOKEN_MEANS = frozenset({"bnpo"})
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows of a batch for one process, -1 where another process has a row more: a row without loss instead."""
+    """The rows of one chunk for one process.
+
+    -1 where another process has a row more: a stand-in row without loss.
+    """
 
     row_b: tuple[int, ...]
 
@@ -36,40 +39,44 @@ class Totals:
     processes: int
 
     def share(self, loss_type: str, rows: int, tokens: int) -> float:
-        """What a chunk's loss is multiplied by, so that chunks of all processes, averaged over processes, are the loss
-        of the whole step. `rows` counts those of the chunk, also the ones without loss; `tokens` its own tokens."""
+        """Return the factor of a chunk's loss, so that the average over processes is the loss of the whole step.
+
+        `rows` counts the chunk's rows, also those without loss; `tokens` its own tokens.
+        """
         if loss_type in ROW_MEANS:
             return rows * self.processes / self.rows
         return self.tokens_share(tokens) if loss_type in TOKEN_MEANS else 1.0
 
     def tokens_share(self, tokens: int) -> float:
-        """The same for a mean over tokens."""
+        """Return the factor for a mean over tokens."""
         return tokens * self.processes / self.tokens
 
 
 def bound(max_length: int) -> int:
-    """Padded tokens of a chunk: four rows of the greatest length, or as much as any machine takes."""
+    """Return the padded tokens of a chunk: four rows of the greatest length, or as much as any machine takes."""
     return max(4 * max_length, 8192)
 
 
-def deal(batch: Batch, used: Sequence[int], process: int, processes: int, most: int) -> list[Chunk]:
-    """This process's rows of `used`, in chunks of at most `most` padded tokens (one row is always taken).
+def deal(batch: Batch, used: Sequence[int], process: int, processes: int, limit: int) -> list[Chunk]:
+    """Return this process's rows of `used`, in chunks of at most `limit` padded tokens (one row is always taken).
 
-    Sorted by length, then dealt in turn: little padding, the same number of chunks in every process (their collective
-    operations have to meet), and nearly the same work. Rows that share a prompt stay together where that pays."""
+    Rows are sorted by length, then distributed in turn: little padding, the same number of chunks in every process
+    (their collective operations have to meet), and nearly the same work. Rows that share a prompt stay together if that
+    saves work.
+    """
     order = _by_prompt(batch, used) if pays(batch, used) else sorted(used, key=_by_length(batch))
-    hands = [order[start : start + processes] for start in range(0, len(order), processes)]
+    rounds = [order[start : start + processes] for start in range(0, len(order), processes)]
     chunks: list[list[int]] = []
     prompt = completion = 0
-    for hand in hands:
-        longest = max(len(batch.rows[row].prompt_ids) for row in hand)
-        drawn = max(len(batch.rows[row].completion_ids) for row in hand)
-        widest = max(prompt, longest) + max(completion, drawn)
-        if not chunks or (len(chunks[-1]) + 1) * widest > most:
+    for row_set in rounds:
+        longest = max(len(batch.rows[row].prompt_ids) for row in row_set)
+        completion_length = max(len(batch.rows[row].completion_ids) for row in row_set)
+        widest = max(prompt, longest) + max(completion, completion_length)
+        if not chunks or (len(chunks[-1]) + 1) * widest > limit:
             chunks.append([])
             prompt = completion = 0
-        prompt, completion = max(prompt, longest), max(completion, drawn)
-        chunks[-1].append(hand[process] if process < len(hand) else -1)
+        prompt, completion = max(prompt, longest), max(completion, completion_length)
+        chunks[-1].append(row_set[process] if process < len(row_set) else -1)
     return [Chunk(tuple(rows)) for rows in chunks]
 
 
@@ -78,7 +85,7 @@ def _by_length(batch: Batch) -> Callable[[int], tuple[int, int]]:
 
 
 def _by_prompt(batch: Batch, used: Sequence[int]) -> list[int]:
-    """The prompts with the longest rows first."""
+    """Return rows grouped by prompt, the prompts with the longest rows first."""
     sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for row in used:
         sharing[batch.rows[row].prompt_ids].append(row)
@@ -87,19 +94,20 @@ def _by_prompt(batch: Batch, used: Sequence[int]) -> list[int]:
 
 
 def tensors(batch: Batch, chunk: Chunk, pad: int, device: Any) -> dict[str, torch.Tensor]:
-    """Token ids, masks and the logprobs as sampled: what every forward pass and TRL's loss need.
+    """Return token ids, masks and sampled logprobs: the inputs of every forward pass and of TRL's loss.
 
-    prompt_ids, prompt_mask: (rows, prompt), padded left. completion_ids, completion_mask, old_per_token_logps:
-    (rows, tokens), padded right. A row of -1 repeats the chunk's first and masks its completion."""
+    prompt_ids, prompt_mask: (rows, prompt), padded left. completion_ids, completion_mask, old_per_token_logps: (rows,
+    tokens), padded right. A row of -1 repeats the chunk's first and masks its completion.
+    """
     stand_in = next((row for row in chunk.row_b if row >= 0), 0)
     rows = [batch.rows[row if row >= 0 else stand_in] for row in chunk.row_b]
     prompt = max(len(row.prompt_ids) for row in rows)
-    drawn = max(len(row.completion_ids) for row in rows)
+    completion_length = max(len(row.completion_ids) for row in rows)
     prompt_bt = np.full((len(rows), prompt), pad, dtype=np.int64)
-    completion_bt = np.full((len(rows), drawn), pad, dtype=np.int64)
+    completion_bt = np.full((len(rows), completion_length), pad, dtype=np.int64)
     prompt_mask_bt = np.zeros((len(rows), prompt), dtype=np.int64)
-    mask_bt = np.zeros((len(rows), drawn), dtype=np.int64)
-    logprob_bt = np.zeros((len(rows), drawn), dtype=np.float32)
+    mask_bt = np.zeros((len(rows), completion_length), dtype=np.int64)
+    logprob_bt = np.zeros((len(rows), completion_length), dtype=np.float32)
     for at, row in enumerate(rows):
         prompt_bt[at, prompt - len(row.prompt_ids) :] = row.prompt_ids
         prompt_mask_bt[at, prompt - len(row.prompt_ids) :] = 1
@@ -116,13 +124,17 @@ def tensors(batch: Batch, chunk: Chunk, pad: int, device: Any) -> dict[str, torc
     return {name: torch.from_numpy(array).to(device) for name, array in named.items()}
 
 
-def targets(signal: Signal, value_bt: np.ndarray | None, chunk: Chunk, drawn: int, device: Any) -> dict[str, Any]:
-    """What the tokens of a chunk are trained with: advantages, and a critic's returns and earlier values, each
-    (rows, drawn)."""
+def targets(
+    signal: Signal, value_bt: np.ndarray | None, chunk: Chunk, completion_length: int, device: Any
+) -> dict[str, Any]:
+    """Return the training targets of a chunk: advantages, and a critic's returns and earlier values.
+
+    Each has shape (rows, completion_length).
+    """
     rows = [max(row, 0) for row in chunk.row_b]
     named = {"advantages": signal.advantage_bt, "returns": signal.return_bt, "old_values": value_bt}
     return {
-        name: torch.from_numpy(np.ascontiguousarray(array_bt[rows, :drawn], dtype=np.float32)).to(device)
+        name: torch.from_numpy(np.ascontiguousarray(array_bt[rows, :completion_length], dtype=np.float32)).to(device)
         for name, array_bt in named.items()
         if array_bt is not None
     }

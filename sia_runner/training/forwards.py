@@ -1,4 +1,4 @@
-"""The base model's forward pass as TRL's trainers want it, for as long as they train."""
+"""The base model's forward pass as TRL's trainers need it, while they train."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,16 +6,17 @@ from typing import Any
 
 from trl.trainer import utils
 
-_COMPACT = "_use_triton"  # where the forward asks whether to; the kernels ask in a module of their own
+_COMPACT = "_use_triton"  # the switch that the forward reads; the kernels read another one
 
 
 @contextmanager
 def own_forward(model: Any) -> Iterator[None]:
-    """TRL replaces the base model's forward with one that can skip the logits, and may turn on activation
-    checkpointing; afterwards the model is as it was.
+    """Restore the base model's forward afterwards, which TRL replaces, and score only requested positions.
 
-    Without Triton TRL scores every position, prompts too, so that compiled shapes stay the same. A CPU compiles none,
-    and the head of a small model costs more than its layers: as with Triton, only what is asked for is scored."""
+    TRL installs a forward that can skip the logits, and may turn on activation checkpointing. Without Triton it scores
+    every position, prompts too, so that compiled shapes stay the same. A CPU compiles none, and the head of a small
+    model costs more than its layers: as with Triton, only requested positions are scored.
+    """
     before = getattr(utils, _COMPACT)
     setattr(utils, _COMPACT, lambda _: True)
     try:

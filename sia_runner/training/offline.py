@@ -1,5 +1,7 @@
-"""The offline driver: roll out, select rows, train on them with TRL's SFT or DPO; once or a few times. It knows no
-algorithm by name."""
+"""The offline driver: roll out, select rows, train on them with TRL's SFT or DPO; once or in several rounds.
+
+It is generic over algorithms.
+"""
 
 import time
 from dataclasses import asdict, replace
@@ -17,11 +19,12 @@ Row = dict[str, list[int]]
 
 
 def train(assignment: Assignment) -> Trained:
-    """One update of the weights; afterwards `assignment.out` is the new adapter, and the policy is as it was before.
-    Curves have one value per round, measured on its rollouts.
+    """Update the weights once; then `assignment.out` is the new adapter, and the policy is as before.
 
-    Goes on from the checkpoints in `assignment.work` where there are any; several processes as in `online`. Raises
-    TrainingError, also where the first round has nothing to learn from."""
+    Curves have one value per round, measured on its rollouts. Resumes from checkpoints in `assignment.work` if there
+    are any; several processes work together as in `online`. Raises TrainingError, also if the first round has nothing
+    to learn from.
+    """
     offline = algorithms.offline(assignment.algorithm)
     parent = adapters.version(assignment.start) if assignment.start else None
     checkpoints = Checkpoints(assignment.work, key_of(assignment, parent))
@@ -35,7 +38,7 @@ def train(assignment: Assignment) -> Trained:
 
 
 class Course:
-    """The rounds of one update. `progress.steps` counts optimizer steps over all rounds."""
+    """The rounds of one offline update. `progress.steps` counts optimizer steps over all rounds."""
 
     def __init__(self, assignment: Assignment, offline: Offline, checkpoints: Checkpoints) -> None:
         try:
@@ -44,18 +47,18 @@ class Course:
             from accelerate import PartialState
         except ImportError as error:
             raise TrainingError(f"{error.name} is missing: pip install 'sia-runner[training]'") from error
-        self._one, self._offline, self._checkpoints = assignment, offline, checkpoints
+        self._job, self._offline, self._checkpoints = assignment, offline, checkpoints
         self._cpu = assignment.policy.model.device.type == "cpu"
         self.state = PartialState(cpu=self._cpu)
         self.progress = Progress()
-        self._rows: list[Row] = []  # of the round that is trained on; empty: it has to be rolled out
-        self._optimizer: dict[str, Any] | None = None  # its state; kept from round to round
+        self._rows: list[Row] = []  # rows of the current round; empty: it has to be rolled out
+        self._optimizer: dict[str, Any] | None = None  # the optimizer's state, which continues from round to round
         self._since = time.monotonic()
 
     def run(self) -> None:
-        """All rounds that are not done yet."""
+        """Run all rounds that are not done yet."""
         self._resume()
-        while not self.progress.stopped and self.progress.steps < self._one.algorithm.steps:
+        while not self.progress.stopped and self.progress.steps < self._job.algorithm.steps:
             if not self._rows:
                 self._roll()
             if self._rows:
@@ -65,24 +68,25 @@ class Course:
 
     @property
     def round(self) -> int:
-        return min(self.progress.steps * self._offline.rounds // self._one.algorithm.steps, self._offline.rounds - 1)
+        """The number of the current round, from 0."""
+        return min(self.progress.steps * self._offline.rounds // self._job.algorithm.steps, self._offline.rounds - 1)
 
     @property
     def end(self) -> int:
         """The step at which the round ends."""
-        return -(-self._one.algorithm.steps * (self.round + 1) // self._offline.rounds)
+        return -(-self._job.algorithm.steps * (self.round + 1) // self._offline.rounds)
 
     def batch(self, step: int) -> list[Row]:
-        """The rows of one optimizer step, by seed and step."""
-        places = units_of([str(place) for place in range(len(self._rows))], self._offline.batch, step, self._one.seed)
-        return [self._rows[int(place)] for place in places]
+        """Return the rows of one optimizer step, chosen by seed and step."""
+        indices = units_of([str(index) for index in range(len(self._rows))], self._offline.batch, step, self._job.seed)
+        return [self._rows[int(index)] for index in indices]
 
     def save(self) -> None:
-        """Keep the state, with the round's rows: a resumed round trains on what was rolled out for it."""
+        """Save a checkpoint with the round's rows: a resumed round trains on the same rollouts."""
         self._clock()
         if self.state.is_main_process:
             content = {
-                "weights": adapters.state(self._one.policy.model),
+                "weights": adapters.state(self._job.policy.model),
                 "progress": self.progress.as_plain(),
                 "rows": self._rows,
                 "optimizer": self._optimizer,
@@ -96,36 +100,36 @@ class Course:
         if saved is None:
             return
         self.progress, self._rows = Progress.from_plain(saved[1]["progress"]), saved[1]["rows"]
-        adapters.restore(self._one.policy.model, saved[1]["weights"])
+        adapters.restore(self._job.policy.model, saved[1]["weights"])
         if self.state.is_main_process:
-            self._one.say(f"resumed after step {saved[0]}")
+            self._job.say(f"resumed after step {saved[0]}")
         self._optimizer = saved[1]["optimizer"]
 
     def _roll(self) -> None:
-        """Each process rolls out its share of the round's questions; all know all trajectories."""
+        """Collect the round's rollouts: each process rolls out its share, and receives all trajectories."""
         from accelerate.utils import gather_object
 
         from sia_runner.training.offline_trainers import measure
 
-        one, algorithm = self._one, self._one.algorithm
-        units = units_of(one.units, -(-algorithm.questions // self._offline.rounds), self.round, one.seed)
-        mine = units[self.state.process_index :: self.state.num_processes]
+        job, algorithm = self._job, self._job.algorithm
+        questions = units_of(job.units, -(-algorithm.questions // self._offline.rounds), self.round, job.seed)
+        share = questions[self.state.process_index :: self.state.num_processes]
         step, samples = self.progress.steps, algorithm.samples
-        made = one.roll(mine, samples=samples, step=step, temperature=algorithm.temperature) if mine else []
-        made = gather_object(made) if self.state.num_processes > 1 else made
-        batch = collect(made, algorithm.max_length)
-        selected = self._offline.select(made, algorithm.max_length)
+        trajectories = job.roll(share, samples=samples, step=step, temperature=algorithm.temperature) if share else []
+        trajectories = gather_object(trajectories) if self.state.num_processes > 1 else trajectories
+        batch = collect(trajectories, algorithm.max_length)
+        selected = self._offline.select(trajectories, algorithm.max_length)
         self._say(batch, len(selected))
         if not selected and not self.progress.curve:
             raise TrainingError(_nothing(batch))
         if not selected:
             self.progress.stopped = f"round {self.round + 1}: {_nothing(batch)}"
             return
-        self.progress.saw(made)
-        self.progress.curve.append(measure(one.policy, batch, algorithm))
+        self.progress.saw(trajectories)
+        self.progress.curve.append(measure(job.policy, batch, algorithm))
         if self.state.is_main_process:
             self._clock()
-            one.record(self.progress.figures(len(made)))
+            job.record(self.progress.figures(len(trajectories)))
         self._rows = [{name: list(ids) for name, ids in asdict(row).items()} for row in selected]
         self.save()
 
@@ -134,17 +138,17 @@ class Course:
 
         steps = range(self.progress.steps, self.end)
         batches = [self.batch(step) for step in steps]
-        with self._one.policy.training():
-            fit(self._one, self._offline, batches, steps.start, self._optimizer, self._stepped)
+        with self._job.policy.training():
+            fit(self._job, self._offline, batches, steps.start, self._optimizer, self._stepped)
 
     def _stepped(self, optimizer: Any) -> None:
-        """After each optimizer step."""
+        """Count an optimizer step, and save a checkpoint if one is due."""
         last, rows = self.progress.curve[-1], self.batch(self.progress.steps)
-        drawn = sum(len(ids) for row in rows for name, ids in row.items() if name != "prompt_ids")
-        self.progress.curve[-1] = replace(last, tokens=last.tokens + drawn)
+        tokens = sum(len(ids) for row in rows for name, ids in row.items() if name != "prompt_ids")
+        self.progress.curve[-1] = replace(last, tokens=last.tokens + tokens)
         self.progress.steps += 1
         self._optimizer = optimizer.state_dict()
-        if self.progress.steps % self._one.algorithm.checkpoint_every == 0 and self.progress.steps < self.end:
+        if self.progress.steps % self._job.algorithm.checkpoint_every == 0 and self.progress.steps < self.end:
             self.save()
 
     def _say(self, batch: Batch, rows: int) -> None:
@@ -152,12 +156,12 @@ class Course:
             reward = f"reward {batch.reward_n.mean():.3f}" if len(batch.reward_n) else "no reward"
             line = f"round {self.round + 1}/{self._offline.rounds} · {reward} · {rows} rows of {len(batch.rows)} calls"
             failed = f" · {batch.left_out.failed} rollouts without reward" if batch.left_out.failed else ""
-            self._one.say(line + failed)
+            self._job.say(line + failed)
 
     def _clock(self) -> None:
-        now = time.monotonic()
-        self.progress.seconds += now - self._since
-        self._since = now
+        current = time.monotonic()
+        self.progress.seconds += current - self._since
+        self._since = current
 
 
 def _nothing(batch: Batch) -> str:

@@ -1,4 +1,4 @@
-"""TRL's SFT and DPO trainers on rows of token ids, and what a round of rollouts says of the policy."""
+"""TRL's SFT and DPO trainers on rows of token ids, and the measurement of the policy after a round of rollouts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,47 +20,49 @@ from sia_runner.training.algorithms.protocol import Offline
 from sia_runner.training.batch import Batch
 from sia_runner.training.collapse import Step, row_stride
 from sia_runner.training.forwards import own_forward
+from sia_runner.training.offline import Row
 from sia_runner.training.protocol import Assignment, Policy
 from sia_runner.training.schedule import seed_of
 
-Row = dict[str, list[int]]
-
 
 def fit(
-    one: Assignment,
+    job: Assignment,
     offline: Offline,
     batches: Sequence[Sequence[Row]],
     first: int,
     optimizer: dict[str, Any] | None,
     stepped: Callable[[Any], None],
 ) -> None:
-    """One optimizer step per batch, in their order, from the optimizer's state if there is one; `first` is the number
-    of the first step. `stepped` is called with the optimizer after each. Every process takes as many rows."""
+    """Take one optimizer step per batch, in order, from the optimizer's state if there is one.
+
+    `first` is the number of the first step. `stepped` is called with the optimizer after each. Every process takes the
+    same number of rows.
+    """
     supervised = offline.trainer == "sft"
     processes = PartialState().num_processes
     share = max(1, len(batches[0]) // processes)
-    rows = [batch[place % len(batch)] for batch in batches for place in range(share * processes)]
+    rows = [batch[index % len(batch)] for batch in batches for index in range(share * processes)]
     dataset = Dataset.from_list([_supervised(row) if supervised else row for row in rows])
     config, trainer_class = _SUPERVISED if supervised else _PREFERENCES
     own = {"dataset_kwargs": {"skip_prepare_dataset": True}} if supervised else {}
-    with own_forward(one.policy.model.get_base_model()):
+    with own_forward(job.policy.model.get_base_model()):
         trainer = trainer_class(
-            model=one.policy.model,
-            args=config(**_common(one, len(batches), share), **own, **offline.settings),
+            model=job.policy.model,
+            args=config(**_common(job, len(batches), share), **own, **offline.settings),
             train_dataset=dataset,
-            processing_class=one.policy.tokenizer,
-            callbacks=[_Steps(one.seed, first, optimizer, stepped)],
+            processing_class=job.policy.tokenizer,
+            callbacks=[_Steps(job.seed, first, optimizer, stepped)],
         )
         trainer.remove_callback(PrinterCallback)  # prints on standard output
-        if "ref" in one.policy.model.peft_config:
-            one.policy.model.delete_adapter("ref")  # without it TRL's reference is the base
-            one.policy.model.set_adapter(adapters.NAME)
+        if "ref" in job.policy.model.peft_config:
+            job.policy.model.delete_adapter("ref")  # without it TRL's reference is the base
+            job.policy.model.set_adapter(adapters.NAME)
         trainer.train()
 
 
 class _Preferences(DPOTrainer):
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """Rows are token ids already."""
+        """Return the dataset as it is: rows are token ids already."""
         return dataset
 
 
@@ -84,19 +86,19 @@ class _Steps(TrainerCallback):
 
 
 def _supervised(row: Row) -> Row:
-    """The loss is on the completion only."""
+    """Convert a row; the loss is on the completion only."""
     return {
         "input_ids": row["prompt_ids"] + row["completion_ids"],
         "labels": [-100] * len(row["prompt_ids"]) + row["completion_ids"],
     }
 
 
-def _common(one: Assignment, steps: int, rows: int) -> dict[str, Any]:
-    cpu = one.policy.model.device.type == "cpu"
+def _common(job: Assignment, steps: int, rows: int) -> dict[str, Any]:
+    cpu = job.policy.model.device.type == "cpu"
     return {
-        "output_dir": str(one.work),
+        "output_dir": str(job.work),
         "max_steps": steps,
-        "learning_rate": one.algorithm.learning_rate,
+        "learning_rate": job.algorithm.learning_rate,
         "lr_scheduler_type": "constant",  # so that a step is the same wherever training was cut
         "per_device_train_batch_size": rows,
         "train_sampling_strategy": "sequential",
@@ -104,7 +106,7 @@ def _common(one: Assignment, steps: int, rows: int) -> dict[str, Any]:
         "use_cpu": cpu,
         "bf16": not cpu,
         "activation_checkpointing": not cpu,
-        "seed": one.seed,
+        "seed": job.seed,
         "report_to": "none",
         "logging_strategy": "no",
         "save_strategy": "no",
@@ -117,7 +119,7 @@ def _common(one: Assignment, steps: int, rows: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure(policy: Policy, batch: Batch, algorithm: Algorithm) -> Step:
-    """KL to the base (as in the online driver) and entropy of the policy that was rolled out, on a part of its rows."""
+    """Measure the rolled-out policy on a part of its rows: KL to the base (as in the online driver) and entropy."""
     measured = range(0, len(batch.rows), row_stride(len(batch.rows)))
     chunks = driver_rows.deal(batch, measured, 0, 1, driver_rows.bound(algorithm.max_length))
     kl = entropy = tokens = rows = 0.0
@@ -138,7 +140,7 @@ def measure(policy: Policy, batch: Batch, algorithm: Algorithm) -> Step:
         reward=float(batch.reward_n.mean()),
         kl=kl / rows,
         entropy=entropy / tokens,
-        zero_groups=batch.alike(),
+        zero_groups=batch.equal_reward_share(),
         length=float(np.mean([len(row.completion_ids) for row in batch.rows])),
         tokens=0,
     )

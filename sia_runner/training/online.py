@@ -1,4 +1,7 @@
-"""The online driver: rollouts at every step, policy gradients by TRL's GRPOTrainer. It knows no algorithm by name."""
+"""The online driver: rollouts at every step, policy gradients by TRL's GRPOTrainer.
+
+It is generic over algorithms.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,11 @@ from sia_runner.training.protocol import Assignment, Trained, TrainingError
 
 
 def train(assignment: Assignment) -> Trained:
-    """One update of the weights; afterwards `assignment.out` is the new adapter, and the policy is as it was before.
+    """Update the weights once; then `assignment.out` is the new adapter, and the policy is as before.
 
-    Goes on from the checkpoints in `assignment.work` where there are any. Several processes (torchrun) each call this
-    with the same assignment and a Roll of their own; the first one writes. Raises TrainingError."""
+    Resumes from checkpoints in `assignment.work` if there are any. Several processes (torchrun) each call this with the
+    same assignment and their own collector; the first one writes. Raises TrainingError.
+    """
     online = algorithms.online(assignment.algorithm)
     parent = adapters.version(assignment.start) if assignment.start else None
     checkpoints = Checkpoints(assignment.work, key_of(assignment, parent))
@@ -27,7 +31,7 @@ def train(assignment: Assignment) -> Trained:
     return watch.progress.trained()
 
 
-def _run(one: Assignment, online: Any, checkpoints: Checkpoints) -> Any:
+def _run(job: Assignment, online: Any, checkpoints: Checkpoints) -> Any:
     try:
         from datasets import Dataset
 
@@ -37,12 +41,12 @@ def _run(one: Assignment, online: Any, checkpoints: Checkpoints) -> Any:
     except ImportError as error:
         raise TrainingError(f"{error.name} is missing: pip install 'sia-runner[training]'") from error
 
-    watch = Watch(one, checkpoints)
-    args = _config(one.algorithm, online.loss, one.seed, one.work, one.policy.model.device.type)
-    # Only its length is looked at: what a step trains on comes from the rollouts.
-    dataset = Dataset.from_dict({"prompt": [""] * one.algorithm.steps * args.world_size})
-    with own_forward(one.policy.model.get_base_model()):
-        trainer = OnlineTrainer(one, online, args, dataset, [watch])
+    watch = Watch(job, checkpoints)
+    args = _config(job.algorithm, online.loss, job.seed, job.work, job.policy.model.device.type)
+    # TRL uses only its length: a step's data comes from the rollouts.
+    dataset = Dataset.from_dict({"prompt": [""] * job.algorithm.steps * args.world_size})
+    with own_forward(job.policy.model.get_base_model()):
+        trainer = OnlineTrainer(job, online, args, dataset, [watch])
         try:
             watch.run(trainer)
         finally:

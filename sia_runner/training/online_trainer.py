@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer, fed by rollouts of the harness: any number of model calls a step, in groups of any size.
 
-What is replaced is where completions are generated and scored. The loss, the optimizer loop and the distribution over
+Only generation and scoring of completions are replaced. The loss, the optimizer loop and the distribution over
 processes are TRL's and accelerate's. A step's rows are cut into chunks of bounded size (online_rollouts.py), because
 TRL's gradient accumulation wants the same number of rows in every step.
 """
@@ -26,13 +26,16 @@ from sia_runner.training.value import ValueHead
 
 
 class OnlineTrainer(GRPOTrainer):
-    """`curve` has a Step for each optimizer step done. One optimizer step is one call of `training_step`."""
+    """The trainer of online algorithms.
+
+    `curve` has a Step for each optimizer step. One optimizer step is one call of `training_step`.
+    """
 
     def __init__(self, assignment: Assignment, online: Online, args: GRPOConfig, dataset: Any, callbacks: list) -> None:
         model = assignment.policy.model
         if online.critic is not None:
             head = ValueHead(model.config.get_text_config().hidden_size)
-            # A part of the model: the same optimizer steps it, and its gradients are averaged over processes too.
+            # Part of the model, so that the same optimizer updates it and its gradients are averaged over processes.
             model.value_head = head.to(model.device)
         super().__init__(
             model=model,
@@ -43,50 +46,50 @@ class OnlineTrainer(GRPOTrainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # prints on standard output
-        # Not by GRPOConfig: a weight above 0 there makes TRL copy the adapter as reference. Ours is the base.
+        # Not set in GRPOConfig: a weight above 0 there makes TRL copy the adapter as reference. Ours is the base.
         self.beta = online.loss.beta
         self._assignment = assignment
         self._online = online
         self._rollouts: Rollouts | None = None
-        self._held = ExitStack()
+        self._training_lock = ExitStack()
         self.curve: list[Step] = []
         plain = super()._get_per_token_logps_and_entropies
         self._forward = Forward(model, self.accelerator, plain, critic=online.critic is not None)
         self._preparation = Preparation(assignment, online, self.accelerator, self._forward, self.loss_type)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Roll out where the last batch is used up, then one pass over its chunks; the optimizer steps after this."""
+        """Roll out if the last batch is used up, then pass over its chunks; the optimizer steps afterwards."""
         step = self.state.global_step
         if self._rollouts is None or step % self.iterations == 0:
             self.release()
             self._rollouts = self._preparation.roll(step, with_kl=self._watched(step))
-        self._hold()
+        self._lock_policy()
         model.train()
         torch.manual_seed(seed_of(self._assignment.seed, step, self.accelerator.process_index))  # dropout's
         loss, entropy = self._passes(model, self._rollouts)
         self.curve.append(_summary(self._rollouts, entropy))
-        self._metrics["train"].clear()  # TRL's own, which nobody logs
+        self._metrics["train"].clear()  # TRL's own metrics, which nobody logs
         return loss
 
     def release(self) -> None:
-        """Let the policy answer again: after an optimizer step, and when training ends."""
-        self._held.close()
+        """Let the policy answer again: after an optimizer step, and at the end of training."""
+        self._training_lock.close()
 
     def dismantle(self) -> None:
-        """Leave the model as it was found but for its adapter."""
+        """Remove hooks and value head from the model; its adapter stays."""
         self.release()
         self._forward.dismantle()
 
-    def _hold(self) -> None:
-        self._held.close()
-        self._held.enter_context(self._assignment.policy.training())
+    def _lock_policy(self) -> None:
+        self._training_lock.close()
+        self._training_lock.enter_context(self._assignment.policy.training())
 
     def _watched(self, step: int) -> bool:
-        """Whether the KL is measured although the loss does not need it: now and then, and for the result's record."""
+        """Return True if the KL is to be measured although the loss does not need it: regularly, and at the end."""
         return step % self.kl_every == 0 or step + self.iterations >= self._assignment.algorithm.steps
 
     def _passes(self, model: Any, rollouts: Rollouts) -> tuple[torch.Tensor, float]:
-        """Forward and backward over all chunks; the loss of the step, and its entropy in nats per token."""
+        """Run forward and backward over all chunks; return the step's loss, and its entropy in nats per token."""
         device = self.accelerator.device
         loss = torch.zeros((), device=device)
         entropy = tokens = 0.0
@@ -111,24 +114,24 @@ class OnlineTrainer(GRPOTrainer):
         share = totals.tokens_share(int(mask_bt.sum()))
         return critic.coefficient * share * critic.loss(value_bt, part["old_values"], part["returns"], mask_bt)
 
-    def _get_per_token_logps_and_entropies(self, *given: Any, **settings: Any) -> Any:
-        """Where TRL's loss asks for them."""
-        return self._forward.logprobs(*given, **settings)
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **settings: Any) -> Any:
+        """Return our logprobs and entropies to TRL's loss."""
+        return self._forward.logprobs(*arguments, **settings)
 
     @property
     def iterations(self) -> int:
-        """Optimizer steps per batch of rollouts."""
+        """The optimizer steps per batch of rollouts."""
         return self._online.loss.iterations
 
     @property
     def kl_every(self) -> int:
-        """Optimizer steps from one measurement of the KL to the next."""
+        """The optimizer steps from one measurement of the KL to the next."""
         limits = self._assignment.algorithm.watched
         return self.iterations * (1 if self.beta else stride(limits, self.iterations))
 
     @property
     def rollouts(self) -> Rollouts | None:
-        """The batch that the last step was made of."""
+        """The batch of the last step."""
         return self._rollouts
 
 
@@ -139,17 +142,17 @@ def _summary(rollouts: Rollouts, entropy: float) -> Step:
         reward=float(batch.reward_n.mean()),
         kl=rollouts.kl,
         entropy=entropy,
-        zero_groups=batch.alike(),
+        zero_groups=batch.equal_reward_share(),
         length=float(np.mean(length_b)),
         tokens=rollouts.totals.tokens if rollouts.parts else 0,
     )
 
 
 def _rewarded_elsewhere(*_: Any, **__: Any) -> list[float | None]:
-    """TRL wants a reward function to exist."""
+    """Fail: TRL wants a reward function to exist, but must not call it."""
     raise RuntimeError("TRL asked for rewards, which come with the rollouts")
 
 
 def sampled_entropy(batch: Batch) -> float:
-    """Entropy in nats per token, as the mean of -log p over what was drawn: where no forward pass was needed."""
+    """Return the entropy in nats per token, as the mean of -log p of the sampled tokens; needs no forward pass."""
     return -float(np.mean([logprob for row in batch.rows for logprob in row.logprobs]))

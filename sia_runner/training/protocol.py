@@ -1,4 +1,4 @@
-"""What training needs of the rest, and what it gives back."""
+"""The interfaces between training and the rest: the policy, the collector of rollouts, the job and its result."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,41 +11,44 @@ from sia_runner.schema.training import Algorithm
 
 
 class TrainingError(Exception):
-    """Training cannot be done as asked; the message is one line for the user or the proposer."""
+    """Training is impossible as configured; the message is one line for the user or the proposer."""
 
 
 class Roll(Protocol):
-    """Runs the harness itself, in its sandbox, against the live policy."""
+    """The collector of rollouts: runs the harness itself, in its sandbox, against the live policy."""
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
-        """`samples` runs over `units`, seeded by `step`; len(units) * samples trajectories, in any order."""
+        """Run the harness `samples` times over `units`, seeded by `step`.
+
+        Returns len(units) * samples trajectories, in any order.
+        """
         ...
 
 
 class Policy(Protocol):
-    """The model being trained, the one that the gateway serves: one copy of the weights in this process."""
+    """The model under training, which the gateway serves: one copy of the weights in this process."""
 
-    model: Any  # a transformers model; PEFT's once an adapter is on it
+    model: Any  # a transformers model; PEFT's once it has an adapter
     tokenizer: Any
     base_id: str
     base_sha256: str
 
     def training(self) -> AbstractContextManager[Any]:
-        """No request is answered while this is held; train mode inside, eval mode again afterwards."""
+        """Yield the model in train mode; no request is answered meanwhile, and eval mode follows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One update of the weights."""
+    """One update of the weights, as it shall be done."""
 
     algorithm: Algorithm
     policy: Policy
     roll: Roll
     units: Sequence[str]  # rollout questions
-    start: Path | None  # the adapter to go on from; None: the base
-    out: Path  # the new adapter, whole or not there
-    work: Path  # checkpoints; kept until the step is journaled, so that a kill resumes in the middle
+    start: Path | None  # the adapter to start from; None: the base
+    out: Path  # the new adapter's folder, complete or absent
+    work: Path  # checkpoints; they stay until the step is journaled, so that a kill resumes in the middle
     seed: int
     say: Callable[[str], None]  # one line of progress per step
     # figures of a step, or of a round of rollouts: {"step": 3, "reward": 0.5, ...}
@@ -54,7 +57,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """How an update went. Curves have one value per step."""
+    """The result of an update; curves have one value per step."""
 
     steps: int
     reward: Sequence[float]  # mean over trajectories that have one

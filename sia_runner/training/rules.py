@@ -1,4 +1,4 @@
-"""Which algorithm suits rewards of which shape: the default policy, used where the proposer does not choose."""
+"""The rules that choose an algorithm by the shape of the rewards; the default where the proposer does not choose."""
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +13,24 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`algorithm` where every condition (field of Shape, comparison, threshold) holds."""
+    """A rule: `algorithm` if every condition (field of Shape, comparison, threshold) holds."""
 
     algorithm: str
     name: str
     conditions: tuple[tuple[str, str, float], ...]
 
     def holds(self, shape: Shape) -> bool:
+        """Return True if every condition holds."""
         return all(_COMPARE[sign](getattr(shape, field), bound) for field, sign, bound in self.conditions)
 
     def reason(self, shape: Shape) -> str:
-        """The rule with the measured numbers."""
+        """Return the rule's name with the measured numbers."""
         numbers = [f"{field} {getattr(shape, field):.3g} {sign} {bound:g}" for field, sign, bound in self.conditions]
         return f"{self.name} ({', '.join(numbers) or 'no other rule holds'}): {self.algorithm}"
 
 
-# The first rule that holds decides. Order: first what makes the other figures meaningless or unusable, then what is
-# special, then the plain cases. A threshold is where the figure of a 0/1 reward, where it has one, changes its meaning.
+# The first rule that holds decides. Order: first the shapes that make the other figures meaningless or unusable, then
+# special cases, then plain ones. For 0/1 rewards, a threshold is where the meaning of the figure changes.
 RULES = (
     # Each group has the same mean whatever the policy does: rewards are places in a ranking, or wins of a comparison.
     # Eight groups of 0/1 rewards have the same number of winners by chance in less than 0.4% of cases.
@@ -50,27 +51,33 @@ RULES = (
     ),
     # Enough levels for a value head to learn from.
     Rule("ppo", "rewards are dense scalars", (("distinct", ">=", 5), ("graded_share", ">=", 0.5))),
-    # One reward for three decisions or more: credit has to find the call that earned it.
+    # One reward for three decisions or more: credit assignment to single calls is needed.
     Rule("ppo", "several steps share a reward", (("calls", ">=", 3),)),
     # A minute a rollout: 40 steps of 128 rollouts stay below four days of sandbox time.
     Rule("grpo", "rollouts are cheap and the verifier is terminal", (("seconds", "<=", 60),)),
-    # Rollouts too dear to be made afresh at each step: an offline set is rolled once, and its ranking is signal enough.
+    # Rollouts are too expensive for new ones at each step: an offline set is rolled out once, and its ranking suffices.
     Rule("dpo", "rollouts are expensive", ()),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
+    """The algorithm that a rule gives."""
+
     algorithm: str
     rule: str  # name of the rule
     reason: str  # one line with the measured numbers
 
     def as_json(self) -> dict[str, Any]:
+        """Return the choice as plain data."""
         return asdict(self)
 
 
 def choose(shape: Shape, rules: Sequence[Rule] = RULES) -> Choice:
-    """The algorithm for rewards of this shape. Raises TrainingError where nothing was measured, or no rule holds."""
+    """Return the algorithm for rewards of this shape.
+
+    Raises TrainingError if nothing was measured, or no rule holds.
+    """
     if shape.n == 0:
         raise TrainingError(f"no rollout has a reward ({shape.failed} failed): no algorithm can be chosen")
     for rule in rules:
@@ -81,16 +88,16 @@ def choose(shape: Shape, rules: Sequence[Rule] = RULES) -> Choice:
 
 
 def impossible(shape: Shape) -> str:
-    """Why rollouts of this shape can train nothing, whatever the algorithm; empty when they can."""
+    """Return why rollouts of this shape can train nothing, whatever the algorithm; empty if they can."""
     if shape.n == 0:
         return f"no rollout has a reward ({shape.failed} failed)"
     if shape.calls == 0:
-        return "no model call of the harness names its question, so nobody knows which call earned what"
+        return "no model call of the harness names its question, so no call can be given a reward"
     return ""
 
 
 def nothing_to_gain(shape: Shape) -> str:
-    """Why rewards of this shape show no algorithm a direction; empty when they do.
+    """Return why rewards of this shape show no algorithm a direction; empty if they do.
 
     Rewards that are all zero are left to the rules: more samples may find the first success.
     """
@@ -103,14 +110,17 @@ def nothing_to_gain(shape: Shape) -> str:
 
 
 def suits(algorithm: str) -> str:
-    """What an algorithm is for, in the words of the rules."""
+    """Return the purposes of an algorithm, in the words of the rules."""
     return "; ".join(rule.name for rule in RULES if rule.algorithm == algorithm)
 
 
-def unaffordable(cost: Mapping[str, float | None], left: Mapping[str, float | None]) -> str:
-    """Why an update of this cost is not begun; empty when it fits. Both by unit; None: not known, no limit."""
-    for unit, amount in cost.items():
-        limit = left.get(unit)
+def unaffordable(cost: Mapping[str, float | None], remaining: Mapping[str, float | None]) -> str:
+    """Return why an update of this cost exceeds the budget; empty if it fits.
+
+    `cost` and `remaining` are by unit; None: unknown cost, or no limit.
+    """
+    for resource, amount in cost.items():
+        limit = remaining.get(resource)
         if amount is not None and limit is not None and amount > limit:
-            return f"an update is estimated to take {amount:,.4g} {unit}, and {limit:,.4g} are left"
+            return f"an update is estimated to take {amount:,.4g} {resource}, and {limit:,.4g} are left"
     return ""

@@ -1,18 +1,23 @@
-"""The shape of rewards: what rollouts say about which algorithm suits."""
+"""The shape of rewards: statistics of rollouts that tell which algorithm suits."""
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sia_runner.records import Trajectory
-from sia_runner.training.batch import Floats, by_question, reward_of, scored
+from sia_runner.training.protocol import TrainingError
+
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Statistics of trajectories that have a reward. Shares are of trajectories where nothing else is said.
+    """Statistics of trajectories that have a reward; shares are of trajectories unless said otherwise.
 
     A question's trajectories are a group. Moments are those of the sample itself (no correction): with all rewards
     equal, variance, skew and between_share are 0.
@@ -39,23 +44,24 @@ class Shape:
     seconds: float  # wall time per trajectory
 
     def as_json(self) -> dict[str, Any]:
+        """Return the statistics as plain data."""
         return asdict(self)
 
 
 def measure(trajectories: Sequence[Trajectory], seconds: float) -> Shape:
-    """The shape of `trajectories`, made in `seconds` of wall time. All zeros where none has a reward."""
-    kept = scored(trajectories)
-    if not kept:
+    """Return the shape of `trajectories`, collected in `seconds` of wall time; all zeros if none has a reward."""
+    rewarded = scored(trajectories)
+    if not rewarded:
         return Shape(0, len(trajectories), *[0] * 17)
-    reward_n = np.array([reward_of(one) for one in kept], dtype=np.float64)
-    groups = [np.array([reward_of(one) for one in group]) for group in by_question(kept).values()]
+    reward_n = np.array([reward_of(trajectory) for trajectory in rewarded], dtype=np.float64)
+    groups = [np.array([reward_of(trajectory) for trajectory in group]) for group in by_question(rewarded).values()]
     variance, skew = _moments(reward_n)
     lowest, highest = float(reward_n.min()), float(reward_n.max())
     return Shape(
-        n=len(kept),
-        failed=len(trajectories) - len(kept),
+        n=len(rewarded),
+        failed=len(trajectories) - len(rewarded),
         groups=len(groups),
-        samples=len(kept) / len(groups),
+        samples=len(rewarded) / len(groups),
         mean=float(reward_n.mean()),
         variance=variance,
         skew=skew,
@@ -68,14 +74,14 @@ def measure(trajectories: Sequence[Trajectory], seconds: float) -> Shape:
         zero_groups=float(np.mean([not group.any() for group in groups])),
         equal_groups=float(np.mean([np.ptp(group) == 0 for group in groups])),
         between_share=_between(groups, variance),
-        calls=float(np.mean([len(one.calls) for one in kept])),
-        tokens=float(np.mean([_tokens(one) for one in kept])),
+        calls=float(np.mean([len(trajectory.calls) for trajectory in rewarded])),
+        tokens=float(np.mean([_tokens(trajectory) for trajectory in rewarded])),
         seconds=seconds / len(trajectories),
     )
 
 
 def _moments(reward_n: Floats) -> tuple[float, float]:
-    """Variance and skew; exactly 0 where all rewards are equal, which rounding would hide."""
+    """Return variance and skew; exactly 0 if all rewards are equal, which rounding would hide."""
     if np.ptp(reward_n) == 0:
         return 0.0, 0.0
     centred_n = reward_n - reward_n.mean()
@@ -84,7 +90,7 @@ def _moments(reward_n: Floats) -> tuple[float, float]:
 
 
 def _between(groups: Sequence[Floats], variance: float) -> float:
-    """Eta squared: variance of the groups' means, weighted by their sizes, over the variance of all rewards."""
+    """Return eta squared: the variance of the group means, weighted by size, over the variance of all rewards."""
     if variance == 0:
         return 0.0
     size_g = np.array([len(group) for group in groups])
@@ -93,5 +99,35 @@ def _between(groups: Sequence[Floats], variance: float) -> float:
     return float(np.average((mean_g - overall) ** 2, weights=size_g) / variance)
 
 
-def _tokens(one: Trajectory) -> int:
-    return sum(len(call.prompt_ids) + len(call.completion_ids) for call in one.calls)
+def _tokens(trajectory: Trajectory) -> int:
+    return sum(len(call.prompt_ids) + len(call.completion_ids) for call in trajectory.calls)
+
+
+def scored(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Return trajectories that have a reward, ordered by (unit, sample).
+
+    Raises TrainingError for a reward that is not finite.
+    """
+    rewarded = [trajectory for trajectory in trajectories if trajectory.reward is not None]
+    for trajectory in rewarded:
+        if not math.isfinite(reward_of(trajectory)):
+            raise TrainingError(
+                f"the reward of question {trajectory.unit}, sample {trajectory.sample} is {trajectory.reward}: "
+                "not finite"
+            )
+    return sorted(rewarded, key=lambda trajectory: (trajectory.unit, trajectory.sample))
+
+
+def by_question(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
+    """Return trajectories that have a reward, by question, both in order."""
+    questions: dict[str, list[Trajectory]] = defaultdict(list)
+    for trajectory in scored(trajectories):
+        questions[trajectory.unit].append(trajectory)
+    return dict(questions)
+
+
+def reward_of(trajectory: Trajectory) -> float:
+    """Return the reward of a trajectory that has one. Raises ValueError."""
+    if trajectory.reward is None:
+        raise ValueError(f"question {trajectory.unit}, sample {trajectory.sample} has no reward")
+    return trajectory.reward

@@ -1,9 +1,10 @@
-"""The samples of a question share its prompt: one pass over it serves them all.
+"""Prompt sharing: the samples of a question share its prompt, which one forward pass reads for all of them.
 
     prompt without its last token | last token, completion 1 | last token, completion 2 | ...
 
-is one sequence, in which each completion sees the prompt and itself. The last token of the prompt is each completion's
-own, since it predicts another token in each. Exact, up to the order of sums; for layers with full attention.
+is one sequence, in which each completion attends to the prompt and itself. The prompt's last token is repeated for each
+completion, since it predicts another token in each. The result is exact up to the order of sums, and needs layers with
+full attention.
 """
 
 from collections.abc import Sequence
@@ -21,16 +22,19 @@ _MOST = 2**28  # entries of an attention mask
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Rows of a chunk as sequences that share prompts. Axes: g sequences, l their tokens, b rows, t drawn tokens."""
+    """Rows of a chunk as sequences that share prompts.
+
+    Axes: g sequences, l their tokens, b rows, t completion tokens.
+    """
 
     ids_gl: Tensor
     position_gl: Tensor
     branch_gl: Tensor  # 0: prompt; k: the k-th completion of the sequence; -1: padding
     label_gl: Tensor  # the token that is predicted; -100: none
-    place_bt: Tensor  # where in the flattened (g, l) a completion token is predicted; -1: padding
+    position_bt: Tensor  # index in the flattened (g, l) where a completion token is predicted; -1: padding
 
     def inputs(self) -> dict[str, Tensor]:
-        """For a transformers model with TRL's fused head."""
+        """Return the inputs for a transformers model with TRL's fused head."""
         branch_gl, tokens = self.branch_gl, self.ids_gl.shape[1]
         same_gll = branch_gl[:, None, :] == branch_gl[:, :, None]
         past_ll = torch.ones(tokens, tokens, dtype=torch.bool, device=branch_gl.device).tril()
@@ -38,14 +42,14 @@ class Packed:
         return {"input_ids": self.ids_gl, "position_ids": self.position_gl, "attention_mask": seen_gll[:, None]}
 
     def rows(self, value_gl: Tensor) -> Tensor:
-        """What was found where each completion token is predicted: (g, l, ...) -> (b, t, ...), 0 on padding."""
-        found = value_gl.flatten(0, 1)[self.place_bt.clamp(min=0)]
-        missing = self.place_bt < 0
-        return found.masked_fill(missing.reshape(*missing.shape, *[1] * (found.dim() - 2)), 0)
+        """Return the values at each completion token's prediction: (g, l, ...) -> (b, t, ...), 0 on padding."""
+        value_bt = value_gl.flatten(0, 1)[self.position_bt.clamp(min=0)]
+        missing = self.position_bt < 0
+        return value_bt.masked_fill(missing.reshape(*missing.shape, *[1] * (value_bt.dim() - 2)), 0)
 
 
 def possible(model: Any) -> bool:
-    """Whether a model takes a mask of our own: all layers with full attention, as torch computes it."""
+    """Return True if a model takes our attention mask: all layers with full attention, computed by torch."""
     config = model.config.get_text_config()
     layers = getattr(config, "layer_types", None)
     full = set(layers) == {"full_attention"} if layers else getattr(config, "sliding_window", None) is None
@@ -53,41 +57,49 @@ def possible(model: Any) -> bool:
 
 
 def pays(batch: Batch, rows: Sequence[int]) -> bool:
-    """Whether so many prompts of `rows` are the same ones that sharing them saves much."""
-    drawn = sum(len(batch.rows[row].completion_ids) for row in rows)
+    """Return True if `rows` share enough prompts that one pass over them saves much."""
+    completion = sum(len(batch.rows[row].completion_ids) for row in rows)
     alone = sum(len(batch.rows[row].prompt_ids) for row in rows)
     shared = sum(map(len, {batch.rows[row].prompt_ids for row in rows}))
-    return shared + drawn < _PAYS * (alone + drawn)
+    return shared + completion < _PAYS * (alone + completion)
 
 
-def pack(ids_bt: Tensor, mask_bt: Tensor, drawn: int) -> Packed | None:
-    """`ids_bt`, `mask_bt`: prompts, padded left, and `drawn` columns of completions, padded right. None where there is
-    too little to share."""
+def pack(ids_bt: Tensor, mask_bt: Tensor, completion_length: int) -> Packed | None:
+    """Pack rows by prompt; return None if there is too little to share.
+
+    `ids_bt`, `mask_bt`: prompts, padded left, and `completion_length` columns of completions, padded right.
+    """
     rows = [
-        (_kept(ids[:-drawn], mask[:-drawn]), _kept(ids[-drawn:], mask[-drawn:]))
+        (
+            _kept(ids[:-completion_length], mask[:-completion_length]),
+            _kept(ids[-completion_length:], mask[-completion_length:]),
+        )
         for ids, mask in zip(ids_bt.tolist(), mask_bt.tolist(), strict=True)
     ]
     sequences: dict[tuple[int, ...], _Sequence] = {}
     starts = [sequences.setdefault(prompt, _Sequence(prompt)).add(completion) for prompt, completion in rows]
-    longest = max(len(one.ids) for one in sequences.values())
+    longest = max(len(sequence.ids) for sequence in sequences.values())
     if len(sequences) * longest > _PAYS * ids_bt.numel() or len(sequences) * longest**2 > _MOST:
         return None
     number = {prompt: at for at, prompt in enumerate(sequences)}
-    place = [
-        [number[prompt] * longest + start + t for t in range(len(completion))] + [-1] * (drawn - len(completion))
+    prediction_indices = [
+        [number[prompt] * longest + start + t for t in range(len(completion))]
+        + [-1] * (completion_length - len(completion))
         for start, (prompt, completion) in zip(starts, rows, strict=True)
     ]
 
     def padded(name: str, filler: int) -> Tensor:
-        listed = (getattr(one, name) for one in sequences.values())
-        return torch.tensor([one + [filler] * (longest - len(one)) for one in listed], device=ids_bt.device)
+        listed = (getattr(sequence, name) for sequence in sequences.values())
+        return torch.tensor(
+            [sequence + [filler] * (longest - len(sequence)) for sequence in listed], device=ids_bt.device
+        )
 
     return Packed(
         padded("ids", 0),
         padded("positions", 0),
         padded("branches", -1),
         padded("labels", -100),
-        torch.tensor(place, device=ids_bt.device),
+        torch.tensor(prediction_indices, device=ids_bt.device),
     )
 
 
@@ -103,7 +115,7 @@ class _Sequence:
         self._completions = 0
 
     def add(self, completion: tuple[int, ...]) -> int:
-        """Where it begins."""
+        """Append a completion; return its start."""
         start = len(self.ids)
         self._completions += 1
         self.ids += [self._last, *completion[:-1]][: len(completion)]

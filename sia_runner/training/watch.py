@@ -1,4 +1,4 @@
-"""What happens around the steps of the online driver: resume, progress, checkpoints, early stop."""
+"""The callback around the steps of the online driver: resume, progress, checkpoints, early stop."""
 
 import math
 import time
@@ -15,13 +15,13 @@ from sia_runner.training.protocol import Assignment, TrainingError
 
 
 class Watch(TrainerCallback):
-    """Called by the trainer; `progress` says how it went."""
+    """A callback of the trainer; `progress` is the state of the training."""
 
     def __init__(self, assignment: Assignment, checkpoints: Checkpoints) -> None:
-        self._one = assignment
+        self._job = assignment
         self._checkpoints = checkpoints
         self._trainer: Any = None
-        self._saved: tuple[int, dict[str, Any]] | None = None  # where it starts
+        self._saved: tuple[int, dict[str, Any]] | None = None  # checkpoint to start from
         self._since = 0.0
         self.progress = Progress()
 
@@ -30,18 +30,18 @@ class Watch(TrainerCallback):
         self._trainer = trainer
         self._since = time.monotonic()
         self._saved = saved = self._checkpoints.latest()
-        self.wait()  # one that looks later would start from what the first has written by then
+        self.wait()  # a process that reads later would start from what the first has written by then
         if saved is not None:
             self.progress = Progress.from_plain(saved[1]["progress"])
-            self._put(saved[1]["weights"])
+            self._restore(saved[1]["weights"])
             if self.first:
-                self._one.say(f"resumed after step {saved[0]}")
+                self._job.say(f"resumed after step {saved[0]}")
         if not self._done:
             trainer.train()
             self._finish()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The optimizer exists from here on."""
+        """Save the initial state, or restore optimizer and step; the optimizer exists from here on."""
         saved, self._saved = self._saved, None
         if saved is None:
             self._save(0)
@@ -52,6 +52,7 @@ class Watch(TrainerCallback):
             self._trainer.lr_scheduler.load_state_dict(saved[1]["scheduler"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Record the step, then stop early or save a checkpoint if one is due."""
         trainer, progress = self._trainer, self.progress
         trainer.release()
         progress.steps = state.global_step
@@ -62,49 +63,52 @@ class Watch(TrainerCallback):
             progress.saw(new)
         self._clock()
         if self.first:
-            self._one.record(progress.figures(len(new)))
-            self._one.say(_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
-        found = collapse.verdict(progress.curve, self._one.algorithm.watched)
-        if found is not None:
-            self._stop(found, control)
-        elif self._due(state.global_step):
+            self._job.record(progress.figures(len(new)))
+            self._job.say(_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
+        collapse_verdict = collapse.verdict(progress.curve, self._job.algorithm.watched)
+        if collapse_verdict is not None:
+            self._stop(collapse_verdict, control)
+        elif self._checkpoint_due(state.global_step):
             self._save(state.global_step)
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True in the process that writes."""
         return bool(self._trainer.accelerator.is_main_process)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes."""
         self._trainer.accelerator.wait_for_everyone()
 
     @property
     def _done(self) -> bool:
-        return bool(self.progress.stopped) or self.progress.steps >= self._one.algorithm.steps
+        return bool(self.progress.stopped) or self.progress.steps >= self._job.algorithm.steps
 
-    def _due(self, step: int) -> bool:
-        """Where a batch of rollouts takes several steps, it has to be used up: it is no part of a checkpoint."""
-        every = self._one.algorithm.checkpoint_every
+    def _checkpoint_due(self, step: int) -> bool:
+        """Return True if a checkpoint is due.
+
+        A batch of rollouts has to be used up first, since checkpoints do not contain it.
+        """
+        every = self._job.algorithm.checkpoint_every
         iterations = self._trainer.iterations
         return step % iterations == 0 and step // every > (step - iterations) // every
 
-    def _stop(self, found: collapse.Verdict, control: Any) -> None:
+    def _stop(self, verdict: collapse.Verdict, control: Any) -> None:
         progress = self.progress
-        progress.stopped = found.reason
+        progress.stopped = verdict.reason
         control.should_training_stop = True
-        if found.harmful:
+        if verdict.harmful:
             good = self._checkpoints.before(self._trusted(progress.steps))
             if good is None:
-                raise TrainingError(f"{progress.stopped}, and no checkpoint to go back to is left in {self._one.work}")
+                raise TrainingError(f"{progress.stopped}, and no checkpoint to go back to is left in {self._job.work}")
             progress.kept = good[0]
             progress.stopped += f"; the adapter is that of step {good[0]}"
-            self._put(good[1]["weights"])
+            self._restore(good[1]["weights"])
         if self.first:
-            self._one.say(f"stopped early: {progress.stopped}")
+            self._job.say(f"stopped early: {progress.stopped}")
 
     def _finish(self) -> None:
-        """What a resume finds when the result was written and not yet journaled."""
+        """Save the final state: a resume finds it if the result was written and not yet journaled."""
         self._clock()
         self._save(self.progress.steps)
 
@@ -119,25 +123,28 @@ class Watch(TrainerCallback):
         self.wait()
 
     def _trusted(self, step: int) -> int:
-        """The newest step whose weights a window that ends with `step` does not condemn. The first figure in the window
-        is of the weights before its step, and the last good KL was measured up to `kl_every` steps earlier."""
-        return max(0, step - self._one.algorithm.watched.window - self._trainer.kl_every)
+        """Return the newest step that a window ending with `step` does not call harmful.
+
+        The first figure in the window is of the weights before its step, and the last good KL was measured up to
+        `kl_every` steps earlier.
+        """
+        return max(0, step - self._job.algorithm.watched.window - self._trainer.kl_every)
 
     def _weights(self) -> dict[str, Any]:
-        model = self._one.policy.model
+        model = self._job.policy.model
         head = getattr(model, "value_head", None)
         return {"adapter": adapters.state(model), "value": head.state_dict() if head is not None else {}}
 
-    def _put(self, weights: dict[str, Any]) -> None:
-        model = self._one.policy.model
+    def _restore(self, weights: dict[str, Any]) -> None:
+        model = self._job.policy.model
         adapters.restore(model, weights["adapter"])
         if weights["value"]:
             model.value_head.load_state_dict(weights["value"])
 
     def _clock(self) -> None:
-        now = time.monotonic()
-        self.progress.seconds += now - self._since
-        self._since = now
+        current = time.monotonic()
+        self.progress.seconds += current - self._since
+        self._since = current
 
 
 def _line(progress: Progress, steps: int, left_out: Any) -> str:
@@ -150,6 +157,6 @@ def _line(progress: Progress, steps: int, left_out: Any) -> str:
         f"{last.tokens} tokens",
         f"{progress.seconds:.1f} s",
     ]
-    told = {"failed": "rollouts without reward", "long": "calls too long"}
-    parts += [f"{count} {text}" for name, text in told.items() if (count := getattr(left_out, name))]
+    labels = {"failed": "rollouts without reward", "long": "calls too long"}
+    parts += [f"{count} {text}" for name, text in labels.items() if (count := getattr(left_out, name))]
     return " · ".join(parts)

@@ -4,9 +4,9 @@ runs_dir  a folder of runs, of sweeps, or one run
 port      0: any that is free
 host      an address of this machine; with any other than loopback every request needs the token that is printed
 token     auto, or true: on loopback too, which other users of a shared machine can reach
-until     interrupted, or stdin: ended with its standard input, for whoever starts it
+until     interrupted, or stdin: also ends when its standard input does, for a program that starts it
 
-It shows what is there while it is written, reads only, and writes nothing. On a cluster, from your own machine:
+It shows runs while they are written, and itself writes nothing. On a cluster, from your own machine:
 ssh -L 8050:127.0.0.1:8050 LOGIN_NODE
 """
 
@@ -29,80 +29,84 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class Options:
+    """The options of the command."""
+
     runs_dir: Path
     port: int
     host: str
-    token: str  # empty: none is asked for
+    token: str  # empty: no token is required
     until_stdin_ends: bool = False
 
 
 def options(args: Sequence[str]) -> Options:
-    """Raises RunError."""
-    given = {"runs_dir": "runs", "port": "8050", "host": "127.0.0.1", "token": "auto", "until": "interrupted"}
+    """Parse the arguments. Raises RunError."""
+    values = {"runs_dir": "runs", "port": "8050", "host": "127.0.0.1", "token": "auto", "until": "interrupted"}
     for arg in args:
         key, sign, value = arg.partition("=")
         if not sign or key not in _KEYS:
             raise RunError(f"{arg}: no such option; allowed: {', '.join(f'{key}=…' for key in _KEYS)}")
-        given[key] = value
-    folder = Path(given["runs_dir"]).expanduser().resolve()
+        values[key] = value
+    folder = Path(values["runs_dir"]).expanduser().resolve()
     if not folder.is_dir():
-        raise RunError(f"runs_dir={given['runs_dir']}: no such folder")
-    if not given["port"].isdecimal() or int(given["port"]) > 65535:
-        raise RunError(f"port={given['port']}: allowed: 0 (any) to 65535")
+        raise RunError(f"runs_dir={values['runs_dir']}: no such folder")
+    if not values["port"].isdecimal() or int(values["port"]) > 65535:
+        raise RunError(f"port={values['port']}: allowed: 0 (any) to 65535")
     for key, allowed in (("token", ("auto", "true")), ("until", ("interrupted", "stdin"))):
-        if given[key] not in allowed:
-            raise RunError(f"{key}={given[key]}: allowed: {', '.join(allowed)}")
-    needed = given["token"] == "true" or given["host"] not in _LOOPBACK  # noqa: S105
+        if values[key] not in allowed:
+            raise RunError(f"{key}={values[key]}: allowed: {', '.join(allowed)}")
+    needed = values["token"] == "true" or values["host"] not in _LOOPBACK  # noqa: S105
     token = secrets.token_urlsafe(24) if needed else ""
-    return Options(folder, int(given["port"]), given["host"], token, given["until"] == "stdin")
+    return Options(folder, int(values["port"]), values["host"], token, values["until"] == "stdin")
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Bound before anything else starts, so that a port in use is one line. Raises RunError."""
+    """Return a bound socket, before anything else starts, so that a port in use is one line. Raises RunError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-        bound.listen(128)  # who comes now waits until we serve
+        bound.listen(128)  # early connections wait until the server runs
         return bound
     except OSError as error:
         raise RunError(f"host={host} port={port}: {error.strerror}; port=0 takes any that is free") from error
 
 
 def address(bound: socket.socket, host: str, token: str) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{bound.getsockname()[1]}/" + (f"?token={quote(token)}" if token else "")
+    """Return the address that a browser opens."""
+    host_part = f"[{host}]" if ":" in host else host
+    return f"http://{host_part}:{bound.getsockname()[1]}/" + (f"?token={quote(token)}" if token else "")
 
 
 def main() -> int:
+    """Run the command. Return its exit code."""
     args = sys.argv[1:]
     if "-h" in args or "--help" in args:
         print(__doc__)
         return 0
     with refusals() as outcome:
-        asked = options(args)
-        serve(asked)
+        parsed = options(args)
+        serve(parsed)
         outcome.code = 0
     return outcome.code
 
 
-def serve(asked: Options) -> None:
-    """Until it is interrupted. Raises RunError where the packages are missing or the address cannot be had."""
+def serve(settings: Options) -> None:
+    """Serve until interrupted. Raises RunError if packages are missing or the address cannot be bound."""
     try:
         import uvicorn
 
         from sia_runner.web.app import dashboard
     except ImportError as error:
         raise RunError(f"the dashboard needs {error.name}: pip install 'sia-runner[web]'") from error
-    bound = listening(asked.host, asked.port)
-    print(f"dashboard of {asked.runs_dir}: {address(bound, asked.host, asked.token)}", flush=True)
-    app = dashboard(asked.runs_dir, host=asked.host, token=asked.token)
+    bound = listening(settings.host, settings.port)
+    print(f"dashboard of {settings.runs_dir}: {address(bound, settings.host, settings.token)}", flush=True)
+    app = dashboard(settings.runs_dir, host=settings.host, token=settings.token)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
-    if asked.until_stdin_ends:
+    if settings.until_stdin_ends:
         threading.Thread(target=_end_with_stdin, args=(server,), daemon=True).start()
     try:
         server.run(sockets=[bound])

@@ -1,31 +1,31 @@
-"""The routes: a page that is one file, its scripts and styles, and what they ask for. All of it GET."""
+"""The routes of the dashboard: its page, scripts and styles, and the list of runs. All of them are GET."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 
-from sia_runner.web import news, of_run, shapes
+from sia_runner.web import shapes
 from sia_runner.web.guard import App, Guard
+from sia_runner.web.news import events
+from sia_runner.web.of_run import Limit, Start, answer_routes, routes
 from sia_runner.web.reply import Reply
 from sia_runner.web.watching import NoRun, Watching
 
 STATIC = Path(__file__).with_name("static")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-Start = Annotated[int, Query(ge=0)]
-Most = Annotated[int, Query(ge=1, le=500)]
 
 
 def dashboard(root: Path, host: str = "127.0.0.1", token: str = "") -> App:
-    """The ASGI application for the runs below `root`."""
+    """Return the ASGI application for the runs below `root`."""
     app = FastAPI(title="SIA Runner", docs_url=None, redoc_url=None, openapi_url=None)
     watching = Watching(root)
     _pages(app)
     _lists(app, watching)
-    of_run.routes(app, watching)
-    of_run.answer_routes(app, watching)
-    news.events(app, watching)
+    routes(app, watching)
+    answer_routes(app, watching)
+    events(app, watching)
 
     @app.exception_handler(NoRun)
     async def _no_run(request: Request, error: NoRun) -> Any:  # pyright: ignore[reportUnusedFunction]
@@ -35,7 +35,7 @@ def dashboard(root: Path, host: str = "127.0.0.1", token: str = "") -> App:
 
 
 def _pages(app: FastAPI) -> None:
-    """From memory: a page asks for some twenty small files at once."""
+    """Serve the static files from memory: a page asks for some twenty small files at once."""
     files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _TYPES}
 
     @app.get("/")
@@ -58,7 +58,7 @@ def _lists(app: FastAPI, watching: Watching) -> None:
         mode: str = "",
         order: str = "",
         start: Start = 0,
-        most: Most = 100,
+        limit: Limit = 100,
     ) -> Reply:
-        asked = {"q": q, "status": status, "task": task, "mode": mode, "order": order}
-        return Reply(shapes.runs(watching.rows(), asked, start, most) | {"whole": watching.whole})
+        filters = {"q": q, "status": status, "task": task, "mode": mode, "order": order}
+        return Reply(shapes.runs(watching.rows(), filters, start, limit) | {"whole": watching.complete})

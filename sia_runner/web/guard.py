@@ -1,4 +1,4 @@
-"""What every request passes: it reads, it was meant for us, it knows the token; what every answer says to a browser."""
+"""The checks that every request passes (method, host, token), and the security headers of every answer."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
-# Pages are made of files of our own only: no script in a page, nothing of another origin, no markup made from strings.
+# Pages consist of our own files only: no inline script, nothing of another origin, no markup made from strings.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -29,14 +29,18 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
-    """`host`: the address that is listened at; names of others are refused, so that no foreign page whose name was
-    pointed at this machine can read (DNS rebinding). `token`: empty where none is needed."""
+    """The ASGI middleware that checks requests.
+
+    `host`: the address that is listened at. Other host names are refused, so that no foreign page whose name points at
+    this machine can read (DNS rebinding). `token`: empty if none is needed.
+    """
 
     def __init__(self, app: App, host: str, token: str) -> None:
         self._app, self._host, self._token = app, host.lower(), token
         self.cookie = f"sia_dashboard_{hashlib.sha256(token.encode()).hexdigest()[:12]}"  # all ports share cookies
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Check the request, then pass it to the application."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -44,40 +48,40 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["method"] not in ("GET", "HEAD"):
             await _answer(send, 405, "only GET and HEAD: the dashboard changes nothing")
-        elif not self._ours(headers.get("host", "")):
+        elif not self._is_own_host(headers.get("host", "")):
             await _answer(send, 421, "this name is not the dashboard's; use the address that it printed")
         elif not self._token:
             await self._app(scope, receive, _with_headers(send))
-        elif self._same(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]):
-            # the address bar and the browser's history forget it
+        elif self._is_token(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]):
+            # so that the token is not left in the address bar and the history
             cookie = f"{self.cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
             await _answer(send, 303, "", [("location", "/"), ("set-cookie", cookie)])
-        elif self._same(_bearer(headers)) or self._same(_cookie(headers, self.cookie)):
+        elif self._is_token(_bearer(headers)) or self._is_token(_cookie(headers, self.cookie)):
             await self._app(scope, receive, _with_headers(send))
         else:
             await _answer(send, 401, "the token is missing: open the address that was printed at the start")
 
-    def _ours(self, given: str) -> bool:
-        name = _name(given)
+    def _is_own_host(self, host: str) -> bool:
+        name = _name(host)
         if name in _LOOPBACK or name == self._host:
             return True
         if self._host in _LOOPBACK:
             return False
         return name in (socket.gethostname().lower(), socket.getfqdn().lower()) or _is_address(name)
 
-    def _same(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), self._token.encode())
+    def _is_token(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self._token.encode())
 
 
 def _name(host: str) -> str:
-    """Without the port; tunnels use any."""
+    """Return the host without the port; tunnels use any port."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
 
 
 def _is_address(name: str) -> bool:
-    """A rebinding page has a name, never a number."""
+    """Report whether the host is an IP address: a rebinding page has a name, never a number."""
     try:
         return bool(ipaddress.ip_address(name))
     except ValueError:
@@ -91,10 +95,10 @@ def _bearer(headers: dict[str, str]) -> str:
 
 def _cookie(headers: dict[str, str], name: str) -> str:
     try:
-        found = SimpleCookie(headers.get("cookie", "")).get(name)
+        morsel = SimpleCookie(headers.get("cookie", "")).get(name)
     except CookieError:
         return ""
-    return found.value if found else ""
+    return morsel.value if morsel else ""
 
 
 def _with_headers(send: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Server-sent events: a line whenever what a page looks at changed."""
+"""Server-sent events: a message whenever something that a page shows has changed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,11 +8,12 @@ from fastapi.responses import StreamingResponse
 
 from sia_runner.web.watching import LEAST, NoRun, Watching
 
-_PING = 15  # looks without news after which a line is sent all the same, so that a dead connection is noticed
+_PING = 15  # checks without a change after which a line is sent anyway, to notice a dead connection
 _LISTENERS = 64
 
 
 def events(app: FastAPI, watching: Watching) -> None:
+    """Add the route of the events."""
     listeners: set[object] = set()
 
     @app.get("/api/events")
@@ -33,13 +34,13 @@ def events(app: FastAPI, watching: Watching) -> None:
 
 
 async def news(watching: Watching, path: str) -> AsyncIterator[str]:
-    """A line whenever what is looked at changed: the page asks for what it shows."""
-    seen, quiet = -1, 0
+    """Yield an event whenever the run at `path` (empty: the list) changed; the page then asks for what it shows."""
+    sent_revision, quiet = -1, 0
     while True:
-        now = await asyncio.to_thread(_revision, watching, path)
-        if now != seen:
-            seen, quiet = now, 0
-            yield f"event: changed\ndata: {now}\n\n"
+        revision = await asyncio.to_thread(_revision, watching, path)
+        if revision != sent_revision:
+            sent_revision, quiet = revision, 0
+            yield f"event: changed\ndata: {revision}\n\n"
         elif (quiet := quiet + 1) % _PING == 0:
             yield ": still here\n\n"
         await asyncio.sleep(LEAST)

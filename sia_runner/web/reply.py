@@ -1,4 +1,4 @@
-"""Answers as JSON, whatever a damaged or hostile file made us read: always ASCII, never NaN."""
+"""JSON answers that stay valid whatever a damaged or hostile file contained: always ASCII, never NaN."""
 
 import json
 import math
@@ -8,9 +8,10 @@ from fastapi.responses import JSONResponse
 
 
 class Reply(JSONResponse):
-    """A number that is none becomes null; half a character stays an escape."""
+    """A JSON answer. Numbers that are not finite become null; a lone surrogate stays an escape."""
 
     def render(self, content: Any) -> bytes:
+        """Return the bytes of the answer."""
         try:
             return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
         except ValueError:
@@ -19,7 +20,7 @@ class Reply(JSONResponse):
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

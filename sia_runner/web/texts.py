@@ -1,4 +1,4 @@
-"""Questions, calls and differences, for the pages: what is long. Every text bounded, without control characters."""
+"""The long data of the pages: questions, calls and differences. Texts are bounded and have no control characters."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,32 +9,34 @@ from sia_runner.ground.plaintext import cut, one_line, plain
 from sia_runner.reading.answers import Answers
 from sia_runner.reading.harnesses import Change
 from sia_runner.reading.questions import Question
+from sia_runner.web.shapes import Json
 
-Json = dict[str, Any]
 LINES = 4_000  # of a diff
-_TEXT = 600 << 10  # bytes of one text: more than is kept of a request
+_TEXT = 600 << 10  # bytes of one text: more than a trajectory stores of a request
 _MESSAGES = 200
 
 
-def question(one: Question) -> Json:
-    return asdict(one) | {"unit": one_line(one.unit, 300), "prediction": cut(plain(one.prediction), 2_000)}
+def question(entry: Question) -> Json:
+    """Return one question."""
+    return asdict(entry) | {"unit": one_line(entry.unit, 300), "prediction": cut(plain(entry.prediction), 2_000)}
 
 
-def questions(of: Answers, kind: str, search: str, start: int, most: int, whole: bool) -> Json:
-    done, size = of.progress
-    total, chosen = of.questions(kind, search, start, most)
-    read = {"whole": whole, "bytes": done, "size": size}
+def questions(answers: Answers, kind: str, search: str, start: int, limit: int, complete: bool) -> Json:
+    """Return a page of questions, with the progress of the index."""
+    done, size = answers.progress
+    total, chosen = answers.questions(kind, search, start, limit)
+    read = {"whole": complete, "bytes": done, "size": size}
     return {
-        "kinds": of.kinds(),
+        "kinds": answers.kinds(),
         "total": total,
         "start": start,
-        "rows": [question(one) for one in chosen],
+        "rows": [question(entry) for entry in chosen],
         "read": read,
     }
 
 
 def call_line(number: int, call: Mapping[str, Any] | None) -> Json:
-    """One line of a list of calls."""
+    """Return one line of a list of calls."""
     call = call or {}
     usage: Any = call.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -50,40 +52,44 @@ def call_line(number: int, call: Mapping[str, Any] | None) -> Json:
 
 
 def call_text(call: Mapping[str, Any]) -> Json:
-    """What was asked and answered, in full: ``{"messages": [{"role", "text"}], …}``."""
-    asked, answered = call.get("request"), call.get("response")
-    messages = _messages(asked) if isinstance(asked, dict) else [{"role": "request", "text": _text(asked)}]
-    response = answered if isinstance(answered, dict) else {"text": answered}
+    """Return the whole request and answer: ``{"messages": [{"role", "text"}], …}``."""
+    request, answer = call.get("request"), call.get("response")
+    messages = _messages(request) if isinstance(request, dict) else [{"role": "request", "text": _text(request)}]
+    response = answer if isinstance(answer, dict) else {"text": answer}
     messages.append({"role": "answer", "text": _text(response.get("text"))})
     if tools := response.get("tool_calls"):
         messages.append({"role": "tool calls", "text": _text(tools)})
     return {"messages": messages}
 
 
-def changes(found: Sequence[Change]) -> Json:
-    shown, left = [], LINES
-    for one in found:
-        lines = [plain(line)[:2_000] for line in one.lines[:left]]
-        shown.append(asdict(one) | {"path": one_line(one.path), "lines": lines, "cut": len(one.lines) - len(lines)})
-        left -= len(lines)
-    return {"files": shown}
+def changes(files: Sequence[Change]) -> Json:
+    """Return the changed files, with at most `LINES` lines of diff together."""
+    rows, budget = [], LINES
+    for change in files:
+        lines = [plain(line)[:2_000] for line in change.lines[:budget]]
+        rows.append(
+            asdict(change) | {"path": one_line(change.path), "lines": lines, "cut": len(change.lines) - len(lines)}
+        )
+        budget -= len(lines)
+    return {"files": rows}
 
 
-def text(value: str, most: int = _TEXT) -> str:
-    return cut(plain(value), most)
+def text(value: str, limit: int = _TEXT) -> str:
+    """Return a bounded text without control characters."""
+    return cut(plain(value), limit)
 
 
 def _messages(request: Mapping[str, Any]) -> list[Json]:
-    given = request.get("messages") or request.get("input") or request.get("prompt")
-    found = [{"role": "system", "text": _text(request["system"])}] if request.get("system") else []
-    if not isinstance(given, list):
-        return [*found, {"role": "request", "text": _text(given if given is not None else dict(request))}]
-    for one in given[:_MESSAGES]:
-        whole = not isinstance(one, dict) or set(one) - {"role", "content"}
-        said = one if whole else one.get("content", "")
-        role = one.get("role", "message") if isinstance(one, dict) else "message"
-        found.append({"role": one_line(str(role), 40), "text": _text(said)})
-    return found
+    entries = request.get("messages") or request.get("input") or request.get("prompt")
+    messages = [{"role": "system", "text": _text(request["system"])}] if request.get("system") else []
+    if not isinstance(entries, list):
+        return [*messages, {"role": "request", "text": _text(entries if entries is not None else dict(request))}]
+    for entry in entries[:_MESSAGES]:
+        is_other = not isinstance(entry, dict) or set(entry) - {"role", "content"}
+        content = entry if is_other else entry.get("content", "")
+        role = entry.get("role", "message") if isinstance(entry, dict) else "message"
+        messages.append({"role": one_line(str(role), 40), "text": _text(content)})
+    return messages
 
 
 def _text(value: Any) -> str:

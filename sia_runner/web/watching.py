@@ -1,4 +1,4 @@
-"""What the dashboard looks at: one index for all who look, and the runs that were opened last."""
+"""The runs that the dashboard reads: one index for all requests, and the runs that were opened last."""
 
 import threading
 import time
@@ -10,61 +10,62 @@ from pathlib import Path
 from sia_runner.reading.index import Index, Row
 from sia_runner.reading.run import Run
 
-LEAST = 1.0  # seconds between two looks at the same thing
-_SLICE = 0.25  # seconds that one look reads on where many runs are new
-_SOON = 0.2  # seconds between two looks at a run whose ledger is still being added up
+LEAST = 1.0  # seconds between two refreshes of the same run or list
+_SLICE = 0.25  # seconds of reading per refresh, if many runs are new
+_SOON = 0.2  # seconds between two refreshes of a run whose ledger is still being added up
 _RUNS = 6  # kept open
 _ENTRIES = 500_000  # questions and calls in all their indexes
 
 
 class NoRun(Exception):
-    """The index knows no run at that path."""
+    """The index has no run at this path."""
 
 
 class Watched:
-    """A run, its lock, and how often it changed."""
+    """A run with its lock and the number of its changes."""
 
     def __init__(self, path: Path) -> None:
         self.run, self.lock = Run(path), threading.RLock()
-        self.revision, self._looked = 0, 0.0
+        self.revision, self._refreshed_at = 0, 0.0
 
     def refresh(self) -> None:
-        """Hold `lock`."""
-        if time.monotonic() - self._looked >= (LEAST if self.run.whole else _SOON):
+        """Refresh the run if the last refresh is old enough. The caller holds `lock`."""
+        if time.monotonic() - self._refreshed_at >= (LEAST if self.run.complete else _SOON):
             self.revision += self.run.refresh()
-            self._looked = time.monotonic()
+            self._refreshed_at = time.monotonic()
 
 
 class Watching:
-    """Safe for several threads. However many look, a file is looked at once in `LEAST` seconds."""
+    """The index and the open runs, for several threads. A file is read at most once in `LEAST` seconds."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._index, self._rows = Index(root), list[Row]()
-        self._list, self._opened = threading.Lock(), threading.Lock()
-        self._next, self.revision = 0.0, 0
+        self._rows_lock, self._runs_lock = threading.Lock(), threading.Lock()
+        self._next_refresh, self.revision = 0.0, 0
         self._runs: OrderedDict[str, Watched] = OrderedDict()
 
     def rows(self) -> list[Row]:
-        with self._list:
-            began = time.monotonic()
-            if began >= self._next:
+        """Return the rows of the index."""
+        with self._rows_lock:
+            start = time.monotonic()
+            if start >= self._next_refresh:
                 rows = self._index.refresh(_SLICE)
                 self.revision += rows != self._rows
-                self._rows, ended = rows, time.monotonic()
-                if self.whole:
-                    self._next = ended + max(LEAST, 10 * (ended - began))  # a slow file system is not kept busy
+                self._rows, end = rows, time.monotonic()
+                if self.complete:
+                    self._next_refresh = end + max(LEAST, 10 * (end - start))  # spares a slow file system
             return self._rows
 
     @property
-    def whole(self) -> bool:
-        """False: some runs of the list were not read yet."""
+    def complete(self) -> bool:
+        """False if some runs of the list were not read yet."""
         return len(self._rows) == len(self._index.paths)
 
     @contextmanager
     def open(self, path: str) -> Iterator[Watched]:
-        """The run at `path` as the index calls it, refreshed, for this thread alone. Raises NoRun."""
-        with self._opened:
+        """Lend the refreshed run at `path`, as the index names it, to this thread alone. Raises NoRun."""
+        with self._runs_lock:
             watched = self._runs.pop(path, None) or Watched(self._folder(path))
             self._runs[path] = watched
             while len(self._runs) > 1 and (len(self._runs) > _RUNS or self._entries() > _ENTRIES):
@@ -77,7 +78,7 @@ class Watching:
         return sum(watched.run.entries for watched in list(self._runs.values()))
 
     def _folder(self, path: str) -> Path:
-        """Only what the index found: a path that leads elsewhere is no run."""
+        """Return the folder of a run that the index found; any other path is refused."""
         if path not in self._index.paths:
             self.rows()
         if path not in self._index.paths:

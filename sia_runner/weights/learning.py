@@ -1,4 +1,4 @@
-"""One weights update: rollouts of the harness itself, training, a new adapter in the generation's folder."""
+"""A weights update: rollouts of the harness itself, training, and a new adapter in the generation's folder."""
 
 import json
 import math
@@ -22,26 +22,28 @@ Result = dict[str, Any]
 
 
 def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algorithm, process: int = 0) -> Result:
-    """Trains on from the parent's adapter; gen_<n>/adapter is whole afterwards or not there. `fault` is one line where
-    it could not be done, `unscored` says that this was not the candidate's doing. Cut by a kill, it goes on from its
-    last checkpoint. Raises ProviderDown, and BudgetSpent where the run's is spent. `process`: which one this is of
-    several that do this together; the first one writes."""
-    here, gateway = run.generation(n), models(config, run)
+    """Train on from the parent's adapter; afterwards gen_<n>/adapter is complete or absent.
+
+    `fault` is one line if the training failed, and `unscored` says that the candidate did not cause it. After a kill it
+    resumes from the last checkpoint. Several processes may do this together: `process` is the number of this one, and
+    the first one writes. Raises ProviderDown, and BudgetSpent if the run's budget is spent.
+    """
+    generation, gateway = run.generation(n), models(config, run)
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
-    remove(here.adapter)
-    policy, roll = gateway.policy(), _Watched(Rolling(config, run, n, here.harness, process=process))
+    remove(generation.adapter)
+    policy, roll = gateway.policy(), _Watched(Rolling(config, run, n, generation.harness, process=process))
     assignment = Assignment(
         algorithm=algorithm,
         policy=policy,
         roll=roll,
         units=rooms(config).task.splits()["rollout"],
         start=run.generation(parent).adapter_used,
-        out=here.adapter,
-        work=here.training,
+        out=generation.adapter,
+        work=generation.training,
         seed=config.seed,
-        say=lambda line: _note(here.path / "training.log", line),
-        record=lambda figures: _note(here.curve, _json(figures)),
+        say=lambda line: _note(generation.path / "training.log", line),
+        record=lambda figures: _note(generation.curve, _json(figures)),
     )
     try:
         trained = _driver(algorithm)(assignment)
@@ -51,10 +53,10 @@ def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algor
         if "out of memory" not in str(error):
             raise
         return {"fault": f"{algorithm.name}: {str(error).splitlines()[0]}"}
-    if not trained.tokens:  # the parent's weights again: gate and val would look at nothing new
-        remove(here.adapter)
+    if not trained.tokens:  # the weights equal the parent's, so gate and val would measure nothing new
+        remove(generation.adapter)
         return {"fault": f"{algorithm.name}: nothing to learn from: no question's samples differed in reward"}
-    policy.use(here.adapter)  # the live weights have a name again
+    policy.use(generation.adapter)  # the live weights are those of a saved adapter again
     return {
         "fault": "",
         "algorithm": algorithm.model_dump(mode="json"),
@@ -65,33 +67,35 @@ def learn(config: Experiment, run: RunDir, n: int, parent: int, algorithm: Algor
         "stopped": trained.stopped,
         "tokens": trained.tokens,
         "seconds": round(trained.seconds, 3),
-        "adapter_sha256": tree_sha256(here.adapter),
+        "adapter_sha256": tree_sha256(generation.adapter),
     }
 
 
 @dataclass(slots=True)
 class _Watched:
-    """See training.protocol.Roll. `unrewarded`: the newest rollouts have no reward at all, since a budget or a verifier
-    failed: nothing that the candidate could help."""
+    """A collector (see training.protocol.Roll) that remembers if the newest rollouts have no reward at all.
+
+    Then a budget or a verifier failed, which is not the candidate's fault.
+    """
 
     roll: Roll
     unrewarded: bool = False
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
-        made = self.roll(units, samples=samples, step=step, temperature=temperature)
-        self.unrewarded = bool(made) and all(one.reward is None for one in made)
-        return made
+        trajectories = self.roll(units, samples=samples, step=step, temperature=temperature)
+        self.unrewarded = bool(trajectories) and all(trajectory.reward is None for trajectory in trajectories)
+        return trajectories
 
 
 def inherit(run: RunDir, n: int, parent: int | None) -> str | None:
-    """A new harness runs on its parent's adapter. Returns its hash; None for the base alone."""
-    here = run.generation(n)
-    remove(here.adapter)
-    used = run.generation(parent).adapter_used if parent is not None else None
-    if used is None:
+    """Link the parent's adapter into the generation of a new harness; return its hash, or None for the base alone."""
+    generation = run.generation(n)
+    remove(generation.adapter)
+    adapter = run.generation(parent).adapter_used if parent is not None else None
+    if adapter is None:
         return None
-    here.adapter.symlink_to(Path("..") / used.parent.name / used.name)
-    return tree_sha256(used)
+    generation.adapter.symlink_to(Path("..") / adapter.parent.name / adapter.name)
+    return tree_sha256(adapter)
 
 
 def _driver(algorithm: Algorithm) -> Any:
@@ -101,7 +105,7 @@ def _driver(algorithm: Algorithm) -> Any:
 
 
 def _json(figures: Mapping[str, float]) -> str:
-    """One line; what is no number (a KL that was not measured) is null."""
+    """Return one JSON line; NaN (a KL that was not measured) becomes null."""
     return json.dumps({key: value if math.isfinite(value) else None for key, value in figures.items()})
 
 

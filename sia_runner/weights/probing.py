@@ -1,4 +1,4 @@
-"""A probe: a few rollouts of a harness before anything is spent on training. Rolled once, and kept."""
+"""Probes: a few rollouts of a harness before a training is paid for, cached by harness and weights."""
 
 import hashlib
 import json
@@ -22,40 +22,44 @@ from sia_runner.weights.rolling import Rolling
 if TYPE_CHECKING:
     from sia_runner.training.shape import Shape
 
-_SAMPLES = 4  # rollouts of each question: the least that shows differences within a group
+_SAMPLES = 4  # rollouts of each question: the fewest that show differences within a group
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """`fault`: why the harness could not be rolled out at all; then nothing was measured."""
+    """The measurements of a probe. `fault`: why the harness could not run; then nothing was measured."""
 
     shape: "Shape"
     outcomes: Mapping[str, int]  # of the rollouts, by kind
-    calls: int  # model calls made, those that name no question included
+    calls: int  # model calls, including those without a question
     tokens: int
     seconds: float
     fault: str = ""
 
     @property
     def cost(self) -> dict[str, float]:
+        """The calls, tokens and seconds that the probe took."""
         return {"calls": self.calls, "tokens": self.tokens, "seconds": self.seconds}
 
 
 def probe(config: Experiment, run: RunDir, n: int, files: Mapping[str, str], adapter: Path | None) -> Probe:
-    """Of the harness `files` on the weights `adapter` (None: the base). The same harness on the same weights is not
-    rolled twice, in no generation and after no kill; unless rollouts failed for reasons that are not the harness's."""
+    """Probe the harness `files` on the weights `adapter` (None: the base).
+
+    The same harness on the same weights is rolled out once, in any generation and after a kill; except if rollouts
+    failed for reasons that are not the harness's.
+    """
     from sia_runner.training.shape import Shape
 
     key = _key(config, files, adapter)
-    kept = run.probes / f"{key}.json"
-    if kept.is_file():
-        stored = read_json(kept)
+    path = run.probes / f"{key}.json"
+    if path.is_file():
+        stored = read_json(path)
         return Probe(**{**stored, "shape": Shape(**stored["shape"])})
-    found = _rolled(config, run, n, f"probe_{key}", files, adapter)
-    if not found.shape.failed:
+    result = _rolled(config, run, n, f"probe_{key}", files, adapter)
+    if not result.shape.failed:
         run.probes.mkdir(exist_ok=True)
-        write_json(kept, asdict(found))
-    return found
+        write_json(path, asdict(result))
+    return result
 
 
 def _key(config: Experiment, files: Mapping[str, str], adapter: Path | None) -> str:
@@ -65,7 +69,7 @@ def _key(config: Experiment, files: Mapping[str, str], adapter: Path | None) -> 
 
 
 def _temperature(config: Experiment) -> float:
-    """Of the training that would follow; with trainer=auto nobody knows yet which one that is."""
+    """Return the temperature of the training that would follow, or 1 with trainer=auto, which has not chosen yet."""
     return config.trainer.temperature if isinstance(config.trainer, Algorithm) else 1.0
 
 
@@ -74,30 +78,30 @@ def _rolled(
 ) -> Probe:
     from sia_runner.training.shape import measure
 
-    here, task = run.generation(n), rooms(config).task
-    units = shuffled(task.splits()["rollout"], f"{config.seed}:probe")[: config.lever.probe]
-    harness = here.rollouts / "harness"
-    remove(here.rollouts)  # of a probe that was cut
+    generation, task = run.generation(n), rooms(config).task
+    questions = shuffled(task.splits()["rollout"], f"{config.seed}:probe")[: config.lever.probe]
+    harness = generation.rollouts / "harness"
+    remove(generation.rollouts)  # from an interrupted probe
     harness.parent.mkdir(parents=True)
     try:
         if fault := _written(config, files, harness):
             return Probe(measure([], 0.0), {}, 0, 0, 0.0, fault)
         if gateway := models(config, run):
-            gateway.policy()  # loading the weights is no part of what a rollout takes
-        began = time.monotonic()
+            gateway.policy()  # loading the weights is not part of a rollout's time
+        start = time.monotonic()
         roll = Rolling(config, run, n, harness, adapter, live=False, candidate=candidate)
-        trajectories = roll(units, samples=_SAMPLES, step=-1, temperature=_temperature(config))
-        seconds = time.monotonic() - began
+        trajectories = roll(questions, samples=_SAMPLES, step=-1, temperature=_temperature(config))
+        seconds = time.monotonic() - start
     finally:
-        remove(here.rollouts)
-    spent = read(run.ledger).of(candidate=candidate).usage()
-    ended = [trajectory.kind for trajectory in trajectories]
-    outcomes = {kind.value: ended.count(kind) for kind in OutcomeKind if kind in ended}
-    return Probe(measure(trajectories, seconds), outcomes, spent.calls, spent.tokens, round(seconds, 3))
+        remove(generation.rollouts)
+    usage = read(run.ledger).of(candidate=candidate).usage()
+    kinds = [trajectory.kind for trajectory in trajectories]
+    outcomes = {kind.value: kinds.count(kind) for kind in OutcomeKind if kind in kinds}
+    return Probe(measure(trajectories, seconds), outcomes, usage.calls, usage.tokens, round(seconds, 3))
 
 
 def _written(config: Experiment, files: Mapping[str, str], harness: Path) -> str:
-    """Why these files are no harness; empty when they are one."""
+    """Write the harness; return why these files are no valid harness, or an empty text."""
     try:
         write_harness(files, harness, rooms(config).task.entry)
     except FaultyHarness as fault:

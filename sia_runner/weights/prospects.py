@@ -1,4 +1,4 @@
-"""What training one harness promises and costs: the probe, the algorithm that the rules give, what fits the budget."""
+"""The estimate for training one harness: the probe, the algorithm that the rules give, cost and remaining budget."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,12 @@ _UNITS = ("minutes", "usd", "tokens", "calls")
 
 @dataclass(frozen=True, slots=True)
 class Prospects:
-    """`suggested`: by the rules, empty where they give none. `why`: the rule with its numbers, or why there is none.
-    `refused`: algorithm -> why it cannot be trained with now; `cost`: its estimate, in `_UNITS`; None: not known."""
+    """The estimate for one harness.
+
+    `suggested`: the algorithm by the rules, empty if they give none. `why`: the rule with its numbers, or why there is
+    none. `refused`: algorithm -> why it cannot be trained with now. `cost`: estimate by algorithm and unit (`_UNITS`);
+    None: unknown.
+    """
 
     probe: Probe
     suggested: str
@@ -31,7 +35,7 @@ class Prospects:
     left: Mapping[str, float | None]
 
     def as_evidence(self, algorithm: str) -> dict[str, Any]:
-        """For decision.json."""
+        """Return the measurements as plain data for decision.json."""
         return {
             "shape": self.probe.shape.as_json(),
             "probe": {"outcomes": dict(self.probe.outcomes), **self.probe.cost},
@@ -42,50 +46,52 @@ class Prospects:
 
 
 def prospects(config: Experiment, run: RunDir, n: int, parent: int, files: Mapping[str, str]) -> Prospects:
-    """Of training `files` on from the weights of generation `parent`."""
+    """Estimate a training of `files` that starts from the weights of generation `parent`."""
     from sia_runner.training.rules import impossible, unaffordable
 
-    found = probe(config, run, n, files, run.adapter_of(parent))
-    algorithms, left = allowed(config.trainer), _left(config, run, n)
-    stopped = found.fault or impossible(found.shape)
-    if stopped:
-        return Prospects(found, "", stopped, None, dict.fromkeys(algorithms, stopped), {}, left)
-    cost = {name: _cost(config, run, parent, found, algorithm) for name, algorithm in algorithms.items()}
-    refused = {name: reason for name in algorithms if (reason := unaffordable(cost[name], left))}
-    suggested, why, rule = _suggested(config.trainer, found)
-    return Prospects(found, suggested, why, rule, refused, cost, left)
+    measured = probe(config, run, n, files, run.adapter_of(parent))
+    algorithms, remaining = allowed(config.trainer), _left(config, run, n)
+    obstacle = measured.fault or impossible(measured.shape)
+    if obstacle:
+        return Prospects(measured, "", obstacle, None, dict.fromkeys(algorithms, obstacle), {}, remaining)
+    cost = {name: _cost(config, run, parent, measured, algorithm) for name, algorithm in algorithms.items()}
+    refused = {name: reason for name in algorithms if (reason := unaffordable(cost[name], remaining))}
+    suggested, why, rule = _suggested(config.trainer, measured)
+    return Prospects(measured, suggested, why, rule, refused, cost, remaining)
 
 
-def _suggested(trainer: Trainer, found: Probe) -> tuple[str, str, Mapping[str, Any] | None]:
+def _suggested(trainer: Trainer, measured: Probe) -> tuple[str, str, Mapping[str, Any] | None]:
     from sia_runner.training.protocol import TrainingError
     from sia_runner.training.rules import RULES, choose, nothing_to_gain
 
     if isinstance(trainer, Algorithm):
         return trainer.algorithm, f"the trainer is fixed: {trainer.name}", None
-    if reason := nothing_to_gain(found.shape):
+    if reason := nothing_to_gain(measured.shape):
         return "", reason, None
     try:
-        choice = choose(found.shape, [rule for rule in RULES if rule.algorithm in allowed(trainer)])
+        choice = choose(measured.shape, [rule for rule in RULES if rule.algorithm in allowed(trainer)])
     except TrainingError as error:
         return "", str(error), None
     return choice.algorithm, choice.reason, choice.as_json()
 
 
-def _cost(config: Experiment, run: RunDir, parent: int, found: Probe, algorithm: Algorithm) -> dict[str, float | None]:
-    """Of the update, and of the gate and the run that follow; a sum with an unknown part is not known."""
+def _cost(
+    config: Experiment, run: RunDir, parent: int, measured: Probe, algorithm: Algorithm
+) -> dict[str, float | None]:
+    """Estimate the cost of the update, and of the gate and run that follow; a sum with an unknown part is None."""
     proposal = {"lever": Lever.WEIGHTS, "overrides": algorithm.model_dump(mode="json")}
-    evidence = {"parent": parent, "shape": found.shape.as_json()}
+    evidence = {"parent": parent, "shape": measured.shape.as_json()}
     parts = plan_costs.parts(config, run, proposal, evidence, finished(Record(run.journal)))
     return {unit: _sum([getattr(part, unit) for part in parts]) for unit in _UNITS}
 
 
 def _sum(amounts: list[float | None]) -> float | None:
-    known = [amount for amount in amounts if amount is not None]
-    return round(sum(known), 4) if len(known) == len(amounts) else None
+    amounts_present = [amount for amount in amounts if amount is not None]
+    return round(sum(amounts_present), 4) if len(amounts_present) == len(amounts) else None
 
 
 def _left(config: Experiment, run: RunDir, n: int) -> dict[str, float | None]:
-    """Of the run and of this generation, whichever is less; None: no limit."""
-    of_run, of_generation = budget.left(config, run, n), config.budget.generation
-    limits = {unit: (of_run[unit], getattr(of_generation, unit)) for unit in _UNITS}
+    """Return what is left of the run's and this generation's budgets, the smaller of both; None: no limit."""
+    run_left, generation_limits = budget.left(config, run, n), config.budget.generation
+    limits = {unit: (run_left[unit], getattr(generation_limits, unit)) for unit in _UNITS}
     return {unit: min((x for x in both if x is not None), default=None) for unit, both in limits.items()}

@@ -1,6 +1,6 @@
-"""Rollouts: the harness itself, run in its sandbox on rollout questions against the live policy.
+"""Rollouts: the harness itself runs in its sandbox on rollout questions, against the live policy.
 
-There is no second definition of the prompt: what is trained on is what the harness asked and the policy answered.
+There is no second definition of the prompt: the training data is what the harness asked and the policy answered.
 """
 
 import json
@@ -20,24 +20,27 @@ from sia_runner.rundir import RunDir, Site, read_json, remove
 
 @dataclass(frozen=True, slots=True)
 class Rolling:
-    """See training.protocol.Roll. Sample g of step s is run g of the harness, with seeds of its own; the same again for
-    the same weights. What a run leaves behind is removed: the trajectories are what counts."""
+    """The collector of rollouts (see training.protocol.Roll).
+
+    Sample g of step s is run g of the harness, with its own seeds, so it repeats exactly on the same weights. The files
+    of a run are removed once its trajectories are read.
+    """
 
     config: Experiment
     run: RunDir
     n: int
     harness: Path
-    adapter: Path | None = None  # answers, where the policy is not `live`
-    live: bool = True  # the weights as they are in the middle of training
-    candidate: str = ""  # whose account pays; empty: the generation's
-    process: int = 0  # of several that roll out at the same time
+    adapter: Path | None = None  # the adapter that answers if the policy is not `live`
+    live: bool = True  # use the current weights, in the middle of a training
+    candidate: str = ""  # account that pays; empty: the generation's
+    process: int = 0  # number of this process, of several that roll out at the same time
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         compute = rooms(self.config).compute
-        rolled = compute.map(lambda sample: self._one(list(units), sample, step, temperature), range(samples))
-        return [trajectory for of_sample in rolled for trajectory in of_sample]
+        collected = compute.map(lambda sample: self._run_sample(list(units), sample, step, temperature), range(samples))
+        return [trajectory for of_sample in collected for trajectory in of_sample]
 
-    def _one(self, units: list[str], sample: int, step: int, temperature: float) -> list[Trajectory]:
+    def _run_sample(self, units: list[str], sample: int, step: int, temperature: float) -> list[Trajectory]:
         config, task = self.config, rooms(self.config).task
         (round_,) = task.rounds("rollout", units=units)
         site = Site(self.run.generation(self.n).path / "rollouts" / f"{self.process}.{sample}")
@@ -67,15 +70,15 @@ def _trajectory(outcome: Outcome, sample: int, calls: Sequence[Sampled], sign: f
 
 
 def _calls(path: Path, keys: dict[str, str]) -> defaultdict[str, list[Sampled]]:
-    """unit -> the policy's finished calls for it, in order. Calls without a question belong to nobody."""
-    found: defaultdict[str, list[Sampled]] = defaultdict(list)
+    """Return question -> the policy's finished calls for it, in order; calls without a question are dropped."""
+    calls: defaultdict[str, list[Sampled]] = defaultdict(list)
     if path.is_file():
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 call = json.loads(line)
                 if call.get("tokens") and call["question"] in keys:
-                    found[keys[call["question"]]].append(_sampled(call))
-    return found
+                    calls[keys[call["question"]]].append(_sampled(call))
+    return calls
 
 
 def _sampled(call: dict[str, Any]) -> Sampled:

@@ -44,19 +44,25 @@ DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"]
 
 
 def sentence(rng: random.Random, choices: list[str]) -> str:
+    """Fill one of the templates."""
     return rng.choice(choices).format(n=rng.randint(3, 60), day=rng.choice(DAYS), thing=rng.choice(THINGS))
 
 
 def message(rng: random.Random) -> tuple[str, str, str]:
-    """Channel, text, desk."""
+    """Return (channel, text, desk)."""
     desk = rng.choices(sorted(ABOUT), weights=(4, 5, 3))[0]
-    said = [sentence(rng, ABOUT[desk]), *(sentence(rng, SMALL_TALK) for _ in range(rng.randint(2, 4)))]
-    rng.shuffle(said)
+    sentences = [sentence(rng, ABOUT[desk]), *(sentence(rng, SMALL_TALK) for _ in range(rng.randint(2, 4)))]
+    rng.shuffle(sentences)
     label = rng.choice(sorted(ABOUT)) if rng.random() < NOISE else desk
-    return rng.choice(["mail", "phone", "chat"]), ". ".join(part[0].upper() + part[1:] for part in said) + ".", label
+    return (
+        rng.choice(["mail", "phone", "chat"]),
+        ". ".join(part[0].upper() + part[1:] for part in sentences) + ".",
+        label,
+    )
 
 
 def main() -> None:
+    """Write labelled.csv."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out

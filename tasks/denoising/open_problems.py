@@ -18,23 +18,23 @@ LEAST_POISSON = 0.97  # of poisson_norm
 
 
 def log_normalised(counts_cg: Matrix) -> NDArray[np.float64]:
-    """log(1 + counts per 10,000). A cell without molecules stays 0."""
+    """Return log(1 + counts per 10,000). A cell without molecules stays 0."""
     counts_cg = np.asarray(counts_cg, dtype=np.float64)
     sums_c = counts_cg.sum(axis=1, keepdims=True)
     return np.log1p(counts_cg * np.divide(TARGET, sums_c, out=np.ones_like(sums_c), where=sums_c > 0))
 
 
 def squared_errors(held_out_cg: Matrix, denoised_cg: Matrix) -> NDArray[np.float64]:
-    """Of each cell: summed over genes."""
+    """Return the squared error of each cell, summed over genes."""
     return ((log_normalised(held_out_cg) - log_normalised(denoised_cg)) ** 2).sum(axis=1)
 
 
 def poisson(train_sum: float, held_out_cg: Matrix, denoised_cg: Matrix) -> float:
-    """What Open Problems calls Poisson loss: the mean of y - x log(y + 1e-6), with x the denoised matrix scaled to the
-    depth of the held-out molecules y.
+    """Return what Open Problems calls Poisson loss: the mean of y - x log(y + 1e-6).
 
-    Prediction and truth have changed places: a Poisson loss is x - y log x. So it never rewards a gene's expression
-    where no molecule was held out, and the smaller x is there the better, whatever the truth. See README.md.
+    x is the denoised matrix scaled to the depth of the held-out molecules y. Prediction and truth are exchanged: a
+    Poisson loss is x - y log x. So it never rewards a gene's expression where no molecule was held out, and the smaller
+    x is there the better, whatever the truth. See README.md.
     """
     scale = held_out_cg.sum() / train_sum
     return float(np.mean(held_out_cg - denoised_cg * scale * np.log(held_out_cg + OFFSET)))
@@ -42,8 +42,11 @@ def poisson(train_sum: float, held_out_cg: Matrix, denoised_cg: Matrix) -> float
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """`gain_c`: per cell, by how much the squared error is below that of the train molecules as they are, as a share of
-    the mean over cells of the latter; its mean is mse_norm. `empty`: the mse_norm of a matrix of zeros."""
+    """The metrics of a denoised matrix.
+
+    `gain_c`: per cell, by how much the squared error is below that of the train molecules as they are, as a share of
+    the mean over cells of the latter; its mean is mse_norm. `empty`: the mse_norm of a matrix of zeros.
+    """
 
     gain_c: NDArray[np.float64]
     poisson_norm: float
@@ -51,11 +54,12 @@ class Reached:
 
     @property
     def mse_norm(self) -> float:
+        """The mean gain over cells."""
         return float(self.gain_c.mean())
 
 
 def reached(train_cg: Matrix, held_out_cg: Matrix, denoised_cg: Matrix) -> Reached:
-    """0 is what the train molecules as they are reach, 1 what the held-out molecules themselves would."""
+    """Return the metrics, on a scale where the train molecules as they are reach 0, the held-out molecules 1."""
     none_c = squared_errors(held_out_cg, train_cg)
     train_sum = float(train_cg.sum())
     none = poisson(train_sum, held_out_cg, train_cg)
@@ -67,7 +71,7 @@ def reached(train_cg: Matrix, held_out_cg: Matrix, denoised_cg: Matrix) -> Reach
 
 
 def fault(train_cg: Matrix, denoised_cg: Matrix) -> str:
-    """Why a matrix cannot be judged; empty where it can."""
+    """Return why a matrix cannot be judged; empty where it can."""
     if not np.isfinite(denoised_cg).all():
         return "not all values are finite"
     if denoised_cg.min() < 0:

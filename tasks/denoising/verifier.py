@@ -1,4 +1,4 @@
-"""Judges denoised matrices by held-out molecules. What a harness wrote is hostile: no pickle, bounded sizes."""
+"""The verifier of denoised matrices, by held-out molecules. Submissions are hostile: no pickle, bounded sizes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ ROUNDING = 1e-9  # the train molecules scaled down reach 1e-16, not 0
 
 @dataclass(frozen=True, slots=True)
 class Found:
+    """The metrics of a matrix."""
+
     reached: Reached
     beyond: float  # own counts and mean cell
 
@@ -26,11 +28,11 @@ Judged = Found | str  # or why it cannot be judged
 
 
 class CannotReadError(Exception):
-    """The file holds no matrix of the wanted shape; the message says why in a few words."""
+    """The file holds no matrix of the required shape; the message says why in a few words."""
 
 
 def verify(submission: Path, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]]) -> list[Outcome]:
-    """One outcome per part of a matrix that was denoised. `answers`: files of held-out molecules."""
+    """Return one outcome per part of a matrix that was denoised. `answers`: files of held-out molecules."""
     judged: dict[str, Judged] = {}
     outcomes = []
     for unit, held_out in answers.items():
@@ -45,6 +47,7 @@ def verify(submission: Path, answers: Mapping[str, str], questions: Mapping[str,
 
 
 def judge(file: Path, train_cg: np.ndarray, held_out_cg: np.ndarray) -> Judged:
+    """Return the metrics of a file, or why it cannot be judged."""
     try:
         denoised_cg = matrix(file, train_cg.shape)
     except CannotReadError as error:
@@ -55,51 +58,54 @@ def judge(file: Path, train_cg: np.ndarray, held_out_cg: np.ndarray) -> Judged:
     return Found(reached(train_cg, held_out_cg, denoised_cg), beyond(train_cg, held_out_cg, denoised_cg))
 
 
-def outcome(unit: str, found: Judged, part: str) -> Outcome:
-    """The value is mse_norm of the part, so that the mean over all parts of a matrix is its mse_norm; not below 0 for a
-    matrix as a whole."""
-    if isinstance(found, str):
-        return Outcome(unit, OutcomeKind.INVALID_FORMAT, 0.0, f"({found})")
-    got = found.reached
-    figures = f"mse_norm {got.mse_norm:.4f} (of zeros {got.empty:.4f}), poisson_norm {got.poisson_norm:.4f}"
-    figures += f", beyond own counts {found.beyond:.3f}"
-    why = refused(found)
-    if why:
-        return Outcome(unit, OutcomeKind.WRONG, 0.0, f"{figures} ({why})")
-    return Outcome(unit, OutcomeKind.PARTIAL, share(got, part), figures)
+def outcome(unit: str, metrics: Judged, part: str) -> Outcome:
+    """Return the outcome of one part, whose value is the mse_norm of the part.
+
+    The mean over all parts of a matrix is its mse_norm; not below 0 for a matrix as a whole.
+    """
+    if isinstance(metrics, str):
+        return Outcome(unit, OutcomeKind.INVALID_FORMAT, 0.0, f"({metrics})")
+    values = metrics.reached
+    figures = f"mse_norm {values.mse_norm:.4f} (of zeros {values.empty:.4f}), poisson_norm {values.poisson_norm:.4f}"
+    figures += f", beyond own counts {metrics.beyond:.3f}"
+    reason = refused(metrics)
+    if reason:
+        return Outcome(unit, OutcomeKind.WRONG, 0.0, f"{figures} ({reason})")
+    return Outcome(unit, OutcomeKind.PARTIAL, share(values, part), figures)
 
 
-def refused(found: Found) -> str:
-    """Why the answer is worth nothing; empty where it is worth something."""
-    if not found.reached.poisson_norm >= LEAST_POISSON:
+def refused(metrics: Found) -> str:
+    """Return why the answer is worth nothing; empty where it is worth something."""
+    if not metrics.reached.poisson_norm >= LEAST_POISSON:
         return f"poisson_norm must be {LEAST_POISSON} or more"
-    if found.reached.mse_norm <= ROUNDING:
+    if metrics.reached.mse_norm <= ROUNDING:
         return "no better than the train molecules"
-    if not found.beyond >= LEAST_BEYOND:
+    if not metrics.beyond >= LEAST_BEYOND:
         return f"what it says of a cell, its own counts and the mean cell say too: {LEAST_BEYOND} or more is wanted"
     return ""
 
 
-def share(found: Reached, part: str) -> float:
-    """Of part k/n: the cells k-1, k-1+n, k-1+2n, ... The sum over parts counts each cell once."""
+def share(reached_metrics: Reached, part: str) -> float:
+    """Return the gain of part k/n: the cells k-1, k-1+n, k-1+2n, ... The sum over parts counts each cell once."""
     number, parts = map(int, part.split("/"))
-    return float(found.gain_c[number - 1 :: parts].sum()) * parts / len(found.gain_c)
+    return float(reached_metrics.gain_c[number - 1 :: parts].sum()) * parts / len(reached_metrics.gain_c)
 
 
 def counts(path: str) -> np.ndarray:
+    """Load a count matrix as a dense array."""
     return sparse.load_npz(path).toarray()
 
 
 def matrix(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Raises CannotReadError. Nothing is read before the header fits: mapped, not loaded."""
+    """Map a matrix and check it before its content is read. Raises CannotReadError."""
     if file.stat().st_size > 8 * shape[0] * shape[1] + HEADER_BYTES:
         raise CannotReadError(f"{file.name} is larger than {shape[0]} x {shape[1]} numbers of 8 bytes")
     try:
-        found = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:
         raise CannotReadError(f"{file.name} is no .npy file of numbers") from error
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise CannotReadError(f"{file.name} holds no plain numbers")
-    if found.shape != shape:
-        raise CannotReadError(f"{file.name} has the shape {found.shape}; its counts have {shape}")
-    return np.asarray(found, dtype=np.float64)
+    if array.shape != shape:
+        raise CannotReadError(f"{file.name} has the shape {array.shape}; its counts have {shape}")
+    return np.asarray(array, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Takes an integer or a list of moves out of what was answered; hostile text is bounded, and None when unclear."""
+"""Readers of an integer or a list of moves in an answer; hostile text is bounded, and None is returned when unclear."""
 
 import re
 import unicodedata
@@ -13,14 +13,14 @@ _MOVE = re.compile(r"[KQRBN]?[a-h]?[1-8]?[x-]?[a-h][1-8](?:=?[QRBNqrbn])?|[O0]-[
 
 
 def integer(text: str) -> int | None:
-    """The number of the last "solution = 57" (or of a box), else the only number there is."""
+    """Return the number of the last "solution = 57" (or of a box), else the only number there is."""
     stated = _stated(text)
     numbers = _NUMBER.findall(stated[:100]) if stated is not None else _NUMBER.findall(_plain(text))
     return int(numbers[0]) if len(set(numbers)) == 1 else None
 
 
 def moves(text: str) -> list[str] | None:
-    """The moves of the last "solution = [Nf3, d5, exd5]", else of the whole text; None when one of them is no move.
+    """Return the moves of the last "solution = [Nf3, d5, exd5]", else of the whole text; None when one is no move.
 
     Move numbers, quotes, check marks and comments like "!?" are left out; promotions become "=Q".
     """
@@ -31,8 +31,8 @@ def moves(text: str) -> list[str] | None:
     listed = bracketed[1] if bracketed else stated.split("\n")[0]
     if len(listed) > 300:
         return None
-    found = [_move(part) for part in re.split(r"[,;]" if "," in listed or ";" in listed else r"\s+", _joined(listed))]
-    return None if None in found else [move for move in found if move]
+    parsed = [_move(part) for part in re.split(r"[,;]" if "," in listed or ";" in listed else r"\s+", _joined(listed))]
+    return None if None in parsed else [move for move in parsed if move]
 
 
 def _stated(text: str) -> str | None:
@@ -49,12 +49,12 @@ def _plain(text: str) -> str:
 
 
 def _joined(listed: str) -> str:
-    """A move number belongs to its move: "38... c4" becomes one word."""
+    """Join a move number to its move: "38... c4" becomes one word."""
     return re.sub(r"([0-9]{1,3}\.{1,3}|[0-9]{1,3}…) (?=\S)", r"\1", listed.strip())
 
 
 def _move(part: str) -> str | None:
-    """The move's plain spelling; "" for an empty part, None for what is no move."""
+    """Return the move's plain spelling; "" for an empty part, None for what is no move."""
     part = part.strip(" \n\"'`*_$()[]{}") if "(" not in part else part.strip(" \n\"'`*_$[]{}")
     part = _MOVE_NUMBER.sub("", part)
     part = re.sub(r" ?e\. ?p\.?$", "", part).rstrip("+#!?. ")

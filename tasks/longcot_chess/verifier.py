@@ -1,4 +1,4 @@
-"""Judges knight tours by their length, and lines of moves by the rules of chess."""
+"""The verifier of knight tours, by their length, and of lines of moves, by the rules of chess."""
 
 import re
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ CORRECT, WRONG, INVALID = (OutcomeKind.CORRECT, 1.0), (OutcomeKind.WRONG, 0.0), 
 
 
 def verify(submission: Path, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]]) -> list[Outcome]:
-    """One outcome per question that was answered, or whose answer cannot be taken."""
+    """Return one outcome per question that was answered, or whose answer cannot be read."""
     try:
-        given, spoiled = read_answers(
+        texts, spoiled = read_answers(
             submission / "submission.csv", "id", "answer", answers, 20 * len(answers) + 10_000, MOST_BYTES
         )
     except FileNotFoundError:
@@ -30,20 +30,21 @@ def verify(submission: Path, answers: Mapping[str, str], questions: Mapping[str,
     except UnreadableError as error:
         return [Outcome(unit, *INVALID, f"(submission.csv: {error})") for unit in answers]
     outcomes = [Outcome(unit, *INVALID, "(answered twice, or the row does not fit the header)") for unit in spoiled]
-    for unit, text in given.items():
+    for unit, text in texts.items():
         if text.strip():
             outcomes.append(Outcome(unit, *judge(text, answers[unit], questions[unit]), text.strip()[:SHOWN]))
     return outcomes
 
 
 def judge(text: str, gold: str, question: Mapping[str, str]) -> Verdict:
+    """Judge one answer by the template of its question."""
     if question["template"] == "knight_path":
         return tour(text, gold)
     return line(text, gold, fen(question["prompt"]))
 
 
 def tour(text: str, gold: str) -> Verdict:
-    """The key is the least number of moves: check_keys.py computes it again, exactly."""
+    """Compare a number of moves with the key, the least number; check_keys.py computes it again, exactly."""
     number = integer(text)
     if number is None:
         return INVALID
@@ -51,23 +52,23 @@ def tour(text: str, gold: str) -> Verdict:
 
 
 def line(text: str, gold: str, position: str) -> Verdict:
-    """Move by move along the key's line; each is read in the position that the key's moves before it lead to."""
+    """Follow the key's line move by move; each move is read in the position that the key's earlier moves lead to."""
     import chess
 
-    given, key = moves(text), moves(gold)
-    if given is None or key is None or len(given) != len(key):
+    answer_moves, key = moves(text), moves(gold)
+    if answer_moves is None or key is None or len(answer_moves) != len(key):
         return INVALID
     board = chess.Board(position)
-    for one, wanted in zip(given, key, strict=True):
-        move = board.parse_san(wanted)
-        if played(board, one) != move:
+    for answer_move, key_move in zip(answer_moves, key, strict=True):
+        move = board.parse_san(key_move)
+        if played(board, answer_move) != move:
             return WRONG
         board.push(move)
     return CORRECT
 
 
 def played(board: "chess.Board", text: str) -> "chess.Move | None":
-    """The legal move that `text` names in SAN or UCI; None where it names none."""
+    """Return the legal move that `text` names in SAN or UCI; None where it names none."""
     for read, spelling in ((board.parse_san, text), (board.parse_uci, text.lower())):
         try:
             return read(spelling)
@@ -77,7 +78,8 @@ def played(board: "chess.Board", text: str) -> "chess.Move | None":
 
 
 def fen(prompt: str) -> str:
-    found = re.search(r"FEN: (.+)", prompt)
-    if not found:
+    """Return the position in a prompt. Raises ValueError where there is none."""
+    match = re.search(r"FEN: (.+)", prompt)
+    if not match:
         raise ValueError("a prompt without a FEN")
-    return found[1].strip()
+    return match[1].strip()

@@ -1,7 +1,7 @@
 """Memory that the judge and the program in the sandbox share: one block with all inputs and the output.
 
-On a CPU a file of the working folder; the judge reads and writes it through a descriptor of its own, so that whatever
-is done to the name, or to its size, ends as a wrong answer. On a GPU see `cuda_arena`.
+On a CPU it is a file of the working folder; the judge reads and writes it through a descriptor of its own, so that
+whatever is done to the name, or to its size, ends as a wrong answer. On a GPU see `cuda_arena`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Layout = dict[str, list[Any]]
 
 
 def layout(fields: dict[str, tuple[str, tuple[int, ...]]]) -> tuple[Layout, int]:
-    """Where each field lies, and the bytes of all."""
+    """Return the place of each field, and the bytes of all."""
     placed: Layout = {}
     at = 0
     for name, (dtype, shape) in fields.items():
@@ -33,18 +33,18 @@ def layout(fields: dict[str, tuple[str, tuple[int, ...]]]) -> tuple[Layout, int]
 
 
 def fields(block: torch.Tensor, placed: Layout) -> dict[str, torch.Tensor]:
-    """Tensors that lie in the uint8 `block`."""
+    """Return the tensors that lie in the uint8 `block`."""
     import torch
 
-    found = {}
+    tensors = {}
     for name, (dtype, shape, at) in placed.items():
         item = getattr(torch, dtype)
-        found[name] = block[at : at + _SIZES[dtype] * math.prod(shape)].view(item).view(shape)
-    return found
+        tensors[name] = block[at : at + _SIZES[dtype] * math.prod(shape)].view(item).view(shape)
+    return tensors
 
 
 class FileArena:
-    """The judge's side."""
+    """The judge's side of a file that both processes map."""
 
     def __init__(self, work: Path, size: int) -> None:
         path = work / NAME
@@ -55,9 +55,10 @@ class FileArena:
             os.fchown(self._fd, owner.st_uid, owner.st_gid)
 
     def offer(self, seconds: float) -> None:
-        """Nothing to do: the file is there."""
+        """Do nothing: the file exists."""
 
     def put(self, placed: Layout, tensors: dict[str, torch.Tensor]) -> None:
+        """Write tensors to their places."""
         for name, tensor in tensors.items():
             data, at = memoryview(tensor.contiguous().numpy()).cast("B"), placed[name][2]
             while data:
@@ -65,25 +66,26 @@ class FileArena:
                 data, at = data[written:], at + written
 
     def look(self) -> None:
-        """Nothing to do: `take` reads the file at once, whoever writes it."""
+        """Do nothing: `take` reads the file at once, whoever writes it."""
 
     def take(self, placed: Layout) -> torch.Tensor | None:
-        """A private copy of the output; None where the block was cut short."""
+        """Return a private copy of the output; None where the block was cut short."""
         import torch
 
         _, shape, at = placed["output"]
-        wanted, parts = 4 * math.prod(shape), []
-        while wanted and (part := os.pread(self._fd, min(wanted, 64 << 20), at)):
+        remaining, parts = 4 * math.prod(shape), []
+        while remaining and (part := os.pread(self._fd, min(remaining, 64 << 20), at)):
             parts.append(part)
-            wanted, at = wanted - len(part), at + len(part)
-        return None if wanted else torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.float32).view(shape)
+            remaining, at = remaining - len(part), at + len(part)
+        return None if remaining else torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.float32).view(shape)
 
     def close(self) -> None:
+        """Close the descriptor."""
         os.close(self._fd)
 
 
 def block(work: Path) -> torch.Tensor:
-    """The program's side."""
+    """Map the block on the program's side."""
     import numpy as np
     import torch
 

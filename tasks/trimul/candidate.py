@@ -1,5 +1,7 @@
-"""The driver: runs a submission in the sandbox and answers the judge. Nothing that it says about itself is believed
-without a reason: the submission shares this process and may have changed all of it."""
+"""The driver: it runs a submission in the sandbox and answers the judge.
+
+Its reports are not trusted by themselves: the submission shares this process and may have changed all of it.
+"""
 
 import argparse
 import json
@@ -13,7 +15,7 @@ _SHOWN = 300  # characters of an error
 
 
 class Candidate:
-    """One submission on one device. `hello`: {"device": "cpu"|"cuda", "count": bool}."""
+    """A submission on one device. `hello`: {"device": "cpu"|"cuda", "count": bool}."""
 
     def __init__(self, work: Path, hello: dict[str, Any]) -> None:
         if hello["device"] == "cpu":
@@ -34,8 +36,10 @@ class Candidate:
         self._block: Any = None
 
     def map(self, ask: dict[str, Any]) -> dict[str, Any]:
-        """Where in the shared block the next case lies; the block itself with the first. `config`: what the submission
-        gets as such."""
+        """Map the next case into the shared block, which is opened with the first one.
+
+        `config` is what the submission gets as such.
+        """
         from arena import fields
 
         if self._block is None:
@@ -53,14 +57,14 @@ class Candidate:
         return arena.block(self._work)
 
     def run(self, ask: dict[str, Any]) -> dict[str, Any]:
-        """Once; the output is in the block when this answers."""
+        """Run the kernel once; the output is in the block when this answers."""
         del ask
         fields = {name: value for name, value in self._arena.items() if name not in ("input", "mask", "output")}
         data = (self._arena["input"], self._arena["mask"], fields, dict(self._config))
         if self._count:
             return self._counted(data)
-        made, microseconds = self._timed(data)
-        self._deliver(made)
+        result, microseconds = self._timed(data)
+        self._deliver(result)
         return {"us": microseconds}
 
     def _counted(self, data: Any) -> dict[str, Any]:
@@ -69,39 +73,39 @@ class Candidate:
         self._counter = Counter()
         try:
             with self._counter:
-                made = self._kernel(data)
+                result = self._kernel(data)
         finally:
             counter, self._counter = self._counter, None
-        self._deliver(made)
+        self._deliver(result)
         return {"work": counter.work.as_json()}
 
     def _timed(self, data: Any) -> tuple[Any, float]:
-        """The output, and microseconds by CUDA events as the competition takes them (on a CPU, by the clock)."""
+        """Return the output, and microseconds by CUDA events as the competition takes them (on a CPU, by the clock)."""
         import torch
 
         if self._device == "cpu":
-            began = time.perf_counter()
-            made = self._kernel(data)
-            return made, 1e6 * (time.perf_counter() - began)
+            clock_start = time.perf_counter()
+            result = self._kernel(data)
+            return result, 1e6 * (time.perf_counter() - clock_start)
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        made = self._kernel(data)
+        result = self._kernel(data)
         end.record()
         torch.cuda.synchronize()
-        return made, 1e3 * start.elapsed_time(end)
+        return result, 1e3 * start.elapsed_time(end)
 
-    def _deliver(self, made: Any) -> None:
+    def _deliver(self, result: Any) -> None:
         import torch
 
         output = self._arena["output"]
-        if type(made) is not torch.Tensor:
-            raise TypeError(f"custom_kernel gave a {type(made).__name__}, not a torch.Tensor")
-        if made.shape != output.shape or made.dtype != output.dtype or made.device != output.device:
-            what = f"{made.dtype} {tuple(made.shape)} on {made.device}"
+        if type(result) is not torch.Tensor:
+            raise TypeError(f"custom_kernel gave a {type(result).__name__}, not a torch.Tensor")
+        if result.shape != output.shape or result.dtype != output.dtype or result.device != output.device:
+            what = f"{result.dtype} {tuple(result.shape)} on {result.device}"
             raise TypeError(
                 f"custom_kernel gave {what}; expected {output.dtype} {tuple(output.shape)} on {output.device}"
             )
-        output.copy_(made)
+        output.copy_(result)
         if self._device == "cuda":
             torch.cuda.synchronize()
 
@@ -111,6 +115,7 @@ def _fault(error: BaseException) -> dict[str, str]:
 
 
 def main() -> None:
+    """Answer the judge's requests until it closes the pipe."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--dataset_dir", type=Path, required=True)
     parser.add_argument("--working_dir", type=Path, required=True)

@@ -1,8 +1,8 @@
-"""Counts what a submission does, in the process that runs it: torch operations, and launches in Triton's interpreter.
+"""Counters of what a submission does: torch operations, and launches in Triton's interpreter.
 
-One rule for both: an operation (or launch) moves each byte that it reads or writes once, however often: caches are
-perfect within it and empty between two. Views move nothing. Arithmetic is counted apart for matrix products by their
-input type, and for everything else together.
+They run in the process of the submission. One rule holds for both: an operation (or launch) moves each byte that it
+reads or writes once, however often it does so: caches are perfect within it and empty between two. Views move nothing.
+Arithmetic is counted apart for matrix products by their input type, and for everything else together.
 """
 
 import math
@@ -23,7 +23,7 @@ _ON_HOST = ("aten._local_scalar_dense", "aten.equal")
 
 @dataclass(slots=True)
 class Work:
-    """`moved` in bytes; the others are floating-point operations."""
+    """The counted work. `moved` is in bytes; the others are floating-point operations."""
 
     operations: int = 0
     moved: int = 0
@@ -32,11 +32,12 @@ class Work:
     plain: int = 0  # all other arithmetic
 
     def as_json(self) -> dict[str, int]:
+        """Return the counts by name."""
         return asdict(self)
 
 
 class Counter(TorchDispatchMode):
-    """``with Counter() as counter: ...``; ``counter.work`` afterwards. One at a time."""
+    """A counter: ``with Counter() as counter: ...``, then ``counter.work``. One may be active at a time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,21 +47,21 @@ class Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here, and to make sure of it PyTorch would import its compiler: a second."""
+        """Return False without importing PyTorch's compiler, which takes a second: nothing is compiled here."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func)
         if name.startswith(_ON_HOST) and not self._handing_over:
             raise RuntimeError("a tensor's value is read on the host: that cannot be counted")
-        made = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         if not self._handing_over and not func.is_view and not name.startswith(_FREE):
-            self._operation(name, [*tree_leaves(args), *tree_leaves(kwargs or {})], tree_leaves(made))
-        return made
+            self._operation(name, [*tree_leaves(args), *tree_leaves(kwargs or {})], tree_leaves(result))
+        return result
 
-    def _operation(self, name: str, given: list[Any], made: list[Any]) -> None:
-        read = {id(tensor): tensor for tensor in given if isinstance(tensor, torch.Tensor)}
-        written = [tensor for tensor in made if isinstance(tensor, torch.Tensor)]
+    def _operation(self, name: str, inputs_and_arguments: list[Any], results: list[Any]) -> None:
+        read = {id(tensor): tensor for tensor in inputs_and_arguments if isinstance(tensor, torch.Tensor)}
+        written = [tensor for tensor in results if isinstance(tensor, torch.Tensor)]
         self.work.operations += 1
         self.work.moved += sum(tensor.numel() * tensor.element_size() for tensor in (*read.values(), *written))
         inputs = list(read.values())
@@ -70,6 +71,7 @@ class Counter(TorchDispatchMode):
             self.work.plain += max((tensor.numel() for tensor in (*inputs, *written)), default=0)
 
     def product(self, operations: int, item_size: int, tf32: bool) -> None:
+        """Count a matrix product."""
         if item_size <= 2:
             self.work.half += operations
         elif tf32:
@@ -78,18 +80,19 @@ class Counter(TorchDispatchMode):
             self.work.plain += operations
 
     def arithmetic(self, result: np.ndarray) -> None:
-        """Of blocks, indices included; what a whole program computes once is free."""
+        """Count arithmetic on blocks, indices included; scalar work of a whole program is free."""
         if result.size > 1 and result.dtype.kind in "fiu":
             self.work.plain += result.size
 
     def touch(self, addresses: np.ndarray, mask: np.ndarray, item_size: int, store: bool) -> None:
-        """Programs of a launch that read the same block are told apart from others by its addresses."""
+        """Count the addresses of a block; programs that access the same block share its addresses."""
         if self._launch is not None:
             everywhere, where = np.broadcast_arrays(addresses, mask)
             active = everywhere[where]
             self._launch.setdefault((store, item_size), {}).setdefault(active.tobytes(), active)
 
     def hand_over(self, body: Callable[[], Any]) -> Any:
+        """Run `body` without counting."""
         self._handing_over = True
         try:
             return body()
@@ -97,10 +100,13 @@ class Counter(TorchDispatchMode):
             self._handing_over = False
 
     def launch(self, body: Callable[[], Any], arguments: Iterable[Any]) -> Any:
-        """`arguments` that are no tensors or plain values could carry state from one program to the next."""
-        strange = {type(value).__name__ for value in arguments if not isinstance(value, _ARGUMENTS)}
-        if strange:
-            raise RuntimeError(f"a kernel takes tensors and plain values, not {', '.join(sorted(strange))}")
+        """Run a launch and count its traffic.
+
+        Arguments that are no tensors or plain values could carry state from one program to the next: RuntimeError.
+        """
+        foreign_types = {type(value).__name__ for value in arguments if not isinstance(value, _ARGUMENTS)}
+        if foreign_types:
+            raise RuntimeError(f"a kernel takes tensors and plain values, not {', '.join(sorted(foreign_types))}")
         self._launch = {}
         try:
             return body()
@@ -115,8 +121,8 @@ def _tf32_allowed() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
-def hook_triton(now: Callable[[], Counter | None]) -> None:
-    """Make the interpreter report to the counter that `now` gives."""
+def hook_triton(current: Callable[[], Counter | None]) -> None:
+    """Make the interpreter report to the counter that `current` returns."""
     from triton.runtime import interpreter
 
     builder: Any = interpreter.InterpreterBuilder
@@ -126,45 +132,45 @@ def hook_triton(now: Callable[[], Counter | None]) -> None:
     take, give_back = interpreter.GridExecutor._init_args_hst, interpreter.GridExecutor._restore_args_dev
 
     def counted_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
-        made = load(self, ptrs, mask, *rest)
-        if counter := now():
-            counter.touch(ptrs.data, mask.data, made.data.dtype.itemsize, store=False)
-        return made
+        result = load(self, ptrs, mask, *rest)
+        if counter := current():
+            counter.touch(ptrs.data, mask.data, result.data.dtype.itemsize, store=False)
+        return result
 
     def counted_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        if counter := now():
+        if counter := current():
             counter.touch(ptrs.data, mask.data, value.data.dtype.itemsize, store=True)
         return store(self, ptrs, value, mask, *rest)
 
     def counted_dot(self: Any, a: Any, b: Any, d: Any, precision: Any, *rest: Any) -> Any:
-        if counter := now():
+        if counter := current():
             operations = 2 * math.prod(a.data.shape) * b.data.shape[-1]
             counter.product(operations, a.data.dtype.itemsize, "TF32" in str(precision).upper())
         return dot(self, a, b, d, precision, *rest)
 
     def counted(original: Any) -> Any:
         def operation(self: Any, *operands: Any) -> Any:
-            made = original(self, *operands)
-            if counter := now():
-                counter.arithmetic(made.data)
-            return made
+            result = original(self, *operands)
+            if counter := current():
+                counter.arithmetic(result.data)
+            return result
 
         return operation
 
-    def counted_reduce(self: Any, given: Any) -> Any:
-        if counter := now():
-            counter.arithmetic(given[0].handle.data)
-        return reduce(self, given)
+    def counted_reduce(self: Any, operand: Any) -> Any:
+        if counter := current():
+            counter.arithmetic(operand[0].handle.data)
+        return reduce(self, operand)
 
     def counted_run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        counter = now()
+        counter = current()
         if counter is None:
             return run(self, *args, **kwargs)
         return counter.launch(lambda: run(self, *args, **kwargs), (*args, *kwargs.values()))
 
     def uncounted(original: Any) -> Any:
         def passing(self: Any, *arguments: Any) -> Any:
-            counter = now()
+            counter = current()
             return counter.hand_over(lambda: original(self, *arguments)) if counter else original(self, *arguments)
 
         return passing

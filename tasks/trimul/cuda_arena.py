@@ -68,7 +68,7 @@ def _properties() -> _Properties:
 
 
 def _rounded(size: int) -> int:
-    """Up to what the device allocates at once."""
+    """Round up to the allocation granularity of the device."""
     import torch
 
     torch.cuda.init()
@@ -80,11 +80,11 @@ def _rounded(size: int) -> int:
 
 def _mapped(handle: ctypes.c_ulonglong, size: int) -> int:
     address = ctypes.c_ulonglong()
-    none, whole = ctypes.c_ulonglong(0), ctypes.c_size_t(size)
-    _call("cuMemAddressReserve", ctypes.byref(address), whole, ctypes.c_size_t(0), none, none)
-    _call("cuMemMap", address, whole, ctypes.c_size_t(0), handle, none)
+    none, length = ctypes.c_ulonglong(0), ctypes.c_size_t(size)
+    _call("cuMemAddressReserve", ctypes.byref(address), length, ctypes.c_size_t(0), none, none)
+    _call("cuMemMap", address, length, ctypes.c_size_t(0), handle, none)
     access = _Access(_Location(_ON_DEVICE, 0), _READ_WRITE)
-    _call("cuMemSetAccess", address, whole, ctypes.byref(access), ctypes.c_size_t(1))
+    _call("cuMemSetAccess", address, length, ctypes.byref(access), ctypes.c_size_t(1))
     return address.value
 
 
@@ -95,7 +95,7 @@ def _tensor(address: int, size: int) -> torch.Tensor:
 
 
 class CudaArena:
-    """The judge's side."""
+    """The judge's side of a block of GPU memory."""
 
     def __init__(self, work: Path, size: int) -> None:
         import torch
@@ -120,15 +120,17 @@ class CudaArena:
             os.chown(work / NAME, owner.st_uid, owner.st_gid)
 
     def offer(self, seconds: float) -> None:
-        """Hand the descriptor to the program, which was told to come for it. OSError where it does not."""
+        """Hand the descriptor to the program, which was told to connect. Raises OSError where it does not."""
         self._door.settimeout(seconds)
         visitor, _ = self._door.accept()
         with visitor:
             socket.send_fds(visitor, [b"."], [self._descriptor])
 
     def put(self, placed: Layout, tensors: dict[str, torch.Tensor]) -> None:
-        """In their order, in which what everything depends on comes last: who looks at the block before the clock
-        starts finds nothing to begin with."""
+        """Write tensors in their order, in which the one that everything depends on comes last.
+
+        A program that reads the block before the clock starts finds nothing to begin with.
+        """
         import torch
 
         shared = fields(self._block, placed)
@@ -139,16 +141,21 @@ class CudaArena:
         torch.cuda.synchronize()
 
     def look(self) -> None:
-        """A glance at a few thousand elements. GPUs take turns between processes: work of the program that is still
-        under way either delays this glance, and the clock runs on, or goes on behind it, and `take` finds it out."""
+        """Read a few thousand elements of the output.
+
+        GPUs take turns between processes: unfinished work of the program either delays this read, and the clock runs
+        on, or continues after it, and `take` detects the change.
+        """
         import torch
 
         self._glance = self._output[self._where]
         torch.cuda.synchronize()
 
     def take(self, placed: Layout) -> torch.Tensor | None:
-        """A private copy of the output. None where it has changed since `look`: copying takes a while, in which what
-        was said to be done could be finished."""
+        """Return a private copy of the output; None where it has changed since `look`.
+
+        Copying takes a while, in which work that was reported as done could be finished.
+        """
         import torch
 
         copy = fields(self._block, placed)["output"].clone()
@@ -156,17 +163,18 @@ class CudaArena:
         return copy if same else None
 
     def close(self) -> None:
+        """Unmap the memory and close the socket and the descriptor."""
         self._block = self._output = None  # nobody may look into memory that is unmapped
         self._door.close()
         os.close(self._descriptor)
-        whole, address = ctypes.c_size_t(self._size), ctypes.c_ulonglong(self._address)
-        _call("cuMemUnmap", address, whole)
-        _call("cuMemAddressFree", address, whole)
+        length, address = ctypes.c_size_t(self._size), ctypes.c_ulonglong(self._address)
+        _call("cuMemUnmap", address, length)
+        _call("cuMemAddressFree", address, length)
         _call("cuMemRelease", self._handle)
 
 
 def block(work: Path, size: int) -> torch.Tensor:
-    """The program's side; `size` as the judge asked for it."""
+    """Map the block on the program's side; `size` is the judge's."""
     size = _rounded(size)
     with socket.socket(socket.AF_UNIX) as door:
         door.connect(str(work / NAME))

@@ -31,7 +31,7 @@ _SMALL_PRINT = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmp
 
 
 def fault(source: bytes) -> str:
-    """Where the program leaves the dialect, as ``line 12: ...``; empty where it does not."""
+    """Return the place where the program leaves the dialect, as ``line 12: ...``; empty where it does not."""
     try:
         module = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -43,30 +43,30 @@ def fault(source: bytes) -> str:
 
 
 def _faults(module: ast.Module) -> Iterator[str]:
-    known: set[str] = set()
+    defined: set[str] = set()
     for statement in module.body:
         match statement:
             case ast.Import(names=names):
                 for name in names:
                     if name.name not in MODULES or (not name.asname and "." in name.name):
                         yield _at(statement, f"import {name.name}", f"allowed: {', '.join(sorted(MODULES))}; with `as`")
-                    known.add(name.asname or name.name)
+                    defined.add(name.asname or name.name)
             case ast.FunctionDef(name=name):
-                known.add(name)
+                defined.add(name)
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if _plain(value):
-                known.add(name)
+                defined.add(name)
             case ast.Expr(value=ast.Constant()):
                 pass
             case _:
                 yield _at(statement, type(statement).__name__, "a module holds imports, plain constants and functions")
     for statement in module.body:
         if isinstance(statement, ast.FunctionDef):
-            yield from _of_function(statement, known)
-    if any(name in dir(builtins) or name.startswith("__") for name in known):
+            yield from _of_function(statement, defined)
+    if any(name in dir(builtins) or name.startswith("__") for name in defined):
         yield "a module-level name hides a builtin"
 
 
-def _of_function(function: ast.FunctionDef, known: set[str]) -> Iterator[str]:
+def _of_function(function: ast.FunctionDef, defined: set[str]) -> Iterator[str]:
     kernel = any(_is_jit(decorator) for decorator in function.decorator_list)
     if any(not _is_jit(decorator) for decorator in function.decorator_list):
         yield _at(function, "a decorator", "allowed: triton.jit")
@@ -77,7 +77,7 @@ def _of_function(function: ast.FunctionDef, known: set[str]) -> Iterator[str]:
     annotations = [arg.annotation for arg in ast.walk(function.args) if isinstance(arg, ast.arg) and arg.annotation]
     parts = [node for part in (*function.body, *annotations) for node in ast.walk(part)]
     for node in parts:
-        yield from _of_node(node, local | known, kernel)
+        yield from _of_node(node, local | defined, kernel)
 
 
 def _of_node(node: ast.AST, names: set[str], kernel: bool) -> Iterator[str]:
@@ -100,7 +100,7 @@ def _of_node(node: ast.AST, names: set[str], kernel: bool) -> Iterator[str]:
 
 
 def _plain(value: ast.expr) -> bool:
-    """A number, text, or tuple of such: nothing that can change."""
+    """Return True for a number, a text, or a tuple of such, which cannot change."""
     match value:
         case ast.Constant():
             return True

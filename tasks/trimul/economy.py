@@ -1,11 +1,4 @@
-"""What counted work is worth where no GPU can time it: the least that the case needs, divided by what was done.
-
-A roofline with one number for each kind of arithmetic, in bytes: reading and writing, plus operations divided by what
-a GPU can do while it moves one byte. The balance is an H100's (SXM data sheet: 3.35 TB/s; dense 989 TFLOPS in 16 bit,
-495 in TF32, 67 outside the tensor cores), divided by 4: the small cases are about as much narrower than the real ones.
-It sees passes over memory, number formats and redundant arithmetic. It sees no layouts, no cache misses within a
-launch, no occupancy, no launch overhead, and it believes that a block of any size fits on the chip.
-"""
+"""The value of counted work where no GPU can time it: the minimum that the case needs, divided by the work."""
 
 from collections.abc import Mapping
 
@@ -19,12 +12,12 @@ _PER_BYTE = {  # operations
 
 
 def cost(work: Mapping[str, int]) -> float:
-    """In bytes."""
+    """Return the cost in bytes."""
     return work["moved"] + sum(work[name] / rate for name, rate in _PER_BYTE.items())
 
 
 def share(case: Case, work: Mapping[str, int]) -> float:
-    """From 0 to 1. 0 for counts that cannot be: less traffic than the input and the output have."""
+    """Return the share, from 0 to 1. It is 0 for counts below the traffic of the input and the output."""
     rows = case.batch * case.n**2
     compulsory = 2 * 4 * rows * case.dim
     if work["moved"] < compulsory:

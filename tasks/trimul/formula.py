@@ -37,30 +37,32 @@ def weights_of(case: Case) -> dict[str, tuple[tuple[int, ...], float]]:
 
 
 def make_input(case: Case, seed: int, device: str) -> Fields:
-    """input [B, N, N, C], mask [B, N, N] and the weights, all from `seed`. float32, but for a mask that masks: int64,
-    as the competition has it."""
+    """Make input [B, N, N, C], mask [B, N, N] and the weights, all from `seed`.
+
+    All are float32, except a mask that masks: int64, as the competition has it.
+    """
     import torch
 
-    dice = torch.Generator(device=device).manual_seed(seed)
+    generator = torch.Generator(device=device).manual_seed(seed)
 
     def normal(shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.randn(shape, generator=dice, device=device)
+        return torch.randn(shape, generator=generator, device=device)
 
     square = (case.batch, case.n, case.n)
     if case.distribution == "cauchy":  # of scale 2, from uniform numbers
-        x = torch.rand((*square, case.dim), generator=dice, device=device)
+        x = torch.rand((*square, case.dim), generator=generator, device=device)
         x.sub_(0.5).mul_(math.pi).tan_().mul_(2)
     else:
         x = normal((*square, case.dim))
     mask = torch.ones(square, device=device)
     if case.masked:
-        mask = torch.randint(0, 2, square, generator=dice, device=device)
+        mask = torch.randint(0, 2, square, generator=generator, device=device)
     weights = {name: normal(shape) * spread for name, (shape, spread) in weights_of(case).items()}
     return {"input": x, "mask": mask, **weights}
 
 
 def trimul(fields: Fields) -> torch.Tensor:
-    """[B, N, N, C] in full float32 precision."""
+    """Return [B, N, N, C] in full float32 precision."""
     import torch
     from torch.nn.functional import layer_norm, linear
 
@@ -70,11 +72,11 @@ def trimul(fields: Fields) -> torch.Tensor:
         weight = {name.removesuffix(".weight"): value for name, value in fields.items()}
         x = layer_norm(fields["input"], weight["norm"].shape, weight["norm"], fields["norm.bias"], EPSILON)
         mask = fields["mask"].unsqueeze(-1)
-        left = linear(x, weight["left_proj"]) * mask * linear(x, weight["left_gate"]).sigmoid()
-        right = linear(x, weight["right_proj"]) * mask * linear(x, weight["right_gate"]).sigmoid()
+        left_side = linear(x, weight["left_proj"]) * mask * linear(x, weight["left_gate"]).sigmoid()
+        right_side = linear(x, weight["right_proj"]) * mask * linear(x, weight["right_gate"]).sigmoid()
         gate = linear(x, weight["out_gate"]).sigmoid()
-        summed = torch.einsum("bikd,bjkd->bijd", left, right)
-        del left, right, x
+        summed = torch.einsum("bikd,bjkd->bijd", left_side, right_side)
+        del left_side, right_side, x
         hidden = weight["to_out_norm"].shape
         summed = layer_norm(summed, hidden, weight["to_out_norm"], fields["to_out_norm.bias"], EPSILON)
         return linear(summed * gate, weight["to_out"])
@@ -82,15 +84,17 @@ def trimul(fields: Fields) -> torch.Tensor:
         torch.set_float32_matmul_precision(before)
 
 
-def mismatch(got: torch.Tensor, wanted: torch.Tensor) -> str:
-    """In what `got` differs, in a few words; empty where it is right: each element within the tolerance, NaN and
-    infinities where they belong."""
+def mismatch(got: torch.Tensor, expected: torch.Tensor) -> str:
+    """Return how the output `got` differs, in a few words; empty where it is right.
+
+    Each element must be within the tolerance, NaN and infinities where they belong.
+    """
     import torch
 
     for what, where in (("NaN", torch.isnan), ("+inf", torch.isposinf), ("-inf", torch.isneginf)):
-        if not torch.equal(where(got), where(wanted)):
-            return f"{what} in {int(where(got).sum())} elements, expected in {int(where(wanted).sum())}"
-    finite = torch.isfinite(wanted)
-    error = torch.where(finite, (got - wanted).abs(), 0)
-    wrong = int((error > torch.where(finite, TOLERANCE + TOLERANCE * wanted.abs(), 1)).sum())
-    return f"{wrong} of {wanted.numel()} elements differ, the largest by {float(error.max()):.3g}" if wrong else ""
+        if not torch.equal(where(got), where(expected)):
+            return f"{what} in {int(where(got).sum())} elements, expected in {int(where(expected).sum())}"
+    finite = torch.isfinite(expected)
+    error = torch.where(finite, (got - expected).abs(), 0)
+    wrong = int((error > torch.where(finite, TOLERANCE + TOLERANCE * expected.abs(), 1)).sum())
+    return f"{wrong} of {expected.numel()} elements differ, the largest by {float(error.max()):.3g}" if wrong else ""

@@ -1,4 +1,7 @@
-"""The judge: makes inputs, holds outputs against its own result, and owns the clock. The submission runs elsewhere."""
+"""The judge: it makes inputs, compares outputs with its own result, and owns the clock.
+
+The submission runs in another process.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +25,34 @@ _FLUSHED = 256 << 20  # bytes written to empty the L2 cache, several times its s
 
 
 class Program(Protocol):
-    """What runs the submission: sia_runner.tasks.chamber.Inside, or a process of our own kernels (benchmarks)."""
+    """The program that runs the submission: a process in the sandbox, or one of our own kernels (benchmarks)."""
 
     work: Any
 
-    def ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any]: ...
+    def ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Send a message and return the answer."""
+        ...
 
-    def tell(self, message: dict[str, Any]) -> None: ...
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message."""
+        ...
 
-    def hear(self, seconds: float) -> dict[str, Any]: ...
+    def hear(self, seconds: float) -> dict[str, Any]:
+        """Return the next answer."""
+        ...
 
 
 class RefusedError(Exception):
-    """The submission failed in a way that it reported itself, or its answer is none."""
+    """The submission failed in a way that it reported itself, or gave no valid answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a kernel. `fault`: in what its output is wrong. `wall` and `own` in microseconds: by our clock from
-    the question to the answer, and by the CUDA events of the process that ran it. `work`: as it counted."""
+    """One run of a kernel.
+
+    `fault`: the fault of its output. `wall` and `own` in microseconds: by our clock from the question to the answer,
+    and by the CUDA events of the process that ran it. `work`: as it counted.
+    """
 
     fault: str
     wall: float
@@ -50,8 +62,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Microseconds: mean and standard error over `repeats`. `believed`: by events that agree with our clock, else by
-    our clock alone."""
+    """The time of a kernel in microseconds: mean and standard error over `repeats`.
+
+    `believed`: by events that agree with our clock, else by our clock alone.
+    """
 
     fault: str
     mean: float
@@ -61,8 +75,11 @@ class Timing:
 
 
 class Judge:
-    """Asks one program about one case after the other. `cases`: those that will come; the shared
-    block is as large as the largest. `count`: whether what the program counts is believed (see `dialect`)."""
+    """A judge of one program, asked about one case after the other.
+
+    `cases`: those that will come; the shared block is as large as the largest. `count`: True where the program's own
+    counts are trusted (see `dialect`).
+    """
 
     def __init__(self, program: Program, device: str, cases: list[Case], *, count: bool = False) -> None:
         self._program, self._device, self._count = program, device, count
@@ -72,20 +89,24 @@ class Judge:
         _taken(program.ask({"device": device, "count": count}, START))
 
     def close(self) -> None:
+        """Close the shared block."""
         self._arena.close()
 
     def run(self, case: Case, seed: int, *, flush: bool = False) -> Run:
-        """Once, on fresh data. The block holds all of it before the clock starts, and the clock stops when the output
-        was looked at after the program said that it is done; then it is ours."""
+        """Run the kernel once, on fresh data.
+
+        The block holds all data before the clock starts, and the clock stops when the output was read after the program
+        said that it is done; then the output is copied.
+        """
         data = make_input(case, seed, self._device)
         placed = self._map(case)
         self._arena.put(placed, _in_order(data))
         if flush:  # the inputs, too, have just been written
             _flush(self._device)
-        began = time.perf_counter_ns()
+        start = time.perf_counter_ns()
         answer = self._program.ask({"do": "run"}, ANSWER)
         self._arena.look()
-        wall = (time.perf_counter_ns() - began) / 1e3
+        wall = (time.perf_counter_ns() - start) / 1e3
         output = self._arena.take(placed)
         _taken(answer)
         fault = "the output changed after it was said to be done" if output is None else mismatch(output, trimul(data))
@@ -93,8 +114,10 @@ class Judge:
         return Run(fault, wall, _number(answer.get("us")), work)
 
     def time(self, case: Case, seed: int, slack: float, *, flush: bool = False) -> Timing:
-        """As the competition's leaderboard does: fresh data for every repeat, every output checked. `slack`: what our
-        clock shows beyond the kernel for an honest program (see `slack`)."""
+        """Time the kernel as the competition's leaderboard does: fresh data for every repeat, every output checked.
+
+        `slack`: what our clock shows beyond the kernel for an honest program (see `slack`).
+        """
         warm = self.run(case, seed)
         runs: list[Run] = []
         end = time.monotonic() + WALL_SECONDS
@@ -126,14 +149,17 @@ class Judge:
 
 
 def _in_order(data: Fields) -> Fields:
-    """As it is handed over: first what is useless without the rest."""
+    """Order the data as it is written: first the fields that are useless without the rest."""
     return {name: value for name, value in data.items() if name != _FIRST_USED} | {_FIRST_USED: data[_FIRST_USED]}
 
 
 def summed_up(runs: list[Run], slack: float) -> Timing:
-    """A program's own times are believed where our clock agrees: over the repeats it may show no more than `slack` and
-    the margin beyond them. Timers that were patched, work that is left for later and then waited for, and outputs that
-    are copied from elsewhere show up as the difference; then our clock's times count, all of it."""
+    """Summarise runs; a program's own times are trusted where our clock agrees.
+
+    Over the repeats our clock may show no more than `slack` and the margin beyond them. Timers that were patched, work
+    that is left for later and then waited for, and outputs that are copied from elsewhere show up as the difference;
+    then our clock's times count, all of it.
+    """
     beyond = median(run.wall - run.own for run in runs)
     believed = min(run.own for run in runs) > 0 and -MARGIN < beyond <= slack + MARGIN
     times = [run.own if believed else run.wall for run in runs]
@@ -142,11 +168,12 @@ def summed_up(runs: list[Run], slack: float) -> Timing:
 
 
 def slack(runs: list[Run]) -> float:
-    """What our clock shows beyond an honest kernel: the way to the program and back, the output's copy."""
+    """Return what our clock shows beyond an honest kernel: the way to the program and back, the output's copy."""
     return median(run.wall - run.own for run in runs)
 
 
 def geometric_mean(values: list[float]) -> float:
+    """Return the geometric mean of positive values."""
     return math.exp(fmean(math.log(value) for value in values))
 
 
@@ -179,7 +206,7 @@ def _taken(answer: dict[str, Any]) -> None:
 
 
 def _number(value: Any) -> float:
-    """As it was told; 0 for what is no positive finite number."""
+    """Return the number as it was reported; 0 for anything but a positive finite number."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12
     return float(value) if good else 0.0
 

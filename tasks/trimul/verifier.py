@@ -1,4 +1,4 @@
-"""Judges kernels: the answer to a question is the seed of its hidden data, the submission is run on it in the sandbox.
+"""The verifier of kernels: an answer is the seed of hidden data, on which the submission is run in the sandbox.
 
 Without a GPU an outcome is worth the economy of its counted work (see `economy`), and a kernel that is right but cannot
 be counted UNCOUNTED. On a GPU it is the microseconds of its shape, and a kernel that fails anywhere takes FAILED.
@@ -29,7 +29,7 @@ _ENDINGS = {"timeout": OutcomeKind.TIMEOUT, "late": OutcomeKind.TIMEOUT, "out_of
 
 
 class NoGpuInSandboxError(Exception):
-    """Not even a kernel of ours runs there: nothing can be said about the submission."""
+    """The sandbox cannot run even a kernel of ours: nothing can be said about the submission."""
 
 
 class WrongError(Exception):
@@ -37,8 +37,9 @@ class WrongError(Exception):
 
 
 def verify(
-    submission: Path, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], chamber: Chamber
+    submission: Path, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], sandbox: Chamber
 ) -> list[Outcome]:
+    """Run the submission in the sandbox and return one outcome per question."""
     on_gpu = {row["device"] for row in questions.values()} == {"cuda"}
     try:
         source = (submission / FILE).read_bytes()
@@ -47,39 +48,42 @@ def verify(
     if len(source) > MOST_BYTES:
         note = f"({FILE} is larger than {MOST_BYTES >> 10} KiB)"
         return [Outcome(unit, OutcomeKind.INVALID_FORMAT, FAILED if on_gpu else 0.0, note) for unit in answers]
-    found = _timed if on_gpu else _counted
-    return list(found(source, answers, questions, chamber))
+    outcomes_of = _timed if on_gpu else _counted
+    return list(outcomes_of(source, answers, questions, sandbox))
 
 
 def aggregate(outcomes: Sequence[Outcome]) -> float:
-    """Mean economy, or the geometric mean of microseconds: an economy is at most 1, and no kernel takes that little."""
+    """Return mean economy, or the geometric mean of microseconds.
+
+    An economy is at most 1, and no kernel takes that little.
+    """
     values = [outcome.value for outcome in outcomes]
     return geometric_mean(values) if min(values) > 1 else fmean(values)
 
 
 def _counted(
-    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], chamber: Chamber
+    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], sandbox: Chamber
 ) -> Iterator[Outcome]:
     outside = leaves_dialect(source)
-    left, lives = list(answers), _LIVES
-    while left:
+    remaining, lives = list(answers), _LIVES
+    while remaining:
         try:
-            with chamber.run(_files(source), "candidate.py", _SECONDS) as inside:
-                judge = Judge(inside, "cpu", [Case.of(questions[unit]) for unit in left], count=not outside)
+            with sandbox.run(_files(source), "candidate.py", _SECONDS) as program:
+                judge = Judge(program, "cpu", [Case.of(questions[unit]) for unit in remaining], count=not outside)
                 try:
-                    while left:
-                        yield _one(judge, left[0], questions[left[0]], int(answers[left[0]]), outside)
-                        left.pop(0)
+                    while remaining:
+                        yield _one(judge, remaining[0], questions[remaining[0]], int(answers[remaining[0]]), outside)
+                        remaining.pop(0)
                 finally:
                     judge.close()
         except RefusedError as error:  # it could not even be loaded
-            yield from (Outcome(unit, OutcomeKind.CRASHED, 0.0, f"({error})") for unit in left)
+            yield from (Outcome(unit, OutcomeKind.CRASHED, 0.0, f"({error})") for unit in remaining)
             return
         except GoneError as error:
             lives -= 1
             kind = _ENDINGS.get(error.ending, OutcomeKind.CRASHED)
-            gone, left = (left[:1], left[1:]) if lives else (left, [])
-            yield from (Outcome(unit, kind, 0.0, f"({error})") for unit in gone)
+            failed, remaining = (remaining[:1], remaining[1:]) if lives else (remaining, [])
+            yield from (Outcome(unit, kind, 0.0, f"({error})") for unit in failed)
 
 
 def _one(judge: Judge, unit: str, row: Mapping[str, str], seed: int, outside: str) -> Outcome:
@@ -96,21 +100,21 @@ def _one(judge: Judge, unit: str, row: Mapping[str, str], seed: int, outside: st
     value = share(case, run.work)
     if value == 0:
         return Outcome(unit, OutcomeKind.WRONG, 0.0, f"({case.name}: counts less than its input and output)")
-    told = ", ".join(f"{name} {count}" for name, count in run.work.items())
-    return Outcome(unit, OutcomeKind.PARTIAL, value, f"({case.name}: right; {told})")
+    counts = ", ".join(f"{name} {count}" for name, count in run.work.items())
+    return Outcome(unit, OutcomeKind.PARTIAL, value, f"({case.name}: right; {counts})")
 
 
 def _timed(
-    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], chamber: Chamber
+    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], sandbox: Chamber
 ) -> list[Outcome]:
-    """All or nothing: a kernel that is wrong somewhere is no faster anywhere."""
+    """Time all shapes, or none: a kernel that is wrong somewhere is no faster anywhere."""
     cases = {unit: Case.of(questions[unit]) for unit in answers}
     shapes = list(dict.fromkeys(cases.values()))
     flush = any(row["flush_l2"] == "1" for row in questions.values())
-    slacks = _slacks(chamber, shapes)
+    slacks = _slacks(sandbox, shapes)
     try:
-        with chamber.run(_files(source), "candidate.py", _SECONDS) as inside:
-            judge = Judge(inside, "cuda", [*shapes, *CORRECT])
+        with sandbox.run(_files(source), "candidate.py", _SECONDS) as program:
+            judge = Judge(program, "cuda", [*shapes, *CORRECT])
             try:
                 _all_right(judge, int(next(iter(answers.values()))))
                 return [
@@ -120,18 +124,18 @@ def _timed(
             finally:
                 judge.close()
     except WrongError as error:
-        kind, why = OutcomeKind.WRONG, str(error)
+        kind, message = OutcomeKind.WRONG, str(error)
     except RefusedError as error:
-        kind, why = OutcomeKind.CRASHED, str(error)
+        kind, message = OutcomeKind.CRASHED, str(error)
     except GoneError as error:
-        kind, why = _ENDINGS.get(error.ending, OutcomeKind.CRASHED), str(error)
-    return [Outcome(unit, kind, FAILED, f"({why})") for unit in answers]
+        kind, message = _ENDINGS.get(error.ending, OutcomeKind.CRASHED), str(error)
+    return [Outcome(unit, kind, FAILED, f"({message})") for unit in answers]
 
 
 def _all_right(judge: Judge, seed: int) -> None:
-    """The 18 cases that must be right. WrongError names the first that is not."""
-    for place, case in enumerate(CORRECT):
-        run = judge.run(case, seed + place + 1)
+    """Run the 18 cases that must be right. Raises WrongError, which names the first that is not."""
+    for number, case in enumerate(CORRECT):
+        run = judge.run(case, seed + number + 1)
         if run.fault:
             raise WrongError(f"{case.name}: {run.fault}")
 
@@ -139,16 +143,16 @@ def _all_right(judge: Judge, seed: int) -> None:
 def _of_timing(unit: str, case: Case, timing: Timing) -> Outcome:
     if timing.fault:
         raise WrongError(f"{case.name}: {timing.fault}")
-    how = "by its CUDA events" if timing.believed else "by our clock, with which its events disagree"
-    told = f"{timing.mean:.1f} ± {timing.error:.1f} us, {timing.repeats} repeats, {how}"
-    return Outcome(unit, OutcomeKind.PARTIAL, min(timing.mean, FAILED), f"({case.name}: {told})")
+    basis = "by its CUDA events" if timing.believed else "by our clock, with which its events disagree"
+    text = f"{timing.mean:.1f} ± {timing.error:.1f} us, {timing.repeats} repeats, {basis}"
+    return Outcome(unit, OutcomeKind.PARTIAL, min(timing.mean, FAILED), f"({case.name}: {text})")
 
 
-def _slacks(chamber: Chamber, shapes: Sequence[Case]) -> dict[Case, float]:
-    """What our clock shows beyond a kernel, measured with one of our own that does nothing, in the same sandbox."""
+def _slacks(sandbox: Chamber, shapes: Sequence[Case]) -> dict[Case, float]:
+    """Return what our clock shows beyond a kernel, measured with an empty kernel of ours in the same sandbox."""
     try:
-        with chamber.run(_files(_NOTHING.encode()), "candidate.py", _SECONDS) as inside:
-            judge = Judge(inside, "cuda", list(shapes))
+        with sandbox.run(_files(_NOTHING.encode()), "candidate.py", _SECONDS) as program:
+            judge = Judge(program, "cuda", list(shapes))
             try:
                 return {case: slack([judge.run(case, seed) for seed in range(12)][2:]) for case in shapes}
             finally:

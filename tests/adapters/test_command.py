@@ -95,9 +95,9 @@ def write_journal(run: Path, generations: dict[int, tuple[str, str]]) -> None:
 def refused(capsys, *args) -> str:
     """The one line of a refusal."""
     assert main([str(arg) for arg in args]) == 2
-    said = capsys.readouterr()
-    (line,) = said.err.splitlines()
-    assert said.out == ""
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert output.out == ""
     return line
 
 
@@ -120,17 +120,17 @@ def test_an_inherited_adapter_is_not_listed_as_another_one(made, capsys):
 
 def test_an_adapter_says_where_it_comes_from(made, capsys):
     assert main(["show", str(made.adapter)]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["base_id"], shown["base_sha256"]) == (str(made.base), weights_sha256(made.base))
-    assert (shown["algorithm"], shown["steps"], shown["seed"], shown["kl"], shown["reward"]) == (
+    origin = json.loads(capsys.readouterr().out)
+    assert (origin["base_id"], origin["base_sha256"]) == (str(made.base), weights_sha256(made.base))
+    assert (origin["algorithm"], origin["steps"], origin["seed"], origin["kl"], origin["reward"]) == (
         "grpo",
         7,
         3,
         0.5,
         0.25,
     )
-    assert shown["lora"]["rank"] == 4 and shown["data_sha256"] == "d" * 64
-    assert shown["sha256"] == adapters.version(made.adapter)
+    assert origin["lora"]["rank"] == 4 and origin["data_sha256"] == "d" * 64
+    assert origin["sha256"] == adapters.version(made.adapter)
 
 
 def test_it_loads_onto_its_own_base_and_onto_no_other(made, capsys):
@@ -175,8 +175,8 @@ def test_the_best_one_is_exported_with_its_origin(made, tmp_path, capsys):
     assert main(["export", str(made.run), str(out)]) == 0
     assert adapters.read_origin(out) == adapters.read_origin(made.adapter)
     assert adapters.version(out) == adapters.version(made.adapter)
-    told = json.loads((out / "provenance.json").read_text())
-    assert (told["run"], told["generation"], told["val"]["value"]) == ("run", 2, 0.5)
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert (provenance["run"], provenance["generation"], provenance["val"]["value"]) == ("run", 2, 0.5)
 
 
 def test_an_adapter_that_was_changed_since_is_not_exported(made, tmp_path, capsys):

@@ -1,7 +1,8 @@
 import pytest
 
 from sia_runner.agents import declared
-from sia_runner.agents.memory import Measured, Memory, noise, standard_error
+from sia_runner.agents.markdown import standard_error
+from sia_runner.agents.memory import Measured, Memory, noise
 from sia_runner.agents.protocol import Brief
 from sia_runner.agents.selection import hopeless, select
 from sia_runner.agents.space import Space, Variant
@@ -41,7 +42,7 @@ def test_what_val_rejected_sinks_below_what_val_never_saw(space):
         past(2, "accepted", decoy(4), 0.75, trial(decoy(4), 0.80), trial(decoy(5), 0.80), trial(decoy(6), 0.80)),
         past(3, "rejected", decoy(5), 0.65),
     )
-    told = {key: merit or 0.0 for key, merit in memory.told(1.0).items()}
+    told = {key: merit or 0.0 for key, merit in memory.merits(1.0).items()}
     assert told[decoy(5).key] == pytest.approx((100 * 0.80 + 200 * (0.65 + 0.10)) / 300)
     assert told[decoy(5).key] < told[decoy(6).key] < told[decoy(4).key]
 
@@ -49,13 +50,13 @@ def test_what_val_rejected_sinks_below_what_val_never_saw(space):
 def test_a_failed_candidate_and_a_failed_trial_are_told_as_failures(space):
     failing = trial(decoy(7), 0.0, failure="crashed")
     memory = remember(space, past(2, "failed", decoy(4), None, trial(decoy(4), 0.9), failing), incumbent=None)
-    assert memory.told(1.0) == {decoy(4).key: None, decoy(7).key: None}
-    assert memory.open(1.0) == []
+    assert memory.merits(1.0) == {decoy(4).key: None, decoy(7).key: None}
+    assert memory.unproposed(1.0) == []
 
 
 def test_an_unscored_candidate_keeps_what_dev_said_of_it(space):
     memory = remember(space, past(2, "unscored", decoy(4), None, trial(decoy(4), 0.9)), incumbent=None)
-    assert memory.told(1.0) == {decoy(4).key: 0.9}
+    assert memory.merits(1.0) == {decoy(4).key: 0.9}
 
 
 def test_rejections_count_from_the_incumbent(space):
@@ -67,7 +68,7 @@ def test_rejections_count_from_the_incumbent(space):
 def test_notes_of_a_space_that_has_changed_since_are_left_out(space):
     gone = [Variant("gone", {}), Variant("decoy", {"DEPTH": 99}), Variant("decoy", {"OTHER": 1})]
     memory = remember(space, *(past(n, "rejected", v, 0.5, trial(v, 0.5)) for n, v in enumerate(gone, start=2)))
-    assert memory.seen() == set() and memory.incumbent is None
+    assert memory.tried_keys() == set() and memory.incumbent is None
 
 
 def test_the_study_is_told_every_kind_of_trial(space):

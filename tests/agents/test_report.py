@@ -6,10 +6,9 @@ import pytest
 
 from sia_runner.agents import declared
 from sia_runner.agents.evidence import Evidence
-from sia_runner.agents.markdown import render_template
 from sia_runner.agents.memory import Measured, Memory
 from sia_runner.agents.protocol import Brief
-from sia_runner.agents.report import Story
+from sia_runner.agents.report import Story, render_template
 from sia_runner.agents.selection import select
 from sia_runner.agents.space import Variant
 from sia_runner.records import Lever, Past, Score, Trial

@@ -39,9 +39,9 @@ def serving(folder, said, *options):
     with said.open("w+") as errors:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
-            found = re.search(r"http://\S+", server.stdout.readline())
-            assert found, said.read_text()
-            yield found[0]
+            result = re.search(r"http://\S+", server.stdout.readline())
+            assert result, said.read_text()
+            yield result[0]
         finally:
             server.terminate()
             server.communicate(timeout=60)
@@ -63,11 +63,11 @@ def runs(tmp_path, served):
     root = tmp_path / "runs"
     for number, status in enumerate(("completed", "failed", "budget")):
         summary(root / f"run-{number}", status=status)
-    one = root / "run-0"
+    item = root / "run-0"
     trained = done(3, "build", reward=[0.1, 0.4, 0.6], kl=[0, 0.1, 0.2], entropy=[1, 0.8, 0.5], algorithm={"steps": 3})
     job = ("job", {"step": "gen_2/run", "kind": "run", "job": "7", "folder": "jobs/gen_2/run"})
     journal(
-        one,
+        item,
         *generation(1, title=f"first {HOSTILE}"),
         start(2, "run"),
         job,
@@ -78,10 +78,10 @@ def runs(tmp_path, served):
         done(3, "accept", status="rejected", reason="worse"),
     )
     for n, text in ((1, "a = 1\n"), (2, f"a = 2\n# {HOSTILE}\n")):
-        harness = one / f"gen_{n}" / "harness" / "target_agent.py"
+        harness = item / f"gen_{n}" / "harness" / "target_agent.py"
         harness.parent.mkdir(parents=True)
         harness.write_text(text)
-        (one / f"gen_{n}" / "stdout.log").write_text(f"{HOSTILE}\n")
-    writing.scores(one, 1, {"q1": "correct", "q2": "wrong", f"q3 {HOSTILE}": "wrong"})
-    writing.call(one, 1, "id-q2", HOSTILE)
+        (item / f"gen_{n}" / "stdout.log").write_text(f"{HOSTILE}\n")
+    writing.scores(item, 1, {"q1": "correct", "q2": "wrong", f"q3 {HOSTILE}": "wrong"})
+    writing.call(item, 1, "id-q2", HOSTILE)
     return root

@@ -13,8 +13,10 @@ pytestmark = pytest.mark.slow
 
 def axe(page):
     package = pytest.importorskip("axe_playwright_python.sync_playwright", reason=MISSING)
-    found = package.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    return [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
+    result = package.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        (item["id"], item["nodes"][0]["html"][:200]) for item in result if item["impact"] in ("serious", "critical")
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

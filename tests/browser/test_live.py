@@ -56,10 +56,10 @@ def test_generations_appear_while_a_run_goes_on(page, served, tmp_path, command)
     assert page.evaluate("window.stays")  # without a reload
     assert page.evaluate("document.activeElement.id") == "open-1"
     assert page.locator("details.question[open]").count() == 1
-    said = page.evaluate("window.said")
-    assert len(said) <= 4, said  # one sentence for each verdict, and the end
-    assert said[-1] == "The run is completed"
-    assert all(re.match(r"Generation [123] (accepted|rejected)|The run is ", one) for one in said), said
+    output = page.evaluate("window.said")
+    assert len(output) <= 4, output  # one sentence for each verdict, and the end
+    assert output[-1] == "The run is completed"
+    assert all(re.match(r"Generation [123] (accepted|rejected)|The run is ", item) for item in output), output
     page.locator("#log").select_option("gen_1/stdout.log")
     page.locator("#log-text").get_by_text("<script>").wait_for()
     assert page.title() == "live · SIA Runner"
@@ -72,7 +72,7 @@ def test_generations_appear_while_a_run_goes_on(page, served, tmp_path, command)
 def test_a_run_with_web_true_is_followed_from_its_first_line_to_its_end(page, tmp_path, command):
     run = subprocess.Popen([*command, "web=true"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        address = next(found[0] for line in run.stdout if (found := re.search(r"http://127\S+token=[\w-]+", line)))
+        address = next(result[0] for line in run.stdout if (result := re.search(r"http://127\S+token=[\w-]+", line)))
         port = int(re.search(r":(\d+)/", address)[1])
         page.goto(address)
         page.get_by_role("heading", level=1, name="live").wait_for()

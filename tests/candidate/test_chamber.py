@@ -1,4 +1,4 @@
-"""What a program that a verifier runs in the sandbox is given for a GPU."""
+"""The environment of a program that a verifier runs in the sandbox on a GPU."""
 
 import pytest
 
@@ -12,8 +12,8 @@ def plan(target, gpus, **environment):
 
 
 def test_apptainer_shows_all_gpus_so_the_jobs_own_is_named_and_the_drivers_libraries_are_found():
-    shown = _for_gpus(plan(APPTAINER, -1, CUDA_VISIBLE_DEVICES="3"))
-    assert shown == {"LD_LIBRARY_PATH": "/.singularity.d/libs", "CUDA_VISIBLE_DEVICES": "3"}
+    environment = _for_gpus(plan(APPTAINER, -1, CUDA_VISIBLE_DEVICES="3"))
+    assert environment == {"LD_LIBRARY_PATH": "/.singularity.d/libs", "CUDA_VISIBLE_DEVICES": "3"}
     assert _for_gpus(plan(APPTAINER, -1)) == {"LD_LIBRARY_PATH": "/.singularity.d/libs"}
 
 

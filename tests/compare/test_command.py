@@ -35,18 +35,18 @@ def test_a_pair_has_the_exact_two_sided_p_of_mcnemar():
     from scipy.stats import binomtest
 
     (pair,) = compare([arm("h", HALF), arm("wh", MORE)])["pairs"]
-    lost = sum(one > other for one, other in zip(HALF, MORE, strict=True))
-    won = sum(one < other for one, other in zip(HALF, MORE, strict=True))
+    lost = sum(item > other for item, other in zip(HALF, MORE, strict=True))
+    won = sum(item < other for item, other in zip(HALF, MORE, strict=True))
     assert (pair["lost"], pair["won"]) == (lost, won)
     assert pair["p_value"] == pytest.approx(binomtest(won, won + lost).pvalue)
     assert pair["difference"] == pytest.approx((won - lost) / 40)
 
 
 def test_p_does_not_depend_on_who_is_named_first():
-    (one,), (other,) = (
+    (item,), (other,) = (
         compare(arms)["pairs"] for arms in ([arm("a", HALF), arm("b", MORE)], [arm("b", MORE), arm("a", HALF)])
     )
-    assert one["p_value"] == other["p_value"] and one["difference"] == -other["difference"]
+    assert item["p_value"] == other["p_value"] and item["difference"] == -other["difference"]
 
 
 def test_two_equal_runs_are_a_tie():
@@ -65,9 +65,9 @@ def test_a_run_is_compared_with_the_first_of_its_own_seed():
 
 
 def test_without_a_shared_seed_all_are_compared_with_the_first_and_it_is_said():
-    found = compare([arm(f"r{seed}", HALF, seed) for seed in (0, 1, 2)])
-    assert [(p["old"], p["new"]) for p in found["pairs"]] == [("r0", "r1"), ("r0", "r2")]
-    assert found["notes"] == ["r0 and r1: other seeds (0, 1)", "r0 and r2: other seeds (0, 2)"]
+    result = compare([arm(f"r{seed}", HALF, seed) for seed in (0, 1, 2)])
+    assert [(p["old"], p["new"]) for p in result["pairs"]] == [("r0", "r1"), ("r0", "r2")]
+    assert result["notes"] == ["r0 and r1: other seeds (0, 1)", "r0 and r2: other seeds (0, 2)"]
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_real_runs_are_shown_with_their_scores_and_what_differs(two):
     done = run_compare(*two)
     assert done.returncode == 0, done.stderr
     assert "McNemar p" in done.stdout and "not equal: one and more: max_gen is 1, 3" in done.stdout
-    found = json.loads(run_compare(*two, "--json").stdout)
-    for row, run in zip(found["runs"], two, strict=True):
+    result = json.loads(run_compare(*two, "--json").stdout)
+    for row, run in zip(result["runs"], two, strict=True):
         best = json.loads((run / "summary.json").read_text())["best"]
         assert (row["test"], row["val"], row["best"]) == (best["test"], best["val"], best["generation"])
-    (pair,) = found["pairs"]
-    assert pair["difference"] == pytest.approx(found["runs"][1]["test"]["value"] - found["runs"][0]["test"]["value"])
-    assert found == compare(read_arms([RunDir(run) for run in two]))
+    (pair,) = result["pairs"]
+    assert pair["difference"] == pytest.approx(result["runs"][1]["test"]["value"] - result["runs"][0]["test"]["value"])
+    assert result == compare(read_arms([RunDir(run) for run in two]))
 
 
 def test_what_is_not_finished_edited_or_unknown_is_refused_in_one_line(two, tmp_path):

@@ -1,4 +1,4 @@
-"""What the workers of test_pool.py do."""
+"""Tasks for the workers of test_pool.py."""
 
 import os
 import signal
@@ -11,16 +11,16 @@ from typing import Any
 class Odd(Exception):
     """Pickled by its message alone, and so never read back."""
 
-    def __init__(self, one: int, other: int) -> None:
-        super().__init__(f"{one} {other}")
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} {second}")
 
 
 def where(value: int) -> tuple[int, int]:
     return value, os.getpid()
 
 
-def divide(one: int, other: int) -> float:
-    return one / other
+def divide(dividend: int, divisor: int) -> float:
+    return dividend / divisor
 
 
 def raise_what_cannot_travel() -> None:
@@ -60,6 +60,6 @@ def slow_the_first_time(mark: Path, log: Path) -> str:
     return note(log, "first" if first else "second")
 
 
-def carry_out(stage: Callable[..., Any], *given: Any) -> Any:
-    """As in_job does, without an experiment."""
-    return stage(*given)
+def carry_out(stage: Callable[..., Any], *args: Any) -> Any:
+    """Run a stage as in_job does, without an experiment."""
+    return stage(*args)

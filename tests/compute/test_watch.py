@@ -1,4 +1,4 @@
-"""What is known of jobs, asked of a real controller."""
+"""The states of jobs, as a real controller reports them."""
 
 import os
 import signal
@@ -22,21 +22,21 @@ def _cluster():
 @pytest.fixture
 def job():
     """Runs for a minute."""
-    one = said("sbatch", *QUIET, "--wrap=sleep 60")
-    yield one
-    subprocess.run(["scancel", one], check=False)
+    job = said("sbatch", *QUIET, "--wrap=sleep 60")
+    yield job
+    subprocess.run(["scancel", job], check=False)
 
 
 @pytest.fixture
 def watch(monkeypatch):
     """Asks for nothing any more when the test is over."""
-    one, asked = Watch(), set()
-    state = one.state
-    monkeypatch.setattr(one, "state", lambda job: (asked.add(job), state(job))[1])
-    yield one
-    for job in asked:
-        one.forget(job)
-    until(lambda: not one.silence())
+    monitor, jobs = Watch(), set()
+    state = monitor.state
+    monkeypatch.setattr(monitor, "state", lambda job: (jobs.add(job), state(job))[1])
+    yield monitor
+    for job in jobs:
+        monitor.forget(job)
+    until(lambda: not monitor.silence())
 
 
 def becomes(watch, job, name, seconds=30):
@@ -50,10 +50,10 @@ def test_a_job_is_followed_to_its_end(watch, job):
 
 
 def test_why_a_job_waits_is_known(watch):
-    held = said("sbatch", *QUIET, "--hold", "--wrap=true")
-    becomes(watch, held, "PENDING")
-    assert watch.state(held).reason == "JobHeldUser"
-    said("scancel", held)
+    job = said("sbatch", *QUIET, "--hold", "--wrap=true")
+    becomes(watch, job, "PENDING")
+    assert watch.state(job).reason == "JobHeldUser"
+    said("scancel", job)
 
 
 def test_one_that_nobody_knows_is_lost_beside_one_that_runs(watch, job):
@@ -70,11 +70,11 @@ def test_all_jobs_are_asked_for_at_once(watch, job, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     jobs = [job, "1", "2", "3"]
     began = time.monotonic()
-    until(lambda: all(watch.state(one) for one in jobs))
+    until(lambda: all(watch.state(each) for each in jobs))
     time.sleep(3)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert len(calls) <= 2 + time.monotonic() - began
-    assert all(one in calls[-1] for one in jobs)
+    assert all(each in calls[-1] for each in jobs)
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_no_answer_is_no_news(watch, job, monkeypatch):
     """Also when squeue has given up."""
     becomes(watch, job, "RUNNING")
     answers, ask = [], watch._squeue
-    monkeypatch.setattr(watch, "_squeue", lambda jobs: (answers.append(found := ask(jobs)), found)[1])
+    monkeypatch.setattr(watch, "_squeue", lambda jobs: (answers.append(states := ask(jobs)), states)[1])
     away, end = controller(), time.monotonic() + 60
     os.kill(away, signal.SIGSTOP)
     try:
@@ -106,7 +106,7 @@ def test_where_a_job_stands_in_its_queue_is_known(watch):
     where = places([watch.state(second).queue])
     among = where[first].partition(" of ")[2]
     assert where[second].endswith(f" of {among}") and {first, second} <= set(where)
-    assert sorted(int(place.partition(" ")[0]) for place in where.values()) == list(range(1, int(among) + 1))
+    assert sorted(int(position.partition(" ")[0]) for position in where.values()) == list(range(1, int(among) + 1))
     for job in (first, second):
         said("scancel", job)
 

@@ -38,16 +38,16 @@ def experiment(out: Path, *overrides: str):
 def test_a_provider_is_a_choice_of_its_group(tmp_path):
     [line] = convert([provider(tmp_path)], tmp_path / "out")
     assert "provider=acme" in line
-    made = experiment(tmp_path / "out", "provider=acme", "provider.model=large", "target_agent=model").target_provider
-    assert (made.kind, made.api, made.base_url) == ("hosted", "openai", "https://acme.example/v1")
-    assert (made.key, made.model) == ("ACME_API_KEY", "large")
+    config = experiment(tmp_path / "out", "provider=acme", "provider.model=large", "target_agent=model").target_provider
+    assert (config.kind, config.api, config.base_url) == ("hosted", "openai", "https://acme.example/v1")
+    assert (config.key, config.model) == ("ACME_API_KEY", "large")
 
 
 def test_a_name_that_we_ship_already_is_given_another_so_that_theirs_is_taken(tmp_path):
     [line] = convert([provider(tmp_path, "openai", api_key_env="THEIR_KEY")], tmp_path / "out")
     assert "provider=sia_openai" in line
-    made = experiment(tmp_path / "out", "provider=sia_openai", "provider.model=m", "target_agent=model")
-    assert made.target_provider.key == "THEIR_KEY"
+    config = experiment(tmp_path / "out", "provider=sia_openai", "provider.model=m", "target_agent=model")
+    assert config.target_provider.key == "THEIR_KEY"
 
 
 def test_a_profile_of_the_target_agent_is_an_experiment(tmp_path):
@@ -75,8 +75,8 @@ def test_a_profile_of_the_meta_agent_names_who_proposes_and_its_provider(tmp_pat
 def test_both_profiles_together_are_one_experiment(tmp_path):
     provider(tmp_path)
     convert([profile(tmp_path, "meta", agent_impl="openhands"), profile(tmp_path, "target")], tmp_path / "out")
-    made = experiment(tmp_path / "out", "+experiment=[meta,target]")
-    assert (made.meta_provider.name, made.target_provider.name) == ("meta-provider", "target-provider")
+    config = experiment(tmp_path / "out", "+experiment=[meta,target]")
+    assert (config.meta_provider.name, config.target_provider.name) == ("meta-provider", "target-provider")
 
 
 def test_names_that_only_claudes_cli_knows_are_written_as_the_api_knows_them(tmp_path):

@@ -48,34 +48,34 @@ def command(monkeypatch, capsys):
 
 
 def test_the_default_experiment_is_well_and_no_model_is_asked_for(tmp_path):
-    found = examined(tmp_path)
-    assert not [f for f in found.values() if f.state == FAULT]
-    assert found["gateway"].state == found["cluster"].state == SKIPPED
-    assert "200 test" in found["data"].text and not list(tmp_path.iterdir())
+    results = examined(tmp_path)
+    assert not [f for f in results.values() if f.state == FAULT]
+    assert results["gateway"].state == results["cluster"].state == SKIPPED
+    assert "200 test" in results["data"].text and not list(tmp_path.iterdir())
 
 
 def test_a_whole_experiment_with_models_is_checked_to_the_harness_in_the_sandbox(tmp_path, server):
-    found = examined(tmp_path, *custom(server, "meta_agent=llm"))
-    assert not [f for f in found.values() if f.state == FAULT], found
-    assert "serves scripted" in found["harness's model"].text and "not known" in found["harness's price"].text
-    assert found["harness's gateway"].text == "a harness in the sandbox reaches it"
-    assert found["harness's call"].state == SKIPPED and server.tally.calls == 0
+    results = examined(tmp_path, *custom(server, "meta_agent=llm"))
+    assert not [f for f in results.values() if f.state == FAULT], results
+    assert "serves scripted" in results["harness's model"].text and "not known" in results["harness's price"].text
+    assert results["harness's gateway"].text == "a harness in the sandbox reaches it"
+    assert results["harness's call"].state == SKIPPED and server.tally.calls == 0
 
 
 def test_a_call_is_made_only_when_asked_for(tmp_path, server):
-    found = examined(tmp_path, *custom(server), call=True)
-    assert found["harness's call"].state == OK and "21 tokens" in found["harness's call"].text
+    results = examined(tmp_path, *custom(server), call=True)
+    assert results["harness's call"].state == OK and "21 tokens" in results["harness's call"].text
     assert server.tally.calls == 1
 
 
 def test_every_fault_is_found_not_only_the_first_and_says_what_to_do(tmp_path, server, monkeypatch):
     monkeypatch.setenv("SIA_TEST_KEY", "wrong")
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: checks.shutil._ntuple_diskusage(100, 99, 1 << 20))
-    found = examined(tmp_path, *custom(server, "budget.usd=1", "sandbox.disk_mb=4096"))
-    assert found["harness's model"].state == FAULT and "key refused" in found["harness's model"].text
-    assert found["harness's price"].state == FAULT and "give provider.prices" in found["harness's price"].text
-    assert found["disk"].state == FAULT and "sandbox.disk_mb" in found["disk"].text
-    assert found["harness's gateway"].state == OK  # what does not need the provider still works
+    results = examined(tmp_path, *custom(server, "budget.usd=1", "sandbox.disk_mb=4096"))
+    assert results["harness's model"].state == FAULT and "key refused" in results["harness's model"].text
+    assert results["harness's price"].state == FAULT and "give provider.prices" in results["harness's price"].text
+    assert results["disk"].state == FAULT and "sandbox.disk_mb" in results["disk"].text
+    assert results["harness's gateway"].state == OK  # what does not need the provider still works
 
 
 def test_a_missing_key_a_dead_endpoint_and_an_unknown_model_are_faults(tmp_path, server, monkeypatch):
@@ -93,8 +93,8 @@ def test_a_missing_key_a_dead_endpoint_and_an_unknown_model_are_faults(tmp_path,
 def test_data_that_cannot_be_had_is_a_fault(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("SIA_CACHE", str(tmp_path / "cache"))
-    found = examined(tmp_path, "task=lawbench")["data"]
-    assert found.state == FAULT and "sia_runner.prepare task=lawbench" in found.text
+    results = examined(tmp_path, "task=lawbench")["data"]
+    assert results.state == FAULT and "sia_runner.prepare task=lawbench" in results.text
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_the_cluster_is_asked_what_is_up(tmp_path, monkeypatch, script, state, t
         (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if script else str(tmp_path))
     config = check(composed("compute.name=slurm"))
-    found = doctor._try("cluster", lambda: checks_slurm.cluster(config))
-    assert found.state == state and text in found.text
+    results = doctor._run_check("cluster", lambda: checks_slurm.cluster(config))
+    assert results.state == state and text in results.text
 
 
 def test_the_server_of_a_policy_is_asked():
@@ -122,15 +122,17 @@ def test_the_server_of_a_policy_is_asked():
     config = check(
         composed(*served, "target_agent.policy.base=some/model", "target_agent.policy.base_url=http://127.0.0.1:9/v1")
     )
-    found = doctor._try("policy", lambda: checks.policy(config))
-    assert found.state == FAULT and "vllm does not answer at http://127.0.0.1:9" in found.text
-    found = doctor._try("policy", lambda: checks.policy(check(composed("task=arithmetic", "target_agent=policy"))))
-    assert found.state == OK and found.text == "tiny, served by peft"
+    results = doctor._run_check("policy", lambda: checks.policy(config))
+    assert results.state == FAULT and "vllm does not answer at http://127.0.0.1:9" in results.text
+    results = doctor._run_check(
+        "policy", lambda: checks.policy(check(composed("task=arithmetic", "target_agent=policy")))
+    )
+    assert results.state == OK and results.text == "tiny, served by peft"
 
 
 def test_without_a_policy_there_is_no_server_to_ask():
-    found = doctor._try("policy", lambda: checks.policy(check(composed("task=lawbench"))))
-    assert found.state == SKIPPED and found.text == "no weights are trained"
+    results = doctor._run_check("policy", lambda: checks.policy(check(composed("task=lawbench"))))
+    assert results.state == SKIPPED and results.text == "no weights are trained"
 
 
 def test_the_command_prints_a_line_per_check_and_exits_0(tmp_path, server):

@@ -14,11 +14,11 @@ def llm_run(tmp_path, monkeypatch):
     started: list[LlmRun] = []
 
     def make(task: list[str] | None = None, delay: float = 0.0) -> LlmRun:
-        one = LlmRun(tmp_path, task or riddles.make(tmp_path), delay)
-        started.append(one)
-        one.serve()
-        return one
+        run = LlmRun(tmp_path, task or riddles.make(tmp_path), delay)
+        started.append(run)
+        run.serve()
+        return run
 
     yield make
-    for one in started:
-        one.end()
+    for run in started:
+        run.end()

@@ -35,8 +35,10 @@ def waiting(cli):
 
 
 def test_the_run_stops_with_its_plan_and_says_how_to_answer(waiting):
-    cli, said = waiting
-    assert f"python -m sia_runner.approve {cli.run}\n" in said and '--reject "why"' in said and "resume=" not in said
+    cli, output = waiting
+    assert (
+        f"python -m sia_runner.approve {cli.run}\n" in output and '--reject "why"' in output and "resume=" not in output
+    )
     assert (cli.summary["status"], cli.summary["waits"]) == ("interrupted", 1)
     plan = json.loads((cli.run / "gen_1" / "plan.json").read_text())
     assert plan["lever"] == "harness" and "+++ b/target_agent.py" in plan["harness"] and plan["data"] is None
@@ -69,8 +71,8 @@ def test_approved_it_goes_on_to_the_next_plan_and_rejected_to_the_one_after(wait
     signed = events(cli, "approved", "rejected")
     assert [(e["event"], e["n"]) for e in signed] == [("approved", 1), ("rejected", 2), ("approved", 3)]
     assert all(e["by"] and e["at"] for e in signed) and signed[1]["why"] == "too dear for us"
-    code, said = command("verify", cli.run)
-    assert code == 0 and said.count("sign-off") == 3, said
+    code, output = command("verify", cli.run)
+    assert code == 0 and output.count("sign-off") == 3, output
 
 
 def test_a_plan_that_was_edited_is_not_approved(waiting):
@@ -79,8 +81,8 @@ def test_a_plan_that_was_edited_is_not_approved(waiting):
         path = cli.run / "gen_1" / name
         before = path.read_text()
         path.write_text(before + " ")
-        code, said = command("approve", cli.run)
-        assert code == 2 and f"gen_1/{name} was changed since it was written" in said
+        code, output = command("approve", cli.run)
+        assert code == 2 and f"gen_1/{name} was changed since it was written" in output
         assert command("verify", cli.run)[0] == 1
         path.write_text(before)
     assert events(cli, "approved", "rejected", "resumed") == []
@@ -88,8 +90,8 @@ def test_a_plan_that_was_edited_is_not_approved(waiting):
 
 def test_where_nothing_waits_nothing_is_approved(cli):
     assert cli("task=smoke", *cli.replay(MAJORITY)).returncode == 0
-    code, said = command("approve", cli.run)
-    assert code == 2 and said == f"refused: {cli.run}: no plan waits for approval\n"
+    code, output = command("approve", cli.run)
+    assert code == 2 and output == f"refused: {cli.run}: no plan waits for approval\n"
 
 
 def test_a_candidate_that_went_on_unsigned_is_a_fault(waiting, tmp_path):
@@ -97,8 +99,8 @@ def test_a_candidate_that_went_on_unsigned_is_a_fault(waiting, tmp_path):
     cli, _ = waiting
     assert command("approve", cli.run)[0] == 130
     forge(cli.run / "journal.jsonl", lambda entry: entry["event"] != "approved")
-    code, said = command("verify", cli.run)
-    assert code == 1 and "FAULT gen_1: sign-off: went on without a plan that was answered" in said
+    code, output = command("verify", cli.run)
+    assert code == 1 and "FAULT gen_1: sign-off: went on without a plan that was answered" in output
 
 
 def forge(journal, keep):
@@ -114,8 +116,8 @@ def forge(journal, keep):
 
 @pytest.mark.parametrize("args", [[], ["RUN", "--reject"], ["RUN", "--reject", " "], ["RUN", "--rejected", "why"]])
 def test_a_wrong_command_line_is_refused_with_the_usage(args):
-    code, said = command("approve", *args)
-    assert code == 2 and said.startswith("usage: python -m sia_runner.approve")
+    code, output = command("approve", *args)
+    assert code == 2 and output.startswith("usage: python -m sia_runner.approve")
 
 
 @pytest.mark.slow

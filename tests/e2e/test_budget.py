@@ -60,8 +60,8 @@ def spend_all(room: RunModels, folder: Path) -> int:
         for count in range(1000):
             try:
                 room.chat(grant, messages, (), max_tokens=200)
-            except BudgetSpent as spent:
-                assert spent.scope == "run"
+            except BudgetSpent as usage:
+                assert usage.scope == "run"
                 return count
         raise AssertionError("the budget never ends")
 
@@ -118,23 +118,23 @@ def task(tmp_path):
 
 def test_a_run_that_hits_its_budget_says_so_and_still_tests_the_best_candidate_within_the_reserve(cli, task):
     """Enough for the first generation and its test, not for all three."""
-    done, limit, spent = whole_run(cli, task, 3, 0.4)
-    said = done.stdout + done.stderr
-    assert cli.summary["status"] == "budget", said
-    assert spent <= limit * ROUNDING
+    done, limit, usage = whole_run(cli, task, 3, 0.4)
+    output = done.stdout + done.stderr
+    assert cli.summary["status"] == "budget", output
+    assert usage <= limit * ROUNDING
     assert cli.summary["usage"]["usd"] <= limit * ROUNDING
-    assert "budget spent" in said
+    assert "budget spent" in output
     assert cli.summary["best"]["test"]["n"] == 24
-    assert done.returncode == 0, said
+    assert done.returncode == 0, output
 
 
 @pytest.mark.slow
 def test_a_budget_too_small_for_anything_ends_with_4_and_nothing_scored(cli, task):
-    done, limit, spent = whole_run(cli, task, 4, 0.02)
+    done, limit, usage = whole_run(cli, task, 4, 0.02)
     assert done.returncode == 4, done.stdout + done.stderr
     assert cli.summary["status"] == "budget"
     assert cli.summary["best"] is None
-    assert spent <= limit * ROUNDING
+    assert usage <= limit * ROUNDING
 
 
 @pytest.mark.slow
@@ -170,9 +170,9 @@ def test_seeded_runs_stop_within_their_budget(tmp_path_factory):
     for seed in SEEDS:
         cli = Cli(tmp_path_factory.mktemp(f"seed{seed}"))
         share = 10 ** random.Random(seed).uniform(-1.5, 1.0)
-        done, limit, spent = whole_run(cli, task, seed, share)
+        done, limit, usage = whole_run(cli, task, seed, share)
         said = f"seed {seed}: {done.stdout}{done.stderr}"
-        assert spent <= limit * ROUNDING, said
+        assert usage <= limit * ROUNDING, said
         summary = cli.summary
         assert summary["usage"]["usd"] <= limit * ROUNDING, said
         assert summary["status"] in ("completed", "budget"), said

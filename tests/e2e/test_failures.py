@@ -1,4 +1,4 @@
-"""What must never happen: each failure seen in the field ends with its exit code, its kind and one clear line."""
+"""Failures seen in the field: each ends with its exit code, its kind and one clear line."""
 
 import contextlib
 import os
@@ -179,9 +179,9 @@ def test_ctrl_c_finishes_the_journal_and_prints_the_resume_command(cli):
     wait_for(lambda: (cli.run / "gen_1" / "gate" / "work").exists(), 20)
     began = time.monotonic()
     runner.send_signal(signal.SIGINT)
-    said = runner.communicate(timeout=20)[0]
+    output = runner.communicate(timeout=20)[0]
     assert runner.returncode == INTERRUPTED and time.monotonic() - began < 3
-    assert f"python -m sia_runner resume={cli.run}" in said
+    assert f"python -m sia_runner resume={cli.run}" in output
     assert cli.summary["status"] == "interrupted" and cli.journal[-1]["event"] == "interrupted"
     assert cli(f"resume={cli.run}").returncode == 0
     assert cli.summary["status"] == "completed"
@@ -233,8 +233,8 @@ def test_a_full_disk_is_a_resumable_stop_and_nothing_is_lost(cli, tmp_path):
         answered = cli.run / "gen_2" / "gate" / "work" / "submission.csv"
         wait_for(answered.exists, 30)  # so that what finds the disk full is the runner and not the harness
         fill(disk / "filler")
-        said = runner.communicate(timeout=60)[0]
-        assert runner.returncode == INTERRUPTED and "resume=" in said, said
+        output = runner.communicate(timeout=60)[0]
+        assert runner.returncode == INTERRUPTED and "resume=" in output, output
         (disk / "filler").unlink()
         resumed = cli(f"resume={cli.run}")
         assert resumed.returncode == 0, resumed.stdout + resumed.stderr

@@ -21,7 +21,7 @@ def run_to_end(cli, experiment):
 
 
 def essence(cli):
-    """All that may not depend on kills: verdicts, scores, outcomes, the tested result."""
+    """Return everything that may not depend on kills: verdicts, scores, outcomes, the tested result."""
     keep = ("n", "lever", "title", "status", "reason", "val", "outcomes")
     return [{key: g[key] for key in keep} for g in cli.summary["generations"]], cli.summary["best"]
 
@@ -41,8 +41,10 @@ def journaled(cli):
 
 
 def cut(cli, runner, lines, seconds):
-    """Kill -9 `seconds` after the journal has grown by so many lines; False when the run had ended by then. By seconds
-    alone, a run on a busy machine would never get anywhere."""
+    """Kill -9 `seconds` after the journal has grown by so many lines; return False when the run had ended by then.
+
+    By seconds alone, a run on a busy machine would never make progress.
+    """
     wanted = journaled(cli) + lines
     while journaled(cli) < wanted and runner.poll() is None:
         time.sleep(0.01)

@@ -42,8 +42,7 @@ def rollouts_of_probes(cli):
 
 @pytest.fixture(scope="module")
 def harmful(tmp_path_factory):
-    """trainer=auto on a 0/1 verifier: a harness that ties, then an update at a rate that destroys the policy, then
-    another harness."""
+    """Run trainer=auto on a 0/1 verifier: a tie, a learning rate that destroys the policy, another harness."""
     cli = Cli(tmp_path_factory.mktemp("harmful"))
     rate = ["trainer.algorithms.grpo.learning_rate=0.015", "++target_agent.policy.max_tokens=8"]
     finished(cli, "task=arithmetic", "trainer=auto", *cli.replay(*TIES), *LITTLE, *rate, PLATEAU_ALONE)
@@ -54,9 +53,9 @@ def test_a_terminal_verifier_gives_grpo_and_a_plateau_pulls_the_lever(harmful):
     generations = harmful.summary["generations"]
     assert [g["lever"] for g in generations] == ["harness", "harness", "weights", "harness"]
     assert generations[1]["status"] == "rejected"
-    made = decision(harmful, 3)
-    assert (made["lever"], made["algorithm"], made["trainer"]) == ("weights", "grpo", "auto")
-    evidence = made["evidence"]
+    decided = decision(harmful, 3)
+    assert (decided["lever"], decided["algorithm"], decided["trainer"]) == ("weights", "grpo", "auto")
+    evidence = decided["evidence"]
     assert evidence["plateau"] == 1
     assert evidence["due"] == "harness plateau 1 >= 1"
     assert evidence["rule"]["rule"] == "rollouts are cheap and the verifier is terminal"
@@ -82,8 +81,8 @@ def test_an_update_that_harms_val_is_reverted_and_its_adapter_kept_out_of_the_li
 
 
 def test_the_proposer_is_shown_what_became_of_the_update(harmful):
-    shown = json.loads((harmful.run / "gen_4" / "evidence" / "summary.json").read_text())["weights"]
-    (update,) = shown["updates"]
+    weights = json.loads((harmful.run / "gen_4" / "evidence" / "summary.json").read_text())["weights"]
+    (update,) = weights["updates"]
     assert (update["generation"], update["algorithm"], update["status"]) == (3, "grpo", "rejected")
     assert len(update["reward"]) == len(update["kl"]) == 1
     assert "| 3 | grpo | rejected" in (harmful.run / "gen_4" / "evidence" / "overview.md").read_text()
@@ -146,12 +145,12 @@ def test_dense_rewards_give_ppo(cli, letters):
         "max_gen=2",
         f"hydra.run.dir={cli.run}",
     )
-    made = decision(cli, 2)
-    assert (made["lever"], made["algorithm"]) == ("weights", "ppo"), made
-    assert made["evidence"]["rule"]["rule"] == "rewards are dense scalars"
-    assert made["evidence"]["shape"]["distinct"] >= 5
-    assert made["evidence"]["shape"]["graded_share"] >= 0.5
-    assert made["evidence"]["due"] == "generation 2 of 2, and no weights were trained yet"
+    decided = decision(cli, 2)
+    assert (decided["lever"], decided["algorithm"]) == ("weights", "ppo"), decided
+    assert decided["evidence"]["rule"]["rule"] == "rewards are dense scalars"
+    assert decided["evidence"]["shape"]["distinct"] >= 5
+    assert decided["evidence"]["shape"]["graded_share"] >= 0.5
+    assert decided["evidence"]["due"] == "generation 2 of 2, and no weights were trained yet"
 
 
 def test_a_harness_that_names_no_question_is_told_and_keeps_the_harness_lever(cli):

@@ -112,14 +112,14 @@ def killed_and_resumed(cli, overrides, chance, longest):
     while True:
         runner = cli.start(*args)
         try:
-            said, _ = runner.communicate(timeout=chance.uniform(1.5, longest))
+            output, _ = runner.communicate(timeout=chance.uniform(1.5, longest))
         except subprocess.TimeoutExpired:
             runner.send_signal(signal.SIGKILL)
             runner.communicate()
             kills += 1
             assert kills < 60
         else:
-            assert runner.returncode == 0, said
+            assert runner.returncode == 0, output
             return kills
         if (cli.run / "config.yaml").exists():
             args = [f"resume={cli.run}"]

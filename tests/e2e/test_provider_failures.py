@@ -1,5 +1,7 @@
-"""Everything a provider does wrong, through whole runs: a refusal before the start, or a resumable stop. Never a
-traceback, and never a wrong answer counted against a candidate for what the provider did."""
+"""Whole runs with every misbehaviour of a provider: each ends in a refusal before the start, or a resumable stop.
+
+There is never a traceback, and never a wrong answer counted against a candidate for what the provider did.
+"""
 
 import os
 import resource
@@ -226,7 +228,7 @@ def test_an_answer_without_end_or_of_200_mb_is_cut_and_memory_stays_flat(cli, ta
 
 
 def first_fails(reaction, times=1):
-    """Each question's first `times` calls fail; then all is well."""
+    """Let the first `times` calls of each question fail; then all is well."""
     failed: dict[str, int] = {}
 
     def script(request: Request):

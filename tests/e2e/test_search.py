@@ -1,5 +1,4 @@
-"""Which candidate is extended, how many are proposed at once, and when a run stops: whole runs with a proposer of
-ours."""
+"""Whole runs with a proposer of ours: the candidate that is extended, the width, and the stop at a plateau."""
 
 import json
 

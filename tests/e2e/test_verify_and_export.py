@@ -34,9 +34,9 @@ def command(module, *args):
 
 
 def faults(run):
-    code, said = command("verify", run)
-    assert code in (1, 2), said
-    return [line for line in said.splitlines() if line.startswith(("FAULT", "refused"))]
+    code, output = command("verify", run)
+    assert code in (1, 2), output
+    return [line for line in output.splitlines() if line.startswith(("FAULT", "refused"))]
 
 
 def edit(path, old, new):
@@ -46,9 +46,9 @@ def edit(path, old, new):
 
 
 def test_an_untouched_run_holds(run):
-    code, said = command("verify", run)
-    assert code == 0 and "every score was recomputed and holds" in said
-    assert said.count("verdict") == 3 and said.count("test of") == 4
+    code, output = command("verify", run)
+    assert code == 0 and "every score was recomputed and holds" in output
+    assert output.count("verdict") == 3 and output.count("test of") == 4
 
 
 def test_a_changed_answer_is_found(run):
@@ -112,8 +112,8 @@ def test_no_run_there_is_one_clear_line(tmp_path):
 
 
 def test_the_exported_harness_runs_without_us(finished, run, tmp_path):
-    code, said = command("export", run, tmp_path / "best")
-    assert code == 0, said
+    code, output = command("export", run, tmp_path / "best")
+    assert code == 0, output
     data, work = tmp_path / "data", tmp_path / "out"
     data.mkdir(), work.mkdir()
     (data / "train.csv").write_text("id,text,label\n1,good thing,positive\n2,bad thing,negative\n")
@@ -127,8 +127,8 @@ def test_the_exported_harness_runs_without_us(finished, run, tmp_path):
 
 def test_an_export_never_writes_over_a_folder(run, tmp_path):
     (tmp_path / "best").mkdir()
-    code, said = command("export", run, tmp_path / "best")
-    assert code == 2 and "exists already" in said
+    code, output = command("export", run, tmp_path / "best")
+    assert code == 2 and "exists already" in output
 
 
 def test_requirements_name_what_the_harness_imports_with_the_measured_versions(tmp_path):

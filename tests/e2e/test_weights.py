@@ -34,11 +34,11 @@ def test_weights_and_harness_beat_the_harness_alone_on_held_out_questions(cli):
     done = cli("-m", "+experiment=sia_h,sia_wh", "task=arithmetic", "max_gen=3", sweep, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     command = [sys.executable, "-m", "sia_runner.compare", str(cli.folder / "levers"), "--json"]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    harness_only, both = found["runs"]
+    comparison = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    harness_only, both = comparison["runs"]
     assert (harness_only["mode"], both["mode"]) == ("SIA-H", "SIA-W+H")
     assert both["algorithms"] == ["grpo"]  # what trainer=auto chose, and what was accepted
     assert harness_only["test"]["n"] == both["test"]["n"] == 400
-    (pair,) = found["pairs"]
+    (pair,) = comparison["pairs"]
     assert pair["won"] > pair["lost"] and pair["p_value"] < 1e-6
-    assert found["notes"] == []  # same policy, same first harness, same everything but the trainer
+    assert comparison["notes"] == []  # same policy, same first harness, same everything but the trainer

@@ -20,7 +20,7 @@ LITTLE = ["trainer.steps=2", "trainer.questions=16", "trainer.samples=4", "train
 
 
 def tiny() -> Path:
-    """What base=tiny is for the task, as a folder that a server can serve."""
+    """Return base=tiny of the task as a folder that a server can serve."""
     config = check(composed("task=arithmetic", "target_agent=policy"))
     task = rooms(config).task
     task.prepare(lambda line: None)

@@ -1,4 +1,4 @@
-"""What a run may cost is said before it spends: sizes from the task, assumptions stated, unknown prices unknown."""
+"""The forecast of a run's cost: sizes from the task, stated assumptions, unknown prices reported as unknown."""
 
 import json
 import subprocess
@@ -60,11 +60,11 @@ def test_the_low_case_counts_one_call_for_every_question_that_is_asked():
 
 
 def test_more_generations_and_more_width_cost_more():
-    one = forecasts(config("meta_agent=llm", "max_gen=2"))["expected"]
+    single = forecasts(config("meta_agent=llm", "max_gen=2"))["expected"]
     two = forecasts(config("meta_agent=llm", "max_gen=4"))["expected"]
     wide = forecasts(config("meta_agent=llm", "max_gen=2", "search.width=3"))["expected"]
-    assert two.meta.calls == 2 * one.meta.calls and wide.meta.calls == 3 * one.meta.calls
-    assert wide.meta.seconds == one.meta.seconds  # side by side
+    assert two.meta.calls == 2 * single.meta.calls and wide.meta.calls == 3 * single.meta.calls
+    assert wide.meta.seconds == single.meta.seconds  # side by side
 
 
 def test_patience_shortens_the_low_case_only():
@@ -81,8 +81,8 @@ def test_an_answer_is_never_longer_than_max_tokens_and_a_run_never_longer_than_i
 def test_dollars_are_tokens_times_prices_and_unknown_prices_stay_unknown():
     experiment = config()
     low = forecasts(experiment)["low"]
-    spent = low.target.input_tokens * 1e-6 + low.target.output_tokens * 2e-6
-    assert total_dollars(experiment, low) == pytest.approx(spent, rel=0.01)
+    usd = low.target.input_tokens * 1e-6 + low.target.output_tokens * 2e-6
+    assert total_dollars(experiment, low) == pytest.approx(usd, rel=0.01)
     assert total_dollars(config("provider.prices=null"), low) is None
 
 
@@ -111,9 +111,9 @@ def test_the_command_prints_a_table_with_its_assumptions(tmp_path):
 
 def test_the_command_has_a_form_for_programs(command):
     code, out, _ = command(*PRICED, "--json")
-    found = json.loads(out)
-    assert code == 0 and found["cases"]["low"]["usd"] < found["cases"]["high"]["usd"]
-    assert found["roles"]["target"] == {"provider": "custom", "model": "m", "priced": True}
+    report = json.loads(out)
+    assert code == 0 and report["cases"]["low"]["usd"] < report["cases"]["high"]["usd"]
+    assert report["roles"]["target"] == {"provider": "custom", "model": "m", "priced": True}
 
 
 def test_an_experiment_without_models_costs_nothing(command):

@@ -14,7 +14,7 @@ from tests.conftest import Cli
 
 
 class Finished:
-    """A run, and what `evidence.write` needs of it."""
+    """A run, and what `write_evidence` needs of it."""
 
     def __init__(self, path: Path) -> None:
         self.run = RunDir(path)

@@ -7,9 +7,8 @@ from statistics import fmean
 
 import pytest
 
-from sia_runner import evidence
 from sia_runner.agents.evidence import Evidence
-from sia_runner.evidence import budget, reward
+from sia_runner.evidence import budget, reward, write_evidence
 from sia_runner.evidence.past import diff
 from sia_runner.models.ledger import RunLedger
 from sia_runner.models.prices import Rates
@@ -28,7 +27,7 @@ def finished(make_run):
 def write(finished, tmp_path):
     def write(parent, incumbent=2, name="evidence", **changes):
         config = finished.config.model_copy(update={"evidence": finished.config.evidence.model_copy(update=changes)})
-        evidence.write(config, finished.run, 5, finished.history, incumbent, parent, tmp_path / name)
+        write_evidence(config, finished.run, 5, finished.history, incumbent, parent, tmp_path / name)
         return tmp_path / name
 
     return write
@@ -117,7 +116,7 @@ def test_the_diff_is_against_the_noted_parent_not_the_incumbent(finished, tmp_pa
     noted = [
         p if p.n != 4 else Past(4, p.lever, p.title, p.status, p.reason, p.val, parent=1) for p in finished.history
     ]
-    evidence.write(finished.config, finished.run, 5, noted, 2, 2, tmp_path / "evidence")
+    write_evidence(finished.config, finished.run, 5, noted, 2, 2, tmp_path / "evidence")
     assert "## Changes against generation 1" in (tmp_path / "evidence" / "history" / "gen_4.md").read_text()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner import evidence
+from sia_runner.evidence import write_evidence
 from sia_runner.models.trajectories import Record, Spent, append
 from sia_runner.rooms import rooms
 from sia_runner.rundir import RunDir, read_json
@@ -54,7 +54,7 @@ class Desk:
 
     def write(self, **changes):
         config = self.config.model_copy(update={"evidence": self.config.evidence.model_copy(update=changes)})
-        evidence.write(config, self.run, 2, self.history, 1, 1)
+        write_evidence(config, self.run, 2, self.history, 1, 1)
         folder = self.run.generation(2).evidence / "trajectories"
         return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
 

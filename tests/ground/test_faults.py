@@ -1,4 +1,4 @@
-"""What the provider failed to answer is no wrong answer of the harness; what it earned, it keeps."""
+"""Failures of the provider are not wrong answers of the harness; solved questions keep their value."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,17 +18,17 @@ def outcome(kind, k=0, value=0.0):
 
 def corrected(kind, own=None, value=0.0, **untagged):
     faults = Faults({"q0": OutcomeKind(own)} if own else {}, {OutcomeKind(k): n for k, n in untagged.items()})
-    (found,) = fault_outcomes([outcome(kind, value=value)], faults, KEYS)
-    return found
+    (result,) = fault_outcomes([outcome(kind, value=value)], faults, KEYS)
+    return result
 
 
 @given(KINDS, st.sampled_from(["rate_limited", "budget"]))
 def test_a_question_whose_last_call_failed_is_not_held_against_the_harness(kind, own):
-    found = corrected(kind, own)
+    result = corrected(kind, own)
     if kind in EARNED or kind in INFRASTRUCTURE:
-        assert found == outcome(kind)
+        assert result == outcome(kind)
     else:
-        assert found.kind == own and "answered" not in found.prediction.replace("did not answer", "")
+        assert result.kind == own and "answered" not in result.prediction.replace("did not answer", "")
 
 
 @given(KINDS)
@@ -57,8 +57,8 @@ def test_what_is_known_of_a_question_goes_before_what_may_be():
 
 def test_only_the_question_itself_is_corrected():
     outcomes = [outcome(OutcomeKind.WRONG, k) for k in range(3)]
-    found = fault_outcomes(outcomes, Faults({"q1": OutcomeKind.RATE_LIMITED}), KEYS)
-    assert [o.kind for o in found] == [OutcomeKind.WRONG, OutcomeKind.RATE_LIMITED, OutcomeKind.WRONG]
+    result = fault_outcomes(outcomes, Faults({"q1": OutcomeKind.RATE_LIMITED}), KEYS)
+    assert [o.kind for o in result] == [OutcomeKind.WRONG, OutcomeKind.RATE_LIMITED, OutcomeKind.WRONG]
 
 
 def test_ids_that_were_never_asked_are_no_ones():
@@ -73,7 +73,7 @@ def test_ids_that_were_never_asked_are_no_ones():
 )
 def test_no_outcome_is_lost_none_made_better_and_without_faults_nothing_changes(given_outcomes, questions, untagged):
     outcomes = [outcome(kind, k, value) for kind, k, value in given_outcomes]
-    found = fault_outcomes(outcomes, Faults(questions, untagged), KEYS)
-    assert [(o.unit, o.value) for o in found] == [(o.unit, o.value) for o in outcomes]
-    assert all(new.kind not in EARNED or new == old for new, old in zip(found, outcomes, strict=True))
+    result = fault_outcomes(outcomes, Faults(questions, untagged), KEYS)
+    assert [(o.unit, o.value) for o in result] == [(o.unit, o.value) for o in outcomes]
+    assert all(new.kind not in EARNED or new == old for new, old in zip(result, outcomes, strict=True))
     assert fault_outcomes(outcomes, Faults(), KEYS) == outcomes

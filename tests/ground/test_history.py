@@ -1,4 +1,4 @@
-"""What the journal says of time: several candidates under way at once do not make it pass faster."""
+"""The wall time of a journal: candidates in parallel count once."""
 
 from datetime import UTC, datetime
 
@@ -9,12 +9,12 @@ from sia_runner.ground.journal import Journal
 
 
 def journal(path, *steps):
-    """`steps`: name, when it began, when it ended, in minutes."""
-    found = Journal(path / "journal.jsonl")
-    for name, began, ended in steps:
-        at = datetime.fromtimestamp(60 * ended, UTC).isoformat(timespec="milliseconds")
-        found.entries.append({"event": "done", "step": name, "at": at, "seconds": 60.0 * (ended - began), "result": {}})
-    return found
+    """Return a journal of `steps`, each with name, start and end in minutes."""
+    journal = Journal(path / "journal.jsonl")
+    for name, start, end in steps:
+        at = datetime.fromtimestamp(60 * end, UTC).isoformat(timespec="milliseconds")
+        journal.entries.append({"event": "done", "step": name, "at": at, "seconds": 60.0 * (end - start), "result": {}})
+    return journal
 
 
 def test_one_after_the_other_adds_up_over_pauses(tmp_path):

@@ -46,14 +46,14 @@ def test_a_step_that_was_cut_is_done_again(path):
 
 def test_every_prefix_of_a_journal_is_recovered_to_its_last_whole_line(path):
     written(path)
-    whole = path.read_bytes()
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
         journal = Journal(path)
         journal.append("next")
         journal.close()
         assert Record(path).entries[-1]["event"] == "next"
-        lines = whole[:length].count(b"\n")
+        lines = content[:length].count(b"\n")
         assert [e["seq"] for e in Record(path).entries][:lines] == list(range(1, lines + 1))
 
 
@@ -63,8 +63,8 @@ def test_a_signal_that_raises_in_the_middle_of_an_append_leaves_the_chain_whole(
     journal.append("before")
     real = getattr(os, call)
 
-    def interrupted(*given):
-        real(*given)  # Python runs a signal's handler when the system call is over
+    def interrupted(*arguments):
+        real(*arguments)  # Python runs a signal's handler when the system call is over
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, call, interrupted)
@@ -78,10 +78,10 @@ def test_a_signal_that_raises_in_the_middle_of_an_append_leaves_the_chain_whole(
 
 def test_changing_any_byte_of_any_line_but_the_last_is_found(path):
     written(path)
-    whole = path.read_bytes()
-    last_line = whole.rstrip(b"\n").rindex(b"\n") + 1
+    content = path.read_bytes()
+    last_line = content.rstrip(b"\n").rindex(b"\n") + 1
     for at in range(0, last_line, 3):
-        broken = bytearray(whole)
+        broken = bytearray(content)
         broken[at] ^= 1
         path.write_bytes(bytes(broken))
         with pytest.raises(JournalError):

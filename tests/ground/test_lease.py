@@ -81,8 +81,8 @@ def test_of_many_that_take_over_a_dead_lease_exactly_one_wins(tmp_path, holder):
     holder.kill()
     holder.wait()
     racers = [spawn(RACE, tmp_path) for _ in range(6)]
-    said = [racer.communicate(timeout=30)[0].strip() for racer in racers]
-    assert sorted(said) == ["lost"] * 5 + ["won"]
+    outputs = [racer.communicate(timeout=30)[0].strip() for racer in racers]
+    assert sorted(outputs) == ["lost"] * 5 + ["won"]
 
 
 def test_who_lost_the_lease_is_stopped_before_it_writes(tmp_path):

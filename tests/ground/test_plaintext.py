@@ -15,10 +15,10 @@ ANY = st.text(st.characters(), max_size=300) | st.text(
 
 @given(ANY)
 def test_no_control_character_is_left_but_line_feed_and_tab(text):
-    found = plain(text)
-    assert all(c in "\n\t" or unicodedata.category(c)[0] != "C" for c in found)
-    assert plain(found) == found
-    found.encode()
+    result = plain(text)
+    assert all(c in "\n\t" or unicodedata.category(c)[0] != "C" for c in result)
+    assert plain(result) == result
+    result.encode()
 
 
 def test_ordinary_text_in_any_script_stays_as_it_is():
@@ -32,19 +32,19 @@ def test_what_would_rewrite_a_line_becomes_a_line_of_its_own():
 
 
 @given(ANY, st.integers(0, 400))
-def test_a_cut_text_fits_and_says_how_much_is_missing(text, most):
-    found = cut(text, most)
+def test_a_cut_text_fits_and_says_how_much_is_missing(text, limit):
+    result = cut(text, limit)
     size = len(text.encode(errors="replace"))
-    if found == text:
-        assert size <= most
+    if result == text:
+        assert size <= limit
     else:
-        assert len(found.encode(errors="replace")) <= max(most, 96) and "characters cut" in found
-    assert found == text or size > most
+        assert len(result.encode(errors="replace")) <= max(limit, 96) and "characters cut" in result
+    assert result == text or size > limit
 
 
 def test_a_cut_text_shows_its_beginning_and_its_end():
-    found = cut("begin" + "x" * 10_000_000 + "end", 200)
-    assert found.startswith("begin") and found.endswith("end") and "9,999," in found
+    result = cut("begin" + "x" * 10_000_000 + "end", 200)
+    assert result.startswith("begin") and result.endswith("end") and "9,999," in result
 
 
 @given(ANY)
@@ -55,13 +55,13 @@ def test_no_text_ends_its_code_block(text):
 
 
 @given(ANY, st.integers(1, 100))
-def test_one_line_is_one_and_bounded(text, most):
-    found = one_line(text, most)
-    assert len(found) <= most and len(found.splitlines()) <= 1
+def test_one_line_is_one_and_bounded(text, limit):
+    result = one_line(text, limit)
+    assert len(result) <= limit and len(result.splitlines()) <= 1
 
 
 @given(ANY)
 def test_a_cell_stays_in_its_column(text):
-    found = cell(text)
-    assert len(found.splitlines()) == 1 and found.replace("\\|", "").count("|") == 0
-    assert found == "(empty)" or (found[0] == found[-1] == "`" and "`" not in found[1:-1])
+    result = cell(text)
+    assert len(result.splitlines()) == 1 and result.replace("\\|", "").count("|") == 0
+    assert result == "(empty)" or (result[0] == result[-1] == "`" and "`" not in result[1:-1])

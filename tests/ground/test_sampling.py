@@ -12,27 +12,27 @@ ITEMS = st.lists(st.tuples(st.sampled_from("abcde"), st.integers()), max_size=60
 
 @given(ITEMS)
 def test_every_item_is_there_once_and_a_stratum_keeps_its_order(items):
-    found = representative(items, lambda item: item[0])
-    assert Counter(found) == Counter(items)
+    ordered = representative(items, lambda item: item[0])
+    assert Counter(ordered) == Counter(items)
     for name in "abcde":
-        assert [i for i in found if i[0] == name] == [i for i in items if i[0] == name]
+        assert [i for i in ordered if i[0] == name] == [i for i in items if i[0] == name]
 
 
 def test_the_largest_stratum_comes_first_and_a_rare_one_early():
     items = ["common"] * 90 + ["some"] * 9 + ["rare"]
-    found = representative(items, str)
-    assert found[0] == "common"
-    assert found.index("some") < 10 and found.index("rare") < 10
-    assert Counter(found[:20])["common"] > Counter(found[:20])["some"] > Counter(found[:20])["rare"] == 1
+    ordered = representative(items, str)
+    assert ordered[0] == "common"
+    assert ordered.index("some") < 10 and ordered.index("rare") < 10
+    assert Counter(ordered[:20])["common"] > Counter(ordered[:20])["some"] > Counter(ordered[:20])["rare"] == 1
 
 
 @given(ITEMS, st.integers(1, 60))
 def test_in_any_beginning_a_larger_stratum_has_at_least_as_many_as_a_smaller_one(items, length):
-    whole, part = Counter(k for k, _ in items), Counter(k for k, _ in representative(items, lambda i: i[0])[:length])
-    for one in whole:
-        for other in whole:
-            if whole[one] > whole[other] and part[other] < whole[other]:
-                assert part[one] >= part[other]
+    total, part = Counter(k for k, _ in items), Counter(k for k, _ in representative(items, lambda i: i[0])[:length])
+    for larger in total:
+        for smaller in total:
+            if total[larger] > total[smaller] and part[smaller] < total[smaller]:
+                assert part[larger] >= part[smaller]
 
 
 def test_confusions_that_repeat_are_strata_and_single_ones_count_by_kind():

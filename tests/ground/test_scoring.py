@@ -1,4 +1,4 @@
-"""How sure a score is, and when a candidate replaces the incumbent."""
+"""The intervals of a score, and the rules by which a candidate replaces the incumbent."""
 
 import random
 

@@ -27,8 +27,8 @@ def test_one_that_died_while_waiting_is_replaced():
     waiting = standby._waiting
     waiting.kill()
     waiting.communicate()
-    taken = standby.take()
-    assert taken is not waiting and taken.communicate(b"x")[0] == b"X"
+    replacement = standby.take()
+    assert replacement is not waiting and replacement.communicate(b"x")[0] == b"X"
 
 
 def test_a_dismissed_one_ends():

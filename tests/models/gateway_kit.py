@@ -1,4 +1,4 @@
-"""What the gateway's tests have in common: the real room against the provider server, and unmodified clients."""
+"""Shared parts of the gateway tests: the real service against the provider server, and unmodified clients."""
 
 import json
 import threading
@@ -41,7 +41,7 @@ def hosted(base_url: str, **changes: Any) -> Hosted:
 
 
 class Scene:
-    """A provider with a script, the room in front of it, and clients that come as a harness would."""
+    """A scripted provider, the gateway service in front of it, and clients as a harness has them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,8 +58,8 @@ class Scene:
         return reaction(request) if callable(reaction) else reaction
 
     def open(self, budget: Budget | None = None, **provider: Any) -> "Scene":
-        one = hosted(provider.pop("base_url", self.server.base_url), **provider)
-        roles = {"meta": one, "target": one}
+        entry = hosted(provider.pop("base_url", self.server.base_url), **provider)
+        roles = {"meta": entry, "target": entry}
         self.models = RunModels(roles, self.folder / "ledger", budget or Budget(), self.folder / "cache")
         return self
 
@@ -91,7 +91,7 @@ class Scene:
 
 
 class Guest:
-    """A visit and its clients, which know the environment variables only."""
+    """A session and its clients, which know the environment variables only."""
 
     def __init__(self, visit: Any) -> None:
         self.visit = visit
@@ -123,7 +123,7 @@ class Guest:
         """Concurrently; an exception stands where there is no answer."""
         client = self.openai()
 
-        def one(text: str) -> Any:
+        def ask_one(text: str) -> Any:
             messages: Any = [{"role": "user", "content": text}]
             try:
                 answer = client.chat.completions.create(model="any", messages=messages, user=text, max_tokens=64)
@@ -132,4 +132,4 @@ class Guest:
                 return error
 
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(one, texts))
+            return list(pool.map(ask_one, texts))

@@ -81,8 +81,8 @@ def test_half_a_kept_stream_reaches_no_client(cached):
 
     with cached.visit() as guest:
         assert stream(guest) == "answer 0"
-    [kept] = [path for path in (cached.folder / "cache").rglob("*") if path.is_file()]
-    kept.write_bytes(kept.read_bytes()[:400])
+    [stored] = [path for path in (cached.folder / "cache").rglob("*") if path.is_file()]
+    stored.write_bytes(stored.read_bytes()[:400])
     with cached.visit() as guest:
         assert stream(guest) == "answer 1"
 
@@ -90,8 +90,8 @@ def test_half_a_kept_stream_reaches_no_client(cached):
 def test_what_cannot_be_read_any_more_is_asked_again(cached):
     with cached.visit() as guest:
         guest.ask()
-    [kept] = [path for path in (cached.folder / "cache").rglob("*") if path.is_file()]
-    kept.write_bytes(kept.read_bytes()[:20])
+    [stored] = [path for path in (cached.folder / "cache").rglob("*") if path.is_file()]
+    stored.write_bytes(stored.read_bytes()[:20])
     for _ in range(2):
         with cached.visit() as guest:
             assert guest.ask() == "answer 1"

@@ -1,4 +1,4 @@
-"""A proposer's calls: the same desk, the same ledger, blocking and from several threads."""
+"""A proposer's calls take the same path and the same ledger; they block, also from several threads."""
 
 import json
 import threading

@@ -17,8 +17,8 @@ APIS = pytest.mark.parametrize("api", ["openai", "anthropic", "litellm"])
 
 @pytest.fixture
 def served(scene, api):
-    scene.otherwise = lambda asked: (
-        Answer("let me see", tool_calls=(("look", {"at": "äöü"}),)) if asked.tools else Answer(TEXT)
+    scene.otherwise = lambda requested: (
+        Answer("let me see", tool_calls=(("look", {"at": "äöü"}),)) if requested.tools else Answer(TEXT)
     )
     return scene.open(api=api)
 
@@ -46,9 +46,9 @@ def test_a_stream_says_what_it_used_only_to_a_client_that_asked(served):
         ask = guest.openai().chat.completions.create
         silent = [chunk.usage for chunk in ask(model="m", messages=HI, stream=True)]
         options = {"include_usage": True}
-        told = [chunk.usage for chunk in ask(model="m", messages=HI, stream=True, stream_options=options)]
+        reported = [chunk.usage for chunk in ask(model="m", messages=HI, stream=True, stream_options=options)]
     assert not any(silent)
-    assert told[-1].total_tokens * 2 == pytest.approx(served.counted()[1], abs=20)
+    assert reported[-1].total_tokens * 2 == pytest.approx(served.counted()[1], abs=20)
     assert served.spent() == served.counted()
 
 
@@ -126,8 +126,8 @@ def test_the_model_is_the_configured_one_whatever_the_harness_asks_for(served):
 @APIS
 def test_only_the_configured_model_is_listed(served):
     with served.visit() as guest:
-        assert [one.id for one in guest.openai().models.list()] == ["scripted"]
-        assert [one.id for one in guest.anthropic().models.list()] == ["scripted"]
+        assert [model.id for model in guest.openai().models.list()] == ["scripted"]
+        assert [model.id for model in guest.anthropic().models.list()] == ["scripted"]
         assert guest.openai().models.retrieve("scripted").id == "scripted"
         with pytest.raises(openai.NotFoundError, match="the model served here is scripted"):
             guest.openai().models.retrieve("other")

@@ -1,4 +1,4 @@
-"""What a provider may do wrong, and what a harness, the ledger and the records see of it."""
+"""A provider goes wrong: the tests check what the harness, the ledger and the records see of it."""
 
 import resource
 import time
@@ -25,7 +25,7 @@ STATUSES = [Status(code) for code in (408, 409, 425, 503, 529)]
     ("api", "fault"),
     [
         *((api, fault) for api in ("openai", "anthropic", "litellm") for fault in FAULTS),
-        *(("openai", one) for one in STATUSES),
+        *(("openai", status) for status in STATUSES),
     ],
     ids=repr,
 )

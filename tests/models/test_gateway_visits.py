@@ -1,4 +1,4 @@
-"""Who may come in, for how long, and what is remembered of them."""
+"""Sessions at the gateway: who is let in, for how long, and what is recorded."""
 
 import json
 import os
@@ -141,13 +141,13 @@ def test_the_last_call_for_a_question_decides(scene):
 def test_each_visit_has_its_own_usage(scene):
     scene.open()
     scene.otherwise = Answer("x", input_tokens=10, output_tokens=5)
-    with scene.visit() as one, scene.visit(candidate="gen_2") as other:
-        one.ask()
-        one.ask()
+    with scene.visit() as first, scene.visit(candidate="gen_2") as other:
+        first.ask()
+        first.ask()
         other.ask()
-    assert (one.visit.usage().calls, one.visit.usage().tokens) == (2, 30)
+    assert (first.visit.usage().calls, first.visit.usage().tokens) == (2, 30)
     assert (other.visit.usage().calls, other.visit.usage().tokens) == (1, 15)
-    assert one.visit.usage().usd == pytest.approx(2 * (10 * 1 + 5 * 2) / 1e6)
+    assert first.visit.usage().usd == pytest.approx(2 * (10 * 1 + 5 * 2) / 1e6)
 
 
 def test_a_record_says_all_that_is_known_of_a_call(scene):
@@ -191,22 +191,22 @@ def test_more_calls_than_may_be_under_way_wait_and_are_all_answered(scene):
 
 def test_no_more_calls_reach_the_provider_at_once_than_its_concurrency(scene):
     scene.open(concurrency=3)
-    now, most = [0], [0]
+    current, peak = [0], [0]
 
     async def react(request):
         import asyncio
 
         del request
-        now[0] += 1
-        most[0] = max(most[0], now[0])
+        current[0] += 1
+        peak[0] = max(peak[0], current[0])
         await asyncio.sleep(0.02)
-        now[0] -= 1
+        current[0] -= 1
         return Answer("x")
 
     scene.otherwise = react
     with scene.visit() as guest:
         guest.ask_all([str(n) for n in range(30)], threads=15)
-    assert most[0] == 3
+    assert peak[0] == 3
 
 
 def test_closing_twice_is_safe_and_afterwards_nothing_is_served(scene):

@@ -50,7 +50,7 @@ def test_a_key_file_that_cannot_be_read_or_is_empty_is_named(tmp_path):
 @pytest.mark.parametrize("wrong", ["two words", "schlüssel", "a\tb", "x" * 9000])
 def test_what_cannot_be_a_key_is_refused_without_showing_it(monkeypatch, wrong):
     monkeypatch.setenv("ACME_KEY", wrong)
-    with pytest.raises(ModelsError, match="what ACME_KEY holds cannot be a key") as caught:
+    with pytest.raises(ModelsError, match="ACME_KEY") as caught:
         key_of(hosted(key="ACME_KEY"))
     assert wrong not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""What a job on another node held of the budget, when the job is over and its process cannot be looked for."""
+"""The allowance of a job on another node, once the job is over and its process cannot be checked."""
 
 import json
 

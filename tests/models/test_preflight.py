@@ -1,4 +1,4 @@
-"""What is wrong with a provider is one line, in under two seconds, before anything heavy is loaded."""
+"""A provider that cannot be used is reported in one line, in under two seconds, before heavy imports."""
 
 import contextlib
 import http.server
@@ -45,11 +45,11 @@ def server():
 @contextmanager
 def answering(status=200, body=b"", headers=()):
     """A server that answers every GET with the same bytes, and keeps what was asked."""
-    seen = []
+    requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            seen.append((self.path, dict(self.headers)))
+            requests.append((self.path, dict(self.headers)))
             self.send_response(status)
             for name, value in headers:
                 self.send_header(name, value)
@@ -62,7 +62,7 @@ def answering(status=200, body=b"", headers=()):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/v1", seen
+        yield f"http://127.0.0.1:{running.server_port}/v1", requests
         running.shutdown()
 
 
@@ -245,11 +245,11 @@ def test_another_model_of_the_same_family_is_not_an_alias(model):
 
 
 def test_the_key_goes_where_the_configuration_says_and_follows_no_redirect():
-    with answering() as (elsewhere, seen):
-        with answering(302, headers=[("Location", f"{elsewhere}/models")]) as (base_url, asked):
+    with answering() as (elsewhere, requests):
+        with answering(302, headers=[("Location", f"{elsewhere}/models")]) as (base_url, redirecting):
             assert "not checked" in check_endpoint(hosted(base_url, headers={"X-Org": "1"}))
-    assert not seen
-    ((path, headers),) = asked
+    assert not requests
+    ((path, headers),) = redirecting
     assert path == "/v1/models" and headers["Authorization"] == "Bearer test-key" and headers["X-Org"] == "1"
 
 
@@ -280,11 +280,11 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
 
 def test_two_roles_are_asked_side_by_side_and_one_endpoint_only_once(server):
-    with answering(body=b'{"data": [{"id": "scripted"}]}') as (base_url, asked):
+    with answering(body=b'{"data": [{"id": "scripted"}]}') as (base_url, redirecting):
         check_all({"meta": hosted(base_url), "target": hosted(base_url)}, FREE)
-        assert len(asked) == 1
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        silent = [hosted(f"http://127.0.0.1:{s.getsockname()[1]}/v1") for s in (one, other)]
+        assert len(redirecting) == 1
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as other:
+        silent = [hosted(f"http://127.0.0.1:{s.getsockname()[1]}/v1") for s in (first, other)]
         began = time.monotonic()
         with pytest.raises(ModelsError):
             check_all(dict(zip(("meta", "target"), silent, strict=True)), FREE)

@@ -29,10 +29,10 @@ def test_events_are_the_same_in_whatever_pieces_they_come(payloads, data):
         event(payload, "x").replace(b"\n", data.draw(st.sampled_from([b"\n", b"\r\n"]))) for payload in payloads
     )
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
-    splitter, found = Splitter(), []
+    splitter, data_parts = Splitter(), []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        found += [one.data for one in splitter.feed(stream[start:end])]
-    assert found == payloads
+        data_parts += [item.data for item in splitter.feed(stream[start:end])]
+    assert data_parts == payloads
     assert not splitter.cut
 
 
@@ -57,7 +57,7 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda one: one.api)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda item: item.api)
 @given(body=JSON)
 def test_any_answer_is_read_or_malformed(dialect, body):
     try:
@@ -69,13 +69,13 @@ def test_any_answer_is_read_or_malformed(dialect, body):
     assert all(isinstance(value, str) for call in summary.tool_calls for value in call.values())
 
 
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda one: one.api)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda item: item.api)
 @given(st.lists(JSON | st.binary(max_size=9), max_size=6))
 def test_any_stream_is_read_or_malformed(dialect, events):
     reader = dialect.reader(asked(dialect.api))
     try:
-        for one in events:
-            data = one if isinstance(one, bytes) else json.dumps(one).encode()
+        for item in events:
+            data = item if isinstance(item, bytes) else json.dumps(item).encode()
             assert isinstance(reader.take(Event(event(data), data)), bytes)
         assert isinstance(reader.finish().text, str)
     except Failed:

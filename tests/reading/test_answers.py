@@ -17,7 +17,7 @@ def test_questions_are_told_apart_by_outcome(tmp_path):
     scores(tmp_path, 1, {"q1": "correct", "q2": "wrong", "frage 3 ü": "wrong"})
     answers = of(tmp_path)
     assert answers.kinds() == {"correct": 1, "wrong": 2}
-    total, (first,) = answers.questions("wrong", start=1, most=1)
+    total, (first,) = answers.questions("wrong", start=1, limit=1)
     assert (total, first.unit, first.prediction, first.value) == (2, "frage 3 ü", "of frage 3 ü", 0.0)
     assert [q.unit for q in answers.questions(search="q")[1]] == ["q1", "q2"]
     assert answers.questions("no such kind") == (0, [])

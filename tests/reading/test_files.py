@@ -1,4 +1,4 @@
-"""What hostile programs leave in a folder is read within bounds, or not at all."""
+"""Tests of bounded reads in a folder that hostile programs wrote into."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What changed between two programs, also where they were written to be slow to compare."""
+"""Tests of the differences between two programs, also of programs that are slow to compare."""
 
 import time
 
@@ -40,7 +40,7 @@ def test_the_first_one_is_compared_with_nothing(tmp_path):
 
 def test_what_is_no_text_or_too_long_is_said(tmp_path):
     program(tmp_path, 1, a=b"\0", b="x" * (BYTES + 1))
-    assert [one.note for one in difference(tmp_path, None, 1)] == ["not text", "longer than 256 KiB"]
+    assert [item.note for item in difference(tmp_path, None, 1)] == ["not text", "longer than 256 KiB"]
 
 
 def test_programs_that_are_slow_to_compare_are_not_compared(tmp_path):
@@ -57,4 +57,4 @@ def test_programs_that_are_slow_to_compare_are_not_compared(tmp_path):
 def test_links_out_of_the_program_are_not_followed(tmp_path):
     program(tmp_path, 1, a="x")
     (tmp_path / "gen_1" / "harness" / "passwd").symlink_to("/etc/passwd")
-    assert [one.path for one in difference(tmp_path, None, 1)] == ["a.py"]
+    assert [item.path for item in difference(tmp_path, None, 1)] == ["a.py"]

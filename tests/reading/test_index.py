@@ -1,4 +1,4 @@
-"""All runs below a folder: found, told apart, and not read again while they stay as they are."""
+"""Tests of the index of all runs below a folder, which rereads only what changed."""
 
 import os
 

@@ -19,15 +19,15 @@ def test_logs_of_generations_tests_and_jobs_are_listed_and_a_harness_own_are_not
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("x")
-    found = [log.path for log in logs(tmp_path)]
-    assert sorted(found) == [
+    result = [log.path for log in logs(tmp_path)]
+    assert sorted(result) == [
         "gen_10/stdout.log",
         "gen_2/gate/stdout.log",
         "gen_2/stdout.log",
         "jobs/gen_2/run/7_0_log.err",
         "test/gen_2/stdout.log",
     ]
-    assert found.index("gen_2/stdout.log") < found.index("gen_10/stdout.log")
+    assert result.index("gen_2/stdout.log") < result.index("gen_10/stdout.log")
     for other in (OWN, "config.yaml", "journal.jsonl", "../x.log", "ledger/a.log", "jobs/../../x.log"):
         assert tail(tmp_path, other) is None, other
 
@@ -48,6 +48,6 @@ def test_a_tail_follows(tmp_path):
 def test_of_a_huge_log_the_end_is_shown(tmp_path):
     (tmp_path / "gen_1").mkdir()
     (tmp_path / "gen_1" / "stdout.log").write_bytes(b"a" * (3 * MOST) + b"end")
-    found = tail(tmp_path, "gen_1/stdout.log", 5)
-    assert (len(found.data), found.start, found.size) == (MOST, 2 * MOST + 3, 3 * MOST + 3)
-    assert found.text.endswith("end")
+    result = tail(tmp_path, "gen_1/stdout.log", 5)
+    assert (len(result.data), result.start, result.size) == (MOST, 2 * MOST + 3, 3 * MOST + 3)
+    assert result.text.endswith("end")

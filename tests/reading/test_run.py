@@ -39,14 +39,14 @@ def test_what_the_summary_has_is_the_same(tmp_path):
     journal(tmp_path, *generation(1), *generation(2, "rejected", 0.4))
     theirs = finished(Record(tmp_path / "journal.jsonl"))
     ours = looked(Run(tmp_path)).generations
-    assert [(one.n, one.status, one.val["value"]) for one in ours] == [(g.n, g.status, g.val.value) for g in theirs]
+    assert [(item.n, item.status, item.val["value"]) for item in ours] == [(g.n, g.status, g.val.value) for g in theirs]
 
 
 def test_medals_are_those_of_the_test_and_what_is_no_standing_is_left_out(tmp_path):
     summary(tmp_path)
     stands = {"graded_by": "sia_runner", "score": 0.5, "note": ""}
     given = [stands, None, "gold", {"score": "high"}, stands | {"medal": "gold"}]
-    events = [done(n, "verify", generation=n, standing=one) for n, one in enumerate(given, 1)]
+    events = [done(n, "verify", generation=n, standing=item) for n, item in enumerate(given, 1)]
     tests = [(name, fields | {"step": f"test/gen_{n}"}) for n, (name, fields) in enumerate(events, 1)]
     journal(tmp_path, *tests)
     lines = [test["standing"] for test in looked(Run(tmp_path)).tests]
@@ -75,7 +75,7 @@ def test_entries_of_any_shape_are_passed_over(tmp_path):
     strange = [*({"event": "done"} | entry for entry in strange), [1]]
     (tmp_path / "journal.jsonl").write_text("\n".join(map(json.dumps, strange)) + "\n")
     view = looked(Run(tmp_path))
-    assert [one.n for one in view.generations] == [1]
+    assert [item.n for item in view.generations] == [1]
     assert view.generations[0].val is None
     assert view.minutes == 0
 
@@ -109,7 +109,7 @@ def test_spending_is_the_ledgers_between_generations_too(tmp_path):
     (tmp_path / "ledger" / "p.jsonl").write_text(
         json.dumps(sent) + "\n" + json.dumps(settled) + "\n" + json.dumps(sent | {"sent": 2}) + "\n"
     )
-    spent = looked(Run(tmp_path)).spent
+    spent = looked(Run(tmp_path)).spending
     theirs = read(tmp_path / "ledger").total
     assert (spent["total"]["usd"], spent["total"]["tokens"], spent["total"]["calls"]) == (0.012, 250, 2)
     assert (theirs.dollars, theirs.calls) == (0.012, 2)
@@ -132,7 +132,7 @@ def test_a_long_ledger_is_added_up_in_slices(tmp_path):
     view = looked(run := Run(tmp_path))
     while not view.counted:
         view = looked(run)
-    assert view.spent["total"]["calls"] == 20_000
+    assert view.spending["total"]["calls"] == 20_000
 
 
 def test_jobs_are_those_of_the_journal(tmp_path):

@@ -8,7 +8,7 @@ from sia_runner.rundir import write_json
 
 
 def journal(run, *events):
-    """Each event is (name, fields)."""
+    """Write a journal. Every event is (name, fields)."""
     run.mkdir(parents=True, exist_ok=True)
     book = Journal(run / "journal.jsonl")
     for name, fields in events:

@@ -65,4 +65,4 @@ def report(tmp_path):
 @pytest.fixture
 def ran():
     """``ran(FOLDER…)``: what the report reads of these runs."""
-    return lambda *folders: [read(found) for found in runs_of(folders)]
+    return lambda *folders: [read(result) for result in runs_of(folders)]

@@ -28,12 +28,12 @@ STORY = (
 
 
 def group(*runs):
-    (found,) = grouped(runs)
-    return found
+    (result,) = grouped(runs)
+    return result
 
 
 def marks(chart, name="mark"):
-    return [one for one in ElementTree.fromstring(chart).iter() if name in (one.get("class") or "").split()]
+    return [item for item in ElementTree.fromstring(chart).iter() if name in (item.get("class") or "").split()]
 
 
 def test_the_incumbent_is_the_best_accepted_so_far():
@@ -44,7 +44,7 @@ def test_the_incumbent_is_the_best_accepted_so_far():
 def test_every_candidate_is_drawn_and_hollow_unless_it_was_accepted():
     ((name, chart),) = charts.by_seed(group(finished("a", HALF, generations=STORY)))
     assert name == "seed 0"
-    assert ["hollow" in one.get("class") for one in marks(chart)] == [False, True, False]
+    assert ["hollow" in item.get("class") for item in marks(chart)] == [False, True, False]
     assert len(marks(chart, "cross")) == 1 and len(marks(chart, "whisker")) == 3
 
 
@@ -52,7 +52,7 @@ def test_a_run_that_was_cut_is_not_averaged_but_drawn():
     whole = finished("a", HALF, generations=STORY)
     cut = replace(finished("b", HALF, seed=1, generations=STORY[:1]), status="cut")
     of = group(whole, cut)
-    assert {n: one.n for n, one in charts.averaged(of.sides[0], 4).items()} == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert {n: item.n for n, item in charts.averaged(of.sides[0], 4).items()} == {1: 1, 2: 1, 3: 1, 4: 1}
     assert [name for name, _ in charts.by_seed(of)] == ["seed 0", "seed 1"]
 
 
@@ -67,7 +67,9 @@ def test_an_axis_of_shares_ends_at_all_of_them():
     nearly = tuple(replace(g, val=g.val and {**g.val, "value": 0.99, "ci95": [0.9, 1.0]}) for g in STORY)
     of = group(finished("a", HALF, generations=nearly), finished("b", HALF, seed=1, generations=STORY))
     drawn = [charts.over_seeds(of), *(chart for _, chart in charts.by_seed(of))]
-    shares = [float(one.text[:-1]) for chart in drawn for one in ElementTree.fromstring(chart).iter() if _is_share(one)]
+    shares = [
+        float(node.text[:-1]) for chart in drawn for node in ElementTree.fromstring(chart).iter() if _is_share(node)
+    ]
     assert shares and max(shares) <= 100
 
 
@@ -78,7 +80,7 @@ def _is_share(element):
 def test_names_are_text_in_a_chart():
     hostile = finished('"><script>alert(1)</script>', HALF, generations=STORY)
     ((_, chart),) = charts.by_seed(group(hostile))
-    assert "<script" not in chart and "script" not in {one.tag for one in ElementTree.fromstring(chart).iter()}
+    assert "<script" not in chart and "script" not in {item.tag for item in ElementTree.fromstring(chart).iter()}
 
 
 def test_an_empty_group_has_a_chart_without_marks():
@@ -87,9 +89,9 @@ def test_an_empty_group_has_a_chart_without_marks():
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_few_round_and_within(low, width):
-    found = ticks(low, low + width)
-    assert 2 <= len(found) <= 12
-    assert all(low - 1e-6 <= value <= low + width + width * 1e-6 + 1e-6 for value in found)
+    result = ticks(low, low + width)
+    assert 2 <= len(result) <= 12
+    assert all(low - 1e-6 <= value <= low + width + width * 1e-6 + 1e-6 for value in result)
 
 
 def test_ticks_of_an_ordinary_axis():

@@ -13,14 +13,14 @@ LESS = [0] * 38 + [1, 0]
 
 def contrast(runs):
     (group,) = grouped(runs)
-    (found,) = contrasts(group)
-    return found
+    (result,) = contrasts(group)
+    return result
 
 
 def test_runs_are_paired_by_seed():
-    found = contrast([*both(0, HALF, MORE), *both(1, HALF, MORE)])
-    assert [(pair.old.name, pair.new.name) for pair in found.pairs] == [("h0", "wh0"), ("h1", "wh1")]
-    assert found.unpaired == ()
+    result = contrast([*both(0, HALF, MORE), *both(1, HALF, MORE)])
+    assert [(pair.old.name, pair.new.name) for pair in result.pairs] == [("h0", "wh0"), ("h1", "wh1")]
+    assert result.unpaired == ()
 
 
 def test_equal_answers_are_a_tie():
@@ -34,27 +34,27 @@ def test_one_seed_speaks_for_itself_only():
 
 
 def test_seeds_that_disagree_are_a_tie_however_clear_each_of_them_is():
-    found = contrast([*both(0, HALF, MORE), *both(1, HALF, LESS)])
-    assert [pair.verdict for pair in found.pairs] == ["SIA-W+H · grpo better", "SIA-H better"]
-    assert found.verdict == "tie"
+    result = contrast([*both(0, HALF, MORE), *both(1, HALF, LESS)])
+    assert [pair.verdict for pair in result.pairs] == ["SIA-W+H · grpo better", "SIA-H better"]
+    assert result.verdict == "tie"
 
 
 def test_seeds_that_agree_are_a_difference():
     fewer = [1] * 36 + [0, 1, 0, 1]
-    found = contrast([*both(0, HALF, MORE), *both(1, HALF, fewer), *both(2, HALF, MORE)])
-    assert found.verdict == "SIA-W+H · grpo better"
-    assert found.over_seeds.value == pytest.approx((2 * (39 - 20) + (38 - 20)) / 3 / 40)
+    result = contrast([*both(0, HALF, MORE), *both(1, HALF, fewer), *both(2, HALF, MORE)])
+    assert result.verdict == "SIA-W+H · grpo better"
+    assert result.over_seeds.value == pytest.approx((2 * (39 - 20) + (38 - 20)) / 3 / 40)
 
 
 def test_p_values_are_adjusted_for_the_number_of_pairs():
-    one = contrast(both(0, HALF, MORE)).pairs[0]
+    item = contrast(both(0, HALF, MORE)).pairs[0]
     three = contrast([run for seed in range(3) for run in both(seed, HALF, MORE)]).pairs[0]
-    assert one.p_holm == one.p_value and three.p_holm == pytest.approx(3 * three.p_value)
+    assert item.p_holm == item.p_value and three.p_holm == pytest.approx(3 * three.p_value)
 
 
 def test_a_seed_without_a_partner_is_named_and_not_compared():
-    found = contrast([*both(0, HALF, MORE), finished("h1", HALF, seed=1)])
-    assert len(found.pairs) == 1 and found.unpaired == (1,)
+    result = contrast([*both(0, HALF, MORE), finished("h1", HALF, seed=1)])
+    assert len(result.pairs) == 1 and result.unpaired == (1,)
 
 
 def test_other_test_questions_are_another_group():

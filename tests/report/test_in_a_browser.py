@@ -11,11 +11,11 @@ WIDE, PHONE = 1200, 400
 
 @pytest.fixture(scope="module")
 def address(smoke_sweep, trapped, tmp_path_factory):
-    """Of a page with hostile texts, refused runs, ties, differences and weights."""
+    """Return the address of a page with hostile texts, refused runs, ties, differences and weights."""
     from sia_runner.report.found import runs_of
     from sia_runner.report.runs import read
 
-    runs = [read(found) for found in runs_of([smoke_sweep, trapped])]
+    runs = [read(result) for result in runs_of([smoke_sweep, trapped])]
     runs += [*both(0, HALF, MORE), *both(1, HALF, HALF), *both(2, HALF, MORE[::-1])]
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render(sections(runs), runs, []), encoding="utf-8")
@@ -24,20 +24,20 @@ def address(smoke_sweep, trapped, tmp_path_factory):
 
 @pytest.fixture(params=[("light", WIDE), ("dark", WIDE), ("dark", PHONE), ("light", PHONE)], ids=str)
 def page(browser, address, request):
-    """With everything unfolded. Fails where anything but the file is asked for, or the browser has something to say."""
+    """Open the page with everything unfolded. Fail if it requests anything or the browser reports anything."""
     scheme, width = request.param
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    opened, said, asked = context.new_page(), [], []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("dialog", lambda dialog: said.append(dialog.message))
+    opened, output, asked = context.new_page(), [], []
+    opened.on("console", lambda message: output.append(message.text))
+    opened.on("pageerror", lambda error: output.append(str(error)))
+    opened.on("dialog", lambda dialog: output.append(dialog.message))
     opened.on("request", lambda request: asked.append(request.url))
     opened.goto(address)
     for summary in opened.query_selector_all("summary"):
         summary.click()
     yield opened
     context.close()
-    assert (said, asked) == ([], [address])
+    assert (output, asked) == ([], [address])
 
 
 def test_it_is_as_wide_as_the_window_and_its_charts_have_a_size(page):
@@ -47,7 +47,7 @@ def test_it_is_as_wide_as_the_window_and_its_charts_have_a_size(page):
 
 
 def test_texts_in_a_chart_do_not_touch(page):
-    """Of the charts of real size; labels are placed by arithmetic, which knows no fonts."""
+    """Check charts of real size: labels are positioned by arithmetic, which knows no fonts."""
     overlaps = page.evaluate(
         """[...document.querySelectorAll('svg[role=img]')].flatMap(svg => {
           const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()])
@@ -62,7 +62,7 @@ def test_texts_in_a_chart_do_not_touch(page):
 
 def test_axe_finds_nothing_serious(page):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the extra `browser` is not installed")
-    found = axe.Axe().run(page).response["violations"]
+    result = axe.Axe().run(page).response["violations"]
     assert [
-        (one["id"], one["nodes"][0]["html"][:120]) for one in found if one["impact"] in ("serious", "critical")
+        (item["id"], item["nodes"][0]["html"][:120]) for item in result if item["impact"] in ("serious", "critical")
     ] == []

@@ -56,7 +56,7 @@ def text(smoke_sweep, trapped):
     from sia_runner.report.found import runs_of
     from sia_runner.report.runs import read
 
-    runs = [read(found) for found in runs_of([smoke_sweep, trapped])]
+    runs = [read(result) for result in runs_of([smoke_sweep, trapped])]
     return render(sections(runs), runs, [str(smoke_sweep), str(trapped)])
 
 
@@ -71,8 +71,8 @@ def test_every_element_is_closed(page):
 
 def test_figures_in_the_page_are_those_of_the_summary(page, trapped, smoke_sweep):
     for run in (trapped, *(path.parent for path in smoke_sweep.glob("*/summary.json"))):
-        said = summary(run)
-        initial, best = (said["best"][key] for key in ("baseline_test", "test"))
+        output = summary(run)
+        initial, best = (output["best"][key] for key in ("baseline_test", "test"))
         row = page.row(run.name)
         expected = [
             f"{100 * score['value']:.1f} [{100 * score['ci95'][0]:.1f}, {100 * score['ci95'][1]:.1f}]"
@@ -80,7 +80,7 @@ def test_figures_in_the_page_are_those_of_the_summary(page, trapped, smoke_sweep
         ]
         assert row[1:4] == [str(best["n"]), *expected]  # what each run gained
         listed = [row for row in page.rows if row[0].strip() == run.name][-1]
-        assert [cell.strip() for cell in listed[4:9]] == [said["status"], listed[5], listed[6], expected[1], "0"]
+        assert [cell.strip() for cell in listed[4:9]] == [output["status"], listed[5], listed[6], expected[1], "0"]
 
 
 def test_runs_that_were_refused_are_rows_with_their_reason_below(page):
@@ -120,8 +120,8 @@ def test_a_huge_change_is_cut_and_said(trapped, tmp_path, ran):
     copy = shutil.copytree(trapped, tmp_path / "huge", symlinks=True)
     (copy / "gen_2" / "harness" / "target_agent.py").write_text("x = 1\n" * 1900)
     runs = ran(copy)
-    said = "".join(Page(render(sections(runs), runs, [])).text)
-    assert said.count("+x = 1") == LINES - 1 and re.search(r"[\d,]+ more lines", said)
+    output = "".join(Page(render(sections(runs), runs, [])).text)
+    assert output.count("+x = 1") == LINES - 1 and re.search(r"[\d,]+ more lines", output)
 
 
 def test_the_policy_allows_nothing_but_the_pages_own_style(page, text):
@@ -152,12 +152,12 @@ def test_an_official_graders_medal_stands_with_the_run_and_in_the_captions():
     line = "mlebench's grader: 0.81609; bronze medal, above the median of 2,000 teams"
     runs = both(0, HALF, MORE)
     runs[1].tests[2]["standing"] = [line, HOSTILE]
-    found = sections(runs)
-    shown = Page(render(found, runs, []))
-    said = f"{runs[1].name}: {line}; {HOSTILE}."
-    assert "".join(shown.text).count(said) == 1
+    result = sections(runs)
+    shown = Page(render(result, runs, []))
+    output = f"{runs[1].name}: {line}; {HOSTILE}."
+    assert "".join(shown.text).count(output) == 1
     assert "script" not in {tag for tag, _ in shown.elements}
-    assert any(said in caption for caption in captions(found, runs))
+    assert any(output in caption for caption in captions(result, runs))
 
 
 def test_figures_are_told_briefly():

@@ -34,9 +34,9 @@ def test_accuracy_is_told_in_percent_and_anything_else_in_its_own_units():
 
 
 def test_the_columns_are_those_of_the_paper():
-    found = table([*both(0, HALF, MORE), *both(1, HALF, MORE)])
-    assert columns(found) == ["Task", "Initial", "SIA-H", "SIA-W+H", "W+H − H", "Verdict", "Seeds"]
-    (row,) = found
+    result = table([*both(0, HALF, MORE), *both(1, HALF, MORE)])
+    assert columns(result) == ["Task", "Initial", "SIA-H", "SIA-W+H", "W+H − H", "Verdict", "Seeds"]
+    (row,) = result
     assert cells(row, False)[1:4] == ["73.8 ± 0.0", "50.0 ± 0.0", "97.5 ± 0.0"]
 
 
@@ -46,9 +46,9 @@ def test_a_gain_has_its_interval_over_seeds():
 
 
 def test_what_others_published_is_a_row_of_its_own_and_compared_with_nothing():
-    found = table(published([*both(0, HALF, MORE), *both(1, HALF, MORE)]))
-    assert columns(found)[2] == "Prior" and cells(found[0], True)[2] == "–"
-    named, *figures = cells(found[1], True)
+    result = table(published([*both(0, HALF, MORE), *both(1, HALF, MORE)]))
+    assert columns(result)[2] == "Prior" and cells(result[0], True)[2] == "–"
+    named, *figures = cells(result[1], True)
     assert named == "t, published · a paper"
     assert figures == ["–", "45.0", "50.0", "70.1", "+20.1", "protocol differs", "–"]
 
@@ -85,5 +85,5 @@ def test_a_name_cannot_add_a_row_or_a_column():
 
 
 def test_a_caption_cannot_be_markup():
-    said = markdown([], ["![x](http://host/pixel) <b>*a*</b>\n# `b`"])
-    assert said.endswith(r"!\[x\](http://host/pixel) \<b\>\*a\*\</b\> \# \`b\`" + "\n")
+    output = markdown([], ["![x](http://host/pixel) <b>*a*</b>\n# `b`"])
+    assert output.endswith(r"!\[x\](http://host/pixel) \<b\>\*a\*\</b\> \# \`b\`" + "\n")

@@ -1,4 +1,4 @@
-"""What is read of a run, sound or not."""
+"""Tests of reading a run, sound or not."""
 
 import shutil
 
@@ -18,12 +18,12 @@ def test_figures_are_those_of_the_summary(smoke_sweep, trapped, ran):
     runs = [run for run in ran(smoke_sweep, trapped) if run.generations]
     assert len(runs) == 3
     for run in runs:
-        said = summary(run.path)
-        best = said["best"]
-        assert (run.status, run.mode, run.seed, run.metric) == ("completed", said["mode"], said["seed"], "accuracy")
+        output = summary(run.path)
+        best = output["best"]
+        assert (run.status, run.mode, run.seed, run.metric) == ("completed", output["mode"], output["seed"], "accuracy")
         assert (run.best, run.final, run.initial) == (best["generation"], best["test"], best["baseline_test"])
-        assert run.usage == said["usage"] and run.faults == ()
-        for ours, theirs in zip(run.generations, said["generations"], strict=True):
+        assert run.usage == output["usage"] and run.faults == ()
+        for ours, theirs in zip(run.generations, output["generations"], strict=True):
             assert (ours.n, ours.lever, ours.status, ours.reason) == (
                 *(theirs[key] for key in ("n", "lever", "status", "reason")),
             )
@@ -75,16 +75,16 @@ def test_a_run_of_another_version_is_shown_and_not_compared(copy, ran):
 
 
 def test_a_summary_that_was_edited_is_said_and_the_journal_counts(copy, trapped, ran):
-    said = summary(copy)["best"]["test"]["value"]
-    (copy / "summary.json").write_text((copy / "summary.json").read_text().replace(str(said), "0.99"))
+    output = summary(copy)["best"]["test"]["value"]
+    (copy / "summary.json").write_text((copy / "summary.json").read_text().replace(str(output), "0.99"))
     (run,) = ran(copy)
-    assert run.final["value"] == said and "summary.json and journal.jsonl disagree" in run.faults[0]
+    assert run.final["value"] == output and "summary.json and journal.jsonl disagree" in run.faults[0]
 
 
 def test_names_are_as_long_as_they_need_to_be(trapped, tmp_path):
     for folder in ("a/x", "b/x", "b/y"):
         shutil.copytree(trapped, tmp_path / folder, symlinks=True)
-    assert sorted(found.name for found in runs_of([tmp_path])) == ["a/x", "b/x", "y"]
+    assert sorted(result.name for result in runs_of([tmp_path])) == ["a/x", "b/x", "y"]
 
 
 def test_folders_that_hold_no_run_or_are_named_twice_are_refused(trapped, tmp_path):
@@ -95,7 +95,7 @@ def test_folders_that_hold_no_run_or_are_named_twice_are_refused(trapped, tmp_pa
 
 
 def test_a_run_has_the_name_that_its_task_took(copy, ran):
-    """Of task=mlebench that is the competition's; the configuration says mlebench of all of them."""
+    """The summary of task=mlebench names the competition; the configuration says mlebench for all."""
     text = (copy / "summary.json").read_text()
     (copy / "summary.json").write_text(text.replace('"task": "smoke"', '"task": "mlebench_leaf-classification"'))
     (run,) = ran(copy)

@@ -19,28 +19,28 @@ def test_figures_are_exactly_those_of_the_summary(smoke_sweep, trapped, ran):
         if row["status"] != "completed":
             assert row["status"] == "refused" and row["test"] == ""
             continue
-        said = summary(next(run.path for run in runs if run.name == row["run"]))
-        best = said["best"]
+        output = summary(next(run.path for run in runs if run.name == row["run"]))
+        best = output["best"]
         for name, score in (("val", best["val"]), ("test", best["test"]), ("initial_test", best["baseline_test"])):
-            found = [float(row[key]) for key in (name, f"{name}_low", f"{name}_high", f"{name}_n")]
-            assert found == [score["value"], *score["ci95"], score["n"]]
+            result = [float(row[key]) for key in (name, f"{name}_low", f"{name}_high", f"{name}_n")]
+            assert result == [score["value"], *score["ci95"], score["n"]]
         assert (float(row["usd"]), int(row["tokens"]), int(row["calls"])) == tuple(
-            said["usage"][key] for key in ("usd", "tokens", "calls")
+            output["usage"][key] for key in ("usd", "tokens", "calls")
         )
 
 
 def test_a_generation_is_a_row(trapped, ran):
-    found = rows(spreadsheets.generations(ran(trapped)))
-    said = summary(trapped)["generations"]
-    assert [(int(row["generation"]), row["status"]) for row in found] == [(g["n"], g["status"]) for g in said]
-    assert [row["val"] for row in found] == [str(g["val"]["value"]) if g["val"] else "" for g in said]
-    assert HOSTILE in found[2]["reason"]
+    result = rows(spreadsheets.generations(ran(trapped)))
+    output = summary(trapped)["generations"]
+    assert [(int(row["generation"]), row["status"]) for row in result] == [(g["n"], g["status"]) for g in output]
+    assert [row["val"] for row in result] == [str(g["val"]["value"]) if g["val"] else "" for g in output]
+    assert HOSTILE in result[2]["reason"]
 
 
 def test_pairs_are_told_between_arms_and_within_runs():
-    found = rows(spreadsheets.pairs(sections(both(0, HALF, MORE))))
-    assert [row["kind"] for row in found] == ["arms", "first harness to best", "first harness to best"]
-    assert found[0]["won"] == "20" and found[0]["verdict"] == "SIA-W+H · grpo better"
+    result = rows(spreadsheets.pairs(sections(both(0, HALF, MORE))))
+    assert [row["kind"] for row in result] == ["arms", "first harness to best", "first harness to best"]
+    assert result[0]["won"] == "20" and result[0]["verdict"] == "SIA-W+H · grpo better"
 
 
 def test_what_a_spreadsheet_takes_for_a_formula_is_text():

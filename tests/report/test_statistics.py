@@ -56,6 +56,6 @@ def test_every_interval_must_leave_zero_out():
 
 
 def test_seeds_are_averaged_question_by_question():
-    found = over_questions([{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}])
-    assert (found.value, found.n) == (0.25, 2)
+    result = over_questions([{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}])
+    assert (result.value, result.n) == (0.25, 2)
     assert over_questions([{"a": 1.0, "b": 0.0}, {"a": 0.0, "c": 0.0}]) is None

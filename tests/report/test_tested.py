@@ -10,14 +10,14 @@ from tests.report.test_charts import group, marks
 
 
 def texts(chart):
-    return [one.text for one in ElementTree.fromstring(chart).iter() if one.tag == "text"]
+    return [item.text for item in ElementTree.fromstring(chart).iter() if item.tag == "text"]
 
 
 def test_a_run_is_a_line_from_its_first_harness_to_its_best_and_an_arm_two_means():
     of = group(finished("a", MORE, HALF), finished("b", MORE, HALF, seed=1))
     chart = tested.on_test(of)
     assert len(marks(chart, "thread")) == 2
-    assert ["hollow" in one.get("class") for one in marks(chart)].count(False) == 2
+    assert ["hollow" in item.get("class") for item in marks(chart)].count(False) == 2
     assert {"50.0", "97.5", "initial", "best", "SIA-H"} <= set(texts(chart))
 
 
@@ -27,7 +27,7 @@ def test_the_only_run_of_an_arm_has_the_interval_of_its_score():
     low, high = of.runs[0].initial["ci95"]
     shares = [float(text[:-1]) / 100 for text in texts(tested.on_test(of)) if text and text.endswith("%")]
     assert min(shares) <= low + 0.1 and max(shares) >= high - 0.1
-    assert [one.get("d").count("h7") for one in marks(tested.on_test(of), "whisker")] == [2, 2]
+    assert [item.get("d").count("h7") for item in marks(tested.on_test(of), "whisker")] == [2, 2]
 
 
 def test_a_run_without_a_test_score_is_no_line():
@@ -37,14 +37,14 @@ def test_a_run_without_a_test_score_is_no_line():
 
 def test_arms_differ_in_shape_and_not_in_colour_alone():
     chart = tested.on_test(group(*both(0, HALF, MORE)))
-    shapes = {one.get("d")[-3:] for one in marks(chart) if "hollow" not in one.get("class")}
+    shapes = {item.get("d")[-3:] for item in marks(chart) if "hollow" not in item.get("class")}
     assert len(shapes) == 2
 
 
 def test_each_pair_has_its_interval_and_the_mean_both_of_the_verdict():
     of = group(*both(0, HALF, MORE), *both(1, HALF, MORE[::-1]))
     chart = differences.differences(of, contrasts(of))
-    assert ["hollow" in one.get("class") for one in marks(chart)] == [True, True, False, False]
+    assert ["hollow" in item.get("class") for item in marks(chart)] == [True, True, False, False]
     assert len(marks(chart, "whisker")) == 4 and len(marks(chart, "level")) == 1
     assert {"seed 0", "seed 1", "seeds", "questions", "difference on test, points"} <= set(texts(chart))
 
@@ -60,11 +60,11 @@ def test_a_difference_below_zero_is_drawn_below_the_line():
 def test_intervals_over_questions_are_whole():
     of = group(*both(0, HALF, [1, 1, 0, 0] * 10))
     chart = differences.differences(of, contrasts(of))
-    assert [one.get("d").count("h7") for one in marks(chart, "whisker")] == [2, 2]  # both ends have their cap
+    assert [item.get("d").count("h7") for item in marks(chart, "whisker")] == [2, 2]  # both ends have their cap
 
 
 def test_what_leaves_the_frame_is_cut_there():
     of = group(*both(0, HALF, MORE), *both(1, MORE, HALF))  # Student's interval of two seeds is huge
     chart = differences.differences(of, contrasts(of))
-    ends = [float(one.get("d").split("V")[1].split("M")[0]) for one in marks(chart, "whisker")]
+    ends = [float(item.get("d").split("V")[1].split("M")[0]) for item in marks(chart, "whisker")]
     assert all(0 <= end <= HEIGHT for end in ends)

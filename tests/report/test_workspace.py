@@ -19,7 +19,7 @@ from tests.wandb_server import KEY
 
 @pytest.fixture
 def surroundings(tmp_path):
-    """Of a user who has no key and no files of W&B."""
+    """Set up a user who has no key and no files of W&B."""
     names = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "HOME")
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     return clean | {name: str(tmp_path / "home") for name in names} | {"NETRC": str(tmp_path / "no netrc")}

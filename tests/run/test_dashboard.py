@@ -22,28 +22,28 @@ def answers(address):
 def test_it_says_where_it_is_asks_for_a_token_and_ends_with_the_run(tmp_path):
     pytest.importorskip("fastapi", reason="the extra `web` is not installed")
     summary(tmp_path)
-    said = []
-    with dashboard.dashboard(SimpleNamespace(web=True), RunDir(tmp_path), said.append):
+    lines = []
+    with dashboard.live_dashboard(SimpleNamespace(web=True), RunDir(tmp_path), lines.append):
         until = time.monotonic() + 60
-        while not said and time.monotonic() < until:
+        while not lines and time.monotonic() < until:
             time.sleep(0.05)
-        address, token = re.search(r"(http://\S+/)\?token=(\S+)", said[0]).groups()
+        address, token = re.search(r"(http://\S+/)\?token=(\S+)", lines[0]).groups()
         with pytest.raises(urllib.error.HTTPError, match="401"):
             answers(f"{address}api/runs")
-        asked = urllib.request.Request(f"{address}api/runs", headers={"authorization": f"Bearer {token}"})
-        assert b'"path":"."' in answers(asked)
+        request = urllib.request.Request(f"{address}api/runs", headers={"authorization": f"Bearer {token}"})
+        assert b'"path":"."' in answers(request)
     with pytest.raises(urllib.error.URLError):
         answers(address)
 
 
 def test_without_it_no_process_is_started(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
-    dashboard.check(SimpleNamespace(web=False))
-    with dashboard.dashboard(SimpleNamespace(web=False), RunDir(tmp_path), print):
+    dashboard.check_dashboard(SimpleNamespace(web=False))
+    with dashboard.live_dashboard(SimpleNamespace(web=False), RunDir(tmp_path), print):
         pass
 
 
 def test_a_missing_package_refuses_before_anything_starts(monkeypatch):
     monkeypatch.setattr(dashboard, "_PACKAGES", ("fastapi", "no_such_package"))
     with pytest.raises(RunError, match=re.escape("web=true needs no_such_package: pip install 'sia-runner[web]'")):
-        dashboard.check(SimpleNamespace(web=True))
+        dashboard.check_dashboard(SimpleNamespace(web=True))

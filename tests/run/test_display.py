@@ -1,4 +1,4 @@
-"""What a person sees of a weights update while it runs and afterwards, and of a plan that waits."""
+"""The terminal output of a weights update, during it and afterwards, and of a plan that waits."""
 
 import io
 import threading
@@ -65,8 +65,8 @@ def test_on_a_terminal_a_training_has_a_bar_of_its_own_while_it_runs(tmp_path):
     with Display(3, Console(file=printed, width=160, force_terminal=True)) as display:
         with display.stage("build", "generation 2 of 3"), display.following(tmp_path / "training.log"):
             (tmp_path / "training.log").write_text("step 3/16 · reward 0.5 · 3.0 s\n")
-            seen = threading.Event()
-            while "3/16 " not in printed.getvalue() and not seen.wait(0.05):
+            event = threading.Event()
+            while "3/16 " not in printed.getvalue() and not event.wait(0.05):
                 pass
         assert "reward 0.5 · 3.0 s · about 13 s left" in printed.getvalue()
 
@@ -75,22 +75,29 @@ def test_what_was_spent_so_far_is_a_line_where_it_changed():
     printed = io.StringIO()
     display = Display(3, Console(file=printed, width=160, highlight=False))
     for cost in ("", "$0.10 of $1.00", "$0.10 of $1.00", "$0.20 of $1.00"):
-        display.spent(cost)
+        display.show_cost(cost)
     assert printed.getvalue().splitlines() == ["  so far: $0.10 of $1.00", "  so far: $0.20 of $1.00"]
 
 
 def test_a_judged_generation_shows_what_its_update_did():
     printed = io.StringIO()
-    Display(3, Console(file=printed, width=160, highlight=False)).generation(generation(), [])
+    Display(3, Console(file=printed, width=160, highlight=False)).show_generation(generation(), [])
     assert printed.getvalue().splitlines()[1] == f"  update: {LINE}"
 
 
 def test_the_curves_of_an_update_are_in_the_summary_and_its_figures_in_the_story():
     update = training(generation())
     assert update == {key: UPDATE[key] for key in UPDATE if key not in ("fault", "algorithm")} | {"asked": 16}
-    one = {"n": 2, "lever": "weights", "algorithm": "grpo", "title": "grpo", "status": "rejected", "reason": "worse"}
-    told = context(Path("r"), summary(generations=[one | {"val": None, "training": update}]))
-    assert f"- update: grpo, {LINE}; adapter gen_2/adapter" in told
+    generation_row = {
+        "n": 2,
+        "lever": "weights",
+        "algorithm": "grpo",
+        "title": "grpo",
+        "status": "rejected",
+        "reason": "worse",
+    }
+    story = context(Path("r"), summary(generations=[generation_row | {"val": None, "training": update}]))
+    assert f"- update: grpo, {LINE}; adapter gen_2/adapter" in story
 
 
 def test_an_early_stop_is_told_and_a_harness_edit_has_no_update():

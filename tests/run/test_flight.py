@@ -30,12 +30,12 @@ def one_after_the_other(last, in_flight):
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 5), st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_verdicts_do_not_depend_on_what_takes_how_long(in_flight, durations):
-    verdicts, lock, under_way, most = [], threading.Lock(), set(), [0]
+    verdicts, lock, under_way, highest = [], threading.Lock(), set(), [0]
 
     def work(n):
         with lock:
             under_way.add(n)
-            most[0] = max(most[0], len(under_way))
+            highest[0] = max(highest[0], len(under_way))
         candidate = propose(n, tuple(verdicts[: known(n, in_flight)]))
         time.sleep(durations[n - 1] / 500)
         with lock:
@@ -44,9 +44,9 @@ def test_verdicts_do_not_depend_on_what_takes_how_long(in_flight, durations):
 
     with Flight(work, len(durations), in_flight) as flight:
         for n in range(1, len(durations) + 1):
-            verdicts.append(judge(flight.land(n), verdicts))
+            verdicts.append(judge(flight.result_of(n), verdicts))
     assert verdicts == one_after_the_other(len(durations), in_flight)
-    assert most[0] <= in_flight
+    assert highest[0] <= in_flight
 
 
 @given(st.integers(1, 200), st.integers(1, 20))
@@ -57,45 +57,45 @@ def test_a_proposal_lacks_the_verdicts_on_those_under_way_and_no_others(n, in_fl
 
 
 def test_as_many_are_under_way_as_are_allowed_while_the_slowest_is_waited_for():
-    begun, go_on = [], threading.Event()
+    started, go_on = [], threading.Event()
 
     def work(n):
-        begun.append(n)
+        started.append(n)
         assert n == 1 or go_on.wait(10)
         return n
 
     with Flight(work, 20, 4) as flight:
-        assert flight.land(1) == 1
-        waiting = threading.Thread(target=flight.land, args=(2,))
+        assert flight.result_of(1) == 1
+        waiting = threading.Thread(target=flight.result_of, args=(2,))
         waiting.start()
-        until(lambda: len(begun) == 5)
+        until(lambda: len(started) == 5)
         time.sleep(0.05)
-        assert sorted(begun) == [1, 2, 3, 4, 5]
+        assert sorted(started) == [1, 2, 3, 4, 5]
         go_on.set()
         waiting.join()
 
 
 def test_after_close_nothing_begins_and_what_is_under_way_lands():
     with Flight(lambda n: n, 20, 3) as flight:
-        assert [flight.land(1), flight.land(2)] == [1, 2]
+        assert [flight.result_of(1), flight.result_of(2)] == [1, 2]
         flight.close()
-        assert [flight.land(n) for n in (3, 4, 5)] == [3, 4, None]
+        assert [flight.result_of(n) for n in (3, 4, 5)] == [3, 4, None]
 
 
 def test_an_error_is_raised_where_its_candidate_lands_and_the_others_are_waited_for():
-    ended = []
+    finished = []
 
     def work(n):
         if n == 3:
             raise OSError("the disk is full")
         time.sleep(0.05 * (n > 1))
-        ended.append(n)
+        finished.append(n)
         return n
 
     with pytest.raises(OSError, match="disk is full"), Flight(work, 9, 3) as flight:
         for n in range(1, 10):
-            flight.land(n)
-    assert sorted(ended) == [1, 2, 4, 5]
+            flight.result_of(n)
+    assert sorted(finished) == [1, 2, 4, 5]
 
 
 def test_an_interrupt_waits_for_nobody():
@@ -108,9 +108,9 @@ def test_an_interrupt_waits_for_nobody():
         return n == 1 or go_on.wait(30)
 
     with pytest.raises(KeyboardInterrupt), Flight(work, 9, 3) as flight:
-        flight.land(1)
-        flight.land(2)
-    assert flight.over and time.monotonic() - began < 5
+        flight.result_of(1)
+        flight.result_of(2)
+    assert flight.is_over and time.monotonic() - began < 5
     go_on.set()
 
 

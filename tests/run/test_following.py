@@ -1,4 +1,4 @@
-"""What another part of the run appends to a log is shown while it happens, with the time that is left."""
+"""New lines of a log are shown as they are written, with the remaining time."""
 
 import threading
 
@@ -11,40 +11,42 @@ def appended(log, *lines):
 
 
 def test_the_newest_whole_line_is_shown_while_the_log_grows(tmp_path):
-    log, shown, seen = tmp_path / "training.log", [], threading.Event()
+    log, shown_lines, event = tmp_path / "training.log", [], threading.Event()
 
     def show(line):
-        shown.append(line)
-        seen.set()
+        shown_lines.append(line)
+        event.set()
 
     with Following(log, show, every=0.01):
         appended(log, "step 1/4 · 2.0 s\n", "step 2/4 · 4.0 s\n", "step 3/")
-        assert seen.wait(5)
+        assert event.wait(5)
         appended(log, "4 · 6.0 s\n")
-    assert shown[0].startswith(("step 1/4", "step 2/4")) and shown[-1] == "step 3/4 · 6.0 s · about 2 s left"
-    assert not any(line.startswith("step 3/ ") or line == "4 · 6.0 s" for line in shown)
+    assert (
+        shown_lines[0].startswith(("step 1/4", "step 2/4")) and shown_lines[-1] == "step 3/4 · 6.0 s · about 2 s left"
+    )
+    assert not any(line.startswith("step 3/ ") or line == "4 · 6.0 s" for line in shown_lines)
 
 
 def test_the_last_line_is_shown_even_when_nobody_looked_before(tmp_path):
-    log, shown = tmp_path / "training.log", []
-    with Following(log, shown.append, every=60):
+    log, shown_lines = tmp_path / "training.log", []
+    with Following(log, shown_lines.append, every=60):
         appended(log, "stopped early: the reward is gone\n")
-    assert shown == ["stopped early: the reward is gone"]
+    assert shown_lines == ["stopped early: the reward is gone"]
 
 
 def test_what_an_earlier_process_wrote_is_not_shown_again(tmp_path):
-    log, shown = tmp_path / "training.log", []
+    log, shown_lines = tmp_path / "training.log", []
     appended(log, "step 1/4 · 2.0 s\n")
-    with Following(log, shown.append, every=60):
+    with Following(log, shown_lines.append, every=60):
         pass
-    assert shown == []
+    assert shown_lines == []
 
 
 def test_a_stage_without_a_log_shows_nothing(tmp_path):
-    shown = []
-    with Following(tmp_path / "none.log", shown.append, every=0.01):
+    shown_lines = []
+    with Following(tmp_path / "none.log", shown_lines.append, every=0.01):
         pass
-    assert shown == []
+    assert shown_lines == []
 
 
 def test_what_is_left_is_told_at_the_pace_so_far():

@@ -1,4 +1,4 @@
-"""What others report stands beside our figures, with its source and in what it was another experiment."""
+"""Published figures are shown beside ours, with their source and the difference in protocol."""
 
 import json
 from pathlib import Path
@@ -28,11 +28,11 @@ TOLD = ["published: initial 0.135, SIA-H 0.500 (A, 2026)", "  its protocol diffe
 def test_they_stand_behind_our_test_scores_and_in_the_story():
     score = {"value": 0.8, "ci95": [0.7, 0.9], "n": 100}
     best = {"generation": 2, "val": score, "test": score, "baseline_test": None}
-    ended = summary(status="completed", best=best, published=PAPER)
-    lines = closing_lines(ended, Path("/r"))
+    result = summary(status="completed", best=best, published=PAPER)
+    lines = closing_lines(result, Path("/r"))
     ours = next(n for n, line in enumerate(lines) if line.startswith("test, best"))
     assert lines[ours + 1 : ours + 3] == TOLD
-    assert "- published: initial 0.135" in context(Path("/r"), ended)
+    assert "- published: initial 0.135" in context(Path("/r"), result)
 
 
 def test_an_interrupted_run_and_a_task_that_declares_none_tell_none():
@@ -52,9 +52,9 @@ def test_figures_without_source_or_protocol_are_refused():
 
 def test_every_paper_experiment_has_published_figures():
     """On its task, or in the experiment itself where the task's own default is other data."""
-    found = sorted((bundled("conf") / "experiment").glob("paper_*.yaml"))
-    assert found
-    for path in found:
+    paths = sorted((bundled("conf") / "experiment").glob("paper_*.yaml"))
+    assert paths
+    for path in paths:
         experiment = OmegaConf.load(path)
         task = next(choice["override /task"] for choice in experiment.defaults if "override /task" in choice)
         of_task = OmegaConf.load(bundled("conf") / "task" / f"{task}.yaml")
@@ -65,8 +65,8 @@ def test_every_paper_experiment_has_published_figures():
 
 @pytest.mark.slow
 def test_a_run_prints_them_and_keeps_them_in_its_summary(cli, words):
-    given = [f"+task.published.{key}={json.dumps(value)}" for key, value in PAPER.items()]
-    done = cli("task=smoke", *given, *cli.replay(words))
+    overrides = [f"+task.published.{key}={json.dumps(value)}" for key, value in PAPER.items()]
+    done = cli("task=smoke", *overrides, *cli.replay(words))
     assert done.returncode == 0, done.stderr
     assert all(line in done.stdout for line in TOLD)
     assert cli.summary["published"] == PAPER

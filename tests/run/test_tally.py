@@ -1,4 +1,4 @@
-"""What a run cost so far, against its budget."""
+"""The cost of a run so far, against its budget."""
 
 from sia_runner.config import Budget
 from sia_runner.run.tally import so_far
@@ -7,9 +7,9 @@ NOTHING = {"usd": 0.0, "tokens": 0, "calls": 0}
 
 
 def test_what_has_a_limit_is_shown_with_it():
-    spent = {"usd": 0.123, "tokens": 4321, "calls": 12}
+    usage = {"usd": 0.123, "tokens": 4321, "calls": 12}
     limits = Budget(usd=5.0, calls=10_000, minutes=60.0)
-    assert so_far(spent, 3.14, limits) == "$0.12 of $5.00, 4,321 tokens, 12 of 10,000 calls, 3.1 of 60 minutes"
+    assert so_far(usage, 3.14, limits) == "$0.12 of $5.00, 4,321 tokens, 12 of 10,000 calls, 3.1 of 60 minutes"
 
 
 def test_without_calls_and_limits_there_is_nothing_to_say():

@@ -81,8 +81,11 @@ class Ran:
 
 @dataclass
 class Box:
-    """A sandbox as one user starts it. `command` starts a Python of that user; empty: this process is that user. `way`:
-    how its harness shall reach the gateway, where that is not to be what the machine offers."""
+    """A sandbox as one user starts it.
+
+    `command` starts a Python of that user; empty: this process is that user. `way`: how its harness shall reach the
+    gateway, where that is not to be what the machine offers.
+    """
 
     name: str
     who: str
@@ -129,7 +132,7 @@ class Box:
 
     @staticmethod
     def as_json(job: Job) -> dict:
-        """What `remote_command` reads from its standard input."""
+        """Return the standard input of `remote_command`."""
         paths = {name: os.fspath(getattr(job, name)) for name in ("harness", "data", "work", "log")}
         door = {"socket": os.fspath(job.door.socket), "env": dict(job.door.env)} if job.door else None
         return {**paths, "entry": job.entry, "limits": asdict(job.limits), "env": dict(job.env), "door": door}
@@ -295,25 +298,29 @@ def sandbox_processes() -> list[str]:
 
 
 def _processes() -> list[str]:
-    """What still runs of these tests' sandboxes (others on this machine may run some too)."""
-    found = []
+    """List the running processes of these tests' sandboxes (others on this machine may run some too)."""
+    lines = []
     below = {process.pid for process in psutil.Process().children(recursive=True)}
     for process in psutil.process_iter(["pid", "cmdline", "status"]):
         words = " ".join(process.info["cmdline"] or [])
         ours = process.pid in below and ("sandbox" in words or "bwrap" in words)
         if (ours or ENTRY in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(f"{process.pid}: {words[:200]}")
-    return found + _containers()
+            lines.append(f"{process.pid}: {words[:200]}")
+    return lines + _containers()
 
 
 def _containers() -> list[str]:
-    """Those of these tests that run, where an engine was used at all; it may take it a moment to see that one ended."""
+    """List the running containers of these tests, where an engine was used; it may take a moment to see their end."""
     if not docker_module._find.cache_info().currsize:
         return []
     end = time.monotonic() + 10
     while True:
         running = docker_module._engine(IMAGE).api.containers(filters={"label": docker_module._LABEL})
-        ours = [one["Id"] for one in running if f"/sia-tests-{_SESSION}-" in one["Labels"][docker_module._LABEL]]
+        ours = [
+            container["Id"]
+            for container in running
+            if f"/sia-tests-{_SESSION}-" in container["Labels"][docker_module._LABEL]
+        ]
         if not ours or time.monotonic() > end:
             return ours
         time.sleep(0.05)

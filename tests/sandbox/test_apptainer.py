@@ -120,12 +120,12 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apptainer:
 
 def test_how_a_harness_ended_comes_out_by_the_same_supervisor(stand_in: Apptainer, tmp_path: Path) -> None:
     ran = site(tmp_path / "one", "import sys; print('said'); sys.exit(7)")
-    ended = stand_in.run(ran)
-    assert (ended.ending, ended.exit_code) == (Ending.EXITED, 7), ended
+    result = stand_in.run(ran)
+    assert (result.ending, result.exit_code) == (Ending.EXITED, 7), result
     assert ran.log.read_text() == "said\n"
     late = site(tmp_path / "two", "import time; time.sleep(60)")
-    ended = stand_in.run(replace(late, limits=replace(late.limits, seconds=1)))
-    assert ended.ending is Ending.TIMEOUT and ended.seconds < 5
+    result = stand_in.run(replace(late, limits=replace(late.limits, seconds=1)))
+    assert result.ending is Ending.TIMEOUT and result.seconds < 5
 
 
 def test_a_harness_runs_for_real(tmp_path: Path) -> None:
@@ -136,6 +136,6 @@ def test_a_harness_runs_for_real(tmp_path: Path) -> None:
         pytest.skip(f"NOT TESTED: {error}")
     tmp_path.chmod(0o755)
     job = site(tmp_path / "site", "import os; print(os.listdir('/sandbox')); open('made', 'w').close()")
-    ended = sandbox.run(job)
-    assert (ended.ending, ended.exit_code) == (Ending.EXITED, 0), ended
+    result = sandbox.run(job)
+    assert (result.ending, result.exit_code) == (Ending.EXITED, 0), result
     assert (job.work / "made").exists()

@@ -25,11 +25,11 @@ except OSError:
 
 @pytest.fixture
 def group() -> "cgroups.Group":
-    made = cgroups.create(64 << 20, 10)
-    if made is None:
+    cgroup = cgroups.create(64 << 20, 10)
+    if cgroup is None:
         pytest.skip("NOT TESTED: no cgroup can be made here (v2 not delegated, or v1 and not root)")
-    yield made
-    made.remove()
+    yield cgroup
+    cgroup.remove()
 
 
 def run_in(group: cgroups.Group, code: str) -> "subprocess.CompletedProcess[str]":
@@ -71,11 +71,11 @@ def test_where_none_can_be_made_there_is_none(tmp_path: "os.PathLike[str]") -> N
 def test_v2_is_used_where_it_is_delegated() -> None:
     if not os.path.exists(f"{cgroups.ROOT}/cgroup.controllers"):
         pytest.skip("NOT TESTED: this machine has no cgroup v2 hierarchy at /sys/fs/cgroup")
-    made = cgroups.create(64 << 20, 10)
-    if made is None:
+    cgroup = cgroups.create(64 << 20, 10)
+    if cgroup is None:
         pytest.skip("NOT TESTED: cgroup v2 is not delegated to this user")
-    assert made.version == 2
-    made.remove()
+    assert cgroup.version == 2
+    cgroup.remove()
 
 
 def test_v2_takes_the_nearest_ancestor_that_hands_its_controllers_on(
@@ -85,17 +85,17 @@ def test_v2_takes_the_nearest_ancestor_that_hands_its_controllers_on(
 
     Files in place of the kernel's: this shows where a group is made and with which limits, not that they hold.
     """
-    for place, controllers in (("", "cpu memory pids"), ("/slice", "memory pids"), ("/slice/session", "")):
-        os.makedirs(f"{tmp_path}{place}", exist_ok=True)
+    for path, controllers in (("", "cpu memory pids"), ("/slice", "memory pids"), ("/slice/session", "")):
+        os.makedirs(f"{tmp_path}{path}", exist_ok=True)
         for name, content in (
             ("cgroup.controllers", ""),
             ("cgroup.procs", ""),
             ("cgroup.subtree_control", controllers),
         ):
-            with open(f"{tmp_path}{place}/{name}", "w") as file:
+            with open(f"{tmp_path}{path}/{name}", "w") as file:
                 file.write(content)
     monkeypatch.setattr(cgroups, "_paths", lambda: {"": "/slice/session"})
-    made = cgroups.create(64 << 20, 10, root=os.fspath(tmp_path))
-    assert made and os.path.dirname(made.memory) == f"{tmp_path}/slice"
-    written = {path.name: path.read_text() for path in Path(made.memory).iterdir()}
+    cgroup = cgroups.create(64 << 20, 10, root=os.fspath(tmp_path))
+    assert cgroup and os.path.dirname(cgroup.memory) == f"{tmp_path}/slice"
+    written = {path.name: path.read_text() for path in Path(cgroup.memory).iterdir()}
     assert written == {"memory.max": str(64 << 20), "pids.max": "10", "memory.oom.group": "1"}

@@ -1,4 +1,4 @@
-"""Which sandbox is used, and what it says that it does not protect."""
+"""The choice of a sandbox, and the gaps that it reports."""
 
 import os
 import subprocess
@@ -62,28 +62,28 @@ def test_a_bubblewrap_that_cannot_make_namespaces_is_refused_with_its_own_words(
 
 
 def test_process_says_that_bare_kernels_protect_little() -> None:
-    said = " ".join(process._gaps(0, False, False, "/root"))
+    gaps_text = " ".join(process._gaps(0, False, False, "/root"))
     for what in ("no Landlock", "gold answers included", "network is open", "can kill", "sampled", "SIGKILL"):
-        assert what in said or (what == "can kill" and "signals" in said)
+        assert what in gaps_text or (what == "can kill" and "signals" in gaps_text)
 
 
 @pytest.mark.parametrize(("abi", "closed"), [(3, "signals"), (6, "")])
 def test_process_claims_what_the_kernels_landlock_covers(abi: int, closed: str) -> None:
-    said = " ".join(process._gaps(abi, True, True, "/root"))
-    assert "no Landlock" not in said and "network" not in said
-    assert ("signals" in said) == (closed == "signals")
+    gaps_text = " ".join(process._gaps(abi, True, True, "/root"))
+    assert "no Landlock" not in gaps_text and "network" not in gaps_text
+    assert ("signals" in gaps_text) == (closed == "signals")
 
 
 def test_the_gaps_of_this_machine_are_those_that_were_measured() -> None:
-    said = " ".join(Process().gaps())
-    assert ("no Landlock" in said) == (landlock.abi() == 0)
-    assert ("network is open" in said) == (not process._filters())
+    gaps_text = " ".join(Process().gaps())
+    assert ("no Landlock" in gaps_text) == (landlock.abi() == 0)
+    assert ("network is open" in gaps_text) == (not process._filters())
 
 
 def test_root_without_a_public_python_stays_root_and_says_so(process: Box) -> None:
-    said = " ".join(process.gaps())
+    gaps_text = " ".join(process.gaps())
     ran = process.run("import os; print(os.getuid() == 0)")
-    assert (ran.log.strip() == "True") == ("runs as root without capabilities" in said)
+    assert (ran.log.strip() == "True") == ("runs as root without capabilities" in gaps_text)
 
 
 def test_a_job_that_cannot_run_is_not_the_harnesss_fault(own_box: Box) -> None:
@@ -94,9 +94,9 @@ def test_a_job_that_cannot_run_is_not_the_harnesss_fault(own_box: Box) -> None:
                         (replace(job, entry="../data/questions.csv"), "outside its harness"),
                         (replace(job, work=job.work / "no"), "does not exist"),
                         (replace(job, log=job.work / "log"), "must lie outside work/")):  # fmt: skip
-        ended = own_box.run_job(wrong).ended
-        assert ended.ending is Ending.NOT_STARTED
-        assert what in ended.detail
+        result = own_box.run_job(wrong).ended
+        assert result.ending is Ending.NOT_STARTED
+        assert what in result.detail
 
 
 def test_the_package_imports_fast() -> None:

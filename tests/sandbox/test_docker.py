@@ -1,4 +1,4 @@
-"""What is particular to containers: the image, the engine, and limits that are proven before they are relied on."""
+"""Particulars of containers: the image, the engine, and limits that are proven before they are relied on."""
 
 import subprocess
 import sys
@@ -134,8 +134,8 @@ def test_a_container_that_loses_its_first_process_has_ended(docker: Box) -> None
     def kill() -> None:
         wait_until(lambda: (job.work / "running").exists())
         api = docker_module._engine(IMAGE).api
-        for one in api.containers(filters={"label": f"{docker_module._LABEL}={job.work.resolve()}"}):
-            api.kill(one["Id"])
+        for container in api.containers(filters={"label": f"{docker_module._LABEL}={job.work.resolve()}"}):
+            api.kill(container["Id"])
 
     thread = threading.Thread(target=kill)
     thread.start()

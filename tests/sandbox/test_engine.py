@@ -35,17 +35,17 @@ def test_the_harnesss_output_and_our_status_are_told_apart_however_they_are_cut(
         its.close()
         assert stream.read() == b""
     assert output == b"".join(data for which, data in frames if which == 1)
-    assert stream.said == b"".join(data for which, data in frames if which == 2)
+    assert stream.status == b"".join(data for which, data in frames if which == 2)
 
 
 def test_a_harness_cannot_say_how_it_ended() -> None:
-    """What it prints never gets into the stream that is ours, also if it looks like a frame of it."""
+    """Its output never gets into the stream that is ours, also if it looks like a frame of it."""
     ours, its = socket.socketpair()
     with ours, its:
         its.sendall(frame(1, frame(2, b"X0")))
         stream = Stream(ours)
         assert stream.read() == frame(2, b"X0")
-        assert stream.said == b""
+        assert stream.status == b""
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def answering(tmp_path: Path):
         listener.listen()
 
         def serve() -> None:
-            one, _ = listener.accept()
-            one.recv(1 << 16)
-            one.sendall(answer)
-            one.close()
+            connection, _ = listener.accept()
+            connection.recv(1 << 16)
+            connection.sendall(answer)
+            connection.close()
             listener.close()
 
         threading.Thread(target=serve, daemon=True).start()

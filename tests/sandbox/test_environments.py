@@ -70,13 +70,13 @@ def test_installing_runs_no_code_of_the_package_outside_the_sandbox(index: Path)
 
 
 def test_the_same_request_is_built_once_even_by_two_runs_at_the_same_time(index: Path) -> None:
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(environment("answer", allowed=True))) for _ in range(3)]
+    pythons: list[Path] = []
+    threads = [threading.Thread(target=lambda: pythons.append(environment("answer", allowed=True))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(found)) == 1 and len(found) == 3
+    assert len(set(pythons)) == 1 and len(pythons) == 3
     assert len([path for path in (index / "cache" / "envs").iterdir() if path.is_dir()]) == 1
 
 

@@ -32,12 +32,12 @@ def test_what_is_kept_is_bounded_accounted_for_and_safe(chunks: list[bytes], lim
     output = Output(limit)
     for chunk in chunks:
         output.add(chunk)
-    whole = b"".join(chunks)
+    everything = b"".join(chunks)
     text = output.text()
-    assert output.total == len(whole)
+    assert output.total == len(everything)
     assert len(text.encode()) <= limit + 60
     assert not set(text) & {chr(c) for c in [*range(9), *range(11, 32), 127, 0x9B, 0xFFFD]}
-    if len(whole) <= limit // 2 * 2:
+    if len(everything) <= limit // 2 * 2:
         assert "left out" not in text
     assert Output.end(output, 5) is not None
 
@@ -70,14 +70,14 @@ def test_the_last_line_says_why_a_harness_failed(own_box: Box) -> None:
     ids=["256 MiB on one line", "1 GiB on many lines"],
 )
 def test_endless_output_takes_constant_memory(own_box: Box, size: int, source: str) -> None:
-    before, most, done = psutil.Process().memory_info().rss, [0, 0], threading.Event()
+    before, peak, done = psutil.Process().memory_info().rss, [0, 0], threading.Event()
 
     def sample() -> None:
         me = psutil.Process()
         while not done.wait(0.05):
             supervisors = [p for p in me.children() if "sandbox.supervisor" in " ".join(_cmdline(p))]
-            most[0] = max(most[0], me.memory_info().rss - before)
-            most[1] = max([most[1], *(_rss(p) for p in supervisors)])
+            peak[0] = max(peak[0], me.memory_info().rss - before)
+            peak[1] = max([peak[1], *(_rss(p) for p in supervisors)])
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -87,8 +87,8 @@ def test_endless_output_takes_constant_memory(own_box: Box, size: int, source: s
     assert ran.ended.ending is Ending.EXITED and ran.ended.exit_code == 0, ran.ended
     assert ran.ended.output_bytes == size
     assert len(ran.log) < 70_000 and f"[... {size - 65536} bytes left out ...]" in ran.log
-    assert most[0] < 8 * MIB  # the runner
-    assert 0 < most[1] < 40 * MIB  # its supervisor
+    assert peak[0] < 8 * MIB  # the runner
+    assert 0 < peak[1] < 40 * MIB  # its supervisor
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

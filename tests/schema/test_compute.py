@@ -11,11 +11,11 @@ SLURM = "compute=slurm"
 
 
 def resources(**kinds):
-    return ByKind.model_validate({kind: Resources(**given) for kind, given in kinds.items()})
+    return ByKind.model_validate({kind: Resources(**settings) for kind, settings in kinds.items()})
 
 
 def script(tmp_path, kind, **kinds):
-    """What sbatch would be given, by submitit."""
+    """Return the lines of the script that submitit would pass to sbatch."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     compute = Slurm(1, "none", 90, resources(**kinds).model_dump())
@@ -23,14 +23,14 @@ def script(tmp_path, kind, **kinds):
 
 
 def test_a_kind_takes_from_default_what_it_does_not_say():
-    asked = resources(default={"partition": "cpu", "minutes": 60}, train={"partition": "gpu", "gpus": 2})
-    assert asked.of("train") == Resources(partition="gpu", gpus=2, minutes=60)
-    assert asked.of("gate") == Resources(partition="cpu", minutes=60)
+    requested = resources(default={"partition": "cpu", "minutes": 60}, train={"partition": "gpu", "gpus": 2})
+    assert requested.of("train") == Resources(partition="gpu", gpus=2, minutes=60)
+    assert requested.of("gate") == Resources(partition="cpu", minutes=60)
 
 
 def test_zero_gpus_are_not_the_same_as_not_said():
-    asked = resources(default={"gpus": 1, "minutes": 5}, gate={"gpus": 0})
-    assert asked.of("gate").gpus == 0 and asked.of("run").gpus == 1
+    requested = resources(default={"gpus": 1, "minutes": 5}, gate={"gpus": 0})
+    assert requested.of("gate").gpus == 0 and requested.of("run").gpus == 1
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_makes_no_sense_is_refused_with_the_key(override, line):
 
 
 def test_every_option_reaches_sbatch(tmp_path):
-    asked = {
+    requested = {
         "partition": "gpu",
         "account": "phys",
         "qos": "high",
@@ -63,7 +63,7 @@ def test_every_option_reaches_sbatch(tmp_path):
         "setup": ["module load cuda"],
         "extra": {"mail-type": "FAIL"},
     }
-    lines = script(tmp_path, "run", default=asked)
+    lines = script(tmp_path, "run", default=requested)
     options = ["partition=gpu", "account=phys", "qos=high", "cpus-per-task=3", "mem=1536M", "gres=gpu:a100:2"]
     options += [
         "time=30",

@@ -1,4 +1,4 @@
-"""Which settings of the policy go together, refused in one line before anything is loaded."""
+"""Settings of the policy that do not fit together are refused in one line before anything is started."""
 
 import pytest
 
@@ -32,8 +32,8 @@ def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
             [*VLLM, LARGE, "target_agent.policy.base_url=localhost:8000"],
             "https://…); given: localhost:8000",
         ),
-        (["task=arithmetic", "target_agent=policy", URL], "but target_agent.policy.backend=peft asks none"),
-        ([*VLLM, URL], "base=tiny is built by the runner, so that no server has it"),
+        (["task=arithmetic", "target_agent=policy", URL], "target_agent.policy.backend=peft"),
+        ([*VLLM, URL], "target_agent.policy.base=tiny"),
         ([*VLLM, LARGE, URL, "trainer=grpo", "trainer.lora.save=[lm_head]"], "trainer.lora.save=['lm_head']"),
         ([*VLLM, LARGE, URL, "trainer=auto", "trainer.algorithms.ppo.lora.save=[lm_head]"], "vLLM cannot load"),
         (

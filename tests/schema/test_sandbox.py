@@ -1,4 +1,4 @@
-"""What a sandbox's section may hold, and the one line for what it may not."""
+"""The keys of a sandbox's section, and the one-line refusal of any other."""
 
 import pytest
 

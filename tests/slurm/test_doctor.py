@@ -1,10 +1,10 @@
-"""What the doctor says of a cluster: of the real one, and of clusters that are set up in other ways."""
+"""The doctor's checks of a cluster: of the real one, and of clusters with other settings."""
 
 import pytest
 
 from sia_runner.config import check
 from sia_runner.doctor import slurm as checks_slurm
-from sia_runner.doctor.__main__ import FAULT, OK, SKIPPED, _try, examine
+from sia_runner.doctor.__main__ import FAULT, OK, SKIPPED, _run_check, examine
 from tests.schema.test_providers import composed
 from tests.scripts.slurm import LITTLE, need_cluster
 
@@ -38,13 +38,13 @@ def config():
 @pytest.mark.slurm
 def test_of_the_test_cluster_it_knows_all_that_a_run_depends_on(tmp_path, config):
     need_cluster()
-    found = {finding.check: finding for finding in examine(config, tmp_path, call=False)}
-    assert not [finding for finding in found.values() if finding.state == FAULT]
-    assert found["commands"].text.startswith("slurm-wlm ")
-    assert "cpu (default): at most 1:00:00, 2 x 4 cpus, 8 GiB" in found["partitions"].text
-    assert "gpu:fake:2" in found["partitions"].text
-    assert "sbatch accepts jobs for gate, run, test" in found["jobs"].text
-    assert "put back into the queue" in found["preemption"].text and found["requeueing"].text.startswith("on:")
+    result = {finding.check: finding for finding in examine(config, tmp_path, call=False)}
+    assert not [finding for finding in result.values() if finding.state == FAULT]
+    assert result["commands"].text.startswith("slurm-wlm ")
+    assert "cpu (default): at most 1:00:00, 2 x 4 cpus, 8 GiB" in result["partitions"].text
+    assert "gpu:fake:2" in result["partitions"].text
+    assert "sbatch accepts jobs for gate, run, test" in result["jobs"].text
+    assert "put back into the queue" in result["preemption"].text and result["requeueing"].text.startswith("on:")
 
 
 @pytest.mark.slurm
@@ -59,8 +59,10 @@ def test_of_the_test_cluster_it_knows_all_that_a_run_depends_on(tmp_path, config
 def test_jobs_that_sbatch_would_refuse_are_a_fault_that_names_the_kind(key, said):
     need_cluster()
     config = check(composed(*LITTLE, f"++compute.resources.{key}"))
-    found = _try("jobs", lambda: checks_slurm.jobs(config))
-    assert (found.state == FAULT and found.text.startswith(said)) if said else found.state == OK  # nothing trains here
+    result = _run_check("jobs", lambda: checks_slurm.jobs(config))
+    assert (
+        (result.state == FAULT and result.text.startswith(said)) if said else result.state == OK
+    )  # nothing trains here
 
 
 @pytest.mark.parametrize(
@@ -110,12 +112,12 @@ def test_time_limits_are_read_as_slurm_writes_them(limit, minutes):
 def test_missing_commands_are_a_fault(commands, config, monkeypatch, tmp_path):
     commands(sinfo="", sbatch="slurm 1", squeue="", scancel="", scontrol="")
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = _try("commands", lambda: checks_slurm.commands(config))
-    assert found.state == FAULT and found.text.startswith("srun not found")
+    result = _run_check("commands", lambda: checks_slurm.commands(config))
+    assert result.state == FAULT and result.text.startswith("srun not found")
 
 
 def test_variables_of_sbatch_are_named(config, monkeypatch):
     monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
     assert checks_slurm.variables(config).startswith("SBATCH_ACCOUNT=mine: ")
     monkeypatch.delenv("SBATCH_ACCOUNT")
-    assert _try("sbatch variables", lambda: checks_slurm.variables(config)).state == SKIPPED
+    assert _run_check("sbatch variables", lambda: checks_slurm.variables(config)).state == SKIPPED

@@ -16,23 +16,23 @@ SWEEPS = sorted(path.stem for path in bundled("sweeps").glob("*.yaml"))
 def expanded(name):
     with initialize_config_dir(version_base="1.3", config_dir=str(bundled("conf"))):
         params = compose("config", [f"+sweeps={name}"], return_hydra_config=True).hydra.sweeper.params
-        given = [f"{key}={value}" for key, value in params.items()]
-        (every,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
-        for overrides in (one for one in every if f"seed={_seed(every)}" in one):  # seeds are all alike
+        overrides_given = [f"{key}={value}" for key, value in params.items()]
+        (every,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides_given), None)
+        for overrides in (item for item in every if f"seed={_seed(every)}" in item):  # seeds are all alike
             yield OmegaConf.to_container(compose("config", [f"+sweeps={name}", *overrides]), resolve=True)
 
 
 def _seed(every):
-    return min(int(text.removeprefix("seed=")) for one in every for text in one if text.startswith("seed="))
+    return min(int(text.removeprefix("seed=")) for item in every for text in item if text.startswith("seed="))
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_declared_sweep_is_several_runs_that_differ_and_that_the_schema_accepts(name):
     register()
     plain = list(expanded(name))
-    assert len(plain) > 1 and all(one != other for at, one in enumerate(plain) for other in plain[:at])
-    for one in plain:
-        check(one)
+    assert len(plain) > 1 and all(item != other for at, item in enumerate(plain) for other in plain[:at])
+    for item in plain:
+        check(item)
 
 
 @pytest.mark.parametrize("name", SWEEPS)

@@ -1,4 +1,4 @@
-"""What a sweep keeps in its folder, and the table made of it."""
+"""The folder of a sweep and its table."""
 
 import csv
 import json
@@ -48,12 +48,12 @@ def test_a_run_directory_is_no_sweep_though_a_generation_of_it_has_a_plan(sweep)
 
 
 def test_the_newest_job_of_a_run_counts_and_a_line_cut_by_a_kill_does_not(sweep):
-    sweep.note_jobs("slurm", {"a": "1_0", "b": "1_1"})
-    sweep.note_jobs("slurm", {"a": "2"})
-    sweep.note_jobs("local", {"b": "77.5"})
+    sweep.record_jobs("slurm", {"a": "1_0", "b": "1_1"})
+    sweep.record_jobs("slurm", {"a": "2"})
+    sweep.record_jobs("local", {"b": "77.5"})
     with sweep.submitted.open("a") as stream:
         stream.write('{"run": "a", "clus')
-    assert sweep.noted_jobs("slurm") == {"a": "2", "b": "1_1"} and sweep.noted_jobs("local") == {"b": "77.5"}
+    assert sweep.recorded_jobs("slurm") == {"a": "2", "b": "1_1"} and sweep.recorded_jobs("local") == {"b": "77.5"}
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,19 @@ def test_the_mean_is_over_the_tested_seeds_of_one_arm(sweep):
     sweep.end("2", 2, ["trainer=grpo trains nothing here"])
     runs = [planned(str(n), "task=t", f"seed={seed}", f"+experiment={arm}", "max_gen=3", seed=seed)
             for n, (arm, seed) in enumerate([("h", 0), ("h", 1), ("wh", 0), ("wh", 1)])]  # fmt: skip
-    found = table(sweep, Plan((), "/", tuple(runs)))
-    first, second = found["means"]
+    summary = table(sweep, Plan((), "/", tuple(runs)))
+    first, second = summary["means"]
     assert (first["arm"], first["tested"], first["runs"]) == ("experiment=h", 2, 2)
     assert (first["test"], first["test_sd"]) == (0.625, pytest.approx(0.17677669529663687)) and first["usd"] == 0.5
     assert (second["tested"], second["test"], second["test_sd"], second["usd"]) == (1, 1.0, None, None)
-    assert found["runs"][2]["why"] == "trainer=grpo trains nothing here"
+    assert summary["runs"][2]["why"] == "trainer=grpo trains nothing here"
 
 
 def test_the_table_is_written_for_programs_with_a_column_for_each_bound(sweep):
     finished(sweep, "0", 0.75, val=0.7)
     write(sweep, Plan((), "/", (planned("0", "task=t"), planned("1", "task=t", seed=1))))
-    one, other = csv.DictReader((sweep.path / "sweep.csv").open())
-    assert (one["test"], one["test_low"], one["test_high"], one["test_n"]) == ("0.75", "0.4", "0.6", "100")
-    assert (one["val"], one["usd"], one["status"]) == ("0.7", "0.25", "completed")
+    row, other = csv.DictReader((sweep.path / "sweep.csv").open())
+    assert (row["test"], row["test_low"], row["test_high"], row["test_n"]) == ("0.75", "0.4", "0.6", "100")
+    assert (row["val"], row["usd"], row["status"]) == ("0.7", "0.25", "completed")
     assert (other["test"], other["status"], other["seed"]) == ("", "missing", "1")
     assert json.loads((sweep.path / "sweep.json").read_text())["means"][0]["tested"] == 1

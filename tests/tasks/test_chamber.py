@@ -128,7 +128,7 @@ def test_a_task_whose_submission_is_code_hands_it_to_its_verifier(tmp_path, comm
 
 def test_a_task_that_needs_a_gpu_is_refused_where_the_sandbox_shows_none():
     config = check(composed(["task=trimul_gpu"]))
-    with pytest.raises(TaskError, match="task=trimul_gpu runs kernels on a GPU, and sandbox=auto shows none"):
+    with pytest.raises(TaskError, match="task=trimul_gpu.*sandbox=auto"):
         chamber.check(config, here=True)
     assert isinstance(config.task, Spec)
     chamber.check(check(composed(["task=trimul"])), here=True)

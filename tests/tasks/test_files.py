@@ -98,7 +98,7 @@ def test_a_file_of_several_rows_is_laid_out_once_and_named_alike_when_it_is_judg
 def test_one_answer_in_train_and_among_the_questions_is_refused(tmp_path, rows):
     shared = [(number, hint, picture, "golds/secret_name_0.txt") for number, hint, picture, _ in rows]
     task = made(tmp_path / "t", shared)
-    with pytest.raises(TaskError, match="answer of a row of train and of a question at once"):
+    with pytest.raises(TaskError, match="train"):
         task.lay_out(Round(["1"], ["2"]), tmp_path / "view", "salt")
 
 
@@ -170,14 +170,14 @@ def test_data_hashes_cover_the_files(task, tmp_path):
 def test_a_cell_that_is_no_file_inside_the_data_is_told_at_once(tmp_path, rows, path):
     (tmp_path / "outside.txt").write_text("x")
     task = made(tmp_path / "t", [(*rows[0][:2], path, rows[0][3]), *rows[1:]])
-    with pytest.raises(TaskError, match="is no file inside"):
+    with pytest.raises(TaskError, match=r"columns\.files"):
         task.splits()
         task.prepare(lambda _: None)
 
 
 def test_a_column_of_files_that_is_not_there_is_named(tmp_path, rows):
     task = made(tmp_path / "t", rows, columns=FILES | {"files": ["pictures"]})
-    with pytest.raises(TaskError, match="'pictures' is no column; there are: hint, picture, gold"):
+    with pytest.raises(TaskError, match="'pictures'.*hint, picture, gold"):
         task.prepare(lambda _: None)
 
 

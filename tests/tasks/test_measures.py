@@ -180,5 +180,5 @@ def test_gold_that_the_metric_cannot_take_is_told(tmp_path):
     rows = [(i, f"text {i}", "high" if i == 7 else i) for i in range(50)]
     metric = {"name": "rmse", "verifier": "rmse", "higher_is_better": False}
     task = small_task(tmp_path, rows, metric=metric, splits={"dev": 0.1, "val": 0.2, "test": 0.2, "stratify": False})
-    with pytest.raises(TaskError, match="the answer of 7 is no finite number: 'high'"):
+    with pytest.raises(TaskError, match="answer of 7.*'high'"):
         task.prepare(lambda _: None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sia_runner.tasks import near
-from sia_runner.tasks.near import find_groups, jaccard, near_groups, normalised, shingles
+from sia_runner.tasks.near import find_groups, jaccard, near_duplicate_groups, normalised, shingles
 
 CASE = (
     "被告人王某于2019年3月5日在本市东区某商场内，趁被害人李某不备，窃取其手机一部，"
@@ -81,14 +81,14 @@ def test_odd_texts_do_no_harm():
 
 def test_groups_are_kept_by_the_texts_and_made_again_when_damaged(tmp_path, monkeypatch):
     texts = {"a": CASE, "b": CASE + "。"}
-    assert near_groups(texts, tmp_path / "cache") == [["a", "b"]]
+    assert near_duplicate_groups(texts, tmp_path / "cache") == [["a", "b"]]
     [kept] = (tmp_path / "cache").iterdir()
     kept.write_text("[[")
-    assert near_groups(texts, tmp_path / "cache") == [["a", "b"]]
+    assert near_duplicate_groups(texts, tmp_path / "cache") == [["a", "b"]]
     monkeypatch.setattr(near, "find_groups", lambda _: pytest.fail("found again"))
-    assert near_groups(texts, tmp_path / "cache") == [["a", "b"]]
+    assert near_duplicate_groups(texts, tmp_path / "cache") == [["a", "b"]]
     with pytest.raises(pytest.fail.Exception):
-        near_groups(texts | {"c": "another"}, tmp_path / "cache")
+        near_duplicate_groups(texts | {"c": "another"}, tmp_path / "cache")
 
 
 def test_hashes_of_runs_do_not_collide_by_their_order():

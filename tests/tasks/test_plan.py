@@ -135,7 +135,7 @@ def test_the_split_seed_and_nothing_else_decides(tmp_path):
 
 def test_too_few_rows_are_refused_with_the_reason(tmp_path):
     task = small_task(tmp_path, [(i, f"t{i}", f"label {i}") for i in range(40)])
-    with pytest.raises(TaskError, match=r"split dev has no question: 40 labelled rows .*splits.stratify=false"):
+    with pytest.raises(TaskError, match=r"split dev.*40 labelled rows.*splits.stratify=false"):
         task.splits()
 
 
@@ -190,5 +190,5 @@ def test_splits_can_be_stratified_by_a_column(tmp_path):
 
 
 def test_a_column_to_stratify_by_must_be_there(tmp_path):
-    with pytest.raises(TaskError, match=r"splits\.stratify=colour is no column; there are: text"):
+    with pytest.raises(TaskError, match=r"splits\.stratify=colour.*text"):
         small_task(tmp_path, splits={"dev": 0.1, "val": 0.2, "test": 0.2, "stratify": "colour"}).splits()

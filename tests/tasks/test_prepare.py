@@ -222,7 +222,7 @@ def test_files_that_the_wheel_does_not_bring_are_named(place, index):
 
 @pytest.mark.parametrize("changes", [{"files": ["a"]}, {"script": "make.py"}])
 def test_wheel_script_and_files_come_together(index, changes):
-    with pytest.raises(ValueError, match=r"data\.files names what data\.script converts of data\.wheel"):
+    with pytest.raises(ValueError, match=r"data\.files.*data\.script.*data\.wheel"):
         wheel_data(index, **changes)
 
 
@@ -263,7 +263,7 @@ def test_offline_and_not_cached_is_one_clear_line(place, index):
 
 def test_a_cache_that_cannot_be_written_is_one_clear_line(place):
     place.cache.write_text("a file where the folder should be")
-    with pytest.raises(TaskError, match="its data cannot be prepared in the cache folder"):
+    with pytest.raises(TaskError, match="cache folder"):
         place.ready()
 
 
@@ -315,5 +315,5 @@ def test_other_arguments_another_file_or_another_module_are_other_data(converted
 
 
 def test_what_the_user_does_not_have_is_one_clear_line(converted, tmp_path):
-    with pytest.raises(TaskError, match=r"task example: task\.data\.local=.*gone: no such file or folder"):
+    with pytest.raises(TaskError, match=r"task\.data\.local=.*gone"):
         converted("gone")

@@ -7,10 +7,15 @@ import pytest
 import yaml
 
 from sia_runner.schema.task import TableTask as Spec
-from sia_runner.tasks.review import columns, hostile, judging, reviewer, seen, splitting
+from sia_runner.tasks.review import reviewer
+from sia_runner.tasks.review.columns import telling_columns
 from sia_runner.tasks.review.finding import Finding, Review
 from sia_runner.tasks.review.gaming import Games
+from sia_runner.tasks.review.hostile import hostile_submissions
+from sia_runner.tasks.review.judging import check_contract, check_time, unsafe_code
 from sia_runner.tasks.review.records import plain, records
+from sia_runner.tasks.review.seen import gold_in_description, gold_in_programs, gold_in_view
+from sia_runner.tasks.review.splitting import few_questions, leaking_splits
 from sia_runner.tasks.review.subject import Sample, Subject
 from sia_runner.tasks.table import TableTask
 from tests.tasks.broken import FAULTS, GOOD, sound, write
@@ -25,13 +30,13 @@ def subject_of(made, folder):
 
 
 def games(subject) -> Iterable[Finding]:
-    honest = subject.answered(subject.gold.items())
+    honest = subject.verify_rows(subject.gold.items())
     return Games(subject, honest.value).findings(lambda _: None)
 
 
 def contract(subject) -> Iterable[Finding]:
     rows = list(subject.gold.items())
-    return judging.contract(subject, subject.answered(rows), rows[: len(rows) // 2])
+    return check_contract(subject, subject.verify_rows(rows), rows[: len(rows) // 2])
 
 
 def gathered(look) -> Callable[[Subject], list[Finding]]:
@@ -44,19 +49,19 @@ def gathered(look) -> Callable[[Subject], list[Finding]]:
 
 
 LOOKS = {
-    "columns": columns.telling_columns,
-    "view": seen.in_view,
-    "programs": seen.in_programs,
-    "description": seen.in_description,
-    "splits": lambda subject: splitting.leaking_splits(subject, subject.folder),
-    "few": lambda subject: splitting.few_questions(subject, lambda _: None),
-    "declared": gathered(reviewer._declared),
+    "columns": telling_columns,
+    "view": gold_in_view,
+    "programs": gold_in_programs,
+    "description": gold_in_description,
+    "splits": lambda subject: leaking_splits(subject, subject.folder),
+    "few": lambda subject: few_questions(subject, lambda _: None),
+    "declared": gathered(reviewer._check_declaration),
     "games": games,
     "contract": contract,
-    "hostile": lambda subject: hostile.hostile(subject, None),
-    "code": judging.unsafe_code,
-    "time": lambda subject: judging.in_time(subject, lambda _: None),
-    "judge": gathered(lambda subject, found: reviewer._judge(subject, found)),
+    "hostile": lambda subject: hostile_submissions(subject, None),
+    "code": unsafe_code,
+    "time": lambda subject: check_time(subject, lambda _: None),
+    "judge": gathered(lambda subject, found: reviewer._check_verifier(subject, found)),
 }
 PLANTED = [(fault, code, LOOKS[look]) for fault, (code, look) in FAULTS.items() if look in LOOKS]
 

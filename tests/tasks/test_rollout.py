@@ -88,13 +88,13 @@ def test_failures_never_show_rollout_answers(task, tmp_path):
 @pytest.mark.parametrize("split", ["train", "dev", "val", "test"])
 def test_only_rollout_units_are_asked(task, split):
     stranger = task.splits()[split][0]
-    with pytest.raises(TaskError, match=f"units of the split rollout, each once; '{stranger}' is none"):
+    with pytest.raises(TaskError, match=f"split rollout.*'{stranger}'"):
         task.rounds("rollout", units=[task.splits()["rollout"][0], stranger])
 
 
 @pytest.mark.parametrize("times", [0, 2])
 def test_no_unit_and_a_unit_twice_are_mistakes(task, times):
-    with pytest.raises(TaskError, match="none is given, or one twice"):
+    with pytest.raises(TaskError, match="twice"):
         task.rounds("rollout", units=[task.splits()["rollout"][0]] * times)
 
 
@@ -110,7 +110,7 @@ def test_no_unit_and_a_unit_twice_are_mistakes(task, times):
 def test_without_a_rollout_split_there_is_no_weights_lever(tmp_path, splits):
     task = small_task(tmp_path, splits=splits)
     assert not task.splits()["rollout"]
-    with pytest.raises(TaskError, match=r"there is no rollout split to train weights on: .* use trainer=none") as told:
+    with pytest.raises(TaskError, match=r"rollout split.*trainer=none") as told:
         task.rounds("rollout", units=["1"])
     assert "\n" not in str(told.value)
 
@@ -118,13 +118,13 @@ def test_without_a_rollout_split_there_is_no_weights_lever(tmp_path, splits):
 def test_where_all_of_train_is_like_rollout_questions_nothing_could_be_taught(tmp_path):
     rows = [(i, f"{story(0)} {i}", "ab"[i % 2]) for i in range(200)]
     task = small_task(tmp_path, rows)
-    with pytest.raises(TaskError, match="every row of train says nearly the same as a rollout question"):
+    with pytest.raises(TaskError, match="train.*rollout question"):
         task.rounds("rollout", units=task.splits()["rollout"])
 
 
 def test_a_metric_over_ranks_gives_no_reward_for_one_question(tmp_path):
     task = small_task(tmp_path, metric={"name": "auc", "verifier": "auc", "choices": ["a", "b"]})
-    with pytest.raises(TaskError, match="metric.verifier=auc ranks all questions together"):
+    with pytest.raises(TaskError, match="metric.verifier=auc"):
         task.rounds("rollout", units=task.splits()["rollout"][:1])
 
 
@@ -135,6 +135,6 @@ def test_a_policy_is_warmed_on_train_alone(tmp_path):
 
 
 def test_other_purposes_compare_no_texts(tmp_path, monkeypatch):
-    monkeypatch.setattr("sia_runner.tasks.table.near_groups", lambda *_: pytest.fail("compared"))
+    monkeypatch.setattr("sia_runner.tasks.table.near_duplicate_groups", lambda *_: pytest.fail("compared"))
     task = small_task(tmp_path)
     assert [len(task.rounds(purpose)) for purpose in ("gate", "trial", "select", "test")] == [1, 1, 1, 1]

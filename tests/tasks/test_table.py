@@ -278,12 +278,10 @@ def test_a_mistake_in_the_task_is_one_clear_line(tmp_path, rows, changes, messag
 def test_test_files_that_do_not_fit_are_named(tmp_path):
     task = small_task(tmp_path, own_test=True)
     (tmp_path / "answers.csv").write_text("id,label\n1,a\n")
-    with pytest.raises(TaskError, match=r"answers\.csv: its ids must be exactly those of test\.csv"):
+    with pytest.raises(TaskError, match=r"answers\.csv.*test\.csv"):
         task.splits()
     (tmp_path / "test.csv").write_text("id,words\n1,a\n")
-    with pytest.raises(
-        TaskError, match=r"its columns must be those of labelled\.csv without 'label': text; it has: words"
-    ):
+    with pytest.raises(TaskError, match=r"labelled\.csv.*'label': text.*words"):
         small_task_again(tmp_path).splits()
 
 

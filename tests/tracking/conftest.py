@@ -71,7 +71,7 @@ def tracked(tmp_path_factory):
 
 
 def sender_ended(run, seconds=60):
-    """Nobody speaks of the run any more."""
+    """Wait until no sender of the run is left."""
     from fcntl import LOCK_EX, LOCK_NB, flock
 
     until = time.monotonic() + seconds
@@ -91,9 +91,9 @@ def kill_all(run):
     mine = [p for p in named if p.pid != os.getpid()]
     for process in mine:
         with suppress(psutil.NoSuchProcess):
-            for one in (*process.children(recursive=True), process):
+            for item in (*process.children(recursive=True), process):
                 with suppress(psutil.NoSuchProcess):
-                    one.kill()
+                    item.kill()
 
 
 def sync(run, server, *given, key="k" * 40):
@@ -103,12 +103,12 @@ def sync(run, server, *given, key="k" * 40):
 
 
 def told(said):
-    """What a user was told by the tracker."""
+    """Return the tracker's messages to the user."""
     return [line for line in said.splitlines() if line.startswith("tracker: ")]
 
 
 def generations(cli):
-    """All that a run decides; how long a harness took to crash is part of the reason, and differs."""
+    """Return a run's decisions. How long a harness took to crash is part of the reason, and is left out."""
     keep = ("n", "status", "val", "outcomes")
     reasons = [re.sub(r"after [\d.]+ s", "", g["reason"]) for g in cli.summary["generations"]]
     return reasons, [{key: g[key] for key in keep} for g in cli.summary["generations"]], cli.summary["best"]

@@ -1,4 +1,4 @@
-"""What W&B wrote for a run, read back with wandb's own reader."""
+"""Readers of W&B's own files of a run, through wandb's own reader."""
 
 import base64
 import hashlib
@@ -8,13 +8,13 @@ import sys
 
 
 def records(run):
-    """All records of all files of a run directory, in order: [(file, record)]."""
-    found = []
+    """Return all records of all files of a run directory, in order: [(file, record)]."""
+    result = []
     for file in sorted(run.glob("tracking/wandb/*run-*/run-*.wandb")):
         command = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", str(file), "--json"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-        found += [(file, json.loads(line)) for line in said.stdout.splitlines()]
-    return found
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        result += [(file, json.loads(line)) for line in output.stdout.splitlines()]
+    return result
 
 
 def rows(run):
@@ -32,20 +32,20 @@ def curves(run):
 
 def versions(run):
     """Harnesses and adapters: (type, metadata, checksum of each file by its name)."""
-    found = [record["artifact"] for _, record in records(run) if record["type"] == "artifact"]
+    result = [record["artifact"] for _, record in records(run) if record["type"] == "artifact"]
     return [
         (
-            one["type"],
-            json.loads(one["metadata"]),
-            {part["path"]: part["digest"] for part in one["manifest"]["contents"]},
+            item["type"],
+            json.loads(item["metadata"]),
+            {part["path"]: part["digest"] for part in item["manifest"]["contents"]},
         )
-        for one in found
-        if one["type"] in ("harness", "adapter")
+        for item in result
+        if item["type"] in ("harness", "adapter")
     ]
 
 
 def checksums(folder):
-    """Of the files in there, as W&B writes them: what `versions` has to say of it."""
+    """Return the checksums of files as W&B writes them, to compare with `versions`."""
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     return {name: base64.b64encode(hashlib.md5(file.read_bytes()).digest()).decode() for name, file in files.items()}
 

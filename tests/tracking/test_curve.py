@@ -8,7 +8,7 @@ def test_steps_come_once_and_in_order_also_where_a_resume_did_some_again(tmp_pat
     curve = Curve(file)
     assert list(curve.news()) == []
     file.write_text('{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 0.6}\n{"st')
-    assert [one["reward"] for one in curve.news()] == [0.5, 0.6]
+    assert [item["reward"] for item in curve.news()] == [0.5, 0.6]
     with file.open("a") as more:  # the line was cut by the kill; step 2 is done again
         more.write('{"step": 2, "reward": 0.9}\n{"step": 2, "reward": 0.9}\n{"step": 3, "reward": 0.7, "kl": null}\n')
     assert list(curve.news()) == [{"step": 3, "reward": 0.7}]

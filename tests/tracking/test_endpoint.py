@@ -1,4 +1,4 @@
-"""Whether W&B can be reached is asked once, and whatever comes back is one line that holds no key."""
+"""Tests that W&B's server is asked once, and that the result is one line without the key."""
 
 from types import SimpleNamespace
 
@@ -17,8 +17,8 @@ def settings(base_url, mode="online", key=KEY):
 def test_what_the_server_says(behaviour, says):
     with serving() as server:
         server.behaviour = behaviour
-        found = endpoint.why_offline(settings(server.url))
-    assert found.endswith(says) and bool(found) == bool(says) and KEY not in found
+        result = endpoint.why_offline(settings(server.url))
+    assert result.endswith(says) and bool(result) == bool(says) and KEY not in result
 
 
 def test_a_server_that_does_not_answer_in_time_is_away(monkeypatch):
@@ -30,8 +30,8 @@ def test_a_server_that_does_not_answer_in_time_is_away(monkeypatch):
 
 @pytest.mark.parametrize("base_url", ["http://127.0.0.1:9", "http://nobody.invalid", "no address", "http://["])
 def test_without_a_network_or_an_address_it_is_one_line(base_url):
-    said = endpoint.why_offline(settings(base_url))
-    assert "cannot be reached" in said and "\n" not in said and KEY not in said
+    output = endpoint.why_offline(settings(base_url))
+    assert "cannot be reached" in output and "\n" not in output and KEY not in output
 
 
 def test_without_a_key_or_against_the_users_will_nobody_is_asked(monkeypatch):

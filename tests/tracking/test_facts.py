@@ -1,4 +1,4 @@
-"""What is told of an experiment is picked key by key."""
+"""Tests that the facts of an experiment are picked key by key."""
 
 import json
 

@@ -45,7 +45,7 @@ def planted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def private(planted, _own_cache):
-    """What was planted, and what the run made itself that is nobody's business."""
+    """Return the planted texts, and private texts that the run made itself."""
     printed = (planted.run / "gen_2" / "stdout.log").read_text()
     token = re.search(r"'OPENAI_API_KEY': '([^']+)'", printed)[1]
     error = re.search(r"(\w+Error): ", planted.summary["generations"][2]["reason"])[1]

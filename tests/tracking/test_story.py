@@ -24,11 +24,11 @@ def steps(run, n, *numbers):
 
 
 def test_a_curve_is_told_as_it_grows_and_before_its_verdict(tmp_path):
-    run, one = RunDir(tmp_path), {"generations": [generation(1)]}
+    run, first = RunDir(tmp_path), {"generations": [generation(1)]}
     story = Story(run)
-    assert [(row.number, row.generation) for row in story.news(one)] == [(0, 1)]
+    assert [(row.number, row.generation) for row in story.news(first)] == [(0, 1)]
     steps(run, 2, 1, 2)
-    assert [row.figures["train/step"] for row in story.news(one)] == [1, 2]
+    assert [row.figures["train/step"] for row in story.news(first)] == [1, 2]
     steps(run, 2, 3)
     both = {"generations": [generation(1), generation(2, lever="weights", algorithm="grpo")]}
     assert [(row.number, row.generation) for row in story.news(both)] == [(3, None), (4, 2)]

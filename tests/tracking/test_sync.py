@@ -15,7 +15,7 @@ from tests.wandb_server import KEY
 
 
 def copied(tracked, tmp_path):
-    """Of the finished run: what a test does to it is its own business."""
+    """Return a copy of the finished run, which a test may change."""
     shutil.copytree(tracked.run, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
 
@@ -32,7 +32,7 @@ def test_a_run_that_was_offline_is_pushed_once(tracked, tmp_path):
         assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr
         of = told(server, run)
         assert [(row["_step"], row["generation"]) for row in of["rows"]] == [(0, 1), (1, 2), (2, 3)]
-        assert sorted(one.metadata["generation"] for one in server.versions.of("harness")) == [1, 2, 3]
+        assert sorted(item.metadata["generation"] for item in server.versions.of("harness")) == [1, 2, 3]
         assert of["summary"]["best/test"] == tracked.summary["best"]["test"]["value"]
     assert "6 rows and versions" in first.stdout and "no rows and versions" in second.stdout
 
@@ -75,13 +75,13 @@ def test_what_the_server_keeps_of_a_harness_is_what_lies_in_the_run_directory(tr
     run = copied(tracked, tmp_path)
     with serving() as server:
         assert sync(run, server).returncode == 0
-        kept = {one.metadata["generation"]: one for one in server.versions.of("harness")}
-    assert sorted(kept) == [1, 2, 3] and all(one.committed for one in kept.values())
-    for n, one in kept.items():
-        assert one.files == {"target_agent.py": (run / f"gen_{n}" / "harness" / "target_agent.py").read_bytes()}
+        kept = {item.metadata["generation"]: item for item in server.versions.of("harness")}
+    assert sorted(kept) == [1, 2, 3] and all(item.committed for item in kept.values())
+    for n, item in kept.items():
+        assert item.files == {"target_agent.py": (run / f"gen_{n}" / "harness" / "target_agent.py").read_bytes()}
         done = next(e for e in tracked.journal if e["event"] == "done" and e["step"] == f"gen_{n}/build")
-        assert one.metadata["sha256"] == done["result"]["sha256"]
-        assert f"gen-{n}" in one.aliases and ("best" in one.aliases) == (one.metadata["status"] == "accepted")
+        assert item.metadata["sha256"] == done["result"]["sha256"]
+        assert f"gen-{n}" in item.aliases and ("best" in item.aliases) == (item.metadata["status"] == "accepted")
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_tables_are_readable_there(tracked, tmp_path):
     run = copied(tracked, tmp_path)
     with serving() as server:
         assert sync(run, server).returncode == 0 and sync(run, server).returncode == 0
-        tables = {next(iter(one.files)): one for one in server.versions.of("run_table")}
+        tables = {next(iter(item.files)): item for item in server.versions.of("run_table")}
     assert len(server.versions.of("run_table")) == 2  # the second time they were equal
     decisions = json.loads(tables["decisions.table.json"].files["decisions.table.json"])
     status = decisions["columns"].index("status")

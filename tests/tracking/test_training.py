@@ -61,8 +61,8 @@ def test_rows_come_while_the_training_runs(trained):
 def test_an_adapter_is_a_version_that_says_what_it_was_made_from(trained):
     here = RunDir(trained.run).generation(2)
     origin = read_json(here.adapter / "sia_adapter.json")
-    (found,) = [(metadata, files) for kind, metadata, files in offline.versions(trained.run) if kind == "adapter"]
-    metadata, files = found
+    (result,) = [(metadata, files) for kind, metadata, files in offline.versions(trained.run) if kind == "adapter"]
+    metadata, files = result
     assert files == offline.checksums(here.adapter)
     assert metadata["sha256"] == built(trained)["adapter_sha256"] == tree_sha256(here.adapter)
     assert metadata["base_sha256"] == origin["base_sha256"] and metadata["parent"] == origin["parent"]

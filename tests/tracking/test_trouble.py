@@ -44,10 +44,10 @@ def test_a_server_that_dies_under_way_is_left_behind_after_the_wait(tmp_path):
             time.sleep(0.05)
         assert server.runs
         server.behaviour = "hangs"
-        said, _ = run.communicate(timeout=90)
+        output, _ = run.communicate(timeout=90)
     assert run.returncode == 0
     kill_all(cli.run)  # it would go on for ten minutes
-    (line,) = told(said)
+    (line,) = told(output)
     assert f"python -m sia_runner.sync {cli.run}" in line and cli.summary["status"] == "completed"
 
 
@@ -78,10 +78,10 @@ def test_a_full_disk_costs_one_warning_and_what_was_not_told_can_be_pushed(track
         while not (cli.run / "journal.jsonl").exists() and time.monotonic() < until:
             time.sleep(0.01)
         with full_disk(cli.run / "tracking"):
-            said, _ = run.communicate(timeout=120)
+            output, _ = run.communicate(timeout=120)
             assert sender_ended(cli.run)
         assert run.returncode == 0 and generations(cli) == generations(tracked)
-        (line,) = told(said)
+        (line,) = told(output)
         assert "No space left on device" in line and f"python -m sia_runner.sync {cli.run}" in line
         assert sync(cli.run, server).returncode == 0
         (there,) = server.runs.values()

@@ -17,7 +17,7 @@ STEPS = ("propose", "build", "gate", "run", "verify", "accept")
 
 
 def results(cli, n):
-    """What the journal has of a generation."""
+    """Return what the journal has of a generation."""
     done = [entry for entry in cli.journal if entry["event"] == "done" and entry["step"].startswith(f"gen_{n}/")]
     return {entry["step"].partition("/")[2]: entry for entry in done}
 

@@ -59,7 +59,7 @@ class Versions:
             self._by(number).files[name[0]] = body
 
     def CreateArtifact(self, given: dict[str, Any], query: str) -> dict[str, Any]:
-        """As at W&B, what equals the newest version of its collection is that version."""
+        """Return the newest version of the collection if the new one equals it, as W&B does, else a new one."""
         asked = given["input"]
         with self._lock:
             before = [one for one in self.all if one.collection == asked["artifactCollectionName"]]

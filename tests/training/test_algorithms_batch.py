@@ -25,18 +25,18 @@ def test_groups_are_questions_whatever_the_order_of_arrival():
 
 
 def test_the_share_of_questions_without_a_difference():
-    assert collect(groups([0.0, 1.0], [0.3, 0.3], [0.2, 0.2], [1.0, 0.9])).alike() == 0.5
-    assert collect(groups([0.0, 1.0], [0.5, None])).alike() == 0, "a single sample can have no difference"
+    assert collect(groups([0.0, 1.0], [0.3, 0.3], [0.2, 0.2], [1.0, 0.9])).equal_reward_share() == 0.5
+    assert collect(groups([0.0, 1.0], [0.5, None])).equal_reward_share() == 0, "a single sample can have no difference"
 
 
 def test_single_samples_are_alike_when_all_questions_got_the_same_reward():
-    assert collect(groups([0.0], [1.0])).alike() == 0
-    assert collect(groups([1.0], [1.0])).alike() == 1
+    assert collect(groups([0.0], [1.0])).equal_reward_share() == 0
+    assert collect(groups([1.0], [1.0])).equal_reward_share() == 1
 
 
 def test_a_value_per_trajectory_reaches_all_its_tokens_and_no_padding():
     batch = collect([trajectory(1.0, call((1,)), call((2, 2))), trajectory(0.0, call((3,)), sample=1)])
-    spread = batch.spread(batch.reward_n + 1)
+    spread = batch.broadcast(batch.reward_n + 1)
     assert spread.tolist() == [[2, 0], [2, 2], [1, 0]]
 
 

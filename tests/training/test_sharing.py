@@ -53,7 +53,7 @@ def test_every_completion_token_is_predicted_once_from_its_own_past(questions):
     seen_gll = packed.inputs()["attention_mask"][:, 0]
     length = packed.ids_gl.shape[1]
     used = []
-    for row, places in enumerate(packed.place_bt.tolist()):
+    for row, places in enumerate(packed.position_bt.tolist()):
         whole = ids_bt[row][mask_bt[row] == 1].tolist()
         drawn = int(part["completion_mask"][row].sum())
         assert [place >= 0 for place in places] == [True] * drawn + [False] * (len(places) - drawn)

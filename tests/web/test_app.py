@@ -1,4 +1,4 @@
-"""What the pages are told of run directories, whatever is in them."""
+"""Tests of the data that the pages get from run directories, whatever those contain."""
 
 import asyncio
 import json
@@ -20,14 +20,14 @@ HOSTILE = "<script>document.title='taken'</script>\x1b[31m\u202e"
 def runs(tmp_path):
     for number in range(3):
         summary(tmp_path / f"run-{number}", status=["completed", "failed", "budget"][number])
-    one = tmp_path / "run-0"
-    journal(one, *generation(1, title=HOSTILE), *generation(2, "rejected", rationale=HOSTILE), start(3, "propose"))
+    item = tmp_path / "run-0"
+    journal(item, *generation(1, title=HOSTILE), *generation(2, "rejected", rationale=HOSTILE), start(3, "propose"))
     for n, text in ((1, "a\nb\n"), (2, f"a\n{HOSTILE}\n")):
-        (one / f"gen_{n}" / "harness").mkdir(parents=True)
-        (one / f"gen_{n}" / "harness" / "target_agent.py").write_text(text)
-        (one / f"gen_{n}" / "stdout.log").write_text(f"{HOSTILE}\n")
-    writing.scores(one, 1, {"q1": "correct", "q2": "wrong"})
-    writing.call(one, 1, "id-q2", HOSTILE)
+        (item / f"gen_{n}" / "harness").mkdir(parents=True)
+        (item / f"gen_{n}" / "harness" / "target_agent.py").write_text(text)
+        (item / f"gen_{n}" / "stdout.log").write_text(f"{HOSTILE}\n")
+    writing.scores(item, 1, {"q1": "correct", "q2": "wrong"})
+    writing.call(item, 1, "id-q2", HOSTILE)
     return tmp_path
 
 
@@ -43,9 +43,9 @@ def get(runs):
 
 def test_runs_are_searched_and_filtered(get):
     assert get("runs").json()["found"] == 3
-    found = get("runs", status="failed").json()
-    assert [row["path"] for row in found["rows"]] == ["run-1"]
-    assert found["choices"]["status"] == {"budget": 1, "completed": 1, "failed": 1}
+    result = get("runs", status="failed").json()
+    assert [row["path"] for row in result["rows"]] == ["run-1"]
+    assert result["choices"]["status"] == {"budget": 1, "completed": 1, "failed": 1}
     assert get("runs", q="RUN-2 smoke").json()["found"] == 1
     assert get("runs", q="nothing like it").json()["found"] == 0
     assert len(get("runs", start=1, most=1).json()["rows"]) == 1
@@ -71,7 +71,7 @@ def test_runs_are_ordered_by_what_they_reached(get, runs):
 
 def test_a_run_says_what_its_journal_says(get):
     run = get("run", path="run-0").json()
-    assert [one["status"] for one in run["generations"]] == ["accepted", "rejected", "cut"]
+    assert [item["status"] for item in run["generations"]] == ["accepted", "rejected", "cut"]
     assert (run["best"], run["seed"], run["metric"]) == (1, 3, "accuracy")
 
 
@@ -132,12 +132,12 @@ def test_logs_follow(get, runs):
 
 
 def test_damaged_files_are_answers_too(get, runs):
-    one = runs / "run-0"
-    (one / "summary.json").write_text(
+    item = runs / "run-0"
+    (item / "summary.json").write_text(
         '{"metric": {"name": "\\ud800"}, "usage": {"usd": NaN}, "best": {"val": {"value": NaN, "ci95": null, "n": 1}}}'
     )
-    (one / "config.yaml").write_text("task: {name: [1], metric: .nan}\nmax_gen: .nan\nbudget: {usd: .inf, calls: x}\n")
-    (one / "gen_1" / "trajectories.jsonl").open("a").write(
+    (item / "config.yaml").write_text("task: {name: [1], metric: .nan}\nmax_gen: .nan\nbudget: {usd: .inf, calls: x}\n")
+    (item / "gen_1" / "trajectories.jsonl").open("a").write(
         '{"usage": 3, "seconds": NaN, "error": "x", "question": "id-q2","request":"\\ud800","response":[1e999]}\n'
     )
     assert get("runs").status_code == 200

@@ -38,10 +38,10 @@ def test_a_token_is_asked_for_where_others_can_reach_it(tmp_path):
 def test_a_port_in_use_is_refused_in_one_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = [sys.executable, "-m", "sia_runner.web", f"runs_dir={tmp_path}", f"port={taken.getsockname()[1]}"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert found.returncode == 2
-    assert found.stderr.startswith("refused: host=127.0.0.1 port=")
-    assert len(found.stderr.splitlines()) == 1
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.startswith("refused: host=127.0.0.1 port=")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_it_serves_and_ends_with_control_c(tmp_path):
@@ -54,6 +54,6 @@ def test_it_serves_and_ends_with_control_c(tmp_path):
             assert b'"one"' in answer.read()
     finally:
         server.send_signal(signal.SIGINT)
-        said = server.communicate(timeout=30)
-    assert "Traceback" not in said[1]
+        output = server.communicate(timeout=30)
+    assert "Traceback" not in output[1]
     assert server.returncode in (0, 130)

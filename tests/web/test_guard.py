@@ -1,4 +1,4 @@
-"""What every request passes before anything is read."""
+"""Tests of the checks that every request passes before anything is read."""
 
 import pytest
 from starlette.testclient import TestClient

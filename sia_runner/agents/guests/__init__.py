@@ -1,1 +1,1 @@
-"""Agents of other packages as proposers: each runs inside our sandbox, as a harness does."""
+"""Agents of other packages as proposers: they run inside our sandbox, as a harness does."""

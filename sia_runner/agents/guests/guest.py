@@ -1,4 +1,4 @@
-"""What all guests have in common: prepare a workspace, let the agent work in the sandbox, judge what it left."""
+"""Runs agents of other packages as proposers: prepares a workspace, runs the agent in the sandbox, reads the result."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ from sia_runner.agents.guests.prompt import instructions
 from sia_runner.agents.protocol import Brief, Context, Files, ProposerError, Workbench
 from sia_runner.records import Proposal
 
-_PROGRAMS = Path(__file__).parent / "programs"
+_PROGRAMS = Path(__file__).parent / "guest_programs"
 
 
 class Guest:
-    """A proposer that is another package's agent. It never runs on the host: a driver program runs it, sandboxed."""
+    """A proposer that is another package's agent. A driver program runs it in the sandbox, never on the host."""
 
     name: ClassVar[str]  # of its YAML, its extra and its driver program
     needs: ClassVar[tuple[str, ...]]  # modules of its package
@@ -36,16 +36,17 @@ class Guest:
             raise ProposerError(f"meta_agent={cls.name} needs the extra: pip install 'sia-runner[{extra}]'")
 
     def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
+        """Run the agent on the parent's harness and make a proposal of its changes."""
         with self._inputs(brief) as inputs:
-            given = self._parent(brief)
+            start = self._parent(brief)
             hosted = workbench.host(
-                self._program(brief), "main.py", inputs=inputs, harness=given, calls=self._turns, seconds=self._seconds
+                self._program(brief), "main.py", inputs=inputs, harness=start, calls=self._turns, seconds=self._seconds
             )
-        return proposal(self.name, brief, given, hosted)
+        return proposal(self.name, brief, start, hosted)
 
     @contextmanager
     def _inputs(self, brief: Brief) -> Iterator[Path]:
-        """The evidence; for the first harness, where there is none, a folder with the task's description."""
+        """Yield the evidence folder; for the first harness, a folder with the task's description."""
         if brief.evidence is not None:
             yield brief.evidence
             return
@@ -58,7 +59,7 @@ class Guest:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _parent(self, brief: Brief) -> Files:
-        """What the guest changes: the parent's harness, or the task's reference where there is no parent."""
+        """Return the files that the guest changes: the parent's harness, or the task's reference harness."""
         parents = brief.evidence / "harness" if brief.evidence else None
         source = parents if parents and parents.is_dir() else self._context.reference
         return read_text_files(source, self._context.entry)

@@ -1,4 +1,4 @@
-"""meta_agent=openhands: an OpenHands agent with its file editor and terminal."""
+"""Runs an OpenHands agent with its file editor and terminal as a proposer (meta_agent=openhands)."""
 
 import sys
 
@@ -7,12 +7,17 @@ from sia_runner.agents.protocol import ProposerError
 
 
 class OpenHands(Guest):
+    """An OpenHands agent as a guest."""
+
     name = "openhands"
     needs = ("openhands.sdk", "openhands.tools")
 
     @classmethod
     def check(cls) -> None:
+        """Raise ProposerError where Python is too old or the package is missing."""
         if sys.version_info < (3, 12):
-            here = f"{sys.version_info.major}.{sys.version_info.minor}"
-            raise ProposerError(f"meta_agent=openhands needs Python 3.12 or newer, as its package does; this is {here}")
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            raise ProposerError(
+                f"meta_agent=openhands needs Python 3.12 or newer, as its package does; this is {version}"
+            )
         super().check()

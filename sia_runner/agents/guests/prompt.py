@@ -1,17 +1,20 @@
-"""The instructions that a guest is given: where things are, what a harness is, how it is judged, how to end."""
+"""Writes the instructions for a guest: folders, what a harness is, how it is scored, how to finish."""
 
 from pathlib import Path
 
 from sia_runner.agents.llm import directions
 from sia_runner.agents.protocol import Brief, Context
-from sia_runner.agents.templates import render
+from sia_runner.agents.templates import render_markdown
 
-_PROMPTS = Path(__file__).parent / "prompts"
+_PROMPTS = Path(__file__).parent / "prompts" / "guests"
 
 
 def instructions(context: Context, brief: Brief, *, turns: int, seconds: float) -> str:
-    """Still holds the marks `@HARNESS@` and `@EVIDENCE@`, for paths that only the sandbox knows."""
-    return render(
+    """Return the instructions.
+
+    They still hold the marks `@HARNESS@` and `@EVIDENCE@`: only the sandbox knows those paths.
+    """
+    return render_markdown(
         _PROMPTS,
         "instructions.md.j2",
         first=brief.evidence is None,

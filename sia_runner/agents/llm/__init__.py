@@ -1,1 +1,1 @@
-"""meta_agent=llm: a language model writes and improves the harness, with tools, in one bounded loop."""
+"""The language-model proposer (meta_agent=llm): it writes and improves the harness with tools, in one bounded loop."""

@@ -1,4 +1,4 @@
-"""Work on hostile text in a process of its own: a parser or a pattern can be made to eat memory, or never to end."""
+"""Parses and searches untrusted text in a child process with limits on time and memory."""
 
 import json
 import subprocess
@@ -46,11 +46,11 @@ print(json.dumps({"found": list(islice(matches, given["most"]))}))
 
 
 class NotDone(Exception):
-    """It took too long, or too much memory; the message is one line."""
+    """A child process that took too long or too much memory; the message is one line."""
 
 
 def syntax_fault(files: Mapping[str, str]) -> str:
-    """The first syntax error in the .py files as one line; empty when all parse."""
+    """Return the first syntax error in the .py files as one line; empty when all parse."""
     sources = {name: text for name, text in files.items() if name.endswith(".py")}
     try:
         return str(_run(_PARSE, {"files": sources}))[:300] if sources else ""
@@ -58,23 +58,23 @@ def syntax_fault(files: Mapping[str, str]) -> str:
         return f"parsing {fault}"
 
 
-def find(files: Mapping[str, str], pattern: str, *, ignore_case: bool, most: int) -> list[tuple[str, int, int]]:
-    """(name, line, column) of the first match in each line: lines from 1, columns from 0; `most` of them.
+def find(files: Mapping[str, str], pattern: str, *, ignore_case: bool, limit: int) -> list[tuple[str, int, int]]:
+    """Return (name, line, column) of the first match in each line, `limit` at most; lines from 1, columns from 0.
 
     Raises NotDone.
     """
-    asked = {"files": dict(files), "pattern": pattern, "ignore_case": ignore_case, "most": most}
-    answer = _run(_FIND, asked)
+    request = {"files": dict(files), "pattern": pattern, "ignore_case": ignore_case, "most": limit}
+    answer = _run(_FIND, request)
     if "fault" in answer:
         raise NotDone(answer["fault"][:300])
     return [(name, line, column) for name, line, column in answer["found"]]
 
 
-def _run(program: str, given: Any) -> Any:
+def _run(program: str, request: Any) -> Any:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _PREAMBLE + program],
-            input=json.dumps(given).encode(),
+            input=json.dumps(request).encode(),
             capture_output=True,
             env={},
             timeout=SECONDS,
@@ -82,7 +82,7 @@ def _run(program: str, given: Any) -> Any:
         )
     except subprocess.TimeoutExpired:
         raise NotDone(f"took longer than {SECONDS:.0f} s") from None
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+    if process.returncode:
+        lines = process.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
         raise NotDone(f"failed: {lines[-1][:200]}")
-    return json.loads(done.stdout)
+    return json.loads(process.stdout)

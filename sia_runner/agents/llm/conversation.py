@@ -1,7 +1,7 @@
-"""What is sent: the messages so far, kept below a number of bytes.
+"""Holds the messages of a proposal and keeps each request below a number of bytes.
 
-When they grow above it, the oldest are cut first, down to well below the limit: so it happens rarely, and between two
-cuts every request begins with the last one, which is what providers' prompt caches reward.
+When the messages exceed the limit, the oldest are cut first, to well below it. Cuts are therefore rare, and between
+two cuts every request begins with the previous one, which providers' prompt caches reward.
 """
 
 import json
@@ -17,8 +17,10 @@ _HEAD = 2  # the system prompt and the task stay
 
 
 class Conversation:
+    """The messages of one proposal, bounded in bytes."""
+
     def __init__(self, system: str, task: str, tools: Sequence[Message], limit: int) -> None:
-        """`limit` in bytes of the request's JSON: messages and tools."""
+        """Start with the system prompt and the task; `limit` is in bytes of the request's JSON, messages and tools."""
         self.tools = list(tools)
         self._limit = limit - _size(self.tools) - 64  # the keys around them
         self._messages: list[Message] = [{"role": "system", "content": system}, {"role": "user", "content": task}]
@@ -27,10 +29,11 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
+        """The messages of the next request."""
         return list(self._messages)
 
     def add(self, answer: Message, results: Sequence[Message]) -> None:
-        """The model's message and what it is told: one result for each of its tool calls, or one user message."""
+        """Add the model's message and its tool results, or the one user message that answers it."""
         self._newest = len(self._messages)
         for message in (answer, *results):
             self._messages.append(message)
@@ -42,47 +45,47 @@ class Conversation:
             return
         goal = int(self._limit * _AFTER_CUT)
         for shorten in (shorten_result, shorten_text, shorten_arguments):
-            for place in range(_HEAD, self._newest):
+            for position in range(_HEAD, self._newest):
                 if sum(self._sizes) <= goal:
                     return
-                self._put(place, shorten(self._messages[place]))
+                self._put(position, shorten(self._messages[position]))
         while sum(self._sizes) > goal and self._newest > _HEAD:
             self._forget_oldest()
         if sum(self._sizes) > self._limit:
             self._fit_newest()
 
     def _forget_oldest(self) -> None:
-        """One answer with its results: a result without its call would be refused by every provider."""
+        """Drop the oldest answer with its results: providers refuse a result without its call."""
         following = range(_HEAD + 1, len(self._messages))
         end = next((i for i in following if self._messages[i]["role"] == "assistant"), self._newest)
         del self._messages[_HEAD:end], self._sizes[_HEAD:end]
         self._newest -= end - _HEAD
 
     def _fit_newest(self) -> None:
-        """The newest answer and its results alone are too much: the results first, then the answer itself."""
+        """Shorten the newest results first, then the newest answer."""
         results = range(self._newest + 1, len(self._messages))
-        room = self._limit - sum(self._sizes[: self._newest + 1])
-        share = max(0, room // max(1, len(results)))
-        for place in results:
-            self._put(place, _clipped(self._messages[place], share))
+        available = self._limit - sum(self._sizes[: self._newest + 1])
+        share = max(0, available // max(1, len(results)))
+        for position in results:
+            self._put(position, _clipped(self._messages[position], share))
         for shorten in (shorten_text, shorten_arguments):
             if sum(self._sizes) > self._limit:
                 self._put(self._newest, shorten(self._messages[self._newest]))
 
-    def _put(self, place: int, message: Message) -> None:
-        self._messages[place], self._sizes[place] = message, _size(message)
+    def _put(self, position: int, message: Message) -> None:
+        self._messages[position], self._sizes[position] = message, _size(message)
 
 
 def _clipped(message: Message, share: int) -> Message:
-    """With content so short that the whole message takes at most `share` bytes of JSON, or as short as can be."""
+    """Return the message with its content cut so that its JSON takes at most `share` bytes, or as few as possible."""
     content, around = str(message["content"]), _size({**message, "content": ""})
-    for most in (share - around, (share - around) // 2, (share - around) // 6):  # escapes take up to six bytes each
-        clipped = {**message, "content": clip(content, max(0, most))}
+    for length in (share - around, (share - around) // 2, (share - around) // 6):  # escapes take up to six bytes each
+        clipped = {**message, "content": clip(content, max(0, length))}
         if _size(clipped) <= share:
             return clipped
     return shorten_result(message)
 
 
 def _size(value: Sequence[Message] | Mapping[str, Any]) -> int:
-    """Bytes of JSON, with the comma that follows."""
+    """Return the bytes of JSON, including the comma that follows."""
     return len(json.dumps(value, ensure_ascii=False).encode(errors="replace")) + 2

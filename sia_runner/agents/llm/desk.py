@@ -1,4 +1,4 @@
-"""All that the tools of one proposal work on. Nothing else of the machine can be reached through them."""
+"""The workspace of one proposal: all that the model's tools can read and change."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,16 @@ from sia_runner.records import Trial
 
 @dataclass(frozen=True, slots=True)
 class Tried:
+    """A harness that was tried, with its trial."""
+
     digest: str  # of the harness
     trial: Trial
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
+    """A submission that was accepted."""
+
     title: str
     rationale: str
     expected_effect: str
@@ -25,17 +29,21 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
+    """The model's decision that nothing is left to try."""
+
     reason: str
 
 
 @dataclass(slots=True)
 class Desk:
+    """The state that the tools of one proposal work on."""
+
     evidence: Mapping[str, str]  # read-only: name -> text
     draft: Draft
     workbench: Workbench
     trials: int  # runs on dev questions that are left
     questions: int  # of one such run
-    room: int  # bytes of one tool's answer
+    answer_bytes: int  # bytes of one tool's answer
     first: bool  # generation 1: the harness as it is may be proposed
     earlier: Mapping[str, str] = field(default_factory=dict)  # digest of a proposed harness -> what became of it
     start_value: float | None = None  # of the harness it starts from, in an earlier trial on the same questions
@@ -44,57 +52,59 @@ class Desk:
     measured: dict[str, Rewards] = field(default_factory=dict)  # by digest of the harness
     decision: Submitted | Stopped | None = None
 
-    def place(self, place: Place) -> Mapping[str, str]:
-        return self.evidence if place == "evidence" else self.draft.files
+    def files_in(self, root: Place) -> Mapping[str, str]:
+        """Return the files under `root`."""
+        return self.evidence if root == "evidence" else self.draft.files
 
-    def text(self, place: Place, name: str) -> str:
-        """Raises Refused."""
-        files = self.place(place)
+    def text(self, root: Place, name: str) -> str:
+        """Return the text of a file. Raises Refused where there is none."""
+        files = self.files_in(root)
         if name in files:
             return files[name]
         inside = [other for other in files if other.startswith(f"{name}/")] if name else list(files)
         if inside:
-            raise Refused(f"{place}/{name} is a folder; list_files shows what is in it")
-        raise Refused(f"there is no file {place}/{name[:120]}; list_files shows what there is")
+            raise Refused(f"{root}/{name} is a folder; list_files shows what is in it")
+        raise Refused(f"there is no file {root}/{name[:120]}; list_files shows what there is")
 
     def under(self, folder: str) -> dict[str, str]:
-        """Full path -> text of all files in a folder, or of one file; of both places where none is named.
+        """Return full path -> text of all files in a folder, or of one file; an empty `folder` means both roots.
 
         Raises Refused where there is nothing.
         """
-        both: list[tuple[Place, str]] = [("evidence", ""), ("harness", "")]
-        wanted = [split(folder)] if folder.strip("./") else both
-        found = {
-            f"{place}/{name}": text
-            for place, inside in wanted
-            for name, text in sorted(self.place(place).items())
+        all_roots: list[tuple[Place, str]] = [("evidence", ""), ("harness", "")]
+        roots = [split(folder)] if folder.strip("./") else all_roots
+        texts = {
+            f"{root}/{name}": text
+            for root, inside in roots
+            for name, text in sorted(self.files_in(root).items())
             if not inside or name == inside or name.startswith(f"{inside}/")
         }
-        if not found:
+        if not texts:
             raise Refused(f"there is nothing in {shown(folder)}")
-        return found
+        return texts
 
-    def known(self) -> Tried | None:
-        """The earlier trial of exactly this draft."""
+    def earlier_trial(self) -> Tried | None:
+        """Return the earlier trial of exactly this draft, or None."""
         mark = digest(self.draft.files)
         return next((tried for tried in self.tried if tried.digest == mark), None)
 
     def clip(self, text: str) -> str:
-        return clip(text, self.room)
+        """Cut a tool's answer to the allowed bytes."""
+        return clip(text, self.answer_bytes)
 
 
-def clip(text: str, most: int) -> str:
-    """Head and tail of a text, at most `most` bytes of UTF-8, with a mark where something is missing."""
+def clip(text: str, limit: int) -> str:
+    """Return head and tail of a text, at most `limit` bytes of UTF-8, with a mark where something is missing."""
     raw = text.encode(errors="replace")
-    if len(raw) <= most:
+    if len(raw) <= limit:
         return raw.decode()
-    mark = f"\n[… {len(raw) - most} bytes left out …]\n"
-    keep = max(0, most - len(mark.encode()))
+    mark = f"\n[… {len(raw) - limit} bytes left out …]\n"
+    keep = max(0, limit - len(mark.encode()))
     head = keep * 2 // 3
     tail = raw[len(raw) - (keep - head) :].decode(errors="ignore") if keep > head else ""
     return raw[:head].decode(errors="ignore") + mark + tail
 
 
 def plain(text: str) -> str:
-    """Without control characters: this is shown in terminals."""
+    """Replace control characters by spaces: the text is shown in terminals."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)

@@ -1,4 +1,4 @@
-"""Where parallel proposals look: each but the first is sent another way, or all would make the same change."""
+"""Directions for parallel proposals: each one but the first gets its own, or all would make the same change."""
 
 from sia_runner.agents.protocol import Brief
 
@@ -21,7 +21,7 @@ _WITHOUT_MODEL = (
 
 
 def of(brief: Brief, calls_model: bool) -> str:
-    """Empty for the first of the siblings. It turns with the generation, so that later ones look elsewhere."""
+    """Return the direction of this sibling; empty for the first one. It changes with the generation."""
     if not brief.sibling:
         return ""
     directions = _WITH_MODEL if calls_model else _WITHOUT_MODEL

@@ -1,4 +1,4 @@
-"""The candidate's own folder: texts in memory, never more than the build stage takes."""
+"""Holds the draft of a candidate's harness in memory, within the limits of the build stage."""
 
 import hashlib
 import json
@@ -7,30 +7,34 @@ from pathlib import PurePosixPath
 
 from sia_runner.agents.llm.apart import syntax_fault
 
-MAX_FILES = 200  # as sia_runner/candidate/harness.py refuses more
+MAX_FILES = 200  # the build stage refuses more
 MAX_BYTES = 4 * 1024 * 1024
-_NAME_BYTES = 180  # below what a file system takes for one name, and harness.py for a whole path
+_NAME_BYTES = 180  # below the limits of file systems for a name and of the build stage for a path
 
 
 class Refused(Exception):
-    """What the model asked for cannot be done; the message is sent back to it."""
+    """A tool call that cannot be carried out; the message is sent back to the model."""
 
 
 class Draft:
+    """The harness that the model edits."""
+
     def __init__(self, start: Mapping[str, str], entry: str) -> None:
         self.start, self.entry = dict(start), entry
         self._files = dict(start)
 
     @property
     def files(self) -> dict[str, str]:
+        """A copy of the draft's files."""
         return dict(self._files)
 
     @property
     def changed(self) -> bool:
+        """True when the draft differs from its start."""
         return self._files != self.start
 
     def write(self, name: str, text: str) -> None:
-        """Raises Refused."""
+        """Write a file. Raises Refused for an invalid name or text, or a harness that is too large."""
         _check_name(name)
         self._check_place(name)
         try:
@@ -45,17 +49,18 @@ class Draft:
         self._files[name] = text
 
     def delete(self, name: str) -> None:
+        """Delete a file that exists."""
         self._files.pop(name)
 
     def fault(self) -> str:
-        """Why this cannot be a harness, as one line; empty when it can."""
+        """Return the reason why this cannot be a harness, as one line; empty when it can."""
         if self.entry not in self._files:
             return f"the harness has no {self.entry}, which is the program that is run"
         fault = syntax_fault(self._files)
         return f"it does not parse: {fault}" if fault else ""
 
     def _check_place(self, name: str) -> None:
-        """A name cannot be a file and a folder at once."""
+        """Refuse a name that would be a file and a folder at once."""
         parents = {parent.as_posix() for parent in PurePosixPath(name).parents}
         for other in self._files:
             if other in parents or other.startswith(f"{name}/"):
@@ -63,7 +68,7 @@ class Draft:
 
 
 def digest(files: Mapping[str, str]) -> str:
-    """Names a harness by its content, to know it again in a later generation."""
+    """Return a short hash of a harness's content, to recognise it in a later generation."""
     return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""gen_<n>/improvement.md: what changes, why, what was tried, what to expect."""
+"""Writes gen_<n>/improvement.md: the change, the reasons, the trials, the expectation."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,12 @@ from sia_runner.agents.markdown import plus_minus
 from sia_runner.agents.protocol import Brief
 
 
-def improvement(brief: Brief, desk: Desk, given: Submitted) -> str:
-    mark = digest(desk.draft.files)
+def improvement(brief: Brief, desk: Desk, submission: Submitted) -> str:
+    """Return the text of improvement.md for a submission."""
+    draft_digest = digest(desk.draft.files)
     tried = [
         {
-            "proposed": tried.digest == mark,
+            "proposed": tried.digest == draft_digest,
             "dev": plus_minus(tried.trial.value, tried.trial.n),
             "n": tried.trial.n,
             "seconds": f"{tried.trial.seconds:.1f}",
@@ -24,11 +25,11 @@ def improvement(brief: Brief, desk: Desk, given: Submitted) -> str:
     return render(
         "improvement.md.j2",
         n=brief.n,
-        title=given.title,
-        algorithm=given.algorithm,
+        title=submission.title,
+        algorithm=submission.algorithm,
         changes=_changes(desk.draft.start, desk.draft.files),
-        rationale=given.rationale,
-        expected_effect=given.expected_effect,
+        rationale=submission.rationale,
+        expected_effect=submission.expected_effect,
         tried=tried,
     )
 

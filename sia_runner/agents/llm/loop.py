@@ -1,4 +1,4 @@
-"""The loop: ask the model, carry out its tool calls, until it submits, stops, or has used up what it was given."""
+"""Runs the loop: call the model, carry out its tool calls, until it submits, stops or uses up its turns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +16,17 @@ from sia_runner.records import Reply, ToolCall, Usage
 
 
 class Why(StrEnum):
-    DECIDED = "decided"  # desk.decision holds what
+    """The reason why the loop ended."""
+
+    DECIDED = "decided"  # see `decision` of the workspace
     TURNS = "turns"
     REPAIRS = "repairs"
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
+    """The result of the loop."""
+
     why: Why
     turns: int  # model calls made
     usage: Usage
@@ -37,7 +41,10 @@ def run(
     turns: int,
     repairs: int,
 ) -> Ended:
-    """What `workbench.chat` raises ends the proposal and is let pass; nothing that a model writes raises."""
+    """Run the loop.
+
+    Exceptions of `workbench.chat` end the proposal and pass through; nothing that a model writes raises.
+    """
     usage, refusals = Usage(), []
     for turn in range(1, turns + 1):
         reply = desk.workbench.chat(conversation.messages, conversation.tools, **settings)
@@ -58,7 +65,7 @@ def run(
 
 
 def _carried_out(desk: Desk, tools: Mapping[str, Tool], call: ToolCall) -> tuple[str, bool]:
-    """What the model is told, and whether it was a refusal."""
+    """Return the answer to a tool call, and whether it was refused."""
     tool = tools.get(call.name)
     if tool is None:
         return f"there is no tool {call.name}; there are: {', '.join(tools)}", True
@@ -69,7 +76,7 @@ def _carried_out(desk: Desk, tools: Mapping[str, Tool], call: ToolCall) -> tuple
 
 
 def _with_status(results: list[Message], reply: Reply, turns: int, trials: int) -> list[Message]:
-    """The results with what is left of turns and trials; without a tool call, a user message that asks for one."""
+    """Return the results with the turns and trials left; without a tool call, a user message that asks for one."""
     notes = []
     if reply.finish_reason == "length":
         notes.append("Your message was cut at its token limit. Write less at once: several smaller edits or files.")

@@ -1,4 +1,4 @@
-"""The only two places a model can name: ``evidence/...`` to read, ``harness/...`` to read and to change."""
+"""Parses paths that a model names: ``evidence/...`` to read, ``harness/...`` to read and to change."""
 
 from pathlib import PurePosixPath
 from typing import Literal
@@ -9,7 +9,7 @@ Place = Literal["evidence", "harness"]
 
 
 def split(path: str) -> tuple[Place, str]:
-    """("evidence" or "harness", the name inside; empty for the folder itself). Raises Refused."""
+    """Return the root and the name inside it, empty for the folder itself. Raises Refused."""
     parts = PurePosixPath(path).parts
     if ".." in parts or path.startswith("/") or "\0" in path:
         raise Refused(f"{shown(path)} leads out of evidence/ and harness/; nothing else can be reached")
@@ -21,15 +21,15 @@ def split(path: str) -> tuple[Place, str]:
 
 
 def writable(path: str) -> str:
-    """The name inside harness/. Raises Refused."""
-    place, name = split(path)
-    if place == "evidence":
+    """Return the name inside harness/. Raises Refused."""
+    root, name = split(path)
+    if root == "evidence":
         raise Refused("evidence/ is read-only; what you change is in harness/")
     if not name:
         raise Refused("harness/ is the folder; name a file in it")
     return name
 
 
-def shown(text: str, most: int = 120) -> str:
-    """Foreign text in a message: one line, bounded, quoted."""
-    return repr(text if len(text) <= most else text[:most] + "…")
+def shown(text: str, limit: int = 120) -> str:
+    """Quote foreign text for a message: one line, bounded."""
+    return repr(text if len(text) <= limit else text[:limit] + "…")

@@ -1,4 +1,4 @@
-"""The prompts, from templates: what the loop is, what is known, what is wanted."""
+"""Renders the prompts: how the loop works, what is known, what to do."""
 
 import sys
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _FILES = 60  # names shown
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the model is told at the start. `limit`: bytes of a whole request; long texts take a share of it each."""
+    """The data of the prompts. `limit` is the bytes of a whole request; each long text takes a share of it."""
 
     context: Context
     brief: Brief
@@ -25,6 +25,7 @@ class Told:
     limit: int
 
     def system(self) -> str:
+        """Return the system prompt."""
         return render(
             "system.md.j2",
             first=self.desk.first,
@@ -43,7 +44,8 @@ class Told:
         )
 
     def task(self) -> str:
-        given: dict[str, Any] = {
+        """Return the first user message: the task, the files, and for an improvement the history."""
+        values: dict[str, Any] = {
             "task": self.context.task_name,
             "n": self.brief.n,
             "max_gen": self.brief.max_gen,
@@ -53,16 +55,16 @@ class Told:
             "files": self._files(),
         }
         if self.desk.first:
-            return render("first.md.j2", **given)
+            return render("first.md.j2", **values)
         overview = self.desk.evidence.get("overview.md", "There is no overview; look at the files of evidence/.")
         history = [_past(past) for past in self.brief.history[-_PASTS:] if past.notes]
         while history and len(str(history).encode(errors="replace")) > self.limit // 8:
             history.pop(0)
         return render(
             "improve.md.j2",
-            **given,
+            **values,
             parent=self._parent(),
-            due=self.desk.weights.due if self.desk.weights else "",
+            due_reason=self.desk.weights.due if self.desk.weights else "",
             overview=self._shortened(overview, 6),
             history=history,
         )
@@ -85,7 +87,7 @@ class Told:
 
     def _files(self) -> str:
         paths = [f"- `{path}`" for path in self.desk.under("")]
-        paths.sort(key=lambda path: path.count("/"))  # what lies at the top is what to read first
+        paths.sort(key=lambda path: path.count("/"))  # files at the top are to be read first
         more = [f"- and {len(paths) - _FILES} more"] if len(paths) > _FILES else []
         return self._shortened("\n".join(paths[:_FILES] + more), 8)
 

@@ -1,4 +1,4 @@
-"""The proposer: builds the desk and the prompts, runs the loop, and makes a proposal of whatever came of it."""
+"""The language-model proposer: prepares the workspace and the prompts, runs the loop, and returns a proposal."""
 
 from typing import Any
 
@@ -17,7 +17,10 @@ _ROOM = 24 * 1024  # bytes of one tool's answer, where the context is large
 
 
 class Llm:
-    """Meta-agent in generation 1, feedback agent afterwards. Deterministic for (brief, the model's replies, trials)."""
+    """The meta-agent in generation 1 and feedback agent afterwards.
+
+    Deterministic for (brief, the model's replies, trials).
+    """
 
     pulls_weights = True
 
@@ -41,13 +44,14 @@ class Llm:
             self._settings["temperature"] = temperature
 
     def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
+        """Run the loop on the parent's harness and return its proposal."""
         desk = self._desk(brief, workbench)
         tools = offered(first=desk.first, trials=desk.trials, weights=desk.weights is not None)
-        told = prompting.Told(self._context, brief, desk, self._turns, self._limit)
+        prompts = prompting.Told(self._context, brief, desk, self._turns, self._limit)
         schemas = [tool.schema() for tool in tools.values()]
-        conversation = Conversation(told.system(), told.task(), schemas, self._limit)
-        ended = run(conversation, desk, tools, self._settings, self._turns, self._repairs)
-        return outcome.proposal(brief, desk, ended)
+        conversation = Conversation(prompts.system(), prompts.task(), schemas, self._limit)
+        result = run(conversation, desk, tools, self._settings, self._turns, self._repairs)
+        return outcome.proposal(brief, desk, result)
 
     def _desk(self, brief: Brief, workbench: Workbench) -> Desk:
         evidence = read_tree(brief.evidence) if brief.evidence else {"task.md": self._context.description}
@@ -60,7 +64,7 @@ class Llm:
             workbench=workbench,
             trials=self._trials,
             questions=self._questions,
-            room=min(_ROOM, self._limit // 6),
+            answer_bytes=min(_ROOM, self._limit // 6),
             first=brief.n == 1,
             earlier={
                 str(past.notes["digest"]): f"generation {past.n}, {past.status} ({past.reason[:200]})"
@@ -72,15 +76,18 @@ class Llm:
         )
 
 
-def _tried_before(brief: Brief, mark: str, questions: int) -> float | None:
-    """Trials of one size ask the same questions in every generation, so an earlier one is a fair comparison, unless
-    the harness's model was another then."""
+def _tried_before(brief: Brief, harness_digest: str, questions: int) -> float | None:
+    """Return the value of an earlier trial of the same harness, or None.
+
+    Trials of one size ask the same questions in every generation, so an earlier one is a fair comparison, unless the
+    harness's model had other weights then.
+    """
     trained = [past.n for past in brief.history if past.lever is not Lever.HARNESS and past.status == "accepted"]
     since = max(trained, default=0)
     trials = [trial for past in brief.history if past.n > since for trial in past.notes.get("trials", [])]
     values = [
         trial["value"]
         for trial in trials
-        if trial.get("digest") == mark and trial.get("n") == questions and not trial.get("failure")
+        if trial.get("digest") == harness_digest and trial.get("n") == questions and not trial.get("failure")
     ]
     return values[-1] if values else None

@@ -1,4 +1,4 @@
-"""What the model may read, taken into memory once: regular text files of one folder, bounded, no link followed."""
+"""Reads the text files of a folder into memory once: regular files, bounded, no link followed."""
 
 import os
 import stat
@@ -11,23 +11,23 @@ MAX_FILE_BYTES = 4 * 1024 * 1024  # a harness has no larger one
 
 
 def read_tree(folder: Path) -> dict[str, str]:
-    """Relative path -> text, line ends kept; what is no UTF-8 is shown with replacement marks.
+    """Return relative path -> text with line ends as they are; invalid UTF-8 becomes replacement marks.
 
-    Read once, so that nothing outside the folder can ever be named afterwards. A folder that is not there is empty.
+    The folder is read once, so that nothing outside it can be named afterwards. A missing folder is empty.
     """
     texts: dict[str, str] = {}
-    room = MAX_BYTES
+    remaining = MAX_BYTES
     for path in _regular_files(folder):
-        if len(texts) == MAX_FILES or room <= 0:
+        if len(texts) == MAX_FILES or remaining <= 0:
             break
-        raw = _read(path, min(MAX_FILE_BYTES, room))
-        room -= len(raw)
+        raw = _read(path, min(MAX_FILE_BYTES, remaining))
+        remaining -= len(raw)
         texts[path.relative_to(folder).as_posix().encode(errors="replace").decode()] = raw.decode("utf-8", "replace")
     return texts
 
 
 def _regular_files(folder: Path) -> Iterator[Path]:
-    """Files at the top first, each folder in the order of its names."""
+    """Yield regular files, those at the top first, each folder sorted by name."""
     for where, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
@@ -36,7 +36,7 @@ def _regular_files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _read(path: Path, most: int) -> bytes:
+def _read(path: Path, limit: int) -> bytes:
     with path.open("rb") as stream:
-        raw = stream.read(most + 1)
-    return raw if len(raw) <= most else raw[:most] + b"\n[the rest of this file is not shown]\n"
+        raw = stream.read(limit + 1)
+    return raw if len(raw) <= limit else raw[:limit] + b"\n[the rest of this file is not shown]\n"

@@ -1,4 +1,4 @@
-"""One message cut to its bones. Calls and results keep their ids: every call must have its result."""
+"""Shortens single messages. Calls and results keep their ids: every call must have its result."""
 
 import json
 
@@ -8,7 +8,7 @@ _KEPT = 120  # characters below which nothing is cut
 
 
 def shorten_result(message: Message) -> Message:
-    """A tool's answer becomes a mark; other messages stay."""
+    """Replace a tool's answer by a mark; other messages stay."""
     content = str(message.get("content") or "")
     if message["role"] != "tool" or len(content) <= _KEPT:
         return message
@@ -16,17 +16,17 @@ def shorten_result(message: Message) -> Message:
 
 
 def shorten_text(message: Message) -> Message:
-    """What the model said, and what its provider added to it (its thinking), becomes a mark."""
+    """Replace the model's text and its provider's additions (its thinking) by a mark."""
     content = message.get("content") or ""
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     if message["role"] != "assistant":
         return message
-    kept = {key: message[key] for key in ("role", "tool_calls") if key in message}
-    return {**kept, "content": text if len(text) <= _KEPT else f"[{len(text)} characters, no longer shown]"}
+    required = {key: message[key] for key in ("role", "tool_calls") if key in message}
+    return {**required, "content": text if len(text) <= _KEPT else f"[{len(text)} characters, no longer shown]"}
 
 
 def shorten_arguments(message: Message) -> Message:
-    """Long texts in the arguments of the model's tool calls, as whole files are, become a mark."""
+    """Replace long texts in the arguments of the model's tool calls, such as whole files, by a mark."""
     if message["role"] != "assistant" or "tool_calls" not in message:
         return message
     return {**message, "tool_calls": [_shortened(call) for call in message["tool_calls"]]}
@@ -34,13 +34,13 @@ def shorten_arguments(message: Message) -> Message:
 
 def _shortened(call: Message) -> Message:
     function = call["function"]
-    given = json.loads(function["arguments"])
+    arguments = json.loads(function["arguments"])
     short = {
         key[:_KEPT]: f"[{size} characters, no longer shown]" if (size := _length(value)) > _KEPT else value
-        for key, value in list(given.items())[:20]
+        for key, value in list(arguments.items())[:20]
     }
-    kept = {"id": call["id"], "type": "function"}
-    return {**kept, "function": {"name": function["name"], "arguments": json.dumps(short, ensure_ascii=False)}}
+    required = {"id": call["id"], "type": "function"}
+    return {**required, "function": {"name": function["name"], "arguments": json.dumps(short, ensure_ascii=False)}}
 
 
 def _length(value: object) -> int:

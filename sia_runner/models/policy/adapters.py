@@ -1,4 +1,4 @@
-"""Adapters on one copy of the base: loaded once, switched by name, the least recently used one let go."""
+"""Adapters on one copy of the base: loaded once, switched by name, the least recently used one dropped."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from sia_runner.models.policy.ask import PolicyError
 
 MARK = "sia_adapter.json"  # beside the weights: which base they were trained on
 BASE = "base"  # the version without an adapter
-_MOST = 4  # kept loaded
+_MOST = 4  # adapters loaded at the same time
 WEIGHTS = "adapter_model.safetensors"
 
 
 class Adapters:
-    """Holds the model: PEFT wraps it when the first adapter comes."""
+    """Holds the model, which PEFT wraps when the first adapter is loaded."""
 
     def __init__(self, model: Any, base_id: str, base_sha256: str) -> None:
         self.model: Any = model
         self._base_id, self._base_sha256 = base_id, base_sha256
         self._loaded: OrderedDict[str, str] = OrderedDict()  # version -> name in PEFT; the latest used one last
-        self._pinned: list[str] = []  # names in PEFT that must not be let go
+        self._pinned: list[str] = []  # names in PEFT that must not be dropped
 
     def use(self, folder: Path | None) -> str:
         """Switch to an adapter, or to the base. Returns the version. Raises PolicyError."""
@@ -43,15 +43,15 @@ class Adapters:
         return version
 
     def unload(self, folder: Path) -> None:
-        """Free an adapter's memory; it is loaded again when it is used again."""
+        """Free an adapter's memory; it is loaded again at its next use."""
         version = version_of(folder)
         self._forget_missing()
         if version in self._loaded:
             self._drop(version)
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
-        """What is switched inside is switched back after, also which parameters are being trained."""
+    def restored_afterwards(self) -> Iterator[None]:
+        """Restore the active adapters, and the parameters under training, when the context ends."""
         if not self._wrapped:
             try:
                 yield
@@ -83,8 +83,8 @@ class Adapters:
         from peft import PeftModel
 
         check_base(folder, self._base_id, self._base_sha256)
-        _check_whole(folder)  # before PEFT changes the model: what fails half-way leaves its layers there
-        self._make_room()
+        _check_whole(folder)  # before PEFT changes the model: a failed load would leave its layers there
+        self._evict()
         # PEFT asks transformers by a name that is deprecated there.
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
         name = f"served_{version}"
@@ -102,12 +102,12 @@ class Adapters:
         self._loaded[version] = name
 
     def _forget_missing(self) -> None:
-        """Training, too, puts adapters on the model; when it takes the whole of PEFT off again, ours are gone."""
-        known = getattr(self.model, "peft_config", {})
-        for version in [version for version, name in self._loaded.items() if name not in known]:
+        """Forget adapters that are no longer on the model: training may remove the whole PEFT wrapper."""
+        present = getattr(self.model, "peft_config", {})
+        for version in [version for version, name in self._loaded.items() if name not in present]:
             del self._loaded[version]
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         while len(self._loaded) >= _MOST:
             self._drop(next(version for version, name in self._loaded.items() if name not in self._pinned))
 
@@ -120,7 +120,7 @@ class Adapters:
 
 
 def check_base(folder: Path, base_id: str, base_sha256: str) -> None:
-    """Raises PolicyError, one line, where the adapter was trained on another base or does not say on which."""
+    """Raise PolicyError, one line, if the adapter was trained on another base or its origin is unknown."""
     try:
         written = json.loads((folder / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -133,7 +133,7 @@ def check_base(folder: Path, base_id: str, base_sha256: str) -> None:
 
 
 def version_of(folder: Path) -> str:
-    """Its weights' hash, so that a copy is the same adapter and a changed one is not. Raises PolicyError."""
+    """Return the hash of the adapter's weights: equal for copies, different after a change. Raises PolicyError."""
     weights = folder / WEIGHTS
     try:
         status = weights.stat()
@@ -144,7 +144,7 @@ def version_of(folder: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _hash(weights: Path, *_written: int) -> str:
-    """Asked for with every batch: read again only when the file is another one."""
+    """Hash a file; cached, since every batch asks. The status arguments change when the file does."""
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 
 

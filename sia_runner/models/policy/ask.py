@@ -1,4 +1,4 @@
-"""What is asked of a policy, and what it answers. Plain data: no torch here."""
+"""The requests to a policy and its answers, as plain data: this module imports no torch."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ _PACKAGES = ("torch", "transformers", "peft", "litellm", "aiohttp")  # its last 
 
 
 class PolicyError(ModelsError):
-    """The policy cannot be loaded, built or adapted as asked; the message is one line for the user."""
+    """The policy cannot be loaded, built or adapted as configured; the message is one line for the user."""
 
 
 class Live(Enum):
-    """The weights as they are now: those of the last `use`, or of the training that is under way."""
+    """The live weights: those of the last `use`, or of the training in progress."""
 
     LIVE = "live"
 
@@ -31,7 +31,7 @@ Weights = Path | None | Live  # an adapter's folder, the base alone, or whatever
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """One example to warm on: what is said to the model, and what it should answer."""
+    """One dialogue to warm a tiny model on: the messages, and the expected answer."""
 
     messages: Messages
     answer: str
@@ -39,7 +39,10 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request. Temperature 0 is greedy; `seed` None: the next of the engine's own counter."""
+    """One request to a policy.
+
+    Temperature 0 is greedy. `seed` None takes the next value of the engine's own counter.
+    """
 
     messages: Messages
     max_tokens: int
@@ -52,27 +55,36 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`text` ends before a stop string and shows no special token; `sampled` is all that was drawn."""
+    """A policy's answer.
+
+    `text` ends before a stop string and contains no special token; `sampled` has every sampled token.
+    """
 
     text: str
     sampled: Sampled
 
 
 class Answering(Protocol):
-    """What the gateway asks: Batching in front of an engine in this process, or Remote in front of a server."""
+    """The interface between the gateway and a policy, in this process or at a vLLM server."""
 
     def start(self) -> Any:
-        """The policy (training.protocol.Policy), ready to answer; loaded on the first call. Raises PolicyError."""
+        """Return the policy (training.protocol.Policy), ready to answer; the first call loads it.
+
+        Raises PolicyError.
+        """
         ...
 
-    def submit(self, ask: Ask) -> Future[Answer]:
-        """After `start`. Raises Failed in the future."""
+    def submit(self, request: Ask) -> Future[Answer]:
+        """Queue a request; `start` comes first. The future raises Failed."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop answering and free what the policy holds."""
+        ...
 
 
 def check_installed() -> None:
+    """Raise PolicyError, with the names, if packages that a policy needs are missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise PolicyError(f"a policy needs {' and '.join(missing)}; pip install 'sia-runner[training]'")

@@ -1,4 +1,4 @@
-"""The gateway's backend for a policy: in this process, or at a vLLM server."""
+"""The gateway's backend for a policy in this process or at a vLLM server."""
 
 import asyncio
 import os
@@ -14,37 +14,42 @@ from sia_runner.records import Sampled
 from sia_runner.schema.provider import Hosted, Prices
 from sia_runner.schema.training import PolicySpec
 
-Settle = Callable[[Asked, Ask], Ask]  # what the runner decides of a request: weights, rollout temperature, seed
-Keep = Callable[[Asked, Sampled], None]  # told what was sampled for it, on the gateway's loop, before it is answered
-_TIMEOUT = 3600.0  # seconds: a queue on slow hardware is no fault, and asking again would only make it longer
+Settle = Callable[[Asked, Ask], Ask]  # sets what the runner decides: weights, temperature, seed
+# Called with the sampled tokens on the gateway's loop, before the answer is sent.
+Keep = Callable[[Asked, Sampled], None]
+_TIMEOUT = 3600.0  # seconds: slow hardware may queue for long, and a retry would only lengthen the queue
 
 
 class Served:
-    """See endpoints.Backend; answers requests of both APIs."""
+    """A backend (see endpoints.Backend) that answers requests of both APIs from a policy."""
 
     def __init__(self, answering: Answering, spec: PolicySpec, settle: Settle, keep: Keep) -> None:
         self._answering, self._spec, self._settle, self._keep = answering, spec, settle, keep
 
     async def ready(self) -> None:
+        """Load the policy."""
         await asyncio.to_thread(self._answering.start)
 
-    async def pieces(self, asked: Asked) -> AsyncIterator[bytes]:
-        """One attempt. Raises Failed. A client that leaves takes its request with it, if its batch has not begun."""
-        form = openai_form if asked.api == "openai" else anthropic_form
-        ask = self._settle(asked, form.ask_of(asked, self._spec))
-        answer = await asyncio.wrap_future(self._answering.submit(ask))
-        self._keep(asked, answer.sampled)
-        if asked.api == "openai":
+    async def pieces(self, call: Asked) -> AsyncIterator[bytes]:
+        """Make one attempt. Raises Failed.
+
+        If the client disconnects, its request is cancelled unless its batch has started.
+        """
+        convert = openai_form.ask_of if call.api == "openai" else anthropic_form.ask_of
+        request = self._settle(call, convert(call, self._spec))
+        answer = await asyncio.wrap_future(self._answering.submit(request))
+        self._keep(call, answer.sampled)
+        if call.api == "openai":
             decode = self._answering.start().tokenizer.decode
-            pieces = openai_form.pieces_of(asked, answer, decode)
+            pieces = openai_form.pieces_of(call, answer, decode)
         else:
-            pieces = anthropic_form.pieces_of(asked, answer)
+            pieces = anthropic_form.pieces_of(call, answer)
         for piece in pieces:
             yield piece
 
 
 def endpoint(spec: PolicySpec, answering: Answering, settle: Settle, keep: Keep) -> Endpoint:
-    """A role's model, for the gateway: it is free of charge."""
+    """Return a role's endpoint for the gateway; a policy is free of charge."""
     served = Served(answering, spec, settle, keep)
     provider = hosted(spec)
     slots = asyncio.Semaphore(provider.concurrency)
@@ -52,8 +57,10 @@ def endpoint(spec: PolicySpec, answering: Answering, settle: Settle, keep: Keep)
 
 
 def hosted(spec: PolicySpec) -> Hosted:
-    """The policy as a provider: what the gateway and the ledger ask of one. In this process nothing is sent to the
-    address, and what failed once fails again."""
+    """Return the policy as a provider, as the gateway and the ledger need it.
+
+    In this process nothing is sent to the address, and there is one attempt: what failed once would fail again.
+    """
     remote = spec.backend == "vllm"
     return Hosted(
         name="vllm" if remote else "policy",

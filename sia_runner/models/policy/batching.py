@@ -1,4 +1,4 @@
-"""Requests of concurrent callers, answered together on a thread of their own: event loops stay free."""
+"""Requests of concurrent callers, answered in batches on one thread so that event loops stay free."""
 
 import queue
 import threading
@@ -14,7 +14,10 @@ Waiting = tuple[Ask, Future[Answer]]
 
 
 class Batching:
-    """`load` makes the engine, or gives the one that others hold too; it is called once, on the first `start`."""
+    """A queue in front of an engine.
+
+    `load` creates the engine, or returns a shared one; the first `start` calls it, once.
+    """
 
     def __init__(self, load: Callable[[], Engine]) -> None:
         self._load = load
@@ -25,7 +28,7 @@ class Batching:
         self._closed = False
 
     def start(self) -> Engine:
-        """Blocks until the weights are loaded; at once when they are. Raises PolicyError."""
+        """Return the engine; block until its weights are loaded. Raises PolicyError."""
         with self._starting:
             if self._engine is None:
                 self._engine = self._load()
@@ -33,16 +36,19 @@ class Batching:
                 self._thread.start()
             return self._engine
 
-    def submit(self, ask: Ask) -> Future[Answer]:
-        """After `start`. Raises Failed in the future. Cancelling it takes the ask back, unless its batch has begun."""
+    def submit(self, request: Ask) -> Future[Answer]:
+        """Queue a request; `start` comes first. The future raises Failed.
+
+        Cancelling the future withdraws the request, unless its batch has started.
+        """
         future: Future[Answer] = Future()
-        self._waiting.put((ask, future))
-        if self._closed:  # whoever closed did not see it
+        self._waiting.put((request, future))
+        if self._closed:  # `close` may have emptied the queue before this request arrived
             future.cancel()
         return future
 
     def close(self) -> None:
-        """The batch under way is finished; those who wait are cancelled. Safe to call twice."""
+        """Finish the current batch and cancel waiting requests. It may be called twice."""
         with self._starting:
             self._closed = True
             if self._thread is not None and self._thread.is_alive():
@@ -53,11 +59,11 @@ class Batching:
         while batch := self._next(engine):
             _answer(engine, batch)
         while not self._waiting.empty():
-            if left := self._waiting.get():
-                left[1].cancel()
+            if entry := self._waiting.get():
+                entry[1].cancel()
 
     def _next(self, engine: Engine) -> list[Waiting]:
-        """Those who come within the window, in order of arrival; empty at the end."""
+        """Return the requests that arrive within the window, in order; an empty list at the end."""
         first = self._waiting.get()
         batch = [first] if first else []
         until = time.monotonic() + engine.spec.wait_ms / 1000
@@ -67,28 +73,28 @@ class Batching:
             except queue.Empty:
                 break
             if following is None:
-                self._waiting.put(None)  # the end comes after this batch
+                self._waiting.put(None)  # the end mark is handled after this batch
                 break
             batch.append(following)
         return batch
 
 
 def _answer(engine: Engine, batch: list[Waiting]) -> None:
-    accepted = [(ask, future) for ask, future in batch if future.set_running_or_notify_cancel()]
-    asks, prompts, futures = [], [], []
-    for ask, future in accepted:
+    accepted = [(request, future) for request, future in batch if future.set_running_or_notify_cancel()]
+    requests, prompts, futures = [], [], []
+    for request, future in accepted:
         try:
-            prompts.append(engine.prompt_ids(ask))  # one that is refused must not take the others with it
-        except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked
+            prompts.append(engine.prompt_ids(request))  # a refused request must not fail the others
+        except Exception as error:  # noqa: BLE001 - the error goes to its caller
             future.set_exception(_failed(error))
         else:
-            asks.append(ask)
+            requests.append(request)
             futures.append(future)
-    if not asks:  # all were taken back, or refused
+    if not requests:  # all were cancelled or refused
         return
     try:
-        answers = engine.sample(asks, prompts)
-    except Exception as error:  # noqa: BLE001 - out of memory, an adapter that is gone: the thread goes on
+        answers = engine.sample(requests, prompts)
+    except Exception as error:  # noqa: BLE001 - out of memory, a missing adapter: the thread continues
         for future in futures:
             future.set_exception(_failed(error))
         return
@@ -97,7 +103,7 @@ def _answer(engine: Engine, batch: list[Waiting]) -> None:
 
 
 def _failed(error: Exception) -> Failed:
-    """What fails here is no fault of the harness, and nothing that another attempt would mend."""
+    """Convert an error: it is not the harness's fault, and a retry would not help."""
     if isinstance(error, Failed):
         return error
     line = " ".join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""From messages to token ids and back."""
+"""The conversion of messages to token ids and of completions back to text."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '" + END + "' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-_DAY = date(2026, 1, 1)  # some templates tell the model today's date: a run resumed tomorrow must ask the same
+_DAY = date(2026, 1, 1)  # fixed: some templates contain today's date, and a run resumed tomorrow needs the same prompts
 _NOW = re.compile(r"""strftime_now\((["'])(.*?)\1\)""")
-_FINAL = "<|channel|>final<|message|>"  # gpt-oss's harmony format: what it thinks comes in other channels before
+_FINAL = "<|channel|>final<|message|>"  # gpt-oss's harmony format: reasoning comes before, in other channels
 
 
 class Chat:
@@ -32,7 +32,7 @@ class Chat:
         self._harmony = "<|channel|>" in tokenizer.get_vocab()
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        """The conversation up to where the answer begins. Raises Failed (bad_request)."""
+        """Return the conversation's token ids up to where the answer begins. Raises Failed (bad_request)."""
         try:
             text = self._tokenizer.apply_chat_template(
                 _plain(messages), chat_template=self._template, tokenize=False, add_generation_prompt=True
@@ -44,8 +44,10 @@ class Chat:
         ]  # its length is checked by us
 
     def prompt_within(self, messages: Messages, context: int) -> list[int]:
-        """`prompt_ids`. Raises Failed (bad_request, as OpenAI says it) where the context, in tokens, has no room for a
-        single one more."""
+        """Return `prompt_ids`, checked to leave space for at least one token in `context`.
+
+        Raises Failed (bad_request, in OpenAI's words) if the prompt is too long.
+        """
         ids = self.prompt_ids(messages)
         if len(ids) >= context:
             raise Failed(
@@ -59,33 +61,36 @@ class Chat:
         return ids
 
     def text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
-        """The answer to show: before the first stop string, without special tokens."""
-        whole = self._visible(ids)
-        return whole[: min((place for mark in stop if (place := whole.find(mark)) >= 0), default=len(whole))]
+        """Return the answer to show: before the first stop string, without special tokens."""
+        visible = self._visible(ids)
+        return visible[: min((index for mark in stop if (index := visible.find(mark)) >= 0), default=len(visible))]
 
     def stopped(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-        """A test of completion tokens for stop strings. A token has at least one byte, so that only the last few are
-        decoded: a stop string that has just been completed lies in them."""
+        """Return a function that tests completion tokens for stop strings.
+
+        A token has at least one byte, so it decodes only the last few: a stop string that was just completed lies in
+        them.
+        """
         longest = max((len(mark.encode()) + 1 for mark in stop), default=0)  # a decoder may eat a leading space
 
-        def found(ids: Sequence[int]) -> bool:
+        def ends(ids: Sequence[int]) -> bool:
             tail = self._tokenizer.decode(list(ids[-longest:]), skip_special_tokens=True)
             return any(mark in tail for mark in stop) and any(mark in self._visible(ids) for mark in stop)
 
-        return found if longest else (lambda _: False)
+        return ends if longest else (lambda _: False)
 
     def _visible(self, ids: Sequence[int]) -> str:
         if self._harmony:
             marked = self._tokenizer.decode(list(ids), skip_special_tokens=False)
-            _, found, final = marked.rpartition(_FINAL)
-            if not found:
+            _, marker, final = marked.rpartition(_FINAL)
+            if not marker:
                 return ""
             return final.partition("<|return|>")[0].partition("<|end|>")[0]
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
 def _plain(messages: Messages) -> list[dict[str, str]]:
-    return [{"role": _role(one.get("role")), "content": _content(one.get("content"))} for one in messages]
+    return [{"role": _role(message.get("role")), "content": _content(message.get("content"))} for message in messages]
 
 
 def _role(role: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a grant decides for the requests made on its account, whatever they ask for themselves."""
+"""The settings that a grant enforces on the policy requests of its account."""
 
 import hashlib
 from dataclasses import replace
@@ -8,20 +8,24 @@ from sia_runner.models.wire import Asked
 from sia_runner.records import Sampled
 
 
-def granted(asked: Asked, ask: Ask) -> Ask:
-    """Which weights answer. Rollouts are drawn at the temperature of the training, each call with a seed of its own:
-    the grant's, the question, how many calls for it came before. So a run done again draws the same."""
-    grant = asked.grant
+def granted(call: Asked, request: Ask) -> Ask:
+    """Apply the grant's weights, temperature and seed to a request.
+
+    Rollouts are sampled at the training's temperature, each call with its own seed, derived from the grant's seed, the
+    question and the number of earlier calls for it. A repeated run samples the same.
+    """
+    grant = call.grant
     if grant is None:
-        return ask
-    ask = replace(ask, weights=LIVE if grant.live else grant.adapter)
+        return request
+    request = replace(request, weights=LIVE if grant.live else grant.adapter)
     if grant.temperature is not None:
-        ask = replace(ask, temperature=grant.temperature, top_p=1.0)
+        request = replace(request, temperature=grant.temperature, top_p=1.0)
     if grant.seed is not None:
-        digest = hashlib.sha256(f"{grant.seed} {asked.question} {asked.turn}".encode()).digest()
-        ask = replace(ask, seed=int.from_bytes(digest[:4]) >> 1)
-    return ask
+        digest = hashlib.sha256(f"{grant.seed} {call.question} {call.turn}".encode()).digest()
+        request = replace(request, seed=int.from_bytes(digest[:4]) >> 1)
+    return request
 
 
-def keep(asked: Asked, sampled: Sampled) -> None:
-    asked.sampled = sampled
+def keep(call: Asked, sampled: Sampled) -> None:
+    """Store what was sampled on the request, for the gateway's record."""
+    call.sampled = sampled

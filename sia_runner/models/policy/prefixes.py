@@ -1,5 +1,7 @@
-"""Prompts that were read already: their keys and values are kept, so that the G samples of a question, and the votes of
-a harness, read it once (as vLLM's prefix caching, for whole prompts)."""
+"""A cache of prompts: keys and values are reused, so the samples of a question read its prompt once.
+
+It works like vLLM's prefix caching, for whole prompts.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,73 +11,77 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_MOST = 256 * 1024 * 1024  # bytes kept; the prompts that were used longest ago go first
+_MOST = 256 * 1024 * 1024  # bytes; the least recently used prompts are dropped first
 
 Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Of one prompt: keys and values of each layer, shape (heads, tokens, width), and the logits after its end."""
+    """One prompt: keys and values of each layer, shape (heads, tokens, width), and the logits after its end."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     logits_v: Tensor
 
     @property
     def nbytes(self) -> int:
+        """The memory of all tensors, in bytes."""
         return self.logits_v.nbytes + sum(key.nbytes + value.nbytes for key, value in self.layers)
 
 
 class Prefixes:
-    """Kept for one version of the weights: others forget them."""
+    """The cached prompts of one version of the weights; another version clears the cache."""
 
     def __init__(self) -> None:
         self._version = ""
-        self._kept: OrderedDict[Ids, Prefix] = OrderedDict()
+        self._entries: OrderedDict[Ids, Prefix] = OrderedDict()
         self._nbytes = 0
 
     def read(
         self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, version: str
     ) -> tuple[Any, Tensor, Tensor]:
-        """A transformers cache that holds the prompts, padded left; its mask (1: a token), shape (rows, tokens); and
-        the logits after each prompt, shape (rows, vocabulary)."""
+        """Run or look up the prompts; return cache, mask and logits.
+
+        The transformers cache holds the prompts, padded left. The mask (1: a token) has shape (rows, tokens); the
+        logits after each prompt have shape (rows, vocabulary).
+        """
         if version != self._version:
             self._version, self._nbytes = version, 0
-            self._kept.clear()
-        asked = [tuple(prompt) for prompt in prompts]
+            self._entries.clear()
+        keys = [tuple(prompt) for prompt in prompts]
         if not _whole(model):
-            return _forward(model, asked, pad_id)
-        new = [prompt for prompt in dict.fromkeys(asked) if prompt not in self._kept]
+            return _forward(model, keys, pad_id)
+        new = [prompt for prompt in dict.fromkeys(keys) if prompt not in self._entries]
         if not new:
-            return self._together(model, [self._used(prompt) for prompt in asked])
+            return self._together(model, [self._used(prompt) for prompt in keys])
         cache, mask_bt, logits_bv = _forward(model, new, pad_id)
-        made = {prompt: _prefix(cache, logits_bv, row, len(prompt)) for row, prompt in enumerate(new)}
-        found = [made.get(prompt) or self._used(prompt) for prompt in asked]
-        for prompt, prefix in made.items():
+        fresh = {prompt: _prefix(cache, logits_bv, row, len(prompt)) for row, prompt in enumerate(new)}
+        prefixes = [fresh.get(prompt) or self._used(prompt) for prompt in keys]
+        for prompt, prefix in fresh.items():
             self._keep(prompt, prefix)
-        return (cache, mask_bt, logits_bv) if new == asked else self._together(model, found)
+        return (cache, mask_bt, logits_bv) if new == keys else self._together(model, prefixes)
 
     def _used(self, prompt: Ids) -> Prefix:
-        self._kept.move_to_end(prompt)
-        return self._kept[prompt]
+        self._entries.move_to_end(prompt)
+        return self._entries[prompt]
 
     def _keep(self, prompt: Ids, prefix: Prefix) -> None:
-        self._kept[prompt] = prefix
+        self._entries[prompt] = prefix
         self._nbytes += prefix.nbytes
         while self._nbytes > _MOST:
-            self._nbytes -= self._kept.popitem(last=False)[1].nbytes
+            self._nbytes -= self._entries.popitem(last=False)[1].nbytes
 
-    def _together(self, model: Any, found: Sequence[Prefix]) -> tuple[Any, Tensor, Tensor]:
+    def _together(self, model: Any, prefixes: Sequence[Prefix]) -> tuple[Any, Tensor, Tensor]:
         from transformers import DynamicCache
 
-        length_b = [prefix.layers[0][0].shape[-2] for prefix in found]
+        length_b = [prefix.layers[0][0].shape[-2] for prefix in prefixes]
         longest = max(length_b)
         cache = DynamicCache(config=model.config)
-        for number in range(len(found[0].layers)):
-            key, value = (_padded([prefix.layers[number][part] for prefix in found], longest) for part in (0, 1))
+        for number in range(len(prefixes[0].layers)):
+            key, value = (_padded([prefix.layers[number][part] for prefix in prefixes], longest) for part in (0, 1))
             cache.update(key, value, number)
         mask_bt = torch.tensor([[0] * (longest - length) + [1] * length for length in length_b], device=model.device)
-        return cache, mask_bt, torch.stack([prefix.logits_v for prefix in found])
+        return cache, mask_bt, torch.stack([prefix.logits_v for prefix in prefixes])
 
 
 def _forward(model: Any, prompts: Sequence[Ids], pad_id: int) -> tuple[Any, Tensor, Tensor]:
@@ -86,7 +92,7 @@ def _forward(model: Any, prompts: Sequence[Ids], pad_id: int) -> tuple[Any, Tens
     mask_bt = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     cache = DynamicCache(config=model.config)
     position_bt = (mask_bt.cumsum(-1) - 1).clamp(min=0)
-    said = model(
+    output = model(
         input_ids=ids_bt,
         attention_mask=mask_bt,
         position_ids=position_bt,
@@ -94,25 +100,25 @@ def _forward(model: Any, prompts: Sequence[Ids], pad_id: int) -> tuple[Any, Tens
         use_cache=True,
         logits_to_keep=1,
     )
-    return cache, mask_bt, said.logits[:, -1]
+    return cache, mask_bt, output.logits[:, -1]
 
 
 def _whole(model: Any) -> bool:
-    """Whether all layers keep all tokens: a sliding window forgets the beginning, and where it began."""
+    """Return True if all layers keep all tokens; a sliding window drops the beginning."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
 def _prefix(cache: Any, logits_bv: Tensor, row: int, length: int) -> Prefix:
-    """Copies: a view would keep the whole batch alive."""
+    """Copy one row of the cache: a view would keep the whole batch in memory."""
     layers = ((layer.keys[row, :, -length:].clone(), layer.values[row, :, -length:].clone()) for layer in cache.layers)
     return Prefix(tuple(layers), logits_bv[row].clone())
 
 
 def _padded(rows: Sequence[Tensor], longest: int) -> Tensor:
-    """Zeros before the beginning: shape (rows, heads, longest, width)."""
+    """Stack tensors, padded left with zeros: shape (rows, heads, longest, width)."""
     padded = rows[0].new_zeros(len(rows), rows[0].shape[0], longest, rows[0].shape[2])
-    for place, row in enumerate(rows):
-        padded[place, :, longest - row.shape[1] :] = row
+    for index, row in enumerate(rows):
+        padded[index, :, longest - row.shape[1] :] = row
     return padded

@@ -1,4 +1,4 @@
-"""Before a run: is all there that the policy needs? No heavy import."""
+"""The policy's preflight check, without heavy imports."""
 
 import time
 
@@ -11,16 +11,19 @@ from sia_runner.schema.training import PolicySpec
 
 
 def check(spec: PolicySpec) -> None:
-    """Raises ModelsError with one line; takes little more than SECONDS where nobody answers."""
+    """Check packages and server. Raises ModelsError, one line.
+
+    Takes little more than SECONDS if the server does not answer.
+    """
     check_installed()
     if spec.backend == "vllm":
         Question(hosted(spec)).answer(time.monotonic() + SECONDS)
         server = Server(str(spec.base_url))
         try:
-            able = server.loads_adapters(SECONDS)
+            loads_adapters = server.loads_adapters(SECONDS)
         except Failed as failed:
             raise PolicyError(f"provider vllm: {failed.message}") from None
-        if not able:
+        if not loads_adapters:
             raise PolicyError(
                 f"provider vllm at {server.address} takes no adapters at run time; start it with --enable-lora "
                 "--max-lora-rank 32 and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment"

@@ -1,4 +1,4 @@
-"""`base=tiny`: a small language model built here, warmed on the task's public training text, and kept in the cache."""
+"""The policy `base=tiny`: a small language model, built here, warmed on the task's public training text, and cached."""
 
 import hashlib
 import json
@@ -13,23 +13,25 @@ from typing import Any
 from sia_runner.models.policy.ask import Dialogue
 from sia_runner.schema.training import Tiny
 
-_FORMAT = 2  # raised when this code builds something else from the same spec and texts
-_SEED = 0  # there is one tiny model for a spec and texts; runs differ in what they do with it
+_FORMAT = 2  # increase it when this code builds something else from the same spec and texts
+_SEED = 0  # fixed: one tiny model for a spec and texts, whatever the run's seed
 
 
 def folder(tiny: Tiny, cache: Path, dialogues: Sequence[Dialogue], say: Callable[[str], None]) -> Path:
-    """cache/policies/<key>: a checkpoint in transformers' layout, and warm.json. Built once, also when several
-    processes ask at the same time. Raises PolicyError."""
+    """Return cache/policies/<key>: a checkpoint in transformers' layout, and warm.json.
+
+    It is built once, also if several processes ask at the same time. Raises PolicyError.
+    """
     from filelock import FileLock
 
-    place = cache / "policies" / _key(tiny, dialogues)
-    if (place / "warm.json").is_file():
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
-        if not (place / "warm.json").is_file():
-            _build(place, tiny, dialogues, say)
-    return place
+    path = cache / "policies" / _key(tiny, dialogues)
+    if (path / "warm.json").is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not (path / "warm.json").is_file():
+            _build(path, tiny, dialogues, say)
+    return path
 
 
 def _key(tiny: Tiny, dialogues: Sequence[Dialogue]) -> str:
@@ -40,7 +42,7 @@ def _key(tiny: Tiny, dialogues: Sequence[Dialogue]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(place: Path, tiny: Tiny, dialogues: Sequence[Dialogue], say: Callable[[str], None]) -> None:
+def _build(path: Path, tiny: Tiny, dialogues: Sequence[Dialogue], say: Callable[[str], None]) -> None:
     from transformers.utils import logging
 
     from sia_runner.models.policy.tokens import learn
@@ -48,27 +50,30 @@ def _build(place: Path, tiny: Tiny, dialogues: Sequence[Dialogue], say: Callable
 
     logging.disable_progress_bar()
     say(f"policy tiny: warming on {len(dialogues)} dialogues of the task's training text, once")
-    began = time.monotonic()
+    start = time.monotonic()
     tokenizer = learn(dialogues, tiny.vocabulary, tiny.context)
     with _repeatable():
         model = _model(tiny, tokenizer)
         warmed = warm(model, tokenizer, dialogues, tiny, say)
-    made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        report = {"tiny": tiny.model_dump(), **warmed.as_json(), "seconds": round(time.monotonic() - began, 1)}
-        (made / "warm.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        made.chmod(0o755)
-        made.rename(place)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        report = {"tiny": tiny.model_dump(), **warmed.as_json(), "seconds": round(time.monotonic() - start, 1)}
+        (partial / "warm.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        partial.chmod(0o755)
+        partial.rename(path)
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
 def _model(tiny: Tiny, tokenizer: Any) -> Any:
-    """Qwen3's shape. Embeddings and head are apart, so that an adapter can hold both; weights start at 0.1, where the
-    usual 0.02 of large models leaves one this small on a plateau for long."""
+    """Create a model of Qwen3's architecture.
+
+    Embeddings and head are separate, so that an adapter can hold both. Weights start at 0.1: the usual 0.02 of large
+    models leaves such a small one on a plateau for long.
+    """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
@@ -91,8 +96,10 @@ def _model(tiny: Tiny, tokenizer: Any) -> Any:
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """The same numbers every time on one kind of processor: seeded, and one thread, since sums over several differ in
-    their last bits. The caller's random numbers go on as if nothing had been."""
+    """Make results repeatable on one kind of processor: a fixed seed, and one thread.
+
+    Sums over several threads differ in their last bits. The caller's random state is restored afterwards.
+    """
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The tiny model's tokenizer: byte-level BPE learned on the task's text, so that any text has tokens."""
+"""The tiny model's tokenizer: byte-level BPE learned from the task's text, so every text can be encoded."""
 
 import re
 from collections import Counter
@@ -10,14 +10,16 @@ from sia_runner.models.policy.chat import END, MARKS, PAD, TEMPLATE
 
 _BYTES = 256
 _DIGIT = re.compile(r"\d")
-_SEEN = 2  # a pair that occurs once is no word
-_CLOSED = 5  # an answer given so often is one of a closed set, as a class is: it is drawn at once, not spelled
+_SEEN = 2  # minimum count of a merged pair: one that occurs once is no word
+_CLOSED = 5  # minimum count of an answer from a closed set, such as a class label: it gets one token
 
 
 def learn(dialogues: Sequence[Dialogue], vocabulary: int, context: int) -> Any:
-    """A transformers tokenizer of at most `vocabulary` tokens (never fewer than all bytes and marks; a small text
-    gives fewer), and one more for each answer that is given often. Digits stand alone: a number that is one token
-    cannot be calculated with."""
+    """Return a transformers tokenizer of at most `vocabulary` tokens, plus one for each frequent answer.
+
+    It never has fewer than all bytes and special tokens; a small text gives fewer tokens than `vocabulary`. Digits are
+    separate tokens: a model cannot calculate with a number that is one token.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -35,7 +37,7 @@ def learn(dialogues: Sequence[Dialogue], vocabulary: int, context: int) -> Any:
     )
     tokenizer.train_from_iterator(_texts(dialogues), trainer)
     tokenizer.add_tokens([AddedToken(answer, normalized=False) for answer in _often(dialogues)])
-    made = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
@@ -43,16 +45,16 @@ def learn(dialogues: Sequence[Dialogue], vocabulary: int, context: int) -> Any:
         model_max_length=context,
         clean_up_tokenization_spaces=False,
     )
-    made.chat_template = TEMPLATE
-    return made
+    wrapped.chat_template = TEMPLATE
+    return wrapped
 
 
 def _texts(dialogues: Sequence[Dialogue]) -> list[str]:
-    said = [str(message["content"]) for dialogue in dialogues for message in dialogue.messages]
-    return said + [dialogue.answer for dialogue in dialogues]
+    contents = [str(message["content"]) for dialogue in dialogues for message in dialogue.messages]
+    return contents + [dialogue.answer for dialogue in dialogues]
 
 
 def _often(dialogues: Sequence[Dialogue]) -> list[str]:
-    """Answers of a closed set, but for those of digits."""
+    """Return frequent answers, which form a closed set; answers with digits are left out."""
     counted = Counter(dialogue.answer for dialogue in dialogues)
     return sorted(answer for answer, count in counted.items() if count >= _CLOSED and not _DIGIT.search(answer))

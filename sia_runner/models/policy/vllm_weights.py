@@ -8,19 +8,22 @@ from sia_runner.models.policy.ask import PolicyError
 from sia_runner.models.policy.engine import Engine
 from sia_runner.models.policy.vllm_api import Server
 
-Model = tuple[str, str]  # its name at the server, and the version of the weights
+Model = tuple[str, str]  # name at the server, and version of the weights
 
 
 class Written:
-    """One version of the adapter under training, at the server as `model`. Its folder is there as long as it is the
-    newest one: a server that needs room lets adapters go, and reads them again."""
+    """One version of the adapter under training, served as `model`.
 
-    def __init__(self, place: Path, training: Engine, server: Server, model: Model) -> None:
+    Its folder exists as long as it is the newest version: a server short of memory drops adapters, and reads them
+    again.
+    """
+
+    def __init__(self, parent: Path, training: Engine, server: Server, model: Model) -> None:
         from sia_runner.models.policy.live import write
 
-        place.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(parents=True, exist_ok=True)
         self.model = model
-        self._folder = tempfile.TemporaryDirectory(dir=place, prefix="live-")
+        self._folder = tempfile.TemporaryDirectory(dir=parent, prefix="live-")
         Path(self._folder.name).chmod(0o755)  # the server may run as another user
         adapter = Path(self._folder.name) / "adapter"
         write(training.model, adapter, training.base_id, training.base_sha256)
@@ -28,6 +31,7 @@ class Written:
 
 
 def load(server: Server, name: str, folder: Path) -> None:
+    """Load the adapter in `folder` on the server. Raises Failed, and PolicyError if the server refuses it."""
     try:
         server.load(name, folder.resolve())
     except Failed as failed:

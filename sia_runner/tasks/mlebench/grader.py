@@ -1,6 +1,6 @@
-"""The program that runs mlebench's own grader, in a process of its own: it reads what a harness wrote.
+"""The program that runs mlebench's own grader, in a process of its own, as it reads a harness's files.
 
-python -I -c … PACKAGES COMPETITION DATA_DIR SUBMISSION     prints {"score": float | null} as its last line
+python -I -c … PACKAGES COMPETITION DATA_DIR SUBMISSION prints {"score": float | null} as its last line
 """
 
 import json
@@ -9,13 +9,16 @@ from pathlib import Path
 
 
 def main() -> None:
+    """Grade one submission and print its score."""
     packages, competition, data_dir, submission = sys.argv[1:]
     sys.path.insert(0, packages)
     from mlebench.registry import registry  # type: ignore[import-not-found]
     from mlebench.utils import load_answers, read_csv  # type: ignore[import-not-found]
 
-    one = registry.set_data_dir(Path(data_dir)).get_competition(competition)
-    score = one.grader(read_csv(submission), load_answers(one.answers))  # None: it takes the submission for invalid
+    definition = registry.set_data_dir(Path(data_dir)).get_competition(competition)
+    score = definition.grader(
+        read_csv(submission), load_answers(definition.answers)
+    )  # None: it takes the submission for invalid
     print(json.dumps({"score": None if score is None else float(score)}))
 
 

@@ -1,4 +1,4 @@
-"""Which medal a score would have won on the competition's leaderboard, as MLE-bench counts it.
+"""The medal that a score would have won on the competition's leaderboard, as MLE-bench counts it.
 
 Thresholds by the number of teams are Kaggle's (kaggle.com/progression), with MLE-bench's rounding
 (`mlebench/grade_helpers.py`, `Grader.rank_score`). The leaderboard was scored on Kaggle's own hidden test set, while
@@ -16,24 +16,26 @@ MEDALS = ("gold", "silver", "bronze")
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """Scores in the order of the leaderboard, best first."""
+    """The scores of a leaderboard, best first."""
 
     scores: Sequence[float]
 
     @property
     def lower_is_better(self) -> bool:
+        """True where the best score is the lowest."""
         return self.scores[0] < self.scores[-1]
 
     @property
     def thresholds(self) -> dict[str, float]:
+        """The scores that win each medal, and the median score."""
         n = len(self.scores)
         return {
-            **{medal: self.scores[place - 1] for medal, place in zip(MEDALS, _places(n), strict=True)},
+            **{medal: self.scores[rank - 1] for medal, rank in zip(MEDALS, _places(n), strict=True)},
             "median": median(self.scores),
         }
 
     def standing(self, score: float) -> dict[str, object]:
-        """The best medal whose threshold the score reaches, and whether it is above the median."""
+        """Return the best medal whose threshold the score reaches, and whether it is above the median."""
         sign = -1 if self.lower_is_better else 1
         reached = [medal for medal in MEDALS if sign * score >= sign * self.thresholds[medal]]
         return {
@@ -45,7 +47,7 @@ class Leaderboard:
 
 
 def _places(teams: int) -> tuple[int, int, int]:
-    """The last places that win gold, silver, bronze."""
+    """Return the last ranks that win gold, silver and bronze."""
     tenth, fifth, two_fifths = (max(1, int(teams * share)) for share in (0.1, 0.2, 0.4))
     if teams < 100:
         return tenth, fifth, two_fifths
@@ -57,7 +59,10 @@ def _places(teams: int) -> tuple[int, int, int]:
 
 
 def read_leaderboard(candidates: Sequence[Path]) -> Leaderboard | None:
-    """Of the first file that holds scores. The package's own may be pointers of git-lfs: they hold none."""
+    """Read the first file that holds scores; None where none does.
+
+    The package's own files may be git-lfs pointers, which hold no scores.
+    """
     for path in candidates:
         if path.is_file():
             with path.open(encoding="utf-8-sig", newline="") as stream:

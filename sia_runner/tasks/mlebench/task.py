@@ -1,7 +1,7 @@
-"""A competition that MLE-bench prepared, as a table task: private answers stay outside, val and dev are cut from train.
+"""Competitions that MLE-bench prepared, as table tasks: private answers stay outside, val and dev are cut from train.
 
-mlebench's own grader and leaderboard are asked about the final test where they are at hand; candidates are compared by
-our metric of the same name, which has a value for each question.
+The grader and the leaderboard of mlebench are used for the final test where they are available; candidates are compared
+by our metric of the same name, which has a value for each question.
 """
 
 import csv
@@ -16,8 +16,15 @@ from sia_runner.ground.resources import bundled
 from sia_runner.records import Score
 from sia_runner.schema import task as task_config
 from sia_runner.schema.competitions import Competition, named
-from sia_runner.tasks.mlebench import layout, official
+from sia_runner.tasks.mlebench.layout import (
+    fetch_competition,
+    find_prepared,
+    mlebench_data_dir,
+    mlebench_package,
+    not_prepared_error,
+)
 from sia_runner.tasks.mlebench.medals import read_leaderboard
+from sia_runner.tasks.mlebench.official import GraderFailedError, grade_submission, write_submission
 from sia_runner.tasks.prepare import ready
 from sia_runner.tasks.protocol import Round, TaskError, View
 from sia_runner.tasks.table import TableTask
@@ -28,45 +35,49 @@ _OPTIONS = ("verifier", "answer", "train", "sample", "answers", "train_files", "
 
 
 class Mlebench(TableTask):
-    """See sia_runner.tasks.protocol.Task."""
+    """A competition of MLE-bench (see sia_runner.tasks.protocol.Task)."""
 
     def __init__(self, spec: task_config.MlebenchTask, split_seed: int, cache: Path) -> None:
-        self._mlebench, self._data_dir = spec, layout.data_dir(spec.prepared)
+        self._mlebench, self._data_dir = spec, mlebench_data_dir(spec.prepared)
         self._competition = named(spec.competition)
-        self._take_up(split_seed, cache)
+        self._configure(split_seed, cache)
 
-    def _take_up(self, split_seed: int, cache: Path) -> None:
-        """Its place and its classes are known once it is prepared, which the installed package may do later."""
+    def _configure(self, split_seed: int, cache: Path) -> None:
+        """Set the paths and classes of the competition.
+
+        They are known once it is prepared, which the installed package may do later.
+        """
         spec = self._mlebench
-        found = layout.find(self._data_dir, spec.competition)
-        if found is None and layout.package() is None:
-            raise layout.not_prepared(self._data_dir, spec.competition)
-        self._prepared = found or self._data_dir / spec.competition / "prepared"
+        prepared = find_prepared(self._data_dir, spec.competition)
+        if prepared is None and mlebench_package() is None:
+            raise not_prepared_error(self._data_dir, spec.competition)
+        self._prepared = prepared or self._data_dir / spec.competition / "prepared"
         super().__init__(_table(spec, self._competition, self._prepared), split_seed, cache)
         self.folder = bundled("tasks") / self._competition.folder
         self.reference = self.folder / "reference"
 
     def prepare(self, say: Callable[[str], None]) -> None:
+        """Have mlebench prepare the competition where it is missing, then prepare the table's data."""
         competition = self._mlebench.competition
-        if layout.find(self._data_dir, competition) is None:
+        if find_prepared(self._data_dir, competition) is None:
             say(f"task {self.name}: mlebench downloads and prepares {competition} in {self._data_dir}")
-            layout.fetch(self._data_dir, competition)
-            self._take_up(self._seed, self._cache)
+            fetch_competition(self._data_dir, competition)
+            self._configure(self._seed, self._cache)
         super().prepare(say)
 
     @cached_property
     def _source(self) -> Path:
         if not self._prepared.is_dir():
-            what = f"task.competition={self._mlebench.competition}"
+            setting = f"task.competition={self._mlebench.competition}"
             raise TaskError(
-                f"{what} is not prepared in {self._data_dir}; have the installed mlebench do it, once: python -m "
-                f"sia_runner.prepare task=mlebench {what} task.prepared={self._data_dir}"
+                f"{setting} is not prepared in {self._data_dir}; have the installed mlebench do it, once: python -m "
+                f"sia_runner.prepare task=mlebench {setting} task.prepared={self._data_dir}"
             )
         return ready(self.name, self._spec.data, self._home, self._cache, lambda _: None)
 
-    def lay_out(self, round_: Round, dest: Path, salt: str) -> View:
-        """The table's view, and a sample submission for its questions."""
-        view = super().lay_out(round_, dest, salt)
+    def lay_out(self, fold: Round, dest: Path, salt: str) -> View:
+        """Write the table's view, and a sample submission for its questions."""
+        view = super().lay_out(fold, dest, salt)
         facts = json.loads((self._source / "competition.json").read_text(encoding="utf-8"))
         with (dest / SAMPLE).open("w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
@@ -76,19 +87,21 @@ class Mlebench(TableTask):
         return view
 
     def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> dict[str, Any]:
-        """The official score of a test submission, rounded as mlebench rounds, and its medal where there is a
-        leaderboard."""
-        package, graded, note = layout.package(), round(score.value, 5), ""
-        by = "sia_runner"
+        """Return the official score of a test submission, rounded as mlebench rounds, and its medal.
+
+        There is no medal where there is no leaderboard.
+        """
+        package, graded, note = mlebench_package(), round(score.value, 5), ""
+        grader = "sia_runner"
         if package:
             try:
-                graded, by = self._official(package, submission, view_keys), "mlebench"
-            except official.GraderFailedError as error:
+                graded, grader = self._official(package, submission, view_keys), "mlebench"
+            except GraderFailedError as error:
                 note = f"mlebench's grader failed ({error})"
-        found: dict[str, Any] = {"graded_by": by, "score": graded, "note": note}
+        result: dict[str, Any] = {"graded_by": grader, "score": graded, "note": note}
         if graded is None:
-            return found | {"note": "mlebench's grader takes the submission for invalid: no score, no medal"}
-        return found | self._on_leaderboard(package, graded)
+            return result | {"note": "mlebench's grader takes the submission for invalid: no score, no medal"}
+        return result | self._on_leaderboard(package, graded)
 
     def _on_leaderboard(self, package: Path | None, score: float) -> dict[str, Any]:
         competition = self._mlebench.competition
@@ -98,29 +111,31 @@ class Mlebench(TableTask):
         return board.standing(score) if board else {}
 
     def _official(self, package: Path, submission: Path, view_keys: Mapping[str, str]) -> float | None:
-        spec, one = self._spec, self._competition
-        most = (20 * len(view_keys) + 10_000, spec.limits.submission_mb << 20)
+        spec, competition_spec = self._spec, self._competition
+        limits = (20 * len(view_keys) + 10_000, spec.limits.submission_mb << 20)
         try:
-            cells, _ = read_cells(submission / spec.submission, spec.columns.id, spec.answer_columns, view_keys, *most)
+            cells, _ = read_cells(
+                submission / spec.submission, spec.columns.id, spec.answer_columns, view_keys, *limits
+            )
         except (FileNotFoundError, UnreadableError):
             return None
-        answers = {view_keys[name].removeprefix("test:"): given for name, given in cells.items()}
+        answers = {view_keys[name].removeprefix("test:"): answer for name, answer in cells.items()}
         with tempfile.TemporaryDirectory(prefix="sia-submission-") as temporary:
             path = Path(temporary) / "submission.csv"
-            sample = self._prepared / "public" / one.sample
-            official.write_submission(sample, one, spec.answer_columns, answers, path)
+            sample = self._prepared / "public" / competition_spec.sample
+            write_submission(sample, competition_spec, spec.answer_columns, answers, path)
             competition = self._mlebench.competition
-            return official.grade(package, competition, self._prepared, path, spec.limits.verify)
+            return grade_submission(package, competition, self._prepared, path, spec.limits.verify)
 
 
-def _table(spec: task_config.MlebenchTask, one: Competition, prepared: Path) -> task_config.TableTask:
-    """The competition as a table task, its data made by tasks/mlebench/convert.py."""
-    options = {name: getattr(one, name) for name in _OPTIONS}
-    options |= {"id": one.id or "", "test": one.test or "", "most_rows": spec.most_rows}
-    stratify = False if one.verifier == "rmse" else spec.splits.stratify
-    classes = list(one.choices) or None
-    if one.verifier == "log_loss" and not classes:
-        classes = _classes(prepared / "public" / one.sample)
+def _table(spec: task_config.MlebenchTask, competition: Competition, prepared: Path) -> task_config.TableTask:
+    """Return the competition as a table task, with data made by tasks/mlebench/convert.py."""
+    options = {name: getattr(competition, name) for name in _OPTIONS}
+    options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.most_rows}
+    stratify = False if competition.verifier == "rmse" else spec.splits.stratify
+    classes = list(competition.choices) or None
+    if competition.verifier == "log_loss" and not classes:
+        classes = _classes(prepared / "public" / competition.sample)
     return task_config.TableTask(
         name=f"{spec.name}_{spec.competition}",
         _target_="sia_runner.tasks.table.TableTask",
@@ -137,10 +152,10 @@ def _table(spec: task_config.MlebenchTask, one: Competition, prepared: Path) -> 
             licence="the rules of the Kaggle competition hold",
         ),
         columns=task_config.Columns(
-            id=one.id or "row",
-            answer=one.answer,
-            files=["file"] if one.train_files else [],
-            grouped_ids=one.grouped,
+            id=competition.id or "row",
+            answer=competition.answer,
+            files=["file"] if competition.train_files else [],
+            grouped_ids=competition.grouped,
         ),
         questions_as="test.csv",
         metric=spec.metric.model_copy(update={"choices": classes}),
@@ -154,7 +169,7 @@ def _table(spec: task_config.MlebenchTask, one: Competition, prepared: Path) -> 
 
 
 def _classes(sample: Path) -> list[str]:
-    """The columns of the sample submission but its first, the id."""
+    """Return the columns of the sample submission except its first, the id."""
     try:
         with sample.open(encoding="utf-8-sig", newline="") as stream:
             return next(csv.reader(stream), [])[1:]

@@ -1,4 +1,4 @@
-"""What a review finds: faults that somebody has to mend, and figures that are good to know."""
+"""The result of a review: faults that somebody has to mend, and figures that are good to know."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`code` is a short name for it, `where` a file or a key of the configuration."""
+    """A fault of a task. `code` is a short name for it, `where` a file or a key of the configuration."""
 
     code: str
     what: str
@@ -19,18 +19,21 @@ class Finding:
 
 @dataclass(slots=True)
 class Review:
+    """The findings and the notes of a review."""
+
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, found: Iterable[Finding]) -> None:
-        """The first of each kind at one place: a hole is one hole, however many ways lead through it."""
-        known = {(one.code, one.where) for one in self.findings}
-        for one in found:
-            if (one.code, one.where) not in known:
-                known.add((one.code, one.where))
-                self.findings.append(one)
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Add the first finding of each kind at one place: one fault is reported once, however it shows."""
+        reported = {(finding.code, finding.where) for finding in self.findings}
+        for finding in findings:
+            if (finding.code, finding.where) not in reported:
+                reported.add((finding.code, finding.where))
+                self.findings.append(finding)
 
     def lines(self) -> Iterator[str]:
+        """Yield one line for each finding and each note."""
         yield from map(str, self.findings)
         yield from (f"noted: {note}" for note in self.notes)
 

@@ -1,6 +1,6 @@
-"""Submissions that no honest harness writes: the judge must give an outcome for each question, in time, every time.
+"""Submissions that no honest harness writes: the verifier must give an outcome for each question, in time, every time.
 
-A judge that fails makes a candidate unscored instead of wrong, which a harness that expects a bad score may prefer.
+A verifier that fails makes a candidate unscored instead of wrong, which a harness that expects a bad score may prefer.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,34 +25,36 @@ _TEXTS = {
 }
 
 
-def hostile(subject: Subject, sample: Content) -> Iterator[Finding]:
-    """`sample`: what the reference harness handed in."""
-    honest = _honest(subject, sample)
-    good = subject.judge(subject.submit_bytes(honest)).value if honest else None
+def hostile_submissions(subject: Subject, sample: Content) -> Iterator[Finding]:
+    """Try hostile submissions on the verifier. `sample`: the submission of the reference harness."""
+    honest = _honest_submission(subject, sample)
+    good = subject.verify(subject.submit_bytes(honest)).value if honest else None
     for name, data in _files(subject, honest).items():
-        yield from _tried(subject, name, data, good)
-    if subject.is_table and subject.judge(subject.submit(_mixed(subject))).value is None:
+        yield from _try(subject, name, data, good)
+    if subject.is_table and subject.verify(subject.submit(_nonsense_rows(subject))).value is None:
         for name, text in _TEXTS.items():
             rows = subject.submit([(view_id, text) for view_id in subject.gold]) / subject.spec.submission
-            yield from _tried(subject, f"{name} as every answer", rows.read_bytes(), None)
+            yield from _try(subject, f"{name} as every answer", rows.read_bytes(), None)
 
 
-def _tried(subject: Subject, name: str, data: Content, good: float | None) -> Iterator[Finding]:
-    judged = subject.judge(subject.submit_bytes(data))
-    if judged.value is None:
-        yield Finding("judge-fails", f"it fails on {name}: {judged.error}", subject.judge_name, _FIX)
-    elif good is not None and subject.better(judged.value, good):
-        what = f"{name} scores {judged.value:.3f}, the submission it was made of {good:.3f}"
-        yield Finding("damage-earns", what, subject.judge_name, "nothing that cannot be read may count as an answer")
+def _try(subject: Subject, name: str, data: Content, good: float | None) -> Iterator[Finding]:
+    verification = subject.verify(subject.submit_bytes(data))
+    if verification.value is None:
+        yield Finding("judge-fails", f"it fails on {name}: {verification.error}", subject.verifier_name, _FIX)
+    elif good is not None and subject.better(verification.value, good):
+        problem = f"{name} scores {verification.value:.3f}, the submission it was made of {good:.3f}"
+        yield Finding(
+            "damage-earns", problem, subject.verifier_name, "nothing that cannot be read may count as an answer"
+        )
 
 
-def _mixed(subject: Subject) -> list[Row]:
-    """Every kind of nonsense in one submission: what fails on none of it fails on none alone."""
+def _nonsense_rows(subject: Subject) -> list[Row]:
+    """Return rows with every kind of nonsense: a verifier that survives these survives each kind alone."""
     texts = list(_TEXTS.values())
     return [(view_id, texts[n % len(texts)]) for n, view_id in enumerate(subject.gold)]
 
 
-def _honest(subject: Subject, sample: Content) -> Content:
+def _honest_submission(subject: Subject, sample: Content) -> Content:
     if not subject.is_table:
         return sample
     submission = subject.submit(subject.gold.items()) / subject.spec.submission
@@ -60,7 +62,7 @@ def _honest(subject: Subject, sample: Content) -> Content:
 
 
 def _files(subject: Subject, honest: Content) -> Mapping[str, Content]:
-    """name -> content of the submission file."""
+    """Return name -> content of the submission file."""
     huge = min(_HUGE, (subject.spec.limits.submission_mb << 20) - 1)
     files: dict[str, Content] = {
         "no file": None,
@@ -106,8 +108,8 @@ def _tables(subject: Subject, honest: bytes) -> dict[str, Content]:
 
 
 def _changed(data: bytes) -> bytes:
-    """Every fiftieth byte another one."""
+    """Change every fiftieth byte."""
     changed = bytearray(data)
-    for at in range(7, len(changed), 50):
-        changed[at] ^= 0x15
+    for index in range(7, len(changed), 50):
+        changed[index] ^= 0x15
     return bytes(changed)

@@ -1,4 +1,4 @@
-"""Rows of any text file: what stands together in a CSV line, a JSON object or pair, a line of text, a file in a zip."""
+"""The rows of any text file: the cells of a CSV line, a JSON object or pair, a line of text, a file in a zip."""
 
 import csv
 import io
@@ -18,12 +18,12 @@ Record = frozenset[str]
 
 
 def plain(cell: object) -> str:
-    """How two spellings of one cell are compared."""
+    """Return a cell in the form in which its spellings are compared."""
     return unicodedata.normalize("NFC", str(cell)).strip(" \t\r\n'\"()[]{}").casefold()
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """A CSV file of a view by its header; empty where there is none."""
+    """Read a CSV file of a view by its header; empty where there is none."""
     csv.field_size_limit(1 << 30)
     if not path.is_file():
         return []
@@ -32,7 +32,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def records_of(path: Path) -> Iterator[Record]:
-    """Rows of `path`, and of the members where it is a zip; none of other binary files."""
+    """Yield rows of `path`, and of the members where it is a zip; none of other binary files."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist()[:1000]:
@@ -44,6 +44,7 @@ def records_of(path: Path) -> Iterator[Record]:
 
 
 def records(data: bytes, name: str) -> Iterator[Record]:
+    """Yield rows of a file's content, each as a set of cells, where a row has several. Binary files have none."""
     if b"\0" in data[:4096]:
         return
     text = data.decode("utf-8-sig", "replace")
@@ -68,7 +69,10 @@ def _table(text: str) -> Iterator[list[str]]:
 
 
 def _lines(text: str) -> Iterator[list[str]]:
-    """Split at the usual separators, and at blanks: `17 B`, `17: B`, `"17": "B",`. Of a long line, neighbours."""
+    """Split lines at the usual separators, and at blanks: `17 B`, `17: B`, `"17": "B",`.
+
+    Of a long line, yield neighbouring pairs.
+    """
     for line in text.splitlines():
         for cells in (_SEPARATORS.split(line), line.split()):
             if len(cells) <= _WIDE:
@@ -89,7 +93,7 @@ def _json(text: str) -> Iterator[Sequence[object]]:
 
 
 def _of_tree(tree: Any) -> Iterator[Sequence[object]]:
-    """The scalars of each object, each key with its scalar, short lists of scalars."""
+    """Yield the scalars of each object, each key with its scalar, and short lists of scalars."""
     if isinstance(tree, dict):
         scalars = {key: value for key, value in tree.items() if not isinstance(value, dict | list)}
         yield list(scalars.values())

@@ -17,8 +17,8 @@ _PROGRAMS = ("reference", "recipes", "with_model")
 _KEEP_OUT = "give harnesses only what may be known while answering"
 
 
-def in_view(subject: Subject) -> Iterator[Finding]:
-    """Files of the view beside train and questions, against the answers of everything that is ever asked."""
+def gold_in_view(subject: Subject) -> Iterator[Finding]:
+    """Compare files of the view beside train and questions with the answers of every question that is ever asked."""
     spec = subject.spec
     answers = {spec.data.answers, spec.data.labelled, spec.data.test} - {None}
     secret = {sha256_of(subject.source / str(name)): name for name in answers}
@@ -27,25 +27,25 @@ def in_view(subject: Subject) -> Iterator[Finding]:
         same = secret.get(sha256_of(subject.source / path))
         if same:
             yield Finding("gold-in-view", f"every view holds a copy of {same}", where, _KEEP_OUT)
-        elif told := _told(subject, records_of(subject.source / path)):
-            yield Finding("gold-in-view", f"its rows tell the answers of {told}", where, _KEEP_OUT)
+        elif telling := _telling_rows(subject, records_of(subject.source / path)):
+            yield Finding("gold-in-view", f"its rows tell the answers of {telling}", where, _KEEP_OUT)
     if subject.gold_files:
         yield from _gold_files(subject)
 
 
-def in_programs(subject: Subject) -> Iterator[Finding]:
-    """Files that every harness starts with: what they say about dev, val and test is known before it is asked."""
+def gold_in_programs(subject: Subject) -> Iterator[Finding]:
+    """Check the files that every harness starts with, which must not tell answers of dev, val and test."""
     for folder in _PROGRAMS:
         for path in sorted((subject.task.folder / folder).rglob("*")):
             if path.is_file() and not path.is_symlink() and "__pycache__" not in path.parts:
-                told = _told(subject, records_of(path))
-                if told:
+                telling = _telling_rows(subject, records_of(path))
+                if telling:
                     where = path.relative_to(subject.task.folder).as_posix()
-                    yield Finding("gold-in-program", f"its lines tell the answers of {told}", where, _KEEP_OUT)
+                    yield Finding("gold-in-program", f"its lines tell the answers of {telling}", where, _KEEP_OUT)
 
 
-def in_description(subject: Subject) -> Iterator[Finding]:
-    """task.md is read by proposers and harnesses alike."""
+def gold_in_description(subject: Subject) -> Iterator[Finding]:
+    """Check task.md, which proposers and harnesses read."""
     text = subject.task.description
     fix = "take examples from rows of your own making"
     quoted = [unit for unit in _ever_asked(subject) if any(field in text for field in _long(subject, unit, _QUOTED))]
@@ -59,7 +59,10 @@ def in_description(subject: Subject) -> Iterator[Finding]:
 
 
 def _free_answers(subject: Subject, text: str) -> str:
-    """Answers that only one question has: standing there in numbers, they are no vocabulary."""
+    """Describe answers in task.md that belong to one question only; empty where there are few.
+
+    Many of them are no vocabulary of the task.
+    """
     units = _ever_asked(subject)
     counts = Counter(plain(subject.units.answers[unit]) for unit in units)
     own = [answer for answer, count in counts.items() if count == 1 and len(answer) > 1]
@@ -70,15 +73,18 @@ def _free_answers(subject: Subject, text: str) -> str:
     return f"{len(stated)} of the {len(own)} answers that only one question has"
 
 
-def _told(subject: Subject, rows: Iterable[Record]) -> str:
-    """`97 of 120 questions` where rows name questions together with their answers far more often than by chance."""
+def _telling_rows(subject: Subject, rows: Iterable[Record]) -> str:
+    """Return `97 of 120 questions` where rows hold questions with their answers far more often than by chance."""
     hits, chance, n = _pairs(subject, rows)
     spread = 3 * (chance / n * (1 - chance / n) / n) ** 0.5 if n else 0.0
     return f"{hits} of {n} questions" if n and hits / n - chance / n >= max(_SHARE, spread) else ""
 
 
 def _pairs(subject: Subject, rows: Iterable[Record]) -> tuple[int, int, int]:
-    """(questions whose name and answer stand in one row, the same with another question's answer, questions)."""
+    """Count questions that share a row with their answer.
+
+    Return (that count, the same with another question's answer, all questions).
+    """
     units = _ever_asked(subject)
     if subject.gold_files:
         return 0, 0, len(units)
@@ -87,26 +93,26 @@ def _pairs(subject: Subject, rows: Iterable[Record]) -> tuple[int, int, int]:
     true, other = set[int](), set[int]()
     for row in rows:
         for cell in row:
-            for place in names.get(cell, ()):
+            for index in names.get(cell, ()):
                 rest = row - {cell}
-                if answers[place] in rest:
-                    true.add(place)
-                if answers[place - len(units) // 2] in rest:
-                    other.add(place)
+                if answers[index] in rest:
+                    true.add(index)
+                if answers[index - len(units) // 2] in rest:
+                    other.add(index)
     return len(true), len(other), len(units)
 
 
 def _names(subject: Subject, units: Sequence[str]) -> Mapping[str, list[int]]:
-    """Everything that names a question: its own id in the data, and long fields of it."""
+    """Return each text that names a question (its id in the data, a long field) -> the question's indices."""
     names: dict[str, list[int]] = {}
-    for place, unit in enumerate(units):
+    for index, unit in enumerate(units):
         for name in {plain(unit.removeprefix("test:")), *map(plain, _long(subject, unit, _TEXT))}:
-            names.setdefault(name, []).append(place)
-    return {name: places for name, places in names.items() if len(places) <= 3}
+            names.setdefault(name, []).append(index)
+    return {name: indices for name, indices in names.items() if len(indices) <= 3}
 
 
-def _long(subject: Subject, unit: str, least: int) -> list[str]:
-    return [field for field in subject.units.fields[unit] if len(field.strip()) >= least]
+def _long(subject: Subject, unit: str, min_length: int) -> list[str]:
+    return [field for field in subject.units.fields[unit] if len(field.strip()) >= min_length]
 
 
 def _ever_asked(subject: Subject) -> list[str]:
@@ -115,8 +121,8 @@ def _ever_asked(subject: Subject) -> list[str]:
 
 
 def _gold_files(subject: Subject) -> Iterator[Finding]:
-    """Gold that is a file: none of the view's files may hold the same bytes."""
-    for view in (subject.asked, subject.last):
+    """Compare the view's files with gold answers that are files: none may hold the same bytes."""
+    for view in (subject.attack_view, subject.test_view):
         gold = {sha256_of(subject.source / subject.units.answers[unit]) for unit in view.keys.values()}
         for path in sorted(view.path.rglob("*")):
             if path.is_file() and _sha256(path) in gold:

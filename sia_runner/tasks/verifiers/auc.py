@@ -6,7 +6,7 @@ from sia_runner.records import Outcome
 
 
 def auc(outcomes: Sequence[Outcome], gold: Mapping[str, str], positive: str) -> float:
-    """P(a positive scores above a negative), ties half; .5 where one of the two classes does not occur."""
+    """Return P(a positive scores above a negative), ties half; .5 where one of the two classes does not occur."""
     import numpy as np
 
     values = np.array([outcome.value for outcome in outcomes])
@@ -15,6 +15,6 @@ def auc(outcomes: Sequence[Outcome], gold: Mapping[str, str], positive: str) -> 
     pairs = positives * (len(outcomes) - positives)
     if not pairs:
         return 0.5
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    _, group_index, count = np.unique(values, return_inverse=True, return_counts=True)
     mean_rank = np.cumsum(count) - (count - 1) / 2
-    return float((mean_rank[place][is_positive].sum() - positives * (positives + 1) / 2) / pairs)
+    return float((mean_rank[group_index][is_positive].sum() - positives * (positives + 1) / 2) / pairs)

@@ -1,4 +1,7 @@
-"""How one answer is judged, by name. A judge gives (kind, value) for a prediction that is not empty."""
+"""Verifiers of one answer, by name.
+
+A `Judge` returns (kind, value) for a prediction that is not empty.
+"""
 
 import math
 import unicodedata
@@ -13,17 +16,17 @@ CORRECT, WRONG, INVALID = (OutcomeKind.CORRECT, 1.0), (OutcomeKind.WRONG, 0.0), 
 
 
 def exact_match() -> Judge:
-    """The same text, spaces around it and Unicode normal form (NFC) aside; case counts."""
-    return lambda given, gold: CORRECT if _plain(given) == _plain(gold) else WRONG
+    """Compare texts, apart from spaces around them and Unicode normal form (NFC); case counts."""
+    return lambda answer, gold: CORRECT if _plain(answer) == _plain(gold) else WRONG
 
 
 def choice(choices: Sequence[str]) -> Judge:
-    """One of `choices` as the whole cell, in any case. "The answer is B" is no choice."""
-    known = {_plain(name).casefold() for name in choices}
+    """Accept one of `choices` as the whole cell, in any case. "The answer is B" is no choice."""
+    normalised = {_plain(name).casefold() for name in choices}
 
-    def judge(given: str, gold: str) -> tuple[OutcomeKind, float]:
-        chosen = _plain(given).casefold()
-        if chosen not in known:
+    def judge(answer: str, gold: str) -> tuple[OutcomeKind, float]:
+        chosen = _plain(answer).casefold()
+        if chosen not in normalised:
             return INVALID
         return CORRECT if chosen == _plain(gold).casefold() else WRONG
 
@@ -31,10 +34,10 @@ def choice(choices: Sequence[str]) -> Judge:
 
 
 def numeric(tolerance: float) -> Judge:
-    """A finite decimal number at most `tolerance` away."""
+    """Accept a finite decimal number at most `tolerance` away."""
 
-    def judge(given: str, gold: str) -> tuple[OutcomeKind, float]:
-        number = finite(given)
+    def judge(answer: str, gold: str) -> tuple[OutcomeKind, float]:
+        number = finite(answer)
         if number is None:
             return INVALID
         return CORRECT if abs(number - float(gold)) <= tolerance else WRONG
@@ -43,31 +46,31 @@ def numeric(tolerance: float) -> Judge:
 
 
 def judge_all(judge: Judge, answers: Mapping[str, str], spoiled: set[str], gold: Mapping[str, str]) -> list[Outcome]:
-    """One outcome per question of `gold`: the denominator never depends on what was answered."""
-    return [_judge_one(judge, unit, answers.get(unit, ""), unit in spoiled, gold[unit]) for unit in gold]
+    """Return one outcome per question of `gold`: the denominator never depends on what was answered."""
+    return [_judge_answer(judge, unit, answers.get(unit, ""), unit in spoiled, gold[unit]) for unit in gold]
 
 
 def rank_scores(answers: Mapping[str, str], spoiled: set[str], gold: Mapping[str, str], positive: str) -> list[Outcome]:
-    """For the AUC: `value` is the rank of the score among all valid ones, in (0, 1); ties share their mean rank.
+    """Return outcomes for the AUC: `value` is the rank of the score among all valid ones, in (0, 1).
 
-    A row without a valid score gets the worst rank there is for its gold answer (0 for a positive, 1 for a negative):
-    leaving a question out never helps. The AUC of the ranks is that of the scores.
+    Ties share their mean rank. A row without a valid score gets the worst rank there is for its gold answer (0 for a
+    positive, 1 for a negative): leaving a question out never helps. The AUC of the ranks is that of the scores.
     """
     scores = {unit: score for unit in gold if unit in answers and (score := finite(answers[unit])) is not None}
     ranks = _mean_ranks(scores)
     outcomes = []
     for unit, truth in gold.items():
-        shown = answers.get(unit, "").strip()[:SHOWN]
+        text = answers.get(unit, "").strip()[:SHOWN]
         if unit in ranks:
-            outcomes.append(Outcome(unit, OutcomeKind.PARTIAL, ranks[unit], shown))
+            outcomes.append(Outcome(unit, OutcomeKind.PARTIAL, ranks[unit], text))
         else:
-            kind = OutcomeKind.INVALID_FORMAT if shown or unit in spoiled else OutcomeKind.NO_ANSWER
-            outcomes.append(Outcome(unit, kind, 0.0 if truth == positive else 1.0, shown))
+            kind = OutcomeKind.INVALID_FORMAT if text or unit in spoiled else OutcomeKind.NO_ANSWER
+            outcomes.append(Outcome(unit, kind, 0.0 if truth == positive else 1.0, text))
     return outcomes
 
 
 def finite(text: str) -> float | None:
-    """The number, unless the text is none, or NaN, or infinite. Python's 1_000 is no number here."""
+    """Return the number in the text; None for no number, NaN and infinity. Python's 1_000 is no number here."""
     try:
         number = float(text) if "_" not in text else math.nan
     except ValueError:
@@ -75,12 +78,12 @@ def finite(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _judge_one(judge: Judge, unit: str, given: str, spoiled: bool, gold: str) -> Outcome:
+def _judge_answer(judge: Judge, unit: str, answer: str, spoiled: bool, gold: str) -> Outcome:
     if spoiled:
         return Outcome(unit, *INVALID, "(answered twice, or the row does not fit the header)")
-    if not given.strip():
+    if not answer.strip():
         return Outcome(unit, OutcomeKind.NO_ANSWER, 0.0)
-    return Outcome(unit, *judge(given, gold), given.strip()[:SHOWN])
+    return Outcome(unit, *judge(answer, gold), answer.strip()[:SHOWN])
 
 
 def _mean_ranks(scores: Mapping[str, float]) -> dict[str, float]:

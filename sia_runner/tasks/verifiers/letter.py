@@ -1,8 +1,9 @@
-"""Which option does an answer name? "B", "(b)", "**Answer: B**", {"answer": "B"}, \\boxed{B}, "the answer is B since".
+"""The verifier `letter`: it finds the option that an answer names.
 
-What counts is a definite statement, and the last one wins: whoever reasons aloud may change their mind. A mention is
-none ("A is tempting", "not B", "if the answer is C"). Where nothing is stated, or the last statement names two options,
-nothing is guessed. All repetitions below are bounded, so that time stays linear in a hostile text.
+Examples: "B", "(b)", "**Answer: B**", {"answer": "B"}, \\\\boxed{B}, "the answer is B since". Only a definite statement
+counts, and the last one wins, as a model that reasons aloud may change its mind. A mention does not count ("A is
+tempting", "not B", "if the answer is C"). Where nothing is stated, or the last statement names two options, no option
+is guessed. All repetitions below are bounded, so that time stays linear in a hostile text.
 """
 
 import json
@@ -47,11 +48,14 @@ _SEEN_BEFORE = 60  # characters before a statement in which it may be denied
 
 
 def letter(choices: Sequence[str]) -> Judge:
-    """One of `choices` (capital letters), found in free text. Nothing definite, or two at once: invalid_format."""
+    """Accept one of `choices` (capital letters), found in free text.
+
+    Nothing definite, or two letters at once, is invalid_format.
+    """
     find = finder("".join(choices))
 
-    def judge(given: str, gold: str) -> tuple[OutcomeKind, float]:
-        chosen = find(given)
+    def judge(answer: str, gold: str) -> tuple[OutcomeKind, float]:
+        chosen = find(answer)
         if chosen is None:
             return INVALID
         return CORRECT if chosen == gold else WRONG
@@ -61,11 +65,11 @@ def letter(choices: Sequence[str]) -> Judge:
 
 @lru_cache(maxsize=8)
 def finder(letters: str) -> Callable[[str], str | None]:
-    """A function from a text to the letter it names; None where it names none, or several."""
+    """Return a function from a text to the letter it names; None where it names none, or several."""
     either = f"[{letters}{letters.lower()}]"
     capital = f"(?:A{_ENDS}{_NO_ARTICLE}|[{letters.replace('A', '') or 'A'}]{_ENDS})"
     named = rf"{_OPEN}(?:{capital}|[{letters.lower()}]{_ENDS}{_SMALL_ENDS})"
-    whole = re.compile(rf"{_OPEN}({either})[.,;:!]?{_CLOSE}[.,;:!]?\s?")
+    whole_text = re.compile(rf"{_OPEN}({either})[.,;:!]?{_CLOSE}[.,;:!]?\s?")
     labelled = re.compile(rf"{_OPEN}(?:(?i:option) )?(?:([{letters}]){_CLOSE}[.:)]|({either})\)){_CLOSE}(?:\s|$)")
     listed = re.compile(rf"{_CLOSE}{_LIST}{named}{_CLOSE}{_NO_LIST}")
     statements = [re.compile(rf"{before}({named})") for before in _BEFORE]
@@ -73,35 +77,35 @@ def finder(letters: str) -> Callable[[str], str | None]:
     listed_before = re.compile(rf"(?<!\w)[{letters}]{_CLOSE}{_LIST}{_OPEN}$")
 
     def last_statement(text: str) -> tuple[str | None, bool]:
-        """(letter, was there a statement at all)."""
-        found = [
+        """Return (letter, True where there was a statement at all)."""
+        matches = [
             match
             for statement in statements
             for match in statement.finditer(text)
             if not _DENIED.search(text[max(0, match.start() - _SEEN_BEFORE) : match.start()])
         ]
-        if not found:
+        if not matches:
             return None, False
-        last = max(found, key=lambda match: match.end(1))
-        before = text[max(0, last.start() - _SEEN_BEFORE) : last.start(1)]
-        if listed.match(text, last.end(1)) or (last.re is statements[-1] and listed_before.search(before)):
+        final = max(matches, key=lambda match: match.end(1))
+        before = text[max(0, final.start() - _SEEN_BEFORE) : final.start(1)]
+        if listed.match(text, final.end(1)) or (final.re is statements[-1] and listed_before.search(before)):
             return None, True
-        return last[1][-1].upper(), True
+        return final[1][-1].upper(), True
 
     def label(text: str) -> str | None:
-        """The letter of a last line like "B" or "(B) 42 nm", if no other line is labelled with another letter."""
-        lines = [whole.fullmatch(line) or labelled.match(line) for line in text.split("\n")]
+        """Return the letter of a last line like "B" or "(B) 42 nm", unless another line has another letter."""
+        lines = [whole_text.fullmatch(line) or labelled.match(line) for line in text.split("\n")]
         names = {next(filter(None, line.groups())).upper() for line in lines if line}
         return names.pop() if lines[-1] and len(names) == 1 else None
 
     def find(text: str) -> str | None:
-        text = _plain(text)
-        if match := whole.fullmatch(text):
+        text = _simplified(text)
+        if match := whole_text.fullmatch(text):
             return match[1].upper()
         field = _json_field(text)
         if field is not None:
-            text = _plain(field)
-            if match := whole.fullmatch(text):
+            text = _simplified(field)
+            if match := whole_text.fullmatch(text):
                 return match[1].upper()
         chosen, stated = last_statement(text)
         return chosen if stated else label(text)
@@ -109,22 +113,25 @@ def finder(letters: str) -> Callable[[str], str | None]:
     return find
 
 
-def _plain(text: str) -> str:
-    """Unicode look-alikes made plain (Ｂ, Ⓑ, 𝐁), invisible characters left out, every run of blanks one character."""
+def _simplified(text: str) -> str:
+    """Replace Unicode look-alikes (Ｂ, Ⓑ, 𝐁), drop invisible characters, and collapse blanks.
+
+    Every run of blanks becomes a space or, if it has one, a line break.
+    """
     text = unicodedata.normalize("NFKC", text[-_TAIL:])[-_TAIL:]
     text = "".join(character for character in text if unicodedata.category(character) != "Cf")
     return re.sub(r"\s+", lambda blanks: "\n" if "\n" in blanks[0] else " ", text).strip()
 
 
 def _json_field(text: str) -> str | None:
-    """The answer in a JSON object that is the whole text, fenced or not; None where the text is no such object."""
+    """Return the answer in a JSON object that is the whole text, fenced or not; None where it is no such object."""
     text = re.sub(r"^```\w{0,10}\s?|\s?```$", "", text)
     if not text.startswith("{"):
         return None
     try:
-        given = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    fields = {str(key).strip().casefold().replace(" ", "_"): value for key, value in given.items()}
+    fields = {str(key).strip().casefold().replace(" ", "_"): value for key, value in parsed.items()}
     value = next((fields[key] for key in _KEYS if key in fields), None)
     return value if isinstance(value, str) else None

@@ -1,7 +1,7 @@
-"""Metrics of a whole set of answers, by name: each gives a value per question, and says how these become the metric.
+"""Metrics of a whole set of answers, by name: a value per question, and an aggregate that makes the metric of them.
 
 A question without a valid answer gets the worst value that an answer within the range of all gold answers can have, so
-that leaving it out never helps. Held to scikit-learn's figures by tests, where every question is answered.
+that leaving it out never helps. Tests compare them with scikit-learn, with every question answered.
 """
 
 import math
@@ -18,13 +18,13 @@ from sia_runner.tasks.verifiers.common import SHOWN, finite
 Cells = tuple[str, ...]  # of one question: one for each answer column
 Judged = tuple[OutcomeKind, float, str]  # kind, value, the answer as it is shown
 _EPSILON = sys.float_info.epsilon  # probabilities are clipped to [eps, 1 - eps], as scikit-learn does
-_MOST = 1e300  # a squared error stays a finite number
+_MAX_ERROR = 1e300  # a squared error stays a finite number
 _ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What is known of all gold answers: their range where they are numbers, else the classes."""
+    """The range of all gold answers where they are numbers, else their classes."""
 
     low: float = 0.0
     high: float = 0.0
@@ -33,8 +33,11 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """`judge(cells, gold, scale)` is None for an answer that is none; `worst(gold, scale)` is its value then.
-    `aggregate` makes the metric of outcomes, given all gold answers by unit; None: the mean of the values."""
+    """A metric of a whole set of answers.
+
+    `judge(cells, gold, scale)` is None for an invalid answer, whose value is then `worst(gold, scale)`. `aggregate`
+    makes the metric of outcomes, given all gold answers by question; None: the mean of the values.
+    """
 
     judge: Callable[[Cells, str, Scale], Judged | None]
     worst: Callable[[str, Scale], float]
@@ -45,28 +48,31 @@ class Measure:
 def outcomes(
     measure: Measure, answers: Mapping[str, Cells], spoiled: set[str], gold: Mapping[str, str], scale: Scale
 ) -> list[Outcome]:
-    """One outcome per question of `gold`."""
-    found = []
+    """Return one outcome per question of `gold`."""
+    results = []
     for unit, truth in gold.items():
         cells = answers.get(unit, ())
-        judged = measure.judge(cells, truth, scale) if any(cell.strip() for cell in cells) else None
-        if judged:
-            kind, value, shown = judged
+        verdict = measure.judge(cells, truth, scale) if any(cell.strip() for cell in cells) else None
+        if verdict:
+            kind, value, text = verdict
         elif unit in spoiled:
-            kind, value, shown = (
+            kind, value, text = (
                 OutcomeKind.INVALID_FORMAT,
                 None,
                 "(answered twice, or the row does not fit the header)",
             )
         else:
-            shown = ", ".join(cells).strip(", ")
-            kind, value = (OutcomeKind.INVALID_FORMAT if shown else OutcomeKind.NO_ANSWER), None
-        found.append(Outcome(unit, kind, measure.worst(truth, scale) if value is None else value, shown[:SHOWN]))
-    return found
+            text = ", ".join(cells).strip(", ")
+            kind, value = (OutcomeKind.INVALID_FORMAT if text else OutcomeKind.NO_ANSWER), None
+        results.append(Outcome(unit, kind, measure.worst(truth, scale) if value is None else value, text[:SHOWN]))
+    return results
 
 
 def scale_of(measure: Measure, gold: Iterable[str], choices: Sequence[str]) -> Scale:
-    """Of all gold answers of a task, asked or not. `choices`: the classes in their order, where the task names them."""
+    """Return the scale of all gold answers of a task, answered or not.
+
+    `choices`: the classes in their order, where the task names them.
+    """
     if measure.numbers:
         numbers = [float(text) for text in gold]
         return Scale(min(numbers), max(numbers))
@@ -74,7 +80,7 @@ def scale_of(measure: Measure, gold: Iterable[str], choices: Sequence[str]) -> S
 
 
 def fault(name: str, gold: str) -> str:
-    """Why the metric cannot take this gold answer; empty where it can."""
+    """Return why the metric cannot take this gold answer; empty where it can."""
     if not MEASURES[name].numbers:
         return ""
     number = finite(gold)
@@ -86,14 +92,14 @@ def fault(name: str, gold: str) -> str:
 
 
 def _distance(error: Callable[[float, float], float | None]) -> Measure:
-    """A metric of numbers: the mean of `error(given, gold)`, None where there is none."""
+    """Return a metric of numbers: the mean of `error(answer, gold)`, which is None where it is undefined."""
 
     def judge(cells: Cells, gold: str, scale: Scale) -> Judged | None:
         number = finite(cells[0])
         value = None if number is None else error(number, float(gold))
         if value is None:
             return None
-        return (OutcomeKind.PARTIAL if value else OutcomeKind.CORRECT), min(value, _MOST), cells[0].strip()
+        return (OutcomeKind.PARTIAL if value else OutcomeKind.CORRECT), min(value, _MAX_ERROR), cells[0].strip()
 
     def worst(gold: str, scale: Scale) -> float:
         ends = (error(end, float(gold)) for end in (scale.low, scale.high))
@@ -102,25 +108,28 @@ def _distance(error: Callable[[float, float], float | None]) -> Measure:
     return Measure(judge, worst, None, numbers=True)
 
 
-def _squared(given: float, gold: float) -> float:
-    return (given - gold) * (given - gold)
+def _squared(answer: float, gold: float) -> float:
+    return (answer - gold) * (answer - gold)
 
 
-def _squared_log(given: float, gold: float) -> float | None:
-    return _squared(math.log1p(given), math.log1p(gold)) if given > -1 else None
+def _squared_log(answer: float, gold: float) -> float | None:
+    return _squared(math.log1p(answer), math.log1p(gold)) if answer > -1 else None
 
 
 def _root(measure: Measure) -> Measure:
-    def root_of_mean(found: Sequence[Outcome]) -> float:
-        return math.sqrt(fmean(outcome.value for outcome in found))
+    def root_of_mean(results: Sequence[Outcome]) -> float:
+        return math.sqrt(fmean(outcome.value for outcome in results))
 
     return Measure(measure.judge, measure.worst, lambda gold: root_of_mean, measure.numbers)
 
 
 def _log_loss(cells: Cells, gold: str, scale: Scale) -> Judged | None:
-    """Cells are probabilities of scale.classes, which add up to 1 (within what numpy's isclose allows for 1e-6)."""
-    given = [finite(cell) for cell in cells]
-    shares = [share for share in given if share is not None and 0 <= share <= 1]
+    """Return the log loss of probabilities of scale.classes.
+
+    They must add up to 1 (within what numpy's isclose allows for 1e-6).
+    """
+    numbers = [finite(cell) for cell in cells]
+    shares = [share for share in numbers if share is not None and 0 <= share <= 1]
     if len(shares) != len(scale.classes) or abs(sum(shares) - 1) > 1.1e-5:
         return None
     right, best = shares[scale.classes.index(gold)], max(range(len(shares)), key=shares.__getitem__)
@@ -130,7 +139,7 @@ def _log_loss(cells: Cells, gold: str, scale: Scale) -> Judged | None:
 
 
 def _rating(cells: Cells, gold: str, scale: Scale) -> Judged | None:
-    """A whole number within the range of gold. The value is 1 less the squared share of the range that it is off."""
+    """Score a whole number within the range of gold: 1 less the squared share of the range that it is off."""
     number = finite(cells[0])
     if number is None or not number.is_integer() or not scale.low <= number <= scale.high:
         return None
@@ -140,14 +149,16 @@ def _rating(cells: Cells, gold: str, scale: Scale) -> Judged | None:
 
 
 def _farthest(gold: str, scale: Scale) -> float:
-    """The value of the rating that is farthest off."""
+    """Return the value of the rating that is farthest off."""
     off = max(float(gold) - scale.low, scale.high - float(gold)) / (scale.high - scale.low or 1.0)
     return 1 - off * off
 
 
 def _kappa(gold: Mapping[str, str]) -> Aggregate:
-    """Cohen's kappa with quadratic weights: 1 less the squared error over that expected by chance; 0 where the latter
-    is 0. No valid answer: as far off as a rating can be."""
+    """Return Cohen's kappa with quadratic weights: 1 less the squared error over that expected by chance.
+
+    It is 0 where the latter is 0. An invalid answer counts as the rating that is farthest off.
+    """
     truth_of = {unit: float(text) for unit, text in gold.items()}
     low, high = min(truth_of.values()), max(truth_of.values())
 
@@ -156,36 +167,39 @@ def _kappa(gold: Mapping[str, str]) -> Aggregate:
             return float(outcome.prediction)
         return low if truth - low > high - truth else high
 
-    def kappa(found: Sequence[Outcome]) -> float:
-        truths = [truth_of[outcome.unit] for outcome in found]
-        given = [rating(outcome, truth) for outcome, truth in zip(found, truths, strict=True)]
-        centre, other = fmean(truths), fmean(given)
-        spread = fmean((truth - centre) ** 2 for truth in truths) + fmean((value - other) ** 2 for value in given)
+    def kappa(results: Sequence[Outcome]) -> float:
+        truths = [truth_of[outcome.unit] for outcome in results]
+        answers = [rating(outcome, truth) for outcome, truth in zip(results, truths, strict=True)]
+        centre, other = fmean(truths), fmean(answers)
+        spread = fmean((truth - centre) ** 2 for truth in truths) + fmean((value - other) ** 2 for value in answers)
         chance = spread + (centre - other) ** 2
-        error = fmean((value - truth) ** 2 for value, truth in zip(given, truths, strict=True))
+        error = fmean((value - truth) ** 2 for value, truth in zip(answers, truths, strict=True))
         return 1 - error / chance if chance else 0.0
 
     return kappa
 
 
 def _class(cells: Cells, gold: str, scale: Scale) -> Judged | None:
-    given = cells[0].strip()
-    if given not in scale.classes:
+    answer = cells[0].strip()
+    if answer not in scale.classes:
         return None
-    return (OutcomeKind.CORRECT, 1.0, given) if given == gold else (OutcomeKind.WRONG, 0.0, given)
+    return (OutcomeKind.CORRECT, 1.0, answer) if answer == gold else (OutcomeKind.WRONG, 0.0, answer)
 
 
 def _macro_f1(gold: Mapping[str, str]) -> Aggregate:
-    """The mean over classes (asked, or answered) of 2 TP / (2 TP + FP + FN). A question without an answer counts as
-    answered wrongly with each other class: with none, silence would be better than a wrong answer."""
+    """Return the mean over classes (in gold, or answered) of 2 TP / (2 TP + FP + FN).
 
-    def macro_f1(found: Sequence[Outcome]) -> float:
-        asked = Counter(gold[outcome.unit] for outcome in found)
-        given = Counter(outcome.prediction for outcome in found if outcome.kind in _ANSWERED)
-        right = Counter(outcome.prediction for outcome in found if outcome.kind is OutcomeKind.CORRECT)
-        silent = Counter(gold[outcome.unit] for outcome in found if outcome.kind not in _ANSWERED)
-        wrongly = {name: silent.total() - silent[name] for name in asked.keys() | given.keys()}
-        return fmean(2 * right[name] / (asked[name] + given[name] + more) for name, more in wrongly.items())
+    A question without an answer counts as answered wrongly with each other class: otherwise no answer would be better
+    than a wrong one.
+    """
+
+    def macro_f1(results: Sequence[Outcome]) -> float:
+        expected = Counter(gold[outcome.unit] for outcome in results)
+        answered = Counter(outcome.prediction for outcome in results if outcome.kind in _ANSWERED)
+        right = Counter(outcome.prediction for outcome in results if outcome.kind is OutcomeKind.CORRECT)
+        silent = Counter(gold[outcome.unit] for outcome in results if outcome.kind not in _ANSWERED)
+        wrongly = {name: silent.total() - silent[name] for name in expected.keys() | answered.keys()}
+        return fmean(2 * right[name] / (expected[name] + answered[name] + more) for name, more in wrongly.items())
 
     return macro_f1
 
@@ -193,7 +207,7 @@ def _macro_f1(gold: Mapping[str, str]) -> Aggregate:
 MEASURES = {
     "rmse": _root(_distance(_squared)),
     "rmsle": _root(_distance(_squared_log)),
-    "mae": _distance(lambda given, gold: abs(given - gold)),
+    "mae": _distance(lambda answer, gold: abs(answer - gold)),
     "log_loss": Measure(_log_loss, lambda gold, scale: -math.log(_EPSILON), None, numbers=False),
     "quadratic_kappa": Measure(_rating, _farthest, _kappa, numbers=True),
     "macro_f1": Measure(_class, lambda gold, scale: 0.0, _macro_f1, numbers=False),

@@ -1,4 +1,4 @@
-"""Reads a hostile CSV submission: streamed, in bounded memory, never more than one answer for a question.
+"""Readers of a hostile CSV submission: streamed, in bounded memory, never more than one answer for a question.
 
 Forgiven: a byte order mark, UTF-16, CRLF or CR line ends, NULs, invalid UTF-8 (the cell then matches nothing), extra
 columns, any order of rows, unknown ids. Not forgiven: an id twice, rows that do not fit the header, an unclear header.
@@ -20,20 +20,21 @@ class UnreadableError(Exception):
 
 
 def read_answers(
-    path: Path, id_column: str, answer_column: str, asked: Container[str], most_rows: int, most_bytes: int
+    path: Path, id_column: str, answer_column: str, ids: Container[str], most_rows: int, most_bytes: int
 ) -> tuple[dict[str, str], set[str]]:
-    """(answers by id, ids that are spoiled). Only ids in `asked` occur; a spoiled one is never among the answers.
+    """Return (answers by id, ids that are spoiled).
 
-    Raises FileNotFoundError when there is no file, UnreadableError when nothing in it can count.
+    Ids that are not in `ids` are ignored; a spoiled id is never among the answers. Raises FileNotFoundError when
+    there is no file, UnreadableError when nothing in it can count.
     """
-    cells, spoiled = read_cells(path, id_column, [answer_column], asked, most_rows, most_bytes)
+    cells, spoiled = read_cells(path, id_column, [answer_column], ids, most_rows, most_bytes)
     return {unit: answer for unit, (answer,) in cells.items()}, spoiled
 
 
 def read_cells(
-    path: Path, id_column: str, columns: Sequence[str], asked: Container[str], most_rows: int, most_bytes: int
+    path: Path, id_column: str, columns: Sequence[str], ids: Container[str], most_rows: int, most_bytes: int
 ) -> tuple[dict[str, tuple[str, ...]], set[str]]:
-    """As `read_answers`, for answers of several columns."""
+    """Return what `read_answers` returns, for answers of several columns."""
     answers: dict[str, tuple[str, ...]] = {}
     spoiled: set[str] = set()
     with path.open("rb") as raw:
@@ -43,23 +44,23 @@ def read_cells(
         with io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline="") as stream:
             rows = _rows(stream, 50 * most_rows)
             header = next(rows, None) or []
-            place, *wanted = (_column(header, name) for name in (id_column, *columns))
+            id_index, *cell_indices = (_column(header, name) for name in (id_column, *columns))
             for number, row in enumerate(rows):
                 if number >= most_rows:
                     raise UnreadableError(f"more than {most_rows} rows")
-                unit = row[place].strip() if len(row) > place else ""
-                if unit not in asked:
+                unit = row[id_index].strip() if len(row) > id_index else ""
+                if unit not in ids:
                     continue
                 if unit in answers or unit in spoiled or not _fits(row, header):
                     answers.pop(unit, None)
                     spoiled.add(unit)
                 else:
-                    answers[unit] = tuple(row[at] for at in wanted)
+                    answers[unit] = tuple(row[index] for index in cell_indices)
     return answers, spoiled
 
 
 def _rows(stream: TextIO, most_lines: int) -> Iterator[list[str]]:
-    """Rows that are not empty. What the csv module cannot take counts as an empty row."""
+    """Yield rows that are not empty. A row that the csv module cannot parse counts as empty."""
     csv.field_size_limit(LINE)
     reader = csv.reader(_lines(stream, most_lines))
     while True:
@@ -73,13 +74,16 @@ def _rows(stream: TextIO, most_lines: int) -> Iterator[list[str]]:
             yield row
 
 
-def _lines(stream: TextIO, most: int) -> Iterator[str]:
-    """Without NULs, over-long lines cut. A cell may hold line breaks, so there may be more lines than rows."""
-    left = most
+def _lines(stream: TextIO, limit: int) -> Iterator[str]:
+    """Yield lines without NULs, over-long ones cut.
+
+    A cell may hold line breaks, so there may be more lines than rows.
+    """
+    remaining = limit
     while line := stream.readline(LINE):
-        left -= 1
-        if left < 0:
-            raise UnreadableError(f"more than {most} lines")
+        remaining -= 1
+        if remaining < 0:
+            raise UnreadableError(f"more than {limit} lines")
         rest = line
         while len(rest) == LINE and not rest.endswith(("\n", "\r")):
             rest = stream.readline(LINE)
@@ -87,13 +91,13 @@ def _lines(stream: TextIO, most: int) -> Iterator[str]:
 
 
 def _fits(row: list[str], header: list[str]) -> bool:
-    """As many cells as the header; empty ones beyond it are forgiven."""
+    """Return True when the row has as many cells as the header, or more that are empty."""
     return len(row) >= len(header) and not any(row[len(header) :])
 
 
 def _column(header: list[str], name: str) -> int:
-    places = [place for place, cell in enumerate(header) if cell.strip() == name]
-    if len(places) != 1:
-        found = ", ".join(header)[:100] or "an empty file"
-        raise UnreadableError(f"its first row must name column {name!r} once; it is: {found}")
-    return places[0]
+    indices = [index for index, cell in enumerate(header) if cell.strip() == name]
+    if len(indices) != 1:
+        header_text = ", ".join(header)[:100] or "an empty file"
+        raise UnreadableError(f"its first row must name column {name!r} once; it is: {header_text}")
+    return indices[0]

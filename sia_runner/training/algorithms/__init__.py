@@ -1,4 +1,7 @@
-"""One short module per algorithm. Each has KIND and create(algorithm); a new one needs one line here."""
+"""The registry of algorithms: one module each, with KIND and create(algorithm).
+
+A new algorithm needs one line here.
+"""
 
 from importlib import import_module
 from typing import Any
@@ -18,12 +21,12 @@ MODULES = {
 
 
 def online(algorithm: Algorithm) -> Online:
-    """The algorithm for the online driver. Raises TrainingError where it is offline, or its options are wrong."""
+    """Return the algorithm for the online driver. Raises TrainingError if it is offline, or its options are wrong."""
     return _create(algorithm, "online")
 
 
 def offline(algorithm: Algorithm) -> Offline:
-    """The algorithm for the offline driver. Raises TrainingError where it is online, or its options are wrong."""
+    """Return the algorithm for the offline driver. Raises TrainingError if it is online, or its options are wrong."""
     return _create(algorithm, "offline")
 
 

@@ -11,14 +11,17 @@ from sia_runner.records import Trajectory
 from sia_runner.schema.training import Algorithm, NotNegative
 from sia_runner.training.algorithms.options import STRICT, read
 from sia_runner.training.algorithms.protocol import Preference
-from sia_runner.training.batch import by_question, length, reward_of
+from sia_runner.training.batch import length
 from sia_runner.training.protocol import TrainingError
+from sia_runner.training.shape import by_question, reward_of
 
 KIND = "offline"
 
 
 @checked(frozen=True, config=STRICT)
 class Options:
+    """The options of DPO."""
+
     loss: Literal["sigmoid", "ipo"] = "sigmoid"  # ipo: Azar et al. 2023, bounded where preferences are certain
     margin: NotNegative = 0.0  # the chosen reward has to exceed the rejected one by more than this
     pairs: Annotated[int, Field(ge=1)] = 2  # at most, of one question
@@ -28,6 +31,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Dpo:
+    """DPO on pairs of trajectories of one question."""
+
     margin: float
     pairs: int
     rounds: int
@@ -36,6 +41,7 @@ class Dpo:
     trainer: str = "dpo"
 
     def select(self, trajectories: Sequence[Trajectory], max_length: int) -> list[Preference]:
+        """Return preference pairs, each at the first call where two trajectories differ."""
         chosen: list[Preference] = []
         for group in by_question(trajectories).values():
             forks = (fork(better, worse, max_length) for better, worse in self._ranked(group))
@@ -43,9 +49,11 @@ class Dpo:
         return list(dict.fromkeys(chosen))
 
     def _ranked(self, group: Sequence[Trajectory]) -> list[tuple[Trajectory, Trajectory]]:
-        """Pairs by distance from the ends of the ranking: best against worst first, then their neighbours, so that few
-        pairs already use many trajectories."""
-        ranking = sorted(group, key=lambda one: (-reward_of(one), one.sample))
+        """Return pairs by distance from the ends of the ranking.
+
+        Best against worst comes first, then their neighbours, so that few pairs already use many trajectories.
+        """
+        ranking = sorted(group, key=lambda trajectory: (-reward_of(trajectory), trajectory.sample))
         ends = [
             (i + j, i, better, worse) for i, better in enumerate(ranking) for j, worse in enumerate(reversed(ranking))
         ]
@@ -54,20 +62,31 @@ class Dpo:
 
 
 def fork(better: Trajectory, worse: Trajectory, max_length: int) -> Preference | None:
-    """The first call where both were asked the same and answered differently: a preference is between completions of
-    one prompt, and after the fork the prompts differ. None where there is no such call, or it is too long."""
-    for one, other in zip(better.calls, worse.calls, strict=False):
-        if one.prompt_ids != other.prompt_ids:
+    """Return a preference at the first call where two trajectories differ, or None.
+
+    A preference is between completions of one prompt, and after that call the prompts differ. None if there is no such
+    call, or it is too long.
+    """
+    for call, other_call in zip(better.calls, worse.calls, strict=False):
+        if call.prompt_ids != other_call.prompt_ids:
             return None
-        if one.completion_ids != other.completion_ids:
-            fits = max(length(one), length(other)) <= max_length
-            said = one.completion_ids and other.completion_ids
-            return Preference(one.prompt_ids, one.completion_ids, other.completion_ids) if fits and said else None
+        if call.completion_ids != other_call.completion_ids:
+            fits = max(length(call), length(other_call)) <= max_length
+            answered = call.completion_ids and other_call.completion_ids
+            return (
+                Preference(call.prompt_ids, call.completion_ids, other_call.completion_ids)
+                if fits and answered
+                else None
+            )
     return None
 
 
 def create(algorithm: Algorithm) -> Dpo:
-    """`kl` is DPO's beta: both are the weight of the KL to the base in the objective that DPO solves (equation 3)."""
+    """Create the algorithm from its configuration; `kl` is DPO's beta.
+
+    Both are the weight of the KL to the base in the objective that DPO solves (equation 3). Raises TrainingError for
+    wrong options.
+    """
     options = read(Options, algorithm)
     if not algorithm.kl:
         raise TrainingError("algorithm=dpo needs kl above 0 (DPO's beta); given: 0")

@@ -1,5 +1,7 @@
-"""Entropic advantages with an adaptive temperature (TTT-Discover, arXiv 2601.16175): the objective is
-log E[exp(beta r)], which weights a rare high reward more than many middling ones."""
+"""Entropic advantages with an adaptive temperature (TTT-Discover, arXiv 2601.16175).
+
+The objective is log E[exp(beta r)], which weights a rare high reward more than many middling ones.
+"""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +15,9 @@ from sia_runner.schema.training import Algorithm
 from sia_runner.training.algorithms.groups import compare
 from sia_runner.training.algorithms.options import STRICT, policy_loss, read
 from sia_runner.training.algorithms.protocol import Loss, Signal
-from sia_runner.training.batch import Batch, Floats
+from sia_runner.training.batch import Batch
 from sia_runner.training.protocol import TrainingError
+from sia_runner.training.shape import Floats
 
 KIND = "online"
 # With K = 2 the KL of a single winner reaches ln 2 only in the limit: beta runs to its cap and the advantage to 1e12.
@@ -26,25 +29,30 @@ HALVINGS = 100
 
 @checked(frozen=True, config=STRICT)
 class Options:
-    pass
+    """The options of the entropic objective: there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entropic:
+    """The entropic objective with an adaptive temperature."""
+
     loss: Loss
     critic: None = None
 
     def advantages(self, batch: Batch, value_bt: NDArray[Any] | None = None) -> Signal:
-        """Groups of equal rewards, or of fewer than 4 trajectories after failures, are left out of the step."""
+        """Return entropic advantages.
+
+        Groups of equal rewards, or of fewer than 4 trajectories after failures, are excluded from the step.
+        """
         advantage_n, signal_n = compare(batch, entropic, LEAST)
-        return Signal(batch.spread(advantage_n), signal_n[batch.trajectory_b])
+        return Signal(batch.broadcast(advantage_n), signal_n[batch.trajectory_b])
 
 
 def entropic(reward_g: Floats) -> Floats:
-    """A_i = e_i / (Z_i + 1e-12) - 1 with e_i = exp(beta (r_i - max r)) and Z_i the mean of the other e. Float64.
+    """Return A_i = e_i / (Z_i + 1e-12) - 1 in float64. Raises TrainingError for K < 4.
 
-    The KL bound keeps A finite: a single winner has at most 11.9 with K = 4 and 27.8 with K = 64; winners that share
-    the best reward have at most K - 2. Raises TrainingError for K < 4.
+    e_i = exp(beta (r_i - max r)), and Z_i is the mean of the other e. The KL bound keeps A finite: a single winner has
+    at most 11.9 with K = 4 and 27.8 with K = 64; winners that share the best reward have at most K - 2.
     """
     count = len(reward_g)
     if count < LEAST:
@@ -56,10 +64,10 @@ def entropic(reward_g: Floats) -> Floats:
 
 
 def temperature(gap_g: Floats) -> float:
-    """beta with KL(q || uniform) = ln 2 for q proportional to exp(beta r): doubled from 1 until the KL is reached, then
-    bisected. 1e6 where it cannot be reached (half of the group or more share the best reward) or only beyond.
+    """Return beta with KL(q to uniform) = ln 2, for q proportional to exp(beta r).
 
-    `gap_g`: rewards minus their maximum.
+    beta is doubled from 1 until the KL is reached, then bisected. It is 1e6 if the KL cannot be reached (half of the
+    group or more share the best reward) or only beyond that. `gap_g`: rewards minus their maximum.
     """
     low, high = 0.0, 1.0
     while kl_to_uniform(high * gap_g) < TARGET:
@@ -73,12 +81,13 @@ def temperature(gap_g: Floats) -> float:
 
 
 def kl_to_uniform(logit_g: Floats) -> float:
-    """KL(softmax(logits) || uniform) in nats; the largest logit has to be 0."""
+    """Return KL(softmax(logits) to uniform) in nats; the largest logit has to be 0."""
     e_g = np.exp(logit_g)
     q_g = e_g / e_g.sum()
     return float((q_g * logit_g).sum() - math.log(e_g.sum()) + math.log(len(logit_g)))
 
 
 def create(algorithm: Algorithm) -> Entropic:
+    """Create the algorithm from its configuration. Raises TrainingError for wrong options."""
     read(Options, algorithm)
     return Entropic(policy_loss(algorithm))

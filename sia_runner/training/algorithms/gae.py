@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438), through all calls of a trajectory."""
+"""Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438), over all calls of a trajectory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,11 @@ from sia_runner.training.batch import Batch
 
 
 def gae(reward_bt: Any, value_bt: Any, mask_bt: Any, gamma: float, lam: float) -> tuple[Any, Any]:
-    """Advantages and returns (advantage + value: the value head's targets), torch tensors of shape (b, t).
+    """Return advantages and returns (advantage + value: the critic's targets), torch tensors of shape (b, t).
 
     A_t = sum_k (gamma lam)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t (equations 11 and 16); V = 0 after the
-    last token. Positions outside the mask (padding, tokens that the policy did not draw) are passed over wherever they
-    are: they have advantage and return 0, and take no step of the discount.
+    last token. Positions outside the mask (padding, tokens that the policy did not sample) are skipped: they have
+    advantage and return 0, and take no step of the discount.
     """
     import torch
 
@@ -22,17 +22,17 @@ def gae(reward_bt: Any, value_bt: Any, mask_bt: Any, gamma: float, lam: float) -
     next_value_b = torch.zeros_like(value_bt[:, 0])
     running_b = torch.zeros_like(next_value_b)
     for t in reversed(range(value_bt.shape[1])):
-        drawn_b = mask_bt[:, t].bool()
+        token_b = mask_bt[:, t].bool()
         delta_b = reward_bt[:, t] + gamma * next_value_b - value_bt[:, t]
-        running_b = torch.where(drawn_b, delta_b + gamma * lam * running_b, running_b)
-        next_value_b = torch.where(drawn_b, value_bt[:, t], next_value_b)
-        advantage_bt[:, t] = torch.where(drawn_b, running_b, 0.0)
+        running_b = torch.where(token_b, delta_b + gamma * lam * running_b, running_b)
+        next_value_b = torch.where(token_b, value_bt[:, t], next_value_b)
+        advantage_bt[:, t] = torch.where(token_b, running_b, 0.0)
     return advantage_bt, torch.where(mask_bt.bool(), advantage_bt + value_bt, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Puts the rows of a trajectory one after another, so that value flows from a call back to the one before."""
+    """The rows of a trajectory concatenated, so that value flows from a call back to the one before."""
 
     trajectory_b: NDArray[np.intp]  # renumbered: only trajectories that have rows
     step_b: NDArray[np.intp]
@@ -40,11 +40,12 @@ class Chain:
 
     @staticmethod
     def of(batch: Batch) -> "Chain":
+        """Return the chain of a batch."""
         present, trajectory_b = np.unique(batch.trajectory_b, return_inverse=True)
         return Chain(trajectory_b, batch.step_b, batch.reward_n[present])
 
     def join(self, array_bt: NDArray[Any]) -> NDArray[Any]:
-        """(rows, tokens) to (trajectories, calls * tokens), zeros where a trajectory has fewer calls."""
+        """Reshape (rows, tokens) to (trajectories, calls * tokens), zeros where a trajectory has fewer calls."""
         tokens = array_bt.shape[1]
         calls = int(self.step_b.max(initial=0)) + 1
         joined = np.zeros((len(self.reward_n), calls, tokens), dtype=array_bt.dtype)
@@ -52,6 +53,6 @@ class Chain:
         return joined.reshape(len(self.reward_n), calls * tokens)
 
     def split(self, array_nt: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of join."""
+        """Reverse `join`."""
         calls = int(self.step_b.max(initial=0)) + 1
         return array_nt.reshape(len(self.reward_n), calls, -1)[self.trajectory_b, self.step_b]

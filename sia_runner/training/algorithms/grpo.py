@@ -12,8 +12,9 @@ from sia_runner.schema.training import Algorithm
 from sia_runner.training.algorithms.groups import compare
 from sia_runner.training.algorithms.options import STRICT, policy_loss, read
 from sia_runner.training.algorithms.protocol import Loss, Signal
-from sia_runner.training.batch import Batch, Floats
+from sia_runner.training.batch import Batch
 from sia_runner.training.protocol import TrainingError
+from sia_runner.training.shape import Floats
 
 KIND = "online"
 EPSILON = 1e-4  # TRL's, added to the standard deviation
@@ -26,6 +27,8 @@ CISPO_MAX = 5.0  # CISPO bounds the ratio itself, not its distance from 1 (Khatr
 
 @checked(frozen=True, config=STRICT)
 class Options:
+    """The options of GRPO and its variants."""
+
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "dapo"
     importance_level: Literal["token", "sequence"] = "token"  # sequence: GSPO
     scale: Literal["group", "batch", "none"] = "group"  # standard deviation to divide by; none: Dr. GRPO
@@ -35,29 +38,36 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Grpo:
+    """GRPO; its advantages compare the trajectories of a group."""
+
     loss: Loss
     scale: str
     critic: None = None
 
     def advantages(self, batch: Batch, value_bt: NDArray[Any] | None = None) -> Signal:
-        """Groups without a signal stay in the step with advantage 0, as in TRL: they count in the loss's mean, and in
-        its KL term."""
+        """Return advantages within groups, divided by the group's or the batch's deviation.
+
+        Groups without a signal stay in the step with advantage 0, as in TRL: they count in the loss's mean, and in its
+        KL term.
+        """
         advantage_n, signal_n = compare(batch, normalised if self.scale == "group" else centred)
         if self.scale == "batch" and signal_n.any():
             advantage_n = advantage_n / (batch.reward_n.std(ddof=1) + EPSILON)
-        return Signal(batch.spread(advantage_n), np.ones(len(batch.rows), dtype=np.bool_))
+        return Signal(batch.broadcast(advantage_n), np.ones(len(batch.rows), dtype=np.bool_))
 
 
 def centred(reward_g: Floats) -> Floats:
+    """Return rewards minus their mean."""
     return reward_g - reward_g.mean()
 
 
 def normalised(reward_g: Floats) -> Floats:
-    """(r - mean) / (standard deviation + 1e-4), the deviation with G - 1 in its denominator, as TRL has it."""
+    """Return (r - mean) / (standard deviation + 1e-4), with G - 1 in the deviation's denominator, as in TRL."""
     return centred(reward_g) / (reward_g.std(ddof=1) + EPSILON)
 
 
 def create(algorithm: Algorithm) -> Grpo:
+    """Create the algorithm from its configuration. Raises TrainingError for wrong options."""
     options = read(Options, algorithm)
     levels = LEVELS.get(options.loss, ("token",))
     if options.importance_level not in levels:

@@ -1,4 +1,4 @@
-"""An algorithm's own options, checked; and what all online algorithms take from the common settings."""
+"""The options of an algorithm, validated, and the policy loss that online algorithms share."""
 
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -9,18 +9,20 @@ from sia_runner.schema.training import Algorithm
 from sia_runner.training.algorithms.protocol import Loss
 from sia_runner.training.protocol import TrainingError
 
-STRICT = ConfigDict(extra="forbid", strict=True)  # "3" is no number here either
+STRICT = ConfigDict(extra="forbid", strict=True)  # strict: "3" is not a number
 Schema = TypeVar("Schema")
 
 
 def read(schema: type[Schema], algorithm: Algorithm) -> Schema:
-    """`algorithm.options` as `schema`, a frozen pydantic dataclass. Raises TrainingError for a key that it does not
-    have, or a value out of bounds."""
+    """Return `algorithm.options` as `schema`, a frozen pydantic dataclass.
+
+    Raises TrainingError for an unknown key, or a value out of bounds.
+    """
     allowed = [field.name for field in fields(schema)]  # pyright: ignore[reportArgumentType]
     unknown = sorted(set(algorithm.options) - set(allowed))
     if unknown:
-        known = f"allowed: {', '.join(allowed)}" if allowed else "it has none"
-        raise TrainingError(f"algorithm={algorithm.algorithm} has no option {unknown[0]!r}; {known}")
+        remedy = f"allowed: {', '.join(allowed)}" if allowed else "it has none"
+        raise TrainingError(f"algorithm={algorithm.algorithm} has no option {unknown[0]!r}; {remedy}")
     try:
         return schema(**algorithm.options)
     except ValidationError as error:
@@ -34,8 +36,11 @@ def policy_loss(
     iterations: int = 1,
     epsilon_high: float | None = None,
 ) -> Loss:
-    """The clipped policy loss. The default, DAPO's, divides by the tokens of the whole step: a constant, so long
-    completions are not favoured, and slicing the step over micro-batches or processes changes nothing."""
+    """Return the clipped policy loss.
+
+    The default, DAPO's, divides by the tokens of the whole step: a constant, so long completions are not favoured, and
+    slicing the step over micro-batches or processes changes nothing.
+    """
     clip = algorithm.clip
     assert clip is not None  # noqa: S101 - checked by the schema: online
     return Loss(loss_type, clip, epsilon_high or clip, algorithm.kl, importance_level, iterations)

@@ -1,4 +1,4 @@
-"""What the two drivers know of an algorithm. They know none by name."""
+"""The interfaces of algorithms to the two drivers, which know no algorithm by name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sia_runner.training.batch import Batch, Bools
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """The policy loss, in the words of TRL's GRPOConfig.
+    """The policy loss, in terms of TRL's GRPOConfig.
 
     TRL adds `beta` times its per-token estimate of the KL to the reference model, which has to be the base.
     """
@@ -27,46 +27,51 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What each token of a batch is trained with. Axes as in Batch; 0 on padding."""
+    """The training signal of each token of a batch; axes as in Batch, 0 on padding."""
 
     advantage_bt: NDArray[Any]  # float32
-    used_b: Bools  # rows that belong into the step; the others have no signal and are to be left out of it
+    used_b: Bools  # rows that belong to the step; the others have no signal and are excluded
     return_bt: NDArray[Any] | None = None  # float32: targets of the critic; None without one
 
 
 class Critic(Protocol):
-    """How the value head is trained. The head itself is the driver's."""
+    """The training of the value head; the driver owns the head itself."""
 
     @property
     def coefficient(self) -> float:
-        """Weight of the value loss beside the policy loss."""
+        """The weight of the value loss beside the policy loss."""
         ...
 
     def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any, tokens: float | None = None) -> Any:
-        """The value loss, a scalar tensor: a mean over tokens. `old_value_bt`: values when the batch was rolled out; no
-        gradient there. `tokens`: the divisor where these rows are a part of a step; None: the tokens in the mask."""
+        """Return the value loss, a scalar tensor: a mean over tokens.
+
+        `old_value_bt`: values when the batch was rolled out; no gradient there. `tokens`: the divisor where these rows
+        are a part of a step; None: the tokens in the mask.
+        """
         ...
 
 
 class Online(Protocol):
-    """Rollouts at each step; `advantages` turns their rewards into a signal."""
+    """An algorithm with rollouts at each step; `advantages` turns their rewards into a signal."""
 
     @property
-    def loss(self) -> Loss: ...
+    def loss(self) -> Loss:
+        """The policy loss."""
+        ...
 
     @property
     def critic(self) -> Critic | None:
-        """None: no value head is built, and `advantages` is called without values."""
+        """The critic; None: no value head is built, and `advantages` is called without values."""
         ...
 
     def advantages(self, batch: Batch, value_bt: NDArray[Any] | None = None) -> Signal:
-        """`value_bt`: the critic's value of the state in which each token was drawn, shape (rows, tokens)."""
+        """Return the signal. `value_bt`: the critic's value of each token's state, shape (rows, tokens)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of supervised training; the loss is on the completion only."""
+    """A row of supervised training; the loss is on the completion only."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
@@ -74,7 +79,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """One row of preference training: two completions of the same prompt."""
+    """A row of preference training: two completions of the same prompt."""
 
     prompt_ids: tuple[int, ...]
     chosen_ids: tuple[int, ...]
@@ -82,29 +87,31 @@ class Preference:
 
 
 class Offline(Protocol):
-    """A fixed set of trajectories; `select` makes training rows of it."""
+    """An algorithm with a fixed set of trajectories; `select` makes training rows of it."""
 
     @property
     def trainer(self) -> str:
-        """`sft`: rows are Examples; `dpo`: rows are Preferences."""
+        """The kind of trainer, `sft` (rows are Examples) or `dpo` (rows are Preferences)."""
         ...
 
     @property
     def rounds(self) -> int:
-        """How often rollouts are made afresh; the algorithm's steps are divided among them."""
+        """The number of rollout rounds; the algorithm's steps are divided among them."""
         ...
 
     @property
     def batch(self) -> int:
-        """Rows per optimizer step."""
+        """The number of rows per optimizer step."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Further fields of TRL's SFTConfig or DPOConfig."""
+        """The further fields of TRL's SFTConfig or DPOConfig."""
         ...
 
     def select(self, trajectories: Sequence[Trajectory], max_length: int) -> list[Example] | list[Preference]:
-        """Rows of at most `max_length` tokens, without duplicates, in an order that does not depend on the order of
-        arrival. Empty where no question has any difference in reward."""
+        """Return rows of at most `max_length` tokens, without duplicates.
+
+        Their order does not depend on the order of arrival. Empty if no question has any difference in reward.
+        """
         ...

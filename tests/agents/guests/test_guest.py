@@ -100,7 +100,7 @@ def test_its_turns_and_time_are_bounded_by_the_host_and_told_to_the_driver(conte
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_guest_has_a_driver_program_that_compiles(kind):
-    source = Path(sys.modules[Guest.__module__].__file__ or "").parent / "programs" / f"drive_{kind.name}.py"
+    source = Path(sys.modules[Guest.__module__].__file__ or "").parent / "guest_programs" / f"drive_{kind.name}.py"
     compile(source.read_text(), source.name, "exec")
 
 

@@ -19,7 +19,7 @@ def desk(**given) -> Desk:
         "workbench": Bench([]),
         "trials": 3,
         "questions": 4,
-        "room": 2000,
+        "answer_bytes": 2000,
         "first": False,
     }
     return Desk(**(facts | given))
@@ -50,7 +50,7 @@ def test_list_files_shows_both_folders_or_one():
 
 def test_a_long_list_is_cut_and_says_so():
     many = {f"trajectories/{n:04}.md": "" for n in range(1000)}
-    listed = call(desk(evidence=many, room=100_000), "list_files", folder="evidence")
+    listed = call(desk(evidence=many, answer_bytes=100_000), "list_files", folder="evidence")
     assert listed.endswith("… and 600 more; name a folder")
     assert len(call(desk(evidence=many), "list_files").encode()) <= 2000
 
@@ -130,7 +130,7 @@ def test_a_pattern_that_never_ends_is_cut_off(monkeypatch):
 
 
 def test_search_answers_are_bounded():
-    on = desk(evidence={"log.txt": "needle " * 300_000 + "\n" + "needle\n" * 1000}, room=60_000)
+    on = desk(evidence={"log.txt": "needle " * 300_000 + "\n" + "needle\n" * 1000}, answer_bytes=60_000)
     for regex in (False, True):
         answer = call(on, "search", pattern="needle", regex=regex)
         assert len(answer.splitlines()) == 101

@@ -76,7 +76,7 @@ def test_memory_is_bounded_and_the_oldest_go_first(engine, forwards, monkeypatch
     for prompt in ([*PROMPTS[0], 9], [*PROMPTS[0], 10], [*PROMPTS[0], 11], PROMPTS[0]):
         read(prefixes, engine, [prompt])
         assert prefixes._nbytes <= module._MOST
-        assert prefixes._nbytes == sum(kept.nbytes for kept in prefixes._kept.values())
+        assert prefixes._nbytes == sum(prefix.nbytes for prefix in prefixes._entries.values())
     assert forwards == [1, 1, 1, 1, 1], "the first had to go"
 
 

@@ -1,4 +1,4 @@
-"""Take a file out of the harness."""
+"""Deletes a file of the harness."""
 
 from pydantic import Field
 
@@ -8,14 +8,16 @@ from sia_runner.agents.llm.tools.base import Arguments, Tool
 
 
 class DeleteFile(Arguments):
+    """The arguments of `delete_file`."""
+
     path: str = Field(description="harness/...")
 
 
-def _run(desk: Desk, given: DeleteFile) -> str:
-    name = paths.writable(given.path)
+def _delete_file(desk: Desk, arguments: DeleteFile) -> str:
+    name = paths.writable(arguments.path)
     desk.text("harness", name)
     desk.draft.delete(name)
     return f"harness/{name} is deleted"
 
 
-TOOL = Tool("delete_file", "Delete a file of the harness.", DeleteFile, _run)
+DELETE_FILE = Tool("delete_file", "Delete a file of the harness.", DeleteFile, _delete_file)

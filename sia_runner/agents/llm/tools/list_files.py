@@ -1,4 +1,4 @@
-"""Names and sizes of files."""
+"""Lists names and sizes of files."""
 
 from pydantic import Field
 
@@ -9,14 +9,16 @@ _MOST = 400
 
 
 class ListFiles(Arguments):
+    """The arguments of `list_files`."""
+
     folder: str = Field("", description="evidence, harness, or a folder in one of them; empty: both")
 
 
-def _run(desk: Desk, given: ListFiles) -> str:
-    files = desk.under(given.folder)
+def _list_files(desk: Desk, arguments: ListFiles) -> str:
+    files = desk.under(arguments.folder)
     lines = [f"{path}  {len(text.encode(errors='replace'))} bytes" for path, text in files.items()]
     more = [f"… and {len(lines) - _MOST} more; name a folder"] if len(lines) > _MOST else []
     return "\n".join(lines[:_MOST] + more)
 
 
-TOOL = Tool("list_files", "List the files of evidence/ and harness/ with their sizes.", ListFiles, _run)
+LIST_FILES = Tool("list_files", "List the files of evidence/ and harness/ with their sizes.", ListFiles, _list_files)

@@ -1,4 +1,4 @@
-"""Propose the draft. Ends the loop when it is accepted; what is wrong with it is sent back."""
+"""Proposes the draft. The loop ends when it is accepted; otherwise the faults are sent back."""
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ _TEXT = 4000  # bytes
 
 
 class Submit(Arguments):
+    """The arguments of `submit`."""
+
     title: str = Field(min_length=1, description="the change in one short line")
     rationale: str = Field(min_length=1, description="what fails now, why, and how the change mends the cause")
     expected_effect: str = Field(
@@ -18,7 +20,7 @@ class Submit(Arguments):
     )
 
 
-def _run(desk: Desk, given: Submit) -> str:
+def _submit(desk: Desk, arguments: Submit) -> str:
     if not desk.first and not desk.draft.changed:
         instead = "change something, train_weights, or stop" if desk.weights else "change something, or stop"
         raise Refused(f"the draft is the parent's harness unchanged, which can only tie; {instead}")
@@ -28,20 +30,21 @@ def _run(desk: Desk, given: Submit) -> str:
     fault = desk.draft.fault()
     if fault:
         raise Refused(f"not accepted: {fault}")
-    desk.decision = Submitted(line(given.title), text(given.rationale), text(given.expected_effect))
+    desk.decision = Submitted(line(arguments.title), text(arguments.rationale), text(arguments.expected_effect))
     return "accepted"
 
 
-def line(given: str) -> str:
-    """As a title."""
-    single = " ".join(plain(given).split()) or "untitled"
+def line(message: str) -> str:
+    """Return the text as a title: one line, bounded."""
+    single = " ".join(plain(message).split()) or "untitled"
     return single if len(single) <= _TITLE else f"{single[: _TITLE - 1]}…"
 
 
-def text(given: str) -> str:
-    return clip(plain(given), _TEXT)
+def text(message: str) -> str:
+    """Return the text printable and bounded."""
+    return clip(plain(message), _TEXT)
 
 
-TOOL = Tool(
-    "submit", "Propose the draft in harness/ as this generation's candidate. This ends your work.", Submit, _run
+SUBMIT = Tool(
+    "submit", "Propose the draft in harness/ as this generation's candidate. This ends your work.", Submit, _submit
 )

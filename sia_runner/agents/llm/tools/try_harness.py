@@ -1,4 +1,4 @@
-"""Run the draft on a few dev questions, in the sandbox."""
+"""Runs the draft on a few dev questions in the sandbox."""
 
 import json
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ _EXAMPLES = 6
 
 
 class TryHarness(Arguments):
-    pass
+    """The arguments of `try_harness`: none."""
 
 
-def _run(desk: Desk, given: TryHarness) -> str:
-    del given
-    known = desk.known()
-    if known:
-        return f"These very files were tried before; not run again.\n{_told(desk, known.trial)}"
+def _try_harness(desk: Desk, arguments: TryHarness) -> str:
+    del arguments
+    earlier = desk.earlier_trial()
+    if earlier:
+        return f"These very files were tried before; not run again.\n{_told(desk, earlier.trial)}"
     if not desk.trials:
         raise Refused("no trials are left; submit the draft, or put back what was tried")
     fault = desk.draft.fault()
@@ -36,7 +36,7 @@ def _run(desk: Desk, given: TryHarness) -> str:
 
 
 def _told(desk: Desk, trial: Trial) -> str:
-    """What the model is shown of a trial: figures first, then failures, then what the program printed."""
+    """Return a trial as text: figures, then failures, then the program's output."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in trial.outcomes.items())
     parts = [f"failed: {trial.failure}"] if trial.failure else []
     if trial.n:
@@ -46,11 +46,14 @@ def _told(desk: Desk, trial: Trial) -> str:
         )
         parts.append(value + before)
     parts.append(f"{trial.seconds:.1f} s; outcomes: {kinds or 'none'}")
-    output = clip(trial.output, desk.room // 4)
+    output = clip(trial.output, desk.answer_bytes // 4)
     examples = [clip(_example(example), _EXAMPLE) for example in trial.examples[:_EXAMPLES]]
     if examples:
         parts.append(
-            clip("\n".join(["questions that were not fully right, with the right answer:", *examples]), desk.room // 2)
+            clip(
+                "\n".join(["questions that were not fully right, with the right answer:", *examples]),
+                desk.answer_bytes // 2,
+            )
         )
     if output.strip():
         parts.append(f"the end of what it printed:\n{output}")
@@ -61,10 +64,10 @@ def _example(example: Mapping[str, Any]) -> str:
     return json.dumps(dict(example), ensure_ascii=False, default=str)
 
 
-TOOL = Tool(
+TRY_HARNESS = Tool(
     "try_harness",
     "Run the draft as it is now on a few dev questions and see its value, its failures with the right answers, and "
     "what it printed. The number of trials is limited.",
     TryHarness,
-    _run,
+    _try_harness,
 )

@@ -1,6 +1,6 @@
-"""Claude Code, driven by claude-agent-sdk: its own tools and system prompt, our instructions."""
+"""Drives Claude Code with claude-agent-sdk: its own tools and system prompt, our instructions."""
 
-# Its package is an extra: where it is not installed, nothing of it can be checked.
+# Its package is an extra and may be missing where types are checked.
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 import asyncio
@@ -10,8 +10,8 @@ from claude_agent_sdk import ClaudeAgentOptions, ResultMessage, query
 from workspace import Workspace
 
 _TOOLS = ["Read", "Write", "Edit", "Glob", "Grep", "Bash"]
-# The gateway serves its one model whatever a request names; the name only tells Claude Code what it may ask for. Of a
-# model that it does not know it expects the newest features; of this one, nothing that others could not translate.
+# The gateway serves its one model under any name; the name only tells Claude Code which features it may use. With an
+# unknown model it uses the newest features; with this one, only those that can be translated for other models.
 _PLAIN = "claude-sonnet-4-5"
 
 
@@ -27,21 +27,21 @@ def _environment(space: Workspace) -> dict[str, str]:
 
 
 def _options(space: Workspace) -> ClaudeAgentOptions:
-    known = space.model.startswith("claude-")
+    is_claude = space.model.startswith("claude-")
     return ClaudeAgentOptions(
-        model=space.model if known else _PLAIN,
-        thinking=None if known else {"type": "disabled"},
+        model=space.model if is_claude else _PLAIN,
+        thinking=None if is_claude else {"type": "disabled"},
         cwd=space.work,
         add_dirs=[space.evidence],
         tools=_TOOLS,
         allowed_tools=_TOOLS,
-        permission_mode="dontAsk",  # what is not allowed above is refused: nobody is there to be asked
+        permission_mode="dontAsk",  # refuse all other tools: nobody can answer a question
         system_prompt={"type": "preset", "preset": "claude_code"},
         max_turns=space.turns,
-        setting_sources=[],  # a harness may hold a CLAUDE.md or hooks: they are text to it, not settings
+        setting_sources=[],  # a harness may contain a CLAUDE.md or hooks, which must not become settings
         strict_mcp_config=True,
         skills=[],
-        verbatim_prompts=True,  # an @ in it is no wish to have a file read in
+        verbatim_prompts=True,  # an @ in the prompt does not mean a file
         env=_environment(space),
     )
 
@@ -52,7 +52,7 @@ async def _work(space: Workspace) -> tuple[str, str]:
         async for message in query(prompt=space.prompt, options=_options(space)):
             result = message if isinstance(message, ResultMessage) else result
     except Exception:
-        if result is None:  # else that is the result's own error, which says more
+        if result is None:  # a result reports its own error in more detail
             raise
     if result is None:
         return "", "it ended without a result"
@@ -62,5 +62,5 @@ async def _work(space: Workspace) -> tuple[str, str]:
 
 
 def work(space: Workspace) -> tuple[str, str]:
-    """The agent's last words, and why it was cut short."""
+    """Run the agent. Return its last message and why it was cut short."""
     return asyncio.run(_work(space))

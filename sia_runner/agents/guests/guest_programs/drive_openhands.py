@@ -1,12 +1,12 @@
-"""An OpenHands agent with its file editor and its terminal."""
+"""Drives an OpenHands agent with its file editor and its terminal."""
 
-# Its package is an extra: where it is not installed, nothing of it can be checked.
+# Its package is an extra and may be missing where types are checked.
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 import os
 
 os.environ["OPENHANDS_SUPPRESS_BANNER"] = "1"  # both are read by the imports below
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it looks for the network
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it needs the network
 
 from openhands.sdk import LLM, Agent, Conversation, Tool
 from openhands.sdk.conversation.response_utils import get_agent_final_response
@@ -19,7 +19,7 @@ from workspace import Workspace
 
 def _agent(space: Workspace) -> Agent:
     model = LLM(
-        model=f"openai/{space.model}",  # litellm's word for whatever speaks OpenAI's chat completions
+        model=f"openai/{space.model}",  # litellm's prefix for any server of OpenAI's chat completions
         base_url=os.environ["OPENAI_BASE_URL"],
         api_key=os.environ["OPENAI_API_KEY"],
         num_retries=0,  # the gateway retries
@@ -33,7 +33,7 @@ def _agent(space: Workspace) -> Agent:
 
 
 def _pseudo_terminals() -> bool:
-    """Not every sandbox has them, and the terminal tool cannot do without; then the agent only edits files."""
+    """Return whether the sandbox has pseudo-terminals; without them the agent gets no terminal tool."""
     try:
         for end in os.openpty():
             os.close(end)
@@ -43,7 +43,7 @@ def _pseudo_terminals() -> bool:
 
 
 def work(space: Workspace) -> tuple[str, str]:
-    """The agent's last words, and why it was cut short."""
+    """Run the agent. Return its last message and why it was cut short."""
     conversation = Conversation(
         agent=_agent(space),
         workspace=os.fspath(space.work),

@@ -1,6 +1,6 @@
-"""A Pydantic AI agent with a handful of file tools and a shell."""
+"""Drives a Pydantic AI agent with a few file tools and a shell."""
 
-# Its package is an extra: where it is not installed, nothing of it can be checked.
+# Its package is an extra and may be missing where types are checked.
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 import os
@@ -28,8 +28,8 @@ _PATIENCE = 5  # calls of one tool that are refused in a row before the agent is
 
 def list_files(folder: str) -> str:
     """List the files below a folder with their sizes in bytes; 500 at most."""
-    found = (os.path.join(where, name) for where, _, names in os.walk(folder) for name in sorted(names))  # noqa: PTH118
-    lines = [f"{path} {os.lstat(path).st_size}" for path in islice(found, _LISTED)]
+    paths = (os.path.join(where, name) for where, _, names in os.walk(folder) for name in sorted(names))  # noqa: PTH118
+    lines = [f"{path} {os.lstat(path).st_size}" for path in islice(paths, _LISTED)]
     return "\n".join(lines) or f"no files in {folder}"
 
 
@@ -62,11 +62,11 @@ def run(command: str) -> str:
                 ["bash", "-c", command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 timeout=_SECONDS, check=False,
             )  # fmt: skip
-            said = f"exit code {done.returncode}"
+            result = f"exit code {done.returncode}"
         except subprocess.TimeoutExpired:
-            said = f"stopped after {_SECONDS} s"
+            result = f"stopped after {_SECONDS} s"
         output.seek(0)
-        return f"{said}\n{_cut(output.read(_FILE).decode('utf-8', 'replace'))}"
+        return f"{result}\n{_cut(output.read(_FILE).decode('utf-8', 'replace'))}"
 
 
 def _read(path: str) -> str:
@@ -84,25 +84,25 @@ def _cut(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Names of files may be no text; half a surrogate pair cannot be sent."""
+    """Replace half surrogate pairs, which cannot be sent; file names may hold them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _tool(function: Callable[..., str]) -> Callable[..., str]:
-    """What goes wrong in it is told to the model."""
+    """Wrap a tool so that its errors are sent to the model."""
 
     @wraps(function)
-    def told(*args: Any, **given: Any) -> str:
+    def reporting(*args: Any, **keywords: Any) -> str:
         try:
-            return _clean(function(*args, **given))
-        except (OSError, ValueError) as error:  # a file that is not there, a name that can be none
+            return _clean(function(*args, **keywords))
+        except (OSError, ValueError) as error:  # a missing file, an invalid name
             raise ModelRetry(_clean(f"{function.__name__}: {error}")) from None
 
-    return told
+    return reporting
 
 
 def work(space: Workspace) -> tuple[str, str]:
-    """The agent's last words, and why it was cut short."""
+    """Run the agent. Return its last message and why it was cut short."""
     client = AsyncOpenAI(max_retries=0)  # the environment says where; the gateway retries
     model = OpenAIChatModel(space.model, provider=OpenAIProvider(openai_client=client))
     tools = [_tool(function) for function in (list_files, read_file, write_file, edit_file, run)]

@@ -1,4 +1,4 @@
-"""The driver program: enter the workspace, let the agent of `driver.py` work, leave its last words."""
+"""The driver program: enters the workspace, runs the agent of `driver.py`, writes its last message."""
 
 # Runs inside the sandbox, where `driver.py` lies beside it.
 # pyright: reportMissingImports=false
@@ -9,18 +9,19 @@ from workspace import enter
 
 
 def main() -> None:
+    """Run the driver's agent and record how it ended."""
     space = enter()
     mimetypes.knownfiles.clear()  # importing an agent's package reads them, which a sandbox may forbid
     from driver import work  # one of the drive_*.py beside this file
 
     try:
-        words, ended = work(space)
+        words, interruption = work(space)
     except Exception as error:  # noqa: BLE001 - whatever an agent's package raises is how it ended
         cause = (
             error.__cause__ or error
         )  # closer to what happened, and without the names that packages invent for a run
-        words, ended = "", f"{type(cause).__name__}: {cause}"
-    space.leave(words, ended)
+        words, interruption = "", f"{type(cause).__name__}: {cause}"
+    space.leave(words, interruption)
 
 
 if __name__ == "__main__":
