@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from sia_runner.records import Sampled, Trajectory
-from sia_runner.rooms import models, rooms
-from sia_runner.weights.rolling import Rolling
+from sia_runner.experiment.context import build_components, open_gateway
+from sia_runner.experiment.weights.update import HarnessRollouts
+from sia_runner.records import SampledCall, Trajectory
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def gold_rollouts() -> Iterator[None]:
 
     Everything else is that of the other arms: the harness's own prompts, adapter, optimizer, gate and test.
     """
-    with patch("sia_runner.weights.learning.Rolling", _Gold):
+    with patch("sia_runner.experiment.weights.update.Rolling", _Gold):
         yield
 
 
@@ -25,9 +25,9 @@ class _Gold:
     """A stand-in for Rolling (see training.protocol.Roll) that gives each question once, with the right answer."""
 
     def __init__(self, config: Any, run: Any, *rest: Any, **keywords: Any) -> None:
-        self._roll = Rolling(config, run, *rest, **keywords)
-        self._gold = rooms(config).task._units.answers  # pyright: ignore - no room tells the answers of rollout
-        gateway = models(config, run)
+        self._roll = HarnessRollouts(config, run, *rest, **keywords)
+        self._gold = build_components(config).task._units.answers  # pyright: ignore - no room tells the answers of rollout
+        gateway = open_gateway(config, run)
         assert gateway is not None
         self._tokenizer = gateway.policy().tokenizer
 
@@ -41,5 +41,5 @@ class _Gold:
         return replace(trajectory, calls=tuple(_call(call, ids) for call in trajectory.calls), reward=1.0)
 
 
-def _call(call: Sampled, ids: tuple[int, ...]) -> Sampled:
+def _call(call: SampledCall, ids: tuple[int, ...]) -> SampledCall:
     return replace(call, completion_ids=ids, logprobs=(0.0,) * len(ids), finish_reason="stop")

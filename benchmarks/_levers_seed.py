@@ -9,10 +9,10 @@ from pathlib import Path
 from _levers_arms import CONTROL, HARNESS, overrides
 from _levers_gold import gold_rollouts
 
-from sia_runner.compose.for_commands import composed
-from sia_runner.config import check
-from sia_runner.run.runner import resume, start
-from sia_runner.rundir import RunDir, read_json, write_json
+from sia_runner.config.composition import compose_overrides
+from sia_runner.config.experiment import check_experiment
+from sia_runner.experiment.runner import resume_run, start_run
+from sia_runner.store.run_directory import RunDir, read_json, write_json
 
 
 def main(seed: int, folder: Path, arms: list[str]) -> int:
@@ -34,12 +34,12 @@ def done(folder: Path) -> bool:
 
 def _carry_out(arm: str, seed: int, run: RunDir) -> int:
     arguments = overrides(arm, seed, run.path.parent / HARNESS)
-    plain = composed(arguments)
+    plain = compose_overrides(arguments)
     if plain is None:
         return 2
-    config, before = check(plain), _cpu()
+    config, before = check_experiment(plain), _cpu()
     with gold_rollouts() if arm == CONTROL else nullcontext():
-        code = resume(run.path, []) if run.config.is_file() else start(config, run.path, arguments)
+        code = resume_run(run.path, []) if run.config.is_file() else start_run(config, run.path, arguments)
     if code == 0:
         write_json(run.path / "cost.json", {"cpu_seconds": round(_cpu() - before, 1)})
     return code

@@ -9,9 +9,9 @@ from typing import Any
 
 from _levers_arms import ARMS, CONTROL, HARNESS
 
-from sia_runner.ground.scoring import difference
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.rundir import RunDir, read_json
+from sia_runner.selection.scoring import paired_difference
+from sia_runner.store.run_directory import RunDir, read_json
 
 INITIAL = "Initial"
 Right = Mapping[str, float]  # question -> 1 where it was answered right
@@ -91,8 +91,8 @@ def _row(arm: str, by_seed: Mapping[int, Tested], base: Mapping[int, Tested]) ->
     if arm == HARNESS or not both:
         return row
     pairs = [(_outcomes(by_seed[seed].right, seed), _outcomes(base[seed].right, seed)) for seed in both]
-    single = [difference(new, old, higher_is_better=True) for new, old in pairs]
-    pooled = difference([o for new, _ in pairs for o in new], [o for _, old in pairs for o in old], True)
+    single = [paired_difference(new, old, higher_is_better=True) for new, old in pairs]
+    pooled = paired_difference([o for new, _ in pairs for o in new], [o for _, old in pairs for o in old], True)
     row.won, row.lost, row.p, row.p_by_seed = (
         pooled.won,
         pooled.lost,
@@ -158,5 +158,5 @@ def markdown(table: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def as_json(table: Sequence[Row]) -> list[dict[str, Any]]:
+def to_json(table: Sequence[Row]) -> list[dict[str, Any]]:
     return [asdict(row) | {"verdict": row.word} for row in table]

@@ -1,4 +1,5 @@
-"""Runs a job as sia_runner.candidate.chamber does, without a sandbox: for our own kernels on a machine without one.
+"""Runs a job as sia_runner.experiment.verifier_sandbox does, without a sandbox: for our own kernels on a machine
+without one.
 
 One line of standard input says what to run; how it ended goes to standard output, both as JSON. Ends with its input.
 """

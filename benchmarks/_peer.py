@@ -8,7 +8,7 @@ from pathlib import Path
 
 from _watch import environment
 
-from sia_runner.ground.resources import cache_dir
+from sia_runner.system import cache_dir
 
 VERSION = "0.6.0"
 NAME = f"sia-agent {VERSION}"

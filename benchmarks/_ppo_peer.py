@@ -7,7 +7,7 @@ import tomllib
 import venv
 from pathlib import Path
 
-from sia_runner.ground.resources import cache_dir
+from sia_runner.system import cache_dir
 
 TRL = "1.12"
 SHARED = ("torch", "transformers", "peft", "accelerate", "datasets")  # as we have them

@@ -9,9 +9,8 @@ from typing import Any
 
 from _slots_task import candidate
 
-from sia_runner.compute.pool import Pool
-from sia_runner.compute.pool_jobs import Submitted
-from sia_runner.compute.watch import Watch
+from sia_runner.compute.pool import SubmititWorkers, WorkerPool
+from sia_runner.compute.slurm import QueueMonitor
 
 Span = tuple[float, float]
 Way = Callable[[Path, int, float, int], list[Span]]
@@ -52,16 +51,16 @@ def _all_at_once(partition: str | None, folder: Path, count: int, seconds: float
         return spans
 
 
-def _collect(pool: Pool, ready: list[str]) -> list[Span]:
+def _collect(pool: WorkerPool, ready: list[str]) -> list[Span]:
     spans = [pool.result(ticket) for ticket in ready]
     for ticket in ready:
         pool.forget(ticket)
     return spans
 
 
-def _pool(partition: str | None, folder: Path, slots: int) -> Pool:
-    cluster = Watch() if partition else None
-    return Pool(folder / "pool", Submitted(_executor(partition, folder / "jobs", slots), cluster), slots)
+def _pool(partition: str | None, folder: Path, slots: int) -> WorkerPool:
+    cluster = QueueMonitor() if partition else None
+    return WorkerPool(folder / "pool", SubmititWorkers(_executor(partition, folder / "jobs", slots), cluster), slots)
 
 
 def _array(partition: str | None, folder: Path, count: int, seconds: float, slots: int) -> list[Span]:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from _train_worker import Laps, chance, serve
 
-from sia_runner.records import OutcomeKind, Sampled, Trajectory
-from sia_runner.schema.training import Algorithm
-from sia_runner.training import online
-from sia_runner.training.protocol import Assignment
-from sia_runner.training.schedule import seed_of
+from sia_runner.config.training import AlgorithmConfig
+from sia_runner.records import OutcomeKind, SampledCall, Trajectory
+from sia_runner.training import drivers
+from sia_runner.training.batch import derive_seed
+from sia_runner.training.protocol import TrainingJob
 from tests.training.toy import ToyPolicy
 
 
@@ -52,7 +52,7 @@ def ppo(folder: str, batches: int, rows: int, rank: int, rate: float, epochs: in
 
     def roll(units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         batch = [prompts[int(unit)] for unit in units]
-        calls = _draw(learner.model, batch, limit, seed_of(seed, step))
+        calls = _draw(learner.model, batch, limit, derive_seed(seed, step))
         return [
             Trajectory(unit, 0, (call,), float(call.completion_ids[0] == answers[int(unit)]), OutcomeKind.PARTIAL)
             for unit, call in zip(units, calls, strict=True)
@@ -66,7 +66,7 @@ def ppo(folder: str, batches: int, rows: int, rank: int, rate: float, epochs: in
 
 
 def _train(
-    policy: ToyPolicy, settings: Algorithm, roll: Any, units: list[str], seed: int, laps: Laps, passes: int = 1
+    policy: ToyPolicy, settings: AlgorithmConfig, roll: Any, units: list[str], seed: int, laps: Laps, passes: int = 1
 ) -> Laps:
     """A lap is a batch of rollouts with all its passes."""
 
@@ -85,11 +85,11 @@ def _train(
     with tempfile.TemporaryDirectory() as work_folder:
         folder = Path(work_folder)
         work = {"start": None, "out": folder / "adapter", "work": folder / "work"}
-        online.train(Assignment(settings, policy, first_roll, units, **work, seed=seed, say=say))
+        drivers.train_online(TrainingJob(settings, policy, first_roll, units, **work, seed=seed, say=say))
     return laps
 
 
-def _draw(model: Any, prompts: list[list[int]], limit: int, seed: int) -> list[Sampled]:
+def _draw(model: Any, prompts: list[list[int]], limit: int, seed: int) -> list[SampledCall]:
     torch.manual_seed(seed)
     ids = torch.tensor(prompts)
     end = model.config.eos_token_id
@@ -111,19 +111,19 @@ def _draw(model: Any, prompts: list[list[int]], limit: int, seed: int) -> list[S
     return calls
 
 
-def _call(prompt: list[int], completion: list[int], logprobs: list[float]) -> Sampled:
-    return Sampled(tuple(prompt), tuple(completion), tuple(logprobs), "stop", "live")
+def _call(prompt: list[int], completion: list[int], logprobs: list[float]) -> SampledCall:
+    return SampledCall(tuple(prompt), tuple(completion), tuple(logprobs), "stop", "live")
 
 
 def _settings(
     name: str, steps: int, questions: int, samples: int, rank: int, rate: float, length: int, **options: int
-) -> Algorithm:
+) -> AlgorithmConfig:
     plain = {"name": name, "kind": "online", "mode": "SIA-W+H", "algorithm": name, "max_length": length}
     size = {"steps": steps, "questions": questions, "samples": samples, "learning_rate": rate}
     lora = {"rank": rank, "alpha": 2 * rank}
     # Nothing ends early: all steps are to be timed.
     unwatched = {"kl": None, "entropy": None, "zero_groups": None, "length": None}
-    return Algorithm.model_validate({**plain, **size, "lora": lora, "collapse": unwatched, "options": options})
+    return AlgorithmConfig.model_validate({**plain, **size, "lora": lora, "collapse": unwatched, "options": options})
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def main() -> None:
 
 def _ours(root: Path, large: str, call: int) -> Figures:
     port = free_port()
-    command = [sys.executable, "-m", "sia_runner.web", f"runs_dir={root}", f"port={port}"]
+    command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={root}", f"port={port}"]
     began = time.perf_counter()
     with serving(command, environment(), port) as server:
         figures = {"start of the command to the first page (s)": f"{time.perf_counter() - began:.2f}"}

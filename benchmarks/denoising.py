@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import yaml
 from _table import aligned
 
-from sia_runner.agents import declared
-from sia_runner.agents.space import Space, Variant
-from sia_runner.ground.resources import bundled, cache_dir
+from sia_runner.config.task import TableTaskConfig as Spec
+from sia_runner.proposers import recipe_space
+from sia_runner.proposers.recipe_space import Space, Variant
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.schema.task import TableTask as Spec
+from sia_runner.system import bundled_folder, cache_dir
 from sia_runner.tasks.table import TableTask
 
 TRIVIAL = """
@@ -85,7 +85,7 @@ def main() -> int:
 def simulation(seed: int, local: str | None) -> TableTask:
     """The shipped task with other data. The seed of the shipped one is 0: recipes were written looking at that."""
     name = "denoising_real" if local else "denoising"
-    spec = yaml.safe_load((bundled("conf") / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
+    spec = yaml.safe_load((bundled_folder("conf") / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
     spec["data"]["arguments"] |= {"seed": seed}
     if local:
         spec["data"]["local"] = local
@@ -93,8 +93,8 @@ def simulation(seed: int, local: str | None) -> TableTask:
 
 
 def programs() -> dict[str, str]:
-    folder = bundled("tasks") / "denoising"
-    space = declared.load(folder / "recipes")
+    folder = bundled_folder("tasks") / "denoising"
+    space = recipe_space.load_space(folder / "recipes")
     assert isinstance(space, Space)
     defaults = {variant.recipe: dict(variant.constants) for variant in space.defaults()}
     sources = {NONE: (folder / "reference" / "target_agent.py").read_text(encoding="utf-8")}

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config import Budget
-from sia_runner.models.protocol import Grant
-from sia_runner.models.room import RunModels
-from sia_runner.schema.provider import Hosted, Prices
+from sia_runner.config.components import HostedProvider, TokenPrices
+from sia_runner.config.experiment import BudgetConfig
+from sia_runner.gateway.service import GatewayService
+from sia_runner.wire.grants import Grant
 
 HERE = Path(__file__).resolve().parent
 KEY = "SIA_TEST_KEY"
@@ -39,12 +39,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sia-gateway-benchmark-") as folder, _provider() as url:
         models = _models(url, Path(folder), args.callers)
         grant = Grant("target", 1, "gen_1", "select", Path(folder) / "trajectories.jsonl")
-        with models.admit(grant) as visit:
+        with models.open_session(grant) as session:
             direct = {"url": url, "key": os.environ[KEY]}
             door = {
                 "url": "http://gateway/v1",
-                "key": visit.door.env["OPENAI_API_KEY"],
-                "socket": str(visit.door.socket),
+                "key": session.door.env["OPENAI_API_KEY"],
+                "socket": str(session.door.socket),
             }
             rows = [
                 *_latency(direct, door, args.seconds),
@@ -74,7 +74,7 @@ def _throughput(direct: Where, door: Where, callers: int) -> Row:
     return (f"calls a second, {callers} callers, closed loop", f"{plain:.0f}", f"{through:.0f}", ">= 150")
 
 
-def _endurance(models: RunModels, url: str, door: Where, calls: int, callers: int) -> list[Row]:
+def _endurance(models: GatewayService, url: str, door: Where, calls: int, callers: int) -> list[Row]:
     before, usage_before, began = _tally(url), models.ledger.usage(), _resident()
     seconds = _load({"targets": [door], "callers": callers, "calls": calls})
     after, usage_after, resident_after = _tally(url), models.ledger.usage(), _resident()
@@ -106,8 +106,8 @@ def _provider() -> Iterator[str]:
         process.stdin.close()
 
 
-def _models(url: str, folder: Path, callers: int) -> RunModels:
-    hosted = Hosted(
+def _models(url: str, folder: Path, callers: int) -> GatewayService:
+    hosted = HostedProvider(
         name="custom",
         kind="hosted",
         api="openai",
@@ -116,9 +116,9 @@ def _models(url: str, folder: Path, callers: int) -> RunModels:
         base_url=url,
         key=KEY,
         concurrency=callers,
-        prices=Prices(input=1.0, output=2.0),
+        prices=TokenPrices(input=1.0, output=2.0),
     )
-    return RunModels({"target": hosted}, folder / "ledger", Budget(), folder / "cache")
+    return GatewayService({"target": hosted}, folder / "ledger", BudgetConfig(), folder / "cache")
 
 
 def _tally(url: str) -> dict[str, int]:

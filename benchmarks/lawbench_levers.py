@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from _levers_arms import ARMS, HARNESS, overrides
-from _levers_table import HEADER, Row, as_json, cells, markdown, read, rows
+from _levers_table import HEADER, Row, cells, markdown, read, rows, to_json
 
-from sia_runner.rundir import read_json, write_json, write_text
+from sia_runner.store.run_directory import read_json, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 _THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -57,7 +57,7 @@ def _report(out: Path, table: Sequence[Row], seeds: Sequence[int]) -> None:
         output.add_row(*cells(row))
     Console(width=None if sys.stdout.isatty() else 200).print(output)
     commands = {arm: overrides(arm, 0, out / "seed_0" / HARNESS) for arm in ARMS}
-    report = {"base_sha256": bases, "seeds": list(seeds), "arms": as_json(table), "overrides": commands}
+    report = {"base_sha256": bases, "seeds": list(seeds), "arms": to_json(table), "overrides": commands}
     write_json(out / "levers.json", report)
     write_text(out / "table.md", markdown(table) + "\n")
     if len(bases) > 1:

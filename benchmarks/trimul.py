@@ -18,17 +18,17 @@ from typing import Any
 
 from _table import aligned
 
-from sia_runner.agents import declared
-from sia_runner.ground.resources import bundled
-from sia_runner.tasks.chamber import Chamber, GoneError
+from sia_runner.proposers import recipe_space
+from sia_runner.system import bundled_folder
+from sia_runner.tasks.submission_sandbox import ProgramEndedError, SubmissionSandbox
 from sia_runner.tasks.worker import load_module
 
 HERE = Path(__file__).resolve().parent
-TASK = bundled("tasks") / "trimul"
+TASK = bundled_folder("tasks") / "trimul"
 VERIFIER: Any = load_module(TASK / "verifier.py")
 JUDGE: Any = sys.modules["judge"]
 CASES: Any = sys.modules["cases"]
-PLAIN = Chamber([sys.executable, str(HERE / "_no_sandbox.py")])
+PLAIN = SubmissionSandbox([sys.executable, str(HERE / "_no_sandbox.py")])
 # A program for each shape of the table and of the 18: beyond the limit PyTorch would go on without compiling.
 COMPILE = """
 
@@ -82,7 +82,7 @@ def measured(text: str, device: str, timed: Sequence[Any], correct: Sequence[Any
                 return [judge.time(case, SEED, slacks[case], flush=flush) for case in timed]
             finally:
                 judge.close()
-    except (JUDGE.RefusedError, GoneError) as error:
+    except (JUDGE.RefusedError, ProgramEndedError) as error:
         return [_failed(str(error))] * len(timed)
 
 
@@ -102,7 +102,7 @@ def _slacks(device: str, cases: Sequence[Any]) -> Mapping[Any, float]:
 
 def best_variant(count: int) -> str:
     """The fused recipe with the settings that take least time on three repeats of each shape."""
-    space = declared.load(TASK / "recipes")
+    space = recipe_space.load_space(TASK / "recipes")
     assert space is not None
     recipe, dice = space.recipes["fused"], random.Random(0)
     some = [recipe.default(), *dice.sample(list(recipe.variants()), count)]

@@ -16,7 +16,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from sia_runner.ground.resources import bundled
+from sia_runner.system import bundled_folder
 
 
 class SweepsSearchPath(SearchPathPlugin):
@@ -24,9 +24,11 @@ class SweepsSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the parent of sweeps/, and remove schemas of hydra-submitit-launcher that refuse our keys."""
-        if not any(Path(item.path.removeprefix("file://")) == bundled("conf") for item in search_path.get_path()):
+        if not any(
+            Path(item.path.removeprefix("file://")) == bundled_folder("conf") for item in search_path.get_path()
+        ):
             return  # another program of this environment
-        search_path.append("sia-runner", f"file://{bundled('sweeps').parent}")
+        search_path.append("sia-runner", f"file://{bundled_folder('sweeps').parent}")
         launchers: Any = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
         for name in ("submitit_slurm.yaml", "submitit_local.yaml"):
             launchers.pop(name, None)
@@ -52,11 +54,11 @@ class Sweep(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep; raises SystemExit with the worst exit code."""
-        from sia_runner.sweep.conduct import conduct
+        from sia_runner.sweep.runner import run_sweep
 
         assert self.hydra_context and self.config and self.launcher  # noqa: S101 - Hydra calls setup() first
         loader, config = self.hydra_context.config_loader, self.config
-        raise SystemExit(conduct(loader, config, arguments, self.expand, self.launcher, resume=self.resume))
+        raise SystemExit(run_sweep(loader, config, arguments, self.expand, self.launcher, resume=self.resume))
 
 
 class _Jobs(Launcher):
@@ -74,15 +76,15 @@ class _Jobs(Launcher):
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from sia_runner.sweep.jobs import check
+        from sia_runner.sweep.jobs import check_launcher_keys
 
-        check(self.cluster, self.keys)
+        check_launcher_keys(self.cluster, self.keys)
         self._loader, self._config = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from sia_runner.sweep.jobs import carry_out
+        from sia_runner.sweep.jobs import run_jobs
 
-        carry_out(self.cluster, self.keys, self._loader, self._config, job_overrides)
+        run_jobs(self.cluster, self.keys, self._loader, self._config, job_overrides)
         return []
 
 

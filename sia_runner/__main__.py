@@ -1,53 +1,49 @@
-"""The command line ``python -m sia_runner``: compose, check and run an experiment, or resume a run."""
+"""The command line: ``sia-runner COMMAND``, which is ``python -m sia_runner COMMAND``.
+
+Nothing heavy is imported before a command is known, and each command imports what it needs when it works."""
 
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
+
+COMMANDS = {
+    "run": "compose, check and carry out an experiment (the default: its arguments are enough)",
+    "resume": "go on with a run or a sweep that was cut",
+    "sweep": "the table of a sweep",
+    "report": "SIA-H against SIA-W+H: one HTML page, LaTeX, Markdown, CSV",
+    "compare": "runs side by side on the same test questions",
+    "web": "the live dashboard of a folder of runs",
+    "verify": "recompute every score of a run and find any edit",
+    "export": "the best harness of a run as a folder that runs without us",
+    "doctor": "would this experiment run, here and now?",
+    "estimate": "what may this experiment cost?",
+    "tasks": "list, make and check tasks",
+    "adapters": "list, show, check, merge and export trained adapters",
+    "approve": "answer the plan of a run that waits for a person",
+    "prepare": "fetch or make the data of a task",
+    "prefetch": "fetch all that an experiment needs, for nodes without a network",
+    "sync": "send runs to Weights & Biases",
+    "convert": "sia-agent's profiles and providers as choices of ours",
+}
 
 
-def main() -> int:
-    """Show the help, resume, or compose and run; return the exit code."""
-    args = sys.argv[1:]
-    if "--help" in args or "-h" in args:
-        from sia_runner.compose.help import page
+def main(args: Sequence[str] | None = None) -> int:
+    """Carry out the command that the first argument names, by default `run`; return the exit code."""
+    from importlib import import_module
 
-        print(page(args))
-        return 0
-    resumed = [arg for arg in args if arg.startswith("resume=")]
-    if resumed:
-        return _resume(Path(resumed[0].removeprefix("resume=")), [arg for arg in args if arg not in resumed])
-    from sia_runner.compose.hydra_app import launch
-
-    return launch()
-
-
-def _resume(folder: Path, overrides: list[str]) -> int:
-    from sia_runner.compose.refusals import refusals
-    from sia_runner.sweep.plan import SweepDir
-
-    folder = folder.expanduser().resolve()
-    with refusals() as outcome:
-        if SweepDir(folder).is_sweep():
-            from sia_runner.sweep.conduct import resume_sweep
-
-            outcome.code = resume_sweep(SweepDir(folder), overrides)
-        else:
-            from sia_runner.run.runner import resume
-
-            outcome.code = resume(folder, overrides)
-    return outcome.code
+    args = sys.argv[1:] if args is None else list(args)
+    name = args[0] if args and args[0] in COMMANDS else "run"
+    rest = args[1:] if args and args[0] == name else args
+    module = "run" if name == "resume" else name
+    if name == "resume":
+        rest = ["resume=" + rest[0], *rest[1:]] if rest and not rest[0].startswith("-") else ["resume=", *rest]
+    return import_module(f"sia_runner.commands.{module}").main(rest)
 
 
 def command() -> None:
     """Run main() as the console script and exit with its code."""
-    end(main)
-
-
-def end(carry_out: Callable[[], int]) -> None:
-    """Leave this process with the exit code of a command that carries out a run."""
     try:
-        code = carry_out()
+        code = main()
     except KeyboardInterrupt:  # before there was anything to resume
         print("interrupted", file=sys.stderr)
         code = 130

@@ -34,7 +34,7 @@ class OutcomeKind(StrEnum):
 
 
 # Not the harness's fault: such a question does not count as wrong; it makes the candidate `unscored`.
-INFRASTRUCTURE = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.BUDGET, OutcomeKind.VERIFIER_ERROR})
+INFRASTRUCTURE_KINDS = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.BUDGET, OutcomeKind.VERIFIER_ERROR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Score:
     ci95: tuple[float, float]
     n: int
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data."""
         return {"value": self.value, "ci95": list(self.ci95), "n": self.n}
 
@@ -76,13 +76,13 @@ class Usage:
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(self.usd + other.usd, self.tokens + other.tokens, self.calls + other.calls)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class GatewayAddress:
     """The address of the gateway for a sandbox: a Unix socket of the host, and environment variables.
 
     The sandbox replaces ``{url}`` in their values by the loopback address of its relay (``http://127.0.0.1:PORT``, no
@@ -94,7 +94,7 @@ class Door:
 
 
 @dataclass(frozen=True, slots=True)
-class Faults:
+class CallFailures:
     """The failed and truncated model calls of one harness run, as the gateway saw them. Ids are those of the view.
 
     `questions` maps a question to the kind of its *last* call if that failed (`rate_limited`, `budget`) or was cut
@@ -104,14 +104,14 @@ class Faults:
     questions: Mapping[str, OutcomeKind] = field(default_factory=dict)
     untagged: Mapping[OutcomeKind, int] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data."""
         return asdict(self)
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> "Faults":
+    def from_json(data: Mapping[str, Any]) -> "CallFailures":
         """Return the failures that `as_json` wrote."""
-        return Faults(
+        return CallFailures(
             {question: OutcomeKind(kind) for question, kind in data["questions"].items()},
             {OutcomeKind(kind): int(count) for kind, count in data["untagged"].items()},
         )
@@ -127,7 +127,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ModelReply:
     """One answer of a model; `message` is the assistant message to append to the next request (OpenAI's format)."""
 
     text: str
@@ -138,7 +138,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class SampledCall:
     """One model call as the policy sampled it.
 
     `logprobs` holds the natural log of each completion token's probability under the distribution it was sampled from.
@@ -161,7 +161,7 @@ class Trajectory:
 
     unit: str
     sample: int  # index of the rollout in its group
-    calls: tuple[Sampled, ...]
+    calls: tuple[SampledCall, ...]
     reward: float | None
     kind: OutcomeKind
 
@@ -180,13 +180,13 @@ class Proposal:
     notes: Mapping[str, Any] = field(default_factory=dict)  # the proposer's own memory, returned to it in the history
     usage: Usage = field(default_factory=Usage)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class PastGeneration:
     """One finished generation as a proposer sees it: no gold answers, no per-question val outcomes."""
 
     n: int

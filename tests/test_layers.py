@@ -1,4 +1,4 @@
-"""The house rule: the ground imports no room, and rooms do not import one another."""
+"""Imports point down only, inside functions too; the components do not import one another."""
 
 import ast
 from pathlib import Path
@@ -8,63 +8,76 @@ import pytest
 import sia_runner
 
 PACKAGE = Path(sia_runner.__file__).parent
-ROOMS = ["tasks", "agents", "models", "sandbox", "training", "compute", "tracking"]
-GROUND = ["records", "config", "rundir", "ground", "schema"]
+BASE = ["records", "errors", "text", "system"]
+COMPONENTS = ["tasks", "proposers", "gateway", "policy", "training", "sandbox", "compute", "tracking"]
+LAYERS = [
+    BASE,
+    ["config"],
+    ["wire"],
+    ["store"],
+    ["selection"],
+    COMPONENTS,
+    ["experiment"],
+    ["sweep"],
+    ["results"],
+    ["commands"],
+    ["__main__"],
+]
+ORDER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
 
-def imported(path):
+def part(module):
+    """Return the top-level part of a module name below sia_runner, or "" for the package itself."""
+    return module.removeprefix("sia_runner").removeprefix(".").split(".")[0]
+
+
+def imports(path):
+    """Yield (line, module) for each import of ours in a file, wherever it stands."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            yield from ((node.lineno, name.name) for name in node.names if name.name.split(".")[0] == "sia_runner")
         elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
+            assert not node.level, f"{path}:{node.lineno}: relative import"
+            if node.module == "sia_runner":
+                yield from ((node.lineno, f"sia_runner.{name.name}") for name in node.names)
+            elif node.module and node.module.startswith("sia_runner."):
+                yield node.lineno, node.module
 
 
-def ours(path):
-    """Everything of ours that `path` imports, as names below sia_runner."""
-    for name in imported(path):
-        assert not name.startswith("."), f"{path}: relative import"
-        if name.startswith("sia_runner."):
-            yield name.removeprefix("sia_runner.")
+def parts():
+    return sorted(
+        {p.stem for p in PACKAGE.glob("*.py")} | {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()}
+    )
 
 
-def strangers(path, *allowed):
-    """What `path` imports of ours that is neither one of `allowed` nor inside one."""
-    return [name for name in ours(path) if not any(name == a or name.startswith(f"{a}.") for a in allowed)]
+def files(name):
+    folder = PACKAGE / name
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_itself_and_the_ground(room):
-    assert (PACKAGE / room).is_dir()
-    for path in (PACKAGE / room).rglob("*.py"):
-        if path.name != "__main__.py":
-            assert not strangers(path, room, *GROUND), path
+def test_every_part_of_the_package_has_a_layer():
+    assert set(parts()) - {"__init__", "_bundled"} == set(ORDER)
 
 
-def test_a_command_that_is_called_by_the_name_of_a_room_only_hands_over():
-    """``python -m sia_runner.tasks`` stands above the rooms like any other command."""
-    found = [path for room in ROOMS for path in (PACKAGE / room).glob("__main__.py")]
-    assert [(path.parent.name, *ours(path)) for path in found] == [("tasks", "own_task.command")]
+@pytest.mark.parametrize("name", sorted(ORDER))
+def test_imports_point_down(name):
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{line} imports {module}"
+        for path in files(name)
+        for line, module in imports(path)
+        if part(module) and part(module) != name and ORDER[part(module)] >= ORDER[name]
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-def test_who_reads_run_directories_imports_no_room_but_the_ledgers_books():
-    allowed = {
-        "reading": ["reading", "models"],
-        "web": ["web", "reading", "compose.refusals"],
-        "report": ["report", "reading", "compare.scores", "sweep.plan", "sweep.table", "compose.refusals"],
-    }
-    for package, more in allowed.items():
-        for path in (PACKAGE / package).rglob("*.py"):
-            assert not strangers(path, *more, *GROUND), path
+def test_the_base_imports_nothing_of_ours_but_itself():
+    for name in BASE:
+        assert {part(module) for path in files(name) for _, module in imports(path)} <= {"", *BASE}
 
 
-def test_the_ground_imports_only_the_ground():
-    for part in GROUND:
-        at = PACKAGE / part
-        for path in at.rglob("*.py") if at.is_dir() else [at.with_suffix(".py")]:
-            assert not strangers(path, *GROUND), path
-
-
-def test_records_and_resources_import_nothing_of_ours():
-    for module in ("records", "ground/resources"):
-        assert list(ours(PACKAGE / f"{module}.py")) == []
+def test_a_wrong_import_would_be_noticed(tmp_path):
+    program = tmp_path / "module.py"
+    program.write_text(
+        "def late():\n    from sia_runner.experiment.loop import ExperimentLoop\n    import sia_runner.sweep.plan\n"
+    )
+    assert list(imports(program)) == [(2, "sia_runner.experiment.loop"), (3, "sia_runner.sweep.plan")]

@@ -1,13 +1,12 @@
 """Run stages in this process.
 
-Several sandboxes run at once by threads (each sandbox is a process tree of its own).
-"""
+Several sandboxes run at once by threads (each sandbox is a process tree of its own)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from sia_runner.compute.protocol import Step
-from sia_runner.ground.parallel import parallel
+from sia_runner.compute.protocol import ComputeStep
+from sia_runner.system import run_parallel
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,7 +23,7 @@ class Inline:
     def check(self, kinds: Iterable[str]) -> None:
         """Accept every kind: this process is always available."""
 
-    def call(self, step: Step, stage: Callable[..., R], *args: Any) -> R:
+    def call(self, step: ComputeStep, stage: Callable[..., R], *args: Any) -> R:
         """Run one stage to its end."""
         return stage(*args)
 
@@ -33,4 +32,4 @@ class Inline:
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return results in the order of `items`; an interrupt does not wait for running ones."""
-        return parallel(work, items, self._workers)
+        return run_parallel(work, items, self._workers)

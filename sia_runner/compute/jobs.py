@@ -1,7 +1,6 @@
 """Run stages as jobs: submit, journal the id, wait, collect; after a kill of the driver, find the job again.
 
-A step may be submitted several times; its outcome is one file. See outcome.py and task.py.
-"""
+A step may be submitted several times; its outcome is one file. See task.py."""
 
 import re
 import time
@@ -12,10 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sia_runner.compute.outcome import CUT, RAISED, Outcome, clear, read
-from sia_runner.compute.protocol import Step, Stopped
-from sia_runner.compute.task import TIME_LIMIT, Task, marks
-from sia_runner.ground.parallel import parallel
+from sia_runner.compute.protocol import ComputeStep, JobStopped
+from sia_runner.compute.task import (
+    CUT,
+    RAISED,
+    TIME_LIMIT,
+    StageJob,
+    StageOutcome,
+    checkpoint_marks,
+    clear_outcome,
+    read_outcome,
+)
+from sia_runner.system import run_parallel
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,12 +35,12 @@ _REPEAT_NEWS = 60.0  # seconds of waiting, doubled each time, before the same ne
 # where memory is held by sampling, SLURM calls such a job FAILED
 _MEMORY = re.compile(r"exceeded (job )?memory limit|oom.kill|out of memory", re.I)
 LOST = "LOST"  # the cluster no longer lists it
-_GONE = frozenset({LOST, "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})  # not the stage's fault: submit again
-ENDED = frozenset({"COMPLETED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "FAILED", "DEADLINE"}) | _GONE
+_RESUBMIT = frozenset({LOST, "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})  # not the stage's fault: submit again
+ENDED = frozenset({"COMPLETED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "FAILED", "DEADLINE"}) | _RESUBMIT
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class JobState:
     """The state of one job, as SLURM reports it."""
 
     name: str  # as SLURM calls it
@@ -46,15 +53,15 @@ class State:
 class Cluster(Protocol):
     """A place where jobs run."""
 
-    def submit(self, step: Step, task: Task) -> str:
+    def submit(self, step: ComputeStep, task: StageJob) -> str:
         """Submit a job and return its id; raise Stopped when it is refused."""
         ...
 
-    def attach(self, step: Step, job: str) -> None:
+    def attach(self, step: ComputeStep, job: str) -> None:
         """Follow a job of an earlier process."""
         ...
 
-    def state(self, job: str) -> State | None:
+    def state(self, job: str) -> JobState | None:
         """Return the last reported state; None before the first answer."""
         ...
 
@@ -62,16 +69,16 @@ class Cluster(Protocol):
         """Stop following a job."""
         ...
 
-    def waiting(self, state: State | None, seconds: float) -> str:
+    def waiting(self, state: JobState | None, seconds: float) -> str:
         """Explain a job's state to a user who has waited for `seconds`; empty for no news."""
         ...
 
-    def log(self, step: Step, job: str) -> Path:
+    def log(self, step: ComputeStep, job: str) -> Path:
         """Return the file with the job's standard error."""
         ...
 
 
-class Jobs(ABC):
+class JobCompute(ABC):
     """A `protocol.Compute` whose stages are jobs."""
 
     apart = True
@@ -81,9 +88,9 @@ class Jobs(ABC):
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Run pieces of a stage by threads, inside a job or the driver, as `inline` does."""
-        return parallel(work, items, self._workers)
+        return run_parallel(work, items, self._workers)
 
-    def call(self, step: Step, stage: Callable[..., R], *args: Any) -> R:
+    def call(self, step: ComputeStep, stage: Callable[..., R], *args: Any) -> R:
         """Run one stage as a job and return its result; raise what it raised, or Stopped."""
         result = self._collect_earlier(step) if step.submitted else None
         if result is None and self._in_driver(step.kind):
@@ -94,7 +101,7 @@ class Jobs(ABC):
             with self._slot():
                 result = self._run_job(step, self._task(step, stage, args))
         if result is None:
-            raise Stopped(f"{step.key}: {_MAX_LOST_JOBS} jobs in a row were lost; see {step.folder}")
+            raise JobStopped(f"{step.key}: {_MAX_LOST_JOBS} jobs in a row were lost; see {step.folder}")
         return result.result()
 
     def end(self) -> None:  # noqa: B027 - nothing to do is right for a cluster
@@ -113,49 +120,49 @@ class Jobs(ABC):
         """Return a context that is entered while a job is under way."""
         return nullcontext()
 
-    def _task(self, step: Step, stage: Callable[..., Any], args: tuple[Any, ...]) -> Task:
-        return Task(step.folder, step.entry, stage, args, step.progress)
+    def _task(self, step: ComputeStep, stage: Callable[..., Any], args: tuple[Any, ...]) -> StageJob:
+        return StageJob(step.folder, step.entry, stage, args, step.progress)
 
-    def _run_job(self, step: Step, task: Task) -> Outcome | None:
+    def _run_job(self, step: ComputeStep, task: StageJob) -> StageOutcome | None:
         """Submit a job and return its outcome; None when it was lost and another one may succeed.
 
         Raises Stopped.
         """
         step.folder.mkdir(parents=True, exist_ok=True)
-        clear(step.folder)
-        before = marks(step.progress)
+        clear_outcome(step.folder)
+        before = checkpoint_marks(step.progress)
         job = self.cluster.submit(step, task)
         step.note(job)
-        end = self._until_over(step, job)
-        if isinstance(end, Outcome):
+        end = self._wait_for_end(step, job)
+        if isinstance(end, StageOutcome):
             if end.kind != CUT:
                 return end
-            end = State("TIMEOUT" if end.value == TIME_LIMIT else "PREEMPTED")
-        if end.name in _GONE or (end.name == "TIMEOUT" and marks(step.progress) != before):
+            end = JobState("TIMEOUT" if end.value == TIME_LIMIT else "PREEMPTED")
+        if end.name in _RESUBMIT or (end.name == "TIMEOUT" and checkpoint_marks(step.progress) != before):
             step.say(f"{step.key}: job {job} ended as {end.name}; another one is submitted")
             return None
-        raise Stopped(f"{step.key}: job {job} {self._why(step, job, end)}")
+        raise JobStopped(f"{step.key}: job {job} {self._why(step, job, end)}")
 
-    def _collect_earlier(self, step: Step) -> Outcome | None:
+    def _collect_earlier(self, step: ComputeStep) -> StageOutcome | None:
         """Return the outcome of a job that an earlier process submitted; None when it has to run again.
 
         A job that was cancelled or failed runs again: resuming means that the user wants the run to go on.
         """
         job = str(step.submitted)
         self.cluster.attach(step, job)
-        if read(step.folder) is None:
+        if read_outcome(step.folder) is None:
             step.say(f"{step.key}: waiting for job {job}, which was submitted before")
-        end = self._until_over(step, job)
-        if isinstance(end, Outcome) and end.kind not in (RAISED, CUT):
+        end = self._wait_for_end(step, job)
+        if isinstance(end, StageOutcome) and end.kind not in (RAISED, CUT):
             return end
         return None
 
-    def _until_over(self, step: Step, job: str) -> Outcome | State:
+    def _wait_for_end(self, step: ComputeStep, job: str) -> StageOutcome | JobState:
         """Wait for the outcome; return the final state of a job that left none."""
         began, pause, over, reported = time.monotonic(), _FIRST_LOOKS, None, dict[str, float]()
         try:
             while True:
-                outcome = read(_refreshed(step.folder))
+                outcome = read_outcome(_refreshed(step.folder))
                 if outcome is not None:
                     return outcome
                 state = self.cluster.state(job)
@@ -163,19 +170,19 @@ class Jobs(ABC):
                     over = None
                 elif over is None:
                     over = time.monotonic()
-                elif time.monotonic() - over > (_RETURN if state.name in _GONE else _SETTLE):
+                elif time.monotonic() - over > (_RETURN if state.name in _RESUBMIT else _SETTLE):
                     return state
                 waited = time.monotonic() - began
                 news = self.cluster.waiting(state, waited)
                 if news and (news not in reported or waited >= 2 * reported[news]):  # again when the wait has doubled
                     reported[news] = max(waited, _REPEAT_NEWS)
-                    step.say(f"{step.key}: job {job} {news}{_outlook(state)}")
+                    step.say(f"{step.key}: job {job} {news}{_queue_note(state)}")
                 time.sleep(pause)
                 pause = min(_LOOKS, pause * 1.1)
         finally:
             self.cluster.forget(job)
 
-    def _why(self, step: Step, job: str, state: State) -> str:
+    def _why(self, step: ComputeStep, job: str, state: JobState) -> str:
         """Explain the end of a job, and what to do about it."""
         key = f"compute.resources.{step.kind}"
         log = self.cluster.log(step, job)
@@ -189,7 +196,7 @@ class Jobs(ABC):
         return f"ended as {state.name} without a result: {lines[-1] if lines else 'it wrote nothing'} ({log})"
 
 
-def _outlook(state: State | None) -> str:
+def _queue_note(state: JobState | None) -> str:
     """Return `` (place 3 of 17, expected to start 2026-11-21T18:00:00)`` for a pending job."""
     if state is None or state.name != "PENDING":
         return ""

@@ -11,35 +11,34 @@ from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
-from sia_runner.compute.jobs import LOST, Jobs, State
-from sia_runner.compute.pool_cluster import Pooled
-from sia_runner.compute.pool_jobs import Submitted
-from sia_runner.compute.protocol import ComputeError, Step
-from sia_runner.compute.task import Task
-from sia_runner.ground import alive
+from sia_runner.compute.jobs import LOST, JobCompute, JobState
+from sia_runner.compute.pool import PooledCluster, SubmititWorkers
+from sia_runner.compute.protocol import ComputeError, ComputeStep
+from sia_runner.compute.task import StageJob
+from sia_runner.store import lease
 
 _FOREVER = 60 * 24 * 365  # minutes: submitit has a time limit of its own, of two
 
 
-class Local(Jobs):
+class Local(JobCompute):
     """The `local` compute: each stage is a process of this machine."""
 
     def __init__(self, workers: int, jobs: int, pool: int | None = None) -> None:
         super().__init__(workers)
         self._slots = BoundedSemaphore(jobs + (pool or 0))
         self._machine = _ThisMachine()
-        self._pool = Pooled(self._machine, pool, self._machine.workers) if pool else None
+        self._pool = PooledCluster(self._machine, pool, self._machine.workers) if pool else None
 
     @property
-    def cluster(self) -> "Pooled | _ThisMachine":
+    def cluster(self) -> "PooledCluster | _ThisMachine":
         """This machine, or the worker pool in front of it."""
         return self._pool or self._machine
 
     def check(self, kinds: Iterable[str]) -> None:
         """Raise ComputeError where submitit is missing."""
-        submitit()
+        import_submitit()
 
-    def call(self, step: Step, stage: Callable[..., Any], *args: Any) -> Any:
+    def call(self, step: ComputeStep, stage: Callable[..., Any], *args: Any) -> Any:
         """Run one stage as a job; an interrupt here leaves no job behind."""
         try:
             return super().call(step, stage, *args)
@@ -56,7 +55,7 @@ class Local(Jobs):
     def _slot(self) -> AbstractContextManager[Any]:
         return self._slots
 
-    def _task(self, step: Step, stage: Callable[..., Any], args: tuple[Any, ...]) -> Task:
+    def _task(self, step: ComputeStep, stage: Callable[..., Any], args: tuple[Any, ...]) -> StageJob:
         visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}  # submitit hides all GPUs
         return replace(super()._task(step, stage, args), environment=visible)
 
@@ -68,39 +67,39 @@ class _ThisMachine:
         self._jobs = dict[str, Any]()
         self._attached = set[str]()  # of an earlier process
 
-    def submit(self, step: Step, task: Task) -> str:
-        executor = submitit().LocalExecutor(step.folder)
+    def submit(self, step: ComputeStep, task: StageJob) -> str:
+        executor = import_submitit().LocalExecutor(step.folder)
         executor.update_parameters(timeout_min=_FOREVER)
         with _ignoring_interrupts():
             job = executor.submit(task)
-        name = f"{job.job_id}.{alive.started(job.job_id)}"
+        name = f"{job.job_id}.{lease.process_start_time(job.job_id)}"
         self._jobs[name] = job
         return name
 
-    def workers(self, folder: Path) -> Submitted:
+    def workers(self, folder: Path) -> SubmititWorkers:
         """Return the starter of the pool's workers."""
-        executor = submitit().LocalExecutor(folder)
+        executor = import_submitit().LocalExecutor(folder)
         executor.update_parameters(timeout_min=_FOREVER)
-        return Submitted(executor, around=_ignoring_interrupts)
+        return SubmititWorkers(executor, around=_ignoring_interrupts)
 
-    def attach(self, step: Step, job: str) -> None:
+    def attach(self, step: ComputeStep, job: str) -> None:
         """Do nothing: a process is looked up by its name."""
 
-    def state(self, job: str) -> State:
+    def state(self, job: str) -> JobState:
         mine = self._jobs.get(job)
         if mine is not None:
-            return State("FAILED" if mine.done() else "RUNNING")
+            return JobState("FAILED" if mine.done() else "RUNNING")
         pid, _, started = job.partition(".")
         self._attached.add(job)
-        return State("RUNNING" if alive.started(pid) == started else LOST)
+        return JobState("RUNNING" if lease.process_start_time(pid) == started else LOST)
 
     def forget(self, job: str) -> None:
         """Do nothing: processes need no query."""
 
-    def waiting(self, state: State | None, seconds: float) -> str:
+    def waiting(self, state: JobState | None, seconds: float) -> str:
         return ""
 
-    def log(self, step: Step, job: str) -> Path:
+    def log(self, step: ComputeStep, job: str) -> Path:
         return step.folder / f"{job.partition('.')[0]}_0_log.err"
 
     def end(self) -> None:
@@ -123,7 +122,7 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def submitit() -> Any:
+def import_submitit() -> Any:
     """Import and return the package submitit, once the first job is near; raise ComputeError without it."""
     try:
         import submitit as package

@@ -1,22 +1,23 @@
 """The interface of a place to compute.
 
-Implementations: `inline`, `local`, `slurm`.
-"""
+Implementations: `inline`, `local`, `slurm`."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from sia_runner.errors import RunnerError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class ComputeError(Exception):
+class ComputeError(RunnerError):
     """Jobs that cannot be submitted as configured; the message is one line for the user (exit code 2)."""
 
 
-class Stopped(Exception):
+class JobStopped(Exception):
     """A job that ended without a result, for a reason that a person has to look at.
 
     Nothing is lost: the run stops and can be resumed. The message is one line that says what to change.
@@ -24,7 +25,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ComputeStep:
     """One step of the journal that is about to be carried out."""
 
     key: str  # gen_3/run
@@ -46,7 +47,7 @@ class Compute(Protocol):
         """Raise ComputeError where stages of these kinds cannot run as configured, before anything starts."""
         ...
 
-    def call(self, step: Step, stage: Callable[..., R], *args: Any) -> R:
+    def call(self, step: ComputeStep, stage: Callable[..., R], *args: Any) -> R:
         """Run one stage to its end and return its result; what it raises is raised here. Raises Stopped."""
         ...
 

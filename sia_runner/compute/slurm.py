@@ -1,29 +1,216 @@
-"""Run stages as jobs on a SLURM cluster, through submitit."""
+"""Run stages as jobs on a SLURM cluster, through submitit.
 
+One squeue follows all jobs of this process, on a thread of its own. No answer of squeue is no news: a controller that
+is away for minutes loses nothing. A job that squeue does not list any more is over; sacct reports how it ended where
+the cluster has accounting. Elsewhere it is lost, unless it left an outcome."""
+
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sia_runner.compute.jobs import Jobs, State
-from sia_runner.compute.local import submitit
-from sia_runner.compute.pool_cluster import Pooled
-from sia_runner.compute.pool_jobs import Submitted
-from sia_runner.compute.protocol import ComputeError, Step, Stopped
-from sia_runner.compute.sbatch import (
-    TRANSIENT_ERRORS,
-    environment_outside_jobs,
-    sbatch_error_line,
-    sbatch_parameters,
+from sia_runner.compute.jobs import LOST, JobCompute, JobState
+from sia_runner.compute.local import import_submitit
+from sia_runner.compute.pool import PooledCluster, SubmititWorkers
+from sia_runner.compute.protocol import ComputeError, ComputeStep, JobStopped
+from sia_runner.compute.task import StageJob
+from sia_runner.config.components import ResourcesByStage, StageResources
+from sia_runner.system import cache_dir
+
+_TIMEOUT = 60.0  # seconds for one query
+_SOONEST, _LATEST = 1.0, 10.0  # seconds between two queries: while a job is young, and later on
+_YOUNG = 30.0  # a job's age in seconds by which the pause grows by one
+_PLACES = 60.0  # seconds between two looks at all that waits, which may be many: positions change slowly
+
+
+class QueueMonitor:
+    """A thread that queries squeue while jobs are followed.
+
+    `state(job)` is quick and never blocks; the first call starts the thread, which ends when no job is followed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: dict[str, float] = {}  # job -> when it was first asked for
+        self._known: dict[str, JobState] = {}
+        self._thread: threading.Thread | None = None
+        self._answered = 0.0
+        self._places: dict[str, str] = {}  # job -> its place among those that wait
+        self._placed = 0.0
+
+    def state(self, job: str) -> JobState | None:
+        """Return the last reported state of a job, and follow it from now on."""
+        with self._lock:
+            self._since.setdefault(job, time.monotonic())
+            if self._thread is None:
+                self._answered = time.monotonic()
+                self._thread = threading.Thread(target=self._poll, name="squeue", daemon=True)
+                self._thread.start()
+            return self._known.get(job)
+
+    def silence(self) -> float:
+        """Return the seconds since the last answer, while jobs are followed."""
+        with self._lock:
+            return time.monotonic() - self._answered if self._thread else 0.0
+
+    def forget(self, job: str) -> None:
+        """Stop following a job."""
+        with self._lock:
+            self._since.pop(job, None)
+            self._known.pop(job, None)
+
+    def _poll(self) -> None:
+        while True:
+            with self._lock:
+                jobs = dict(self._since)
+                if not jobs:
+                    self._thread = None
+                    return
+            states = self._with_places(self._ask(jobs), min(jobs.values()))
+            with self._lock:
+                self._answered = time.monotonic() if states else self._answered
+                self._known |= {job: state for job, state in states.items() if job in self._since}
+            youngest = time.monotonic() - max(jobs.values())
+            time.sleep(min(_LATEST, max(_SOONEST, youngest / _YOUNG)))
+
+    def _ask(self, jobs: Collection[str]) -> dict[str, JobState]:
+        """Query the states of jobs; leave out those without an answer."""
+        states = self._squeue(sorted(jobs))
+        if states is None:
+            return {}
+        missing = [job for job in jobs if job not in states]
+        if not missing:
+            return states
+        past = self._sacct(missing)
+        return states | {job: past.get(job, JobState(LOST)) for job in missing}
+
+    def _with_places(self, states: dict[str, JobState], oldest: float) -> dict[str, JobState]:
+        """Add the queue positions of pending jobs, once the oldest has waited for a while."""
+        queues = {state.queue for state in states.values() if state.name == "PENDING" and state.queue}
+        time_now = time.monotonic()
+        if queues and time_now - max(oldest, self._placed) >= _PLACES * 0.9:
+            self._placed, self._places = time_now, queue_positions(sorted(queues))
+        return {job: replace(state, position=self._places.get(job, "")) for job, state in states.items()}
+
+    def _squeue(self, jobs: Sequence[str]) -> dict[str, JobState] | None:
+        # asked for one that it does not know, squeue fails; asked for two, it does not
+        ids = ",".join([*jobs, jobs[0]])
+        options = ["--noheader", "--array", "--all", "--states=all", "--format=%i|%T|%r|%S|%P"]
+        answer = _run_command(["squeue", *options, f"--jobs={ids}"])
+        if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
+            return None
+        return _parse_states(answer.stdout, jobs)
+
+    def _sacct(self, jobs: Sequence[str]) -> dict[str, JobState]:
+        """Return the states of finished jobs; empty where there is no accounting."""
+        answer = _run_command(
+            ["sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(jobs)}"]
+        )
+        return {} if answer is None or answer.returncode else _parse_states(answer.stdout, jobs)
+
+
+def queue_positions(queues: Sequence[str]) -> dict[str, str]:
+    """Map each pending job to its place in its partition, by priority: ``3 of 17``.
+
+    A job that waits in several partitions counts in each.
+    """
+    waiting = ["squeue", "--noheader", "--all", "--states=PENDING", "--sort=-p,i", "--format=%i"]
+    positions: dict[str, str] = {}
+    for queue in queues:
+        answer = _run_command([*waiting, f"--partition={queue}"])
+        jobs = answer.stdout.split() if answer and not answer.returncode else []
+        positions |= {job: f"{at} of {len(jobs)}" for at, job in enumerate(jobs, 1)}
+    return positions
+
+
+def _parse_states(text: str, jobs: Collection[str]) -> dict[str, JobState]:
+    """Parse lines of `id|STATE|reason|start|partition`, or `id|STATE`; sacct writes ``CANCELLED by 0``."""
+    rows = [line.split("|") for line in text.splitlines() if "|" in line]
+    return {row[0]: _job_state(*row[1:]) for row in rows if row[0] in jobs}
+
+
+def _job_state(name: str, reason: str = "", start: str = "", queue: str = "") -> JobState:
+    return JobState(name.partition(" ")[0], reason, "" if start == "N/A" else start, queue)
+
+
+def _run_command(command: list[str]) -> subprocess.CompletedProcess[str] | None:
+    """None: it could not be run, or answered too late."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+# a controller that is away, or a user's full queue: the same submission may do later
+TRANSIENT_ERRORS = re.compile(
+    "unable to contact|socket timed out|connection refused|zero bytes|temporarily|try again"
+    "|job submit limit|MaxSubmitJob|submitted too many|job violates accounting/QOS policy",
+    re.I,
 )
-from sia_runner.compute.task import Task
-from sia_runner.compute.watch import Watch
-from sia_runner.schema.compute import ByKind
+
+
+def sbatch_parameters(resources: StageResources, warning: int) -> dict[str, Any]:
+    """Return the parameters of submitit's slurm executor.
+
+    `warning`: USR2 is sent that many seconds before the time limit.
+    """
+    extra: dict[str, Any] = {"requeue": True}  # after a preemption or a broken node
+    if resources.reservation:
+        extra["reservation"] = resources.reservation
+    options = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "cpus_per_task": resources.cpus,
+        "mem": f"{int(resources.memory_gb * 1024)}M" if resources.memory_gb else None,
+        "gres": f"gpu:{resources.gpus}" if resources.gpus else None,
+        "time": resources.minutes,
+        "constraint": resources.constraint,
+        "nodelist": resources.nodelist,
+        "exclude": resources.exclude,
+        # a step does not inherit the processors of its job
+        "srun_args": [f"--cpus-per-task={resources.cpus}"] if resources.cpus else None,
+    }
+    return {
+        **{key: value for key, value in options.items() if value is not None},
+        "wckey": None,
+        "signal_delay_s": warning,
+        "setup": [*_exports(), *(resources.setup or [])],
+        "additional_parameters": extra | (resources.extra or {}),
+    }
+
+
+def _exports() -> list[str]:
+    """Return shell lines with the driver's paths, for clusters where sbatch passes no environment on.
+
+    They hold no keys: this is a file.
+    """
+    root = Path(__file__).resolve().parents[2]
+    paths = [] if root.name == "site-packages" else [str(root)]
+    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    path = os.pathsep.join(dict.fromkeys(paths))
+    return [f"export PYTHONPATH={shlex.quote(path)}", f"export SIA_CACHE={shlex.quote(str(cache_dir()))}"]
+
+
+def environment_outside_jobs() -> dict[str, str]:
+    """Return this environment without the variables that a job would inherit from an enclosing job."""
+    inside = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(inside)}
+
+
+def sbatch_error_line(error: BaseException) -> str:
+    """Return sbatch's line of an error that submitit raised."""
+    lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
+    return lines[-1] if lines else (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
 
 _PATIENCE = 3600.0  # seconds that a submission is tried again
 _HELD = ("JobHeldUser", "JobHeldAdmin")
@@ -34,7 +221,7 @@ _LONG = 60.0  # seconds in the queue, or without an answer, after which the user
 _environment = threading.Lock()  # submitting from inside a job changes os.environ for a moment
 
 
-class Slurm(Jobs):
+class Slurm(JobCompute):
     """The `slurm` compute: each stage is a job."""
 
     def __init__(
@@ -45,19 +232,19 @@ class Slurm(Jobs):
         `site` is for readers of the configuration: its profile has filled `resources` in.
         """
         super().__init__(workers)
-        self._resources = ByKind.model_validate(resources)
+        self._resources = ResourcesByStage.model_validate(resources)
         self._warning = warn_seconds
         slurm = _Slurm(self)
-        self._cluster = Pooled(slurm, pool, slurm.workers) if pool else slurm
+        self._cluster = PooledCluster(slurm, pool, slurm.workers) if pool else slurm
 
     @property
-    def cluster(self) -> "Pooled | _Slurm":
+    def cluster(self) -> "PooledCluster | _Slurm":
         """The cluster, or the worker pool in front of it."""
         return self._cluster
 
     def check(self, kinds: Iterable[str]) -> None:
         """Raise ComputeError where sbatch is missing or would refuse a job of one of these kinds."""
-        submitit()
+        import_submitit()
         if not shutil.which("sbatch"):
             raise ComputeError("compute=slurm needs sbatch, which is not here: is this a login node of the cluster?")
         tried: list[dict[str, Any]] = []
@@ -91,7 +278,7 @@ class Slurm(Jobs):
     def _in_driver(self, kind: str) -> bool:
         return self._resources.of(kind).where == "driver"
 
-    def _task(self, step: Step, stage: Callable[..., Any], args: tuple[Any, ...]) -> Task:
+    def _task(self, step: ComputeStep, stage: Callable[..., Any], args: tuple[Any, ...]) -> StageJob:
         minutes, warning = self._resources.of(step.kind).minutes or 1, self._warning_of(step.kind)
         return replace(super()._task(step, stage, args), seconds=minutes * 60.0, warning=float(warning))
 
@@ -100,12 +287,12 @@ class _Slurm:
     """The `jobs.Cluster` of SLURM."""
 
     def __init__(self, owner: Slurm) -> None:
-        self._owner, self._watch = owner, Watch()
+        self._owner, self._watch = owner, QueueMonitor()
         self.state, self.forget = self._watch.state, self._watch.forget
 
-    def submit(self, step: Step, task: Task) -> str:
+    def submit(self, step: ComputeStep, task: StageJob) -> str:
         """Submit a job, waiting while the controller is away or the user's queue is full."""
-        executor = submitit().SlurmExecutor(step.folder)
+        executor = import_submitit().SlurmExecutor(step.folder)
         executor.update_parameters(**self._owner.parameters(step.kind), job_name=f"sia:{step.key}")
         until, reported = time.monotonic() + _PATIENCE, False
         while True:
@@ -116,22 +303,22 @@ class _Slurm:
                 why = sbatch_error_line(error)
                 transient = TRANSIENT_ERRORS.search(why)
                 if not transient or time.monotonic() > until:
-                    raise Stopped(f"{step.key}: sbatch refused the job: {why}") from error
+                    raise JobStopped(f"{step.key}: sbatch refused the job: {why}") from error
             if not reported:
                 reported = True
                 step.say(f"{step.key}: sbatch says: {why}; it is tried again")
             time.sleep(5.0)
 
-    def workers(self, folder: Path) -> Submitted:
+    def workers(self, folder: Path) -> SubmititWorkers:
         """Return the starter of the pool's workers."""
-        executor = submitit().SlurmExecutor(folder)
+        executor = import_submitit().SlurmExecutor(folder)
         executor.update_parameters(**self._owner.parameters("run"), job_name="sia:worker")
-        return Submitted(executor, self, around=_submitting)
+        return SubmititWorkers(executor, self, around=_submitting)
 
-    def attach(self, step: Step, job: str) -> None:
+    def attach(self, step: ComputeStep, job: str) -> None:
         """Do nothing: squeue knows a job by its id."""
 
-    def waiting(self, state: State | None, seconds: float) -> str:
+    def waiting(self, state: JobState | None, seconds: float) -> str:
         if self._watch.silence() > _LONG:
             return f"is waited for, though SLURM has not answered for {_LONG:.0f} s"
         if state is None or state.name != "PENDING":
@@ -142,11 +329,11 @@ class _Slurm:
             return f"may never start: {state.reason}"
         return f"waits in the queue: {state.reason}" if seconds > _LONG else ""
 
-    def log(self, step: Step, job: str) -> Path:
+    def log(self, step: ComputeStep, job: str) -> Path:
         return step.folder / f"{job}_0_log.err"
 
 
 @contextmanager
 def _submitting() -> Iterator[None]:
-    with _environment, submitit().helpers.clean_env():
+    with _environment, import_submitit().helpers.clean_env():
         yield

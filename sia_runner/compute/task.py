@@ -1,18 +1,95 @@
-"""Run a stage in its job: never two at once, to one outcome, whatever the cluster sends meanwhile."""
+"""Run a stage in its job: never two at once, to one outcome, whatever the cluster sends meanwhile.
+
+The outcome is a file in the step's folder, written once. Only this file decides. The cluster may start a job twice,
+and the driver may have been away; a process that finds the outcome of a stage that returned does not run the stage
+again."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sia_runner.compute.outcome import CUT, RETURNED, Outcome, raised, read, write
-from sia_runner.ground.lease import Held, Lease
+from sia_runner.store.lease import LeaseHeldError, RunLease
+
+RETURNED: Literal["returned"] = "returned"
+RAISED: Literal["raised"] = "raised"
+CUT: Literal["cut"] = "cut"  # by the cluster, for the reason in `value`
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutcome:
+    """The result or the exception of a stage, or the reason why the cluster cut it."""
+
+    kind: Literal["returned", "raised", "cut"]
+    value: Any  # the result, a frozen exception, or why the stage was cut
+
+    def result(self) -> Any:
+        """Return the stage's result, or raise what the stage raised, as it was."""
+        if self.kind == RAISED:
+            raise rebuild_error(self.value)
+        return self.value
+
+
+def outcome_file(folder: Path) -> Path:
+    """Return the path of the outcome in a step's folder."""
+    return folder / "outcome.pkl"
+
+
+def write_outcome(folder: Path, outcome: StageOutcome) -> None:
+    """Write an outcome atomically: a reader sees nothing or all of it, on another node too."""
+    path = outcome_file(folder)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as stream:
+        pickle.dump(outcome, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+
+
+def read_outcome(folder: Path) -> StageOutcome | None:
+    """Return the outcome; None while there is none."""
+    try:
+        raw = outcome_file(folder).read_bytes()
+    except FileNotFoundError:
+        return None
+    return pickle.loads(raw)  # noqa: S301 - our own file: no sandbox can write in this folder
+
+
+def clear_outcome(folder: Path) -> None:
+    """Remove the outcome, if there is one."""
+    outcome_file(folder).unlink(missing_ok=True)
+
+
+def error_outcome(error: BaseException) -> StageOutcome:
+    """Return an outcome of an exception that can be pickled, whatever its constructor takes."""
+    text = "".join(traceback.format_exception(error))
+    args = error.__reduce__()[1] if isinstance(error, OSError) else error.args  # with the file's name
+    frozen = (type(error), args, dict(error.__dict__), text)
+    try:
+        pickle.loads(pickle.dumps(frozen))  # noqa: S301 - what we just wrote
+    except Exception:  # noqa: BLE001 - whatever hinders pickling: its text is what is left
+        frozen = (RuntimeError, (f"{type(error).__name__}: {error}",), {}, text)
+    return StageOutcome(RAISED, frozen)
+
+
+def rebuild_error(frozen: tuple[type[BaseException], tuple[Any, ...], dict[str, Any], str]) -> BaseException:
+    """Rebuild the exception of a stage, with its traceback in the job as a note."""
+    kind, args, state, text = frozen
+    error = kind.__new__(kind, *args)
+    if not isinstance(error, OSError):
+        error.args = args
+    error.__dict__.update(state)
+    error.add_note(f"in the job:\n{text}")
+    return error
+
 
 TIME_LIMIT, PREEMPTED = "time limit", "preempted"
 _EARLY = 75.0  # seconds: SLURM may signal so much before it was asked to
@@ -27,7 +104,7 @@ class _Terminated(BaseException):
 
 
 @dataclass
-class Task:
+class StageJob:
     """One stage for a job, pickled by reference: the stage builds what it needs where it runs."""
 
     folder: Path
@@ -44,7 +121,7 @@ class Task:
 
         There is none where the cluster will start the job again or knows the reason better itself.
         """
-        began, before = time.monotonic(), marks(self.progress)
+        began, before = time.monotonic(), checkpoint_marks(self.progress)
         self._restore()
         signal.signal(signal.SIGTERM, _terminated)
         signal.signal(signal.SIGUSR2, lambda *_: self._cut(began, before))
@@ -52,7 +129,7 @@ class Task:
             self._run_once()
         except _Cut as cut:
             if cut.args[0] == TIME_LIMIT or not _requeued():
-                write(self.folder, Outcome(CUT, cut.args[0]))
+                write_outcome(self.folder, StageOutcome(CUT, cut.args[0]))
             _leave(f"cut: {cut.args[0]}")
         except _Terminated:
             _leave("terminated")
@@ -60,23 +137,23 @@ class Task:
     def _run_once(self) -> None:
         """Run the stage unless an earlier start of this job, or one that was thought lost, has finished it."""
         with _exclusive(self.folder):
-            earlier = read(self.folder)
+            earlier = read_outcome(self.folder)
             if earlier is not None and earlier.kind == RETURNED:
                 return
             try:
-                outcome = Outcome(RETURNED, self.entry(self.stage, *self.args))
+                outcome = StageOutcome(RETURNED, self.entry(self.stage, *self.args))
             except (_Cut, _Terminated):
                 raise
             except BaseException as error:  # noqa: BLE001 - Interrupted too: the driver decides what it means
-                outcome = raised(error)
-            write(self.folder, outcome)
+                outcome = error_outcome(error)
+            write_outcome(self.folder, outcome)
 
     def _cut(self, began: float, before: object) -> None:
         """Handle USR2: the time limit comes near, or the job is preempted."""
         _ignore_more()
         remaining = None if self.seconds is None else self.seconds - (time.monotonic() - began)
         near = remaining is not None and remaining < self.warning + _EARLY
-        raise _Cut(TIME_LIMIT if near and marks(self.progress) == before else PREEMPTED)
+        raise _Cut(TIME_LIMIT if near and checkpoint_marks(self.progress) == before else PREEMPTED)
 
     def _restore(self) -> None:
         for name, value in (self.environment or {}).items():
@@ -86,7 +163,7 @@ class Task:
                 os.environ[name] = value
 
 
-def marks(progress: Path | None) -> object:
+def checkpoint_marks(progress: Path | None) -> object:
     """Return a value that changes when the stage writes another checkpoint.
 
     A stage that writes checkpoints resumes there, so that it may be started again as often as it takes.
@@ -102,9 +179,9 @@ def _exclusive(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(Lease(folder))
+                stack.enter_context(RunLease(folder))
                 break
-            except Held:
+            except LeaseHeldError:
                 time.sleep(1.0)
         yield
 

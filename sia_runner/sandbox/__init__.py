@@ -1,1 +1,1 @@
-"""Sandboxes, in which harnesses run."""
+"""Sandboxes: where a harness runs."""

@@ -1,8 +1,7 @@
 """apptainer: a container without an engine, started like any program below the supervisor, which holds its limits.
 
 Nothing but the image and what is bound is seen inside. Its root is read-only and its network an empty namespace; the
-system call filter and the loss of privileges are ours, by `inside` and `launch`, as in `docker`.
-"""
+system call filter and the loss of privileges are ours, by `inside` and `launch`, as in `docker`."""
 
 import hashlib
 import os
@@ -12,10 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sia_runner.sandbox import canary, cgroups, identity, seccomp
-from sia_runner.sandbox.contained import PROGRAM, WORK, plan_for, recipe
-from sia_runner.sandbox.driver import run
-from sia_runner.sandbox.protocol import Ended, Job, SandboxError
+from sia_runner.sandbox import cgroups, driver, seccomp
+from sia_runner.sandbox.driver import CONTAINER_WORK, FIRST_PROCESS, container_plan, image_folder, run_job
+from sia_runner.sandbox.protocol import SandboxError, SandboxJob, SandboxResult
 
 
 class Apptainer:
@@ -32,9 +30,9 @@ class Apptainer:
         """Raise SandboxError when this backend cannot work here."""
         _program()
         _image(self._image)
-        if not seccomp.supported():
+        if not seccomp.has_call_table():
             raise SandboxError(f"there is no system call table for this processor ({os.uname().machine})")
-        problem = canary.problem(self, door)
+        problem = driver.probe_failure(self, door)
         if problem:
             raise SandboxError(problem)
 
@@ -42,7 +40,7 @@ class Apptainer:
         """List what this backend does not protect on this machine, one sentence each."""
         del door  # opens nothing else here
         gaps = ["A hole in the kernel itself is a way out: containers share the host's kernel."]
-        if not cgroups.possible():
+        if not cgroups.can_create():
             gaps.append(
                 "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu, "
                 "and what lies in the container's /tmp is not counted."
@@ -53,13 +51,13 @@ class Apptainer:
         """Return the image, its hash and apptainer's version."""
         return {"image": self._image, "id": _identity(_image(self._image)), "engine": _version()}
 
-    def run(self, job: Job) -> Ended:
+    def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
-        return run(job, self._plan)
+        return run_job(job, self._plan)
 
-    def _plan(self, job: Job) -> dict[str, Any]:
-        uid = identity.unprivileged() if os.geteuid() == 0 else None
-        plan, visible = plan_for(job, uid, kind="apptainer")
+    def _plan(self, job: SandboxJob) -> dict[str, Any]:
+        uid = driver.unprivileged_uid() if os.geteuid() == 0 else None
+        plan, visible = container_plan(job, uid, kind="apptainer")
         image = os.fspath(_image(self._image))
         plan["apptainer"] = arguments(_program(), image, visible, plan["work"], uid=uid, gpus=bool(self._gpus))
         return plan
@@ -89,7 +87,7 @@ def arguments(
         words.append("--nv")
     for inside, source in visible.items():
         words += ["--mount", _mount(source, inside) + ",ro"]
-    return [*words, "--mount", _mount(work, WORK), image, *PROGRAM]
+    return [*words, "--mount", _mount(work, CONTAINER_WORK), image, *FIRST_PROCESS]
 
 
 def _mount(source: str, inside: str) -> str:
@@ -113,7 +111,7 @@ def _image(name: str) -> Path:
     if not path.exists():
         raise SandboxError(
             f"sandbox.image={name}: no such file or folder; make it where there is Docker: docker build -t "
-            f"sia-runner-sandbox {recipe()} && apptainer build {name} docker-daemon:sia-runner-sandbox:latest"
+            f"sia-runner-sandbox {image_folder()} && apptainer build {name} docker-daemon:sia-runner-sandbox:latest"
         )
     return path.resolve()
 

@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sia_runner.sandbox import canary, cgroups, identity, interpreter, seccomp, workdir
-from sia_runner.sandbox.driver import base_plan, command, door, environment, run
+from sia_runner.sandbox import cgroups, driver, interpreter, seccomp, workdir
+from sia_runner.sandbox.driver import base_plan, harness_command, harness_environment, relay_plan, run_job
 from sia_runner.sandbox.launch import ARGS_FD, OURS
-from sia_runner.sandbox.protocol import Ended, Job, SandboxError
+from sia_runner.sandbox.protocol import SandboxError, SandboxJob, SandboxResult
 
 _HERE = Path(__file__).resolve().parent
 _HARNESS, _DATA, _WORK, _LAUNCH = "/sandbox/harness", "/sandbox/data", "/sandbox/work", "/sandbox/launch.py"
@@ -33,7 +33,7 @@ class Bubblewrap:
         """List what this backend does not protect on this machine, one sentence each."""
         del door  # opens nothing else here
         gaps = ["A hole in the kernel itself is a way out: bubblewrap shares the host's kernel."]
-        if not cgroups.possible():
+        if not cgroups.can_create():
             gaps.append(
                 "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu, "
                 f"and {2 * _SMALL_MB} MiB in /tmp and /dev/shm are not counted."
@@ -44,45 +44,45 @@ class Bubblewrap:
         """Return nothing: a harness sees this machine's own Python."""
         return {}
 
-    def run(self, job: Job) -> Ended:
+    def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
-        return run(job, _plan)
+        return run_job(job, _plan)
 
 
-def _plan(job: Job) -> dict[str, Any]:
-    python = interpreter.python_of(job)
-    uid = identity.unprivileged() if os.geteuid() == 0 else None
-    calls = seccomp.program(sockets="namespace", own_files=True)
+def _plan(job: SandboxJob) -> dict[str, Any]:
+    python = interpreter.python_path(job)
+    uid = driver.unprivileged_uid() if os.geteuid() == 0 else None
+    calls = seccomp.filter_program(sockets="namespace", own_files=True)
     launch = {
-        "argv": command(python, _HARNESS, job, _DATA, _WORK),
-        "env": environment(job, python, _WORK, "/tmp"),  # noqa: S108 (the sandbox's own)
+        "argv": harness_command(python, _HARNESS, job, _DATA, _WORK),
+        "env": harness_environment(job, python, _WORK, "/tmp"),  # noqa: S108 (the sandbox's own)
         "cwd": _WORK,
         "uid": uid,
         "filter": calls,
-        "door": door(job, _GATEWAY, "namespace", calls),
+        "door": relay_plan(job, _GATEWAY, "namespace", calls),
         "pdeathsig": False,  # bwrap --die-with-parent
     }
     # Since Linux 5.14 a user namespace counts its own processes.
-    plan = base_plan(job, launch=launch, shared_uid=uid is None and identity.kernel() < (5, 14))
+    plan = base_plan(job, launch=launch, shared_uid=uid is None and driver.kernel_version() < (5, 14))
     sources = {_HARNESS: os.fspath(job.harness.resolve()), _DATA: os.fspath(job.data.resolve())}
     if uid is not None:
-        workdir.copy_what_is_private(sources, plan)
-    ours = _door_files(os.fspath(job.door.socket.resolve())) if job.door else {}
+        workdir.copy_private(sources, plan)
+    ours = _relay_files(os.fspath(job.door.socket.resolve())) if job.door else {}
     arguments = _arguments(python, sources, ours, plan["work"], as_root=uid is not None)
     plan["bubblewrap"] = [_program(), "--args", str(ARGS_FD), python, "-I", "-S", "-E", _LAUNCH]
     plan["arguments"] = b"\0".join(os.fsencode(argument) for argument in arguments)
     return plan
 
 
-def _door_files(socket: str) -> dict[str, str]:
+def _relay_files(socket: str) -> dict[str, str]:
     """Map paths inside to the relay's modules, laid out as their package, and to the gateway's socket."""
     modules = {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in ("door.py", "relay.py")}
     return {**modules, _GATEWAY: socket}
 
 
 def _arguments(python: str, sources: dict[str, str], ours: dict[str, str], work: str, *, as_root: bool) -> list[str]:
-    visible = interpreter.shown(python)
-    interpreter.refuse_shown([work, *sources.values()], visible)
+    visible = interpreter.visible_paths(python)
+    interpreter.refuse_visible([work, *sources.values()], visible)
     small = ["--perms", "1777", "--size", str(_SMALL_MB << 20), "--tmpfs"]
     arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     if as_root:  # launch.py changes to a stranger's uid, then nothing has any capability
@@ -95,7 +95,7 @@ def _arguments(python: str, sources: dict[str, str], ours: dict[str, str], work:
     arguments += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
     arguments += ["--proc", "/proc", "--dev", "/dev", *small, "/dev/shm", *small, "/tmp"]  # noqa: S108
     binds: dict[str, str] = {}
-    for path in interpreter.TOP:
+    for path in interpreter.TOP_LEVEL_FOLDERS:
         if os.path.islink(path):
             arguments += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
@@ -135,6 +135,6 @@ def _problem(door: bool) -> str:
         return str(error)
     if "--size" not in options:
         return "this bubblewrap is too old; 0.6 or newer is needed"
-    if not seccomp.supported():
+    if not seccomp.has_call_table():
         return f"there is no system call table for this processor ({os.uname().machine}); x86_64 and aarch64 have one"
-    return canary.problem(Bubblewrap(), door)
+    return driver.probe_failure(Bubblewrap(), door)

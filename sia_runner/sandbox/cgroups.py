@@ -1,7 +1,6 @@
 """Exact memory and process limits where a cgroup may be made here: v2 where delegated, v1 as root.
 
-`create` returns None where it may not; the watchdog and rlimits then hold the limits alone.
-"""
+`create` returns None where it may not; the watchdog and rlimits then hold the limits alone."""
 
 import os
 import time
@@ -10,7 +9,7 @@ ROOT = "/sys/fs/cgroup"
 _PREFIX = "sia-"
 
 
-class Group:
+class Cgroup:
     """One cgroup with limits of memory and processes.
 
     `memory`, `pids` and `cpu` are the same folder in v2, folders of several hierarchies in v1.
@@ -60,14 +59,14 @@ class Group:
                 time.sleep(0.01)
 
 
-def create(memory_bytes: int, processes: int, root: str = ROOT) -> Group | None:
+def create_cgroup(memory_bytes: int, processes: int, root: str = ROOT) -> Cgroup | None:
     """Make a cgroup with these limits, named after this process; return None where that is not possible."""
     if os.path.exists(f"{root}/cgroup.controllers"):
         return _create_v2(memory_bytes, processes, root)
     return _create_v1(memory_bytes, processes, root)
 
 
-def of(pid: int, root: str = ROOT) -> Group | None:
+def cgroup_of(pid: int, root: str = ROOT) -> Cgroup | None:
     """Return the cgroup that another program made for a process; None where it cannot be seen."""
     paths = _paths(pid)
     if os.path.exists(f"{root}/cgroup.controllers"):
@@ -77,18 +76,18 @@ def of(pid: int, root: str = ROOT) -> Group | None:
         memory, pids, cpu = (f"{root}/{name}{paths.get(name, '')}" for name in ("memory", "pids", "cpuacct"))
         version = 1
     visible = paths and all(os.path.exists(f"{folder}/cgroup.procs") for folder in (memory, pids))
-    return Group(memory, pids, version, cpu) if visible else None
+    return Cgroup(memory, pids, version, cpu) if visible else None
 
 
-def possible() -> bool:
+def can_create() -> bool:
     """Tell whether a cgroup can be made here, by making one: permissions alone do not tell."""
-    group = create(64 << 20, 16)
+    group = create_cgroup(64 << 20, 16)
     if group:
         group.remove()
     return group is not None
 
 
-def _create_v2(memory_bytes: int, processes: int, root: str) -> Group | None:
+def _create_v2(memory_bytes: int, processes: int, root: str) -> Cgroup | None:
     path = _paths().get("")
     limits = {"memory.max": memory_bytes, "pids.max": processes, "memory.oom.group": 1}
     # A cgroup that holds processes cannot limit its children, so an ancestor is often the one that may have them.
@@ -98,12 +97,12 @@ def _create_v2(memory_bytes: int, processes: int, root: str) -> Group | None:
         if {"memory", "pids"} <= set(controllers) and os.access(f"{parent}/cgroup.procs", os.W_OK):
             folder = _make(parent, limits, {"memory.swap.max": 0})
             if folder:
-                return Group(folder, folder, 2)
+                return Cgroup(folder, folder, 2)
         path = os.path.dirname(path) if path != "/" else None
     return None
 
 
-def _create_v1(memory_bytes: int, processes: int, root: str) -> Group | None:
+def _create_v1(memory_bytes: int, processes: int, root: str) -> Cgroup | None:
     own = _paths()
     if "memory" not in own or "pids" not in own:
         return None
@@ -115,7 +114,7 @@ def _create_v1(memory_bytes: int, processes: int, root: str) -> Group | None:
     if pids is None:
         _removed(memory)
         return None
-    return Group(memory, pids, 1)
+    return Cgroup(memory, pids, 1)
 
 
 def _make(parent: str, limits: dict[str, int], optional: dict[str, int]) -> str | None:

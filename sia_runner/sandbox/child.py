@@ -1,4 +1,7 @@
-"""The sandboxed child process: bubblewrap or apptainer, or the harness itself confined in place."""
+"""The sandboxed child process, and the process tree below the supervisor.
+
+The child is bubblewrap or apptainer, or the harness itself confined in place. The supervisor is a subreaper: a
+process that forks away or calls setsid still ends up below it."""
 
 import contextlib
 import fcntl
@@ -6,14 +9,151 @@ import marshal
 import os
 import resource
 import signal
+import time
 
-from sia_runner.sandbox import cgroups, landlock, launch, tree
+from sia_runner.sandbox import cgroups, landlock, launch
 
-TYPE_CHECKING = False  # as the type checkers understand it; `typing` is slow to import
+TYPE_CHECKING = False  # typing would cost milliseconds at every start
+
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sia_runner.sandbox.door import Door
+    from sia_runner.sandbox.relay import RelayHandle
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_FORGET = 1.0  # seconds until foreign process ids are looked at again: the kernel reuses them
+
+
+class ProcessStats:
+    """One process and its figures, as /proc shows them."""
+
+    __slots__ = ("parent", "pid", "rss_bytes", "threads")
+
+    def __init__(self, pid: int, parent: int, threads: int, rss_bytes: int) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.threads = threads
+        self.rss_bytes = rss_bytes
+
+
+class ProcessTree:
+    """The descendants of `root`; 0: of this process.
+
+    It remembers which processes are foreign, so that a look costs one directory read.
+    """
+
+    def __init__(self, root: int = 0) -> None:
+        self._root = root or os.getpid()
+        self._foreign: set[int] = set()
+        self._forgotten = 0.0
+
+    def look(self) -> list[ProcessStats]:
+        """List all descendants."""
+        time_now = time.monotonic()
+        if time_now - self._forgotten > _FORGET:
+            self._foreign.clear()
+            self._forgotten = time_now
+        present = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+        self._foreign &= present
+        processes = {}
+        for pid in present - self._foreign:
+            process = _stat(pid)
+            if process:
+                processes[pid] = process
+        ours = _below(self._root, processes)
+        self._foreign |= processes.keys() - {process.pid for process in ours}
+        return ours
+
+
+def _below(root: int, processes: dict[int, ProcessStats]) -> list[ProcessStats]:
+    children: dict[int, list[ProcessStats]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent, []).append(process)
+    descendants: list[ProcessStats] = []
+    waiting = [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        descendants += below
+        waiting += [process.pid for process in below]
+    return descendants
+
+
+def _stat(pid: int) -> ProcessStats | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # the name before ) may hold anything
+    except OSError:
+        return None
+    return ProcessStats(pid, int(fields[1]), int(fields[17]), int(fields[21]) * _PAGE)
+
+
+def count_threads(user: int) -> int:
+    """Count the threads of a user on this machine."""
+    count = 0
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            process = _stat(int(name))
+            try:
+                count += process.threads if process and os.stat(f"/proc/{name}").st_uid == user else 0
+            except FileNotFoundError:
+                continue
+    return count
+
+
+def proportional_bytes(processes: list[ProcessStats]) -> int:
+    """Sum memory with shared pages counted once (PSS); resident size where a process cannot be inspected."""
+    return sum(_pss(process) for process in processes)
+
+
+def _pss(process: ProcessStats) -> int:
+    try:
+        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except PermissionError:
+        return process.rss_bytes
+    except OSError:
+        pass
+    return 0  # it has ended meanwhile
+
+
+def end_all(patience: float = 10.0) -> bool:
+    """Kill and reap every descendant; return False where some are left after `patience` seconds.
+
+    Those are stuck in the kernel. Stopping all before killing any leaves a fork bomb no process that could fork in the
+    meantime.
+    """
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        stopped: set[int] = set()
+        while fresh := {process.pid for process in ProcessTree().look()} - stopped:
+            _signal(fresh, signal.SIGSTOP)
+            stopped |= fresh
+        _signal(stopped, signal.SIGKILL)
+        if _reap_all():
+            return True
+        time.sleep(0.001 if not stopped else 0.003)
+    return False
+
+
+def _signal(pids: set[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _reap_all() -> bool:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
+
 
 _SPARE = 3  # bubblewrap's own processes in the same cgroup
 _BACKSTOP = 1 << 30  # address space beyond the memory limit: interpreters and thread stacks reserve, not use
@@ -26,14 +166,14 @@ class Child:
     `container.Container` has the same methods.
     """
 
-    def __init__(self, pid: int, output: int, status: int, group: "cgroups.Group | None", locks: "list[int]") -> None:
+    def __init__(self, pid: int, output: int, status: int, group: "cgroups.Cgroup | None", locks: "list[int]") -> None:
         self.output = output
         self.group = group
         self.code: int | None = None  # how it ended, as a shell says it: 128 + signal
         self._pid = pid
         self._status = status
         self._processor_locks = locks  # descriptors, open until the end
-        self._tree = tree.Tree()
+        self._tree = ProcessTree()
         os.set_blocking(output, False)
 
     def read(self) -> "bytes | None":
@@ -52,13 +192,13 @@ class Child:
                     self.code = code if code >= 0 else 128 - code
         return self.code is not None
 
-    def processes(self) -> "list[tree.Process]":
+    def processes(self) -> "list[ProcessStats]":
         """List its processes."""
         return self._tree.look()
 
     def end(self) -> bool:
         """Kill all its processes; return False where some are stuck in the kernel."""
-        return tree.end_all()
+        return end_all()
 
     def remaining_output(self) -> "Iterator[bytes]":
         """Yield the output that is still unread, once the program was ended."""
@@ -81,17 +221,17 @@ class Child:
             self.group.remove()
 
 
-def start(plan: dict) -> Child:
+def start_child(plan: dict) -> Child:
     """Fork the sandboxed program, with its limits, pipes and processors."""
     limits = plan["limits"]
     spare = plan["relays"] + (_SPARE if plan["bubblewrap"] or plan["apptainer"] else 0)
-    group = cgroups.create(limits["memory"], limits["processes"] + spare)
+    group = cgroups.create_cgroup(limits["memory"], limits["processes"] + spare)
     rlimits = plan["launch"]["rlimits"]
     if group is None:
         rlimits["RLIMIT_AS"] = limits["memory"] + _BACKSTOP
     if plan["shared_uid"]:
-        rlimits["RLIMIT_NPROC"] += tree.threads_of(os.getuid())  # it counts every thread of a user
-    allowed, locks = processors(limits["cpus"])
+        rlimits["RLIMIT_NPROC"] += count_threads(os.getuid())  # it counts every thread of a user
+    allowed, locks = claim_processors(limits["cpus"])
     output, output_end = _pipe()
     plan_end = _pipe_with(plan["launch"], sorted(allowed)) if plan["apptainer"] else None
     status, status_end = _pipe()
@@ -115,7 +255,7 @@ def start(plan: dict) -> Child:
 
 
 def _become(
-    plan: dict, group: "cgroups.Group | None", output: int, status: int, plan_pipe: "tuple[int, int] | None"
+    plan: dict, group: "cgroups.Cgroup | None", output: int, status: int, plan_pipe: "tuple[int, int] | None"
 ) -> None:
     os.setsid()
     if group:
@@ -133,31 +273,31 @@ def _become(
     for target, source in spare.items():
         os.dup2(source, target)
     if plan["bubblewrap"]:
-        launch.restrict({"RLIMIT_CORE": 0})
+        launch.set_rlimits({"RLIMIT_CORE": 0})
         os.execve(plan["bubblewrap"][0], plan["bubblewrap"], {})
     if plan["apptainer"]:
         os.execve(plan["apptainer"][0], plan["apptainer"], {"PATH": os.defpath, "HOME": "/"})
-    door = _open_door(plan["launch"]) if plan["launch"]["door"] else None
-    ruleset = landlock.prepare(**plan["landlock"], ports=_ports(plan["launch"], door))
+    door = _start_relay(plan["launch"]) if plan["launch"]["door"] else None
+    ruleset = landlock.make_ruleset(**plan["landlock"], ports=_allowed_ports(plan["launch"], door))
     asks = door is not None and plan["launch"]["door"]["way"] == "loopback"
-    launch.become(plan["launch"], lambda: landlock.restrict(ruleset), door.ask if door and asks else None)
+    launch.become(plan["launch"], lambda: landlock.apply_ruleset(ruleset), door.ask if door and asks else None)
 
 
-def _open_door(plan: dict) -> "Door":
-    from sia_runner.sandbox import door, network
+def _start_relay(plan: dict) -> "RelayHandle":
+    from sia_runner.sandbox import network, relay
 
     if plan["door"]["way"] == "namespace":
         network.isolate()
-    return door.open_door(plan, lambda: launch.become_relay(plan, landlock.seal))
+    return relay.start_relay(plan, lambda: launch.become_relay(plan, landlock.seal))
 
 
-def _ports(plan: dict, door: "Door | None") -> "list[int] | None":
+def _allowed_ports(plan: dict, door: "RelayHandle | None") -> "list[int] | None":
     if door is None:
         return []
     return None if plan["door"]["way"] == "namespace" else [door.port]
 
 
-def processors(count: int) -> "tuple[set[int], list[int]]":
+def claim_processors(count: int) -> "tuple[set[int], list[int]]":
     """Choose the processors to run on, and lock them against other sandboxes of this machine where possible.
 
     Each lock is on the processor's own folder in /sys: no file is made, and it ends with its holder.

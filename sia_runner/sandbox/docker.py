@@ -1,7 +1,7 @@
 """docker: a container of its own for every run, on an engine of this machine. The image is the harness's whole world.
 
-The same supervisor as for the other sandboxes watches and ends it; `container` is its half, `inside` the first process.
-"""
+The same supervisor as for the other sandboxes watches and ends it; `container` is its half, `inside` the first
+process."""
 
 import json
 import os
@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sia_runner.sandbox import canary, identity, seccomp
-from sia_runner.sandbox.contained import OURS_INSIDE, PROGRAM, WORK, plan_for, recipe
-from sia_runner.sandbox.driver import run
-from sia_runner.sandbox.protocol import Ended, Job, SandboxError
+from sia_runner.sandbox import driver, seccomp
+from sia_runner.sandbox.driver import (
+    CONTAINER_WORK,
+    FIRST_PROCESS,
+    FIRST_PROCESS_COUNT,
+    container_plan,
+    image_folder,
+    run_job,
+)
+from sia_runner.sandbox.protocol import SandboxError, SandboxJob, SandboxResult
 
 _SMALL_MB = 64  # of /tmp and of /dev/shm, each
 _BACKSTOP = 1 << 30  # address space beyond a memory limit that nothing but a sample holds
@@ -21,7 +27,7 @@ _LEFT_BEHIND = 600  # seconds after which a container that never ran, or was not
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineImage:
     """A container engine that answers, and the image on it.
 
     `api`: the SDK's client of it.
@@ -51,7 +57,7 @@ class Docker:
 
     def check(self, *, door: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
-        _sweep(_engine(self._image))
+        _remove_abandoned(_engine(self._image))
         ignored = self._ignored()
         if ignored and self._require_limits:
             raise SandboxError(
@@ -59,7 +65,7 @@ class Docker:
                 "as rootless engines without delegated cgroups do; use another engine or sandbox, or have them sampled "
                 "with sandbox.require_limits=false"
             )
-        problem = canary.problem(self, door)
+        problem = driver.probe_failure(self, door)
         if problem:
             raise SandboxError(problem)
 
@@ -81,21 +87,21 @@ class Docker:
         digest = {"digest": engine.digest} if engine.digest else {}
         return {"image": self._image, "id": engine.image, **digest, "engine": engine.server}
 
-    def run(self, job: Job) -> Ended:
+    def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
-        return run(job, lambda job: self._plan(job, enforced=not self._ignored()))
+        return run_job(job, lambda job: self._plan(job, enforced=not self._ignored()))
 
     def _ignored(self) -> tuple[str, ...]:
         """Return the limits that this engine ignores; measured once per process, before the first harness runs."""
         return _ignored(_engine(self._image))
 
-    def _plan(self, job: Job, *, enforced: bool) -> dict[str, Any]:
+    def _plan(self, job: SandboxJob, *, enforced: bool) -> dict[str, Any]:
         return _plan(_engine(self._image), job, self._gpus, enforced=enforced)
 
 
-def _plan(engine: Engine, job: Job, gpus: int, *, enforced: bool) -> dict[str, Any]:
-    uid = identity.unprivileged() if os.geteuid() == 0 else None
-    plan, visible = plan_for(job, uid, kind="docker")
+def _plan(engine: EngineImage, job: SandboxJob, gpus: int, *, enforced: bool) -> dict[str, Any]:
+    uid = driver.unprivileged_uid() if os.geteuid() == 0 else None
+    plan, visible = container_plan(job, uid, kind="docker")
     if not enforced and not gpus:  # drivers of GPUs reserve far more address space than there is memory
         plan["launch"]["rlimits"]["RLIMIT_AS"] = plan["limits"]["memory"] + _BACKSTOP
     request = _request(engine, job, _user(engine, uid), visible, plan, gpus)
@@ -104,13 +110,15 @@ def _plan(engine: Engine, job: Job, gpus: int, *, enforced: bool) -> dict[str, A
     return plan
 
 
-def _user(engine: Engine, uid: int | None) -> str:
+def _user(engine: EngineImage, uid: int | None) -> str:
     if engine.rootless:
         return "0:0"  # in a rootless engine's user namespace: the engine's user, without rights outside
     return f"{uid}:{uid}" if uid is not None else f"{os.geteuid()}:{os.getegid()}"
 
 
-def _request(engine: Engine, job: Job, user: str, visible: dict[str, str], plan: dict[str, Any], gpus: int) -> str:
+def _request(
+    engine: EngineImage, job: SandboxJob, user: str, visible: dict[str, str], plan: dict[str, Any], gpus: int
+) -> str:
     """Build the request that creates the container, as JSON.
 
     The engine shall refuse what it does not know rather than leave it out.
@@ -123,15 +131,15 @@ def _request(engine: Engine, job: Job, user: str, visible: dict[str, str], plan:
     host = engine.api.create_host_config(
         auto_remove=True,
         cap_drop=["ALL"],
-        device_requests=[DeviceRequest(capabilities=[["gpu"]], **_which(gpus))] if gpus else None,
+        device_requests=[DeviceRequest(capabilities=[["gpu"]], **_gpu_request(gpus))] if gpus else None,
         ipc_mode="private",
         log_config=LogConfig(type="none"),  # else the engine keeps all that a harness prints
         mem_limit=memory,
         memswap_limit=memory,
-        mounts=[*mounts, Mount(WORK, plan["work"], type="bind")],
+        mounts=[*mounts, Mount(CONTAINER_WORK, plan["work"], type="bind")],
         network_mode="none",
         oom_score_adj=500,  # should the machine run short, the kernel takes harnesses, not the runner
-        pids_limit=limits.processes + plan["relays"] + OURS_INSIDE,
+        pids_limit=limits.processes + plan["relays"] + FIRST_PROCESS_COUNT,
         read_only=True,
         security_opt=["no-new-privileges"],
         shm_size=_SMALL_MB << 20,
@@ -140,12 +148,12 @@ def _request(engine: Engine, job: Job, user: str, visible: dict[str, str], plan:
     settings = {"hostname": "sandbox", "user": user, "working_dir": "/", "labels": {_LABEL: plan["work"]}}
     return json.dumps(
         engine.api.create_container_config(
-            engine.image, PROGRAM[1:], entrypoint=PROGRAM[:1], stdin_open=True, host_config=host, **settings
+            engine.image, FIRST_PROCESS[1:], entrypoint=FIRST_PROCESS[:1], stdin_open=True, host_config=host, **settings
         )
     )
 
 
-def _which(gpus: int) -> dict[str, Any]:
+def _gpu_request(gpus: int) -> dict[str, Any]:
     """Select GPUs for the engine, which does not know SLURM: a job lists its own in CUDA_VISIBLE_DEVICES."""
     devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if not devices:
@@ -153,12 +161,12 @@ def _which(gpus: int) -> dict[str, Any]:
     return {"device_ids": devices if gpus < 0 else devices[:gpus]}
 
 
-def _engine(image: str) -> Engine:
+def _engine(image: str) -> EngineImage:
     return _find(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock", image)
 
 
 @lru_cache(maxsize=4)
-def _find(host: str, image: str) -> Engine:
+def _find(host: str, image: str) -> EngineImage:
     """Connect to the engine; raise SandboxError where the SDK, the engine or the image is missing."""
     try:
         import docker
@@ -167,7 +175,7 @@ def _find(host: str, image: str) -> Engine:
         raise SandboxError('sandbox=docker needs the docker package: pip install "sia-runner[docker]"') from None
     if not host.startswith("unix://"):
         raise SandboxError(f"DOCKER_HOST={host}: only an engine on this machine can show it a harness (unix://…)")
-    if not seccomp.supported():
+    if not seccomp.has_call_table():
         raise SandboxError(f"there is no system call table for this processor ({os.uname().machine})")
     try:
         client = docker.DockerClient(base_url=host, version="auto", timeout=60)
@@ -175,29 +183,29 @@ def _find(host: str, image: str) -> Engine:
         local_image = client.images.get(image)
     except ImageNotFound:
         raise SandboxError(
-            f"the container engine has no image {image}; make it: docker build -t {image} {recipe()}"
+            f"the container engine has no image {image}; make it: docker build -t {image} {image_folder()}"
         ) from None
     except (DockerException, OSError) as error:  # what the SDK itself is built on raises the latter
         raise SandboxError(f"no container engine answers at {host}: {' '.join(str(error).split())[:200]}") from None
     digests = local_image.attrs.get("RepoDigests") or [""]
     rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
     server = f"{info.get('ServerVersion')}"
-    return Engine(client.api, host.removeprefix("unix://"), str(local_image.id), digests[0], server, rootless)
+    return EngineImage(client.api, host.removeprefix("unix://"), str(local_image.id), digests[0], server, rootless)
 
 
 @lru_cache(maxsize=4)
-def _ignored(engine: Engine) -> tuple[str, ...]:
+def _ignored(engine: EngineImage) -> tuple[str, ...]:
     """Return those of ``memory`` and ``processes`` that a program exceeded on this engine."""
 
-    def plan_of(job: Job) -> dict[str, Any]:
+    def plan_of(job: SandboxJob) -> dict[str, Any]:
         plan = _plan(engine, job, 0, enforced=True)  # so that nothing of ours holds them
         plan["launch"]["rlimits"]["RLIMIT_NPROC"] = 1 << 20
         return plan
 
-    return canary.ignored_limits(lambda job: run(job, plan_of))
+    return driver.ignored_limits(lambda job: run_job(job, plan_of))
 
 
-def _sweep(engine: Engine) -> None:
+def _remove_abandoned(engine: EngineImage) -> None:
     """Remove containers that a killed supervisor or a killed engine left behind."""
     import time
 

@@ -1,16 +1,26 @@
-"""The runner's side of a sandbox: start a supervisor with a plan, wait, and return how the run ended."""
+"""The runner's side of a sandbox: plan a job, run it under a supervisor, and check that a sandbox works here.
+
+A backend builds a plan with the helpers here: the common part, the part of sandboxes with an image, and the
+unprivileged user that a harness of root gets. A supervisor carries the plan out. A trial job in the sandbox itself is
+the only sure check that it works on this machine, and that it holds its limits."""
 
 import contextlib
 import marshal
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sia_runner.ground.standby import Standby
-from sia_runner.sandbox.protocol import Ended, Ending, Job, SandboxError
+from sia_runner.records import GatewayAddress
+from sia_runner.sandbox import seccomp, workdir
+from sia_runner.sandbox.inside import OURS
+from sia_runner.sandbox.protocol import Ending, Sandbox, SandboxError, SandboxJob, SandboxLimits, SandboxResult
+from sia_runner.system import PrestartedProcess
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 # -I -S -E: nothing that a harness could leave behind (site, user site, PYTHON*, the current folder) is ever read
@@ -20,7 +30,7 @@ _PORT = 7421  # of the relay, in a network of its own: always the same, so that 
 _FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
 
 
-def check_job(job: Job) -> None:
+def check_job(job: SandboxJob) -> None:
     """Raise SandboxError when the job cannot be run, in one line."""
     entry = job.harness / job.entry
     if not entry.resolve().is_relative_to(job.harness.resolve()):
@@ -36,7 +46,7 @@ def check_job(job: Job) -> None:
         raise SandboxError(f"the model gateway has no socket at {job.door.socket}")
 
 
-def base_plan(job: Job, *, launch: dict[str, Any], shared_uid: bool) -> dict[str, Any]:
+def base_plan(job: SandboxJob, *, launch: dict[str, Any], shared_uid: bool) -> dict[str, Any]:
     """Build the part of a plan that every backend needs; sizes in bytes.
 
     Backends add their own keys to it.
@@ -78,7 +88,7 @@ def base_plan(job: Job, *, launch: dict[str, Any], shared_uid: bool) -> dict[str
     }
 
 
-def environment(job: Job, python: str, work: str, tmp: str) -> dict[str, str]:
+def harness_environment(job: SandboxJob, python: str, work: str, tmp: str) -> dict[str, str]:
     """Build the harness's environment from nothing."""
     threads = str(job.limits.cpus)
     return {
@@ -99,7 +109,7 @@ def environment(job: Job, python: str, work: str, tmp: str) -> dict[str, str]:
     }
 
 
-def door(job: Job, socket: str, way: str, calls: bytes) -> dict[str, Any] | None:
+def relay_plan(job: SandboxJob, socket: str, way: str, calls: bytes) -> dict[str, Any] | None:
     """Build the relay's part of a plan (see `door`); None for a job without a gateway.
 
     `socket`: the gateway's, as the relay sees it; `calls`: the relay's filter of system calls.
@@ -111,7 +121,7 @@ def door(job: Job, socket: str, way: str, calls: bytes) -> dict[str, Any] | None
     return {"socket": socket, "port": port, "env": {**direct, **job.door.env}, "filter": calls, "way": way}
 
 
-def command(python: str, harness: str, job: Job, data: str, work: str) -> list[str]:
+def harness_command(python: str, harness: str, job: SandboxJob, data: str, work: str) -> list[str]:
     """Return ``python entry --dataset_dir data --working_dir work``, without the user's own site-packages."""
     return [python, "-s", f"{harness}/{job.entry}", "--dataset_dir", data, "--working_dir", work]
 
@@ -129,20 +139,20 @@ def _start() -> "subprocess.Popen[bytes]":
     )
 
 
-_supervisors = Standby(_start)
+_supervisors = PrestartedProcess(_start)
 
 
-def run(job: Job, plan_of: Callable[[Job], dict[str, Any]]) -> Ended:
+def run_job(job: SandboxJob, plan_of: Callable[[SandboxJob], dict[str, Any]]) -> SandboxResult:
     """Check the job, let a backend make a plan of it, and carry the plan out."""
     try:
         check_job(job)
         plan = plan_of(job)
     except SandboxError as error:
-        return not_started(str(error))
+        return result_not_started(str(error))
     return supervise(plan)
 
 
-def supervise(plan: dict[str, Any]) -> Ended:
+def supervise(plan: dict[str, Any]) -> SandboxResult:
     """Run `plan` under a supervisor of its own.
 
     The sandbox ends with this process and with this call, however they end.
@@ -162,13 +172,13 @@ def supervise(plan: dict[str, Any]) -> Ended:
             _stop(supervisor)
         if len(answer) < 5:
             complaint = supervisor.stderr.read().decode(errors="replace").strip().splitlines()
-            return not_started(f"the supervisor died: {complaint[-1] if complaint else supervisor.returncode}")
-    return _ended(marshal.loads(answer[4:]))  # noqa: S302 (written by our own supervisor)
+            return result_not_started(f"the supervisor died: {complaint[-1] if complaint else supervisor.returncode}")
+    return _result_of(marshal.loads(answer[4:]))  # noqa: S302 (written by our own supervisor)
 
 
-def not_started(detail: str) -> Ended:
+def result_not_started(detail: str) -> SandboxResult:
     """Return the result of a job that could not be started, with the reason."""
-    return Ended(Ending.NOT_STARTED, None, 0.0, 0.0, 0.0, 0, detail)
+    return SandboxResult(Ending.NOT_STARTED, None, 0.0, 0.0, 0.0, 0, detail)
 
 
 def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
@@ -183,7 +193,175 @@ def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
         supervisor.wait()
 
 
-def _ended(result: dict[str, Any]) -> Ended:
+def _result_of(result: dict[str, Any]) -> SandboxResult:
     if result["ending"] == "not_started" and "seconds" not in result:
-        return not_started(result["detail"])
-    return Ended(**{**result, "ending": Ending(result["ending"])})
+        return result_not_started(result["detail"])
+    return SandboxResult(**{**result, "ending": Ending(result["ending"])})
+
+
+# No account uses these (systemd keeps this range for users that exist while a service runs).
+_FIRST_UID, _LAST_UID = 61184, 65519
+_NOBODY_UID = 65534
+
+
+def unprivileged_uid() -> int:
+    """Return a user and group number for one run, so that simultaneous runs cannot reach each other.
+
+    Raises SandboxError where root itself lives in a user namespace that has no such number.
+    """
+    mapped = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    candidate = _FIRST_UID + int.from_bytes(os.urandom(4), "big") % (_LAST_UID - _FIRST_UID)
+    for uid in (candidate, _NOBODY_UID):
+        if any(first <= uid < first + count for first, _, count in mapped):
+            return uid
+    raise SandboxError("root has no unprivileged user number to give to a harness here; run as an ordinary user")
+
+
+def kernel_version() -> tuple[int, int]:
+    """Return the kernel's version as (major, minor)."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdecimal()) or 0)
+
+
+def first_closed_folder(paths: list[str]) -> str:
+    """Return the first folder on the way to these paths that other users may not enter; empty when none."""
+    for path in paths:
+        for folder in (*reversed(Path(os.path.realpath(path)).parents), Path(path)):
+            if folder.is_dir() and not folder.stat().st_mode & 0o001:
+                return os.fspath(folder)
+    return ""
+
+
+CONTAINER_WORK = "/sandbox/work"  # the only path that is not read-only
+FIRST_PROCESS = ["python3", "-I", "-S", "-E", f"{OURS}/sia_runner/sandbox/inside.py"]
+FIRST_PROCESS_COUNT = 1  # processes: `inside`
+
+_HERE = Path(__file__).resolve().parent
+_HARNESS, _DATA, _GATEWAY = "/sandbox/harness", "/sandbox/data", "/sandbox/gateway.sock"
+_CONTAINER_MODULES = ("inside.py", "launch.py", "door.py", "relay.py")
+_CONTAINER_ETC = ("passwd", "group", "hosts", "resolv.conf")
+
+
+def container_plan(job: SandboxJob, uid: int | None, *, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a plan without the backend's own keys, and the read-only files as path inside -> path here.
+
+    `uid`: the unprivileged user that a harness of root gets. Raises SandboxError for a job with a Python of this
+    machine.
+    """
+    if job.python:
+        raise SandboxError(
+            f"sandbox={kind} runs the Python of its image, not an environment of requirements.txt; "
+            "build an image with these packages and name it in sandbox.image"
+        )
+    calls = seccomp.filter_program(sockets="namespace", own_files=True)
+    launch = {
+        "argv": harness_command("python3", _HARNESS, job, _DATA, CONTAINER_WORK),
+        "env": harness_environment(job, "/usr/bin/python3", CONTAINER_WORK, "/tmp"),  # noqa: S108 (the container's own)
+        "cwd": CONTAINER_WORK,
+        "uid": uid,
+        "filter": calls,
+        "door": relay_plan(job, _GATEWAY, "namespace", calls),
+        "pdeathsig": False,  # all of a container ends with its first process
+    }
+    plan = base_plan(job, launch=launch, shared_uid=uid is None)
+    launch["rlimits"]["RLIMIT_NPROC"] += FIRST_PROCESS_COUNT
+    visible = {_HARNESS: os.fspath(job.harness.resolve()), _DATA: os.fspath(job.data.resolve())}
+    if uid is not None:
+        workdir.copy_private(visible, plan)
+    visible |= {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in _CONTAINER_MODULES}
+    visible |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in _CONTAINER_ETC}
+    if job.door:
+        visible[_GATEWAY] = os.fspath(job.door.socket.resolve())
+    return plan, visible
+
+
+def image_folder() -> Path:
+    """Return the folder with the Dockerfile of the image."""
+    return _HERE / "image"
+
+
+_TRIAL = "open('made', 'w').close()\n"
+_CONNECTING_TRIAL = (
+    "import os, socket\n"
+    "host, port = os.environ['DOOR'].removeprefix('http://').split(':')\n"
+    "socket.create_connection((host, int(port)), 10).close()\n" + _TRIAL
+)
+
+
+_EXCEEDING_TRIAL = """
+import os, signal, time
+children = []
+while len(children) < {processes}:
+    try:
+        child = os.fork()
+    except OSError:
+        break
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    children.append(child)
+else:
+    open('processes', 'w').close()
+for child in children:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+open('began', 'w').close()
+blocks = []
+while len(blocks) < {blocks}:
+    blocks.append(bytearray(8 << 20))
+    blocks[-1][::4096] = b'x' * len(blocks[-1][::4096])
+open('memory', 'w').close()
+"""
+_MEMORY_MB, _PROCESSES = 64, 12
+
+
+def ignored_limits(run: Callable[[SandboxJob], SandboxResult]) -> tuple[str, ...]:
+    """Return those of ``memory`` and ``processes`` that a program far exceeds under `run`.
+
+    Raises SandboxError where the program could not even start.
+    """
+    program = _EXCEEDING_TRIAL.format(processes=4 * _PROCESSES, blocks=3 * _MEMORY_MB // 8)
+    with _trial_job(program) as job:
+        limits = SandboxLimits(seconds=30, memory_mb=_MEMORY_MB, processes=_PROCESSES)
+        result = run(replace(job, limits=limits))
+        if not (job.work / "began").is_file():
+            raise SandboxError(f"no sandbox can be made here: {result.detail or result.ending.value}")
+        return tuple(name for name in ("memory", "processes") if (job.work / name).is_file())
+
+
+def probe_failure(sandbox: Sandbox, door: bool) -> str:
+    """Explain in one line why `sandbox` does not work here; return an empty string when it does.
+
+    A trivial harness must run, connect to a socket outside where `door` is set, and write its file.
+    """
+    with _trial_job(_CONNECTING_TRIAL if door else _TRIAL) as job:
+        with _silent_gateway(job.work.parent) if door else contextlib.nullcontext() as gateway:
+            result = sandbox.run(replace(job, door=gateway))
+        if result.ending is Ending.EXITED and result.exit_code == 0 and (job.work / "made").is_file():
+            return ""
+    return f"{sandbox.name} cannot make a sandbox here: {result.detail or result.ending.value}"
+
+
+@contextlib.contextmanager
+def _trial_job(program: str) -> Iterator[SandboxJob]:
+    """Make the folders of one trial job."""
+    with tempfile.TemporaryDirectory(prefix="sia-check-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # a harness may run as another user
+        for part in ("harness", "data", "work"):
+            (folder / part).mkdir()
+        (folder / "harness" / "main.py").write_text(program)
+        yield SandboxJob(
+            folder / "harness", "main.py", folder / "data", folder / "work", folder / "log", SandboxLimits(seconds=30)
+        )
+
+
+@contextlib.contextmanager
+def _silent_gateway(folder: Path) -> Iterator[GatewayAddress]:
+    """Listen and never answer: the kernel accepts the connection."""
+    path = folder / "gateway"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen()
+        yield GatewayAddress(path, {"DOOR": "{url}"})

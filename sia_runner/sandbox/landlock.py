@@ -29,19 +29,19 @@ class _PathBeneath(ctypes.Structure):
     _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
-def abi() -> int:
+def landlock_abi() -> int:
     """Return the kernel's Landlock ABI; 0 where it has none or has it switched off."""
     return max(0, ctypes.CDLL(None, use_errno=True).syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
 
 
-def prepare(read: list[str], write: list[str], devices: list[str], ports: "list[int] | None") -> int:
+def make_ruleset(read: list[str], write: list[str], devices: list[str], ports: "list[int] | None") -> int:
     """Make a ruleset and return its file descriptor; -1 where the kernel has no Landlock.
 
     `read` may be read and run, `write` changed, `devices` read and written. Everything else in the file system is
     refused, and signals and abstract sockets to processes outside (ABI 6). Of TCP only connections to `ports` are
     allowed (ABI 4); None: all of it, for a process with a network of its own. Paths that do not exist are left out.
     """
-    version = abi()
+    version = landlock_abi()
     if version == 0:
         return -1
     supported = _KNOWN[min(version, 5)]
@@ -58,10 +58,10 @@ def prepare(read: list[str], write: list[str], devices: list[str], ports: "list[
 
 def seal() -> None:
     """Confine this thread and its future children to what they have open already."""
-    restrict(prepare([], [], [], ports=[]))
+    apply_ruleset(make_ruleset([], [], [], ports=[]))
 
 
-def restrict(ruleset: int) -> None:
+def apply_ruleset(ruleset: int) -> None:
     """Confine this thread and its future children, for good. Needs no_new_privs."""
     if ruleset >= 0:
         _call(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))

@@ -6,8 +6,7 @@ started first, where the plan has one.
 
 The plan is a dictionary, marshalled because `json` alone would double the start-up time: `argv`, `env`, `cwd`, `uid`
 (None: keep), `rlimits` {name: value}, `filter` (bytes, may be empty), `pdeathsig` (bool), `door` (see `door`; None: no
-network). Errors are written to the status pipe; a lone ``S`` there means: the harness was started.
-"""
+network). Errors are written to the status pipe; a lone ``S`` there means: the harness was started."""
 
 import ctypes
 import marshal
@@ -37,7 +36,7 @@ def become(plan: dict, confine: "Callable[[], None] | None" = None, ask: "Callab
     `confine` is called once privileges are gone; `ask` receives the descriptor on which the filter asks a supervisor,
     where it does.
     """
-    give_up(plan, confine)
+    drop_privileges(plan, confine)
     os.chdir(plan["cwd"])
     asking = filter_calls(plan["filter"], asks=ask is not None)
     if ask:
@@ -47,9 +46,9 @@ def become(plan: dict, confine: "Callable[[], None] | None" = None, ask: "Callab
     os.execve(plan["argv"][0], plan["argv"], plan["env"])
 
 
-def give_up(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
+def drop_privileges(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
     """Drop every privilege; system calls are filtered later."""
-    restrict(plan["rlimits"])
+    set_rlimits(plan["rlimits"])
     _drop(plan["uid"])
     if plan["pdeathsig"]:  # after the change of user, which clears it
         _prctl(_PDEATHSIG, _SIGKILL)
@@ -60,7 +59,7 @@ def give_up(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
 
 def become_relay(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
     """Confine the relay like the harness, but for the one Unix socket; it always dies with its parent."""
-    give_up({**plan, "pdeathsig": True}, confine)
+    drop_privileges({**plan, "pdeathsig": True}, confine)
     filter_calls(plan["door"]["filter"])
 
 
@@ -79,7 +78,7 @@ def filter_calls(code: bytes, *, asks: bool = False) -> int:
     return fd
 
 
-def restrict(rlimits: dict) -> None:
+def set_rlimits(rlimits: dict) -> None:
     """Set resource limits by name, soft and hard, never above the hard limit that holds already."""
     for name, value in rlimits.items():
         which = getattr(resource, name)
@@ -130,9 +129,9 @@ def start(plan: dict) -> None:
     """Start the relay where the plan has one, and become the harness; report a failure on the status pipe."""
     try:
         if plan["door"]:
-            from sia_runner.sandbox import door
+            from sia_runner.sandbox import relay
 
-            door.open_door(plan, lambda: become_relay(plan))
+            relay.start_relay(plan, lambda: become_relay(plan))
         become(plan)
     except BaseException as error:  # noqa: BLE001 (reported to the supervisor, whatever it is)
         os.write(STATUS_FD, f"E{error}".encode(errors="replace")[:500])

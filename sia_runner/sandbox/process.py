@@ -1,7 +1,6 @@
 """The `process` sandbox: no namespaces, but rlimits, Landlock, seccomp, and another user where the runner is root.
 
-For clusters and plain machines without bubblewrap. `gaps` lists what that leaves open on this machine.
-"""
+For clusters and plain machines without bubblewrap. `gaps` lists what that leaves open on this machine."""
 
 import os
 import pwd
@@ -9,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sia_runner.sandbox import canary, cgroups, identity, interpreter, landlock, network, seccomp, workdir
-from sia_runner.sandbox.driver import base_plan, command, door, environment, run
-from sia_runner.sandbox.protocol import Ended, Job, SandboxError
+from sia_runner.sandbox import cgroups, driver, interpreter, landlock, network, seccomp, workdir
+from sia_runner.sandbox.driver import base_plan, harness_command, harness_environment, relay_plan, run_job
+from sia_runner.sandbox.protocol import SandboxError, SandboxJob, SandboxResult
 
 _READ = (
     "/proc/cpuinfo",
@@ -43,87 +42,97 @@ class Process:
     def gaps(self, *, door: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
         because = [f"This is the weaker sandbox: {self._instead_of}."] if self._instead_of else []
-        gaps = because + _gaps(landlock.abi(), _filters(), cgroups.possible(), _closed_to_strangers([]))
-        return gaps + (_door_gaps(_way_out()) if door else [])
+        gaps = because + _gaps(landlock.landlock_abi(), _has_filters(), cgroups.can_create(), _closed_to_strangers([]))
+        return gaps + (_relay_gaps(_relay_route()) if door else [])
 
     def versions(self) -> dict[str, str]:
         """Return nothing: a harness sees this machine's own Python."""
         return {}
 
-    def run(self, job: Job) -> Ended:
+    def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
-        return run(job, _plan)
+        return run_job(job, _plan)
 
 
-def _plan(job: Job) -> dict[str, Any]:
-    python = interpreter.python_of(job)
+def _plan(job: SandboxJob) -> dict[str, Any]:
+    python = interpreter.python_path(job)
     harness, data, work = (os.fspath(path.resolve()) for path in (job.harness, job.data, job.work))
-    visible = interpreter.shown(python)
-    interpreter.refuse_shown([harness, data, work], visible)
+    visible = interpreter.visible_paths(python)
+    interpreter.refuse_visible([harness, data, work], visible)
     root = os.geteuid() == 0
     stranger = root and not _closed_to_strangers([python, harness, data, work]) and _readable(harness, data)
-    socket, way = _way_of(job, stranger)
+    socket, way = _route_of(job, stranger)
     temporary = f"{work}/.tmp"
     launch = {
-        "argv": command(python, harness, job, data, work),
-        "env": environment(job, python, work, temporary),
+        "argv": harness_command(python, harness, job, data, work),
+        "env": harness_environment(job, python, work, temporary),
         "cwd": work,
-        "uid": identity.unprivileged() if stranger else None,
-        "filter": seccomp.program(sockets=_SOCKETS[way], own_files=stranger) if _filters() else b"",
+        "uid": driver.unprivileged_uid() if stranger else None,
+        "filter": seccomp.filter_program(sockets=_SOCKETS[way], own_files=stranger) if _has_filters() else b"",
         "pdeathsig": True,
-        "door": door(job, socket, way, seccomp.program(sockets="namespace", own_files=stranger) if _filters() else b""),
+        "door": relay_plan(
+            job, socket, way, seccomp.filter_program(sockets="namespace", own_files=stranger) if _has_filters() else b""
+        ),
     }
     # a user number of its own is counted apart, and since Linux 5.14 a user namespace; root is not counted at all
-    counted_apart = root or (way == "namespace" and identity.kernel() >= (5, 14))
+    counted_apart = root or (way == "namespace" and driver.kernel_version() >= (5, 14))
     plan = base_plan(job, launch=launch, shared_uid=not counted_apart)
     plan["tmp"] = temporary
     plan["landlock"] = {
-        "read": [*visible, *interpreter.TOP, *_READ, *(interpreter.certificates() if way else ()), harness, data],
+        "read": [
+            *visible,
+            *interpreter.TOP_LEVEL_FOLDERS,
+            *_READ,
+            *(interpreter.certificate_paths() if way else ()),
+            harness,
+            data,
+        ],
         "write": [work],
         "devices": _DEVICES,
     }
     return plan
 
 
-def _way_of(job: Job, stranger: bool) -> tuple[str, str]:
+def _route_of(job: SandboxJob, stranger: bool) -> tuple[str, str]:
     """Return the gateway's socket and the way to it; both empty for a job without a gateway."""
     if not job.door:
         return "", ""
-    socket, way = os.fspath(job.door.socket.resolve()), _way_out()
+    socket, way = os.fspath(job.door.socket.resolve()), _relay_route()
     if not way:
-        raise SandboxError(_no_way_out())
-    closed = identity.closed([socket]) if stranger else ""
+        raise SandboxError(_no_route_message())
+    closed = driver.first_closed_folder([socket]) if stranger else ""
     if closed:
         raise SandboxError(f"the gateway's socket {socket} cannot be reached by the harness's user: {closed} is closed")
     return socket, way
 
 
 @lru_cache(maxsize=1)
-def _way_out() -> str:
+def _relay_route() -> str:
     """Return a harness's way to a relay: ``namespace``, ``loopback`` (the host's) or an empty string."""
-    if network.possible():
+    if network.can_isolate():
         return "namespace"
-    return "loopback" if landlock.abi() >= _LANDLOCK_TCP and _filters() else ""
+    return "loopback" if landlock.landlock_abi() >= _LANDLOCK_TCP and _has_filters() else ""
 
 
-def _no_way_out() -> str:
+def _no_route_message() -> str:
     return (
         "the process sandbox cannot let a harness reach the model gateway alone: no network namespace can be made, "
-        f"and Landlock, ABI {landlock.abi()}, cannot confine TCP (ABI {_LANDLOCK_TCP}, Linux 6.7); install bubblewrap"
+        f"and Landlock, ABI {landlock.landlock_abi()}, cannot confine TCP "
+        f"(ABI {_LANDLOCK_TCP}, Linux 6.7); install bubblewrap"
     )
 
 
 def _closed_to_strangers(paths: list[str]) -> str:
     """Return the folder that keeps an unprivileged user from Python or from these paths; empty when none."""
-    return identity.closed([*interpreter.prefixes(), *paths])
+    return driver.first_closed_folder([*interpreter.python_prefixes(), *paths])
 
 
 def _readable(*folders: str) -> bool:
     return all(workdir.readable_by_all(folder) for folder in folders)
 
 
-def _filters() -> bool:
-    return seccomp.supported() and Path(_FILTER_FILE).exists()
+def _has_filters() -> bool:
+    return seccomp.has_call_table() and Path(_FILTER_FILE).exists()
 
 
 def _gaps(abi: int, filters: bool, cgroup: bool, closed: str) -> list[str]:
@@ -157,7 +166,7 @@ def _gaps(abi: int, filters: bool, cgroup: bool, closed: str) -> list[str]:
     return gaps + _limit_gaps(stranger, cgroup)
 
 
-def _door_gaps(way: str) -> list[str]:
+def _relay_gaps(way: str) -> list[str]:
     if way != "loopback":
         return []
     return [
@@ -189,6 +198,6 @@ def _user() -> str:
 
 @lru_cache(maxsize=2)
 def _problem(door: bool) -> str:
-    if door and not _way_out():
-        return _no_way_out()
-    return canary.problem(Process(), door)
+    if door and not _relay_route():
+        return _no_route_message()
+    return driver.probe_failure(Process(), door)

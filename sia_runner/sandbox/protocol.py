@@ -1,7 +1,6 @@
 """The interface of a sandbox.
 
-Implementations: `bubblewrap`, `process`, `docker`, `apptainer`; `auto` picks one of the first two.
-"""
+Implementations: `bubblewrap`, `process`, `docker`, `apptainer`; `auto` picks one of the first two."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +8,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from sia_runner.records import Door
+from sia_runner.errors import RunnerError
+from sia_runner.records import GatewayAddress
 
 
-class SandboxError(Exception):
+class SandboxError(RunnerError):
     """A sandbox that cannot be used here; the message is one line for the user (exit code 2)."""
 
 
@@ -28,7 +28,7 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """The bounds of one run.
 
     MiB and seconds; `disk_mb` bounds work/, `output_kb` what is stored of stdout and stderr.
@@ -44,7 +44,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SandboxJob:
     """One run of ``python entry --dataset_dir data --working_dir work``; only `work` is writable inside."""
 
     harness: Path
@@ -52,14 +52,14 @@ class Job:
     data: Path
     work: Path
     log: Path  # head and tail of stdout+stderr, written by the host side
-    limits: Limits
+    limits: SandboxLimits
     python: Path | None = None  # interpreter of the harness's own environment; None: the runner's
     env: Mapping[str, str] = field(default_factory=dict)  # added to the environment, which is built from nothing
-    door: Door | None = None  # the only way out: to the model gateway; None: no network at all
+    door: GatewayAddress | None = None  # the only way out: to the model gateway; None: no network at all
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class SandboxResult:
     """The result of a run.
 
     `output_bytes` counts all that it printed; `peak_mb` is of the whole process tree, as sampled.
@@ -97,7 +97,7 @@ class Sandbox(Protocol):
         """Return the parts inside that are not this machine's own, such as an image and its Id; for lock.json."""
         ...
 
-    def run(self, job: Job) -> Ended:
+    def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit; safe to call from several threads.
 
         It leaves no process behind, also when the calling process is killed -9.

@@ -2,8 +2,7 @@
 
 Default allow: the kernel's own permission checks still hold. The filter refuses the kernel surface that escapes are
 built from (namespaces, mounts, tracing, bpf, io_uring, keyrings) and what would slip past the limits (files that live
-in memory only, wider CPU affinity, limits and priorities of other processes).
-"""
+in memory only, wider CPU affinity, limits and priorities of other processes)."""
 
 import errno
 import platform
@@ -78,12 +77,12 @@ class _Rule(NamedTuple):
     values: tuple[int, ...] = ()
 
 
-def supported() -> bool:
+def has_call_table() -> bool:
     """Tell whether there is a table for this machine's architecture."""
     return platform.machine() in _ARCHITECTURES
 
 
-def program(*, sockets: Sockets, own_files: bool, machine: str | None = None) -> bytes:
+def filter_program(*, sockets: Sockets, own_files: bool, machine: str | None = None) -> bytes:
     """Return the filter as an array of ``struct sock_filter`` (8 bytes each).
 
     `sockets`, which may be made: ``none`` (socket pairs can); ``namespace``, what a network namespace contains;

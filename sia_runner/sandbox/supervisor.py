@@ -3,7 +3,11 @@
 Started by `driver` with a plan on standard input, which stays open: its end, or any further byte, means stop. The
 result goes to standard output. Both are marshalled dictionaries after their length (4 bytes): `json` alone would double
 the start-up time, and both ends are ours. Standard library only, and of it only what starts fast.
-"""
+
+Without a cgroup memory is sampled every `TICK` seconds, so it may overshoot by what can be touched in that time
+(about 2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop. `work` is walked every `DISK_TICK`
+seconds, less often where walking takes long, so disk use may overshoot by what the disk takes in that time. Output is
+stored in constant memory: head, tail, and how much was left out in between."""
 
 import ctypes
 import errno
@@ -15,11 +19,230 @@ import signal
 import time
 
 from sia_runner.sandbox import child, workdir
-from sia_runner.sandbox.watch import Watch
+from sia_runner.sandbox import child as tree
 
-TYPE_CHECKING = False  # as the type checkers understand it; `typing` is slow to import
+TYPE_CHECKING = False  # typing would cost milliseconds at every start
+
+
 if TYPE_CHECKING:
+    from sia_runner.sandbox.child import Child
     from sia_runner.sandbox.container import Container
+
+# control characters could speak to a terminal
+_UNSAFE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160), 0xFFFD], "?")
+
+
+class BoundedOutput:
+    """A bounded copy of a stream: half of `limit` bytes from its start, half from its end."""
+
+    def __init__(self, limit: int) -> None:
+        self.total = 0
+        self._half = max(1, limit // 2)
+        self._head = bytearray()
+        self._tail = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Append bytes."""
+        self.total += len(data)
+        free = self._half - len(self._head)
+        if free > 0:
+            self._head += data[:free]
+            data = data[free:]
+        self._tail += data[-self._half :]
+        if len(self._tail) > 2 * self._half:
+            del self._tail[: -self._half]
+
+    def text(self) -> str:
+        """Return readable text: invalid UTF-8 and control characters become ``?``, line ends newlines."""
+        tail = self._tail[-self._half :]
+        left_out = self.total - len(self._head) - len(tail)
+        if not left_out:
+            return _clean(self._head + tail)
+        return f"{_clean(self._head)}\n[... {left_out} bytes left out ...]\n{_clean(tail)}"
+
+    def end(self, size: int) -> str:
+        """Return the last `size` bytes or so as text."""
+        return _clean((self._head + self._tail)[-size:])
+
+    def save(self, path: str) -> None:
+        """Write the text to `path`, atomically."""
+        temporary = f"{path}.partial"
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(self.text())
+        os.replace(temporary, path)
+
+
+def _clean(data: bytes | bytearray) -> str:
+    text = data.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    return text.translate(_UNSAFE)
+
+
+TICK = 0.05
+DISK_TICK = 0.2
+_SHARE = 5  # a look at the disk may take at most 1/(1 + this) of the time
+_SPARE = 4  # processes: bubblewrap's own, and one that is just ending
+_MEMORY_ERRORS = ("MemoryError", "std::bad_alloc", "Cannot allocate memory")
+
+
+class Watchdog:
+    """A watchdog over one sandboxed program."""
+
+    def __init__(self, plan: dict, wake: int, child: "Child | Container") -> None:
+        self._plan = plan
+        self._limits = plan["limits"]
+        self._wake = wake
+        self._child = child
+        self._output = BoundedOutput(self._limits["output"])
+        self._start = time.monotonic()
+        self._parent = os.getppid()
+        self._machine_kills = _machine_oom_kills()
+        self._ending = ""
+        self._detail = ""
+        self._peak = 0
+        self._next_disk = self._start + DISK_TICK
+        self._next_tick = self._start + TICK
+
+    def watch_until_end(self) -> None:
+        """Read output and check limits until the program ends or has to be ended."""
+        poll = select.poll()
+        for fd in (0, self._wake, self._child.output):
+            poll.register(fd, select.POLLIN)
+        while not self._ending:
+            wait = min(self._next_tick, self._start + self._limits["seconds"]) - time.monotonic()
+            for fd, _ in poll.poll(max(0, wait * 1000)):
+                if fd == self._child.output:
+                    if self._read() == b"":
+                        poll.unregister(fd)  # closed by all who could write: the child itself may still live
+                    self._check_end()
+                elif fd == self._wake:
+                    self._signals()
+                elif fd == 0:
+                    self._over("interrupted", "stopped by the runner")
+            self._check()
+
+    def result(self, all_ended: bool) -> dict:
+        """Return the result of the run, after everything below us was killed."""
+        seconds = time.monotonic() - self._start
+        for data in self._child.remaining_output():
+            self._output.add(data)
+        self._classify(self._child.start_status())
+        if not all_ended:
+            self._detail += "; some of its processes are stuck in the kernel"
+        self._output.save(self._plan["log"])
+        cpu_seconds, peak = self._child.usage()
+        self._child.remove()
+        return {
+            "ending": self._ending,
+            "exit_code": self._child.code,
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "peak_mb": max(peak, self._peak) / (1 << 20),
+            "output_bytes": self._output.total,
+            "detail": self._detail,
+        }
+
+    def _classify(self, started: bytes) -> None:
+        """Find the cause of an exit; limits that the watchdog saw itself are already named."""
+        if self._ending != "exited":
+            return
+        code = self._child.code
+        if not started.startswith(b"S"):
+            reason = started[1:].decode(errors="replace") or self._last_line()
+            self._ending, self._detail = "not_started", reason or f"the sandbox ended with code {code}"
+        elif self._killed_for_memory() or (code != 0 and self._ran_out_of_memory(code)):
+            self._out_of_memory()
+        elif workdir.used_bytes(self._plan["work"], [], self._limits["disk"]) > self._limits["disk"]:
+            self._disk_full()
+        elif code != 0 and not self._detail:
+            self._detail = self._last_line()
+
+    def _ran_out_of_memory(self, code: "int | None") -> bool:
+        if code == 128 + signal.SIGKILL and _machine_oom_kills() > self._machine_kills:
+            return True
+        return any(word in self._output.end(2000) for word in _MEMORY_ERRORS)
+
+    def _killed_for_memory(self) -> bool:
+        return self._child.group is not None and self._child.group.oom_kills() > 0
+
+    def _check(self) -> None:
+        time_now = time.monotonic()
+        if self._ending:
+            return
+        if time_now - self._start >= self._limits["seconds"]:
+            self._over("timeout", f"stopped after {self._limits['seconds']:g} s")
+        elif os.getppid() != self._parent:
+            # a fork of the runner may hold our standard input open although the runner is dead
+            self._over("interrupted", "the runner died")
+        elif time_now >= self._next_tick:
+            self._next_tick = time_now + TICK
+            self._check_processes()
+            if time_now >= self._next_disk and not self._ending:
+                self._check_disk(time_now)
+
+    def _check_processes(self) -> None:
+        if self._killed_for_memory():
+            return self._out_of_memory()
+        if self._child.group:
+            return None
+        ours = self._child.processes()
+        used = sum(process.rss_bytes for process in ours)
+        if used > self._limits["memory"]:
+            used = tree.proportional_bytes(ours)
+        self._peak = max(self._peak, used)
+        if used > self._limits["memory"]:
+            self._out_of_memory()
+        elif sum(process.threads for process in ours) > self._limits["processes"] + self._plan["relays"] + _SPARE:
+            self._over("exited", f"killed: more than {self._limits['processes']} processes and threads")
+        return None
+
+    def _check_disk(self, start: float) -> None:
+        pids = [process.pid for process in self._child.processes()]
+        work = self._plan["work"]
+        if workdir.used_bytes(work, pids, self._limits["disk"]) > self._limits["disk"]:
+            self._disk_full()
+        elif workdir.free_bytes(work) < self._limits["free"]:
+            self._over("disk_full", f"the disk of work/ has less than {self._limits['free'] >> 20} MiB left")
+        end = time.monotonic()
+        self._next_disk = end + max(DISK_TICK, _SHARE * (end - start))
+
+    def _signals(self) -> None:
+        numbers = set(os.read(self._wake, 4096))
+        if numbers & {signal.SIGTERM, signal.SIGHUP}:
+            self._over("interrupted", "the supervisor was told to stop")
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if self._child.has_ended():
+            self._over("exited", "")
+
+    def _read(self) -> "bytes | None":
+        data = self._child.read()
+        self._output.add(data or b"")
+        return data
+
+    def _over(self, ending: str, detail: str) -> None:
+        if not self._ending:
+            self._ending, self._detail = ending, detail
+
+    def _out_of_memory(self) -> None:
+        self._ending, self._detail = "out_of_memory", f"used more than {self._limits['memory'] >> 20} MiB of memory"
+
+    def _disk_full(self) -> None:
+        self._ending, self._detail = "disk_full", f"work/ took more than {self._limits['disk'] >> 20} MiB"
+
+    def _last_line(self) -> str:
+        lines = self._output.end(2000).strip().splitlines()
+        return lines[-1][:300] if lines else ""
+
+
+def _machine_oom_kills() -> int:
+    try:
+        with open("/proc/vmstat") as file:
+            counts = dict(line.split() for line in file)
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))
+
 
 _SUBREAPER = 36  # prctl: orphans below us become our children, wherever they forked to
 _LOCK_PATIENCE = 60.0  # seconds that the supervisor before us may take to clean up
@@ -86,29 +309,29 @@ def _run(plan: dict, wake: int) -> dict:
         _prepare(plan)
         program = _start(plan)
         try:
-            watch = Watch(plan, wake, program)
-            watch.until_over()
+            watch = Watchdog(plan, wake, program)
+            watch.watch_until_end()
         finally:
             all_ended = program.end()
         return watch.result(all_ended)
     finally:
-        workdir.take_back(work, owner)
+        workdir.restore_owner(work, owner)
         _clear(plan)
 
 
 def _start(plan: dict) -> "child.Child | Container":
     if not plan["container"]:
-        return child.start(plan)
+        return child.start_child(plan)
     from sia_runner.sandbox import container
 
-    return container.start(plan)
+    return container.start_container(plan)
 
 
 def _prepare(plan: dict) -> None:
     if plan["tmp"]:
         os.mkdir(plan["tmp"], 0o700)
     if plan["launch"]["uid"] is not None:
-        workdir.hand_over(plan["work"], plan["launch"]["uid"])
+        workdir.give_to_user(plan["work"], plan["launch"]["uid"])
     if plan["copies"]:
         import shutil
 

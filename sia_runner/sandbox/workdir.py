@@ -1,7 +1,6 @@
 """The work folder as the supervisor sees it: measure it, and change and restore its owner.
 
-Its content is hostile: nothing is opened, no link is followed.
-"""
+Its content is hostile: nothing is opened, no link is followed."""
 
 import os
 import stat
@@ -75,14 +74,14 @@ def free_bytes(work: str) -> int:
     return numbers.f_bavail * numbers.f_frsize
 
 
-def hand_over(work: str, uid: int) -> None:
+def give_to_user(work: str, uid: int) -> None:
     """Give `work` and its content to the user and group `uid`."""
     os.chown(work, uid, uid)
     for entry in _walk(work):
         os.chown(entry.path, uid, uid, follow_symlinks=False)
 
 
-def take_back(work: str, owner: "tuple[int, int] | None") -> None:
+def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
     """Undo `hand_over`, make every folder readable for its owner again, and clear setuid bits.
 
     `owner`: user and group before `hand_over`; None: the harness ran as its owner. The harness's processes must have
@@ -104,7 +103,7 @@ def take_back(work: str, owner: "tuple[int, int] | None") -> None:
         pass  # too deep to walk: what reads the submission does not follow it there either
 
 
-def copy_what_is_private(visible: dict, plan: dict) -> None:
+def copy_private(visible: dict, plan: dict) -> None:
     """Replace paths in `visible` that other users cannot read by copies, and order these in `plan`.
 
     The harness of a root user runs as another user, and a umask may hide files from it. `visible`: path inside -> path

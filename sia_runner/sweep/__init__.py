@@ -1,1 +1,1 @@
-"""Sweeps: composed by Hydra, carried out here or as jobs, resumed, and shown as a table."""
+"""Sweeps: many runs, composed by Hydra, carried out here or as jobs, resumed and summarised."""

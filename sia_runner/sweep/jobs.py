@@ -2,8 +2,7 @@
 
 The result of a run is the outcome file that it writes to the sweep's folder. A job that is gone without one has ended
 that run and no other. submitit's own results are not used: waiting for them raises at the first such job, and needs
-sacct, which many clusters do not have.
-"""
+sacct, which many clusters do not have."""
 
 import os
 import time
@@ -13,15 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sia_runner.compute.jobs import ENDED, State
-from sia_runner.compute.local import Local, submitit
-from sia_runner.compute.protocol import ComputeError, Step
+from sia_runner.compute.jobs import ENDED, JobState
+from sia_runner.compute.local import Local, import_submitit
+from sia_runner.compute.protocol import ComputeError, ComputeStep
 from sia_runner.compute.slurm import Slurm
-from sia_runner.rundir import RunError
-from sia_runner.sweep.compose import compose, composed_run
-from sia_runner.sweep.one_run import SweepRun
-from sia_runner.sweep.plan import INTERRUPTED, SweepDir
-from sia_runner.sweep.table import status
+from sia_runner.store.run_directory import RunDirectoryError
+from sia_runner.sweep.plan import INTERRUPTED, SweepDir, SweepRun
+from sia_runner.sweep.runner import compose_run, sweep_run_of
+from sia_runner.sweep.table import sweep_run_status
 
 POLL = 0.5  # seconds between checks of the folder of outcomes
 JOB_POLL = 2.0  # seconds between checks of the jobs of runs without one; the queue itself is queried less often
@@ -32,41 +30,41 @@ _NO_RESOURCES = ("array_parallelism", "max_num_timeout", "signal_delay_s")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JobQueue:
     """A job queue for the runs of a sweep: a SLURM cluster or this machine."""
 
     max_jobs: int  # submitted and unfinished at the same time
     grace_seconds: float  # how long the outcome of an ended job may take to appear, or the job to be queued again
     submit: Callable[[Sequence[SweepRun]], list[str]]  # the ids of their jobs
-    state: Callable[[str], State | None]  # None: the queue has not answered yet
-    describe_waiting: Callable[[State, float], str]  # text on a job that waits for so many seconds; empty: no text
+    state: Callable[[str], JobState | None]  # None: the queue has not answered yet
+    describe_waiting: Callable[[JobState, float], str]  # text on a job that waits for so many seconds; empty: no text
 
 
-def check(cluster: str, keys: Mapping[str, Any]) -> None:
+def check_launcher_keys(cluster: str, keys: Mapping[str, Any]) -> None:
     """Raise RunError where such jobs would not be accepted."""
     for key in _NO_RESOURCES:
         value = keys.get(key)
         if key in keys and not (type(value) is int and value > 0) and (cluster, value) != ("local", None):
-            raise RunError(f"hydra.launcher.{key}={value}: input should be a valid integer greater than 0")
+            raise RunDirectoryError(f"hydra.launcher.{key}={value}: input should be a valid integer greater than 0")
     try:
         if cluster == "slurm":
-            _slurm(keys).check(["run"])
+            _slurm_compute(keys).check(["run"])
         else:
-            submitit()
+            import_submitit()
     except ComputeError as error:
-        raise RunError(
+        raise RunDirectoryError(
             f"hydra/launcher=submitit_{cluster}: {str(error).removeprefix('compute.resources.run: ')}"
         ) from None
 
 
-def carry_out(
+def run_jobs(
     cluster: str, keys: Mapping[str, Any], loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]
 ) -> None:
     """Submit the runs and return when every run has an outcome or its job is gone.
 
     KeyboardInterrupt leaves the jobs running.
     """
-    runs = [composed_run(*compose(loader, config, overrides)) for overrides in job_overrides]
+    runs = [sweep_run_of(*compose_run(loader, config, overrides)) for overrides in job_overrides]
     sweep = SweepDir(runs[0].sweep)
     launcher = (_on_slurm if cluster == "slurm" else _on_this_machine)(keys, sweep)
     running = _running_jobs(sweep, cluster, launcher, [run.name for run in runs])
@@ -83,7 +81,7 @@ def carry_out(
     _wait(sweep, running, launcher, fill)
 
 
-def _slurm(keys: Mapping[str, Any]) -> Slurm:
+def _slurm_compute(keys: Mapping[str, Any]) -> Slurm:
     resources = {_NAMES.get(key, key): value for key, value in keys.items() if key not in _NO_RESOURCES}
     try:
         return Slurm(1, "none", keys["signal_delay_s"], {"default": resources})
@@ -91,29 +89,29 @@ def _slurm(keys: Mapping[str, Any]) -> Slurm:
         fault = error.errors()[0]
         own_name = str(fault["loc"][-1])
         name = next((hydra_name for hydra_name, name in _NAMES.items() if name == own_name), own_name)
-        raise RunError(f"hydra.launcher.{name}={fault['input']}: {fault['msg'].lower()}") from None
+        raise RunDirectoryError(f"hydra.launcher.{name}={fault['input']}: {fault['msg'].lower()}") from None
 
 
-def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> Place:
+def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> JobQueue:
     """Return a queue that submits one job array; SLURM bounds how many of its jobs run."""
-    slurm = _slurm(keys)
+    slurm = _slurm_compute(keys)
     # not jobs/%j: that folder is made after sbatch answers, and a job that starts earlier could not write its log
-    executor = submitit().SlurmExecutor(sweep.jobs, max_num_timeout=keys["max_num_timeout"])
+    executor = import_submitit().SlurmExecutor(sweep.jobs, max_num_timeout=keys["max_num_timeout"])
     named = {"job_name": f"sia-{sweep.path.name}", "array_parallelism": keys["array_parallelism"]}
     executor.update_parameters(**slurm.parameters("run"), **named)
 
     def submit(runs: Sequence[SweepRun]) -> list[str]:
         try:
-            with submitit().helpers.clean_env(), executor.batch():  # this driver may be a job itself
+            with import_submitit().helpers.clean_env(), executor.batch():  # this driver may be a job itself
                 jobs = [executor.submit(run) for run in runs]
-        except submitit().core.utils.FailedJobError as error:
-            raise RunError(f"hydra/launcher=submitit_slurm: {' '.join(str(error).split())[-400:]}") from None
+        except import_submitit().core.utils.FailedJobError as error:
+            raise RunDirectoryError(f"hydra/launcher=submitit_slurm: {' '.join(str(error).split())[-400:]}") from None
         return [str(job.job_id) for job in jobs]
 
-    return Place(1_000_000, 15.0, submit, slurm.cluster.state, slurm.cluster.waiting)
+    return JobQueue(1_000_000, 15.0, submit, slurm.cluster.state, slurm.cluster.waiting)
 
 
-def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> Place:
+def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> JobQueue:
     max_jobs = keys["array_parallelism"] or max(1, (os.cpu_count() or 1) // 2)
     machine: Any = Local(1, max_jobs).cluster  # its cluster runs any callable
     hidden = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}  # submitit hides all GPUs
@@ -121,27 +119,27 @@ def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> Place:
     def submit(runs: Sequence[SweepRun]) -> list[str]:
         ids: list[str] = []
         for run in runs:
-            step = Step(run.name, "run", sweep.jobs / run.name, None, lambda _: None, print, run)
+            step = ComputeStep(run.name, "run", sweep.jobs / run.name, None, lambda _: None, print, run)
             ids.append(machine.submit(step, replace(run, environment=hidden)))
         return ids
 
-    return Place(max_jobs, 2.0, submit, machine.state, machine.waiting)
+    return JobQueue(max_jobs, 2.0, submit, machine.state, machine.waiting)
 
 
-def _running_jobs(sweep: SweepDir, cluster: str, launcher: Place, names: Sequence[str]) -> dict[str, str]:
+def _running_jobs(sweep: SweepDir, cluster: str, launcher: JobQueue, names: Sequence[str]) -> dict[str, str]:
     """Return run -> job for the jobs of an earlier command that still wait or run."""
     recorded = {name: job for name, job in sweep.recorded_jobs(cluster).items() if name in names}
     states = {name: launcher.state(job) for name, job in recorded.items()}
     give_up = time.monotonic() + 120
     while None in states.values():
         if time.monotonic() > give_up:
-            raise RunError(f"{sweep.path}: the queue does not answer, so it is unknown which jobs still run")
+            raise RunDirectoryError(f"{sweep.path}: the queue does not answer, so it is unknown which jobs still run")
         time.sleep(POLL)
         states = {name: launcher.state(job) for name, job in recorded.items()}
     return {name: recorded[name] for name, state in states.items() if state and state.name not in ENDED}
 
 
-def _wait(sweep: SweepDir, running: dict[str, str], launcher: Place, fill: Callable[[], None]) -> None:
+def _wait(sweep: SweepDir, running: dict[str, str], launcher: JobQueue, fill: Callable[[], None]) -> None:
     """Wait until no job runs and `fill` submits no more; `running` maps run -> job."""
     over_since: dict[str, float] = {}  # run -> when its job ended
     printed: set[str] = set()
@@ -181,4 +179,4 @@ def _finished_runs(sweep: SweepDir, running: Mapping[str, str]) -> list[str]:
 
 
 def _print_status(sweep: SweepDir, name: str, job: str) -> None:
-    print(f"{name}: {status(sweep, name)} (job {job})", flush=True)
+    print(f"{name}: {sweep_run_status(sweep, name)} (job {job})", flush=True)

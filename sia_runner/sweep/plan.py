@@ -1,27 +1,29 @@
-"""The folder of a sweep: the plan, the outcome of each run, and the names of its files.
+"""The folder of a sweep: the plan, one run as a picklable call, the outcome of each run, and the names of its files.
 
 plan.json             every run with its overrides, and the command that declared them
 outcomes/<run>.json   how the newest process of a run ended: written by that process, one file per run
 jobs/                 one folder per job with its output; submitted.jsonl: which job carries out which run
 <run>/                run directories
-sweep.json sweep.csv  the table
-"""
+sweep.json sweep.csv  the table"""
 
 import json
 import os
+import sys
+import time
+import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sia_runner.rundir import RunError, read_json, write_json
+from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, write_json
 
 Json = dict[str, Any]
 INTERRUPTED = 130  # exit code of a run that can be resumed
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedRun:
     """One run of a sweep. `name` is that of its folder; `overrides` are those of the command line, in order."""
 
     name: str
@@ -32,12 +34,12 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepPlan:
     """The runs of a sweep, and the command that declared them."""
 
     args: tuple[str, ...]  # of the command, without what names the folder
     cwd: str
-    runs: tuple[Planned, ...]
+    runs: tuple[PlannedRun, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +67,17 @@ class SweepDir:
         """Return whether the folder holds a sweep."""
         return self.plan.is_file() and not (self.path / "config.yaml").is_file()
 
-    def write_plan(self, plan: Plan) -> None:
+    def write_plan(self, plan: SweepPlan) -> None:
         """Write plan.json."""
         write_json(self.plan, asdict(plan))
 
-    def read_plan(self) -> Plan:
+    def read_plan(self) -> SweepPlan:
         """Read plan.json. Raises RunError where there is none."""
         if not self.is_sweep():
-            raise RunError(f"{self.path}: no sweep there (plan.json is missing)")
+            raise RunDirectoryError(f"{self.path}: no sweep there (plan.json is missing)")
         plan = read_json(self.plan)
-        runs = tuple(Planned(**(run | {"overrides": tuple(run["overrides"])})) for run in plan["runs"])
-        return Plan(tuple(plan["args"]), plan["cwd"], runs)
+        runs = tuple(PlannedRun(**(run | {"overrides": tuple(run["overrides"])})) for run in plan["runs"])
+        return SweepPlan(tuple(plan["args"]), plan["cwd"], runs)
 
     def outcome(self, name: str) -> Path:
         """Return the path of the outcome of the run called `name`."""
@@ -111,3 +113,65 @@ class SweepDir:
         ]
         entries = [json.loads(line) for line in lines]
         return {entry["run"]: entry["job"] for entry in entries if entry["cluster"] == cluster}
+
+
+CRASHED = 1  # exit code of a run that an error of ours ended
+LEASE_PATIENCE = 120.0  # seconds to wait for the lease of a job that died elsewhere; it is stale after 60
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """One run of a sweep as a picklable call.
+
+    `plain` is the composed configuration, unchecked; `overrides` are those of the command line, in order.
+    """
+
+    sweep: Path
+    name: str
+    plain: dict[str, Any]
+    overrides: tuple[str, ...]
+    environment: Mapping[str, str | None] = field(default_factory=dict)  # variables to restore that submitit changed
+
+    def __call__(self) -> int:
+        """Carry out the run and return its exit code, which the sweep's folder keeps as well."""
+        from sia_runner.config.refusals import print_refusals
+
+        for key, value in self.environment.items():
+            os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+        try:
+            with print_refusals(self.plain) as outcome:
+                outcome.code = self._start_or_resume()
+            code, lines = outcome.code, outcome.lines
+        except Exception as error:  # noqa: BLE001 - any error is the outcome of this run and must not end others
+            traceback.print_exc()
+            code, lines = CRASHED, [f"{type(error).__name__}: {error}".splitlines()[0]]
+        folder = self.sweep / self.name
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # Hydra made it before the checks; nothing was started
+        SweepDir(self.sweep).end(self.name, code, lines)
+        return code
+
+    def checkpoint(self) -> Any:
+        """Return the same run for submitit, which queues a job that is preempted or out of time again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _start_or_resume(self) -> int:
+        from sia_runner.config.experiment import check_experiment
+        from sia_runner.experiment.runner import RESUMABLE_KEYS, resume_run, start_run
+        from sia_runner.store.lease import HEARTBEAT, LeaseHeldError
+
+        folder = self.sweep / self.name
+        if not RunDir(folder).config.is_file():
+            return start_run(check_experiment(self.plain), folder, self.overrides)
+        resumable = [override for override in self.overrides if override.startswith(RESUMABLE_KEYS)]
+        give_up = time.monotonic() + LEASE_PATIENCE
+        while True:
+            try:
+                return resume_run(folder, resumable)
+            except LeaseHeldError as error:
+                if time.monotonic() > give_up:
+                    raise
+                print(f"waiting: {error}", file=sys.stderr, flush=True)
+                time.sleep(HEARTBEAT)

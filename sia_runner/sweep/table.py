@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sia_runner.ground.alive import gone
-from sia_runner.ground.journal import Record
-from sia_runner.rundir import RunDir, RunError, read_json, write_json, write_text
-from sia_runner.sweep.plan import Json, Plan, Planned, SweepDir
+from sia_runner.store.journal import JournalReader
+from sia_runner.store.lease import process_ended
+from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, write_json, write_text
+from sia_runner.sweep.plan import Json, PlannedRun, SweepDir, SweepPlan
 
 _BY_CODE = {0: "completed", 1: "crashed", 2: "refused", 3: "failed", 4: "budget", 130: "interrupted"}
 _STALE = 60.0  # seconds without a heartbeat after which a lease of another node is stale
@@ -18,7 +18,7 @@ _COLUMNS = ["run", "task", "mode", "arm", "seed", "status", "best", "val", "val_
 _COLUMNS += ["test_high", "test_n", "baseline_test", "usd", "calls", "tokens", "seconds", "why"]
 
 
-def status(sweep: SweepDir, name: str) -> str:
+def sweep_run_status(sweep: SweepDir, name: str) -> str:
     """Return how the newest process of a run ended: completed, crashed, refused, failed, budget or interrupted.
 
     "failed" means that no candidate could be scored. Where no process has ended: running, cut (its process is gone) or
@@ -29,21 +29,21 @@ def status(sweep: SweepDir, name: str) -> str:
         return _BY_CODE.get(outcome["code"], f"exit code {outcome['code']}")
     lease = run.path / "lease.json"
     try:
-        return "cut" if gone(read_json(lease), lease, _STALE) else "running"
+        return "cut" if process_ended(read_json(lease), lease, _STALE) else "running"
     except (FileNotFoundError, ValueError):
         return "cut" if run.config.is_file() else "missing"
 
 
-def table(sweep: SweepDir, plan: Plan) -> Json:
+def sweep_table(sweep: SweepDir, plan: SweepPlan) -> Json:
     """Return ``{"sweep", "runs": [...], "means": [...]}``."""
     arms = _arms(plan.runs)
-    rows = [_row(sweep, run, arm) for run, arm in zip(plan.runs, arms, strict=True)]
+    rows = [_run_row(sweep, run, arm) for run, arm in zip(plan.runs, arms, strict=True)]
     return {"sweep": str(sweep.path), "runs": rows, "means": _means(rows)}
 
 
-def write(sweep: SweepDir, plan: Plan) -> None:
+def write_table(sweep: SweepDir, plan: SweepPlan) -> None:
     """Write sweep.json and sweep.csv, each atomically."""
-    summary = table(sweep, plan)
+    summary = sweep_table(sweep, plan)
     write_json(sweep.path / "sweep.json", summary)
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
@@ -62,7 +62,7 @@ def _flat(row: Json) -> Json:
     return flat | {"test_n": (row["test"] or {}).get("n"), "baseline_test": (row["baseline_test"] or {}).get("value")}
 
 
-def _arms(runs: Sequence[Planned]) -> list[str]:
+def _arms(runs: Sequence[PlannedRun]) -> list[str]:
     """Name the arm of each run: the overrides, except task and seed, that are not the same in all runs."""
     overrides = [dict(override.split("=", 1) for override in run.overrides if "=" in override) for run in runs]
     keys = dict.fromkeys(key for pairs in overrides for key in pairs)
@@ -70,10 +70,10 @@ def _arms(runs: Sequence[Planned]) -> list[str]:
     return [" ".join(f"{key.lstrip('+')}={pairs[key]}" for key in varying if key in pairs) for pairs in overrides]
 
 
-def _row(sweep: SweepDir, run: Planned, arm: str) -> Json:
+def _run_row(sweep: SweepDir, run: PlannedRun, arm: str) -> Json:
     folder = RunDir(sweep.path / run.name)
     row: Json = {"run": run.name, "task": run.task, "mode": run.mode, "arm": arm, "seed": run.seed}
-    row |= {"status": status(sweep, run.name), "why": _why(sweep, run.name)}
+    row |= {"status": sweep_run_status(sweep, run.name), "why": _why(sweep, run.name)}
     summary = read_json(folder.summary) if folder.summary.is_file() else {}
     best, usage = summary.get("best") or {}, summary.get("usage") or {}
     row |= {"best": best.get("generation"), "metric": summary.get("metric")}
@@ -95,8 +95,8 @@ def _why(sweep: SweepDir, name: str) -> str:
 def _seconds(folder: RunDir) -> float | None:
     """Return the seconds of all completed steps; None where there are none, or the journal is damaged."""
     try:
-        return round(sum(entry["seconds"] for entry in Record(folder.journal).of("done")), 1)
-    except RunError:
+        return round(sum(entry["seconds"] for entry in JournalReader(folder.journal).of("done")), 1)
+    except RunDirectoryError:
         return None
 
 
@@ -126,11 +126,11 @@ def _mean(task: str, mode: str, arm: str, rows: Sequence[Json]) -> Json:
     }
 
 
-def show(sweep: SweepDir, plan: Plan) -> None:
+def print_table(sweep: SweepDir, plan: SweepPlan) -> None:
     """Print the table on standard output."""
     from rich.console import Console
 
-    summary = table(sweep, plan)
+    summary = sweep_table(sweep, plan)
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=200)
     for part in _tables(summary):
@@ -141,7 +141,7 @@ def _tables(summary: Json) -> list[Any]:
     from rich.markup import escape
     from rich.table import Table
 
-    from sia_runner.run.summary import interval
+    from sia_runner.experiment.summary import format_score
 
     runs = Table(title=f"sweep {Path(summary['sweep']).name}", title_justify="left")
     for name in ("run", "status"):
@@ -152,7 +152,7 @@ def _tables(summary: Json) -> list[Any]:
         runs.add_column(name, justify="right")
     runs.add_column("why", overflow="fold")
     for row in summary["runs"]:
-        scores = (escape(interval(row[split])) if row[split] else "–" for split in ("val", "test"))
+        scores = (escape(format_score(row[split])) if row[split] else "–" for split in ("val", "test"))
         usd, seconds = _number(row["usd"], ".2f"), _number(row["seconds"], ".0f")
         runs.add_row(escape(row["run"]), row["status"], *scores, usd, seconds, escape(row["why"]))
     means = Table(title="mean over seeds", title_justify="left")

@@ -1,1 +1,1 @@
-"""Tasks: load a task folder, cut splits, write views, run verifiers, prepare data."""
+"""Tasks: load a task folder, cut splits, lay out views, run verifiers."""

@@ -1,8 +1,7 @@
 """The copying of a submission out of a harness's folder, which is hostile: links, pipes, devices, growing files.
 
 No link is followed: every component is opened relative to its parent with O_NOFOLLOW, must be a regular file with one
-name (a hard link could name a file of the host), and is copied in bounded memory up to its cap.
-"""
+name (a hard link could name a file of the host), and is copied in bounded memory up to its cap."""
 
 import os
 import stat
@@ -11,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-REFUSED = "_refused.txt"  # written beside the copies: why the submission was not taken
+REFUSAL_FILE = "_refused.txt"  # written beside the copies: why the submission was not taken
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: opening a pipe must not wait
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1 << 20
@@ -19,20 +18,20 @@ _LOGS, _LOG_MB = 1000, 16  # at most so many agent_execution files, so many MiB 
 _DEPTH = 8
 
 
-class RefusedError(Exception):
+class CopyRefusedError(Exception):
     """A file is not copied; the message says why in a few words."""
 
 
-class NotPlainError(RefusedError):
+class NotRegularFileError(CopyRefusedError):
     """The file is a link, pipe or device, or cannot be read."""
 
 
-class TooMuchError(RefusedError):
+class QuotaExceededError(CopyRefusedError):
     """A bound is exceeded: on one file's size, on all sizes, or on the number of files."""
 
 
 @dataclass(slots=True)
-class Quota:
+class CopyQuota:
     """The number of files and bytes that may still be copied."""
 
     files: int
@@ -41,7 +40,7 @@ class Quota:
     def take(self, root: int, name: str, dest: Path) -> None:
         """Copy file `name` below the open folder `root` to the same name below `dest`."""
         if self.files <= 0:
-            raise TooMuchError("too many files")
+            raise QuotaExceededError("too many files")
         self.bytes -= copy_file(root, name, dest / name, self.bytes)
         self.files -= 1
 
@@ -56,20 +55,20 @@ def collect_submission(work: Path, dest: Path, submission: str, cap_mb: int, mos
     try:
         try:
             if submission.endswith("/"):
-                _take_below(root, submission, dest, Quota(most_files, cap_mb << 20), frozenset())
+                _take_below(root, submission, dest, CopyQuota(most_files, cap_mb << 20), frozenset())
             else:
-                Quota(1, cap_mb << 20).take(root, submission, dest)
-        except RefusedError as refusal:
+                CopyQuota(1, cap_mb << 20).take(root, submission, dest)
+        except CopyRefusedError as refusal:
             _refuse(dest, f"{submission}: {refusal}")
-        logs = Quota(_LOGS, _LOG_MB << 20)
+        logs = CopyQuota(_LOGS, _LOG_MB << 20)
         for name in ["agent_execution.json", *_execution_files(root)]:
-            with suppress(RefusedError):  # a log that is no plain file of sensible size costs no score
+            with suppress(CopyRefusedError):  # a log that is no plain file of sensible size costs no score
                 logs.take(root, name, dest)
     finally:
         os.close(root)
 
 
-def collect_tree(work: Path, dest: Path, quota: Quota, leave: frozenset[str]) -> None:
+def collect_tree(work: Path, dest: Path, quota: CopyQuota, leave: frozenset[str]) -> None:
     """Copy all regular files below `work` except those named in `leave`.
 
     Other entries are left out. Exceeding a bound refuses the whole submission.
@@ -78,24 +77,24 @@ def collect_tree(work: Path, dest: Path, quota: Quota, leave: frozenset[str]) ->
     root = os.open(work, _FOLDER)
     try:
         _take_below(root, "", dest, quota, leave)
-    except RefusedError as refusal:
+    except CopyRefusedError as refusal:
         _refuse(dest, str(refusal))
     finally:
         os.close(root)
 
 
-def _take_below(root: int, folder: str, dest: Path, quota: Quota, leave: frozenset[str]) -> None:
+def _take_below(root: int, folder: str, dest: Path, quota: CopyQuota, leave: frozenset[str]) -> None:
     """Copy the files below `folder`, which is "" or ends with a slash. Raises TooMuchError."""
     for name in _walk(root, folder, 2 * quota.files):
         if name not in leave:
-            with suppress(NotPlainError):
+            with suppress(NotRegularFileError):
                 quota.take(root, name, dest)
 
 
-def refusal(submission: Path) -> str:
+def read_refusal(submission: Path) -> str:
     """Return the reason why the submission was refused; empty when it was taken, or when there was none."""
     try:
-        return (submission / REFUSED).read_text(encoding="utf-8")
+        return (submission / REFUSAL_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
 
@@ -107,13 +106,13 @@ def copy_file(root: int, name: str, dest: Path, cap: int) -> int:
     except FileNotFoundError:
         return 0
     except OSError as error:
-        raise NotPlainError(f"not a plain file that can be read ({error.strerror})") from error
+        raise NotRegularFileError(f"not a plain file that can be read ({error.strerror})") from error
     try:
         facts = os.fstat(source)
         if not stat.S_ISREG(facts.st_mode):
-            raise NotPlainError("not a regular file")
+            raise NotRegularFileError("not a regular file")
         if facts.st_nlink != 1:
-            raise NotPlainError("a hard link")
+            raise NotRegularFileError("a hard link")
         return _copy(source, facts.st_size, dest, cap)
     finally:
         os.close(source)
@@ -121,7 +120,7 @@ def copy_file(root: int, name: str, dest: Path, cap: int) -> int:
 
 def _copy(source: int, size: int, dest: Path, cap: int) -> int:
     if size > cap:
-        raise TooMuchError(f"larger than the {cap >> 20} MiB that are left for it")
+        raise QuotaExceededError(f"larger than the {cap >> 20} MiB that are left for it")
     dest.parent.mkdir(parents=True, exist_ok=True)
     temporary = dest.with_name(".copying")  # a fixed short name: `dest` may already have the longest name allowed
     copied = 0
@@ -130,7 +129,7 @@ def _copy(source: int, size: int, dest: Path, cap: int) -> int:
             copied += len(chunk)
             if copied > cap:
                 temporary.unlink()
-                raise TooMuchError("grows while it is read")
+                raise QuotaExceededError("grows while it is read")
             target.write(chunk)
     temporary.replace(dest)
     return copied
@@ -184,7 +183,7 @@ def _walk(root: int, start: str, limit: int) -> Iterator[str]:
         names = _names(root, prefix or ".", limit + 1)
         limit -= len(names)
         if limit < 0:
-            raise TooMuchError("too many files and folders")
+            raise QuotaExceededError("too many files and folders")
         for path in (prefix + name for name in names):
             if path.count("/") < _DEPTH and _is_folder(root, path):
                 folders.append(f"{path}/")
@@ -204,4 +203,4 @@ def _is_folder(root: int, path: str) -> bool:
 
 
 def _refuse(dest: Path, reason: str) -> None:
-    (dest / REFUSED).write_bytes(reason.encode("utf-8", "backslashreplace"))
+    (dest / REFUSAL_FILE).write_bytes(reason.encode("utf-8", "backslashreplace"))

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from sia_runner.ground.standby import Standby
-from sia_runner.tasks.confine import confine_program
+from sia_runner.system import PrestartedProcess
+from sia_runner.tasks.worker import limit_program
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 # -I keeps the user's environment and folder out; so the package is found by its own path, installed or in a checkout.
@@ -26,7 +26,7 @@ _MAX_OUTPUT_BYTES = 64 << 20  # bytes read back of what it printed
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class ProcessResult:
     """The result of a process. `exit_code` is None when the time was up."""
 
     exit_code: int | None
@@ -34,17 +34,17 @@ class Finished:
     errors: str
 
 
-def run_worker(request: bytes, seconds: float) -> Finished:
+def run_worker(request: bytes, seconds: float) -> ProcessResult:
     """Run the verifier worker: one JSON request on stdin, one JSON answer on stdout."""
     process = _workers.take()
     output = b""
     with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
         output, _ = process.communicate(request, timeout=seconds)
-        return Finished(process.returncode, output, "")
-    return Finished(None, output, "")
+        return ProcessResult(process.returncode, output, "")
+    return ProcessResult(None, output, "")
 
 
-def printed(request: bytes, seconds: float) -> str:
+def verifier_output(request: bytes, seconds: float) -> str:
     """Return what a verifier prints while it runs: unused in a run, but a review of the task reads it."""
     with tempfile.TemporaryFile() as errors:
         process = _start_worker(errors)
@@ -53,7 +53,7 @@ def printed(request: bytes, seconds: float) -> str:
         return _head(errors).decode(errors="replace")
 
 
-def warm_worker() -> None:
+def start_next_worker() -> None:
     """Start the next worker now, so that it is ready when a harness has ended."""
     _workers.warm()
 
@@ -74,10 +74,10 @@ def _start_worker(errors: IO[bytes] | int = subprocess.DEVNULL) -> "subprocess.P
     )
 
 
-_workers = Standby(_start_worker)
+_workers = PrestartedProcess(_start_worker)
 
 
-def judged(result: Finished) -> tuple[list[tuple[str, str, float, str]], str]:
+def parse_answer(result: ProcessResult) -> tuple[list[tuple[str, str, float, str]], str]:
     """Return the worker's answer: (question, kind, value, prediction) per question, or else the error."""
     try:
         answer = json.loads(result.output)
@@ -86,7 +86,7 @@ def judged(result: Finished) -> tuple[list[tuple[str, str, float, str]], str]:
     return answer.get("outcomes", []), answer.get("error", "")
 
 
-def run_program(command: list[str], seconds: float, cwd: Path) -> Finished:
+def run_program(command: list[str], seconds: float, cwd: Path) -> ProcessResult:
     """Run a program of the task, with a clean environment whose home is `cwd`."""
     env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(cwd), "TMPDIR": str(cwd), "LC_ALL": "C.UTF-8"}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -99,12 +99,12 @@ def run_program(command: list[str], seconds: float, cwd: Path) -> Finished:
             cwd=cwd,
             env=env,
             start_new_session=True,
-            preexec_fn=partial(confine_program, math.ceil(seconds) + 1),  # noqa: PLW1509 - system calls only
+            preexec_fn=partial(limit_program, math.ceil(seconds) + 1),  # noqa: PLW1509 - system calls only
         )
         exit_code: int | None = None
         with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
             exit_code = _wait(process, seconds)
-        return Finished(exit_code, _head(output), _head(errors)[-4096:].decode(errors="replace"))
+        return ProcessResult(exit_code, _head(output), _head(errors)[-4096:].decode(errors="replace"))
 
 
 @contextlib.contextmanager

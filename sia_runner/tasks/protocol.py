@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from sia_runner.ground.scoring import Aggregate
+from sia_runner.errors import RunnerError
 from sia_runner.records import Outcome, OutcomeKind, Score
+from sia_runner.selection.scoring import Aggregate
 
-Purpose = Literal["gate", "trial", "select", "test", "rollout"]
+FoldPurpose = Literal["gate", "trial", "select", "test", "rollout"]
 
 
-class TaskError(Exception):
+class TaskError(RunnerError):
     """The task cannot be used; the message is one line for the user (exit code 2)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class Fold:
     """A fold of a task: the labelled questions a harness may learn from, and the questions it has to answer."""
 
     train: Sequence[str]
@@ -24,7 +25,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class DatasetView:
     """A ``--dataset_dir`` on disk. `keys` maps an id that the harness sees to the question, and stays on the host."""
 
     path: Path
@@ -70,12 +71,12 @@ class Task(Protocol):
 
     def rounds(
         self,
-        purpose: Purpose,
+        purpose: FoldPurpose,
         *,
         train_fraction: float = 1.0,
         questions: int | None = None,
         units: Sequence[str] = (),
-    ) -> list[Round]:
+    ) -> list[Fold]:
         """Return the folds that `purpose` takes: one, or one per fold where the task cross-fits `select`.
 
         gate: a few dev questions, little training data. trial: dev questions (at most `questions`) and `train_fraction`
@@ -92,7 +93,7 @@ class Task(Protocol):
         """
         ...
 
-    def lay_out(self, fold: Round, dest: Path, salt: str) -> View:
+    def lay_out(self, fold: Fold, dest: Path, salt: str) -> DatasetView:
         """Write the view of one fold to `dest`; ids are re-keyed and questions shuffled by `salt` (deterministic)."""
         ...
 

@@ -6,8 +6,7 @@
     reference/       reference_target_agent.py
 
 All questions are one pseudo-question in `val`, whose value is one number of results.json. So candidates are selected on
-what would be the test set: has_test is False, and every report must say so.
-"""
+what would be the test set: has_test is False, and every report must say so."""
 
 import json
 import shutil
@@ -17,15 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sia_runner.config import task as task_config
 from sia_runner.records import Outcome, OutcomeKind, Score
-from sia_runner.rundir import sha256_of
-from sia_runner.schema import task as task_config
-from sia_runner.tasks.collect import Quota, collect_tree, refusal
+from sia_runner.store.run_directory import sha256_of
+from sia_runner.tasks.collect import CopyQuota, collect_tree, read_refusal
 from sia_runner.tasks.process import run_program
-from sia_runner.tasks.protocol import Purpose, Round, TaskError, View
+from sia_runner.tasks.protocol import DatasetView, Fold, FoldPurpose, TaskError
 
-UNIT = "all"
-RESULTS = "results.json"
+PSEUDO_QUESTION = "all"
+RESULTS_FILE = "results.json"
 _FILES = 5000  # at most so many files are taken out of work/
 
 
@@ -37,7 +36,7 @@ class SiaFolder:
     entry = "target_agent.py"
     executes = False  # evaluate.py does as it likes, outside
 
-    def __init__(self, spec: task_config.SiaFolderTask, split_seed: int, cache: Path) -> None:
+    def __init__(self, spec: task_config.SiaFolderTaskConfig, split_seed: int, cache: Path) -> None:
         del split_seed, cache
         self._spec = spec
         self.name, self.metric, self.higher_is_better = spec.name, spec.metric.name, spec.metric.higher_is_better
@@ -85,36 +84,36 @@ class SiaFolder:
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         """Return one pseudo-question in val, and nothing else."""
-        return {"train": [], "rollout": [], "dev": [], "val": [UNIT], "test": []}
+        return {"train": [], "rollout": [], "dev": [], "val": [PSEUDO_QUESTION], "test": []}
 
     def rounds(
         self,
-        purpose: Purpose,
+        purpose: FoldPurpose,
         *,
         train_fraction: float = 1.0,
         questions: int | None = None,
         units: Sequence[str] = (),
-    ) -> list[Round]:
+    ) -> list[Fold]:
         """Return one fold to select by; none for gate, trial, test: the task has no smaller form and no second set."""
         del train_fraction, questions, units
-        return [Round([], [UNIT])] if purpose == "select" else []
+        return [Fold([], [PSEUDO_QUESTION])] if purpose == "select" else []
 
     def dialogues(self) -> list[tuple[str, str]]:
         """Raise TaskError: a sia-agent folder has no training text."""
         raise TaskError(f"task {self.name}: a sia-agent folder has no training text to warm a policy on")
 
-    def lay_out(self, fold: Round, dest: Path, salt: str) -> View:
+    def lay_out(self, fold: Fold, dest: Path, salt: str) -> DatasetView:
         """Copy data/public. Links are followed only to files within it."""
         del fold, salt
         shutil.copytree(self._public, dest, ignore=self._hidden, dirs_exist_ok=True)
         for path in dest.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o444)
-        return View(dest, {UNIT: UNIT})
+        return DatasetView(dest, {PSEUDO_QUESTION: PSEUDO_QUESTION})
 
     def collect(self, work: Path, dest: Path) -> None:
         """Copy all regular files, as only evaluate.py knows the form; never a results.json of the harness."""
-        quota = Quota(_FILES, self._spec.limits.submission_mb << 20)
-        collect_tree(work, dest, quota, leave=frozenset({RESULTS}))
+        quota = CopyQuota(_FILES, self._spec.limits.submission_mb << 20)
+        collect_tree(work, dest, quota, leave=frozenset({RESULTS_FILE}))
 
     def verify(
         self,
@@ -125,18 +124,18 @@ class SiaFolder:
     ) -> list[Outcome]:
         """Return one outcome with the number that evaluate.py gives, or with the reason why there is none."""
         del view_keys, sandbox_command
-        reason = refusal(submission)
+        reason = read_refusal(submission)
         if reason:
-            return [Outcome(UNIT, OutcomeKind.INVALID_FORMAT, 0.0, f"({reason})")]
+            return [Outcome(PSEUDO_QUESTION, OutcomeKind.INVALID_FORMAT, 0.0, f"({reason})")]
         if not any(submission.iterdir()):
-            return [Outcome(UNIT, unanswered, 0.0)]
+            return [Outcome(PSEUDO_QUESTION, unanswered, 0.0)]
         with tempfile.TemporaryDirectory(prefix="sia-evaluate-") as temporary:
             value = self._evaluate(submission, Path(temporary))
         if isinstance(value, float):
-            return [Outcome(UNIT, OutcomeKind.PARTIAL, value)]
+            return [Outcome(PSEUDO_QUESTION, OutcomeKind.PARTIAL, value)]
         # An evaluator that stumbles over what a crashed harness left is no fault of the evaluator.
         kind = OutcomeKind.VERIFIER_ERROR if unanswered is OutcomeKind.NO_ANSWER else unanswered
-        return [Outcome(UNIT, kind, 0.0, f"({value})")]
+        return [Outcome(PSEUDO_QUESTION, kind, 0.0, f"({value})")]
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
         """Return the evaluator's number. Its uncertainty is unknown, so the interval is that number."""
@@ -160,7 +159,7 @@ class SiaFolder:
         """
         copy = temporary / "gen_1"
         shutil.copytree(submission, copy, symlinks=True)
-        (copy / RESULTS).unlink(missing_ok=True)
+        (copy / RESULTS_FILE).unlink(missing_ok=True)
         command = [sys.executable, str(self._evaluator), "--gen-dir", str(copy)]
         result = run_program(command, self._spec.limits.verify, temporary)
         if result.exit_code is None:
@@ -168,12 +167,12 @@ class SiaFolder:
         if result.exit_code != 0:
             return f"evaluate.py ended with exit code {result.exit_code}{_missing_module(result.errors)}"
         try:
-            metrics = numbers(json.loads((copy / RESULTS).read_text(encoding="utf-8")))
+            metrics = finite_numbers(json.loads((copy / RESULTS_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
-            return f"evaluate.py ended well, but {RESULTS} cannot be read: {type(error).__name__}"
+            return f"evaluate.py ended well, but {RESULTS_FILE} cannot be read: {type(error).__name__}"
         if self.metric not in metrics:
             names = ", ".join(list(metrics)[:20]) or "no number"
-            return f"{RESULTS} of evaluate.py has no number {self.metric!r} (task.metric.name); it has: {names}"
+            return f"{RESULTS_FILE} of evaluate.py has no number {self.metric!r} (task.metric.name); it has: {names}"
         return metrics[self.metric]
 
     def _hidden(self, folder: str, names: list[str]) -> list[str]:
@@ -186,12 +185,12 @@ class SiaFolder:
         return hidden
 
 
-def numbers(results: Any, prefix: str = "") -> dict[str, float]:
+def finite_numbers(results: Any, prefix: str = "") -> dict[str, float]:
     """Return all finite numbers of nested results, keys joined by dots. Texts and lists may hold answers."""
     if isinstance(results, dict):
         by_key: dict[str, float] = {}
         for key, value in results.items():
-            by_key |= numbers(value, f"{prefix}.{key}" if prefix else str(key))
+            by_key |= finite_numbers(value, f"{prefix}.{key}" if prefix else str(key))
         return by_key
     if isinstance(results, int | float) and abs(results) <= sys.float_info.max:  # NaN fails the comparison
         return {prefix: float(results)}

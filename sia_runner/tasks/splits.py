@@ -1,27 +1,31 @@
-"""Seeded, stratified cutting of questions into splits; questions that belong together are never cut apart.
+"""The splits of a task's questions, and the folds that each purpose takes: seeded, stratified by answer.
 
-Order comes from sha256 over (seed, question), so it is the same in every process, on every machine and Python version.
-"""
+Questions that belong together are never cut apart. Order comes from sha256 over (seed, question), so it is the same in
+every process, on every machine and Python version."""
 
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from sia_runner.config.task import GateSize, Splits
+from sia_runner.tasks.protocol import Fold, FoldPurpose, TaskError
+from sia_runner.tasks.questions import QuestionTable, group_of_id
 
 Block = list[str]
 
 
-def order(unit: str, seed: object) -> bytes:
+def shuffle_key(unit: str, seed: object) -> bytes:
     """Return the sort key of a question under this seed."""
     return hashlib.sha256(f"{seed}|{unit}".encode()).digest()
 
 
 def shuffled(units: Sequence[str], seed: object) -> list[str]:
     """Return `units` in seeded order."""
-    return sorted(units, key=lambda unit: order(unit, seed))
+    return sorted(units, key=lambda unit: shuffle_key(unit, seed))
 
 
-def blocks(units: Sequence[str], ties: Sequence[Callable[[str], str | None]]) -> list[Block]:
+def tied_blocks(units: Sequence[str], ties: Sequence[Callable[[str], str | None]]) -> list[Block]:
     """Group questions that must stay together: those for which some `tie` gives the same key, transitively."""
     parent = {unit: unit for unit in units}
 
@@ -43,7 +47,7 @@ def blocks(units: Sequence[str], ties: Sequence[Callable[[str], str | None]]) ->
     return list(by_root.values())
 
 
-def cut(
+def cut_shares(
     parts: Sequence[Block], stratum: Callable[[str], str], shares: Mapping[str, float], *, seed: int, keep: int = 0
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Give each name in `shares` its share of the questions, stratum by stratum; return (by name, rest).
@@ -69,7 +73,7 @@ def cut(
     return by_name, rest
 
 
-def folds(parts: Sequence[Block], stratum: Callable[[str], str], count: int, *, seed: int) -> list[list[str]]:
+def deal_folds(parts: Sequence[Block], stratum: Callable[[str], str], count: int, *, seed: int) -> list[list[str]]:
     """Deal the blocks into `count` folds: even within each stratum first, then in all."""
     dealt: list[list[str]] = [[] for _ in range(count)]
     for queue in _strata(parts, stratum, seed):
@@ -81,7 +85,7 @@ def folds(parts: Sequence[Block], stratum: Callable[[str], str], count: int, *, 
     return dealt
 
 
-def sample(units: Sequence[str], stratum: Callable[[str], str], fraction: float, *, seed: int) -> list[str]:
+def stratified_sample(units: Sequence[str], stratum: Callable[[str], str], fraction: float, *, seed: int) -> list[str]:
     """Return a stratified share of `units`, in their order.
 
     Samples are nested: a smaller share is part of a larger one.
@@ -92,7 +96,7 @@ def sample(units: Sequence[str], stratum: Callable[[str], str], fraction: float,
     return [unit for unit in units if unit in chosen]
 
 
-def spread(units: Sequence[str], stratum: Callable[[str], str], limit: int, *, seed: int) -> list[str]:
+def spread_over_strata(units: Sequence[str], stratum: Callable[[str], str], limit: int, *, seed: int) -> list[str]:
     """Return up to `limit` questions that cover the strata evenly, in the order of `units`.
 
     As many strata as possible get two questions, then three, four and so on.
@@ -109,7 +113,123 @@ def spread(units: Sequence[str], stratum: Callable[[str], str], limit: int, *, s
 def _strata(parts: Sequence[Block], stratum: Callable[[str], str], seed: int) -> Iterator[list[Block]]:
     """Yield the blocks of each stratum (that of a block's first question); strata and blocks in seeded order."""
     queues: dict[str, list[Block]] = defaultdict(list)
-    for block in sorted(parts, key=lambda block: order(block[0], seed)):
+    for block in sorted(parts, key=lambda block: shuffle_key(block[0], seed)):
         queues[stratum(block[0])].append(block)
     for name in shuffled(list(queues), seed):
         yield queues[name]
+
+
+NO_ROLLOUT = (
+    "there is no rollout split to train weights on: no labelled row is left for train (splits.dev, splits.val, "
+    "splits.test), splits.rollout is 0, or splits.folds is above 1; use trainer=none"
+)
+
+
+class SplitPlan:
+    """The splits of one task and one seed.
+
+    With folds > 1 all labelled questions are dev, val or test, and a fold's training data are the other folds. Where
+    the shares leave nothing for train, nothing is learned before the final test.
+    """
+
+    def __init__(self, units: QuestionTable, spec: Splits, gate: GateSize, *, grouped: bool, seed: int) -> None:
+        self._units, self._spec, self._gate, self._seed = units, spec, gate, seed
+        if isinstance(spec.stratify, str) and spec.stratify not in units.columns:
+            raise TaskError(f"splits.stratify={spec.stratify} is no column; there are: {', '.join(units.columns)}")
+        self._position = {unit: index for index, unit in enumerate([*units.labelled, *units.test])}
+        self._blocks = tied_blocks(units.labelled, [units.content, group_of_id] if grouped else [units.content])
+        self.splits = self._cut_with_train() if spec.has_train_split else self._cut_without_train()
+        for name in ("train", "dev", "val", "test") if spec.has_train_split else ("dev", "val", "test"):
+            if not self.splits[name]:
+                raise TaskError(
+                    f"split {name} has no question: {len(units.labelled)} labelled rows are too few for these shares, "
+                    "or the strata too many (splits.stratify=false)"
+                )
+
+    def rounds(self, purpose: FoldPurpose, train_fraction: float, questions: int | None) -> list[Fold]:
+        """Return the folds of every purpose but `rollout`."""
+        split = self.splits
+        if purpose == "test":
+            return [Fold(self._sorted(set(self._position) - set(split["test"])), split["test"])]
+        # With folds a trial learns from val units, which it is never asked; dev units are asked and never learned.
+        learn = self._sorted(split["val"] if self._spec.folds > 1 else split["train"] + split["rollout"])
+        if purpose == "gate":
+            train = spread_over_strata(learn, self._stratum, self._gate.train, seed=self._seed)
+            return [Fold(train, self._subset(split["dev"], self._gate.questions))]
+        if purpose == "trial":
+            if train_fraction < 1:
+                learn = stratified_sample(learn, self._stratum, train_fraction, seed=self._seed)
+            return [Fold(learn, self._subset(split["dev"], questions))]
+        questions_asked = split["dev"] + split["val"]
+        if self._spec.folds == 1:
+            return [Fold(learn, self._sorted(questions_asked))]
+        return [Fold(self._sorted(set(questions_asked) - set(fold)), self._sorted(fold)) for fold in self._folds()]
+
+    def rollout(self, units: Sequence[str], near: Iterable[Sequence[str]]) -> Fold:
+        """Return the fold in which `units` of the split rollout are asked.
+
+        `near`: groups of labelled near-duplicates. Whatever is like any rollout question is left out of train, even
+        where it is like none of `units`: all steps of a training then show the harness the same train. Raises
+        TaskError.
+        """
+        split = self.splits
+        if not split["rollout"]:
+            raise TaskError(NO_ROLLOUT)
+        foreign = set(units) - set(split["rollout"])
+        if foreign or not units or len(set(units)) < len(units):
+            problem = f"{min(foreign)!r} is not in it" if foreign else "none was passed, or one of them twice"
+            raise TaskError(f"a rollout takes questions of the split rollout, each once: {problem}")
+        excluded = set(split["rollout"])
+        for group in near:
+            if not excluded.isdisjoint(group):
+                excluded.update(group)
+        train = [unit for unit in split["train"] if unit not in excluded]
+        if not train:
+            raise TaskError(
+                "every row of train says nearly the same as a rollout question: nothing is left to learn from"
+            )
+        return Fold(train, self._sorted(units))
+
+    def _cut_with_train(self) -> dict[str, list[str]]:
+        spec = self._spec
+        shares = {"test": spec.test, "val": spec.val, "dev": spec.dev}
+        evaluated, train = cut_shares(self._blocks, self._stratum, shares, seed=self._seed, keep=2)
+        rollout, train = cut_shares(
+            self._blocks_of(train), self._stratum, {"rollout": spec.rollout}, seed=self._seed, keep=1
+        )
+        return self._ordered(train=train, rollout=rollout["rollout"], **(evaluated | self._separate_test()))
+
+    def _cut_without_train(self) -> dict[str, list[str]]:
+        shares = {"test": self._spec.test, "dev": self._spec.dev}
+        evaluated, val = cut_shares(self._blocks, self._stratum, shares, seed=self._seed)
+        return self._ordered(train=[], rollout=[], val=val, **(evaluated | self._separate_test()))
+
+    def _folds(self) -> list[list[str]]:
+        """Deal dev and val one after the other, so that each fold holds its part of both."""
+        parts = [
+            deal_folds(self._blocks_of(self.splits[name]), self._stratum, self._spec.folds, seed=self._seed)
+            for name in ("dev", "val")
+        ]
+        return [dev + val for dev, val in zip(*parts, strict=True)]
+
+    def _separate_test(self) -> dict[str, Sequence[str]]:
+        return {"test": self._units.test} if self._units.test else {}
+
+    def _blocks_of(self, units: Iterable[str]) -> list[list[str]]:
+        chosen = set(units)
+        return [block for block in self._blocks if block[0] in chosen]
+
+    def _stratum(self, unit: str) -> str:
+        column = self._spec.stratify
+        if isinstance(column, str):
+            return self._units.fields[unit][self._units.columns.index(column)]
+        return self._units.answers[unit] if column else ""
+
+    def _subset(self, units: Sequence[str], limit: int | None) -> list[str]:
+        return self._sorted(shuffled(units, self._seed)[:limit])
+
+    def _sorted(self, units: Iterable[str]) -> list[str]:
+        return sorted(units, key=self._position.__getitem__)
+
+    def _ordered(self, **splits: Sequence[str]) -> dict[str, list[str]]:
+        return {name: self._sorted(splits[name]) for name in ("train", "rollout", "dev", "val", "test")}

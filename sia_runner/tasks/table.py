@@ -5,30 +5,47 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sia_runner.ground.resources import bundled
-from sia_runner.ground.sampling import by_confusion, representative
-from sia_runner.ground.scoring import Aggregate, interval
+from sia_runner.config import task as task_config
 from sia_runner.records import Outcome, OutcomeKind, Score
-from sia_runner.schema import task as task_config
-from sia_runner.tasks.collect import collect_submission, refusal
-from sia_runner.tasks.files import check_files, file_cells, paths_in_view
-from sia_runner.tasks.near import near_duplicate_groups
-from sia_runner.tasks.plan import Plan
-from sia_runner.tasks.prepare import hashes, ready
-from sia_runner.tasks.process import judged, run_worker, warm_worker
-from sia_runner.tasks.protocol import Purpose, Round, TaskError, View
-from sia_runner.tasks.requires import check_modules
-from sia_runner.tasks.splits import shuffled
-from sia_runner.tasks.units import Units, check_answers, load_units
-from sia_runner.tasks.verifiers.auc import auc
+from sia_runner.selection.sampling import confusion_strata, stratified_order
+from sia_runner.selection.scoring import Aggregate, score_with_interval
+from sia_runner.system import bundled_folder
+from sia_runner.tasks.collect import collect_submission, read_refusal
+from sia_runner.tasks.data import data_file_hashes, prepared_folder
+from sia_runner.tasks.near_duplicates import near_duplicate_groups
+from sia_runner.tasks.process import parse_answer, run_worker, start_next_worker
+from sia_runner.tasks.protocol import DatasetView, Fold, FoldPurpose, TaskError
+from sia_runner.tasks.questions import QuestionTable, check_answers, load_questions
+from sia_runner.tasks.splits import SplitPlan, shuffled
+from sia_runner.tasks.verifiers.answers import auc
 from sia_runner.tasks.verifiers.measures import MEASURES, scale_of
-from sia_runner.tasks.views import write_view
+from sia_runner.tasks.views import check_files, file_cells, paths_in_view, write_view
 from sia_runner.tasks.worker import load_module
 
-_CELL = 2000  # characters of a question's field shown in failures
+# module -> what brings it; other modules are brought by their own name
+_EXTRAS = {"chess": "sia-runner[chess]", "triton": "sia-runner[trimul]", "torch": "sia-runner[trimul]"}
+
+
+def check_modules(task: str, modules: Sequence[str]) -> None:
+    """Raise TaskError naming what to install. Modules are looked up, not imported, which takes no measurable time."""
+    for module in modules:
+        if not _is_installed(module):
+            requirement = _EXTRAS.get(module, module)
+            raise TaskError(f"task {task}: its verifier needs the module {module}; pip install '{requirement}'")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent package is missing, or the name is no module's
+        return False
+
+
+_MAX_CELL = 2000  # characters of a question's field shown in failures
 
 
 class TableTask:
@@ -36,12 +53,12 @@ class TableTask:
 
     has_test = True
 
-    def __init__(self, spec: task_config.TableTask, split_seed: int, cache: Path) -> None:
+    def __init__(self, spec: task_config.TableTaskConfig, split_seed: int, cache: Path) -> None:
         self._spec, self._seed, self._cache = spec, split_seed, cache
         self.name = spec.name
         self.metric = spec.metric.name
         self.higher_is_better = spec.metric.higher_is_better
-        self._home = Path(spec.dir).resolve() if spec.dir else bundled("tasks") / (spec.folder or spec.name)
+        self._home = Path(spec.dir).resolve() if spec.dir else bundled_folder("tasks") / (spec.folder or spec.name)
         self.folder = self._home  # where harnesses begin: a subclass may have them elsewhere
         self.reference = self.folder / "reference"
         self.entry = "target_agent.py"
@@ -61,14 +78,14 @@ class TableTask:
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Prepare the data, and cut the splits so that faulty data is reported before a run starts."""
-        self._source = ready(self.name, self._spec.data, self._home, self._cache, say)
+        self._source = prepared_folder(self.name, self._spec.data, self._home, self._cache, say)
         _ = self._plan  # faulty data is reported now, not in the middle of a run
 
     def data_hashes(self) -> dict[str, str]:
         """Return file name -> sha256 of all data that the scores rest on."""
         columns, units = self._spec.columns, self._units
         named = {path for unit in units.answers for _, path in file_cells(columns, units, unit)}
-        return hashes(self._source, self._spec.data, named)
+        return data_file_hashes(self._source, self._spec.data, named)
 
     def splits(self) -> Mapping[str, Sequence[str]]:
         """Return the questions of each split."""
@@ -76,12 +93,12 @@ class TableTask:
 
     def rounds(
         self,
-        purpose: Purpose,
+        purpose: FoldPurpose,
         *,
         train_fraction: float = 1.0,
         questions: int | None = None,
         units: Sequence[str] = (),
-    ) -> list[Round]:
+    ) -> list[Fold]:
         """Return the folds that `purpose` takes. Raises TaskError where rollouts earn no reward."""
         if purpose == "rollout":
             if self._spec.metric.verifier == "auc":
@@ -107,9 +124,9 @@ class TableTask:
         }
         return dialogue.prompt.format(**row), dialogue.answer.format(**row)
 
-    def lay_out(self, fold: Round, dest: Path, salt: str) -> View:
+    def lay_out(self, fold: Fold, dest: Path, salt: str) -> DatasetView:
         """Write the view of one fold to `dest`, and start the next verifier process."""
-        warm_worker()  # a harness is about to run; its answers need a verifier afterwards
+        start_next_worker()  # a harness is about to run; its answers need a verifier afterwards
         return write_view(self._spec, self._units, self._source, self.description, fold, dest, salt)
 
     def collect(self, work: Path, dest: Path) -> None:
@@ -126,12 +143,12 @@ class TableTask:
     ) -> list[Outcome]:
         """Return one outcome per question of the view, or verifier_error for all of them."""
         request = self._request(submission, view_keys, sandbox_command)
-        rows, failure = judged(run_worker(request, self._spec.limits.verify))
+        rows, failure = parse_answer(run_worker(request, self._spec.limits.verify))
         if failure:
             note = f"(the verifier failed: {failure})"
             return [Outcome(unit, OutcomeKind.VERIFIER_ERROR, 0.0, note) for unit in view_keys.values()]
         outcomes = [Outcome(view_keys[name], OutcomeKind(kind), value, text) for name, kind, value, text in rows]
-        reason = refusal(submission)
+        reason = read_refusal(submission)
         if reason:
             return [replace(o, kind=OutcomeKind.INVALID_FORMAT, prediction=f"({reason})") for o in outcomes]
         return [replace(o, kind=unanswered) if o.kind is OutcomeKind.NO_ANSWER else o for o in outcomes]
@@ -150,7 +167,7 @@ class TableTask:
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
         """Aggregate outcomes, with a 95% interval."""
-        return interval(outcomes, self.aggregate)
+        return score_with_interval(outcomes, self.aggregate)
 
     def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
         """Return None: the only grader is our own, and there is no leaderboard."""
@@ -166,7 +183,7 @@ class TableTask:
         dev = set(self._plan.splits["dev"])
         failed = {o.unit: o for o in outcomes if o.unit in dev and self._failed(o)}
         described = [self._failure(failed[unit]) for unit in shuffled(list(failed), self._seed)]
-        return representative(described, by_confusion(described))[:limit]
+        return stratified_order(described, confusion_strata(described))[:limit]
 
     def _failed(self, outcome: Outcome) -> bool:
         if self._spec.metric.verifier != "auc":
@@ -177,7 +194,7 @@ class TableTask:
     def _failure(self, outcome: Outcome) -> dict[str, Any]:
         fields = zip(self._units.columns, self._units.fields[outcome.unit], strict=True)
         return {
-            "question": {name: cell if len(cell) <= _CELL else f"{cell[:_CELL]}…" for name, cell in fields},
+            "question": {name: cell if len(cell) <= _MAX_CELL else f"{cell[:_MAX_CELL]}…" for name, cell in fields},
             "prediction": outcome.prediction,
             "gold": "(a file)" if self._spec.columns.answer_is_file else self._units.answers[outcome.unit],
             "kind": outcome.kind.value,
@@ -239,19 +256,19 @@ class TableTask:
 
     @cached_property
     def _source(self) -> Path:
-        return ready(self.name, self._spec.data, self._home, self._cache, lambda _: None)
+        return prepared_folder(self.name, self._spec.data, self._home, self._cache, lambda _: None)
 
     @cached_property
-    def _units(self) -> Units:
-        units = load_units(self._spec, self._source)
+    def _units(self) -> QuestionTable:
+        units = load_questions(self._spec, self._source)
         check_answers(self._spec.metric, units)
         check_files(self._spec.columns, units, self._source)
         return units
 
     @cached_property
-    def _plan(self) -> Plan:
+    def _plan(self) -> SplitPlan:
         spec = self._spec
-        return Plan(self._units, spec.splits, spec.gate, grouped=spec.columns.grouped_ids, seed=self._seed)
+        return SplitPlan(self._units, spec.splits, spec.gate, grouped=spec.columns.grouped_ids, seed=self._seed)
 
     @cached_property
     def _near_duplicates(self) -> list[list[str]]:

@@ -3,28 +3,72 @@
 Ids: train rows are numbered 0, 1, 2, ... in the data's order; question numbers continue from there, shuffled by `salt`.
 Grouped ids keep their form (0013_02): groups are numbered anew, in shuffled order, alike in train and questions. All of
 it is computed from (fold, salt), so a view can be written again to check a run.
-"""
+
+A cell of ``columns.files`` is a path in the prepared folder. In a view such a file lies at ``<column>/<id><suffix>``,
+where the id is that of the first question that names it."""
 
 import csv
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from sia_runner.schema.task import TableTask
-from sia_runner.tasks.files import ViewPaths, answer_files, paths_in_view
-from sia_runner.tasks.protocol import Round, TaskError, View
+from sia_runner.config.task import TableColumns, TableTaskConfig
+from sia_runner.tasks.protocol import DatasetView, Fold, TaskError
+from sia_runner.tasks.questions import QuestionTable, group_of_id
 from sia_runner.tasks.splits import shuffled
-from sia_runner.tasks.units import Units, group_of
+
+ViewPaths = Mapping[tuple[str, str], str]  # (column, path in the source) -> path in the view
+
+
+def check_files(columns: TableColumns, units: QuestionTable, source: Path) -> None:
+    """Raise TaskError unless every column of files exists and every cell names a regular file inside `source`."""
+    columns_of_table = [*units.columns, columns.answer]
+    for column in columns.files:
+        if column not in columns_of_table:
+            raise TaskError(f"columns.files: {column!r} is no column; there are: {', '.join(columns_of_table)}")
+    root = source.resolve()
+    for column, path in sorted({cell for unit in units.answers for cell in file_cells(columns, units, unit)}):
+        resolved = (root / path).resolve()
+        if not path or not resolved.is_relative_to(root) or not resolved.is_file():
+            raise TaskError(f"column {column!r} names {path!r}, which is no file inside {source} (columns.files)")
+
+
+def file_cells(columns: TableColumns, units: QuestionTable, unit: str) -> Iterator[tuple[str, str]]:
+    """Yield (column, path) of the question's files, the answer's among them."""
+    if columns.files:
+        row = dict(zip(units.columns, units.fields[unit], strict=True)) | {columns.answer: units.answers[unit]}
+        yield from ((column, row[column]) for column in columns.files)
+
+
+def answer_files(columns: TableColumns, units: QuestionTable, questions: Iterable[str]) -> set[str]:
+    """Return the files that are answers of these questions."""
+    return {units.answers[unit] for unit in questions} if columns.answer_is_file else set()
+
+
+def paths_in_view(
+    columns: TableColumns, units: QuestionTable, questions: Mapping[str, str], train: Mapping[str, str]
+) -> ViewPaths:
+    """Return (column, source path) -> path in the view.
+
+    `questions` and `train` map the id in the view to the question. Files of answers are included for `train` only.
+    """
+    view_paths: dict[tuple[str, str], str] = {}
+    for keys, hidden in ((questions, columns.answer), (train, "")):
+        for key in sorted(keys, key=lambda key: (len(key), key)):
+            for column, path in file_cells(columns, units, keys[key]):
+                if column != hidden:
+                    view_paths.setdefault((column, path), f"{column}/{key}{PurePosixPath(path).suffix}")
+    return view_paths
 
 
 def write_view(
-    spec: TableTask, units: Units, source: Path, description: str, fold: Round, dest: Path, salt: str
-) -> View:
+    spec: TableTaskConfig, units: QuestionTable, source: Path, description: str, fold: Fold, dest: Path, salt: str
+) -> DatasetView:
     """Write the view of one fold to `dest`; return it with its id -> question mapping."""
     dest.mkdir(parents=True, exist_ok=True)
     questions = shuffled(fold.questions, salt)
-    names = (_group_names if spec.columns.grouped_ids else _numbers)(fold.train, questions, salt)
+    names = (_group_names if spec.columns.grouped_ids else _row_numbers)(fold.train, questions, salt)
     header = [spec.columns.id, *units.columns]
     keys = {names[unit]: unit for unit in questions}
     view_paths = _copy_files(spec, units, source, fold, keys, {names[unit]: unit for unit in fold.train}, dest)
@@ -40,20 +84,20 @@ def write_view(
         _copy(source / path, dest / name)
     (dest / "task.md").write_text(f"{description.rstrip()}\n\n{_contents(spec, header, fold)}", encoding="utf-8")
     (dest / "task.md").chmod(0o444)
-    return View(dest, keys)
+    return DatasetView(dest, keys)
 
 
-def _row(units: Units, names: Mapping[str, str], view_paths: ViewPaths, unit: str) -> list[str]:
+def _row(units: QuestionTable, names: Mapping[str, str], view_paths: ViewPaths, unit: str) -> list[str]:
     """Return id and fields as the harness sees them."""
     fields = zip(units.columns, units.fields[unit], strict=True)
     return [names[unit], *(view_paths.get(field, field[1]) for field in fields)]
 
 
 def _copy_files(
-    spec: TableTask,
-    units: Units,
+    spec: TableTaskConfig,
+    units: QuestionTable,
     source: Path,
-    fold: Round,
+    fold: Fold,
     questions: Mapping[str, str],
     train: Mapping[str, str],
     dest: Path,
@@ -71,16 +115,16 @@ def _copy_files(
     return view_paths
 
 
-def _numbers(train: Sequence[str], questions: Sequence[str], salt: str) -> dict[str, str]:
+def _row_numbers(train: Sequence[str], questions: Sequence[str], salt: str) -> dict[str, str]:
     del salt  # `questions` are shuffled by it
     return {unit: str(number) for number, unit in enumerate([*train, *questions])}
 
 
 def _group_names(train: Sequence[str], questions: Sequence[str], salt: str) -> dict[str, str]:
     units = [*train, *questions]
-    groups = shuffled(sorted({group_of(unit) for unit in units}), salt)
+    groups = shuffled(sorted({group_of_id(unit) for unit in units}), salt)
     number = {group: f"{rank:04d}" for rank, group in enumerate(groups, start=1)}
-    return {unit: f"{number[group_of(unit)]}_{unit.partition('_')[2]}" for unit in units}
+    return {unit: f"{number[group_of_id(unit)]}_{unit.partition('_')[2]}" for unit in units}
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -98,7 +142,7 @@ def _copy(source: Path, dest: Path) -> None:
     dest.chmod(0o444)
 
 
-def _contents(spec: TableTask, header: Sequence[str], fold: Round) -> str:
+def _contents(spec: TableTaskConfig, header: Sequence[str], fold: Fold) -> str:
     """Return the part of task.md that is generated for each view."""
     lines = [f"- `questions.csv`: {len(fold.questions):,} questions to answer; columns {_ticked(header)}"]
     if fold.train:
@@ -114,7 +158,7 @@ def _contents(spec: TableTask, header: Sequence[str], fold: Round) -> str:
     return "\n".join(["## Files in `--dataset_dir`", "", *lines, "", heading, "", _submission_form(spec, fold), ""])
 
 
-def _submission_form(spec: TableTask, fold: Round) -> str:
+def _submission_form(spec: TableTaskConfig, fold: Fold) -> str:
     """Describe the submission: a table, or a file or folder that the task's own text describes."""
     limits = spec.limits
     if spec.submission.endswith(".csv"):

@@ -1,28 +1,78 @@
 """The verifier process: it reads a JSON request from stdin and writes a JSON answer to stdout.
 
-It imports no more than verifying takes. Answer: {"outcomes": [[question, kind, value, prediction], ...]}, or {"error":
-what went wrong, without any gold answer}.
-"""
+It imports no more than verifying takes, limits its own resources and ends with the runner. Answer: {"outcomes":
+[[question, kind, value, prediction], ...]}, or {"error": what went wrong, without any gold answer}. Verifiers and
+evaluators are the task's own code: they are bounded against accidents, not jailed."""
 
+import ctypes
 import importlib.util
 import inspect
 import json
 import math
 import os
+import resource
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sia_runner.records import INFRASTRUCTURE, Outcome, OutcomeKind
-from sia_runner.tasks.chamber import Chamber
-from sia_runner.tasks.confine import confine, end_with_parent
-from sia_runner.tasks.verifiers.common import Judge, choice, exact_match, judge_all, numeric, rank_scores
-from sia_runner.tasks.verifiers.letter import letter
-from sia_runner.tasks.verifiers.measures import MEASURES, Scale, outcomes
+from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, OutcomeKind
+from sia_runner.tasks.submission_sandbox import SubmissionSandbox
+from sia_runner.tasks.verifiers.answers import (
+    Judge,
+    exact_match,
+    judge_all,
+    letter_in_text,
+    number_within,
+    one_of_choices,
+    rank_scores,
+)
+from sia_runner.tasks.verifiers.measures import MEASURES, Scale, measure_outcomes
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_cells
+
+MAX_FILE_BYTES = 256 << 20
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def limit_resources(seconds: int, memory_bytes: int | None = None) -> None:
+    """Limit CPU time in seconds, file size and, unless None, address space in bytes; forbid core dumps."""
+    bounds = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: MAX_FILE_BYTES, resource.RLIMIT_CORE: 0}
+    if memory_bytes is not None:
+        bounds[resource.RLIMIT_AS] = memory_bytes
+    for kind, bound in bounds.items():
+        _, hard = resource.getrlimit(kind)
+        allowed = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
+
+def limit_program(seconds: int) -> None:
+    """Limit a program of the task before it starts; the kernel kills it when the thread that waits for it ends.
+
+    Its memory is not limited: an evaluator may load a GPU library.
+    """
+    limit_resources(seconds)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """End this process when its parent process has gone.
+
+    PDEATHSIG does not serve here: it follows the thread that started us, which may end long before the runner does.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class BadVerifierError(Exception):
@@ -35,7 +85,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # what a verifier prints must not mix with the answer
     request = json.load(sys.stdin.buffer)
-    confine(request["cpu_seconds"], request["memory"])
+    limit_resources(request["cpu_seconds"], request["memory"])
     try:
         rows = [[o.unit, o.kind.value, o.value, o.prediction] for o in verify(request)]
         result: dict[str, Any] = {"outcomes": rows}
@@ -73,15 +123,15 @@ def _outcomes_of(
 ) -> list[Outcome]:
     measure = MEASURES.get(request["verifier"])
     if measure:
-        return outcomes(measure, cells, spoiled, gold, Scale(**request["scale"]))
+        return measure_outcomes(measure, cells, spoiled, gold, Scale(**request["scale"]))
     answers = {unit: answer for unit, (answer,) in cells.items()}
     if request["verifier"] == "auc":
         return rank_scores(answers, spoiled, gold, request["choices"][1])
     judges: dict[str, Callable[[], Judge]] = {
         "exact_match": exact_match,
-        "choice": lambda: choice(request["choices"]),
-        "letter": lambda: letter(request["choices"]),
-        "numeric": lambda: numeric(request["tolerance"]),
+        "choice": lambda: one_of_choices(request["choices"]),
+        "letter": lambda: letter_in_text(request["choices"]),
+        "numeric": lambda: number_within(request["tolerance"]),
     }
     return judge_all(judges[request["verifier"]](), answers, spoiled, gold)
 
@@ -105,7 +155,7 @@ def _run_own_verifier(request: Mapping[str, Any], gold: dict[str, str]) -> list[
     """
     verify_all = load_module(Path(request["module"])).verify
     arguments: list[Any] = [Path(request["submission"]), dict(gold)]
-    optional = [request["questions"], Chamber(request["sandbox_command"])]
+    optional = [request["questions"], SubmissionSandbox(request["sandbox_command"])]
     arguments += optional[: max(0, len(inspect.signature(verify_all).parameters) - len(arguments))]
     by_question: dict[str, Outcome] = {}
     for outcome in verify_all(*arguments):
@@ -122,5 +172,5 @@ def _run_own_verifier(request: Mapping[str, Any], gold: dict[str, str]) -> list[
 def _sanitised(outcome: Outcome) -> Outcome:
     """Cut an outcome's text. Where it is no answer, replace it: a task's own code may write gold answers into it."""
     kind = OutcomeKind(outcome.kind)
-    text = "(verifier.py could not judge it)" if kind in INFRASTRUCTURE else outcome.prediction[:300]
+    text = "(verifier.py could not judge it)" if kind in INFRASTRUCTURE_KINDS else outcome.prediction[:300]
     return replace(outcome, kind=kind, prediction=text)

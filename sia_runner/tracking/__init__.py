@@ -1,1 +1,1 @@
-"""Tracking: where figures go while a run is under way."""
+"""Trackers: where figures go while a run is under way."""

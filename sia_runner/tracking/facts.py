@@ -1,28 +1,29 @@
-"""The facts that are sent about an experiment as a whole.
+"""The facts about an experiment that are sent, and its harnesses and adapters as versions with their lineage.
 
-They are picked key by key: what is not named here (paths, addresses, headers, key files, commands) never leaves the
-machine.
-"""
+Facts are picked key by key: what is not named here (paths, addresses, headers, key files, commands) never leaves the
+machine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sia_runner.rundir import RunDir, read_json
+from sia_runner.store.run_directory import RunDir, read_json, tree_sha256
+from sia_runner.tracking.rows import CurveReader
 
 Json = dict[str, Any]
-_TAG = 64  # characters that W&B takes
-_LOCKED = ("sia_runner", "git", "config_sha256", "python", "packages", "data", "policy")
+_MAX_TAG_CHARS = 64  # characters that W&B takes
+_LOCK_KEYS = ("sia_runner", "git", "config_sha256", "python", "packages", "data", "policy")
 
 
-def config_of(run: RunDir) -> Json:
+def stored_config(run: RunDir) -> Json:
     """Return the run's stored configuration."""
     return yaml.safe_load(run.config.read_text(encoding="utf-8"))
 
 
-def facts(run: RunDir, config: Mapping[str, Any]) -> Json:
+def experiment_facts(run: RunDir, config: Mapping[str, Any]) -> Json:
     """Return W&B's `config`, by which runs are filtered and compared."""
     task, target, trainer = config["task"], config["target_agent"], config["trainer"]
     locked, metric = read_json(run.lock), read_json(run.summary)["metric"]
@@ -36,7 +37,7 @@ def facts(run: RunDir, config: Mapping[str, Any]) -> Json:
         "split_seed": config["split_seed"],
         "meta_agent": config["meta_agent"]["name"],
         "target_agent": target["name"],
-        "models": models(config),
+        "models": model_names(config),
         "trainer": {key: value for key, value in trainer.items() if key != "_target_"},
         "lever": config.get("lever"),
         "search": config["search"],
@@ -44,11 +45,11 @@ def facts(run: RunDir, config: Mapping[str, Any]) -> Json:
         "compute": config["compute"]["name"],
         "max_gen": config["max_gen"],
         "budget": config["budget"],
-        "lock": {key: locked.get(key) for key in _LOCKED},
+        "lock": {key: locked.get(key) for key in _LOCK_KEYS},
     }
 
 
-def models(config: Mapping[str, Any]) -> dict[str, str]:
+def model_names(config: Mapping[str, Any]) -> dict[str, str]:
     """Return role -> model, for the models that the experiment may call."""
     everybody = config["provider"]
     meta = config["meta_agent"].get("provider") or everybody
@@ -65,14 +66,70 @@ def models(config: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def tags(config: Mapping[str, Any]) -> list[str]:
+def run_tags(config: Mapping[str, Any]) -> list[str]:
     """Return the tags: task, mode, seed, models, and the user's own."""
-    own = [config["task"]["name"], config["trainer"]["mode"], f"seed-{config['seed']}", *models(config).values()]
-    return list(dict.fromkeys(tag[:_TAG] for tag in [*own, *config["tracker"].get("tags", [])]))
+    own = [config["task"]["name"], config["trainer"]["mode"], f"seed-{config['seed']}", *model_names(config).values()]
+    return list(dict.fromkeys(tag[:_MAX_TAG_CHARS] for tag in [*own, *config["tracker"].get("tags", [])]))
 
 
-def group(run: RunDir, config: Mapping[str, Any]) -> str | None:
+def run_group(run: RunDir, config: Mapping[str, Any]) -> str | None:
     """Return the user's group, or the name of the sweep that contains the run; either may be missing."""
     own_group = config["tracker"].get("group")
     sweeps = [folder for folder in list(run.path.parents)[:3] if (folder / "plan.json").is_file()]
     return own_group or (sweeps[0].name if sweeps else None)
+
+
+GenerationSummary = Mapping[str, Any]
+_ORIGIN_FILE = "sia_adapter.json"
+_LINEAGE_KEYS = ("base_id", "base_sha256", "parent", "data_sha256", "algorithm", "steps", "seed", "kl", "reward")
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactVersion:
+    """A harness or an adapter. `metadata` names what it was made from; `sha256` in it is the journal's (`build`)."""
+
+    kind: str  # harness | adapter
+    generation: int
+    folder: Path
+    metadata: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The identity of the version within its run."""
+        return f"{self.kind}/{self.generation}"
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Yield name and path of every regular file; links are left out, whatever they point at."""
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                yield path.relative_to(self.folder).as_posix(), path
+
+
+def anonymous_path(run: RunDir, path: Path) -> str:
+    """Return a path for wandb that names nothing of this machine, since wandb sends paths along with files.
+
+    It goes through the working directory, which is the run directory for the sender and for wandb's own process.
+    """
+    return f"/proc/self/cwd/{path.relative_to(run.path).as_posix()}"
+
+
+def artifact_versions(run: RunDir, g: GenerationSummary) -> list[ArtifactVersion]:
+    """Return the harness of generation `g` of the summary, and the adapter if one was trained for it."""
+    folders = run.generation(g["n"])
+    versions: list[ArtifactVersion] = []
+    common = {"generation": g["n"], "parent_generation": g["parent"], "status": g["status"], "lever": g["lever"],
+              "val": g["val"]["value"] if g["val"] else None}  # fmt: skip
+    if folders.harness.is_dir():
+        metadata = {**common, "sha256": tree_sha256(folders.harness)}
+        versions.append(ArtifactVersion("harness", g["n"], folders.harness, metadata))
+    if folders.adapter.is_dir() and not folders.adapter.is_symlink() and (folders.adapter / _ORIGIN_FILE).is_file():
+        origin = read_json(folders.adapter / _ORIGIN_FILE)
+        lineage = {key: origin.get(key) for key in _LINEAGE_KEYS} | {"rollouts": _count_rollouts(folders.curve)}
+        metadata = {**common, **lineage, "sha256": tree_sha256(folders.adapter)}
+        versions.append(ArtifactVersion("adapter", g["n"], folders.adapter, metadata))
+    return versions
+
+
+def _count_rollouts(curve: Path) -> int:
+    """Return the number of trajectories that were made to train on."""
+    return int(sum(figures.get("rollouts", 0) for figures in CurveReader(curve).news()))

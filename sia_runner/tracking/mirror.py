@@ -4,35 +4,34 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sia_runner.rundir import RunDir, read_json
-from sia_runner.tracking import artifacts, facts, tables
-from sia_runner.tracking.endpoint import key_of
-from sia_runner.tracking.state import State
-from sia_runner.tracking.story import Story
-from sia_runner.tracking.taken import rows_taken
+from sia_runner.store.run_directory import RunDir, read_json
+from sia_runner.tracking import facts
+from sia_runner.tracking import rows as tables
+from sia_runner.tracking.rows import RowStream
+from sia_runner.tracking.server import TrackingState, count_rows_in_wandb, key_of
 
 Json = Mapping[str, Any]
-_INIT = 30.0  # seconds
-_AXES = {"train/*": "train/point"} | dict.fromkeys(
+_INIT_SECONDS = 30.0  # seconds
+_STEP_METRICS = {"train/*": "train/point"} | dict.fromkeys(
     ("val", "val_low", "val_high", "best_val", "accepted", "seconds", "seconds/*", "usage/*", "outcomes/*", "update/*"),
     "generation",
 )
 
 
-class Mirror:
+class WandbMirror:
     """One W&B run. The first `_rows_in_wandb` rows are in W&B already. Raises what wandb raises."""
 
     def __init__(self, run: RunDir, options: Json, *, online: bool) -> None:
         self._run, self._options = run, options
         self._error: Exception | None = None
         project, entity = options.get("project") or "sia-runner", options.get("entity")
-        self._state = State.of(run, project, entity, elsewhere=options.get("elsewhere", False))
+        self._state = TrackingState.of(run, project, entity, elsewhere=options.get("elsewhere", False))
         self._state.mode = "online" if online else "offline"
         self._state.save(run)
-        before = 0 if online else rows_taken(run.tracking, self._state.id)
+        before = 0 if online else count_rows_in_wandb(run.tracking, self._state.id)
         self._wandb = _start_run(run, self._state, options)
         self._rows_in_wandb = self._wandb.starting_step if online else before
-        self._story = Story(run)
+        self._story = RowStream(run)
         self._stamp: tuple[int, int] | None = None  # of summary.json at the last read
         self._summary: Json = {}
         self.sent = 0  # rows and versions sent by this process
@@ -90,14 +89,14 @@ class Mirror:
         import wandb
 
         sent_keys = self._state.artifacts[self._state.mode]
-        for artifact in artifacts.made(self._run, g):
+        for artifact in facts.artifact_versions(self._run, g):
             if artifact.key in sent_keys:
                 continue
             version = wandb.Artifact(
                 f"{artifact.kind}-{self._state.id}", type=artifact.kind, metadata=artifact.metadata
             )
             for name, path in artifact.files():  # from the run directory itself: nothing is copied
-                version.add_file(artifacts.where(self._run, path), name=name, policy="immutable", skip_cache=True)
+                version.add_file(facts.anonymous_path(self._run, path), name=name, policy="immutable", skip_cache=True)
             aliases = [f"gen-{artifact.generation}", *(["best"] if g["status"] == "accepted" else [])]
             self._wandb.log_artifact(version, aliases=["latest", *aliases])
             sent_keys.append(artifact.key)
@@ -108,17 +107,17 @@ class Mirror:
     def _tables(self, summary: Json) -> None:
         import wandb
 
-        of_decisions = tables.decisions(self._run, summary, bool(self._options.get("texts")))
-        for name, (columns, rows) in (("decisions", of_decisions), ("failures", tables.failures(summary))):
+        of_decisions = tables.decisions_table(self._run, summary, bool(self._options.get("texts")))
+        for name, (columns, rows) in (("decisions", of_decisions), ("failures", tables.failures_table(summary))):
             if rows:
                 self._wandb.summary[name] = wandb.Table(columns=list(columns), data=list(rows))
 
 
-def _start_run(run: RunDir, state: State, options: Json) -> Any:
+def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
     """Start the W&B run. wandb collects nothing by itself: no console, code, git, machine, packages or statistics."""
     import wandb
 
-    config = facts.config_of(run)
+    config = facts.stored_config(run)
     settings = wandb.Settings(
         console="off",
         silent=True,
@@ -129,7 +128,7 @@ def _start_run(run: RunDir, state: State, options: Json) -> Any:
         x_disable_stats=True,
         x_disable_machine_info=True,
         x_save_requirements=False,
-        init_timeout=_INIT,
+        init_timeout=_INIT_SECONDS,
         api_key=key_of(wandb.setup().settings) or None if state.mode == "online" else None,
     )
     wandb_run = wandb.init(
@@ -138,17 +137,17 @@ def _start_run(run: RunDir, state: State, options: Json) -> Any:
         mode=state.mode,  # pyright: ignore[reportArgumentType] - one of the two
         project=state.project,
         entity=state.entity,
-        group=facts.group(run, config),
+        group=facts.run_group(run, config),
         job_type=config["trainer"]["mode"],
         name=run.path.name,
-        tags=facts.tags(config | {"tracker": options}),
-        config=facts.facts(run, config),
+        tags=facts.run_tags(config | {"tracker": options}),
+        config=facts.experiment_facts(run, config),
         dir=str(Path(run.tracking)),
         settings=settings,
     )
-    for name in dict.fromkeys(_AXES.values()):
+    for name in dict.fromkeys(_STEP_METRICS.values()):
         wandb_run.define_metric(name, hidden=True)
-    for name, axis in _AXES.items():
+    for name, axis in _STEP_METRICS.items():
         wandb_run.define_metric(name, step_metric=axis)
     return wandb_run
 

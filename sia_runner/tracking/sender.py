@@ -2,8 +2,7 @@
 
 It reads the run directory and nothing else, so that it cannot stop, slow or change the run: that directory is the
 queue. A byte on standard input means that there is news; its end, that the run's process has ended. Messages are single
-lines on standard output. Exit codes: 0 W&B has everything, 1 it does not.
-"""
+lines on standard output. Exit codes: 0 W&B has everything, 1 it does not."""
 
 import fcntl
 import os
@@ -16,11 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_runner.rundir import RunDir
-from sia_runner.tracking import artifacts, endpoint, facts
+from sia_runner.store.run_directory import RunDir
+from sia_runner.tracking import facts, server
 
 if TYPE_CHECKING:
-    from sia_runner.tracking.mirror import Mirror
+    from sia_runner.tracking.mirror import WandbMirror
 
 ONLINE_ONLY = "online=true"  # option of `sync`: fail without a server
 _POLL_SECONDS = 2.0  # between two reads of the training curve
@@ -59,11 +58,11 @@ def _send(run: RunDir, arguments: list[str]) -> int:
     options = _options(run, arguments)
     pushing = ONLINE_ONLY in arguments
     with _sender_lock(run), _time_limit(_START_LIMIT, run) as start_timer:
-        os.environ["WANDB_DATA_DIR"] = artifacts.where(run, run.tracking)
+        os.environ["WANDB_DATA_DIR"] = facts.anonymous_path(run, run.tracking)
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports go to W&B's makers and may contain memory
         import wandb
 
-        offline = endpoint.why_offline(wandb.setup().settings)
+        offline = server.why_offline(wandb.setup().settings)
         if offline and pushing:
             _print_line(f"{run.path}: {offline}")
             return 1
@@ -81,25 +80,25 @@ def _send(run: RunDir, arguments: list[str]) -> int:
     return 0
 
 
-def _start_mirror(run: RunDir, options: dict[str, Any], *, online: bool, pushing: bool) -> "Mirror":
+def _start_mirror(run: RunDir, options: dict[str, Any], *, online: bool, pushing: bool) -> "WandbMirror":
     """Start the mirror, offline if the server knows the key but then fails."""
     from wandb.errors import Error
 
-    from sia_runner.tracking.mirror import Mirror
+    from sia_runner.tracking.mirror import WandbMirror
 
     try:
-        return Mirror(run, options, online=online)
+        return WandbMirror(run, options, online=online)
     except Error as error:
         if pushing or not online:
             raise
         _print_line(f"W&B is kept offline: {_error_line(error)}; {_sync_hint(run)}")
-        return Mirror(run, options, online=False)
+        return WandbMirror(run, options, online=False)
 
 
 def _options(run: RunDir, arguments: list[str]) -> dict[str, Any]:
     """Return the run's tracker options, overridden by the command line."""
     pairs = dict(pair.split("=", 1) for pair in arguments if pair != ONLINE_ONLY)
-    return facts.config_of(run)["tracker"] | pairs | {"elsewhere": bool(pairs)}
+    return facts.stored_config(run)["tracker"] | pairs | {"elsewhere": bool(pairs)}
 
 
 def _run_ended() -> bool:
@@ -143,7 +142,7 @@ def _give_up(seconds: float, run: RunDir) -> None:
 
 
 def _sync_hint(run: RunDir) -> str:
-    return f"python -m sia_runner.sync {run.path} pushes it"
+    return f"python -m sia_runner sync {run.path} pushes it"
 
 
 def _error_line(error: BaseException) -> str:

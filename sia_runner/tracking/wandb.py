@@ -1,7 +1,7 @@
 """The tracker for Weights & Biases, through a process of its own that reads the run directory (sender.py).
 
-The run starts that process after its first generation and notifies it from then on: no import, no wait, no queue here.
-"""
+The run starts that process after its first generation and notifies it from then on: no import, no wait, no queue
+here."""
 
 import importlib.util
 import os
@@ -85,7 +85,7 @@ class _Sender:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self._warn(
                 f"W&B has not taken everything yet: process {self._process.pid} goes on for ten minutes at most; "
-                f"afterwards python -m sia_runner.sync {self._run} pushes what is missing"
+                f"afterwards python -m sia_runner sync {self._run} pushes what is missing"
             )
 
     def _listen(self) -> None:

@@ -1,1 +1,1 @@
-"""The weights lever: adapters trained by reinforcement on rollouts of the harness itself."""
+"""The weights lever's training: drivers, algorithms and adapters."""

@@ -1,8 +1,7 @@
 """LoRA adapters: attach, save with their origin, load onto their own base only, merge, export.
 
 On disk an adapter is what PEFT and vLLM read (`adapter_config.json`, `adapter_model.safetensors`) and
-`sia_adapter.json`, which records its origin. The folder is complete or absent.
-"""
+`sia_adapter.json`, which records its origin. The folder is complete or absent."""
 
 import copy
 import hashlib
@@ -16,17 +15,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sia_runner.schema.training import Lora
-from sia_runner.training.protocol import Policy, TrainingError
+from sia_runner.config.training import LoraSettings
+from sia_runner.errors import TrainingError
+from sia_runner.training.protocol import TrainablePolicy
 
-NAME = "default"  # name of the adapter under training; TRL knows no other
-ORIGIN = "sia_adapter.json"
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
+TRAINED_ADAPTER = "default"  # name of the adapter under training; TRL knows no other
+ORIGIN_FILE = "sia_adapter.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class AdapterOrigin:
     """The origin of an adapter; hashes are sha256 in hex."""
 
     base_id: str
@@ -42,31 +42,33 @@ class Origin:
 
 
 @contextmanager
-def attached(policy: Policy, lora: Lora, start: Path | None, seed: int) -> Iterator[Any]:
+def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | None, seed: int) -> Iterator[Any]:
     """Attach a trainable adapter to the policy: a copy of `start`, or a new one that changes nothing yet.
 
     Yields PEFT's model; the adapter is live inside the context, and the earlier live weights afterwards. An adapter to
     continue from keeps its own shape: rank and targets cannot change. Raises TrainingError: PEFT is missing, `start` is
     for another base, a target is not in the model.
     """
-    peft, torch = _modules()
+    peft, torch = _import_peft_and_torch()
     # PEFT and TRL warn of each other's names.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
-    previous = _Live.of(policy.model)
+    previous = _ActiveAdapters.of(policy.model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the A matrices of a new adapter are drawn at random
         try:
             if start is not None:
-                policy.model = load(policy.model, start, policy.base_sha256, NAME, trainable=True)
+                policy.model = load_adapter(policy.model, start, policy.base_sha256, TRAINED_ADAPTER, trainable=True)
             elif isinstance(policy.model, peft.PeftModel):
-                policy.model.add_adapter(NAME, lora_config(lora, policy.model))
+                policy.model.add_adapter(TRAINED_ADAPTER, lora_config(lora, policy.model))
             else:
-                policy.model = peft.get_peft_model(policy.model, lora_config(lora, policy.model), adapter_name=NAME)
+                policy.model = peft.get_peft_model(
+                    policy.model, lora_config(lora, policy.model), adapter_name=TRAINED_ADAPTER
+                )
         except ValueError as error:  # PEFT's way of saying that no module has such a name
             raise TrainingError(f"trainer.lora does not fit {policy.base_id}: {_first_line(error)}") from error
     try:
         policy.model.base_model.enable_adapter_layers()
-        policy.model.set_adapter(NAME)
+        policy.model.set_adapter(TRAINED_ADAPTER)
         if hasattr(policy.model.get_output_embeddings(), "lora_A"):  # TRL reads the head's weight, not its adapter
             raise TrainingError("trainer.lora.targets names the head of the model; put it into trainer.lora.save")
         policy.model.eval()  # new layers start in train mode, and the policy may be asked before the first step
@@ -76,7 +78,7 @@ def attached(policy: Policy, lora: Lora, start: Path | None, seed: int) -> Itera
 
 
 @dataclass(frozen=True, slots=True)
-class _Live:
+class _ActiveAdapters:
     """The adapters that were active before training."""
 
     wrapped: bool
@@ -84,31 +86,31 @@ class _Live:
     disabled: bool
 
     @staticmethod
-    def of(model: Any) -> "_Live":
+    def of(model: Any) -> "_ActiveAdapters":
         from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         if not isinstance(model, PeftModel):
-            return _Live(False, (), False)
+            return _ActiveAdapters(False, (), False)
         layers = (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
-        return _Live(True, tuple(model.active_adapters), any(layer.disable_adapters for layer in layers))
+        return _ActiveAdapters(True, tuple(model.active_adapters), any(layer.disable_adapters for layer in layers))
 
-    def restore_on(self, policy: Policy) -> None:
+    def restore_on(self, policy: TrainablePolicy) -> None:
         if self.wrapped:
             policy.model.base_model.set_adapter(list(self.names), inference_mode=True)
-            policy.model.delete_adapter(NAME)
+            policy.model.delete_adapter(TRAINED_ADAPTER)
             if self.disabled:
                 policy.model.base_model.disable_adapter_layers()
         else:
             # Deleted first: with an adapter live, PEFT's unload would leave its whole trained modules (modules_to_save:
             # embeddings and head) in the base.
-            policy.model.delete_adapter(NAME)
+            policy.model.delete_adapter(TRAINED_ADAPTER)
             policy.model = policy.model.unload()
         policy.model.requires_grad_(False)
         policy.model.eval()
 
 
-def lora_config(lora: Lora, model: Any) -> Any:
+def lora_config(lora: LoraSettings, model: Any) -> Any:
     """Return a peft.LoraConfig.
 
     Embeddings and head that share their weights are trained as one, so that merging is exact.
@@ -116,7 +118,7 @@ def lora_config(lora: Lora, model: Any) -> Any:
     from peft import LoraConfig
 
     tied = bool(lora.save) and bool(getattr(model.config, "tie_word_embeddings", False))
-    experts = _experts(model) if lora.parameters == "auto" else lora.parameters
+    experts = _expert_parameters(model) if lora.parameters == "auto" else lora.parameters
     if experts and lora.dropout:
         raise TrainingError(
             f"trainer.lora.dropout={lora.dropout:g}: PEFT adapts experts ({', '.join(experts)}) without dropout only; "
@@ -126,7 +128,7 @@ def lora_config(lora: Lora, model: Any) -> Any:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=_linear(model) if lora.targets == "all-linear" else lora.targets,
+        target_modules=_linear_layers(model) if lora.targets == "all-linear" else lora.targets,
         target_parameters=experts or None,
         modules_to_save=lora.save or None,
         ensure_weight_tying=tied,
@@ -134,7 +136,7 @@ def lora_config(lora: Lora, model: Any) -> Any:
     )
 
 
-def _linear(model: Any) -> list[str]:
+def _linear_layers(model: Any) -> list[str]:
     """Return the names of the base's linear layers, without the head and routers.
 
     PEFT's own "all-linear" would, on a model that serves an adapter already, also take that adapter's layers, such as
@@ -155,7 +157,7 @@ def _linear(model: Any) -> list[str]:
     return sorted({path.rpartition(".")[2] for path in own if path != head})
 
 
-def _experts(model: Any) -> list[str]:
+def _expert_parameters(model: Any) -> list[str]:
     """Return the names of weights that stack all experts of a layer, as in gpt-oss.
 
     They are no linear layers, so they are named explicitly.
@@ -165,19 +167,19 @@ def _experts(model: Any) -> list[str]:
     return sorted({".".join(path.replace(".base_layer", "").split(".")[-3:]) for path in stacked})
 
 
-def load(model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool = False) -> Any:
+def load_adapter(model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool = False) -> Any:
     """Load the adapter in `path` as `name`; return PEFT's model. Raises TrainingError if it is for another base."""
-    peft, _ = _modules()
-    check(path, base_sha256)
+    peft, _ = _import_peft_and_torch()
+    check_adapter(path, base_sha256)
     if isinstance(model, peft.PeftModel):
         model.load_adapter(str(path), adapter_name=name, is_trainable=trainable)
         return model
     return peft.PeftModel.from_pretrained(model, str(path), adapter_name=name, is_trainable=trainable)
 
 
-def check(path: Path, base_sha256: str) -> Origin:
+def check_adapter(path: Path, base_sha256: str) -> AdapterOrigin:
     """Return the adapter's origin. Raises TrainingError, one line, if it is missing or for another base."""
-    origin = read_origin(path)
+    origin = read_adapter_origin(path)
     if origin.base_sha256 != base_sha256:
         raise TrainingError(
             f"{path} is an adapter for {origin.base_id} (sha256 {origin.base_sha256[:12]}), "
@@ -186,75 +188,75 @@ def check(path: Path, base_sha256: str) -> Origin:
     return origin
 
 
-def read_origin(path: Path) -> Origin:
+def read_adapter_origin(path: Path) -> AdapterOrigin:
     """Read `sia_adapter.json`. Raises TrainingError if the adapter is missing or incomplete."""
-    missing = [name for name in (ORIGIN, CONFIG, WEIGHTS) if not (path / name).is_file()]
+    missing = [name for name in (ORIGIN_FILE, CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
     if missing:
         raise TrainingError(f"{path} is no adapter of ours: {missing[0]} is missing")
     try:
-        return Origin(**json.loads((path / ORIGIN).read_text(encoding="utf-8")))
+        return AdapterOrigin(**json.loads((path / ORIGIN_FILE).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise TrainingError(f"{path / ORIGIN} cannot be read: {_first_line(error)}") from error
+        raise TrainingError(f"{path / ORIGIN_FILE} cannot be read: {_first_line(error)}") from error
 
 
-def version(path: Path) -> str:
+def adapter_sha256(path: Path) -> str:
     """Return the sha256 of an adapter's weights, in hex."""
-    return hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()
+    return hashlib.sha256((path / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
-def state(model: Any) -> dict[str, Any]:
+def adapter_state(model: Any) -> dict[str, Any]:
     """Return the tensors of the adapter under training, by PEFT's names on disk."""
     from peft import get_peft_model_state_dict
 
     # "auto" would ask a model hub whether the vocabulary was changed.
-    return get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    return get_peft_model_state_dict(model, adapter_name=TRAINED_ADAPTER, save_embedding_layers=False)
 
 
-def restore(model: Any, tensors: Mapping[str, Any]) -> None:
+def restore_adapter_state(model: Any, tensors: Mapping[str, Any]) -> None:
     """Load tensors from `state` into the adapter under training."""
     from peft import set_peft_model_state_dict
 
-    result = set_peft_model_state_dict(model, dict(tensors), adapter_name=NAME)
+    result = set_peft_model_state_dict(model, dict(tensors), adapter_name=TRAINED_ADAPTER)
     if result.unexpected_keys:
         raise TrainingError(f"a checkpoint of another adapter: {result.unexpected_keys[0]} is not in this one")
 
 
-def save(model: Any, out: Path, origin: Origin) -> None:
+def save_adapter(model: Any, out: Path, origin: AdapterOrigin) -> None:
     """Write the adapter under training to the folder `out`: under a temporary name first, then renamed."""
     from safetensors.torch import save_file
 
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state(model).items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    config = copy.copy(model.peft_config[NAME])
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in adapter_state(model).items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = copy.copy(model.peft_config[TRAINED_ADAPTER])
     config.inference_mode, config.base_model_name_or_path = True, origin.base_id
     if isinstance(config.target_modules, set):  # a set's order differs between processes, and so would our hash
         config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
-    (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=1) + "\n", encoding="utf-8")
+    (folder / ORIGIN_FILE).write_text(json.dumps(asdict(origin), indent=1) + "\n", encoding="utf-8")
     folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server of another user
     if out.exists():  # an earlier attempt at the same step
         shutil.rmtree(out)
     folder.rename(out)
 
 
-def merge(model: Any, path: Path, base_sha256: str) -> Any:
+def merge_adapter(model: Any, path: Path, base_sha256: str) -> Any:
     """Merge an adapter into the base's weights; return a plain transformers model. The given base is consumed."""
-    merged = load(model, path, base_sha256, NAME).merge_and_unload()
+    merged = load_adapter(model, path, base_sha256, TRAINED_ADAPTER).merge_and_unload()
     if getattr(merged.config, "tie_word_embeddings", False):
         merged.tie_weights()
     return merged
 
 
-def export(policy: Policy, path: Path, out: Path) -> None:
+def export_merged_model(policy: TrainablePolicy, path: Path, out: Path) -> None:
     """Write base and adapter merged, with the tokenizer, as a model folder that needs no PEFT."""
-    merge(policy.model, path, policy.base_sha256).save_pretrained(str(out))
+    merge_adapter(policy.model, path, policy.base_sha256).save_pretrained(str(out))
     policy.tokenizer.save_pretrained(str(out))
-    shutil.copyfile(path / ORIGIN, out / ORIGIN)
+    shutil.copyfile(path / ORIGIN_FILE, out / ORIGIN_FILE)
 
 
-def _modules() -> tuple[Any, Any]:
+def _import_peft_and_torch() -> tuple[Any, Any]:
     try:
         import peft
         import torch

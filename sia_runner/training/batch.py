@@ -1,20 +1,22 @@
-"""Batches of trajectories as training rows: one row per model call; rewards and groups per trajectory."""
+"""The questions of each step, and the trajectories of a step as training rows: one row per model call."""
 
+import hashlib
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sia_runner.records import Sampled, Trajectory
-from sia_runner.training.shape import Floats, reward_of, scored
+from sia_runner.records import SampledCall, Trajectory
+from sia_runner.selection.algorithm_choice import FloatArray, reward_of, rewarded_trajectories
 
-Ints = NDArray[np.intp]
-Bools = NDArray[np.bool_]
+IntArray = NDArray[np.intp]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedCounts:
     """Counts of what gave no row, for the driver's report."""
 
     failed: int  # trajectories without a reward (infrastructure failures): also no part of their group's baseline
@@ -24,7 +26,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RolloutBatch:
     """The trajectories of one step. Axes: n trajectories with a reward, b rows (model calls), t completion tokens.
 
     Trajectories are ordered by (unit, sample), rows by trajectory and then by call, whatever order they arrived in, so
@@ -33,20 +35,20 @@ class Batch:
     """
 
     trajectories: tuple[Trajectory, ...]
-    group_n: Ints  # number of the trajectory's question
-    reward_n: Floats  # float64
-    rows: tuple[Sampled, ...]
-    trajectory_b: Ints  # which trajectory a row belongs to
-    step_b: Ints  # position of the row among its trajectory's rows, from 0
-    left_out: LeftOut
+    group_n: IntArray  # number of the trajectory's question
+    reward_n: FloatArray  # float64
+    rows: tuple[SampledCall, ...]
+    trajectory_b: IntArray  # which trajectory a row belongs to
+    step_b: IntArray  # position of the row among its trajectory's rows, from 0
+    left_out: SkippedCounts
 
     @property
-    def mask_bt(self) -> Bools:
+    def mask_bt(self) -> BoolArray:
         """The mask of completion tokens: shape (rows, longest completion), True for a token; rows are padded right."""
         length_b = np.array([len(row.completion_ids) for row in self.rows], dtype=np.intp)
         return np.arange(length_b.max(initial=0))[None, :] < length_b[:, None]
 
-    def groups(self) -> Iterator[Ints]:
+    def groups(self) -> Iterator[IntArray]:
         """Yield the trajectories of each question, as indices into n."""
         for group in range(int(self.group_n.max(initial=-1)) + 1):
             yield np.flatnonzero(self.group_n == group)
@@ -60,38 +62,69 @@ class Batch:
         several = [group for group in self.groups() if len(group) > 1] or [np.arange(len(self.reward_n))]
         return float(np.mean([np.ptp(self.reward_n[group]) == 0 for group in several]))
 
-    def broadcast(self, advantage_n: Floats) -> NDArray[np.float32]:
+    def broadcast(self, advantage_n: FloatArray) -> NDArray[np.float32]:
         """Give each token the value of its trajectory: shape (rows, tokens), 0 on padding."""
         return (advantage_n[self.trajectory_b][:, None] * self.mask_bt).astype(np.float32)
 
 
-def collect(trajectories: Sequence[Trajectory], max_length: int | None = None) -> Batch:
+def collect_batch(trajectories: Sequence[Trajectory], max_length: int | None = None) -> RolloutBatch:
     """Return the batch of one step. Raises TrainingError for a reward that is not finite.
 
     `max_length`: tokens of prompt and completion together; None: no limit. A longer call is dropped: truncated, it
     would get a reward that was given for the rest.
     """
-    rewarded = scored(trajectories)
+    rewarded = rewarded_trajectories(trajectories)
     units = {unit: index for index, unit in enumerate(dict.fromkeys(trajectory.unit for trajectory in rewarded))}
-    rows: list[tuple[int, int, Sampled]] = []
+    rows: list[tuple[int, int, SampledCall]] = []
     empty = long = 0
     for index, trajectory in enumerate(rewarded):
         answered = [call for call in trajectory.calls if call.completion_ids]
-        fitting = [call for call in answered if max_length is None or length(call) <= max_length]
+        fitting = [call for call in answered if max_length is None or call_length(call) <= max_length]
         empty, long = empty + len(trajectory.calls) - len(answered), long + len(answered) - len(fitting)
         rows += [(index, step, call) for step, call in enumerate(fitting)]
     silent = len(rewarded) - len({index for index, _, _ in rows})
-    return Batch(
+    return RolloutBatch(
         trajectories=tuple(rewarded),
         group_n=np.array([units[trajectory.unit] for trajectory in rewarded], dtype=np.intp),
         reward_n=np.array([reward_of(trajectory) for trajectory in rewarded], dtype=np.float64),
         rows=tuple(call for _, _, call in rows),
         trajectory_b=np.array([index for index, _, _ in rows], dtype=np.intp),
         step_b=np.array([step for _, step, _ in rows], dtype=np.intp),
-        left_out=LeftOut(len(trajectories) - len(rewarded), silent, empty, long),
+        left_out=SkippedCounts(len(trajectories) - len(rewarded), silent, empty, long),
     )
 
 
-def length(call: Sampled) -> int:
+def call_length(call: SampledCall) -> int:
     """Return the number of tokens of prompt and completion."""
     return len(call.prompt_ids) + len(call.completion_ids)
+
+
+def questions_of_step(units: Sequence[str], count: int, batch: int, seed: int) -> list[str]:
+    """Return the `count` questions of the batch with number `batch` (fewer if there are fewer questions).
+
+    All questions are used, in a new order each time, before any comes again.
+    """
+    count = min(count, len(units))
+    indices = range(batch * count, (batch + 1) * count)
+    passes = {index // len(units) for index in indices}
+    order = {number: _shuffled_questions(units, seed, number) for number in passes}
+    chosen = [order[index // len(units)][index % len(units)] for index in indices]
+    return _distinct_questions(chosen, order[max(passes)])
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a seed below 2**31, different for different parts."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
+
+
+def _shuffled_questions(units: Sequence[str], seed: int, number: int) -> list[str]:
+    order = list(units)
+    random.Random(derive_seed(seed, "order", number)).shuffle(order)
+    return order
+
+
+def _distinct_questions(chosen: list[str], spare: Sequence[str]) -> list[str]:
+    """Replace a question that comes twice, where one order ends and the next begins: its group would be too large."""
+    distinct = list(dict.fromkeys(chosen))
+    others = (unit for unit in reversed(spare) if unit not in distinct)
+    return distinct + [next(others) for _ in range(len(chosen) - len(distinct))]

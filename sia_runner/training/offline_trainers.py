@@ -14,21 +14,20 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from sia_runner.schema.training import Algorithm
-from sia_runner.training import adapters, driver_rows
-from sia_runner.training.algorithms.protocol import Offline
-from sia_runner.training.batch import Batch
-from sia_runner.training.collapse import Step, row_stride
-from sia_runner.training.forwards import own_forward
-from sia_runner.training.offline import Row
-from sia_runner.training.protocol import Assignment, Policy
-from sia_runner.training.schedule import seed_of
+from sia_runner.config.training import AlgorithmConfig
+from sia_runner.training import adapters, forward
+from sia_runner.training.algorithms.base import OfflineAlgorithm
+from sia_runner.training.batch import RolloutBatch, derive_seed
+from sia_runner.training.drivers import TokenRow
+from sia_runner.training.progress import TrainingStep, kl_row_stride
+from sia_runner.training.protocol import TrainablePolicy, TrainingJob
+from sia_runner.training.trl_forward import trl_forward
 
 
-def fit(
-    job: Assignment,
-    offline: Offline,
-    batches: Sequence[Sequence[Row]],
+def fit_rows(
+    job: TrainingJob,
+    offline: OfflineAlgorithm,
+    batches: Sequence[Sequence[TokenRow]],
     first: int,
     optimizer: dict[str, Any] | None,
     stepped: Callable[[Any], None],
@@ -42,35 +41,35 @@ def fit(
     processes = PartialState().num_processes
     share = max(1, len(batches[0]) // processes)
     rows = [batch[index % len(batch)] for batch in batches for index in range(share * processes)]
-    dataset = Dataset.from_list([_supervised(row) if supervised else row for row in rows])
-    config, trainer_class = _SUPERVISED if supervised else _PREFERENCES
+    dataset = Dataset.from_list([_supervised_row(row) if supervised else row for row in rows])
+    config, trainer_class = _SFT if supervised else _DPO
     own = {"dataset_kwargs": {"skip_prepare_dataset": True}} if supervised else {}
-    with own_forward(job.policy.model.get_base_model()):
+    with trl_forward(job.policy.model.get_base_model()):
         trainer = trainer_class(
             model=job.policy.model,
-            args=config(**_common(job, len(batches), share), **own, **offline.settings),
+            args=config(**_common_settings(job, len(batches), share), **own, **offline.settings),
             train_dataset=dataset,
             processing_class=job.policy.tokenizer,
-            callbacks=[_Steps(job.seed, first, optimizer, stepped)],
+            callbacks=[_StepCallback(job.seed, first, optimizer, stepped)],
         )
         trainer.remove_callback(PrinterCallback)  # prints on standard output
         if "ref" in job.policy.model.peft_config:
             job.policy.model.delete_adapter("ref")  # without it TRL's reference is the base
-            job.policy.model.set_adapter(adapters.NAME)
+            job.policy.model.set_adapter(adapters.TRAINED_ADAPTER)
         trainer.train()
 
 
-class _Preferences(DPOTrainer):
+class _TokenizedDpoTrainer(DPOTrainer):
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the dataset as it is: rows are token ids already."""
         return dataset
 
 
-_SUPERVISED: tuple[Any, Any] = (SFTConfig, SFTTrainer)
-_PREFERENCES: tuple[Any, Any] = (DPOConfig, _Preferences)
+_SFT: tuple[Any, Any] = (SFTConfig, SFTTrainer)
+_DPO: tuple[Any, Any] = (DPOConfig, _TokenizedDpoTrainer)
 
 
-class _Steps(TrainerCallback):
+class _StepCallback(TrainerCallback):
     def __init__(self, seed: int, first: int, optimizer: dict[str, Any] | None, stepped: Callable[[Any], None]) -> None:
         self._seed, self._first, self._saved, self._stepped = seed, first, optimizer, stepped
 
@@ -79,13 +78,13 @@ class _Steps(TrainerCallback):
             kwargs["optimizer"].load_state_dict(self._saved)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        torch.manual_seed(seed_of(self._seed, self._first + state.global_step, args.process_index))  # dropout's
+        torch.manual_seed(derive_seed(self._seed, self._first + state.global_step, args.process_index))  # dropout's
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stepped(kwargs["optimizer"])
 
 
-def _supervised(row: Row) -> Row:
+def _supervised_row(row: TokenRow) -> TokenRow:
     """Convert a row; the loss is on the completion only."""
     return {
         "input_ids": row["prompt_ids"] + row["completion_ids"],
@@ -93,7 +92,7 @@ def _supervised(row: Row) -> Row:
     }
 
 
-def _common(job: Assignment, steps: int, rows: int) -> dict[str, Any]:
+def _common_settings(job: TrainingJob, steps: int, rows: int) -> dict[str, Any]:
     cpu = job.policy.model.device.type == "cpu"
     return {
         "output_dir": str(job.work),
@@ -118,25 +117,25 @@ def _common(job: Assignment, steps: int, rows: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def measure(policy: Policy, batch: Batch, algorithm: Algorithm) -> Step:
+def measure_policy(policy: TrainablePolicy, batch: RolloutBatch, algorithm: AlgorithmConfig) -> TrainingStep:
     """Measure the rolled-out policy on a part of its rows: KL to the base (as in the online driver) and entropy."""
-    measured = range(0, len(batch.rows), row_stride(len(batch.rows)))
-    chunks = driver_rows.deal(batch, measured, 0, 1, driver_rows.bound(algorithm.max_length))
+    measured = range(0, len(batch.rows), kl_row_stride(len(batch.rows)))
+    chunks = forward.deal_chunks(batch, measured, 0, 1, forward.chunk_token_limit(algorithm.max_length))
     kl = entropy = tokens = rows = 0.0
     model = policy.model
-    with policy.training(), own_forward(model.get_base_model()):
+    with policy.training(), trl_forward(model.get_base_model()):
         model.eval()
         add_fused_lm_head(model.get_base_model(), algorithm.temperature, outputs=("log_probs", "entropy"))
         for chunk in chunks:
-            part = driver_rows.tensors(batch, chunk, int(policy.tokenizer.pad_token_id), model.device)
-            entropy_bt, mask_bt = _scored(model, part).entropy, part["completion_mask"]
+            part = forward.chunk_tensors(batch, chunk, int(policy.tokenizer.pad_token_id), model.device)
+            entropy_bt, mask_bt = _score_tokens(model, part).entropy, part["completion_mask"]
             with model.disable_adapter():
-                base_bt = _scored(model, part).log_probs
+                base_bt = _score_tokens(model, part).log_probs
             gap_bt = (base_bt[:, -mask_bt.shape[1] :] - part["old_per_token_logps"]).clamp(max=20) * mask_bt
             kl += float((gap_bt.exp() - gap_bt - 1).sum())
             entropy += float((entropy_bt[:, -mask_bt.shape[1] :] * mask_bt).sum())
             tokens, rows = tokens + int(mask_bt.sum()), rows + len(mask_bt)
-    return Step(
+    return TrainingStep(
         reward=float(batch.reward_n.mean()),
         kl=kl / rows,
         entropy=entropy / tokens,
@@ -146,7 +145,7 @@ def measure(policy: Policy, batch: Batch, algorithm: Algorithm) -> Step:
     )
 
 
-def _scored(model: Any, part: dict[str, Any]) -> Any:
+def _score_tokens(model: Any, part: dict[str, Any]) -> Any:
     ids = torch.cat([part["prompt_ids"], part["completion_ids"]], dim=1)
     mask = torch.cat([part["prompt_mask"], part["completion_mask"]], dim=1)
     return model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100), fused_lm_head=True)

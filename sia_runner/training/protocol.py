@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sia_runner.config.training import AlgorithmConfig
 from sia_runner.records import Trajectory
-from sia_runner.schema.training import Algorithm
 
 
-class TrainingError(Exception):
-    """Training is impossible as configured; the message is one line for the user or the proposer."""
-
-
-class Roll(Protocol):
+class RolloutCollector(Protocol):
     """The collector of rollouts: runs the harness itself, in its sandbox, against the live policy."""
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
@@ -25,7 +21,7 @@ class Roll(Protocol):
         ...
 
 
-class Policy(Protocol):
+class TrainablePolicy(Protocol):
     """The model under training, which the gateway serves: one copy of the weights in this process."""
 
     model: Any  # a transformers model; PEFT's once it has an adapter
@@ -39,12 +35,12 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
+class TrainingJob:
     """One update of the weights, as it shall be done."""
 
-    algorithm: Algorithm
-    policy: Policy
-    roll: Roll
+    algorithm: AlgorithmConfig
+    policy: TrainablePolicy
+    roll: RolloutCollector
     units: Sequence[str]  # rollout questions
     start: Path | None  # the adapter to start from; None: the base
     out: Path  # the new adapter's folder, complete or absent
@@ -56,7 +52,7 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingResult:
     """The result of an update; curves have one value per step."""
 
     steps: int

@@ -14,7 +14,7 @@ from economy import share
 from judge import Judge, RefusedError, Timing, geometric_mean, slack
 
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.tasks.chamber import Chamber, GoneError
+from sia_runner.tasks.submission_sandbox import ProgramEndedError, SubmissionSandbox
 
 FILE = "submission.py"
 MOST_BYTES = 1 << 20
@@ -37,7 +37,7 @@ class WrongError(Exception):
 
 
 def verify(
-    submission: Path, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], sandbox: Chamber
+    submission: Path, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], sandbox: SubmissionSandbox
 ) -> list[Outcome]:
     """Run the submission in the sandbox and return one outcome per question."""
     on_gpu = {row["device"] for row in questions.values()} == {"cuda"}
@@ -62,7 +62,7 @@ def aggregate(outcomes: Sequence[Outcome]) -> float:
 
 
 def _counted(
-    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], sandbox: Chamber
+    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], sandbox: SubmissionSandbox
 ) -> Iterator[Outcome]:
     outside = leaves_dialect(source)
     remaining, lives = list(answers), _LIVES
@@ -79,7 +79,7 @@ def _counted(
         except RefusedError as error:  # it could not even be loaded
             yield from (Outcome(unit, OutcomeKind.CRASHED, 0.0, f"({error})") for unit in remaining)
             return
-        except GoneError as error:
+        except ProgramEndedError as error:
             lives -= 1
             kind = _ENDINGS.get(error.ending, OutcomeKind.CRASHED)
             failed, remaining = (remaining[:1], remaining[1:]) if lives else (remaining, [])
@@ -105,7 +105,7 @@ def _one(judge: Judge, unit: str, row: Mapping[str, str], seed: int, outside: st
 
 
 def _timed(
-    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], sandbox: Chamber
+    source: bytes, answers: Mapping[str, str], questions: Mapping[str, Mapping[str, str]], sandbox: SubmissionSandbox
 ) -> list[Outcome]:
     """Time all shapes, or none: a kernel that is wrong somewhere is no faster anywhere."""
     cases = {unit: Case.of(questions[unit]) for unit in answers}
@@ -127,7 +127,7 @@ def _timed(
         kind, message = OutcomeKind.WRONG, str(error)
     except RefusedError as error:
         kind, message = OutcomeKind.CRASHED, str(error)
-    except GoneError as error:
+    except ProgramEndedError as error:
         kind, message = _ENDINGS.get(error.ending, OutcomeKind.CRASHED), str(error)
     return [Outcome(unit, kind, FAILED, f"({message})") for unit in answers]
 
@@ -148,7 +148,7 @@ def _of_timing(unit: str, case: Case, timing: Timing) -> Outcome:
     return Outcome(unit, OutcomeKind.PARTIAL, min(timing.mean, FAILED), f"({case.name}: {text})")
 
 
-def _slacks(sandbox: Chamber, shapes: Sequence[Case]) -> dict[Case, float]:
+def _slacks(sandbox: SubmissionSandbox, shapes: Sequence[Case]) -> dict[Case, float]:
     """Return what our clock shows beyond a kernel, measured with an empty kernel of ours in the same sandbox."""
     try:
         with sandbox.run(_files(_NOTHING.encode()), "candidate.py", _SECONDS) as program:
@@ -157,7 +157,7 @@ def _slacks(sandbox: Chamber, shapes: Sequence[Case]) -> dict[Case, float]:
                 return {case: slack([judge.run(case, seed) for seed in range(12)][2:]) for case in shapes}
             finally:
                 judge.close()
-    except (RefusedError, GoneError) as error:
+    except (RefusedError, ProgramEndedError) as error:
         raise NoGpuInSandboxError(str(error)) from error
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.compose.for_commands import composed
-from sia_runner.config import check
-from sia_runner.weights.rolling import Rolling
+from sia_runner.config.composition import compose_overrides
+from sia_runner.config.experiment import check_experiment
+from sia_runner.experiment.weights.update import HarnessRollouts
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -52,8 +52,8 @@ def three(last):
 def test_every_arm_is_a_valid_run_from_the_same_policy_and_differs_in_how_the_last_generation_is_spent(tmp_path):
     arms = module("_levers_arms")
     (tmp_path / "gen_1").mkdir()
-    plain = {arm: composed(arms.overrides(arm, 3, tmp_path)) for arm in arms.ARMS}
-    checked = {arm: check(one) for arm, one in plain.items() if one is not None}
+    plain = {arm: compose_overrides(arms.overrides(arm, 3, tmp_path)) for arm in arms.ARMS}
+    checked = {arm: check_experiment(one) for arm, one in plain.items() if one is not None}
     assert list(checked) == list(arms.ARMS)
     for name in ("task", "target_agent", "max_gen", "split_seed", "seed", "search", "lever"):
         assert len({repr(getattr(one, name)) for one in checked.values()}) == 1, name
@@ -65,7 +65,7 @@ def test_every_arm_is_a_valid_run_from_the_same_policy_and_differs_in_how_the_la
 
 
 def test_the_control_can_be_made_wherever_rollouts_are():
-    signature(module("_levers_gold")._Gold).bind(**dict.fromkeys(signature(Rolling).parameters))
+    signature(module("_levers_gold")._Gold).bind(**dict.fromkeys(signature(HarnessRollouts).parameters))
 
 
 def test_an_arm_is_compared_with_the_harness_arm_of_its_own_seed(tmp_path):

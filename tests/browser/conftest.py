@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.reading import writing
-from tests.reading.writing import done, generation, journal, start, summary
+from tests.results import writing
+from tests.results.writing import done, generation, journal, start, summary
 
 MISSING = "the extra `browser` is not installed"
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=document.title='taken'>"
@@ -35,7 +35,7 @@ def _ours(message):
 @contextmanager
 def serving(folder, said, *options):
     """The address that a dashboard of `folder` prints; what else it says goes to the file `said`."""
-    command = [sys.executable, "-m", "sia_runner.web", f"runs_dir={folder}", "port=0", *options]
+    command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={folder}", "port=0", *options]
     with said.open("w+") as errors:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:

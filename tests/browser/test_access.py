@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sia_runner.ground.lease import Lease
+from sia_runner.store.lease import RunLease
 from tests.browser.conftest import MISSING
 
 expect = pytest.importorskip("playwright.sync_api", reason=MISSING).expect
@@ -92,7 +92,7 @@ def test_the_skip_link_leads_to_the_content(page, served, runs):
 @pytest.mark.parametrize(("motion", "moving"), [("reduce", False), ("no-preference", True)])
 def test_nothing_moves_for_whom_motion_is_too_much(page, served, runs, motion, moving):
     page.emulate_media(reduced_motion=motion)
-    with Lease(runs / "run-1"):
+    with RunLease(runs / "run-1"):
         page.goto(served)
         expect(page.locator(".badge.is-running")).to_have_count(1)
         assert (page.evaluate("document.getAnimations().length") > 0) is moving

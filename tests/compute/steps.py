@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from sia_runner.compute.protocol import Step
-from sia_runner.models.protocol import BudgetSpent
+from sia_runner.compute.protocol import ComputeStep
+from sia_runner.wire.grants import BudgetSpent
 
 
 def entry(stage, *args):
@@ -32,9 +32,9 @@ def spends_all():
     raise BudgetSpent("generation", "all of it is spent")
 
 
-def step(folder: Path, key: str = "gen_1/run", submitted: str | None = None, notes: list | None = None) -> Step:
+def step(folder: Path, key: str = "gen_1/run", submitted: str | None = None, notes: list | None = None) -> ComputeStep:
     noted = [] if notes is None else notes
-    return Step(key, "run", folder / key, submitted, noted.append, noted.append, entry)
+    return ComputeStep(key, "run", folder / key, submitted, noted.append, noted.append, entry)
 
 
 def first_time_slow(seconds: float, log: Path, value):

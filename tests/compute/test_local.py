@@ -9,9 +9,9 @@ import time
 import pytest
 
 from sia_runner.compute.local import Local
-from sia_runner.compute.outcome import read
-from sia_runner.compute.protocol import Stopped
-from sia_runner.models.protocol import BudgetSpent
+from sia_runner.compute.protocol import JobStopped
+from sia_runner.compute.task import read_outcome
+from sia_runner.wire.grants import BudgetSpent
 from tests.compute import steps
 from tests.compute.steps import step
 from tests.scripts.slurm import until
@@ -106,9 +106,9 @@ def test_a_job_that_is_terminated_leaves_no_outcome(tmp_path):
     """Whatever its harness did when the signal came to all processes of the job."""
     log = tmp_path / "log"
     send(signal.SIGTERM, tmp_path, log)
-    with pytest.raises(Stopped, match="without a result: job left: terminated"):
+    with pytest.raises(JobStopped, match="without a result: job left: terminated"):
         Local(workers=1, jobs=1).call(step(tmp_path), steps.slow, 60, log, 3)
-    assert read(tmp_path / "gen_1" / "run") is None
+    assert read_outcome(tmp_path / "gen_1" / "run") is None
 
 
 @pytest.mark.slow
@@ -116,9 +116,9 @@ def test_a_killed_job_stops_the_run_resumably(tmp_path):
     """Nothing says that another one would do better: somebody has to look."""
     notes, log = [], tmp_path / "log"
     send(signal.SIGKILL, tmp_path, log)
-    with pytest.raises(Stopped, match="without a result"):
+    with pytest.raises(JobStopped, match="without a result"):
         Local(workers=1, jobs=1).call(step(tmp_path, notes=notes), steps.slow, 60, log, 1)
-    assert read(tmp_path / "gen_1/run") is None
+    assert read_outcome(tmp_path / "gen_1/run") is None
 
 
 def test_two_starts_of_one_step_never_overlap_and_count_once(tmp_path):

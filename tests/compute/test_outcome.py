@@ -2,8 +2,8 @@
 
 import pytest
 
-from sia_runner.compute.outcome import RETURNED, Outcome, clear, raised, read, write
-from sia_runner.models.protocol import BudgetSpent
+from sia_runner.compute.task import RETURNED, StageOutcome, clear_outcome, error_outcome, read_outcome, write_outcome
+from sia_runner.wire.grants import BudgetSpent
 
 
 class Lock(Exception):
@@ -18,16 +18,16 @@ def sent(folder, error):
     try:
         raise error
     except BaseException as caught:
-        write(folder, raised(caught))
-    return read(folder)
+        write_outcome(folder, error_outcome(caught))
+    return read_outcome(folder)
 
 
 def test_a_result_comes_back(tmp_path):
-    assert read(tmp_path) is None
-    write(tmp_path, Outcome(RETURNED, {"fault": ""}))
-    assert read(tmp_path).result() == {"fault": ""}
-    clear(tmp_path)
-    assert read(tmp_path) is None
+    assert read_outcome(tmp_path) is None
+    write_outcome(tmp_path, StageOutcome(RETURNED, {"fault": ""}))
+    assert read_outcome(tmp_path).result() == {"fault": ""}
+    clear_outcome(tmp_path)
+    assert read_outcome(tmp_path) is None
 
 
 def test_an_exception_is_raised_as_itself_with_all_it_carries(tmp_path):
@@ -51,5 +51,5 @@ def test_of_one_that_cannot_travel_the_text_arrives(tmp_path):
 
 
 def test_nothing_but_the_outcome_is_left_in_the_folder(tmp_path):
-    write(tmp_path, Outcome(RETURNED, 1))
+    write_outcome(tmp_path, StageOutcome(RETURNED, 1))
     assert [path.name for path in tmp_path.iterdir()] == ["outcome.pkl"]

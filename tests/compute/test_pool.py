@@ -14,12 +14,10 @@ import time
 
 import pytest
 
-from sia_runner.compute import pool_crew
+from sia_runner.compute import pool as pool_crew
 from sia_runner.compute.local import Local, _ignoring_interrupts
-from sia_runner.compute.pool import Pool, WorkerLost
-from sia_runner.compute.pool_crew import PoolError
-from sia_runner.compute.pool_jobs import Submitted
-from sia_runner.compute.protocol import Step, Stopped
+from sia_runner.compute.pool import PoolError, SubmititWorkers, WorkerLost, WorkerPool
+from sia_runner.compute.protocol import ComputeStep, JobStopped
 from tests.compute import pool_tasks as tasks
 from tests.conftest import ROOT
 
@@ -35,12 +33,12 @@ def _importable(monkeypatch):
 def jobs(tmp_path):
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=10)
-    return Submitted(executor, around=_ignoring_interrupts)  # as compute=local does
+    return SubmititWorkers(executor, around=_ignoring_interrupts)  # as compute=local does
 
 
 @pytest.fixture
 def pool(tmp_path, jobs):
-    with Pool(tmp_path / "pool", jobs, slots=2) as pool:
+    with WorkerPool(tmp_path / "pool", jobs, slots=2) as pool:
         yield pool
 
 
@@ -137,7 +135,7 @@ def test_a_worker_taken_for_dead_ends_before_its_task_is_finished_twice(pool, jo
 
 
 def test_workers_without_work_end_by_themselves_and_come_back(tmp_path, jobs):
-    with Pool(tmp_path / "pool", jobs, slots=2, idle=0.5) as pool:
+    with WorkerPool(tmp_path / "pool", jobs, slots=2, idle=0.5) as pool:
         pool.submit("a", functools.partial(tasks.where, 1))
         first = collect(pool, 1)["a"]
         until(lambda: not alive(first[1]))
@@ -149,8 +147,8 @@ def test_workers_that_never_come_to_life_end_the_wait_with_what_they_said(tmp_pa
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'module: not found' >&2; exit 1\n")
     broken.chmod(0o755)
-    jobs = Submitted(submitit.LocalExecutor(tmp_path / "jobs", python=str(broken)))
-    with Pool(tmp_path / "pool", jobs, slots=3) as pool, pytest.raises(PoolError, match="module: not found"):
+    jobs = SubmititWorkers(submitit.LocalExecutor(tmp_path / "jobs", python=str(broken)))
+    with WorkerPool(tmp_path / "pool", jobs, slots=3) as pool, pytest.raises(PoolError, match="module: not found"):
         for n in range(3):
             pool.submit(f"t{n}", functools.partial(tasks.where, 1))
         collect(pool, 1)
@@ -158,7 +156,7 @@ def test_workers_that_never_come_to_life_end_the_wait_with_what_they_said(tmp_pa
 
 def test_an_error_in_the_driver_cancels_the_workers_and_the_next_driver_does_the_rest(tmp_path, jobs):
     log, began = tmp_path / "log", tmp_path / "began"
-    with pytest.raises(RuntimeError, match="stop"), Pool(tmp_path / "pool", jobs, slots=1) as pool:
+    with pytest.raises(RuntimeError, match="stop"), WorkerPool(tmp_path / "pool", jobs, slots=1) as pool:
         pool.submit("a", functools.partial(tasks.note, log, "a"))
         collect(pool, 1)
         pool.submit("b", functools.partial(tasks.slow_the_first_time, began, log))
@@ -166,7 +164,7 @@ def test_an_error_in_the_driver_cancels_the_workers_and_the_next_driver_does_the
         until(lambda: pool.wait_any(0.1) == [] and began.exists())
         raise RuntimeError("stop")
     until(lambda: not alive(int(began.read_text())))
-    with Pool(tmp_path / "pool", jobs, slots=1) as pool:
+    with WorkerPool(tmp_path / "pool", jobs, slots=1) as pool:
         for name in "abc":
             pool.submit(name, functools.partial(tasks.note, log, f"again {name}"))
         collect(pool, 3)
@@ -176,14 +174,14 @@ def test_an_error_in_the_driver_cancels_the_workers_and_the_next_driver_does_the
 
 DRIVER = """
 import functools, pathlib, sys, time, submitit
-from sia_runner.compute.pool import Pool
-from sia_runner.compute.pool_jobs import Submitted
-from sia_runner.compute.protocol import Step, Stopped
+from sia_runner.compute.pool import WorkerPool
+from sia_runner.compute.pool import SubmititWorkers
+from sia_runner.compute.protocol import ComputeStep, JobStopped
 from tests.compute import pool_tasks as tasks
 folder = pathlib.Path(sys.argv[1])
 executor = submitit.LocalExecutor(folder / "jobs")
 executor.update_parameters(timeout_min=10)
-with Pool(folder / "pool", Submitted(executor), slots=2) as pool:
+with WorkerPool(folder / "pool", SubmititWorkers(executor), slots=2) as pool:
     for n in range(6):
         pool.submit(f"t{n}", functools.partial(tasks.note, folder / "log", str(n), 0.5))
     pool.wait_any()
@@ -199,7 +197,7 @@ def test_after_the_driver_was_killed_the_next_one_finds_workers_and_results_and_
     assert first.stdout.readline() == "one is done\n"
     first.send_signal(signal.SIGKILL)
     first.wait()
-    with Pool(tmp_path / "pool", jobs, slots=2) as pool:
+    with WorkerPool(tmp_path / "pool", jobs, slots=2) as pool:
         for n in range(6):
             pool.submit(f"t{n}", functools.partial(tasks.note, tmp_path / "log", str(n), 0.5))
         collect(pool, 6)
@@ -226,7 +224,7 @@ def local():
 
 
 def step(tmp_path, key, noted, submitted=None):
-    return Step(
+    return ComputeStep(
         key=key,
         kind=key.rpartition("/")[2],
         folder=tmp_path / "jobs" / key,
@@ -254,7 +252,7 @@ def test_what_a_step_raises_in_a_worker_is_raised_in_the_driver(tmp_path, local)
 
 @pytest.mark.slow
 def test_a_step_that_takes_its_workers_with_it_stops_the_run_with_what_was_last_said(tmp_path, local):
-    with pytest.raises(Stopped, match="gen_1/run: job worker:.* 3 workers"):
+    with pytest.raises(JobStopped, match="gen_1/run: job worker:.* 3 workers"):
         local.call(step(tmp_path, "gen_1/run", []), tasks.die)
 
 

@@ -8,19 +8,18 @@ import time
 
 import pytest
 
-from sia_runner.compute.outcome import CUT, RETURNED, read
-from sia_runner.compute.task import PREEMPTED, TIME_LIMIT
+from sia_runner.compute.task import CUT, PREEMPTED, RETURNED, TIME_LIMIT, read_outcome
 from tests.conftest import ROOT
 from tests.scripts.slurm import until
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from sia_runner.compute.task import Task
+from sia_runner.compute.task import StageJob
 from tests.compute import steps
 folder, seconds, stage_seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 args = (stage_seconds, folder / "log", 1)
-Task(folder, steps.entry, steps.slow, args, progress=folder / "checkpoints", seconds=seconds, warning=10)()
+StageJob(folder, steps.entry, steps.slow, args, progress=folder / "checkpoints", seconds=seconds, warning=10)()
 """
 
 
@@ -60,12 +59,12 @@ def told(process, number):
 
 def test_a_warning_long_before_the_time_limit_is_a_preemption(start, tmp_path):
     told(start(3600), signal.SIGUSR2)
-    assert (read(tmp_path).kind, read(tmp_path).value) == (CUT, PREEMPTED)
+    assert (read_outcome(tmp_path).kind, read_outcome(tmp_path).value) == (CUT, PREEMPTED)
 
 
 def test_a_warning_near_the_time_limit_is_that_limit(start, tmp_path):
     told(start(60), signal.SIGUSR2)
-    assert (read(tmp_path).kind, read(tmp_path).value) == (CUT, TIME_LIMIT)
+    assert (read_outcome(tmp_path).kind, read_outcome(tmp_path).value) == (CUT, TIME_LIMIT)
 
 
 def test_a_stage_that_left_a_checkpoint_may_go_on_after_its_time_limit(start, tmp_path):
@@ -73,12 +72,12 @@ def test_a_stage_that_left_a_checkpoint_may_go_on_after_its_time_limit(start, tm
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-1").touch()
     told(process, signal.SIGUSR2)
-    assert (read(tmp_path).kind, read(tmp_path).value) == (CUT, PREEMPTED)
+    assert (read_outcome(tmp_path).kind, read_outcome(tmp_path).value) == (CUT, PREEMPTED)
 
 
 def test_terminated_it_leaves_no_outcome_and_the_step_to_others(start, tmp_path):
     told(start(3600), signal.SIGTERM)
-    assert read(tmp_path) is None
+    assert read_outcome(tmp_path) is None
     assert not (tmp_path / "lease.json").exists()
 
 
@@ -86,7 +85,7 @@ def test_the_requeue_it_asks_for_terminates_it_and_it_still_leaves_in_order(star
     process = start(3600, environment=requeues(tmp_path / "bin", "kill -TERM $PPID $$; sleep 0.2"))
     told(process, signal.SIGUSR2)
     assert process.stderr.read() == "job left: cut: preempted\n"
-    assert read(tmp_path) is None
+    assert read_outcome(tmp_path) is None
 
 
 def test_after_a_kill_without_a_signal_the_next_start_does_it_at_once(start, tmp_path):
@@ -95,7 +94,7 @@ def test_after_a_kill_without_a_signal_the_next_start_does_it_at_once(start, tmp
     process.wait()
     began = time.monotonic()
     assert start(3600, 0.0, wait=False).wait(30) == 0
-    assert read(tmp_path).kind == RETURNED
+    assert read_outcome(tmp_path).kind == RETURNED
     assert time.monotonic() - began < 20
 
 

@@ -13,7 +13,7 @@ FOUR_ROLLOUTS = ["trainer.steps=2", "trainer.questions=8", "trainer.samples=4", 
 
 def command(module, *args):
     done = subprocess.run(
-        [sys.executable, "-m", f"sia_runner.{module}", *map(str, args)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "sia_runner", module, *map(str, args)], capture_output=True, text=True, check=False
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -37,7 +37,7 @@ def waiting(cli):
 def test_the_run_stops_with_its_plan_and_says_how_to_answer(waiting):
     cli, output = waiting
     assert (
-        f"python -m sia_runner.approve {cli.run}\n" in output and '--reject "why"' in output and "resume=" not in output
+        f"python -m sia_runner approve {cli.run}\n" in output and '--reject "why"' in output and "resume=" not in output
     )
     assert (cli.summary["status"], cli.summary["waits"]) == ("interrupted", 1)
     plan = json.loads((cli.run / "gen_1" / "plan.json").read_text())
@@ -117,7 +117,7 @@ def forge(journal, keep):
 @pytest.mark.parametrize("args", [[], ["RUN", "--reject"], ["RUN", "--reject", " "], ["RUN", "--rejected", "why"]])
 def test_a_wrong_command_line_is_refused_with_the_usage(args):
     code, output = command("approve", *args)
-    assert code == 2 and output.startswith("usage: python -m sia_runner.approve")
+    assert code == 2 and output.startswith("usage: python -m sia_runner approve")
 
 
 @pytest.mark.slow

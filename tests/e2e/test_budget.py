@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.config import Amounts, Budget
-from sia_runner.models.protocol import BudgetSpent, Grant
-from sia_runner.models.room import RunModels
-from sia_runner.schema.provider import Hosted, Prices
+from sia_runner.config.components import HostedProvider, TokenPrices
+from sia_runner.config.experiment import BudgetConfig, SpendingLimits
+from sia_runner.gateway.service import GatewayService
+from sia_runner.wire.grants import BudgetSpent, Grant
 from tests.conftest import Cli
 from tests.provider import ProviderServer, Tally
 from tests.scripts import riddles
@@ -23,22 +23,22 @@ ROUNDING = 1 + 1e-9
 SHORT = ["meta_agent.max_tokens=400"]  # what is reserved for an answer must fit into budgets as small as these
 
 
-def drawn(seed: int) -> tuple[Prices, float]:
+def drawn(seed: int) -> tuple[TokenPrices, float]:
     """Prices in dollars per million tokens, and what 100 calls of 400 tokens each way would cost."""
     chance = random.Random(seed)
-    prices = Prices(input=round(10 ** chance.uniform(-1, 1.2), 3), output=round(10 ** chance.uniform(-1, 2), 3))
+    prices = TokenPrices(input=round(10 ** chance.uniform(-1, 1.2), 3), output=round(10 ** chance.uniform(-1, 2), 3))
     return prices, 100 * 400 * (prices.input + prices.output) / MILLION
 
 
-def billed(tally: Tally, prices: Prices) -> float:
+def billed(tally: Tally, prices: TokenPrices) -> float:
     return (tally.input_tokens * prices.input + tally.output_tokens * prices.output) / MILLION
 
 
 # --- the gateway's room alone: 64 callers at once until nothing is left ---
 
 
-def hosted(base_url: str, prices: Prices) -> Hosted:
-    return Hosted(
+def hosted(base_url: str, prices: TokenPrices) -> HostedProvider:
+    return HostedProvider(
         name="custom",
         kind="hosted",
         api="openai",
@@ -51,7 +51,7 @@ def hosted(base_url: str, prices: Prices) -> Hosted:
     )
 
 
-def spend_all(room: RunModels, folder: Path) -> int:
+def spend_all(room: GatewayService, folder: Path) -> int:
     """64 threads call until each is told that nothing is left; returns how many calls were answered."""
     grant = Grant("target", 1, "gen_1", "select", folder / "trajectories.jsonl")
     messages = [{"role": "user", "content": "How much is left? " * 20}]
@@ -83,9 +83,9 @@ def test_64_callers_never_pass_a_budget_whatever_the_seed(tmp_path, monkeypatch,
 def spend_within(folder: Path, monkeypatch, seed: int) -> None:
     monkeypatch.setenv(*next(iter(KEY.items())))
     prices, usd = drawn(seed)
-    budget = Budget(usd=usd, reserve=0.0, generation=Amounts())
+    budget = BudgetConfig(usd=usd, reserve=0.0, generation=SpendingLimits())
     with ProviderServer(spender(seed)) as server:
-        room = RunModels({"target": hosted(server.base_url, prices)}, folder / "ledger", budget, folder / "cache")
+        room = GatewayService({"target": hosted(server.base_url, prices)}, folder / "ledger", budget, folder / "cache")
         try:
             answered = spend_all(room, folder)
         finally:

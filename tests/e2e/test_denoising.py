@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from sia_runner.ground.resources import bundled
+from sia_runner.system import bundled_folder
 from tests.scripts.serving import KEY, Served
 
-RECIPES = bundled("tasks") / "denoising" / "recipes"
+RECIPES = bundled_folder("tasks") / "denoising" / "recipes"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # half a minute each on an idle machine
 
 
@@ -22,7 +22,7 @@ def test_recipes_improve_in_three_generations_and_the_scores_can_be_computed_aga
     assert any(g["status"] == "accepted" for g in later)
     assert cli.summary["best"]["test"]["value"] > 0.2
     assert cli.summary["metric"]["name"] == "simulated_mse_norm"
-    command = [sys.executable, "-m", "sia_runner.verify", str(cli.run)]
+    command = [sys.executable, "-m", "sia_runner", "verify", str(cli.run)]
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
 

@@ -97,6 +97,6 @@ def assert_whole(cli, expected):
     while ours(cli.run) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert ours(cli.run) == []
-    command = [sys.executable, "-m", "sia_runner.verify", str(cli.run)]
+    command = [sys.executable, "-m", "sia_runner", "verify", str(cli.run)]
     verified = subprocess.run(command, capture_output=True, text=True, check=False)
     assert verified.returncode == 0, verified.stdout

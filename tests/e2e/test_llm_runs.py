@@ -43,7 +43,7 @@ def assert_nothing_leaked(cli, run):
 
 
 def verified(cli):
-    command = [sys.executable, "-m", "sia_runner.verify", str(cli.run)]
+    command = [sys.executable, "-m", "sia_runner", "verify", str(cli.run)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

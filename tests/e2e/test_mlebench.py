@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from sia_runner.ground.resources import bundled
+from sia_runner.system import bundled_folder
 from tests.scripts.serving import KEY, Served
 from tests.tasks.wheel import wheel_folder
 
@@ -50,7 +50,7 @@ def test_three_generations_end_with_a_test_score_and_its_place_on_the_leaderboar
 
 @pytest.mark.slow
 def test_a_scripted_model_improves_on_the_reference_through_the_gateway(cli, prepared):
-    program = bundled("tasks") / "spaceship_titanic" / "recipes" / "bands.py"
+    program = bundled_folder("tasks") / "spaceship_titanic" / "recipes" / "bands.py"
     server = Served("swapping:reply", {**os.environ, "SIA_TEST_PROGRAMS": str(program)})
     task = ["task=mlebench", "task.competition=spaceship-titanic", f"task.prepared={prepared}"]
     try:

@@ -146,7 +146,7 @@ def test_workers_of_a_pool_give_the_same_run_and_the_steps_are_theirs(cli, run, 
         f"gen_{n}/{step}" for n in range(1, 5) for step in ("gate", "run", "verify")
     }
     until(lambda: not processes_about(cli.run), 10)
-    command = [sys.executable, "-m", "sia_runner.verify", str(cli.run)]
+    command = [sys.executable, "-m", "sia_runner", "verify", str(cli.run)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False, env=_with(environment))
     assert checked.returncode == 0, checked.stdout
 

@@ -14,18 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from tests.provider import (
-    Answer,
-    Endless,
-    Hang,
-    Huge,
-    Malformed,
-    ProviderServer,
-    Request,
-    Reset,
-    Status,
-    Truncated,
-)
+from tests.provider import Answer, Endless, Hang, Huge, Malformed, ProviderServer, Request, Reset, Status, Truncated
 from tests.scripts import proposer, riddles
 from tests.scripts.checks import essence
 from tests.scripts.harnesses import NAIVE, harness

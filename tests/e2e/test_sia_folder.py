@@ -106,6 +106,6 @@ def test_such_a_run_can_be_verified(cli, folder):
     import sys
 
     cli("task=custom", f"task.dir={folder}", "max_gen=1")
-    done = subprocess.run([sys.executable, "-m", "sia_runner.verify", str(cli.run)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "sia_runner", "verify", str(cli.run)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((cli.run / "lock.json").read_text())["data"]

@@ -127,7 +127,7 @@ def test_a_job_that_is_killed_takes_no_other_along(sweep):
 
 def test_the_table_of_a_sweep_is_there_while_it_is_cut(sweep):
     sweep(*SMOKE, "seed=0,1")
-    command = [sys.executable, "-m", "sia_runner.sweep", str(sweep.path)]
+    command = [sys.executable, "-m", "sia_runner", "sweep", str(sweep.path)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "1-smoke-SIA-H-seed1 │ completed" in printed and "2 of 2" in printed
     (sweep.path / "outcomes" / "1-smoke-SIA-H-seed1.json").unlink()

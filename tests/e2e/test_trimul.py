@@ -33,6 +33,6 @@ def test_a_model_writes_the_kernel_through_the_gateway_and_its_scores_can_be_com
     finally:
         server.end()
     assert cli.summary["best"]["test"]["value"] > 0.2
-    command = [sys.executable, "-m", "sia_runner.verify", str(cli.run)]
+    command = [sys.executable, "-m", "sia_runner", "verify", str(cli.run)]
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr

@@ -28,7 +28,7 @@ def run(finished, tmp_path):
 
 def command(module, *args):
     done = subprocess.run(
-        [sys.executable, "-m", f"sia_runner.{module}", *map(str, args)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "sia_runner", module, *map(str, args)], capture_output=True, text=True, check=False
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -134,7 +134,7 @@ def test_an_export_never_writes_over_a_folder(run, tmp_path):
 def test_requirements_name_what_the_harness_imports_with_the_measured_versions(tmp_path):
     from importlib.metadata import version
 
-    from sia_runner.export import requirements
+    from sia_runner.commands.export import pinned_requirements
 
     (tmp_path / "target_agent.py").write_text("import csv, sklearn.svm\nfrom numpy import array\nimport nowhere\n")
-    assert requirements(tmp_path) == [f"numpy=={version('numpy')}", f"scikit-learn=={version('scikit-learn')}"]
+    assert pinned_requirements(tmp_path) == [f"numpy=={version('numpy')}", f"scikit-learn=={version('scikit-learn')}"]

@@ -23,7 +23,7 @@ def test_a_generation_trains_an_adapter_that_is_gated_scored_and_kept_with_its_o
     (built,) = [e["result"] for e in cli.journal if e["event"] == "done" and e["step"] == "gen_2/build"]
     assert len(built["reward"]) == 2 and built["fault"] == ""
     checked = subprocess.run(
-        [sys.executable, "-m", "sia_runner.verify", str(cli.run)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "sia_runner", "verify", str(cli.run)], capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stdout
 
@@ -33,7 +33,7 @@ def test_weights_and_harness_beat_the_harness_alone_on_held_out_questions(cli):
     sweep = f"hydra.sweep.dir={cli.folder / 'levers'}"
     done = cli("-m", "+experiment=sia_h,sia_wh", "task=arithmetic", "max_gen=3", sweep, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    command = [sys.executable, "-m", "sia_runner.compare", str(cli.folder / "levers"), "--json"]
+    command = [sys.executable, "-m", "sia_runner", "compare", str(cli.folder / "levers"), "--json"]
     comparison = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     harness_only, both = comparison["runs"]
     assert (harness_only["mode"], both["mode"]) == ("SIA-H", "SIA-W+H")

@@ -7,32 +7,32 @@ import pytest
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 
-from sia_runner.config import check
-from sia_runner.ground.resources import cache_dir
-from sia_runner.models.policy.ask import Dialogue
-from sia_runner.models.policy.engine import Engine
-from sia_runner.rooms import rooms
-from sia_runner.schema.training import PolicySpec
-from tests.models.policy.vllm_server import VllmServer
-from tests.test_config import composed
+from sia_runner.config.experiment import check_experiment
+from sia_runner.config.training import PolicyConfig
+from sia_runner.experiment.context import build_components
+from sia_runner.policy.engine import PolicyEngine
+from sia_runner.system import cache_dir
+from sia_runner.wire.policy import WarmupDialogue
+from tests.config.test_experiment import composed
+from tests.policy.vllm_server import VllmServer
 
 LITTLE = ["trainer.steps=2", "trainer.questions=16", "trainer.samples=4", "trainer.learning_rate=2e-3", "max_gen=2"]
 
 
 def tiny() -> Path:
     """Return base=tiny of the task as a folder that a server can serve."""
-    config = check(composed("task=arithmetic", "target_agent=policy"))
-    task = rooms(config).task
+    config = check_experiment(composed("task=arithmetic", "target_agent=policy"))
+    task = build_components(config).task
     task.prepare(lambda line: None)
-    texts = [Dialogue([{"role": "user", "content": asked}], answer) for asked, answer in task.dialogues()]
-    return Engine(config.target_agent.policy, cache_dir(), lambda: texts).folder
+    texts = [WarmupDialogue([{"role": "user", "content": asked}], answer) for asked, answer in task.dialogues()]
+    return PolicyEngine(config.target_agent.policy, cache_dir(), lambda: texts).folder
 
 
 @pytest.mark.slow
 def test_a_generation_is_trained_gated_scored_and_tested_through_the_server(cli, tmp_path):
     base = tiny()
     (tmp_path / "server").mkdir()
-    server = VllmServer(Engine(PolicySpec(base=str(base), device="cpu"), tmp_path, list), tmp_path / "server")
+    server = VllmServer(PolicyEngine(PolicyConfig(base=str(base), device="cpu"), tmp_path, list), tmp_path / "server")
     at = [f"target_agent.policy.{key}" for key in (f"base={base}", "backend=vllm", f"base_url={server.url}")]
     done = cli("task=arithmetic", "trainer=grpo", *at, *LITTLE, timeout=280)
     server.close()

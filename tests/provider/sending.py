@@ -198,5 +198,5 @@ def reset(http: web.Request) -> web.StreamResponse:
     raise ConnectionResetError
 
 
-def as_json(data: object, status: int = 200) -> web.Response:
+def to_json(data: object, status: int = 200) -> web.Response:
     return web.Response(status=status, body=json.dumps(data).encode(), content_type="application/json")

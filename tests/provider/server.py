@@ -14,7 +14,7 @@ from aiohttp import web
 
 from tests.provider import anthropic_api, openai_api
 from tests.provider.answers import Request, Script, Spent, Status, Tally
-from tests.provider.sending import Exchange, as_json, send
+from tests.provider.sending import Exchange, send, to_json
 
 Api = Literal["openai", "anthropic"]
 APIS: dict[Api, ModuleType] = {"openai": openai_api, "anthropic": anthropic_api}
@@ -151,12 +151,12 @@ class ProviderServer:
             return _status(api, 401, "Incorrect API key provided")
         name = http.match_info.get("name")
         if name is None:
-            return as_json(api.models(self.models))
-        return as_json(api.model(name)) if name in self.models else _status(api, 404, f"no model `{name}`")
+            return to_json(api.models(self.models))
+        return to_json(api.model(name)) if name in self.models else _status(api, 404, f"no model `{name}`")
 
     async def _tally(self, http: web.Request) -> web.Response:
         del http
-        return as_json(asdict(self.tally))
+        return to_json(asdict(self.tally))
 
 
 def _status(api: ModuleType, code: int, message: str) -> web.Response:

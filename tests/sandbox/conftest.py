@@ -29,7 +29,7 @@ from sia_runner.sandbox import process as process_module
 from sia_runner.sandbox.bubblewrap import Bubblewrap
 from sia_runner.sandbox.docker import Docker
 from sia_runner.sandbox.process import Process
-from sia_runner.sandbox.protocol import Ended, Ending, Job, Limits, Sandbox, SandboxError
+from sia_runner.sandbox.protocol import Ending, Sandbox, SandboxError, SandboxJob, SandboxLimits, SandboxResult
 
 IMAGE = os.environ.get("SIA_IMAGE", "sia-runner-sandbox")  # of the engine that tests/engines/docker.sh brings up
 BACKENDS = {"bubblewrap": Bubblewrap, "process": Process, "docker": partial(Docker, IMAGE)}
@@ -45,22 +45,22 @@ _REMOTE = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from sia_runner.records import Door
+from sia_runner.records import GatewayAddress
 from sia_runner.sandbox import process
 from sia_runner.sandbox.{name} import {kind}
 sandbox = {kind}(*{arguments!r})
-from sia_runner.sandbox.protocol import Job, Limits
+from sia_runner.sandbox.protocol import SandboxJob, SandboxLimits
 if {way!r}:
-    process._way_out = lambda: {way!r}
+    process._relay_route = lambda: {way!r}
 wanted = json.load(sys.stdin)
 if wanted is None:
     sandbox.check(); answer = sandbox.gaps()
 else:
-    limits = Limits(**wanted.pop("limits")); entry = wanted.pop("entry"); env = wanted.pop("env")
+    limits = SandboxLimits(**wanted.pop("limits")); entry = wanted.pop("entry"); env = wanted.pop("env")
     door = wanted.pop("door", None)
-    door = Door(Path(door["socket"]), door["env"]) if door else None
+    door = GatewayAddress(Path(door["socket"]), door["env"]) if door else None
     paths = {{k: Path(v) for k, v in wanted.items()}}
-    ended = sandbox.run(Job(entry=entry, limits=limits, env=env, door=door, **paths))
+    ended = sandbox.run(SandboxJob(entry=entry, limits=limits, env=env, door=door, **paths))
     answer = {{name: getattr(ended, name) for name in ended.__slots__}}
 print(json.dumps(answer))
 """
@@ -70,7 +70,7 @@ print(json.dumps(answer))
 class Ran:
     """One attack and what came of it."""
 
-    ended: Ended
+    ended: SandboxResult
     log: str
     home: Path  # holds harness, data, work, and what a harness must not reach
 
@@ -101,7 +101,7 @@ class Box:
     def gaps(self) -> list[str]:
         return self._remote(None) if self.command else self.sandbox.gaps()
 
-    def job(self, source: str, **limits: float) -> Job:
+    def job(self, source: str, **limits: float) -> SandboxJob:
         """A fresh folder with this program as its harness."""
         home = Path(tempfile.mkdtemp(dir=self.home))
         home.chmod(0o755)
@@ -111,13 +111,13 @@ class Box:
         (home / "data" / "questions.csv").write_text("id,text\n1,what?\n")
         for path in (home, *home.rglob("*")):
             os.chown(path, self.uid, self.uid)
-        bounds = replace(Limits(seconds=20, memory_mb=1024, disk_mb=64, file_mb=32), **limits)
-        return Job(home / "harness", ENTRY, home / "data", home / "work", home / "stdout.log", bounds)
+        bounds = replace(SandboxLimits(seconds=20, memory_mb=1024, disk_mb=64, file_mb=32), **limits)
+        return SandboxJob(home / "harness", ENTRY, home / "data", home / "work", home / "stdout.log", bounds)
 
     def run(self, source: str, **limits: float) -> Ran:
         return self.run_job(self.job(source, **limits))
 
-    def run_job(self, job: Job) -> Ran:
+    def run_job(self, job: SandboxJob) -> Ran:
         with self._as_if_it_offered(self.way):
             ended = self._run_remotely(job) if self.command else self.sandbox.run(job)
         log = job.log.read_text() if job.log.exists() else ""
@@ -127,19 +127,19 @@ class Box:
     def _as_if_it_offered(self, way: str) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             if way:
-                patch.setattr(process_module, "_way_out", lambda: way)
+                patch.setattr(process_module, "_relay_route", lambda: way)
             yield
 
     @staticmethod
-    def as_json(job: Job) -> dict:
+    def to_json(job: SandboxJob) -> dict:
         """Return the standard input of `remote_command`."""
         paths = {name: os.fspath(getattr(job, name)) for name in ("harness", "data", "work", "log")}
         door = {"socket": os.fspath(job.door.socket), "env": dict(job.door.env)} if job.door else None
         return {**paths, "entry": job.entry, "limits": asdict(job.limits), "env": dict(job.env), "door": door}
 
-    def _run_remotely(self, job: Job) -> Ended:
-        answer = self._remote(self.as_json(job))
-        return Ended(**{**answer, "ending": Ending(answer["ending"])})
+    def _run_remotely(self, job: SandboxJob) -> SandboxResult:
+        answer = self._remote(self.to_json(job))
+        return SandboxResult(**{**answer, "ending": Ending(answer["ending"])})
 
     def _remote(self, wanted: object) -> dict:
         done = subprocess.run(
@@ -264,7 +264,7 @@ def make_box(request: pytest.FixtureRequest, variant: str, home: Path) -> Box:
         command = [request.getfixturevalue("public_python")]
         if who == "user":
             command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", _groups(name), *command]
-    if way == "loopback" and landlock.abi() < 4:
+    if way == "loopback" and landlock.landlock_abi() < 4:
         pytest.skip(f"NOT TESTED: {variant}: this kernel's Landlock cannot confine TCP")
     box = Box(name, who, home, command, USER if root and who == "user" else os.geteuid(), way)
     try:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sia_runner.records import Door
+from sia_runner.records import GatewayAddress
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -60,7 +60,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(**env: str) -> Iterator[Door]:
+def serve(**env: str) -> Iterator[GatewayAddress]:
     """The door to it. Its folder may be passed by everybody and listed by nobody, as the gateway's own."""
     folder = Path(tempfile.mkdtemp(prefix="sia-gateway-"))
     folder.chmod(0o711)
@@ -70,7 +70,7 @@ def serve(**env: str) -> Iterator[Door]:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield Door(path, {"GATEWAY": "{url}", **env})
+            yield GatewayAddress(path, {"GATEWAY": "{url}", **env})
         finally:
             server.shutdown()
             thread.join()

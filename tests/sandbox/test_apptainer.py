@@ -11,7 +11,7 @@ import pytest
 
 from sia_runner.sandbox import apptainer
 from sia_runner.sandbox.apptainer import Apptainer, arguments
-from sia_runner.sandbox.protocol import Ending, Job, SandboxError
+from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob
 from tests.sandbox.conftest import ENTRY
 
 
@@ -27,13 +27,15 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return image
 
 
-def site(folder: Path, program: str = "print(1)") -> Job:
-    from sia_runner.sandbox.protocol import Limits
+def site(folder: Path, program: str = "print(1)") -> SandboxJob:
+    from sia_runner.sandbox.protocol import SandboxLimits
 
     for name in ("harness", "data", "work"):
         (folder / name).mkdir(parents=True)
     (folder / "harness" / ENTRY).write_text(program)
-    return Job(folder / "harness", ENTRY, folder / "data", folder / "work", folder / "log", Limits(seconds=60))
+    return SandboxJob(
+        folder / "harness", ENTRY, folder / "data", folder / "work", folder / "log", SandboxLimits(seconds=60)
+    )
 
 
 def pairs(words: list[str], name: str) -> list[str]:

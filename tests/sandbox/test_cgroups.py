@@ -25,53 +25,53 @@ except OSError:
 
 @pytest.fixture
 def group() -> "cgroups.Group":
-    cgroup = cgroups.create(64 << 20, 10)
+    cgroup = cgroups.create_cgroup(64 << 20, 10)
     if cgroup is None:
         pytest.skip("NOT TESTED: no cgroup can be made here (v2 not delegated, or v1 and not root)")
     yield cgroup
     cgroup.remove()
 
 
-def run_in(group: cgroups.Group, code: str) -> "subprocess.CompletedProcess[str]":
+def run_in(group: cgroups.Cgroup, code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-c", code], preexec_fn=group.join, capture_output=True, text=True, timeout=30
     )
 
 
-def test_memory_is_bounded_exactly_and_the_kill_is_counted(group: cgroups.Group) -> None:
+def test_memory_is_bounded_exactly_and_the_kill_is_counted(group: cgroups.Cgroup) -> None:
     assert group.oom_kills() == 0
     assert run_in(group, EAT).returncode == -9
     assert group.oom_kills() > 0
     assert 48 << 20 < group.peak_bytes() <= 64 << 20
 
 
-def test_processes_are_bounded(group: cgroups.Group) -> None:
+def test_processes_are_bounded(group: cgroups.Cgroup) -> None:
     assert int(run_in(group, FORK).stdout) == 9
 
 
-def test_this_machines_version_is_found(group: cgroups.Group) -> None:
+def test_this_machines_version_is_found(group: cgroups.Cgroup) -> None:
     assert group.version == (2 if os.path.exists(f"{cgroups.ROOT}/cgroup.controllers") else 1)
 
 
-def test_a_removed_group_is_gone_and_a_dead_supervisors_is_swept(group: cgroups.Group) -> None:
+def test_a_removed_group_is_gone_and_a_dead_supervisors_is_swept(group: cgroups.Cgroup) -> None:
     parent = os.path.dirname(group.memory)
     stale = f"{parent}/sia-999999999"
     os.mkdir(stale)
     group.remove()
     assert not os.path.exists(group.memory)
-    fresh = cgroups.create(64 << 20, 10)
+    fresh = cgroups.create_cgroup(64 << 20, 10)
     assert fresh and not os.path.exists(stale)
     fresh.remove()
 
 
 def test_where_none_can_be_made_there_is_none(tmp_path: "os.PathLike[str]") -> None:
-    assert cgroups.create(64 << 20, 10, root=os.fspath(tmp_path)) is None
+    assert cgroups.create_cgroup(64 << 20, 10, root=os.fspath(tmp_path)) is None
 
 
 def test_v2_is_used_where_it_is_delegated() -> None:
     if not os.path.exists(f"{cgroups.ROOT}/cgroup.controllers"):
         pytest.skip("NOT TESTED: this machine has no cgroup v2 hierarchy at /sys/fs/cgroup")
-    cgroup = cgroups.create(64 << 20, 10)
+    cgroup = cgroups.create_cgroup(64 << 20, 10)
     if cgroup is None:
         pytest.skip("NOT TESTED: cgroup v2 is not delegated to this user")
     assert cgroup.version == 2
@@ -95,7 +95,7 @@ def test_v2_takes_the_nearest_ancestor_that_hands_its_controllers_on(
             with open(f"{tmp_path}{path}/{name}", "w") as file:
                 file.write(content)
     monkeypatch.setattr(cgroups, "_paths", lambda: {"": "/slice/session"})
-    cgroup = cgroups.create(64 << 20, 10, root=os.fspath(tmp_path))
+    cgroup = cgroups.create_cgroup(64 << 20, 10, root=os.fspath(tmp_path))
     assert cgroup and os.path.dirname(cgroup.memory) == f"{tmp_path}/slice"
     written = {path.name: path.read_text() for path in Path(cgroup.memory).iterdir()}
     assert written == {"memory.max": str(64 << 20), "pids.max": "10", "memory.oom.group": "1"}

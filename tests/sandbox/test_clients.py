@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("openai")
 pytest.importorskip("anthropic")
 
-from sia_runner.config import Budget
-from sia_runner.models.protocol import Grant
-from sia_runner.models.room import RunModels
-from sia_runner.schema.provider import Hosted, Prices
+from sia_runner.config.components import HostedProvider, TokenPrices
+from sia_runner.config.experiment import BudgetConfig
+from sia_runner.gateway.service import GatewayService
+from sia_runner.wire.grants import Grant
 from tests.provider import Answer, ProviderServer, Request
 from tests.sandbox.conftest import Box
 
@@ -78,15 +78,17 @@ class Served:
     """A provider, the gateway in front of it, and the provider's key, which only the gateway knows."""
 
     provider: ProviderServer
-    models: RunModels
+    models: GatewayService
     key: str
     folder: Path
 
     def run(self, box: Box, program: str) -> str:
         job = box.job(program, seconds=60, memory_mb=2048)
-        with self.models.admit(Grant("target", 1, "gen_1", "trial", self.folder / "trajectories.jsonl")) as visit:
-            ran = box.run_job(replace(job, door=visit.door))
-            assert visit.usage().calls == self.provider.tally.calls
+        with self.models.open_session(
+            Grant("target", 1, "gen_1", "trial", self.folder / "trajectories.jsonl")
+        ) as session:
+            ran = box.run_job(replace(job, door=session.door))
+            assert session.usage().calls == self.provider.tally.calls
         assert ran.ended.exit_code == 0, ran.log
         assert self.key not in ran.log
         return ran.log
@@ -98,9 +100,11 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setenv("SIA_TEST_KEY", key)
     with ProviderServer(answer, models=("scripted",), keys=(key,)) as provider:
         named = {"name": "custom", "kind": "hosted", "api": "openai", "litellm": "openai", "model": "scripted"}
-        limits = {"timeout": 20.0, "attempts": 3, "patience": 0.05, "prices": Prices(input=1.0, output=2.0)}
-        hosted = Hosted.model_validate({**named, **limits, "base_url": provider.base_url, "key": "SIA_TEST_KEY"})
-        models = RunModels({"target": hosted}, tmp_path / "ledger", Budget(), tmp_path / "cache")
+        limits = {"timeout": 20.0, "attempts": 3, "patience": 0.05, "prices": TokenPrices(input=1.0, output=2.0)}
+        hosted = HostedProvider.model_validate(
+            {**named, **limits, "base_url": provider.base_url, "key": "SIA_TEST_KEY"}
+        )
+        models = GatewayService({"target": hosted}, tmp_path / "ledger", BudgetConfig(), tmp_path / "cache")
         yield Served(provider, models, key, tmp_path)
         models.close()
 

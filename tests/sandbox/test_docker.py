@@ -106,10 +106,10 @@ def test_a_missing_image_names_the_command_that_makes_it(docker: Box) -> None:
 
 def test_a_job_gives_the_engine_the_gpus_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert docker_module._which(-1) == {"count": -1}
+    assert docker_module._gpu_request(-1) == {"count": -1}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert docker_module._which(1) == {"device_ids": ["2"]}
-    assert docker_module._which(-1) == {"device_ids": ["2", "3"]}
+    assert docker_module._gpu_request(1) == {"device_ids": ["2"]}
+    assert docker_module._gpu_request(-1) == {"device_ids": ["2", "3"]}
 
 
 def test_containers_are_gone_after_their_run(docker: Box) -> None:

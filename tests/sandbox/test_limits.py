@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sia_runner.sandbox.protocol import Ending, Job, Limits
+from sia_runner.sandbox.protocol import Ending, SandboxJob, SandboxLimits
 from tests.sandbox.conftest import ENTRY, Box, sandbox_processes
 
 MIB = 1 << 20
@@ -291,7 +291,7 @@ def test_sklearn_fits_a_linear_svc_with_the_default_limits(box: Box) -> None:
         y = np.arange(300) % 7
         print(LinearSVC().fit(x, y).score(x, y) > 0.5, (np.random.rand(300, 300) @ np.random.rand(300, 300)).shape)
     """)
-    ran = box.run_job(replace(job, limits=replace(Limits(), seconds=60)))
+    ran = box.run_job(replace(job, limits=replace(SandboxLimits(), seconds=60)))
     assert ran.log.splitlines()[-1] == "True (300, 300)", ran
 
 
@@ -300,7 +300,7 @@ class _Sampled:
         self.ended, self.most = ended, most
 
 
-def _sampled(box: Box, job: Job, measure: object) -> _Sampled:
+def _sampled(box: Box, job: SandboxJob, measure: object) -> _Sampled:
     import threading
 
     seen = [0]

@@ -160,7 +160,7 @@ def test_the_runner_killed_with_sigkill_leaves_no_process(box: Box) -> None:
         memory_mb=512,
     )
     with subprocess.Popen(box.remote_command(), stdin=subprocess.PIPE, text=True, stdout=subprocess.PIPE) as runner:
-        json.dump(box.as_json(job), runner.stdin)
+        json.dump(box.to_json(job), runner.stdin)
         runner.stdin.close()
         wait_until(lambda: (job.work / "running").exists())
         runner.send_signal(signal.SIGKILL)

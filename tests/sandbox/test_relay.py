@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 _PROGRAM = """
 import sys; sys.path.insert(0, sys.argv[1])
-from sia_runner.sandbox import door
+from sia_runner.sandbox import relay
 from sia_runner.sandbox.relay import Relay
-listener = door._listen(0)
+listener = relay._listen(0)
 print(listener.getsockname()[1], flush=True)
 Relay(listener, sys.argv[2]).serve()
 """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_runner.sandbox.seccomp import NUMBERS, program
+from sia_runner.sandbox.seccomp import NUMBERS, filter_program
 
 ALLOWED = 0x7FFF0000
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -45,7 +45,7 @@ def machine(request: pytest.FixtureRequest) -> str:
 
 
 def call(machine: str, name: str, *arguments: int, sockets: str = "namespace", own_files: bool = True) -> int:
-    code = program(sockets=sockets, own_files=own_files, machine=machine)
+    code = filter_program(sockets=sockets, own_files=own_files, machine=machine)
     return run(code, NUMBERS[name][MACHINES.index(machine)], arguments, AUDIT[machine])
 
 
@@ -130,7 +130,7 @@ def test_modes_of_a_users_files_stay(machine: str) -> None:
 
 
 def test_another_architectures_calls_kill_and_x32_calls_do_not_exist() -> None:
-    code = program(sockets="namespace", own_files=True, machine="x86_64")
+    code = filter_program(sockets="namespace", own_files=True, machine="x86_64")
     assert run(code, 1, audit=0x40000003) == 0x80000000
     assert refused(run(code, 0x40000000 | 165)) == errno.ENOSYS
 
@@ -139,7 +139,9 @@ def test_another_architectures_calls_kill_and_x32_calls_do_not_exist() -> None:
 def test_calls_that_are_not_listed_are_allowed(number: int, machine: str) -> None:
     column = MACHINES.index(machine)
     if number not in {pair[column] for pair in NUMBERS.values()}:
-        assert run(program(sockets="none", own_files=False, machine=machine), number, (), AUDIT[machine]) == ALLOWED
+        assert (
+            run(filter_program(sockets="none", own_files=False, machine=machine), number, (), AUDIT[machine]) == ALLOWED
+        )
 
 
 @pytest.mark.parametrize(

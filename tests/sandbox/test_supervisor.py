@@ -8,11 +8,11 @@ import psutil
 import pytest
 
 from sia_runner.sandbox import workdir
-from sia_runner.sandbox.protocol import Ending, Job
+from sia_runner.sandbox.protocol import Ending, SandboxJob
 from tests.sandbox.conftest import Box, sandbox_processes, wait_until
 
 
-def supervisor_of(job: Job) -> psutil.Process:
+def supervisor_of(job: SandboxJob) -> psutil.Process:
     """The one that holds the lock of this job's work folder: others of this machine may be at work too."""
     lock = os.fspath(job.work.with_name(f".{job.work.name}.lock"))
     for process in psutil.process_iter():
@@ -23,7 +23,7 @@ def supervisor_of(job: Job) -> psutil.Process:
     raise AssertionError("no supervisor found")
 
 
-def processes_inside(job: Job) -> list[psutil.Process]:
+def processes_inside(job: SandboxJob) -> list[psutil.Process]:
     """All of the sandbox that this harness is in."""
     harness = _harness(job.entry)
     first = harness.parent() if "inside.py" in " ".join(harness.parent().cmdline()) else supervisor_of(job)

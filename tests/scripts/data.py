@@ -10,11 +10,11 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sia_runner.config import check
-from sia_runner.ground.resources import bundled, cache_dir
-from sia_runner.rooms import rooms
-from sia_runner.schema.task import TableTask
-from sia_runner.tasks.prepare import ready
+from sia_runner.config.experiment import check_experiment
+from sia_runner.config.task import TableTaskConfig
+from sia_runner.experiment.context import build_components
+from sia_runner.system import bundled_folder, cache_dir
+from sia_runner.tasks.data import prepared_folder
 from tests.scripts.serving import use
 
 PLAIN = re.compile(r"[]A-Za-z0-9 ,.?/():=[-]{20,}")  # looks the same however often it was put into JSON
@@ -30,16 +30,16 @@ class Row:
 
 def rows(overrides: list[str]) -> list[Row]:
     """All questions of the task that these overrides choose. Raises TaskError where its data cannot be had."""
-    folder = str(bundled("conf"))
+    folder = str(bundled_folder("conf"))
     if overrides[0] == "--config-dir":
         overrides = [f"hydra.searchpath=[file://{overrides[1]}]", *overrides[2:]]
     overrides = [*overrides, *use("http://127.0.0.1:9/v1")]  # some tasks are refused without a provider
     with initialize_config_dir(version_base="1.3", config_dir=folder):
-        config = check(OmegaConf.to_container(compose("config", overrides), resolve=True))  # type: ignore[arg-type]
-    assert isinstance(config.task, TableTask)
-    task = rooms(config).task
+        config = check_experiment(OmegaConf.to_container(compose("config", overrides), resolve=True))  # type: ignore[arg-type]
+    assert isinstance(config.task, TableTaskConfig)
+    task = build_components(config).task
     task.prepare(lambda _: None)
-    source = ready(task.name, config.task.data, task.folder, cache_dir(), lambda _: None)
+    source = prepared_folder(task.name, config.task.data, task.folder, cache_dir(), lambda _: None)
     split_of = {unit: split for split, units in task.splits().items() for unit in units}
     columns = config.task.columns
     with (source / config.task.data.labelled).open(encoding="utf-8", newline="") as stream:

@@ -2,18 +2,18 @@
 
 import pytest
 
-from sia_runner.config import check
-from sia_runner.doctor import slurm as checks_slurm
-from sia_runner.doctor.__main__ import FAULT, OK, SKIPPED, _run_check, examine
-from tests.schema.test_providers import composed
+from sia_runner.commands import doctor_checks as checks_slurm
+from sia_runner.commands.doctor import FAULT, OK, SKIPPED, _run_check, run_checks
+from sia_runner.config.experiment import check_experiment
+from tests.config.test_providers import composed
 from tests.scripts.slurm import LITTLE, need_cluster
 
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered():
-    checks_slurm._settings.cache_clear()
+    checks_slurm._slurm_settings.cache_clear()
     yield
-    checks_slurm._settings.cache_clear()
+    checks_slurm._slurm_settings.cache_clear()
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def commands(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def config():
-    return check(composed(*LITTLE))
+    return check_experiment(composed(*LITTLE))
 
 
 @pytest.mark.slurm
 def test_of_the_test_cluster_it_knows_all_that_a_run_depends_on(tmp_path, config):
     need_cluster()
-    result = {finding.check: finding for finding in examine(config, tmp_path, call=False)}
+    result = {finding.check: finding for finding in run_checks(config, tmp_path, call=False)}
     assert not [finding for finding in result.values() if finding.state == FAULT]
     assert result["commands"].text.startswith("slurm-wlm ")
     assert "cpu (default): at most 1:00:00, 2 x 4 cpus, 8 GiB" in result["partitions"].text
@@ -58,8 +58,8 @@ def test_of_the_test_cluster_it_knows_all_that_a_run_depends_on(tmp_path, config
 )
 def test_jobs_that_sbatch_would_refuse_are_a_fault_that_names_the_kind(key, said):
     need_cluster()
-    config = check(composed(*LITTLE, f"++compute.resources.{key}"))
-    result = _run_check("jobs", lambda: checks_slurm.jobs(config))
+    config = check_experiment(composed(*LITTLE, f"++compute.resources.{key}"))
+    result = _run_check("jobs", lambda: checks_slurm.check_jobs(config))
     assert (
         (result.state == FAULT and result.text.startswith(said)) if said else result.state == OK
     )  # nothing trains here
@@ -80,22 +80,22 @@ def test_jobs_that_sbatch_would_refuse_are_a_fault_that_names_the_kind(key, said
 )
 def test_preemption_is_said_as_what_it_does_to_a_run(commands, config, settings, says):
     commands(scontrol=settings)
-    assert says in checks_slurm.preemption(config)
+    assert says in checks_slurm.report_preemption(config)
 
 
 def test_without_accounting_it_says_what_then_counts(commands, config):
     commands(sacct="", scontrol="AccountingStorageType = accounting_storage/none\nMinJobAge = 42 sec")
-    assert checks_slurm.accounting(config).startswith("none: squeue forgets a job 42 sec after its end")
+    assert checks_slurm.report_accounting(config).startswith("none: squeue forgets a job 42 sec after its end")
 
 
 def test_a_cluster_that_does_not_requeue_is_told_apart(commands, config):
     commands(scontrol="JobRequeue = 0")
-    assert checks_slurm.requeueing(config).startswith("off: ")
+    assert checks_slurm.report_requeueing(config).startswith("off: ")
 
 
 def test_sizes_that_differ_and_partitions_without_gpus_are_shown(commands, config):
     commands(sinfo="big*|infinite|3|64|512000+|(null)\nbig*|infinite|1|128|1024000|(null)")
-    assert checks_slurm.partitions(config) == (
+    assert checks_slurm.list_partitions(config) == (
         "big (default): at most infinite, 3 x 64 cpus, 500 GiB, 1 x 128 cpus, 1000 GiB; "
         "no GPUs: weights are trained on processors"
     )
@@ -106,18 +106,18 @@ def test_sizes_that_differ_and_partitions_without_gpus_are_shown(commands, confi
     [("infinite", float("inf")), ("n/a", float("inf")), ("30:00", 30), ("1:00:00", 60), ("2-01:00:30", 2940.5)],
 )
 def test_time_limits_are_read_as_slurm_writes_them(limit, minutes):
-    assert checks_slurm._minutes(limit) == minutes
+    assert checks_slurm._parse_minutes(limit) == minutes
 
 
 def test_missing_commands_are_a_fault(commands, config, monkeypatch, tmp_path):
     commands(sinfo="", sbatch="slurm 1", squeue="", scancel="", scontrol="")
     monkeypatch.setenv("PATH", str(tmp_path))
-    result = _run_check("commands", lambda: checks_slurm.commands(config))
+    result = _run_check("commands", lambda: checks_slurm.check_slurm_commands(config))
     assert result.state == FAULT and result.text.startswith("srun not found")
 
 
 def test_variables_of_sbatch_are_named(config, monkeypatch):
     monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
-    assert checks_slurm.variables(config).startswith("SBATCH_ACCOUNT=mine: ")
+    assert checks_slurm.report_sbatch_variables(config).startswith("SBATCH_ACCOUNT=mine: ")
     monkeypatch.delenv("SBATCH_ACCOUNT")
-    assert _run_check("sbatch variables", lambda: checks_slurm.variables(config)).state == SKIPPED
+    assert _run_check("sbatch variables", lambda: checks_slurm.report_sbatch_variables(config)).state == SKIPPED

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sia_runner.ground.lease import STALE_AFTER
+from sia_runner.store.lease import STALE_AFTER
 from tests.harnesses import MAJORITY, WORDS
 from tests.scripts.slurm import SLOW, said, until
 

@@ -2,21 +2,23 @@
 
 import pytest
 
-from sia_runner.config import check
-from sia_runner.ground.resources import bundled
-from tests.schema.test_providers import composed
+from sia_runner.config.experiment import check_experiment
+from sia_runner.system import bundled_folder
+from tests.config.test_providers import composed
 
-SITES = sorted(path.stem for path in (bundled("conf") / "compute" / "site").glob("*.yaml"))
+SITES = sorted(path.stem for path in (bundled_folder("conf") / "compute" / "site").glob("*.yaml"))
 ACCOUNT = "compute.resources.default.account=mine"
 
 
 def resources(site, kind, *overrides):
-    return check(composed("compute=slurm", f"compute/site={site}", *overrides)).compute.resources.of(kind)
+    return check_experiment(composed("compute=slurm", f"compute/site={site}", *overrides)).compute.resources.of(kind)
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_every_profile_is_a_valid_configuration_that_names_itself(site):
-    config = check(composed("compute=slurm", f"compute/site={site}", ACCOUNT.replace("compute", "++compute", 1)))
+    config = check_experiment(
+        composed("compute=slurm", f"compute/site={site}", ACCOUNT.replace("compute", "++compute", 1))
+    )
     assert config.compute.site == site and config.compute.resources.of("train").minutes
 
 

@@ -7,15 +7,15 @@ import socket
 
 import pytest
 
-from sia_runner.rundir import RunError
-from sia_runner.sweep.plan import Plan, Planned, SweepDir
-from sia_runner.sweep.table import status, table, write
+from sia_runner.store.run_directory import RunDirectoryError
+from sia_runner.sweep.plan import PlannedRun, SweepDir, SweepPlan
+from sia_runner.sweep.table import sweep_run_status, sweep_table, write_table
 
 SCORE = {"value": 0.5, "ci95": [0.4, 0.6], "n": 100}
 
 
 def planned(name, *overrides, task="t", mode="SIA-H", seed=0):
-    return Planned(name, overrides, task, mode, seed)
+    return PlannedRun(name, overrides, task, mode, seed)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def finished(sweep, name, test, val=0.5, usd=0.25):
 
 
 def test_a_plan_is_read_as_it_was_written(sweep):
-    plan = Plan(("-m", "task=t"), "/where", (planned("0-t", "task=t", "seed=1", seed=1),))
+    plan = SweepPlan(("-m", "task=t"), "/where", (planned("0-t", "task=t", "seed=1", seed=1),))
     sweep.write_plan(plan)
     assert sweep.read_plan() == plan
 
@@ -43,7 +43,7 @@ def test_a_run_directory_is_no_sweep_though_a_generation_of_it_has_a_plan(sweep)
     (sweep.path / "plan.json").touch()
     (sweep.path / "config.yaml").touch()
     assert not sweep.is_sweep()
-    with pytest.raises(RunError, match="no sweep there"):
+    with pytest.raises(RunDirectoryError, match="no sweep there"):
         sweep.read_plan()
 
 
@@ -62,22 +62,22 @@ def test_the_newest_job_of_a_run_counts_and_a_line_cut_by_a_kill_does_not(sweep)
 )
 def test_a_run_that_ended_is_called_by_its_exit_code(sweep, code, name):
     sweep.end("a", code, ["why"])
-    assert status(sweep, "a") == name
+    assert sweep_run_status(sweep, "a") == name
 
 
 def test_a_run_without_an_outcome_is_missing_running_or_cut(sweep):
-    from sia_runner.ground.lease import Lease
+    from sia_runner.store.lease import RunLease
 
     folder = sweep.path / "a"
-    assert status(sweep, "a") == "missing"
+    assert sweep_run_status(sweep, "a") == "missing"
     folder.mkdir()
     (folder / "config.yaml").touch()
-    with Lease(folder):
-        assert status(sweep, "a") == "running"
+    with RunLease(folder):
+        assert sweep_run_status(sweep, "a") == "running"
         lease = json.loads((folder / "lease.json").read_text())
     (folder / "lease.json").write_text(json.dumps(lease | {"started": "1"}))  # as a kill leaves it
     assert lease["host"] == socket.gethostname() and lease["pid"] == os.getpid()
-    assert status(sweep, "a") == "cut"
+    assert sweep_run_status(sweep, "a") == "cut"
 
 
 def test_the_mean_is_over_the_tested_seeds_of_one_arm(sweep):
@@ -86,7 +86,7 @@ def test_the_mean_is_over_the_tested_seeds_of_one_arm(sweep):
     sweep.end("2", 2, ["trainer=grpo trains nothing here"])
     runs = [planned(str(n), "task=t", f"seed={seed}", f"+experiment={arm}", "max_gen=3", seed=seed)
             for n, (arm, seed) in enumerate([("h", 0), ("h", 1), ("wh", 0), ("wh", 1)])]  # fmt: skip
-    summary = table(sweep, Plan((), "/", tuple(runs)))
+    summary = sweep_table(sweep, SweepPlan((), "/", tuple(runs)))
     first, second = summary["means"]
     assert (first["arm"], first["tested"], first["runs"]) == ("experiment=h", 2, 2)
     assert (first["test"], first["test_sd"]) == (0.625, pytest.approx(0.17677669529663687)) and first["usd"] == 0.5
@@ -96,7 +96,7 @@ def test_the_mean_is_over_the_tested_seeds_of_one_arm(sweep):
 
 def test_the_table_is_written_for_programs_with_a_column_for_each_bound(sweep):
     finished(sweep, "0", 0.75, val=0.7)
-    write(sweep, Plan((), "/", (planned("0", "task=t"), planned("1", "task=t", seed=1))))
+    write_table(sweep, SweepPlan((), "/", (planned("0", "task=t"), planned("1", "task=t", seed=1))))
     row, other = csv.DictReader((sweep.path / "sweep.csv").open())
     assert (row["test"], row["test_low"], row["test_high"], row["test_n"]) == ("0.75", "0.4", "0.6", "100")
     assert (row["val"], row["usd"], row["status"]) == ("0.7", "0.25", "completed")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sia_runner.schema.task import TableTask as Spec
+from sia_runner.config.task import TableTaskConfig as Spec
 from sia_runner.tasks.table import TableTask
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.tasks.collect import REFUSED, Quota, collect_submission, collect_tree, refusal
+from sia_runner.tasks.collect import REFUSAL_FILE, CopyQuota, collect_submission, collect_tree, read_refusal
 
 SECRET = "secret of the host"
 
@@ -44,7 +44,7 @@ def everything_in(folder):
 def test_a_plain_submission_is_copied(work, taken):
     (work / "submission.csv").write_bytes(b"id,label\r\n1,a\r\n")
     assert (taken() / "submission.csv").read_bytes() == b"id,label\r\n1,a\r\n"
-    assert refusal(taken()) == ""
+    assert read_refusal(taken()) == ""
 
 
 def test_no_submission_is_no_refusal(taken):
@@ -72,7 +72,7 @@ def test_a_symlink_is_not_followed(work, taken, host, absolute):
     (work / "submission.csv").symlink_to(target)
     (work / "agent_execution.json").symlink_to(target)
     assert SECRET.encode() not in everything_in(taken())
-    assert "link" in refusal(taken())
+    assert "link" in read_refusal(taken())
 
 
 def test_a_linked_folder_is_not_entered(work, taken, host):
@@ -84,7 +84,7 @@ def test_a_linked_folder_is_not_entered(work, taken, host):
 def test_a_hard_link_is_not_taken(work, taken, host):
     os.link(host / "secret.csv", work / "submission.csv")
     assert SECRET.encode() not in everything_in(taken())
-    assert "hard link" in refusal(taken())
+    assert "hard link" in read_refusal(taken())
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device"])
@@ -104,7 +104,7 @@ def test_what_is_no_file_is_refused_at_once(work, taken, kind):
     else:
         pytest.skip("only root can make a device file")
     began = time.monotonic()
-    assert refusal(taken())
+    assert read_refusal(taken())
     assert time.monotonic() - began < 1
 
 
@@ -112,7 +112,7 @@ def test_a_file_above_the_cap_is_refused_without_reading_it(work, taken):
     with (work / "submission.csv").open("wb") as stream:
         stream.truncate(1 << 30)  # sparse
     began = time.monotonic()
-    assert "larger than" in refusal(taken())
+    assert "larger than" in read_refusal(taken())
     assert not (taken() / "submission.csv").exists()
     assert time.monotonic() - began < 1
 
@@ -127,7 +127,7 @@ def test_a_file_that_grows_while_it_is_read_stays_within_the_cap(work, taken, mo
         return read(source, size)
 
     monkeypatch.setattr(os, "read", growing)
-    assert "grows" in refusal(taken())
+    assert "grows" in read_refusal(taken())
     assert sum(p.stat().st_size for p in taken().iterdir()) < 1000
 
 
@@ -147,10 +147,10 @@ def test_copying_needs_little_memory(work, tmp_path):
 
 
 def test_a_forged_refusal_or_leftover_name_is_not_taken_over(work, taken):
-    (work / REFUSED).write_text("forged")
+    (work / REFUSAL_FILE).write_text("forged")
     (work / ".copying").write_text("forged")
     (work / "submission.csv").write_text("id,label\n")
-    assert refusal(taken()) == ""
+    assert read_refusal(taken()) == ""
     assert {path.name for path in taken().iterdir()} == {"submission.csv"}
 
 
@@ -170,7 +170,7 @@ def test_the_number_and_size_of_logs_are_bounded(work, taken):
 @pytest.fixture
 def tree(tmp_path, work):
     def take(files=100, size=1 << 20):
-        collect_tree(work, tmp_path / "tree", Quota(files, size), frozenset({"results.json"}))
+        collect_tree(work, tmp_path / "tree", CopyQuota(files, size), frozenset({"results.json"}))
         return tmp_path / "tree"
 
     return take
@@ -190,25 +190,25 @@ def test_a_tree_is_copied_without_links_and_without_what_is_left_out(work, tree,
     os.link(host / "secret.csv", work / "hard")
     os.mkfifo(work / "pipe")
     assert names_in(tree()) == {"a.csv", "results/run.json", "results/results.json"}
-    assert refusal(tree()) == ""
+    assert read_refusal(tree()) == ""
 
 
 def test_too_many_files_refuse_the_tree(work, tree):
     for n in range(120):
         (work / f"{n}.txt").write_text("x")
-    assert "too many files" in refusal(tree())
+    assert "too many files" in read_refusal(tree())
 
 
 def test_too_many_empty_folders_refuse_the_tree(work, tree):
     for n in range(300):
         (work / f"{n}").mkdir()
-    assert "too many files and folders" in refusal(tree())
+    assert "too many files and folders" in read_refusal(tree())
 
 
 def test_too_many_bytes_refuse_the_tree(work, tree):
     for n in range(3):
         (work / f"{n}.bin").write_bytes(b"x" * 400_000)
-    assert "larger than" in refusal(tree())
+    assert "larger than" in read_refusal(tree())
 
 
 def test_a_deep_tree_and_the_longest_names_are_no_trouble(work, tree):

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sia_runner.records import OutcomeKind
-from sia_runner.tasks.verifiers.letter import finder, letter
+from sia_runner.tasks.verifiers.answers import letter_finder, letter_in_text
 
-FIND = finder("ABCD")
+FIND = letter_finder("ABCD")
 LETTERS = st.sampled_from("ABCD")
 
 
@@ -119,15 +119,15 @@ def test_a_capital_a_is_the_option_before_a_conjunction_and_an_article_before_an
 
 
 def test_the_letter_is_judged_against_the_key():
-    judge = letter(["A", "B", "C", "D"])
+    judge = letter_in_text(["A", "B", "C", "D"])
     assert judge("The answer is (b).", "B") == (OutcomeKind.CORRECT, 1.0)
     assert judge("The answer is (c).", "B") == (OutcomeKind.WRONG, 0.0)
     assert judge("B or C", "B") == (OutcomeKind.INVALID_FORMAT, 0.0)
 
 
 def test_letters_that_are_no_choice_do_not_count():
-    assert finder("AB")("The answer is C") is None
-    assert finder("ABCDE")("The answer is E") == "E"
+    assert letter_finder("AB")("The answer is C") is None
+    assert letter_finder("ABCDE")("The answer is E") == "E"
 
 
 @given(st.text(max_size=3000))

@@ -9,7 +9,7 @@ from sklearn import metrics
 
 from sia_runner.records import OutcomeKind
 from sia_runner.tasks.protocol import TaskError
-from sia_runner.tasks.verifiers.measures import MEASURES, outcomes, scale_of
+from sia_runner.tasks.verifiers.measures import MEASURES, measure_outcomes, scale_of
 from tests.tasks.making import keys, small_task, spec, submit
 
 KIND = OutcomeKind
@@ -21,7 +21,7 @@ def measured(name, gold, given, choices=()):
     truths = {str(unit): str(truth) for unit, truth in enumerate(gold)}
     cells = {str(unit): tuple(map(str, row)) for unit, row in enumerate(given) if row is not None}
     measure = MEASURES[name]
-    found = outcomes(measure, cells, set(), truths, scale_of(measure, truths.values(), choices))
+    found = measure_outcomes(measure, cells, set(), truths, scale_of(measure, truths.values(), choices))
     aggregate = measure.aggregate(truths) if measure.aggregate else (lambda o: sum(x.value for x in o) / len(o))
     return aggregate(found), found
 

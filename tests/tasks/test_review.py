@@ -6,17 +6,26 @@ from collections.abc import Callable, Iterable
 import pytest
 import yaml
 
-from sia_runner.schema.task import TableTask as Spec
+from sia_runner.config.task import TableTaskConfig as Spec
 from sia_runner.tasks.review import reviewer
-from sia_runner.tasks.review.columns import telling_columns
-from sia_runner.tasks.review.finding import Finding, Review
-from sia_runner.tasks.review.gaming import Games
-from sia_runner.tasks.review.hostile import hostile_submissions
-from sia_runner.tasks.review.judging import check_contract, check_time, unsafe_code
-from sia_runner.tasks.review.records import plain, records
-from sia_runner.tasks.review.seen import gold_in_description, gold_in_programs, gold_in_view
-from sia_runner.tasks.review.splitting import few_questions, leaking_splits
-from sia_runner.tasks.review.subject import Sample, Subject
+from sia_runner.tasks.review.attacks import ScoringAttacks, hostile_submissions
+from sia_runner.tasks.review.leaks import (
+    few_questions,
+    gold_in_description,
+    gold_in_programs,
+    gold_in_view,
+    leaking_splits,
+    telling_columns,
+)
+from sia_runner.tasks.review.reviewer import check_contract, check_time, unsafe_code
+from sia_runner.tasks.review.subject import (
+    ReferenceSubmission,
+    TaskFinding,
+    TaskReview,
+    TaskUnderReview,
+    comparable_cell,
+    rows_of_text,
+)
 from sia_runner.tasks.table import TableTask
 from tests.tasks.broken import FAULTS, GOOD, sound, write
 from tests.tasks.making import submit
@@ -26,22 +35,22 @@ def subject_of(made, folder):
     write(made, folder / "task")
     declared = yaml.safe_load((folder / "task" / "conf" / "task" / "broken.yaml").read_text())
     (folder / "scratch").mkdir()
-    return Subject(TableTask(Spec.model_validate(declared), 0, folder / "cache"), folder / "scratch")
+    return TaskUnderReview(TableTask(Spec.model_validate(declared), 0, folder / "cache"), folder / "scratch")
 
 
-def games(subject) -> Iterable[Finding]:
+def games(subject) -> Iterable[TaskFinding]:
     honest = subject.verify_rows(subject.gold.items())
-    return Games(subject, honest.value).findings(lambda _: None)
+    return ScoringAttacks(subject, honest.value).findings(lambda _: None)
 
 
-def contract(subject) -> Iterable[Finding]:
+def contract(subject) -> Iterable[TaskFinding]:
     rows = list(subject.gold.items())
     return check_contract(subject, subject.verify_rows(rows), rows[: len(rows) // 2])
 
 
-def gathered(look) -> Callable[[Subject], list[Finding]]:
+def gathered(look) -> Callable[[TaskUnderReview], list[TaskFinding]]:
     def findings(subject):
-        found = Review()
+        found = TaskReview()
         look(subject, found)
         return found.findings
 
@@ -122,16 +131,20 @@ def test_where_only_the_task_can_read_a_submission_that_of_the_reference_is_repe
     view = task.lay_out(task.rounds("select")[0], tmp_path / "view", "s")
     half = {name: task._units.answers[unit] for name, unit in [*view.keys.items()][:30]}
     handed_in = submit(tmp_path / "in", "".join(f"{name} {gold}\n" for name, gold in half.items()), "answers.bin")
-    found = reviewer.review(task, tmp_path / "near", Sample(handed_in, view.keys))
+    found = reviewer.review(task, tmp_path / "near", ReferenceSubmission(handed_in, view.keys))
     assert {one.code for one in found.findings} >= codes
     assert bool(found.findings) == bool(codes)
     assert any("judging 61 answers takes" in note for note in found.notes)
 
 
 def test_a_hole_is_told_once_however_many_ways_lead_through_it():
-    found = Review()
+    found = TaskReview()
     found.add(
-        [Finding("a", "one way", "x", "mend it"), Finding("a", "another", "x", "mend it"), Finding("a", "b", "y", "c")]
+        [
+            TaskFinding("a", "one way", "x", "mend it"),
+            TaskFinding("a", "another", "x", "mend it"),
+            TaskFinding("a", "b", "y", "c"),
+        ]
     )
     assert [one.what for one in found.findings] == ["one way", "b"]
 
@@ -151,7 +164,7 @@ def test_a_hole_is_told_once_however_many_ways_lead_through_it():
     ],
 )
 def test_what_stands_together_is_a_row_in_any_text_file(name, text):
-    assert any({"17", "land"} <= row for row in records(text.encode(), name))
+    assert any({"17", "land"} <= row for row in rows_of_text(text.encode(), name))
 
 
 def test_rows_apart_are_not_one():
@@ -159,8 +172,8 @@ def test_rows_apart_are_not_one():
         ("a.csv", "id,label\n17,land\n18,water\n"),
         ("a.json", '[{"id": 17, "label": "land"}, {"id": 18}]'),
     ):
-        assert not any({"18", "land"} <= row for row in records(text.encode(), name))
+        assert not any({"18", "land"} <= row for row in rows_of_text(text.encode(), name))
 
 
 def test_spellings_of_one_cell_are_one():
-    assert plain(' "Land" ') == plain("land") == plain("('LAND')")
+    assert comparable_cell(' "Land" ') == comparable_cell("land") == comparable_cell("('LAND')")

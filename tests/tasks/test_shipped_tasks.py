@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sia_runner.ground.resources import bundled, cache_dir
+from sia_runner.config.task import SiaFolderTaskConfig
+from sia_runner.config.task import TableTaskConfig as Spec
 from sia_runner.records import OutcomeKind
-from sia_runner.schema.task import SiaFolderTask
-from sia_runner.schema.task import TableTask as Spec
+from sia_runner.system import bundled_folder, cache_dir
 from sia_runner.tasks.protocol import TaskError
-from sia_runner.tasks.splits import blocks
+from sia_runner.tasks.questions import group_of_id, load_questions
+from sia_runner.tasks.splits import tied_blocks
 from sia_runner.tasks.table import TableTask
-from sia_runner.tasks.units import group_of, load_units
 from tests.tasks.making import read_csv
 
 NATIVE = ("smoke", "lawbench", "spaceship_titanic")
 
 
 def yaml_of(name):
-    return bundled("conf") / "task" / f"{name}.yaml"
+    return bundled_folder("conf") / "task" / f"{name}.yaml"
 
 
 def load(name):
@@ -53,7 +53,7 @@ def test_a_task_file_is_short_and_says_first_what_the_task_is(name):
 def test_custom_fits_the_schema_once_its_folder_is_named():
     config = OmegaConf.load(yaml_of("custom"))
     config.dir = "somewhere"
-    assert SiaFolderTask.model_validate(OmegaConf.to_container(config)).metric.name == "accuracy"
+    assert SiaFolderTaskConfig.model_validate(OmegaConf.to_container(config)).metric.name == "accuracy"
 
 
 def test_every_split_has_questions_and_val_is_sharp_enough(task):
@@ -72,16 +72,16 @@ def test_the_counts_are_those_of_the_data(task):
 
 
 def test_no_group_and_no_text_is_in_two_splits(task):
-    units = load_units(task._spec, task._source)
-    ties = [units.content, group_of] if task.name == "spaceship_titanic" else [units.content]
+    units = load_questions(task._spec, task._source)
+    ties = [units.content, group_of_id] if task.name == "spaceship_titanic" else [units.content]
     place = {unit: name for name, members in task.splits().items() for unit in members}
     place |= {unit: "taught" for name in ("train", "rollout") for unit in task.splits()[name]}
-    for block in blocks(units.labelled, ties):
+    for block in tied_blocks(units.labelled, ties):
         assert len({place[unit] for unit in block}) == 1
 
 
 def test_every_answer_of_dev_and_val_is_taught(task):
-    units = load_units(task._spec, task._source)
+    units = load_questions(task._spec, task._source)
     (round_,) = task.rounds("select")
     taught = {units.answers[unit] for unit in round_.train}
     assert {units.answers[unit] for unit in round_.questions} <= taught
@@ -89,7 +89,7 @@ def test_every_answer_of_dev_and_val_is_taught(task):
 
 def test_gold_answers_in_the_ids_of_a_view_score_one(task, tmp_path):
     (round_,) = task.rounds("test")
-    view, units = task.lay_out(round_, tmp_path / "view", "salt"), load_units(task._spec, task._source)
+    view, units = task.lay_out(round_, tmp_path / "view", "salt"), load_questions(task._spec, task._source)
     columns = task._spec.columns
     rows = "".join(f'{name},"{units.answers[unit]}"\n' for name, unit in view.keys.items())
     (tmp_path / "s").mkdir()
@@ -121,7 +121,9 @@ def test_launching_loads_no_heavy_module():
         "print(sorted({'numpy', 'scipy', 'pandas', 'sklearn', 'optuna'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=bundled("conf").parent)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, cwd=bundled_folder("conf").parent
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -141,8 +143,8 @@ def test_the_smoke_reference_answers_every_question_with_the_majority(tmp_path):
 
 
 def test_the_smoke_data_is_the_same_on_every_machine(tmp_path):
-    from sia_runner.rundir import sha256_of
+    from sia_runner.store.run_directory import sha256_of
 
-    script = bundled("tasks") / "smoke" / "make_data.py"
+    script = bundled_folder("tasks") / "smoke" / "make_data.py"
     subprocess.run([sys.executable, "-I", str(script), "--out", str(tmp_path)], check=True, timeout=60)
     assert sha256_of(tmp_path / "labelled.csv") == "d77b959ba6b658ddfb1da98a5a25a36aacf6c8cf585df92e243ce49ad6ac6d6f"

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
+from sia_runner.config.task import SiaFolderTaskConfig
 from sia_runner.records import OutcomeKind
-from sia_runner.schema.task import SiaFolderTask
 from sia_runner.tasks.protocol import TaskError
-from sia_runner.tasks.sia_folder import SiaFolder, numbers
+from sia_runner.tasks.sia_folder import SiaFolder, finite_numbers
 from tests.tasks.making import ends
 
 KIND = OutcomeKind
@@ -48,7 +48,7 @@ def folder(tmp_path):
 
 def load(folder, metric="accuracy", verify=30.0, **limits):
     return SiaFolder(
-        SiaFolderTask.model_validate(
+        SiaFolderTaskConfig.model_validate(
             {
                 "name": "custom",
                 "_target_": "sia_runner.tasks.sia_folder.SiaFolder",
@@ -239,4 +239,4 @@ def test_a_folder_that_is_no_task_is_refused_in_one_line(folder, gone, message):
 
 def test_only_finite_numbers_are_taken_from_results():
     results = {"a": 1, "b": {"c": 0.5, "d": "text", "e": [1, 2]}, "f": None, "g": float("nan"), "h": True, "i": 10**400}
-    assert numbers(results) == {"a": 1.0, "b.c": 0.5, "h": 1.0}
+    assert finite_numbers(results) == {"a": 1.0, "b.c": 0.5, "h": 1.0}

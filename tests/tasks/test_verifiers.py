@@ -13,8 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.tasks.verifiers.auc import auc
-from sia_runner.tasks.verifiers.common import choice, exact_match, finite, judge_all, numeric, rank_scores
+from sia_runner.tasks.verifiers.answers import (
+    auc,
+    exact_match,
+    finite_number,
+    judge_all,
+    number_within,
+    one_of_choices,
+    rank_scores,
+)
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_answers
 
 GOLD = {f"q{n}": "abcd"[n % 4] for n in range(12)}
@@ -183,7 +190,7 @@ def test_exact_match_forgives_spaces_and_unicode_form_and_nothing_else():
 
 
 def test_choice_takes_the_whole_cell_in_any_case():
-    judge = choice(["A", "B", "True"])
+    judge = one_of_choices(["A", "B", "True"])
     assert judge("b", "B") == (OutcomeKind.CORRECT, 1.0)
     assert judge(" TRUE ", "True") == (OutcomeKind.CORRECT, 1.0)
     assert judge("A", "B") == (OutcomeKind.WRONG, 0.0)
@@ -192,7 +199,7 @@ def test_choice_takes_the_whole_cell_in_any_case():
 
 
 def test_numeric_counts_within_the_tolerance_and_knows_no_nan():
-    judge = numeric(0.1)
+    judge = number_within(0.1)
     assert judge("3.05", "3")[0] is OutcomeKind.CORRECT
     assert judge("3e0", "3")[0] is OutcomeKind.CORRECT
     assert judge("3.2", "3")[0] is OutcomeKind.WRONG
@@ -202,10 +209,10 @@ def test_numeric_counts_within_the_tolerance_and_knows_no_nan():
 
 @given(st.text(max_size=20))
 def test_no_text_breaks_a_judge(text):
-    for judge in (exact_match(), choice(["1", "2"]), numeric(0.5)):
+    for judge in (exact_match(), one_of_choices(["1", "2"]), number_within(0.5)):
         kind, value = judge(text, "1")
         assert value == float(kind is OutcomeKind.CORRECT)
-    assert finite(text) is None or abs(finite(text)) < float("inf")
+    assert finite_number(text) is None or abs(finite_number(text)) < float("inf")
 
 
 # --- the property -------------------------------------------------------------------------------------------
@@ -256,7 +263,7 @@ def test_no_submission_scores_above_its_distinct_right_answers(tmp_path_factory,
 def test_no_bytes_break_the_reader_or_earn_what_they_do_not_hold(tmp_path_factory, data, start):
     path = tmp_path_factory.mktemp("p") / "submission.csv"
     path.write_bytes(start + data)
-    for judge in (exact_match(), choice(list("abcd"))):
+    for judge in (exact_match(), one_of_choices(list("abcd"))):
         assert total(path, judge) <= len(could_earn(data.decode("utf-8", "replace").lower().replace("\0", "")))
 
 

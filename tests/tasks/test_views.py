@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from sia_runner.tasks.protocol import Round
+from sia_runner.tasks.protocol import Fold
 from tests.tasks.making import read_csv, small_task
 
 
@@ -84,7 +84,7 @@ def test_no_file_of_a_view_is_a_link_into_the_data(task, select, tmp_path):
 
 
 def test_a_round_without_training_data_has_no_train_file(task, tmp_path):
-    view = task.lay_out(Round([], task.splits()["dev"]), tmp_path / "view", "salt")
+    view = task.lay_out(Fold([], task.splits()["dev"]), tmp_path / "view", "salt")
     assert not (view.path / "train.csv").exists()
     assert "train.csv" not in (view.path / "task.md").read_text()
 

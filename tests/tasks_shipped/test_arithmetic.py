@@ -9,18 +9,18 @@ from typing import cast
 import pytest
 from omegaconf import OmegaConf
 
-from sia_runner.agents import declared
-from sia_runner.agents.space import Space, Variant
-from sia_runner.ground.resources import bundled, cache_dir
-from sia_runner.rundir import sha256_of
-from sia_runner.schema.task import TableTask as Spec
+from sia_runner.config.task import TableTaskConfig as Spec
+from sia_runner.proposers import recipe_space
+from sia_runner.proposers.recipe_space import Space, Variant
+from sia_runner.store.run_directory import sha256_of
+from sia_runner.system import bundled_folder, cache_dir
 from sia_runner.tasks.table import TableTask
 
 pytest.importorskip("aiohttp", reason="NOT CHECKED: aiohttp is not installed (pip install 'sia-runner[models]')")
 from tests.provider import Answer, ProviderServer, Reset, Status
 
-TASK = bundled("tasks") / "arithmetic"
-SPACE = cast(Space, declared.load(TASK / "recipes"))
+TASK = bundled_folder("tasks") / "arithmetic"
+SPACE = cast(Space, recipe_space.load_space(TASK / "recipes"))
 REFERENCE = (TASK / "reference" / "target_agent.py").read_text(encoding="utf-8")
 SUMS = {str(i): (f"{100 + i}+{1 + i % 4}=", str(101 + i + i % 4)) for i in range(40)}
 
@@ -56,7 +56,9 @@ def recipe(name, **constants):
 
 
 def load(split_seed=0):
-    spec = Spec.model_validate(OmegaConf.to_container(OmegaConf.load(bundled("conf") / "task" / "arithmetic.yaml")))
+    spec = Spec.model_validate(
+        OmegaConf.to_container(OmegaConf.load(bundled_folder("conf") / "task" / "arithmetic.yaml"))
+    )
     return TableTask(spec, split_seed, cache_dir())
 
 

@@ -11,13 +11,13 @@ from typing import cast
 
 import pytest
 
-from sia_runner.agents import declared
-from sia_runner.agents.space import Space
-from sia_runner.ground.resources import bundled
+from sia_runner.proposers import recipe_space
+from sia_runner.proposers.recipe_space import Space
+from sia_runner.system import bundled_folder
 from sia_runner.tasks.worker import load_module
 
-TASK = bundled("tasks") / "longcot_chess"
-SPACE = cast(Space, declared.load(TASK / "recipes"))
+TASK = bundled_folder("tasks") / "longcot_chess"
+SPACE = cast(Space, recipe_space.load_space(TASK / "recipes"))
 EXACT = load_module(TASK / "recipes" / "exact.py")
 MATE_IN_TWO = "6k1/5ppp/8/8/8/8/5PPP/R2R2K1 w - - 0 1"  # Ra8+ or Rd8+, and the last rank gives way
 

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sia_runner.ground.resources import bundled
 from sia_runner.records import OutcomeKind
+from sia_runner.system import bundled_folder
 from sia_runner.tasks.worker import load_module
 
 pytest.importorskip("chess", reason="NOT CHECKED: chess is not installed (pip install 'sia-runner[chess]')")
-VERIFIER = load_module(bundled("tasks") / "longcot_chess" / "verifier.py")
+VERIFIER = load_module(bundled_folder("tasks") / "longcot_chess" / "verifier.py")
 line, tour, verify = VERIFIER.line, VERIFIER.tour, VERIFIER.verify
 integer, moves = VERIFIER.integer, VERIFIER.moves
 KIND = OutcomeKind

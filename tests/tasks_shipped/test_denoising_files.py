@@ -13,14 +13,14 @@ import yaml
 from scipy import sparse
 from scipy.io import mmwrite
 
-from sia_runner.ground.resources import bundled
+from sia_runner.config.task import TableTaskConfig as Spec
 from sia_runner.records import OutcomeKind
-from sia_runner.schema.task import TableTask as Spec
+from sia_runner.system import bundled_folder
 from sia_runner.tasks.table import TableTask
 from sia_runner.tasks.worker import load_module
 from tests.tasks.making import read_csv
 
-TASK = bundled("tasks") / "denoising"
+TASK = bundled_folder("tasks") / "denoising"
 load_module(TASK / "verifier.py")  # puts its folder on the path
 count_files, dealt = import_module("count_files"), import_module("molecules").dealt
 read_counts, UnreadableError = count_files.read_counts, count_files.UnreadableError
@@ -187,7 +187,7 @@ def test_no_matrix_holds_a_molecule_that_is_judged_in_it_or_later(tmp_path, coun
 
 
 def test_a_10x_file_becomes_a_task_whose_20_parts_share_one_answer(tmp_path, counts):
-    spec = yaml.safe_load((bundled("conf") / "task" / "denoising_real.yaml").read_text(encoding="utf-8"))
+    spec = yaml.safe_load((bundled_folder("conf") / "task" / "denoising_real.yaml").read_text(encoding="utf-8"))
     spec["data"]["local"] = str(tenx_h5(tmp_path / "pbmc_1k_v3_filtered_feature_bc_matrix.h5", counts))
     task = TableTask(Spec.model_validate(spec), 0, tmp_path / "cache")
     task.prepare(lambda _: None)

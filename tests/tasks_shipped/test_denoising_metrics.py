@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sia_runner.ground.resources import bundled
+from sia_runner.system import bundled_folder
 from sia_runner.tasks.worker import load_module
 
-load_module(bundled("tasks") / "denoising" / "verifier.py")  # puts its folder on the path
+load_module(bundled_folder("tasks") / "denoising" / "verifier.py")  # puts its folder on the path
 open_problems, dealt = import_module("open_problems"), import_module("molecules").dealt
 guard = import_module("beyond")
 

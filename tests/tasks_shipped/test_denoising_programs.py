@@ -10,21 +10,20 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sia_runner.agents import declared
-from sia_runner.agents.constants import Choice, Constant, Value
-from sia_runner.agents.space import Recipe, Space, Variant
-from sia_runner.ground.resources import bundled
+from sia_runner.proposers import recipe_space
+from sia_runner.proposers.recipe_space import ChoiceConstant, Constant, ConstantValue, Recipe, Space, Variant
+from sia_runner.system import bundled_folder
 from sia_runner.tasks.worker import load_module
 from tests.tasks_shipped.together import run_together
 
-TASK = bundled("tasks") / "denoising"
+TASK = bundled_folder("tasks") / "denoising"
 load_module(TASK / "verifier.py")  # puts its folder on the path
 simulate, dealt, reached = (
     import_module("simulate"),
     import_module("molecules").dealt,
     import_module("open_problems").reached,
 )
-SPACE = cast(Space, declared.load(TASK / "recipes"))
+SPACE = cast(Space, recipe_space.load_space(TASK / "recipes"))
 HAS_MAGIC = find_spec("magic") is not None
 OFFLINE = [recipe for recipe in SPACE.recipes.values() if recipe.name != "magic_package"]
 needs_magic = pytest.mark.skipif(not HAS_MAGIC, reason="NOT CHECKED: MAGIC needs pip install 'sia-runner[denoising]'")
@@ -65,8 +64,8 @@ def score(folder: Path, pairs) -> float:
 
 
 def corner(recipe: Recipe, highest: bool) -> Variant:
-    def end(constant: Constant) -> Value:
-        if isinstance(constant, Choice):
+    def end(constant: Constant) -> ConstantValue:
+        if isinstance(constant, ChoiceConstant):
             return constant.choices[-1 if highest else 0]
         return constant.tidy(constant.high if highest else constant.low)
 

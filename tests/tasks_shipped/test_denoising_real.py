@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 import yaml
 
-from sia_runner.agents import declared
-from sia_runner.agents.space import Space
-from sia_runner.ground.resources import bundled
+from sia_runner.config.task import TableTaskConfig as Spec
+from sia_runner.proposers import recipe_space
+from sia_runner.proposers.recipe_space import Space
 from sia_runner.records import OutcomeKind
-from sia_runner.schema.task import TableTask as Spec
+from sia_runner.system import bundled_folder
 from sia_runner.tasks.table import TableTask
 
 FILE = os.environ.get("SIA_PBMC_1K", "")
@@ -29,11 +29,11 @@ PUBLISHED = 0.304  # mse_norm of MAGIC on 1k PBMC: openproblems.bio, denoising
 )
 @pytest.mark.skipif(not find_spec("magic"), reason="NOT CHECKED: MAGIC needs pip install 'sia-runner[denoising]'")
 def test_magic_reaches_its_published_figure_on_1k_pbmc(tmp_path):
-    spec = yaml.safe_load((bundled("conf") / "task" / "denoising_real.yaml").read_text(encoding="utf-8"))
+    spec = yaml.safe_load((bundled_folder("conf") / "task" / "denoising_real.yaml").read_text(encoding="utf-8"))
     spec["data"]["local"] = FILE
     task = TableTask(Spec.model_validate(spec), 0, tmp_path / "cache")
     task.prepare(print)
-    space = cast(Space, declared.load(task.folder / "recipes"))
+    space = cast(Space, recipe_space.load_space(task.folder / "recipes"))
     program = tmp_path / "target_agent.py"
     program.write_text(space.program(space.recipes["magic_package"].default()), encoding="utf-8")
     (tmp_path / "work").mkdir()

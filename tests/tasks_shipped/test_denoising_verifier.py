@@ -14,22 +14,22 @@ import pytest
 import yaml
 from scipy import sparse
 
-from sia_runner.ground.resources import bundled, cache_dir
+from sia_runner.config.task import TableTaskConfig as Spec
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.schema.task import TableTask as Spec
+from sia_runner.system import bundled_folder, cache_dir
 from sia_runner.tasks.table import TableTask
 from sia_runner.tasks.worker import load_module
 from tests.tasks.making import read_csv
 
 KIND = OutcomeKind
 Make = Callable[[np.ndarray, np.ndarray], Any]  # (train, held_out) -> an array, or bytes, or None: no file
-TASK = bundled("tasks") / "denoising"
+TASK = bundled_folder("tasks") / "denoising"
 VERIFIER = load_module(TASK / "verifier.py")
 
 
 @pytest.fixture(scope="module")
 def task():
-    spec = yaml.safe_load((bundled("conf") / "task" / "denoising.yaml").read_text(encoding="utf-8"))
+    spec = yaml.safe_load((bundled_folder("conf") / "task" / "denoising.yaml").read_text(encoding="utf-8"))
     found = TableTask(Spec.model_validate(spec), 0, cache_dir())
     found.prepare(lambda _: None)
     return found

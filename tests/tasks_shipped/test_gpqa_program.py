@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from sia_runner.ground.resources import bundled
+from sia_runner.system import bundled_folder
 
 pytest.importorskip("openai", reason="NOT CHECKED: openai is not installed (pip install 'sia-runner[models]')")
 from tests.provider import Answer, ProviderServer, Reset, Status
 
-PROGRAM = bundled("tasks") / "gpqa" / "reference" / "target_agent.py"
+PROGRAM = bundled_folder("tasks") / "gpqa" / "reference" / "target_agent.py"
 HEADER = ("id", "question", "A", "B", "C", "D", "domain", "subdomain")
 REPLIES = {
     "0": Answer("B"),

@@ -8,14 +8,13 @@ from typing import cast
 
 import pytest
 
-from sia_runner.agents import declared
-from sia_runner.agents.constants import Choice, Constant, Value
-from sia_runner.agents.space import Recipe, Space, Variant
-from sia_runner.ground.resources import bundled
+from sia_runner.proposers import recipe_space
+from sia_runner.proposers.recipe_space import ChoiceConstant, Constant, ConstantValue, Recipe, Space, Variant
+from sia_runner.system import bundled_folder
 from tests.tasks_shipped.together import run_together
 
-TASK = bundled("tasks") / "lawbench"
-SPACE = cast(Space, declared.load(TASK / "recipes"))
+TASK = bundled_folder("tasks") / "lawbench"
+SPACE = cast(Space, recipe_space.load_space(TASK / "recipes"))
 DEFAULTS = [SPACE.program(recipe.default()) for recipe in SPACE.recipes.values()]
 CRIMES = {
     "盗窃": "窃取财物",
@@ -70,8 +69,8 @@ def accuracy(home: Path, gold: dict[str, str]) -> float:
 
 
 def corner(recipe: Recipe, highest: bool) -> Variant:
-    def end(constant: Constant) -> Value:
-        if isinstance(constant, Choice):
+    def end(constant: Constant) -> ConstantValue:
+        if isinstance(constant, ChoiceConstant):
             return constant.choices[-1 if highest else 0]
         return constant.tidy(constant.high if highest else constant.low)
 

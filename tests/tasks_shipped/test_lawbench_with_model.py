@@ -10,16 +10,16 @@ from typing import cast
 import pytest
 from omegaconf import OmegaConf
 
-from sia_runner.agents import declared
-from sia_runner.agents.space import Space, Variant
-from sia_runner.ground.resources import bundled
-from sia_runner.schema.task import TableTask as Spec
+from sia_runner.config.task import TableTaskConfig as Spec
+from sia_runner.proposers import recipe_space
+from sia_runner.proposers.recipe_space import Space, Variant
+from sia_runner.system import bundled_folder
 
 pytest.importorskip("aiohttp", reason="NOT CHECKED: aiohttp is not installed (pip install 'sia-runner[models]')")
 from tests.provider import Answer, ProviderServer, Reset, Status
 
-WITH_MODEL = bundled("tasks") / "lawbench" / "with_model"
-SPACE = cast(Space, declared.load(WITH_MODEL / "recipes"))
+WITH_MODEL = bundled_folder("tasks") / "lawbench" / "with_model"
+SPACE = cast(Space, recipe_space.load_space(WITH_MODEL / "recipes"))
 REFERENCE = (WITH_MODEL / "reference" / "target_agent.py").read_text(encoding="utf-8")
 CLASSES = ["盗窃", "诈骗", "非法占用农用地", "[窝藏、包庇]"]
 TEXTS = {str(i): "".join(chr(0x4E00 + 500 * i + place) for place in range(400)) for i in range(6)}
@@ -65,7 +65,9 @@ def test_the_start_asks_each_beginning_once_under_its_own_id_and_answers_the_rep
 
 
 def test_the_start_asks_what_the_tiny_policy_is_warmed_on():
-    spec = Spec.model_validate(OmegaConf.to_container(OmegaConf.load(bundled("conf") / "task" / "lawbench.yaml")))
+    spec = Spec.model_validate(
+        OmegaConf.to_container(OmegaConf.load(bundled_folder("conf") / "task" / "lawbench.yaml"))
+    )
     assert spec.said and spec.said.prompt.format(text=TEXTS["1"]) == TEXTS["1"][:240]
     assert "CHARACTERS = 240" in REFERENCE
 

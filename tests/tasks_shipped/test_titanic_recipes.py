@@ -7,14 +7,13 @@ from typing import cast
 
 import pytest
 
-from sia_runner.agents import declared
-from sia_runner.agents.constants import Choice, Constant, Value
-from sia_runner.agents.space import Recipe, Space, Variant
-from sia_runner.ground.resources import bundled
+from sia_runner.proposers import recipe_space
+from sia_runner.proposers.recipe_space import ChoiceConstant, Constant, ConstantValue, Recipe, Space, Variant
+from sia_runner.system import bundled_folder
 from tests.tasks_shipped.together import run_together
 
-TASK = bundled("tasks") / "spaceship_titanic"
-SPACE = cast(Space, declared.load(TASK / "recipes"))
+TASK = bundled_folder("tasks") / "spaceship_titanic"
+SPACE = cast(Space, recipe_space.load_space(TASK / "recipes"))
 SPENDING = ("RoomService", "FoodCourt", "ShoppingMall", "Spa", "VRDeck")
 ODD = ("", " ", "Zoë  ", '"; DROP, it', "星 🚀\u200b", "a\nb", "=1+1", "\ufeff", "x" * 5000)
 CABINS = ("", "/", "F//P", "T", "B/0/S/extra", "🚀/١٢/S", "G/nan/P", "C/-7/P", "D/1e400/S")
@@ -68,8 +67,8 @@ def accuracy(home: Path, gold: dict[str, str]) -> float:
 
 
 def corner(recipe: Recipe, highest: bool) -> Variant:
-    def end(constant: Constant) -> Value:
-        if isinstance(constant, Choice):
+    def end(constant: Constant) -> ConstantValue:
+        if isinstance(constant, ChoiceConstant):
             return constant.choices[-1 if highest else 0]
         return constant.tidy(constant.high if highest else constant.low)
 

@@ -98,7 +98,7 @@ def kill_all(run):
 
 def sync(run, server, *given, key="k" * 40):
     env = {**os.environ, **OFFLINE, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": key}
-    command = [sys.executable, "-m", "sia_runner.sync", str(run), *given]
+    command = [sys.executable, "-m", "sia_runner", "sync", str(run), *given]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 

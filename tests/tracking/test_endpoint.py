@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sia_runner.tracking import endpoint
+from sia_runner.tracking import server as endpoint
 from tests.tracking.server import serving
 from tests.wandb_server import KEY
 
@@ -22,7 +22,7 @@ def test_what_the_server_says(behaviour, says):
 
 
 def test_a_server_that_does_not_answer_in_time_is_away(monkeypatch):
-    monkeypatch.setattr(endpoint, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(endpoint, "_ANSWER_SECONDS", 0.2)
     with serving() as server:
         server.behaviour = "hangs"
         assert "cannot be reached" in endpoint.why_offline(settings(server.url))

@@ -2,7 +2,7 @@
 
 import json
 
-from sia_runner.rundir import RunDir
+from sia_runner.store.run_directory import RunDir
 from sia_runner.tracking import facts
 
 HOSTED = {"name": "anthropic", "kind": "hosted", "model": "sonnet", "base_url": "https://private.example/v1",
@@ -28,7 +28,7 @@ def told(tmp_path, config):
     run = RunDir(tmp_path)
     run.lock.write_text(json.dumps({"git": "abc", "overrides": ["provider.key_file=/home/me/key"], "host": "node1"}))
     run.summary.write_text(json.dumps({"metric": {"name": "accuracy", "higher_is_better": True}}))
-    return facts.facts(run, config)
+    return facts.experiment_facts(run, config)
 
 
 def test_no_path_address_key_or_command_is_told(tmp_path):
@@ -39,19 +39,19 @@ def test_no_path_address_key_or_command_is_told(tmp_path):
 
 
 def test_models_and_tags_say_who_was_called():
-    assert facts.models(CONFIG) == {"meta": "anthropic/sonnet", "target": "anthropic/sonnet"}
-    assert facts.tags(CONFIG) == ["t", "SIA-H", "seed-7", "anthropic/sonnet", "mine"]
+    assert facts.model_names(CONFIG) == {"meta": "anthropic/sonnet", "target": "anthropic/sonnet"}
+    assert facts.run_tags(CONFIG) == ["t", "SIA-H", "seed-7", "anthropic/sonnet", "mine"]
 
 
 def test_a_trained_policy_is_named_by_its_base_and_not_by_its_folder():
     trained = CONFIG | {"trainer": CONFIG["trainer"] | {"kind": "online", "mode": "SIA-W+H"}, "provider": {"name": "o"}}
-    assert facts.models(trained) == {"target": "my-base"}
+    assert facts.model_names(trained) == {"target": "my-base"}
 
 
 def test_runs_of_a_sweep_are_one_group_and_others_none(tmp_path):
     run = tmp_path / "my-sweep" / "deep" / "0-t-seed1"
     run.mkdir(parents=True)
-    assert facts.group(RunDir(run), CONFIG) is None
+    assert facts.run_group(RunDir(run), CONFIG) is None
     (tmp_path / "my-sweep" / "plan.json").write_text("{}")
-    assert facts.group(RunDir(run), CONFIG) == "my-sweep"
-    assert facts.group(RunDir(run), CONFIG | {"tracker": {"group": "given"}}) == "given"
+    assert facts.run_group(RunDir(run), CONFIG) == "my-sweep"
+    assert facts.run_group(RunDir(run), CONFIG | {"tracker": {"group": "given"}}) == "given"

@@ -2,8 +2,8 @@
 
 import json
 
-from sia_runner.rundir import RunDir
-from sia_runner.tracking.story import Story
+from sia_runner.store.run_directory import RunDir
+from sia_runner.tracking.rows import RowStream
 
 USAGE = {"usd": 0.25, "tokens": 10, "calls": 2, "input_tokens": 8, "output_tokens": 2, "unanswered": 0}
 
@@ -25,7 +25,7 @@ def steps(run, n, *numbers):
 
 def test_a_curve_is_told_as_it_grows_and_before_its_verdict(tmp_path):
     run, first = RunDir(tmp_path), {"generations": [generation(1)]}
-    story = Story(run)
+    story = RowStream(run)
     assert [(row.number, row.generation) for row in story.news(first)] == [(0, 1)]
     steps(run, 2, 1, 2)
     assert [row.figures["train/step"] for row in story.news(first)] == [1, 2]
@@ -40,15 +40,15 @@ def test_a_curve_is_told_as_it_grows_and_before_its_verdict(tmp_path):
 def test_told_again_from_the_start_every_row_has_the_same_number(tmp_path):
     run, generations = RunDir(tmp_path), [generation(n) for n in (1, 2, 3)]
     steps(run, 2, 1, 2, 3)
-    live, told = Story(run), []
+    live, told = RowStream(run), []
     for known in range(1, 4):
         told += live.news({"generations": generations[:known]})
-    assert told == list(Story(run).news({"generations": generations}))
+    assert told == list(RowStream(run).news({"generations": generations}))
     assert [row.number for row in told] == list(range(6))
 
 
 def test_a_verdict_has_score_interval_cost_time_and_outcomes(tmp_path):
-    (first, failed) = Story(RunDir(tmp_path)).news({"generations": [generation(1), generation(2, "failed", None)]})
+    (first, failed) = RowStream(RunDir(tmp_path)).news({"generations": [generation(1), generation(2, "failed", None)]})
     figures = first.figures
     assert (figures["val"], figures["val_low"], figures["val_high"], figures["val_n"]) == (0.5, 0.4, 0.6, 40)
     assert (figures["accepted"], figures["seconds"], figures["seconds/run"], figures["usage/usd"]) == (
@@ -63,9 +63,13 @@ def test_a_verdict_has_score_interval_cost_time_and_outcomes(tmp_path):
 
 def test_the_best_score_so_far_is_the_incumbents(tmp_path):
     of = [generation(1, value=0.5), generation(2, "rejected", 0.6), generation(3, value=0.55)]
-    assert [row.figures["best_val"] for row in Story(RunDir(tmp_path)).news({"generations": of})] == [0.5, 0.5, 0.55]
+    assert [row.figures["best_val"] for row in RowStream(RunDir(tmp_path)).news({"generations": of})] == [
+        0.5,
+        0.5,
+        0.55,
+    ]
 
 
 def test_the_price_of_a_call_that_nobody_knows_is_left_out(tmp_path):
-    (row,) = Story(RunDir(tmp_path)).news({"generations": [generation(1, usage=USAGE | {"usd": None})]})
+    (row,) = RowStream(RunDir(tmp_path)).news({"generations": [generation(1, usage=USAGE | {"usd": None})]})
     assert "usage/usd" not in row.figures and row.figures["usage/calls"] == 2

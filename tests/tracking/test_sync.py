@@ -1,4 +1,4 @@
-"""`python -m sia_runner.sync`: what W&B does not have is sent, once."""
+"""`python -m sia_runner sync`: what W&B does not have is sent, once."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from sia_runner.rundir import read_json
+from sia_runner.store.run_directory import read_json
 from tests.conftest import Cli
 from tests.harnesses import MAJORITY, WORDS
 from tests.tracking.conftest import OFFLINE, private_texts, sync

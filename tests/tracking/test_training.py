@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sia_runner.rundir import RunDir, read_json, tree_sha256
+from sia_runner.store.run_directory import RunDir, read_json, tree_sha256
 from tests.arithmetic import SMALL
 from tests.conftest import Cli
 from tests.tracking import offline

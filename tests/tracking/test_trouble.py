@@ -48,7 +48,7 @@ def test_a_server_that_dies_under_way_is_left_behind_after_the_wait(tmp_path):
     assert run.returncode == 0
     kill_all(cli.run)  # it would go on for ten minutes
     (line,) = told(output)
-    assert f"python -m sia_runner.sync {cli.run}" in line and cli.summary["status"] == "completed"
+    assert f"python -m sia_runner sync {cli.run}" in line and cli.summary["status"] == "completed"
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def test_a_full_disk_costs_one_warning_and_what_was_not_told_can_be_pushed(track
             assert sender_ended(cli.run)
         assert run.returncode == 0 and generations(cli) == generations(tracked)
         (line,) = told(output)
-        assert "No space left on device" in line and f"python -m sia_runner.sync {cli.run}" in line
+        assert "No space left on device" in line and f"python -m sia_runner sync {cli.run}" in line
         assert sync(cli.run, server).returncode == 0
         (there,) = server.runs.values()
         assert [row["generation"] for row in there["rows"]] == [1, 2, 3]

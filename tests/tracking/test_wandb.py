@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from sia_runner.rundir import read_json
+from sia_runner.store.run_directory import read_json
 from tests.conftest import Cli
 from tests.harnesses import MAJORITY, WORDS
 from tests.tracking import offline
@@ -79,7 +79,7 @@ def test_no_question_answer_or_key_is_in_anything_that_wandb_wrote(tracked, _own
 
 def test_it_says_once_that_it_is_offline(tracked):
     (line,) = told(tracked.said)
-    assert "offline: there is no key" in line and f"sia_runner.sync {tracked.run}" in line
+    assert "offline: there is no key" in line and f"sia_runner sync {tracked.run}" in line
     assert (tracked.run / "metrics.csv").read_text().count("\n") == 4
 
 

@@ -8,21 +8,21 @@ import pytest
 torch = pytest.importorskip("torch", reason="adapters are tensors")
 pytest.importorskip("peft", reason="adapters are PEFT's")
 
-from sia_runner.schema.training import Lora  # noqa: E402
-from sia_runner.training import adapters  # noqa: E402
-from sia_runner.training.adapters import Origin, attached  # noqa: E402
-from sia_runner.training.protocol import TrainingError  # noqa: E402
-from tests.training import toy  # noqa: E402
+from sia_runner.config.training import LoraSettings
+from sia_runner.errors import TrainingError
+from sia_runner.training import adapters
+from sia_runner.training.adapters import AdapterOrigin, attached_adapter
+from tests.training import toy
 
 IDS = torch.tensor([toy.prompt_of(unit) for unit in toy.HELD_OUT[:4]])
 SHAPES = {
-    "linear layers": ({}, Lora(rank=4, alpha=8)),
-    "embeddings and head too": ({}, Lora(rank=4, alpha=8, save=["embed_tokens", "lm_head"])),
-    "tied embeddings": ({"tie_word_embeddings": True}, Lora(rank=4, alpha=8, save=["embed_tokens"])),
+    "linear layers": ({}, LoraSettings(rank=4, alpha=8)),
+    "embeddings and head too": ({}, LoraSettings(rank=4, alpha=8, save=["embed_tokens", "lm_head"])),
+    "tied embeddings": ({"tie_word_embeddings": True}, LoraSettings(rank=4, alpha=8, save=["embed_tokens"])),
 }
 
 
-def origin(policy: toy.ToyPolicy, **changes) -> Origin:
+def origin(policy: toy.ToyPolicy, **changes) -> AdapterOrigin:
     values = {
         "base_id": policy.base_id,
         "base_sha256": policy.base_sha256,
@@ -35,7 +35,7 @@ def origin(policy: toy.ToyPolicy, **changes) -> Origin:
         "reward": 0.25,
         "parent": None,
     }
-    return Origin(**{**values, **changes})
+    return AdapterOrigin(**{**values, **changes})
 
 
 def policy_of(model) -> toy.ToyPolicy:
@@ -66,11 +66,11 @@ def trained(request, tmp_path):
 def made(model, lora, out):
     policy = policy_of(model)
     before = logits(model)
-    with attached(policy, lora, None, seed=0) as wrapped:
+    with attached_adapter(policy, lora, None, seed=0) as wrapped:
         assert torch.equal(logits(wrapped), before), "a new adapter changes nothing"
         disturb(wrapped)
         after = logits(wrapped)
-        adapters.save(wrapped, out, origin(policy))
+        adapters.save_adapter(wrapped, out, origin(policy))
     assert not torch.allclose(after, before, atol=1e-2)
     return policy, out, before, after
 
@@ -83,12 +83,12 @@ def test_after_training_the_policy_is_the_bare_base_again(trained):
 
 def test_loading_gives_the_outputs_that_were_saved(trained):
     policy, out, _, after = trained
-    assert torch.equal(logits(adapters.load(policy.model, out, policy.base_sha256, "served")), after)
+    assert torch.equal(logits(adapters.load_adapter(policy.model, out, policy.base_sha256, "served")), after)
 
 
 def test_merging_gives_the_same_outputs_without_peft(trained):
     policy, out, _, after = trained
-    merged = adapters.merge(policy.model, out, policy.base_sha256)
+    merged = adapters.merge_adapter(policy.model, out, policy.base_sha256)
     assert type(merged).__name__ == "Qwen3ForCausalLM"
     assert torch.allclose(logits(merged), after, atol=1e-4)
 
@@ -97,14 +97,14 @@ def test_an_exported_model_needs_neither_peft_nor_us(trained, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     policy, out, _, after = trained
-    adapters.export(policy, out, tmp_path / "model")
+    adapters.export_merged_model(policy, out, tmp_path / "model")
     assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model")), after, atol=1e-4)
     assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == toy.VOCABULARY
 
 
 def test_going_on_from_an_adapter_starts_where_it_ended(trained):
     policy, out, before, after = trained
-    with attached(policy, Lora(rank=2, alpha=2), out, seed=9) as wrapped:  # its own shape is kept
+    with attached_adapter(policy, LoraSettings(rank=2, alpha=2), out, seed=9) as wrapped:  # its own shape is kept
         assert torch.equal(logits(wrapped), after)
         assert any(parameter.requires_grad for parameter in wrapped.parameters())
     assert torch.equal(logits(policy.model), before)
@@ -129,7 +129,7 @@ def test_attention_and_experts_of_a_small_gpt_oss(tmp_path):
         eos_token_id=toy.EOS,
         max_position_embeddings=64,
     )
-    lora = Lora(
+    lora = LoraSettings(
         rank=4,
         alpha=8,
         targets=["q_proj", "k_proj", "v_proj", "o_proj"],
@@ -141,65 +141,65 @@ def test_attention_and_experts_of_a_small_gpt_oss(tmp_path):
     assert any("q_proj" in name for name in names)
     assert torch.equal(logits(policy.model), before)
     bare = copy.deepcopy(policy.model)
-    assert torch.equal(logits(adapters.load(policy.model, out, policy.base_sha256, "served")), after)
-    assert torch.allclose(logits(adapters.merge(bare, out, policy.base_sha256)), after, atol=1e-4)
+    assert torch.equal(logits(adapters.load_adapter(policy.model, out, policy.base_sha256, "served")), after)
+    assert torch.allclose(logits(adapters.merge_adapter(bare, out, policy.base_sha256)), after, atol=1e-4)
 
 
 def adapters_on_disk(out) -> list[str]:
     from safetensors import safe_open
 
-    with safe_open(out / adapters.WEIGHTS, "pt") as file:
+    with safe_open(out / adapters.WEIGHTS_FILE, "pt") as file:
         return list(file.keys())
 
 
 def test_another_base_is_refused_in_one_line(trained):
     policy, out, _, _ = trained
     with pytest.raises(TrainingError, match=r"is an adapter for toy \(sha256 bbbb.*not for the base") as refusal:
-        adapters.load(policy.model, out, "c" * 64, "served")
+        adapters.load_adapter(policy.model, out, "c" * 64, "served")
     assert "\n" not in str(refusal.value)
 
 
 def test_a_folder_without_all_parts_is_no_adapter(trained):
     policy, out, _, _ = trained
-    (out / adapters.WEIGHTS).unlink()
+    (out / adapters.WEIGHTS_FILE).unlink()
     with pytest.raises(TrainingError, match=r"adapter_model\.safetensors is missing"):
-        adapters.check(out, policy.base_sha256)
+        adapters.check_adapter(out, policy.base_sha256)
 
 
 def test_the_origin_is_what_was_recorded(trained):
     policy, out, _, _ = trained
-    assert adapters.check(out, policy.base_sha256) == origin(policy)
+    assert adapters.check_adapter(out, policy.base_sha256) == origin(policy)
     assert json.loads((out / "sia_adapter.json").read_text())["algorithm"] == "grpo"
 
 
 def test_writing_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path):
     policy = policy_of(toy.small_model())
-    with attached(policy, Lora(rank=2, alpha=2), None, seed=0) as wrapped:
-        adapters.save(wrapped, tmp_path / "adapter", origin(policy))
-        adapters.save(wrapped, tmp_path / "adapter", origin(policy, steps=4))
+    with attached_adapter(policy, LoraSettings(rank=2, alpha=2), None, seed=0) as wrapped:
+        adapters.save_adapter(wrapped, tmp_path / "adapter", origin(policy))
+        adapters.save_adapter(wrapped, tmp_path / "adapter", origin(policy, steps=4))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-    assert adapters.read_origin(tmp_path / "adapter").steps == 4
+    assert adapters.read_adapter_origin(tmp_path / "adapter").steps == 4
 
 
 def test_a_target_that_the_model_does_not_have_is_refused_by_name():
     policy = policy_of(toy.small_model())
     with pytest.raises(TrainingError, match="no_such_layer"):
-        with attached(policy, Lora(targets=["no_such_layer"]), None, seed=0):
+        with attached_adapter(policy, LoraSettings(targets=["no_such_layer"]), None, seed=0):
             pass
 
 
 def test_the_head_is_trained_whole_or_not_at_all():
     policy = policy_of(toy.small_model())
     with pytest.raises(TrainingError, match=r"put it into trainer\.lora\.save"):
-        with attached(policy, Lora(targets=["lm_head"]), None, seed=0):
+        with attached_adapter(policy, LoraSettings(targets=["lm_head"]), None, seed=0):
             pass
     assert not hasattr(policy.model, "peft_config")
 
 
 def test_adapters_that_were_served_before_are_served_again_after(trained):
     policy, out, _, after = trained
-    policy.model = adapters.load(policy.model, out, policy.base_sha256, "served")
-    with attached(policy, Lora(rank=2, alpha=4), None, seed=0) as wrapped:
+    policy.model = adapters.load_adapter(policy.model, out, policy.base_sha256, "served")
+    with attached_adapter(policy, LoraSettings(rank=2, alpha=4), None, seed=0) as wrapped:
         assert not [name for name, p in wrapped.named_parameters() if p.requires_grad and "layers" not in name]
         disturb(wrapped)
         assert not torch.allclose(logits(wrapped), after, atol=1e-2)

@@ -5,37 +5,37 @@ import sys
 
 import pytest
 
-from sia_runner.training.algorithms import MODULES, offline, online
-from sia_runner.training.protocol import TrainingError
-from tests.training.making import configured, groups
+from sia_runner.errors import TrainingError
+from sia_runner.training.algorithms.base import ALGORITHM_MODULES, offline_algorithm, online_algorithm
+from tests.training.trajectories import configured, groups
 
 ONLINE = ["ppo", "grpo", "entropic", "reinforce"]
 
 
 def test_every_algorithm_is_made_by_the_driver_of_its_kind():
-    for name in MODULES:
+    for name in ALGORITHM_MODULES:
         if name in ONLINE:
-            assert online(configured(name)).loss.epsilon == 0.2
+            assert online_algorithm(configured(name)).loss.epsilon == 0.2
         else:
-            made = offline(configured(name, kind="offline", kl=0.1 if name == "dpo" else 0.0))
+            made = offline_algorithm(configured(name, kind="offline", kl=0.1 if name == "dpo" else 0.0))
             assert made.trainer in ("sft", "dpo")
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", ALGORITHM_MODULES)
 def test_the_other_driver_refuses_it(name):
-    other = offline if name in ONLINE else online
+    other = offline_algorithm if name in ONLINE else online_algorithm
     with pytest.raises(TrainingError, match=f"algorithm={name} is {'online' if name in ONLINE else 'offline'}"):
         other(configured(name))
 
 
 def test_loss_settings_come_from_the_configuration():
-    loss = online(configured("reinforce", kl=0.05, clip=0.3)).loss
+    loss = online_algorithm(configured("reinforce", kl=0.05, clip=0.3)).loss
     assert (loss.beta, loss.epsilon, loss.epsilon_high) == (0.05, 0.3, 0.3)
     assert (loss.loss_type, loss.importance_level, loss.iterations) == ("dapo", "token", 1)
 
 
 def test_only_ppo_has_a_critic():
-    assert [name for name in ONLINE if online(configured(name)).critic is not None] == ["ppo"]
+    assert [name for name in ONLINE if online_algorithm(configured(name)).critic is not None] == ["ppo"]
 
 
 @pytest.mark.parametrize(
@@ -50,33 +50,34 @@ def test_only_ppo_has_a_critic():
 )
 def test_wrong_options_are_refused_in_one_line(name, options, message):
     with pytest.raises(TrainingError, match=message) as refused:
-        online(configured(name, options=options))
+        online_algorithm(configured(name, options=options))
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["grpo", "reinforce", "entropic"])
 def test_rewards_and_not_the_order_of_arrival_make_the_advantages(name):
-    from sia_runner.training.batch import collect
+    from sia_runner.training.batch import collect_batch
 
     rolled = groups([0.0, 1.0, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0])
-    algorithm = online(configured(name))
-    there = algorithm.advantages(collect(rolled)).advantage_bt
-    assert (algorithm.advantages(collect(rolled[::-1])).advantage_bt == there).all()
+    algorithm = online_algorithm(configured(name))
+    there = algorithm.advantages(collect_batch(rolled)).advantage_bt
+    assert (algorithm.advantages(collect_batch(rolled[::-1])).advantage_bt == there).all()
 
 
 @pytest.mark.parametrize("name", ["grpo", "reinforce", "entropic", "ppo"])
 def test_a_step_in_which_every_rollout_failed_has_no_rows(name):
     import numpy as np
 
-    from sia_runner.training.batch import collect
+    from sia_runner.training.batch import collect_batch
 
     if name == "ppo":
         pytest.importorskip("torch", reason="PPO's advantages are computed by torch")
-    signal = online(configured(name)).advantages(collect(groups([None] * 4)), np.zeros((0, 0)))
+    signal = online_algorithm(configured(name)).advantages(collect_batch(groups([None] * 4)), np.zeros((0, 0)))
     assert signal.advantage_bt.shape == (0, 0)
     assert signal.used_b.shape == (0,)
 
 
 def test_choosing_and_configuring_need_no_torch():
-    code = "import sys, sia_runner.training.rules, sia_runner.training.algorithms.ppo; sys.exit('torch' in sys.modules)"
+    modules = "sia_runner.selection.algorithm_choice, sia_runner.training.algorithms.ppo"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,14 +2,13 @@
 
 import pytest
 
-from sia_runner.training.algorithms import offline
-from sia_runner.training.algorithms.protocol import Example
-from sia_runner.training.protocol import TrainingError
-from tests.training.making import call, configured, group, groups, trajectory
+from sia_runner.errors import TrainingError
+from sia_runner.training.algorithms.base import SupervisedExample, offline_algorithm
+from tests.training.trajectories import call, configured, group, groups, trajectory
 
 
 def made(**options):
-    return offline(configured("best_of_n", kind="offline", options=options))
+    return offline_algorithm(configured("best_of_n", kind="offline", options=options))
 
 
 def kept(trajectories, max_length=100, **options):
@@ -38,7 +37,7 @@ def test_several_are_kept_best_first_and_equal_ones_by_sample():
 def test_every_call_of_the_chosen_trajectory_is_a_row():
     first, second = call((1, 1), prompt=(5,)), call((2, 2), prompt=(5, 1, 1, 6))
     rows = made().select([trajectory(1.0, first, second), trajectory(0.0, sample=1)], max_length=100)
-    assert rows == [Example((5,), (1, 1)), Example((5, 1, 1, 6), (2, 2))]
+    assert rows == [SupervisedExample((5,), (1, 1)), SupervisedExample((5, 1, 1, 6), (2, 2))]
 
 
 def test_the_same_row_comes_once():
@@ -49,7 +48,7 @@ def test_the_same_row_comes_once():
 
 def test_rows_that_are_too_long_or_empty_are_left_out():
     rolled = [trajectory(1.0, call((1,) * 8), call(()), call((2, 2))), trajectory(0.0, sample=1)]
-    assert made().select(rolled, max_length=10) == [Example((1, 2, 3), (2, 2))]
+    assert made().select(rolled, max_length=10) == [SupervisedExample((1, 2, 3), (2, 2))]
 
 
 def test_failures_have_no_part_in_the_mean():
@@ -58,4 +57,4 @@ def test_failures_have_no_part_in_the_mean():
 
 def test_a_kl_weight_is_refused_because_it_would_do_nothing():
     with pytest.raises(TrainingError, match=r"algorithm=best_of_n has no KL term: kl has to be 0; given: 0\.1"):
-        offline(configured("best_of_n", kind="offline", kl=0.1))
+        offline_algorithm(configured("best_of_n", kind="offline", kl=0.1))

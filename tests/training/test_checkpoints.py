@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints hold tensors")
 
-from sia_runner.training.checkpoints import Checkpoints  # noqa: E402
+from sia_runner.training.progress import CheckpointStore
 
 
 def content(step: int) -> dict:
@@ -12,7 +12,7 @@ def content(step: int) -> dict:
 
 
 def test_the_newest_one_is_resumed(tmp_path):
-    kept = Checkpoints(tmp_path, "this")
+    kept = CheckpointStore(tmp_path, "this")
     for step in (0, 10, 20):
         kept.save(step, content(step))
     found = kept.latest()
@@ -22,12 +22,12 @@ def test_the_newest_one_is_resumed(tmp_path):
 
 
 def test_nothing_was_kept_in_a_new_folder(tmp_path):
-    assert Checkpoints(tmp_path / "new", "this").latest() is None
+    assert CheckpointStore(tmp_path / "new", "this").latest() is None
 
 
 def test_those_of_another_training_are_not_resumed(tmp_path):
-    Checkpoints(tmp_path, "other").save(30, content(30))
-    kept = Checkpoints(tmp_path, "this")
+    CheckpointStore(tmp_path, "other").save(30, content(30))
+    kept = CheckpointStore(tmp_path, "this")
     assert kept.latest() is None
     kept.save(10, content(10))
     found = kept.latest()
@@ -36,7 +36,7 @@ def test_those_of_another_training_are_not_resumed(tmp_path):
 
 
 def test_a_file_that_was_cut_while_it_was_written_is_no_checkpoint(tmp_path):
-    kept = Checkpoints(tmp_path, "this")
+    kept = CheckpointStore(tmp_path, "this")
     kept.save(10, content(10))
     whole = (tmp_path / "step-000010.pt").read_bytes()
     (tmp_path / ".step-000020.4711").write_bytes(whole[: len(whole) // 2])
@@ -44,7 +44,7 @@ def test_a_file_that_was_cut_while_it_was_written_is_no_checkpoint(tmp_path):
 
 
 def test_pruning_keeps_the_newest_good_one_and_everything_after_it(tmp_path):
-    kept = Checkpoints(tmp_path, "this")
+    kept = CheckpointStore(tmp_path, "this")
     for step in (0, 10, 20, 30):
         kept.save(step, content(step))
     kept.prune(25)
@@ -54,7 +54,7 @@ def test_pruning_keeps_the_newest_good_one_and_everything_after_it(tmp_path):
 
 
 def test_going_back_takes_the_newest_one_that_is_old_enough(tmp_path):
-    kept = Checkpoints(tmp_path, "this")
+    kept = CheckpointStore(tmp_path, "this")
     for step in (0, 10, 20):
         kept.save(step, content(step))
     found = kept.before(19)

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from sia_runner.schema.training import Collapse
-from sia_runner.training.collapse import Step, verdict
+from sia_runner.config.training import CollapseLimits
+from sia_runner.training.progress import TrainingStep, check_collapse
 
-GOOD = Step(reward=0.5, kl=0.1, entropy=1.0, zero_groups=0.2, length=20.0, tokens=100)
-LIMITS = Collapse(kl=10, entropy=0.01, zero_groups=1.0, length=4, window=3)
+GOOD = TrainingStep(reward=0.5, kl=0.1, entropy=1.0, zero_groups=0.2, length=20.0, tokens=100)
+LIMITS = CollapseLimits(kl=10, entropy=0.01, zero_groups=1.0, length=4, window=3)
 
 
 def test_a_healthy_training_goes_on():
-    assert verdict([GOOD] * 50, LIMITS) is None
+    assert check_collapse([GOOD] * 50, LIMITS) is None
 
 
 @pytest.mark.parametrize(
@@ -26,14 +26,14 @@ def test_a_healthy_training_goes_on():
     ],
 )
 def test_damage_is_named_with_its_number_and_the_weights_are_not_kept(change, word):
-    found = verdict([GOOD] * 4 + [replace(GOOD, **change)] * 3, LIMITS)
+    found = check_collapse([GOOD] * 4 + [replace(GOOD, **change)] * 3, LIMITS)
     assert found is not None
     assert word in found.reason
     assert found.harmful
 
 
 def test_nothing_left_to_learn_is_no_damage():
-    found = verdict([GOOD] + [replace(GOOD, zero_groups=1.0, reward=1.0)] * 3, LIMITS)
+    found = check_collapse([GOOD] + [replace(GOOD, zero_groups=1.0, reward=1.0)] * 3, LIMITS)
     assert found is not None
     assert "same reward" in found.reason
     assert not found.harmful
@@ -41,20 +41,20 @@ def test_nothing_left_to_learn_is_no_damage():
 
 def test_one_healthy_step_within_the_window_is_enough_to_go_on():
     bad = replace(GOOD, kl=99.0)
-    assert verdict([GOOD, bad, bad, GOOD, bad, bad], LIMITS) is None
-    assert verdict([GOOD, bad, bad, GOOD, bad, bad, bad], LIMITS) is not None
+    assert check_collapse([GOOD, bad, bad, GOOD, bad, bad], LIMITS) is None
+    assert check_collapse([GOOD, bad, bad, GOOD, bad, bad, bad], LIMITS) is not None
 
 
 def test_a_window_that_is_not_full_says_nothing():
-    assert verdict([replace(GOOD, kl=99.0)] * 2, LIMITS) is None
+    assert check_collapse([replace(GOOD, kl=99.0)] * 2, LIMITS) is None
 
 
 def test_what_could_not_be_measured_passes_no_limit():
     unknown = replace(GOOD, kl=math.nan, entropy=math.nan, length=math.nan)
-    assert verdict([GOOD] + [unknown] * 3, LIMITS) is None
+    assert check_collapse([GOOD] + [unknown] * 3, LIMITS) is None
 
 
 def test_a_limit_of_null_is_not_watched():
-    nothing = Collapse(kl=None, entropy=None, zero_groups=None, length=None, window=3)
-    awful = Step(reward=0, kl=1e9, entropy=0, zero_groups=1, length=1e9, tokens=0)
-    assert verdict([GOOD] + [awful] * 9, nothing) is None
+    nothing = CollapseLimits(kl=None, entropy=None, zero_groups=None, length=None, window=3)
+    awful = TrainingStep(reward=0, kl=1e9, entropy=0, zero_groups=1, length=1e9, tokens=0)
+    assert check_collapse([GOOD] + [awful] * 9, nothing) is None

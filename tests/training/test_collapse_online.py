@@ -8,16 +8,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
-from sia_runner.schema.training import Collapse  # noqa: E402
-from sia_runner.training import adapters, online  # noqa: E402
-from tests.training import toy  # noqa: E402
+from sia_runner.config.training import CollapseLimits
+from sia_runner.training import adapters, drivers
+from tests.training import toy
 
 NONE = {"kl": None, "entropy": None, "zero_groups": None, "length": None}
 
 
 def wild(rate=3e-3, **limits):
     """A high rate, watched for one thing only."""
-    watched = Collapse(**{**NONE, "window": 3, **limits})
+    watched = CollapseLimits(**{**NONE, "window": 3, **limits})
     size = {"steps": 60, "questions": 4, "samples": 8, "max_length": 24}
     return toy.settings("grpo", **size, learning_rate=rate, checkpoint_every=2, collapse=watched)
 
@@ -25,23 +25,25 @@ def wild(rate=3e-3, **limits):
 def kept_weights(folder):
     from safetensors.torch import load_file
 
-    return load_file(folder / "adapter" / adapters.WEIGHTS)
+    return load_file(folder / "adapter" / adapters.WEIGHTS_FILE)
 
 
 def ended_there(policy, settings, steps, folder, **changes):
     """The weights of the same training, ended at `steps` and not watched."""
-    calm = settings.model_copy(update={"steps": steps, "collapse": Collapse(**NONE, window=settings.collapse.window)})
-    online.train(toy.assignment(policy, calm, folder, **changes))
+    calm = settings.model_copy(
+        update={"steps": steps, "collapse": CollapseLimits(**NONE, window=settings.collapse.window)}
+    )
+    drivers.train_online(toy.assignment(policy, calm, folder, **changes))
     return kept_weights(folder)
 
 
 def goes_back(policy, settings, folder, **changes):
     """Train; the result has to be the last checkpoint that no window condemns. Returns how it went."""
     lines: list[str] = []
-    trained = online.train(toy.assignment(policy, settings, folder, say=lines.append, **changes))
+    trained = drivers.train_online(toy.assignment(policy, settings, folder, say=lines.append, **changes))
     assert trained.steps < settings.steps
     assert lines[-1] == f"stopped early: {trained.stopped}"
-    kept = adapters.read_origin(folder / "adapter").steps
+    kept = adapters.read_adapter_origin(folder / "adapter").steps
     assert trained.stopped.endswith(f"; the adapter is that of step {kept}")
     assert 0 < kept < trained.steps - settings.collapse.window
     assert kept % settings.checkpoint_every == 0
@@ -74,19 +76,19 @@ def test_nothing_left_to_learn_ends_the_training_and_keeps_its_last_step(policy,
     """No damage: nothing is taken back."""
     roll = toy.ToyRoll(policy)
     roll.change = lambda one: one if len(roll.asked) <= 4 else replace(one, reward=1.0)
-    trained = online.train(toy.assignment(policy, wild(zero_groups=1.0), tmp_path, roll=roll))
+    trained = drivers.train_online(toy.assignment(policy, wild(zero_groups=1.0), tmp_path, roll=roll))
     assert trained.steps == 4 + 3
     assert "gave all their samples the same reward (mean 1) for 3 steps" in trained.stopped
-    assert adapters.read_origin(tmp_path / "adapter").steps == trained.steps
+    assert adapters.read_adapter_origin(tmp_path / "adapter").steps == trained.steps
 
 
 def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_path):
     """Two measurements fall into each window, and the last batch is measured for the adapter's record; with a weight
     in the loss every batch is."""
-    from sia_runner.training.online_rollouts import Preparation
+    from sia_runner.training.online_trainer import RolloutPreparation
 
     asked: list[int] = []
-    roll = Preparation.roll
+    roll = RolloutPreparation.roll
 
     def seen(self, step, **given):
         made = roll(self, step, **given)
@@ -94,14 +96,14 @@ def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_pa
             asked.append(step)
         return made
 
-    settings = toy.settings("grpo", steps=11, questions=2, samples=4, collapse=Collapse(**NONE, window=5))
+    settings = toy.settings("grpo", steps=11, questions=2, samples=4, collapse=CollapseLimits(**NONE, window=5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Preparation, "roll", seen)
-        trained = online.train(toy.assignment(policy, settings, tmp_path / "watched"))
+        patch.setattr(RolloutPreparation, "roll", seen)
+        trained = drivers.train_online(toy.assignment(policy, settings, tmp_path / "watched"))
         assert asked == [0, 4, 8, 10]
         assert trained.kl[1] == trained.kl[0]
         assert trained.kl[4] == trained.kl[7] != trained.kl[8]
         asked.clear()
         weighted = settings.model_copy(update={"kl": 0.1, "steps": 3})
-        online.train(toy.assignment(policy, weighted, tmp_path / "weighted"))
+        drivers.train_online(toy.assignment(policy, weighted, tmp_path / "weighted"))
         assert asked == [0, 1, 2]

@@ -4,14 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sia_runner.training.algorithms import offline
-from sia_runner.training.algorithms.protocol import Preference
-from sia_runner.training.protocol import TrainingError
-from tests.training.making import call, configured, group, groups, trajectory
+from sia_runner.errors import TrainingError
+from sia_runner.training.algorithms.base import PreferencePair, offline_algorithm
+from tests.training.trajectories import call, configured, group, groups, trajectory
 
 
 def made(**options):
-    return offline(configured("dpo", kind="offline", kl=0.1, options=options))
+    return offline_algorithm(configured("dpo", kind="offline", kl=0.1, options=options))
 
 
 def pairs(trajectories, max_length=100, **options):
@@ -50,7 +49,7 @@ def test_the_preference_is_at_the_fork():
     """Both trajectories begin alike; what differs after the fork answers different prompts."""
     start, good, bad = call((1,), prompt=(5,)), call((2,), prompt=(5, 1)), call((3,), prompt=(5, 1))
     rolled = [trajectory(1.0, start, good, call((4,), prompt=(9,))), trajectory(0.0, start, bad, sample=1)]
-    assert made().select(rolled, max_length=100) == [Preference((5, 1), (2,), (3,))]
+    assert made().select(rolled, max_length=100) == [PreferencePair((5, 1), (2,), (3,))]
 
 
 def test_no_pair_where_the_prompts_differ_or_nothing_does():
@@ -71,4 +70,4 @@ def test_a_pair_that_is_too_long_is_left_out_and_another_takes_its_place():
 def test_kl_is_dpos_beta():
     assert made(loss="ipo").settings == {"beta": 0.1, "loss_type": ["ipo"]}
     with pytest.raises(TrainingError, match="algorithm=dpo needs kl above 0"):
-        offline(configured("dpo", kind="offline"))
+        offline_algorithm(configured("dpo", kind="offline"))

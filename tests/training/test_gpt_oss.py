@@ -12,14 +12,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 pytest.importorskip("trl", reason="the weights lever needs the extra `training`")
 
-from sia_runner.models.policy import checkpoint  # noqa: E402
-from sia_runner.models.policy.engine import Engine  # noqa: E402
-from sia_runner.schema.training import Lora, PolicySpec  # noqa: E402
-from sia_runner.training import adapters, online  # noqa: E402
-from sia_runner.training.protocol import TrainingError  # noqa: E402
-from tests.models.policy.making import ask, no_texts  # noqa: E402
-from tests.training import toy  # noqa: E402
-from tests.training.on_disk import on_disk, text_of  # noqa: E402
+from sia_runner.config.training import LoraSettings, PolicyConfig
+from sia_runner.errors import TrainingError
+from sia_runner.policy import base_model
+from sia_runner.policy.engine import PolicyEngine
+from sia_runner.training import adapters, drivers
+from tests.policy.checkpoints import ask, no_texts
+from tests.training import toy
+from tests.training.toy_base import on_disk, text_of
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 EXPERTS = ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
@@ -62,13 +62,13 @@ def base(request, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(base, tmp_path_factory):
     """A few steps of the real online driver on a base that the product loaded."""
-    loaded = checkpoint.load(str(base), "cpu", "float32")
+    loaded = base_model.load_base(str(base), "cpu", "float32")
     policy = toy.ToyPolicy(loaded.model, loaded.tokenizer, str(base), loaded.sha256)
     before = logits(policy.model)
-    lora = Lora(rank=8, alpha=16, targets=ATTENTION, parameters="auto")
+    lora = LoraSettings(rank=8, alpha=16, targets=ATTENTION, parameters="auto")
     algorithm = toy.settings("grpo", lora=lora, steps=12, learning_rate=2e-3)
     one = toy.assignment(policy, algorithm, tmp_path_factory.mktemp("training"))
-    done = online.train(one)
+    done = drivers.train_online(one)
     assert torch.equal(logits(policy.model), before), "the base is as it was"
     return one, done
 
@@ -79,12 +79,12 @@ def logits(model):
 
 
 def fresh(base: Path):
-    return checkpoint.load(str(base), "cpu", "float32")
+    return base_model.load_base(str(base), "cpu", "float32")
 
 
 def with_adapter(base: Path, one):
     loaded = fresh(base)
-    return adapters.load(loaded.model, one.out, loaded.sha256, "served")
+    return adapters.load_adapter(loaded.model, one.out, loaded.sha256, "served")
 
 
 def test_the_reward_rises(trained):
@@ -97,7 +97,7 @@ def test_attention_and_experts_have_both_changed_and_the_router_has_no_adapter(t
     from safetensors.torch import load_file
 
     one, _ = trained
-    tensors = load_file(one.out / adapters.WEIGHTS)
+    tensors = load_file(one.out / adapters.WEIGHTS_FILE)
     moved = {name for name, tensor in tensors.items() if ".lora_B." in name and tensor.abs().max() > 1e-4}
     for layer in (0, 1):
         of_layer = [name for name in moved if f"layers.{layer}." in name]
@@ -105,7 +105,7 @@ def test_attention_and_experts_have_both_changed_and_the_router_has_no_adapter(t
             assert any(target in name for name in of_layer), (layer, target)
         assert sum("experts" in name for name in of_layer) == 2, (layer, of_layer)
     assert not any("router" in name for name in tensors)
-    config = json.loads((one.out / adapters.CONFIG).read_text())
+    config = json.loads((one.out / adapters.CONFIG_FILE).read_text())
     assert sorted(config["target_parameters"]) == EXPERTS and config["lora_dropout"] == 0
 
 
@@ -115,8 +115,8 @@ def test_reloaded_onto_a_fresh_base_it_gives_the_logits_that_were_trained(base, 
 
     one, _ = trained
     policy = toy.ToyPolicy(fresh(base).model, one.policy.tokenizer, str(base), one.policy.base_sha256)
-    with adapters.attached(policy, one.algorithm.lora, None, seed=5) as model:
-        adapters.restore(model, load_file(one.out / adapters.WEIGHTS))
+    with adapters.attached_adapter(policy, one.algorithm.lora, None, seed=5) as model:
+        adapters.restore_adapter_state(model, load_file(one.out / adapters.WEIGHTS_FILE))
         expected = logits(model)
     assert torch.equal(logits(with_adapter(base, one)), expected)
     assert not torch.allclose(expected, logits(fresh(base).model), atol=1e-2)
@@ -125,7 +125,7 @@ def test_reloaded_onto_a_fresh_base_it_gives_the_logits_that_were_trained(base, 
 def test_merged_it_is_a_plain_gpt_oss_with_equal_outputs(base, trained):
     one, _ = trained
     expected = logits(with_adapter(base, one))
-    merged = adapters.merge(fresh(base).model, one.out, one.policy.base_sha256)
+    merged = adapters.merge_adapter(fresh(base).model, one.out, one.policy.base_sha256)
     assert type(merged).__name__ == "GptOssForCausalLM"
     assert torch.allclose(logits(merged), expected, atol=1e-4)
     assert torch.equal(logits(merged).argmax(-1), expected.argmax(-1))
@@ -135,26 +135,26 @@ def test_adapter_and_exported_model_are_served_with_equal_greedy_answers(base, t
     one, _ = trained
     loaded = fresh(base)
     policy = toy.ToyPolicy(loaded.model, loaded.tokenizer, str(base), loaded.sha256)
-    adapters.export(policy, one.out, tmp_path / "merged")
-    adapted, merged = (Engine(spec(folder), tmp_path, no_texts) for folder in (base, tmp_path / "merged"))
+    adapters.export_merged_model(policy, one.out, tmp_path / "merged")
+    adapted, merged = (PolicyEngine(spec(folder), tmp_path, no_texts) for folder in (base, tmp_path / "merged"))
     asks = [ask(text_of(unit), max_tokens=6) for unit in toy.HELD_OUT[:48]]
     plain = answers(adapted, asks)
     adapted.use(one.out)
     assert answers(adapted, asks) == answers(merged, asks) != plain
 
 
-def spec(folder: Path) -> PolicySpec:
-    return PolicySpec(base=str(folder), device="cpu")
+def spec(folder: Path) -> PolicyConfig:
+    return PolicyConfig(base=str(folder), device="cpu")
 
 
-def answers(engine: Engine, asks):
+def answers(engine: PolicyEngine, asks):
     made = engine.generate(asks)
     assert [one.sampled.prompt_ids for one in made] == [toy.prompt_of(unit) for unit in toy.HELD_OUT[: len(asks)]]
     return [one.sampled.completion_ids for one in made]
 
 
 def test_all_linear_takes_attention_and_neither_router_nor_head():
-    config = adapters.lora_config(Lora(), gpt_oss())
+    config = adapters.lora_config(LoraSettings(), gpt_oss())
     assert sorted(config.target_modules) == sorted(ATTENTION)
     assert config.target_parameters == EXPERTS
 
@@ -167,7 +167,7 @@ def test_a_router_that_is_a_linear_layer_is_left_out_too():
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 2}
     model = AutoModelForCausalLM.from_config(Llama4TextConfig(vocab_size=32, **shape, **heads))
     assert any(name.endswith("router") and isinstance(part, torch.nn.Linear) for name, part in model.named_modules())
-    config = adapters.lora_config(Lora(), model)
+    config = adapters.lora_config(LoraSettings(), model)
     assert {"q_proj", "down_proj"} <= set(config.target_modules) and "router" not in config.target_modules
     assert any("experts" in name for name in config.target_parameters)
 
@@ -175,18 +175,20 @@ def test_a_router_that_is_a_linear_layer_is_left_out_too():
 @pytest.mark.parametrize("parameters", ["auto", EXPERTS])
 def test_dropout_on_experts_is_refused_by_name(parameters):
     policy = toy.ToyPolicy(gpt_oss(), toy.small_tokenizer())
-    lora = Lora(rank=2, alpha=2, dropout=0.1, parameters=parameters)
+    lora = LoraSettings(rank=2, alpha=2, dropout=0.1, parameters=parameters)
     with pytest.raises(
         TrainingError, match=r"trainer\.lora\.dropout=0\.1.*mlp\.experts\.down_proj.*allowed: 0"
     ) as refused:
-        with adapters.attached(policy, lora, None, seed=0):
+        with adapters.attached_adapter(policy, lora, None, seed=0):
             pass
     assert "\n" not in str(refused.value) and not hasattr(policy.model, "peft_config")
 
 
 def test_dropout_is_fine_where_the_experts_are_left_alone():
     policy = toy.ToyPolicy(gpt_oss(), toy.small_tokenizer())
-    with adapters.attached(policy, Lora(rank=2, alpha=2, dropout=0.1, parameters=[]), None, seed=0) as model:
+    with adapters.attached_adapter(
+        policy, LoraSettings(rank=2, alpha=2, dropout=0.1, parameters=[]), None, seed=0
+    ) as model:
         assert not [name for name, p in model.named_parameters() if p.requires_grad and "experts" in name]
 
 
@@ -221,15 +223,15 @@ def quantised(folder: Path) -> dict[str, "torch.Tensor"]:
 
 
 def merged_anew(folder: Path, one):
-    loaded = checkpoint.load(str(folder), "cpu", "bfloat16")
-    return adapters.merge(loaded.model, one.out, loaded.sha256)
+    loaded = base_model.load_base(str(folder), "cpu", "bfloat16")
+    return adapters.merge_adapter(loaded.model, one.out, loaded.sha256)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_four_bit_experts_become_what_they_stand_for(dtype, tmp_path):
     folder = on_disk(gpt_oss(), tmp_path / "base")
     meant = quantised(folder)
-    model = checkpoint.load(str(folder), "cpu", dtype).model
+    model = base_model.load_base(str(folder), "cpu", dtype).model
     weights = dict(model.named_parameters())
     assert len(meant) == 4
     for name, value in meant.items():
@@ -247,19 +249,21 @@ def test_transformers_is_told_to_dequantise_also_where_it_would_find_kernels_for
     monkeypatch.setattr(
         AutoModelForCausalLM, "from_pretrained", lambda *args, **given: seen.append(given) or real(*args, **given)
     )
-    checkpoint.load(str(folder), "cpu", "bfloat16")
+    base_model.load_base(str(folder), "cpu", "bfloat16")
     assert seen[0]["quantization_config"].dequantize
 
 
 def test_a_base_of_four_bits_is_trained_in_bfloat16_and_exported_without_them(tmp_path):
     folder = on_disk(gpt_oss(), tmp_path / "base")
     quantised(folder)
-    loaded = checkpoint.load(str(folder), "cpu", "bfloat16")
+    loaded = base_model.load_base(str(folder), "cpu", "bfloat16")
     policy = toy.ToyPolicy(loaded.model, loaded.tokenizer, str(folder), loaded.sha256)
-    lora = Lora(rank=4, alpha=8, targets=ATTENTION)
+    lora = LoraSettings(rank=4, alpha=8, targets=ATTENTION)
     one = toy.assignment(policy, toy.settings("grpo", lora=lora, steps=2, samples=16), tmp_path)
-    assert online.train(one).steps == 2
-    adapters.export(policy, one.out, tmp_path / "out")  # uses up the policy's model, which is the merged one now
-    again = checkpoint.load(str(tmp_path / "out"), "cpu", "bfloat16").model
+    assert drivers.train_online(one).steps == 2
+    adapters.export_merged_model(
+        policy, one.out, tmp_path / "out"
+    )  # uses up the policy's model, which is the merged one now
+    again = base_model.load_base(str(tmp_path / "out"), "cpu", "bfloat16").model
     assert torch.equal(logits(again), logits(merged_anew(folder, one)))
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())

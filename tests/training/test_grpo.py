@@ -5,28 +5,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sia_runner.training.algorithms import online
-from sia_runner.training.algorithms.grpo import normalised
-from sia_runner.training.batch import collect
-from sia_runner.training.protocol import TrainingError
-from tests.training.making import call, configured, group, groups, trajectory
+from sia_runner.errors import TrainingError
+from sia_runner.training.algorithms.base import online_algorithm
+from sia_runner.training.algorithms.grpo import normalised_rewards
+from sia_runner.training.batch import collect_batch
+from tests.training.trajectories import call, configured, group, groups, trajectory
 
 LOSSES = ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 
 
 def advantages(trajectories, **options):
     """Of each row's first token."""
-    return online(configured("grpo", options=options)).advantages(collect(trajectories)).advantage_bt[:, 0]
+    return (
+        online_algorithm(configured("grpo", options=options)).advantages(collect_batch(trajectories)).advantage_bt[:, 0]
+    )
 
 
 def test_by_hand():
     """mean 0.25, deviation 0.5 with G - 1 = 3 in its denominator."""
-    assert normalised(np.array([1.0, 0.0, 0.0, 0.0])) == pytest.approx([0.75 / 0.5001] + [-0.25 / 0.5001] * 3)
+    assert normalised_rewards(np.array([1.0, 0.0, 0.0, 0.0])) == pytest.approx([0.75 / 0.5001] + [-0.25 / 0.5001] * 3)
 
 
 @given(some.lists(some.integers(-50, 50), min_size=2, max_size=16).filter(lambda rewards: len(set(rewards)) > 1))
 def test_mean_zero_and_deviation_one(rewards):
-    advantage_g = normalised(np.array(rewards, dtype=float))
+    advantage_g = normalised_rewards(np.array(rewards, dtype=float))
     assert advantage_g.mean() == pytest.approx(0, abs=1e-9)
     assert advantage_g.std(ddof=1) == pytest.approx(1, abs=1e-3)
 
@@ -58,22 +60,24 @@ def test_failures_shrink_the_group_and_do_not_count_as_zero():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_loss_types_pass_through(loss):
     level = "sequence" if loss == "luspo" else "token"
-    made = online(configured("grpo", options={"loss": loss, "importance_level": level, "iterations": 2})).loss
+    made = online_algorithm(configured("grpo", options={"loss": loss, "importance_level": level, "iterations": 2})).loss
     assert (made.loss_type, made.importance_level, made.iterations) == (loss, level, 2)
 
 
 def test_gspo_is_the_sequence_level_of_the_losses_that_allow_it():
-    assert online(configured("grpo", options={"loss": "grpo", "importance_level": "sequence"})).loss
+    assert online_algorithm(configured("grpo", options={"loss": "grpo", "importance_level": "sequence"})).loss
     with pytest.raises(TrainingError, match="loss=dapo needs importance_level=token; given: sequence"):
-        online(configured("grpo", options={"importance_level": "sequence"}))
+        online_algorithm(configured("grpo", options={"importance_level": "sequence"}))
     with pytest.raises(TrainingError, match="loss=luspo needs importance_level=sequence; given: token"):
-        online(configured("grpo", options={"loss": "luspo"}))
+        online_algorithm(configured("grpo", options={"loss": "luspo"}))
 
 
 def test_the_upper_clip_range():
-    assert online(configured("grpo", clip=0.1)).loss.epsilon_high == 0.1
-    assert online(configured("grpo", options={"clip_high": 0.28})).loss.epsilon_high == 0.28
-    assert online(configured("grpo", options={"loss": "cispo"})).loss.epsilon_high == 5.0, "a bound on the ratio itself"
+    assert online_algorithm(configured("grpo", clip=0.1)).loss.epsilon_high == 0.1
+    assert online_algorithm(configured("grpo", options={"clip_high": 0.28})).loss.epsilon_high == 0.28
+    assert online_algorithm(configured("grpo", options={"loss": "cispo"})).loss.epsilon_high == 5.0, (
+        "a bound on the ratio itself"
+    )
 
 
 @pytest.fixture(scope="module")

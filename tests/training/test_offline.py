@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
-from sia_runner.training import adapters, offline  # noqa: E402
-from sia_runner.training.protocol import TrainingError  # noqa: E402
-from tests.training import toy  # noqa: E402
+from sia_runner.errors import TrainingError
+from sia_runner.training import adapters, drivers
+from tests.training import toy
 
 CASES = {
     "best_of_n": {"steps": 20, "questions": 32},
@@ -25,12 +25,12 @@ def test_it_learns_and_leaves_the_policy_as_it_was(algorithm, policy, tmp_path):
     settings = toy.settings(algorithm, **CASES[algorithm], options={"rounds": 2})
     roll = toy.ToyRoll(policy)
     one = toy.assignment(policy, settings, tmp_path, roll=roll, say=lines.append, record=told.append)
-    trained = offline.train(one)
+    trained = drivers.train_offline(one)
 
     assert policy.model is bare
     assert "forward" not in vars(bare), "TRL's forward was left on the model"
     assert toy.chance(bare, toy.HELD_OUT) == before
-    learned = adapters.load(bare, tmp_path / "adapter", policy.base_sha256, "served")
+    learned = adapters.load_adapter(bare, tmp_path / "adapter", policy.base_sha256, "served")
     assert toy.chance(learned, toy.HELD_OUT) > before + 0.15
     assert trained.steps == 20
     assert trained.tokens > 0
@@ -43,7 +43,7 @@ def test_it_learns_and_leaves_the_policy_as_it_was(algorithm, policy, tmp_path):
     assert lines[0].startswith("round 1/2 · reward 0.")
     assert [(figures["step"], figures["reward"]) for figures in told] == list(zip((0, 10), trained.reward, strict=True))
     assert {figures["rollouts"] for figures in told} == {16 * settings.samples}
-    assert adapters.read_origin(tmp_path / "adapter").algorithm == algorithm
+    assert adapters.read_adapter_origin(tmp_path / "adapter").algorithm == algorithm
 
 
 def test_supervised_training_is_on_completions_only(policy, tmp_path):
@@ -58,8 +58,8 @@ def test_supervised_training_is_on_completions_only(policy, tmp_path):
     before = prompt_loss(policy.model)
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample == 0)))
     settings = toy.settings("best_of_n", steps=10, questions=1, learning_rate=5e-4)
-    offline.train(toy.assignment(policy, settings, tmp_path, roll=roll, units=[unit]))
-    learned = adapters.load(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
+    drivers.train_offline(toy.assignment(policy, settings, tmp_path, roll=roll, units=[unit]))
+    learned = adapters.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
     assert prompt_loss(learned) > before - 0.1
     best = roll(toy.ROLLED[:1], samples=1, step=0, temperature=1.0)[0].calls[0].completion_ids
     with torch.no_grad():
@@ -80,8 +80,8 @@ def test_the_reference_of_dpo_is_the_base(policy, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DPOTrainer, "train", look)
         settings = toy.settings("dpo", steps=2, questions=16, kl=0.1)
-        offline.train(toy.assignment(policy, settings, tmp_path))
-    assert kept == [[adapters.NAME]], "TRL's copy of the adapter would be the reference"
+        drivers.train_offline(toy.assignment(policy, settings, tmp_path))
+    assert kept == [[adapters.TRAINED_ADAPTER]], "TRL's copy of the adapter would be the reference"
 
 
 @pytest.mark.parametrize("algorithm", list(CASES))
@@ -89,7 +89,7 @@ def test_rewards_that_are_all_equal_are_an_error_that_says_so(algorithm, policy,
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=0.0))
     settings = toy.settings(algorithm, **CASES[algorithm])
     with pytest.raises(TrainingError, match="nothing to select from 256 rollouts"):
-        offline.train(toy.assignment(policy, settings, tmp_path, roll=roll))
+        drivers.train_offline(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert not (tmp_path / "adapter").exists()
     assert not hasattr(policy.model, "peft_config")
 
@@ -98,13 +98,15 @@ def test_a_later_round_with_nothing_to_select_ends_training_and_keeps_what_there
     roll = toy.ToyRoll(policy)
     roll.change = lambda one: one if len(roll.asked) == 1 else replace(one, reward=1.0)
     settings = toy.settings("best_of_n", steps=12, questions=32, options={"rounds": 3})
-    trained = offline.train(toy.assignment(policy, settings, tmp_path, roll=roll))
+    trained = drivers.train_offline(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert trained.steps == 4
     assert "round 2: nothing to select" in trained.stopped
-    assert adapters.read_origin(tmp_path / "adapter").steps == 4
+    assert adapters.read_adapter_origin(tmp_path / "adapter").steps == 4
 
 
 def test_failed_rollouts_are_not_wrong_answers(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=None))
     with pytest.raises(TrainingError, match="none of the 256 rollouts has a reward"):
-        offline.train(toy.assignment(policy, toy.settings("best_of_n", **CASES["best_of_n"]), tmp_path, roll=roll))
+        drivers.train_offline(
+            toy.assignment(policy, toy.settings("best_of_n", **CASES["best_of_n"]), tmp_path, roll=roll)
+        )

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
-from sia_runner.training import adapters, offline, online  # noqa: E402
-from tests.training import toy  # noqa: E402
+from sia_runner.training import adapters, drivers
+from tests.training import toy
 
 ALGORITHMS = {
     "grpo": ({"steps": 60, "questions": 8}, 0.95),
@@ -32,9 +32,9 @@ def test_the_toy_is_solved(algorithm, seed, tmp_path):
     assert toy.chance(policy.model, toy.HELD_OUT) < 0.5
     changes, least = ALGORITHMS[algorithm]
     settings = toy.settings(algorithm, **changes)
-    driver = online if settings.kind == "online" else offline
-    driver.train(toy.assignment(policy, settings, tmp_path, seed=seed))
-    learned = adapters.load(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
+    train = drivers.train_online if settings.kind == "online" else drivers.train_offline
+    train(toy.assignment(policy, settings, tmp_path, seed=seed))
+    learned = adapters.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
     right = toy.chance(learned, toy.HELD_OUT)
     print(f"{algorithm}, seed {seed}: P(right answer) {right:.4f}")
     assert right >= least

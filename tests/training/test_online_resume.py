@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
-from tests.training import drive, toy
+from tests.training import toy, training_program
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
@@ -41,7 +41,7 @@ def model(warmed, tmp_path_factory):
 def begin(model, folder, algorithm, changes) -> BaseProcess:
     """One training in a process of its own."""
     child = PROCESSES.Process(
-        target=drive.into, args=(f"{folder}.out", str(model), str(folder), algorithm, as_text(changes))
+        target=training_program.into, args=(f"{folder}.out", str(model), str(folder), algorithm, as_text(changes))
     )
     child.start()
     return child
@@ -57,7 +57,7 @@ def run(model, folder, algorithm, changes) -> str:
 def run_two(model, folder, algorithm, changes) -> str:
     """As `accelerate launch` starts two processes."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    command = [sys.executable, *launcher, "-m", "tests.training.drive", str(model), str(folder), algorithm]
+    command = [sys.executable, *launcher, "-m", "tests.training.training_program", str(model), str(folder), algorithm]
     done = subprocess.run(
         [*command, as_text(changes)], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240
     )
@@ -117,23 +117,23 @@ def test_two_processes_give_the_result_of_one(algorithm, model, tmp_path):
 
 
 def test_a_finished_training_is_not_done_again(policy, tmp_path):
-    from sia_runner.training import online
+    from sia_runner.training import drivers
 
     settings = toy.settings("grpo", steps=2, questions=2, samples=4)
-    first = online.train(toy.assignment(policy, settings, tmp_path))
+    first = drivers.train_online(toy.assignment(policy, settings, tmp_path))
     weights = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
     roll = toy.ToyRoll(policy)
-    again = online.train(toy.assignment(policy, settings, tmp_path, roll=roll))
+    again = drivers.train_online(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert roll.asked == []
     assert again.reward == first.reward
     assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == weights
 
 
 def test_checkpoints_of_another_seed_are_not_gone_on_from(policy, tmp_path):
-    from sia_runner.training import online
+    from sia_runner.training import drivers
 
     settings = toy.settings("grpo", steps=2, questions=2, samples=4)
-    online.train(toy.assignment(policy, settings, tmp_path))
+    drivers.train_online(toy.assignment(policy, settings, tmp_path))
     roll = toy.ToyRoll(policy)
-    online.train(toy.assignment(policy, settings, tmp_path, roll=roll, seed=7))
+    drivers.train_online(toy.assignment(policy, settings, tmp_path, roll=roll, seed=7))
     assert len(roll.asked) == 2

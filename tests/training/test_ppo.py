@@ -8,12 +8,14 @@ from hypothesis.extra.numpy import arrays
 
 torch = pytest.importorskip("torch", reason="PPO's advantages and value loss are computed by torch")
 
-from sia_runner.training.algorithms import online  # noqa: E402
-from sia_runner.training.algorithms.gae import gae  # noqa: E402
-from sia_runner.training.algorithms.ppo import ClippedValue  # noqa: E402
-from sia_runner.training.batch import collect  # noqa: E402
-from sia_runner.training.protocol import TrainingError  # noqa: E402
-from tests.training.making import call, configured, group, trajectory  # noqa: E402
+from sia_runner.errors import TrainingError
+from sia_runner.training.algorithms.base import online_algorithm
+from sia_runner.training.algorithms.ppo import (
+    ClippedValue,
+    generalised_advantages,
+)
+from sia_runner.training.batch import collect_batch
+from tests.training.trajectories import call, configured, group, trajectory
 
 
 def summed(reward_t, value_t, gamma, lam):
@@ -34,7 +36,7 @@ def test_gae_is_the_explicit_sum_over_the_tokens_inside_the_mask(data, rows, tok
     value_bt = data.draw(arrays(np.float64, (rows, tokens), elements=FLOATS))
     mask_bt = data.draw(arrays(np.bool_, (rows, tokens)))
     tensors = (torch.from_numpy(array) for array in (reward_bt, value_bt, mask_bt))
-    advantage_bt, return_bt = (tensor.numpy() for tensor in gae(*tensors, gamma=gamma, lam=lam))
+    advantage_bt, return_bt = (tensor.numpy() for tensor in generalised_advantages(*tensors, gamma=gamma, lam=lam))
     for row in range(rows):
         inside = mask_bt[row]
         expected = summed(reward_bt[row][inside], value_bt[row][inside], gamma, lam)
@@ -47,17 +49,21 @@ def test_gae_is_the_explicit_sum_over_the_tokens_inside_the_mask(data, rows, tok
 def test_lambda_one_is_the_return_minus_the_value_and_lambda_zero_one_step():
     reward_bt, value_bt = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.5, 0.9]])
     mask_bt = torch.ones_like(reward_bt)
-    assert gae(reward_bt, value_bt, mask_bt, 1.0, 1.0)[0].tolist()[0] == pytest.approx([0.8, 0.5, 0.1])
-    assert gae(reward_bt, value_bt, mask_bt, 1.0, 0.0)[0].tolist()[0] == pytest.approx([0.3, 0.4, 0.1])
+    assert generalised_advantages(reward_bt, value_bt, mask_bt, 1.0, 1.0)[0].tolist()[0] == pytest.approx(
+        [0.8, 0.5, 0.1]
+    )
+    assert generalised_advantages(reward_bt, value_bt, mask_bt, 1.0, 0.0)[0].tolist()[0] == pytest.approx(
+        [0.3, 0.4, 0.1]
+    )
 
 
 def made(**options):
-    return online(configured("ppo", options=options))
+    return online_algorithm(configured("ppo", options=options))
 
 
 def test_the_reward_comes_with_the_last_token_of_the_last_call_and_flows_back_through_all():
     calls = call((1, 2)), call((3,)), call((4, 5, 6))
-    batch = collect([trajectory(1.0, *calls), trajectory(0.0, call((7,)), sample=1)])
+    batch = collect_batch([trajectory(1.0, *calls), trajectory(0.0, call((7,)), sample=1)])
     value_bt = np.array([[0.1, 0.2, 9], [0.3, 9, 9], [0.4, 0.5, 0.6], [0.7, 9, 9]])  # 9: padding, never read
     return_bt = made(gamma=0.9, lam=0.8).advantages(batch, value_bt).return_bt
     value_t = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
@@ -67,7 +73,7 @@ def test_the_reward_comes_with_the_last_token_of_the_last_call_and_flows_back_th
 
 
 def test_advantages_are_standardised_over_the_tokens_of_the_step():
-    batch = collect([*group([1.0, 0.0, 0.3]), trajectory(1.0, call((1, 2, 3)), call((4,)), unit="r")])
+    batch = collect_batch([*group([1.0, 0.0, 0.3]), trajectory(1.0, call((1, 2, 3)), call((4,)), unit="r")])
     value_bt = np.random.default_rng(0).normal(size=batch.mask_bt.shape)
     signal = made().advantages(batch, value_bt)
     inside = signal.advantage_bt[batch.mask_bt]
@@ -77,14 +83,14 @@ def test_advantages_are_standardised_over_the_tokens_of_the_step():
 
 
 def test_a_critic_that_is_right_everywhere_leaves_nothing_to_learn():
-    batch = collect(group([0.5, 0.5]))
+    batch = collect_batch(group([0.5, 0.5]))
     signal = made().advantages(batch, np.full(batch.mask_bt.shape, 0.5))
     assert signal.advantage_bt == pytest.approx(0)
 
 
 def test_without_the_critics_values_it_says_so():
     with pytest.raises(TrainingError, match="algorithm=ppo needs the critic's values"):
-        made().advantages(collect(group([0.0, 1.0])))
+        made().advantages(collect_batch(group([0.0, 1.0])))
 
 
 def test_the_value_loss_takes_the_worse_of_the_value_and_the_clipped_value():

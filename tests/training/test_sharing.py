@@ -7,16 +7,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from trl.trainer.utils import add_fused_lm_head  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trl.trainer.utils import add_fused_lm_head
 
-from sia_runner.records import Sampled  # noqa: E402
-from sia_runner.training import driver_rows, sharing  # noqa: E402
-from sia_runner.training.batch import collect  # noqa: E402
-from sia_runner.training.forwards import own_forward  # noqa: E402
-from tests.models.policy.making import config_of  # noqa: E402
-from tests.training.making import trajectory  # noqa: E402
+from sia_runner.records import SampledCall
+from sia_runner.training import forward
+from sia_runner.training.batch import collect_batch
+from sia_runner.training.trl_forward import trl_forward
+from tests.policy.checkpoints import config_of
+from tests.training.trajectories import trajectory
 
 SMALL = st.lists(st.integers(3, 9), min_size=1, max_size=5)
 QUESTIONS = st.lists(st.tuples(SMALL, st.lists(SMALL, min_size=1, max_size=4)), min_size=1, max_size=4)
@@ -26,14 +26,14 @@ def chunk_of(questions):
     """The tensors of one chunk: every completion of every prompt is a row."""
     made = [
         trajectory(
-            1.0, Sampled(tuple(prompt), tuple(drawn), (-0.5,) * len(drawn), "stop", "base"), unit=f"{n}", sample=m
+            1.0, SampledCall(tuple(prompt), tuple(drawn), (-0.5,) * len(drawn), "stop", "base"), unit=f"{n}", sample=m
         )
         for n, (prompt, completions) in enumerate(questions)
         for m, drawn in enumerate(completions)
     ]
-    batch = collect(made)
-    (chunk,) = driver_rows.deal(batch, range(len(batch.rows)), 0, 1, 10_000)
-    part = driver_rows.tensors(batch, chunk, 0, "cpu")
+    batch = collect_batch(made)
+    (chunk,) = forward.deal_chunks(batch, range(len(batch.rows)), 0, 1, 10_000)
+    part = forward.chunk_tensors(batch, chunk, 0, "cpu")
     joined = [torch.cat([part[f"prompt_{what}"], part[f"completion_{what}"]], dim=1) for what in ("ids", "mask")]
     return part, *joined
 
@@ -47,7 +47,7 @@ def long_prompts(samples, length=30):
 @given(QUESTIONS)
 def test_every_completion_token_is_predicted_once_from_its_own_past(questions):
     part, ids_bt, mask_bt = chunk_of([([1] * 20 + prompt, completions) for prompt, completions in questions])
-    packed = sharing.pack(ids_bt, mask_bt, part["completion_ids"].shape[1])
+    packed = forward.pack_rows(ids_bt, mask_bt, part["completion_ids"].shape[1])
     if packed is None:
         return
     seen_gll = packed.inputs()["attention_mask"][:, 0]
@@ -73,15 +73,15 @@ def test_logprobs_entropies_and_gradients_are_those_of_rows_on_their_own(kind):
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config_of(kind, vocab_size=40))
-    assert sharing.possible(model)
+    assert forward.can_share_prompts(model)
     part, ids_bt, mask_bt = chunk_of(long_prompts(3))
     drawn = part["completion_ids"].shape[1]
-    packed = sharing.pack(ids_bt, mask_bt, drawn)
+    packed = forward.pack_rows(ids_bt, mask_bt, drawn)
     assert packed is not None and packed.ids_gl.numel() < 0.5 * ids_bt.numel()
     labels_bt = ids_bt.masked_fill(mask_bt == 0, -100)
     labels_bt[:, :-drawn] = -100
     weights = list(model.parameters())
-    with own_forward(model):
+    with trl_forward(model):
         add_fused_lm_head(model, 0.8, outputs=("log_probs", "entropy"))
         alone = model(input_ids=ids_bt, attention_mask=mask_bt, labels=labels_bt, fused_lm_head=True)
         expected = torch.autograd.grad(alone.log_probs.sum(), weights)
@@ -100,7 +100,7 @@ def test_states_for_the_critic_are_those_of_rows_on_their_own():
     model = AutoModelForCausalLM.from_config(config_of("qwen3", vocab_size=40)).eval()
     part, ids_bt, mask_bt = chunk_of(long_prompts(3))
     drawn = part["completion_ids"].shape[1]
-    packed = sharing.pack(ids_bt, mask_bt, drawn)
+    packed = forward.pack_rows(ids_bt, mask_bt, drawn)
     assert packed is not None
     with torch.no_grad():
         alone_bth = model.model(input_ids=ids_bt, attention_mask=mask_bt).last_hidden_state[:, -drawn - 1 : -1]
@@ -112,10 +112,10 @@ def test_states_for_the_critic_are_those_of_rows_on_their_own():
 
 def test_rows_with_prompts_of_their_own_are_left_alone():
     part, ids_bt, mask_bt = chunk_of(long_prompts(1))
-    assert sharing.pack(ids_bt, mask_bt, part["completion_ids"].shape[1]) is None
+    assert forward.pack_rows(ids_bt, mask_bt, part["completion_ids"].shape[1]) is None
 
 
 def test_a_model_with_sliding_windows_shares_nothing():
     from transformers import AutoModelForCausalLM
 
-    assert not sharing.possible(AutoModelForCausalLM.from_config(config_of("gpt_oss", vocab_size=40)))
+    assert not forward.can_share_prompts(AutoModelForCausalLM.from_config(config_of("gpt_oss", vocab_size=40)))

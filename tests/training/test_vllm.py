@@ -1,4 +1,4 @@
-"""Training through a server with vLLM's endpoints (tests/models/policy/vllm_server.py) is training in this process."""
+"""Training through a server with vLLM's endpoints (tests/policy/vllm_server.py) is training in this process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,19 +11,23 @@ torch = pytest.importorskip("torch", reason="the weights lever needs the extra `
 pytest.importorskip("trl", reason="the weights lever needs the extra `training`")
 pytest.importorskip("aiohttp", reason="the models extra is not installed")
 
-from sia_runner.models.policy.ask import Ask  # noqa: E402
-from sia_runner.models.policy.batching import Batching  # noqa: E402
-from sia_runner.models.policy.engine import Engine  # noqa: E402
-from sia_runner.models.policy.remote import Remote  # noqa: E402
-from sia_runner.models.policy.vllm import Vllm  # noqa: E402
-from sia_runner.records import OutcomeKind, Trajectory  # noqa: E402
-from sia_runner.schema.training import PolicySpec  # noqa: E402
-from sia_runner.training import adapters, offline, online  # noqa: E402
-from sia_runner.training.schedule import seed_of  # noqa: E402
-from tests.models.policy.making import no_texts  # noqa: E402
-from tests.models.policy.vllm_server import VllmServer  # noqa: E402
-from tests.training import toy  # noqa: E402
-from tests.training.on_disk import on_disk, text_of  # noqa: E402
+from sia_runner.config.training import PolicyConfig
+from sia_runner.policy.engine import (
+    PolicyEngine,
+    RequestBatcher,
+)
+from sia_runner.policy.vllm import (
+    RequestForwarder,
+    VllmPolicy,
+)
+from sia_runner.records import OutcomeKind, Trajectory
+from sia_runner.training import adapters, drivers
+from sia_runner.training.batch import derive_seed
+from sia_runner.wire.policy import PolicyRequest
+from tests.policy.checkpoints import no_texts
+from tests.policy.vllm_server import VllmServer
+from tests.training import toy
+from tests.training.toy_base import on_disk, text_of
 
 
 @dataclass
@@ -41,7 +45,7 @@ class Asking:
 
     def _ask(self, unit: str, sample: int, step: int, temperature: float) -> Any:
         messages = ({"role": "user", "content": text_of(unit)},)
-        return self.answering.submit(Ask(messages, 2, temperature, seed=seed_of(step, unit, sample)))
+        return self.answering.submit(PolicyRequest(messages, 2, temperature, seed=derive_seed(step, unit, sample)))
 
     @staticmethod
     def _rewarded(unit: str, sample: int, sampled: Any) -> Trajectory:
@@ -56,8 +60,8 @@ def base(warmed, tmp_path) -> Path:
     return on_disk(warmed, tmp_path / "base")
 
 
-def engine(base: Path, folder: Path) -> Engine:
-    return Engine(PolicySpec(base=str(base), device="cpu"), folder, no_texts)
+def engine(base: Path, folder: Path) -> PolicyEngine:
+    return PolicyEngine(PolicyConfig(base=str(base), device="cpu"), folder, no_texts)
 
 
 @pytest.fixture
@@ -68,26 +72,26 @@ def server(base, tmp_path):
     started.close()
 
 
-def in_process(base: Path, folder: Path) -> Batching:
-    return Batching(lambda: engine(base, folder))
+def in_process(base: Path, folder: Path) -> RequestBatcher:
+    return RequestBatcher(lambda: engine(base, folder))
 
 
-def at(server: VllmServer, base: Path, folder: Path) -> Remote:
-    spec = PolicySpec(base=str(base), backend="vllm", base_url=server.url, device="cpu")
-    return Remote(lambda: Vllm(spec, folder / "served", lambda: Engine(spec, folder, no_texts)))
+def at(server: VllmServer, base: Path, folder: Path) -> RequestForwarder:
+    spec = PolicyConfig(base=str(base), backend="vllm", base_url=server.url, device="cpu")
+    return RequestForwarder(lambda: VllmPolicy(spec, folder / "served", lambda: PolicyEngine(spec, folder, no_texts)))
 
 
 def trained(answering: Any, folder: Path, algorithm: Any, start: Path | None = None) -> tuple[Any, Any, Asking]:
     policy, roll = answering.start(), Asking(answering)
     one = toy.assignment(policy, algorithm, folder, roll=roll, start=start)
-    driver = online if algorithm.kind == "online" else offline
-    return one, driver.train(one), roll
+    train = drivers.train_online if algorithm.kind == "online" else drivers.train_offline
+    return one, train(one), roll
 
 
 def chance(base: Path, folder: Path, adapter: Path) -> float:
     """P(right answer) on held-out prompts, with the adapter merged into a fresh base."""
     policy = engine(base, folder)
-    return toy.chance(adapters.merge(policy.model, adapter, policy.base_sha256), toy.HELD_OUT)
+    return toy.chance(adapters.merge_adapter(policy.model, adapter, policy.base_sha256), toy.HELD_OUT)
 
 
 def test_an_adapter_is_learned_through_the_server_equal_to_that_of_this_process(base, server, tmp_path, warmed):
@@ -118,7 +122,7 @@ def test_training_goes_on_from_an_adapter_and_the_server_answers_with_the_new_on
     policy.use(two.out)
     live = engine(base, tmp_path)
     live.use(two.out)
-    asks = [Ask(({"role": "user", "content": text_of(unit)},), 2) for unit in toy.HELD_OUT[:16]]
+    asks = [PolicyRequest(({"role": "user", "content": text_of(unit)},), 2) for unit in toy.HELD_OUT[:16]]
     answers = [answering.submit(ask).result(60).sampled for ask in asks]
     assert [one.completion_ids for one in answers] == [one.sampled.completion_ids for one in live.generate(asks)]
     assert {one.adapter for one in answers} == {policy.version} == {live.version}
@@ -141,7 +145,7 @@ def test_a_killed_training_goes_on_with_the_weights_of_its_checkpoint_at_the_ser
     policy = answering.start()
     one = toy.assignment(cast(Any, policy), algorithm, tmp_path / "run", roll=Asking(answering), say=kill)
     with pytest.raises(Killed):
-        online.train(one)
+        drivers.train_online(one)
     _, done, roll = trained(answering, tmp_path / "run", algorithm)
     assert done.steps == 10 and len(roll.versions) == 5
     whole = at(server, base, tmp_path)

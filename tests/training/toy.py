@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sia_runner.records import OutcomeKind, Sampled, Trajectory
-from sia_runner.schema.training import Algorithm, Collapse, Lora
-from sia_runner.training.protocol import Assignment
+from sia_runner.config.training import AlgorithmConfig, CollapseLimits, LoraSettings
+from sia_runner.records import OutcomeKind, SampledCall, Trajectory
+from sia_runner.training.protocol import TrainingJob
 
 SYMBOLS, NOISE = 8, 16
 ASK, EOS, PAD = 3, 1, 0
@@ -102,7 +102,7 @@ def chance(model: Any, units: Sequence[str]) -> float:
     return float(torch.softmax(logits, -1).gather(1, right).mean())
 
 
-def sample(model: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], limit: int = 2) -> list[Sampled]:
+def sample(model: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], limit: int = 2) -> list[SampledCall]:
     """Draw completions; each row from a generator of its own, so that its draw does not depend on the batch."""
     import torch
 
@@ -120,10 +120,10 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], l
     return [_until_end(*one) for one in zip(prompts, drawn, logprobs, strict=True)]
 
 
-def _until_end(prompt: Sequence[int], drawn: list[int], logprobs: list[float]) -> Sampled:
+def _until_end(prompt: Sequence[int], drawn: list[int], logprobs: list[float]) -> SampledCall:
     length = drawn.index(EOS) + 1 if EOS in drawn else len(drawn)
     reason = "stop" if EOS in drawn else "length"
-    return Sampled(tuple(prompt), tuple(drawn[:length]), tuple(logprobs[:length]), reason, "live")
+    return SampledCall(tuple(prompt), tuple(drawn[:length]), tuple(logprobs[:length]), reason, "live")
 
 
 @dataclass
@@ -161,13 +161,13 @@ class ToyRoll:
     asked: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
-        from sia_runner.training.schedule import seed_of
+        from sia_runner.training.batch import derive_seed
 
         assert not self.policy.held and not self.policy.model.training, "served in the middle of an optimizer step"
         assert temperature == 1.0
         self.asked.append((step, tuple(units)))
         wanted = [(unit, sample, call) for unit in units for sample in range(samples) for call in range(self.calls)]
-        prompts, seeds = [prompt_of(unit) for unit, _, _ in wanted], [seed_of(step, *one) for one in wanted]
+        prompts, seeds = [prompt_of(unit) for unit, _, _ in wanted], [derive_seed(step, *one) for one in wanted]
         made = sample(self.policy.model, prompts, seeds, self.limit)
         trajectories = []
         for start in range(0, len(wanted), self.calls):
@@ -180,7 +180,7 @@ class ToyRoll:
         return trajectories
 
 
-def settings(name: str, **changes: Any) -> Algorithm:
+def settings(name: str, **changes: Any) -> AlgorithmConfig:
     """Values that suit a model of this size."""
     kind = "offline" if name in ("best_of_n", "dpo") else "online"
     common: dict[str, Any] = {
@@ -188,7 +188,7 @@ def settings(name: str, **changes: Any) -> Algorithm:
         "kind": kind,
         "mode": "SIA-W+H",
         "algorithm": name,
-        "lora": Lora(rank=32, alpha=64),
+        "lora": LoraSettings(rank=32, alpha=64),
         "learning_rate": 1e-3,
         "steps": 40,
         "questions": 4,
@@ -196,11 +196,11 @@ def settings(name: str, **changes: Any) -> Algorithm:
         "max_length": 16,
     }
     if kind == "online":
-        common["collapse"] = Collapse(kl=None, entropy=None, zero_groups=None, length=None)
-    return Algorithm(**{**common, **changes})
+        common["collapse"] = CollapseLimits(kl=None, entropy=None, zero_groups=None, length=None)
+    return AlgorithmConfig(**{**common, **changes})
 
 
-def assignment(policy: ToyPolicy, algorithm: Algorithm, folder: Path, **changes: Any) -> Assignment:
+def assignment(policy: ToyPolicy, algorithm: AlgorithmConfig, folder: Path, **changes: Any) -> TrainingJob:
     values: dict[str, Any] = {
         "algorithm": algorithm,
         "policy": policy,
@@ -212,4 +212,4 @@ def assignment(policy: ToyPolicy, algorithm: Algorithm, folder: Path, **changes:
         "seed": 0,
         "say": lambda line: None,
     }
-    return Assignment(**{**values, **changes})
+    return TrainingJob(**{**values, **changes})

@@ -1,1 +1,1 @@
-"""Kaggle competitions in the layout that MLE-bench prepares (openai/mle-bench)."""
+"""Kaggle competitions in the layout that MLE-bench prepares."""

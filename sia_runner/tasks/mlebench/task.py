@@ -1,34 +1,213 @@
 """Competitions that MLE-bench prepared, as table tasks: private answers stay outside, val and dev are cut from train.
 
 The grader and the leaderboard of mlebench are used for the final test where they are available; candidates are compared
-by our metric of the same name, which has a value for each question.
-"""
+by our metric of the same name, which has a value for each question. Medal thresholds by the number of teams are
+Kaggle's (kaggle.com/progression), with MLE-bench's rounding (`mlebench/grade_helpers.py`, `Grader.rank_score`). The
+leaderboard was scored on Kaggle's own hidden test set, while MLE-bench cuts its test set from the public training data:
+that is its protocol."""
 
 import csv
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from sia_runner.ground.resources import bundled
+from sia_runner.config import task as task_config
+from sia_runner.config.task import Competition, competition_named
 from sia_runner.records import Score
-from sia_runner.schema import task as task_config
-from sia_runner.schema.competitions import Competition, named
-from sia_runner.tasks.mlebench.layout import (
-    fetch_competition,
-    find_prepared,
-    mlebench_data_dir,
-    mlebench_package,
-    not_prepared_error,
-)
-from sia_runner.tasks.mlebench.medals import read_leaderboard
-from sia_runner.tasks.mlebench.official import GraderFailedError, grade_submission, write_submission
-from sia_runner.tasks.prepare import ready
-from sia_runner.tasks.protocol import Round, TaskError, View
+from sia_runner.system import bundled_folder
+from sia_runner.tasks.data import prepared_folder
+from sia_runner.tasks.process import run_program
+from sia_runner.tasks.protocol import DatasetView, Fold, TaskError
 from sia_runner.tasks.table import TableTask
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_cells
+
+_INSTALL_HINT = "pip install git+https://github.com/openai/mle-bench (it is not on the package index)"
+_CREDENTIALS = (
+    "Kaggle's credentials (KAGGLE_USERNAME and KAGGLE_KEY, or ~/.kaggle/kaggle.json), its rules accepted there"
+)
+_PREPARE_SECONDS = 6 * 3600  # some competitions are hundreds of gigabytes
+
+
+def mlebench_data_dir(prepared: str | None) -> Path:
+    """Return `task.prepared`, or the folder where mlebench keeps its data."""
+    if prepared:
+        return Path(prepared).expanduser().resolve()
+    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(caches) / "mle-bench" / "data"
+
+
+def candidate_folders(folder: Path, competition: str) -> list[Path]:
+    """Return the folders that may hold public/ and private/: of mlebench, and of a sia-agent task made of it."""
+    return [
+        folder / competition / "prepared",
+        folder / competition / "data",
+        folder / "prepared",
+        folder / "data",
+        folder,
+    ]
+
+
+def find_prepared(folder: Path, competition: str) -> Path | None:
+    """Return the folder with public/ and private/; None where the competition is not prepared."""
+    candidates = candidate_folders(folder, competition)
+    return next((path for path in candidates if (path / "public").is_dir() and (path / "private").is_dir()), None)
+
+
+def mlebench_package() -> Path | None:
+    """Return the folder of the installed mlebench package, without importing it; None where it is not installed."""
+    try:
+        spec = importlib.util.find_spec("mlebench")
+    except (ImportError, ValueError):
+        return None
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    return Path(folders[0]) if folders else None
+
+
+def not_prepared_error(folder: Path, competition: str) -> TaskError:
+    """Return the error for a competition that is not prepared and cannot be."""
+    return TaskError(
+        f"task.competition={competition}: no {competition}/prepared/public and private in {folder} (task.prepared); "
+        f"make it with `mlebench prepare -c {competition} --data-dir {folder}`, "
+        f"which takes {_CREDENTIALS}; {_INSTALL_HINT}"
+    )
+
+
+def fetch_competition(folder: Path, competition: str) -> None:
+    """Let the installed package download and prepare a competition, with the user's environment. Raises TaskError."""
+    command = [sys.executable, "-c", "from mlebench.cli import main; main()", "prepare", "-c", competition]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        completed = subprocess.run(
+            [*command, "--data-dir", str(folder)],
+            cwd=folder,  # mlebench keeps a cache of its own in the current folder
+            stdin=subprocess.DEVNULL,  # it would ask whether to open the page with the rules
+            capture_output=True,
+            text=True,
+            timeout=_PREPARE_SECONDS,
+            check=False,
+        )
+        problem = completed.stderr.strip().rpartition("\n")[2][:300] if completed.returncode else ""
+    except subprocess.TimeoutExpired:
+        problem = f"it did not end within {_PREPARE_SECONDS // 3600} hours"
+    if problem:
+        raise TaskError(f"mlebench prepare -c {competition} failed: {problem}; it takes {_CREDENTIALS}")
+
+
+AnswerCells = tuple[str, ...]
+
+
+class GraderFailedError(Exception):
+    """The grader of mlebench could not be run; the message says why in a few words."""
+
+
+def grade_submission(package: Path, competition: str, prepared: Path, submission: Path, seconds: float) -> float | None:
+    """Return the score; None where the grader takes the submission for invalid. Raises GraderFailedError."""
+    program = Path(__file__).with_name("grader.py")
+    with tempfile.TemporaryDirectory(prefix="sia-mlebench-") as temporary:
+        folder = Path(temporary) / "data" / competition
+        folder.mkdir(parents=True)
+        (folder / "prepared").symlink_to(prepared)
+        arguments = [str(package.parent), competition, str(folder.parent), str(submission)]
+        result = run_program([sys.executable, "-I", str(program), *arguments], seconds, Path(temporary))
+    if result.exit_code is None:
+        raise GraderFailedError(f"no answer within {seconds:g} s")
+    if result.exit_code:
+        raise GraderFailedError(result.errors.strip().rpartition("\n")[2][:200])
+    return json.loads(result.output.decode().strip().rpartition("\n")[2])["score"]
+
+
+def write_submission(
+    sample: Path, competition: Competition, columns: Sequence[str], answers: Mapping[str, AnswerCells], dest: Path
+) -> None:
+    """Write the harness's answers in the competition's own form, to `dest`.
+
+    The rows are those of the sample submission with the answers put in, unanswered ones left out. `answers` are by the
+    test file's ids, or by row numbers where it has none.
+    """
+    with (
+        sample.open(encoding="utf-8-sig", newline="") as source,
+        dest.open("w", encoding="utf-8", newline="") as target,
+    ):
+        rows = csv.DictReader(source)
+        writer = csv.DictWriter(target, rows.fieldnames or [])
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            cells = answers.get(row[competition.id] if competition.id else str(number))
+            if cells is not None:
+                writer.writerow(row | dict(zip(columns, cells, strict=True)))
+
+
+MEDALS = ("gold", "silver", "bronze")
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """The scores of a leaderboard, best first."""
+
+    scores: Sequence[float]
+
+    @property
+    def lower_is_better(self) -> bool:
+        """True where the best score is the lowest."""
+        return self.scores[0] < self.scores[-1]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The scores that win each medal, and the median score."""
+        n = len(self.scores)
+        return {
+            **{medal: self.scores[rank - 1] for medal, rank in zip(MEDALS, _medal_ranks(n), strict=True)},
+            "median": median(self.scores),
+        }
+
+    def standing(self, score: float) -> dict[str, object]:
+        """Return the best medal whose threshold the score reaches, and whether it is above the median."""
+        sign = -1 if self.lower_is_better else 1
+        reached = [medal for medal in MEDALS if sign * score >= sign * self.thresholds[medal]]
+        return {
+            "medal": reached[0] if reached else None,
+            "above_median": sign * score > sign * self.thresholds["median"],
+            "thresholds": self.thresholds,
+            "teams": len(self.scores),
+        }
+
+
+def _medal_ranks(teams: int) -> tuple[int, int, int]:
+    """Return the last ranks that win gold, silver and bronze."""
+    tenth, fifth, two_fifths = (max(1, int(teams * share)) for share in (0.1, 0.2, 0.4))
+    if teams < 100:
+        return tenth, fifth, two_fifths
+    if teams < 250:
+        return 10, fifth, two_fifths
+    if teams < 1000:
+        return 10 + int(teams * 0.002), 50, 100
+    return 10 + int(teams * 0.002), max(1, int(teams * 0.05)), tenth
+
+
+def read_leaderboard(candidates: Sequence[Path]) -> Leaderboard | None:
+    """Read the first file that holds scores; None where none does.
+
+    The package's own files may be git-lfs pointers, which hold no scores.
+    """
+    for path in candidates:
+        if path.is_file():
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                rows = csv.DictReader(stream)
+                if "score" in (rows.fieldnames or []):
+                    scores = [float(row["score"]) for row in rows if row["score"]]
+                    if scores:
+                        return Leaderboard(scores)
+    return None
+
 
 SAMPLE = "sample_submission.csv"
 _OPTIONS = ("verifier", "answer", "train", "sample", "answers", "train_files", "test_files")  # of convert.py
@@ -37,9 +216,9 @@ _OPTIONS = ("verifier", "answer", "train", "sample", "answers", "train_files", "
 class Mlebench(TableTask):
     """A competition of MLE-bench (see sia_runner.tasks.protocol.Task)."""
 
-    def __init__(self, spec: task_config.MlebenchTask, split_seed: int, cache: Path) -> None:
+    def __init__(self, spec: task_config.MlebenchTaskConfig, split_seed: int, cache: Path) -> None:
         self._mlebench, self._data_dir = spec, mlebench_data_dir(spec.prepared)
-        self._competition = named(spec.competition)
+        self._competition = competition_named(spec.competition)
         self._configure(split_seed, cache)
 
     def _configure(self, split_seed: int, cache: Path) -> None:
@@ -52,8 +231,8 @@ class Mlebench(TableTask):
         if prepared is None and mlebench_package() is None:
             raise not_prepared_error(self._data_dir, spec.competition)
         self._prepared = prepared or self._data_dir / spec.competition / "prepared"
-        super().__init__(_table(spec, self._competition, self._prepared), split_seed, cache)
-        self.folder = bundled("tasks") / self._competition.folder
+        super().__init__(_table_spec(spec, self._competition, self._prepared), split_seed, cache)
+        self.folder = bundled_folder("tasks") / self._competition.folder
         self.reference = self.folder / "reference"
 
     def prepare(self, say: Callable[[str], None]) -> None:
@@ -71,11 +250,11 @@ class Mlebench(TableTask):
             setting = f"task.competition={self._mlebench.competition}"
             raise TaskError(
                 f"{setting} is not prepared in {self._data_dir}; have the installed mlebench do it, once: python -m "
-                f"sia_runner.prepare task=mlebench {setting} task.prepared={self._data_dir}"
+                f"sia_runner prepare task=mlebench {setting} task.prepared={self._data_dir}"
             )
-        return ready(self.name, self._spec.data, self._home, self._cache, lambda _: None)
+        return prepared_folder(self.name, self._spec.data, self._home, self._cache, lambda _: None)
 
-    def lay_out(self, fold: Round, dest: Path, salt: str) -> View:
+    def lay_out(self, fold: Fold, dest: Path, salt: str) -> DatasetView:
         """Write the table's view, and a sample submission for its questions."""
         view = super().lay_out(fold, dest, salt)
         facts = json.loads((self._source / "competition.json").read_text(encoding="utf-8"))
@@ -128,19 +307,21 @@ class Mlebench(TableTask):
             return grade_submission(package, competition, self._prepared, path, spec.limits.verify)
 
 
-def _table(spec: task_config.MlebenchTask, competition: Competition, prepared: Path) -> task_config.TableTask:
+def _table_spec(
+    spec: task_config.MlebenchTaskConfig, competition: Competition, prepared: Path
+) -> task_config.TableTaskConfig:
     """Return the competition as a table task, with data made by tasks/mlebench/convert.py."""
     options = {name: getattr(competition, name) for name in _OPTIONS}
     options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.most_rows}
     stratify = False if competition.verifier == "rmse" else spec.splits.stratify
     classes = list(competition.choices) or None
     if competition.verifier == "log_loss" and not classes:
-        classes = _classes(prepared / "public" / competition.sample)
-    return task_config.TableTask(
+        classes = _sample_classes(prepared / "public" / competition.sample)
+    return task_config.TableTaskConfig(
         name=f"{spec.name}_{spec.competition}",
         _target_="sia_runner.tasks.table.TableTask",
         folder="mlebench",
-        data=task_config.Data(
+        data=task_config.DataSource(
             script="convert.py",
             local=str(prepared),
             arguments=options,
@@ -151,7 +332,7 @@ def _table(spec: task_config.MlebenchTask, competition: Competition, prepared: P
             extra={"competition.json": "competition.json"},
             licence="the rules of the Kaggle competition hold",
         ),
-        columns=task_config.Columns(
+        columns=task_config.TableColumns(
             id=competition.id or "row",
             answer=competition.answer,
             files=["file"] if competition.train_files else [],
@@ -168,7 +349,7 @@ def _table(spec: task_config.MlebenchTask, competition: Competition, prepared: P
     )
 
 
-def _classes(sample: Path) -> list[str]:
+def _sample_classes(sample: Path) -> list[str]:
     """Return the columns of the sample submission except its first, the id."""
     try:
         with sample.open(encoding="utf-8-sig", newline="") as stream:

@@ -1,29 +1,161 @@
-"""The review of a task without running a harness: all checks, from the cheapest to the slowest."""
+"""The review of a task without running a harness: all checks, from the cheapest to the slowest.
 
+The verifier must keep its contract: the same result twice, values from 0 to 1, no gold answers shown, in time."""
+
+import ast
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sia_runner.tasks.review.columns import telling_columns
-from sia_runner.tasks.review.finding import Finding, Review
-from sia_runner.tasks.review.gaming import Games
-from sia_runner.tasks.review.hostile import hostile_submissions
-from sia_runner.tasks.review.judging import check_contract, check_repeatable, check_sample_time, check_time, unsafe_code
-from sia_runner.tasks.review.seen import gold_in_description, gold_in_programs, gold_in_view
-from sia_runner.tasks.review.splitting import few_questions, leaking_splits
-from sia_runner.tasks.review.subject import Content, Sample, Subject
+from sia_runner.records import Outcome
+from sia_runner.tasks.process import verifier_output
+from sia_runner.tasks.protocol import DatasetView
+from sia_runner.tasks.review.attacks import ScoringAttacks, hostile_submissions
+from sia_runner.tasks.review.leaks import (
+    few_questions,
+    gold_in_description,
+    gold_in_programs,
+    gold_in_view,
+    leaking_splits,
+    telling_columns,
+)
+from sia_runner.tasks.review.subject import (
+    NONSENSE,
+    AddNote,
+    ReferenceSubmission,
+    SubmissionContent,
+    TaskFinding,
+    TaskReview,
+    TaskUnderReview,
+    Verification,
+    comparable_cell,
+)
 from sia_runner.tasks.table import TableTask
 
+_REPEATS = 3
+# What turns text of a submission into code, by the name it is called with
+_UNSAFE = {
+    "eval": "eval() runs what a harness wrote",
+    "exec": "exec() runs what a harness wrote",
+    "pickle.load": "a pickle runs code when it is loaded",
+    "pickle.loads": "a pickle runs code when it is loaded",
+    "joblib.load": "joblib loads pickles, which run code",
+    "dill.load": "a pickle runs code when it is loaded",
+    "torch.load": "torch.load may load pickles, which run code",
+    "pd.read_pickle": "a pickle runs code when it is loaded",
+    "pandas.read_pickle": "a pickle runs code when it is loaded",
+    "yaml.load": "yaml.load can build any object",
+    "yaml.unsafe_load": "yaml.unsafe_load can build any object",
+    "os.system": "a shell sees what a harness wrote",
+}
 
-def review(task: TableTask, cache: Path, sample: Sample | None = None, sandbox_command: Sequence[str] = ()) -> Review:
+
+def check_contract(
+    subject: TaskUnderReview, honest: Verification, half: Sequence[tuple[str, str]]
+) -> Iterator[TaskFinding]:
+    """Check the contract. `honest`: the verification of a good submission; `half`: answers to half of the questions."""
+    where = subject.verifier_name
+    yield from _value_findings(subject, honest.outcomes, where)
+    yield from check_repeatable(subject, subject.submit(half))
+    wrong = subject.submit([(name, NONSENSE) for name in subject.gold])
+    nonsense = subject.verify(wrong)
+    yield from _value_findings(subject, nonsense.outcomes, where)
+    yield from _gold_shown_findings(subject, nonsense.outcomes, where)
+    output = verifier_output(subject.task._request(wrong, subject.attack_view.keys), subject.spec.limits.verify)
+    printed_gold = {
+        comparable_cell(gold)
+        for gold in subject.gold.values()
+        if len(comparable_cell(gold)) > 1 and comparable_cell(gold) in output.casefold()
+    }
+    if printed_gold:
+        fix = "print nothing about answers: output ends up in logs"
+        yield TaskFinding("prints-gold", f"it prints {len(printed_gold)} gold answers while it judges", where, fix)
+
+
+def check_repeatable(subject: TaskUnderReview, submission: Path) -> Iterator[TaskFinding]:
+    """Check that a submission scores the same twice.
+
+    Once is enough where submissions are programs: their scores may be times, which differ.
+    """
+    verdicts = [subject.verify(submission) for _ in range(1 if subject.task.executes else _REPEATS)]
+    if any(verdict.outcomes != verdicts[0].outcomes for verdict in verdicts):
+        fix = "seed what is random, and do not judge by time or by the order of a set"
+        problem = f"{_REPEATS} looks at one submission gave different scores"
+        yield TaskFinding("not-deterministic", problem, subject.verifier_name, fix)
+    yield from _value_findings(subject, verdicts[0].outcomes, subject.verifier_name)
+
+
+def check_time(subject: TaskUnderReview, note: AddNote) -> Iterator[TaskFinding]:
+    """Time the verification of the largest fold: all questions of it answered with their gold."""
+    views: list[DatasetView] = [subject.view(subject.select_fold, "select"), subject.test_view]
+    view = max(views, key=lambda candidate: len(candidate.keys))
+    rows = [(name, subject.units.answers[unit]) for name, unit in view.keys.items()]
+    yield from _timing_findings(subject, subject.verify(subject.submit(rows), view.keys), note)
+
+
+def check_sample_time(subject: TaskUnderReview, sample: ReferenceSubmission, note: AddNote) -> Iterator[TaskFinding]:
+    """Time the verification of the reference harness's submission."""
+    yield from _timing_findings(subject, subject.verify(sample.submission), note)
+
+
+def _timing_findings(subject: TaskUnderReview, verification: Verification, note: AddNote) -> Iterator[TaskFinding]:
+    limit, n = subject.spec.limits.verify, len(verification.outcomes)
+    note(f"judging {n:,} answers takes {verification.seconds:.2f} s (limits.verify: {limit:g} s)")
+    if verification.seconds > limit / 2:
+        problem = f"judging {n:,} answers takes {verification.seconds:.1f} s of the {limit:g} s allowed"
+        yield TaskFinding("slow-judge", problem, subject.verifier_name, "make it faster, or raise task.limits.verify")
+
+
+def unsafe_code(subject: TaskUnderReview) -> Iterator[TaskFinding]:
+    """Find calls in verifier.py that would run what a harness wrote."""
+    path = subject.task._home / "verifier.py"
+    if subject.spec.metric.verifier != "python":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            danger = _UNSAFE.get(name)
+            if any(word.arg == "allow_pickle" and ast.unparse(word.value) != "False" for word in node.keywords):
+                danger = "allow_pickle runs code of the file that is loaded"
+            if danger and not (name == "torch.load" and "weights_only=True" in ast.unparse(node)):
+                fix = "read plain formats: CSV, JSON, numpy with allow_pickle=False"
+                yield TaskFinding("runs-submissions", danger, f"verifier.py line {node.lineno}", fix)
+
+
+def _value_findings(subject: TaskUnderReview, outcomes: Sequence[Outcome], where: str) -> Iterator[TaskFinding]:
+    outside = [o.value for o in outcomes if not 0 <= o.value <= 1]
+    if outside and subject.task.higher_is_better:
+        problem = f"{len(outside)} of {len(outcomes)} outcomes are outside [0, 1], such as {outside[0]:g}"
+        yield TaskFinding(
+            "out-of-range", problem, where, "scale values to [0, 1]: one question must not outweigh the rest"
+        )
+
+
+def _gold_shown_findings(subject: TaskUnderReview, outcomes: Sequence[Outcome], where: str) -> Iterator[TaskFinding]:
+    """Check that the text of an outcome is the answer given; here all answers were nonsense."""
+    telling = [
+        o
+        for o in outcomes
+        if len(gold := comparable_cell(subject.units.answers[o.unit])) > 1 and gold in comparable_cell(o.prediction)
+    ]
+    if len(telling) > 2:
+        problem = f"the texts of {len(telling)} outcomes tell the gold answer"
+        yield TaskFinding(
+            "shows-gold", problem, where, "an outcome's prediction is what the harness wrote, nothing else"
+        )
+
+
+def review(
+    task: TableTask, cache: Path, sample: ReferenceSubmission | None = None, sandbox_command: Sequence[str] = ()
+) -> TaskReview:
     """Return the findings about a task. Raises TaskError.
 
     `cache`: the folder where near-duplicates are cached. `sample`: for tasks whose submissions only the task itself can
     read. `sandbox_command`: see Task.verify.
     """
-    result = Review()
+    result = TaskReview()
     with tempfile.TemporaryDirectory(prefix="sia-review-") as folder:
-        subject = Subject(task, Path(folder), sample, sandbox_command)
+        subject = TaskUnderReview(task, Path(folder), sample, sandbox_command)
         _check_declaration(subject, result)
         result.add(unsafe_code(subject))
         result.add(gold_in_description(subject))
@@ -36,18 +168,18 @@ def review(task: TableTask, cache: Path, sample: Sample | None = None, sandbox_c
     return result
 
 
-def _check_declaration(subject: Subject, result: Review) -> None:
+def _check_declaration(subject: TaskUnderReview, result: TaskReview) -> None:
     """Check the licence and the description."""
     spec = subject.spec
     if spec.data.licence.strip().casefold() in ("", "not stated"):
         fix = "say who made the data and what others may do with it"
-        result.add([Finding("no-licence", "nobody knows whether the data may be used", "task.data.licence", fix)])
+        result.add([TaskFinding("no-licence", "nobody knows whether the data may be used", "task.data.licence", fix)])
     if len(subject.task.description.split()) < 10:
         fix = "say what is asked, what an answer looks like, and how it is scored"
-        result.add([Finding("no-description", "fewer than ten words", "task.md", fix)])
+        result.add([TaskFinding("no-description", "fewer than ten words", "task.md", fix)])
 
 
-def _check_verifier(subject: Subject, result: Review) -> None:
+def _check_verifier(subject: TaskUnderReview, result: TaskReview) -> None:
     """Try the verifier with wrong submissions, unless it already fails on the right one."""
     if not subject.is_table:
         _check_with_sample(subject, result)
@@ -56,14 +188,14 @@ def _check_verifier(subject: Subject, result: Review) -> None:
     if honest.value is None:
         fix = "verify() must give one Outcome for each id of `answers`, with a finite value"
         result.add(
-            [Finding("judge-fails", f"it fails on the gold answers: {honest.error}", subject.verifier_name, fix)]
+            [TaskFinding("judge-fails", f"it fails on the gold answers: {honest.error}", subject.verifier_name, fix)]
         )
         return
-    attacks = Games(subject, honest.value)
+    attacks = ScoringAttacks(subject, honest.value)
     if not subject.better(honest.value, attacks.constant):
         fix = "the answer column must hold what a perfect harness would write"
         problem = f"the gold answers score {honest.value:.3f}, a constant {attacks.constant:.3f}"
-        result.add([Finding("gold-is-wrong", problem, subject.verifier_name, fix)])
+        result.add([TaskFinding("gold-is-wrong", problem, subject.verifier_name, fix)])
         return
     result.add(check_contract(subject, honest, attacks.half))
     result.add(attacks.findings(result.notes.append))
@@ -71,7 +203,7 @@ def _check_verifier(subject: Subject, result: Review) -> None:
     result.add(check_time(subject, result.notes.append))
 
 
-def _check_with_sample(subject: Subject, result: Review) -> None:
+def _check_with_sample(subject: TaskUnderReview, result: TaskReview) -> None:
     """Try the verifier with the reference harness's submission, repeated and damaged.
 
     Only the task knows the form of such a submission.
@@ -85,7 +217,7 @@ def _check_with_sample(subject: Subject, result: Review) -> None:
     result.add(hostile_submissions(subject, content))
 
 
-def _content(subject: Subject) -> Content:
+def _content(subject: TaskUnderReview) -> SubmissionContent:
     """Return the file that was submitted, or the files of the folder; None where there is nothing."""
     if subject.sample is None:
         return None

@@ -1,28 +1,38 @@
-"""The task under review: the views of it that a harness would get, and its verifier's outcomes for a submission."""
+"""The task under review, the findings about it, and the rows of its files.
+
+A review looks at a task as somebody would who wants a score without doing the work: `leaks` finds gold answers that can
+be read or looked up, `attacks` submits tables that answer nothing honestly and hostile files, `reviewer` checks the
+verifier's contract and runs all of it."""
 
 import csv
 import io
+import json
+import re
 import time
+import unicodedata
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
-from sia_runner.ground.scoring import mean
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.tasks.protocol import Round, View
+from sia_runner.selection.scoring import mean_value
+from sia_runner.tasks.protocol import DatasetView, Fold
 from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.table import TableTask
 
 NONSENSE = "zzqx nonsense"  # an answer that is right nowhere
 MAX_QUESTIONS = 400  # questions of one attack: enough to tell a hole from luck, few enough for a dozen verifications
-Row = tuple[str, str]
-Content = bytes | dict[str, bytes] | None  # of a submission: its file; of a folder its files; nothing
+AnswerRow = tuple[str, str]
+SubmissionContent = bytes | dict[str, bytes] | None  # of a submission: its file; of a folder its files; nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Verification:
     """The verification of one submission. `value` is None where the verifier failed; `error` holds its own words."""
 
     outcomes: Sequence[Outcome]
@@ -32,14 +42,14 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ReferenceSubmission:
     """The submission of the reference harness, and the questions it was asked: view id -> question."""
 
     submission: Path
     keys: Mapping[str, str]
 
 
-class Subject:
+class TaskUnderReview:
     """A task under review.
 
     `folder` is scratch space, `sandbox_command` runs submissions that are code (see Task.verify). No program runs here
@@ -47,35 +57,37 @@ class Subject:
     """
 
     def __init__(
-        self, task: TableTask, folder: Path, sample: Sample | None = None, sandbox_command: Sequence[str] = ()
+        self,
+        task: TableTask,
+        folder: Path,
+        sample: ReferenceSubmission | None = None,
+        sandbox_command: Sequence[str] = (),
     ) -> None:
         self.task, self.folder, self.sample, self.sandbox_command = task, folder, sample, sandbox_command
         self.spec, self.units, self.source = task._spec, task._units, task._source
         self._submissions = 0
 
     @cached_property
-    def select_fold(self) -> Round:
+    def select_fold(self) -> Fold:
         """The first fold by which candidates are selected."""
         return self.task.rounds("select")[0]
 
     @cached_property
-    def test_fold(self) -> Round:
+    def test_fold(self) -> Fold:
         """The fold of the final test."""
         return self.task.rounds("test")[0]
 
     @cached_property
-    def attack_view(self) -> View:
+    def attack_view(self) -> DatasetView:
         """The view that the attacks answer: a seeded sample of dev + val, and all training data."""
-        return self.view(
-            Round(self.select_fold.train, shuffled(self.select_fold.questions, 0)[:MAX_QUESTIONS]), "asked"
-        )
+        return self.view(Fold(self.select_fold.train, shuffled(self.select_fold.questions, 0)[:MAX_QUESTIONS]), "asked")
 
     @cached_property
-    def test_view(self) -> View:
+    def test_view(self) -> DatasetView:
         """The view of the final test, with the labels of everything else."""
         return self.view(self.test_fold, "last")
 
-    def view(self, fold: Round, name: str) -> View:
+    def view(self, fold: Fold, name: str) -> DatasetView:
         """Write the view of a fold and return it."""
         return self.task.lay_out(fold, self.folder / name, "review")
 
@@ -118,14 +130,14 @@ class Subject:
         common = [answer for answer, _ in Counter(self.gold.values()).most_common(3)]
         return [*common, sorted(self.gold.values(), key=_number)[len(self.gold) // 2]]
 
-    def submit(self, rows: Iterable[Row], *, others: Mapping[str, str] | None = None) -> Path:
+    def submit(self, rows: Iterable[AnswerRow], *, others: Mapping[str, str] | None = None) -> Path:
         """Return a collected submission of these rows, and `others`: file name -> text."""
         text = io.StringIO()
         columns = self.spec.columns
         csv.writer(text, lineterminator="\n").writerows([(columns.id, columns.answer), *rows])
         return self.submit_bytes(text.getvalue().encode("utf-8", "surrogatepass"), others)
 
-    def submit_bytes(self, data: Content, others: Mapping[str, str] | None = None) -> Path:
+    def submit_bytes(self, data: SubmissionContent, others: Mapping[str, str] | None = None) -> Path:
         """Write files into a work folder and collect them from there, as after a run."""
         self._submissions += 1
         work = self.folder / f"work_{self._submissions}"
@@ -137,7 +149,7 @@ class Subject:
         self.task.collect(work, self.folder / f"submission_{self._submissions}")
         return self.folder / f"submission_{self._submissions}"
 
-    def verify(self, submission: Path, keys: Mapping[str, str] | None = None) -> Judged:
+    def verify(self, submission: Path, keys: Mapping[str, str] | None = None) -> Verification:
         """Verify a submission for `keys`.
 
         By default these are the questions of the attacks where submissions are tables, else those the reference harness
@@ -149,10 +161,10 @@ class Subject:
         seconds = time.perf_counter() - start
         error = next((o.prediction for o in outcomes if o.kind is OutcomeKind.VERIFIER_ERROR), None)
         if error is not None:
-            return Judged(outcomes, None, error.strip("()").removeprefix("the verifier failed: "), seconds)
-        return Judged(outcomes, (self.task.aggregate or mean)(outcomes), "", seconds)
+            return Verification(outcomes, None, error.strip("()").removeprefix("the verifier failed: "), seconds)
+        return Verification(outcomes, (self.task.aggregate or mean_value)(outcomes), "", seconds)
 
-    def verify_rows(self, rows: Iterable[Row]) -> Judged:
+    def verify_rows(self, rows: Iterable[AnswerRow]) -> Verification:
         """Verify a submission of these rows."""
         return self.verify(self.submit(rows))
 
@@ -166,3 +178,141 @@ def _number(text: str) -> tuple[float, str]:
         return float(text), text
     except ValueError:
         return 0.0, text
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFinding:
+    """A fault of a task. `code` is a short name for it, `where` a file or a key of the configuration."""
+
+    code: str
+    what: str
+    where: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"FINDING {self.code} · {self.what} · {self.where} · fix: {self.fix}"
+
+
+@dataclass(slots=True)
+class TaskReview:
+    """The findings and the notes of a review."""
+
+    findings: list[TaskFinding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, findings: Iterable[TaskFinding]) -> None:
+        """Add the first finding of each kind at one place: one fault is reported once, however it shows."""
+        reported = {(finding.code, finding.where) for finding in self.findings}
+        for finding in findings:
+            if (finding.code, finding.where) not in reported:
+                reported.add((finding.code, finding.where))
+                self.findings.append(finding)
+
+    def lines(self) -> Iterator[str]:
+        """Yield one line for each finding and each note."""
+        yield from map(str, self.findings)
+        yield from (f"noted: {note}" for note in self.notes)
+
+
+AddNote = Callable[[str], None]
+
+
+MAX_READ_BYTES = 32 << 20  # bytes read of one file
+_WIDE = 64  # cells of a list of scalars that still counts as one row
+_SEPARATORS = re.compile(r"[\t,;:=|]+")
+CellSet = frozenset[str]
+
+
+def comparable_cell(cell: object) -> str:
+    """Return a cell in the form in which its spellings are compared."""
+    return unicodedata.normalize("NFC", str(cell)).strip(" \t\r\n'\"()[]{}").casefold()
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file of a view by its header; empty where there is none."""
+    csv.field_size_limit(1 << 30)
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def rows_of_file(path: Path) -> Iterator[CellSet]:
+    """Yield rows of `path`, and of the members where it is a zip; none of other binary files."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist()[:1000]:
+                with archive.open(member) as stream:
+                    yield from rows_of_text(stream.read(MAX_READ_BYTES), member.filename)
+        return
+    with path.open("rb") as stream:
+        yield from rows_of_text(stream.read(MAX_READ_BYTES), path.name)
+
+
+def rows_of_text(data: bytes, name: str) -> Iterator[CellSet]:
+    """Yield rows of a file's content, each as a set of cells, where a row has several. Binary files have none."""
+    if b"\0" in data[:4096]:
+        return
+    text = data.decode("utf-8-sig", "replace")
+    readers: list[Callable[[str], Iterable[Iterable[object]]]] = [_rows_of_lines]
+    if name.endswith((".json", ".jsonl", ".ndjson")):
+        readers = [_rows_of_json]
+    elif name.endswith((".csv", ".tsv")):
+        readers = [_rows_of_table]
+    for row in chain.from_iterable(reader(text) for reader in readers):
+        cells = frozenset(comparable_cell(cell) for cell in row) - {""}
+        if len(cells) > 1:
+            yield cells
+
+
+def _rows_of_table(text: str) -> Iterator[list[str]]:
+    csv.field_size_limit(1 << 30)
+    delimiter = "\t" if "\t" in text.partition("\n")[0] else ";" if ";" in text.partition("\n")[0] else ","
+    try:
+        yield from csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    except csv.Error:
+        yield from _rows_of_lines(text)
+
+
+def _rows_of_lines(text: str) -> Iterator[list[str]]:
+    """Split lines at the usual separators, and at blanks: `17 B`, `17: B`, `"17": "B",`.
+
+    Of a long line, yield neighbouring pairs.
+    """
+    for line in text.splitlines():
+        for cells in (_SEPARATORS.split(line), line.split()):
+            if len(cells) <= _WIDE:
+                yield cells
+            else:
+                yield from map(list, pairwise(cells))
+
+
+def _rows_of_json(text: str) -> Iterator[Sequence[object]]:
+    try:
+        yield from _of_tree(json.loads(text))
+    except (ValueError, RecursionError):
+        for line in text.splitlines():
+            try:
+                yield from _of_tree(json.loads(line))
+            except (ValueError, RecursionError):
+                yield from _rows_of_lines(line)
+
+
+def _of_tree(tree: Any) -> Iterator[Sequence[object]]:
+    """Yield the scalars of each object, each key with its scalar, and short lists of scalars."""
+    if isinstance(tree, dict):
+        scalars = {key: value for key, value in tree.items() if not isinstance(value, dict | list)}
+        yield list(scalars.values())
+        yield from ([key, value] for key, value in scalars.items())
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield [key, *(inner for inner in value.values() if not isinstance(inner, dict | list))]
+        children = tree.values()
+    elif isinstance(tree, list):
+        children = tree
+        if len(tree) <= _WIDE and not any(isinstance(child, dict | list) for child in tree):
+            yield tree
+    else:
+        return
+    for child in children:
+        yield from _of_tree(child)

@@ -1,1 +1,1 @@
-"""Common verifiers: judge a submission against gold answers, in the worker process, with the standard library only."""
+"""The common verifiers, which YAML names."""

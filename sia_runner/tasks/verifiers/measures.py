@@ -1,8 +1,7 @@
 """Metrics of a whole set of answers, by name: a value per question, and an aggregate that makes the metric of them.
 
 A question without a valid answer gets the worst value that an answer within the range of all gold answers can have, so
-that leaving it out never helps. Tests compare them with scikit-learn, with every question answered.
-"""
+that leaving it out never helps. Tests compare them with scikit-learn, with every question answered."""
 
 import math
 import sys
@@ -11,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sia_runner.ground.scoring import Aggregate
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.tasks.verifiers.common import SHOWN, finite
+from sia_runner.selection.scoring import Aggregate
+from sia_runner.tasks.verifiers.answers import MAX_PREDICTION, finite_number
 
 Cells = tuple[str, ...]  # of one question: one for each answer column
-Judged = tuple[OutcomeKind, float, str]  # kind, value, the answer as it is shown
+JudgedCells = tuple[OutcomeKind, float, str]  # kind, value, the answer as it is shown
 _EPSILON = sys.float_info.epsilon  # probabilities are clipped to [eps, 1 - eps], as scikit-learn does
 _MAX_ERROR = 1e300  # a squared error stays a finite number
 _ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
@@ -39,13 +38,13 @@ class Measure:
     makes the metric of outcomes, given all gold answers by question; None: the mean of the values.
     """
 
-    judge: Callable[[Cells, str, Scale], Judged | None]
+    judge: Callable[[Cells, str, Scale], JudgedCells | None]
     worst: Callable[[str, Scale], float]
     aggregate: Callable[[Mapping[str, str]], Aggregate] | None
     numbers: bool  # are gold answers numbers?
 
 
-def outcomes(
+def measure_outcomes(
     measure: Measure, answers: Mapping[str, Cells], spoiled: set[str], gold: Mapping[str, str], scale: Scale
 ) -> list[Outcome]:
     """Return one outcome per question of `gold`."""
@@ -64,7 +63,9 @@ def outcomes(
         else:
             text = ", ".join(cells).strip(", ")
             kind, value = (OutcomeKind.INVALID_FORMAT if text else OutcomeKind.NO_ANSWER), None
-        results.append(Outcome(unit, kind, measure.worst(truth, scale) if value is None else value, text[:SHOWN]))
+        results.append(
+            Outcome(unit, kind, measure.worst(truth, scale) if value is None else value, text[:MAX_PREDICTION])
+        )
     return results
 
 
@@ -79,11 +80,11 @@ def scale_of(measure: Measure, gold: Iterable[str], choices: Sequence[str]) -> S
     return Scale(classes=choices or sorted(set(gold)))
 
 
-def fault(name: str, gold: str) -> str:
+def gold_fault(name: str, gold: str) -> str:
     """Return why the metric cannot take this gold answer; empty where it can."""
     if not MEASURES[name].numbers:
         return ""
-    number = finite(gold)
+    number = finite_number(gold)
     if number is None:
         return "is no finite number"
     if name == "rmsle" and number <= -1:
@@ -91,11 +92,11 @@ def fault(name: str, gold: str) -> str:
     return "is no whole number" if name == "quadratic_kappa" and not number.is_integer() else ""
 
 
-def _distance(error: Callable[[float, float], float | None]) -> Measure:
+def _mean_error(error: Callable[[float, float], float | None]) -> Measure:
     """Return a metric of numbers: the mean of `error(answer, gold)`, which is None where it is undefined."""
 
-    def judge(cells: Cells, gold: str, scale: Scale) -> Judged | None:
-        number = finite(cells[0])
+    def judge(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
+        number = finite_number(cells[0])
         value = None if number is None else error(number, float(gold))
         if value is None:
             return None
@@ -116,19 +117,19 @@ def _squared_log(answer: float, gold: float) -> float | None:
     return _squared(math.log1p(answer), math.log1p(gold)) if answer > -1 else None
 
 
-def _root(measure: Measure) -> Measure:
+def _root_of_mean(measure: Measure) -> Measure:
     def root_of_mean(results: Sequence[Outcome]) -> float:
         return math.sqrt(fmean(outcome.value for outcome in results))
 
     return Measure(measure.judge, measure.worst, lambda gold: root_of_mean, measure.numbers)
 
 
-def _log_loss(cells: Cells, gold: str, scale: Scale) -> Judged | None:
+def _log_loss(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
     """Return the log loss of probabilities of scale.classes.
 
     They must add up to 1 (within what numpy's isclose allows for 1e-6).
     """
-    numbers = [finite(cell) for cell in cells]
+    numbers = [finite_number(cell) for cell in cells]
     shares = [share for share in numbers if share is not None and 0 <= share <= 1]
     if len(shares) != len(scale.classes) or abs(sum(shares) - 1) > 1.1e-5:
         return None
@@ -138,9 +139,9 @@ def _log_loss(cells: Cells, gold: str, scale: Scale) -> Judged | None:
     return kind, loss, f"{scale.classes[best]} {shares[best]:.3g}"
 
 
-def _rating(cells: Cells, gold: str, scale: Scale) -> Judged | None:
+def _rating(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
     """Score a whole number within the range of gold: 1 less the squared share of the range that it is off."""
-    number = finite(cells[0])
+    number = finite_number(cells[0])
     if number is None or not number.is_integer() or not scale.low <= number <= scale.high:
         return None
     off = (number - float(gold)) / (scale.high - scale.low or 1.0)
@@ -179,7 +180,7 @@ def _kappa(gold: Mapping[str, str]) -> Aggregate:
     return kappa
 
 
-def _class(cells: Cells, gold: str, scale: Scale) -> Judged | None:
+def _class(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
     answer = cells[0].strip()
     if answer not in scale.classes:
         return None
@@ -205,9 +206,9 @@ def _macro_f1(gold: Mapping[str, str]) -> Aggregate:
 
 
 MEASURES = {
-    "rmse": _root(_distance(_squared)),
-    "rmsle": _root(_distance(_squared_log)),
-    "mae": _distance(lambda answer, gold: abs(answer - gold)),
+    "rmse": _root_of_mean(_mean_error(_squared)),
+    "rmsle": _root_of_mean(_mean_error(_squared_log)),
+    "mae": _mean_error(lambda answer, gold: abs(answer - gold)),
     "log_loss": Measure(_log_loss, lambda gold, scale: -math.log(_EPSILON), None, numbers=False),
     "quadratic_kappa": Measure(_rating, _farthest, _kappa, numbers=True),
     "macro_f1": Measure(_class, lambda gold, scale: 0.0, _macro_f1, numbers=False),

@@ -1,8 +1,8 @@
 """Readers of a hostile CSV submission: streamed, in bounded memory, never more than one answer for a question.
 
 Forgiven: a byte order mark, UTF-16, CRLF or CR line ends, NULs, invalid UTF-8 (the cell then matches nothing), extra
-columns, any order of rows, unknown ids. Not forgiven: an id twice, rows that do not fit the header, an unclear header.
-"""
+columns, any order of rows, unknown ids. Not forgiven: an id twice, rows that do not fit the header, an unclear
+header."""
 
 import codecs
 import csv
@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-LINE = 1 << 20  # characters of one line, and of one cell; what is beyond is cut off
+MAX_LINE = 1 << 20  # characters of one line, and of one cell; what is beyond is cut off
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -61,7 +61,7 @@ def read_cells(
 
 def _rows(stream: TextIO, most_lines: int) -> Iterator[list[str]]:
     """Yield rows that are not empty. A row that the csv module cannot parse counts as empty."""
-    csv.field_size_limit(LINE)
+    csv.field_size_limit(MAX_LINE)
     reader = csv.reader(_lines(stream, most_lines))
     while True:
         try:
@@ -80,13 +80,13 @@ def _lines(stream: TextIO, limit: int) -> Iterator[str]:
     A cell may hold line breaks, so there may be more lines than rows.
     """
     remaining = limit
-    while line := stream.readline(LINE):
+    while line := stream.readline(MAX_LINE):
         remaining -= 1
         if remaining < 0:
             raise UnreadableError(f"more than {limit} lines")
         rest = line
-        while len(rest) == LINE and not rest.endswith(("\n", "\r")):
-            rest = stream.readline(LINE)
+        while len(rest) == MAX_LINE and not rest.endswith(("\n", "\r")):
+            rest = stream.readline(MAX_LINE)
         yield line.replace("\0", "")
 
 

@@ -1,7 +1,6 @@
 """Best-of-N behaviour cloning: supervised training on each question's best trajectories.
 
-RAFT: Dong et al. 2023, arXiv 2304.06767.
-"""
+RAFT: Dong et al. 2023, arXiv 2304.06767."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,19 +10,18 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
+from sia_runner.config.training import AlgorithmConfig
+from sia_runner.errors import TrainingError
 from sia_runner.records import Trajectory
-from sia_runner.schema.training import Algorithm
-from sia_runner.training.algorithms.options import STRICT, read
-from sia_runner.training.algorithms.protocol import Example
-from sia_runner.training.batch import length
-from sia_runner.training.protocol import TrainingError
-from sia_runner.training.shape import by_question, reward_of
+from sia_runner.selection.algorithm_choice import by_question, reward_of
+from sia_runner.training.algorithms.base import STRICT_OPTIONS, SupervisedExample, read_options
+from sia_runner.training.batch import call_length
 
 KIND = "offline"
 
 
-@checked(frozen=True, config=STRICT)
-class Options:
+@checked(frozen=True, config=STRICT_OPTIONS)
+class BestOfNOptions:
     """The options of best-of-N."""
 
     keep: Annotated[int, Field(ge=1)] = 1  # at most so many trajectories of a question
@@ -43,16 +41,16 @@ class BestOfN:
     trainer: str = "sft"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def select(self, trajectories: Sequence[Trajectory], max_length: int) -> list[Example]:
+    def select(self, trajectories: Sequence[Trajectory], max_length: int) -> list[SupervisedExample]:
         """Return every call of the chosen trajectories, as sampled."""
         chosen = [trajectory for group in by_question(trajectories).values() for trajectory in self._best(group)]
         calls = [
             call
             for trajectory in chosen
             for call in trajectory.calls
-            if call.completion_ids and length(call) <= max_length
+            if call.completion_ids and call_length(call) <= max_length
         ]
-        return list(dict.fromkeys(Example(call.prompt_ids, call.completion_ids) for call in calls))
+        return list(dict.fromkeys(SupervisedExample(call.prompt_ids, call.completion_ids) for call in calls))
 
     def _best(self, group: Sequence[Trajectory]) -> list[Trajectory]:
         """Return the best trajectories.
@@ -66,9 +64,9 @@ class BestOfN:
         return sorted(good, key=lambda trajectory: (-reward_of(trajectory), trajectory.sample))[: self.keep]
 
 
-def create(algorithm: Algorithm) -> BestOfN:
+def create(algorithm: AlgorithmConfig) -> BestOfN:
     """Create the algorithm from its configuration. Raises TrainingError for wrong options."""
-    options = read(Options, algorithm)
+    options = read_options(BestOfNOptions, algorithm)
     if algorithm.kl:
         raise TrainingError(f"algorithm=best_of_n has no KL term: kl has to be 0; given: {algorithm.kl}")
     return BestOfN(options.keep, options.threshold, options.rounds, options.batch)

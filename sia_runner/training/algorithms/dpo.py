@@ -7,23 +7,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
+from sia_runner.config.training import AlgorithmConfig, NonNegativeFloat
+from sia_runner.errors import TrainingError
 from sia_runner.records import Trajectory
-from sia_runner.schema.training import Algorithm, NotNegative
-from sia_runner.training.algorithms.options import STRICT, read
-from sia_runner.training.algorithms.protocol import Preference
-from sia_runner.training.batch import length
-from sia_runner.training.protocol import TrainingError
-from sia_runner.training.shape import by_question, reward_of
+from sia_runner.selection.algorithm_choice import by_question, reward_of
+from sia_runner.training.algorithms.base import STRICT_OPTIONS, PreferencePair, read_options
+from sia_runner.training.batch import call_length
 
 KIND = "offline"
 
 
-@checked(frozen=True, config=STRICT)
-class Options:
+@checked(frozen=True, config=STRICT_OPTIONS)
+class DpoOptions:
     """The options of DPO."""
 
     loss: Literal["sigmoid", "ipo"] = "sigmoid"  # ipo: Azar et al. 2023, bounded where preferences are certain
-    margin: NotNegative = 0.0  # the chosen reward has to exceed the rejected one by more than this
+    margin: NonNegativeFloat = 0.0  # the chosen reward has to exceed the rejected one by more than this
     pairs: Annotated[int, Field(ge=1)] = 2  # at most, of one question
     rounds: Annotated[int, Field(ge=1)] = 1
     batch: Annotated[int, Field(ge=1)] = 16  # pairs per optimizer step
@@ -40,11 +39,11 @@ class Dpo:
     settings: Mapping[str, Any]
     trainer: str = "dpo"
 
-    def select(self, trajectories: Sequence[Trajectory], max_length: int) -> list[Preference]:
+    def select(self, trajectories: Sequence[Trajectory], max_length: int) -> list[PreferencePair]:
         """Return preference pairs, each at the first call where two trajectories differ."""
-        chosen: list[Preference] = []
+        chosen: list[PreferencePair] = []
         for group in by_question(trajectories).values():
-            forks = (fork(better, worse, max_length) for better, worse in self._ranked(group))
+            forks = (preference_at_fork(better, worse, max_length) for better, worse in self._ranked(group))
             chosen += list(dict.fromkeys(pair for pair in forks if pair is not None))[: self.pairs]
         return list(dict.fromkeys(chosen))
 
@@ -61,7 +60,7 @@ class Dpo:
         return [(better, worse) for _, _, better, worse in sorted(apart, key=lambda end: end[:2])]
 
 
-def fork(better: Trajectory, worse: Trajectory, max_length: int) -> Preference | None:
+def preference_at_fork(better: Trajectory, worse: Trajectory, max_length: int) -> PreferencePair | None:
     """Return a preference at the first call where two trajectories differ, or None.
 
     A preference is between completions of one prompt, and after that call the prompts differ. None if there is no such
@@ -71,23 +70,23 @@ def fork(better: Trajectory, worse: Trajectory, max_length: int) -> Preference |
         if call.prompt_ids != other_call.prompt_ids:
             return None
         if call.completion_ids != other_call.completion_ids:
-            fits = max(length(call), length(other_call)) <= max_length
+            fits = max(call_length(call), call_length(other_call)) <= max_length
             answered = call.completion_ids and other_call.completion_ids
             return (
-                Preference(call.prompt_ids, call.completion_ids, other_call.completion_ids)
+                PreferencePair(call.prompt_ids, call.completion_ids, other_call.completion_ids)
                 if fits and answered
                 else None
             )
     return None
 
 
-def create(algorithm: Algorithm) -> Dpo:
+def create(algorithm: AlgorithmConfig) -> Dpo:
     """Create the algorithm from its configuration; `kl` is DPO's beta.
 
     Both are the weight of the KL to the base in the objective that DPO solves (equation 3). Raises TrainingError for
     wrong options.
     """
-    options = read(Options, algorithm)
+    options = read_options(DpoOptions, algorithm)
     if not algorithm.kl:
         raise TrainingError("algorithm=dpo needs kl above 0 (DPO's beta); given: 0")
     settings = {"beta": algorithm.kl, "loss_type": [options.loss]}

@@ -4,19 +4,19 @@ import json
 import random
 from pathlib import Path
 
-from sia_runner.schema.task import MlebenchTask
+from sia_runner.config.task import MlebenchTaskConfig
 from sia_runner.tasks.mlebench.task import Mlebench
 from tests.tasks.making import write_csv
 
 
-def spec(folder: Path, competition: str, **changes) -> MlebenchTask:
+def spec(folder: Path, competition: str, **changes) -> MlebenchTaskConfig:
     data = {
         "name": "mlebench",
         "_target_": "sia_runner.tasks.mlebench.task.Mlebench",
         "competition": competition,
         "prepared": str(folder),
     }
-    return MlebenchTask.model_validate(data | changes)
+    return MlebenchTaskConfig.model_validate(data | changes)
 
 
 def load(folder: Path, competition: str, **changes) -> Mlebench:

@@ -6,10 +6,10 @@ import runpy
 import pytest
 from pydantic import ValidationError
 
-from sia_runner.ground.resources import bundled
+from sia_runner.config.task import COMPETITIONS, UNSUPPORTED_COMPETITIONS
 from sia_runner.records import OutcomeKind
-from sia_runner.schema.competitions import COMPETITIONS, NOT_HERE
-from sia_runner.tasks.mlebench.layout import mlebench_package
+from sia_runner.system import bundled_folder
+from sia_runner.tasks.mlebench.task import mlebench_package
 from sia_runner.tasks.protocol import TaskError
 from tests.tasks.making import read_csv, submit
 from tests.tasks.mlebench import making
@@ -89,7 +89,7 @@ def test_the_general_programs_answer_every_question_of_every_kind(made, program,
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.setattr("sys.argv", ["program", "--dataset_dir", str(view.path), "--working_dir", str(work)])
-    runpy.run_path(str(bundled("tasks") / "mlebench" / program), run_name="__main__")
+    runpy.run_path(str(bundled_folder("tasks") / "mlebench" / program), run_name="__main__")
     kinds = {outcome.kind for outcome in task.verify(work, view.keys, KIND.CRASHED)}
     assert kinds <= {KIND.CORRECT, KIND.WRONG, KIND.PARTIAL}
 
@@ -136,7 +136,7 @@ def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):
 def test_spaceship_titanic_has_the_programs_of_our_own_task(tmp_path):
     making.spaceship(tmp_path)
     task = making.load(tmp_path, "spaceship-titanic")
-    assert task.folder == bundled("tasks") / "spaceship_titanic"
+    assert task.folder == bundled_folder("tasks") / "spaceship_titanic"
     assert (task.reference / "target_agent.py").is_file()
     groups = {name: {unit.partition("_")[0] for unit in units} for name, units in task.splits().items()}
     assert not groups["dev"] & groups["val"]
@@ -173,11 +173,11 @@ def test_a_layout_with_a_file_missing_is_one_line(tmp_path, file):
         making.load(tmp_path, "spaceship-titanic")
 
 
-@pytest.mark.parametrize("competition", [*NOT_HERE, "titanic"])
+@pytest.mark.parametrize("competition", [*UNSUPPORTED_COMPETITIONS, "titanic"])
 def test_competitions_that_do_not_fit_are_refused_with_the_reason(tmp_path, competition):
     with pytest.raises(ValidationError) as refused:
         making.spec(tmp_path, competition)
-    assert NOT_HERE.get(competition, "make a task of it") in str(refused.value)
+    assert UNSUPPORTED_COMPETITIONS.get(competition, "make a task of it") in str(refused.value)
 
 
 def test_every_competition_has_a_metric_and_a_direction(tmp_path):

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.candidate import chamber
-from sia_runner.compose.for_commands import composed
-from sia_runner.config import check
-from sia_runner.ground.resources import bundled, cache_dir
+from sia_runner.config.composition import compose_overrides
+from sia_runner.config.experiment import check_experiment
+from sia_runner.experiment import verifier_sandbox
 from sia_runner.records import OutcomeKind
-from sia_runner.tasks.chamber import Chamber
+from sia_runner.system import bundled_folder, cache_dir
+from sia_runner.tasks.submission_sandbox import SubmissionSandbox
 from sia_runner.tasks.table import TableTask
 from sia_runner.tasks.worker import load_module
 
-FOLDER = bundled("tasks") / "trimul"
+FOLDER = bundled_folder("tasks") / "trimul"
 VERIFIER = load_module(FOLDER / "verifier.py")  # now `judge`, `dialect`, ... can be imported
 
 
@@ -29,13 +29,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def config():
-    return check(composed(["task=trimul"]))
+    return check_experiment(compose_overrides(["task=trimul"]))
 
 
 @pytest.fixture(scope="session")
 def inside(config):
     """The way into the sandbox that runs have on this machine."""
-    return Chamber(chamber.command(config))
+    return SubmissionSandbox(verifier_sandbox.sandbox_command(config))
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def judged(task, config, tmp_path):
         (tmp_path / "submission.py").write_text(source)
         smallest = sorted(task.splits()["dev"])[:most]
         keys = {f"q{n}": unit for n, unit in enumerate(smallest)}
-        return task.verify(tmp_path, keys, OutcomeKind.NO_ANSWER, chamber.command(config))
+        return task.verify(tmp_path, keys, OutcomeKind.NO_ANSWER, verifier_sandbox.sandbox_command(config))
 
     return judge
 

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="NOT CHECKED: torch is not installed (pip install 'sia-runner[trimul]')")
 
-from cases import Case  # noqa: E402
-from formula import EPSILON, make_input, mismatch, trimul  # noqa: E402
+from cases import Case
+from formula import EPSILON, make_input, mismatch, trimul
 
 CASE = Case(3, 2, 5, True, "normal", hidden=4)
 

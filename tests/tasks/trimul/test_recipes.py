@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 
-from sia_runner.agents import declared
+from sia_runner.proposers import recipe_space
 from tests.tasks.trimul.conftest import FOLDER
 
-SPACE = declared.load(FOLDER / "recipes")
+SPACE = recipe_space.load_space(FOLDER / "recipes")
 SHARED_OF_AN_H100 = 227 << 10  # bytes that a block of threads can have
 FULL, HOPPER = "*fp32", 90
 COMMON = {"norm_weight": FULL, "norm_bias": FULL, "rows": "i32", "square": "i32", "dim": "i32", "epsilon": "fp32"}

@@ -1,1 +1,0 @@
-"""The adapters that runs have trained: list, show, check, merge, export."""

@@ -1,1 +1,0 @@
-"""Agents: who proposes the next candidate."""

@@ -1,1 +1,0 @@
-"""Sign-off: the plan of a lever, what it will probably cost, and a person's answer."""

@@ -1,0 +1,1 @@
+"""The commands of `sia-runner COMMAND`, one module each."""

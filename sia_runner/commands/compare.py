@@ -1,0 +1,91 @@
+"""``python -m sia_runner compare RUN RUN [RUN…] [--json]``: runs side by side on the same test questions.
+
+A RUN is a run directory or a folder of them, as a sweep leaves it. Each run is compared with the first of its own seed
+(with the first of all where no seed is shared), question by question: the difference, its standard error, the questions
+lost and won, and McNemar's exact p, two-sided."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sia_runner.config.refusals import EXIT_REFUSED, print_refusals
+from sia_runner.experiment.summary import format_score
+from sia_runner.results.compare import compare_runs, read_finished_runs, runs_in_folders
+from sia_runner.store.run_directory import RunDirectoryError
+
+Json = dict[str, Any]
+
+
+def comparison_tables(comparison: Json) -> list[Table]:
+    """Return the table of the runs and the table of the pairs."""
+    first = comparison["runs"][0]
+    runs = Table(
+        title=f"{first['task']} · {first['metric']} · test set {comparison['test_sha256'][:12]}", title_justify="left"
+    )
+    for name in ("run", "mode", "algorithm"):
+        runs.add_column(name, overflow="fold")
+    for name in ("seed", "best"):
+        runs.add_column(name, justify="right")
+    for name in ("val [95% ci]", "test [95% ci]"):
+        runs.add_column(name)
+    for name in ("calls", "usd", "seconds"):
+        runs.add_column(name, justify="right")
+    for row in comparison["runs"]:
+        usage, algorithms = row["usage"], ", ".join(dict.fromkeys(row["algorithms"])) or "–"
+        usd = "not known" if usage["usd"] is None else f"{usage['usd']:.2f}"
+        scores = (escape(format_score(row[split])) for split in ("val", "test"))
+        cells = (escape(row["run"]), row["mode"], algorithms, str(row["seed"]), f"gen {row['best']}", *scores)
+        runs.add_row(*cells, f"{usage['calls']:,}", usd, f"{row['seconds']:.0f}")
+    return [runs, _pairs_table(comparison)]
+
+
+def _pairs_table(comparison: Json) -> Table:
+    pairs = Table(title="test, question by question", title_justify="left")
+    for name in ("run", "against"):
+        pairs.add_column(name, overflow="fold")
+    for name in ("difference", "lost", "won", "McNemar p"):
+        pairs.add_column(name, justify="right")
+    for pair in comparison["pairs"]:
+        gain, error = f"{pair['difference']:+.3f}", pair["standard_error"]
+        tested = (
+            ("–", "–", "the metric is no mean")
+            if error is None
+            else (str(pair["lost"]), str(pair["won"]), f"{pair['p_value']:.1e}")
+        )
+        pairs.add_row(
+            escape(pair["new"]), escape(pair["old"]), gain if error is None else f"{gain} ± {error:.3f}", *tested
+        )
+    return pairs
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command. Return its exit code."""
+    if not args or "-h" in args or "--help" in args:
+        print(__doc__)
+        return 0 if args else EXIT_REFUSED
+    folders = [Path(arg).expanduser().resolve() for arg in args if arg != "--json"]
+    with print_refusals() as outcome:
+        unknown = next((arg for arg in args if arg.startswith("-") and arg != "--json"), None)
+        if unknown:
+            raise RunDirectoryError(f"{unknown}: no such option; allowed: --json")
+        comparison = compare_runs(read_finished_runs(runs_in_folders(folders)))
+        if "--json" in args:
+            print(json.dumps(comparison, indent=1, allow_nan=False))
+        else:
+            _print_comparison(comparison)
+        outcome.code = 0
+    return outcome.code
+
+
+def _print_comparison(comparison: Json) -> None:
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=200)
+    for table in comparison_tables(comparison):
+        console.print(table)
+    for note in comparison["notes"]:
+        console.print(f"not equal: {escape(note)}")

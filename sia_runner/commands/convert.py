@@ -1,0 +1,265 @@
+"""``python -m sia_runner convert FILE.json ... [--out DIR]``: sia-agent's profiles and providers as YAML of ours.
+
+A provider becomes DIR/provider/<id>.yaml; a profile DIR/experiment/<id>.yaml with a provider of its own, which is used
+with --config-dir DIR +experiment=<id>. A folder stands for all JSON files in it. Without --out, DIR is sia_agent.
+
+provider   {provider_id, name, client_kind: anthropic|openai|google, base_url, api_key_env, litellm_prefix?}
+profile    {profile_id, name, model, provider_id, agent_impl}            of its meta-agent
+           {profile_id, name, model, provider_id, agent_reference}       of its target agent"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config.refusals import print_refusals
+from sia_runner.store.run_directory import RunDirectoryError, write_text
+from sia_runner.system import bundled_folder
+
+Json = dict[str, Any]
+META_AGENTS = {"claude": "claude_code", "openhands": "openhands", "pydantic-ai": "pydantic_ai"}
+_KINDS = {"anthropic": "anthropic", "openai": "openai", "google": "gemini"}  # client_kind -> litellm's name
+_ADDRESSES = {
+    "anthropic": "https://api.anthropic.com/v1",
+    "openai": "https://api.openai.com/v1",
+    "google": "https://generativelanguage.googleapis.com/v1beta/openai",  # there it speaks OpenAI's protocol
+}
+_ALIASES = {
+    "haiku": "claude-haiku-4-5-20251001"
+}  # names of Claude's CLI, not of the API; this one sia-agent itself uses
+_PROVIDER, _PROFILE = {"provider_id", "client_kind", "api_key_env"}, {"profile_id", "model", "provider_id"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileFile:
+    """A JSON file of sia-agent: a provider, or a profile."""
+
+    path: Path
+    data: Json
+
+    @property
+    def is_provider(self) -> bool:
+        """True for a provider, False for a profile."""
+        return "profile_id" not in self.data
+
+    @property
+    def id(self) -> str:
+        """The id that sia-agent knows the file by."""
+        return str(self.data["provider_id" if self.is_provider else "profile_id"])
+
+    @property
+    def name(self) -> str:
+        """The name of the resulting YAML file, with a prefix where we ship one of the same name, which would win."""
+        ours = bundled_folder("conf") / ("provider" if self.is_provider else "experiment") / f"{self.id}.yaml"
+        return f"sia_{self.id}" if ours.is_file() else self.id
+
+    @property
+    def title(self) -> str:
+        """The title for people."""
+        return str(self.data.get("name") or self.id)
+
+
+def read_profile(path: Path) -> ProfileFile:
+    """Read a provider or profile. Raises RunError with one line."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunDirectoryError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise RunDirectoryError(f"{path}: no JSON object, so no provider or profile of sia-agent")
+    missing = sorted((_PROFILE if "profile_id" in data else _PROVIDER) - data.keys())
+    if missing:
+        raise RunDirectoryError(f"{path}: no provider or profile of sia-agent: it has no {', '.join(missing)}")
+    file = ProfileFile(path, data)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", file.id):
+        raise RunDirectoryError(f"{path}: {file.id!r} cannot be a file's name (letters, digits, - _ .)")
+    return file
+
+
+def find_provider(profile: ProfileFile, files: Sequence[ProfileFile]) -> ProfileFile:
+    """Find the provider of a profile in the places where sia-agent looks for it.
+
+    These are the `files`, the profile's folder, the user's folder and the package of sia-agent. Raises RunError.
+    """
+    provider_id = profile.data["provider_id"]
+    for file in files:
+        if file.is_provider and file.id == provider_id:
+            return file
+    folders = [profile.path.parent, profile.path.parent.parent / "providers"]
+    folders.append(Path(os.environ.get("SIA_PROVIDERS_DIR", "providers")))
+    package = find_spec("sia")
+    folders += [
+        Path(location) / "defaults" / "providers" for location in (package and package.submodule_search_locations) or []
+    ]
+    path = next(
+        (folder / f"{provider_id}.json" for folder in folders if (folder / f"{provider_id}.json").is_file()), None
+    )
+    if path is None:
+        raise RunDirectoryError(
+            f"{profile.path}: provider_id={provider_id}: no {provider_id}.json given, "
+            f"nor in {', '.join(map(str, folders))}"
+        )
+    return read_profile(path)
+
+
+def provider_keys(provider: ProfileFile, name: str, model: str | None) -> Json:
+    """Return the keys of conf/provider/*.yaml for a provider. Raises RunError."""
+    data = provider.data
+    kind = data["client_kind"]
+    if kind not in _KINDS:
+        raise RunDirectoryError(f"{provider.path}: client_kind={kind}: allowed: {', '.join(_KINDS)}")
+    address = (data.get("base_url") or _ADDRESSES[kind]).rstrip("/")
+    if kind == "anthropic" and not address.endswith("/v1"):
+        address += "/v1"  # its SDK adds that to the address
+    return {
+        "name": name,
+        "kind": "hosted",
+        "api": "anthropic" if kind == "anthropic" else "openai",
+        "litellm": data.get("litellm_prefix") or _shipped_provider(provider.id).get("litellm") or _KINDS[kind],
+        "model": _endpoint_model(kind, model) if model else "???",
+        "base_url": address,
+        "key": data["api_key_env"],
+    }
+
+
+def meta_agent_choice(profile: ProfileFile, provider: ProfileFile) -> str:
+    """Return our choice of the group meta_agent. Raises RunError."""
+    implementation = profile.data["agent_impl"]
+    if implementation not in META_AGENTS:
+        raise RunDirectoryError(f"{profile.path}: agent_impl={implementation}: allowed: {', '.join(META_AGENTS)}")
+    if implementation == "claude" and provider.data["client_kind"] != "anthropic":
+        raise RunDirectoryError(f"{profile.path}: agent_impl=claude talks to Anthropic only, not to {provider.id}")
+    return META_AGENTS[implementation]
+
+
+def starting_program(profile: ProfileFile) -> tuple[Path, str] | None:
+    """Return (file or folder, entry file name) of a target profile's program; None for the task's own."""
+    declared = profile.data.get("agent_reference")
+    if declared is None or declared == "default":
+        return None
+    if not isinstance(declared, Mapping) or "source" not in declared:
+        raise RunDirectoryError(f'{profile.path}: agent_reference must be "default" or an object with a "source"')
+    source = (profile.path.parent / str(declared["source"])).resolve()
+    entry = source.name if source.is_file() else str(declared.get("entrypoint") or "reference_target_agent.py")
+    if not (source.is_file() or (source / entry).is_file()):
+        raise RunDirectoryError(f"{profile.path}: agent_reference: no {entry} in {source}")
+    return source, entry
+
+
+def _endpoint_model(kind: str, model: str) -> str:
+    """Return the model's name at the endpoint."""
+    if kind == "google":
+        return model.removeprefix("gemini/")
+    return _ALIASES.get(model, model) if kind == "anthropic" else model
+
+
+def _shipped_provider(name: str) -> Json:
+    """Return our own YAML of a provider of that name; empty if we ship none."""
+    import yaml
+
+    path = bundled_folder("conf") / "provider" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+HARNESS_ENTRY = "target_agent.py"
+
+
+def convert_files(paths: Sequence[Path], out: Path) -> list[str]:
+    """Write the YAML files and return a line on how to use each. Raises RunError."""
+    files = [read_profile(path) for path in _json_files(paths)]
+    lines = [_write_provider(file, out) for file in files if file.is_provider]
+    for file in files:
+        if not file.is_provider:
+            provider = find_provider(file, files)
+            lines.append((_write_proposer if "agent_impl" in file.data else _write_target)(file, provider, out))
+    return lines
+
+
+def _json_files(paths: Sequence[Path]) -> list[Path]:
+    files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    if not files:
+        raise RunDirectoryError(f"no JSON file in {', '.join(map(str, paths))}")
+    return files
+
+
+def _write_provider(file: ProfileFile, out: Path) -> str:
+    _write_hosted(file, file.name, None, out)
+    return f"{file.path.name}: --config-dir {out} provider={file.name} provider.model=…"
+
+
+def _write_proposer(file: ProfileFile, provider: ProfileFile, out: Path) -> str:
+    own = _write_own_provider(file, provider, out)
+    choices = {"/meta_agent": meta_agent_choice(file, provider), "/provider@meta_agent.provider": own}
+    return _write_experiment(file, choices, {}, out)
+
+
+def _write_target(file: ProfileFile, provider: ProfileFile, out: Path) -> str:
+    own = _write_own_provider(file, provider, out)
+    choices = {"/target_agent": "model", "/provider@target_agent.provider": own}
+    start = _copy_reference(file, out)
+    return _write_experiment(file, choices, {"task": {"reference": str(start)}} if start else {}, out)
+
+
+def _copy_reference(file: ProfileFile, out: Path) -> Path | None:
+    """Copy the program that the profile starts from, under the file name of a harness. Only task=custom takes one."""
+    program = starting_program(file)
+    if program is None:
+        return None
+    source, entry = program
+    dest = out.resolve() / "reference" / file.name
+    dest.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        if entry != HARNESS_ENTRY and (source / HARNESS_ENTRY).exists():
+            raise RunDirectoryError(
+                f"{file.path}: agent_reference starts with {entry}, but {source} has a {HARNESS_ENTRY} besides"
+            )
+        shutil.copytree(source, dest, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    shutil.copyfile(source if source.is_file() else source / entry, dest / HARNESS_ENTRY)
+    return dest
+
+
+def _write_own_provider(file: ProfileFile, provider: ProfileFile, out: Path) -> str:
+    """Write the provider with the profile's model; return its name, which no sia-agent provider has."""
+    name = f"{file.name}-provider"
+    _write_hosted(provider, name, file.data["model"], out)
+    return name
+
+
+def _write_hosted(provider: ProfileFile, name: str, model: str | None, out: Path) -> None:
+    _write_yaml(out / "provider" / f"{name}.yaml", provider.title, provider_keys(provider, name, model))
+
+
+def _write_experiment(file: ProfileFile, choices: dict[str, str], more: dict[str, Any], out: Path) -> str:
+    defaults = [{f"override {group}": choice} for group, choice in choices.items()]
+    _write_yaml(out / "experiment" / f"{file.name}.yaml", file.title, {"defaults": defaults, **more}, package=True)
+    only = " (task=custom: it brings a harness to start from)" if more else ""
+    return f"{file.path.name}: --config-dir {out} +experiment={file.name}{only}"
+
+
+def _write_yaml(path: Path, title: str, data: dict[str, Any], package: bool = False) -> None:
+    import yaml
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = "# @package _global_\n" if package else ""
+    line = " ".join(title.split())
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    write_text(path, f"{head}# {line}, converted from sia-agent.\n{text}")
+
+
+def main(args: Sequence[str]) -> int:
+    """Convert the files; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m sia_runner convert", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    parser.add_argument("--out", type=Path, default=Path("sia_agent"), metavar="DIR")
+    options = parser.parse_args(args)
+    with print_refusals() as outcome:
+        print("\n".join(convert_files(options.files, options.out)))
+        outcome.code = 0
+    return outcome.code

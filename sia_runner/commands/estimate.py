@@ -1,0 +1,168 @@
+"""``python -m sia_runner estimate [--json] [group=choice ...] [key=value ...]``: what a run may cost, before it spends.
+
+Calls, tokens, dollars and time under three sets of assumptions, which are printed; sizes are those of the task's own
+questions. Nothing is called, no network is used: a task whose data is not in the cache must be prepared first."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sia_runner.commands.cost_forecast import (
+    ASSUMPTIONS,
+    Forecasts,
+    TaskSizes,
+    budget_lines,
+    forecast_run,
+    hosted_roles,
+    role_dollars,
+    total_dollars,
+)
+from sia_runner.config.composition import composed_experiment
+from sia_runner.config.experiment import Experiment
+from sia_runner.experiment.context import build_components
+from sia_runner.gateway.prices import price_of
+from sia_runner.wire.grants import Role
+
+
+def main(args: Sequence[str]) -> int:
+    """Compose the experiment, print its forecast, and return the exit code."""
+    if "-h" in args or "--help" in args:
+        print(__doc__)
+        return 0
+    os.environ["PIP_NO_INDEX"] = "1"  # preparing a task fetches with pip: here only what is on this machine
+    with composed_experiment([arg for arg in args if arg != "--json"]) as (config, outcome):
+        if config:
+            sizes = measure_task(config)
+            cases = {name: forecast_run(config, sizes, name) for name in ASSUMPTIONS}
+            show = _print_json if "--json" in args else _print
+            show(config, sizes, cases)
+            outcome.code = 0
+    return outcome.code
+
+
+def measure_task(config: Experiment) -> TaskSizes:
+    """Return the question counts of the task, and the size of a question in one view. Raises TaskError."""
+    task = build_components(config).task
+    task.prepare(lambda text: print(text, file=sys.stderr))
+    select = task.rounds("select")
+    counts = {name: sum(len(r.questions) for r in _question_runs(config, name)) for name in ("gate", "trial", "test")}
+    with tempfile.TemporaryDirectory() as folder:
+        view = task.lay_out(select[0], Path(folder) / "view", "estimate").path
+        files = list(view.glob("questions.*")) or [path for path in view.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+    questions = sum(len(r.questions) for r in select)
+    return TaskSizes(
+        **counts, select=questions, rounds=len(select), question_bytes=size // max(1, len(select[0].questions))
+    )
+
+
+def _question_runs(config: Experiment, purpose: Any) -> Sequence[Any]:
+    task = build_components(config).task
+    if not task.has_test and purpose != "select":  # a sia-agent folder is scored as a whole
+        return []
+    return task.rounds(purpose)
+
+
+def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not hosted_roles(config):
+        console.print(
+            f"task={config.task.name} meta_agent={config.meta_agent.name}: no model is called, nothing is spent"
+        )
+        return
+    table = Table(title=f"{config.task.name} · what a run may cost", title_justify="left")
+    for name in ("", *cases):
+        table.add_column(name, justify="left" if not name else "right")
+    for title, cells in _rows(config, cases):
+        table.add_row(title, *cells)
+    console.print(table)
+    for line in [*_assumptions(config, sizes), *budget_lines(config, cases)]:
+        console.print(escape(line))
+
+
+def _rows(config: Experiment, cases: Forecasts) -> list[tuple[str, list[str]]]:
+    forecasts = list(cases.values())
+    rows = [("generations", [str(case.generations) for case in forecasts])]
+    for name in ("propose", "trial", "gate", "select"):
+        rows.append((f"calls · {name}", [f"{case.parts[name].calls * case.generations:,}" for case in forecasts]))
+    rows.append(("calls · test", [f"{case.test.calls:,}" for case in forecasts]))
+    rows.append(("calls", [f"{case.total.calls:,}" for case in forecasts]))
+    rows.append(("input tokens", [f"{case.total.input_tokens:,}" for case in forecasts]))
+    rows.append(("output tokens", [f"{case.total.output_tokens:,}" for case in forecasts]))
+    for role, hosted in hosted_roles(config).items():
+        rows.append(
+            (
+                f"USD · {_role_name(role)} ({hosted.model})",
+                [_format_usd(role_dollars(config, case, role)) for case in forecasts],
+            )
+        )
+    rows.append(("USD", [_format_usd(total_dollars(config, case)) for case in forecasts]))
+    rows.append(("waiting for models", [_format_time(case.total.seconds) for case in forecasts]))
+    return rows
+
+
+def _role_name(role: Role) -> str:
+    return "proposer" if role == "meta" else "harness"
+
+
+def _format_usd(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.4f}"
+
+
+def _format_time(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
+    """Return the lines on what the figures are based on."""
+
+    def three(key: str) -> str:
+        return " / ".join(f"{getattr(case, key):g}" for case in ASSUMPTIONS.values())
+
+    lines = [
+        f"measured: {sizes.gate} gate, {sizes.trial} dev, {sizes.select} dev + val, {sizes.test} test questions; "
+        f"{sizes.question_bytes} bytes a question, 4 bytes a token",
+        f"assumed of a harness (low / expected / high): {three('calls')} calls a question, {three('prompt')} tokens "
+        f"around it, {three('answer')} tokens an answer, {three('at_once')} calls at once, ended by task.limits",
+        f"assumed of a proposer: {three('turns')} of its turns, {three('context')} of its context, {three('trials')} "
+        f"of its trials, {three('written')} tokens an answer",
+        f"assumed of providers: {three('wait')} s, then {three('speed')} tokens a second; {three('again')} repeats a "
+        "call; no discount for cached input",
+    ]
+    for role, hosted in hosted_roles(config).items():
+        rates = price_of(hosted)
+        who = f"{_role_name(role)}: {hosted.model} of provider {hosted.name}"
+        if rates is None:
+            lines.append(
+                f"{who}: prices are not known; give provider.prices.input and .output in USD per million tokens"
+            )
+        else:
+            lines.append(f"{who}: USD {rates.input:g} in, {rates.output:g} out per million tokens ({rates.source})")
+    return lines
+
+
+def _print_json(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
+    roles = {
+        role: {"provider": hosted.name, "model": hosted.model, "priced": price_of(hosted) is not None}
+        for role, hosted in hosted_roles(config).items()
+    }
+    report: dict[str, Any] = {"task": config.task.name, "roles": roles, "sizes": asdict(sizes), "cases": {}}
+    for name, case in cases.items():
+        total = asdict(case.total) | {"usd": total_dollars(config, case), "generations": case.generations}
+        report["cases"][name] = total | {"assumptions": asdict(ASSUMPTIONS[name])}
+    print(json.dumps(report | {"budget": budget_lines(config, cases)}, indent=1, ensure_ascii=False))

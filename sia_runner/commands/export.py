@@ -1,0 +1,118 @@
+"""``python -m sia_runner export RUN [DIR]``: write the best harness as a folder that runs without us."""
+
+import ast
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.refusals import print_refusals
+from sia_runner.experiment.context import build_components
+from sia_runner.experiment.runner import stored_config
+from sia_runner.experiment.summary import format_score
+from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations, test_result_of
+from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha256, write_json, write_text
+
+_README = """\
+# {task}: harness of generation {n}
+
+Exported from run `{run}`. It needs nothing of SIA Runner:
+
+    python -m venv venv && venv/bin/pip install -r requirements.txt
+    venv/bin/python {entry} --dataset_dir DATA --working_dir OUT
+
+`DATA` holds the files that the task describes below; the answers are written to `OUT/{submission}`.
+
+- val: {val}
+- test: {test}
+
+## The task
+
+{description}
+"""
+
+
+def export_harness(run: RunDir, folder: Path) -> int:
+    """Write the incumbent's harness to `folder` (must not exist); return its generation. Raises RunError."""
+    config = stored_config(run)
+    journal = JournalReader(run.journal)
+    generations = finished_generations(journal)
+    n = find_incumbent(generations)
+    if n is None:
+        raise RunDirectoryError(f"{run.path} has no accepted candidate to export")
+    if folder.exists():
+        raise RunDirectoryError(f"{folder} exists already; name a new folder")
+    harness = run.generation(n).harness
+    shutil.copytree(harness, folder)
+    if not (folder / "requirements.txt").exists():
+        write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in pinned_requirements(harness)))
+    tested = test_result_of(journal, n)
+    val = next(g.val for g in generations if g.n == n)
+    scores = {"val": val.to_json() if val else None, "test": tested["score"] if tested else None}
+    write_text(folder / "README.md", _readme_text(config, run, n, scores) + _model_section(config, run, n))
+    provenance = {"run": run.path.name, "generation": n, "harness_sha256": tree_sha256(harness), **scores}
+    write_json(folder / "provenance.json", provenance | {"journal_head": journal.head})
+    return n
+
+
+def _readme_text(config: Experiment, run: RunDir, n: int, scores: dict[str, dict[str, object] | None]) -> str:
+    task = build_components(config).task
+    intervals = {name: format_score(score) if score else "not measured" for name, score in scores.items()}
+    return _README.format(
+        task=task.name,
+        n=n,
+        run=run.path.name,
+        entry=task.entry,
+        submission=getattr(config.task, "submission", "the file it names"),
+        description=task.description,
+        **intervals,
+    )
+
+
+def _model_section(config: Experiment, run: RunDir, n: int) -> str:
+    """Describe the model that the harness calls; empty where it calls none."""
+    if not config.calls_model:
+        return ""
+    text = "\n## Its model\n\nIt calls a model: set `OPENAI_BASE_URL`, `OPENAI_API_KEY` and `SIA_MODEL`"
+    if not config.has_policy:
+        return f"{text}.\n"
+    text += f" for a server of the one it was\nmeasured with: base `{config.target_agent.policy.base}`"
+    if run.adapter_of(n) is None:
+        return f"{text}, without an adapter.\n"
+    return (
+        f"{text} and the adapter of this run. Write that with\n`python -m sia_runner adapters export {run.path} DIR` "
+        "(a PEFT folder), or merged into the base with\n"
+        f"`python -m sia_runner adapters merge {run.path}/gen_{n} DIR`.\n"
+    )
+
+
+def pinned_requirements(harness: Path) -> list[str]:
+    """Return the distributions that the harness imports, pinned to the versions it was measured with."""
+    imported: set[str] = set()
+    for path in harness.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    distributions_of = metadata.packages_distributions()
+    distributions = {
+        distributions_of[name][0] for name in imported - set(sys.stdlib_module_names) if name in distributions_of
+    }
+    return sorted(f"{name}=={metadata.version(name)}" for name in distributions)
+
+
+def main(args: Sequence[str]) -> int:
+    """Export the best harness of a run; return the exit code."""
+    if len(args) not in (1, 2) or "-h" in args or "--help" in args:
+        print(f"usage: python -m sia_runner export RUN_DIR [DIR]\n\n{__doc__}")
+        return 0 if "-h" in args or "--help" in args else 2
+    run = RunDir(Path(args[0]).expanduser().resolve())
+    folder = Path(args[1]) if len(args) == 2 else Path(f"{run.path.name}-best")
+    with print_refusals() as outcome:
+        n = export_harness(run, folder)
+        print(f"generation {n} exported to {folder}; see {folder / 'README.md'}")
+        outcome.code = 0
+    return outcome.code

@@ -1,0 +1,234 @@
+"""``python -m sia_runner prefetch [group=choice ...] [key=value ...]``: fetch all that this run would download, now.
+
+It serves clusters whose compute nodes have no network. Give it the overrides of the run, on a machine that has one and
+shares the file system and the Python environment with the nodes. It prints one line per thing: fetched, there, MISSING
+with what to do, or network: needed during the run, which nothing fetched beforehand can replace.
+
+Exit codes: 0 all is there · 1 something is missing · 2 the configuration is refused."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sia_runner
+from sia_runner.commands.cost_forecast import hosted_roles
+from sia_runner.config.composition import composed_experiment
+from sia_runner.config.experiment import Experiment
+from sia_runner.experiment.context import ComponentError, build_components, warm_up_dialogues
+from sia_runner.experiment.execution import environment_fault
+from sia_runner.sandbox.driver import image_folder
+from sia_runner.sandbox.protocol import SandboxError
+from sia_runner.store.run_directory import RunDirectoryError
+from sia_runner.system import bundled_folder, cache_dir
+from sia_runner.tasks.protocol import TaskError
+from sia_runner.wire.grants import ModelsError
+
+FETCHED, THERE, MISSING, NETWORK = "fetched", "there", "MISSING", "network"
+_BUILD_SECONDS = 1800.0  # seconds for an image
+
+
+class CannotFetchError(RunDirectoryError):
+    """The thing cannot be fetched here; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """The result of one step: the thing, its state, and a text for the user."""
+
+    what: str
+    state: str
+    text: str
+
+
+def fetch_data(config: Experiment) -> FetchResult:
+    """Prepare the task's data."""
+    messages: list[str] = []
+    task = build_components(config).task
+    task.prepare(messages.append)
+    return FetchResult(
+        "data",
+        FETCHED if messages else THERE,
+        messages[-1] if messages else f"task {task.name}: {len(task.data_hashes())} files",
+    )
+
+
+def fetch_policy(config: Experiment) -> FetchResult:
+    """Download the base model, or build and warm it. No weights are loaded, so no GPU is needed."""
+    from sia_runner.policy.engine import TINY_BASE
+    from sia_runner.wire.policy import check_policy_packages
+
+    check_policy_packages()
+    spec = config.target_agent.policy
+    if spec.base == TINY_BASE:
+        return _tiny_policy(config)
+    from sia_runner.policy.base_model import base_folder, load_tokenizer
+
+    before = _downloaded(spec.base)
+    folder = base_folder(spec.base)
+    load_tokenizer(spec.base, folder)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    state = THERE if before == _file_names(folder) else FETCHED
+    return FetchResult("policy", state, f"{spec.base}: {size / 1e9:.2f} GB in {folder}")
+
+
+def _tiny_policy(config: Experiment) -> FetchResult:
+    from sia_runner.policy.tiny import tiny_base_folder
+
+    messages: list[str] = []
+    path = tiny_base_folder(
+        config.target_agent.policy.tiny, cache_dir(), warm_up_dialogues(build_components(config).task), messages.append
+    )
+    return FetchResult("policy", FETCHED if messages else THERE, f"{messages[-1] if messages else 'tiny'}; in {path}")
+
+
+def _downloaded(base: str) -> set[str]:
+    """Return the files of a hub id that are already here. A folder of the user's own has all of them."""
+    if Path(base).expanduser().is_dir():
+        return _file_names(Path(base).expanduser())
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return _file_names(Path(snapshot_download(base, local_files_only=True)))
+    except (OSError, ValueError, HFValidationError):
+        return set()
+
+
+def _file_names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def environment_steps(config: Experiment) -> Iterator[Callable[[], FetchResult]]:
+    """Yield one step for each harness of the task, or of the folder to replay, that has requirements.txt."""
+    replayed = getattr(config.meta_agent, "dir", None)
+    folders = [Path(replayed).expanduser()] if replayed else [build_components(config).task.folder]
+    harness_of: dict[str, Path] = {}
+    for folder in folders:
+        for file in sorted(folder.rglob("requirements.txt")):
+            if "data" not in file.relative_to(folder).parts:
+                harness_of.setdefault(file.read_text(encoding="utf-8"), file.parent)
+    for harness in harness_of.values():
+        yield lambda harness=harness: _environment(config, harness)
+
+
+def _environment(config: Experiment, harness: Path) -> FetchResult:
+    before = _environments()
+    if fault := environment_fault(config, harness):
+        raise CannotFetchError(fault)
+    return FetchResult("environment", FETCHED if _environments() - before else THERE, f"of {harness}/requirements.txt")
+
+
+def _environments() -> set[Path]:
+    return set((cache_dir() / "envs").glob("*/bin/python"))
+
+
+def fetch_image(config: Experiment) -> FetchResult:
+    """Fetch or build the image: of sandbox=docker on this machine's engine, of sandbox=apptainer as a file."""
+    kind, name = config.sandbox.name, str(getattr(config.sandbox, "image", ""))
+    sandbox = build_components(config).sandbox
+    try:
+        return FetchResult("image", THERE, _image(kind, name, sandbox.versions()))
+    except SandboxError as absent:
+        _make_image(kind, name, absent)
+    return FetchResult("image", FETCHED, _image(kind, name, sandbox.versions()))
+
+
+def _image(kind: str, name: str, versions: dict[str, str]) -> str:
+    where = (
+        "" if kind == "apptainer" else "; each node has an engine of its own: docker save | docker load brings it there"
+    )
+    return f"{name}: {versions['id'][:19]}{where}"
+
+
+def _make_image(kind: str, name: str, absent: SandboxError) -> None:
+    if kind == "apptainer":
+        command = ["apptainer", "build", str(Path(name).resolve()), str(bundled_folder("slurm") / "apptainer.def")]
+    elif name == "sia-runner-sandbox":
+        command = ["docker", "build", "-q", "-t", name, str(image_folder())]
+    else:
+        command = ["docker", "pull", "-q", name]
+    if not _is_working(command[0]):
+        raise CannotFetchError(str(absent))
+    beside_the_package = Path(sia_runner.__file__).parent.parent  # paths in apptainer.def are relative to it
+    try:
+        result = subprocess.run(
+            command, cwd=beside_the_package, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise CannotFetchError(f"{' '.join(command[:2])} took longer than {_BUILD_SECONDS:.0f} s; {absent}") from None
+    if result.returncode:
+        raise CannotFetchError(f"{' '.join(command[:2])}: {' '.join(result.stderr.split())[-200:]}; {absent}")
+
+
+def _is_working(program: str) -> bool:
+    """Return True where the program answers: `docker version` fails where no engine does."""
+    if shutil.which(program) is None:
+        return False
+    return subprocess.run([program, "version"], capture_output=True, check=False).returncode == 0
+
+
+def provider_needs(config: Experiment) -> Iterator[FetchResult]:
+    """Yield the hosted models that a run calls, with the machines that must reach them."""
+    for role, hosted in hosted_roles(config).items():
+        who = "the driver" if role == "meta" else "every node that runs harnesses"
+        yield FetchResult(
+            "provider", NETWORK, f"{hosted.name}: {who} has to reach {hosted.base_url or 'it'} (HTTPS_PROXY is heeded)"
+        )
+    if config.target_agent.policy.backend == "vllm" and config.has_policy:
+        where = config.target_agent.policy.base_url
+        yield FetchResult(
+            "policy server", NETWORK, f"vllm: every node that runs harnesses or trains has to reach {where}"
+        )
+
+
+def run_time_needs(config: Experiment) -> Iterator[FetchResult]:
+    """Yield the needs that nobody can know before the run."""
+    writes = config.proposer_calls_model or config.meta_agent.target.startswith("sia_runner.proposers.guests.")
+    if config.sandbox.allow_installs and writes:
+        yield FetchResult(
+            "environments", NETWORK, "of harnesses that the proposer will write: where they are run first, wheels are "
+            "fetched; without a network there, a harness that asks for new ones fails at the gate"
+        )  # fmt: skip
+
+
+_FAULTS = (RunDirectoryError, ComponentError, ModelsError, SandboxError, TaskError, OSError)
+
+
+def main(args: Sequence[str]) -> int:
+    """Fetch everything and print one line for each thing; return the exit code."""
+    if "-h" in args or "--help" in args:
+        print(__doc__)
+        return 0
+    with composed_experiment(args) as (config, outcome):
+        if config:
+            states = [_printed(result).state for result in prefetch(config)]
+            print(f"cache folder: {cache_dir()} (SIA_CACHE moves it); compute nodes have to see it under this name")
+            outcome.code = 1 if MISSING in states else 0
+    return outcome.code
+
+
+def prefetch(config: Experiment) -> Iterator[FetchResult]:
+    """Fetch everything in turn; a failure does not keep the rest from being fetched."""
+    yield _attempt("data", lambda: fetch_data(config))
+    if config.has_policy:
+        yield _attempt("policy", lambda: fetch_policy(config))
+    for environment in environment_steps(config):
+        yield _attempt("environment", environment)
+    if hasattr(config.sandbox, "image"):
+        yield _attempt("image", lambda: fetch_image(config))
+    yield from provider_needs(config)
+    yield from run_time_needs(config)
+
+
+def _attempt(what: str, fetch: Callable[[], FetchResult]) -> FetchResult:
+    try:
+        return fetch()
+    except _FAULTS as fault:
+        return FetchResult(what, MISSING, str(fault) or type(fault).__name__)
+
+
+def _printed(result: FetchResult) -> FetchResult:
+    print(f"{result.state:<8} {result.what:<14} {result.text}", flush=True)
+    return result

@@ -1,0 +1,37 @@
+"""``python -m sia_runner prepare task=NAME [key=value ...]``: fetch or make a task's data now.
+
+Use it where compute nodes have no network: run it once where there is one; the data lands in the cache."""
+
+from collections.abc import Sequence
+
+from sia_runner.config.composition import compose_overrides
+from sia_runner.config.experiment import check_task
+from sia_runner.config.refusals import EXIT_REFUSED, print_refusals
+from sia_runner.experiment.context import load_class
+from sia_runner.system import cache_dir
+from sia_runner.tasks.protocol import Task
+
+
+def main(args: Sequence[str]) -> int:
+    """Prepare the task that the arguments name; return the exit code."""
+    if not args or "-h" in args or "--help" in args:
+        print(f"usage: python -m sia_runner prepare task=NAME [key=value ...]\n\n{__doc__}")
+        return 0 if args else 2
+    return prepare_task_data(args)
+
+
+def prepare_task_data(args: Sequence[str]) -> int:
+    """Check the task alone and prepare its data; return the exit code.
+
+    No key, provider or sandbox is needed for that.
+    """
+    plain = compose_overrides(args)
+    if plain is None:
+        return EXIT_REFUSED
+    with print_refusals(plain) as outcome:
+        spec = check_task(plain)
+        task: Task = load_class(spec.target)(spec, plain["split_seed"], cache_dir())
+        task.prepare(lambda text: print(text, flush=True))
+        print(f"task {spec.name} is prepared in {cache_dir()}")
+        outcome.code = 0
+    return outcome.code

@@ -1,0 +1,121 @@
+"""The command that starts a run or a sweep: Hydra composes the configuration, we check it and start.
+
+Every refusal becomes one line and exit code 2."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config.composition import make_paths_absolute, print_hydra_refusal, register_resolvers
+from sia_runner.config.refusals import EXIT_REFUSED, print_refusals
+from sia_runner.system import bundled_folder
+
+
+def main(args: Sequence[str]) -> int:
+    """Show the help, resume, or compose and run; return the exit code."""
+    if "--help" in args or "-h" in args:
+        from sia_runner.config.help import help_page
+
+        print(help_page(list(args)))
+        return 0
+    sys.argv[1:] = args  # Hydra reads them there
+    resumed = [arg for arg in args if arg.startswith("resume=")]
+    if resumed:
+        return _resume(resumed[0].removeprefix("resume="), [arg for arg in args if arg not in resumed])
+    return compose_and_run()
+
+
+def _resume(folder: str, overrides: list[str]) -> int:
+    from sia_runner.store.run_directory import RunDirectoryError
+    from sia_runner.sweep.plan import SweepDir
+
+    path = Path(folder).expanduser().resolve()
+    with print_refusals() as outcome:
+        if not folder:
+            raise RunDirectoryError("resume: name the run or the sweep: sia-runner resume DIR [max_gen=…] [budget.*=…]")
+        if SweepDir(path).is_sweep():
+            from sia_runner.sweep.runner import resume_sweep
+
+            outcome.code = resume_sweep(SweepDir(path), overrides, compose_and_run)
+        else:
+            from sia_runner.experiment.runner import resume_run
+
+            outcome.code = resume_run(path, overrides)
+    return outcome.code
+
+
+def compose_and_run() -> int:
+    """Compose from sys.argv and start a run or a sweep; return the exit code, of a sweep the worst one."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a traceback of its own
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_resolvers()
+    if not _may_set_mode(sys.argv[1:]):
+        from hydra._internal.hydra import Hydra
+
+        Hydra.get_mode = lambda *_, **__: None  # Hydra's own result; it would compose a first time only for this
+    codes = [0]
+
+    @hydra.main(version_base="1.3", config_path=str(bundled_folder("conf")), config_name="config")
+    def sia_runner(composed: Any) -> int:
+        codes.append(_run_composed(composed))
+        return codes[-1]
+
+    from sia_runner.store.run_directory import RunDirectoryError
+
+    try:
+        sia_runner()  # pyright: ignore[reportCallIssue] - Hydra gives the argument
+    except (HydraException, OmegaConfBaseException) as error:
+        return print_hydra_refusal(error)
+    except RunDirectoryError as error:  # of a sweep; those of a run are handled in `_checked_and_run`
+        print(f"refused: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except SystemExit as error:  # a sweep's, with its worst exit code; or Hydra's, which refused an option
+        return error.code if isinstance(error.code, int) else EXIT_REFUSED
+    return codes[-1]
+
+
+def _may_set_mode(arguments: list[str]) -> bool:
+    """Return True if the arguments can set hydra.mode, by which a YAML requests a sweep without -m.
+
+    Of our groups only `sweeps` sets it; an experiment or a configuration folder of the user may.
+    """
+    others = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
+    return any(argument.startswith(("-", "+", "~", "hydra", "experiment")) for argument in others)
+
+
+def _run_composed(composed: Any) -> int:
+    """Run one experiment as Hydra composed it, or list the runs of a sweep; return the exit code."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from sia_runner.sweep.runner import run_in_this_process
+
+        return run_in_this_process(composed, HydraConfig.get())
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    code = _check_and_run(composed, folder, list(HydraConfig.get().overrides.task))
+    if code == EXIT_REFUSED and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()  # Hydra made it before our check; nothing was started
+    return code
+
+
+def _check_and_run(composed: Any, folder: Path, overrides: list[str]) -> int:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        return print_hydra_refusal(error)
+    with print_refusals(plain) as outcome:
+        from sia_runner.config.experiment import check_experiment
+        from sia_runner.experiment.runner import start_run
+
+        make_paths_absolute(plain)
+        outcome.code = start_run(check_experiment(plain), folder, overrides)
+    return outcome.code

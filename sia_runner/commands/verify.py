@@ -1,0 +1,154 @@
+"""``python -m sia_runner verify RUN``: recompute every score from the kept submissions and find any edit.
+
+Of the run directory it trusts the submissions alone: ids are derived again, answers come from the prepared data, scores
+and verdicts are computed again and compared with the journal, whose hash chain must hold."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.refusals import print_refusals
+from sia_runner.experiment import sign_off, stages
+from sia_runner.experiment.context import build_components
+from sia_runner.experiment.execution import outcomes_of_split
+from sia_runner.experiment.runner import stored_config
+from sia_runner.experiment.summary import build_summary
+from sia_runner.records import Outcome, count_kinds
+from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations, generation_awaiting_approval
+from sia_runner.store.run_directory import HarnessRunDir, RunDir, RunDirectoryError, read_json, sha256_of, tree_sha256
+from sia_runner.tasks.protocol import Fold
+
+CheckResult = tuple[str, str]  # what was checked, and what is wrong with it ("" for nothing)
+
+
+def run_checks(run: RunDir) -> Iterator[CheckResult]:
+    """Yield every check of one run directory in the order of the run. Raises JournalError on a broken chain."""
+    journal = JournalReader(run.journal)
+    began = next(journal.of("began"), None)
+    if began is None:
+        raise RunDirectoryError(f"{run.journal}: the run never began")
+    yield "journal: hash chain", ""
+    for path, name in ((run.config, "config"), (run.lock, "lock")):
+        yield path.name, "" if sha256_of(path) == began[f"{name}_sha256"] else "changed since the run began"
+    config = stored_config(run)
+    build_components(config).task.prepare(lambda _: None)
+    locked, hashes = read_json(run.lock)["data"], build_components(config).task.data_hashes()
+    yield "data", "" if locked == hashes else "the prepared data is not the data of the run"
+    yield from _check_generations(config, run, journal)
+    yield from _check_tests(config, run, journal)
+    yield from _check_summary(config, run, journal)
+
+
+def _check_generations(config: Experiment, run: RunDir, journal: JournalReader) -> Iterator[CheckResult]:
+    generations = finished_generations(journal)
+    for position, generation in enumerate(generations):
+        n, steps = generation.n, generation.steps
+        paths = run.generation(n)
+        if steps.get("build", {}).get("sha256"):
+            unchanged = tree_sha256(paths.harness) == steps["build"]["sha256"]
+            yield f"gen_{n}: harness", "" if unchanged else "changed since it was built"
+        if trained := steps.get("build", {}).get("adapter_sha256"):
+            unchanged = paths.resolved_adapter is not None and tree_sha256(paths.resolved_adapter) == trained
+            yield f"gen_{n}: adapter", "" if unchanged else "changed since it was trained"
+        if sign_off.needs_sign_off(config, steps["propose"]["lever"]):
+            yield f"gen_{n}: sign-off", sign_off.sign_off_fault(run, journal, generation)
+        if "verify" not in steps:
+            continue
+        run_results, select_folds = steps["run"]["runs"], build_components(config).task.rounds("select")
+        harness_runs = paths.harness_runs(len(select_folds))
+        fault = _submission_fault(config, harness_runs, run_results, select_folds, f"select {n}")
+        yield f"gen_{n}: submission", fault
+        if fault:
+            continue
+        val = outcomes_of_split(config, stages.all_verified(config, harness_runs, run_results), "val")
+        yield f"gen_{n}: val score", _score_fault(config, val, steps["verify"]["val"], steps["verify"]["outcomes"])
+        unchanged = sha256_of(paths.scores) == steps["verify"]["scores_sha256"]
+        yield f"gen_{n}: scores.json", "" if unchanged else "changed since it was written"
+        if unchanged and steps["verify"]["val"]:
+            verdict = stages.decide(config, run, n, find_incumbent(generations[:position]))
+            yield f"gen_{n}: verdict", "" if verdict == steps["accept"] else f"recomputed: {verdict['reason']}"
+
+    if (n := generation_awaiting_approval(journal)) is not None:
+        yield f"gen_{n}: plan", sign_off.edited_file(run, journal, n)
+
+
+def _check_tests(config: Experiment, run: RunDir, journal: JournalReader) -> Iterator[CheckResult]:
+    for entry in journal.of("done"):
+        if not entry["step"].startswith("test/"):
+            continue
+        result, folds = entry["result"], build_components(config).task.rounds("test")
+        site = run.test(result["generation"])
+        name = f"test of gen_{result['generation']}"
+        fault = _submission_fault(config, [site], [result["run"]], folds, "test")
+        yield f"{name}: submission", fault
+        if not fault:
+            outcomes = stages.all_verified(config, [site], [result["run"]])
+            yield f"{name}: score", _score_fault(config, outcomes, result["score"], result["outcomes"])
+            if "standing" in result:
+                yield f"{name}: standing", _standing_fault(config, site, outcomes, result["standing"])
+
+
+def _check_summary(config: Experiment, run: RunDir, journal: JournalReader) -> Iterator[CheckResult]:
+    written = read_json(run.summary) if run.summary.is_file() else None
+    if written is None or written.get("journal_head") != journal.head:
+        yield "summary.json", "" if written is None else "is not of this journal's newest line (a cut run? resume it)"
+        return
+    expected = build_summary(config, run, journal, written["status"]) | {"run": written["run"]}
+    yield "summary.json", "" if written == expected else "does not say what the journal says"
+
+
+def _submission_fault(
+    config: Experiment,
+    harness_runs: Sequence[HarnessRunDir],
+    runs: Sequence[stages.Result],
+    folds: Sequence[Fold],
+    purpose: str,
+) -> str:
+    """Check that the submissions are those of the run, and the ids those that the data and the seed give."""
+    for site, run_result, fold in zip(harness_runs, runs, folds, strict=True):
+        if tree_sha256(site.submission) != run_result["submission_sha256"]:
+            return "changed since it was copied out"
+        if (sha256_of(site.faults) if site.faults.is_file() else None) != run_result.get("faults_sha256"):
+            return "faults.json changed since the run"
+        with tempfile.TemporaryDirectory(prefix="sia-verify-") as folder:
+            view = build_components(config).task.lay_out(fold, Path(folder) / "view", stages.view_salt(config, purpose))
+            if dict(view.keys) != read_json(site.keys):
+                return "keys.json is not what the seed gives"
+    return ""
+
+
+def _score_fault(config: Experiment, outcomes: Sequence[Outcome], score: object, kinds: object) -> str:
+    if count_kinds(outcomes) != kinds:
+        return f"recomputed outcomes {count_kinds(outcomes)}, the journal says {kinds}"
+    recomputed = build_components(config).task.score(outcomes).to_json()
+    return "" if score is None or recomputed == score else f"recomputed {recomputed}, the journal says {score}"
+
+
+def _standing_fault(
+    config: Experiment, site: HarnessRunDir, outcomes: Sequence[Outcome], recorded: Mapping[str, object]
+) -> str:
+    """Compare the official grader's and leaderboard's result with the journal's.
+
+    A result of another grader than in the run is no contradiction.
+    """
+    task = build_components(config).task
+    recomputed = task.standing(site.submission, read_json(site.keys), task.score(outcomes)) or {}
+    if recomputed == recorded or recomputed.get("graded_by") != recorded["graded_by"]:
+        return ""
+    return f"recomputed {recomputed}, the journal says {recorded}"
+
+
+def main(args: Sequence[str]) -> int:
+    """Verify the run directory named on the command line; return the exit code."""
+    if len(args) != 1 or args[0] in ("-h", "--help"):
+        print("usage: python -m sia_runner verify RUN_DIR\n\n" + (__doc__ or ""))
+        return 0 if {"-h", "--help"} & set(args) else 2
+    with print_refusals() as outcome:
+        faults = 0
+        for name, fault in run_checks(RunDir(Path(args[0]).expanduser().resolve())):
+            print(f"{'FAULT' if fault else 'ok   '} {name}{': ' + fault if fault else ''}")
+            faults += bool(fault)
+        print("every score was recomputed and holds" if not faults else f"{faults} faults: do not trust this run")
+        outcome.code = 1 if faults else 0
+    return outcome.code

@@ -1,0 +1,1 @@
+"""The typed schema of an experiment, its composition from YAML, and refusals."""

@@ -1,0 +1,235 @@
+"""The schemas of conf/provider, conf/sandbox, conf/compute and conf/tracker.
+
+They say where models come from, where a harness runs, where stages run, and where metrics go. To add a provider, add a
+YAML, no code."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from sia_runner.config.base import ComponentConfig, ConfigSection, NamedConfig, NonEmptyText, PositiveFloat, PositiveInt
+
+Dollars = Annotated[float, Field(ge=0)]
+
+
+class TokenPrices(ConfigSection):
+    """Prices in US dollars per million tokens; they take precedence over litellm's table."""
+
+    input: Dollars
+    output: Dollars
+    cached_input: Dollars | None = None  # null: the price of input
+
+
+class OfflineProvider(NamedConfig):
+    """The choice of no provider."""
+
+    kind: Literal["offline"]  # no model can be called
+
+
+class HostedProvider(NamedConfig):
+    """An HTTP endpoint that serves models: a company's, a cluster's, or a server on this machine."""
+
+    kind: Literal["hosted"]
+    # the endpoint's protocol: its requests pass through unchanged, litellm translates all others;
+    # `litellm`: it translates every request
+    api: Literal["openai", "anthropic", "litellm"]
+    litellm: str  # litellm's name of the provider, the part before the slash in its model names
+    model: Annotated[str, Field(min_length=1)]
+    base_url: str | None = None  # up to and including /v1; null: litellm's own address of the provider
+    key: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None  # environment variable; null: needs none
+    key_file: str | None = None  # read where the variable is not set; its first line is the key
+    concurrency: PositiveInt = 16  # calls in parallel, per process
+    timeout: PositiveFloat = 120.0  # seconds of one attempt, to its last byte
+    attempts: PositiveInt = 5  # of one call, after transient errors
+    patience: PositiveFloat = 60.0  # seconds: the longest wait between two attempts, a Retry-After included
+    max_tokens: PositiveInt = 8192  # completion bound of a request that names none
+    cache: bool = False  # keep answers on disk, keyed by the whole request
+    prices: TokenPrices | None = None
+    headers: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _address(self) -> "HostedProvider":
+        if self.api != "litellm" and not self.base_url:
+            raise ValueError(f"api={self.api} needs base_url, the address up to and including /v1")
+        if self.base_url and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url={self.base_url}: must begin with http:// or https://")
+        return self
+
+
+ProviderConfig = Annotated[OfflineProvider | HostedProvider, Discriminator("kind")]
+
+
+class BaseSandboxConfig(ComponentConfig):
+    """Settings of any sandbox class: the limits that all of them have."""
+
+    memory_mb: Annotated[int, Field(ge=64)] = 4096
+    processes: Annotated[int, Field(ge=4)] = 128
+    disk_mb: PositiveInt = 512  # of work/
+    file_mb: PositiveInt = 256  # of one file
+    output_kb: Annotated[int, Field(ge=1, le=1024 * 1024)] = 1024  # kept of stdout and stderr
+    cpus: PositiveInt = 1
+    allow_installs: bool = False  # may a harness bring requirements.txt?
+
+
+class ImageSandboxConfig(BaseSandboxConfig):
+    """Settings of a sandbox from a container image, which holds every package that a harness can use."""
+
+    image: Annotated[str, Field(min_length=1)]
+
+    @field_validator("allow_installs")
+    @classmethod
+    def _image_holds_all(cls, value: bool) -> bool:
+        if value:
+            raise ValueError(
+                "true needs a Python of this machine; with an image, build the packages into it; allowed: false"
+            )
+        return value
+
+
+class DockerConfig(ImageSandboxConfig):
+    """Settings of `docker`."""
+
+    gpus: Annotated[int, Field(ge=-1)] = 0  # number of GPUs; -1: all
+    require_limits: bool = True  # refuse an engine that does not enforce limits; false: sample usage, and report that
+
+
+class ApptainerConfig(ImageSandboxConfig):
+    """Settings of `apptainer`."""
+
+    gpus: Annotated[int, Field(ge=-1, le=0)] = 0  # -1: all GPUs of the job
+
+
+def _sandbox_schema(sandbox: Any) -> str:
+    target = str(sandbox.get("_target_") if isinstance(sandbox, dict) else sandbox.target)
+    schemas = {f"sia_runner.sandbox.{name.lower()}.{name}": name for name in ("Docker", "Apptainer")}
+    return schemas.get(target, "Shared")
+
+
+SandboxConfig = Annotated[
+    Annotated[BaseSandboxConfig, Tag("Shared")]
+    | Annotated[DockerConfig, Tag("Docker")]
+    | Annotated[ApptainerConfig, Tag("Apptainer")],
+    Discriminator(_sandbox_schema),
+]
+
+
+def sandbox_arguments(sandbox: BaseSandboxConfig) -> dict[str, Any]:
+    """Return the keys that only this kind of sandbox has: the arguments of its class."""
+    return sandbox.model_dump(exclude=set(BaseSandboxConfig.model_fields))
+
+
+class StageResources(ConfigSection):
+    """The resources requested from sbatch for one kind of stage.
+
+    A key that is null takes the value of `default`; null there means the cluster's own default.
+    """
+
+    where: Literal["job", "driver"] | None = None  # driver: no job, the stage runs where the loop runs
+    partition: NonEmptyText | None = None
+    account: NonEmptyText | None = None
+    qos: NonEmptyText | None = None
+    cpus: PositiveInt | None = None
+    memory_gb: PositiveFloat | None = None
+    gpus: Annotated[int, Field(ge=0)] | NonEmptyText | None = None  # a number, or a value of --gres=gpu:…, like a100:2
+    minutes: PositiveInt | None = None
+    constraint: NonEmptyText | None = None
+    reservation: NonEmptyText | None = None
+    nodelist: NonEmptyText | None = None
+    exclude: NonEmptyText | None = None
+    setup: list[str] | None = None  # shell lines before Python starts: module load …
+    extra: dict[NonEmptyText, str | int | bool] | None = None  # any other option of sbatch, by its long name
+
+    def over(self, default: "StageResources") -> "StageResources":
+        """Return these resources, with `default` for the keys that are null."""
+        values = {key: value for key, value in self.model_dump().items() if value is not None}
+        return StageResources.model_validate(default.model_dump() | values)
+
+
+class ResourcesByStage(ConfigSection):
+    """The resources of each kind of stage."""
+
+    default: StageResources = Field(default_factory=StageResources)
+    propose: StageResources = Field(default_factory=StageResources)  # also the trials and probes of the proposer
+    gate: StageResources = Field(default_factory=StageResources)
+    run: StageResources = Field(default_factory=StageResources)
+    verify: StageResources = Field(default_factory=StageResources)
+    train: StageResources = Field(default_factory=StageResources)
+    test: StageResources = Field(default_factory=StageResources)
+
+    def of(self, kind: str) -> StageResources:
+        """Return the resources of stages of this kind."""
+        resources: StageResources = getattr(self, kind)
+        return resources.over(self.default)
+
+
+class InlineComputeConfig(ComponentConfig):
+    """Settings of `inline`, or of a class of the user's own."""
+
+    workers: PositiveInt = 1  # sandboxes that run in parallel
+
+
+class LocalComputeConfig(InlineComputeConfig):
+    """Settings of `local`: each stage is a process on this machine."""
+
+    jobs: PositiveInt = 2  # maximum number of jobs in parallel
+    pool: PositiveInt | None = (
+        None  # lasting workers for gate, run and verify, beside the jobs; null: a job for each step
+    )
+
+
+class SlurmComputeConfig(InlineComputeConfig):
+    """Settings of `slurm`: each stage is a SLURM job."""
+
+    site: NonEmptyText = "none"  # the profile of compute/site/ that set partitions and accounts
+    warn_seconds: Annotated[int, Field(ge=5)] = 90  # seconds before its time limit at which a job gets USR2
+    resources: ResourcesByStage = Field(default_factory=ResourcesByStage)
+    pool: PositiveInt | None = None  # lasting workers with `run`'s resources for gate, run and verify; null: a job each
+
+    @field_validator("resources")
+    @classmethod
+    def _has_limit(cls, value: ResourcesByStage) -> ResourcesByStage:
+        if value.default.minutes is None:
+            raise ValueError("default.minutes is needed: without a time limit a lost job would occupy its node")
+        return value
+
+
+def _compute_schema(compute: Any) -> str:
+    target = str(compute.get("_target_") if isinstance(compute, dict) else compute.target)
+    schemas = {f"sia_runner.compute.{name.lower()}.{name}": name for name in ("Local", "Slurm")}
+    return schemas.get(target, "InProcess")
+
+
+ComputeConfig = Annotated[
+    Annotated[InlineComputeConfig, Tag("InProcess")]
+    | Annotated[LocalComputeConfig, Tag("Local")]
+    | Annotated[SlurmComputeConfig, Tag("Slurm")],
+    Discriminator(_compute_schema),
+]
+
+
+class WandbConfig(NamedConfig):
+    """Settings of `wandb`, Weights & Biases; offline without a key."""
+
+    target: Literal["sia_runner.tracking.wandb.Wandb"] = Field(alias="_target_")
+    project: NonEmptyText = "sia-runner"
+    entity: NonEmptyText | None = None  # user or team; null: the key's own default
+    group: NonEmptyText | None = None  # null: the name of the sweep that the run belongs to
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default_factory=list)  # in addition to ours
+    artifacts: bool = True  # harnesses and adapters
+    texts: bool = False  # titles and rationales; their author, the proposer, has seen dev questions and answers
+    wait: Annotated[float, Field(ge=0)] = 15.0  # seconds to wait for uploads at the end of a run
+
+
+class BasicTrackerConfig(ComponentConfig):
+    """Settings of `local`, `none`, or of a class of the user's own."""
+
+
+def _tracker_schema(tracker: Any) -> str:
+    """Choose the schema by the class, so that an error names the key and not every alternative."""
+    target = tracker.get("_target_") if isinstance(tracker, dict) else tracker.target
+    return "Wandb" if target == "sia_runner.tracking.wandb.Wandb" else "Plain"
+
+
+TrackerConfig = Annotated[
+    Annotated[WandbConfig, Tag("Wandb")] | Annotated[BasicTrackerConfig, Tag("Plain")], Discriminator(_tracker_schema)
+]

@@ -1,0 +1,227 @@
+"""Composition turns YAML and the command line into a checked experiment, or explains why it is refused.
+
+A run and the commands that start none (doctor, estimate, prepare) compose in the same way. An explanation is one line
+for each error, with key, value, allowed values and nearest name."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sia_runner.config.base import optional_keys
+from sia_runner.config.experiment import Experiment, check_experiment
+from sia_runner.config.help import config_folders, group_choices
+from sia_runner.config.refusals import EXIT_REFUSED, CommandOutcome, print_refusals
+from sia_runner.system import bundled_folder
+
+
+def register_resolvers() -> None:
+    """Register ``${by_base:A,B}``: A if the policy is base=tiny, else B. Call it before Hydra composes."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("by_base", _resolve_by_base, replace=True)
+
+
+def _resolve_by_base(tiny: Any, other: Any, *, _root_: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return tiny if OmegaConf.select(_root_, "target_agent.policy.base", default="tiny") == "tiny" else other
+
+
+@contextmanager
+def composed_experiment(args: Sequence[str]) -> Iterator[tuple[Experiment | None, CommandOutcome]]:
+    """Yield the checked experiment and the exit code, as in ``with composing(sys.argv[1:]) as (config, outcome):``.
+
+    If the configuration is refused, the experiment is None, the code is 2 and the reason was printed to stderr.
+    """
+    plain = compose_overrides(args)
+    if plain is None:
+        yield None, CommandOutcome()
+        return
+    config: Experiment | None = None
+    with print_refusals(plain) as outcome:
+        config = check_experiment(plain)
+    if config is None:
+        yield None, outcome
+        return
+    with print_refusals(plain) as outcome:
+        yield config, outcome
+
+
+def compose_overrides(args: Sequence[str]) -> dict[str, Any] | None:
+    """Return the composed but unchecked configuration; None if Hydra refused it and the reason is on stderr."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return _compose_with_hydra(args)
+    except (HydraException, OmegaConfBaseException) as error:
+        print_hydra_refusal(error)
+        return None
+
+
+def _compose_with_hydra(args: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    register_resolvers()
+    shipped, *more = config_folders(args)
+    assert shipped == bundled_folder("conf")  # noqa: S101 - `config_folders` begins with the bundled one
+    overrides = _without_folders(args)
+    if more:
+        overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in more)}]")
+    with initialize_config_dir(version_base="1.3", config_dir=str(shipped)):
+        plain: Any = OmegaConf.to_container(compose("config", overrides), resolve=True, throw_on_missing=True)
+    make_paths_absolute(plain)
+    return plain
+
+
+def _without_folders(args: Sequence[str]) -> list[str]:
+    """Return the overrides: all arguments except --config-dir and its value."""
+    overrides: list[str] = []
+    skip = False
+    for arg in args:
+        name, equals, _ = arg.partition("=")
+        if skip:
+            skip = False
+        elif name in ("--config-dir", "-cd"):
+            skip = not equals
+        else:
+            overrides.append(arg)
+    return overrides
+
+
+def print_hydra_refusal(error: Exception) -> int:
+    """Print what Hydra or OmegaConf refused as one line on stderr; return exit code 2."""
+
+    print(f"refused: {explain_hydra_error(error, _default_keys(), _group_choices())}", file=sys.stderr)
+    return EXIT_REFUSED
+
+
+def make_paths_absolute(composed: Any) -> None:
+    """Make the configuration's relative paths absolute, in place, so that a resume from another folder works."""
+    target, proposer = composed.get("target_agent"), composed.get("meta_agent")
+    for part in (composed.get("task"), proposer):
+        _make_absolute(part, "dir")
+    for key in ("prepared", "reference"):
+        _make_absolute(composed.get("task"), key)
+    for part in (composed.get("provider"), _section(proposer, "provider"), _section(target, "provider")):
+        _make_absolute(part, "key_file")
+
+
+def _section(tree: Any, key: str) -> Any:
+    return tree.get(key) if isinstance(tree, dict) else None
+
+
+def _make_absolute(part: Any, key: str) -> None:
+    path = _section(part, key)
+    if isinstance(path, str):
+        part[key] = str(Path(path).expanduser().resolve())
+
+
+def _group_choices() -> dict[str, list[str]]:
+    return {group: list(descriptions) for group, descriptions in group_choices(config_folders(sys.argv[1:])).items()}
+
+
+def _default_keys() -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(bundled_folder("conf"))):
+        return _dotted(compose("config"), "")
+
+
+def _dotted(tree: Any, prefix: str) -> list[str]:
+    keys: list[str] = []
+    for key in tree:
+        name = f"{prefix}{key}"
+        keys.append(name)
+        child = tree._get_node(key)
+        if hasattr(child, "keys"):
+            keys += _dotted(child, f"{name}.")
+    return keys
+
+
+def explain_validation_error(error: ValidationError, composed: Mapping[str, Any]) -> list[str]:
+    """Return a line per error that the schema found."""
+    return list(dict.fromkeys(_error_line(fault, composed) for fault in error.errors()))
+
+
+def _error_line(fault: Any, composed: Mapping[str, Any]) -> str:
+    path = _key_path(fault["loc"], composed)
+    key = ".".join(path)
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        siblings = [name for name in _keys_at(composed, path[:-1]) if name != path[-1]]
+        return f"{key}={_shorten(fault['input'])}: no such key{nearest_choice(path[-1], siblings)}"
+    if fault["type"] == "missing":
+        return f"{key}: missing; give it"
+    if fault["type"] == "value_error":
+        return message if not key else f"{key}: {message}"
+    return f"{key}={_shorten(fault['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _key_path(location: Iterable[Any], composed: Mapping[str, Any]) -> list[str]:
+    """Return the steps of the key, without pydantic's names of union branches, which are not keys."""
+    path: list[str] = []
+    tree: Any = composed
+    for step in location:
+        branch = isinstance(step, str) and ("." in step or step[:1].isupper())
+        if branch and not (isinstance(tree, Mapping) and step in tree):
+            continue
+        path.append(str(step))
+        tree = tree.get(step) if isinstance(tree, Mapping) else None
+    return path
+
+
+def _keys_at(tree: Any, path: Iterable[str]) -> list[str]:
+    for step in path:
+        tree = tree.get(step, {}) if isinstance(tree, Mapping) else {}
+    return [str(key) for key in tree] if isinstance(tree, Mapping) else []
+
+
+def _shorten(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def nearest_choice(name: str, choices: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?; allowed: …``, as far as there are such choices."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    allowed = f"; allowed: {', '.join(choices[:40])}" if choices else ""
+    return (f"; did you mean {close[0]!r}?" if close else "") + allowed
+
+
+def explain_hydra_error(error: Exception, keys: Iterable[str], groups: Mapping[str, list[str]]) -> str:
+    """Return one line for an error of Hydra.
+
+    `keys` are all dotted keys of the default config, `groups` the choices by group.
+    """
+    options = getattr(error, "options", None)
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing and options:
+        group, _, choice = str(missing).rpartition("/")
+        return f"{group}={choice}: no such choice{nearest_choice(choice, options)}"
+    text = str(error).strip()
+    refused = re.search(r"Could not override '([^']+)'", text)
+    if refused:
+        name = refused.group(1)
+        if name in optional_keys(Experiment):
+            return f"{name}: not in this YAML; add it: +{name}=…"
+        return f"{name}: no such key or group{_nearest_key(name, keys, groups)}"
+    if "Missing mandatory value" in text:
+        key = getattr(error, "full_key", None) or "a key"
+        return f"{key}: a value is needed; give {key}=…"
+    return text.partition("\n\n")[0].replace("\n", " ")[:400]
+
+
+def _nearest_key(name: str, keys: Iterable[str], groups: Mapping[str, list[str]]) -> str:
+    close = difflib.get_close_matches(name, [*keys, *groups], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else "; see --help for the groups and --cfg job for all keys"

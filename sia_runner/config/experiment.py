@@ -1,0 +1,343 @@
+"""The typed schema of an experiment defines every key, unit and bound, and refuses illegal combinations.
+
+Hydra composes a configuration and this module checks it. A run starts only with a configuration that passed
+`check_experiment`."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from sia_runner.config.base import ConfigSection, FractionBelowOne, NamedConfig, PositiveFloat, PositiveInt
+from sia_runner.config.components import (
+    ComputeConfig,
+    HostedProvider,
+    OfflineProvider,
+    ProviderConfig,
+    SandboxConfig,
+    SlurmComputeConfig,
+    TrackerConfig,
+)
+from sia_runner.config.task import AggregateVerifier, TaskConfig
+from sia_runner.config.training import LeverRule, PolicyConfig, TrainerConfig
+
+if TYPE_CHECKING:
+    from sia_runner.config.training import AlgorithmConfig
+
+
+def refuse_combinations(experiment: "Experiment") -> None:
+    """Raise ValueError with one line for the user if a combination is not allowed."""
+    for rule in (
+        _check_trainer,
+        _check_policy,
+        _check_processes,
+        _check_mcnemar,
+        _check_model,
+        _check_proposer,
+        _check_width,
+        _check_in_flight,
+    ):
+        rule(experiment)
+
+
+def _check_trainer(e: "Experiment") -> None:
+    if e.trainer.kind != "none" and not e.calls_model:
+        raise ValueError(
+            f"trainer={e.trainer.name} trains the model that a harness calls, "
+            f"but target_agent={e.target_agent.name} calls none; allowed with it: trainer=none"
+        )
+
+
+def _check_policy(e: "Experiment") -> None:
+    spec = e.target_agent.policy
+    key = "target_agent.policy"
+    if spec.backend == "peft" and spec.base_url is not None:
+        raise ValueError(f"{key}.base_url={spec.base_url} is a vLLM server's, but {key}.backend=peft uses no server")
+    if spec.backend == "vllm" and not (spec.base_url or "").startswith(("http://", "https://")):
+        raise ValueError(
+            f"{key}.backend=vllm needs {key}.base_url, the server's address up to and including /v1 "
+            f"(http://… or https://…); given: {spec.base_url}"
+        )
+    if spec.backend == "vllm" and spec.base == "tiny":
+        raise ValueError(
+            f"{key}.base=tiny is built by the runner, so no server has it; allowed with {key}.backend=vllm: "
+            "a folder or hub id that the server serves under the same name"
+        )
+    modules = sorted(name for algorithm in _algorithms(e) for name in algorithm.lora.save)
+    if spec.backend == "vllm" and modules:
+        raise ValueError(
+            f"trainer.lora.save={modules} trains whole modules, which vLLM cannot load with an adapter; "
+            f"allowed with {key}.backend=vllm: []"
+        )
+
+
+def _check_processes(e: "Experiment") -> None:
+    processes = max((algorithm.processes for algorithm in _algorithms(e)), default=1)
+    if processes > 1 and e.target_agent.policy.backend == "vllm":
+        raise ValueError(
+            f"trainer.processes={processes} would each load an adapter into the server of "
+            "target_agent.policy.backend=vllm, which answers with one; allowed with it: 1"
+        )
+    gpus = e.compute.resources.of("train").gpus if isinstance(e.compute, SlurmComputeConfig) else None
+    if isinstance(gpus, int) and 0 < gpus < processes:
+        raise ValueError(
+            f"trainer.processes={processes} needs a GPU for each, but compute.resources.train.gpus={gpus}; "
+            f"allowed: {processes} GPUs, or 0 with target_agent.policy.device=cpu"
+        )
+
+
+def _algorithms(e: "Experiment") -> list["AlgorithmConfig"]:
+    if e.trainer.kind == "none":
+        return []
+    return list(e.trainer.algorithms.values()) if e.trainer.kind == "auto" else [e.trainer]
+
+
+def _check_mcnemar(e: "Experiment") -> None:
+    verifier = e.task.metric.verifier
+    if e.search.accept.rule == "mcnemar" and verifier in get_args(AggregateVerifier):
+        raise ValueError(
+            f"search.accept.rule=mcnemar counts single questions, but task.metric.verifier={verifier} is a score of "
+            "all; allowed with it: ladder, bootstrap"
+        )
+
+
+def _check_model(e: "Experiment") -> None:
+    if e.target_agent.kind == "model" and e.target_provider.kind == "offline":
+        raise ValueError(
+            f"target_agent={e.target_agent.name} calls a model, but provider={e.target_provider.name} serves none; "
+            "give provider=…, or target_agent=script"
+        )
+    if getattr(e.task, "needs_model", False) and not e.calls_model:
+        raise ValueError(
+            f"task={e.task.name} cannot be answered without a model, but provider={e.target_provider.name} "
+            f"with target_agent={e.target_agent.name} serves none; give provider=… (see --help)"
+        )
+
+
+def _check_proposer(e: "Experiment") -> None:
+    is_model = e.meta_agent.target.startswith(("sia_runner.proposers.llm.", "sia_runner.proposers.guests."))
+    if is_model and e.meta_provider.kind == "offline":
+        raise ValueError(
+            f"meta_agent={e.meta_agent.name} is a language model, but provider={e.meta_provider.name} serves none; "
+            "give provider=… or provider@meta_agent.provider=…, or meta_agent=recipes, which needs none"
+        )
+
+
+def _check_width(e: "Experiment") -> None:
+    if e.search.width > 1 and not hasattr(e.task, "splits"):
+        raise ValueError(
+            f"search.width={e.search.width} chooses among proposals on dev questions, but task={e.task.name} has none; "
+            "allowed with it: 1"
+        )
+
+
+def _check_in_flight(e: "Experiment") -> None:
+    key = f"search.in_flight={e.search.in_flight}"
+    if e.search.in_flight == 1:
+        return
+    if e.search.width > 1:
+        raise ValueError(f"{key} writes proposals side by side already; allowed with it: search.width=1")
+    if e.trainer.kind != "none":
+        raise ValueError(
+            f"{key} goes on before verdicts are known, but an update of the weights (trainer={e.trainer.name}) starts "
+            "from the incumbent's; allowed with it: trainer=none"
+        )
+    if e.approve != "none":
+        raise ValueError(f"{key} does not wait, but approve={e.approve} waits for a person; allowed: approve=none")
+
+
+class RecipesConfig(NamedConfig):
+    """Settings of `recipes`: offline search over harness recipes, breadth first, then around the incumbent."""
+
+    target: Literal["sia_runner.proposers.recipes.Recipes"] = Field(alias="_target_")
+    trials: PositiveInt = 8  # harnesses tried on dev questions per generation
+    rungs: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]  # shares of a trial, increasing
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.34  # share of the trials that reaches the next rung
+    questions: PositiveInt | None = None  # dev questions per trial; null: all
+
+
+class ReplayConfig(NamedConfig):
+    """Settings of `replay`, which proposes the harnesses of a folder (gen_1, gen_2, ...) in order."""
+
+    target: Literal["sia_runner.proposers.replay.Replay"] = Field(alias="_target_")
+    dir: Annotated[str, Field(min_length=1)]
+
+
+class LlmConfig(NamedConfig):
+    """Settings of `llm`: a language model with tools, meta-agent in generation 1, feedback agent afterwards."""
+
+    target: Literal["sia_runner.proposers.llm.Llm"] = Field(alias="_target_")
+    provider: ProviderConfig | None = None  # null: the experiment's provider
+    turns: PositiveInt = 40  # model calls per proposal
+    context_kb: Annotated[int, Field(ge=16)] = 256  # KiB of JSON of one request; older tool results are cut first
+    trials: Annotated[int, Field(ge=0)] = 6  # runs on dev questions per proposal
+    questions: PositiveInt = 8  # dev questions of one such run
+    repairs: Annotated[int, Field(ge=0)] = 3  # invalid proposals returned with the reason before the candidate fails
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None  # null: the provider's own default
+    max_tokens: PositiveInt = 16_384  # completion bound of one call
+
+
+class GuestAgentConfig(NamedConfig):
+    """Settings of an agent of another package, which runs in our sandbox and reaches only the gateway."""
+
+    target: Literal[
+        "sia_runner.proposers.guests.ClaudeCode",
+        "sia_runner.proposers.guests.OpenHands",
+        "sia_runner.proposers.guests.PydanticAI",
+    ] = Field(alias="_target_")
+    provider: ProviderConfig | None = None
+    turns: PositiveInt = 40  # model calls per proposal; the gateway refuses more
+    seconds: PositiveFloat = 900  # wall time of one proposal
+
+
+class CustomProposerConfig(NamedConfig):
+    """Settings of a user's own proposer: its constructor checks the keys, and it may call the provider's model."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
+    provider: ProviderConfig | None = None
+    target: Annotated[str, Field(alias="_target_", pattern=r"^[\w.]+\.\w+$")]
+
+
+def _proposer_schema(meta_agent: Any) -> str:
+    """Choose the schema by the proposer's class, so that an error names the key and not every alternative."""
+    target = str(meta_agent.get("_target_") if isinstance(meta_agent, dict) else meta_agent.target)
+    if target.startswith("sia_runner.proposers.guests."):
+        return "Guest"
+    schemas = {f"sia_runner.proposers.{name.lower()}.{name}": name for name in ("Recipes", "Replay")}
+    return (schemas | {"sia_runner.proposers.llm.Llm": "Llm"}).get(target, "ForeignProposer")
+
+
+MetaAgentConfig = Annotated[
+    Annotated[RecipesConfig, Tag("Recipes")]
+    | Annotated[ReplayConfig, Tag("Replay")]
+    | Annotated[LlmConfig, Tag("Llm")]
+    | Annotated[GuestAgentConfig, Tag("Guest")]
+    | Annotated[CustomProposerConfig, Tag("ForeignProposer")],
+    Discriminator(_proposer_schema),
+]
+
+
+class TargetAgentConfig(NamedConfig):
+    """The kind of harness, and the model that it calls."""
+
+    # `script` calls no model, `model` calls the provider's, `policy` calls one whose weights can be trained;
+    # `auto`: policy if a trainer is named, model if there is a provider, else script
+    kind: Literal["auto", "script", "model", "policy"]
+    provider: ProviderConfig | None = None  # null: the experiment's provider
+    policy: PolicyConfig = Field(default_factory=PolicyConfig)
+
+
+class AcceptConfig(ConfigSection):
+    """The rule by which a candidate replaces the incumbent."""
+
+    rule: Literal["ladder", "mcnemar", "bootstrap"]
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.05  # mcnemar, bootstrap: one-sided significance level
+
+
+class SearchConfig(ConfigSection):
+    """The choice of the candidate that a proposal extends, the number of proposals, and when to stop."""
+
+    # greedy: the incumbent; last: the newest scored candidate, as SIA does; archive: sampled by score and novelty
+    name: Literal["greedy", "last", "archive"]
+    width: PositiveInt = 1  # proposals per generation; the best of them on dev questions is the generation's candidate
+    in_flight: PositiveInt = 1  # candidates in parallel; each is proposed without the verdicts on the others
+    patience: PositiveInt | None = None  # stop after so many generations without an accepted one; null: never
+    novelty: Annotated[float, Field(ge=0)] = 1.0  # archive: weight of a low number of extensions
+    accept: AcceptConfig
+
+
+class SpendingLimits(ConfigSection):
+    """Limits on spending; null: no limit."""
+
+    usd: PositiveFloat | None = None
+    tokens: PositiveInt | None = None
+    calls: PositiveInt | None = None
+    minutes: PositiveFloat | None = None  # wall time
+
+
+class BudgetConfig(SpendingLimits):
+    """The budget of the whole run, over all resumes; `minutes` does not cut the final test."""
+
+    reserve: FractionBelowOne = 0.1  # at least this share of usd, tokens and calls is reserved for the final test
+    generation: SpendingLimits = Field(default_factory=SpendingLimits)  # of each generation
+
+
+class EvidenceConfig(ConfigSection):
+    """The amount of evidence that a proposer gets."""
+
+    failures: Annotated[int, Field(ge=0)] = 200  # dev failures shown to the proposer
+    kb: PositiveInt = 512  # KiB of failures and trajectories together
+
+
+class Experiment(ConfigSection):
+    """One composed and checked experiment."""
+
+    task: TaskConfig
+    meta_agent: MetaAgentConfig
+    target_agent: TargetAgentConfig
+    provider: ProviderConfig
+    trainer: TrainerConfig
+    lever: LeverRule = Field(default_factory=LeverRule)
+    web: bool = False  # the live dashboard beside the run
+    # stop before a generation with that lever, with the plan on disk; `python -m sia_runner approve RUN` continues
+    approve: Literal["none", "weights", "all"] = "none"
+    sandbox: SandboxConfig
+    compute: ComputeConfig
+    tracker: TrackerConfig
+    search: SearchConfig
+    max_gen: Annotated[int, Field(ge=1, le=10_000)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)]
+    budget: BudgetConfig
+    evidence: EvidenceConfig
+
+    @property
+    def target_provider(self) -> OfflineProvider | HostedProvider:
+        """The provider of the harness."""
+        return self.target_agent.provider or self.provider
+
+    @property
+    def meta_provider(self) -> OfflineProvider | HostedProvider:
+        """The provider of the proposer."""
+        return getattr(self.meta_agent, "provider", None) or self.provider
+
+    @property
+    def proposer_calls_model(self) -> bool:
+        """True if the proposer can call a model: `llm` and the guests must, a user's own may."""
+        has_provider = "provider" in type(self.meta_agent).model_fields
+        return has_provider and self.meta_provider.kind != "offline"
+
+    @property
+    def has_policy(self) -> bool:
+        """True if the weights of the harness's model can be trained."""
+        kind = self.target_agent.kind
+        return kind == "policy" or (kind == "auto" and self.trainer.kind != "none")
+
+    @property
+    def calls_model(self) -> bool:
+        """True if the harness calls a model through the gateway."""
+        kind = self.target_agent.kind
+        return self.has_policy or kind == "model" or (kind == "auto" and self.target_provider.kind != "offline")
+
+    @property
+    def needs_gateway(self) -> bool:
+        """True if a harness or a guest agent in the sandbox calls the gateway."""
+        return self.calls_model or isinstance(self.meta_agent, GuestAgentConfig)
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "Experiment":
+        refuse_combinations(self)
+        return self
+
+
+def check_experiment(composed: dict[str, Any]) -> Experiment:
+    """Return the checked experiment; raises pydantic.ValidationError, which `problems.explain` turns into lines."""
+    return Experiment.model_validate(composed)
+
+
+def check_task(composed: dict[str, Any]) -> TaskConfig:
+    """Return the checked task of an unchecked experiment; raises pydantic.ValidationError."""
+    return _TaskSection.model_validate({"task": composed["task"]}).task
+
+
+class _TaskSection(ConfigSection):
+    task: TaskConfig

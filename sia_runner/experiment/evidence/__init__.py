@@ -1,0 +1,1 @@
+"""The evidence of a generation: all that a proposer may read."""

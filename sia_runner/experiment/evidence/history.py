@@ -1,0 +1,202 @@
+"""Summarises earlier candidates and weights updates: history/gen_<k>.md and their parts of summary.json and
+overview.md."""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.training import allowed_algorithms
+from sia_runner.experiment.execution import harness_saw_val_labels
+from sia_runner.experiment.harness_files import read_harness
+from sia_runner.records import PastGeneration, Score
+from sia_runner.selection.parents import parents_by_generation, plateau_length
+from sia_runner.store.journal import JournalReader, finished_generations
+from sia_runner.store.run_directory import GenerationDir, RunDir, read_json, write_text
+from sia_runner.tasks.protocol import Task
+from sia_runner.text import fenced_block, one_line, strip_control_characters, truncate_bytes
+
+_NEWEST_CANDIDATES = 50  # generations that have a file
+_RATIONALE_BYTES = 8 * 1024  # bytes
+_DIFF_BYTES = 32 * 1024
+_OUTPUT_BYTES = 4 * 1024
+_SMALLEST_DIFF_BYTES = 128
+_MAX_LINES = 2000  # of one file; comparing more takes seconds at worst
+
+
+def history_json(history: Sequence[PastGeneration]) -> list[dict[str, Any]]:
+    """Return the history as summary.json holds it."""
+    parents = parents_by_generation(history)
+    return [
+        {
+            "generation": past.n,
+            "parent": parents[past.n],
+            "lever": past.lever.value,
+            "title": past.title,
+            "status": past.status,
+            "reason": past.reason,
+            "val": past.val.to_json() if past.val else None,
+        }
+        for past in history
+    ]
+
+
+def write_history(run: RunDir, task: Task, history: Sequence[PastGeneration], folder: Path) -> None:
+    """Write one file for each of the newest candidates."""
+    parents = parents_by_generation(history)
+    folder.mkdir()
+    for past in history[-_NEWEST_CANDIDATES:]:
+        printed = "" if past.val else _output_tail(run, task, past.n)
+        write_text(folder / f"gen_{past.n}.md", _render_candidate(run, past, parents[past.n], printed))
+
+
+def score_text(score: Score | None) -> str:
+    """Format a score as ``0.781 [0.753, 0.806] (n=913)``."""
+    if score is None:
+        return "not scored"
+    return f"{score.value:.4g} [{score.ci95[0]:.4g}, {score.ci95[1]:.4g}] (n={score.n})"
+
+
+def _render_candidate(run: RunDir, past: PastGeneration, parent: int | None, printed: str) -> str:
+    generation = run.generation(past.n)
+    proposal = read_json(generation.proposal) if generation.proposal.is_file() else {}
+    against = f"generation {parent}" if parent else "nothing: it was the first harness"
+    lines = [
+        f"# Generation {past.n}: {one_line(past.title)}",
+        "",
+        f"- {past.status}: {one_line(past.reason, 500)}",
+        f"- val: {score_text(past.val)}",
+        f"- lever: {past.lever.value}",
+        f"- extended {against}",
+        "",
+        *_section("Rationale", truncate_bytes(str(proposal.get("rationale", "")), _RATIONALE_BYTES)),
+        *_section(f"Changes against {against}", _changes(generation, run.generation(parent) if parent else None)),
+        *(_section("What it printed last", printed) if printed else []),
+    ]
+    return "\n".join(lines)
+
+
+def _section(title: str, text: str) -> list[str]:
+    return [f"## {title}", "", fenced_block(strip_control_characters(text)), ""]
+
+
+def _changes(generation: GenerationDir, parent: GenerationDir | None) -> str:
+    if not generation.harness.is_dir():
+        return "(no harness was built)"
+    return harness_diff(read_harness(parent.harness) if parent else {}, read_harness(generation.harness), _DIFF_BYTES)
+
+
+def _output_tail(run: RunDir, task: Task, n: int) -> str:
+    """Return the end of the output of a candidate without a score, which often tells why it failed."""
+    rounds, generation = task.rounds("select"), run.generation(n)
+    logs = [site.log for site in [*generation.harness_runs(len(rounds)), generation.gate] if site.log.is_file()]
+    if not logs or harness_saw_val_labels(task):
+        return ""
+    return logs[0].read_bytes()[-_OUTPUT_BYTES:].decode("utf-8", "replace")
+
+
+def harness_diff(before: Mapping[str, str], after: Mapping[str, str], limit: int) -> str:
+    """Return a unified diff, file by file in the order of names, of about `limit` bytes.
+
+    Files beyond the limit are not compared.
+    """
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    parts: list[str] = []
+    remaining = limit
+    for name in changed:
+        if remaining < _SMALLEST_DIFF_BYTES:
+            break
+        parts.append(truncate_bytes(_file_diff(name, before.get(name), after.get(name)), remaining))
+        remaining -= len(parts[-1].encode())
+    unseen = changed[len(parts) :]
+    if unseen:
+        parts.append(f"({len(unseen)} more files changed: {', '.join(unseen[:20])})")
+    return "\n".join(parts) or "no file changed"
+
+
+def _file_diff(name: str, old: str | None, new: str | None) -> str:
+    before, after = (old or "").splitlines(), (new or "").splitlines()
+    if max(len(before), len(after)) > _MAX_LINES:
+        return f"--- {name}\n+++ {name}\n(too long to compare: {len(before)} lines became {len(after)})"
+    old_name, new_name = (
+        f"a/{name}" if old is not None else "/dev/null",
+        f"b/{name}" if new is not None else "/dev/null",
+    )
+    return "\n".join(difflib.unified_diff(before, after, old_name, new_name, lineterm=""))
+
+
+_CURVE_POINTS = 12  # of a curve
+_NEWEST_UPDATES = 10  # updates in the table
+
+
+def weights_summary(
+    config: Experiment, run: RunDir, n: int, history: Sequence[PastGeneration], left_alone: str
+) -> dict[str, Any] | None:
+    """Return the weights entry of summary.json; None where the harness is the only lever.
+
+    `left_alone` says why the weights are not trained although they are due.
+    """
+    if config.trainer.kind == "none":
+        return None
+    guaranteed = math.ceil(config.lever.latest * config.max_gen) + 1
+    return {
+        "algorithms": list(allowed_algorithms(config.trainer)),
+        "plateau": plateau_length(history),
+        "due_after_plateau": config.lever.plateau,
+        "tried_by_generation": guaranteed if guaranteed <= config.max_gen else None,
+        "left_alone": left_alone,
+        "updates": list(_updates(run, n)),
+    }
+
+
+def _updates(run: RunDir, n: int) -> Iterator[dict[str, Any]]:
+    for generation in finished_generations(JournalReader(run.journal)):
+        built = generation.steps.get("build", {})
+        if generation.n >= n or generation.steps["propose"]["lever"] not in ("weights", "both"):
+            continue
+        yield {
+            "generation": generation.n,
+            "algorithm": generation.steps["propose"]["algorithm"],
+            "status": generation.status,
+            "steps": built.get("steps", 0),
+            "stopped": built.get("stopped", ""),
+            "fault": built.get("fault", "") or generation.steps["propose"]["fault"],
+            **{curve: _thinned(built.get(curve, [])) for curve in ("reward", "kl", "entropy")},
+        }
+
+
+def _thinned(curve: Sequence[float]) -> list[float]:
+    """Return first and last value and some between at equal distances; no negative zeros."""
+    if len(curve) <= _CURVE_POINTS:
+        return [round(value, 4) + 0.0 for value in curve]
+    last = len(curve) - 1
+    return [round(curve[round(k * last / (_CURVE_POINTS - 1))], 4) + 0.0 for k in range(_CURVE_POINTS)]
+
+
+def render_weights(weights: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield the section of overview.md on the weights."""
+    if weights is None:
+        return
+    yield "## The weights of the model that the harness calls"
+    by = weights["tried_by_generation"]
+    yield (
+        f"They can be trained on rollouts of the harness ({', '.join(weights['algorithms'])}). By the rules of this "
+        f"run that is due after {weights['due_after_plateau']} harnesses in a row that were not accepted (now: "
+        f"{weights['plateau']})" + (f", and in generation {by} if nobody did it before." if by else ".")
+    )
+    if weights["left_alone"]:
+        yield f"It is due now, and is not done: {one_line(weights['left_alone'], 400)}."
+    if weights["updates"]:
+        rows = ["| generation | algorithm | fate | steps | reward of rollouts | KL to the base |"]
+        rows += ["| ---: | --- | --- | ---: | --- | --- |"]
+        yield "\n".join([*rows, *map(_update_row, weights["updates"][-_NEWEST_UPDATES:])])
+
+
+def _update_row(update: Mapping[str, Any]) -> str:
+    fate = update["status"] + (f": {update['fault']}" if update["fault"] else "")
+    fate += f"; stopped early: {update['stopped']}" if update["stopped"] else ""
+    cells = [update["generation"], update["algorithm"] or "", one_line(fate, 200).replace("|", "\\|"), update["steps"]]
+    cells += [" ".join(f"{value:.3g}" for value in update[curve]) for curve in ("reward", "kl")]
+    return f"| {' | '.join(map(str, cells))} |"

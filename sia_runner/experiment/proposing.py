@@ -1,0 +1,253 @@
+"""Makes one generation's proposal: decides between weights and harness, and asks the proposer.
+
+The proposer is asked once, or several times in parallel, of which the best on dev questions is taken."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.training import AlgorithmConfig, allowed_algorithms
+from sia_runner.experiment.context import build_components
+from sia_runner.experiment.evidence.folder import write_evidence
+from sia_runner.experiment.harness_files import read_harness
+from sia_runner.experiment.weights.decision import (
+    LeverDecision,
+    TrainingDecision,
+    check_proposed_training,
+    decide_lever,
+    decide_training,
+)
+from sia_runner.experiment.workbench import ProposalWorkbench
+from sia_runner.proposers.protocol import Brief, WeightsLever
+from sia_runner.records import Lever, PastGeneration, Proposal, Trial
+from sia_runner.selection.parents import choose_parent
+from sia_runner.store.journal import weights_plan_rejected
+from sia_runner.store.run_directory import RunDir, remove_tree
+from sia_runner.system import run_parallel
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalResult:
+    """A proposal with its parent.
+
+    `siblings` lists every parallel proposal with its dev value, in order; empty for a single one. `fault` is one line
+    when the proposer failed.
+    """
+
+    proposal: Proposal
+    parent: int | None = None
+    siblings: list[dict[str, Any]] = field(default_factory=list)
+    fault: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)  # measured for the choice of lever and algorithm
+
+
+def failed_proposal(reason: str) -> ProposalResult:
+    """Return the result of a proposer that failed."""
+    return ProposalResult(Proposal(Lever.HARNESS, reason, title="no proposal"), fault=reason)
+
+
+def can_train_weights(config: Experiment) -> bool:
+    """Return whether the proposer can use the weights lever.
+
+    Parallel proposals cannot: untrained weights cannot be compared on dev.
+    """
+    return config.search.width == 1 and getattr(build_components(config).proposer, "pulls_weights", False)
+
+
+def ask_proposer(
+    config: Experiment,
+    run: RunDir,
+    n: int,
+    history: Sequence[PastGeneration],
+    incumbent: int | None,
+    weights_turn: LeverDecision,
+) -> ProposalResult:
+    """Ask for one proposal, or for several of which the best is returned.
+
+    Each sibling works in its own folder, on evidence about the candidate that it extends.
+    """
+    width = config.search.width if n > 1 else 1  # there is no evidence yet to choose between first harnesses
+    better = build_components(config).task.higher_is_better
+
+    def parent(sibling: int) -> int | None:
+        return choose_parent(
+            config.search, history, incumbent, seed=config.seed, n=n, sibling=sibling, higher_is_better=better
+        )
+
+    parents = [parent(sibling) for sibling in range(width)]
+
+    def ask_sibling(sibling: int) -> Proposal:
+        return _ask_once(config, run, n, history, incumbent, parents[sibling % width], sibling, width, weights_turn)
+
+    if width == 1:
+        return ProposalResult(ask_sibling(_parallel_index(config, n)), parents[0])
+    return _best_sibling(config, run, n, run_parallel(ask_sibling, range(width), width), parents)
+
+
+def _parallel_index(config: Experiment, n: int) -> int:
+    """Return this proposal's index among those in progress: they share most of the history and should differ."""
+    return 0 if n == 1 else (n - 2) % config.search.in_flight
+
+
+def _ask_once(
+    config: Experiment,
+    run: RunDir,
+    n: int,
+    history: Sequence[PastGeneration],
+    incumbent: int | None,
+    parent: int | None,
+    sibling: int,
+    width: int,
+    weights_turn: LeverDecision,
+) -> Proposal:
+    generation, components = run.generation(n), build_components(config)
+    folder = generation.path if width == 1 else generation.desk(sibling)
+    folder.mkdir(parents=True, exist_ok=True)
+    evidence_folder: Path | None = None
+    if n > 1:
+        evidence_folder = folder / "evidence"
+        write_evidence(config, run, n, history, incumbent, parent, evidence_folder, left_alone=weights_turn.left_alone)
+    brief = Brief(
+        n=n,
+        max_gen=config.max_gen,
+        evidence=evidence_folder,
+        history=tuple(history),
+        incumbent=incumbent,
+        higher_is_better=components.task.higher_is_better,
+        parent=parent,
+        weights=_weights_lever(config, weights_turn) if parent else None,
+        sibling=sibling,
+    )
+    return components.proposer.propose(brief, ProposalWorkbench(config, run, n, folder, parent))
+
+
+def _weights_lever(config: Experiment, weights_turn: LeverDecision) -> WeightsLever | None:
+    """Return the weights lever for the proposer; None where it may not use it."""
+    if config.trainer.kind == "none" or not can_train_weights(config):
+        return None
+    from sia_runner.selection.algorithm_choice import algorithm_purpose
+
+    return WeightsLever(
+        {
+            name: algorithm_purpose(algorithm.algorithm)
+            for name, algorithm in allowed_algorithms(config.trainer).items()
+        },
+        weights_turn.due_reason,
+    )
+
+
+def _best_sibling(
+    config: Experiment, run: RunDir, n: int, proposals: Sequence[Proposal], parents: Sequence[int | None]
+) -> ProposalResult:
+    """Return the best proposal by dev value; a tie goes to the first. STOP wins only where every sibling stops."""
+    candidates = [index for index, proposal in enumerate(proposals) if proposal.lever is not Lever.STOP]
+    if not candidates:
+        return ProposalResult(proposals[0], parents[0])
+    trials = {k: _trial_of(config, run, n, proposals[k], parents[k]) for k in candidates}
+    sign = 1 if build_components(config).task.higher_is_better else -1
+    best = max(candidates, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
+    siblings = [_sibling_record(proposals[k], parents[k], trials.get(k), k == best) for k in range(len(proposals))]
+    generation = run.generation(n)
+    remove_tree(generation.evidence)
+    shutil.copytree(generation.desk(best) / "evidence", generation.evidence, symlinks=True)
+    return ProposalResult(proposals[best], parents[best], siblings)
+
+
+def _trial_of(config: Experiment, run: RunDir, n: int, proposal: Proposal, parent: int | None) -> Trial:
+    bench = ProposalWorkbench(config, run, n, run.generation(n).path, parent)
+    return bench.try_out([proposal.files], share=1.0)[0]
+
+
+def _sibling_record(proposal: Proposal, parent: int | None, trial: Trial | None, is_best: bool) -> dict[str, Any]:
+    return {
+        "title": proposal.title,
+        "rationale": proposal.rationale,
+        "parent": parent,
+        "dev": trial.value if trial and not trial.failure else None,
+        "n": trial.n if trial else 0,
+        "failure": trial.failure if trial else "",
+        "chosen": is_best,
+    }
+
+
+def propose(
+    config: Experiment, run: RunDir, n: int, history: Sequence[PastGeneration], incumbent: int | None
+) -> ProposalResult:
+    """Propose the weights lever where it is due, or where the proposer has nothing left; else ask the proposer.
+
+    A proposer that can use the weights lever is told that it is due, and decides. The guarantee of `lever.latest`
+    always holds.
+    """
+    weights_turn = decide_lever(config, history, n, incumbent)
+    untrained: dict[str, Any] = {}
+    if incumbent and (weights_turn.guaranteed or (weights_turn.due_reason and not can_train_weights(config))):
+        decision = decide_training(config, run, n, incumbent, weights_turn.due_reason)
+        if decision.algorithm:
+            return _weights_proposal(run, incumbent, decision, decision.algorithm)
+        untrained, weights_turn = decision.evidence, replace(weights_turn, left_alone=decision.reason)
+    proposed = _proposer_choice(config, run, n, history, incumbent, weights_turn)
+    stopped = proposed.proposal.lever is Lever.STOP
+    if stopped and config.trainer.kind != "none" and incumbent and not weights_plan_rejected(history):
+        return _train_instead_of_stopping(config, run, n, incumbent, proposed)
+    return replace(proposed, evidence={**untrained, **proposed.evidence})
+
+
+def _train_instead_of_stopping(
+    config: Experiment, run: RunDir, n: int, incumbent: int, stopped: ProposalResult
+) -> ProposalResult:
+    """Train the weights instead of stopping for lack of harnesses, where the rules allow it."""
+    why = stopped.proposal.rationale
+    decision = decide_training(config, run, n, incumbent, f"the proposer has nothing left to try: {why}")
+    if decision.algorithm:
+        return _weights_proposal(run, incumbent, decision, decision.algorithm)
+    proposal = replace(stopped.proposal, rationale=f"{why}; nor can the weights be trained: {decision.reason}")
+    return replace(stopped, proposal=proposal, evidence=decision.evidence)
+
+
+def _weights_proposal(
+    run: RunDir, incumbent: int, decision: TrainingDecision, algorithm: AlgorithmConfig
+) -> ProposalResult:
+    """Return the proposal to train on the incumbent's unchanged harness."""
+    proposal = Proposal(
+        Lever.WEIGHTS,
+        decision.reason,
+        files=read_harness(run.generation(incumbent).harness),
+        title=f"{algorithm.name} on rollouts",
+        algorithm=algorithm.algorithm,
+        overrides=algorithm.model_dump(mode="json"),
+    )
+    return ProposalResult(proposal, incumbent, evidence=decision.evidence)
+
+
+def _proposer_choice(
+    config: Experiment,
+    run: RunDir,
+    n: int,
+    history: Sequence[PastGeneration],
+    incumbent: int | None,
+    weights_turn: LeverDecision,
+) -> ProposalResult:
+    """Return the proposer's choice. A weights update that it chose is measured first, like any other."""
+    proposed = ask_proposer(config, run, n, history, incumbent, weights_turn)
+    proposal = proposed.proposal
+    if proposal.lever not in (Lever.WEIGHTS, Lever.BOTH):
+        return replace(proposed, evidence={"due": weights_turn.due_reason} if weights_turn.due_reason else {})
+    if proposed.parent is None or not can_train_weights(config) or config.trainer.kind == "none":
+        return failed_proposal(f"lever {proposal.lever.value} was proposed where the harness is the only one")
+    decision = check_proposed_training(
+        config, run, n, proposed.parent, proposal.files, proposal.algorithm, weights_turn.due_reason
+    )
+    if decision.algorithm is None:
+        return replace(failed_proposal(f"the weights were not trained: {decision.reason}"), evidence=decision.evidence)
+    unchanged = dict(proposal.files) == read_harness(run.generation(proposed.parent).harness)
+    settled = replace(
+        proposal,
+        lever=Lever.WEIGHTS if unchanged else Lever.BOTH,
+        algorithm=decision.algorithm.algorithm,
+        overrides=decision.algorithm.model_dump(mode="json"),
+        rationale=f"{proposal.rationale}\n\n{decision.reason}",
+    )
+    return replace(proposed, proposal=settled, evidence=decision.evidence)

@@ -1,0 +1,323 @@
+"""Starting or resuming a run: checks, run directory, lock.json, lease, journal, live dashboard, then the loop."""
+
+import hashlib
+import importlib.util
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sia_runner import __version__
+from sia_runner.compute.protocol import JobStopped
+from sia_runner.config.experiment import Experiment, check_experiment
+from sia_runner.experiment import sign_off, verifier_sandbox
+from sia_runner.experiment.concurrent_loop import ConcurrentLoop
+from sia_runner.experiment.context import build_components, close_gateway, open_gateway
+from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
+from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
+from sia_runner.experiment.terminal import Display
+from sia_runner.store.journal import Journal, JournalReader
+from sia_runner.store.lease import LeaseHeldError, RunLease
+from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of, write_json, write_text
+from sia_runner.tasks.protocol import Task, TaskError
+from sia_runner.wire.grants import ProviderDown
+
+LOCKED_PACKAGES = (
+    "hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "scikit-learn", "rich", "filelock",
+    "litellm", "aiohttp", "openai", "anthropic", "chess", "torch", "transformers", "peft", "trl", "accelerate"
+)  # fmt: skip
+
+
+def lock_content(config: Experiment, run: RunDir, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the content of lock.json: versions, hashes, seeds and the machine."""
+    components = build_components(config)
+    return {
+        "sia_runner": __version__,
+        "git": _git_revision(),
+        "config_sha256": hashlib.sha256(config.model_dump_json(by_alias=True).encode()).hexdigest(),
+        "overrides": list(overrides),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "packages": {name: version for name in LOCKED_PACKAGES if (version := _package_version(name))},
+        "data": components.task.data_hashes(),
+        "policy": _policy_base(config, run),
+        "sandbox": {
+            "name": components.sandbox.name,
+            **components.sandbox.versions(),
+            "gaps": components.sandbox.gaps(door=config.needs_gateway),
+        },
+        "seeds": {"seed": config.seed, "split_seed": config.split_seed},
+    }
+
+
+def _policy_base(config: Experiment, run: RunDir) -> dict[str, str] | None:
+    """Return id and hash of the base that the harness calls, for comparing runs; None without a policy."""
+    gateway = open_gateway(config, run)
+    if gateway is None or not config.has_policy:
+        return None
+    engine = gateway.policy()
+    return {"base": engine.base_id, "sha256": engine.base_sha256}
+
+
+def check_data(config: Experiment, locked: dict[str, Any]) -> None:
+    """Raise RunError unless the data is the same as when the run began."""
+    hashes = build_components(config).task.data_hashes()
+    changed = sorted(name for name in {*hashes, *locked["data"]} if hashes.get(name) != locked["data"].get(name))
+    if changed:
+        raise RunDirectoryError(
+            f"the data changed since the run began ({', '.join(changed)}); a resumed run needs the same data"
+        )
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Return the git revision of the checkout that this package runs from; None for an installed wheel."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return process.stdout.strip() or None
+
+
+_DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
+
+
+def check_dashboard(config: Experiment) -> None:
+    """Raise RunError where the dashboard is requested but its packages are missing."""
+    missing = [name for name in _DASHBOARD_PACKAGES if importlib.util.find_spec(name) is None] if config.web else []
+    if missing:
+        raise RunDirectoryError(f"web=true needs {missing[0]}: pip install 'sia-runner[web]'; or web=false")
+
+
+@contextmanager
+def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) -> Iterator[None]:
+    """Start the dashboard of the run and pass its address to `say`.
+
+    The address contains a token that the harnesses of the run do not know. Problems are reported, and the run goes on.
+    """
+    if not config.web:
+        yield
+        return
+    command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={run.path}", "port=0", "token=true", "until=stdin"]
+    process = subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    reader = threading.Thread(target=_forward_lines, args=(process.stdout, say), daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        if process.stdin:
+            process.stdin.close()  # this ends it; the reader thread closes its output
+        process.wait()
+        reader.join()
+
+
+def _forward_lines(lines: Iterable[str] | None, say: Callable[[str], None]) -> None:
+    for line in lines or ():
+        say(line.rstrip())
+
+
+RESUMABLE_KEYS = ("max_gen", "budget.", "compute.")  # the overrides allowed beside resume=
+_stop_signals: list[int] = []  # the signals that asked this process to stop
+
+
+def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int:
+    """Start a run in `folder` (may exist, must not hold a run) and return its exit code."""
+    run = RunDir(folder)
+    if run.config.exists() or run.journal.exists():
+        raise RunDirectoryError(
+            f"{folder} already holds a run; continue it with resume={folder} or choose another hydra.run.dir"
+        )
+    _prepare(config, run)
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLease(folder) as lease:
+        if run.config.exists():  # another process was faster between our check and the lease
+            raise RunDirectoryError(f"{folder} already holds a run; continue it with resume={folder}")
+        write_text(run.config, yaml.safe_dump(config.model_dump(by_alias=True), sort_keys=False, allow_unicode=True))
+        return _carry_out(config, run, lease, overrides)
+
+
+def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffAnswer | None = None) -> int:
+    """Continue a run at the step that was cut off, and return its exit code.
+
+    `overrides` may name only what RESUMABLE lists. `answer` replies to the plan that waits for approval.
+    Raises RunError when no plan waits.
+    """
+    run = RunDir(folder)
+    if not run.config.is_file():
+        raise RunDirectoryError(f"resume={folder}: no run there (config.yaml is missing)")
+    for override in overrides:
+        if "=" not in override or not override.startswith(RESUMABLE_KEYS):
+            allowed = "max_gen=…, budget.*=…, compute.*=…"
+            raise RunDirectoryError(
+                f"{override}: a resumed run keeps its stored configuration; allowed beside resume=: {allowed}"
+            )
+    with RunLease(folder) as lease:
+        if answer:
+            sign_off.check_waiting(run, JournalReader(run.journal))
+        config = stored_config(run, overrides)
+        _prepare(config, run)
+        return _carry_out(config, run, lease, overrides, answer)
+
+
+def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the run's configuration with the overrides of every resume so far, and `overrides` on top."""
+    composed = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    earlier: list[str] = []
+    if run.journal.is_file():
+        earlier = [text for entry in JournalReader(run.journal).of("resumed") for text in entry["overrides"]]
+    for override in [*earlier, *overrides]:
+        key, _, value = override.partition("=")
+        _set_key(composed, key.split("."), yaml.safe_load(value), override)
+    return check_experiment(composed)
+
+
+def _set_key(tree: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for key in path[:-1]:
+        tree = tree.get(key, {})
+    if path[-1] not in tree:
+        raise RunDirectoryError(f"{override}: no such key; there is: {', '.join(tree)}")
+    tree[path[-1]] = value
+
+
+def _prepare(config: Experiment, run: RunDir) -> None:
+    """Make all checks that can refuse a run before anything of it exists, the cheapest first."""
+    if not sys.platform.startswith("linux"):
+        raise RunDirectoryError("SIA Runner runs on Linux; on macOS use Docker, on Windows WSL2")
+    check_dashboard(config)
+    gateway = open_gateway(config, run)
+    if gateway:
+        gateway.check()
+    components = build_components(config)
+    components.sandbox.check(door=config.needs_gateway)
+    components.compute.check(stage_kinds(config))
+    verifier_sandbox.check_gpu(config, here=not components.compute.apart)
+    components.task.prepare(lambda text: print(text, flush=True))
+    if config.trainer.kind != "none":
+        _check_rollouts(components.task)
+    if gateway and config.has_policy and not components.compute.apart:
+        gateway.policy()  # load it now: the time must not count for the first harness
+
+
+def stage_kinds(config: Experiment) -> list[str]:
+    """Return the names of the stages that this run may have."""
+    return ["propose", "gate", "run", "verify", "test"] + ["train"] * (config.trainer.kind != "none")
+
+
+def _check_rollouts(task: Task) -> None:
+    """Raise TaskError where nothing can be rewarded: no rollout questions, or a metric of all questions together."""
+    units = task.splits()["rollout"]
+    if not units:
+        raise TaskError(f"task={task.name} has no rollout questions to train on; allowed with it: trainer=none")
+    task.rounds("rollout", units=units[:1])
+
+
+def _carry_out(
+    config: Experiment,
+    run: RunDir,
+    lease: RunLease,
+    overrides: Sequence[str],
+    answer: sign_off.SignOffAnswer | None = None,
+) -> int:
+    journal = Journal(run.journal)
+    try:
+        _open_journal(config, run, journal, overrides)
+        if answer:
+            sign_off.append_answer(journal, sign_off.check_waiting(run, journal), answer)
+        with Display(config.max_gen) as display, _signals(), live_dashboard(config, run, display.say):
+            for gap in build_components(config).sandbox.gaps(door=config.needs_gateway):
+                display.say(f"sandbox {build_components(config).sandbox.name} leaves open: {gap}")
+            loop = _loop_class(config)(config, run, journal, lease, display)
+            return _run_loop(loop, journal, display)
+    finally:
+        close_gateway(config, run)  # or another run of this process would keep the weights in memory
+        journal.close()
+        build_components(config).tracker.close()
+
+
+def _loop_class(config: Experiment) -> type[ExperimentLoop]:
+    return ExperimentLoop if config.search.in_flight == 1 else ConcurrentLoop
+
+
+def _open_journal(config: Experiment, run: RunDir, journal: Journal, overrides: Sequence[str]) -> None:
+    if any(journal.of("began")):
+        began = next(journal.of("began"))
+        if sha256_of(run.lock) != began["lock_sha256"]:
+            raise RunDirectoryError(f"{run.lock} was changed since the run began")
+        check_data(config, read_json(run.lock))
+        current = lock_content(config, run, overrides)
+        journal.append(
+            "resumed",
+            overrides=list(overrides),
+            packages=current["packages"],
+            host=current["host"],
+            sandbox=current["sandbox"],
+        )
+        return
+    write_json(run.lock, lock_content(config, run, overrides))
+    journal.append("began", config_sha256=sha256_of(run.config), lock_sha256=sha256_of(run.lock))
+
+
+def _run_loop(loop: ExperimentLoop, journal: Journal, display: Display) -> int:
+    try:
+        return loop()
+    except (KeyboardInterrupt, RunInterrupted):
+        return loop.interrupted()
+    except sign_off.WaitingForApproval:
+        return loop.wait_for_approval()
+    except LeaseHeldError as error:  # another process continues this run: write nothing more
+        display.say(f"stopped: {error}")
+        return INTERRUPTED
+    except (SandboxFailed, ProviderDown, JobStopped, OSError) as error:  # not the candidate's fault: resumable
+        display.say(f"stopped: {error}")
+        return loop.interrupted()
+    except Exception:
+        journal.append("crashed", traceback=traceback.format_exc()[-4000:])
+        raise
+
+
+def stop_requested() -> bool:
+    """Return whether a signal asked this process to end; the run answered it with its exit code."""
+    return bool(_stop_signals)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM (SLURM) end the run cleanly and resumably, and the second one at once."""
+    _stop_signals.clear()
+
+    def stop(signum: int, frame: object) -> None:
+        _stop_signals.append(signum)
+        if len(_stop_signals) > 1:
+            os._exit(INTERRUPTED)  # the supervisors see the closed pipe and kill what still runs
+        raise RunInterrupted
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

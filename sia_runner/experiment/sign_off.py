@@ -1,0 +1,368 @@
+"""Implements sign-off: a lever that `approve` names is used only after a person agreed to its plan.
+
+The plan (gen_<n>/plan.md and plan.json) says what changes, why, with which data and at what cost. Costs are estimated
+from what this run has measured; unmeasured figures are None, never guessed. The journal records plan and answer."""
+
+import getpass
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any
+
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.training import AlgorithmConfig
+from sia_runner.errors import TrainingError
+from sia_runner.experiment.context import build_components
+from sia_runner.experiment.evidence.history import harness_diff
+from sia_runner.experiment.harness_files import read_harness
+from sia_runner.gateway.ledger_files import RunTotals, read_totals
+from sia_runner.records import Lever
+from sia_runner.store.journal import (
+    SIGN_OFF_PREFIX,
+    FinishedGeneration,
+    Journal,
+    JournalReader,
+    approval_entry,
+    generation_awaiting_approval,
+)
+from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of, write_json, write_text
+from sia_runner.tasks.protocol import Fold
+from sia_runner.text import fenced_block, one_line, strip_control_characters, truncate_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionCost:
+    """The cost of one question that a harness runs on. `usd` is None where the price of a call is not known."""
+
+    calls: float
+    tokens: float
+    usd: float | None
+    seconds: float
+    source: str  # where it was measured
+    start: float = 0.0  # seconds that each run of the harness takes beside its questions
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCost:
+    """The estimated cost of one part of the work; None means not known."""
+
+    name: str
+    sandbox_runs: int | None
+    questions: int | None  # over all runs
+    calls: int | None
+    tokens: int | None
+    usd: float | None
+    minutes: float | None
+    source: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON of plan.json."""
+        return asdict(self)
+
+
+def plan_costs(
+    config: Experiment,
+    run: RunDir,
+    proposal: Mapping[str, Any],
+    evidence: Mapping[str, Any],
+    before: Sequence[FinishedGeneration],
+) -> list[PlanCost]:
+    """Return the cost of training, where weights are a lever, and of the gate and run of every candidate."""
+    totals, task = read_totals(run.ledger), build_components(config).task
+    scored = _similar_generation(before, evidence["parent"])
+    gate, select = task.rounds("gate"), task.rounds("select")
+    per_question = _cost_of_candidate(totals, scored, gate, select) if scored else None
+    costs: list[PlanCost] = []
+    if proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH):
+        algorithm = AlgorithmConfig.model_validate(proposal["overrides"])
+        costs.append(
+            _training_cost(algorithm, _cost_of_probe(evidence) or per_question, _cost_of_update(totals, before))
+        )
+    return [
+        *costs,
+        _plan_cost(
+            "gate and run", len(gate) + len(select), _question_count(gate) + _question_count(select), per_question
+        ),
+    ]
+
+
+def _question_count(folds: Sequence[Fold]) -> int:
+    return sum(len(fold.questions) for fold in folds)
+
+
+def _similar_generation(before: Sequence[FinishedGeneration], parent: int | None) -> FinishedGeneration | None:
+    """Return the parent, else the newest scored candidate: the next one probably costs the same."""
+    scored = [generation for generation in before if generation.val is not None]
+    return next((g for g in scored if g.n == parent), scored[-1] if scored else None)
+
+
+def _cost_of_candidate(
+    totals: RunTotals, candidate: FinishedGeneration, gate: Sequence[Fold], select: Sequence[Fold]
+) -> QuestionCost:
+    """Return the cost of a scored candidate on dev and val. A gate is so short that its time is startup time."""
+    row, questions = totals.of(candidate=f"gen_{candidate.n}", purpose="select"), _question_count(select)
+    usd = row.dollars / questions if row.priced else None
+    tokens = row.input_tokens + row.output_tokens
+    start = min(candidate.seconds["gate"] / max(1, len(gate)), candidate.seconds["run"] / len(select))
+    seconds = (candidate.seconds["run"] - start * len(select)) / questions
+    source = f"generation {candidate.n} on {questions} questions"
+    return QuestionCost(row.calls / questions, tokens / questions, usd, seconds, source, start)
+
+
+def _cost_of_probe(evidence: Mapping[str, Any]) -> QuestionCost | None:
+    """Return the cost of the probe that chose the algorithm. The policy runs locally: its calls cost no dollars."""
+    shape = evidence.get("shape")
+    if not shape or not shape["n"]:
+        return None
+    return QuestionCost(shape["calls"], shape["tokens"], 0.0, shape["seconds"], f"the probe's {shape['n']} rollouts")
+
+
+def _cost_of_update(totals: RunTotals, before: Sequence[FinishedGeneration]) -> QuestionCost | None:
+    """Return the cost of this run's newest update, rollouts and optimizer together."""
+    updates = [generation for generation in before if generation.steps.get("build", {}).get("steps")]
+    if not updates:
+        return None
+    built, row = updates[-1].steps["build"], totals.of(candidate=f"gen_{updates[-1].n}", purpose="rollout")
+    algorithm = AlgorithmConfig.model_validate(built["algorithm"])
+    planned = (
+        rollout_batches(algorithm) * algorithm.samples * questions_per_batch(algorithm, rollout_batches(algorithm))
+    )
+    rollouts = planned * built["steps"] / algorithm.steps
+    tokens, source = row.input_tokens + row.output_tokens, f"the update of generation {updates[-1].n}"
+    usd = row.dollars / rollouts if row.priced else None
+    return QuestionCost(row.calls / rollouts, tokens / rollouts, usd, built["seconds"] / rollouts, source)
+
+
+def _training_cost(algorithm: AlgorithmConfig, rolled: QuestionCost | None, trained: QuestionCost | None) -> PlanCost:
+    try:
+        times = rollout_batches(algorithm)
+    except TrainingError as error:
+        return PlanCost("training", None, None, None, None, None, None, str(error))
+    runs, per_run = times * algorithm.samples, questions_per_batch(algorithm, times)
+    if trained:
+        return _plan_cost("training", runs, runs * per_run, trained)
+    part = _plan_cost("training", runs, runs * per_run, rolled)
+    return (
+        part if rolled is None else PlanCost(**{**asdict(part), "source": f"{part.source}; time of the rollouts alone"})
+    )
+
+
+def rollout_batches(algorithm: AlgorithmConfig) -> int:
+    """Return the number of rollout batches of one update.
+
+    Raises TrainingError for options that the algorithm refuses.
+    """
+    from sia_runner.training.algorithms import base
+
+    if algorithm.kind == "online":
+        return ceil(algorithm.steps / base.online_algorithm(algorithm).loss.iterations)
+    return base.offline_algorithm(algorithm).rounds
+
+
+def questions_per_batch(algorithm: AlgorithmConfig, times: int) -> int:
+    """Return the number of questions in one of `times` rollout batches."""
+    return algorithm.questions if algorithm.kind == "online" else ceil(algorithm.questions / times)
+
+
+def _plan_cost(name: str, runs: int, questions: int, per_question: QuestionCost | None) -> PlanCost:
+    if per_question is None:
+        return PlanCost(name, runs, questions, None, None, None, None, "nothing was measured in this run yet")
+    return PlanCost(
+        name,
+        runs,
+        questions,
+        round(per_question.calls * questions),
+        round(per_question.tokens * questions),
+        None if per_question.usd is None else round(per_question.usd * questions, 4),
+        round((per_question.start * runs + per_question.seconds * questions) / 60, 2),
+        per_question.source,
+    )
+
+
+Json = dict[str, Any]
+_RATIONALE_BYTES = 8 * 1024  # bytes
+_DIFF_BYTES = 64 * 1024
+
+
+def write_plan(config: Experiment, run: RunDir, n: int, before: Sequence[FinishedGeneration]) -> Json:
+    """Write both files from the proposal and decision of generation `n`. Return their hashes."""
+    generation, proposal = run.generation(n), read_json(run.generation(n).proposal)
+    decision = read_json(generation.decision)
+    parent = decision["evidence"]["parent"]
+    weights = proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH)
+    earlier = read_harness(run.generation(parent).harness) if parent else {}
+    plan = {
+        "generation": n,
+        "lever": proposal["lever"],
+        "title": proposal["title"],
+        "rationale": proposal["rationale"],
+        "algorithm": proposal["algorithm"],
+        "settings": proposal["overrides"],
+        "parent": parent,
+        "evidence": decision["evidence"],
+        "data": _training_data(config) if weights else None,
+        "harness": harness_diff(earlier, proposal["files"], _DIFF_BYTES),
+        "cost": [part.to_json() for part in plan_costs(config, run, proposal, decision["evidence"], before)],
+        "proposal_sha256": sha256_of(generation.proposal),
+    }
+    write_json(generation.plan.with_suffix(".json"), plan)
+    write_text(generation.plan, render_plan(plan))
+    return {"sha256": sha256_of(generation.plan), "json_sha256": sha256_of(generation.plan.with_suffix(".json"))}
+
+
+def _training_data(config: Experiment) -> Json:
+    """Return the number and hash of the rollout questions, without their text."""
+    task = build_components(config).task
+    questions = sorted(task.splits()["rollout"])
+    ids = hashlib.sha256(json.dumps(questions).encode()).hexdigest()
+    return {"split": "rollout", "questions": len(questions), "ids_sha256": ids, "files": dict(task.data_hashes())}
+
+
+def render_plan(plan: Mapping[str, Any]) -> str:
+    """Return plan.md as text."""
+    lever, parent = plan["lever"], plan["parent"]
+    against = f"generation {parent}" if parent else "nothing: it is the first harness"
+    lines = [
+        f"# Plan of generation {plan['generation']}: {one_line(plan['title'])}",
+        "",
+        f"- lever: {lever}",
+        *([f"- algorithm: {plan['algorithm']}"] if plan["algorithm"] else []),
+        f"- extends {against}",
+        "",
+        "## Why",
+        "",
+        fenced_block(strip_control_characters(truncate_bytes(plan["rationale"], _RATIONALE_BYTES))),
+        "",
+        "Measured (decision.json):",
+        "",
+        _json_block(plan["evidence"]),
+        "",
+    ]
+    if plan["data"]:
+        data = plan["data"]
+        lines += ["## Training", "", "Settings:", "", _json_block(plan["settings"]), ""]
+        lines += [f"Data: {data['questions']} questions of the split `{data['split']}`", ""]
+        lines += [f"- their ids: sha256 {data['ids_sha256']}"]
+        lines += [f"- {one_line(name)}: sha256 {digest}" for name, digest in sorted(data["files"].items())]
+        lines += [""]
+    lines += [f"## Harness, against {against}", "", fenced_block(strip_control_characters(plan["harness"])), ""]
+    return "\n".join([*lines, *_cost_table(plan["cost"]), ""])
+
+
+def _cost_table(costs: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = ["part", "sandbox runs", "questions", "model calls", "tokens", "USD", "minutes", "measured on"]
+    lines = ["## Cost, estimated", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for part in costs:
+        cells = [_number_cell(part[key]) for key in ("sandbox_runs", "questions", "calls", "tokens", "usd", "minutes")]
+        lines.append(f"| {' | '.join([part['name'], *cells, one_line(part['source'])])} |")
+    return lines
+
+
+def _number_cell(value: float | None) -> str:
+    return "not known" if value is None else f"{value:,}"
+
+
+def _json_block(data: Any) -> str:
+    return fenced_block(strip_control_characters(json.dumps(data, ensure_ascii=False, indent=1)))
+
+
+_COVERED_LEVERS = {
+    "none": (),
+    "weights": (Lever.WEIGHTS, Lever.BOTH),
+    "all": (Lever.WEIGHTS, Lever.BOTH, Lever.HARNESS),
+}
+
+
+class WaitingForApproval(Exception):
+    """A run that stops here until a person answers; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignOffAnswer:
+    """The answer of a person. `why` is None where the plan is approved."""
+
+    why: str | None = None
+
+
+def needs_sign_off(config: Experiment, lever: str) -> bool:
+    """Return whether this lever needs a sign-off."""
+    return lever in _COVERED_LEVERS[config.approve]
+
+
+def plan_step(config: Experiment, run: RunDir, n: int, before: Sequence[FinishedGeneration]) -> dict[str, Any]:
+    """Write the plan and return its hashes, which the journal records."""
+    return write_plan(config, run, n, before)
+
+
+def rejection(journal: JournalReader, n: int) -> str | None:
+    """Return the reason why generation `n` ends here; None where it may continue.
+
+    Raises Waiting while there is no answer.
+    """
+    answer = approval_entry(journal, n)
+    if answer is None:
+        raise WaitingForApproval(f"generation {n} waits for approval of gen_{n}/plan.md")
+    return f"{SIGN_OFF_PREFIX}{answer['why']}" if answer["event"] == "rejected" else None
+
+
+def check_waiting(run: RunDir, journal: JournalReader) -> int:
+    """Return the generation that waits for an answer.
+
+    Raises RunError when nothing waits, or when its plan or proposal was edited.
+    """
+    n = generation_awaiting_approval(journal)
+    if n is None:
+        raise RunDirectoryError(f"{run.path}: no plan waits for approval")
+    if change := edited_file(run, journal, n):
+        raise RunDirectoryError(f"{run.path}: {change}; nothing was approved")
+    return n
+
+
+def edited_file(run: RunDir, journal: JournalReader, n: int) -> str:
+    """Return one line on the plan or proposal that differs from the journal; empty when both are unchanged."""
+    generation = run.generation(n)
+    planned, proposed = journal.result(f"gen_{n}/plan") or {}, journal.result(f"gen_{n}/propose") or {}
+    expected = {
+        generation.plan: planned.get("sha256"),
+        generation.plan.with_suffix(".json"): planned.get("json_sha256"),
+        generation.proposal: proposed.get("sha256"),
+    }
+    for path, sha256 in expected.items():
+        if not path.is_file() or sha256_of(path) != sha256:
+            return f"gen_{n}/{path.name} was changed since it was written"
+    return ""
+
+
+def append_answer(journal: Journal, n: int, answer: SignOffAnswer) -> None:
+    """Append the answer to the journal, with its author and the plan's hash."""
+    planned = journal.result(f"gen_{n}/plan") or {}
+    signed: dict[str, Any] = {"n": n, "by": _user(), "plan_sha256": planned.get("sha256")}
+    if answer.why is None:
+        journal.append("approved", **signed)
+    else:
+        journal.append("rejected", **signed, why=one_line(answer.why, 500))
+
+
+def sign_off_fault(run: RunDir, journal: JournalReader, generation: FinishedGeneration) -> str:
+    """Return what is wrong with the sign-off of a finished generation, for `verify`; empty when nothing is."""
+    steps = generation.steps
+    if steps["propose"]["fault"]:
+        return ""
+    answer = approval_entry(journal, generation.n)
+    if "plan" not in steps or answer is None:
+        return "went on without a plan that was answered"
+    if answer["plan_sha256"] != steps["plan"]["sha256"]:
+        return "the answer is to another plan"
+    if answer["event"] == "rejected" and "build" in steps:
+        return "rejected, and built all the same"
+    return edited_file(run, journal, generation.n)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no such user on this machine: containers
+        return f"uid {os.getuid()}"

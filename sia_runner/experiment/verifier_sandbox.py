@@ -1,0 +1,98 @@
+"""Run one program in the run's sandbox for a verifier, a process of its own that may not import the sandbox.
+
+The sandbox is an argument, the job a line of standard input, both JSON. The result goes to standard output as JSON. The
+program is ended when standard input ends, and with this process in any case."""
+
+import json
+import os
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config.components import sandbox_arguments
+from sia_runner.config.experiment import Experiment
+from sia_runner.experiment.context import build_components, load_class
+from sia_runner.sandbox.protocol import Sandbox, SandboxJob, SandboxLimits
+from sia_runner.tasks.protocol import TaskError
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+_IMPORT = "from sia_runner.experiment.verifier_sandbox import main"
+_BOOT = f"import sys; sys.path.insert(0, sys.argv[1]); {_IMPORT}; main(sys.argv[2])"
+_NVIDIA = "/.singularity.d/libs"
+# what sandboxes look for: programs, engines, devices. A verifier's own environment is empty.
+_VARIABLES = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES")
+
+
+def check_gpu(config: Experiment, *, here: bool) -> None:
+    """Raise TaskError where the task runs submissions on a GPU and there is none.
+
+    `here`: stages run on this machine, so that its own devices count.
+    """
+    task, box = config.task, config.sandbox
+    if not getattr(task, "needs_gpu", False):
+        return
+    if not getattr(box, "gpus", 0):
+        raise TaskError(
+            f"task={task.name} runs kernels on a GPU, and sandbox={box.name} shows none; allowed: sandbox=docker "
+            "sandbox.gpus=1, sandbox=apptainer sandbox.gpus=-1"
+        )
+    if here and not Path("/dev/nvidiactl").exists():
+        raise TaskError(f"task={task.name} runs kernels on a CUDA GPU, and this machine has none")
+
+
+def sandbox_command(config: Experiment) -> list[str]:
+    """Return the command with which a verifier starts this program (sia_runner/tasks/submission_sandbox.py)."""
+    limits = config.sandbox.model_dump(include={"memory_mb", "processes", "disk_mb", "file_mb", "output_kb", "cpus"})
+    kind = type(build_components(config).sandbox)  # `auto` has chosen already
+    environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    plan = {
+        "target": f"{kind.__module__}.{kind.__qualname__}",
+        "keys": sandbox_arguments(config.sandbox),
+        "limits": limits,
+        "environment": environment,
+    }
+    return [sys.executable, "-I", "-c", _BOOT, _ROOT, json.dumps(plan)]
+
+
+def main(plan_json: str) -> None:
+    """Run the job on standard input in the sandbox that `plan_json` describes."""
+    plan = json.loads(plan_json)
+    os.environ.update(plan["environment"])
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    box: Sandbox = load_class(plan["target"])(**plan["keys"])
+    result = box.run(_job(plan, job))
+    sys.stdout.write(json.dumps(asdict(result)))
+
+
+def _job(plan: dict[str, Any], job: dict[str, Any]) -> SandboxJob:
+    top = Path(job["top"])
+    return SandboxJob(
+        harness=top / "harness",
+        entry=job["entry"],
+        data=top / "data",
+        work=top / "work",
+        log=top / "log",
+        limits=SandboxLimits(seconds=job["seconds"], **plan["limits"]),
+        env=_for_gpus(plan),
+    )
+
+
+def _for_gpus(plan: dict[str, Any]) -> dict[str, str]:
+    """Return environment variables that a program on a GPU needs inside apptainer.
+
+    Apptainer puts the driver's libraries where nothing looks by itself, and makes every GPU of the machine visible;
+    Docker makes those visible that were asked for, as the first.
+    """
+    if not plan["keys"].get("gpus") or not plan["target"].endswith(".Apptainer"):
+        return {}
+    chosen = {name: plan["environment"][name] for name in ("CUDA_VISIBLE_DEVICES",) if name in plan["environment"]}
+    return {"LD_LIBRARY_PATH": _NVIDIA} | chosen
+
+
+def _end_with_input() -> None:
+    """End this process when standard input ends; the sandbox's supervisor then ends the sandbox."""
+    sys.stdin.read()
+    os._exit(1)

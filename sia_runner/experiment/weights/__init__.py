@@ -1,0 +1,1 @@
+"""The weights lever: when to pull it, and one update."""

@@ -1,0 +1,275 @@
+"""The choice of lever and algorithm: a probe is measured, cost and budget are estimated, and the written rules
+decide."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.training import AlgorithmConfig, NoTrainer, TrainerConfig, allowed_algorithms
+from sia_runner.experiment import sign_off
+from sia_runner.experiment.context import build_components, open_gateway
+from sia_runner.experiment.evidence import folder
+from sia_runner.experiment.execution import environment_fault
+from sia_runner.experiment.harness_files import FaultyHarness, read_harness, write_harness
+from sia_runner.experiment.weights.update import HarnessRollouts
+from sia_runner.gateway.ledger_files import read_totals
+from sia_runner.records import Lever, OutcomeKind, PastGeneration
+from sia_runner.selection.parents import plateau_length
+from sia_runner.store.journal import JournalReader, finished_generations
+from sia_runner.store.run_directory import RunDir, read_json, remove_tree, tree_sha256, write_json
+from sia_runner.tasks.splits import shuffled
+
+if TYPE_CHECKING:
+    from sia_runner.selection.algorithm_choice import RewardShape
+
+_PROBE_SAMPLES = 4  # rollouts of each question: the fewest that show differences within a group
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The measurements of a probe. `fault`: why the harness could not run; then nothing was measured."""
+
+    shape: "RewardShape"
+    outcomes: Mapping[str, int]  # of the rollouts, by kind
+    calls: int  # model calls, including those without a question
+    tokens: int
+    seconds: float
+    fault: str = ""
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """The calls, tokens and seconds that the probe took."""
+        return {"calls": self.calls, "tokens": self.tokens, "seconds": self.seconds}
+
+
+def probe_harness(config: Experiment, run: RunDir, n: int, files: Mapping[str, str], adapter: Path | None) -> Probe:
+    """Probe the harness `files` on the weights `adapter` (None: the base).
+
+    The same harness on the same weights is rolled out once, in any generation and after a kill; except if rollouts
+    failed for reasons that are not the harness's.
+    """
+    from sia_runner.selection.algorithm_choice import RewardShape
+
+    key = _probe_key(config, files, adapter)
+    path = run.probes / f"{key}.json"
+    if path.is_file():
+        stored = read_json(path)
+        return Probe(**{**stored, "shape": RewardShape(**stored["shape"])})
+    result = _roll_out_probe(config, run, n, f"probe_{key}", files, adapter)
+    if not result.shape.failed:
+        run.probes.mkdir(exist_ok=True)
+        write_json(path, asdict(result))
+    return result
+
+
+def _probe_key(config: Experiment, files: Mapping[str, str], adapter: Path | None) -> str:
+    weights = tree_sha256(adapter) if adapter else None
+    content = json.dumps([dict(files), weights, config.lever.probe, _probe_temperature(config)], sort_keys=True)
+    return hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
+
+
+def _probe_temperature(config: Experiment) -> float:
+    """Return the temperature of the training that would follow, or 1 with trainer=auto, which has not chosen yet."""
+    return config.trainer.temperature if isinstance(config.trainer, AlgorithmConfig) else 1.0
+
+
+def _roll_out_probe(
+    config: Experiment, run: RunDir, n: int, candidate: str, files: Mapping[str, str], adapter: Path | None
+) -> Probe:
+    from sia_runner.selection.algorithm_choice import measure_shape
+
+    generation, task = run.generation(n), build_components(config).task
+    questions = shuffled(task.splits()["rollout"], f"{config.seed}:probe")[: config.lever.probe]
+    harness = generation.rollouts / "harness"
+    remove_tree(generation.rollouts)  # from an interrupted probe
+    harness.parent.mkdir(parents=True)
+    try:
+        if fault := _write_or_fault(config, files, harness):
+            return Probe(measure_shape([], 0.0), {}, 0, 0, 0.0, fault)
+        if gateway := open_gateway(config, run):
+            gateway.policy()  # loading the weights is not part of a rollout's time
+        start = time.monotonic()
+        roll = HarnessRollouts(config, run, n, harness, adapter, live=False, candidate=candidate)
+        trajectories = roll(questions, samples=_PROBE_SAMPLES, step=-1, temperature=_probe_temperature(config))
+        seconds = time.monotonic() - start
+    finally:
+        remove_tree(generation.rollouts)
+    usage = read_totals(run.ledger).of(candidate=candidate).usage()
+    kinds = [trajectory.kind for trajectory in trajectories]
+    outcomes = {kind.value: kinds.count(kind) for kind in OutcomeKind if kind in kinds}
+    return Probe(measure_shape(trajectories, seconds), outcomes, usage.calls, usage.tokens, round(seconds, 3))
+
+
+def _write_or_fault(config: Experiment, files: Mapping[str, str], harness: Path) -> str:
+    """Write the harness; return why these files are no valid harness, or an empty text."""
+    try:
+        write_harness(files, harness, build_components(config).task.entry)
+    except FaultyHarness as fault:
+        return str(fault)
+    return environment_fault(config, harness)
+
+
+_BUDGET_UNITS = ("minutes", "usd", "tokens", "calls")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProspects:
+    """The estimate for one harness.
+
+    `suggested`: the algorithm by the rules, empty if they give none. `why`: the rule with its numbers, or why there is
+    none. `refused`: algorithm -> why it cannot be trained with now. `cost`: estimate by algorithm and unit (`_UNITS`);
+    None: unknown.
+    """
+
+    probe: Probe
+    suggested: str
+    why: str
+    rule: Mapping[str, Any] | None
+    refused: Mapping[str, str]
+    cost: Mapping[str, Mapping[str, float | None]]
+    left: Mapping[str, float | None]
+
+    def as_evidence(self, algorithm: str) -> dict[str, Any]:
+        """Return the measurements as plain data for decision.json."""
+        return {
+            "shape": self.probe.shape.to_json(),
+            "probe": {"outcomes": dict(self.probe.outcomes), **self.probe.cost},
+            "rule": self.rule,
+            "cost": self.cost.get(algorithm),
+            "left": dict(self.left),
+        }
+
+
+def estimate_training(
+    config: Experiment, run: RunDir, n: int, parent: int, files: Mapping[str, str]
+) -> TrainingProspects:
+    """Estimate a training of `files` that starts from the weights of generation `parent`."""
+    from sia_runner.selection.algorithm_choice import why_unaffordable, why_untrainable
+
+    measured = probe_harness(config, run, n, files, run.adapter_of(parent))
+    algorithms, remaining = allowed_algorithms(config.trainer), _budget_left(config, run, n)
+    obstacle = measured.fault or why_untrainable(measured.shape)
+    if obstacle:
+        return TrainingProspects(measured, "", obstacle, None, dict.fromkeys(algorithms, obstacle), {}, remaining)
+    cost = {name: _estimated_cost(config, run, parent, measured, algorithm) for name, algorithm in algorithms.items()}
+    refused = {name: reason for name in algorithms if (reason := why_unaffordable(cost[name], remaining))}
+    suggested, why, rule = _suggested_algorithm(config.trainer, measured)
+    return TrainingProspects(measured, suggested, why, rule, refused, cost, remaining)
+
+
+def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, str, Mapping[str, Any] | None]:
+    from sia_runner.errors import TrainingError
+    from sia_runner.selection.algorithm_choice import ALGORITHM_RULES, choose_algorithm, why_no_signal
+
+    if isinstance(trainer, AlgorithmConfig):
+        return trainer.algorithm, f"the trainer is fixed: {trainer.name}", None
+    if reason := why_no_signal(measured.shape):
+        return "", reason, None
+    try:
+        choice = choose_algorithm(
+            measured.shape, [rule for rule in ALGORITHM_RULES if rule.algorithm in allowed_algorithms(trainer)]
+        )
+    except TrainingError as error:
+        return "", str(error), None
+    return choice.algorithm, choice.reason, choice.to_json()
+
+
+def _estimated_cost(
+    config: Experiment, run: RunDir, parent: int, measured: Probe, algorithm: AlgorithmConfig
+) -> dict[str, float | None]:
+    """Estimate the cost of the update, and of the gate and run that follow; a sum with an unknown part is None."""
+    proposal = {"lever": Lever.WEIGHTS, "overrides": algorithm.model_dump(mode="json")}
+    evidence = {"parent": parent, "shape": measured.shape.to_json()}
+    parts = sign_off.plan_costs(config, run, proposal, evidence, finished_generations(JournalReader(run.journal)))
+    return {unit: _sum_or_none([getattr(part, unit) for part in parts]) for unit in _BUDGET_UNITS}
+
+
+def _sum_or_none(amounts: list[float | None]) -> float | None:
+    amounts_present = [amount for amount in amounts if amount is not None]
+    return round(sum(amounts_present), 4) if len(amounts_present) == len(amounts) else None
+
+
+def _budget_left(config: Experiment, run: RunDir, n: int) -> dict[str, float | None]:
+    """Return what is left of the run's and this generation's budgets, the smaller of both; None: no limit."""
+    run_left, generation_limits = folder.remaining_budget(config, run, n), config.budget.generation
+    limits = {unit: (run_left[unit], getattr(generation_limits, unit)) for unit in _BUDGET_UNITS}
+    return {unit: min((x for x in both if x is not None), default=None) for unit, both in limits.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LeverDecision:
+    """The lever that the rules of `lever` give.
+
+    `due`: why the weights shall be trained; empty for the harness. `guaranteed`: no proposer is asked, since none has
+    tried weights by `lever.latest`.
+    """
+
+    due_reason: str = ""
+    guaranteed: bool = False
+    left_alone: str = ""  # why the weights are not trained although they are due
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingDecision:
+    """The decision on a training. `algorithm` None: the weights are not trained, for `reason`."""
+
+    algorithm: AlgorithmConfig | None
+    reason: str
+    evidence: dict[str, Any] = field(default_factory=dict)  # measurements for decision.json
+
+
+def decide_lever(config: Experiment, history: Sequence[PastGeneration], n: int, incumbent: int | None) -> LeverDecision:
+    """Return the lever of generation `n`; there is nothing to train before a harness was accepted."""
+    if isinstance(config.trainer, NoTrainer) or incumbent is None:
+        return LeverDecision()
+    length = plateau_length(history)
+    reason = f"harness plateau {length} >= {config.lever.plateau}" if length >= config.lever.plateau else ""
+    tried = any(past.lever is not Lever.HARNESS for past in history)
+    if not tried and n > math.ceil(config.lever.latest * config.max_gen):
+        return LeverDecision(
+            reason or f"generation {n} of {config.max_gen}, and no weights were trained yet", guaranteed=True
+        )
+    return LeverDecision(reason)
+
+
+def decide_training(config: Experiment, run: RunDir, n: int, incumbent: int, reason: str) -> TrainingDecision:
+    """Decide by the default policy: the incumbent's harness as it is, and the algorithm that the rules give."""
+    measured = estimate_training(config, run, n, incumbent, read_harness(run.generation(incumbent).harness))
+    return _training_decision(config, measured, measured.suggested, reason, chosen_by="rules")
+
+
+def check_proposed_training(
+    config: Experiment, run: RunDir, n: int, parent: int, files: Mapping[str, str], algorithm: str | None, why: str
+) -> TrainingDecision:
+    """Decide on a proposer's own choice; refused if nothing can be trained with it.
+
+    `algorithm` None: as the rules say.
+    """
+    measured = estimate_training(config, run, n, parent, files)
+    if algorithm is not None and algorithm not in allowed_algorithms(config.trainer):
+        names = ", ".join(allowed_algorithms(config.trainer))
+        return TrainingDecision(
+            None, f"trainer={config.trainer.name} has no algorithm {algorithm[:40]!r}; allowed: {names}"
+        )
+    return _training_decision(config, measured, algorithm or measured.suggested, why, chosen_by="proposer")
+
+
+def _training_decision(
+    config: Experiment, measured: TrainingProspects, algorithm: str, trigger: str, chosen_by: str
+) -> TrainingDecision:
+    evidence = {"due": trigger, "chosen_by": chosen_by, **measured.as_evidence(algorithm)}
+    refused = measured.refused.get(algorithm, "") if algorithm else measured.why
+    if refused:
+        return TrainingDecision(None, refused, {**evidence, "skipped": refused})
+    why = measured.why
+    if algorithm != measured.suggested:
+        why = f"{algorithm} is the proposer's choice; by the rules: {measured.why}"
+    return TrainingDecision(
+        allowed_algorithms(config.trainer)[algorithm], f"{trigger}; {why}" if trigger else why, evidence
+    )

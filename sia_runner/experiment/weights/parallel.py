@@ -1,0 +1,152 @@
+"""A weights update by several processes of this machine.
+
+Each process has a copy of the base, on its own GPU if there are GPUs; it rolls out its share of the questions and
+computes its share of the gradients.
+
+The parent process starts each of them by torch.distributed.run, with the folder of the call as argument."""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from sia_runner.compute import task
+from sia_runner.compute.task import RETURNED, StageOutcome
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.training import AlgorithmConfig
+from sia_runner.experiment import stage_job
+from sia_runner.experiment.weights.update import UpdateResult, update_weights
+from sia_runner.store.run_directory import RunDir, remove_tree
+
+_EXIT_SECONDS = 10.0  # seconds that the processes have to end
+
+
+def update_weights_in_parallel(
+    config: Experiment, run: RunDir, n: int, parent: int, algorithm: AlgorithmConfig
+) -> UpdateResult:
+    """Run `learn` in `algorithm.processes` processes.
+
+    An exception in one of them is raised here, and a fault in one ends them all. They also end when this process is
+    killed or returns early.
+    """
+    missing = _missing_gpus(config, algorithm.processes)
+    if missing:
+        return {"fault": f"{algorithm.name}: {missing}", "unscored": True}
+    generation = run.generation(n)
+    remove_tree(generation.processes)
+    folders = [generation.processes / str(rank) for rank in range(algorithm.processes)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    (generation.processes / "call.pkl").write_bytes(pickle.dumps((config, run, n, parent, algorithm)))
+    code = _run_processes(generation.processes, algorithm.processes)
+    outcomes = [report for folder in folders if (report := task.read_outcome(folder))]
+    result = _combined_result(
+        outcomes, algorithm, f"exit code {code}, see {generation.processes.name}/log in {generation.path.name}"
+    )
+    if not result["fault"]:
+        remove_tree(generation.processes)
+    return result
+
+
+def _missing_gpus(config: Experiment, processes: int) -> str:
+    """Return why this machine has too few GPUs, or an empty text."""
+    import torch
+
+    gpus = 0 if config.target_agent.policy.device == "cpu" else torch.cuda.device_count()
+    if not 0 < gpus < processes:
+        return ""
+    return f"trainer.processes={processes} needs a GPU for each of them; this machine shows {gpus}"
+
+
+def _run_processes(folder: Path, processes: int) -> int:
+    """Start the processes and return their common exit code.
+
+    Each reads from our pipe, and ends when our end closes.
+    """
+    arguments = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, *arguments, "-m", "sia_runner.experiment.weights.parallel", str(folder)]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    with (folder / "log").open("wb") as log:
+        launcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
+    try:
+        return launcher.wait()
+    finally:
+        _stop_launcher(launcher)
+
+
+def _stop_launcher(launcher: "subprocess.Popen[bytes]") -> None:
+    if launcher.stdin:
+        launcher.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        launcher.wait(_EXIT_SECONDS)
+    launcher.kill()
+    launcher.wait()
+
+
+def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig, otherwise: str) -> UpdateResult:
+    """Combine the results.
+
+    Raises the first exception; else returns the first fault; else the first result, which is of the process that wrote
+    the adapter.
+    """
+    failures = [report for report in outcomes if report.kind != RETURNED]
+    incomplete = len(outcomes) < algorithm.processes  # a process was killed, or ended because another one failed
+    for report in failures:
+        # torch raises RuntimeError in a process whose peer is gone
+        if not (incomplete and issubclass(report.value[0], RuntimeError)):
+            return report.result()
+    returned: list[UpdateResult] = [report.result() for report in outcomes if report not in failures]
+    faults = [result for result in returned if result["fault"]]
+    if faults:
+        return faults[0]
+    if incomplete:
+        return {"fault": f"{algorithm.name}: a process of the training was lost: {otherwise}", "unscored": True}
+    return returned[0]
+
+
+def run_training_process(folder: Path) -> int:
+    """Run one of the processes; return a code that is not zero if the others must not wait for it."""
+    _exit_with_parent(sys.stdin.buffer)
+    rank = int(os.environ["RANK"])
+    _select_gpu(os.environ, int(os.environ["LOCAL_RANK"]))
+    config, run, n, parent, algorithm = pickle.loads((folder / "call.pkl").read_bytes())  # noqa: S301 - our own file
+    try:
+        report = StageOutcome(
+            RETURNED, stage_job.run_stage_in_job(update_weights, config, run, n, parent, algorithm, rank)
+        )
+    except BaseException as error:  # noqa: BLE001 - the parent process decides
+        traceback.print_exc()
+        report = task.error_outcome(error)
+    task.write_outcome(folder / str(rank), report)
+    return 0 if report.kind == RETURNED and not report.value["fault"] else 1
+
+
+def _exit_with_parent(stream: IO[bytes]) -> None:
+    """Start a thread that ends this process at once when the other end of the stream closes."""
+
+    def watch() -> None:
+        stream.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def _select_gpu(environ: MutableMapping[str, Any], rank: int) -> None:
+    """Make one GPU visible before torch is imported, so that "cuda" is that GPU in every thread."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name for name in visible.split(",") if name] if visible is not None else None
+    if names is None:
+        environ["CUDA_VISIBLE_DEVICES"] = str(rank)
+    elif names:
+        environ["CUDA_VISIBLE_DEVICES"] = names[rank]
+    environ["LOCAL_RANK"] = "0"
+
+
+if __name__ == "__main__":
+    sys.exit(run_training_process(Path(sys.argv[1])))

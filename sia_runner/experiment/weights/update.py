@@ -1,0 +1,198 @@
+"""A weights update: rollouts of the harness itself, training, and a new adapter in the generation's folder.
+
+There is no second definition of the prompt: the training data is what the harness asked and the policy answered."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.training import AlgorithmConfig
+from sia_runner.errors import TrainingError
+from sia_runner.experiment.context import build_components, open_gateway
+from sia_runner.experiment.execution import ExecutionPurpose, execute, verify_submission
+from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, SampledCall, Trajectory
+from sia_runner.sandbox.protocol import SandboxError
+from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256
+from sia_runner.tasks.protocol import TaskError
+from sia_runner.training.protocol import RolloutCollector, TrainingJob
+from sia_runner.wire.grants import ModelsError
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessRollouts:
+    """The collector of rollouts (see training.protocol.Roll).
+
+    Sample g of step s is run g of the harness, with its own seeds, so it repeats exactly on the same weights. The files
+    of a run are removed once its trajectories are read.
+    """
+
+    config: Experiment
+    run: RunDir
+    n: int
+    harness: Path
+    adapter: Path | None = None  # the adapter that answers if the policy is not `live`
+    live: bool = True  # use the current weights, in the middle of a training
+    candidate: str = ""  # account that pays; empty: the generation's
+    process: int = 0  # number of this process, of several that roll out at the same time
+
+    def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
+        compute = build_components(self.config).compute
+        collected = compute.map(lambda sample: self._run_sample(list(units), sample, step, temperature), range(samples))
+        return [trajectory for of_sample in collected for trajectory in of_sample]
+
+    def _run_sample(self, units: list[str], sample: int, step: int, temperature: float) -> list[Trajectory]:
+        config, task = self.config, build_components(self.config).task
+        (round_,) = task.rounds("rollout", units=units)
+        site = HarnessRunDir(self.run.generation(self.n).path / "rollouts" / f"{self.process}.{sample}")
+        seed = f"{config.seed}:rollout {self.n} {step} {sample}"
+        purpose = ExecutionPurpose(
+            self.run,
+            self.n,
+            self.candidate or f"gen_{self.n}",
+            "rollout",
+            adapter=self.adapter,
+            live=self.live,
+            sample=sample,
+            temperature=temperature,
+            seed=seed,
+        )
+        execution = execute(config, purpose, round_, site, self.harness, seed, config.task.limits.run)
+        outcomes = verify_submission(config, site, execution.unanswered)
+        calls = _read_calls(site.trajectories, read_json(site.keys))
+        remove_tree(site.path)
+        sign = 1.0 if task.higher_is_better else -1.0
+        return [_trajectory(outcome, sample, calls[outcome.unit], sign) for outcome in outcomes]
+
+
+def _trajectory(outcome: Outcome, sample: int, calls: Sequence[SampledCall], sign: float) -> Trajectory:
+    reward = None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value
+    return Trajectory(outcome.unit, sample, tuple(calls), reward, outcome.kind)
+
+
+def _read_calls(path: Path, keys: dict[str, str]) -> defaultdict[str, list[SampledCall]]:
+    """Return question -> the policy's finished calls for it, in order; calls without a question are dropped."""
+    calls: defaultdict[str, list[SampledCall]] = defaultdict(list)
+    if path.is_file():
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                call = json.loads(line)
+                if call.get("tokens") and call["question"] in keys:
+                    calls[keys[call["question"]]].append(_sampled_call(call))
+    return calls
+
+
+def _sampled_call(call: dict[str, Any]) -> SampledCall:
+    tokens = call["tokens"]
+    return SampledCall(
+        prompt_ids=tuple(tokens["prompt_ids"]),
+        completion_ids=tuple(tokens["completion_ids"]),
+        logprobs=tuple(tokens["logprobs"]),
+        finish_reason=call["finish_reason"],
+        adapter=tokens["adapter"],
+    )
+
+
+UpdateResult = dict[str, Any]
+
+
+def update_weights(
+    config: Experiment, run: RunDir, n: int, parent: int, algorithm: AlgorithmConfig, process: int = 0
+) -> UpdateResult:
+    """Train on from the parent's adapter; afterwards gen_<n>/adapter is complete or absent.
+
+    `fault` is one line if the training failed, and `unscored` says that the candidate did not cause it. After a kill it
+    resumes from the last checkpoint. Several processes may do this together: `process` is the number of this one, and
+    the first one writes. Raises ProviderDown, and BudgetSpent if the run's budget is spent.
+    """
+    generation, gateway = run.generation(n), open_gateway(config, run)
+    if gateway is None:
+        raise ModelsError("a weights update needs a policy: target_agent=policy")
+    remove_tree(generation.adapter)
+    policy, roll = (
+        gateway.policy(),
+        _TrackedCollector(HarnessRollouts(config, run, n, generation.harness, process=process)),
+    )
+    assignment = TrainingJob(
+        algorithm=algorithm,
+        policy=policy,
+        roll=roll,
+        units=build_components(config).task.splits()["rollout"],
+        start=run.generation(parent).resolved_adapter,
+        out=generation.adapter,
+        work=generation.training,
+        seed=config.seed,
+        say=lambda line: _append_line(generation.path / "training.log", line),
+        record=lambda figures: _append_line(generation.curve, _json_line(figures)),
+    )
+    try:
+        trained = _training_driver(algorithm)(assignment)
+    except (TrainingError, TaskError, SandboxError) as error:
+        return {"fault": f"{algorithm.name}: {error}", "unscored": roll.unrewarded}
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        return {"fault": f"{algorithm.name}: {str(error).splitlines()[0]}"}
+    if not trained.tokens:  # the weights equal the parent's, so gate and val would measure nothing new
+        remove_tree(generation.adapter)
+        return {"fault": f"{algorithm.name}: nothing to learn from: no question's samples differed in reward"}
+    policy.use(generation.adapter)  # the live weights are those of a saved adapter again
+    return {
+        "fault": "",
+        "algorithm": algorithm.model_dump(mode="json"),
+        "steps": trained.steps,
+        "reward": list(trained.reward),
+        "kl": list(trained.kl),
+        "entropy": list(trained.entropy),
+        "stopped": trained.stopped,
+        "tokens": trained.tokens,
+        "seconds": round(trained.seconds, 3),
+        "adapter_sha256": tree_sha256(generation.adapter),
+    }
+
+
+@dataclass(slots=True)
+class _TrackedCollector:
+    """A collector (see training.protocol.Roll) that remembers if the newest rollouts have no reward at all.
+
+    Then a budget or a verifier failed, which is not the candidate's fault.
+    """
+
+    roll: RolloutCollector
+    unrewarded: bool = False
+
+    def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
+        trajectories = self.roll(units, samples=samples, step=step, temperature=temperature)
+        self.unrewarded = bool(trajectories) and all(trajectory.reward is None for trajectory in trajectories)
+        return trajectories
+
+
+def inherit_adapter(run: RunDir, n: int, parent: int | None) -> str | None:
+    """Link the parent's adapter into the generation of a new harness; return its hash, or None for the base alone."""
+    generation = run.generation(n)
+    remove_tree(generation.adapter)
+    adapter = run.generation(parent).resolved_adapter if parent is not None else None
+    if adapter is None:
+        return None
+    generation.adapter.symlink_to(Path("..") / adapter.parent.name / adapter.name)
+    return tree_sha256(adapter)
+
+
+def _training_driver(algorithm: AlgorithmConfig) -> Any:
+    from sia_runner.training import drivers
+
+    return {"online": drivers.train_online, "offline": drivers.train_offline}[algorithm.kind]
+
+
+def _json_line(figures: Mapping[str, float]) -> str:
+    """Return one JSON line; NaN (a KL that was not measured) becomes null."""
+    return json.dumps({key: value if math.isfinite(value) else None for key, value in figures.items()})
+
+
+def _append_line(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as log:
+        log.write(f"{line}\n")

@@ -1,0 +1,259 @@
+"""The providers of a run's roles: endpoints with their circuit breaker, and the two ways to send a request.
+
+`PassThroughBackend` serves an endpoint that speaks the client's API. For any other one `LitellmBackend` lets litellm
+translate. litellm has connection pools of its own, and sends a request again when its connection broke. Here one
+attempt is one request, bounded in size, and known to the ledger: so litellm's HTTP transport is replaced by ours
+(`litellm_transport`)."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from sia_runner.config.components import HostedProvider
+from sia_runner.gateway.http_client import HttpClient, body_pieces, read_error
+from sia_runner.wire.anthropic_messages import AnthropicMessages
+from sia_runner.wire.failures import CallError, FailureKind
+from sia_runner.wire.grants import Role
+from sia_runner.wire.openai_chat import OpenAIChat
+from sia_runner.wire.providers import key_of, redact
+from sia_runner.wire.requests import Api, ApiDialect, ModelRequest, dumps, sse_event
+
+MAX_CONSECUTIVE_FAILURES = 5  # failed calls (after all attempts) without a success between them
+_COUNTED_KINDS: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
+_FATAL_STATUSES = (401, 402)  # a refused key stays refused
+_FATAL_UNTIL_ANSWERED = (403, 404)  # may concern a single request, if the provider has answered others
+
+
+class CircuitBreaker:
+    """Stops calls to a provider that fails. It never closes again: the run stops and is resumed later."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.reason: str | None = None  # one line; None: closed
+        self._failed = 0
+        self._proven = False
+        self._opened = asyncio.Event()
+
+    def check(self) -> None:
+        """Raise CallError (down) when the breaker is open."""
+        if self.reason is not None:
+            raise CallError("down", self.reason, sent=False)
+
+    def succeeded(self) -> None:
+        """Record an answered call."""
+        self._failed = 0
+        self._proven = True
+
+    def failed(self, failed: CallError) -> None:
+        """Record a call that failed with all its attempts; open the breaker where no later call can succeed."""
+        if failed.kind == "down" or self.reason is not None:
+            return
+        hopeless = failed.status in _FATAL_STATUSES or failed.code == "insufficient_quota"
+        if hopeless or (failed.status in _FATAL_UNTIL_ANSWERED and not self._proven):
+            self._open(f"provider {self.name}: {failed.message}")
+        elif failed.kind in _COUNTED_KINDS or failed.status in _FATAL_UNTIL_ANSWERED:
+            self._failed += 1
+            if self._failed >= MAX_CONSECUTIVE_FAILURES:
+                self._open(f"provider {self.name}: {self._failed} calls in a row failed, the last: {failed.message}")
+
+    async def pause(self, seconds: float) -> None:
+        """Wait `seconds` between two attempts; stop early and raise CallError (down) if the breaker opens."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._opened.wait()
+        self.check()
+
+    def _open(self, reason: str) -> None:
+        self.reason = " ".join(reason.split())
+        self._opened.set()
+
+
+_PATHS = {"openai": "/chat/completions", "anthropic": "/messages"}
+_ANTHROPIC_VERSION = "2023-06-01"
+
+
+class PassThroughBackend:
+    """Passes requests through to an endpoint that speaks the client's API."""
+
+    def __init__(self, hosted: HostedProvider, key: str | None, client: HttpClient) -> None:
+        self._url = (hosted.base_url or "").rstrip("/") + _PATHS[hosted.api]
+        self._client = client
+        self._headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "sia-runner"}
+        if hosted.api == "anthropic":
+            self._headers |= {"x-api-key": key} if key else {}
+        elif key:
+            self._headers["authorization"] = f"Bearer {key}"
+        self._headers |= hosted.headers
+
+    async def ready(self) -> None:
+        """Do nothing: there is nothing to load."""
+
+    async def pieces(self, request: ModelRequest) -> AsyncIterator[bytes]:
+        """Yield the bytes of the answer: the whole JSON, or a stream of events. Raises CallError."""
+        headers = {**request.headers, **self._headers}
+        if request.api == "anthropic":
+            headers.setdefault("anthropic-version", _ANTHROPIC_VERSION)
+        response = await self._client.open("POST", self._url, headers, request.raw)
+        try:
+            if response.status >= 400:
+                raise await read_error(response)
+            if response.status != 200:
+                raise CallError("malformed", f"the provider answered with status {response.status}", final=True)
+            async for piece in body_pieces(response):
+                yield piece
+        finally:
+            response.close()  # does nothing if the body was read to its end
+
+
+# Request fields passed to litellm. Its other arguments include addresses, keys and callbacks: no harness may set these.
+_CHAT_FIELDS = """
+    messages tools tool_choice parallel_tool_calls functions function_call temperature top_p max_tokens
+    max_completion_tokens stop seed presence_penalty frequency_penalty logit_bias logprobs top_logprobs
+    response_format reasoning_effort thinking user stream stream_options
+"""
+_MESSAGES_FIELDS = """
+    messages system tools tool_choice temperature top_p top_k max_tokens stop_sequences thinking metadata stream
+"""
+_PASSED_FIELDS: Mapping[Api, frozenset[str]] = {
+    "openai": frozenset(_CHAT_FIELDS.split()),
+    "anthropic": frozenset(_MESSAGES_FIELDS.split()),
+}
+
+
+class LitellmBackend:
+    """Translates requests with litellm."""
+
+    def __init__(self, hosted: HostedProvider, key: str | None, client: HttpClient) -> None:
+        self._client = client
+        provider = hosted.litellm if hosted.api == "litellm" else hosted.api  # the API the endpoint speaks
+        base = hosted.base_url
+        if base and provider == "anthropic":
+            base = base.rstrip("/").removesuffix("/v1")  # litellm adds it
+        self._settings: dict[str, Any] = {
+            "model": f"{provider}/{hosted.model}",
+            # no key: an empty one would make litellm look for some other key in the environment
+            "api_key": key or ("none" if base else None),
+            "api_base": base,
+            "timeout": hosted.timeout,
+            "num_retries": 0,
+            "max_retries": 0,
+            "drop_params": True,
+            "extra_headers": hosted.headers or None,
+        }
+
+    async def ready(self) -> None:
+        """Import litellm, which takes seconds, off the event loop and before the clock of an attempt runs."""
+        if not _load_litellm.cache_info().currsize:
+            await asyncio.to_thread(_load_litellm)
+
+    async def pieces(self, request: ModelRequest) -> AsyncIterator[bytes]:
+        """Yield the answer's bytes in the client's API: the whole JSON, or a stream of events. Raises CallError."""
+        from sia_runner.gateway.litellm_transport import CURRENT_REQUEST, SingleRequest
+
+        exchange = SingleRequest(self._client, request)
+        token = CURRENT_REQUEST.set(exchange)
+        try:
+            answer = await self._begin(request)
+        except Exception as error:  # noqa: BLE001 - litellm has no common base for its errors
+            raise exchange.failure(error) from None
+        finally:
+            CURRENT_REQUEST.reset(token)
+        if not request.stream:
+            exchange.check_answer()
+            yield dumps(answer) if isinstance(answer, Mapping) else answer.model_dump_json().encode()
+            return
+        try:
+            async for chunk in answer:
+                yield (
+                    chunk if isinstance(chunk, bytes) else sse_event(chunk.model_dump_json(exclude_none=True).encode())
+                )
+        except Exception as error:  # noqa: BLE001
+            raise exchange.failure(error) from None
+        finally:
+            await exchange.close()
+        exchange.check_answer()
+        if request.api == "openai":
+            yield sse_event(b"[DONE]")
+
+    async def _begin(self, request: ModelRequest) -> Any:
+        import litellm
+
+        passed = {name: value for name, value in request.body.items() if name in _PASSED_FIELDS[request.api]}
+        send = litellm.acompletion if request.api == "openai" else litellm.anthropic_messages
+        return await send(**(passed | self._settings))
+
+
+@lru_cache(maxsize=1)
+def _load_litellm() -> None:
+    """Import litellm, quiet and without a network of its own."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    import litellm
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+    from sia_runner.gateway.litellm_transport import LitellmTransport
+
+    litellm.telemetry = False  # pyright: ignore[reportAttributeAccessIssue]
+    litellm.suppress_debug_info = True
+    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)  # we report failures ourselves
+    litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # pyright: ignore[reportPrivateImportUsage]
+    litellm.use_chat_completions_url_for_anthropic_messages = True  # not OpenAI's responses API
+    AsyncHTTPHandler.create_async_transport = staticmethod(lambda *_, **__: LitellmTransport())  # pyright: ignore
+
+
+DIALECTS: Mapping[Api, ApiDialect] = {"openai": OpenAIChat(), "anthropic": AnthropicMessages()}
+
+
+class Backend(Protocol):
+    """Sends requests to one provider."""
+
+    async def ready(self) -> None:
+        """Load heavy libraries before the clock of an attempt runs."""
+        ...
+
+    def pieces(self, request: ModelRequest) -> AsyncIterator[bytes]:
+        """Send one request and yield the answer's bytes. Raises CallError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One role's model. `slots` and `breaker` are shared by the roles that use the same address and key."""
+
+    hosted: HostedProvider
+    secrets: tuple[str, ...]
+    slots: asyncio.Semaphore
+    breaker: CircuitBreaker
+    backends: Mapping[Api, Backend]  # by the client's API
+
+    def clean(self, failed: CallError) -> CallError:
+        """Remove keys from the error's message: providers repeat a key that they refuse."""
+        failed.message = redact(failed.message, self.secrets)
+        return failed
+
+
+def build_endpoints(providers: Mapping[Role, HostedProvider], client: HttpClient) -> dict[Role, Endpoint]:
+    """Return each role's endpoint. Raises ModelsError where a key is missing."""
+    shared: dict[tuple[str | None, ...], tuple[asyncio.Semaphore, CircuitBreaker]] = {}
+    result: dict[Role, Endpoint] = {}
+    for role, hosted in providers.items():
+        identity = (hosted.base_url, hosted.litellm, hosted.key, hosted.key_file)
+        slots, breaker = shared.setdefault(
+            identity, (asyncio.Semaphore(hosted.concurrency), CircuitBreaker(hosted.name))
+        )
+        key = key_of(hosted)
+        secrets = tuple(secret for secret in (key, *hosted.headers.values()) if secret and len(secret) >= 8)
+        result[role] = Endpoint(hosted, secrets, slots, breaker, _build_backends(hosted, key, client))
+    return result
+
+
+def _build_backends(hosted: HostedProvider, key: str | None, client: HttpClient) -> dict[Api, Backend]:
+    return {
+        api: PassThroughBackend(hosted, key, client) if api == hosted.api else LitellmBackend(hosted, key, client)
+        for api in DIALECTS
+    }

@@ -1,0 +1,385 @@
+"""One model call: its attempts with pauses between them, each reserved before it is sent and settled after.
+
+A harness's calls and the runner's own (`chat_once`) take this same path. The answer passes through `AnswerBuffer`,
+which reads, counts and passes it on in whole events."""
+
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sia_runner.gateway.backends import DIALECTS, Endpoint
+from sia_runner.gateway.ledger import Reservation, RunLedger
+from sia_runner.gateway.session import GatewaySession
+from sia_runner.gateway.trajectories import CallRecord, TokenUsage
+from sia_runner.records import ModelReply, SampledCall, ToolCall, Usage
+from sia_runner.wire.failures import CallError
+from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, ModelsError, ProviderDown
+from sia_runner.wire.requests import (
+    AnswerSummary,
+    Api,
+    ApiDialect,
+    Body,
+    ModelRequest,
+    SseSplitter,
+    estimate_tokens,
+    loads,
+    token_bound,
+)
+
+Emit = Callable[[bytes], Awaitable[None]]
+
+
+class AnswerBuffer:
+    """Passes an answer on to the client as it arrives, except for its end.
+
+    The end (an answer that is not streamed is all end) waits for `flush`, after the call is settled and recorded:
+    a client that leaves once it has its answer cannot interrupt that.
+    """
+
+    def __init__(self, dialect: ApiDialect, request: ModelRequest, emit: Emit, *, keep: bool) -> None:
+        self._dialect, self._emit = dialect, emit
+        self._reader = dialect.reader(request) if request.stream else None
+        self._splitter = SseSplitter()
+        self._end: list[bytes] = []
+        self._retained: list[bytes] | None = [] if keep else None
+        self.emitted = False  # the client has received bytes: no further attempt is possible
+        self.emitting = False
+
+    async def take(self, piece: bytes) -> None:
+        """Read one piece of the answer and pass its whole events on. Raises CallError."""
+        if self._reader is None:
+            self._end.append(piece)
+            return
+        ready = []
+        for event in self._splitter.feed(piece):
+            visible = self._reader.take(event)
+            (self._end if self._reader.at_end else ready).append(visible)
+        if data := b"".join(ready):
+            if self._retained is not None:
+                self._retained.append(data)
+            await self._send(data)
+
+    def finish(self) -> AnswerSummary:
+        """Return the answer's summary. Raises CallError (malformed) for an incomplete or invalid answer."""
+        if self._reader is None:
+            return self._dialect.read(loads(b"".join(self._end)))
+        return self._reader.finish()
+
+    async def go_on(self, data: bytes, emit: Emit) -> None:
+        """Send `data` to `emit`, and everything that follows."""
+        self._emit = emit
+        if data:
+            await self._send(data)
+
+    async def flush(self) -> None:
+        """Send the end of the answer."""
+        await self._send(b"".join(self._end))
+
+    def content(self) -> bytes:
+        """Return all bytes that the client gets."""
+        return b"".join([*(self._retained or ()), *self._end])
+
+    async def _send(self, data: bytes) -> None:
+        self.emitting = True
+        try:
+            await self._emit(data)
+        except (ConnectionError, RuntimeError) as error:
+            raise CallError("cancelled", "the client is gone") from error
+        self.emitted, self.emitting = True, False
+
+
+@dataclass(slots=True)
+class ModelCall:
+    """The state that the steps of one call share."""
+
+    session: GatewaySession
+    endpoint: Endpoint
+    request: ModelRequest
+    emit: Emit
+    record: CallRecord
+
+
+def settle_answered(call: ModelCall, reservation: Reservation, summary: AnswerSummary) -> None:
+    """Settle an answered attempt at the tokens that the answer reports."""
+    usage = count_usage(call.request, summary)
+    usd = reservation.settle(
+        input_tokens=usage.input,
+        output_tokens=usage.output,
+        cached_tokens=usage.cached,
+        written_tokens=summary.written_tokens,
+    )
+    call.record.usage, call.record.usd = usage, usd
+    call.session.spend(Usage(usd or 0.0, usage.input + usage.output, 1))
+
+
+def settle_failed(call: ModelCall, reservation: Reservation, failed: CallError, buffer: AnswerBuffer) -> None:
+    """Settle a failed attempt. An error status costs nothing; anything else may have been charged for."""
+    if failed.status is not None and failed.sent and not buffer.emitted:
+        reservation.settle(input_tokens=0, output_tokens=0)
+        call.session.spend(Usage(calls=1))
+        return
+    reservation.unanswered(may_be_charged=failed.sent)
+    if failed.sent:
+        call.session.spend(Usage(tokens=token_bound(call.request.raw) + call.request.output_tokens, calls=1))
+
+
+def count_usage(request: ModelRequest, summary: AnswerSummary) -> TokenUsage:
+    """Return the tokens of an answer: the provider's counts, or an estimate where it gives none."""
+    if summary.input_tokens is not None and summary.output_tokens is not None:
+        return TokenUsage(summary.input_tokens, summary.output_tokens, summary.cached_tokens)
+    text = summary.text + "".join(call["name"] + call["arguments"] for call in summary.tool_calls)
+    return TokenUsage(estimate_tokens(request.raw.decode()), estimate_tokens(text), estimated=True)
+
+
+def new_record(session: GatewaySession, request: ModelRequest) -> CallRecord:
+    """Return the record of a call that begins now."""
+    grant = session.grant
+    labels = (grant.candidate, grant.purpose, request.question, grant.sample)
+    call, at = uuid.uuid4().hex, round(time.time(), 3)
+    return CallRecord(call, at, *labels, request.api, request.asked_model, request=request.body)
+
+
+def record_refusal(session: GatewaySession, api: Api, body: Body, question: str | None, failed: CallError) -> None:
+    """Record a request that was refused before it became a call."""
+    request = ModelRequest(api, body, False, str(body.get("model", ""))[:200], question, 0, raw=b"-")
+    record = new_record(session, request)
+    record.error = {"kind": failed.kind, "message": failed.message}
+    session.finished(record, failed, None)
+
+
+def record_answer(record: CallRecord, summary: AnswerSummary, sampled: SampledCall | None) -> None:
+    """Write the answer and the sampled tokens into the record."""
+    record.tokens = asdict(sampled) if sampled else None
+    record.model, record.finish_reason = summary.model, summary.finish_reason
+    record.response = {"text": summary.text, "tool_calls": summary.tool_calls}
+
+
+_RANDOM = random.Random()  # not the shared generator, which other code may seed
+_FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
+_BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
+
+
+class CallRunner:
+    """Carries calls out, on the gateway's event loop."""
+
+    def __init__(self, ledger: RunLedger) -> None:
+        self._ledger = ledger
+        self._loop = asyncio.get_running_loop()
+        self._settled = asyncio.Event()
+        self._waiting = 0
+        ledger.on_settled(self._wake)
+
+    async def serve(self, session: GatewaySession, endpoint: Endpoint, request: ModelRequest, emit: Emit) -> None:
+        """Answer one request through `emit`. Raises CallError when all attempts failed."""
+        call = ModelCall(session, endpoint, request, emit, new_record(session, request))
+        began = time.monotonic()
+        failed: CallError | None = None
+        try:
+            buffer, summary = await self._answer(call)
+            record_answer(call.record, summary, request.sampled)
+        except CallError as error:
+            failed = error
+            raise
+        except Exception as error:
+            failed = endpoint.clean(CallError("unreachable", f"the gateway failed: {error!r}"))
+            raise failed from error
+        except asyncio.CancelledError:
+            failed = CallError("cancelled", "cancelled by the client, or at the end of its sandbox")
+            raise
+        finally:
+            call.record.seconds = round(time.monotonic() - began, 4)
+            if failed is not None:
+                call.record.error = {"kind": failed.kind, "message": failed.message}
+            session.finished(call.record, failed, endpoint.breaker.reason)
+        with suppress(CallError):  # the call is answered and paid: a client that left does not make it fail
+            await buffer.flush()
+
+    async def _answer(self, call: ModelCall) -> tuple[AnswerBuffer, AnswerSummary]:
+        cache = call.session.cache
+        if cache is None:
+            return await self._call(call, keep=False)
+        path = cache.path_of(call.request, call.endpoint.hosted)
+        stored = cache.get(path)
+        if stored is not None:
+            with suppress(CallError):  # an unreadable cache entry is replaced by a new call
+                return await _replay(call, stored)
+        buffer, summary = await self._call(call, keep=True)
+        cache.put(path, buffer.content())
+        return buffer, summary
+
+    async def _call(self, call: ModelCall, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
+        breaker = call.endpoint.breaker
+        try:
+            answer = await self._attempts(call, keep=keep)
+        except CallError as failed:
+            breaker.failed(call.endpoint.clean(failed))
+            raise
+        breaker.succeeded()
+        return answer
+
+    async def _attempts(self, call: ModelCall, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
+        hosted, breaker = call.endpoint.hosted, call.endpoint.breaker
+        backend = call.endpoint.backends[call.request.api]
+        await backend.ready()
+        while True:
+            buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, call.emit, keep=keep)
+            try:
+                return buffer, await self._attempt(call, buffer)
+            except CallError as failed:
+                pause = _pause(failed, call.record.attempts, hosted.patience)
+                if not failed.transient or buffer.emitted or call.record.attempts >= hosted.attempts or pause is None:
+                    raise
+            await breaker.pause(pause)
+
+    async def _attempt(self, call: ModelCall, buffer: AnswerBuffer) -> AnswerSummary:
+        async with call.endpoint.slots:
+            call.endpoint.breaker.check()
+            reservation = await self._reserve(call)
+            call.record.attempts += 1
+            try:
+                summary = await _receive(call, buffer)
+            except CallError as failed:
+                settle_failed(call, reservation, failed, buffer)
+                raise
+            except BaseException:
+                settle_failed(call, reservation, CallError("cancelled", ""), buffer)
+                raise
+            settle_answered(call, reservation, summary)
+            return summary
+
+    async def _reserve(self, call: ModelCall) -> Reservation:
+        input_bound, output_bound = token_bound(call.request.raw), call.request.output_tokens
+        while True:
+            settled = self._settled
+            try:
+                return self._ledger.reserve(call.session.grant, input_tokens=input_bound, output_tokens=output_bound)
+            except BudgetFullyReserved:
+                await self._wait(settled)
+            except BudgetSpent as error:
+                failed = CallError("budget", str(error), sent=False)
+                failed.cause = error
+                raise failed from None
+            except (ModelsError, OSError, RuntimeError) as error:
+                raise CallError("down", f"the ledger cannot reserve budget: {error}", sent=False) from None
+
+    async def _wait(self, settled: asyncio.Event) -> None:
+        self._waiting += 1
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BUDGET_POLL):
+                    await settled.wait()
+        finally:
+            self._waiting -= 1
+
+    def _wake(self) -> None:
+        """Wake the calls that wait for budget. Safe from any thread."""
+        if self._waiting:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._pulse)
+
+    def _pulse(self) -> None:
+        self._settled.set()
+        self._settled = asyncio.Event()
+
+
+async def _receive(call: ModelCall, buffer: AnswerBuffer) -> AnswerSummary:
+    """Receive one attempt's answer and pass all but its end on. Raises CallError."""
+    backend, seconds = call.endpoint.backends[call.request.api], call.endpoint.hosted.timeout
+    source = backend.pieces(call.request)
+    try:
+        async with asyncio.timeout(seconds):
+            async for piece in source:
+                await buffer.take(piece)
+    except TimeoutError:
+        if buffer.emitting:
+            raise CallError("cancelled", f"the client did not read its answer within {seconds:g} s") from None
+        raise CallError("timeout", f"no complete answer within {seconds:g} s") from None
+    finally:
+        await source.aclose()  # pyright: ignore[reportAttributeAccessIssue]
+    return buffer.finish()
+
+
+async def _replay(call: ModelCall, stored: bytes) -> tuple[AnswerBuffer, AnswerSummary]:
+    chunks: list[bytes] = []
+
+    async def hold(data: bytes) -> None:
+        chunks.append(data)
+
+    buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, hold, keep=False)
+    await buffer.take(stored)
+    summary = buffer.finish()  # only a complete answer reaches the client
+    await buffer.go_on(b"".join(chunks), call.emit)
+    call.record.cached = True
+    call.record.usage = count_usage(call.request, summary)
+    return buffer, summary
+
+
+def _pause(failed: CallError, attempt: int, patience: float) -> float | None:
+    """Return the seconds until the next attempt; None where the provider asks for more than `patience` seconds."""
+    if failed.retry_after is not None:
+        spread = _RANDOM.uniform(0, 0.1 * failed.retry_after)
+        return min(failed.retry_after + spread, patience) if failed.retry_after <= patience else None
+    return _RANDOM.uniform(0, min(patience, _FIRST_PAUSE * 2 ** (attempt - 1)))
+
+
+# Fields of an answer's message that the next request repeats; signed thoughts must be returned unchanged.
+_REPEATED = ("role", "content", "tool_calls", "thinking_blocks")
+_FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
+
+
+async def chat_once(
+    runner: CallRunner,
+    endpoint: Endpoint,
+    session: GatewaySession,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+) -> ModelReply:
+    """Make one call and return the reply; see `ModelAccess.chat`."""
+    answer: list[bytes] = []
+
+    async def emit(data: bytes) -> None:
+        answer.append(data)
+
+    options = {name: value for name, value in settings.items() if value is not None}
+    body = {**options, "messages": list(messages), "stream": False} | ({"tools": list(tools)} if tools else {})
+    try:
+        request = DIALECTS["openai"].prepare(body, endpoint.hosted)
+        request.question = session.grant.question or request.question
+        await runner.serve(session, endpoint, request, emit)
+    except CallError as failed:
+        raise _caller_error(failed, endpoint) from None
+    return _to_reply(_without_surrogates(json.loads(b"".join(answer))), session)
+
+
+def _without_surrogates(answer: Any) -> Any:
+    """Replace lone surrogates: JSON may escape them, but no file can hold them."""
+    return json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
+
+
+def _to_reply(answer: Any, session: GatewaySession) -> ModelReply:
+    summary = DIALECTS["openai"].read(answer)
+    original = answer["choices"][0]["message"]
+    message = {name: original[name] for name in _REPEATED if original.get(name) is not None}
+    message |= {"role": "assistant"} | ({} if "content" in message else {"content": ""})
+    calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in summary.tool_calls)
+    finish = _FINISH.get(summary.finish_reason or "", "tool_calls" if calls else "stop")
+    return ModelReply(summary.text, calls, finish, message, session.usage())
+
+
+def _caller_error(failed: CallError, endpoint: Endpoint) -> Exception:
+    if isinstance(failed.cause, BudgetSpent):
+        return failed.cause
+    name = endpoint.hosted.name
+    if endpoint.breaker.reason is not None:
+        return ProviderDown(endpoint.breaker.reason)
+    line = " ".join(failed.message.split())
+    if failed.kind == "bad_request":
+        return ModelsError(f"provider {name} refuses the request: {line}")
+    return ProviderDown(f"provider {name}: {line}")

@@ -1,0 +1,113 @@
+"""The HTTP client for providers: all bytes to and from them pass here, with bounded sizes."""
+
+import json
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sia_runner.wire.failures import CallError, error_of_status
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientSession
+
+MAX_ANSWER_BYTES = 16 << 20  # bytes
+_MAX_ERROR_BYTES = 64 << 10
+_CONNECT_SECONDS = 10.0  # seconds
+
+
+class HttpClient:
+    """One connection pool, made on first use inside the event loop."""
+
+    def __init__(self) -> None:
+        self._session: ClientSession | None = None
+
+    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> "ClientResponse":
+        """Send a request and return the response with its body unread; the caller closes it.
+
+        The caller also bounds the time. Raises CallError.
+        """
+        import aiohttp
+
+        try:
+            return await self._pool().request(
+                method, url, headers=headers, data=body, allow_redirects=False, proxy=_proxy(url)
+            )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+            raise CallError("unreachable", f"no connection to {_address(url)}: {_reason(error)}", sent=False) from None
+        except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
+            raise _broken_connection(error) from None
+
+    async def close(self) -> None:
+        """Close the connection pool."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _pool(self) -> "ClientSession":
+        import aiohttp
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # the endpoint limits concurrency
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+async def body_pieces(response: "ClientResponse") -> AsyncIterator[bytes]:
+    """Yield the body as it arrives. Raises CallError (too_large, unreachable)."""
+    import aiohttp
+
+    size = 0
+    try:
+        async for piece in response.content.iter_any():
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
+                raise CallError("too_large", f"the provider's answer has more than {MAX_ANSWER_BYTES >> 20} MiB")
+            yield piece
+    except (aiohttp.ClientError, ConnectionError, ssl.SSLError) as error:
+        raise _broken_connection(error) from None
+
+
+async def read_error(response: "ClientResponse") -> CallError:
+    """Read a response with an error status, up to 64 KiB, and return the error it means."""
+    body = bytearray()
+    async for piece in body_pieces(response):
+        body += piece
+        if len(body) > _MAX_ERROR_BYTES:
+            break
+    return error_from_body(response.status, response.headers, bytes(body[:_MAX_ERROR_BYTES]))
+
+
+def error_from_body(status: int, headers: Mapping[str, str], body: bytes) -> CallError:
+    """Return the error that a status, headers and body mean."""
+    text = body.decode(errors="replace")
+    try:
+        parsed: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = text
+    return error_of_status(status, {name.lower(): value for name, value in headers.items()}, parsed)
+
+
+def _proxy(url: str) -> str | None:
+    """Return the proxy from the runner's environment; aiohttp's own lookup would also read ~/.netrc."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies_environment().get(parts.scheme)
+    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return proxy
+
+
+def _broken_connection(error: Exception) -> CallError:
+    return CallError("unreachable", f"the provider's connection broke: {_reason(error)}")
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,324 @@
+"""The files of RUN/ledger: one ledger file per process with its sums, and the register of budget allowances.
+
+A line of a ledger file announces an attempt, and one of three others ends it:
+
+    {"sent": 7, "generation": 2, "candidate": "gen_2", "purpose": "select", "input": 900, "output": 1024, "usd": .01}
+    {"done": 7, "input": 843, "output": 95, "cached": 0, "usd": .0012}    answered, at the provider's counts
+    {"undone": 7}          it never reached the provider
+    {"unanswered": 7}      it may have been charged for: counted as reserved
+
+The register leases.jsonl says which share of the budget each process may spend; it is changed under one file lock:
+
+    {"lease": "20261121T080000-1f2e3d4c", "process": {"host": …, "pid": …}, "holds": {"work.usd": 1200000000000}}
+
+Only its process may spend an allowance; what counts against a limit is the larger of the allowance and the sums of the
+process's own file. A later line of an allowance replaces the earlier one. Whoever finds an allowance whose process is
+gone closes it; then only its file counts."""
+
+import fcntl
+import json
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sia_runner.gateway.prices import PICO
+from sia_runner.records import Usage
+from sia_runner.store import lease
+
+LedgerLine = Mapping[str, Any]
+UNITS = ("usd", "tokens", "calls")
+
+
+class Amount(NamedTuple):
+    """An amount of budget. `usd` is in picodollars, so that sums are exact."""
+
+    usd: int = 0
+    tokens: int = 0
+    calls: int = 0
+
+
+class Account(NamedTuple):
+    """The key that spending is kept under."""
+
+    generation: int
+    candidate: str
+    purpose: str
+
+    def pools(self) -> list[str]:
+        """Return the pools that its calls are paid from: the run's `work` or `test`, and its generation's `gen_<n>`."""
+        of_run = "test" if self.purpose == "test" else "work"
+        return [of_run, f"gen_{self.generation}"] if self.generation else [of_run]
+
+
+@dataclass(slots=True)
+class AccountTotals:
+    """The spending of one account. Calls without an answer count in all figures, at their reservation."""
+
+    usd: int = 0  # picodollars; nothing for calls whose price is not known
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    calls: int = 0
+    unanswered: int = 0
+    unpriced: int = 0  # calls whose price is not known
+
+    def add(self, other: "AccountTotals") -> None:
+        """Add another account's figures."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def priced(self) -> bool:
+        """Tells whether every call has a known price; if not, `usd` leaves those without one out."""
+        return self.unpriced == 0
+
+    @property
+    def dollars(self) -> float:
+        """The spending in US dollars."""
+        return self.usd / PICO
+
+    def usage(self) -> Usage:
+        """Return dollars, tokens and calls."""
+        return Usage(self.dollars, self.input_tokens + self.output_tokens, self.calls)
+
+
+class _Attempt(NamedTuple):
+    account: Account
+    input: int
+    output: int
+    usd: int | None
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(self.usd or 0, self.input + self.output, 1)
+
+
+@dataclass(slots=True)
+class LedgerFile:
+    """The sums of one ledger file, fed line by line: by the process that writes it, or from the file as it grows."""
+
+    rows: dict[Account, AccountTotals] = field(default_factory=dict)
+    under_way: dict[int, _Attempt] = field(default_factory=dict)
+    _settled: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
+    _reserved: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
+    _read: int = 0  # bytes
+
+    def add(self, line: LedgerLine) -> None:
+        """Add one line of the file."""
+        if "sent" in line:
+            account = Account(line["generation"], line["candidate"], line["purpose"])
+            attempt = _Attempt(account, line["input"], line["output"], _pico(line["usd"]))
+            self.under_way[line["sent"]] = attempt
+            self._move(self._reserved, attempt, attempt.amount, 1)
+        elif "done" in line:
+            self._done(
+                line["done"], AccountTotals(0, line["input"], line["output"], line["cached"]), _pico(line["usd"])
+            )
+        elif "undone" in line:
+            self._take(line["undone"])
+        elif "unanswered" in line:
+            self._unanswered(line["unanswered"])
+
+    def abandon(self) -> None:
+        """Count all attempts under way as unanswered: their process is gone and will not settle them."""
+        for number in list(self.under_way):
+            self._unanswered(number)
+
+    def settled(self, pool: str, unit: int) -> int:
+        """Return the settled amount of a pool, in picodollars, tokens or calls."""
+        return self._settled[pool][unit] if pool in self._settled else 0
+
+    def used(self, pool: str, unit: int) -> int:
+        """Return the settled amount plus the reservations of calls under way."""
+        return self.settled(pool, unit) + (self._reserved[pool][unit] if pool in self._reserved else 0)
+
+    def catch_up(self, path: Path) -> None:
+        """Read the lines appended since the last call; an incomplete last line waits for the next call."""
+        try:
+            with path.open("rb") as stream:
+                stream.seek(self._read)
+                data = stream.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return
+        for line in parse_lines(data):
+            self.add(line)
+        self._read += len(data) + 1 if data else 0
+
+    def _unanswered(self, number: int) -> None:
+        attempt = self.under_way[number]
+        self._done(number, AccountTotals(0, attempt.input, attempt.output, unanswered=1), attempt.usd)
+
+    def _done(self, number: int, row: AccountTotals, usd: int | None) -> None:
+        attempt = self._take(number)
+        row.calls, row.usd, row.unpriced = 1, usd or 0, int(usd is None)
+        self.rows.setdefault(attempt.account, AccountTotals()).add(row)
+        self._move(self._settled, attempt, Amount(row.usd, row.input_tokens + row.output_tokens, 1), 1)
+
+    def _take(self, number: int) -> _Attempt:
+        attempt = self.under_way.pop(number)
+        self._move(self._reserved, attempt, attempt.amount, -1)
+        return attempt
+
+    def _move(self, sums: dict[str, list[int]], attempt: _Attempt, amount: Amount, sign: int) -> None:
+        for pool in attempt.account.pools():
+            for unit, value in enumerate(amount):
+                sums[pool][unit] += sign * value
+
+
+def parse_lines(data: bytes) -> Iterator[LedgerLine]:
+    """Yield the lines that are JSON objects. Skip lines cut by a full disk: those calls have no answer."""
+    for raw in data.split(b"\n"):
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            yield line
+
+
+def _pico(usd: float | None) -> int | None:
+    return None if usd is None else round(usd * PICO)
+
+
+REGISTER = "leases.jsonl"
+
+
+@dataclass(slots=True)
+class Allowance:
+    """The share of the budget that one process may spend."""
+
+    process: Mapping[str, Any]
+    holds: Mapping[str, int] = field(default_factory=dict)  # "pool.unit" -> picodollars, tokens, calls
+    closed: bool = False
+    final: bool = False  # closed, and its file read to the end
+    ledger_file: LedgerFile = field(default_factory=LedgerFile)
+
+    def counts(self, pool: str, unit: int) -> int:
+        """Return what counts against a pool's limit: the larger of the allowance and the use."""
+        return max(self.holds.get(f"{pool}.{UNITS[unit]}", 0), self.ledger_file.used(pool, unit))
+
+
+class AllowanceRegister:
+    """The register of all allowances of a run, as far as it was read, without this process's own."""
+
+    def __init__(self, folder: Path, own_name: str = "") -> None:
+        self._folder, self._path, self._own_name = folder, folder / REGISTER, own_name
+        self._read = 0  # bytes of the register
+        self._others: dict[str, Allowance] = {}
+
+    def refresh(self) -> Iterable[Allowance]:
+        """Read the register and the other processes' files to their end; return the other allowances."""
+        if self._path.exists():
+            self._read_register()
+        for name, allowance in self._others.items():
+            if not allowance.final:
+                allowance.final = allowance.closed
+                allowance.ledger_file.catch_up(self._folder / f"{name}.jsonl")
+            if allowance.final:
+                allowance.ledger_file.abandon()
+        return self._others.values()
+
+    @contextmanager
+    def locked(self) -> Iterator[Iterable[Allowance]]:
+        """Lock the register against other processes and yield the other allowances."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield self.refresh()
+
+    def hold(self, holds: Mapping[str, int], *, closed: bool = False) -> None:
+        """Write this process's new allowance. Call it only inside `locked`."""
+        self._append(
+            {"lease": self._own_name, "process": lease.process_identity(), "holds": dict(holds), "closed": closed}
+        )
+
+    def reclaim(self, *, all_dead: bool, jobs: Collection[str] = ()) -> None:
+        """Close the allowances whose process is gone.
+
+        `all_dead`: this process is the only one that may be alive; `jobs`: SLURM jobs that are over, even if they ran
+        on a node whose processes cannot be checked from here.
+        """
+        if not self._path.exists():
+            return
+        with self.locked():
+            for name, allowance in self._others.items():
+                if not allowance.closed and (
+                    all_dead or has_ended(allowance.process) or allowance.process.get("job") in jobs
+                ):
+                    self._append({"lease": name, "process": dict(allowance.process), "holds": {}, "closed": True})
+            self.refresh()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        """Append a line; end an incomplete last line, cut by a full disk, first."""
+        with self._path.open("ab+") as stream:
+            stream.seek(max(0, stream.tell() - 1))
+            incomplete = stream.read(1) not in (b"", b"\n")
+            stream.write(b"\n" * incomplete + json.dumps(line).encode() + b"\n")
+
+    def _read_register(self) -> None:
+        with self._path.open("rb") as stream:
+            stream.seek(self._read)
+            data = stream.read().rpartition(b"\n")[0]
+        for line in parse_lines(data):
+            if line["lease"] != self._own_name:
+                allowance = self._others.setdefault(line["lease"], Allowance(line["process"]))
+                allowance.holds, allowance.closed = line["holds"], line["closed"]
+        self._read += len(data) + 1 if data else 0
+
+
+def has_ended(process: Mapping[str, Any]) -> bool:
+    """Return True if the process certainly ended; False where it runs or cannot be checked from here."""
+    current = lease.process_namespace()
+    if process.get("host") != current["host"]:  # it may be an earlier start of this same SLURM job
+        return process.get("job") is not None and process["job"] == os.environ.get("SLURM_JOB_ID")
+    if process.get("boot") != current["boot"]:
+        return True  # this machine has been rebooted since
+    return process.get("space") == current["space"] and lease.process_start_time(process["pid"]) != process["started"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunTotals:
+    """The spending per generation, candidate and purpose. `in_flight`: calls under way in processes that live."""
+
+    rows: Mapping[Account, AccountTotals] = field(default_factory=dict)
+    in_flight: int = 0
+
+    @property
+    def total(self) -> AccountTotals:
+        """The spending of all accounts."""
+        return self.of()
+
+    def of(
+        self, *, generation: int | None = None, candidate: str | None = None, purpose: str | None = None
+    ) -> AccountTotals:
+        """Return the sum of the accounts that match all given criteria."""
+        criteria = (generation, candidate, purpose)
+        result = AccountTotals()
+        for account, row in self.rows.items():
+            if all(want is None or want == have for want, have in zip(criteria, account, strict=True)):
+                result.add(row)
+        return result
+
+
+def read_totals(folder: Path) -> RunTotals:
+    """Return the totals of RUN/ledger, of all processes and resumes. Writes nothing; no folder means no spending."""
+    allowances = list(AllowanceRegister(folder).refresh())
+    for allowance in allowances:
+        if has_ended(allowance.process):
+            allowance.ledger_file.abandon()
+    return add_up([allowance.ledger_file for allowance in allowances])
+
+
+def add_up(ledger_files: Iterable[LedgerFile]) -> RunTotals:
+    """Add the sums of several ledger files up."""
+    rows: dict[Account, AccountTotals] = {}
+    in_flight = 0
+    for ledger_file in ledger_files:
+        in_flight += len(ledger_file.under_way)
+        for account, row in ledger_file.rows.items():
+            rows.setdefault(account, AccountTotals()).add(row)
+    return RunTotals(rows, in_flight)

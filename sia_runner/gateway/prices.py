@@ -1,0 +1,127 @@
+"""The price of a model: the experiment's own `provider.prices`, else the table that litellm ships, else unknown.
+
+The table is read as JSON from litellm's package data: importing litellm costs seconds, a refusal must not."""
+
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sia_runner.config.components import HostedProvider
+
+PICO = 10**12  # prices are summed in whole picodollars, so that rounding cannot pass a limit
+_TABLE = "model_prices_and_context_window_backup.json"
+_TIER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+# At other hosts these names only mean "speaks their protocol", so the model's name does not tell its price.
+_HOME_DOMAINS = {"openai": "openai.com", "anthropic": "anthropic.com"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prices in US dollars per million tokens.
+
+    `cached`: input read from the provider's cache; `written`: input written to it. `tiers`: rising (input tokens,
+    rates) pairs; a call with more input tokens than that is priced as a whole by those rates.
+    """
+
+    input: float
+    output: float
+    cached: float
+    written: float
+    source: str = "provider.prices"
+    tiers: tuple[tuple[int, "Rates"], ...] = ()
+
+    def cost(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0) -> int:
+        """Return the price in picodollars. `cached_tokens` and `written_tokens` are parts of `input_tokens`."""
+        rates = self._at(input_tokens)
+        cached = min(cached_tokens, input_tokens)
+        written = min(written_tokens, input_tokens - cached)
+        parts = (
+            (input_tokens - cached - written, rates.input),
+            (cached, rates.cached),
+            (written, rates.written),
+            (output_tokens, rates.output),
+        )
+        return sum(tokens * _picodollars(rate) for tokens, rate in parts)
+
+    def upper_bound(self, input_tokens: int, output_tokens: int) -> int:
+        """Return picodollars if all input were of the dearest kind: the reservation before a call."""
+        rates = self._at(input_tokens)
+        dearest = max(rates.input, rates.cached, rates.written)
+        return input_tokens * _picodollars(dearest) + output_tokens * _picodollars(rates.output)
+
+    def _at(self, input_tokens: int) -> "Rates":
+        return next((rates for above, rates in reversed(self.tiers) if input_tokens > above), self)
+
+
+def price_of(hosted: HostedProvider) -> Rates | None:
+    """Return the model's rates; None where they are not known."""
+    own = hosted.prices
+    if own is not None:
+        cached = own.input if own.cached_input is None else own.cached_input
+        return Rates(own.input, own.output, cached, own.input)
+    if not _is_at_home(hosted):
+        return None
+    for name in (f"{hosted.litellm}/{hosted.model}", hosted.model):
+        entry = _table().get(name)
+        if isinstance(entry, Mapping) and entry.get("litellm_provider") == hosted.litellm:
+            return _rates(entry)
+    return None
+
+
+def _is_at_home(hosted: HostedProvider) -> bool:
+    home = _HOME_DOMAINS.get(hosted.litellm)
+    host = urlsplit(hosted.base_url or "").hostname
+    return home is None or host is None or host == home or host.endswith(f".{home}")
+
+
+@lru_cache(maxsize=1)
+def _table() -> Mapping[str, Any]:
+    """Read litellm's prices (3 MB, once); empty where litellm is not installed or has no such file."""
+    spec = importlib.util.find_spec("litellm")
+    if spec is None or spec.origin is None:
+        return {}
+    try:
+        table = json.loads((Path(spec.origin).parent / _TABLE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def _rates(entry: Mapping[str, Any]) -> Rates | None:
+    base = _tier(entry, "")
+    if base is None:
+        return None
+    sizes = sorted(int(match.group(1)) for key in entry if (match := _TIER.fullmatch(key)))
+    tiers = [(size * 1000, rates) for size in sizes if (rates := _tier(entry, f"_above_{size}k_tokens"))]
+    return Rates(base.input, base.output, base.cached, base.written, base.source, tuple(tiers))
+
+
+def _tier(entry: Mapping[str, Any], suffix: str) -> Rates | None:
+    """Return the rates of a tier. A price that it does not name is the base tier's; `written` defaults to input."""
+
+    def rate(name: str) -> float | None:
+        for key in (f"{name}{suffix}", name):
+            value = entry.get(key)
+            if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
+                return round(value * 1e6, 9)
+        return None
+
+    read, written = rate("input_cost_per_token"), rate("output_cost_per_token")
+    if read is None or written is None:
+        return None
+    cached, creation = rate("cache_read_input_token_cost"), rate("cache_creation_input_token_cost")
+    return Rates(
+        read, written, read if cached is None else cached, read if creation is None else creation, "litellm's table"
+    )
+
+
+def _picodollars(rate: float) -> int:
+    """Return one token's price at `rate` dollars per million, rounded up so that no limit is passed by rounding."""
+    return math.ceil(round(rate * 1e6, 3))

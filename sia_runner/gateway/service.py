@@ -1,0 +1,234 @@
+"""Model access of one process: keys, ledger and gateway, behind a thread with an event loop.
+
+The checks of a provider before a run use the standard library only, so that a refusal costs milliseconds."""
+
+import asyncio
+import importlib.util
+import threading
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sia_runner.config.components import HostedProvider
+from sia_runner.config.experiment import BudgetConfig
+from sia_runner.config.training import PolicyConfig
+from sia_runner.gateway.ledger import RunLedger
+from sia_runner.gateway.prices import Rates, price_of
+from sia_runner.policy.backend import check_policy
+from sia_runner.records import ModelReply, Usage
+from sia_runner.wire.grants import Grant, ModelsError, Role
+from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe, key_of
+
+if TYPE_CHECKING:
+    from sia_runner.gateway.backends import Endpoint
+    from sia_runner.gateway.calls import CallRunner
+    from sia_runner.gateway.http_client import HttpClient
+    from sia_runner.gateway.server import GatewayServer
+    from sia_runner.gateway.session import GatewaySession
+    from sia_runner.wire.policy import PolicyService
+
+_PACKAGES = ("litellm", "aiohttp")
+
+
+def check_provider(role: Role, hosted: HostedProvider, budget: BudgetConfig) -> None:
+    """Check one role's provider. Raises ModelsError with one line; takes little more than `PROBE_SECONDS`."""
+    check_providers({role: hosted}, budget)
+
+
+def check_providers(providers: Mapping[Role, HostedProvider], budget: BudgetConfig) -> None:
+    """Check the providers of all roles side by side, each endpoint once. Raises ModelsError."""
+    check_installed()
+    for hosted in providers.values():
+        key_of(hosted)
+        check_price(hosted, budget)
+    distinct = {(h.name, h.base_url, h.model, h.key): h for h in providers.values()}
+    questions = [EndpointProbe(hosted) for hosted in distinct.values()]
+    deadline = time.monotonic() + PROBE_SECONDS
+    for question in questions:
+        question.answer(deadline)
+
+
+def check_installed() -> None:
+    """Raise ModelsError where a package is missing."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelsError(f"provider=… needs {' and '.join(missing)}; pip install 'sia-runner[models]'")
+
+
+def check_price(hosted: HostedProvider, budget: BudgetConfig) -> None:
+    """Raise ModelsError where the budget is in dollars and the model's price is not known."""
+    limited = budget.usd is not None or budget.generation.usd is not None
+    if limited and price_of(hosted) is None:
+        raise ModelsError(
+            f"provider {hosted.name}: prices of {hosted.model} are not known; give provider.prices.input and .output "
+            "in USD per million tokens, or limit budget.tokens"
+        )
+
+
+def check_endpoint(hosted: HostedProvider) -> str:
+    """Ask the endpoint and return the result as a phrase. Raises ModelsError."""
+    return EndpointProbe(hosted).answer(time.monotonic() + PROBE_SECONDS)
+
+
+_Result = TypeVar("_Result")
+TrainablePolicy = tuple[PolicyConfig, "PolicyService"]  # a model whose weights can be trained
+
+
+class GatewayService:
+    """Implements `ModelAccess`. `folder` is RUN/ledger; `cache` holds answers of providers configured to cache."""
+
+    def __init__(
+        self,
+        providers: Mapping[Role, HostedProvider],
+        folder: Path,
+        budget: BudgetConfig,
+        cache: Path,
+        *,
+        share: float = 1.0,
+        held_back: Callable[[], Usage] | None = None,
+        policy: "TrainablePolicy | None" = None,
+    ) -> None:
+        """Build the ledger; `policy` is the target's model where its weights can be trained."""
+        self._providers, self._budget, self._cache, self._policy = dict(providers), budget, cache, policy
+        rates: dict[Role, Rates | None] = {role: price_of(hosted) for role, hosted in providers.items()}
+        if policy is not None:
+            rates["target"] = Rates(0.0, 0.0, 0.0, 0.0, "this machine")
+        self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
+        self._lock = threading.Lock()
+        self._running: _GatewayThread | None = None
+        self._closed = False
+
+    def check(self) -> None:
+        """Check the policy and all providers. Raises ModelsError."""
+        if self._policy is not None:
+            check_policy(self._policy[0])
+        check_providers(self._providers, self._budget)
+
+    @contextmanager
+    def open_session(self, grant: Grant) -> Iterator["GatewaySession"]:
+        """Open a session for a sandbox."""
+        running = self._running_gateway()
+        self._check_role(grant)
+        context = running.gateway.session(grant)
+        session = running.run(context.__aenter__())
+        try:
+            yield session
+        finally:
+            if running.alive:  # otherwise `close` has ended the session
+                running.run(context.__aexit__(None, None, None))
+
+    def chat(
+        self, grant: Grant, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], **settings: Any
+    ) -> ModelReply:
+        """Make one call from this process."""
+        from sia_runner.gateway.calls import chat_once
+
+        running = self._running_gateway()
+        self._check_role(grant)
+        endpoint, session = running.role_endpoints[grant.role], running.gateway.own_session(grant)
+        return running.run(chat_once(running.call_runner, endpoint, session, messages, tools, settings))
+
+    def policy(self) -> Any:
+        """Return the trainable model, loaded on first use. Raises ModelsError where there is none."""
+        if self._policy is None:
+            raise ModelsError("the target agent has no policy: target_agent=policy")
+        return self._policy[1].start()
+
+    def release_allowances(self, jobs: Collection[str]) -> None:
+        """Free the budget that gateways of these SLURM jobs hold."""
+        self.ledger.release_allowances(jobs)
+
+    def close(self) -> None:
+        """End the gateway, the policy and the ledger."""
+        if self._policy is not None:
+            self._policy[1].close()
+        with self._lock:
+            self._closed = True
+            running, self._running = self._running, None
+        if running is not None:
+            running.close()
+        self.ledger.close()
+
+    def _check_role(self, grant: Grant) -> None:
+        if grant.role not in self._providers and not (grant.role == "target" and self._policy):
+            raise ModelsError(f"no provider is configured for the {grant.role} role")
+
+    def _running_gateway(self) -> "_GatewayThread":
+        with self._lock:
+            if self._closed:
+                raise ModelsError("the gateway is closed")
+            if self._running is None:
+                check_installed()
+                self._running = _GatewayThread(self._providers, self.ledger, self._cache, self._policy)
+            return self._running
+
+
+class _GatewayThread:
+    """The gateway's thread, its event loop, and the objects that live on it."""
+
+    gateway: "GatewayServer"
+    call_runner: "CallRunner"
+    role_endpoints: "dict[Role, Endpoint]"
+    _client: "HttpClient"
+
+    def __init__(
+        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "TrainablePolicy | None"
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
+        self._thread.start()
+        try:
+            self.run(self._start(providers, ledger, cache, policy))
+        except BaseException:
+            self._stop()
+            raise
+
+    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Run a coroutine on the loop, called from another thread. An interrupt here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self.run(self._end())
+        self._stop()
+
+    async def _start(
+        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "TrainablePolicy | None"
+    ) -> None:
+        from sia_runner.gateway.backends import build_endpoints
+        from sia_runner.gateway.calls import CallRunner
+        from sia_runner.gateway.http_client import HttpClient
+        from sia_runner.gateway.server import GatewayServer
+        from sia_runner.policy.backend import apply_grant, policy_endpoint, record_sample
+
+        self._client = HttpClient()
+        self.role_endpoints = build_endpoints(providers, self._client)
+        if policy is not None:
+            self.role_endpoints["target"] = policy_endpoint(*policy, apply_grant, record_sample)
+        self.call_runner = CallRunner(ledger)
+        self.gateway = GatewayServer(self.role_endpoints, self.call_runner, cache)
+        await self.gateway.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    async def _end(self) -> None:
+        await self.gateway.close()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:  # calls of `chat`, whose threads wait
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._client.close()
+        await self._loop.shutdown_asyncgens()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

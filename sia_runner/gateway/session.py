@@ -1,0 +1,179 @@
+"""A harness's session at the gateway: its spending, its failed calls, its calls under way, and its cached answers."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sia_runner.config.components import HostedProvider
+from sia_runner.gateway.trajectories import CallRecord, append_record
+from sia_runner.records import CallFailures, GatewayAddress, OutcomeKind, Usage
+from sia_runner.wire.failures import CallError, FailureKind
+from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
+from sia_runner.wire.requests import ModelRequest
+
+_TAGS = ("user", "metadata")  # fields that identify the caller and do not change the answer
+
+
+class AnswerCache:
+    """One session's view of the cache folder.
+
+    A request repeated in one session gets a different answer each time: a harness may sample several answers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._repeats: Counter[str] = Counter()
+
+    def path_of(self, request: ModelRequest, hosted: HostedProvider) -> Path:
+        """Return the path of the answer to this request, counting repetitions of the same request."""
+        body = {name: value for name, value in request.body.items() if name not in _TAGS}
+        target = [hosted.base_url, hosted.litellm, hosted.api, request.api, dict(request.headers), request.wants_usage]
+        key = hashlib.sha256(json.dumps([target, body], sort_keys=True).encode()).hexdigest()
+        repeat = self._repeats[key]
+        self._repeats[key] += 1
+        return self._folder / key[:2] / f"{key}-{repeat}"
+
+    def get(self, path: Path) -> bytes | None:
+        """Return the stored answer, or None."""
+        try:
+            return path.read_bytes()
+        except OSError:
+            return None
+
+    def put(self, path: Path, answer: bytes) -> None:
+        """Store an answer atomically. Errors are ignored: an unwritable cache must not fail a paid call."""
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(answer)
+            Path(temporary).replace(path)
+
+
+MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
+_MAX_REFUSED_RECORDS = 1000  # records of refused calls, which cost a harness nothing and could fill the disk
+_MAX_QUESTIONS = 100_000  # ids to remember; a harness may invent any number
+_FAULTS: Mapping[FailureKind, OutcomeKind] = {
+    "rate_limited": OutcomeKind.RATE_LIMITED,
+    "timeout": OutcomeKind.RATE_LIMITED,
+    "unreachable": OutcomeKind.RATE_LIMITED,
+    "malformed": OutcomeKind.RATE_LIMITED,
+    "auth": OutcomeKind.RATE_LIMITED,
+    "down": OutcomeKind.RATE_LIMITED,
+    "budget": OutcomeKind.BUDGET,
+}
+_TRUNCATED = ("length", "max_tokens")  # finish reasons
+
+
+class GatewaySession:
+    """Implements `ModelSession`. Written on the gateway's loop, read from any thread."""
+
+    def __init__(self, grant: Grant, door: GatewayAddress, cache: AnswerCache | None) -> None:
+        self.grant = grant
+        self.door = door
+        self.cache = cache
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
+        self._calls: set[asyncio.Task[object]] = set()
+        self._lock = threading.Lock()
+        self._usage = Usage()
+        self._unsent = 0
+        self._failing: dict[str, OutcomeKind] = {}
+        self._untagged: Counter[OutcomeKind] = Counter()
+        self._trouble: Exception | None = None
+        self._turns: Counter[str | None] = Counter()
+
+    def turn(self, question: str | None) -> int:
+        """Return the number of earlier calls for `question`; bounded, since a harness may invent questions."""
+        tracked = question in self._turns or len(self._turns) < _MAX_QUESTIONS
+        key = question if tracked else None
+        self._turns[key] += 1
+        return self._turns[key] - 1
+
+    def usage(self) -> Usage:
+        """Return the spending so far."""
+        with self._lock:
+            return self._usage
+
+    def faults(self) -> CallFailures:
+        """Return the failed calls, by question and untagged."""
+        with self._lock:
+            return CallFailures(dict(self._failing), dict(self._untagged))
+
+    def trouble(self) -> Exception | None:
+        """Return the error that no other candidate would escape either; None where there is none."""
+        return self._trouble
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """Register the current task as a call of this session, which ends with it."""
+        task = asyncio.current_task()
+        calls = {task} if task else set()
+        self._calls |= calls
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self._calls -= calls
+
+    def spend(self, usage: Usage) -> None:
+        """Add to the session's usage."""
+        with self._lock:
+            self._usage += usage
+
+    def finished(self, record: CallRecord, failed: CallError | None, down: str | None) -> None:
+        """Record a finished call. `down`: the reason why its provider is given up, if it is."""
+        kind = _outcome_kind(record, failed)
+        with self._lock:
+            if failed is None or failed.kind != "cancelled":
+                self._note(record.question, kind)
+        if failed is not None:
+            self._trouble = self._trouble or _shared_error(failed, down)
+        self._unsent += record.attempts == 0 and not record.cached
+        if self._unsent <= _MAX_REFUSED_RECORDS or record.attempts:
+            self._write(record)
+
+    def _write(self, record: CallRecord) -> None:
+        try:
+            append_record(self.grant.trajectories, record)
+        except OSError as error:
+            self._trouble = ProviderDown(f"{self.grant.trajectories} cannot be written: {error.strerror or error}")
+
+    def _note(self, question: str | None, kind: OutcomeKind | None) -> None:
+        if question is None:
+            if kind is not None:
+                self._untagged[kind] += 1
+        elif kind is None:
+            self._failing.pop(question, None)
+        elif question in self._failing or len(self._failing) < _MAX_QUESTIONS:
+            self._failing[question] = kind
+        else:
+            self._untagged[kind] += 1
+
+    async def end(self) -> None:
+        """Cancel the calls under way, and wait until they are settled."""
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+def _shared_error(failed: CallError, down: str | None) -> Exception | None:
+    """Return the error that no other candidate would escape either."""
+    if isinstance(failed.cause, BudgetSpent):
+        return failed.cause if failed.cause.scope == "run" else None
+    reason = down or (failed.message if failed.kind == "down" else None)
+    return ProviderDown(reason) if reason else None
+
+
+def _outcome_kind(record: CallRecord, failed: CallError | None) -> OutcomeKind | None:
+    if failed is not None:
+        return _FAULTS.get(failed.kind)
+    return OutcomeKind.TRUNCATED if record.finish_reason in _TRUNCATED else None

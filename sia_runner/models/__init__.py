@@ -1,1 +1,0 @@
-"""The only way to a model: gateway, providers, ledger, cache."""

@@ -1,0 +1,261 @@
+"""Base models: loading, the hash that identifies them, and the conversion of messages to token ids and back."""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from sia_runner.wire.failures import CallError
+from sia_runner.wire.policy import Messages, PolicyError
+from sia_runner.wire.requests import bad_request
+
+_WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+_SHA256_DIGITS = 64  # hexadecimal digits
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBase:
+    """A loaded base. `context` in tokens, prompt and completion together."""
+
+    folder: Path
+    model: Any
+    tokenizer: Any
+    sha256: str
+    context: int
+    end_ids: frozenset[int]
+
+
+def load_base(base: str, device: str, dtype: str) -> LoadedBase:
+    """Load a base from a folder, or from the hub by way of transformers' cache. Raises PolicyError."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    device = _device(device)  # before anything is read: weights take minutes
+    folder = base_folder(base)
+    tokenizer = load_tokenizer(base, folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **_dequantise_options(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise PolicyError(f"base={base} cannot be loaded: {_first_line(error)}") from None
+    _remove_four_bit_conversions(model)
+    model.requires_grad_(False).eval()
+    model.to(device)  # pyright: ignore[reportArgumentType] - its decorators hide its signature
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not context:
+        raise PolicyError(f"base={base}: its config.json has no max_position_embeddings")
+    return LoadedBase(folder, model, tokenizer, weights_sha256(folder), context, _end_ids(model, tokenizer))
+
+
+def load_tokenizer(base: str, folder: Path) -> Any:
+    """Load the tokenizer, with a chat template and a padding token. Raises PolicyError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise PolicyError(f"base={base} cannot be loaded: {_first_line(error)}") from None
+    if tokenizer.chat_template is None:
+        raise PolicyError(f"base={base} has no chat template: requests are chats; take its instruct variant")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _dequantise_options(folder: Path) -> dict[str, Any]:
+    """Return load options that dequantise gpt-oss's experts from 4 bits (MXFP4), which have no gradients.
+
+    transformers dequantises by itself only where it finds no 4-bit kernels, as on a CPU.
+    """
+    from transformers import AutoConfig
+    from transformers.utils.quantization_config import Mxfp4Config
+
+    quantised = getattr(AutoConfig.from_pretrained(folder), "quantization_config", None) or {}
+    if quantised.get("quant_method") != "mxfp4":
+        return {}
+    excluded = quantised.get("modules_to_not_convert")
+    return {"quantization_config": Mxfp4Config(modules_to_not_convert=excluded, dequantize=True)}
+
+
+def _remove_four_bit_conversions(model: Any) -> None:
+    """Remove weight conversions to 4 bits before the model is saved.
+
+    transformers saves a model by reversing the conversions of its loading. It would write dequantised experts under the
+    names of 4-bit ones, where no loader finds them: a merged model on disk would have random experts.
+    """
+    conversions = getattr(model, "_weight_conversions", None) or []
+    remaining = [
+        conversion
+        for conversion in conversions
+        if not any("_blocks" in source for source in conversion.source_patterns)
+    ]
+    if len(remaining) < len(conversions):
+        model._weight_conversions = remaining
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return a hash of the weight files' names and contents. Raises PolicyError if there are none."""
+    files = sorted(file for pattern in _WEIGHT_PATTERNS for file in folder.glob(pattern))
+    if not files:
+        raise PolicyError(f"{folder} holds no weights ({', '.join(_WEIGHT_PATTERNS)})")
+    return hashlib.sha256("".join(f"{file.name} {_sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """Hash a file.
+
+    The hub's cache links large files to blobs that are named by their hash, so 63 GB need not be read again.
+    """
+    blob = file.resolve().name
+    if len(blob) == _SHA256_DIGITS and set(blob) <= set("0123456789abcdef"):
+        return blob
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def base_folder(base: str, *, weights: bool = True) -> Path:
+    """Return the base's folder; a hub id is downloaded, without its weights if not `weights`. Raises PolicyError."""
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        patterns = ["*.json", "*.jinja", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
+        return Path(snapshot_download(base, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except (OSError, ValueError, HFValidationError) as error:
+        raise PolicyError(f"base={base} is no folder, and no model of the hub: {_first_line(error)}") from None
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PolicyError("target_agent.policy.device=cuda, but torch sees no GPU; allowed here: auto, cpu")
+    return device
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the ids of end tokens; chat models may have one for a turn and one for a text."""
+    named = model.generation_config.eos_token_id
+    ids = named if isinstance(named, list) else [named]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+# The tiny model's template: each message between the mark of its role and the end mark, then the answer's mark.
+# "12+7=" from the user becomes <|user|>12+7=<|end|><|assistant|>, and the answer is 19<|end|>.
+CHAT_ROLES = ("system", "user", "assistant", "tool")
+PAD_TOKEN, END_TOKEN = "<|pad|>", "<|end|>"
+SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, *(f"<|{role}|>" for role in CHAT_ROLES))
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '"
+    + END_TOKEN
+    + "' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_TEMPLATE_DATE = date(
+    2026, 1, 1
+)  # fixed: some templates contain today's date, and a run resumed tomorrow needs the same prompts
+_STRFTIME_CALL = re.compile(r"""strftime_now\((["'])(.*?)\1\)""")
+_HARMONY_FINAL = "<|channel|>final<|message|>"  # gpt-oss's harmony format: reasoning comes before, in other channels
+
+
+class ChatTokenizer:
+    """A tokenizer and the model's chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._template = _STRFTIME_CALL.sub(
+            lambda call: repr(_TEMPLATE_DATE.strftime(call[2])), tokenizer.get_chat_template()
+        )
+        self._harmony = "<|channel|>" in tokenizer.get_vocab()
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """Return the conversation's token ids up to where the answer begins. Raises Failed (bad_request)."""
+        try:
+            text = self._tokenizer.apply_chat_template(
+                _plain_messages(messages), chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # noqa: BLE001 - a template is a program: it may refuse an order of roles
+            raise bad_request(f"the model's chat template refuses the messages: {error}") from None
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]  # its length is checked by us
+
+    def prompt_within(self, messages: Messages, context: int) -> list[int]:
+        """Return `prompt_ids`, checked to leave space for at least one token in `context`.
+
+        Raises Failed (bad_request, in OpenAI's words) if the prompt is too long.
+        """
+        ids = self.prompt_ids(messages)
+        if len(ids) >= context:
+            raise CallError(
+                "bad_request",
+                f"This model's maximum context length is {context} tokens; the messages have {len(ids)}, and the "
+                "answer needs at least one",
+                status=400,
+                sent=False,
+                code="context_length_exceeded",
+            )
+        return ids
+
+    def text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
+        """Return the answer to show: before the first stop string, without special tokens."""
+        visible = self._visible(ids)
+        return visible[: min((index for mark in stop if (index := visible.find(mark)) >= 0), default=len(visible))]
+
+    def stopped(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+        """Return a function that tests completion tokens for stop strings.
+
+        A token has at least one byte, so it decodes only the last few: a stop string that was just completed lies in
+        them.
+        """
+        longest = max((len(mark.encode()) + 1 for mark in stop), default=0)  # a decoder may eat a leading space
+
+        def ends(ids: Sequence[int]) -> bool:
+            tail = self._tokenizer.decode(list(ids[-longest:]), skip_special_tokens=True)
+            return any(mark in tail for mark in stop) and any(mark in self._visible(ids) for mark in stop)
+
+        return ends if longest else (lambda _: False)
+
+    def _visible(self, ids: Sequence[int]) -> str:
+        if self._harmony:
+            marked = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+            _, marker, final = marked.rpartition(_HARMONY_FINAL)
+            if not marker:
+                return ""
+            return final.partition("<|return|>")[0].partition("<|end|>")[0]
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def _plain_messages(messages: Messages) -> list[dict[str, str]]:
+    return [
+        {"role": _chat_role(message.get("role")), "content": _text_content(message.get("content"))}
+        for message in messages
+    ]
+
+
+def _chat_role(role: Any) -> str:
+    role = "system" if role == "developer" else role
+    if role not in CHAT_ROLES:
+        raise bad_request(f"messages of role {role!r} are not served here, only of {', '.join(CHAT_ROLES)}")
+    return role
+
+
+def _text_content(content: Any) -> str:
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content if content is not None else ""}]
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise bad_request("the policy reads text only: a message's content is a string or a list of text parts")
+    return "".join(text for text in texts if text is not None)

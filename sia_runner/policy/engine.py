@@ -1,0 +1,293 @@
+"""The policy in this process: one copy of the weights, which answers in batches and is trained."""
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config.training import PolicyConfig
+from sia_runner.records import SampledCall
+from sia_runner.wire.failures import CallError
+from sia_runner.wire.policy import (
+    LiveWeights,
+    PolicyAnswer,
+    PolicyRequest,
+    WarmupDialogue,
+    WeightsSource,
+    check_policy_packages,
+)
+
+TINY_BASE = "tiny"
+
+
+def _print_progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class PolicyEngine:
+    """One loaded base model and its adapters.
+
+    Creating it loads the base; `tiny` is built and warmed on `texts` first, unless `cache` has it. Raises PolicyError.
+    Every method may be called from any thread; one runs at a time.
+    """
+
+    def __init__(
+        self,
+        spec: PolicyConfig,
+        cache: Path,
+        texts: Callable[[], Sequence[WarmupDialogue]],
+        say: Callable[[str], None] = _print_progress,
+    ) -> None:
+        check_policy_packages()
+        from sia_runner.policy.adapters import BASE_VERSION, AdapterSwitcher
+        from sia_runner.policy.base_model import ChatTokenizer, load_base
+        from sia_runner.policy.sampling import PromptCache
+
+        base_path = spec.base
+        if spec.base == TINY_BASE:
+            from sia_runner.policy.tiny import tiny_base_folder
+
+            base_path = str(tiny_base_folder(spec.tiny, cache, texts(), say))
+        base = load_base(base_path, spec.device, spec.dtype)
+        self.spec = spec
+        self.lock = threading.RLock()
+        self.tokenizer = base.tokenizer
+        self.base_id, self.base_sha256, self.context = spec.base, base.sha256, base.context
+        self.folder = base.folder  # the base on disk, in transformers' layout
+        self._end_ids, self._chat = base.end_ids, ChatTokenizer(base.tokenizer)
+        self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256)
+        self._prefixes = PromptCache()
+        self._version, self._updates, self._unseeded = BASE_VERSION, 0, 0
+
+    @property
+    def model(self) -> Any:
+        """The transformers model; PEFT's once it has an adapter. Training may set it to the model that it wrapped."""
+        return self._adapters.model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        """Replace the model."""
+        self._adapters.model = model
+
+    @property
+    def device(self) -> Any:
+        """The torch device of the weights."""
+        return self.model.device
+
+    @property
+    def version(self) -> str:
+        """The version of the live weights: an adapter's hash or "base", and the number of trainings since."""
+        return f"{self._version}+{self._updates}" if self._updates else self._version
+
+    def use(self, adapter: Path | None) -> str:
+        """Make an adapter, or the base, the live weights. Returns the version. Raises PolicyError."""
+        with self.lock:
+            self._version = self._adapters.use(adapter)
+            self._updates = 0
+            return self._version
+
+    def unload(self, adapter: Path) -> None:
+        """Free an adapter's memory; if it was live, the base becomes live."""
+        from sia_runner.policy.adapters import adapter_version
+
+        with self.lock:
+            if self._version == adapter_version(adapter):
+                self.use(None)
+            self._adapters.unload(adapter)
+
+    @contextmanager
+    def training(self) -> Iterator[Any]:
+        """Yield the model in train mode.
+
+        No request is answered meanwhile; afterwards the live weights have a new version.
+        """
+        with self.lock:
+            self.model.train()
+            try:
+                yield self.model
+            finally:
+                self.model.eval()
+                self._updates += 1
+
+    def prompt_ids(self, request: PolicyRequest) -> list[int]:
+        """Return the prompt's token ids. Raises Failed (bad_request) if the context has no space for an answer."""
+        return self._chat.prompt_within(request.messages, self.context)
+
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[PolicyAnswer]:
+        """Answer requests, in order.
+
+        Raises Failed for the first request that cannot be served, before anything is sampled; PolicyError for an
+        adapter that cannot be loaded.
+        """
+        return self.sample(requests, [self.prompt_ids(request) for request in requests])
+
+    def sample(self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]]) -> list[PolicyAnswer]:
+        """Answer requests whose prompts are tokenised already; requests for the same weights form a batch."""
+        with self.lock, _eval_mode(self.model):
+            answers: dict[int, PolicyAnswer] = {}
+            for weights in dict.fromkeys(request.weights for request in requests):
+                indices = [index for index, request in enumerate(requests) if request.weights == weights]
+                batch = self._at([requests[index] for index in indices], [prompts[index] for index in indices], weights)
+                answers |= dict(zip(indices, batch, strict=True))
+            return [answers[index] for index in range(len(requests))]
+
+    def _at(
+        self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]], weights: WeightsSource
+    ) -> list[PolicyAnswer]:
+        if isinstance(weights, LiveWeights):
+            return self._draw(requests, prompts, self.version)
+        with self._adapters.restored_afterwards():
+            return self._draw(requests, prompts, self._adapters.use(weights))
+
+    def _draw(
+        self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]], version: str
+    ) -> list[PolicyAnswer]:
+        from sia_runner.policy.sampling import SamplingRow, SamplingSettings, sample_batch
+
+        rows = [
+            SamplingRow(
+                prompt_ids,
+                min(request.max_tokens, self.context - len(prompt_ids)),
+                SamplingSettings(request.temperature, request.top_p, self._seed(request)),
+                self._chat.stopped(request.stop),
+            )
+            for request, prompt_ids in zip(requests, prompts, strict=True)
+        ]
+        results = sample_batch(self.model, rows, self.tokenizer.pad_token_id, self._end_ids, self._prefixes, version)
+        return [
+            PolicyAnswer(
+                self._chat.text(result.ids, request.stop),
+                SampledCall(
+                    tuple(row.prompt_ids), tuple(result.ids), tuple(result.logprobs), result.finish_reason, version
+                ),
+            )
+            for request, row, result in zip(requests, rows, results, strict=True)
+        ]
+
+    def _seed(self, request: PolicyRequest) -> str:
+        if request.seed is not None:
+            return f"asked {request.seed}"
+        self._unseeded += 1
+        return f"counted {self._unseeded}"
+
+
+@contextmanager
+def _eval_mode(model: Any) -> Iterator[None]:
+    """Switch to eval mode, and back at the end.
+
+    A trainer leaves its model in train mode between its steps, and dropout is not part of the policy.
+    """
+    if not any(module.training for module in model.modules()):  # this check is faster than setting every module again
+        yield
+        return
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+QueuedRequest = tuple[PolicyRequest, Future[PolicyAnswer]]
+
+
+class RequestBatcher:
+    """A queue in front of an engine.
+
+    `load` creates the engine, or returns a shared one; the first `start` calls it, once.
+    """
+
+    def __init__(self, load: Callable[[], PolicyEngine]) -> None:
+        self._load = load
+        self._starting = threading.Lock()
+        self._engine: PolicyEngine | None = None
+        self._waiting: queue.SimpleQueue[QueuedRequest | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def start(self) -> PolicyEngine:
+        """Return the engine; block until its weights are loaded. Raises PolicyError."""
+        with self._starting:
+            if self._engine is None:
+                self._engine = self._load()
+                self._thread = threading.Thread(target=self._work, args=[self._engine], name="policy", daemon=True)
+                self._thread.start()
+            return self._engine
+
+    def submit(self, request: PolicyRequest) -> Future[PolicyAnswer]:
+        """Queue a request; `start` comes first. The future raises Failed.
+
+        Cancelling the future withdraws the request, unless its batch has started.
+        """
+        future: Future[PolicyAnswer] = Future()
+        self._waiting.put((request, future))
+        if self._closed:  # `close` may have emptied the queue before this request arrived
+            future.cancel()
+        return future
+
+    def close(self) -> None:
+        """Finish the current batch and cancel waiting requests. It may be called twice."""
+        with self._starting:
+            self._closed = True
+            if self._thread is not None and self._thread.is_alive():
+                self._waiting.put(None)
+                self._thread.join()
+
+    def _work(self, engine: PolicyEngine) -> None:
+        while batch := self._next(engine):
+            _answer_batch(engine, batch)
+        while not self._waiting.empty():
+            if entry := self._waiting.get():
+                entry[1].cancel()
+
+    def _next(self, engine: PolicyEngine) -> list[QueuedRequest]:
+        """Return the requests that arrive within the window, in order; an empty list at the end."""
+        first = self._waiting.get()
+        batch = [first] if first else []
+        until = time.monotonic() + engine.spec.wait_ms / 1000
+        while first and len(batch) < engine.spec.batch:
+            try:
+                following = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if following is None:
+                self._waiting.put(None)  # the end mark is handled after this batch
+                break
+            batch.append(following)
+        return batch
+
+
+def _answer_batch(engine: PolicyEngine, batch: list[QueuedRequest]) -> None:
+    accepted = [(request, future) for request, future in batch if future.set_running_or_notify_cancel()]
+    requests, prompts, futures = [], [], []
+    for request, future in accepted:
+        try:
+            prompts.append(engine.prompt_ids(request))  # a refused request must not fail the others
+        except Exception as error:  # noqa: BLE001 - the error goes to its caller
+            future.set_exception(_as_failure(error))
+        else:
+            requests.append(request)
+            futures.append(future)
+    if not requests:  # all were cancelled or refused
+        return
+    try:
+        answers = engine.sample(requests, prompts)
+    except Exception as error:  # noqa: BLE001 - out of memory, a missing adapter: the thread continues
+        for future in futures:
+            future.set_exception(_as_failure(error))
+        return
+    for future, answer in zip(futures, answers, strict=True):
+        future.set_result(answer)
+
+
+def _as_failure(error: Exception) -> CallError:
+    """Convert an error: it is not the harness's fault, and a retry would not help."""
+    if isinstance(error, CallError):
+        return error
+    line = " ".join(str(error).split())[:300]
+    return CallError("unreachable", f"the policy failed: {type(error).__name__}: {line}", sent=False, final=True)

@@ -1,0 +1,275 @@
+"""Sampling a batch from a causal language model, token by token, with a KV cache and a cache of prompts.
+
+We use our own loop because each row has its own seed, temperature, top_p, limit and stop strings, and leaves the batch
+when it ends; transformers' `generate` has one of each for all rows. Prompts are read once, as in vLLM's prefix caching,
+for whole prompts."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """Sampling settings of one row: temperature 0 is greedy, top_p 1 the whole vocabulary."""
+
+    temperature: float
+    top_p: float
+    seed: str
+
+
+class TokenSampler:
+    """The random numbers of a batch, generated before decoding starts.
+
+    A row's numbers depend on its seed and its number of tokens, never on the other rows. They are generated on the CPU,
+    so a GPU run uses the same ones.
+    """
+
+    def __init__(self, draws: Sequence[SamplingSettings], limit: int, device: torch.device) -> None:
+        self._uniform_bt = torch.stack([_uniform_numbers(draw, limit) for draw in draws]).to(device)
+        self._temperature_b = torch.tensor([draw.temperature for draw in draws], device=device)
+        self._top_p_b = torch.tensor([draw.top_p for draw in draws], device=device, dtype=torch.float64)
+        self._sampled = [draw.temperature > 0 for draw in draws]
+        self._truncated = [draw.temperature > 0 and draw.top_p < 1 for draw in draws]
+
+    def draw(self, logits_bv: Tensor, rows: Sequence[int], step: int) -> tuple[list[int], list[float]]:
+        """Sample one token for each of `rows`; return the tokens and their logprobs (natural log).
+
+        Logprobs are at the row's temperature, before top_p cuts; at temperature 0, where every choice is certain, they
+        are the model's own (temperature 1).
+        """
+        index_b = torch.tensor(rows, device=logits_bv.device)
+        temperature_b = self._temperature_b[index_b]
+        scale_b = torch.where(temperature_b > 0, temperature_b, 1.0)
+        # float64: in float32 a sum over 200,000 tokens is off by 1e-4, which changes samples near the boundaries
+        logprob_bv = (logits_bv.double() / scale_b[:, None].double()).log_softmax(-1)
+        token_b = logits_bv.argmax(-1)
+        if any(self._sampled[row] for row in rows):
+            probability_bv = logprob_bv.exp()
+            if any(self._truncated[row] for row in rows):
+                probability_bv = nucleus_filter(probability_bv, self._top_p_b[index_b])
+            sampled_b = _inverse_cdf(probability_bv, self._uniform_bt[index_b, step])
+            token_b = torch.where(temperature_b > 0, sampled_b, token_b)
+        return token_b.tolist(), logprob_bv.gather(1, token_b[:, None])[:, 0].tolist()
+
+
+def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
+    """Return the smallest sets of likeliest tokens that reach top_p (Holtzman et al. 2020); the rest is 0.
+
+    Shape (rows, vocabulary); not renormalised.
+    """
+    sorted_bv, order_bv = probability_bv.sort(descending=True, stable=True)
+    before_bv = sorted_bv.cumsum(-1) - sorted_bv
+    included_bv = (before_bv < top_p_b[:, None]) | (top_p_b[:, None] >= 1)  # a sum may round to 1 before its last token
+    included_bv[:, 0] = True  # top_p 0 is greedy
+    return torch.zeros_like(probability_bv).scatter(1, order_bv, sorted_bv * included_bv)
+
+
+def _inverse_cdf(probability_bv: Tensor, uniform_b: Tensor) -> Tensor:
+    sum_bv = probability_bv.cumsum(-1)
+    target_b1 = (uniform_b * sum_bv[:, -1])[:, None]
+    return torch.searchsorted(sum_bv, target_b1, right=True)[:, 0].clamp(max=probability_bv.shape[1] - 1)
+
+
+def _uniform_numbers(draw: SamplingSettings, limit: int) -> Tensor:
+    """Return uniform numbers on [0, 1), one per token.
+
+    torch uses 32 bits of a seed, so the seed is hashed to make all of it count.
+    """
+    if draw.temperature == 0:
+        return torch.zeros(limit, dtype=torch.float64)
+    digest = hashlib.sha256(draw.seed.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+    return torch.rand(limit, generator=generator, dtype=torch.float64)
+
+
+_MAX_CACHE_BYTES = 256 * 1024 * 1024  # bytes; the least recently used prompts are dropped first
+
+TokenIds = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPrompt:
+    """One prompt: keys and values of each layer, shape (heads, tokens, width), and the logits after its end."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    logits_v: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of all tensors, in bytes."""
+        return self.logits_v.nbytes + sum(key.nbytes + value.nbytes for key, value in self.layers)
+
+
+class PromptCache:
+    """The cached prompts of one version of the weights; another version clears the cache."""
+
+    def __init__(self) -> None:
+        self._version = ""
+        self._entries: OrderedDict[TokenIds, CachedPrompt] = OrderedDict()
+        self._nbytes = 0
+
+    def read(
+        self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, version: str
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Run or look up the prompts; return cache, mask and logits.
+
+        The transformers cache holds the prompts, padded left. The mask (1: a token) has shape (rows, tokens); the
+        logits after each prompt have shape (rows, vocabulary).
+        """
+        if version != self._version:
+            self._version, self._nbytes = version, 0
+            self._entries.clear()
+        keys = [tuple(prompt) for prompt in prompts]
+        if not _keeps_all_tokens(model):
+            return _read_prompts(model, keys, pad_id)
+        new = [prompt for prompt in dict.fromkeys(keys) if prompt not in self._entries]
+        if not new:
+            return self._together(model, [self._used(prompt) for prompt in keys])
+        cache, mask_bt, logits_bv = _read_prompts(model, new, pad_id)
+        fresh = {prompt: _copy_prompt(cache, logits_bv, row, len(prompt)) for row, prompt in enumerate(new)}
+        prefixes = [fresh.get(prompt) or self._used(prompt) for prompt in keys]
+        for prompt, prefix in fresh.items():
+            self._keep(prompt, prefix)
+        return (cache, mask_bt, logits_bv) if new == keys else self._together(model, prefixes)
+
+    def _used(self, prompt: TokenIds) -> CachedPrompt:
+        self._entries.move_to_end(prompt)
+        return self._entries[prompt]
+
+    def _keep(self, prompt: TokenIds, prefix: CachedPrompt) -> None:
+        self._entries[prompt] = prefix
+        self._nbytes += prefix.nbytes
+        while self._nbytes > _MAX_CACHE_BYTES:
+            self._nbytes -= self._entries.popitem(last=False)[1].nbytes
+
+    def _together(self, model: Any, prefixes: Sequence[CachedPrompt]) -> tuple[Any, Tensor, Tensor]:
+        from transformers import DynamicCache
+
+        length_b = [prefix.layers[0][0].shape[-2] for prefix in prefixes]
+        longest = max(length_b)
+        cache = DynamicCache(config=model.config)
+        for number in range(len(prefixes[0].layers)):
+            key, value = (
+                _padded_left([prefix.layers[number][part] for prefix in prefixes], longest) for part in (0, 1)
+            )
+            cache.update(key, value, number)
+        mask_bt = torch.tensor([[0] * (longest - length) + [1] * length for length in length_b], device=model.device)
+        return cache, mask_bt, torch.stack([prefix.logits_v for prefix in prefixes])
+
+
+def _read_prompts(model: Any, prompts: Sequence[TokenIds], pad_id: int) -> tuple[Any, Tensor, Tensor]:
+    from transformers import DynamicCache
+
+    longest, device = max(map(len, prompts)), model.device
+    ids_bt = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask_bt = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    cache = DynamicCache(config=model.config)
+    position_bt = (mask_bt.cumsum(-1) - 1).clamp(min=0)
+    output = model(
+        input_ids=ids_bt,
+        attention_mask=mask_bt,
+        position_ids=position_bt,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return cache, mask_bt, output.logits[:, -1]
+
+
+def _keeps_all_tokens(model: Any) -> bool:
+    """Return True if all layers keep all tokens; a sliding window drops the beginning."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+
+def _copy_prompt(cache: Any, logits_bv: Tensor, row: int, length: int) -> CachedPrompt:
+    """Copy one row of the cache: a view would keep the whole batch in memory."""
+    layers = ((layer.keys[row, :, -length:].clone(), layer.values[row, :, -length:].clone()) for layer in cache.layers)
+    return CachedPrompt(tuple(layers), logits_bv[row].clone())
+
+
+def _padded_left(rows: Sequence[Tensor], longest: int) -> Tensor:
+    """Stack tensors, padded left with zeros: shape (rows, heads, longest, width)."""
+    padded = rows[0].new_zeros(len(rows), rows[0].shape[0], longest, rows[0].shape[2])
+    for index, row in enumerate(rows):
+        padded[index, :, longest - row.shape[1] :] = row
+    return padded
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRow:
+    """One prompt and its sampling settings; `limit` in tokens, at least 1."""
+
+    prompt_ids: Sequence[int]
+    limit: int
+    draw: SamplingSettings
+    stopped: Callable[[Sequence[int]], bool]  # True if these completion tokens end the answer
+
+
+@dataclass(slots=True)
+class SampledTokens:
+    """The tokens sampled for one row.
+
+    `ids` include the token that ended the answer: it was sampled, and is trained on.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: Literal["stop", "length"] = "length"
+
+
+@torch.no_grad()  # not inference_mode: buffers that a model makes lazily are needed by training later
+def sample_batch(
+    model: Any, rows: Sequence[SamplingRow], pad_id: int, end_ids: frozenset[int], prefixes: PromptCache, version: str
+) -> list[SampledTokens]:
+    """Return the sampled tokens of each row, in order.
+
+    `model` is in eval mode, and its weights have the version `version`.
+    """
+    cache, mask_bt, logits_bv = prefixes.read(model, [row.prompt_ids for row in rows], pad_id, version)
+    position_b1 = mask_bt.sum(-1, keepdim=True) - 1
+    sampler = TokenSampler([row.draw for row in rows], max(row.limit for row in rows), model.device)
+    results = [SampledTokens() for _ in rows]
+    live = list(range(len(rows)))  # index of the row at each position of the batch
+    step = 0
+    while True:
+        tokens, logprobs = sampler.draw(logits_bv, live, step)
+        active = [
+            at
+            for at, row in enumerate(live)
+            if not _append_token(results[row], rows[row], tokens[at], logprobs[at], end_ids)
+        ]
+        if not active:
+            return results
+        if len(active) < len(live):
+            active_b = torch.tensor(active, device=model.device)
+            cache.batch_select_indices(active_b)
+            mask_bt, position_b1 = mask_bt[active_b], position_b1[active_b]
+            live = [live[at] for at in active]
+        mask_bt = torch.cat([mask_bt, mask_bt.new_ones(len(live), 1)], dim=1)
+        position_b1 = position_b1 + 1
+        logits_bv = model(
+            input_ids=torch.tensor([tokens[at] for at in active], device=model.device)[:, None],
+            attention_mask=mask_bt,
+            position_ids=position_b1,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+        step += 1
+
+
+def _append_token(result: SampledTokens, row: SamplingRow, token: int, logprob: float, end_ids: frozenset[int]) -> bool:
+    """Append a token; return True if the row has ended."""
+    result.ids.append(token)
+    result.logprobs.append(min(logprob, 0.0))  # log_softmax of a certain token may round to above 0
+    if token in end_ids or row.stopped(result.ids):
+        result.finish_reason = "stop"
+        return True
+    return len(result.ids) >= row.limit

@@ -1,0 +1,295 @@
+"""The policy `backend=vllm`: a vLLM server answers, and the trained weights live in this process.
+
+Each version of the adapter under training is a folder that the server loads in place of the one before. The server gets
+token ids, made with the base's own chat template as for every other backend: a server's template may differ (gpt-oss's
+does), and a prompt has one definition."""
+
+import hashlib
+import tempfile
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config.training import PolicyConfig
+from sia_runner.policy.engine import PolicyEngine
+from sia_runner.policy.vllm_client import VllmServer
+from sia_runner.records import SampledCall
+from sia_runner.wire.failures import CallError
+from sia_runner.wire.grants import ProviderDown
+from sia_runner.wire.policy import (
+    LiveWeights,
+    PolicyAnswer,
+    PolicyError,
+    PolicyRequest,
+    WeightsSource,
+    check_policy_packages,
+)
+
+ServedModel = tuple[str, str]  # name at the server, and version of the weights
+
+
+class LiveAdapter:
+    """One version of the adapter under training, served as `model`.
+
+    Its folder exists as long as it is the newest version: a server short of memory drops adapters, and reads them
+    again.
+    """
+
+    def __init__(self, parent: Path, training: PolicyEngine, server: VllmServer, model: ServedModel) -> None:
+        from sia_runner.policy.adapters import write_live_adapter
+
+        parent.mkdir(parents=True, exist_ok=True)
+        self.model = model
+        self._folder = tempfile.TemporaryDirectory(dir=parent, prefix="live-")
+        Path(self._folder.name).chmod(0o755)  # the server may run as another user
+        adapter = Path(self._folder.name) / "adapter"
+        write_live_adapter(training.model, adapter, training.base_id, training.base_sha256)
+        load_on_server(server, model[0], adapter)
+
+
+def load_on_server(server: VllmServer, name: str, folder: Path) -> None:
+    """Load the adapter in `folder` on the server. Raises Failed, and PolicyError if the server refuses it."""
+    try:
+        server.load(name, folder.resolve())
+    except CallError as failed:
+        if failed.status is None:  # no answer at all says nothing about the adapter
+            raise
+        raise PolicyError(f"{server.address} does not take the adapter {folder}: {failed.message}") from None
+
+
+VLLM_REQUEST_SECONDS = 3600.0  # of one request: slow hardware may queue for long
+_STARTUP_SECONDS = 60.0  # of the first requests: a new server compiles first
+_FLAT_NATS = 0.01  # nats: a flatter distribution shows no effect of the temperature
+_MAX_SERVER_ADAPTERS = 4  # adapters on the server at the same time
+
+
+class VllmPolicy:
+    """A policy at a vLLM server (see training.protocol.Policy); `answer` and `use` may be called from any thread.
+
+    `folder`: where versions of the adapter under training are written, on a file system that the server reads too.
+    `load` creates the training copy.
+    """
+
+    def __init__(self, spec: PolicyConfig, folder: Path, load: Callable[[], PolicyEngine]) -> None:
+        """Connect to the server and check its logprobs. Raises PolicyError."""
+        check_policy_packages()
+        from sia_runner.policy.base_model import ChatTokenizer, base_folder, load_tokenizer
+
+        self.spec, self.base_id, self.base_url = spec, spec.base, str(spec.base_url)
+        self.tokenizer = load_tokenizer(spec.base, base_folder(spec.base, weights=False))
+        self._chat, self._folder, self._load = ChatTokenizer(self.tokenizer), folder, load
+        self._server, self._lock = VllmServer(self.base_url), threading.RLock()
+        # Name of the trained adapter; other runs may use the same server.
+        self._name = f"sia-live-{uuid.uuid4().hex[:12]}"
+        self._used: Path | None = None
+        self._training: PolicyEngine | None = None
+        self._live: LiveAdapter | None = None  # the adapter under training, as the server has it
+        self._versions = self._unseeded = 0  # versions since the last `use`; requests without a seed
+        self._loaded: OrderedDict[str, None] = OrderedDict()  # names at the server; the most recently used one last
+        try:
+            self.context = self._server.context(spec.base, _STARTUP_SECONDS)
+            self._check_logprobs()
+        except CallError as failed:
+            raise PolicyError(f"target_agent.policy.base_url={self.base_url}: {failed.message}") from None
+
+    @cached_property
+    def base_sha256(self) -> str:
+        """The hash of the base's weights."""
+        from sia_runner.policy.base_model import base_folder, weights_sha256
+
+        return weights_sha256(base_folder(self.base_id))
+
+    @property
+    def model(self) -> Any:
+        """The training copy: a transformers model, PEFT's while it is trained."""
+        return self._trainable().model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        """Replace the training copy's model."""
+        self._trainable().model = model
+        self._live = None
+
+    @property
+    def version(self) -> str:
+        """The version of the live weights: an adapter's hash or "base", and the number of versions trained since."""
+        from sia_runner.policy.adapters import BASE_VERSION, adapter_version
+
+        base_version = adapter_version(self._used) if self._used else BASE_VERSION
+        return f"{base_version}+{self._versions}" if self._versions else base_version
+
+    @contextmanager
+    def training(self) -> Iterator[Any]:
+        """Yield the training copy in train mode; the next request makes the server load the new weights."""
+        with self._trainable().training() as model:
+            try:
+                yield model
+            finally:
+                self._live = None
+
+    def use(self, adapter: Path | None) -> str:
+        """Make an adapter, or the base, the live weights. Returns the version. Raises PolicyError."""
+        with self._lock:
+            try:
+                self._served(adapter)
+            except CallError as failed:
+                raise ProviderDown(f"vllm at {self._server.address}: {failed.message}") from None
+            with suppress(CallError):
+                self._end_live()
+            self._used, self._versions = adapter, 0
+            return self.version
+
+    def close(self) -> None:
+        """Unload our adapters from the server, if it still listens."""
+        with self._lock, suppress(CallError):
+            self._end_live()
+            while self._loaded:
+                self._server.unload(self._loaded.popitem()[0])
+
+    def answer(self, request: PolicyRequest) -> PolicyAnswer:
+        """Answer one request. Raises Failed, and PolicyError for an adapter that cannot be served."""
+        prompt_ids = self._chat.prompt_within(request.messages, self.context)
+        model = self._model(request.weights)
+        try:
+            return self._ask(request, prompt_ids, model)
+        except CallError as failed:
+            if failed.status != 404:
+                raise
+        self._forget()  # the server was restarted, or dropped the adapter
+        return self._ask(request, prompt_ids, self._model(request.weights))
+
+    def _ask(self, request: PolicyRequest, prompt_ids: list[int], model: ServedModel) -> PolicyAnswer:
+        name, version = model
+        completion = self._server.complete(
+            name,
+            version,
+            prompt_ids,
+            VLLM_REQUEST_SECONDS,
+            max_tokens=min(request.max_tokens, self.context - len(prompt_ids)),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=self._seed(request),
+            stop=list(request.stop),
+        )
+        sampled = SampledCall(tuple(prompt_ids), completion.ids, completion.logprobs, completion.finish_reason, version)
+        return PolicyAnswer(self._chat.text(completion.ids, request.stop), sampled)
+
+    def _model(self, weights: WeightsSource) -> ServedModel:
+        with self._lock:
+            if not isinstance(weights, LiveWeights):
+                return self._served(weights)
+            if self._training is None or not self._is_trained():
+                return self._served(self._used)
+            if self._live is None:
+                self._versions += 1
+                self._live = LiveAdapter(self._folder, self._training, self._server, (self._name, self.version))
+            return self._live.model
+
+    def _served(self, adapter: Path | None) -> ServedModel:
+        """Return an adapter's name at the server.
+
+        The name is the hash of its content, so a copy has the same name and a changed adapter has not.
+        """
+        from sia_runner.policy.adapters import BASE_VERSION, adapter_version, check_adapter_base
+
+        if adapter is None:
+            return self.base_id, BASE_VERSION
+        version = adapter_version(adapter)
+        name = f"sia-{version}"
+        if name not in self._loaded:
+            check_adapter_base(adapter, self.base_id, self.base_sha256)
+            load_on_server(self._server, name, adapter)
+            self._loaded[name] = None
+            while len(self._loaded) > _MAX_SERVER_ADAPTERS:
+                self._server.unload(self._loaded.popitem(last=False)[0])
+        self._loaded.move_to_end(name)
+        return name, version
+
+    def _end_live(self) -> None:
+        """Unload the adapter under training, whose temporary name is not used any more."""
+        self._live = None
+        if self._versions:
+            self._server.unload(self._name)
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._loaded.clear()
+            self._live = None
+
+    def _trainable(self) -> PolicyEngine:
+        with self._lock:
+            if self._training is None:
+                self._training = self._load()
+            return self._training
+
+    def _is_trained(self) -> bool:
+        from sia_runner.policy.adapters import has_adapter
+
+        return self._training is not None and has_adapter(self._training.model)
+
+    def _seed(self, request: PolicyRequest) -> int:
+        if request.seed is not None:
+            return request.seed
+        with self._lock:
+            self._unseeded += 1
+            return int.from_bytes(hashlib.sha256(f"counted {self._unseeded}".encode()).digest()[:4]) >> 1
+
+    def _check_logprobs(self) -> None:
+        """Check that the server's logprobs follow the temperature.
+
+        Otherwise the importance ratio would compare two temperatures.
+        """
+        ids = self._chat.prompt_ids([{"role": "user", "content": "1"}])
+        range_at_1, range_at_2 = (
+            self._server.logprob_range(self.base_id, ids, temperature, _STARTUP_SECONDS) for temperature in (1.0, 2.0)
+        )
+        if range_at_1 > _FLAT_NATS and range_at_2 > 0.75 * range_at_1:  # at temperature 2 it is half as wide
+            remedy = "start it with --logprobs-mode processed_logprobs"
+            raise CallError("bad_request", f"its logprobs ignore the temperature: {remedy}")
+
+
+class RequestForwarder:
+    """Like the request batcher, but vLLM batches for us.
+
+    Each request runs in a thread of its own; the gateway bounds their number. Nobody waits for a cancelled request.
+    """
+
+    def __init__(self, load: Callable[[], VllmPolicy]) -> None:
+        self._load, self._starting = load, threading.Lock()
+        self._policy: VllmPolicy | None = None
+
+    def start(self) -> VllmPolicy:
+        """Return the policy, loaded on the first call. Raises PolicyError."""
+        with self._starting:
+            if self._policy is None:
+                self._policy = self._load()
+            return self._policy
+
+    def submit(self, request: PolicyRequest) -> Future[PolicyAnswer]:
+        """Send a request; `start` comes first. The future raises Failed."""
+        future: Future[PolicyAnswer] = Future()
+        future.set_running_or_notify_cancel()  # a request in progress cannot be cancelled
+        threading.Thread(target=self._answer, args=[request, future], name="vllm", daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Close the policy if it was loaded."""
+        with self._starting:
+            if self._policy is not None:
+                self._policy.close()
+
+    def _answer(self, request: PolicyRequest, future: Future[PolicyAnswer]) -> None:
+        try:
+            future.set_result(self.start().answer(request))
+        except CallError as failed:
+            future.set_exception(failed)
+        except Exception as error:  # noqa: BLE001 - a missing adapter, a full disk: not the caller's fault
+            line = " ".join(str(error).split())[:300]
+            why = f"the policy failed: {type(error).__name__}: {line}"
+            future.set_exception(CallError("unreachable", why, sent=False, final=True))

@@ -1,0 +1,150 @@
+"""vLLM's HTTP endpoints, as far as a policy needs them. Standard library only: preflight asks before anything heavy.
+
+The server is started with
+    VLLM_ALLOW_RUNTIME_LORA_UPDATING=1
+    vllm serve BASE --enable-lora --max-lora-rank 32 --logprobs-mode processed_logprobs"""
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sia_runner.gateway.http_client import MAX_ANSWER_BYTES
+from sia_runner.wire.failures import CallError, error_of_status
+from sia_runner.wire.providers import NoRedirectHandler, redact
+from sia_runner.wire.requests import dumps, loads
+
+VLLM_KEY_VARIABLE = "VLLM_API_KEY"  # the server's own variable for --api-key
+_LOAD_SECONDS = 300.0  # an adapter may have hundreds of megabytes, on a network file system
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCompletion:
+    """A completion from the server: token ids, logprobs (natural log) and "stop" or "length"."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+
+
+class VllmServer:
+    """The client of one vLLM server; its methods block, and raise Failed."""
+
+    def __init__(self, base_url: str) -> None:
+        """Create a client; `base_url` includes /v1."""
+        self._url = base_url.rstrip("/")
+        self._key = os.environ.get(VLLM_KEY_VARIABLE, "").strip() or None
+        self._opener = urllib.request.build_opener(NoRedirectHandler)
+
+    @property
+    def address(self) -> str:
+        """The scheme, host and port, without user name or password."""
+        parts = urlsplit(self._url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    def context(self, model: str, seconds: float) -> int:
+        """Return the context length of a model in tokens, prompt and completion together."""
+        cards = loads(self._ask("/models", None, seconds)).get("data", [])
+        of_model = [card for card in cards if card.get("id") == model]
+        if not of_model or not isinstance(of_model[0].get("max_model_len"), int):
+            names = ", ".join(str(card.get("id")) for card in cards[:5])
+            raise CallError("bad_request", f"{self.address} says no max_model_len of {model}; it serves {names}")
+        return of_model[0]["max_model_len"]
+
+    def load(self, name: str, folder: Path) -> None:
+        """Serve the adapter in `folder` as model `name`, replacing one of that name.
+
+        The server reads the folder itself.
+        """
+        body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
+        self._ask("/load_lora_adapter", body, _LOAD_SECONDS)
+
+    def unload(self, name: str) -> None:
+        """Stop serving the adapter `name`."""
+        self._ask("/unload_lora_adapter", {"lora_name": name}, _LOAD_SECONDS)
+
+    def loads_adapters(self, seconds: float) -> bool:
+        """Return True if the server takes adapters at run time: then it refuses a request with empty names."""
+        try:
+            self._ask("/load_lora_adapter", {"lora_name": "", "lora_path": ""}, seconds)
+        except CallError as failed:
+            if failed.status in (404, 405):
+                return False
+            if failed.status not in (400, 422):
+                raise
+        return True
+
+    def complete(
+        self, model: str, salt: str, prompt_ids: Sequence[int], seconds: float, **settings: Any
+    ) -> TokenCompletion:
+        """Complete token ids.
+
+        `salt` separates, in the server's prefix cache, versions of an adapter that had the same name. Every setting is
+        sent, because vLLM takes missing ones from the model's generation_config.
+        """
+        choice = self._choice(model, salt, prompt_ids, seconds, {"logprobs": 0, **settings})
+        ids, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
+        if not isinstance(ids, list) or not isinstance(logprobs, list) or not ids or len(ids) != len(logprobs):
+            raise CallError(
+                "malformed",
+                f"{self.address} answers without token ids or logprobs: its vLLM is too old for return_token_ids",
+                final=True,
+            )
+        if choice.get("finish_reason") not in ("stop", "length"):
+            raise CallError("unreachable", f"{self.address} gave the request up ({choice.get('finish_reason')})")
+        return TokenCompletion(tuple(ids), tuple(logprobs), choice["finish_reason"])
+
+    def logprob_range(self, model: str, prompt_ids: Sequence[int], temperature: float, seconds: float) -> float:
+        """Return the range of the logprobs of the likeliest next tokens, in nats, at `temperature`."""
+        settings = {"logprobs": 5, "max_tokens": 1, "temperature": temperature, "top_p": 1.0, "seed": 0, "stop": []}
+        logprobs = self._choice(model, "spread", prompt_ids, seconds, settings).get("logprobs") or {}
+        reported = sorted((logprobs.get("top_logprobs") or [{}])[0].values()) or [0.0]
+        return reported[-1] - reported[0]
+
+    def _choice(
+        self, model: str, salt: str, prompt_ids: Sequence[int], seconds: float, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        plain = {"n": 1, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
+        request = {"model": model, "prompt": list(prompt_ids), "return_token_ids": True, "cache_salt": salt}
+        body = request | plain | {"frequency_penalty": 0.0} | settings
+        answer = loads(self._ask("/completions", body, seconds))
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not choices or not isinstance(choices[0], dict):
+            raise CallError("malformed", f"{self.address} answers without choices")
+        return choices[0]
+
+    def _ask(self, path: str, body: dict[str, Any] | None, seconds: float) -> bytes:
+        headers = {"Content-Type": "application/json", "User-Agent": "sia-runner"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        data = None if body is None else dumps(body)
+        request = urllib.request.Request(self._url + path, data=data, headers=headers)  # noqa: S310 - http(s) by schema
+        try:
+            with self._opener.open(request, timeout=seconds) as response:
+                answer = response.read(MAX_ANSWER_BYTES + 1)
+        except urllib.error.HTTPError as error:
+            raise self._refused(error) from None
+        except TimeoutError:
+            raise CallError("timeout", f"no answer from {self.address} within {seconds:g} s") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            why = redact(" ".join(str(getattr(error, "reason", error)).split())[:200], [self._key])
+            raise CallError("unreachable", f"no answer from {self.address}: {why}") from None
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise CallError("too_large", f"the answer of {self.address} has more than {MAX_ANSWER_BYTES >> 20} MiB")
+        return answer
+
+    def _refused(self, error: urllib.error.HTTPError) -> CallError:
+        text = error.read(64 << 10).decode(errors="replace")
+        try:
+            body: Any = json.loads(text)
+        except (ValueError, RecursionError):
+            body = text
+        failed = error_of_status(error.code, {name.lower(): value for name, value in error.headers.items()}, body)
+        failed.message = redact(" ".join(failed.message.split()), [self._key])
+        return failed

@@ -1,1 +1,0 @@
-"""The command that fetches everything a run would download or build."""

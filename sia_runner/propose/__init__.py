@@ -1,1 +1,0 @@
-"""Makes proposals: chooses the candidate to extend, asks its proposer, and provides its workbench."""

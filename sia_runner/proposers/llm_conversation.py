@@ -1,0 +1,193 @@
+"""Holds the messages of a proposal: makes the model's answers valid and keeps each request below a number of bytes.
+
+When the messages exceed the limit, the oldest are cut first, to well below it. Cuts are therefore rare, and between
+two cuts every request begins with the previous one, which providers' prompt caches reward."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sia_runner.proposers.llm_workspace import clip_text
+from sia_runner.proposers.protocol import Message
+from sia_runner.records import ModelReply, ToolCall
+
+MOST_CALLS = 16  # carried out of one message
+_TEXT_BYTES = 64 * 1024  # bytes of one message's text that are kept
+_UNREADABLE = 200  # characters kept of arguments that are no JSON object
+
+
+def valid_message(reply: ModelReply, turn: int) -> tuple[dict[str, Any], list[ToolCall]]:
+    """Return the message to append, and its calls with the ids under which their results must be sent."""
+    calls = [_valid_call(call, turn, position) for position, call in enumerate(reply.tool_calls[:MOST_CALLS])]
+    ids = [call.id for call in calls]
+    if len(set(ids)) < len(ids):
+        calls = [ToolCall(f"call_{turn}_{position}", call.name, call.arguments) for position, call in enumerate(calls)]
+    message = _valid_text({**reply.message, "role": "assistant"})
+    originals = message.pop("tool_calls", None)
+    if calls:
+        originals = originals if isinstance(originals, list) else []
+        message["tool_calls"] = [
+            _call_message(call, _original_call(originals, position)) for position, call in enumerate(calls)
+        ]
+    content = message.get("content")
+    if isinstance(content, str):
+        message["content"] = clip_text(content, _TEXT_BYTES)
+    if not content:
+        message["content"] = None if calls else "(nothing)"  # an empty message is refused by some providers
+    return message, calls
+
+
+def _valid_call(call: ToolCall, turn: int, position: int) -> ToolCall:
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", call.name)[:64] or "unnamed"
+    # long ids are allowed: litellm keeps the signature of Gemini's thinking in them
+    identifier = call.id if re.fullmatch(r"[!-~]{1,4096}", call.id or "") else f"call_{turn}_{position}"
+    return ToolCall(identifier, name, str(_valid_text(call.arguments or "")))
+
+
+def _call_message(call: ToolCall, original: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the provider's additions to the call (a signature of its thinking), which it may require back."""
+    function = {"name": call.name, "arguments": _json_object(call.arguments)}
+    return {**original, "id": call.id, "type": "function", "function": function}
+
+
+def _json_object(arguments: str) -> str:
+    try:
+        values = json.loads(arguments.strip() or "{}")
+        if isinstance(values, dict):
+            return json.dumps(_valid_text(values), ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        pass
+    return json.dumps({"unreadable": arguments[:_UNREADABLE]}, ensure_ascii=False)
+
+
+def _original_call(originals: list[Any], position: int) -> Mapping[str, Any]:
+    original = originals[position] if position < len(originals) else None
+    return original if isinstance(original, dict) else {}
+
+
+def _valid_text(value: Any) -> Any:
+    """Return a copy in which half surrogate pairs, which cannot be sent, are question marks."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+
+
+_SHORT = 120  # characters below which nothing is cut
+
+
+def shorten_result(message: Message) -> Message:
+    """Replace a tool's answer by a mark; other messages stay."""
+    content = str(message.get("content") or "")
+    if message["role"] != "tool" or len(content) <= _SHORT:
+        return message
+    return {**message, "content": f"[{len(content)} characters, no longer shown]"}
+
+
+def shorten_text(message: Message) -> Message:
+    """Replace the model's text and its provider's additions (its thinking) by a mark."""
+    content = message.get("content") or ""
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    if message["role"] != "assistant":
+        return message
+    required = {key: message[key] for key in ("role", "tool_calls") if key in message}
+    return {**required, "content": text if len(text) <= _SHORT else f"[{len(text)} characters, no longer shown]"}
+
+
+def shorten_arguments(message: Message) -> Message:
+    """Replace long texts in the arguments of the model's tool calls, such as whole files, by a mark."""
+    if message["role"] != "assistant" or "tool_calls" not in message:
+        return message
+    return {**message, "tool_calls": [_shortened_call(call) for call in message["tool_calls"]]}
+
+
+def _shortened_call(call: Message) -> Message:
+    function = call["function"]
+    arguments = json.loads(function["arguments"])
+    short = {
+        key[:_SHORT]: f"[{size} characters, no longer shown]" if (size := _length(value)) > _SHORT else value
+        for key, value in list(arguments.items())[:20]
+    }
+    required = {"id": call["id"], "type": "function"}
+    return {**required, "function": {"name": function["name"], "arguments": json.dumps(short, ensure_ascii=False)}}
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, str) else len(json.dumps(value))
+
+
+_AFTER_CUT = 0.7  # of the limit
+_HEAD = 2  # the system prompt and the task stay
+
+
+class Conversation:
+    """The messages of one proposal, bounded in bytes."""
+
+    def __init__(self, system: str, task: str, tools: Sequence[Message], limit: int) -> None:
+        """Start with the system prompt and the task; `limit` is in bytes of the request's JSON, messages and tools."""
+        self.tools = list(tools)
+        self._limit = limit - _size(self.tools) - 64  # the keys around them
+        self._messages: list[Message] = [{"role": "system", "content": system}, {"role": "user", "content": task}]
+        self._sizes = [_size(message) for message in self._messages]
+        self._newest = _HEAD  # index of the newest answer of the model
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages of the next request."""
+        return list(self._messages)
+
+    def add(self, answer: Message, results: Sequence[Message]) -> None:
+        """Add the model's message and its tool results, or the one user message that answers it."""
+        self._newest = len(self._messages)
+        for message in (answer, *results):
+            self._messages.append(message)
+            self._sizes.append(_size(message))
+        self._fit()
+
+    def _fit(self) -> None:
+        if sum(self._sizes) <= self._limit:
+            return
+        goal = int(self._limit * _AFTER_CUT)
+        for shorten in (shorten_result, shorten_text, shorten_arguments):
+            for position in range(_HEAD, self._newest):
+                if sum(self._sizes) <= goal:
+                    return
+                self._put(position, shorten(self._messages[position]))
+        while sum(self._sizes) > goal and self._newest > _HEAD:
+            self._forget_oldest()
+        if sum(self._sizes) > self._limit:
+            self._fit_newest()
+
+    def _forget_oldest(self) -> None:
+        """Drop the oldest answer with its results: providers refuse a result without its call."""
+        following = range(_HEAD + 1, len(self._messages))
+        end = next((i for i in following if self._messages[i]["role"] == "assistant"), self._newest)
+        del self._messages[_HEAD:end], self._sizes[_HEAD:end]
+        self._newest -= end - _HEAD
+
+    def _fit_newest(self) -> None:
+        """Shorten the newest results first, then the newest answer."""
+        results = range(self._newest + 1, len(self._messages))
+        available = self._limit - sum(self._sizes[: self._newest + 1])
+        share = max(0, available // max(1, len(results)))
+        for position in results:
+            self._put(position, _clipped(self._messages[position], share))
+        for shorten in (shorten_text, shorten_arguments):
+            if sum(self._sizes) > self._limit:
+                self._put(self._newest, shorten(self._messages[self._newest]))
+
+    def _put(self, position: int, message: Message) -> None:
+        self._messages[position], self._sizes[position] = message, _size(message)
+
+
+def _clipped(message: Message, share: int) -> Message:
+    """Return the message with its content cut so that its JSON takes at most `share` bytes, or as few as possible."""
+    content, around = str(message["content"]), _size({**message, "content": ""})
+    for length in (share - around, (share - around) // 2, (share - around) // 6):  # escapes take up to six bytes each
+        clipped = {**message, "content": clip_text(content, max(0, length))}
+        if _size(clipped) <= share:
+            return clipped
+    return shorten_result(message)
+
+
+def _size(value: Sequence[Message] | Mapping[str, Any]) -> int:
+    """Return the bytes of JSON, including the comma that follows."""
+    return len(json.dumps(value, ensure_ascii=False).encode(errors="replace")) + 2

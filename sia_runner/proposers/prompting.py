@@ -1,0 +1,72 @@
+"""Provides what the prompts of several proposers share: templates, number formats, directions for parallel
+proposals."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sia_runner.proposers.protocol import Brief
+
+Filters = Mapping[str, Callable[..., str]]
+
+
+def render_markdown(folder: Path, template: str, filters: Filters | None = None, **values: Any) -> str:
+    """Render `template` of `folder` with `values`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown, no HTML; `table_cell` escapes what comes from outside
+    )
+    environment.filters.update(filters or {})
+    return environment.get_template(template).render(values)
+
+
+def table_cell(text: object, longest: int = 100) -> str:
+    """Return foreign text for a table cell: one line of at most `longest` characters, with Markdown escaped."""
+    line = " ".join(str(text).split())
+    line = line if len(line) <= longest else line[: longest - 1] + "…"
+    return re.sub(r"([\\`*\[\]<|])", r"\\\1", line)
+
+
+def standard_error(value: float, n: int) -> float:
+    """Return the standard error of a mean of `n` values in [0, 1] (binomial bound); 0 on another scale."""
+    return math.sqrt(value * (1 - value) / n) if n > 0 and 0 <= value <= 1 else 0.0
+
+
+def plus_minus(value: float, n: int) -> str:
+    """Format a value with its standard error."""
+    error = standard_error(value, n)
+    return f"{value:.3f} ± {error:.3f}" if error else f"{value:.4g}"
+
+
+_WITH_MODEL = (
+    "how the answer is asked for and parsed: invalid, missing and cut answers, formats, extraction",
+    "the reasoning before the answer: step by step work, checking it, a second look where the first is unsure",
+    "several calls for one question: voting over samples, a critic, splitting the question into parts",
+    "work that code does better than a model: computing, searching, verifying a model's answer by program",
+    "what the prompt contains: domain knowledge, worked examples, fewer or clearer instructions",
+    "which questions need what: sort them by kind and treat each kind in its own way",
+)
+_WITHOUT_MODEL = (
+    "how the input is represented: features, normalisation, what is thrown away",
+    "another family of algorithm than the one that is there",
+    "combining several weak answers: stacking, voting, calibrated scores",
+    "the most frequent confusions: what would tell those two apart",
+    "how the data is used: balance, noise, duplicates, augmentation, regularisation",
+    "exact or rule-based solutions for the part of the questions that allows them",
+)
+
+
+def direction_for(brief: Brief, calls_model: bool) -> str:
+    """Return the direction of this sibling; empty for the first one. It changes with the generation."""
+    if not brief.sibling:
+        return ""
+    directions = _WITH_MODEL if calls_model else _WITHOUT_MODEL
+    return directions[(brief.sibling - 1 + brief.n - 1) % len(directions)]

@@ -1,0 +1,215 @@
+"""The comparison of finished runs by their test scores: pure functions of run directories."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from sia_runner.config.experiment import check_experiment
+from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.selection.scoring import mean_value, paired_difference
+from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
+from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of
+
+Json = dict[str, Any]
+# Keys that may differ: trainer, seed, lever schedule, and the name of the target agent (see _target).
+_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
+_MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A finished run. `row` is what a report shows of it; the rest decides whether two can be compared."""
+
+    row: Json
+    config: Mapping[str, Any]  # dotted keys
+    outcomes: tuple[Outcome, ...]  # of the best generation on test
+    higher_is_better: bool
+    test_sha256: str
+    policy_sha256: str | None  # of the base model; None if no policy is called or none was recorded
+    harness_sha256: str | None  # of the first harness; None if its proposer failed
+
+    @property
+    def name(self) -> str:
+        """The name of the run in the comparison."""
+        return self.row["run"]
+
+
+def runs_in_folders(folders: Sequence[Path]) -> list[RunDir]:
+    """Return the runs of folders, each a run or a folder of runs (in the order of job numbers). Raises RunError."""
+    result: list[RunDir] = []
+    for folder in folders:
+        inside = sorted((path.parent for path in folder.glob("*/config.yaml")), key=_job_number)
+        runs = [folder] if (folder / "config.yaml").is_file() else inside
+        if not runs:
+            raise RunDirectoryError(f"{folder}: no run there, and no folder of runs (config.yaml is missing)")
+        result += [RunDir(path) for path in runs]
+    twice = next((run for at, run in enumerate(result) if run in result[:at]), None)
+    if twice:
+        raise RunDirectoryError(f"{twice.path} is named twice")
+    return result
+
+
+def _job_number(path: Path) -> tuple[int, str]:
+    number = path.name.partition("-")[0]
+    return (int(number) if number.isdecimal() else 0, path.name)
+
+
+def read_finished_runs(runs: Sequence[RunDir]) -> list[FinishedRun]:
+    """Read the runs, named by their folders, or by whole paths if names are the same.
+
+    Raises RunError for a run that is not finished, or whose scores were edited.
+    """
+    names = [run.path.name for run in runs]
+    return [_read_tolerant(run, run.path.name if names.count(run.path.name) == 1 else str(run.path)) for run in runs]
+
+
+def _read_tolerant(run: RunDir, name: str) -> FinishedRun:
+    """Read a run whose files may have been written by another program."""
+    try:
+        return _read_finished_run(run, name)
+    except JournalError as error:
+        raise RunDirectoryError(f"{run.path}: {error}") from error
+    except (RunDirectoryError, ValidationError):
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise RunDirectoryError(f"{run.path}: its files cannot be read ({type(error).__name__}: {reason})") from error
+
+
+def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
+    journal = JournalReader(run.journal)
+    end_entry = next(reversed([*journal.of("ended")]), None)
+    tested = test_result_of(journal, end_entry["best"]) if end_entry else None
+    summary = read_json(run.summary) if end_entry and run.summary.is_file() else {}
+    if not end_entry or summary.get("journal_head") != journal.head:
+        raise RunDirectoryError(f"{run.path} is not finished; continue it with resume={run.path}")
+    if summary["selected_on_test"]:
+        raise RunDirectoryError(f"{run.path}: its task cannot be split, so there is no test score to compare")
+    if not tested or not tested["score"]:
+        raise RunDirectoryError(f"{run.path} ended without a test score (status {end_entry['status']})")
+    scores = run.test(end_entry["best"]).path / "scores.json"
+    if not scores.is_file() or sha256_of(scores) != tested["scores_sha256"]:
+        raise RunDirectoryError(f"{scores} was changed since it was written: python -m sia_runner verify {run.path}")
+    rows = read_json(scores)["outcomes"]
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    lock = read_json(run.lock)
+    test_questions = json.dumps([sorted(row["unit"] for row in rows), sorted(lock["data"].items())])
+    return FinishedRun(
+        row={"run": name} | _run_row(summary, journal),
+        config=_dotted_keys(config) | {"target_agent": _target_kind(config)},
+        outcomes=tuple(Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"]) for row in rows),
+        higher_is_better=summary["metric"]["higher_is_better"],
+        test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
+        policy_sha256=(lock.get("policy") or {}).get("sha256"),
+        harness_sha256=finished_generations(journal)[0].steps.get("build", {}).get("sha256"),
+    )
+
+
+def _target_kind(config: Json) -> str:
+    """Return the kind of target agent that `target_agent=auto` stands for."""
+    experiment = check_experiment(config)
+    return "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
+
+
+def _run_row(summary: Json, journal: JournalReader) -> Json:
+    accepted = [g for g in summary["generations"] if g["status"] == "accepted"]
+    return {
+        "task": summary["task"],
+        "metric": summary["metric"]["name"],
+        "mode": summary["mode"],
+        "algorithms": [g["algorithm"] for g in accepted if g["algorithm"]],  # of the updates that were accepted
+        "seed": summary["seed"],
+        "best": summary["best"]["generation"],
+        "val": summary["best"]["val"],
+        "test": summary["best"]["test"],
+        "baseline_test": summary["best"]["baseline_test"],
+        "test_runs": sum(entry["step"].startswith("test/") for entry in journal.of("done")),
+        "usage": summary["usage"],
+        "seconds": round(sum(entry["seconds"] for entry in journal.of("done")), 1),
+    }
+
+
+def compare_runs(arms: Sequence[FinishedRun]) -> Json:
+    """Compare runs pair by pair. Raises RunError if they cannot be compared.
+
+    `runs`: a row each. `pairs`: each run with the first of its own seed, or with the first of all if seeds are not
+    shared. `notes`: what else differs within a pair.
+    """
+    if len(arms) < 2:
+        raise RunDirectoryError("one run is no comparison: name two, or a folder that holds several")
+    first = arms[0]
+    for arm in arms[1:]:
+        for key in ("task", "metric"):
+            if arm.row[key] != first.row[key]:
+                other = f"{key} {arm.row[key]}, {first.name} has {first.row[key]}"
+                raise RunDirectoryError(f"{arm.name} cannot be compared: it has {other}")
+        if arm.test_sha256 != first.test_sha256:
+            raise RunDirectoryError(f"{arm.name} and {first.name} were tested on different questions or data")
+    shared = len({arm.row["seed"] for arm in arms}) < len(arms)
+    pairs: list[tuple[FinishedRun, FinishedRun]] = []
+    for at, new in enumerate(arms):
+        earlier = [arm for arm in arms[:at] if not shared or arm.row["seed"] == new.row["seed"]]
+        pairs += [(earlier[0], new)] if earlier else []
+    return {
+        "test_sha256": first.test_sha256,
+        "runs": [arm.row for arm in arms],
+        "pairs": [_pair_figures(old, new) for old, new in pairs],
+        "notes": [note for old, new in pairs for note in setup_differences(old, new)],
+    }
+
+
+def _pair_figures(old: FinishedRun, new: FinishedRun) -> Json:
+    """Return a pair's figures. Losses, wins, error and p are None if the metric is no mean over questions."""
+    by_question = paired_difference(new.outcomes, old.outcomes, new.higher_is_better)
+    change = new.row["test"]["value"] - old.row["test"]["value"]
+    figures: Json = {"seed": new.row["seed"], "old": old.name, "new": new.name, "difference": change}
+    if any(abs(mean_value(arm.outcomes) - arm.row["test"]["value"]) > 1e-9 for arm in (old, new)):
+        return figures | {"standard_error": None, "lost": None, "won": None, "p_value": None}
+    return figures | {
+        "standard_error": by_question.standard_error,
+        "lost": by_question.lost,
+        "won": by_question.won,
+        "p_value": by_question.p_value,
+    }
+
+
+def setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
+    """Yield a line for each difference between two runs beside the trainer and its lever."""
+    both = f"{old.name} and {new.name}"
+    if old.row["seed"] != new.row["seed"]:
+        yield f"{both}: other seeds ({old.row['seed']}, {new.row['seed']})"
+    if old.harness_sha256 != new.harness_sha256:
+        yield f"{both} began with different harnesses"
+    if old.policy_sha256 != new.policy_sha256:
+        digests = ", ".join(_short_digest(arm.policy_sha256) for arm in (old, new))
+        yield f"{both} began with different policies ({digests})"
+    for key in sorted({*old.config, *new.config}):
+        old_value, new_value = old.config.get(key), new.config.get(key)
+        if old_value != new_value and not key.startswith(_TREATMENT_KEYS):
+            yield f"{both}: {key} is {old_value}, {new_value}"
+
+
+def _short_digest(digest: str | None) -> str:
+    return digest[:12] if digest else "none recorded"
+
+
+def _dotted_keys(config: Json) -> Json:
+    flattened = dict(itertools.islice(_flatten(config), _MAX_KEYS + 1))
+    if len(flattened) > _MAX_KEYS:
+        raise ValueError(f"config.yaml has more than {_MAX_KEYS} keys")
+    return flattened
+
+
+def _flatten(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value

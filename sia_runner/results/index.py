@@ -1,0 +1,261 @@
+"""An index of the runs below a folder, with one row a run: the search, the liveness check, config.yaml, the rows.
+
+A refresh compares stamps and reads only what changed."""
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sia_runner.results.journal import parse_score
+from sia_runner.store.files import FileStamp, file_stamp, load_json, read_text
+from sia_runner.store.lease import process_ended, process_identity
+from sia_runner.text import strip_control_characters
+
+MAX_FOLDER_DEPTH = 4  # levels of folders below the root
+MAX_FOLDERS = 50_000  # visited in one search
+
+
+def find_runs(root: Path) -> dict[str, str]:
+    """Return the paths of runs below `root` (or ".") -> the path of the sweep each is part of, or ""."""
+    if link_stamp(root / "config.yaml"):
+        return {".": ""}
+    runs: dict[str, str] = {}
+    todo = [("", 0)]
+    for searched, (folder, depth) in enumerate(todo):
+        if searched == MAX_FOLDERS:
+            break
+        names = _subfolders(root / folder)
+        sweep = folder if link_stamp(root / folder / "plan.json") else ""
+        for name in names:
+            path = f"{folder}/{name}" if folder else name
+            if link_stamp(root / path / "config.yaml"):
+                runs[path] = sweep
+            elif depth + 1 < MAX_FOLDER_DEPTH and not name.startswith("."):
+                todo.append((path, depth + 1))
+    return runs
+
+
+def link_stamp(path: Path) -> FileStamp | None:
+    """Return the stamp of a file or of the link itself. `find` reaches `path` without following a link."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return FileStamp(status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _subfolders(path: Path) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(
+                entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and _is_printable(entry.name)
+            )
+    except OSError:
+        return []
+
+
+def _is_printable(name: str) -> bool:
+    """Report whether a name can be printed: no run of ours has another."""
+    return strip_control_characters(name) == name
+
+
+STALE_SECONDS = 90.0  # seconds without a touch, for leases of other machines, whose clocks may differ a little
+
+
+def lease_holder(run: Path) -> dict[str, Any] | None:
+    """Return the lease of the process that writes `run`, ``{"host", "pid", "job", …}``, or None if none is alive."""
+    lease, touched = load_json(run, "lease.json", 1 << 16), file_stamp(run, "lease.json")
+    if not isinstance(lease, dict) or touched is None:
+        return None
+    own = process_identity()
+    try:
+        if all(lease.get(key) == own[key] for key in ("host", "boot", "space")):
+            return None if process_ended(lease, run / "lease.json", STALE_SECONDS) else lease
+    except (KeyError, TypeError, ValueError):
+        return None
+    return lease if time.time() - touched.mtime_ns / 1e9 < STALE_SECONDS else None
+
+
+MAX_YAML_DEPTH = 100  # nested collections
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return config.yaml as plain data, or an empty dict if it cannot be read."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if PyYAML was built with libyaml
+    try:
+        source = read_text(run, "config.yaml", 1 << 20) or ""
+        if _yaml_depth(source, loader) > MAX_YAML_DEPTH:
+            return {}
+        data = yaml.load(source, Loader=loader)  # noqa: S506 - both are safe
+        return data if isinstance(data, dict) else {}
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return {}
+
+
+def _yaml_depth(source: str, loader: Any) -> int:
+    """Return the nesting depth of collections. The C loader recurses without a bound, so deep files would crash it."""
+    deepest = depth = 0
+    for event in yaml.parse(source, Loader=loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if deepest > MAX_YAML_DEPTH:
+            break
+    return deepest
+
+
+MAX_COURSE_POINTS = 40  # newest generations in a row
+_MAX_SUMMARY_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run in the list.
+
+    `path` is relative to the folder of the index ("." for the folder itself). `status`: running, waits, cut, completed,
+    failed, budget, interrupted. Scores are as in generations.py, `updated` is in unix seconds, `usd` is None if some
+    price is not known.
+    """
+
+    path: str
+    name: str
+    status: str
+    task: str = ""
+    mode: str = ""
+    seed: int | None = None
+    sweep: str = ""  # path of the sweep that it is part of
+    metric: str = ""
+    higher_is_better: bool = True
+    generations: int = 0
+    accepted: int = 0
+    course: tuple[tuple[float | None, bool], ...] = ()  # val of the newest generations, and whether it was accepted
+    best: int | None = None
+    val: Mapping[str, Any] | None = None
+    test: Mapping[str, Any] | None = None
+    baseline_test: Mapping[str, Any] | None = None
+    usd: float | None = None
+    tokens: int = 0
+    calls: int = 0
+    stopped: str = ""
+    host: str = ""  # of its process, if that is alive
+    updated: float = 0.0
+
+
+class RunIndex:
+    """The rows of all runs below `root`. Not thread safe.
+
+    `paths`: run path -> path of its sweep, or "". `read`: the number of runs read so far.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._cache: dict[str, tuple[tuple[FileStamp | None, ...], dict[str, Any]]] = {}
+        self.paths: dict[str, str] = {}  # run -> sweep
+        self.read = 0
+
+    def refresh(self, seconds: float = math.inf) -> list[RunRow]:
+        """Return the rows, the newest run first.
+
+        New files are read for about `seconds`, from the newest run on. If there are fewer rows than `paths`, later
+        refreshes read the rest.
+        """
+        self.paths = find_runs(self._root)
+        self._cache = {path: cached for path, cached in self._cache.items() if path in self.paths}
+        updated = {path: _update_time(self._root / path) for path in self.paths}
+        newest = sorted(self.paths, key=lambda path: (-updated[path], path))
+        deadline = time.monotonic() + seconds
+        rows = (self._row(path, updated[path], time.monotonic() < deadline) for path in newest)
+        return [row for row in rows if row]
+
+    def _row(self, path: str, updated: float, read: bool) -> RunRow | None:
+        run, sweep = self._root / path, self.paths[path]
+        stamps = tuple(link_stamp(run / name) for name in ("config.yaml", "summary.json"))
+        cached = self._cache.get(path)
+        if read and (cached is None or cached[0] != stamps):
+            self.read += 1
+            cached = self._cache[path] = (stamps, _summary_facts(run))
+        if cached is None:
+            return None
+        facts = cached[1]
+        process = lease_holder(run) if os.path.lexists(run / "lease.json") else None
+        status = run_status(facts.get("status"), facts["waits"], process is not None)
+        fields = {key: value for key, value in facts.items() if key not in ("status", "waits")}
+        host = str((process or {}).get("host", ""))
+        return RunRow(path, run.name, status, **fields, sweep=sweep, host=host, updated=updated)
+
+
+def _update_time(run: Path) -> float:
+    stamps = (link_stamp(run / name) for name in ("journal.jsonl", "summary.json", "config.yaml"))
+    return next((stamp.mtime_ns / 1e9 for stamp in stamps if stamp), 0.0)
+
+
+def run_status(status: str | None, waits: bool, alive: bool) -> str:
+    """Return the present status of a run whose summary says `status` (None: it has no summary yet)."""
+    if alive:
+        return "running"
+    if waits:
+        return "waits"
+    return "cut" if status in (None, "running") else status
+
+
+def _summary_facts(run: Path) -> dict[str, Any]:
+    summary = load_json(run, "summary.json", _MAX_SUMMARY_BYTES)
+    if not isinstance(summary, dict):
+        return _config_facts(run)
+    best, usage, metric = (_dict(summary.get(key)) for key in ("best", "usage", "metric"))
+    done = [generation for generation in _list(summary.get("generations")) if isinstance(generation, dict)]
+    return {
+        "status": str(summary.get("status")),
+        "waits": summary.get("waits") is not None,
+        "task": str(summary.get("task", "")),
+        "mode": str(summary.get("mode", "")),
+        "seed": _int(summary.get("seed")),
+        "metric": str(metric.get("name", "")),
+        "higher_is_better": metric.get("higher_is_better") is not False,
+        "generations": len(done),
+        "accepted": sum(generation.get("status") == "accepted" for generation in done),
+        "course": tuple(_course_point(generation) for generation in done[-MAX_COURSE_POINTS:]),
+        "best": _int(best.get("generation")),
+        **{key: parse_score(best.get(key)) for key in ("val", "test", "baseline_test")},
+        "usd": usd if isinstance(usd := usage.get("usd"), int | float) and abs(usd) < float("inf") else None,
+        "tokens": _int(usage.get("tokens")) or 0,
+        "calls": _int(usage.get("calls")) or 0,
+        "stopped": str(summary.get("stopped") or ""),
+    }
+
+
+def _course_point(generation: dict[str, Any]) -> tuple[float | None, bool]:
+    of = parse_score(generation.get("val"))
+    return (of["value"] if of else None), generation.get("status") == "accepted"
+
+
+def _config_facts(run: Path) -> dict[str, Any]:
+    """Return what config.yaml says, before the first generation has a verdict."""
+    settings = read_config(run)
+    task, trainer = _dict(settings.get("task")), _dict(settings.get("trainer"))
+    facts = {
+        "task": str(task.get("name", "")),
+        "mode": str(trainer.get("mode", "")),
+        "seed": _int(settings.get("seed")),
+    }
+    return {"status": None, "waits": False} | facts
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _int(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,271 @@
+"""The index of one run of a harness: its questions by outcome, and the model calls made for each.
+
+The index keeps a question's id, its kind and the position of the rest in the file, so that 200,000 questions fit into
+some tens of megabytes. Reading is done in slices: a reader sees what was indexed so far."""
+
+import json
+import math
+import re
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sia_runner.store.files import FileStamp, LineReader, file_stamp, list_folder, load_json, read_slice
+
+NOT_VERIFIED = "not yet verified"
+_MAX_KINDS = 200
+_OUTCOME_PATTERN = re.compile(rb"\n  \{\n(.*?)\n  \}", re.S)  # an outcome as rundir.write_json writes it
+_SCORES_SLICE = 2 << 20
+_MAX_OUTCOME_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRow:
+    """A question with its outcome and its number of model calls."""
+
+    number: int  # in this index; -1: calls that named no question
+    unit: str
+    kind: str
+    value: float | None
+    prediction: str
+    calls: int
+
+
+class OutcomeTable:
+    """The questions of one scores.json, and those that only keys.json names so far."""
+
+    def __init__(self, run: Path, scores: str) -> None:
+        self._run, self._scores = run, scores
+        self._units: list[str] = []
+        self._number: dict[str, int] = {}  # of a unit
+        self.kind_names: list[str] = [NOT_VERIFIED]
+        self._kinds, self._values = array("B"), array("d")
+        self._starts, self._sizes = array("Q"), array("I")  # in scores.json
+        self.calls = array("I")  # of each question
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self._units)
+
+    def read(self) -> Iterator[None]:
+        """Read all of scores.json, in slices."""
+        at, rest = 0, b""
+        while (part := read_slice(self._run, self._scores, at, _SCORES_SLICE)) and part.data:
+            data, end = rest + part.data, 0
+            for match in _OUTCOME_PATTERN.finditer(data):
+                self._outcome(match[1], at - len(rest) + match.start(1))
+                end = match.end()
+            at, rest = part.end, data[end:]
+            if len(rest) > _MAX_OUTCOME_BYTES:
+                return  # no run of ours writes such a file
+            yield
+
+    def number(self, unit: str) -> int:
+        """Return the number of a question, a new one if its id was not known."""
+        number = self._number.setdefault(unit, len(self._units))
+        if number == len(self._units):
+            self._units.append(unit)
+            self._kinds.append(0)
+            self._values.append(float("nan"))
+            self._starts.append(0)
+            self._sizes.append(0)
+            self.calls.append(0)
+        return number
+
+    def kinds(self) -> dict[str, int]:
+        """Return outcome kind -> number of questions."""
+        totals = dict.fromkeys(self.kind_names, 0)
+        for kind in self._kinds:
+            totals[self.kind_names[kind]] += 1
+        return {name: count for name, count in totals.items() if count}
+
+    def choose(self, kind: str, search: str, start: int, limit: int) -> tuple[int, list[QuestionRow]]:
+        """Return how many questions of `kind` (empty: any) have `search` in their id, and one page of them in order."""
+        if kind and kind not in self.kind_names:
+            return 0, []
+        code = self.kind_names.index(kind) if kind else None
+        chosen = [at for at, kind_code in enumerate(self._kinds) if code is None or kind_code == code]
+        if search:
+            chosen = [at for at in chosen if search in self._units[at]]
+        return len(chosen), [self._question(at) for at in chosen[start : start + limit]]
+
+    def _outcome(self, data: bytes, start: int) -> None:
+        try:
+            row = json.loads(b"{" + data + b"}")
+            unit, kind, value = str(row["unit"]), str(row["kind"]), float(row["value"])
+        except (ValueError, KeyError, TypeError):
+            return
+        number = self.number(unit)
+        if kind not in self.kind_names and len(self.kind_names) < _MAX_KINDS:
+            self.kind_names.append(kind)
+        self._kinds[number] = self.kind_names.index(kind) if kind in self.kind_names else 0
+        self._values[number] = value
+        self._starts[number], self._sizes[number] = start, len(data)
+
+    def _question(self, at: int) -> QuestionRow:
+        value = self._values[at]
+        finite = None if math.isnan(value) else value
+        return QuestionRow(
+            at, self._units[at], self.kind_names[self._kinds[at]], finite, self._prediction(at), self.calls[at]
+        )
+
+    def _prediction(self, at: int) -> str:
+        chunk = read_slice(self._run, self._scores, self._starts[at], self._sizes[at])
+        try:
+            return str(json.loads(b"{" + chunk.data + b"}").get("prediction", "")) if chunk and chunk.data else ""
+        except ValueError:
+            return ""  # the file was rewritten since it was indexed
+
+
+UNTAGGED = "no question named"
+_QUESTION_FIELD = re.compile(rb'"question":\s*("(?:[^"\\]|\\.)*")')
+_CALLS_SLICE = 2 << 20
+_MAX_KEYS_BYTES = 64 << 20
+_HEAD_BYTES = 64 << 10  # bytes at the start of a line that contain its short fields
+
+
+class QuestionIndex:
+    """The questions and model calls of one folder, ``gen_3`` or ``test/gen_3``.
+
+    Not thread safe. Call `refresh` before anything else.
+    """
+
+    def __init__(self, run: Path, folder: str) -> None:
+        self._run, self._place = run, folder
+        self._scores_stamp: FileStamp | None = None
+        self._pending: Iterator[None] | None = self._read_all()
+        self._clear()
+
+    def refresh(self, seconds: float = 0.1) -> bool:
+        """Read on for about `seconds`. Return True once everything on disk has been read."""
+        deadline = time.monotonic() + seconds
+        current = file_stamp(self._run, f"{self._place}/scores.json")
+        if current != self._scores_stamp:
+            self._scores_stamp, self._pending = current, self._read_all()
+        self._pending = self._pending or self._read_calls()
+        for _ in self._pending:
+            if time.monotonic() > deadline:
+                return False
+        self._pending = None
+        return True
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """The bytes of model calls read so far, and the bytes there are."""
+        return sum(lines.offset for lines in self._files), sum(lines.size for lines in self._files)
+
+    def __len__(self) -> int:
+        """Return the number of questions and calls in the index, which needs some 150 bytes for each."""
+        return len(self._questions) + len(self._starts)
+
+    def kinds(self) -> dict[str, int]:
+        """Return outcome kind -> questions. Calls that named no question count as one more, under their own kind."""
+        return self._questions.kinds() | ({UNTAGGED: 1} if self._untagged else {})
+
+    def questions(
+        self, kind: str = "", search: str = "", start: int = 0, limit: int = 50
+    ) -> tuple[int, list[QuestionRow]]:
+        """Return how many questions of `kind` (empty: any) have `search` in their id, and one page of them in order."""
+        if kind == UNTAGGED:
+            return 1, [QuestionRow(-1, "", UNTAGGED, None, "", self._untagged)]
+        return self._questions.choose(kind, search, start, limit)
+
+    def calls(self, number: int, limit: int = 200) -> list[int]:
+        """Return the positions of the calls made for a question, in the order in which they ended; `call` reads one."""
+        positions: list[int] = []
+        for at, asked_number in enumerate(self._call_questions):
+            if asked_number == number:
+                positions.append(at)
+                if len(positions) == limit:
+                    break
+        return positions
+
+    def call(self, at: int, *, text: bool = True) -> dict[str, Any] | None:
+        """Return a line of trajectories.jsonl, or None if it is no longer there.
+
+        models/trajectories.py describes the fields. Without `text` the request and the response are left out.
+        """
+        if not 0 <= at < len(self._starts):
+            return None
+        name = f"{self._folders[self._in_file[at]]}/trajectories.jsonl"
+        chunk = read_slice(
+            self._run, name, self._starts[at], self._sizes[at] if text else min(self._sizes[at], _HEAD_BYTES)
+        )
+        if chunk is None:
+            return None
+        head, cut, _ = chunk.data.partition(b',"request":')  # a bare quote is in no JSON string, so this is a key
+        try:
+            line = json.loads(chunk.data if text or not cut else head + b"}")
+        except (ValueError, RecursionError):
+            return None
+        return line if isinstance(line, dict) else None
+
+    def _clear(self) -> None:
+        self._questions = OutcomeTable(self._run, f"{self._place}/scores.json")
+        self._starts, self._sizes, self._in_file, self._call_questions = array("Q"), array("I"), array("H"), array("l")
+        self._untagged = 0
+        self._folders: list[str] = []
+        self._files: list[LineReader] = []
+        self._keys: list[dict[str, int]] = []
+        self._key_stamps: list[FileStamp | None] = []
+
+    def _read_all(self) -> Iterator[None]:
+        self._clear()
+        yield from self._questions.read()
+        yield from self._read_calls()
+
+    def _read_calls(self) -> Iterator[None]:
+        """Index new lines of every trajectories.jsonl, in slices."""
+        for at, folder in enumerate(self._find_folders()):
+            self._read_keys(at, folder)
+            yield
+            while True:
+                before = self._files[at].offset
+                for line in self._files[at].fresh(_CALLS_SLICE):
+                    self._add_call(at, line.start, line.data)
+                if self._files[at].restarted:  # the step is being repeated
+                    self._scores_stamp = FileStamp(0, 0, 0)
+                    return
+                if self._files[at].offset == before:
+                    break
+                yield
+
+    def _find_folders(self) -> list[str]:
+        folds = [entry.name for entry in list_folder(self._run, self._place) if entry.name.startswith("fold_")]
+        folders = [f"{self._place}/{name}" for name in sorted(folds)] or [self._place]
+        for folder in folders:
+            if folder not in self._folders:
+                self._folders.append(folder)
+                self._files.append(LineReader(self._run, f"{folder}/trajectories.jsonl"))
+                self._keys.append({})
+                self._key_stamps.append(None)
+        return self._folders
+
+    def _read_keys(self, at: int, folder: str) -> None:
+        """Read the mapping from ids in the view to question numbers."""
+        current = file_stamp(self._run, f"{folder}/keys.json")
+        if current == self._key_stamps[at]:
+            return
+        self._key_stamps[at] = current
+        keys = load_json(self._run, f"{folder}/keys.json", _MAX_KEYS_BYTES)
+        if isinstance(keys, dict):
+            self._keys[at] = {str(view): self._questions.number(str(unit)) for view, unit in keys.items()}
+
+    def _add_call(self, file_number: int, start: int, data: bytes) -> None:
+        # short fields precede the request in the line, and no JSON string contains a bare quote: this match is the key
+        match = _QUESTION_FIELD.search(data)
+        try:
+            number = self._keys[file_number].get(json.loads(match[1]), -1) if match else -1
+        except ValueError:
+            number = -1
+        self._starts.append(start)
+        self._sizes.append(len(data))
+        self._in_file.append(file_number)
+        self._call_questions.append(number)
+        if number < 0:
+            self._untagged += 1
+        else:
+            self._questions.calls[number] += 1

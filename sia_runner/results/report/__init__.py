@@ -1,0 +1,1 @@
+"""The report: SIA-H against SIA-W+H as a page and as tables."""

@@ -1,0 +1,426 @@
+"""The analysis of a report: comparable groups, SIA-W+H against SIA-H in pairs, and the gain of each run.
+
+Means are over seeds or questions, p-values are corrected for their number (Holm 1979)."""
+
+import math
+import statistics
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+from sia_runner.results.compare import compare_runs
+from sia_runner.results.report.runs import ReportedRun, published_figures
+from sia_runner.selection.scoring import mean_value, paired_difference
+from sia_runner.store.run_directory import RunDirectoryError
+
+SIGNIFICANCE_LEVEL = 0.05
+TIE, UNTESTED = "tie", "not tested"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedMean:
+    """A mean of one value per seed. `sd` and `ci95` (Student's t) need two seeds or more."""
+
+    value: float
+    n: int
+    sd: float | None = None
+    ci95: tuple[float, float] | None = None
+
+
+def seed_mean(values: Sequence[float]) -> SeedMean | None:
+    """Return the mean with its standard deviation and interval, or None without a value."""
+    if not values:
+        return None
+    middle, n = statistics.fmean(values), len(values)
+    if n == 1:
+        return SeedMean(middle, 1)
+    from scipy.special import stdtrit  # scipy.stats would load for half a second
+
+    sd = statistics.stdev(values)
+    half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
+    return SeedMean(middle, n, sd, (middle - half, middle + half))
+
+
+def holm_adjusted(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return the p-values adjusted for their number (Holm 1979). None stays None and does not count."""
+    ordered = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, at) in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - rank) * p))
+        adjusted[at] = largest
+    return adjusted
+
+
+def mean_over_questions(differences: Sequence[Mapping[str, float]]) -> SeedMean | None:
+    """Return the mean over seeds and questions with its normal 95% interval over questions.
+
+    `differences` has one mapping a seed, question -> new - old. Return None if they are not of the same questions, or
+    of fewer than two.
+    """
+    if (
+        not differences
+        or any(by_unit.keys() != differences[0].keys() for by_unit in differences)
+        or len(differences[0]) < 2
+    ):
+        return None
+    by_question = [statistics.fmean(by_unit[unit] for by_unit in differences) for unit in differences[0]]
+    middle, n = statistics.fmean(by_question), len(by_question)
+    sd = statistics.stdev(by_question)
+    half = statistics.NormalDist().inv_cdf(0.975) * sd / math.sqrt(n)
+    return SeedMean(middle, n, sd, (middle - half, middle + half))
+
+
+def pair_verdict(gain: float, p_value: float | None, new: str, old: str) -> str:
+    """Return the verdict on one pair. `gain`: above 0 if the new one is better. Without p nothing is claimed."""
+    if p_value is None:
+        return UNTESTED
+    if p_value >= SIGNIFICANCE_LEVEL:
+        return TIE
+    return f"{new if gain > 0 else old} better"
+
+
+def interval_verdict(intervals: Sequence[tuple[float, float]], sign: int, new: str, old: str) -> str:
+    """Return "better" only if every interval excludes 0 on the same side."""
+    ends = [sign * end for both in intervals for end in both]
+    if min(ends) > 0:
+        return f"{new} better"
+    return f"{old} better" if max(ends) < 0 else TIE
+
+
+def mean_per_seed(values: Sequence[tuple[Hashable, float]]) -> SeedMean | None:
+    """Return the mean of ``(seed, value)`` pairs. Runs of the same seed count as one value, their mean."""
+    seeds = dict.fromkeys(seed for seed, _ in values)
+    return seed_mean([statistics.fmean(value for other, value in values if other == seed) for seed in seeds])
+
+
+SIA_H = "SIA-H"
+# Settings that separate arms of the same mode, trainer and seed; other differences are noted beside each pair.
+_ARM_SETTINGS = ("meta_agent.name", "meta_agent.provider.model", "search.name", "target_agent.policy.base")
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRuns:
+    """One arm. `variant`: the values of _ARM_SETTINGS in which the arms of this group differ."""
+
+    mode: str
+    trainer: str
+    variant: tuple[str, ...]
+    runs: tuple[ReportedRun, ...]
+
+    @property
+    def label(self) -> str:
+        """The name of the arm in tables and legends."""
+        how = [] if self.mode == SIA_H else [self.trainer]
+        return " · ".join([self.mode, *how, *self.variant])
+
+    @property
+    def tested(self) -> list[ReportedRun]:
+        """The runs with a test score."""
+        return [run for run in self.runs if run.final]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparableGroup:
+    """Runs that can be compared.
+
+    `target`: policy, model or script (a harness that calls no model); "" if no run says so. `test_sha256`: of questions
+    and data; None if no run was tested. `sides`: SIA-H first.
+    """
+
+    task: str
+    target: str
+    test_sha256: str | None
+    sides: tuple[ArmRuns, ...]
+
+    @property
+    def runs(self) -> list[ReportedRun]:
+        """The runs of all arms."""
+        return [run for side in self.sides for run in side.runs]
+
+    @property
+    def sample_run(self) -> ReportedRun:
+        """A run that knows the metric, if there is one."""
+        return next((run for run in self.runs if run.metric), self.runs[0])
+
+    @property
+    def label(self) -> str:
+        """The name of the group in tables."""
+        return f"{self.task} (no model)" if self.target == "script" else self.task
+
+    @property
+    def published(self) -> Mapping[str, Any]:
+        """The published figures that the task declares, in metric units.
+
+        Some of initial, prior, sia_h, sia_wh, and their source and protocol.
+        """
+        return next((figures for run in self.runs if (figures := published_figures(run.config))), {})
+
+
+def group_runs(runs: Sequence[ReportedRun]) -> list[ComparableGroup]:
+    """Return the groups in the order of the runs.
+
+    A run without a test score joins the first group of its task and arm, else of its task, so that the group shows it
+    as missing.
+    """
+    runs_by_key: dict[tuple[str, str, str | None], list[ReportedRun]] = {}
+    for run in runs:
+        if run.arm:
+            runs_by_key.setdefault((run.task, run.arm.config["target_agent"], run.arm.test_sha256), []).append(run)
+    for run in runs:
+        if not run.arm:
+            runs_by_key.setdefault(_closest_key(run, runs_by_key), []).append(run)
+    return [ComparableGroup(*key, _arms_of(members)) for key, members in runs_by_key.items()]
+
+
+def _closest_key(
+    run: ReportedRun, runs_by_key: Mapping[tuple[str, str, str | None], Sequence[ReportedRun]]
+) -> tuple[str, str, str | None]:
+    of_task = [key for key in runs_by_key if key[0] == run.task]
+    of_arm = [key for key in of_task if any(_arm_key(other) == _arm_key(run) for other in runs_by_key[key])]
+    return next(iter([*of_arm, *of_task]), (run.task, "", None))
+
+
+def _arm_key(run: ReportedRun) -> tuple[str, str]:
+    return (run.mode, run.trainer)
+
+
+def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
+    varying = [key for key in _ARM_SETTINGS if _separates_arms(runs, key)]
+    arms: dict[tuple[str, str, tuple[str, ...]], list[ReportedRun]] = {}
+    for run in runs:
+        apart = tuple(_setting_text(run, key) for key in varying) if run.config else ()
+        arms.setdefault((*_arm_key(run), apart), []).append(run)
+    ordered = sorted(arms.items(), key=lambda arm: arm[0][0] != SIA_H)
+    return tuple(ArmRuns(*arm, tuple(of)) for arm, of in ordered)
+
+
+def _separates_arms(runs: Sequence[ReportedRun], key: str) -> bool:
+    """Report whether some mode and trainer have runs of one seed that differ in `key`, so that `key` separates arms."""
+    values_by_arm: dict[tuple[str, str, int | None], set[str]] = {}
+    for run in runs:
+        if run.config:
+            values_by_arm.setdefault((*_arm_key(run), run.seed), set()).add(_setting_text(run, key))
+    return any(len(values) > 1 for values in values_by_arm.values())
+
+
+def _setting_text(run: ReportedRun, key: str) -> str:
+    setting = config_value(run.config, key)
+    return "" if setting is None else str(setting)
+
+
+def config_value(tree: Any, key: str) -> Any:
+    """Return ``value({"a": {"b": 1}}, "a.b")`` -> 1; None if there is no such key."""
+    return reduce(lambda at, part: at.get(part) if isinstance(at, dict) else None, key.split("."), tree)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPair:
+    """Two runs of the same seed.
+
+    `difference`: new - old on test, in metric units. `lost`, `won`: numbers of questions. `p_value`: McNemar's exact
+    test, two-sided. `p_holm`: adjusted for the pairs of the group. None if the metric is no mean over questions.
+    """
+
+    seed: int | None
+    old: ReportedRun
+    new: ReportedRun
+    difference: float
+    standard_error: float | None
+    lost: int | None
+    won: int | None
+    p_value: float | None
+    p_holm: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArmContrast:
+    """An arm compared with SIA-H. `unpaired`: seeds for which only one of the two has a test score."""
+
+    old: ArmRuns
+    new: ArmRuns
+    pairs: tuple[RunPair, ...]
+    over_seeds: SeedMean | None
+    over_questions: SeedMean | None
+    verdict: str
+    notes: tuple[str, ...]
+    unpaired: tuple[int | None, ...]
+
+
+def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
+    """Compare each arm with a trainer with the SIA-H arm that differs in nothing else."""
+    compared = [_contrast_arms(old, new, group) for old, new in _arm_pairs(group)]
+    adjusted = iter(holm_adjusted([pair.p_value for contrast in compared for pair in contrast.pairs]))
+    return [
+        _with_pairs(contrast, [_with_verdict(pair, next(adjusted), contrast, group) for pair in contrast.pairs])
+        for contrast in compared
+    ]
+
+
+def _with_pairs(contrast: ArmContrast, pairs: Sequence[RunPair]) -> ArmContrast:
+    """Attach the pairs. With one seed there is no interval over seeds, so its own verdict is the contrast's."""
+    alone = f"{pairs[0].verdict}, one seed" if len(pairs) == 1 else contrast.verdict
+    return replace(contrast, pairs=tuple(pairs), verdict=alone)
+
+
+def _arm_pairs(group: ComparableGroup) -> Iterator[tuple[ArmRuns, ArmRuns]]:
+    for new in group.sides:
+        old = next((side for side in group.sides if side.mode == SIA_H and side.variant == new.variant), None)
+        if new.mode != SIA_H and old:
+            yield old, new
+
+
+def _with_verdict(pair: RunPair, p_holm: float | None, contrast: ArmContrast, group: ComparableGroup) -> RunPair:
+    gain = pair.difference if group.sample_run.higher_is_better else -pair.difference
+    return replace(pair, p_holm=p_holm, verdict=pair_verdict(gain, p_holm, contrast.new.label, contrast.old.label))
+
+
+def _contrast_arms(old: ArmRuns, new: ArmRuns, group: ComparableGroup) -> ArmContrast:
+    pairs: list[RunPair] = []
+    notes: list[str] = []
+    before, after = _runs_by_seed(old), _runs_by_seed(new)
+    for seed in sorted(before.keys() & after.keys(), key=str):
+        try:
+            comparison = compare_runs([arm for run in (before[seed], after[seed]) if (arm := run.arm)])
+        except RunDirectoryError as error:
+            notes.append(str(error))
+            continue
+        figures = {
+            key: comparison["pairs"][0][key] for key in ("difference", "standard_error", "lost", "won", "p_value")
+        }
+        pairs.append(RunPair(seed, before[seed], after[seed], **figures, p_holm=None, verdict=""))
+        notes += comparison["notes"]
+    seeds = seed_mean([pair.difference for pair in pairs])
+    questions = mean_over_questions([_differences_by_question(pair) for pair in pairs if pair.p_value is not None])
+    sign = 1 if group.sample_run.higher_is_better else -1
+    intervals = [average.ci95 for average in (seeds, questions) if average and average.ci95]
+    conclusion = interval_verdict(intervals, sign, new.label, old.label) if pairs else "no pair"
+    unpaired = {run.seed for side in (old, new) for run in side.runs} - {pair.seed for pair in pairs}
+    return ArmContrast(
+        old, new, tuple(pairs), seeds, questions, conclusion, tuple(notes), tuple(sorted(unpaired, key=str))
+    )
+
+
+def _runs_by_seed(side: ArmRuns) -> dict[int | None, ReportedRun]:
+    """Return seed -> the first run that can be compared."""
+    return {run.seed: run for run in reversed(side.runs) if run.arm}
+
+
+def _differences_by_question(pair: RunPair) -> dict[str, float]:
+    if not (pair.old.arm and pair.new.arm):
+        return {}
+    before = {outcome.unit: outcome.value for outcome in pair.old.arm.outcomes}
+    return {outcome.unit: outcome.value - before[outcome.unit] for outcome in pair.new.arm.outcomes}
+
+
+POINT = 0.01  # of the metric: a percentage point of accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class GainCost:
+    """A gain and its cost.
+
+    `points`: gained on test, above 0 for better. `usd` None: some price is not known. The cost of a point is None if
+    nothing was gained, or if it was saved.
+    """
+
+    points: float
+    usd: float | None
+    tokens: int
+    seconds: float
+
+    @property
+    def usd_per_point(self) -> float | None:
+        """Dollars for a point gained."""
+        return self._per_point(self.usd)
+
+    @property
+    def tokens_per_point(self) -> float | None:
+        """Tokens for a point gained."""
+        return self._per_point(self.tokens)
+
+    @property
+    def seconds_per_point(self) -> float | None:
+        """Seconds for a point gained."""
+        return self._per_point(self.seconds)
+
+    def _per_point(self, amount: float | None) -> float | None:
+        return amount / self.points if amount is not None and amount >= 0 and self.points > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunGain:
+    """The gain of one run. `same`: the first harness is still the best, so nothing was gained or lost."""
+
+    run: ReportedRun
+    cost: GainCost
+    same: bool
+    lost: int | None
+    won: int | None
+    p_value: float | None
+    verdict: str
+
+
+def run_gains(group: ComparableGroup) -> list[RunGain]:
+    """Return the gains of the runs whose first harness and best candidate were tested."""
+    return [_run_gain(run) for run in group.runs if run.initial and run.final]
+
+
+def total_per_arm(side: ArmRuns, group_gains: Sequence[RunGain]) -> tuple[int, GainCost] | None:
+    """Return how many runs of an arm have a gain, and their total gain and cost; None if none has."""
+    costs = [gain.cost for gain in group_gains if gain.run in side.runs]
+    return (len(costs), _total_cost(costs)) if costs else None
+
+
+def contrast_cost(contrast: ArmContrast) -> GainCost | None:
+    """Return what the new arm scored above the old one, summed over the pairs, and its extra cost."""
+    costs = [_extra_cost(pair.old, pair.new, pair.difference) for pair in contrast.pairs]
+    return _total_cost(costs) if costs else None
+
+
+def _total_cost(costs: Sequence[GainCost]) -> GainCost:
+    prices = [cost.usd for cost in costs]
+    usd = None if None in prices else sum(price for price in prices if price is not None)
+    points, seconds = sum(cost.points for cost in costs), sum(cost.seconds for cost in costs)
+    return GainCost(points, usd, sum(cost.tokens for cost in costs), seconds)
+
+
+def _extra_cost(old: ReportedRun, new: ReportedRun, difference: float) -> GainCost:
+    sign = 1 if new.higher_is_better else -1
+    old_spending, new_spending = (_spending(run) for run in (old, new))
+    usd = None if old_spending[0] is None or new_spending[0] is None else new_spending[0] - old_spending[0]
+    return GainCost(sign * difference / POINT, usd, new_spending[1] - old_spending[1], new.seconds - old.seconds)
+
+
+def _run_gain(run: ReportedRun) -> RunGain:
+    initial, final = run.initial, run.final
+    if not initial or not final:
+        raise ValueError(f"{run.name} was not tested")
+    sign = 1 if run.higher_is_better else -1
+    usd, tokens = _spending(run)
+    cost = GainCost(sign * (final["value"] - initial["value"]) / POINT, usd, tokens, run.seconds)
+    if run.best == run.first:
+        return RunGain(run, cost, True, 0, 0, None, "no change")
+    old, new = run.answers.get(run.first or 0, ()), run.answers.get(run.best or 0, ())
+    if not (_is_question_mean(old, initial) and _is_question_mean(new, final)):
+        return RunGain(run, cost, False, None, None, None, UNTESTED)
+    by_question = paired_difference(new, old, run.higher_is_better)
+    tied = by_question.p_value is not None and by_question.p_value >= SIGNIFICANCE_LEVEL
+    conclusion = TIE if tied else "better" if cost.points > 0 else "worse"
+    return RunGain(run, cost, False, by_question.lost, by_question.won, by_question.p_value, conclusion)
+
+
+def _is_question_mean(outcomes: Sequence[Any], score: dict[str, Any]) -> bool:
+    """Check that the score is the mean of the outcomes: McNemar's test holds for means over questions only.
+
+    Files that were changed since they were written fail too.
+    """
+    return bool(outcomes) and abs(mean_value(outcomes) - score["value"]) < 1e-9
+
+
+def _spending(run: ReportedRun) -> tuple[float | None, int]:
+    usage = run.usage or {}
+    usd, tokens = usage.get("usd"), usage.get("tokens")
+    return (float(usd) if isinstance(usd, int | float) else None), (tokens if isinstance(tokens, int) else 0)

@@ -1,0 +1,242 @@
+"""The HTML page: one file without scripts, links or anything to fetch.
+
+Autoescape is on, and a content security policy forbids all but the page's own style sheet, should something slip
+through."""
+
+import base64
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sia_runner import __version__
+from sia_runner.results.journal import GenerationRecord
+from sia_runner.results.outputs import FileChange, diff_harnesses
+from sia_runner.results.report import charts, tables
+from sia_runner.results.report.analysis import ComparableGroup
+from sia_runner.results.report.runs import ReportedRun
+from sia_runner.results.report.svg import draw_swatch
+from sia_runner.results.report.tables import ReportSection, published_captions, standing_captions
+from sia_runner.results.run import finished_curves
+from sia_runner.store.files import read_text
+from sia_runner.text import strip_control_characters, truncate_bytes
+
+MAX_CHANGES = 40  # changes of one group
+MAX_CHANGED_FILES, MAX_LINES, MAX_COLUMNS = (
+    12,
+    160,
+    240,
+)  # files of one change; lines of one file; characters of one line
+MAX_NOTES_BYTES = 4_000  # bytes of the proposer's notes on it
+
+
+@dataclass(frozen=True, slots=True)
+class FileDiff:
+    """One file of a diff. `lines`: ``(sign, text)`` with sign "+", "-", "@" or " "; `left_out`: how many more."""
+
+    path: str
+    kind: str
+    added: int
+    removed: int
+    lines: tuple[tuple[str, str], ...]
+    left_out: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedChange:
+    """An accepted candidate and its changes against its parent."""
+
+    run: ReportedRun
+    generation: GenerationRecord
+    before: Mapping[str, Any] | None  # val of its parent
+    words: str  # improvement.md
+    files: tuple[FileDiff, ...]
+    more_files: int
+    curves: Mapping[str, list[float]]
+
+
+def accepted_changes(group: ComparableGroup) -> tuple[list[AcceptedChange], int]:
+    """Return the first `SHOWN` accepted candidates and the number of all. The first harness of a run is no change."""
+    pairs = [(run, g) for run in group.runs for g in run.generations if g.status == "accepted" and g.parent is not None]
+    return [_accepted_change(run, g) for run, g in pairs[:MAX_CHANGES]], len(pairs)
+
+
+def _accepted_change(run: ReportedRun, g: GenerationRecord) -> AcceptedChange:
+    files = diff_harnesses(run.path, g.parent, g.n)
+    curves = finished_curves(g.training) if g.training else {}
+    return AcceptedChange(
+        run=run,
+        generation=g,
+        before=next((other.val for other in run.generations if other.n == g.parent), None),
+        words=truncate_bytes(
+            read_text(run.path, f"gen_{g.n}/improvement.md", 4 * MAX_NOTES_BYTES) or g.rationale, MAX_NOTES_BYTES
+        ),
+        files=tuple(_bounded_change(change) for change in files[:MAX_CHANGED_FILES]),
+        more_files=max(0, len(files) - MAX_CHANGED_FILES),
+        curves={name: [value for _, value in points] for name, points in curves.items()},
+    )
+
+
+def _bounded_change(change: FileChange) -> FileDiff:
+    lines = tuple(_signed_line(line) for line in change.lines[:MAX_LINES])
+    left_out = len(change.lines) - len(lines)
+    return FileDiff(change.path, change.kind, change.added, change.removed, lines, left_out, change.note)
+
+
+def _signed_line(line: str) -> tuple[str, str]:
+    sign = line[:1] if line[:1] in ("+", "-", "@") else " "
+    return sign, line if len(line) <= MAX_COLUMNS else f"{line[:MAX_COLUMNS]}…"
+
+
+def outcome_kinds(group: ComparableGroup) -> Iterator[tuple[str, str, int, dict[str, tuple[int, int]]]]:
+    """Yield for each arm: label, split, number of runs, and outcome kind -> (first harness, best candidate)."""
+    for side in group.sides:
+        for split, of_run in (("test", _kinds_on_test), ("val", _kinds_on_val)):
+            each = [both for run in side.runs if (both := of_run(run))]
+            if each:
+                names = dict.fromkeys(kind for both in each for counted in both for kind in counted)
+                sums = {kind: tuple(sum(both[at].get(kind, 0) for both in each) for at in (0, 1)) for kind in names}
+                yield side.label, split, len(each), {kind: (old, new) for kind, (old, new) in sums.items()}
+                break
+
+
+def _kinds_on_test(run: ReportedRun) -> tuple[dict[str, int], dict[str, int]] | None:
+    if run.first not in run.tests or run.best not in run.tests:
+        return None
+    return tuple(_integer_counts(run.tests[n]["outcomes"]) for n in (run.first, run.best))  # type: ignore[return-value]
+
+
+def _kinds_on_val(run: ReportedRun) -> tuple[dict[str, int], dict[str, int]] | None:
+    of = {g.n: dict(g.outcomes) for g in run.generations}
+    first = next((g.n for g in run.generations if g.outcomes), None)
+    return (of[first], of[run.best]) if first and run.best and of.get(run.best) else None
+
+
+def _integer_counts(value: Any) -> dict[str, int]:
+    return (
+        {str(kind): count for kind, count in value.items() if isinstance(count, int)} if isinstance(value, dict) else {}
+    )
+
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_TEXT_LIMIT = 64 << 10  # bytes of one text
+
+
+def render_page(sections: Sequence[ReportSection], runs: Sequence[ReportedRun], command: Sequence[str]) -> str:
+    """Return the page. `command`: the arguments that made this report."""
+    style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        _template_environment()
+        .get_template("report.html")
+        .render(
+            sections=sections,
+            runs=runs,
+            troubled=[run for run in runs if run.status != "completed" or run.faults],
+            command=command,
+            style=Markup(style),  # noqa: S704 - our own file
+            style_sha256=digest,
+            versions=package_versions(runs),
+            python=sys.version.split()[0],
+            version=__version__,
+            now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    )
+
+
+def package_versions(runs: Sequence[ReportedRun]) -> dict[str, list[str]]:
+    """Return package -> its versions in these runs, from their lock files."""
+    versions_by_package: dict[str, set[str]] = {}
+    for run in runs:
+        packages = run.lock.get("packages")
+        named = {key: run.lock.get(key) for key in ("sia_runner", "git", "python")}
+        for name, version in (named | (packages if isinstance(packages, dict) else {})).items():
+            if isinstance(version, str):
+                versions_by_package.setdefault(str(name), set()).add(version)
+    return {name: sorted(of) for name, of in versions_by_package.items()}
+
+
+def _template_environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_sanitize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": tables.format_figure,
+        "gained": tables.format_gain,
+        "ends": tables.format_interval,
+        "interval": format_score,
+    }
+    environment.filters |= {"p": format_p_value, "number": format_number, "usd": format_usd, "span": format_seconds}
+    environment.globals |= {
+        "accepted": accepted_changes,
+        "kinds": outcome_kinds,
+        "over_seeds": lambda group: _svg_markup(charts.chart_over_seeds(group)),
+        "by_seed": lambda group: [(name, _svg_markup(chart)) for name, chart in charts.charts_by_seed(group)],
+        "on_test": lambda group: _svg_markup(charts.chart_test_scores(group)),
+        "differences": lambda section: _svg_markup(charts.chart_differences(section.group, section.contrasts)),
+        "curve": lambda values, name: _svg_markup(charts.chart_curve(values, name)),
+        "swatch": lambda arm, filled=True: _svg_markup(draw_swatch(arm, filled)),
+        "columns": tables.column_heads,
+        "percent": lambda metric: tables.metric_scale(metric)[0] == 100,
+        "cells": tables.row_cells,
+        "published": published_captions,
+        "standings": standing_captions,
+    }
+    return environment
+
+
+def _sanitize(value: Any) -> Any:
+    """Bound every text and drop its control characters, except for Markup, which this package made itself."""
+    return (
+        strip_control_characters(truncate_bytes(value, _TEXT_LIMIT))
+        if isinstance(value, str) and not isinstance(value, Markup)
+        else value
+    )
+
+
+def _svg_markup(text: str) -> Markup:
+    return Markup(text)  # noqa: S704 - built by ElementTree, which escapes every text in it
+
+
+def format_score(score: Mapping[str, Any] | None, metric: str) -> str:
+    """Format a score: ``42.3 [39.1, 45.5] (n=913)``."""
+    if not score:
+        return "–"
+    both = tables.format_interval(score["ci95"], metric)
+    return f"{tables.format_figure(score['value'], metric)}{both and f' {both}'} (n={score['n']})"
+
+
+def format_p_value(value: float | None) -> str:
+    """Format a p-value: ``.032``, ``<.001``."""
+    return "–" if value is None else "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+
+
+def format_number(value: float | None, spec: str = ",.0f", none: str = "–") -> str:
+    """Format a number, or return `none` for None."""
+    return none if value is None else format(value, spec)
+
+
+def format_usd(value: float | None) -> str:
+    """Format dollars."""
+    return "not known" if value is None else "0" if value == 0 else f"{value:,.4f}"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Format seconds: ``42.0 s``, ``12.5 min``, ``3.2 h``."""
+    if seconds is None:
+        return "–"
+    if abs(seconds) < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if abs(seconds) < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,319 @@
+"""The runs of a report, whatever became of each: which runs are meant, their scores, costs and test answers.
+
+Scores come from the journal, costs from the summary, and published figures from the configuration."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.results.compare import FinishedRun, read_finished_runs
+from sia_runner.results.index import find_runs, lease_holder, read_config, run_status
+from sia_runner.results.journal import GenerationRecord, JournalReader, parse_score, read_generations, read_test_scores
+from sia_runner.store.files import load_json, read_slice
+from sia_runner.store.run_directory import RunDir, RunDirectoryError
+from sia_runner.sweep.plan import PlannedRun, SweepDir
+from sia_runner.sweep.table import sweep_run_status
+from sia_runner.system import bundled_folder
+
+Json = dict[str, Any]
+MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
+
+
+def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outcome, ...]:
+    """Return the outcomes on test, or none if scores.json is not the one that the verifier wrote."""
+    chunk = read_slice(run, f"test/gen_{n}/scores.json", 0, MAX_FILE_BYTES)
+    result = journal.result(f"test/gen_{n}") or {}
+    if chunk is None or hashlib.sha256(chunk.data).hexdigest() != result.get("scores_sha256"):
+        return ()
+    rows = json.loads(chunk.data)["outcomes"]
+    return tuple(Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"]) for row in rows)
+
+
+def read_usages(summary: Json) -> dict[int, Json]:
+    """Return generation -> usage of the summary."""
+    rows = [row for row in summary.get("generations") or [] if isinstance(row, dict)]
+    return {
+        row["n"]: row["usage"] for row in rows if isinstance(row.get("usage"), dict) and isinstance(row.get("n"), int)
+    }
+
+
+def find_contradictions(
+    journal: JournalReader, summary: Json, best: int | None, tested: Mapping[int, Json]
+) -> list[str]:
+    """Return the contradictions. Figures come from the journal: a finished run's summary that differs was edited."""
+    problems = [journal.fault] if journal.fault else []
+    claimed = as_dict(summary.get("best"))
+    if not claimed:
+        return problems
+    summary_best = (claimed.get("generation"), parse_score(claimed.get("test")))
+    journal_best = (best, tested[best]["score"] if best is not None and best in tested else None)
+    if summary_best != journal_best:
+        problems.append("summary.json and journal.jsonl disagree on the best generation or its test score")
+    return problems
+
+
+def as_dict(value: Any) -> Json:
+    """Return `value` if it is a dict, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_text(value: Any) -> str:
+    """Return `value` if it is a string, else ""."""
+    return value if isinstance(value, str) else ""
+
+
+def as_number(value: Any) -> float:
+    """Return `value` as a float if it is a number, else 0."""
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+FIGURES = ("initial", "prior", "sia_h", "sia_wh")
+
+
+def published_figures(config: Mapping[str, Any]) -> Json:
+    """Return the figures that a configuration declares, empty if there are none."""
+    task = as_dict(config.get("task"))
+    if "published" in task:
+        return as_dict(task["published"])
+    shipped = _shipped_task(as_text(task.get("name")))
+    same = as_dict(task.get("data")).get("sha256") == as_dict(shipped.get("data")).get("sha256")
+    return as_dict(shipped.get("published")) if same else {}
+
+
+@cache
+def _shipped_task(name: str) -> Json:
+    path = bundled_folder("conf") / "task" / f"{name}.yaml"
+    if not re.fullmatch(r"\w{1,80}", name, re.ASCII) or not path.is_file():
+        return {}
+    return as_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True, slots=True)
+class RunSource:
+    """A run to report. `planned`, `sweep_status`, `sweep_message`: what its sweep knows of it, if it is in one.
+
+    `sweep_status` is as in sweep_table.
+    """
+
+    name: str
+    path: Path
+    planned: PlannedRun | None = None
+    sweep_status: str = ""
+    sweep_message: str = ""
+
+
+def find_sources(folders: Sequence[Path]) -> list[RunSource]:
+    """Return the runs in the order of folders and plans. Raises RunError for a folder without a run, or named twice."""
+    runs: list[RunSource] = []
+    for folder in folders:
+        below = list(_runs_below(folder))
+        if not below:
+            raise RunDirectoryError(f"{folder}: no run there, no folder of runs, and no sweep")
+        runs += below
+    paths = [run.path for run in runs]
+    twice = next((path for at, path in enumerate(paths) if path in paths[:at]), None)
+    if twice:
+        raise RunDirectoryError(f"{twice} is named twice")
+    return [replace(run, name=_distinct_name(run, runs)) for run in runs]
+
+
+def _runs_below(folder: Path) -> Iterator[RunSource]:
+    sweep = SweepDir(folder)
+    if sweep.is_sweep():
+        yield from _sweep_runs(sweep)
+        return
+    sweeps: set[str] = set()
+    for path, part_of in find_runs(folder).items():
+        if not part_of:
+            yield RunSource((folder / path).name, folder / path)
+        elif part_of not in sweeps:
+            sweeps.add(part_of)
+            yield from _sweep_runs(SweepDir(folder / part_of))
+
+
+def _sweep_runs(sweep: SweepDir) -> Iterator[RunSource]:
+    try:
+        plan = sweep.read_plan()
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunDirectoryError(
+            f"{sweep.plan} cannot be read ({type(error).__name__}); name the runs themselves"
+        ) from error
+    for run in plan.runs:
+        try:
+            outcome = sweep_run_status(sweep, run.name)
+            message = " · ".join(map(str, (sweep.ended(run.name) or {}).get("said", [])))
+        except (ValueError, KeyError, TypeError) as error:
+            outcome, message = "damaged", f"{sweep.outcome(run.name).name}: {error}"
+        yield RunSource(run.name, sweep.path / run.name, run, outcome, message)
+
+
+def _distinct_name(run: RunSource, among: Sequence[RunSource]) -> str:
+    """Return the shortest trailing path that tells the run from others of the same folder name."""
+    namesakes = [other.path.parts for other in among if other.name == run.name]
+    parts = run.path.parts
+    parts_needed = next(
+        k for k in range(1, len(parts) + 1) if sum(other[-k:] == parts[-k:] for other in namesakes) == 1
+    )
+    return run.name if parts_needed == 1 else "/".join(parts[-parts_needed:])
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedRun:
+    """A run in the report.
+
+    `arm`: what a comparison of test answers needs, None if `not_compared` says why. `tests`: generation -> ``{"score",
+    "outcomes", "standing"}``. `answers`: generation -> its outcomes on test, if the file is unchanged. `usage` None:
+    there is no summary yet. `seconds`: of all finished steps, the tests included.
+    """
+
+    name: str
+    path: Path
+    status: str
+    why: str
+    task: str
+    mode: str
+    trainer: str
+    seed: int | None
+    metric: str = ""
+    higher_is_better: bool = True
+    selected_on_test: bool = False
+    generations: tuple[GenerationRecord, ...] = ()
+    best: int | None = None
+    tests: Mapping[int, Json] = field(default_factory=dict)
+    answers: Mapping[int, tuple[Outcome, ...]] = field(default_factory=dict)
+    usage: Json | None = None
+    usage_by_generation: Mapping[int, Json] = field(default_factory=dict)
+    seconds: float = 0.0
+    looks: int = 0
+    config: Json = field(default_factory=dict)
+    lock: Json = field(default_factory=dict)
+    resumed: tuple[str, ...] = ()  # overrides of each resume
+    arm: FinishedRun | None = None
+    not_compared: str = ""
+    faults: tuple[str, ...] = ()  # contradictions in its files
+
+    @property
+    def first(self) -> int | None:
+        """The generation whose harness is the baseline."""
+        return self.generations[0].n if self.generations else None
+
+    def tested(self, n: int | None) -> Json | None:
+        """Return the score of generation `n` on test, or None."""
+        return self.tests[n]["score"] if n is not None and n in self.tests else None
+
+    @property
+    def initial(self) -> Json | None:
+        """The test score of the first harness."""
+        return self.tested(self.first)
+
+    @property
+    def final(self) -> Json | None:
+        """The test score of the best candidate."""
+        return self.tested(self.best)
+
+    @property
+    def standing(self) -> Sequence[str]:
+        """Lines on an official grader's and a leaderboard's result for the best candidate; empty for tasks without."""
+        return self.tests[self.best].get("standing", ()) if self.best is not None and self.best in self.tests else ()
+
+
+def read_run(source: RunSource) -> ReportedRun:
+    """Read a run. Never raises for what is in the folder: problems are listed in `faults`, and the run is shown."""
+    journal = JournalReader(source.path)
+    journal.refresh()
+    settings, summary = read_config(source.path), as_dict(load_json(source.path, "summary.json", MAX_FILE_BYTES))
+    alive = lease_holder(source.path) is not None
+    run = _planned_run(
+        source,
+        settings,
+        summary,
+        run_status(as_text(summary.get("status")) or None, summary.get("waits") is not None, alive),
+    )
+    if not settings:
+        return run
+    metric = as_dict(summary.get("metric")) or as_dict(as_dict(settings.get("task")).get("metric"))
+    finished = read_generations(journal, alive)
+    best = next((g.n for g in reversed(finished) if g.status == "accepted"), None)
+    tested = {test["generation"]: test for test in read_test_scores(journal) if isinstance(test["generation"], int)}
+    arm, not_compared = _finished_run(source)
+    return replace(
+        run,
+        why=source.sweep_message or _reason(run.status, journal, finished),
+        metric=as_text(metric.get("name")),
+        higher_is_better=metric.get("higher_is_better") is not False,
+        selected_on_test=summary.get("selected_on_test") is True,
+        generations=tuple(finished),
+        best=best,
+        tests=tested,
+        answers={n: answers for n in tested if (answers := read_test_outcomes(source.path, journal, n))},
+        usage=summary.get("usage") if isinstance(summary.get("usage"), dict) else None,
+        usage_by_generation=read_usages(summary),
+        seconds=round(sum(as_number(entry.get("seconds")) for _, entry in journal.done()), 1),
+        looks=len(read_test_scores(journal)),
+        lock=as_dict(load_json(source.path, "lock.json")),
+        resumed=tuple(" ".join(map(str, entry.get("overrides", []))) for entry in journal.of("resumed")),
+        arm=arm,
+        not_compared=not_compared,
+        faults=tuple(find_contradictions(journal, {} if alive else summary, best, tested)),
+    )
+
+
+def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) -> ReportedRun:
+    """Return what is known before anything happened, from the run's config or from the plan of its sweep.
+
+    The task's own name is in the summary: for mlebench that is the competition's.
+    """
+    task, trainer, planned = as_dict(settings.get("task")), as_dict(settings.get("trainer")), source.planned
+    broken = source.sweep_status in ("crashed", "refused", "damaged", "missing")
+    outcome = source.sweep_status if not settings or (status in ("cut", "running") and broken) else status
+    seed = settings.get("seed")
+    return ReportedRun(
+        name=source.name,
+        path=source.path,
+        status=outcome or "missing",
+        why=source.sweep_message or ("" if settings else "it never began, or its config.yaml cannot be read"),
+        task=as_text(summary.get("task")) or as_text(task.get("name")) or (planned.task if planned else "?"),
+        mode=as_text(trainer.get("mode")) or (planned.mode if planned else "?"),
+        trainer=as_text(trainer.get("name")) or _planned_trainer(source),
+        seed=seed if isinstance(seed, int) else planned.seed if planned else None,
+        config=settings,
+        not_compared="it never began",
+    )
+
+
+def _planned_trainer(source: RunSource) -> str:
+    overrides = dict(
+        override.split("=", 1) for override in (source.planned.overrides if source.planned else ()) if "=" in override
+    )
+    return overrides.get("trainer") or ("none" if source.planned and source.planned.mode == "SIA-H" else "auto")
+
+
+def _finished_run(source: RunSource) -> tuple[FinishedRun | None, str]:
+    try:
+        arm = read_finished_runs([RunDir(source.path)])[0]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        return None, f"its configuration is not one of this version ({key}: {first['msg']})"
+    except RunDirectoryError as error:
+        return None, str(error).removeprefix(f"{source.path} ").removeprefix(f"{source.path}: ")
+    return replace(arm, row=arm.row | {"run": source.name}), ""
+
+
+def _reason(status: str, journal: JournalReader, finished: list[GenerationRecord]) -> str:
+    """Return the run's own reason, if it did not end well."""
+    if status in ("completed", "running"):
+        return next((f"stopped: {entry.get('reason')}" for entry in journal.of("stopped")), "")
+    budget_reason = next((str(entry.get("reason")) for entry in journal.of("budget")), "")
+    reasons = [f"generation {g.n}: {g.reason}" for g in finished if g.status in ("failed", "unscored")]
+    cut = [f"in generation {g.n}: {g.step}" for g in finished if g.step]
+    return budget_reason or next(iter([*cut, *reversed(reasons)]), "")

@@ -1,0 +1,225 @@
+"""The routes of the dashboard: its page, scripts and styles, the runs, and server-sent events. All of them are GET."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from sia_runner.results.outputs import diff_harnesses, list_logs, read_tail
+from sia_runner.results.web import data
+from sia_runner.results.web.guard import App, Guard
+from sia_runner.results.web.open_runs import REFRESH_SECONDS, OpenRuns, UnknownRunError
+from sia_runner.store.files import read_text
+
+
+class JsonReply(JSONResponse):
+    """A JSON answer. Numbers that are not finite become null; a lone surrogate stays an escape."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes of the answer."""
+        try:
+            return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
+        except ValueError:
+            return json.dumps(_finite(content), separators=(",", ":")).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_INDEX_SLICE_SECONDS = 0.25  # seconds of indexing per request
+FirstRow = Annotated[int, Query(ge=0)]
+RowLimit = Annotated[int, Query(alias="most", ge=1, le=500)]
+GenerationNumber = Annotated[int, Query(ge=0, le=999_999)]
+RunFolder = Annotated[str, Query(alias="place", pattern=r"^(test/)?gen_\d{1,6}$")]
+
+
+def add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
+    """Add the routes of a run, its generations, differences, curves and logs."""
+
+    @app.get("/api/run")
+    def run(path: str) -> JsonReply:
+        with watching.open(path) as watched:
+            return JsonReply(data.run_page(watched.run.view(), path))
+
+    @app.get("/api/run/generation")
+    def generation(path: str, n: GenerationNumber) -> JsonReply:
+        with watching.open(path) as watched:
+            folder = watched.run.path
+            candidate = next((candidate for candidate in watched.run.view().generations if candidate.n == n), None)
+            if candidate is None:
+                raise HTTPException(404, "no such generation")
+            decision = json.dumps(watched.run.decision(n), ensure_ascii=False, indent=1)
+        notes = read_text(folder, f"gen_{n}/improvement.md", 256 << 10) or ""
+        sections = {"rationale": candidate.rationale, "improvement": notes, "decision": decision}
+        return JsonReply({name: data.bounded_text(text) for name, text in sections.items()})
+
+    @app.get("/api/run/diff")
+    def diff(path: str, new: GenerationNumber, old: GenerationNumber | None = None) -> JsonReply:
+        with watching.open(path) as watched:
+            folder = watched.run.path
+        return JsonReply(data.diff_page(diff_harnesses(folder, old, new)))
+
+    @app.get("/api/run/curves")
+    def curves(path: str) -> JsonReply:
+        with watching.open(path) as watched:
+            return JsonReply({"generations": watched.run.curves()})
+
+    @app.get("/api/run/logs")
+    def log_list(path: str) -> JsonReply:
+        with watching.open(path) as watched:
+            folder = watched.run.path
+        return JsonReply({"logs": [asdict(log) for log in list_logs(folder)]})
+
+    @app.get("/api/run/log")
+    def log(path: str, log: str, since: FirstRow | None = None) -> JsonReply:
+        with watching.open(path) as watched:
+            folder = watched.run.path
+        chunk = read_tail(folder, log, since)
+        if chunk is None:
+            raise HTTPException(404, "no such log")
+        return JsonReply(
+            {"start": chunk.start, "end": chunk.end, "size": chunk.size, "text": data.bounded_text(chunk.text)}
+        )
+
+
+def add_question_routes(app: FastAPI, watching: OpenRuns) -> None:
+    """Add the routes of questions and model calls."""
+
+    @app.get("/api/run/questions")
+    def questions(
+        path: str, folder: RunFolder, kind: str = "", q: str = "", start: FirstRow = 0, limit: RowLimit = 50
+    ) -> JsonReply:
+        with watching.open(path) as watched:
+            answers = watched.run.answers(folder)
+            complete = answers.refresh(_INDEX_SLICE_SECONDS)
+            return JsonReply(data.question_page(answers, kind, q, start, limit, complete))
+
+    @app.get("/api/run/calls")
+    def calls(path: str, folder: RunFolder, number: Annotated[int, Query(ge=-1)]) -> JsonReply:
+        with watching.open(path) as watched:
+            answers = watched.run.answers(folder)
+            answers.refresh(_INDEX_SLICE_SECONDS)
+            return JsonReply(
+                {"calls": [data.call_line(at, answers.call(at, text=False)) for at in answers.calls(number)]}
+            )
+
+    @app.get("/api/run/call")
+    def call(path: str, folder: RunFolder, at: FirstRow) -> JsonReply:
+        with watching.open(path) as watched:
+            answers = watched.run.answers(folder)
+            answers.refresh(_INDEX_SLICE_SECONDS)
+            call_data = answers.call(at)
+        if call_data is None:
+            raise HTTPException(404, "no such call")
+        return JsonReply(data.call_line(at, call_data) | data.call_text(call_data))
+
+
+_PING_AFTER = 15  # checks without a change after which a line is sent anyway, to notice a dead connection
+_MAX_LISTENERS = 64
+
+
+def add_event_route(app: FastAPI, watching: OpenRuns) -> None:
+    """Add the route of the events."""
+    listeners: set[object] = set()
+
+    @app.get("/api/events")
+    async def listen(path: str = "") -> StreamingResponse:
+        if len(listeners) >= _MAX_LISTENERS:
+            raise HTTPException(503, "too many pages are open")
+        me = object()
+        listeners.add(me)
+
+        async def stream() -> AsyncIterator[str]:
+            try:
+                async for line in change_events(watching, path):
+                    yield line
+            finally:
+                listeners.discard(me)
+
+        return StreamingResponse(stream(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+async def change_events(watching: OpenRuns, path: str) -> AsyncIterator[str]:
+    """Yield an event whenever the run at `path` (empty: the list) changed; the page then asks for what it shows."""
+    sent_revision, quiet = -1, 0
+    while True:
+        revision = await asyncio.to_thread(_revision, watching, path)
+        if revision != sent_revision:
+            sent_revision, quiet = revision, 0
+            yield f"event: changed\ndata: {revision}\n\n"
+        elif (quiet := quiet + 1) % _PING_AFTER == 0:
+            yield ": still here\n\n"
+        await asyncio.sleep(REFRESH_SECONDS)
+
+
+def _revision(watching: OpenRuns, path: str) -> int:
+    if not path:
+        watching.rows()
+        return watching.revision
+    try:
+        with watching.open(path) as watched:
+            return watched.revision
+    except UnknownRunError:
+        return 0
+
+
+STATIC = Path(__file__).with_name("static")
+_MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+def dashboard(root: Path, host: str = "127.0.0.1", token: str = "") -> App:
+    """Return the ASGI application for the runs below `root`."""
+    app = FastAPI(title="SIA Runner", docs_url=None, redoc_url=None, openapi_url=None)
+    watching = OpenRuns(root)
+    _add_pages(app)
+    _add_run_list(app, watching)
+    add_run_routes(app, watching)
+    add_question_routes(app, watching)
+    add_event_route(app, watching)
+
+    @app.exception_handler(UnknownRunError)
+    async def _no_run(request: Request, error: UnknownRunError) -> Any:  # pyright: ignore[reportUnusedFunction]
+        return JsonReply({"detail": "There is no run at this address."}, 404)
+
+    return Guard(app, host, token)
+
+
+def _add_pages(app: FastAPI) -> None:
+    """Serve the static files from memory: a page asks for some twenty small files at once."""
+    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _MEDIA_TYPES}
+
+    @app.get("/")
+    async def page() -> Response:
+        return Response(files["index.html"], media_type=_MEDIA_TYPES[".html"])
+
+    @app.get("/static/{name}")
+    async def static(name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404, "no such file")
+        return Response(files[name], media_type=_MEDIA_TYPES[Path(name).suffix])
+
+
+def _add_run_list(app: FastAPI, watching: OpenRuns) -> None:
+    @app.get("/api/runs")
+    def runs(
+        q: str = "",
+        status: str = "",
+        task: str = "",
+        mode: str = "",
+        order: str = "",
+        start: FirstRow = 0,
+        limit: RowLimit = 100,
+    ) -> JsonReply:
+        filters = {"q": q, "status": status, "task": task, "mode": mode, "order": order}
+        return JsonReply(data.run_list(watching.rows(), filters, start, limit) | {"whole": watching.complete})

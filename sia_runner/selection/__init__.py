@@ -1,0 +1,1 @@
+"""Statistics and rules: scores with intervals, accept rules, parents, levers and algorithms."""

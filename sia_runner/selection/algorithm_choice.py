@@ -1,0 +1,252 @@
+"""The choice of a training algorithm by the shape of the rewards; the default where the proposer does not choose."""
+
+import math
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sia_runner.errors import TrainingError
+from sia_runner.records import Trajectory
+
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardShape:
+    """Statistics of trajectories that have a reward; shares are of trajectories unless said otherwise.
+
+    A question's trajectories are a group. Moments are those of the sample itself (no correction): with all rewards
+    equal, variance, skew and between_share are 0.
+    """
+
+    n: int
+    failed: int  # trajectories without a reward: infrastructure failures
+    groups: int
+    samples: float  # trajectories per group, mean
+    mean: float
+    variance: float
+    skew: float  # third standardised moment: positive where few rewards are far above the rest
+    lowest: float
+    highest: float
+    distinct: int  # different reward values
+    zero_share: float
+    one_share: float
+    graded_share: float  # neither the lowest nor the highest reward
+    zero_groups: float  # share of groups in which every reward is zero
+    equal_groups: float  # share of groups without any difference in reward: no signal for a comparison
+    between_share: float  # share of the variance that lies between the groups' means; 0 where rewards only rank
+    calls: float  # model calls per trajectory, mean: steps per reward
+    tokens: float  # prompt and completion tokens per trajectory, mean over its calls' sum
+    seconds: float  # wall time per trajectory
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the statistics as plain data."""
+        return asdict(self)
+
+
+def measure_shape(trajectories: Sequence[Trajectory], seconds: float) -> RewardShape:
+    """Return the shape of `trajectories`, collected in `seconds` of wall time; all zeros if none has a reward."""
+    rewarded = rewarded_trajectories(trajectories)
+    if not rewarded:
+        return RewardShape(0, len(trajectories), *[0] * 17)
+    reward_n = np.array([reward_of(trajectory) for trajectory in rewarded], dtype=np.float64)
+    groups = [np.array([reward_of(trajectory) for trajectory in group]) for group in by_question(rewarded).values()]
+    variance, skew = _moments(reward_n)
+    lowest, highest = float(reward_n.min()), float(reward_n.max())
+    return RewardShape(
+        n=len(rewarded),
+        failed=len(trajectories) - len(rewarded),
+        groups=len(groups),
+        samples=len(rewarded) / len(groups),
+        mean=float(reward_n.mean()),
+        variance=variance,
+        skew=skew,
+        lowest=lowest,
+        highest=highest,
+        distinct=len(np.unique(reward_n)),
+        zero_share=float((reward_n == 0).mean()),
+        one_share=float((reward_n == 1).mean()),
+        graded_share=float(((reward_n > lowest) & (reward_n < highest)).mean()),
+        zero_groups=float(np.mean([not group.any() for group in groups])),
+        equal_groups=float(np.mean([np.ptp(group) == 0 for group in groups])),
+        between_share=_between_share(groups, variance),
+        calls=float(np.mean([len(trajectory.calls) for trajectory in rewarded])),
+        tokens=float(np.mean([_trajectory_tokens(trajectory) for trajectory in rewarded])),
+        seconds=seconds / len(trajectories),
+    )
+
+
+def _moments(reward_n: FloatArray) -> tuple[float, float]:
+    """Return variance and skew; exactly 0 if all rewards are equal, which rounding would hide."""
+    if np.ptp(reward_n) == 0:
+        return 0.0, 0.0
+    centred_n = reward_n - reward_n.mean()
+    variance = float((centred_n**2).mean())
+    return variance, float((centred_n**3).mean() / variance**1.5)
+
+
+def _between_share(groups: Sequence[FloatArray], variance: float) -> float:
+    """Return eta squared: the variance of the group means, weighted by size, over the variance of all rewards."""
+    if variance == 0:
+        return 0.0
+    size_g = np.array([len(group) for group in groups])
+    mean_g = np.array([group.mean() for group in groups])
+    overall = np.average(mean_g, weights=size_g)
+    return float(np.average((mean_g - overall) ** 2, weights=size_g) / variance)
+
+
+def _trajectory_tokens(trajectory: Trajectory) -> int:
+    return sum(len(call.prompt_ids) + len(call.completion_ids) for call in trajectory.calls)
+
+
+def rewarded_trajectories(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Return trajectories that have a reward, ordered by (unit, sample).
+
+    Raises TrainingError for a reward that is not finite.
+    """
+    rewarded = [trajectory for trajectory in trajectories if trajectory.reward is not None]
+    for trajectory in rewarded:
+        if not math.isfinite(reward_of(trajectory)):
+            raise TrainingError(
+                f"the reward of question {trajectory.unit}, sample {trajectory.sample} is {trajectory.reward}: "
+                "not finite"
+            )
+    return sorted(rewarded, key=lambda trajectory: (trajectory.unit, trajectory.sample))
+
+
+def by_question(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
+    """Return trajectories that have a reward, by question, both in order."""
+    questions: dict[str, list[Trajectory]] = defaultdict(list)
+    for trajectory in rewarded_trajectories(trajectories):
+        questions[trajectory.unit].append(trajectory)
+    return dict(questions)
+
+
+def reward_of(trajectory: Trajectory) -> float:
+    """Return the reward of a trajectory that has one. Raises ValueError."""
+    if trajectory.reward is None:
+        raise ValueError(f"question {trajectory.unit}, sample {trajectory.sample} has no reward")
+    return trajectory.reward
+
+
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
+
+
+@dataclass(frozen=True, slots=True)
+class AlgorithmRule:
+    """A rule: `algorithm` if every condition (field of Shape, comparison, threshold) holds."""
+
+    algorithm: str
+    name: str
+    conditions: tuple[tuple[str, str, float], ...]
+
+    def holds(self, shape: RewardShape) -> bool:
+        """Return True if every condition holds."""
+        return all(_COMPARISONS[sign](getattr(shape, field), bound) for field, sign, bound in self.conditions)
+
+    def reason(self, shape: RewardShape) -> str:
+        """Return the rule's name with the measured numbers."""
+        numbers = [f"{field} {getattr(shape, field):.3g} {sign} {bound:g}" for field, sign, bound in self.conditions]
+        return f"{self.name} ({', '.join(numbers) or 'no other rule holds'}): {self.algorithm}"
+
+
+# The first rule that holds decides. Order: first the shapes that make the other figures meaningless or unusable, then
+# special cases, then plain ones. For 0/1 rewards, a threshold is where the meaning of the figure changes.
+ALGORITHM_RULES = (
+    # Each group has the same mean whatever the policy does: rewards are places in a ranking, or wins of a comparison.
+    # Eight groups of 0/1 rewards have the same number of winners by chance in less than 0.4% of cases.
+    AlgorithmRule(
+        "dpo",
+        "the verifier only ranks",
+        (("groups", ">=", 8), ("variance", ">", 0), ("between_share", "<=", 1e-9)),
+    ),
+    # With 5% successes a group of 8 has one in 34% of cases: comparing within groups would waste two rollouts of three.
+    AlgorithmRule("best_of_n", "nearly every reward is zero", (("zero_share", ">=", 0.95),)),
+    # A 0/1 reward with 20% successes has skew 1.5; so has a heavy upper tail of graded rewards.
+    AlgorithmRule("entropic", "rewards are rare and right-skewed", (("skew", ">=", 1.5),)),
+    # Little is left to gain, and much to lose: stay near the base. Meaningful for rewards within [0, 1] only.
+    AlgorithmRule(
+        "reinforce",
+        "the base is nearly capable, regression is the risk",
+        (("mean", ">=", 0.8), ("lowest", ">=", 0), ("highest", "<=", 1)),
+    ),
+    # Enough levels for a value head to learn from.
+    AlgorithmRule("ppo", "rewards are dense scalars", (("distinct", ">=", 5), ("graded_share", ">=", 0.5))),
+    # One reward for three decisions or more: credit assignment to single calls is needed.
+    AlgorithmRule("ppo", "several steps share a reward", (("calls", ">=", 3),)),
+    # A minute a rollout: 40 steps of 128 rollouts stay below four days of sandbox time.
+    AlgorithmRule("grpo", "rollouts are cheap and the verifier is terminal", (("seconds", "<=", 60),)),
+    # Rollouts are too expensive for new ones at each step: an offline set is rolled out once, and its ranking suffices.
+    AlgorithmRule("dpo", "rollouts are expensive", ()),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AlgorithmChoice:
+    """The algorithm that a rule gives."""
+
+    algorithm: str
+    rule: str  # name of the rule
+    reason: str  # one line with the measured numbers
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the choice as plain data."""
+        return asdict(self)
+
+
+def choose_algorithm(shape: RewardShape, rules: Sequence[AlgorithmRule] = ALGORITHM_RULES) -> AlgorithmChoice:
+    """Return the algorithm for rewards of this shape.
+
+    Raises TrainingError if nothing was measured, or no rule holds.
+    """
+    if shape.n == 0:
+        raise TrainingError(f"no rollout has a reward ({shape.failed} failed): no algorithm can be chosen")
+    for rule in rules:
+        if rule.holds(shape):
+            return AlgorithmChoice(rule.algorithm, rule.name, rule.reason(shape))
+    allowed = ", ".join(dict.fromkeys(rule.algorithm for rule in rules)) or "none"
+    raise TrainingError(f"no rule gives one of the algorithms that may be chosen ({allowed})")
+
+
+def why_untrainable(shape: RewardShape) -> str:
+    """Return why rollouts of this shape can train nothing, whatever the algorithm; empty if they can."""
+    if shape.n == 0:
+        return f"no rollout has a reward ({shape.failed} failed)"
+    if shape.calls == 0:
+        return "no model call of the harness names its question, so no call can be given a reward"
+    return ""
+
+
+def why_no_signal(shape: RewardShape) -> str:
+    """Return why rewards of this shape show no algorithm a direction; empty if they do.
+
+    Rewards that are all zero are left to the rules: more samples may find the first success.
+    """
+    if shape.equal_groups == 1 and shape.zero_share < 1:
+        return (
+            f"in each of {shape.groups} groups all rewards are equal (mean {shape.mean:.3g}), "
+            "so nothing tells a better answer from a worse one"
+        )
+    return ""
+
+
+def algorithm_purpose(algorithm: str) -> str:
+    """Return the purposes of an algorithm, in the words of the rules."""
+    return "; ".join(rule.name for rule in ALGORITHM_RULES if rule.algorithm == algorithm)
+
+
+def why_unaffordable(cost: Mapping[str, float | None], remaining: Mapping[str, float | None]) -> str:
+    """Return why an update of this cost exceeds the budget; empty if it fits.
+
+    `cost` and `remaining` are by unit; None: unknown cost, or no limit.
+    """
+    for resource, amount in cost.items():
+        limit = remaining.get(resource)
+        if amount is not None and limit is not None and amount > limit:
+            return f"an update is estimated to take {amount:,.4g} {resource}, and {limit:,.4g} are left"
+    return ""

@@ -1,0 +1,100 @@
+"""Chooses the parent of a proposal and detects a plateau: pure functions of the history."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from random import Random
+from statistics import fmean, pstdev
+
+from sia_runner.config.experiment import SearchConfig
+from sia_runner.records import Lever, PastGeneration, Score
+
+# Steepness of the sigmoid: one unit above the midpoint counts 7.4 times as much as one unit below it.
+_STEEPNESS = 2.0
+
+
+def choose_parent(
+    search: SearchConfig,
+    history: Sequence[PastGeneration],
+    incumbent: int | None,
+    *,
+    seed: int,
+    n: int,
+    sibling: int,
+    higher_is_better: bool,
+) -> int | None:
+    """Return the generation whose harness proposal `sibling` of generation `n` extends; None while there is none.
+
+    greedy: the incumbent. last: the newest scored candidate. archive: any scored candidate, drawn by `weights`; the
+    same (seed, n, sibling) draws the same from the same history.
+    """
+    scored = [past for past in history if past.val is not None]
+    if search.name == "greedy" or not scored:
+        return incumbent
+    if search.name == "last":
+        return scored[-1].n
+    chances = archive_weights(history, search.novelty, higher_is_better)
+    return Random(f"{seed}:{n}:{sibling}").choices(list(chances), list(chances.values()))[0]
+
+
+def archive_weights(history: Sequence[PastGeneration], novelty: float, higher_is_better: bool) -> dict[int, float]:
+    """Return the weight of each scored candidate in the archive, by its score and its number of children.
+
+    As in the Darwin Goedel Machine (Zhang et al. 2025): sigmoid(score) / (1 + children), the second factor to the power
+    of `novelty`. Its sigmoid is made for scores in [0, 1]; here the midpoint is the mean of all scores, and the unit is
+    their spread or, where that is larger, the noise of one score: so any metric works, and noise chooses no parents.
+    """
+    scored = {past.n: past.val for past in history if past.val is not None}
+    children = Counter(parents_by_generation(history).values())
+    merits = _merits(scored, 1.0 if higher_is_better else -1.0)
+    return {n: _sigmoid(_STEEPNESS * merits[n]) / (1 + children[n]) ** novelty for n in scored}
+
+
+def parents_by_generation(history: Sequence[PastGeneration]) -> dict[int, int | None]:
+    """Return the parent of each candidate; where it was not noted, the incumbent of its time."""
+    parents: dict[int, int | None] = {}
+    incumbent = None
+    for past in history:
+        parents[past.n] = past.parent or incumbent
+        if past.status == "accepted":
+            incumbent = past.n
+    return parents
+
+
+def plateau_reason(search: SearchConfig, history: Sequence[PastGeneration]) -> str:
+    """Return the reason why the run should stop now, as one line; empty when it should not."""
+    patience = search.patience
+    if patience is None or len(history) < patience or any(past.status == "accepted" for past in history[-patience:]):
+        return ""
+    return f"no candidate was accepted in the last {patience} generations (search.patience)"
+
+
+def plateau_length(history: Sequence[PastGeneration]) -> int:
+    """Return the number of latest proposals in a row that changed only the harness and were not accepted.
+
+    A weights update ends the count, accepted or not: after a failed one it is the harness's turn again. An unscored
+    candidate says nothing about the harness and is passed over.
+    """
+    count = 0
+    for past in reversed([past for past in history if past.status != "unscored"]):
+        if past.lever is not Lever.HARNESS or past.status == "accepted":
+            break
+        count += 1
+    return count
+
+
+def _merits(scored: dict[int, Score], sign: float) -> dict[int, float]:
+    """Return the distance of each score from the mean, in units of spread or noise; positive is better."""
+    if not scored:
+        return {}
+    values = [score.value for score in scored.values()]
+    noise = fmean((score.ci95[1] - score.ci95[0]) / 2 for score in scored.values())
+    unit = max(pstdev(values), noise)
+    if unit == 0:
+        return dict.fromkeys(scored, 0.0)
+    middle = fmean(values)
+    return {n: sign * (score.value - middle) / unit for n, score in scored.items()}
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))

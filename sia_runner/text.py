@@ -1,0 +1,55 @@
+"""Text of models and harnesses is untrusted: we show it bounded, without control characters, never as markup."""
+
+import re
+import unicodedata
+
+_NEWLINES = re.compile(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_TEXT = "\n\t"
+
+
+def strip_control_characters(text: str) -> str:
+    """Return `text` without control characters: Unicode's categories C*, except line feed and tab."""
+    if text.isascii() and text.isprintable():
+        return text
+    lines = _NEWLINES.sub("\n", text)
+    return "".join(c for c in lines if c in _TEXT or unicodedata.category(c)[0] != "C")
+
+
+def truncate_bytes(text: str, max_bytes: int) -> str:
+    """Return `text` within `max_bytes` of UTF-8 (at least 96), two thirds of them from its beginning.
+
+    A note in the middle counts the characters that are missing. Cheap for a huge text.
+    """
+    size = len(text) if text.isascii() else len(text[: max_bytes + 1].encode(errors="replace"))
+    if size <= max_bytes and len(text) <= max_bytes:
+        return text
+    budget = max(max_bytes, 96) - 56  # 56: the note
+    head, tail = _first_bytes(text, budget * 2 // 3), _last_bytes(text, budget // 3)
+    return f"{head} [… {len(text) - len(head) - len(tail):,} characters cut …] {tail}"
+
+
+def fenced_block(text: str) -> str:
+    """Return a Markdown code block that the text cannot end, whatever backticks it holds."""
+    longest = max((len(run) for run in re.findall("`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def one_line(text: str, max_chars: int = 200) -> str:
+    """Return at most `max_chars` characters on one line, as prose."""
+    line = " ".join(strip_control_characters(text[: 4 * max_chars]).split())
+    return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
+
+
+def table_cell(text: str, max_chars: int = 80) -> str:
+    """Return a cell of a Markdown table: code, so that nothing in it is read as markup."""
+    line = one_line(text, max_chars).replace("`", "'").replace("|", "\\|")
+    return f"`{line}`" if line else "(empty)"
+
+
+def _first_bytes(text: str, size: int) -> str:
+    return text[:size].encode(errors="replace")[:size].decode(errors="ignore")
+
+
+def _last_bytes(text: str, size: int) -> str:
+    return text[-size:].encode(errors="replace")[-size:].decode(errors="ignore") if size > 0 else ""

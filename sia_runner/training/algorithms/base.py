@@ -1,0 +1,216 @@
+"""The interfaces of training algorithms, their options, and the registry: one module each, with KIND and create().
+
+A new algorithm needs one line in the registry."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, ValidationError
+
+from sia_runner.config.training import AlgorithmConfig
+from sia_runner.errors import TrainingError
+from sia_runner.records import Trajectory
+from sia_runner.selection.algorithm_choice import FloatArray
+from sia_runner.training.batch import BoolArray, RolloutBatch
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoss:
+    """The policy loss, in terms of TRL's GRPOConfig.
+
+    TRL adds `beta` times its per-token estimate of the KL to the reference model, which has to be the base.
+    """
+
+    loss_type: str
+    epsilon: float  # the importance ratio is clipped to [1 - epsilon, 1 + epsilon_high]
+    epsilon_high: float
+    beta: float  # weight of the KL to the base
+    importance_level: str  # token | sequence
+    iterations: int  # optimizer steps on each batch of rollouts (num_iterations)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSignal:
+    """The training signal of each token of a batch; axes as in Batch, 0 on padding."""
+
+    advantage_bt: NDArray[Any]  # float32
+    used_b: BoolArray  # rows that belong to the step; the others have no signal and are excluded
+    return_bt: NDArray[Any] | None = None  # float32: targets of the critic; None without one
+
+
+class Critic(Protocol):
+    """The training of the value head; the driver owns the head itself."""
+
+    @property
+    def coefficient(self) -> float:
+        """The weight of the value loss beside the policy loss."""
+        ...
+
+    def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any, tokens: float | None = None) -> Any:
+        """Return the value loss, a scalar tensor: a mean over tokens.
+
+        `old_value_bt`: values when the batch was rolled out; no gradient there. `tokens`: the divisor where these rows
+        are a part of a step; None: the tokens in the mask.
+        """
+        ...
+
+
+class OnlineAlgorithm(Protocol):
+    """An algorithm with rollouts at each step; `advantages` turns their rewards into a signal."""
+
+    @property
+    def loss(self) -> PolicyLoss:
+        """The policy loss."""
+        ...
+
+    @property
+    def critic(self) -> Critic | None:
+        """The critic; None: no value head is built, and `advantages` is called without values."""
+        ...
+
+    def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
+        """Return the signal. `value_bt`: the critic's value of each token's state, shape (rows, tokens)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedExample:
+    """A row of supervised training; the loss is on the completion only."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """A row of preference training: two completions of the same prompt."""
+
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+
+
+class OfflineAlgorithm(Protocol):
+    """An algorithm with a fixed set of trajectories; `select` makes training rows of it."""
+
+    @property
+    def trainer(self) -> str:
+        """The kind of trainer, `sft` (rows are Examples) or `dpo` (rows are Preferences)."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """The number of rollout rounds; the algorithm's steps are divided among them."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """The number of rows per optimizer step."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The further fields of TRL's SFTConfig or DPOConfig."""
+        ...
+
+    def select(
+        self, trajectories: Sequence[Trajectory], max_length: int
+    ) -> list[SupervisedExample] | list[PreferencePair]:
+        """Return rows of at most `max_length` tokens, without duplicates.
+
+        Their order does not depend on the order of arrival. Empty if no question has any difference in reward.
+        """
+        ...
+
+
+STRICT_OPTIONS = ConfigDict(extra="forbid", strict=True)  # strict: "3" is not a number
+OptionsType = TypeVar("OptionsType")
+
+
+def read_options(schema: type[OptionsType], algorithm: AlgorithmConfig) -> OptionsType:
+    """Return `algorithm.options` as `schema`, a frozen pydantic dataclass.
+
+    Raises TrainingError for an unknown key, or a value out of bounds.
+    """
+    allowed = [field.name for field in fields(schema)]  # pyright: ignore[reportArgumentType]
+    unknown = sorted(set(algorithm.options) - set(allowed))
+    if unknown:
+        remedy = f"allowed: {', '.join(allowed)}" if allowed else "it has none"
+        raise TrainingError(f"algorithm={algorithm.algorithm} has no option {unknown[0]!r}; {remedy}")
+    try:
+        return schema(**algorithm.options)
+    except ValidationError as error:
+        raise TrainingError(_option_error(algorithm.algorithm, error.errors()[0])) from error
+
+
+def policy_loss(
+    algorithm: AlgorithmConfig,
+    loss_type: str = "dapo",
+    importance_level: str = "token",
+    iterations: int = 1,
+    epsilon_high: float | None = None,
+) -> PolicyLoss:
+    """Return the clipped policy loss.
+
+    The default, DAPO's, divides by the tokens of the whole step: a constant, so long completions are not favoured, and
+    slicing the step over micro-batches or processes changes nothing.
+    """
+    clip = algorithm.clip
+    assert clip is not None  # noqa: S101 - checked by the schema: online
+    return PolicyLoss(loss_type, clip, epsilon_high or clip, algorithm.kl, importance_level, iterations)
+
+
+def _option_error(name: str, fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"option {where} of algorithm={name}: {fault['msg']}; given: {fault['input']!r}"
+
+
+def compare_within_groups(
+    batch: RolloutBatch, within: Callable[[FloatArray], FloatArray], min_size: int = 2
+) -> tuple[FloatArray, BoolArray]:
+    """Apply `within` (rewards of one group -> advantages) to groups of `min_size` or more whose rewards differ.
+
+    The other groups have no signal: their advantages are exactly 0. Infrastructure failures can make a group smaller
+    than configured.
+
+    Returns advantages, shape (trajectories,), and which trajectories have a signal.
+    """
+    advantage_n = np.zeros(len(batch.trajectories))
+    signal_n = np.zeros(len(batch.trajectories), dtype=np.bool_)
+    for group in batch.groups():
+        reward_g = batch.reward_n[group]
+        if len(group) >= min_size and np.ptp(reward_g) > 0:
+            advantage_n[group] = within(reward_g)
+            signal_n[group] = True
+    return advantage_n, signal_n
+
+
+ALGORITHM_MODULES = {
+    "ppo": "sia_runner.training.algorithms.ppo",
+    "grpo": "sia_runner.training.algorithms.grpo",
+    "entropic": "sia_runner.training.algorithms.entropic",
+    "reinforce": "sia_runner.training.algorithms.reinforce",
+    "best_of_n": "sia_runner.training.algorithms.best_of_n",
+    "dpo": "sia_runner.training.algorithms.dpo",
+}
+
+
+def online_algorithm(algorithm: AlgorithmConfig) -> OnlineAlgorithm:
+    """Return the algorithm for the online driver. Raises TrainingError if it is offline, or its options are wrong."""
+    return _create_algorithm(algorithm, "online")
+
+
+def offline_algorithm(algorithm: AlgorithmConfig) -> OfflineAlgorithm:
+    """Return the algorithm for the offline driver. Raises TrainingError if it is online, or its options are wrong."""
+    return _create_algorithm(algorithm, "offline")
+
+
+def _create_algorithm(algorithm: AlgorithmConfig, kind: str) -> Any:
+    module = import_module(ALGORITHM_MODULES[algorithm.algorithm])
+    if kind != module.KIND:
+        raise TrainingError(f"algorithm={algorithm.algorithm} is {module.KIND}; given: kind={kind}")
+    return module.create(algorithm)

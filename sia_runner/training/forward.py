@@ -1,0 +1,387 @@
+"""The forward passes of the trainers: rows as padded chunks, shared prompts, logprobs, and the critic's values.
+
+Axes: b rows (model calls), t completion tokens. A chunk is the input of one forward and backward pass."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sia_runner.training.algorithms.base import TrainingSignal
+from sia_runner.training.batch import RolloutBatch, call_length
+
+_SHARING_THRESHOLD = 0.7  # of the tokens that rows on their own would take
+_MAX_MASK_ENTRIES = 2**28  # entries of an attention mask
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """Rows of a chunk as sequences that share prompts.
+
+    Axes: g sequences, l their tokens, b rows, t completion tokens.
+    """
+
+    ids_gl: Tensor
+    position_gl: Tensor
+    branch_gl: Tensor  # 0: prompt; k: the k-th completion of the sequence; -1: padding
+    label_gl: Tensor  # the token that is predicted; -100: none
+    position_bt: Tensor  # index in the flattened (g, l) where a completion token is predicted; -1: padding
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return the inputs for a transformers model with TRL's fused head."""
+        branch_gl, tokens = self.branch_gl, self.ids_gl.shape[1]
+        same_gll = branch_gl[:, None, :] == branch_gl[:, :, None]
+        past_ll = torch.ones(tokens, tokens, dtype=torch.bool, device=branch_gl.device).tril()
+        seen_gll = past_ll & (same_gll | (branch_gl[:, None, :] == 0))
+        return {"input_ids": self.ids_gl, "position_ids": self.position_gl, "attention_mask": seen_gll[:, None]}
+
+    def rows(self, value_gl: Tensor) -> Tensor:
+        """Return the values at each completion token's prediction: (g, l, ...) -> (b, t, ...), 0 on padding."""
+        value_bt = value_gl.flatten(0, 1)[self.position_bt.clamp(min=0)]
+        missing = self.position_bt < 0
+        return value_bt.masked_fill(missing.reshape(*missing.shape, *[1] * (value_bt.dim() - 2)), 0)
+
+
+def can_share_prompts(model: Any) -> bool:
+    """Return True if a model takes our attention mask: all layers with full attention, computed by torch."""
+    config = model.config.get_text_config()
+    layers = getattr(config, "layer_types", None)
+    full = set(layers) == {"full_attention"} if layers else getattr(config, "sliding_window", None) is None
+    return full and config._attn_implementation == "sdpa"
+
+
+def sharing_pays(batch: RolloutBatch, rows: Sequence[int]) -> bool:
+    """Return True if `rows` share enough prompts that one pass over them saves much."""
+    completion = sum(len(batch.rows[row].completion_ids) for row in rows)
+    alone = sum(len(batch.rows[row].prompt_ids) for row in rows)
+    shared = sum(map(len, {batch.rows[row].prompt_ids for row in rows}))
+    return shared + completion < _SHARING_THRESHOLD * (alone + completion)
+
+
+def pack_rows(ids_bt: Tensor, mask_bt: Tensor, completion_length: int) -> PackedRows | None:
+    """Pack rows by prompt; return None if there is too little to share.
+
+    `ids_bt`, `mask_bt`: prompts, padded left, and `completion_length` columns of completions, padded right.
+    """
+    rows = [
+        (
+            _unpadded(ids[:-completion_length], mask[:-completion_length]),
+            _unpadded(ids[-completion_length:], mask[-completion_length:]),
+        )
+        for ids, mask in zip(ids_bt.tolist(), mask_bt.tolist(), strict=True)
+    ]
+    sequences: dict[tuple[int, ...], _PackedSequence] = {}
+    starts = [sequences.setdefault(prompt, _PackedSequence(prompt)).add(completion) for prompt, completion in rows]
+    longest = max(len(sequence.ids) for sequence in sequences.values())
+    if (
+        len(sequences) * longest > _SHARING_THRESHOLD * ids_bt.numel()
+        or len(sequences) * longest**2 > _MAX_MASK_ENTRIES
+    ):
+        return None
+    number = {prompt: at for at, prompt in enumerate(sequences)}
+    prediction_indices = [
+        [number[prompt] * longest + start + t for t in range(len(completion))]
+        + [-1] * (completion_length - len(completion))
+        for start, (prompt, completion) in zip(starts, rows, strict=True)
+    ]
+
+    def padded(name: str, filler: int) -> Tensor:
+        listed = (getattr(sequence, name) for sequence in sequences.values())
+        return torch.tensor(
+            [sequence + [filler] * (longest - len(sequence)) for sequence in listed], device=ids_bt.device
+        )
+
+    return PackedRows(
+        padded("ids", 0),
+        padded("positions", 0),
+        padded("branches", -1),
+        padded("labels", -100),
+        torch.tensor(prediction_indices, device=ids_bt.device),
+    )
+
+
+class _PackedSequence:
+    """A prompt, and the completions that were added to it."""
+
+    def __init__(self, prompt: tuple[int, ...]) -> None:
+        self._last, self._at = prompt[-1], len(prompt) - 1
+        self.ids = list(prompt[:-1])
+        self.positions = list(range(self._at))
+        self.branches = [0] * self._at
+        self.labels = [-100] * self._at
+        self._completions = 0
+
+    def add(self, completion: tuple[int, ...]) -> int:
+        """Append a completion; return its start."""
+        start = len(self.ids)
+        self._completions += 1
+        self.ids += [self._last, *completion[:-1]][: len(completion)]
+        self.positions += range(self._at, self._at + len(completion))
+        self.branches += [self._completions] * len(completion)
+        self.labels += completion
+        return start
+
+
+def _unpadded(ids: list[int], mask: list[int]) -> tuple[int, ...]:
+    return tuple(token for token, used in zip(ids, mask, strict=True) if used)
+
+
+class ValueHead(nn.Linear):
+    """The critic's linear head on the last hidden state: (..., hidden) -> (...). It starts at zero.
+
+    It reads detached states, so that an inaccurate critic cannot move the policy, and one copy of the weights serves
+    both (a separate value model, as in Ouyang et al. 2022, would be a second copy).
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden, 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the values of hidden states."""
+        return super().forward(input.detach().to(self.weight.dtype)).squeeze(-1)
+
+
+class HiddenStateHook:
+    """A hook that remembers a backbone's last output, so that values need no forward pass of their own."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self._last: Tensor | None = None
+        self._hook = backbone.register_forward_hook(self._keep)
+
+    def last(self) -> Tensor:
+        """Return, once, the last hidden states of all tokens: shape (sequences, tokens, hidden)."""
+        if self._last is None:
+            raise RuntimeError("no forward pass since the last call")
+        last, self._last = self._last, None
+        return last
+
+    def forget(self) -> None:
+        """Take the hook off the backbone."""
+        self._hook.remove()
+        self._last = None
+
+    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._last = output.last_hidden_state.detach()
+
+
+# TRL's losses, by their divisor. The others ("cispo dapo vespo") divide by the tokens of the whole step.
+ROW_MEANS = frozenset({"grpo", "sapo", "luspo", "dr_grpo"})
+TOKEN_MEANS = frozenset({"bnpo"})
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The rows of one chunk for one process.
+
+    -1 where another process has a row more: a stand-in row without loss.
+    """
+
+    row_b: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTotals:
+    """Sizes of the whole step, over all processes."""
+
+    rows: int
+    tokens: int  # of completions
+    processes: int
+
+    def share(self, loss_type: str, rows: int, tokens: int) -> float:
+        """Return the factor of a chunk's loss, so that the average over processes is the loss of the whole step.
+
+        `rows` counts the chunk's rows, also those without loss; `tokens` its own tokens.
+        """
+        if loss_type in ROW_MEANS:
+            return rows * self.processes / self.rows
+        return self.tokens_share(tokens) if loss_type in TOKEN_MEANS else 1.0
+
+    def tokens_share(self, tokens: int) -> float:
+        """Return the factor for a mean over tokens."""
+        return tokens * self.processes / self.tokens
+
+
+def chunk_token_limit(max_length: int) -> int:
+    """Return the padded tokens of a chunk: four rows of the greatest length, or as much as any machine takes."""
+    return max(4 * max_length, 8192)
+
+
+def deal_chunks(batch: RolloutBatch, used: Sequence[int], process: int, processes: int, limit: int) -> list[Chunk]:
+    """Return this process's rows of `used`, in chunks of at most `limit` padded tokens (one row is always taken).
+
+    Rows are sorted by length, then distributed in turn: little padding, the same number of chunks in every process
+    (their collective operations have to meet), and nearly the same work. Rows that share a prompt stay together if that
+    saves work.
+    """
+    order = _by_prompt(batch, used) if sharing_pays(batch, used) else sorted(used, key=_by_length(batch))
+    rounds = [order[start : start + processes] for start in range(0, len(order), processes)]
+    chunks: list[list[int]] = []
+    prompt = completion = 0
+    for row_set in rounds:
+        longest = max(len(batch.rows[row].prompt_ids) for row in row_set)
+        completion_length = max(len(batch.rows[row].completion_ids) for row in row_set)
+        widest = max(prompt, longest) + max(completion, completion_length)
+        if not chunks or (len(chunks[-1]) + 1) * widest > limit:
+            chunks.append([])
+            prompt = completion = 0
+        prompt, completion = max(prompt, longest), max(completion, completion_length)
+        chunks[-1].append(row_set[process] if process < len(row_set) else -1)
+    return [Chunk(tuple(rows)) for rows in chunks]
+
+
+def _by_length(batch: RolloutBatch) -> Callable[[int], tuple[int, int]]:
+    return lambda row: (-call_length(batch.rows[row]), row)
+
+
+def _by_prompt(batch: RolloutBatch, used: Sequence[int]) -> list[int]:
+    """Return rows grouped by prompt, the prompts with the longest rows first."""
+    sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for row in used:
+        sharing[batch.rows[row].prompt_ids].append(row)
+    groups = [sorted(rows, key=_by_length(batch)) for rows in sharing.values()]
+    return [row for rows in sorted(groups, key=lambda rows: _by_length(batch)(rows[0])) for row in rows]
+
+
+def chunk_tensors(batch: RolloutBatch, chunk: Chunk, pad: int, device: Any) -> dict[str, torch.Tensor]:
+    """Return token ids, masks and sampled logprobs: the inputs of every forward pass and of TRL's loss.
+
+    prompt_ids, prompt_mask: (rows, prompt), padded left. completion_ids, completion_mask, old_per_token_logps: (rows,
+    tokens), padded right. A row of -1 repeats the chunk's first and masks its completion.
+    """
+    stand_in = next((row for row in chunk.row_b if row >= 0), 0)
+    rows = [batch.rows[row if row >= 0 else stand_in] for row in chunk.row_b]
+    prompt = max(len(row.prompt_ids) for row in rows)
+    completion_length = max(len(row.completion_ids) for row in rows)
+    prompt_bt = np.full((len(rows), prompt), pad, dtype=np.int64)
+    completion_bt = np.full((len(rows), completion_length), pad, dtype=np.int64)
+    prompt_mask_bt = np.zeros((len(rows), prompt), dtype=np.int64)
+    mask_bt = np.zeros((len(rows), completion_length), dtype=np.int64)
+    logprob_bt = np.zeros((len(rows), completion_length), dtype=np.float32)
+    for at, row in enumerate(rows):
+        prompt_bt[at, prompt - len(row.prompt_ids) :] = row.prompt_ids
+        prompt_mask_bt[at, prompt - len(row.prompt_ids) :] = 1
+        completion_bt[at, : len(row.completion_ids)] = row.completion_ids
+        logprob_bt[at, : len(row.completion_ids)] = row.logprobs
+        mask_bt[at, : len(row.completion_ids)] = chunk.row_b[at] >= 0
+    named = {
+        "prompt_ids": prompt_bt,
+        "prompt_mask": prompt_mask_bt,
+        "completion_ids": completion_bt,
+        "completion_mask": mask_bt,
+        "old_per_token_logps": logprob_bt,
+    }
+    return {name: torch.from_numpy(array).to(device) for name, array in named.items()}
+
+
+def chunk_targets(
+    signal: TrainingSignal, value_bt: np.ndarray | None, chunk: Chunk, completion_length: int, device: Any
+) -> dict[str, Any]:
+    """Return the training targets of a chunk: advantages, and a critic's returns and earlier values.
+
+    Each has shape (rows, completion_length).
+    """
+    rows = [max(row, 0) for row in chunk.row_b]
+    named = {"advantages": signal.advantage_bt, "returns": signal.return_bt, "old_values": value_bt}
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(array_bt[rows, :completion_length], dtype=np.float32)).to(device)
+        for name, array_bt in named.items()
+        if array_bt is not None
+    }
+
+
+ChunkInputs = dict[str, Any]  # the inputs of TRL's loss for one chunk
+
+
+class PolicyForward:
+    """Forward passes of one policy. `plain`: TRL's own, with its signature, used if no prompt is shared."""
+
+    def __init__(self, model: Any, accelerator: Accelerator, plain: Callable[..., Any], *, critic: bool) -> None:
+        base = model.get_base_model()
+        self._model, self._accelerator, self._plain = model, accelerator, plain
+        self._backbone = base.base_model
+        self._hidden = HiddenStateHook(self._backbone) if critic else None
+        self._shares = can_share_prompts(base)
+        self._last_packed: PackedRows | None = None  # from the previous forward pass
+
+    def dismantle(self) -> None:
+        """Remove hooks and value head from the model."""
+        if self._hidden is not None:
+            self._hidden.forget()
+            del self._model.value_head
+
+    def logprobs(
+        self, model: Any, ids_bt: Any, mask_bt: Any, completion_length: int, *rest: Any, **settings: Any
+    ) -> Any:
+        """Return logprobs and entropies, both (rows, tokens), and None.
+
+        The signature is that of TRL's `_get_per_token_logps_and_entropies`.
+        """
+        packed = self._packed(ids_bt, mask_bt, completion_length)
+        if packed is None:
+            return self._plain(model, ids_bt, mask_bt, completion_length, *rest, **settings)
+        with self._accelerator.autocast():
+            output = model(**packed.inputs(), shift_labels=packed.label_gl, fused_lm_head=True)
+        return packed.rows(output.log_probs), packed.rows(output.entropy), None
+
+    @torch.no_grad()
+    def base_logprobs(self, part: ChunkInputs) -> torch.Tensor:
+        """Return logprobs of the completions under the base, at the rollouts' temperature: shape (rows, tokens)."""
+        with self._model.disable_adapter():
+            return self.logprobs(
+                self._model,
+                _prompt_and_completion(part),
+                _prompt_and_completion(part, "mask"),
+                part["completion_ids"].shape[1],
+            )[0]
+
+    def chunk_values(self, part: ChunkInputs) -> torch.Tensor:
+        """Return the critic's values, shape (rows, tokens), from the hidden states of the previous forward pass."""
+        if self._hidden is None:
+            raise RuntimeError("there is no critic")
+        state, completion_length = self._hidden.last(), part["completion_ids"].shape[1]
+        head = cast(ValueHead, self._model.value_head)
+        return head(self._last_packed.rows(state) if self._last_packed else state[:, -completion_length - 1 : -1])
+
+    @torch.no_grad()
+    def values(self, batch: RolloutBatch, chunks: Sequence[Chunk], pad: int) -> np.ndarray:
+        """Return the critic's value of each token's state: float32, shape (rows, tokens).
+
+        `chunks`: the rows of this process.
+        """
+        value_bt = np.zeros(batch.mask_bt.shape, dtype=np.float32)
+        for chunk in chunks:
+            part = chunk_tensors(batch, chunk, pad, self._accelerator.device)
+            packed = self._packed(
+                _prompt_and_completion(part), _prompt_and_completion(part, "mask"), part["completion_ids"].shape[1]
+            )
+            plain = {"input_ids": _prompt_and_completion(part), "attention_mask": _prompt_and_completion(part, "mask")}
+            with self._accelerator.autocast():
+                self._backbone(**(packed.inputs() if packed else plain), use_cache=False)
+            chunk_bt = self.chunk_values(part) * part["completion_mask"]
+            rows = [row for row in chunk.row_b if row >= 0]
+            value_bt[rows, : chunk_bt.shape[1]] = chunk_bt[: len(rows)].float().cpu().numpy()
+        # Rows of other processes are zeros, so the sum over processes has all values.
+        local = torch.from_numpy(value_bt).to(self._accelerator.device)
+        total = cast(torch.Tensor, self._accelerator.reduce(local, reduction="sum"))
+        return total.cpu().numpy()
+
+    def _packed(self, ids_bt: torch.Tensor, mask_bt: torch.Tensor, completion_length: int) -> PackedRows | None:
+        self._last_packed = pack_rows(ids_bt, mask_bt, completion_length) if self._shares else None
+        return self._last_packed
+
+
+def sum_over_processes(accelerator: Accelerator, local: torch.Tensor) -> float:
+    """Return the sum over all processes."""
+    return float(cast(torch.Tensor, accelerator.reduce(local.detach().float(), reduction="sum")))
+
+
+def _prompt_and_completion(part: ChunkInputs, what: str = "ids") -> torch.Tensor:
+    """Concatenate prompt and completion: shape (rows, prompt + tokens)."""
+    return torch.cat([part[f"prompt_{what}"], part[f"completion_{what}"]], dim=1)

@@ -1,0 +1,163 @@
+"""The callback around the steps of the online driver: resume, progress, checkpoints, early stop."""
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sia_runner.errors import TrainingError
+from sia_runner.training import adapters
+from sia_runner.training import progress as collapse
+from sia_runner.training.online_trainer import OnlineTrainer
+from sia_runner.training.progress import CheckpointStore, TrainingProgress
+from sia_runner.training.protocol import TrainingJob
+
+
+class TrainingMonitor(TrainerCallback):
+    """A callback of the trainer; `progress` is the state of the training."""
+
+    def __init__(self, assignment: TrainingJob, checkpoints: CheckpointStore) -> None:
+        self._job = assignment
+        self._checkpoints = checkpoints
+        self._trainer: Any = None
+        self._saved: tuple[int, dict[str, Any]] | None = None  # checkpoint to start from
+        self._since = 0.0
+        self.progress = TrainingProgress()
+
+    def run(self, trainer: OnlineTrainer) -> None:
+        """Train from the newest checkpoint, or from the start, to the end or to an early stop."""
+        self._trainer = trainer
+        self._since = time.monotonic()
+        self._saved = saved = self._checkpoints.latest()
+        self.wait()  # a process that reads later would start from what the first has written by then
+        if saved is not None:
+            self.progress = TrainingProgress.from_plain(saved[1]["progress"])
+            self._restore(saved[1]["weights"])
+            if self.first:
+                self._job.say(f"resumed after step {saved[0]}")
+        if not self._done:
+            trainer.train()
+            self._finish()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save the initial state, or restore optimizer and step; the optimizer exists from here on."""
+        saved, self._saved = self._saved, None
+        if saved is None:
+            self._save(0)
+            return
+        state.global_step = saved[0]
+        if "optimizer" in saved[1]:
+            self._trainer.optimizer.load_state_dict(saved[1]["optimizer"])
+            self._trainer.lr_scheduler.load_state_dict(saved[1]["scheduler"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Record the step, then stop early or save a checkpoint if one is due."""
+        trainer, progress = self._trainer, self.progress
+        trainer.release()
+        progress.steps = state.global_step
+        last = trainer.curve[-1]
+        progress.curve.append(replace(last, kl=progress.curve[-1].kl) if math.isnan(last.kl) else last)
+        new = trainer.rollouts.trajectories if (state.global_step - 1) % trainer.iterations == 0 else ()
+        if new:
+            progress.saw(new)
+        self._clock()
+        if self.first:
+            self._job.record(progress.figures(len(new)))
+            self._job.say(_progress_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
+        collapse_verdict = collapse.check_collapse(progress.curve, self._job.algorithm.watched)
+        if collapse_verdict is not None:
+            self._stop(collapse_verdict, control)
+        elif self._checkpoint_due(state.global_step):
+            self._save(state.global_step)
+
+    @property
+    def first(self) -> bool:
+        """True in the process that writes."""
+        return bool(self._trainer.accelerator.is_main_process)
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self._trainer.accelerator.wait_for_everyone()
+
+    @property
+    def _done(self) -> bool:
+        return bool(self.progress.stopped) or self.progress.steps >= self._job.algorithm.steps
+
+    def _checkpoint_due(self, step: int) -> bool:
+        """Return True if a checkpoint is due.
+
+        A batch of rollouts has to be used up first, since checkpoints do not contain it.
+        """
+        every = self._job.algorithm.checkpoint_every
+        iterations = self._trainer.iterations
+        return step % iterations == 0 and step // every > (step - iterations) // every
+
+    def _stop(self, verdict: collapse.CollapseVerdict, control: Any) -> None:
+        progress = self.progress
+        progress.stopped = verdict.reason
+        control.should_training_stop = True
+        if verdict.harmful:
+            good = self._checkpoints.before(self._trusted(progress.steps))
+            if good is None:
+                raise TrainingError(f"{progress.stopped}, and no checkpoint to go back to is left in {self._job.work}")
+            progress.kept = good[0]
+            progress.stopped += f"; the adapter is that of step {good[0]}"
+            self._restore(good[1]["weights"])
+        if self.first:
+            self._job.say(f"stopped early: {progress.stopped}")
+
+    def _finish(self) -> None:
+        """Save the final state: a resume finds it if the result was written and not yet journaled."""
+        self._clock()
+        self._save(self.progress.steps)
+
+    def _save(self, step: int) -> None:
+        trainer = self._trainer
+        if self.first:
+            content: dict[str, Any] = {"weights": self._weights(), "progress": self.progress.as_plain()}
+            if not self._done:
+                content |= {"optimizer": trainer.optimizer.state_dict(), "scheduler": trainer.lr_scheduler.state_dict()}
+            self._checkpoints.save(step, content)
+            self._checkpoints.prune(self._trusted(step))
+        self.wait()
+
+    def _trusted(self, step: int) -> int:
+        """Return the newest step that a window ending with `step` does not call harmful.
+
+        The first figure in the window is of the weights before its step, and the last good KL was measured up to
+        `kl_every` steps earlier.
+        """
+        return max(0, step - self._job.algorithm.watched.window - self._trainer.kl_every)
+
+    def _weights(self) -> dict[str, Any]:
+        model = self._job.policy.model
+        head = getattr(model, "value_head", None)
+        return {"adapter": adapters.adapter_state(model), "value": head.state_dict() if head is not None else {}}
+
+    def _restore(self, weights: dict[str, Any]) -> None:
+        model = self._job.policy.model
+        adapters.restore_adapter_state(model, weights["adapter"])
+        if weights["value"]:
+            model.value_head.load_state_dict(weights["value"])
+
+    def _clock(self) -> None:
+        current = time.monotonic()
+        self.progress.seconds += current - self._since
+        self._since = current
+
+
+def _progress_line(progress: TrainingProgress, steps: int, left_out: Any) -> str:
+    last = progress.curve[-1]
+    parts = [
+        f"step {progress.steps}/{steps}",
+        f"reward {last.reward:.3f}",
+        f"kl {last.kl:.3f}",
+        f"entropy {last.entropy:.3f}",
+        f"{last.tokens} tokens",
+        f"{progress.seconds:.1f} s",
+    ]
+    labels = {"failed": "rollouts without reward", "long": "calls too long"}
+    parts += [f"{count} {text}" for name, text in labels.items() if (count := getattr(left_out, name))]
+    return " · ".join(parts)

@@ -1,1 +1,0 @@
-"""The weights lever: whether to pull it, with which algorithm, and one update from rollouts to adapter."""

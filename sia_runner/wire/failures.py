@@ -1,0 +1,107 @@
+"""The errors of model calls: a closed set of kinds, the kinds worth retrying, and the meaning of HTTP statuses."""
+
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, get_args
+
+FailureKind = Literal[
+    "rate_limited",
+    "timeout",
+    "unreachable",  # no connection, a reset, or a server error
+    "auth",  # the key is refused, or its account has no credit
+    "bad_request",
+    "malformed",  # not a valid answer
+    "too_large",
+    "budget",
+    "down",  # the circuit breaker is open
+    "cancelled",  # the client is gone
+]
+FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
+
+_TRANSIENT: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
+_OVERLOADED = 529  # Anthropic's own
+_STATUS: Mapping[int, FailureKind] = {
+    401: "auth",
+    402: "auth",
+    403: "auth",
+    408: "timeout",
+    409: "unreachable",
+    425: "unreachable",
+    429: "rate_limited",
+    504: "timeout",
+    _OVERLOADED: "rate_limited",
+}
+_MAX_MESSAGE_CHARS = 2000  # characters kept of a provider's message
+
+
+class CallError(Exception):
+    """A call, or one attempt of it, failed.
+
+    `status` is the provider's, where it answered at all; `sent`: the request may have reached it; `retry_after` in
+    seconds.
+    """
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        message: str,
+        *,
+        status: int | None = None,
+        sent: bool = True,
+        retry_after: float | None = None,
+        code: str | None = None,
+        final: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.message = message
+        self.status = status
+        self.sent = sent
+        self.retry_after = retry_after
+        self.code = code  # the provider's error code, such as context_length_exceeded
+        self.final = final
+        self.cause: Exception | None = None  # BudgetSpent, if that is the cause
+
+    @property
+    def transient(self) -> bool:
+        """Tells whether another attempt may succeed."""
+        return self.kind in _TRANSIENT and not self.final
+
+
+def error_of_status(status: int, headers: Mapping[str, str], body: Any) -> CallError:
+    """Return the error that a provider's answer means. `body` is its JSON, or its text where that is not JSON."""
+    message, code = _error_text(body)
+    kind: FailureKind = _STATUS.get(status) or ("unreachable" if status >= 500 else "bad_request")
+    if code == "insufficient_quota":  # sent with status 429, but waiting does not help
+        kind = "auth"
+    text = message[:_MAX_MESSAGE_CHARS] or "no reason given"
+    return CallError(kind, f"{text} (status {status})", status=status, retry_after=retry_after(headers), code=code)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that the provider asks to wait; None where its headers give none."""
+    value = headers.get("retry-after-ms")
+    try:
+        if value is not None:
+            return max(0.0, float(value) / 1000)
+        value = headers.get("retry-after")
+        return None if value is None else max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(str(value)).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _error_text(body: Any) -> tuple[str, str | None]:
+    """Return the message and code of an error in any of the shapes in use."""
+    if isinstance(body, list) and body:  # Gemini wraps its errors in a list
+        body = body[0]
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if not isinstance(error, dict):
+        return (str(error) if error else ""), None
+    code = error.get("code") if isinstance(error.get("code"), str) else error.get("type")
+    message = error.get("message") or error.get("detail") or ""
+    return str(message), code if isinstance(code, str) else None

@@ -1,0 +1,96 @@
+"""The requests to a policy and its answers, as plain data: this module imports no torch."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+from sia_runner.records import SampledCall
+from sia_runner.wire.grants import ModelsError
+
+Messages = Sequence[Mapping[str, Any]]  # OpenAI's shape; contents are text
+_POLICY_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "litellm",
+    "aiohttp",
+)  # its last two: of the gateway in front of it
+
+
+class PolicyError(ModelsError):
+    """The policy cannot be loaded, built or adapted as configured; the message is one line for the user."""
+
+
+class LiveWeights(Enum):
+    """The live weights: those of the last `use`, or of the training in progress."""
+
+    LIVE = "live"
+
+
+LIVE_WEIGHTS = LiveWeights.LIVE
+WeightsSource = Path | None | LiveWeights  # an adapter's folder, the base alone, or whatever is live
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupDialogue:
+    """One dialogue to warm a tiny model on: the messages, and the expected answer."""
+
+    messages: Messages
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRequest:
+    """One request to a policy.
+
+    Temperature 0 is greedy. `seed` None takes the next value of the engine's own counter.
+    """
+
+    messages: Messages
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+    weights: WeightsSource = LIVE_WEIGHTS
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAnswer:
+    """A policy's answer.
+
+    `text` ends before a stop string and contains no special token; `sampled` has every sampled token.
+    """
+
+    text: str
+    sampled: SampledCall
+
+
+class PolicyService(Protocol):
+    """The interface between the gateway and a policy, in this process or at a vLLM server."""
+
+    def start(self) -> Any:
+        """Return the policy (training.protocol.Policy), ready to answer; the first call loads it.
+
+        Raises PolicyError.
+        """
+        ...
+
+    def submit(self, request: PolicyRequest) -> Future[PolicyAnswer]:
+        """Queue a request; `start` comes first. The future raises Failed."""
+        ...
+
+    def close(self) -> None:
+        """Stop answering and free what the policy holds."""
+        ...
+
+
+def check_policy_packages() -> None:
+    """Raise PolicyError, with the names, if packages that a policy needs are missing."""
+    missing = [name for name in _POLICY_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PolicyError(f"a policy needs {' and '.join(missing)}; pip install 'sia-runner[training]'")

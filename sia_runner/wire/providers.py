@@ -1,0 +1,243 @@
+"""A provider's key, and a check that its endpoint answers, accepts the key and serves the model.
+
+Keys come from the environment or a file and stay in memory: never logged, pickled, journaled or written. The endpoint
+is asked once, for its list of models, with the standard library only."""
+
+import difflib
+import http.client
+import json
+import os
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sia_runner.config.components import HostedProvider
+from sia_runner.wire.grants import ModelsError
+
+_MAX_KEY_CHARS = 8192  # characters; real keys have about a hundred
+
+
+def key_of(hosted: HostedProvider) -> str | None:
+    """Return the provider's key; None where it needs none. Raises ModelsError, which names the setting."""
+    if hosted.key is None and hosted.key_file is None:
+        return None
+    key = os.environ.get(hosted.key, "").strip() if hosted.key else ""
+    if not key and hosted.key_file:
+        key = _first_line(hosted)
+    if not key:
+        raise ModelsError(f"provider {hosted.name}: no key; {_how_to_set(hosted)}")
+    if len(key) > _MAX_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key:
+        raise ModelsError(
+            f"provider {hosted.name}: the value of {hosted.key or 'provider.key_file'} is not a valid key"
+        )
+    return key
+
+
+def redact(text: str, keys: Iterable[str | None]) -> str:
+    """Return `text` without any of the keys: providers repeat a refused key in their message."""
+    for key in sorted(filter(None, keys), key=len, reverse=True):
+        text = text.replace(key, "[key]")
+    return text
+
+
+def _first_line(hosted: HostedProvider) -> str:
+    path = Path(str(hosted.key_file)).expanduser()
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            return stream.readline(_MAX_KEY_CHARS + 2).strip()
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ModelsError(f"provider {hosted.name}: provider.key_file={path} cannot be read ({why})") from None
+
+
+def _how_to_set(hosted: HostedProvider) -> str:
+    if hosted.key is None:
+        return f"the first line of provider.key_file={hosted.key_file} is empty"
+    return f"set {hosted.key} in the environment or provider.key_file"
+
+
+PROBE_SECONDS = 1.0  # timeout of the endpoint's answer, including name lookup and TLS
+_MAX_LIST_BYTES = 8 << 20  # bytes of a model list
+_MAX_NAME_CHARS = 200  # characters of a model's name, which may be shown in a terminal
+_LIST_TOO_LATE = "answers, but its list of models does not come in time: the model's name is not checked"
+
+
+class EndpointProbe:
+    """A request for the list of models, in a daemon thread: a name lookup cannot be given a deadline."""
+
+    def __init__(self, hosted: HostedProvider) -> None:
+        self._hosted, self._answer, self._answering = hosted, Future[str](), False
+        threading.Thread(target=self._ask, daemon=True, name="preflight").start()
+
+    def answer(self, deadline: float) -> str:
+        """Return the result as a phrase. Raises ModelsError."""
+        try:
+            return self._answer.result(max(0.0, deadline - time.monotonic()))
+        except NotInTime:
+            if self._answering:  # a slow connection is no reason to refuse a run
+                return _LIST_TOO_LATE
+            raise ModelsError(_unreachable_message(self._hosted, f"no answer within {PROBE_SECONDS:g} s")) from None
+
+    def _ask(self) -> None:
+        try:
+            self._answer.set_result(self._fetch())
+        except Exception as error:  # noqa: BLE001 - handed over to who waits
+            self._answer.set_exception(error)
+
+    def _reached(self) -> None:
+        self._answering = True
+
+    def _fetch(self) -> str:
+        hosted = self._hosted
+        if hosted.api == "litellm" or not hosted.base_url:
+            return "litellm chooses the address: key and model are not checked before the first call"
+        try:
+            opener = urllib.request.build_opener(NoRedirectHandler, _Https(self._reached))
+            with opener.open(_list_request(hosted), timeout=PROBE_SECONDS) as response:
+                self._reached()
+                return _check_listed(hosted, response.read(_MAX_LIST_BYTES + 1))
+        except urllib.error.HTTPError as error:
+            return _explain_status(hosted, error.code)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if self._answering:
+                return _LIST_TOO_LATE
+            raise ModelsError(
+                _unreachable_message(hosted, _connection_fault(getattr(error, "reason", error)))
+            ) from None
+
+
+def _explain_status(hosted: HostedProvider, status: int) -> str:
+    if status in (401, 403):
+        named = hosted.key or hosted.key_file
+        why = f"the key in {named} is refused" if named else "it wants a key: name its variable in provider.key"
+        raise ModelsError(f"provider {hosted.name}: key refused (HTTP {status} at {provider_address(hosted)}); {why}")
+    return f"answers, but shows no list of models (HTTP {status}): the model's name is not checked"
+
+
+def _check_listed(hosted: HostedProvider, body: bytes) -> str:
+    names, complete = _model_ids(body)
+    if not names or not complete:
+        return "answers, but its list of models cannot be read: the model's name is not checked"
+    if not _is_listed(hosted.model, names):
+        where = provider_address(hosted)
+        raise ModelsError(f"provider {hosted.name}: no model {hosted.model!r} at {where}{_suggestion(hosted, names)}")
+    return f"answers, and serves {hosted.model}"
+
+
+def _model_ids(body: bytes) -> tuple[list[str], bool]:
+    """Return the ids of a model list and whether it is complete. OpenAI's and Anthropic's shape, or a bare list."""
+    if len(body) > _MAX_LIST_BYTES:
+        return [], False
+    try:
+        listing: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return [], False
+    paged = isinstance(listing, dict) and bool(listing.get("has_more") or listing.get("nextPageToken"))
+    rows = listing.get("data") if isinstance(listing, dict) else listing
+    rows = rows if isinstance(rows, list) else []
+    ids = [row.get("id") for row in rows if isinstance(row, dict)]
+    return [
+        name for name in ids if isinstance(name, str) and len(name) <= _MAX_NAME_CHARS and name.isprintable()
+    ], not paged
+
+
+def _is_listed(model: str, names: Sequence[str]) -> bool:
+    """Return whether the model is listed, also under another name.
+
+    These are an alias of a dated one, a tag (`llama3` is `llama3:latest`), a routing suffix
+    (`openai/gpt-oss-120b:nitro`), and Google's prefix `models/`.
+    """
+    served = {name.removeprefix("models/") for name in names}
+    requested = model.removeprefix("models/")
+    if {requested, f"{requested}:latest", requested.partition(":")[0] if "/" in requested else requested} & served:
+        return True
+    stem = requested.removesuffix("-latest")
+    return any(name.startswith(f"{stem}-") and name[len(stem) + 1 :].replace("-", "").isdigit() for name in served)
+
+
+def _suggestion(hosted: HostedProvider, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(hosted.model, names, n=1, cutoff=0.4)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; it serves {', '.join(_shortened(names))}"
+
+
+def _shortened(names: Sequence[str]) -> Iterator[str]:
+    yield from names[:5]
+    if len(names) > 5:
+        yield f"and {len(names) - 5} more"
+
+
+def _list_request(hosted: HostedProvider) -> urllib.request.Request:
+    key = key_of(hosted)
+    headers = {"User-Agent": "sia-runner", "Accept": "application/json", **hosted.headers}
+    url = f"{str(hosted.base_url).rstrip('/')}/models"
+    if hosted.api == "anthropic":
+        headers |= {"anthropic-version": "2023-06-01"} | ({"x-api-key": key} if key else {})
+        url += "?limit=1000"
+    elif key:
+        headers["Authorization"] = f"Bearer {key}"
+    return urllib.request.Request(url, headers=headers)  # noqa: S310 - the schema allows http and https only
+
+
+class NoRedirectHandler(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: a key is sent to the configured address only."""
+
+    def redirect_request(self, req: object, fp: object, code: int, msg: str, headers: object, newurl: str) -> None:
+        """Return None, which turns the redirect into an error."""
+        return None
+
+
+class _Https(urllib.request.HTTPSHandler):
+    """Reports when a connection is established: then the host exists, however slowly it answers."""
+
+    def __init__(self, reached: Callable[[], None]) -> None:
+        super().__init__()
+        self._reached = reached
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(_Connection, self._reached), req, context=ssl.create_default_context())
+
+
+class _Connection(http.client.HTTPSConnection):
+    def __init__(self, reached: Callable[[], None], host: str, **options: Any) -> None:
+        super().__init__(host, **options)
+        self._reached = reached
+
+    def connect(self) -> None:
+        super().connect()
+        self._reached()
+
+
+def provider_address(hosted: HostedProvider) -> str:
+    """Return scheme, host and port, without a user name or password in the address."""
+    try:
+        parts = urlsplit(hosted.base_url or "")
+    except ValueError:
+        return "provider.base_url, which is not a valid address"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _unreachable_message(hosted: HostedProvider, why: str) -> str:
+    return redact(f"provider {hosted.name} does not answer at {provider_address(hosted)} ({why})", [key_of(hosted)])
+
+
+def _connection_fault(reason: object) -> str:
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {PROBE_SECONDS:g} s"
+    if isinstance(reason, socket.gaierror):
+        return "no such host name"
+    if isinstance(reason, ssl.SSLError):
+        return f"TLS: {reason.reason or reason}"
+    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return " ".join(str(text).lower().split())[:200]

@@ -1,0 +1,260 @@
+"""Model requests and answers as data, and the checks and counts that both APIs share.
+
+The module holds the normalised request, the summary of an answer, the checks of a request's body, token bounds, and
+server-sent events."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from sia_runner.config.components import HostedProvider
+from sia_runner.records import SampledCall
+from sia_runner.wire.failures import CallError
+from sia_runner.wire.grants import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class SseEvent:
+    """One server-sent event."""
+
+    raw: bytes  # unchanged, with its blank line
+    data: bytes  # the joined data lines; empty for a comment
+
+
+class SseSplitter:
+    """Splits a stream into whole events. Linear in the stream's length, even for tiny pieces and long events."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._searched = 0
+
+    @property
+    def cut(self) -> bool:
+        """Tells whether an incomplete event remains."""
+        return bool(self._rest.strip())
+
+    def feed(self, piece: bytes) -> Iterator[SseEvent]:
+        """Yield the events that this piece completes."""
+        self._rest += piece.replace(b"\r", b"")  # line ends may be \r\n; JSON has no bare \r
+        start = 0
+        while (end := self._rest.find(b"\n\n", max(start, self._searched))) >= 0:
+            raw = bytes(self._rest[start : end + 2])
+            start = end + 2
+            yield SseEvent(raw, _event_data(raw))
+        del self._rest[:start]
+        self._searched = max(0, len(self._rest) - 1)
+
+
+def _event_data(raw: bytes) -> bytes:
+    lines = [line[5:].removeprefix(b" ") for line in raw.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def sse_event(data: bytes, name: str | None = None) -> bytes:
+    """Return one event, ready to send."""
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"
+
+
+Api = Literal["openai", "anthropic"]
+Body = dict[str, Any]
+
+_MAX_ID_CHARS = 200  # characters of a question's id
+
+
+@dataclass(slots=True)
+class ModelRequest:
+    """One request of a client, normalised. `body` has the shape of `api`; its model is the configured one."""
+
+    api: Api
+    body: Body
+    stream: bool
+    asked_model: str  # the client's name for the model
+    question: str | None
+    output_tokens: int  # completion bound
+    wants_usage: bool = True  # streams only: the client expects the chunk with the usage
+    headers: Mapping[str, str] = field(default_factory=dict)  # the client's headers that the API needs
+    raw: bytes = b""  # the body's JSON
+    grant: Grant | None = None  # the account; a policy reads it
+    turn: int = 0  # number of earlier calls of this session for the same question
+    sampled: SampledCall | None = None  # set by a policy when it answers
+
+    def __post_init__(self) -> None:
+        self.raw = self.raw or dumps(self.body)
+
+
+@dataclass(slots=True)
+class AnswerSummary:
+    """The content of an answer. Token counts are None where the provider gave none; input includes cached tokens."""
+
+    text: str = ""
+    tool_calls: list[dict[str, str]] = field(default_factory=list)  # id, name, arguments
+    finish_reason: str | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int = 0  # read from the provider's cache
+    written_tokens: int = 0  # written to it
+
+
+class AnswerReader(Protocol):
+    """Follows a stream of one API."""
+
+    at_end: bool  # the last event was the API's end mark
+
+    def take(self, item: SseEvent) -> bytes:
+        """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
+        ...
+
+    def finish(self) -> AnswerSummary:
+        """Return the summary. Raises CallError when the stream was cut before its end."""
+        ...
+
+
+class ApiDialect(Protocol):
+    """Describes one API: how its requests are normalised, its answers read and its errors written."""
+
+    api: Api
+
+    def prepare(self, body: Body, hosted: HostedProvider) -> ModelRequest:
+        """Normalise a request. Raises CallError (bad_request)."""
+        ...
+
+    def read(self, body: Any) -> AnswerSummary:
+        """Summarise a whole answer. Raises CallError (malformed)."""
+        ...
+
+    def reader(self, request: ModelRequest) -> AnswerReader:
+        """Return a reader for the request's stream."""
+        ...
+
+    def error(self, status: int, failed: CallError) -> Body:
+        """Return the JSON of an error."""
+        ...
+
+    def error_event(self, status: int, failed: CallError) -> bytes:
+        """Return the error as an event of a stream under way."""
+        ...
+
+
+def dumps(data: Any) -> bytes:
+    """Return compact JSON; a lone surrogate, which UTF-8 cannot hold, is escaped."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(data, separators=(",", ":")).encode()
+
+
+def loads(data: bytes) -> Any:
+    """Parse a provider's JSON. Raises CallError (malformed), also for JSON nested too deeply."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise CallError("malformed", f"the provider's answer is not JSON: {data[:80]!r}") from None
+
+
+def short_text(value: Any) -> str | None:
+    """Return a non-empty string of at most 200 characters, such as a question's id; None for anything else."""
+    if not isinstance(value, str) or not value:
+        return None
+    return value[:_MAX_ID_CHARS].encode(errors="replace").decode()  # lone surrogates cannot be written to a file
+
+
+def token_count(value: Any) -> int | None:
+    """Return a token count as an answer reports it; None for anything but a count."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40 else None
+
+
+MAX_OUTPUT_TOKENS = 131_072  # tokens; the maximum of any request
+# Fields by which a harness could leave its sandbox or have another model answer.
+_REFUSED_FIELDS = {
+    "mcp_servers": "it would reach other servers",
+    "web_search_options": "it would search the web",
+    "plugins": "they would reach other servers",
+    "container": "it would run code elsewhere",
+    "models": "the experiment names the model",
+    "fallbacks": "the experiment names the model",
+}
+
+
+def bad_request(message: str) -> CallError:
+    """Return the error for a request that is refused here, before it is sent."""
+    return CallError("bad_request", message, status=400, sent=False)
+
+
+def refuse_locked(body: Body) -> None:
+    """Refuse fields that would leave the sandbox or choose another model. Raises CallError."""
+    for name, why in _REFUSED_FIELDS.items():
+        if body.get(name):
+            raise bad_request(f"{name} is not served here: {why}")
+    if body.get("service_tier") == "priority":
+        raise bad_request("service_tier=priority is not served here: it has prices of its own")
+
+
+def refuse_tools(tools: Any, allowed: Iterable[str]) -> None:
+    """Refuse tools that the provider would run; only the client's own are allowed. Raises CallError."""
+    if tools is None:
+        return
+    if not isinstance(tools, list):
+        raise bad_request("tools must be a list")
+    for tool in tools:
+        kind = tool.get("type", "custom") if isinstance(tool, dict) else None
+        if not isinstance(kind, str) or not kind.startswith(tuple(allowed)):
+            raise bad_request(f"tools of type {kind!r} are not served here, only those that the client runs itself")
+
+
+def checked_messages(body: Body) -> list[Body]:
+    """Return the messages, checked. Raises CallError."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise bad_request("messages must be a list of at least one object")
+    refuse_addresses(part for message in messages for part in _content_parts(message.get("content")))
+    return messages
+
+
+def refuse_addresses(parts: Iterable[Body]) -> None:
+    """Refuse content given by address: the provider or litellm would fetch it, outside the sandbox."""
+    for part in parts:
+        for reference in (part.get("image_url"), part.get("source"), part.get("file"), part.get("video_url")):
+            fields = reference if isinstance(reference, dict) else {"url": reference}
+            url = fields.get("url")
+            if fields.get("file_id") or (url is not None and not str(url).startswith("data:")):
+                raise bad_request("pictures and files must be sent as data, not as an address")
+
+
+def _content_parts(content: Any) -> Iterable[Body]:
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict):
+            yield part
+            yield from _content_parts(part.get("content"))  # inside a tool's result
+
+
+def completion_bound(body: Body, name: str) -> int | None:
+    """Return a completion bound as the request names it, at most MAX_OUTPUT_TOKENS. Raises CallError."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise bad_request(f"{name} must be a whole number above 0")
+    return min(value, MAX_OUTPUT_TOKENS)
+
+
+def boolean_field(body: Body, name: str) -> bool:
+    """Return a field that must be true, false or absent. Raises CallError."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise bad_request(f"{name} must be true or false")
+    return bool(value)
+
+
+def token_bound(body: bytes) -> int:
+    """Return an upper bound of a request's tokens: text has three or four bytes a token, Chinese two or more."""
+    return len(body) // 2 + 64
+
+
+def estimate_tokens(text: str) -> int:
+    """Estimate the tokens of a text: four ASCII characters each, one for any other character."""
+    ascii_only = len(text.encode("ascii", "ignore"))
+    return math.ceil(ascii_only / 4) + len(text) - ascii_only

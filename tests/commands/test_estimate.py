@@ -1,0 +1,131 @@
+"""The forecast of a run's cost: sizes from the task, stated assumptions, unknown prices reported as unknown."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sia_runner.commands import estimate
+from sia_runner.commands.cost_forecast import ASSUMPTIONS, TaskSizes, budget_lines, forecast_run, total_dollars
+from sia_runner.commands.estimate import measure_task
+from sia_runner.config.experiment import BudgetConfig, check_experiment
+from tests.config.test_providers import composed
+
+SIZES = TaskSizes(gate=8, trial=60, select=180, rounds=1, test=200, question_bytes=400)
+PRICED = ["provider=custom", "provider.base_url=http://localhost:9/v1", "provider.model=m"]
+PRICED += ["provider.prices={input: 1.0, output: 2.0}"]
+
+
+def config(*overrides):
+    return check_experiment(composed(*PRICED, *overrides))
+
+
+def forecasts(experiment):
+    return {name: forecast_run(experiment, SIZES, name) for name in ASSUMPTIONS}
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """The command in this process: what it prints and its exit code."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["estimate", *args])
+        monkeypatch.setenv("PIP_NO_INDEX", "0")  # restored after the command has set it
+        code = estimate.main()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_sizes_are_those_of_the_tasks_own_questions():
+    sizes = measure_task(check_experiment(composed("task=smoke")))
+    assert (sizes.gate, sizes.trial, sizes.select, sizes.test, sizes.rounds) == (8, 60, 180, 200, 1)
+    assert 20 < sizes.question_bytes < 200
+
+
+def test_low_is_below_expected_and_expected_below_high_in_every_figure():
+    low, expected, high = forecasts(config("meta_agent=llm")).values()
+    for less, more in ((low, expected), (expected, high)):
+        for figure in ("calls", "input_tokens", "output_tokens", "seconds"):
+            assert getattr(less.total, figure) <= getattr(more.total, figure), figure
+
+
+def test_the_low_case_counts_one_call_for_every_question_that_is_asked():
+    low = forecasts(config("max_gen=3"))["low"]  # recipes: a fifth of 8 trials on all dev questions, no proposer's call
+    assert low.meta.calls == 0
+    assert low.target.calls == 3 * (2 * 60 + 8 + 180) + 200
+    assert low.target.input_tokens == low.target.calls * (100 + 100)
+
+
+def test_more_generations_and_more_width_cost_more():
+    single = forecasts(config("meta_agent=llm", "max_gen=2"))["expected"]
+    two = forecasts(config("meta_agent=llm", "max_gen=4"))["expected"]
+    wide = forecasts(config("meta_agent=llm", "max_gen=2", "search.width=3"))["expected"]
+    assert two.meta.calls == 2 * single.meta.calls and wide.meta.calls == 3 * single.meta.calls
+    assert wide.meta.seconds == single.meta.seconds  # side by side
+
+
+def test_patience_shortens_the_low_case_only():
+    early = forecasts(config("max_gen=10", "search.patience=2"))
+    assert [case.generations for case in early.values()] == [3, 10, 10]
+
+
+def test_an_answer_is_never_longer_than_max_tokens_and_a_run_never_longer_than_its_limit():
+    high = forecasts(config("provider.max_tokens=50"))["high"]
+    assert high.target.output_tokens == 50 * high.target.calls
+    assert high.parts["select"].seconds <= config().task.limits.run
+
+
+def test_dollars_are_tokens_times_prices_and_unknown_prices_stay_unknown():
+    experiment = config()
+    low = forecasts(experiment)["low"]
+    usd = low.target.input_tokens * 1e-6 + low.target.output_tokens * 2e-6
+    assert total_dollars(experiment, low) == pytest.approx(usd, rel=0.01)
+    assert total_dollars(config("provider.prices=null"), low) is None
+
+
+def test_what_a_budget_would_cut_is_said():
+    experiment = config("max_gen=4", "budget.calls=800", "budget.usd=1000", "budget.generation.calls=100")
+    lines = budget_lines(experiment, forecasts(experiment))
+    assert lines[0] == "budget.usd=1000 · low: enough · expected: enough · high: enough"
+    assert lines[1].startswith("budget.calls=800 · low: ends in generation 2 of 4")
+    assert lines[2] == "budget.generation.calls=100 · cuts a generation in the case low, expected, high"
+    assert config().budget == BudgetConfig() and budget_lines(config(), forecasts(config())) == []
+
+
+def test_a_dollar_limit_without_prices_says_so():
+    experiment = config("provider.prices=null", "budget.usd=1")
+    assert "expected: prices unknown" in budget_lines(experiment, forecasts(experiment))[0]
+
+
+def test_the_command_prints_a_table_with_its_assumptions(tmp_path):
+    line = [sys.executable, "-m", "sia_runner", "estimate", *PRICED, "meta_agent=llm", "budget.usd=0.01"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for part in ("expected", "USD · proposer (m)", "calls · select", "assumed of a harness", "budget.usd=0.01"):
+        assert part in done.stdout
+    assert "waiting for models" in done.stdout and not list(tmp_path.iterdir())
+
+
+def test_the_command_has_a_form_for_programs(command):
+    code, out, _ = command(*PRICED, "--json")
+    report = json.loads(out)
+    assert code == 0 and report["cases"]["low"]["usd"] < report["cases"]["high"]["usd"]
+    assert report["roles"]["target"] == {"provider": "custom", "model": "m", "priced": True}
+
+
+def test_an_experiment_without_models_costs_nothing(command):
+    code, out, _ = command()
+    assert code == 0 and "no model is called, nothing is spent" in " ".join(out.split())
+
+
+def test_data_that_is_not_there_is_not_fetched(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIA_CACHE", str(tmp_path / "empty"))
+    code, _, err = command("task=lawbench", *PRICED)
+    assert code == 2 and "python -m sia_runner prepare task=lawbench" in err
+
+
+def test_a_wrong_configuration_is_refused_as_a_run_would_be(command):
+    assert command("max_gen=0") == (2, "", "refused: max_gen=0: input should be greater than or equal to 1\n")
+    assert command("provider=opnai")[2].startswith("refused: provider=opnai: no such choice; did you mean")

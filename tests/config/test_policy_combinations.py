@@ -1,0 +1,51 @@
+"""Settings of the policy that do not fit together are refused in one line before anything is started."""
+
+import pytest
+
+from sia_runner.config.experiment import check_experiment
+from tests.config.test_experiment import composed, faults
+
+URL = "target_agent.policy.base_url=http://127.0.0.1:9/v1"
+VLLM = ["task=arithmetic", "target_agent=policy", "target_agent.policy.backend=vllm"]
+LARGE = "target_agent.policy.base=openai/gpt-oss-120b"
+
+
+def test_a_vllm_server_serves_a_base_that_it_knows_by_the_same_name():
+    config = check_experiment(composed(*VLLM, LARGE, URL, "trainer=grpo"))
+    assert config.target_agent.policy.backend == "vllm" and config.trainer.lora.save == []
+
+
+@pytest.mark.parametrize("gpus", ["4", "a100:4", "0"])
+def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
+    config = check_experiment(
+        composed("task=arithmetic", "trainer=grpo", "trainer.processes=4", "compute=slurm",
+                 f"compute.resources.train.gpus={gpus}")
+    )  # fmt: skip
+    assert config.trainer.processes == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ([*VLLM, LARGE], "target_agent.policy.backend=vllm needs target_agent.policy.base_url"),
+        (
+            [*VLLM, LARGE, "target_agent.policy.base_url=localhost:8000"],
+            "https://…); given: localhost:8000",
+        ),
+        (["task=arithmetic", "target_agent=policy", URL], "target_agent.policy.backend=peft"),
+        ([*VLLM, URL], "target_agent.policy.base=tiny"),
+        ([*VLLM, LARGE, URL, "trainer=grpo", "trainer.lora.save=[lm_head]"], "trainer.lora.save=['lm_head']"),
+        ([*VLLM, LARGE, URL, "trainer=auto", "trainer.algorithms.ppo.lora.save=[lm_head]"], "vLLM cannot load"),
+        (
+            [*VLLM, LARGE, URL, "trainer=grpo", "trainer.lora.save=[]", "trainer.processes=2"],
+            "trainer.processes=2 would each load an adapter into the server of target_agent.policy.backend=vllm",
+        ),
+        (
+            ["task=arithmetic", "trainer=auto", "trainer.algorithms.dpo.processes=4", "compute=slurm"],
+            "trainer.processes=4 needs a GPU for each, but compute.resources.train.gpus=1",
+        ),
+    ],
+)
+def test_what_makes_no_sense_together_is_named_with_what_is_allowed(overrides, says):
+    (line,) = faults(*overrides)
+    assert says in line and "\n" not in line

@@ -1,0 +1,76 @@
+"""A weights update that cannot be done is one line for the journal; what is not the candidate's doing says so."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sia_runner.config.composition import register_resolvers
+from sia_runner.config.experiment import check_experiment
+from sia_runner.experiment.context import build_components
+from sia_runner.experiment.weights import update as learning
+from sia_runner.sandbox.protocol import SandboxError
+from sia_runner.store.run_directory import RunDir
+from sia_runner.tasks.protocol import TaskError
+from sia_runner.wire.grants import BudgetSpent, ProviderDown
+from tests.config.test_providers import composed
+from tests.training import toy
+from tests.training.trajectories import configured, trajectory
+
+pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
+
+
+@pytest.fixture
+def update(tmp_path, monkeypatch):
+    """`update(roll)`: a real update of a small policy with these rollouts."""
+    register_resolvers()
+    config = check_experiment(composed("task=arithmetic", "trainer=grpo"))
+    build_components(config).task.prepare(lambda _: None)
+    run = RunDir(tmp_path)
+    run.generation(2).path.mkdir()
+    policy = toy.ToyPolicy(toy.small_model(), toy.small_tokenizer())
+    monkeypatch.setattr(learning, "models", lambda *_: SimpleNamespace(policy=lambda: policy))
+
+    def one(roll):
+        monkeypatch.setattr(learning, "Rolling", lambda *_, **__: roll)
+        return learning.update_weights(config, run, 2, 1, configured("grpo", steps=1, questions=1))
+
+    return one
+
+
+def failing(error):
+    def roll(units, *, samples, step, temperature):
+        raise error
+
+    return roll
+
+
+@pytest.mark.parametrize("error", [TaskError("no such question"), SandboxError("no interpreter has numpy 0.1")])
+def test_what_the_task_or_the_sandbox_refuses_fails_the_generation_in_one_line(update, error):
+    assert update(failing(error)) == {"fault": f"grpo: {error}", "unscored": False}
+
+
+def test_out_of_memory_is_the_settings_fault(update):
+    error = RuntimeError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the documentation.")
+    assert update(failing(error)) == {"fault": "grpo: CUDA out of memory. Tried to allocate 20 GiB."}
+
+
+@pytest.mark.parametrize("error", [ProviderDown("no answer"), BudgetSpent("run", "calls"), RuntimeError("a bug")])
+def test_what_stops_a_run_keeps_its_meaning(update, error):
+    with pytest.raises(type(error)):
+        update(failing(error))
+
+
+def test_rollouts_without_any_reward_are_no_fault_of_the_candidate(update):
+    def roll(units, *, samples, step, temperature):
+        return [trajectory(None, unit=unit, sample=sample) for unit in units for sample in range(samples)]
+
+    result = update(roll)
+    assert result["unscored"] and "has a reward" in result["fault"]
+
+
+def test_rewards_that_never_differ_teach_nothing_and_leave_no_adapter(update, tmp_path):
+    def roll(units, *, samples, step, temperature):
+        return [trajectory(1.0, unit=units[0], sample=sample) for sample in range(samples)]
+
+    assert update(roll)["fault"] == "grpo: nothing to learn from: no question's samples differed in reward"
+    assert not RunDir(tmp_path).generation(2).adapter.exists()

@@ -1,0 +1,133 @@
+"""Concurrent requests become batches; one bad request, or one that is taken back, is its own affair."""
+
+import threading
+import time
+from concurrent.futures import CancelledError
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("torch", reason="the training extra is not installed")
+
+from sia_runner.policy.engine import RequestBatcher
+from sia_runner.wire.failures import CallError
+from tests.policy.checkpoints import ask
+
+
+class Watched:
+    """The engine, and how many asks came together."""
+
+    def __init__(self, engine, **changes):
+        self._engine, self.sizes, self.gate = engine, [], threading.Event()
+        self.spec = engine.spec.model_copy(update=changes)
+        self.gate.set()
+
+    def prompt_ids(self, one):
+        return self._engine.prompt_ids(one)
+
+    def sample(self, asks, prompts):
+        self.sizes.append(len(asks))
+        self.gate.wait(10)
+        return self._engine.sample(asks, prompts)
+
+
+@pytest.fixture
+def serve(engine):
+    made = []
+
+    def start(**changes):
+        watched = Watched(engine, **changes)
+        batching = RequestBatcher(lambda: watched)
+        batching.start()
+        made.append((watched, batching))
+        return watched, batching
+
+    yield start
+    for watched, batching in made:
+        watched.gate.set()
+        batching.close()
+
+
+def test_requests_that_come_together_are_one_batch_and_each_gets_its_own_answer(serve, engine):
+    watched, batching = serve(wait_ms=500.0, batch=5)
+    asks = [ask(str(number), temperature=1.0, seed=number) for number in range(5)]
+    answers = [future.result(30) for future in [batching.submit(one) for one in asks]]
+    assert watched.sizes == [5]
+    assert [one.sampled.completion_ids for one in answers] == [
+        engine.generate([one])[0].sampled.completion_ids for one in asks
+    ]
+
+
+def test_a_batch_has_a_bound(serve):
+    watched, batching = serve(wait_ms=200.0, batch=3)
+    for future in [batching.submit(ask("1", max_tokens=2)) for _ in range(7)]:
+        future.result(30)
+    assert max(watched.sizes) <= 3 and sum(watched.sizes) == 7
+
+
+def test_a_lonely_request_waits_no_longer_than_the_window(serve):
+    _, batching = serve(wait_ms=1.0)
+    began = time.monotonic()
+    batching.submit(ask("1", max_tokens=1)).result(30)
+    assert time.monotonic() - began < 5
+
+
+def test_a_request_that_is_refused_takes_no_other_with_it(serve):
+    _, batching = serve(wait_ms=200.0)
+    good, bad = batching.submit(ask("1", max_tokens=2)), batching.submit(ask("1 " * 200))
+    assert good.result(30).sampled.completion_ids
+    with pytest.raises(CallError, match="maximum context length"):
+        bad.result(30)
+
+
+def test_what_breaks_the_engine_is_no_fault_of_the_request_and_the_next_one_is_answered(serve, tmp_path):
+    _, batching = serve(wait_ms=1.0)
+    lost = batching.submit(replace(ask("1"), weights=tmp_path / "gone"))
+    with pytest.raises(CallError, match="the policy failed: PolicyError") as failed:
+        lost.result(30)
+    assert failed.value.kind == "unreachable" and not failed.value.transient
+    assert batching.submit(ask("1", max_tokens=2)).result(30)
+
+
+def test_a_request_can_be_taken_back_before_its_batch_begins(serve):
+    watched, batching = serve(wait_ms=1.0)
+    watched.gate.clear()
+    running = batching.submit(ask("1", max_tokens=2))
+    while not watched.sizes:
+        time.sleep(0.01)
+    waiting = batching.submit(ask("2", max_tokens=2))
+    assert waiting.cancel()
+    watched.gate.set()
+    running.result(30)
+    batching.submit(ask("3", max_tokens=2)).result(30)
+    assert watched.sizes == [1, 1]
+
+
+def test_closing_finishes_the_batch_under_way_and_lets_the_others_go(serve):
+    watched, batching = serve(wait_ms=1.0)
+    watched.gate.clear()
+    running = batching.submit(ask("1", max_tokens=2))
+    while not watched.sizes:
+        time.sleep(0.01)
+    closing = threading.Thread(target=batching.close)
+    closing.start()
+    time.sleep(0.05)
+    watched.gate.set()
+    closing.join(30)
+    assert running.result(1)
+    with pytest.raises(CancelledError):
+        batching.submit(ask("2")).result(5)
+    batching.close()
+
+
+def test_the_weights_are_loaded_once_and_only_when_they_are_needed(engine):
+    loads = []
+    batching = RequestBatcher(lambda: loads.append(1) or engine)
+    assert loads == []
+    threads = [threading.Thread(target=batching.start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    batching.close()
+    assert loads == [1]

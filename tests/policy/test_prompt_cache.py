@@ -1,0 +1,89 @@
+"""A prompt is read once for each version of the weights, and nothing else changes by it."""
+
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the training extra is not installed")
+
+from sia_runner.policy import sampling as module
+from sia_runner.policy.engine import PolicyEngine
+from sia_runner.policy.sampling import PromptCache, _read_prompts
+from tests.policy.checkpoints import ask, checkpoint, no_texts, spec
+
+PROMPTS = [[random.Random(n).randrange(3, 100) for _ in range(4 + 3 * n)] for n in range(6)]
+
+
+@pytest.fixture
+def forwards(engine, monkeypatch):
+    """How many prompts each forward pass over prompts had."""
+    seen = []
+    monkeypatch.setattr(
+        module,
+        "_read_prompts",
+        lambda model, prompts, pad: seen.append(len(prompts)) or _read_prompts(model, prompts, pad),
+    )
+    return seen
+
+
+def read(prefixes, engine, prompts, version="base"):
+    with torch.no_grad():
+        return prefixes.read(engine.model, prompts, engine.tokenizer.pad_token_id, version)
+
+
+def test_the_samples_of_a_question_read_its_prompt_once(engine, forwards):
+    prefixes = PromptCache()
+    for _ in range(3):
+        _, mask_bt, logits_bv = read(prefixes, engine, PROMPTS[:4] * 2)
+        assert mask_bt.sum(-1).tolist() == [len(prompt) for prompt in PROMPTS[:4] * 2]
+        assert torch.equal(logits_bv[:4], logits_bv[4:])
+    read(prefixes, engine, PROMPTS)
+    assert forwards == [4, 2]
+
+
+def test_what_was_kept_is_what_reading_gives(engine):
+    prefixes = PromptCache()
+    read(prefixes, engine, PROMPTS[3:])
+    cache, mask_bt, logits_bv = read(prefixes, engine, PROMPTS)
+    with torch.no_grad():
+        whole, whole_mask_bt, expected_bv = _read_prompts(engine.model, [tuple(prompt) for prompt in PROMPTS], 0)
+    assert torch.equal(mask_bt, whole_mask_bt)
+    torch.testing.assert_close(logits_bv, expected_bv, atol=1e-5, rtol=1e-5)
+    tokens = mask_bt.bool()[:, None, :, None]
+    for layer, of_whole in zip(cache.layers, whole.layers, strict=True):
+        torch.testing.assert_close(layer.keys * tokens, of_whole.keys * tokens, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(layer.values * tokens, of_whole.values * tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_other_weights_read_afresh(engine, forwards):
+    prefixes = PromptCache()
+    for version in ("base", "base+1", "base+1", "base"):
+        read(prefixes, engine, PROMPTS[:2], version)
+    assert forwards == [2, 2, 2]
+
+
+def test_trained_weights_answer_otherwise(tmp_path):
+    """Through the engine: training makes a new version."""
+    engine = PolicyEngine(spec(checkpoint(tmp_path / "base")), tmp_path, no_texts)
+    before = engine.generate([ask("12+7=")])[0]
+    with engine.training() as model, torch.no_grad():
+        model.lm_head.weight.copy_(-model.lm_head.weight)
+    assert engine.generate([ask("12+7=")])[0].sampled.completion_ids != before.sampled.completion_ids
+
+
+def test_memory_is_bounded_and_the_oldest_go_first(engine, forwards, monkeypatch):
+    prefixes = PromptCache()
+    read(prefixes, engine, PROMPTS[:1])
+    monkeypatch.setattr(module, "_MAX_CACHE_BYTES", 3 * prefixes._nbytes)
+    for prompt in ([*PROMPTS[0], 9], [*PROMPTS[0], 10], [*PROMPTS[0], 11], PROMPTS[0]):
+        read(prefixes, engine, [prompt])
+        assert prefixes._nbytes <= module._MAX_CACHE_BYTES
+        assert prefixes._nbytes == sum(prefix.nbytes for prefix in prefixes._entries.values())
+    assert forwards == [1, 1, 1, 1, 1], "the first had to go"
+
+
+def test_a_model_with_sliding_windows_reads_each_time(tmp_path, forwards):
+    engine = PolicyEngine(spec(checkpoint(tmp_path / "base", "gpt_oss")), tmp_path, no_texts)
+    for _ in range(2):
+        engine.generate([ask("12+7="), ask("12+7=")])
+    assert forwards == [2, 2]

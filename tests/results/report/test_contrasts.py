@@ -1,0 +1,100 @@
+"""Arms side by side: who is paired with whom, and what is claimed."""
+
+import pytest
+
+from sia_runner.results.report.analysis import contrast_arms, group_runs, run_gains, total_per_arm
+from sia_runner.results.report.tables import paper_rows, row_cells
+from tests.results.report.making import HALF, MORE, both, finished
+
+LESS = [0] * 38 + [1, 0]
+
+
+def contrast(runs):
+    (group,) = group_runs(runs)
+    (result,) = contrast_arms(group)
+    return result
+
+
+def test_runs_are_paired_by_seed():
+    result = contrast([*both(0, HALF, MORE), *both(1, HALF, MORE)])
+    assert [(pair.old.name, pair.new.name) for pair in result.pairs] == [("h0", "wh0"), ("h1", "wh1")]
+    assert result.unpaired == ()
+
+
+def test_equal_answers_are_a_tie():
+    (pair,) = contrast(both(0, HALF, HALF)).pairs
+    assert (pair.difference, pair.lost, pair.won, pair.p_value, pair.verdict) == (0.0, 0, 0, 1.0, "tie")
+
+
+def test_one_seed_speaks_for_itself_only():
+    assert contrast(both(0, HALF, MORE)).verdict == "SIA-W+H · grpo better, one seed"
+    assert contrast(both(0, HALF, HALF)).verdict == "tie, one seed"
+
+
+def test_seeds_that_disagree_are_a_tie_however_clear_each_of_them_is():
+    result = contrast([*both(0, HALF, MORE), *both(1, HALF, LESS)])
+    assert [pair.verdict for pair in result.pairs] == ["SIA-W+H · grpo better", "SIA-H better"]
+    assert result.verdict == "tie"
+
+
+def test_seeds_that_agree_are_a_difference():
+    fewer = [1] * 36 + [0, 1, 0, 1]
+    result = contrast([*both(0, HALF, MORE), *both(1, HALF, fewer), *both(2, HALF, MORE)])
+    assert result.verdict == "SIA-W+H · grpo better"
+    assert result.over_seeds.value == pytest.approx((2 * (39 - 20) + (38 - 20)) / 3 / 40)
+
+
+def test_p_values_are_adjusted_for_the_number_of_pairs():
+    item = contrast(both(0, HALF, MORE)).pairs[0]
+    three = contrast([run for seed in range(3) for run in both(seed, HALF, MORE)]).pairs[0]
+    assert item.p_holm == item.p_value and three.p_holm == pytest.approx(3 * three.p_value)
+
+
+def test_a_seed_without_a_partner_is_named_and_not_compared():
+    result = contrast([*both(0, HALF, MORE), finished("h1", HALF, seed=1)])
+    assert len(result.pairs) == 1 and result.unpaired == (1,)
+
+
+def test_other_test_questions_are_another_group():
+    h, wh = both(0, HALF, MORE)
+    other = finished("elsewhere", HALF[:20], seed=0)
+    object.__setattr__(other.arm, "test_sha256", "other")
+    assert len(group_runs([h, wh, other])) == 2
+
+
+def test_a_run_without_a_score_is_missed_where_it_belongs():
+    lost = finished("wh1", HALF, mode="SIA-W+H", trainer="grpo", seed=1, arm=None, tests={}, status="cut")
+    (group,) = group_runs([*both(0, HALF, MORE), lost])
+    (row,) = paper_rows(group, contrast_arms(group))
+    assert row.missing == 1 and row_cells(row, False)[-1] == "1/1 (1 without a score)"
+
+
+def test_a_point_has_a_price_only_where_something_was_gained():
+    gained, nothing, lost = (finished(name, new, HALF) for name, new in (("a", MORE), ("b", HALF), ("c", LESS)))
+    (group,) = group_runs([gained])
+    (gain,) = run_gains(group)
+    assert gain.cost.points == pytest.approx(100 * (39 - 20) / 40)
+    assert gain.cost.usd_per_point == pytest.approx(1.0 / gain.cost.points)
+    assert gain.cost.seconds_per_point == pytest.approx(60.0 / gain.cost.points)
+    for run in (nothing, lost):
+        (group,) = group_runs([run])
+        (gain,) = run_gains(group)
+        assert gain.cost.usd_per_point is None and gain.cost.seconds_per_point is None
+        assert gain.verdict == ("tie" if run is nothing else "worse")
+
+
+def test_an_unknown_price_is_not_guessed():
+    (group,) = group_runs(
+        [finished("a", MORE, HALF), finished("b", MORE, HALF, seed=1, usage={"usd": None, "tokens": 5})]
+    )
+    runs, cost = total_per_arm(group.sides[0], run_gains(group))
+    assert runs == 2 and cost.usd is None and cost.usd_per_point is None and cost.tokens == 1005
+
+
+def test_a_metric_that_is_no_mean_is_not_tested():
+    first, best = ({"value": value, "ci95": None, "n": 40} for value in (0.6, 0.9))
+    run = finished("auc", MORE, HALF, tests={1: {"score": first, "outcomes": {}}, 2: {"score": best, "outcomes": {}}})
+    (group,) = group_runs([run])
+    (gain,) = run_gains(group)
+    assert (gain.p_value, gain.won, gain.verdict) == (None, None, "not tested")
+    assert gain.cost.points == pytest.approx(30.0)

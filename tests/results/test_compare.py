@@ -1,0 +1,192 @@
+"""Runs side by side: which are compared, with what test, and which cannot be."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from pydantic import ValidationError
+
+from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.results.compare import FinishedRun, compare_runs, read_finished_runs, runs_in_folders
+from sia_runner.store.run_directory import RunDir, RunDirectoryError
+
+
+def outcomes(values):
+    return tuple(
+        Outcome(f"u{k}", OutcomeKind.CORRECT if value == 1 else OutcomeKind.WRONG, float(value))
+        for k, value in enumerate(values)
+    )
+
+
+def arm(name, values, seed=0, **changes):
+    value = sum(values) / len(values)
+    row = {"run": name, "task": "t", "metric": "accuracy", "seed": seed, "test": {"value": value}}
+    made = FinishedRun(row, {"max_gen": 3, "trainer.name": name}, outcomes(values), True, "same", "base", "harness")
+    return replace(made, **changes)
+
+
+HALF, MORE = [1, 0] * 20, [1] * 38 + [0, 1]
+
+
+def test_a_pair_has_the_exact_two_sided_p_of_mcnemar():
+    from scipy.stats import binomtest
+
+    (pair,) = compare_runs([arm("h", HALF), arm("wh", MORE)])["pairs"]
+    lost = sum(item > other for item, other in zip(HALF, MORE, strict=True))
+    won = sum(item < other for item, other in zip(HALF, MORE, strict=True))
+    assert (pair["lost"], pair["won"]) == (lost, won)
+    assert pair["p_value"] == pytest.approx(binomtest(won, won + lost).pvalue)
+    assert pair["difference"] == pytest.approx((won - lost) / 40)
+
+
+def test_p_does_not_depend_on_who_is_named_first():
+    (item,), (other,) = (
+        compare_runs(arms)["pairs"] for arms in ([arm("a", HALF), arm("b", MORE)], [arm("b", MORE), arm("a", HALF)])
+    )
+    assert item["p_value"] == other["p_value"] and item["difference"] == -other["difference"]
+
+
+def test_two_equal_runs_are_a_tie():
+    (pair,) = compare_runs([arm("a", HALF), arm("b", HALF)])["pairs"]
+    assert (pair["p_value"], pair["difference"], pair["standard_error"]) == (1.0, 0.0, 0.0)
+
+
+def test_where_lower_is_better_a_fall_is_a_win():
+    (pair,) = compare_runs([arm(n, v, higher_is_better=False) for n, v in (("a", HALF), ("b", MORE))])["pairs"]
+    assert pair["difference"] > 0 and pair["lost"] > pair["won"]
+
+
+def test_a_run_is_compared_with_the_first_of_its_own_seed():
+    sweep = [arm(f"{mode}{seed}", HALF, seed) for mode in ("h", "wh") for seed in (0, 1)]
+    assert [(p["old"], p["new"]) for p in compare_runs(sweep)["pairs"]] == [("h0", "wh0"), ("h1", "wh1")]
+
+
+def test_without_a_shared_seed_all_are_compared_with_the_first_and_it_is_said():
+    result = compare_runs([arm(f"r{seed}", HALF, seed) for seed in (0, 1, 2)])
+    assert [(p["old"], p["new"]) for p in result["pairs"]] == [("r0", "r1"), ("r0", "r2")]
+    assert result["notes"] == ["r0 and r1: other seeds (0, 1)", "r0 and r2: other seeds (0, 2)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"policy_sha256": "f" * 64}, "a and b began with different policies (base, ffffffffffff)"),
+        ({"policy_sha256": None}, "a and b began with different policies (base, none recorded)"),
+        ({"harness_sha256": "other"}, "a and b began with different harnesses"),
+        ({"config": {"max_gen": 5, "trainer.name": "b"}}, "a and b: max_gen is 3, 5"),
+        ({"config": {"trainer.name": "b"}}, "a and b: max_gen is 3, None"),
+    ],
+)
+def test_what_the_two_did_not_have_in_common_beside_the_trainer_is_said(changes, note):
+    assert compare_runs([arm("a", HALF), arm("b", MORE, **changes)])["notes"] == [note]
+
+
+def test_runs_that_differ_in_their_trainer_alone_need_no_note():
+    assert compare_runs([arm("a", HALF), arm("b", MORE)])["notes"] == []
+
+
+def test_a_metric_that_is_no_mean_has_a_difference_and_no_test_by_question():
+    area = arm("b", MORE)
+    area.row["test"]["value"] = 0.9
+    (pair,) = compare_runs([arm("a", HALF), area])["pairs"]
+    assert pair["difference"] == pytest.approx(0.4)
+    assert pair["p_value"] is pair["standard_error"] is pair["won"] is None
+
+
+def test_one_run_another_test_set_or_another_task_is_refused():
+    with pytest.raises(RunDirectoryError, match="one run is no comparison"):
+        compare_runs([arm("a", HALF)])
+    with pytest.raises(RunDirectoryError, match="b and a were tested on different questions or data"):
+        compare_runs([arm("a", HALF), arm("b", MORE, test_sha256="other")])
+    other = arm("b", MORE)
+    other.row["task"] = "another"
+    with pytest.raises(RunDirectoryError, match="b cannot be compared: it has task another, a has t"):
+        compare_runs([arm("a", HALF), other])
+
+
+def test_a_sweep_is_its_runs_in_the_order_of_their_numbers(tmp_path):
+    for name in ("10-x", "2-x", "notes"):
+        (tmp_path / name).mkdir()
+    for name in ("10-x", "2-x"):
+        (tmp_path / name / "config.yaml").touch()
+    assert [run.path.name for run in runs_in_folders([tmp_path])] == ["2-x", "10-x"]
+    with pytest.raises(RunDirectoryError, match="named twice"):
+        runs_in_folders([tmp_path, tmp_path / "2-x"])
+    with pytest.raises(RunDirectoryError, match="no run there"):
+        runs_in_folders([tmp_path / "notes"])
+
+
+def run_compare(*args):
+    command = [sys.executable, "-m", "sia_runner", "compare", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, request):
+    """Two finished runs on the smoke task: its reference alone, and its recipes."""
+    from tests.conftest import Cli
+
+    made = []
+    for name, generations in (("one", 1), ("more", 3)):
+        cli = Cli(tmp_path_factory.mktemp(name))
+        cli.run = cli.folder / name
+        done = cli("task=smoke", f"max_gen={generations}")
+        assert done.returncode == 0, done.stderr
+        made.append(cli.run)
+    return made
+
+
+def test_real_runs_are_shown_with_their_scores_and_what_differs(two):
+    done = run_compare(*two)
+    assert done.returncode == 0, done.stderr
+    assert "McNemar p" in done.stdout and "not equal: one and more: max_gen is 1, 3" in done.stdout
+    result = json.loads(run_compare(*two, "--json").stdout)
+    for row, run in zip(result["runs"], two, strict=True):
+        best = json.loads((run / "summary.json").read_text())["best"]
+        assert (row["test"], row["val"], row["best"]) == (best["test"], best["val"], best["generation"])
+    (pair,) = result["pairs"]
+    assert pair["difference"] == pytest.approx(result["runs"][1]["test"]["value"] - result["runs"][0]["test"]["value"])
+    assert result == compare_runs(read_finished_runs([RunDir(run) for run in two]))
+
+
+def test_what_is_not_finished_edited_or_unknown_is_refused_in_one_line(two, tmp_path):
+    import shutil
+
+    edited, cut = tmp_path / "edited", tmp_path / "cut"
+    shutil.copytree(two[1], edited, symlinks=True)
+    scores = next(edited.glob("test/gen_[23]/scores.json"))
+    scores.write_text(scores.read_text().replace("0.0", "1.0"))
+    shutil.copytree(two[1], cut, symlinks=True)
+    lines = (cut / "journal.jsonl").read_text().splitlines(keepends=True)
+    (cut / "journal.jsonl").write_text("".join(lines[:-1]))
+    for args, why in (
+        ((two[0], edited), "was changed since it was written"),
+        ((two[0], cut), f"not finished; continue it with resume={cut}"),
+        ((two[0],), "one run is no comparison"),
+        ((*two, "--jsn"), "--jsn: no such option; allowed: --json"),
+    ):
+        done = run_compare(*args)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("refused: ") and why in line
+
+
+LAUGHS = "a: &a {x: 1, y: 1}\n" + "".join(
+    f"{new}: &{new} {{l: *{old}, r: *{old}}}\n" for old, new in pairwise("abcdefghijklmnopqrst")
+)
+
+
+@pytest.mark.parametrize("content", ["", "[" * 50_000, "a: &a {b: *a}", LAUGHS, "a: [", "\x00", "- 1\n", "7"])
+@pytest.mark.parametrize("name", ["config.yaml", "lock.json", "summary.json", "journal.jsonl"])
+def test_files_that_nobody_wrote_with_this_program_are_refused_in_one_line(two, tmp_path, name, content):
+    import shutil
+
+    hostile = shutil.copytree(two[1], tmp_path / "hostile", symlinks=True)
+    (hostile / name).write_text(content)
+    with pytest.raises((RunDirectoryError, ValidationError)) as refused:
+        read_finished_runs([RunDir(two[0]), RunDir(hostile)])
+    if isinstance(refused.value, RunDirectoryError):
+        assert "hostile" in str(refused.value) and "\n" not in str(refused.value)

@@ -1,0 +1,59 @@
+"""The command: what it refuses, and a server that starts, says where it is, and ends."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from sia_runner.commands.web import parse_options
+from sia_runner.store.run_directory import RunDirectoryError
+from tests.results.writing import summary
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["runs_dir=/nowhere"], "runs_dir=/nowhere: no such folder"),
+        (["port=x"], "port=x: allowed: 0 (any) to 65535"),
+        (["port=70000"], "port=70000"),
+        (["token=false"], "token=false: allowed: auto, true"),
+        (["--reload"], "--reload: no such option; allowed: runs_dir=…, port=…, host=…, token=…, until=…"),
+    ],
+)
+def test_one_line_says_what_is_wrong_and_what_is_allowed(tmp_path, args, said):
+    with pytest.raises(RunDirectoryError, match=re.escape(said)):
+        parse_options([f"runs_dir={tmp_path}", *args])
+
+
+def test_a_token_is_asked_for_where_others_can_reach_it(tmp_path):
+    assert parse_options([f"runs_dir={tmp_path}"]).token == ""
+    assert len(parse_options([f"runs_dir={tmp_path}", "host=0.0.0.0"]).token) >= 32
+    assert len(parse_options([f"runs_dir={tmp_path}", "token=true"]).token) >= 32
+
+
+def test_a_port_in_use_is_refused_in_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={tmp_path}", f"port={taken.getsockname()[1]}"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.startswith("refused: host=127.0.0.1 port=")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_it_serves_and_ends_with_control_c(tmp_path):
+    summary(tmp_path / "one")
+    command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={tmp_path}", "port=0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://\S+", server.stdout.readline())[0]
+        with urllib.request.urlopen(f"{address}api/runs", timeout=30) as answer:
+            assert b'"one"' in answer.read()
+    finally:
+        server.send_signal(signal.SIGINT)
+        output = server.communicate(timeout=30)
+    assert "Traceback" not in output[1]
+    assert server.returncode in (0, 130)
