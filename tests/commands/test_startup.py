@@ -20,8 +20,8 @@ def loaded_after(program):
 
 @pytest.mark.parametrize(
     "module",
-    ["run.runner", "compose.hydra_app", "verify", "export", "compare.__main__", "agents.recipes", "tasks.table",
-     "tracking.wandb", "sync"],
+    ["experiment.runner", "commands.run", "commands.verify", "commands.export", "commands.compare", "proposers.recipes", "tasks.table",
+     "tracking.wandb", "commands.sync"],
 )  # fmt: skip
 def test_importing_loads_nothing_heavy(module):
     assert loaded_after(f"import sia_runner.{module}") == "[]"

@@ -27,15 +27,15 @@ def test_without_a_trainer_or_an_accepted_harness_it_is_the_harness():
 
 def test_a_plateau_makes_the_weights_due_and_an_update_ends_it():
     assert whose(3, "harness:accepted", "harness:rejected", plateau=2).due_reason == ""
-    due_reason = whose(4, "harness:accepted", "harness:rejected", "harness:failed", plateau=2)
-    assert (due_reason.due_reason, due_reason.guaranteed) == ("harness plateau 2 >= 2", False)
+    decision = whose(4, "harness:accepted", "harness:rejected", "harness:failed", plateau=2)
+    assert (decision.due_reason, decision.guaranteed) == ("harness plateau 2 >= 2", False)
     assert whose(4, "harness:accepted", "harness:rejected", "weights:rejected", plateau=1).due_reason == ""
 
 
 @pytest.mark.parametrize(("n", "latest", "due"), [(4, 0.5, False), (5, 0.5, True), (2, 0.0, True), (8, 1.0, False)])
-def test_one_update_is_guaranteed_when_a_share_of_the_generations_is_done(n, latest, due_reason):
+def test_one_update_is_guaranteed_when_a_share_of_the_generations_is_done(n, latest, due):
     now = whose(n, *["harness:accepted"] * (n - 1), latest=latest)
-    assert now.guaranteed is due_reason
+    assert now.guaranteed is due
     assert (now.due_reason == f"generation {n} of 8, and no weights were trained yet") is due_reason
 
 

@@ -28,10 +28,10 @@ def update(tmp_path, monkeypatch):
     run = RunDir(tmp_path)
     run.generation(2).path.mkdir()
     policy = toy.ToyPolicy(toy.small_model(), toy.small_tokenizer())
-    monkeypatch.setattr(learning, "models", lambda *_: SimpleNamespace(policy=lambda: policy))
+    monkeypatch.setattr(learning, "open_gateway", lambda *_: SimpleNamespace(policy=lambda: policy))
 
     def one(roll):
-        monkeypatch.setattr(learning, "Rolling", lambda *_, **__: roll)
+        monkeypatch.setattr(learning, "HarnessRollouts", lambda *_, **__: roll)
         return learning.update_weights(config, run, 2, 1, configured("grpo", steps=1, questions=1))
 
     return one

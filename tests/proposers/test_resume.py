@@ -15,7 +15,7 @@ from tests.proposers.synthetic import ENTRY, Bench, experiment, recipes
 folder = Path(sys.argv[1])
 context = ProposerContext("synthetic", folder, folder / "reference", ENTRY, 0)
 proposals, _ = experiment(recipes(context, 7), Bench(noisy=True), 4)
-print(json.dumps([p.as_json() for p in proposals], default=str))
+print(json.dumps([p.to_json() for p in proposals], default=str))
 """
 
 

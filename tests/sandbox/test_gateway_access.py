@@ -274,7 +274,7 @@ except OSError:
     print(len(children))
 """
     limits = {"processes": 12, "seconds": 5}
-    if open_box.who == "root" and open_box.name == "process" and not process.cgroups.possible():
+    if open_box.who == "root" and open_box.name == "process" and not process.cgroups.can_create():
         pytest.skip("root's processes are not counted here")
     with_it = through(open_box, program, **limits)
     if open_box.who == "user":  # the kernel counts a user's processes until they are reaped
@@ -388,7 +388,7 @@ def test_a_door_is_checked_by_going_through_one() -> None:
 
 def test_a_machine_that_offers_no_way_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_relay_route", lambda: "")
-    monkeypatch.setattr(process.landlock, "abi", lambda: 3)
+    monkeypatch.setattr(process.landlock, "landlock_abi", lambda: 3)
     process._problem.cache_clear()
     with pytest.raises(SandboxError) as refused:
         Process().check(door=True)
