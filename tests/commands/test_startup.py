@@ -20,7 +20,8 @@ def loaded_after(program):
 
 @pytest.mark.parametrize(
     "module",
-    ["experiment.runner", "commands.run", "commands.verify", "commands.export", "commands.compare", "proposers.recipes", "tasks.table",
+    ["experiment.runner", "commands.run", "commands.verify", "commands.export", "commands.compare", "proposers.recipes",
+     "tasks.table",
      "tracking.wandb", "commands.sync"],
 )  # fmt: skip
 def test_importing_loads_nothing_heavy(module):

@@ -36,7 +36,7 @@ def test_a_plateau_makes_the_weights_due_and_an_update_ends_it():
 def test_one_update_is_guaranteed_when_a_share_of_the_generations_is_done(n, latest, due):
     now = whose(n, *["harness:accepted"] * (n - 1), latest=latest)
     assert now.guaranteed is due
-    assert (now.due_reason == f"generation {n} of 8, and no weights were trained yet") is due_reason
+    assert (now.due_reason == f"generation {n} of 8, and no weights were trained yet") is due
 
 
 def test_after_one_try_nothing_is_guaranteed_any_more():
