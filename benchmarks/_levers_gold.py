@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from sia_runner.experiment.context import build_components, open_gateway
 from sia_runner.experiment.weights.update import HarnessRollouts
 from sia_runner.records import SampledCall, Trajectory
 
@@ -17,19 +16,17 @@ def gold_rollouts() -> Iterator[None]:
 
     Everything else is that of the other arms: the harness's own prompts, adapter, optimizer, gate and test.
     """
-    with patch("sia_runner.experiment.weights.update.Rolling", _Gold):
+    with patch("sia_runner.experiment.weights.update.HarnessRollouts", _Gold):
         yield
 
 
 class _Gold:
     """A stand-in for Rolling (see training.protocol.Roll) that gives each question once, with the right answer."""
 
-    def __init__(self, config: Any, run: Any, *rest: Any, **keywords: Any) -> None:
-        self._roll = HarnessRollouts(config, run, *rest, **keywords)
-        self._gold = build_components(config).task._units.answers  # pyright: ignore - no room tells the answers of rollout
-        gateway = open_gateway(config, run)
-        assert gateway is not None
-        self._tokenizer = gateway.policy().tokenizer
+    def __init__(self, context: Any, *rest: Any, **keywords: Any) -> None:
+        self._roll = HarnessRollouts(context, *rest, **keywords)
+        self._gold = context.task._units.answers  # pyright: ignore - no property tells the answers of rollout
+        self._tokenizer = context.gateway.policy().tokenizer
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         trajectories = self._roll(units, samples=1, step=step, temperature=temperature)

@@ -13,9 +13,10 @@ from sia_runner.commands import doctor_checks
 from sia_runner.commands import doctor_checks as checks_slurm
 from sia_runner.commands.cost_forecast import hosted_roles
 from sia_runner.compute.protocol import ComputeError
+from sia_runner.config.base import ComponentError
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import ComponentError, build_components, open_gateway
+from sia_runner.experiment.context import Components, RunContext
 from sia_runner.proposers.protocol import ProposerError
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
@@ -63,11 +64,12 @@ def run_checks(config: Experiment, runs: Path, *, call: bool) -> Iterator[CheckR
     """Run every check in turn; `runs` is the folder that run directories will be made in."""
     summary = f"task={config.task.name} meta_agent={config.meta_agent.name} provider={config.provider.name}"
     yield CheckResult("configuration", OK, f"{summary} compute={config.compute.name}")
+    components = Components(config)
     yield _run_check("system", doctor_checks.check_system)
     yield _run_check("packages", lambda: doctor_checks.check_packages(config))
-    yield _run_check("proposer", lambda: f"{build_components(config).proposer.__class__.__name__} can be built")
-    yield _run_check("data", lambda: doctor_checks.check_task_data(config))
-    yield _run_check("sandbox", lambda: doctor_checks.check_sandbox(config))
+    yield _run_check("proposer", lambda: f"{components.proposer.__class__.__name__} can be built")
+    yield _run_check("data", lambda: doctor_checks.check_task_data(components))
+    yield _run_check("sandbox", lambda: doctor_checks.check_sandbox(components))
     yield _run_check("policy", lambda: doctor_checks.check_policy_backend(config))
     for role in hosted_roles(config):
         yield _run_check(
@@ -109,14 +111,15 @@ def _gateway_checks(config: Experiment, *, call: bool) -> Iterator[CheckResult]:
         return
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sia-doctor-")))
-        gateway = open_gateway(config, RunDir(folder / "run"))
+        context = RunContext(config, RunDir(folder / "run"))
+        gateway = context.gateway
         if gateway is None:
-            raise AssertionError("rooms.models and hosted_roles disagree")
-        stack.callback(gateway.close)
+            raise AssertionError("the gateway and hosted_roles disagree")
+        stack.callback(context.close_gateway)
         for role in roles:
             yield _run_check(
                 f"{doctor_checks.role_name(role)}'s gateway",
-                lambda role=role: doctor_checks.check_gateway(config, gateway, role, folder),
+                lambda role=role: doctor_checks.check_gateway(context, gateway, role, folder),
             )
         for role in roles:
             yield _run_check(

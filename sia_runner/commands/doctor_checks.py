@@ -18,7 +18,7 @@ from pathlib import Path
 from sia_runner.commands.cost_forecast import hosted_roles
 from sia_runner.config.components import SlurmComputeConfig, StageResources
 from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import build_components, sandbox_limits
+from sia_runner.experiment.context import Components, RunContext
 from sia_runner.experiment.execution import describe_failure
 from sia_runner.experiment.runner import stage_kinds
 from sia_runner.gateway import service
@@ -64,9 +64,9 @@ def check_packages(config: Experiment) -> str:
     return ", ".join(names)
 
 
-def check_task_data(config: Experiment) -> str:
+def check_task_data(context: Components) -> str:
     """Prepare the task's data and count the questions of each split."""
-    task = build_components(config).task
+    task = context.task
     task.prepare(lambda text: None)
     if not task.has_test:
         return "a sia-agent folder, scored as a whole"
@@ -74,9 +74,9 @@ def check_task_data(config: Experiment) -> str:
     return ", ".join(f"{count} {name}" for name, count in sizes.items() if count)
 
 
-def check_sandbox(config: Experiment) -> str:
+def check_sandbox(context: Components) -> str:
     """Check the sandbox and name what it leaves open."""
-    box = build_components(config).sandbox
+    config, box = context.config, context.sandbox
     box.check(door=config.needs_gateway)
     gaps = box.gaps(door=config.needs_gateway)
     return f"{box.name} works" + (f"; it leaves open: {'; '.join(gaps)}" if gaps else "")
@@ -115,23 +115,23 @@ def check_model(config: Experiment, role: Role) -> str:
     return f"provider {hosted.name} {service.check_endpoint(hosted)}"
 
 
-def check_gateway(config: Experiment, gateway: ModelAccess, role: Role, folder: Path) -> str:
+def check_gateway(context: RunContext, gateway: ModelAccess, role: Role, folder: Path) -> str:
     """Check that a harness in the sandbox reaches the gateway."""
-    if role == "meta" and not hasattr(config.meta_agent, "seconds"):
+    if role == "meta" and not hasattr(context.config.meta_agent, "seconds"):
         raise CheckSkipped("the proposer calls from this process")
     folders = folder / role
     for name in ("harness", "data", "work"):
         (folders / name).mkdir(parents=True)
     (folders / "harness" / "target_agent.py").write_text(_PROBE)
     with gateway.open_session(_grant(role, folder)) as session:
-        result = build_components(config).sandbox.run(
+        result = context.sandbox.run(
             SandboxJob(
                 folders / "harness",
                 "target_agent.py",
                 folders / "data",
                 folders / "work",
                 folders / "log",
-                sandbox_limits(config, _PROBE_SECONDS),
+                context.sandbox_limits(_PROBE_SECONDS),
                 door=session.door,
             )
         )
@@ -229,7 +229,7 @@ def check_jobs(config: Experiment) -> str:
     if not isinstance(config.compute, SlurmComputeConfig):
         raise CheckSkipped("compute is a class of your own; it is checked when a run starts")
     apart = [kind for kind in stage_kinds(config) if config.compute.resources.of(kind).where != "driver"]
-    build_components(config).compute.check(apart)
+    Components(config).compute.check(apart)
     for kind in apart:
         _check_time_limit(kind, config.compute.resources.of(kind))
     return f"sbatch accepts jobs for {', '.join(apart)} from this user; the rest runs in the driver"

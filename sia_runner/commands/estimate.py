@@ -24,8 +24,9 @@ from sia_runner.commands.cost_forecast import (
 )
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import Components
 from sia_runner.gateway.prices import price_of
+from sia_runner.tasks.protocol import Task
 from sia_runner.wire.grants import Role
 
 
@@ -47,10 +48,10 @@ def main(args: Sequence[str]) -> int:
 
 def measure_task(config: Experiment) -> TaskSizes:
     """Return the question counts of the task, and the size of a question in one view. Raises TaskError."""
-    task = build_components(config).task
+    task = Components(config).task
     task.prepare(lambda text: print(text, file=sys.stderr))
     select = task.rounds("select")
-    counts = {name: sum(len(r.questions) for r in _question_runs(config, name)) for name in ("gate", "trial", "test")}
+    counts = {name: sum(len(r.questions) for r in _question_runs(task, name)) for name in ("gate", "trial", "test")}
     with tempfile.TemporaryDirectory() as folder:
         view = task.lay_out(select[0], Path(folder) / "view", "estimate").path
         files = list(view.glob("questions.*")) or [path for path in view.rglob("*") if path.is_file()]
@@ -61,8 +62,7 @@ def measure_task(config: Experiment) -> TaskSizes:
     )
 
 
-def _question_runs(config: Experiment, purpose: Any) -> Sequence[Any]:
-    task = build_components(config).task
+def _question_runs(task: Task, purpose: Any) -> Sequence[Any]:
     if not task.has_test and purpose != "select":  # a sia-agent folder is scored as a whole
         return []
     return task.rounds(purpose)

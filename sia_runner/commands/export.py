@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.refusals import print_refusals
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import Components
 from sia_runner.experiment.runner import stored_config
 from sia_runner.experiment.summary import format_score
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations, test_result_of
@@ -58,7 +58,7 @@ def export_harness(run: RunDir, folder: Path) -> int:
 
 
 def _readme_text(config: Experiment, run: RunDir, n: int, scores: dict[str, dict[str, object] | None]) -> str:
-    task = build_components(config).task
+    task = Components(config).task
     intervals = {name: format_score(score) if score else "not measured" for name, score in scores.items()}
     return _README.format(
         task=task.name,

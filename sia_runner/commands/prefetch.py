@@ -14,9 +14,10 @@ from pathlib import Path
 
 import sia_runner
 from sia_runner.commands.cost_forecast import hosted_roles
+from sia_runner.config.base import ComponentError
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import ComponentError, build_components, warm_up_dialogues
+from sia_runner.experiment.context import Components, warm_up_dialogues
 from sia_runner.experiment.execution import environment_fault
 from sia_runner.sandbox.driver import image_folder
 from sia_runner.sandbox.protocol import SandboxError
@@ -45,7 +46,7 @@ class FetchResult:
 def fetch_data(config: Experiment) -> FetchResult:
     """Prepare the task's data."""
     messages: list[str] = []
-    task = build_components(config).task
+    task = Components(config).task
     task.prepare(messages.append)
     return FetchResult(
         "data",
@@ -78,7 +79,7 @@ def _tiny_policy(config: Experiment) -> FetchResult:
 
     messages: list[str] = []
     path = tiny_base_folder(
-        config.target_agent.policy.tiny, cache_dir(), warm_up_dialogues(build_components(config).task), messages.append
+        config.target_agent.policy.tiny, cache_dir(), warm_up_dialogues(Components(config).task), messages.append
     )
     return FetchResult("policy", FETCHED if messages else THERE, f"{messages[-1] if messages else 'tiny'}; in {path}")
 
@@ -103,7 +104,7 @@ def _file_names(folder: Path) -> set[str]:
 def environment_steps(config: Experiment) -> Iterator[Callable[[], FetchResult]]:
     """Yield one step for each harness of the task, or of the folder to replay, that has requirements.txt."""
     replayed = getattr(config.meta_agent, "dir", None)
-    folders = [Path(replayed).expanduser()] if replayed else [build_components(config).task.folder]
+    folders = [Path(replayed).expanduser()] if replayed else [Components(config).task.folder]
     harness_of: dict[str, Path] = {}
     for folder in folders:
         for file in sorted(folder.rglob("requirements.txt")):
@@ -127,7 +128,7 @@ def _environments() -> set[Path]:
 def fetch_image(config: Experiment) -> FetchResult:
     """Fetch or build the image: of sandbox=docker on this machine's engine, of sandbox=apptainer as a file."""
     kind, name = config.sandbox.name, str(getattr(config.sandbox, "image", ""))
-    sandbox = build_components(config).sandbox
+    sandbox = Components(config).sandbox
     try:
         return FetchResult("image", THERE, _image(kind, name, sandbox.versions()))
     except SandboxError as absent:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_task
 from sia_runner.config.refusals import EXIT_REFUSED, print_refusals
-from sia_runner.experiment.context import load_class
+from sia_runner.experiment.context import build_task
 from sia_runner.system import cache_dir
-from sia_runner.tasks.protocol import Task
 
 
 def main(args: Sequence[str]) -> int:
@@ -30,7 +29,7 @@ def prepare_task_data(args: Sequence[str]) -> int:
         return EXIT_REFUSED
     with print_refusals(plain) as outcome:
         spec = check_task(plain)
-        task: Task = load_class(spec.target)(spec, plain["split_seed"], cache_dir())
+        task = build_task(spec, plain["split_seed"])
         task.prepare(lambda text: print(text, flush=True))
         print(f"task {spec.name} is prepared in {cache_dir()}")
         outcome.code = 0

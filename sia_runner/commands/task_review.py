@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.experiment import Experiment, check_experiment
+from sia_runner.config.experiment import check_experiment
 from sia_runner.config.task import TaskConfig
 from sia_runner.experiment import verifier_sandbox
-from sia_runner.experiment.context import build_components, close_gateway, load_class, open_gateway, reference_harness
+from sia_runner.experiment.context import RunContext, build_task
 from sia_runner.experiment.execution import (
     Execution,
     ExecutionPurpose,
@@ -53,29 +53,28 @@ class ReviewRun:
 
 
 class ReviewRuns:
-    """The harness runs of one review. `folder` is scratch space in the shape of a run directory."""
+    """The harness runs of one review. `folder` is scratch space; the context's run directory is in it."""
 
-    def __init__(self, config: Experiment, folder: Path) -> None:
-        self._config, self._run, self._folder = config, RunDir(folder / "run"), folder
-        self._task = build_components(config).task
+    def __init__(self, context: RunContext, folder: Path) -> None:
+        self._context, self._folder, self._task = context, folder, context.task
 
     def first_harness(self, report: TaskReview) -> ReferenceSubmission | None:
         """Run the reference harness on the gate, then on dev + val; return its submission, None where there is none."""
         harness = self._folder / "reference"
         try:
             write_harness(
-                read_harness_files(reference_harness(self._config), self._task.entry), harness, self._task.entry
+                read_harness_files(self._context.reference_harness, self._task.entry), harness, self._task.entry
             )
         except FaultyHarness as fault:
             report.add(
                 [TaskFinding("reference-fails", str(fault), _REFERENCE, f"write {_REFERENCE}{self._task.entry}")]
             )
             return None
-        gate_run = self._once(harness, "gate", self._config.task.limits.gate)
+        gate_run = self._once(harness, "gate", self._context.config.task.limits.gate)
         report.add(self._faults(gate_run, "gate"))
         if not _answered(gate_run):
             return None
-        seconds = self._config.task.limits.run
+        seconds = self._context.config.task.limits.run
         select_run = self._once(harness, "select", seconds)
         report.add(self._faults(select_run, "dev and val"))
         if _answered(select_run):
@@ -90,33 +89,31 @@ class ReviewRuns:
         secret = [str(source / name) for name in names]
         harness, site = self._folder / "spy", HarnessRunDir(self._folder / "spied")
         write_harness({self._task.entry: f"NAMES = {secret!r}\n{_PROBE_PROGRAM}"}, harness, self._task.entry)
-        purpose = ExecutionPurpose(self._run, 0, "review", "gate")
-        execute(self._config, purpose, self._task.rounds("gate")[0], site, harness, "review", 30.0)
+        purpose = ExecutionPurpose(0, "review", "gate")
+        execute(self._context, purpose, self._task.rounds("gate")[0], site, harness, "review", 30.0)
         if (log_line := last_log_line(site.log)).startswith("can read "):
-            report.notes.append(
-                f"with sandbox={build_components(self._config).sandbox.name} on this machine a harness {log_line}"
-            )
+            report.notes.append(f"with sandbox={self._context.sandbox.name} on this machine a harness {log_line}")
 
     def close(self) -> None:
         """Close the models."""
-        close_gateway(self._config, self._run)
+        self._context.close_gateway()
 
     def begin(self) -> None:
         """Make the folder and check models and sandbox. Raises what a run would be refused for."""
-        self._run.path.mkdir(parents=True, exist_ok=True)
+        self._context.run.path.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o755)  # a harness may run as another user
-        gateway = open_gateway(self._config, self._run)
+        gateway = self._context.gateway
         if gateway:
             gateway.check()
-        build_components(self._config).sandbox.check(door=self._config.needs_gateway)
+        self._context.sandbox.check(door=self._context.config.needs_gateway)
 
     def _once(self, harness: Path, fold_kind: Why, seconds: float) -> ReviewRun:
         site = HarnessRunDir(self._folder / fold_kind)
-        purpose = ExecutionPurpose(self._run, 0, "review", fold_kind)
+        purpose = ExecutionPurpose(0, "review", fold_kind)
         execution = execute(
-            self._config, purpose, self._task.rounds(fold_kind)[0], site, harness, f"review {fold_kind}", seconds
+            self._context, purpose, self._task.rounds(fold_kind)[0], site, harness, f"review {fold_kind}", seconds
         )
-        return ReviewRun(execution, verify_submission(self._config, site, execution.unanswered), site)
+        return ReviewRun(execution, verify_submission(self._context, site, execution.unanswered), site)
 
     def _faults(self, ran: ReviewRun, where: str) -> Iterator[TaskFinding]:
         kinds = count_kinds(ran.outcomes)
@@ -153,7 +150,7 @@ def _answered(harness_run: ReviewRun) -> bool:
 
 def review_task(plain: dict[str, Any], spec: TaskConfig, folder: Path) -> TaskReview:
     """Review a task as Hydra composed it; `folder` is scratch space. Raises what refuses a run."""
-    task = load_class(spec.target)(spec, plain["split_seed"], cache_dir())
+    task = build_task(spec, plain["split_seed"])
     if not isinstance(task, TableTask):
         raise TaskError(f"task {spec.name} is judged by its own evaluator, which nobody outside can look into")
     task.prepare(lambda text: print(text, flush=True))
@@ -163,9 +160,9 @@ def review_task(plain: dict[str, Any], spec: TaskConfig, folder: Path) -> TaskRe
             "NOT RUN: its harnesses call a model; give provider=… to have the reference harness run"
         )
     else:
-        config = check_experiment(plain)
-        sample = _run_harnesses(ReviewRuns(config, folder), task, harness_report)
-        command = verifier_sandbox.sandbox_command(config) if task.executes else ()
+        context = RunContext(check_experiment(plain), RunDir(folder / "run"))
+        sample = _run_harnesses(ReviewRuns(context, folder), task, harness_report)
+        command = verifier_sandbox.sandbox_command(context) if task.executes else ()
     report = review(task, cache_dir() / "tasks" / task.name, sample, command)
     report.add(harness_report.findings)
     report.notes += harness_report.notes

@@ -7,10 +7,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sia_runner.config.experiment import Experiment
 from sia_runner.config.refusals import print_refusals
 from sia_runner.experiment import sign_off, stages
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import outcomes_of_split
 from sia_runner.experiment.runner import stored_config
 from sia_runner.experiment.summary import build_summary
@@ -31,16 +30,17 @@ def run_checks(run: RunDir) -> Iterator[CheckResult]:
     yield "journal: hash chain", ""
     for path, name in ((run.config, "config"), (run.lock, "lock")):
         yield path.name, "" if sha256_of(path) == began[f"{name}_sha256"] else "changed since the run began"
-    config = stored_config(run)
-    build_components(config).task.prepare(lambda _: None)
-    locked, hashes = read_json(run.lock)["data"], build_components(config).task.data_hashes()
+    context = RunContext(stored_config(run), run)
+    context.task.prepare(lambda _: None)
+    locked, hashes = read_json(run.lock)["data"], context.task.data_hashes()
     yield "data", "" if locked == hashes else "the prepared data is not the data of the run"
-    yield from _check_generations(config, run, journal)
-    yield from _check_tests(config, run, journal)
-    yield from _check_summary(config, run, journal)
+    yield from _check_generations(context, journal)
+    yield from _check_tests(context, journal)
+    yield from _check_summary(context, journal)
 
 
-def _check_generations(config: Experiment, run: RunDir, journal: JournalReader) -> Iterator[CheckResult]:
+def _check_generations(context: RunContext, journal: JournalReader) -> Iterator[CheckResult]:
+    config, run = context.config, context.run
     generations = finished_generations(journal)
     for position, generation in enumerate(generations):
         n, steps = generation.n, generation.steps
@@ -55,51 +55,52 @@ def _check_generations(config: Experiment, run: RunDir, journal: JournalReader) 
             yield f"gen_{n}: sign-off", sign_off.sign_off_fault(run, journal, generation)
         if "verify" not in steps:
             continue
-        run_results, select_folds = steps["run"]["runs"], build_components(config).task.rounds("select")
+        run_results, select_folds = steps["run"]["runs"], context.task.rounds("select")
         harness_runs = paths.harness_runs(len(select_folds))
-        fault = _submission_fault(config, harness_runs, run_results, select_folds, f"select {n}")
+        fault = _submission_fault(context, harness_runs, run_results, select_folds, f"select {n}")
         yield f"gen_{n}: submission", fault
         if fault:
             continue
-        val = outcomes_of_split(config, stages.all_verified(config, harness_runs, run_results), "val")
-        yield f"gen_{n}: val score", _score_fault(config, val, steps["verify"]["val"], steps["verify"]["outcomes"])
+        val = outcomes_of_split(context, stages.all_verified(context, harness_runs, run_results), "val")
+        yield f"gen_{n}: val score", _score_fault(context, val, steps["verify"]["val"], steps["verify"]["outcomes"])
         unchanged = sha256_of(paths.scores) == steps["verify"]["scores_sha256"]
         yield f"gen_{n}: scores.json", "" if unchanged else "changed since it was written"
         if unchanged and steps["verify"]["val"]:
-            verdict = stages.decide(config, run, n, find_incumbent(generations[:position]))
+            verdict = stages.decide(context, n, find_incumbent(generations[:position]))
             yield f"gen_{n}: verdict", "" if verdict == steps["accept"] else f"recomputed: {verdict['reason']}"
 
     if (n := generation_awaiting_approval(journal)) is not None:
         yield f"gen_{n}: plan", sign_off.edited_file(run, journal, n)
 
 
-def _check_tests(config: Experiment, run: RunDir, journal: JournalReader) -> Iterator[CheckResult]:
+def _check_tests(context: RunContext, journal: JournalReader) -> Iterator[CheckResult]:
     for entry in journal.of("done"):
         if not entry["step"].startswith("test/"):
             continue
-        result, folds = entry["result"], build_components(config).task.rounds("test")
-        site = run.test(result["generation"])
+        result, folds = entry["result"], context.task.rounds("test")
+        site = context.run.test(result["generation"])
         name = f"test of gen_{result['generation']}"
-        fault = _submission_fault(config, [site], [result["run"]], folds, "test")
+        fault = _submission_fault(context, [site], [result["run"]], folds, "test")
         yield f"{name}: submission", fault
         if not fault:
-            outcomes = stages.all_verified(config, [site], [result["run"]])
-            yield f"{name}: score", _score_fault(config, outcomes, result["score"], result["outcomes"])
+            outcomes = stages.all_verified(context, [site], [result["run"]])
+            yield f"{name}: score", _score_fault(context, outcomes, result["score"], result["outcomes"])
             if "standing" in result:
-                yield f"{name}: standing", _standing_fault(config, site, outcomes, result["standing"])
+                yield f"{name}: standing", _standing_fault(context, site, outcomes, result["standing"])
 
 
-def _check_summary(config: Experiment, run: RunDir, journal: JournalReader) -> Iterator[CheckResult]:
+def _check_summary(context: RunContext, journal: JournalReader) -> Iterator[CheckResult]:
+    run = context.run
     written = read_json(run.summary) if run.summary.is_file() else None
     if written is None or written.get("journal_head") != journal.head:
         yield "summary.json", "" if written is None else "is not of this journal's newest line (a cut run? resume it)"
         return
-    expected = build_summary(config, run, journal, written["status"]) | {"run": written["run"]}
+    expected = build_summary(context, journal, written["status"]) | {"run": written["run"]}
     yield "summary.json", "" if written == expected else "does not say what the journal says"
 
 
 def _submission_fault(
-    config: Experiment,
+    context: RunContext,
     harness_runs: Sequence[HarnessRunDir],
     runs: Sequence[stages.Result],
     folds: Sequence[Fold],
@@ -112,27 +113,27 @@ def _submission_fault(
         if (sha256_of(site.faults) if site.faults.is_file() else None) != run_result.get("faults_sha256"):
             return "faults.json changed since the run"
         with tempfile.TemporaryDirectory(prefix="sia-verify-") as folder:
-            view = build_components(config).task.lay_out(fold, Path(folder) / "view", stages.view_salt(config, purpose))
+            view = context.task.lay_out(fold, Path(folder) / "view", stages.view_salt(context.config, purpose))
             if dict(view.keys) != read_json(site.keys):
                 return "keys.json is not what the seed gives"
     return ""
 
 
-def _score_fault(config: Experiment, outcomes: Sequence[Outcome], score: object, kinds: object) -> str:
+def _score_fault(context: RunContext, outcomes: Sequence[Outcome], score: object, kinds: object) -> str:
     if count_kinds(outcomes) != kinds:
         return f"recomputed outcomes {count_kinds(outcomes)}, the journal says {kinds}"
-    recomputed = build_components(config).task.score(outcomes).to_json()
+    recomputed = context.task.score(outcomes).to_json()
     return "" if score is None or recomputed == score else f"recomputed {recomputed}, the journal says {score}"
 
 
 def _standing_fault(
-    config: Experiment, site: HarnessRunDir, outcomes: Sequence[Outcome], recorded: Mapping[str, object]
+    context: RunContext, site: HarnessRunDir, outcomes: Sequence[Outcome], recorded: Mapping[str, object]
 ) -> str:
     """Compare the official grader's and leaderboard's result with the journal's.
 
     A result of another grader than in the run is no contradiction.
     """
-    task = build_components(config).task
+    task = context.task
     recomputed = task.standing(site.submission, read_json(site.keys), task.score(outcomes)) or {}
     if recomputed == recorded or recomputed.get("graded_by") != recorded["graded_by"]:
         return ""

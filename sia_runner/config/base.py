@@ -1,8 +1,11 @@
-"""Building blocks of the schemas: strict models, bounded numbers, and the list of all keys that a model allows."""
+"""Building blocks of the schemas: strict models, bounded numbers, all keys of a model, and the class that one names."""
 
+import importlib
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from sia_runner.errors import RunnerError
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -26,6 +29,19 @@ class ComponentConfig(NamedConfig):
     """A choice of a group that names its class. `target` is Hydra's ``_target_``."""
 
     target: str = Field(alias="_target_")
+
+
+class ComponentError(RunnerError):
+    """A configured class cannot be loaded; the message is one line for the user (exit code 2)."""
+
+
+def load_class(target: str) -> Any:
+    """Return the class that Hydra's ``_target_`` names. Raises ComponentError."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ComponentError(f"_target_={target} cannot be loaded: {error}") from error
 
 
 def optional_keys(model: type[BaseModel], prefix: str = "") -> set[str]:

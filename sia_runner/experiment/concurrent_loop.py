@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from sia_runner.experiment.context import build_components
 from sia_runner.experiment.loop import ExperimentLoop, Result, VerdictFunction
 from sia_runner.records import PastGeneration
 from sia_runner.selection.parents import plateau_reason as plateau
@@ -97,7 +96,7 @@ class ConcurrentLoop(ExperimentLoop):
         try:
             return super().__call__()
         except KeyboardInterrupt:
-            build_components(self._config).compute.end()
+            self._context.compute.end()
             raise
 
     def _generations(self) -> str:
@@ -106,7 +105,7 @@ class ConcurrentLoop(ExperimentLoop):
         Candidates under evaluation still get their verdict when the budget is spent or a plateau is reached. Those
         proposed after a proposer's `stop` are dropped.
         """
-        search, last, reason = self._config.search, self._config.max_gen, ""
+        search, last, reason = self._context.config.search, self._context.config.max_gen, ""
         with CandidatePool(self._evaluate_early, last, search.in_flight) as self._pipeline:
             for n in range(1, last + 1):
                 if (plateau_reason := plateau(search, self._history(n - 1))) and not self._pipeline.closed:
@@ -132,14 +131,14 @@ class ConcurrentLoop(ExperimentLoop):
 
         A generation that already has its verdict is not new.
         """
-        limit, minutes = self._config.budget.minutes, minutes_spent(self._journal)
+        limit, minutes = self._context.config.budget.minutes, minutes_spent(self._journal)
         if limit is None or minutes < limit or len(finished_generations(self._journal)) >= n:
             return ""
         return f"{minutes:.1f} of {limit:g} minutes"
 
     def _evaluate_early(self, n: int) -> VerdictFunction | str:
         return self._candidate(
-            n, finished_generations(self._journal)[: verdicts_available(n, self._config.search.in_flight)]
+            n, finished_generations(self._journal)[: verdicts_available(n, self._context.config.search.in_flight)]
         )
 
     def _once(self, key: str, work: Callable[[], Result]) -> Result:

@@ -1,20 +1,17 @@
-"""The components of an experiment, built from its configuration lazily and once per process.
+"""The run context: the configuration, the run directory, and the components built from them, passed to every stage.
 
 It also holds the budget reserve for the final test, which the gateway's ledger asks for before each model call."""
 
-import importlib
-import json
-from dataclasses import dataclass
-from functools import lru_cache
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sia_runner.compute.protocol import Compute
-from sia_runner.config.base import NamedConfig
+from sia_runner.config.base import NamedConfig, load_class
 from sia_runner.config.components import HostedProvider, sandbox_arguments
-from sia_runner.config.experiment import Experiment, check_experiment
+from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import allowed_algorithms
-from sia_runner.errors import RunnerError
 from sia_runner.proposers.protocol import Proposer, ProposerContext
 from sia_runner.records import Usage
 from sia_runner.sandbox.protocol import Sandbox, SandboxLimits
@@ -28,7 +25,161 @@ from sia_runner.wire.grants import ModelAccess, Role
 if TYPE_CHECKING:
     from sia_runner.wire.policy import WarmupDialogue
 
+T = TypeVar("T")
+
 _RESERVE_MARGIN = 1.25  # a question of the test set may be longer than those measured
+_BUDGET_SHARE = 0.25  # the share of the remaining budget for each process where several spend at once
+
+
+class Components:
+    """The components that a configuration names, each built on first use; threads share them.
+
+    Every property raises ComponentError when its class cannot be loaded.
+    """
+
+    def __init__(self, config: Experiment) -> None:
+        self.config = config
+        self._built: dict[str, Any] = {}
+        self._lock = threading.RLock()
+
+    def _once(self, name: str, build: Callable[[], T]) -> T:
+        try:
+            return self._built[name]
+        except KeyError:
+            with self._lock:
+                if name not in self._built:
+                    self._built[name] = build()
+                return self._built[name]
+
+    @property
+    def task(self) -> Task:
+        """The task with its data and verifier."""
+        return self._once("task", lambda: build_task(self.config.task, self.config.split_seed))
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The sandbox that harnesses run in."""
+        config = self.config.sandbox
+        return self._once("sandbox", lambda: load_class(config.target)(**sandbox_arguments(config)))
+
+    @property
+    def proposer(self) -> Proposer:
+        """The proposer of new harnesses."""
+        return self._once("proposer", self._build_proposer)
+
+    @property
+    def compute(self) -> Compute:
+        """The place where stages run."""
+        config = self.config.compute
+        return self._once("compute", lambda: load_class(config.target)(**_own_keys(config)))
+
+    @property
+    def tracker(self) -> Tracker:
+        """The tracker that is told of every generation."""
+        config = self.config.tracker
+        return self._once("tracker", lambda: load_class(config.target)(**_own_keys(config)))
+
+    def build_all(self) -> None:
+        """Build every component now, so that a class that cannot be loaded is named before a run starts."""
+        _ = self.task, self.sandbox, self.proposer, self.compute, self.tracker
+
+    @property
+    def reference_harness(self) -> Path:
+        """The harness that a run starts with: a folder, or one file."""
+        start = self._start_folder
+        return self.task.reference if start == self.task.folder else start / "reference"
+
+    @property
+    def _start_folder(self) -> Path:
+        """The folder of programs that harnesses start from.
+
+        This is the task's `with_model/` where the harness may call a model and the task has that folder.
+        """
+        with_model = self.task.folder / "with_model"
+        return with_model if self.config.calls_model and with_model.is_dir() else self.task.folder
+
+    def _build_proposer(self) -> Proposer:
+        config, task = self.config, self.task
+        context = ProposerContext(
+            task_name=task.name,
+            task_folder=self._start_folder,
+            reference=self.reference_harness,
+            entry=task.entry,
+            seed=config.seed,
+            description=task.description,
+            submission=getattr(config.task, "submission", ""),
+            limits_seconds=config.task.limits.run,
+            calls_model=config.calls_model,
+        )
+        return load_class(config.meta_agent.target)(context, **_own_keys(config.meta_agent))
+
+    def sandbox_limits(self, seconds: float) -> SandboxLimits:
+        """Return the sandbox limits of one job; `seconds` is its time limit."""
+        box = self.config.sandbox
+        return SandboxLimits(seconds, box.memory_mb, box.processes, box.disk_mb, box.file_mb, box.output_kb, box.cpus)
+
+
+class RunContext(Components):
+    """Everything that the stages of one run need. A process builds it once and passes it on.
+
+    Pickled, it is only the configuration and the run directory: a job builds components of its own.
+    """
+
+    def __init__(self, config: Experiment, run: RunDir) -> None:
+        super().__init__(config)
+        self.run = run
+
+    def __reduce__(self) -> tuple[type["RunContext"], tuple[Experiment, RunDir]]:
+        return RunContext, (self.config, self.run)
+
+    @property
+    def gateway(self) -> ModelAccess | None:
+        """This process's gateway to models, opened on first use; None where the experiment calls no model."""
+        return self._once("gateway", self._open_gateway)
+
+    def close_gateway(self) -> None:
+        """Close the gateway if it is open, and drop the weights it holds; a later stage opens a new one."""
+        with self._lock:
+            gateway: ModelAccess | None = self._built.pop("gateway", None)
+        if gateway:
+            gateway.close()
+
+    def _open_gateway(self) -> ModelAccess | None:
+        config = self.config
+        providers: dict[Role, HostedProvider] = {}
+        meta, target = config.meta_provider, config.target_provider
+        if config.proposer_calls_model and isinstance(meta, HostedProvider):
+            providers["meta"] = meta
+        if config.calls_model and not config.has_policy and isinstance(target, HostedProvider):
+            providers["target"] = target
+        if not providers and not config.has_policy:
+            return None
+        from sia_runner.gateway.service import GatewayService
+
+        together = any(algorithm.processes > 1 for algorithm in allowed_algorithms(config.trainer).values())
+        return GatewayService(
+            providers,
+            self.run.ledger,
+            config.budget,
+            cache_dir() / "calls",
+            share=_BUDGET_SHARE if self.compute.apart or together else 1.0,
+            held_back=FinalTestReserve(self),
+            policy=self._policy_backend() if config.has_policy else None,
+        )
+
+    def _policy_backend(self) -> Any:
+        """Return the settings of the policy and its engine. The weights are loaded on first use."""
+        from sia_runner.policy.engine import PolicyEngine, RequestBatcher
+        from sia_runner.policy.vllm import RequestForwarder, VllmPolicy
+
+        spec, served = self.config.target_agent.policy, self.run.path / "served"
+
+        def engine() -> PolicyEngine:
+            return PolicyEngine(spec, cache_dir(), lambda: warm_up_dialogues(self.task))
+
+        if spec.backend == "vllm":
+            return spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine))
+        return spec, RequestBatcher(engine)
 
 
 class FinalTestReserve:
@@ -37,13 +188,13 @@ class FinalTestReserve:
     It is zero until a generation is scored: until then there is nothing to test, and only `budget.reserve` applies.
     """
 
-    def __init__(self, config: Experiment, run: RunDir) -> None:
-        self._config, self._run = config, run
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
         self._journal_size = -1  # bytes of the journal that `_needed` is based on
         self._needed = Usage()
 
     def __call__(self) -> Usage:
-        journal = self._run.journal
+        journal = self._context.run.journal
         size = journal.stat().st_size if journal.is_file() else 0
         if size != self._journal_size:
             self._needed, self._journal_size = (
@@ -53,8 +204,7 @@ class FinalTestReserve:
         return self._needed
 
     def _measure(self, generations: list[FinishedGeneration]) -> Usage:
-
-        task = build_components(self._config).task
+        task = self._context.task
         if not task.has_test:
             return Usage()
         test_questions = sum(len(round_.questions) for round_ in task.rounds("test"))
@@ -72,129 +222,9 @@ def _scaled_usage(generation: FinishedGeneration, factor: float) -> Usage:
     return Usage(usage["usd"] * factor, int(usage["tokens"] * factor), int(usage["calls"] * factor) + 1)
 
 
-_BUDGET_SHARE = 0.25  # the share of the remaining budget for each process where several spend at once
-
-
-class ComponentError(RunnerError):
-    """A configured class cannot be loaded; the message is one line for the user (exit code 2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Components:
-    """The components of one experiment."""
-
-    task: Task
-    sandbox: Sandbox
-    proposer: Proposer
-    compute: Compute
-    tracker: Tracker
-
-
-def build_components(config: Experiment) -> Components:
-    """Return the components that `config` names. Raises RoomError."""
-    return _build_components(config.model_dump_json(by_alias=True))
-
-
-@lru_cache(maxsize=4)
-def _build_components(config_json: str) -> Components:
-    config = check_experiment(json.loads(config_json))
-    task: Task = load_class(config.task.target)(config.task, config.split_seed, cache_dir())
-    start = _start_folder(task, config)
-    context = ProposerContext(
-        task_name=task.name,
-        task_folder=start,
-        reference=_reference_path(task, start),
-        entry=task.entry,
-        seed=config.seed,
-        description=task.description,
-        submission=getattr(config.task, "submission", ""),
-        limits_seconds=config.task.limits.run,
-        calls_model=config.calls_model,
-    )
-    return Components(
-        task=task,
-        sandbox=load_class(config.sandbox.target)(**sandbox_arguments(config.sandbox)),
-        proposer=load_class(config.meta_agent.target)(context, **_own_keys(config.meta_agent)),
-        compute=load_class(config.compute.target)(**_own_keys(config.compute)),
-        tracker=load_class(config.tracker.target)(**_own_keys(config.tracker)),
-    )
-
-
-def _start_folder(task: Task, config: Experiment) -> Path:
-    """Return the folder of programs that harnesses start from.
-
-    This is the task's `with_model/` where the harness may call a model and the task has that folder.
-    """
-    with_model = task.folder / "with_model"
-    return with_model if config.calls_model and with_model.is_dir() else task.folder
-
-
-def reference_harness(config: Experiment) -> Path:
-    """Return the harness that a run starts with: a folder, or one file."""
-    task = build_components(config).task
-    return _reference_path(task, _start_folder(task, config))
-
-
-def _reference_path(task: Task, start: Path) -> Path:
-    return task.reference if start == task.folder else start / "reference"
-
-
-def open_gateway(config: Experiment, run: RunDir) -> ModelAccess | None:
-    """Return this process's gateway to models for the run; None where the experiment calls no model."""
-    return _open_gateway(config.model_dump_json(by_alias=True), run.path)
-
-
-def close_gateway(config: Experiment, run: RunDir) -> None:
-    """Close the gateway of this run in this process; a later stage in this process opens a new one."""
-    gateway = open_gateway(config, run)
-    if gateway:
-        gateway.close()
-    _open_gateway.cache_clear()
-
-
-@lru_cache(maxsize=4)
-def _open_gateway(config_json: str, path: Path) -> ModelAccess | None:
-    config = check_experiment(json.loads(config_json))
-    providers: dict[Role, HostedProvider] = {}
-    meta, target = config.meta_provider, config.target_provider
-    if config.proposer_calls_model and isinstance(meta, HostedProvider):
-        providers["meta"] = meta
-    if config.calls_model and not config.has_policy and isinstance(target, HostedProvider):
-        providers["target"] = target
-    if not providers and not config.has_policy:
-        return None
-    from sia_runner.gateway.service import GatewayService
-
-    run = RunDir(path)
-    policy = _policy_backend(config, run) if config.has_policy else None
-    return GatewayService(
-        providers,
-        run.ledger,
-        config.budget,
-        cache_dir() / "calls",
-        share=_BUDGET_SHARE if build_components(config).compute.apart or _trained_together(config) else 1.0,
-        held_back=FinalTestReserve(config, run),
-        policy=policy,
-    )
-
-
-def _trained_together(config: Experiment) -> bool:
-    return any(algorithm.processes > 1 for algorithm in allowed_algorithms(config.trainer).values())
-
-
-def _policy_backend(config: Experiment, run: RunDir) -> Any:
-    """Return the settings of the policy and its engine. The weights are loaded on first use."""
-    from sia_runner.policy.engine import PolicyEngine, RequestBatcher
-    from sia_runner.policy.vllm import RequestForwarder, VllmPolicy
-
-    spec, task = config.target_agent.policy, build_components(config).task
-
-    def engine() -> PolicyEngine:
-        return PolicyEngine(spec, cache_dir(), lambda: warm_up_dialogues(task))
-
-    if spec.backend == "vllm":
-        return spec, RequestForwarder(lambda: VllmPolicy(spec, run.path / "served", engine))
-    return spec, RequestBatcher(engine)
+def build_task(config: Any, split_seed: int) -> Task:
+    """Return the task that a section `task` of the configuration names. Raises ComponentError."""
+    return load_class(config.target)(config, split_seed, cache_dir())
 
 
 def warm_up_dialogues(task: Task) -> list["WarmupDialogue"]:
@@ -202,23 +232,6 @@ def warm_up_dialogues(task: Task) -> list["WarmupDialogue"]:
     from sia_runner.wire.policy import WarmupDialogue
 
     return [WarmupDialogue([{"role": "user", "content": question}], answer) for question, answer in task.dialogues()]
-
-
-def sandbox_limits(config: Experiment, seconds: float) -> SandboxLimits:
-    """Return the sandbox limits of one job; `seconds` is its time limit."""
-    sandbox = config.sandbox
-    return SandboxLimits(
-        seconds, sandbox.memory_mb, sandbox.processes, sandbox.disk_mb, sandbox.file_mb, sandbox.output_kb, sandbox.cpus
-    )
-
-
-def load_class(target: str) -> Any:
-    """Return the class that Hydra's ``_target_`` names. Raises RoomError."""
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ComponentError(f"_target_={target} cannot be loaded: {error}") from error
 
 
 def _own_keys(component: NamedConfig) -> dict[str, Any]:

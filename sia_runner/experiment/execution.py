@@ -12,35 +12,35 @@ from pathlib import Path
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import verifier_sandbox
-from sia_runner.experiment.context import build_components, open_gateway, sandbox_limits
+from sia_runner.experiment.context import Components, RunContext
 from sia_runner.records import CallFailures, Outcome, OutcomeKind, Usage
 from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob, SandboxResult
 from sia_runner.selection.scoring import correct_outcomes
-from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, write_json
+from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, write_json
 from sia_runner.tasks.protocol import Fold, FoldPurpose, Task
 from sia_runner.wire.grants import Grant, ModelSession
 
 ROUND_PURPOSES: tuple[FoldPurpose, ...] = ("gate", "trial", "select")
 
 
-def verify_submission(config: Experiment, site: HarnessRunDir, unanswered: OutcomeKind) -> list[Outcome]:
+def verify_submission(context: Components, site: HarnessRunDir, unanswered: OutcomeKind) -> list[Outcome]:
     """Return one outcome per question asked at `site`.
 
     `unanswered`: the kind of questions without answer.
     """
     keys = read_json(site.keys)
-    task = build_components(config).task
+    task = context.task
     outcomes = task.verify(
-        site.submission, keys, unanswered, verifier_sandbox.sandbox_command(config) if task.executes else ()
+        site.submission, keys, unanswered, verifier_sandbox.sandbox_command(context) if task.executes else ()
     )
     if not site.faults.is_file():
         return outcomes
     return correct_outcomes(outcomes, CallFailures.from_json(read_json(site.faults)), keys)
 
 
-def outcomes_of_split(config: Experiment, outcomes: Sequence[Outcome], split: str) -> list[Outcome]:
+def outcomes_of_split(context: Components, outcomes: Sequence[Outcome], split: str) -> list[Outcome]:
     """Return the outcomes of questions of one split."""
-    units = set(build_components(config).task.splits()[split])
+    units = set(context.task.splits()[split])
     return [outcome for outcome in outcomes if outcome.unit in units]
 
 
@@ -75,7 +75,6 @@ class Execution:
 class ExecutionPurpose:
     """The reason of a run of a harness: whose budget pays, under which name."""
 
-    run: RunDir
     generation: int  # 0: no generation's budget (the final test)
     candidate: str
     name: str  # gate | trial | select | test | rollout
@@ -102,7 +101,7 @@ class ExecutionPurpose:
 
 
 def execute(
-    config: Experiment,
+    context: RunContext,
     purpose: ExecutionPurpose,
     round_: Fold,
     site: HarnessRunDir,
@@ -115,12 +114,11 @@ def execute(
     `salt` decides ids and order in the view; `seconds` is the deadline. Clears `site` first. Raises ProviderDown or
     BudgetSpent when calls failed for such a reason: nothing can then be said about the harness.
     """
-    context = build_components(config)
     site.clear()
     view = context.task.lay_out(round_, site.view, salt)
     write_json(site.keys, dict(view.keys))
     site.work.mkdir()
-    with _admitted(config, purpose, site) as session:
+    with _admitted(context, purpose, site) as session:
         result = context.sandbox.run(
             SandboxJob(
                 harness=harness,
@@ -128,8 +126,8 @@ def execute(
                 data=view.path,
                 work=site.work,
                 log=site.log,
-                limits=sandbox_limits(config, seconds),
-                python=_interpreter(config, harness),
+                limits=context.sandbox_limits(seconds),
+                python=_interpreter(context.config, harness),
                 door=session.door if session else None,
             )
         )
@@ -147,8 +145,8 @@ def execute(
 
 
 @contextmanager
-def _admitted(config: Experiment, purpose: ExecutionPurpose, site: HarnessRunDir) -> Iterator[ModelSession | None]:
-    gateway = open_gateway(config, purpose.run) if config.calls_model else None
+def _admitted(context: RunContext, purpose: ExecutionPurpose, site: HarnessRunDir) -> Iterator[ModelSession | None]:
+    gateway = context.gateway if context.config.calls_model else None
     if gateway is None:
         yield None
         return

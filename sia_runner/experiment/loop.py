@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sia_runner.compute.protocol import ComputeStep
-from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import sign_off, stage_job, stages, summary
-from sia_runner.experiment.context import build_components, open_gateway
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.terminal import Display, cost_so_far, resume_line
 from sia_runner.records import Lever
 from sia_runner.selection.parents import plateau_reason
@@ -19,7 +18,7 @@ from sia_runner.store.journal import (
     test_result_of,
 )
 from sia_runner.store.lease import RunLease
-from sia_runner.store.run_directory import RunDir, remove_tree
+from sia_runner.store.run_directory import remove_tree
 from sia_runner.wire.grants import BudgetSpent
 
 Result = dict[str, Any]
@@ -32,8 +31,8 @@ COMPLETED, NOT_SCORED, OUT_OF_BUDGET, INTERRUPTED = 0, 3, 4, 130
 class ExperimentLoop:
     """One execution of an experiment in one run directory; completed steps are read from the journal."""
 
-    def __init__(self, config: Experiment, run: RunDir, journal: Journal, lease: RunLease, display: Display) -> None:
-        self._config, self._run, self._journal = config, run, journal
+    def __init__(self, context: RunContext, journal: Journal, lease: RunLease, display: Display) -> None:
+        self._context, self._journal = context, journal
         self._lease, self._display = lease, display
 
     def __call__(self) -> int:
@@ -66,7 +65,7 @@ class ExperimentLoop:
             self._publish("interrupted")
         except OSError as error:
             self._display.say(f"the summary could not be written: {error}")
-            self._display.say(resume_line(self._run.path))
+            self._display.say(resume_line(self._context.run.path))
         return INTERRUPTED
 
     def wait_for_approval(self) -> int:
@@ -82,8 +81,8 @@ class ExperimentLoop:
 
     def _generations(self) -> str:
         """Run generations until the last, the proposer's stop or the end of the budget; return how the run ended."""
-        limit = self._config.budget.minutes
-        for n in range(1, self._config.max_gen + 1):
+        limit = self._context.config.budget.minutes
+        for n in range(1, self._context.config.max_gen + 1):
             has_verdict = any(g.n == n for g in finished_generations(self._journal))
             if not has_verdict and limit is not None and minutes_spent(self._journal) >= limit:
                 reason = f"{minutes_spent(self._journal):.1f} of {limit:g} minutes"
@@ -95,7 +94,7 @@ class ExperimentLoop:
 
     def _plateau(self, n: int) -> bool:
         history = [past.to_past_generation() for past in finished_generations(self._journal)]
-        reason = plateau_reason(self._config.search, history)
+        reason = plateau_reason(self._context.config.search, history)
         if reason:
             self._record_stop(n, reason)
         return bool(reason)
@@ -131,7 +130,7 @@ class ExperimentLoop:
         self._once(f"gen_{n}/accept", lambda: decision(find_incumbent(before)))
         generation = finished_generations(self._journal)[n - 1]
         if generation.status == "accepted":
-            self._run.link_best(n)
+            self._context.run.link_best(n)
         self._display.show_generation(generation, before)
 
     def _verdict_on_fault(self, proposal: Result) -> VerdictFunction | None:
@@ -144,14 +143,14 @@ class ExperimentLoop:
         self, n: int, proposal: Result, before: Sequence[FinishedGeneration]
     ) -> VerdictFunction | None:
         """Return the verdict when a person rejected the plan, else None. Raises Waiting while nobody has answered."""
-        if not sign_off.needs_sign_off(self._config, proposal["lever"]):
+        if not sign_off.needs_sign_off(self._context.config, proposal["lever"]):
             return None
-        self._once(f"gen_{n}/plan", lambda: sign_off.plan_step(self._config, self._run, n, before))
+        self._once(f"gen_{n}/plan", lambda: sign_off.plan_step(self._context, n, before))
         reason = sign_off.rejection(self._journal, n)
         return None if reason is None else _verdict_without_score(reason, "rejected")
 
     def _exceeds_minutes(self, n: int) -> str:
-        limit = self._config.budget.generation.minutes
+        limit = self._context.config.budget.generation.minutes
         minutes = minutes_spent(self._journal, n)
         if limit is None or minutes < limit:
             return ""
@@ -171,15 +170,15 @@ class ExperimentLoop:
         verification = self._step(n, "verify", stages.verify, execution["runs"])
         if verification["unscored"] or verification["val"] is None:
             return _verdict_without_score(verification["failure"], _failure_status(verification))
-        return lambda best: stages.decide(self._config, self._run, n, best)
+        return lambda best: stages.decide(self._context, n, best)
 
     def _build(self, n: int) -> Result:
-        folder = self._run.generation(n)
+        folder = self._context.run.generation(n)
         with self._display.following(folder.path / "training.log"):
-            if stages.trains_weights(self._run, n):
+            if stages.trains_weights(self._context.run, n):
                 result = self._step(n, "build", stages.build, kind="train")
             else:  # only writes a few files
-                result = self._once(f"gen_{n}/build", lambda: stages.build(self._config, self._run, n))
+                result = self._once(f"gen_{n}/build", lambda: stages.build(self._context, n))
         for scratch in (folder.training, folder.rollouts):  # the journaled build needs no checkpoints
             remove_tree(scratch)
         return result
@@ -188,7 +187,7 @@ class ExperimentLoop:
         """Run the incumbent, and the first harness as the baseline, once on test."""
         generations = finished_generations(self._journal)
         best = find_incumbent(generations)
-        if best is None or not build_components(self._config).task.has_test:
+        if best is None or not self._context.task.has_test:
             return
         baseline = next((g for g in generations[:1] if g.val is not None), None)
         self._test_once(best)
@@ -200,7 +199,7 @@ class ExperimentLoop:
             self._once(f"test/gen_{n}", lambda: self._call(f"test/gen_{n}", "test", stages.final_test, n))
 
     def _step(self, n: int, name: str, stage: StageFunction, *arguments: Any, kind: str = "") -> Result:
-        with self._display.stage(name, f"generation {n} of {self._config.max_gen}"):
+        with self._display.stage(name, f"generation {n} of {self._context.config.max_gen}"):
             key = f"gen_{n}/{name}"
             return self._once(key, lambda: self._call(key, kind or name, stage, n, *arguments))
 
@@ -209,20 +208,20 @@ class ExperimentLoop:
         step = ComputeStep(
             key=key,
             kind=kind,
-            folder=self._run.job(key),
+            folder=self._context.run.job(key),
             submitted=self._journal.job(key),
             note=lambda job: self._record_job(key, kind, job),
             say=self._display.say,
             entry=stage_job.run_stage_in_job,
-            progress=self._run.generation(n).training if kind == "train" else None,
+            progress=self._context.run.generation(n).training if kind == "train" else None,
         )
-        return build_components(self._config).compute.call(step, stage, self._config, self._run, n, *arguments)
+        return self._context.compute.call(step, stage, self._context, n, *arguments)
 
     def _record_job(self, key: str, kind: str, job: str) -> None:
         self._lease.check()
         earlier = [entry["job"] for entry in self._journal.of("job") if entry["step"] == key]
         self._journal.append("job", step=key, kind=kind, job=job, folder=f"jobs/{key}")
-        gateway = open_gateway(self._config, self._run)
+        gateway = self._context.gateway
         if earlier and gateway:
             gateway.release_allowances(earlier)
 
@@ -233,7 +232,7 @@ class ExperimentLoop:
     def _close(self, outcome: str) -> int:
         best = find_incumbent(finished_generations(self._journal))
         test = test_result_of(self._journal, best)
-        scored = best is not None and (not build_components(self._config).task.has_test or bool(test and test["score"]))
+        scored = best is not None and (not self._context.task.has_test or bool(test and test["score"]))
         status = outcome if scored or outcome == "budget" else "failed"
         self._journal.append("ended", status=status, best=best)
         self._publish(status)
@@ -242,13 +241,14 @@ class ExperimentLoop:
         return OUT_OF_BUDGET if outcome == "budget" else NOT_SCORED
 
     def _publish(self, status: str) -> dict[str, Any]:
-        state = summary.build_summary(self._config, self._run, self._journal, status)
-        summary.write_summary(self._run, state)
-        build_components(self._config).tracker.update(self._run.path, state)
+        config, run = self._context.config, self._context.run
+        state = summary.build_summary(self._context, self._journal, status)
+        summary.write_summary(run, state)
+        self._context.tracker.update(run.path, state)
         if status == "running":
-            self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), self._config.budget))
+            self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), config.budget))
         else:
-            self._display.show_summary(state, self._run.path)
+            self._display.show_summary(state, run.path)
         return state
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig, allowed_algorithms
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence.folder import write_evidence
 from sia_runner.experiment.harness_files import read_harness
 from sia_runner.experiment.weights.decision import (
@@ -49,17 +49,16 @@ def failed_proposal(reason: str) -> ProposalResult:
     return ProposalResult(Proposal(Lever.HARNESS, reason, title="no proposal"), fault=reason)
 
 
-def can_train_weights(config: Experiment) -> bool:
+def can_train_weights(context: RunContext) -> bool:
     """Return whether the proposer can use the weights lever.
 
     Parallel proposals cannot: untrained weights cannot be compared on dev.
     """
-    return config.search.width == 1 and getattr(build_components(config).proposer, "pulls_weights", False)
+    return context.config.search.width == 1 and getattr(context.proposer, "pulls_weights", False)
 
 
 def ask_proposer(
-    config: Experiment,
-    run: RunDir,
+    context: RunContext,
     n: int,
     history: Sequence[PastGeneration],
     incumbent: int | None,
@@ -69,22 +68,29 @@ def ask_proposer(
 
     Each sibling works in its own folder, on evidence about the candidate that it extends.
     """
+    config = context.config
     width = config.search.width if n > 1 else 1  # there is no evidence yet to choose between first harnesses
-    better = build_components(config).task.higher_is_better
+    better = context.task.higher_is_better
 
     def parent(sibling: int) -> int | None:
         return choose_parent(
-            config.search, history, incumbent, seed=config.seed, n=n, sibling=sibling, higher_is_better=better
+            context.config.search,
+            history,
+            incumbent,
+            seed=context.config.seed,
+            n=n,
+            sibling=sibling,
+            higher_is_better=better,
         )
 
     parents = [parent(sibling) for sibling in range(width)]
 
     def ask_sibling(sibling: int) -> Proposal:
-        return _ask_once(config, run, n, history, incumbent, parents[sibling % width], sibling, width, weights_turn)
+        return _ask_once(context, n, history, incumbent, parents[sibling % width], sibling, width, weights_turn)
 
     if width == 1:
         return ProposalResult(ask_sibling(_parallel_index(config, n)), parents[0])
-    return _best_sibling(config, run, n, run_parallel(ask_sibling, range(width), width), parents)
+    return _best_sibling(context, n, run_parallel(ask_sibling, range(width), width), parents)
 
 
 def _parallel_index(config: Experiment, n: int) -> int:
@@ -93,8 +99,7 @@ def _parallel_index(config: Experiment, n: int) -> int:
 
 
 def _ask_once(
-    config: Experiment,
-    run: RunDir,
+    context: RunContext,
     n: int,
     history: Sequence[PastGeneration],
     incumbent: int | None,
@@ -103,61 +108,61 @@ def _ask_once(
     width: int,
     weights_turn: LeverDecision,
 ) -> Proposal:
-    generation, components = run.generation(n), build_components(config)
+    generation = context.run.generation(n)
     folder = generation.path if width == 1 else generation.desk(sibling)
     folder.mkdir(parents=True, exist_ok=True)
     evidence_folder: Path | None = None
     if n > 1:
         evidence_folder = folder / "evidence"
-        write_evidence(config, run, n, history, incumbent, parent, evidence_folder, left_alone=weights_turn.left_alone)
+        write_evidence(context, n, history, incumbent, parent, evidence_folder, left_alone=weights_turn.left_alone)
     brief = Brief(
         n=n,
-        max_gen=config.max_gen,
+        max_gen=context.config.max_gen,
         evidence=evidence_folder,
         history=tuple(history),
         incumbent=incumbent,
-        higher_is_better=components.task.higher_is_better,
+        higher_is_better=context.task.higher_is_better,
         parent=parent,
-        weights=_weights_lever(config, weights_turn) if parent else None,
+        weights=_weights_lever(context, weights_turn) if parent else None,
         sibling=sibling,
     )
-    return components.proposer.propose(brief, ProposalWorkbench(config, run, n, folder, parent))
+    return context.proposer.propose(brief, ProposalWorkbench(context, n, folder, parent))
 
 
-def _weights_lever(config: Experiment, weights_turn: LeverDecision) -> WeightsLever | None:
+def _weights_lever(context: RunContext, weights_turn: LeverDecision) -> WeightsLever | None:
     """Return the weights lever for the proposer; None where it may not use it."""
-    if config.trainer.kind == "none" or not can_train_weights(config):
+    if context.config.trainer.kind == "none" or not can_train_weights(context):
         return None
     from sia_runner.selection.algorithm_choice import algorithm_purpose
 
     return WeightsLever(
         {
             name: algorithm_purpose(algorithm.algorithm)
-            for name, algorithm in allowed_algorithms(config.trainer).items()
+            for name, algorithm in allowed_algorithms(context.config.trainer).items()
         },
         weights_turn.due_reason,
     )
 
 
 def _best_sibling(
-    config: Experiment, run: RunDir, n: int, proposals: Sequence[Proposal], parents: Sequence[int | None]
+    context: RunContext, n: int, proposals: Sequence[Proposal], parents: Sequence[int | None]
 ) -> ProposalResult:
     """Return the best proposal by dev value; a tie goes to the first. STOP wins only where every sibling stops."""
     candidates = [index for index, proposal in enumerate(proposals) if proposal.lever is not Lever.STOP]
     if not candidates:
         return ProposalResult(proposals[0], parents[0])
-    trials = {k: _trial_of(config, run, n, proposals[k], parents[k]) for k in candidates}
-    sign = 1 if build_components(config).task.higher_is_better else -1
+    trials = {k: _trial_of(context, n, proposals[k], parents[k]) for k in candidates}
+    sign = 1 if context.task.higher_is_better else -1
     best = max(candidates, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
     siblings = [_sibling_record(proposals[k], parents[k], trials.get(k), k == best) for k in range(len(proposals))]
-    generation = run.generation(n)
+    generation = context.run.generation(n)
     remove_tree(generation.evidence)
     shutil.copytree(generation.desk(best) / "evidence", generation.evidence, symlinks=True)
     return ProposalResult(proposals[best], parents[best], siblings)
 
 
-def _trial_of(config: Experiment, run: RunDir, n: int, proposal: Proposal, parent: int | None) -> Trial:
-    bench = ProposalWorkbench(config, run, n, run.generation(n).path, parent)
+def _trial_of(context: RunContext, n: int, proposal: Proposal, parent: int | None) -> Trial:
+    bench = ProposalWorkbench(context, n, context.run.generation(n).path, parent)
     return bench.try_out([proposal.files], share=1.0)[0]
 
 
@@ -173,36 +178,32 @@ def _sibling_record(proposal: Proposal, parent: int | None, trial: Trial | None,
     }
 
 
-def propose(
-    config: Experiment, run: RunDir, n: int, history: Sequence[PastGeneration], incumbent: int | None
-) -> ProposalResult:
+def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incumbent: int | None) -> ProposalResult:
     """Propose the weights lever where it is due, or where the proposer has nothing left; else ask the proposer.
 
     A proposer that can use the weights lever is told that it is due, and decides. The guarantee of `lever.latest`
     always holds.
     """
-    weights_turn = decide_lever(config, history, n, incumbent)
+    weights_turn = decide_lever(context.config, history, n, incumbent)
     untrained: dict[str, Any] = {}
-    if incumbent and (weights_turn.guaranteed or (weights_turn.due_reason and not can_train_weights(config))):
-        decision = decide_training(config, run, n, incumbent, weights_turn.due_reason)
+    if incumbent and (weights_turn.guaranteed or (weights_turn.due_reason and not can_train_weights(context))):
+        decision = decide_training(context, n, incumbent, weights_turn.due_reason)
         if decision.algorithm:
-            return _weights_proposal(run, incumbent, decision, decision.algorithm)
+            return _weights_proposal(context.run, incumbent, decision, decision.algorithm)
         untrained, weights_turn = decision.evidence, replace(weights_turn, left_alone=decision.reason)
-    proposed = _proposer_choice(config, run, n, history, incumbent, weights_turn)
+    proposed = _proposer_choice(context, n, history, incumbent, weights_turn)
     stopped = proposed.proposal.lever is Lever.STOP
-    if stopped and config.trainer.kind != "none" and incumbent and not weights_plan_rejected(history):
-        return _train_instead_of_stopping(config, run, n, incumbent, proposed)
+    if stopped and context.config.trainer.kind != "none" and incumbent and not weights_plan_rejected(history):
+        return _train_instead_of_stopping(context, n, incumbent, proposed)
     return replace(proposed, evidence={**untrained, **proposed.evidence})
 
 
-def _train_instead_of_stopping(
-    config: Experiment, run: RunDir, n: int, incumbent: int, stopped: ProposalResult
-) -> ProposalResult:
+def _train_instead_of_stopping(context: RunContext, n: int, incumbent: int, stopped: ProposalResult) -> ProposalResult:
     """Train the weights instead of stopping for lack of harnesses, where the rules allow it."""
     why = stopped.proposal.rationale
-    decision = decide_training(config, run, n, incumbent, f"the proposer has nothing left to try: {why}")
+    decision = decide_training(context, n, incumbent, f"the proposer has nothing left to try: {why}")
     if decision.algorithm:
-        return _weights_proposal(run, incumbent, decision, decision.algorithm)
+        return _weights_proposal(context.run, incumbent, decision, decision.algorithm)
     proposal = replace(stopped.proposal, rationale=f"{why}; nor can the weights be trained: {decision.reason}")
     return replace(stopped, proposal=proposal, evidence=decision.evidence)
 
@@ -223,26 +224,25 @@ def _weights_proposal(
 
 
 def _proposer_choice(
-    config: Experiment,
-    run: RunDir,
+    context: RunContext,
     n: int,
     history: Sequence[PastGeneration],
     incumbent: int | None,
     weights_turn: LeverDecision,
 ) -> ProposalResult:
     """Return the proposer's choice. A weights update that it chose is measured first, like any other."""
-    proposed = ask_proposer(config, run, n, history, incumbent, weights_turn)
+    proposed = ask_proposer(context, n, history, incumbent, weights_turn)
     proposal = proposed.proposal
     if proposal.lever not in (Lever.WEIGHTS, Lever.BOTH):
         return replace(proposed, evidence={"due": weights_turn.due_reason} if weights_turn.due_reason else {})
-    if proposed.parent is None or not can_train_weights(config) or config.trainer.kind == "none":
+    if proposed.parent is None or not can_train_weights(context) or context.config.trainer.kind == "none":
         return failed_proposal(f"lever {proposal.lever.value} was proposed where the harness is the only one")
     decision = check_proposed_training(
-        config, run, n, proposed.parent, proposal.files, proposal.algorithm, weights_turn.due_reason
+        context, n, proposed.parent, proposal.files, proposal.algorithm, weights_turn.due_reason
     )
     if decision.algorithm is None:
         return replace(failed_proposal(f"the weights were not trained: {decision.reason}"), evidence=decision.evidence)
-    unchanged = dict(proposal.files) == read_harness(run.generation(proposed.parent).harness)
+    unchanged = dict(proposal.files) == read_harness(context.run.generation(proposed.parent).harness)
     settled = replace(
         proposal,
         lever=Lever.WEIGHTS if unchanged else Lever.BOTH,

@@ -23,7 +23,7 @@ from sia_runner.compute.protocol import JobStopped
 from sia_runner.config.experiment import Experiment, check_experiment
 from sia_runner.experiment import sign_off, verifier_sandbox
 from sia_runner.experiment.concurrent_loop import ConcurrentLoop
-from sia_runner.experiment.context import build_components, close_gateway, open_gateway
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
 from sia_runner.experiment.terminal import Display
@@ -39,9 +39,9 @@ LOCKED_PACKAGES = (
 )  # fmt: skip
 
 
-def lock_content(config: Experiment, run: RunDir, overrides: Sequence[str]) -> dict[str, Any]:
+def lock_content(context: RunContext, overrides: Sequence[str]) -> dict[str, Any]:
     """Return the content of lock.json: versions, hashes, seeds and the machine."""
-    components = build_components(config)
+    config, sandbox = context.config, context.sandbox
     return {
         "sia_runner": __version__,
         "git": _git_revision(),
@@ -51,29 +51,29 @@ def lock_content(config: Experiment, run: RunDir, overrides: Sequence[str]) -> d
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "packages": {name: version for name in LOCKED_PACKAGES if (version := _package_version(name))},
-        "data": components.task.data_hashes(),
-        "policy": _policy_base(config, run),
+        "data": context.task.data_hashes(),
+        "policy": _policy_base(context),
         "sandbox": {
-            "name": components.sandbox.name,
-            **components.sandbox.versions(),
-            "gaps": components.sandbox.gaps(door=config.needs_gateway),
+            "name": sandbox.name,
+            **sandbox.versions(),
+            "gaps": sandbox.gaps(door=config.needs_gateway),
         },
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
 
 
-def _policy_base(config: Experiment, run: RunDir) -> dict[str, str] | None:
+def _policy_base(context: RunContext) -> dict[str, str] | None:
     """Return id and hash of the base that the harness calls, for comparing runs; None without a policy."""
-    gateway = open_gateway(config, run)
-    if gateway is None or not config.has_policy:
+    gateway = context.gateway
+    if gateway is None or not context.config.has_policy:
         return None
     engine = gateway.policy()
     return {"base": engine.base_id, "sha256": engine.base_sha256}
 
 
-def check_data(config: Experiment, locked: dict[str, Any]) -> None:
+def check_data(context: RunContext, locked: dict[str, Any]) -> None:
     """Raise RunError unless the data is the same as when the run began."""
-    hashes = build_components(config).task.data_hashes()
+    hashes = context.task.data_hashes()
     changed = sorted(name for name in {*hashes, *locked["data"]} if hashes.get(name) != locked["data"].get(name))
     if changed:
         raise RunDirectoryError(
@@ -151,13 +151,14 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
         raise RunDirectoryError(
             f"{folder} already holds a run; continue it with resume={folder} or choose another hydra.run.dir"
         )
-    _prepare(config, run)
+    context = RunContext(config, run)
+    _prepare(context)
     folder.mkdir(parents=True, exist_ok=True)
     with RunLease(folder) as lease:
         if run.config.exists():  # another process was faster between our check and the lease
             raise RunDirectoryError(f"{folder} already holds a run; continue it with resume={folder}")
         write_text(run.config, yaml.safe_dump(config.model_dump(by_alias=True), sort_keys=False, allow_unicode=True))
-        return _carry_out(config, run, lease, overrides)
+        return _carry_out(context, lease, overrides)
 
 
 def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffAnswer | None = None) -> int:
@@ -178,9 +179,9 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
     with RunLease(folder) as lease:
         if answer:
             sign_off.check_waiting(run, JournalReader(run.journal))
-        config = stored_config(run, overrides)
-        _prepare(config, run)
-        return _carry_out(config, run, lease, overrides, answer)
+        context = RunContext(stored_config(run, overrides), run)
+        _prepare(context)
+        return _carry_out(context, lease, overrides, answer)
 
 
 def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
@@ -203,22 +204,23 @@ def _set_key(tree: dict[str, Any], path: list[str], value: Any, override: str) -
     tree[path[-1]] = value
 
 
-def _prepare(config: Experiment, run: RunDir) -> None:
+def _prepare(context: RunContext) -> None:
     """Make all checks that can refuse a run before anything of it exists, the cheapest first."""
     if not sys.platform.startswith("linux"):
         raise RunDirectoryError("SIA Runner runs on Linux; on macOS use Docker, on Windows WSL2")
+    config = context.config
     check_dashboard(config)
-    gateway = open_gateway(config, run)
+    gateway = context.gateway
     if gateway:
         gateway.check()
-    components = build_components(config)
-    components.sandbox.check(door=config.needs_gateway)
-    components.compute.check(stage_kinds(config))
-    verifier_sandbox.check_gpu(config, here=not components.compute.apart)
-    components.task.prepare(lambda text: print(text, flush=True))
+    context.build_all()
+    context.sandbox.check(door=config.needs_gateway)
+    context.compute.check(stage_kinds(config))
+    verifier_sandbox.check_gpu(config, here=not context.compute.apart)
+    context.task.prepare(lambda text: print(text, flush=True))
     if config.trainer.kind != "none":
-        _check_rollouts(components.task)
-    if gateway and config.has_policy and not components.compute.apart:
+        _check_rollouts(context.task)
+    if gateway and config.has_policy and not context.compute.apart:
         gateway.policy()  # load it now: the time must not count for the first harness
 
 
@@ -236,39 +238,40 @@ def _check_rollouts(task: Task) -> None:
 
 
 def _carry_out(
-    config: Experiment,
-    run: RunDir,
+    context: RunContext,
     lease: RunLease,
     overrides: Sequence[str],
     answer: sign_off.SignOffAnswer | None = None,
 ) -> int:
+    config, run = context.config, context.run
     journal = Journal(run.journal)
     try:
-        _open_journal(config, run, journal, overrides)
+        _open_journal(context, journal, overrides)
         if answer:
             sign_off.append_answer(journal, sign_off.check_waiting(run, journal), answer)
         with Display(config.max_gen) as display, _signals(), live_dashboard(config, run, display.say):
-            for gap in build_components(config).sandbox.gaps(door=config.needs_gateway):
-                display.say(f"sandbox {build_components(config).sandbox.name} leaves open: {gap}")
-            loop = _loop_class(config)(config, run, journal, lease, display)
+            for gap in context.sandbox.gaps(door=config.needs_gateway):
+                display.say(f"sandbox {context.sandbox.name} leaves open: {gap}")
+            loop = _loop_class(config)(context, journal, lease, display)
             return _run_loop(loop, journal, display)
     finally:
-        close_gateway(config, run)  # or another run of this process would keep the weights in memory
+        context.close_gateway()  # or another run of this process would keep the weights in memory
         journal.close()
-        build_components(config).tracker.close()
+        context.tracker.close()
 
 
 def _loop_class(config: Experiment) -> type[ExperimentLoop]:
     return ExperimentLoop if config.search.in_flight == 1 else ConcurrentLoop
 
 
-def _open_journal(config: Experiment, run: RunDir, journal: Journal, overrides: Sequence[str]) -> None:
+def _open_journal(context: RunContext, journal: Journal, overrides: Sequence[str]) -> None:
+    run = context.run
     if any(journal.of("began")):
         began = next(journal.of("began"))
         if sha256_of(run.lock) != began["lock_sha256"]:
             raise RunDirectoryError(f"{run.lock} was changed since the run began")
-        check_data(config, read_json(run.lock))
-        current = lock_content(config, run, overrides)
+        check_data(context, read_json(run.lock))
+        current = lock_content(context, overrides)
         journal.append(
             "resumed",
             overrides=list(overrides),
@@ -277,7 +280,7 @@ def _open_journal(config: Experiment, run: RunDir, journal: Journal, overrides: 
             sandbox=current["sandbox"],
         )
         return
-    write_json(run.lock, lock_content(config, run, overrides))
+    write_json(run.lock, lock_content(context, overrides))
     journal.append("began", config_sha256=sha256_of(run.config), lock_sha256=sha256_of(run.lock))
 
 

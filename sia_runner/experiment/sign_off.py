@@ -15,7 +15,7 @@ from typing import Any
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence.history import harness_diff
 from sia_runner.experiment.harness_files import read_harness
 from sia_runner.gateway.ledger_files import RunTotals, read_totals
@@ -64,14 +64,13 @@ class PlanCost:
 
 
 def plan_costs(
-    config: Experiment,
-    run: RunDir,
+    context: RunContext,
     proposal: Mapping[str, Any],
     evidence: Mapping[str, Any],
     before: Sequence[FinishedGeneration],
 ) -> list[PlanCost]:
     """Return the cost of training, where weights are a lever, and of the gate and run of every candidate."""
-    totals, task = read_totals(run.ledger), build_components(config).task
+    totals, task = read_totals(context.run.ledger), context.task
     scored = _similar_generation(before, evidence["parent"])
     gate, select = task.rounds("gate"), task.rounds("select")
     per_question = _cost_of_candidate(totals, scored, gate, select) if scored else None
@@ -187,8 +186,9 @@ _RATIONALE_BYTES = 8 * 1024  # bytes
 _DIFF_BYTES = 64 * 1024
 
 
-def write_plan(config: Experiment, run: RunDir, n: int, before: Sequence[FinishedGeneration]) -> Json:
+def write_plan(context: RunContext, n: int, before: Sequence[FinishedGeneration]) -> Json:
     """Write both files from the proposal and decision of generation `n`. Return their hashes."""
+    run = context.run
     generation, proposal = run.generation(n), read_json(run.generation(n).proposal)
     decision = read_json(generation.decision)
     parent = decision["evidence"]["parent"]
@@ -203,9 +203,9 @@ def write_plan(config: Experiment, run: RunDir, n: int, before: Sequence[Finishe
         "settings": proposal["overrides"],
         "parent": parent,
         "evidence": decision["evidence"],
-        "data": _training_data(config) if weights else None,
+        "data": _training_data(context) if weights else None,
         "harness": harness_diff(earlier, proposal["files"], _DIFF_BYTES),
-        "cost": [part.to_json() for part in plan_costs(config, run, proposal, decision["evidence"], before)],
+        "cost": [part.to_json() for part in plan_costs(context, proposal, decision["evidence"], before)],
         "proposal_sha256": sha256_of(generation.proposal),
     }
     write_json(generation.plan.with_suffix(".json"), plan)
@@ -213,9 +213,9 @@ def write_plan(config: Experiment, run: RunDir, n: int, before: Sequence[Finishe
     return {"sha256": sha256_of(generation.plan), "json_sha256": sha256_of(generation.plan.with_suffix(".json"))}
 
 
-def _training_data(config: Experiment) -> Json:
+def _training_data(context: RunContext) -> Json:
     """Return the number and hash of the rollout questions, without their text."""
-    task = build_components(config).task
+    task = context.task
     questions = sorted(task.splits()["rollout"])
     ids = hashlib.sha256(json.dumps(questions).encode()).hexdigest()
     return {"split": "rollout", "questions": len(questions), "ids_sha256": ids, "files": dict(task.data_hashes())}
@@ -292,9 +292,9 @@ def needs_sign_off(config: Experiment, lever: str) -> bool:
     return lever in _COVERED_LEVERS[config.approve]
 
 
-def plan_step(config: Experiment, run: RunDir, n: int, before: Sequence[FinishedGeneration]) -> dict[str, Any]:
+def plan_step(context: RunContext, n: int, before: Sequence[FinishedGeneration]) -> dict[str, Any]:
     """Write the plan and return its hashes, which the journal records."""
-    return write_plan(config, run, n, before)
+    return write_plan(context, n, before)
 
 
 def rejection(journal: JournalReader, n: int) -> str | None:

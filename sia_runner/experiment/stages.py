@@ -1,4 +1,4 @@
-"""The stages of a generation, each a plain function of (config, run directory), so that it runs here or in a job.
+"""The stages of a generation, each a plain function of (run context, generation), so that it runs here or in a job.
 
 A stage may be cut off at any point and repeated: it clears whatever it writes. The journal stores its return value."""
 
@@ -9,7 +9,7 @@ from typing import Any
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment import proposing
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import (
     Execution,
     ExecutionPurpose,
@@ -41,18 +41,16 @@ Result = dict[str, Any]
 ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
 
 
-def propose(
-    config: Experiment, run: RunDir, n: int, history: Sequence[PastGeneration], incumbent: int | None
-) -> Result:
+def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incumbent: int | None) -> Result:
     """Collect the evidence and let the proposer write gen_<n>/proposal.json; the journal keeps only its hash.
 
     `fault` and `unscored` are set when the proposer itself could not do its work. Raises BudgetSpent when the budget of
     the run is spent.
     """
-    generation = run.generation(n)
+    generation = context.run.generation(n)
     generation.path.mkdir(exist_ok=True)
     try:
-        proposed = proposing.propose(config, run, n, history, incumbent)
+        proposed = proposing.propose(context, n, history, incumbent)
     except (BudgetSpent, ModelsError) as error:
         if isinstance(error, BudgetSpent) and error.scope == "run":
             raise
@@ -62,7 +60,7 @@ def propose(
         unscored = False
     proposal = proposed.proposal
     write_json(generation.proposal, proposal.to_json())
-    write_json(generation.decision, _lever_decision(config, proposed, history, incumbent))
+    write_json(generation.decision, _lever_decision(context.config, proposed, history, incumbent))
     return {
         "lever": proposal.lever.value,
         "title": proposal.title,
@@ -99,12 +97,12 @@ def _lever_decision(
     }
 
 
-def build(config: Experiment, run: RunDir, n: int) -> Result:
+def build(context: RunContext, n: int) -> Result:
     """Write the proposed harness, and train the adapter where the lever includes weights.
 
     `fault` is one line when the proposal cannot be built.
     """
-    generation, entry = run.generation(n), build_components(config).task.entry
+    generation, entry = context.run.generation(n), context.task.entry
     proposal = read_json(generation.proposal)
     write_text(generation.path / "improvement.md", proposal["improvement"] or proposal["rationale"] + "\n")
     if not proposal["files"]:
@@ -116,7 +114,7 @@ def build(config: Experiment, run: RunDir, n: int) -> Result:
     link = generation.path / "target_agent.py"
     link.unlink(missing_ok=True)
     link.symlink_to(Path("harness") / entry)
-    return {"fault": "", "sha256": tree_sha256(generation.harness)} | _candidate_adapter(config, run, n, proposal)
+    return {"fault": "", "sha256": tree_sha256(generation.harness)} | _candidate_adapter(context, n, proposal)
 
 
 def trains_weights(run: RunDir, n: int) -> bool:
@@ -124,19 +122,19 @@ def trains_weights(run: RunDir, n: int) -> bool:
     return read_json(run.generation(n).proposal)["lever"] in (Lever.WEIGHTS, Lever.BOTH)
 
 
-def _candidate_adapter(config: Experiment, run: RunDir, n: int, proposal: Result) -> Result:
+def _candidate_adapter(context: RunContext, n: int, proposal: Result) -> Result:
     """Train the candidate's adapter, or inherit its parent's."""
-    parent = read_json(run.generation(n).decision)["evidence"]["parent"]
+    parent = read_json(context.run.generation(n).decision)["evidence"]["parent"]
     if proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH):
         algorithm = AlgorithmConfig.model_validate(proposal["overrides"])
         train = update_weights_in_parallel if algorithm.processes > 1 else update_weights
-        return train(config, run, n, parent, algorithm)
-    return {"adapter_sha256": inherit_adapter(run, n, parent)}
+        return train(context, n, parent, algorithm)
+    return {"adapter_sha256": inherit_adapter(context.run, n, parent)}
 
 
-def gate(config: Experiment, run: RunDir, n: int) -> Result:
+def gate(context: RunContext, n: int) -> Result:
     """Reject cheaply: every file must parse, and a short run on a few questions must answer at least one of them."""
-    generation, task = run.generation(n), build_components(config).task
+    config, generation, task = context.config, context.run.generation(n), context.task
     fault = syntax_fault(generation.harness, task.entry) or environment_fault(config, generation.harness)
     if fault:
         return {"fault": fault}
@@ -144,12 +142,18 @@ def gate(config: Experiment, run: RunDir, n: int) -> Result:
     for round_ in task.rounds("gate"):
         seconds, purpose = (
             config.task.limits.gate,
-            ExecutionPurpose(run, n, f"gen_{n}", "gate", generation.resolved_adapter),
+            ExecutionPurpose(n, f"gen_{n}", "gate", generation.resolved_adapter),
         )
         execution = execute(
-            config, purpose, round_, generation.gate, generation.harness, view_salt(config, f"gate {n}"), seconds
+            context,
+            purpose,
+            round_,
+            generation.gate,
+            generation.harness,
+            view_salt(context.config, f"gate {n}"),
+            seconds,
         )
-        outcomes = verify_submission(config, generation.gate, execution.unanswered)
+        outcomes = verify_submission(context, generation.gate, execution.unanswered)
         remove_tree(generation.gate.work)
         usage += execution.usage or Usage()
         if not any(outcome.kind in ANSWERED for outcome in outcomes):
@@ -159,26 +163,26 @@ def gate(config: Experiment, run: RunDir, n: int) -> Result:
     return {"fault": "", "usage": usage.to_json()}
 
 
-def run_harness(config: Experiment, run: RunDir, n: int) -> Result:
+def run_harness(context: RunContext, n: int) -> Result:
     """Run the target agent on dev + val, mixed and unmarked; once, or once per fold."""
-    generation, all_rounds = run.generation(n), build_components(config).task.rounds("select")
+    generation, all_rounds = context.run.generation(n), context.task.rounds("select")
     harness_runs, purpose = (
         generation.harness_runs(len(all_rounds)),
-        ExecutionPurpose(run, n, f"gen_{n}", "select", generation.resolved_adapter),
+        ExecutionPurpose(n, f"gen_{n}", "select", generation.resolved_adapter),
     )
     runs = [
-        _run_in_site(config, purpose, site, round_, generation.harness, f"select {n}")
+        _run_in_site(context, purpose, site, round_, generation.harness, f"select {n}")
         for site, round_ in zip(harness_runs, all_rounds, strict=True)
     ]
     return {"runs": runs, "usage": _total_usage(runs).to_json()}
 
 
-def verify(config: Experiment, run: RunDir, n: int, runs: Sequence[Result]) -> Result:
+def verify(context: RunContext, n: int, runs: Sequence[Result]) -> Result:
     """Score the stored submissions. No proposer sees scores.json, which holds one outcome per question."""
-    generation, task = run.generation(n), build_components(config).task
-    outcomes = all_verified(config, generation.harness_runs(len(runs)), runs)
+    generation, task = context.run.generation(n), context.task
+    outcomes = all_verified(context, generation.harness_runs(len(runs)), runs)
     write_json(generation.scores, {"outcomes": [_outcome_json(outcome) for outcome in outcomes]})
-    val = outcomes_of_split(config, outcomes, "val")
+    val = outcomes_of_split(context, outcomes, "val")
     result = {"outcomes": count_kinds(val), "val": None, "failure": "", "unscored": False}
     result["scores_sha256"] = sha256_of(generation.scores)
     infrastructure = [outcome for outcome in val if outcome.kind in INFRASTRUCTURE_KINDS]
@@ -193,11 +197,12 @@ def verify(config: Experiment, run: RunDir, n: int, runs: Sequence[Result]) -> R
     return result | {"val": task.score(val).to_json()}
 
 
-def decide(config: Experiment, run: RunDir, n: int, incumbent: int | None) -> Result:
+def decide(context: RunContext, n: int, incumbent: int | None) -> Result:
     """Accept or reject the candidate, paired by question on val."""
-    task, rule = build_components(config).task, config.search.accept
-    new = outcomes_of_split(config, read_scores(run, n), "val")
-    old = None if incumbent is None else outcomes_of_split(config, read_scores(run, incumbent), "val")
+    config, run, task = context.config, context.run, context.task
+    rule = config.search.accept
+    new = outcomes_of_split(context, read_scores(run, n), "val")
+    old = None if incumbent is None else outcomes_of_split(context, read_scores(run, incumbent), "val")
     verdict = accept_or_reject(new, old, rule.rule, rule.level, task.higher_is_better, config.seed, task.aggregate)
     return {
         "status": "accepted" if verdict.accepted else "rejected",
@@ -208,14 +213,14 @@ def decide(config: Experiment, run: RunDir, n: int, incumbent: int | None) -> Re
     }
 
 
-def final_test(config: Experiment, run: RunDir, n: int) -> Result:
+def final_test(context: RunContext, n: int) -> Result:
     """Run once on the test split: refit on every other label, answer, score."""
-    site, task = run.test(n), build_components(config).task
+    site, task = context.run.test(n), context.task
     site.path.mkdir(parents=True, exist_ok=True)
     (round_,) = task.rounds("test")
-    purpose = ExecutionPurpose(run, 0, f"gen_{n}", "test", run.adapter_of(n))
-    execution = _run_in_site(config, purpose, site, round_, run.generation(n).harness, "test")
-    outcomes = all_verified(config, [site], [execution])
+    purpose = ExecutionPurpose(0, f"gen_{n}", "test", context.run.adapter_of(n))
+    execution = _run_in_site(context, purpose, site, round_, context.run.generation(n).harness, "test")
+    outcomes = all_verified(context, [site], [execution])
     write_json(site.path / "scores.json", {"outcomes": [_outcome_json(outcome) for outcome in outcomes]})
     scored = not any(outcome.kind in INFRASTRUCTURE_KINDS for outcome in outcomes)
     score = task.score(outcomes) if scored else None
@@ -230,11 +235,11 @@ def final_test(config: Experiment, run: RunDir, n: int) -> Result:
     return result | ({"standing": dict(standing)} if standing else {})
 
 
-def all_verified(config: Experiment, harness_runs: Sequence[HarnessRunDir], runs: Sequence[Result]) -> list[Outcome]:
+def all_verified(context: RunContext, harness_runs: Sequence[HarnessRunDir], runs: Sequence[Result]) -> list[Outcome]:
     """Verify the submission in each site folder; return the outcomes of all of them."""
     outcomes: list[Outcome] = []
     for site, execution in zip(harness_runs, runs, strict=True):
-        outcomes += verify_submission(config, site, OutcomeKind(execution["unanswered"]))
+        outcomes += verify_submission(context, site, OutcomeKind(execution["unanswered"]))
     return outcomes
 
 
@@ -245,9 +250,11 @@ def read_scores(run: RunDir, n: int) -> list[Outcome]:
 
 
 def _run_in_site(
-    config: Experiment, purpose: ExecutionPurpose, site: HarnessRunDir, round_: Fold, harness: Path, salt_label: str
+    context: RunContext, purpose: ExecutionPurpose, site: HarnessRunDir, round_: Fold, harness: Path, salt_label: str
 ) -> Result:
-    execution = execute(config, purpose, round_, site, harness, view_salt(config, salt_label), config.task.limits.run)
+    execution = execute(
+        context, purpose, round_, site, harness, view_salt(context.config, salt_label), context.config.task.limits.run
+    )
     hashes = {"submission_sha256": tree_sha256(site.submission), "keys_sha256": sha256_of(site.keys)}
     if site.faults.is_file():
         hashes["faults_sha256"] = sha256_of(site.faults)

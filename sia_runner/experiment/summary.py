@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.gateway.ledger_files import AccountTotals, read_totals
 from sia_runner.selection.scoring import leaderboard_lines
 from sia_runner.store.journal import (
@@ -45,10 +45,10 @@ def format_figure(value: float) -> str:
 Json = dict[str, Any]
 
 
-def build_summary(config: Experiment, run: RunDir, journal: JournalReader, status: str) -> Json:
+def build_summary(context: RunContext, journal: JournalReader, status: str) -> Json:
     """Return the content of summary.json. `status`: running | completed | failed | budget | interrupted."""
     generations = finished_generations(journal)
-    task = build_components(config).task
+    config, run, task = context.config, context.run, context.task
     best = find_incumbent(generations)
     totals = read_totals(run.ledger)
     return {

@@ -9,13 +9,16 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sia_runner.config.base import load_class
 from sia_runner.config.components import sandbox_arguments
 from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import build_components, load_class
 from sia_runner.sandbox.protocol import Sandbox, SandboxJob, SandboxLimits
 from sia_runner.tasks.protocol import TaskError
+
+if TYPE_CHECKING:  # the program below must start fast: it imports no other component
+    from sia_runner.experiment.context import Components
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _IMPORT = "from sia_runner.experiment.verifier_sandbox import main"
@@ -42,14 +45,15 @@ def check_gpu(config: Experiment, *, here: bool) -> None:
         raise TaskError(f"task={task.name} runs kernels on a CUDA GPU, and this machine has none")
 
 
-def sandbox_command(config: Experiment) -> list[str]:
+def sandbox_command(context: "Components") -> list[str]:
     """Return the command with which a verifier starts this program (sia_runner/tasks/submission_sandbox.py)."""
-    limits = config.sandbox.model_dump(include={"memory_mb", "processes", "disk_mb", "file_mb", "output_kb", "cpus"})
-    kind = type(build_components(config).sandbox)  # `auto` has chosen already
+    config = context.config.sandbox
+    limits = config.model_dump(include={"memory_mb", "processes", "disk_mb", "file_mb", "output_kb", "cpus"})
+    kind = type(context.sandbox)  # `auto` has chosen already
     environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     plan = {
         "target": f"{kind.__module__}.{kind.__qualname__}",
-        "keys": sandbox_arguments(config.sandbox),
+        "keys": sandbox_arguments(config),
         "limits": limits,
         "environment": environment,
     }

@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import build_components, open_gateway, sandbox_limits
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import (
     ExecutionPurpose,
     describe_failure,
@@ -26,10 +25,10 @@ from sia_runner.experiment.weights.decision import estimate_training
 from sia_runner.proposers.protocol import Files, GuestResult, MeasuredRewards, ProposerError
 from sia_runner.records import INFRASTRUCTURE_KINDS, ModelReply, Outcome, ToolCall, Trial, Usage, count_kinds
 from sia_runner.sandbox.protocol import SandboxJob
-from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256, write_json
+from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, tree_sha256, write_json
 from sia_runner.tasks.collect import CopyQuota, collect_tree, read_refusal
 from sia_runner.text import strip_control_characters
-from sia_runner.wire.grants import BudgetSpent, Grant
+from sia_runner.wire.grants import BudgetSpent, Grant, ModelAccess
 
 
 class RecordedReplies:
@@ -91,8 +90,7 @@ _GUEST_OUTPUT_BYTES = 16 * 1024  # bytes kept of what it printed
 
 
 def run_guest(
-    config: Experiment,
-    run: RunDir,
+    context: RunContext,
     grant: Grant,
     folder: Path,
     program: Files,
@@ -102,9 +100,7 @@ def run_guest(
     seconds: float,
 ) -> GuestResult:
     """Run `program` in a cleared `folder`; see Workbench.host. The guest's files are copied out within limits."""
-    gateway = open_gateway(config, run)
-    if gateway is None:
-        raise ProposerError(f"meta_agent={config.meta_agent.name} calls a model; give it a key `provider`")
+    gateway = _proposer_gateway(context)
     site = HarnessRunDir(folder)
     site.clear()
     guest = site.path / "program"
@@ -113,16 +109,16 @@ def run_guest(
         site.work.mkdir()
         _write_files(harness, site.work / "harness")
     except FaultyHarness as refused:
-        raise ProposerError(f"meta_agent={config.meta_agent.name}: {refused}") from refused
+        raise ProposerError(f"meta_agent={context.config.meta_agent.name}: {refused}") from refused
     with gateway.open_session(grant) as session:
-        ending = build_components(config).sandbox.run(
+        ending = context.sandbox.run(
             SandboxJob(
                 harness=guest,
                 entry=entry,
                 data=inputs,
                 work=site.work,
                 log=site.log,
-                limits=sandbox_limits(config, seconds),
+                limits=context.sandbox_limits(seconds),
                 door=session.door,
             )
         )
@@ -138,6 +134,12 @@ def run_guest(
     if refused:
         return GuestResult({}, f"what the guest left in harness/ cannot be taken: {refused}", output, session.usage())
     return GuestResult(_read_text_files(site.submission), describe_failure(ending, site.log), output, session.usage())
+
+
+def _proposer_gateway(context: RunContext) -> ModelAccess:
+    if context.gateway is None:
+        raise ProposerError(f"meta_agent={context.config.meta_agent.name} calls a model; give it a key `provider`")
+    return context.gateway
 
 
 def _write_files(files: Files, folder: Path) -> None:
@@ -171,31 +173,29 @@ class ProposalWorkbench:
     Trials are stored under trials/<content>/, so that a resumed or later proposal does not pay for them again.
     """
 
-    def __init__(self, config: Experiment, run: RunDir, n: int, folder: Path, parent: int | None) -> None:
-        self._config, self._run, self._n, self._folder, self._parent = config, run, n, folder, parent
-        self._adapter = run.adapter_of(parent)
+    def __init__(self, context: RunContext, n: int, folder: Path, parent: int | None) -> None:
+        self._context, self._n, self._folder, self._parent = context, n, folder, parent
+        self._adapter = context.run.adapter_of(parent)
         self._dialogue = RecordedReplies(folder / "dialogue.jsonl")
 
     def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
         """Run each harness on dev questions; see Workbench.try_out."""
         effort = self._effort(share, questions)
-        return build_components(self._config).compute.map(lambda files: self._trial(files, *effort), batch)
+        return self._context.compute.map(lambda files: self._trial(files, *effort), batch)
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), **settings: Any
     ) -> ModelReply:
         """Call the proposer's model, or return the recorded reply."""
-        gateway = open_gateway(self._config, self._run)
-        if gateway is None:
-            raise ProposerError(f"meta_agent={self._config.meta_agent.name} calls a model; give it a key `provider`")
+        gateway = _proposer_gateway(self._context)
         grant, request = self._grant(), {"messages": list(messages), "tools": list(tools), **settings}
         return self._dialogue.answer(request, lambda: gateway.chat(grant, messages, tools, **settings))
 
     def measure(self, files: Files) -> MeasuredRewards:
         """Measure the rewards of a few rollouts of a harness."""
-        if self._parent is None or self._config.trainer.kind == "none":
+        if self._parent is None or self._context.config.trainer.kind == "none":
             raise ProposerError("rewards are measured where the weights lever may be pulled: see Brief.weights")
-        prospect = estimate_training(self._config, self._run, self._n, self._parent, files)
+        prospect = estimate_training(self._context, self._n, self._parent, files)
         return MeasuredRewards(
             shape=prospect.probe.shape.to_json(),
             suggested=prospect.suggested,
@@ -209,14 +209,12 @@ class ProposalWorkbench:
     ) -> GuestResult:
         """Run another package's agent in the sandbox."""
         grant = self._grant(calls)
-        return run_guest(
-            self._config, self._run, grant, self._folder / "guest", program, entry, inputs, harness, seconds
-        )
+        return run_guest(self._context, grant, self._folder / "guest", program, entry, inputs, harness, seconds)
 
     def _effort(self, share: float, questions: int | None) -> tuple[float, int | None]:
         """Return the share of train and the number of dev questions (None: all) for `share` of the full cost."""
-        task = build_components(self._config).task
-        if self._config.calls_model and share < 1:
+        task = self._context.task
+        if self._context.config.calls_model and share < 1:
             dev = len(task.splits()["dev"])
             return 1.0, max(1, math.ceil(share * min(dev, questions or dev)))
         if not any(fold.train for fold in task.rounds("trial")):  # without training data the share makes no difference
@@ -230,7 +228,7 @@ class ProposalWorkbench:
         weights = tree_sha256(self._adapter) if self._adapter else None
         content = json.dumps([dict(files), train_fraction, questions, weights], sort_keys=True)
         name = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
-        site = HarnessRunDir(self._run.trials / name)
+        site = HarnessRunDir(self._context.run.trials / name)
         record = site.path / "trial.json"
         with _exclusive(site.path):  # parallel proposals may have the same idea
             if record.is_file():
@@ -245,7 +243,7 @@ class ProposalWorkbench:
         self, files: Files, site: HarnessRunDir, name: str, train_fraction: float, questions: int | None
     ) -> tuple[Trial, bool]:
         """Return the trial, and whether it says something about the harness."""
-        task = build_components(self._config).task
+        task = self._context.task
         rounds = task.rounds("trial", train_fraction=train_fraction, questions=questions)
         if not rounds:
             return Trial(0.0, 0, 0.0, f"task {task.name} has no dev questions to try a harness on"), True
@@ -256,13 +254,13 @@ class ProposalWorkbench:
             write_harness(files, harness, task.entry)
         except FaultyHarness as refused:
             return Trial(0.0, len(fold.questions), 0.0, str(refused)), True
-        fault = environment_fault(self._config, harness)
+        fault = environment_fault(self._context.config, harness)
         if fault:
             return Trial(0.0, len(fold.questions), 0.0, fault), True
-        purpose = ExecutionPurpose(self._run, self._n, f"trial_{name}", "trial", adapter=self._adapter)
-        seed = f"{self._config.seed}:trial"
-        execution = execute(self._config, purpose, fold, site, harness, seed, self._config.task.limits.run)
-        outcomes = verify_submission(self._config, site, execution.unanswered)
+        purpose = ExecutionPurpose(self._n, f"trial_{name}", "trial", adapter=self._adapter)
+        seed = f"{self._context.config.seed}:trial"
+        execution = execute(self._context, purpose, fold, site, harness, seed, self._context.config.task.limits.run)
+        outcomes = verify_submission(self._context, site, execution.unanswered)
         output = "" if harness_saw_val_labels(task) else _output_tail(site.log)
         for part in (site.work, site.submission, site.keys, site.trajectories, site.faults):
             remove_tree(part)

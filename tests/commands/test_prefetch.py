@@ -15,7 +15,6 @@ import pytest
 
 from sia_runner.commands.prefetch import main, prefetch
 from sia_runner.config.experiment import check_experiment
-from sia_runner.experiment import context
 from sia_runner.sandbox.docker import Docker
 from sia_runner.sandbox.protocol import SandboxError
 from tests.config.test_providers import composed
@@ -32,11 +31,9 @@ def fetched(*overrides):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Empty. What this process built for another cache is not for this one."""
+    """An empty cache folder."""
     monkeypatch.setenv("SIA_CACHE", str(tmp_path / "cache"))
-    context._build_components.cache_clear()
-    yield tmp_path / "cache"
-    context._build_components.cache_clear()
+    return tmp_path / "cache"
 
 
 @pytest.fixture

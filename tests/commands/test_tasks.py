@@ -8,7 +8,7 @@ from sia_runner.commands import tasks as task_command
 from sia_runner.commands.task_review import ReviewRuns
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_experiment, check_task
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import Components
 from sia_runner.system import cache_dir
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.review.subject import TaskReview
@@ -138,7 +138,8 @@ def test_what_the_sandbox_hides_is_looked_for_by_its_real_name(here):
     found, runs = TaskReview(), ReviewRuns(config, here)
     runs.begin()
     runs.spy(here / "task", ["labelled.csv"], found)
-    open_here = build_components(config).sandbox.name == "process" and build_components(config).sandbox.gaps()
+    sandbox = Components(config).sandbox
+    open_here = sandbox.name == "process" and sandbox.gaps()
     assert open_here or found.notes == []
 
 

@@ -8,10 +8,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
+from sia_runner.config.base import load_class
 from sia_runner.config.composition import explain_validation_error, register_resolvers
 from sia_runner.config.experiment import check_experiment
 from sia_runner.config.help import group_choices
-from sia_runner.experiment.context import load_class
 from sia_runner.system import bundled_folder
 
 register_resolvers()

@@ -9,7 +9,7 @@ pytest.importorskip("torch", reason="the weights lever needs the extra `training
 
 from sia_runner.config.experiment import check_experiment
 from sia_runner.config.training import PolicyConfig
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import Components
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.system import cache_dir
 from sia_runner.wire.policy import WarmupDialogue
@@ -22,7 +22,7 @@ LITTLE = ["trainer.steps=2", "trainer.questions=16", "trainer.samples=4", "train
 def tiny() -> Path:
     """Return base=tiny of the task as a folder that a server can serve."""
     config = check_experiment(composed("task=arithmetic", "target_agent=policy"))
-    task = build_components(config).task
+    task = Components(config).task
     task.prepare(lambda line: None)
     texts = [WarmupDialogue([{"role": "user", "content": asked}], answer) for asked, answer in task.dialogues()]
     return PolicyEngine(config.target_agent.policy, cache_dir(), lambda: texts).folder

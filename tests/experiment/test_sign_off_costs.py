@@ -3,7 +3,7 @@
 import pytest
 
 from sia_runner.config.experiment import check_experiment
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.sign_off import plan_costs, rollout_batches
 from sia_runner.store.journal import FinishedGeneration
 from sia_runner.store.run_directory import RunDir
@@ -13,11 +13,11 @@ from tests.training.trajectories import configured
 SHAPE = {"n": 64, "calls": 2.0, "tokens": 30.0, "seconds": 0.5}
 
 
-@pytest.fixture(scope="module")
-def experiment():
-    config = check_experiment(composed("task=smoke"))
-    build_components(config).task.prepare(lambda _: None)
-    return config
+@pytest.fixture
+def context(tmp_path):
+    context = RunContext(check_experiment(composed("task=smoke")), RunDir(tmp_path))
+    context.task.prepare(lambda _: None)
+    return context
 
 
 def weights(algorithm):
@@ -35,50 +35,48 @@ def test_rollouts_follow_from_the_settings():
     assert rollout_batches(configured("best_of_n", "offline", steps=6, options={"rounds": 3})) == 3
 
 
-def test_the_probe_says_what_one_rollout_takes(experiment, tmp_path):
+def test_the_probe_says_what_one_rollout_takes(context):
     algorithm = configured("grpo", steps=3, questions=8, samples=4)
     evidence = {"parent": 1, "shape": SHAPE}
-    training, after = plan_costs(experiment, RunDir(tmp_path), weights(algorithm), evidence, [])
+    training, after = plan_costs(context, weights(algorithm), evidence, [])
     assert (training.sandbox_runs, training.questions) == (3 * 4, 3 * 4 * 8)
     assert (training.calls, training.tokens, training.usd) == (96 * 2, 96 * 30, 0.0)
     assert training.minutes == pytest.approx(96 * 0.5 / 60) and "time of the rollouts alone" in training.source
     assert after.calls is None and after.minutes is None  # nothing was run yet
 
 
-def test_an_offline_update_rolls_its_questions_once_over_all_rounds(experiment, tmp_path):
+def test_an_offline_update_rolls_its_questions_once_over_all_rounds(context):
     algorithm = configured("best_of_n", "offline", questions=20, samples=4, options={"rounds": 2})
-    training, _ = plan_costs(experiment, RunDir(tmp_path), weights(algorithm), {"parent": 1, "shape": SHAPE}, [])
+    training, _ = plan_costs(context, weights(algorithm), {"parent": 1, "shape": SHAPE}, [])
     assert (training.sandbox_runs, training.questions) == (2 * 4, 20 * 4)
 
 
-def test_without_a_probe_the_parent_says_it_and_starting_a_harness_counts_for_each_run(experiment, tmp_path):
-    training, after = plan_costs(
-        experiment, RunDir(tmp_path), weights(configured("grpo", steps=3)), {"parent": 1}, [generation(1)]
-    )
-    select = sum(len(round_.questions) for round_ in build_components(experiment).task.rounds("select"))
-    gate = sum(len(round_.questions) for round_ in build_components(experiment).task.rounds("gate"))
+def test_without_a_probe_the_parent_says_it_and_starting_a_harness_counts_for_each_run(context):
+    training, after = plan_costs(context, weights(configured("grpo", steps=3)), {"parent": 1}, [generation(1)])
+    select = sum(len(round_.questions) for round_ in context.task.rounds("select"))
+    gate = sum(len(round_.questions) for round_ in context.task.rounds("gate"))
     each = (11.0 - 1.0) / select  # seconds of a question; 1 s of starting
     assert after.minutes == pytest.approx((2 + (select + gate) * each) / 60, abs=0.01)
     assert training.minutes == pytest.approx((12 + training.questions * each) / 60, abs=0.01)
 
 
-def test_an_earlier_update_says_it_best_optimizer_and_all(experiment, tmp_path):
+def test_an_earlier_update_says_it_best_optimizer_and_all(context):
     earlier = configured("grpo", steps=4, questions=8, samples=4)
     built = {"steps": 2, "seconds": 6.4, "algorithm": earlier.model_dump(mode="json")}  # stopped half-way: 64 rollouts
     planned = configured("grpo", steps=10, questions=8, samples=4)
     evidence = {"parent": 1, "shape": SHAPE}
-    training, _ = plan_costs(experiment, RunDir(tmp_path), weights(planned), evidence, [generation(2, build=built)])
+    training, _ = plan_costs(context, weights(planned), evidence, [generation(2, build=built)])
     assert (
         training.minutes == pytest.approx(320 * 0.1 / 60, abs=0.01) and training.source == "the update of generation 2"
     )
 
 
-def test_options_that_the_algorithm_refuses_are_said(experiment, tmp_path):
+def test_options_that_the_algorithm_refuses_are_said(context):
     algorithm = configured("grpo", options={"nonsense": 1})
-    training, _ = plan_costs(experiment, RunDir(tmp_path), weights(algorithm), {"parent": 1, "shape": SHAPE}, [])
+    training, _ = plan_costs(context, weights(algorithm), {"parent": 1, "shape": SHAPE}, [])
     assert training.sandbox_runs is None and "nonsense" in training.source
 
 
-def test_a_harness_edit_costs_the_gate_and_the_run(experiment, tmp_path):
-    (part,) = plan_costs(experiment, RunDir(tmp_path), {"lever": "harness"}, {"parent": 1}, [generation(1)])
+def test_a_harness_edit_costs_the_gate_and_the_run(context):
+    (part,) = plan_costs(context, {"lever": "harness"}, {"parent": 1}, [generation(1)])
     assert part.name == "gate and run" and part.minutes is not None and part.calls == 0

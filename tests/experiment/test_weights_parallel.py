@@ -81,9 +81,8 @@ def test_fewer_gpus_than_processes_are_told_before_anything_is_started(monkeypat
 
 
 def test_one_whose_other_end_is_closed_ends_at_once():
-    program = (
-        "import sys, time\nfrom sia_runner.experiment.weights import parallel\nparallel._end_with(sys.stdin.buffer)\n"
-    )
+    module = "from sia_runner.experiment.weights import parallel as p"
+    program = f"import sys, time\n{module}\np._exit_with_parent(sys.stdin.buffer)\n"
     child = subprocess.Popen([sys.executable, "-c", f"{program}time.sleep(60)"], cwd=ROOT, stdin=subprocess.PIPE)
     child.communicate(timeout=20)
     assert child.returncode == 1

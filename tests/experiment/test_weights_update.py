@@ -6,7 +6,7 @@ import pytest
 
 from sia_runner.config.composition import register_resolvers
 from sia_runner.config.experiment import check_experiment
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.weights import update as learning
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.store.run_directory import RunDir
@@ -23,16 +23,15 @@ pytest.importorskip("torch", reason="the weights lever needs the extra `training
 def update(tmp_path, monkeypatch):
     """`update(roll)`: a real update of a small policy with these rollouts."""
     register_resolvers()
-    config = check_experiment(composed("task=arithmetic", "trainer=grpo"))
-    build_components(config).task.prepare(lambda _: None)
-    run = RunDir(tmp_path)
-    run.generation(2).path.mkdir()
+    context = RunContext(check_experiment(composed("task=arithmetic", "trainer=grpo")), RunDir(tmp_path))
+    context.task.prepare(lambda _: None)
+    context.run.generation(2).path.mkdir()
     policy = toy.ToyPolicy(toy.small_model(), toy.small_tokenizer())
-    monkeypatch.setattr(learning, "open_gateway", lambda *_: SimpleNamespace(policy=lambda: policy))
+    monkeypatch.setattr(RunContext, "gateway", SimpleNamespace(policy=lambda: policy))
 
     def one(roll):
         monkeypatch.setattr(learning, "HarnessRollouts", lambda *_, **__: roll)
-        return learning.update_weights(config, run, 2, 1, configured("grpo", steps=1, questions=1))
+        return learning.update_weights(context, 2, 1, configured("grpo", steps=1, questions=1))
 
     return one
 

@@ -4,7 +4,7 @@ import pytest
 
 from sia_runner.config.composition import register_resolvers
 from sia_runner.config.experiment import check_experiment
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.workbench import ProposalWorkbench
 from sia_runner.store.run_directory import RunDir
 from tests.config.test_providers import composed
@@ -16,11 +16,10 @@ def effort(tmp_path):
     register_resolvers()
 
     def of(overrides, share, questions=None):
-        config = check_experiment(composed(*overrides))
-        task = build_components(config).task
-        task.prepare(lambda _: None)
-        bench = ProposalWorkbench(config, RunDir(tmp_path), 2, tmp_path, None)
-        return bench._effort(share, questions), len(task.splits()["dev"])
+        context = RunContext(check_experiment(composed(*overrides)), RunDir(tmp_path))
+        context.task.prepare(lambda _: None)
+        bench = ProposalWorkbench(context, 2, tmp_path, None)
+        return bench._effort(share, questions), len(context.task.splits()["dev"])
 
     return of
 

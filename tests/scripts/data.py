@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from sia_runner.config.experiment import check_experiment
 from sia_runner.config.task import TableTaskConfig
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import Components
 from sia_runner.system import bundled_folder, cache_dir
 from sia_runner.tasks.data import prepared_folder
 from tests.scripts.serving import use
@@ -37,7 +37,7 @@ def rows(overrides: list[str]) -> list[Row]:
     with initialize_config_dir(version_base="1.3", config_dir=folder):
         config = check_experiment(OmegaConf.to_container(compose("config", overrides), resolve=True))  # type: ignore[arg-type]
     assert isinstance(config.task, TableTaskConfig)
-    task = build_components(config).task
+    task = Components(config).task
     task.prepare(lambda _: None)
     source = prepared_folder(task.name, config.task.data, task.folder, cache_dir(), lambda _: None)
     split_of = {unit: split for split, units in task.splits().items() for unit in units}

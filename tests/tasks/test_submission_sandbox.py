@@ -9,6 +9,7 @@ from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_experiment
 from sia_runner.config.task import TableTaskConfig as Spec
 from sia_runner.experiment import verifier_sandbox
+from sia_runner.experiment.context import Components
 from sia_runner.records import OutcomeKind
 from sia_runner.tasks import process
 from sia_runner.tasks.protocol import TaskError
@@ -31,7 +32,7 @@ ECHO = HEAD + "for line in asks:\n    answer({'heard': json.loads(line), 'pid': 
 
 @pytest.fixture(scope="module")
 def command():
-    return verifier_sandbox.sandbox_command(check_experiment(compose_overrides(["task=smoke"])))
+    return verifier_sandbox.sandbox_command(Components(check_experiment(compose_overrides(["task=smoke"]))))
 
 
 @pytest.fixture

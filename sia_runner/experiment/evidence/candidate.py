@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import harness_saw_val_labels
 from sia_runner.records import Outcome, OutcomeKind, PastGeneration, Score, count_kinds
 from sia_runner.selection.sampling import confusion_strata, stratified_order
@@ -48,9 +47,9 @@ class CandidateEvidence:
     calls: Mapping[Path, Mapping[str, str]]  # trajectories.jsonl -> id in the view -> dev unit
 
     @staticmethod
-    def of(config: Experiment, run: RunDir, n: int, history: Sequence[PastGeneration]) -> "CandidateEvidence":
+    def of(context: RunContext, n: int, history: Sequence[PastGeneration]) -> "CandidateEvidence":
         """Read the candidate of generation `n`."""
-        task = build_components(config).task
+        task, run = context.task, context.run
         dev_units, saw_labels = set(task.splits()["dev"]), harness_saw_val_labels(task)
         dev = [outcome for outcome in _outcomes(run, n) if outcome.unit in dev_units]
         harness_runs = run.generation(n).harness_runs(len(task.rounds("select")))

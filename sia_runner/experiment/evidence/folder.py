@@ -9,7 +9,7 @@ from statistics import fmean, pvariance
 from typing import Any
 
 from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence import candidate, trajectories
 from sia_runner.experiment.evidence import history as past
 from sia_runner.experiment.evidence import history as updates
@@ -74,8 +74,7 @@ _OUTPUT_TAIL_BYTES = 16 * 1024  # bytes of what the parent printed
 
 
 def write_evidence(
-    config: Experiment,
-    run: RunDir,
+    context: RunContext,
     n: int,
     history: Sequence[PastGeneration],
     incumbent: int | None,
@@ -90,10 +89,11 @@ def write_evidence(
     holds the task and the history. `left_alone` says why the weights are not trained although they are due. The same
     run directory always gives the same files.
     """
-    folder, task = folder or run.generation(n).evidence, build_components(config).task
+    config, run, task = context.config, context.run, context.task
+    folder = folder or run.generation(n).evidence
     remove_tree(folder)
     folder.mkdir(parents=True)
-    candidates = {k: CandidateEvidence.of(config, run, k, history) for k in {parent, incumbent} if k}
+    candidates = {k: CandidateEvidence.of(context, k, history) for k in {parent, incumbent} if k}
     subject = candidates.get(parent or incumbent or 0)
     summary = {
         "task": task.name,

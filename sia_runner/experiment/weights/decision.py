@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig, NoTrainer, TrainerConfig, allowed_algorithms
 from sia_runner.experiment import sign_off
-from sia_runner.experiment.context import build_components, open_gateway
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence import folder
 from sia_runner.experiment.execution import environment_fault
 from sia_runner.experiment.harness_files import FaultyHarness, read_harness, write_harness
@@ -22,7 +22,7 @@ from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.records import Lever, OutcomeKind, PastGeneration
 from sia_runner.selection.parents import plateau_length
 from sia_runner.store.journal import JournalReader, finished_generations
-from sia_runner.store.run_directory import RunDir, read_json, remove_tree, tree_sha256, write_json
+from sia_runner.store.run_directory import read_json, remove_tree, tree_sha256, write_json
 from sia_runner.tasks.splits import shuffled
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Probe:
         return {"calls": self.calls, "tokens": self.tokens, "seconds": self.seconds}
 
 
-def probe_harness(config: Experiment, run: RunDir, n: int, files: Mapping[str, str], adapter: Path | None) -> Probe:
+def probe_harness(context: RunContext, n: int, files: Mapping[str, str], adapter: Path | None) -> Probe:
     """Probe the harness `files` on the weights `adapter` (None: the base).
 
     The same harness on the same weights is rolled out once, in any generation and after a kill; except if rollouts
@@ -56,14 +56,14 @@ def probe_harness(config: Experiment, run: RunDir, n: int, files: Mapping[str, s
     """
     from sia_runner.selection.algorithm_choice import RewardShape
 
-    key = _probe_key(config, files, adapter)
-    path = run.probes / f"{key}.json"
+    key = _probe_key(context.config, files, adapter)
+    path = context.run.probes / f"{key}.json"
     if path.is_file():
         stored = read_json(path)
         return Probe(**{**stored, "shape": RewardShape(**stored["shape"])})
-    result = _roll_out_probe(config, run, n, f"probe_{key}", files, adapter)
+    result = _roll_out_probe(context, n, f"probe_{key}", files, adapter)
     if not result.shape.failed:
-        run.probes.mkdir(exist_ok=True)
+        context.run.probes.mkdir(exist_ok=True)
         write_json(path, asdict(result))
     return result
 
@@ -80,39 +80,39 @@ def _probe_temperature(config: Experiment) -> float:
 
 
 def _roll_out_probe(
-    config: Experiment, run: RunDir, n: int, candidate: str, files: Mapping[str, str], adapter: Path | None
+    context: RunContext, n: int, candidate: str, files: Mapping[str, str], adapter: Path | None
 ) -> Probe:
     from sia_runner.selection.algorithm_choice import measure_shape
 
-    generation, task = run.generation(n), build_components(config).task
-    questions = shuffled(task.splits()["rollout"], f"{config.seed}:probe")[: config.lever.probe]
+    generation, task = context.run.generation(n), context.task
+    questions = shuffled(task.splits()["rollout"], f"{context.config.seed}:probe")[: context.config.lever.probe]
     harness = generation.rollouts / "harness"
     remove_tree(generation.rollouts)  # from an interrupted probe
     harness.parent.mkdir(parents=True)
     try:
-        if fault := _write_or_fault(config, files, harness):
+        if fault := _write_or_fault(context, files, harness):
             return Probe(measure_shape([], 0.0), {}, 0, 0, 0.0, fault)
-        if gateway := open_gateway(config, run):
+        if gateway := context.gateway:
             gateway.policy()  # loading the weights is not part of a rollout's time
         start = time.monotonic()
-        roll = HarnessRollouts(config, run, n, harness, adapter, live=False, candidate=candidate)
-        trajectories = roll(questions, samples=_PROBE_SAMPLES, step=-1, temperature=_probe_temperature(config))
+        roll = HarnessRollouts(context, n, harness, adapter, live=False, candidate=candidate)
+        trajectories = roll(questions, samples=_PROBE_SAMPLES, step=-1, temperature=_probe_temperature(context.config))
         seconds = time.monotonic() - start
     finally:
         remove_tree(generation.rollouts)
-    usage = read_totals(run.ledger).of(candidate=candidate).usage()
+    usage = read_totals(context.run.ledger).of(candidate=candidate).usage()
     kinds = [trajectory.kind for trajectory in trajectories]
     outcomes = {kind.value: kinds.count(kind) for kind in OutcomeKind if kind in kinds}
     return Probe(measure_shape(trajectories, seconds), outcomes, usage.calls, usage.tokens, round(seconds, 3))
 
 
-def _write_or_fault(config: Experiment, files: Mapping[str, str], harness: Path) -> str:
+def _write_or_fault(context: RunContext, files: Mapping[str, str], harness: Path) -> str:
     """Write the harness; return why these files are no valid harness, or an empty text."""
     try:
-        write_harness(files, harness, build_components(config).task.entry)
+        write_harness(files, harness, context.task.entry)
     except FaultyHarness as fault:
         return str(fault)
-    return environment_fault(config, harness)
+    return environment_fault(context.config, harness)
 
 
 _BUDGET_UNITS = ("minutes", "usd", "tokens", "calls")
@@ -146,20 +146,18 @@ class TrainingProspects:
         }
 
 
-def estimate_training(
-    config: Experiment, run: RunDir, n: int, parent: int, files: Mapping[str, str]
-) -> TrainingProspects:
+def estimate_training(context: RunContext, n: int, parent: int, files: Mapping[str, str]) -> TrainingProspects:
     """Estimate a training of `files` that starts from the weights of generation `parent`."""
     from sia_runner.selection.algorithm_choice import why_unaffordable, why_untrainable
 
-    measured = probe_harness(config, run, n, files, run.adapter_of(parent))
-    algorithms, remaining = allowed_algorithms(config.trainer), _budget_left(config, run, n)
+    measured = probe_harness(context, n, files, context.run.adapter_of(parent))
+    algorithms, remaining = allowed_algorithms(context.config.trainer), _budget_left(context, n)
     obstacle = measured.fault or why_untrainable(measured.shape)
     if obstacle:
         return TrainingProspects(measured, "", obstacle, None, dict.fromkeys(algorithms, obstacle), {}, remaining)
-    cost = {name: _estimated_cost(config, run, parent, measured, algorithm) for name, algorithm in algorithms.items()}
+    cost = {name: _estimated_cost(context, parent, measured, algorithm) for name, algorithm in algorithms.items()}
     refused = {name: reason for name in algorithms if (reason := why_unaffordable(cost[name], remaining))}
-    suggested, why, rule = _suggested_algorithm(config.trainer, measured)
+    suggested, why, rule = _suggested_algorithm(context.config.trainer, measured)
     return TrainingProspects(measured, suggested, why, rule, refused, cost, remaining)
 
 
@@ -181,12 +179,12 @@ def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, 
 
 
 def _estimated_cost(
-    config: Experiment, run: RunDir, parent: int, measured: Probe, algorithm: AlgorithmConfig
+    context: RunContext, parent: int, measured: Probe, algorithm: AlgorithmConfig
 ) -> dict[str, float | None]:
     """Estimate the cost of the update, and of the gate and run that follow; a sum with an unknown part is None."""
     proposal = {"lever": Lever.WEIGHTS, "overrides": algorithm.model_dump(mode="json")}
     evidence = {"parent": parent, "shape": measured.shape.to_json()}
-    parts = sign_off.plan_costs(config, run, proposal, evidence, finished_generations(JournalReader(run.journal)))
+    parts = sign_off.plan_costs(context, proposal, evidence, finished_generations(JournalReader(context.run.journal)))
     return {unit: _sum_or_none([getattr(part, unit) for part in parts]) for unit in _BUDGET_UNITS}
 
 
@@ -195,9 +193,12 @@ def _sum_or_none(amounts: list[float | None]) -> float | None:
     return round(sum(amounts_present), 4) if len(amounts_present) == len(amounts) else None
 
 
-def _budget_left(config: Experiment, run: RunDir, n: int) -> dict[str, float | None]:
+def _budget_left(context: RunContext, n: int) -> dict[str, float | None]:
     """Return what is left of the run's and this generation's budgets, the smaller of both; None: no limit."""
-    run_left, generation_limits = folder.remaining_budget(config, run, n), config.budget.generation
+    run_left, generation_limits = (
+        folder.remaining_budget(context.config, context.run, n),
+        context.config.budget.generation,
+    )
     limits = {unit: (run_left[unit], getattr(generation_limits, unit)) for unit in _BUDGET_UNITS}
     return {unit: min((x for x in both if x is not None), default=None) for unit, both in limits.items()}
 
@@ -238,26 +239,26 @@ def decide_lever(config: Experiment, history: Sequence[PastGeneration], n: int, 
     return LeverDecision(reason)
 
 
-def decide_training(config: Experiment, run: RunDir, n: int, incumbent: int, reason: str) -> TrainingDecision:
+def decide_training(context: RunContext, n: int, incumbent: int, reason: str) -> TrainingDecision:
     """Decide by the default policy: the incumbent's harness as it is, and the algorithm that the rules give."""
-    measured = estimate_training(config, run, n, incumbent, read_harness(run.generation(incumbent).harness))
-    return _training_decision(config, measured, measured.suggested, reason, chosen_by="rules")
+    measured = estimate_training(context, n, incumbent, read_harness(context.run.generation(incumbent).harness))
+    return _training_decision(context.config, measured, measured.suggested, reason, chosen_by="rules")
 
 
 def check_proposed_training(
-    config: Experiment, run: RunDir, n: int, parent: int, files: Mapping[str, str], algorithm: str | None, why: str
+    context: RunContext, n: int, parent: int, files: Mapping[str, str], algorithm: str | None, why: str
 ) -> TrainingDecision:
     """Decide on a proposer's own choice; refused if nothing can be trained with it.
 
     `algorithm` None: as the rules say.
     """
-    measured = estimate_training(config, run, n, parent, files)
-    if algorithm is not None and algorithm not in allowed_algorithms(config.trainer):
-        names = ", ".join(allowed_algorithms(config.trainer))
+    measured = estimate_training(context, n, parent, files)
+    if algorithm is not None and algorithm not in allowed_algorithms(context.config.trainer):
+        names = ", ".join(allowed_algorithms(context.config.trainer))
         return TrainingDecision(
-            None, f"trainer={config.trainer.name} has no algorithm {algorithm[:40]!r}; allowed: {names}"
+            None, f"trainer={context.config.trainer.name} has no algorithm {algorithm[:40]!r}; allowed: {names}"
         )
-    return _training_decision(config, measured, algorithm or measured.suggested, why, chosen_by="proposer")
+    return _training_decision(context.config, measured, algorithm or measured.suggested, why, chosen_by="proposer")
 
 
 def _training_decision(

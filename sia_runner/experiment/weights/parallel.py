@@ -21,29 +21,28 @@ from sia_runner.compute.task import RETURNED, StageOutcome
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment import stage_job
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.weights.update import UpdateResult, update_weights
-from sia_runner.store.run_directory import RunDir, remove_tree
+from sia_runner.store.run_directory import remove_tree
 
 _EXIT_SECONDS = 10.0  # seconds that the processes have to end
 
 
-def update_weights_in_parallel(
-    config: Experiment, run: RunDir, n: int, parent: int, algorithm: AlgorithmConfig
-) -> UpdateResult:
+def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> UpdateResult:
     """Run `learn` in `algorithm.processes` processes.
 
     An exception in one of them is raised here, and a fault in one ends them all. They also end when this process is
     killed or returns early.
     """
-    missing = _missing_gpus(config, algorithm.processes)
+    missing = _missing_gpus(context.config, algorithm.processes)
     if missing:
         return {"fault": f"{algorithm.name}: {missing}", "unscored": True}
-    generation = run.generation(n)
+    generation = context.run.generation(n)
     remove_tree(generation.processes)
     folders = [generation.processes / str(rank) for rank in range(algorithm.processes)]
     for folder in folders:
         folder.mkdir(parents=True)
-    (generation.processes / "call.pkl").write_bytes(pickle.dumps((config, run, n, parent, algorithm)))
+    (generation.processes / "call.pkl").write_bytes(pickle.dumps((context, n, parent, algorithm)))
     code = _run_processes(generation.processes, algorithm.processes)
     outcomes = [report for folder in folders if (report := task.read_outcome(folder))]
     result = _combined_result(
@@ -115,11 +114,9 @@ def run_training_process(folder: Path) -> int:
     _exit_with_parent(sys.stdin.buffer)
     rank = int(os.environ["RANK"])
     _select_gpu(os.environ, int(os.environ["LOCAL_RANK"]))
-    config, run, n, parent, algorithm = pickle.loads((folder / "call.pkl").read_bytes())  # noqa: S301 - our own file
+    context, n, parent, algorithm = pickle.loads((folder / "call.pkl").read_bytes())  # noqa: S301 - our own file
     try:
-        report = StageOutcome(
-            RETURNED, stage_job.run_stage_in_job(update_weights, config, run, n, parent, algorithm, rank)
-        )
+        report = StageOutcome(RETURNED, stage_job.run_stage_in_job(update_weights, context, n, parent, algorithm, rank))
     except BaseException as error:  # noqa: BLE001 - the parent process decides
         traceback.print_exc()
         report = task.error_outcome(error)

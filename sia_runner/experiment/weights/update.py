@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
-from sia_runner.experiment.context import build_components, open_gateway
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import ExecutionPurpose, execute, verify_submission
 from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, SampledCall, Trajectory
 from sia_runner.sandbox.protocol import SandboxError
@@ -31,8 +30,7 @@ class HarnessRollouts:
     of a run are removed once its trajectories are read.
     """
 
-    config: Experiment
-    run: RunDir
+    context: RunContext
     n: int
     harness: Path
     adapter: Path | None = None  # the adapter that answers if the policy is not `live`
@@ -41,17 +39,16 @@ class HarnessRollouts:
     process: int = 0  # number of this process, of several that roll out at the same time
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
-        compute = build_components(self.config).compute
+        compute = self.context.compute
         collected = compute.map(lambda sample: self._run_sample(list(units), sample, step, temperature), range(samples))
         return [trajectory for of_sample in collected for trajectory in of_sample]
 
     def _run_sample(self, units: list[str], sample: int, step: int, temperature: float) -> list[Trajectory]:
-        config, task = self.config, build_components(self.config).task
+        context, task = self.context, self.context.task
         (round_,) = task.rounds("rollout", units=units)
-        site = HarnessRunDir(self.run.generation(self.n).path / "rollouts" / f"{self.process}.{sample}")
-        seed = f"{config.seed}:rollout {self.n} {step} {sample}"
+        site = HarnessRunDir(context.run.generation(self.n).path / "rollouts" / f"{self.process}.{sample}")
+        seed = f"{context.config.seed}:rollout {self.n} {step} {sample}"
         purpose = ExecutionPurpose(
-            self.run,
             self.n,
             self.candidate or f"gen_{self.n}",
             "rollout",
@@ -61,8 +58,8 @@ class HarnessRollouts:
             temperature=temperature,
             seed=seed,
         )
-        execution = execute(config, purpose, round_, site, self.harness, seed, config.task.limits.run)
-        outcomes = verify_submission(config, site, execution.unanswered)
+        execution = execute(context, purpose, round_, site, self.harness, seed, context.config.task.limits.run)
+        outcomes = verify_submission(context, site, execution.unanswered)
         calls = _read_calls(site.trajectories, read_json(site.keys))
         remove_tree(site.path)
         sign = 1.0 if task.higher_is_better else -1.0
@@ -101,7 +98,7 @@ UpdateResult = dict[str, Any]
 
 
 def update_weights(
-    config: Experiment, run: RunDir, n: int, parent: int, algorithm: AlgorithmConfig, process: int = 0
+    context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig, process: int = 0
 ) -> UpdateResult:
     """Train on from the parent's adapter; afterwards gen_<n>/adapter is complete or absent.
 
@@ -109,23 +106,23 @@ def update_weights(
     resumes from the last checkpoint. Several processes may do this together: `process` is the number of this one, and
     the first one writes. Raises ProviderDown, and BudgetSpent if the run's budget is spent.
     """
-    generation, gateway = run.generation(n), open_gateway(config, run)
+    generation, gateway = context.run.generation(n), context.gateway
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
     remove_tree(generation.adapter)
     policy, roll = (
         gateway.policy(),
-        _TrackedCollector(HarnessRollouts(config, run, n, generation.harness, process=process)),
+        _TrackedCollector(HarnessRollouts(context, n, generation.harness, process=process)),
     )
     assignment = TrainingJob(
         algorithm=algorithm,
         policy=policy,
         roll=roll,
-        units=build_components(config).task.splits()["rollout"],
-        start=run.generation(parent).resolved_adapter,
+        units=context.task.splits()["rollout"],
+        start=context.run.generation(parent).resolved_adapter,
         out=generation.adapter,
         work=generation.training,
-        seed=config.seed,
+        seed=context.config.seed,
         say=lambda line: _append_line(generation.path / "training.log", line),
         record=lambda figures: _append_line(generation.curve, _json_line(figures)),
     )

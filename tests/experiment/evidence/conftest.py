@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.config.experiment import Experiment
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.runner import stored_config
 from sia_runner.records import PastGeneration
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations
@@ -17,7 +17,7 @@ class Finished:
 
     def __init__(self, path: Path) -> None:
         self.run = RunDir(path)
-        self.config: Experiment = stored_config(self.run)
+        self.context = RunContext(stored_config(self.run), self.run)
         self.history: tuple[PastGeneration, ...] = tuple(
             g.to_past_generation() for g in finished_generations(JournalReader(self.run.journal))
         )

@@ -7,6 +7,7 @@ from statistics import fmean
 
 import pytest
 
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence import folder as budget
 from sia_runner.experiment.evidence import folder as reward
 from sia_runner.experiment.evidence.folder import write_evidence
@@ -28,8 +29,10 @@ def finished(make_run):
 @pytest.fixture
 def write(finished, tmp_path):
     def write(parent, incumbent=2, name="evidence", **changes):
-        config = finished.config.model_copy(update={"evidence": finished.config.evidence.model_copy(update=changes)})
-        write_evidence(config, finished.run, 5, finished.history, incumbent, parent, tmp_path / name)
+        config = finished.context.config.model_copy(
+            update={"evidence": finished.context.config.evidence.model_copy(update=changes)}
+        )
+        write_evidence(RunContext(config, finished.run), 5, finished.history, incumbent, parent, tmp_path / name)
         return tmp_path / name
 
     return write
@@ -119,7 +122,7 @@ def test_the_diff_is_against_the_noted_parent_not_the_incumbent(finished, tmp_pa
         p if p.n != 4 else PastGeneration(4, p.lever, p.title, p.status, p.reason, p.val, parent=1)
         for p in finished.history
     ]
-    write_evidence(finished.config, finished.run, 5, noted, 2, 2, tmp_path / "evidence")
+    write_evidence(finished.context, 5, noted, 2, 2, tmp_path / "evidence")
     assert "## Changes against generation 1" in (tmp_path / "evidence" / "history" / "gen_4.md").read_text()
 
 
@@ -159,8 +162,10 @@ def test_statistics_of_reward():
 
 
 def test_budget_left_counts_what_earlier_generations_spent_and_keeps_the_reserve(finished, tmp_path):
-    limits = finished.config.budget.model_copy(update={"usd": 10.0, "calls": 100, "minutes": 60.0, "reserve": 0.2})
-    config = finished.config.model_copy(update={"budget": limits})
+    limits = finished.context.config.budget.model_copy(
+        update={"usd": 10.0, "calls": 100, "minutes": 60.0, "reserve": 0.2}
+    )
+    config = finished.context.config.model_copy(update={"budget": limits})
     run = RunDir(tmp_path)
     shutil.copy(finished.run.journal, run.journal)
     ledger = RunLedger(run.ledger, limits, {"target": Rates(1.0, 1.0, 1.0, 1.0)})

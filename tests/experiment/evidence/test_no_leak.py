@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from sia_runner.experiment.context import build_components
 from sia_runner.store.run_directory import read_json
 from tests.experiment.evidence import secrets_task
 from tests.harnesses import CRASH, HEAD
@@ -42,7 +41,7 @@ TEACHER = HEAD + (
 
 
 def golds(made, *splits):
-    units = build_components(made.config).task.splits()
+    units = made.context.task.splits()
     return {secrets_task.gold_of(int(unit)) for split in splits for unit in units[split]}
 
 
@@ -88,14 +87,14 @@ def test_the_search_would_find_them(honest):
 
 
 def test_no_question_of_val_or_test_is_named_but_by_a_harness_that_printed_it(honest):
-    units = build_components(honest.config).task.splits()
+    units = honest.context.task.splits()
     secret = {f"question {unit} ?" for split in ("val", "test") for unit in units[split]}
     named = {name for name, text in texts(honest).items() if any(question in text for question in secret)}
     assert all(name.endswith("stdout_tail.txt") for name in named), named
 
 
 def test_the_failures_are_those_of_dev_and_nobody_else(honest):
-    dev = {f"question {unit} ?" for unit in build_components(honest.config).task.splits()["dev"]}
+    dev = {f"question {unit} ?" for unit in honest.context.task.splits()["dev"]}
     for path in honest.run.path.glob("gen_*/evidence/failures.jsonl"):
         asked = [question for question in dev if f'"{question}"' in path.read_text()]
         assert len(asked) == len(path.read_text().splitlines())
@@ -114,7 +113,7 @@ def test_what_a_hostile_harness_printed_and_answered_is_shown_bounded_and_withou
 def test_an_answer_that_looks_like_evidence_forges_none(hostile):
     folder = hostile.run.generation(5).evidence
     failures = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
-    assert len(failures) == len(build_components(hostile.config).task.splits()["dev"])
+    assert len(failures) == len(hostile.context.task.splits()["dev"])
     table = [line for line in (folder / "confusion.md").read_text().splitlines() if line.startswith("|")]
     assert all(line.replace("\\|", "").count("|") == 4 for line in table)
 

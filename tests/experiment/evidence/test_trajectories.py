@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.experiment.context import build_components
+from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence.folder import write_evidence
 from sia_runner.gateway.trajectories import CallRecord, TokenUsage, append_record
 from sia_runner.store.run_directory import RunDir, read_json
@@ -35,11 +35,11 @@ class Desk:
     """One generation's run whose calls the test writes, and the evidence that is made of them."""
 
     def __init__(self, finished, folder: Path) -> None:
-        self.config, self.history = finished.config, finished.history
+        self.config, self.history = finished.context.config, finished.history
         shutil.copytree(finished.run.path, folder / "run", symlinks=True)
         self.run = RunDir(folder / "run")
         self.site = self.run.generation(1).harness_runs(1)[0]
-        splits = build_components(self.config).task.splits()
+        splits = finished.context.task.splits()
         keys = read_json(self.site.keys)
         self.dev = {name: unit for name, unit in keys.items() if unit in splits["dev"]}
         self.val = {name: unit for name, unit in keys.items() if unit in splits["val"]}
@@ -58,7 +58,7 @@ class Desk:
 
     def write(self, **changes):
         config = self.config.model_copy(update={"evidence": self.config.evidence.model_copy(update=changes)})
-        write_evidence(config, self.run, 2, self.history, 1, 1)
+        write_evidence(RunContext(config, self.run), 2, self.history, 1, 1)
         folder = self.run.generation(2).evidence / "trajectories"
         return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
 

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from sia_runner.experiment.context import build_components
 from tests.experiment.evidence import secrets_task
 from tests.harnesses import HEAD
 from tests.provider import Answer, ProviderServer, Request
@@ -48,14 +47,14 @@ def test_calls_of_dev_questions_are_shown_and_none_of_val(made):
     folder = made.run.generation(2).evidence
     shown = "\n".join(path.read_text() for path in (folder / "trajectories").iterdir())
     asked = {int(row) for row in re.findall(r"question (\d+) \?", shown)}
-    dev = {int(unit) for unit in build_components(made.config).task.splits()["dev"]}
+    dev = {int(unit) for unit in made.context.task.splits()["dev"]}
     assert asked and asked <= dev
     assert {row % 2 for row in asked} == {0, 1}, "failures, and successes to compare with"
     assert "It must be nothing" in shown and "finish reason stop" in shown
 
 
 def test_no_gold_answer_of_val_or_test_is_in_the_evidence_although_the_model_said_them(made):
-    units = build_components(made.config).task.splits()
+    units = made.context.task.splits()
     calls = (made.run.generation(1).harness_runs(1)[0].trajectories).read_text()
     assert any(secrets_task.gold_of(int(unit)) in calls for unit in units["val"])
     for path in made.run.generation(2).evidence.rglob("*"):
@@ -67,10 +66,6 @@ def test_the_budget_left_is_what_the_first_generation_left(made):
     page = (made.run.generation(2).evidence / "overview.md").read_text()
     gate, run = (
         4,
-        sum(
-            len(made_of)
-            for name, made_of in build_components(made.config).task.splits().items()
-            if name in ("dev", "val")
-        ),
+        sum(len(made_of) for name, made_of in made.context.task.splits().items() if name in ("dev", "val")),
     )
     assert f"{5000 * 0.9 - gate - run:,.6g} calls" in page

@@ -8,6 +8,7 @@ import pytest
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment import verifier_sandbox
+from sia_runner.experiment.context import Components
 from sia_runner.records import OutcomeKind
 from sia_runner.system import bundled_folder, cache_dir
 from sia_runner.tasks.submission_sandbox import SubmissionSandbox
@@ -35,7 +36,7 @@ def config():
 @pytest.fixture(scope="session")
 def inside(config):
     """The way into the sandbox that runs have on this machine."""
-    return SubmissionSandbox(verifier_sandbox.sandbox_command(config))
+    return SubmissionSandbox(verifier_sandbox.sandbox_command(Components(config)))
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +54,7 @@ def judged(task, config, tmp_path):
         (tmp_path / "submission.py").write_text(source)
         smallest = sorted(task.splits()["dev"])[:most]
         keys = {f"q{n}": unit for n, unit in enumerate(smallest)}
-        return task.verify(tmp_path, keys, OutcomeKind.NO_ANSWER, verifier_sandbox.sandbox_command(config))
+        return task.verify(tmp_path, keys, OutcomeKind.NO_ANSWER, verifier_sandbox.sandbox_command(Components(config)))
 
     return judge
 
