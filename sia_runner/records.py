@@ -16,6 +16,39 @@ class Lever(StrEnum):
     STOP = "stop"
 
 
+class Stage(StrEnum):
+    """The stages of a generation and of the final test; a build that trains weights runs as a job of its own kind."""
+
+    PROPOSE = "propose"
+    PLAN = "plan"
+    BUILD = "build"
+    TRAIN = "train"
+    GATE = "gate"
+    RUN = "run"
+    VERIFY = "verify"
+    ACCEPT = "accept"
+    TEST = "test"
+
+
+class Status(StrEnum):
+    """The verdict on a candidate; an unscored one had no fair chance."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    UNSCORED = "unscored"
+
+
+class RunStatus(StrEnum):
+    """The state of a run in its summary."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    BUDGET = "budget"
+    INTERRUPTED = "interrupted"
+
+
 class OutcomeKind(StrEnum):
     """The result kind of one question; code that counts outcomes handles all of them."""
 
@@ -45,6 +78,15 @@ class Outcome:
     kind: OutcomeKind
     value: float
     prediction: str = ""  # the answer, cut to a few hundred characters; shown for dev questions only
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON data."""
+        return {"unit": self.unit, "kind": self.kind.value, "value": self.value, "prediction": self.prediction}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Outcome":
+        """Return the outcome that `to_json` wrote."""
+        return Outcome(data["unit"], OutcomeKind(data["kind"]), data["value"], data["prediction"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +210,10 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A proposed candidate; `files` maps relative paths to texts and is a complete new harness."""
+    """A proposed candidate; `files` maps relative paths to texts and is a complete new harness.
+
+    The runner sets `parent` and `evidence`, whatever a proposer says.
+    """
 
     lever: Lever
     rationale: str
@@ -179,10 +224,22 @@ class Proposal:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)  # the proposer's own memory, returned to it in the history
     usage: Usage = field(default_factory=Usage)
+    parent: int | None = None  # the generation that it extends
+    evidence: Mapping[str, Any] = field(default_factory=dict)  # what the run knew and measured when it was made
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether it is a weights update."""
+        return self.lever in (Lever.WEIGHTS, Lever.BOTH)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data."""
         return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Proposal":
+        """Return the proposal that `to_json` wrote."""
+        return Proposal(**{**data, "lever": Lever(data["lever"]), "usage": Usage(**data["usage"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +249,7 @@ class PastGeneration:
     n: int
     lever: Lever
     title: str
-    status: str  # accepted | rejected | failed | unscored
+    status: str  # a Status
     reason: str
     val: Score | None
     notes: Mapping[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ BASE = ["records", "errors", "text", "system"]
 COMPONENTS = ["tasks", "proposers", "gateway", "policy", "training", "sandbox", "compute", "tracking"]
 LAYERS = [
     BASE,
+    ["stage_results"],
     ["config"],
     ["wire"],
     ["store"],

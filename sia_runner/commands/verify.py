@@ -13,7 +13,8 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import outcomes_of_split
 from sia_runner.experiment.runner import stored_config
 from sia_runner.experiment.summary import build_summary
-from sia_runner.records import Outcome, count_kinds
+from sia_runner.records import Outcome, Score, count_kinds
+from sia_runner.stage_results import BuildResult, FinalTestResult, HarnessRun, RunResult, VerifyResult
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations, generation_awaiting_approval
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, RunDirectoryError, read_json, sha256_of, tree_sha256
 from sia_runner.tasks.protocol import Fold
@@ -45,29 +46,31 @@ def _check_generations(context: RunContext, journal: JournalReader) -> Iterator[
     for position, generation in enumerate(generations):
         n, steps = generation.n, generation.steps
         paths = run.generation(n)
-        if steps.get("build", {}).get("sha256"):
-            unchanged = tree_sha256(paths.harness) == steps["build"]["sha256"]
+        built = BuildResult.from_json(steps["build"]) if "build" in steps else BuildResult("")
+        if built.sha256:
+            unchanged = tree_sha256(paths.harness) == built.sha256
             yield f"gen_{n}: harness", "" if unchanged else "changed since it was built"
-        if trained := steps.get("build", {}).get("adapter_sha256"):
+        if trained := built.adapter_sha256:
             unchanged = paths.resolved_adapter is not None and tree_sha256(paths.resolved_adapter) == trained
             yield f"gen_{n}: adapter", "" if unchanged else "changed since it was trained"
         if sign_off.needs_sign_off(config, steps["propose"]["lever"]):
             yield f"gen_{n}: sign-off", sign_off.sign_off_fault(run, journal, generation)
         if "verify" not in steps:
             continue
-        run_results, select_folds = steps["run"]["runs"], context.task.rounds("select")
+        verified, run_results = VerifyResult.from_json(steps["verify"]), RunResult.from_json(steps["run"]).runs
+        select_folds = context.task.rounds("select")
         harness_runs = paths.harness_runs(len(select_folds))
         fault = _submission_fault(context, harness_runs, run_results, select_folds, f"select {n}")
         yield f"gen_{n}: submission", fault
         if fault:
             continue
         val = outcomes_of_split(context, stages.all_verified(context, harness_runs, run_results), "val")
-        yield f"gen_{n}: val score", _score_fault(context, val, steps["verify"]["val"], steps["verify"]["outcomes"])
-        unchanged = sha256_of(paths.scores) == steps["verify"]["scores_sha256"]
+        yield f"gen_{n}: val score", _score_fault(context, val, verified.val, verified.outcomes)
+        unchanged = sha256_of(paths.scores) == verified.scores_sha256
         yield f"gen_{n}: scores.json", "" if unchanged else "changed since it was written"
-        if unchanged and steps["verify"]["val"]:
+        if unchanged and verified.val:
             verdict = stages.decide(context, n, find_incumbent(generations[:position]))
-            yield f"gen_{n}: verdict", "" if verdict == steps["accept"] else f"recomputed: {verdict['reason']}"
+            yield f"gen_{n}: verdict", "" if verdict.to_json() == steps["accept"] else f"recomputed: {verdict.reason}"
 
     if (n := generation_awaiting_approval(journal)) is not None:
         yield f"gen_{n}: plan", sign_off.edited_file(run, journal, n)
@@ -77,16 +80,16 @@ def _check_tests(context: RunContext, journal: JournalReader) -> Iterator[CheckR
     for entry in journal.of("done"):
         if not entry["step"].startswith("test/"):
             continue
-        result, folds = entry["result"], context.task.rounds("test")
-        site = context.run.test(result["generation"])
-        name = f"test of gen_{result['generation']}"
-        fault = _submission_fault(context, [site], [result["run"]], folds, "test")
+        result, folds = FinalTestResult.from_json(entry["result"]), context.task.rounds("test")
+        site = context.run.test(result.generation)
+        name = f"test of gen_{result.generation}"
+        fault = _submission_fault(context, [site], [result.run], folds, "test")
         yield f"{name}: submission", fault
         if not fault:
-            outcomes = stages.all_verified(context, [site], [result["run"]])
-            yield f"{name}: score", _score_fault(context, outcomes, result["score"], result["outcomes"])
-            if "standing" in result:
-                yield f"{name}: standing", _standing_fault(context, site, outcomes, result["standing"])
+            outcomes = stages.all_verified(context, [site], [result.run])
+            yield f"{name}: score", _score_fault(context, outcomes, result.score, result.outcomes)
+            if result.standing is not None:
+                yield f"{name}: standing", _standing_fault(context, site, outcomes, result.standing)
 
 
 def _check_summary(context: RunContext, journal: JournalReader) -> Iterator[CheckResult]:
@@ -102,15 +105,15 @@ def _check_summary(context: RunContext, journal: JournalReader) -> Iterator[Chec
 def _submission_fault(
     context: RunContext,
     harness_runs: Sequence[HarnessRunDir],
-    runs: Sequence[stages.Result],
+    runs: Sequence[HarnessRun],
     folds: Sequence[Fold],
     purpose: str,
 ) -> str:
     """Check that the submissions are those of the run, and the ids those that the data and the seed give."""
     for site, run_result, fold in zip(harness_runs, runs, folds, strict=True):
-        if tree_sha256(site.submission) != run_result["submission_sha256"]:
+        if tree_sha256(site.submission) != run_result.submission_sha256:
             return "changed since it was copied out"
-        if (sha256_of(site.faults) if site.faults.is_file() else None) != run_result.get("faults_sha256"):
+        if (sha256_of(site.faults) if site.faults.is_file() else None) != run_result.faults_sha256:
             return "faults.json changed since the run"
         with tempfile.TemporaryDirectory(prefix="sia-verify-") as folder:
             view = context.task.lay_out(fold, Path(folder) / "view", stages.view_salt(context.config, purpose))
@@ -119,11 +122,13 @@ def _submission_fault(
     return ""
 
 
-def _score_fault(context: RunContext, outcomes: Sequence[Outcome], score: object, kinds: object) -> str:
+def _score_fault(context: RunContext, outcomes: Sequence[Outcome], score: Score | None, kinds: object) -> str:
     if count_kinds(outcomes) != kinds:
         return f"recomputed outcomes {count_kinds(outcomes)}, the journal says {kinds}"
-    recomputed = context.task.score(outcomes).to_json()
-    return "" if score is None or recomputed == score else f"recomputed {recomputed}, the journal says {score}"
+    recomputed = context.task.score(outcomes)
+    if score is None or recomputed == score:
+        return ""
+    return f"recomputed {recomputed.to_json()}, the journal says {score.to_json()}"
 
 
 def _standing_fault(

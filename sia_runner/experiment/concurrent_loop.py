@@ -9,9 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from sia_runner.experiment.loop import ExperimentLoop, Result, VerdictFunction
-from sia_runner.records import PastGeneration
+from sia_runner.experiment.loop import ExperimentLoop, R
+from sia_runner.records import Lever, PastGeneration, RunStatus
 from sia_runner.selection.parents import plateau_reason as plateau
+from sia_runner.stage_results import ProposeResult, Verdict
 from sia_runner.store.journal import finished_generations, minutes_spent
 
 T = TypeVar("T")
@@ -99,13 +100,13 @@ class ConcurrentLoop(ExperimentLoop):
             self._context.compute.end()
             raise
 
-    def _generations(self) -> str:
+    def _generations(self) -> RunStatus:
         """Run all generations, as Loop does; return how the run ended.
 
         Candidates under evaluation still get their verdict when the budget is spent or a plateau is reached. Those
         proposed after a proposer's `stop` are dropped.
         """
-        search, last, reason = self._context.config.search, self._context.config.max_gen, ""
+        search, last, reason = self._config.search, self._config.max_gen, ""
         with CandidatePool(self._evaluate_early, last, search.in_flight) as self._pipeline:
             for n in range(1, last + 1):
                 if (plateau_reason := plateau(search, self._history(n - 1))) and not self._pipeline.closed:
@@ -113,15 +114,16 @@ class ConcurrentLoop(ExperimentLoop):
                 reason = reason or self._minutes_over(n)
                 if plateau_reason or reason:
                     self._pipeline.close()
-                decision = self._pipeline.result_of(n)
-                if decision is None:
-                    return self._out_of_budget(reason) if reason else "completed"
-                if isinstance(decision, str):
-                    self._record_stop(n, decision)
+                candidate = self._pipeline.result_of(n)
+                if candidate is None:
+                    return self._out_of_budget(reason) if reason else RunStatus.COMPLETED
+                proposal, verdict = candidate
+                if proposal.lever is Lever.STOP:
+                    self._record_stop(n, proposal.rationale)
                     break
-                self._decide(n, decision)
-                self._publish("running")
-        return "completed"
+                self._decide(n, verdict)
+                self._publish(RunStatus.RUNNING)
+        return RunStatus.COMPLETED
 
     def _history(self, n: int) -> list[PastGeneration]:
         return [past.to_past_generation() for past in finished_generations(self._journal)[:n]]
@@ -131,17 +133,17 @@ class ConcurrentLoop(ExperimentLoop):
 
         A generation that already has its verdict is not new.
         """
-        limit, minutes = self._context.config.budget.minutes, minutes_spent(self._journal)
+        limit, minutes = self._config.budget.minutes, minutes_spent(self._journal)
         if limit is None or minutes < limit or len(finished_generations(self._journal)) >= n:
             return ""
         return f"{minutes:.1f} of {limit:g} minutes"
 
-    def _evaluate_early(self, n: int) -> VerdictFunction | str:
-        return self._candidate(
-            n, finished_generations(self._journal)[: verdicts_available(n, self._context.config.search.in_flight)]
-        )
+    def _evaluate_early(self, n: int) -> tuple[ProposeResult, Verdict | None]:
+        earlier = finished_generations(self._journal)[: verdicts_available(n, self._config.search.in_flight)]
+        proposal = self._propose(n, earlier)
+        return proposal, None if proposal.lever is Lever.STOP else self._evaluate(n, proposal, earlier)
 
-    def _once(self, key: str, work: Callable[[], Result]) -> Result:
+    def _once(self, result: type[R], key: str, work: Callable[[], R]) -> R:
         if self._pipeline.is_over and threading.current_thread() is not threading.main_thread():
             raise _CandidateDropped(key)
-        return super()._once(key, work)
+        return super()._once(result, key, work)

@@ -15,6 +15,7 @@ from sia_runner.config.training import allowed_algorithms
 from sia_runner.proposers.protocol import Proposer, ProposerContext
 from sia_runner.records import Usage
 from sia_runner.sandbox.protocol import Sandbox, SandboxLimits
+from sia_runner.stage_results import RunResult
 from sia_runner.store.journal import FinishedGeneration, JournalReader, find_incumbent, finished_generations
 from sia_runner.store.run_directory import RunDir
 from sia_runner.system import cache_dir
@@ -216,10 +217,10 @@ class FinalTestReserve:
 
 
 def _scaled_usage(generation: FinishedGeneration, factor: float) -> Usage:
-    usage = generation.steps.get("run", {}).get("usage")
-    if not usage:
+    if "run" not in generation.steps:
         return Usage()
-    return Usage(usage["usd"] * factor, int(usage["tokens"] * factor), int(usage["calls"] * factor) + 1)
+    usage = RunResult.from_json(generation.steps["run"]).usage
+    return Usage(usage.usd * factor, int(usage.tokens * factor), int(usage.calls * factor) + 1)
 
 
 def build_task(config: Any, split_seed: int) -> Task:

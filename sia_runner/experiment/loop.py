@@ -1,14 +1,27 @@
-"""The loop of self-improvement in terms of stages. The journal records every step exactly once."""
+"""The loop of self-improvement, from top to bottom: generations, each a row of stages, then the final test.
+
+The journal records every stage exactly once: a resumed run reads the results of those that are done."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from sia_runner.compute.protocol import ComputeStep
 from sia_runner.experiment import sign_off, stage_job, stages, summary
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.terminal import Display, cost_so_far, resume_line
-from sia_runner.records import Lever
+from sia_runner.records import Lever, RunStatus, Stage, Status
 from sia_runner.selection.parents import plateau_reason
+from sia_runner.stage_results import (
+    BuildResult,
+    FinalTestResult,
+    GateResult,
+    PlanResult,
+    ProposeResult,
+    RunResult,
+    StageResult,
+    Verdict,
+    VerifyResult,
+)
 from sia_runner.store.journal import (
     FinishedGeneration,
     Journal,
@@ -21,19 +34,17 @@ from sia_runner.store.lease import RunLease
 from sia_runner.store.run_directory import remove_tree
 from sia_runner.wire.grants import BudgetSpent
 
-Result = dict[str, Any]
-StageFunction = Callable[..., Result]
-VerdictFunction = Callable[[int | None], Result]  # the verdict on a candidate, given the incumbent
+R = TypeVar("R", bound=StageResult)
 
-COMPLETED, NOT_SCORED, OUT_OF_BUDGET, INTERRUPTED = 0, 3, 4, 130
+COMPLETED, NOT_SCORED, OUT_OF_BUDGET, INTERRUPTED = 0, 3, 4, 130  # exit codes
 
 
 class ExperimentLoop:
     """One execution of an experiment in one run directory; completed steps are read from the journal."""
 
     def __init__(self, context: RunContext, journal: Journal, lease: RunLease, display: Display) -> None:
-        self._context, self._journal = context, journal
-        self._lease, self._display = lease, display
+        self._context, self._config, self._run = context, context.config, context.run
+        self._journal, self._lease, self._display = journal, lease, display
 
     def __call__(self) -> int:
         """Run the generations, then the final test, and return the exit code.
@@ -41,147 +52,107 @@ class ExperimentLoop:
         Raises ProviderDown and the other errors that interrupt a run.
         """
         try:
-            outcome = self._generations()
+            status = self._generations()
         except BudgetSpent as error:
-            outcome = self._out_of_budget(str(error))
+            status = self._out_of_budget(str(error))
         try:
             self._test()
         except BudgetSpent as error:  # no test score was seen: a resume with more budget repeats the test
-            outcome = self._out_of_budget(f"the final test: {error}")
-        return self._close(outcome)
+            status = self._out_of_budget(f"the final test: {error}")
+        return self._close(status)
 
-    def _out_of_budget(self, reason: str) -> str:
-        self._journal.append("budget", reason=reason)
-        self._display.say(f"budget spent: {reason}")
-        return "budget"
-
-    def interrupted(self) -> int:
-        """Record the interruption in the journal and on the screen, and return the exit code.
-
-        On a full disk it is shown on the screen only; nothing is lost, because the run can still be resumed.
-        """
-        try:
-            self._journal.append("interrupted")
-            self._publish("interrupted")
-        except OSError as error:
-            self._display.say(f"the summary could not be written: {error}")
-            self._display.say(resume_line(self._context.run.path))
-        return INTERRUPTED
-
-    def wait_for_approval(self) -> int:
-        """Publish that the run waits for a person's approval, and return the exit code.
-
-        No step was cut off, and the journal holds nothing of the wait except the plan.
-        """
-        try:
-            self._publish("interrupted")
-        except OSError as error:
-            self._display.say(f"the summary could not be written: {error}")
-        return INTERRUPTED
-
-    def _generations(self) -> str:
+    def _generations(self) -> RunStatus:
         """Run generations until the last, the proposer's stop or the end of the budget; return how the run ended."""
-        limit = self._context.config.budget.minutes
-        for n in range(1, self._context.config.max_gen + 1):
+        limit = self._config.budget.minutes
+        for n in range(1, self._config.max_gen + 1):
             has_verdict = any(g.n == n for g in finished_generations(self._journal))
             if not has_verdict and limit is not None and minutes_spent(self._journal) >= limit:
-                reason = f"{minutes_spent(self._journal):.1f} of {limit:g} minutes"
-                return self._out_of_budget(reason)
+                return self._out_of_budget(f"{minutes_spent(self._journal):.1f} of {limit:g} minutes")
             if (not has_verdict and self._plateau(n)) or not self._generation(n):
                 break
-            self._publish("running")
-        return "completed"
+            self._publish(RunStatus.RUNNING)
+        return RunStatus.COMPLETED
 
     def _plateau(self, n: int) -> bool:
         history = [past.to_past_generation() for past in finished_generations(self._journal)]
-        reason = plateau_reason(self._context.config.search, history)
+        reason = plateau_reason(self._config.search, history)
         if reason:
             self._record_stop(n, reason)
         return bool(reason)
 
-    def _record_stop(self, n: int, reason: str) -> None:
-        if not any(self._journal.of("stopped")):
-            self._journal.append("stopped", n=n, reason=reason)
-        self._display.say(f"generation {n}: {reason}")
-
     def _generation(self, n: int) -> bool:
         """Run one generation. Return False when the proposer wants to stop."""
-        decision = self._candidate(n, finished_generations(self._journal)[: n - 1])
-        if isinstance(decision, str):
-            self._record_stop(n, decision)
+        earlier = finished_generations(self._journal)[: n - 1]
+        proposal = self._propose(n, earlier)
+        if proposal.lever is Lever.STOP:
+            self._record_stop(n, proposal.rationale)
             return False
-        self._decide(n, decision)
+        self._decide(n, self._evaluate(n, proposal, earlier))
         return True
 
-    def _candidate(self, n: int, earlier: Sequence[FinishedGeneration]) -> VerdictFunction | str:
-        """Propose from the `earlier` generations and evaluate the candidate.
-
-        Returns the function that decides on the candidate, or the reason why the proposer wants to stop.
-        """
+    def _propose(self, n: int, earlier: Sequence[FinishedGeneration]) -> ProposeResult:
+        """Propose a candidate from the `earlier` generations."""
         history = tuple(past.to_past_generation() for past in earlier)
-        proposal = self._step(n, "propose", stages.propose, history, find_incumbent(earlier))
-        if proposal["lever"] == Lever.STOP:
-            return proposal["rationale"]
-        return self._verdict_on_fault(proposal) or self._verdict_of_approver(n, proposal, earlier) or self._evaluate(n)
+        return self._stage(ProposeResult, n, Stage.PROPOSE, stages.propose, history, find_incumbent(earlier))
 
-    def _decide(self, n: int, decision: VerdictFunction) -> None:
-        """Accept or reject candidate `n` against the incumbent of all generations before it."""
-        before = finished_generations(self._journal)[: n - 1]
-        self._once(f"gen_{n}/accept", lambda: decision(find_incumbent(before)))
-        generation = finished_generations(self._journal)[n - 1]
-        if generation.status == "accepted":
-            self._context.run.link_best(n)
-        self._display.show_generation(generation, before)
+    def _evaluate(self, n: int, proposal: ProposeResult, earlier: Sequence[FinishedGeneration]) -> Verdict | None:
+        """Sign off, build, gate, run and verify candidate `n`. Return the verdict on one that gets no score.
 
-    def _verdict_on_fault(self, proposal: Result) -> VerdictFunction | None:
-        """Return the verdict when the proposer could not do its work, else None."""
-        if not proposal["fault"]:
+        None: it has a score on val, and the incumbent of the time of its verdict decides.
+        """
+        if proposal.fault:
+            return _no_score(proposal.fault, proposal.unscored)
+        if rejection := self._sign_off(n, proposal, earlier):
+            return Verdict(Status.REJECTED, rejection)
+        built = self._build(n, proposal)
+        if built.fault:
+            return _no_score(built.fault, built.unscored)
+        gate = self._stage(GateResult, n, Stage.GATE, stages.gate)
+        if gate.fault:
+            return _no_score(f"gate: {gate.fault}", gate.unscored)
+        if reason := self._exceeds_minutes(n):
+            return Verdict(Status.UNSCORED, reason)
+        executed = self._stage(RunResult, n, Stage.RUN, stages.run_harness)
+        verified = self._stage(VerifyResult, n, Stage.VERIFY, stages.verify, executed.runs)
+        return _no_score(verified.failure, verified.unscored) if verified.val is None else None
+
+    def _sign_off(self, n: int, proposal: ProposeResult, earlier: Sequence[FinishedGeneration]) -> str | None:
+        """Return why a person rejected the plan, else None. Raises WaitingForApproval while nobody has answered."""
+        if not sign_off.needs_sign_off(self._config, proposal.lever):
             return None
-        return _verdict_without_score(proposal["fault"], _failure_status(proposal))
+        key = f"gen_{n}/{Stage.PLAN}"
+        self._once(PlanResult, key, lambda: sign_off.write_plan(self._context, n, earlier))
+        return sign_off.rejection(self._journal, n)
 
-    def _verdict_of_approver(
-        self, n: int, proposal: Result, before: Sequence[FinishedGeneration]
-    ) -> VerdictFunction | None:
-        """Return the verdict when a person rejected the plan, else None. Raises Waiting while nobody has answered."""
-        if not sign_off.needs_sign_off(self._context.config, proposal["lever"]):
-            return None
-        self._once(f"gen_{n}/plan", lambda: sign_off.plan_step(self._context, n, before))
-        reason = sign_off.rejection(self._journal, n)
-        return None if reason is None else _verdict_without_score(reason, "rejected")
+    def _build(self, n: int, proposal: ProposeResult) -> BuildResult:
+        folder = self._run.generation(n)
+        with self._display.following(folder.path / "training.log"):
+            if proposal.lever is Lever.HARNESS:  # only writes a few files
+                built = self._once(BuildResult, f"gen_{n}/{Stage.BUILD}", lambda: stages.build(self._context, n))
+            else:
+                built = self._stage(BuildResult, n, Stage.BUILD, stages.build, kind=Stage.TRAIN)
+        for scratch in (folder.training, folder.rollouts):  # the journaled build needs no checkpoints
+            remove_tree(scratch)
+        return built
 
     def _exceeds_minutes(self, n: int) -> str:
-        limit = self._context.config.budget.generation.minutes
+        limit = self._config.budget.generation.minutes
         minutes = minutes_spent(self._journal, n)
         if limit is None or minutes < limit:
             return ""
         return f"budget.generation.minutes={limit:g} was spent before the run: {minutes:.1f} minutes"
 
-    def _evaluate(self, n: int) -> VerdictFunction:
-        """Build, gate, run and verify; each may end the candidate early. Return the function that decides on it."""
-        build = self._build(n)
-        if build["fault"]:
-            return _verdict_without_score(build["fault"], _failure_status(build))
-        gate = self._step(n, "gate", stages.gate)
-        if gate["fault"]:
-            return _verdict_without_score(f"gate: {gate['fault']}", _failure_status(gate))
-        if reason := self._exceeds_minutes(n):
-            return _verdict_without_score(reason, "unscored")
-        execution = self._step(n, "run", stages.run_harness)
-        verification = self._step(n, "verify", stages.verify, execution["runs"])
-        if verification["unscored"] or verification["val"] is None:
-            return _verdict_without_score(verification["failure"], _failure_status(verification))
-        return lambda best: stages.decide(self._context, n, best)
-
-    def _build(self, n: int) -> Result:
-        folder = self._context.run.generation(n)
-        with self._display.following(folder.path / "training.log"):
-            if stages.trains_weights(self._context.run, n):
-                result = self._step(n, "build", stages.build, kind="train")
-            else:  # only writes a few files
-                result = self._once(f"gen_{n}/build", lambda: stages.build(self._context, n))
-        for scratch in (folder.training, folder.rollouts):  # the journaled build needs no checkpoints
-            remove_tree(scratch)
-        return result
+    def _decide(self, n: int, verdict: Verdict | None) -> None:
+        """Record the verdict on candidate `n`; None: compare it with the incumbent of all generations before it."""
+        before = finished_generations(self._journal)[: n - 1]
+        verdict = self._once(
+            Verdict,
+            f"gen_{n}/{Stage.ACCEPT}",
+            lambda: verdict or stages.decide(self._context, n, find_incumbent(before)),
+        )
+        if verdict.accepted:
+            self._run.link_best(n)
+        self._display.show_generation(finished_generations(self._journal)[n - 1], before)
 
     def _test(self) -> None:
         """Run the incumbent, and the first harness as the baseline, once on test."""
@@ -195,68 +166,103 @@ class ExperimentLoop:
             self._test_once(baseline.n)
 
     def _test_once(self, n: int) -> None:
-        with self._display.stage("test", f"generation {n}"):
-            self._once(f"test/gen_{n}", lambda: self._call(f"test/gen_{n}", "test", stages.final_test, n))
+        key = f"{Stage.TEST}/gen_{n}"
+        with self._display.stage(Stage.TEST, f"generation {n}"):
+            self._once(FinalTestResult, key, lambda: self._call(key, Stage.TEST, stages.final_test, n))
 
-    def _step(self, n: int, name: str, stage: StageFunction, *arguments: Any, kind: str = "") -> Result:
-        with self._display.stage(name, f"generation {n} of {self._context.config.max_gen}"):
-            key = f"gen_{n}/{name}"
-            return self._once(key, lambda: self._call(key, kind or name, stage, n, *arguments))
+    def _close(self, status: RunStatus) -> int:
+        """Record how the run ended and publish its summary; return the exit code."""
+        best = find_incumbent(finished_generations(self._journal))
+        test = test_result_of(self._journal, best)
+        scored = best is not None and (not self._context.task.has_test or bool(test and test["score"]))
+        out_of_budget = status is RunStatus.BUDGET
+        if not scored and not out_of_budget:
+            status = RunStatus.FAILED
+        self._journal.append("ended", status=status.value, best=best)
+        self._publish(status)
+        if scored:
+            return COMPLETED
+        return OUT_OF_BUDGET if out_of_budget else NOT_SCORED
 
-    def _call(self, key: str, kind: str, stage: StageFunction, n: int, *arguments: Any) -> Result:
-        """Run the stage, as a job where the configuration says so."""
+    # Carrying out and recording
+
+    def _stage(
+        self, result: type[R], n: int, stage: Stage, work: Callable[..., R], *arguments: Any, kind: Stage | None = None
+    ) -> R:
+        """Run a stage of generation `n`, as a job where the configuration says so, or read its result."""
+        key = f"gen_{n}/{stage}"
+        with self._display.stage(stage, f"generation {n} of {self._config.max_gen}"):
+            return self._once(result, key, lambda: self._call(key, kind or stage, work, n, *arguments))
+
+    def _once(self, result: type[R], key: str, work: Callable[[], R]) -> R:
+        self._lease.check()
+        return result.from_json(self._journal.once(key, lambda: work().to_json()))
+
+    def _call(self, key: str, kind: Stage, work: Callable[..., R], n: int, *arguments: Any) -> R:
         step = ComputeStep(
             key=key,
-            kind=kind,
-            folder=self._context.run.job(key),
+            kind=kind.value,
+            folder=self._run.job(key),
             submitted=self._journal.job(key),
             note=lambda job: self._record_job(key, kind, job),
             say=self._display.say,
             entry=stage_job.run_stage_in_job,
-            progress=self._context.run.generation(n).training if kind == "train" else None,
+            progress=self._run.generation(n).training if kind is Stage.TRAIN else None,
         )
-        return self._context.compute.call(step, stage, self._context, n, *arguments)
+        return self._context.compute.call(step, work, self._context, n, *arguments)
 
-    def _record_job(self, key: str, kind: str, job: str) -> None:
+    def _record_job(self, key: str, kind: Stage, job: str) -> None:
         self._lease.check()
         earlier = [entry["job"] for entry in self._journal.of("job") if entry["step"] == key]
-        self._journal.append("job", step=key, kind=kind, job=job, folder=f"jobs/{key}")
-        gateway = self._context.gateway
-        if earlier and gateway:
+        self._journal.append("job", step=key, kind=kind.value, job=job, folder=f"jobs/{key}")
+        if earlier and (gateway := self._context.gateway):
             gateway.release_allowances(earlier)
 
-    def _once(self, key: str, work: Callable[[], Result]) -> Result:
-        self._lease.check()
-        return self._journal.once(key, work)
+    def _record_stop(self, n: int, reason: str) -> None:
+        if not any(self._journal.of("stopped")):
+            self._journal.append("stopped", n=n, reason=reason)
+        self._display.say(f"generation {n}: {reason}")
 
-    def _close(self, outcome: str) -> int:
-        best = find_incumbent(finished_generations(self._journal))
-        test = test_result_of(self._journal, best)
-        scored = best is not None and (not self._context.task.has_test or bool(test and test["score"]))
-        status = outcome if scored or outcome == "budget" else "failed"
-        self._journal.append("ended", status=status, best=best)
-        self._publish(status)
-        if scored:
-            return COMPLETED
-        return OUT_OF_BUDGET if outcome == "budget" else NOT_SCORED
+    def _out_of_budget(self, reason: str) -> RunStatus:
+        self._journal.append("budget", reason=reason)
+        self._display.say(f"budget spent: {reason}")
+        return RunStatus.BUDGET
 
-    def _publish(self, status: str) -> dict[str, Any]:
-        config, run = self._context.config, self._context.run
+    def _publish(self, status: RunStatus) -> None:
+        """Write the summary, and show it to the tracker and on the screen."""
         state = summary.build_summary(self._context, self._journal, status)
-        summary.write_summary(run, state)
-        self._context.tracker.update(run.path, state)
-        if status == "running":
-            self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), config.budget))
+        summary.write_summary(self._run, state)
+        self._context.tracker.update(self._run.path, state)
+        if status is RunStatus.RUNNING:
+            self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), self._config.budget))
         else:
-            self._display.show_summary(state, run.path)
-        return state
+            self._display.show_summary(state, self._run.path)
+
+    def interrupted(self) -> int:
+        """Record the interruption in the journal and on the screen, and return the exit code.
+
+        On a full disk it is shown on the screen only; nothing is lost, because the run can still be resumed.
+        """
+        try:
+            self._journal.append("interrupted")
+            self._publish(RunStatus.INTERRUPTED)
+        except OSError as error:
+            self._display.say(f"the summary could not be written: {error}")
+            self._display.say(resume_line(self._run.path))
+        return INTERRUPTED
+
+    def wait_for_approval(self) -> int:
+        """Publish that the run waits for a person's approval, and return the exit code.
+
+        No step was cut off, and the journal holds nothing of the wait except the plan.
+        """
+        try:
+            self._publish(RunStatus.INTERRUPTED)
+        except OSError as error:
+            self._display.say(f"the summary could not be written: {error}")
+        return INTERRUPTED
 
 
-def _verdict_without_score(reason: str, status: str = "failed") -> VerdictFunction:
-    """Return a verdict function for a candidate without a score; it ignores the incumbent."""
-    return lambda _: {"status": status, "reason": reason}
-
-
-def _failure_status(step: Result) -> str:
-    """Return "unscored" for a step that had no fair chance, "failed" for one that failed by itself."""
-    return "unscored" if step.get("unscored") else "failed"
+def _no_score(reason: str, unscored: bool | None) -> Verdict:
+    """Return the verdict on a candidate that failed by itself, or that had no fair chance (`unscored`)."""
+    return Verdict(Status.UNSCORED if unscored else Status.FAILED, reason)

@@ -3,7 +3,7 @@
 The proposer is asked once, or several times in parallel, of which the best on dev questions is taken."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,22 +31,20 @@ from sia_runner.system import run_parallel
 
 @dataclass(frozen=True, slots=True)
 class ProposalResult:
-    """A proposal with its parent.
+    """A proposal.
 
     `siblings` lists every parallel proposal with its dev value, in order; empty for a single one. `fault` is one line
     when the proposer failed.
     """
 
     proposal: Proposal
-    parent: int | None = None
     siblings: list[dict[str, Any]] = field(default_factory=list)
     fault: str = ""
-    evidence: dict[str, Any] = field(default_factory=dict)  # measured for the choice of lever and algorithm
 
 
-def failed_proposal(reason: str) -> ProposalResult:
+def failed_proposal(reason: str, evidence: Mapping[str, Any] | None = None) -> ProposalResult:
     """Return the result of a proposer that failed."""
-    return ProposalResult(Proposal(Lever.HARNESS, reason, title="no proposal"), fault=reason)
+    return ProposalResult(Proposal(Lever.HARNESS, reason, title="no proposal", evidence=evidence or {}), fault=reason)
 
 
 def can_train_weights(context: RunContext) -> bool:
@@ -89,8 +87,8 @@ def ask_proposer(
         return _ask_once(context, n, history, incumbent, parents[sibling % width], sibling, width, weights_turn)
 
     if width == 1:
-        return ProposalResult(ask_sibling(_parallel_index(config, n)), parents[0])
-    return _best_sibling(context, n, run_parallel(ask_sibling, range(width), width), parents)
+        return ProposalResult(ask_sibling(_parallel_index(config, n)))
+    return _best_sibling(context, n, run_parallel(ask_sibling, range(width), width))
 
 
 def _parallel_index(config: Experiment, n: int) -> int:
@@ -126,7 +124,8 @@ def _ask_once(
         weights=_weights_lever(context, weights_turn) if parent else None,
         sibling=sibling,
     )
-    return context.proposer.propose(brief, ProposalWorkbench(context, n, folder, parent))
+    proposal = context.proposer.propose(brief, ProposalWorkbench(context, n, folder, parent))
+    return replace(proposal, parent=parent, evidence={})
 
 
 def _weights_lever(context: RunContext, weights_turn: LeverDecision) -> WeightsLever | None:
@@ -144,33 +143,31 @@ def _weights_lever(context: RunContext, weights_turn: LeverDecision) -> WeightsL
     )
 
 
-def _best_sibling(
-    context: RunContext, n: int, proposals: Sequence[Proposal], parents: Sequence[int | None]
-) -> ProposalResult:
+def _best_sibling(context: RunContext, n: int, proposals: Sequence[Proposal]) -> ProposalResult:
     """Return the best proposal by dev value; a tie goes to the first. STOP wins only where every sibling stops."""
     candidates = [index for index, proposal in enumerate(proposals) if proposal.lever is not Lever.STOP]
     if not candidates:
-        return ProposalResult(proposals[0], parents[0])
-    trials = {k: _trial_of(context, n, proposals[k], parents[k]) for k in candidates}
+        return ProposalResult(proposals[0])
+    trials = {k: _trial_of(context, n, proposals[k]) for k in candidates}
     sign = 1 if context.task.higher_is_better else -1
     best = max(candidates, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
-    siblings = [_sibling_record(proposals[k], parents[k], trials.get(k), k == best) for k in range(len(proposals))]
+    siblings = [_sibling_record(proposals[k], trials.get(k), k == best) for k in range(len(proposals))]
     generation = context.run.generation(n)
     remove_tree(generation.evidence)
     shutil.copytree(generation.desk(best) / "evidence", generation.evidence, symlinks=True)
-    return ProposalResult(proposals[best], parents[best], siblings)
+    return ProposalResult(proposals[best], siblings)
 
 
-def _trial_of(context: RunContext, n: int, proposal: Proposal, parent: int | None) -> Trial:
-    bench = ProposalWorkbench(context, n, context.run.generation(n).path, parent)
+def _trial_of(context: RunContext, n: int, proposal: Proposal) -> Trial:
+    bench = ProposalWorkbench(context, n, context.run.generation(n).path, proposal.parent)
     return bench.try_out([proposal.files], share=1.0)[0]
 
 
-def _sibling_record(proposal: Proposal, parent: int | None, trial: Trial | None, is_best: bool) -> dict[str, Any]:
+def _sibling_record(proposal: Proposal, trial: Trial | None, is_best: bool) -> dict[str, Any]:
     return {
         "title": proposal.title,
         "rationale": proposal.rationale,
-        "parent": parent,
+        "parent": proposal.parent,
         "dev": trial.value if trial and not trial.failure else None,
         "n": trial.n if trial else 0,
         "failure": trial.failure if trial else "",
@@ -195,7 +192,7 @@ def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incu
     stopped = proposed.proposal.lever is Lever.STOP
     if stopped and context.config.trainer.kind != "none" and incumbent and not weights_plan_rejected(history):
         return _train_instead_of_stopping(context, n, incumbent, proposed)
-    return replace(proposed, evidence={**untrained, **proposed.evidence})
+    return _with_evidence(proposed, {**untrained, **proposed.proposal.evidence})
 
 
 def _train_instead_of_stopping(context: RunContext, n: int, incumbent: int, stopped: ProposalResult) -> ProposalResult:
@@ -204,8 +201,12 @@ def _train_instead_of_stopping(context: RunContext, n: int, incumbent: int, stop
     decision = decide_training(context, n, incumbent, f"the proposer has nothing left to try: {why}")
     if decision.algorithm:
         return _weights_proposal(context.run, incumbent, decision, decision.algorithm)
-    proposal = replace(stopped.proposal, rationale=f"{why}; nor can the weights be trained: {decision.reason}")
-    return replace(stopped, proposal=proposal, evidence=decision.evidence)
+    rationale = f"{why}; nor can the weights be trained: {decision.reason}"
+    return replace(stopped, proposal=replace(stopped.proposal, rationale=rationale, evidence=decision.evidence))
+
+
+def _with_evidence(proposed: ProposalResult, evidence: Mapping[str, Any]) -> ProposalResult:
+    return replace(proposed, proposal=replace(proposed.proposal, evidence=evidence))
 
 
 def _weights_proposal(
@@ -219,8 +220,10 @@ def _weights_proposal(
         title=f"{algorithm.name} on rollouts",
         algorithm=algorithm.algorithm,
         overrides=algorithm.model_dump(mode="json"),
+        parent=incumbent,
+        evidence=decision.evidence,
     )
-    return ProposalResult(proposal, incumbent, evidence=decision.evidence)
+    return ProposalResult(proposal)
 
 
 def _proposer_choice(
@@ -233,21 +236,22 @@ def _proposer_choice(
     """Return the proposer's choice. A weights update that it chose is measured first, like any other."""
     proposed = ask_proposer(context, n, history, incumbent, weights_turn)
     proposal = proposed.proposal
-    if proposal.lever not in (Lever.WEIGHTS, Lever.BOTH):
-        return replace(proposed, evidence={"due": weights_turn.due_reason} if weights_turn.due_reason else {})
-    if proposed.parent is None or not can_train_weights(context) or context.config.trainer.kind == "none":
+    if not proposal.trains_weights:
+        return _with_evidence(proposed, {"due": weights_turn.due_reason} if weights_turn.due_reason else {})
+    if proposal.parent is None or not can_train_weights(context) or context.config.trainer.kind == "none":
         return failed_proposal(f"lever {proposal.lever.value} was proposed where the harness is the only one")
     decision = check_proposed_training(
-        context, n, proposed.parent, proposal.files, proposal.algorithm, weights_turn.due_reason
+        context, n, proposal.parent, proposal.files, proposal.algorithm, weights_turn.due_reason
     )
     if decision.algorithm is None:
-        return replace(failed_proposal(f"the weights were not trained: {decision.reason}"), evidence=decision.evidence)
-    unchanged = dict(proposal.files) == read_harness(context.run.generation(proposed.parent).harness)
+        return failed_proposal(f"the weights were not trained: {decision.reason}", decision.evidence)
+    unchanged = dict(proposal.files) == read_harness(context.run.generation(proposal.parent).harness)
     settled = replace(
         proposal,
         lever=Lever.WEIGHTS if unchanged else Lever.BOTH,
         algorithm=decision.algorithm.algorithm,
         overrides=decision.algorithm.model_dump(mode="json"),
         rationale=f"{proposal.rationale}\n\n{decision.reason}",
+        evidence=decision.evidence,
     )
-    return replace(proposed, proposal=settled, evidence=decision.evidence)
+    return replace(proposed, proposal=settled)

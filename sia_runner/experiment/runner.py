@@ -27,6 +27,7 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
 from sia_runner.experiment.terminal import Display
+from sia_runner.records import Stage
 from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.lease import LeaseHeldError, RunLease
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of, write_json, write_text
@@ -224,9 +225,10 @@ def _prepare(context: RunContext) -> None:
         gateway.policy()  # load it now: the time must not count for the first harness
 
 
-def stage_kinds(config: Experiment) -> list[str]:
+def stage_kinds(config: Experiment) -> list[Stage]:
     """Return the names of the stages that this run may have."""
-    return ["propose", "gate", "run", "verify", "test"] + ["train"] * (config.trainer.kind != "none")
+    kinds = [Stage.PROPOSE, Stage.GATE, Stage.RUN, Stage.VERIFY, Stage.TEST]
+    return kinds if config.trainer.kind == "none" else [*kinds, Stage.TRAIN]
 
 
 def _check_rollouts(task: Task) -> None:

@@ -19,7 +19,8 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence.history import harness_diff
 from sia_runner.experiment.harness_files import read_harness
 from sia_runner.gateway.ledger_files import RunTotals, read_totals
-from sia_runner.records import Lever
+from sia_runner.records import Lever, Proposal
+from sia_runner.stage_results import BuildResult, PlanResult
 from sia_runner.store.journal import (
     SIGN_OFF_PREFIX,
     FinishedGeneration,
@@ -28,7 +29,7 @@ from sia_runner.store.journal import (
     approval_entry,
     generation_awaiting_approval,
 )
-from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of, write_json, write_text
+from sia_runner.store.run_directory import RunDir, RunDirectoryError, sha256_of, write_json, write_text
 from sia_runner.tasks.protocol import Fold
 from sia_runner.text import fenced_block, one_line, strip_control_characters, truncate_bytes
 
@@ -63,22 +64,19 @@ class PlanCost:
         return asdict(self)
 
 
-def plan_costs(
-    context: RunContext,
-    proposal: Mapping[str, Any],
-    evidence: Mapping[str, Any],
-    before: Sequence[FinishedGeneration],
-) -> list[PlanCost]:
+def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[FinishedGeneration]) -> list[PlanCost]:
     """Return the cost of training, where weights are a lever, and of the gate and run of every candidate."""
     totals, task = read_totals(context.run.ledger), context.task
-    scored = _similar_generation(before, evidence["parent"])
+    scored = _similar_generation(before, proposal.parent)
     gate, select = task.rounds("gate"), task.rounds("select")
     per_question = _cost_of_candidate(totals, scored, gate, select) if scored else None
     costs: list[PlanCost] = []
-    if proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH):
-        algorithm = AlgorithmConfig.model_validate(proposal["overrides"])
+    if proposal.trains_weights:
+        algorithm = AlgorithmConfig.model_validate(proposal.overrides)
         costs.append(
-            _training_cost(algorithm, _cost_of_probe(evidence) or per_question, _cost_of_update(totals, before))
+            _training_cost(
+                algorithm, _cost_of_probe(proposal.evidence) or per_question, _cost_of_update(totals, before)
+            )
         )
     return [
         *costs,
@@ -121,18 +119,22 @@ def _cost_of_probe(evidence: Mapping[str, Any]) -> QuestionCost | None:
 
 def _cost_of_update(totals: RunTotals, before: Sequence[FinishedGeneration]) -> QuestionCost | None:
     """Return the cost of this run's newest update, rollouts and optimizer together."""
-    updates = [generation for generation in before if generation.steps.get("build", {}).get("steps")]
+    builds = {g.n: BuildResult.from_json(g.steps["build"]).training for g in before if "build" in g.steps}
+    updates = [(n, training) for n, training in builds.items() if training and training.steps]
     if not updates:
         return None
-    built, row = updates[-1].steps["build"], totals.of(candidate=f"gen_{updates[-1].n}", purpose="rollout")
-    algorithm = AlgorithmConfig.model_validate(built["algorithm"])
+    n, training = updates[-1]
+    row, algorithm = (
+        totals.of(candidate=f"gen_{n}", purpose="rollout"),
+        AlgorithmConfig.model_validate(training.algorithm),
+    )
     planned = (
         rollout_batches(algorithm) * algorithm.samples * questions_per_batch(algorithm, rollout_batches(algorithm))
     )
-    rollouts = planned * built["steps"] / algorithm.steps
-    tokens, source = row.input_tokens + row.output_tokens, f"the update of generation {updates[-1].n}"
+    rollouts = planned * training.steps / algorithm.steps
+    tokens, source = row.input_tokens + row.output_tokens, f"the update of generation {n}"
     usd = row.dollars / rollouts if row.priced else None
-    return QuestionCost(row.calls / rollouts, tokens / rollouts, usd, built["seconds"] / rollouts, source)
+    return QuestionCost(row.calls / rollouts, tokens / rollouts, usd, training.seconds / rollouts, source)
 
 
 def _training_cost(algorithm: AlgorithmConfig, rolled: QuestionCost | None, trained: QuestionCost | None) -> PlanCost:
@@ -186,31 +188,29 @@ _RATIONALE_BYTES = 8 * 1024  # bytes
 _DIFF_BYTES = 64 * 1024
 
 
-def write_plan(context: RunContext, n: int, before: Sequence[FinishedGeneration]) -> Json:
-    """Write both files from the proposal and decision of generation `n`. Return their hashes."""
-    run = context.run
-    generation, proposal = run.generation(n), read_json(run.generation(n).proposal)
-    decision = read_json(generation.decision)
-    parent = decision["evidence"]["parent"]
-    weights = proposal["lever"] in (Lever.WEIGHTS, Lever.BOTH)
-    earlier = read_harness(run.generation(parent).harness) if parent else {}
+def write_plan(context: RunContext, n: int, before: Sequence[FinishedGeneration]) -> PlanResult:
+    """Write both files from the proposal of generation `n`. Return their hashes, which the journal records."""
+    generation = context.run.generation(n)
+    proposal = generation.read_proposal()
+    parent = proposal.parent
+    earlier = read_harness(context.run.generation(parent).harness) if parent else {}
     plan = {
         "generation": n,
-        "lever": proposal["lever"],
-        "title": proposal["title"],
-        "rationale": proposal["rationale"],
-        "algorithm": proposal["algorithm"],
-        "settings": proposal["overrides"],
+        "lever": proposal.lever.value,
+        "title": proposal.title,
+        "rationale": proposal.rationale,
+        "algorithm": proposal.algorithm,
+        "settings": proposal.overrides,
         "parent": parent,
-        "evidence": decision["evidence"],
-        "data": _training_data(context) if weights else None,
-        "harness": harness_diff(earlier, proposal["files"], _DIFF_BYTES),
-        "cost": [part.to_json() for part in plan_costs(context, proposal, decision["evidence"], before)],
+        "evidence": proposal.evidence,
+        "data": _training_data(context) if proposal.trains_weights else None,
+        "harness": harness_diff(earlier, proposal.files, _DIFF_BYTES),
+        "cost": [part.to_json() for part in plan_costs(context, proposal, before)],
         "proposal_sha256": sha256_of(generation.proposal),
     }
     write_json(generation.plan.with_suffix(".json"), plan)
     write_text(generation.plan, render_plan(plan))
-    return {"sha256": sha256_of(generation.plan), "json_sha256": sha256_of(generation.plan.with_suffix(".json"))}
+    return PlanResult(sha256_of(generation.plan), sha256_of(generation.plan.with_suffix(".json")))
 
 
 def _training_data(context: RunContext) -> Json:
@@ -290,11 +290,6 @@ class SignOffAnswer:
 def needs_sign_off(config: Experiment, lever: str) -> bool:
     """Return whether this lever needs a sign-off."""
     return lever in _COVERED_LEVERS[config.approve]
-
-
-def plan_step(context: RunContext, n: int, before: Sequence[FinishedGeneration]) -> dict[str, Any]:
-    """Write the plan and return its hashes, which the journal records."""
-    return write_plan(context, n, before)
 
 
 def rejection(journal: JournalReader, n: int) -> str | None:

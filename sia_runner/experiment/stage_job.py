@@ -2,16 +2,16 @@
 
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import SandboxFailed
 from sia_runner.sandbox.protocol import SandboxError
 
-Result = dict[str, Any]
+R = TypeVar("R")
 
 
-def run_stage_in_job(stage: Callable[..., Result], context: RunContext, n: int, *arguments: Any) -> Result:
+def run_stage_in_job(stage: Callable[..., R], context: RunContext, n: int, *arguments: Any) -> R:
     """Run the stage, and release what this process reserved of the budget.
 
     Raises SandboxFailed where this node has no sandbox: that is not the candidate's fault.

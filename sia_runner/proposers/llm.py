@@ -22,7 +22,7 @@ from sia_runner.proposers.llm_workspace import (
     digest_of_files,
 )
 from sia_runner.proposers.protocol import Brief, Message, ProposerContext, Workbench
-from sia_runner.records import Lever, ModelReply, Proposal, ToolCall, Usage
+from sia_runner.records import Lever, ModelReply, Proposal, Status, ToolCall, Usage
 
 
 class LoopEnding(StrEnum):
@@ -244,7 +244,7 @@ class Llm:
             earlier={
                 str(past.notes["digest"]): f"generation {past.n}, {past.status} ({past.reason[:200]})"
                 for past in brief.history
-                if past.notes.get("digest") and past.status != "unscored"
+                if past.notes.get("digest") and past.status != Status.UNSCORED
             },
             weights=brief.weights,
             start_value=_earlier_value(brief, digest_of_files(draft.files), self._questions),
@@ -257,7 +257,7 @@ def _earlier_value(brief: Brief, harness_digest: str, questions: int) -> float |
     Trials of one size ask the same questions in every generation, so an earlier one is a fair comparison, unless the
     harness's model had other weights then.
     """
-    trained = [past.n for past in brief.history if past.lever is not Lever.HARNESS and past.status == "accepted"]
+    trained = [past.n for past in brief.history if past.lever is not Lever.HARNESS and past.status == Status.ACCEPTED]
     since = max(trained, default=0)
     trials = [trial for past in brief.history if past.n > since for trial in past.notes.get("trials", [])]
     values = [

@@ -11,7 +11,7 @@ from typing import Any
 from sia_runner.proposers.prompting import standard_error
 from sia_runner.proposers.protocol import Brief
 from sia_runner.proposers.recipe_space import Space, Variant
-from sia_runner.records import PastGeneration, Trial
+from sia_runner.records import PastGeneration, Status, Trial
 
 # Two harnesses that answer the same questions mostly agree, so their difference is less noisy than that of independent
 # scores. Correlation of right answers, question by question: .64 to .89 between classifiers on LawBench (mean .74).
@@ -128,7 +128,7 @@ class SearchMemory:
         scored = [(measured[key].trial, past) for key, past in self._verdicts() if key in measured and past.val]
         shift = sum(past.val.value - trial.value for trial, past in scored if past.val) / max(1, len(scored))
         for key, past in self._verdicts():
-            if past.status == "failed":
+            if past.status == Status.FAILED:
                 merits[key] = None
             elif past.val and key in measured:
                 trial = measured[key].trial

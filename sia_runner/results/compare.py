@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from sia_runner.config.experiment import check_experiment
-from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.records import Outcome
 from sia_runner.selection.scoring import mean_value, paired_difference
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of
@@ -104,7 +104,7 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
     return FinishedRun(
         row={"run": name} | _run_row(summary, journal),
         config=_dotted_keys(config) | {"target_agent": _target_kind(config)},
-        outcomes=tuple(Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"]) for row in rows),
+        outcomes=tuple(map(Outcome.from_json, rows)),
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
         policy_sha256=(lock.get("policy") or {}).get("sha256"),

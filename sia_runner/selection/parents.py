@@ -7,7 +7,7 @@ from random import Random
 from statistics import fmean, pstdev
 
 from sia_runner.config.experiment import SearchConfig
-from sia_runner.records import Lever, PastGeneration, Score
+from sia_runner.records import Lever, PastGeneration, Score, Status
 
 # Steepness of the sigmoid: one unit above the midpoint counts 7.4 times as much as one unit below it.
 _STEEPNESS = 2.0
@@ -56,7 +56,7 @@ def parents_by_generation(history: Sequence[PastGeneration]) -> dict[int, int | 
     incumbent = None
     for past in history:
         parents[past.n] = past.parent or incumbent
-        if past.status == "accepted":
+        if past.status == Status.ACCEPTED:
             incumbent = past.n
     return parents
 
@@ -64,7 +64,11 @@ def parents_by_generation(history: Sequence[PastGeneration]) -> dict[int, int | 
 def plateau_reason(search: SearchConfig, history: Sequence[PastGeneration]) -> str:
     """Return the reason why the run should stop now, as one line; empty when it should not."""
     patience = search.patience
-    if patience is None or len(history) < patience or any(past.status == "accepted" for past in history[-patience:]):
+    if (
+        patience is None
+        or len(history) < patience
+        or any(past.status == Status.ACCEPTED for past in history[-patience:])
+    ):
         return ""
     return f"no candidate was accepted in the last {patience} generations (search.patience)"
 
@@ -76,8 +80,8 @@ def plateau_length(history: Sequence[PastGeneration]) -> int:
     candidate says nothing about the harness and is passed over.
     """
     count = 0
-    for past in reversed([past for past in history if past.status != "unscored"]):
-        if past.lever is not Lever.HARNESS or past.status == "accepted":
+    for past in reversed([past for past in history if past.status != Status.UNSCORED]):
+        if past.lever is not Lever.HARNESS or past.status == Status.ACCEPTED:
             break
         count += 1
     return count

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, stdev
 from typing import Any, Literal
 
-from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, Outcome, OutcomeKind, Score
+from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, Outcome, OutcomeKind, Score, Status
+from sia_runner.stage_results import Verdict
 
 Aggregate = Callable[[Sequence[Outcome]], float]
 AcceptRule = Literal["ladder", "mcnemar", "bootstrap"]
@@ -71,17 +72,6 @@ def paired_difference(new: Sequence[Outcome], old: Sequence[Outcome], higher_is_
     return PairedDifference(sign * fmean(gains), _standard_error(gains), lost, won, p_value)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The decision about a new candidate; `difference` is new - old, in metric units."""
-
-    accepted: bool
-    reason: str
-    difference: float
-    standard_error: float
-    p_value: float | None = None
-
-
 def accept_or_reject(
     new: Sequence[Outcome],
     old: Sequence[Outcome] | None,
@@ -104,9 +94,9 @@ def accept_or_reject(
     Raises ValueError if the two were not asked the same questions.
     """
     if not any(outcome.kind in _ANSWERED for outcome in new):
-        return Verdict(False, "no question was answered", 0.0, 0.0)
+        return Verdict(Status.REJECTED, "no question was answered", 0.0, 0.0)
     if old is None:
-        return Verdict(True, "first scored candidate", 0.0, 0.0)
+        return Verdict(Status.ACCEPTED, "first scored candidate", 0.0, 0.0)
     paired = _align(new, old)
     sign = 1 if higher_is_better else -1
     gains = [sign * (after.value - before.value) for after, before in zip(new, paired, strict=True)]
@@ -147,7 +137,8 @@ def _make_verdict(
         word = "worse:"
     else:
         word = "tie within noise:" if p_value is None else "not significant:"
-    return Verdict(accepted, f"{word} {figures}", sign * gain, error, p_value)
+    status = Status.ACCEPTED if accepted else Status.REJECTED
+    return Verdict(status, f"{word} {figures}", sign * gain, error, p_value)
 
 
 def _standard_error(gains: Sequence[float]) -> float:

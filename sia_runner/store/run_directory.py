@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sia_runner.errors import RunnerError
+from sia_runner.records import Outcome, Proposal
 
 
 class RunDirectoryError(RunnerError):
@@ -34,6 +36,16 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the JSON content of a file of our own; for untrusted files use the bounded readers."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Return the outcomes of a scores.json."""
+    return [Outcome.from_json(row) for row in read_json(path)["outcomes"]]
+
+
+def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write a scores.json."""
+    write_json(path, {"outcomes": [outcome.to_json() for outcome in outcomes]})
 
 
 def sha256_of(path: Path) -> str:
@@ -163,9 +175,17 @@ class GenerationDir:
         """The proposal, as JSON."""
         return self.path / "proposal.json"
 
+    def read_proposal(self) -> Proposal:
+        """Return the proposal. An earlier version wrote parent and evidence to decision.json only."""
+        data = read_json(self.proposal)
+        if "parent" not in data:
+            evidence = read_json(self.decision)["evidence"]
+            data |= {"parent": evidence["parent"], "evidence": evidence}
+        return Proposal.from_json(data)
+
     @property
     def decision(self) -> Path:
-        """The choice of lever, parent and algorithm, as JSON."""
+        """The choice of lever and algorithm with what the run knew, as JSON; for readers, never read by the run."""
         return self.path / "decision.json"
 
     @property

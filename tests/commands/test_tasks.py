@@ -8,7 +8,8 @@ from sia_runner.commands import tasks as task_command
 from sia_runner.commands.task_review import ReviewRuns
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_experiment, check_task
-from sia_runner.experiment.context import Components
+from sia_runner.experiment.context import RunContext
+from sia_runner.store.run_directory import RunDir
 from sia_runner.system import cache_dir
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.review.subject import TaskReview
@@ -125,8 +126,10 @@ def test_the_reference_harness_is_run_as_a_run_would(here, fault):
     made = sound()
     fault(made)
     write(made, here / "task")
-    config = check_experiment(compose_overrides(["--config-dir", "task/conf", "task=broken"]))
-    found, runs = TaskReview(), ReviewRuns(config, here)
+    context = RunContext(
+        check_experiment(compose_overrides(["--config-dir", "task/conf", "task=broken"])), RunDir(here / "run")
+    )
+    found, runs = TaskReview(), ReviewRuns(context, here)
     runs.begin()
     runs.first_harness(found)
     assert FAULTS[fault][0] in {one.code for one in found.findings}
@@ -134,11 +137,13 @@ def test_the_reference_harness_is_run_as_a_run_would(here, fault):
 
 def test_what_the_sandbox_hides_is_looked_for_by_its_real_name(here):
     write(sound(), here / "task")
-    config = check_experiment(compose_overrides(["--config-dir", "task/conf", "task=broken"]))
-    found, runs = TaskReview(), ReviewRuns(config, here)
+    context = RunContext(
+        check_experiment(compose_overrides(["--config-dir", "task/conf", "task=broken"])), RunDir(here / "run")
+    )
+    found, runs = TaskReview(), ReviewRuns(context, here)
     runs.begin()
     runs.spy(here / "task", ["labelled.csv"], found)
-    sandbox = Components(config).sandbox
+    sandbox = context.sandbox
     open_here = sandbox.name == "process" and sandbox.gaps()
     assert open_here or found.notes == []
 

@@ -5,6 +5,7 @@ import pytest
 from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.sign_off import plan_costs, rollout_batches
+from sia_runner.records import Lever, Proposal
 from sia_runner.store.journal import FinishedGeneration
 from sia_runner.store.run_directory import RunDir
 from tests.config.test_providers import composed
@@ -20,8 +21,9 @@ def context(tmp_path):
     return context
 
 
-def weights(algorithm):
-    return {"lever": "weights", "overrides": algorithm.model_dump(mode="json")}
+def weights(algorithm, **evidence):
+    overrides = algorithm.model_dump(mode="json")
+    return Proposal(Lever.WEIGHTS, "", overrides=overrides, parent=1, evidence=evidence)
 
 
 def generation(n, **steps):
@@ -37,8 +39,7 @@ def test_rollouts_follow_from_the_settings():
 
 def test_the_probe_says_what_one_rollout_takes(context):
     algorithm = configured("grpo", steps=3, questions=8, samples=4)
-    evidence = {"parent": 1, "shape": SHAPE}
-    training, after = plan_costs(context, weights(algorithm), evidence, [])
+    training, after = plan_costs(context, weights(algorithm, shape=SHAPE), [])
     assert (training.sandbox_runs, training.questions) == (3 * 4, 3 * 4 * 8)
     assert (training.calls, training.tokens, training.usd) == (96 * 2, 96 * 30, 0.0)
     assert training.minutes == pytest.approx(96 * 0.5 / 60) and "time of the rollouts alone" in training.source
@@ -47,12 +48,12 @@ def test_the_probe_says_what_one_rollout_takes(context):
 
 def test_an_offline_update_rolls_its_questions_once_over_all_rounds(context):
     algorithm = configured("best_of_n", "offline", questions=20, samples=4, options={"rounds": 2})
-    training, _ = plan_costs(context, weights(algorithm), {"parent": 1, "shape": SHAPE}, [])
+    training, _ = plan_costs(context, weights(algorithm, shape=SHAPE), [])
     assert (training.sandbox_runs, training.questions) == (2 * 4, 20 * 4)
 
 
 def test_without_a_probe_the_parent_says_it_and_starting_a_harness_counts_for_each_run(context):
-    training, after = plan_costs(context, weights(configured("grpo", steps=3)), {"parent": 1}, [generation(1)])
+    training, after = plan_costs(context, weights(configured("grpo", steps=3)), [generation(1)])
     select = sum(len(round_.questions) for round_ in context.task.rounds("select"))
     gate = sum(len(round_.questions) for round_ in context.task.rounds("gate"))
     each = (11.0 - 1.0) / select  # seconds of a question; 1 s of starting
@@ -62,10 +63,11 @@ def test_without_a_probe_the_parent_says_it_and_starting_a_harness_counts_for_ea
 
 def test_an_earlier_update_says_it_best_optimizer_and_all(context):
     earlier = configured("grpo", steps=4, questions=8, samples=4)
-    built = {"steps": 2, "seconds": 6.4, "algorithm": earlier.model_dump(mode="json")}  # stopped half-way: 64 rollouts
+    curves = {"reward": [0.1], "kl": [], "entropy": [], "stopped": "", "tokens": 9}
+    settings = {"algorithm": earlier.model_dump(mode="json"), "steps": 2, "seconds": 6.4}
+    built = {"fault": "", "sha256": "s", **settings, **curves}  # stopped half-way: 64 rollouts
     planned = configured("grpo", steps=10, questions=8, samples=4)
-    evidence = {"parent": 1, "shape": SHAPE}
-    training, _ = plan_costs(context, weights(planned), evidence, [generation(2, build=built)])
+    training, _ = plan_costs(context, weights(planned, shape=SHAPE), [generation(2, build=built)])
     assert (
         training.minutes == pytest.approx(320 * 0.1 / 60, abs=0.01) and training.source == "the update of generation 2"
     )
@@ -73,10 +75,10 @@ def test_an_earlier_update_says_it_best_optimizer_and_all(context):
 
 def test_options_that_the_algorithm_refuses_are_said(context):
     algorithm = configured("grpo", options={"nonsense": 1})
-    training, _ = plan_costs(context, weights(algorithm), {"parent": 1, "shape": SHAPE}, [])
+    training, _ = plan_costs(context, weights(algorithm, shape=SHAPE), [])
     assert training.sandbox_runs is None and "nonsense" in training.source
 
 
 def test_a_harness_edit_costs_the_gate_and_the_run(context):
-    (part,) = plan_costs(context, {"lever": "harness"}, {"parent": 1}, [generation(1)])
+    (part,) = plan_costs(context, Proposal(Lever.HARNESS, "", parent=1), [generation(1)])
     assert part.name == "gate and run" and part.minutes is not None and part.calls == 0

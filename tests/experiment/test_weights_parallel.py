@@ -9,11 +9,12 @@ from sia_runner.compute import task
 from sia_runner.compute.task import RETURNED, StageOutcome
 from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment.weights import parallel
+from sia_runner.stage_results import BuildResult
 from sia_runner.wire.grants import ProviderDown
 from tests.config.test_experiment import composed
 from tests.conftest import ROOT
 
-GOOD = {"fault": "", "steps": 4}
+GOOD = BuildResult("", adapter_sha256="first")
 
 
 def returned(result):
@@ -42,7 +43,10 @@ def test_each_sees_one_gpu_of_those_that_were_visible_as_its_first(given, seen):
 
 
 def test_the_result_is_the_first_ones(algorithm):
-    assert parallel._combined_result([returned(GOOD), returned({"fault": "", "steps": 5})], algorithm, "") == GOOD
+    assert (
+        parallel._combined_result([returned(GOOD), returned(BuildResult("", adapter_sha256="second"))], algorithm, "")
+        == GOOD
+    )
 
 
 def test_what_one_raised_is_raised_though_another_ended_well(algorithm):
@@ -51,7 +55,7 @@ def test_what_one_raised_is_raised_though_another_ended_well(algorithm):
 
 
 def test_a_fault_of_one_is_the_fault_of_all(algorithm):
-    fault = {"fault": "grpo: no reward", "unscored": True}
+    fault = BuildResult("grpo: no reward", unscored=True)
     assert parallel._combined_result([returned(GOOD), returned(fault)], algorithm, "") == fault
 
 
@@ -59,15 +63,15 @@ def test_what_torch_raises_in_the_others_when_one_is_gone_is_not_what_happened(a
     result = parallel._combined_result(
         [task.error_outcome(RuntimeError("Connection reset by peer"))], algorithm, "exit code 1"
     )
-    assert result["fault"] == "grpo: a process of the training was lost: exit code 1"
+    assert result.fault == "grpo: a process of the training was lost: exit code 1"
     with pytest.raises(RuntimeError, match="ours"):  # all are there: it is a fault of the program
         parallel._combined_result([task.error_outcome(RuntimeError("ours")), returned(GOOD)], algorithm, "")
 
 
 def test_a_lost_process_is_not_the_candidates_fault(algorithm):
     result = parallel._combined_result([returned(GOOD)], algorithm, "exit code 1, see processes/log in gen_2")
-    assert result["unscored"]
-    assert result["fault"] == "grpo: a process of the training was lost: exit code 1, see processes/log in gen_2"
+    assert result.unscored
+    assert result.fault == "grpo: a process of the training was lost: exit code 1, see processes/log in gen_2"
 
 
 def test_fewer_gpus_than_processes_are_told_before_anything_is_started(monkeypatch):

@@ -9,6 +9,7 @@ from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.weights import update as learning
 from sia_runner.sandbox.protocol import SandboxError
+from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import RunDir
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.wire.grants import BudgetSpent, ProviderDown
@@ -45,12 +46,12 @@ def failing(error):
 
 @pytest.mark.parametrize("error", [TaskError("no such question"), SandboxError("no interpreter has numpy 0.1")])
 def test_what_the_task_or_the_sandbox_refuses_fails_the_generation_in_one_line(update, error):
-    assert update(failing(error)) == {"fault": f"grpo: {error}", "unscored": False}
+    assert update(failing(error)) == BuildResult(f"grpo: {error}", unscored=False)
 
 
 def test_out_of_memory_is_the_settings_fault(update):
     error = RuntimeError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the documentation.")
-    assert update(failing(error)) == {"fault": "grpo: CUDA out of memory. Tried to allocate 20 GiB."}
+    assert update(failing(error)) == BuildResult("grpo: CUDA out of memory. Tried to allocate 20 GiB.")
 
 
 @pytest.mark.parametrize("error", [ProviderDown("no answer"), BudgetSpent("run", "calls"), RuntimeError("a bug")])
@@ -64,12 +65,12 @@ def test_rollouts_without_any_reward_are_no_fault_of_the_candidate(update):
         return [trajectory(None, unit=unit, sample=sample) for unit in units for sample in range(samples)]
 
     result = update(roll)
-    assert result["unscored"] and "has a reward" in result["fault"]
+    assert result.unscored and "has a reward" in result.fault
 
 
 def test_rewards_that_never_differ_teach_nothing_and_leave_no_adapter(update, tmp_path):
     def roll(units, *, samples, step, temperature):
         return [trajectory(1.0, unit=units[0], sample=sample) for sample in range(samples)]
 
-    assert update(roll)["fault"] == "grpo: nothing to learn from: no question's samples differed in reward"
+    assert update(roll).fault == "grpo: nothing to learn from: no question's samples differed in reward"
     assert not RunDir(tmp_path).generation(2).adapter.exists()

@@ -13,7 +13,7 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import harness_saw_val_labels
 from sia_runner.records import Outcome, OutcomeKind, PastGeneration, Score, count_kinds
 from sia_runner.selection.sampling import confusion_strata, stratified_order
-from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, write_text
+from sia_runner.store.run_directory import HarnessRunDir, read_json, read_outcomes, write_text
 from sia_runner.tasks.protocol import Task
 from sia_runner.text import strip_control_characters, table_cell
 
@@ -51,7 +51,7 @@ class CandidateEvidence:
         """Read the candidate of generation `n`."""
         task, run = context.task, context.run
         dev_units, saw_labels = set(task.splits()["dev"]), harness_saw_val_labels(task)
-        dev = [outcome for outcome in _outcomes(run, n) if outcome.unit in dev_units]
+        dev = [outcome for outcome in read_outcomes(run.generation(n).scores) if outcome.unit in dev_units]
         harness_runs = run.generation(n).harness_runs(len(task.rounds("select")))
         return CandidateEvidence(
             n,
@@ -74,11 +74,6 @@ class CandidateEvidence:
             "dev": self.dev_score.to_json() if self.dev_score else None,
             "outcomes": count_kinds(self.dev),
         }
-
-
-def _outcomes(run: RunDir, n: int) -> list[Outcome]:
-    rows = read_json(run.generation(n).scores)["outcomes"]
-    return [Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"], row["prediction"]) for row in rows]
 
 
 def _dev_failures(task: Task, dev: Sequence[Outcome], saw_labels: bool) -> list[DevFailure]:

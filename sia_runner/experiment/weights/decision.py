@@ -19,7 +19,7 @@ from sia_runner.experiment.execution import environment_fault
 from sia_runner.experiment.harness_files import FaultyHarness, read_harness, write_harness
 from sia_runner.experiment.weights.update import HarnessRollouts
 from sia_runner.gateway.ledger_files import read_totals
-from sia_runner.records import Lever, OutcomeKind, PastGeneration
+from sia_runner.records import Lever, OutcomeKind, PastGeneration, Proposal
 from sia_runner.selection.parents import plateau_length
 from sia_runner.store.journal import JournalReader, finished_generations
 from sia_runner.store.run_directory import read_json, remove_tree, tree_sha256, write_json
@@ -182,9 +182,9 @@ def _estimated_cost(
     context: RunContext, parent: int, measured: Probe, algorithm: AlgorithmConfig
 ) -> dict[str, float | None]:
     """Estimate the cost of the update, and of the gate and run that follow; a sum with an unknown part is None."""
-    proposal = {"lever": Lever.WEIGHTS, "overrides": algorithm.model_dump(mode="json")}
-    evidence = {"parent": parent, "shape": measured.shape.to_json()}
-    parts = sign_off.plan_costs(context, proposal, evidence, finished_generations(JournalReader(context.run.journal)))
+    settings, evidence = algorithm.model_dump(mode="json"), {"shape": measured.shape.to_json()}
+    proposal = Proposal(Lever.WEIGHTS, "", overrides=settings, parent=parent, evidence=evidence)
+    parts = sign_off.plan_costs(context, proposal, finished_generations(JournalReader(context.run.journal)))
     return {unit: _sum_or_none([getattr(part, unit) for part in parts]) for unit in _BUDGET_UNITS}
 
 

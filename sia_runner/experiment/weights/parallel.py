@@ -22,13 +22,14 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment import stage_job
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.weights.update import UpdateResult, update_weights
+from sia_runner.experiment.weights.update import update_weights
+from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import remove_tree
 
 _EXIT_SECONDS = 10.0  # seconds that the processes have to end
 
 
-def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> UpdateResult:
+def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> BuildResult:
     """Run `learn` in `algorithm.processes` processes.
 
     An exception in one of them is raised here, and a fault in one ends them all. They also end when this process is
@@ -36,7 +37,7 @@ def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorit
     """
     missing = _missing_gpus(context.config, algorithm.processes)
     if missing:
-        return {"fault": f"{algorithm.name}: {missing}", "unscored": True}
+        return BuildResult(f"{algorithm.name}: {missing}", unscored=True)
     generation = context.run.generation(n)
     remove_tree(generation.processes)
     folders = [generation.processes / str(rank) for rank in range(algorithm.processes)]
@@ -48,7 +49,7 @@ def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorit
     result = _combined_result(
         outcomes, algorithm, f"exit code {code}, see {generation.processes.name}/log in {generation.path.name}"
     )
-    if not result["fault"]:
+    if not result.fault:
         remove_tree(generation.processes)
     return result
 
@@ -88,7 +89,7 @@ def _stop_launcher(launcher: "subprocess.Popen[bytes]") -> None:
     launcher.wait()
 
 
-def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig, otherwise: str) -> UpdateResult:
+def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig, otherwise: str) -> BuildResult:
     """Combine the results.
 
     Raises the first exception; else returns the first fault; else the first result, which is of the process that wrote
@@ -100,12 +101,12 @@ def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig, o
         # torch raises RuntimeError in a process whose peer is gone
         if not (incomplete and issubclass(report.value[0], RuntimeError)):
             return report.result()
-    returned: list[UpdateResult] = [report.result() for report in outcomes if report not in failures]
-    faults = [result for result in returned if result["fault"]]
+    returned: list[BuildResult] = [report.result() for report in outcomes if report not in failures]
+    faults = [result for result in returned if result.fault]
     if faults:
         return faults[0]
     if incomplete:
-        return {"fault": f"{algorithm.name}: a process of the training was lost: {otherwise}", "unscored": True}
+        return BuildResult(f"{algorithm.name}: a process of the training was lost: {otherwise}", unscored=True)
     return returned[0]
 
 
@@ -121,7 +122,7 @@ def run_training_process(folder: Path) -> int:
         traceback.print_exc()
         report = task.error_outcome(error)
     task.write_outcome(folder / str(rank), report)
-    return 0 if report.kind == RETURNED and not report.value["fault"] else 1
+    return 0 if report.kind == RETURNED and not report.value.fault else 1
 
 
 def _exit_with_parent(stream: IO[bytes]) -> None:

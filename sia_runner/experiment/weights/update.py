@@ -16,6 +16,7 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import ExecutionPurpose, execute, verify_submission
 from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, SampledCall, Trajectory
 from sia_runner.sandbox.protocol import SandboxError
+from sia_runner.stage_results import BuildResult, TrainingResult
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.training.protocol import RolloutCollector, TrainingJob
@@ -94,12 +95,9 @@ def _sampled_call(call: dict[str, Any]) -> SampledCall:
     )
 
 
-UpdateResult = dict[str, Any]
-
-
 def update_weights(
     context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig, process: int = 0
-) -> UpdateResult:
+) -> BuildResult:
     """Train on from the parent's adapter; afterwards gen_<n>/adapter is complete or absent.
 
     `fault` is one line if the training failed, and `unscored` says that the candidate did not cause it. After a kill it
@@ -129,27 +127,26 @@ def update_weights(
     try:
         trained = _training_driver(algorithm)(assignment)
     except (TrainingError, TaskError, SandboxError) as error:
-        return {"fault": f"{algorithm.name}: {error}", "unscored": roll.unrewarded}
+        return BuildResult(f"{algorithm.name}: {error}", unscored=roll.unrewarded)
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
-        return {"fault": f"{algorithm.name}: {str(error).splitlines()[0]}"}
+        return BuildResult(f"{algorithm.name}: {str(error).splitlines()[0]}")
     if not trained.tokens:  # the weights equal the parent's, so gate and val would measure nothing new
         remove_tree(generation.adapter)
-        return {"fault": f"{algorithm.name}: nothing to learn from: no question's samples differed in reward"}
+        return BuildResult(f"{algorithm.name}: nothing to learn from: no question's samples differed in reward")
     policy.use(generation.adapter)  # the live weights are those of a saved adapter again
-    return {
-        "fault": "",
-        "algorithm": algorithm.model_dump(mode="json"),
-        "steps": trained.steps,
-        "reward": list(trained.reward),
-        "kl": list(trained.kl),
-        "entropy": list(trained.entropy),
-        "stopped": trained.stopped,
-        "tokens": trained.tokens,
-        "seconds": round(trained.seconds, 3),
-        "adapter_sha256": tree_sha256(generation.adapter),
-    }
+    training = TrainingResult(
+        algorithm=algorithm.model_dump(mode="json"),
+        steps=trained.steps,
+        reward=tuple(trained.reward),
+        kl=tuple(trained.kl),
+        entropy=tuple(trained.entropy),
+        stopped=trained.stopped,
+        tokens=trained.tokens,
+        seconds=round(trained.seconds, 3),
+    )
+    return BuildResult("", training=training, adapter_sha256=tree_sha256(generation.adapter))
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.records import Outcome
 from sia_runner.results.compare import FinishedRun, read_finished_runs
 from sia_runner.results.index import find_runs, lease_holder, read_config, run_status
 from sia_runner.results.journal import GenerationRecord, JournalReader, parse_score, read_generations, read_test_scores
@@ -35,7 +35,7 @@ def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outco
     if chunk is None or hashlib.sha256(chunk.data).hexdigest() != result.get("scores_sha256"):
         return ()
     rows = json.loads(chunk.data)["outcomes"]
-    return tuple(Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"]) for row in rows)
+    return tuple(map(Outcome.from_json, rows))
 
 
 def read_usages(summary: Json) -> dict[int, Json]:

@@ -1,0 +1,208 @@
+"""The result of each stage as a record; the journal stores `to_json` of it, and `from_json` reads that back.
+
+The order of the fields is the order of the keys in the journal."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+from sia_runner.records import Lever, OutcomeKind, Score, Status, Usage
+
+
+class StageResult:
+    """The base of all results. A field named in `OPTIONAL` that is None has no key in the JSON, instead of null."""
+
+    __slots__ = ()
+    OPTIONAL: ClassVar[frozenset[str]] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON data."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
+        return {
+            name: _encode(value) for name, value in values.items() if value is not None or name not in self.OPTIONAL
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return the record that `to_json` wrote, in this or an earlier version, which may have written fewer keys."""
+        names = [item.name for item in fields(cls)]  # pyright: ignore[reportArgumentType]
+        return cls(**{name: _decode(name, data[name]) for name in names if name in data})
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    return value.to_json() if hasattr(value, "to_json") else value
+
+
+def _decode(name: str, value: Any) -> Any:
+    return value if value is None or name not in _DECODERS else _DECODERS[name](value)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeResult(StageResult):
+    """What the journal keeps of a proposal; its files are in proposal.json, of which `sha256` is the hash.
+
+    `fault` is one line when the proposer itself failed, and `unscored` says that its budget was the reason.
+    """
+
+    lever: Lever
+    title: str
+    rationale: str
+    algorithm: str | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    parent: int | None = None
+    siblings: tuple[Mapping[str, Any], ...] = ()  # every parallel proposal with its dev value, in order
+    fault: str = ""
+    unscored: bool = False
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult(StageResult):
+    """A finished weights update. Curves have one value a step, or a batch of rollouts."""
+
+    algorithm: Mapping[str, Any]  # the settings
+    steps: int
+    reward: tuple[float, ...]
+    kl: tuple[float, ...]
+    entropy: tuple[float, ...]
+    stopped: str  # why it stopped early; empty otherwise
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult(StageResult):
+    """A built candidate: hashes of harness and adapter. `fault` is one line when it cannot be built.
+
+    `adapter_sha256` is None where the base model alone answers.
+    """
+
+    OPTIONAL = frozenset({"unscored"})
+
+    fault: str
+    sha256: str | None = None
+    unscored: bool | None = None  # a fault that is not the candidate's
+    training: TrainingResult | None = None  # its keys stand beside the others in the JSON
+    adapter_sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON data; a faulty candidate has no key for an adapter."""
+        data = StageResult.to_json(self)
+        training, adapter = data.pop("training"), data.pop("adapter_sha256")
+        return data | (training or {}) | ({} if self.fault else {"adapter_sha256": adapter})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "BuildResult":
+        """Return the record that `to_json` wrote."""
+        training = TrainingResult.from_json(data) if "reward" in data else None
+        return cls(data["fault"], data["sha256"], data.get("unscored"), training, data.get("adapter_sha256"))
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult(StageResult):
+    """A passed gate, or the `fault` that the candidate failed with."""
+
+    OPTIONAL = frozenset({"unscored", "usage"})
+
+    fault: str
+    unscored: bool | None = None  # a fault that is not the candidate's
+    usage: Usage | None = None  # None where no harness was run
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessRun(StageResult):
+    """One run of a harness, and the hashes of what it left."""
+
+    OPTIONAL = frozenset({"faults_sha256"})
+
+    ending: str  # see sandbox.protocol.Ending
+    exit_code: int | None
+    failure: str
+    unanswered: OutcomeKind  # the kind of questions without an answer
+    cpu_seconds: float
+    peak_mb: float
+    output_bytes: int
+    usage: Usage | None  # None where no model could be called
+    submission_sha256: str
+    keys_sha256: str
+    faults_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult(StageResult):
+    """The runs on dev + val, one or one per fold."""
+
+    runs: tuple[HarnessRun, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult(StageResult):
+    """The outcomes of val by kind, and their score; None where `failure` says why there is none."""
+
+    outcomes: Mapping[str, int]
+    val: Score | None
+    failure: str
+    unscored: bool  # not the candidate's failure
+    scores_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(StageResult):
+    """The decision about a candidate. `difference` is new - old on val in metric units; None without a score."""
+
+    status: Status
+    reason: str
+    difference: float | None = None
+    standard_error: float | None = None
+    p_value: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON data; without a score it has status and reason only."""
+        data = StageResult.to_json(self)
+        return {name: data[name] for name in ("status", "reason")} if self.difference is None else data
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the candidate is the new incumbent."""
+        return self.status is Status.ACCEPTED
+
+
+@dataclass(frozen=True, slots=True)
+class PlanResult(StageResult):
+    """The hashes of plan.md and plan.json."""
+
+    sha256: str
+    json_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinalTestResult(StageResult):
+    """The run on test. `standing` is the task's own grade or medal, where it has one."""
+
+    OPTIONAL = frozenset({"standing"})
+
+    generation: int
+    score: Score | None
+    outcomes: Mapping[str, int]
+    run: HarnessRun
+    scores_sha256: str
+    standing: Mapping[str, Any] | None = None
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("siblings", "reward", "kl", "entropy"), tuple),
+    **dict.fromkeys(("val", "score"), Score.from_json),
+    "lever": Lever,
+    "run": HarnessRun.from_json,
+    "runs": lambda runs: tuple(map(HarnessRun.from_json, runs)),
+    "status": Status,
+    "unanswered": OutcomeKind,
+    "usage": lambda usage: Usage(**usage),
+}
