@@ -9,11 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from sia_runner.experiment.loop import ExperimentLoop, R
-from sia_runner.records import Lever, PastGeneration, RunStatus
-from sia_runner.selection.parents import plateau_reason as plateau
+from sia_runner.experiment.loop import ExperimentLoop, R, to_history
+from sia_runner.records import Lever, RunStatus
+from sia_runner.selection.parents import plateau_reason
 from sia_runner.stage_results import ProposeResult, Verdict
-from sia_runner.store.journal import finished_generations, minutes_spent
+from sia_runner.store.journal import finished_generations
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def verdicts_available(n: int, in_flight: int) -> int:
 class CandidatePool(Generic[T]):
     """A pool of candidates in evaluation whose results are collected in order.
 
-    ``with Flight(work, last, in_flight) as pipeline: pipeline.result_of(1); pipeline.result_of(2); …``
+    ``with CandidatePool(work, last, in_flight) as pipeline: pipeline.result_of(1); pipeline.result_of(2); …``
 
     `work(n)` runs on a thread of its own as soon as `known(n)` candidates were collected, so at most `in_flight` run at
     once. On exit the running ones are waited for, except after an interrupt.
@@ -101,7 +101,7 @@ class ConcurrentLoop(ExperimentLoop):
             raise
 
     def _generations(self) -> RunStatus:
-        """Run all generations, as Loop does; return how the run ended.
+        """Run all generations, as ExperimentLoop does; return how the run ended.
 
         Candidates under evaluation still get their verdict when the budget is spent or a plateau is reached. Those
         proposed after a proposer's `stop` are dropped.
@@ -109,10 +109,11 @@ class ConcurrentLoop(ExperimentLoop):
         search, last, reason = self._config.search, self._config.max_gen, ""
         with CandidatePool(self._evaluate_early, last, search.in_flight) as self._pipeline:
             for n in range(1, last + 1):
-                if (plateau_reason := plateau(search, self._history(n - 1))) and not self._pipeline.closed:
-                    self._record_stop(n, plateau_reason)
+                plateau = plateau_reason(search, to_history(finished_generations(self._journal)[: n - 1]))
+                if plateau and not self._pipeline.closed:
+                    self._record_stop(n, plateau)
                 reason = reason or self._minutes_over(n)
-                if plateau_reason or reason:
+                if plateau or reason:
                     self._pipeline.close()
                 candidate = self._pipeline.result_of(n)
                 if candidate is None:
@@ -124,19 +125,6 @@ class ConcurrentLoop(ExperimentLoop):
                 self._decide(n, verdict)
                 self._publish(RunStatus.RUNNING)
         return RunStatus.COMPLETED
-
-    def _history(self, n: int) -> list[PastGeneration]:
-        return [past.to_past_generation() for past in finished_generations(self._journal)[:n]]
-
-    def _minutes_over(self, n: int) -> str:
-        """Return why no new candidate may start when `n` is next; empty while time is left.
-
-        A generation that already has its verdict is not new.
-        """
-        limit, minutes = self._config.budget.minutes, minutes_spent(self._journal)
-        if limit is None or minutes < limit or len(finished_generations(self._journal)) >= n:
-            return ""
-        return f"{minutes:.1f} of {limit:g} minutes"
 
     def _evaluate_early(self, n: int) -> tuple[ProposeResult, Verdict | None]:
         earlier = finished_generations(self._journal)[: verdicts_available(n, self._config.search.in_flight)]

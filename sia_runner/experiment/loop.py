@@ -9,7 +9,7 @@ from sia_runner.compute.protocol import ComputeStep
 from sia_runner.experiment import sign_off, stage_job, stages, summary
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.terminal import Display, cost_so_far, resume_line
-from sia_runner.records import Lever, RunStatus, Stage, Status
+from sia_runner.records import Lever, PastGeneration, RunStatus, Stage, Status
 from sia_runner.selection.parents import plateau_reason
 from sia_runner.stage_results import (
     BuildResult,
@@ -63,22 +63,24 @@ class ExperimentLoop:
 
     def _generations(self) -> RunStatus:
         """Run generations until the last, the proposer's stop or the end of the budget; return how the run ended."""
-        limit = self._config.budget.minutes
         for n in range(1, self._config.max_gen + 1):
-            has_verdict = any(g.n == n for g in finished_generations(self._journal))
-            if not has_verdict and limit is not None and minutes_spent(self._journal) >= limit:
-                return self._out_of_budget(f"{minutes_spent(self._journal):.1f} of {limit:g} minutes")
-            if (not has_verdict and self._plateau(n)) or not self._generation(n):
+            if reason := self._minutes_over(n):
+                return self._out_of_budget(reason)
+            finished = finished_generations(self._journal)
+            if len(finished) < n and (reason := plateau_reason(self._config.search, to_history(finished))):
+                self._record_stop(n, reason)
+                break
+            if not self._generation(n):
                 break
             self._publish(RunStatus.RUNNING)
         return RunStatus.COMPLETED
 
-    def _plateau(self, n: int) -> bool:
-        history = [past.to_past_generation() for past in finished_generations(self._journal)]
-        reason = plateau_reason(self._config.search, history)
-        if reason:
-            self._record_stop(n, reason)
-        return bool(reason)
+    def _minutes_over(self, n: int) -> str:
+        """Return why no new candidate may start when `n` is next; empty while time is left, or if `n` has a verdict."""
+        limit, minutes = self._config.budget.minutes, minutes_spent(self._journal)
+        if limit is None or minutes < limit or len(finished_generations(self._journal)) >= n:
+            return ""
+        return f"{minutes:.1f} of {limit:g} minutes"
 
     def _generation(self, n: int) -> bool:
         """Run one generation. Return False when the proposer wants to stop."""
@@ -92,8 +94,8 @@ class ExperimentLoop:
 
     def _propose(self, n: int, earlier: Sequence[FinishedGeneration]) -> ProposeResult:
         """Propose a candidate from the `earlier` generations."""
-        history = tuple(past.to_past_generation() for past in earlier)
-        return self._stage(ProposeResult, n, Stage.PROPOSE, stages.propose, history, find_incumbent(earlier))
+        history, incumbent = to_history(earlier), find_incumbent(earlier)
+        return self._stage(ProposeResult, n, Stage.PROPOSE, stages.propose, history, incumbent)
 
     def _evaluate(self, n: int, proposal: ProposeResult, earlier: Sequence[FinishedGeneration]) -> Verdict | None:
         """Sign off, build, gate, run and verify candidate `n`. Return the verdict on one that gets no score.
@@ -142,15 +144,14 @@ class ExperimentLoop:
             return ""
         return f"budget.generation.minutes={limit:g} was spent before the run: {minutes:.1f} minutes"
 
-    def _decide(self, n: int, verdict: Verdict | None) -> None:
+    def _decide(self, n: int, given: Verdict | None) -> None:
         """Record the verdict on candidate `n`; None: compare it with the incumbent of all generations before it."""
         before = finished_generations(self._journal)[: n - 1]
-        verdict = self._once(
-            Verdict,
-            f"gen_{n}/{Stage.ACCEPT}",
-            lambda: verdict or stages.decide(self._context, n, find_incumbent(before)),
-        )
-        if verdict.accepted:
+
+        def decide() -> Verdict:
+            return given or stages.decide(self._context, n, find_incumbent(before))
+
+        if self._once(Verdict, f"gen_{n}/{Stage.ACCEPT}", decide).accepted:
             self._run.link_best(n)
         self._display.show_generation(finished_generations(self._journal)[n - 1], before)
 
@@ -261,6 +262,11 @@ class ExperimentLoop:
         except OSError as error:
             self._display.say(f"the summary could not be written: {error}")
         return INTERRUPTED
+
+
+def to_history(generations: Sequence[FinishedGeneration]) -> tuple[PastGeneration, ...]:
+    """Return what proposers and rules of selection may see of these generations."""
+    return tuple(generation.to_past_generation() for generation in generations)
 
 
 def _no_score(reason: str, unscored: bool | None) -> Verdict:

@@ -124,10 +124,8 @@ def _cost_of_update(totals: RunTotals, before: Sequence[FinishedGeneration]) -> 
     if not updates:
         return None
     n, training = updates[-1]
-    row, algorithm = (
-        totals.of(candidate=f"gen_{n}", purpose="rollout"),
-        AlgorithmConfig.model_validate(training.algorithm),
-    )
+    row = totals.of(candidate=f"gen_{n}", purpose="rollout")
+    algorithm = AlgorithmConfig.model_validate(training.algorithm)
     planned = (
         rollout_batches(algorithm) * algorithm.samples * questions_per_batch(algorithm, rollout_batches(algorithm))
     )
