@@ -229,7 +229,7 @@ class Proposal:
 
     @property
     def trains_weights(self) -> bool:
-        """Whether it is a weights update."""
+        """True for a weights update."""
         return self.lever in (Lever.WEIGHTS, Lever.BOTH)
 
     def to_json(self) -> dict[str, Any]:

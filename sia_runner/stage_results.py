@@ -44,7 +44,7 @@ def _decode(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ProposeResult(StageResult):
-    """What the journal keeps of a proposal; its files are in proposal.json, of which `sha256` is the hash.
+    """A proposal as the journal keeps it; its files are in proposal.json, of which `sha256` is the hash.
 
     `fault` is one line when the proposer itself failed, and `unscored` says that its budget was the reason.
     """
@@ -170,7 +170,7 @@ class Verdict(StageResult):
 
     @property
     def accepted(self) -> bool:
-        """Whether the candidate is the new incumbent."""
+        """True if the candidate is the new incumbent."""
         return self.status is Status.ACCEPTED
 
 
@@ -183,9 +183,10 @@ class PlanResult(StageResult):
 
 
 @dataclass(frozen=True, slots=True)
-class FinalTestResult(StageResult):
+class TestResult(StageResult):
     """The run on test. `standing` is the task's own grade or medal, where it has one."""
 
+    __test__ = False  # for pytest: it is no test
     OPTIONAL = frozenset({"standing"})
 
     generation: int

@@ -8,7 +8,7 @@ import pytest
 from sia_runner.records import Proposal, Status
 from sia_runner.stage_results import (
     BuildResult,
-    FinalTestResult,
+    TestResult,
     GateResult,
     PlanResult,
     ProposeResult,
@@ -27,7 +27,7 @@ RECORDS = {
     "run": RunResult,
     "verify": VerifyResult,
     "accept": Verdict,
-    "test": FinalTestResult,
+    "test": TestResult,
 }
 
 

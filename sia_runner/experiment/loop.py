@@ -13,7 +13,7 @@ from sia_runner.records import Lever, PastGeneration, RunStatus, Stage, Status
 from sia_runner.selection.parents import plateau_reason
 from sia_runner.stage_results import (
     BuildResult,
-    FinalTestResult,
+    TestResult,
     GateResult,
     PlanResult,
     ProposeResult,
@@ -169,7 +169,7 @@ class ExperimentLoop:
     def _test_once(self, n: int) -> None:
         key = f"{Stage.TEST}/gen_{n}"
         with self._display.stage(Stage.TEST, f"generation {n}"):
-            self._once(FinalTestResult, key, lambda: self._call(key, Stage.TEST, stages.final_test, n))
+            self._once(TestResult, key, lambda: self._call(key, Stage.TEST, stages.final_test, n))
 
     def _close(self, status: RunStatus) -> int:
         """Record how the run ended and publish its summary; return the exit code."""

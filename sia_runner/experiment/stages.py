@@ -25,7 +25,7 @@ from sia_runner.selection.parents import plateau_length
 from sia_runner.selection.scoring import accept_or_reject
 from sia_runner.stage_results import (
     BuildResult,
-    FinalTestResult,
+    TestResult,
     GateResult,
     HarnessRun,
     ProposeResult,
@@ -193,7 +193,7 @@ def decide(context: RunContext, n: int, incumbent: int | None) -> Verdict:
     return accept_or_reject(new, old, rule.rule, rule.level, task.higher_is_better, config.seed, task.aggregate)
 
 
-def final_test(context: RunContext, n: int) -> FinalTestResult:
+def final_test(context: RunContext, n: int) -> TestResult:
     """Run once on the test split: refit on every other label, answer, score."""
     site, task = context.run.test(n), context.task
     site.path.mkdir(parents=True, exist_ok=True)
@@ -206,9 +206,7 @@ def final_test(context: RunContext, n: int) -> FinalTestResult:
     score = task.score(outcomes) if scored else None
     standing = task.standing(site.submission, read_json(site.keys), score) if score else None
     scores_sha256 = sha256_of(site.path / "scores.json")
-    return FinalTestResult(
-        n, score, count_kinds(outcomes), execution, scores_sha256, dict(standing) if standing else None
-    )
+    return TestResult(n, score, count_kinds(outcomes), execution, scores_sha256, dict(standing) if standing else None)
 
 
 def all_verified(
