@@ -8,11 +8,11 @@ import pytest
 from sia_runner.records import Proposal, Status
 from sia_runner.stage_results import (
     BuildResult,
-    TestResult,
     GateResult,
     PlanResult,
     ProposeResult,
     RunResult,
+    TestResult,
     Verdict,
     VerifyResult,
 )

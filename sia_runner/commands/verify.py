@@ -14,7 +14,7 @@ from sia_runner.experiment.execution import outcomes_of_split
 from sia_runner.experiment.runner import stored_config
 from sia_runner.experiment.summary import build_summary
 from sia_runner.records import Outcome, Score, count_kinds
-from sia_runner.stage_results import BuildResult, TestResult, HarnessRun, RunResult, VerifyResult
+from sia_runner.stage_results import BuildResult, HarnessRun, RunResult, TestResult, VerifyResult
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations, generation_awaiting_approval
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, RunDirectoryError, read_json, sha256_of, tree_sha256
 from sia_runner.tasks.protocol import Fold

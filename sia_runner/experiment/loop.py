@@ -13,12 +13,12 @@ from sia_runner.records import Lever, PastGeneration, RunStatus, Stage, Status
 from sia_runner.selection.parents import plateau_reason
 from sia_runner.stage_results import (
     BuildResult,
-    TestResult,
     GateResult,
     PlanResult,
     ProposeResult,
     RunResult,
     StageResult,
+    TestResult,
     Verdict,
     VerifyResult,
 )

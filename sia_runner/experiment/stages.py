@@ -25,11 +25,11 @@ from sia_runner.selection.parents import plateau_length
 from sia_runner.selection.scoring import accept_or_reject
 from sia_runner.stage_results import (
     BuildResult,
-    TestResult,
     GateResult,
     HarnessRun,
     ProposeResult,
     RunResult,
+    TestResult,
     Verdict,
     VerifyResult,
 )
