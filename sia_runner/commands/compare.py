@@ -1,22 +1,14 @@
-"""``python -m sia_runner compare RUN RUN [RUN…] [--json]``: runs side by side on the same test questions.
-
-A RUN is a run directory or a folder of them, as a sweep leaves it. Each run is compared with the first of its own seed
-(with the first of all where no seed is shared), question by question: the difference, its standard error, the questions
-lost and won, and McNemar's exact p, two-sided."""
+"""The command `compare` shows runs side by side."""
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sia_runner.config.refusals import EXIT_REFUSED, print_refusals
 from sia_runner.experiment.summary import format_score
 from sia_runner.results.compare import compare_runs, read_finished_runs, runs_in_folders
-from sia_runner.store.run_directory import RunDirectoryError
 
 Json = dict[str, Any]
 
@@ -63,23 +55,14 @@ def _pairs_table(comparison: Json) -> Table:
     return pairs
 
 
-def main(args: Sequence[str]) -> int:
-    """Run the command. Return its exit code."""
-    if not args or "-h" in args or "--help" in args:
-        print(__doc__)
-        return 0 if args else EXIT_REFUSED
-    folders = [Path(arg).expanduser().resolve() for arg in args if arg != "--json"]
-    with print_refusals() as outcome:
-        unknown = next((arg for arg in args if arg.startswith("-") and arg != "--json"), None)
-        if unknown:
-            raise RunDirectoryError(f"{unknown}: no such option; allowed: --json")
-        comparison = compare_runs(read_finished_runs(runs_in_folders(folders)))
-        if "--json" in args:
-            print(json.dumps(comparison, indent=1, allow_nan=False))
-        else:
-            _print_comparison(comparison)
-        outcome.code = 0
-    return outcome.code
+def main(options: Any) -> int:
+    """Compare the runs and print the tables; return the exit code."""
+    comparison = compare_runs(read_finished_runs(runs_in_folders(options.folders)))
+    if options.json:
+        print(json.dumps(comparison, indent=1, allow_nan=False))
+    else:
+        _print_comparison(comparison)
+    return 0
 
 
 def _print_comparison(comparison: Json) -> None:

@@ -1,13 +1,5 @@
-"""``python -m sia_runner convert FILE.json ... [--out DIR]``: sia-agent's profiles and providers as YAML of ours.
+"""The command `convert` writes sia-agent's profiles and providers as YAML of ours."""
 
-A provider becomes DIR/provider/<id>.yaml; a profile DIR/experiment/<id>.yaml with a provider of its own, which is used
-with --config-dir DIR +experiment=<id>. A folder stands for all JSON files in it. Without --out, DIR is sia_agent.
-
-provider   {provider_id, name, client_kind: anthropic|openai|google, base_url, api_key_env, litellm_prefix?}
-profile    {profile_id, name, model, provider_id, agent_impl}            of its meta-agent
-           {profile_id, name, model, provider_id, agent_reference}       of its target agent"""
-
-import argparse
 import json
 import os
 import re
@@ -18,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.refusals import print_refusals
 from sia_runner.store.run_directory import RunDirectoryError, write_text
 from sia_runner.system import bundled_folder
 
@@ -252,14 +243,7 @@ def _write_yaml(path: Path, title: str, data: dict[str, Any], package: bool = Fa
     write_text(path, f"{head}# {line}, converted from sia-agent.\n{text}")
 
 
-def main(args: Sequence[str]) -> int:
+def main(options: Any) -> int:
     """Convert the files; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sia_runner convert", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
-    parser.add_argument("--out", type=Path, default=Path("sia_agent"), metavar="DIR")
-    options = parser.parse_args(args)
-    with print_refusals() as outcome:
-        print("\n".join(convert_files(options.files, options.out)))
-        outcome.code = 0
-    return outcome.code
+    print("\n".join(convert_files(options.files, options.out)))
+    return 0

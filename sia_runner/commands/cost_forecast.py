@@ -198,6 +198,16 @@ Forecasts = Mapping[str, Forecast]
 ROLES: tuple[Role, ...] = ("meta", "target")
 
 
+def role_name(role: Role) -> str:
+    """Return the role's name in messages."""
+    return "proposer" if role == "meta" else "harness"
+
+
+def price_text(rates: Rates) -> str:
+    """Return a model's prices and where they are from."""
+    return f"USD {rates.input:g} in, {rates.output:g} out per million tokens ({rates.source})"
+
+
 def hosted_roles(config: Experiment) -> dict[Role, HostedProvider]:
     """Return the provider of each role whose model the experiment calls."""
     used = {"meta": config.proposer_calls_model, "target": config.calls_model}

@@ -1,6 +1,4 @@
-"""The command that starts a run or a sweep: Hydra composes the configuration, we check it and start.
-
-Every refusal becomes one line and exit code 2."""
+"""The command `run` starts a run or a sweep: Hydra composes the configuration, we check it and start."""
 
 import os
 import sys
@@ -14,36 +12,9 @@ from sia_runner.system import bundled_folder
 
 
 def main(args: Sequence[str]) -> int:
-    """Show the help, resume, or compose and run; return the exit code."""
-    if "--help" in args or "-h" in args:
-        from sia_runner.config.help import help_page
-
-        print(help_page(list(args)))
-        return 0
+    """Compose and run; return the exit code."""
     sys.argv[1:] = args  # Hydra reads them there
-    resumed = [arg for arg in args if arg.startswith("resume=")]
-    if resumed:
-        return _resume(resumed[0].removeprefix("resume="), [arg for arg in args if arg not in resumed])
     return compose_and_run()
-
-
-def _resume(folder: str, overrides: list[str]) -> int:
-    from sia_runner.store.run_directory import RunDirectoryError
-    from sia_runner.sweep.plan import SweepDir
-
-    path = Path(folder).expanduser().resolve()
-    with print_refusals() as outcome:
-        if not folder:
-            raise RunDirectoryError("resume: name the run or the sweep: sia-runner resume DIR [max_gen=…] [budget.*=…]")
-        if SweepDir(path).is_sweep():
-            from sia_runner.sweep.runner import resume_sweep
-
-            outcome.code = resume_sweep(SweepDir(path), overrides, compose_and_run)
-        else:
-            from sia_runner.experiment.runner import resume_run
-
-            outcome.code = resume_run(path, overrides)
-    return outcome.code
 
 
 def compose_and_run() -> int:
@@ -65,15 +36,10 @@ def compose_and_run() -> int:
         codes.append(_run_composed(composed))
         return codes[-1]
 
-    from sia_runner.store.run_directory import RunDirectoryError
-
     try:
         sia_runner()  # pyright: ignore[reportCallIssue] - Hydra gives the argument
     except (HydraException, OmegaConfBaseException) as error:
         return print_hydra_refusal(error)
-    except RunDirectoryError as error:  # of a sweep; those of a run are handled in `_checked_and_run`
-        print(f"refused: {error}", file=sys.stderr)
-        return EXIT_REFUSED
     except SystemExit as error:  # a sweep's, with its worst exit code; or Hydra's, which refused an option
         return error.code if isinstance(error.code, int) else EXIT_REFUSED
     return codes[-1]
