@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,8 +24,6 @@ from sia_runner.system import cache_dir
 from sia_runner.training import adapters
 from sia_runner.training.adapters import AdapterOrigin
 
-_TINY = "tiny"
-
 
 @dataclass(slots=True)
 class LoadedBase:
@@ -42,12 +41,10 @@ def load_base(origin: AdapterOrigin, name: str | None = None) -> LoadedBase:
     Another base is refused by its hash before any weights are read. Raises TrainingError, PolicyError.
     """
     from sia_runner.policy.base_model import base_folder, load_base, weights_sha256
+    from sia_runner.policy.engine import TINY_BASE
 
-    folder = (
-        _cached_tiny(origin.base_sha256)
-        if name is None and origin.base_id == _TINY
-        else base_folder(name or origin.base_id)
-    )
+    tiny = name is None and origin.base_id == TINY_BASE
+    folder = _cached_tiny(origin.base_sha256) if tiny else base_folder(name or origin.base_id)
     sha256 = weights_sha256(folder)
     if sha256 != origin.base_sha256:
         raise TrainingError(
@@ -81,11 +78,13 @@ def _saved_dtype(folder: Path) -> str:
 _COLUMNS = ("gen", "status", "algorithm", "steps", "reward", "KL", "base", "base sha256", "adapter sha256")
 
 
-def list_adapters(options: Any) -> None:
+def list_adapters(options: Namespace) -> None:
     """Print one line per generation that trained an adapter; an inherited adapter is listed under its ancestor only."""
     run = RunDir(options.run)
     journal = finished_generations(JournalReader(run.journal))
-    rows = [_row(run, generation) for generation in journal if _has_own_adapter(run, generation)]
+    paths = {generation.n: run.generation(generation.n).adapter for generation in journal}
+    own = [n for n, path in paths.items() if path.is_dir() and not path.is_symlink()]
+    rows = [_row(run, generation) for generation in journal if generation.n in own]
     if not rows:
         raise RunDirectoryError(f"{run.path} has no adapters: no generation trained the weights")
     widths = [max(len(row[at]) for row in [_COLUMNS, *rows]) for at in range(len(_COLUMNS))]
@@ -95,7 +94,7 @@ def list_adapters(options: Any) -> None:
     print(f"best: {best.relative_to(run.path) if best else 'the base alone'}")
 
 
-def show_adapter(options: Any) -> None:
+def show_adapter(options: Namespace) -> None:
     """Print the origin, hash and size of an adapter as JSON."""
     path = _adapter_folder(options.adapter)
     origin = adapters.read_adapter_origin(path)
@@ -103,7 +102,7 @@ def show_adapter(options: Any) -> None:
     print(json.dumps(asdict(origin) | {"sha256": adapters.adapter_sha256(path), "bytes": size}, indent=1))
 
 
-def check_adapter(options: Any) -> None:
+def check_adapter(options: Namespace) -> None:
     """Load an adapter onto its base. Raises TrainingError."""
     path = _adapter_folder(options.adapter)
     base = load_base(adapters.read_adapter_origin(path), options.base)
@@ -111,7 +110,7 @@ def check_adapter(options: Any) -> None:
     print(f"{path} loads onto {base.base_id} (sha256 {base.base_sha256[:12]})")
 
 
-def merge_adapter(options: Any) -> None:
+def merge_adapter(options: Namespace) -> None:
     """Write base and adapter as one plain transformers folder."""
     path = _adapter_folder(options.adapter)
     origin = adapters.read_adapter_origin(path)
@@ -121,7 +120,7 @@ def merge_adapter(options: Any) -> None:
     print(f"{origin.base_id} with {path} merged into {options.out}")
 
 
-def export_adapter(options: Any) -> None:
+def export_adapter(options: Namespace) -> None:
     """Copy the best candidate's adapter with its origin and scores.
 
     Raises RunError where the best candidate has no adapter, or its hash is not that of the journal.
@@ -152,25 +151,12 @@ def export_adapter(options: Any) -> None:
     )
 
 
-def _has_own_adapter(run: RunDir, generation: FinishedGeneration) -> bool:
-    adapter = run.generation(generation.n).adapter
-    return adapter.is_dir() and not adapter.is_symlink()
-
-
 def _row(run: RunDir, generation: FinishedGeneration) -> tuple[str, ...]:
     path = run.generation(generation.n).adapter
     origin = adapters.read_adapter_origin(path)
-    return (
-        str(generation.n),
-        generation.status,
-        origin.algorithm,
-        str(origin.steps),
-        _figure(origin.reward),
-        _figure(origin.kl),
-        origin.base_id,
-        origin.base_sha256[:12],
-        adapters.adapter_sha256(path)[:12],
-    )
+    figures = (str(origin.steps), _figure(origin.reward), _figure(origin.kl))
+    base = (origin.base_id, origin.base_sha256[:12])
+    return (str(generation.n), generation.status, origin.algorithm, *figures, *base, adapters.adapter_sha256(path)[:12])
 
 
 def _figure(value: float | None) -> str:
@@ -193,19 +179,12 @@ def _new_folder(out: Path) -> Iterator[Path]:
         (Path(temporary) / out.name).rename(out)
 
 
-_WORK = {
-    "list": list_adapters,
-    "show": show_adapter,
-    "check": check_adapter,
-    "merge": merge_adapter,
-    "export": export_adapter,
-}
-
-
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Run one subcommand; return the exit code."""
+    work = {"list": list_adapters, "show": show_adapter, "check": check_adapter}
+    work |= {"merge": merge_adapter, "export": export_adapter}
     try:
-        _WORK[options.command](options)
+        work[options.command](options)
     except TrainingError as error:
         raise RunDirectoryError(str(error)) from error
     return 0

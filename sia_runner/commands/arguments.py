@@ -27,7 +27,6 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**settings, formatter_class=formatter, allow_abbrev=False)
         self.epilog = "Exit codes: 0 done · 2 refused."
         self.keys: list[str] = []  # the options that are written key=value
-        self.default_command = ""
 
     def add_key(self, name: str, metavar: str, text: str, **settings: Any) -> None:
         """Add an option that is written ``name=value``."""
@@ -41,9 +40,9 @@ class CommandParser(argparse.ArgumentParser):
         text = "a folder that adds choices to those of conf/"
         self.add_argument("--config-dir", "-cd", action="append", default=[], metavar="DIR", help=text)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Parse all arguments. Raises UsageError if some are left over."""
-        options, left = super().parse_known_args([self._as_option(arg) for arg in self._with_default(args)], namespace)
+        options, left = super().parse_known_args([self._as_option(arg) for arg in args], namespace)
         many = next((action for action in self._actions if action.nargs in ("*", "+")), None)
         for arg in left:  # argparse gives such an argument only what stands before the first option
             if arg.startswith("-"):
@@ -56,11 +55,6 @@ class CommandParser(argparse.ArgumentParser):
             options.overrides = [*options.overrides, *(f"--config-dir={folder}" for folder in options.config_dir)]
         return options, []
 
-    def _with_default(self, args: Sequence[str]) -> Sequence[str]:
-        choices = next((action.choices for action in self._actions if action.nargs == argparse.PARSER), None) or ()
-        bare = self.default_command and args and args[0] not in choices and not args[0].startswith("-")
-        return [self.default_command, *args] if bare else args
-
     def _as_option(self, arg: str) -> str:
         """Return ``--key=value`` for ``key=value``. A folder may have an equals sign in its name."""
         key, sign, _ = arg.partition("=")
@@ -71,8 +65,8 @@ class CommandParser(argparse.ArgumentParser):
         return arg
 
     def _option_names(self) -> list[str]:
-        longest = [action.option_strings[0] for action in self._actions if action.option_strings]
-        return [self._as_written(f"{name} ").strip() for name in longest if name != "-h"]
+        options = [action for action in self._actions if action.option_strings and action.dest != "help"]
+        return [f"{each.dest}=" if each.dest in self.keys else each.option_strings[0] for each in options]
 
     def _as_written(self, text: str) -> str:
         for key in self.keys:
@@ -253,26 +247,27 @@ def tasks(parser: CommandParser) -> None:
 def adapters(parser: CommandParser) -> None:
     """List, show, check, merge and export trained adapters.
 
-    ADAPTER is a folder, as gen_2/adapter. BASE is a folder or a hub id; without it, the base that the adapter names. An
-    adapter is refused on any other base than its own. Without a COMMAND the adapters of a run are listed.
+    ADAPTER is a folder, as gen_2/adapter. Without --base it is loaded onto the base that it names; any other base than
+    its own is refused. `adapters RUN_DIR` is `adapters list RUN_DIR`.
     """
-    parser.default_command = "list"
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    arguments: dict[str, tuple[str, Sequence[str]]] = {
-        "list": ("those of a run: generation, status, steps, reward, KL, base, hashes", ("RUN_DIR",)),
-        "show": ("where one comes from", ("ADAPTER",)),
-        "check": ("load one onto its base, or onto BASE", ("ADAPTER", "--base")),
-        "merge": ("write base and adapter as one plain transformers folder", ("ADAPTER", "OUT", "--base")),
-        "export": ("write the best one of a run as a PEFT folder, with its origin", ("RUN_DIR", "OUT")),
-    }
-    for name, (text, words) in arguments.items():
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (text, words) in _ADAPTER_COMMANDS.items():
         command = commands.add_parser(name, help=text)
         for word in words:
-            if word == "--base":
-                command.add_argument(word, metavar="BASE")
+            if word == "BASE":
+                command.add_argument("--base", metavar=word, help="a folder or a hub id")
             else:
                 folder = Path if word == "OUT" else _folder
                 command.add_argument(word.removesuffix("_DIR").lower(), type=folder, metavar=word)
+
+
+_ADAPTER_COMMANDS: dict[str, tuple[str, Sequence[str]]] = {
+    "list": ("those of a run: generation, status, steps, reward, KL, base, hashes", ("RUN_DIR",)),
+    "show": ("where one comes from", ("ADAPTER",)),
+    "check": ("load one onto its base, or onto BASE", ("ADAPTER", "BASE")),
+    "merge": ("write base and adapter as one plain transformers folder", ("ADAPTER", "OUT", "BASE")),
+    "export": ("write the best one of a run as a PEFT folder, with its origin", ("RUN_DIR", "OUT")),
+}
 
 
 def approve(parser: CommandParser) -> None:
@@ -358,19 +353,21 @@ def parse_command(args: Sequence[str]) -> tuple[str, Any]:
 
     Raises UsageError, and SystemExit after the page of --help.
     """
-    name, *rest = args or [""]
+    name, *rest = args or ["run"]
     if name not in COMMANDS:
         if name and "=" not in name and name[0] not in "-+~":
             raise UsageError(f"{name}: no such command{_nearest(name, COMMANDS)}")
         name, rest = "run", list(args)
-    resumed = [arg.removeprefix("resume=") for arg in rest if arg.startswith("resume=")]
-    if name == "run" and {"-h", "--help"} & set(rest):
-        print(run_page(rest))
-        raise SystemExit(0)
-    if name == "run" and resumed:
-        name, rest = "resume", [resumed[0], *(arg for arg in rest if not arg.startswith("resume="))]
     if name == "run":
-        return name, rest
+        if {"-h", "--help"} & set(rest):
+            print(run_page(rest))
+            raise SystemExit(0)
+        resumed = [arg for arg in rest if arg.startswith("resume=")]
+        if not resumed:
+            return name, rest
+        name, rest = "resume", [resumed[0].removeprefix("resume="), *(arg for arg in rest if arg not in resumed)]
+    if name == "adapters" and rest and rest[0] not in _ADAPTER_COMMANDS and not rest[0].startswith("-"):
+        rest = ["list", *rest]
     options = command_parser(name).parse_args(rest)
     options.arguments = rest
     return name, options

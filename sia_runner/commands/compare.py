@@ -1,14 +1,15 @@
 """The command `compare` shows runs side by side."""
 
 import json
+from argparse import Namespace
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from sia_runner.experiment.summary import format_score
 from sia_runner.results.compare import compare_runs, read_finished_runs, runs_in_folders
+from sia_runner.sweep.table import print_tables
 
 Json = dict[str, Any]
 
@@ -44,31 +45,19 @@ def _pairs_table(comparison: Json) -> Table:
         pairs.add_column(name, justify="right")
     for pair in comparison["pairs"]:
         gain, error = f"{pair['difference']:+.3f}", pair["standard_error"]
-        tested = (
-            ("–", "–", "the metric is no mean")
-            if error is None
-            else (str(pair["lost"]), str(pair["won"]), f"{pair['p_value']:.1e}")
-        )
-        pairs.add_row(
-            escape(pair["new"]), escape(pair["old"]), gain if error is None else f"{gain} ± {error:.3f}", *tested
-        )
+        cells = (gain, "–", "–", "the metric is no mean")
+        if error is not None:
+            cells = (f"{gain} ± {error:.3f}", str(pair["lost"]), str(pair["won"]), f"{pair['p_value']:.1e}")
+        pairs.add_row(escape(pair["new"]), escape(pair["old"]), *cells)
     return pairs
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Compare the runs and print the tables; return the exit code."""
     comparison = compare_runs(read_finished_runs(runs_in_folders(options.folders)))
     if options.json:
         print(json.dumps(comparison, indent=1, allow_nan=False))
-    else:
-        _print_comparison(comparison)
+        return 0
+    notes = (f"not equal: {escape(note)}" for note in comparison["notes"])
+    print_tables(*comparison_tables(comparison), *notes)
     return 0
-
-
-def _print_comparison(comparison: Json) -> None:
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=200)
-    for table in comparison_tables(comparison):
-        console.print(table)
-    for note in comparison["notes"]:
-        console.print(f"not equal: {escape(note)}")

@@ -1,10 +1,10 @@
 """The command `doctor` checks whether an experiment would run, here and now."""
 
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from sia_runner.commands import doctor_checks
 from sia_runner.commands.checks import FAULT, FAULTS, OK, SKIPPED, CheckResult, print_results, result_of_fault
@@ -15,7 +15,7 @@ from sia_runner.experiment.context import build_components, open_gateway
 from sia_runner.store.run_directory import RunDir
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Compose the experiment, print every check, and return the exit code."""
     with composed_experiment(options.overrides) as (config, outcome):
         if config:
@@ -34,9 +34,8 @@ def run_checks(config: Experiment, runs: Path, *, call: bool) -> Iterator[CheckR
     yield _run_check("sandbox", lambda: doctor_checks.check_sandbox(config))
     yield _run_check("policy", lambda: doctor_checks.check_policy_backend(config))
     for role in hosted_roles(config):
-        yield _run_check(f"{role_name(role)}'s key", lambda role=role: doctor_checks.check_key(config, role))
-        yield _run_check(f"{role_name(role)}'s price", lambda role=role: doctor_checks.check_model_price(config, role))
-        yield _run_check(f"{role_name(role)}'s model", lambda role=role: doctor_checks.check_model(config, role))
+        for name, check in doctor_checks.MODEL_CHECKS.items():
+            yield _run_check(f"{role_name(role)}'s {name}", lambda check=check, role=role: check(config, role))
     yield from _gateway_checks(config, call=call)
     yield _run_check("disk", lambda: doctor_checks.check_disk(config, runs))
     yield from _cluster_checks(config)

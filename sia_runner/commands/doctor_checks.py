@@ -115,6 +115,13 @@ def check_model(config: Experiment, role: Role) -> str:
     return f"provider {hosted.name} {service.check_endpoint(hosted)}"
 
 
+MODEL_CHECKS: Mapping[str, Callable[[Experiment, Role], str]] = {
+    "key": check_key,
+    "price": check_model_price,
+    "model": check_model,
+}
+
+
 def check_gateway(config: Experiment, gateway: ModelAccess, role: Role, folder: Path) -> str:
     """Check that a harness in the sandbox reaches the gateway."""
     if role == "meta" and not hasattr(config.meta_agent, "seconds"):

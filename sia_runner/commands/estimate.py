@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ from sia_runner.experiment.context import build_components
 from sia_runner.gateway.prices import price_of
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Compose the experiment, print its forecast, and return the exit code."""
     os.environ["PIP_NO_INDEX"] = "1"  # preparing a task fetches with pip: here only what is on this machine
     with composed_experiment(options.overrides) as (config, outcome):

@@ -3,9 +3,9 @@
 import ast
 import shutil
 import sys
+from argparse import Namespace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import build_components
@@ -103,7 +103,7 @@ def pinned_requirements(harness: Path) -> list[str]:
     return sorted(f"{name}=={metadata.version(name)}" for name in distributions)
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Export the best harness of a run; return the exit code."""
     folder = options.out or Path(f"{options.run.name}-best")
     n = export_harness(RunDir(options.run), folder)

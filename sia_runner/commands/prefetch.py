@@ -2,9 +2,9 @@
 
 import shutil
 import subprocess
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import sia_runner
 from sia_runner.commands.checks import (
@@ -28,10 +28,6 @@ from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.system import bundled_folder, cache_dir
 
 _BUILD_SECONDS = 1800.0  # seconds for an image
-
-
-class CannotFetchError(RunDirectoryError):
-    """The thing cannot be fetched here; the message says what to do."""
 
 
 def fetch_data(config: Experiment) -> CheckResult:
@@ -108,7 +104,7 @@ def environment_steps(config: Experiment) -> Iterator[Callable[[], CheckResult]]
 def _environment(config: Experiment, harness: Path) -> CheckResult:
     before = _environments()
     if fault := environment_fault(config, harness):
-        raise CannotFetchError(fault)
+        raise RunDirectoryError(fault)
     return CheckResult("environment", FETCHED if _environments() - before else THERE, f"of {harness}/requirements.txt")
 
 
@@ -142,16 +138,16 @@ def _make_image(kind: str, name: str, absent: SandboxError) -> None:
     else:
         command = ["docker", "pull", "-q", name]
     if not _is_working(command[0]):
-        raise CannotFetchError(str(absent))
+        raise RunDirectoryError(str(absent))
     beside_the_package = Path(sia_runner.__file__).parent.parent  # paths in apptainer.def are relative to it
     try:
         result = subprocess.run(
             command, cwd=beside_the_package, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise CannotFetchError(f"{' '.join(command[:2])} took longer than {_BUILD_SECONDS:.0f} s; {absent}") from None
+        raise RunDirectoryError(f"{' '.join(command[:2])} took longer than {_BUILD_SECONDS:.0f} s; {absent}") from None
     if result.returncode:
-        raise CannotFetchError(f"{' '.join(command[:2])}: {' '.join(result.stderr.split())[-200:]}; {absent}")
+        raise RunDirectoryError(f"{' '.join(command[:2])}: {' '.join(result.stderr.split())[-200:]}; {absent}")
 
 
 def _is_working(program: str) -> bool:
@@ -185,7 +181,7 @@ def run_time_needs(config: Experiment) -> Iterator[CheckResult]:
         )  # fmt: skip
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Fetch everything and print one line for each thing; return the exit code."""
     with composed_experiment(options.overrides) as (config, outcome):
         if config:

@@ -1,7 +1,7 @@
 """The command `prepare` fetches or makes a task's data now."""
 
+from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any
 
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_task
@@ -11,7 +11,7 @@ from sia_runner.system import cache_dir
 from sia_runner.tasks.protocol import Task
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Prepare the data of the task that the overrides name; return the exit code."""
     return prepare_task_data(options.overrides)
 

@@ -1,12 +1,12 @@
 """The command `report` writes the page that compares SIA-H with SIA-W+H, and its tables."""
 
 import re
-from typing import Any
+from argparse import Namespace
 
 from sia_runner.store.run_directory import RunDirectoryError, write_text
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Write all files, none if a folder is wrong; return the exit code."""
     folders, out = [*options.folders, *options.sweep], options.out
     if not folders:

@@ -1,13 +1,13 @@
 """The command `sweep` shows the table of a sweep."""
 
 import json
-from typing import Any
+from argparse import Namespace
 
 from sia_runner.sweep.plan import SweepDir
 from sia_runner.sweep.table import print_table, sweep_table
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Print the table of the sweep; return the exit code."""
     sweep = SweepDir(options.sweep)
     plan = sweep.read_plan()

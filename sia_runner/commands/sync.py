@@ -3,15 +3,15 @@
 import importlib.util
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.sweep.plan import SweepDir
 from sia_runner.tracking.sender import ONLINE_ONLY
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Send the runs, each by a process of its own; return the exit code."""
     runs = [run for folder in options.folders for run in _find_runs(folder)]
     _require_wandb()

@@ -2,6 +2,7 @@
 
 import shlex
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ from sia_runner.system import cache_dir
 from sia_runner.tasks.protocol import TaskError
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Run `list`, `new` or `check`; return the exit code."""
     return {"list": _list, "new": _new, "check": _check}[options.command](options)
 
 
-def _list(options: Any) -> int:
+def _list(options: Namespace) -> int:
     import yaml
-    from rich.console import Console
     from rich.table import Table
+
+    from sia_runner.sweep.table import print_tables
 
     table = Table(title="tasks: python -m sia_runner task=NAME", title_justify="left")
     for name in ("name", "metric", "judged by", "needs", "what it is"):
@@ -29,8 +31,7 @@ def _list(options: Any) -> int:
             text = path.read_text(encoding="utf-8")
             declared = yaml.safe_load(text)
             table.add_row(path.stem, *_columns_of(declared), text.partition("\n")[0].lstrip("# "))
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
+    print_tables(table, width=160)
     return 0
 
 
@@ -45,7 +46,7 @@ def _columns_of(declared: dict[str, Any]) -> tuple[str, str, str]:
     return metric.get("name", "?"), verifier, needs
 
 
-def _new(options: Any) -> int:
+def _new(options: Namespace) -> int:
     if bool(options.csv) != bool(options.answer) or (options.id and not options.csv):
         raise TaskError("--csv FILE and --answer COLUMN come together; --id COLUMN only with them")
     from sia_runner.tasks.new_task import CsvSource, write_task
@@ -65,7 +66,7 @@ def _relative_to_current(folder: Path) -> str:
     return folder.relative_to(current).as_posix() if folder.is_relative_to(current) else str(folder)
 
 
-def _check(options: Any) -> int:
+def _check(options: Namespace) -> int:
     from sia_runner.commands.task_review import review_task
     from sia_runner.config.composition import compose_overrides
     from sia_runner.config.experiment import check_task

@@ -1,9 +1,9 @@
 """The command `verify` recomputes every score from the kept submissions and finds any edit."""
 
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import sign_off, stages
@@ -136,7 +136,7 @@ def _standing_fault(
     return f"recomputed {recomputed}, the journal says {recorded}"
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Verify the run directory named on the command line; return the exit code."""
     faults = 0
     for name, fault in run_checks(RunDir(options.run)):

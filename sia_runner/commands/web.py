@@ -4,6 +4,7 @@ import secrets
 import socket
 import sys
 import threading
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,13 +33,13 @@ def dashboard_address(bound: socket.socket, host: str, token: str) -> str:
     return f"http://{host_part}:{bound.getsockname()[1]}/" + (f"?token={quote(token)}" if token else "")
 
 
-def access_token(options: Any) -> str:
+def access_token(options: Namespace) -> str:
     """Return the token that requests need; empty where none is required."""
     needed = options.token == "true" or options.host not in _LOOPBACK  # noqa: S105
     return secrets.token_urlsafe(24) if needed else ""
 
 
-def main(options: Any) -> int:
+def main(options: Namespace) -> int:
     """Serve until interrupted or until standard input ends. Raises RunError if packages are missing."""
     folder = Path(options.runs_dir).expanduser().resolve()
     if not folder.is_dir():
