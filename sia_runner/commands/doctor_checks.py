@@ -115,13 +115,6 @@ def check_model(config: Experiment, role: Role) -> str:
     return f"provider {hosted.name} {service.check_endpoint(hosted)}"
 
 
-MODEL_CHECKS: Mapping[str, Callable[[Experiment, Role], str]] = {
-    "key": check_key,
-    "price": check_model_price,
-    "model": check_model,
-}
-
-
 def check_gateway(config: Experiment, gateway: ModelAccess, role: Role, folder: Path) -> str:
     """Check that a harness in the sandbox reaches the gateway."""
     if role == "meta" and not hasattr(config.meta_agent, "seconds"):
@@ -298,6 +291,11 @@ def report_sbatch_variables(_: Experiment) -> str:
     return f"{assignments}: heeded by slurm/driver.sbatch; jobs of a run take compute.resources only"
 
 
+MODEL_CHECKS: Mapping[str, Callable[[Experiment, Role], str]] = {
+    "key": check_key,
+    "price": check_model_price,
+    "model": check_model,
+}
 CLUSTER_CHECKS: Mapping[str, Callable[[Experiment], str]] = {
     "commands": check_slurm_commands,
     "partitions": list_partitions,

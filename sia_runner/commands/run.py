@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sia_runner.commands.arguments import UsageError
 from sia_runner.config.composition import make_paths_absolute, print_hydra_refusal, register_resolvers
-from sia_runner.config.refusals import EXIT_REFUSED, print_refusals
+from sia_runner.config.refusals import EXIT_REFUSED, nearest_choice, print_refusals
 from sia_runner.system import bundled_folder
 
 
 def main(args: Sequence[str]) -> int:
-    """Compose and run; return the exit code."""
+    """Compose and run; return the exit code. Raises UsageError for an option that Hydra does not have."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    unknown = next((arg for arg in parser.parse_known_args(args)[1] if arg.startswith("-")), None)
+    if unknown:
+        options = [name for name in parser._option_string_actions if name.startswith("--")]
+        raise UsageError(f"{unknown}: no such option{nearest_choice(unknown, options)}")
     sys.argv[1:] = args  # Hydra reads them there
     return compose_and_run()
 

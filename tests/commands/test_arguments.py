@@ -57,6 +57,10 @@ def test_help_is_on_standard_output_with_code_0(capsys, words, option):
     ("args", "line"),
     [
         ("reprot runs", "reprot: no such command; did you mean 'report'?; allowed: adapters, approve, "),
+        (
+            "task=smoke --multirn",
+            "--multirn: no such option; did you mean '--multirun'?; allowed: --cfg, --config-dir, ",
+        ),
         ("tasks nwe", "nwe: no such command; did you mean 'new'?; allowed: check, list, new"),
         ("compare a b --jsno", "--jsno: no such option; did you mean '--json'?; allowed: --json"),
         ("doctor task=smoke --cal", "--cal: no such option; did you mean '--call'?; allowed: --call, --config-dir"),
