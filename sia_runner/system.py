@@ -5,14 +5,15 @@ Imports nothing heavy; the help page needs it at once."""
 import atexit
 import contextlib
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import sia_runner
+
+if TYPE_CHECKING:
+    import subprocess
 
 _PACKAGE = Path(sia_runner.__file__).resolve().parent
 
@@ -37,6 +38,8 @@ R = TypeVar("R")
 
 def run_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
     """Return the results in the order of `items`, by threads; an interrupt does not wait for running ones."""
+    from concurrent.futures import ThreadPoolExecutor
+
     pool = ThreadPoolExecutor(workers, thread_name_prefix="parallel")
     try:
         results = list(pool.map(work, items))
@@ -47,9 +50,6 @@ def run_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> li
     return results
 
 
-BytesPopen = subprocess.Popen[bytes]
-
-
 class PrestartedProcess:
     """A reserve of at most one started process of a kind.
 
@@ -57,9 +57,9 @@ class PrestartedProcess:
     the runner.
     """
 
-    def __init__(self, start: Callable[[], BytesPopen]) -> None:
+    def __init__(self, start: "Callable[[], subprocess.Popen[bytes]]") -> None:
         self._start = start
-        self._waiting: BytesPopen | None = None
+        self._waiting: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         atexit.register(self.dismiss)
 
@@ -69,7 +69,7 @@ class PrestartedProcess:
             if self._waiting is None:
                 self._waiting = self._start()
 
-    def take(self) -> BytesPopen:
+    def take(self) -> "subprocess.Popen[bytes]":
         """Return the waiting process, or a new one; the caller owns it."""
         with self._lock:
             process, self._waiting = self._waiting, None

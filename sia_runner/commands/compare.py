@@ -1,22 +1,15 @@
-"""``python -m sia_runner compare RUN RUN [RUN…] [--json]``: runs side by side on the same test questions.
-
-A RUN is a run directory or a folder of them, as a sweep leaves it. Each run is compared with the first of its own seed
-(with the first of all where no seed is shared), question by question: the difference, its standard error, the questions
-lost and won, and McNemar's exact p, two-sided."""
+"""The command `compare` shows runs side by side."""
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from argparse import Namespace
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sia_runner.config.refusals import EXIT_REFUSED, print_refusals
 from sia_runner.experiment.summary import format_score
 from sia_runner.results.compare import compare_runs, read_finished_runs, runs_in_folders
-from sia_runner.store.run_directory import RunDirectoryError
+from sia_runner.sweep.table import print_tables
 
 Json = dict[str, Any]
 
@@ -52,40 +45,19 @@ def _pairs_table(comparison: Json) -> Table:
         pairs.add_column(name, justify="right")
     for pair in comparison["pairs"]:
         gain, error = f"{pair['difference']:+.3f}", pair["standard_error"]
-        tested = (
-            ("–", "–", "the metric is no mean")
-            if error is None
-            else (str(pair["lost"]), str(pair["won"]), f"{pair['p_value']:.1e}")
-        )
-        pairs.add_row(
-            escape(pair["new"]), escape(pair["old"]), gain if error is None else f"{gain} ± {error:.3f}", *tested
-        )
+        cells = (gain, "–", "–", "the metric is no mean")
+        if error is not None:
+            cells = (f"{gain} ± {error:.3f}", str(pair["lost"]), str(pair["won"]), f"{pair['p_value']:.1e}")
+        pairs.add_row(escape(pair["new"]), escape(pair["old"]), *cells)
     return pairs
 
 
-def main(args: Sequence[str]) -> int:
-    """Run the command. Return its exit code."""
-    if not args or "-h" in args or "--help" in args:
-        print(__doc__)
-        return 0 if args else EXIT_REFUSED
-    folders = [Path(arg).expanduser().resolve() for arg in args if arg != "--json"]
-    with print_refusals() as outcome:
-        unknown = next((arg for arg in args if arg.startswith("-") and arg != "--json"), None)
-        if unknown:
-            raise RunDirectoryError(f"{unknown}: no such option; allowed: --json")
-        comparison = compare_runs(read_finished_runs(runs_in_folders(folders)))
-        if "--json" in args:
-            print(json.dumps(comparison, indent=1, allow_nan=False))
-        else:
-            _print_comparison(comparison)
-        outcome.code = 0
-    return outcome.code
-
-
-def _print_comparison(comparison: Json) -> None:
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=200)
-    for table in comparison_tables(comparison):
-        console.print(table)
-    for note in comparison["notes"]:
-        console.print(f"not equal: {escape(note)}")
+def main(options: Namespace) -> int:
+    """Compare the runs and print the tables; return the exit code."""
+    comparison = compare_runs(read_finished_runs(runs_in_folders(options.folders)))
+    if options.json:
+        print(json.dumps(comparison, indent=1, allow_nan=False))
+        return 0
+    notes = (f"not equal: {escape(note)}" for note in comparison["notes"])
+    print_tables(*comparison_tables(comparison), *notes)
+    return 0

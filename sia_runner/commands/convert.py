@@ -1,24 +1,16 @@
-"""``python -m sia_runner convert FILE.json ... [--out DIR]``: sia-agent's profiles and providers as YAML of ours.
+"""The command `convert` writes sia-agent's profiles and providers as YAML of ours."""
 
-A provider becomes DIR/provider/<id>.yaml; a profile DIR/experiment/<id>.yaml with a provider of its own, which is used
-with --config-dir DIR +experiment=<id>. A folder stands for all JSON files in it. Without --out, DIR is sia_agent.
-
-provider   {provider_id, name, client_kind: anthropic|openai|google, base_url, api_key_env, litellm_prefix?}
-profile    {profile_id, name, model, provider_id, agent_impl}            of its meta-agent
-           {profile_id, name, model, provider_id, agent_reference}       of its target agent"""
-
-import argparse
 import json
 import os
 import re
 import shutil
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.refusals import print_refusals
 from sia_runner.store.run_directory import RunDirectoryError, write_text
 from sia_runner.system import bundled_folder
 
@@ -30,9 +22,7 @@ _ADDRESSES = {
     "openai": "https://api.openai.com/v1",
     "google": "https://generativelanguage.googleapis.com/v1beta/openai",  # there it speaks OpenAI's protocol
 }
-_ALIASES = {
-    "haiku": "claude-haiku-4-5-20251001"
-}  # names of Claude's CLI, not of the API; this one sia-agent itself uses
+_ALIASES = {"haiku": "claude-haiku-4-5-20251001"}  # names of Claude's CLI, not of the API; sia-agent uses this one
 _PROVIDER, _PROFILE = {"provider_id", "client_kind", "api_key_env"}, {"profile_id", "model", "provider_id"}
 
 
@@ -58,11 +48,6 @@ class ProfileFile:
         """The name of the resulting YAML file, with a prefix where we ship one of the same name, which would win."""
         ours = bundled_folder("conf") / ("provider" if self.is_provider else "experiment") / f"{self.id}.yaml"
         return f"sia_{self.id}" if ours.is_file() else self.id
-
-    @property
-    def title(self) -> str:
-        """The title for people."""
-        return str(self.data.get("name") or self.id)
 
 
 def read_profile(path: Path) -> ProfileFile:
@@ -94,18 +79,13 @@ def find_provider(profile: ProfileFile, files: Sequence[ProfileFile]) -> Profile
     folders = [profile.path.parent, profile.path.parent.parent / "providers"]
     folders.append(Path(os.environ.get("SIA_PROVIDERS_DIR", "providers")))
     package = find_spec("sia")
-    folders += [
-        Path(location) / "defaults" / "providers" for location in (package and package.submodule_search_locations) or []
-    ]
-    path = next(
-        (folder / f"{provider_id}.json" for folder in folders if (folder / f"{provider_id}.json").is_file()), None
-    )
-    if path is None:
-        raise RunDirectoryError(
-            f"{profile.path}: provider_id={provider_id}: no {provider_id}.json given, "
-            f"nor in {', '.join(map(str, folders))}"
-        )
-    return read_profile(path)
+    packages = (package and package.submodule_search_locations) or []
+    folders += [Path(location) / "defaults" / "providers" for location in packages]
+    for folder in folders:
+        if (folder / f"{provider_id}.json").is_file():
+            return read_profile(folder / f"{provider_id}.json")
+    missing = f"provider_id={provider_id}: no {provider_id}.json given, nor in {', '.join(map(str, folders))}"
+    raise RunDirectoryError(f"{profile.path}: {missing}")
 
 
 def provider_keys(provider: ProfileFile, name: str, model: str | None) -> Json:
@@ -172,38 +152,16 @@ HARNESS_ENTRY = "target_agent.py"
 
 def convert_files(paths: Sequence[Path], out: Path) -> list[str]:
     """Write the YAML files and return a line on how to use each. Raises RunError."""
-    files = [read_profile(path) for path in _json_files(paths)]
-    lines = [_write_provider(file, out) for file in files if file.is_provider]
-    for file in files:
-        if not file.is_provider:
-            provider = find_provider(file, files)
-            lines.append((_write_proposer if "agent_impl" in file.data else _write_target)(file, provider, out))
-    return lines
-
-
-def _json_files(paths: Sequence[Path]) -> list[Path]:
-    files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    if not files:
+    json_files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    if not json_files:
         raise RunDirectoryError(f"no JSON file in {', '.join(map(str, paths))}")
-    return files
-
-
-def _write_provider(file: ProfileFile, out: Path) -> str:
-    _write_hosted(file, file.name, None, out)
-    return f"{file.path.name}: --config-dir {out} provider={file.name} provider.model=…"
-
-
-def _write_proposer(file: ProfileFile, provider: ProfileFile, out: Path) -> str:
-    own = _write_own_provider(file, provider, out)
-    choices = {"/meta_agent": meta_agent_choice(file, provider), "/provider@meta_agent.provider": own}
-    return _write_experiment(file, choices, {}, out)
-
-
-def _write_target(file: ProfileFile, provider: ProfileFile, out: Path) -> str:
-    own = _write_own_provider(file, provider, out)
-    choices = {"/target_agent": "model", "/provider@target_agent.provider": own}
-    start = _copy_reference(file, out)
-    return _write_experiment(file, choices, {"task": {"reference": str(start)}} if start else {}, out)
+    files = [read_profile(path) for path in json_files]
+    lines: list[str] = []
+    for file in files:
+        if file.is_provider:
+            _write_hosted(file, file.name, None, out)
+            lines.append(f"{file.path.name}: --config-dir {out} provider={file.name} provider.model=…")
+    return lines + [_write_experiment(file, find_provider(file, files), out) for file in files if not file.is_provider]
 
 
 def _copy_reference(file: ProfileFile, out: Path) -> Path | None:
@@ -224,42 +182,36 @@ def _copy_reference(file: ProfileFile, out: Path) -> Path | None:
     return dest
 
 
-def _write_own_provider(file: ProfileFile, provider: ProfileFile, out: Path) -> str:
-    """Write the provider with the profile's model; return its name, which no sia-agent provider has."""
-    name = f"{file.name}-provider"
-    _write_hosted(provider, name, file.data["model"], out)
-    return name
-
-
 def _write_hosted(provider: ProfileFile, name: str, model: str | None, out: Path) -> None:
-    _write_yaml(out / "provider" / f"{name}.yaml", provider.title, provider_keys(provider, name, model))
+    _write_yaml(out / "provider" / f"{name}.yaml", provider, provider_keys(provider, name, model))
 
 
-def _write_experiment(file: ProfileFile, choices: dict[str, str], more: dict[str, Any], out: Path) -> str:
-    defaults = [{f"override {group}": choice} for group, choice in choices.items()]
-    _write_yaml(out / "experiment" / f"{file.name}.yaml", file.title, {"defaults": defaults, **more}, package=True)
-    only = " (task=custom: it brings a harness to start from)" if more else ""
+def _write_experiment(file: ProfileFile, provider: ProfileFile, out: Path) -> str:
+    """Write the experiment of a profile, with a provider of its own; return the line on how to use it."""
+    own, start = f"{file.name}-provider", None  # no provider of sia-agent has that name
+    _write_hosted(provider, own, file.data["model"], out)
+    if "agent_impl" in file.data:
+        choices = {"/meta_agent": meta_agent_choice(file, provider), "/provider@meta_agent.provider": own}
+    else:
+        choices = {"/target_agent": "model", "/provider@target_agent.provider": own}
+        start = _copy_reference(file, out)
+    data: Json = {"defaults": [{f"override {group}": choice} for group, choice in choices.items()]}
+    data |= {"task": {"reference": str(start)}} if start else {}
+    _write_yaml(out / "experiment" / f"{file.name}.yaml", file, data, head="# @package _global_\n")
+    only = " (task=custom: it brings a harness to start from)" if start else ""
     return f"{file.path.name}: --config-dir {out} +experiment={file.name}{only}"
 
 
-def _write_yaml(path: Path, title: str, data: dict[str, Any], package: bool = False) -> None:
+def _write_yaml(path: Path, file: ProfileFile, data: Json, head: str = "") -> None:
     import yaml
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = "# @package _global_\n" if package else ""
-    line = " ".join(title.split())
+    title = " ".join(str(file.data.get("name") or file.id).split())
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    write_text(path, f"{head}# {line}, converted from sia-agent.\n{text}")
+    write_text(path, f"{head}# {title}, converted from sia-agent.\n{text}")
 
 
-def main(args: Sequence[str]) -> int:
+def main(options: Namespace) -> int:
     """Convert the files; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sia_runner convert", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
-    parser.add_argument("--out", type=Path, default=Path("sia_agent"), metavar="DIR")
-    options = parser.parse_args(args)
-    with print_refusals() as outcome:
-        print("\n".join(convert_files(options.files, options.out)))
-        outcome.code = 0
-    return outcome.code
+    print("\n".join(convert_files(options.files, options.out)))
+    return 0

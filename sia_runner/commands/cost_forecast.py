@@ -3,7 +3,7 @@
 It calls no model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from math import ceil
 from typing import Any
 
@@ -62,20 +62,11 @@ class ModelUse:
     output_tokens: int = 0
     seconds: float = 0.0
 
-    def plus(self, other: "ModelUse") -> "ModelUse":
-        """Return the sum with another amount."""
-        return ModelUse(
-            self.calls + other.calls,
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.seconds + other.seconds,
-        )
+    def __add__(self, other: "ModelUse") -> "ModelUse":
+        return ModelUse(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
-    def times(self, factor: int) -> "ModelUse":
-        """Return the amount multiplied by `factor`."""
-        return ModelUse(
-            self.calls * factor, self.input_tokens * factor, self.output_tokens * factor, self.seconds * factor
-        )
+    def __mul__(self, factor: int) -> "ModelUse":
+        return ModelUse(*(value * factor for value in astuple(self)))
 
     @property
     def tokens(self) -> int:
@@ -97,23 +88,23 @@ class Forecast:
     @property
     def generation(self) -> ModelUse:
         """The amount of one generation."""
-        return _sum(self.parts.values())
+        return sum(self.parts.values(), ModelUse())
 
     @property
     def meta(self) -> ModelUse:
         """The amount of the proposer over the whole run."""
-        return self.parts["propose"].times(self.generations)
+        return self.parts["propose"] * self.generations
 
     @property
     def target(self) -> ModelUse:
         """The amount of the harnesses over the whole run."""
-        harness = _sum(part for name, part in self.parts.items() if name != "propose")
-        return harness.times(self.generations).plus(self.test)
+        harness = sum((part for name, part in self.parts.items() if name != "propose"), ModelUse())
+        return harness * self.generations + self.test
 
     @property
     def total(self) -> ModelUse:
         """The amount of the whole run."""
-        return self.meta.plus(self.target)
+        return self.meta + self.target
 
 
 def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
@@ -126,7 +117,7 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
         "select": _harness(config, case, sizes, sizes.select, config.task.limits.run * sizes.rounds),
     }
     tested = 1 if name == "low" else 2  # the first harness is the baseline, unless it stays the best
-    test = _harness(config, case, sizes, sizes.test, config.task.limits.run).times(tested)
+    test = _harness(config, case, sizes, sizes.test, config.task.limits.run) * tested
     return Forecast(_generations(config, name), parts, test)
 
 
@@ -155,10 +146,10 @@ def _trials(config: Experiment, sizes: TaskSizes, case: CostAssumptions) -> Mode
     agent, width = config.meta_agent, config.search.width
     questions = _agent_number(agent, "questions") or sizes.trial
     trial = _harness(config, case, sizes, min(questions, sizes.trial), config.task.limits.run)
-    trials = trial.times(ceil(_agent_number(agent, "trials") * case.trials) * width)
+    trials = trial * (ceil(_agent_number(agent, "trials") * case.trials) * width)
     if width == 1:
         return trials
-    return trials.plus(_harness(config, case, sizes, sizes.trial, config.task.limits.run).times(width))
+    return trials + _harness(config, case, sizes, sizes.trial, config.task.limits.run) * width
 
 
 def _harness(config: Experiment, case: CostAssumptions, sizes: TaskSizes, questions: int, limit: float) -> ModelUse:
@@ -187,15 +178,18 @@ def _agent_number(agent: Any, key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _sum(parts: Any) -> ModelUse:
-    total = ModelUse()
-    for part in parts:
-        total = total.plus(part)
-    return total
-
-
 Forecasts = Mapping[str, Forecast]
 ROLES: tuple[Role, ...] = ("meta", "target")
+
+
+def role_name(role: Role) -> str:
+    """Return the role's name in messages."""
+    return "proposer" if role == "meta" else "harness"
+
+
+def price_text(rates: Rates) -> str:
+    """Return a model's prices and where they are from."""
+    return f"USD {rates.input:g} in, {rates.output:g} out per million tokens ({rates.source})"
 
 
 def hosted_roles(config: Experiment) -> dict[Role, HostedProvider]:
@@ -212,13 +206,10 @@ def role_dollars(config: Experiment, case: Forecast, role: Role) -> float | None
     if hosted is None or usage.calls == 0:
         return 0.0
     rates = price_of(hosted)
-    return None if rates is None else _priced_use(rates, usage)
-
-
-def _priced_use(rates: Rates, usage: ModelUse) -> float:
-    """Return the dollars, priced call by call: long requests may cost more than the same tokens in short ones."""
-    each = rates.cost(usage.input_tokens // usage.calls, usage.output_tokens // usage.calls)
-    return each * usage.calls / PICO
+    if rates is None:
+        return None
+    # priced call by call: long requests may cost more than the same tokens in short ones
+    return rates.cost(usage.input_tokens // usage.calls, usage.output_tokens // usage.calls) * usage.calls / PICO
 
 
 def total_dollars(config: Experiment, case: Forecast) -> float | None:
@@ -230,13 +221,12 @@ def total_dollars(config: Experiment, case: Forecast) -> float | None:
 def budget_lines(config: Experiment, cases: Forecasts) -> list[str]:
     """Return one line on what each limit of the budget would do."""
     lines: list[str] = []
-    for key, limit in (("usd", config.budget.usd), ("tokens", config.budget.tokens), ("calls", config.budget.calls)):
-        if limit is not None:
+    for key in ("usd", "tokens", "calls"):
+        if (limit := getattr(config.budget, key)) is not None:
             says = [f"{name}: {_when_spent(config, case, key, limit)}" for name, case in cases.items()]
             lines.append(f"budget.{key}={limit:g} · {' · '.join(says)}")
     for key in ("usd", "tokens", "calls"):
-        limit = getattr(config.budget.generation, key)
-        if limit is not None:
+        if (limit := getattr(config.budget.generation, key)) is not None:
             over = [name for name, case in cases.items() if (_amount(config, case, key, "generation") or 0) > limit]
             says = f"cuts a generation in the case {', '.join(over)}" if over else "cuts nothing"
             lines.append(f"budget.generation.{key}={limit:g} · {says}")

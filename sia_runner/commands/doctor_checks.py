@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from sia_runner.commands.cost_forecast import hosted_roles
+from sia_runner.commands.cost_forecast import hosted_roles, price_text
 from sia_runner.config.components import SlurmComputeConfig, StageResources
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, RunContext
@@ -106,7 +106,7 @@ def check_model_price(config: Experiment, role: Role) -> str:
     rates = price_of(hosted)
     if rates is None:
         raise CheckSkipped(f"prices of {hosted.model} are not known, and no limit needs them")
-    return f"{hosted.model}: USD {rates.input:g} in, {rates.output:g} out per million tokens ({rates.source})"
+    return f"{hosted.model}: {price_text(rates)}"
 
 
 def check_model(config: Experiment, role: Role) -> str:
@@ -169,11 +169,6 @@ def check_disk(config: Experiment, runs: Path) -> str:
             )
         lines.append(f"{free >> 10} GiB free in {existing}")
     return ", ".join(dict.fromkeys(lines))
-
-
-def role_name(role: Role) -> str:
-    """Return the role's name in messages."""
-    return "proposer" if role == "meta" else "harness"
 
 
 _SLURM_COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun")
@@ -296,6 +291,11 @@ def report_sbatch_variables(_: Experiment) -> str:
     return f"{assignments}: heeded by slurm/driver.sbatch; jobs of a run take compute.resources only"
 
 
+MODEL_CHECKS: Mapping[str, Callable[[Experiment, Role], str]] = {
+    "key": check_key,
+    "price": check_model_price,
+    "model": check_model,
+}
 CLUSTER_CHECKS: Mapping[str, Callable[[Experiment], str]] = {
     "commands": check_slurm_commands,
     "partitions": list_partitions,

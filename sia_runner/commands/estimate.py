@@ -1,12 +1,10 @@
-"""``python -m sia_runner estimate [--json] [group=choice ...] [key=value ...]``: what a run may cost, before it spends.
-
-Calls, tokens, dollars and time under three sets of assumptions, which are printed; sizes are those of the task's own
-questions. Nothing is called, no network is used: a task whose data is not in the cache must be prepared first."""
+"""The command `estimate` forecasts what a run may cost, before it spends."""
 
 import json
 import os
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +17,9 @@ from sia_runner.commands.cost_forecast import (
     budget_lines,
     forecast_run,
     hosted_roles,
+    price_text,
     role_dollars,
+    role_name,
     total_dollars,
 )
 from sia_runner.config.composition import composed_experiment
@@ -27,20 +27,16 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components
 from sia_runner.gateway.prices import price_of
 from sia_runner.tasks.protocol import Task
-from sia_runner.wire.grants import Role
 
 
-def main(args: Sequence[str]) -> int:
+def main(options: Namespace) -> int:
     """Compose the experiment, print its forecast, and return the exit code."""
-    if "-h" in args or "--help" in args:
-        print(__doc__)
-        return 0
     os.environ["PIP_NO_INDEX"] = "1"  # preparing a task fetches with pip: here only what is on this machine
-    with composed_experiment([arg for arg in args if arg != "--json"]) as (config, outcome):
+    with composed_experiment(options.overrides) as (config, outcome):
         if config:
             sizes = measure_task(config)
             cases = {name: forecast_run(config, sizes, name) for name in ASSUMPTIONS}
-            show = _print_json if "--json" in args else _print
+            show = _print_json if options.json else _print
             show(config, sizes, cases)
             outcome.code = 0
     return outcome.code
@@ -101,7 +97,7 @@ def _rows(config: Experiment, cases: Forecasts) -> list[tuple[str, list[str]]]:
     for role, hosted in hosted_roles(config).items():
         rows.append(
             (
-                f"USD · {_role_name(role)} ({hosted.model})",
+                f"USD · {role_name(role)} ({hosted.model})",
                 [_format_usd(role_dollars(config, case, role)) for case in forecasts],
             )
         )
@@ -110,22 +106,14 @@ def _rows(config: Experiment, cases: Forecasts) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _role_name(role: Role) -> str:
-    return "proposer" if role == "meta" else "harness"
-
-
 def _format_usd(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.4f}"
 
 
 def _format_time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 7200:
+        return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
@@ -146,13 +134,9 @@ def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
     ]
     for role, hosted in hosted_roles(config).items():
         rates = price_of(hosted)
-        who = f"{_role_name(role)}: {hosted.model} of provider {hosted.name}"
-        if rates is None:
-            lines.append(
-                f"{who}: prices are not known; give provider.prices.input and .output in USD per million tokens"
-            )
-        else:
-            lines.append(f"{who}: USD {rates.input:g} in, {rates.output:g} out per million tokens ({rates.source})")
+        who = f"{role_name(role)}: {hosted.model} of provider {hosted.name}"
+        unknown = "prices are not known; give provider.prices.input and .output in USD per million tokens"
+        lines.append(f"{who}: {price_text(rates) if rates else unknown}")
     return lines
 
 

@@ -1,14 +1,13 @@
-"""``python -m sia_runner export RUN [DIR]``: write the best harness as a folder that runs without us."""
+"""The command `export` writes the best harness as a folder that runs without us."""
 
 import ast
 import shutil
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
 from importlib import metadata
 from pathlib import Path
 
 from sia_runner.config.experiment import Experiment
-from sia_runner.config.refusals import print_refusals
 from sia_runner.experiment.context import Components
 from sia_runner.experiment.runner import stored_config
 from sia_runner.experiment.summary import format_score
@@ -104,15 +103,9 @@ def pinned_requirements(harness: Path) -> list[str]:
     return sorted(f"{name}=={metadata.version(name)}" for name in distributions)
 
 
-def main(args: Sequence[str]) -> int:
+def main(options: Namespace) -> int:
     """Export the best harness of a run; return the exit code."""
-    if len(args) not in (1, 2) or "-h" in args or "--help" in args:
-        print(f"usage: python -m sia_runner export RUN_DIR [DIR]\n\n{__doc__}")
-        return 0 if "-h" in args or "--help" in args else 2
-    run = RunDir(Path(args[0]).expanduser().resolve())
-    folder = Path(args[1]) if len(args) == 2 else Path(f"{run.path.name}-best")
-    with print_refusals() as outcome:
-        n = export_harness(run, folder)
-        print(f"generation {n} exported to {folder}; see {folder / 'README.md'}")
-        outcome.code = 0
-    return outcome.code
+    folder = options.out or Path(f"{options.run.name}-best")
+    n = export_harness(RunDir(options.run), folder)
+    print(f"generation {n} exported to {folder}; see {folder / 'README.md'}")
+    return 0

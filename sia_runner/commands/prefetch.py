@@ -1,20 +1,23 @@
-"""``python -m sia_runner prefetch [group=choice ...] [key=value ...]``: fetch all that this run would download, now.
-
-It serves clusters whose compute nodes have no network. Give it the overrides of the run, on a machine that has one and
-shares the file system and the Python environment with the nodes. It prints one line per thing: fetched, there, MISSING
-with what to do, or network: needed during the run, which nothing fetched beforehand can replace.
-
-Exit codes: 0 all is there · 1 something is missing · 2 the configuration is refused."""
+"""The command `prefetch` fetches all that a run would download, for clusters whose compute nodes have no network."""
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import sia_runner
+from sia_runner.commands.checks import (
+    FAULTS,
+    FETCHED,
+    MISSING,
+    NETWORK,
+    THERE,
+    CheckResult,
+    print_results,
+    result_of_fault,
+)
 from sia_runner.commands.cost_forecast import hosted_roles
-from sia_runner.config.base import ComponentError
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, warm_up_dialogues
@@ -23,39 +26,23 @@ from sia_runner.sandbox.driver import image_folder
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.system import bundled_folder, cache_dir
-from sia_runner.tasks.protocol import TaskError
-from sia_runner.wire.grants import ModelsError
 
-FETCHED, THERE, MISSING, NETWORK = "fetched", "there", "MISSING", "network"
 _BUILD_SECONDS = 1800.0  # seconds for an image
 
 
-class CannotFetchError(RunDirectoryError):
-    """The thing cannot be fetched here; the message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class FetchResult:
-    """The result of one step: the thing, its state, and a text for the user."""
-
-    what: str
-    state: str
-    text: str
-
-
-def fetch_data(config: Experiment) -> FetchResult:
+def fetch_data(config: Experiment) -> CheckResult:
     """Prepare the task's data."""
     messages: list[str] = []
     task = Components(config).task
     task.prepare(messages.append)
-    return FetchResult(
+    return CheckResult(
         "data",
         FETCHED if messages else THERE,
         messages[-1] if messages else f"task {task.name}: {len(task.data_hashes())} files",
     )
 
 
-def fetch_policy(config: Experiment) -> FetchResult:
+def fetch_policy(config: Experiment) -> CheckResult:
     """Download the base model, or build and warm it. No weights are loaded, so no GPU is needed."""
     from sia_runner.policy.engine import TINY_BASE
     from sia_runner.wire.policy import check_policy_packages
@@ -71,17 +58,17 @@ def fetch_policy(config: Experiment) -> FetchResult:
     load_tokenizer(spec.base, folder)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     state = THERE if before == _file_names(folder) else FETCHED
-    return FetchResult("policy", state, f"{spec.base}: {size / 1e9:.2f} GB in {folder}")
+    return CheckResult("policy", state, f"{spec.base}: {size / 1e9:.2f} GB in {folder}")
 
 
-def _tiny_policy(config: Experiment) -> FetchResult:
+def _tiny_policy(config: Experiment) -> CheckResult:
     from sia_runner.policy.tiny import tiny_base_folder
 
     messages: list[str] = []
     path = tiny_base_folder(
         config.target_agent.policy.tiny, cache_dir(), warm_up_dialogues(Components(config).task), messages.append
     )
-    return FetchResult("policy", FETCHED if messages else THERE, f"{messages[-1] if messages else 'tiny'}; in {path}")
+    return CheckResult("policy", FETCHED if messages else THERE, f"{messages[-1] if messages else 'tiny'}; in {path}")
 
 
 def _downloaded(base: str) -> set[str]:
@@ -101,7 +88,7 @@ def _file_names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
-def environment_steps(config: Experiment) -> Iterator[Callable[[], FetchResult]]:
+def environment_steps(config: Experiment) -> Iterator[Callable[[], CheckResult]]:
     """Yield one step for each harness of the task, or of the folder to replay, that has requirements.txt."""
     replayed = getattr(config.meta_agent, "dir", None)
     folders = [Path(replayed).expanduser()] if replayed else [Components(config).task.folder]
@@ -114,26 +101,26 @@ def environment_steps(config: Experiment) -> Iterator[Callable[[], FetchResult]]
         yield lambda harness=harness: _environment(config, harness)
 
 
-def _environment(config: Experiment, harness: Path) -> FetchResult:
+def _environment(config: Experiment, harness: Path) -> CheckResult:
     before = _environments()
     if fault := environment_fault(config, harness):
-        raise CannotFetchError(fault)
-    return FetchResult("environment", FETCHED if _environments() - before else THERE, f"of {harness}/requirements.txt")
+        raise RunDirectoryError(fault)
+    return CheckResult("environment", FETCHED if _environments() - before else THERE, f"of {harness}/requirements.txt")
 
 
 def _environments() -> set[Path]:
     return set((cache_dir() / "envs").glob("*/bin/python"))
 
 
-def fetch_image(config: Experiment) -> FetchResult:
+def fetch_image(config: Experiment) -> CheckResult:
     """Fetch or build the image: of sandbox=docker on this machine's engine, of sandbox=apptainer as a file."""
     kind, name = config.sandbox.name, str(getattr(config.sandbox, "image", ""))
     sandbox = Components(config).sandbox
     try:
-        return FetchResult("image", THERE, _image(kind, name, sandbox.versions()))
+        return CheckResult("image", THERE, _image(kind, name, sandbox.versions()))
     except SandboxError as absent:
         _make_image(kind, name, absent)
-    return FetchResult("image", FETCHED, _image(kind, name, sandbox.versions()))
+    return CheckResult("image", FETCHED, _image(kind, name, sandbox.versions()))
 
 
 def _image(kind: str, name: str, versions: dict[str, str]) -> str:
@@ -151,16 +138,16 @@ def _make_image(kind: str, name: str, absent: SandboxError) -> None:
     else:
         command = ["docker", "pull", "-q", name]
     if not _is_working(command[0]):
-        raise CannotFetchError(str(absent))
+        raise RunDirectoryError(str(absent))
     beside_the_package = Path(sia_runner.__file__).parent.parent  # paths in apptainer.def are relative to it
     try:
         result = subprocess.run(
             command, cwd=beside_the_package, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise CannotFetchError(f"{' '.join(command[:2])} took longer than {_BUILD_SECONDS:.0f} s; {absent}") from None
+        raise RunDirectoryError(f"{' '.join(command[:2])} took longer than {_BUILD_SECONDS:.0f} s; {absent}") from None
     if result.returncode:
-        raise CannotFetchError(f"{' '.join(command[:2])}: {' '.join(result.stderr.split())[-200:]}; {absent}")
+        raise RunDirectoryError(f"{' '.join(command[:2])}: {' '.join(result.stderr.split())[-200:]}; {absent}")
 
 
 def _is_working(program: str) -> bool:
@@ -170,47 +157,40 @@ def _is_working(program: str) -> bool:
     return subprocess.run([program, "version"], capture_output=True, check=False).returncode == 0
 
 
-def provider_needs(config: Experiment) -> Iterator[FetchResult]:
+def provider_needs(config: Experiment) -> Iterator[CheckResult]:
     """Yield the hosted models that a run calls, with the machines that must reach them."""
     for role, hosted in hosted_roles(config).items():
         who = "the driver" if role == "meta" else "every node that runs harnesses"
-        yield FetchResult(
+        yield CheckResult(
             "provider", NETWORK, f"{hosted.name}: {who} has to reach {hosted.base_url or 'it'} (HTTPS_PROXY is heeded)"
         )
     if config.target_agent.policy.backend == "vllm" and config.has_policy:
         where = config.target_agent.policy.base_url
-        yield FetchResult(
+        yield CheckResult(
             "policy server", NETWORK, f"vllm: every node that runs harnesses or trains has to reach {where}"
         )
 
 
-def run_time_needs(config: Experiment) -> Iterator[FetchResult]:
+def run_time_needs(config: Experiment) -> Iterator[CheckResult]:
     """Yield the needs that nobody can know before the run."""
     writes = config.proposer_calls_model or config.meta_agent.target.startswith("sia_runner.proposers.guests.")
     if config.sandbox.allow_installs and writes:
-        yield FetchResult(
+        yield CheckResult(
             "environments", NETWORK, "of harnesses that the proposer will write: where they are run first, wheels are "
             "fetched; without a network there, a harness that asks for new ones fails at the gate"
         )  # fmt: skip
 
 
-_FAULTS = (RunDirectoryError, ComponentError, ModelsError, SandboxError, TaskError, OSError)
-
-
-def main(args: Sequence[str]) -> int:
+def main(options: Namespace) -> int:
     """Fetch everything and print one line for each thing; return the exit code."""
-    if "-h" in args or "--help" in args:
-        print(__doc__)
-        return 0
-    with composed_experiment(args) as (config, outcome):
+    with composed_experiment(options.overrides) as (config, outcome):
         if config:
-            states = [_printed(result).state for result in prefetch(config)]
+            outcome.code = print_results(prefetch(config))
             print(f"cache folder: {cache_dir()} (SIA_CACHE moves it); compute nodes have to see it under this name")
-            outcome.code = 1 if MISSING in states else 0
     return outcome.code
 
 
-def prefetch(config: Experiment) -> Iterator[FetchResult]:
+def prefetch(config: Experiment) -> Iterator[CheckResult]:
     """Fetch everything in turn; a failure does not keep the rest from being fetched."""
     yield _attempt("data", lambda: fetch_data(config))
     if config.has_policy:
@@ -223,13 +203,8 @@ def prefetch(config: Experiment) -> Iterator[FetchResult]:
     yield from run_time_needs(config)
 
 
-def _attempt(what: str, fetch: Callable[[], FetchResult]) -> FetchResult:
+def _attempt(what: str, fetch: Callable[[], CheckResult]) -> CheckResult:
     try:
         return fetch()
-    except _FAULTS as fault:
-        return FetchResult(what, MISSING, str(fault) or type(fault).__name__)
-
-
-def _printed(result: FetchResult) -> FetchResult:
-    print(f"{result.state:<8} {result.what:<14} {result.text}", flush=True)
-    return result
+    except FAULTS as fault:
+        return result_of_fault(what, MISSING, fault)

@@ -1,7 +1,6 @@
-"""``python -m sia_runner prepare task=NAME [key=value ...]``: fetch or make a task's data now.
+"""The command `prepare` fetches or makes a task's data now."""
 
-Use it where compute nodes have no network: run it once where there is one; the data lands in the cache."""
-
+from argparse import Namespace
 from collections.abc import Sequence
 
 from sia_runner.config.composition import compose_overrides
@@ -11,12 +10,9 @@ from sia_runner.experiment.context import build_task
 from sia_runner.system import cache_dir
 
 
-def main(args: Sequence[str]) -> int:
-    """Prepare the task that the arguments name; return the exit code."""
-    if not args or "-h" in args or "--help" in args:
-        print(f"usage: python -m sia_runner prepare task=NAME [key=value ...]\n\n{__doc__}")
-        return 0 if args else 2
-    return prepare_task_data(args)
+def main(options: Namespace) -> int:
+    """Prepare the data of the task that the overrides name; return the exit code."""
+    return prepare_task_data(options.overrides)
 
 
 def prepare_task_data(args: Sequence[str]) -> int:

@@ -1,6 +1,4 @@
-"""The command that starts a run or a sweep: Hydra composes the configuration, we check it and start.
-
-Every refusal becomes one line and exit code 2."""
+"""The command `run` starts a run or a sweep: Hydra composes the configuration, we check it and start."""
 
 import os
 import sys
@@ -8,42 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sia_runner.commands.arguments import UsageError
 from sia_runner.config.composition import make_paths_absolute, print_hydra_refusal, register_resolvers
-from sia_runner.config.refusals import EXIT_REFUSED, print_refusals
+from sia_runner.config.refusals import EXIT_REFUSED, nearest_choice, print_refusals
 from sia_runner.system import bundled_folder
 
 
 def main(args: Sequence[str]) -> int:
-    """Show the help, resume, or compose and run; return the exit code."""
-    if "--help" in args or "-h" in args:
-        from sia_runner.config.help import help_page
+    """Compose and run; return the exit code. Raises UsageError for an option that Hydra does not have."""
+    from hydra._internal.utils import get_args_parser
 
-        print(help_page(list(args)))
-        return 0
+    parser = get_args_parser()
+    unknown = next((arg for arg in parser.parse_known_args(args)[1] if arg.startswith("-")), None)
+    if unknown:
+        options = [name for name in parser._option_string_actions if name.startswith("--")]
+        raise UsageError(f"{unknown}: no such option{nearest_choice(unknown, options)}")
     sys.argv[1:] = args  # Hydra reads them there
-    resumed = [arg for arg in args if arg.startswith("resume=")]
-    if resumed:
-        return _resume(resumed[0].removeprefix("resume="), [arg for arg in args if arg not in resumed])
     return compose_and_run()
-
-
-def _resume(folder: str, overrides: list[str]) -> int:
-    from sia_runner.store.run_directory import RunDirectoryError
-    from sia_runner.sweep.plan import SweepDir
-
-    path = Path(folder).expanduser().resolve()
-    with print_refusals() as outcome:
-        if not folder:
-            raise RunDirectoryError("resume: name the run or the sweep: sia-runner resume DIR [max_gen=…] [budget.*=…]")
-        if SweepDir(path).is_sweep():
-            from sia_runner.sweep.runner import resume_sweep
-
-            outcome.code = resume_sweep(SweepDir(path), overrides, compose_and_run)
-        else:
-            from sia_runner.experiment.runner import resume_run
-
-            outcome.code = resume_run(path, overrides)
-    return outcome.code
 
 
 def compose_and_run() -> int:
@@ -65,15 +44,10 @@ def compose_and_run() -> int:
         codes.append(_run_composed(composed))
         return codes[-1]
 
-    from sia_runner.store.run_directory import RunDirectoryError
-
     try:
         sia_runner()  # pyright: ignore[reportCallIssue] - Hydra gives the argument
     except (HydraException, OmegaConfBaseException) as error:
         return print_hydra_refusal(error)
-    except RunDirectoryError as error:  # of a sweep; those of a run are handled in `_checked_and_run`
-        print(f"refused: {error}", file=sys.stderr)
-        return EXIT_REFUSED
     except SystemExit as error:  # a sweep's, with its worst exit code; or Hydra's, which refused an option
         return error.code if isinstance(error.code, int) else EXIT_REFUSED
     return codes[-1]

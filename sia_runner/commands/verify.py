@@ -1,13 +1,10 @@
-"""``python -m sia_runner verify RUN``: recompute every score from the kept submissions and find any edit.
-
-Of the run directory it trusts the submissions alone: ids are derived again, answers come from the prepared data, scores
-and verdicts are computed again and compared with the journal, whose hash chain must hold."""
+"""The command `verify` recomputes every score from the kept submissions and finds any edit."""
 
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sia_runner.config.refusals import print_refusals
 from sia_runner.experiment import sign_off, stages
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import outcomes_of_split
@@ -145,16 +142,11 @@ def _standing_fault(
     return f"recomputed {recomputed}, the journal says {recorded}"
 
 
-def main(args: Sequence[str]) -> int:
+def main(options: Namespace) -> int:
     """Verify the run directory named on the command line; return the exit code."""
-    if len(args) != 1 or args[0] in ("-h", "--help"):
-        print("usage: python -m sia_runner verify RUN_DIR\n\n" + (__doc__ or ""))
-        return 0 if {"-h", "--help"} & set(args) else 2
-    with print_refusals() as outcome:
-        faults = 0
-        for name, fault in run_checks(RunDir(Path(args[0]).expanduser().resolve())):
-            print(f"{'FAULT' if fault else 'ok   '} {name}{': ' + fault if fault else ''}")
-            faults += bool(fault)
-        print("every score was recomputed and holds" if not faults else f"{faults} faults: do not trust this run")
-        outcome.code = 1 if faults else 0
-    return outcome.code
+    faults = 0
+    for name, fault in run_checks(RunDir(options.run)):
+        print(f"{'FAULT' if fault else 'ok   '} {name}{': ' + fault if fault else ''}")
+        faults += bool(fault)
+    print("every score was recomputed and holds" if not faults else f"{faults} faults: do not trust this run")
+    return 1 if faults else 0

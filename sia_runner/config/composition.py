@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sia_runner.config.base import optional_keys
 from sia_runner.config.experiment import Experiment, check_experiment
 from sia_runner.config.help import config_folders, group_choices
-from sia_runner.config.refusals import EXIT_REFUSED, CommandOutcome, print_refusals
+from sia_runner.config.refusals import EXIT_REFUSED, CommandOutcome, nearest_choice, print_refusals
 from sia_runner.system import bundled_folder
 
 
@@ -189,14 +189,6 @@ def _keys_at(tree: Any, path: Iterable[str]) -> list[str]:
 def _shorten(value: Any) -> str:
     text = "null" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def nearest_choice(name: str, choices: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?; allowed: …``, as far as there are such choices."""
-    choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    allowed = f"; allowed: {', '.join(choices[:40])}" if choices else ""
-    return (f"; did you mean {close[0]!r}?" if close else "") + allowed
 
 
 def explain_hydra_error(error: Exception, keys: Iterable[str], groups: Mapping[str, list[str]]) -> str:

@@ -2,11 +2,14 @@
 
 It stays apart from `composition` and imports that only when something was refused, so that commands start fast."""
 
+import difflib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from sia_runner.errors import RunnerError
 
 EXIT_REFUSED = 2
 
@@ -21,22 +24,27 @@ class CommandOutcome:
 
 @contextmanager
 def print_refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[CommandOutcome]:
-    """Print refusals, as in ``with refusals(config) as outcome: outcome.code = ...``; after a refusal the code is 2."""
-    from pydantic import ValidationError
-
-    from sia_runner.config.composition import explain_validation_error
-    from sia_runner.errors import RunnerError
-
+    """Print refusals, as in ``with print_refusals(config) as outcome: outcome.code = ...``; after one the code is 2."""
     outcome = CommandOutcome()
     try:
         yield outcome
-    except ValidationError as error:
-        _print_refusal(outcome, *explain_validation_error(error, composed or {}))
     except RunnerError as error:
-        _print_refusal(outcome, str(error))
+        outcome.lines.append(str(error))
+    except ValueError as error:
+        from pydantic import ValidationError
 
+        from sia_runner.config.composition import explain_validation_error
 
-def _print_refusal(outcome: CommandOutcome, *lines: str) -> None:
-    outcome.lines += lines
-    for line in lines:
+        if not isinstance(error, ValidationError):
+            raise
+        outcome.lines += explain_validation_error(error, composed or {})
+    for line in outcome.lines:
         print(f"refused: {line}", file=sys.stderr)
+
+
+def nearest_choice(name: str, choices: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?; allowed: …``, as far as there are such choices."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    allowed = f"; allowed: {', '.join(choices[:40])}" if choices else ""
+    return (f"; did you mean {close[0]!r}?" if close else "") + allowed

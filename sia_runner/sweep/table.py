@@ -128,13 +128,17 @@ def _mean(task: str, mode: str, arm: str, rows: Sequence[Json]) -> Json:
 
 def print_table(sweep: SweepDir, plan: SweepPlan) -> None:
     """Print the table on standard output."""
+    print_tables(*_tables(sweep_table(sweep, plan)))
+
+
+def print_tables(*tables: Any, width: int = 200) -> None:
+    """Print tables of rich on standard output, in `width` characters where that is no terminal."""
     from rich.console import Console
 
-    summary = sweep_table(sweep, plan)
     console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=200)
-    for part in _tables(summary):
-        console.print(part)
+    console = console if console.is_terminal else Console(highlight=False, width=width)
+    for table in tables:
+        console.print(table)
 
 
 def _tables(summary: Json) -> list[Any]:

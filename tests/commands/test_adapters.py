@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="adapters are tensors")
 pytest.importorskip("peft", reason="adapters are PEFT's")
 
-from sia_runner.commands.adapters import main
+from sia_runner.__main__ import main
 from sia_runner.config.training import LoraSettings
 from sia_runner.policy.base_model import weights_sha256
 from sia_runner.store.journal import Journal
@@ -94,7 +94,7 @@ def write_journal(run: Path, generations: dict[int, tuple[str, str]]) -> None:
 
 def refused(capsys, *args) -> str:
     """The one line of a refusal."""
-    assert main([str(arg) for arg in args]) == 2
+    assert main(["adapters", *map(str, args)]) == 2
     output = capsys.readouterr()
     (line,) = output.err.splitlines()
     assert output.out == ""
@@ -102,7 +102,7 @@ def refused(capsys, *args) -> str:
 
 
 def test_a_run_lists_what_it_trained(made, capsys):
-    assert main([str(made.run)]) == 0
+    assert main(["adapters", str(made.run)]) == 0
     head, second, third, best = capsys.readouterr().out.splitlines()
     assert head.split()[:6] == ["gen", "status", "algorithm", "steps", "reward", "KL"]
     assert second.split()[:6] == ["2", "accepted", "grpo", "7", "0.250", "0.500"]
@@ -114,12 +114,12 @@ def test_a_run_lists_what_it_trained(made, capsys):
 def test_an_inherited_adapter_is_not_listed_as_another_one(made, capsys):
     (made.run / "gen_1" / "adapter").parent.mkdir(exist_ok=True)
     (made.run / "gen_1" / "adapter").symlink_to("../gen_2/adapter")
-    assert main([str(made.run)]) == 0
+    assert main(["adapters", str(made.run)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_an_adapter_says_where_it_comes_from(made, capsys):
-    assert main(["show", str(made.adapter)]) == 0
+    assert main(["adapters", "show", str(made.adapter)]) == 0
     origin = json.loads(capsys.readouterr().out)
     assert (origin["base_id"], origin["base_sha256"]) == (str(made.base), weights_sha256(made.base))
     assert (origin["algorithm"], origin["steps"], origin["seed"], origin["kl"], origin["reward"]) == (
@@ -134,8 +134,8 @@ def test_an_adapter_says_where_it_comes_from(made, capsys):
 
 
 def test_it_loads_onto_its_own_base_and_onto_no_other(made, capsys):
-    assert main(["check", str(made.adapter)]) == 0
-    assert main(["check", str(made.adapter.parent), "--base", str(made.base)]) == 0
+    assert main(["adapters", "check", str(made.adapter)]) == 0
+    assert main(["adapters", "check", str(made.adapter.parent), "--base", str(made.base)]) == 0
     assert weights_sha256(made.base)[:12] in capsys.readouterr().out
     line = refused(capsys, "check", made.adapter, "--base", made.other)
     assert weights_sha256(made.other)[:12] in line and weights_sha256(made.base)[:12] in line
@@ -147,7 +147,7 @@ def test_merged_it_is_a_plain_model_with_the_same_outputs(made, tmp_path, capsys
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out = tmp_path / "merged"
-    assert main(["merge", str(made.adapter), str(out)]) == 0
+    assert main(["adapters", "merge", str(made.adapter), str(out)]) == 0
     model = AutoModelForCausalLM.from_pretrained(out).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(input_ids=IDS).logits, made.logits, atol=1e-4, rtol=1e-4)
@@ -163,7 +163,7 @@ def test_base_tiny_is_found_in_the_cache_by_its_hash(made, tmp_path, monkeypatch
         (tmp_path / "cache" / "policies" / name / "warm.json").write_text("{}")
     origin = json.loads((made.adapter / "sia_adapter.json").read_text()) | {"base_id": "tiny"}
     (made.adapter / "sia_adapter.json").write_text(json.dumps(origin))
-    assert main(["check", str(made.adapter)]) == 0
+    assert main(["adapters", "check", str(made.adapter)]) == 0
     capsys.readouterr()
     shutil.rmtree(tmp_path / "cache" / "policies" / "b")
     line = refused(capsys, "check", made.adapter)
@@ -172,7 +172,7 @@ def test_base_tiny_is_found_in_the_cache_by_its_hash(made, tmp_path, monkeypatch
 
 def test_the_best_one_is_exported_with_its_origin(made, tmp_path, capsys):
     out = tmp_path / "taken"
-    assert main(["export", str(made.run), str(out)]) == 0
+    assert main(["adapters", "export", str(made.run), str(out)]) == 0
     assert adapters.read_adapter_origin(out) == adapters.read_adapter_origin(made.adapter)
     assert adapters.adapter_sha256(out) == adapters.adapter_sha256(made.adapter)
     provenance = json.loads((out / "provenance.json").read_text())
@@ -192,8 +192,3 @@ def test_what_is_no_run_or_no_adapter_is_refused_in_one_line(made, tmp_path, cap
     write_journal(made.run, {1: ("harness", "accepted")})
     assert "has no adapters" in refused(capsys, made.run)
     assert "runs on the base alone" in refused(capsys, "export", made.run, tmp_path / "out")
-
-
-def test_help_and_nothing_show_the_usage(capsys):
-    assert main(["--help"]) == 0 and main([]) == 2
-    assert capsys.readouterr().out.count("usage: python -m sia_runner adapters RUN_DIR") == 2

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
+from sia_runner.__main__ import main
 from sia_runner.commands import doctor, doctor_checks
-from sia_runner.commands import doctor_checks as checks_slurm
-from sia_runner.commands.doctor import FAULT, OK, SKIPPED, run_checks
+from sia_runner.commands.checks import FAULT, OK, SKIPPED
+from sia_runner.commands.doctor import run_checks
 from sia_runner.config.experiment import check_experiment
 from tests.config.test_providers import composed
 from tests.provider import Answer, ProviderServer
@@ -31,16 +32,15 @@ def custom(server, *overrides):
 
 
 def examined(folder, *overrides, call=False):
-    return {f.check: f for f in run_checks(check_experiment(composed(*overrides)), folder, call=call)}
+    return {f.name: f for f in run_checks(check_experiment(composed(*overrides)), folder, call=call)}
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(capsys):
     """The command in this process: what it prints and its exit code."""
 
     def call(*args):
-        monkeypatch.setattr(sys, "argv", ["doctor", *args])
-        code = doctor.main()
+        code = main(["doctor", *args])
         return code, *capsys.readouterr()
 
     return call
@@ -113,7 +113,7 @@ def test_the_cluster_is_asked_what_is_up(tmp_path, monkeypatch, script, state, t
         (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if script else str(tmp_path))
     config = check_experiment(composed("compute.name=slurm"))
-    results = doctor._run_check("cluster", lambda: checks_slurm.check_cluster(config))
+    results = doctor._run_check("cluster", lambda: doctor_checks.check_cluster(config))
     assert results.state == state and text in results.text
 
 

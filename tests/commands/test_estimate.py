@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sia_runner.commands import estimate
+from sia_runner.__main__ import main
 from sia_runner.commands.cost_forecast import ASSUMPTIONS, TaskSizes, budget_lines, forecast_run, total_dollars
 from sia_runner.commands.estimate import measure_task
 from sia_runner.config.experiment import BudgetConfig, check_experiment
@@ -30,9 +30,8 @@ def command(monkeypatch, capsys):
     """The command in this process: what it prints and its exit code."""
 
     def call(*args):
-        monkeypatch.setattr(sys, "argv", ["estimate", *args])
         monkeypatch.setenv("PIP_NO_INDEX", "0")  # restored after the command has set it
-        code = estimate.main()
+        code = main(["estimate", *args])
         return code, *capsys.readouterr()
 
     return call

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.commands.prefetch import main, prefetch
+from sia_runner.__main__ import main
+from sia_runner.commands.prefetch import prefetch
 from sia_runner.config.experiment import check_experiment
 from sia_runner.sandbox.docker import Docker
 from sia_runner.sandbox.protocol import SandboxError
@@ -26,7 +27,7 @@ needs_training = pytest.mark.skipif(NO_TRAINING, reason="needs the extra trainin
 
 
 def fetched(*overrides):
-    return [(got.what, got.state) for got in prefetch(check_experiment(composed(*overrides)))]
+    return [(got.name, got.state) for got in prefetch(check_experiment(composed(*overrides)))]
 
 
 @pytest.fixture
@@ -153,12 +154,10 @@ def test_environments_of_harnesses_are_built(cache, cli):
 
 def test_what_is_missing_says_what_to_do_and_keeps_nothing_else_from_being_fetched(cache, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(cache))  # no apptainer
-    monkeypatch.setattr(sys, "argv", ["prefetch", "task=smoke", "sandbox=apptainer", "sandbox.image=none.sif"])
-    assert main() == 1
+    assert main(["prefetch", "task=smoke", "sandbox=apptainer", "sandbox.image=none.sif"]) == 1
     data, image, *_ = capsys.readouterr().out.splitlines()
-    assert data.startswith("fetched  data") and image.startswith(
-        "MISSING  image          sandbox.image=none.sif: no such"
-    )
+    assert data.split()[:2] == ["fetched", "data"]
+    assert image.split()[:2] == ["MISSING", "image"] and "sandbox.image=none.sif: no such" in image
 
 
 def test_an_image_file_is_built_once(cache, tmp_path, monkeypatch):
@@ -186,13 +185,12 @@ def test_an_image_on_the_docker_engine_is_there(cache):
 
 def test_what_is_asked_for_while_the_run_goes_on_is_named(cache):
     custom = ["provider=custom", "provider.base_url=http://127.0.0.1:1/v1", "provider.model=any", "provider.key=null"]
-    got = {one.what: one for one in prefetch(check_experiment(composed("task=smoke", *custom)))}
+    got = {one.name: one for one in prefetch(check_experiment(composed("task=smoke", *custom)))}
     assert got["provider"].state == "network" and "http://127.0.0.1:1/v1" in got["provider"].text
 
 
-def test_a_refused_configuration_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["prefetch", "task=smok"])
-    assert main() == 2
+def test_a_refused_configuration_is_one_line(capsys):
+    assert main(["prefetch", "task=smok"]) == 2
     assert capsys.readouterr().err.startswith("refused: task=smok: no such choice; did you mean 'smoke'?")
 
 

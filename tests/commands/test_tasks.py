@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from sia_runner.commands import tasks as task_command
+from sia_runner.__main__ import main
 from sia_runner.commands.task_review import ReviewRuns
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_experiment, check_task
@@ -27,7 +27,7 @@ def here(tmp_path, monkeypatch):
 
 
 def command(*args):
-    return task_command.main(args)
+    return main(["tasks", *args])
 
 
 def loaded(folder):
@@ -96,7 +96,7 @@ def test_rows_without_ids_are_numbered_and_many_numbers_are_judged_with_a_tolera
         (["new", "desk", "--csv", "t.csv", "--answer", "b", "--id", "a"], "repeats the id"),
         (["new", "desk", "--csv", "t.csv"], "--csv FILE and --answer COLUMN come together"),
         (["new", "desk", "--csv", "few.csv", "--answer", "b"], "has no question"),
-        (["check"], "check which task?"),
+        (["check"], "missing: NAME|FOLDER"),
         (["check", "no/such"], "no/such: no such folder"),
         (["check", "smok"], "did you mean 'smoke'?"),
         (["check", "custom", "task.dir=peer"], "no data/public/task.md"),

@@ -3,7 +3,8 @@
 import pytest
 
 from sia_runner.commands import doctor_checks as checks_slurm
-from sia_runner.commands.doctor import FAULT, OK, SKIPPED, _run_check, run_checks
+from sia_runner.commands.checks import FAULT, OK, SKIPPED
+from sia_runner.commands.doctor import _run_check, run_checks
 from sia_runner.config.experiment import check_experiment
 from tests.config.test_providers import composed
 from tests.scripts.slurm import LITTLE, need_cluster

@@ -1,8 +1,9 @@
-"""`python -m sia_runner sync`: what W&B does not have is sent, once."""
+"""The command `sync`: what W&B does not have is sent, once."""
 
 import json
 import shutil
 import tempfile
+from importlib.util import find_spec
 
 import pytest
 
@@ -12,6 +13,8 @@ from tests.harnesses import MAJORITY, WORDS
 from tests.tracking.conftest import OFFLINE, private_texts, sync
 from tests.tracking.server import serving
 from tests.wandb_server import KEY
+
+pytestmark = pytest.mark.skipif(not find_spec("wandb"), reason="wandb is missing: pip install 'sia-runner[tracking]'")
 
 
 def copied(tracked, tmp_path):

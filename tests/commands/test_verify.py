@@ -1,36 +1,9 @@
-"""After a run: every score can be recomputed, any edit is found, and the best harness runs without us."""
+"""The command `verify`: every score can be recomputed, and any edit is found."""
 
+import hashlib
 import json
-import subprocess
-import sys
 
-import pytest
-
-from tests.harnesses import MAJORITY, RAREST, WORDS
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    from tests.conftest import Cli
-
-    cli = Cli(tmp_path_factory.mktemp("finished"))
-    done = cli("task=smoke", *cli.replay(MAJORITY, RAREST, WORDS))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return cli
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    """A copy to tamper with."""
-    subprocess.run(["cp", "-a", str(finished.run), str(tmp_path / "run")], check=True)
-    return tmp_path / "run"
-
-
-def command(module, *args):
-    done = subprocess.run(
-        [sys.executable, "-m", "sia_runner", module, *map(str, args)], capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stdout + done.stderr
+from tests.commands.conftest import command
 
 
 def faults(run):
@@ -82,8 +55,6 @@ def test_a_changed_summary_config_or_lock_is_found(run):
 
 def test_forged_ids_are_found_even_when_the_whole_chain_was_written_anew(run):
     """Whoever rewrites the journal as a whole can forge hashes, but not the ids that the seed and the data give."""
-    import hashlib
-
     keys = run / "gen_3" / "keys.json"
     mapping = json.loads(keys.read_text())
     names = list(mapping)
@@ -109,32 +80,3 @@ def test_verifying_changes_nothing(run):
 
 def test_no_run_there_is_one_clear_line(tmp_path):
     assert command("verify", tmp_path)[0] == 2 and "no run there" in command("verify", tmp_path)[1]
-
-
-def test_the_exported_harness_runs_without_us(finished, run, tmp_path):
-    code, output = command("export", run, tmp_path / "best")
-    assert code == 0, output
-    data, work = tmp_path / "data", tmp_path / "out"
-    data.mkdir(), work.mkdir()
-    (data / "train.csv").write_text("id,text,label\n1,good thing,positive\n2,bad thing,negative\n")
-    (data / "questions.csv").write_text("id,text\n7,good\n")
-    harness = [sys.executable, "-I", str(tmp_path / "best" / "target_agent.py")]
-    subprocess.run([*harness, "--dataset_dir", str(data), "--working_dir", str(work)], check=True)
-    assert (work / "submission.csv").read_text().split() == ["id,label", "7,positive"]
-    provenance = json.loads((tmp_path / "best" / "provenance.json").read_text())
-    assert provenance["generation"] == 3 and provenance["test"] == finished.summary["best"]["test"]
-
-
-def test_an_export_never_writes_over_a_folder(run, tmp_path):
-    (tmp_path / "best").mkdir()
-    code, output = command("export", run, tmp_path / "best")
-    assert code == 2 and "exists already" in output
-
-
-def test_requirements_name_what_the_harness_imports_with_the_measured_versions(tmp_path):
-    from importlib.metadata import version
-
-    from sia_runner.commands.export import pinned_requirements
-
-    (tmp_path / "target_agent.py").write_text("import csv, sklearn.svm\nfrom numpy import array\nimport nowhere\n")
-    assert pinned_requirements(tmp_path) == [f"numpy=={version('numpy')}", f"scikit-learn=={version('scikit-learn')}"]

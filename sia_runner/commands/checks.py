@@ -1,0 +1,40 @@
+"""The lines of `doctor` and `prefetch`: one for each thing, printed as soon as it is known."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+
+from sia_runner.errors import RunnerError
+from sia_runner.wire.grants import BudgetSpent, ProviderDown
+
+FAULTS = (RunnerError, ProviderDown, BudgetSpent, OSError)  # what a check may raise; the message says what to do
+OK, FAULT, SKIPPED = "ok", "FAULT", "skipped"  # the states of a check of `doctor`
+FETCHED, THERE, MISSING, NETWORK = "fetched", "there", "MISSING", "network"  # those of a thing of `prefetch`
+_COLOURS = {FAULT: "bold red", MISSING: "bold red", SKIPPED: "dim", NETWORK: "dim"}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The result for one thing: its name, its state, and a text for the user."""
+
+    name: str
+    state: str
+    text: str
+
+
+def result_of_fault(name: str, state: str, fault: Exception) -> CheckResult:
+    """Return the result for a thing whose check raised one of FAULTS."""
+    return CheckResult(name, state, str(fault) or type(fault).__name__)
+
+
+def print_results(results: Iterable[CheckResult]) -> int:
+    """Print each result as soon as it arrives; return the exit code: 1 if something is wrong or missing."""
+    console = Console(highlight=False, soft_wrap=True)
+    code = 0
+    for result in results:
+        colour = _COLOURS.get(result.state, "green")
+        console.print(f"[{colour}]{result.state:<8}[/]{result.name:<20} {escape(result.text)}")
+        code = code or int(result.state in (FAULT, MISSING))
+    return code

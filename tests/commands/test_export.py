@@ -1,0 +1,34 @@
+"""The command `export`: the best harness runs without us."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+
+from sia_runner.commands.export import pinned_requirements
+from tests.commands.conftest import command
+
+
+def test_the_exported_harness_runs_without_us(finished, run, tmp_path):
+    code, output = command("export", run, tmp_path / "best")
+    assert code == 0, output
+    data, work = tmp_path / "data", tmp_path / "out"
+    data.mkdir(), work.mkdir()
+    (data / "train.csv").write_text("id,text,label\n1,good thing,positive\n2,bad thing,negative\n")
+    (data / "questions.csv").write_text("id,text\n7,good\n")
+    harness = [sys.executable, "-I", str(tmp_path / "best" / "target_agent.py")]
+    subprocess.run([*harness, "--dataset_dir", str(data), "--working_dir", str(work)], check=True)
+    assert (work / "submission.csv").read_text().split() == ["id,label", "7,positive"]
+    provenance = json.loads((tmp_path / "best" / "provenance.json").read_text())
+    assert provenance["generation"] == 3 and provenance["test"] == finished.summary["best"]["test"]
+
+
+def test_an_export_never_writes_over_a_folder(run, tmp_path):
+    (tmp_path / "best").mkdir()
+    code, output = command("export", run, tmp_path / "best")
+    assert code == 2 and "exists already" in output
+
+
+def test_requirements_name_what_the_harness_imports_with_the_measured_versions(tmp_path):
+    (tmp_path / "target_agent.py").write_text("import csv, sklearn.svm\nfrom numpy import array\nimport nowhere\n")
+    assert pinned_requirements(tmp_path) == [f"numpy=={version('numpy')}", f"scikit-learn=={version('scikit-learn')}"]
