@@ -19,7 +19,7 @@ import fcntl
 import json
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,17 @@ class AccountTotals:
         """The spending in US dollars."""
         return self.usd / PICO
 
+    def to_json(self) -> dict[str, float | None]:
+        """Return what was spent on models. `usd` is null where any call has no known price, never zero for it."""
+        return {
+            "usd": round(self.dollars, 9) if self.priced else None,
+            "tokens": self.input_tokens + self.output_tokens,
+            "calls": self.calls,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "unanswered": self.unanswered,  # sent without receiving an answer; counted at the reserved amount
+        }
+
     def usage(self) -> Usage:
         """Return dollars, tokens and calls."""
         return Usage(self.dollars, self.input_tokens + self.output_tokens, self.calls)
@@ -96,16 +107,23 @@ class _Attempt(NamedTuple):
     def amount(self) -> Amount:
         return Amount(self.usd or 0, self.input + self.output, 1)
 
+    def as_unanswered(self) -> AccountTotals:
+        return AccountTotals(self.usd or 0, self.input, self.output, 0, 1, 1, int(self.usd is None))
+
 
 @dataclass(slots=True)
 class LedgerFile:
-    """The sums of one ledger file, fed line by line: by the process that writes it, or from the file as it grows."""
+    """The sums of one ledger file, fed line by line: by the process that writes it, or from the file as it grows.
+
+    `keeps_pools`: whether the sums of each pool are kept, which only processes that spend need.
+    """
 
     rows: dict[Account, AccountTotals] = field(default_factory=dict)
     under_way: dict[int, _Attempt] = field(default_factory=dict)
     _settled: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     _reserved: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     _read: int = 0  # bytes
+    keeps_pools: bool = True
 
     def add(self, line: LedgerLine) -> None:
         """Add one line of the file."""
@@ -115,18 +133,18 @@ class LedgerFile:
             self.under_way[line["sent"]] = attempt
             self._move(self._reserved, attempt, attempt.amount, 1)
         elif "done" in line:
-            self._done(
-                line["done"], AccountTotals(0, line["input"], line["output"], line["cached"]), _pico(line["usd"])
-            )
+            usd = _pico(line["usd"])
+            totals = AccountTotals(usd or 0, line["input"], line["output"], line["cached"], 1, 0, int(usd is None))
+            self._settle(line["done"], totals)
         elif "undone" in line:
             self._take(line["undone"])
         elif "unanswered" in line:
-            self._unanswered(line["unanswered"])
+            self._settle(line["unanswered"])
 
     def abandon(self) -> None:
         """Count all attempts under way as unanswered: their process is gone and will not settle them."""
         for number in list(self.under_way):
-            self._unanswered(number)
+            self._settle(number)
 
     def settled(self, pool: str, unit: int) -> int:
         """Return the settled amount of a pool, in picodollars, tokens or calls."""
@@ -148,13 +166,10 @@ class LedgerFile:
             self.add(line)
         self._read += len(data) + 1 if data else 0
 
-    def _unanswered(self, number: int) -> None:
-        attempt = self.under_way[number]
-        self._done(number, AccountTotals(0, attempt.input, attempt.output, unanswered=1), attempt.usd)
-
-    def _done(self, number: int, row: AccountTotals, usd: int | None) -> None:
+    def _settle(self, number: int, totals: AccountTotals | None = None) -> None:
+        """Add what an attempt took; None if it was not answered."""
         attempt = self._take(number)
-        row.calls, row.usd, row.unpriced = 1, usd or 0, int(usd is None)
+        row = totals or attempt.as_unanswered()
         self.rows.setdefault(attempt.account, AccountTotals()).add(row)
         self._move(self._settled, attempt, Amount(row.usd, row.input_tokens + row.output_tokens, 1), 1)
 
@@ -164,7 +179,7 @@ class LedgerFile:
         return attempt
 
     def _move(self, sums: dict[str, list[int]], attempt: _Attempt, amount: Amount, sign: int) -> None:
-        for pool in attempt.account.pools():
+        for pool in attempt.account.pools() if self.keeps_pools else ():
             for unit, value in enumerate(amount):
                 sums[pool][unit] += sign * value
 
@@ -292,6 +307,13 @@ class RunTotals:
         """The spending of all accounts."""
         return self.of()
 
+    def by(self, key: Callable[[Account], Any]) -> dict[Any, AccountTotals]:
+        """Return the sum of the accounts with the same `key`, ordered by it."""
+        sums: dict[Any, AccountTotals] = {}
+        for account, row in self.rows.items():
+            sums.setdefault(key(account), AccountTotals()).add(row)
+        return dict(sorted(sums.items()))
+
     def of(
         self, *, generation: int | None = None, candidate: str | None = None, purpose: str | None = None
     ) -> AccountTotals:
@@ -313,12 +335,16 @@ def read_totals(folder: Path) -> RunTotals:
     return add_up([allowance.ledger_file for allowance in allowances])
 
 
-def add_up(ledger_files: Iterable[LedgerFile]) -> RunTotals:
-    """Add the sums of several ledger files up."""
+def add_up(ledger_files: Iterable[LedgerFile], *, alive: bool = True) -> RunTotals:
+    """Add the sums of several ledger files up. Unless their processes are `alive`, calls under way are unanswered."""
     rows: dict[Account, AccountTotals] = {}
     in_flight = 0
     for ledger_file in ledger_files:
-        in_flight += len(ledger_file.under_way)
-        for account, row in ledger_file.rows.items():
+        parts = list(ledger_file.rows.items())
+        if alive:
+            in_flight += len(ledger_file.under_way)
+        else:
+            parts += [(attempt.account, attempt.as_unanswered()) for attempt in ledger_file.under_way.values()]
+        for account, row in parts:
             rows.setdefault(account, AccountTotals()).add(row)
     return RunTotals(rows, in_flight)

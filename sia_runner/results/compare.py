@@ -12,12 +12,11 @@ import yaml
 from pydantic import ValidationError
 
 from sia_runner.config.experiment import check_experiment
-from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.records import Json, Outcome, OutcomeKind
 from sia_runner.selection.scoring import mean_value, paired_difference
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of
 
-Json = dict[str, Any]
 # Keys that may differ: trainer, seed, lever schedule, and the name of the target agent (see _target).
 _TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end

@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from sia_runner.records import Json
 from sia_runner.store.files import FileStamp, LineReader, file_stamp, list_folder, load_json, read_slice
 
 NOT_VERIFIED = "not yet verified"
@@ -183,7 +183,7 @@ class QuestionIndex:
                     break
         return positions
 
-    def call(self, at: int, *, text: bool = True) -> dict[str, Any] | None:
+    def call(self, at: int, *, text: bool = True) -> Json | None:
         """Return a line of trajectories.jsonl, or None if it is no longer there.
 
         models/trajectories.py describes the fields. Without `text` the request and the response are left out.

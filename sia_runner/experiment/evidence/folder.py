@@ -16,7 +16,7 @@ from sia_runner.experiment.evidence import history as updates
 from sia_runner.experiment.evidence.candidate import CandidateEvidence
 from sia_runner.experiment.evidence.history import score_text
 from sia_runner.gateway.ledger_files import AccountTotals, read_totals
-from sia_runner.records import PastGeneration, Score
+from sia_runner.records import Json, PastGeneration, Score
 from sia_runner.store.journal import JournalReader, minutes_spent
 from sia_runner.store.run_directory import RunDir, remove_tree, write_json, write_text
 from sia_runner.text import one_line, strip_control_characters
@@ -49,7 +49,7 @@ def _minutes_before(run: RunDir, n: int) -> float:
     return sum(minutes_spent(journal, k) for k in range(1, n))
 
 
-def reward_statistics(values: Sequence[float]) -> dict[str, Any] | None:
+def reward_statistics(values: Sequence[float]) -> Json | None:
     """Return statistics of `values`; None without values.
 
     These are n, mean, population variance, skewness (third standardised moment; 0 where all are equal), and the shares

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.experiment.evidence.candidate import CandidateEvidence, DevFailure
-from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.records import Json, Outcome, OutcomeKind
 from sia_runner.store.run_directory import write_text
 from sia_runner.text import fenced_block, one_line, strip_control_characters, table_cell, truncate_bytes
 
@@ -43,7 +43,7 @@ def _read_at(stream: Any, offset: int) -> RecordedCall:
     return _parse_line(stream.readline(_MAX_LINE_BYTES))
 
 
-def _parse_line(line: bytes) -> dict[str, Any]:
+def _parse_line(line: bytes) -> Json:
     """Parse a line; empty for one that was cut by a kill or is too long."""
     try:
         record = json.loads(line)

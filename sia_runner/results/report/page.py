@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sia_runner import __version__
-from sia_runner.results.journal import GenerationRecord
+from sia_runner.records import Score
 from sia_runner.results.outputs import FileChange, diff_harnesses
 from sia_runner.results.report import charts, tables
 from sia_runner.results.report.analysis import ComparableGroup
@@ -25,6 +25,7 @@ from sia_runner.results.report.svg import draw_swatch
 from sia_runner.results.report.tables import ReportSection, published_captions, standing_captions
 from sia_runner.results.run import finished_curves
 from sia_runner.store.files import read_text
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.text import strip_control_characters, truncate_bytes
 
 MAX_CHANGES = 40  # changes of one group
@@ -55,7 +56,7 @@ class AcceptedChange:
 
     run: ReportedRun
     generation: GenerationRecord
-    before: Mapping[str, Any] | None  # val of its parent
+    before: Score | None  # val of its parent
     words: str  # improvement.md
     files: tuple[FileDiff, ...]
     more_files: int
@@ -108,21 +109,14 @@ def outcome_kinds(group: ComparableGroup) -> Iterator[tuple[str, str, int, dict[
 
 
 def _kinds_on_test(run: ReportedRun) -> tuple[dict[str, int], dict[str, int]] | None:
-    if run.first not in run.tests or run.best not in run.tests:
-        return None
-    return tuple(_integer_counts(run.tests[n]["outcomes"]) for n in (run.first, run.best))  # type: ignore[return-value]
+    first, best = (run.tests.get(n or 0) for n in (run.first, run.best))
+    return (dict(first.outcomes), dict(best.outcomes)) if first and best else None
 
 
 def _kinds_on_val(run: ReportedRun) -> tuple[dict[str, int], dict[str, int]] | None:
     of = {g.n: dict(g.outcomes) for g in run.generations}
     first = next((g.n for g in run.generations if g.outcomes), None)
     return (of[first], of[run.best]) if first and run.best and of.get(run.best) else None
-
-
-def _integer_counts(value: Any) -> dict[str, int]:
-    return (
-        {str(kind): count for kind, count in value.items() if isinstance(count, int)} if isinstance(value, dict) else {}
-    )
 
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -210,12 +204,12 @@ def _svg_markup(text: str) -> Markup:
     return Markup(text)  # noqa: S704 - built by ElementTree, which escapes every text in it
 
 
-def format_score(score: Mapping[str, Any] | None, metric: str) -> str:
+def format_score(score: Score | None, metric: str) -> str:
     """Format a score: ``42.3 [39.1, 45.5] (n=913)``."""
     if not score:
         return "–"
-    both = tables.format_interval(score["ci95"], metric)
-    return f"{tables.format_figure(score['value'], metric)}{both and f' {both}'} (n={score['n']})"
+    figure, interval = tables.format_figure(score.value, metric), tables.format_interval(score.ci95, metric)
+    return f"{figure} {interval} (n={score.n})"
 
 
 def format_p_value(value: float | None) -> str:

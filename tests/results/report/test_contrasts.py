@@ -2,8 +2,10 @@
 
 import pytest
 
+from sia_runner.records import Score
 from sia_runner.results.report.analysis import contrast_arms, group_runs, run_gains, total_per_arm
 from sia_runner.results.report.tables import paper_rows, row_cells
+from sia_runner.results.run import FinalTestResult
 from tests.results.report.making import HALF, MORE, both, finished
 
 LESS = [0] * 38 + [1, 0]
@@ -92,8 +94,10 @@ def test_an_unknown_price_is_not_guessed():
 
 
 def test_a_metric_that_is_no_mean_is_not_tested():
-    first, best = ({"value": value, "ci95": None, "n": 40} for value in (0.6, 0.9))
-    run = finished("auc", MORE, HALF, tests={1: {"score": first, "outcomes": {}}, 2: {"score": best, "outcomes": {}}})
+    first, best = (Score(value, (value, value), 40) for value in (0.6, 0.9))
+    run = finished(
+        "auc", MORE, HALF, tests={n: FinalTestResult(n, score, {}, []) for n, score in ((1, first), (2, best))}
+    )
     (group,) = group_runs([run])
     (gain,) = run_gains(group)
     assert (gain.p_value, gain.won, gain.verdict) == (None, None, "not tested")

@@ -57,7 +57,7 @@ def test_runs_are_ordered_by_what_they_reached(get, runs):
 
     for higher, wanted in ((False, ["0", "1", "2"]), (True, ["1", "0", "2"])):  # without a score: at the end
         for number, value in ((0, 0.2), (1, 0.9), (2, None)):
-            val = None if value is None else {"value": value, "ci95": None, "n": 10}
+            val = None if value is None else {"value": value, "ci95": [value, value], "n": 10}
             best = {"generation": 1, "val": val, "test": None, "baseline_test": None}
             metric = {"name": "error", "higher_is_better": higher}
             usage = {"usd": number, "tokens": 1, "calls": 1}
