@@ -28,9 +28,11 @@ from typing import Any, NamedTuple
 from sia_runner.gateway.prices import PICO
 from sia_runner.records import Usage
 from sia_runner.store import lease
+from sia_runner.store.files import LineReader, parse_object
 
 LedgerLine = Mapping[str, Any]
 UNITS = ("usd", "tokens", "calls")
+_WHOLE_FILE = 1 << 62  # bytes
 
 
 class Amount(NamedTuple):
@@ -122,7 +124,6 @@ class LedgerFile:
     under_way: dict[int, _Attempt] = field(default_factory=dict)
     _settled: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     _reserved: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
-    _read: int = 0  # bytes
     keeps_pools: bool = True
 
     def add(self, line: LedgerLine) -> None:
@@ -154,17 +155,10 @@ class LedgerFile:
         """Return the settled amount plus the reservations of calls under way."""
         return self.settled(pool, unit) + (self._reserved[pool][unit] if pool in self._reserved else 0)
 
-    def catch_up(self, path: Path) -> None:
-        """Read the lines appended since the last call; an incomplete last line waits for the next call."""
-        try:
-            with path.open("rb") as stream:
-                stream.seek(self._read)
-                data = stream.read().rpartition(b"\n")[0]
-        except FileNotFoundError:
-            return
-        for line in parse_lines(data):
-            self.add(line)
-        self._read += len(data) + 1 if data else 0
+    def catch_up(self, lines: LineReader) -> None:
+        """Add the lines appended since the last call. Skip those cut by a full disk: those calls have no answer."""
+        for line in lines.fresh(_WHOLE_FILE):
+            self.add(parse_object(line.data) or {})
 
     def _settle(self, number: int, totals: AccountTotals | None = None) -> None:
         """Add what an attempt took; None if it was not answered."""
@@ -184,17 +178,6 @@ class LedgerFile:
                 sums[pool][unit] += sign * value
 
 
-def parse_lines(data: bytes) -> Iterator[LedgerLine]:
-    """Yield the lines that are JSON objects. Skip lines cut by a full disk: those calls have no answer."""
-    for raw in data.split(b"\n"):
-        try:
-            line = json.loads(raw)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            yield line
-
-
 def _pico(usd: float | None) -> int | None:
     return None if usd is None else round(usd * PICO)
 
@@ -207,6 +190,7 @@ class Allowance:
     """The share of the budget that one process may spend."""
 
     process: Mapping[str, Any]
+    lines: LineReader  # of its file
     holds: Mapping[str, int] = field(default_factory=dict)  # "pool.unit" -> picodollars, tokens, calls
     closed: bool = False
     final: bool = False  # closed, and its file read to the end
@@ -222,17 +206,16 @@ class AllowanceRegister:
 
     def __init__(self, folder: Path, own_name: str = "") -> None:
         self._folder, self._path, self._own_name = folder, folder / REGISTER, own_name
-        self._read = 0  # bytes of the register
+        self._lines = LineReader(folder, REGISTER)
         self._others: dict[str, Allowance] = {}
 
     def refresh(self) -> Iterable[Allowance]:
         """Read the register and the other processes' files to their end; return the other allowances."""
-        if self._path.exists():
-            self._read_register()
-        for name, allowance in self._others.items():
+        self._read_register()
+        for allowance in self._others.values():
             if not allowance.final:
                 allowance.final = allowance.closed
-                allowance.ledger_file.catch_up(self._folder / f"{name}.jsonl")
+                allowance.ledger_file.catch_up(allowance.lines)
             if allowance.final:
                 allowance.ledger_file.abandon()
         return self._others.values()
@@ -275,14 +258,13 @@ class AllowanceRegister:
             stream.write(b"\n" * incomplete + json.dumps(line).encode() + b"\n")
 
     def _read_register(self) -> None:
-        with self._path.open("rb") as stream:
-            stream.seek(self._read)
-            data = stream.read().rpartition(b"\n")[0]
-        for line in parse_lines(data):
-            if line["lease"] != self._own_name:
-                allowance = self._others.setdefault(line["lease"], Allowance(line["process"]))
+        for row in self._lines.fresh(_WHOLE_FILE):
+            line = parse_object(row.data)
+            if line and line["lease"] != self._own_name:
+                name = line["lease"]
+                lines = LineReader(self._folder, f"{name}.jsonl")
+                allowance = self._others.setdefault(name, Allowance(line["process"], lines))
                 allowance.holds, allowance.closed = line["holds"], line["closed"]
-        self._read += len(data) + 1 if data else 0
 
 
 def has_ended(process: Mapping[str, Any]) -> bool:

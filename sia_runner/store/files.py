@@ -128,8 +128,13 @@ def load_json(root: Path, relative: str, limit: int = MAX_BYTES) -> Any:
     chunk = read_slice(root, relative, 0, limit)
     if chunk is None or chunk.size > limit:
         return None
+    return parse_json(chunk.data)
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the parsed JSON, or None if it is invalid."""
     try:
-        return json.loads(chunk.data)
+        return json.loads(data)
     except (ValueError, RecursionError):
         return None
 
@@ -164,10 +169,7 @@ def as_number(value: Any) -> float | None:
 
 def parse_object(data: bytes) -> Json | None:
     """Return the JSON object that `data` is, or None if it is anything else."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
+    value = parse_json(data)
     return value if isinstance(value, dict) else None
 
 

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,19 +38,6 @@ MAX_NOTES_BYTES = 4_000  # bytes of the proposer's notes on it
 
 
 @dataclass(frozen=True, slots=True)
-class FileDiff:
-    """One file of a diff. `lines`: ``(sign, text)`` with sign "+", "-", "@" or " "; `left_out`: how many more."""
-
-    path: str
-    kind: str
-    added: int
-    removed: int
-    lines: tuple[tuple[str, str], ...]
-    left_out: int
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
 class AcceptedChange:
     """An accepted candidate and its changes against its parent."""
 
@@ -58,7 +45,8 @@ class AcceptedChange:
     generation: GenerationRecord
     before: Score | None  # val of its parent
     words: str  # improvement.md
-    files: tuple[FileDiff, ...]
+    files: tuple[FileChange, ...]  # cut to MAX_LINES, of MAX_COLUMNS
+    left_out: Mapping[str, int]  # path -> lines that were cut
     more_files: int
     curves: Mapping[str, list[float]]
 
@@ -79,21 +67,18 @@ def _accepted_change(run: ReportedRun, g: GenerationRecord) -> AcceptedChange:
         words=truncate_bytes(
             read_text(run.path, f"gen_{g.n}/improvement.md", 4 * MAX_NOTES_BYTES) or g.rationale, MAX_NOTES_BYTES
         ),
-        files=tuple(_bounded_change(change) for change in files[:MAX_CHANGED_FILES]),
+        files=tuple(
+            replace(change, lines=tuple(map(_bounded_line, change.lines[:MAX_LINES])))
+            for change in files[:MAX_CHANGED_FILES]
+        ),
+        left_out={change.path: max(0, len(change.lines) - MAX_LINES) for change in files},
         more_files=max(0, len(files) - MAX_CHANGED_FILES),
         curves={name: [value for _, value in points] for name, points in curves.items()},
     )
 
 
-def _bounded_change(change: FileChange) -> FileDiff:
-    lines = tuple(_signed_line(line) for line in change.lines[:MAX_LINES])
-    left_out = len(change.lines) - len(lines)
-    return FileDiff(change.path, change.kind, change.added, change.removed, lines, left_out, change.note)
-
-
-def _signed_line(line: str) -> tuple[str, str]:
-    sign = line[:1] if line[:1] in ("+", "-", "@") else " "
-    return sign, line if len(line) <= MAX_COLUMNS else f"{line[:MAX_COLUMNS]}…"
+def _bounded_line(line: str) -> str:
+    return line if len(line) <= MAX_COLUMNS else f"{line[:MAX_COLUMNS]}…"
 
 
 def outcome_kinds(group: ComparableGroup) -> Iterator[tuple[str, str, int, dict[str, tuple[int, int]]]]:

@@ -54,9 +54,6 @@ def find_contradictions(
     return problems
 
 
-FIGURES = ("initial", "prior", "sia_h", "sia_wh")
-
-
 def published_figures(config: Mapping[str, Any]) -> Json:
     """Return the figures that a configuration declares, empty if there are none."""
     task = as_dict(config.get("task"))
