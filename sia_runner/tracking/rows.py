@@ -115,22 +115,8 @@ def score_figures(name: str, score: Score | None) -> Json:
 
 Cells = list[Any]
 DECISION_COLUMNS = (
-    "generation",
-    "lever",
-    "algorithm",
-    "parent",
-    "plateau",
-    "status",
-    "val",
-    "change",
-    "chosen_by",
-    "rule",
-    "rollouts",
-    "reward_mean",
-    "reward_variance",
-    "reward_skew",
-    "zero_share",
-    "equal_groups",
+    *("generation", "lever", "algorithm", "parent", "plateau", "status", "val", "change", "chosen_by", "rule"),
+    *("rollouts", "reward_mean", "reward_variance", "reward_skew", "zero_share", "equal_groups"),
 )
 TEXT_COLUMNS = ("title", "rationale")  # only if the configuration allows it
 FAILURE_COLUMNS = ("generation", "status", "stage", "fault", "kind", "count")

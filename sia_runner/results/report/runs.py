@@ -2,8 +2,6 @@
 
 Scores come from the journal, costs from the summary, and published figures from the configuration."""
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,29 +12,17 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sia_runner.records import Json, Outcome, OutcomeKind, Score
-from sia_runner.results.compare import FinishedRun, read_finished_runs
+from sia_runner.records import Json, Outcome, Score
+from sia_runner.results.compare import MAX_FILE_BYTES, FinishedRun, read_finished_runs, read_test_outcomes
 from sia_runner.results.index import find_runs, lease_holder, read_config, run_status
 from sia_runner.results.run import FinalTestResult, read_test_results
-from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, load_json, read_slice
+from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, load_json
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import JournalReader, find_incumbent, read_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.sweep.plan import PlannedRun, SweepDir
 from sia_runner.sweep.table import sweep_run_status
 from sia_runner.system import bundled_folder
-
-MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
-
-
-def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outcome, ...]:
-    """Return the outcomes on test, or none if scores.json is not the one that the verifier wrote."""
-    chunk = read_slice(run, f"test/gen_{n}/scores.json", 0, MAX_FILE_BYTES)
-    result = journal.result(f"test/gen_{n}") or {}
-    if chunk is None or hashlib.sha256(chunk.data).hexdigest() != result.get("scores_sha256"):
-        return ()
-    rows = json.loads(chunk.data)["outcomes"]
-    return tuple(Outcome(row["unit"], OutcomeKind(row["kind"]), row["value"]) for row in rows)
 
 
 def find_contradictions(
