@@ -156,7 +156,7 @@ def test_folders_with_names_that_cannot_be_printed_are_no_runs(get, runs):
 
 
 def test_news_come_when_something_changed_and_only_then(runs, monkeypatch):
-    monkeypatch.setattr("sia_runner.results.web.app.LEAST", 0.01)
+    monkeypatch.setattr("sia_runner.results.web.app.REFRESH_SECONDS", 0.01)
     monkeypatch.setattr("sia_runner.results.web.open_runs.REFRESH_SECONDS", 0.0)
     watching = OpenRuns(runs)
 
