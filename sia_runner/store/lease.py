@@ -135,13 +135,13 @@ class RunLease:
         finally:
             claim.unlink(missing_ok=True)
 
-    def _holder(self) -> Json:
+    def _holder(self) -> dict[str, Any]:
         try:
             return json.loads(self._path.read_text())
         except (OSError, ValueError):
             return {}
 
-    def _stale(self, holder: Json) -> bool:
+    def _stale(self, holder: dict[str, Any]) -> bool:
         return process_ended(holder, self._path, STALE_AFTER)
 
     def _abandoned(self, claim: Path) -> bool:
@@ -157,7 +157,7 @@ class RunLease:
             os.utime(self._path)
 
 
-def _holder_name(holder: Json) -> str:
+def _holder_name(holder: dict[str, Any]) -> str:
     if not holder:
         return "another process"
     job = f", job {holder['job']}" if holder.get("job") else ""
