@@ -332,22 +332,8 @@ class GainCost:
     tokens: int
     seconds: float
 
-    @property
-    def usd_per_point(self) -> float | None:
-        """Dollars for a point gained."""
-        return self._per_point(self.usd)
-
-    @property
-    def tokens_per_point(self) -> float | None:
-        """Tokens for a point gained."""
-        return self._per_point(self.tokens)
-
-    @property
-    def seconds_per_point(self) -> float | None:
-        """Seconds for a point gained."""
-        return self._per_point(self.seconds)
-
-    def _per_point(self, amount: float | None) -> float | None:
+    def per_point(self, amount: float | None) -> float | None:
+        """Return the share of `amount` (dollars, tokens or seconds) for a point gained."""
         return amount / self.points if amount is not None and amount >= 0 and self.points > 0 else None
 
 
