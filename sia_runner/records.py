@@ -1,10 +1,13 @@
 """Plain data that the components exchange, and its JSON. Imports no other module of the package."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+Json = dict[str, Any]  # a JSON object
 
 
 class Lever(StrEnum):
@@ -97,14 +100,28 @@ class Score:
     ci95: tuple[float, float]
     n: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the record as JSON data."""
         return {"value": self.value, "ci95": list(self.ci95), "n": self.n}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Score":
-        """Return the score that `as_json` wrote."""
-        return Score(float(data["value"]), (float(data["ci95"][0]), float(data["ci95"][1])), int(data["n"]))
+        """Return the score that `to_json` wrote."""
+        low, high = data["ci95"]
+        return Score(float(data["value"]), (float(low), float(high)), int(data["n"]))
+
+    @staticmethod
+    def parse(data: Any) -> "Score | None":
+        """Return the score if `data` is one with finite numbers, or None for anything else."""
+        try:
+            score = Score.from_json(data)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        return score if all(map(math.isfinite, (score.value, *score.ci95))) else None
+
+    def __str__(self) -> str:
+        """Return ``0.781 [0.753, 0.806] (n=913)``."""
+        return f"{self.value:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}] (n={self.n})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +135,7 @@ class Usage:
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(self.usd + other.usd, self.tokens + other.tokens, self.calls + other.calls)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the record as JSON data."""
         return asdict(self)
 
@@ -146,13 +163,13 @@ class CallFailures:
     questions: Mapping[str, OutcomeKind] = field(default_factory=dict)
     untagged: Mapping[OutcomeKind, int] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the record as JSON data."""
         return asdict(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "CallFailures":
-        """Return the failures that `as_json` wrote."""
+        """Return the failures that `to_json` wrote."""
         return CallFailures(
             {question: OutcomeKind(kind) for question, kind in data["questions"].items()},
             {OutcomeKind(kind): int(count) for kind, count in data["untagged"].items()},
@@ -232,7 +249,7 @@ class Proposal:
         """True for a weights update."""
         return self.lever in (Lever.WEIGHTS, Lever.BOTH)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the record as JSON data."""
         return asdict(self)
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from sia_runner.config.experiment import SpendingLimits
-from sia_runner.experiment.summary import format_score, published_lines, training_json, update_line
+from sia_runner.experiment.summary import format_score, published_lines, update_line
 from sia_runner.selection.scoring import leaderboard_lines
 from sia_runner.store.journal import FinishedGeneration, find_incumbent
 
@@ -152,16 +152,16 @@ class Display:
         """Print one lasting line for a generation, as soon as it has its verdict."""
         self._progress.update(self._bar, completed=generation.n)
         score = f"{generation.val.value:.3f}" if generation.val else "no score"
-        title = escape(generation.steps["propose"]["title"])
+        title = escape(generation.title)
         change = _val_change(generation, before)
         status = f"[{_STYLE[generation.status]}]{generation.status}[/]"
-        reason = escape(generation.steps["accept"]["reason"])
+        reason = escape(generation.reason)
         seconds = sum(generation.seconds.values())
         self._console.print(
             f"generation {generation.n}: {status} val {score}{change} · {title} · {reason} · {seconds:.1f} s"
         )
-        if update := training_json(generation):
-            self._console.print(f"  update: {escape(update_line(update))}")
+        if generation.training:
+            self._console.print(f"  update: {escape(update_line(generation.training))}")
 
     def show_summary(self, summary: Mapping[str, Any], run: Path) -> None:
         """Print the table of generations and the closing lines."""

@@ -19,7 +19,7 @@ import fcntl
 import json
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +28,11 @@ from typing import Any, NamedTuple
 from sia_runner.gateway.prices import PICO
 from sia_runner.records import Usage
 from sia_runner.store import lease
+from sia_runner.store.files import LineReader, parse_object
 
 LedgerLine = Mapping[str, Any]
 UNITS = ("usd", "tokens", "calls")
+_WHOLE_FILE = 1 << 62  # bytes
 
 
 class Amount(NamedTuple):
@@ -81,6 +83,17 @@ class AccountTotals:
         """The spending in US dollars."""
         return self.usd / PICO
 
+    def to_json(self) -> dict[str, float | None]:
+        """Return what was spent on models. `usd` is null where any call has no known price, never zero for it."""
+        return {
+            "usd": round(self.dollars, 9) if self.priced else None,
+            "tokens": self.input_tokens + self.output_tokens,
+            "calls": self.calls,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "unanswered": self.unanswered,  # sent without receiving an answer; counted at the reserved amount
+        }
+
     def usage(self) -> Usage:
         """Return dollars, tokens and calls."""
         return Usage(self.dollars, self.input_tokens + self.output_tokens, self.calls)
@@ -96,16 +109,22 @@ class _Attempt(NamedTuple):
     def amount(self) -> Amount:
         return Amount(self.usd or 0, self.input + self.output, 1)
 
+    def as_unanswered(self) -> AccountTotals:
+        return AccountTotals(self.usd or 0, self.input, self.output, 0, 1, 1, int(self.usd is None))
+
 
 @dataclass(slots=True)
 class LedgerFile:
-    """The sums of one ledger file, fed line by line: by the process that writes it, or from the file as it grows."""
+    """The sums of one ledger file, fed line by line: by the process that writes it, or from the file as it grows.
+
+    `keeps_pools`: whether the sums of each pool are kept, which only processes that spend need.
+    """
 
     rows: dict[Account, AccountTotals] = field(default_factory=dict)
     under_way: dict[int, _Attempt] = field(default_factory=dict)
     _settled: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     _reserved: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
-    _read: int = 0  # bytes
+    keeps_pools: bool = True
 
     def add(self, line: LedgerLine) -> None:
         """Add one line of the file."""
@@ -115,18 +134,18 @@ class LedgerFile:
             self.under_way[line["sent"]] = attempt
             self._move(self._reserved, attempt, attempt.amount, 1)
         elif "done" in line:
-            self._done(
-                line["done"], AccountTotals(0, line["input"], line["output"], line["cached"]), _pico(line["usd"])
-            )
+            usd = _pico(line["usd"])
+            totals = AccountTotals(usd or 0, line["input"], line["output"], line["cached"], 1, 0, int(usd is None))
+            self._settle(line["done"], totals)
         elif "undone" in line:
             self._take(line["undone"])
         elif "unanswered" in line:
-            self._unanswered(line["unanswered"])
+            self._settle(line["unanswered"])
 
     def abandon(self) -> None:
         """Count all attempts under way as unanswered: their process is gone and will not settle them."""
         for number in list(self.under_way):
-            self._unanswered(number)
+            self._settle(number)
 
     def settled(self, pool: str, unit: int) -> int:
         """Return the settled amount of a pool, in picodollars, tokens or calls."""
@@ -136,25 +155,15 @@ class LedgerFile:
         """Return the settled amount plus the reservations of calls under way."""
         return self.settled(pool, unit) + (self._reserved[pool][unit] if pool in self._reserved else 0)
 
-    def catch_up(self, path: Path) -> None:
-        """Read the lines appended since the last call; an incomplete last line waits for the next call."""
-        try:
-            with path.open("rb") as stream:
-                stream.seek(self._read)
-                data = stream.read().rpartition(b"\n")[0]
-        except FileNotFoundError:
-            return
-        for line in parse_lines(data):
-            self.add(line)
-        self._read += len(data) + 1 if data else 0
+    def catch_up(self, lines: LineReader) -> None:
+        """Add the lines appended since the last call. Skip those cut by a full disk: those calls have no answer."""
+        for line in lines.fresh(_WHOLE_FILE):
+            self.add(parse_object(line.data) or {})
 
-    def _unanswered(self, number: int) -> None:
-        attempt = self.under_way[number]
-        self._done(number, AccountTotals(0, attempt.input, attempt.output, unanswered=1), attempt.usd)
-
-    def _done(self, number: int, row: AccountTotals, usd: int | None) -> None:
+    def _settle(self, number: int, totals: AccountTotals | None = None) -> None:
+        """Add what an attempt took; None if it was not answered."""
         attempt = self._take(number)
-        row.calls, row.usd, row.unpriced = 1, usd or 0, int(usd is None)
+        row = totals or attempt.as_unanswered()
         self.rows.setdefault(attempt.account, AccountTotals()).add(row)
         self._move(self._settled, attempt, Amount(row.usd, row.input_tokens + row.output_tokens, 1), 1)
 
@@ -164,20 +173,9 @@ class LedgerFile:
         return attempt
 
     def _move(self, sums: dict[str, list[int]], attempt: _Attempt, amount: Amount, sign: int) -> None:
-        for pool in attempt.account.pools():
+        for pool in attempt.account.pools() if self.keeps_pools else ():
             for unit, value in enumerate(amount):
                 sums[pool][unit] += sign * value
-
-
-def parse_lines(data: bytes) -> Iterator[LedgerLine]:
-    """Yield the lines that are JSON objects. Skip lines cut by a full disk: those calls have no answer."""
-    for raw in data.split(b"\n"):
-        try:
-            line = json.loads(raw)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            yield line
 
 
 def _pico(usd: float | None) -> int | None:
@@ -192,6 +190,7 @@ class Allowance:
     """The share of the budget that one process may spend."""
 
     process: Mapping[str, Any]
+    lines: LineReader  # of its file
     holds: Mapping[str, int] = field(default_factory=dict)  # "pool.unit" -> picodollars, tokens, calls
     closed: bool = False
     final: bool = False  # closed, and its file read to the end
@@ -207,17 +206,16 @@ class AllowanceRegister:
 
     def __init__(self, folder: Path, own_name: str = "") -> None:
         self._folder, self._path, self._own_name = folder, folder / REGISTER, own_name
-        self._read = 0  # bytes of the register
+        self._lines = LineReader(folder, REGISTER)
         self._others: dict[str, Allowance] = {}
 
     def refresh(self) -> Iterable[Allowance]:
         """Read the register and the other processes' files to their end; return the other allowances."""
-        if self._path.exists():
-            self._read_register()
-        for name, allowance in self._others.items():
+        self._read_register()
+        for allowance in self._others.values():
             if not allowance.final:
                 allowance.final = allowance.closed
-                allowance.ledger_file.catch_up(self._folder / f"{name}.jsonl")
+                allowance.ledger_file.catch_up(allowance.lines)
             if allowance.final:
                 allowance.ledger_file.abandon()
         return self._others.values()
@@ -260,14 +258,13 @@ class AllowanceRegister:
             stream.write(b"\n" * incomplete + json.dumps(line).encode() + b"\n")
 
     def _read_register(self) -> None:
-        with self._path.open("rb") as stream:
-            stream.seek(self._read)
-            data = stream.read().rpartition(b"\n")[0]
-        for line in parse_lines(data):
-            if line["lease"] != self._own_name:
-                allowance = self._others.setdefault(line["lease"], Allowance(line["process"]))
+        for row in self._lines.fresh(_WHOLE_FILE):
+            line = parse_object(row.data)
+            if line and line["lease"] != self._own_name:
+                name = line["lease"]
+                lines = LineReader(self._folder, f"{name}.jsonl")
+                allowance = self._others.setdefault(name, Allowance(line["process"], lines))
                 allowance.holds, allowance.closed = line["holds"], line["closed"]
-        self._read += len(data) + 1 if data else 0
 
 
 def has_ended(process: Mapping[str, Any]) -> bool:
@@ -292,6 +289,13 @@ class RunTotals:
         """The spending of all accounts."""
         return self.of()
 
+    def by(self, key: Callable[[Account], Any]) -> dict[Any, AccountTotals]:
+        """Return the sum of the accounts with the same `key`, ordered by it."""
+        sums: dict[Any, AccountTotals] = {}
+        for account, row in self.rows.items():
+            sums.setdefault(key(account), AccountTotals()).add(row)
+        return dict(sorted(sums.items()))
+
     def of(
         self, *, generation: int | None = None, candidate: str | None = None, purpose: str | None = None
     ) -> AccountTotals:
@@ -313,12 +317,16 @@ def read_totals(folder: Path) -> RunTotals:
     return add_up([allowance.ledger_file for allowance in allowances])
 
 
-def add_up(ledger_files: Iterable[LedgerFile]) -> RunTotals:
-    """Add the sums of several ledger files up."""
+def add_up(ledger_files: Iterable[LedgerFile], *, alive: bool = True) -> RunTotals:
+    """Add the sums of several ledger files up. Unless their processes are `alive`, calls under way are unanswered."""
     rows: dict[Account, AccountTotals] = {}
     in_flight = 0
     for ledger_file in ledger_files:
-        in_flight += len(ledger_file.under_way)
-        for account, row in ledger_file.rows.items():
+        parts = list(ledger_file.rows.items())
+        if alive:
+            in_flight += len(ledger_file.under_way)
+        else:
+            parts += [(attempt.account, attempt.as_unanswered()) for attempt in ledger_file.under_way.values()]
+        for account, row in parts:
             rows.setdefault(account, AccountTotals()).add(row)
     return RunTotals(rows, in_flight)

@@ -12,14 +12,15 @@ import yaml
 from pydantic import ValidationError
 
 from sia_runner.config.experiment import check_experiment
-from sia_runner.records import Outcome
+from sia_runner.records import Json, Outcome
 from sia_runner.selection.scoring import mean_value, paired_difference
+from sia_runner.store.files import read_slice
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
-from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of
+from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 
-Json = dict[str, Any]
 # Keys that may differ: trainer, seed, lever schedule, and the name of the target agent (see _target).
 _TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
+MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
 
 
@@ -94,22 +95,32 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
         raise RunDirectoryError(f"{run.path}: its task cannot be split, so there is no test score to compare")
     if not tested or not tested["score"]:
         raise RunDirectoryError(f"{run.path} ended without a test score (status {end_entry['status']})")
-    scores = run.test(end_entry["best"]).path / "scores.json"
-    if not scores.is_file() or sha256_of(scores) != tested["scores_sha256"]:
+    outcomes = read_test_outcomes(run.path, journal, end_entry["best"])
+    if not outcomes:
+        scores = run.test(end_entry["best"]).path / "scores.json"
         raise RunDirectoryError(f"{scores} was changed since it was written: python -m sia_runner verify {run.path}")
-    rows = read_json(scores)["outcomes"]
     config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     lock = read_json(run.lock)
-    test_questions = json.dumps([sorted(row["unit"] for row in rows), sorted(lock["data"].items())])
+    test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
     return FinishedRun(
         row={"run": name} | _run_row(summary, journal),
         config=_dotted_keys(config) | {"target_agent": _target_kind(config)},
-        outcomes=tuple(map(Outcome.from_json, rows)),
+        outcomes=outcomes,
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
         policy_sha256=(lock.get("policy") or {}).get("sha256"),
         harness_sha256=finished_generations(journal)[0].steps.get("build", {}).get("sha256"),
     )
+
+
+def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outcome, ...]:
+    """Return the outcomes of generation `n` on test; none if scores.json is not the one that the verifier wrote."""
+    chunk = read_slice(run, f"test/gen_{n}/scores.json", 0, MAX_FILE_BYTES)
+    result = journal.result(f"test/gen_{n}") or {}
+    if chunk is None or hashlib.sha256(chunk.data).hexdigest() != result.get("scores_sha256"):
+        return ()
+    rows = json.loads(chunk.data)["outcomes"]
+    return tuple(map(Outcome.from_json, rows))
 
 
 def _target_kind(config: Json) -> str:

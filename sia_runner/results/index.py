@@ -5,15 +5,14 @@ A refresh compares stamps and reads only what changed."""
 import math
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sia_runner.results.journal import parse_score
-from sia_runner.store.files import FileStamp, file_stamp, load_json, read_text
+from sia_runner.records import Json, Score
+from sia_runner.store.files import FileStamp, as_dict, as_int, as_list, as_number, file_stamp, load_json, read_text
 from sia_runner.store.lease import process_ended, process_identity
 from sia_runner.text import strip_control_characters
 
@@ -68,7 +67,7 @@ def _is_printable(name: str) -> bool:
 STALE_SECONDS = 90.0  # seconds without a touch, for leases of other machines, whose clocks may differ a little
 
 
-def lease_holder(run: Path) -> dict[str, Any] | None:
+def lease_holder(run: Path) -> Json | None:
     """Return the lease of the process that writes `run`, ``{"host", "pid", "job", …}``, or None if none is alive."""
     lease, touched = load_json(run, "lease.json", 1 << 16), file_stamp(run, "lease.json")
     if not isinstance(lease, dict) or touched is None:
@@ -85,15 +84,14 @@ def lease_holder(run: Path) -> dict[str, Any] | None:
 MAX_YAML_DEPTH = 100  # nested collections
 
 
-def read_config(run: Path) -> dict[str, Any]:
+def read_config(run: Path) -> Json:
     """Return config.yaml as plain data, or an empty dict if it cannot be read."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if PyYAML was built with libyaml
     try:
         source = read_text(run, "config.yaml", 1 << 20) or ""
         if _yaml_depth(source, loader) > MAX_YAML_DEPTH:
             return {}
-        data = yaml.load(source, Loader=loader)  # noqa: S506 - both are safe
-        return data if isinstance(data, dict) else {}
+        return as_dict(yaml.load(source, Loader=loader))  # noqa: S506 - both are safe
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
 
@@ -121,8 +119,7 @@ class RunRow:
     """One run in the list.
 
     `path` is relative to the folder of the index ("." for the folder itself). `status`: running, waits, cut, completed,
-    failed, budget, interrupted. Scores are as in generations.py, `updated` is in unix seconds, `usd` is None if some
-    price is not known.
+    failed, budget, interrupted. `updated` is in unix seconds, `usd` is None if some price is not known.
     """
 
     path: str
@@ -138,9 +135,9 @@ class RunRow:
     accepted: int = 0
     course: tuple[tuple[float | None, bool], ...] = ()  # val of the newest generations, and whether it was accepted
     best: int | None = None
-    val: Mapping[str, Any] | None = None
-    test: Mapping[str, Any] | None = None
-    baseline_test: Mapping[str, Any] | None = None
+    val: Score | None = None
+    test: Score | None = None
+    baseline_test: Score | None = None
     usd: float | None = None
     tokens: int = 0
     calls: int = 0
@@ -157,7 +154,7 @@ class RunIndex:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._cache: dict[str, tuple[tuple[FileStamp | None, ...], dict[str, Any]]] = {}
+        self._cache: dict[str, tuple[tuple[FileStamp | None, ...], RunRow]] = {}
         self.paths: dict[str, str] = {}  # run -> sweep
         self.read = 0
 
@@ -176,20 +173,19 @@ class RunIndex:
         return [row for row in rows if row]
 
     def _row(self, path: str, updated: float, read: bool) -> RunRow | None:
-        run, sweep = self._root / path, self.paths[path]
+        run = self._root / path
         stamps = tuple(link_stamp(run / name) for name in ("config.yaml", "summary.json"))
         cached = self._cache.get(path)
         if read and (cached is None or cached[0] != stamps):
             self.read += 1
-            cached = self._cache[path] = (stamps, _summary_facts(run))
+            cached = self._cache[path] = (stamps, _read_row(run, path))
         if cached is None:
             return None
-        facts = cached[1]
+        row = cached[1]
         process = lease_holder(run) if os.path.lexists(run / "lease.json") else None
-        status = run_status(facts.get("status"), facts["waits"], process is not None)
-        fields = {key: value for key, value in facts.items() if key not in ("status", "waits")}
-        host = str((process or {}).get("host", ""))
-        return RunRow(path, run.name, status, **fields, sweep=sweep, host=host, updated=updated)
+        if process:
+            row = replace(row, status="running", host=str(process.get("host", "")))
+        return replace(row, sweep=self.paths[path], updated=updated)
 
 
 def _update_time(run: Path) -> float:
@@ -206,56 +202,39 @@ def run_status(status: str | None, waits: bool, alive: bool) -> str:
     return "cut" if status in (None, "running") else status
 
 
-def _summary_facts(run: Path) -> dict[str, Any]:
+def _read_row(run: Path, path: str) -> RunRow:
+    """Return the row of a run that no process works on: from its summary, or config.yaml before the first verdict."""
     summary = load_json(run, "summary.json", _MAX_SUMMARY_BYTES)
     if not isinstance(summary, dict):
-        return _config_facts(run)
-    best, usage, metric = (_dict(summary.get(key)) for key in ("best", "usage", "metric"))
-    done = [generation for generation in _list(summary.get("generations")) if isinstance(generation, dict)]
-    return {
-        "status": str(summary.get("status")),
-        "waits": summary.get("waits") is not None,
-        "task": str(summary.get("task", "")),
-        "mode": str(summary.get("mode", "")),
-        "seed": _int(summary.get("seed")),
-        "metric": str(metric.get("name", "")),
-        "higher_is_better": metric.get("higher_is_better") is not False,
-        "generations": len(done),
-        "accepted": sum(generation.get("status") == "accepted" for generation in done),
-        "course": tuple(_course_point(generation) for generation in done[-MAX_COURSE_POINTS:]),
-        "best": _int(best.get("generation")),
-        **{key: parse_score(best.get(key)) for key in ("val", "test", "baseline_test")},
-        "usd": usd if isinstance(usd := usage.get("usd"), int | float) and abs(usd) < float("inf") else None,
-        "tokens": _int(usage.get("tokens")) or 0,
-        "calls": _int(usage.get("calls")) or 0,
-        "stopped": str(summary.get("stopped") or ""),
-    }
+        settings = read_config(run)
+        task, trainer = as_dict(settings.get("task")), as_dict(settings.get("trainer"))
+        names = str(task.get("name", "")), str(trainer.get("mode", ""))
+        return RunRow(path, run.name, "cut", *names, as_int(settings.get("seed")))
+    best, usage, metric = (as_dict(summary.get(key)) for key in ("best", "usage", "metric"))
+    done = [row for row in as_list(summary.get("generations")) if isinstance(row, dict)]
+    return RunRow(
+        path=path,
+        name=run.name,
+        status=run_status(str(summary.get("status")), summary.get("waits") is not None, alive=False),
+        task=str(summary.get("task", "")),
+        mode=str(summary.get("mode", "")),
+        seed=as_int(summary.get("seed")),
+        metric=str(metric.get("name", "")),
+        higher_is_better=metric.get("higher_is_better") is not False,
+        generations=len(done),
+        accepted=sum(row.get("status") == "accepted" for row in done),
+        course=tuple(_course_point(row) for row in done[-MAX_COURSE_POINTS:]),
+        best=as_int(best.get("generation")),
+        val=Score.parse(best.get("val")),
+        test=Score.parse(best.get("test")),
+        baseline_test=Score.parse(best.get("baseline_test")),
+        usd=as_number(usage.get("usd")),
+        tokens=as_int(usage.get("tokens")) or 0,
+        calls=as_int(usage.get("calls")) or 0,
+        stopped=str(summary.get("stopped") or ""),
+    )
 
 
-def _course_point(generation: dict[str, Any]) -> tuple[float | None, bool]:
-    of = parse_score(generation.get("val"))
-    return (of["value"] if of else None), generation.get("status") == "accepted"
-
-
-def _config_facts(run: Path) -> dict[str, Any]:
-    """Return what config.yaml says, before the first generation has a verdict."""
-    settings = read_config(run)
-    task, trainer = _dict(settings.get("task")), _dict(settings.get("trainer"))
-    facts = {
-        "task": str(task.get("name", "")),
-        "mode": str(trainer.get("mode", "")),
-        "seed": _int(settings.get("seed")),
-    }
-    return {"status": None, "waits": False} | facts
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _course_point(row: Json) -> tuple[float | None, bool]:
+    val = Score.parse(row.get("val"))
+    return (val.value if val else None), row.get("status") == "accepted"

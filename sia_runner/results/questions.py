@@ -11,9 +11,9 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sia_runner.store.files import FileStamp, LineReader, file_stamp, list_folder, load_json, read_slice
+from sia_runner.records import Json
+from sia_runner.store.files import FileStamp, LineReader, file_stamp, list_folder, load_json, parse_object, read_slice
 
 NOT_VERIFIED = "not yet verified"
 _MAX_KINDS = 200
@@ -114,10 +114,8 @@ class OutcomeTable:
 
     def _prediction(self, at: int) -> str:
         chunk = read_slice(self._run, self._scores, self._starts[at], self._sizes[at])
-        try:
-            return str(json.loads(b"{" + chunk.data + b"}").get("prediction", "")) if chunk and chunk.data else ""
-        except ValueError:
-            return ""  # the file was rewritten since it was indexed
+        row = parse_object(b"{" + chunk.data + b"}") if chunk else None  # None: rewritten since it was indexed
+        return str((row or {}).get("prediction", ""))
 
 
 UNTAGGED = "no question named"
@@ -183,7 +181,7 @@ class QuestionIndex:
                     break
         return positions
 
-    def call(self, at: int, *, text: bool = True) -> dict[str, Any] | None:
+    def call(self, at: int, *, text: bool = True) -> Json | None:
         """Return a line of trajectories.jsonl, or None if it is no longer there.
 
         models/trajectories.py describes the fields. Without `text` the request and the response are left out.
@@ -197,11 +195,7 @@ class QuestionIndex:
         if chunk is None:
             return None
         head, cut, _ = chunk.data.partition(b',"request":')  # a bare quote is in no JSON string, so this is a key
-        try:
-            line = json.loads(chunk.data if text or not cut else head + b"}")
-        except (ValueError, RecursionError):
-            return None
-        return line if isinstance(line, dict) else None
+        return parse_object(chunk.data if text or not cut else head + b"}")
 
     def _clear(self) -> None:
         self._questions = OutcomeTable(self._run, f"{self._place}/scores.json")

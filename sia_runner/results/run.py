@@ -2,7 +2,6 @@
 
 A refresh reads what changed, and reads nothing twice."""
 
-import json
 import math
 import re
 import shlex
@@ -13,23 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sia_runner.gateway.ledger_files import AccountTotals, LedgerFile, parse_lines
+from sia_runner.gateway.ledger_files import REGISTER, LedgerFile, RunTotals, add_up
+from sia_runner.records import Json, Score
 from sia_runner.results.index import lease_holder, read_config, run_status
-from sia_runner.results.journal import GenerationRecord, JournalReader, read_generations, read_test_scores
 from sia_runner.results.questions import QuestionIndex
-from sia_runner.store.files import FileStamp, LineReader, file_stamp, list_folder, load_json
+from sia_runner.selection.scoring import leaderboard_lines
+from sia_runner.store.files import (
+    FileStamp,
+    LineReader,
+    as_dict,
+    as_int,
+    as_number,
+    file_stamp,
+    finite_figures,
+    list_folder,
+    load_json,
+    parse_object,
+)
+from sia_runner.store.generations import GenerationRecord, TrainingRecord, parse_counts
+from sia_runner.store.journal import JournalReader, find_incumbent, minutes_spent, read_generations
 
 BUDGET_UNITS = ("usd", "tokens", "calls", "minutes")
-_LEASES_FILE = "leases.jsonl"
 _LEDGER_SLICE = 1 << 20  # bytes read between two checks of the deadline
-Json = dict[str, Any]
-
-
-class _LedgerRows(LedgerFile):
-    """A ledger reader without the per-budget sums, which only processes that spend need: half the time."""
-
-    def _move(self, *_: Any, **__: Any) -> None:
-        pass
 
 
 class SpendingReader:
@@ -41,16 +45,16 @@ class SpendingReader:
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self._books: dict[str, tuple[LineReader, LedgerFile]] = {}
+        self._files: dict[str, tuple[LineReader, LedgerFile]] = {}
 
     def refresh(self, seconds: float = 0.1) -> bool:
         """Read on for about `seconds`. Return True once everything on disk has been added up."""
         deadline = time.monotonic() + seconds
         for entry in list_folder(self._run, "ledger"):
-            if entry.kind == "file" and entry.name.endswith(".jsonl") and entry.name != _LEASES_FILE:
+            if entry.kind == "file" and entry.name.endswith(".jsonl") and entry.name != REGISTER:
                 name = f"ledger/{entry.name}"
-                self._books.setdefault(name, (LineReader(self._run, name), _LedgerRows()))
-        for name in self._books:
+                self._files.setdefault(name, (LineReader(self._run, name), LedgerFile(keeps_pools=False)))
+        for name in self._files:
             while self._slice(name):
                 if time.monotonic() > deadline:
                     return False
@@ -58,43 +62,28 @@ class SpendingReader:
 
     def _slice(self, name: str) -> bool:
         """Read a part of what is new in one file. Return True if there was anything."""
-        lines, book = self._books[name]
+        lines, ledger_file = self._files[name]
         before = lines.offset
         for line in lines.fresh(_LEDGER_SLICE):
             if lines.restarted:
-                book = _LedgerRows()
-                self._books[name] = (lines, book)
+                ledger_file = LedgerFile(keeps_pools=False)
+                self._files[name] = (lines, ledger_file)
                 lines.restarted = False
-            _add_lines(book, line.data)
+            try:
+                ledger_file.add(parse_object(line.data) or {})
+            except (KeyError, TypeError, ValueError, AttributeError):
+                continue  # the file is damaged: count the other lines
         return lines.offset != before
 
-    def totals(self, *, alive: bool) -> Json:
-        """Return the sums in usd, tokens and calls.
-
-        The keys are ``{"total": …, "generations": {n: …}, "purposes": {name: …}, "in_flight"}``.
-        """
-        total, by_generation, by_purpose = AccountTotals(), dict[int, AccountTotals](), dict[str, AccountTotals]()
-        in_flight = 0
-        for _, book in self._books.values():
-            in_flight += len(book.under_way) if alive else 0
-            for account, row in _rows(book, alive):
-                total.add(row)
-                by_generation.setdefault(account.generation, AccountTotals()).add(row)
-                by_purpose.setdefault(str(account.purpose), AccountTotals()).add(row)
-        return {
-            "total": _row_json(total),
-            "generations": {n: _row_json(row) for n, row in sorted(by_generation.items()) if n},
-            "purposes": {name: _row_json(row) for name, row in sorted(by_purpose.items())},
-            "in_flight": in_flight,
-        }
+    def totals(self, *, alive: bool) -> RunTotals:
+        """Return the sums."""
+        return add_up([ledger_file for _, ledger_file in self._files.values()], alive=alive)
 
 
-def budget_limits(config: Mapping[str, Any], resumed: list[str]) -> Json:
+def budget_limits(config: Mapping[str, Any], resumed: list[str]) -> dict[str, float | None]:
     """Return ``{"usd": 5.0, …}``, None for no limit: the config's, with the overrides of resumes (``budget.usd=9``)."""
-    budget = config.get("budget")
-    result: Json = {
-        unit: _parse_limit(str(budget.get(unit))) if isinstance(budget, dict) else None for unit in BUDGET_UNITS
-    }
+    budget = as_dict(config.get("budget"))
+    result = {unit: _parse_limit(str(budget.get(unit))) for unit in BUDGET_UNITS}
     for override in resumed:
         key, _, value = override.partition("=")
         unit = key.removeprefix("budget.")
@@ -103,36 +92,9 @@ def budget_limits(config: Mapping[str, Any], resumed: list[str]) -> Json:
     return result
 
 
-def _add_lines(book: LedgerFile, data: bytes) -> None:
-    for line in parse_lines(data):
-        try:
-            book.add(line)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            continue  # the file is damaged: count the other lines
-
-
-def _rows(book: LedgerFile, alive: bool) -> list[tuple[Any, AccountTotals]]:
-    rows = list(book.rows.items())
-    if not alive:
-        rows += [(attempt.account, _reserved_row(attempt)) for attempt in book.under_way.values()]
-    return rows
-
-
-def _reserved_row(attempt: Any) -> AccountTotals:
-    return AccountTotals(
-        attempt.usd or 0, attempt.input, attempt.output, calls=1, unanswered=1, unpriced=int(attempt.usd is None)
-    )
-
-
-def _row_json(row: AccountTotals) -> Json:
-    usd = round(row.dollars, 9) if row.priced else None
-    tokens = row.input_tokens + row.output_tokens
-    return {"usd": usd, "tokens": tokens, "calls": row.calls, "unanswered": row.unanswered}
-
-
 def _parse_limit(text: str) -> float | None:
     try:
-        return float(text) if math.isfinite(float(text)) else None
+        return as_number(float(text))
     except ValueError:
         return None
 
@@ -173,24 +135,21 @@ class TrainingCurves:
         self.steps = (step, planned or self.steps[1])
 
 
-def finished_curves(training: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
-    """Return the curves of a finished update, as `Curves.refresh` does. `training`: as in generations.py."""
+def finished_curves(training: TrainingRecord) -> dict[str, list[tuple[int, float]]]:
+    """Return the curves of a finished update, as `TrainingCurves.refresh` does."""
     curves = {}
-    for name in CURVE_NAMES:
-        values = (training.get(name) or [])[:MAX_POINTS]
-        points = [(step, value) for step, value in enumerate(values, 1) if value is not None]
+    for name, values in (("reward", training.reward), ("kl", training.kl), ("entropy", training.entropy)):
+        points = [(step, value) for step, value in enumerate(values[:MAX_POINTS], 1) if value is not None]
         curves |= {name: points} if points else {}
     return curves
 
 
 def _parse_point(data: bytes) -> tuple[int, int | None, dict[str, float]] | None:
-    try:
-        line = json.loads(data)
-        values = {name: float(line[name]) for name in CURVE_NAMES if isinstance(line.get(name), int | float)}
-        planned = line.get("steps")
-        return int(line["step"]), planned if isinstance(planned, int) else None, _finite_values(values)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+    figures = finite_figures(data)
+    if "step" not in figures:
         return None
+    values = {name: float(figures[name]) for name in CURVE_NAMES if name in figures}
+    return int(figures["step"]), as_int(figures.get("steps")), values
 
 
 def _parse_log_line(data: bytes) -> tuple[int, int | None, dict[str, float]] | None:
@@ -199,13 +158,42 @@ def _parse_log_line(data: bytes) -> tuple[int, int | None, dict[str, float]] | N
         return None
     try:
         values = {name: float(match[at]) for name, at in (("reward", 3), ("kl", 4), ("entropy", 5))}
-        return int(match[1]), int(match[2]), _finite_values(values)
     except ValueError:
         return None
+    return int(match[1]), int(match[2]), {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def _finite_values(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if abs(value) < float("inf")}
+@dataclass(frozen=True, slots=True)
+class FinalTestResult:
+    """One use of the test set. `standing`: lines on an official grader's score and medal, none if there are none."""
+
+    generation: int | None
+    score: Score | None
+    outcomes: Mapping[str, int]
+    standing: list[str]
+    at: str = ""  # ISO 8601
+
+
+def read_test_results(journal: JournalReader) -> list[FinalTestResult]:
+    """Return each use of the test set, in order."""
+    return [
+        FinalTestResult(
+            as_int((result := entry["result"]).get("generation")),
+            Score.parse(result.get("score")),
+            parse_counts(result.get("outcomes")),
+            _standing_lines(result.get("standing")),
+            str(entry.get("at", "")),
+        )
+        for step, entry in journal.done()
+        if step.startswith("test/")
+    ]
+
+
+def _standing_lines(value: Any) -> list[str]:
+    try:
+        return leaderboard_lines(value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []
 
 
 _MAX_INDEXES = 3  # indexes of questions kept in memory; _ENTRIES limits their entries together
@@ -217,7 +205,7 @@ _MAX_SUMMARY_BYTES = 64 << 20
 class RunState:
     """The state of a run that a page shows first.
 
-    `best`: the incumbent. `spending`: as `Spending.totals`. `minutes`: of all generations. `summary`: as it is on disk,
+    `best`: the incumbent. `minutes`: of all generations. `summary`: as it is on disk,
     empty before the first verdict. `holder`: the lease of the process that writes it now, or None.
     """
 
@@ -226,14 +214,14 @@ class RunState:
     config: Json
     summary: Json
     generations: list[GenerationRecord]
-    tests: list[Json]
+    tests: list[FinalTestResult]
     best: int | None
     stopped: str
-    limits: Json
-    spending: Json
+    limits: Mapping[str, float | None]
+    spending: RunTotals
     counted: bool  # False while the ledger is still being added up
     minutes: float
-    jobs: list[Json]
+    jobs: list[dict[str, str]]
     holder: Json | None
     resume: str  # the command that continues the run, or ""
     fault: str
@@ -241,12 +229,12 @@ class RunState:
     @property
     def task(self) -> str:
         """The name of the task, "" if it is not known."""
-        return str(_dict(self.config.get("task")).get("name", ""))
+        return str(as_dict(self.config.get("task")).get("name", ""))
 
     @property
     def mode(self) -> str:
         """The mode (SIA-H, SIA-W+H), "" if it is not known."""
-        return str(_dict(self.config.get("trainer")).get("mode", ""))
+        return str(as_dict(self.config.get("trainer")).get("mode", ""))
 
 
 class RunReader:
@@ -254,14 +242,14 @@ class RunReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.journal = JournalReader(path)
+        self.journal = JournalReader(path / "journal.jsonl", strict=False)
         self.spending = SpendingReader(path)
         self._answers: OrderedDict[str, QuestionIndex] = OrderedDict()
         self._curves: dict[int, TrainingCurves] = {}
         self._config: tuple[FileStamp | None, Json] = (None, {})
         self._summary: tuple[FileStamp | None, Json] = (None, {})
         self._holder: Json | None = None
-        self._totals: Json = {}
+        self._totals = RunTotals()
         self.complete = False  # whether the last refresh read everything on disk
 
     def refresh(self) -> bool:
@@ -279,11 +267,10 @@ class RunReader:
         """Return the state of the run at the last refresh."""
         summary, settings = self._summary[1], self._config[1]
         alive = self._holder is not None
-        end_entry = next((entry for entry in reversed(self.journal.entries) if entry.get("event") == "ended"), {})
+        end_entry = next(reversed([*self.journal.of("ended")]), {})
         status = run_status(summary.get("status"), summary.get("waits") is not None, alive)
         resumed = [str(text) for entry in self.journal.of("resumed") for text in entry.get("overrides") or []]
         done = read_generations(self.journal, alive)
-        accepted = [generation.n for generation in done if generation.status == "accepted"]
         stopped = next((str(entry.get("reason", "")) for entry in self.journal.of("stopped")), "")
         return RunState(
             path=self.path,
@@ -291,13 +278,13 @@ class RunReader:
             config=settings,
             summary=summary,
             generations=done,
-            tests=read_test_scores(self.journal),
-            best=accepted[-1] if accepted else end_entry.get("best"),
+            tests=read_test_results(self.journal),
+            best=find_incumbent(done) or as_int(end_entry.get("best")),
             stopped=stopped,
             limits=budget_limits(settings, resumed),
             spending=self._totals,
             counted=self.complete,
-            minutes=self.journal.seconds() / 60,
+            minutes=minutes_spent(self.journal),
             jobs=self.journal.jobs(),
             holder=self._holder,
             resume=self._resume(status),
@@ -331,13 +318,13 @@ class RunReader:
 
     def decision(self, n: int) -> Json:
         """Return decision.json of a generation: the lever, and the evidence for it. Empty if there is none."""
-        return _dict(load_json(self.path, f"gen_{n}/decision.json", 1 << 20))
+        return as_dict(load_json(self.path, f"gen_{n}/decision.json", 1 << 20))
 
     def _newer(self, name: str, cached: tuple[FileStamp | None, Json]) -> tuple[FileStamp | None, Json]:
         current = file_stamp(self.path, name)
         if current == cached[0]:
             return cached
-        return current, read_config(self.path) if name == "config.yaml" else _dict(
+        return current, read_config(self.path) if name == "config.yaml" else as_dict(
             load_json(self.path, name, _MAX_SUMMARY_BYTES)
         )
 
@@ -346,7 +333,3 @@ class RunReader:
         if status == "waits":
             return f"python -m sia_runner approve {where}"
         return f"python -m sia_runner resume={where}" if status in ("cut", "interrupted", "budget") else ""
-
-
-def _dict(value: Any) -> Json:
-    return value if isinstance(value, dict) else {}

@@ -3,6 +3,7 @@
 No links, pipes or devices are opened, reads have a limit, and growing files of JSON lines are read line by line."""
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from sia_runner.records import Json
 
 
 @contextmanager
@@ -125,10 +128,54 @@ def load_json(root: Path, relative: str, limit: int = MAX_BYTES) -> Any:
     chunk = read_slice(root, relative, 0, limit)
     if chunk is None or chunk.size > limit:
         return None
+    return parse_json(chunk.data)
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the parsed JSON, or None if it is invalid."""
     try:
-        return json.loads(chunk.data)
+        return json.loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+def as_dict(value: Any) -> Json:
+    """Return `value` if it is a dict, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return `value` if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def as_text(value: Any) -> str:
+    """Return `value` if it is a string, else ""."""
+    return value if isinstance(value, str) else ""
+
+
+def as_int(value: Any) -> int | None:
+    """Return `value` if it is an integer, else None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def as_number(value: Any) -> float | None:
+    """Return `value` if it is a finite number, else None."""
+    try:
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # an integer beyond all floats
+        return None
+
+
+def parse_object(data: bytes) -> Json | None:
+    """Return the JSON object that `data` is, or None if it is anything else."""
+    value = parse_json(data)
+    return value if isinstance(value, dict) else None
+
+
+def finite_figures(data: bytes) -> dict[str, float]:
+    """Return the finite numbers of a line such as those of curve.jsonl; none if it is no JSON object."""
+    return {key: value for key, value in (parse_object(data) or {}).items() if as_number(value) is not None}
 
 
 def list_folder(root: Path, relative: str = "") -> list[FolderEntry]:
@@ -188,8 +235,8 @@ class LineReader:
     and all that was derived from its lines must be dropped. `too_long`: lines skipped for their length.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
-        self._root, self._name = root, name
+    def __init__(self, root: Path, name: str, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._root, self._name, self._max_line_bytes = root, name, max_line_bytes
         self._inode: int | None = None
         self.offset = self.size = self.too_long = 0
         self.restarted = self._skipping = False
@@ -215,7 +262,7 @@ class LineReader:
                 self.offset, self._skipping = self.offset + len(data) + 1, False
                 if not skipped:
                     yield line
-            if self._skipping or len(rest) > MAX_LINE_BYTES:
+            if self._skipping or len(rest) > self._max_line_bytes:
                 self.too_long += not self._skipping
                 self._skipping, self.offset, rest = True, self.offset + len(rest), b""
             if self.offset >= until:

@@ -11,65 +11,93 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sia_runner.records import Lever, PastGeneration, Score
+from sia_runner.records import Json, Lever, PastGeneration
+from sia_runner.store.files import LineReader, file_stamp, parse_object
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import RunDirectoryError
 
-JournalEntry = dict[str, Any]
+JournalEntry = Json
 _FIRST_HASH = "0" * 64
+_MAX_ENTRY_BYTES = 64 << 20  # bytes of a line
+_SLICE_BYTES = 64 << 20  # bytes that a tolerant reader reads at a time
 
 
 class JournalError(RunDirectoryError):
     """The journal was edited or damaged; the message names the line."""
 
 
-def read_journal(path: Path) -> tuple[list[JournalEntry], int, str]:
-    """Return the entries, the length in bytes of the intact part, and the hash of its last line.
-
-    Only the last line may be cut (a kill while writing); anything else raises JournalError.
-    """
-    raw = path.read_bytes()
-    entries: list[JournalEntry] = []
-    previous_hash, intact_bytes = _FIRST_HASH, 0
-    for number, line in enumerate(raw.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            raise JournalError(f"{path.name} line {number} is not JSON: the journal was damaged or edited") from None
-        if not isinstance(entry, dict) or entry.get("prev") != previous_hash or entry.get("seq") != number:
-            raise JournalError(f"{path.name} line {number} does not follow from line {number - 1}: it was edited")
-        entries.append(entry)
-        previous_hash = hashlib.sha256(line.rstrip(b"\n")).hexdigest()
-        intact_bytes += len(line)
-    return entries, intact_bytes, previous_hash
-
-
 class JournalReader:
-    """A journal opened for reading; raises RunError if there is none, JournalError if its hash chain is broken."""
+    """A journal opened for reading; `refresh` reads what was added. A last line that a kill has cut is not read.
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
+    A strict reader raises RunDirectoryError if there is no journal, and JournalError for a line that does not follow
+    from the one before. A tolerant one goes on: `fault` names the first such line.
+    """
+
+    def __init__(self, path: Path, *, strict: bool = True) -> None:
+        self._path, self._strict = path, strict
+        if strict and file_stamp(path.parent, path.name) is None:
             raise RunDirectoryError(f"{path.parent}: no run there ({path.name} is missing)")
-        self.entries, self._intact_bytes, self._last = read_journal(path)
+        self._start()
+        if strict:
+            self.refresh()
+
+    def _start(self) -> None:
+        self._lines = LineReader(self._path.parent, self._path.name, _MAX_ENTRY_BYTES)
+        self._clear()
+
+    def _clear(self) -> None:
+        self.entries: list[JournalEntry] = []
+        self.fault, self._last = "", _FIRST_HASH
 
     @property
     def head(self) -> str:
         """The hash of the newest line; with a copy of it, any later change of the journal up to there shows."""
         return self._last
 
+    def refresh(self) -> bool:
+        """Read new lines. Return True if there were any."""
+        before = len(self.entries)
+        for line in self._lines.fresh(1 << 62 if self._strict else _SLICE_BYTES):
+            if self._lines.restarted:
+                self._clear()
+                self._lines.restarted, before = False, -1
+            self._add(line.data)
+        if self._lines.too_long:
+            self._report("", f"has a line of more than {_MAX_ENTRY_BYTES >> 20} MiB")
+        return len(self.entries) != before
+
+    def _add(self, line: bytes) -> None:
+        number, entry = len(self.entries) + 1, parse_object(line)
+        if entry is None:
+            self._report(f"line {number} ", "is not JSON: the journal was damaged or edited")
+            return
+        if entry.get("prev") != self._last or entry.get("seq") != number:
+            self._report(f"line {number} ", f"does not follow from line {number - 1}: it was edited")
+        self._last = hashlib.sha256(line).hexdigest()
+        self.entries.append(entry)
+
+    def _report(self, where: str, problem: str) -> None:
+        self.fault = self.fault or f"{self._path.name} {where}{problem}"
+        if self._strict:
+            raise JournalError(self.fault)
+
     def of(self, event: str) -> Iterator[JournalEntry]:
         """Return the entries of one kind of event, oldest first."""
-        return (entry for entry in self.entries if entry["event"] == event)
+        return (entry for entry in self.entries if entry.get("event") == event)
+
+    def done(self) -> Iterator[tuple[str, JournalEntry]]:
+        """Return the finished steps and their entries. Malformed entries are skipped."""
+        for entry in self.of("done"):
+            if isinstance(entry.get("step"), str) and isinstance(entry.get("result"), dict):
+                yield entry["step"], entry
 
     def result(self, step: str) -> JournalEntry | None:
         """Return the result of `step` if this or an earlier process did it, else None."""
-        return next((entry["result"] for entry in self.of("done") if entry["step"] == step), None)
+        return next((entry["result"] for name, entry in self.done() if name == step), None)
 
     def job(self, step: str) -> str | None:
         """Return the newest job that was submitted for `step`; None once the step is done."""
@@ -77,9 +105,37 @@ class JournalReader:
             return None
         return next((entry["job"] for entry in reversed(self.entries) if _is_job_of(entry, step)), None)
 
+    def jobs(self) -> list[dict[str, str]]:
+        """Return the jobs, the newest first, as ``{"step", "kind", "job", "folder", "at", "state"}``.
+
+        `state`: done, under way, or replaced by a later job of the same step.
+        """
+        done = {step for step, _ in self.done()}
+        newest: set[str] = set()
+        rows: list[dict[str, str]] = []
+        for entry in reversed([*self.of("job")]):
+            row = {key: str(entry.get(key, "")) for key in ("step", "kind", "job", "folder", "at")}
+            state = "replaced" if row["step"] in newest else "done" if row["step"] in done else "under way"
+            newest.add(row["step"])
+            rows.append(row | {"state": state})
+        return rows
+
+    def under_way(self) -> dict[str, str]:
+        """Return the steps that the newest process started and has not finished -> since when (ISO 8601)."""
+        steps: dict[str, str] = {}
+        for entry in self.entries:
+            step, event = str(entry.get("step", "")), entry.get("event")
+            if event == "start":
+                steps[step] = str(entry.get("at", ""))
+            elif event == "done":
+                steps.pop(step, None)
+            elif event in ("resumed", "ended", "interrupted"):
+                steps.clear()
+        return steps
+
 
 def _is_job_of(entry: JournalEntry, step: str) -> bool:
-    return entry["event"] == "job" and entry["step"] == step
+    return entry.get("event") == "job" and entry.get("step") == step
 
 
 class Journal(JournalReader):
@@ -88,18 +144,18 @@ class Journal(JournalReader):
     def __init__(self, path: Path) -> None:
         path.touch()
         super().__init__(path)
-        self._path = path
         self._lock = threading.Lock()  # several candidates may run in parallel
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self._synced = True  # whether all of the file was read
         dropped = self._drop_partial_line()
         if dropped:
             self.append("recovered", dropped_bytes=dropped)
 
     def _drop_partial_line(self) -> int:
         """Remove a last line that was cut off; return the number of bytes removed."""
-        rest = os.fstat(self._file).st_size - self._intact_bytes
+        rest = os.fstat(self._file).st_size - self._lines.offset
         if rest:
-            os.ftruncate(self._file, self._intact_bytes)
+            os.ftruncate(self._file, self._lines.offset)
         return rest
 
     def append(self, event: str, **fields: Any) -> JournalEntry:
@@ -108,27 +164,23 @@ class Journal(JournalReader):
             return self._append(event, fields)
 
     def _append(self, event: str, fields: JournalEntry) -> JournalEntry:
-        self._catch_up()
+        if not self._synced:  # a signal's exception interrupted the append before, which may or may not be on disk
+            self._start()
+            self.refresh()
+            self._drop_partial_line()
         timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = {"seq": len(self.entries) + 1, "at": timestamp, "event": event, **fields, "prev": self._last}
         # a lone surrogate (hostile output) becomes its JSON escape and reads back as it was
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace")
-        if os.write(self._file, line + b"\n") != len(line) + 1:
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
+        self._synced = False
+        if os.write(self._file, line) != len(line):
             self._drop_partial_line()
+            self._synced = True
             raise OSError(errno.ENOSPC, "the disk is full; free some space and resume", str(self._path))
         os.fsync(self._file)
-        self._last = hashlib.sha256(line).hexdigest()
-        self._intact_bytes += len(line) + 1
-        self.entries.append(entry)
-        return entry
-
-    def _catch_up(self) -> None:
-        """Reread the file if a signal's exception interrupted the append before, which may or may not be on disk."""
-        if os.fstat(self._file).st_size == self._intact_bytes:
-            return
-        entries, self._intact_bytes, self._last = read_journal(self._path)
-        self.entries.extend(entries[len(self.entries) :])
-        self._drop_partial_line()
+        self.refresh()
+        self._synced = True
+        return self.entries[-1]
 
     def once(self, step: str, work: Callable[[], JournalEntry]) -> JournalEntry:
         """Return the result of `step` from the journal, or do it now and record it."""
@@ -148,58 +200,42 @@ class Journal(JournalReader):
             self._file = -1
 
 
+FinishedGeneration = GenerationRecord
 SIGN_OFF_PREFIX = "sign-off: "  # prefix of the reason of a candidate whose plan a person rejected
-GENERATION_STEPS = ("propose", "build", "gate", "run", "verify", "accept")
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedGeneration:
-    """A generation with a verdict. `steps` holds the journaled result of each step it went through."""
-
-    n: int
-    steps: dict[str, JournalEntry]
-    seconds: dict[str, float]
-
-    @property
-    def status(self) -> str:
-        """The verdict: accepted, rejected, failed or unscored."""
-        return self.steps["accept"]["status"]
-
-    @property
-    def val(self) -> Score | None:
-        """The score on val; None for a candidate without one."""
-        val = self.steps.get("verify", {}).get("val")
-        return Score.from_json(val) if val else None
-
-    def to_past_generation(self) -> PastGeneration:
-        """Return what a proposer may see of this generation."""
-        proposal = self.steps["propose"]
-        return PastGeneration(
-            n=self.n,
-            lever=Lever(proposal["lever"]),
-            title=proposal["title"],
-            status=self.status,
-            reason=self.steps["accept"]["reason"],
-            val=self.val,
-            notes=proposal["notes"],
-            parent=proposal.get("parent"),
-        )
+def read_generations(journal: JournalReader, alive: bool = False) -> list[GenerationRecord]:
+    """Return the generations in order, also those without a verdict. `alive`: a process still works on the run."""
+    done: dict[int, dict[str, JournalEntry]] = {}
+    started: dict[int, dict[str, str]] = {}
+    for name, entry in journal.done():
+        if position := _position(name):
+            done.setdefault(position[0], {})[position[1]] = entry
+    for name, since in journal.under_way().items():
+        if position := _position(name):
+            done.setdefault(position[0], {})
+            started.setdefault(position[0], {})[position[1]] = since
+    records: list[GenerationRecord] = []
+    for n, entries in sorted(done.items()):
+        results = {step: entry["result"] for step, entry in entries.items()}
+        seconds = {step: entry.get("seconds") for step, entry in entries.items()}
+        records.append(GenerationRecord.of(n, results, seconds, started.get(n), alive=alive))
+    return records
 
 
-def finished_generations(journal: JournalReader) -> list[FinishedGeneration]:
+def _position(step: str) -> tuple[int, str] | None:
+    """Split a step name: ``gen_3/run`` -> (3, "run"). Return None for other steps."""
+    where, _, name = step.partition("/")
+    number = where.removeprefix("gen_")
+    return (int(number), name) if number != where and number.isdecimal() and len(number) < 7 else None
+
+
+def finished_generations(journal: JournalReader) -> list[GenerationRecord]:
     """Return the generations that have a verdict, in order."""
-    steps: dict[int, dict[str, JournalEntry]] = {}
-    seconds: dict[int, dict[str, float]] = {}
-    for entry in journal.of("done"):
-        folder, _, step = entry["step"].partition("/")
-        if folder.startswith("gen_"):
-            n = int(folder.removeprefix("gen_"))
-            steps.setdefault(n, {})[step] = entry["result"]
-            seconds.setdefault(n, {})[step] = entry["seconds"]
-    return [FinishedGeneration(n, steps[n], seconds[n]) for n in sorted(steps) if "accept" in steps[n]]
+    return [generation for generation in read_generations(journal) if "accept" in generation.steps]
 
 
-def find_incumbent(generations: Sequence[FinishedGeneration]) -> int | None:
+def find_incumbent(generations: Sequence[GenerationRecord]) -> int | None:
     """Return the newest accepted generation: each was accepted against the incumbent of its time."""
     return next((g.n for g in reversed(generations) if g.status == "accepted"), None)
 
@@ -214,19 +250,22 @@ def minutes_spent(journal: JournalReader, n: int | None = None) -> float:
 
     All resumes count. Time that several generations spent in parallel counts once.
     """
-    prefix = "gen_" if n is None else f"gen_{n}/"
-    steps = [entry for entry in journal.of("done") if entry["step"].startswith(prefix)]
     if n is not None:
-        return sum(entry["seconds"] for entry in steps) / 60
+        return sum(entry["seconds"] for step, entry in journal.done() if step.startswith(f"gen_{n}/")) / 60
+    spans = [span for step, entry in journal.done() if step.startswith("gen_") and (span := _time_span(entry))]
     covered = until = 0.0
-    for start, end in sorted((_timestamp(entry) - entry["seconds"], _timestamp(entry)) for entry in steps):
+    for start, end in sorted(spans):
         covered += max(0.0, end - max(start, until))
         until = max(until, end)
     return covered / 60
 
 
-def _timestamp(entry: JournalEntry) -> float:
-    return datetime.fromisoformat(entry["at"]).timestamp()
+def _time_span(entry: JournalEntry) -> tuple[float, float] | None:
+    try:
+        end = datetime.fromisoformat(entry["at"]).timestamp()
+        return end - float(entry["seconds"]), end
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def approval_entry(journal: JournalReader, n: int) -> JournalEntry | None:
@@ -236,11 +275,11 @@ def approval_entry(journal: JournalReader, n: int) -> JournalEntry | None:
 
 def generation_awaiting_approval(journal: JournalReader) -> int | None:
     """Return the generation whose plan waits for a person's answer."""
-    steps = (entry["step"].partition("/") for entry in journal.of("done"))
-    planned = [int(folder.removeprefix("gen_")) for folder, _, step in steps if step == "plan"]
+    positions = (_position(step) for step, _ in journal.done())
+    planned = [position[0] for position in positions if position and position[1] == "plan"]
     return next((n for n in planned if approval_entry(journal, n) is None), None)
 
 
-def test_result_of(journal: JournalReader, n: int | None) -> dict[str, Any] | None:
+def test_result_of(journal: JournalReader, n: int | None) -> JournalEntry | None:
     """Return the result of the test run of generation `n`, if there was one."""
     return None if n is None else journal.result(f"test/gen_{n}")

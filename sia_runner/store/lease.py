@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sia_runner.records import Json
 from sia_runner.store.run_directory import RunDirectoryError
 
 
-def process_identity() -> dict[str, Any]:
+def process_identity() -> Json:
     """Return what distinguishes this process from any other, also from a later one with the same PID."""
     return {
         **process_namespace(),
@@ -47,7 +48,7 @@ def seconds_since_touch(file: Path) -> float:
         probe.unlink()
 
 
-def process_namespace() -> dict[str, Any]:
+def process_namespace() -> Json:
     """Return the host, the boot id of its kernel and the PID namespace (a container has its own)."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return {"host": socket.gethostname(), "boot": boot, "space": os.readlink("/proc/self/ns/pid")}  # noqa: PTH115

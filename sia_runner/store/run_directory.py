@@ -76,46 +76,29 @@ def remove_tree(folder: Path) -> None:
         subprocess.run(command, check=True)
 
 
+class _Part:
+    """A file or folder of a directory, as an attribute with a docstring; its value is the path."""
+
+    def __init__(self, name: str, doc: str) -> None:
+        self._name, self.__doc__ = name, doc
+
+    def __get__(self, directory: Any, _: type) -> Path:
+        return directory.path / self._name
+
+
 @dataclass(frozen=True, slots=True)
 class HarnessRunDir:
     """The folder of one harness run: the view it reads, the folder it writes, the copied submission."""
 
     path: Path
 
-    @property
-    def view(self) -> Path:
-        """The view of the split, which the harness reads."""
-        return self.path / "view"
-
-    @property
-    def work(self) -> Path:
-        """The working folder, which the harness writes."""
-        return self.path / "work"
-
-    @property
-    def submission(self) -> Path:
-        """The submission, copied out of the working folder."""
-        return self.path / "submission"
-
-    @property
-    def keys(self) -> Path:
-        """The map from the id in the view to the unit; never mounted."""
-        return self.path / "keys.json"
-
-    @property
-    def log(self) -> Path:
-        """The captured stdout and stderr of the harness."""
-        return self.path / "stdout.log"
-
-    @property
-    def trajectories(self) -> Path:
-        """Every model call of this harness run, one JSON object a line; no file if no model was called."""
-        return self.path / "trajectories.jsonl"
-
-    @property
-    def faults(self) -> Path:
-        """The failed model calls by question; exists if the harness could call a model."""
-        return self.path / "faults.json"
+    view = _Part("view", "The view of the split, which the harness reads.")
+    work = _Part("work", "The working folder, which the harness writes.")
+    submission = _Part("submission", "The submission, copied out of the working folder.")
+    keys = _Part("keys.json", "The map from the id in the view to the unit; never mounted.")
+    log = _Part("stdout.log", "The captured stdout and stderr of the harness.")
+    trajectories = _Part("trajectories.jsonl", "Every model call, one JSON object a line; no file if there was none.")
+    faults = _Part("faults.json", "The failed model calls by question; exists if the harness could call a model.")
 
     def clear(self) -> None:
         """Delete the files of an earlier attempt and make the folder."""
@@ -132,48 +115,27 @@ class GenerationDir:
     path: Path
     n: int
 
-    @property
-    def harness(self) -> Path:
-        """The files of the harness."""
-        return self.path / "harness"
-
-    @property
-    def adapter(self) -> Path:
-        """The policy's adapter: trained here, or a link to the inherited one; does not exist for the base alone."""
-        return self.path / "adapter"
+    harness = _Part("harness", "The files of the harness.")
+    adapter = _Part("adapter", "The adapter, or a link to the inherited one; does not exist for the base alone.")
+    training = _Part("training", "The checkpoints of an unfinished weights update.")
+    # A step that a resume repeated occurs twice, and a kill may have cut a line: the first complete line of it counts.
+    curve = _Part("curve.jsonl", "The training curve, a JSON object a line for each step, written while it runs.")
+    evidence = _Part("evidence", "The evidence that the proposer reads.")
+    proposal = _Part("proposal.json", "The proposal, as JSON.")
+    decision = _Part("decision.json", "The choice of lever, parent and algorithm, as JSON.")
+    plan = _Part("plan.md", "The plan that a person has to approve; plan.json beside it is for programs.")
+    rollouts = _Part("rollouts", "The scratch folder of harness runs during training; nothing in it is kept.")
+    processes = _Part("processes", "The messages of processes that train together; kept if the training failed.")
+    scores = _Part("scores.json", "The outcomes and scores, as JSON.")
 
     @property
     def resolved_adapter(self) -> Path | None:
         """The resolved folder of the adapter; None for the base alone."""
         return self.adapter.resolve() if self.adapter.exists() else None
 
-    @property
-    def training(self) -> Path:
-        """The checkpoints of an unfinished weights update."""
-        return self.path / "training"
-
-    @property
-    def curve(self) -> Path:
-        """The training curve: one JSON object a line for each step of a weights update, written while it runs.
-
-        Steps that a resume repeated occur twice, and a kill may have cut a line. The first complete line of a step
-        counts.
-        """
-        return self.path / "curve.jsonl"
-
-    @property
-    def evidence(self) -> Path:
-        """The evidence that the proposer reads."""
-        return self.path / "evidence"
-
     def desk(self, sibling: int) -> Path:
         """Return the folder of one parallel proposal; the chosen one is copied to the generation's folder."""
         return self.path / "proposals" / str(sibling)
-
-    @property
-    def proposal(self) -> Path:
-        """The proposal, as JSON."""
-        return self.path / "proposal.json"
 
     def read_proposal(self) -> Proposal:
         """Return the proposal. An earlier version wrote parent and evidence to decision.json only."""
@@ -182,31 +144,6 @@ class GenerationDir:
             evidence = read_json(self.decision)["evidence"]
             data |= {"parent": evidence["parent"], "evidence": evidence}
         return Proposal.from_json(data)
-
-    @property
-    def decision(self) -> Path:
-        """The choice of lever and algorithm with what the run knew, as JSON; for readers, never read by the run."""
-        return self.path / "decision.json"
-
-    @property
-    def plan(self) -> Path:
-        """The plan that a person has to approve, if `approve` says so; plan.json beside it is for programs."""
-        return self.path / "plan.md"
-
-    @property
-    def rollouts(self) -> Path:
-        """The scratch folder of harness runs during training; nothing in it is kept."""
-        return self.path / "rollouts"
-
-    @property
-    def processes(self) -> Path:
-        """The messages of several processes that train together; not deleted if the training failed."""
-        return self.path / "processes"
-
-    @property
-    def scores(self) -> Path:
-        """The outcomes and scores, as JSON."""
-        return self.path / "scores.json"
 
     @property
     def gate(self) -> HarnessRunDir:
@@ -228,50 +165,15 @@ class RunDir:
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The composed configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def lock(self) -> Path:
-        """The versions, hashes and machine of the run."""
-        return self.path / "lock.json"
-
-    @property
-    def journal(self) -> Path:
-        """The journal."""
-        return self.path / "journal.jsonl"
-
-    @property
-    def summary(self) -> Path:
-        """The result of the run."""
-        return self.path / "summary.json"
-
-    @property
-    def context(self) -> Path:
-        """The history of the run in words, for the proposer and for people."""
-        return self.path / "context.md"
-
-    @property
-    def ledger(self) -> Path:
-        """The folder of the spending on models: a file per process, a line before and after each attempt."""
-        return self.path / "ledger"
-
-    @property
-    def tracking(self) -> Path:
-        """The folder of a tracker: the run's id at its service, and data that could not be sent yet."""
-        return self.path / "tracking"
-
-    @property
-    def trials(self) -> Path:
-        """The folder of the proposers' trials on dev questions, by content; shared by all generations."""
-        return self.path / "trials"
-
-    @property
-    def probes(self) -> Path:
-        """The folder of rewards that a harness earned before any training, by content; shared by all generations."""
-        return self.path / "probes"
+    config = _Part("config.yaml", "The composed configuration.")
+    lock = _Part("lock.json", "The versions, hashes and machine of the run.")
+    journal = _Part("journal.jsonl", "The journal.")
+    summary = _Part("summary.json", "The result of the run.")
+    context = _Part("context.md", "The history of the run in words, for the proposer and for people.")
+    ledger = _Part("ledger", "The spending on models: a file per process, a line before and after each attempt.")
+    tracking = _Part("tracking", "A tracker's files: the run's id at its service, and data that could not be sent yet.")
+    trials = _Part("trials", "The proposers' trials on dev questions, by content; shared by all generations.")
+    probes = _Part("probes", "The rewards of harnesses before any training, by content; shared by all generations.")
 
     def job(self, step: str) -> Path:
         """Return the folder of the jobs of one journal step: scripts, logs, the outcome."""

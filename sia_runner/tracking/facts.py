@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from sia_runner.store.run_directory import RunDir, read_json, tree_sha256
+from sia_runner.records import Json
+from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.run_directory import GenerationDir, RunDir, read_json, tree_sha256
 from sia_runner.tracking.rows import CurveReader
 
-Json = dict[str, Any]
 _MAX_TAG_CHARS = 64  # characters that W&B takes
 _LOCK_KEYS = ("sia_runner", "git", "config_sha256", "python", "packages", "data", "policy")
 
@@ -79,7 +80,6 @@ def run_group(run: RunDir, config: Mapping[str, Any]) -> str | None:
     return own_group or (sweeps[0].name if sweeps else None)
 
 
-GenerationSummary = Mapping[str, Any]
 _ORIGIN_FILE = "sia_adapter.json"
 _LINEAGE_KEYS = ("base_id", "base_sha256", "parent", "data_sha256", "algorithm", "steps", "seed", "kl", "reward")
 
@@ -91,7 +91,7 @@ class ArtifactVersion:
     kind: str  # harness | adapter
     generation: int
     folder: Path
-    metadata: dict[str, Any]
+    metadata: Json
 
     @property
     def key(self) -> str:
@@ -113,23 +113,23 @@ def anonymous_path(run: RunDir, path: Path) -> str:
     return f"/proc/self/cwd/{path.relative_to(run.path).as_posix()}"
 
 
-def artifact_versions(run: RunDir, g: GenerationSummary) -> list[ArtifactVersion]:
+def artifact_versions(run: RunDir, g: GenerationRecord) -> list[ArtifactVersion]:
     """Return the harness of generation `g` of the summary, and the adapter if one was trained for it."""
-    folders = run.generation(g["n"])
+    folders = run.generation(g.n)
     versions: list[ArtifactVersion] = []
-    common = {"generation": g["n"], "parent_generation": g["parent"], "status": g["status"], "lever": g["lever"],
-              "val": g["val"]["value"] if g["val"] else None}  # fmt: skip
+    common = {"generation": g.n, "parent_generation": g.parent, "status": g.status, "lever": g.lever,
+              "val": g.val.value if g.val else None}  # fmt: skip
     if folders.harness.is_dir():
         metadata = {**common, "sha256": tree_sha256(folders.harness)}
-        versions.append(ArtifactVersion("harness", g["n"], folders.harness, metadata))
+        versions.append(ArtifactVersion("harness", g.n, folders.harness, metadata))
     if folders.adapter.is_dir() and not folders.adapter.is_symlink() and (folders.adapter / _ORIGIN_FILE).is_file():
         origin = read_json(folders.adapter / _ORIGIN_FILE)
-        lineage = {key: origin.get(key) for key in _LINEAGE_KEYS} | {"rollouts": _count_rollouts(folders.curve)}
+        lineage = {key: origin.get(key) for key in _LINEAGE_KEYS} | {"rollouts": _count_rollouts(folders)}
         metadata = {**common, **lineage, "sha256": tree_sha256(folders.adapter)}
-        versions.append(ArtifactVersion("adapter", g["n"], folders.adapter, metadata))
+        versions.append(ArtifactVersion("adapter", g.n, folders.adapter, metadata))
     return versions
 
 
-def _count_rollouts(curve: Path) -> int:
+def _count_rollouts(generation: GenerationDir) -> int:
     """Return the number of trajectories that were made to train on."""
-    return int(sum(figures.get("rollouts", 0) for figures in CurveReader(curve).news()))
+    return int(sum(figures.get("rollouts", 0) for figures in CurveReader(generation).news()))

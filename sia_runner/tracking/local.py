@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sia_runner.tracking.rows import generations_of
+
 FIELDS = ["generation", "lever", "algorithm", "status", "val", "val_low", "val_high", "n", "seconds", "usd", "reason"]
 
 
@@ -17,16 +19,11 @@ class Local:
         with temporary.open("w", newline="", encoding="utf-8") as stream:
             rows = csv.writer(stream)
             rows.writerow(FIELDS)
-            rows.writerows(_row(generation) for generation in summary["generations"])
+            for g in generations_of(summary):
+                val = (g.val.value, *g.val.ci95, g.val.n) if g.val else (None,) * 4
+                seconds, usd = round(sum(g.seconds.values()), 3), (g.usage or {}).get("usd")
+                rows.writerow([g.n, g.lever, g.algorithm, g.status, *val, seconds, usd, g.reason])
         temporary.replace(run / "metrics.csv")
 
     def close(self) -> None:
         """Do nothing: nothing is under way."""
-
-
-def _row(generation: Mapping[str, Any]) -> list[Any]:
-    val = generation["val"] or {"value": None, "ci95": None, "n": None}
-    low, high = val["ci95"] or (None, None)
-    seconds = round(sum(generation["seconds"].values()), 3)
-    of_run = [generation[key] for key in ("n", "lever", "algorithm", "status")]
-    return [*of_run, val["value"], low, high, val["n"], seconds, generation["usage"]["usd"], generation["reason"]]

@@ -1,16 +1,17 @@
 """A W&B run that is kept equal to a run directory: what is on disk and not in W&B is sent, in a fixed order."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sia_runner.records import Json, Score
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import RunDir, read_json
 from sia_runner.tracking import facts
 from sia_runner.tracking import rows as tables
 from sia_runner.tracking.rows import RowStream
 from sia_runner.tracking.server import TrackingState, count_rows_in_wandb, key_of
 
-Json = Mapping[str, Any]
 _INIT_SECONDS = 30.0  # seconds
 _STEP_METRICS = {"train/*": "train/point"} | dict.fromkeys(
     ("val", "val_low", "val_high", "best_val", "accepted", "seconds", "seconds/*", "usage/*", "outcomes/*", "update/*"),
@@ -45,7 +46,7 @@ class WandbMirror:
                 self._wandb.log(row.figures, step=row.number, commit=True)
                 self.sent += 1
             if row.generation is not None and self._options.get("artifacts", True):
-                judged = next(g for g in summary["generations"] if g["n"] == row.generation)
+                judged = next(g for g in tables.generations_of(summary) if g.n == row.generation)
                 self._attempt(lambda judged=judged: self._versions(judged))
         if changed:
             self._wandb.summary.update(_run_figures(summary))
@@ -85,7 +86,7 @@ class WandbMirror:
         except (Error, ValueError) as error:
             self._error = error
 
-    def _versions(self, g: Json) -> None:
+    def _versions(self, g: GenerationRecord) -> None:
         import wandb
 
         sent_keys = self._state.artifacts[self._state.mode]
@@ -97,7 +98,7 @@ class WandbMirror:
             )
             for name, path in artifact.files():  # from the run directory itself: nothing is copied
                 version.add_file(facts.anonymous_path(self._run, path), name=name, policy="immutable", skip_cache=True)
-            aliases = [f"gen-{artifact.generation}", *(["best"] if g["status"] == "accepted" else [])]
+            aliases = [f"gen-{artifact.generation}", *(["best"] if g.status == "accepted" else [])]
             self._wandb.log_artifact(version, aliases=["latest", *aliases])
             sent_keys.append(artifact.key)
             self.sent += 1
@@ -152,10 +153,10 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
     return wandb_run
 
 
-def _run_figures(summary: Json) -> dict[str, Any]:
+def _run_figures(summary: Json) -> Json:
     """Return the figures of the run as a whole, so far."""
     best = summary["best"] or {}
-    figures: dict[str, Any] = {
+    figures: Json = {
         "status": summary["status"],
         "generations": len(summary["generations"]),
         "journal_head": summary["journal_head"],
@@ -164,9 +165,5 @@ def _run_figures(summary: Json) -> dict[str, Any]:
         **{f"total/{key}": value for key, value in summary["usage"].items()},
     }
     for name in ("val", "test", "baseline_test"):
-        score = best.get(name)
-        if score:
-            low, high = score["ci95"] or (None, None)
-            figures |= {f"best/{name}": score["value"], f"best/{name}_low": low, f"best/{name}_high": high}
-            figures |= {f"best/{name}_n": score["n"]}
+        figures |= tables.score_figures(f"best/{name}", Score.parse(best.get(name)))
     return {key: value for key, value in figures.items() if value is not None}

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sia_runner.records import Json
 from sia_runner.store.run_directory import RunDir
 from sia_runner.tracking import facts, server
 
@@ -80,7 +81,7 @@ def _send(run: RunDir, arguments: list[str]) -> int:
     return 0
 
 
-def _start_mirror(run: RunDir, options: dict[str, Any], *, online: bool, pushing: bool) -> "WandbMirror":
+def _start_mirror(run: RunDir, options: Json, *, online: bool, pushing: bool) -> "WandbMirror":
     """Start the mirror, offline if the server knows the key but then fails."""
     from wandb.errors import Error
 
@@ -95,7 +96,7 @@ def _start_mirror(run: RunDir, options: dict[str, Any], *, online: bool, pushing
         return WandbMirror(run, options, online=False)
 
 
-def _options(run: RunDir, arguments: list[str]) -> dict[str, Any]:
+def _options(run: RunDir, arguments: list[str]) -> Json:
     """Return the run's tracker options, overridden by the command line."""
     pairs = dict(pair.split("=", 1) for pair in arguments if pair != ONLINE_ONLY)
     return facts.stored_config(run)["tracker"] | pairs | {"elsewhere": bool(pairs)}

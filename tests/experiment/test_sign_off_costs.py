@@ -6,7 +6,7 @@ from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.sign_off import plan_costs, rollout_batches
 from sia_runner.records import Lever, Proposal
-from sia_runner.store.journal import FinishedGeneration
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import RunDir
 from tests.config.test_providers import composed
 from tests.training.trajectories import configured
@@ -28,7 +28,7 @@ def weights(algorithm, **evidence):
 
 def generation(n, **steps):
     seconds = {"gate": 1.0, "run": 11.0, "build": 5.0}
-    return FinishedGeneration(n, {"verify": {"val": {"value": 0.5, "ci95": [0.4, 0.6], "n": 9}}, **steps}, seconds)
+    return GenerationRecord.of(n, {"verify": {"val": {"value": 0.5, "ci95": [0.4, 0.6], "n": 9}}, **steps}, seconds)
 
 
 def test_rollouts_follow_from_the_settings():

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sia_runner.experiment.summary import context_markdown, training_json, update_line
+from sia_runner.experiment.summary import context_markdown, update_line
 from sia_runner.experiment.terminal import Display, closing_lines
-from sia_runner.store.journal import FinishedGeneration
+from sia_runner.store.generations import GenerationRecord
 
 UPDATE = {
     "fault": "",
@@ -30,7 +30,7 @@ def generation(**build):
         "build": {**UPDATE, **build},
         "accept": {"status": "rejected", "reason": "worse"},
     }
-    return FinishedGeneration(2, steps, {"build": 31.0})
+    return GenerationRecord.of(2, steps, {"build": 31.0})
 
 
 def summary(**changes):
@@ -86,24 +86,16 @@ def test_a_judged_generation_shows_what_its_update_did():
 
 
 def test_the_curves_of_an_update_are_in_the_summary_and_its_figures_in_the_story():
-    update = training_json(generation())
-    assert update == {key: UPDATE[key] for key in UPDATE if key not in ("fault", "algorithm")} | {"asked": 16}
-    generation_row = {
-        "n": 2,
-        "lever": "weights",
-        "algorithm": "grpo",
-        "title": "grpo",
-        "status": "rejected",
-        "reason": "worse",
-    }
-    story = context_markdown(Path("r"), summary(generations=[generation_row | {"val": None, "training": update}]))
+    row = generation().summary_row()
+    assert row["training"] == {key: UPDATE[key] for key in UPDATE if key not in ("fault", "algorithm")} | {"asked": 16}
+    story = context_markdown(Path("r"), summary(generations=[row]))
     assert f"- update: grpo, {LINE}; adapter gen_2/adapter" in story
 
 
 def test_an_early_stop_is_told_and_a_harness_edit_has_no_update():
-    assert update_line(training_json(generation(stopped="kl above 10"))) == f"{LINE}; stopped early: kl above 10"
-    assert training_json(FinishedGeneration(1, {"build": {"fault": "", "sha256": "s"}}, {})) is None
-    assert training_json(FinishedGeneration(1, {"build": {"fault": "grpo: no reward"}}, {})) is None
+    assert update_line(generation(stopped="kl above 10").training) == f"{LINE}; stopped early: kl above 10"
+    assert GenerationRecord.of(1, {"build": {"fault": "", "sha256": "s"}}, {}).training is None
+    assert GenerationRecord.of(1, {"build": {"fault": "grpo: no reward"}}, {}).training is None
 
 
 def test_a_waiting_run_says_what_it_waits_for_and_an_interrupted_one_how_to_resume():

@@ -19,6 +19,7 @@ from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.ledger_files import LedgerFile, read_totals
 from sia_runner.gateway.prices import Rates
 from sia_runner.records import Usage
+from sia_runner.store.files import LineReader
 from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, Grant, ModelsError
 
 DOLLAR = Rates(1.0, 1.0, 0.1, 1.0)  # a million tokens cost a dollar
@@ -393,17 +394,17 @@ def test_a_write_that_fails_lets_no_call_through(tmp_path):
 
 
 def test_a_book_that_is_read_while_it_is_written_takes_whole_lines_only(tmp_path):
-    path, run_ledger = tmp_path / "a.jsonl", LedgerFile()
+    path, run_ledger, lines = tmp_path / "a.jsonl", LedgerFile(), LineReader(tmp_path, "a.jsonl")
     announced = {"sent": 1, "generation": 1, "candidate": "c", "purpose": "p", "input": 1, "output": 1, "usd": None}
     content = (
         json.dumps(announced) + "\n" + json.dumps({"done": 1, "input": 1, "output": 1, "cached": 0, "usd": None}) + "\n"
     )
     for end in range(0, len(content) + 1, 7):
         path.write_text(content[:end])
-        run_ledger.catch_up(path)
+        run_ledger.catch_up(lines)
     path.write_text(content)
-    run_ledger.catch_up(path)
-    run_ledger.catch_up(path)
+    run_ledger.catch_up(lines)
+    run_ledger.catch_up(lines)
     assert [row.calls for row in run_ledger.rows.values()] == [1] and not run_ledger.under_way
 
 

@@ -23,7 +23,7 @@ def test_a_row_says_what_the_summary_says(tmp_path):
     summary(tmp_path / "one")
     (row,) = RunIndex(tmp_path).refresh()
     assert (row.path, row.status, row.task, row.mode, row.seed) == ("one", "completed", "smoke", "SIA-H", 3)
-    assert (row.best, row.accepted, row.usd, row.test["value"]) == (1, 1, 1.25, 0.75)
+    assert (row.best, row.accepted, row.usd, row.test.value) == (1, 1, 1.25, 0.75)
 
 
 def test_before_the_first_verdict_the_configuration_says_it(tmp_path):

@@ -20,7 +20,7 @@ def test_generations_appear_as_the_journal_grows(tmp_path):
     with RunLease(tmp_path):
         journal(tmp_path, *generation(1), start(2, "propose"))
         first, second = looked(run).generations
-        assert (first.status, first.val["value"], first.title) == ("accepted", 0.5, "change 1")
+        assert (first.status, first.val.value, first.title) == ("accepted", 0.5, "change 1")
         assert (second.status, second.step) == ("under way", "propose")
         assert not run.refresh()
         journal(tmp_path, done(2, "propose", lever="weights", title="train", parent=1), start(2, "build"))
@@ -36,8 +36,7 @@ def test_what_the_summary_has_is_the_same(tmp_path):
     summary(tmp_path)
     journal(tmp_path, *generation(1), *generation(2, "rejected", 0.4))
     theirs = finished_generations(JournalReader(tmp_path / "journal.jsonl"))
-    ours = looked(RunReader(tmp_path)).generations
-    assert [(item.n, item.status, item.val["value"]) for item in ours] == [(g.n, g.status, g.val.value) for g in theirs]
+    assert looked(RunReader(tmp_path)).generations == theirs and len(theirs) == 2
 
 
 def test_medals_are_those_of_the_test_and_what_is_no_standing_is_left_out(tmp_path):
@@ -47,7 +46,7 @@ def test_medals_are_those_of_the_test_and_what_is_no_standing_is_left_out(tmp_pa
     events = [done(n, "verify", generation=n, standing=item) for n, item in enumerate(given, 1)]
     tests = [(name, fields | {"step": f"test/gen_{n}"}) for n, (name, fields) in enumerate(events, 1)]
     journal(tmp_path, *tests)
-    lines = [test["standing"] for test in looked(RunReader(tmp_path)).tests]
+    lines = [test.standing for test in looked(RunReader(tmp_path)).tests]
     assert lines == [["our own grader: 0.50000; no leaderboard is at hand, so no medal"], [], [], [], []]
 
 
@@ -109,9 +108,8 @@ def test_spending_is_the_ledgers_between_generations_too(tmp_path):
     )
     spent = looked(RunReader(tmp_path)).spending
     theirs = read_totals(tmp_path / "ledger").total
-    assert (spent["total"]["usd"], spent["total"]["tokens"], spent["total"]["calls"]) == (0.012, 250, 2)
-    assert (theirs.dollars, theirs.calls) == (0.012, 2)
-    assert spent["generations"][2]["calls"] == 2
+    assert spent.total == theirs == spent.of(generation=2)
+    assert theirs.to_json() | {"usd": 0.012, "tokens": 250, "calls": 2} == theirs.to_json()
 
 
 def test_a_long_ledger_is_added_up_in_slices(tmp_path):
@@ -126,11 +124,11 @@ def test_a_long_ledger_is_added_up_in_slices(tmp_path):
     while not spending.refresh(seconds=0.0):
         slices += 1
     assert slices > 2
-    assert spending.totals(alive=False)["total"]["calls"] == 20_000
+    assert spending.totals(alive=False).total.calls == 20_000
     view = looked(run := RunReader(tmp_path))
     while not view.counted:
         view = looked(run)
-    assert view.spending["total"]["calls"] == 20_000
+    assert view.spending.total.calls == 20_000
 
 
 def test_jobs_are_those_of_the_journal(tmp_path):

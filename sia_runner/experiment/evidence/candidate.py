@@ -11,7 +11,7 @@ from typing import Any
 
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import harness_saw_val_labels
-from sia_runner.records import Outcome, OutcomeKind, PastGeneration, Score, count_kinds
+from sia_runner.records import Json, Outcome, OutcomeKind, PastGeneration, Score, count_kinds
 from sia_runner.selection.sampling import confusion_strata, stratified_order
 from sia_runner.store.run_directory import HarnessRunDir, read_json, read_outcomes, write_text
 from sia_runner.tasks.protocol import Task
@@ -66,7 +66,7 @@ class CandidateEvidence:
             else {site.trajectories: _dev_questions(site, dev_units) for site in harness_runs if _has_calls(site)},
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the candidate's entry of summary.json."""
         return {
             "generation": self.n,
@@ -98,7 +98,7 @@ def _dev_questions(site: HarnessRunDir, dev_units: set[str]) -> dict[str, str]:
 _MAX_PAIRS = 50
 
 
-def confused_pairs(failures: Sequence[DevFailure]) -> list[dict[str, Any]]:
+def confused_pairs(failures: Sequence[DevFailure]) -> list[Json]:
     """Return gold, predicted and count of wrong answers that occurred at least twice, most frequent first."""
     wrong = [failure.content for failure in failures if failure.content["kind"] == OutcomeKind.WRONG]
     counts = Counter((content["gold"], content["prediction"]) for content in wrong)

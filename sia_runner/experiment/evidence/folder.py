@@ -12,11 +12,9 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence import candidate, trajectories
 from sia_runner.experiment.evidence import history as past
-from sia_runner.experiment.evidence import history as updates
 from sia_runner.experiment.evidence.candidate import CandidateEvidence
-from sia_runner.experiment.evidence.history import score_text
 from sia_runner.gateway.ledger_files import AccountTotals, read_totals
-from sia_runner.records import PastGeneration, Score
+from sia_runner.records import Json, PastGeneration, Score
 from sia_runner.store.journal import JournalReader, minutes_spent
 from sia_runner.store.run_directory import RunDir, remove_tree, write_json, write_text
 from sia_runner.text import one_line, strip_control_characters
@@ -49,7 +47,7 @@ def _minutes_before(run: RunDir, n: int) -> float:
     return sum(minutes_spent(journal, k) for k in range(1, n))
 
 
-def reward_statistics(values: Sequence[float]) -> dict[str, Any] | None:
+def reward_statistics(values: Sequence[float]) -> Json | None:
     """Return statistics of `values`; None without values.
 
     These are n, mean, population variance, skewness (third standardised moment; 0 where all are equal), and the shares
@@ -103,7 +101,7 @@ def write_evidence(
         "history": past.history_json(history),
         "reward": reward_statistics([outcome.value for outcome in subject.dev]) if subject else None,
         "confusions": candidate.confused_pairs(subject.failures) if subject else [],
-        "weights": updates.weights_summary(config, run, n, history, left_alone),
+        "weights": past.weights_summary(config, run, n, history, left_alone),
         "budget_left": remaining_budget(
             config, run, len(history) + 1
         ),  # generations in progress have not settled theirs
@@ -157,7 +155,7 @@ def render_overview(n: int, summary: Mapping[str, Any], folder: Path) -> str:
         *_standing_section(summary),
         *_parent_section(summary),
         *_history_section(summary["history"]),
-        *updates.render_weights(summary["weights"]),
+        *past.render_weights(summary["weights"]),
         *_budget_section(summary["budget_left"]),
         _files_section(folder),
     ]
@@ -233,7 +231,7 @@ def _files_section(folder: Path) -> str:
 
 
 def _score_text(score: Mapping[str, Any] | None) -> str:
-    return score_text(Score.from_json(score) if score else None)
+    return past.score_text(Score.from_json(score) if score else None)
 
 
 def _in_table(text: str) -> str:

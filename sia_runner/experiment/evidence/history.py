@@ -11,7 +11,7 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment.execution import harness_saw_val_labels
 from sia_runner.experiment.harness_files import read_harness
-from sia_runner.records import PastGeneration, Score
+from sia_runner.records import Json, PastGeneration, Score
 from sia_runner.selection.parents import parents_by_generation, plateau_length
 from sia_runner.store.journal import JournalReader, finished_generations
 from sia_runner.store.run_directory import GenerationDir, RunDir, read_json, write_text
@@ -26,7 +26,7 @@ _SMALLEST_DIFF_BYTES = 128
 _MAX_LINES = 2000  # of one file; comparing more takes seconds at worst
 
 
-def history_json(history: Sequence[PastGeneration]) -> list[dict[str, Any]]:
+def history_json(history: Sequence[PastGeneration]) -> list[Json]:
     """Return the history as summary.json holds it."""
     parents = parents_by_generation(history)
     return [
@@ -37,7 +37,7 @@ def history_json(history: Sequence[PastGeneration]) -> list[dict[str, Any]]:
             "title": past.title,
             "status": past.status,
             "reason": past.reason,
-            "val": past.val.to_json() if past.val else None,
+            "val": past.val and past.val.to_json(),
         }
         for past in history
     ]
@@ -133,7 +133,7 @@ _NEWEST_UPDATES = 10  # updates in the table
 
 def weights_summary(
     config: Experiment, run: RunDir, n: int, history: Sequence[PastGeneration], left_alone: str
-) -> dict[str, Any] | None:
+) -> Json | None:
     """Return the weights entry of summary.json; None where the harness is the only lever.
 
     `left_alone` says why the weights are not trained although they are due.
@@ -151,19 +151,19 @@ def weights_summary(
     }
 
 
-def _updates(run: RunDir, n: int) -> Iterator[dict[str, Any]]:
-    for generation in finished_generations(JournalReader(run.journal)):
-        built = generation.steps.get("build", {})
-        if generation.n >= n or generation.steps["propose"]["lever"] not in ("weights", "both"):
+def _updates(run: RunDir, n: int) -> Iterator[Json]:
+    for g in finished_generations(JournalReader(run.journal)):
+        if g.n >= n or g.lever not in ("weights", "both"):
             continue
+        update = g.training
         yield {
-            "generation": generation.n,
-            "algorithm": generation.steps["propose"]["algorithm"],
-            "status": generation.status,
-            "steps": built.get("steps", 0),
-            "stopped": built.get("stopped", ""),
-            "fault": built.get("fault", "") or generation.steps["propose"]["fault"],
-            **{curve: _thinned(built.get(curve, [])) for curve in ("reward", "kl", "entropy")},
+            "generation": g.n,
+            "algorithm": g.algorithm,
+            "status": g.status,
+            "steps": update.steps if update else 0,
+            "stopped": update.stopped if update else "",
+            "fault": g.steps.get("build", {}).get("fault", "") or g.steps["propose"]["fault"],
+            **{curve: _thinned(getattr(update, curve, [])) for curve in ("reward", "kl", "entropy")},
         }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sia_runner.experiment.evidence.candidate import CandidateEvidence, DevFailure
 from sia_runner.records import Outcome, OutcomeKind
+from sia_runner.store.files import parse_object
 from sia_runner.store.run_directory import write_text
 from sia_runner.text import fenced_block, one_line, strip_control_characters, table_cell, truncate_bytes
 
@@ -26,7 +27,7 @@ def index_calls(path: Path, questions: Collection[str]) -> CallOffsets:
     places: dict[str, list[int]] = defaultdict(list)
     with path.open("rb") as stream:
         while line := stream.readline(_MAX_LINE_BYTES):
-            question = _parse_line(line).get("question")
+            question = (parse_object(line) or {}).get("question")
             if isinstance(question, str) and question in questions:
                 places[question].append(stream.tell() - len(line))
     return places
@@ -40,16 +41,7 @@ def read_calls(path: Path, offsets: Sequence[int]) -> list[RecordedCall]:
 
 def _read_at(stream: Any, offset: int) -> RecordedCall:
     stream.seek(offset)
-    return _parse_line(stream.readline(_MAX_LINE_BYTES))
-
-
-def _parse_line(line: bytes) -> dict[str, Any]:
-    """Parse a line; empty for one that was cut by a kill or is too long."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return parse_object(stream.readline(_MAX_LINE_BYTES)) or {}  # cut by a kill, or too long
 
 
 MessageText = tuple[str, str]  # role, text

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
+from sia_runner.records import Outcome, Score
 from sia_runner.results.compare import compare_runs
 from sia_runner.results.report.runs import ReportedRun, published_figures
 from sia_runner.selection.scoring import mean_value, paired_difference
@@ -331,22 +332,8 @@ class GainCost:
     tokens: int
     seconds: float
 
-    @property
-    def usd_per_point(self) -> float | None:
-        """Dollars for a point gained."""
-        return self._per_point(self.usd)
-
-    @property
-    def tokens_per_point(self) -> float | None:
-        """Tokens for a point gained."""
-        return self._per_point(self.tokens)
-
-    @property
-    def seconds_per_point(self) -> float | None:
-        """Seconds for a point gained."""
-        return self._per_point(self.seconds)
-
-    def _per_point(self, amount: float | None) -> float | None:
+    def per_point(self, amount: float | None) -> float | None:
+        """Return the share of `amount` (dollars, tokens or seconds) for a point gained."""
         return amount / self.points if amount is not None and amount >= 0 and self.points > 0 else None
 
 
@@ -400,7 +387,7 @@ def _run_gain(run: ReportedRun) -> RunGain:
         raise ValueError(f"{run.name} was not tested")
     sign = 1 if run.higher_is_better else -1
     usd, tokens = _spending(run)
-    cost = GainCost(sign * (final["value"] - initial["value"]) / POINT, usd, tokens, run.seconds)
+    cost = GainCost(sign * (final.value - initial.value) / POINT, usd, tokens, run.seconds)
     if run.best == run.first:
         return RunGain(run, cost, True, 0, 0, None, "no change")
     old, new = run.answers.get(run.first or 0, ()), run.answers.get(run.best or 0, ())
@@ -412,12 +399,12 @@ def _run_gain(run: ReportedRun) -> RunGain:
     return RunGain(run, cost, False, by_question.lost, by_question.won, by_question.p_value, conclusion)
 
 
-def _is_question_mean(outcomes: Sequence[Any], score: dict[str, Any]) -> bool:
+def _is_question_mean(outcomes: Sequence[Outcome], score: Score) -> bool:
     """Check that the score is the mean of the outcomes: McNemar's test holds for means over questions only.
 
     Files that were changed since they were written fail too.
     """
-    return bool(outcomes) and abs(mean_value(outcomes) - score["value"]) < 1e-9
+    return bool(outcomes) and abs(mean_value(outcomes) - score.value) < 1e-9
 
 
 def _spending(run: ReportedRun) -> tuple[float | None, int]:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from sia_runner.records import Score
 from sia_runner.results.report.analysis import ArmContrast, ArmRuns, ComparableGroup, SeedMean, mean_per_seed
-from sia_runner.results.report.runs import Json, ReportedRun
+from sia_runner.results.report.runs import ReportedRun
 from sia_runner.results.report.svg import HEIGHT, SvgChart
 from sia_runner.results.report.tables import format_figure, metric_scale
 
@@ -56,7 +57,7 @@ def incumbent_values(run: ReportedRun, last: int) -> dict[int, float]:
     """Return generation -> val of the best accepted so far, carried on to generation `last`."""
     best: dict[int, float] = {}
     current: float | None = None
-    accepted = {g.n: g.val["value"] for g in run.generations if g.status == "accepted" and g.val}
+    accepted = {g.n: g.val.value for g in run.generations if g.status == "accepted" and g.val}
     for n in range(1, last + 1):
         current = accepted.get(n, current)
         if current is not None:
@@ -138,17 +139,15 @@ def _seed_chart(group: ComparableGroup, seed: int | None) -> str:
         for g in run.generations:
             tip = f"{run.name}, generation {g.n}, {g.lever} {g.algorithm or ''}: {g.status}. {g.reason}"
             if g.val:
-                chart.whisker(g.n, g.val["ci95"], arm, dodge)
-                chart.mark(g.n, g.val["value"], arm, filled=g.status == "accepted", tip=tip, dodge=dodge)
+                chart.whisker(g.n, g.val.ci95, arm, dodge)
+                chart.mark(g.n, g.val.value, arm, filled=g.status == "accepted", tip=tip, dodge=dodge)
             else:
                 chart.cross(g.n, arm, tip, dodge)
     return str(chart)
 
 
 def _describe_run(run: ReportedRun) -> str:
-    return (
-        ", ".join(f"{g.val['value']:.3f} {g.status}" if g.val else g.status for g in run.generations) or "nothing yet"
-    )
+    return ", ".join(f"{g.val.value:.3f} {g.status}" if g.val else g.status for g in run.generations) or "nothing yet"
 
 
 def chart_curve(values: Sequence[float], name: str, arm: int = 1) -> str:
@@ -172,7 +171,7 @@ def _generation_ticks(last: int) -> list[tuple[float, str]]:
 def _val_range(group: ComparableGroup) -> tuple[float, float]:
     """Return the range of all val scores with their intervals, the same for all charts of a group."""
     scores = [g.val for run in group.runs for g in run.generations if g.val]
-    return clip_to_shares(group, padded_range([end for val in scores for end in (val["value"], *(val["ci95"] or ()))]))
+    return clip_to_shares(group, padded_range([end for val in scores for end in (val.value, *val.ci95)]))
 
 
 MAX_LABELLED_ARMS = 3  # arms whose names fit into a chart
@@ -186,24 +185,24 @@ class _TestColumn:
 
     side: ArmRuns
     name: str
-    of: list[tuple[int | None, Json]]  # seed, score
+    of: list[tuple[int | None, Score]]  # seed, score
 
     @property
     def scores(self) -> list[tuple[int | None, float]]:
-        return [(seed, score["value"]) for seed, score in self.of]
+        return [(seed, score.value) for seed, score in self.of]
 
     @property
     def reach(self) -> list[float]:
         """The values that must lie within the frame: scores, and the interval if it is that of a single score."""
-        own = self.of[0][1]["ci95"] if len(self.of) == 1 else None
+        own = self.of[0][1].ci95 if len(self.of) == 1 else None
         return [*(value for _, value in self.scores), *(own or ())]
 
     @property
     def mean(self) -> SeedMean | None:
         """The mean over seeds; for one run with the interval of its own score, which is one over questions."""
         average = mean_per_seed(self.scores)
-        own = self.of[0][1]["ci95"] if len(self.of) == 1 else None
-        return replace(average, ci95=(own[0], own[1])) if average and own else average
+        own = self.of[0][1].ci95 if len(self.of) == 1 else None
+        return replace(average, ci95=own) if average and own else average
 
 
 def chart_test_scores(group: ComparableGroup) -> str:
@@ -240,7 +239,7 @@ def _draw_arm(chart: SvgChart, x: float, both: tuple[_TestColumn, _TestColumn], 
     """Draw one arm. `labelled`: the metric, if figures are written above the means, else None."""
     for run in both[0].side.tested:
         if run.initial and run.final:
-            chart.line([(x, run.initial["value"]), (x + 1, run.final["value"])], arm, "thread")
+            chart.line([(x, run.initial.value), (x + 1, run.final.value)], arm, "thread")
     for at, column in enumerate(both):
         for seed, value in column.scores:
             tip = f"{column.side.label}, seed {seed}, {column.name} {value:.4f}"

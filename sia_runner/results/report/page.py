@@ -7,7 +7,7 @@ import base64
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sia_runner import __version__
-from sia_runner.results.journal import GenerationRecord
+from sia_runner.records import Score
 from sia_runner.results.outputs import FileChange, diff_harnesses
 from sia_runner.results.report import charts, tables
 from sia_runner.results.report.analysis import ComparableGroup
@@ -25,6 +25,7 @@ from sia_runner.results.report.svg import draw_swatch
 from sia_runner.results.report.tables import ReportSection, published_captions, standing_captions
 from sia_runner.results.run import finished_curves
 from sia_runner.store.files import read_text
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.text import strip_control_characters, truncate_bytes
 
 MAX_CHANGES = 40  # changes of one group
@@ -37,27 +38,15 @@ MAX_NOTES_BYTES = 4_000  # bytes of the proposer's notes on it
 
 
 @dataclass(frozen=True, slots=True)
-class FileDiff:
-    """One file of a diff. `lines`: ``(sign, text)`` with sign "+", "-", "@" or " "; `left_out`: how many more."""
-
-    path: str
-    kind: str
-    added: int
-    removed: int
-    lines: tuple[tuple[str, str], ...]
-    left_out: int
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
 class AcceptedChange:
     """An accepted candidate and its changes against its parent."""
 
     run: ReportedRun
     generation: GenerationRecord
-    before: Mapping[str, Any] | None  # val of its parent
+    before: Score | None  # val of its parent
     words: str  # improvement.md
-    files: tuple[FileDiff, ...]
+    files: tuple[FileChange, ...]  # cut to MAX_LINES, of MAX_COLUMNS
+    left_out: Mapping[str, int]  # path -> lines that were cut
     more_files: int
     curves: Mapping[str, list[float]]
 
@@ -78,21 +67,18 @@ def _accepted_change(run: ReportedRun, g: GenerationRecord) -> AcceptedChange:
         words=truncate_bytes(
             read_text(run.path, f"gen_{g.n}/improvement.md", 4 * MAX_NOTES_BYTES) or g.rationale, MAX_NOTES_BYTES
         ),
-        files=tuple(_bounded_change(change) for change in files[:MAX_CHANGED_FILES]),
+        files=tuple(
+            replace(change, lines=tuple(map(_bounded_line, change.lines[:MAX_LINES])))
+            for change in files[:MAX_CHANGED_FILES]
+        ),
+        left_out={change.path: max(0, len(change.lines) - MAX_LINES) for change in files},
         more_files=max(0, len(files) - MAX_CHANGED_FILES),
         curves={name: [value for _, value in points] for name, points in curves.items()},
     )
 
 
-def _bounded_change(change: FileChange) -> FileDiff:
-    lines = tuple(_signed_line(line) for line in change.lines[:MAX_LINES])
-    left_out = len(change.lines) - len(lines)
-    return FileDiff(change.path, change.kind, change.added, change.removed, lines, left_out, change.note)
-
-
-def _signed_line(line: str) -> tuple[str, str]:
-    sign = line[:1] if line[:1] in ("+", "-", "@") else " "
-    return sign, line if len(line) <= MAX_COLUMNS else f"{line[:MAX_COLUMNS]}…"
+def _bounded_line(line: str) -> str:
+    return line if len(line) <= MAX_COLUMNS else f"{line[:MAX_COLUMNS]}…"
 
 
 def outcome_kinds(group: ComparableGroup) -> Iterator[tuple[str, str, int, dict[str, tuple[int, int]]]]:
@@ -108,21 +94,14 @@ def outcome_kinds(group: ComparableGroup) -> Iterator[tuple[str, str, int, dict[
 
 
 def _kinds_on_test(run: ReportedRun) -> tuple[dict[str, int], dict[str, int]] | None:
-    if run.first not in run.tests or run.best not in run.tests:
-        return None
-    return tuple(_integer_counts(run.tests[n]["outcomes"]) for n in (run.first, run.best))  # type: ignore[return-value]
+    first, best = (run.tests.get(n or 0) for n in (run.first, run.best))
+    return (dict(first.outcomes), dict(best.outcomes)) if first and best else None
 
 
 def _kinds_on_val(run: ReportedRun) -> tuple[dict[str, int], dict[str, int]] | None:
     of = {g.n: dict(g.outcomes) for g in run.generations}
     first = next((g.n for g in run.generations if g.outcomes), None)
     return (of[first], of[run.best]) if first and run.best and of.get(run.best) else None
-
-
-def _integer_counts(value: Any) -> dict[str, int]:
-    return (
-        {str(kind): count for kind, count in value.items() if isinstance(count, int)} if isinstance(value, dict) else {}
-    )
 
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -210,12 +189,12 @@ def _svg_markup(text: str) -> Markup:
     return Markup(text)  # noqa: S704 - built by ElementTree, which escapes every text in it
 
 
-def format_score(score: Mapping[str, Any] | None, metric: str) -> str:
+def format_score(score: Score | None, metric: str) -> str:
     """Format a score: ``42.3 [39.1, 45.5] (n=913)``."""
     if not score:
         return "–"
-    both = tables.format_interval(score["ci95"], metric)
-    return f"{tables.format_figure(score['value'], metric)}{both and f' {both}'} (n={score['n']})"
+    figure, interval = tables.format_figure(score.value, metric), tables.format_interval(score.ci95, metric)
+    return f"{figure} {interval} (n={score.n})"
 
 
 def format_p_value(value: float | None) -> str:

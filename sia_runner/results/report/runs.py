@@ -2,8 +2,6 @@
 
 Scores come from the journal, costs from the summary, and published figures from the configuration."""
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,69 +12,32 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sia_runner.records import Outcome
-from sia_runner.results.compare import FinishedRun, read_finished_runs
+from sia_runner.records import Json, Outcome, Score
+from sia_runner.results.compare import MAX_FILE_BYTES, FinishedRun, read_finished_runs, read_test_outcomes
 from sia_runner.results.index import find_runs, lease_holder, read_config, run_status
-from sia_runner.results.journal import GenerationRecord, JournalReader, parse_score, read_generations, read_test_scores
-from sia_runner.store.files import load_json, read_slice
+from sia_runner.results.run import FinalTestResult, read_test_results
+from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, load_json
+from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.journal import JournalReader, find_incumbent, read_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.sweep.plan import PlannedRun, SweepDir
 from sia_runner.sweep.table import sweep_run_status
 from sia_runner.system import bundled_folder
 
-Json = dict[str, Any]
-MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
-
-
-def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outcome, ...]:
-    """Return the outcomes on test, or none if scores.json is not the one that the verifier wrote."""
-    chunk = read_slice(run, f"test/gen_{n}/scores.json", 0, MAX_FILE_BYTES)
-    result = journal.result(f"test/gen_{n}") or {}
-    if chunk is None or hashlib.sha256(chunk.data).hexdigest() != result.get("scores_sha256"):
-        return ()
-    rows = json.loads(chunk.data)["outcomes"]
-    return tuple(map(Outcome.from_json, rows))
-
-
-def read_usages(summary: Json) -> dict[int, Json]:
-    """Return generation -> usage of the summary."""
-    rows = [row for row in summary.get("generations") or [] if isinstance(row, dict)]
-    return {
-        row["n"]: row["usage"] for row in rows if isinstance(row.get("usage"), dict) and isinstance(row.get("n"), int)
-    }
-
 
 def find_contradictions(
-    journal: JournalReader, summary: Json, best: int | None, tested: Mapping[int, Json]
+    journal: JournalReader, summary: Json, best: int | None, tested: Mapping[int, FinalTestResult]
 ) -> list[str]:
     """Return the contradictions. Figures come from the journal: a finished run's summary that differs was edited."""
     problems = [journal.fault] if journal.fault else []
     claimed = as_dict(summary.get("best"))
     if not claimed:
         return problems
-    summary_best = (claimed.get("generation"), parse_score(claimed.get("test")))
-    journal_best = (best, tested[best]["score"] if best is not None and best in tested else None)
+    summary_best = (claimed.get("generation"), Score.parse(claimed.get("test")))
+    journal_best = (best, tested[best].score if best is not None and best in tested else None)
     if summary_best != journal_best:
         problems.append("summary.json and journal.jsonl disagree on the best generation or its test score")
     return problems
-
-
-def as_dict(value: Any) -> Json:
-    """Return `value` if it is a dict, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def as_text(value: Any) -> str:
-    """Return `value` if it is a string, else ""."""
-    return value if isinstance(value, str) else ""
-
-
-def as_number(value: Any) -> float:
-    """Return `value` as a float if it is a number, else 0."""
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-FIGURES = ("initial", "prior", "sia_h", "sia_wh")
 
 
 def published_figures(config: Mapping[str, Any]) -> Json:
@@ -170,8 +131,8 @@ def _distinct_name(run: RunSource, among: Sequence[RunSource]) -> str:
 class ReportedRun:
     """A run in the report.
 
-    `arm`: what a comparison of test answers needs, None if `not_compared` says why. `tests`: generation -> ``{"score",
-    "outcomes", "standing"}``. `answers`: generation -> its outcomes on test, if the file is unchanged. `usage` None:
+    `arm`: what a comparison of test answers needs, None if `not_compared` says why. `tests`: by
+    generation. `answers`: generation -> its outcomes on test, if the file is unchanged. `usage` None:
     there is no summary yet. `seconds`: of all finished steps, the tests included.
     """
 
@@ -188,10 +149,9 @@ class ReportedRun:
     selected_on_test: bool = False
     generations: tuple[GenerationRecord, ...] = ()
     best: int | None = None
-    tests: Mapping[int, Json] = field(default_factory=dict)
+    tests: Mapping[int, FinalTestResult] = field(default_factory=dict)
     answers: Mapping[int, tuple[Outcome, ...]] = field(default_factory=dict)
     usage: Json | None = None
-    usage_by_generation: Mapping[int, Json] = field(default_factory=dict)
     seconds: float = 0.0
     looks: int = 0
     config: Json = field(default_factory=dict)
@@ -206,29 +166,29 @@ class ReportedRun:
         """The generation whose harness is the baseline."""
         return self.generations[0].n if self.generations else None
 
-    def tested(self, n: int | None) -> Json | None:
+    def tested(self, n: int | None) -> Score | None:
         """Return the score of generation `n` on test, or None."""
-        return self.tests[n]["score"] if n is not None and n in self.tests else None
+        return self.tests[n].score if n is not None and n in self.tests else None
 
     @property
-    def initial(self) -> Json | None:
+    def initial(self) -> Score | None:
         """The test score of the first harness."""
         return self.tested(self.first)
 
     @property
-    def final(self) -> Json | None:
+    def final(self) -> Score | None:
         """The test score of the best candidate."""
         return self.tested(self.best)
 
     @property
     def standing(self) -> Sequence[str]:
         """Lines on an official grader's and a leaderboard's result for the best candidate; empty for tasks without."""
-        return self.tests[self.best].get("standing", ()) if self.best is not None and self.best in self.tests else ()
+        return self.tests[self.best].standing if self.best is not None and self.best in self.tests else ()
 
 
 def read_run(source: RunSource) -> ReportedRun:
     """Read a run. Never raises for what is in the folder: problems are listed in `faults`, and the run is shown."""
-    journal = JournalReader(source.path)
+    journal = JournalReader(source.path / "journal.jsonl", strict=False)
     journal.refresh()
     settings, summary = read_config(source.path), as_dict(load_json(source.path, "summary.json", MAX_FILE_BYTES))
     alive = lease_holder(source.path) is not None
@@ -241,24 +201,26 @@ def read_run(source: RunSource) -> ReportedRun:
     if not settings:
         return run
     metric = as_dict(summary.get("metric")) or as_dict(as_dict(settings.get("task")).get("metric"))
-    finished = read_generations(journal, alive)
-    best = next((g.n for g in reversed(finished) if g.status == "accepted"), None)
-    tested = {test["generation"]: test for test in read_test_scores(journal) if isinstance(test["generation"], int)}
+    usages = {
+        as_int(row.get("n")): as_dict(row.get("usage")) for row in map(as_dict, as_list(summary.get("generations")))
+    }
+    generations = [replace(g, usage=usages.get(g.n)) for g in read_generations(journal, alive)]
+    best, results = find_incumbent(generations), read_test_results(journal)
+    tested = {result.generation: result for result in results if result.generation is not None}
     arm, not_compared = _finished_run(source)
     return replace(
         run,
-        why=source.sweep_message or _reason(run.status, journal, finished),
+        why=source.sweep_message or _reason(run.status, journal, generations),
         metric=as_text(metric.get("name")),
         higher_is_better=metric.get("higher_is_better") is not False,
         selected_on_test=summary.get("selected_on_test") is True,
-        generations=tuple(finished),
+        generations=tuple(generations),
         best=best,
         tests=tested,
         answers={n: answers for n in tested if (answers := read_test_outcomes(source.path, journal, n))},
         usage=summary.get("usage") if isinstance(summary.get("usage"), dict) else None,
-        usage_by_generation=read_usages(summary),
-        seconds=round(sum(as_number(entry.get("seconds")) for _, entry in journal.done()), 1),
-        looks=len(read_test_scores(journal)),
+        seconds=round(sum(as_number(entry.get("seconds")) or 0.0 for _, entry in journal.done()), 1),
+        looks=len(results),
         lock=as_dict(load_json(source.path, "lock.json")),
         resumed=tuple(" ".join(map(str, entry.get("overrides", []))) for entry in journal.of("resumed")),
         arm=arm,
@@ -275,7 +237,7 @@ def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) 
     task, trainer, planned = as_dict(settings.get("task")), as_dict(settings.get("trainer")), source.planned
     broken = source.sweep_status in ("crashed", "refused", "damaged", "missing")
     outcome = source.sweep_status if not settings or (status in ("cut", "running") and broken) else status
-    seed = settings.get("seed")
+    seed = as_int(settings.get("seed"))
     return ReportedRun(
         name=source.name,
         path=source.path,
@@ -284,7 +246,7 @@ def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) 
         task=as_text(summary.get("task")) or as_text(task.get("name")) or (planned.task if planned else "?"),
         mode=as_text(trainer.get("mode")) or (planned.mode if planned else "?"),
         trainer=as_text(trainer.get("name")) or _planned_trainer(source),
-        seed=seed if isinstance(seed, int) else planned.seed if planned else None,
+        seed=seed if seed is not None else planned.seed if planned else None,
         config=settings,
         not_compared="it never began",
     )
@@ -309,11 +271,11 @@ def _finished_run(source: RunSource) -> tuple[FinishedRun | None, str]:
     return replace(arm, row=arm.row | {"run": source.name}), ""
 
 
-def _reason(status: str, journal: JournalReader, finished: list[GenerationRecord]) -> str:
+def _reason(status: str, journal: JournalReader, generations: list[GenerationRecord]) -> str:
     """Return the run's own reason, if it did not end well."""
     if status in ("completed", "running"):
         return next((f"stopped: {entry.get('reason')}" for entry in journal.of("stopped")), "")
     budget_reason = next((str(entry.get("reason")) for entry in journal.of("budget")), "")
-    reasons = [f"generation {g.n}: {g.reason}" for g in finished if g.status in ("failed", "unscored")]
-    cut = [f"in generation {g.n}: {g.step}" for g in finished if g.step]
+    reasons = [f"generation {g.n}: {g.reason}" for g in generations if g.status in ("failed", "unscored")]
+    cut = [f"in generation {g.n}: {g.step}" for g in generations if g.step]
     return budget_reason or next(iter([*cut, *reversed(reasons)]), "")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sia_runner.records import Json, Score
 from sia_runner.results.report.analysis import (
     SIA_H,
     ArmContrast,
@@ -25,6 +26,7 @@ from sia_runner.results.report.analysis import (
     total_per_arm,
 )
 from sia_runner.results.report.runs import ReportedRun
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.text import one_line, table_cell
 
 PROTOCOL_DIFFERS = "protocol differs"
@@ -92,7 +94,7 @@ def _paper_row(
         label=group.label,
         detail=" · ".join(part for part in (new.trainer if new else "", *sides[0].variant, unit) if part),
         metric=metric,
-        initial=mean_per_seed([(run.seed, run.initial["value"]) for run in tested if run.initial]),
+        initial=mean_per_seed([(run.seed, run.initial.value) for run in tested if run.initial]),
         h=_test_mean(old),
         wh=_test_mean(new),
         gain=contrast and contrast.over_seeds,
@@ -102,7 +104,7 @@ def _paper_row(
 
 
 def _test_mean(side: ArmRuns | None) -> SeedMean | None:
-    return mean_per_seed([(run.seed, run.final["value"]) for run in side.tested if run.final]) if side else None
+    return mean_per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
 
 
 def metric_scale(metric: str) -> tuple[float, str]:
@@ -250,7 +252,7 @@ def _group_sentence(section: ReportSection) -> str:
     group = section.group
     if group.sample_run.selected_on_test:
         return f"{group.label}: selected on test, since the task cannot be split."
-    n = next((run.final["n"] for run in group.runs if run.final), None)
+    n = next((run.final.n for run in group.runs if run.final), None)
     if n is None:
         return " ".join([f"{group.label}: no run has a test score.", *published_captions(group)])
     looked = f"{group.label}: {n} test questions, looked at {section.looks} times in {len(group.runs)} runs."
@@ -271,10 +273,6 @@ def published_captions(group: ComparableGroup) -> list[str]:
     return [f"Published: {source}; protocol differs: {protocol}."]
 
 
-Json = dict[str, Any]
-_SCORE_PARTS = ("value", "low", "high", "n")
-
-
 def runs_csv(of: Sequence[ReportedRun]) -> str:
     """Return a row for each run, whatever became of it."""
     return _to_csv(_run_row(run) for run in of)
@@ -282,7 +280,7 @@ def runs_csv(of: Sequence[ReportedRun]) -> str:
 
 def generations_csv(of: Sequence[ReportedRun]) -> str:
     """Return a row for each generation."""
-    return _to_csv(_generation_row(run, g.n) for run in of for g in run.generations)
+    return _to_csv(_generation_row(run, g) for run in of for g in run.generations)
 
 
 def pairs_csv(of: Sequence[ReportSection]) -> str:
@@ -312,12 +310,11 @@ def _run_row(run: ReportedRun) -> Json:
     }
 
 
-def _generation_row(run: ReportedRun, n: int) -> Json:
-    g = next(candidate for candidate in run.generations if candidate.n == n)
-    usage = run.usage_by_generation.get(n, {})
+def _generation_row(run: ReportedRun, g: GenerationRecord) -> Json:
+    usage = g.usage or {}
     return {
         **_run_columns(run),
-        "generation": n,
+        "generation": g.n,
         **{key: getattr(g, key) for key in ("lever", "algorithm", "status", "parent", "title", "reason")},
         **_score_columns("val", g.val),
         "outcomes": " ".join(f"{kind}={count}" for kind, count in g.outcomes.items()),
@@ -341,7 +338,7 @@ def _gain_rows(of: Sequence[ReportSection]) -> Iterable[Json]:
             run = gain.run
             if run.initial and run.final:
                 named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
-                difference = run.final["value"] - run.initial["value"]
+                difference = run.final.value - run.initial.value
                 columns = {
                     "old": f"{run.name} gen_{run.first}",
                     "new": f"{run.name} gen_{run.best}",
@@ -355,12 +352,9 @@ def _run_columns(run: ReportedRun) -> Json:
     return {"run": run.name, "task": run.task, "mode": run.mode, "trainer": run.trainer, "seed": run.seed}
 
 
-def _score_columns(name: str, score: Any) -> Json:
-    low, high = (score or {}).get("ci95") or (None, None)
-    values = ((score or {}).get("value"), low, high, (score or {}).get("n"))
-    return {
-        name if part == "value" else f"{name}_{part}": value for part, value in zip(_SCORE_PARTS, values, strict=True)
-    }
+def _score_columns(name: str, score: Score | None) -> Json:
+    values = (score.value, *score.ci95, score.n) if score else (None,) * 4
+    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), values, strict=True))
 
 
 def _to_csv(rows: Iterable[Json]) -> str:

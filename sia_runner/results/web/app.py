@@ -47,6 +47,10 @@ RunFolder = Annotated[str, Query(alias="place", pattern=r"^(test/)?gen_\d{1,6}$"
 def add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
     """Add the routes of a run, its generations, differences, curves and logs."""
 
+    def folder_of(path: str) -> Path:
+        with watching.open(path) as watched:
+            return watched.run.path
+
     @app.get("/api/run")
     def run(path: str) -> JsonReply:
         with watching.open(path) as watched:
@@ -66,9 +70,7 @@ def add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
 
     @app.get("/api/run/diff")
     def diff(path: str, new: GenerationNumber, old: GenerationNumber | None = None) -> JsonReply:
-        with watching.open(path) as watched:
-            folder = watched.run.path
-        return JsonReply(data.diff_page(diff_harnesses(folder, old, new)))
+        return JsonReply(data.diff_page(diff_harnesses(folder_of(path), old, new)))
 
     @app.get("/api/run/curves")
     def curves(path: str) -> JsonReply:
@@ -77,15 +79,11 @@ def add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
 
     @app.get("/api/run/logs")
     def log_list(path: str) -> JsonReply:
-        with watching.open(path) as watched:
-            folder = watched.run.path
-        return JsonReply({"logs": [asdict(log) for log in list_logs(folder)]})
+        return JsonReply({"logs": [asdict(log) for log in list_logs(folder_of(path))]})
 
     @app.get("/api/run/log")
     def log(path: str, log: str, since: FirstRow | None = None) -> JsonReply:
-        with watching.open(path) as watched:
-            folder = watched.run.path
-        chunk = read_tail(folder, log, since)
+        chunk = read_tail(folder_of(path), log, since)
         if chunk is None:
             raise HTTPException(404, "no such log")
         return JsonReply(

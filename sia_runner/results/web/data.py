@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sia_runner.gateway.ledger_files import AccountTotals
+from sia_runner.records import Json
 from sia_runner.results.index import RunRow
-from sia_runner.results.journal import GenerationRecord
 from sia_runner.results.outputs import FileChange
 from sia_runner.results.questions import QuestionIndex, QuestionRow
 from sia_runner.results.run import RunState
+from sia_runner.store.files import as_dict, as_int
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.text import one_line, strip_control_characters, truncate_bytes
-
-Json = dict[str, Any]
 
 
 def _best_first(key: str) -> Callable[[RunRow], tuple[bool, float, str]]:
@@ -25,7 +26,7 @@ def _best_first(key: str) -> Callable[[RunRow], tuple[bool, float, str]]:
         score = getattr(row, key)
         return (
             score is None,
-            0.0 if score is None else -score["value"] if row.higher_is_better else score["value"],
+            0.0 if score is None else -score.value if row.higher_is_better else score.value,
             row.path,
         )
 
@@ -62,7 +63,8 @@ def run_list(rows: Sequence[RunRow], filters: Mapping[str, str], start: int, lim
 
 def run_page(state: RunState, path: str) -> Json:
     """Return the data of one run."""
-    higher = run_metric(state).get("higher_is_better") is not False
+    metric, spending = run_metric(state), state.spending.by(lambda account: account.generation)
+    purposes = state.spending.by(lambda account: str(account.purpose))
     return {
         "path": path,
         "name": one_line(state.path.name),
@@ -70,16 +72,20 @@ def run_page(state: RunState, path: str) -> Json:
         "status": state.status,
         "task": one_line(state.task),
         "mode": one_line(state.mode),
-        "seed": state.config.get("seed") if isinstance(state.config.get("seed"), int) else None,
+        "seed": as_int(state.config.get("seed")),
         "max_gen": state.config.get("max_gen"),
-        "metric": one_line(str(run_metric(state).get("name", "score"))),
-        "higher_is_better": higher,
-        "generations": [generation_row(candidate, state.spending) for candidate in state.generations],
-        "tests": state.tests,
+        "metric": one_line(str(metric.get("name", "score"))),
+        "higher_is_better": metric.get("higher_is_better") is not False,
+        "generations": [generation_row(g, spending.get(g.n)) for g in state.generations],
+        "tests": [asdict(test) for test in state.tests],
         "best": state.best,
         "stopped": one_line(state.stopped, 500),
         "limits": state.limits,
-        "spent": {key: state.spending.get(key) for key in ("total", "purposes", "in_flight")},
+        "spent": {
+            "total": _usage(state.spending.total),
+            "purposes": {name: _usage(row) for name, row in purposes.items()},
+            "in_flight": state.spending.in_flight,
+        },
         "counted": state.counted,
         "minutes": round(state.minutes, 2),
         "jobs": [{key: one_line(value) for key, value in job.items()} for job in state.jobs[:200]],
@@ -96,23 +102,28 @@ def run_metric(state: RunState) -> Json:
     measured = state.summary.get("metric")
     if isinstance(measured, dict):
         return measured
-    task = state.config.get("task")
-    declared = task.get("metric") if isinstance(task, dict) else None
-    return declared if isinstance(declared, dict) else {"name": declared} if isinstance(declared, str) else {}
+    declared = as_dict(state.config.get("task")).get("metric")
+    return {"name": declared} if isinstance(declared, str) else as_dict(declared)
 
 
-def generation_row(candidate: GenerationRecord, spending: Mapping[str, Any]) -> Json:
+def generation_row(g: GenerationRecord, usage: AccountTotals | None) -> Json:
     """Return the short form of a generation, as there may be thousands; its long texts have a route of their own."""
-    fields: Json = asdict(candidate) | {
-        "title": one_line(candidate.title, 160),
-        "reason": one_line(candidate.reason, 300),
+    return {
+        **{key: one_line(getattr(g, key) or "", 60) for key in ("lever", "algorithm", "status", "step")},
+        **{key: getattr(g, key) for key in ("n", "parent", "outcomes", "difference", "standard_error", "p_value")},
+        "title": one_line(g.title, 160),
+        "reason": one_line(g.reason, 300),
+        "val": g.val and g.val.to_json(),
+        "training": g.training and {key: getattr(g.training, key) for key in ("asked", "steps", "stopped")},
+        "seconds": g.seconds,
+        "since": g.since,
+        "usage": usage and _usage(usage),
     }
-    fields.pop("rationale")
-    fields["training"] = candidate.training and {
-        key: candidate.training.get(key) for key in ("asked", "steps", "stopped")
-    }
-    fields |= {key: one_line(str(fields[key] or ""), 60) for key in ("lever", "algorithm", "status", "step")}
-    return fields | {"usage": spending.get("generations", {}).get(candidate.n)}
+
+
+def _usage(row: AccountTotals) -> Json:
+    spent = row.to_json()
+    return {key: spent[key] for key in ("usd", "tokens", "calls", "unanswered")}
 
 
 def _matches(row: RunRow, filters: Mapping[str, str]) -> bool:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.results.compare import FinishedRun
-from sia_runner.results.journal import GenerationRecord
 from sia_runner.results.report.runs import ReportedRun
+from sia_runner.results.run import FinalTestResult
 from sia_runner.selection.scoring import score_with_interval
+from sia_runner.store.generations import GenerationRecord
 
 HALF = [1, 0] * 20
 MORE = [1] * 38 + [0, 1]
@@ -21,8 +22,8 @@ def outcomes(values):
 def finished(name, final, initial=None, *, mode="SIA-H", trainer="none", seed=0, **changes):
     """Two generations, the second one the best; `final` and `initial`: 0 or 1 for each test question."""
     of_final, of_initial = outcomes(final), outcomes(initial or final)
-    last, first = score_with_interval(of_final).to_json(), score_with_interval(of_initial).to_json()
-    row = {"run": name, "task": "t", "metric": "accuracy", "mode": mode, "seed": seed, "test": last}
+    last, first = score_with_interval(of_final), score_with_interval(of_initial)
+    row = {"run": name, "task": "t", "metric": "accuracy", "mode": mode, "seed": seed, "test": last.to_json()}
     config = {"trainer.name": trainer, "target_agent": "policy"}
     made = ReportedRun(
         name=name,
@@ -36,7 +37,7 @@ def finished(name, final, initial=None, *, mode="SIA-H", trainer="none", seed=0,
         metric="accuracy",
         generations=tuple(GenerationRecord(n, "accepted", "harness", val=val) for n, val in ((1, first), (2, last))),
         best=2,
-        tests={1: {"score": first, "outcomes": {}}, 2: {"score": last, "outcomes": {}}},
+        tests={1: FinalTestResult(1, first, {}, []), 2: FinalTestResult(2, last, {}, [])},
         answers={1: of_initial, 2: of_final},
         usage={"usd": 1.0, "tokens": 1000, "calls": 10},
         seconds=60.0,

@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_runner.results.journal import GenerationRecord
+from sia_runner.records import Score
 from sia_runner.results.report import charts
 from sia_runner.results.report.analysis import group_runs
 from sia_runner.results.report.svg import axis_ticks
+from sia_runner.store.generations import GenerationRecord
 from tests.results.report.making import HALF, finished
 
 
 def generation(n, status, value=None):
-    val = None if value is None else {"value": value, "ci95": [value - 0.05, value + 0.05], "n": 40}
+    val = None if value is None else Score(value, (value - 0.05, value + 0.05), 40)
     return GenerationRecord(n, status, "harness", val=val)
 
 
@@ -57,14 +58,14 @@ def test_a_run_that_was_cut_is_not_averaged_but_drawn():
 
 
 def test_means_are_over_seeds():
-    better = tuple(replace(g, val=g.val and {**g.val, "value": g.val["value"] + 0.2}) for g in STORY)
+    better = tuple(replace(g, val=g.val and replace(g.val, value=g.val.value + 0.2)) for g in STORY)
     of = group(finished("a", HALF, generations=STORY), finished("b", HALF, seed=1, generations=better))
     assert charts.mean_incumbents(of.sides[0], 4)[4].value == pytest.approx(0.6)
     assert len(marks(charts.chart_over_seeds(of), "band")) == 1
 
 
 def test_an_axis_of_shares_ends_at_all_of_them():
-    nearly = tuple(replace(g, val=g.val and {**g.val, "value": 0.99, "ci95": [0.9, 1.0]}) for g in STORY)
+    nearly = tuple(replace(g, val=g.val and replace(g.val, value=0.99, ci95=(0.9, 1.0))) for g in STORY)
     of = group(finished("a", HALF, generations=nearly), finished("b", HALF, seed=1, generations=STORY))
     drawn = [charts.chart_over_seeds(of), *(chart for _, chart in charts.charts_by_seed(of))]
     shares = [

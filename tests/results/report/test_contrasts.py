@@ -2,8 +2,10 @@
 
 import pytest
 
+from sia_runner.records import Score
 from sia_runner.results.report.analysis import contrast_arms, group_runs, run_gains, total_per_arm
 from sia_runner.results.report.tables import paper_rows, row_cells
+from sia_runner.results.run import FinalTestResult
 from tests.results.report.making import HALF, MORE, both, finished
 
 LESS = [0] * 38 + [1, 0]
@@ -74,12 +76,12 @@ def test_a_point_has_a_price_only_where_something_was_gained():
     (group,) = group_runs([gained])
     (gain,) = run_gains(group)
     assert gain.cost.points == pytest.approx(100 * (39 - 20) / 40)
-    assert gain.cost.usd_per_point == pytest.approx(1.0 / gain.cost.points)
-    assert gain.cost.seconds_per_point == pytest.approx(60.0 / gain.cost.points)
+    assert gain.cost.per_point(gain.cost.usd) == pytest.approx(1.0 / gain.cost.points)
+    assert gain.cost.per_point(gain.cost.seconds) == pytest.approx(60.0 / gain.cost.points)
     for run in (nothing, lost):
         (group,) = group_runs([run])
         (gain,) = run_gains(group)
-        assert gain.cost.usd_per_point is None and gain.cost.seconds_per_point is None
+        assert gain.cost.per_point(gain.cost.usd) is None and gain.cost.per_point(gain.cost.seconds) is None
         assert gain.verdict == ("tie" if run is nothing else "worse")
 
 
@@ -88,12 +90,14 @@ def test_an_unknown_price_is_not_guessed():
         [finished("a", MORE, HALF), finished("b", MORE, HALF, seed=1, usage={"usd": None, "tokens": 5})]
     )
     runs, cost = total_per_arm(group.sides[0], run_gains(group))
-    assert runs == 2 and cost.usd is None and cost.usd_per_point is None and cost.tokens == 1005
+    assert runs == 2 and cost.usd is None and cost.per_point(cost.usd) is None and cost.tokens == 1005
 
 
 def test_a_metric_that_is_no_mean_is_not_tested():
-    first, best = ({"value": value, "ci95": None, "n": 40} for value in (0.6, 0.9))
-    run = finished("auc", MORE, HALF, tests={1: {"score": first, "outcomes": {}}, 2: {"score": best, "outcomes": {}}})
+    first, best = (Score(value, (value, value), 40) for value in (0.6, 0.9))
+    run = finished(
+        "auc", MORE, HALF, tests={n: FinalTestResult(n, score, {}, []) for n, score in ((1, first), (2, best))}
+    )
     (group,) = group_runs([run])
     (gain,) = run_gains(group)
     assert (gain.p_value, gain.won, gain.verdict) == (None, None, "not tested")

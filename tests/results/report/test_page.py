@@ -4,10 +4,12 @@ import base64
 import hashlib
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from sia_runner.records import Score
 from sia_runner.results.report.page import (
     MAX_COLUMNS,
     MAX_LINES,
@@ -155,7 +157,7 @@ def test_a_difference_and_a_tie_are_called_by_their_names():
 def test_an_official_graders_medal_stands_with_the_run_and_in_the_captions():
     line = "mlebench's grader: 0.81609; bronze medal, above the median of 2,000 teams"
     runs = both(0, HALF, MORE)
-    runs[1].tests[2]["standing"] = [line, HOSTILE]
+    runs[1].tests[2] = replace(runs[1].tests[2], standing=[line, HOSTILE])
     result = report_sections(runs)
     shown = Page(render_page(result, runs, []))
     output = f"{runs[1].name}: {line}; {HOSTILE}."
@@ -165,7 +167,7 @@ def test_an_official_graders_medal_stands_with_the_run_and_in_the_captions():
 
 
 def test_figures_are_told_briefly():
-    assert format_score({"value": 0.5, "ci95": [0.4, 0.6], "n": 10}, "accuracy") == "50.0 [40.0, 60.0] (n=10)"
-    assert format_score({"value": 0.5, "ci95": None, "n": 10}, "mse") == "0.5 (n=10)"
+    assert format_score(Score(0.5, (0.4, 0.6), 10), "accuracy") == "50.0 [40.0, 60.0] (n=10)"
+    assert format_score(None, "mse") == "–"
     assert [format_p_value(p) for p in (None, 0.0004, 0.0312, 1.0)] == ["–", "<.001", ".031", "1.000"]
     assert [format_seconds(seconds) for seconds in (None, 42, 750, 11520)] == ["–", "42.0 s", "12.5 min", "3.2 h"]

@@ -12,6 +12,7 @@ from sia_runner.results.report.tables import (
     paper_rows,
     row_cells,
 )
+from sia_runner.results.run import FinalTestResult
 from sia_runner.selection.scoring import score_with_interval
 from tests.results.report.making import HALF, MORE, both, finished, outcomes
 
@@ -65,7 +66,7 @@ def test_prior_is_a_column_only_where_a_task_declares_it():
 
 def test_runs_whose_first_harness_is_not_tested_yet_are_counted():
     young = replace(
-        finished("b", HALF, seed=1), tests={2: {"score": score_with_interval(outcomes(HALF)).to_json(), "outcomes": {}}}
+        finished("b", HALF, seed=1), tests={2: FinalTestResult(2, score_with_interval(outcomes(HALF)), {}, [])}
     )
     (row,) = table([finished("a", HALF), young])
     assert row_cells(row, False)[1] == "50.0 (1 of 2 seeds)"

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from sia_runner.records import Score
 from sia_runner.results.report.runs import find_sources
 from sia_runner.store.run_directory import RunDirectoryError
 from tests.results.report.conftest import summary
@@ -21,14 +22,11 @@ def test_figures_are_those_of_the_summary(smoke_sweep, trapped, ran):
         output = summary(run.path)
         best = output["best"]
         assert (run.status, run.mode, run.seed, run.metric) == ("completed", output["mode"], output["seed"], "accuracy")
-        assert (run.best, run.final, run.initial) == (best["generation"], best["test"], best["baseline_test"])
+        scores = tuple(Score.from_json(best[key]) for key in ("test", "baseline_test"))
+        assert (run.best, run.final, run.initial) == (best["generation"], *scores)
         assert run.usage == output["usage"] and run.faults == ()
         for ours, theirs in zip(run.generations, output["generations"], strict=True):
-            assert (ours.n, ours.lever, ours.status, ours.reason) == (
-                *(theirs[key] for key in ("n", "lever", "status", "reason")),
-            )
-            assert (ours.val, ours.outcomes, ours.seconds) == (theirs["val"], theirs["outcomes"], theirs["seconds"])
-            assert run.usage_by_generation[ours.n] == theirs["usage"]
+            assert ours.summary_row() == theirs
 
 
 def test_rows_of_a_sweep_that_were_refused_are_runs_too(smoke_sweep, ran):
@@ -45,7 +43,7 @@ def test_a_run_that_was_cut_in_the_middle_of_a_line_is_shown_as_far_as_it_went(c
     (copy / "summary.json").unlink()
     (run,) = ran(copy)
     assert (run.status, run.best, run.final, run.arm) == ("cut", 1, None, None)
-    assert run.generations[0].status == "accepted" and run.generations[0].val["n"] > 0
+    assert run.generations[0].status == "accepted" and run.generations[0].val.n > 0
     assert run.why == "in generation 2: propose" and run.generations[1].status == "cut"
 
 
@@ -78,7 +76,7 @@ def test_a_summary_that_was_edited_is_said_and_the_journal_counts(copy, trapped,
     output = summary(copy)["best"]["test"]["value"]
     (copy / "summary.json").write_text((copy / "summary.json").read_text().replace(str(output), "0.99"))
     (run,) = ran(copy)
-    assert run.final["value"] == output and "summary.json and journal.jsonl disagree" in run.faults[0]
+    assert run.final.value == output and "summary.json and journal.jsonl disagree" in run.faults[0]
 
 
 def test_names_are_as_long_as_they_need_to_be(trapped, tmp_path):

@@ -24,7 +24,7 @@ def test_a_run_is_a_line_from_its_first_harness_to_its_best_and_an_arm_two_means
 def test_the_only_run_of_an_arm_has_the_interval_of_its_score():
     of = group(finished("a", MORE, HALF))
     assert len(marks(charts.chart_test_scores(of), "whisker")) == 2
-    low, high = of.runs[0].initial["ci95"]
+    low, high = of.runs[0].initial.ci95
     shares = [float(text[:-1]) / 100 for text in texts(charts.chart_test_scores(of)) if text and text.endswith("%")]
     assert min(shares) <= low + 0.1 and max(shares) >= high - 0.1
     assert [item.get("d").count("h7") for item in marks(charts.chart_test_scores(of), "whisker")] == [2, 2]

@@ -57,7 +57,7 @@ def test_runs_are_ordered_by_what_they_reached(get, runs):
 
     for higher, wanted in ((False, ["0", "1", "2"]), (True, ["1", "0", "2"])):  # without a score: at the end
         for number, value in ((0, 0.2), (1, 0.9), (2, None)):
-            val = None if value is None else {"value": value, "ci95": None, "n": 10}
+            val = None if value is None else {"value": value, "ci95": [value, value], "n": 10}
             best = {"generation": 1, "val": val, "test": None, "baseline_test": None}
             metric = {"name": "error", "higher_is_better": higher}
             usage = {"usd": number, "tokens": 1, "calls": 1}
@@ -156,7 +156,7 @@ def test_folders_with_names_that_cannot_be_printed_are_no_runs(get, runs):
 
 
 def test_news_come_when_something_changed_and_only_then(runs, monkeypatch):
-    monkeypatch.setattr("sia_runner.results.web.app.LEAST", 0.01)
+    monkeypatch.setattr("sia_runner.results.web.app.REFRESH_SECONDS", 0.01)
     monkeypatch.setattr("sia_runner.results.web.open_runs.REFRESH_SECONDS", 0.0)
     watching = OpenRuns(runs)
 

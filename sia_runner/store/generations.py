@@ -1,0 +1,150 @@
+"""A generation as one record: read from the journaled results of its steps, or from its row of summary.json.
+
+Fields of a wrong type, or that an earlier version did not write, have their default."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sia_runner.records import Json, Lever, PastGeneration, Score
+from sia_runner.store.files import as_dict, as_int, as_number, as_text
+
+GENERATION_STEPS = ("propose", "plan", "build", "gate", "run", "verify", "accept")
+UNDER_WAY = "under way"
+CUT = "cut"  # its process ended before the verdict
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """A finished weights update. A curve has a value a step or rollout batch, None where that is not finite."""
+
+    asked: int | None  # steps
+    steps: int | None
+    reward: list[float | None]
+    kl: list[float | None]
+    entropy: list[float | None]
+    stopped: str
+    tokens: int | None
+    seconds: float | None
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "TrainingRecord | None":
+        """Return the update of a row of summary.json, or of a journaled build; None if there is no reward."""
+        if not isinstance(data.get("reward"), list):
+            return None
+        reward, kl, entropy = ([*map(as_number, data.get(key) or [])] for key in ("reward", "kl", "entropy"))
+        return TrainingRecord(
+            as_int(data["asked"] if "asked" in data else as_dict(data.get("algorithm")).get("steps")),
+            as_int(data.get("steps")), reward, kl, entropy,
+            as_text(data.get("stopped")), as_int(data.get("tokens")), as_number(data.get("seconds")),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRecord:
+    """A generation as the journal or summary.json tells it; what these leave out has its default.
+
+    `status`: accepted, rejected, failed, unscored; without a verdict under way, or cut (its process is gone).
+    """
+
+    n: int
+    status: str
+    lever: str = ""
+    algorithm: str | None = None
+    title: str = ""
+    rationale: str = ""
+    reason: str = ""
+    parent: int | None = None  # the generation whose harness it extended
+    val: Score | None = None
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # of val
+    difference: float | None = None  # to the incumbent at that time, with its standard error and p
+    standard_error: float | None = None
+    p_value: float | None = None
+    training: TrainingRecord | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of each step that is done
+    usage: Mapping[str, Any] | None = None  # of models; the ledger's, so it is not in the journal
+    step: str = ""  # under way
+    since: str = ""  # ISO 8601
+    steps: Mapping[str, Json] = field(default_factory=dict)  # the journaled result of each step
+
+    @staticmethod
+    def of(
+        n: int,
+        steps: Mapping[str, Json],
+        seconds: Mapping[str, Any],
+        started: Mapping[str, str] | None = None,
+        *,
+        alive: bool = False,
+    ) -> "GenerationRecord":
+        """Return the generation with these results. `started`: its steps under way; `alive`: of a living process."""
+        proposal, verdict, verified = (steps.get(step, {}) for step in ("propose", "accept", "verify"))
+        step, since = ("", "") if verdict else next(iter((started or {}).items()), ("", ""))
+        return GenerationRecord(
+            n=n,
+            status=str(verdict.get("status") or (UNDER_WAY if alive else CUT)),
+            rationale=str(proposal.get("rationale") or ""),
+            difference=as_number(verdict.get("difference")),
+            standard_error=as_number(verdict.get("standard_error")),
+            p_value=as_number(verdict.get("p_value")),
+            training=TrainingRecord.from_json(steps.get("build", {})),
+            seconds={name: as_number(seconds[name]) or 0.0 for name in GENERATION_STEPS if name in seconds},
+            step=step,
+            since=since,
+            steps=steps,
+            **_shared_fields(proposal, verdict, verified),
+        )
+
+    @staticmethod
+    def from_summary_row(row: Mapping[str, Any]) -> "GenerationRecord":
+        """Return the generation of a row of summary.json, whatever version wrote it."""
+        return GenerationRecord(
+            n=int(row["n"]),
+            status=str(row["status"]),
+            training=TrainingRecord.from_json(as_dict(row.get("training"))),
+            seconds=row.get("seconds") or {},
+            usage=as_dict(row.get("usage")),
+            **_shared_fields(row, row, row),
+        )
+
+    def summary_row(self) -> Json:
+        """Return the row of summary.json."""
+        return {
+            "n": self.n,
+            "lever": self.lever,
+            "algorithm": self.algorithm,
+            "title": self.title,
+            "status": self.status,
+            "reason": self.reason,
+            "parent": self.parent,
+            "val": self.val and self.val.to_json(),
+            "outcomes": dict(self.outcomes),
+            "training": self.training and asdict(self.training),
+            "seconds": {step: seconds for step, seconds in self.seconds.items() if step != "plan"},
+            "usage": self.usage,
+        }
+
+    def to_past_generation(self) -> PastGeneration:
+        """Return what a proposer may see of this generation."""
+        notes = self.steps["propose"]["notes"]
+        return PastGeneration(
+            self.n, Lever(self.lever), self.title, self.status, self.reason, self.val, notes, self.parent
+        )
+
+
+def _shared_fields(proposal: Mapping[str, Any], verdict: Mapping[str, Any], verified: Mapping[str, Any]) -> Json:
+    """Return the fields that have the same names in the journal and in summary.json."""
+    algorithm = proposal.get("algorithm")
+    return {
+        "lever": str(proposal.get("lever") or ""),
+        "algorithm": None if algorithm is None else str(algorithm),
+        "title": str(proposal.get("title") or ""),
+        "parent": as_int(proposal.get("parent")),
+        "reason": str(verdict.get("reason") or ""),
+        "val": Score.parse(verified.get("val")),
+        "outcomes": parse_counts(verified.get("outcomes")),
+    }
+
+
+def parse_counts(value: Any) -> dict[str, int]:
+    """Return outcome kind -> count, without entries that are no integers."""
+    return {str(kind): count for kind, count in as_dict(value).items() if isinstance(count, int)}
