@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,8 @@ PATIENCE = 3600.0  # seconds that a submission is tried again
 AGAIN = 5.0  # seconds between two tries
 _STEP = "sia:worker"  # the name of a worker's step
 _SETTLE = 1.0  # seconds until the controller knows why a step ended
+_SIGN_OF_LIFE = pickle.dumps(None)
+_HEARTBEAT, _SILENCE = 10.0, 60  # seconds between two signs of life; without any, after which an idle worker ends
 _EARLY = 60.0  # seconds that SLURM may warn before it was asked to
 _HOLD = f"""
 echo $SLURM_JOB_ID
@@ -135,7 +138,7 @@ class _PipedCommand:
             self._process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=errors, env=environment_outside_jobs(), start_new_session=True
             )
-        threading.Thread(target=self._process.wait, daemon=True).start()  # no zombie is left
+        threading.Thread(target=self._beat, daemon=True).start()
 
     @property
     def alive(self) -> bool:
@@ -159,6 +162,14 @@ class _PipedCommand:
         stream: Any = self._process.stdin
         with suppress(OSError):
             stream.close()
+
+    def _beat(self) -> None:
+        """Send signs of life until the process ends."""
+        while self.alive:
+            with suppress(ValueError):  # the pipe is closed
+                self.send(_SIGN_OF_LIFE)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_HEARTBEAT)
 
 
 class StepWorker(_PipedCommand):
@@ -184,8 +195,12 @@ def serve() -> None:
     os.dup2(2, 1)
     while True:
         print("ready", file=ready, flush=True)
-        try:
-            task = pickle.load(stages)  # noqa: S301 - the driver's pipe
-        except EOFError:
-            return
+        task = None
+        while task is None:
+            signal.alarm(_SILENCE)  # of an srun that was killed, the step does not learn: its pipe stays open
+            try:
+                task = pickle.load(stages)  # noqa: S301 - the driver's pipe
+            except EOFError:
+                return
+        signal.alarm(0)
         task()
