@@ -36,6 +36,7 @@ echo $SLURM_JOB_ID
 cat >/dev/null
 while squeue --noheader --steps --jobs=$SLURM_JOB_ID --format=%j | grep -qx {_STEP}; do sleep 2; done
 """
+_QUEUED = re.compile(r"Pending job allocation (\d+)")
 _BOOT = "from sia_runner.compute.allocation import serve; serve()"
 # a controller that is away, or a user's full queue: the same submission may do later
 TRANSIENT_ERRORS = re.compile(
@@ -84,6 +85,10 @@ class Allocation:
         program = "\n".join([*self._setup, f"exec {shlex.join([sys.executable, '-c', _BOOT])}"])
         return StepWorker([*step, "bash", "-c", program], log)
 
+    def queued_job(self) -> str:
+        holder = self._holder
+        return "" if self._job or holder is None else (_QUEUED.findall(holder.log.read_text()) or [""])[-1]
+
     def end_state(self) -> str:
         """Return CANCELLED if somebody cancelled the allocation, LOST if it ended otherwise, empty while it runs."""
         time.sleep(_SETTLE)
@@ -111,6 +116,7 @@ class Allocation:
     def _allocate(self, log: Path) -> None:
         """Wait for an allocation; raise JobStopped when SLURM refuses it."""
         self._release()
+        self._job = ""
         until = time.monotonic() + PATIENCE
         while True:
             self._holder = _PipedCommand(["salloc", *self._options, "--kill-command=TERM", "sh", "-c", _HOLD], log)
@@ -132,7 +138,7 @@ class _PipedCommand:
     """A command of SLURM at the other end of two pipes; a Ctrl-C, which is meant for the driver, does not reach it."""
 
     def __init__(self, command: list[str], log: Path) -> None:
-        self._log = log
+        self.log = log
         pipe = subprocess.PIPE
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -185,7 +191,7 @@ class StepWorker(_PipedCommand):
 
     def _wait_for_answer(self) -> None:
         if not self.line():
-            raise BrokenExecutor(last_line(self._log))
+            raise BrokenExecutor(last_line(self.log))
 
 
 def serve() -> None:

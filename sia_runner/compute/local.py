@@ -111,6 +111,9 @@ class _Processes:
     def start(self, log: Path) -> "_Process":
         return _Process(log)
 
+    def queued_job(self) -> str:
+        return ""
+
     def end_state(self) -> str:
         return ""
 

@@ -50,6 +50,10 @@ class WorkerSource(Protocol):
         """Start a worker whose standard error is `log`; raise BrokenExecutor when it does not come to life."""
         ...
 
+    def queued_job(self) -> str:
+        """Return the id of the cluster's job that a new worker waits for; empty when none is in the queue."""
+        ...
+
     def end_state(self) -> str:
         """Return the state in which the place itself ended; empty while it can run workers."""
         ...
@@ -74,7 +78,7 @@ class PooledCluster(Cluster):
             self._free.put(slot)
         self._steps: dict[str, Future[str]] = {}  # id -> the state in which the step ended
         self._adopted: dict[str, Path] = {}  # id of a step of an earlier driver -> its folder
-        self._used, self._ended = 0, False
+        self._used, self._ended, self._queued = 0, False, ""
 
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         """Give a step to the next free worker or to the cluster, and return its id."""
@@ -101,14 +105,19 @@ class PooledCluster(Cluster):
         future = self._steps[job]
         if future.done():
             return JobState(future.result())
-        return JobState("RUNNING") if future.running() else JobState("PENDING", "no slot of the pool is free")
+        if future.running():
+            return JobState("RUNNING")
+        self._queued = self._workers.queued_job()
+        queued = self._cluster.state(self._queued) if self._queued else None
+        return queued if queued and queued.name == "PENDING" else JobState("PENDING", "no slot of the pool is free")
 
     def forget(self, job: str) -> None:
         """Stop following a step."""
         if job.startswith(_PREFIX):
             self._steps.pop(job, None)
             self._adopted.pop(job, None)
-        else:
+            job, self._queued = self._queued, ""
+        if job:
             self._cluster.forget(job)
 
     def waiting(self, state: JobState | None, seconds: float) -> str:

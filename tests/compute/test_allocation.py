@@ -127,7 +127,7 @@ def test_a_preempted_allocation_is_followed_by_another(at_work):
     preempt(job)
     value, notes, times = ended()
     assert (value, times) == (7, 2) and any("another one is submitted" in note for note in notes)
-    assert job not in allocations()
+    until(lambda: job not in allocations())
 
 
 @pytest.mark.slow
@@ -159,11 +159,20 @@ def test_workers_that_never_come_to_life_end_the_run_with_what_they_said(tmp_pat
 
 
 def test_what_slurm_refuses_is_said(tmp_path, compute):
-    too_large = compute(100)
     with pytest.raises(ComputeError, match="compute.pool: sbatch says: "):
-        too_large.check(["run"])
-    with pytest.raises(JobStopped, match="salloc refused the allocation for compute.pool: "):
-        too_large.call(step(tmp_path), steps.slow, 0.0, tmp_path / "log", 1)
+        compute(100).check(["run"])
+    with pytest.raises(JobStopped, match="salloc refused the allocation for compute.pool: .*Invalid partition"):
+        compute(1, partition="nowhere").call(step(tmp_path), steps.slow, 0.0, tmp_path / "log", 1)
+
+
+def test_why_the_allocation_waits_is_known(tmp_path, compute):
+    later = compute(1, extra={"begin": "now+60"})
+    thread = threading.Thread(target=later.call, args=(step(tmp_path), steps.slow, 0.0, tmp_path / "log", 1))
+    thread.start()
+    until(lambda: any(later.cluster.state(job).reason == "BeginTime" for job in list(later.cluster._steps)), 20)
+    said("scontrol", "update", f"job={allocations()[0]}", "StartTime=now")
+    thread.join()
+    assert (tmp_path / "log").exists()
 
 
 def test_after_the_driver_was_killed_its_step_is_collected_and_the_allocation_ends(tmp_path, compute):
