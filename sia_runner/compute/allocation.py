@@ -13,13 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import BrokenExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sia_runner.compute.jobs import LOST
-from sia_runner.compute.pool import last_line
+from sia_runner.compute.pool import WorkerLost, last_line
 from sia_runner.compute.protocol import JobStopped
 from sia_runner.compute.task import StageJob
 
@@ -36,7 +36,6 @@ echo $SLURM_JOB_ID
 cat >/dev/null
 while squeue --noheader --steps --jobs=$SLURM_JOB_ID --format=%j | grep -qx {_STEP}; do sleep 2; done
 """
-_QUEUED = re.compile(r"Pending job allocation (\d+)")
 _BOOT = "from sia_runner.compute.allocation import serve; serve()"
 # a controller that is away, or a user's full queue: the same submission may do later
 TRANSIENT_ERRORS = re.compile(
@@ -61,7 +60,7 @@ def run_command(command: list[str]) -> subprocess.CompletedProcess[str] | None:
 
 
 class Allocation:
-    """The `pool.WorkerSource` of SLURM: workers are steps of one allocation, and of the next when that one ended.
+    """Workers of a pool on SLURM: steps of one allocation, and of the next when that one ended.
 
     `options` are those of salloc, `step_options` those of srun. `setup`: shell lines before Python starts. `seconds`:
     the time limit; `warning`: how long before it USR2 is sent.
@@ -81,42 +80,35 @@ class Allocation:
         with self._lock:
             if self._holder is None or not self._holder.alive or time.monotonic() > self._until:
                 self._allocate(log.with_name("allocation.err"))
-            step = ["srun", f"--jobid={self._job}", f"--job-name={_STEP}", "--exact", *self._step_options]
-        program = "\n".join([*self._setup, f"exec {shlex.join([sys.executable, '-c', _BOOT])}"])
-        return StepWorker([*step, "bash", "-c", program], log)
-
-    def queued_job(self) -> str:
-        holder = self._holder
-        return "" if self._job or holder is None else (_QUEUED.findall(holder.log.read_text()) or [""])[-1]
-
-    def end_state(self) -> str:
-        """Return CANCELLED if somebody cancelled the allocation, LOST if it ended otherwise, empty while it runs."""
-        time.sleep(_SETTLE)
-        with self._lock:
             job = self._job
-        state, until = "COMPLETING", time.monotonic() + QUERY_TIMEOUT
-        while state == "COMPLETING" and time.monotonic() < until:  # which hides how it ended
-            answer = run_command(["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"])
-            if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
-                return ""
-            state = answer.stdout.strip() or LOST
-            if state == "RUNNING":
-                return ""
-            time.sleep(_SETTLE)
-        with self._lock:
-            if job == self._job:
-                self._release()
-        return state if state == "CANCELLED" else LOST
+        step = ["srun", f"--jobid={job}", f"--job-name={_STEP}", "--exact", *self._step_options]
+        program = "\n".join([*self._setup, f"exec {shlex.join([sys.executable, '-c', _BOOT])}"])
+        return StepWorker([*step, "bash", "-c", program], log, lambda: self._end_state(job))
 
     def close(self) -> None:
         """Let the allocation end with its last step."""
         with self._lock:
             self._release()
 
+    def _end_state(self, job: str) -> str:
+        """Return CANCELLED if somebody cancelled an allocation, LOST if it ended otherwise, empty while it runs."""
+        state, until = "", time.monotonic() + QUERY_TIMEOUT
+        while state in ("", "COMPLETING") and time.monotonic() < until:  # which hides how it ended
+            time.sleep(_SETTLE)
+            answer = run_command(["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"])
+            if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
+                return ""
+            state = answer.stdout.strip() or LOST
+        if state == "RUNNING":
+            return ""
+        with self._lock:
+            if job == self._job:
+                self._release()
+        return state if state == "CANCELLED" else LOST
+
     def _allocate(self, log: Path) -> None:
         """Wait for an allocation; raise JobStopped when SLURM refuses it."""
         self._release()
-        self._job = ""
         until = time.monotonic() + PATIENCE
         while True:
             self._holder = _PipedCommand(["salloc", *self._options, "--kill-command=TERM", "sh", "-c", _HOLD], log)
@@ -138,7 +130,7 @@ class _PipedCommand:
     """A command of SLURM at the other end of two pipes; a Ctrl-C, which is meant for the driver, does not reach it."""
 
     def __init__(self, command: list[str], log: Path) -> None:
-        self.log = log
+        self._log = log
         pipe = subprocess.PIPE
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -181,8 +173,9 @@ class _PipedCommand:
 class StepWorker(_PipedCommand):
     """The driver's end of a worker: a job step, reached by the pipes of its srun."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, place: Callable[[], str]) -> None:
         super().__init__(command, log)
+        self._place = place
         self._wait_for_answer()
 
     def run(self, task: StageJob) -> None:
@@ -191,7 +184,7 @@ class StepWorker(_PipedCommand):
 
     def _wait_for_answer(self) -> None:
         if not self.line():
-            raise BrokenExecutor(last_line(self.log))
+            raise WorkerLost(last_line(self._log), self._place())
 
 
 def serve() -> None:

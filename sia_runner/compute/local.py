@@ -14,7 +14,7 @@ from threading import BoundedSemaphore
 from typing import Any
 
 from sia_runner.compute.jobs import LOST, Cluster, JobCompute, JobState
-from sia_runner.compute.pool import PooledCluster, last_line
+from sia_runner.compute.pool import PooledCluster, WorkerLost, last_line
 from sia_runner.compute.protocol import ComputeError, ComputeStep
 from sia_runner.compute.task import StageJob
 from sia_runner.store import lease
@@ -29,7 +29,7 @@ class Local(JobCompute):
         super().__init__(workers)
         self._slots = BoundedSemaphore(jobs + (pool or 0))
         self._machine = _ThisMachine()
-        self._pool = PooledCluster(self._machine, pool, _Processes()) if pool else None
+        self._pool = PooledCluster(self._machine, pool, _Process) if pool else None
 
     @property
     def cluster(self) -> Cluster:
@@ -105,22 +105,6 @@ class _ThisMachine(Cluster):
                 os.kill(int(job.partition(".")[0]), signal.SIGTERM)
 
 
-class _Processes:
-    """The `pool.WorkerSource` of this machine."""
-
-    def start(self, log: Path) -> "_Process":
-        return _Process(log)
-
-    def queued_job(self) -> str:
-        return ""
-
-    def end_state(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        """Do nothing: this machine stays."""
-
-
 class _Process:
     """A process pool of one worker: a larger one ends all its workers when one is lost."""
 
@@ -146,7 +130,7 @@ class _Process:
         try:
             return self._pool.submit(function, *args).result()
         except BrokenExecutor as error:
-            raise BrokenExecutor(last_line(self._log)) from error
+            raise WorkerLost(last_line(self._log)) from error
 
 
 _at_work = threading.Lock()  # in a worker

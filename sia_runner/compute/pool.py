@@ -7,7 +7,8 @@ worker was lost may run again, and what a killed driver left behind is found by 
 import threading
 import time
 import uuid
-from concurrent.futures import BrokenExecutor, Future, wait
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, LifoQueue
@@ -26,6 +27,17 @@ _POOLED_KINDS = frozenset({"gate", "run", "verify"})  # short, and alike: a work
 _LOST_FILE = "workers.err"  # in the folder of a step: why no worker could end it
 
 
+class WorkerLost(Exception):
+    """The end of a worker before its stage; the message is the last line that it wrote.
+
+    `state`: how the place ended in which all workers run, where that was the reason.
+    """
+
+    def __init__(self, last: str, state: str = "") -> None:
+        super().__init__(last)
+        self.state = state
+
+
 class Worker(Protocol):
     """A process that runs one stage after another."""
 
@@ -35,31 +47,11 @@ class Worker(Protocol):
         ...
 
     def run(self, task: StageJob) -> None:
-        """Run a stage to its end; raise BrokenExecutor, with a line that says why, when the process ends before."""
+        """Run a stage to its end; raise WorkerLost when the process ends before."""
         ...
 
     def end(self) -> None:
         """End the process."""
-        ...
-
-
-class WorkerSource(Protocol):
-    """The place where workers run."""
-
-    def start(self, log: Path) -> Worker:
-        """Start a worker whose standard error is `log`; raise BrokenExecutor when it does not come to life."""
-        ...
-
-    def queued_job(self) -> str:
-        """Return the id of the cluster's job that a new worker waits for; empty when none is in the queue."""
-        ...
-
-    def end_state(self) -> str:
-        """Return the state in which the place itself ended; empty while it can run workers."""
-        ...
-
-    def close(self) -> None:
-        """Give the place back: no worker is needed for a while."""
         ...
 
 
@@ -68,17 +60,22 @@ class _Slot:
 
 
 class PooledCluster(Cluster):
-    """A cluster with `slots` workers in front for steps of some kinds; every other step goes to `cluster`."""
+    """A cluster with `slots` workers in front for steps of some kinds; every other step goes to `cluster`.
 
-    def __init__(self, cluster: Cluster, slots: int, workers: WorkerSource) -> None:
-        self._cluster, self._workers = cluster, workers
+    `start` starts a worker whose standard error is a file, or raises WorkerLost. `close`: none is needed for a while.
+    """
+
+    def __init__(
+        self, cluster: Cluster, slots: int, start: Callable[[Path], Worker], close: Callable[[], None] = lambda: None
+    ) -> None:
+        self._cluster, self._start, self._close = cluster, start, close
         self._slots = [_Slot() for _ in range(slots)]
         self._free = LifoQueue[_Slot]()  # the last one used is the next: its worker lives
         for slot in self._slots:
             self._free.put(slot)
         self._steps: dict[str, Future[str]] = {}  # id -> the state in which the step ended
         self._adopted: dict[str, Path] = {}  # id of a step of an earlier driver -> its folder
-        self._used, self._ended, self._queued = 0, False, ""
+        self._used, self._ended = 0, False
 
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         """Give a step to the next free worker or to the cluster, and return its id."""
@@ -97,7 +94,6 @@ class PooledCluster(Cluster):
             self._cluster.attach(step, job)
 
     def state(self, job: str) -> JobState | None:
-        """Return the state of a step."""
         if not job.startswith(_PREFIX):
             return self._cluster.state(job)
         if job in self._adopted:
@@ -105,23 +101,16 @@ class PooledCluster(Cluster):
         future = self._steps[job]
         if future.done():
             return JobState(future.result())
-        if future.running():
-            return JobState("RUNNING")
-        self._queued = self._workers.queued_job()
-        queued = self._cluster.state(self._queued) if self._queued else None
-        return queued if queued and queued.name == "PENDING" else JobState("PENDING", "no slot of the pool is free")
+        return JobState("RUNNING") if future.running() else JobState("PENDING", "for a slot of compute.pool")
 
     def forget(self, job: str) -> None:
-        """Stop following a step."""
         if job.startswith(_PREFIX):
             self._steps.pop(job, None)
             self._adopted.pop(job, None)
-            job, self._queued = self._queued, ""
-        if job:
+        else:
             self._cluster.forget(job)
 
     def waiting(self, state: JobState | None, seconds: float) -> str:
-        """Explain a job's state to a user who has waited for `seconds`; empty for no news."""
         return self._cluster.waiting(state, seconds)
 
     def log(self, step: ComputeStep, job: str) -> Path:
@@ -142,7 +131,7 @@ class PooledCluster(Cluster):
         for slot in self._slots:
             if slot.worker:
                 slot.worker.end()
-        self._workers.close()
+        self._close()
 
     def _carry_out(self, future: Future[str], step: ComputeStep, task: StageJob) -> None:
         slot = self._free.get()
@@ -165,7 +154,7 @@ class PooledCluster(Cluster):
         for _ in range(_ATTEMPTS):
             try:
                 if slot.worker is None or not slot.worker.alive:
-                    slot.worker = self._workers.start(folder / f"{uuid.uuid4().hex[:8]}.err")
+                    slot.worker = self._start(folder / f"{uuid.uuid4().hex[:8]}.err")
                 if self._ended:
                     slot.worker.end()
                     return LOST
@@ -173,14 +162,12 @@ class PooledCluster(Cluster):
                     future.set_running_or_notify_cancel()
                 slot.worker.run(task)
                 return "COMPLETED"
-            except BrokenExecutor as lost:
+            except WorkerLost as lost:
                 slot.worker, last = None, str(lost)
                 if read_outcome(step.folder) is not None:  # the cluster cut the stage, and its worker left
                     return "COMPLETED"
-                if self._ended:
-                    return LOST
-                if state := self._workers.end_state():
-                    return state
+                if lost.state or self._ended:
+                    return lost.state or LOST
         write_text(step.folder / _LOST_FILE, f"{_ATTEMPTS} workers ended in the middle of it; the last said: {last}\n")
         return "FAILED"
 
@@ -195,7 +182,7 @@ class PooledCluster(Cluster):
                 if slot.worker:
                     slot.worker.end()
                 slot.worker = None
-            self._workers.close()
+            self._close()
         for slot in free:
             self._free.put(slot)
 

@@ -248,7 +248,7 @@ class Slurm(JobCompute):
             self._allocation = allocation_options(run, pool, warning)
             setup, limit = [*_exports(), *(run.setup or [])], 60.0 * (run.minutes or 1)
             allocation = Allocation(self._allocation, step_options(run), setup, limit, warning)
-            self._cluster = PooledCluster(self._cluster, pool, allocation)
+            self._cluster = PooledCluster(self._cluster, pool, allocation.start, allocation.close)
 
     @property
     def cluster(self) -> Cluster:

@@ -145,7 +145,7 @@ def test_when_a_node_is_lost_its_step_runs_in_another_allocation(at_work):
 def test_near_its_end_no_worker_is_started_in_an_allocation(tmp_path, compute):
     one = compute(1)
     first = one.call(step(tmp_path), steps.where, tmp_path / "log", 0.0, 1)
-    one.cluster._workers._until = 0.0
+    one.cluster._start.__self__._until = 0.0
     assert one.call(step(tmp_path), steps.where, tmp_path / "log", 0.0, 2)[2] == first[2]
     one.cluster._slots[0].worker.end()
     until(lambda: not one.cluster._slots[0].worker.alive)
@@ -163,16 +163,6 @@ def test_what_slurm_refuses_is_said(tmp_path, compute):
         compute(100).check(["run"])
     with pytest.raises(JobStopped, match="salloc refused the allocation for compute.pool: .*Invalid partition"):
         compute(1, partition="nowhere").call(step(tmp_path), steps.slow, 0.0, tmp_path / "log", 1)
-
-
-def test_why_the_allocation_waits_is_known(tmp_path, compute):
-    later = compute(1, extra={"begin": "now+60"})
-    thread = threading.Thread(target=later.call, args=(step(tmp_path), steps.slow, 0.0, tmp_path / "log", 1))
-    thread.start()
-    until(lambda: any(later.cluster.state(job).reason == "BeginTime" for job in list(later.cluster._steps)), 20)
-    said("scontrol", "update", f"job={allocations()[0]}", "StartTime=now")
-    thread.join()
-    assert (tmp_path / "log").exists()
 
 
 def test_after_the_driver_was_killed_its_step_is_collected_and_the_allocation_ends(tmp_path, compute):
