@@ -111,7 +111,8 @@ class _Process:
     def __init__(self, log: Path) -> None:
         self._log = log
         log.touch()
-        context = multiprocessing.get_context("spawn")  # this process has threads
+        context = multiprocessing.get_context("forkserver")  # imports once for all; and this process has threads
+        context.set_forkserver_preload(["__main__", __name__])
         self._pool = ProcessPoolExecutor(1, context, _prepare_worker, (log,))
         self._pid = self._call(os.getpid)
 

@@ -76,6 +76,7 @@ class PooledCluster(Cluster):
         self._steps: dict[str, Future[str]] = {}  # id -> the state in which the step ended
         self._adopted: dict[str, Path] = {}  # id of a step of an earlier driver -> its folder
         self._used, self._ended = 0, False
+        self._timer = threading.Timer(IDLE, self._rest)
 
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         """Give a step to the next free worker or to the cluster, and return its id."""
@@ -142,9 +143,10 @@ class PooledCluster(Cluster):
         finally:
             self._used += 1
             self._free.put(slot)
-            timer = threading.Timer(IDLE, self._rest, (self._used,))
-            timer.daemon = True
-            timer.start()
+            self._timer.cancel()
+            self._timer = threading.Timer(IDLE, self._rest, (self._used,))
+            self._timer.daemon = True
+            self._timer.start()
 
     def _run(self, slot: _Slot, future: Future[str], step: ComputeStep, task: StageJob) -> str:
         """Run a stage by as many workers as it takes and return the state in which it ended."""

@@ -1,18 +1,20 @@
 """The worker pool on this machine: each step has one outcome, whatever happens to its worker or to the driver."""
 
-import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from sia_runner.compute import local, pool
+from sia_runner.compute import pool
 from sia_runner.compute.local import Local
 from sia_runner.compute.protocol import JobStopped
 from sia_runner.store.lease import process_start_time
 from tests.compute import steps
 from tests.compute.steps import all_at_once, killed_driver, step
+from tests.conftest import ROOT
 from tests.scripts.slurm import until
 
 pytest.importorskip("submitit", reason="compute=local needs sia-runner[slurm]")
@@ -115,15 +117,18 @@ def test_after_the_driver_was_killed_its_step_is_collected_and_no_worker_is_left
 
 def test_a_worker_without_work_ends_with_its_driver(tmp_path):
     """As when the driver is killed: nothing is sent to the worker."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        worker = local._Process(tmp_path / "log")
-        os.write(write, str(worker._pid).encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    worker = int(os.read(read, 20))
-    until(lambda: not process_start_time(worker), 10)
+    program = """
+import os, signal, sys
+from pathlib import Path
+from sia_runner.compute import local
+
+print(local._Process(Path(sys.argv[1]))._pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "log")]
+    worker = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT, timeout=60).stdout
+    assert int(worker)
+    until(lambda: not process_start_time(int(worker)), 10)
 
 
 def test_a_step_that_waits_for_a_slot_says_so(tmp_path, compute):
