@@ -1,6 +1,8 @@
 """The candidate of slots.py."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 
 def candidate(seconds: float) -> tuple[float, float]:
@@ -8,3 +10,8 @@ def candidate(seconds: float) -> tuple[float, float]:
     began = time.time()
     time.sleep(seconds)
     return began, time.time()
+
+
+def carry_out(stage: Callable[..., Any], *args: Any) -> Any:
+    """Run a stage in a worker, where nothing has to be prepared."""
+    return stage(*args)

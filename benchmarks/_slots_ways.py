@@ -1,16 +1,20 @@
-"""Three ways to evaluate candidates in a few slots: the pool, fed as its slots get free or at once, and a job each."""
+"""Three ways to evaluate candidates in a few slots: `compute.pool`, fed in two ways, and a job each."""
 
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _slots_task import candidate
+from _slots_task import candidate, carry_out
 
-from sia_runner.compute.pool import SubmititWorkers, WorkerPool
-from sia_runner.compute.slurm import QueueMonitor
+from sia_runner.compute.jobs import JobCompute
+from sia_runner.compute.local import Local
+from sia_runner.compute.pool import PooledCluster
+from sia_runner.compute.protocol import ComputeStep
+from sia_runner.compute.slurm import Slurm
 
 Span = tuple[float, float]
 Way = Callable[[Path, int, float, int], list[Span]]
@@ -23,44 +27,32 @@ def ways(partition: str | None) -> dict[str, Way]:
     `partition` None means processes of this machine.
     """
     return {
-        "pool, the next one when one is finished": partial(_one_out_one_in, partition),
-        "pool, all queued at once": partial(_all_at_once, partition),
+        "pool, the next one when one is finished": partial(_by_pool, partition, all_at_once=False),
+        "pool, all queued at once": partial(_by_pool, partition, all_at_once=True),
         "submitit, a job for each": partial(_array if partition else _window, partition),
     }
 
 
-def _one_out_one_in(partition: str | None, folder: Path, count: int, seconds: float, slots: int) -> list[Span]:
-    with _pool(partition, folder, slots) as pool:
-        tickets, spans = iter(range(count)), list[Span]()
-        for _, n in zip(range(slots), tickets, strict=False):
-            pool.submit(f"{n:06}", partial(candidate, seconds))
-        while ready := pool.wait_any():
-            spans += _collect(pool, ready)
-            for _, n in zip(ready, tickets, strict=False):
-                pool.submit(f"{n:06}", partial(candidate, seconds))
-        return spans
+def _by_pool(
+    partition: str | None, folder: Path, count: int, seconds: float, slots: int, *, all_at_once: bool
+) -> list[Span]:
+    """Run each candidate as a step of the driver does, on a thread that waits for it."""
+    _set_paths()
+    compute: JobCompute = Local(workers=1, jobs=1, pool=slots)
+    if partition:
+        default = {"partition": partition, "cpus": 1, "memory_gb": 0.2, "minutes": 60}
+        compute = Slurm(1, "none", 90, {"default": default}, pool=slots)
 
+    def evaluate(n: int) -> Span:
+        key = f"gen_{n}/run"
+        step = ComputeStep(key, "run", folder / key, None, lambda _job: None, print, carry_out)
+        return compute.call(step, candidate, seconds)
 
-def _all_at_once(partition: str | None, folder: Path, count: int, seconds: float, slots: int) -> list[Span]:
-    with _pool(partition, folder, slots) as pool:
-        for n in range(count):
-            pool.submit(f"{n:06}", partial(candidate, seconds))
-        spans = list[Span]()
-        while ready := pool.wait_any():
-            spans += _collect(pool, ready)
-        return spans
-
-
-def _collect(pool: WorkerPool, ready: list[str]) -> list[Span]:
-    spans = [pool.result(ticket) for ticket in ready]
-    for ticket in ready:
-        pool.forget(ticket)
+    with ThreadPoolExecutor(count if all_at_once else slots) as threads:
+        spans = list(threads.map(evaluate, range(count)))
+    if isinstance(compute.cluster, PooledCluster):
+        compute.cluster.end()
     return spans
-
-
-def _pool(partition: str | None, folder: Path, slots: int) -> WorkerPool:
-    cluster = QueueMonitor() if partition else None
-    return WorkerPool(folder / "pool", SubmititWorkers(_executor(partition, folder / "jobs", slots), cluster), slots)
 
 
 def _array(partition: str | None, folder: Path, count: int, seconds: float, slots: int) -> list[Span]:
@@ -83,11 +75,17 @@ def _window(partition: str | None, folder: Path, count: int, seconds: float, slo
     return spans
 
 
+def _set_paths() -> str:
+    """Let workers and jobs import what candidates need."""
+    paths = [str(_HERE), str(_HERE.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    return os.environ["PYTHONPATH"]
+
+
 def _executor(partition: str | None, folder: Path, slots: int) -> Any:
     import submitit
 
-    paths = os.pathsep.join([str(_HERE), str(_HERE.parent), os.environ.get("PYTHONPATH", "")])
-    os.environ["PYTHONPATH"] = paths
+    paths = _set_paths()
     if partition is None:
         executor: Any = submitit.LocalExecutor(folder)
         executor.update_parameters(timeout_min=60)

@@ -77,6 +77,10 @@ class Cluster(Protocol):
         """Return the file with the job's standard error."""
         ...
 
+    def pause(self, job: str, seconds: float) -> None:
+        """Sleep until the job is looked at again, or until its end where that is known at once."""
+        time.sleep(seconds)
+
 
 class JobCompute(ABC):
     """A `protocol.Compute` whose stages are jobs."""
@@ -177,7 +181,7 @@ class JobCompute(ABC):
                 if news and (news not in reported or waited >= 2 * reported[news]):  # again when the wait has doubled
                     reported[news] = max(waited, _REPEAT_NEWS)
                     step.say(f"{step.key}: job {job} {news}{_queue_note(state)}")
-                time.sleep(pause)
+                self.cluster.pause(job, pause)
                 pause = min(_LOOKS, pause * 1.1)
         finally:
             self.cluster.forget(job)

@@ -1,18 +1,20 @@
 """Run jobs as processes of this machine through submitit's local executor, a limited number at once."""
 
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
-from sia_runner.compute.jobs import LOST, JobCompute, JobState
-from sia_runner.compute.pool import PooledCluster, SubmititWorkers
+from sia_runner.compute.jobs import LOST, Cluster, JobCompute, JobState
+from sia_runner.compute.pool import PooledCluster, WorkerLost, last_line
 from sia_runner.compute.protocol import ComputeError, ComputeStep
 from sia_runner.compute.task import StageJob
 from sia_runner.store import lease
@@ -27,10 +29,10 @@ class Local(JobCompute):
         super().__init__(workers)
         self._slots = BoundedSemaphore(jobs + (pool or 0))
         self._machine = _ThisMachine()
-        self._pool = PooledCluster(self._machine, pool, self._machine.workers) if pool else None
+        self._pool = PooledCluster(self._machine, pool, _Process) if pool else None
 
     @property
-    def cluster(self) -> "PooledCluster | _ThisMachine":
+    def cluster(self) -> Cluster:
         """This machine, or the worker pool in front of it."""
         return self._pool or self._machine
 
@@ -60,7 +62,7 @@ class Local(JobCompute):
         return replace(super()._task(step, stage, args), environment=visible)
 
 
-class _ThisMachine:
+class _ThisMachine(Cluster):
     """A cluster of one machine; a job is named by its process and start time: `4711.88123`."""
 
     def __init__(self) -> None:
@@ -75,12 +77,6 @@ class _ThisMachine:
         name = f"{job.job_id}.{lease.process_start_time(job.job_id)}"
         self._jobs[name] = job
         return name
-
-    def workers(self, folder: Path) -> SubmititWorkers:
-        """Return the starter of the pool's workers."""
-        executor = import_submitit().LocalExecutor(folder)
-        executor.update_parameters(timeout_min=_FOREVER)
-        return SubmititWorkers(executor, around=_ignoring_interrupts)
 
     def attach(self, step: ComputeStep, job: str) -> None:
         """Do nothing: a process is looked up by its name."""
@@ -107,6 +103,59 @@ class _ThisMachine:
         for job in (*self._jobs, *self._attached):
             if self.state(job).name == "RUNNING":
                 os.kill(int(job.partition(".")[0]), signal.SIGTERM)
+
+
+class _Process:
+    """A process pool of one worker: a larger one ends all its workers when one is lost."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        log.touch()
+        context = multiprocessing.get_context("forkserver")  # imports once for all; and this process has threads
+        context.set_forkserver_preload(["__main__", __name__])
+        self._pool = ProcessPoolExecutor(1, context, _prepare_worker, (log,))
+        self._pid = self._call(os.getpid)
+
+    @property
+    def alive(self) -> bool:
+        return bool(lease.process_start_time(self._pid))
+
+    def run(self, task: StageJob) -> None:
+        self._call(_run_stage, task)
+
+    def end(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGTERM)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return self._pool.submit(function, *args).result()
+        except BrokenExecutor as error:
+            raise WorkerLost(last_line(self._log)) from error
+
+
+_at_work = threading.Lock()  # in a worker
+
+
+def _run_stage(task: StageJob) -> None:
+    with _at_work:
+        task()
+
+
+def _prepare_worker(log: Path) -> None:
+    """Let a new worker write in `log`, ignore Ctrl-C, which is meant for the driver, and end after the driver."""
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_after_driver, daemon=True).start()
+
+
+def _end_after_driver() -> None:
+    if driver := multiprocessing.parent_process():
+        driver.join()
+    with _at_work:  # a stage that is under way leaves its outcome to the next driver
+        os._exit(0)
 
 
 @contextmanager

@@ -4,8 +4,8 @@ One squeue follows all jobs of this process, on a thread of its own. No answer o
 is away for minutes loses nothing. A job that squeue does not list any more is over; sacct reports how it ended where
 the cluster has accounting. Elsewhere it is lost, unless it left an outcome."""
 
+import math
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -17,15 +17,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sia_runner.compute.jobs import LOST, JobCompute, JobState
+from sia_runner.compute.allocation import (
+    AGAIN,
+    PATIENCE,
+    TRANSIENT_ERRORS,
+    Allocation,
+    environment_outside_jobs,
+    run_command,
+)
+from sia_runner.compute.jobs import LOST, Cluster, JobCompute, JobState
 from sia_runner.compute.local import import_submitit
-from sia_runner.compute.pool import PooledCluster, SubmititWorkers
+from sia_runner.compute.pool import PooledCluster
 from sia_runner.compute.protocol import ComputeError, ComputeStep, JobStopped
 from sia_runner.compute.task import StageJob
 from sia_runner.config.components import ResourcesByStage, StageResources
 from sia_runner.system import cache_dir
 
-_TIMEOUT = 60.0  # seconds for one query
 _SOONEST, _LATEST = 1.0, 10.0  # seconds between two queries: while a job is young, and later on
 _YOUNG = 30.0  # a job's age in seconds by which the pause grows by one
 _PLACES = 60.0  # seconds between two looks at all that waits, which may be many: positions change slowly
@@ -104,14 +111,14 @@ class QueueMonitor:
         # asked for one that it does not know, squeue fails; asked for two, it does not
         ids = ",".join([*jobs, jobs[0]])
         options = ["--noheader", "--array", "--all", "--states=all", "--format=%i|%T|%r|%S|%P"]
-        answer = _run_command(["squeue", *options, f"--jobs={ids}"])
+        answer = run_command(["squeue", *options, f"--jobs={ids}"])
         if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
             return None
         return _parse_states(answer.stdout, jobs)
 
     def _sacct(self, jobs: Sequence[str]) -> dict[str, JobState]:
         """Return the states of finished jobs; empty where there is no accounting."""
-        answer = _run_command(
+        answer = run_command(
             ["sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(jobs)}"]
         )
         return {} if answer is None or answer.returncode else _parse_states(answer.stdout, jobs)
@@ -125,7 +132,7 @@ def queue_positions(queues: Sequence[str]) -> dict[str, str]:
     waiting = ["squeue", "--noheader", "--all", "--states=PENDING", "--sort=-p,i", "--format=%i"]
     positions: dict[str, str] = {}
     for queue in queues:
-        answer = _run_command([*waiting, f"--partition={queue}"])
+        answer = run_command([*waiting, f"--partition={queue}"])
         jobs = answer.stdout.split() if answer and not answer.returncode else []
         positions |= {job: f"{at} of {len(jobs)}" for at, job in enumerate(jobs, 1)}
     return positions
@@ -139,22 +146,6 @@ def _parse_states(text: str, jobs: Collection[str]) -> dict[str, JobState]:
 
 def _job_state(name: str, reason: str = "", start: str = "", queue: str = "") -> JobState:
     return JobState(name.partition(" ")[0], reason, "" if start == "N/A" else start, queue)
-
-
-def _run_command(command: list[str]) -> subprocess.CompletedProcess[str] | None:
-    """None: it could not be run, or answered too late."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-
-
-# a controller that is away, or a user's full queue: the same submission may do later
-TRANSIENT_ERRORS = re.compile(
-    "unable to contact|socket timed out|connection refused|zero bytes|temporarily|try again"
-    "|job submit limit|MaxSubmitJob|submitted too many|job violates accounting/QOS policy",
-    re.I,
-)
 
 
 def sbatch_parameters(resources: StageResources, warning: int) -> dict[str, Any]:
@@ -188,6 +179,29 @@ def sbatch_parameters(resources: StageResources, warning: int) -> dict[str, Any]
     }
 
 
+def step_options(resources: StageResources) -> list[str]:
+    """Return srun's options for a step with the resources of one stage."""
+    cpus = resources.cpus or 1
+    options = ["--ntasks=1", "--nodes=1", f"--cpus-per-task={cpus}"]
+    if resources.memory_gb:
+        options.append(f"--mem-per-cpu={math.ceil(resources.memory_gb * 1024 / cpus)}M")
+    return [*options, f"--gpus-per-task={resources.gpus}"] if resources.gpus else options
+
+
+def allocation_options(resources: StageResources, slots: int, warning: int) -> list[str]:
+    """Return salloc's options for an allocation with room for `slots` steps."""
+    names = ("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude")
+    named = {name: getattr(resources, name) for name in names} | (resources.extra or {})
+    return [
+        f"--ntasks={slots}",
+        *step_options(resources)[2:],
+        "--job-name=sia:pool",
+        f"--time={resources.minutes}",
+        f"--signal=USR2@{warning}",
+        *(f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items() if value is not None),
+    ]
+
+
 def _exports() -> list[str]:
     """Return shell lines with the driver's paths, for clusters where sbatch passes no environment on.
 
@@ -200,19 +214,12 @@ def _exports() -> list[str]:
     return [f"export PYTHONPATH={shlex.quote(path)}", f"export SIA_CACHE={shlex.quote(str(cache_dir()))}"]
 
 
-def environment_outside_jobs() -> dict[str, str]:
-    """Return this environment without the variables that a job would inherit from an enclosing job."""
-    inside = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(inside)}
-
-
 def sbatch_error_line(error: BaseException) -> str:
     """Return sbatch's line of an error that submitit raised."""
     lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
     return lines[-1] if lines else (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-_PATIENCE = 3600.0  # seconds that a submission is tried again
 _HELD = ("JobHeldUser", "JobHeldAdmin")
 _NEVER = ("BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied", "AccountNotAllowed",
           "QOSNotAllowed", "InvalidAccount", "InvalidQOS", "AssocMaxJobsLimit", "ReqNodeNotAvail", "PartitionDown",
@@ -234,11 +241,17 @@ class Slurm(JobCompute):
         super().__init__(workers)
         self._resources = ResourcesByStage.model_validate(resources)
         self._warning = warn_seconds
-        slurm = _Slurm(self)
-        self._cluster = PooledCluster(slurm, pool, slurm.workers) if pool else slurm
+        self._allocation: list[str] = []  # salloc's options
+        self._cluster: Cluster = _Slurm(self)
+        if pool:
+            run, warning = self._resources.of("run"), self._warning_of("run")
+            self._allocation = allocation_options(run, pool, warning)
+            setup, limit = [*_exports(), *(run.setup or [])], 60.0 * (run.minutes or 1)
+            allocation = Allocation(self._allocation, step_options(run), setup, limit, warning)
+            self._cluster = PooledCluster(self._cluster, pool, allocation.start, allocation.close)
 
     @property
-    def cluster(self) -> "PooledCluster | _Slurm":
+    def cluster(self) -> Cluster:
         """The cluster, or the worker pool in front of it."""
         return self._cluster
 
@@ -247,29 +260,21 @@ class Slurm(JobCompute):
         import_submitit()
         if not shutil.which("sbatch"):
             raise ComputeError("compute=slurm needs sbatch, which is not here: is this a login node of the cluster?")
+        from submitit.slurm.slurm import _make_sbatch_string
+
         tried: list[dict[str, Any]] = []
         for kind in kinds:
             parameters = self.parameters(kind)
             if not self._in_driver(kind) and parameters not in tried:
-                self._test_submission(kind, parameters)
+                script = _make_sbatch_string(command="true", folder="/tmp", **parameters)  # noqa: S108 - never written
+                _test_submission(f"compute.resources.{kind}", [], script)
                 tried.append(parameters)
+        if self._allocation:
+            _test_submission("compute.pool", self._allocation, "#!/bin/sh\ntrue\n")
 
     def parameters(self, kind: str) -> dict[str, Any]:
         """Return the parameters of submitit's slurm executor for jobs of `kind`."""
         return sbatch_parameters(self._resources.of(kind), self._warning_of(kind))
-
-    def _test_submission(self, kind: str, parameters: dict[str, Any]) -> None:
-        """Raise ComputeError when sbatch would not accept such a job."""
-        from submitit.slurm.slurm import _make_sbatch_string
-
-        script = _make_sbatch_string(command="true", folder="/tmp", **parameters)  # noqa: S108 - nothing is written
-        command = ["sbatch", "--test-only"]
-        result = subprocess.run(
-            command, input=script, capture_output=True, text=True, check=False, env=environment_outside_jobs()
-        )
-        if result.returncode:
-            why = result.stderr.strip().rpartition("\n")[2].removeprefix("allocation failure: ")
-            raise ComputeError(f"compute.resources.{kind}: sbatch says: {why}")
 
     def _warning_of(self, kind: str) -> int:
         """Return the seconds of warning before the time limit, at most a fifth of a short job."""
@@ -283,7 +288,18 @@ class Slurm(JobCompute):
         return replace(super()._task(step, stage, args), seconds=minutes * 60.0, warning=float(warning))
 
 
-class _Slurm:
+def _test_submission(key: str, options: list[str], script: str) -> None:
+    """Raise ComputeError when sbatch would not accept such a job."""
+    command = ["sbatch", "--test-only", *options]
+    result = subprocess.run(
+        command, input=script, capture_output=True, text=True, check=False, env=environment_outside_jobs()
+    )
+    if result.returncode:
+        why = result.stderr.strip().rpartition("\n")[2].removeprefix("allocation failure: ")
+        raise ComputeError(f"{key}: sbatch says: {why}")
+
+
+class _Slurm(Cluster):
     """The `jobs.Cluster` of SLURM."""
 
     def __init__(self, owner: Slurm) -> None:
@@ -294,7 +310,7 @@ class _Slurm:
         """Submit a job, waiting while the controller is away or the user's queue is full."""
         executor = import_submitit().SlurmExecutor(step.folder)
         executor.update_parameters(**self._owner.parameters(step.kind), job_name=f"sia:{step.key}")
-        until, reported = time.monotonic() + _PATIENCE, False
+        until, reported = time.monotonic() + PATIENCE, False
         while True:
             try:
                 with _submitting():
@@ -307,13 +323,7 @@ class _Slurm:
             if not reported:
                 reported = True
                 step.say(f"{step.key}: sbatch says: {why}; it is tried again")
-            time.sleep(5.0)
-
-    def workers(self, folder: Path) -> SubmititWorkers:
-        """Return the starter of the pool's workers."""
-        executor = import_submitit().SlurmExecutor(folder)
-        executor.update_parameters(**self._owner.parameters("run"), job_name="sia:worker")
-        return SubmititWorkers(executor, self, around=_submitting)
+            time.sleep(AGAIN)
 
     def attach(self, step: ComputeStep, job: str) -> None:
         """Do nothing: squeue knows a job by its id."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sia_runner.store.lease import LeaseHeldError, RunLease
+from sia_runner.store.run_directory import write_bytes
 
 RETURNED: Literal["returned"] = "returned"
 RAISED: Literal["raised"] = "raised"
@@ -45,22 +46,19 @@ def outcome_file(folder: Path) -> Path:
 
 def write_outcome(folder: Path, outcome: StageOutcome) -> None:
     """Write an outcome atomically: a reader sees nothing or all of it, on another node too."""
-    path = outcome_file(folder)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as stream:
-        pickle.dump(outcome, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    write_bytes(outcome_file(folder), pickle.dumps(outcome))
 
 
 def read_outcome(folder: Path) -> StageOutcome | None:
-    """Return the outcome; None while there is none."""
+    """Return the outcome; None while there is none.
+
+    One that an earlier version left, whose classes have other names now, is none: the step runs again.
+    """
     try:
         raw = outcome_file(folder).read_bytes()
-    except FileNotFoundError:
+        return pickle.loads(raw)  # noqa: S301 - our own file: no sandbox can write in this folder
+    except (FileNotFoundError, ImportError, AttributeError):
         return None
-    return pickle.loads(raw)  # noqa: S301 - our own file: no sandbox can write in this folder
 
 
 def clear_outcome(folder: Path) -> None:
@@ -123,10 +121,12 @@ class StageJob:
         """
         began, before = time.monotonic(), checkpoint_marks(self.progress)
         self._restore()
-        signal.signal(signal.SIGTERM, _terminated)
-        signal.signal(signal.SIGUSR2, lambda *_: self._cut(began, before))
+        handlers = {signal.SIGTERM: _terminated, signal.SIGUSR2: lambda *_: self._cut(began, before)}
+        earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             self._run_once()
+            for number, handler in earlier.items():  # a worker goes on
+                signal.signal(number, handler)
         except _Cut as cut:
             if cut.args[0] == TIME_LIMIT or not _requeued():
                 write_outcome(self.folder, StageOutcome(CUT, cut.args[0]))
@@ -141,12 +141,11 @@ class StageJob:
             if earlier is not None and earlier.kind == RETURNED:
                 return
             try:
-                outcome = StageOutcome(RETURNED, self.entry(self.stage, *self.args))
+                write_outcome(self.folder, StageOutcome(RETURNED, self.entry(self.stage, *self.args)))
             except (_Cut, _Terminated):
                 raise
             except BaseException as error:  # noqa: BLE001 - Interrupted too: the driver decides what it means
-                outcome = error_outcome(error)
-            write_outcome(self.folder, outcome)
+                write_outcome(self.folder, error_outcome(error))
 
     def _cut(self, began: float, before: object) -> None:
         """Handle USR2: the time limit comes near, or the job is preempted."""

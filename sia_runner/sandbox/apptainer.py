@@ -5,13 +5,12 @@ system call filter and the loss of privileges are ours, by `inside` and `launch`
 
 import hashlib
 import os
-import shutil
 import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sia_runner.sandbox import cgroups, driver, seccomp
+from sia_runner.sandbox import driver, seccomp
 from sia_runner.sandbox.driver import CONTAINER_WORK, FIRST_PROCESS, container_plan, image_folder, run_job
 from sia_runner.sandbox.protocol import SandboxError, SandboxJob, SandboxResult
 
@@ -39,13 +38,7 @@ class Apptainer:
     def gaps(self, *, door: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
         del door  # opens nothing else here
-        gaps = ["A hole in the kernel itself is a way out: containers share the host's kernel."]
-        if not cgroups.can_create():
-            gaps.append(
-                "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu, "
-                "and what lies in the container's /tmp is not counted."
-            )
-        return gaps
+        return driver.kernel_gaps("containers share", "what lies in the container's /tmp is")
 
     def versions(self) -> dict[str, str]:
         """Return the image, its hash and apptainer's version."""
@@ -98,12 +91,9 @@ def _mount(source: str, inside: str) -> str:
 
 
 def _program() -> str:
-    path = shutil.which("apptainer")
-    if not path:
-        raise SandboxError(
-            "apptainer is not installed (its program is not on PATH; clusters often have a module of it)"
-        )
-    return os.path.realpath(path)
+    return driver.installed_program(
+        "apptainer", "apptainer is not installed (its program is not on PATH; clusters often have a module of it)"
+    )
 
 
 def _image(name: str) -> Path:

@@ -1,13 +1,12 @@
 """bubblewrap: every namespace unshared, a root file system made of read-only pieces, no capabilities, seccomp."""
 
 import os
-import shutil
 import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sia_runner.sandbox import cgroups, driver, interpreter, seccomp, workdir
+from sia_runner.sandbox import driver, interpreter, seccomp, workdir
 from sia_runner.sandbox.driver import base_plan, harness_command, harness_environment, relay_plan, run_job
 from sia_runner.sandbox.launch import ARGS_FD, OURS
 from sia_runner.sandbox.protocol import SandboxError, SandboxJob, SandboxResult
@@ -32,13 +31,7 @@ class Bubblewrap:
     def gaps(self, *, door: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
         del door  # opens nothing else here
-        gaps = ["A hole in the kernel itself is a way out: bubblewrap shares the host's kernel."]
-        if not cgroups.can_create():
-            gaps.append(
-                "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu, "
-                f"and {2 * _SMALL_MB} MiB in /tmp and /dev/shm are not counted."
-            )
-        return gaps
+        return driver.kernel_gaps("bubblewrap shares", f"{2 * _SMALL_MB} MiB in /tmp and /dev/shm are")
 
     def versions(self) -> dict[str, str]:
         """Return nothing: a harness sees this machine's own Python."""
@@ -112,10 +105,7 @@ def _arguments(python: str, sources: dict[str, str], ours: dict[str, str], work:
 
 
 def _program() -> str:
-    path = shutil.which("bwrap")
-    if not path:
-        raise SandboxError("bubblewrap is not installed (its program bwrap is not on PATH)")
-    return os.path.realpath(path)
+    return driver.installed_program("bwrap", "bubblewrap is not installed (its program bwrap is not on PATH)")
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ the only sure check that it works on this machine, and that it holds its limits.
 import contextlib
 import marshal
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.records import GatewayAddress
-from sia_runner.sandbox import seccomp, workdir
+from sia_runner.sandbox import cgroups, seccomp, workdir
 from sia_runner.sandbox.inside import OURS
 from sia_runner.sandbox.protocol import Ending, Sandbox, SandboxError, SandboxJob, SandboxLimits, SandboxResult
 from sia_runner.system import PrestartedProcess
@@ -28,6 +29,23 @@ _BOOT = "import sys; sys.path.append(sys.argv[1]); from sia_runner.sandbox.super
 _PATIENCE = 30.0  # seconds for the supervisor to clean up once it was told to stop
 _PORT = 7421  # of the relay, in a network of its own: always the same, so that harnesses print the same
 _FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
+
+
+def installed_program(name: str, missing: str) -> str:
+    """Return the real path of a program; raise SandboxError with the message `missing` if PATH has none."""
+    path = shutil.which(name)
+    if not path:
+        raise SandboxError(missing)
+    return os.path.realpath(path)
+
+
+def kernel_gaps(who: str, uncounted: str) -> list[str]:
+    """List what a sandbox on the host's kernel does not protect; `uncounted`: the memory that samples miss."""
+    gaps = [f"A hole in the kernel itself is a way out: {who} the host's kernel."]
+    if cgroups.can_create():
+        return gaps
+    sampled = "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu"
+    return [*gaps, f"{sampled}, and {uncounted} not counted."]
 
 
 def check_job(job: SandboxJob) -> None:

@@ -136,10 +136,7 @@ class RunLease:
             claim.unlink(missing_ok=True)
 
     def _holder(self) -> dict[str, Any]:
-        try:
-            return json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return {}
+        return _read_holder(self._path)
 
     def _stale(self, holder: dict[str, Any]) -> bool:
         return process_ended(holder, self._path, STALE_AFTER)
@@ -155,6 +152,19 @@ class RunLease:
             if self._holder().get("nonce") != self._identity["nonce"]:
                 return
             os.utime(self._path)
+
+
+def lease_is_held(folder: Path) -> bool:
+    """Return True while a living process holds the lease of a folder."""
+    holder = _read_holder(path := folder / "lease.json")
+    return bool(holder) and not process_ended(holder, path, STALE_AFTER)
+
+
+def _read_holder(lease: Path) -> dict[str, Any]:
+    try:
+        return json.loads(lease.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _holder_name(holder: dict[str, Any]) -> str:

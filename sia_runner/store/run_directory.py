@@ -18,14 +18,19 @@ class RunDirectoryError(RunnerError):
     """The run directory cannot be used; the message is one line for the user (exit code 2)."""
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Write atomically: a reader sees the old file or the new one, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(text)
+    with temporary.open("wb") as stream:
+        stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically, in UTF-8."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from sia_runner.compute.task import RETURNED, StageOutcome, clear_outcome, error_outcome, read_outcome, write_outcome
+from sia_runner.compute.task import (
+    RETURNED,
+    StageOutcome,
+    clear_outcome,
+    error_outcome,
+    outcome_file,
+    read_outcome,
+    write_outcome,
+)
 from sia_runner.wire.grants import BudgetSpent
 
 
@@ -53,3 +61,9 @@ def test_of_one_that_cannot_travel_the_text_arrives(tmp_path):
 def test_nothing_but_the_outcome_is_left_in_the_folder(tmp_path):
     write_outcome(tmp_path, StageOutcome(RETURNED, 1))
     assert [path.name for path in tmp_path.iterdir()] == ["outcome.pkl"]
+
+
+def test_one_of_an_earlier_version_whose_classes_moved_is_none(tmp_path):
+    for gone in (b"csia_runner.compute.outcome\nOutcome\n.", b"csia_runner.compute.task\nOutcome\n."):
+        outcome_file(tmp_path).write_bytes(gone)
+        assert read_outcome(tmp_path) is None

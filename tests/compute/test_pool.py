@@ -1,269 +1,151 @@
-"""The worker pool: each task has one outcome, whatever happens to its workers.
+"""The worker pool on this machine: each step has one outcome, whatever happens to its worker or to the driver."""
 
-Workers are processes of this machine, started through submitit.
-"""
-
-import functools
-import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 
 import pytest
 
-from sia_runner.compute import pool as pool_crew
-from sia_runner.compute.local import Local, _ignoring_interrupts
-from sia_runner.compute.pool import PoolError, SubmititWorkers, WorkerLost, WorkerPool
-from sia_runner.compute.protocol import ComputeStep, JobStopped
-from tests.compute import pool_tasks as tasks
+from sia_runner.compute import pool
+from sia_runner.compute.local import Local
+from sia_runner.compute.protocol import JobStopped
+from sia_runner.store.lease import process_start_time
+from tests.compute import steps
+from tests.compute.steps import all_at_once, killed_driver, step
 from tests.conftest import ROOT
+from tests.scripts.slurm import until
 
-submitit = pytest.importorskip("submitit", reason="compute=local needs sia-runner[slurm]")
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+pytest.importorskip("submitit", reason="compute=local needs sia-runner[slurm]")
 
 
 @pytest.fixture
-def jobs(tmp_path):
-    executor = submitit.LocalExecutor(tmp_path / "jobs")
-    executor.update_parameters(timeout_min=10)
-    return SubmititWorkers(executor, around=_ignoring_interrupts)  # as compute=local does
+def compute():
+    compute = Local(workers=1, jobs=1, pool=2)
+    yield compute
+    compute.end()
 
 
-@pytest.fixture
-def pool(tmp_path, jobs):
-    with WorkerPool(tmp_path / "pool", jobs, slots=2) as pool:
-        yield pool
+def worker_logs(folder):
+    return list((folder / "workers").glob("*.err"))
 
 
-def collect(pool, count, timeout=60.0):
-    """ticket -> result, of so many tickets."""
-    tickets = []
-    while len(tickets) < count:
-        ready = pool.wait_any(timeout)
-        assert ready, f"only {tickets} of {count} in {timeout} s"
-        tickets += ready
-    assert len(set(tickets)) == len(tickets)
-    return {ticket: pool.result(ticket) for ticket in tickets}
+def test_every_step_has_its_own_result_and_no_more_workers_run_than_there_are_slots(tmp_path, compute):
+    log = tmp_path / "log"
+    results = all_at_once(compute, tmp_path, steps.where, [(log, 0.1, n) for n in range(8)])
+    assert [result[0] for result in results] == list(range(8))
+    assert len({result[1] for result in results}) == 2 == len(worker_logs(tmp_path))
+    assert log.read_text() == "done\n" * 8
 
 
-def until(happened, timeout=30.0):
-    end = time.monotonic() + timeout
-    while not happened():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.02)
-
-
-def test_every_task_has_its_own_result_and_no_more_workers_run_than_there_are_slots(pool):
-    for n in range(12):
-        pool.submit(f"t{n:02}", functools.partial(tasks.where, n))
-    results = collect(pool, 12)
-    assert [results[f"t{n:02}"][0] for n in range(12)] == list(range(12))
-    assert len({process for _, process in results.values()}) <= 2
-    assert pool.wait_any() == []
-
-
-def test_what_a_task_raises_is_raised_here_with_where_it_came_from(pool):
-    pool.submit("broken", functools.partial(tasks.divide, 1, 0))
-    pool.submit("odd", tasks.raise_what_cannot_travel)
-    pool.submit("lambda", tasks.return_what_cannot_travel)
-    tickets = set()
-    while tickets < {"broken", "odd", "lambda"}:
-        tickets |= set(pool.wait_any(60))
+def test_what_a_step_raises_is_raised_here_with_where_it_came_from(tmp_path, compute):
     with pytest.raises(ZeroDivisionError) as raised:
-        pool.result("broken")
-    assert "in divide" in raised.value.__notes__[0]
-    with pytest.raises(tasks.Odd, match="1 2"):
-        pool.result("odd")
+        compute.call(step(tmp_path), divmod, 1, 0)
+    assert "in the job" in raised.value.__notes__[0]
+    with pytest.raises(steps.Odd, match="1 2"):
+        compute.call(step(tmp_path), steps.raises_what_cannot_travel)
     with pytest.raises(Exception, match="pickle"):
-        pool.result("lambda")
-
-
-def test_a_ticket_that_was_submitted_before_is_not_run_again_until_it_is_forgotten(pool, tmp_path):
-    task = functools.partial(tasks.note, tmp_path / "log", "a")
-    pool.submit("a", task)
-    collect(pool, 1)
-    pool.submit("a", task)
-    collect(pool, 1)
-    assert (tmp_path / "log").read_text() == "a\n"
-    pool.forget("a")
-    with pytest.raises(KeyError):
-        pool.result("a")
-    pool.submit("a", task)
-    collect(pool, 1)
-    assert (tmp_path / "log").read_text() == "a\na\n"
+        compute.call(step(tmp_path), steps.returns_what_cannot_travel)
+    with pytest.raises(Exception, match="pickle"):
+        compute.call(step(tmp_path), lambda: None)
+    assert len(worker_logs(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_the_task_of_a_dead_worker_goes_to_another(pool, tmp_path, how):
-    pool.submit("fatal", functools.partial(tasks.die_the_first_time, tmp_path / "died", how))
-    assert collect(pool, 1) == {"fatal": "done"}
-    assert (tmp_path / "died").exists()
+def test_the_step_of_a_dead_worker_goes_to_another(tmp_path, compute, how):
+    assert compute.call(step(tmp_path), steps.dies, how, tmp_path / "died") == "done"
+    assert len(worker_logs(tmp_path)) == 2
 
 
 @pytest.mark.slow
-def test_a_task_that_takes_its_workers_with_it_is_given_up_and_the_others_are_done(pool):
-    pool.submit("fatal", tasks.die)
-    pool.submit("good", functools.partial(tasks.where, 7))
-    tickets = [*pool.wait_any(60), *pool.wait_any(60)]
-    assert sorted(tickets) == ["fatal", "good"] and pool.result("good")[0] == 7
-    with pytest.raises(WorkerLost, match="fatal: 3 workers"):
-        pool.result("fatal")
-
-
-@pytest.mark.slow
-def test_a_worker_taken_for_dead_ends_before_its_task_is_finished_twice(pool, jobs, tmp_path, monkeypatch):
-    """Stopped, and out of reach: a node that does not answer. When it goes on, it finds that it was struck off."""
-    monkeypatch.setattr(jobs, "cancel", lambda ids: None)
-    monkeypatch.setattr(pool_crew.alive, "gone", lambda who, file, after: who["pid"] in stopped)
-    stopped = set()
-    pool.submit("slow", functools.partial(tasks.slow_the_first_time, tmp_path / "began", tmp_path / "log"))
-    until(lambda: pool.wait_any(0.1) == [] and (tmp_path / "began").exists())
-    first = int((tmp_path / "began").read_text())
-    os.kill(first, signal.SIGSTOP)
-    stopped.add(first)
-    assert collect(pool, 1) == {"slow": "second"}
-    os.kill(first, signal.SIGCONT)
-    until(lambda: not alive(first), 20)
-    assert (tmp_path / "log").read_text() == "second\n"
-
-
-def test_workers_without_work_end_by_themselves_and_come_back(tmp_path, jobs):
-    with WorkerPool(tmp_path / "pool", jobs, slots=2, idle=0.5) as pool:
-        pool.submit("a", functools.partial(tasks.where, 1))
-        first = collect(pool, 1)["a"]
-        until(lambda: not alive(first[1]))
-        pool.submit("b", functools.partial(tasks.where, 2))
-        assert collect(pool, 1)["b"][1] != first[1]
-
-
-def test_workers_that_never_come_to_life_end_the_wait_with_what_they_said(tmp_path):
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\necho 'module: not found' >&2; exit 1\n")
-    broken.chmod(0o755)
-    jobs = SubmititWorkers(submitit.LocalExecutor(tmp_path / "jobs", python=str(broken)))
-    with WorkerPool(tmp_path / "pool", jobs, slots=3) as pool, pytest.raises(PoolError, match="module: not found"):
-        for n in range(3):
-            pool.submit(f"t{n}", functools.partial(tasks.where, 1))
-        collect(pool, 1)
-
-
-def test_an_error_in_the_driver_cancels_the_workers_and_the_next_driver_does_the_rest(tmp_path, jobs):
-    log, began = tmp_path / "log", tmp_path / "began"
-    with pytest.raises(RuntimeError, match="stop"), WorkerPool(tmp_path / "pool", jobs, slots=1) as pool:
-        pool.submit("a", functools.partial(tasks.note, log, "a"))
-        collect(pool, 1)
-        pool.submit("b", functools.partial(tasks.slow_the_first_time, began, log))
-        pool.submit("c", functools.partial(tasks.note, log, "c"))
-        until(lambda: pool.wait_any(0.1) == [] and began.exists())
-        raise RuntimeError("stop")
-    until(lambda: not alive(int(began.read_text())))
-    with WorkerPool(tmp_path / "pool", jobs, slots=1) as pool:
-        for name in "abc":
-            pool.submit(name, functools.partial(tasks.note, log, f"again {name}"))
-        collect(pool, 3)
-    assert log.read_text().splitlines()[0] == "a" and "again a" not in log.read_text()
-    assert sorted(log.read_text().splitlines()[1:]) in (["again b", "again c"], ["again c", "second"])
-
-
-DRIVER = """
-import functools, pathlib, sys, time, submitit
-from sia_runner.compute.pool import WorkerPool
-from sia_runner.compute.pool import SubmititWorkers
-from sia_runner.compute.protocol import ComputeStep, JobStopped
-from tests.compute import pool_tasks as tasks
-folder = pathlib.Path(sys.argv[1])
-executor = submitit.LocalExecutor(folder / "jobs")
-executor.update_parameters(timeout_min=10)
-with WorkerPool(folder / "pool", SubmititWorkers(executor), slots=2) as pool:
-    for n in range(6):
-        pool.submit(f"t{n}", functools.partial(tasks.note, folder / "log", str(n), 0.5))
-    pool.wait_any()
-    print("one is done", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_after_the_driver_was_killed_the_next_one_finds_workers_and_results_and_nothing_runs_twice(tmp_path, jobs):
-    first = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+def test_a_step_that_takes_its_workers_with_it_stops_the_run_and_its_neighbours_are_done(tmp_path, compute):
+    neighbour = threading.Thread(
+        target=compute.call, args=(step(tmp_path, "gen_2/run"), steps.slow, 3.0, tmp_path / "log", 1)
     )
-    assert first.stdout.readline() == "one is done\n"
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    with WorkerPool(tmp_path / "pool", jobs, slots=2) as pool:
-        for n in range(6):
-            pool.submit(f"t{n}", functools.partial(tasks.note, tmp_path / "log", str(n), 0.5))
-        collect(pool, 6)
-    assert sorted((tmp_path / "log").read_text().splitlines()) == list("012345")
-
-
-def test_a_ticket_is_a_file_name(pool):
-    with pytest.raises(ValueError, match="letters, digits"):
-        pool.submit("../up", tasks.die)
-
-
-def alive(pid):
-    try:
-        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-@pytest.fixture
-def local():
-    local = Local(workers=1, jobs=1, pool=1)
-    yield local
-    local.end()
-
-
-def step(tmp_path, key, noted, submitted=None):
-    return ComputeStep(
-        key=key,
-        kind=key.rpartition("/")[2],
-        folder=tmp_path / "jobs" / key,
-        submitted=submitted,
-        note=noted.append,
-        say=print,
-        entry=tasks.carry_out,
-    )
-
-
-def test_steps_of_a_candidate_go_to_workers_and_others_have_a_job_of_their_own(tmp_path, local):
-    noted = []
-    gate = local.call(step(tmp_path, "gen_1/gate", noted), tasks.where, 1)
-    run = local.call(step(tmp_path, "gen_1/run", noted), tasks.where, 2)
-    test = local.call(step(tmp_path, "gen_1/test", noted), tasks.where, 3)
-    assert (gate[0], run[0], test[0]) == (1, 2, 3)
-    assert gate[1] == run[1] != test[1]
-    assert [job.startswith("worker:") for job in noted] == [True, True, False]
-
-
-def test_what_a_step_raises_in_a_worker_is_raised_in_the_driver(tmp_path, local):
-    with pytest.raises(ZeroDivisionError):
-        local.call(step(tmp_path, "gen_1/run", []), tasks.divide, 1, 0)
-
-
-@pytest.mark.slow
-def test_a_step_that_takes_its_workers_with_it_stops_the_run_with_what_was_last_said(tmp_path, local):
+    neighbour.start()
     with pytest.raises(JobStopped, match="gen_1/run: job worker:.* 3 workers"):
-        local.call(step(tmp_path, "gen_1/run", []), tasks.die)
+        compute.call(step(tmp_path), steps.dies, signal.SIGKILL)
+    neighbour.join()
+    assert len((tmp_path / "log").read_text().split()) == 2
 
 
-def test_a_step_that_an_earlier_driver_gave_to_a_worker_is_waited_for(tmp_path, local):
-    """The first driver is gone without a word: its pool is neither closed nor cancelled."""
-    first, noted, log = Local(workers=1, jobs=1, pool=1), [], tmp_path / "log"
-    waiting = threading.Thread(
-        target=lambda: first.call(step(tmp_path, "gen_1/run", noted), tasks.note, log, "once", 1.5), daemon=True
-    )
-    waiting.start()
-    until(lambda: list((tmp_path / "jobs" / "workers" / "spool" / "held").glob("*")) if noted else False)
-    assert local.call(step(tmp_path, "gen_1/run", [], noted[0]), tasks.note, log, "again") == "once"
-    assert log.read_text() == "once\n"
-    waiting.join(10)
+def test_a_step_that_the_cluster_cuts_is_submitted_again(tmp_path, compute):
+    notes = []
+    again = compute.call(step(tmp_path, notes=notes), steps.dies, signal.SIGUSR2, tmp_path / "cut")
+    assert again == "done" and "ended as PREEMPTED; another one is submitted" in notes[1]
+
+
+def test_workers_without_work_end_by_themselves_and_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "IDLE", 0.5)
+    compute = Local(workers=1, jobs=1, pool=2)
+    _, first, *_ = compute.call(step(tmp_path), steps.where, tmp_path / "log", 0.0, 1)
+    until(lambda: not process_start_time(first))
+    _, second, *_ = compute.call(step(tmp_path), steps.where, tmp_path / "log", 0.0, 1)
+    assert second != first
+    compute.end()
+
+
+def test_steps_of_a_candidate_share_workers_and_others_have_a_job_of_their_own(tmp_path, compute):
+    notes, log = [], tmp_path / "log"
+    keys = ("gen_1/gate", "gen_1/run", "gen_1/test")
+    gate, run, test = (compute.call(step(tmp_path, key, notes=notes), steps.where, log, 0.0, key) for key in keys)
+    assert gate[1] == run[1] != test[1]
+    assert [job.startswith("worker:") for job in notes] == [True, True, False]
+
+
+def test_an_interrupt_ends_workers_and_the_next_driver_does_their_steps(tmp_path, compute):
+    notes, log = [], tmp_path / "log"
+    arguments = (step(tmp_path, notes=notes), steps.first_time_slow, 60, log, 1)
+    threading.Thread(target=compute.call, args=arguments, daemon=True).start()
+    until(log.exists, pause=0.02)
+    compute.end()
+    until(lambda: not (tmp_path / "gen_1" / "run" / "lease.json").exists())
+    follower = Local(workers=1, jobs=1, pool=1)
+    assert follower.call(step(tmp_path, submitted=notes[0]), steps.first_time_slow, 60, log, 2) == 2
+    follower.end()
+
+
+def test_after_the_driver_was_killed_its_step_is_collected_and_no_worker_is_left(tmp_path):
+    settings = {"workers": 1, "jobs": 1, "pool": 2}
+    job = killed_driver("Local", settings, tmp_path)
+    worker = int((tmp_path / "gen_1" / "run" / "lease.json").read_text().partition('"pid": ')[2].partition(",")[0])
+    assert Local(**settings).call(step(tmp_path, submitted=job), steps.slow, 3.0, tmp_path / "log", 8) == 7
+    assert len((tmp_path / "log").read_text().split()) == 2
+    until(lambda: not process_start_time(worker), 10)
+
+
+def test_a_worker_without_work_ends_with_its_driver(tmp_path):
+    """As when the driver is killed: nothing is sent to the worker."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+from sia_runner.compute import local
+
+print(local._Process(Path(sys.argv[1]))._pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "log")]
+    worker = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT, timeout=60).stdout
+    assert int(worker)
+    until(lambda: not process_start_time(int(worker)), 10)
+
+
+def test_a_step_that_waits_for_a_slot_says_so(tmp_path, compute):
+    log, states = tmp_path / "log", []
+    threads = [
+        threading.Thread(target=compute.call, args=(step(tmp_path, f"gen_{n}/run"), steps.slow, 1.0, log, n))
+        for n in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and len(states) < 3:
+        jobs = list(compute.cluster._steps)
+        states = sorted(compute.cluster.state(job).name for job in jobs) if len(jobs) == 3 else []
+        if states != ["PENDING", "RUNNING", "RUNNING"]:
+            states = []
+        time.sleep(0.02)
+    assert states == ["PENDING", "RUNNING", "RUNNING"]
+    for thread in threads:
+        thread.join()

@@ -106,7 +106,7 @@ WORKERS = ["compute=local", "compute.pool=2"]
 def test_after_a_kill_the_rest_is_done_and_nothing_twice(cli, run, prepare, environment, compute):
     whole = run("whole", [0, 0, 0, 0, 0])
     cli.run = cli.folder / "cut"
-    process = cli.start(*prepare([0, 1.5, 0, 0, 0], *compute), env=_with(environment))
+    process = cli.start(*prepare([0, 4.0, 0, 0, 0], *compute), env=_with(environment))
     until(lambda: (cli.run / "journal.jsonl").is_file() and "gen_4/verify" in done(cli))
     assert "gen_2/accept" not in done(cli)
     process.send_signal(signal.SIGKILL)

@@ -1,0 +1,205 @@
+"""One SLURM allocation for all workers of a pool, each a job step that runs one stage after another.
+
+salloc, a child of the driver, holds the allocation; each worker is an srun that reads stages from a pipe. When the
+driver is gone, however it went, its pipes end: a worker ends after its stage, the allocation after the last worker. A
+step for each stage would pay srun, the start of Python and all imports each time: see benchmarks/README.md."""
+
+import os
+import pickle
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sia_runner.compute.jobs import LOST
+from sia_runner.compute.pool import WorkerLost, last_line
+from sia_runner.compute.protocol import JobStopped
+from sia_runner.compute.task import StageJob
+
+QUERY_TIMEOUT = 60.0  # seconds for one query of SLURM
+PATIENCE = 3600.0  # seconds that a submission is tried again
+AGAIN = 5.0  # seconds between two tries
+_STEP = "sia:worker"  # the name of a worker's step
+_SETTLE = 1.0  # seconds until the controller knows why a step ended
+_SIGN_OF_LIFE = pickle.dumps(None)
+_HEARTBEAT, _SILENCE = 10.0, 60  # seconds between two signs of life; without any, after which an idle worker ends
+_EARLY = 60.0  # seconds that SLURM may warn before it was asked to
+_HOLD = f"""
+echo $SLURM_JOB_ID
+cat >/dev/null
+while squeue --noheader --steps --jobs=$SLURM_JOB_ID --format=%j | grep -qx {_STEP}; do sleep 2; done
+"""
+_BOOT = "from sia_runner.compute.allocation import serve; serve()"
+# a controller that is away, or a user's full queue: the same submission may do later
+TRANSIENT_ERRORS = re.compile(
+    "unable to contact|socket timed out|connection refused|zero bytes|temporarily|try again"
+    "|job submit limit|MaxSubmitJob|submitted too many|job violates accounting/QOS policy",
+    re.I,
+)
+
+
+def environment_outside_jobs() -> dict[str, str]:
+    """Return this environment without the variables that a job would inherit from an enclosing job."""
+    inside = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(inside)}
+
+
+def run_command(command: list[str]) -> subprocess.CompletedProcess[str] | None:
+    """Run a command of SLURM; return None if it could not be run or answered too late."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+class Allocation:
+    """Workers of a pool on SLURM: steps of one allocation, and of the next when that one ended.
+
+    `options` are those of salloc, `step_options` those of srun. `setup`: shell lines before Python starts. `seconds`:
+    the time limit; `warning`: how long before it USR2 is sent.
+    """
+
+    def __init__(
+        self, options: list[str], step_options: list[str], setup: list[str], seconds: float, warning: float
+    ) -> None:
+        self._options, self._step_options, self._setup = options, step_options, setup
+        self._lasts = max(seconds / 2, seconds - warning - _EARLY)  # afterwards no worker is started in it
+        self._lock = threading.Lock()
+        self._holder: _PipedCommand | None = None
+        self._job, self._until = "", 0.0
+
+    def start(self, log: Path) -> "StepWorker":
+        """Start a worker, in a new allocation if there is none that lasts."""
+        with self._lock:
+            if self._holder is None or not self._holder.alive or time.monotonic() > self._until:
+                self._allocate(log.with_name("allocation.err"))
+            job = self._job
+        step = ["srun", f"--jobid={job}", f"--job-name={_STEP}", "--exact", *self._step_options]
+        program = "\n".join([*self._setup, f"exec {shlex.join([sys.executable, '-c', _BOOT])}"])
+        return StepWorker([*step, "bash", "-c", program], log, lambda: self._end_state(job))
+
+    def close(self) -> None:
+        """Let the allocation end with its last step."""
+        with self._lock:
+            self._release()
+
+    def _end_state(self, job: str) -> str:
+        """Return CANCELLED if somebody cancelled an allocation, LOST if it ended otherwise, empty while it runs."""
+        state, until = "", time.monotonic() + QUERY_TIMEOUT
+        while state in ("", "COMPLETING") and time.monotonic() < until:  # which hides how it ended
+            time.sleep(_SETTLE)
+            answer = run_command(["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"])
+            if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
+                return ""
+            state = answer.stdout.strip() or LOST
+        if state == "RUNNING":
+            return ""
+        with self._lock:
+            if job == self._job:
+                self._release()
+        return state if state == "CANCELLED" else LOST
+
+    def _allocate(self, log: Path) -> None:
+        """Wait for an allocation; raise JobStopped when SLURM refuses it."""
+        self._release()
+        until = time.monotonic() + PATIENCE
+        while True:
+            self._holder = _PipedCommand(["salloc", *self._options, "--kill-command=TERM", "sh", "-c", _HOLD], log)
+            if job := self._holder.line():
+                self._job, self._until = job, time.monotonic() + self._lasts
+                return
+            why = last_line(log)
+            if not TRANSIENT_ERRORS.search(why) or time.monotonic() > until:
+                raise JobStopped(f"salloc refused the allocation for compute.pool: {why}")
+            time.sleep(AGAIN)
+
+    def _release(self) -> None:
+        if self._holder:
+            self._holder.end()
+        self._holder = None
+
+
+class _PipedCommand:
+    """A command of SLURM at the other end of two pipes; a Ctrl-C, which is meant for the driver, does not reach it."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._log = log
+        pipe = subprocess.PIPE
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=errors, env=environment_outside_jobs(), start_new_session=True
+            )
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    def send(self, data: bytes) -> None:
+        stream: Any = self._process.stdin
+        with suppress(OSError):  # it ended: it will not answer
+            stream.write(data)
+            stream.flush()
+
+    def line(self) -> str:
+        """Wait for a line; return it, or an empty one at the end of the process."""
+        stream: Any = self._process.stdout
+        text = stream.readline().decode().strip()
+        if not text:
+            self._process.wait()
+        return text
+
+    def end(self) -> None:
+        stream: Any = self._process.stdin
+        with suppress(OSError):
+            stream.close()
+
+    def _beat(self) -> None:
+        """Send signs of life until the process ends."""
+        while self.alive:
+            with suppress(ValueError):  # the pipe is closed
+                self.send(_SIGN_OF_LIFE)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_HEARTBEAT)
+
+
+class StepWorker(_PipedCommand):
+    """The driver's end of a worker: a job step, reached by the pipes of its srun."""
+
+    def __init__(self, command: list[str], log: Path, place: Callable[[], str]) -> None:
+        super().__init__(command, log)
+        self._place = place
+        self._wait_for_answer()
+
+    def run(self, task: StageJob) -> None:
+        self.send(pickle.dumps(task))
+        self._wait_for_answer()
+
+    def _wait_for_answer(self) -> None:
+        if not self.line():
+            raise WorkerLost(last_line(self._log), self._place())
+
+
+def serve() -> None:
+    """Run the stages that stdin brings, in the job step, until it ends; a line says when the next may come."""
+    stages, ready = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # stages and their sandboxes get neither pipe
+    os.dup2(2, 1)
+    while True:
+        print("ready", file=ready, flush=True)
+        task = None
+        while task is None:
+            signal.alarm(_SILENCE)  # of an srun that was killed, the step does not learn: its pipe stays open
+            try:
+                task = pickle.load(stages)  # noqa: S301 - the driver's pipe
+            except EOFError:
+                return
+        signal.alarm(0)
+        task()
