@@ -183,7 +183,8 @@ def _trained_together(config: Experiment) -> bool:
 
 
 def _policy_backend(config: Experiment, run: RunDir) -> Any:
-    """Return the settings of the policy and its engine. The weights are loaded on first use."""
+    """Return the policy behind the gateway. The weights are loaded on first use."""
+    from sia_runner.policy.backend import PolicyBackend
     from sia_runner.policy.engine import PolicyEngine, RequestBatcher
     from sia_runner.policy.vllm import RequestForwarder, VllmPolicy
 
@@ -193,8 +194,8 @@ def _policy_backend(config: Experiment, run: RunDir) -> Any:
         return PolicyEngine(spec, cache_dir(), lambda: warm_up_dialogues(task))
 
     if spec.backend == "vllm":
-        return spec, RequestForwarder(lambda: VllmPolicy(spec, run.path / "served", engine))
-    return spec, RequestBatcher(engine)
+        return PolicyBackend(spec, RequestForwarder(lambda: VllmPolicy(spec, run.path / "served", engine)))
+    return PolicyBackend(spec, RequestBatcher(engine))
 
 
 def warm_up_dialogues(task: Task) -> list["WarmupDialogue"]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sia_runner.wire.failures import CallError, error_of_status
+from sia_runner.wire.requests import MAX_ANSWER_BYTES
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
-MAX_ANSWER_BYTES = 16 << 20  # bytes
 _MAX_ERROR_BYTES = 64 << 10
 _CONNECT_SECONDS = 10.0  # seconds
 

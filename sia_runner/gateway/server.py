@@ -184,7 +184,8 @@ class GatewayServer:
         return self._new_session(grant, GatewayAddress(self._socket, {}), self._own_cache)
 
     def _new_session(self, grant: Grant, door: GatewayAddress, cache: AnswerCache) -> GatewaySession:
-        grant.trajectories.parent.mkdir(parents=True, exist_ok=True)
+        if grant.trajectories is not None:
+            grant.trajectories.parent.mkdir(parents=True, exist_ok=True)
         cached = self._endpoints[grant.role].hosted.cache and grant.sample is None
         return GatewaySession(grant, door, cache if cached else None)
 

@@ -7,14 +7,14 @@ import json
 import os
 import tempfile
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.trajectories import CallRecord, append_record
-from sia_runner.records import CallFailures, GatewayAddress, OutcomeKind, Usage
+from sia_runner.records import CallFailures, GatewayAddress, OutcomeKind, SampledCall, Usage
 from sia_runner.wire.failures import CallError, FailureKind
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
 from sia_runner.wire.requests import ModelRequest
@@ -89,6 +89,7 @@ class GatewaySession:
         self._untagged: Counter[OutcomeKind] = Counter()
         self._trouble: Exception | None = None
         self._turns: Counter[str | None] = Counter()
+        self.sampled: defaultdict[str, list[SampledCall]] = defaultdict(list)
 
     def turn(self, question: str | None) -> int:
         """Return the number of earlier calls for `question`; bounded, since a harness may invent questions."""
@@ -142,7 +143,10 @@ class GatewaySession:
 
     def _write(self, record: CallRecord) -> None:
         try:
-            append_record(self.grant.trajectories, record)
+            if self.grant.trajectories is not None:
+                append_record(self.grant.trajectories, record)
+            elif record.sampled is not None and record.question is not None:
+                self.sampled[record.question].append(record.sampled)
         except OSError as error:
             self._trouble = ProviderDown(f"{self.grant.trajectories} cannot be written: {error.strerror or error}")
 

@@ -15,7 +15,6 @@ from sia_runner.records import SampledCall
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.policy import (
     LiveWeights,
-    PolicyAnswer,
     PolicyRequest,
     WarmupDialogue,
     WeightsSource,
@@ -118,7 +117,7 @@ class PolicyEngine:
         """Return the prompt's token ids. Raises Failed (bad_request) if the context has no space for an answer."""
         return self._chat.prompt_within(request.messages, self.context)
 
-    def generate(self, requests: Sequence[PolicyRequest]) -> list[PolicyAnswer]:
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[SampledCall]:
         """Answer requests, in order.
 
         Raises Failed for the first request that cannot be served, before anything is sampled; PolicyError for an
@@ -126,10 +125,10 @@ class PolicyEngine:
         """
         return self.sample(requests, [self.prompt_ids(request) for request in requests])
 
-    def sample(self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]]) -> list[PolicyAnswer]:
+    def sample(self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]]) -> list[SampledCall]:
         """Answer requests whose prompts are tokenised already; requests for the same weights form a batch."""
         with self.lock, _eval_mode(self.model):
-            answers: dict[int, PolicyAnswer] = {}
+            answers: dict[int, SampledCall] = {}
             for weights in dict.fromkeys(request.weights for request in requests):
                 indices = [index for index, request in enumerate(requests) if request.weights == weights]
                 batch = self._at([requests[index] for index in indices], [prompts[index] for index in indices], weights)
@@ -138,7 +137,7 @@ class PolicyEngine:
 
     def _at(
         self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]], weights: WeightsSource
-    ) -> list[PolicyAnswer]:
+    ) -> list[SampledCall]:
         if isinstance(weights, LiveWeights):
             return self._draw(requests, prompts, self.version)
         with self._adapters.restored_afterwards():
@@ -146,7 +145,7 @@ class PolicyEngine:
 
     def _draw(
         self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]], version: str
-    ) -> list[PolicyAnswer]:
+    ) -> list[SampledCall]:
         from sia_runner.policy.sampling import SamplingRow, SamplingSettings, sample_batch
 
         rows = [
@@ -160,11 +159,13 @@ class PolicyEngine:
         ]
         results = sample_batch(self.model, rows, self.tokenizer.pad_token_id, self._end_ids, self._prefixes, version)
         return [
-            PolicyAnswer(
+            SampledCall(
+                tuple(row.prompt_ids),
+                tuple(result.ids),
+                tuple(result.logprobs),
+                result.finish_reason,
+                version,
                 self._chat.text(result.ids, request.stop),
-                SampledCall(
-                    tuple(row.prompt_ids), tuple(result.ids), tuple(result.logprobs), result.finish_reason, version
-                ),
             )
             for request, row, result in zip(requests, rows, results, strict=True)
         ]
@@ -193,7 +194,7 @@ def _eval_mode(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-QueuedRequest = tuple[PolicyRequest, Future[PolicyAnswer]]
+QueuedRequest = tuple[PolicyRequest, Future[SampledCall]]
 
 
 class RequestBatcher:
@@ -219,12 +220,12 @@ class RequestBatcher:
                 self._thread.start()
             return self._engine
 
-    def submit(self, request: PolicyRequest) -> Future[PolicyAnswer]:
+    def submit(self, request: PolicyRequest) -> Future[SampledCall]:
         """Queue a request; `start` comes first. The future raises Failed.
 
         Cancelling the future withdraws the request, unless its batch has started.
         """
-        future: Future[PolicyAnswer] = Future()
+        future: Future[SampledCall] = Future()
         self._waiting.put((request, future))
         if self._closed:  # `close` may have emptied the queue before this request arrived
             future.cancel()

@@ -24,7 +24,6 @@ from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
 from sia_runner.wire.policy import (
     LiveWeights,
-    PolicyAnswer,
     PolicyError,
     PolicyRequest,
     WeightsSource,
@@ -152,7 +151,7 @@ class VllmPolicy:
             while self._loaded:
                 self._server.unload(self._loaded.popitem()[0])
 
-    def answer(self, request: PolicyRequest) -> PolicyAnswer:
+    def answer(self, request: PolicyRequest) -> SampledCall:
         """Answer one request. Raises Failed, and PolicyError for an adapter that cannot be served."""
         prompt_ids = self._chat.prompt_within(request.messages, self.context)
         model = self._model(request.weights)
@@ -164,7 +163,7 @@ class VllmPolicy:
         self._forget()  # the server was restarted, or dropped the adapter
         return self._ask(request, prompt_ids, self._model(request.weights))
 
-    def _ask(self, request: PolicyRequest, prompt_ids: list[int], model: ServedModel) -> PolicyAnswer:
+    def _ask(self, request: PolicyRequest, prompt_ids: list[int], model: ServedModel) -> SampledCall:
         name, version = model
         completion = self._server.complete(
             name,
@@ -177,8 +176,10 @@ class VllmPolicy:
             seed=self._seed(request),
             stop=list(request.stop),
         )
-        sampled = SampledCall(tuple(prompt_ids), completion.ids, completion.logprobs, completion.finish_reason, version)
-        return PolicyAnswer(self._chat.text(completion.ids, request.stop), sampled)
+        text = self._chat.text(completion.ids, request.stop)
+        return SampledCall(
+            tuple(prompt_ids), completion.ids, completion.logprobs, completion.finish_reason, version, text
+        )
 
     def _model(self, weights: WeightsSource) -> ServedModel:
         with self._lock:
@@ -271,9 +272,9 @@ class RequestForwarder:
                 self._policy = self._load()
             return self._policy
 
-    def submit(self, request: PolicyRequest) -> Future[PolicyAnswer]:
+    def submit(self, request: PolicyRequest) -> Future[SampledCall]:
         """Send a request; `start` comes first. The future raises Failed."""
-        future: Future[PolicyAnswer] = Future()
+        future: Future[SampledCall] = Future()
         future.set_running_or_notify_cancel()  # a request in progress cannot be cancelled
         threading.Thread(target=self._answer, args=[request, future], name="vllm", daemon=True).start()
         return future
@@ -284,7 +285,7 @@ class RequestForwarder:
             if self._policy is not None:
                 self._policy.close()
 
-    def _answer(self, request: PolicyRequest, future: Future[PolicyAnswer]) -> None:
+    def _answer(self, request: PolicyRequest, future: Future[SampledCall]) -> None:
         try:
             future.set_result(self.start().answer(request))
         except CallError as failed:

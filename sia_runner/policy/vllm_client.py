@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sia_runner.gateway.http_client import MAX_ANSWER_BYTES
 from sia_runner.wire.failures import CallError, error_of_status
 from sia_runner.wire.providers import NoRedirectHandler, redact
-from sia_runner.wire.requests import dumps, loads
+from sia_runner.wire.requests import MAX_ANSWER_BYTES, dumps, loads
 
 VLLM_KEY_VARIABLE = "VLLM_API_KEY"  # the server's own variable for --api-key
 _LOAD_SECONDS = 300.0  # an adapter may have hundreds of megabytes, on a network file system

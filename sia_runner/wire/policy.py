@@ -59,17 +59,6 @@ class PolicyRequest:
     weights: WeightsSource = LIVE_WEIGHTS
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyAnswer:
-    """A policy's answer.
-
-    `text` ends before a stop string and contains no special token; `sampled` has every sampled token.
-    """
-
-    text: str
-    sampled: SampledCall
-
-
 class PolicyService(Protocol):
     """The interface between the gateway and a policy, in this process or at a vLLM server."""
 
@@ -80,7 +69,7 @@ class PolicyService(Protocol):
         """
         ...
 
-    def submit(self, request: PolicyRequest) -> Future[PolicyAnswer]:
+    def submit(self, request: PolicyRequest) -> Future[SampledCall]:
         """Queue a request; `start` comes first. The future raises Failed."""
         ...
 

@@ -149,8 +149,8 @@ def spec(folder: Path) -> PolicyConfig:
 
 def answers(engine: PolicyEngine, asks):
     made = engine.generate(asks)
-    assert [one.sampled.prompt_ids for one in made] == [toy.prompt_of(unit) for unit in toy.HELD_OUT[: len(asks)]]
-    return [one.sampled.completion_ids for one in made]
+    assert [one.prompt_ids for one in made] == [toy.prompt_of(unit) for unit in toy.HELD_OUT[: len(asks)]]
+    return [one.completion_ids for one in made]
 
 
 def test_all_linear_takes_attention_and_neither_router_nor_head():

@@ -4,9 +4,8 @@ There is no second definition of the prompt: the training data is what the harne
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, SampledCall, Traje
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256
 from sia_runner.tasks.protocol import TaskError
-from sia_runner.training.protocol import RolloutCollector, TrainingJob
+from sia_runner.training.protocol import TrainingJob
 from sia_runner.wire.grants import ModelsError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HarnessRollouts:
     """The collector of rollouts (see training.protocol.Roll).
 
@@ -39,11 +38,15 @@ class HarnessRollouts:
     live: bool = True  # use the current weights, in the middle of a training
     candidate: str = ""  # account that pays; empty: the generation's
     process: int = 0  # number of this process, of several that roll out at the same time
+    # Whether the newest rollouts have no reward at all: then a budget or a verifier failed, not the candidate.
+    unrewarded: bool = field(default=False, init=False)
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         compute = build_components(self.config).compute
         collected = compute.map(lambda sample: self._run_sample(list(units), sample, step, temperature), range(samples))
-        return [trajectory for of_sample in collected for trajectory in of_sample]
+        trajectories = [trajectory for of_sample in collected for trajectory in of_sample]
+        self.unrewarded = bool(trajectories) and all(trajectory.reward is None for trajectory in trajectories)
+        return trajectories
 
     def _run_sample(self, units: list[str], sample: int, step: int, temperature: float) -> list[Trajectory]:
         config, task = self.config, build_components(self.config).task
@@ -63,38 +66,16 @@ class HarnessRollouts:
         )
         execution = execute(config, purpose, round_, site, self.harness, seed, config.task.limits.run)
         outcomes = verify_submission(config, site, execution.unanswered)
-        calls = _read_calls(site.trajectories, read_json(site.keys))
+        keys = read_json(site.keys)
         remove_tree(site.path)
+        calls = {keys[key]: called for key, called in execution.sampled.items() if key in keys}
         sign = 1.0 if task.higher_is_better else -1.0
-        return [_trajectory(outcome, sample, calls[outcome.unit], sign) for outcome in outcomes]
+        return [_trajectory(outcome, sample, calls.get(outcome.unit, ()), sign) for outcome in outcomes]
 
 
 def _trajectory(outcome: Outcome, sample: int, calls: Sequence[SampledCall], sign: float) -> Trajectory:
     reward = None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value
     return Trajectory(outcome.unit, sample, tuple(calls), reward, outcome.kind)
-
-
-def _read_calls(path: Path, keys: dict[str, str]) -> defaultdict[str, list[SampledCall]]:
-    """Return question -> the policy's finished calls for it, in order; calls without a question are dropped."""
-    calls: defaultdict[str, list[SampledCall]] = defaultdict(list)
-    if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                call = json.loads(line)
-                if call.get("tokens") and call["question"] in keys:
-                    calls[keys[call["question"]]].append(_sampled_call(call))
-    return calls
-
-
-def _sampled_call(call: dict[str, Any]) -> SampledCall:
-    tokens = call["tokens"]
-    return SampledCall(
-        prompt_ids=tuple(tokens["prompt_ids"]),
-        completion_ids=tuple(tokens["completion_ids"]),
-        logprobs=tuple(tokens["logprobs"]),
-        finish_reason=call["finish_reason"],
-        adapter=tokens["adapter"],
-    )
 
 
 UpdateResult = dict[str, Any]
@@ -113,10 +94,7 @@ def update_weights(
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
     remove_tree(generation.adapter)
-    policy, roll = (
-        gateway.policy(),
-        _TrackedCollector(HarnessRollouts(config, run, n, generation.harness, process=process)),
-    )
+    policy, roll = gateway.policy(), HarnessRollouts(config, run, n, generation.harness, process=process)
     assignment = TrainingJob(
         algorithm=algorithm,
         policy=policy,
@@ -153,22 +131,6 @@ def update_weights(
         "seconds": round(trained.seconds, 3),
         "adapter_sha256": tree_sha256(generation.adapter),
     }
-
-
-@dataclass(slots=True)
-class _TrackedCollector:
-    """A collector (see training.protocol.Roll) that remembers if the newest rollouts have no reward at all.
-
-    Then a budget or a verifier failed, which is not the candidate's fault.
-    """
-
-    roll: RolloutCollector
-    unrewarded: bool = False
-
-    def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
-        trajectories = self.roll(units, samples=samples, step=step, temperature=temperature)
-        self.unrewarded = bool(trajectories) and all(trajectory.reward is None for trajectory in trajectories)
-        return trajectories
 
 
 def inherit_adapter(run: RunDir, n: int, parent: int | None) -> str | None:
