@@ -5,6 +5,7 @@ when it ends; transformers' `generate` has one of each for all rows. Prompts are
 for whole prompts."""
 
 import hashlib
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -175,11 +176,17 @@ def _read_prompts(model: Any, prompts: Sequence[TokenIds], pad_id: int) -> tuple
         input_ids=ids_bt,
         attention_mask=mask_bt,
         position_ids=position_bt,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{_cache_argument(model): cache},
     )
     return cache, mask_bt, output.logits[:, -1]
+
+
+def _cache_argument(model: Any) -> str:
+    """Return the cache's name in the model's forward: newer versions of transformers warn of the older name."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "cache" if "cache" in inspect.signature(type(base).forward).parameters else "past_key_values"
 
 
 def _keeps_all_tokens(model: Any) -> bool:
@@ -238,6 +245,7 @@ def sample_batch(
     sampler = TokenSampler([row.draw for row in rows], max(row.limit for row in rows), model.device)
     results = [SampledTokens() for _ in rows]
     live = list(range(len(rows)))  # index of the row at each position of the batch
+    cache_argument = {_cache_argument(model): cache}
     step = 0
     while True:
         tokens, logprobs = sampler.draw(logits_bv, live, step)
@@ -259,8 +267,8 @@ def sample_batch(
             input_ids=torch.tensor([tokens[at] for at in active], device=model.device)[:, None],
             attention_mask=mask_bt,
             position_ids=position_b1,
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument,
         ).logits[:, -1]
         step += 1
 

@@ -2,14 +2,16 @@
 
 import random
 import threading
+import warnings
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
 from sia_runner.policy.engine import PolicyEngine
+from sia_runner.policy.sampling import _cache_argument
 from sia_runner.wire.failures import CallError
-from tests.policy.checkpoints import ask, checkpoint, no_texts, spec
+from tests.policy.checkpoints import adapter, ask, checkpoint, no_texts, spec
 
 
 def prompts(count):
@@ -49,6 +51,26 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(engine):
     others = [ask(text, temperature=0.7, top_p=0.9, max_tokens=30, seed=9) for text in prompts(10)]
     together = engine.generate([*others, *mine])[10:]
     assert [one.completion_ids for one in together] == [one.completion_ids for one in alone]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt_oss"])
+def test_sampling_warns_of_nothing_with_and_without_an_adapter(kind, tmp_path):
+    """A warning would stand in the middle of a run's output."""
+    engine = PolicyEngine(spec(checkpoint(tmp_path / kind, kind)), tmp_path, no_texts)
+    trained = adapter(tmp_path / "adapter", engine, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.generate([ask("1+1="), ask("1+", weights=trained)])
+
+
+def test_the_cache_has_its_older_name_where_a_model_knows_no_other():
+    class Older:
+        def forward(self, input_ids, past_key_values=None): ...
+
+    class Newer:
+        def forward(self, input_ids, cache=None): ...
+
+    assert [_cache_argument(model) for model in (Older(), Newer())] == ["past_key_values", "cache"]
 
 
 def test_a_longer_bound_only_adds_tokens(engine):
