@@ -19,14 +19,7 @@ from sia_runner.gateway.trajectories import CallRecord, TokenUsage
 from sia_runner.records import ModelReply, ToolCall, Usage
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, ModelsError, ProviderDown
-from sia_runner.wire.requests import (
-    AnswerSummary,
-    Api,
-    Body,
-    ModelRequest,
-    estimate_tokens,
-    token_bound,
-)
+from sia_runner.wire.requests import AnswerSummary, Api, Body, ModelRequest, estimate_tokens, token_bound
 
 
 @dataclass(slots=True)

@@ -15,13 +15,7 @@ from sia_runner.config.training import PolicyConfig
 from sia_runner.policy.vllm_client import VLLM_KEY_VARIABLE, VllmServer
 from sia_runner.records import SampledCall
 from sia_runner.wire.failures import CallError
-from sia_runner.wire.policy import (
-    LIVE_WEIGHTS,
-    PolicyError,
-    PolicyRequest,
-    PolicyService,
-    check_policy_packages,
-)
+from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError, PolicyRequest, PolicyService, check_policy_packages
 from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe
 from sia_runner.wire.requests import Body, ModelRequest, bad_request
 

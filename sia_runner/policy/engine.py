@@ -13,13 +13,7 @@ from typing import Any
 from sia_runner.config.training import PolicyConfig
 from sia_runner.records import SampledCall
 from sia_runner.wire.failures import CallError
-from sia_runner.wire.policy import (
-    LiveWeights,
-    PolicyRequest,
-    WarmupDialogue,
-    WeightsSource,
-    check_policy_packages,
-)
+from sia_runner.wire.policy import LiveWeights, PolicyRequest, WarmupDialogue, WeightsSource, check_policy_packages
 
 TINY_BASE = "tiny"
 

@@ -22,13 +22,7 @@ from sia_runner.policy.vllm_client import VllmServer
 from sia_runner.records import SampledCall
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
-from sia_runner.wire.policy import (
-    LiveWeights,
-    PolicyError,
-    PolicyRequest,
-    WeightsSource,
-    check_policy_packages,
-)
+from sia_runner.wire.policy import LiveWeights, PolicyError, PolicyRequest, WeightsSource, check_policy_packages
 
 ServedModel = tuple[str, str]  # name at the server, and version of the weights
 

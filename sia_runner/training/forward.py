@@ -178,10 +178,7 @@ TOKEN_MEANS = frozenset({"bnpo"})
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The rows of one chunk for one process.
-
-    -1 where another process has a row more: a stand-in row without loss.
-    """
+    """The rows of one chunk for one process. -1 where another process has a row more: a stand-in row without loss."""
 
     row_b: tuple[int, ...]
 
