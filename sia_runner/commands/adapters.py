@@ -33,6 +33,7 @@ from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha25
 from sia_runner.system import cache_dir
 from sia_runner.training import adapters
 from sia_runner.training.adapters import AdapterOrigin
+from sia_runner.wire.adapter_files import adapter_sha256
 
 _TINY = "tiny"
 
@@ -111,7 +112,7 @@ def show_adapter(args: argparse.Namespace) -> None:
     path = _adapter_folder(args.adapter)
     origin = adapters.read_adapter_origin(path)
     size = sum(file.stat().st_size for file in path.iterdir())
-    print(json.dumps(asdict(origin) | {"sha256": adapters.adapter_sha256(path), "bytes": size}, indent=1))
+    print(json.dumps(asdict(origin) | {"sha256": adapter_sha256(path), "bytes": size}, indent=1))
 
 
 def check_adapter(args: argparse.Namespace) -> None:
@@ -178,7 +179,7 @@ def _row(run: RunDir, generation: FinishedGeneration) -> tuple[str, ...]:
         _figure(origin.kl),
         origin.base_id,
         origin.base_sha256[:12],
-        adapters.adapter_sha256(path)[:12],
+        adapter_sha256(path)[:12],
     )
 
 

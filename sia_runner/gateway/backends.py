@@ -22,7 +22,7 @@ from sia_runner.wire.anthropic_messages import AnthropicMessages
 from sia_runner.wire.failures import CallError, FailureKind
 from sia_runner.wire.grants import Role
 from sia_runner.wire.openai_chat import OpenAIChat
-from sia_runner.wire.providers import key_of, redact
+from sia_runner.wire.providers import ANTHROPIC_VERSION, auth_headers, key_of, redact
 from sia_runner.wire.requests import AnswerSummary, Api, ApiDialect, ModelRequest, SseSplitter, dumps, loads, sse_event
 
 MAX_CONSECUTIVE_FAILURES = 5  # failed calls (after all attempts) without a success between them
@@ -141,22 +141,19 @@ class AnswerBuffer:
         self.emitted, self.emitting = True, False
 
 
-_PATHS = {"openai": "/chat/completions", "anthropic": "/messages"}
-_ANTHROPIC_VERSION = "2023-06-01"
+API_PATHS: Mapping[Api, str] = {"openai": "/chat/completions", "anthropic": "/messages"}
 
 
 class PassThroughBackend:
     """Passes requests through to an endpoint that speaks the client's API."""
 
     def __init__(self, hosted: HostedProvider, key: str | None, client: HttpClient) -> None:
-        self._url = (hosted.base_url or "").rstrip("/") + _PATHS[hosted.api]
+        self._url = (hosted.base_url or "").rstrip("/") + API_PATHS[
+            "anthropic" if hosted.api == "anthropic" else "openai"
+        ]
         self._client = client
         self._headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "sia-runner"}
-        if hosted.api == "anthropic":
-            self._headers |= {"x-api-key": key} if key else {}
-        elif key:
-            self._headers["authorization"] = f"Bearer {key}"
-        self._headers |= hosted.headers
+        self._headers |= auth_headers(hosted, key)
 
     async def ready(self) -> None:
         """Do nothing: there is nothing to load."""
@@ -165,7 +162,7 @@ class PassThroughBackend:
         """Send one request; the buffer takes the answer. Raises CallError."""
         headers = {**request.headers, **self._headers}
         if request.api == "anthropic":
-            headers.setdefault("anthropic-version", _ANTHROPIC_VERSION)
+            headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
         response = await self._client.open("POST", self._url, headers, request.raw)
         try:
             if response.status >= 400:

@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 _PACKAGES = ("litellm", "aiohttp")
 
 
-def check_provider(role: Role, hosted: HostedProvider, budget: BudgetConfig) -> None:
-    """Check one role's provider. Raises ModelsError with one line; takes little more than `PROBE_SECONDS`."""
-    check_providers({role: hosted}, budget)
-
-
 def check_providers(providers: Mapping[Role, HostedProvider], budget: BudgetConfig) -> None:
     """Check the providers of all roles side by side, each endpoint once. Raises ModelsError."""
     check_installed()

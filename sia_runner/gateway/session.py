@@ -23,10 +23,7 @@ _TAGS = ("user", "metadata")  # fields that identify the caller and do not chang
 
 
 class AnswerCache:
-    """One session's view of the cache folder.
-
-    A request repeated in one session gets a different answer each time: a harness may sample several answers.
-    """
+    """One session's view of the cache folder; a request repeated in it is another sample, with another answer."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -41,7 +41,7 @@ _MAX_STOP_STRINGS, _MAX_STOP_LENGTH = 16, 256  # number of strings, and characte
 
 
 def openai_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
-    """Convert an OpenAI request. Raises Failed (bad_request)."""
+    """Convert an OpenAI request. Raises CallError (bad_request)."""
     body = call.body
     for name in _OPENAI_NOT_SERVED:
         if body.get(name) and body[name] != _OPENAI_NEUTRAL.get(name):
@@ -60,7 +60,7 @@ def openai_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
 
 
 def read_number(body: Body, name: str, default: float, limit: float) -> float:
-    """Return a number from 0 to `limit` of the request, or `default`. Raises Failed (bad_request)."""
+    """Return a number from 0 to `limit` of the request, or `default`. Raises CallError (bad_request)."""
     value = body.get(name)
     if value is None:
         return default
@@ -70,7 +70,7 @@ def read_number(body: Body, name: str, default: float, limit: float) -> float:
 
 
 def read_stop_strings(value: Any, name: str) -> tuple[str, ...]:
-    """Return the stop strings of a request as a tuple. Raises Failed (bad_request)."""
+    """Return the stop strings of a request as a tuple. Raises CallError (bad_request)."""
     strings = [value] if isinstance(value, str) else value
     if strings is None:
         return ()
@@ -93,7 +93,7 @@ _ANTHROPIC_NOT_SERVED = ("tools", "thinking", "top_k")
 
 
 def anthropic_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
-    """Convert an Anthropic request; this API has no seed. Raises Failed (bad_request)."""
+    """Convert an Anthropic request; this API has no seed. Raises CallError (bad_request)."""
     body = call.body
     for name in _ANTHROPIC_NOT_SERVED:
         if body.get(name) and body[name] != {"type": "disabled"}:
@@ -136,20 +136,14 @@ class PolicyBackend:
         return self.start().tokenizer.decode(ids)
 
     async def answer(self, request: ModelRequest) -> SampledCall:
-        """Answer a request. Raises CallError.
-
-        If the client disconnects, its request is cancelled unless its batch has started.
-        """
+        """Answer a request; if the client leaves, it is cancelled unless its batch has started. Raises CallError."""
         convert = openai_request if request.api == "openai" else anthropic_request
         granted = apply_grant(request, convert(request, self._spec))
         return await asyncio.wrap_future(self._service.submit(granted))
 
 
 def policy_provider(spec: PolicyConfig) -> HostedProvider:
-    """Return the policy as a provider, as the gateway and the ledger need it.
-
-    In this process nothing is sent to the address, and there is one attempt: what failed once would fail again.
-    """
+    """Return the policy as a provider; in this process nothing is sent, and what failed once would fail again."""
     remote = spec.backend == "vllm"
     return HostedProvider(
         name="vllm" if remote else "policy",
@@ -186,10 +180,7 @@ def apply_grant(call: ModelRequest, request: PolicyRequest) -> PolicyRequest:
 
 
 def check_policy(spec: PolicyConfig) -> None:
-    """Check packages and server. Raises ModelsError, one line.
-
-    Takes little more than SECONDS if the server does not answer.
-    """
+    """Check packages and server, in little more than PROBE_SECONDS. Raises ModelsError, one line."""
     check_policy_packages()
     if spec.backend == "vllm":
         EndpointProbe(policy_provider(spec)).answer(time.monotonic() + PROBE_SECONDS)

@@ -60,10 +60,7 @@ class TokenSampler:
 
 
 def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
-    """Return the smallest sets of likeliest tokens that reach top_p (Holtzman et al. 2020); the rest is 0.
-
-    Shape (rows, vocabulary); not renormalised.
-    """
+    """Return the likeliest tokens that reach top_p (Holtzman et al. 2020), not renormalised: (rows, vocabulary)."""
     sorted_bv, order_bv = probability_bv.sort(descending=True, stable=True)
     before_bv = sorted_bv.cumsum(-1) - sorted_bv
     included_bv = (before_bv < top_p_b[:, None]) | (top_p_b[:, None] >= 1)  # a sum may round to 1 before its last token
@@ -78,10 +75,7 @@ def _inverse_cdf(probability_bv: Tensor, uniform_b: Tensor) -> Tensor:
 
 
 def _uniform_numbers(draw: SamplingSettings, limit: int) -> Tensor:
-    """Return uniform numbers on [0, 1), one per token.
-
-    torch uses 32 bits of a seed, so the seed is hashed to make all of it count.
-    """
+    """Return a number on [0, 1) per token; the seed is hashed because torch uses only 32 bits of it."""
     if draw.temperature == 0:
         return torch.zeros(limit, dtype=torch.float64)
     digest = hashlib.sha256(draw.seed.encode()).digest()
@@ -222,10 +216,7 @@ class SamplingRow:
 
 @dataclass(slots=True)
 class SampledTokens:
-    """The tokens sampled for one row.
-
-    `ids` include the token that ended the answer: it was sampled, and is trained on.
-    """
+    """The tokens sampled for one row, with the one that ended the answer: it was sampled, and is trained on."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -236,10 +227,7 @@ class SampledTokens:
 def sample_batch(
     model: Any, rows: Sequence[SamplingRow], pad_id: int, end_ids: frozenset[int], prefixes: PromptCache, version: str
 ) -> list[SampledTokens]:
-    """Return the sampled tokens of each row, in order.
-
-    `model` is in eval mode, and its weights have the version `version`.
-    """
+    """Return the sampled tokens of each row, in order; `model` is in eval mode and has weights of `version`."""
     cache, mask_bt, logits_bv = prefixes.read(model, [row.prompt_ids for row in rows], pad_id, version)
     position_b1 = mask_bt.sum(-1, keepdim=True) - 1
     sampler = TokenSampler([row.draw for row in rows], max(row.limit for row in rows), model.device)

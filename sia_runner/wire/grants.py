@@ -89,10 +89,7 @@ class ModelAccess(Protocol):
     """Gives the runner and its sandboxes access to models."""
 
     def check(self) -> None:
-        """Check packages, keys, endpoints and model names. Raises ModelsError.
-
-        Takes under two seconds and comes before any heavy import.
-        """
+        """Check packages, keys, endpoints and model names, before any heavy import. Raises ModelsError."""
         ...
 
     def open_session(self, grant: Grant) -> AbstractContextManager[ModelSession]:
@@ -110,10 +107,7 @@ class ModelAccess(Protocol):
         ...
 
     def policy(self) -> Any:
-        """Return the trainable model that harnesses call, loaded on first use.
-
-        Raises ModelsError where the target agent has none.
-        """
+        """Return the model that is trained, loaded on first use. Raises ModelsError where there is none."""
         ...
 
     def release_allowances(self, jobs: Collection[str]) -> None:

@@ -30,11 +30,6 @@ class SseSplitter:
         self._rest = bytearray()
         self._searched = 0
 
-    @property
-    def cut(self) -> bool:
-        """Tells whether an incomplete event remains."""
-        return bool(self._rest.strip())
-
     def feed(self, piece: bytes) -> Iterator[SseEvent]:
         """Yield the events that this piece completes."""
         self._rest += piece.replace(b"\r", b"")  # line ends may be \r\n; JSON has no bare \r

@@ -124,16 +124,6 @@ def test_a_folder_that_is_written_again_is_another_adapter(tmp_path):
     assert said(engine) == as_peft_says(engine, changed)
 
 
-def test_unloading_the_live_adapter_leaves_the_base(tmp_path):
-    engine = fresh(tmp_path)
-    base, folder = said(engine), adapter(tmp_path / "a", engine, 1)
-    engine.use(folder)
-    engine.unload(folder)
-    assert (said(engine), engine.version) == (base, "base")
-    engine.use(folder)
-    assert said(engine) == as_peft_says(engine, folder)
-
-
 def test_adapters_are_loaded_anew_after_training_took_peft_off(tmp_path):
     engine = fresh(tmp_path)
     folder = adapter(tmp_path / "a", engine, 1)

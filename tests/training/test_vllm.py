@@ -84,7 +84,7 @@ def at(server: VllmServer, base: Path, folder: Path) -> RequestForwarder:
 def trained(answering: Any, folder: Path, algorithm: Any, start: Path | None = None) -> tuple[Any, Any, Asking]:
     policy, roll = answering.start(), Asking(answering)
     one = toy.assignment(policy, algorithm, folder, roll=roll, start=start)
-    train = drivers.train_online if algorithm.kind == "online" else drivers.train_offline
+    train = drivers.train
     return one, train(one), roll
 
 
@@ -145,7 +145,7 @@ def test_a_killed_training_goes_on_with_the_weights_of_its_checkpoint_at_the_ser
     policy = answering.start()
     one = toy.assignment(cast(Any, policy), algorithm, tmp_path / "run", roll=Asking(answering), say=kill)
     with pytest.raises(Killed):
-        drivers.train_online(one)
+        drivers.train(one)
     _, done, roll = trained(answering, tmp_path / "run", algorithm)
     assert done.steps == 10 and len(roll.versions) == 5
     whole = at(server, base, tmp_path)

@@ -90,6 +90,8 @@ def update_weights(
     resumes from the last checkpoint. Several processes may do this together: `process` is the number of this one, and
     the first one writes. Raises ProviderDown, and BudgetSpent if the run's budget is spent.
     """
+    from sia_runner.training.drivers import train
+
     generation, gateway = run.generation(n), open_gateway(config, run)
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
@@ -108,7 +110,7 @@ def update_weights(
         record=lambda figures: _append_line(generation.curve, _json_line(figures)),
     )
     try:
-        trained = _training_driver(algorithm)(assignment)
+        trained = train(assignment)
     except (TrainingError, TaskError, SandboxError) as error:
         return {"fault": f"{algorithm.name}: {error}", "unscored": roll.unrewarded}
     except RuntimeError as error:
@@ -142,12 +144,6 @@ def inherit_adapter(run: RunDir, n: int, parent: int | None) -> str | None:
         return None
     generation.adapter.symlink_to(Path("..") / adapter.parent.name / adapter.name)
     return tree_sha256(adapter)
-
-
-def _training_driver(algorithm: AlgorithmConfig) -> Any:
-    from sia_runner.training import drivers
-
-    return {"online": drivers.train_online, "offline": drivers.train_offline}[algorithm.kind]
 
 
 def _json_line(figures: Mapping[str, float]) -> str:
