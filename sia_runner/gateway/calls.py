@@ -81,13 +81,6 @@ def record_refusal(session: GatewaySession, api: Api, body: Body, question: str 
     session.finished(record, failed, None)
 
 
-def record_answer(record: CallRecord, summary: AnswerSummary) -> None:
-    """Write the answer into the record."""
-    record.sampled = summary.sampled
-    record.model, record.finish_reason = summary.model, summary.finish_reason
-    record.response = {"text": summary.text, "tool_calls": summary.tool_calls}
-
-
 _RANDOM = random.Random()  # not the shared generator, which other code may seed
 _FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
 _BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
@@ -110,7 +103,9 @@ class CallRunner:
         failed: CallError | None = None
         try:
             buffer, summary = await self._answer(call)
-            record_answer(call.record, summary)
+            record = call.record
+            record.sampled, record.model, record.finish_reason = summary.sampled, summary.model, summary.finish_reason
+            record.response = {"text": summary.text, "tool_calls": summary.tool_calls}
         except CallError as error:
             failed = error
             raise
@@ -142,39 +137,39 @@ class CallRunner:
         return buffer, summary
 
     async def _call(self, call: ModelCall, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
-        breaker = call.endpoint.breaker
+        hosted, breaker = call.endpoint.hosted, call.endpoint.breaker
         try:
-            answer = await self._attempts(call, keep=keep)
+            await call.endpoint.backends[call.request.api].ready()
+            while True:
+                buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, call.emit, keep=keep)
+                try:
+                    summary = await self._attempt(call, buffer)
+                    break
+                except CallError as failed:
+                    attempts = call.record.attempts
+                    pause = _pause(failed, attempts, hosted.patience)
+                    if not failed.transient or buffer.emitted or attempts >= hosted.attempts or pause is None:
+                        raise
+                await breaker.pause(pause)
         except CallError as failed:
             breaker.failed(call.endpoint.clean(failed))
             raise
         breaker.succeeded()
-        return answer
-
-    async def _attempts(self, call: ModelCall, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
-        hosted, breaker = call.endpoint.hosted, call.endpoint.breaker
-        backend = call.endpoint.backends[call.request.api]
-        await backend.ready()
-        while True:
-            buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, call.emit, keep=keep)
-            try:
-                return buffer, await self._attempt(call, buffer)
-            except CallError as failed:
-                pause = _pause(failed, call.record.attempts, hosted.patience)
-                if not failed.transient or buffer.emitted or call.record.attempts >= hosted.attempts or pause is None:
-                    raise
-            await breaker.pause(pause)
+        return buffer, summary
 
     async def _attempt(self, call: ModelCall, buffer: AnswerBuffer) -> AnswerSummary:
+        backend, seconds = call.endpoint.backends[call.request.api], call.endpoint.hosted.timeout
         async with call.endpoint.slots:
             call.endpoint.breaker.check()
             reservation = await self._reserve(call)
             call.record.attempts += 1
             try:
-                summary = await _receive(call, buffer)
-            except CallError as failed:
+                async with asyncio.timeout(seconds):
+                    summary = await backend.send(call.request, buffer)
+            except (CallError, TimeoutError) as error:
+                failed = error if isinstance(error, CallError) else _timeout_error(buffer, seconds)
                 settle_failed(call, reservation, failed, buffer)
-                raise
+                raise failed from None
             except BaseException:
                 settle_failed(call, reservation, CallError("cancelled", ""), buffer)
                 raise
@@ -216,16 +211,10 @@ class CallRunner:
         self._settled = asyncio.Event()
 
 
-async def _receive(call: ModelCall, buffer: AnswerBuffer) -> AnswerSummary:
-    """Receive one attempt's answer and pass all but its end on. Raises CallError."""
-    backend, seconds = call.endpoint.backends[call.request.api], call.endpoint.hosted.timeout
-    try:
-        async with asyncio.timeout(seconds):
-            return await backend.send(call.request, buffer)
-    except TimeoutError:
-        if buffer.emitting:
-            raise CallError("cancelled", f"the client did not read its answer within {seconds:g} s") from None
-        raise CallError("timeout", f"no complete answer within {seconds:g} s") from None
+def _timeout_error(buffer: AnswerBuffer, seconds: float) -> CallError:
+    if buffer.emitting:
+        return CallError("cancelled", f"the client did not read its answer within {seconds:g} s")
+    return CallError("timeout", f"no complete answer within {seconds:g} s")
 
 
 async def _replay(call: ModelCall, stored: bytes) -> tuple[AnswerBuffer, AnswerSummary]:

@@ -135,17 +135,17 @@ class GatewaySession:
         if failed is not None:
             self._trouble = self._trouble or _shared_error(failed, down)
         self._unsent += record.attempts == 0 and not record.cached
-        if self._unsent <= _MAX_REFUSED_RECORDS or record.attempts:
-            self._write(record)
-
-    def _write(self, record: CallRecord) -> None:
-        try:
-            if self.grant.trajectories is not None:
-                append_record(self.grant.trajectories, record)
-            elif record.sampled is not None and record.question is not None:
+        if self.grant.trajectories is None:
+            if record.sampled is not None and record.question is not None:
                 self.sampled[record.question].append(record.sampled)
+        elif self._unsent <= _MAX_REFUSED_RECORDS or record.attempts:
+            self._write(self.grant.trajectories, record)
+
+    def _write(self, path: Path, record: CallRecord) -> None:
+        try:
+            append_record(path, record)
         except OSError as error:
-            self._trouble = ProviderDown(f"{self.grant.trajectories} cannot be written: {error.strerror or error}")
+            self._trouble = ProviderDown(f"{path} cannot be written: {error.strerror or error}")
 
     def _note(self, question: str | None, kind: OutcomeKind | None) -> None:
         if question is None:

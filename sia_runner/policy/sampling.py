@@ -237,11 +237,15 @@ def sample_batch(
     step = 0
     while True:
         tokens, logprobs = sampler.draw(logits_bv, live, step)
-        active = [
-            at
-            for at, row in enumerate(live)
-            if not _append_token(results[row], rows[row], tokens[at], logprobs[at], end_ids)
-        ]
+        active = []
+        for at, row in enumerate(live):
+            result, token = results[row], tokens[at]
+            result.ids.append(token)
+            result.logprobs.append(min(logprobs[at], 0.0))  # log_softmax of a certain token may round to above 0
+            if token in end_ids or rows[row].stopped(result.ids):
+                result.finish_reason = "stop"
+            elif len(result.ids) < rows[row].limit:
+                active.append(at)
         if not active:
             return results
         if len(active) < len(live):
@@ -259,13 +263,3 @@ def sample_batch(
             **cache_argument,
         ).logits[:, -1]
         step += 1
-
-
-def _append_token(result: SampledTokens, row: SamplingRow, token: int, logprob: float, end_ids: frozenset[int]) -> bool:
-    """Append a token; return True if the row has ended."""
-    result.ids.append(token)
-    result.logprobs.append(min(logprob, 0.0))  # log_softmax of a certain token may round to above 0
-    if token in end_ids or row.stopped(result.ids):
-        result.finish_reason = "stop"
-        return True
-    return len(result.ids) >= row.limit

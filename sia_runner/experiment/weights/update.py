@@ -14,7 +14,7 @@ from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import build_components, open_gateway
 from sia_runner.experiment.execution import ExecutionPurpose, execute, verify_submission
-from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, SampledCall, Trajectory
+from sia_runner.records import INFRASTRUCTURE_KINDS, Trajectory
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256
 from sia_runner.tasks.protocol import TaskError
@@ -70,12 +70,12 @@ class HarnessRollouts:
         remove_tree(site.path)
         calls = {keys[key]: called for key, called in execution.sampled.items() if key in keys}
         sign = 1.0 if task.higher_is_better else -1.0
-        return [_trajectory(outcome, sample, calls.get(outcome.unit, ()), sign) for outcome in outcomes]
-
-
-def _trajectory(outcome: Outcome, sample: int, calls: Sequence[SampledCall], sign: float) -> Trajectory:
-    reward = None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value
-    return Trajectory(outcome.unit, sample, tuple(calls), reward, outcome.kind)
+        trajectories = []
+        for outcome in outcomes:
+            reward = None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value
+            made = tuple(calls.get(outcome.unit, ()))
+            trajectories.append(Trajectory(outcome.unit, sample, made, reward, outcome.kind))
+        return trajectories
 
 
 UpdateResult = dict[str, Any]
