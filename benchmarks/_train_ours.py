@@ -85,7 +85,7 @@ def _train(
     with tempfile.TemporaryDirectory() as work_folder:
         folder = Path(work_folder)
         work = {"start": None, "out": folder / "adapter", "work": folder / "work"}
-        drivers.train_online(TrainingJob(settings, policy, first_roll, units, **work, seed=seed, say=say))
+        drivers.train(TrainingJob(settings, policy, first_roll, units, **work, seed=seed, say=say))
     return laps
 
 

@@ -198,10 +198,11 @@ class ModelReply:
 
 @dataclass(frozen=True, slots=True)
 class SampledCall:
-    """One model call as the policy sampled it.
+    """One model call as the policy sampled it: the same record in memory and on disk.
 
     `logprobs` holds the natural log of each completion token's probability under the distribution it was sampled from.
-    `adapter` is the version of the weights ("base" without an adapter).
+    `adapter` is the version of the weights ("base" without an adapter). `text`, which the client gets, ends before a
+    stop string and contains no special token.
     """
 
     prompt_ids: tuple[int, ...]
@@ -209,6 +210,11 @@ class SampledCall:
     logprobs: tuple[float, ...]
     finish_reason: str  # stop | length
     adapter: str
+    text: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON data, without the text: a file keeps that as the response."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "text"}
 
 
 @dataclass(frozen=True, slots=True)

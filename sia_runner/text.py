@@ -41,6 +41,11 @@ def one_line(text: str, max_chars: int = 200) -> str:
     return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def table_cell(text: str, max_chars: int = 80) -> str:
     """Return a cell of a Markdown table: code, so that nothing in it is read as markup."""
     line = one_line(text, max_chars).replace("`", "'").replace("|", "\\|")

@@ -23,6 +23,7 @@ from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha25
 from sia_runner.system import cache_dir
 from sia_runner.training import adapters
 from sia_runner.training.adapters import AdapterOrigin
+from sia_runner.wire.adapter_files import adapter_sha256
 
 
 @dataclass(slots=True)
@@ -99,7 +100,7 @@ def show_adapter(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
     origin = adapters.read_adapter_origin(path)
     size = sum(file.stat().st_size for file in path.iterdir())
-    print(json.dumps(asdict(origin) | {"sha256": adapters.adapter_sha256(path), "bytes": size}, indent=1))
+    print(json.dumps(asdict(origin) | {"sha256": adapter_sha256(path), "bytes": size}, indent=1))
 
 
 def check_adapter(options: Namespace) -> None:
@@ -156,7 +157,7 @@ def _row(run: RunDir, generation: FinishedGeneration) -> tuple[str, ...]:
     origin = adapters.read_adapter_origin(path)
     figures = (str(origin.steps), _figure(origin.reward), _figure(origin.kl))
     base = (origin.base_id, origin.base_sha256[:12])
-    return (str(generation.n), generation.status, origin.algorithm, *figures, *base, adapters.adapter_sha256(path)[:12])
+    return (str(generation.n), generation.status, origin.algorithm, *figures, *base, adapter_sha256(path)[:12])
 
 
 def _figure(value: float | None) -> str:

@@ -169,7 +169,8 @@ class RunContext(Components):
         )
 
     def _policy_backend(self) -> Any:
-        """Return the settings of the policy and its engine. The weights are loaded on first use."""
+        """Return the policy behind the gateway. The weights are loaded on first use."""
+        from sia_runner.policy.backend import PolicyBackend
         from sia_runner.policy.engine import PolicyEngine, RequestBatcher
         from sia_runner.policy.vllm import RequestForwarder, VllmPolicy
 
@@ -179,8 +180,8 @@ class RunContext(Components):
             return PolicyEngine(spec, cache_dir(), lambda: warm_up_dialogues(self.task))
 
         if spec.backend == "vllm":
-            return spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine))
-        return spec, RequestBatcher(engine)
+            return PolicyBackend(spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine)))
+        return PolicyBackend(spec, RequestBatcher(engine))
 
 
 class FinalTestReserve:

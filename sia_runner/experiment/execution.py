@@ -5,15 +5,15 @@ are corrected by the calls that the gateway saw fail."""
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import verifier_sandbox
 from sia_runner.experiment.context import Components, RunContext
-from sia_runner.records import CallFailures, Outcome, OutcomeKind, Usage
+from sia_runner.records import CallFailures, Outcome, OutcomeKind, SampledCall, Usage
 from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob, SandboxResult
 from sia_runner.selection.scoring import correct_outcomes
 from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, write_json
@@ -69,6 +69,8 @@ class Execution:
     failure: str  # one line; empty when the program ended by itself with exit code 0
     unanswered: OutcomeKind
     usage: Usage | None  # spent on models; None where the harness could call none
+    # Rollouts: the policy's finished calls, in order, by the question's id in the view.
+    sampled: Mapping[str, Sequence[SampledCall]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,13 @@ class ExecutionPurpose:
     seed: str | None = None
 
     def grant(self, site: HarnessRunDir) -> Grant:
-        """Return what the harness may ask of the gateway, with its trajectories written to `site`."""
+        """Return what the harness may ask of the gateway. Calls are written to `site`; those of rollouts are not."""
         return Grant(
             "target",
             self.generation,
             self.candidate,
             self.name,
-            site.trajectories,
+            None if self.name == "rollout" else site.trajectories,
             sample=self.sample,
             adapter=self.adapter,
             live=self.live,
@@ -141,7 +143,9 @@ def execute(
     failure = describe_failure(result, site.log, quiet=harness_saw_val_labels(context.task)) + _foreign_keys(
         result, harness
     )
-    return Execution(result, failure, _unanswered(result), session.usage() if session else None)
+    if session is None:
+        return Execution(result, failure, _unanswered(result), None)
+    return Execution(result, failure, _unanswered(result), session.usage(), session.sampled)
 
 
 @contextmanager

@@ -10,19 +10,20 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.http_client import HttpClient, body_pieces, read_error
+from sia_runner.records import SampledCall
 from sia_runner.wire.anthropic_messages import AnthropicMessages
 from sia_runner.wire.failures import CallError, FailureKind
 from sia_runner.wire.grants import Role
 from sia_runner.wire.openai_chat import OpenAIChat
-from sia_runner.wire.providers import key_of, redact
-from sia_runner.wire.requests import Api, ApiDialect, ModelRequest, dumps, sse_event
+from sia_runner.wire.providers import ANTHROPIC_VERSION, auth_headers, key_of, redact
+from sia_runner.wire.requests import AnswerSummary, Api, ApiDialect, ModelRequest, SseSplitter, dumps, loads, sse_event
 
 MAX_CONSECUTIVE_FAILURES = 5  # failed calls (after all attempts) without a success between them
 _COUNTED_KINDS: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
@@ -74,31 +75,94 @@ class CircuitBreaker:
         self._opened.set()
 
 
-_PATHS = {"openai": "/chat/completions", "anthropic": "/messages"}
-_ANTHROPIC_VERSION = "2023-06-01"
+Emit = Callable[[bytes], Awaitable[None]]
+
+
+class AnswerBuffer:
+    """Passes an answer on to the client as it arrives, except for its end.
+
+    The end (an answer that is not streamed is all end) waits for `flush`, after the call is settled and recorded:
+    a client that leaves once it has its answer cannot interrupt that.
+    """
+
+    def __init__(self, dialect: ApiDialect, request: ModelRequest, emit: Emit, *, keep: bool) -> None:
+        self._dialect, self._emit = dialect, emit
+        self._reader = dialect.reader(request) if request.stream else None
+        self._splitter = SseSplitter()
+        self._end: list[bytes] = []
+        self._retained: list[bytes] | None = [] if keep else None
+        self.emitted = False  # the client has received bytes: no further attempt is possible
+        self.emitting = False
+
+    async def take(self, piece: bytes) -> None:
+        """Read one piece of the answer and pass its whole events on. Raises CallError."""
+        if self._reader is None:
+            self._end.append(piece)
+            return
+        ready = []
+        for event in self._splitter.feed(piece):
+            visible = self._reader.take(event)
+            (self._end if self._reader.at_end else ready).append(visible)
+        if data := b"".join(ready):
+            if self._retained is not None:
+                self._retained.append(data)
+            await self._send(data)
+
+    def finish(self) -> AnswerSummary:
+        """Return the answer's summary. Raises CallError (malformed) for an incomplete or invalid answer."""
+        if self._reader is None:
+            return self._dialect.read(loads(b"".join(self._end)))
+        return self._reader.finish()
+
+    def hold(self, data: bytes) -> None:
+        """Take a whole answer that needs no reading."""
+        self._end.append(data)
+
+    async def go_on(self, data: bytes, emit: Emit) -> None:
+        """Send `data` to `emit`, and everything that follows."""
+        self._emit = emit
+        if data:
+            await self._send(data)
+
+    async def flush(self) -> None:
+        """Send the end of the answer."""
+        await self._send(b"".join(self._end))
+
+    def content(self) -> bytes:
+        """Return all bytes that the client gets."""
+        return b"".join([*(self._retained or ()), *self._end])
+
+    async def _send(self, data: bytes) -> None:
+        self.emitting = True
+        try:
+            await self._emit(data)
+        except (ConnectionError, RuntimeError) as error:
+            raise CallError("cancelled", "the client is gone") from error
+        self.emitted, self.emitting = True, False
+
+
+API_PATHS: Mapping[Api, str] = {"openai": "/chat/completions", "anthropic": "/messages"}
 
 
 class PassThroughBackend:
     """Passes requests through to an endpoint that speaks the client's API."""
 
     def __init__(self, hosted: HostedProvider, key: str | None, client: HttpClient) -> None:
-        self._url = (hosted.base_url or "").rstrip("/") + _PATHS[hosted.api]
+        self._url = (hosted.base_url or "").rstrip("/") + API_PATHS[
+            "anthropic" if hosted.api == "anthropic" else "openai"
+        ]
         self._client = client
         self._headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "sia-runner"}
-        if hosted.api == "anthropic":
-            self._headers |= {"x-api-key": key} if key else {}
-        elif key:
-            self._headers["authorization"] = f"Bearer {key}"
-        self._headers |= hosted.headers
+        self._headers |= auth_headers(hosted, key)
 
     async def ready(self) -> None:
         """Do nothing: there is nothing to load."""
 
-    async def pieces(self, request: ModelRequest) -> AsyncIterator[bytes]:
-        """Yield the bytes of the answer: the whole JSON, or a stream of events. Raises CallError."""
+    async def send(self, request: ModelRequest, buffer: AnswerBuffer) -> AnswerSummary:
+        """Send one request; the buffer takes the answer. Raises CallError."""
         headers = {**request.headers, **self._headers}
         if request.api == "anthropic":
-            headers.setdefault("anthropic-version", _ANTHROPIC_VERSION)
+            headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
         response = await self._client.open("POST", self._url, headers, request.raw)
         try:
             if response.status >= 400:
@@ -106,9 +170,10 @@ class PassThroughBackend:
             if response.status != 200:
                 raise CallError("malformed", f"the provider answered with status {response.status}", final=True)
             async for piece in body_pieces(response):
-                yield piece
+                await buffer.take(piece)
         finally:
             response.close()  # does nothing if the body was read to its end
+        return buffer.finish()
 
 
 # Request fields passed to litellm. Its other arguments include addresses, keys and callbacks: no harness may set these.
@@ -152,8 +217,8 @@ class LitellmBackend:
         if not _load_litellm.cache_info().currsize:
             await asyncio.to_thread(_load_litellm)
 
-    async def pieces(self, request: ModelRequest) -> AsyncIterator[bytes]:
-        """Yield the answer's bytes in the client's API: the whole JSON, or a stream of events. Raises CallError."""
+    async def send(self, request: ModelRequest, buffer: AnswerBuffer) -> AnswerSummary:
+        """Send one request; the buffer takes the answer in the client's API. Raises CallError."""
         from sia_runner.gateway.litellm_transport import CURRENT_REQUEST, SingleRequest
 
         exchange = SingleRequest(self._client, request)
@@ -166,20 +231,23 @@ class LitellmBackend:
             CURRENT_REQUEST.reset(token)
         if not request.stream:
             exchange.check_answer()
-            yield dumps(answer) if isinstance(answer, Mapping) else answer.model_dump_json().encode()
-            return
+            await buffer.take(dumps(answer) if isinstance(answer, Mapping) else answer.model_dump_json().encode())
+            return buffer.finish()
         try:
             async for chunk in answer:
-                yield (
+                await buffer.take(
                     chunk if isinstance(chunk, bytes) else sse_event(chunk.model_dump_json(exclude_none=True).encode())
                 )
+        except CallError:
+            raise
         except Exception as error:  # noqa: BLE001
             raise exchange.failure(error) from None
         finally:
             await exchange.close()
         exchange.check_answer()
         if request.api == "openai":
-            yield sse_event(b"[DONE]")
+            await buffer.take(sse_event(b"[DONE]"))
+        return buffer.finish()
 
     async def _begin(self, request: ModelRequest) -> Any:
         import litellm
@@ -216,9 +284,53 @@ class Backend(Protocol):
         """Load heavy libraries before the clock of an attempt runs."""
         ...
 
-    def pieces(self, request: ModelRequest) -> AsyncIterator[bytes]:
-        """Send one request and yield the answer's bytes. Raises CallError."""
+    async def send(self, request: ModelRequest, buffer: AnswerBuffer) -> AnswerSummary:
+        """Send one request and return the summary of its answer, which `buffer` has. Raises CallError."""
         ...
+
+
+class ServedPolicy(Protocol):
+    """A policy that this run serves itself, and whose weights can be trained."""
+
+    hosted: HostedProvider
+
+    def check(self) -> None:
+        """Check packages and server. Raises ModelsError."""
+        ...
+
+    def start(self) -> Any:
+        """Return the trainable model, loaded on first use. Raises ModelsError."""
+        ...
+
+    async def answer(self, request: ModelRequest) -> SampledCall:
+        """Answer one request. Raises CallError."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return tokens as text."""
+        ...
+
+    def close(self) -> None:
+        """Stop answering and free what the policy holds."""
+        ...
+
+
+class LocalBackend:
+    """Asks a policy of this run: its answer is written for the client, and never parsed."""
+
+    def __init__(self, policy: ServedPolicy) -> None:
+        self._policy = policy
+
+    async def ready(self) -> None:
+        """Load the policy."""
+        await asyncio.to_thread(self._policy.start)
+
+    async def send(self, request: ModelRequest, buffer: AnswerBuffer) -> AnswerSummary:
+        """Sample an answer. Raises CallError."""
+        sampled = await self._policy.answer(request)
+        summary, response = DIALECTS[request.api].respond(request, sampled, self._policy.decode)
+        buffer.hold(response)
+        return summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +362,13 @@ def build_endpoints(providers: Mapping[Role, HostedProvider], client: HttpClient
         secrets = tuple(secret for secret in (key, *hosted.headers.values()) if secret and len(secret) >= 8)
         result[role] = Endpoint(hosted, secrets, slots, breaker, _build_backends(hosted, key, client))
     return result
+
+
+def policy_endpoint(policy: ServedPolicy) -> Endpoint:
+    """Return the endpoint of a policy."""
+    hosted, backend = policy.hosted, LocalBackend(policy)
+    slots = asyncio.Semaphore(hosted.concurrency)
+    return Endpoint(hosted, (), slots, CircuitBreaker(hosted.name), dict.fromkeys(DIALECTS, backend))
 
 
 def _build_backends(hosted: HostedProvider, key: str | None, client: HttpClient) -> dict[Api, Backend]:

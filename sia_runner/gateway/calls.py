@@ -1,97 +1,25 @@
 """One model call: its attempts with pauses between them, each reserved before it is sent and settled after.
 
-A harness's calls and the runner's own (`chat_once`) take this same path. The answer passes through `AnswerBuffer`,
-which reads, counts and passes it on in whole events."""
+A harness's calls and the runner's own (`chat_once`) take this same path."""
 
 import asyncio
 import json
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from sia_runner.gateway.backends import DIALECTS, Endpoint
+from sia_runner.gateway.backends import DIALECTS, AnswerBuffer, Emit, Endpoint
 from sia_runner.gateway.ledger import Reservation, RunLedger
 from sia_runner.gateway.session import GatewaySession
 from sia_runner.gateway.trajectories import CallRecord, TokenUsage
-from sia_runner.records import ModelReply, SampledCall, ToolCall, Usage
+from sia_runner.records import ModelReply, ToolCall, Usage
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, ModelsError, ProviderDown
-from sia_runner.wire.requests import (
-    AnswerSummary,
-    Api,
-    ApiDialect,
-    Body,
-    ModelRequest,
-    SseSplitter,
-    estimate_tokens,
-    loads,
-    token_bound,
-)
-
-Emit = Callable[[bytes], Awaitable[None]]
-
-
-class AnswerBuffer:
-    """Passes an answer on to the client as it arrives, except for its end.
-
-    The end (an answer that is not streamed is all end) waits for `flush`, after the call is settled and recorded:
-    a client that leaves once it has its answer cannot interrupt that.
-    """
-
-    def __init__(self, dialect: ApiDialect, request: ModelRequest, emit: Emit, *, keep: bool) -> None:
-        self._dialect, self._emit = dialect, emit
-        self._reader = dialect.reader(request) if request.stream else None
-        self._splitter = SseSplitter()
-        self._end: list[bytes] = []
-        self._retained: list[bytes] | None = [] if keep else None
-        self.emitted = False  # the client has received bytes: no further attempt is possible
-        self.emitting = False
-
-    async def take(self, piece: bytes) -> None:
-        """Read one piece of the answer and pass its whole events on. Raises CallError."""
-        if self._reader is None:
-            self._end.append(piece)
-            return
-        ready = []
-        for event in self._splitter.feed(piece):
-            visible = self._reader.take(event)
-            (self._end if self._reader.at_end else ready).append(visible)
-        if data := b"".join(ready):
-            if self._retained is not None:
-                self._retained.append(data)
-            await self._send(data)
-
-    def finish(self) -> AnswerSummary:
-        """Return the answer's summary. Raises CallError (malformed) for an incomplete or invalid answer."""
-        if self._reader is None:
-            return self._dialect.read(loads(b"".join(self._end)))
-        return self._reader.finish()
-
-    async def go_on(self, data: bytes, emit: Emit) -> None:
-        """Send `data` to `emit`, and everything that follows."""
-        self._emit = emit
-        if data:
-            await self._send(data)
-
-    async def flush(self) -> None:
-        """Send the end of the answer."""
-        await self._send(b"".join(self._end))
-
-    def content(self) -> bytes:
-        """Return all bytes that the client gets."""
-        return b"".join([*(self._retained or ()), *self._end])
-
-    async def _send(self, data: bytes) -> None:
-        self.emitting = True
-        try:
-            await self._emit(data)
-        except (ConnectionError, RuntimeError) as error:
-            raise CallError("cancelled", "the client is gone") from error
-        self.emitted, self.emitting = True, False
+from sia_runner.wire.requests import AnswerSummary, Api, Body, ModelRequest, estimate_tokens, token_bound
 
 
 @dataclass(slots=True)
@@ -153,13 +81,6 @@ def record_refusal(session: GatewaySession, api: Api, body: Body, question: str 
     session.finished(record, failed, None)
 
 
-def record_answer(record: CallRecord, summary: AnswerSummary, sampled: SampledCall | None) -> None:
-    """Write the answer and the sampled tokens into the record."""
-    record.tokens = asdict(sampled) if sampled else None
-    record.model, record.finish_reason = summary.model, summary.finish_reason
-    record.response = {"text": summary.text, "tool_calls": summary.tool_calls}
-
-
 _RANDOM = random.Random()  # not the shared generator, which other code may seed
 _FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
 _BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
@@ -182,7 +103,9 @@ class CallRunner:
         failed: CallError | None = None
         try:
             buffer, summary = await self._answer(call)
-            record_answer(call.record, summary, request.sampled)
+            record = call.record
+            record.sampled, record.model, record.finish_reason = summary.sampled, summary.model, summary.finish_reason
+            record.response = {"text": summary.text, "tool_calls": summary.tool_calls}
         except CallError as error:
             failed = error
             raise
@@ -214,39 +137,39 @@ class CallRunner:
         return buffer, summary
 
     async def _call(self, call: ModelCall, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
-        breaker = call.endpoint.breaker
+        hosted, breaker = call.endpoint.hosted, call.endpoint.breaker
         try:
-            answer = await self._attempts(call, keep=keep)
+            await call.endpoint.backends[call.request.api].ready()
+            while True:
+                buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, call.emit, keep=keep)
+                try:
+                    summary = await self._attempt(call, buffer)
+                    break
+                except CallError as failed:
+                    attempts = call.record.attempts
+                    pause = _pause(failed, attempts, hosted.patience)
+                    if not failed.transient or buffer.emitted or attempts >= hosted.attempts or pause is None:
+                        raise
+                await breaker.pause(pause)
         except CallError as failed:
             breaker.failed(call.endpoint.clean(failed))
             raise
         breaker.succeeded()
-        return answer
-
-    async def _attempts(self, call: ModelCall, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
-        hosted, breaker = call.endpoint.hosted, call.endpoint.breaker
-        backend = call.endpoint.backends[call.request.api]
-        await backend.ready()
-        while True:
-            buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, call.emit, keep=keep)
-            try:
-                return buffer, await self._attempt(call, buffer)
-            except CallError as failed:
-                pause = _pause(failed, call.record.attempts, hosted.patience)
-                if not failed.transient or buffer.emitted or call.record.attempts >= hosted.attempts or pause is None:
-                    raise
-            await breaker.pause(pause)
+        return buffer, summary
 
     async def _attempt(self, call: ModelCall, buffer: AnswerBuffer) -> AnswerSummary:
+        backend, seconds = call.endpoint.backends[call.request.api], call.endpoint.hosted.timeout
         async with call.endpoint.slots:
             call.endpoint.breaker.check()
             reservation = await self._reserve(call)
             call.record.attempts += 1
             try:
-                summary = await _receive(call, buffer)
-            except CallError as failed:
+                async with asyncio.timeout(seconds):
+                    summary = await backend.send(call.request, buffer)
+            except (CallError, TimeoutError) as error:
+                failed = error if isinstance(error, CallError) else _timeout_error(buffer, seconds)
                 settle_failed(call, reservation, failed, buffer)
-                raise
+                raise failed from None
             except BaseException:
                 settle_failed(call, reservation, CallError("cancelled", ""), buffer)
                 raise
@@ -288,21 +211,10 @@ class CallRunner:
         self._settled = asyncio.Event()
 
 
-async def _receive(call: ModelCall, buffer: AnswerBuffer) -> AnswerSummary:
-    """Receive one attempt's answer and pass all but its end on. Raises CallError."""
-    backend, seconds = call.endpoint.backends[call.request.api], call.endpoint.hosted.timeout
-    source = backend.pieces(call.request)
-    try:
-        async with asyncio.timeout(seconds):
-            async for piece in source:
-                await buffer.take(piece)
-    except TimeoutError:
-        if buffer.emitting:
-            raise CallError("cancelled", f"the client did not read its answer within {seconds:g} s") from None
-        raise CallError("timeout", f"no complete answer within {seconds:g} s") from None
-    finally:
-        await source.aclose()  # pyright: ignore[reportAttributeAccessIssue]
-    return buffer.finish()
+def _timeout_error(buffer: AnswerBuffer, seconds: float) -> CallError:
+    if buffer.emitting:
+        return CallError("cancelled", f"the client did not read its answer within {seconds:g} s")
+    return CallError("timeout", f"no complete answer within {seconds:g} s")
 
 
 async def _replay(call: ModelCall, stored: bytes) -> tuple[AnswerBuffer, AnswerSummary]:

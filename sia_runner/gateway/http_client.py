@@ -1,18 +1,19 @@
 """The HTTP client for providers: all bytes to and from them pass here, with bounded sizes."""
 
-import json
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from sia_runner.wire.failures import CallError, error_of_status
+from sia_runner.text import one_line
+from sia_runner.wire.failures import CallError, error_of_body
+from sia_runner.wire.providers import address_of
+from sia_runner.wire.requests import MAX_ANSWER_BYTES
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
-MAX_ANSWER_BYTES = 16 << 20  # bytes
 _MAX_ERROR_BYTES = 64 << 10
 _CONNECT_SECONDS = 10.0  # seconds
 
@@ -24,10 +25,7 @@ class HttpClient:
         self._session: ClientSession | None = None
 
     async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> "ClientResponse":
-        """Send a request and return the response with its body unread; the caller closes it.
-
-        The caller also bounds the time. Raises CallError.
-        """
+        """Send a request; the caller bounds the time, reads the body and closes the response. Raises CallError."""
         import aiohttp
 
         try:
@@ -35,7 +33,9 @@ class HttpClient:
                 method, url, headers=headers, data=body, allow_redirects=False, proxy=_proxy(url)
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            raise CallError("unreachable", f"no connection to {_address(url)}: {_reason(error)}", sent=False) from None
+            raise CallError(
+                "unreachable", f"no connection to {address_of(url)}: {_reason(error)}", sent=False
+            ) from None
         except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
             raise _broken_connection(error) from None
 
@@ -78,17 +78,7 @@ async def read_error(response: "ClientResponse") -> CallError:
         body += piece
         if len(body) > _MAX_ERROR_BYTES:
             break
-    return error_from_body(response.status, response.headers, bytes(body[:_MAX_ERROR_BYTES]))
-
-
-def error_from_body(status: int, headers: Mapping[str, str], body: bytes) -> CallError:
-    """Return the error that a status, headers and body mean."""
-    text = body.decode(errors="replace")
-    try:
-        parsed: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        parsed = text
-    return error_of_status(status, {name.lower(): value for name, value in headers.items()}, parsed)
+    return error_of_body(response.status, response.headers, bytes(body[:_MAX_ERROR_BYTES]))
 
 
 def _proxy(url: str) -> str | None:
@@ -104,10 +94,5 @@ def _broken_connection(error: Exception) -> CallError:
     return CallError("unreachable", f"the provider's connection broke: {_reason(error)}")
 
 
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(str(error)) or type(error).__name__

@@ -113,10 +113,7 @@ class GrantCalls:
 def budget_refusal(
     pools: Iterable[BudgetPool], own: LedgerFile, others: Iterable[Allowance], held_by_others: Mapping[str, int]
 ) -> BudgetSpent | BudgetFullyReserved | None:
-    """Return why a call cannot be sent: the widest limit that is spent; None where it can.
-
-    It is BudgetFullyReserved where settling a call under way may still free enough.
-    """
+    """Return why a call cannot be sent, or None; BudgetFullyReserved where calls under way may still free enough."""
     contended: BudgetFullyReserved | None = None
     for pool in pools:
         settled = sum(
@@ -379,10 +376,7 @@ class Reservation:
         return usd
 
     def unanswered(self, *, may_be_charged: bool) -> None:
-        """Settle an attempt that got no answer.
-
-        `may_be_charged`: it stays counted as reserved; otherwise the reservation is undone.
-        """
+        """End an attempt without an answer: it stays counted as reserved where it `may_be_charged`, else is undone."""
         self._ledger.finish_attempt(
             self, {"unanswered" if may_be_charged else "undone": self._number}, counts_as_call=may_be_charged
         )

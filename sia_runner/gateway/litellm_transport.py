@@ -1,18 +1,16 @@
 """Our HTTP transport for litellm: one attempt is one request, bounded in size, whose answer we also read ourselves."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
 import httpx
 
-from sia_runner.gateway.http_client import HttpClient, body_pieces, error_from_body
-from sia_runner.wire.anthropic_messages import AnthropicMessages
-from sia_runner.wire.failures import CallError
-from sia_runner.wire.openai_chat import OpenAIChat
+from sia_runner.gateway.backends import API_PATHS, DIALECTS
+from sia_runner.gateway.http_client import HttpClient, body_pieces
+from sia_runner.wire.failures import CallError, error_of_body
 from sia_runner.wire.requests import AnswerReader, ApiDialect, ModelRequest, SseSplitter, loads
 
-_DIALECTS_BY_PATH: Mapping[str, ApiDialect] = {"/chat/completions": OpenAIChat(), "/messages": AnthropicMessages()}
 _ENCODINGS = ("content-encoding", "content-length", "transfer-encoding")
 
 
@@ -34,7 +32,7 @@ class SingleRequest:
         if self._sent:
             raise httpx.ReadError("one attempt is one request", request=request)
         self._sent = True
-        self._native = next((api for path, api in _DIALECTS_BY_PATH.items() if request.url.path.endswith(path)), None)
+        self._native = next((DIALECTS[api] for api, path in API_PATHS.items() if request.url.path.endswith(path)), None)
         self._reader = self._native.reader(self._model_request) if self._native and self._model_request.stream else None
         body = await request.aread()
         headers = dict(request.headers) | {"accept-encoding": "identity"}
@@ -79,7 +77,7 @@ class SingleRequest:
         if not self._sent:
             return CallError("bad_request", f"this request cannot be translated: {reason}", status=400, sent=False)
         if self._response is not None and self._response.status >= 400:
-            return error_from_body(self._response.status, self._response.headers, bytes(self._body[: 64 << 10]))
+            return error_of_body(self._response.status, self._response.headers, bytes(self._body[: 64 << 10]))
         return CallError("malformed", f"the provider's answer cannot be translated: {reason}")
 
     def check_answer(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from sia_runner.config.components import HostedProvider
-from sia_runner.gateway.backends import DIALECTS, Endpoint
+from sia_runner.gateway.backends import API_PATHS, DIALECTS, Endpoint
 from sia_runner.gateway.calls import CallRunner, record_refusal
 from sia_runner.gateway.session import AnswerCache, GatewaySession
 from sia_runner.records import GatewayAddress
@@ -108,11 +108,6 @@ def models_response(api: Api, hosted: HostedProvider, name: str) -> web.Response
     )
 
 
-def token_count_response(input_tokens: int) -> web.Response:
-    """Return the response to a token count; it is an estimate, since only the provider can count."""
-    return _json_response({"input_tokens": input_tokens})
-
-
 def _status_of(failed: CallError) -> int:
     if failed.status is not None and failed.kind in ("auth", "bad_request"):
         return failed.status
@@ -127,7 +122,7 @@ MAX_REQUEST_BYTES = 8 << 20  # bytes
 _MAX_CONNECTIONS = 512  # concurrent; a harness must not use up the runner's file descriptors
 _MAX_SOCKET_PATH_BYTES = 107  # longest address of a Unix socket, in bytes
 _PASSED_HEADERS = ("anthropic-version", "anthropic-beta")  # headers that are part of a request
-_API_BY_PATH: Mapping[str, Api] = {"/chat/completions": "openai", "/messages": "anthropic"}
+_API_BY_PATH: Mapping[str, Api] = {path: api for api, path in API_PATHS.items()}
 _LOG = logging.getLogger(__name__)  # invalid HTTP from a harness must not reach the user's terminal
 _LOG.addHandler(logging.NullHandler())
 _LOG.propagate = False
@@ -184,7 +179,8 @@ class GatewayServer:
         return self._new_session(grant, GatewayAddress(self._socket, {}), self._own_cache)
 
     def _new_session(self, grant: Grant, door: GatewayAddress, cache: AnswerCache) -> GatewaySession:
-        grant.trajectories.parent.mkdir(parents=True, exist_ok=True)
+        if grant.trajectories is not None:
+            grant.trajectories.parent.mkdir(parents=True, exist_ok=True)
         cached = self._endpoints[grant.role].hosted.cache and grant.sample is None
         return GatewaySession(grant, door, cache if cached else None)
 
@@ -214,7 +210,9 @@ class GatewayServer:
         try:
             body = await _read_body(request)
             if path == _COUNT_PATH:
-                return token_count_response(estimate_tokens(dumps(body).decode()))
+                return _json_response(
+                    {"input_tokens": estimate_tokens(dumps(body).decode())}
+                )  # only a provider can count
             model_request = _prepare(request, api, body, endpoint)
             model_request.question = question or model_request.question
             model_request.grant, model_request.turn = session.grant, session.turn(model_request.question)

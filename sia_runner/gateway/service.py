@@ -13,28 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sia_runner.config.components import HostedProvider
 from sia_runner.config.experiment import BudgetConfig
-from sia_runner.config.training import PolicyConfig
 from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates, price_of
-from sia_runner.policy.backend import check_policy
 from sia_runner.records import ModelReply, Usage
 from sia_runner.wire.grants import Grant, ModelsError, Role
 from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe, key_of
 
 if TYPE_CHECKING:
-    from sia_runner.gateway.backends import Endpoint
+    from sia_runner.gateway.backends import Endpoint, ServedPolicy
     from sia_runner.gateway.calls import CallRunner
     from sia_runner.gateway.http_client import HttpClient
     from sia_runner.gateway.server import GatewayServer
     from sia_runner.gateway.session import GatewaySession
-    from sia_runner.wire.policy import PolicyService
 
 _PACKAGES = ("litellm", "aiohttp")
-
-
-def check_provider(role: Role, hosted: HostedProvider, budget: BudgetConfig) -> None:
-    """Check one role's provider. Raises ModelsError with one line; takes little more than `PROBE_SECONDS`."""
-    check_providers({role: hosted}, budget)
 
 
 def check_providers(providers: Mapping[Role, HostedProvider], budget: BudgetConfig) -> None:
@@ -73,7 +65,6 @@ def check_endpoint(hosted: HostedProvider) -> str:
 
 
 _Result = TypeVar("_Result")
-TrainablePolicy = tuple[PolicyConfig, "PolicyService"]  # a model whose weights can be trained
 
 
 class GatewayService:
@@ -88,7 +79,7 @@ class GatewayService:
         *,
         share: float = 1.0,
         held_back: Callable[[], Usage] | None = None,
-        policy: "TrainablePolicy | None" = None,
+        policy: "ServedPolicy | None" = None,
     ) -> None:
         """Build the ledger; `policy` is the target's model where its weights can be trained."""
         self._providers, self._budget, self._cache, self._policy = dict(providers), budget, cache, policy
@@ -103,7 +94,7 @@ class GatewayService:
     def check(self) -> None:
         """Check the policy and all providers. Raises ModelsError."""
         if self._policy is not None:
-            check_policy(self._policy[0])
+            self._policy.check()
         check_providers(self._providers, self._budget)
 
     @contextmanager
@@ -134,7 +125,7 @@ class GatewayService:
         """Return the trainable model, loaded on first use. Raises ModelsError where there is none."""
         if self._policy is None:
             raise ModelsError("the target agent has no policy: target_agent=policy")
-        return self._policy[1].start()
+        return self._policy.start()
 
     def release_allowances(self, jobs: Collection[str]) -> None:
         """Free the budget that gateways of these SLURM jobs hold."""
@@ -143,7 +134,7 @@ class GatewayService:
     def close(self) -> None:
         """End the gateway, the policy and the ledger."""
         if self._policy is not None:
-            self._policy[1].close()
+            self._policy.close()
         with self._lock:
             self._closed = True
             running, self._running = self._running, None
@@ -174,7 +165,7 @@ class _GatewayThread:
     _client: "HttpClient"
 
     def __init__(
-        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "TrainablePolicy | None"
+        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "ServedPolicy | None"
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
@@ -199,18 +190,17 @@ class _GatewayThread:
         self._stop()
 
     async def _start(
-        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "TrainablePolicy | None"
+        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "ServedPolicy | None"
     ) -> None:
-        from sia_runner.gateway.backends import build_endpoints
+        from sia_runner.gateway.backends import build_endpoints, policy_endpoint
         from sia_runner.gateway.calls import CallRunner
         from sia_runner.gateway.http_client import HttpClient
         from sia_runner.gateway.server import GatewayServer
-        from sia_runner.policy.backend import apply_grant, policy_endpoint, record_sample
 
         self._client = HttpClient()
         self.role_endpoints = build_endpoints(providers, self._client)
         if policy is not None:
-            self.role_endpoints["target"] = policy_endpoint(*policy, apply_grant, record_sample)
+            self.role_endpoints["target"] = policy_endpoint(policy)
         self.call_runner = CallRunner(ledger)
         self.gateway = GatewayServer(self.role_endpoints, self.call_runner, cache)
         await self.gateway.start()

@@ -7,14 +7,14 @@ import json
 import os
 import tempfile
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.trajectories import CallRecord, append_record
-from sia_runner.records import CallFailures, GatewayAddress, OutcomeKind, Usage
+from sia_runner.records import CallFailures, GatewayAddress, OutcomeKind, SampledCall, Usage
 from sia_runner.wire.failures import CallError, FailureKind
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
 from sia_runner.wire.requests import ModelRequest
@@ -23,10 +23,7 @@ _TAGS = ("user", "metadata")  # fields that identify the caller and do not chang
 
 
 class AnswerCache:
-    """One session's view of the cache folder.
-
-    A request repeated in one session gets a different answer each time: a harness may sample several answers.
-    """
+    """One session's view of the cache folder; a request repeated in it is another sample, with another answer."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -89,6 +86,7 @@ class GatewaySession:
         self._untagged: Counter[OutcomeKind] = Counter()
         self._trouble: Exception | None = None
         self._turns: Counter[str | None] = Counter()
+        self.sampled: defaultdict[str, list[SampledCall]] = defaultdict(list)
 
     def turn(self, question: str | None) -> int:
         """Return the number of earlier calls for `question`; bounded, since a harness may invent questions."""
@@ -137,14 +135,17 @@ class GatewaySession:
         if failed is not None:
             self._trouble = self._trouble or _shared_error(failed, down)
         self._unsent += record.attempts == 0 and not record.cached
-        if self._unsent <= _MAX_REFUSED_RECORDS or record.attempts:
-            self._write(record)
+        if self.grant.trajectories is None:
+            if record.sampled is not None and record.question is not None:
+                self.sampled[record.question].append(record.sampled)
+        elif self._unsent <= _MAX_REFUSED_RECORDS or record.attempts:
+            self._write(self.grant.trajectories, record)
 
-    def _write(self, record: CallRecord) -> None:
+    def _write(self, path: Path, record: CallRecord) -> None:
         try:
-            append_record(self.grant.trajectories, record)
+            append_record(path, record)
         except OSError as error:
-            self._trouble = ProviderDown(f"{self.grant.trajectories} cannot be written: {error.strerror or error}")
+            self._trouble = ProviderDown(f"{path} cannot be written: {error.strerror or error}")
 
     def _note(self, question: str | None, kind: OutcomeKind | None) -> None:
         if question is None:

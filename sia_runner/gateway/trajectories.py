@@ -4,6 +4,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sia_runner.records import SampledCall
 from sia_runner.wire.requests import Body, dumps
 
 MAX_PART_BYTES = 256 << 10  # bytes kept of a request, and of a response
@@ -41,15 +42,17 @@ class CallRecord:
     seconds: float = 0.0
     attempts: int = 0
     cached: bool = False  # answered from the runner's own cache
-    tokens: Body | None = None  # of a policy: what was sampled (records.Sampled)
+    sampled: SampledCall | None = None  # of a policy; "tokens" in the file
     error: dict[str, str] | None = None  # kind, message
 
 
 def append_record(path: Path, record: CallRecord) -> None:
     """Append one whole line with a single write. Raises OSError."""
     rest = {name: getattr(record, name) for name in CallRecord.__slots__ if name not in ("request", "response")}
+    sampled, error = rest.pop("sampled"), rest.pop("error")
+    rest |= {"usage": asdict(record.usage), "tokens": sampled and sampled.to_json(), "error": error}
     parts = [b'"request":' + _encode_part(record.request), b'"response":' + _encode_part(record.response)]
-    data = b",".join([dumps(rest | {"usage": asdict(record.usage)})[:-1], *parts]) + b"}\n"
+    data = b",".join([dumps(rest)[:-1], *parts]) + b"}\n"
     stream = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         written = os.write(stream, data)

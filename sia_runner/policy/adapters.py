@@ -1,23 +1,19 @@
-"""Adapters on one copy of the base: loaded once, switched by name, and written as a folder for a server."""
+"""Adapters on one copy of the base: loaded once, and switched by name."""
 
-import hashlib
 import json
-import shutil
-import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sia_runner.text import first_line
+from sia_runner.wire.adapter_files import ORIGIN_FILE, WEIGHTS_FILE, adapter_sha256
 from sia_runner.wire.policy import PolicyError
 
-ADAPTER_ORIGIN_FILE = "sia_adapter.json"  # beside the weights: which base they were trained on
 BASE_VERSION = "base"  # the version without an adapter
 _MAX_LOADED_ADAPTERS = 4  # adapters loaded at the same time
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 class AdapterSwitcher:
@@ -43,13 +39,6 @@ class AdapterSwitcher:
         self.model.base_model.enable_adapter_layers()
         self.model.set_adapter(self._loaded[version], inference_mode=True)
         return version
-
-    def unload(self, folder: Path) -> None:
-        """Free an adapter's memory; it is loaded again at its next use."""
-        version = adapter_version(folder)
-        self._forget_missing()
-        if version in self._loaded:
-            self._drop(version)
 
     @contextmanager
     def restored_afterwards(self) -> Iterator[None]:
@@ -98,9 +87,7 @@ class AdapterSwitcher:
                     self.model, folder, adapter_name=name, torch_device=str(self.model.device)
                 )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise PolicyError(
-                f"adapter {folder} cannot be loaded: {(str(error).splitlines() or [''])[0][:200]}"
-            ) from None
+            raise PolicyError(f"adapter {folder} cannot be loaded: {first_line(error)}") from None
         self._loaded[version] = name
 
     def _forget_missing(self) -> None:
@@ -111,24 +98,16 @@ class AdapterSwitcher:
 
     def _evict(self) -> None:
         while len(self._loaded) >= _MAX_LOADED_ADAPTERS:
-            self._drop(next(version for version, name in self._loaded.items() if name not in self._pinned))
-
-    def _drop(self, version: str) -> None:
-        name = self._loaded.pop(version)
-        if set(self.model.peft_config) == {name}:  # PEFT cannot be without any
-            self.model = self.model.unload().requires_grad_(False)
-        else:
-            self.model.delete_adapter(name)
+            version = next(version for version, name in self._loaded.items() if name not in self._pinned)
+            self.model.delete_adapter(self._loaded.pop(version))
 
 
 def check_adapter_base(folder: Path, base_id: str, base_sha256: str) -> None:
     """Raise PolicyError, one line, if the adapter was trained on another base or its origin is unknown."""
     try:
-        written = json.loads((folder / ADAPTER_ORIGIN_FILE).read_text(encoding="utf-8"))
+        written = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PolicyError(
-            f"adapter {folder}: {ADAPTER_ORIGIN_FILE} cannot be read, so its base is unknown ({error})"
-        ) from None
+        raise PolicyError(f"adapter {folder}: {ORIGIN_FILE} cannot be read, so its base is unknown ({error})") from None
     if written.get("base_sha256") != base_sha256:
         raise PolicyError(
             f"adapter {folder} was trained on {written.get('base_id')} ({str(written.get('base_sha256'))[:12]}), "
@@ -137,29 +116,21 @@ def check_adapter_base(folder: Path, base_id: str, base_sha256: str) -> None:
 
 
 def adapter_version(folder: Path) -> str:
-    """Return the hash of the adapter's weights: equal for copies, different after a change. Raises PolicyError."""
-    weights = folder / ADAPTER_WEIGHTS_FILE
+    """Return 16 hex digits of the hash of the adapter's weights. Raises PolicyError."""
     try:
-        status = weights.stat()
-        return _file_hash(weights, status.st_mtime_ns, status.st_size, status.st_ino)
+        return adapter_sha256(folder)[:16]
     except OSError as error:
         raise PolicyError(f"adapter {folder} cannot be read: {error.strerror or error}") from None
-
-
-@lru_cache(maxsize=64)
-def _file_hash(weights: Path, *_written: int) -> str:
-    """Hash a file; cached, since every batch asks. The status arguments change when the file does."""
-    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 
 
 def _check_weights_file(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as tensors:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
             tensors.keys()
     except (OSError, SafetensorError) as error:
-        raise PolicyError(f"adapter {folder}: {ADAPTER_WEIGHTS_FILE} cannot be read: {error}") from None
+        raise PolicyError(f"adapter {folder}: {WEIGHTS_FILE} cannot be read: {error}") from None
 
 
 def _has_disabled_layers(model: Any) -> bool:
@@ -171,32 +142,3 @@ def _has_disabled_layers(model: Any) -> bool:
 def has_adapter(model: Any) -> bool:
     """Return True if training has put an adapter on the model."""
     return hasattr(model, "peft_config")
-
-
-def write_live_adapter(model: Any, folder: Path, base_id: str, base_sha256: str) -> None:
-    """Write the model's active adapter in PEFT's layout; `folder` is complete or absent."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    (name,) = model.active_adapters
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    # "auto" would ask a model hub whether the vocabulary was changed
-    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
-    save_file(tensors, partial / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
-    config = model.peft_config[name].to_dict() | {"inference_mode": True, "base_model_name_or_path": base_id}
-    (partial / "adapter_config.json").write_text(
-        json.dumps(config, default=_json_default, indent=1) + "\n", encoding="utf-8"
-    )
-    (partial / ADAPTER_ORIGIN_FILE).write_text(
-        json.dumps({"base_id": base_id, "base_sha256": base_sha256}) + "\n", encoding="utf-8"
-    )
-    partial.chmod(0o755)  # the server may run as another user
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _json_default(value: Any) -> Any:
-    """Convert to JSON: PEFT stores target names as a set."""
-    return sorted(value) if isinstance(value, set | frozenset) else str(value)

@@ -6,28 +6,18 @@ import asyncio
 import hashlib
 import os
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from sia_runner.config.components import HostedProvider, TokenPrices
 from sia_runner.config.training import PolicyConfig
-from sia_runner.gateway.backends import CircuitBreaker, Endpoint
 from sia_runner.policy.vllm_client import VLLM_KEY_VARIABLE, VllmServer
 from sia_runner.records import SampledCall
-from sia_runner.wire import requests
 from sia_runner.wire.failures import CallError
-from sia_runner.wire.policy import (
-    LIVE_WEIGHTS,
-    PolicyAnswer,
-    PolicyError,
-    PolicyRequest,
-    PolicyService,
-    check_policy_packages,
-)
+from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError, PolicyRequest, PolicyService, check_policy_packages
 from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe
-from sia_runner.wire.requests import Body, ModelRequest, bad_request, boolean_field, dumps
+from sia_runner.wire.requests import Body, ModelRequest, bad_request
 
 # Options that would change the answer: refused by name rather than ignored.
 _OPENAI_NOT_SERVED = (
@@ -51,7 +41,7 @@ _MAX_STOP_STRINGS, _MAX_STOP_LENGTH = 16, 256  # number of strings, and characte
 
 
 def openai_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
-    """Convert an OpenAI request. Raises Failed (bad_request)."""
+    """Convert an OpenAI request. Raises CallError (bad_request)."""
     body = call.body
     for name in _OPENAI_NOT_SERVED:
         if body.get(name) and body[name] != _OPENAI_NEUTRAL.get(name):
@@ -69,28 +59,8 @@ def openai_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
     )
 
 
-def openai_response(call: ModelRequest, answer: PolicyAnswer, decode: Callable[[Sequence[int]], str]) -> list[bytes]:
-    """Return the response: one JSON, or the events of a stream.
-
-    `decode` shows a token as text.
-    """
-    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": call.body["model"]}
-    logprobs = _openai_logprobs(answer, decode) if boolean_field(call.body, "logprobs") else None
-    usage, reason = _openai_usage(answer), answer.sampled.finish_reason
-    if not call.stream:
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}
-        return [dumps(head | {"object": "chat.completion", "choices": [choice], "usage": usage})]
-    head["object"] = "chat.completion.chunk"
-    delta = {"role": "assistant", "content": answer.text}
-    first = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-    last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": reason}
-    chunks = [{"choices": [first]}, {"choices": [last]}, {"choices": [], "usage": usage}]
-    return [*(requests.sse_event(dumps(head | chunk)) for chunk in chunks), requests.sse_event(b"[DONE]")]
-
-
 def read_number(body: Body, name: str, default: float, limit: float) -> float:
-    """Return a number from 0 to `limit` of the request, or `default`. Raises Failed (bad_request)."""
+    """Return a number from 0 to `limit` of the request, or `default`. Raises CallError (bad_request)."""
     value = body.get(name)
     if value is None:
         return default
@@ -100,7 +70,7 @@ def read_number(body: Body, name: str, default: float, limit: float) -> float:
 
 
 def read_stop_strings(value: Any, name: str) -> tuple[str, ...]:
-    """Return the stop strings of a request as a tuple. Raises Failed (bad_request)."""
+    """Return the stop strings of a request as a tuple. Raises CallError (bad_request)."""
     strings = [value] if isinstance(value, str) else value
     if strings is None:
         return ()
@@ -119,29 +89,11 @@ def _read_seed(value: Any) -> int | None:
     return value
 
 
-def _openai_usage(answer: PolicyAnswer) -> dict[str, int]:
-    input_tokens, output_tokens = len(answer.sampled.prompt_ids), len(answer.sampled.completion_ids)
-    return {
-        "prompt_tokens": input_tokens,
-        "completion_tokens": output_tokens,
-        "total_tokens": input_tokens + output_tokens,
-    }
-
-
-def _openai_logprobs(answer: PolicyAnswer, decode: Callable[[Sequence[int]], str]) -> dict[str, Any]:
-    sampled = answer.sampled
-    tokens = [
-        {"token": (text := decode([token])), "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []}
-        for token, logprob in zip(sampled.completion_ids, sampled.logprobs, strict=True)
-    ]
-    return {"content": tokens, "refusal": None}
-
-
 _ANTHROPIC_NOT_SERVED = ("tools", "thinking", "top_k")
 
 
 def anthropic_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
-    """Convert an Anthropic request; this API has no seed. Raises Failed (bad_request)."""
+    """Convert an Anthropic request; this API has no seed. Raises CallError (bad_request)."""
     body = call.body
     for name in _ANTHROPIC_NOT_SERVED:
         if body.get(name) and body[name] != {"type": "disabled"}:
@@ -158,86 +110,40 @@ def anthropic_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
     )
 
 
-def anthropic_response(call: ModelRequest, answer: PolicyAnswer) -> list[bytes]:
-    """Return the response: one JSON, or the events of a stream."""
-    text: Body = {"type": "text", "text": answer.text}
-    reason = {"stop_reason": _anthropic_stop_reason(answer), "stop_sequence": None}
-    output_usage = {"output_tokens": len(answer.sampled.completion_ids)}
-    message: dict[str, Any] = {
-        "id": f"msg_{uuid.uuid4().hex}",
-        "type": "message",
-        "role": "assistant",
-        "model": call.body["model"],
-        "content": [text],
-        **reason,
-        "usage": {"input_tokens": len(answer.sampled.prompt_ids), **output_usage},
-    }
-    if not call.stream:
-        return [dumps(message)]
-    events: list[Body] = [
-        {"type": "message_start", "message": message | {"content": [], "stop_reason": None}},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": answer.text}},
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": reason, "usage": output_usage},
-        {"type": "message_stop"},
-    ]
-    return [requests.sse_event(dumps(event), str(event["type"])) for event in events]
-
-
-def _anthropic_stop_reason(answer: PolicyAnswer) -> str:
-    return "end_turn" if answer.sampled.finish_reason == "stop" else "max_tokens"
-
-
-ApplyGrant = Callable[
-    [ModelRequest, PolicyRequest], PolicyRequest
-]  # sets what the runner decides: weights, temperature, seed
-# Called with the sampled tokens on the gateway's loop, before the answer is sent.
-RecordSample = Callable[[ModelRequest, SampledCall], None]
 _REQUEST_TIMEOUT = 3600.0  # seconds: slow hardware may queue for long, and a retry would only lengthen the queue
 
 
 class PolicyBackend:
-    """A backend (see endpoints.Backend) that answers requests of both APIs from a policy."""
+    """A policy behind the gateway (see gateway.backends.ServedPolicy): answers requests of both APIs."""
 
-    def __init__(self, answering: PolicyService, spec: PolicyConfig, settle: ApplyGrant, keep: RecordSample) -> None:
-        self._answering, self._spec, self._settle, self._keep = answering, spec, settle, keep
+    def __init__(self, spec: PolicyConfig, service: PolicyService) -> None:
+        self.hosted, self._spec, self._service = policy_provider(spec), spec, service
 
-    async def ready(self) -> None:
-        """Load the policy."""
-        await asyncio.to_thread(self._answering.start)
+    def check(self) -> None:
+        """Check packages and server. Raises ModelsError."""
+        check_policy(self._spec)
 
-    async def pieces(self, request: ModelRequest) -> AsyncIterator[bytes]:
-        """Make one attempt. Raises Failed.
+    def start(self) -> Any:
+        """Return the policy, loaded on first use. Raises PolicyError."""
+        return self._service.start()
 
-        If the client disconnects, its request is cancelled unless its batch has started.
-        """
+    def close(self) -> None:
+        """Stop answering and free what the policy holds."""
+        self._service.close()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return tokens as text."""
+        return self.start().tokenizer.decode(ids)
+
+    async def answer(self, request: ModelRequest) -> SampledCall:
+        """Answer a request; if the client leaves, it is cancelled unless its batch has started. Raises CallError."""
         convert = openai_request if request.api == "openai" else anthropic_request
-        asked = self._settle(request, convert(request, self._spec))
-        answer = await asyncio.wrap_future(self._answering.submit(asked))
-        self._keep(request, answer.sampled)
-        if request.api == "openai":
-            decode = self._answering.start().tokenizer.decode
-            pieces = openai_response(request, answer, decode)
-        else:
-            pieces = anthropic_response(request, answer)
-        for piece in pieces:
-            yield piece
-
-
-def policy_endpoint(spec: PolicyConfig, answering: PolicyService, settle: ApplyGrant, keep: RecordSample) -> Endpoint:
-    """Return a role's endpoint for the gateway; a policy is free of charge."""
-    served = PolicyBackend(answering, spec, settle, keep)
-    provider = policy_provider(spec)
-    slots = asyncio.Semaphore(provider.concurrency)
-    return Endpoint(provider, (), slots, CircuitBreaker(provider.name), {"openai": served, "anthropic": served})
+        granted = apply_grant(request, convert(request, self._spec))
+        return await asyncio.wrap_future(self._service.submit(granted))
 
 
 def policy_provider(spec: PolicyConfig) -> HostedProvider:
-    """Return the policy as a provider, as the gateway and the ledger need it.
-
-    In this process nothing is sent to the address, and there is one attempt: what failed once would fail again.
-    """
+    """Return the policy as a provider; in this process nothing is sent, and what failed once would fail again."""
     remote = spec.backend == "vllm"
     return HostedProvider(
         name="vllm" if remote else "policy",
@@ -273,16 +179,8 @@ def apply_grant(call: ModelRequest, request: PolicyRequest) -> PolicyRequest:
     return request
 
 
-def record_sample(call: ModelRequest, sampled: SampledCall) -> None:
-    """Store what was sampled on the request, for the gateway's record."""
-    call.sampled = sampled
-
-
 def check_policy(spec: PolicyConfig) -> None:
-    """Check packages and server. Raises ModelsError, one line.
-
-    Takes little more than SECONDS if the server does not answer.
-    """
+    """Check packages and server, in little more than PROBE_SECONDS. Raises ModelsError, one line."""
     check_policy_packages()
     if spec.backend == "vllm":
         EndpointProbe(policy_provider(spec)).answer(time.monotonic() + PROBE_SECONDS)

@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sia_runner.text import first_line
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.policy import Messages, PolicyError
 from sia_runner.wire.requests import bad_request
@@ -41,7 +42,7 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **_dequantise_options(folder))
     except (OSError, ValueError, KeyError) as error:
-        raise PolicyError(f"base={base} cannot be loaded: {_first_line(error)}") from None
+        raise PolicyError(f"base={base} cannot be loaded: {first_line(error)}") from None
     _remove_four_bit_conversions(model)
     model.requires_grad_(False).eval()
     model.to(device)  # pyright: ignore[reportArgumentType] - its decorators hide its signature
@@ -58,7 +59,7 @@ def load_tokenizer(base: str, folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise PolicyError(f"base={base} cannot be loaded: {_first_line(error)}") from None
+        raise PolicyError(f"base={base} cannot be loaded: {first_line(error)}") from None
     if tokenizer.chat_template is None:
         raise PolicyError(f"base={base} has no chat template: requests are chats; take its instruct variant")
     if tokenizer.pad_token_id is None:
@@ -67,10 +68,7 @@ def load_tokenizer(base: str, folder: Path) -> Any:
 
 
 def _dequantise_options(folder: Path) -> dict[str, Any]:
-    """Return load options that dequantise gpt-oss's experts from 4 bits (MXFP4), which have no gradients.
-
-    transformers dequantises by itself only where it finds no 4-bit kernels, as on a CPU.
-    """
+    """Return options that dequantise gpt-oss's 4-bit experts, which have no gradients, also where kernels exist."""
     from transformers import AutoConfig
     from transformers.utils.quantization_config import Mxfp4Config
 
@@ -106,10 +104,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def _sha256(file: Path) -> str:
-    """Hash a file.
-
-    The hub's cache links large files to blobs that are named by their hash, so 63 GB need not be read again.
-    """
+    """Hash a file; the hub's cache names large files by their hash, so 63 GB need not be read again."""
     blob = file.resolve().name
     if len(blob) == _SHA256_DIGITS and set(blob) <= set("0123456789abcdef"):
         return blob
@@ -129,7 +124,7 @@ def base_folder(base: str, *, weights: bool = True) -> Path:
         patterns = ["*.json", "*.jinja", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
         return Path(snapshot_download(base, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (OSError, ValueError, HFValidationError) as error:
-        raise PolicyError(f"base={base} is no folder, and no model of the hub: {_first_line(error)}") from None
+        raise PolicyError(f"base={base} is no folder, and no model of the hub: {first_line(error)}") from None
 
 
 def _device(device: str) -> str:
@@ -147,10 +142,6 @@ def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     named = model.generation_config.eos_token_id
     ids = named if isinstance(named, list) else [named]
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 # The tiny model's template: each message between the mark of its role and the end mark, then the answer's mark.
@@ -182,7 +173,7 @@ class ChatTokenizer:
         self._harmony = "<|channel|>" in tokenizer.get_vocab()
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        """Return the conversation's token ids up to where the answer begins. Raises Failed (bad_request)."""
+        """Return the conversation's token ids up to where the answer begins. Raises CallError (bad_request)."""
         try:
             text = self._tokenizer.apply_chat_template(
                 _plain_messages(messages), chat_template=self._template, tokenize=False, add_generation_prompt=True
@@ -194,10 +185,7 @@ class ChatTokenizer:
         ]  # its length is checked by us
 
     def prompt_within(self, messages: Messages, context: int) -> list[int]:
-        """Return `prompt_ids`, checked to leave space for at least one token in `context`.
-
-        Raises Failed (bad_request, in OpenAI's words) if the prompt is too long.
-        """
+        """Return `prompt_ids`. Raises CallError (bad_request) if `context` leaves no room for an answer."""
         ids = self.prompt_ids(messages)
         if len(ids) >= context:
             raise CallError(

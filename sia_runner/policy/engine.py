@@ -12,15 +12,9 @@ from typing import Any
 
 from sia_runner.config.training import PolicyConfig
 from sia_runner.records import SampledCall
+from sia_runner.text import one_line
 from sia_runner.wire.failures import CallError
-from sia_runner.wire.policy import (
-    LiveWeights,
-    PolicyAnswer,
-    PolicyRequest,
-    WarmupDialogue,
-    WeightsSource,
-    check_policy_packages,
-)
+from sia_runner.wire.policy import LiveWeights, PolicyRequest, WarmupDialogue, WeightsSource, check_policy_packages
 
 TINY_BASE = "tiny"
 
@@ -91,21 +85,9 @@ class PolicyEngine:
             self._updates = 0
             return self._version
 
-    def unload(self, adapter: Path) -> None:
-        """Free an adapter's memory; if it was live, the base becomes live."""
-        from sia_runner.policy.adapters import adapter_version
-
-        with self.lock:
-            if self._version == adapter_version(adapter):
-                self.use(None)
-            self._adapters.unload(adapter)
-
     @contextmanager
     def training(self) -> Iterator[Any]:
-        """Yield the model in train mode.
-
-        No request is answered meanwhile; afterwards the live weights have a new version.
-        """
+        """Yield the model in train mode, with requests held back; afterwards the live weights have a new version."""
         with self.lock:
             self.model.train()
             try:
@@ -115,59 +97,47 @@ class PolicyEngine:
                 self._updates += 1
 
     def prompt_ids(self, request: PolicyRequest) -> list[int]:
-        """Return the prompt's token ids. Raises Failed (bad_request) if the context has no space for an answer."""
+        """Return the prompt's token ids. Raises CallError (bad_request) if the context has no space for an answer."""
         return self._chat.prompt_within(request.messages, self.context)
 
-    def generate(self, requests: Sequence[PolicyRequest]) -> list[PolicyAnswer]:
-        """Answer requests, in order.
-
-        Raises Failed for the first request that cannot be served, before anything is sampled; PolicyError for an
-        adapter that cannot be loaded.
-        """
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[SampledCall]:
+        """Answer requests, in order. Raises CallError before anything is sampled if one is refused; PolicyError."""
         return self.sample(requests, [self.prompt_ids(request) for request in requests])
 
-    def sample(self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]]) -> list[PolicyAnswer]:
+    def sample(self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]]) -> list[SampledCall]:
         """Answer requests whose prompts are tokenised already; requests for the same weights form a batch."""
-        with self.lock, _eval_mode(self.model):
-            answers: dict[int, PolicyAnswer] = {}
-            for weights in dict.fromkeys(request.weights for request in requests):
-                indices = [index for index, request in enumerate(requests) if request.weights == weights]
-                batch = self._at([requests[index] for index in indices], [prompts[index] for index in indices], weights)
-                answers |= dict(zip(indices, batch, strict=True))
-            return [answers[index] for index in range(len(requests))]
-
-    def _at(
-        self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]], weights: WeightsSource
-    ) -> list[PolicyAnswer]:
-        if isinstance(weights, LiveWeights):
-            return self._draw(requests, prompts, self.version)
-        with self._adapters.restored_afterwards():
-            return self._draw(requests, prompts, self._adapters.use(weights))
-
-    def _draw(
-        self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]], version: str
-    ) -> list[PolicyAnswer]:
         from sia_runner.policy.sampling import SamplingRow, SamplingSettings, sample_batch
 
-        rows = [
-            SamplingRow(
-                prompt_ids,
-                min(request.max_tokens, self.context - len(prompt_ids)),
-                SamplingSettings(request.temperature, request.top_p, self._seed(request)),
-                self._chat.stopped(request.stop),
-            )
-            for request, prompt_ids in zip(requests, prompts, strict=True)
-        ]
-        results = sample_batch(self.model, rows, self.tokenizer.pad_token_id, self._end_ids, self._prefixes, version)
-        return [
-            PolicyAnswer(
-                self._chat.text(result.ids, request.stop),
-                SampledCall(
-                    tuple(row.prompt_ids), tuple(result.ids), tuple(result.logprobs), result.finish_reason, version
-                ),
-            )
-            for request, row, result in zip(requests, rows, results, strict=True)
-        ]
+        calls: dict[int, SampledCall] = {}
+        with self.lock, _eval_mode(self.model):
+            for weights in dict.fromkeys(request.weights for request in requests):
+                rows = {
+                    at: SamplingRow(
+                        prompts[at],
+                        min(request.max_tokens, self.context - len(prompts[at])),
+                        SamplingSettings(request.temperature, request.top_p, self._seed(request)),
+                        self._chat.stopped(request.stop),
+                    )
+                    for at, request in enumerate(requests)
+                    if request.weights == weights
+                }
+                with self._weights(weights) as version:
+                    pad_id, ends = self.tokenizer.pad_token_id, self._end_ids
+                    results = sample_batch(self.model, list(rows.values()), pad_id, ends, self._prefixes, version)
+                for at, result in zip(rows, results, strict=True):
+                    text = self._chat.text(result.ids, requests[at].stop)
+                    ids, logprobs = tuple(result.ids), tuple(result.logprobs)
+                    calls[at] = SampledCall(tuple(prompts[at]), ids, logprobs, result.finish_reason, version, text)
+        return [calls[at] for at in range(len(requests))]
+
+    @contextmanager
+    def _weights(self, weights: WeightsSource) -> Iterator[str]:
+        """Switch to `weights`, and back at the end; yield their version."""
+        if isinstance(weights, LiveWeights):
+            yield self.version
+            return
+        with self._adapters.restored_afterwards():
+            yield self._adapters.use(weights)
 
     def _seed(self, request: PolicyRequest) -> str:
         if request.seed is not None:
@@ -178,10 +148,7 @@ class PolicyEngine:
 
 @contextmanager
 def _eval_mode(model: Any) -> Iterator[None]:
-    """Switch to eval mode, and back at the end.
-
-    A trainer leaves its model in train mode between its steps, and dropout is not part of the policy.
-    """
+    """Switch to eval mode and back: a trainer leaves train mode on, and dropout is no part of the policy."""
     if not any(module.training for module in model.modules()):  # this check is faster than setting every module again
         yield
         return
@@ -193,14 +160,11 @@ def _eval_mode(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-QueuedRequest = tuple[PolicyRequest, Future[PolicyAnswer]]
+QueuedRequest = tuple[PolicyRequest, Future[SampledCall]]
 
 
 class RequestBatcher:
-    """A queue in front of an engine.
-
-    `load` creates the engine, or returns a shared one; the first `start` calls it, once.
-    """
+    """A queue in front of an engine, which the first `start` loads, once."""
 
     def __init__(self, load: Callable[[], PolicyEngine]) -> None:
         self._load = load
@@ -219,12 +183,9 @@ class RequestBatcher:
                 self._thread.start()
             return self._engine
 
-    def submit(self, request: PolicyRequest) -> Future[PolicyAnswer]:
-        """Queue a request; `start` comes first. The future raises Failed.
-
-        Cancelling the future withdraws the request, unless its batch has started.
-        """
-        future: Future[PolicyAnswer] = Future()
+    def submit(self, request: PolicyRequest) -> Future[SampledCall]:
+        """Queue a request; cancelling withdraws it until its batch starts. The future raises CallError."""
+        future: Future[SampledCall] = Future()
         self._waiting.put((request, future))
         if self._closed:  # `close` may have emptied the queue before this request arrived
             future.cancel()
@@ -269,7 +230,7 @@ def _answer_batch(engine: PolicyEngine, batch: list[QueuedRequest]) -> None:
         try:
             prompts.append(engine.prompt_ids(request))  # a refused request must not fail the others
         except Exception as error:  # noqa: BLE001 - the error goes to its caller
-            future.set_exception(_as_failure(error))
+            future.set_exception(as_call_error(error))
         else:
             requests.append(request)
             futures.append(future)
@@ -279,15 +240,15 @@ def _answer_batch(engine: PolicyEngine, batch: list[QueuedRequest]) -> None:
         answers = engine.sample(requests, prompts)
     except Exception as error:  # noqa: BLE001 - out of memory, a missing adapter: the thread continues
         for future in futures:
-            future.set_exception(_as_failure(error))
+            future.set_exception(as_call_error(error))
         return
     for future, answer in zip(futures, answers, strict=True):
         future.set_result(answer)
 
 
-def _as_failure(error: Exception) -> CallError:
-    """Convert an error: it is not the harness's fault, and a retry would not help."""
+def as_call_error(error: Exception) -> CallError:
+    """Convert an error of the policy: it is not the harness's fault, and a retry would not help."""
     if isinstance(error, CallError):
         return error
-    line = " ".join(str(error).split())[:300]
-    return CallError("unreachable", f"the policy failed: {type(error).__name__}: {line}", sent=False, final=True)
+    why = f"the policy failed: {type(error).__name__}: {one_line(str(error), 300)}"
+    return CallError("unreachable", why, sent=False, final=True)

@@ -5,6 +5,7 @@ when it ends; transformers' `generate` has one of each for all rows. Prompts are
 for whole prompts."""
 
 import hashlib
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -59,10 +60,7 @@ class TokenSampler:
 
 
 def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
-    """Return the smallest sets of likeliest tokens that reach top_p (Holtzman et al. 2020); the rest is 0.
-
-    Shape (rows, vocabulary); not renormalised.
-    """
+    """Return the likeliest tokens that reach top_p (Holtzman et al. 2020), not renormalised: (rows, vocabulary)."""
     sorted_bv, order_bv = probability_bv.sort(descending=True, stable=True)
     before_bv = sorted_bv.cumsum(-1) - sorted_bv
     included_bv = (before_bv < top_p_b[:, None]) | (top_p_b[:, None] >= 1)  # a sum may round to 1 before its last token
@@ -77,10 +75,7 @@ def _inverse_cdf(probability_bv: Tensor, uniform_b: Tensor) -> Tensor:
 
 
 def _uniform_numbers(draw: SamplingSettings, limit: int) -> Tensor:
-    """Return uniform numbers on [0, 1), one per token.
-
-    torch uses 32 bits of a seed, so the seed is hashed to make all of it count.
-    """
+    """Return a number on [0, 1) per token; the seed is hashed because torch uses only 32 bits of it."""
     if draw.temperature == 0:
         return torch.zeros(limit, dtype=torch.float64)
     digest = hashlib.sha256(draw.seed.encode()).digest()
@@ -175,11 +170,17 @@ def _read_prompts(model: Any, prompts: Sequence[TokenIds], pad_id: int) -> tuple
         input_ids=ids_bt,
         attention_mask=mask_bt,
         position_ids=position_bt,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{_cache_argument(model): cache},
     )
     return cache, mask_bt, output.logits[:, -1]
+
+
+def _cache_argument(model: Any) -> str:
+    """Return the cache's name in the model's forward: newer versions of transformers warn of the older name."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "cache" if "cache" in inspect.signature(type(base).forward).parameters else "past_key_values"
 
 
 def _keeps_all_tokens(model: Any) -> bool:
@@ -215,10 +216,7 @@ class SamplingRow:
 
 @dataclass(slots=True)
 class SampledTokens:
-    """The tokens sampled for one row.
-
-    `ids` include the token that ended the answer: it was sampled, and is trained on.
-    """
+    """The tokens sampled for one row, with the one that ended the answer: it was sampled, and is trained on."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -229,23 +227,25 @@ class SampledTokens:
 def sample_batch(
     model: Any, rows: Sequence[SamplingRow], pad_id: int, end_ids: frozenset[int], prefixes: PromptCache, version: str
 ) -> list[SampledTokens]:
-    """Return the sampled tokens of each row, in order.
-
-    `model` is in eval mode, and its weights have the version `version`.
-    """
+    """Return the sampled tokens of each row, in order; `model` is in eval mode and has weights of `version`."""
     cache, mask_bt, logits_bv = prefixes.read(model, [row.prompt_ids for row in rows], pad_id, version)
     position_b1 = mask_bt.sum(-1, keepdim=True) - 1
     sampler = TokenSampler([row.draw for row in rows], max(row.limit for row in rows), model.device)
     results = [SampledTokens() for _ in rows]
     live = list(range(len(rows)))  # index of the row at each position of the batch
+    cache_argument = {_cache_argument(model): cache}
     step = 0
     while True:
         tokens, logprobs = sampler.draw(logits_bv, live, step)
-        active = [
-            at
-            for at, row in enumerate(live)
-            if not _append_token(results[row], rows[row], tokens[at], logprobs[at], end_ids)
-        ]
+        active = []
+        for at, row in enumerate(live):
+            result, token = results[row], tokens[at]
+            result.ids.append(token)
+            result.logprobs.append(min(logprobs[at], 0.0))  # log_softmax of a certain token may round to above 0
+            if token in end_ids or rows[row].stopped(result.ids):
+                result.finish_reason = "stop"
+            elif len(result.ids) < rows[row].limit:
+                active.append(at)
         if not active:
             return results
         if len(active) < len(live):
@@ -259,17 +259,7 @@ def sample_batch(
             input_ids=torch.tensor([tokens[at] for at in active], device=model.device)[:, None],
             attention_mask=mask_bt,
             position_ids=position_b1,
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument,
         ).logits[:, -1]
         step += 1
-
-
-def _append_token(result: SampledTokens, row: SamplingRow, token: int, logprob: float, end_ids: frozenset[int]) -> bool:
-    """Append a token; return True if the row has ended."""
-    result.ids.append(token)
-    result.logprobs.append(min(logprob, 0.0))  # log_softmax of a certain token may round to above 0
-    if token in end_ids or row.stopped(result.ids):
-        result.finish_reason = "stop"
-        return True
-    return len(result.ids) >= row.limit

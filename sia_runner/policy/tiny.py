@@ -23,10 +23,7 @@ _SEED = 0  # fixed: one tiny model for a spec and texts, whatever the run's seed
 def tiny_base_folder(
     tiny: TinyModelConfig, cache: Path, dialogues: Sequence[WarmupDialogue], say: Callable[[str], None]
 ) -> Path:
-    """Return cache/policies/<key>: a checkpoint in transformers' layout, and warm.json.
-
-    It is built once, also if several processes ask at the same time. Raises PolicyError.
-    """
+    """Return cache/policies/<key>, a checkpoint and warm.json, built once whoever asks. Raises PolicyError."""
     from filelock import FileLock
 
     path = cache / "policies" / _cache_key(tiny, dialogues)
@@ -102,10 +99,7 @@ def _new_model(tiny: TinyModelConfig, tokenizer: Any) -> Any:
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """Make results repeatable on one kind of processor: a fixed seed, and one thread.
-
-    Sums over several threads differ in their last bits. The caller's random state is restored afterwards.
-    """
+    """Use a fixed seed and one thread, since sums over several differ in their last bits; restore both afterwards."""
     import torch
 
     threads = torch.get_num_threads()

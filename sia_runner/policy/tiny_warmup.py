@@ -52,10 +52,7 @@ class WarmupResult:
 def warm_up(
     model: Any, tokenizer: Any, dialogues: Sequence[WarmupDialogue], tiny: TinyModelConfig, say: Callable[[str], None]
 ) -> WarmupResult:
-    """Train in place, in float32 on the CPU. Raises PolicyError.
-
-    `model` ends in eval mode with the weights of the best epoch.
-    """
+    """Train in place, in float32 on the CPU, and keep the best epoch, in eval mode. Raises PolicyError."""
     fitting, held_out = _split(_examples(tokenizer, dialogues, tiny.context))
     too_long = len(dialogues) - len(fitting) - len(held_out)
     generator = random.Random(0)

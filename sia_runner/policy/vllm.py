@@ -17,44 +17,34 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.config.training import PolicyConfig
-from sia_runner.policy.engine import PolicyEngine
+from sia_runner.policy.engine import PolicyEngine, as_call_error
 from sia_runner.policy.vllm_client import VllmServer
 from sia_runner.records import SampledCall
+from sia_runner.wire.adapter_files import write_adapter
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
-from sia_runner.wire.policy import (
-    LiveWeights,
-    PolicyAnswer,
-    PolicyError,
-    PolicyRequest,
-    WeightsSource,
-    check_policy_packages,
-)
+from sia_runner.wire.policy import LiveWeights, PolicyError, PolicyRequest, WeightsSource, check_policy_packages
 
 ServedModel = tuple[str, str]  # name at the server, and version of the weights
 
 
 class LiveAdapter:
-    """One version of the adapter under training, served as `model`.
-
-    Its folder exists as long as it is the newest version: a server short of memory drops adapters, and reads them
-    again.
-    """
+    """One version of the adapter under training, served as `model`; the server may read its folder again."""
 
     def __init__(self, parent: Path, training: PolicyEngine, server: VllmServer, model: ServedModel) -> None:
-        from sia_runner.policy.adapters import write_live_adapter
-
         parent.mkdir(parents=True, exist_ok=True)
         self.model = model
         self._folder = tempfile.TemporaryDirectory(dir=parent, prefix="live-")
         Path(self._folder.name).chmod(0o755)  # the server may run as another user
         adapter = Path(self._folder.name) / "adapter"
-        write_live_adapter(training.model, adapter, training.base_id, training.base_sha256)
+        (name,) = training.model.active_adapters
+        origin = {"base_id": training.base_id, "base_sha256": training.base_sha256}
+        write_adapter(training.model, name, adapter, origin)
         load_on_server(server, model[0], adapter)
 
 
 def load_on_server(server: VllmServer, name: str, folder: Path) -> None:
-    """Load the adapter in `folder` on the server. Raises Failed, and PolicyError if the server refuses it."""
+    """Load the adapter in `folder` on the server. Raises CallError, and PolicyError if the server refuses it."""
     try:
         server.load(name, folder.resolve())
     except CallError as failed:
@@ -70,7 +60,7 @@ _MAX_SERVER_ADAPTERS = 4  # adapters on the server at the same time
 
 
 class VllmPolicy:
-    """A policy at a vLLM server (see training.protocol.Policy); `answer` and `use` may be called from any thread.
+    """A TrainablePolicy at a vLLM server; `answer` and `use` may be called from any thread.
 
     `folder`: where versions of the adapter under training are written, on a file system that the server reads too.
     `load` creates the training copy.
@@ -152,8 +142,8 @@ class VllmPolicy:
             while self._loaded:
                 self._server.unload(self._loaded.popitem()[0])
 
-    def answer(self, request: PolicyRequest) -> PolicyAnswer:
-        """Answer one request. Raises Failed, and PolicyError for an adapter that cannot be served."""
+    def answer(self, request: PolicyRequest) -> SampledCall:
+        """Answer one request. Raises CallError, and PolicyError for an adapter that cannot be served."""
         prompt_ids = self._chat.prompt_within(request.messages, self.context)
         model = self._model(request.weights)
         try:
@@ -164,7 +154,7 @@ class VllmPolicy:
         self._forget()  # the server was restarted, or dropped the adapter
         return self._ask(request, prompt_ids, self._model(request.weights))
 
-    def _ask(self, request: PolicyRequest, prompt_ids: list[int], model: ServedModel) -> PolicyAnswer:
+    def _ask(self, request: PolicyRequest, prompt_ids: list[int], model: ServedModel) -> SampledCall:
         name, version = model
         completion = self._server.complete(
             name,
@@ -177,14 +167,16 @@ class VllmPolicy:
             seed=self._seed(request),
             stop=list(request.stop),
         )
-        sampled = SampledCall(tuple(prompt_ids), completion.ids, completion.logprobs, completion.finish_reason, version)
-        return PolicyAnswer(self._chat.text(completion.ids, request.stop), sampled)
+        text = self._chat.text(completion.ids, request.stop)
+        return SampledCall(
+            tuple(prompt_ids), completion.ids, completion.logprobs, completion.finish_reason, version, text
+        )
 
     def _model(self, weights: WeightsSource) -> ServedModel:
         with self._lock:
             if not isinstance(weights, LiveWeights):
                 return self._served(weights)
-            if self._training is None or not self._is_trained():
+            if self._training is None or not hasattr(self._training.model, "peft_config"):  # no adapter yet
                 return self._served(self._used)
             if self._live is None:
                 self._versions += 1
@@ -192,10 +184,7 @@ class VllmPolicy:
             return self._live.model
 
     def _served(self, adapter: Path | None) -> ServedModel:
-        """Return an adapter's name at the server.
-
-        The name is the hash of its content, so a copy has the same name and a changed adapter has not.
-        """
+        """Return an adapter's name at the server: the hash of its content, so a changed adapter has another name."""
         from sia_runner.policy.adapters import BASE_VERSION, adapter_version, check_adapter_base
 
         if adapter is None:
@@ -228,11 +217,6 @@ class VllmPolicy:
                 self._training = self._load()
             return self._training
 
-    def _is_trained(self) -> bool:
-        from sia_runner.policy.adapters import has_adapter
-
-        return self._training is not None and has_adapter(self._training.model)
-
     def _seed(self, request: PolicyRequest) -> int:
         if request.seed is not None:
             return request.seed
@@ -241,10 +225,7 @@ class VllmPolicy:
             return int.from_bytes(hashlib.sha256(f"counted {self._unseeded}".encode()).digest()[:4]) >> 1
 
     def _check_logprobs(self) -> None:
-        """Check that the server's logprobs follow the temperature.
-
-        Otherwise the importance ratio would compare two temperatures.
-        """
+        """Check that the server's logprobs follow the temperature, as importance ratios need."""
         ids = self._chat.prompt_ids([{"role": "user", "content": "1"}])
         range_at_1, range_at_2 = (
             self._server.logprob_range(self.base_id, ids, temperature, _STARTUP_SECONDS) for temperature in (1.0, 2.0)
@@ -255,10 +236,7 @@ class VllmPolicy:
 
 
 class RequestForwarder:
-    """Like the request batcher, but vLLM batches for us.
-
-    Each request runs in a thread of its own; the gateway bounds their number. Nobody waits for a cancelled request.
-    """
+    """Like the request batcher, but vLLM batches for us: each request has a thread; the gateway bounds their number."""
 
     def __init__(self, load: Callable[[], VllmPolicy]) -> None:
         self._load, self._starting = load, threading.Lock()
@@ -271,9 +249,9 @@ class RequestForwarder:
                 self._policy = self._load()
             return self._policy
 
-    def submit(self, request: PolicyRequest) -> Future[PolicyAnswer]:
-        """Send a request; `start` comes first. The future raises Failed."""
-        future: Future[PolicyAnswer] = Future()
+    def submit(self, request: PolicyRequest) -> Future[SampledCall]:
+        """Send a request; `start` comes first. The future raises CallError."""
+        future: Future[SampledCall] = Future()
         future.set_running_or_notify_cancel()  # a request in progress cannot be cancelled
         threading.Thread(target=self._answer, args=[request, future], name="vllm", daemon=True).start()
         return future
@@ -284,12 +262,8 @@ class RequestForwarder:
             if self._policy is not None:
                 self._policy.close()
 
-    def _answer(self, request: PolicyRequest, future: Future[PolicyAnswer]) -> None:
+    def _answer(self, request: PolicyRequest, future: Future[SampledCall]) -> None:
         try:
             future.set_result(self.start().answer(request))
-        except CallError as failed:
-            future.set_exception(failed)
-        except Exception as error:  # noqa: BLE001 - a missing adapter, a full disk: not the caller's fault
-            line = " ".join(str(error).split())[:300]
-            why = f"the policy failed: {type(error).__name__}: {line}"
-            future.set_exception(CallError("unreachable", why, sent=False, final=True))
+        except Exception as error:  # noqa: BLE001 - the error goes to its caller
+            future.set_exception(as_call_error(error))

@@ -5,7 +5,6 @@ The server is started with
     vllm serve BASE --enable-lora --max-lora-rank 32 --logprobs-mode processed_logprobs"""
 
 import http.client
-import json
 import os
 import urllib.error
 import urllib.request
@@ -13,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from sia_runner.gateway.http_client import MAX_ANSWER_BYTES
-from sia_runner.wire.failures import CallError, error_of_status
-from sia_runner.wire.providers import NoRedirectHandler, redact
-from sia_runner.wire.requests import dumps, loads
+from sia_runner.wire.failures import CallError, error_of_body
+from sia_runner.wire.providers import NoRedirectHandler, address_of, redact
+from sia_runner.wire.requests import MAX_ANSWER_BYTES, dumps, loads
 
 VLLM_KEY_VARIABLE = "VLLM_API_KEY"  # the server's own variable for --api-key
 _LOAD_SECONDS = 300.0  # an adapter may have hundreds of megabytes, on a network file system
@@ -34,19 +31,13 @@ class TokenCompletion:
 
 
 class VllmServer:
-    """The client of one vLLM server; its methods block, and raise Failed."""
+    """The client of one vLLM server; its methods block, and raise CallError."""
 
     def __init__(self, base_url: str) -> None:
         """Create a client; `base_url` includes /v1."""
-        self._url = base_url.rstrip("/")
+        self._url, self.address = base_url.rstrip("/"), address_of(base_url)
         self._key = os.environ.get(VLLM_KEY_VARIABLE, "").strip() or None
         self._opener = urllib.request.build_opener(NoRedirectHandler)
-
-    @property
-    def address(self) -> str:
-        """The scheme, host and port, without user name or password."""
-        parts = urlsplit(self._url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     def context(self, model: str, seconds: float) -> int:
         """Return the context length of a model in tokens, prompt and completion together."""
@@ -58,10 +49,7 @@ class VllmServer:
         return of_model[0]["max_model_len"]
 
     def load(self, name: str, folder: Path) -> None:
-        """Serve the adapter in `folder` as model `name`, replacing one of that name.
-
-        The server reads the folder itself.
-        """
+        """Serve the adapter in `folder`, which the server reads itself, as model `name`, replacing one of that name."""
         body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
         self._ask("/load_lora_adapter", body, _LOAD_SECONDS)
 
@@ -140,11 +128,6 @@ class VllmServer:
         return answer
 
     def _refused(self, error: urllib.error.HTTPError) -> CallError:
-        text = error.read(64 << 10).decode(errors="replace")
-        try:
-            body: Any = json.loads(text)
-        except (ValueError, RecursionError):
-            body = text
-        failed = error_of_status(error.code, {name.lower(): value for name, value in error.headers.items()}, body)
+        failed = error_of_body(error.code, dict(error.headers.items()), error.read(64 << 10))
         failed.message = redact(" ".join(failed.message.split()), [self._key])
         return failed

@@ -14,6 +14,7 @@ from sia_runner.records import Json
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import GenerationDir, RunDir, read_json, tree_sha256
 from sia_runner.tracking.rows import CurveReader
+from sia_runner.wire.adapter_files import ORIGIN_FILE
 
 _MAX_TAG_CHARS = 64  # characters that W&B takes
 _LOCK_KEYS = ("sia_runner", "git", "config_sha256", "python", "packages", "data", "policy")
@@ -80,7 +81,6 @@ def run_group(run: RunDir, config: Mapping[str, Any]) -> str | None:
     return own_group or (sweeps[0].name if sweeps else None)
 
 
-_ORIGIN_FILE = "sia_adapter.json"
 _LINEAGE_KEYS = ("base_id", "base_sha256", "parent", "data_sha256", "algorithm", "steps", "seed", "kl", "reward")
 
 
@@ -122,8 +122,8 @@ def artifact_versions(run: RunDir, g: GenerationRecord) -> list[ArtifactVersion]
     if folders.harness.is_dir():
         metadata = {**common, "sha256": tree_sha256(folders.harness)}
         versions.append(ArtifactVersion("harness", g.n, folders.harness, metadata))
-    if folders.adapter.is_dir() and not folders.adapter.is_symlink() and (folders.adapter / _ORIGIN_FILE).is_file():
-        origin = read_json(folders.adapter / _ORIGIN_FILE)
+    if folders.adapter.is_dir() and not folders.adapter.is_symlink() and (folders.adapter / ORIGIN_FILE).is_file():
+        origin = read_json(folders.adapter / ORIGIN_FILE)
         lineage = {key: origin.get(key) for key in _LINEAGE_KEYS} | {"rollouts": _count_rollouts(folders)}
         metadata = {**common, **lineage, "sha256": tree_sha256(folders.adapter)}
         versions.append(ArtifactVersion("adapter", g.n, folders.adapter, metadata))

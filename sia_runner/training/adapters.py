@@ -1,13 +1,8 @@
-"""LoRA adapters: attach, save with their origin, load onto their own base only, merge, export.
+"""LoRA adapters: attach, save with their origin, load onto their own base only, merge, export."""
 
-On disk an adapter is what PEFT and vLLM read (`adapter_config.json`, `adapter_model.safetensors`) and
-`sia_adapter.json`, which records its origin. The folder is complete or absent."""
-
-import copy
-import hashlib
+import importlib.util
 import json
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +12,12 @@ from typing import Any
 
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
+from sia_runner.text import first_line
 from sia_runner.training.protocol import TrainablePolicy
+from sia_runner.wire.adapter_files import CONFIG_FILE, ORIGIN_FILE, WEIGHTS_FILE, write_adapter
 
 TRAINED_ADAPTER = "default"  # name of the adapter under training; TRL knows no other
-ORIGIN_FILE = "sia_adapter.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
+_PACKAGES = ("torch", "peft", "trl", "datasets", "accelerate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +36,13 @@ class AdapterOrigin:
     parent: str | None  # sha256 of the adapter it started from
 
 
+def check_training_packages() -> None:
+    """Raise TrainingError, with the names, if packages of the extra are missing."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainingError(f"{missing[0]} is missing: pip install 'sia-runner[training]'")
+
+
 @contextmanager
 def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | None, seed: int) -> Iterator[Any]:
     """Attach a trainable adapter to the policy: a copy of `start`, or a new one that changes nothing yet.
@@ -49,7 +51,10 @@ def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | 
     continue from keeps its own shape: rank and targets cannot change. Raises TrainingError: PEFT is missing, `start` is
     for another base, a target is not in the model.
     """
-    peft, torch = _import_peft_and_torch()
+    check_training_packages()
+    import peft
+    import torch
+
     # PEFT and TRL warn of each other's names.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
     previous = _ActiveAdapters.of(policy.model)
@@ -65,14 +70,15 @@ def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | 
                     policy.model, lora_config(lora, policy.model), adapter_name=TRAINED_ADAPTER
                 )
         except ValueError as error:  # PEFT's way of saying that no module has such a name
-            raise TrainingError(f"trainer.lora does not fit {policy.base_id}: {_first_line(error)}") from error
+            raise TrainingError(f"trainer.lora does not fit {policy.base_id}: {first_line(error)}") from error
     try:
-        policy.model.base_model.enable_adapter_layers()
-        policy.model.set_adapter(TRAINED_ADAPTER)
-        if hasattr(policy.model.get_output_embeddings(), "lora_A"):  # TRL reads the head's weight, not its adapter
+        model: Any = policy.model
+        model.base_model.enable_adapter_layers()
+        model.set_adapter(TRAINED_ADAPTER)
+        if hasattr(model.get_output_embeddings(), "lora_A"):  # TRL reads the head's weight, not its adapter
             raise TrainingError("trainer.lora.targets names the head of the model; put it into trainer.lora.save")
-        policy.model.eval()  # new layers start in train mode, and the policy may be asked before the first step
-        yield policy.model
+        model.eval()  # new layers start in train mode, and the policy may be asked before the first step
+        yield model
     finally:
         previous.restore_on(policy)
 
@@ -111,10 +117,7 @@ class _ActiveAdapters:
 
 
 def lora_config(lora: LoraSettings, model: Any) -> Any:
-    """Return a peft.LoraConfig.
-
-    Embeddings and head that share their weights are trained as one, so that merging is exact.
-    """
+    """Return a peft.LoraConfig; embeddings and head that share weights are trained as one, so merging is exact."""
     from peft import LoraConfig
 
     tied = bool(lora.save) and bool(getattr(model.config, "tie_word_embeddings", False))
@@ -158,10 +161,7 @@ def _linear_layers(model: Any) -> list[str]:
 
 
 def _expert_parameters(model: Any) -> list[str]:
-    """Return the names of weights that stack all experts of a layer, as in gpt-oss.
-
-    They are no linear layers, so they are named explicitly.
-    """
+    """Return the names of weights that stack all experts of a layer, as in gpt-oss: they are no linear layers."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     stacked = [path for path, weight in base.named_parameters() if weight.ndim == 3 and "lora_" not in path]
     return sorted({".".join(path.replace(".base_layer", "").split(".")[-3:]) for path in stacked})
@@ -169,7 +169,9 @@ def _expert_parameters(model: Any) -> list[str]:
 
 def load_adapter(model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool = False) -> Any:
     """Load the adapter in `path` as `name`; return PEFT's model. Raises TrainingError if it is for another base."""
-    peft, _ = _import_peft_and_torch()
+    check_training_packages()
+    import peft
+
     check_adapter(path, base_sha256)
     if isinstance(model, peft.PeftModel):
         model.load_adapter(str(path), adapter_name=name, is_trainable=trainable)
@@ -196,20 +198,7 @@ def read_adapter_origin(path: Path) -> AdapterOrigin:
     try:
         return AdapterOrigin(**json.loads((path / ORIGIN_FILE).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise TrainingError(f"{path / ORIGIN_FILE} cannot be read: {_first_line(error)}") from error
-
-
-def adapter_sha256(path: Path) -> str:
-    """Return the sha256 of an adapter's weights, in hex."""
-    return hashlib.sha256((path / WEIGHTS_FILE).read_bytes()).hexdigest()
-
-
-def adapter_state(model: Any) -> dict[str, Any]:
-    """Return the tensors of the adapter under training, by PEFT's names on disk."""
-    from peft import get_peft_model_state_dict
-
-    # "auto" would ask a model hub whether the vocabulary was changed.
-    return get_peft_model_state_dict(model, adapter_name=TRAINED_ADAPTER, save_embedding_layers=False)
+        raise TrainingError(f"{path / ORIGIN_FILE} cannot be read: {first_line(error)}") from error
 
 
 def restore_adapter_state(model: Any, tensors: Mapping[str, Any]) -> None:
@@ -222,23 +211,8 @@ def restore_adapter_state(model: Any, tensors: Mapping[str, Any]) -> None:
 
 
 def save_adapter(model: Any, out: Path, origin: AdapterOrigin) -> None:
-    """Write the adapter under training to the folder `out`: under a temporary name first, then renamed."""
-    from safetensors.torch import save_file
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in adapter_state(model).items()}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config = copy.copy(model.peft_config[TRAINED_ADAPTER])
-    config.inference_mode, config.base_model_name_or_path = True, origin.base_id
-    if isinstance(config.target_modules, set):  # a set's order differs between processes, and so would our hash
-        config.target_modules = sorted(config.target_modules)
-    config.save_pretrained(str(folder))
-    (folder / ORIGIN_FILE).write_text(json.dumps(asdict(origin), indent=1) + "\n", encoding="utf-8")
-    folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server of another user
-    if out.exists():  # an earlier attempt at the same step
-        shutil.rmtree(out)
-    folder.rename(out)
+    """Write the adapter under training to the folder `out`."""
+    write_adapter(model, TRAINED_ADAPTER, out, asdict(origin))
 
 
 def merge_adapter(model: Any, path: Path, base_sha256: str) -> Any:
@@ -254,16 +228,3 @@ def export_merged_model(policy: TrainablePolicy, path: Path, out: Path) -> None:
     merge_adapter(policy.model, path, policy.base_sha256).save_pretrained(str(out))
     policy.tokenizer.save_pretrained(str(out))
     shutil.copyfile(path / ORIGIN_FILE, out / ORIGIN_FILE)
-
-
-def _import_peft_and_torch() -> tuple[Any, Any]:
-    try:
-        import peft
-        import torch
-    except ImportError as error:
-        raise TrainingError(f"{error.name} is missing: pip install 'sia-runner[training]'") from error
-    return peft, torch
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,12 +4,14 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sia_runner.records import SampledCall, Trajectory
 from sia_runner.selection.algorithm_choice import FloatArray, reward_of, rewarded_trajectories
+from sia_runner.training.protocol import TrainingJob
 
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
@@ -94,16 +96,34 @@ def collect_batch(trajectories: Sequence[Trajectory], max_length: int | None = N
     )
 
 
+def roll_out(job: TrainingJob, questions: Sequence[str], step: int, processes: Any) -> list[Trajectory]:
+    """Roll out this process's share (`processes`: accelerate's state); return the trajectories of all processes."""
+    from accelerate.utils import gather_object
+
+    share = questions[processes.process_index :: processes.num_processes]
+    settings = {"samples": job.algorithm.samples, "step": step, "temperature": job.algorithm.temperature}
+    trajectories = job.roll(share, **settings) if share else []
+    return gather_object(trajectories) if processes.num_processes > 1 else trajectories
+
+
+def why_no_rows(batch: RolloutBatch, max_length: int) -> str:
+    """Return why a batch has nothing to train on; empty where it has."""
+    if not len(batch.reward_n):
+        return f"none of the {batch.left_out.failed} rollouts has a reward: all of them failed"
+    if batch.rows:
+        return ""
+    if batch.left_out.long:
+        return f"all {batch.left_out.long} calls exceed max_length={max_length} tokens"
+    return "no rollout made a model call that names its question, so there is nothing to train on"
+
+
 def call_length(call: SampledCall) -> int:
     """Return the number of tokens of prompt and completion."""
     return len(call.prompt_ids) + len(call.completion_ids)
 
 
 def questions_of_step(units: Sequence[str], count: int, batch: int, seed: int) -> list[str]:
-    """Return the `count` questions of the batch with number `batch` (fewer if there are fewer questions).
-
-    All questions are used, in a new order each time, before any comes again.
-    """
+    """Return the `count` questions of batch number `batch`: all come up, newly ordered, before any comes again."""
     count = min(count, len(units))
     indices = range(batch * count, (batch + 1) * count)
     passes = {index // len(units) for index in indices}

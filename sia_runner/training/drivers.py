@@ -4,50 +4,74 @@ Both are generic over algorithms, and import heavy packages only when a training
 
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
 from sia_runner.training import adapters
 from sia_runner.training.algorithms import base
 from sia_runner.training.algorithms.base import OfflineAlgorithm, PolicyLoss
-from sia_runner.training.batch import RolloutBatch, collect_batch, questions_of_step
+from sia_runner.training.batch import RolloutBatch, collect_batch, questions_of_step, roll_out, why_no_rows
 from sia_runner.training.progress import CheckpointStore, TrainingProgress, training_key
 from sia_runner.training.protocol import TrainingJob, TrainingResult
+from sia_runner.wire.adapter_files import adapter_sha256, adapter_state
+
+TokenRow = dict[str, list[int]]
 
 
-def train_online(assignment: TrainingJob) -> TrainingResult:
-    """Update the weights once; then `assignment.out` is the new adapter, and the policy is as before.
+def train(job: TrainingJob) -> TrainingResult:
+    """Update the weights once; then `job.out` is the new adapter, and the policy is as before.
 
-    Resumes from checkpoints in `assignment.work` if there are any. Several processes (torchrun) each call this with the
-    same assignment and their own collector; the first one writes. Raises TrainingError.
+    Resumes from checkpoints in `job.work` if there are any. Several processes (torchrun) each call this with the same
+    job and their own collector; the first one writes. An offline algorithm's curves have one value per round. Raises
+    TrainingError, also if the first rollouts have nothing to learn from.
     """
-    online = base.online_algorithm(assignment.algorithm)
-    parent = adapters.adapter_sha256(assignment.start) if assignment.start else None
-    checkpoints = CheckpointStore(assignment.work, training_key(assignment, parent))
-    with adapters.attached_adapter(
-        assignment.policy, assignment.algorithm.lora, assignment.start, assignment.seed
-    ) as model:
-        watch = _run_online(assignment, online, checkpoints)
-        if watch.first:
-            adapters.save_adapter(model, assignment.out, watch.progress.origin(assignment, parent))
-        watch.wait()
-    return watch.progress.trained()
+    run = _run_online if job.algorithm.kind == "online" else _run_offline
+    parent = adapter_sha256(job.start) if job.start else None
+    checkpoints = CheckpointStore(job.work, training_key(job, parent))
+    with adapters.attached_adapter(job.policy, job.algorithm.lora, job.start, job.seed) as model:
+        from accelerate import PartialState
+
+        progress = run(job, checkpoints)
+        if PartialState().is_main_process:
+            adapters.save_adapter(model, job.out, progress.origin(job, parent))
+        PartialState().wait_for_everyone()
+    return progress.trained()
 
 
-def _run_online(job: TrainingJob, online: Any, checkpoints: CheckpointStore) -> Any:
-    try:
-        from datasets import Dataset
+def trainer_settings(job: TrainingJob, steps: int, rows: int) -> dict[str, Any]:
+    """Return what the configurations of all TRL trainers have in common; `rows` per device and step."""
+    cpu = job.policy.model.device.type == "cpu"
+    return {
+        "output_dir": str(job.work),
+        "max_steps": steps,
+        "learning_rate": job.algorithm.learning_rate,
+        # So that a step is the same wherever training was cut; a generation's training is a stretch of a longer one.
+        "lr_scheduler_type": "constant",
+        "per_device_train_batch_size": rows,
+        "use_cpu": cpu,
+        "bf16": not cpu,
+        "activation_checkpointing": not cpu,
+        "seed": job.seed,
+        "report_to": "none",
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": False,
+    }
 
-        from sia_runner.training.monitor import TrainingMonitor
-        from sia_runner.training.online_trainer import OnlineTrainer
-        from sia_runner.training.trl_forward import trl_forward
-    except ImportError as error:
-        raise TrainingError(f"{error.name} is missing: pip install 'sia-runner[training]'") from error
 
+def _run_online(job: TrainingJob, checkpoints: CheckpointStore) -> TrainingProgress:
+    from datasets import Dataset
+
+    from sia_runner.training.monitor import TrainingMonitor
+    from sia_runner.training.online_trainer import OnlineTrainer
+    from sia_runner.training.trl_forward import trl_forward
+
+    online = base.online_algorithm(job.algorithm)
     watch = TrainingMonitor(job, checkpoints)
-    args = _grpo_config(job.algorithm, online.loss, job.seed, job.work, job.policy.model.device.type)
+    args = _grpo_config(job, online.loss)
     # TRL uses only its length: a step's data comes from the rollouts.
     dataset = Dataset.from_dict({"prompt": [""] * job.algorithm.steps * args.world_size})
     with trl_forward(job.policy.model.get_base_model()):
@@ -56,78 +80,40 @@ def _run_online(job: TrainingJob, online: Any, checkpoints: CheckpointStore) -> 
             watch.run(trainer)
         finally:
             trainer.dismantle()
-    return watch
+    return watch.progress
 
 
-def _grpo_config(algorithm: AlgorithmConfig, loss: PolicyLoss, seed: int, work: Path, device: str) -> Any:
+def _grpo_config(job: TrainingJob, loss: PolicyLoss) -> Any:
     from trl.trainer.grpo_config import GRPOConfig
 
     return GRPOConfig(
-        output_dir=str(work),
-        max_steps=algorithm.steps,
-        learning_rate=algorithm.learning_rate,
-        lr_scheduler_type="constant",  # a generation's training is often a stretch of a longer one
-        per_device_train_batch_size=2,  # of the dataset above: one fetch a step
+        **trainer_settings(job, job.algorithm.steps, 2),  # rows of the dataset above: one fetch a step
         num_generations=2,
-        max_completion_length=algorithm.max_length,
-        temperature=algorithm.temperature,
+        max_completion_length=job.algorithm.max_length,
+        temperature=job.algorithm.temperature,
         beta=0.0,
         loss_type=loss.loss_type,
         epsilon=loss.epsilon,
         epsilon_high=loss.epsilon_high,
         importance_sampling_level=loss.importance_level,
         router_aux_loss_coef=0.0,  # the router is not trained; the reward alone is followed
-        use_cpu=device == "cpu",
-        bf16=device != "cpu",
-        activation_checkpointing=device != "cpu",
-        seed=seed,
-        report_to="none",
-        logging_strategy="no",
-        save_strategy="no",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,
     )
 
 
-TokenRow = dict[str, list[int]]
-
-
-def train_offline(assignment: TrainingJob) -> TrainingResult:
-    """Update the weights once; then `assignment.out` is the new adapter, and the policy is as before.
-
-    Curves have one value per round, measured on its rollouts. Resumes from checkpoints in `assignment.work` if there
-    are any; several processes work together as in `online`. Raises TrainingError, also if the first round has nothing
-    to learn from.
-    """
-    offline = base.offline_algorithm(assignment.algorithm)
-    parent = adapters.adapter_sha256(assignment.start) if assignment.start else None
-    checkpoints = CheckpointStore(assignment.work, training_key(assignment, parent))
-    with adapters.attached_adapter(
-        assignment.policy, assignment.algorithm.lora, assignment.start, assignment.seed
-    ) as model:
-        course = OfflineTraining(assignment, offline, checkpoints)
-        course.run()
-        if course.state.is_main_process:
-            adapters.save_adapter(model, assignment.out, course.progress.origin(assignment, parent))
-        course.state.wait_for_everyone()
-    return course.progress.trained()
+def _run_offline(job: TrainingJob, checkpoints: CheckpointStore) -> TrainingProgress:
+    training = OfflineTraining(job, base.offline_algorithm(job.algorithm), checkpoints)
+    training.run()
+    return training.progress
 
 
 class OfflineTraining:
     """The rounds of one offline update. `progress.steps` counts optimizer steps over all rounds."""
 
     def __init__(self, assignment: TrainingJob, offline: OfflineAlgorithm, checkpoints: CheckpointStore) -> None:
-        try:
-            import datasets  # noqa: F401
-            import trl  # noqa: F401
-            from accelerate import PartialState
-        except ImportError as error:
-            raise TrainingError(f"{error.name} is missing: pip install 'sia-runner[training]'") from error
+        from accelerate import PartialState
+
         self._job, self._offline, self._checkpoints = assignment, offline, checkpoints
-        self._cpu = assignment.policy.model.device.type == "cpu"
-        self.state = PartialState(cpu=self._cpu)
+        self.state = PartialState(cpu=assignment.policy.model.device.type == "cpu")
         self.progress = TrainingProgress()
         self._rows: list[TokenRow] = []  # rows of the current round; empty: it has to be rolled out
         self._optimizer: dict[str, Any] | None = None  # the optimizer's state, which continues from round to round
@@ -166,7 +152,7 @@ class OfflineTraining:
         self._clock()
         if self.state.is_main_process:
             content = {
-                "weights": adapters.adapter_state(self._job.policy.model),
+                "weights": adapter_state(self._job.policy.model, adapters.TRAINED_ADAPTER),
                 "progress": self.progress.as_plain(),
                 "rows": self._rows,
                 "optimizer": self._optimizer,
@@ -187,23 +173,18 @@ class OfflineTraining:
 
     def _roll(self) -> None:
         """Collect the round's rollouts: each process rolls out its share, and receives all trajectories."""
-        from accelerate.utils import gather_object
-
         from sia_runner.training.offline_trainers import measure_policy
 
         job, algorithm = self._job, self._job.algorithm
         questions = questions_of_step(job.units, -(-algorithm.questions // self._offline.rounds), self.round, job.seed)
-        share = questions[self.state.process_index :: self.state.num_processes]
-        step, samples = self.progress.steps, algorithm.samples
-        trajectories = job.roll(share, samples=samples, step=step, temperature=algorithm.temperature) if share else []
-        trajectories = gather_object(trajectories) if self.state.num_processes > 1 else trajectories
+        trajectories = roll_out(job, questions, self.progress.steps, self.state)
         batch = collect_batch(trajectories, algorithm.max_length)
         selected = self._offline.select(trajectories, algorithm.max_length)
         self._say(batch, len(selected))
         if not selected and not self.progress.curve:
-            raise TrainingError(_nothing_to_learn(batch))
+            raise TrainingError(_why_nothing_selected(batch, algorithm.max_length))
         if not selected:
-            self.progress.stopped = f"round {self.round + 1}: {_nothing_to_learn(batch)}"
+            self.progress.stopped = f"round {self.round + 1}: {_why_nothing_selected(batch, algorithm.max_length)}"
             return
         self.progress.saw(trajectories)
         self.progress.curve.append(measure_policy(job.policy, batch, algorithm))
@@ -244,9 +225,7 @@ class OfflineTraining:
         self._since = current
 
 
-def _nothing_to_learn(batch: RolloutBatch) -> str:
-    if not len(batch.reward_n):
-        return f"none of the {batch.left_out.failed} rollouts has a reward: all of them failed"
-    if not batch.rows:
-        return "no rollout made a model call that names its question, so there is nothing to train on"
-    return f"nothing to select from {len(batch.reward_n)} rollouts: no question has samples of different reward"
+def _why_nothing_selected(batch: RolloutBatch, max_length: int) -> str:
+    return why_no_rows(batch, max_length) or (
+        f"nothing to select from {len(batch.reward_n)} rollouts: no question has samples of different reward"
+    )

@@ -21,10 +21,7 @@ _MAX_MASK_ENTRIES = 2**28  # entries of an attention mask
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """Rows of a chunk as sequences that share prompts.
-
-    Axes: g sequences, l their tokens, b rows, t completion tokens.
-    """
+    """Rows of a chunk as sequences that share prompts: g sequences, l their tokens, b rows, t completion tokens."""
 
     ids_gl: Tensor
     position_gl: Tensor
@@ -178,10 +175,7 @@ TOKEN_MEANS = frozenset({"bnpo"})
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The rows of one chunk for one process.
-
-    -1 where another process has a row more: a stand-in row without loss.
-    """
+    """The rows of one chunk for one process. -1 where another process has a row more: a stand-in row without loss."""
 
     row_b: tuple[int, ...]
 
@@ -283,10 +277,7 @@ def chunk_tensors(batch: RolloutBatch, chunk: Chunk, pad: int, device: Any) -> d
 def chunk_targets(
     signal: TrainingSignal, value_bt: np.ndarray | None, chunk: Chunk, completion_length: int, device: Any
 ) -> dict[str, Any]:
-    """Return the training targets of a chunk: advantages, and a critic's returns and earlier values.
-
-    Each has shape (rows, completion_length).
-    """
+    """Return advantages, and a critic's returns and earlier values: each (rows, completion_length)."""
     rows = [max(row, 0) for row in chunk.row_b]
     named = {"advantages": signal.advantage_bt, "returns": signal.return_bt, "old_values": value_bt}
     return {
@@ -319,10 +310,7 @@ class PolicyForward:
     def logprobs(
         self, model: Any, ids_bt: Any, mask_bt: Any, completion_length: int, *rest: Any, **settings: Any
     ) -> Any:
-        """Return logprobs and entropies, both (rows, tokens), and None.
-
-        The signature is that of TRL's `_get_per_token_logps_and_entropies`.
-        """
+        """Return logprobs and entropies, both (rows, tokens), and None, as the TRL method that it replaces."""
         packed = self._packed(ids_bt, mask_bt, completion_length)
         if packed is None:
             return self._plain(model, ids_bt, mask_bt, completion_length, *rest, **settings)
@@ -351,10 +339,7 @@ class PolicyForward:
 
     @torch.no_grad()
     def values(self, batch: RolloutBatch, chunks: Sequence[Chunk], pad: int) -> np.ndarray:
-        """Return the critic's value of each token's state: float32, shape (rows, tokens).
-
-        `chunks`: the rows of this process.
-        """
+        """Return the critic's value of each token's state: float32, (rows, tokens); `chunks`: of this process."""
         value_bt = np.zeros(batch.mask_bt.shape, dtype=np.float32)
         for chunk in chunks:
             part = chunk_tensors(batch, chunk, pad, self._accelerator.device)

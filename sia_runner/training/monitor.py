@@ -13,6 +13,7 @@ from sia_runner.training import progress as collapse
 from sia_runner.training.online_trainer import OnlineTrainer
 from sia_runner.training.progress import CheckpointStore, TrainingProgress
 from sia_runner.training.protocol import TrainingJob
+from sia_runner.wire.adapter_files import adapter_state
 
 
 class TrainingMonitor(TrainerCallback):
@@ -86,10 +87,7 @@ class TrainingMonitor(TrainerCallback):
         return bool(self.progress.stopped) or self.progress.steps >= self._job.algorithm.steps
 
     def _checkpoint_due(self, step: int) -> bool:
-        """Return True if a checkpoint is due.
-
-        A batch of rollouts has to be used up first, since checkpoints do not contain it.
-        """
+        """Return True if a checkpoint is due, at the end of a batch of rollouts: checkpoints do not contain one."""
         every = self._job.algorithm.checkpoint_every
         iterations = self._trainer.iterations
         return step % iterations == 0 and step // every > (step - iterations) // every
@@ -134,7 +132,10 @@ class TrainingMonitor(TrainerCallback):
     def _weights(self) -> dict[str, Any]:
         model = self._job.policy.model
         head = getattr(model, "value_head", None)
-        return {"adapter": adapters.adapter_state(model), "value": head.state_dict() if head is not None else {}}
+        return {
+            "adapter": adapter_state(model, adapters.TRAINED_ADAPTER),
+            "value": head.state_dict() if head is not None else {},
+        }
 
     def _restore(self, weights: dict[str, Any]) -> None:
         model = self._job.policy.model

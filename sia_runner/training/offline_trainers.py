@@ -18,7 +18,7 @@ from sia_runner.config.training import AlgorithmConfig
 from sia_runner.training import adapters, forward
 from sia_runner.training.algorithms.base import OfflineAlgorithm
 from sia_runner.training.batch import RolloutBatch, derive_seed
-from sia_runner.training.drivers import TokenRow
+from sia_runner.training.drivers import TokenRow, trainer_settings
 from sia_runner.training.progress import TrainingStep, kl_row_stride
 from sia_runner.training.protocol import TrainablePolicy, TrainingJob
 from sia_runner.training.trl_forward import trl_forward
@@ -43,11 +43,13 @@ def fit_rows(
     rows = [batch[index % len(batch)] for batch in batches for index in range(share * processes)]
     dataset = Dataset.from_list([_supervised_row(row) if supervised else row for row in rows])
     config, trainer_class = _SFT if supervised else _DPO
-    own = {"dataset_kwargs": {"skip_prepare_dataset": True}} if supervised else {}
+    # Rows are selected by length already, and in order.
+    own: dict[str, Any] = {"max_length": None, "train_sampling_strategy": "sequential"}
+    own |= {"dataset_kwargs": {"skip_prepare_dataset": True}} if supervised else {}
     with trl_forward(job.policy.model.get_base_model()):
         trainer = trainer_class(
             model=job.policy.model,
-            args=config(**_common_settings(job, len(batches), share), **own, **offline.settings),
+            args=config(**trainer_settings(job, len(batches), share), **own, **offline.settings),
             train_dataset=dataset,
             processing_class=job.policy.tokenizer,
             callbacks=[_StepCallback(job.seed, first, optimizer, stepped)],
@@ -89,30 +91,6 @@ def _supervised_row(row: TokenRow) -> TokenRow:
     return {
         "input_ids": row["prompt_ids"] + row["completion_ids"],
         "labels": [-100] * len(row["prompt_ids"]) + row["completion_ids"],
-    }
-
-
-def _common_settings(job: TrainingJob, steps: int, rows: int) -> dict[str, Any]:
-    cpu = job.policy.model.device.type == "cpu"
-    return {
-        "output_dir": str(job.work),
-        "max_steps": steps,
-        "learning_rate": job.algorithm.learning_rate,
-        "lr_scheduler_type": "constant",  # so that a step is the same wherever training was cut
-        "per_device_train_batch_size": rows,
-        "train_sampling_strategy": "sequential",
-        "max_length": None,  # selected by length already
-        "use_cpu": cpu,
-        "bf16": not cpu,
-        "activation_checkpointing": not cpu,
-        "seed": job.seed,
-        "report_to": "none",
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        "ddp_find_unused_parameters": False,
     }
 
 

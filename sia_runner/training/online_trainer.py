@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from transformers import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -21,7 +20,7 @@ from sia_runner.errors import TrainingError
 from sia_runner.records import Trajectory
 from sia_runner.training import forward as driver_rows
 from sia_runner.training.algorithms.base import OnlineAlgorithm, TrainingSignal
-from sia_runner.training.batch import RolloutBatch, collect_batch, derive_seed, questions_of_step
+from sia_runner.training.batch import RolloutBatch, collect_batch, derive_seed, questions_of_step, roll_out, why_no_rows
 from sia_runner.training.forward import ChunkInputs, PolicyForward, StepTotals, ValueHead, sum_over_processes
 from sia_runner.training.progress import TrainingStep, kl_batch_stride, kl_row_stride
 from sia_runner.training.protocol import TrainingJob
@@ -64,20 +63,10 @@ class RolloutPreparation:
         job.policy.model.eval()
         accelerator, algorithm = self._accelerator, job.algorithm
         questions = questions_of_step(job.units, algorithm.questions, step // self._online.loss.iterations, job.seed)
-        share = questions[accelerator.process_index :: accelerator.num_processes]
-        trajectories = (
-            job.roll(share, samples=algorithm.samples, step=step, temperature=algorithm.temperature) if share else []
-        )
-        trajectories = gather_object(trajectories) if accelerator.num_processes > 1 else trajectories
+        trajectories = roll_out(job, questions, step, accelerator)
         batch = collect_batch(trajectories, algorithm.max_length)
-        if not any(trajectory.reward is not None for trajectory in trajectories):
-            raise TrainingError(
-                f"none of the {len(trajectories)} rollouts of step {step + 1} has a reward: all of them failed"
-            )
-        if batch.left_out.long and not batch.rows:
-            raise TrainingError(f"all {batch.left_out.long} calls exceed max_length={algorithm.max_length} tokens")
-        if not batch.rows:
-            raise TrainingError("no rollout made a model call that names its question, so there is nothing to train on")
+        if reason := why_no_rows(batch, algorithm.max_length):
+            raise TrainingError(reason)
         with job.policy.training():
             return self._prepare(tuple(trajectories), batch, with_kl)
 
@@ -147,10 +136,7 @@ class RolloutPreparation:
 
 
 class OnlineTrainer(GRPOTrainer):
-    """The trainer of online algorithms.
-
-    `curve` has a Step for each optimizer step. One optimizer step is one call of `training_step`.
-    """
+    """The trainer of online algorithms; each `training_step` is an optimizer step and adds to `curve`."""
 
     def __init__(
         self, assignment: TrainingJob, online: OnlineAlgorithm, args: GRPOConfig, dataset: Any, callbacks: list

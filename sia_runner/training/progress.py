@@ -20,7 +20,7 @@ class TrainingStep:
     """The figures of one optimizer step."""
 
     reward: float  # mean over trajectories that have one
-    kl: float  # nats per completion, to the base; where it is only watched, the last measurement (see stride)
+    kl: float  # nats per completion, to the base; where it is only watched, the last measurement (see kl_batch_stride)
     entropy: float  # nats per token
     zero_groups: float  # share of questions whose samples all got the same reward
     length: float  # mean completion, in tokens
@@ -36,26 +36,17 @@ class CollapseVerdict:
 
 
 def kl_batch_stride(limits: CollapseLimits, iterations: int) -> int:
-    """Return N: the KL is measured on every Nth batch of rollouts, where it is only watched.
-
-    Each batch has `iterations` steps. N leaves two measurements in every window that is longer than a batch.
-    """
+    """Return N: a KL that is only watched is measured on every Nth batch of rollouts, twice in a window."""
     return max(1, min(4, (limits.window - 1) // iterations))
 
 
 def kl_row_stride(rows: int) -> int:
-    """Return N: the KL is measured on every Nth row, where it is only watched, since it costs a forward pass.
-
-    At most every eighth row, and at least eight rows.
-    """
+    """Return N: a KL that is only watched is measured on every Nth row, at most every eighth."""
     return max(1, min(8, rows // 8))
 
 
 def check_collapse(steps: Sequence[TrainingStep], limits: CollapseLimits) -> CollapseVerdict | None:
-    """Return a verdict if the last `limits.window` steps agree that training has collapsed, else None.
-
-    Agreement over a window is needed, because one batch of easy or hard questions proves nothing.
-    """
+    """Return a verdict if all of the last `limits.window` steps agree that training has collapsed, else None."""
     window = steps[-limits.window :]
     if len(window) < limits.window:
         return None
@@ -174,10 +165,7 @@ class TrainingProgress:
 
 
 def training_key(job: TrainingJob, parent: str | None) -> str:
-    """Return the key of a job: a hash of algorithm, base, start, questions and seed.
-
-    Only checkpoints with the same key are resumed.
-    """
+    """Return a hash of algorithm, base, start, questions and seed; only checkpoints with the same key are resumed."""
     parts = [job.algorithm.model_dump(), job.policy.base_sha256, parent, list(job.units), job.seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

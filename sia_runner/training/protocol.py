@@ -14,10 +14,7 @@ class RolloutCollector(Protocol):
     """The collector of rollouts: runs the harness itself, in its sandbox, against the live policy."""
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
-        """Run the harness `samples` times over `units`, seeded by `step`.
-
-        Returns len(units) * samples trajectories, in any order.
-        """
+        """Run the harness `samples` times over `units`, seeded by `step`; return all trajectories, in any order."""
         ...
 
 

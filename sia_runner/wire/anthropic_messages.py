@@ -1,8 +1,10 @@
 """Anthropic's messages API: requests, answers and streams."""
 
+import uuid
 from typing import Any
 
 from sia_runner.config.components import HostedProvider
+from sia_runner.records import SampledCall
 from sia_runner.wire.failures import CallError, error_of_status
 from sia_runner.wire.requests import (
     AnswerSummary,
@@ -10,6 +12,7 @@ from sia_runner.wire.requests import (
     Body,
     ModelRequest,
     SseEvent,
+    TokenDecoder,
     bad_request,
     boolean_field,
     checked_messages,
@@ -20,6 +23,7 @@ from sia_runner.wire.requests import (
     refuse_tools,
     short_text,
     sse_event,
+    summary_of_sampled,
     token_count,
 )
 
@@ -79,6 +83,33 @@ class AnthropicMessages:
         """Return a reader for one stream."""
         del request
         return _Reader()
+
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
+        """Return a policy's answer, and the response for the client."""
+        del decode  # this API shows no logprobs
+        summary = summary_of_sampled(request, sampled, "end_turn" if sampled.finish_reason == "stop" else "max_tokens")
+        reason = {"stop_reason": summary.finish_reason, "stop_sequence": None}
+        output_usage = {"output_tokens": summary.output_tokens}
+        message: Body = {
+            "id": f"msg_{uuid.uuid4().hex}",
+            "type": "message",
+            "role": "assistant",
+            "model": request.body["model"],
+            "content": [{"type": "text", "text": sampled.text}],
+            **reason,
+            "usage": {"input_tokens": summary.input_tokens, **output_usage},
+        }
+        if not request.stream:
+            return summary, dumps(message)
+        events: list[Body] = [
+            {"type": "message_start", "message": message | {"content": [], "stop_reason": None}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": sampled.text}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": reason, "usage": output_usage},
+            {"type": "message_stop"},
+        ]
+        return summary, b"".join(sse_event(dumps(event), event["type"]) for event in events)
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as Anthropic writes it."""

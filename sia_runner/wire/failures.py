@@ -1,9 +1,10 @@
 """The errors of model calls: a closed set of kinds, the kinds worth retrying, and the meaning of HTTP statuses."""
 
+import json
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 FailureKind = Literal[
     "rate_limited",
@@ -17,7 +18,6 @@ FailureKind = Literal[
     "down",  # the circuit breaker is open
     "cancelled",  # the client is gone
 ]
-FAILURE_KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
 _TRANSIENT: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
 _OVERLOADED = 529  # Anthropic's own
@@ -77,6 +77,16 @@ def error_of_status(status: int, headers: Mapping[str, str], body: Any) -> CallE
         kind = "auth"
     text = message[:_MAX_MESSAGE_CHARS] or "no reason given"
     return CallError(kind, f"{text} (status {status})", status=status, retry_after=retry_after(headers), code=code)
+
+
+def error_of_body(status: int, headers: Mapping[str, str], body: bytes) -> CallError:
+    """Return the error that a status, headers of any case and the bytes of a body mean."""
+    text = body.decode(errors="replace")
+    try:
+        parsed: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = text
+    return error_of_status(status, {name.lower(): value for name, value in headers.items()}, parsed)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sia_runner.errors import RunnerError
-from sia_runner.records import CallFailures, GatewayAddress, ModelReply, Usage
+from sia_runner.records import CallFailures, GatewayAddress, ModelReply, SampledCall, Usage
 
 Role = Literal["meta", "target"]  # the caller; each role has its own provider
 Scope = Literal["run", "generation", "grant"]
@@ -51,7 +51,8 @@ class Grant:
     generation: int  # the generation that pays; 0: none (final test, doctor)
     candidate: str  # gen_3, trial_1f2e..., as named in tables
     purpose: str  # propose | gate | trial | select | test | rollout; `test` may use the reserve
-    trajectories: Path  # each finished call is a line appended to this file
+    # Each finished call is a line appended to this file. None: a policy's calls stay in memory (rollouts).
+    trajectories: Path | None
     sample: int | None = None  # index among several runs over the same questions
     question: str | None = None  # set: every call of the token is for this question
     calls: int | None = None  # maximum number of calls (a guest agent's turn limit)
@@ -65,6 +66,11 @@ class ModelSession(Protocol):
     """One sandbox's session at the gateway."""
 
     door: GatewayAddress
+
+    @property
+    def sampled(self) -> Mapping[str, Sequence[SampledCall]]:
+        """A policy's answers by question, in the order of finishing, where the grant has no file for them."""
+        ...
 
     def usage(self) -> Usage:
         """Return the spending of the session so far."""
@@ -83,10 +89,7 @@ class ModelAccess(Protocol):
     """Gives the runner and its sandboxes access to models."""
 
     def check(self) -> None:
-        """Check packages, keys, endpoints and model names. Raises ModelsError.
-
-        Takes under two seconds and comes before any heavy import.
-        """
+        """Check packages, keys, endpoints and model names, before any heavy import. Raises ModelsError."""
         ...
 
     def open_session(self, grant: Grant) -> AbstractContextManager[ModelSession]:
@@ -104,10 +107,7 @@ class ModelAccess(Protocol):
         ...
 
     def policy(self) -> Any:
-        """Return the trainable model that harnesses call, loaded on first use.
-
-        Raises ModelsError where the target agent has none.
-        """
+        """Return the model that is trained, loaded on first use. Raises ModelsError where there is none."""
         ...
 
     def release_allowances(self, jobs: Collection[str]) -> None:

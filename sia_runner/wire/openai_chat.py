@@ -1,8 +1,11 @@
 """OpenAI's chat completions API: requests, answers and streams."""
 
+import time
+import uuid
 from typing import Any
 
 from sia_runner.config.components import HostedProvider
+from sia_runner.records import SampledCall
 from sia_runner.wire.failures import CallError, error_of_status
 from sia_runner.wire.requests import (
     AnswerSummary,
@@ -10,6 +13,7 @@ from sia_runner.wire.requests import (
     Body,
     ModelRequest,
     SseEvent,
+    TokenDecoder,
     bad_request,
     boolean_field,
     checked_messages,
@@ -20,6 +24,7 @@ from sia_runner.wire.requests import (
     refuse_tools,
     short_text,
     sse_event,
+    summary_of_sampled,
     token_count,
 )
 
@@ -67,6 +72,27 @@ class OpenAIChat:
         """Return a reader for one stream."""
         return _Reader(request.wants_usage)
 
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
+        """Return a policy's answer, and the response for the client; `decode` shows a token as text."""
+        summary = summary_of_sampled(request, sampled, sampled.finish_reason)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.body["model"]}
+        logprobs = _logprobs(sampled, decode) if boolean_field(request.body, "logprobs") else None
+        counts = len(sampled.prompt_ids), len(sampled.completion_ids)
+        usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}
+        last = {"index": 0, "logprobs": None, "finish_reason": sampled.finish_reason}
+        if not request.stream:
+            message = {"role": "assistant", "content": sampled.text, "refusal": None}
+            choice = last | {"message": message, "logprobs": logprobs}
+            return summary, dumps(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
+        head["object"] = "chat.completion.chunk"
+        delta = {"role": "assistant", "content": sampled.text}
+        first = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        chunks = [{"choices": [first]}, {"choices": [last | {"delta": {}}]}]
+        if request.wants_usage:
+            chunks.append({"choices": [], "usage": usage})
+        events = [dumps(head | chunk) for chunk in chunks]
+        return summary, b"".join(map(sse_event, [*events, b"[DONE]"]))
+
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as OpenAI writes it."""
         kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
@@ -75,6 +101,14 @@ class OpenAIChat:
     def error_event(self, status: int, failed: CallError) -> bytes:
         """Return the error as an event of a stream."""
         return sse_event(dumps(self.error(status, failed)))
+
+
+def _logprobs(sampled: SampledCall, decode: TokenDecoder) -> Body:
+    tokens = [
+        {"token": (text := decode([token])), "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []}
+        for token, logprob in zip(sampled.completion_ids, sampled.logprobs, strict=True)
+    ]
+    return {"content": tokens, "refusal": None}
 
 
 class _Reader:

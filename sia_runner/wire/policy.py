@@ -45,10 +45,7 @@ class WarmupDialogue:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRequest:
-    """One request to a policy.
-
-    Temperature 0 is greedy. `seed` None takes the next value of the engine's own counter.
-    """
+    """One request to a policy; temperature 0 is greedy, and `seed` None takes the engine's own counter."""
 
     messages: Messages
     max_tokens: int
@@ -59,29 +56,15 @@ class PolicyRequest:
     weights: WeightsSource = LIVE_WEIGHTS
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyAnswer:
-    """A policy's answer.
-
-    `text` ends before a stop string and contains no special token; `sampled` has every sampled token.
-    """
-
-    text: str
-    sampled: SampledCall
-
-
 class PolicyService(Protocol):
     """The interface between the gateway and a policy, in this process or at a vLLM server."""
 
     def start(self) -> Any:
-        """Return the policy (training.protocol.Policy), ready to answer; the first call loads it.
-
-        Raises PolicyError.
-        """
+        """Return the TrainablePolicy (training.protocol), loaded by the first call. Raises PolicyError."""
         ...
 
-    def submit(self, request: PolicyRequest) -> Future[PolicyAnswer]:
-        """Queue a request; `start` comes first. The future raises Failed."""
+    def submit(self, request: PolicyRequest) -> Future[SampledCall]:
+        """Queue a request; `start` comes first. The future raises CallError."""
         ...
 
     def close(self) -> None:

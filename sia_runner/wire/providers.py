@@ -180,14 +180,21 @@ def _shortened(names: Sequence[str]) -> Iterator[str]:
 
 def _list_request(hosted: HostedProvider) -> urllib.request.Request:
     key = key_of(hosted)
-    headers = {"User-Agent": "sia-runner", "Accept": "application/json", **hosted.headers}
+    headers = {"User-Agent": "sia-runner", "Accept": "application/json"} | auth_headers(hosted, key)
     url = f"{str(hosted.base_url).rstrip('/')}/models"
     if hosted.api == "anthropic":
-        headers |= {"anthropic-version": "2023-06-01"} | ({"x-api-key": key} if key else {})
-        url += "?limit=1000"
-    elif key:
-        headers["Authorization"] = f"Bearer {key}"
+        headers, url = {"anthropic-version": ANTHROPIC_VERSION} | headers, f"{url}?limit=1000"
     return urllib.request.Request(url, headers=headers)  # noqa: S310 - the schema allows http and https only
+
+
+ANTHROPIC_VERSION = "2023-06-01"
+
+
+def auth_headers(hosted: HostedProvider, key: str | None) -> dict[str, str]:
+    """Return the headers with the key, and those of the configuration, which win."""
+    if not key:
+        return dict(hosted.headers)
+    return ({"x-api-key": key} if hosted.api == "anthropic" else {"authorization": f"Bearer {key}"}) | hosted.headers
 
 
 class NoRedirectHandler(urllib.request.HTTPRedirectHandler):
@@ -220,11 +227,16 @@ class _Connection(http.client.HTTPSConnection):
 
 
 def provider_address(hosted: HostedProvider) -> str:
-    """Return scheme, host and port, without a user name or password in the address."""
+    """Return the address of a provider, for messages."""
     try:
-        parts = urlsplit(hosted.base_url or "")
+        return address_of(hosted.base_url or "")
     except ValueError:
         return "provider.base_url, which is not a valid address"
+
+
+def address_of(url: str) -> str:
+    """Return scheme, host and port, without a user name or password. Raises ValueError."""
+    parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 

@@ -5,7 +5,7 @@ server-sent events."""
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -30,11 +30,6 @@ class SseSplitter:
         self._rest = bytearray()
         self._searched = 0
 
-    @property
-    def cut(self) -> bool:
-        """Tells whether an incomplete event remains."""
-        return bool(self._rest.strip())
-
     def feed(self, piece: bytes) -> Iterator[SseEvent]:
         """Yield the events that this piece completes."""
         self._rest += piece.replace(b"\r", b"")  # line ends may be \r\n; JSON has no bare \r
@@ -57,6 +52,7 @@ def sse_event(data: bytes, name: str | None = None) -> bytes:
     return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"
 
 
+MAX_ANSWER_BYTES = 16 << 20  # bytes of a provider's answer
 Api = Literal["openai", "anthropic"]
 Body = dict[str, Any]
 
@@ -78,7 +74,6 @@ class ModelRequest:
     raw: bytes = b""  # the body's JSON
     grant: Grant | None = None  # the account; a policy reads it
     turn: int = 0  # number of earlier calls of this session for the same question
-    sampled: SampledCall | None = None  # set by a policy when it answers
 
     def __post_init__(self) -> None:
         self.raw = self.raw or dumps(self.body)
@@ -96,6 +91,22 @@ class AnswerSummary:
     output_tokens: int | None = None
     cached_tokens: int = 0  # read from the provider's cache
     written_tokens: int = 0  # written to it
+    sampled: SampledCall | None = None  # of a policy
+
+
+TokenDecoder = Callable[[Sequence[int]], str]
+
+
+def summary_of_sampled(request: ModelRequest, sampled: SampledCall, finish_reason: str) -> AnswerSummary:
+    """Return the summary of a policy's answer, whose finish reason each API names in its own words."""
+    return AnswerSummary(
+        sampled.text,
+        finish_reason=finish_reason,
+        model=short_text(request.body["model"]),
+        input_tokens=len(sampled.prompt_ids),
+        output_tokens=len(sampled.completion_ids),
+        sampled=sampled,
+    )
 
 
 class AnswerReader(Protocol):
@@ -127,6 +138,10 @@ class ApiDialect(Protocol):
 
     def reader(self, request: ModelRequest) -> AnswerReader:
         """Return a reader for the request's stream."""
+        ...
+
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
+        """Return a policy's answer, and the response for the client: one JSON, or the events of a stream."""
         ...
 
     def error(self, status: int, failed: CallError) -> Body:

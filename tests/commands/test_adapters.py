@@ -17,6 +17,7 @@ from sia_runner.store.journal import Journal
 from sia_runner.store.run_directory import tree_sha256
 from sia_runner.training import adapters
 from sia_runner.training.adapters import AdapterOrigin, attached_adapter
+from sia_runner.wire.adapter_files import adapter_sha256
 from tests.training import toy
 
 LORA = LoraSettings(rank=4, alpha=8, save=["embed_tokens", "lm_head"])
@@ -107,7 +108,7 @@ def test_a_run_lists_what_it_trained(made, capsys):
     assert head.split()[:6] == ["gen", "status", "algorithm", "steps", "reward", "KL"]
     assert second.split()[:6] == ["2", "accepted", "grpo", "7", "0.250", "0.500"]
     assert third.split()[:2] == ["3", "rejected"] and second.split()[-1] != third.split()[-1]
-    assert weights_sha256(made.base)[:12] in second and adapters.adapter_sha256(made.adapter)[:12] in second
+    assert weights_sha256(made.base)[:12] in second and adapter_sha256(made.adapter)[:12] in second
     assert best == "best: gen_2/adapter"
 
 
@@ -130,7 +131,7 @@ def test_an_adapter_says_where_it_comes_from(made, capsys):
         0.25,
     )
     assert origin["lora"]["rank"] == 4 and origin["data_sha256"] == "d" * 64
-    assert origin["sha256"] == adapters.adapter_sha256(made.adapter)
+    assert origin["sha256"] == adapter_sha256(made.adapter)
 
 
 def test_it_loads_onto_its_own_base_and_onto_no_other(made, capsys):
@@ -174,7 +175,7 @@ def test_the_best_one_is_exported_with_its_origin(made, tmp_path, capsys):
     out = tmp_path / "taken"
     assert main(["adapters", "export", str(made.run), str(out)]) == 0
     assert adapters.read_adapter_origin(out) == adapters.read_adapter_origin(made.adapter)
-    assert adapters.adapter_sha256(out) == adapters.adapter_sha256(made.adapter)
+    assert adapter_sha256(out) == adapter_sha256(made.adapter)
     provenance = json.loads((out / "provenance.json").read_text())
     assert (provenance["run"], provenance["generation"], provenance["val"]["value"]) == ("run", 2, 0.5)
 

@@ -17,11 +17,15 @@ import pytest
 from sia_runner.config.components import HostedProvider, TokenPrices
 from sia_runner.config.experiment import BudgetConfig, SpendingLimits
 from sia_runner.gateway import service
-from sia_runner.gateway.service import check_endpoint, check_provider, check_providers
+from sia_runner.gateway.service import check_endpoint, check_providers
 from sia_runner.wire.grants import ModelsError
 from tests.provider import Answer, ProviderServer
 
 FREE = BudgetConfig()
+
+
+def check_provider(role, provider, budget):
+    check_providers({role: provider}, budget)
 
 
 def hosted(base_url, **keys):

@@ -1,11 +1,11 @@
 """A harness's clients talk to the policy through the gateway as to any provider."""
 
 import asyncio
+import hashlib
 import json
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
 
 import anthropic
 import openai
@@ -14,15 +14,16 @@ import pytest
 pytest.importorskip("torch", reason="the training extra is not installed")
 
 from sia_runner.config.experiment import BudgetConfig
+from sia_runner.gateway.backends import policy_endpoint
 from sia_runner.gateway.calls import CallRunner
 from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import price_of
 from sia_runner.gateway.server import GatewayServer
-from sia_runner.policy.backend import policy_endpoint, policy_provider
+from sia_runner.policy.backend import PolicyBackend, policy_provider
 from sia_runner.policy.engine import RequestBatcher
+from sia_runner.records import SampledCall
 from sia_runner.wire.grants import Grant
-from sia_runner.wire.policy import LIVE_WEIGHTS
-from tests.gateway.gateway_kit import Guest
+from tests.gateway.gateway_kit import HI, Guest
 from tests.policy.checkpoints import ask
 
 
@@ -30,8 +31,7 @@ class Scene:
     """The gateway on a loop of its own, with the policy behind the target role."""
 
     def __init__(self, engine, folder):
-        self.engine, self.folder, self.kept = engine, folder, []
-        self.forced = {}  # what the runner decides of a request
+        self.engine, self.folder = engine, folder
         self.batching = RequestBatcher(lambda: engine)
         self.ledger = RunLedger(folder / "ledger", BudgetConfig(), {"target": price_of(policy_provider(engine.spec))})
         self.loop = asyncio.new_event_loop()
@@ -43,25 +43,34 @@ class Scene:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
 
     async def _start(self):
-        def settle(_asked, one):
-            return replace(one, **self.forced)
-
-        def keep(asked, sampled):
-            self.kept.append((asked.question, sampled))
-
-        self.endpoint = policy_endpoint(self.engine.spec, self.batching, settle, keep)
-        self.gateway = GatewayServer({"target": self.endpoint}, CallRunner(self.ledger), self.folder / "cache")
+        endpoint = policy_endpoint(PolicyBackend(self.engine.spec, self.batching))
+        self.gateway = GatewayServer({"target": endpoint}, CallRunner(self.ledger), self.folder / "cache")
         await self.gateway.start()
 
     @contextmanager
-    def session(self):
+    def session(self, **changes):
+        """The runner's own decisions about a request are `changes` of the grant."""
         grant = Grant("target", 1, "gen_1", "rollout", self.folder / "trajectories.jsonl", sample=0)
+        grant = replace(grant, **changes)
         context = self.gateway.session(grant)
         stay = self.run(context.__aenter__())
         try:
             yield Guest(stay)
         finally:
             self.run(context.__aexit__(None, None, None))
+
+    @property
+    def kept(self):
+        """What the file says was sampled, with its question."""
+        kept = []
+        for record in self.records():
+            tokens = record["tokens"]
+            if tokens is None:
+                continue
+            ids = [tuple(tokens[name]) for name in ("prompt_ids", "completion_ids", "logprobs")]
+            sampled = SampledCall(*ids, tokens["finish_reason"], tokens["adapter"], record["response"]["text"])
+            kept.append((record["question"], sampled))
+        return kept
 
     def records(self):
         return [json.loads(line) for line in (self.folder / "trajectories.jsonl").read_text().splitlines()]
@@ -93,14 +102,14 @@ def test_an_openai_client_gets_the_engines_answer_and_its_tokens_are_counted(sce
         answer = chat(guest, temperature=0.9, seed=4, max_tokens=10, user="q1")
         usage = guest.session.usage()
     assert answer.choices[0].message.content == expected.text
-    assert answer.choices[0].finish_reason == expected.sampled.finish_reason
-    used, made = len(expected.sampled.prompt_ids), len(expected.sampled.completion_ids)
+    assert answer.choices[0].finish_reason == expected.finish_reason
+    used, made = len(expected.prompt_ids), len(expected.completion_ids)
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (used, made)
     assert (usage.calls, usage.tokens, usage.usd) == (1, used + made, 0.0)
-    assert scene.kept == [("q1", expected.sampled)]
+    assert scene.kept == [("q1", expected)]
     (record,) = scene.records()
     assert (record["question"], record["response"]["text"]) == ("q1", expected.text)
-    assert record["finish_reason"] == expected.sampled.finish_reason and record["error"] is None
+    assert record["finish_reason"] == expected.finish_reason and record["error"] is None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +122,7 @@ def test_every_sampling_setting_of_a_request_is_honoured(settings, scene, engine
         chat(guest, seed=11, max_tokens=20, temperature=settings["temperature"])
     expected = engine.generate([ask("1+1=", seed=11, max_tokens=20, **settings)])[0]
     assert answer.choices[0].message.content == expected.text
-    assert scene.kept[0][1].completion_ids == expected.sampled.completion_ids != scene.kept[1][1].completion_ids
+    assert scene.kept[0][1].completion_ids == expected.completion_ids != scene.kept[1][1].completion_ids
 
 
 def test_settings_that_ask_for_nothing_are_no_reason_to_refuse(scene):
@@ -132,7 +141,7 @@ def test_a_request_that_names_nothing_gets_the_specs_defaults(scene, engine):
     with scene.session() as guest:
         chat(guest)
     greedy = engine.generate([ask("1+1=", max_tokens=engine.spec.max_tokens)])[0]
-    assert scene.kept[0][1] == greedy.sampled
+    assert scene.kept[0][1] == greedy
 
 
 def test_logprobs_are_given_when_asked_for(scene):
@@ -170,8 +179,8 @@ def test_an_anthropic_client_is_answered_too(stream, scene, engine):
         else:
             message = client.messages.create(messages=messages, **settings)
     assert "".join(block.text for block in message.content) == expected.text
-    assert message.usage.output_tokens == len(expected.sampled.completion_ids)
-    assert message.stop_reason == {"stop": "end_turn", "length": "max_tokens"}[expected.sampled.finish_reason]
+    assert message.usage.output_tokens == len(expected.completion_ids)
+    assert message.stop_reason == {"stop": "end_turn", "length": "max_tokens"}[expected.finish_reason]
 
 
 def test_what_the_policy_cannot_do_is_refused_by_name(scene):
@@ -203,11 +212,29 @@ def test_a_prompt_that_is_too_long_has_openais_code(scene):
 
 
 def test_the_runner_decides_weights_temperature_and_seed_of_a_rollout(scene, engine):
-    seeds = count(100)
-    scene.forced = {"temperature": 1.0, "weights": LIVE_WEIGHTS, "seed": next(seeds)}
-    with scene.session() as guest:
-        chat(guest, temperature=0.0, seed=1, max_tokens=10)
-    assert scene.kept[0][1] == engine.generate([ask("1+1=", temperature=1.0, seed=100, max_tokens=10)])[0].sampled
+    with scene.session(temperature=1.0, seed="7", live=True) as guest:
+        chat(guest, temperature=0.0, seed=1, max_tokens=10, user="q1")
+        chat(guest, temperature=0.0, seed=1, max_tokens=10, user="q1")
+    for turn, (_, sampled) in enumerate(scene.kept):
+        seed = int.from_bytes(hashlib.sha256(f"7 q1 {turn}".encode()).digest()[:4]) >> 1
+        assert sampled == engine.generate([ask("1+1=", temperature=1.0, seed=seed, max_tokens=10)])[0]
+
+
+def test_without_a_file_the_finished_calls_of_a_question_stay_in_memory(scene):
+    """The same records as in the file; a call without a question, or that failed, is none of them."""
+    for trajectories in (scene.folder / "trajectories.jsonl", None):
+        with scene.session(trajectories=trajectories, temperature=1.0, seed="7") as guest:
+            chat(guest, max_tokens=5)
+            for text in ("1+1=", "2+2="):
+                chat(guest, text, max_tokens=5, user="q1")
+            guest.anthropic().messages.create(
+                model="any", max_tokens=5, messages=HI, metadata={"user_id": "q2"}, stream=False
+            )
+            with pytest.raises(openai.BadRequestError):
+                chat(guest, user="q3", n=2)
+    calls = [(question, call) for question, of_question in guest.session.sampled.items() for call in of_question]
+    assert calls == [(question, call) for question, call in scene.kept if question]
+    assert [question for question, _ in calls] == ["q1", "q1", "q2"]
 
 
 def test_concurrent_callers_get_their_own_answers(scene, engine):
@@ -220,8 +247,7 @@ def test_concurrent_callers_get_their_own_answers(scene, engine):
 
 
 def test_a_policy_that_breaks_is_an_infrastructure_failure(scene, tmp_path):
-    scene.forced = {"weights": tmp_path / "gone"}
-    with scene.session() as guest:
+    with scene.session(adapter=tmp_path / "gone") as guest:
         with pytest.raises(openai.APIStatusError, match="the policy failed"):
             chat(guest, user="q1")
         assert guest.session.faults().questions == {"q1": "rate_limited"}

@@ -38,7 +38,7 @@ def test_a_base_in_bfloat16_answers_and_its_logprobs_are_those_of_a_forward_pass
     engine = PolicyEngine(spec(checkpoint(tmp_path / "base"), dtype="bfloat16"), tmp_path, no_texts)
     engine.use(adapter(tmp_path / "adapter", engine, 1))
     for answer in engine.generate([ask(text, temperature=1.0, seed=1, max_tokens=12) for text in ("1+1=", "hello")]):
-        sampled = answer.sampled
+        sampled = answer
         ids = torch.tensor([[*sampled.prompt_ids, *sampled.completion_ids]])
         with torch.no_grad():
             logprob_tv = engine.model(ids).logits[0].double().log_softmax(-1)

@@ -53,9 +53,7 @@ def test_requests_that_come_together_are_one_batch_and_each_gets_its_own_answer(
     asks = [ask(str(number), temperature=1.0, seed=number) for number in range(5)]
     answers = [future.result(30) for future in [batching.submit(one) for one in asks]]
     assert watched.sizes == [5]
-    assert [one.sampled.completion_ids for one in answers] == [
-        engine.generate([one])[0].sampled.completion_ids for one in asks
-    ]
+    assert [one.completion_ids for one in answers] == [engine.generate([one])[0].completion_ids for one in asks]
 
 
 def test_a_batch_has_a_bound(serve):
@@ -75,7 +73,7 @@ def test_a_lonely_request_waits_no_longer_than_the_window(serve):
 def test_a_request_that_is_refused_takes_no_other_with_it(serve):
     _, batching = serve(wait_ms=200.0)
     good, bad = batching.submit(ask("1", max_tokens=2)), batching.submit(ask("1 " * 200))
-    assert good.result(30).sampled.completion_ids
+    assert good.result(30).completion_ids
     with pytest.raises(CallError, match="maximum context length"):
         bad.result(30)
 

@@ -2,14 +2,16 @@
 
 import random
 import threading
+import warnings
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
 from sia_runner.policy.engine import PolicyEngine
+from sia_runner.policy.sampling import _cache_argument
 from sia_runner.wire.failures import CallError
-from tests.policy.checkpoints import ask, checkpoint, no_texts, spec
+from tests.policy.checkpoints import adapter, ask, checkpoint, no_texts, spec
 
 
 def prompts(count):
@@ -25,7 +27,7 @@ def test_greedy_answers_are_those_of_generate(kind, tmp_path):
     for one, answer in zip(asks, engine.generate(asks), strict=True):
         ids = torch.tensor([engine.prompt_ids(one)])
         expected = engine.model.generate(ids, max_new_tokens=one.max_tokens, do_sample=False)[0, ids.shape[1] :]
-        assert list(answer.sampled.completion_ids) == expected.tolist()
+        assert list(answer.completion_ids) == expected.tolist()
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt_oss"])
@@ -33,7 +35,7 @@ def test_recorded_logprobs_are_those_of_a_forward_pass(kind, tmp_path):
     """What training computes from the token ids is what was recorded while sampling."""
     engine = PolicyEngine(spec(checkpoint(tmp_path / kind, kind)), tmp_path, no_texts)
     answers = engine.generate([ask(text, temperature=0.8, max_tokens=20, seed=1) for text in prompts(8)])
-    for sampled in (answer.sampled for answer in answers):
+    for sampled in answers:
         ids = torch.tensor([[*sampled.prompt_ids, *sampled.completion_ids]])
         with torch.no_grad():
             logprob_tv = (engine.model(ids).logits[0] / 0.8).log_softmax(-1)
@@ -48,17 +50,37 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(engine):
     alone = [engine.generate([one])[0] for one in mine]
     others = [ask(text, temperature=0.7, top_p=0.9, max_tokens=30, seed=9) for text in prompts(10)]
     together = engine.generate([*others, *mine])[10:]
-    assert [one.sampled.completion_ids for one in together] == [one.sampled.completion_ids for one in alone]
+    assert [one.completion_ids for one in together] == [one.completion_ids for one in alone]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt_oss"])
+def test_sampling_warns_of_nothing_with_and_without_an_adapter(kind, tmp_path):
+    """A warning would stand in the middle of a run's output."""
+    engine = PolicyEngine(spec(checkpoint(tmp_path / kind, kind)), tmp_path, no_texts)
+    trained = adapter(tmp_path / "adapter", engine, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.generate([ask("1+1="), ask("1+", weights=trained)])
+
+
+def test_the_cache_has_its_older_name_where_a_model_knows_no_other():
+    class Older:
+        def forward(self, input_ids, past_key_values=None): ...
+
+    class Newer:
+        def forward(self, input_ids, cache=None): ...
+
+    assert [_cache_argument(model) for model in (Older(), Newer())] == ["past_key_values", "cache"]
 
 
 def test_a_longer_bound_only_adds_tokens(engine):
     short, long = (engine.generate([ask("1+1", temperature=1.0, seed=3, max_tokens=n)])[0] for n in (4, 12))
-    assert long.sampled.completion_ids[:4] == short.sampled.completion_ids
+    assert long.completion_ids[:4] == short.completion_ids
 
 
 def test_without_a_seed_every_answer_is_another(engine):
     answers = engine.generate([ask("1+1", temperature=1.0, max_tokens=20)] * 4)
-    assert len({answer.sampled.completion_ids for answer in answers}) == 4
+    assert len({answer.completion_ids for answer in answers}) == 4
 
 
 def test_an_answer_ends_before_its_stop_string_and_keeps_what_was_sampled(engine):
@@ -67,18 +89,18 @@ def test_an_answer_ends_before_its_stop_string_and_keeps_what_was_sampled(engine
     first = whole.text.find(mark)
     cut = engine.generate([ask("7", temperature=1.0, seed=5, max_tokens=30, stop=("never said", mark))])[0]
     assert cut.text == whole.text[:first]
-    assert cut.sampled.finish_reason == "stop"
-    length = len(cut.sampled.completion_ids)
-    assert cut.sampled.completion_ids == whole.sampled.completion_ids[:length] and length < 30
-    assert mark in engine.tokenizer.decode(cut.sampled.completion_ids)
+    assert cut.finish_reason == "stop"
+    length = len(cut.completion_ids)
+    assert cut.completion_ids == whole.completion_ids[:length] and length < 30
+    assert mark in engine.tokenizer.decode(cut.completion_ids)
 
 
 def test_an_end_mark_is_sampled_and_not_shown(engine):
     answers = engine.generate([ask("1", temperature=3.0, max_tokens=80, seed=seed) for seed in range(40)])
-    ended = [answer for answer in answers if answer.sampled.finish_reason == "stop"]
+    ended = [answer for answer in answers if answer.finish_reason == "stop"]
     assert ended, "of 40 random answers one should meet the end mark"
     for answer in ended:
-        assert answer.sampled.completion_ids[-1] == engine.tokenizer.eos_token_id
+        assert answer.completion_ids[-1] == engine.tokenizer.eos_token_id
         assert "<|end|>" not in answer.text
 
 
@@ -92,7 +114,7 @@ def test_a_prompt_longer_than_the_context_is_refused_as_openai_does(engine):
 
 def test_an_answer_ends_with_the_context(engine):
     one = ask("1" * 80, max_tokens=1000, temperature=0.0)
-    sampled = engine.generate([one])[0].sampled
+    sampled = engine.generate([one])[0]
     assert len(sampled.prompt_ids) + len(sampled.completion_ids) <= 96
     assert sampled.finish_reason in ("stop", "length")
 

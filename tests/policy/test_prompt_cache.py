@@ -68,7 +68,7 @@ def test_trained_weights_answer_otherwise(tmp_path):
     before = engine.generate([ask("12+7=")])[0]
     with engine.training() as model, torch.no_grad():
         model.lm_head.weight.copy_(-model.lm_head.weight)
-    assert engine.generate([ask("12+7=")])[0].sampled.completion_ids != before.sampled.completion_ids
+    assert engine.generate([ask("12+7=")])[0].completion_ids != before.completion_ids
 
 
 def test_memory_is_bounded_and_the_oldest_go_first(engine, forwards, monkeypatch):

@@ -61,7 +61,7 @@ def policy_at(server, folder):
 
 
 def drawn(answers):
-    return [(answer.text, answer.sampled.completion_ids, answer.sampled.finish_reason) for answer in answers]
+    return [(answer.text, answer.completion_ids, answer.finish_reason) for answer in answers]
 
 
 def local(tmp_path, server):
@@ -76,9 +76,9 @@ def test_answers_are_those_of_the_server_without_a_copy_of_the_weights_here(serv
     answers = [policy.answer(one) for one in ASKS]
     assert drawn(answers) == drawn(expected)
     for answer, other in zip(answers, expected, strict=True):
-        assert answer.sampled.prompt_ids == other.sampled.prompt_ids
-        assert answer.sampled.logprobs == pytest.approx(other.sampled.logprobs, abs=1e-5)
-        assert answer.sampled.adapter == "base"
+        assert answer.prompt_ids == other.prompt_ids
+        assert answer.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+        assert answer.adapter == "base"
     assert copies == []
 
 
@@ -96,7 +96,7 @@ def test_sampling_settings_reach_the_server(served, tmp_path):
 def test_without_a_seed_every_answer_is_another(served, tmp_path):
     policy, _ = policy_at(served(), tmp_path)
     answers = [policy.answer(ask("1+1", temperature=1.0, max_tokens=20)) for _ in range(4)]
-    assert len({answer.sampled.completion_ids for answer in answers}) == 4
+    assert len({answer.completion_ids for answer in answers}) == 4
 
 
 def test_a_prompt_longer_than_the_servers_context_is_refused_here(served, tmp_path):
@@ -117,7 +117,7 @@ def test_adapters_are_switched_by_what_they_hold(served, tmp_path):
         assert policy.use(folder) == here.use(folder) == policy.version
         assert drawn(policy.answer(one) for one in ASKS) == drawn(here.generate(ASKS))
     other = policy.answer(replace(ASKS[0], weights=second))
-    assert other.sampled.adapter != policy.version
+    assert other.adapter != policy.version
     assert drawn([other]) == drawn(here.generate([replace(ASKS[0], weights=second)]))
     assert len(server.loads) == 2, "each is loaded once"
 
@@ -178,8 +178,8 @@ def test_what_is_trained_answers_in_its_newest_version_and_is_gone_afterwards(se
                     parameter.normal_(std=0.2)
         answer = policy.answer(ASKS[0])
         assert drawn([answer]) == drawn(copies[0].generate([ASKS[0]]))
-        assert answer.sampled.logprobs == pytest.approx(copies[0].generate([ASKS[0]])[0].sampled.logprobs, abs=1e-5)
-        versions.append(answer.sampled.adapter)
+        assert answer.logprobs == pytest.approx(copies[0].generate([ASKS[0]])[0].logprobs, abs=1e-5)
+        versions.append(answer.adapter)
     assert len(set(versions)) == 3 and len(copies) == 1
     assert len({name for name, _ in server.loads}) == 1 == len(server.adapters)
     salts = [body["cache_salt"] for body in server.asked[-3:]]
@@ -203,7 +203,7 @@ def test_concurrent_requests_are_under_way_at_the_same_time(served, tmp_path):
     policy._server.complete = complete
     held = RequestForwarder(lambda: policy)
     futures = [held.submit(ask(str(number), max_tokens=2)) for number in range(4)]
-    assert all(future.result(30).sampled.completion_ids for future in futures)
+    assert all(future.result(30).completion_ids for future in futures)
 
 
 def test_what_fails_at_the_server_is_an_infrastructure_failure_of_the_request(served, tmp_path):
@@ -219,7 +219,7 @@ def test_what_fails_at_the_server_is_an_infrastructure_failure_of_the_request(se
     with pytest.raises(CallError, match="the policy failed: PolicyError") as failed:
         held.submit(replace(ASKS[0], weights=tmp_path / "gone")).result(30)
     assert not failed.value.transient
-    assert held.submit(ASKS[0]).result(30).sampled.completion_ids
+    assert held.submit(ASKS[0]).result(30).completion_ids
     server.close()
     with pytest.raises(CallError, match="no answer from") as failed:
         held.submit(ASKS[0]).result(30)

@@ -15,7 +15,8 @@ from typing import Any, cast
 from aiohttp import web
 
 from sia_runner.policy.engine import PolicyEngine, RequestBatcher
-from sia_runner.wire.policy import PolicyAnswer, PolicyRequest
+from sia_runner.records import SampledCall
+from sia_runner.wire.policy import PolicyRequest
 
 FULL = {"n": 1, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
@@ -140,15 +141,15 @@ class VllmServer:
             weights=self.adapters.get(body["model"]),
         )
 
-    def shape(self, body: dict[str, Any], answer: PolicyAnswer) -> dict[str, Any]:
+    def shape(self, body: dict[str, Any], answer: SampledCall) -> dict[str, Any]:
         shown = {
-            "tokens": self.engine.tokenizer.convert_ids_to_tokens(list(answer.sampled.completion_ids)),
-            "token_logprobs": list(answer.sampled.logprobs),
+            "tokens": self.engine.tokenizer.convert_ids_to_tokens(list(answer.completion_ids)),
+            "token_logprobs": list(answer.logprobs),
             "top_logprobs": self._top(body) if body["logprobs"] else None,
         }
-        choice = {"index": 0, "text": answer.text, "logprobs": shown, "finish_reason": answer.sampled.finish_reason}
+        choice = {"index": 0, "text": answer.text, "logprobs": shown, "finish_reason": answer.finish_reason}
         if body.get("return_token_ids"):
-            choice |= {"token_ids": list(answer.sampled.completion_ids), "prompt_token_ids": body["prompt"]}
+            choice |= {"token_ids": list(answer.completion_ids), "prompt_token_ids": body["prompt"]}
         return {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
 
     def _top(self, body: dict[str, Any]) -> list[dict[str, float]]:

@@ -12,6 +12,7 @@ from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.training import adapters
 from sia_runner.training.adapters import AdapterOrigin, attached_adapter
+from sia_runner.wire.adapter_files import WEIGHTS_FILE
 from tests.training import toy
 
 IDS = torch.tensor([toy.prompt_of(unit) for unit in toy.HELD_OUT[:4]])
@@ -148,7 +149,7 @@ def test_attention_and_experts_of_a_small_gpt_oss(tmp_path):
 def adapters_on_disk(out) -> list[str]:
     from safetensors import safe_open
 
-    with safe_open(out / adapters.WEIGHTS_FILE, "pt") as file:
+    with safe_open(out / WEIGHTS_FILE, "pt") as file:
         return list(file.keys())
 
 
@@ -161,7 +162,7 @@ def test_another_base_is_refused_in_one_line(trained):
 
 def test_a_folder_without_all_parts_is_no_adapter(trained):
     policy, out, _, _ = trained
-    (out / adapters.WEIGHTS_FILE).unlink()
+    (out / WEIGHTS_FILE).unlink()
     with pytest.raises(TrainingError, match=r"adapter_model\.safetensors is missing"):
         adapters.check_adapter(out, policy.base_sha256)
 

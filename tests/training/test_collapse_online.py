@@ -10,6 +10,7 @@ pytest.importorskip("trl", reason="the drivers are TRL's")
 
 from sia_runner.config.training import CollapseLimits
 from sia_runner.training import adapters, drivers
+from sia_runner.wire.adapter_files import WEIGHTS_FILE
 from tests.training import toy
 
 NONE = {"kl": None, "entropy": None, "zero_groups": None, "length": None}
@@ -25,7 +26,7 @@ def wild(rate=3e-3, **limits):
 def kept_weights(folder):
     from safetensors.torch import load_file
 
-    return load_file(folder / "adapter" / adapters.WEIGHTS_FILE)
+    return load_file(folder / "adapter" / WEIGHTS_FILE)
 
 
 def ended_there(policy, settings, steps, folder, **changes):
@@ -33,14 +34,14 @@ def ended_there(policy, settings, steps, folder, **changes):
     calm = settings.model_copy(
         update={"steps": steps, "collapse": CollapseLimits(**NONE, window=settings.collapse.window)}
     )
-    drivers.train_online(toy.assignment(policy, calm, folder, **changes))
+    drivers.train(toy.assignment(policy, calm, folder, **changes))
     return kept_weights(folder)
 
 
 def goes_back(policy, settings, folder, **changes):
     """Train; the result has to be the last checkpoint that no window condemns. Returns how it went."""
     lines: list[str] = []
-    trained = drivers.train_online(toy.assignment(policy, settings, folder, say=lines.append, **changes))
+    trained = drivers.train(toy.assignment(policy, settings, folder, say=lines.append, **changes))
     assert trained.steps < settings.steps
     assert lines[-1] == f"stopped early: {trained.stopped}"
     kept = adapters.read_adapter_origin(folder / "adapter").steps
@@ -76,7 +77,7 @@ def test_nothing_left_to_learn_ends_the_training_and_keeps_its_last_step(policy,
     """No damage: nothing is taken back."""
     roll = toy.ToyRoll(policy)
     roll.change = lambda one: one if len(roll.asked) <= 4 else replace(one, reward=1.0)
-    trained = drivers.train_online(toy.assignment(policy, wild(zero_groups=1.0), tmp_path, roll=roll))
+    trained = drivers.train(toy.assignment(policy, wild(zero_groups=1.0), tmp_path, roll=roll))
     assert trained.steps == 4 + 3
     assert "gave all their samples the same reward (mean 1) for 3 steps" in trained.stopped
     assert adapters.read_adapter_origin(tmp_path / "adapter").steps == trained.steps
@@ -99,11 +100,11 @@ def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_pa
     settings = toy.settings("grpo", steps=11, questions=2, samples=4, collapse=CollapseLimits(**NONE, window=5))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RolloutPreparation, "roll", seen)
-        trained = drivers.train_online(toy.assignment(policy, settings, tmp_path / "watched"))
+        trained = drivers.train(toy.assignment(policy, settings, tmp_path / "watched"))
         assert asked == [0, 4, 8, 10]
         assert trained.kl[1] == trained.kl[0]
         assert trained.kl[4] == trained.kl[7] != trained.kl[8]
         asked.clear()
         weighted = settings.model_copy(update={"kl": 0.1, "steps": 3})
-        drivers.train_online(toy.assignment(policy, weighted, tmp_path / "weighted"))
+        drivers.train(toy.assignment(policy, weighted, tmp_path / "weighted"))
         assert asked == [0, 1, 2]

@@ -17,6 +17,7 @@ from sia_runner.errors import TrainingError
 from sia_runner.policy import base_model
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.training import adapters, drivers
+from sia_runner.wire.adapter_files import WEIGHTS_FILE
 from tests.policy.checkpoints import ask, no_texts
 from tests.training import toy
 from tests.training.toy_base import on_disk, text_of
@@ -68,7 +69,7 @@ def trained(base, tmp_path_factory):
     lora = LoraSettings(rank=8, alpha=16, targets=ATTENTION, parameters="auto")
     algorithm = toy.settings("grpo", lora=lora, steps=12, learning_rate=2e-3)
     one = toy.assignment(policy, algorithm, tmp_path_factory.mktemp("training"))
-    done = drivers.train_online(one)
+    done = drivers.train(one)
     assert torch.equal(logits(policy.model), before), "the base is as it was"
     return one, done
 
@@ -97,7 +98,7 @@ def test_attention_and_experts_have_both_changed_and_the_router_has_no_adapter(t
     from safetensors.torch import load_file
 
     one, _ = trained
-    tensors = load_file(one.out / adapters.WEIGHTS_FILE)
+    tensors = load_file(one.out / WEIGHTS_FILE)
     moved = {name for name, tensor in tensors.items() if ".lora_B." in name and tensor.abs().max() > 1e-4}
     for layer in (0, 1):
         of_layer = [name for name in moved if f"layers.{layer}." in name]
@@ -116,7 +117,7 @@ def test_reloaded_onto_a_fresh_base_it_gives_the_logits_that_were_trained(base, 
     one, _ = trained
     policy = toy.ToyPolicy(fresh(base).model, one.policy.tokenizer, str(base), one.policy.base_sha256)
     with adapters.attached_adapter(policy, one.algorithm.lora, None, seed=5) as model:
-        adapters.restore_adapter_state(model, load_file(one.out / adapters.WEIGHTS_FILE))
+        adapters.restore_adapter_state(model, load_file(one.out / WEIGHTS_FILE))
         expected = logits(model)
     assert torch.equal(logits(with_adapter(base, one)), expected)
     assert not torch.allclose(expected, logits(fresh(base).model), atol=1e-2)
@@ -149,8 +150,8 @@ def spec(folder: Path) -> PolicyConfig:
 
 def answers(engine: PolicyEngine, asks):
     made = engine.generate(asks)
-    assert [one.sampled.prompt_ids for one in made] == [toy.prompt_of(unit) for unit in toy.HELD_OUT[: len(asks)]]
-    return [one.sampled.completion_ids for one in made]
+    assert [one.prompt_ids for one in made] == [toy.prompt_of(unit) for unit in toy.HELD_OUT[: len(asks)]]
+    return [one.completion_ids for one in made]
 
 
 def test_all_linear_takes_attention_and_neither_router_nor_head():
@@ -260,7 +261,7 @@ def test_a_base_of_four_bits_is_trained_in_bfloat16_and_exported_without_them(tm
     policy = toy.ToyPolicy(loaded.model, loaded.tokenizer, str(folder), loaded.sha256)
     lora = LoraSettings(rank=4, alpha=8, targets=ATTENTION)
     one = toy.assignment(policy, toy.settings("grpo", lora=lora, steps=2, samples=16), tmp_path)
-    assert drivers.train_online(one).steps == 2
+    assert drivers.train(one).steps == 2
     adapters.export_merged_model(
         policy, one.out, tmp_path / "out"
     )  # uses up the policy's model, which is the merged one now

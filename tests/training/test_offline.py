@@ -25,7 +25,7 @@ def test_it_learns_and_leaves_the_policy_as_it_was(algorithm, policy, tmp_path):
     settings = toy.settings(algorithm, **CASES[algorithm], options={"rounds": 2})
     roll = toy.ToyRoll(policy)
     one = toy.assignment(policy, settings, tmp_path, roll=roll, say=lines.append, record=told.append)
-    trained = drivers.train_offline(one)
+    trained = drivers.train(one)
 
     assert policy.model is bare
     assert "forward" not in vars(bare), "TRL's forward was left on the model"
@@ -58,7 +58,7 @@ def test_supervised_training_is_on_completions_only(policy, tmp_path):
     before = prompt_loss(policy.model)
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample == 0)))
     settings = toy.settings("best_of_n", steps=10, questions=1, learning_rate=5e-4)
-    drivers.train_offline(toy.assignment(policy, settings, tmp_path, roll=roll, units=[unit]))
+    drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll, units=[unit]))
     learned = adapters.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
     assert prompt_loss(learned) > before - 0.1
     best = roll(toy.ROLLED[:1], samples=1, step=0, temperature=1.0)[0].calls[0].completion_ids
@@ -80,7 +80,7 @@ def test_the_reference_of_dpo_is_the_base(policy, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DPOTrainer, "train", look)
         settings = toy.settings("dpo", steps=2, questions=16, kl=0.1)
-        drivers.train_offline(toy.assignment(policy, settings, tmp_path))
+        drivers.train(toy.assignment(policy, settings, tmp_path))
     assert kept == [[adapters.TRAINED_ADAPTER]], "TRL's copy of the adapter would be the reference"
 
 
@@ -89,7 +89,7 @@ def test_rewards_that_are_all_equal_are_an_error_that_says_so(algorithm, policy,
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=0.0))
     settings = toy.settings(algorithm, **CASES[algorithm])
     with pytest.raises(TrainingError, match="nothing to select from 256 rollouts"):
-        drivers.train_offline(toy.assignment(policy, settings, tmp_path, roll=roll))
+        drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert not (tmp_path / "adapter").exists()
     assert not hasattr(policy.model, "peft_config")
 
@@ -98,7 +98,7 @@ def test_a_later_round_with_nothing_to_select_ends_training_and_keeps_what_there
     roll = toy.ToyRoll(policy)
     roll.change = lambda one: one if len(roll.asked) == 1 else replace(one, reward=1.0)
     settings = toy.settings("best_of_n", steps=12, questions=32, options={"rounds": 3})
-    trained = drivers.train_offline(toy.assignment(policy, settings, tmp_path, roll=roll))
+    trained = drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert trained.steps == 4
     assert "round 2: nothing to select" in trained.stopped
     assert adapters.read_adapter_origin(tmp_path / "adapter").steps == 4
@@ -107,6 +107,4 @@ def test_a_later_round_with_nothing_to_select_ends_training_and_keeps_what_there
 def test_failed_rollouts_are_not_wrong_answers(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=None))
     with pytest.raises(TrainingError, match="none of the 256 rollouts has a reward"):
-        drivers.train_offline(
-            toy.assignment(policy, toy.settings("best_of_n", **CASES["best_of_n"]), tmp_path, roll=roll)
-        )
+        drivers.train(toy.assignment(policy, toy.settings("best_of_n", **CASES["best_of_n"]), tmp_path, roll=roll))

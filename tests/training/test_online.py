@@ -12,13 +12,14 @@ pytest.importorskip("trl", reason="the drivers are TRL's")
 from sia_runner.config.training import CollapseLimits, LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.training import adapters, drivers, forward
+from sia_runner.wire.adapter_files import WEIGHTS_FILE, adapter_sha256
 from tests.training import toy
 
 
 def tensors_of(policy: toy.ToyPolicy, out) -> dict:
     from safetensors.torch import load_file
 
-    return load_file(out / adapters.WEIGHTS_FILE)
+    return load_file(out / WEIGHTS_FILE)
 
 
 def difference(one: dict, other: dict) -> float:
@@ -36,7 +37,7 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
     lines: list[str] = []
     told: list = []
     settings = toy.settings("grpo", questions=8)
-    trained = drivers.train_online(toy.assignment(policy, settings, tmp_path, say=lines.append, record=told.append))
+    trained = drivers.train(toy.assignment(policy, settings, tmp_path, say=lines.append, record=told.append))
 
     assert before < 0.5
     assert policy.model is bare
@@ -64,9 +65,7 @@ def test_the_same_seed_gives_the_same_adapter(warmed, tmp_path):
     for name in ("one", "two"):
         policy = toy.ToyPolicy(copy.deepcopy(warmed), toy.small_tokenizer())
         torch.manual_seed(len(made))  # what was drawn before does not matter
-        drivers.train_online(
-            toy.assignment(policy, short(lora=LoraSettings(rank=4, alpha=8, dropout=0.1)), tmp_path / name)
-        )
+        drivers.train(toy.assignment(policy, short(lora=LoraSettings(rank=4, alpha=8, dropout=0.1)), tmp_path / name))
         made.append(tensors_of(policy, tmp_path / name / "adapter"))
     assert difference(*made) == 0
 
@@ -88,7 +87,7 @@ def gradients(policy, settings, folder, bound=None, change=None) -> dict:
         if bound is not None:
             patch.setattr(forward, "deal_chunks", lambda *args: deal(*args[:-1], bound))
         roll = toy.ToyRoll(policy, change=change)
-        drivers.train_online(toy.assignment(policy, settings, folder, roll=roll))
+        drivers.train(toy.assignment(policy, settings, folder, roll=roll))
     return seen
 
 
@@ -123,7 +122,7 @@ def test_cutting_a_ppo_step_into_chunks_changes_nothing(policy, tmp_path):
 
 def test_every_call_of_a_trajectory_is_trained_on(policy, tmp_path):
     roll = toy.ToyRoll(policy, calls=3)
-    trained = drivers.train_online(toy.assignment(policy, short(steps=1), tmp_path, roll=roll))
+    trained = drivers.train(toy.assignment(policy, short(steps=1), tmp_path, roll=roll))
     single = toy.ToyRoll(policy)(roll.asked[0][1], samples=4, step=0, temperature=1.0)
     assert trained.tokens > 2 * sum(len(one.calls[0].completion_ids) for one in single)
 
@@ -134,15 +133,15 @@ def test_rollouts_that_failed_have_no_reward_and_no_part(policy, tmp_path):
 
     lines: list[str] = []
     roll = toy.ToyRoll(policy, change=fail)
-    trained = drivers.train_online(toy.assignment(policy, short(steps=1), tmp_path, roll=roll, say=lines.append))
+    trained = drivers.train(toy.assignment(policy, short(steps=1), tmp_path, roll=roll, say=lines.append))
     assert trained.reward == [pytest.approx(2 / 3)]  # samples 1, 2, 3: zeros for the failed ones would give a half
     assert "3 rollouts without reward" in lines[0]
 
 
 def test_a_step_without_any_reward_is_an_error_that_says_so(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=None))
-    with pytest.raises(TrainingError, match="none of the 12 rollouts of step 1 has a reward"):
-        drivers.train_online(toy.assignment(policy, short(), tmp_path, roll=roll))
+    with pytest.raises(TrainingError, match="none of the 12 rollouts has a reward"):
+        drivers.train(toy.assignment(policy, short(), tmp_path, roll=roll))
     assert not (tmp_path / "adapter").exists()
     assert not hasattr(policy.model, "peft_config")
 
@@ -150,12 +149,12 @@ def test_a_step_without_any_reward_is_an_error_that_says_so(policy, tmp_path):
 def test_a_harness_that_tags_no_call_cannot_be_trained(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, calls=()))
     with pytest.raises(TrainingError, match="no rollout made a model call that names its question"):
-        drivers.train_online(toy.assignment(policy, short(), tmp_path, roll=roll))
+        drivers.train(toy.assignment(policy, short(), tmp_path, roll=roll))
 
 
 def test_calls_that_are_all_too_long_are_an_error_that_names_the_bound(policy, tmp_path):
     with pytest.raises(TrainingError, match=r"all 12 calls exceed max_length=7 tokens"):
-        drivers.train_online(toy.assignment(policy, short(max_length=7), tmp_path))
+        drivers.train(toy.assignment(policy, short(max_length=7), tmp_path))
 
 
 def test_activation_checkpointing_as_on_a_gpu_changes_nothing_and_is_off_afterwards(warmed, tmp_path):
@@ -179,7 +178,7 @@ def test_activation_checkpointing_as_on_a_gpu_changes_nothing_and_is_off_afterwa
 def test_embeddings_and_head_are_trained_too_where_asked(policy, tmp_path):
     lora = LoraSettings(rank=4, alpha=8, save=["embed_tokens", "lm_head"])
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    trained = drivers.train_online(toy.assignment(policy, short(lora=lora, kl=0.05), tmp_path))
+    trained = drivers.train(toy.assignment(policy, short(lora=lora, kl=0.05), tmp_path))
     kept = tensors_of(policy, tmp_path / "adapter")
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         found = next(value for key, value in kept.items() if key.endswith(name))
@@ -191,7 +190,7 @@ def test_embeddings_and_head_are_trained_too_where_asked(policy, tmp_path):
 
 def test_equal_rewards_move_nothing(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=1.0))
-    trained = drivers.train_online(toy.assignment(policy, short(), tmp_path, roll=roll))
+    trained = drivers.train(toy.assignment(policy, short(), tmp_path, roll=roll))
     assert trained.tokens == 0
     assert np.isfinite([*trained.kl, *trained.entropy]).all()
     moved = [value for name, value in tensors_of(policy, tmp_path / "adapter").items() if "lora_B" in name]
@@ -213,25 +212,25 @@ def test_stale_samples_are_weighted_by_importance(policy, tmp_path):
 
 def test_the_kl_is_to_the_base_also_when_training_goes_on_from_an_adapter(policy, tmp_path):
     """With TRL's own reference, a copy of the adapter it started from, the first step's KL would be 0."""
-    first = drivers.train_online(toy.assignment(policy, short(steps=6, learning_rate=4e-3), tmp_path / "one"))
+    first = drivers.train(toy.assignment(policy, short(steps=6, learning_rate=4e-3), tmp_path / "one"))
     start = tmp_path / "one" / "adapter"
-    second = drivers.train_online(toy.assignment(policy, short(steps=1, kl=0.1), tmp_path / "two", start=start))
+    second = drivers.train(toy.assignment(policy, short(steps=1, kl=0.1), tmp_path / "two", start=start))
     assert first.kl[-1] > 0.01
     assert second.kl[0] > 0.01
-    assert adapters.read_adapter_origin(tmp_path / "two" / "adapter").parent == adapters.adapter_sha256(start)
+    assert adapters.read_adapter_origin(tmp_path / "two" / "adapter").parent == adapter_sha256(start)
 
 
 def test_a_large_weight_of_the_kl_holds_the_policy_at_the_base(warmed, tmp_path):
     ends = []
     for weight in (0.0, 5.0):
         policy = toy.ToyPolicy(copy.deepcopy(warmed), toy.small_tokenizer())
-        trained = drivers.train_online(toy.assignment(policy, short(steps=15, kl=weight), tmp_path / str(weight)))
+        trained = drivers.train(toy.assignment(policy, short(steps=15, kl=weight), tmp_path / str(weight)))
         ends.append(np.mean(trained.kl[-3:]))
     assert ends[1] < 0.2 * ends[0]
 
 
 def test_ppo_trains_a_value_head_and_leaves_none(policy, tmp_path):
-    trained = drivers.train_online(toy.assignment(policy, toy.settings("ppo", steps=6, questions=3), tmp_path))
+    trained = drivers.train(toy.assignment(policy, toy.settings("ppo", steps=6, questions=3), tmp_path))
     assert trained.steps == 6
     assert not hasattr(policy.model, "value_head")
     assert not any("value" in name for name in tensors_of(policy, tmp_path / "adapter"))
@@ -240,14 +239,14 @@ def test_ppo_trains_a_value_head_and_leaves_none(policy, tmp_path):
 def test_ppo_compares_single_samples_with_its_critic(policy, tmp_path):
     """A question with one sample has no difference within, which must not end the training."""
     watched = toy.settings("ppo", steps=8, questions=16, samples=1, collapse=CollapseLimits(window=2))
-    trained = drivers.train_online(toy.assignment(policy, watched, tmp_path))
+    trained = drivers.train(toy.assignment(policy, watched, tmp_path))
     assert (trained.steps, trained.stopped) == (8, "")
 
 
 def test_ppo_rolls_out_once_for_all_its_passes(policy, tmp_path):
     roll = toy.ToyRoll(policy)
     settings = toy.settings("ppo", steps=8, questions=3, options={"iterations": 4})
-    drivers.train_online(toy.assignment(policy, settings, tmp_path, roll=roll))
+    drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert len(roll.asked) == 2
 
 
@@ -265,6 +264,6 @@ def test_the_critic_comes_to_expect_the_mean_reward(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample % 4 != 0)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RolloutPreparation, "_values", seen)
-        drivers.train_online(toy.assignment(policy, toy.settings("ppo", steps=40, questions=3), tmp_path, roll=roll))
+        drivers.train(toy.assignment(policy, toy.settings("ppo", steps=40, questions=3), tmp_path, roll=roll))
     assert values[0] == 0
     assert values[-1] == pytest.approx(0.75, abs=0.15)

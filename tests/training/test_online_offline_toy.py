@@ -32,7 +32,7 @@ def test_the_toy_is_solved(algorithm, seed, tmp_path):
     assert toy.chance(policy.model, toy.HELD_OUT) < 0.5
     changes, least = ALGORITHMS[algorithm]
     settings = toy.settings(algorithm, **changes)
-    train = drivers.train_online if settings.kind == "online" else drivers.train_offline
+    train = drivers.train
     train(toy.assignment(policy, settings, tmp_path, seed=seed))
     learned = adapters.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
     right = toy.chance(learned, toy.HELD_OUT)

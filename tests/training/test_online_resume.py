@@ -120,10 +120,10 @@ def test_a_finished_training_is_not_done_again(policy, tmp_path):
     from sia_runner.training import drivers
 
     settings = toy.settings("grpo", steps=2, questions=2, samples=4)
-    first = drivers.train_online(toy.assignment(policy, settings, tmp_path))
+    first = drivers.train(toy.assignment(policy, settings, tmp_path))
     weights = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
     roll = toy.ToyRoll(policy)
-    again = drivers.train_online(toy.assignment(policy, settings, tmp_path, roll=roll))
+    again = drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert roll.asked == []
     assert again.reward == first.reward
     assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == weights
@@ -133,7 +133,7 @@ def test_checkpoints_of_another_seed_are_not_gone_on_from(policy, tmp_path):
     from sia_runner.training import drivers
 
     settings = toy.settings("grpo", steps=2, questions=2, samples=4)
-    drivers.train_online(toy.assignment(policy, settings, tmp_path))
+    drivers.train(toy.assignment(policy, settings, tmp_path))
     roll = toy.ToyRoll(policy)
-    drivers.train_online(toy.assignment(policy, settings, tmp_path, roll=roll, seed=7))
+    drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll, seed=7))
     assert len(roll.asked) == 2

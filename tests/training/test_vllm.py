@@ -40,8 +40,8 @@ class Asking:
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         wanted = [(unit, sample) for unit in units for sample in range(samples)]
         answers = [answer.result(60) for answer in [self._ask(*one, step, temperature) for one in wanted]]
-        self.versions.append({answer.sampled.adapter for answer in answers})
-        return [self._rewarded(*one, answer.sampled) for one, answer in zip(wanted, answers, strict=True)]
+        self.versions.append({answer.adapter for answer in answers})
+        return [self._rewarded(*one, answer) for one, answer in zip(wanted, answers, strict=True)]
 
     def _ask(self, unit: str, sample: int, step: int, temperature: float) -> Any:
         messages = ({"role": "user", "content": text_of(unit)},)
@@ -84,7 +84,7 @@ def at(server: VllmServer, base: Path, folder: Path) -> RequestForwarder:
 def trained(answering: Any, folder: Path, algorithm: Any, start: Path | None = None) -> tuple[Any, Any, Asking]:
     policy, roll = answering.start(), Asking(answering)
     one = toy.assignment(policy, algorithm, folder, roll=roll, start=start)
-    train = drivers.train_online if algorithm.kind == "online" else drivers.train_offline
+    train = drivers.train
     return one, train(one), roll
 
 
@@ -123,8 +123,8 @@ def test_training_goes_on_from_an_adapter_and_the_server_answers_with_the_new_on
     live = engine(base, tmp_path)
     live.use(two.out)
     asks = [PolicyRequest(({"role": "user", "content": text_of(unit)},), 2) for unit in toy.HELD_OUT[:16]]
-    answers = [answering.submit(ask).result(60).sampled for ask in asks]
-    assert [one.completion_ids for one in answers] == [one.sampled.completion_ids for one in live.generate(asks)]
+    answers = [answering.submit(ask).result(60) for ask in asks]
+    assert [one.completion_ids for one in answers] == [one.completion_ids for one in live.generate(asks)]
     assert {one.adapter for one in answers} == {policy.version} == {live.version}
     answering.close()
 
@@ -145,7 +145,7 @@ def test_a_killed_training_goes_on_with_the_weights_of_its_checkpoint_at_the_ser
     policy = answering.start()
     one = toy.assignment(cast(Any, policy), algorithm, tmp_path / "run", roll=Asking(answering), say=kill)
     with pytest.raises(Killed):
-        drivers.train_online(one)
+        drivers.train(one)
     _, done, roll = trained(answering, tmp_path / "run", algorithm)
     assert done.steps == 10 and len(roll.versions) == 5
     whole = at(server, base, tmp_path)

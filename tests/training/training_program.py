@@ -22,7 +22,7 @@ def main(model: str, folder: str, algorithm: str, changes: str) -> None:
     torch.set_num_threads(1)
     policy = toy.ToyPolicy(Qwen3ForCausalLM.from_pretrained(model).eval(), toy.small_tokenizer())
     settings = toy.settings(algorithm, **json.loads(changes))
-    train = drivers.train_online if settings.kind == "online" else drivers.train_offline
+    train = drivers.train
     one = toy.assignment(policy, settings, Path(folder), say=lambda line: print(line, flush=True))
     trained = train(one)
     if os.environ.get("RANK", "0") == "0":  # two processes on one pipe would write into each other's line

@@ -4,26 +4,24 @@ There is no second definition of the prompt: the training data is what the harne
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import ExecutionPurpose, execute, verify_submission
-from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, SampledCall, Trajectory
+from sia_runner.records import INFRASTRUCTURE_KINDS, Trajectory
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.stage_results import BuildResult, TrainingResult
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256
 from sia_runner.tasks.protocol import TaskError
-from sia_runner.training.protocol import RolloutCollector, TrainingJob
+from sia_runner.training.protocol import TrainingJob
 from sia_runner.wire.grants import ModelsError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HarnessRollouts:
     """The collector of rollouts (see training.protocol.Roll).
 
@@ -38,11 +36,15 @@ class HarnessRollouts:
     live: bool = True  # use the current weights, in the middle of a training
     candidate: str = ""  # account that pays; empty: the generation's
     process: int = 0  # number of this process, of several that roll out at the same time
+    # Whether the newest rollouts have no reward at all: then a budget or a verifier failed, not the candidate.
+    unrewarded: bool = field(default=False, init=False)
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         compute = self.context.compute
         collected = compute.map(lambda sample: self._run_sample(list(units), sample, step, temperature), range(samples))
-        return [trajectory for of_sample in collected for trajectory in of_sample]
+        trajectories = [trajectory for of_sample in collected for trajectory in of_sample]
+        self.unrewarded = bool(trajectories) and all(trajectory.reward is None for trajectory in trajectories)
+        return trajectories
 
     def _run_sample(self, units: list[str], sample: int, step: int, temperature: float) -> list[Trajectory]:
         context, task = self.context, self.context.task
@@ -61,38 +63,16 @@ class HarnessRollouts:
         )
         execution = execute(context, purpose, round_, site, self.harness, seed, context.config.task.limits.run)
         outcomes = verify_submission(context, site, execution.unanswered)
-        calls = _read_calls(site.trajectories, read_json(site.keys))
+        keys = read_json(site.keys)
         remove_tree(site.path)
+        calls = {keys[key]: called for key, called in execution.sampled.items() if key in keys}
         sign = 1.0 if task.higher_is_better else -1.0
-        return [_trajectory(outcome, sample, calls[outcome.unit], sign) for outcome in outcomes]
-
-
-def _trajectory(outcome: Outcome, sample: int, calls: Sequence[SampledCall], sign: float) -> Trajectory:
-    reward = None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value
-    return Trajectory(outcome.unit, sample, tuple(calls), reward, outcome.kind)
-
-
-def _read_calls(path: Path, keys: dict[str, str]) -> defaultdict[str, list[SampledCall]]:
-    """Return question -> the policy's finished calls for it, in order; calls without a question are dropped."""
-    calls: defaultdict[str, list[SampledCall]] = defaultdict(list)
-    if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                call = json.loads(line)
-                if call.get("tokens") and call["question"] in keys:
-                    calls[keys[call["question"]]].append(_sampled_call(call))
-    return calls
-
-
-def _sampled_call(call: dict[str, Any]) -> SampledCall:
-    tokens = call["tokens"]
-    return SampledCall(
-        prompt_ids=tuple(tokens["prompt_ids"]),
-        completion_ids=tuple(tokens["completion_ids"]),
-        logprobs=tuple(tokens["logprobs"]),
-        finish_reason=call["finish_reason"],
-        adapter=tokens["adapter"],
-    )
+        trajectories = []
+        for outcome in outcomes:
+            reward = None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value
+            made = tuple(calls.get(outcome.unit, ()))
+            trajectories.append(Trajectory(outcome.unit, sample, made, reward, outcome.kind))
+        return trajectories
 
 
 def update_weights(
@@ -104,14 +84,13 @@ def update_weights(
     resumes from the last checkpoint. Several processes may do this together: `process` is the number of this one, and
     the first one writes. Raises ProviderDown, and BudgetSpent if the run's budget is spent.
     """
+    from sia_runner.training.drivers import train
+
     generation, gateway = context.run.generation(n), context.gateway
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
     remove_tree(generation.adapter)
-    policy, roll = (
-        gateway.policy(),
-        _TrackedCollector(HarnessRollouts(context, n, generation.harness, process=process)),
-    )
+    policy, roll = gateway.policy(), HarnessRollouts(context, n, generation.harness, process=process)
     assignment = TrainingJob(
         algorithm=algorithm,
         policy=policy,
@@ -125,7 +104,7 @@ def update_weights(
         record=lambda figures: _append_line(generation.curve, _json_line(figures)),
     )
     try:
-        trained = _training_driver(algorithm)(assignment)
+        trained = train(assignment)
     except (TrainingError, TaskError, SandboxError) as error:
         return BuildResult(f"{algorithm.name}: {error}", unscored=roll.unrewarded)
     except RuntimeError as error:
@@ -149,22 +128,6 @@ def update_weights(
     return BuildResult("", training=training, adapter_sha256=tree_sha256(generation.adapter))
 
 
-@dataclass(slots=True)
-class _TrackedCollector:
-    """A collector (see training.protocol.Roll) that remembers if the newest rollouts have no reward at all.
-
-    Then a budget or a verifier failed, which is not the candidate's fault.
-    """
-
-    roll: RolloutCollector
-    unrewarded: bool = False
-
-    def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
-        trajectories = self.roll(units, samples=samples, step=step, temperature=temperature)
-        self.unrewarded = bool(trajectories) and all(trajectory.reward is None for trajectory in trajectories)
-        return trajectories
-
-
 def inherit_adapter(run: RunDir, n: int, parent: int | None) -> str | None:
     """Link the parent's adapter into the generation of a new harness; return its hash, or None for the base alone."""
     generation = run.generation(n)
@@ -174,12 +137,6 @@ def inherit_adapter(run: RunDir, n: int, parent: int | None) -> str | None:
         return None
     generation.adapter.symlink_to(Path("..") / adapter.parent.name / adapter.name)
     return tree_sha256(adapter)
-
-
-def _training_driver(algorithm: AlgorithmConfig) -> Any:
-    from sia_runner.training import drivers
-
-    return {"online": drivers.train_online, "offline": drivers.train_offline}[algorithm.kind]
 
 
 def _json_line(figures: Mapping[str, float]) -> str:

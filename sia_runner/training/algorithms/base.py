@@ -20,10 +20,7 @@ from sia_runner.training.batch import BoolArray, RolloutBatch
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """The policy loss, in terms of TRL's GRPOConfig.
-
-    TRL adds `beta` times its per-token estimate of the KL to the reference model, which has to be the base.
-    """
+    """The policy loss, in terms of TRL's GRPOConfig; TRL's reference has to be the base."""
 
     loss_type: str
     epsilon: float  # the importance ratio is clipped to [1 - epsilon, 1 + epsilon_high]
@@ -35,7 +32,7 @@ class PolicyLoss:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSignal:
-    """The training signal of each token of a batch; axes as in Batch, 0 on padding."""
+    """The training signal of each token of a batch; axes as in RolloutBatch, 0 on padding."""
 
     advantage_bt: NDArray[Any]  # float32
     used_b: BoolArray  # rows that belong to the step; the others have no signal and are excluded
@@ -50,12 +47,8 @@ class Critic(Protocol):
         """The weight of the value loss beside the policy loss."""
         ...
 
-    def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any, tokens: float | None = None) -> Any:
-        """Return the value loss, a scalar tensor: a mean over tokens.
-
-        `old_value_bt`: values when the batch was rolled out; no gradient there. `tokens`: the divisor where these rows
-        are a part of a step; None: the tokens in the mask.
-        """
+    def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any) -> Any:
+        """Return the value loss, a mean over tokens; `old_value_bt`: values at the rollouts, without gradient."""
         ...
 
 
@@ -99,7 +92,7 @@ class OfflineAlgorithm(Protocol):
 
     @property
     def trainer(self) -> str:
-        """The kind of trainer, `sft` (rows are Examples) or `dpo` (rows are Preferences)."""
+        """The kind of trainer, `sft` (SupervisedExample rows) or `dpo` (PreferencePair rows)."""
         ...
 
     @property
@@ -131,11 +124,13 @@ STRICT_OPTIONS = ConfigDict(extra="forbid", strict=True)  # strict: "3" is not a
 OptionsType = TypeVar("OptionsType")
 
 
-def read_options(schema: type[OptionsType], algorithm: AlgorithmConfig) -> OptionsType:
-    """Return `algorithm.options` as `schema`, a frozen pydantic dataclass.
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """The options of an algorithm that has none."""
 
-    Raises TrainingError for an unknown key, or a value out of bounds.
-    """
+
+def read_options(schema: type[OptionsType], algorithm: AlgorithmConfig) -> OptionsType:
+    """Return `algorithm.options` as `schema`, a frozen pydantic dataclass. Raises TrainingError for wrong options."""
     allowed = [field.name for field in fields(schema)]  # pyright: ignore[reportArgumentType]
     unknown = sorted(set(algorithm.options) - set(allowed))
     if unknown:

@@ -53,10 +53,7 @@ class BestOfN:
         return list(dict.fromkeys(SupervisedExample(call.prompt_ids, call.completion_ids) for call in calls))
 
     def _best(self, group: Sequence[Trajectory]) -> list[Trajectory]:
-        """Return the best trajectories.
-
-        Ties are broken by sample number, since length would teach brevity, not success.
-        """
+        """Return the best trajectories; ties go by sample number, since length would teach brevity, not success."""
         bar = fmean(map(reward_of, group)) if self.threshold is None else self.threshold
         good = [
             trajectory for trajectory in group if reward_of(trajectory) > bar or reward_of(trajectory) == self.threshold

@@ -48,10 +48,7 @@ class Dpo:
         return list(dict.fromkeys(chosen))
 
     def _ranked(self, group: Sequence[Trajectory]) -> list[tuple[Trajectory, Trajectory]]:
-        """Return pairs by distance from the ends of the ranking.
-
-        Best against worst comes first, then their neighbours, so that few pairs already use many trajectories.
-        """
+        """Return pairs from the ends of the ranking inwards, so that few pairs already use many trajectories."""
         ranking = sorted(group, key=lambda trajectory: (-reward_of(trajectory), trajectory.sample))
         ends = [
             (i + j, i, better, worse) for i, better in enumerate(ranking) for j, worse in enumerate(reversed(ranking))
@@ -61,11 +58,7 @@ class Dpo:
 
 
 def preference_at_fork(better: Trajectory, worse: Trajectory, max_length: int) -> PreferencePair | None:
-    """Return a preference at the first call where two trajectories differ, or None.
-
-    A preference is between completions of one prompt, and after that call the prompts differ. None if there is no such
-    call, or it is too long.
-    """
+    """Return a preference at the first call where two trajectories differ: after it the prompts differ, too."""
     for call, other_call in zip(better.calls, worse.calls, strict=False):
         if call.prompt_ids != other_call.prompt_ids:
             return None

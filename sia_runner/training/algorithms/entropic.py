@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic.dataclasses import dataclass as checked
 
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
 from sia_runner.selection.algorithm_choice import FloatArray
 from sia_runner.training.algorithms.base import (
-    STRICT_OPTIONS,
+    NoOptions,
     PolicyLoss,
     TrainingSignal,
     compare_within_groups,
@@ -31,11 +30,6 @@ MAX_BETA = 1e6
 BISECTIONS = 100
 
 
-@checked(frozen=True, config=STRICT_OPTIONS)
-class EntropicOptions:
-    """The options of the entropic objective: there are none."""
-
-
 @dataclass(frozen=True, slots=True)
 class Entropic:
     """The entropic objective with an adaptive temperature."""
@@ -44,10 +38,7 @@ class Entropic:
     critic: None = None
 
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
-        """Return entropic advantages.
-
-        Groups of equal rewards, or of fewer than 4 trajectories after failures, are excluded from the step.
-        """
+        """Return entropic advantages; groups of equal rewards, or below 4 trajectories, are left out of the step."""
         advantage_n, signal_n = compare_within_groups(batch, entropic_advantages, MIN_GROUP_SIZE)
         return TrainingSignal(batch.broadcast(advantage_n), signal_n[batch.trajectory_b])
 
@@ -93,5 +84,5 @@ def kl_to_uniform(logit_g: FloatArray) -> float:
 
 def create(algorithm: AlgorithmConfig) -> Entropic:
     """Create the algorithm from its configuration. Raises TrainingError for wrong options."""
-    read_options(EntropicOptions, algorithm)
+    read_options(NoOptions, algorithm)
     return Entropic(policy_loss(algorithm))

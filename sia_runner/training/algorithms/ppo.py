@@ -87,17 +87,16 @@ class ClippedValue:
     coefficient: float
     clip: float
 
-    def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any, tokens: float | None = None) -> Any:
+    def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any) -> Any:
         """Return half the mean over tokens of the larger of two squared errors.
 
         These are of the value, and of the value clipped to `clip` around the old one, as in OpenAI's PPO and TRL's.
-        `tokens`: see Critic.
         """
         import torch
 
         near_bt = old_value_bt + (value_bt - old_value_bt).clamp(-self.clip, self.clip)
         error_bt = torch.maximum((value_bt - return_bt) ** 2, (near_bt - return_bt) ** 2)
-        return 0.5 * (error_bt * mask_bt).sum() / (mask_bt.sum().clamp(min=1) if tokens is None else tokens)
+        return 0.5 * (error_bt * mask_bt).sum() / mask_bt.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic.dataclasses import dataclass as checked
 
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.selection.algorithm_choice import FloatArray
 from sia_runner.training.algorithms.base import (
-    STRICT_OPTIONS,
+    NoOptions,
     PolicyLoss,
     TrainingSignal,
     compare_within_groups,
@@ -24,11 +23,6 @@ from sia_runner.training.batch import RolloutBatch
 KIND = "online"
 
 
-@checked(frozen=True, config=STRICT_OPTIONS)
-class ReinforceOptions:
-    """The options of REINFORCE: there are none."""
-
-
 @dataclass(frozen=True, slots=True)
 class Reinforce:
     """REINFORCE with a leave-one-out baseline."""
@@ -37,10 +31,7 @@ class Reinforce:
     critic: None = None
 
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
-        """Return leave-one-out advantages.
-
-        Groups without a signal stay in the step with advantage 0: the KL term holds them near the base.
-        """
+        """Return leave-one-out advantages; groups without a signal stay, with advantage 0, for the KL term."""
         advantage_n, _ = compare_within_groups(batch, leave_one_out_advantages)
         return TrainingSignal(batch.broadcast(advantage_n), np.ones(len(batch.rows), dtype=np.bool_))
 
@@ -53,5 +44,5 @@ def leave_one_out_advantages(reward_g: FloatArray) -> FloatArray:
 
 def create(algorithm: AlgorithmConfig) -> Reinforce:
     """Create the algorithm from its configuration. Raises TrainingError for wrong options."""
-    read_options(ReinforceOptions, algorithm)
+    read_options(NoOptions, algorithm)
     return Reinforce(policy_loss(algorithm))

@@ -1,0 +1,58 @@
+"""An adapter on disk: what PEFT and vLLM read, and `sia_adapter.json`, which records its base and origin.
+
+Writing imports torch and PEFT; reading does not."""
+
+import copy
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ORIGIN_FILE = "sia_adapter.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+
+def adapter_sha256(folder: Path) -> str:
+    """Return the sha256 of an adapter's weights, in hex: equal for copies. Raises OSError."""
+    weights = folder / WEIGHTS_FILE
+    status = weights.stat()
+    return _file_sha256(weights, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(file: Path, *_written: int) -> str:
+    """Hash a file; cached, since every batch asks. The status arguments change when the file does."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def adapter_state(model: Any, name: str) -> dict[str, Any]:
+    """Return the tensors of the model's adapter `name`, by PEFT's names on disk."""
+    from peft import get_peft_model_state_dict
+
+    # "auto" would ask a model hub whether the vocabulary was changed.
+    return get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+
+
+def write_adapter(model: Any, name: str, out: Path, origin: Mapping[str, Any]) -> None:
+    """Write the model's adapter `name`; the folder `out` is complete or absent, and replaces an earlier one."""
+    from safetensors.torch import save_file
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    state = adapter_state(model, name)
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = copy.copy(model.peft_config[name])
+    config.inference_mode, config.base_model_name_or_path = True, origin["base_id"]
+    if isinstance(config.target_modules, set):  # a set's order differs between processes, and so would our hash
+        config.target_modules = sorted(config.target_modules)
+    config.save_pretrained(str(folder))
+    (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+    folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server of another user
+    shutil.rmtree(out, ignore_errors=True)  # an earlier attempt at the same step
+    folder.rename(out)
