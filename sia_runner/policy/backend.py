@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sia_runner.config.base import is_custom
 from sia_runner.config.components import HostedProvider, TokenPrices
 from sia_runner.config.training import PolicyConfig
 from sia_runner.gateway.backends import CircuitBreaker, Endpoint
@@ -283,6 +284,8 @@ def check_policy(spec: PolicyConfig) -> None:
 
     Takes little more than SECONDS if the server does not answer.
     """
+    if is_custom(spec.backend):
+        return  # it says itself what it lacks, when it starts
     check_policy_packages()
     if spec.backend == "vllm":
         EndpointProbe(policy_provider(spec)).answer(time.monotonic() + PROBE_SECONDS)

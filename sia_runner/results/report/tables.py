@@ -309,6 +309,7 @@ def _run_row(run: ReportedRun) -> Json:
         "seconds": run.seconds,
         "not_compared": run.not_compared,
         "faults": "; ".join(run.faults),
+        **run.own,
     }
 
 
