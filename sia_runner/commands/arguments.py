@@ -157,6 +157,7 @@ def report(parser: CommandParser) -> None:
     parser.add_argument("folders", nargs="*", type=_folder, metavar="RUN", help="a run, a folder of runs or a sweep")
     parser.add_key("sweep", "DIR", "a sweep, or another RUN", type=_folder, action="append", default=[])
     parser.add_key("out", "FILE.html", "the page; default: report.html", type=_folder, default="report.html")
+    parser.add_key("columns", "FUNCTION,...", "module.function of your own, called with a ReportedRun: more columns")
     parser.add_key("wandb", "ENTITY/PROJECT", "also save a W&B Report (extra `tracking`)")
 
 

@@ -20,7 +20,7 @@ from sia_runner.config.components import SlurmComputeConfig, StageResources
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, RunContext
 from sia_runner.experiment.execution import describe_failure
-from sia_runner.experiment.runner import stage_kinds
+from sia_runner.experiment.runner import check_custom_classes, stage_kinds
 from sia_runner.gateway import service
 from sia_runner.gateway.prices import price_of
 from sia_runner.policy.backend import check_policy
@@ -53,6 +53,7 @@ def check_system() -> str:
 
 def check_packages(config: Experiment) -> str:
     """Check that the packages of the experiment are installed."""
+    check_custom_classes(config)
     names = ["core"]
     if hosted_roles(config):
         service.check_installed()

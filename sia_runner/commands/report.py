@@ -2,15 +2,22 @@
 
 import re
 from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from sia_runner.config.base import ComponentError, load_class
 from sia_runner.store.run_directory import RunDirectoryError, write_text
+
+if TYPE_CHECKING:
+    from sia_runner.results.report.runs import ReportedRun
 
 
 def main(options: Namespace) -> int:
     """Write all files, none if a folder is wrong; return the exit code."""
     folders, out = [*options.folders, *options.sweep], options.out
     if not folders:
-        raise RunDirectoryError("no run is named; allowed: RUN… sweep=DIR out=FILE.html wandb=ENTITY/PROJECT")
+        raise RunDirectoryError("no run is named; allowed: RUN… sweep= out= columns= wandb=")
     if out.suffix != ".html":
         raise RunDirectoryError(f"out={out.name}: name a file that ends in .html")
     if options.wandb and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.wandb):
@@ -19,7 +26,8 @@ def main(options: Namespace) -> int:
     from sia_runner.results.report.runs import find_sources, read_run
     from sia_runner.results.report.tables import report_sections, table_captions
 
-    runs = [read_run(source) for source in find_sources(folders)]
+    columns = options.columns.split(",") if options.columns else []
+    runs = [_with_columns(read_run(source), columns) for source in find_sources(folders)]
     computed = report_sections(runs)
     table = [row for section in computed for row in section.rows]
     notes = table_captions(computed, runs)
@@ -42,3 +50,18 @@ def main(options: Namespace) -> int:
 
         print(f"W&B Report: {save_report(computed, table, notes, *options.wandb.split('/'))}")
     return 0
+
+
+def _with_columns(run: "ReportedRun", functions: Sequence[str]) -> "ReportedRun":
+    """Attach the user's own columns. Raises ComponentError for a function that cannot be used."""
+    from sia_runner.results.report.tables import runs_csv
+
+    for name in functions:
+        function, column = load_class(name), name.rpartition(".")[2]
+        if column in runs_csv([run]).partition("\n")[0].split(","):
+            raise ComponentError(f"columns={name}: there is a column {column} already; give the function another name")
+        try:
+            run = replace(run, own={**run.own, column: function(run)})
+        except Exception as error:  # whatever the user's own function raises
+            raise ComponentError(f"columns={name}: {type(error).__name__} for {run.path}: {error}") from error
+    return run

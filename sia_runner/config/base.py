@@ -1,9 +1,10 @@
 """Building blocks of the schemas: strict models, bounded numbers, all keys of a model, and the class that one names."""
 
 import importlib
+import inspect
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 from sia_runner.errors import RunnerError
 
@@ -11,6 +12,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonEmptyText = Annotated[str, Field(min_length=1)]
+ClassPath = Annotated[str, Field(pattern=r"^[\w.]+\.\w+$")]  # module.Class
 
 
 class ConfigSection(BaseModel):
@@ -31,17 +33,64 @@ class ComponentConfig(NamedConfig):
     target: str = Field(alias="_target_")
 
 
+class CustomComponentConfig(ComponentConfig):
+    """A component of the user's own package: each further key is an argument of its constructor."""
+
+    model_config = ConfigDict(extra="allow")
+    target: ClassPath = Field(alias="_target_")
+
+
+def is_custom(name: Any) -> bool:
+    """Return True if `name` names a class of the user's own, not a name or a class of ours."""
+    return "." in str(name) and not str(name).startswith("sia_runner.")
+
+
+def custom_or_shipped(key: str) -> Discriminator:
+    """Return the discriminator of sections in which `key` is the name of something shipped or a class of the user."""
+
+    def tag(section: Any) -> str:
+        name = section.get(key) if isinstance(section, dict) else getattr(section, key)
+        return "Custom" if is_custom(name) else "Shipped"
+
+    return Discriminator(tag)
+
+
+NAME_OR_CLASS = Discriminator(lambda value: "Class" if "." in str(value) else "Name")
+
+
 class ComponentError(RunnerError):
-    """A configured class cannot be loaded; the message is one line for the user (exit code 2)."""
+    """A configured class cannot be used; the message is one line for the user (exit code 2)."""
 
 
-def load_class(target: str) -> Any:
-    """Return the class that Hydra's ``_target_`` names. Raises ComponentError."""
+def load_class(target: str, protocol: type | None = None) -> Any:
+    """Return the class that ``module.Class`` names.
+
+    Raises ComponentError if it cannot be imported, or is a class without a method of `protocol`.
+    """
     module, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ComponentError(f"_target_={target} cannot be loaded: {error}") from error
+        loaded = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the user's own module raises
+        raise ComponentError(f"{target} cannot be loaded: {type(error).__name__}: {error}") from error
+    if isinstance(loaded, type) and protocol:
+        methods = [name for name, value in vars(protocol).items() if inspect.isfunction(value) and name[0] != "_"]
+        missing = [name for name in methods if not callable(getattr(loaded, name, None))]
+        if missing:
+            where = f"{protocol.__module__}.{protocol.__name__}"
+            raise ComponentError(f"{target} has no method {' and no method '.join(missing)}, which {where} asks for")
+    return loaded
+
+
+def new_component(target: str, protocol: type, *arguments: Any, **keys: Any) -> Any:
+    """Build the component that ``module.Class`` names. Raises ComponentError, also for keys that it does not take."""
+    build = load_class(target, protocol)
+    try:
+        inspect.signature(build).bind(*arguments, **keys)
+    except TypeError as error:
+        raise ComponentError(
+            f"{target} cannot be built from these keys ({', '.join(keys) or 'none'}): {error}"
+        ) from None
+    return build(*arguments, **keys)
 
 
 def optional_keys(model: type[BaseModel], prefix: str = "") -> set[str]:

@@ -5,9 +5,18 @@ YAML, no code."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from sia_runner.config.base import ComponentConfig, ConfigSection, NamedConfig, NonEmptyText, PositiveFloat, PositiveInt
+from sia_runner.config.base import (
+    ComponentConfig,
+    ConfigSection,
+    CustomComponentConfig,
+    NamedConfig,
+    NonEmptyText,
+    PositiveFloat,
+    PositiveInt,
+    is_custom,
+)
 
 Dollars = Annotated[float, Field(ge=0)]
 
@@ -99,16 +108,23 @@ class ApptainerConfig(ImageSandboxConfig):
     gpus: Annotated[int, Field(ge=-1, le=0)] = 0  # -1: all GPUs of the job
 
 
+class CustomSandboxConfig(BaseSandboxConfig):
+    """Settings of a sandbox of the user's own: each further key is an argument of its constructor."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 def _sandbox_schema(sandbox: Any) -> str:
     target = str(sandbox.get("_target_") if isinstance(sandbox, dict) else sandbox.target)
     schemas = {f"sia_runner.sandbox.{name.lower()}.{name}": name for name in ("Docker", "Apptainer")}
-    return schemas.get(target, "Shared")
+    return schemas.get(target, "Custom" if is_custom(target) else "Shared")
 
 
 SandboxConfig = Annotated[
     Annotated[BaseSandboxConfig, Tag("Shared")]
     | Annotated[DockerConfig, Tag("Docker")]
-    | Annotated[ApptainerConfig, Tag("Apptainer")],
+    | Annotated[ApptainerConfig, Tag("Apptainer")]
+    | Annotated[CustomSandboxConfig, Tag("Custom")],
     Discriminator(_sandbox_schema),
 ]
 
@@ -221,15 +237,20 @@ class WandbConfig(NamedConfig):
 
 
 class BasicTrackerConfig(ComponentConfig):
-    """Settings of `local`, `none`, or of a class of the user's own."""
+    """Settings of `local` and `none`."""
 
 
 def _tracker_schema(tracker: Any) -> str:
     """Choose the schema by the class, so that an error names the key and not every alternative."""
     target = tracker.get("_target_") if isinstance(tracker, dict) else tracker.target
+    if is_custom(target):
+        return "Custom"
     return "Wandb" if target == "sia_runner.tracking.wandb.Wandb" else "Plain"
 
 
 TrackerConfig = Annotated[
-    Annotated[WandbConfig, Tag("Wandb")] | Annotated[BasicTrackerConfig, Tag("Plain")], Discriminator(_tracker_schema)
+    Annotated[WandbConfig, Tag("Wandb")]
+    | Annotated[BasicTrackerConfig, Tag("Plain")]
+    | Annotated[CustomComponentConfig, Tag("Custom")],
+    Discriminator(_tracker_schema),
 ]

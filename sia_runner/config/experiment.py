@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from sia_runner.config.base import ConfigSection, FractionBelowOne, NamedConfig, PositiveFloat, PositiveInt
+from sia_runner.config.base import (
+    NAME_OR_CLASS,
+    ClassPath,
+    ConfigSection,
+    CustomComponentConfig,
+    FractionBelowOne,
+    NamedConfig,
+    PositiveFloat,
+    PositiveInt,
+    custom_or_shipped,
+)
 from sia_runner.config.components import (
     ComputeConfig,
     HostedProvider,
@@ -18,7 +28,7 @@ from sia_runner.config.components import (
     TrackerConfig,
 )
 from sia_runner.config.task import AggregateVerifier, TaskConfig
-from sia_runner.config.training import LeverRule, PolicyConfig, TrainerConfig
+from sia_runner.config.training import AnyPolicyConfig, LeverRule, PolicyConfig, TrainerConfig
 
 if TYPE_CHECKING:
     from sia_runner.config.training import AlgorithmConfig
@@ -189,12 +199,10 @@ class GuestAgentConfig(NamedConfig):
     seconds: PositiveFloat = 900  # wall time of one proposal
 
 
-class CustomProposerConfig(NamedConfig):
-    """Settings of a user's own proposer: its constructor checks the keys, and it may call the provider's model."""
+class CustomProposerConfig(CustomComponentConfig):
+    """Settings of a user's own proposer, which may call the provider's model."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
     provider: ProviderConfig | None = None
-    target: Annotated[str, Field(alias="_target_", pattern=r"^[\w.]+\.\w+$")]
 
 
 def _proposer_schema(meta_agent: Any) -> str:
@@ -223,14 +231,23 @@ class TargetAgentConfig(NamedConfig):
     # `auto`: policy if a trainer is named, model if there is a provider, else script
     kind: Literal["auto", "script", "model", "policy"]
     provider: ProviderConfig | None = None  # null: the experiment's provider
-    policy: PolicyConfig = Field(default_factory=PolicyConfig)
+    policy: AnyPolicyConfig = Field(default_factory=PolicyConfig)
 
 
 class AcceptConfig(ConfigSection):
     """The rule by which a candidate replaces the incumbent."""
 
-    rule: Literal["ladder", "mcnemar", "bootstrap"]
+    rule: Annotated[
+        Annotated[Literal["ladder", "mcnemar", "bootstrap"], Tag("Name")] | Annotated[ClassPath, Tag("Class")],
+        NAME_OR_CLASS,
+    ]
     level: Annotated[float, Field(gt=0, lt=1)] = 0.05  # mcnemar, bootstrap: one-sided significance level
+
+
+class CustomAcceptConfig(AcceptConfig):
+    """An accept rule of the user's own: each further key is an argument of its constructor."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class SearchConfig(ConfigSection):
@@ -242,7 +259,10 @@ class SearchConfig(ConfigSection):
     in_flight: PositiveInt = 1  # candidates in parallel; each is proposed without the verdicts on the others
     patience: PositiveInt | None = None  # stop after so many generations without an accepted one; null: never
     novelty: Annotated[float, Field(ge=0)] = 1.0  # archive: weight of a low number of extensions
-    accept: AcceptConfig
+    accept: Annotated[
+        Annotated[AcceptConfig, Tag("Shipped")] | Annotated[CustomAcceptConfig, Tag("Custom")],
+        custom_or_shipped("rule"),
+    ]
 
 
 class SpendingLimits(ConfigSection):

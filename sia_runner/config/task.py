@@ -7,9 +7,17 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, Tag, field_validator, model_validator
 
-from sia_runner.config.base import ConfigSection, FractionBelowOne, NamedConfig, PositiveFloat, PositiveInt
+from sia_runner.config.base import (
+    NAME_OR_CLASS,
+    ClassPath,
+    ConfigSection,
+    FractionBelowOne,
+    NamedConfig,
+    PositiveFloat,
+    PositiveInt,
+)
 from sia_runner.config.training import TinyModelConfig
 
 
@@ -146,11 +154,20 @@ class Metric(ConfigSection):
 
     name: str
     higher_is_better: bool = True
-    # a common verifier by name, or `python` for verifier.py in the task's folder
-    verifier: Literal[PerQuestionVerifier, AggregateVerifier, "python"] = "exact_match"
+    # a common verifier by name, `python` for verifier.py in the task's folder, or a class of the user's own
+    verifier: Annotated[
+        Annotated[Literal[PerQuestionVerifier, AggregateVerifier, "python"], Tag("Name")]
+        | Annotated[ClassPath, Tag("Class")],
+        NAME_OR_CLASS,
+    ] = "exact_match"
     # choice, letter: the allowed answers; auc: [negative, positive]; log_loss: the classes, each a column of answers
     choices: list[str] | None = None
     tolerance: Annotated[float, Field(ge=0)] = 0.0  # numeric: absolute error that still counts as correct
+
+    @property
+    def is_code(self) -> bool:
+        """True if the verifier is the task's or the user's own code."""
+        return self.verifier == "python" or "." in self.verifier
 
 
 class DataSource(ConfigSection):
@@ -323,17 +340,17 @@ class TableTaskConfig(NamedConfig):
             raise ValueError("metric.verifier=auc needs metric.choices: [negative, positive]")
         if verifier == "log_loss" and len(choices) < 2:
             raise ValueError("metric.verifier=log_loss needs metric.choices, the classes that get a probability each")
-        if verifier != "python" and self.metric.higher_is_better == (verifier in LOWER_IS_BETTER_VERIFIERS):
+        if not self.metric.is_code and self.metric.higher_is_better == (verifier in LOWER_IS_BETTER_VERIFIERS):
             what = "is an error" if verifier in LOWER_IS_BETTER_VERIFIERS else "counts right answers"
             allowed = str(verifier not in LOWER_IS_BETTER_VERIFIERS).lower()
             raise ValueError(f"metric.verifier={verifier} {what}: metric.higher_is_better must be {allowed}")
-        if verifier != "python" and self.runs_submission:
+        if not self.metric.is_code and self.runs_submission:
             raise ValueError("runs_submission: true takes metric.verifier=python")
         if self.needs_gpu and not self.runs_submission:
             raise ValueError("needs_gpu: true is for a task with runs_submission: true")
-        if verifier != "python" and not self.submission.endswith(".csv"):
+        if not self.metric.is_code and not self.submission.endswith(".csv"):
             raise ValueError(f"metric.verifier={verifier} reads a table: submission must end with .csv")
-        if self.columns.answer_is_file and (verifier != "python" or self.splits.stratify is True):
+        if self.columns.answer_is_file and (not self.metric.is_code or self.splits.stratify is True):
             raise ValueError(
                 "an answer that is a file (columns.files) takes metric.verifier=python, and splits.stratify=false or a "
                 "column"

@@ -2,9 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, Tag, model_validator
 
-from sia_runner.config.base import ConfigSection, NamedConfig, PositiveFloat, PositiveInt
+from sia_runner.config.base import (
+    NAME_OR_CLASS,
+    ClassPath,
+    ConfigSection,
+    NamedConfig,
+    PositiveFloat,
+    PositiveInt,
+    custom_or_shipped,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -28,7 +36,9 @@ class PolicyConfig(ConfigSection):
     """The model that harnesses call and that can be trained."""
 
     base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, a folder, or a hub id
-    backend: Literal["peft", "vllm"] = "peft"
+    backend: Annotated[
+        Annotated[Literal["peft", "vllm"], Tag("Name")] | Annotated[ClassPath, Tag("Class")], NAME_OR_CLASS
+    ] = "peft"
     base_url: str | None = None  # vllm: the server's address, up to and including /v1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -37,6 +47,17 @@ class PolicyConfig(ConfigSection):
     batch: PositiveInt = 64  # requests answered together
     wait_ms: NonNegativeFloat = 4.0  # how long a request waits for others to join its batch
     tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # the shape of base=tiny; conf/ takes the task's
+
+
+class CustomPolicyConfig(PolicyConfig):
+    """Settings of a policy of the user's own: each further key is an argument of its constructor."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+AnyPolicyConfig = Annotated[
+    Annotated[PolicyConfig, Tag("Shipped")] | Annotated[CustomPolicyConfig, Tag("Custom")], custom_or_shipped("backend")
+]
 
 
 class LoraSettings(ConfigSection):
@@ -70,11 +91,15 @@ class LeverRule(ConfigSection):
 
 
 class AlgorithmConfig(NamedConfig):
-    """Settings of one algorithm of `sia_runner/training/algorithms`."""
+    """Settings of one algorithm: one of `sia_runner/training/algorithms` by name, or a class of the user's own."""
 
     kind: Literal["online", "offline"]
     mode: Literal["SIA-W+H"]
-    algorithm: Literal["ppo", "grpo", "entropic", "reinforce", "best_of_n", "dpo"]
+    algorithm: Annotated[
+        Annotated[Literal["ppo", "grpo", "entropic", "reinforce", "best_of_n", "dpo"], Tag("Name")]
+        | Annotated[ClassPath, Tag("Class")],
+        NAME_OR_CLASS,
+    ]
     lora: LoraSettings = Field(default_factory=LoraSettings)
     learning_rate: PositiveFloat = 4e-5
     steps: PositiveInt = 40  # optimizer steps
@@ -112,7 +137,7 @@ class AlgorithmConfig(NamedConfig):
 
     @model_validator(mode="after")
     def _groups(self) -> "AlgorithmConfig":
-        minimum = {"entropic": 4, "grpo": 2, "reinforce": 2, "best_of_n": 2, "dpo": 2, "ppo": 1}[self.algorithm]
+        minimum = {"entropic": 4, "grpo": 2, "reinforce": 2, "best_of_n": 2, "dpo": 2}.get(self.algorithm, 1)
         if self.samples < minimum:
             raise ValueError(f"algorithm={self.algorithm} needs samples of at least {minimum}; given: {self.samples}")
         return self

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sia_runner.compute.protocol import Compute
-from sia_runner.config.base import NamedConfig, load_class
+from sia_runner.config.base import NamedConfig, is_custom, new_component
 from sia_runner.config.components import HostedProvider, sandbox_arguments
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import allowed_algorithms
 from sia_runner.proposers.protocol import Proposer, ProposerContext
 from sia_runner.records import Usage
 from sia_runner.sandbox.protocol import Sandbox, SandboxLimits
+from sia_runner.selection.scoring import AcceptRule
 from sia_runner.stage_results import RunResult
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations
@@ -62,7 +63,7 @@ class Components:
     def sandbox(self) -> Sandbox:
         """The sandbox that harnesses run in."""
         config = self.config.sandbox
-        return self._once("sandbox", lambda: load_class(config.target)(**sandbox_arguments(config)))
+        return self._once("sandbox", lambda: new_component(config.target, Sandbox, **sandbox_arguments(config)))
 
     @property
     def proposer(self) -> Proposer:
@@ -73,13 +74,13 @@ class Components:
     def compute(self) -> Compute:
         """The place where stages run."""
         config = self.config.compute
-        return self._once("compute", lambda: load_class(config.target)(**_own_keys(config)))
+        return self._once("compute", lambda: new_component(config.target, Compute, **_own_keys(config)))
 
     @property
     def tracker(self) -> Tracker:
         """The tracker that is told of every generation."""
         config = self.config.tracker
-        return self._once("tracker", lambda: load_class(config.target)(**_own_keys(config)))
+        return self._once("tracker", lambda: new_component(config.target, Tracker, **_own_keys(config)))
 
     def build_all(self) -> None:
         """Build every component now, so that a class that cannot be loaded is named before a run starts."""
@@ -113,7 +114,7 @@ class Components:
             limits_seconds=config.task.limits.run,
             calls_model=config.calls_model,
         )
-        return load_class(config.meta_agent.target)(context, **_own_keys(config.meta_agent))
+        return new_component(config.meta_agent.target, Proposer, context, **_own_keys(config.meta_agent))
 
     def sandbox_limits(self, seconds: float) -> SandboxLimits:
         """Return the sandbox limits of one job; `seconds` is its time limit."""
@@ -174,8 +175,12 @@ class RunContext(Components):
         from sia_runner.policy.backend import PolicyBackend
         from sia_runner.policy.engine import PolicyEngine, RequestBatcher
         from sia_runner.policy.vllm import RequestForwarder, VllmPolicy
+        from sia_runner.wire.policy import PolicyService
 
         spec, served = self.config.target_agent.policy, self.run.path / "served"
+        if is_custom(spec.backend):
+            folder, keys = self.run.path / "policy", spec.model_extra or {}
+            return PolicyBackend(spec, new_component(spec.backend, PolicyService, spec, folder, **keys))
 
         def engine() -> PolicyEngine:
             return PolicyEngine(spec, cache_dir(), lambda: warm_up_dialogues(self.task))
@@ -225,9 +230,17 @@ def _scaled_usage(generation: GenerationRecord, factor: float) -> Usage:
     return Usage(usage.usd * factor, int(usage.tokens * factor), int(usage.calls * factor) + 1)
 
 
+def accept_rule(config: Experiment) -> str | AcceptRule:
+    """Return the name of the accept rule, or the user's own rule. Raises ComponentError."""
+    accept = config.search.accept
+    if not is_custom(accept.rule):
+        return accept.rule
+    return new_component(accept.rule, AcceptRule, **(accept.model_extra or {}))
+
+
 def build_task(config: Any, split_seed: int) -> Task:
     """Return the task that a section `task` of the configuration names. Raises ComponentError."""
-    return load_class(config.target)(config, split_seed, cache_dir())
+    return new_component(config.target, Task, config, split_seed, cache_dir())
 
 
 def warm_up_dialogues(task: Task) -> list["WarmupDialogue"]:

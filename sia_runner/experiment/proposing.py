@@ -136,7 +136,7 @@ def _weights_lever(context: RunContext, weights_turn: LeverDecision) -> WeightsL
 
     return WeightsLever(
         {
-            name: algorithm_purpose(algorithm.algorithm)
+            name: algorithm_purpose(algorithm.algorithm) or "an algorithm of the user's own"
             for name, algorithm in allowed_algorithms(context.config.trainer).items()
         },
         weights_turn.due_reason,

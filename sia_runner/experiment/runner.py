@@ -20,10 +20,12 @@ import yaml
 
 from sia_runner import __version__
 from sia_runner.compute.protocol import JobStopped
+from sia_runner.config.base import is_custom
 from sia_runner.config.experiment import Experiment, check_experiment
+from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment import sign_off, verifier_sandbox
 from sia_runner.experiment.concurrent_loop import ConcurrentLoop
-from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
 from sia_runner.experiment.terminal import Display
@@ -215,6 +217,7 @@ def _prepare(context: RunContext) -> None:
     if gateway:
         gateway.check()
     context.build_all()
+    check_custom_classes(config)
     context.sandbox.check(door=config.needs_gateway)
     context.compute.check(stage_kinds(config))
     verifier_sandbox.check_gpu(config, here=not context.compute.apart)
@@ -223,6 +226,16 @@ def _prepare(context: RunContext) -> None:
         _check_rollouts(context.task)
     if gateway and config.has_policy and not context.compute.apart:
         gateway.policy()  # load it now: the time must not count for the first harness
+
+
+def check_custom_classes(config: Experiment) -> None:
+    """Raise ComponentError if an accept rule or an algorithm of the user's own, used later, cannot be used."""
+    accept_rule(config)
+    for algorithm in allowed_algorithms(config.trainer).values():
+        if is_custom(algorithm.algorithm):
+            from sia_runner.training.algorithms.base import custom_algorithm_class
+
+            custom_algorithm_class(algorithm)
 
 
 def stage_kinds(config: Experiment) -> list[Stage]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment import proposing
-from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.execution import (
     ExecutionPurpose,
     environment_fault,
@@ -185,12 +185,12 @@ def verify(context: RunContext, n: int, runs: Sequence[HarnessRun]) -> VerifyRes
 def decide(context: RunContext, n: int, incumbent: int | None) -> Verdict:
     """Accept or reject the candidate, paired by question on val."""
     config, run, task = context.config, context.run, context.task
-    rule = config.search.accept
     new = outcomes_of_split(context, read_outcomes(run.generation(n).scores), "val")
     old = None
     if incumbent is not None:
         old = outcomes_of_split(context, read_outcomes(run.generation(incumbent).scores), "val")
-    return accept_or_reject(new, old, rule.rule, rule.level, task.higher_is_better, config.seed, task.aggregate)
+    rule, level = accept_rule(config), config.search.accept.level
+    return accept_or_reject(new, old, rule, level, task.higher_is_better, config.seed, task.aggregate)
 
 
 def final_test(context: RunContext, n: int) -> TestResult:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_runner.config.base import load_class
+from sia_runner.config.base import is_custom, load_class
 from sia_runner.config.components import sandbox_arguments
 from sia_runner.config.experiment import Experiment
 from sia_runner.sandbox.protocol import Sandbox, SandboxJob, SandboxLimits
@@ -51,8 +51,10 @@ def sandbox_command(context: "Components") -> list[str]:
     limits = config.model_dump(include={"memory_mb", "processes", "disk_mb", "file_mb", "output_kb", "cpus"})
     kind = type(context.sandbox)  # `auto` has chosen already
     environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    target = f"{kind.__module__}.{kind.__qualname__}"
     plan = {
-        "target": f"{kind.__module__}.{kind.__qualname__}",
+        "target": target,
+        "path": sys.path if is_custom(target) else [],  # where the user's own package is found
         "keys": sandbox_arguments(config),
         "limits": limits,
         "environment": environment,
@@ -64,6 +66,7 @@ def main(plan_json: str) -> None:
     """Run the job on standard input in the sandbox that `plan_json` describes."""
     plan = json.loads(plan_json)
     os.environ.update(plan["environment"])
+    sys.path += plan["path"]
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
     box: Sandbox = load_class(plan["target"])(**plan["keys"])

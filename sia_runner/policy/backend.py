@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from sia_runner.config.base import is_custom
 from sia_runner.config.components import HostedProvider, TokenPrices
 from sia_runner.config.training import PolicyConfig
 from sia_runner.policy.vllm_client import VLLM_KEY_VARIABLE, VllmServer
@@ -181,6 +182,8 @@ def apply_grant(call: ModelRequest, request: PolicyRequest) -> PolicyRequest:
 
 def check_policy(spec: PolicyConfig) -> None:
     """Check packages and server, in little more than PROBE_SECONDS. Raises ModelsError, one line."""
+    if is_custom(spec.backend):
+        return  # it says itself what it lacks, when it starts
     check_policy_packages()
     if spec.backend == "vllm":
         EndpointProbe(policy_provider(spec)).answer(time.monotonic() + PROBE_SECONDS)

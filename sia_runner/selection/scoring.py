@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, stdev
-from typing import Any, Literal
+from typing import Any, Protocol
 
 from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, Outcome, OutcomeKind, Score, Status
 from sia_runner.stage_results import Verdict
 
 Aggregate = Callable[[Sequence[Outcome]], float]
-AcceptRule = Literal["ladder", "mcnemar", "bootstrap"]
 
 RESAMPLES = 1000
 _ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.WRONG, OutcomeKind.PARTIAL})
@@ -72,10 +71,36 @@ def paired_difference(new: Sequence[Outcome], old: Sequence[Outcome], higher_is_
     return PairedDifference(sign * fmean(gains), _standard_error(gains), lost, won, p_value)
 
 
+@dataclass(frozen=True, slots=True)
+class CandidatePair:
+    """The outcomes of a new candidate and of the incumbent on the same val questions, in the same order."""
+
+    new: Sequence[Outcome]
+    old: Sequence[Outcome]
+    higher_is_better: bool
+    level: float  # search.accept.level
+    seed: int  # for resampling: the same verdict after a resume
+    aggregate: Aggregate | None  # from outcomes to the metric; None: the mean
+
+    @property
+    def gains(self) -> list[float]:
+        """The gain on each question, above 0 where the new candidate is better."""
+        sign = 1 if self.higher_is_better else -1
+        return [sign * (after.value - before.value) for after, before in zip(self.new, self.old, strict=True)]
+
+
+class AcceptRule(Protocol):
+    """An accept rule of the user's own, built from the keys of search.accept beside `rule` and `level`."""
+
+    def decide(self, pair: CandidatePair) -> Verdict:
+        """Return the verdict on ``pair.new``; some of its questions were answered. The same for the same pair."""
+        ...
+
+
 def accept_or_reject(
     new: Sequence[Outcome],
     old: Sequence[Outcome] | None,
-    rule: AcceptRule,
+    rule: str | AcceptRule,
     level: float,
     higher_is_better: bool,
     seed: int,
@@ -88,6 +113,7 @@ def accept_or_reject(
     - mcnemar: exact one-sided test on the questions that only one of the two got right (a sign test where values are
       not 0/1), at significance `level`.
     - bootstrap: one-sided paired bootstrap at significance `level`.
+    - an AcceptRule decides by itself.
 
     `aggregate` None is the mean; mcnemar works with no other.
     A candidate that answered no question is never accepted; the first that answers one (`old` None) is.
@@ -97,22 +123,26 @@ def accept_or_reject(
         return Verdict(Status.REJECTED, "no question was answered", 0.0, 0.0)
     if old is None:
         return Verdict(Status.ACCEPTED, "first scored candidate", 0.0, 0.0)
-    paired = _align(new, old)
-    sign = 1 if higher_is_better else -1
-    gains = [sign * (after.value - before.value) for after, before in zip(new, paired, strict=True)]
+    pair = CandidatePair(new, _align(new, old), higher_is_better, level, seed, aggregate)
+    return _shipped_verdict(pair, rule) if isinstance(rule, str) else rule.decide(pair)
+
+
+def _shipped_verdict(pair: CandidatePair, rule: str) -> Verdict:
+    new, old, aggregate, gains = pair.new, pair.old, pair.aggregate, pair.gains
+    sign = 1 if pair.higher_is_better else -1
     if rule == "mcnemar":
         if aggregate is not None:
             raise ValueError("search.accept.rule=mcnemar compares means; this metric takes ladder or bootstrap")
-        return _make_verdict(fmean(gains), _standard_error(gains), sign, gains, level, _sign_test(gains))
+        return _make_verdict(fmean(gains), _standard_error(gains), sign, gains, pair.level, _sign_test(gains))
     if rule == "ladder" and aggregate is None:
         return _make_verdict(fmean(gains), _standard_error(gains), sign, gains)
-    new_statistic, old_statistic = _statistic(aggregate, new), _statistic(aggregate, paired)
-    resampled = _bootstrap(lambda chosen: sign * (new_statistic(chosen) - old_statistic(chosen)), len(new), seed)
-    gain = sign * ((aggregate or mean_value)(new) - (aggregate or mean_value)(paired))
+    new_statistic, old_statistic = _statistic(aggregate, new), _statistic(aggregate, old)
+    resampled = _bootstrap(lambda chosen: sign * (new_statistic(chosen) - old_statistic(chosen)), len(new), pair.seed)
+    gain = sign * ((aggregate or mean_value)(new) - (aggregate or mean_value)(old))
     if rule == "ladder":
         return _make_verdict(gain, stdev(resampled), sign, gains)
     p_value = (1 + sum(value <= 0 for value in resampled)) / (1 + len(resampled))
-    return _make_verdict(gain, stdev(resampled), sign, gains, level, p_value)
+    return _make_verdict(gain, stdev(resampled), sign, gains, pair.level, p_value)
 
 
 def _align(new: Sequence[Outcome], old: Sequence[Outcome]) -> list[Outcome]:

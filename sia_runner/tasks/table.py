@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.config import task as task_config
+from sia_runner.config.base import is_custom
 from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.selection.sampling import confusion_strata, stratified_order
 from sia_runner.selection.scoring import Aggregate, score_with_interval
@@ -24,7 +26,7 @@ from sia_runner.tasks.splits import SplitPlan, shuffled
 from sia_runner.tasks.verifiers.answers import auc
 from sia_runner.tasks.verifiers.measures import MEASURES, scale_of
 from sia_runner.tasks.views import check_files, file_cells, paths_in_view, write_view
-from sia_runner.tasks.worker import load_module
+from sia_runner.tasks.worker import load_verifier
 
 # module -> what brings it; other modules are brought by their own name
 _EXTRAS = {"chess": "sia-runner[chess]", "triton": "sia-runner[trimul]", "torch": "sia-runner[trimul]"}
@@ -67,6 +69,8 @@ class TableTask:
             raise TaskError(f"task {spec.name}: no task.md in {self._home} (task.dir)")
         if spec.metric.verifier == "python" and not (self._home / "verifier.py").is_file():
             raise TaskError(f"task {spec.name}: metric.verifier=python needs verifier.py in {self._home}")
+        if is_custom(spec.metric.verifier):
+            load_verifier(spec.metric.verifier, self._home)  # refuse one that cannot be loaded before anything runs
         check_modules(spec.name, spec.requires)
 
     @property
@@ -161,8 +165,8 @@ class TableTask:
         measure = MEASURES.get(self._spec.metric.verifier)
         if measure:
             return measure.aggregate and measure.aggregate(self._units.answers)
-        if self._spec.metric.verifier == "python":
-            return getattr(load_module(self._home / "verifier.py"), "aggregate", None)
+        if self._spec.metric.is_code:
+            return getattr(load_verifier(self._spec.metric.verifier, self._home / "verifier.py"), "aggregate", None)
         return None
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
@@ -202,11 +206,12 @@ class TableTask:
 
     def _request(self, submission: Path, keys: Mapping[str, str], sandbox_command: Sequence[str] = ()) -> bytes:
         spec, questions = self._spec, {}
-        if spec.metric.verifier == "python":
+        if spec.metric.is_code:
             questions = self._questions(keys)
         request = {
             "verifier": spec.metric.verifier,
             "module": str(self._home / "verifier.py"),
+            "path": sys.path if is_custom(spec.metric.verifier) else [],  # where the user's own package is found
             "higher_is_better": self.higher_is_better,
             "submission": str(submission.resolve()),
             "file": spec.submission,

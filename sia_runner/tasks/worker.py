@@ -15,11 +15,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, OutcomeKind
 from sia_runner.tasks.submission_sandbox import SubmissionSandbox
@@ -79,6 +79,27 @@ class BadVerifierError(Exception):
     """verifier.py does not keep its contract."""
 
 
+class Verifier(Protocol):
+    """The contract of a task's verifier.py, a module, and of a class of the user's own, built without arguments.
+
+    Either may also have `aggregate(outcomes) -> float`: the metric, where it is not the mean of the outcomes' values.
+    """
+
+    def verify(
+        self,
+        submission: Path,
+        answers: Mapping[str, str],
+        questions: Mapping[str, Mapping[str, str]],
+        sandbox: SubmissionSandbox,
+    ) -> Iterable[Outcome]:
+        """Return at most one outcome per id of `answers`; ids left out count as not answered.
+
+        `submission`: the folder that the harness wrote, hostile. `questions`: id -> fields of the question; `sandbox`:
+        for submissions that are programs. The last two may be left out of the signature.
+        """
+        ...
+
+
 def main() -> None:
     """Verify the request on stdin, and write the answer to the original stdout."""
     end_with_parent()
@@ -100,7 +121,7 @@ def main() -> None:
 def verify(request: Mapping[str, Any]) -> list[Outcome]:
     """Return one outcome per id of request["gold"]."""
     gold: dict[str, str] = request["gold"]
-    if request["verifier"] == "python":
+    if request["verifier"] == "python" or "." in request["verifier"]:
         return _run_own_verifier(request, gold)
     path = Path(request["submission"]) / request["file"]
     try:
@@ -136,6 +157,18 @@ def _outcomes_of(
     return judge_all(judges[request["verifier"]](), answers, spoiled, gold)
 
 
+def load_verifier(name: str, path: Path) -> Any:
+    """Return a `Verifier`: an instance of the class ``module.Class``, or with the name `python` the module at `path`.
+
+    Raises ComponentError for a class that cannot be used.
+    """
+    if name == "python":
+        return load_module(path)
+    from sia_runner.config.base import new_component  # with pydantic, which most verifiers do without
+
+    return new_component(name, Verifier)
+
+
 def load_module(path: Path) -> ModuleType:
     """Load verifier.py of a task; it may import modules that lie beside it."""
     sys.path.append(str(path.parent))
@@ -150,10 +183,10 @@ def load_module(path: Path) -> ModuleType:
 def _run_own_verifier(request: Mapping[str, Any], gold: dict[str, str]) -> list[Outcome]:
     """Call the task's own verifier and check its outcomes.
 
-    It is called as `verify(submission, answers)`, or with the questions' fields as a third argument where it takes one,
-    and a sandbox for submitted programs (see submission_sandbox) as a fourth.
+    Questions and sandbox are given where it takes a third and a fourth argument (see `Verifier`).
     """
-    verify_all = load_module(Path(request["module"])).verify
+    sys.path += request["path"]
+    verify_all = load_verifier(request["verifier"], Path(request["module"])).verify
     arguments: list[Any] = [Path(request["submission"]), dict(gold)]
     optional = [request["questions"], SubmissionSandbox(request["sandbox_command"])]
     arguments += optional[: max(0, len(inspect.signature(verify_all).parameters) - len(arguments))]

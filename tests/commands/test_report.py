@@ -32,7 +32,7 @@ def test_the_runs_are_as_they_were(report, trapped):
     ("given", "said"),
     [
         (["/nowhere"], "/nowhere: no run there, no folder of runs, and no sweep"),
-        (["seed=0"], "seed=0: no such option; did you mean 'sweep='?; allowed: out=, sweep=, wandb="),
+        (["seed=0"], "seed=0: no such option; did you mean 'sweep='?; allowed: columns=, out=, sweep=, wandb="),
         (["--json"], "--json: no such option"),
         (["wandb=me"], "wandb=me: give ENTITY/PROJECT"),
         ([], "no run is named"),

@@ -160,6 +160,7 @@ class ReportedRun:
     arm: FinishedRun | None = None
     not_compared: str = ""
     faults: tuple[str, ...] = ()  # contradictions in its files
+    own: Mapping[str, Any] = field(default_factory=dict)  # columns of the user's own: name -> number, text or None
 
     @property
     def first(self) -> int | None:

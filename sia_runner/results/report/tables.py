@@ -307,6 +307,7 @@ def _run_row(run: ReportedRun) -> Json:
         "seconds": run.seconds,
         "not_compared": run.not_compared,
         "faults": "; ".join(run.faults),
+        **run.own,
     }
 
 

@@ -1,6 +1,7 @@
 """The interfaces of training algorithms, their options, and the registry: one module each, with KIND and create().
 
-A new algorithm needs one line in the registry."""
+A new algorithm of ours needs one line in the registry; one of the user's own is a class that trainer.algorithm names
+as ``module.Class``, built from its AlgorithmConfig (docs/extending.md)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, ValidationError
 
+from sia_runner.config.base import is_custom, load_class
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
 from sia_runner.records import Trajectory
@@ -194,6 +196,11 @@ ALGORITHM_MODULES = {
 }
 
 
+def custom_algorithm_class(algorithm: AlgorithmConfig) -> Any:
+    """Return the user's own class that `algorithm` names. Raises ComponentError if the driver cannot use it."""
+    return load_class(algorithm.algorithm, OnlineAlgorithm if algorithm.kind == "online" else OfflineAlgorithm)
+
+
 def online_algorithm(algorithm: AlgorithmConfig) -> OnlineAlgorithm:
     """Return the algorithm for the online driver. Raises TrainingError if it is offline, or its options are wrong."""
     return _create_algorithm(algorithm, "online")
@@ -205,6 +212,8 @@ def offline_algorithm(algorithm: AlgorithmConfig) -> OfflineAlgorithm:
 
 
 def _create_algorithm(algorithm: AlgorithmConfig, kind: str) -> Any:
+    if is_custom(algorithm.algorithm):
+        return custom_algorithm_class(algorithm)(algorithm)
     module = import_module(ALGORITHM_MODULES[algorithm.algorithm])
     if kind != module.KIND:
         raise TrainingError(f"algorithm={algorithm.algorithm} is {module.KIND}; given: kind={kind}")
