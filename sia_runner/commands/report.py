@@ -17,9 +17,7 @@ def main(options: Namespace) -> int:
     """Write all files, none if a folder is wrong; return the exit code."""
     folders, out = [*options.folders, *options.sweep], options.out
     if not folders:
-        raise RunDirectoryError(
-            "no run is named; allowed: RUN… sweep= out= columns= wandb="
-        )
+        raise RunDirectoryError("no run is named; allowed: RUN… sweep= out= columns= wandb=")
     if out.suffix != ".html":
         raise RunDirectoryError(f"out={out.name}: name a file that ends in .html")
     if options.wandb and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.wandb):

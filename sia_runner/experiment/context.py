@@ -180,7 +180,7 @@ class RunContext(Components):
         spec, served = self.config.target_agent.policy, self.run.path / "served"
         if is_custom(spec.backend):
             folder, keys = self.run.path / "policy", spec.model_extra or {}
-            return spec, new_component(spec.backend, PolicyService, spec, folder, **keys)
+            return PolicyBackend(spec, new_component(spec.backend, PolicyService, spec, folder, **keys))
 
         def engine() -> PolicyEngine:
             return PolicyEngine(spec, cache_dir(), lambda: warm_up_dialogues(self.task))
