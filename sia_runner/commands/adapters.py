@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.errors import TrainingError
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import (
-    FinishedGeneration,
     JournalReader,
     find_incumbent,
     finished_generations,
@@ -151,7 +151,7 @@ def export_adapter(options: Namespace) -> None:
     )
 
 
-def _row(run: RunDir, generation: FinishedGeneration) -> tuple[str, ...]:
+def _row(run: RunDir, generation: GenerationRecord) -> tuple[str, ...]:
     path = run.generation(generation.n).adapter
     origin = adapters.read_adapter_origin(path)
     figures = (str(origin.steps), _figure(origin.reward), _figure(origin.kl))

@@ -16,7 +16,8 @@ from sia_runner.proposers.protocol import Proposer, ProposerContext
 from sia_runner.records import Usage
 from sia_runner.sandbox.protocol import Sandbox, SandboxLimits
 from sia_runner.stage_results import RunResult
-from sia_runner.store.journal import FinishedGeneration, JournalReader, find_incumbent, finished_generations
+from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations
 from sia_runner.store.run_directory import RunDir
 from sia_runner.system import cache_dir
 from sia_runner.tasks.protocol import Task
@@ -204,7 +205,7 @@ class FinalTestReserve:
             )
         return self._needed
 
-    def _measure(self, generations: list[FinishedGeneration]) -> Usage:
+    def _measure(self, generations: list[GenerationRecord]) -> Usage:
         task = self._context.task
         if not task.has_test:
             return Usage()
@@ -216,7 +217,7 @@ class FinalTestReserve:
         return sum((_scaled_usage(g, factor) for g in generations if g.n in to_test), Usage())
 
 
-def _scaled_usage(generation: FinishedGeneration, factor: float) -> Usage:
+def _scaled_usage(generation: GenerationRecord, factor: float) -> Usage:
     if "run" not in generation.steps:
         return Usage()
     usage = RunResult.from_json(generation.steps["run"]).usage

@@ -22,8 +22,8 @@ from sia_runner.stage_results import (
     Verdict,
     VerifyResult,
 )
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import (
-    FinishedGeneration,
     Journal,
     find_incumbent,
     finished_generations,
@@ -92,12 +92,12 @@ class ExperimentLoop:
         self._decide(n, self._evaluate(n, proposal, earlier))
         return True
 
-    def _propose(self, n: int, earlier: Sequence[FinishedGeneration]) -> ProposeResult:
+    def _propose(self, n: int, earlier: Sequence[GenerationRecord]) -> ProposeResult:
         """Propose a candidate from the `earlier` generations."""
         history, incumbent = to_history(earlier), find_incumbent(earlier)
         return self._stage(ProposeResult, n, Stage.PROPOSE, stages.propose, history, incumbent)
 
-    def _evaluate(self, n: int, proposal: ProposeResult, earlier: Sequence[FinishedGeneration]) -> Verdict | None:
+    def _evaluate(self, n: int, proposal: ProposeResult, earlier: Sequence[GenerationRecord]) -> Verdict | None:
         """Sign off, build, gate, run and verify candidate `n`. Return the verdict on one that gets no score.
 
         None: it has a score on val, and the incumbent of the time of its verdict decides.
@@ -118,7 +118,7 @@ class ExperimentLoop:
         verified = self._stage(VerifyResult, n, Stage.VERIFY, stages.verify, executed.runs)
         return _no_score(verified.failure, verified.unscored) if verified.val is None else None
 
-    def _sign_off(self, n: int, proposal: ProposeResult, earlier: Sequence[FinishedGeneration]) -> str | None:
+    def _sign_off(self, n: int, proposal: ProposeResult, earlier: Sequence[GenerationRecord]) -> str | None:
         """Return why a person rejected the plan, else None. Raises WaitingForApproval while nobody has answered."""
         if not sign_off.needs_sign_off(self._config, proposal.lever):
             return None
@@ -264,7 +264,7 @@ class ExperimentLoop:
         return INTERRUPTED
 
 
-def to_history(generations: Sequence[FinishedGeneration]) -> tuple[PastGeneration, ...]:
+def to_history(generations: Sequence[GenerationRecord]) -> tuple[PastGeneration, ...]:
     """Return what proposers and rules of selection may see of these generations."""
     return tuple(generation.to_past_generation() for generation in generations)
 

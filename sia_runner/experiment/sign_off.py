@@ -21,9 +21,9 @@ from sia_runner.experiment.harness_files import read_harness
 from sia_runner.gateway.ledger_files import RunTotals, read_totals
 from sia_runner.records import Lever, Proposal
 from sia_runner.stage_results import BuildResult, PlanResult
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import (
     SIGN_OFF_PREFIX,
-    FinishedGeneration,
     Journal,
     JournalReader,
     approval_entry,
@@ -64,7 +64,7 @@ class PlanCost:
         return asdict(self)
 
 
-def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[FinishedGeneration]) -> list[PlanCost]:
+def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[GenerationRecord]) -> list[PlanCost]:
     """Return the cost of training, where weights are a lever, and of the gate and run of every candidate."""
     totals, task = read_totals(context.run.ledger), context.task
     scored = _similar_generation(before, proposal.parent)
@@ -90,14 +90,14 @@ def _question_count(folds: Sequence[Fold]) -> int:
     return sum(len(fold.questions) for fold in folds)
 
 
-def _similar_generation(before: Sequence[FinishedGeneration], parent: int | None) -> FinishedGeneration | None:
+def _similar_generation(before: Sequence[GenerationRecord], parent: int | None) -> GenerationRecord | None:
     """Return the parent, else the newest scored candidate: the next one probably costs the same."""
     scored = [generation for generation in before if generation.val is not None]
     return next((g for g in scored if g.n == parent), scored[-1] if scored else None)
 
 
 def _cost_of_candidate(
-    totals: RunTotals, candidate: FinishedGeneration, gate: Sequence[Fold], select: Sequence[Fold]
+    totals: RunTotals, candidate: GenerationRecord, gate: Sequence[Fold], select: Sequence[Fold]
 ) -> QuestionCost:
     """Return the cost of a scored candidate on dev and val. A gate is so short that its time is startup time."""
     row, questions = totals.of(candidate=f"gen_{candidate.n}", purpose="select"), _question_count(select)
@@ -117,7 +117,7 @@ def _cost_of_probe(evidence: Mapping[str, Any]) -> QuestionCost | None:
     return QuestionCost(shape["calls"], shape["tokens"], 0.0, shape["seconds"], f"the probe's {shape['n']} rollouts")
 
 
-def _cost_of_update(totals: RunTotals, before: Sequence[FinishedGeneration]) -> QuestionCost | None:
+def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> QuestionCost | None:
     """Return the cost of this run's newest update, rollouts and optimizer together."""
     builds = {g.n: BuildResult.from_json(g.steps["build"]).training for g in before if "build" in g.steps}
     updates = [(n, training) for n, training in builds.items() if training and training.steps]
@@ -186,7 +186,7 @@ _RATIONALE_BYTES = 8 * 1024  # bytes
 _DIFF_BYTES = 64 * 1024
 
 
-def write_plan(context: RunContext, n: int, before: Sequence[FinishedGeneration]) -> PlanResult:
+def write_plan(context: RunContext, n: int, before: Sequence[GenerationRecord]) -> PlanResult:
     """Write both files from the proposal of generation `n`. Return their hashes, which the journal records."""
     generation = context.run.generation(n)
     proposal = generation.read_proposal()
@@ -339,7 +339,7 @@ def append_answer(journal: Journal, n: int, answer: SignOffAnswer) -> None:
         journal.append("rejected", **signed, why=one_line(answer.why, 500))
 
 
-def sign_off_fault(run: RunDir, journal: JournalReader, generation: FinishedGeneration) -> str:
+def sign_off_fault(run: RunDir, journal: JournalReader, generation: GenerationRecord) -> str:
     """Return what is wrong with the sign-off of a finished generation, for `verify`; empty when nothing is."""
     steps = generation.steps
     if steps["propose"]["fault"]:

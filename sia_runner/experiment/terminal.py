@@ -17,7 +17,8 @@ from rich.table import Table
 from sia_runner.config.experiment import SpendingLimits
 from sia_runner.experiment.summary import format_score, published_lines, update_line
 from sia_runner.selection.scoring import leaderboard_lines
-from sia_runner.store.journal import FinishedGeneration, find_incumbent
+from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.journal import find_incumbent
 
 _STEP_PATTERN = re.compile(r"^step (\d+)/(\d+)\b")
 _SECONDS_PATTERN = re.compile(r"· ([\d.]+) s\b")
@@ -148,7 +149,7 @@ class Display:
             self._console.print(f"  so far: {escape(cost)}")
         self._cost = cost
 
-    def show_generation(self, generation: FinishedGeneration, before: Sequence[FinishedGeneration]) -> None:
+    def show_generation(self, generation: GenerationRecord, before: Sequence[GenerationRecord]) -> None:
         """Print one lasting line for a generation, as soon as it has its verdict."""
         self._progress.update(self._bar, completed=generation.n)
         score = f"{generation.val.value:.3f}" if generation.val else "no score"
@@ -253,7 +254,7 @@ def resume_line(run: Path) -> str:
     return f"to continue:   python -m sia_runner resume={run}"
 
 
-def _val_change(generation: FinishedGeneration, before: Sequence[FinishedGeneration]) -> str:
+def _val_change(generation: GenerationRecord, before: Sequence[GenerationRecord]) -> str:
     n = find_incumbent(before)
     old = next((g.val for g in before if g.n == n), None)
     return "" if generation.val is None or old is None else f" ({generation.val.value - old.value:+.3f})"

@@ -200,7 +200,6 @@ class Journal(JournalReader):
             self._file = -1
 
 
-FinishedGeneration = GenerationRecord
 SIGN_OFF_PREFIX = "sign-off: "  # prefix of the reason of a candidate whose plan a person rejected
 
 
