@@ -232,7 +232,7 @@ class CallRunner:
             try:
                 return buffer, await self._attempt(call, buffer)
             except CallError as failed:
-                pause = _pause(failed, call.record.attempts, hosted.patience)
+                pause = _pause(failed, call.record.attempts, hosted.max_wait_seconds)
                 if not failed.transient or buffer.emitted or call.record.attempts >= hosted.attempts or pause is None:
                     raise
             await breaker.pause(pause)

@@ -192,9 +192,10 @@ class OfflineTraining:
         from sia_runner.training.offline_trainers import measure_policy
 
         job, algorithm = self._job, self._job.algorithm
-        questions = questions_of_step(job.units, -(-algorithm.questions // self._offline.rounds), self.round, job.seed)
+        per_round = -(-algorithm.prompt_count // self._offline.rounds)
+        questions = questions_of_step(job.units, per_round, self.round, job.seed)
         share = questions[self.state.process_index :: self.state.num_processes]
-        step, samples = self.progress.steps, algorithm.samples
+        step, samples = self.progress.steps, algorithm.group_size
         trajectories = job.roll(share, samples=samples, step=step, temperature=algorithm.temperature) if share else []
         trajectories = gather_object(trajectories) if self.state.num_processes > 1 else trajectories
         batch = collect_batch(trajectories, algorithm.max_length)

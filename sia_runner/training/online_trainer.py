@@ -63,10 +63,10 @@ class RolloutPreparation:
         job = self._assignment
         job.policy.model.eval()
         accelerator, algorithm = self._accelerator, job.algorithm
-        questions = questions_of_step(job.units, algorithm.questions, step // self._online.loss.iterations, job.seed)
+        questions = questions_of_step(job.units, algorithm.prompt_count, step // self._online.loss.iterations, job.seed)
         share = questions[accelerator.process_index :: accelerator.num_processes]
         trajectories = (
-            job.roll(share, samples=algorithm.samples, step=step, temperature=algorithm.temperature) if share else []
+            job.roll(share, samples=algorithm.group_size, step=step, temperature=algorithm.temperature) if share else []
         )
         trajectories = gather_object(trajectories) if accelerator.num_processes > 1 else trajectories
         batch = collect_batch(trajectories, algorithm.max_length)
@@ -249,7 +249,7 @@ class OnlineTrainer(GRPOTrainer):
     @property
     def kl_every(self) -> int:
         """The optimizer steps from one measurement of the KL to the next."""
-        limits = self._assignment.algorithm.watched
+        limits = self._assignment.algorithm.stopping_limits
         return self.iterations * (1 if self.beta else kl_batch_stride(limits, self.iterations))
 
     @property
