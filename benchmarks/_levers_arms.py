@@ -14,21 +14,21 @@ _SEARCH = ("meta_agent=recipes", "trainer=none")
 # rate of the offline ones was chosen on val of seed 0: at 2e-3, the default, DPO loses .08 there.
 _OFFLINE = (
     "trainer.learning_rate=1e-3",
-    "trainer.questions=3072",
-    "trainer.samples=8",
+    "trainer.prompts=3072",
+    "trainer.group_size=8",
     "trainer.steps=48",
     "trainer.options.rounds=48",
 )
 _ROLLOUTS = {
-    "entropic": ("trainer.questions=32",),  # 16 samples
+    "entropic": ("trainer.prompts_per_step=32",),  # 16 samples
     "best_of_n": (*_OFFLINE, "trainer.options.batch=32"),
     "dpo": (*_OFFLINE, "trainer.options.batch=64"),
 }
 # The control sees as many rows, in smaller batches.
 _GOLD = (
     "trainer=best_of_n",
-    "trainer.questions=1840",
-    "trainer.samples=2",
+    "trainer.prompts=1840",
+    "trainer.group_size=2",
     "trainer.steps=768",
     "trainer.options.rounds=1",
     "trainer.options.batch=32",

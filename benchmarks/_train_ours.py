@@ -119,11 +119,13 @@ def _settings(
     name: str, steps: int, questions: int, samples: int, rank: int, rate: float, length: int, **options: int
 ) -> AlgorithmConfig:
     plain = {"name": name, "kind": "online", "mode": "SIA-W+H", "algorithm": name, "max_length": length}
-    size = {"steps": steps, "questions": questions, "samples": samples, "learning_rate": rate}
+    size = {"steps": steps, "prompts_per_step": questions, "group_size": samples, "learning_rate": rate}
     lora = {"rank": rank, "alpha": 2 * rank}
     # Nothing ends early: all steps are to be timed.
-    unwatched = {"kl": None, "entropy": None, "zero_groups": None, "length": None}
-    return AlgorithmConfig.model_validate({**plain, **size, "lora": lora, "collapse": unwatched, "options": options})
+    unwatched = {"max_kl": None, "min_entropy": None, "max_uniform_groups": None, "max_length_ratio": None}
+    return AlgorithmConfig.model_validate(
+        {**plain, **size, "lora": lora, "early_stopping": unwatched, "options": options}
+    )
 
 
 if __name__ == "__main__":

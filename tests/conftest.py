@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def _own_cache(tmp_path_factory):
         del os.environ["SIA_CACHE"]
     else:
         os.environ["SIA_CACHE"] = before
+
+
+@pytest.fixture
+def earlier_runs(tmp_path):
+    """A folder with two finished runs that the version d029a29 wrote: `sia_h` (smoke) and `sia_wh` (arithmetic)."""
+    folder = tmp_path / "earlier"
+    for name in ("sia_h", "sia_wh"):
+        with tarfile.open(ROOT / "tests" / "fixtures" / "runs_d029a29" / f"{name}.tar.xz") as archive:
+            archive.extractall(folder, filter="data")
+    return folder
 
 
 class Cli:

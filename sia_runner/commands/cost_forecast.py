@@ -137,14 +137,14 @@ def _proposing(config: Experiment, case: CostAssumptions) -> ModelUse:
     kb = getattr(agent, "context_kb", None)
     request = case.guest_context if kb is None else int(kb * _KB / _BYTES_PER_TOKEN * case.context)
     answer = min(case.written, getattr(agent, "max_tokens", hosted.max_tokens))
-    width = config.search.width
+    width = config.search.proposals_per_generation
     calls = turns * width
     return ModelUse(calls, calls * request, calls * answer, turns * _seconds(answer, case))
 
 
 def _trials(config: Experiment, sizes: TaskSizes, case: CostAssumptions) -> ModelUse:
-    agent, width = config.meta_agent, config.search.width
-    questions = _agent_number(agent, "questions") or sizes.trial
+    agent, width = config.meta_agent, config.search.proposals_per_generation
+    questions = _agent_number(agent, "trial_questions") or sizes.trial
     trial = _harness(config, case, sizes, min(questions, sizes.trial), config.task.limits.run)
     trials = trial * (ceil(_agent_number(agent, "trials") * case.trials) * width)
     if width == 1:
@@ -240,7 +240,7 @@ def _when_spent(config: Experiment, case: Forecast, key: str, limit: float) -> s
     per_generation, test = (_amount(config, case, key, part) for part in ("generation", "test"))
     if per_generation is None or test is None:
         return "prices unknown"
-    reserve = max(config.budget.reserve * limit, test)
+    reserve = max(config.budget.test_reserve * limit, test)
     generations = int((limit - reserve) / per_generation) if per_generation else case.generations
     if generations >= case.generations:
         return "enough"

@@ -224,7 +224,7 @@ def check_jobs(config: Experiment) -> str:
     """Ask the controller about each kind of stage without submitting anything. Raises ComputeError."""
     if not isinstance(config.compute, SlurmComputeConfig):
         raise CheckSkipped("compute is a class of your own; it is checked when a run starts")
-    apart = [kind for kind in stage_kinds(config) if config.compute.resources.of(kind).where != "driver"]
+    apart = [kind for kind in stage_kinds(config) if config.compute.resources.of(kind).run_in != "driver"]
     Components(config).compute.check(apart)
     for kind in apart:
         _check_time_limit(kind, config.compute.resources.of(kind))

@@ -281,7 +281,7 @@ class Slurm(JobCompute):
         return min(self._warning, (self._resources.of(kind).minutes or 1) * 12)
 
     def _in_driver(self, kind: str) -> bool:
-        return self._resources.of(kind).where == "driver"
+        return self._resources.of(kind).run_in == "driver"
 
     def _task(self, step: ComputeStep, stage: Callable[..., Any], args: tuple[Any, ...]) -> StageJob:
         minutes, warning = self._resources.of(step.kind).minutes or 1, self._warning_of(step.kind)

@@ -50,7 +50,7 @@ class HostedProvider(NamedConfig):
     concurrency: PositiveInt = 16  # calls in parallel, per process
     timeout: PositiveFloat = 120.0  # seconds of one attempt, to its last byte
     attempts: PositiveInt = 5  # of one call, after transient errors
-    patience: PositiveFloat = 60.0  # seconds: the longest wait between two attempts, a Retry-After included
+    max_wait_seconds: PositiveFloat = 60.0  # seconds: the longest wait between two attempts, a Retry-After included
     max_tokens: PositiveInt = 8192  # completion bound of a request that names none
     cache: bool = False  # keep answers on disk, keyed by the whole request
     prices: TokenPrices | None = None
@@ -140,7 +140,7 @@ class StageResources(ConfigSection):
     A key that is null takes the value of `default`; null there means the cluster's own default.
     """
 
-    where: Literal["job", "driver"] | None = None  # driver: no job, the stage runs where the loop runs
+    run_in: Literal["job", "driver"] | None = None  # driver: no job, the stage runs where the loop runs
     partition: NonEmptyText | None = None
     account: NonEmptyText | None = None
     qos: NonEmptyText | None = None
@@ -188,9 +188,8 @@ class LocalComputeConfig(InlineComputeConfig):
     """Settings of `local`: each stage is a process on this machine."""
 
     jobs: PositiveInt = 2  # maximum number of jobs in parallel
-    pool: PositiveInt | None = (
-        None  # lasting workers for gate, run and verify, beside the jobs; null: a job for each step
-    )
+    # lasting workers for gate, run and verify, beside the jobs; null: a job for each step
+    pool: PositiveInt | None = None
 
 
 class SlurmComputeConfig(InlineComputeConfig):
@@ -199,7 +198,8 @@ class SlurmComputeConfig(InlineComputeConfig):
     site: NonEmptyText = "none"  # the profile of compute/site/ that set partitions and accounts
     warn_seconds: Annotated[int, Field(ge=5)] = 90  # seconds before its time limit at which a job gets USR2
     resources: ResourcesByStage = Field(default_factory=ResourcesByStage)
-    pool: PositiveInt | None = None  # lasting workers with `run`'s resources for gate, run and verify; null: a job each
+    # lasting workers with `run`'s resources for gate, run and verify; null: a job for each step
+    pool: PositiveInt | None = None
 
     @field_validator("resources")
     @classmethod

@@ -16,21 +16,30 @@ from pydantic import ValidationError
 from sia_runner.config.base import optional_keys
 from sia_runner.config.experiment import Experiment, check_experiment
 from sia_runner.config.help import config_folders, group_choices
+from sia_runner.config.migration import renamed_key
 from sia_runner.config.refusals import EXIT_REFUSED, CommandOutcome, nearest_choice, print_refusals
 from sia_runner.system import bundled_folder
 
 
 def register_resolvers() -> None:
-    """Register ``${by_base:A,B}``: A if the policy is base=tiny, else B. Call it before Hydra composes."""
+    """Register ``${preset:KEY}`` (conf/trainer/_presets.yaml). Call it before Hydra composes."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("by_base", _resolve_by_base, replace=True)
+    OmegaConf.register_new_resolver("preset", _resolve_preset, replace=True)
+    OmegaConf.register_new_resolver("by_base", _refuse_by_base, replace=True)  # of an earlier version
 
 
-def _resolve_by_base(tiny: Any, other: Any, *, _root_: Any) -> Any:
+def _resolve_preset(key: str, *, _root_: Any) -> Any:
     from omegaconf import OmegaConf
 
-    return tiny if OmegaConf.select(_root_, "target_agent.policy.base", default="tiny") == "tiny" else other
+    base = OmegaConf.select(_root_, "target_agent.policy.base", default="tiny")
+    presets: Any = OmegaConf.load(bundled_folder("conf") / "trainer" / "_presets.yaml")
+    presets._set_parent(_root_)  # a preset may take values from the experiment
+    return presets["tiny" if base == "tiny" else "pretrained"][key]
+
+
+def _refuse_by_base(*_: Any) -> None:
+    raise ValueError("${by_base:A,B} is gone; write the value, or ${preset:KEY} with a key of trainer/_presets.yaml")
 
 
 @contextmanager
@@ -158,6 +167,8 @@ def _error_line(fault: Any, composed: Mapping[str, Any]) -> str:
     key = ".".join(path)
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
+        if (new := renamed_key(key, composed)) != key:
+            return f"{key}={_shorten(fault['input'])}: renamed; use {new}"
         siblings = [name for name in _keys_at(composed, path[:-1]) if name != path[-1]]
         return f"{key}={_shorten(fault['input'])}: no such key{nearest_choice(path[-1], siblings)}"
     if fault["type"] == "missing":
@@ -172,11 +183,12 @@ def _key_path(location: Iterable[Any], composed: Mapping[str, Any]) -> list[str]
     path: list[str] = []
     tree: Any = composed
     for step in location:
-        branch = isinstance(step, str) and ("." in step or step[:1].isupper())
-        if branch and not (isinstance(tree, Mapping) and step in tree):
+        section = tree if isinstance(tree, Mapping) else {}
+        branch = isinstance(step, str) and ("." in step or step[:1].isupper() or step == section.get("kind"))
+        if branch and step not in section:
             continue
         path.append(str(step))
-        tree = tree.get(step) if isinstance(tree, Mapping) else None
+        tree = section.get(step)
     return path
 
 
@@ -205,6 +217,8 @@ def explain_hydra_error(error: Exception, keys: Iterable[str], groups: Mapping[s
     refused = re.search(r"Could not override '([^']+)'", text)
     if refused:
         name = refused.group(1)
+        if (new := renamed_key(name)) != name:
+            return f"{name}: renamed; use {new}=…"
         if name in optional_keys(Experiment):
             return f"{name}: not in this YAML; add it: +{name}=…"
         return f"{name}: no such key or group{_nearest_key(name, keys, groups)}"

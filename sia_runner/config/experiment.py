@@ -27,6 +27,7 @@ from sia_runner.config.components import (
     SlurmComputeConfig,
     TrackerConfig,
 )
+from sia_runner.config.migration import MOVED_CLASSES
 from sia_runner.config.task import AggregateVerifier, TaskConfig
 from sia_runner.config.training import AnyPolicyConfig, LeverRule, PolicyConfig, TrainerConfig
 
@@ -42,6 +43,7 @@ def refuse_combinations(experiment: "Experiment") -> None:
         _check_processes,
         _check_mcnemar,
         _check_model,
+        _check_moved_classes,
         _check_proposer,
         _check_width,
         _check_in_flight,
@@ -132,20 +134,28 @@ def _check_proposer(e: "Experiment") -> None:
         )
 
 
+def _check_moved_classes(e: "Experiment") -> None:
+    for name, part in (("meta_agent", e.meta_agent), ("sandbox", e.sandbox), ("compute", e.compute)):
+        if part.target in MOVED_CLASSES:
+            raise ValueError(f"{name}._target_={part.target}: moved; use {MOVED_CLASSES[part.target]}")
+
+
 def _check_width(e: "Experiment") -> None:
-    if e.search.width > 1 and not hasattr(e.task, "splits"):
+    if e.search.proposals_per_generation > 1 and not hasattr(e.task, "splits"):
         raise ValueError(
-            f"search.width={e.search.width} chooses among proposals on dev questions, but task={e.task.name} has none; "
-            "allowed with it: 1"
+            f"search.proposals_per_generation={e.search.proposals_per_generation} chooses among proposals on dev "
+            f"questions, but task={e.task.name} has none; allowed with it: 1"
         )
 
 
 def _check_in_flight(e: "Experiment") -> None:
-    key = f"search.in_flight={e.search.in_flight}"
-    if e.search.in_flight == 1:
+    key = f"search.parallel_candidates={e.search.parallel_candidates}"
+    if e.search.parallel_candidates == 1:
         return
-    if e.search.width > 1:
-        raise ValueError(f"{key} writes proposals side by side already; allowed with it: search.width=1")
+    if e.search.proposals_per_generation > 1:
+        raise ValueError(
+            f"{key} writes proposals side by side already; allowed with it: search.proposals_per_generation=1"
+        )
     if e.trainer.kind != "none":
         raise ValueError(
             f"{key} goes on before verdicts are known, but an update of the weights (trainer={e.trainer.name}) starts "
@@ -161,8 +171,8 @@ class RecipesConfig(NamedConfig):
     target: Literal["sia_runner.proposers.recipes.Recipes"] = Field(alias="_target_")
     trials: PositiveInt = 8  # harnesses tried on dev questions per generation
     rungs: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]  # shares of a trial, increasing
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.34  # share of the trials that reaches the next rung
-    questions: PositiveInt | None = None  # dev questions per trial; null: all
+    keep_fraction: Annotated[float, Field(gt=0, le=1)] = 0.34  # share of the trials that reaches the next rung
+    trial_questions: PositiveInt | None = None  # dev questions per trial; null: all
 
 
 class ReplayConfig(NamedConfig):
@@ -180,7 +190,7 @@ class LlmConfig(NamedConfig):
     turns: PositiveInt = 40  # model calls per proposal
     context_kb: Annotated[int, Field(ge=16)] = 256  # KiB of JSON of one request; older tool results are cut first
     trials: Annotated[int, Field(ge=0)] = 6  # runs on dev questions per proposal
-    questions: PositiveInt = 8  # dev questions of one such run
+    trial_questions: PositiveInt = 8  # dev questions of one such run
     repairs: Annotated[int, Field(ge=0)] = 3  # invalid proposals returned with the reason before the candidate fails
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None  # null: the provider's own default
     max_tokens: PositiveInt = 16_384  # completion bound of one call
@@ -255,10 +265,10 @@ class SearchConfig(ConfigSection):
 
     # greedy: the incumbent; last: the newest scored candidate, as SIA does; archive: sampled by score and novelty
     name: Literal["greedy", "last", "archive"]
-    width: PositiveInt = 1  # proposals per generation; the best of them on dev questions is the generation's candidate
-    in_flight: PositiveInt = 1  # candidates in parallel; each is proposed without the verdicts on the others
+    proposals_per_generation: PositiveInt = 1  # the best of them on dev questions is the generation's candidate
+    parallel_candidates: PositiveInt = 1  # each is proposed without the verdicts on the others
     patience: PositiveInt | None = None  # stop after so many generations without an accepted one; null: never
-    novelty: Annotated[float, Field(ge=0)] = 1.0  # archive: weight of a low number of extensions
+    novelty_weight: Annotated[float, Field(ge=0)] = 1.0  # archive: weight of a low number of extensions
     accept: Annotated[
         Annotated[AcceptConfig, Tag("Shipped")] | Annotated[CustomAcceptConfig, Tag("Custom")],
         custom_or_shipped("rule"),
@@ -277,15 +287,15 @@ class SpendingLimits(ConfigSection):
 class BudgetConfig(SpendingLimits):
     """The budget of the whole run, over all resumes; `minutes` does not cut the final test."""
 
-    reserve: FractionBelowOne = 0.1  # at least this share of usd, tokens and calls is reserved for the final test
+    test_reserve: FractionBelowOne = 0.1  # at least this share of usd, tokens and calls is reserved for the final test
     generation: SpendingLimits = Field(default_factory=SpendingLimits)  # of each generation
 
 
 class EvidenceConfig(ConfigSection):
     """The amount of evidence that a proposer gets."""
 
-    failures: Annotated[int, Field(ge=0)] = 200  # dev failures shown to the proposer
-    kb: PositiveInt = 512  # KiB of failures and trajectories together
+    max_failures: Annotated[int, Field(ge=0)] = 200  # dev failures shown to the proposer
+    max_kib: PositiveInt = 512  # KiB of failures and trajectories together
 
 
 class Experiment(ConfigSection):

@@ -188,7 +188,7 @@ class DataSource(ConfigSection):
     test: str | None = None  # CSV of test questions; null: test is split off from `labelled`
     answers: str | None = None  # CSV with the answers of `test`
     extra: dict[str, str] = Field(default_factory=dict)  # further files of every view: name -> path in the source
-    about: str | None = None  # a text file of the source that is appended to task.md
+    description_file: str | None = None  # a text file of the source that is appended to task.md
     licence: str = "not stated"
 
     @model_validator(mode="after")
@@ -306,7 +306,7 @@ class TableTaskConfig(NamedConfig):
     runs_submission: bool = False  # verifier.py executes the submission, in the sandbox
     needs_gpu: bool = False  # on a GPU, which the sandbox has to provide
     submission: str = "submission.csv"  # with metric.verifier=python also another file, or a folder: `name/`
-    questions_as: str | None = None  # a second name for questions.csv, which older harnesses read
+    questions_alias: str | None = None  # a second name for questions.csv, which older harnesses read
     metric: Metric
     splits: Splits = Field(default_factory=Splits)
     gate: GateSize = Field(default_factory=GateSize)
@@ -314,13 +314,11 @@ class TableTaskConfig(NamedConfig):
     needs_model: bool = False  # no harness can answer without a model: refused without a provider
     requires: list[str] = Field(default_factory=list)  # modules that verifying imports
     published: PublishedResults | None = None
-    said: WarmupExampleFormat | None = (
-        None  # examples for the warm-up; null: the question's columns, one a line, and the answer
-    )
+    # examples for the warm-up of a tiny policy; null: the question's columns, one a line, and the answer
+    warmup_format: WarmupExampleFormat | None = None
     tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # what base=tiny is for this task
-    tiny_steps: PositiveInt = (
-        16  # optimizer steps of an online update of it; each rollout question should come up twice
-    )
+    # optimizer steps of an online update of a tiny policy; each rollout question should come up twice
+    tiny_policy_steps: PositiveInt = 16
 
     @property
     def answer_columns(self) -> list[str]:
@@ -381,14 +379,14 @@ class MlebenchTaskConfig(NamedConfig):
     target: Literal["sia_runner.tasks.mlebench.task.Mlebench"] = Field(alias="_target_")
     competition: str
     prepared: str | None = None  # holds COMPETITION/prepared/{public,private}; null: where mlebench keeps its data
-    most_rows: PositiveInt = 200_000  # maximum number of labelled rows; of more, a seeded sample is used
+    max_rows: PositiveInt = 200_000  # maximum number of labelled rows; of more, a seeded sample is used
     splits: Splits = Field(default_factory=Splits)
     gate: GateSize = Field(default_factory=GateSize)
     limits: TaskLimits = Field(default_factory=TaskLimits)
     needs_model: bool = False
     published: PublishedResults | None = None
     tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)
-    tiny_steps: PositiveInt = 16
+    tiny_policy_steps: PositiveInt = 16
 
     @field_validator("competition")
     @classmethod

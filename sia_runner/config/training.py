@@ -44,8 +44,8 @@ class PolicyConfig(ConfigSection):
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_tokens: PositiveInt = 256  # completion bound of a request that names none
     temperature: NonNegativeFloat = 0.0  # of a request that names none
-    batch: PositiveInt = 64  # requests answered together
-    wait_ms: NonNegativeFloat = 4.0  # how long a request waits for others to join its batch
+    max_batch_size: PositiveInt = 64  # requests answered together
+    batch_wait_ms: NonNegativeFloat = 4.0  # how long a request waits for others to join its batch
     tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # the shape of base=tiny; conf/ takes the task's
 
 
@@ -72,13 +72,13 @@ class LoraSettings(ConfigSection):
     save: list[str] = Field(default_factory=list)  # modules_to_save: trained in full (embeddings, head)
 
 
-class CollapseLimits(ConfigSection):
+class EarlyStopping(ConfigSection):
     """Limits that stop a training early, keeping the last good checkpoint; null: no limit."""
 
-    kl: PositiveFloat | None = 10.0  # nats per completion to the base
-    entropy: PositiveFloat | None = 0.01  # nats per token, from below
-    zero_groups: Fraction | None = 1.0  # share of groups without any difference in reward, over a whole window
-    length: PositiveFloat | None = 4.0  # mean completion length relative to that of the first step
+    max_kl: PositiveFloat | None = 10.0  # nats per completion to the base
+    min_entropy: PositiveFloat | None = 0.01  # nats per token
+    max_uniform_groups: Fraction | None = 1.0  # share of groups without any difference in reward, over a whole window
+    max_length_ratio: PositiveFloat | None = 4.0  # of the mean completion to the first step's, in either direction
     window: PositiveInt = 5  # consecutive steps beyond a limit
 
 
@@ -86,8 +86,11 @@ class LeverRule(ConfigSection):
     """The rule for training the weights if the proposer does not choose a lever."""
 
     plateau: PositiveInt = 1  # after so many generations without an accepted one
-    latest: Fraction = 0.5  # at the latest after this share of the generations
-    probe: PositiveInt = 16  # rollout questions tried before an algorithm is chosen
+    latest_fraction: Fraction = 0.5  # at the latest after this share of the generations
+    probe_questions: PositiveInt = 16  # rollout questions tried before an algorithm is chosen
+
+
+_KIND_OF_KEY = {"clip": "online", "early_stopping": "online", "prompts_per_step": "online", "prompts": "offline"}
 
 
 class AlgorithmConfig(NamedConfig):
@@ -103,43 +106,51 @@ class AlgorithmConfig(NamedConfig):
     lora: LoraSettings = Field(default_factory=LoraSettings)
     learning_rate: PositiveFloat = 4e-5
     steps: PositiveInt = 40  # optimizer steps
-    questions: PositiveInt = 16  # per step (online); in all (offline)
-    samples: Annotated[int, Field(ge=1)] = 8  # rollouts of each question: the group size
+    prompts_per_step: PositiveInt | None = None  # online only: questions rolled out at each step
+    prompts: PositiveInt | None = None  # offline only: questions rolled out in the whole training
+    group_size: PositiveInt = 8  # rollouts of each question
     temperature: PositiveFloat = 1.0  # of rollouts
-    kl: NonNegativeFloat = 0.0  # weight of the KL to the base
+    kl_coefficient: NonNegativeFloat = 0.0  # weight of the KL to the base
     clip: PositiveFloat | None = None  # online only: of the importance ratio, to [1 - clip, 1 + clip]
     max_length: PositiveInt = 4096  # tokens of prompt and completion together
     checkpoint_every: PositiveInt = 10  # steps
     processes: PositiveInt = 1  # that share an update, each with a copy of the base and, if there are any, its own GPU
-    collapse: CollapseLimits | None = None  # online only
+    early_stopping: EarlyStopping | None = None  # online only
     options: dict[str, float | int | str | bool] = Field(default_factory=dict)  # of this algorithm, which checks them
 
     @model_validator(mode="before")
     @classmethod
-    def _of_online(cls, data: Any) -> Any:
+    def _defaults_by_kind(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("kind") == "online":
-            return {"clip": 0.2, "collapse": CollapseLimits(), **data}
-        return data
+            return {"clip": 0.2, "early_stopping": EarlyStopping(), "prompts_per_step": 16, **data}
+        return {"prompts": 16, **data} if isinstance(data, dict) else data
 
     @model_validator(mode="after")
-    def _online_only(self) -> "AlgorithmConfig":
-        for name, value in (("clip", self.clip), ("collapse", self.collapse)):
-            if (value is None) == (self.kind == "online"):
-                allowed = "null" if self.kind == "offline" else "a value"
+    def _keys_of_kind(self) -> "AlgorithmConfig":
+        for name, kind in _KIND_OF_KEY.items():
+            if (getattr(self, name) is None) == (self.kind == kind):
+                allowed = "a value" if self.kind == kind else "null"
                 raise ValueError(f"algorithm={self.algorithm} trains {self.kind}: {name} has to be {allowed}")
         return self
 
     @property
-    def watched(self) -> CollapseLimits:
-        """The collapse limits of an online training."""
-        assert self.collapse is not None  # noqa: S101 - checked above: online
-        return self.collapse
+    def stopping_limits(self) -> EarlyStopping:
+        """The limits of an online training."""
+        assert self.early_stopping is not None  # noqa: S101 - checked above: online
+        return self.early_stopping
+
+    @property
+    def prompt_count(self) -> int:
+        """The questions rolled out at each step (online) or in the whole training (offline)."""
+        return self.prompts_per_step or self.prompts or 0
 
     @model_validator(mode="after")
     def _groups(self) -> "AlgorithmConfig":
         minimum = {"entropic": 4, "grpo": 2, "reinforce": 2, "best_of_n": 2, "dpo": 2}.get(self.algorithm, 1)
-        if self.samples < minimum:
-            raise ValueError(f"algorithm={self.algorithm} needs samples of at least {minimum}; given: {self.samples}")
+        if self.group_size < minimum:
+            raise ValueError(
+                f"algorithm={self.algorithm} needs group_size of at least {minimum}; given: {self.group_size}"
+            )
         return self
 
 

@@ -1,8 +1,8 @@
-"""The loop with several candidates at once (`search.in_flight`): it evaluates while the next proposals are written.
+"""The loop with several candidates at once (`search.parallel_candidates`): it evaluates while it asks for proposals.
 
-Proposal n is based on exactly the verdicts on candidates 1 to n - in_flight. Verdicts are given in the order of the
-numbers, each against the incumbent of all candidates before. So the result depends neither on how long anything took
-nor on how often the run was interrupted."""
+With K candidates, proposal n is based on exactly the verdicts on candidates 1 to n - K. Verdicts are given in the order
+of the numbers, each against the incumbent of all candidates before. So the result depends neither on how long anything
+took nor on how often the run was interrupted."""
 
 import threading
 from collections.abc import Callable
@@ -91,7 +91,7 @@ class _CandidateDropped(Exception):
 
 
 class ConcurrentLoop(ExperimentLoop):
-    """A loop that evaluates `search.in_flight` candidates at once."""
+    """A loop that evaluates `search.parallel_candidates` candidates at once."""
 
     def __call__(self) -> int:
         try:
@@ -107,7 +107,7 @@ class ConcurrentLoop(ExperimentLoop):
         proposed after a proposer's `stop` are dropped.
         """
         search, last, reason = self._config.search, self._config.max_gen, ""
-        with CandidatePool(self._evaluate_early, last, search.in_flight) as self._pipeline:
+        with CandidatePool(self._evaluate_early, last, search.parallel_candidates) as self._pipeline:
             for n in range(1, last + 1):
                 plateau = plateau_reason(search, to_history(finished_generations(self._journal)[: n - 1]))
                 if plateau and not self._pipeline.closed:
@@ -127,7 +127,8 @@ class ConcurrentLoop(ExperimentLoop):
         return RunStatus.COMPLETED
 
     def _evaluate_early(self, n: int) -> tuple[ProposeResult, Verdict | None]:
-        earlier = finished_generations(self._journal)[: verdicts_available(n, self._config.search.in_flight)]
+        known = verdicts_available(n, self._config.search.parallel_candidates)
+        earlier = finished_generations(self._journal)[:known]
         proposal = self._propose(n, earlier)
         return proposal, None if proposal.lever is Lever.STOP else self._evaluate(n, proposal, earlier)
 

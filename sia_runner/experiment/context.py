@@ -193,7 +193,7 @@ class RunContext(Components):
 class FinalTestReserve:
     """The usage reserved for the test runs of incumbent and baseline; the ledger calls it before each model call.
 
-    It is zero until a generation is scored: until then there is nothing to test, and only `budget.reserve` applies.
+    It is zero until a generation is scored: until then nothing can be tested, and only `budget.test_reserve` applies.
     """
 
     def __init__(self, context: RunContext) -> None:

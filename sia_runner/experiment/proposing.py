@@ -52,7 +52,8 @@ def can_train_weights(context: RunContext) -> bool:
 
     Parallel proposals cannot: untrained weights cannot be compared on dev.
     """
-    return context.config.search.width == 1 and getattr(context.proposer, "pulls_weights", False)
+    width = context.config.search.proposals_per_generation
+    return width == 1 and getattr(context.proposer, "pulls_weights", False)
 
 
 def ask_proposer(
@@ -67,7 +68,8 @@ def ask_proposer(
     Each sibling works in its own folder, on evidence about the candidate that it extends.
     """
     config = context.config
-    width = config.search.width if n > 1 else 1  # there is no evidence yet to choose between first harnesses
+    # generation 1 has one: there is no evidence yet to choose between first harnesses
+    width = config.search.proposals_per_generation if n > 1 else 1
     better = context.task.higher_is_better
 
     def parent(sibling: int) -> int | None:
@@ -93,7 +95,7 @@ def ask_proposer(
 
 def _parallel_index(config: Experiment, n: int) -> int:
     """Return this proposal's index among those in progress: they share most of the history and should differ."""
-    return 0 if n == 1 else (n - 2) % config.search.in_flight
+    return 0 if n == 1 else (n - 2) % config.search.parallel_candidates
 
 
 def _ask_once(
@@ -178,8 +180,8 @@ def _sibling_record(proposal: Proposal, trial: Trial | None, is_best: bool) -> d
 def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incumbent: int | None) -> ProposalResult:
     """Propose the weights lever where it is due, or where the proposer has nothing left; else ask the proposer.
 
-    A proposer that can use the weights lever is told that it is due, and decides. The guarantee of `lever.latest`
-    always holds.
+    A proposer that can use the weights lever is told that it is due, and decides. The guarantee of
+    `lever.latest_fraction` always holds.
     """
     weights_turn = decide_lever(context.config, history, n, incumbent)
     untrained: dict[str, Any] = {}

@@ -22,6 +22,7 @@ from sia_runner import __version__
 from sia_runner.compute.protocol import JobStopped
 from sia_runner.config.base import is_custom
 from sia_runner.config.experiment import Experiment, check_experiment
+from sia_runner.config.migration import migrate_overrides, read_stored_config, renamed_key
 from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment import sign_off, verifier_sandbox
 from sia_runner.experiment.concurrent_loop import ConcurrentLoop
@@ -189,17 +190,20 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
 
 def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
     """Return the run's configuration with the overrides of every resume so far, and `overrides` on top."""
-    composed = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    composed = read_stored_config(run.config)
     earlier: list[str] = []
     if run.journal.is_file():
         earlier = [text for entry in JournalReader(run.journal).of("resumed") for text in entry["overrides"]]
-    for override in [*earlier, *overrides]:
+    for override in [*migrate_overrides(earlier), *overrides]:
         key, _, value = override.partition("=")
         _set_key(composed, key.split("."), yaml.safe_load(value), override)
     return check_experiment(composed)
 
 
 def _set_key(tree: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    key = ".".join(path)
+    if renamed_key(key) != key:
+        raise RunDirectoryError(f"{override}: renamed; use {renamed_key(key)}=…")
     for key in path[:-1]:
         tree = tree.get(key, {})
     if path[-1] not in tree:
@@ -276,7 +280,7 @@ def _carry_out(
 
 
 def _loop_class(config: Experiment) -> type[ExperimentLoop]:
-    return ExperimentLoop if config.search.in_flight == 1 else ConcurrentLoop
+    return ExperimentLoop if config.search.parallel_candidates == 1 else ConcurrentLoop
 
 
 def _open_journal(context: RunContext, journal: Journal, overrides: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from math import ceil
 from typing import Any
 
 from sia_runner.config.experiment import Experiment
+from sia_runner.config.migration import migrate_algorithm
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
@@ -72,7 +73,7 @@ def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[Generat
     per_question = _cost_of_candidate(totals, scored, gate, select) if scored else None
     costs: list[PlanCost] = []
     if proposal.trains_weights:
-        algorithm = AlgorithmConfig.model_validate(proposal.overrides)
+        algorithm = AlgorithmConfig.model_validate(migrate_algorithm(proposal.overrides))
         costs.append(
             _training_cost(
                 algorithm, _cost_of_probe(proposal.evidence) or per_question, _cost_of_update(totals, before)
@@ -125,9 +126,9 @@ def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> Qu
         return None
     n, training = updates[-1]
     row = totals.of(candidate=f"gen_{n}", purpose="rollout")
-    algorithm = AlgorithmConfig.model_validate(training.algorithm)
+    algorithm = AlgorithmConfig.model_validate(migrate_algorithm(training.algorithm))
     planned = (
-        rollout_batches(algorithm) * algorithm.samples * questions_per_batch(algorithm, rollout_batches(algorithm))
+        rollout_batches(algorithm) * algorithm.group_size * questions_per_batch(algorithm, rollout_batches(algorithm))
     )
     rollouts = planned * training.steps / algorithm.steps
     tokens, source = row.input_tokens + row.output_tokens, f"the update of generation {n}"
@@ -140,7 +141,7 @@ def _training_cost(algorithm: AlgorithmConfig, rolled: QuestionCost | None, trai
         times = rollout_batches(algorithm)
     except TrainingError as error:
         return PlanCost("training", None, None, None, None, None, None, str(error))
-    runs, per_run = times * algorithm.samples, questions_per_batch(algorithm, times)
+    runs, per_run = times * algorithm.group_size, questions_per_batch(algorithm, times)
     if trained:
         return _plan_cost("training", runs, runs * per_run, trained)
     part = _plan_cost("training", runs, runs * per_run, rolled)
@@ -163,7 +164,7 @@ def rollout_batches(algorithm: AlgorithmConfig) -> int:
 
 def questions_per_batch(algorithm: AlgorithmConfig, times: int) -> int:
     """Return the number of questions in one of `times` rollout batches."""
-    return algorithm.questions if algorithm.kind == "online" else ceil(algorithm.questions / times)
+    return algorithm.prompt_count if algorithm.kind == "online" else ceil(algorithm.prompt_count / times)
 
 
 def _plan_cost(name: str, runs: int, questions: int, per_question: QuestionCost | None) -> PlanCost:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sia_runner.config.experiment import Experiment
+from sia_runner.config.migration import migrate_algorithm
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment import proposing
 from sia_runner.experiment.context import RunContext, accept_rule
@@ -123,7 +124,7 @@ def build(context: RunContext, n: int) -> BuildResult:
 def _candidate_adapter(context: RunContext, n: int, proposal: Proposal) -> BuildResult:
     """Train the candidate's adapter, or inherit its parent's."""
     if proposal.trains_weights and proposal.parent is not None:
-        algorithm = AlgorithmConfig.model_validate(proposal.overrides)
+        algorithm = AlgorithmConfig.model_validate(migrate_algorithm(proposal.overrides))
         train = update_weights_in_parallel if algorithm.processes > 1 else update_weights
         return train(context, n, proposal.parent, algorithm)
     return BuildResult("", adapter_sha256=inherit_adapter(context.run, n, proposal.parent))

@@ -147,7 +147,7 @@ class CallRunner:
                     break
                 except CallError as failed:
                     attempts = call.record.attempts
-                    pause = _pause(failed, attempts, hosted.patience)
+                    pause = _pause(failed, attempts, hosted.max_wait_seconds)
                     if not failed.transient or buffer.emitted or attempts >= hosted.attempts or pause is None:
                         raise
                 await breaker.pause(pause)

@@ -64,7 +64,7 @@ class BudgetLimits:
     """The budget, in whole picodollars, tokens and calls."""
 
     def __init__(self, budget: BudgetConfig) -> None:
-        self._run, self._generation, self._reserve = _amounts(budget), _amounts(budget.generation), budget.reserve
+        self._run, self._generation, self._reserve = _amounts(budget), _amounts(budget.generation), budget.test_reserve
         self.in_dollars = budget.usd is not None or budget.generation.usd is not None
 
     def pools(self, account: Account, need: Amount, held_back: Callable[[], Usage]) -> list[BudgetPool]:
@@ -159,7 +159,7 @@ class RunLedger:
     `share`: the part of the remaining budget that this process takes at a time. With 1.0 it is the only process alive,
     and open allowances are left over from a kill. Below 1.0 other processes may spend too, and unused budget is given
     back.
-    `held_back`: the final test's need, read before each call of another purpose; `budget.reserve` is the minimum.
+    `held_back`: the final test's need, read before each call of another purpose; `budget.test_reserve` is the minimum.
     """
 
     def __init__(

@@ -154,7 +154,7 @@ def policy_provider(spec: PolicyConfig) -> HostedProvider:
         model=spec.base,
         base_url=spec.base_url if remote else "http://policy.invalid/v1",
         key=VLLM_KEY_VARIABLE if remote and os.environ.get(VLLM_KEY_VARIABLE) else None,
-        concurrency=2 * spec.batch,  # one batch is answered while the next one gathers
+        concurrency=2 * spec.max_batch_size,  # one batch is answered while the next one gathers
         timeout=_REQUEST_TIMEOUT,
         attempts=5 if remote else 1,
         max_tokens=spec.max_tokens,

@@ -210,8 +210,8 @@ class RequestBatcher:
         """Return the requests that arrive within the window, in order; an empty list at the end."""
         first = self._waiting.get()
         batch = [first] if first else []
-        until = time.monotonic() + engine.spec.wait_ms / 1000
-        while first and len(batch) < engine.spec.batch:
+        until = time.monotonic() + engine.spec.batch_wait_ms / 1000
+        while first and len(batch) < engine.spec.max_batch_size:
             try:
                 following = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:

@@ -206,14 +206,14 @@ class Llm:
         turns: int,
         context_kb: int,
         trials: int,
-        questions: int,
+        trial_questions: int,
         repairs: int,
         temperature: float | None,
         max_tokens: int,
     ) -> None:
         self._context = context
         self._turns, self._limit, self._repairs = turns, context_kb * 1024, repairs
-        self._trials, self._questions = trials, questions
+        self._trials, self._questions = trials, trial_questions
         self._settings: dict[str, Any] = {"max_tokens": max_tokens}
         if temperature is not None:
             self._settings["temperature"] = temperature

@@ -21,12 +21,18 @@ class Recipes:
     """
 
     def __init__(
-        self, context: ProposerContext, *, trials: int, rungs: Sequence[float], keep: float, questions: int | None
+        self,
+        context: ProposerContext,
+        *,
+        trials: int,
+        rungs: Sequence[float],
+        keep_fraction: float,
+        trial_questions: int | None,
     ) -> None:
         if any(higher <= lower for lower, higher in pairwise(rungs)):
             raise ProposerError(f"meta_agent.rungs={list(rungs)} must rise, for example [0.25, 1.0]")
         self._context, self._trials, self._rungs = context, trials, list(rungs)
-        self._keep, self._questions = keep, questions
+        self._keep, self._questions = keep_fraction, trial_questions
         self._space = recipe_space.load_space(context.task_folder / "recipes")
 
     def propose(self, brief: Brief, workbench: Workbench) -> Proposal:

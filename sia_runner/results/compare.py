@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from sia_runner.config.experiment import check_experiment
+from sia_runner.config.migration import read_stored_config
 from sia_runner.records import Json, Outcome
 from sia_runner.selection.scoring import mean_value, paired_difference
 from sia_runner.store.files import read_slice
@@ -99,7 +100,7 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
     if not outcomes:
         scores = run.test(end_entry["best"]).path / "scores.json"
         raise RunDirectoryError(f"{scores} was changed since it was written: python -m sia_runner verify {run.path}")
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    config = read_stored_config(run.config)
     lock = read_json(run.lock)
     test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
     return FinishedRun(

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sia_runner.config.migration import migrate
 from sia_runner.records import Json, Score
 from sia_runner.store.files import FileStamp, as_dict, as_int, as_list, as_number, file_stamp, load_json, read_text
 from sia_runner.store.lease import process_ended, process_identity
@@ -91,7 +92,7 @@ def read_config(run: Path) -> Json:
         source = read_text(run, "config.yaml", 1 << 20) or ""
         if _yaml_depth(source, loader) > MAX_YAML_DEPTH:
             return {}
-        return as_dict(yaml.load(source, Loader=loader))  # noqa: S506 - both are safe
+        return migrate(as_dict(yaml.load(source, Loader=loader)))  # noqa: S506 - both are safe
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
 

@@ -33,7 +33,7 @@ def choose_parent(
         return incumbent
     if search.name == "last":
         return scored[-1].n
-    chances = archive_weights(history, search.novelty, higher_is_better)
+    chances = archive_weights(history, search.novelty_weight, higher_is_better)
     return Random(f"{seed}:{n}:{sibling}").choices(list(chances), list(chances.values()))[0]
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sia_runner.config.migration import migrate_overrides
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, write_json
 
 Json = dict[str, Any]
@@ -76,8 +77,8 @@ class SweepDir:
         if not self.is_sweep():
             raise RunDirectoryError(f"{self.path}: no sweep there (plan.json is missing)")
         plan = read_json(self.plan)
-        runs = tuple(PlannedRun(**(run | {"overrides": tuple(run["overrides"])})) for run in plan["runs"])
-        return SweepPlan(tuple(plan["args"]), plan["cwd"], runs)
+        runs = [run | {"overrides": tuple(migrate_overrides(run["overrides"]))} for run in plan["runs"]]
+        return SweepPlan(tuple(migrate_overrides(plan["args"])), plan["cwd"], tuple(PlannedRun(**run) for run in runs))
 
     def outcome(self, name: str) -> Path:
         """Return the path of the outcome of the run called `name`."""

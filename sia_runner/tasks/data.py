@@ -137,7 +137,7 @@ def data_file_hashes(source: Path, data: DataSource, named: Iterable[str] = ()) 
 
 
 def _named_files(data: DataSource) -> set[str]:
-    named = {data.labelled, data.test, data.answers, data.about, *data.extra.values()}
+    named = {data.labelled, data.test, data.answers, data.description_file, *data.extra.values()}
     return {name for name in named if name is not None}
 
 

@@ -77,7 +77,7 @@ class TableTask:
     def description(self) -> str:
         """The text of task.md, followed by the text that the data's script wrote about the data."""
         own = (self._home / "task.md").read_text(encoding="utf-8")
-        about = self._spec.data.about
+        about = self._spec.data.description_file
         return f"{own.rstrip()}\n\n{(self._source / about).read_text(encoding='utf-8')}" if about else own
 
     def prepare(self, say: Callable[[str], None]) -> None:
@@ -120,7 +120,7 @@ class TableTask:
         return [self._dialogue(unit) for unit in self._plan.splits["train"]]
 
     def _dialogue(self, unit: str) -> tuple[str, str]:
-        units, dialogue = self._units, self._spec.said
+        units, dialogue = self._units, self._spec.warmup_format
         if dialogue is None:
             return "\n".join(units.fields[unit]), units.answers[unit]
         row = dict(zip(units.columns, units.fields[unit], strict=True)) | {

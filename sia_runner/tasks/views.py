@@ -78,8 +78,8 @@ def write_view(
         rows = ([*row(unit), view_paths.get((answer, gold := units.answers[unit]), gold)] for unit in fold.train)
         _write_csv(dest / "train.csv", [*header, answer], rows)
     _write_csv(dest / "questions.csv", header, (row(unit) for unit in questions))
-    if spec.questions_as:
-        _copy(dest / "questions.csv", dest / spec.questions_as)
+    if spec.questions_alias:
+        _copy(dest / "questions.csv", dest / spec.questions_alias)
     for name, path in spec.data.extra.items():
         _copy(source / path, dest / name)
     (dest / "task.md").write_text(f"{description.rstrip()}\n\n{_contents(spec, header, fold)}", encoding="utf-8")
@@ -148,8 +148,8 @@ def _contents(spec: TableTaskConfig, header: Sequence[str], fold: Fold) -> str:
     if fold.train:
         columns = _ticked([*header, spec.columns.answer])
         lines.insert(0, f"- `train.csv`: {len(fold.train):,} rows with their answers; columns {columns}")
-    if spec.questions_as:
-        lines.append(f"- `{spec.questions_as}`: the same file as `questions.csv`")
+    if spec.questions_alias:
+        lines.append(f"- `{spec.questions_alias}`: the same file as `questions.csv`")
     lines += [f"- `{name}`" for name in spec.data.extra]
     for column in spec.columns.files:
         if fold.train or column != spec.columns.answer:

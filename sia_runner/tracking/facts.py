@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from sia_runner.config.migration import read_stored_config
 from sia_runner.records import Json
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import GenerationDir, RunDir, read_json, tree_sha256
@@ -22,7 +21,7 @@ _LOCK_KEYS = ("sia_runner", "git", "config_sha256", "python", "packages", "data"
 
 def stored_config(run: RunDir) -> Json:
     """Return the run's stored configuration."""
-    return yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    return read_stored_config(run.config)
 
 
 def experiment_facts(run: RunDir, config: Mapping[str, Any]) -> Json:

@@ -101,7 +101,7 @@ def roll_out(job: TrainingJob, questions: Sequence[str], step: int, processes: A
     from accelerate.utils import gather_object
 
     share = questions[processes.process_index :: processes.num_processes]
-    settings = {"samples": job.algorithm.samples, "step": step, "temperature": job.algorithm.temperature}
+    settings = {"samples": job.algorithm.group_size, "step": step, "temperature": job.algorithm.temperature}
     trajectories = job.roll(share, **settings) if share else []
     return gather_object(trajectories) if processes.num_processes > 1 else trajectories
 

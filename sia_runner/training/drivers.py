@@ -176,7 +176,8 @@ class OfflineTraining:
         from sia_runner.training.offline_trainers import measure_policy
 
         job, algorithm = self._job, self._job.algorithm
-        questions = questions_of_step(job.units, -(-algorithm.questions // self._offline.rounds), self.round, job.seed)
+        per_round = -(-algorithm.prompt_count // self._offline.rounds)
+        questions = questions_of_step(job.units, per_round, self.round, job.seed)
         trajectories = roll_out(job, questions, self.progress.steps, self.state)
         batch = collect_batch(trajectories, algorithm.max_length)
         selected = self._offline.select(trajectories, algorithm.max_length)

@@ -67,7 +67,7 @@ class TrainingMonitor(TrainerCallback):
         if self.first:
             self._job.record(progress.figures(len(new)))
             self._job.say(_progress_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
-        collapse_verdict = collapse.check_collapse(progress.curve, self._job.algorithm.watched)
+        collapse_verdict = collapse.check_collapse(progress.curve, self._job.algorithm.stopping_limits)
         if collapse_verdict is not None:
             self._stop(collapse_verdict, control)
         elif self._checkpoint_due(state.global_step):
@@ -127,7 +127,7 @@ class TrainingMonitor(TrainerCallback):
         The first figure in the window is of the weights before its step, and the last good KL was measured up to
         `kl_every` steps earlier.
         """
-        return max(0, step - self._job.algorithm.watched.window - self._trainer.kl_every)
+        return max(0, step - self._job.algorithm.stopping_limits.window - self._trainer.kl_every)
 
     def _weights(self) -> dict[str, Any]:
         model = self._job.policy.model

@@ -62,7 +62,7 @@ class RolloutPreparation:
         job = self._assignment
         job.policy.model.eval()
         accelerator, algorithm = self._accelerator, job.algorithm
-        questions = questions_of_step(job.units, algorithm.questions, step // self._online.loss.iterations, job.seed)
+        questions = questions_of_step(job.units, algorithm.prompt_count, step // self._online.loss.iterations, job.seed)
         trajectories = roll_out(job, questions, step, accelerator)
         batch = collect_batch(trajectories, algorithm.max_length)
         if reason := why_no_rows(batch, algorithm.max_length):
@@ -235,7 +235,7 @@ class OnlineTrainer(GRPOTrainer):
     @property
     def kl_every(self) -> int:
         """The optimizer steps from one measurement of the KL to the next."""
-        limits = self._assignment.algorithm.watched
+        limits = self._assignment.algorithm.stopping_limits
         return self.iterations * (1 if self.beta else kl_batch_stride(limits, self.iterations))
 
     @property

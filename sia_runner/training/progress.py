@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.training import CollapseLimits
+from sia_runner.config.training import EarlyStopping
 from sia_runner.records import Trajectory
 from sia_runner.training.adapters import AdapterOrigin
 from sia_runner.training.protocol import TrainingJob, TrainingResult
@@ -35,7 +35,7 @@ class CollapseVerdict:
     harmful: bool
 
 
-def kl_batch_stride(limits: CollapseLimits, iterations: int) -> int:
+def kl_batch_stride(limits: EarlyStopping, iterations: int) -> int:
     """Return N: a KL that is only watched is measured on every Nth batch of rollouts, twice in a window."""
     return max(1, min(4, (limits.window - 1) // iterations))
 
@@ -45,7 +45,7 @@ def kl_row_stride(rows: int) -> int:
     return max(1, min(8, rows // 8))
 
 
-def check_collapse(steps: Sequence[TrainingStep], limits: CollapseLimits) -> CollapseVerdict | None:
+def check_collapse(steps: Sequence[TrainingStep], limits: EarlyStopping) -> CollapseVerdict | None:
     """Return a verdict if all of the last `limits.window` steps agree that training has collapsed, else None."""
     window = steps[-limits.window :]
     if len(window) < limits.window:
@@ -54,7 +54,7 @@ def check_collapse(steps: Sequence[TrainingStep], limits: CollapseLimits) -> Col
         reason = check(window, steps[0], limits)
         if reason:
             return CollapseVerdict(f"{reason} for {limits.window} steps", harmful=True)
-    if _all_past_limit(window, lambda step: step.zero_groups, limits.zero_groups, above=True):
+    if _all_past_limit(window, lambda step: step.zero_groups, limits.max_uniform_groups, above=True):
         # Nothing left to learn is no damage: most often every sample is right.
         return CollapseVerdict(
             f"{window[-1].zero_groups:.0%} of the questions gave all their samples the same reward "
@@ -64,26 +64,28 @@ def check_collapse(steps: Sequence[TrainingStep], limits: CollapseLimits) -> Col
     return None
 
 
-def _kl_reason(window: Sequence[TrainingStep], first: TrainingStep, limits: CollapseLimits) -> str:
-    if not _all_past_limit(window, lambda step: step.kl, limits.kl, above=True):
+def _kl_reason(window: Sequence[TrainingStep], first: TrainingStep, limits: EarlyStopping) -> str:
+    if not _all_past_limit(window, lambda step: step.kl, limits.max_kl, above=True):
         return ""
-    return f"KL to the base {window[-1].kl:.3g} nats per completion, limit {limits.kl:g},"
+    return f"KL to the base {window[-1].kl:.3g} nats per completion, limit {limits.max_kl:g},"
 
 
-def _entropy_reason(window: Sequence[TrainingStep], first: TrainingStep, limits: CollapseLimits) -> str:
-    if not _all_past_limit(window, lambda step: step.entropy, limits.entropy, above=False):
+def _entropy_reason(window: Sequence[TrainingStep], first: TrainingStep, limits: EarlyStopping) -> str:
+    if not _all_past_limit(window, lambda step: step.entropy, limits.min_entropy, above=False):
         return ""
-    return f"entropy {window[-1].entropy:.3g} nats per token, limit {limits.entropy:g},"
+    return f"entropy {window[-1].entropy:.3g} nats per token, limit {limits.min_entropy:g},"
 
 
-def _length_reason(window: Sequence[TrainingStep], first: TrainingStep, limits: CollapseLimits) -> str:
+def _length_reason(window: Sequence[TrainingStep], first: TrainingStep, limits: EarlyStopping) -> str:
     """Check drift in either direction: an empty answer is as much a collapse as an endless one."""
     if not first.length > 0 or not _all_past_limit(
-        window, lambda step: _length_drift(step, first), limits.length, above=True
+        window, lambda step: _length_drift(step, first), limits.max_length_ratio, above=True
     ):
         return ""
     current, initial = window[-1].length, first.length
-    return f"completions of {current:.3g} tokens against {initial:.3g} at first, limit {limits.length:g} times,"
+    return (
+        f"completions of {current:.3g} tokens against {initial:.3g} at first, limit {limits.max_length_ratio:g} times,"
+    )
 
 
 def _length_drift(step: TrainingStep, first: TrainingStep) -> float:

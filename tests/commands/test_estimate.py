@@ -60,7 +60,7 @@ def test_the_low_case_counts_one_call_for_every_question_that_is_asked():
 def test_more_generations_and_more_width_cost_more():
     single = forecasts(config("meta_agent=llm", "max_gen=2"))["expected"]
     two = forecasts(config("meta_agent=llm", "max_gen=4"))["expected"]
-    wide = forecasts(config("meta_agent=llm", "max_gen=2", "search.width=3"))["expected"]
+    wide = forecasts(config("meta_agent=llm", "max_gen=2", "search.proposals_per_generation=3"))["expected"]
     assert two.meta.calls == 2 * single.meta.calls and wide.meta.calls == 3 * single.meta.calls
     assert wide.meta.seconds == single.meta.seconds  # side by side
 

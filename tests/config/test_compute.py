@@ -40,7 +40,7 @@ def test_zero_gpus_are_not_the_same_as_not_said():
         ("+compute.resources.rum={}", "compute.resources.rum={}: no such key; did you mean 'run'?"),
         ("compute.resources.default.minutes=null", "compute.resources: default.minutes is needed"),
         ("compute.resources.default.cpus=0", "compute.resources.default.cpus=0: "),
-        ("+compute.resources.run.where=here", "compute.resources.run.where=here: "),
+        ("+compute.resources.run.run_in=here", "compute.resources.run.run_in=here: "),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_key(override, line):

@@ -140,8 +140,10 @@ def test_a_task_that_cannot_be_answered_without_a_model_says_so():
 
 
 def test_parallel_proposals_need_dev_questions_to_choose_by():
-    (line,) = faults("task=custom", "task.dir=/x", "search.width=3")
-    assert line.startswith("search.width=3 chooses among proposals on dev questions, but task=custom has none")
+    (line,) = faults("task=custom", "task.dir=/x", "search.proposals_per_generation=3")
+    assert line.startswith(
+        "search.proposals_per_generation=3 chooses among proposals on dev questions, but task=custom has none"
+    )
 
 
 def test_a_proposer_of_the_users_own_keeps_its_own_keys():
@@ -198,7 +200,7 @@ def test_cfg_job_prints_the_composed_configuration():
 
 def test_a_config_folder_of_the_user_joins_by_hydras_search_path(tmp_path):
     (tmp_path / "search").mkdir()
-    text = (CONF / "search" / "greedy.yaml").read_text().replace("level: 0.05", "level: 0.01")
+    text = (CONF / "search" / "greedy.yaml").read_text() + "accept: {level: 0.01}\n"
     (tmp_path / "search" / "strict.yaml").write_text(text)
     done = run("--config-dir", str(tmp_path), "search=strict", "--cfg", "job")
     assert OmegaConf.create(done.stdout).search.accept.level == 0.01

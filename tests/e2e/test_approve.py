@@ -8,7 +8,7 @@ import pytest
 
 from tests.harnesses import MAJORITY, RAREST, WORDS
 
-FOUR_ROLLOUTS = ["trainer.steps=2", "trainer.questions=8", "trainer.samples=4", "trainer.learning_rate=1e-3"]
+FOUR_ROLLOUTS = ["trainer.steps=2", "trainer.prompts_per_step=8", "trainer.group_size=4", "trainer.learning_rate=1e-3"]
 
 
 def command(module, *args):
@@ -124,7 +124,14 @@ def test_a_wrong_command_line_is_refused(args):
 @pytest.mark.timeout(600)
 def test_approve_weights_asks_for_updates_alone_and_a_rejected_one_does_not_come_back_at_once(cli):
     pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
-    start = ["task=arithmetic", "trainer=grpo", "approve=weights", "max_gen=3", "lever.latest=0", *FOUR_ROLLOUTS]
+    start = [
+        "task=arithmetic",
+        "trainer=grpo",
+        "approve=weights",
+        "max_gen=3",
+        "lever.latest_fraction=0",
+        *FOUR_ROLLOUTS,
+    ]
     done = cli(*start, "meta_agent.trials=1", timeout=300)
     assert done.returncode == 130, done.stdout + done.stderr
     assert cli.summary["waits"] == 2  # the first harness was not asked for

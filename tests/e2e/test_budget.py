@@ -83,7 +83,7 @@ def test_64_callers_never_pass_a_budget_whatever_the_seed(tmp_path, monkeypatch,
 def spend_within(folder: Path, monkeypatch, seed: int) -> None:
     monkeypatch.setenv(*next(iter(KEY.items())))
     prices, usd = drawn(seed)
-    budget = BudgetConfig(usd=usd, reserve=0.0, generation=SpendingLimits())
+    budget = BudgetConfig(usd=usd, test_reserve=0.0, generation=SpendingLimits())
     with ProviderServer(spender(seed)) as server:
         room = GatewayService({"target": hosted(server.base_url, prices)}, folder / "ledger", budget, folder / "cache")
         try:

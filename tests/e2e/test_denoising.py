@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # half a minute each 
 
 
 def test_recipes_improve_in_three_generations_and_the_scores_can_be_computed_again(cli):
-    quick = ["meta_agent.trials=2", "meta_agent.rungs=[1.0]", "meta_agent.questions=3"]
+    quick = ["meta_agent.trials=2", "meta_agent.rungs=[1.0]", "meta_agent.trial_questions=3"]
     done = cli("task=denoising", "max_gen=3", *quick, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     first, *later = cli.summary["generations"]

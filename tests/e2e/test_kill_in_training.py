@@ -16,11 +16,11 @@ pytest.importorskip("torch", reason="the weights lever needs the extra `training
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 EXPERIMENT = ["task=arithmetic", "trainer=grpo", "max_gen=2", "seed=4", *SMALL]
-LITTLE = ["trainer.steps=6", "trainer.questions=8", "trainer.samples=4", "trainer.checkpoint_every=2"]
+LITTLE = ["trainer.steps=6", "trainer.prompts_per_step=8", "trainer.group_size=4", "trainer.checkpoint_every=2"]
 FAST = ["trainer.learning_rate=1e-3"]  # so that a wrong step shows in the weights
 # Requests that arrive together are answered together, and a batch of another size differs in the last bits of its
 # logprobs: the order in which they arrive is fixed by answering one at a time.
-ONE_AT_A_TIME = ["target_agent.policy.batch=1"]
+ONE_AT_A_TIME = ["target_agent.policy.max_batch_size=1"]
 PATIENCE = 500.0  # seconds until the moment to kill at has to come
 
 

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.slow
 ASKING = (ROOT / "tasks" / "arithmetic" / "reference" / "target_agent.py").read_text()
 TIES = [ASKING, *(f"{ASKING}\n# the same, version {n}\n" for n in (2, 3, 4))]
 UNTAGGED = ASKING.replace(', "user": row["id"]}  # user: whose call it is', "}")
-LITTLE = [f"trainer.algorithms.{name}.{key}" for name in ("grpo", "ppo") for key in ("steps=1", "questions=32")]
+LITTLE = [f"trainer.algorithms.{name}.{key}" for name in ("grpo", "ppo") for key in ("steps=1", "prompts_per_step=32")]
 LITTLE += [
-    "trainer.algorithms.grpo.samples=4",
-    "trainer.algorithms.ppo.samples=4",
+    "trainer.algorithms.grpo.group_size=4",
+    "trainer.algorithms.ppo.group_size=4",
 ]
-PLATEAU_ALONE = "lever.latest=1"  # so that nothing else pulls the weights lever
+PLATEAU_ALONE = "lever.latest_fraction=1"  # so that nothing else pulls the weights lever
 
 
 def decision(cli, n):
@@ -155,7 +155,7 @@ def test_dense_rewards_give_ppo(cli, letters):
 
 def test_a_harness_that_names_no_question_is_told_and_keeps_the_harness_lever(cli):
     programs = [UNTAGGED, *(f"{UNTAGGED}\n# version {n}\n" for n in (2, 3))]
-    generations = finished(cli, "task=arithmetic", "trainer=grpo", "lever.latest=0", *cli.replay(*programs))
+    generations = finished(cli, "task=arithmetic", "trainer=grpo", "lever.latest_fraction=0", *cli.replay(*programs))
     assert [g["lever"] for g in generations] == ["harness"] * 3
     for n in (2, 3):
         evidence = decision(cli, n)["evidence"]
@@ -180,10 +180,17 @@ def test_a_language_model_measures_and_chooses_an_algorithm_of_its_own(cli):
     seen = cli.folder / "seen.jsonl"
     env = {"SIA_TEST_SEEN": str(seen), "SIA_TEST_ALGORITHM": "best_of_n"}
     served = Served("training:reply", {**os.environ, **env})
-    few = [f"trainer.algorithms.best_of_n.{key}" for key in ("steps=2", "questions=16", "samples=4")]
+    few = [f"trainer.algorithms.best_of_n.{key}" for key in ("steps=2", "prompts=16", "group_size=4")]
     few += ["trainer.algorithms.best_of_n.options.rounds=1"]
     try:
-        overrides = ["task=arithmetic", "trainer=auto", "meta_agent=llm", "max_gen=2", PLATEAU_ALONE, "lever.plateau=9"]
+        overrides = [
+            "task=arithmetic",
+            "trainer=auto",
+            "meta_agent=llm",
+            "max_gen=2",
+            PLATEAU_ALONE,
+            "lever.plateau=9",
+        ]
         generations = finished(cli, *overrides, *few, *served.overrides, env=KEY)
     finally:
         served.end()

@@ -1,4 +1,4 @@
-"""search.in_flight: whole runs with candidates that take different times, and the same verdicts all the same."""
+"""search.parallel_candidates: whole runs with candidates of different durations, and the same verdicts all the same."""
 
 import contextlib
 import json
@@ -49,7 +49,12 @@ def prepare(cli):
         (cli.folder / "conf" / "meta_agent").mkdir(parents=True, exist_ok=True)
         chosen = {"name": "scripted", "_target_": "scripted.Scripted", "stop": stop}
         (cli.folder / "conf" / "meta_agent" / "scripted.yaml").write_text(json.dumps(chosen))
-        chosen = ["meta_agent=scripted", f"max_gen={len(pauses)}", "search.in_flight=3", f"hydra.run.dir={cli.run}"]
+        chosen = [
+            "meta_agent=scripted",
+            f"max_gen={len(pauses)}",
+            "search.parallel_candidates=3",
+            f"hydra.run.dir={cli.run}",
+        ]
         return [*chosen, *overrides, "--config-dir", str(cli.folder / "conf")]
 
     return go
@@ -169,7 +174,10 @@ def test_at_a_plateau_nothing_more_begins_and_what_is_under_way_is_judged(cli, r
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("search.width=2", "search.in_flight=3 writes proposals side by side already; allowed with it: search.width=1"),
+        (
+            "search.proposals_per_generation=2",
+            "=3 writes proposals side by side already; allowed with it: search.proposals_per_generation=1",
+        ),
         ("approve=all", "approve=all waits for a person; allowed: approve=none"),
         ("trainer=grpo", "(trainer=grpo) starts from the incumbent's; allowed with it: trainer=none"),
     ],

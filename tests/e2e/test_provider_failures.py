@@ -21,7 +21,7 @@ from tests.scripts.harnesses import NAIVE, harness
 from tests.scripts.serving import KEY, use
 
 REFUSED, INTERRUPTED = 2, 130
-HASTY_RETRIES = ["provider.attempts=2", "provider.patience=2", "provider.timeout=2"]
+HASTY_RETRIES = ["provider.attempts=2", "provider.max_wait_seconds=2", "provider.timeout=2"]
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def slow_but(fast, cases):
 @pytest.mark.parametrize("reaction", slow_but("429", TRANSIENT))
 def test_what_is_transient_is_retried_and_no_question_is_lost(cli, task, reaction):
     with ProviderServer(first_fails(reaction)) as server:
-        done = run(cli, task, server.base_url, "provider.patience=1")
+        done = run(cli, task, server.base_url, "provider.max_wait_seconds=1")
     assert done.returncode == 0, done.stdout + done.stderr
     (generation,) = cli.summary["generations"]
     assert generation["outcomes"] == {"wrong": 24}

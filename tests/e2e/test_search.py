@@ -74,7 +74,7 @@ def test_archive_extends_scored_candidates(cli, run):
 
 
 def test_of_parallel_proposals_the_best_on_dev_meets_val_and_the_others_are_kept_on_record(cli, run):
-    generations = run([["majority"], ["rarest", "words", "majority"]], "search.width=3")
+    generations = run([["majority"], ["rarest", "words", "majority"]], "search.proposals_per_generation=3")
     assert generations[1]["title"] == "words" and generations[1]["status"] == "accepted"
     siblings = proposals(cli)[1]["siblings"]
     assert [s["title"] for s in siblings] == ["rarest", "words", "majority"]
@@ -84,6 +84,8 @@ def test_of_parallel_proposals_the_best_on_dev_meets_val_and_the_others_are_kept
 
 
 def test_parallel_proposals_with_the_same_idea_try_it_once(cli, run):
-    generations = run([["majority"], ["words", "words", "words", "words"]], "search.width=4", "compute.workers=4")
+    generations = run(
+        [["majority"], ["words", "words", "words", "words"]], "search.proposals_per_generation=4", "compute.workers=4"
+    )
     assert generations[1]["status"] == "accepted"
     assert len(list((cli.run / "trials").glob("*/trial.json"))) == 1

@@ -10,9 +10,9 @@ pytest.importorskip("torch", reason="the weights lever needs the extra `training
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.alone, pytest.mark.timeout(900)]
 
 EXPERIMENT = ["task=arithmetic", "trainer=grpo", "max_gen=2", "seed=4", "trainer.learning_rate=1e-3", *SMALL]
-EXPERIMENT += ["trainer.steps=6", "trainer.questions=8", "trainer.samples=4", "trainer.checkpoint_every=1"]
+EXPERIMENT += ["trainer.steps=6", "trainer.prompts_per_step=8", "trainer.group_size=4", "trainer.checkpoint_every=1"]
 # requests that arrive together are answered together, and sums over other batches round otherwise
-EXPERIMENT += ["target_agent.policy.batch=1"]
+EXPERIMENT += ["target_agent.policy.max_batch_size=1"]
 MEMORY = ["compute.resources.default.memory_gb=2", "compute.resources.train.memory_gb=3"]
 GPU = ["compute.resources.train.partition=gpu", "compute.resources.train.gpus=1"]
 BUILD = "gen_2/build"

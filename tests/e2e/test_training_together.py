@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS, QUESTIONS, SAMPLES = 8, 6, 4
 EXPERIMENT = ["task=arithmetic", "trainer=grpo", "trainer.processes=2", "max_gen=2", "seed=4", *SMALL]
-EXPERIMENT += [f"trainer.steps={STEPS}", f"trainer.questions={QUESTIONS}", f"trainer.samples={SAMPLES}"]
+EXPERIMENT += [f"trainer.steps={STEPS}", f"trainer.prompts_per_step={QUESTIONS}", f"trainer.group_size={SAMPLES}"]
 EXPERIMENT += ["trainer.checkpoint_every=2"]
 
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a minute each on an
 
 
 def test_recipes_improve_on_the_naive_start(cli):
-    quick = ["meta_agent.trials=2", "meta_agent.rungs=[1.0]", "meta_agent.questions=3"]
+    quick = ["meta_agent.trials=2", "meta_agent.rungs=[1.0]", "meta_agent.trial_questions=3"]
     done = cli("task=trimul", "max_gen=2", *quick, timeout=850)
     assert done.returncode == 0, done.stdout + done.stderr
     first, *later = cli.summary["generations"]

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="the weights lever needs the extra `training
 @pytest.mark.timeout(400)
 def test_a_failed_update_is_one_line_and_the_run_goes_on(cli):
     """Every call is longer than the trainer may take."""
-    little = ["trainer.steps=2", "trainer.questions=8", "trainer.samples=4", "trainer.max_length=1"]
+    little = ["trainer.steps=2", "trainer.prompts_per_step=8", "trainer.group_size=4", "trainer.max_length=1"]
     done = cli("task=arithmetic", "trainer=grpo", "max_gen=2", *little, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     second = cli.summary["generations"][1]

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 
-LITTLE = ["trainer.steps=2", "trainer.questions=16", "trainer.samples=4", "max_gen=2"]
+LITTLE = ["trainer.steps=2", "trainer.prompts_per_step=16", "trainer.group_size=4", "max_gen=2"]
 
 
 def test_a_generation_trains_an_adapter_that_is_gated_scored_and_kept_with_its_origin(cli):

@@ -16,7 +16,13 @@ from sia_runner.wire.policy import WarmupDialogue
 from tests.config.test_experiment import composed
 from tests.policy.vllm_server import VllmServer
 
-LITTLE = ["trainer.steps=2", "trainer.questions=16", "trainer.samples=4", "trainer.learning_rate=2e-3", "max_gen=2"]
+LITTLE = [
+    "trainer.steps=2",
+    "trainer.prompts_per_step=16",
+    "trainer.group_size=4",
+    "trainer.learning_rate=2e-3",
+    "max_gen=2",
+]
 
 
 def tiny() -> Path:

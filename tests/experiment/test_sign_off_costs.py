@@ -38,7 +38,7 @@ def test_rollouts_follow_from_the_settings():
 
 
 def test_the_probe_says_what_one_rollout_takes(context):
-    algorithm = configured("grpo", steps=3, questions=8, samples=4)
+    algorithm = configured("grpo", steps=3, prompts_per_step=8, group_size=4)
     training, after = plan_costs(context, weights(algorithm, shape=SHAPE), [])
     assert (training.sandbox_runs, training.questions) == (3 * 4, 3 * 4 * 8)
     assert (training.calls, training.tokens, training.usd) == (96 * 2, 96 * 30, 0.0)
@@ -47,7 +47,7 @@ def test_the_probe_says_what_one_rollout_takes(context):
 
 
 def test_an_offline_update_rolls_its_questions_once_over_all_rounds(context):
-    algorithm = configured("best_of_n", "offline", questions=20, samples=4, options={"rounds": 2})
+    algorithm = configured("best_of_n", "offline", prompts=20, group_size=4, options={"rounds": 2})
     training, _ = plan_costs(context, weights(algorithm, shape=SHAPE), [])
     assert (training.sandbox_runs, training.questions) == (2 * 4, 20 * 4)
 
@@ -62,11 +62,11 @@ def test_without_a_probe_the_parent_says_it_and_starting_a_harness_counts_for_ea
 
 
 def test_an_earlier_update_says_it_best_optimizer_and_all(context):
-    earlier = configured("grpo", steps=4, questions=8, samples=4)
+    earlier = configured("grpo", steps=4, prompts_per_step=8, group_size=4)
     curves = {"reward": [0.1], "kl": [], "entropy": [], "stopped": "", "tokens": 9}
     settings = {"algorithm": earlier.model_dump(mode="json"), "steps": 2, "seconds": 6.4}
     built = {"fault": "", "sha256": "s", **settings, **curves}  # stopped half-way: 64 rollouts
-    planned = configured("grpo", steps=10, questions=8, samples=4)
+    planned = configured("grpo", steps=10, prompts_per_step=8, group_size=4)
     training, _ = plan_costs(context, weights(planned, shape=SHAPE), [generation(2, build=built)])
     assert (
         training.minutes == pytest.approx(320 * 0.1 / 60, abs=0.01) and training.source == "the update of generation 2"

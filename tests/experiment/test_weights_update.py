@@ -32,7 +32,7 @@ def update(tmp_path, monkeypatch):
 
     def one(roll):
         monkeypatch.setattr(learning, "HarnessRollouts", lambda *_, **__: roll)
-        return learning.update_weights(context, 2, 1, configured("grpo", steps=1, questions=1))
+        return learning.update_weights(context, 2, 1, configured("grpo", steps=1, prompts_per_step=1))
 
     return one
 

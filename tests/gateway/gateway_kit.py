@@ -34,7 +34,7 @@ def hosted(base_url: str, **changes: Any) -> HostedProvider:
         "key": "SIA_TEST_KEY",
         "timeout": 5.0,
         "attempts": 3,
-        "patience": 0.05,
+        "max_wait_seconds": 0.05,
         "prices": PRICES,
     }
     return HostedProvider.model_validate(settings | changes)

@@ -47,7 +47,7 @@ def test_a_call_whose_answer_never_came_is_counted_at_what_was_reserved(scene):
 def test_a_limit_in_dollars_holds_under_concurrent_callers(scene, seed):
     dice = random.Random(seed)
     limit = 0.02
-    scene.open(BudgetConfig(usd=limit, reserve=0.0), concurrency=32)
+    scene.open(BudgetConfig(usd=limit, test_reserve=0.0), concurrency=32)
     scene.otherwise = lambda _: Answer("x" * dice.randrange(400), delay=dice.uniform(0, 0.01))
     with scene.session() as guest:
         answers = guest.ask_all([f"{n} " + "word " * dice.randrange(200) for n in range(300)], threads=32)
@@ -60,7 +60,7 @@ def test_a_limit_in_dollars_holds_under_concurrent_callers(scene, seed):
 
 
 def test_who_would_only_crowd_the_limit_waits_for_a_call_to_settle(scene):
-    scene.open(BudgetConfig(tokens=1000, reserve=0.0))
+    scene.open(BudgetConfig(tokens=1000, test_reserve=0.0))
     scene.otherwise = Answer("short", delay=0.2)
     with scene.session() as guest:
         answers = guest.ask_all(["a", "b", "c"], threads=3)  # each reserves some 200 of 1000; two more would not fit
@@ -74,7 +74,7 @@ def test_who_would_only_crowd_the_limit_waits_for_a_call_to_settle(scene):
 
 
 def test_a_spent_budget_is_a_status_that_no_client_tries_again(scene):
-    scene.open(BudgetConfig(calls=1, reserve=0.0))
+    scene.open(BudgetConfig(calls=1, test_reserve=0.0))
     with scene.session() as guest:
         guest.ask(user="a")
         began = time.monotonic()
@@ -88,7 +88,7 @@ def test_a_spent_budget_is_a_status_that_no_client_tries_again(scene):
 
 
 def test_a_generations_limit_is_no_trouble_of_the_run(scene):
-    scene.open(BudgetConfig(generation=SpendingLimits(calls=1), reserve=0.0))
+    scene.open(BudgetConfig(generation=SpendingLimits(calls=1), test_reserve=0.0))
     with scene.session() as guest:
         guest.ask()
         with pytest.raises(openai.APIStatusError):
@@ -108,7 +108,7 @@ def test_a_guest_agents_turns_are_bounded_by_its_grant(scene):
 
 
 def test_chat_raises_what_ended_the_budget(scene):
-    scene.open(BudgetConfig(calls=1, reserve=0.0))
+    scene.open(BudgetConfig(calls=1, test_reserve=0.0))
     scene.models.chat(scene.grant(role="meta", purpose="propose"), HI, [])
     with pytest.raises(BudgetSpent) as raised:
         scene.models.chat(scene.grant(role="meta", purpose="propose"), HI, [])

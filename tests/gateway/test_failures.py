@@ -54,7 +54,7 @@ def test_a_request_that_is_refused_is_not_sent_again(scene, code):
 
 @pytest.mark.parametrize("header", [{"retry-after": "1"}, {"retry-after-ms": "1000"}])
 def test_a_retry_after_is_honoured(scene, header):
-    scene.open(patience=5.0)
+    scene.open(max_wait_seconds=5.0)
     scene.reactions = [Status(429, headers=header)]
     began = time.monotonic()
     with scene.session() as guest:
@@ -63,7 +63,7 @@ def test_a_retry_after_is_honoured(scene, header):
 
 
 def test_a_retry_after_may_be_a_date(scene):
-    scene.open(patience=5.0)
+    scene.open(max_wait_seconds=5.0)
     scene.reactions = [Status(503, headers={"retry-after": formatdate(time.time() + 2, usegmt=True)})]
     began = time.monotonic()
     with scene.session() as guest:
@@ -72,7 +72,7 @@ def test_a_retry_after_may_be_a_date(scene):
 
 
 def test_more_patience_than_there_is_fails_at_once_as_rate_limited(scene):
-    scene.open(patience=5.0)
+    scene.open(max_wait_seconds=5.0)
     scene.otherwise = Status(429, headers={"retry-after": "3600"})
     began = time.monotonic()
     with scene.session() as guest:
@@ -168,7 +168,7 @@ def test_a_dead_endpoint_opens_the_breaker_and_later_calls_fail_at_once(scene):
 
 
 def test_a_breaker_that_opens_ends_the_pauses_of_other_calls(scene):
-    scene.open(attempts=2, patience=600.0)
+    scene.open(attempts=2, max_wait_seconds=600.0)
     scene.reactions = [Status(500, headers={"retry-after": "300"}), Status(401)]
     began = time.monotonic()
     with scene.session() as guest:

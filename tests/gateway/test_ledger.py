@@ -31,7 +31,7 @@ def grant(**changes):
 
 
 def ledger(folder, *, rates=DOLLAR, share=1.0, held_back=None, **budget):
-    budget = BudgetConfig(**({"reserve": 0.0} | budget))
+    budget = BudgetConfig(**({"test_reserve": 0.0} | budget))
     return RunLedger(folder / "ledger", budget, {"target": rates, "meta": rates}, share=share, held_back=held_back)
 
 
@@ -170,7 +170,7 @@ def test_the_runs_limit_is_told_before_a_generations(tmp_path):
 
 
 def test_only_the_final_test_may_touch_the_reserve(tmp_path):
-    run_ledger = ledger(tmp_path, calls=10, reserve=0.2)
+    run_ledger = ledger(tmp_path, calls=10, test_reserve=0.2)
     for _ in range(8):
         spend(run_ledger)
     with pytest.raises(BudgetSpent, match=r"8 spent, 2 kept for the final test"):
@@ -183,7 +183,7 @@ def test_only_the_final_test_may_touch_the_reserve(tmp_path):
 
 def test_the_reserve_grows_with_what_the_test_was_measured_to_need_and_holds_for_what_was_taken_before(tmp_path):
     needed = Usage()
-    run_ledger = ledger(tmp_path, calls=10, reserve=0.1, held_back=lambda: needed)
+    run_ledger = ledger(tmp_path, calls=10, test_reserve=0.1, held_back=lambda: needed)
     spend(run_ledger)
     needed = Usage(calls=8)
     spend(run_ledger)
@@ -192,7 +192,7 @@ def test_the_reserve_grows_with_what_the_test_was_measured_to_need_and_holds_for
 
 
 def test_the_test_spends_its_reserve_and_a_resumed_run_holds_another_one_back(tmp_path):
-    run_ledger = ledger(tmp_path, calls=10, reserve=0.2)
+    run_ledger = ledger(tmp_path, calls=10, test_reserve=0.2)
     for _ in range(2):
         spend(run_ledger, grant(purpose="test", generation=0))
     for _ in range(6):
@@ -210,7 +210,7 @@ def test_sixty_four_callers_with_random_amounts_never_pass_a_limit(tmp_path_fact
     """Random amounts, purposes and endings; nothing is lost or counted twice."""
     folder = tmp_path_factory.mktemp("run")
     run_ledger = ledger(
-        folder, usd=0.05, tokens=60_000, share=share, reserve=0.1, generation=SpendingLimits(tokens=40_000)
+        folder, usd=0.05, tokens=60_000, share=share, test_reserve=0.1, generation=SpendingLimits(tokens=40_000)
     )
     settled = []
 
@@ -247,7 +247,8 @@ from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates
 from sia_runner.wire.grants import BudgetSpent, BudgetFullyReserved, Grant
 folder, seed = Path(sys.argv[1]), int(sys.argv[2])
-run_ledger = RunLedger(folder, BudgetConfig(usd=0.02, calls=300, reserve=0.0), {"target": Rates(1, 1, 1, 1)}, share=0.2)
+budget = BudgetConfig(usd=0.02, calls=300, test_reserve=0.0)
+run_ledger = RunLedger(folder, budget, {"target": Rates(1, 1, 1, 1)}, share=0.2)
 grant, random_ = Grant("target", 1, f"gen_{seed}", "select", Path("/x")), random.Random(seed)
 deadline = time.time() + 20
 while time.time() < deadline:
@@ -312,7 +313,7 @@ from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates
 from sia_runner.wire.grants import Grant
 rates = {"target": Rates(1, 1, 1, 1)}
-run_ledger = RunLedger(Path(sys.argv[1]), BudgetConfig(calls=10, reserve=0.0), rates, share=float(sys.argv[2]))
+run_ledger = RunLedger(Path(sys.argv[1]), BudgetConfig(calls=10, test_reserve=0.0), rates, share=float(sys.argv[2]))
 grant = Grant("target", 1, "gen_1", "select", Path("/x"))
 for n in range(3):
     run_ledger.reserve(grant, input_tokens=5, output_tokens=5).settle(input_tokens=1, output_tokens=1)

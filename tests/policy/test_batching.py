@@ -49,7 +49,7 @@ def serve(engine):
 
 
 def test_requests_that_come_together_are_one_batch_and_each_gets_its_own_answer(serve, engine):
-    watched, batching = serve(wait_ms=500.0, batch=5)
+    watched, batching = serve(batch_wait_ms=500.0, max_batch_size=5)
     asks = [ask(str(number), temperature=1.0, seed=number) for number in range(5)]
     answers = [future.result(30) for future in [batching.submit(one) for one in asks]]
     assert watched.sizes == [5]
@@ -57,21 +57,21 @@ def test_requests_that_come_together_are_one_batch_and_each_gets_its_own_answer(
 
 
 def test_a_batch_has_a_bound(serve):
-    watched, batching = serve(wait_ms=200.0, batch=3)
+    watched, batching = serve(batch_wait_ms=200.0, max_batch_size=3)
     for future in [batching.submit(ask("1", max_tokens=2)) for _ in range(7)]:
         future.result(30)
     assert max(watched.sizes) <= 3 and sum(watched.sizes) == 7
 
 
 def test_a_lonely_request_waits_no_longer_than_the_window(serve):
-    _, batching = serve(wait_ms=1.0)
+    _, batching = serve(batch_wait_ms=1.0)
     began = time.monotonic()
     batching.submit(ask("1", max_tokens=1)).result(30)
     assert time.monotonic() - began < 5
 
 
 def test_a_request_that_is_refused_takes_no_other_with_it(serve):
-    _, batching = serve(wait_ms=200.0)
+    _, batching = serve(batch_wait_ms=200.0)
     good, bad = batching.submit(ask("1", max_tokens=2)), batching.submit(ask("1 " * 200))
     assert good.result(30).completion_ids
     with pytest.raises(CallError, match="maximum context length"):
@@ -79,7 +79,7 @@ def test_a_request_that_is_refused_takes_no_other_with_it(serve):
 
 
 def test_what_breaks_the_engine_is_no_fault_of_the_request_and_the_next_one_is_answered(serve, tmp_path):
-    _, batching = serve(wait_ms=1.0)
+    _, batching = serve(batch_wait_ms=1.0)
     lost = batching.submit(replace(ask("1"), weights=tmp_path / "gone"))
     with pytest.raises(CallError, match="the policy failed: PolicyError") as failed:
         lost.result(30)
@@ -88,7 +88,7 @@ def test_what_breaks_the_engine_is_no_fault_of_the_request_and_the_next_one_is_a
 
 
 def test_a_request_can_be_taken_back_before_its_batch_begins(serve):
-    watched, batching = serve(wait_ms=1.0)
+    watched, batching = serve(batch_wait_ms=1.0)
     watched.gate.clear()
     running = batching.submit(ask("1", max_tokens=2))
     while not watched.sizes:
@@ -102,7 +102,7 @@ def test_a_request_can_be_taken_back_before_its_batch_begins(serve):
 
 
 def test_closing_finishes_the_batch_under_way_and_lets_the_others_go(serve):
-    watched, batching = serve(wait_ms=1.0)
+    watched, batching = serve(batch_wait_ms=1.0)
     watched.gate.clear()
     running = batching.submit(ask("1", max_tokens=2))
     while not watched.sizes:

@@ -104,7 +104,7 @@ def observe(value: float, files: Files, split: str, n: int) -> float:
 
 def recipes(context: ProposerContext, seed: int = 0, trials: int = 8, rungs: Sequence[float] = (0.25, 1.0)) -> Recipes:
     context = ProposerContext(context.task_name, context.task_folder, context.reference, context.entry, seed)
-    return Recipes(context, trials=trials, rungs=list(rungs), keep=0.34, questions=None)
+    return Recipes(context, trials=trials, rungs=list(rungs), keep_fraction=0.34, trial_questions=None)
 
 
 def judge(n: int, proposal: Proposal, best: PastGeneration | None, noisy: bool = False) -> PastGeneration:

@@ -100,7 +100,12 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setenv("SIA_TEST_KEY", key)
     with ProviderServer(answer, models=("scripted",), keys=(key,)) as provider:
         named = {"name": "custom", "kind": "hosted", "api": "openai", "litellm": "openai", "model": "scripted"}
-        limits = {"timeout": 20.0, "attempts": 3, "patience": 0.05, "prices": TokenPrices(input=1.0, output=2.0)}
+        limits = {
+            "timeout": 20.0,
+            "attempts": 3,
+            "max_wait_seconds": 0.05,
+            "prices": TokenPrices(input=1.0, output=2.0),
+        }
         hosted = HostedProvider.model_validate(
             {**named, **limits, "base_url": provider.base_url, "key": "SIA_TEST_KEY"}
         )

@@ -8,7 +8,7 @@ from tests.scripts.data import Row, rows, write_gold
 from tests.scripts.serving import Served
 
 # 64 threads of a harness, and what else runs beside them, are more processes than a sandbox allows by default
-LLM = ["meta_agent=llm", "meta_agent.questions=6", "provider.concurrency=64"]
+LLM = ["meta_agent=llm", "meta_agent.trial_questions=6", "provider.concurrency=64"]
 
 
 class LlmRun:

@@ -13,7 +13,7 @@ from tests.conftest import ROOT, Cli
 CLUSTER = ROOT / "slurm" / "local" / "cluster.sh"
 LITTLE = ["compute=slurm", "compute/site=local"]
 # of a candidate its run alone is a job, and training: for tests of what happens to one job
-FEW_JOBS = [*LITTLE, *(f"+compute.resources.{kind}.where=driver" for kind in ("gate", "test"))]
+FEW_JOBS = [*LITTLE, *(f"+compute.resources.{kind}.run_in=driver" for kind in ("gate", "test"))]
 # at the end of a harness: its run on dev + val takes a while, in which something can happen to it
 SLOW = "import time; time.sleep(6 if 20 < len(asked) < 200 else 0)\n"
 

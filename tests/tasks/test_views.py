@@ -14,7 +14,7 @@ def task(tmp_path):
     (tmp_path / "task.md").write_text("# Example\n\nAnswer a or b.\n")
     (tmp_path / "classes.json").write_text('["a", "b"]')
     data = {"labelled": "labelled.csv", "extra": {"classes.json": "classes.json"}}
-    return small_task(tmp_path, data=data, questions_as="test.csv")
+    return small_task(tmp_path, data=data, questions_alias="test.csv")
 
 
 @pytest.fixture

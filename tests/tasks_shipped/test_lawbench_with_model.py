@@ -68,7 +68,7 @@ def test_the_start_asks_what_the_tiny_policy_is_warmed_on():
     spec = Spec.model_validate(
         OmegaConf.to_container(OmegaConf.load(bundled_folder("conf") / "task" / "lawbench.yaml"))
     )
-    assert spec.said and spec.said.prompt.format(text=TEXTS["1"]) == TEXTS["1"][:240]
+    assert spec.warmup_format and spec.warmup_format.prompt.format(text=TEXTS["1"]) == TEXTS["1"][:240]
     assert "CHARACTERS = 240" in REFERENCE
 
 

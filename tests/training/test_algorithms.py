@@ -17,7 +17,7 @@ def test_every_algorithm_is_made_by_the_driver_of_its_kind():
         if name in ONLINE:
             assert online_algorithm(configured(name)).loss.epsilon == 0.2
         else:
-            made = offline_algorithm(configured(name, kind="offline", kl=0.1 if name == "dpo" else 0.0))
+            made = offline_algorithm(configured(name, kind="offline", kl_coefficient=0.1 if name == "dpo" else 0.0))
             assert made.trainer in ("sft", "dpo")
 
 
@@ -29,7 +29,7 @@ def test_the_other_driver_refuses_it(name):
 
 
 def test_loss_settings_come_from_the_configuration():
-    loss = online_algorithm(configured("reinforce", kl=0.05, clip=0.3)).loss
+    loss = online_algorithm(configured("reinforce", kl_coefficient=0.05, clip=0.3)).loss
     assert (loss.beta, loss.epsilon, loss.epsilon_high) == (0.05, 0.3, 0.3)
     assert (loss.loss_type, loss.importance_level, loss.iterations) == ("dapo", "token", 1)
 

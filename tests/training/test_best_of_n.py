@@ -56,5 +56,5 @@ def test_failures_have_no_part_in_the_mean():
 
 
 def test_a_kl_weight_is_refused_because_it_would_do_nothing():
-    with pytest.raises(TrainingError, match=r"algorithm=best_of_n has no KL term: kl has to be 0; given: 0\.1"):
-        offline_algorithm(configured("best_of_n", kind="offline", kl=0.1))
+    with pytest.raises(TrainingError, match=r"algorithm=best_of_n has no KL term.*kl_coefficient.*0\.1"):
+        offline_algorithm(configured("best_of_n", kind="offline", kl_coefficient=0.1))

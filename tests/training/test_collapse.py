@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from sia_runner.config.training import CollapseLimits
+from sia_runner.config.training import EarlyStopping
 from sia_runner.training.progress import TrainingStep, check_collapse
 
 GOOD = TrainingStep(reward=0.5, kl=0.1, entropy=1.0, zero_groups=0.2, length=20.0, tokens=100)
-LIMITS = CollapseLimits(kl=10, entropy=0.01, zero_groups=1.0, length=4, window=3)
+LIMITS = EarlyStopping(max_kl=10, min_entropy=0.01, max_uniform_groups=1.0, max_length_ratio=4, window=3)
 
 
 def test_a_healthy_training_goes_on():
@@ -55,6 +55,6 @@ def test_what_could_not_be_measured_passes_no_limit():
 
 
 def test_a_limit_of_null_is_not_watched():
-    nothing = CollapseLimits(kl=None, entropy=None, zero_groups=None, length=None, window=3)
+    nothing = EarlyStopping(max_kl=None, min_entropy=None, max_uniform_groups=None, max_length_ratio=None, window=3)
     awful = TrainingStep(reward=0, kl=1e9, entropy=0, zero_groups=1, length=1e9, tokens=0)
     assert check_collapse([GOOD] + [awful] * 9, nothing) is None

@@ -8,19 +8,19 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
-from sia_runner.config.training import CollapseLimits
+from sia_runner.config.training import EarlyStopping
 from sia_runner.training import adapters, drivers
 from sia_runner.wire.adapter_files import WEIGHTS_FILE
 from tests.training import toy
 
-NONE = {"kl": None, "entropy": None, "zero_groups": None, "length": None}
+NONE = {"max_kl": None, "min_entropy": None, "max_uniform_groups": None, "max_length_ratio": None}
 
 
 def wild(rate=3e-3, **limits):
     """A high rate, watched for one thing only."""
-    watched = CollapseLimits(**{**NONE, "window": 3, **limits})
-    size = {"steps": 60, "questions": 4, "samples": 8, "max_length": 24}
-    return toy.settings("grpo", **size, learning_rate=rate, checkpoint_every=2, collapse=watched)
+    watched = EarlyStopping(**{**NONE, "window": 3, **limits})
+    size = {"steps": 60, "prompts_per_step": 4, "group_size": 8, "max_length": 24}
+    return toy.settings("grpo", **size, learning_rate=rate, checkpoint_every=2, early_stopping=watched)
 
 
 def kept_weights(folder):
@@ -32,7 +32,7 @@ def kept_weights(folder):
 def ended_there(policy, settings, steps, folder, **changes):
     """The weights of the same training, ended at `steps` and not watched."""
     calm = settings.model_copy(
-        update={"steps": steps, "collapse": CollapseLimits(**NONE, window=settings.collapse.window)}
+        update={"steps": steps, "early_stopping": EarlyStopping(**NONE, window=settings.early_stopping.window)}
     )
     drivers.train(toy.assignment(policy, calm, folder, **changes))
     return kept_weights(folder)
@@ -46,7 +46,7 @@ def goes_back(policy, settings, folder, **changes):
     assert lines[-1] == f"stopped early: {trained.stopped}"
     kept = adapters.read_adapter_origin(folder / "adapter").steps
     assert trained.stopped.endswith(f"; the adapter is that of step {kept}")
-    assert 0 < kept < trained.steps - settings.collapse.window
+    assert 0 < kept < trained.steps - settings.early_stopping.window
     assert kept % settings.checkpoint_every == 0
     there = ended_there(policy, settings, kept, folder / "calm", **changes)
     assert all(torch.equal(there[name], value) for name, value in kept_weights(folder).items())
@@ -54,13 +54,13 @@ def goes_back(policy, settings, folder, **changes):
 
 
 def test_a_policy_that_leaves_the_base(policy, tmp_path):
-    trained = goes_back(policy, wild(kl=1.0), tmp_path)
+    trained = goes_back(policy, wild(max_kl=1.0), tmp_path)
     assert "KL to the base" in trained.stopped
     assert min(trained.kl[-3:]) >= 1.0 > trained.kl[-4]
 
 
 def test_a_policy_that_loses_its_entropy(policy, tmp_path):
-    trained = goes_back(policy, wild(entropy=1.1), tmp_path)
+    trained = goes_back(policy, wild(min_entropy=1.1), tmp_path)
     assert "entropy" in trained.stopped
     assert max(trained.entropy[-3:]) <= 1.1 < trained.entropy[-4]
 
@@ -69,7 +69,7 @@ def test_completions_that_grow_without_bound(policy, tmp_path):
     """The verifier rewards length, as a verifier does that counts points."""
     roll = toy.ToyRoll(policy, limit=12)
     roll.change = lambda one: replace(one, reward=float(len(one.calls[0].completion_ids)))
-    trained = goes_back(policy, wild(1e-3, length=2.5), tmp_path, roll=roll)
+    trained = goes_back(policy, wild(1e-3, max_length_ratio=2.5), tmp_path, roll=roll)
     assert "tokens against" in trained.stopped
 
 
@@ -77,7 +77,7 @@ def test_nothing_left_to_learn_ends_the_training_and_keeps_its_last_step(policy,
     """No damage: nothing is taken back."""
     roll = toy.ToyRoll(policy)
     roll.change = lambda one: one if len(roll.asked) <= 4 else replace(one, reward=1.0)
-    trained = drivers.train(toy.assignment(policy, wild(zero_groups=1.0), tmp_path, roll=roll))
+    trained = drivers.train(toy.assignment(policy, wild(max_uniform_groups=1.0), tmp_path, roll=roll))
     assert trained.steps == 4 + 3
     assert "gave all their samples the same reward (mean 1) for 3 steps" in trained.stopped
     assert adapters.read_adapter_origin(tmp_path / "adapter").steps == trained.steps
@@ -97,7 +97,9 @@ def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_pa
             asked.append(step)
         return made
 
-    settings = toy.settings("grpo", steps=11, questions=2, samples=4, collapse=CollapseLimits(**NONE, window=5))
+    settings = toy.settings(
+        "grpo", steps=11, prompts_per_step=2, group_size=4, early_stopping=EarlyStopping(**NONE, window=5)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RolloutPreparation, "roll", seen)
         trained = drivers.train(toy.assignment(policy, settings, tmp_path / "watched"))
@@ -105,6 +107,6 @@ def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_pa
         assert trained.kl[1] == trained.kl[0]
         assert trained.kl[4] == trained.kl[7] != trained.kl[8]
         asked.clear()
-        weighted = settings.model_copy(update={"kl": 0.1, "steps": 3})
+        weighted = settings.model_copy(update={"kl_coefficient": 0.1, "steps": 3})
         drivers.train(toy.assignment(policy, weighted, tmp_path / "weighted"))
         assert asked == [0, 1, 2]

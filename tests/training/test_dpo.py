@@ -10,7 +10,7 @@ from tests.training.trajectories import call, configured, group, groups, traject
 
 
 def made(**options):
-    return offline_algorithm(configured("dpo", kind="offline", kl=0.1, options=options))
+    return offline_algorithm(configured("dpo", kind="offline", kl_coefficient=0.1, options=options))
 
 
 def pairs(trajectories, max_length=100, **options):
@@ -69,5 +69,5 @@ def test_a_pair_that_is_too_long_is_left_out_and_another_takes_its_place():
 
 def test_kl_is_dpos_beta():
     assert made(loss="ipo").settings == {"beta": 0.1, "loss_type": ["ipo"]}
-    with pytest.raises(TrainingError, match="algorithm=dpo needs kl above 0"):
+    with pytest.raises(TrainingError, match="algorithm=dpo needs kl_coefficient above 0"):
         offline_algorithm(configured("dpo", kind="offline"))

@@ -113,8 +113,8 @@ def test_fewer_than_four_samples_are_refused_by_name(count):
 
 
 def test_a_configuration_of_fewer_samples_is_refused_too():
-    with pytest.raises(ValueError, match="algorithm=entropic needs samples of at least 4; given: 3"):
-        configured("entropic", samples=3)
+    with pytest.raises(ValueError, match="algorithm=entropic needs group_size of at least 4; given: 3"):
+        configured("entropic", group_size=3)
 
 
 def test_groups_without_a_signal_are_left_out_of_the_step():
@@ -126,7 +126,7 @@ def test_groups_without_a_signal_are_left_out_of_the_step():
 
 
 def test_failures_that_leave_four_keep_the_group():
-    signal = online_algorithm(configured("entropic", samples=5)).advantages(
+    signal = online_algorithm(configured("entropic", group_size=5)).advantages(
         collect_batch(group([0.0, None, 0.0, 1.0, 0.0]))
     )
     assert signal.used_b.all()

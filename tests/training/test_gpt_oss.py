@@ -260,7 +260,7 @@ def test_a_base_of_four_bits_is_trained_in_bfloat16_and_exported_without_them(tm
     loaded = base_model.load_base(str(folder), "cpu", "bfloat16")
     policy = toy.ToyPolicy(loaded.model, loaded.tokenizer, str(folder), loaded.sha256)
     lora = LoraSettings(rank=4, alpha=8, targets=ATTENTION)
-    one = toy.assignment(policy, toy.settings("grpo", lora=lora, steps=2, samples=16), tmp_path)
+    one = toy.assignment(policy, toy.settings("grpo", lora=lora, steps=2, group_size=16), tmp_path)
     assert drivers.train(one).steps == 2
     adapters.export_merged_model(
         policy, one.out, tmp_path / "out"

@@ -12,8 +12,8 @@ from sia_runner.training import adapters, drivers
 from tests.training import toy
 
 CASES = {
-    "best_of_n": {"steps": 20, "questions": 32},
-    "dpo": {"steps": 20, "questions": 32, "kl": 0.1, "learning_rate": 5e-4},
+    "best_of_n": {"steps": 20, "prompts": 32},
+    "dpo": {"steps": 20, "prompts": 32, "kl_coefficient": 0.1, "learning_rate": 5e-4},
 }
 
 
@@ -42,7 +42,7 @@ def test_it_learns_and_leaves_the_policy_as_it_was(algorithm, policy, tmp_path):
     assert trained.kl[1] > 0.01
     assert lines[0].startswith("round 1/2 · reward 0.")
     assert [(figures["step"], figures["reward"]) for figures in told] == list(zip((0, 10), trained.reward, strict=True))
-    assert {figures["rollouts"] for figures in told} == {16 * settings.samples}
+    assert {figures["rollouts"] for figures in told} == {16 * settings.group_size}
     assert adapters.read_adapter_origin(tmp_path / "adapter").algorithm == algorithm
 
 
@@ -57,7 +57,7 @@ def test_supervised_training_is_on_completions_only(policy, tmp_path):
 
     before = prompt_loss(policy.model)
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample == 0)))
-    settings = toy.settings("best_of_n", steps=10, questions=1, learning_rate=5e-4)
+    settings = toy.settings("best_of_n", steps=10, prompts=1, learning_rate=5e-4)
     drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll, units=[unit]))
     learned = adapters.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
     assert prompt_loss(learned) > before - 0.1
@@ -79,7 +79,7 @@ def test_the_reference_of_dpo_is_the_base(policy, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DPOTrainer, "train", look)
-        settings = toy.settings("dpo", steps=2, questions=16, kl=0.1)
+        settings = toy.settings("dpo", steps=2, prompts=16, kl_coefficient=0.1)
         drivers.train(toy.assignment(policy, settings, tmp_path))
     assert kept == [[adapters.TRAINED_ADAPTER]], "TRL's copy of the adapter would be the reference"
 
@@ -97,7 +97,7 @@ def test_rewards_that_are_all_equal_are_an_error_that_says_so(algorithm, policy,
 def test_a_later_round_with_nothing_to_select_ends_training_and_keeps_what_there_is(policy, tmp_path):
     roll = toy.ToyRoll(policy)
     roll.change = lambda one: one if len(roll.asked) == 1 else replace(one, reward=1.0)
-    settings = toy.settings("best_of_n", steps=12, questions=32, options={"rounds": 3})
+    settings = toy.settings("best_of_n", steps=12, prompts=32, options={"rounds": 3})
     trained = drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert trained.steps == 4
     assert "round 2: nothing to select" in trained.stopped

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
-from sia_runner.config.training import CollapseLimits, LoraSettings
+from sia_runner.config.training import EarlyStopping, LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.training import adapters, drivers, forward
 from sia_runner.wire.adapter_files import WEIGHTS_FILE, adapter_sha256
@@ -28,7 +28,7 @@ def difference(one: dict, other: dict) -> float:
 
 
 def short(**changes):
-    return toy.settings("grpo", **{"steps": 3, "questions": 3, "samples": 4, **changes})
+    return toy.settings("grpo", **{"steps": 3, "prompts_per_step": 3, "group_size": 4, **changes})
 
 
 def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
@@ -36,7 +36,7 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
     bare = policy.model
     lines: list[str] = []
     told: list = []
-    settings = toy.settings("grpo", questions=8)
+    settings = toy.settings("grpo", prompts_per_step=8)
     trained = drivers.train(toy.assignment(policy, settings, tmp_path, say=lines.append, record=told.append))
 
     assert before < 0.5
@@ -54,7 +54,7 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
     assert [figures["step"] for figures in told] == list(range(1, 41))
     for name in ("reward", "kl", "entropy"):
         assert [figures[name] for figures in told] == getattr(trained, name)
-    assert {figures["rollouts"] for figures in told} == {8 * settings.samples}
+    assert {figures["rollouts"] for figures in told} == {8 * settings.group_size}
     origin = adapters.read_adapter_origin(tmp_path / "adapter")
     assert (origin.algorithm, origin.steps, origin.seed, origin.parent) == ("grpo", 40, 0, None)
     assert origin.reward == trained.reward[-1]
@@ -105,7 +105,7 @@ def uneven(one):
 @pytest.mark.parametrize("loss", ["dapo", "grpo", "bnpo", "dr_grpo", "sapo", "cispo"])
 def test_cutting_a_step_into_chunks_changes_nothing(policy, tmp_path, loss):
     """Also where rows differ in length: the gradient is that of the whole step, whatever the loss divides by."""
-    settings = short(options={"loss": loss}, kl=0.05, steps=1)
+    settings = short(options={"loss": loss}, kl_coefficient=0.05, steps=1)
     whole = gradients(policy, settings, tmp_path / "whole", 10_000, uneven)
     cut = gradients(policy, settings, tmp_path / "cut", 24, uneven)
     assert norm(whole) > 0
@@ -113,7 +113,7 @@ def test_cutting_a_step_into_chunks_changes_nothing(policy, tmp_path, loss):
 
 
 def test_cutting_a_ppo_step_into_chunks_changes_nothing(policy, tmp_path):
-    settings = toy.settings("ppo", steps=1, questions=3, samples=4)
+    settings = toy.settings("ppo", steps=1, prompts_per_step=3, group_size=4)
     whole = gradients(policy, settings, tmp_path / "whole", 10_000, uneven)
     cut = gradients(policy, settings, tmp_path / "cut", 24, uneven)
     assert any("value_head" in name for name in whole)
@@ -178,7 +178,7 @@ def test_activation_checkpointing_as_on_a_gpu_changes_nothing_and_is_off_afterwa
 def test_embeddings_and_head_are_trained_too_where_asked(policy, tmp_path):
     lora = LoraSettings(rank=4, alpha=8, save=["embed_tokens", "lm_head"])
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    trained = drivers.train(toy.assignment(policy, short(lora=lora, kl=0.05), tmp_path))
+    trained = drivers.train(toy.assignment(policy, short(lora=lora, kl_coefficient=0.05), tmp_path))
     kept = tensors_of(policy, tmp_path / "adapter")
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         found = next(value for key, value in kept.items() if key.endswith(name))
@@ -214,7 +214,7 @@ def test_the_kl_is_to_the_base_also_when_training_goes_on_from_an_adapter(policy
     """With TRL's own reference, a copy of the adapter it started from, the first step's KL would be 0."""
     first = drivers.train(toy.assignment(policy, short(steps=6, learning_rate=4e-3), tmp_path / "one"))
     start = tmp_path / "one" / "adapter"
-    second = drivers.train(toy.assignment(policy, short(steps=1, kl=0.1), tmp_path / "two", start=start))
+    second = drivers.train(toy.assignment(policy, short(steps=1, kl_coefficient=0.1), tmp_path / "two", start=start))
     assert first.kl[-1] > 0.01
     assert second.kl[0] > 0.01
     assert adapters.read_adapter_origin(tmp_path / "two" / "adapter").parent == adapter_sha256(start)
@@ -224,13 +224,13 @@ def test_a_large_weight_of_the_kl_holds_the_policy_at_the_base(warmed, tmp_path)
     ends = []
     for weight in (0.0, 5.0):
         policy = toy.ToyPolicy(copy.deepcopy(warmed), toy.small_tokenizer())
-        trained = drivers.train(toy.assignment(policy, short(steps=15, kl=weight), tmp_path / str(weight)))
+        trained = drivers.train(toy.assignment(policy, short(steps=15, kl_coefficient=weight), tmp_path / str(weight)))
         ends.append(np.mean(trained.kl[-3:]))
     assert ends[1] < 0.2 * ends[0]
 
 
 def test_ppo_trains_a_value_head_and_leaves_none(policy, tmp_path):
-    trained = drivers.train(toy.assignment(policy, toy.settings("ppo", steps=6, questions=3), tmp_path))
+    trained = drivers.train(toy.assignment(policy, toy.settings("ppo", steps=6, prompts_per_step=3), tmp_path))
     assert trained.steps == 6
     assert not hasattr(policy.model, "value_head")
     assert not any("value" in name for name in tensors_of(policy, tmp_path / "adapter"))
@@ -238,14 +238,14 @@ def test_ppo_trains_a_value_head_and_leaves_none(policy, tmp_path):
 
 def test_ppo_compares_single_samples_with_its_critic(policy, tmp_path):
     """A question with one sample has no difference within, which must not end the training."""
-    watched = toy.settings("ppo", steps=8, questions=16, samples=1, collapse=CollapseLimits(window=2))
+    watched = toy.settings("ppo", steps=8, prompts_per_step=16, group_size=1, early_stopping=EarlyStopping(window=2))
     trained = drivers.train(toy.assignment(policy, watched, tmp_path))
     assert (trained.steps, trained.stopped) == (8, "")
 
 
 def test_ppo_rolls_out_once_for_all_its_passes(policy, tmp_path):
     roll = toy.ToyRoll(policy)
-    settings = toy.settings("ppo", steps=8, questions=3, options={"iterations": 4})
+    settings = toy.settings("ppo", steps=8, prompts_per_step=3, options={"iterations": 4})
     drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert len(roll.asked) == 2
 
@@ -264,6 +264,6 @@ def test_the_critic_comes_to_expect_the_mean_reward(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample % 4 != 0)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RolloutPreparation, "_values", seen)
-        drivers.train(toy.assignment(policy, toy.settings("ppo", steps=40, questions=3), tmp_path, roll=roll))
+        drivers.train(toy.assignment(policy, toy.settings("ppo", steps=40, prompts_per_step=3), tmp_path, roll=roll))
     assert values[0] == 0
     assert values[-1] == pytest.approx(0.75, abs=0.15)

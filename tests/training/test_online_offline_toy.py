@@ -14,12 +14,15 @@ from sia_runner.training import adapters, drivers
 from tests.training import toy
 
 ALGORITHMS = {
-    "grpo": ({"steps": 60, "questions": 8}, 0.95),
-    "entropic": ({"steps": 60, "questions": 8}, 0.95),
-    "reinforce": ({"steps": 60, "questions": 8, "kl": 0.02}, 0.95),
-    "ppo": ({"steps": 60, "questions": 8}, 0.95),
-    "best_of_n": ({"steps": 80, "questions": 256, "options": {"rounds": 8}}, 0.93),
-    "dpo": ({"steps": 80, "questions": 256, "kl": 0.3, "learning_rate": 5e-4, "options": {"rounds": 8}}, 0.93),
+    "grpo": ({"steps": 60, "prompts_per_step": 8}, 0.95),
+    "entropic": ({"steps": 60, "prompts_per_step": 8}, 0.95),
+    "reinforce": ({"steps": 60, "prompts_per_step": 8, "kl_coefficient": 0.02}, 0.95),
+    "ppo": ({"steps": 60, "prompts_per_step": 8}, 0.95),
+    "best_of_n": ({"steps": 80, "prompts": 256, "options": {"rounds": 8}}, 0.93),
+    "dpo": (
+        {"steps": 80, "prompts": 256, "kl_coefficient": 0.3, "learning_rate": 5e-4, "options": {"rounds": 8}},
+        0.93,
+    ),
 }
 
 

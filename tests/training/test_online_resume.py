@@ -24,10 +24,17 @@ PROCESSES.set_forkserver_preload(["sia_runner.training.online_trainer", "sia_run
 # Dropout draws from random numbers in each pass, so that these, too, have to go on where they were.
 DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.1}
 CASES = {
-    "grpo": {"steps": 12, "questions": 3, "checkpoint_every": 4, "kl": 0.02, "lora": DROPOUT},
-    "ppo": {"steps": 12, "questions": 3, "checkpoint_every": 2, "options": {"iterations": 3}, "lora": DROPOUT},
-    "best_of_n": {"steps": 12, "questions": 64, "checkpoint_every": 4, "options": {"rounds": 2}, "lora": DROPOUT},
-    "dpo": {"steps": 12, "questions": 64, "checkpoint_every": 4, "kl": 0.1, "options": {"rounds": 2}, "lora": DROPOUT},
+    "grpo": {"steps": 12, "prompts_per_step": 3, "checkpoint_every": 4, "kl_coefficient": 0.02, "lora": DROPOUT},
+    "ppo": {"steps": 12, "prompts_per_step": 3, "checkpoint_every": 2, "options": {"iterations": 3}, "lora": DROPOUT},
+    "best_of_n": {"steps": 12, "prompts": 64, "checkpoint_every": 4, "options": {"rounds": 2}, "lora": DROPOUT},
+    "dpo": {
+        "steps": 12,
+        "prompts": 64,
+        "checkpoint_every": 4,
+        "kl_coefficient": 0.1,
+        "options": {"rounds": 2},
+        "lora": DROPOUT,
+    },
 }
 
 
@@ -119,7 +126,7 @@ def test_two_processes_give_the_result_of_one(algorithm, model, tmp_path):
 def test_a_finished_training_is_not_done_again(policy, tmp_path):
     from sia_runner.training import drivers
 
-    settings = toy.settings("grpo", steps=2, questions=2, samples=4)
+    settings = toy.settings("grpo", steps=2, prompts_per_step=2, group_size=4)
     first = drivers.train(toy.assignment(policy, settings, tmp_path))
     weights = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
     roll = toy.ToyRoll(policy)
@@ -132,7 +139,7 @@ def test_a_finished_training_is_not_done_again(policy, tmp_path):
 def test_checkpoints_of_another_seed_are_not_gone_on_from(policy, tmp_path):
     from sia_runner.training import drivers
 
-    settings = toy.settings("grpo", steps=2, questions=2, samples=4)
+    settings = toy.settings("grpo", steps=2, prompts_per_step=2, group_size=4)
     drivers.train(toy.assignment(policy, settings, tmp_path))
     roll = toy.ToyRoll(policy)
     drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll, seed=7))

@@ -35,7 +35,7 @@ def test_each_baseline_is_the_mean_of_the_others_and_all_sum_to_zero(reward_g):
 
 
 def test_a_group_without_a_difference_stays_in_the_step_for_its_kl():
-    signal = online_algorithm(configured("reinforce", kl=0.1)).advantages(
+    signal = online_algorithm(configured("reinforce", kl_coefficient=0.1)).advantages(
         collect_batch(groups([0.1, 0.1, 0.1], [0.0, 1.0]))
     )
     assert signal.used_b.all()

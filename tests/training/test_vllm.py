@@ -158,7 +158,7 @@ def test_a_killed_training_goes_on_with_the_weights_of_its_checkpoint_at_the_ser
 
 def test_offline_rounds_are_rolled_out_by_the_server_too(base, server, tmp_path, warmed):
     options = {"keep": 1, "rounds": 4, "batch": 16}
-    algorithm = toy.settings("best_of_n", steps=40, questions=64, samples=8, options=options)
+    algorithm = toy.settings("best_of_n", steps=40, prompts=64, group_size=8, options=options)
     answering = at(server, base, tmp_path)
     one, done, roll = trained(answering, tmp_path / "run", algorithm)
     assert done.steps == 40 and roll.versions == [{f"base+{number}"} for number in range(1, 5)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.training import AlgorithmConfig, CollapseLimits, LoraSettings
+from sia_runner.config.training import AlgorithmConfig, EarlyStopping, LoraSettings
 from sia_runner.records import OutcomeKind, SampledCall, Trajectory
 from sia_runner.training.protocol import TrainingJob
 
@@ -191,12 +191,14 @@ def settings(name: str, **changes: Any) -> AlgorithmConfig:
         "lora": LoraSettings(rank=32, alpha=64),
         "learning_rate": 1e-3,
         "steps": 40,
-        "questions": 4,
-        "samples": 8,
+        "prompts" if kind == "offline" else "prompts_per_step": 4,
+        "group_size": 8,
         "max_length": 16,
     }
     if kind == "online":
-        common["collapse"] = CollapseLimits(kl=None, entropy=None, zero_groups=None, length=None)
+        common["early_stopping"] = EarlyStopping(
+            max_kl=None, min_entropy=None, max_uniform_groups=None, max_length_ratio=None
+        )
     return AlgorithmConfig(**{**common, **changes})
 
 

@@ -21,7 +21,7 @@ def groups(*rewards):
     return [one for number, some in enumerate(rewards) for one in group(some, f"q{number}")]
 
 
-def configured(algorithm, kind="online", samples=4, options=None, **keys):
+def configured(algorithm, kind="online", group_size=4, options=None, **keys):
     """The configuration of `algorithm`, as conf/trainer composes it."""
-    data = {"name": algorithm, "kind": kind, "mode": "SIA-W+H", "algorithm": algorithm, "samples": samples}
+    data = {"name": algorithm, "kind": kind, "mode": "SIA-W+H", "algorithm": algorithm, "group_size": group_size}
     return AlgorithmConfig.model_validate(data | {"options": options or {}} | keys)

@@ -33,7 +33,8 @@ def remaining_budget(config: Experiment, run: RunDir, n: int) -> dict[str, float
     usage = spending.usage()
     used = {"usd": usage.usd, "tokens": usage.tokens, "calls": usage.calls}
     amounts: dict[str, float | None] = {
-        name: _remaining_amount(getattr(budget, name), 1 - budget.reserve, spending) for name, spending in used.items()
+        name: _remaining_amount(getattr(budget, name), 1 - budget.test_reserve, spending)
+        for name, spending in used.items()
     }
     return amounts | {"minutes": _remaining_amount(budget.minutes, 1.0, _minutes_before(run, n))}
 
@@ -116,8 +117,8 @@ def write_evidence(
 
 def _write_candidate(config: Experiment, run: RunDir, subject: CandidateEvidence, folder: Path) -> None:
     """Write the evidence about the candidate to be extended."""
-    limit = config.evidence.kb * 1024
-    selection = candidate.choose_failures(subject, config.evidence.failures, limit // 2 if subject.calls else limit)
+    limit = config.evidence.max_kib * 1024
+    selection = candidate.choose_failures(subject, config.evidence.max_failures, limit // 2 if subject.calls else limit)
     trajectory_numbers = trajectories.write_trajectories(
         subject, selection, folder / "trajectories", limit - candidate.failures_size(selection)
     )

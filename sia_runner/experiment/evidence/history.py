@@ -140,7 +140,7 @@ def weights_summary(
     """
     if config.trainer.kind == "none":
         return None
-    guaranteed = math.ceil(config.lever.latest * config.max_gen) + 1
+    guaranteed = math.ceil(config.lever.latest_fraction * config.max_gen) + 1
     return {
         "algorithms": list(allowed_algorithms(config.trainer)),
         "plateau": plateau_length(history),

@@ -70,7 +70,8 @@ def probe_harness(context: RunContext, n: int, files: Mapping[str, str], adapter
 
 def _probe_key(config: Experiment, files: Mapping[str, str], adapter: Path | None) -> str:
     weights = tree_sha256(adapter) if adapter else None
-    content = json.dumps([dict(files), weights, config.lever.probe, _probe_temperature(config)], sort_keys=True)
+    settings = (config.lever.probe_questions, _probe_temperature(config))
+    content = json.dumps([dict(files), weights, *settings], sort_keys=True)
     return hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
 
 
@@ -85,7 +86,8 @@ def _roll_out_probe(
     from sia_runner.selection.algorithm_choice import measure_shape
 
     generation, task = context.run.generation(n), context.task
-    questions = shuffled(task.splits()["rollout"], f"{context.config.seed}:probe")[: context.config.lever.probe]
+    rollout = shuffled(task.splits()["rollout"], f"{context.config.seed}:probe")
+    questions = rollout[: context.config.lever.probe_questions]
     harness = generation.rollouts / "harness"
     remove_tree(generation.rollouts)  # from an interrupted probe
     harness.parent.mkdir(parents=True)
@@ -208,7 +210,7 @@ class LeverDecision:
     """The lever that the rules of `lever` give.
 
     `due`: why the weights shall be trained; empty for the harness. `guaranteed`: no proposer is asked, since none has
-    tried weights by `lever.latest`.
+    tried weights by `lever.latest_fraction`.
     """
 
     due_reason: str = ""
@@ -232,7 +234,7 @@ def decide_lever(config: Experiment, history: Sequence[PastGeneration], n: int, 
     length = plateau_length(history)
     reason = f"harness plateau {length} >= {config.lever.plateau}" if length >= config.lever.plateau else ""
     tried = any(past.lever is not Lever.HARNESS for past in history)
-    if not tried and n > math.ceil(config.lever.latest * config.max_gen):
+    if not tried and n > math.ceil(config.lever.latest_fraction * config.max_gen):
         return LeverDecision(
             reason or f"generation {n} of {config.max_gen}, and no weights were trained yet", guaranteed=True
         )

@@ -312,7 +312,7 @@ def _table_spec(
 ) -> task_config.TableTaskConfig:
     """Return the competition as a table task, with data made by tasks/mlebench/convert.py."""
     options = {name: getattr(competition, name) for name in _OPTIONS}
-    options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.most_rows}
+    options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.max_rows}
     stratify = False if competition.verifier == "rmse" else spec.splits.stratify
     classes = list(competition.choices) or None
     if competition.verifier == "log_loss" and not classes:
@@ -328,7 +328,7 @@ def _table_spec(
             labelled="labelled.csv",
             test="test.csv",
             answers="answers.csv",
-            about="about.md",
+            description_file="about.md",
             extra={"competition.json": "competition.json"},
             licence="the rules of the Kaggle competition hold",
         ),
@@ -338,7 +338,7 @@ def _table_spec(
             files=["file"] if competition.train_files else [],
             grouped_ids=competition.grouped,
         ),
-        questions_as="test.csv",
+        questions_alias="test.csv",
         metric=spec.metric.model_copy(update={"choices": classes}),
         splits=spec.splits.model_copy(update={"stratify": stratify}),
         gate=spec.gate,

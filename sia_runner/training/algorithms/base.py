@@ -158,7 +158,7 @@ def policy_loss(
     """
     clip = algorithm.clip
     assert clip is not None  # noqa: S101 - checked by the schema: online
-    return PolicyLoss(loss_type, clip, epsilon_high or clip, algorithm.kl, importance_level, iterations)
+    return PolicyLoss(loss_type, clip, epsilon_high or clip, algorithm.kl_coefficient, importance_level, iterations)
 
 
 def _option_error(name: str, fault: Any) -> str:

@@ -64,6 +64,8 @@ class BestOfN:
 def create(algorithm: AlgorithmConfig) -> BestOfN:
     """Create the algorithm from its configuration. Raises TrainingError for wrong options."""
     options = read_options(BestOfNOptions, algorithm)
-    if algorithm.kl:
-        raise TrainingError(f"algorithm=best_of_n has no KL term: kl has to be 0; given: {algorithm.kl}")
+    if algorithm.kl_coefficient:
+        raise TrainingError(
+            f"algorithm=best_of_n has no KL term: kl_coefficient has to be 0; given: {algorithm.kl_coefficient}"
+        )
     return BestOfN(options.keep, options.threshold, options.rounds, options.batch)

@@ -74,13 +74,13 @@ def preference_at_fork(better: Trajectory, worse: Trajectory, max_length: int) -
 
 
 def create(algorithm: AlgorithmConfig) -> Dpo:
-    """Create the algorithm from its configuration; `kl` is DPO's beta.
+    """Create the algorithm from its configuration; `kl_coefficient` is DPO's beta.
 
     Both are the weight of the KL to the base in the objective that DPO solves (equation 3). Raises TrainingError for
     wrong options.
     """
     options = read_options(DpoOptions, algorithm)
-    if not algorithm.kl:
-        raise TrainingError("algorithm=dpo needs kl above 0 (DPO's beta); given: 0")
-    settings = {"beta": algorithm.kl, "loss_type": [options.loss]}
+    if not algorithm.kl_coefficient:
+        raise TrainingError("algorithm=dpo needs kl_coefficient above 0 (DPO's beta); given: 0")
+    settings = {"beta": algorithm.kl_coefficient, "loss_type": [options.loss]}
     return Dpo(options.margin, options.pairs, options.rounds, options.batch, settings)

@@ -91,14 +91,14 @@ def test_the_offline_proposer_reads_it(write):
 
 @pytest.mark.parametrize(("most", "kb"), [(5, 512), (0, 512), (200, 1)])
 def test_failures_stay_within_number_and_bytes(write, most, kb):
-    folder = write(1, failures=most, kb=kb)
+    folder = write(1, max_failures=most, max_kib=kb)
     assert len(failures(folder)) <= most and (folder / "failures.jsonl").stat().st_size <= kb * 1024
     assert bool(failures(folder)) == (most > 0)
 
 
 def test_a_few_failures_stand_for_all_confusions(write):
     """MAJORITY takes every label for the commonest one: two confusions, of which neither may be missing."""
-    found = {(failure["gold"], failure["prediction"]) for failure in failures(write(1, failures=6))}
+    found = {(failure["gold"], failure["prediction"]) for failure in failures(write(1, max_failures=6))}
     assert len(found) == 2
     summary = read_json(write(1) / "summary.json")
     assert {(c["gold"], c["predicted"]) for c in summary["confusions"]} == found
@@ -163,7 +163,7 @@ def test_statistics_of_reward():
 
 def test_budget_left_counts_what_earlier_generations_spent_and_keeps_the_reserve(finished, tmp_path):
     limits = finished.context.config.budget.model_copy(
-        update={"usd": 10.0, "calls": 100, "minutes": 60.0, "reserve": 0.2}
+        update={"usd": 10.0, "calls": 100, "minutes": 60.0, "test_reserve": 0.2}
     )
     config = finished.context.config.model_copy(update={"budget": limits})
     run = RunDir(tmp_path)

@@ -149,7 +149,7 @@ def test_all_of_it_stays_within_the_byte_budget_however_much_was_said(desk):
         for turn in range(60):
             desk.call(name, *(f"message {k} " + "x" * 3000 for k in range(turn % 7)), answer="`" * 500)
     for kb in (8, 64):
-        found = desk.write(kb=kb)
+        found = desk.write(max_kib=kb)
         failures = (desk.run.generation(2).evidence / "failures.jsonl").read_bytes()
         assert found and len(failures) + sum(len(text.encode()) for text in found.values()) <= kb * 1024
 

@@ -50,7 +50,7 @@ def bench(folder: Path, server: ProviderServer, api: str) -> Iterator[Bench]:
         base_url=server.base_url,
         key="SIA_TEST_KEY",
         attempts=3,
-        patience=0.2,
+        max_wait_seconds=0.2,
     )
     models = GatewayService({"meta": provider}, folder / "ledger", BudgetConfig(), folder / "cache")
     try:

@@ -13,7 +13,7 @@ from tests.arithmetic import SMALL
 from tests.conftest import Cli
 from tests.results.report.conftest import summary
 
-LITTLE = ["trainer.steps=2", "trainer.questions=16", "trainer.samples=4", "trainer.learning_rate=1e-3"]
+LITTLE = ["trainer.steps=2", "trainer.prompts_per_step=16", "trainer.group_size=4", "trainer.learning_rate=1e-3"]
 
 
 @pytest.fixture(scope="module")

@@ -106,11 +106,11 @@ def test_pictures_are_in_the_view_under_the_questions_ids(tmp_path):
 
 def test_of_many_rows_a_seeded_sample_is_used_and_the_view_says_so(tmp_path):
     making.taxi(tmp_path, rows=300)
-    task = making.load(tmp_path, "new-york-city-taxi-fare-prediction", most_rows=200)
+    task = making.load(tmp_path, "new-york-city-taxi-fare-prediction", max_rows=200)
     splits = task.splits()
     assert sum(len(splits[name]) for name in ("train", "rollout", "dev", "val")) == 200
     assert "`labels.csv` has 300 rows; a seeded sample of 200 of them is used" in task.description
-    again = making.load(tmp_path, "new-york-city-taxi-fare-prediction", most_rows=200)
+    again = making.load(tmp_path, "new-york-city-taxi-fare-prediction", max_rows=200)
     assert dict(again.splits()) == dict(splits)
 
 

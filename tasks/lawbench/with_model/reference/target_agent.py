@@ -12,7 +12,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-CHARACTERS = 240  # of a text; what base=tiny is warmed on (task.said)
+CHARACTERS = 240  # of a text; what base=tiny is warmed on (task.warmup_format)
 CALLS_AT_ONCE = 64
 SECONDS = 120
 

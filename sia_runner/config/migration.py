@@ -1,0 +1,138 @@
+"""Names of keys and classes that earlier versions used, and the migration of stored configurations.
+
+A run directory keeps the names of the version that wrote it, and its files are hashed, so they are never rewritten:
+whoever reads a stored configuration migrates it in memory. A user who gives an old name is told the new one."""
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Json = dict[str, Any]
+_ALGORITHM = {
+    "samples": "group_size",
+    "questions": "prompts_per_step",  # of offline algorithms: prompts
+    "kl": "kl_coefficient",
+    "collapse": "early_stopping",
+}
+_EARLY_STOPPING = {
+    "kl": "max_kl",
+    "entropy": "min_entropy",
+    "zero_groups": "max_uniform_groups",
+    "length": "max_length_ratio",
+}
+_PROVIDER = {"patience": "max_wait_seconds"}
+# section, in today's names -> old key -> new key; `*` stands for any one step
+RENAMED_KEYS: Mapping[str, Mapping[str, str]] = {
+    "trainer": _ALGORITHM,
+    "trainer.early_stopping": _EARLY_STOPPING,
+    "trainer.algorithms.*": _ALGORITHM,
+    "trainer.algorithms.*.early_stopping": _EARLY_STOPPING,
+    "lever": {"latest": "latest_fraction", "probe": "probe_questions"},
+    "evidence": {"failures": "max_failures", "kb": "max_kib"},
+    "task": {
+        "tiny_steps": "tiny_policy_steps",
+        "said": "warmup_format",
+        "questions_as": "questions_alias",
+        "most_rows": "max_rows",
+    },
+    "task.data": {"about": "description_file"},
+    "target_agent.policy": {"batch": "max_batch_size", "wait_ms": "batch_wait_ms"},
+    "meta_agent": {"keep": "keep_fraction", "questions": "trial_questions"},
+    "search": {
+        "width": "proposals_per_generation",
+        "in_flight": "parallel_candidates",
+        "novelty": "novelty_weight",
+    },
+    "budget": {"reserve": "test_reserve"},
+    "compute.resources.*": {"where": "run_in"},
+    "provider": _PROVIDER,
+    "meta_agent.provider": _PROVIDER,
+    "target_agent.provider": _PROVIDER,
+}
+MOVED_CLASSES: Mapping[str, str] = {
+    "sia_runner.agents.recipes.Recipes": "sia_runner.proposers.recipes.Recipes",
+    "sia_runner.agents.replay.Replay": "sia_runner.proposers.replay.Replay",
+    "sia_runner.agents.llm.proposer.Llm": "sia_runner.proposers.llm.Llm",
+    "sia_runner.agents.guests.claude_code.ClaudeCode": "sia_runner.proposers.guests.ClaudeCode",
+    "sia_runner.agents.guests.openhands.OpenHands": "sia_runner.proposers.guests.OpenHands",
+    "sia_runner.agents.guests.pydantic_ai.PydanticAI": "sia_runner.proposers.guests.PydanticAI",
+}
+_SECTIONS = (*RENAMED_KEYS, "sandbox", "tracker")  # whose keys or classes have old names
+_OFFLINE = ("dpo", "best_of_n")
+_MAX_KEYS = 1000  # of a section; a stored file is not trusted, and aliases make a small one huge
+
+
+def read_stored_config(path: Path) -> Json:
+    """Return the configuration in a run's config.yaml, in today's names."""
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return migrate(stored) if isinstance(stored, dict) else stored
+
+
+def migrate(stored: Json) -> Json:
+    """Return a stored configuration in today's names; one that has them already is returned as it is."""
+    return _migrate(stored, ())
+
+
+def migrate_algorithm(settings: Mapping[str, Any]) -> Json:
+    """Return the stored settings of one algorithm, as in proposal.json and the journal, in today's names."""
+    return _migrate(dict(settings), ("trainer",))
+
+
+def migrate_overrides(overrides: Iterable[str]) -> list[str]:
+    """Return recorded overrides of the command line, like ``trainer.samples=4``, in today's names."""
+    overrides = list(overrides)
+    offline = any(override.removeprefix("trainer=") in _OFFLINE for override in overrides)
+    composed = {"trainer": {"kind": "offline"}} if offline else {}
+    return [_migrate_override(override, composed) for override in overrides]
+
+
+def renamed_key(key: str, composed: Mapping[str, Any] | None = None) -> str:
+    """Return the dotted key in today's names. `composed`: the configuration that it is a key of, as far as known."""
+    path: tuple[str, ...] = ()
+    section: Any = composed or {}
+    for step in key.split("."):
+        section = section if isinstance(section, Mapping) else {}
+        path = (*path, _renames(path, section).get(step, step))
+        section = section.get(step)
+    return ".".join(path)
+
+
+def _migrate_override(override: str, composed: Mapping[str, Any]) -> str:
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+~")
+    return key.removesuffix(name) + renamed_key(name, composed) + equals + value
+
+
+def _migrate(section: Json, path: tuple[str, ...]) -> Json:
+    pattern = _pattern(path)
+    if not any(f"{key}.".startswith(pattern) for key in _SECTIONS) or len(section) > _MAX_KEYS:
+        return section
+    renames = _renames(path, section)
+    migrated: Json = {}
+    for key, value in section.items():
+        new = renames.get(key, key)
+        name = key if new in section else new  # with both, the schema refuses the old one
+        if isinstance(value, dict):
+            migrated[name] = _migrate(value, (*path, str(name)))
+        else:
+            migrated[name] = MOVED_CLASSES.get(value, value) if key == "_target_" and isinstance(value, str) else value
+    return migrated
+
+
+def _pattern(path: tuple[str, ...]) -> str:
+    """Return the section at `path` as RENAMED_KEYS spells it, with a dot at the end."""
+    steps = ["*" if before in ("algorithms", "resources") else step for before, step in pairwise(("", *path))]
+    return "".join(f"{step}." for step in steps)
+
+
+def _renames(path: tuple[str, ...], section: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return old key -> new key of the section at `path`; a class of the user's own has its own keys."""
+    if not str(section.get("_target_", "sia_runner.")).startswith("sia_runner."):
+        return {}
+    renames = RENAMED_KEYS.get(_pattern(path).removesuffix("."), {})
+    if renames is _ALGORITHM and (section.get("kind") == "offline" or path[-1] in _OFFLINE):
+        return {**renames, "questions": "prompts"}
+    return renames
