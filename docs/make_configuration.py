@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sia_runner.config.base import ConfigSection, models_in
+from sia_runner.config.base import ConfigSection
 from sia_runner.config.experiment import Experiment
 from sia_runner.system import bundled_folder
 
@@ -112,7 +112,7 @@ def _table(model: type[BaseModel], schema: dict[str, Any], paths: dict[str, list
         if model is Experiment and key in yaml_lines:  # conf/config.yaml has a comment for each, and most defaults
             value, _, comment = yaml_lines[key].partition("#")
             default, meaning = f"`{value.strip()}`" if value.strip() else "its defaults", meaning or comment.strip()
-        row = (f"`{key}`", kind, default, meaning or _purpose(field.annotation))
+        row = (f"`{key}`", kind, default, meaning or _purpose(schema["properties"][key]))
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |")
     return [*lines, ""] if len(lines) > 2 else []
 
@@ -145,10 +145,11 @@ def _default(field: FieldInfo) -> str:
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
-def _purpose(annotation: Any) -> str:
+def _purpose(field: dict[str, Any]) -> str:
     """Return the first sentence on the section that a field holds; empty if it holds a value or one of several."""
-    models = models_in(annotation)
-    return _one_line(models[0].__doc__).partition(". ")[0].rstrip(".") if len(models) == 1 else ""
+    names = {name for name, _ in _references(field)}
+    sections = [section for section in _subclasses(ConfigSection) if section.__name__ in names]
+    return _one_line(sections[0].__doc__).partition(". ")[0].rstrip(".") if len(sections) == 1 else ""
 
 
 def _comments(model: type) -> dict[str, str]:

@@ -34,13 +34,13 @@ def optional_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         keys.add(key)
-        for part in models_in(field.annotation):
+        for part in _models_of(field.annotation):
             keys |= optional_keys(part, f"{key}.")
     return keys
 
 
-def models_in(annotation: Any) -> list[type[BaseModel]]:
+def _models_of(annotation: Any) -> list[type[BaseModel]]:
     """Return the models in an annotation: itself, or the members of a union, under any number of Annotated."""
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []
-    return [part for inner in get_args(annotation) for part in models_in(inner)]
+    return [part for inner in get_args(annotation) for part in _models_of(inner)]

@@ -159,7 +159,7 @@ class ReplayConfig(NamedConfig):
     """Settings of `replay`, which proposes the harnesses of a folder (gen_1, gen_2, ...) in order."""
 
     target: Literal["sia_runner.proposers.replay.Replay"] = Field(alias="_target_")
-    dir: Annotated[str, Field(min_length=1)]  # the folder
+    dir: Annotated[str, Field(min_length=1)]
 
 
 class LlmConfig(NamedConfig):
@@ -184,7 +184,7 @@ class GuestAgentConfig(NamedConfig):
         "sia_runner.proposers.guests.OpenHands",
         "sia_runner.proposers.guests.PydanticAI",
     ] = Field(alias="_target_")
-    provider: ProviderConfig | None = None  # null: the experiment's provider
+    provider: ProviderConfig | None = None
     turns: PositiveInt = 40  # model calls per proposal; the gateway refuses more
     seconds: PositiveFloat = 900  # wall time of one proposal
 
@@ -193,7 +193,7 @@ class CustomProposerConfig(NamedConfig):
     """Settings of a user's own proposer: its constructor checks the keys, and it may call the provider's model."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
-    provider: ProviderConfig | None = None  # null: the experiment's provider
+    provider: ProviderConfig | None = None
     target: Annotated[str, Field(alias="_target_", pattern=r"^[\w.]+\.\w+$")]
 
 
@@ -229,7 +229,7 @@ class TargetAgentConfig(NamedConfig):
 class AcceptConfig(ConfigSection):
     """The rule by which a candidate replaces the incumbent."""
 
-    rule: Literal["ladder", "mcnemar", "bootstrap"]  # docs/architecture.md#acceptance describes each
+    rule: Literal["ladder", "mcnemar", "bootstrap"]
     level: Annotated[float, Field(gt=0, lt=1)] = 0.05  # mcnemar, bootstrap: one-sided significance level
 
 
@@ -248,9 +248,9 @@ class SearchConfig(ConfigSection):
 class SpendingLimits(ConfigSection):
     """Limits on spending; null: no limit."""
 
-    usd: PositiveFloat | None = None  # US dollars
-    tokens: PositiveInt | None = None  # input and output tokens together
-    calls: PositiveInt | None = None  # attempts, failed ones included
+    usd: PositiveFloat | None = None
+    tokens: PositiveInt | None = None
+    calls: PositiveInt | None = None
     minutes: PositiveFloat | None = None  # wall time
 
 

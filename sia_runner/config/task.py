@@ -144,8 +144,8 @@ LOWER_IS_BETTER_VERIFIERS = frozenset(
 class Metric(ConfigSection):
     """The metric and how answers are verified."""
 
-    name: str  # as reports show it
-    higher_is_better: bool = True  # false for errors
+    name: str
+    higher_is_better: bool = True
     # a common verifier by name, or `python` for verifier.py in the task's folder
     verifier: Literal[PerQuestionVerifier, AggregateVerifier, "python"] = "exact_match"
     # choice, letter: the allowed answers; auc: [negative, positive]; log_loss: the classes, each a column of answers
@@ -172,7 +172,7 @@ class DataSource(ConfigSection):
     answers: str | None = None  # CSV with the answers of `test`
     extra: dict[str, str] = Field(default_factory=dict)  # further files of every view: name -> path in the source
     about: str | None = None  # a text file of the source that is appended to task.md
-    licence: str = "not stated"  # of the data; printed and exported
+    licence: str = "not stated"
 
     @model_validator(mode="after")
     def _sources(self) -> "DataSource":
@@ -194,8 +194,8 @@ class DataSource(ConfigSection):
 class TableColumns(ConfigSection):
     """The columns of the table of questions."""
 
-    id: str = "id"  # the column of the question's id
-    answer: str = "label"  # the column of the gold answer
+    id: str = "id"
+    answer: str = "label"
     # columns whose cells are paths of files in the prepared folder; the answer may be one of them
     files: list[str] = Field(default_factory=list)
     # ids like 0013_02: views re-key them but keep form and grouping; a split never cuts a group
@@ -210,10 +210,10 @@ class TableColumns(ConfigSection):
 class Splits(ConfigSection):
     """Shares of the labelled units; the rest is train. `rollout` is a share of train."""
 
-    dev: FractionBelowOne = 0.1  # share whose failures and gold the proposer sees
+    dev: FractionBelowOne = 0.1
     val: FractionBelowOne = 0.2  # without a rest for train, or with folds > 1: everything that is not dev or test
     test: FractionBelowOne = 0.0  # only for tasks without test questions of their own
-    rollout: FractionBelowOne = 0.25  # share of train that gives rewards but no labels
+    rollout: FractionBelowOne = 0.25
     stratify: bool | str = True  # true: by answer; a text: by that column of the questions
     folds: Annotated[int, Field(ge=1, le=20)] = 1  # >1: dev + val are cross-fitted, one run per fold
 
@@ -242,8 +242,8 @@ class WarmupExampleFormat(ConfigSection):
     to use the same prompt.
     """
 
-    prompt: str  # as a format string
-    answer: str  # as a format string
+    prompt: str
+    answer: str
 
 
 class PublishedResults(ConfigSection):
@@ -252,27 +252,27 @@ class PublishedResults(ConfigSection):
     `protocol` says how the published experiment differs.
     """
 
-    source: str  # the paper, with table or section
-    protocol: str  # what differs from ours
-    initial: float | None = None  # the first harness
+    source: str
+    protocol: str
+    initial: float | None = None
     prior: float | None = None  # the best before
-    sia_h: float | None = None  # SIA-H
-    sia_wh: float | None = None  # SIA-W+H
+    sia_h: float | None = None
+    sia_wh: float | None = None
 
 
 class GateSize(ConfigSection):
     """The size of the gate's short run on dev questions."""
 
-    questions: PositiveInt = 8  # dev questions of the short run
+    questions: PositiveInt = 8
     train: PositiveInt = 600  # at most this many labelled units
 
 
 class TaskLimits(ConfigSection):
     """Time limits in seconds, and size limits."""
 
-    run: PositiveFloat = 600  # seconds of a run on all questions of its splits
-    gate: PositiveFloat = 60  # seconds of the gate's short run
-    verify: PositiveFloat = 60  # seconds of the verifier
+    run: PositiveFloat = 600
+    gate: PositiveFloat = 60
+    verify: PositiveFloat = 60
     verify_mb: PositiveInt | None = 4096  # address space of the verifier's process; null: no limit, as CUDA needs
     submission_mb: PositiveInt = 64  # all files together
     submission_files: PositiveInt = 1000  # of a submission that is a folder
@@ -351,27 +351,27 @@ class SiaFolderTaskConfig(NamedConfig):
     """A task folder of the sia-agent package, run as it is."""
 
     target: Literal["sia_runner.tasks.sia_folder.SiaFolder"] = Field(alias="_target_")
-    dir: Annotated[str, Field(min_length=1)]  # the task folder
+    dir: Annotated[str, Field(min_length=1)]
     reference: str | None = None  # file or folder of the first harness; null: the task folder's own
     metric: Metric
     limits: TaskLimits = Field(default_factory=TaskLimits)
-    needs_model: bool = False  # no harness can answer without a model
+    needs_model: bool = False
 
 
 class MlebenchTaskConfig(NamedConfig):
     """A Kaggle competition in the layout that MLE-bench prepares."""
 
     target: Literal["sia_runner.tasks.mlebench.task.Mlebench"] = Field(alias="_target_")
-    competition: str  # its id on Kaggle
+    competition: str
     prepared: str | None = None  # holds COMPETITION/prepared/{public,private}; null: where mlebench keeps its data
     most_rows: PositiveInt = 200_000  # maximum number of labelled rows; of more, a seeded sample is used
     splits: Splits = Field(default_factory=Splits)
     gate: GateSize = Field(default_factory=GateSize)
     limits: TaskLimits = Field(default_factory=TaskLimits)
-    needs_model: bool = False  # no harness can answer without a model
+    needs_model: bool = False
     published: PublishedResults | None = None
-    tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # what base=tiny is for this task
-    tiny_steps: PositiveInt = 16  # optimizer steps of an online update of it
+    tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)
+    tiny_steps: PositiveInt = 16
 
     @field_validator("competition")
     @classmethod
