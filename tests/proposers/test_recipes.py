@@ -181,5 +181,5 @@ def test_a_lower_is_better_metric_is_minimised(context):
 
 
 def test_rungs_that_do_not_rise_are_refused(context):
-    with pytest.raises(ProposerError, match=r"meta_agent\.rungs=\[1\.0, 0\.25\]"):
+    with pytest.raises(ProposerError, match=r"meta_agent.rungs=\[1.0, 0.25\] must rise"):
         Recipes(context, trials=8, rungs=[1.0, 0.25], keep=0.3, questions=None)

@@ -154,9 +154,9 @@ def test_normalised_values_and_other_files_are_refused(tmp_path, counts):
         read_counts(mtx_folder(tmp_path / "normalised", counts / 3))
     (tmp_path / "wrong.h5").write_text("no HDF5")
     pytest.importorskip("h5py", reason="NOT CHECKED: reading .h5 needs pip install 'sia-runner[denoising]'")
-    with pytest.raises(UnreadableError, match=r"wrong\.h5"):
+    with pytest.raises(UnreadableError, match="format"):
         read_counts(tmp_path / "wrong.h5")
-    with pytest.raises(UnreadableError, match=r"counts\.csv"):
+    with pytest.raises(UnreadableError, match="h5ad"):
         read_counts(tmp_path / "counts.csv")
 
 
