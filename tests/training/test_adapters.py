@@ -154,7 +154,7 @@ def adapters_on_disk(out) -> list[str]:
 
 def test_another_base_is_refused_in_one_line(trained):
     policy, out, _, _ = trained
-    with pytest.raises(TrainingError, match=r"toy \(sha256 bbbb") as refusal:
+    with pytest.raises(TrainingError, match=r"is an adapter for toy \(sha256 bbbb.*not for the base") as refusal:
         adapters.load_adapter(policy.model, out, "c" * 64, "served")
     assert "\n" not in str(refusal.value)
 
@@ -162,7 +162,7 @@ def test_another_base_is_refused_in_one_line(trained):
 def test_a_folder_without_all_parts_is_no_adapter(trained):
     policy, out, _, _ = trained
     (out / adapters.WEIGHTS_FILE).unlink()
-    with pytest.raises(TrainingError, match=r"adapter_model\.safetensors"):
+    with pytest.raises(TrainingError, match=r"adapter_model\.safetensors is missing"):
         adapters.check_adapter(out, policy.base_sha256)
 
 
@@ -190,7 +190,7 @@ def test_a_target_that_the_model_does_not_have_is_refused_by_name():
 
 def test_the_head_is_trained_whole_or_not_at_all():
     policy = policy_of(toy.small_model())
-    with pytest.raises(TrainingError, match=r"trainer\.lora\.save"):
+    with pytest.raises(TrainingError, match=r"put it into trainer\.lora\.save"):
         with attached_adapter(policy, LoraSettings(targets=["lm_head"]), None, seed=0):
             pass
     assert not hasattr(policy.model, "peft_config")

@@ -141,7 +141,7 @@ def test_rollouts_that_failed_have_no_reward_and_no_part(policy, tmp_path):
 
 def test_a_step_without_any_reward_is_an_error_that_says_so(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=None))
-    with pytest.raises(TrainingError, match="12 rollouts of step 1.*reward"):
+    with pytest.raises(TrainingError, match="none of the 12 rollouts of step 1 has a reward"):
         drivers.train_online(toy.assignment(policy, short(), tmp_path, roll=roll))
     assert not (tmp_path / "adapter").exists()
     assert not hasattr(policy.model, "peft_config")
@@ -149,12 +149,12 @@ def test_a_step_without_any_reward_is_an_error_that_says_so(policy, tmp_path):
 
 def test_a_harness_that_tags_no_call_cannot_be_trained(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, calls=()))
-    with pytest.raises(TrainingError, match="names its question"):
+    with pytest.raises(TrainingError, match="no rollout made a model call that names its question"):
         drivers.train_online(toy.assignment(policy, short(), tmp_path, roll=roll))
 
 
 def test_calls_that_are_all_too_long_are_an_error_that_names_the_bound(policy, tmp_path):
-    with pytest.raises(TrainingError, match="12 calls.*max_length=7"):
+    with pytest.raises(TrainingError, match=r"all 12 calls exceed max_length=7 tokens"):
         drivers.train_online(toy.assignment(policy, short(max_length=7), tmp_path))
 
 
