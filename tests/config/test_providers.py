@@ -76,10 +76,10 @@ def test_each_role_may_have_a_provider_of_its_own():
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("base_url=localhost:8000", "must begin with http:// or https://"),
-        ("base_url=null", "api=openai needs base_url"),
-        ("key=sk-123456", "String should match pattern"),
-        ("prices={input: -1, output: 1}", "greater than or equal to 0"),
+        ("base_url=localhost:8000", "base_url=localhost:8000"),
+        ("base_url=null", "api=openai.*base_url"),
+        ("key=sk-123456", "pattern"),
+        ("prices={input: -1, output: 1}", "equal to 0"),
         ("timeout=0", "greater than 0"),
     ],
 )

@@ -45,7 +45,5 @@ def test_without_it_no_process_is_started(tmp_path, monkeypatch):
 
 def test_a_missing_package_refuses_before_anything_starts(monkeypatch):
     monkeypatch.setattr(runner, "_DASHBOARD_PACKAGES", ("fastapi", "no_such_package"))
-    with pytest.raises(
-        RunDirectoryError, match=re.escape("web=true needs no_such_package: pip install 'sia-runner[web]'")
-    ):
+    with pytest.raises(RunDirectoryError, match=r"web=true.*no_such_package.*sia-runner\[web\]"):
         runner.check_dashboard(SimpleNamespace(web=True))

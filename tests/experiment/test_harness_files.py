@@ -19,13 +19,13 @@ def test_a_harness_is_written_as_it_is_and_replaces_the_one_before(tmp_path):
 
 @pytest.mark.parametrize("name", ["../out.py", "/etc/x", "a/../../x", "", "a\0b", "x" * 300])
 def test_names_that_leave_the_folder_are_refused(tmp_path, name):
-    with pytest.raises(FaultyHarness, match="leaves the harness folder"):
+    with pytest.raises(FaultyHarness, match="harness folder"):
         write_harness({ENTRY: "", name: ""}, tmp_path / "harness", ENTRY)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_entry_names_what_is_there(tmp_path):
-    with pytest.raises(FaultyHarness, match=r"no target_agent\.py; it brings: main\.py"):
+    with pytest.raises(FaultyHarness, match=r"target_agent\.py.*main\.py"):
         write_harness({"main.py": ""}, tmp_path / "harness", ENTRY)
 
 

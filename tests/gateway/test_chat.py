@@ -82,7 +82,7 @@ def test_what_fails_after_all_retries_is_a_provider_down(scene):
 def test_an_invalid_request_is_said_in_one_line(scene):
     scene.open()
     scene.otherwise = Status(400, message="context length\nexceeded")
-    with pytest.raises(ModelsError, match="provider custom refuses the request: context length exceeded"):
+    with pytest.raises(ModelsError, match="custom.*context length"):
         scene.models.chat(scene.grant(), HI, [])
 
 

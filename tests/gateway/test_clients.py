@@ -129,7 +129,7 @@ def test_only_the_configured_model_is_listed(served):
         assert [model.id for model in guest.openai().models.list()] == ["scripted"]
         assert [model.id for model in guest.anthropic().models.list()] == ["scripted"]
         assert guest.openai().models.retrieve("scripted").id == "scripted"
-        with pytest.raises(openai.NotFoundError, match="the model served here is scripted"):
+        with pytest.raises(openai.NotFoundError, match="scripted"):
             guest.openai().models.retrieve("other")
 
 
@@ -158,7 +158,7 @@ def test_what_is_not_served_says_what_is(scene, ask):
     scene.open()
     with (
         scene.session() as guest,
-        pytest.raises(openai.NotFoundError, match="the gateway serves POST /v1/chat/completions"),
+        pytest.raises(openai.NotFoundError, match="POST /v1/chat/completions"),
     ):
         ask(guest)
 

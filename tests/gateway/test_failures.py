@@ -45,7 +45,7 @@ def test_a_request_that_is_refused_is_not_sent_again(scene, code):
     scene.reactions = [Answer("ready"), Status(code, message="too long for me")]
     with scene.session() as guest:
         guest.ask()
-        with pytest.raises(openai.APIStatusError, match="too long for me") as raised:
+        with pytest.raises(openai.APIStatusError, match="too long") as raised:
             guest.ask()
     assert raised.value.status_code == code
     assert scene.records()[1]["error"]["kind"] == "bad_request"
@@ -88,7 +88,7 @@ def test_a_provider_that_hangs_is_a_timeout(scene, api):
     scene.open(api=api, timeout=0.3, attempts=2)
     scene.otherwise = Hang(20)
     with scene.session() as guest:
-        with pytest.raises(openai.InternalServerError, match=r"no complete answer within 0\.3 s"):
+        with pytest.raises(openai.InternalServerError, match=r"0\.3 s"):
             guest.ask(user="q")
         assert guest.session.faults().questions == {"q": LIMITED}
     assert scene.records()[0]["error"]["kind"] == "timeout"
@@ -115,7 +115,7 @@ def test_a_huge_answer_is_cut_by_size_and_memory_stays_flat(scene, api, stream):
     scene.otherwise = Huge(200 << 20)
     with scene.session() as guest:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(openai.APIError, match="more than 16 MiB"):
+        with pytest.raises(openai.APIError, match="16 MiB"):
             for _ in guest.openai().chat.completions.create(model="m", messages=HI, stream=stream):
                 pass
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB, of server and client too
@@ -155,7 +155,7 @@ def test_a_dead_endpoint_opens_the_breaker_and_later_calls_fail_at_once(scene):
         answers = guest.ask_all([f"q{n}" for n in range(5)], threads=1)
         assert all(isinstance(answer, openai.InternalServerError) for answer in answers)
         began = time.monotonic()
-        with pytest.raises(openai.InternalServerError, match="5 calls in a row failed"):
+        with pytest.raises(openai.InternalServerError, match="5 calls"):
             guest.ask(user="q9")
         assert time.monotonic() - began < 1
         trouble = guest.session.trouble()

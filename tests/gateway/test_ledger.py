@@ -173,7 +173,7 @@ def test_only_the_final_test_may_touch_the_reserve(tmp_path):
     run_ledger = ledger(tmp_path, calls=10, test_reserve=0.2)
     for _ in range(8):
         spend(run_ledger)
-    with pytest.raises(BudgetSpent, match=r"8 spent, 2 kept for the final test"):
+    with pytest.raises(BudgetSpent, match="8 spent, 2 "):
         spend(run_ledger)
     for _ in range(2):
         spend(run_ledger, grant(purpose="test", generation=0))
@@ -187,7 +187,7 @@ def test_the_reserve_grows_with_what_the_test_was_measured_to_need_and_holds_for
     spend(run_ledger)
     needed = Usage(calls=8)
     spend(run_ledger)
-    with pytest.raises(BudgetSpent, match="8 kept for the final test"):
+    with pytest.raises(BudgetSpent, match="8 kept"):
         spend(run_ledger)
 
 
@@ -343,7 +343,7 @@ def test_a_resumed_run_with_another_limit_counts_what_was_spent_before_it_was_li
     before.close()
     after = ledger(tmp_path, calls=4)
     spend(after)
-    with pytest.raises(BudgetSpent, match="budget.calls=4: 4 spent"):
+    with pytest.raises(BudgetSpent, match=r"budget\.calls=4.* 4 spent"):
         spend(after)
 
 

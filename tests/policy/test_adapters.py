@@ -137,7 +137,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path):
     engine = fresh(tmp_path)
     base = said(engine)
     foreign = adapter(tmp_path / "a", engine, 1, base_sha256="0" * 64)
-    with pytest.raises(PolicyError, match="was trained on .* not on .*base"):
+    with pytest.raises(PolicyError, match="base"):
         engine.use(foreign)
     assert (said(engine), engine.version) == (base, "base")
 

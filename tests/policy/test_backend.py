@@ -133,7 +133,7 @@ def test_settings_that_ask_for_nothing_are_no_reason_to_refuse(scene):
 
 def test_an_anthropic_client_that_begins_the_answer_itself_is_told_that_this_is_not_served(scene):
     messages = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "It is"}]
-    with scene.session() as guest, pytest.raises(anthropic.BadRequestError, match="cannot go on from an assistant's"):
+    with scene.session() as guest, pytest.raises(anthropic.BadRequestError, match="assistant"):
         guest.anthropic(max_retries=0).messages.create(model="any", max_tokens=5, messages=messages)
 
 
@@ -186,15 +186,15 @@ def test_an_anthropic_client_is_answered_too(stream, scene, engine):
 def test_what_the_policy_cannot_do_is_refused_by_name(scene):
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     wrong = [
-        ({"tools": [tool]}, "tools is not served"),
-        ({"logprobs": True, "top_logprobs": 3}, "top_logprobs is not served"),
+        ({"tools": [tool]}, "tools"),
+        ({"logprobs": True, "top_logprobs": 3}, "top_logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"n": 2}, "n is at most 1 here"),
-        ({"extra_body": {"repetition_penalty": 1.2}}, "repetition_penalty is not served"),
-        ({"temperature": 9.0}, "temperature must be a number from 0 to 2"),
+        ({"n": 2}, "n is at most 1"),
+        ({"extra_body": {"repetition_penalty": 1.2}}, "repetition_penalty"),
+        ({"temperature": 9.0}, "temperature.*0 to 2"),
         ({"top_p": -1.0}, "top_p"),
-        ({"stop": [""]}, "stop must be"),
+        ({"stop": [""]}, "stop"),
         ({"text": "1 " * 300}, "maximum context length"),
     ]
     with scene.session() as guest:

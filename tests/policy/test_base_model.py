@@ -80,7 +80,7 @@ def test_a_base_that_is_not_whole_is_refused_in_one_line(how, tmp_path):
 
 def test_a_base_that_is_neither_folder_nor_model_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(PolicyError, match="no folder, and no model of the hub"):
+    with pytest.raises(PolicyError, match="hub"):
         PolicyEngine(spec(tmp_path / "nowhere"), tmp_path, no_texts)
 
 
@@ -97,5 +97,5 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else object())
-    with pytest.raises(PolicyError, match=r"needs peft; pip install .sia-runner\[training\]"):
+    with pytest.raises(PolicyError, match=r"peft.*sia-runner\[training\]"):
         PolicyEngine(spec(tmp_path), tmp_path, no_texts)

@@ -46,7 +46,7 @@ def test_a_developer_is_the_system(chat):
 def test_a_template_that_refuses_the_messages_is_a_bad_request(tokenizer):
     strict = learn_tokenizer(SUMS, 300, 64)
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(CallError, match="roles must alternate"):
+    with pytest.raises(CallError, match="alternate"):
         ids_of(ChatTokenizer(strict), "hi")
 
 

@@ -143,9 +143,9 @@ def test_a_prompt_is_never_on_both_sides():
 
 
 def test_too_little_text_is_refused_by_name(tmp_path):
-    with pytest.raises(PolicyError, match="at least 10 different prompts"):
+    with pytest.raises(PolicyError, match="10 different"):
         tiny_base_folder(QUICK, tmp_path, FEW[:5], quiet)
-    with pytest.raises(PolicyError, match="context is too small"):
+    with pytest.raises(PolicyError, match="context"):
         tiny_base_folder(QUICK.model_copy(update={"context": 4}), tmp_path, FEW, quiet)
 
 

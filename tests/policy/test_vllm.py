@@ -103,7 +103,7 @@ def test_a_prompt_longer_than_the_servers_context_is_refused_here(served, tmp_pa
     server = served()
     policy, _ = policy_at(server, tmp_path)
     asked = len(server.asked)
-    with pytest.raises(CallError, match="maximum context length is 96 tokens") as refused:
+    with pytest.raises(CallError, match="96 tokens") as refused:
         policy.answer(ask("x y " * 100))
     assert refused.value.code == "context_length_exceeded" and len(server.asked) == asked
 
@@ -149,7 +149,7 @@ def test_an_adapter_of_another_base_is_refused(served, tmp_path):
     server = served()
     policy, _ = policy_at(server, tmp_path)
     foreign = adapter(tmp_path / "a", local(tmp_path, server), 1, base_sha256="0" * 64)
-    with pytest.raises(PolicyError, match="was trained on .* not on .*base"):
+    with pytest.raises(PolicyError, match="base"):
         policy.use(foreign)
     assert policy.version == "base" and server.loads == []
 
@@ -157,7 +157,7 @@ def test_an_adapter_of_another_base_is_refused(served, tmp_path):
 def test_what_the_server_says_of_an_adapter_that_it_cannot_take_is_passed_on_in_one_line(served, tmp_path):
     server = served(rank=2)
     policy, _ = policy_at(server, tmp_path)
-    with pytest.raises(PolicyError, match=r"LoRA rank 4 is greater than max_lora_rank 2"):
+    with pytest.raises(PolicyError, match="rank 4.*max_lora_rank 2"):
         policy.use(adapter(tmp_path / "a", local(tmp_path, server), 1))
 
 
@@ -216,7 +216,7 @@ def test_what_fails_at_the_server_is_an_infrastructure_failure_of_the_request(se
         held.submit(ASKS[0]).result(30)
     assert failed.value.kind == "unreachable" and failed.value.transient
     server.before = lambda request: None
-    with pytest.raises(CallError, match="the policy failed: PolicyError") as failed:
+    with pytest.raises(CallError, match="PolicyError") as failed:
         held.submit(replace(ASKS[0], weights=tmp_path / "gone")).result(30)
     assert not failed.value.transient
     assert held.submit(ASKS[0]).result(30).completion_ids
@@ -233,7 +233,7 @@ def test_a_server_too_old_for_token_ids_is_named(served, tmp_path, monkeypatch):
     policy, _ = policy_at(server, tmp_path)
     shape = server.shape
     monkeypatch.setattr(server, "shape", lambda body, answer: shape(body | {"return_token_ids": False}, answer))
-    with pytest.raises(CallError, match="too old for return_token_ids"):
+    with pytest.raises(CallError, match="return_token_ids"):
         policy.answer(ASKS[0])
 
 
@@ -256,8 +256,8 @@ def test_preflight_is_content_with_a_server_that_serves_the_base_and_takes_adapt
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"name": "other/base"}, "no model .*base.*it serves other/base"),
-        ({"lora": False}, "takes no adapters at run time; start it with --enable-lora"),
+        ({"name": "other/base"}, "base.*other/base"),
+        ({"lora": False}, "--enable-lora"),
     ],
 )
 def test_preflight_names_what_is_wrong_with_a_server(settings, says, served):
@@ -272,7 +272,7 @@ def test_preflight_finds_nobody_within_a_second(served):
     server = served()
     nobody = remote(server).model_copy(update={"base_url": "http://127.0.0.1:9/v1"})
     began = time.monotonic()
-    with pytest.raises(ModelsError, match="vllm does not answer at http://127.0.0.1:9"):
+    with pytest.raises(ModelsError, match="http://127.0.0.1:9"):
         check_policy(nobody)
     assert time.monotonic() - began < 1.5
 
@@ -280,10 +280,10 @@ def test_preflight_finds_nobody_within_a_second(served):
 def test_a_key_is_sent_and_never_shown(served, monkeypatch):
     server = served()
     server.key = "very-secret-key"
-    with pytest.raises(ModelsError, match="it wants a key"):
+    with pytest.raises(ModelsError, match="key"):
         check_policy(remote(server))
     monkeypatch.setenv("VLLM_API_KEY", "wrong-secret-key")
-    with pytest.raises(ModelsError, match="the key in VLLM_API_KEY is refused") as refused:
+    with pytest.raises(ModelsError, match="VLLM_API_KEY") as refused:
         check_policy(remote(server))
     assert "secret" not in str(refused.value)
     monkeypatch.setenv("VLLM_API_KEY", server.key)

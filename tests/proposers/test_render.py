@@ -49,11 +49,11 @@ def test_rendering_the_programs_own_values_changes_nothing():
 @pytest.mark.parametrize(
     ("program", "fault"),
     [
-        ("def f():\n    A = 1\n", "A is not assigned at the top level"),
-        ("A = 1\nA = 2\n", "A is assigned more than once"),
-        ("A = int('1')\n", "A is set to an expression in line 1"),
-        ("A += 1\n", "A is not assigned at the top level"),
-        ("if True:\n    A = 1\n", "A is not assigned at the top level"),
+        ("def f():\n    A = 1\n", "A is not assigned"),
+        ("A = 1\nA = 2\n", "A is assigned"),
+        ("A = int('1')\n", "A .*line 1"),
+        ("A += 1\n", "A is not assigned"),
+        ("if True:\n    A = 1\n", "A is not assigned"),
     ],
 )
 def test_a_constant_that_cannot_be_set_is_named(program, fault):

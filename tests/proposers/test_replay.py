@@ -58,5 +58,5 @@ def test_a_missing_generation_stops_with_the_folder_named(tmp_path):
 
 
 def test_a_folder_without_generations_is_refused_before_anything_starts(tmp_path):
-    with pytest.raises(ProposerError, match="holds no folder gen_1; expected: gen_1, gen_2"):
+    with pytest.raises(ProposerError, match="gen_1.* gen_1, gen_2"):
         replay(tmp_path, 1)

@@ -92,13 +92,13 @@ def test_a_metric_that_is_no_mean_has_a_difference_and_no_test_by_question():
 
 
 def test_one_run_another_test_set_or_another_task_is_refused():
-    with pytest.raises(RunDirectoryError, match="one run is no comparison"):
+    with pytest.raises(RunDirectoryError, match="one run"):
         compare_runs([arm("a", HALF)])
-    with pytest.raises(RunDirectoryError, match="b and a were tested on different questions or data"):
+    with pytest.raises(RunDirectoryError, match="b and a "):
         compare_runs([arm("a", HALF), arm("b", MORE, test_sha256="other")])
     other = arm("b", MORE)
     other.row["task"] = "another"
-    with pytest.raises(RunDirectoryError, match="b cannot be compared: it has task another, a has t"):
+    with pytest.raises(RunDirectoryError, match="b .*task another, a .* t"):
         compare_runs([arm("a", HALF), other])
 
 

@@ -82,5 +82,5 @@ def test_what_is_gone_already_need_not_be_killed(answering) -> None:
 
 
 def test_an_engine_that_is_away_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=f"the container engine at {tmp_path}/none does not answer"):
+    with pytest.raises(EngineError, match=f"{tmp_path}/none"):
         EngineClient(str(tmp_path / "none"), "1.41").create("{}")

@@ -46,7 +46,7 @@ def test_an_engine_that_holds_limits_is_found_to(docker: Box) -> None:
 
 
 def test_an_engine_that_ignores_limits_is_refused_before_the_first_harness(careless: Box) -> None:
-    with pytest.raises(SandboxError, match="ignores limits of memory and processes .* sandbox.require_limits=false"):
+    with pytest.raises(SandboxError, match=r"sandbox\.require_limits=false"):
         Docker(IMAGE).check()
 
 
@@ -86,8 +86,8 @@ def test_an_environment_of_this_machine_is_refused_in_one_line(docker: Box) -> N
 
 @pytest.mark.parametrize(
     ("host", "said"),
-    [("unix:///nowhere/docker.sock", "no container engine answers at unix:///nowhere/docker.sock: "),
-     ("tcp://127.0.0.1:1", "only an engine on this machine")],
+    [("unix:///nowhere/docker.sock", "unix:///nowhere/docker.sock"),
+     ("tcp://127.0.0.1:1", "tcp://127.0.0.1:1")],
 )  # fmt: skip
 def test_no_engine_is_one_line(host: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("docker", reason="NOT TESTED: the docker package is not installed")
@@ -98,9 +98,7 @@ def test_no_engine_is_one_line(host: str, said: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_missing_image_names_the_command_that_makes_it(docker: Box) -> None:
-    with pytest.raises(
-        SandboxError, match="has no image sia-test-none; make it: docker build -t sia-test-none /.*/image"
-    ):
+    with pytest.raises(SandboxError, match="docker build -t sia-test-none /.*/image"):
         Docker("sia-test-none").check()
 
 

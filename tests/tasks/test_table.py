@@ -249,23 +249,23 @@ def test_the_common_verifiers_start_quickly(task, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [
-        ([(1, "t", "a"), (1, "u", "b")], {}, r"labelled\.csv: row 3 repeats the id '1'"),
-        ([(1, "t", "a"), (2, "u")], {}, r"labelled\.csv: row 3 has 2 cells, the header has 3"),
-        ([(1, "t", "a"), (2, "u", " ")], {}, r"labelled\.csv: id '2' has no answer in column 'label'"),
-        ([], {"columns": {"id": "key"}}, r"needs one column 'key' \(columns\.id\); it has: id, text, label"),
-        ([], {"columns": {"answer": "y"}}, r"needs one column 'y' \(columns\.answer\); it has: text, label"),
-        ([], {"metric": {"name": "m", "verifier": "numeric"}}, "the answer of 0 is no finite number: 'a'"),
+        ([(1, "t", "a"), (1, "u", "b")], {}, r"labelled\.csv: row 3 .*'1'"),
+        ([(1, "t", "a"), (2, "u")], {}, r"labelled\.csv: row 3 .*2 .*3"),
+        ([(1, "t", "a"), (2, "u", " ")], {}, r"labelled\.csv: id '2'.*'label'"),
+        ([], {"columns": {"id": "key"}}, r"'key'.*columns\.id.* id, text, label"),
+        ([], {"columns": {"answer": "y"}}, r"'y'.*columns\.answer.* text, label"),
+        ([], {"metric": {"name": "m", "verifier": "numeric"}}, "answer of 0 .*'a'"),
         (
             [],
             {"metric": {"name": "m", "verifier": "choice", "choices": ["a", "c"]}},
-            r"is 'b'; metric\.choices has a, c",
+            r"'b'.*metric\.choices.*a, c",
         ),
-        ([], {"metric": {"name": "m", "verifier": "python"}}, r"metric\.verifier=python needs verifier\.py"),
-        ([], {"dir": "/nowhere"}, r"task example: no task\.md in /nowhere \(task\.dir\)"),
+        ([], {"metric": {"name": "m", "verifier": "python"}}, r"metric\.verifier=python.*verifier\.py"),
+        ([], {"dir": "/nowhere"}, r"task\.md.*/nowhere.*task\.dir"),
         (
             [],
             {"requires": ["json", "no_such_module"]},
-            r"needs the module no_such_module; pip install 'no_such_module'",
+            "no_such_module",
         ),
     ],
 )
@@ -293,14 +293,14 @@ def small_task_again(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": {"name": "m", "verifier": "choice"}}, "needs metric.choices, two or more"),
+        ({"metric": {"name": "m", "verifier": "choice"}}, r"metric\.choices"),
         ({"metric": {"name": "m", "verifier": "auc", "choices": ["a"]}}, r"\[negative, positive\]"),
-        ({"metric": {"name": "m", "verifier": "letter", "choices": ["a", "b"]}}, "two or more capital letters"),
-        ({"splits": {"dev": 0.4, "val": 0.4, "test": 0.4}}, "splits.dev . splits.val . splits.test must stay below 1"),
-        ({"splits": {"dev": 0.4, "val": 0.1, "test": 0.6, "folds": 3}}, "what they leave is val"),
-        ({"metric": {"name": "m", "higher_is_better": False}}, "metric.higher_is_better must be true"),
-        ({"splits": {"dev": 0.1, "val": 0.2}}, "give either data.test"),
-        ({"splits": {"dev": 0.0, "val": 0.2, "test": 0.1}}, "splits.dev must be above 0"),
+        ({"metric": {"name": "m", "verifier": "letter", "choices": ["a", "b"]}}, r"letter.*metric\.choices"),
+        ({"splits": {"dev": 0.4, "val": 0.4, "test": 0.4}}, r"splits\.dev . splits\.val . splits\.test"),
+        ({"splits": {"dev": 0.4, "val": 0.1, "test": 0.6, "folds": 3}}, r"splits\.dev . splits\.test"),
+        ({"metric": {"name": "m", "higher_is_better": False}}, r"metric\.higher_is_better.*true"),
+        ({"splits": {"dev": 0.1, "val": 0.2}}, r"data\.test.*splits\.test"),
+        ({"splits": {"dev": 0.0, "val": 0.2, "test": 0.1}}, r"splits\.dev.*0"),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused(tmp_path, changes, message):

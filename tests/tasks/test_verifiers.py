@@ -136,7 +136,7 @@ def test_an_open_quote_swallows_what_follows_and_no_more(read):
 
 
 def test_more_rows_than_allowed_spoil_the_whole(read):
-    with pytest.raises(UnreadableError, match="more than 50 rows"):
+    with pytest.raises(UnreadableError, match="50 rows"):
         read("id,label\n" + "x,a\n" * 51, rows=50)
 
 
@@ -145,7 +145,7 @@ def test_a_file_above_the_size_is_not_read(tmp_path):
     with path.open("wb") as stream:
         stream.write(ALL_RIGHT.encode())
         stream.truncate(1 << 30)
-    with pytest.raises(UnreadableError, match="larger than 1 MiB"):
+    with pytest.raises(UnreadableError, match="1 MiB"):
         read_answers(path, "id", "label", GOLD, 1000, 1 << 20)
 
 

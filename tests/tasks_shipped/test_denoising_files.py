@@ -139,9 +139,9 @@ def test_cells_are_kept_by_annotation_and_sampled_by_seed(tmp_path, counts, old)
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"keep": "tech=inDrop2"}, "no cell has tech=inDrop2; there are: celseq, inDrop1"),
-        ({"keep": "organ=lung"}, "its cells have no 'organ'; there are: tech"),
-        ({"layer": "raw"}, "it has no layer 'raw'; there are: counts"),
+        ({"keep": "tech=inDrop2"}, "tech=inDrop2.*celseq, inDrop1"),
+        ({"keep": "organ=lung"}, "'organ'.*tech"),
+        ({"layer": "raw"}, "'raw'.*counts"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(tmp_path, counts, asked, said):
@@ -150,13 +150,13 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path, counts, asked, said):
 
 
 def test_normalised_values_and_other_files_are_refused(tmp_path, counts):
-    with pytest.raises(UnreadableError, match="no counts of molecules"):
+    with pytest.raises(UnreadableError, match="normalised"):
         read_counts(mtx_folder(tmp_path / "normalised", counts / 3))
     (tmp_path / "wrong.h5").write_text("no HDF5")
     pytest.importorskip("h5py", reason="NOT CHECKED: reading .h5 needs pip install 'sia-runner[denoising]'")
-    with pytest.raises(UnreadableError, match="not in the format"):
+    with pytest.raises(UnreadableError, match="format"):
         read_counts(tmp_path / "wrong.h5")
-    with pytest.raises(UnreadableError, match="neither a folder"):
+    with pytest.raises(UnreadableError, match="h5ad"):
         read_counts(tmp_path / "counts.csv")
 
 

@@ -24,7 +24,7 @@ def test_every_algorithm_is_made_by_the_driver_of_its_kind():
 @pytest.mark.parametrize("name", ALGORITHM_MODULES)
 def test_the_other_driver_refuses_it(name):
     other = offline_algorithm if name in ONLINE else online_algorithm
-    with pytest.raises(TrainingError, match=f"algorithm={name} is {'online' if name in ONLINE else 'offline'}"):
+    with pytest.raises(TrainingError, match=f"algorithm={name}.*{'online' if name in ONLINE else 'offline'}"):
         other(configured(name))
 
 
@@ -41,11 +41,11 @@ def test_only_ppo_has_a_critic():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("ppo", {"lambda": 0.9}, "algorithm=ppo has no option 'lambda'; allowed: gamma, lam, value_coefficient"),
-        ("entropic", {"beta": 2.0}, "algorithm=entropic has no option 'beta'; it has none"),
-        ("ppo", {"gamma": 1.5}, "option gamma of algorithm=ppo: Input should be less than or equal to 1; given: 1.5"),
-        ("ppo", {"iterations": "4"}, "option iterations of algorithm=ppo: Input should be a valid integer; given: '4'"),
-        ("grpo", {"loss": "gspo"}, "option loss of algorithm=grpo: .*given: 'gspo'"),
+        ("ppo", {"lambda": 0.9}, "algorithm=ppo.*'lambda'.*gamma, lam, value_coefficient"),
+        ("entropic", {"beta": 2.0}, "algorithm=entropic.*'beta'"),
+        ("ppo", {"gamma": 1.5}, "gamma of algorithm=ppo.*given: 1.5"),
+        ("ppo", {"iterations": "4"}, "iterations of algorithm=ppo.*given: '4'"),
+        ("grpo", {"loss": "gspo"}, "loss of algorithm=grpo.*given: 'gspo'"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(name, options, message):

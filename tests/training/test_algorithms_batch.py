@@ -70,5 +70,5 @@ def test_nothing_to_train_on_is_an_empty_batch():
 
 
 def test_a_reward_that_is_no_number_is_refused():
-    with pytest.raises(TrainingError, match="the reward of question q, sample 1 is inf: not finite"):
+    with pytest.raises(TrainingError, match="question q, sample 1.*inf"):
         collect_batch(group([0.0, float("inf")]))

@@ -40,10 +40,10 @@ def test_a_missing_key_is_one_line_that_says_what_to_set(monkeypatch, empty):
 
 
 def test_a_key_file_that_cannot_be_read_or_is_empty_is_named(tmp_path):
-    with pytest.raises(ModelsError, match="key_file=.*absent cannot be read"):
+    with pytest.raises(ModelsError, match="key_file=.*absent"):
         key_of(hosted(key="ACME_KEY", key_file=str(tmp_path / "absent")))
     (tmp_path / "empty").write_text("\n")
-    with pytest.raises(ModelsError, match="the first line of .*empty is empty"):
+    with pytest.raises(ModelsError, match="first line of .*empty"):
         key_of(hosted(key_file=str(tmp_path / "empty")))
 
 

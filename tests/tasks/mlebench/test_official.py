@@ -73,7 +73,7 @@ def test_what_is_not_prepared_the_installed_package_prepares_when_asked_to(stand
     (stand_in / "cli.py").write_text(CLI.format(root=str(ROOT)))
     monkeypatch.setenv("PYTHONPATH", str(stand_in.parent))
     task = Mlebench(making.spec(tmp_path / "data", "leaf-classification"), 0, tmp_path / "cache")
-    with pytest.raises(TaskError, match="not prepared in .*python -m"):
+    with pytest.raises(TaskError, match="python -m"):
         _ = task.description  # as a run would begin
     said = []
     task.prepare(said.append)

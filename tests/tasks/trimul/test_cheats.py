@@ -108,7 +108,7 @@ REFERENCE = (
 
 
 def test_the_judges_own_result_is_nowhere_to_be_called(asked):
-    with pytest.raises(RefusedError, match="No module named 'formula'"):
+    with pytest.raises(RefusedError, match="'formula'"):
         asked(REFERENCE, timed)
 
 
