@@ -24,8 +24,8 @@ Dollars = Annotated[float, Field(ge=0)]
 class TokenPrices(ConfigSection):
     """Prices in US dollars per million tokens; they take precedence over litellm's table."""
 
-    input: Dollars
-    output: Dollars
+    input: Dollars  # per million input tokens
+    output: Dollars  # per million output tokens
     cached_input: Dollars | None = None  # null: the price of input
 
 
@@ -38,12 +38,12 @@ class OfflineProvider(NamedConfig):
 class HostedProvider(NamedConfig):
     """An HTTP endpoint that serves models: a company's, a cluster's, or a server on this machine."""
 
-    kind: Literal["hosted"]
+    kind: Literal["hosted"]  # a model can be called
     # the endpoint's protocol: its requests pass through unchanged, litellm translates all others;
     # `litellm`: it translates every request
     api: Literal["openai", "anthropic", "litellm"]
     litellm: str  # litellm's name of the provider, the part before the slash in its model names
-    model: Annotated[str, Field(min_length=1)]
+    model: Annotated[str, Field(min_length=1)]  # the model's name at the provider
     base_url: str | None = None  # up to and including /v1; null: litellm's own address of the provider
     key: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None  # environment variable; null: needs none
     key_file: str | None = None  # read where the variable is not set; its first line is the key
@@ -53,8 +53,8 @@ class HostedProvider(NamedConfig):
     max_wait_seconds: PositiveFloat = 60.0  # seconds: the longest wait between two attempts, a Retry-After included
     max_tokens: PositiveInt = 8192  # completion bound of a request that names none
     cache: bool = False  # keep answers on disk, keyed by the whole request
-    prices: TokenPrices | None = None
-    headers: dict[str, str] = Field(default_factory=dict)
+    prices: TokenPrices | None = None  # null: litellm's table, if it has the model
+    headers: dict[str, str] = Field(default_factory=dict)  # further HTTP headers
 
     @model_validator(mode="after")
     def _address(self) -> "HostedProvider":
@@ -71,19 +71,19 @@ ProviderConfig = Annotated[OfflineProvider | HostedProvider, Discriminator("kind
 class BaseSandboxConfig(ComponentConfig):
     """Settings of any sandbox class: the limits that all of them have."""
 
-    memory_mb: Annotated[int, Field(ge=64)] = 4096
-    processes: Annotated[int, Field(ge=4)] = 128
+    memory_mb: Annotated[int, Field(ge=64)] = 4096  # of all processes together
+    processes: Annotated[int, Field(ge=4)] = 128  # processes and threads at the same time
     disk_mb: PositiveInt = 512  # of work/
     file_mb: PositiveInt = 256  # of one file
     output_kb: Annotated[int, Field(ge=1, le=1024 * 1024)] = 1024  # kept of stdout and stderr
-    cpus: PositiveInt = 1
+    cpus: PositiveInt = 1  # processors that the harness may use
     allow_installs: bool = False  # may a harness bring requirements.txt?
 
 
 class ImageSandboxConfig(BaseSandboxConfig):
     """Settings of a sandbox from a container image, which holds every package that a harness can use."""
 
-    image: Annotated[str, Field(min_length=1)]
+    image: Annotated[str, Field(min_length=1)]  # name of the image, or path of a .sif file
 
     @field_validator("allow_installs")
     @classmethod
@@ -141,17 +141,17 @@ class StageResources(ConfigSection):
     """
 
     run_in: Literal["job", "driver"] | None = None  # driver: no job, the stage runs where the loop runs
-    partition: NonEmptyText | None = None
-    account: NonEmptyText | None = None
-    qos: NonEmptyText | None = None
-    cpus: PositiveInt | None = None
-    memory_gb: PositiveFloat | None = None
+    partition: NonEmptyText | None = None  # --partition
+    account: NonEmptyText | None = None  # --account
+    qos: NonEmptyText | None = None  # --qos
+    cpus: PositiveInt | None = None  # --cpus-per-task
+    memory_gb: PositiveFloat | None = None  # --mem
     gpus: Annotated[int, Field(ge=0)] | NonEmptyText | None = None  # a number, or a value of --gres=gpu:…, like a100:2
-    minutes: PositiveInt | None = None
-    constraint: NonEmptyText | None = None
-    reservation: NonEmptyText | None = None
-    nodelist: NonEmptyText | None = None
-    exclude: NonEmptyText | None = None
+    minutes: PositiveInt | None = None  # --time
+    constraint: NonEmptyText | None = None  # --constraint
+    reservation: NonEmptyText | None = None  # --reservation
+    nodelist: NonEmptyText | None = None  # --nodelist
+    exclude: NonEmptyText | None = None  # --exclude
     setup: list[str] | None = None  # shell lines before Python starts: module load …
     extra: dict[NonEmptyText, str | int | bool] | None = None  # any other option of sbatch, by its long name
 
@@ -164,13 +164,13 @@ class StageResources(ConfigSection):
 class ResourcesByStage(ConfigSection):
     """The resources of each kind of stage."""
 
-    default: StageResources = Field(default_factory=StageResources)
+    default: StageResources = Field(default_factory=StageResources)  # of every stage that does not set its own
     propose: StageResources = Field(default_factory=StageResources)  # also the trials and probes of the proposer
-    gate: StageResources = Field(default_factory=StageResources)
-    run: StageResources = Field(default_factory=StageResources)
-    verify: StageResources = Field(default_factory=StageResources)
-    train: StageResources = Field(default_factory=StageResources)
-    test: StageResources = Field(default_factory=StageResources)
+    gate: StageResources = Field(default_factory=StageResources)  # the short run on dev
+    run: StageResources = Field(default_factory=StageResources)  # the run on dev and val
+    verify: StageResources = Field(default_factory=StageResources)  # the verifier
+    train: StageResources = Field(default_factory=StageResources)  # an update of the weights
+    test: StageResources = Field(default_factory=StageResources)  # the final test
 
     def of(self, kind: str) -> StageResources:
         """Return the resources of stages of this kind."""
@@ -227,7 +227,7 @@ class WandbConfig(NamedConfig):
     """Settings of `wandb`, Weights & Biases; offline without a key."""
 
     target: Literal["sia_runner.tracking.wandb.Wandb"] = Field(alias="_target_")
-    project: NonEmptyText = "sia-runner"
+    project: NonEmptyText = "sia-runner"  # project in W&B
     entity: NonEmptyText | None = None  # user or team; null: the key's own default
     group: NonEmptyText | None = None  # null: the name of the sweep that the run belongs to
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default_factory=list)  # in addition to ours

@@ -179,7 +179,7 @@ class ReplayConfig(NamedConfig):
     """Settings of `replay`, which proposes the harnesses of a folder (gen_1, gen_2, ...) in order."""
 
     target: Literal["sia_runner.proposers.replay.Replay"] = Field(alias="_target_")
-    dir: Annotated[str, Field(min_length=1)]
+    dir: Annotated[str, Field(min_length=1)]  # the folder
 
 
 class LlmConfig(NamedConfig):
@@ -204,7 +204,7 @@ class GuestAgentConfig(NamedConfig):
         "sia_runner.proposers.guests.OpenHands",
         "sia_runner.proposers.guests.PydanticAI",
     ] = Field(alias="_target_")
-    provider: ProviderConfig | None = None
+    provider: ProviderConfig | None = None  # null: the experiment's provider
     turns: PositiveInt = 40  # model calls per proposal; the gateway refuses more
     seconds: PositiveFloat = 900  # wall time of one proposal
 
@@ -212,7 +212,7 @@ class GuestAgentConfig(NamedConfig):
 class CustomProposerConfig(CustomComponentConfig):
     """Settings of a user's own proposer, which may call the provider's model."""
 
-    provider: ProviderConfig | None = None
+    provider: ProviderConfig | None = None  # null: the experiment's provider
 
 
 def _proposer_schema(meta_agent: Any) -> str:
@@ -247,7 +247,7 @@ class TargetAgentConfig(NamedConfig):
 class AcceptConfig(ConfigSection):
     """The rule by which a candidate replaces the incumbent."""
 
-    rule: Annotated[
+    rule: Annotated[  # docs/architecture.md#acceptance describes each
         Annotated[Literal["ladder", "mcnemar", "bootstrap"], Tag("Name")] | Annotated[ClassPath, Tag("Class")],
         NAME_OR_CLASS,
     ]
@@ -278,9 +278,9 @@ class SearchConfig(ConfigSection):
 class SpendingLimits(ConfigSection):
     """Limits on spending; null: no limit."""
 
-    usd: PositiveFloat | None = None
-    tokens: PositiveInt | None = None
-    calls: PositiveInt | None = None
+    usd: PositiveFloat | None = None  # US dollars
+    tokens: PositiveInt | None = None  # input and output tokens together
+    calls: PositiveInt | None = None  # attempts, failed ones included
     minutes: PositiveFloat | None = None  # wall time
 
 

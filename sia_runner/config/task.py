@@ -152,8 +152,8 @@ LOWER_IS_BETTER_VERIFIERS = frozenset(
 class Metric(ConfigSection):
     """The metric and how answers are verified."""
 
-    name: str
-    higher_is_better: bool = True
+    name: str  # as reports show it
+    higher_is_better: bool = True  # false for errors
     # a common verifier by name, `python` for verifier.py in the task's folder, or a class of the user's own
     verifier: Annotated[
         Annotated[Literal[PerQuestionVerifier, AggregateVerifier, "python"], Tag("Name")]
@@ -189,7 +189,7 @@ class DataSource(ConfigSection):
     answers: str | None = None  # CSV with the answers of `test`
     extra: dict[str, str] = Field(default_factory=dict)  # further files of every view: name -> path in the source
     description_file: str | None = None  # a text file of the source that is appended to task.md
-    licence: str = "not stated"
+    licence: str = "not stated"  # of the data; printed and exported
 
     @model_validator(mode="after")
     def _sources(self) -> "DataSource":
@@ -211,8 +211,8 @@ class DataSource(ConfigSection):
 class TableColumns(ConfigSection):
     """The columns of the table of questions."""
 
-    id: str = "id"
-    answer: str = "label"
+    id: str = "id"  # the column of the question's id
+    answer: str = "label"  # the column of the gold answer
     # columns whose cells are paths of files in the prepared folder; the answer may be one of them
     files: list[str] = Field(default_factory=list)
     # ids like 0013_02: views re-key them but keep form and grouping; a split never cuts a group
@@ -227,10 +227,10 @@ class TableColumns(ConfigSection):
 class Splits(ConfigSection):
     """Shares of the labelled units; the rest is train. `rollout` is a share of train."""
 
-    dev: FractionBelowOne = 0.1
+    dev: FractionBelowOne = 0.1  # share whose failures and gold the proposer sees
     val: FractionBelowOne = 0.2  # without a rest for train, or with folds > 1: everything that is not dev or test
     test: FractionBelowOne = 0.0  # only for tasks without test questions of their own
-    rollout: FractionBelowOne = 0.25
+    rollout: FractionBelowOne = 0.25  # share of train that gives rewards but no labels
     stratify: bool | str = True  # true: by answer; a text: by that column of the questions
     folds: Annotated[int, Field(ge=1, le=20)] = 1  # >1: dev + val are cross-fitted, one run per fold
 
@@ -259,8 +259,8 @@ class WarmupExampleFormat(ConfigSection):
     to use the same prompt.
     """
 
-    prompt: str
-    answer: str
+    prompt: str  # as a format string
+    answer: str  # as a format string
 
 
 class PublishedResults(ConfigSection):
@@ -269,27 +269,27 @@ class PublishedResults(ConfigSection):
     `protocol` says how the published experiment differs.
     """
 
-    source: str
-    protocol: str
-    initial: float | None = None
+    source: str  # the paper, with table or section
+    protocol: str  # what differs from ours
+    initial: float | None = None  # the first harness
     prior: float | None = None  # the best before
-    sia_h: float | None = None
-    sia_wh: float | None = None
+    sia_h: float | None = None  # SIA-H
+    sia_wh: float | None = None  # SIA-W+H
 
 
 class GateSize(ConfigSection):
     """The size of the gate's short run on dev questions."""
 
-    questions: PositiveInt = 8
+    questions: PositiveInt = 8  # dev questions of the short run
     train: PositiveInt = 600  # at most this many labelled units
 
 
 class TaskLimits(ConfigSection):
     """Time limits in seconds, and size limits."""
 
-    run: PositiveFloat = 600
-    gate: PositiveFloat = 60
-    verify: PositiveFloat = 60
+    run: PositiveFloat = 600  # seconds of a run on all questions of its splits
+    gate: PositiveFloat = 60  # seconds of the gate's short run
+    verify: PositiveFloat = 60  # seconds of the verifier
     verify_mb: PositiveInt | None = 4096  # address space of the verifier's process; null: no limit, as CUDA needs
     submission_mb: PositiveInt = 64  # all files together
     submission_files: PositiveInt = 1000  # of a submission that is a folder
@@ -366,26 +366,26 @@ class SiaFolderTaskConfig(NamedConfig):
     """A task folder of the sia-agent package, run as it is."""
 
     target: Literal["sia_runner.tasks.sia_folder.SiaFolder"] = Field(alias="_target_")
-    dir: Annotated[str, Field(min_length=1)]
+    dir: Annotated[str, Field(min_length=1)]  # the task folder
     reference: str | None = None  # file or folder of the first harness; null: the task folder's own
     metric: Metric
     limits: TaskLimits = Field(default_factory=TaskLimits)
-    needs_model: bool = False
+    needs_model: bool = False  # no harness can answer without a model
 
 
 class MlebenchTaskConfig(NamedConfig):
     """A Kaggle competition in the layout that MLE-bench prepares."""
 
     target: Literal["sia_runner.tasks.mlebench.task.Mlebench"] = Field(alias="_target_")
-    competition: str
+    competition: str  # its id on Kaggle
     prepared: str | None = None  # holds COMPETITION/prepared/{public,private}; null: where mlebench keeps its data
     max_rows: PositiveInt = 200_000  # maximum number of labelled rows; of more, a seeded sample is used
     splits: Splits = Field(default_factory=Splits)
     gate: GateSize = Field(default_factory=GateSize)
     limits: TaskLimits = Field(default_factory=TaskLimits)
-    needs_model: bool = False
+    needs_model: bool = False  # no harness can answer without a model
     published: PublishedResults | None = None
-    tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)
+    tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # what base=tiny is for this task
     tiny_policy_steps: PositiveInt = 16
 
     @field_validator("competition")

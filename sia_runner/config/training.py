@@ -21,27 +21,27 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 class TinyModelConfig(ConfigSection):
     """The model that base=tiny builds and trains on the task's training text (the warm-up)."""
 
-    layers: PositiveInt = 2
-    hidden: PositiveInt = 128
-    heads: PositiveInt = 4
+    layers: PositiveInt = 2  # transformer layers
+    hidden: PositiveInt = 128  # width of the residual stream
+    heads: PositiveInt = 4  # attention heads
     expansion: PositiveInt = 4  # width of the feed-forward layers in multiples of `hidden`
     context: PositiveInt = 256  # tokens
     vocabulary: PositiveInt = 2000  # size of a BPE trained on the text; fewer if the text has fewer characters
     epochs: Annotated[int, Field(ge=0)] = 20  # at most; the warm-up ends when held-out loss stops improving
-    learning_rate: PositiveFloat = 3e-3
-    weight_decay: NonNegativeFloat = 0.01
+    learning_rate: PositiveFloat = 3e-3  # of the warm-up
+    weight_decay: NonNegativeFloat = 0.01  # of the warm-up
 
 
 class PolicyConfig(ConfigSection):
     """The model that harnesses call and that can be trained."""
 
     base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, a folder, or a hub id
-    backend: Annotated[
+    backend: Annotated[  # peft: in this process; vllm: a server that is running
         Annotated[Literal["peft", "vllm"], Tag("Name")] | Annotated[ClassPath, Tag("Class")], NAME_OR_CLASS
     ] = "peft"
     base_url: str | None = None  # vllm: the server's address, up to and including /v1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # peft only
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the base's weights
     max_tokens: PositiveInt = 256  # completion bound of a request that names none
     temperature: NonNegativeFloat = 0.0  # of a request that names none
     max_batch_size: PositiveInt = 64  # requests answered together
@@ -63,10 +63,10 @@ AnyPolicyConfig = Annotated[
 class LoraSettings(ConfigSection):
     """The fields of peft.LoraConfig that say what an adapter changes."""
 
-    rank: PositiveInt = 32
-    alpha: PositiveInt = 64
-    dropout: Fraction = 0.0
-    targets: list[str] | Literal["all-linear"] = "all-linear"
+    rank: PositiveInt = 32  # rank of the update
+    alpha: PositiveInt = 64  # the update is scaled by alpha / rank
+    dropout: Fraction = 0.0  # of the adapter's input
+    targets: list[str] | Literal["all-linear"] = "all-linear"  # target_modules: the layers with an adapter
     # target_parameters: experts that are not linear layers, which all-linear misses; auto: if the model has any
     parameters: list[str] | Literal["auto"] = "auto"
     save: list[str] = Field(default_factory=list)  # modules_to_save: trained in full (embeddings, head)
@@ -96,15 +96,15 @@ _KIND_OF_KEY = {"clip": "online", "early_stopping": "online", "prompts_per_step"
 class AlgorithmConfig(NamedConfig):
     """Settings of one algorithm: one of `sia_runner/training/algorithms` by name, or a class of the user's own."""
 
-    kind: Literal["online", "offline"]
-    mode: Literal["SIA-W+H"]
-    algorithm: Annotated[
+    kind: Literal["online", "offline"]  # online: rollouts in each step; offline: rollouts first, then steps
+    mode: Literal["SIA-W+H"]  # the name in reports
+    algorithm: Annotated[  # docs/training.md describes each
         Annotated[Literal["ppo", "grpo", "entropic", "reinforce", "best_of_n", "dpo"], Tag("Name")]
         | Annotated[ClassPath, Tag("Class")],
         NAME_OR_CLASS,
     ]
     lora: LoraSettings = Field(default_factory=LoraSettings)
-    learning_rate: PositiveFloat = 4e-5
+    learning_rate: PositiveFloat = 4e-5  # of the optimizer
     steps: PositiveInt = 40  # optimizer steps
     prompts_per_step: PositiveInt | None = None  # online only: questions rolled out at each step
     prompts: PositiveInt | None = None  # offline only: questions rolled out in the whole training
@@ -157,15 +157,15 @@ class AlgorithmConfig(NamedConfig):
 class NoTrainer(NamedConfig):
     """The choice of no weights lever."""
 
-    kind: Literal["none"]
-    mode: Literal["SIA-H"]
+    kind: Literal["none"]  # no training
+    mode: Literal["SIA-H"]  # the name in reports
 
 
 class AutoTrainer(NamedConfig):
     """Settings of every algorithm; the reward's shape (training/rules.py) or the proposer chooses one."""
 
-    kind: Literal["auto"]
-    mode: Literal["SIA-W+H"]
+    kind: Literal["auto"]  # the algorithm is chosen in the run
+    mode: Literal["SIA-W+H"]  # the name in reports
     algorithms: dict[str, AlgorithmConfig]  # what may be chosen, with its settings
 
 

@@ -25,7 +25,7 @@ from sia_runner.config.migration import (
     read_stored_config,
     renamed_key,
 )
-from sia_runner.experiment.context import load_class
+from sia_runner.config.base import load_class
 from sia_runner.system import bundled_folder
 
 register_resolvers()
