@@ -181,10 +181,15 @@ def _pair_figures(old: FinishedRun, new: FinishedRun) -> Json:
     """Return a pair's figures. Losses, wins, error and p are None if the metric is no mean over questions."""
     by_question = paired_difference(new.outcomes, old.outcomes, new.higher_is_better)
     change = new.row["test"]["value"] - old.row["test"]["value"]
-    is_mean = all(abs(mean_value(arm.outcomes) - arm.row["test"]["value"]) <= 1e-9 for arm in (old, new))
-    keys = ("standard_error", "lost", "won", "p_value")
     figures: Json = {"seed": new.row["seed"], "old": old.name, "new": new.name, "difference": change}
-    return figures | {key: getattr(by_question, key) if is_mean else None for key in keys}
+    if any(abs(mean_value(arm.outcomes) - arm.row["test"]["value"]) > 1e-9 for arm in (old, new)):
+        return figures | {"standard_error": None, "lost": None, "won": None, "p_value": None}
+    return figures | {
+        "standard_error": by_question.standard_error,
+        "lost": by_question.lost,
+        "won": by_question.won,
+        "p_value": by_question.p_value,
+    }
 
 
 def setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
+from sia_runner.config.base import load_class
 from sia_runner.config.composition import (
     compose_overrides,
     explain_hydra_error,
@@ -25,7 +26,6 @@ from sia_runner.config.migration import (
     read_stored_config,
     renamed_key,
 )
-from sia_runner.config.base import load_class
 from sia_runner.system import bundled_folder
 
 register_resolvers()

@@ -23,7 +23,7 @@ from sia_runner.wire.grants import ModelsError
 
 @dataclass(slots=True)
 class HarnessRollouts:
-    """The collector of rollouts (see training.protocol.Roll).
+    """The collector of rollouts (a RolloutCollector).
 
     Sample g of step s is run g of the harness, with its own seeds, so it repeats exactly on the same weights. The files
     of a run are removed once its trajectories are read.

@@ -334,14 +334,19 @@ def _arm_pair_rows(of: Sequence[ReportSection]) -> Iterable[Json]:
 
 
 def _gain_rows(of: Sequence[ReportSection]) -> Iterable[Json]:
-    for gain in (gain for section in of for gain in section.gains):
-        run = gain.run
-        if run.initial and run.final:
-            named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
-            columns = {"old": f"{run.name} gen_{run.first}", "new": f"{run.name} gen_{run.best}"}
-            columns |= {key: getattr(gain, key) for key in ("lost", "won", "p_value", "verdict")}
-            difference = run.final.value - run.initial.value
-            yield named | columns | {"difference": difference, "standard_error": None, "p_holm": None}
+    for section in of:
+        for gain in section.gains:
+            run = gain.run
+            if run.initial and run.final:
+                named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
+                difference = run.final.value - run.initial.value
+                columns = {
+                    "old": f"{run.name} gen_{run.first}",
+                    "new": f"{run.name} gen_{run.best}",
+                    "difference": difference,
+                }
+                columns |= {key: getattr(gain, key) for key in ("lost", "won", "p_value", "verdict")}
+                yield named | columns | {"standard_error": None, "p_holm": None}
 
 
 def _run_columns(run: ReportedRun) -> Json:

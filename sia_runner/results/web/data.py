@@ -14,7 +14,7 @@ from sia_runner.results.index import RunRow
 from sia_runner.results.outputs import FileChange
 from sia_runner.results.questions import QuestionIndex, QuestionRow
 from sia_runner.results.run import RunState
-from sia_runner.store.files import as_dict, as_int, as_number
+from sia_runner.store.files import as_dict, as_int
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.text import one_line, strip_control_characters, truncate_bytes
 
@@ -156,21 +156,29 @@ def question_page(answers: QuestionIndex, kind: str, search: str, start: int, li
     """Return a page of questions, with the progress of the index."""
     done, size = answers.progress
     total, chosen = answers.questions(kind, search, start, limit)
-    rows, read = [question_row(entry) for entry in chosen], {"whole": complete, "bytes": done, "size": size}
-    return {"kinds": answers.kinds(), "total": total, "start": start, "rows": rows, "read": read}
+    read = {"whole": complete, "bytes": done, "size": size}
+    return {
+        "kinds": answers.kinds(),
+        "total": total,
+        "start": start,
+        "rows": [question_row(entry) for entry in chosen],
+        "read": read,
+    }
 
 
 def call_line(number: int, call: Mapping[str, Any] | None) -> Json:
     """Return one line of a list of calls."""
     call = call or {}
-    usage, error = as_dict(call.get("usage")), as_dict(call.get("error"))
+    usage: Any = call.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    error = call.get("error")
     return {
         "at": number,
         "model": one_line(str(call.get("model") or call.get("asked_model") or "")),
         "finish": one_line(str(call.get("finish_reason") or "")),
-        "seconds": as_number(call.get("seconds")),
-        "tokens": [as_int(usage.get(key)) for key in ("input", "output")],
-        "error": one_line(str(error.get("message", "")), 500),
+        "seconds": call.get("seconds") if isinstance(call.get("seconds"), int | float) else None,
+        "tokens": [usage.get(key) if isinstance(usage.get(key), int) else None for key in ("input", "output")],
+        "error": one_line(str(error.get("message", "")) if isinstance(error, dict) else "", 500),
     }
 
 
