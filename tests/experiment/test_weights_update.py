@@ -31,16 +31,11 @@ def update(tmp_path, monkeypatch):
     monkeypatch.setattr(RunContext, "gateway", SimpleNamespace(policy=lambda: policy))
 
     def one(roll):
-<<<<<<< HEAD
-        monkeypatch.setattr(learning, "HarnessRollouts", lambda *_, **__: roll)
-        return learning.update_weights(context, 2, 1, configured("grpo", steps=1, prompts_per_step=1))
-=======
         def run_sample(self, units, sample, step, temperature):
             return roll(units, samples=1, step=step, temperature=temperature)
 
         monkeypatch.setattr(learning.HarnessRollouts, "_run_sample", run_sample)
-        return learning.update_weights(context, 2, 1, configured("grpo", steps=1, questions=1))
->>>>>>> path
+        return learning.update_weights(context, 2, 1, configured("grpo", steps=1, prompts_per_step=1))
 
     return one
 
