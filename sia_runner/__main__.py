@@ -1,6 +1,7 @@
 """The command line: ``sia-runner COMMAND``, which is ``python -m sia_runner COMMAND``.
 
-Nothing heavy is imported before the arguments are known to be right."""
+Nothing heavy is imported before the arguments are known to be right.
+"""
 
 import os
 import sys

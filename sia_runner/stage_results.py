@@ -1,6 +1,7 @@
 """The result of each stage as a record; the journal stores `to_json` of it, and `from_json` reads that back.
 
-The order of the fields is the order of the keys in the journal."""
+The order of the fields is the order of the keys in the journal.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields

@@ -1,6 +1,7 @@
 """Helpers of this machine: bundled folders, the cache folder, parallel threads, processes started ahead of need.
 
-Imports nothing heavy; the help page needs it at once."""
+Imports nothing heavy; the help page needs it at once.
+"""
 
 import atexit
 import contextlib

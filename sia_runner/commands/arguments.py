@@ -1,7 +1,8 @@
 """The command line of every command: what --help says, the options, and what is refused.
 
 A command is a function here, whose docstring is its help page, and a module of the same name with `main(options)`.
-Nothing heavy is imported, so that a help page appears at once."""
+Nothing heavy is imported, so that a help page appears at once.
+"""
 
 import argparse
 from collections.abc import Callable, Sequence

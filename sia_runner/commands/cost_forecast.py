@@ -1,6 +1,7 @@
 """A forecast of a run's calls, tokens, seconds and dollars under three sets of assumptions, against its budget.
 
-It calls no model."""
+It calls no model.
+"""
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field

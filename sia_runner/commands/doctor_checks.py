@@ -1,6 +1,7 @@
 """The checks of the doctor, also of a SLURM cluster and what each of its answers means for a run.
 
-A check returns one line, or raises CheckSkipped or an error whose message says what to do."""
+A check returns one line, or raises CheckSkipped or an error whose message says what to do.
+"""
 
 import importlib.util
 import math

@@ -2,7 +2,8 @@
 
 salloc, a child of the driver, holds the allocation; each worker is an srun that reads stages from a pipe. When the
 driver is gone, however it went, its pipes end: a worker ends after its stage, the allocation after the last worker. A
-step for each stage would pay srun, the start of Python and all imports each time: see benchmarks/README.md."""
+step for each stage would pay srun, the start of Python and all imports each time: see benchmarks/README.md.
+"""
 
 import os
 import pickle
@@ -179,6 +180,7 @@ class StepWorker(_PipedCommand):
         self._wait_for_answer()
 
     def run(self, task: StageJob) -> None:
+        """Run one stage and wait for its end."""
         self.send(pickle.dumps(task))
         self._wait_for_answer()
 

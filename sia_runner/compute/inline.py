@@ -1,6 +1,7 @@
 """Run stages in this process.
 
-Several sandboxes run at once by threads (each sandbox is a process tree of its own)."""
+Several sandboxes run at once by threads (each sandbox is a process tree of its own).
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar

@@ -1,6 +1,7 @@
 """Run stages as jobs: submit, journal the id, wait, collect; after a kill of the driver, find the job again.
 
-A step may be submitted several times; its outcome is one file. See task.py."""
+A step may be submitted several times; its outcome is one file. See task.py.
+"""
 
 import re
 import time

@@ -2,7 +2,8 @@
 
 What a worker is, its source says: a process of this machine (`local`) or a step of one SLURM allocation (`allocation`).
 A stage leaves its outcome in a file and holds a lease meanwhile, as in a job of its own (see task.py): so a stage whose
-worker was lost may run again, and what a killed driver left behind is found by the next one."""
+worker was lost may run again, and what a killed driver left behind is found by the next one.
+"""
 
 import threading
 import time
@@ -95,6 +96,7 @@ class PooledCluster(Cluster):
             self._cluster.attach(step, job)
 
     def state(self, job: str) -> JobState | None:
+        """Return the state of a worker's stage, or of a job of the cluster."""
         if not job.startswith(_PREFIX):
             return self._cluster.state(job)
         if job in self._adopted:
@@ -105,6 +107,7 @@ class PooledCluster(Cluster):
         return JobState("RUNNING") if future.running() else JobState("PENDING", "for a slot of compute.pool")
 
     def forget(self, job: str) -> None:
+        """Stop following a worker's stage, or a job of the cluster."""
         if job.startswith(_PREFIX):
             self._steps.pop(job, None)
             self._adopted.pop(job, None)
@@ -112,6 +115,7 @@ class PooledCluster(Cluster):
             self._cluster.forget(job)
 
     def waiting(self, state: JobState | None, seconds: float) -> str:
+        """Explain a job's state as the cluster does."""
         return self._cluster.waiting(state, seconds)
 
     def log(self, step: ComputeStep, job: str) -> Path:

@@ -1,6 +1,7 @@
 """The interface of a place to compute.
 
-Implementations: `inline`, `local`, `slurm`."""
+Implementations: `inline`, `local`, `slurm`.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 
 One squeue follows all jobs of this process, on a thread of its own. No answer of squeue is no news: a controller that
 is away for minutes loses nothing. A job that squeue does not list any more is over; sacct reports how it ended where
-the cluster has accounting. Elsewhere it is lost, unless it left an outcome."""
+the cluster has accounting. Elsewhere it is lost, unless it left an outcome.
+"""
 
 import math
 import os

@@ -2,7 +2,8 @@
 
 The outcome is a file in the step's folder, written once. Only this file decides. The cluster may start a job twice,
 and the driver may have been away; a process that finds the outcome of a stage that returned does not run the stage
-again."""
+again.
+"""
 
 import os
 import pickle

@@ -1,7 +1,8 @@
 """The schemas of conf/provider, conf/sandbox, conf/compute and conf/tracker.
 
 They say where models come from, where a harness runs, where stages run, and where metrics go. To add a provider, add a
-YAML, no code."""
+YAML, no code.
+"""
 
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,8 @@
 """Composition turns YAML and the command line into a checked experiment, or explains why it is refused.
 
 A run and the commands that start none (doctor, estimate, prepare) compose in the same way. An explanation is one line
-for each error, with key, value, allowed values and nearest name."""
+for each error, with key, value, allowed values and nearest name.
+"""
 
 import difflib
 import re
@@ -107,7 +108,6 @@ def _without_folders(args: Sequence[str]) -> list[str]:
 
 def print_hydra_refusal(error: Exception) -> int:
     """Print what Hydra or OmegaConf refused as one line on stderr; return exit code 2."""
-
     print(f"refused: {explain_hydra_error(error, _default_keys(), _group_choices())}", file=sys.stderr)
     return EXIT_REFUSED
 

@@ -1,7 +1,8 @@
 """The typed schema of an experiment defines every key, unit and bound, and refuses illegal combinations.
 
 Hydra composes a configuration and this module checks it. A run starts only with a configuration that passed
-`check_experiment`."""
+`check_experiment`.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 

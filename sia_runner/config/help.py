@@ -1,6 +1,7 @@
 """The groups of conf/, their choices, and the purpose of each.
 
-It reads only the first lines of the YAML files and imports neither Hydra nor pydantic."""
+It reads only the first lines of the YAML files and imports neither Hydra nor pydantic.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

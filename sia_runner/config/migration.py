@@ -1,7 +1,8 @@
 """Names of keys and classes that earlier versions used, and the migration of stored configurations.
 
 A run directory keeps the names of the version that wrote it, and its files are hashed, so they are never rewritten:
-whoever reads a stored configuration migrates it in memory. A user who gives an old name is told the new one."""
+whoever reads a stored configuration migrates it in memory. A user who gives an old name is told the new one.
+"""
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise

@@ -1,6 +1,7 @@
 """Every exception that refuses a run becomes one line on stderr and exit code 2.
 
-It stays apart from `composition` and imports that only when something was refused, so that commands start fast."""
+It stays apart from `composition` and imports that only when something was refused, so that commands start fast.
+"""
 
 import difflib
 import sys
@@ -24,7 +25,7 @@ class CommandOutcome:
 
 @contextmanager
 def print_refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[CommandOutcome]:
-    """Print refusals, as in ``with print_refusals(config) as outcome: outcome.code = ...``; after one the code is 2."""
+    """Yield an outcome whose code the command sets; a refusal inside is printed, and the code is then 2."""
     outcome = CommandOutcome()
     try:
         yield outcome

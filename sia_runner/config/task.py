@@ -1,7 +1,8 @@
 """The schema of conf/task/*.yaml says where data comes from, how it is split and verified, and its limits.
 
 MLE-bench's lite competitions are described as far as they fit a table of questions with one answer each. Columns, files
-and metrics are those of the package's `competitions/<id>/{prepare,grade}.py` (openai/mle-bench, 1.0.0)."""
+and metrics are those of the package's `competitions/<id>/{prepare,grade}.py` (openai/mle-bench, 1.0.0).
+"""
 
 import re
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 
 With K candidates, proposal n is based on exactly the verdicts on candidates 1 to n - K. Verdicts are given in the order
 of the numbers, each against the incumbent of all candidates before. So the result depends neither on how long anything
-took nor on how often the run was interrupted."""
+took nor on how often the run was interrupted.
+"""
 
 import threading
 from collections.abc import Callable
@@ -94,6 +95,7 @@ class ConcurrentLoop(ExperimentLoop):
     """A loop that evaluates `search.parallel_candidates` candidates at once."""
 
     def __call__(self) -> int:
+        """Run the loop; after Ctrl-C, end what other threads still run."""
         try:
             return super().__call__()
         except KeyboardInterrupt:

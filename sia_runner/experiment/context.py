@@ -1,6 +1,7 @@
 """The run context: the configuration, the run directory, and the components built from them, passed to every stage.
 
-It also holds the budget reserve for the final test, which the gateway's ledger asks for before each model call."""
+It also holds the budget reserve for the final test, which the gateway's ledger asks for before each model call.
+"""
 
 import threading
 from collections.abc import Callable
@@ -202,6 +203,7 @@ class FinalTestReserve:
         self._needed = Usage()
 
     def __call__(self) -> Usage:
+        """Return the reserve, measured again whenever the journal has grown."""
         journal = self._context.run.journal
         size = journal.stat().st_size if journal.is_file() else 0
         if size != self._journal_size:

@@ -1,7 +1,8 @@
 """Run one harness once and verify its answers.
 
 The steps: write the view, open a gateway session, start the sandbox, copy the submission out. The verifier's results
-are corrected by the calls that the gateway saw fail."""
+are corrected by the calls that the gateway saw fail.
+"""
 
 import re
 import unicodedata

@@ -1,7 +1,8 @@
 """Write and check a proposed harness.
 
 Its text is hostile: paths stay inside, sizes are bounded, syntax is checked in a process of its own (a parser can be
-made to eat memory)."""
+made to eat memory).
+"""
 
 import errno
 import json

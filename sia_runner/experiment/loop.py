@@ -1,6 +1,7 @@
 """The loop of self-improvement, from top to bottom: generations, each a row of stages, then the final test.
 
-The journal records every stage exactly once: a resumed run reads the results of those that are done."""
+The journal records every stage exactly once: a resumed run reads the results of those that are done.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

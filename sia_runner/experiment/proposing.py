@@ -1,6 +1,7 @@
 """Makes one generation's proposal: decides between weights and harness, and asks the proposer.
 
-The proposer is asked once, or several times in parallel, of which the best on dev questions is taken."""
+The proposer is asked once, or several times in parallel, of which the best on dev questions is taken.
+"""
 
 import shutil
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,8 @@
 """Implements sign-off: a lever that `approve` names is used only after a person agreed to its plan.
 
 The plan (gen_<n>/plan.md and plan.json) says what changes, why, with which data and at what cost. Costs are estimated
-from what this run has measured; unmeasured figures are None, never guessed. The journal records plan and answer."""
+from what this run has measured; unmeasured figures are None, never guessed. The journal records plan and answer.
+"""
 
 import getpass
 import hashlib

@@ -1,6 +1,7 @@
 """The stages of a generation, each a plain function of (run context, generation), so that it runs here or in a job.
 
-A stage may be cut off at any point and repeated: it clears whatever it writes. The journal stores its return value."""
+A stage may be cut off at any point and repeated: it clears whatever it writes. The journal stores its return value.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

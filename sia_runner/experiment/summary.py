@@ -1,6 +1,7 @@
 """The files summary.json, usage.json and context.md: the journal in the shapes that people and reports read.
 
-The figures that others published on a task stand beside our own, with the difference in protocol."""
+The figures that others published on a task stand beside our own, with the difference in protocol.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,6 +1,7 @@
 """The terminal output of a run: a progress line per stage, a line per generation, a table at the end.
 
-On a terminal the current stage is a live line; elsewhere (a log file, SLURM) every event is one plain line."""
+On a terminal the current stage is a live line; elsewhere (a log file, SLURM) every event is one plain line.
+"""
 
 import re
 import threading

@@ -1,7 +1,8 @@
 """Run one program in the run's sandbox for a verifier, a process of its own that may not import the sandbox.
 
 The sandbox is an argument, the job a line of standard input, both JSON. The result goes to standard output as JSON. The
-program is ended when standard input ends, and with this process in any case."""
+program is ended when standard input ends, and with this process in any case.
+"""
 
 import json
 import os

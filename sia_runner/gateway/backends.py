@@ -3,7 +3,8 @@
 `PassThroughBackend` serves an endpoint that speaks the client's API. For any other one `LitellmBackend` lets litellm
 translate. litellm has connection pools of its own, and sends a request again when its connection broke. Here one
 attempt is one request, bounded in size, and known to the ledger: so litellm's HTTP transport is replaced by ours
-(`litellm_transport`)."""
+(`litellm_transport`).
+"""
 
 import asyncio
 import contextlib

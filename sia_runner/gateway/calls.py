@@ -1,6 +1,7 @@
 """One model call: its attempts with pauses between them, each reserved before it is sent and settled after.
 
-A harness's calls and the runner's own (`chat_once`) take this same path."""
+A harness's calls and the runner's own (`chat_once`) take this same path.
+"""
 
 import asyncio
 import json

@@ -2,7 +2,8 @@
 
 A line reaches the operating system before the call is sent, so that killing this process loses nothing. Limits are held
 against what is spent and what is reserved: however many callers there are, what is settled never passes a limit, unless
-a provider uses more than it was asked to."""
+a provider uses more than it was asked to.
+"""
 
 import json
 import os

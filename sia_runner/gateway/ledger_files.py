@@ -13,7 +13,8 @@ The register leases.jsonl says which share of the budget each process may spend;
 
 Only its process may spend an allowance; what counts against a limit is the larger of the allowance and the sums of the
 process's own file. A later line of an allowance replaces the earlier one. Whoever finds an allowance whose process is
-gone closes it; then only its file counts."""
+gone closes it; then only its file counts.
+"""
 
 import fcntl
 import json

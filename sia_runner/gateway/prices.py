@@ -1,6 +1,7 @@
 """The price of a model: the experiment's own `provider.prices`, else the table that litellm ships, else unknown.
 
-The table is read as JSON from litellm's package data: importing litellm costs seconds, a refusal must not."""
+The table is read as JSON from litellm's package data: importing litellm costs seconds, a refusal must not.
+"""
 
 import importlib.util
 import json

@@ -1,6 +1,7 @@
 """Model access of one process: keys, ledger and gateway, behind a thread with an event loop.
 
-The checks of a provider before a run use the standard library only, so that a refusal costs milliseconds."""
+The checks of a provider before a run use the standard library only, so that a refusal costs milliseconds.
+"""
 
 import asyncio
 import importlib.util

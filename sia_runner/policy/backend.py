@@ -1,6 +1,7 @@
 """The gateway's backend for a policy: conversion of requests and answers of both APIs, grants, and the preflight check.
 
-No heavy imports. The policy runs in this process or at a vLLM server."""
+No heavy imports. The policy runs in this process or at a vLLM server.
+"""
 
 import asyncio
 import hashlib

@@ -2,7 +2,8 @@
 
 We use our own loop because each row has its own seed, temperature, top_p, limit and stop strings, and leaves the batch
 when it ends; transformers' `generate` has one of each for all rows. Prompts are read once, as in vLLM's prefix caching,
-for whole prompts."""
+for whole prompts.
+"""
 
 import hashlib
 import inspect

@@ -2,7 +2,8 @@
 
 Each version of the adapter under training is a folder that the server loads in place of the one before. The server gets
 token ids, made with the base's own chat template as for every other backend: a server's template may differ (gpt-oss's
-does), and a prompt has one definition."""
+does), and a prompt has one definition.
+"""
 
 import hashlib
 import tempfile

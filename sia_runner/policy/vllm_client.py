@@ -2,7 +2,8 @@
 
 The server is started with
     VLLM_ALLOW_RUNTIME_LORA_UPDATING=1
-    vllm serve BASE --enable-lora --max-lora-rank 32 --logprobs-mode processed_logprobs"""
+    vllm serve BASE --enable-lora --max-lora-rank 32 --logprobs-mode processed_logprobs
+"""
 
 import http.client
 import os

@@ -1,6 +1,7 @@
 """Runs agents of other packages as proposers: prepares a workspace, runs the agent in the sandbox, reads the result.
 
-A model wrote all of the result, so nothing in it is trusted."""
+A model wrote all of the result, so nothing in it is trusted.
+"""
 
 import json
 import re

@@ -1,6 +1,7 @@
 """The language-model proposer: a bounded loop in which the model reads, edits, tries and submits a harness.
 
-A draft that was never submitted is proposed too, if it can run."""
+A draft that was never submitted is proposed too, if it can run.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

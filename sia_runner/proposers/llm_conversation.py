@@ -1,7 +1,8 @@
 """Holds the messages of a proposal: makes the model's answers valid and keeps each request below a number of bytes.
 
 When the messages exceed the limit, the oldest are cut first, to well below it. Cuts are therefore rare, and between
-two cuts every request begins with the previous one, which providers' prompt caches reward."""
+two cuts every request begins with the previous one, which providers' prompt caches reward.
+"""
 
 import json
 import re

@@ -1,6 +1,7 @@
 """The workspace of one proposal: the evidence, the draft of a harness, and all that the model's tools can do with them.
 
-Untrusted text is parsed and searched in a child process with limits on time and memory."""
+Untrusted text is parsed and searched in a child process with limits on time and memory.
+"""
 
 import hashlib
 import json

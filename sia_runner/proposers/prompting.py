@@ -1,5 +1,4 @@
-"""Provides what the prompts of several proposers share: templates, number formats, directions for parallel
-proposals."""
+"""Parts that prompts of several proposers share: templates, number formats, directions for parallel proposals."""
 
 import math
 import re

@@ -1,6 +1,7 @@
 """Defines the proposer interface: what the loop needs of a proposer, and what a proposer gets.
 
-Implementations: `recipes`, `replay`, `llm`, and the guests (agents of other packages)."""
+Implementations: `recipes`, `replay`, `llm`, and the guests (agents of other packages).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """Holds the trials and proposals of all generations, and selects the variant to propose.
 
-They are read back from the notes in the history."""
+They are read back from the notes in the history.
+"""
 
 import json
 import math

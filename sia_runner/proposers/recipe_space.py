@@ -1,7 +1,8 @@
 """Defines the search space of a task: recipes with tunable constants, read from tasks/<name>/recipes/recipes.yaml.
 
 A variant gives each constant a value; rendering writes the values into the recipe's program, and every other byte
-stays."""
+stays.
+"""
 
 import ast
 import json

@@ -1,6 +1,7 @@
 """An index of the runs below a folder, with one row a run: the search, the liveness check, config.yaml, the rows.
 
-A refresh compares stamps and reads only what changed."""
+A refresh compares stamps and reads only what changed.
+"""
 
 import math
 import os

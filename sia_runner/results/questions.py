@@ -1,7 +1,8 @@
 """The index of one run of a harness: its questions by outcome, and the model calls made for each.
 
 The index keeps a question's id, its kind and the position of the rest in the file, so that 200,000 questions fit into
-some tens of megabytes. Reading is done in slices: a reader sees what was indexed so far."""
+some tens of megabytes. Reading is done in slices: a reader sees what was indexed so far.
+"""
 
 import json
 import math

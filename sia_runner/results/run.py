@@ -1,6 +1,7 @@
 """One run directory, kept up to date: its state, its spending and its training curves.
 
-A refresh reads what changed, and reads nothing twice."""
+A refresh reads what changed, and reads nothing twice.
+"""
 
 import math
 import re

@@ -1,7 +1,8 @@
 """apptainer: a container without an engine, started like any program below the supervisor, which holds its limits.
 
 Nothing but the image and what is bound is seen inside. Its root is read-only and its network an empty namespace; the
-system call filter and the loss of privileges are ours, by `inside` and `launch`, as in `docker`."""
+system call filter and the loss of privileges are ours, by `inside` and `launch`, as in `docker`.
+"""
 
 import hashlib
 import os

@@ -1,6 +1,7 @@
 """Exact memory and process limits where a cgroup may be made here: v2 where delegated, v1 as root.
 
-`create` returns None where it may not; the watchdog and rlimits then hold the limits alone."""
+`create` returns None where it may not; the watchdog and rlimits then hold the limits alone.
+"""
 
 import os
 import time

@@ -1,7 +1,8 @@
 """The sandboxed child process, and the process tree below the supervisor.
 
 The child is bubblewrap or apptainer, or the harness itself confined in place. The supervisor is a subreaper: a
-process that forks away or calls setsid still ends up below it."""
+process that forks away or calls setsid still ends up below it.
+"""
 
 import contextlib
 import fcntl

@@ -6,7 +6,8 @@ do, because its standard input does.
 
 The client of the engine here makes a few calls of Docker's HTTP API over its Unix socket. The Docker SDK makes the
 request that creates the container (see `docker`); here it would take ten times the memory of a supervisor and a
-quarter of a second of each run."""
+quarter of a second of each run.
+"""
 
 import _socket
 import json

@@ -1,7 +1,8 @@
 """docker: a container of its own for every run, on an engine of this machine. The image is the harness's whole world.
 
 The same supervisor as for the other sandboxes watches and ends it; `container` is its half, `inside` the first
-process."""
+process.
+"""
 
 import json
 import os

@@ -2,7 +2,8 @@
 
 A backend builds a plan with the helpers here: the common part, the part of sandboxes with an image, and the
 unprivileged user that a harness of root gets. A supervisor carries the plan out. A trial job in the sandbox itself is
-the only sure check that it works on this machine, and that it holds its limits."""
+the only sure check that it works on this machine, and that it holds its limits.
+"""
 
 import contextlib
 import marshal

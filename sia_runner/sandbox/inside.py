@@ -7,7 +7,8 @@ harness's. Standard error is ours: the status that `launch` reports, and at the 
 The plan is that of `launch` with `processors` (the ones to run on) and `stays`: whether to wait after the harness's end
 until standard input ends, so that its usage can still be read; else this process ends as the harness did. The first
 word of its command is replaced by this interpreter, the only one that is known to be here. Standard library only:
-nothing else of ours is mounted."""
+nothing else of ours is mounted.
+"""
 
 import contextlib
 import ctypes

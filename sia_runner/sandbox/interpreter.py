@@ -4,7 +4,8 @@ The files are visible to the harness, read-only, and nothing else of the host. A
 asked for and its dependencies, none of the runner's packages: a harness that needs scikit-learn must list it. It is
 built once per resolved set under the user's cache folder, outside every run. The lines are hostile input, and so are
 the packages: only plain requirements, only wheels (building a source distribution runs its code), and the finished
-environment's Python is started inside a sandbox only (a .pth file of any package runs when it starts)."""
+environment's Python is started inside a sandbox only (a .pth file of any package runs when it starts).
+"""
 
 import fcntl
 import hashlib

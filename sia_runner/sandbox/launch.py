@@ -6,7 +6,8 @@ started first, where the plan has one.
 
 The plan is a dictionary, marshalled because `json` alone would double the start-up time: `argv`, `env`, `cwd`, `uid`
 (None: keep), `rlimits` {name: value}, `filter` (bytes, may be empty), `pdeathsig` (bool), `door` (see `door`; None: no
-network). Errors are written to the status pipe; a lone ``S`` there means: the harness was started."""
+network). Errors are written to the status pipe; a lone ``S`` there means: the harness was started.
+"""
 
 import ctypes
 import marshal

@@ -3,7 +3,8 @@
 A namespace has nothing in it but a loopback that is up. Elsewhere Landlock knows ports, not addresses, and a filter
 of system calls sees neither. So the harness makes no socket: its filter asks for each (seccomp_unotify(2)), and the
 relay answers with one of its own that is bound to the device `lo`, which only CAP_NET_RAW could change again.
-Landlock then leaves it one port of that."""
+Landlock then leaves it one port of that.
+"""
 
 import _socket
 import contextlib

@@ -1,6 +1,7 @@
 """The `process` sandbox: no namespaces, but rlimits, Landlock, seccomp, and another user where the runner is root.
 
-For clusters and plain machines without bubblewrap. `gaps` lists what that leaves open on this machine."""
+For clusters and plain machines without bubblewrap. `gaps` lists what that leaves open on this machine.
+"""
 
 import os
 import pwd

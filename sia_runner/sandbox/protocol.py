@@ -1,6 +1,7 @@
 """The interface of a sandbox.
 
-Implementations: `bubblewrap`, `process`, `docker`, `apptainer`; `auto` picks one of the first two."""
+Implementations: `bubblewrap`, `process`, `docker`, `apptainer`; `auto` picks one of the first two.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -6,7 +6,8 @@ supervisor, or bubblewrap's first process. Standard library only (inside bubblew
 `_socket` of it, because `socket` would add 7 ms to every start.
 
 A plan's ``door``: `socket` (path of the gateway's, as seen from here), `port` (0: any), `env` (for the harness;
-``{url}`` is replaced), `filter` (of the relay's system calls), `way` (``namespace``, or ``loopback``: the host's)."""
+``{url}`` is replaced), `filter` (of the relay's system calls), `way` (``namespace``, or ``loopback``: the host's).
+"""
 
 import _socket
 import os

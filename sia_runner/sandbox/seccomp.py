@@ -2,7 +2,8 @@
 
 Default allow: the kernel's own permission checks still hold. The filter refuses the kernel surface that escapes are
 built from (namespaces, mounts, tracing, bpf, io_uring, keyrings) and what would slip past the limits (files that live
-in memory only, wider CPU affinity, limits and priorities of other processes)."""
+in memory only, wider CPU affinity, limits and priorities of other processes).
+"""
 
 import errno
 import platform

@@ -7,7 +7,8 @@ the start-up time, and both ends are ours. Standard library only, and of it only
 Without a cgroup memory is sampled every `TICK` seconds, so it may overshoot by what can be touched in that time
 (about 2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop. `work` is walked every `DISK_TICK`
 seconds, less often where walking takes long, so disk use may overshoot by what the disk takes in that time. Output is
-stored in constant memory: head, tail, and how much was left out in between."""
+stored in constant memory: head, tail, and how much was left out in between.
+"""
 
 import ctypes
 import errno

@@ -1,6 +1,7 @@
 """The work folder as the supervisor sees it: measure it, and change and restore its owner.
 
-Its content is hostile: nothing is opened, no link is followed."""
+Its content is hostile: nothing is opened, no link is followed.
+"""
 
 import os
 import stat

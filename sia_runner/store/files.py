@@ -1,6 +1,7 @@
 """Bounded readers below a folder that hostile programs wrote into.
 
-No links, pipes or devices are opened, reads have a limit, and growing files of JSON lines are read line by line."""
+No links, pipes or devices are opened, reads have a limit, and growing files of JSON lines are read line by line.
+"""
 
 import json
 import math

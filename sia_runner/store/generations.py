@@ -1,6 +1,7 @@
 """A generation as one record: read from the journaled results of its steps, or from its row of summary.json.
 
-Fields of a wrong type, or that an earlier version did not write, have their default."""
+Fields of a wrong type, or that an earlier version did not write, have their default.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

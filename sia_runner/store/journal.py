@@ -2,7 +2,8 @@
 
 A step is bracketed by `start` and `done`; a step without `done` never counted and is repeated on resume. If it runs as
 a job, an entry `job` between the two names that, so that a resume finds it. Pure functions read the history of the run
-from the entries: generations, the incumbent, time spent."""
+from the entries: generations, the incumbent, time spent.
+"""
 
 import errno
 import hashlib

@@ -3,7 +3,8 @@
 It names host, process and job. flock does not work on every cluster file system; a file that is linked into place and
 touched regularly does. A lease is stale if its process ended (same host and boot) or if nobody touched it for
 `STALE_AFTER` seconds by the file system's own clock, so that nodes whose clocks differ agree. The identity of a
-process, which any file can hold, serves other writers too."""
+process, which any file can hold, serves other writers too.
+"""
 
 import json
 import os

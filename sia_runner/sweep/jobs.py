@@ -2,7 +2,8 @@
 
 The result of a run is the outcome file that it writes to the sweep's folder. A job that is gone without one has ended
 that run and no other. submitit's own results are not used: waiting for them raises at the first such job, and needs
-sacct, which many clusters do not have."""
+sacct, which many clusters do not have.
+"""
 
 import os
 import time

@@ -4,7 +4,8 @@ plan.json             every run with its overrides, and the command that declare
 outcomes/<run>.json   how the newest process of a run ended: written by that process, one file per run
 jobs/                 one folder per job with its output; submitted.jsonl: which job carries out which run
 <run>/                run directories
-sweep.json sweep.csv  the table"""
+sweep.json sweep.csv  the table
+"""
 
 import json
 import os

@@ -1,7 +1,8 @@
 """Carrying out a whole sweep: plan the runs, launch them, write the table.
 
 Hydra expands the runs and a launcher carries them out. The sweep's folder keeps what was declared, so that
-``resume=DIR`` runs what is missing and nothing else."""
+``resume=DIR`` runs what is missing and nothing else.
+"""
 
 import os
 import sys

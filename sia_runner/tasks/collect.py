@@ -1,7 +1,8 @@
 """The copying of a submission out of a harness's folder, which is hostile: links, pipes, devices, growing files.
 
 No link is followed: every component is opened relative to its parent with O_NOFOLLOW, must be a regular file with one
-name (a hard link could name a file of the host), and is copied in bounded memory up to its cap."""
+name (a hard link could name a file of the host), and is copied in bounded memory up to its cap.
+"""
 
 import os
 import stat

@@ -5,7 +5,8 @@
     cache/tasks/<name>/<key>/manifest.json
 
 A folder appears under its name only when it is complete (renamed from a temporary one): no kill leaves it half done.
-Data comes from a pinned wheel of the package index, from a script in the task's folder, or lies in that folder."""
+Data comes from a pinned wheel of the package index, from a script in the task's folder, or lies in that folder.
+"""
 
 import hashlib
 import json

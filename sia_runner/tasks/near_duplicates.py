@@ -3,7 +3,8 @@
 MinHash with locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, ch. 3)
 finds candidates; the exact Jaccard similarity of their shingles decides. Texts are compared without case, width
 (full-width forms), spaces and numbers: a court case told again with another sum and another date is the same case. In a
-short text a number is the question itself (12+34=), so there it stays."""
+short text a number is the question itself (12+34=), so there it stays.
+"""
 
 import hashlib
 import json

@@ -6,7 +6,8 @@
     reference/       reference_target_agent.py
 
 All questions are one pseudo-question in `val`, whose value is one number of results.json. So candidates are selected on
-what would be the test set: has_test is False, and every report must say so."""
+what would be the test set: has_test is False, and every report must say so.
+"""
 
 import json
 import shutil

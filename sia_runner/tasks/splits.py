@@ -1,7 +1,8 @@
 """The splits of a task's questions, and the folds that each purpose takes: seeded, stratified by answer.
 
 Questions that belong together are never cut apart. Order comes from sha256 over (seed, question), so it is the same in
-every process, on every machine and Python version."""
+every process, on every machine and Python version.
+"""
 
 import hashlib
 import math

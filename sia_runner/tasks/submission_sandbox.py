@@ -4,7 +4,8 @@ The verifier stays outside. It puts a program of its own (a driver) beside the s
 and sends requests; every answer is hostile: bounded in size, waited for no longer than allowed, a JSON object or
 refused. Two pipes in the program's working folder carry the lines, ``asks`` and ``answers``; both are opened here
 before the program starts, so that nothing it does to the names matters. Larger data goes into files of that folder (see
-`Inside.work`)."""
+`Inside.work`).
+"""
 
 import contextlib
 import json

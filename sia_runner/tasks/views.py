@@ -5,7 +5,8 @@ Grouped ids keep their form (0013_02): groups are numbered anew, in shuffled ord
 it is computed from (fold, salt), so a view can be written again to check a run.
 
 A cell of ``columns.files`` is a path in the prepared folder. In a view such a file lies at ``<column>/<id><suffix>``,
-where the id is that of the first question that names it."""
+where the id is that of the first question that names it.
+"""
 
 import csv
 import shutil

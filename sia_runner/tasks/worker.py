@@ -2,7 +2,8 @@
 
 It imports no more than verifying takes, limits its own resources and ends with the runner. Answer: {"outcomes":
 [[question, kind, value, prediction], ...]}, or {"error": what went wrong, without any gold answer}. Verifiers and
-evaluators are the task's own code: they are bounded against accidents, not jailed."""
+evaluators are the task's own code: they are bounded against accidents, not jailed.
+"""
 
 import ctypes
 import importlib.util

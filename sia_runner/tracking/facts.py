@@ -1,7 +1,8 @@
 """The facts about an experiment that are sent, and its harnesses and adapters as versions with their lineage.
 
 Facts are picked key by key: what is not named here (paths, addresses, headers, key files, commands) never leaves the
-machine."""
+machine.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 
 The curve of a generation's training comes before its verdict, generations by their numbers. So a row that was sent
 once is known by its number, in whatever process. The tables have no text that a harness or a model wrote: a harness
-sees the questions of val and test, and what it prints may be one of them."""
+sees the questions of val and test, and what it prints may be one of them.
+"""
 
 import builtins
 import re

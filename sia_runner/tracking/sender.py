@@ -2,7 +2,8 @@
 
 It reads the run directory and nothing else, so that it cannot stop, slow or change the run: that directory is the
 queue. A byte on standard input means that there is news; its end, that the run's process has ended. Messages are single
-lines on standard output. Exit codes: 0 W&B has everything, 1 it does not."""
+lines on standard output. Exit codes: 0 W&B has everything, 1 it does not.
+"""
 
 import fcntl
 import os

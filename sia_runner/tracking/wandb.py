@@ -1,7 +1,8 @@
 """The tracker for Weights & Biases, through a process of its own that reads the run directory (sender.py).
 
 The run starts that process after its first generation and notifies it from then on: no import, no wait, no queue
-here."""
+here.
+"""
 
 import importlib.util
 import os

@@ -1,6 +1,7 @@
 """The two training drivers: online (rollouts at every step, TRL's GRPOTrainer) and offline (TRL's SFT or DPO).
 
-Both are generic over algorithms, and import heavy packages only when a training starts."""
+Both are generic over algorithms, and import heavy packages only when a training starts.
+"""
 
 import time
 from dataclasses import asdict, replace

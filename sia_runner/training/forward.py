@@ -1,6 +1,7 @@
 """The forward passes of the trainers: rows as padded chunks, shared prompts, logprobs, and the critic's values.
 
-Axes: b rows (model calls), t completion tokens. A chunk is the input of one forward and backward pass."""
+Axes: b rows (model calls), t completion tokens. A chunk is the input of one forward and backward pass.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -2,7 +2,8 @@
 
 Only generation and scoring of completions are replaced. The loss, the optimizer loop and the distribution over
 processes are TRL's and accelerate's. A step's rows are cut into chunks of bounded size, because TRL's gradient
-accumulation wants the same number of rows in every step. Axes: b rows (model calls), n trajectories, t tokens."""
+accumulation wants the same number of rows in every step. Axes: b rows (model calls), n trajectories, t tokens.
+"""
 
 import math
 from contextlib import AbstractContextManager, ExitStack, nullcontext

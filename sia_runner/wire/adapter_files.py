@@ -1,6 +1,7 @@
 """An adapter on disk: what PEFT and vLLM read, and `sia_adapter.json`, which records its base and origin.
 
-Writing imports torch and PEFT; reading does not."""
+Writing imports torch and PEFT; reading does not.
+"""
 
 import copy
 import hashlib

@@ -1,7 +1,8 @@
 """The access to models that the runner uses: grants, sessions and the errors that end them.
 
 `ModelAccess` is built once per process and run (`GatewayService`). It holds the keys, the ledger and the gateway's
-thread."""
+thread.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager

@@ -1,7 +1,8 @@
 """A provider's key, and a check that its endpoint answers, accepts the key and serves the model.
 
 Keys come from the environment or a file and stay in memory: never logged, pickled, journaled or written. The endpoint
-is asked once, for its list of models, with the standard library only."""
+is asked once, for its list of models, with the standard library only.
+"""
 
 import difflib
 import http.client

@@ -1,7 +1,8 @@
 """Model requests and answers as data, and the checks and counts that both APIs share.
 
 The module holds the normalised request, the summary of an answer, the checks of a request's body, token bounds, and
-server-sent events."""
+server-sent events.
+"""
 
 import json
 import math

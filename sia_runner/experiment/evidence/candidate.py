@@ -1,6 +1,7 @@
 """Collects what may be shown of a scored candidate: all of its dev questions, and one aggregate of val.
 
-Writes failures.jsonl and confusion.md."""
+Writes failures.jsonl and confusion.md.
+"""
 
 import json
 from collections import Counter

@@ -1,6 +1,7 @@
 """Writes gen_<n>/evidence, the files that a proposer may read: dev with gold answers, val only as aggregates.
 
-docs/evidence.md explains each file."""
+docs/evidence.md explains each file.
+"""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,5 +1,4 @@
-"""Summarises earlier candidates and weights updates: history/gen_<k>.md and their parts of summary.json and
-overview.md."""
+"""Summaries of earlier candidates and weights updates, for history/gen_<k>.md and overview.md."""
 
 import difflib
 import math

@@ -1,6 +1,7 @@
 """Writes trajectories/<k>.md: every model call of the parent for one dev question, cut to the byte budget.
 
-The calls come from a run's trajectories.jsonl, which the gateway writes with a harness's texts."""
+The calls come from a run's trajectories.jsonl, which the gateway writes with a harness's texts.
+"""
 
 import json
 from collections import defaultdict

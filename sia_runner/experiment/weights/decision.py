@@ -1,5 +1,4 @@
-"""The choice of lever and algorithm: a probe is measured, cost and budget are estimated, and the written rules
-decide."""
+"""The choice of lever and algorithm: a probe, its cost and the budget are what the written rules decide on."""
 
 import hashlib
 import json

@@ -3,7 +3,8 @@
 Each process has a copy of the base, on its own GPU if there are GPUs; it rolls out its share of the questions and
 computes its share of the gradients.
 
-The parent process starts each of them by torch.distributed.run, with the folder of the call as argument."""
+The parent process starts each of them by torch.distributed.run, with the folder of the call as argument.
+"""
 
 import os
 import pickle

@@ -1,6 +1,7 @@
 """A weights update: rollouts of the harness itself, training, and a new adapter in the generation's folder.
 
-There is no second definition of the prompt: the training data is what the harness asked and the policy answered."""
+There is no second definition of the prompt: the training data is what the harness asked and the policy answered.
+"""
 
 import json
 import math
@@ -40,6 +41,7 @@ class HarnessRollouts:
     unrewarded: bool = field(default=False, init=False)
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
+        """Return `samples` rollouts of each question in `units`."""
         compute = self.context.compute
         collected = compute.map(lambda sample: self._run_sample(list(units), sample, step, temperature), range(samples))
         trajectories = [trajectory for of_sample in collected for trajectory in of_sample]

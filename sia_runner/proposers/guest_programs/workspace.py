@@ -3,7 +3,8 @@
     python main.py --dataset_dir EVIDENCE --working_dir WORK
 
 `prompt.md` and `settings.json` lie beside it; the agent changes the files of WORK/harness. Its last message and how it
-ended are written to WORK/harness/.proposal.json, which the host removes again."""
+ended are written to WORK/harness/.proposal.json, which the host removes again.
+"""
 
 import argparse
 import json

@@ -1,6 +1,7 @@
 """The analysis of a report: comparable groups, SIA-W+H against SIA-H in pairs, and the gain of each run.
 
-Means are over seeds or questions, p-values are corrected for their number (Holm 1979)."""
+Means are over seeds or questions, p-values are corrected for their number (Holm 1979).
+"""
 
 import math
 import statistics

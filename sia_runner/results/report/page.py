@@ -1,7 +1,8 @@
 """The HTML page: one file without scripts, links or anything to fetch.
 
 Autoescape is on, and a content security policy forbids all but the page's own style sheet, should something slip
-through."""
+through.
+"""
 
 import base64
 import hashlib

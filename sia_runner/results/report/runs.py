@@ -1,6 +1,7 @@
 """The runs of a report, whatever became of each: which runs are meant, their scores, costs and test answers.
 
-Scores come from the journal, costs from the summary, and published figures from the configuration."""
+Scores come from the journal, costs from the summary, and published figures from the configuration.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

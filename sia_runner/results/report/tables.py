@@ -1,6 +1,7 @@
 """The tables of a report: the paper's table in Markdown and LaTeX, its captions, and CSV.
 
-The paper's table has initial / prior / SIA-H / SIA-W+H for each task. CSV is unrounded."""
+The paper's table has initial / prior / SIA-H / SIA-W+H for each task. CSV is unrounded.
+"""
 
 import csv
 import io

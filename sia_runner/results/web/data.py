@@ -1,6 +1,7 @@
 """The data of the pages as plain JSON, every text bounded and without control characters.
 
-There is no markup: the pages insert everything as text."""
+There is no markup: the pages insert everything as text.
+"""
 
 import json
 from collections import Counter

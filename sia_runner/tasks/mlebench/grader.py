@@ -1,6 +1,7 @@
 """The program that runs mlebench's own grader, in a process of its own, as it reads a harness's files.
 
-python -I -c … PACKAGES COMPETITION DATA_DIR SUBMISSION prints {"score": float | null} as its last line"""
+python -I -c … PACKAGES COMPETITION DATA_DIR SUBMISSION prints {"score": float | null} as its last line
+"""
 
 import json
 import sys

@@ -4,7 +4,8 @@ The grader and the leaderboard of mlebench are used for the final test where the
 by our metric of the same name, which has a value for each question. Medal thresholds by the number of teams are
 Kaggle's (kaggle.com/progression), with MLE-bench's rounding (`mlebench/grade_helpers.py`, `Grader.rank_score`). The
 leaderboard was scored on Kaggle's own hidden test set, while MLE-bench cuts its test set from the public training data:
-that is its protocol."""
+that is its protocol.
+"""
 
 import csv
 import importlib.util

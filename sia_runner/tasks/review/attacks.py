@@ -1,7 +1,8 @@
 """Submissions that should earn nothing, or no more than a constant, and submissions that no honest harness writes.
 
 The verifier must give an outcome for each question, in time, every time. A verifier that fails makes a candidate
-unscored instead of wrong, which a harness that expects a bad score may prefer."""
+unscored instead of wrong, which a harness that expects a bad score may prefer.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 

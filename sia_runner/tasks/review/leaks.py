@@ -1,7 +1,8 @@
 """Gold answers that a harness, or whoever writes one, can read or look up: files, columns and ids, and splits.
 
 Files are those of the view, those beside the programs, and task.md. Columns and ids are checked for copies, codes, row
-numbers and marked texts; splits for near-duplicates, groups that are cut apart, and too few questions."""
+numbers and marked texts; splits for near-duplicates, groups that are cut apart, and too few questions.
+"""
 
 import base64
 import bisect

@@ -1,6 +1,7 @@
 """The review of a task without running a harness: all checks, from the cheapest to the slowest.
 
-The verifier must keep its contract: the same result twice, values from 0 to 1, no gold answers shown, in time."""
+The verifier must keep its contract: the same result twice, values from 0 to 1, no gold answers shown, in time.
+"""
 
 import ast
 import tempfile

@@ -2,7 +2,8 @@
 
 A review looks at a task as somebody would who wants a score without doing the work: `leaks` finds gold answers that can
 be read or looked up, `attacks` submits tables that answer nothing honestly and hostile files, `reviewer` checks the
-verifier's contract and runs all of it."""
+verifier's contract and runs all of it.
+"""
 
 import csv
 import io

@@ -1,10 +1,11 @@
-"""Verifiers of one answer, by name: `exact_match`, `choice`, `numeric`, `letter`; and the ranks behind the AUC.
+r"""Verifiers of one answer, by name: `exact_match`, `choice`, `numeric`, `letter`; and the ranks behind the AUC.
 
 A `Judge` returns (kind, value) for a prediction that is not empty. `letter` finds the option that an answer names: "B",
-"(b)", "**Answer: B**", {"answer": "B"}, \\boxed{B}, "the answer is B since". Only a definite statement counts, and the
+"(b)", "**Answer: B**", {"answer": "B"}, \boxed{B}, "the answer is B since". Only a definite statement counts, and the
 last one wins, as a model that reasons aloud may change its mind. A mention does not count ("A is tempting", "not B",
 "if the answer is C"). Where nothing is stated, or the last statement names two options, no option is guessed. All
-repetitions in its patterns are bounded, so that time stays linear in a hostile text."""
+repetitions in its patterns are bounded, so that time stays linear in a hostile text.
+"""
 
 import json
 import math

@@ -1,7 +1,8 @@
 """Metrics of a whole set of answers, by name: a value per question, and an aggregate that makes the metric of them.
 
 A question without a valid answer gets the worst value that an answer within the range of all gold answers can have, so
-that leaving it out never helps. Tests compare them with scikit-learn, with every question answered."""
+that leaving it out never helps. Tests compare them with scikit-learn, with every question answered.
+"""
 
 import math
 import sys

@@ -2,7 +2,8 @@
 
 Forgiven: a byte order mark, UTF-16, CRLF or CR line ends, NULs, invalid UTF-8 (the cell then matches nothing), extra
 columns, any order of rows, unknown ids. Not forgiven: an id twice, rows that do not fit the header, an unclear
-header."""
+header.
+"""
 
 import codecs
 import csv

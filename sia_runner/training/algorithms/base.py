@@ -1,7 +1,8 @@
 """The interfaces of training algorithms, their options, and the registry: one module each, with KIND and create().
 
 A new algorithm of ours needs one line in the registry; one of the user's own is a class that trainer.algorithm names
-as ``module.Class``, built from its AlgorithmConfig (docs/extending.md)."""
+as ``module.Class``, built from its AlgorithmConfig (docs/extending.md).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields

@@ -1,6 +1,7 @@
 """Best-of-N behaviour cloning: supervised training on each question's best trajectories.
 
-RAFT: Dong et al. 2023, arXiv 2304.06767."""
+RAFT: Dong et al. 2023, arXiv 2304.06767.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,6 +1,7 @@
 """Entropic advantages with an adaptive temperature (TTT-Discover, arXiv 2601.16175).
 
-The objective is log E[exp(beta r)], which weights a rare high reward more than many middling ones."""
+The objective is log E[exp(beta r)], which weights a rare high reward more than many middling ones.
+"""
 
 import math
 from dataclasses import dataclass

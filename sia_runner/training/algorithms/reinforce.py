@@ -1,6 +1,7 @@
 """REINFORCE with a leave-one-out baseline (RLOO: Ahmadian et al. 2024, arXiv 2402.14740).
 
-A KL term of weight `kl` keeps the policy near the base."""
+A KL term of weight `kl` keeps the policy near the base.
+"""
 
 from dataclasses import dataclass
 from typing import Any
