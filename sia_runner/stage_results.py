@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
-from sia_runner.records import Lever, OutcomeKind, Score, Status, Usage
+from sia_runner.records import Json, Lever, OutcomeKind, Score, Status, Usage
 
 
 class StageResult:
@@ -17,7 +17,7 @@ class StageResult:
     __slots__ = ()
     OPTIONAL: ClassVar[frozenset[str]] = frozenset()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the record as JSON data."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
         return {
@@ -92,7 +92,7 @@ class BuildResult(StageResult):
     training: TrainingResult | None = None  # its keys stand beside the others in the JSON
     adapter_sha256: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the record as JSON data; a faulty candidate has no key for an adapter."""
         data = StageResult.to_json(self)
         training, adapter = data.pop("training"), data.pop("adapter_sha256")
@@ -164,7 +164,7 @@ class Verdict(StageResult):
     standard_error: float | None = None
     p_value: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the record as JSON data; without a score it has status and reason only."""
         data = StageResult.to_json(self)
         return {name: data[name] for name in ("status", "reason")} if self.difference is None else data

@@ -2,16 +2,14 @@
 
 import json
 from argparse import Namespace
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from sia_runner.experiment.summary import format_score
+from sia_runner.records import Json
 from sia_runner.results.compare import compare_runs, read_finished_runs, runs_in_folders
 from sia_runner.sweep.table import print_tables
-
-Json = dict[str, Any]
 
 
 def comparison_tables(comparison: Json) -> list[Table]:

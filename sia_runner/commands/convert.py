@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from sia_runner.records import Json
 from sia_runner.store.run_directory import RunDirectoryError, write_text
 from sia_runner.system import bundled_folder
 
-Json = dict[str, Any]
 META_AGENTS = {"claude": "claude_code", "openhands": "openhands", "pydantic-ai": "pydantic_ai"}
 _KINDS = {"anthropic": "anthropic", "openai": "openai", "google": "gemini"}  # client_kind -> litellm's name
 _ADDRESSES = {

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-Json = dict[str, Any]
+from sia_runner.records import Json
+
 _ALGORITHM = {
     "samples": "group_size",
     "questions": "prompts_per_step",  # of offline algorithms: prompts

@@ -23,7 +23,7 @@ from sia_runner.experiment.weights.decision import (
 )
 from sia_runner.experiment.workbench import ProposalWorkbench
 from sia_runner.proposers.protocol import Brief, WeightsLever
-from sia_runner.records import Lever, PastGeneration, Proposal, Trial
+from sia_runner.records import Json, Lever, PastGeneration, Proposal, Trial
 from sia_runner.selection.parents import choose_parent
 from sia_runner.store.journal import weights_plan_rejected
 from sia_runner.store.run_directory import RunDir, remove_tree
@@ -39,7 +39,7 @@ class ProposalResult:
     """
 
     proposal: Proposal
-    siblings: list[dict[str, Any]] = field(default_factory=list)
+    siblings: list[Json] = field(default_factory=list)
     fault: str = ""
 
 
@@ -166,7 +166,7 @@ def _trial_of(context: RunContext, n: int, proposal: Proposal) -> Trial:
     return bench.try_out([proposal.files], share=1.0)[0]
 
 
-def _sibling_record(proposal: Proposal, trial: Trial | None, is_best: bool) -> dict[str, Any]:
+def _sibling_record(proposal: Proposal, trial: Trial | None, is_best: bool) -> Json:
     return {
         "title": proposal.title,
         "rationale": proposal.rationale,
@@ -185,7 +185,7 @@ def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incu
     `lever.latest_fraction` always holds.
     """
     weights_turn = decide_lever(context.config, history, n, incumbent)
-    untrained: dict[str, Any] = {}
+    untrained: Json = {}
     if incumbent and (weights_turn.guaranteed or (weights_turn.due_reason and not can_train_weights(context))):
         decision = decide_training(context, n, incumbent, weights_turn.due_reason)
         if decision.algorithm:

@@ -30,7 +30,7 @@ from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
 from sia_runner.experiment.terminal import Display
-from sia_runner.records import Stage
+from sia_runner.records import Json, Stage
 from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.lease import LeaseHeldError, RunLease
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of, write_json, write_text
@@ -43,7 +43,7 @@ LOCKED_PACKAGES = (
 )  # fmt: skip
 
 
-def lock_content(context: RunContext, overrides: Sequence[str]) -> dict[str, Any]:
+def lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
     """Return the content of lock.json: versions, hashes, seeds and the machine."""
     config, sandbox = context.config, context.sandbox
     return {
@@ -75,7 +75,7 @@ def _policy_base(context: RunContext) -> dict[str, str] | None:
     return {"base": engine.base_id, "sha256": engine.base_sha256}
 
 
-def check_data(context: RunContext, locked: dict[str, Any]) -> None:
+def check_data(context: RunContext, locked: Json) -> None:
     """Raise RunError unless the data is the same as when the run began."""
     hashes = context.task.data_hashes()
     changed = sorted(name for name in {*hashes, *locked["data"]} if hashes.get(name) != locked["data"].get(name))
@@ -200,7 +200,7 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
     return check_experiment(composed)
 
 
-def _set_key(tree: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+def _set_key(tree: Json, path: list[str], value: Any, override: str) -> None:
     key = ".".join(path)
     if renamed_key(key) != key:
         raise RunDirectoryError(f"{override}: renamed; use {renamed_key(key)}=…")

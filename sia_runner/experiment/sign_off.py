@@ -21,7 +21,7 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence.history import harness_diff
 from sia_runner.experiment.harness_files import read_harness
 from sia_runner.gateway.ledger_files import RunTotals, read_totals
-from sia_runner.records import Lever, Proposal
+from sia_runner.records import Json, Lever, Proposal
 from sia_runner.stage_results import BuildResult, PlanResult
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import (
@@ -61,7 +61,7 @@ class PlanCost:
     minutes: float | None
     source: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the JSON of plan.json."""
         return asdict(self)
 
@@ -183,7 +183,6 @@ def _plan_cost(name: str, runs: int, questions: int, per_question: QuestionCost 
     )
 
 
-Json = dict[str, Any]
 _RATIONALE_BYTES = 8 * 1024  # bytes
 _DIFF_BYTES = 64 * 1024
 
@@ -334,7 +333,7 @@ def edited_file(run: RunDir, journal: JournalReader, n: int) -> str:
 def append_answer(journal: Journal, n: int, answer: SignOffAnswer) -> None:
     """Append the answer to the journal, with its author and the plan's hash."""
     planned = journal.result(f"gen_{n}/plan") or {}
-    signed: dict[str, Any] = {"n": n, "by": _user(), "plan_sha256": planned.get("sha256")}
+    signed: Json = {"n": n, "by": _user(), "plan_sha256": planned.get("sha256")}
     if answer.why is None:
         journal.append("approved", **signed)
     else:

@@ -10,11 +10,12 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sia_runner.config.base import is_custom, load_class
 from sia_runner.config.components import sandbox_arguments
 from sia_runner.config.experiment import Experiment
+from sia_runner.records import Json
 from sia_runner.sandbox.protocol import Sandbox, SandboxJob, SandboxLimits
 from sia_runner.tasks.protocol import TaskError
 
@@ -75,7 +76,7 @@ def main(plan_json: str) -> None:
     sys.stdout.write(json.dumps(asdict(result)))
 
 
-def _job(plan: dict[str, Any], job: dict[str, Any]) -> SandboxJob:
+def _job(plan: Json, job: Json) -> SandboxJob:
     top = Path(job["top"])
     return SandboxJob(
         harness=top / "harness",
@@ -88,7 +89,7 @@ def _job(plan: dict[str, Any], job: dict[str, Any]) -> SandboxJob:
     )
 
 
-def _for_gpus(plan: dict[str, Any]) -> dict[str, str]:
+def _for_gpus(plan: Json) -> dict[str, str]:
     """Return environment variables that a program on a GPU needs inside apptainer.
 
     Apptainer puts the driver's libraries where nothing looks by itself, and makes every GPU of the machine visible;

@@ -23,7 +23,7 @@ from sia_runner.experiment.execution import (
 from sia_runner.experiment.harness_files import MAX_BYTES, MAX_FILES, FaultyHarness, write_harness
 from sia_runner.experiment.weights.decision import estimate_training
 from sia_runner.proposers.protocol import Files, GuestResult, MeasuredRewards, ProposerError
-from sia_runner.records import INFRASTRUCTURE_KINDS, ModelReply, Outcome, ToolCall, Trial, Usage, count_kinds
+from sia_runner.records import INFRASTRUCTURE_KINDS, Json, ModelReply, Outcome, ToolCall, Trial, Usage, count_kinds
 from sia_runner.sandbox.protocol import SandboxJob
 from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, tree_sha256, write_json
 from sia_runner.tasks.collect import CopyQuota, collect_tree, read_refusal
@@ -65,7 +65,7 @@ class RecordedReplies:
             os.fsync(stream.fileno())
 
 
-def _read_records(path: Path) -> list[dict[str, Any]]:
+def _read_records(path: Path) -> list[Json]:
     """Read complete lines: a kill may have cut the last one."""
     if not path.is_file():
         return []
@@ -76,7 +76,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _reply_from_json(data: dict[str, Any]) -> ModelReply:
+def _reply_from_json(data: Json) -> ModelReply:
     return ModelReply(
         text=data["text"],
         tool_calls=tuple(ToolCall(**call) for call in data["tool_calls"]),

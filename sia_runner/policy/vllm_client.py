@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sia_runner.records import Json
 from sia_runner.wire.failures import CallError, error_of_body
 from sia_runner.wire.providers import NoRedirectHandler, address_of, redact
 from sia_runner.wire.requests import MAX_ANSWER_BYTES, dumps, loads
@@ -96,9 +97,7 @@ class VllmServer:
         reported = sorted((logprobs.get("top_logprobs") or [{}])[0].values()) or [0.0]
         return reported[-1] - reported[0]
 
-    def _choice(
-        self, model: str, salt: str, prompt_ids: Sequence[int], seconds: float, settings: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _choice(self, model: str, salt: str, prompt_ids: Sequence[int], seconds: float, settings: Json) -> Json:
         plain = {"n": 1, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
         request = {"model": model, "prompt": list(prompt_ids), "return_token_ids": True, "cache_salt": salt}
         body = request | plain | {"frequency_penalty": 0.0} | settings
@@ -108,7 +107,7 @@ class VllmServer:
             raise CallError("malformed", f"{self.address} answers without choices")
         return choices[0]
 
-    def _ask(self, path: str, body: dict[str, Any] | None, seconds: float) -> bytes:
+    def _ask(self, path: str, body: Json | None, seconds: float) -> bytes:
         headers = {"Content-Type": "application/json", "User-Agent": "sia-runner"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"

@@ -11,14 +11,14 @@ from typing import Any
 
 from sia_runner.proposers.llm_workspace import clip_text
 from sia_runner.proposers.protocol import Message
-from sia_runner.records import ModelReply, ToolCall
+from sia_runner.records import Json, ModelReply, ToolCall
 
 MOST_CALLS = 16  # carried out of one message
 _TEXT_BYTES = 64 * 1024  # bytes of one message's text that are kept
 _UNREADABLE = 200  # characters kept of arguments that are no JSON object
 
 
-def valid_message(reply: ModelReply, turn: int) -> tuple[dict[str, Any], list[ToolCall]]:
+def valid_message(reply: ModelReply, turn: int) -> tuple[Json, list[ToolCall]]:
     """Return the message to append, and its calls with the ids under which their results must be sent."""
     calls = [_valid_call(call, turn, position) for position, call in enumerate(reply.tool_calls[:MOST_CALLS])]
     ids = [call.id for call in calls]
@@ -46,7 +46,7 @@ def _valid_call(call: ToolCall, turn: int, position: int) -> ToolCall:
     return ToolCall(identifier, name, str(_valid_text(call.arguments or "")))
 
 
-def _call_message(call: ToolCall, original: Mapping[str, Any]) -> dict[str, Any]:
+def _call_message(call: ToolCall, original: Mapping[str, Any]) -> Json:
     """Keep the provider's additions to the call (a signature of its thinking), which it may require back."""
     function = {"name": call.name, "arguments": _json_object(call.arguments)}
     return {**original, "id": call.id, "type": "function", "function": function}

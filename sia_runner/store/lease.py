@@ -136,10 +136,10 @@ class RunLease:
         finally:
             claim.unlink(missing_ok=True)
 
-    def _holder(self) -> dict[str, Any]:
+    def _holder(self) -> Json:
         return _read_holder(self._path)
 
-    def _stale(self, holder: dict[str, Any]) -> bool:
+    def _stale(self, holder: Json) -> bool:
         return process_ended(holder, self._path, STALE_AFTER)
 
     def _abandoned(self, claim: Path) -> bool:
@@ -161,14 +161,14 @@ def lease_is_held(folder: Path) -> bool:
     return bool(holder) and not process_ended(holder, path, STALE_AFTER)
 
 
-def _read_holder(lease: Path) -> dict[str, Any]:
+def _read_holder(lease: Path) -> Json:
     try:
         return json.loads(lease.read_text())
     except (OSError, ValueError):
         return {}
 
 
-def _holder_name(holder: dict[str, Any]) -> str:
+def _holder_name(holder: Json) -> str:
     if not holder:
         return "another process"
     job = f", job {holder['job']}" if holder.get("job") else ""

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.config.migration import migrate_overrides
+from sia_runner.records import Json
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, write_json
 
-Json = dict[str, Any]
 INTERRUPTED = 130  # exit code of a run that can be resumed
 
 
@@ -130,7 +130,7 @@ class SweepRun:
 
     sweep: Path
     name: str
-    plain: dict[str, Any]
+    plain: Json
     overrides: tuple[str, ...]
     environment: Mapping[str, str | None] = field(default_factory=dict)  # variables to restore that submitit changed
 

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from sia_runner.config.task import TableTaskConfig as Spec
+from sia_runner.records import Json
 from sia_runner.store.run_directory import write_text
 from sia_runner.system import bundled_folder
 from sia_runner.tasks.data import run_script
@@ -24,7 +24,7 @@ from sia_runner.tasks.verifiers.answers import finite_number
 _MANY = 20  # different answers, up to which they are listed as choices; of numbers, from which they are measurements
 
 
-def choose_metric(answers: Sequence[str]) -> dict[str, Any]:
+def choose_metric(answers: Sequence[str]) -> Json:
     """Choose the metric for such answers: one of a few choices, a number, or the same text."""
     different = Counter(answers)
     numbers = [finite_number(answer) for answer in different]
@@ -37,7 +37,7 @@ def choose_metric(answers: Sequence[str]) -> dict[str, Any]:
     return {"name": "accuracy", "verifier": "exact_match"}
 
 
-def task_description(name: str, columns: Sequence[str], answer: str, metric: dict[str, Any], *, example: bool) -> str:
+def task_description(name: str, columns: Sequence[str], answer: str, metric: Json, *, example: bool) -> str:
     """Return the text of task.md."""
     question = f"Each question is one row with the columns {_ticked(columns)}. Answer its `{answer}`."
     if example:
@@ -55,9 +55,7 @@ def _ticked(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def task_yaml(
-    folder: Path, id_column: str, answer: str, metric: dict[str, Any], answers: Sequence[str], licence: str
-) -> str:
+def task_yaml(folder: Path, id_column: str, answer: str, metric: Json, answers: Sequence[str], licence: str) -> str:
     """Return the task's YAML, with comments."""
     free = len(set(answers)) > len(answers) / 4
     few = len(answers) < 2000

@@ -18,7 +18,7 @@ from sia_runner.experiment.execution import environment_fault
 from sia_runner.experiment.harness_files import FaultyHarness, read_harness, write_harness
 from sia_runner.experiment.weights.update import HarnessRollouts
 from sia_runner.gateway.ledger_files import read_totals
-from sia_runner.records import Lever, OutcomeKind, PastGeneration, Proposal
+from sia_runner.records import Json, Lever, OutcomeKind, PastGeneration, Proposal
 from sia_runner.selection.parents import plateau_length
 from sia_runner.store.journal import JournalReader, finished_generations
 from sia_runner.store.run_directory import read_json, remove_tree, tree_sha256, write_json
@@ -136,7 +136,7 @@ class TrainingProspects:
     cost: Mapping[str, Mapping[str, float | None]]
     left: Mapping[str, float | None]
 
-    def as_evidence(self, algorithm: str) -> dict[str, Any]:
+    def as_evidence(self, algorithm: str) -> Json:
         """Return the measurements as plain data for decision.json."""
         return {
             "shape": self.probe.shape.to_json(),
@@ -223,7 +223,7 @@ class TrainingDecision:
 
     algorithm: AlgorithmConfig | None
     reason: str
-    evidence: dict[str, Any] = field(default_factory=dict)  # measurements for decision.json
+    evidence: Json = field(default_factory=dict)  # measurements for decision.json
 
 
 def decide_lever(config: Experiment, history: Sequence[PastGeneration], n: int, incumbent: int | None) -> LeverDecision:

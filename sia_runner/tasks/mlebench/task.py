@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from sia_runner.config import task as task_config
 from sia_runner.config.task import Competition, competition_named
-from sia_runner.records import Score
+from sia_runner.records import Json, Score
 from sia_runner.system import bundled_folder
 from sia_runner.tasks.data import prepared_folder
 from sia_runner.tasks.process import run_program
@@ -266,7 +265,7 @@ class Mlebench(TableTask):
         (dest / SAMPLE).chmod(0o444)
         return view
 
-    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> dict[str, Any]:
+    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Json:
         """Return the official score of a test submission, rounded as mlebench rounds, and its medal.
 
         There is no medal where there is no leaderboard.
@@ -278,12 +277,12 @@ class Mlebench(TableTask):
                 graded, grader = self._official(package, submission, view_keys), "mlebench"
             except GraderFailedError as error:
                 note = f"mlebench's grader failed ({error})"
-        result: dict[str, Any] = {"graded_by": grader, "score": graded, "note": note}
+        result: Json = {"graded_by": grader, "score": graded, "note": note}
         if graded is None:
             return result | {"note": "mlebench's grader takes the submission for invalid: no score, no medal"}
         return result | self._on_leaderboard(package, graded)
 
-    def _on_leaderboard(self, package: Path | None, score: float) -> dict[str, Any]:
+    def _on_leaderboard(self, package: Path | None, score: float) -> Json:
         competition = self._mlebench.competition
         own = [package / "competitions" / competition / "leaderboard.csv"] if package else []
         beside = [folder / "leaderboard.csv" for folder in (self._prepared, self._prepared.parent)]
