@@ -119,7 +119,7 @@ def test_splits_are_the_same_in_every_process(hash_seed):
     program = (
         "from sia_runner.tasks.splits import *;"
         "u={f'u{i}': 'abc'[i%3] for i in range(60)};"
-        "print(cut([[x] for x in u], u.__getitem__, {'val': .3, 'dev': .1}, seed=4))"
+        "print(cut_shares([[x] for x in u], u.__getitem__, {'val': .3, 'dev': .1}, seed=4))"
     )
     env = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(

@@ -141,7 +141,7 @@ def axis_ticks(low: float, high: float) -> list[float]:
     if high <= low:
         return [low]
     decade = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step = max(decade * part for part in (1, 2, 2.5, 5) if decade * part <= (high - low) / 3)
+    step = max(decade * part for part in (1, 2, 2.5, 5) if decade * part <= (high - low) / 3 * (1 + 1e-9))
     first = -(-low // step)
     return [round((first + k) * step, 10) for k in range(12) if (first + k) * step <= high + step * 1e-9]
 

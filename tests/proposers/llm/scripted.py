@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "turns": 12,
     "context_kb": 64,
     "trials": 2,
-    "questions": 4,
+    "trial_questions": 4,
     "repairs": 2,
     "temperature": None,
     "max_tokens": 1000,
@@ -80,7 +80,7 @@ class Bench:
 
     def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
         assert share == 1.0
-        assert questions == SETTINGS["questions"]
+        assert questions == SETTINGS["trial_questions"]
         self.tried += [dict(files) for files in batch]
         return [self.trial(files) for files in batch]
 
