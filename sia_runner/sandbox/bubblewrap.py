@@ -69,7 +69,7 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
 
 def _relay_files(socket: str) -> dict[str, str]:
     """Map paths inside to the relay's modules, laid out as their package, and to the gateway's socket."""
-    modules = {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in ("door.py", "relay.py")}
+    modules = {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in ("relay.py",)}
     return {**modules, _GATEWAY: socket}
 
 

@@ -257,7 +257,7 @@ FIRST_PROCESS_COUNT = 1  # processes: `inside`
 
 _HERE = Path(__file__).resolve().parent
 _HARNESS, _DATA, _GATEWAY = "/sandbox/harness", "/sandbox/data", "/sandbox/gateway.sock"
-_CONTAINER_MODULES = ("inside.py", "launch.py", "door.py", "relay.py")
+_CONTAINER_MODULES = ("inside.py", "launch.py", "relay.py")
 _CONTAINER_ETC = ("passwd", "group", "hosts", "resolv.conf")
 
 

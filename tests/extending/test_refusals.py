@@ -40,6 +40,8 @@ class Tracker:
     ],
 )
 def test_a_class_that_cannot_be_used_is_refused_in_one_line(cli, overrides, message):
+    if "trainer=grpo" in overrides:
+        pytest.importorskip("torch", reason="a trainer needs the extra `training`")
     (cli.folder / "mine.py").write_text(MODULE)
     done = cli(*overrides)
     assert done.returncode == 2
