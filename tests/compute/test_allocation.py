@@ -23,13 +23,16 @@ def settings(slots=2, **resources):
 
 
 def allocations():
-    return said("squeue", "--noheader", "--name=sia:pool", "--format=%i").split()
+    """The allocations of this test, by its working folder: other tests use the same cluster beside it."""
+    rows = said("squeue", "--noheader", "--name=sia:pool", "--format=%i %Z").splitlines()
+    return [job for job, folder in map(str.split, rows) if folder == os.getcwd()]
 
 
 @pytest.fixture
-def compute(monkeypatch):
+def compute(monkeypatch, tmp_path):
     """Makes a compute; none of its allocations is left after the test."""
     need_cluster()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     made = []
 

@@ -19,8 +19,8 @@ LITTLE = """
 defaults: [grpo, _self_]
 name: little
 steps: 2
-questions: 8
-samples: 4
+prompts_per_step: 8
+group_size: 4
 """
 
 

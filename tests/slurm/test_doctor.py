@@ -39,7 +39,7 @@ def config():
 @pytest.mark.slurm
 def test_of_the_test_cluster_it_knows_all_that_a_run_depends_on(tmp_path, config):
     need_cluster()
-    result = {finding.check: finding for finding in run_checks(config, tmp_path, call=False)}
+    result = {finding.name: finding for finding in run_checks(config, tmp_path, call=False)}
     assert not [finding for finding in result.values() if finding.state == FAULT]
     assert result["commands"].text.startswith("slurm-wlm ")
     assert "cpu (default): at most 1:00:00, 2 x 4 cpus, 8 GiB" in result["partitions"].text
