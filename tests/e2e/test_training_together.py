@@ -35,7 +35,7 @@ def alive(cli):
 
 def trainers(cli):
     """Not their launcher."""
-    return [pid for pid, line in alive(cli).items() if "weights.together" in line and "nproc" not in line]
+    return [pid for pid, line in alive(cli).items() if "weights.parallel" in line and "nproc" not in line]
 
 
 def when(driver, moment):
