@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -138,8 +139,11 @@ def test_a_remote_sandbox_takes_files_and_calls_models(workplace, worker):
 def test_a_remote_job_ends_when_the_runner_is_killed(workplace, worker):
     def jobs():
         """The worker's children that run a job: not the supervisor that stands by for its own sandbox check."""
-        children = psutil.Process(worker.pid).children()
-        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and "--job" in child.cmdline()]
+        found = []
+        for child in psutil.Process(worker.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                found += [child] * ("--job" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE)
+        return found
 
     endless = workplace.folder / "endless" / "gen_1"
     endless.mkdir(parents=True)
