@@ -1,4 +1,4 @@
-"""Our runner, as the benchmark finds it: the sia_runner that this process imports, in this environment."""
+"""Our runner in this environment: the sia_runner that this process imports, or a checkout of another version."""
 
 import sys
 from pathlib import Path
@@ -11,10 +11,12 @@ import sia_runner
 class Ours:
     """Commands of sia_runner, and where its runs keep what target agents print."""
 
-    name = f"sia-runner {sia_runner.__version__}"
+    def __init__(self, checkout: Path | None = None) -> None:
+        self._checkout = checkout.resolve() if checkout else Path(sia_runner.__file__).parents[1]
+        self.name = f"checkout {checkout.name}" if checkout else f"sia-runner {sia_runner.__version__}"
 
     def environment(self) -> dict[str, str]:
-        return {**environment(), "PYTHONPATH": str(Path(sia_runner.__file__).parents[1])}
+        return {**environment(), "PYTHONPATH": str(self._checkout)}
 
     def help(self) -> list[str]:
         return [sys.executable, "-m", "sia_runner", "--help"]
