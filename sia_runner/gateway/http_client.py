@@ -3,16 +3,14 @@
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import aiohttp
 
 from sia_runner.text import one_line
 from sia_runner.wire.failures import CallError, error_of_body
 from sia_runner.wire.providers import address_of
 from sia_runner.wire.requests import MAX_ANSWER_BYTES
-
-if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
 
 _MAX_ERROR_BYTES = 64 << 10
 _CONNECT_SECONDS = 10.0  # seconds
@@ -22,12 +20,10 @@ class HttpClient:
     """One connection pool, made on first use inside the event loop."""
 
     def __init__(self) -> None:
-        self._session: ClientSession | None = None
+        self._session: aiohttp.ClientSession | None = None
 
-    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> "ClientResponse":
+    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
         """Send a request; the caller bounds the time, reads the body and closes the response. Raises CallError."""
-        import aiohttp
-
         try:
             return await self._pool().request(
                 method, url, headers=headers, data=body, allow_redirects=False, proxy=_proxy(url)
@@ -44,9 +40,7 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
-    def _pool(self) -> "ClientSession":
-        import aiohttp
-
+    def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),  # the endpoint limits concurrency
@@ -56,10 +50,8 @@ class HttpClient:
         return self._session
 
 
-async def body_pieces(response: "ClientResponse") -> AsyncIterator[bytes]:
+async def body_pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield the body as it arrives. Raises CallError (too_large, unreachable)."""
-    import aiohttp
-
     size = 0
     try:
         async for piece in response.content.iter_any():
@@ -71,7 +63,7 @@ async def body_pieces(response: "ClientResponse") -> AsyncIterator[bytes]:
         raise _broken_connection(error) from None
 
 
-async def read_error(response: "ClientResponse") -> CallError:
+async def read_error(response: aiohttp.ClientResponse) -> CallError:
     """Read a response with an error status, up to 64 KiB, and return the error it means."""
     body = bytearray()
     async for piece in body_pieces(response):

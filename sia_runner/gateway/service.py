@@ -21,10 +21,7 @@ from sia_runner.wire.grants import Grant, ModelsError, Role
 from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe, key_of
 
 if TYPE_CHECKING:
-    from sia_runner.gateway.backends import Endpoint, ServedPolicy
-    from sia_runner.gateway.calls import CallRunner
-    from sia_runner.gateway.http_client import HttpClient
-    from sia_runner.gateway.server import GatewayServer
+    from sia_runner.gateway.backends import ServedPolicy
     from sia_runner.gateway.session import GatewaySession
 
 _PACKAGES = ("litellm", "aiohttp")
@@ -69,7 +66,10 @@ _Result = TypeVar("_Result")
 
 
 class GatewayService:
-    """Implements `ModelAccess`. `folder` is RUN/ledger; `cache` holds answers of providers configured to cache."""
+    """Gives the runner and its sandboxes access to models; one per process and run.
+
+    `folder` is RUN/ledger; `cache` holds answers of providers configured to cache.
+    """
 
     def __init__(
         self,
@@ -93,34 +93,34 @@ class GatewayService:
         self._closed = False
 
     def check(self) -> None:
-        """Check the policy and all providers. Raises ModelsError."""
+        """Check packages, keys, endpoints and model names, before any heavy import. Raises ModelsError."""
         if self._policy is not None:
             self._policy.check()
         check_providers(self._providers, self._budget)
 
     @contextmanager
     def open_session(self, grant: Grant) -> Iterator["GatewaySession"]:
-        """Open a session for a sandbox."""
-        running = self._running_gateway()
-        self._check_role(grant)
+        """Open a session. At the context's end its token is void; calls under way are cancelled and settled."""
+        running = self._running_gateway(grant)
         context = running.gateway.session(grant)
         session = running.run(context.__aenter__())
         try:
             yield session
         finally:
-            if running.alive:  # otherwise `close` has ended the session
+            if running.thread.is_alive():  # otherwise `close` has ended the session
                 running.run(context.__aexit__(None, None, None))
 
     def chat(
         self, grant: Grant, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], **settings: Any
     ) -> ModelReply:
-        """Make one call from this process."""
-        from sia_runner.gateway.calls import chat_once
+        """Make one call from this process, through the same retries, limits and ledger. Blocks; thread-safe.
 
-        running = self._running_gateway()
-        self._check_role(grant)
+        Messages, tools and settings (temperature, max_tokens, ...) have the shape of OpenAI's chat completions. Raises
+        ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
+        """
+        running = self._running_gateway(grant)
         endpoint, session = running.role_endpoints[grant.role], running.gateway.own_session(grant)
-        return running.run(chat_once(running.call_runner, endpoint, session, messages, tools, settings))
+        return running.run(running.call_runner.chat(session, endpoint, messages, tools, settings))
 
     def policy(self) -> Any:
         """Return the trainable model, loaded on first use. Raises ModelsError where there is none."""
@@ -133,7 +133,7 @@ class GatewayService:
         self.ledger.release_allowances(jobs)
 
     def close(self) -> None:
-        """End the gateway, the policy and the ledger."""
+        """End the gateway, the policy and the ledger, and return unspent budget. Safe to call twice."""
         if self._policy is not None:
             self._policy.close()
         with self._lock:
@@ -143,34 +143,27 @@ class GatewayService:
             running.close()
         self.ledger.close()
 
-    def _check_role(self, grant: Grant) -> None:
-        if grant.role not in self._providers and not (grant.role == "target" and self._policy):
-            raise ModelsError(f"no provider is configured for the {grant.role} role")
-
-    def _running_gateway(self) -> "_GatewayThread":
+    def _running_gateway(self, grant: Grant) -> "_GatewayThread":
         with self._lock:
             if self._closed:
                 raise ModelsError("the gateway is closed")
             if self._running is None:
                 check_installed()
                 self._running = _GatewayThread(self._providers, self.ledger, self._cache, self._policy)
-            return self._running
+        if grant.role not in self._providers and not (grant.role == "target" and self._policy):
+            raise ModelsError(f"no provider is configured for the {grant.role} role")
+        return self._running
 
 
 class _GatewayThread:
     """The gateway's thread, its event loop, and the objects that live on it."""
 
-    gateway: "GatewayServer"
-    call_runner: "CallRunner"
-    role_endpoints: "dict[Role, Endpoint]"
-    _client: "HttpClient"
-
     def __init__(
         self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "ServedPolicy | None"
     ) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
+        self.thread.start()
         try:
             self.run(self._start(providers, ledger, cache, policy))
         except BaseException:
@@ -178,7 +171,7 @@ class _GatewayThread:
             raise
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run a coroutine on the loop, called from another thread. An interrupt here cancels it there."""
+        """Run a coroutine on the loop, from another thread. An interrupt here cancels it there."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -206,10 +199,6 @@ class _GatewayThread:
         self.gateway = GatewayServer(self.role_endpoints, self.call_runner, cache)
         await self.gateway.start()
 
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
     async def _end(self) -> None:
         await self.gateway.close()
         calls = asyncio.all_tasks() - {asyncio.current_task()}
@@ -221,5 +210,5 @@ class _GatewayThread:
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self.thread.join()
         self._loop.close()

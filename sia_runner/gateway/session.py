@@ -40,10 +40,8 @@ class AnswerCache:
 
     def get(self, path: Path) -> bytes | None:
         """Return the stored answer, or None."""
-        try:
+        with contextlib.suppress(OSError):
             return path.read_bytes()
-        except OSError:
-            return None
 
     def put(self, path: Path, answer: bytes) -> None:
         """Store an answer atomically. Errors are ignored: an unwritable cache must not fail a paid call."""
@@ -71,7 +69,7 @@ _TRUNCATED = ("length", "max_tokens")  # finish reasons
 
 
 class GatewaySession:
-    """Implements `ModelSession`. Written on the gateway's loop, read from any thread."""
+    """One sandbox's session at the gateway. Written on the gateway's loop, read from any thread."""
 
     def __init__(self, grant: Grant, door: GatewayAddress, cache: AnswerCache | None) -> None:
         self.grant = grant
@@ -86,6 +84,7 @@ class GatewaySession:
         self._untagged: Counter[OutcomeKind] = Counter()
         self._trouble: Exception | None = None
         self._turns: Counter[str | None] = Counter()
+        # a policy's answers by question, in the order of finishing, where the grant has no file for them
         self.sampled: defaultdict[str, list[SampledCall]] = defaultdict(list)
 
     def turn(self, question: str | None) -> int:
@@ -106,7 +105,7 @@ class GatewaySession:
             return CallFailures(dict(self._failing), dict(self._untagged))
 
     def trouble(self) -> Exception | None:
-        """Return the error that no other candidate would escape either; None where there is none."""
+        """Return the ProviderDown or run-wide BudgetSpent that made calls of this session fail; else None."""
         return self._trouble
 
     @asynccontextmanager
@@ -139,13 +138,11 @@ class GatewaySession:
             if record.sampled is not None and record.question is not None:
                 self.sampled[record.question].append(record.sampled)
         elif self._unsent <= _MAX_REFUSED_RECORDS or record.attempts:
-            self._write(self.grant.trajectories, record)
-
-    def _write(self, path: Path, record: CallRecord) -> None:
-        try:
-            append_record(path, record)
-        except OSError as error:
-            self._trouble = ProviderDown(f"{path} cannot be written: {error.strerror or error}")
+            try:
+                append_record(self.grant.trajectories, record)
+            except OSError as error:
+                reason = f"{self.grant.trajectories} cannot be written: {error.strerror or error}"
+                self._trouble = ProviderDown(reason)
 
     def _note(self, question: str | None, kind: OutcomeKind | None) -> None:
         if question is None:

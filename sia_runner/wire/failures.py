@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
@@ -35,33 +36,22 @@ _STATUS: Mapping[int, FailureKind] = {
 _MAX_MESSAGE_CHARS = 2000  # characters kept of a provider's message
 
 
+@dataclass(eq=False)
 class CallError(Exception):
-    """A call, or one attempt of it, failed.
+    """A call, or one attempt of it, failed."""
 
-    `status` is the provider's, where it answered at all; `sent`: the request may have reached it; `retry_after` in
-    seconds.
-    """
+    kind: FailureKind
+    message: str
+    _: KW_ONLY
+    status: int | None = None  # the provider's, where it answered at all
+    sent: bool = True  # the request may have reached the provider
+    retry_after: float | None = None  # seconds
+    code: str | None = None  # the provider's, such as context_length_exceeded
+    final: bool = False  # another attempt would not help
+    cause: Exception | None = None  # BudgetSpent, if that is the cause
 
-    def __init__(
-        self,
-        kind: FailureKind,
-        message: str,
-        *,
-        status: int | None = None,
-        sent: bool = True,
-        retry_after: float | None = None,
-        code: str | None = None,
-        final: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.kind: FailureKind = kind
-        self.message = message
-        self.status = status
-        self.sent = sent
-        self.retry_after = retry_after
-        self.code = code  # the provider's error code, such as context_length_exceeded
-        self.final = final
-        self.cause: Exception | None = None  # BudgetSpent, if that is the cause
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def transient(self) -> bool:
