@@ -19,7 +19,7 @@ gone closes it; then only its file counts.
 import fcntl
 import json
 import os
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,12 +32,11 @@ from sia_runner.store import lease
 from sia_runner.store.files import LineReader, parse_object
 
 LedgerLine = Mapping[str, Any]
-UNITS = ("usd", "tokens", "calls")
 _WHOLE_FILE = 1 << 62  # bytes
 
 
 class Amount(NamedTuple):
-    """An amount of budget. `usd` is in picodollars, so that sums are exact."""
+    """An amount of budget, by unit. `usd` is in picodollars, so that sums are exact."""
 
     usd: int = 0
     tokens: int = 0
@@ -118,13 +117,13 @@ class _Attempt(NamedTuple):
 class LedgerFile:
     """The sums of one ledger file, fed line by line: by the process that writes it, or from the file as it grows.
 
-    `keeps_pools`: whether the sums of each pool are kept, which only processes that spend need.
+    `settled`, `reserved`: "pool.unit" -> picodollars, tokens or calls; kept (`keeps_pools`) by processes that spend.
     """
 
     rows: dict[Account, AccountTotals] = field(default_factory=dict)
     under_way: dict[int, _Attempt] = field(default_factory=dict)
-    _settled: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
-    _reserved: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
+    settled: Counter[str] = field(default_factory=Counter)
+    reserved: Counter[str] = field(default_factory=Counter)
     keeps_pools: bool = True
 
     def add(self, line: LedgerLine) -> None:
@@ -133,7 +132,7 @@ class LedgerFile:
             account = Account(line["generation"], line["candidate"], line["purpose"])
             attempt = _Attempt(account, line["input"], line["output"], _pico(line["usd"]))
             self.under_way[line["sent"]] = attempt
-            self._move(self._reserved, attempt, attempt.amount, 1)
+            self._move(self.reserved, attempt, attempt.amount, 1)
         elif "done" in line:
             usd = _pico(line["usd"])
             totals = AccountTotals(usd or 0, line["input"], line["output"], line["cached"], 1, 0, int(usd is None))
@@ -148,13 +147,9 @@ class LedgerFile:
         for number in list(self.under_way):
             self._settle(number)
 
-    def settled(self, pool: str, unit: int) -> int:
-        """Return the settled amount of a pool, in picodollars, tokens or calls."""
-        return self._settled[pool][unit] if pool in self._settled else 0
-
-    def used(self, pool: str, unit: int) -> int:
+    def used(self, key: str) -> int:
         """Return the settled amount plus the reservations of calls under way."""
-        return self.settled(pool, unit) + (self._reserved[pool][unit] if pool in self._reserved else 0)
+        return self.settled[key] + self.reserved[key]
 
     def catch_up(self, lines: LineReader) -> None:
         """Add the lines appended since the last call. Skip those cut by a full disk: those calls have no answer."""
@@ -166,17 +161,17 @@ class LedgerFile:
         attempt = self._take(number)
         row = totals or attempt.as_unanswered()
         self.rows.setdefault(attempt.account, AccountTotals()).add(row)
-        self._move(self._settled, attempt, Amount(row.usd, row.input_tokens + row.output_tokens, 1), 1)
+        self._move(self.settled, attempt, Amount(row.usd, row.input_tokens + row.output_tokens, 1), 1)
 
     def _take(self, number: int) -> _Attempt:
         attempt = self.under_way.pop(number)
-        self._move(self._reserved, attempt, attempt.amount, -1)
+        self._move(self.reserved, attempt, attempt.amount, -1)
         return attempt
 
-    def _move(self, sums: dict[str, list[int]], attempt: _Attempt, amount: Amount, sign: int) -> None:
+    def _move(self, sums: Counter[str], attempt: _Attempt, amount: Amount, sign: int) -> None:
         for pool in attempt.account.pools() if self.keeps_pools else ():
-            for unit, value in enumerate(amount):
-                sums[pool][unit] += sign * value
+            for unit, value in amount._asdict().items():
+                sums[f"{pool}.{unit}"] += sign * value
 
 
 def _pico(usd: float | None) -> int | None:
@@ -197,9 +192,9 @@ class Allowance:
     final: bool = False  # closed, and its file read to the end
     ledger_file: LedgerFile = field(default_factory=LedgerFile)
 
-    def counts(self, pool: str, unit: int) -> int:
+    def counts(self, key: str) -> int:
         """Return what counts against a pool's limit: the larger of the allowance and the use."""
-        return max(self.holds.get(f"{pool}.{UNITS[unit]}", 0), self.ledger_file.used(pool, unit))
+        return max(self.holds.get(key, 0), self.ledger_file.used(key))
 
 
 class AllowanceRegister:
@@ -212,7 +207,13 @@ class AllowanceRegister:
 
     def refresh(self) -> Iterable[Allowance]:
         """Read the register and the other processes' files to their end; return the other allowances."""
-        self._read_register()
+        for row in self._lines.fresh(_WHOLE_FILE):
+            line = parse_object(row.data)
+            if line and line["lease"] != self._own_name:
+                name = line["lease"]
+                lines = LineReader(self._folder, f"{name}.jsonl")
+                allowance = self._others.setdefault(name, Allowance(line["process"], lines))
+                allowance.holds, allowance.closed = line["holds"], line["closed"]
         for allowance in self._others.values():
             if not allowance.final:
                 allowance.final = allowance.closed
@@ -231,9 +232,8 @@ class AllowanceRegister:
 
     def hold(self, holds: Mapping[str, int], *, closed: bool = False) -> None:
         """Write this process's new allowance. Call it only inside `locked`."""
-        self._append(
-            {"lease": self._own_name, "process": lease.process_identity(), "holds": dict(holds), "closed": closed}
-        )
+        process = lease.process_identity()
+        self._append({"lease": self._own_name, "process": process, "holds": dict(holds), "closed": closed})
 
     def reclaim(self, *, all_dead: bool, jobs: Collection[str] = ()) -> None:
         """Close the allowances whose process is gone.
@@ -245,10 +245,9 @@ class AllowanceRegister:
             return
         with self.locked():
             for name, allowance in self._others.items():
-                if not allowance.closed and (
-                    all_dead or has_ended(allowance.process) or allowance.process.get("job") in jobs
-                ):
-                    self._append({"lease": name, "process": dict(allowance.process), "holds": {}, "closed": True})
+                process = allowance.process
+                if not allowance.closed and (all_dead or has_ended(process) or process.get("job") in jobs):
+                    self._append({"lease": name, "process": dict(process), "holds": {}, "closed": True})
             self.refresh()
 
     def _append(self, line: Mapping[str, Any]) -> None:
@@ -257,15 +256,6 @@ class AllowanceRegister:
             stream.seek(max(0, stream.tell() - 1))
             incomplete = stream.read(1) not in (b"", b"\n")
             stream.write(b"\n" * incomplete + json.dumps(line).encode() + b"\n")
-
-    def _read_register(self) -> None:
-        for row in self._lines.fresh(_WHOLE_FILE):
-            line = parse_object(row.data)
-            if line and line["lease"] != self._own_name:
-                name = line["lease"]
-                lines = LineReader(self._folder, f"{name}.jsonl")
-                allowance = self._others.setdefault(name, Allowance(line["process"], lines))
-                allowance.holds, allowance.closed = line["holds"], line["closed"]
 
 
 def has_ended(process: Mapping[str, Any]) -> bool:
