@@ -17,14 +17,13 @@ from typing import Any, Protocol
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.http_client import HttpClient, body_pieces, read_error
 from sia_runner.records import SampledCall
-from sia_runner.wire.dialects import DIALECTS, Dialect
-from sia_runner.wire.failures import CallError, FailureKind
+from sia_runner.wire.dialects import DIALECTS
+from sia_runner.wire.failures import TRANSIENT_KINDS, CallError
 from sia_runner.wire.grants import Role
 from sia_runner.wire.providers import ANTHROPIC_VERSION, auth_headers, key_of, redact
 from sia_runner.wire.requests import AnswerSummary, Api, ModelRequest, SseSplitter, dumps, loads, sse_event
 
 MAX_CONSECUTIVE_FAILURES = 5  # failed calls (after all attempts) without a success between them
-_COUNTED_KINDS: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
 _FATAL_STATUSES = (401, 402)  # a refused key stays refused
 _FATAL_UNTIL_ANSWERED = (403, 404)  # may concern a single request, if the provider has answered others
 
@@ -56,7 +55,7 @@ class CircuitBreaker:
         hopeless = failed.status in _FATAL_STATUSES or failed.code == "insufficient_quota"
         if hopeless or (failed.status in _FATAL_UNTIL_ANSWERED and not self._proven):
             self._open(f"provider {self.name}: {failed.message}")
-        elif failed.kind in _COUNTED_KINDS or failed.status in _FATAL_UNTIL_ANSWERED:
+        elif failed.kind in TRANSIENT_KINDS or failed.status in _FATAL_UNTIL_ANSWERED:
             self._failed += 1
             if self._failed >= MAX_CONSECUTIVE_FAILURES:
                 self._open(f"provider {self.name}: {self._failed} calls in a row failed, the last: {failed.message}")
@@ -83,12 +82,12 @@ class AnswerBuffer:
     a client that leaves once it has its answer cannot interrupt that.
     """
 
-    def __init__(self, dialect: Dialect, request: ModelRequest, emit: Emit, *, keep: bool) -> None:
-        self._dialect, self._emit = dialect, emit
-        self._reader = dialect.reader(request) if request.stream else None
+    def __init__(self, request: ModelRequest, emit: Emit, *, keep: bool) -> None:
+        self._dialect, self._emit = DIALECTS[request.api], emit
+        self._reader = self._dialect.reader(request) if request.stream else None
         self._splitter = SseSplitter()
-        self._end: list[bytes] = []
         self._retained: list[bytes] | None = [] if keep else None
+        self._end: list[bytes] = []
         self.emitted = False  # the client has received bytes: no further attempt is possible
         self.emitting = False
 
@@ -115,6 +114,14 @@ class AnswerBuffer:
     def hold(self, data: bytes) -> None:
         """Take a whole answer that needs no reading."""
         self._end.append(data)
+
+    def replay(self, stored: bytes) -> AnswerSummary:
+        """Take a whole answer from the cache. Raises CallError where it is incomplete or invalid."""
+        self._end.append(stored)
+        if self._reader is not None:
+            for event in self._splitter.feed(stored):
+                self._reader.take(event)
+        return self.finish()
 
     async def flush(self) -> None:
         """Send the end of the answer."""
@@ -208,7 +215,11 @@ class LitellmBackend:
         exchange = SingleRequest(self._client, request)
         token = CURRENT_REQUEST.set(exchange)
         try:
-            answer = await self._begin(request)
+            import litellm
+
+            passed = {name: request.body[name] for name in _PASSED_FIELDS[request.api].split() if name in request.body}
+            send = litellm.acompletion if request.api == "openai" else litellm.anthropic_messages
+            answer: Any = await send(**(passed | self._settings))
         except Exception as error:  # noqa: BLE001 - litellm has no common base for its errors
             raise exchange.failure(error) from None
         finally:
@@ -232,13 +243,6 @@ class LitellmBackend:
         if request.api == "openai":
             await buffer.take(sse_event(b"[DONE]"))
         return buffer.finish()
-
-    async def _begin(self, request: ModelRequest) -> Any:
-        import litellm
-
-        passed = {name: value for name, value in request.body.items() if name in _PASSED_FIELDS[request.api].split()}
-        send = litellm.acompletion if request.api == "openai" else litellm.anthropic_messages
-        return await send(**(passed | self._settings))
 
 
 @lru_cache(maxsize=1)

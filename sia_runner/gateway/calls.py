@@ -22,7 +22,7 @@ from sia_runner.wire.requests import AnswerSummary, Api, Body, ModelRequest, est
 
 
 @dataclass(slots=True)
-class ModelCall:
+class _Call:
     """The state that the steps of one call share."""
 
     session: GatewaySession
@@ -30,14 +30,6 @@ class ModelCall:
     request: ModelRequest
     emit: Emit
     record: CallRecord
-
-
-def count_usage(request: ModelRequest, summary: AnswerSummary) -> TokenUsage:
-    """Return the tokens of an answer: the provider's counts, or an estimate where it gives none."""
-    if summary.input_tokens is not None and summary.output_tokens is not None:
-        return TokenUsage(summary.input_tokens, summary.output_tokens, summary.cached_tokens)
-    text = summary.text + "".join(call["name"] + call["arguments"] for call in summary.tool_calls)
-    return TokenUsage(estimate_tokens(request.raw.decode()), estimate_tokens(text), estimated=True)
 
 
 def _new_record(session: GatewaySession, api: Api, body: Body, asked_model: str, question: str | None) -> CallRecord:
@@ -73,7 +65,7 @@ class CallRunner:
     async def serve(self, session: GatewaySession, endpoint: Endpoint, request: ModelRequest, emit: Emit) -> None:
         """Answer one request through `emit`. Raises CallError when all attempts failed."""
         record = _new_record(session, request.api, request.body, request.asked_model, request.question)
-        call = ModelCall(session, endpoint, request, emit, record)
+        call = _Call(session, endpoint, request, emit, record)
         began = time.monotonic()
         failed: CallError | None = None
         try:
@@ -97,7 +89,7 @@ class CallRunner:
         with suppress(CallError):  # the call is answered and paid: a client that left does not make it fail
             await buffer.flush()
 
-    async def _answer(self, call: ModelCall) -> tuple[AnswerBuffer, AnswerSummary]:
+    async def _answer(self, call: _Call) -> tuple[AnswerBuffer, AnswerSummary]:
         cache = call.session.cache
         if cache is None:
             return await self._call(call, keep=False)
@@ -105,17 +97,20 @@ class CallRunner:
         stored = cache.get(path)
         if stored is not None:
             with suppress(CallError):  # an unreadable or incomplete entry is replaced by a new call
-                return await _replay(call, stored)
+                buffer = AnswerBuffer(call.request, call.emit, keep=False)
+                summary = buffer.replay(stored)
+                call.record.cached, call.record.usage = True, _count_usage(call.request, summary)
+                return buffer, summary
         buffer, summary = await self._call(call, keep=True)
         cache.put(path, buffer.content())
         return buffer, summary
 
-    async def _call(self, call: ModelCall, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
+    async def _call(self, call: _Call, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
         hosted, breaker = call.endpoint.hosted, call.endpoint.breaker
         try:
             await call.endpoint.backends[call.request.api].ready()
             while True:
-                buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, call.emit, keep=keep)
+                buffer = AnswerBuffer(call.request, call.emit, keep=keep)
                 try:
                     summary = await self._attempt(call, buffer)
                     break
@@ -131,7 +126,7 @@ class CallRunner:
         breaker.succeeded()
         return buffer, summary
 
-    async def _attempt(self, call: ModelCall, buffer: AnswerBuffer) -> AnswerSummary:
+    async def _attempt(self, call: _Call, buffer: AnswerBuffer) -> AnswerSummary:
         backend, seconds = call.endpoint.backends[call.request.api], call.endpoint.hosted.timeout
         async with call.endpoint.slots:
             call.endpoint.breaker.check()
@@ -147,7 +142,7 @@ class CallRunner:
             except BaseException:
                 _settle_failed(call, reservation, CallError("cancelled", ""), buffer)
                 raise
-            usage = call.record.usage = count_usage(call.request, summary)
+            usage = call.record.usage = _count_usage(call.request, summary)
             call.record.usd = reservation.settle(
                 input_tokens=usage.input,
                 output_tokens=usage.output,
@@ -157,7 +152,7 @@ class CallRunner:
             call.session.spend(Usage(call.record.usd or 0.0, usage.input + usage.output, 1))
             return summary
 
-    async def _reserve(self, call: ModelCall) -> Reservation:
+    async def _reserve(self, call: _Call) -> Reservation:
         input_bound, output_bound = token_bound(call.request.raw), call.request.output_tokens
         while True:
             settled = self._settled
@@ -216,7 +211,15 @@ class CallRunner:
         return ModelReply(summary.text, calls, finish, message, session.usage())
 
 
-def _settle_failed(call: ModelCall, reservation: Reservation, failed: CallError, buffer: AnswerBuffer) -> None:
+def _count_usage(request: ModelRequest, summary: AnswerSummary) -> TokenUsage:
+    """Return the provider's counts, or an estimate where it gives none."""
+    if summary.input_tokens is not None and summary.output_tokens is not None:
+        return TokenUsage(summary.input_tokens, summary.output_tokens, summary.cached_tokens)
+    text = summary.text + "".join(call["name"] + call["arguments"] for call in summary.tool_calls)
+    return TokenUsage(estimate_tokens(request.raw.decode()), estimate_tokens(text), estimated=True)
+
+
+def _settle_failed(call: _Call, reservation: Reservation, failed: CallError, buffer: AnswerBuffer) -> None:
     """Settle a failed attempt. An error status costs nothing; anything else may have been charged for."""
     if failed.status is not None and failed.sent and not buffer.emitted:
         reservation.settle(input_tokens=0, output_tokens=0)
@@ -231,20 +234,6 @@ def _timeout_error(buffer: AnswerBuffer, seconds: float) -> CallError:
     if buffer.emitting:
         return CallError("cancelled", f"the client did not read its answer within {seconds:g} s")
     return CallError("timeout", f"no complete answer within {seconds:g} s")
-
-
-async def _replay(call: ModelCall, stored: bytes) -> tuple[AnswerBuffer, AnswerSummary]:
-    async def ignore(_: bytes) -> None:
-        pass
-
-    reader = AnswerBuffer(DIALECTS[call.request.api], call.request, ignore, keep=False)
-    await reader.take(stored)
-    summary = reader.finish()  # only a complete answer reaches the client
-    buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, call.emit, keep=False)
-    buffer.hold(stored)
-    call.record.cached = True
-    call.record.usage = count_usage(call.request, summary)
-    return buffer, summary
 
 
 def _pause(failed: CallError, attempt: int, patience: float) -> float | None:

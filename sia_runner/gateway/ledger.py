@@ -18,9 +18,10 @@ from pathlib import Path
 
 from sia_runner.config.experiment import BudgetConfig, SpendingLimits
 from sia_runner.gateway.ledger_files import (
+    UNITS,
     Account,
+    AccountTotals,
     AllowanceRegister,
-    Amount,
     LedgerFile,
     RunTotals,
     add_up,
@@ -126,13 +127,12 @@ class RunLedger:
                 f"prices of the {grant.role} role's model are not known, so budget.usd cannot be enforced"
             )
         usd = None if rates is None else rates.upper_bound(input_tokens, output_tokens)
-        need = Amount(usd or 0, input_tokens + output_tokens, 1)
         account = Account(grant.generation, grant.candidate, grant.purpose)
-        pools = self._pools(account, need)
+        pools = self._pools(account, AccountTotals(usd or 0, input_tokens, output_tokens, calls=1))
         tags = {"question": grant.question, "sample": grant.sample}
         line = {"at": round(time.time(), 3), "role": grant.role, **account._asdict()}
         line |= {name: value for name, value in tags.items() if value is not None}
-        line |= {"input": input_tokens, "output": output_tokens, "usd": to_dollars(usd)}
+        line |= {"input": input_tokens, "output": output_tokens, "usd": None if usd is None else usd / PICO}
         with self._lock:
             self._open()
             grant_calls = GrantCalls(grant)
@@ -192,11 +192,11 @@ class RunLedger:
         for wake in self._wakes:
             wake()
 
-    def _pools(self, account: Account, need: Amount) -> list[_BudgetPool]:
+    def _pools(self, account: Account, need: AccountTotals) -> list[_BudgetPool]:
         """Return the pools that a call of this account is paid from. Only `test` may use the final test's reserve."""
         of_run, *of_generation = account.pools()
         kept = Usage() if of_run == "test" or not self._run_limits else self._held_back()
-        measured = Amount(ceil(kept.usd * PICO), kept.tokens, kept.calls)._asdict()
+        measured = {"usd": ceil(kept.usd * PICO), "tokens": kept.tokens, "calls": kept.calls}
         pools: list[_BudgetPool] = []
         for unit, limit in self._run_limits.items():
             reserve = 0 if of_run == "test" else max(ceil(self._budget.test_reserve * limit), measured[unit])
@@ -250,7 +250,7 @@ class RunLedger:
     def _release_unused(self, account: Account) -> None:
         """Publish use beyond the allowance and, when no call is under way, release what is not used."""
         idle = self._share < 1 and not self._own_file.under_way
-        keys = self._holds if idle else [f"{name}.{unit}" for name in account.pools() for unit in Amount._fields]
+        keys = self._holds if idle else [f"{name}.{unit}" for name in account.pools() for unit in UNITS]
         used = {key: self._own_file.used(key) for key in keys if key in self._holds}
         changed = {key: n for key, n in used.items() if n > self._holds[key] or (idle and n < self._holds[key])}
         if changed:
@@ -299,7 +299,7 @@ class Reservation:
         No tokens at all: the provider turned the call down, and it does not count as one of the grant's calls.
         """
         tokens = (input_tokens, output_tokens, cached_tokens, written_tokens)
-        usd = None if self.rates is None else to_dollars(self.rates.cost(*tokens))
+        usd = None if self.rates is None else self.rates.cost(*tokens) / PICO
         line = {
             "done": self.number,
             "input": input_tokens,
@@ -315,8 +315,3 @@ class Reservation:
         self.ledger.finish_attempt(
             self, {"unanswered" if may_be_charged else "undone": self.number}, counts_as_call=may_be_charged
         )
-
-
-def to_dollars(pico: int | None) -> float | None:
-    """Convert picodollars to US dollars."""
-    return None if pico is None else pico / PICO

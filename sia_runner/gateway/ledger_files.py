@@ -32,15 +32,8 @@ from sia_runner.store import lease
 from sia_runner.store.files import LineReader, parse_object
 
 LedgerLine = Mapping[str, Any]
+UNITS = ("usd", "tokens", "calls")
 _WHOLE_FILE = 1 << 62  # bytes
-
-
-class Amount(NamedTuple):
-    """An amount of budget, by unit. `usd` is in picodollars, so that sums are exact."""
-
-    usd: int = 0
-    tokens: int = 0
-    calls: int = 0
 
 
 class Account(NamedTuple):
@@ -74,6 +67,11 @@ class AccountTotals:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
+    def tokens(self) -> int:
+        """The tokens of input and output."""
+        return self.input_tokens + self.output_tokens
+
+    @property
     def priced(self) -> bool:
         """Tells whether every call has a known price; if not, `usd` leaves those without one out."""
         return self.unpriced == 0
@@ -87,7 +85,7 @@ class AccountTotals:
         """Return what was spent on models. `usd` is null where any call has no known price, never zero for it."""
         return {
             "usd": round(self.dollars, 9) if self.priced else None,
-            "tokens": self.input_tokens + self.output_tokens,
+            "tokens": self.tokens,
             "calls": self.calls,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
@@ -96,32 +94,19 @@ class AccountTotals:
 
     def usage(self) -> Usage:
         """Return dollars, tokens and calls."""
-        return Usage(self.dollars, self.input_tokens + self.output_tokens, self.calls)
-
-
-class _Attempt(NamedTuple):
-    account: Account
-    input: int
-    output: int
-    usd: int | None
-
-    @property
-    def amount(self) -> Amount:
-        return Amount(self.usd or 0, self.input + self.output, 1)
-
-    def as_unanswered(self) -> AccountTotals:
-        return AccountTotals(self.usd or 0, self.input, self.output, 0, 1, 1, int(self.usd is None))
+        return Usage(self.dollars, self.tokens, self.calls)
 
 
 @dataclass(slots=True)
 class LedgerFile:
     """The sums of one ledger file, fed line by line: by the process that writes it, or from the file as it grows.
 
+    `under_way`: the attempts without an end, as they count if that never comes.
     `settled`, `reserved`: "pool.unit" -> picodollars, tokens or calls; kept (`keeps_pools`) by processes that spend.
     """
 
     rows: dict[Account, AccountTotals] = field(default_factory=dict)
-    under_way: dict[int, _Attempt] = field(default_factory=dict)
+    under_way: dict[int, tuple[Account, AccountTotals]] = field(default_factory=dict)
     settled: Counter[str] = field(default_factory=Counter)
     reserved: Counter[str] = field(default_factory=Counter)
     keeps_pools: bool = True
@@ -130,13 +115,11 @@ class LedgerFile:
         """Add one line of the file."""
         if "sent" in line:
             account = Account(line["generation"], line["candidate"], line["purpose"])
-            attempt = _Attempt(account, line["input"], line["output"], _pico(line["usd"]))
-            self.under_way[line["sent"]] = attempt
-            self._move(self.reserved, attempt, attempt.amount, 1)
+            row = _row_of(line, unanswered=1)
+            self.under_way[line["sent"]] = account, row
+            self._move(self.reserved, account, row, 1)
         elif "done" in line:
-            usd = _pico(line["usd"])
-            totals = AccountTotals(usd or 0, line["input"], line["output"], line["cached"], 1, 0, int(usd is None))
-            self._settle(line["done"], totals)
+            self._settle(line["done"], _row_of(line))
         elif "undone" in line:
             self._take(line["undone"])
         elif "unanswered" in line:
@@ -158,24 +141,25 @@ class LedgerFile:
 
     def _settle(self, number: int, totals: AccountTotals | None = None) -> None:
         """Add what an attempt took; None if it was not answered."""
-        attempt = self._take(number)
-        row = totals or attempt.as_unanswered()
-        self.rows.setdefault(attempt.account, AccountTotals()).add(row)
-        self._move(self.settled, attempt, Amount(row.usd, row.input_tokens + row.output_tokens, 1), 1)
+        account, unanswered = self._take(number)
+        row = totals or unanswered
+        self.rows.setdefault(account, AccountTotals()).add(row)
+        self._move(self.settled, account, row, 1)
 
-    def _take(self, number: int) -> _Attempt:
-        attempt = self.under_way.pop(number)
-        self._move(self.reserved, attempt, attempt.amount, -1)
-        return attempt
+    def _take(self, number: int) -> tuple[Account, AccountTotals]:
+        account, row = self.under_way.pop(number)
+        self._move(self.reserved, account, row, -1)
+        return account, row
 
-    def _move(self, sums: Counter[str], attempt: _Attempt, amount: Amount, sign: int) -> None:
-        for pool in attempt.account.pools() if self.keeps_pools else ():
-            for unit, value in amount._asdict().items():
-                sums[f"{pool}.{unit}"] += sign * value
+    def _move(self, sums: Counter[str], account: Account, row: AccountTotals, sign: int) -> None:
+        for pool in account.pools() if self.keeps_pools else ():
+            for unit in UNITS:
+                sums[f"{pool}.{unit}"] += sign * getattr(row, unit)
 
 
-def _pico(usd: float | None) -> int | None:
-    return None if usd is None else round(usd * PICO)
+def _row_of(line: LedgerLine, *, unanswered: int = 0) -> AccountTotals:
+    usd, tokens = line["usd"], (line["input"], line["output"], line.get("cached", 0))
+    return AccountTotals(0 if usd is None else round(usd * PICO), *tokens, 1, unanswered, int(usd is None))
 
 
 REGISTER = "leases.jsonl"
@@ -317,7 +301,7 @@ def add_up(ledger_files: Iterable[LedgerFile], *, alive: bool = True) -> RunTota
         if alive:
             in_flight += len(ledger_file.under_way)
         else:
-            parts += [(attempt.account, attempt.as_unanswered()) for attempt in ledger_file.under_way.values()]
+            parts += ledger_file.under_way.values()
         for account, row in parts:
             rows.setdefault(account, AccountTotals()).add(row)
     return RunTotals(rows, in_flight)

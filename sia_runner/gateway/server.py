@@ -23,7 +23,7 @@ from sia_runner.records import GatewayAddress
 from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError, FailureKind
 from sia_runner.wire.grants import Grant, Role
-from sia_runner.wire.requests import Api, Body, bad_request, dumps, estimate_tokens, short_text
+from sia_runner.wire.requests import Api, Body, bad_request, dumps, estimate_tokens, short_text, sse_event
 
 _SERVED_TEXT = "POST /v1/chat/completions, POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models"
 _STATUS: Mapping[FailureKind, int] = {
@@ -61,7 +61,6 @@ class _ResponseWriter:
         await stream.write(data)
 
     async def end(self) -> web.StreamResponse:
-        """Finish the response and return it."""
         if self._stream is None:
             return web.Response(body=self._body, content_type="application/json")
         with suppress(ConnectionError):  # its client is gone
@@ -73,7 +72,8 @@ class _ResponseWriter:
         if self._stream is None:
             return _error_response(api, failed)
         with suppress(ConnectionError):
-            await self._stream.write(DIALECTS[api].error_event(_status_of(failed), failed))
+            error = dumps(DIALECTS[api].error(_status_of(failed), failed))
+            await self._stream.write(sse_event(error, "error" if api == "anthropic" else None))
         return await self.end()
 
 

@@ -7,7 +7,7 @@ import asyncio
 import importlib.util
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -89,7 +89,7 @@ class GatewayService:
             rates["target"] = Rates(0.0, 0.0, 0.0, 0.0, "this machine")
         self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
         self._lock = threading.Lock()
-        self._running: _GatewayThread | None = None
+        self._running: _LoopThread | None = None
         self._closed = False
 
     def check(self) -> None:
@@ -101,8 +101,8 @@ class GatewayService:
     @contextmanager
     def open_session(self, grant: Grant) -> Iterator["GatewaySession"]:
         """Open a session. At the context's end its token is void; calls under way are cancelled and settled."""
-        running = self._running_gateway(grant)
-        context = running.gateway.session(grant)
+        running = self._running_loop(grant)
+        context = self._server.session(grant)
         session = running.run(context.__aenter__())
         try:
             yield session
@@ -118,19 +118,15 @@ class GatewayService:
         Messages, tools and settings (temperature, max_tokens, ...) have the shape of OpenAI's chat completions. Raises
         ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
         """
-        running = self._running_gateway(grant)
-        endpoint, session = running.role_endpoints[grant.role], running.gateway.own_session(grant)
-        return running.run(running.call_runner.chat(session, endpoint, messages, tools, settings))
+        running = self._running_loop(grant)
+        endpoint, session = self._endpoints[grant.role], self._server.own_session(grant)
+        return running.run(self._call_runner.chat(session, endpoint, messages, tools, settings))
 
     def policy(self) -> Any:
         """Return the trainable model, loaded on first use. Raises ModelsError where there is none."""
         if self._policy is None:
             raise ModelsError("the target agent has no policy: target_agent=policy")
         return self._policy.start()
-
-    def release_allowances(self, jobs: Collection[str]) -> None:
-        """Free the budget that gateways of these SLURM jobs hold."""
-        self.ledger.release_allowances(jobs)
 
     def close(self) -> None:
         """End the gateway, the policy and the ledger, and return unspent budget. Safe to call twice."""
@@ -140,35 +136,58 @@ class GatewayService:
             self._closed = True
             running, self._running = self._running, None
         if running is not None:
-            running.close()
+            running.run(self._end())
+            running.stop()
         self.ledger.close()
 
-    def _running_gateway(self, grant: Grant) -> "_GatewayThread":
+    def _running_loop(self, grant: Grant) -> "_LoopThread":
         with self._lock:
             if self._closed:
                 raise ModelsError("the gateway is closed")
             if self._running is None:
                 check_installed()
-                self._running = _GatewayThread(self._providers, self.ledger, self._cache, self._policy)
-        if grant.role not in self._providers and not (grant.role == "target" and self._policy):
-            raise ModelsError(f"no provider is configured for the {grant.role} role")
-        return self._running
+                running = _LoopThread()
+                try:
+                    running.run(self._start())
+                except BaseException:
+                    running.stop()
+                    raise
+                self._running = running
+            if grant.role not in self._endpoints:
+                raise ModelsError(f"no provider is configured for the {grant.role} role")
+            return self._running
+
+    async def _start(self) -> None:
+        from sia_runner.gateway.backends import build_endpoints, policy_endpoint
+        from sia_runner.gateway.calls import CallRunner
+        from sia_runner.gateway.http_client import HttpClient
+        from sia_runner.gateway.server import GatewayServer
+
+        self._client = HttpClient()
+        self._endpoints = build_endpoints(self._providers, self._client)
+        if self._policy is not None:
+            self._endpoints["target"] = policy_endpoint(self._policy)
+        self._call_runner = CallRunner(self.ledger)
+        self._server = GatewayServer(self._endpoints, self._call_runner, self._cache)
+        await self._server.start()
+
+    async def _end(self) -> None:
+        await self._server.close()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:  # calls of `chat`, whose threads wait
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._client.close()
+        await asyncio.get_running_loop().shutdown_asyncgens()
 
 
-class _GatewayThread:
-    """The gateway's thread, its event loop, and the objects that live on it."""
+class _LoopThread:
+    """A thread with an event loop."""
 
-    def __init__(
-        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "ServedPolicy | None"
-    ) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self.thread.start()
-        try:
-            self.run(self._start(providers, ledger, cache, policy))
-        except BaseException:
-            self._stop()
-            raise
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Run a coroutine on the loop, from another thread. An interrupt here cancels it there."""
@@ -179,36 +198,7 @@ class _GatewayThread:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        self.run(self._end())
-        self._stop()
-
-    async def _start(
-        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "ServedPolicy | None"
-    ) -> None:
-        from sia_runner.gateway.backends import build_endpoints, policy_endpoint
-        from sia_runner.gateway.calls import CallRunner
-        from sia_runner.gateway.http_client import HttpClient
-        from sia_runner.gateway.server import GatewayServer
-
-        self._client = HttpClient()
-        self.role_endpoints = build_endpoints(providers, self._client)
-        if policy is not None:
-            self.role_endpoints["target"] = policy_endpoint(policy)
-        self.call_runner = CallRunner(ledger)
-        self.gateway = GatewayServer(self.role_endpoints, self.call_runner, cache)
-        await self.gateway.start()
-
-    async def _end(self) -> None:
-        await self.gateway.close()
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
-        for call in calls:  # calls of `chat`, whose threads wait
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        await self._client.close()
-        await self._loop.shutdown_asyncgens()
-
-    def _stop(self) -> None:
+    def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self.thread.join()
         self._loop.close()

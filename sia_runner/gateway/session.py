@@ -8,14 +8,14 @@ import os
 import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.trajectories import CallRecord, append_record
 from sia_runner.records import CallFailures, GatewayAddress, OutcomeKind, SampledCall, Usage
-from sia_runner.wire.failures import CallError, FailureKind
+from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
 from sia_runner.wire.requests import ModelRequest
 
@@ -56,16 +56,7 @@ class AnswerCache:
 MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
 _MAX_REFUSED_RECORDS = 1000  # records of refused calls, which cost a harness nothing and could fill the disk
 _MAX_QUESTIONS = 100_000  # ids to remember; a harness may invent any number
-_FAULTS: Mapping[FailureKind, OutcomeKind] = {
-    "rate_limited": OutcomeKind.RATE_LIMITED,
-    "timeout": OutcomeKind.RATE_LIMITED,
-    "unreachable": OutcomeKind.RATE_LIMITED,
-    "malformed": OutcomeKind.RATE_LIMITED,
-    "auth": OutcomeKind.RATE_LIMITED,
-    "down": OutcomeKind.RATE_LIMITED,
-    "budget": OutcomeKind.BUDGET,
-}
-_TRUNCATED = ("length", "max_tokens")  # finish reasons
+_OF_THE_PROVIDER = ("rate_limited", "timeout", "unreachable", "malformed", "auth", "down")  # kinds of failures
 
 
 class GatewaySession:
@@ -127,12 +118,17 @@ class GatewaySession:
 
     def finished(self, record: CallRecord, failed: CallError | None, down: str | None) -> None:
         """Record a finished call. `down`: the reason why its provider is given up, if it is."""
-        kind = _outcome_kind(record, failed)
-        with self._lock:
-            if failed is None or failed.kind != "cancelled":
-                self._note(record.question, kind)
+        kind = None
         if failed is not None:
             self._trouble = self._trouble or _shared_error(failed, down)
+            if failed.kind in _OF_THE_PROVIDER:
+                kind = OutcomeKind.RATE_LIMITED
+            elif failed.kind == "budget":
+                kind = OutcomeKind.BUDGET
+        elif record.finish_reason in ("length", "max_tokens"):
+            kind = OutcomeKind.TRUNCATED
+        if failed is None or failed.kind != "cancelled":
+            self._note(record.question, kind)
         self._unsent += record.attempts == 0 and not record.cached
         if self.grant.trajectories is None:
             if record.sampled is not None and record.question is not None:
@@ -145,15 +141,13 @@ class GatewaySession:
                 self._trouble = ProviderDown(reason)
 
     def _note(self, question: str | None, kind: OutcomeKind | None) -> None:
-        if question is None:
-            if kind is not None:
+        with self._lock:
+            if question is not None and kind is None:
+                self._failing.pop(question, None)
+            elif question is not None and (question in self._failing or len(self._failing) < _MAX_QUESTIONS):
+                self._failing[question] = kind
+            elif kind is not None:
                 self._untagged[kind] += 1
-        elif kind is None:
-            self._failing.pop(question, None)
-        elif question in self._failing or len(self._failing) < _MAX_QUESTIONS:
-            self._failing[question] = kind
-        else:
-            self._untagged[kind] += 1
 
     async def end(self) -> None:
         """Cancel the calls under way, and wait until they are settled."""
@@ -169,9 +163,3 @@ def _shared_error(failed: CallError, down: str | None) -> Exception | None:
         return failed.cause if failed.cause.scope == "run" else None
     reason = down or (failed.message if failed.kind == "down" else None)
     return ProviderDown(reason) if reason else None
-
-
-def _outcome_kind(record: CallRecord, failed: CallError | None) -> OutcomeKind | None:
-    if failed is not None:
-        return _FAULTS.get(failed.kind)
-    return OutcomeKind.TRUNCATED if record.finish_reason in _TRUNCATED else None

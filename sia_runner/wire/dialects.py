@@ -95,10 +95,6 @@ class OpenAIChat:
         kind = _error_type(_OPENAI_TYPES, status)
         return {"error": {"message": failed.message, "type": kind, "code": failed.code or failed.kind, "param": None}}
 
-    def error_event(self, status: int, failed: CallError) -> bytes:
-        """Return the error as an event of a stream."""
-        return sse_event(dumps(self.error(status, failed)))
-
 
 def _logprobs(sampled: SampledCall, decode: TokenDecoder) -> Body:
     tokens = [
@@ -307,10 +303,6 @@ class AnthropicMessages:
         """Return the JSON of an error as Anthropic writes it."""
         kind = _error_type(_ANTHROPIC_TYPES, status)
         return {"type": "error", "error": {"type": kind, "message": failed.message}}
-
-    def error_event(self, status: int, failed: CallError) -> bytes:
-        """Return the error as an event of a stream."""
-        return sse_event(dumps(self.error(status, failed)), "error")
 
 
 class _AnthropicReader(_StreamReader):

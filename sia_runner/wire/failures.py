@@ -20,7 +20,7 @@ FailureKind = Literal[
     "cancelled",  # the client is gone
 ]
 
-_TRANSIENT: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
+TRANSIENT_KINDS: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
 _OVERLOADED = 529  # Anthropic's own
 _STATUS: Mapping[int, FailureKind] = {
     401: "auth",
@@ -56,7 +56,7 @@ class CallError(Exception):
     @property
     def transient(self) -> bool:
         """Tells whether another attempt may succeed."""
-        return self.kind in _TRANSIENT and not self.final
+        return self.kind in TRANSIENT_KINDS and not self.final
 
 
 def error_of_status(status: int, headers: Mapping[str, str], body: Any) -> CallError:

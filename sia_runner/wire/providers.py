@@ -17,7 +17,6 @@ import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -187,17 +186,14 @@ class _Https(urllib.request.HTTPSHandler):
         self._reached = reached
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_Connection, self._reached), req, context=ssl.create_default_context())
+        reached = self._reached
 
+        class Connection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                reached()
 
-class _Connection(http.client.HTTPSConnection):
-    def __init__(self, reached: Callable[[], None], host: str, **options: Any) -> None:
-        super().__init__(host, **options)
-        self._reached = reached
-
-    def connect(self) -> None:
-        super().connect()
-        self._reached()
+        return self.do_open(Connection, req, context=ssl.create_default_context())
 
 
 def provider_address(hosted: HostedProvider) -> str:
