@@ -29,7 +29,7 @@ from sia_runner.sandbox.protocol import SandboxError, SandboxJob
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.system import cache_dir
 from sia_runner.wire.grants import Grant, Role
-from sia_runner.wire.providers import key_of
+from sia_runner.wire.providers import EndpointProbe, key_of
 
 _PROBE_SECONDS = 30.0  # time limit of the probe in the sandbox
 _PROBE = """\
@@ -114,7 +114,7 @@ def check_model_price(config: Experiment, role: Role) -> str:
 def check_model(config: Experiment, role: Role) -> str:
     """Check that the provider's endpoint knows the model."""
     hosted = hosted_roles(config)[role]
-    return f"provider {hosted.name} {service.check_endpoint(hosted)}"
+    return f"provider {hosted.name} {EndpointProbe(hosted).answer()}"
 
 
 def check_gateway(context: RunContext, gateway: service.GatewayService, role: Role, folder: Path) -> str:

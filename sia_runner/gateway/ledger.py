@@ -1,8 +1,7 @@
 """The ledger records all spending of a run and holds it against the budget.
 
-A line reaches the operating system before the call is sent, so that killing this process loses nothing. Limits are held
-against what is spent and what is reserved: however many callers there are, what is settled never passes a limit, unless
-a provider uses more than it was asked to.
+A line reaches the operating system before the call is sent. Limits are held against what is spent and what is reserved:
+what is settled never passes a limit, unless a provider uses more than it was asked to.
 """
 
 import json
@@ -216,10 +215,7 @@ class RunLedger:
         return self._held_by_others[pool.key] + sum(map(self._own_file.used, pool.family))
 
     def _acquire(self, pools: Sequence[_BudgetPool]) -> BudgetSpent | BudgetFullyReserved | None:
-        """Hold what is needed and a share of the remainder, or return why that cannot be.
-
-        It is BudgetFullyReserved where calls under way may still free enough.
-        """
+        """Hold what is needed and a share of the remainder, or return why that cannot be."""
         fault: BudgetFullyReserved | None = None
         with self._register.locked() as others:
             for pool in pools:

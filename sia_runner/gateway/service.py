@@ -6,7 +6,6 @@ The checks of a provider before a run use the standard library only, so that a r
 import asyncio
 import importlib.util
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates, price_of
 from sia_runner.records import ModelReply, Usage
 from sia_runner.wire.grants import Grant, ModelsError, Role
-from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe, key_of
+from sia_runner.wire.providers import EndpointProbe, key_of
 
 if TYPE_CHECKING:
     from sia_runner.gateway.backends import ServedPolicy
@@ -34,10 +33,8 @@ def check_providers(providers: Mapping[Role, HostedProvider], budget: BudgetConf
         key_of(hosted)
         check_price(hosted, budget)
     distinct = {(h.name, h.base_url, h.model, h.key): h for h in providers.values()}
-    questions = [EndpointProbe(hosted) for hosted in distinct.values()]
-    deadline = time.monotonic() + PROBE_SECONDS
-    for question in questions:
-        question.answer(deadline)
+    for probe in [EndpointProbe(hosted) for hosted in distinct.values()]:
+        probe.answer()
 
 
 def check_installed() -> None:
@@ -55,11 +52,6 @@ def check_price(hosted: HostedProvider, budget: BudgetConfig) -> None:
             f"provider {hosted.name}: prices of {hosted.model} are not known; give provider.prices.input and .output "
             "in USD per million tokens, or limit budget.tokens"
         )
-
-
-def check_endpoint(hosted: HostedProvider) -> str:
-    """Ask the endpoint and return the result as a phrase. Raises ModelsError."""
-    return EndpointProbe(hosted).answer(time.monotonic() + PROBE_SECONDS)
 
 
 _Result = TypeVar("_Result")

@@ -34,9 +34,8 @@ class AnswerCache:
         body = {name: value for name, value in request.body.items() if name not in _TAGS}
         target = [hosted.base_url, hosted.litellm, hosted.api, request.api, dict(request.headers), request.wants_usage]
         key = hashlib.sha256(json.dumps([target, body], sort_keys=True).encode()).hexdigest()
-        repeat = self._repeats[key]
         self._repeats[key] += 1
-        return self._folder / key[:2] / f"{key}-{repeat}"
+        return self._folder / key[:2] / f"{key}-{self._repeats[key] - 1}"
 
     def get(self, path: Path) -> bytes | None:
         """Return the stored answer, or None."""
@@ -80,8 +79,7 @@ class GatewaySession:
 
     def turn(self, question: str | None) -> int:
         """Return the number of earlier calls for `question`; bounded, since a harness may invent questions."""
-        tracked = question in self._turns or len(self._turns) < _MAX_QUESTIONS
-        key = question if tracked else None
+        key = question if question in self._turns or len(self._turns) < _MAX_QUESTIONS else None
         self._turns[key] += 1
         return self._turns[key] - 1
 

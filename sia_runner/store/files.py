@@ -212,19 +212,16 @@ class LineReader:
             if self._inode not in (None, status.st_ino) or status.st_size < self.offset:
                 self.restarted, self._skipping, self.offset, self.too_long = True, False, 0, 0
             self._inode, self.size = status.st_ino, status.st_size
-            yield from self._lines(file, self.offset + limit)
-
-    def _lines(self, file: int, until: int) -> Iterator[JsonLine]:
-        rest = b""
-        while (self.offset < until or rest) and (chunk := os.pread(file, _CHUNK_BYTES, self.offset + len(rest))):
-            *complete, rest = (rest + chunk).split(b"\n")
-            for data in complete:
-                line, skipped = JsonLine(self.offset, data), self._skipping
-                self.offset, self._skipping = self.offset + len(data) + 1, False
-                if not skipped:
-                    yield line
-            if self._skipping or len(rest) > self._max_line_bytes:
-                self.too_long += not self._skipping
-                self._skipping, self.offset, rest = True, self.offset + len(rest), b""
-            if self.offset >= until:
-                return
+            until, rest = self.offset + limit, b""
+            while (self.offset < until or rest) and (chunk := os.pread(file, _CHUNK_BYTES, self.offset + len(rest))):
+                *complete, rest = (rest + chunk).split(b"\n")
+                for data in complete:
+                    line, skipped = JsonLine(self.offset, data), self._skipping
+                    self.offset, self._skipping = self.offset + len(data) + 1, False
+                    if not skipped:
+                        yield line
+                if self._skipping or len(rest) > self._max_line_bytes:
+                    self.too_long += not self._skipping
+                    self._skipping, self.offset, rest = True, self.offset + len(rest), b""
+                if self.offset >= until:
+                    return

@@ -1,9 +1,8 @@
 """A lease with a heartbeat gives a run directory one writer, on this machine and across nodes.
 
-It names host, process and job. flock does not work on every cluster file system; a file that is linked into place and
-touched regularly does. A lease is stale if its process ended (same host and boot) or if nobody touched it for
-`STALE_AFTER` seconds by the file system's own clock, so that nodes whose clocks differ agree. The identity of a
-process, which any file can hold, serves other writers too.
+flock does not work on every cluster file system; a file that is linked into place and touched regularly does. A lease
+is stale if its process ended (same host and boot) or if nobody touched it for `STALE_AFTER` seconds by the file
+system's own clock, so that nodes whose clocks differ agree.
 """
 
 import json

@@ -68,13 +68,14 @@ class EndpointProbe:
     """A request for the list of models, in a daemon thread: a name lookup cannot be given a deadline."""
 
     def __init__(self, hosted: HostedProvider) -> None:
+        self._deadline = time.monotonic() + PROBE_SECONDS
         self._hosted, self._answer, self._reached = hosted, Future[str](), threading.Event()
         threading.Thread(target=self._ask, daemon=True, name="preflight").start()
 
-    def answer(self, deadline: float) -> str:
+    def answer(self) -> str:
         """Return the result as a phrase. Raises ModelsError."""
         try:
-            return self._answer.result(max(0.0, deadline - time.monotonic()))
+            return self._answer.result(max(0.0, self._deadline - time.monotonic()))
         except NotInTime:
             if self._reached.is_set():  # a slow connection is no reason to refuse a run
                 return _LIST_TOO_LATE
