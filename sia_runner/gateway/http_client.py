@@ -24,14 +24,19 @@ class HttpClient:
 
     async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
         """Send a request; the caller bounds the time, reads the body and closes the response. Raises CallError."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # the endpoint limits concurrency
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
         try:
-            return await self._pool().request(
+            return await self._session.request(
                 method, url, headers=headers, data=body, allow_redirects=False, proxy=_proxy(url)
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            raise CallError(
-                "unreachable", f"no connection to {address_of(url)}: {_reason(error)}", sent=False
-            ) from None
+            reason = f"no connection to {address_of(url)}: {_reason(error)}"
+            raise CallError("unreachable", reason, sent=False) from None
         except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
             raise _broken_connection(error) from None
 
@@ -39,15 +44,6 @@ class HttpClient:
         """Close the connection pool."""
         if self._session is not None:
             await self._session.close()
-
-    def _pool(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the endpoint limits concurrency
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
 
 
 async def body_pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -140,11 +140,12 @@ class GatewaySession:
 
     def _note(self, question: str | None, kind: OutcomeKind | None) -> None:
         with self._lock:
-            if question is not None and kind is None:
-                self._failing.pop(question, None)
+            if kind is None:
+                if question is not None:
+                    self._failing.pop(question, None)
             elif question is not None and (question in self._failing or len(self._failing) < _MAX_QUESTIONS):
                 self._failing[question] = kind
-            elif kind is not None:
+            else:
                 self._untagged[kind] += 1
 
     async def end(self) -> None:

@@ -11,8 +11,6 @@ from sia_runner.records import Json, Lever, PastGeneration, Score
 from sia_runner.store.files import as_dict, as_int, as_number, as_text
 
 GENERATION_STEPS = ("propose", "plan", "build", "gate", "run", "verify", "accept")
-UNDER_WAY = "under way"
-CUT = "cut"  # its process ended before the verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class GenerationRecord:
         algorithm = proposal.get("algorithm")
         return GenerationRecord(
             n=n,
-            status=str(verdict.get("status") or (UNDER_WAY if alive else CUT)),
+            status=str(verdict.get("status") or ("under way" if alive else "cut")),
             lever=str(proposal.get("lever") or ""),
             algorithm=None if algorithm is None else str(algorithm),
             title=str(proposal.get("title") or ""),

@@ -1,8 +1,7 @@
 """The journal is the record of a run: append-only, one JSON object a line, each with the hash of the line before.
 
 A step is bracketed by `start` and `done`; a step without `done` never counted and is repeated on resume. If it runs as
-a job, an entry `job` between the two names that, so that a resume finds it. Pure functions read the history of the run
-from the entries: generations, the incumbent, time spent.
+a job, an entry `job` between the two names that, so that a resume finds it.
 """
 
 import errno
@@ -51,12 +50,8 @@ class JournalReader:
 
     def _clear(self) -> None:
         self.entries: list[JournalEntry] = []
-        self.fault, self._last = "", _FIRST_HASH
-
-    @property
-    def head(self) -> str:
-        """The hash of the newest line; with a copy of it, any later change of the journal up to there shows."""
-        return self._last
+        self.fault = ""
+        self.head = _FIRST_HASH  # hash of the newest line: with a copy of it, any later change up to there shows
 
     def refresh(self) -> bool:
         """Read new lines. Return True if there were any."""
@@ -69,9 +64,9 @@ class JournalReader:
             if entry is None:
                 self._report(f"line {number} ", "is not JSON: the journal was damaged or edited")
                 continue
-            if entry.get("prev") != self._last or entry.get("seq") != number:
+            if entry.get("prev") != self.head or entry.get("seq") != number:
                 self._report(f"line {number} ", f"does not follow from line {number - 1}: it was edited")
-            self._last = hashlib.sha256(line.data).hexdigest()
+            self.head = hashlib.sha256(line.data).hexdigest()
             self.entries.append(entry)
         if self._lines.too_long:
             self._report("", f"has a line of more than {_MAX_ENTRY_BYTES >> 20} MiB")
@@ -157,7 +152,7 @@ class Journal(JournalReader):
                 super().__init__(self._path)  # read it again
                 self._drop_partial_line()
             timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-            entry = {"seq": len(self.entries) + 1, "at": timestamp, "event": event, **fields, "prev": self._last}
+            entry = {"seq": len(self.entries) + 1, "at": timestamp, "event": event, **fields, "prev": self.head}
             # a lone surrogate (hostile output) becomes its JSON escape and reads back as it was
             line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
             self._synced = False
