@@ -12,8 +12,7 @@ from typing import Any
 
 from sia_runner.gateway.backends import AnswerBuffer, Emit, Endpoint
 from sia_runner.gateway.ledger import Reservation, RunLedger
-from sia_runner.gateway.session import GatewaySession
-from sia_runner.gateway.trajectories import CallRecord, TokenUsage
+from sia_runner.gateway.session import CallRecord, GatewaySession, TokenUsage
 from sia_runner.records import ModelReply, ToolCall, Usage
 from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError

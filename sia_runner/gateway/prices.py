@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -83,32 +83,24 @@ def _table() -> Mapping[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def _rates(entry: Mapping[str, Any]) -> Rates | None:
-    base = _tier(entry, "")
-    if base is None:
-        return None
-    sizes = sorted(int(match.group(1)) for key in entry if (match := _TIER.fullmatch(key)))
-    tiers = [(size * 1000, rates) for size in sizes if (rates := _tier(entry, f"_above_{size}k_tokens"))]
-    return replace(base, tiers=tuple(tiers))
-
-
-def _tier(entry: Mapping[str, Any], suffix: str) -> Rates | None:
-    """Return the rates of a tier. A price that it does not name is the base tier's; `written` defaults to input."""
+def _rates(entry: Mapping[str, Any], tier: str = "") -> Rates | None:
+    """Return the rates of an entry or of its `tier`, which has the base's price where it names none."""
 
     def rate(name: str) -> float | None:
-        for key in (f"{name}{suffix}", name):
+        for key in (f"{name}{tier}", name):
             value = entry.get(key)
             if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
                 return round(value * 1e6, 9)
         return None
 
-    read, written = rate("input_cost_per_token"), rate("output_cost_per_token")
-    if read is None or written is None:
+    read, output = rate("input_cost_per_token"), rate("output_cost_per_token")
+    if read is None or output is None:
         return None
-    cached, creation = rate("cache_read_input_token_cost"), rate("cache_creation_input_token_cost")
-    return Rates(
-        read, written, read if cached is None else cached, read if creation is None else creation, "litellm's table"
-    )
+    cached, written = rate("cache_read_input_token_cost"), rate("cache_creation_input_token_cost")
+    sizes = [] if tier else sorted(int(match.group(1)) for key in entry if (match := _TIER.fullmatch(key)))
+    tiers = [(size * 1000, rates) for size in sizes if (rates := _rates(entry, f"_above_{size}k_tokens"))]
+    cached, written = read if cached is None else cached, read if written is None else written
+    return Rates(read, output, cached, written, "litellm's table", tuple(tiers))
 
 
 def _picodollars(rate: float) -> int:

@@ -1,4 +1,4 @@
-"""A harness's session at the gateway: its spending, its failed calls, its calls under way, and its cached answers."""
+"""A harness's session at the gateway: spending, failed calls, calls under way, cached answers, trajectories.jsonl."""
 
 import asyncio
 import contextlib
@@ -10,15 +10,17 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sia_runner.config.components import HostedProvider
-from sia_runner.gateway.trajectories import CallRecord, append_record
 from sia_runner.records import CallFailures, GatewayAddress, OutcomeKind, SampledCall, Usage
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
-from sia_runner.wire.requests import ModelRequest
+from sia_runner.wire.requests import Body, ModelRequest, dumps
 
+MAX_PART_BYTES = 256 << 10  # bytes kept of a request, and of a response
+_CUT_MARK = "... [cut]"
 _TAGS = ("user", "metadata")  # fields that identify the caller and do not change the answer
 
 
@@ -50,6 +52,70 @@ class AnswerCache:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(answer)
             Path(temporary).replace(path)
+
+
+@dataclass(slots=True)
+class TokenUsage:
+    """The tokens of the answered attempt; `estimated`: not the provider's own count."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    estimated: bool = False
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One call as it is written. Times are in seconds; `usd` is None where prices are not known."""
+
+    call: str
+    at: float  # unix
+    candidate: str
+    purpose: str
+    question: str | None
+    sample: int | None
+    api: str
+    asked_model: str
+    model: str | None = None  # as the provider named it
+    request: Body | str = field(default_factory=dict)
+    response: Body | str = field(default_factory=dict)  # text, tool_calls
+    finish_reason: str | None = None
+    usage: TokenUsage = field(default_factory=TokenUsage)
+    usd: float | None = 0.0
+    seconds: float = 0.0
+    attempts: int = 0
+    cached: bool = False  # answered from the runner's own cache
+    sampled: SampledCall | None = None  # of a policy; "tokens" in the file
+    error: dict[str, str] | None = None  # kind, message
+
+
+def append_record(path: Path, record: CallRecord) -> None:
+    """Append one whole line with a single write. Raises OSError."""
+    rest = {name: getattr(record, name) for name in CallRecord.__slots__ if name not in ("request", "response")}
+    sampled, error = rest.pop("sampled"), rest.pop("error")
+    rest |= {"usage": asdict(record.usage), "tokens": sampled and sampled.to_json(), "error": error}
+    parts = [b'"request":' + _encode_part(record.request), b'"response":' + _encode_part(record.response)]
+    data = b",".join([dumps(rest)[:-1], *parts]) + b"}\n"
+    stream = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        written = os.write(stream, data)
+        if written < len(data):
+            raise OSError(f"{path}: only {written} of {len(data)} bytes written")
+    finally:
+        os.close(stream)
+
+
+def _encode_part(part: Body | str) -> bytes:
+    """Return the part's JSON where that is small, else its beginning as a marked text."""
+    try:
+        encoded = dumps(part)
+    except RecursionError:
+        return b'"[nested too deeply]"'
+    return (
+        encoded
+        if len(encoded) <= MAX_PART_BYTES
+        else dumps(encoded[:MAX_PART_BYTES].decode(errors="ignore") + _CUT_MARK)
+    )
 
 
 MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
@@ -118,7 +184,11 @@ class GatewaySession:
         """Record a finished call. `down`: the reason why its provider is given up, if it is."""
         kind = None
         if failed is not None:
-            self._trouble = self._trouble or _shared_error(failed, down)
+            reason = down or (failed.message if failed.kind == "down" else None)
+            if isinstance(failed.cause, BudgetSpent):
+                self._trouble = self._trouble or (failed.cause if failed.cause.scope == "run" else None)
+            elif reason:
+                self._trouble = self._trouble or ProviderDown(reason)
             if failed.kind in _OF_THE_PROVIDER:
                 kind = OutcomeKind.RATE_LIMITED
             elif failed.kind == "budget":
@@ -154,11 +224,3 @@ class GatewaySession:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-
-
-def _shared_error(failed: CallError, down: str | None) -> Exception | None:
-    """Return the error that no other candidate would escape either."""
-    if isinstance(failed.cause, BudgetSpent):
-        return failed.cause if failed.cause.scope == "run" else None
-    reason = down or (failed.message if failed.kind == "down" else None)
-    return ProviderDown(reason) if reason else None

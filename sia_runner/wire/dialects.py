@@ -45,7 +45,11 @@ class OpenAIChat:
         options = options if isinstance(options, dict) else {}
         if stream:
             body["stream_options"] = options | {"include_usage": True}  # a stream reports usage only on request
-        limit = _limit(body, hosted)
+        bounds = [bound for name in _LIMITS if (bound := completion_bound(body, name)) is not None]
+        limit = min(bounds, default=hosted.max_tokens)
+        names = [name for name in _LIMITS if body.pop(name, None) is not None] or ["max_tokens"]
+        newest = "//api.openai.com" in (hosted.base_url or "")  # its reasoning models refuse the older name
+        body["max_completion_tokens" if newest else names[0]] = limit
         asked_model = str(body.get("model", ""))[:200]
         body["model"] = hosted.model
         question, wants_usage = short_text(body.get("user")), bool(options.get("include_usage"))
@@ -163,16 +167,6 @@ class _OpenAIReader(_StreamReader):
         calls = (self._calls[index] for index in sorted(self._calls))
         self._summary.tool_calls = [call | {"arguments": "".join(call["arguments"])} for call in calls]
         return self._summary
-
-
-def _limit(body: Body, hosted: HostedProvider) -> int:
-    """Put the completion bound into the request, under the name that its endpoint knows, and return it (tokens)."""
-    bounds = [limit for name in _LIMITS if (limit := completion_bound(body, name)) is not None]
-    limit = min(bounds, default=hosted.max_tokens)
-    names = [name for name in _LIMITS if body.pop(name, None) is not None]
-    newest = "//api.openai.com" in (hosted.base_url or "")  # its reasoning models refuse the older name
-    body["max_completion_tokens" if newest else (names or ["max_tokens"])[0]] = limit
-    return limit
 
 
 def _raise_openai_error(body: Any) -> None:

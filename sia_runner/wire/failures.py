@@ -61,12 +61,16 @@ class CallError(Exception):
 
 def error_of_status(status: int, headers: Mapping[str, str], body: Any) -> CallError:
     """Return the error that a provider's answer means. `body` is its JSON, or its text where that is not JSON."""
-    message, code = _error_text(body)
+    if isinstance(body, list) and body:  # Gemini wraps its errors in a list
+        body = body[0]
+    error = body.get("error", body) if isinstance(body, dict) else body
+    fields = error if isinstance(error, dict) else {"message": error}
+    code = next((value for value in (fields.get("code"), fields.get("type")) if isinstance(value, str)), None)
+    message = str(fields.get("message") or fields.get("detail") or "")[:_MAX_MESSAGE_CHARS] or "no reason given"
     kind: FailureKind = _STATUS.get(status) or ("unreachable" if status >= 500 else "bad_request")
     if code == "insufficient_quota":  # sent with status 429, but waiting does not help
         kind = "auth"
-    text = message[:_MAX_MESSAGE_CHARS] or "no reason given"
-    return CallError(kind, f"{text} (status {status})", status=status, retry_after=retry_after(headers), code=code)
+    return CallError(kind, f"{message} (status {status})", status=status, retry_after=retry_after(headers), code=code)
 
 
 def error_of_body(status: int, headers: Mapping[str, str], body: bytes) -> CallError:
@@ -93,15 +97,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, parsedate_to_datetime(str(value)).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _error_text(body: Any) -> tuple[str, str | None]:
-    """Return the message and code of an error in any of the shapes in use."""
-    if isinstance(body, list) and body:  # Gemini wraps its errors in a list
-        body = body[0]
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if not isinstance(error, dict):
-        return (str(error) if error else ""), None
-    code = error.get("code") if isinstance(error.get("code"), str) else error.get("type")
-    message = error.get("message") or error.get("detail") or ""
-    return str(message), code if isinstance(code, str) else None
