@@ -31,7 +31,6 @@ from sia_runner.records import Usage
 from sia_runner.store import lease
 from sia_runner.store.files import LineReader, parse_object
 
-LedgerLine = Mapping[str, Any]
 UNITS = ("usd", "tokens", "calls")
 _WHOLE_FILE = 1 << 62  # bytes
 
@@ -111,7 +110,7 @@ class LedgerFile:
     reserved: Counter[str] = field(default_factory=Counter)
     keeps_pools: bool = True
 
-    def add(self, line: LedgerLine) -> None:
+    def add(self, line: Mapping[str, Any]) -> None:
         """Add one line of the file."""
         if "sent" in line:
             account = Account(line["generation"], line["candidate"], line["purpose"])
@@ -157,7 +156,7 @@ class LedgerFile:
                 sums[f"{pool}.{unit}"] += sign * getattr(row, unit)
 
 
-def _row_of(line: LedgerLine, *, unanswered: int = 0) -> AccountTotals:
+def _row_of(line: Mapping[str, Any], *, unanswered: int = 0) -> AccountTotals:
     usd, tokens = line["usd"], (line["input"], line["output"], line.get("cached", 0))
     return AccountTotals(0 if usd is None else round(usd * PICO), *tokens, 1, unanswered, int(usd is None))
 

@@ -19,8 +19,7 @@ from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
 from sia_runner.wire.requests import Body, ModelRequest, dumps
 
-MAX_PART_BYTES = 256 << 10  # bytes kept of a request, and of a response
-_CUT_MARK = "... [cut]"
+_MAX_PART_BYTES = 256 << 10  # bytes kept of a request, and of a response
 _TAGS = ("user", "metadata")  # fields that identify the caller and do not change the answer
 
 
@@ -111,11 +110,9 @@ def _encode_part(part: Body | str) -> bytes:
         encoded = dumps(part)
     except RecursionError:
         return b'"[nested too deeply]"'
-    return (
-        encoded
-        if len(encoded) <= MAX_PART_BYTES
-        else dumps(encoded[:MAX_PART_BYTES].decode(errors="ignore") + _CUT_MARK)
-    )
+    if len(encoded) > _MAX_PART_BYTES:
+        return dumps(encoded[:_MAX_PART_BYTES].decode(errors="ignore") + "... [cut]")
+    return encoded
 
 
 MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
