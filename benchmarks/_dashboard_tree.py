@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sia_runner.gateway import trajectories
+from sia_runner.gateway.session import CallRecord, append_record
 
 GENERATIONS = 10
 QUESTIONS = 900  # of an ordinary run: those of LawBench's test set
@@ -133,9 +133,7 @@ def _large(run: Path, calls: int, *, peer: bool) -> None:
     if peer:
         (folder / "agent_execution").mkdir()
     for number in range(calls):
-        record = trajectories.CallRecord(
-            f"{number:032x}", 1.0, "gen_1", "select", f"{number:08x}", 0, "chat", "gpt-oss-120b"
-        )
+        record = CallRecord(f"{number:032x}", 1.0, "gen_1", "select", f"{number:08x}", 0, "chat", "gpt-oss-120b")
         question = f"Question {number}. " + "The facts of the case are as follows. " * 16
         record.request = {
             "messages": [
@@ -148,7 +146,7 @@ def _large(run: Path, calls: int, *, peer: bool) -> None:
             "gpt-oss-120b",
             "stop",
         )
-        trajectories.append_record(target, record)
+        append_record(target, record)
         if peer:
             turns = json.dumps([*record.request["messages"], {"role": "assistant", "content": record.response["text"]}])
             (folder / "agent_execution" / f"execution_q{number}.json").write_text(turns)

@@ -28,8 +28,8 @@ from sia_runner.policy.backend import check_policy
 from sia_runner.sandbox.protocol import SandboxError, SandboxJob
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.system import cache_dir
-from sia_runner.wire.grants import Grant, ModelAccess, Role
-from sia_runner.wire.providers import key_of
+from sia_runner.wire.grants import Grant, Role
+from sia_runner.wire.providers import EndpointProbe, key_of
 
 _PROBE_SECONDS = 30.0  # time limit of the probe in the sandbox
 _PROBE = """\
@@ -114,10 +114,10 @@ def check_model_price(config: Experiment, role: Role) -> str:
 def check_model(config: Experiment, role: Role) -> str:
     """Check that the provider's endpoint knows the model."""
     hosted = hosted_roles(config)[role]
-    return f"provider {hosted.name} {service.check_endpoint(hosted)}"
+    return f"provider {hosted.name} {EndpointProbe(hosted).answer()}"
 
 
-def check_gateway(context: RunContext, gateway: ModelAccess, role: Role, folder: Path) -> str:
+def check_gateway(context: RunContext, gateway: service.GatewayService, role: Role, folder: Path) -> str:
     """Check that a harness in the sandbox reaches the gateway."""
     if role == "meta" and not hasattr(context.config.meta_agent, "seconds"):
         raise CheckSkipped("the proposer calls from this process")
@@ -142,7 +142,7 @@ def check_gateway(context: RunContext, gateway: ModelAccess, role: Role, folder:
     return "a harness in the sandbox reaches it"
 
 
-def check_call(gateway: ModelAccess, role: Role, folder: Path, *, call: bool) -> str:
+def check_call(gateway: service.GatewayService, role: Role, folder: Path, *, call: bool) -> str:
     """Make one tiny call to the model, where --call asks for it."""
     if not call:
         raise CheckSkipped("give --call to make one tiny call, which is paid for")

@@ -24,9 +24,10 @@ from sia_runner.store.run_directory import RunDir
 from sia_runner.system import cache_dir
 from sia_runner.tasks.protocol import Task
 from sia_runner.tracking.protocol import Tracker
-from sia_runner.wire.grants import ModelAccess, Role
+from sia_runner.wire.grants import Role
 
 if TYPE_CHECKING:
+    from sia_runner.gateway.service import GatewayService
     from sia_runner.wire.policy import WarmupDialogue
 
 T = TypeVar("T")
@@ -137,18 +138,18 @@ class RunContext(Components):
         return RunContext, (self.config, self.run)
 
     @property
-    def gateway(self) -> ModelAccess | None:
+    def gateway(self) -> "GatewayService | None":
         """This process's gateway to models, opened on first use; None where the experiment calls no model."""
         return self._once("gateway", self._open_gateway)
 
     def close_gateway(self) -> None:
         """Close the gateway if it is open, and drop the weights it holds; a later stage opens a new one."""
         with self._lock:
-            gateway: ModelAccess | None = self._built.pop("gateway", None)
+            gateway: GatewayService | None = self._built.pop("gateway", None)
         if gateway:
             gateway.close()
 
-    def _open_gateway(self) -> ModelAccess | None:
+    def _open_gateway(self) -> "GatewayService | None":
         config = self.config
         providers: dict[Role, HostedProvider] = {}
         meta, target = config.meta_provider, config.target_provider

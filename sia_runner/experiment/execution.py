@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import verifier_sandbox
@@ -19,7 +20,10 @@ from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob, Sandbo
 from sia_runner.selection.scoring import correct_outcomes
 from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, write_json
 from sia_runner.tasks.protocol import Fold, FoldPurpose, Task
-from sia_runner.wire.grants import Grant, ModelSession
+from sia_runner.wire.grants import Grant
+
+if TYPE_CHECKING:
+    from sia_runner.gateway.session import GatewaySession
 
 ROUND_PURPOSES: tuple[FoldPurpose, ...] = ("gate", "trial", "select")
 
@@ -150,7 +154,7 @@ def execute(
 
 
 @contextmanager
-def _admitted(context: RunContext, purpose: ExecutionPurpose, site: HarnessRunDir) -> Iterator[ModelSession | None]:
+def _admitted(context: RunContext, purpose: ExecutionPurpose, site: HarnessRunDir) -> Iterator["GatewaySession | None"]:
     gateway = context.gateway if context.config.calls_model else None
     if gateway is None:
         yield None

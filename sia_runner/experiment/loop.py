@@ -212,7 +212,7 @@ class ExperimentLoop:
         earlier = [entry["job"] for entry in self._journal.of("job") if entry["step"] == key]
         self._journal.append("job", step=key, kind=kind.value, job=job, folder=f"jobs/{key}")
         if earlier and (gateway := self._context.gateway):
-            gateway.release_allowances(earlier)
+            gateway.ledger.release_allowances(earlier)
 
     def _record_stop(self, n: int, reason: str) -> None:
         if not any(self._journal.of("stopped")):

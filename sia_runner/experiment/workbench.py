@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import (
@@ -28,7 +28,10 @@ from sia_runner.sandbox.protocol import SandboxJob
 from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, tree_sha256, write_json
 from sia_runner.tasks.collect import CopyQuota, collect_tree, read_refusal
 from sia_runner.text import strip_control_characters
-from sia_runner.wire.grants import BudgetSpent, Grant, ModelAccess
+from sia_runner.wire.grants import BudgetSpent, Grant
+
+if TYPE_CHECKING:
+    from sia_runner.gateway.service import GatewayService
 
 
 class RecordedReplies:
@@ -136,7 +139,7 @@ def run_guest(
     return GuestResult(_read_text_files(site.submission), describe_failure(ending, site.log), output, session.usage())
 
 
-def _proposer_gateway(context: RunContext) -> ModelAccess:
+def _proposer_gateway(context: RunContext) -> "GatewayService":
     if context.gateway is None:
         raise ProposerError(f"meta_agent={context.config.meta_agent.name} calls a model; give it a key `provider`")
     return context.gateway

@@ -1,9 +1,7 @@
-"""The providers of a run's roles: endpoints with their circuit breaker, and the two ways to send a request.
+"""The providers of a run's roles: endpoints with their circuit breaker, and the ways to send a request.
 
-`PassThroughBackend` serves an endpoint that speaks the client's API. For any other one `LitellmBackend` lets litellm
-translate. litellm has connection pools of its own, and sends a request again when its connection broke. Here one
-attempt is one request, bounded in size, and known to the ledger: so litellm's HTTP transport is replaced by ours
-(`litellm_transport`).
+litellm has connection pools of its own, and sends a request again when its connection broke. Here one attempt is one
+request, bounded in size, and known to the ledger: so litellm's HTTP transport is replaced by ours.
 """
 
 import asyncio
@@ -19,15 +17,13 @@ from typing import Any, Protocol
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.http_client import HttpClient, body_pieces, read_error
 from sia_runner.records import SampledCall
-from sia_runner.wire.anthropic_messages import AnthropicMessages
-from sia_runner.wire.failures import CallError, FailureKind
+from sia_runner.wire.dialects import DIALECTS
+from sia_runner.wire.failures import TRANSIENT_KINDS, CallError
 from sia_runner.wire.grants import Role
-from sia_runner.wire.openai_chat import OpenAIChat
 from sia_runner.wire.providers import ANTHROPIC_VERSION, auth_headers, key_of, redact
-from sia_runner.wire.requests import AnswerSummary, Api, ApiDialect, ModelRequest, SseSplitter, dumps, loads, sse_event
+from sia_runner.wire.requests import AnswerSummary, Api, ModelRequest, SseSplitter, dumps, loads, sse_event
 
 MAX_CONSECUTIVE_FAILURES = 5  # failed calls (after all attempts) without a success between them
-_COUNTED_KINDS: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
 _FATAL_STATUSES = (401, 402)  # a refused key stays refused
 _FATAL_UNTIL_ANSWERED = (403, 404)  # may concern a single request, if the provider has answered others
 
@@ -59,7 +55,7 @@ class CircuitBreaker:
         hopeless = failed.status in _FATAL_STATUSES or failed.code == "insufficient_quota"
         if hopeless or (failed.status in _FATAL_UNTIL_ANSWERED and not self._proven):
             self._open(f"provider {self.name}: {failed.message}")
-        elif failed.kind in _COUNTED_KINDS or failed.status in _FATAL_UNTIL_ANSWERED:
+        elif failed.kind in TRANSIENT_KINDS or failed.status in _FATAL_UNTIL_ANSWERED:
             self._failed += 1
             if self._failed >= MAX_CONSECUTIVE_FAILURES:
                 self._open(f"provider {self.name}: {self._failed} calls in a row failed, the last: {failed.message}")
@@ -86,12 +82,12 @@ class AnswerBuffer:
     a client that leaves once it has its answer cannot interrupt that.
     """
 
-    def __init__(self, dialect: ApiDialect, request: ModelRequest, emit: Emit, *, keep: bool) -> None:
-        self._dialect, self._emit = dialect, emit
-        self._reader = dialect.reader(request) if request.stream else None
+    def __init__(self, request: ModelRequest, emit: Emit, *, keep: bool) -> None:
+        self._dialect, self._emit = DIALECTS[request.api], emit
+        self._reader = self._dialect.reader(request) if request.stream else None
         self._splitter = SseSplitter()
-        self._end: list[bytes] = []
         self._retained: list[bytes] | None = [] if keep else None
+        self._end: list[bytes] = []
         self.emitted = False  # the client has received bytes: no further attempt is possible
         self.emitting = False
 
@@ -119,11 +115,13 @@ class AnswerBuffer:
         """Take a whole answer that needs no reading."""
         self._end.append(data)
 
-    async def go_on(self, data: bytes, emit: Emit) -> None:
-        """Send `data` to `emit`, and everything that follows."""
-        self._emit = emit
-        if data:
-            await self._send(data)
+    def replay(self, stored: bytes) -> AnswerSummary:
+        """Take a whole answer from the cache. Raises CallError where it is incomplete or invalid."""
+        self._end.append(stored)
+        if self._reader is not None:
+            for event in self._splitter.feed(stored):
+                self._reader.take(event)
+        return self.finish()
 
     async def flush(self) -> None:
         """Send the end of the answer."""
@@ -148,11 +146,8 @@ API_PATHS: Mapping[Api, str] = {"openai": "/chat/completions", "anthropic": "/me
 class PassThroughBackend:
     """Passes requests through to an endpoint that speaks the client's API."""
 
-    def __init__(self, hosted: HostedProvider, key: str | None, client: HttpClient) -> None:
-        self._url = (hosted.base_url or "").rstrip("/") + API_PATHS[
-            "anthropic" if hosted.api == "anthropic" else "openai"
-        ]
-        self._client = client
+    def __init__(self, hosted: HostedProvider, api: Api, key: str | None, client: HttpClient) -> None:
+        self._url, self._client = (hosted.base_url or "").rstrip("/") + API_PATHS[api], client
         self._headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "sia-runner"}
         self._headers |= auth_headers(hosted, key)
 
@@ -178,22 +173,17 @@ class PassThroughBackend:
 
 
 # Request fields passed to litellm. Its other arguments include addresses, keys and callbacks: no harness may set these.
-_CHAT_FIELDS = """
-    messages tools tool_choice parallel_tool_calls functions function_call temperature top_p max_tokens
-    max_completion_tokens stop seed presence_penalty frequency_penalty logit_bias logprobs top_logprobs
-    response_format reasoning_effort thinking user stream stream_options
-"""
-_MESSAGES_FIELDS = """
-    messages system tools tool_choice temperature top_p top_k max_tokens stop_sequences thinking metadata stream
-"""
-_PASSED_FIELDS: Mapping[Api, frozenset[str]] = {
-    "openai": frozenset(_CHAT_FIELDS.split()),
-    "anthropic": frozenset(_MESSAGES_FIELDS.split()),
+_PASSED_FIELDS: Mapping[Api, str] = {
+    "openai": "messages tools tool_choice parallel_tool_calls functions function_call temperature top_p max_tokens "
+    "max_completion_tokens stop seed presence_penalty frequency_penalty logit_bias logprobs top_logprobs "
+    "response_format reasoning_effort thinking user stream stream_options",
+    "anthropic": "messages system tools tool_choice temperature top_p top_k max_tokens stop_sequences thinking "
+    "metadata stream",
 }
 
 
 class LitellmBackend:
-    """Translates requests with litellm."""
+    """Lets litellm translate requests for an endpoint that speaks another API."""
 
     def __init__(self, hosted: HostedProvider, key: str | None, client: HttpClient) -> None:
         self._client = client
@@ -225,7 +215,11 @@ class LitellmBackend:
         exchange = SingleRequest(self._client, request)
         token = CURRENT_REQUEST.set(exchange)
         try:
-            answer = await self._begin(request)
+            import litellm
+
+            passed = {name: request.body[name] for name in _PASSED_FIELDS[request.api].split() if name in request.body}
+            send = litellm.acompletion if request.api == "openai" else litellm.anthropic_messages
+            answer: Any = await send(**(passed | self._settings))
         except Exception as error:  # noqa: BLE001 - litellm has no common base for its errors
             raise exchange.failure(error) from None
         finally:
@@ -244,18 +238,11 @@ class LitellmBackend:
         except Exception as error:  # noqa: BLE001
             raise exchange.failure(error) from None
         finally:
-            await exchange.close()
+            await exchange.aclose()
         exchange.check_answer()
         if request.api == "openai":
             await buffer.take(sse_event(b"[DONE]"))
         return buffer.finish()
-
-    async def _begin(self, request: ModelRequest) -> Any:
-        import litellm
-
-        passed = {name: value for name, value in request.body.items() if name in _PASSED_FIELDS[request.api]}
-        send = litellm.acompletion if request.api == "openai" else litellm.anthropic_messages
-        return await send(**(passed | self._settings))
 
 
 @lru_cache(maxsize=1)
@@ -273,21 +260,6 @@ def _load_litellm() -> None:
     litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # pyright: ignore[reportPrivateImportUsage]
     litellm.use_chat_completions_url_for_anthropic_messages = True  # not OpenAI's responses API
     AsyncHTTPHandler.create_async_transport = staticmethod(lambda *_, **__: LitellmTransport())  # pyright: ignore
-
-
-DIALECTS: Mapping[Api, ApiDialect] = {"openai": OpenAIChat(), "anthropic": AnthropicMessages()}
-
-
-class Backend(Protocol):
-    """Sends requests to one provider."""
-
-    async def ready(self) -> None:
-        """Load heavy libraries before the clock of an attempt runs."""
-        ...
-
-    async def send(self, request: ModelRequest, buffer: AnswerBuffer) -> AnswerSummary:
-        """Send one request and return the summary of its answer, which `buffer` has. Raises CallError."""
-        ...
 
 
 class ServedPolicy(Protocol):
@@ -334,6 +306,9 @@ class LocalBackend:
         return summary
 
 
+Backend = PassThroughBackend | LitellmBackend | LocalBackend
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One role's model. `slots` and `breaker` are shared by the roles that use the same address and key."""
@@ -356,12 +331,14 @@ def build_endpoints(providers: Mapping[Role, HostedProvider], client: HttpClient
     result: dict[Role, Endpoint] = {}
     for role, hosted in providers.items():
         identity = (hosted.base_url, hosted.litellm, hosted.key, hosted.key_file)
-        slots, breaker = shared.setdefault(
-            identity, (asyncio.Semaphore(hosted.concurrency), CircuitBreaker(hosted.name))
-        )
+        own = (asyncio.Semaphore(hosted.concurrency), CircuitBreaker(hosted.name))
+        slots, breaker = shared.setdefault(identity, own)
         key = key_of(hosted)
         secrets = tuple(secret for secret in (key, *hosted.headers.values()) if secret and len(secret) >= 8)
-        result[role] = Endpoint(hosted, secrets, slots, breaker, _build_backends(hosted, key, client))
+        backends: dict[Api, Backend] = {api: LitellmBackend(hosted, key, client) for api in DIALECTS}
+        if hosted.api != "litellm":
+            backends[hosted.api] = PassThroughBackend(hosted, hosted.api, key, client)
+        result[role] = Endpoint(hosted, secrets, slots, breaker, backends)
     return result
 
 
@@ -370,10 +347,3 @@ def policy_endpoint(policy: ServedPolicy) -> Endpoint:
     hosted, backend = policy.hosted, LocalBackend(policy)
     slots = asyncio.Semaphore(hosted.concurrency)
     return Endpoint(hosted, (), slots, CircuitBreaker(hosted.name), dict.fromkeys(DIALECTS, backend))
-
-
-def _build_backends(hosted: HostedProvider, key: str | None, client: HttpClient) -> dict[Api, Backend]:
-    return {
-        api: PassThroughBackend(hosted, key, client) if api == hosted.api else LitellmBackend(hosted, key, client)
-        for api in DIALECTS
-    }

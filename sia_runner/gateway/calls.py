@@ -1,7 +1,4 @@
-"""One model call: its attempts with pauses between them, each reserved before it is sent and settled after.
-
-A harness's calls and the runner's own (`chat_once`) take this same path.
-"""
+"""One model call, a harness's or the runner's own: its attempts, each reserved before it is sent and settled after."""
 
 import asyncio
 import json
@@ -13,18 +10,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sia_runner.gateway.backends import DIALECTS, AnswerBuffer, Emit, Endpoint
+from sia_runner.gateway.backends import AnswerBuffer, Emit, Endpoint
 from sia_runner.gateway.ledger import Reservation, RunLedger
-from sia_runner.gateway.session import GatewaySession
-from sia_runner.gateway.trajectories import CallRecord, TokenUsage
+from sia_runner.gateway.session import CallRecord, GatewaySession, TokenUsage
 from sia_runner.records import ModelReply, ToolCall, Usage
+from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, ModelsError, ProviderDown
 from sia_runner.wire.requests import AnswerSummary, Api, Body, ModelRequest, estimate_tokens, token_bound
 
 
 @dataclass(slots=True)
-class ModelCall:
+class _Call:
     """The state that the steps of one call share."""
 
     session: GatewaySession
@@ -34,50 +31,15 @@ class ModelCall:
     record: CallRecord
 
 
-def settle_answered(call: ModelCall, reservation: Reservation, summary: AnswerSummary) -> None:
-    """Settle an answered attempt at the tokens that the answer reports."""
-    usage = count_usage(call.request, summary)
-    usd = reservation.settle(
-        input_tokens=usage.input,
-        output_tokens=usage.output,
-        cached_tokens=usage.cached,
-        written_tokens=summary.written_tokens,
-    )
-    call.record.usage, call.record.usd = usage, usd
-    call.session.spend(Usage(usd or 0.0, usage.input + usage.output, 1))
-
-
-def settle_failed(call: ModelCall, reservation: Reservation, failed: CallError, buffer: AnswerBuffer) -> None:
-    """Settle a failed attempt. An error status costs nothing; anything else may have been charged for."""
-    if failed.status is not None and failed.sent and not buffer.emitted:
-        reservation.settle(input_tokens=0, output_tokens=0)
-        call.session.spend(Usage(calls=1))
-        return
-    reservation.unanswered(may_be_charged=failed.sent)
-    if failed.sent:
-        call.session.spend(Usage(tokens=token_bound(call.request.raw) + call.request.output_tokens, calls=1))
-
-
-def count_usage(request: ModelRequest, summary: AnswerSummary) -> TokenUsage:
-    """Return the tokens of an answer: the provider's counts, or an estimate where it gives none."""
-    if summary.input_tokens is not None and summary.output_tokens is not None:
-        return TokenUsage(summary.input_tokens, summary.output_tokens, summary.cached_tokens)
-    text = summary.text + "".join(call["name"] + call["arguments"] for call in summary.tool_calls)
-    return TokenUsage(estimate_tokens(request.raw.decode()), estimate_tokens(text), estimated=True)
-
-
-def new_record(session: GatewaySession, request: ModelRequest) -> CallRecord:
-    """Return the record of a call that begins now."""
-    grant = session.grant
-    labels = (grant.candidate, grant.purpose, request.question, grant.sample)
-    call, at = uuid.uuid4().hex, round(time.time(), 3)
-    return CallRecord(call, at, *labels, request.api, request.asked_model, request=request.body)
+def _new_record(session: GatewaySession, api: Api, body: Body, asked_model: str, question: str | None) -> CallRecord:
+    grant, call, at = session.grant, uuid.uuid4().hex, round(time.time(), 3)
+    labels = (grant.candidate, grant.purpose, question, grant.sample)
+    return CallRecord(call, at, *labels, api, asked_model, request=body)
 
 
 def record_refusal(session: GatewaySession, api: Api, body: Body, question: str | None, failed: CallError) -> None:
     """Record a request that was refused before it became a call."""
-    request = ModelRequest(api, body, False, str(body.get("model", ""))[:200], question, 0, raw=b"-")
-    record = new_record(session, request)
+    record = _new_record(session, api, body, str(body.get("model", ""))[:200], question)
     record.error = {"kind": failed.kind, "message": failed.message}
     session.finished(record, failed, None)
 
@@ -85,6 +47,9 @@ def record_refusal(session: GatewaySession, api: Api, body: Body, question: str 
 _RANDOM = random.Random()  # not the shared generator, which other code may seed
 _FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
 _BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
+# Fields of an answer's message that the next request repeats; signed thoughts must be returned unchanged.
+_REPEATED = ("role", "content", "tool_calls", "thinking_blocks")
+_FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
 
 
 class CallRunner:
@@ -94,17 +59,16 @@ class CallRunner:
         self._ledger = ledger
         self._loop = asyncio.get_running_loop()
         self._settled = asyncio.Event()
-        self._waiting = 0
         ledger.on_settled(self._wake)
 
     async def serve(self, session: GatewaySession, endpoint: Endpoint, request: ModelRequest, emit: Emit) -> None:
         """Answer one request through `emit`. Raises CallError when all attempts failed."""
-        call = ModelCall(session, endpoint, request, emit, new_record(session, request))
+        record = _new_record(session, request.api, request.body, request.asked_model, request.question)
+        call = _Call(session, endpoint, request, emit, record)
         began = time.monotonic()
         failed: CallError | None = None
         try:
             buffer, summary = await self._answer(call)
-            record = call.record
             record.sampled, record.model, record.finish_reason = summary.sampled, summary.model, summary.finish_reason
             record.response = {"text": summary.text, "tool_calls": summary.tool_calls}
         except CallError as error:
@@ -117,32 +81,35 @@ class CallRunner:
             failed = CallError("cancelled", "cancelled by the client, or at the end of its sandbox")
             raise
         finally:
-            call.record.seconds = round(time.monotonic() - began, 4)
+            record.seconds = round(time.monotonic() - began, 4)
             if failed is not None:
-                call.record.error = {"kind": failed.kind, "message": failed.message}
-            session.finished(call.record, failed, endpoint.breaker.reason)
+                record.error = {"kind": failed.kind, "message": failed.message}
+            session.finished(record, failed, endpoint.breaker.reason)
         with suppress(CallError):  # the call is answered and paid: a client that left does not make it fail
             await buffer.flush()
 
-    async def _answer(self, call: ModelCall) -> tuple[AnswerBuffer, AnswerSummary]:
+    async def _answer(self, call: _Call) -> tuple[AnswerBuffer, AnswerSummary]:
         cache = call.session.cache
         if cache is None:
             return await self._call(call, keep=False)
         path = cache.path_of(call.request, call.endpoint.hosted)
         stored = cache.get(path)
         if stored is not None:
-            with suppress(CallError):  # an unreadable cache entry is replaced by a new call
-                return await _replay(call, stored)
+            with suppress(CallError):  # an unreadable or incomplete entry is replaced by a new call
+                buffer = AnswerBuffer(call.request, call.emit, keep=False)
+                summary = buffer.replay(stored)
+                call.record.cached, call.record.usage = True, _count_usage(call.request, summary)
+                return buffer, summary
         buffer, summary = await self._call(call, keep=True)
         cache.put(path, buffer.content())
         return buffer, summary
 
-    async def _call(self, call: ModelCall, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
+    async def _call(self, call: _Call, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
         hosted, breaker = call.endpoint.hosted, call.endpoint.breaker
         try:
             await call.endpoint.backends[call.request.api].ready()
             while True:
-                buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, call.emit, keep=keep)
+                buffer = AnswerBuffer(call.request, call.emit, keep=keep)
                 try:
                     summary = await self._attempt(call, buffer)
                     break
@@ -158,7 +125,7 @@ class CallRunner:
         breaker.succeeded()
         return buffer, summary
 
-    async def _attempt(self, call: ModelCall, buffer: AnswerBuffer) -> AnswerSummary:
+    async def _attempt(self, call: _Call, buffer: AnswerBuffer) -> AnswerSummary:
         backend, seconds = call.endpoint.backends[call.request.api], call.endpoint.hosted.timeout
         async with call.endpoint.slots:
             call.endpoint.breaker.check()
@@ -169,22 +136,31 @@ class CallRunner:
                     summary = await backend.send(call.request, buffer)
             except (CallError, TimeoutError) as error:
                 failed = error if isinstance(error, CallError) else _timeout_error(buffer, seconds)
-                settle_failed(call, reservation, failed, buffer)
+                _settle_failed(call, reservation, failed, buffer)
                 raise failed from None
             except BaseException:
-                settle_failed(call, reservation, CallError("cancelled", ""), buffer)
+                _settle_failed(call, reservation, CallError("cancelled", ""), buffer)
                 raise
-            settle_answered(call, reservation, summary)
+            usage = call.record.usage = _count_usage(call.request, summary)
+            call.record.usd = reservation.settle(
+                input_tokens=usage.input,
+                output_tokens=usage.output,
+                cached_tokens=usage.cached,
+                written_tokens=summary.written_tokens,
+            )
+            call.session.spend(Usage(call.record.usd or 0.0, usage.input + usage.output, 1))
             return summary
 
-    async def _reserve(self, call: ModelCall) -> Reservation:
+    async def _reserve(self, call: _Call) -> Reservation:
         input_bound, output_bound = token_bound(call.request.raw), call.request.output_tokens
         while True:
             settled = self._settled
             try:
                 return self._ledger.reserve(call.session.grant, input_tokens=input_bound, output_tokens=output_bound)
             except BudgetFullyReserved:
-                await self._wait(settled)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_BUDGET_POLL):
+                        await settled.wait()
             except BudgetSpent as error:
                 failed = CallError("budget", str(error), sent=False)
                 failed.cause = error
@@ -192,24 +168,65 @@ class CallRunner:
             except (ModelsError, OSError, RuntimeError) as error:
                 raise CallError("down", f"the ledger cannot reserve budget: {error}", sent=False) from None
 
-    async def _wait(self, settled: asyncio.Event) -> None:
-        self._waiting += 1
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_BUDGET_POLL):
-                    await settled.wait()
-        finally:
-            self._waiting -= 1
-
     def _wake(self) -> None:
         """Wake the calls that wait for budget. Safe from any thread."""
-        if self._waiting:
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._pulse)
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._pulse)
 
     def _pulse(self) -> None:
         self._settled.set()
         self._settled = asyncio.Event()
+
+    async def chat(
+        self,
+        session: GatewaySession,
+        endpoint: Endpoint,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        settings: Mapping[str, Any],
+    ) -> ModelReply:
+        """Make one call and return the reply; see `GatewayService.chat`."""
+        chunks: list[bytes] = []
+
+        async def emit(data: bytes) -> None:
+            chunks.append(data)
+
+        options = {name: value for name, value in settings.items() if value is not None}
+        body = {**options, "messages": list(messages), "stream": False} | ({"tools": list(tools)} if tools else {})
+        try:
+            request = DIALECTS["openai"].prepare(body, endpoint.hosted)
+            request.question = session.grant.question or request.question
+            await self.serve(session, endpoint, request, emit)
+        except CallError as failed:
+            raise _caller_error(failed, endpoint) from None
+        # JSON may escape lone surrogates, but no file can hold them
+        escaped = json.dumps(json.loads(b"".join(chunks)), ensure_ascii=False)
+        answer = json.loads(escaped.encode(errors="replace"))
+        summary, original = DIALECTS["openai"].read(answer), answer["choices"][0]["message"]
+        message = {name: original[name] for name in _REPEATED if original.get(name) is not None}
+        message |= {"role": "assistant"} | ({} if "content" in message else {"content": ""})
+        calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in summary.tool_calls)
+        finish = _FINISH.get(summary.finish_reason or "", "tool_calls" if calls else "stop")
+        return ModelReply(summary.text, calls, finish, message, session.usage())
+
+
+def _count_usage(request: ModelRequest, summary: AnswerSummary) -> TokenUsage:
+    """Return the provider's counts, or an estimate where it gives none."""
+    if summary.input_tokens is not None and summary.output_tokens is not None:
+        return TokenUsage(summary.input_tokens, summary.output_tokens, summary.cached_tokens)
+    text = summary.text + "".join(call["name"] + call["arguments"] for call in summary.tool_calls)
+    return TokenUsage(estimate_tokens(request.raw.decode()), estimate_tokens(text), estimated=True)
+
+
+def _settle_failed(call: _Call, reservation: Reservation, failed: CallError, buffer: AnswerBuffer) -> None:
+    """Settle a failed attempt. An error status costs nothing; anything else may have been charged for."""
+    if failed.status is not None and failed.sent and not buffer.emitted:
+        reservation.settle(input_tokens=0, output_tokens=0)
+        call.session.spend(Usage(calls=1))
+        return
+    reservation.unanswered(may_be_charged=failed.sent)
+    if failed.sent:
+        call.session.spend(Usage(tokens=token_bound(call.request.raw) + call.request.output_tokens, calls=1))
 
 
 def _timeout_error(buffer: AnswerBuffer, seconds: float) -> CallError:
@@ -218,72 +235,12 @@ def _timeout_error(buffer: AnswerBuffer, seconds: float) -> CallError:
     return CallError("timeout", f"no complete answer within {seconds:g} s")
 
 
-async def _replay(call: ModelCall, stored: bytes) -> tuple[AnswerBuffer, AnswerSummary]:
-    chunks: list[bytes] = []
-
-    async def hold(data: bytes) -> None:
-        chunks.append(data)
-
-    buffer = AnswerBuffer(DIALECTS[call.request.api], call.request, hold, keep=False)
-    await buffer.take(stored)
-    summary = buffer.finish()  # only a complete answer reaches the client
-    await buffer.go_on(b"".join(chunks), call.emit)
-    call.record.cached = True
-    call.record.usage = count_usage(call.request, summary)
-    return buffer, summary
-
-
 def _pause(failed: CallError, attempt: int, patience: float) -> float | None:
     """Return the seconds until the next attempt; None where the provider asks for more than `patience` seconds."""
     if failed.retry_after is not None:
         spread = _RANDOM.uniform(0, 0.1 * failed.retry_after)
         return min(failed.retry_after + spread, patience) if failed.retry_after <= patience else None
     return _RANDOM.uniform(0, min(patience, _FIRST_PAUSE * 2 ** (attempt - 1)))
-
-
-# Fields of an answer's message that the next request repeats; signed thoughts must be returned unchanged.
-_REPEATED = ("role", "content", "tool_calls", "thinking_blocks")
-_FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
-
-
-async def chat_once(
-    runner: CallRunner,
-    endpoint: Endpoint,
-    session: GatewaySession,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
-) -> ModelReply:
-    """Make one call and return the reply; see `ModelAccess.chat`."""
-    answer: list[bytes] = []
-
-    async def emit(data: bytes) -> None:
-        answer.append(data)
-
-    options = {name: value for name, value in settings.items() if value is not None}
-    body = {**options, "messages": list(messages), "stream": False} | ({"tools": list(tools)} if tools else {})
-    try:
-        request = DIALECTS["openai"].prepare(body, endpoint.hosted)
-        request.question = session.grant.question or request.question
-        await runner.serve(session, endpoint, request, emit)
-    except CallError as failed:
-        raise _caller_error(failed, endpoint) from None
-    return _to_reply(_without_surrogates(json.loads(b"".join(answer))), session)
-
-
-def _without_surrogates(answer: Any) -> Any:
-    """Replace lone surrogates: JSON may escape them, but no file can hold them."""
-    return json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
-
-
-def _to_reply(answer: Any, session: GatewaySession) -> ModelReply:
-    summary = DIALECTS["openai"].read(answer)
-    original = answer["choices"][0]["message"]
-    message = {name: original[name] for name in _REPEATED if original.get(name) is not None}
-    message |= {"role": "assistant"} | ({} if "content" in message else {"content": ""})
-    calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in summary.tool_calls)
-    finish = _FINISH.get(summary.finish_reason or "", "tool_calls" if calls else "stop")
-    return ModelReply(summary.text, calls, finish, message, session.usage())
 
 
 def _caller_error(failed: CallError, endpoint: Endpoint) -> Exception:

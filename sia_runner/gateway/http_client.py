@@ -3,16 +3,14 @@
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import aiohttp
 
 from sia_runner.text import one_line
 from sia_runner.wire.failures import CallError, error_of_body
 from sia_runner.wire.providers import address_of
 from sia_runner.wire.requests import MAX_ANSWER_BYTES
-
-if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
 
 _MAX_ERROR_BYTES = 64 << 10
 _CONNECT_SECONDS = 10.0  # seconds
@@ -22,20 +20,23 @@ class HttpClient:
     """One connection pool, made on first use inside the event loop."""
 
     def __init__(self) -> None:
-        self._session: ClientSession | None = None
+        self._session: aiohttp.ClientSession | None = None
 
-    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> "ClientResponse":
+    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
         """Send a request; the caller bounds the time, reads the body and closes the response. Raises CallError."""
-        import aiohttp
-
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # the endpoint limits concurrency
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
         try:
-            return await self._pool().request(
+            return await self._session.request(
                 method, url, headers=headers, data=body, allow_redirects=False, proxy=_proxy(url)
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            raise CallError(
-                "unreachable", f"no connection to {address_of(url)}: {_reason(error)}", sent=False
-            ) from None
+            reason = f"no connection to {address_of(url)}: {_reason(error)}"
+            raise CallError("unreachable", reason, sent=False) from None
         except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
             raise _broken_connection(error) from None
 
@@ -44,22 +45,9 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
-    def _pool(self) -> "ClientSession":
-        import aiohttp
 
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the endpoint limits concurrency
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
-
-
-async def body_pieces(response: "ClientResponse") -> AsyncIterator[bytes]:
+async def body_pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield the body as it arrives. Raises CallError (too_large, unreachable)."""
-    import aiohttp
-
     size = 0
     try:
         async for piece in response.content.iter_any():
@@ -71,7 +59,7 @@ async def body_pieces(response: "ClientResponse") -> AsyncIterator[bytes]:
         raise _broken_connection(error) from None
 
 
-async def read_error(response: "ClientResponse") -> CallError:
+async def read_error(response: aiohttp.ClientResponse) -> CallError:
     """Read a response with an error status, up to 64 KiB, and return the error it means."""
     body = bytearray()
     async for piece in body_pieces(response):

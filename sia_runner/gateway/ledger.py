@@ -1,8 +1,7 @@
 """The ledger records all spending of a run and holds it against the budget.
 
-A line reaches the operating system before the call is sent, so that killing this process loses nothing. Limits are held
-against what is spent and what is reserved: however many callers there are, what is settled never passes a limit, unless
-a provider uses more than it was asked to.
+A line reaches the operating system before the call is sent. Limits are held against what is spent and what is reserved:
+what is settled never passes a limit, unless a provider uses more than it was asked to.
 """
 
 import json
@@ -10,7 +9,8 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -19,9 +19,8 @@ from sia_runner.config.experiment import BudgetConfig, SpendingLimits
 from sia_runner.gateway.ledger_files import (
     UNITS,
     Account,
-    Allowance,
+    AccountTotals,
     AllowanceRegister,
-    Amount,
     LedgerFile,
     RunTotals,
     add_up,
@@ -31,59 +30,40 @@ from sia_runner.gateway.prices import PICO, Rates
 from sia_runner.records import Usage
 from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, Grant, ModelsError, Role, Scope
 
-_OF_RUN = ("work", "test")
+_POLL = 0.5  # seconds until calls that wait for another process's allowance ask again
 
 
 @dataclass(frozen=True, slots=True)
-class BudgetPool:
+class _BudgetPool:
     """One limited amount that a call is paid from, in picodollars, tokens or calls."""
 
     scope: Scope
-    name: str  # work | test | gen_<n>
-    unit: int
+    key: str  # in an allowance, such as `work.usd`
+    family: Sequence[str]  # the keys of all pools that share this limit
     need: int
     limit: int
-    reserve: int  # part of the limit, for the final test
-
-    @property
-    def key(self) -> str:
-        """The pool's name in an allowance, such as `work.usd`."""
-        return f"{self.name}.{UNITS[self.unit]}"
-
-    @property
-    def family(self) -> Sequence[str]:
-        """The names of all pools that share this limit."""
-        return _OF_RUN if self.scope == "run" else (self.name,)
+    reserve: int = 0  # part of the limit, for the final test
 
     @property
     def ceiling(self) -> int:
-        """The limit without the reserve."""
         return self.limit - self.reserve
 
+    def spent_line(self, settled: int) -> str:
+        unit = self.key.rpartition(".")[2]
+        limit, spent, kept, need = (
+            f"{amount / PICO:.6g}" if unit == "usd" else str(amount)
+            for amount in (self.limit, settled, self.reserve, self.need)
+        )
+        section = "budget" if self.scope == "run" else "budget.generation"
+        reserve = f", {kept} kept for the final test" if self.reserve else ""
+        return f"{section}.{unit}={limit}: {spent} spent{reserve}; the next call may take {need}"
 
-class BudgetLimits:
-    """The budget, in whole picodollars, tokens and calls."""
 
-    def __init__(self, budget: BudgetConfig) -> None:
-        self._run, self._generation, self._reserve = _amounts(budget), _amounts(budget.generation), budget.test_reserve
-        self.in_dollars = budget.usd is not None or budget.generation.usd is not None
-
-    def pools(self, account: Account, need: Amount, held_back: Callable[[], Usage]) -> list[BudgetPool]:
-        """Return the pools that a call of this account is paid from. Only `test` may use the final test's reserve."""
-        of_run, *of_generation = account.pools()
-        reserve = Amount()
-        if self._run and of_run != "test":
-            measured = held_back()
-            reserve = Amount(ceil(measured.usd * PICO), measured.tokens, measured.calls)
-        pools = [self._of_run(of_run, unit, need, reserve) for unit in self._run]
-        for name in of_generation:
-            pools += [BudgetPool("generation", name, u, need[u], limit, 0) for u, limit in self._generation.items()]
-        return pools
-
-    def _of_run(self, name: str, unit: int, need: Amount, reserve: Amount) -> BudgetPool:
-        limit = self._run[unit]
-        share = 0 if name == "test" else ceil(self._reserve * limit)
-        return BudgetPool("run", name, unit, need[unit], limit, max(share, reserve[unit]))
+def _limits_of(limits: SpendingLimits) -> dict[str, int]:
+    """Return unit -> limit, in picodollars, tokens and calls, without the units that have no limit."""
+    usd = None if limits.usd is None else int(limits.usd * PICO)
+    values = {"usd": usd, "tokens": limits.tokens, "calls": limits.calls}
+    return {unit: limit for unit, limit in values.items() if limit is not None}
 
 
 @dataclass(slots=True)
@@ -94,64 +74,13 @@ class GrantCalls:
     finished: int = 0
     under_way: int = 0
 
-    @property
-    def available(self) -> bool:
-        """Tells whether the grant may make another call."""
-        return self.grant.calls is None or self.finished + self.under_way < self.grant.calls
-
     def refusal(self) -> BudgetSpent | BudgetFullyReserved | None:
         """Return why the grant may make no other call; None where it may."""
         grant = self.grant
-        if self.available:
+        if grant.calls is None or self.finished + self.under_way < grant.calls:
             return None
-        if self.under_way:
-            return BudgetFullyReserved(
-                f"{grant.candidate}: all {grant.calls} calls of this {grant.purpose} are made or under way"
-            )
-        return BudgetSpent("grant", f"{grant.candidate}: all {grant.calls} calls of this {grant.purpose} are made")
-
-
-def budget_refusal(
-    pools: Iterable[BudgetPool], own: LedgerFile, others: Iterable[Allowance], held_by_others: Mapping[str, int]
-) -> BudgetSpent | BudgetFullyReserved | None:
-    """Return why a call cannot be sent, or None; BudgetFullyReserved where calls under way may still free enough."""
-    contended: BudgetFullyReserved | None = None
-    for pool in pools:
-        settled = sum(
-            file.settled(name, pool.unit)
-            for file in (own, *(other.ledger_file for other in others))
-            for name in pool.family
-        )
-        if settled + pool.need > pool.ceiling:
-            return BudgetSpent(pool.scope, _spent_line(pool, settled))
-        used = held_by_others[pool.key] + sum(own.used(name, pool.unit) for name in pool.family)
-        if used + pool.need > pool.ceiling:
-            contended = BudgetFullyReserved(_spent_line(pool, settled) + "; wait until calls under way are settled")
-    return contended
-
-
-def _spent_line(pool: BudgetPool, settled: int) -> str:
-    key = "budget" if pool.scope == "run" else "budget.generation"
-    reserve = f", {_amount_text(pool.reserve, pool.unit)} kept for the final test" if pool.reserve else ""
-    return (
-        f"{key}.{UNITS[pool.unit]}={_amount_text(pool.limit, pool.unit)}: "
-        f"{_amount_text(settled, pool.unit)} spent{reserve}; "
-        f"the next call may take {_amount_text(pool.need, pool.unit)}"
-    )
-
-
-def _amount_text(amount: int, unit: int) -> str:
-    return f"{amount / PICO:.6g}" if UNITS[unit] == "usd" else str(amount)
-
-
-def _amounts(limits: SpendingLimits) -> dict[int, int]:
-    """Return unit -> limit, without the units that have no limit."""
-    usd = None if limits.usd is None else int(limits.usd * PICO)
-    values = enumerate((usd, limits.tokens, limits.calls))
-    return {unit: limit for unit, limit in values if limit is not None}
-
-
-_POLL = 0.5  # seconds until calls that wait for another process's allowance ask again
+        line = f"{grant.candidate}: all {grant.calls} calls of this {grant.purpose} are made"
+        return BudgetFullyReserved(f"{line} or under way") if self.under_way else BudgetSpent("grant", line)
 
 
 class RunLedger:
@@ -172,14 +101,14 @@ class RunLedger:
         share: float = 1.0,
         held_back: Callable[[], Usage] | None = None,
     ) -> None:
-        self._folder, self._rates, self._share = folder, dict(rates), share
-        self._limits = BudgetLimits(budget)
+        self._folder, self._budget, self._rates, self._share = folder, budget, dict(rates), share
+        self._run_limits, self._generation_limits = _limits_of(budget), _limits_of(budget.generation)
         self._held_back = held_back or Usage
         self._name = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
         self._register = AllowanceRegister(folder, self._name)
         self._own_file, self._holds = LedgerFile(), dict[str, int]()
         self._grant_calls: dict[int, GrantCalls] = {}  # by id(grant), for grants with a limit of their own
-        self._held_by_others: dict[str, int] = {}  # by pool, as last read
+        self._held_by_others: Counter[str] = Counter()  # by pool, as last read
         self._lock, self._closed = threading.RLock(), False
         self._number, self._file, self._torn = 0, -1, False
         self._wakes: list[Callable[[], None]] = []
@@ -192,23 +121,31 @@ class RunLedger:
         provider sees. Raises BudgetSpent, or BudgetFullyReserved, or ModelsError where a price is needed and not known.
         """
         rates = self._rates.get(grant.role)
-        if rates is None and self._limits.in_dollars:
+        if rates is None and ("usd" in self._run_limits or "usd" in self._generation_limits):
             raise ModelsError(
                 f"prices of the {grant.role} role's model are not known, so budget.usd cannot be enforced"
             )
         usd = None if rates is None else rates.upper_bound(input_tokens, output_tokens)
-        need = Amount(usd or 0, input_tokens + output_tokens, 1)
         account = Account(grant.generation, grant.candidate, grant.purpose)
-        pools = self._limits.pools(account, need, self._held_back)
+        pools = self._pools(account, AccountTotals(usd or 0, input_tokens, output_tokens, calls=1))
+        tags = {"question": grant.question, "sample": grant.sample}
+        line = {"at": round(time.time(), 3), "role": grant.role, **account._asdict()}
+        line |= {name: value for name, value in tags.items() if value is not None}
+        line |= {"input": input_tokens, "output": output_tokens, "usd": None if usd is None else usd / PICO}
         with self._lock:
             self._open()
-            grant_calls = (
-                GrantCalls(grant) if grant.calls is None else self._grant_calls.setdefault(id(grant), GrantCalls(grant))
-            )
-            self._ensure_held(pools, grant_calls)
-            number = self._announce(grant, account, input_tokens, output_tokens, usd)
+            grant_calls = GrantCalls(grant)
+            if grant.calls is not None:
+                grant_calls = self._grant_calls.setdefault(id(grant), grant_calls)
+            fault = None if all(map(self._is_available, pools)) else self._acquire(pools)
+            if not isinstance(fault, BudgetSpent):
+                fault = grant_calls.refusal() or fault
+            if fault:
+                raise fault
+            self._number += 1
+            self._write({"sent": self._number} | line)
             grant_calls.under_way += 1
-        return Reservation(self, number, account, grant_calls, rates)
+            return Reservation(self, self._number, account, grant_calls, rates)
 
     def on_settled(self, wake: Callable[[], None]) -> None:
         """Call `wake`, from any thread, whenever a reservation ends, for those who wait for budget."""
@@ -254,67 +191,68 @@ class RunLedger:
         for wake in self._wakes:
             wake()
 
-    def _ensure_held(self, pools: Sequence[BudgetPool], grant_calls: GrantCalls) -> None:
-        """Make sure that this process holds what is needed. Raises BudgetSpent or BudgetFullyReserved."""
-        fault: BudgetSpent | BudgetFullyReserved | None = None
-        if not all(self._is_available(pool) for pool in pools):
-            fault = self._acquire(pools)
-        if fault is None or (isinstance(fault, BudgetFullyReserved) and not grant_calls.available):
-            fault = grant_calls.refusal() or fault
-        if fault:
-            raise fault
+    def _pools(self, account: Account, need: AccountTotals) -> list[_BudgetPool]:
+        """Return the pools that a call of this account is paid from. Only `test` may use the final test's reserve."""
+        of_run, *of_generation = account.pools()
+        kept = Usage() if of_run == "test" or not self._run_limits else self._held_back()
+        measured = {"usd": ceil(kept.usd * PICO), "tokens": kept.tokens, "calls": kept.calls}
+        pools: list[_BudgetPool] = []
+        for unit, limit in self._run_limits.items():
+            reserve = 0 if of_run == "test" else max(ceil(self._budget.test_reserve * limit), measured[unit])
+            family = (f"work.{unit}", f"test.{unit}")
+            pools.append(_BudgetPool("run", f"{of_run}.{unit}", family, getattr(need, unit), limit, reserve))
+        for name in of_generation:
+            for unit, limit in self._generation_limits.items():
+                key = f"{name}.{unit}"
+                pools.append(_BudgetPool("generation", key, (key,), getattr(need, unit), limit))
+        return pools
 
-    def _acquire(self, pools: Sequence[BudgetPool]) -> BudgetSpent | BudgetFullyReserved | None:
-        with self._register.locked() as others:
-            for pool in pools:
-                self._held_by_others[pool.key] = sum(
-                    allowance.counts(name, pool.unit) for allowance in others for name in pool.family
-                )
-            fault = budget_refusal(pools, self._own_file, others, self._held_by_others)
-            if fault is None:
-                self._hold(pools)
-        if isinstance(fault, BudgetFullyReserved):
-            self._schedule_retry()
-        return fault
-
-    def _is_available(self, pool: BudgetPool) -> bool:
-        available = self._holds.get(pool.key, 0) - self._own_file.used(pool.name, pool.unit)
+    def _is_available(self, pool: _BudgetPool) -> bool:
+        available = self._holds.get(pool.key, 0) - self._own_file.used(pool.key)
         return pool.need <= available and pool.need <= pool.ceiling - self._all_used(pool)
 
-    def _all_used(self, pool: BudgetPool) -> int:
-        return self._held_by_others.get(pool.key, 0) + sum(self._own_file.used(name, pool.unit) for name in pool.family)
+    def _all_used(self, pool: _BudgetPool) -> int:
+        return self._held_by_others[pool.key] + sum(map(self._own_file.used, pool.family))
 
-    def _hold(self, pools: Iterable[BudgetPool]) -> None:
-        """Hold what is needed and a share of the remainder; release what the family's other pools do not use."""
-        for pool in pools:
-            for name in pool.family:
-                self._holds[f"{name}.{UNITS[pool.unit]}"] = self._own_file.used(name, pool.unit)
-            remainder = pool.ceiling - self._all_used(pool) - pool.need
-            self._holds[pool.key] += pool.need + int(self._share * remainder)
-        self._register.hold(self._holds)
+    def _acquire(self, pools: Sequence[_BudgetPool]) -> BudgetSpent | BudgetFullyReserved | None:
+        """Hold what is needed and a share of the remainder, or return why that cannot be."""
+        fault: BudgetFullyReserved | None = None
+        with self._register.locked() as others:
+            for pool in pools:
+                self._held_by_others[pool.key] = sum(other.counts(key) for other in others for key in pool.family)
+            files = [self._own_file, *(other.ledger_file for other in others)]
+            for pool in pools:
+                settled = sum(file.settled[key] for file in files for key in pool.family)
+                if settled + pool.need > pool.ceiling:
+                    return BudgetSpent(pool.scope, pool.spent_line(settled))
+                if self._all_used(pool) + pool.need > pool.ceiling:
+                    line = pool.spent_line(settled)
+                    fault = BudgetFullyReserved(f"{line}; wait until calls under way are settled")
+            if fault is None:
+                for pool in pools:
+                    for key in pool.family:  # release what the family's other pools do not use
+                        self._holds[key] = self._own_file.used(key)
+                    remainder = pool.ceiling - self._all_used(pool) - pool.need
+                    self._holds[pool.key] += pool.need + int(self._share * remainder)
+                self._register.hold(self._holds)
+                return None
+        # other processes do not notify us when they release budget
+        if any(self._held_by_others.values()) and not (self._retry_timer and self._retry_timer.is_alive()):
+            self._retry_timer = threading.Timer(_POLL, lambda: [wake() for wake in self._wakes])
+            self._retry_timer.daemon = True
+            self._retry_timer.start()
+        return fault
 
     def _release_unused(self, account: Account) -> None:
         """Publish use beyond the allowance and, when no call is under way, release what is not used."""
         idle = self._share < 1 and not self._own_file.under_way
         keys = self._holds if idle else [f"{name}.{unit}" for name in account.pools() for unit in UNITS]
-        used = {key: self._own_file.used(*_pool_of(key)) for key in keys if key in self._holds}
-        changed = {
-            key: amount
-            for key, amount in used.items()
-            if amount > self._holds[key] or (idle and amount < self._holds[key])
-        }
+        used = {key: self._own_file.used(key) for key in keys if key in self._holds}
+        changed = {key: n for key, n in used.items() if n > self._holds[key] or (idle and n < self._holds[key])}
         if changed:
             self._holds |= changed
             with self._register.locked():
                 self._register.hold(self._holds)
-
-    def _announce(self, grant: Grant, account: Account, input_tokens: int, output_tokens: int, usd: int | None) -> int:
-        self._number += 1
-        line = {"sent": self._number, "at": round(time.time(), 3), "role": grant.role, **account._asdict()}
-        tags = {"question": grant.question, "sample": grant.sample}
-        line |= {name: value for name, value in tags.items() if value is not None}
-        self._write(line | {"input": input_tokens, "output": output_tokens, "usd": to_dollars(usd)})
-        return self._number
 
     def _write(self, line: Mapping[str, object]) -> None:
         """Write to the operating system, then add to our sums: after a kill in between we count too much."""
@@ -337,24 +275,16 @@ class RunLedger:
         path = self._folder / f"{self._name}.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def _schedule_retry(self) -> None:
-        """Poll: other processes do not notify us when they release budget."""
-        if any(self._held_by_others.values()) and not (self._retry_timer and self._retry_timer.is_alive()):
-            self._retry_timer = threading.Timer(_POLL, lambda: [wake() for wake in self._wakes])
-            self._retry_timer.daemon = True
-            self._retry_timer.start()
 
-
+@dataclass(slots=True)
 class Reservation:
     """A budget reservation for one attempt, to be settled once."""
 
-    __slots__ = ("_ledger", "_number", "_rates", "account", "grant_calls")
-
-    def __init__(
-        self, ledger: RunLedger, number: int, account: Account, grant_calls: GrantCalls, rates: Rates | None
-    ) -> None:
-        self._ledger, self._number, self._rates = ledger, number, rates
-        self.account, self.grant_calls = account, grant_calls
+    ledger: RunLedger
+    number: int
+    account: Account
+    grant_calls: GrantCalls
+    rates: Rates | None
 
     def settle(
         self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0
@@ -365,29 +295,19 @@ class Reservation:
         No tokens at all: the provider turned the call down, and it does not count as one of the grant's calls.
         """
         tokens = (input_tokens, output_tokens, cached_tokens, written_tokens)
-        usd = None if self._rates is None else to_dollars(self._rates.cost(*tokens))
+        usd = None if self.rates is None else self.rates.cost(*tokens) / PICO
         line = {
-            "done": self._number,
+            "done": self.number,
             "input": input_tokens,
             "output": output_tokens,
             "cached": cached_tokens,
             "usd": usd,
         }
-        self._ledger.finish_attempt(self, line, counts_as_call=input_tokens + output_tokens > 0)
+        self.ledger.finish_attempt(self, line, counts_as_call=input_tokens + output_tokens > 0)
         return usd
 
     def unanswered(self, *, may_be_charged: bool) -> None:
         """End an attempt without an answer: it stays counted as reserved where it `may_be_charged`, else is undone."""
-        self._ledger.finish_attempt(
-            self, {"unanswered" if may_be_charged else "undone": self._number}, counts_as_call=may_be_charged
+        self.ledger.finish_attempt(
+            self, {"unanswered" if may_be_charged else "undone": self.number}, counts_as_call=may_be_charged
         )
-
-
-def to_dollars(pico: int | None) -> float | None:
-    """Convert picodollars to US dollars."""
-    return None if pico is None else pico / PICO
-
-
-def _pool_of(key: str) -> tuple[str, int]:
-    name, _, unit = key.rpartition(".")
-    return name, UNITS.index(unit)

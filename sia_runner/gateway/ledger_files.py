@@ -19,7 +19,7 @@ gone closes it; then only its file counts.
 import fcntl
 import json
 import os
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,17 +31,8 @@ from sia_runner.records import Usage
 from sia_runner.store import lease
 from sia_runner.store.files import LineReader, parse_object
 
-LedgerLine = Mapping[str, Any]
 UNITS = ("usd", "tokens", "calls")
 _WHOLE_FILE = 1 << 62  # bytes
-
-
-class Amount(NamedTuple):
-    """An amount of budget. `usd` is in picodollars, so that sums are exact."""
-
-    usd: int = 0
-    tokens: int = 0
-    calls: int = 0
 
 
 class Account(NamedTuple):
@@ -75,6 +66,11 @@ class AccountTotals:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
+    def tokens(self) -> int:
+        """The tokens of input and output."""
+        return self.input_tokens + self.output_tokens
+
+    @property
     def priced(self) -> bool:
         """Tells whether every call has a known price; if not, `usd` leaves those without one out."""
         return self.unpriced == 0
@@ -88,7 +84,7 @@ class AccountTotals:
         """Return what was spent on models. `usd` is null where any call has no known price, never zero for it."""
         return {
             "usd": round(self.dollars, 9) if self.priced else None,
-            "tokens": self.input_tokens + self.output_tokens,
+            "tokens": self.tokens,
             "calls": self.calls,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
@@ -97,47 +93,32 @@ class AccountTotals:
 
     def usage(self) -> Usage:
         """Return dollars, tokens and calls."""
-        return Usage(self.dollars, self.input_tokens + self.output_tokens, self.calls)
-
-
-class _Attempt(NamedTuple):
-    account: Account
-    input: int
-    output: int
-    usd: int | None
-
-    @property
-    def amount(self) -> Amount:
-        return Amount(self.usd or 0, self.input + self.output, 1)
-
-    def as_unanswered(self) -> AccountTotals:
-        return AccountTotals(self.usd or 0, self.input, self.output, 0, 1, 1, int(self.usd is None))
+        return Usage(self.dollars, self.tokens, self.calls)
 
 
 @dataclass(slots=True)
 class LedgerFile:
     """The sums of one ledger file, fed line by line: by the process that writes it, or from the file as it grows.
 
-    `keeps_pools`: whether the sums of each pool are kept, which only processes that spend need.
+    `under_way`: the attempts without an end, as they count if that never comes.
+    `settled`, `reserved`: "pool.unit" -> picodollars, tokens or calls; kept (`keeps_pools`) by processes that spend.
     """
 
     rows: dict[Account, AccountTotals] = field(default_factory=dict)
-    under_way: dict[int, _Attempt] = field(default_factory=dict)
-    _settled: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
-    _reserved: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
+    under_way: dict[int, tuple[Account, AccountTotals]] = field(default_factory=dict)
+    settled: Counter[str] = field(default_factory=Counter)
+    reserved: Counter[str] = field(default_factory=Counter)
     keeps_pools: bool = True
 
-    def add(self, line: LedgerLine) -> None:
+    def add(self, line: Mapping[str, Any]) -> None:
         """Add one line of the file."""
         if "sent" in line:
             account = Account(line["generation"], line["candidate"], line["purpose"])
-            attempt = _Attempt(account, line["input"], line["output"], _pico(line["usd"]))
-            self.under_way[line["sent"]] = attempt
-            self._move(self._reserved, attempt, attempt.amount, 1)
+            row = _row_of(line, unanswered=1)
+            self.under_way[line["sent"]] = account, row
+            self._move(self.reserved, account, row, 1)
         elif "done" in line:
-            usd = _pico(line["usd"])
-            totals = AccountTotals(usd or 0, line["input"], line["output"], line["cached"], 1, 0, int(usd is None))
-            self._settle(line["done"], totals)
+            self._settle(line["done"], _row_of(line))
         elif "undone" in line:
             self._take(line["undone"])
         elif "unanswered" in line:
@@ -148,13 +129,9 @@ class LedgerFile:
         for number in list(self.under_way):
             self._settle(number)
 
-    def settled(self, pool: str, unit: int) -> int:
-        """Return the settled amount of a pool, in picodollars, tokens or calls."""
-        return self._settled[pool][unit] if pool in self._settled else 0
-
-    def used(self, pool: str, unit: int) -> int:
+    def used(self, key: str) -> int:
         """Return the settled amount plus the reservations of calls under way."""
-        return self.settled(pool, unit) + (self._reserved[pool][unit] if pool in self._reserved else 0)
+        return self.settled[key] + self.reserved[key]
 
     def catch_up(self, lines: LineReader) -> None:
         """Add the lines appended since the last call. Skip those cut by a full disk: those calls have no answer."""
@@ -163,24 +140,25 @@ class LedgerFile:
 
     def _settle(self, number: int, totals: AccountTotals | None = None) -> None:
         """Add what an attempt took; None if it was not answered."""
-        attempt = self._take(number)
-        row = totals or attempt.as_unanswered()
-        self.rows.setdefault(attempt.account, AccountTotals()).add(row)
-        self._move(self._settled, attempt, Amount(row.usd, row.input_tokens + row.output_tokens, 1), 1)
+        account, unanswered = self._take(number)
+        row = totals or unanswered
+        self.rows.setdefault(account, AccountTotals()).add(row)
+        self._move(self.settled, account, row, 1)
 
-    def _take(self, number: int) -> _Attempt:
-        attempt = self.under_way.pop(number)
-        self._move(self._reserved, attempt, attempt.amount, -1)
-        return attempt
+    def _take(self, number: int) -> tuple[Account, AccountTotals]:
+        account, row = self.under_way.pop(number)
+        self._move(self.reserved, account, row, -1)
+        return account, row
 
-    def _move(self, sums: dict[str, list[int]], attempt: _Attempt, amount: Amount, sign: int) -> None:
-        for pool in attempt.account.pools() if self.keeps_pools else ():
-            for unit, value in enumerate(amount):
-                sums[pool][unit] += sign * value
+    def _move(self, sums: Counter[str], account: Account, row: AccountTotals, sign: int) -> None:
+        for pool in account.pools() if self.keeps_pools else ():
+            for unit in UNITS:
+                sums[f"{pool}.{unit}"] += sign * getattr(row, unit)
 
 
-def _pico(usd: float | None) -> int | None:
-    return None if usd is None else round(usd * PICO)
+def _row_of(line: Mapping[str, Any], *, unanswered: int = 0) -> AccountTotals:
+    usd, tokens = line["usd"], (line["input"], line["output"], line.get("cached", 0))
+    return AccountTotals(0 if usd is None else round(usd * PICO), *tokens, 1, unanswered, int(usd is None))
 
 
 REGISTER = "leases.jsonl"
@@ -197,9 +175,9 @@ class Allowance:
     final: bool = False  # closed, and its file read to the end
     ledger_file: LedgerFile = field(default_factory=LedgerFile)
 
-    def counts(self, pool: str, unit: int) -> int:
+    def counts(self, key: str) -> int:
         """Return what counts against a pool's limit: the larger of the allowance and the use."""
-        return max(self.holds.get(f"{pool}.{UNITS[unit]}", 0), self.ledger_file.used(pool, unit))
+        return max(self.holds.get(key, 0), self.ledger_file.used(key))
 
 
 class AllowanceRegister:
@@ -212,7 +190,13 @@ class AllowanceRegister:
 
     def refresh(self) -> Iterable[Allowance]:
         """Read the register and the other processes' files to their end; return the other allowances."""
-        self._read_register()
+        for row in self._lines.fresh(_WHOLE_FILE):
+            line = parse_object(row.data)
+            if line and line["lease"] != self._own_name:
+                name = line["lease"]
+                lines = LineReader(self._folder, f"{name}.jsonl")
+                allowance = self._others.setdefault(name, Allowance(line["process"], lines))
+                allowance.holds, allowance.closed = line["holds"], line["closed"]
         for allowance in self._others.values():
             if not allowance.final:
                 allowance.final = allowance.closed
@@ -231,9 +215,8 @@ class AllowanceRegister:
 
     def hold(self, holds: Mapping[str, int], *, closed: bool = False) -> None:
         """Write this process's new allowance. Call it only inside `locked`."""
-        self._append(
-            {"lease": self._own_name, "process": lease.process_identity(), "holds": dict(holds), "closed": closed}
-        )
+        process = lease.process_identity()
+        self._append({"lease": self._own_name, "process": process, "holds": dict(holds), "closed": closed})
 
     def reclaim(self, *, all_dead: bool, jobs: Collection[str] = ()) -> None:
         """Close the allowances whose process is gone.
@@ -245,10 +228,9 @@ class AllowanceRegister:
             return
         with self.locked():
             for name, allowance in self._others.items():
-                if not allowance.closed and (
-                    all_dead or has_ended(allowance.process) or allowance.process.get("job") in jobs
-                ):
-                    self._append({"lease": name, "process": dict(allowance.process), "holds": {}, "closed": True})
+                process = allowance.process
+                if not allowance.closed and (all_dead or has_ended(process) or process.get("job") in jobs):
+                    self._append({"lease": name, "process": dict(process), "holds": {}, "closed": True})
             self.refresh()
 
     def _append(self, line: Mapping[str, Any]) -> None:
@@ -257,15 +239,6 @@ class AllowanceRegister:
             stream.seek(max(0, stream.tell() - 1))
             incomplete = stream.read(1) not in (b"", b"\n")
             stream.write(b"\n" * incomplete + json.dumps(line).encode() + b"\n")
-
-    def _read_register(self) -> None:
-        for row in self._lines.fresh(_WHOLE_FILE):
-            line = parse_object(row.data)
-            if line and line["lease"] != self._own_name:
-                name = line["lease"]
-                lines = LineReader(self._folder, f"{name}.jsonl")
-                allowance = self._others.setdefault(name, Allowance(line["process"], lines))
-                allowance.holds, allowance.closed = line["holds"], line["closed"]
 
 
 def has_ended(process: Mapping[str, Any]) -> bool:
@@ -327,7 +300,7 @@ def add_up(ledger_files: Iterable[LedgerFile], *, alive: bool = True) -> RunTota
         if alive:
             in_flight += len(ledger_file.under_way)
         else:
-            parts += [(attempt.account, attempt.as_unanswered()) for attempt in ledger_file.under_way.values()]
+            parts += ledger_file.under_way.values()
         for account, row in parts:
             rows.setdefault(account, AccountTotals()).add(row)
     return RunTotals(rows, in_flight)

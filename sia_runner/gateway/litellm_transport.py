@@ -6,21 +6,23 @@ from typing import Any
 
 import httpx
 
-from sia_runner.gateway.backends import API_PATHS, DIALECTS
+from sia_runner.gateway.backends import API_PATHS
 from sia_runner.gateway.http_client import HttpClient, body_pieces
+from sia_runner.wire.dialects import DIALECTS, Dialect
 from sia_runner.wire.failures import CallError, error_of_body
-from sia_runner.wire.requests import AnswerReader, ApiDialect, ModelRequest, SseSplitter, loads
+from sia_runner.wire.requests import ModelRequest, SseSplitter, loads
 
+_PER_CONNECTION = ("host", "content-length", "connection")
 _ENCODINGS = ("content-encoding", "content-length", "transfer-encoding")
 
 
-class SingleRequest:
-    """The only request of one attempt, and its result below litellm."""
+class SingleRequest(httpx.AsyncByteStream):
+    """The only request of one attempt, its result below litellm, and the body for litellm."""
 
     def __init__(self, client: HttpClient, model_request: ModelRequest) -> None:
         self._client, self._model_request = client, model_request
-        self._native: ApiDialect | None = None  # the provider's API, if we can read it
-        self._reader: AnswerReader | None = None
+        self._native: Dialect | None = None  # the provider's API, if we can read it
+        self._reader = None
         self._splitter = SseSplitter()
         self._response: Any = None
         self._failed: CallError | None = None
@@ -35,21 +37,17 @@ class SingleRequest:
         self._native = next((DIALECTS[api] for api, path in API_PATHS.items() if request.url.path.endswith(path)), None)
         self._reader = self._native.reader(self._model_request) if self._native and self._model_request.stream else None
         body = await request.aread()
-        headers = dict(request.headers) | {"accept-encoding": "identity"}
-        for name in ("host", "content-length", "connection"):
-            headers.pop(name, None)
+        headers = {name: value for name, value in request.headers.items() if name not in _PER_CONNECTION}
+        headers["accept-encoding"] = "identity"
         try:
             self._response = await self._client.open(request.method, str(request.url), headers, body)
         except CallError as failed:
             self._failed = failed
             raise httpx.ReadError(failed.message, request=request) from failed
-        answer_headers = {
-            name: value for name, value in self._response.headers.items() if name.lower() not in _ENCODINGS
-        }
-        return httpx.Response(self._response.status, headers=answer_headers, stream=_Stream(self), request=request)
+        kept = {name: value for name, value in self._response.headers.items() if name.lower() not in _ENCODINGS}
+        return httpx.Response(self._response.status, headers=kept, stream=self, request=request)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the body for litellm, and let our own reader follow it."""
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for piece in body_pieces(self._response):
                 if self._reader is not None and self._response.status < 400:
@@ -62,9 +60,9 @@ class SingleRequest:
             self._failed = failed
             raise
         finally:
-            await self.close()
+            await self.aclose()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the response."""
         if self._response is not None:
             self._response.close()
@@ -102,15 +100,3 @@ class LitellmTransport(httpx.AsyncBaseTransport):
 
 
 CURRENT_REQUEST: ContextVar[SingleRequest | None] = ContextVar("attempt", default=None)
-
-
-class _Stream(httpx.AsyncByteStream):
-    def __init__(self, exchange: SingleRequest) -> None:
-        self._exchange = exchange
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._exchange.pieces():
-            yield piece
-
-    async def aclose(self) -> None:
-        await self._exchange.close()

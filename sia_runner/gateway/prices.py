@@ -1,7 +1,4 @@
-"""The price of a model: the experiment's own `provider.prices`, else the table that litellm ships, else unknown.
-
-The table is read as JSON from litellm's package data: importing litellm costs seconds, a refusal must not.
-"""
+"""The price of a model: the experiment's own `provider.prices`, else the table that litellm ships, else unknown."""
 
 import importlib.util
 import json
@@ -25,18 +22,14 @@ _HOME_DOMAINS = {"openai": "openai.com", "anthropic": "anthropic.com"}
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Prices in US dollars per million tokens.
-
-    `cached`: input read from the provider's cache; `written`: input written to it. `tiers`: rising (input tokens,
-    rates) pairs; a call with more input tokens than that is priced as a whole by those rates.
-    """
+    """Prices in US dollars per million tokens."""
 
     input: float
     output: float
-    cached: float
-    written: float
+    cached: float  # of input read from the provider's cache
+    written: float  # of input written to it
     source: str = "provider.prices"
-    tiers: tuple[tuple[int, "Rates"], ...] = ()
+    tiers: tuple[tuple[int, "Rates"], ...] = ()  # rising: a call with more input tokens has these rates as a whole
 
     def cost(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0) -> int:
         """Return the price in picodollars. `cached_tokens` and `written_tokens` are parts of `input_tokens`."""
@@ -67,7 +60,8 @@ def price_of(hosted: HostedProvider) -> Rates | None:
     if own is not None:
         cached = own.input if own.cached_input is None else own.cached_input
         return Rates(own.input, own.output, cached, own.input)
-    if not _is_at_home(hosted):
+    home, host = _HOME_DOMAINS.get(hosted.litellm), urlsplit(hosted.base_url or "").hostname
+    if home and host and host != home and not host.endswith(f".{home}"):
         return None
     for name in (f"{hosted.litellm}/{hosted.model}", hosted.model):
         entry = _table().get(name)
@@ -76,15 +70,9 @@ def price_of(hosted: HostedProvider) -> Rates | None:
     return None
 
 
-def _is_at_home(hosted: HostedProvider) -> bool:
-    home = _HOME_DOMAINS.get(hosted.litellm)
-    host = urlsplit(hosted.base_url or "").hostname
-    return home is None or host is None or host == home or host.endswith(f".{home}")
-
-
 @lru_cache(maxsize=1)
 def _table() -> Mapping[str, Any]:
-    """Read litellm's prices (3 MB, once); empty where litellm is not installed or has no such file."""
+    """Read litellm's prices (3 MB, once) without importing it, which costs seconds; empty where there are none."""
     spec = importlib.util.find_spec("litellm")
     if spec is None or spec.origin is None:
         return {}
@@ -95,32 +83,24 @@ def _table() -> Mapping[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def _rates(entry: Mapping[str, Any]) -> Rates | None:
-    base = _tier(entry, "")
-    if base is None:
-        return None
-    sizes = sorted(int(match.group(1)) for key in entry if (match := _TIER.fullmatch(key)))
-    tiers = [(size * 1000, rates) for size in sizes if (rates := _tier(entry, f"_above_{size}k_tokens"))]
-    return Rates(base.input, base.output, base.cached, base.written, base.source, tuple(tiers))
-
-
-def _tier(entry: Mapping[str, Any], suffix: str) -> Rates | None:
-    """Return the rates of a tier. A price that it does not name is the base tier's; `written` defaults to input."""
+def _rates(entry: Mapping[str, Any], tier: str = "") -> Rates | None:
+    """Return the rates of an entry or of its `tier`, which has the base's price where it names none."""
 
     def rate(name: str) -> float | None:
-        for key in (f"{name}{suffix}", name):
+        for key in (f"{name}{tier}", name):
             value = entry.get(key)
             if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
                 return round(value * 1e6, 9)
         return None
 
-    read, written = rate("input_cost_per_token"), rate("output_cost_per_token")
-    if read is None or written is None:
+    read, output = rate("input_cost_per_token"), rate("output_cost_per_token")
+    if read is None or output is None:
         return None
-    cached, creation = rate("cache_read_input_token_cost"), rate("cache_creation_input_token_cost")
-    return Rates(
-        read, written, read if cached is None else cached, read if creation is None else creation, "litellm's table"
-    )
+    cached, written = rate("cache_read_input_token_cost"), rate("cache_creation_input_token_cost")
+    sizes = [] if tier else sorted(int(match.group(1)) for key in entry if (match := _TIER.fullmatch(key)))
+    tiers = [(size * 1000, rates) for size in sizes if (rates := _rates(entry, f"_above_{size}k_tokens"))]
+    cached, written = read if cached is None else cached, read if written is None else written
+    return Rates(read, output, cached, written, "litellm's table", tuple(tiers))
 
 
 def _picodollars(rate: float) -> int:

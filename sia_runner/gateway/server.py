@@ -16,13 +16,14 @@ from typing import Any
 from aiohttp import web
 
 from sia_runner.config.components import HostedProvider
-from sia_runner.gateway.backends import API_PATHS, DIALECTS, Endpoint
+from sia_runner.gateway.backends import API_PATHS, Endpoint
 from sia_runner.gateway.calls import CallRunner, record_refusal
 from sia_runner.gateway.session import AnswerCache, GatewaySession
 from sia_runner.records import GatewayAddress
+from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError, FailureKind
 from sia_runner.wire.grants import Grant, Role
-from sia_runner.wire.requests import Api, Body, ModelRequest, bad_request, dumps, estimate_tokens, short_text
+from sia_runner.wire.requests import Api, Body, bad_request, dumps, estimate_tokens, short_text, sse_event
 
 _SERVED_TEXT = "POST /v1/chat/completions, POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models"
 _STATUS: Mapping[FailureKind, int] = {
@@ -39,7 +40,7 @@ _STATUS: Mapping[FailureKind, int] = {
 }
 
 
-class ResponseWriter:
+class _ResponseWriter:
     """The response to one request; it starts with the first bytes of the answer."""
 
     def __init__(self, request: web.Request, streams: bool) -> None:
@@ -60,7 +61,6 @@ class ResponseWriter:
         await stream.write(data)
 
     async def end(self) -> web.StreamResponse:
-        """Finish the response and return it."""
         if self._stream is None:
             return web.Response(body=self._body, content_type="application/json")
         with suppress(ConnectionError):  # its client is gone
@@ -70,28 +70,23 @@ class ResponseWriter:
     async def fail(self, api: Api, failed: CallError) -> web.StreamResponse:
         """Send an error: a status, or an event where the stream has begun. Client libraries raise for both."""
         if self._stream is None:
-            return error_response(api, failed)
+            return _error_response(api, failed)
         with suppress(ConnectionError):
-            await self._stream.write(DIALECTS[api].error_event(_status_of(failed), failed))
+            error = dumps(DIALECTS[api].error(_status_of(failed), failed))
+            await self._stream.write(sse_event(error, "error" if api == "anthropic" else None))
         return await self.end()
 
 
-def error_response(api: Api, failed: CallError) -> web.Response:
-    """Return an error response whose header tells clients not to retry: the gateway has retried already."""
+def _error_response(api: Api, failed: CallError) -> web.Response:
     status = _status_of(failed)
-    return _json_response(DIALECTS[api].error(status, failed), status, {"x-should-retry": "false"})
+    headers = {"x-should-retry": "false"}  # the gateway has retried already
+    return _json_response(DIALECTS[api].error(status, failed), status, headers)
 
 
-def not_served_error(method: str, path: str) -> CallError:
-    """Return the error for a path that the gateway does not serve."""
-    message = f"{method} {path[:100]} is not served here; the gateway serves {_SERVED_TEXT}"
-    return CallError("bad_request", message, status=404, sent=False)
-
-
-def models_response(api: Api, hosted: HostedProvider, name: str) -> web.Response:
+def _models_response(api: Api, hosted: HostedProvider, name: str) -> web.Response:
     """Return the list with the one model that is served, in a shape that both libraries read."""
     if name not in ("", hosted.model):
-        return error_response(api, CallError("bad_request", f"the model served here is {hosted.model}", status=404))
+        return _error_response(api, CallError("bad_request", f"the model served here is {hosted.model}", status=404))
     card = {
         "id": hosted.model,
         "object": "model",
@@ -134,9 +129,8 @@ class GatewayServer:
 
     def __init__(self, endpoints: Mapping[Role, Endpoint], call_runner: CallRunner, cache: Path) -> None:
         self._endpoints, self._call_runner, self._cache = endpoints, call_runner, cache
-        self._own_cache = AnswerCache(
-            cache
-        )  # for this process's calls: two equal first requests of proposals are two samples
+        # for this process's calls: two equal first requests of proposals are two samples
+        self._own_cache = AnswerCache(cache)
         self._sessions: dict[str, GatewaySession] = {}
         self._folder = _make_folder()
         self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # at exit at the latest
@@ -165,9 +159,17 @@ class GatewayServer:
     async def session(self, grant: Grant) -> AsyncIterator[GatewaySession]:
         """Open a session whose token is valid as long as the context lasts."""
         token = f"sk-sia-{secrets.token_urlsafe(32)}"
-        door = GatewayAddress(self._socket, _environment(token, self._endpoints[grant.role].hosted.model))
-        session = self._new_session(grant, door, AnswerCache(self._cache))
-        self._sessions[token] = session
+        env = {
+            "OPENAI_BASE_URL": "{url}/v1",  # what both companies' clients and litellm read
+            "OPENAI_API_BASE": "{url}/v1",
+            "OPENAI_API_KEY": token,
+            "ANTHROPIC_BASE_URL": "{url}",
+            "ANTHROPIC_API_BASE": "{url}",
+            "ANTHROPIC_API_KEY": token,
+            "SIA_MODEL": self._endpoints[grant.role].hosted.model,
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # the sandbox has no network to fetch another one
+        }
+        session = self._sessions[token] = self._new_session(grant, env, AnswerCache(self._cache))
         try:
             yield session
         finally:
@@ -176,13 +178,13 @@ class GatewayServer:
 
     def own_session(self, grant: Grant) -> GatewaySession:
         """Return a session for one call from this process, which does not use the socket."""
-        return self._new_session(grant, GatewayAddress(self._socket, {}), self._own_cache)
+        return self._new_session(grant, {}, self._own_cache)
 
-    def _new_session(self, grant: Grant, door: GatewayAddress, cache: AnswerCache) -> GatewaySession:
+    def _new_session(self, grant: Grant, env: Mapping[str, str], cache: AnswerCache) -> GatewaySession:
         if grant.trajectories is not None:
             grant.trajectories.parent.mkdir(parents=True, exist_ok=True)
         cached = self._endpoints[grant.role].hosted.cache and grant.sample is None
-        return GatewaySession(grant, door, cache if cached else None)
+        return GatewaySession(grant, GatewayAddress(self._socket, env), cache if cached else None)
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
@@ -190,10 +192,13 @@ class GatewayServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path.removeprefix("/v1").removeprefix("/v1").rstrip("/")  # base URLs may end with /v1
-        api: Api = _API_BY_PATH.get(path) or ("anthropic" if _speaks_anthropic(request) else "openai")
-        session = next((self._sessions[token] for token in _request_tokens(request) if token in self._sessions), None)
+        speaks_anthropic = "anthropic-version" in request.headers or "x-api-key" in request.headers
+        api: Api = _API_BY_PATH.get(path) or ("anthropic" if speaks_anthropic else "openai")
+        bearer = request.headers.get("authorization", "").partition(" ")[2].strip()
+        tokens = (bearer, request.headers.get("x-api-key", ""))  # clients put it into either header, some into both
+        session = next((self._sessions[token] for token in tokens if token in self._sessions), None)
         if session is None:
-            return error_response(
+            return _error_response(
                 api, CallError("auth", "this token is unknown to the gateway, or its session has ended", status=401)
             )
         async with session.call():
@@ -202,45 +207,34 @@ class GatewayServer:
     async def _serve(self, request: web.Request, path: str, api: Api, session: GatewaySession) -> web.StreamResponse:
         endpoint = self._endpoints[session.grant.role]
         if request.method == "GET" and (path == "/models" or path.startswith("/models/")):
-            return models_response(api, endpoint.hosted, path.removeprefix("/models").removeprefix("/"))
+            return _models_response(api, endpoint.hosted, path.removeprefix("/models").removeprefix("/"))
         if request.method != "POST" or path not in (*_API_BY_PATH, _COUNT_PATH):
-            return error_response(api, not_served_error(request.method, request.path))
+            message = f"{request.method} {request.path[:100]} is not served here; the gateway serves {_SERVED_TEXT}"
+            return _error_response(api, CallError("bad_request", message, status=404, sent=False))
         body: Body = {}
         question = session.grant.question or short_text(request.headers.get("x-sia-question"))
         try:
             body = await _read_body(request)
             if path == _COUNT_PATH:
-                return _json_response(
-                    {"input_tokens": estimate_tokens(dumps(body).decode())}
-                )  # only a provider can count
-            model_request = _prepare(request, api, body, endpoint)
+                return _json_response({"input_tokens": estimate_tokens(dumps(body).decode())})  # only providers count
+            model_request = DIALECTS[api].prepare(body, endpoint.hosted)
+            if api == "anthropic":
+                headers = {name: request.headers.get(name, "") for name in _PASSED_HEADERS}
+                model_request.headers = {
+                    name: value for name, value in headers.items() if value.isascii() and 0 < len(value) < 1000
+                }
             model_request.question = question or model_request.question
             model_request.grant, model_request.turn = session.grant, session.turn(model_request.question)
         except (CallError, RecursionError) as error:
             failed = error if isinstance(error, CallError) else bad_request("the request is nested too deeply")
             record_refusal(session, api, body, question, failed)
-            return error_response(api, failed)
-        return await self._call(request, session, endpoint, model_request)
-
-    async def _call(
-        self, request: web.Request, session: GatewaySession, endpoint: Endpoint, model_request: ModelRequest
-    ) -> web.StreamResponse:
-        writer = ResponseWriter(request, model_request.stream)
+            return _error_response(api, failed)
+        writer = _ResponseWriter(request, model_request.stream)
         try:
             await self._call_runner.serve(session, endpoint, model_request, writer.emit)
             return await writer.end()
         except CallError as failed:
-            return await writer.fail(model_request.api, failed)
-
-
-def _prepare(request: web.Request, api: Api, body: Body, endpoint: Endpoint) -> ModelRequest:
-    model_request = DIALECTS[api].prepare(body, endpoint.hosted)
-    if api == "anthropic":
-        headers = {name: request.headers.get(name, "") for name in _PASSED_HEADERS}
-        model_request.headers = {
-            name: value for name, value in headers.items() if value.isascii() and 0 < len(value) < 1000
-        }
-    return model_request
+            return await writer.fail(api, failed)
 
 
 async def _read_body(request: web.Request) -> Body:
@@ -254,30 +248,6 @@ async def _read_body(request: web.Request) -> Body:
     if not isinstance(body, dict):
         raise bad_request("the request's body must be a JSON object")
     return body
-
-
-def _request_tokens(request: web.Request) -> tuple[str, str]:
-    """Return the tokens of a request; clients put it into either header, some into both."""
-    _, _, bearer = request.headers.get("authorization", "").partition(" ")
-    return bearer.strip(), request.headers.get("x-api-key", "")
-
-
-def _speaks_anthropic(request: web.Request) -> bool:
-    return "anthropic-version" in request.headers or "x-api-key" in request.headers
-
-
-def _environment(token: str, model: str) -> dict[str, str]:
-    """Return the variables that both companies' clients and litellm read."""
-    return {
-        "OPENAI_BASE_URL": "{url}/v1",
-        "OPENAI_API_BASE": "{url}/v1",
-        "OPENAI_API_KEY": token,
-        "ANTHROPIC_BASE_URL": "{url}",
-        "ANTHROPIC_API_BASE": "{url}",
-        "ANTHROPIC_API_KEY": token,
-        "SIA_MODEL": model,
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # the sandbox has no network to fetch another one
-    }
 
 
 def _make_folder() -> Path:

@@ -6,8 +6,7 @@ The checks of a provider before a run use the standard library only, so that a r
 import asyncio
 import importlib.util
 import threading
-import time
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,13 +17,10 @@ from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates, price_of
 from sia_runner.records import ModelReply, Usage
 from sia_runner.wire.grants import Grant, ModelsError, Role
-from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe, key_of
+from sia_runner.wire.providers import EndpointProbe, key_of
 
 if TYPE_CHECKING:
-    from sia_runner.gateway.backends import Endpoint, ServedPolicy
-    from sia_runner.gateway.calls import CallRunner
-    from sia_runner.gateway.http_client import HttpClient
-    from sia_runner.gateway.server import GatewayServer
+    from sia_runner.gateway.backends import ServedPolicy
     from sia_runner.gateway.session import GatewaySession
 
 _PACKAGES = ("litellm", "aiohttp")
@@ -37,10 +33,8 @@ def check_providers(providers: Mapping[Role, HostedProvider], budget: BudgetConf
         key_of(hosted)
         check_price(hosted, budget)
     distinct = {(h.name, h.base_url, h.model, h.key): h for h in providers.values()}
-    questions = [EndpointProbe(hosted) for hosted in distinct.values()]
-    deadline = time.monotonic() + PROBE_SECONDS
-    for question in questions:
-        question.answer(deadline)
+    for probe in [EndpointProbe(hosted) for hosted in distinct.values()]:
+        probe.answer()
 
 
 def check_installed() -> None:
@@ -60,16 +54,14 @@ def check_price(hosted: HostedProvider, budget: BudgetConfig) -> None:
         )
 
 
-def check_endpoint(hosted: HostedProvider) -> str:
-    """Ask the endpoint and return the result as a phrase. Raises ModelsError."""
-    return EndpointProbe(hosted).answer(time.monotonic() + PROBE_SECONDS)
-
-
 _Result = TypeVar("_Result")
 
 
 class GatewayService:
-    """Implements `ModelAccess`. `folder` is RUN/ledger; `cache` holds answers of providers configured to cache."""
+    """Gives the runner and its sandboxes access to models; one per process and run.
+
+    `folder` is RUN/ledger; `cache` holds answers of providers configured to cache.
+    """
 
     def __init__(
         self,
@@ -89,38 +81,38 @@ class GatewayService:
             rates["target"] = Rates(0.0, 0.0, 0.0, 0.0, "this machine")
         self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
         self._lock = threading.Lock()
-        self._running: _GatewayThread | None = None
+        self._running: _LoopThread | None = None
         self._closed = False
 
     def check(self) -> None:
-        """Check the policy and all providers. Raises ModelsError."""
+        """Check packages, keys, endpoints and model names, before any heavy import. Raises ModelsError."""
         if self._policy is not None:
             self._policy.check()
         check_providers(self._providers, self._budget)
 
     @contextmanager
     def open_session(self, grant: Grant) -> Iterator["GatewaySession"]:
-        """Open a session for a sandbox."""
-        running = self._running_gateway()
-        self._check_role(grant)
-        context = running.gateway.session(grant)
+        """Open a session. At the context's end its token is void; calls under way are cancelled and settled."""
+        running = self._running_loop(grant)
+        context = self._server.session(grant)
         session = running.run(context.__aenter__())
         try:
             yield session
         finally:
-            if running.alive:  # otherwise `close` has ended the session
+            if running.thread.is_alive():  # otherwise `close` has ended the session
                 running.run(context.__aexit__(None, None, None))
 
     def chat(
         self, grant: Grant, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], **settings: Any
     ) -> ModelReply:
-        """Make one call from this process."""
-        from sia_runner.gateway.calls import chat_once
+        """Make one call from this process, through the same retries, limits and ledger. Blocks; thread-safe.
 
-        running = self._running_gateway()
-        self._check_role(grant)
-        endpoint, session = running.role_endpoints[grant.role], running.gateway.own_session(grant)
-        return running.run(chat_once(running.call_runner, endpoint, session, messages, tools, settings))
+        Messages, tools and settings (temperature, max_tokens, ...) have the shape of OpenAI's chat completions. Raises
+        ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
+        """
+        running = self._running_loop(grant)
+        endpoint, session = self._endpoints[grant.role], self._server.own_session(grant)
+        return running.run(self._call_runner.chat(session, endpoint, messages, tools, settings))
 
     def policy(self) -> Any:
         """Return the trainable model, loaded on first use. Raises ModelsError where there is none."""
@@ -128,57 +120,69 @@ class GatewayService:
             raise ModelsError("the target agent has no policy: target_agent=policy")
         return self._policy.start()
 
-    def release_allowances(self, jobs: Collection[str]) -> None:
-        """Free the budget that gateways of these SLURM jobs hold."""
-        self.ledger.release_allowances(jobs)
-
     def close(self) -> None:
-        """End the gateway, the policy and the ledger."""
+        """End the gateway, the policy and the ledger, and return unspent budget. Safe to call twice."""
         if self._policy is not None:
             self._policy.close()
         with self._lock:
             self._closed = True
             running, self._running = self._running, None
         if running is not None:
-            running.close()
+            running.run(self._end())
+            running.stop()
         self.ledger.close()
 
-    def _check_role(self, grant: Grant) -> None:
-        if grant.role not in self._providers and not (grant.role == "target" and self._policy):
-            raise ModelsError(f"no provider is configured for the {grant.role} role")
-
-    def _running_gateway(self) -> "_GatewayThread":
+    def _running_loop(self, grant: Grant) -> "_LoopThread":
         with self._lock:
             if self._closed:
                 raise ModelsError("the gateway is closed")
             if self._running is None:
                 check_installed()
-                self._running = _GatewayThread(self._providers, self.ledger, self._cache, self._policy)
+                running = _LoopThread()
+                try:
+                    running.run(self._start())
+                except BaseException:
+                    running.stop()
+                    raise
+                self._running = running
+            if grant.role not in self._endpoints:
+                raise ModelsError(f"no provider is configured for the {grant.role} role")
             return self._running
 
+    async def _start(self) -> None:
+        from sia_runner.gateway.backends import build_endpoints, policy_endpoint
+        from sia_runner.gateway.calls import CallRunner
+        from sia_runner.gateway.http_client import HttpClient
+        from sia_runner.gateway.server import GatewayServer
 
-class _GatewayThread:
-    """The gateway's thread, its event loop, and the objects that live on it."""
+        self._client = HttpClient()
+        self._endpoints = build_endpoints(self._providers, self._client)
+        if self._policy is not None:
+            self._endpoints["target"] = policy_endpoint(self._policy)
+        self._call_runner = CallRunner(self.ledger)
+        self._server = GatewayServer(self._endpoints, self._call_runner, self._cache)
+        await self._server.start()
 
-    gateway: "GatewayServer"
-    call_runner: "CallRunner"
-    role_endpoints: "dict[Role, Endpoint]"
-    _client: "HttpClient"
+    async def _end(self) -> None:
+        await self._server.close()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:  # calls of `chat`, whose threads wait
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._client.close()
+        await asyncio.get_running_loop().shutdown_asyncgens()
 
-    def __init__(
-        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "ServedPolicy | None"
-    ) -> None:
+
+class _LoopThread:
+    """A thread with an event loop."""
+
+    def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
-        self._thread.start()
-        try:
-            self.run(self._start(providers, ledger, cache, policy))
-        except BaseException:
-            self._stop()
-            raise
+        self.thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
+        self.thread.start()
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run a coroutine on the loop, called from another thread. An interrupt here cancels it there."""
+        """Run a coroutine on the loop, from another thread. An interrupt here cancels it there."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -186,40 +190,7 @@ class _GatewayThread:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        self.run(self._end())
-        self._stop()
-
-    async def _start(
-        self, providers: Mapping[Role, HostedProvider], ledger: RunLedger, cache: Path, policy: "ServedPolicy | None"
-    ) -> None:
-        from sia_runner.gateway.backends import build_endpoints, policy_endpoint
-        from sia_runner.gateway.calls import CallRunner
-        from sia_runner.gateway.http_client import HttpClient
-        from sia_runner.gateway.server import GatewayServer
-
-        self._client = HttpClient()
-        self.role_endpoints = build_endpoints(providers, self._client)
-        if policy is not None:
-            self.role_endpoints["target"] = policy_endpoint(policy)
-        self.call_runner = CallRunner(ledger)
-        self.gateway = GatewayServer(self.role_endpoints, self.call_runner, cache)
-        await self.gateway.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    async def _end(self) -> None:
-        await self.gateway.close()
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
-        for call in calls:  # calls of `chat`, whose threads wait
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        await self._client.close()
-        await self._loop.shutdown_asyncgens()
-
-    def _stop(self) -> None:
+    def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self.thread.join()
         self._loop.close()

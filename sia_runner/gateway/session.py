@@ -1,4 +1,4 @@
-"""A harness's session at the gateway: its spending, its failed calls, its calls under way, and its cached answers."""
+"""A harness's session at the gateway: spending, failed calls, calls under way, cached answers, trajectories.jsonl."""
 
 import asyncio
 import contextlib
@@ -8,17 +8,18 @@ import os
 import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sia_runner.config.components import HostedProvider
-from sia_runner.gateway.trajectories import CallRecord, append_record
 from sia_runner.records import CallFailures, GatewayAddress, OutcomeKind, SampledCall, Usage
-from sia_runner.wire.failures import CallError, FailureKind
+from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
-from sia_runner.wire.requests import ModelRequest
+from sia_runner.wire.requests import Body, ModelRequest, dumps
 
+_MAX_PART_BYTES = 256 << 10  # bytes kept of a request, and of a response
 _TAGS = ("user", "metadata")  # fields that identify the caller and do not change the answer
 
 
@@ -34,16 +35,13 @@ class AnswerCache:
         body = {name: value for name, value in request.body.items() if name not in _TAGS}
         target = [hosted.base_url, hosted.litellm, hosted.api, request.api, dict(request.headers), request.wants_usage]
         key = hashlib.sha256(json.dumps([target, body], sort_keys=True).encode()).hexdigest()
-        repeat = self._repeats[key]
         self._repeats[key] += 1
-        return self._folder / key[:2] / f"{key}-{repeat}"
+        return self._folder / key[:2] / f"{key}-{self._repeats[key] - 1}"
 
     def get(self, path: Path) -> bytes | None:
         """Return the stored answer, or None."""
-        try:
+        with contextlib.suppress(OSError):
             return path.read_bytes()
-        except OSError:
-            return None
 
     def put(self, path: Path, answer: bytes) -> None:
         """Store an answer atomically. Errors are ignored: an unwritable cache must not fail a paid call."""
@@ -55,23 +53,76 @@ class AnswerCache:
             Path(temporary).replace(path)
 
 
+@dataclass(slots=True)
+class TokenUsage:
+    """The tokens of the answered attempt; `estimated`: not the provider's own count."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    estimated: bool = False
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One call as it is written. Times are in seconds; `usd` is None where prices are not known."""
+
+    call: str
+    at: float  # unix
+    candidate: str
+    purpose: str
+    question: str | None
+    sample: int | None
+    api: str
+    asked_model: str
+    model: str | None = None  # as the provider named it
+    request: Body | str = field(default_factory=dict)
+    response: Body | str = field(default_factory=dict)  # text, tool_calls
+    finish_reason: str | None = None
+    usage: TokenUsage = field(default_factory=TokenUsage)
+    usd: float | None = 0.0
+    seconds: float = 0.0
+    attempts: int = 0
+    cached: bool = False  # answered from the runner's own cache
+    sampled: SampledCall | None = None  # of a policy; "tokens" in the file
+    error: dict[str, str] | None = None  # kind, message
+
+
+def append_record(path: Path, record: CallRecord) -> None:
+    """Append one whole line with a single write. Raises OSError."""
+    rest = {name: getattr(record, name) for name in CallRecord.__slots__ if name not in ("request", "response")}
+    sampled, error = rest.pop("sampled"), rest.pop("error")
+    rest |= {"usage": asdict(record.usage), "tokens": sampled and sampled.to_json(), "error": error}
+    parts = [b'"request":' + _encode_part(record.request), b'"response":' + _encode_part(record.response)]
+    data = b",".join([dumps(rest)[:-1], *parts]) + b"}\n"
+    stream = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        written = os.write(stream, data)
+        if written < len(data):
+            raise OSError(f"{path}: only {written} of {len(data)} bytes written")
+    finally:
+        os.close(stream)
+
+
+def _encode_part(part: Body | str) -> bytes:
+    """Return the part's JSON where that is small, else its beginning as a marked text."""
+    try:
+        encoded = dumps(part)
+    except RecursionError:
+        return b'"[nested too deeply]"'
+    if len(encoded) > _MAX_PART_BYTES:
+        return dumps(encoded[:_MAX_PART_BYTES].decode(errors="ignore") + "... [cut]")
+    return encoded
+
+
 MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
 _MAX_REFUSED_RECORDS = 1000  # records of refused calls, which cost a harness nothing and could fill the disk
 _MAX_QUESTIONS = 100_000  # ids to remember; a harness may invent any number
-_FAULTS: Mapping[FailureKind, OutcomeKind] = {
-    "rate_limited": OutcomeKind.RATE_LIMITED,
-    "timeout": OutcomeKind.RATE_LIMITED,
-    "unreachable": OutcomeKind.RATE_LIMITED,
-    "malformed": OutcomeKind.RATE_LIMITED,
-    "auth": OutcomeKind.RATE_LIMITED,
-    "down": OutcomeKind.RATE_LIMITED,
-    "budget": OutcomeKind.BUDGET,
-}
-_TRUNCATED = ("length", "max_tokens")  # finish reasons
+_OF_THE_PROVIDER = ("rate_limited", "timeout", "unreachable", "malformed", "auth", "down")  # kinds of failures
 
 
 class GatewaySession:
-    """Implements `ModelSession`. Written on the gateway's loop, read from any thread."""
+    """One sandbox's session at the gateway. Written on the gateway's loop, read from any thread."""
 
     def __init__(self, grant: Grant, door: GatewayAddress, cache: AnswerCache | None) -> None:
         self.grant = grant
@@ -86,12 +137,12 @@ class GatewaySession:
         self._untagged: Counter[OutcomeKind] = Counter()
         self._trouble: Exception | None = None
         self._turns: Counter[str | None] = Counter()
+        # a policy's answers by question, in the order of finishing, where the grant has no file for them
         self.sampled: defaultdict[str, list[SampledCall]] = defaultdict(list)
 
     def turn(self, question: str | None) -> int:
         """Return the number of earlier calls for `question`; bounded, since a harness may invent questions."""
-        tracked = question in self._turns or len(self._turns) < _MAX_QUESTIONS
-        key = question if tracked else None
+        key = question if question in self._turns or len(self._turns) < _MAX_QUESTIONS else None
         self._turns[key] += 1
         return self._turns[key] - 1
 
@@ -106,7 +157,7 @@ class GatewaySession:
             return CallFailures(dict(self._failing), dict(self._untagged))
 
     def trouble(self) -> Exception | None:
-        """Return the error that no other candidate would escape either; None where there is none."""
+        """Return the ProviderDown or run-wide BudgetSpent that made calls of this session fail; else None."""
         return self._trouble
 
     @asynccontextmanager
@@ -128,35 +179,41 @@ class GatewaySession:
 
     def finished(self, record: CallRecord, failed: CallError | None, down: str | None) -> None:
         """Record a finished call. `down`: the reason why its provider is given up, if it is."""
-        kind = _outcome_kind(record, failed)
-        with self._lock:
-            if failed is None or failed.kind != "cancelled":
-                self._note(record.question, kind)
+        kind = None
         if failed is not None:
-            self._trouble = self._trouble or _shared_error(failed, down)
+            reason = down or (failed.message if failed.kind == "down" else None)
+            if isinstance(failed.cause, BudgetSpent):
+                self._trouble = self._trouble or (failed.cause if failed.cause.scope == "run" else None)
+            elif reason:
+                self._trouble = self._trouble or ProviderDown(reason)
+            if failed.kind in _OF_THE_PROVIDER:
+                kind = OutcomeKind.RATE_LIMITED
+            elif failed.kind == "budget":
+                kind = OutcomeKind.BUDGET
+        elif record.finish_reason in ("length", "max_tokens"):
+            kind = OutcomeKind.TRUNCATED
+        if failed is None or failed.kind != "cancelled":
+            self._note(record.question, kind)
         self._unsent += record.attempts == 0 and not record.cached
         if self.grant.trajectories is None:
             if record.sampled is not None and record.question is not None:
                 self.sampled[record.question].append(record.sampled)
         elif self._unsent <= _MAX_REFUSED_RECORDS or record.attempts:
-            self._write(self.grant.trajectories, record)
-
-    def _write(self, path: Path, record: CallRecord) -> None:
-        try:
-            append_record(path, record)
-        except OSError as error:
-            self._trouble = ProviderDown(f"{path} cannot be written: {error.strerror or error}")
+            try:
+                append_record(self.grant.trajectories, record)
+            except OSError as error:
+                reason = f"{self.grant.trajectories} cannot be written: {error.strerror or error}"
+                self._trouble = ProviderDown(reason)
 
     def _note(self, question: str | None, kind: OutcomeKind | None) -> None:
-        if question is None:
-            if kind is not None:
+        with self._lock:
+            if kind is None:
+                if question is not None:
+                    self._failing.pop(question, None)
+            elif question is not None and (question in self._failing or len(self._failing) < _MAX_QUESTIONS):
+                self._failing[question] = kind
+            else:
                 self._untagged[kind] += 1
-        elif kind is None:
-            self._failing.pop(question, None)
-        elif question in self._failing or len(self._failing) < _MAX_QUESTIONS:
-            self._failing[question] = kind
-        else:
-            self._untagged[kind] += 1
 
     async def end(self) -> None:
         """Cancel the calls under way, and wait until they are settled."""
@@ -164,17 +221,3 @@ class GatewaySession:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-
-
-def _shared_error(failed: CallError, down: str | None) -> Exception | None:
-    """Return the error that no other candidate would escape either."""
-    if isinstance(failed.cause, BudgetSpent):
-        return failed.cause if failed.cause.scope == "run" else None
-    reason = down or (failed.message if failed.kind == "down" else None)
-    return ProviderDown(reason) if reason else None
-
-
-def _outcome_kind(record: CallRecord, failed: CallError | None) -> OutcomeKind | None:
-    if failed is not None:
-        return _FAULTS.get(failed.kind)
-    return OutcomeKind.TRUNCATED if record.finish_reason in _TRUNCATED else None

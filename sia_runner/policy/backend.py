@@ -6,7 +6,6 @@ No heavy imports. The policy runs in this process or at a vLLM server.
 import asyncio
 import hashlib
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -187,7 +186,7 @@ def check_policy(spec: PolicyConfig) -> None:
         return  # it says itself what it lacks, when it starts
     check_policy_packages()
     if spec.backend == "vllm":
-        EndpointProbe(policy_provider(spec)).answer(time.monotonic() + PROBE_SECONDS)
+        EndpointProbe(policy_provider(spec)).answer()
         server = VllmServer(str(spec.base_url))
         try:
             loads_adapters = server.loads_adapters(PROBE_SECONDS)

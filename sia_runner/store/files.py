@@ -7,66 +7,54 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sia_runner.records import Json
 
+MAX_BYTES = 8 << 20  # bytes read of one file by default
+MAX_ENTRIES = 5_000  # of one folder
+MAX_LINE_BYTES = 4 << 20  # bytes of a line; longer ones are skipped
+_CHUNK_BYTES = 1 << 20
+
 
 @contextmanager
-def open_file(root: Path, relative: str) -> Iterator[int | None]:
+def open_file(root: Path, relative: str) -> Generator[int | None]:
     """Yield a file descriptor to read from, or None if `relative` is no regular file below `root` or passes a link."""
-    descriptor = None
-    with suppress(OSError, ValueError):
-        descriptor = _open_regular(root, relative)
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _open_regular(root: Path, relative: str) -> int:
     above, _, name = relative.rpartition("/")
-    folder = open_folder(root, above)
-    try:
-        # without O_NONBLOCK, opening a pipe would block until it has a writer
-        file = os.open(_checked_part(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    finally:
-        os.close(folder)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise ValueError(relative)
-    return file
+    file = None
+    with ExitStack() as stack:
+        with suppress(OSError, ValueError), _open_folder(root, above) as folder:
+            # without O_NONBLOCK, opening a pipe would block until it has a writer
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.open(_checked_part(name), flags, dir_fd=folder)
+            stack.callback(os.close, file)
+        yield file if file is not None and stat.S_ISREG(os.fstat(file).st_mode) else None
 
 
-def open_folder(root: Path, relative: str) -> int:
-    """Return a descriptor of a folder below `root`. Raises OSError, ValueError.
-
-    The path is opened part by part, so that no part is a link, not even one created a moment ago.
-    """
+@contextmanager
+def _open_folder(root: Path, relative: str) -> Generator[int]:
+    """Open part by part, so that no part is a link, not even one created a moment ago. Raises OSError, ValueError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     descriptor = os.open(root, flags)
-    for part in relative.split("/") if relative else []:
-        try:
+    try:
+        for part in relative.split("/") if relative else []:
             below = os.open(_checked_part(part), flags | os.O_NOFOLLOW, dir_fd=descriptor)
-        finally:
             os.close(descriptor)
-        descriptor = below
-    return descriptor
+            descriptor = below
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _checked_part(name: str) -> str:
     if name in ("", ".", ".."):
         raise ValueError(name)
     return name
-
-
-MAX_BYTES = 8 << 20  # bytes read of one file by default
-MAX_ENTRIES = 5_000  # of one folder
 
 
 class FileStamp(NamedTuple):
@@ -104,7 +92,10 @@ class FolderEntry:
 def file_stamp(root: Path, relative: str) -> FileStamp | None:
     """Return the stamp of a file, or None if it is no regular file below `root`."""
     with open_file(root, relative) as file:
-        return None if file is None else _stamp_of_status(os.fstat(file))
+        if file is None:
+            return None
+        status = os.fstat(file)
+        return FileStamp(status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def read_slice(root: Path, relative: str, start: int = 0, limit: int = MAX_BYTES) -> FileSlice | None:
@@ -114,8 +105,10 @@ def read_slice(root: Path, relative: str, start: int = 0, limit: int = MAX_BYTES
             return None
         size = os.fstat(file).st_size
         begin = max(0, size + start) if start < 0 else min(start, size)
-        data = _read_bytes(file, begin, limit)
-        return FileSlice(data, begin, begin + len(data), max(size, begin + len(data)))
+        data, end = b"", begin
+        while end < begin + limit and (part := os.pread(file, min(begin + limit - end, _CHUNK_BYTES), end)):
+            data, end = data + part, end + len(part)
+        return FileSlice(data, begin, end, max(size, end))
 
 
 def read_text(root: Path, relative: str, limit: int = MAX_BYTES) -> str | None:
@@ -127,13 +120,10 @@ def read_text(root: Path, relative: str, limit: int = MAX_BYTES) -> str | None:
 def load_json(root: Path, relative: str, limit: int = MAX_BYTES) -> Any:
     """Return the parsed JSON of a file, or None if it is missing, invalid or longer than `limit` bytes."""
     chunk = read_slice(root, relative, 0, limit)
-    if chunk is None or chunk.size > limit:
-        return None
-    return parse_json(chunk.data)
+    return _parse_json(chunk.data) if chunk and chunk.size <= limit else None
 
 
-def parse_json(data: bytes) -> Any:
-    """Return the parsed JSON, or None if it is invalid."""
+def _parse_json(data: bytes) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -142,12 +132,12 @@ def parse_json(data: bytes) -> Any:
 
 def as_dict(value: Any) -> Json:
     """Return `value` if it is a dict, else an empty one."""
-    return value if isinstance(value, dict) else {}
+    return cast(Json, value) if isinstance(value, dict) else {}
 
 
 def as_list(value: Any) -> list[Any]:
     """Return `value` if it is a list, else an empty one."""
-    return value if isinstance(value, list) else []
+    return cast(list[Any], value) if isinstance(value, list) else []
 
 
 def as_text(value: Any) -> str:
@@ -170,8 +160,8 @@ def as_number(value: Any) -> float | None:
 
 def parse_object(data: bytes) -> Json | None:
     """Return the JSON object that `data` is, or None if it is anything else."""
-    value = parse_json(data)
-    return value if isinstance(value, dict) else None
+    value = _parse_json(data)
+    return cast(Json, value) if isinstance(value, dict) else None
 
 
 def finite_figures(data: bytes) -> dict[str, float]:
@@ -180,46 +170,16 @@ def finite_figures(data: bytes) -> dict[str, float]:
 
 
 def list_folder(root: Path, relative: str = "") -> list[FolderEntry]:
-    """Return at most `ENTRIES` entries of a folder by name, or an empty list if it is no folder."""
+    """Return at most `MAX_ENTRIES` entries of a folder by name, or an empty list if it is no folder."""
     result: list[FolderEntry] = []
-    try:
-        folder = open_folder(root, relative)
-    except (OSError, ValueError):
-        return result
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if len(result) == MAX_ENTRIES:
-                    break
-                with suppress(OSError):
-                    result.append(_folder_entry(entry))
-    finally:
-        os.close(folder)
+    with suppress(OSError, ValueError), _open_folder(root, relative) as folder, os.scandir(folder) as entries:
+        for entry in islice(entries, MAX_ENTRIES):
+            with suppress(OSError):
+                is_file = entry.is_file(follow_symlinks=False)
+                kind = "file" if is_file else "folder" if entry.is_dir(follow_symlinks=False) else "other"
+                size = entry.stat(follow_symlinks=False).st_size if is_file else 0
+                result.append(FolderEntry(entry.name, kind, size))
     return sorted(result, key=lambda entry: entry.name)
-
-
-def _folder_entry(entry: "os.DirEntry[str]") -> FolderEntry:
-    if entry.is_dir(follow_symlinks=False):
-        return FolderEntry(entry.name, "folder", 0)
-    if entry.is_file(follow_symlinks=False):
-        return FolderEntry(entry.name, "file", entry.stat(follow_symlinks=False).st_size)
-    return FolderEntry(entry.name, "other", 0)
-
-
-def _stamp_of_status(status: os.stat_result) -> FileStamp:
-    return FileStamp(status.st_mtime_ns, status.st_size, status.st_ino)
-
-
-def _read_bytes(file: int, start: int, limit: int) -> bytes:
-    parts: list[bytes] = []
-    while limit > 0 and (part := os.pread(file, min(limit, 1 << 20), start)):
-        parts.append(part)
-        start, limit = start + len(part), limit - len(part)
-    return b"".join(parts)
-
-
-MAX_LINE_BYTES = 4 << 20  # bytes of a line; longer ones are skipped
-_CHUNK_BYTES = 1 << 20
 
 
 class JsonLine(NamedTuple):
@@ -252,19 +212,16 @@ class LineReader:
             if self._inode not in (None, status.st_ino) or status.st_size < self.offset:
                 self.restarted, self._skipping, self.offset, self.too_long = True, False, 0, 0
             self._inode, self.size = status.st_ino, status.st_size
-            yield from self._lines(file, self.offset + limit)
-
-    def _lines(self, file: int, until: int) -> Iterator[JsonLine]:
-        rest = b""
-        while (self.offset < until or rest) and (chunk := os.pread(file, _CHUNK_BYTES, self.offset + len(rest))):
-            *complete, rest = (rest + chunk).split(b"\n")
-            for data in complete:
-                line, skipped = JsonLine(self.offset, data), self._skipping
-                self.offset, self._skipping = self.offset + len(data) + 1, False
-                if not skipped:
-                    yield line
-            if self._skipping or len(rest) > self._max_line_bytes:
-                self.too_long += not self._skipping
-                self._skipping, self.offset, rest = True, self.offset + len(rest), b""
-            if self.offset >= until:
-                return
+            until, rest = self.offset + limit, b""
+            while (self.offset < until or rest) and (chunk := os.pread(file, _CHUNK_BYTES, self.offset + len(rest))):
+                *complete, rest = (rest + chunk).split(b"\n")
+                for data in complete:
+                    line, skipped = JsonLine(self.offset, data), self._skipping
+                    self.offset, self._skipping = self.offset + len(data) + 1, False
+                    if not skipped:
+                        yield line
+                if self._skipping or len(rest) > self._max_line_bytes:
+                    self.too_long += not self._skipping
+                    self._skipping, self.offset, rest = True, self.offset + len(rest), b""
+                if self.offset >= until:
+                    return

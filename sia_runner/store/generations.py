@@ -4,15 +4,13 @@ Fields of a wrong type, or that an earlier version did not write, have their def
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sia_runner.records import Json, Lever, PastGeneration, Score
 from sia_runner.store.files import as_dict, as_int, as_number, as_text
 
 GENERATION_STEPS = ("propose", "plan", "build", "gate", "run", "verify", "accept")
-UNDER_WAY = "under way"
-CUT = "cut"  # its process ended before the verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +55,21 @@ class GenerationRecord:
     reason: str = ""
     parent: int | None = None  # the generation whose harness it extended
     val: Score | None = None
-    outcomes: Mapping[str, int] = field(default_factory=dict)  # of val
+    outcomes: Mapping[str, int] = field(default_factory=dict[str, int])  # of val
     difference: float | None = None  # to the incumbent at that time, with its standard error and p
     standard_error: float | None = None
     p_value: float | None = None
     training: TrainingRecord | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)  # of each step that is done
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # of each step that is done
     usage: Mapping[str, Any] | None = None  # of models; the ledger's, so it is not in the journal
     step: str = ""  # under way
     since: str = ""  # ISO 8601
-    steps: Mapping[str, Json] = field(default_factory=dict)  # the journaled result of each step
+    steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Json])  # the journaled result of each step
 
     @staticmethod
     def of(
         n: int,
-        steps: Mapping[str, Json],
+        steps: Mapping[str, Mapping[str, Any]],
         seconds: Mapping[str, Any],
         started: Mapping[str, str] | None = None,
         *,
@@ -80,10 +78,18 @@ class GenerationRecord:
         """Return the generation with these results. `started`: its steps under way; `alive`: of a living process."""
         proposal, verdict, verified = (steps.get(step, {}) for step in ("propose", "accept", "verify"))
         step, since = ("", "") if verdict else next(iter((started or {}).items()), ("", ""))
+        algorithm = proposal.get("algorithm")
         return GenerationRecord(
             n=n,
-            status=str(verdict.get("status") or (UNDER_WAY if alive else CUT)),
+            status=str(verdict.get("status") or ("under way" if alive else "cut")),
+            lever=str(proposal.get("lever") or ""),
+            algorithm=None if algorithm is None else str(algorithm),
+            title=str(proposal.get("title") or ""),
             rationale=str(proposal.get("rationale") or ""),
+            reason=str(verdict.get("reason") or ""),
+            parent=as_int(proposal.get("parent")),
+            val=Score.parse(verified.get("val")),
+            outcomes=parse_counts(verified.get("outcomes")),
             difference=as_number(verdict.get("difference")),
             standard_error=as_number(verdict.get("standard_error")),
             p_value=as_number(verdict.get("p_value")),
@@ -92,20 +98,14 @@ class GenerationRecord:
             step=step,
             since=since,
             steps=steps,
-            **_shared_fields(proposal, verdict, verified),
         )
 
     @staticmethod
     def from_summary_row(row: Mapping[str, Any]) -> "GenerationRecord":
         """Return the generation of a row of summary.json, whatever version wrote it."""
-        return GenerationRecord(
-            n=int(row["n"]),
-            status=str(row["status"]),
-            training=TrainingRecord.from_json(as_dict(row.get("training"))),
-            seconds=row.get("seconds") or {},
-            usage=as_dict(row.get("usage")),
-            **_shared_fields(row, row, row),
-        )
+        steps = {"propose": row, "build": as_dict(row.get("training")), "verify": row, "accept": row}
+        record = GenerationRecord.of(int(row["n"]), steps, as_dict(row.get("seconds")))
+        return replace(record, usage=as_dict(row.get("usage")), steps={})
 
     def summary_row(self) -> Json:
         """Return the row of summary.json."""
@@ -130,20 +130,6 @@ class GenerationRecord:
         return PastGeneration(
             self.n, Lever(self.lever), self.title, self.status, self.reason, self.val, notes, self.parent
         )
-
-
-def _shared_fields(proposal: Mapping[str, Any], verdict: Mapping[str, Any], verified: Mapping[str, Any]) -> Json:
-    """Return the fields that have the same names in the journal and in summary.json."""
-    algorithm = proposal.get("algorithm")
-    return {
-        "lever": str(proposal.get("lever") or ""),
-        "algorithm": None if algorithm is None else str(algorithm),
-        "title": str(proposal.get("title") or ""),
-        "parent": as_int(proposal.get("parent")),
-        "reason": str(verdict.get("reason") or ""),
-        "val": Score.parse(verified.get("val")),
-        "outcomes": parse_counts(verified.get("outcomes")),
-    }
 
 
 def parse_counts(value: Any) -> dict[str, int]:

@@ -1,8 +1,7 @@
 """The journal is the record of a run: append-only, one JSON object a line, each with the hash of the line before.
 
 A step is bracketed by `start` and `done`; a step without `done` never counted and is repeated on resume. If it runs as
-a job, an entry `job` between the two names that, so that a resume finds it. Pure functions read the history of the run
-from the entries: generations, the incumbent, time spent.
+a job, an entry `job` between the two names that, so that a resume finds it.
 """
 
 import errno
@@ -11,7 +10,9 @@ import json
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,22 +43,15 @@ class JournalReader:
         self._path, self._strict = path, strict
         if strict and file_stamp(path.parent, path.name) is None:
             raise RunDirectoryError(f"{path.parent}: no run there ({path.name} is missing)")
-        self._start()
+        self._lines = LineReader(path.parent, path.name, _MAX_ENTRY_BYTES)
+        self._clear()
         if strict:
             self.refresh()
 
-    def _start(self) -> None:
-        self._lines = LineReader(self._path.parent, self._path.name, _MAX_ENTRY_BYTES)
-        self._clear()
-
     def _clear(self) -> None:
         self.entries: list[JournalEntry] = []
-        self.fault, self._last = "", _FIRST_HASH
-
-    @property
-    def head(self) -> str:
-        """The hash of the newest line; with a copy of it, any later change of the journal up to there shows."""
-        return self._last
+        self.fault = ""
+        self.head = _FIRST_HASH  # hash of the newest line: with a copy of it, any later change up to there shows
 
     def refresh(self) -> bool:
         """Read new lines. Return True if there were any."""
@@ -66,20 +60,17 @@ class JournalReader:
             if self._lines.restarted:
                 self._clear()
                 self._lines.restarted, before = False, -1
-            self._add(line.data)
+            number, entry = len(self.entries) + 1, parse_object(line.data)
+            if entry is None:
+                self._report(f"line {number} ", "is not JSON: the journal was damaged or edited")
+                continue
+            if entry.get("prev") != self.head or entry.get("seq") != number:
+                self._report(f"line {number} ", f"does not follow from line {number - 1}: it was edited")
+            self.head = hashlib.sha256(line.data).hexdigest()
+            self.entries.append(entry)
         if self._lines.too_long:
             self._report("", f"has a line of more than {_MAX_ENTRY_BYTES >> 20} MiB")
         return len(self.entries) != before
-
-    def _add(self, line: bytes) -> None:
-        number, entry = len(self.entries) + 1, parse_object(line)
-        if entry is None:
-            self._report(f"line {number} ", "is not JSON: the journal was damaged or edited")
-            return
-        if entry.get("prev") != self._last or entry.get("seq") != number:
-            self._report(f"line {number} ", f"does not follow from line {number - 1}: it was edited")
-        self._last = hashlib.sha256(line).hexdigest()
-        self.entries.append(entry)
 
     def _report(self, where: str, problem: str) -> None:
         self.fault = self.fault or f"{self._path.name} {where}{problem}"
@@ -104,7 +95,7 @@ class JournalReader:
         """Return the newest job that was submitted for `step`; None once the step is done."""
         if self.result(step) is not None:
             return None
-        return next((entry["job"] for entry in reversed(self.entries) if _is_job_of(entry, step)), None)
+        return next((entry["job"] for entry in reversed([*self.of("job")]) if entry.get("step") == step), None)
 
     def jobs(self) -> list[dict[str, str]]:
         """Return the jobs, the newest first, as ``{"step", "kind", "job", "folder", "at", "state"}``.
@@ -135,10 +126,6 @@ class JournalReader:
         return steps
 
 
-def _is_job_of(entry: JournalEntry, step: str) -> bool:
-    return entry.get("event") == "job" and entry.get("step") == step
-
-
 class Journal(JournalReader):
     """The journal of the only writer of a run directory (see lease.py); every append is on disk when it returns."""
 
@@ -148,8 +135,7 @@ class Journal(JournalReader):
         self._lock = threading.Lock()  # several candidates may run in parallel
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
         self._synced = True  # whether all of the file was read
-        dropped = self._drop_partial_line()
-        if dropped:
+        if dropped := self._drop_partial_line():
             self.append("recovered", dropped_bytes=dropped)
 
     def _drop_partial_line(self) -> int:
@@ -162,26 +148,22 @@ class Journal(JournalReader):
     def append(self, event: str, **fields: Any) -> JournalEntry:
         """Append an entry and return it; raises OSError on a full disk, which leaves the journal intact."""
         with self._lock:
-            return self._append(event, fields)
-
-    def _append(self, event: str, fields: JournalEntry) -> JournalEntry:
-        if not self._synced:  # a signal's exception interrupted the append before, which may or may not be on disk
-            self._start()
+            if not self._synced:  # a signal's exception interrupted the append before, which may or may not be on disk
+                super().__init__(self._path)  # read it again
+                self._drop_partial_line()
+            timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+            entry = {"seq": len(self.entries) + 1, "at": timestamp, "event": event, **fields, "prev": self.head}
+            # a lone surrogate (hostile output) becomes its JSON escape and reads back as it was
+            line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
+            self._synced = False
+            if os.write(self._file, line) != len(line):
+                self._drop_partial_line()
+                self._synced = True
+                raise OSError(errno.ENOSPC, "the disk is full; free some space and resume", str(self._path))
+            os.fsync(self._file)
             self.refresh()
-            self._drop_partial_line()
-        timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-        entry = {"seq": len(self.entries) + 1, "at": timestamp, "event": event, **fields, "prev": self._last}
-        # a lone surrogate (hostile output) becomes its JSON escape and reads back as it was
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
-        self._synced = False
-        if os.write(self._file, line) != len(line):
-            self._drop_partial_line()
             self._synced = True
-            raise OSError(errno.ENOSPC, "the disk is full; free some space and resume", str(self._path))
-        os.fsync(self._file)
-        self.refresh()
-        self._synced = True
-        return self.entries[-1]
+            return self.entries[-1]
 
     def once(self, step: str, work: Callable[[], JournalEntry]) -> JournalEntry:
         """Return the result of `step` from the journal, or do it now and record it."""
@@ -206,21 +188,19 @@ SIGN_OFF_PREFIX = "sign-off: "  # prefix of the reason of a candidate whose plan
 
 def read_generations(journal: JournalReader, alive: bool = False) -> list[GenerationRecord]:
     """Return the generations in order, also those without a verdict. `alive`: a process still works on the run."""
-    done: dict[int, dict[str, JournalEntry]] = {}
-    started: dict[int, dict[str, str]] = {}
+    results: defaultdict[int, dict[str, Json]] = defaultdict(dict)
+    seconds: defaultdict[int, Json] = defaultdict(dict)
+    started: defaultdict[int, dict[str, str]] = defaultdict(dict)
     for name, entry in journal.done():
         if position := _position(name):
-            done.setdefault(position[0], {})[position[1]] = entry
+            n, step = position
+            results[n][step], seconds[n][step] = entry["result"], entry.get("seconds")
     for name, since in journal.under_way().items():
         if position := _position(name):
-            done.setdefault(position[0], {})
-            started.setdefault(position[0], {})[position[1]] = since
-    records: list[GenerationRecord] = []
-    for n, entries in sorted(done.items()):
-        results = {step: entry["result"] for step, entry in entries.items()}
-        seconds = {step: entry.get("seconds") for step, entry in entries.items()}
-        records.append(GenerationRecord.of(n, results, seconds, started.get(n), alive=alive))
-    return records
+            n, step = position
+            started[n][step] = since
+    numbers = sorted({*results, *started})
+    return [GenerationRecord.of(n, results[n], seconds[n], started[n], alive=alive) for n in numbers]
 
 
 def _position(step: str) -> tuple[int, str] | None:
@@ -252,20 +232,17 @@ def minutes_spent(journal: JournalReader, n: int | None = None) -> float:
     """
     if n is not None:
         return sum(entry["seconds"] for step, entry in journal.done() if step.startswith(f"gen_{n}/")) / 60
-    spans = [span for step, entry in journal.done() if step.startswith("gen_") and (span := _time_span(entry))]
+    spans: list[tuple[float, float]] = []
+    for step, entry in journal.done():
+        if step.startswith("gen_"):
+            with suppress(KeyError, TypeError, ValueError):
+                end = datetime.fromisoformat(entry["at"]).timestamp()
+                spans.append((end - float(entry["seconds"]), end))
     covered = until = 0.0
     for start, end in sorted(spans):
         covered += max(0.0, end - max(start, until))
         until = max(until, end)
     return covered / 60
-
-
-def _time_span(entry: JournalEntry) -> tuple[float, float] | None:
-    try:
-        end = datetime.fromisoformat(entry["at"]).timestamp()
-        return end - float(entry["seconds"]), end
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def approval_entry(journal: JournalReader, n: int) -> JournalEntry | None:

@@ -1,9 +1,8 @@
 """A lease with a heartbeat gives a run directory one writer, on this machine and across nodes.
 
-It names host, process and job. flock does not work on every cluster file system; a file that is linked into place and
-touched regularly does. A lease is stale if its process ended (same host and boot) or if nobody touched it for
-`STALE_AFTER` seconds by the file system's own clock, so that nodes whose clocks differ agree. The identity of a
-process, which any file can hold, serves other writers too.
+flock does not work on every cluster file system; a file that is linked into place and touched regularly does. A lease
+is stale if its process ended (same host and boot) or if nobody touched it for `STALE_AFTER` seconds by the file
+system's own clock, so that nodes whose clocks differ agree.
 """
 
 import json
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.records import Json
-from sia_runner.store.run_directory import RunDirectoryError
+from sia_runner.store.run_directory import RunDirectoryError, write_text
 
 
 def process_identity() -> Json:
@@ -33,11 +32,11 @@ def process_ended(process: Mapping[str, Any], file: Path, after: float) -> bool:
     """Return True if `process` ended or, on another machine, did not touch `file` for `after` seconds."""
     if all(process.get(key) == value for key, value in process_namespace().items()):
         return process_start_time(int(process["pid"])) != process["started"]
-    return seconds_since_touch(file) > after
+    return _seconds_since_touch(file) > after
 
 
-def seconds_since_touch(file: Path) -> float:
-    """Return the seconds since `file` was touched, by its file system's clock; infinity if there is no such file."""
+def _seconds_since_touch(file: Path) -> float:
+    """Ask the file system's own clock; infinity if there is no such file."""
     probe = file.with_name(f".clock.{uuid.uuid4().hex}")
     probe.touch()
     try:
@@ -90,12 +89,12 @@ class RunLease:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        if self._holder().get("nonce") == self._identity["nonce"]:
+        if _read_holder(self._path).get("nonce") == self._identity["nonce"]:
             self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raise Held if the lease was lost, say because this node slept for minutes; call it before a result counts."""
-        holder = self._holder()
+        holder = _read_holder(self._path)
         if holder.get("nonce") != self._identity["nonce"]:
             raise LeaseHeldError(
                 f"{self._path.parent}: this process lost the run to {_holder_name(holder)}; nothing was overwritten"
@@ -114,43 +113,34 @@ class RunLease:
         return True
 
     def _take_over(self) -> None:
-        holder = self._holder()
+        holder = _read_holder(self._path)
         if not holder:  # released since we tried to create it
             if self._create(self._path):
                 return
-            holder = self._holder()
-        if not self._stale(holder):
+            holder = _read_holder(self._path)
+        if not process_ended(holder, self._path, STALE_AFTER):
             raise LeaseHeldError(
                 f"{self._path.parent} is being written by {_holder_name(holder)}; wait for it or stop it first"
             )
         # The claim file lets one contender at a time take over this lease; it checks again before it replaces the file.
         claim = self._path.with_name(f".lease.claim.{holder.get('nonce', 'none')}")
-        if not self._create(claim) and not (self._abandoned(claim) and self._create(claim)):
+        claimed = self._create(claim)
+        if not claimed and _seconds_since_touch(claim) > STALE_AFTER:  # its process died over it
+            claim.unlink(missing_ok=True)
+            claimed = self._create(claim)
+        if not claimed:
             raise LeaseHeldError(f"{self._path.parent} is being taken over by another process; try again in a moment")
         try:
-            if self._holder().get("nonce") != holder.get("nonce"):
-                raise LeaseHeldError(f"{self._path.parent} was taken over by {_holder_name(self._holder())}")
-            aside = self._path.with_name(f".lease.{self._identity['nonce']}")
-            aside.write_text(json.dumps(self._identity))
-            aside.replace(self._path)
+            current = _read_holder(self._path)
+            if current.get("nonce") != holder.get("nonce"):
+                raise LeaseHeldError(f"{self._path.parent} was taken over by {_holder_name(current)}")
+            write_text(self._path, json.dumps(self._identity))
         finally:
             claim.unlink(missing_ok=True)
 
-    def _holder(self) -> Json:
-        return _read_holder(self._path)
-
-    def _stale(self, holder: Json) -> bool:
-        return process_ended(holder, self._path, STALE_AFTER)
-
-    def _abandoned(self, claim: Path) -> bool:
-        if seconds_since_touch(claim) <= STALE_AFTER:
-            return False
-        claim.unlink(missing_ok=True)
-        return True
-
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
-            if self._holder().get("nonce") != self._identity["nonce"]:
+            if _read_holder(self._path).get("nonce") != self._identity["nonce"]:
                 return
             os.utime(self._path)
 

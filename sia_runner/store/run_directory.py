@@ -107,8 +107,7 @@ class HarnessRunDir:
 
     def clear(self) -> None:
         """Delete the files of an earlier attempt and make the folder."""
-        parts = (self.view, self.work, self.submission, self.keys, self.log, self.trajectories, self.faults)
-        for part in parts:
+        for part in (self.view, self.work, self.submission, self.keys, self.log, self.trajectories, self.faults):
             remove_tree(part)
         self.path.mkdir(parents=True, exist_ok=True)
 
@@ -157,11 +156,8 @@ class GenerationDir:
 
     def harness_runs(self, rounds: int) -> list[HarnessRunDir]:
         """Return the harness runs: one in the generation's own folder, or a folder per fold if cross-fitted."""
-        return (
-            [HarnessRunDir(self.path)]
-            if rounds == 1
-            else [HarnessRunDir(self.path / f"fold_{k}") for k in range(rounds)]
-        )
+        folders = [self.path] if rounds == 1 else [self.path / f"fold_{k}" for k in range(rounds)]
+        return [HarnessRunDir(folder) for folder in folders]
 
 
 @dataclass(frozen=True, slots=True)

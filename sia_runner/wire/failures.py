@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ FailureKind = Literal[
     "cancelled",  # the client is gone
 ]
 
-_TRANSIENT: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
+TRANSIENT_KINDS: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
 _OVERLOADED = 529  # Anthropic's own
 _STATUS: Mapping[int, FailureKind] = {
     401: "auth",
@@ -35,48 +36,41 @@ _STATUS: Mapping[int, FailureKind] = {
 _MAX_MESSAGE_CHARS = 2000  # characters kept of a provider's message
 
 
+@dataclass(eq=False)
 class CallError(Exception):
-    """A call, or one attempt of it, failed.
+    """A call, or one attempt of it, failed."""
 
-    `status` is the provider's, where it answered at all; `sent`: the request may have reached it; `retry_after` in
-    seconds.
-    """
+    kind: FailureKind
+    message: str
+    _: KW_ONLY
+    status: int | None = None  # the provider's, where it answered at all
+    sent: bool = True  # the request may have reached the provider
+    retry_after: float | None = None  # seconds
+    code: str | None = None  # the provider's, such as context_length_exceeded
+    final: bool = False  # another attempt would not help
+    cause: Exception | None = None  # BudgetSpent, if that is the cause
 
-    def __init__(
-        self,
-        kind: FailureKind,
-        message: str,
-        *,
-        status: int | None = None,
-        sent: bool = True,
-        retry_after: float | None = None,
-        code: str | None = None,
-        final: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.kind: FailureKind = kind
-        self.message = message
-        self.status = status
-        self.sent = sent
-        self.retry_after = retry_after
-        self.code = code  # the provider's error code, such as context_length_exceeded
-        self.final = final
-        self.cause: Exception | None = None  # BudgetSpent, if that is the cause
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def transient(self) -> bool:
         """Tells whether another attempt may succeed."""
-        return self.kind in _TRANSIENT and not self.final
+        return self.kind in TRANSIENT_KINDS and not self.final
 
 
 def error_of_status(status: int, headers: Mapping[str, str], body: Any) -> CallError:
     """Return the error that a provider's answer means. `body` is its JSON, or its text where that is not JSON."""
-    message, code = _error_text(body)
+    if isinstance(body, list) and body:  # Gemini wraps its errors in a list
+        body = body[0]
+    error = body.get("error", body) if isinstance(body, dict) else body
+    fields = error if isinstance(error, dict) else {"message": error}
+    code = next((value for value in (fields.get("code"), fields.get("type")) if isinstance(value, str)), None)
+    message = str(fields.get("message") or fields.get("detail") or "")[:_MAX_MESSAGE_CHARS] or "no reason given"
     kind: FailureKind = _STATUS.get(status) or ("unreachable" if status >= 500 else "bad_request")
     if code == "insufficient_quota":  # sent with status 429, but waiting does not help
         kind = "auth"
-    text = message[:_MAX_MESSAGE_CHARS] or "no reason given"
-    return CallError(kind, f"{text} (status {status})", status=status, retry_after=retry_after(headers), code=code)
+    return CallError(kind, f"{message} (status {status})", status=status, retry_after=retry_after(headers), code=code)
 
 
 def error_of_body(status: int, headers: Mapping[str, str], body: bytes) -> CallError:
@@ -103,15 +97,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, parsedate_to_datetime(str(value)).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _error_text(body: Any) -> tuple[str, str | None]:
-    """Return the message and code of an error in any of the shapes in use."""
-    if isinstance(body, list) and body:  # Gemini wraps its errors in a list
-        body = body[0]
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if not isinstance(error, dict):
-        return (str(error) if error else ""), None
-    code = error.get("code") if isinstance(error.get("code"), str) else error.get("type")
-    message = error.get("message") or error.get("detail") or ""
-    return str(message), code if isinstance(code, str) else None

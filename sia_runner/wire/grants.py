@@ -1,17 +1,10 @@
-"""The access to models that the runner uses: grants, sessions and the errors that end them.
+"""The permission to call models, and the errors that end it."""
 
-`ModelAccess` is built once per process and run (`GatewayService`). It holds the keys, the ledger and the gateway's
-thread.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from sia_runner.errors import RunnerError
-from sia_runner.records import CallFailures, GatewayAddress, ModelReply, SampledCall, Usage
 
 Role = Literal["meta", "target"]  # the caller; each role has its own provider
 Scope = Literal["run", "generation", "grant"]
@@ -61,60 +54,3 @@ class Grant:
     live: bool = False  # policy only: use the current weights, in the middle of training
     temperature: float | None = None  # set: overrides the request (rollouts)
     seed: str | None = None  # set: each call is seeded by (seed, question, number of earlier calls for it)
-
-
-class ModelSession(Protocol):
-    """One sandbox's session at the gateway."""
-
-    door: GatewayAddress
-
-    @property
-    def sampled(self) -> Mapping[str, Sequence[SampledCall]]:
-        """A policy's answers by question, in the order of finishing, where the grant has no file for them."""
-        ...
-
-    def usage(self) -> Usage:
-        """Return the spending of the session so far."""
-        ...
-
-    def faults(self) -> CallFailures:
-        """Return the failed calls, by question and untagged."""
-        ...
-
-    def trouble(self) -> Exception | None:
-        """Return the ProviderDown or run-wide BudgetSpent that made calls of this session fail; else None."""
-        ...
-
-
-class ModelAccess(Protocol):
-    """Gives the runner and its sandboxes access to models."""
-
-    def check(self) -> None:
-        """Check packages, keys, endpoints and model names, before any heavy import. Raises ModelsError."""
-        ...
-
-    def open_session(self, grant: Grant) -> AbstractContextManager[ModelSession]:
-        """Open a session. At the context's end its token is void; calls under way are cancelled and settled."""
-        ...
-
-    def chat(
-        self, grant: Grant, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], **settings: Any
-    ) -> ModelReply:
-        """Make one call from this process, through the same retries, limits and ledger. Blocks; thread-safe.
-
-        Messages, tools and settings (temperature, max_tokens, ...) have the shape of OpenAI's chat completions. Raises
-        ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
-        """
-        ...
-
-    def policy(self) -> Any:
-        """Return the model that is trained, loaded on first use. Raises ModelsError where there is none."""
-        ...
-
-    def release_allowances(self, jobs: Collection[str]) -> None:
-        """Free the budget that gateways of these SLURM jobs hold: the jobs are over."""
-        ...
-
-    def close(self) -> None:
-        """End the gateway and return unspent budget. Safe to call twice."""
-        ...

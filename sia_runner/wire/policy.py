@@ -12,13 +12,7 @@ from sia_runner.records import SampledCall
 from sia_runner.wire.grants import ModelsError
 
 Messages = Sequence[Mapping[str, Any]]  # OpenAI's shape; contents are text
-_POLICY_PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "litellm",
-    "aiohttp",
-)  # its last two: of the gateway in front of it
+_POLICY_PACKAGES = ("torch", "transformers", "peft", "litellm", "aiohttp")  # the last two: of the gateway
 
 
 class PolicyError(ModelsError):

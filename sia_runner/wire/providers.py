@@ -14,10 +14,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,9 +33,17 @@ def key_of(hosted: HostedProvider) -> str | None:
         return None
     key = os.environ.get(hosted.key, "").strip() if hosted.key else ""
     if not key and hosted.key_file:
-        key = _first_line(hosted)
+        path = Path(hosted.key_file).expanduser()
+        try:
+            with path.open(encoding="utf-8", errors="replace") as stream:
+                key = stream.readline(_MAX_KEY_CHARS + 2).strip()
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise ModelsError(f"provider {hosted.name}: provider.key_file={path} cannot be read ({why})") from None
     if not key:
-        raise ModelsError(f"provider {hosted.name}: no key; {_how_to_set(hosted)}")
+        empty = f"the first line of provider.key_file={hosted.key_file} is empty"
+        missing = f"set {hosted.key} in the environment or provider.key_file"
+        raise ModelsError(f"provider {hosted.name}: no key; {missing if hosted.key else empty}")
     if len(key) > _MAX_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key:
         raise ModelsError(
             f"provider {hosted.name}: the value of {hosted.key or 'provider.key_file'} is not a valid key"
@@ -51,22 +58,6 @@ def redact(text: str, keys: Iterable[str | None]) -> str:
     return text
 
 
-def _first_line(hosted: HostedProvider) -> str:
-    path = Path(str(hosted.key_file)).expanduser()
-    try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            return stream.readline(_MAX_KEY_CHARS + 2).strip()
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise ModelsError(f"provider {hosted.name}: provider.key_file={path} cannot be read ({why})") from None
-
-
-def _how_to_set(hosted: HostedProvider) -> str:
-    if hosted.key is None:
-        return f"the first line of provider.key_file={hosted.key_file} is empty"
-    return f"set {hosted.key} in the environment or provider.key_file"
-
-
 PROBE_SECONDS = 1.0  # timeout of the endpoint's answer, including name lookup and TLS
 _MAX_LIST_BYTES = 8 << 20  # bytes of a model list
 _MAX_NAME_CHARS = 200  # characters of a model's name, which may be shown in a terminal
@@ -77,15 +68,16 @@ class EndpointProbe:
     """A request for the list of models, in a daemon thread: a name lookup cannot be given a deadline."""
 
     def __init__(self, hosted: HostedProvider) -> None:
-        self._hosted, self._answer, self._answering = hosted, Future[str](), False
+        self._deadline = time.monotonic() + PROBE_SECONDS
+        self._hosted, self._answer, self._reached = hosted, Future[str](), threading.Event()
         threading.Thread(target=self._ask, daemon=True, name="preflight").start()
 
-    def answer(self, deadline: float) -> str:
+    def answer(self) -> str:
         """Return the result as a phrase. Raises ModelsError."""
         try:
-            return self._answer.result(max(0.0, deadline - time.monotonic()))
+            return self._answer.result(max(0.0, self._deadline - time.monotonic()))
         except NotInTime:
-            if self._answering:  # a slow connection is no reason to refuse a run
+            if self._reached.is_set():  # a slow connection is no reason to refuse a run
                 return _LIST_TOO_LATE
             raise ModelsError(_unreachable_message(self._hosted, f"no answer within {PROBE_SECONDS:g} s")) from None
 
@@ -95,22 +87,19 @@ class EndpointProbe:
         except Exception as error:  # noqa: BLE001 - handed over to who waits
             self._answer.set_exception(error)
 
-    def _reached(self) -> None:
-        self._answering = True
-
     def _fetch(self) -> str:
         hosted = self._hosted
         if hosted.api == "litellm" or not hosted.base_url:
             return "litellm chooses the address: key and model are not checked before the first call"
         try:
-            opener = urllib.request.build_opener(NoRedirectHandler, _Https(self._reached))
+            opener = urllib.request.build_opener(NoRedirectHandler, _Https(self._reached.set))
             with opener.open(_list_request(hosted), timeout=PROBE_SECONDS) as response:
-                self._reached()
+                self._reached.set()
                 return _check_listed(hosted, response.read(_MAX_LIST_BYTES + 1))
         except urllib.error.HTTPError as error:
             return _explain_status(hosted, error.code)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if self._answering:
+            if self._reached.is_set():
                 return _LIST_TOO_LATE
             raise ModelsError(
                 _unreachable_message(hosted, _connection_fault(getattr(error, "reason", error)))
@@ -126,30 +115,27 @@ def _explain_status(hosted: HostedProvider, status: int) -> str:
 
 
 def _check_listed(hosted: HostedProvider, body: bytes) -> str:
-    names, complete = _model_ids(body)
-    if not names or not complete:
+    names = _model_ids(body)
+    if not names:
         return "answers, but its list of models cannot be read: the model's name is not checked"
     if not _is_listed(hosted.model, names):
-        where = provider_address(hosted)
-        raise ModelsError(f"provider {hosted.name}: no model {hosted.model!r} at {where}{_suggestion(hosted, names)}")
+        close = difflib.get_close_matches(hosted.model, names, n=1, cutoff=0.4)
+        shown = [*names[:5], *([f"and {len(names) - 5} more"] if len(names) > 5 else [])]
+        hint = f"did you mean {close[0]!r}?" if close else f"it serves {', '.join(shown)}"
+        raise ModelsError(f"provider {hosted.name}: no model {hosted.model!r} at {provider_address(hosted)}; {hint}")
     return f"answers, and serves {hosted.model}"
 
 
-def _model_ids(body: bytes) -> tuple[list[str], bool]:
-    """Return the ids of a model list and whether it is complete. OpenAI's and Anthropic's shape, or a bare list."""
-    if len(body) > _MAX_LIST_BYTES:
-        return [], False
+def _model_ids(body: bytes) -> list[str]:
+    """Return the ids of a complete model list. OpenAI's and Anthropic's shape, or a bare list."""
     try:
-        listing: Any = json.loads(body)
+        listing: Any = json.loads(body) if len(body) <= _MAX_LIST_BYTES else None
     except (ValueError, RecursionError):
-        return [], False
-    paged = isinstance(listing, dict) and bool(listing.get("has_more") or listing.get("nextPageToken"))
-    rows = listing.get("data") if isinstance(listing, dict) else listing
-    rows = rows if isinstance(rows, list) else []
-    ids = [row.get("id") for row in rows if isinstance(row, dict)]
-    return [
-        name for name in ids if isinstance(name, str) and len(name) <= _MAX_NAME_CHARS and name.isprintable()
-    ], not paged
+        return []
+    if isinstance(listing, dict):
+        listing = None if listing.get("has_more") or listing.get("nextPageToken") else listing.get("data")
+    ids = [row.get("id") for row in listing if isinstance(row, dict)] if isinstance(listing, list) else []
+    return [name for name in ids if isinstance(name, str) and len(name) <= _MAX_NAME_CHARS and name.isprintable()]
 
 
 def _is_listed(model: str, names: Sequence[str]) -> bool:
@@ -164,19 +150,6 @@ def _is_listed(model: str, names: Sequence[str]) -> bool:
         return True
     stem = requested.removesuffix("-latest")
     return any(name.startswith(f"{stem}-") and name[len(stem) + 1 :].replace("-", "").isdigit() for name in served)
-
-
-def _suggestion(hosted: HostedProvider, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(hosted.model, names, n=1, cutoff=0.4)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; it serves {', '.join(_shortened(names))}"
-
-
-def _shortened(names: Sequence[str]) -> Iterator[str]:
-    yield from names[:5]
-    if len(names) > 5:
-        yield f"and {len(names) - 5} more"
 
 
 def _list_request(hosted: HostedProvider) -> urllib.request.Request:
@@ -214,17 +187,14 @@ class _Https(urllib.request.HTTPSHandler):
         self._reached = reached
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_Connection, self._reached), req, context=ssl.create_default_context())
+        reached = self._reached
 
+        class Connection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                reached()
 
-class _Connection(http.client.HTTPSConnection):
-    def __init__(self, reached: Callable[[], None], host: str, **options: Any) -> None:
-        super().__init__(host, **options)
-        self._reached = reached
-
-    def connect(self) -> None:
-        super().connect()
-        self._reached()
+        return self.do_open(Connection, req, context=ssl.create_default_context())
 
 
 def provider_address(hosted: HostedProvider) -> str:

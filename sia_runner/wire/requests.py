@@ -1,19 +1,21 @@
-"""Model requests and answers as data, and the checks and counts that both APIs share.
-
-The module holds the normalised request, the summary of an answer, the checks of a request's body, token bounds, and
-server-sent events.
-"""
+"""Model requests and answers as data, and what both APIs share: checks of a body, token bounds, server-sent events."""
 
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from sia_runner.config.components import HostedProvider
 from sia_runner.records import SampledCall
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import Grant
+
+MAX_ANSWER_BYTES = 16 << 20  # bytes of a provider's answer
+MAX_OUTPUT_TOKENS = 131_072  # tokens; the maximum of any request
+_MAX_ID_CHARS = 200  # characters of a question's id
+Api = Literal["openai", "anthropic"]
+Body = dict[str, Any]
+TokenDecoder = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +40,15 @@ class SseSplitter:
         while (end := self._rest.find(b"\n\n", max(start, self._searched))) >= 0:
             raw = bytes(self._rest[start : end + 2])
             start = end + 2
-            yield SseEvent(raw, _event_data(raw))
+            lines = [line[5:].removeprefix(b" ") for line in raw.split(b"\n") if line.startswith(b"data:")]
+            yield SseEvent(raw, b"\n".join(lines))
         del self._rest[:start]
         self._searched = max(0, len(self._rest) - 1)
-
-
-def _event_data(raw: bytes) -> bytes:
-    lines = [line[5:].removeprefix(b" ") for line in raw.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines)
 
 
 def sse_event(data: bytes, name: str | None = None) -> bytes:
     """Return one event, ready to send."""
     return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"
-
-
-MAX_ANSWER_BYTES = 16 << 20  # bytes of a provider's answer
-Api = Literal["openai", "anthropic"]
-Body = dict[str, Any]
-
-_MAX_ID_CHARS = 200  # characters of a question's id
 
 
 @dataclass(slots=True)
@@ -95,9 +86,6 @@ class AnswerSummary:
     sampled: SampledCall | None = None  # of a policy
 
 
-TokenDecoder = Callable[[Sequence[int]], str]
-
-
 def summary_of_sampled(request: ModelRequest, sampled: SampledCall, finish_reason: str) -> AnswerSummary:
     """Return the summary of a policy's answer, whose finish reason each API names in its own words."""
     return AnswerSummary(
@@ -108,50 +96,6 @@ def summary_of_sampled(request: ModelRequest, sampled: SampledCall, finish_reaso
         output_tokens=len(sampled.completion_ids),
         sampled=sampled,
     )
-
-
-class AnswerReader(Protocol):
-    """Follows a stream of one API."""
-
-    at_end: bool  # the last event was the API's end mark
-
-    def take(self, item: SseEvent) -> bytes:
-        """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
-        ...
-
-    def finish(self) -> AnswerSummary:
-        """Return the summary. Raises CallError when the stream was cut before its end."""
-        ...
-
-
-class ApiDialect(Protocol):
-    """Describes one API: how its requests are normalised, its answers read and its errors written."""
-
-    api: Api
-
-    def prepare(self, body: Body, hosted: HostedProvider) -> ModelRequest:
-        """Normalise a request. Raises CallError (bad_request)."""
-        ...
-
-    def read(self, body: Any) -> AnswerSummary:
-        """Summarise a whole answer. Raises CallError (malformed)."""
-        ...
-
-    def reader(self, request: ModelRequest) -> AnswerReader:
-        """Return a reader for the request's stream."""
-        ...
-
-    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
-        """Return a policy's answer, and the response for the client: one JSON, or the events of a stream."""
-        ...
-
-    def error(self, status: int, failed: CallError) -> Body:
-        """Return the JSON of an error."""
-        ...
-
-    def error_event(self, status: int, failed: CallError) -> bytes:
-        """Return the error as an event of a stream under way."""
-        ...
 
 
 def dumps(data: Any) -> bytes:
@@ -183,7 +127,6 @@ def token_count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40 else None
 
 
-MAX_OUTPUT_TOKENS = 131_072  # tokens; the maximum of any request
 # Fields by which a harness could leave its sandbox or have another model answer.
 _REFUSED_FIELDS = {
     "mcp_servers": "it would reach other servers",
@@ -200,44 +143,32 @@ def bad_request(message: str) -> CallError:
     return CallError("bad_request", message, status=400, sent=False)
 
 
-def refuse_locked(body: Body) -> None:
-    """Refuse fields that would leave the sandbox or choose another model. Raises CallError."""
+def check_body(body: Body, client_tools: tuple[str, ...]) -> None:
+    """Refuse what is no conversation, would leave the sandbox or choose another model. Raises CallError (bad_request).
+
+    `client_tools`: how the types of tools that the client itself runs begin; the provider would run any other.
+    """
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise bad_request("messages must be a list of at least one object")
+    for part in (part for message in messages for part in _content_parts(message.get("content"))):
+        for reference in (part.get("image_url"), part.get("source"), part.get("file"), part.get("video_url")):
+            fields = reference if isinstance(reference, dict) else {"url": reference}
+            url = fields.get("url")  # the provider or litellm would fetch it
+            if fields.get("file_id") or (url is not None and not str(url).startswith("data:")):
+                raise bad_request("pictures and files must be sent as data, not as an address")
     for name, why in _REFUSED_FIELDS.items():
         if body.get(name):
             raise bad_request(f"{name} is not served here: {why}")
     if body.get("service_tier") == "priority":
         raise bad_request("service_tier=priority is not served here: it has prices of its own")
-
-
-def refuse_tools(tools: Any, allowed: Iterable[str]) -> None:
-    """Refuse tools that the provider would run; only the client's own are allowed. Raises CallError."""
-    if tools is None:
-        return
-    if not isinstance(tools, list):
+    tools = body.get("tools")
+    if tools is not None and not isinstance(tools, list):
         raise bad_request("tools must be a list")
-    for tool in tools:
+    for tool in tools or ():
         kind = tool.get("type", "custom") if isinstance(tool, dict) else None
-        if not isinstance(kind, str) or not kind.startswith(tuple(allowed)):
+        if not isinstance(kind, str) or not kind.startswith(client_tools):
             raise bad_request(f"tools of type {kind!r} are not served here, only those that the client runs itself")
-
-
-def checked_messages(body: Body) -> list[Body]:
-    """Return the messages, checked. Raises CallError."""
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
-        raise bad_request("messages must be a list of at least one object")
-    refuse_addresses(part for message in messages for part in _content_parts(message.get("content")))
-    return messages
-
-
-def refuse_addresses(parts: Iterable[Body]) -> None:
-    """Refuse content given by address: the provider or litellm would fetch it, outside the sandbox."""
-    for part in parts:
-        for reference in (part.get("image_url"), part.get("source"), part.get("file"), part.get("video_url")):
-            fields = reference if isinstance(reference, dict) else {"url": reference}
-            url = fields.get("url")
-            if fields.get("file_id") or (url is not None and not str(url).startswith("data:")):
-                raise bad_request("pictures and files must be sent as data, not as an address")
 
 
 def _content_parts(content: Any) -> Iterable[Body]:

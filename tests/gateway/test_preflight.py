@@ -17,11 +17,16 @@ import pytest
 from sia_runner.config.components import HostedProvider, TokenPrices
 from sia_runner.config.experiment import BudgetConfig, SpendingLimits
 from sia_runner.gateway import service
-from sia_runner.gateway.service import check_endpoint, check_providers
+from sia_runner.gateway.service import check_providers
 from sia_runner.wire.grants import ModelsError
+from sia_runner.wire.providers import EndpointProbe
 from tests.provider import Answer, ProviderServer
 
 FREE = BudgetConfig()
+
+
+def ask(provider):
+    return EndpointProbe(provider).answer()
 
 
 def check_provider(role, provider, budget):
@@ -82,7 +87,7 @@ def refusal(*args, **keys):
 def test_a_provider_that_answers_and_serves_the_model_passes(server, api):
     provider = hosted(server.base_url, api=api)
     check_provider("target", provider, FREE)
-    assert check_endpoint(provider) == "answers, and serves scripted"
+    assert ask(provider) == "answers, and serves scripted"
 
 
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
@@ -146,7 +151,7 @@ def test_a_list_that_is_long_on_a_slow_line_is_no_reason_to_refuse():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=dawdle, args=(listening,), daemon=True).start()
         began = time.monotonic()
-        assert "not checked" in check_endpoint(hosted(f"http://127.0.0.1:{listening.getsockname()[1]}/v1"))
+        assert "not checked" in ask(hosted(f"http://127.0.0.1:{listening.getsockname()[1]}/v1"))
         assert time.monotonic() - began < 2
 
 
@@ -169,7 +174,7 @@ def test_who_shows_the_right_certificate_is_there_however_slow_its_answer(tmp_pa
         address = f"https://localhost:{listening.getsockname()[1]}"
         assert "TLS" in refusal(f"{address}/v1")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        assert "does not come in time" in check_endpoint(hosted(f"{address}/v1"))
+        assert "does not come in time" in ask(hosted(f"{address}/v1"))
 
 
 def test_a_name_that_nobody_knows_is_one_line():
@@ -216,7 +221,7 @@ def test_something_else_than_http_is_one_line():
 )
 def test_a_provider_whose_list_cannot_be_had_is_not_refused_for_it(status, body):
     with answering(status, body) as (base_url, _):
-        assert "not checked" in check_endpoint(hosted(base_url))
+        assert "not checked" in ask(hosted(base_url))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,7 @@ def test_a_provider_whose_list_cannot_be_had_is_not_refused_for_it(status, body)
 )
 def test_a_model_is_known_by_its_aliases(model, served):
     with answering(body=json.dumps([{"id": "another"}, {"id": served}]).encode()) as (base_url, _):
-        assert check_endpoint(hosted(base_url, model=model)) == f"answers, and serves {model}"
+        assert ask(hosted(base_url, model=model)) == f"answers, and serves {model}"
 
 
 def test_names_that_a_terminal_would_obey_are_not_shown():
@@ -245,13 +250,13 @@ def test_another_model_of_the_same_family_is_not_an_alias(model):
     served = [{"id": name} for name in ("gpt-5-mini", "gpt-5.4-2026-03-05", "llama3:latest", "openai/gpt-oss-120b")]
     with answering(body=json.dumps({"data": served}).encode()) as (base_url, _):
         with pytest.raises(ModelsError, match="no model"):
-            check_endpoint(hosted(base_url, model=model))
+            ask(hosted(base_url, model=model))
 
 
 def test_the_key_goes_where_the_configuration_says_and_follows_no_redirect():
     with answering() as (elsewhere, requests):
         with answering(302, headers=[("Location", f"{elsewhere}/models")]) as (base_url, redirecting):
-            assert "not checked" in check_endpoint(hosted(base_url, headers={"X-Org": "1"}))
+            assert "not checked" in ask(hosted(base_url, headers={"X-Org": "1"}))
     assert not requests
     ((path, headers),) = redirecting
     assert path == "/v1/models" and headers["Authorization"] == "Bearer test-key" and headers["X-Org"] == "1"
@@ -272,7 +277,7 @@ def test_a_limit_in_dollars_needs_a_price_and_says_what_to_give(server):
 
 def test_a_provider_that_litellm_reaches_is_checked_for_package_and_key_only(monkeypatch):
     provider = hosted(None, api="litellm", litellm="bedrock")
-    assert "not checked" in check_endpoint(provider)
+    assert "not checked" in ask(provider)
     monkeypatch.delenv("SIA_TEST_KEY")
     with pytest.raises(ModelsError, match="no key"):
         check_provider("meta", provider, FREE)

@@ -2,7 +2,7 @@
 
 import json
 
-from sia_runner.gateway import trajectories
+from sia_runner.gateway.session import CallRecord, append_record
 from sia_runner.store.journal import Journal
 from sia_runner.store.run_directory import write_json
 
@@ -51,10 +51,10 @@ def scores(run, n, outcomes):
 def call(run, n, question, text="hello", number=0):
     folder = run / f"gen_{n}"
     folder.mkdir(parents=True, exist_ok=True)
-    record = trajectories.CallRecord(f"c{number}", 0.0, f"gen_{n}", "select", question, 0, "chat", "m", model="model-1")
+    record = CallRecord(f"c{number}", 0.0, f"gen_{n}", "select", question, 0, "chat", "m", model="model-1")
     record.request = {"messages": [{"role": "user", "content": f"ask {text}"}]}
     record.response, record.finish_reason = {"text": text}, "stop"
-    trajectories.append_record(folder / "trajectories.jsonl", record)
+    append_record(folder / "trajectories.jsonl", record)
 
 
 def summary(run, status="completed", **changes):

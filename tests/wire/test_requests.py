@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_runner.wire.anthropic_messages import AnthropicMessages
+from sia_runner.wire.dialects import AnthropicMessages, OpenAIChat
 from sia_runner.wire.failures import CallError, retry_after
-from sia_runner.wire.openai_chat import OpenAIChat
 from sia_runner.wire.requests import Body, ModelRequest, SseEvent, SseSplitter, sse_event
 
 DIALECTS = [OpenAIChat(), AnthropicMessages()]

@@ -8,7 +8,7 @@ import pytest
 
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence.folder import write_evidence
-from sia_runner.gateway.trajectories import CallRecord, TokenUsage, append_record
+from sia_runner.gateway.session import CallRecord, TokenUsage, append_record
 from sia_runner.store.run_directory import RunDir, read_json
 from tests.experiment.evidence import secrets_task
 from tests.harnesses import HEAD

@@ -1,0 +1,374 @@
+"""The requests, answers and streams of both APIs: OpenAI's chat completions and Anthropic's messages."""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sia_runner.config.components import HostedProvider
+from sia_runner.records import SampledCall
+from sia_runner.wire.failures import CallError, error_of_status
+from sia_runner.wire.requests import (
+    AnswerSummary,
+    Api,
+    Body,
+    ModelRequest,
+    SseEvent,
+    TokenDecoder,
+    bad_request,
+    boolean_field,
+    check_body,
+    completion_bound,
+    dumps,
+    loads,
+    short_text,
+    sse_event,
+    summary_of_sampled,
+    token_count,
+)
+
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 429: "rate_limit_error"}
+
+
+class OpenAIChat:
+    """OpenAI's chat completions API."""
+
+    api: Api = "openai"
+
+    def prepare(self, body: Body, hosted: HostedProvider) -> ModelRequest:
+        """Normalise a client's request: model, completion bound, question id, usage. Raises CallError (bad_request)."""
+        check_body(body, ("function", "custom"))
+        if body.get("n") not in (None, 1):
+            raise bad_request("n is at most 1 here: make several calls")
+        stream, options = boolean_field(body, "stream"), body.get("stream_options")
+        options = options if isinstance(options, dict) else {}
+        if stream:
+            body["stream_options"] = options | {"include_usage": True}  # a stream reports usage only on request
+        bounds = [bound for name in _LIMITS if (bound := completion_bound(body, name)) is not None]
+        limit = min(bounds, default=hosted.max_tokens)
+        names = [name for name in _LIMITS if body.pop(name, None) is not None] or ["max_tokens"]
+        newest = "//api.openai.com" in (hosted.base_url or "")  # its reasoning models refuse the older name
+        body["max_completion_tokens" if newest else names[0]] = limit
+        asked_model = str(body.get("model", ""))[:200]
+        body["model"] = hosted.model
+        question, wants_usage = short_text(body.get("user")), bool(options.get("include_usage"))
+        return ModelRequest("openai", body, stream, asked_model, question, limit, wants_usage)
+
+    def read(self, body: Any) -> AnswerSummary:
+        """Summarise a whole answer. Raises CallError (malformed)."""
+        _raise_openai_error(body)
+        choices = body.get("choices") if isinstance(body, dict) else None
+        first = choices[0] if isinstance(choices, list) and choices else None
+        choice = first if isinstance(first, dict) else {}
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            raise CallError("malformed", "the provider's answer has no choices with a message")
+        calls = [_openai_call(call) for call in _objects(message.get("tool_calls"))]
+        summary = AnswerSummary(_openai_text(message.get("content")), calls, short_text(choice.get("finish_reason")))
+        _note_openai(summary, body)
+        return summary
+
+    def reader(self, request: ModelRequest) -> "_OpenAIReader":
+        """Return a reader for the request's stream."""
+        return _OpenAIReader(request.wants_usage)
+
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
+        """Return a policy's answer, and the response for the client: one JSON, or the events of a stream."""
+        summary = summary_of_sampled(request, sampled, sampled.finish_reason)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.body["model"]}
+        logprobs = _logprobs(sampled, decode) if boolean_field(request.body, "logprobs") else None
+        counts = len(sampled.prompt_ids), len(sampled.completion_ids)
+        usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}
+        last = {"index": 0, "logprobs": None, "finish_reason": sampled.finish_reason}
+        if not request.stream:
+            message = {"role": "assistant", "content": sampled.text, "refusal": None}
+            choice = last | {"message": message, "logprobs": logprobs}
+            return summary, dumps(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
+        head["object"] = "chat.completion.chunk"
+        delta = {"role": "assistant", "content": sampled.text}
+        first = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        chunks = [{"choices": [first]}, {"choices": [last | {"delta": {}}]}]
+        if request.wants_usage:
+            chunks.append({"choices": [], "usage": usage})
+        events = [dumps(head | chunk) for chunk in chunks]
+        return summary, b"".join(map(sse_event, [*events, b"[DONE]"]))
+
+    def error(self, status: int, failed: CallError) -> Body:
+        """Return the JSON of an error as OpenAI writes it."""
+        kind = _error_type(_OPENAI_TYPES, status)
+        return {"error": {"message": failed.message, "type": kind, "code": failed.code or failed.kind, "param": None}}
+
+
+def _logprobs(sampled: SampledCall, decode: TokenDecoder) -> Body:
+    tokens = [
+        {"token": (text := decode([token])), "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []}
+        for token, logprob in zip(sampled.completion_ids, sampled.logprobs, strict=True)
+    ]
+    return {"content": tokens, "refusal": None}
+
+
+class _StreamReader:
+    """Follows a stream of one API. `at_end`: the last event was the API's end mark."""
+
+    def __init__(self) -> None:
+        self._summary, self._text = AnswerSummary(), list[str]()
+        self.at_end = False
+
+    def _event(self, data: bytes, raise_error: Callable[[Any], None]) -> Body:
+        event = loads(data)
+        raise_error(event)
+        if not isinstance(event, dict):
+            raise CallError("malformed", "an event of the provider's stream is not an object")
+        return event
+
+
+class _OpenAIReader(_StreamReader):
+    def __init__(self, wants_usage: bool) -> None:
+        super().__init__()
+        self._wants_usage = wants_usage
+        self._calls: dict[int, dict[str, Any]] = {}
+
+    def take(self, item: SseEvent) -> bytes:
+        """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
+        if not item.data:
+            return b""  # a comment that keeps the connection alive
+        if item.data.strip() == b"[DONE]":
+            self.at_end = True
+            return item.raw
+        chunk = self._event(item.data, _raise_openai_error)
+        _note_openai(self._summary, chunk)
+        choices = chunk.get("choices")
+        if choices:
+            self._choice(choices[0] if isinstance(choices, list) else None)
+        if self._wants_usage or chunk.pop("usage", None) is None:
+            return item.raw
+        return sse_event(dumps(chunk)) if choices else b""
+
+    def _choice(self, choice: Any) -> None:
+        if not isinstance(choice, dict):
+            raise CallError("malformed", "a choice of the provider's stream is not an object")
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            self._text.append(_openai_text(delta.get("content")))
+            for piece in _objects(delta.get("tool_calls")):
+                call, index = _openai_call(piece), token_count(piece.get("index")) or 0
+                entry = self._calls.setdefault(index, {"id": "", "name": "", "arguments": []})
+                entry["id"] = entry["id"] or call["id"]
+                entry["name"] = entry["name"] or call["name"]
+                entry["arguments"].append(call["arguments"])
+        self._summary.finish_reason = short_text(choice.get("finish_reason")) or self._summary.finish_reason
+
+    def finish(self) -> AnswerSummary:
+        """Return the summary. Raises CallError when the stream was cut before its end."""
+        if not self.at_end and self._summary.finish_reason is None:
+            raise CallError("malformed", "the provider's stream was cut before its end")
+        self._summary.text = "".join(self._text)
+        calls = (self._calls[index] for index in sorted(self._calls))
+        self._summary.tool_calls = [call | {"arguments": "".join(call["arguments"])} for call in calls]
+        return self._summary
+
+
+def _raise_openai_error(body: Any) -> None:
+    """Raise CallError where the body is an error: some endpoints send one with status 200 or inside a stream."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if error:
+        code = error.get("code") if isinstance(error, dict) else None
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+        raise error_of_status(status, {}, body)
+
+
+def _objects(value: Any) -> list[Body]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _error_type(types: Mapping[int, str], status: int) -> str:
+    return types.get(status, "api_error" if status >= 500 else "invalid_request_error")
+
+
+def _note_openai(summary: AnswerSummary, body: Body) -> None:
+    summary.model = short_text(body.get("model")) or summary.model
+    usage = body.get("usage")
+    if not isinstance(usage, dict):
+        return
+    input_count, output_count, total = (
+        token_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+    if input_count is not None and output_count is not None:
+        # Gemini does not count thinking in completion_tokens, but bills it
+        summary.input_tokens, summary.output_tokens = input_count, max(output_count, (total or 0) - input_count)
+        details = usage.get("prompt_tokens_details")
+        summary.cached_tokens = (token_count(details.get("cached_tokens")) or 0) if isinstance(details, dict) else 0
+
+
+def _openai_call(call: Body) -> dict[str, str]:
+    function = call.get("function") or call.get("custom")
+    named = function if isinstance(function, dict) else {}
+    arguments = named.get("arguments", named.get("input")) or ""
+    text = arguments if isinstance(arguments, str) else dumps(arguments).decode()
+    return {"id": str(call.get("id") or ""), "name": str(named.get("name") or ""), "arguments": text}
+
+
+def _openai_text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(_openai_text(part.get("text")) for part in _objects(content))
+    return content if isinstance(content, str) else ""
+
+
+_CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # run by the client; others by the provider
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_ANTHROPIC_STATUS = {kind: status for status, kind in _ANTHROPIC_TYPES.items()}
+
+
+class AnthropicMessages:
+    """Anthropic's messages API."""
+
+    api: Api = "anthropic"
+
+    def prepare(self, body: Body, hosted: HostedProvider) -> ModelRequest:
+        """Normalise a client's request: model, completion bound and question id. Raises CallError (bad_request)."""
+        check_body(body, _CLIENT_TOOLS)
+        limit = completion_bound(body, "max_tokens") or hosted.max_tokens
+        asked_model = str(body.get("model", ""))[:200]
+        metadata = body.get("metadata")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise bad_request("metadata must be an object")
+        body |= {"model": hosted.model, "max_tokens": limit}
+        question = short_text((metadata or {}).get("user_id"))
+        return ModelRequest("anthropic", body, boolean_field(body, "stream"), asked_model, question, limit)
+
+    def read(self, body: Any) -> AnswerSummary:
+        """Summarise a whole answer. Raises CallError (malformed)."""
+        _raise_anthropic_error(body)
+        content = body.get("content") if isinstance(body, dict) else None
+        if not isinstance(content, list):
+            raise CallError("malformed", "the provider's answer has no content")
+        blocks = _objects(content)
+        text = "".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text")
+        uses = [block for block in blocks if block.get("type") == "tool_use"]
+        calls = [_anthropic_call(block, dumps(block.get("input") or {}).decode()) for block in uses]
+        summary = AnswerSummary(text, calls, short_text(body.get("stop_reason")), short_text(body.get("model")))
+        _note_anthropic(summary, body.get("usage"))
+        return summary
+
+    def reader(self, request: ModelRequest) -> "_AnthropicReader":
+        """Return a reader for the request's stream."""
+        del request
+        return _AnthropicReader()
+
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
+        """Return a policy's answer, and the response for the client: one JSON, or the events of a stream."""
+        del decode  # this API shows no logprobs
+        summary = summary_of_sampled(request, sampled, "end_turn" if sampled.finish_reason == "stop" else "max_tokens")
+        reason = {"stop_reason": summary.finish_reason, "stop_sequence": None}
+        output_usage = {"output_tokens": summary.output_tokens}
+        message: Body = {
+            "id": f"msg_{uuid.uuid4().hex}",
+            "type": "message",
+            "role": "assistant",
+            "model": request.body["model"],
+            "content": [{"type": "text", "text": sampled.text}],
+            **reason,
+            "usage": {"input_tokens": summary.input_tokens, **output_usage},
+        }
+        if not request.stream:
+            return summary, dumps(message)
+        events: list[Body] = [
+            {"type": "message_start", "message": message | {"content": [], "stop_reason": None}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": sampled.text}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": reason, "usage": output_usage},
+            {"type": "message_stop"},
+        ]
+        return summary, b"".join(sse_event(dumps(event), event["type"]) for event in events)
+
+    def error(self, status: int, failed: CallError) -> Body:
+        """Return the JSON of an error as Anthropic writes it."""
+        kind = _error_type(_ANTHROPIC_TYPES, status)
+        return {"type": "error", "error": {"type": kind, "message": failed.message}}
+
+
+class _AnthropicReader(_StreamReader):
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: dict[int, tuple[Body, list[str]]] = {}
+
+    def take(self, item: SseEvent) -> bytes:
+        """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
+        if not item.data:
+            return b""
+        data = self._event(item.data, _raise_anthropic_error)
+        kind, index = data.get("type"), token_count(data.get("index")) or 0
+        if kind == "message_start":
+            message = _object(data, "message")
+            self._summary.model = short_text(message.get("model"))
+            _note_anthropic(self._summary, message.get("usage"))
+        elif kind == "content_block_start" and (block := _object(data, "content_block")).get("type") == "tool_use":
+            self._calls[index] = (block, [])
+        elif kind == "content_block_delta":
+            delta = _object(data, "delta")
+            if delta.get("type") == "text_delta":
+                self._text.append(str(delta.get("text") or ""))
+            elif delta.get("type") == "input_json_delta" and index in self._calls:
+                self._calls[index][1].append(str(delta.get("partial_json") or ""))
+        elif kind == "message_delta":
+            self._summary.finish_reason = short_text(_object(data, "delta").get("stop_reason"))
+            _note_anthropic(self._summary, data.get("usage"))
+        elif kind == "message_stop":
+            self.at_end = True
+        return item.raw
+
+    def finish(self) -> AnswerSummary:
+        """Return the summary. Raises CallError when the stream was cut before its end."""
+        if not self.at_end:
+            raise CallError("malformed", "the provider's stream was cut before its end")
+        self._summary.text = "".join(self._text)
+        calls = self._calls.values()
+        self._summary.tool_calls = [_anthropic_call(block, "".join(pieces) or "{}") for block, pieces in calls]
+        return self._summary
+
+
+def _object(data: Body, name: str) -> Body:
+    value = data.get(name)
+    if not isinstance(value, dict):
+        raise CallError("malformed", f"an event of the provider's stream has no {name}")
+    return value
+
+
+def _raise_anthropic_error(body: Any) -> None:
+    if isinstance(body, dict) and body.get("type") == "error":
+        error = body.get("error")
+        kind = error.get("type") if isinstance(error, dict) else None
+        raise error_of_status(_ANTHROPIC_STATUS.get(short_text(kind) or "", 500), {}, body)
+
+
+def _anthropic_call(block: Body, arguments: str) -> dict[str, str]:
+    return {"id": str(block.get("id") or ""), "name": str(block.get("name") or ""), "arguments": arguments}
+
+
+def _note_anthropic(summary: AnswerSummary, usage: Any) -> None:
+    """Copy token counts; a stream's end may correct its start. Anthropic counts cached input apart."""
+    if not isinstance(usage, dict):
+        return
+    input_count, output_count = token_count(usage.get("input_tokens")), token_count(usage.get("output_tokens"))
+    if input_count is not None:
+        summary.cached_tokens = token_count(usage.get("cache_read_input_tokens")) or 0
+        summary.written_tokens = token_count(usage.get("cache_creation_input_tokens")) or 0
+        summary.input_tokens = input_count + summary.cached_tokens + summary.written_tokens
+    if output_count is not None:
+        summary.output_tokens = output_count
+
+
+Dialect = OpenAIChat | AnthropicMessages
+DIALECTS: Mapping[Api, Dialect] = {"openai": OpenAIChat(), "anthropic": AnthropicMessages()}
