@@ -19,7 +19,7 @@ from sia_runner.store.files import read_slice
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 
-# Keys that may differ: trainer, seed, lever schedule, and the name of the target agent (see _target).
+# Keys that may differ: the kind of target agent is compared instead of its name
 _TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
 MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
@@ -69,20 +69,19 @@ def read_finished_runs(runs: Sequence[RunDir]) -> list[FinishedRun]:
     Raises RunError for a run that is not finished, or whose scores were edited.
     """
     names = [run.path.name for run in runs]
-    return [_read_tolerant(run, run.path.name if names.count(run.path.name) == 1 else str(run.path)) for run in runs]
-
-
-def _read_tolerant(run: RunDir, name: str) -> FinishedRun:
-    """Read a run whose files may have been written by another program."""
-    try:
-        return _read_finished_run(run, name)
-    except JournalError as error:
-        raise RunDirectoryError(f"{run.path}: {error}") from error
-    except (RunDirectoryError, ValidationError):
-        raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise RunDirectoryError(f"{run.path}: its files cannot be read ({type(error).__name__}: {reason})") from error
+    result: list[FinishedRun] = []
+    for run in runs:
+        try:
+            result.append(_read_finished_run(run, run.path.name if names.count(run.path.name) == 1 else str(run.path)))
+        except JournalError as error:
+            raise RunDirectoryError(f"{run.path}: {error}") from error
+        except (RunDirectoryError, ValidationError):
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+            # another program may have written the files
+            problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            raise RunDirectoryError(f"{run.path}: its files cannot be read ({problem})") from error
+    return result
 
 
 def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
@@ -100,12 +99,13 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
     if not outcomes:
         scores = run.test(end_entry["best"]).path / "scores.json"
         raise RunDirectoryError(f"{scores} was changed since it was written: python -m sia_runner verify {run.path}")
-    config = read_stored_config(run.config)
-    lock = read_json(run.lock)
+    config, lock = read_stored_config(run.config), read_json(run.lock)
+    experiment = check_experiment(config)
+    target_kind = "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
     test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
     return FinishedRun(
         row={"run": name} | _run_row(summary, journal),
-        config=_dotted_keys(config) | {"target_agent": _target_kind(config)},
+        config=_dotted_keys(config) | {"target_agent": target_kind},
         outcomes=outcomes,
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
@@ -124,24 +124,17 @@ def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outco
     return tuple(map(Outcome.from_json, rows))
 
 
-def _target_kind(config: Json) -> str:
-    """Return the kind of target agent that `target_agent=auto` stands for."""
-    experiment = check_experiment(config)
-    return "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
-
-
 def _run_row(summary: Json, journal: JournalReader) -> Json:
     accepted = [g for g in summary["generations"] if g["status"] == "accepted"]
+    best = summary["best"]
     return {
         "task": summary["task"],
         "metric": summary["metric"]["name"],
         "mode": summary["mode"],
         "algorithms": [g["algorithm"] for g in accepted if g["algorithm"]],  # of the updates that were accepted
         "seed": summary["seed"],
-        "best": summary["best"]["generation"],
-        "val": summary["best"]["val"],
-        "test": summary["best"]["test"],
-        "baseline_test": summary["best"]["baseline_test"],
+        "best": best["generation"],
+        **{key: best[key] for key in ("val", "test", "baseline_test")},
         "test_runs": sum(entry["step"].startswith("test/") for entry in journal.of("done")),
         "usage": summary["usage"],
         "seconds": round(sum(entry["seconds"] for entry in journal.of("done")), 1),
@@ -173,7 +166,7 @@ def compare_runs(arms: Sequence[FinishedRun]) -> Json:
         "test_sha256": first.test_sha256,
         "runs": [arm.row for arm in arms],
         "pairs": [_pair_figures(old, new) for old, new in pairs],
-        "notes": [note for old, new in pairs for note in setup_differences(old, new)],
+        "notes": [note for old, new in pairs for note in _setup_differences(old, new)],
     }
 
 
@@ -181,18 +174,13 @@ def _pair_figures(old: FinishedRun, new: FinishedRun) -> Json:
     """Return a pair's figures. Losses, wins, error and p are None if the metric is no mean over questions."""
     by_question = paired_difference(new.outcomes, old.outcomes, new.higher_is_better)
     change = new.row["test"]["value"] - old.row["test"]["value"]
+    no_mean = any(abs(mean_value(arm.outcomes) - arm.row["test"]["value"]) > 1e-9 for arm in (old, new))
     figures: Json = {"seed": new.row["seed"], "old": old.name, "new": new.name, "difference": change}
-    if any(abs(mean_value(arm.outcomes) - arm.row["test"]["value"]) > 1e-9 for arm in (old, new)):
-        return figures | {"standard_error": None, "lost": None, "won": None, "p_value": None}
-    return figures | {
-        "standard_error": by_question.standard_error,
-        "lost": by_question.lost,
-        "won": by_question.won,
-        "p_value": by_question.p_value,
-    }
+    keys = ("standard_error", "lost", "won", "p_value")
+    return figures | {key: None if no_mean else getattr(by_question, key) for key in keys}
 
 
-def setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
+def _setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
     """Yield a line for each difference between two runs beside the trainer and its lever."""
     both = f"{old.name} and {new.name}"
     if old.row["seed"] != new.row["seed"]:
@@ -200,16 +188,12 @@ def setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
     if old.harness_sha256 != new.harness_sha256:
         yield f"{both} began with different harnesses"
     if old.policy_sha256 != new.policy_sha256:
-        digests = ", ".join(_short_digest(arm.policy_sha256) for arm in (old, new))
+        digests = ", ".join((arm.policy_sha256 or "")[:12] or "none recorded" for arm in (old, new))
         yield f"{both} began with different policies ({digests})"
     for key in sorted({*old.config, *new.config}):
         old_value, new_value = old.config.get(key), new.config.get(key)
         if old_value != new_value and not key.startswith(_TREATMENT_KEYS):
             yield f"{both}: {key} is {old_value}, {new_value}"
-
-
-def _short_digest(digest: str | None) -> str:
-    return digest[:12] if digest else "none recorded"
 
 
 def _dotted_keys(config: Json) -> Json:

@@ -70,7 +70,7 @@ def test_the_dashboard_shows_the_scores(earlier_runs):
     for name, (first, best, questions) in TESTED.items():
         reader = RunReader(earlier_runs / name)
         reader.refresh()
-        scores = [test["score"] for test in run_page(reader.view(), name)["tests"]]
+        scores = [test["score"] for test in run_page(reader, name)["tests"]]
         assert [(score["value"], score["n"]) for score in scores] == [(best, questions), (first, questions)]
 
 

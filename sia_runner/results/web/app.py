@@ -15,7 +15,7 @@ from sia_runner.results.outputs import diff_harnesses, list_logs, read_tail
 from sia_runner.results.web import data
 from sia_runner.results.web.guard import App, Guard
 from sia_runner.results.web.open_runs import REFRESH_SECONDS, OpenRuns, UnknownRunError
-from sia_runner.store.files import read_text
+from sia_runner.store.files import as_dict, load_json, read_text
 
 
 class JsonReply(JSONResponse):
@@ -54,16 +54,18 @@ def add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
     @app.get("/api/run")
     def run(path: str) -> JsonReply:
         with watching.open(path) as watched:
-            return JsonReply(data.run_page(watched.run.view(), path))
+            return JsonReply(data.run_page(watched.run, path))
 
     @app.get("/api/run/generation")
     def generation(path: str, n: GenerationNumber) -> JsonReply:
         with watching.open(path) as watched:
             folder = watched.run.path
-            candidate = next((candidate for candidate in watched.run.view().generations if candidate.n == n), None)
-            if candidate is None:
-                raise HTTPException(404, "no such generation")
-            decision = json.dumps(watched.run.decision(n), ensure_ascii=False, indent=1)
+            candidate = next((candidate for candidate in watched.run.generations if candidate.n == n), None)
+        if candidate is None:
+            raise HTTPException(404, "no such generation")
+        decision = json.dumps(
+            as_dict(load_json(folder, f"gen_{n}/decision.json", 1 << 20)), ensure_ascii=False, indent=1
+        )
         notes = read_text(folder, f"gen_{n}/improvement.md", 256 << 10) or ""
         sections = {"rationale": candidate.rationale, "improvement": notes, "decision": decision}
         return JsonReply({name: data.bounded_text(text) for name, text in sections.items()})
