@@ -9,8 +9,10 @@ import math
 import re
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from sia_runner.records import Json
@@ -18,7 +20,7 @@ from sia_runner.store.files import FileStamp, LineReader, file_stamp, list_folde
 
 NOT_VERIFIED = "not yet verified"
 _MAX_KINDS = 200
-_OUTCOME_PATTERN = re.compile(rb"\n  \{\n(.*?)\n  \}", re.S)  # an outcome as rundir.write_json writes it
+_OUTCOME_PATTERN = re.compile(rb"\n  \{\n(.*?)\n  \}", re.S)  # an outcome as run_directory.write_json writes it
 _SCORES_SLICE = 2 << 20
 _MAX_OUTCOME_BYTES = 4 << 20
 
@@ -35,7 +37,7 @@ class QuestionRow:
     calls: int
 
 
-class OutcomeTable:
+class _OutcomeTable:
     """The questions of one scores.json, and those that only keys.json names so far."""
 
     def __init__(self, run: Path, scores: str) -> None:
@@ -48,7 +50,6 @@ class OutcomeTable:
         self.calls = array("I")  # of each question
 
     def __len__(self) -> int:
-        """Return the number of questions."""
         return len(self._units)
 
     def read(self) -> Iterator[None]:
@@ -78,19 +79,19 @@ class OutcomeTable:
 
     def kinds(self) -> dict[str, int]:
         """Return outcome kind -> number of questions."""
-        totals = dict.fromkeys(self.kind_names, 0)
-        for kind in self._kinds:
-            totals[self.kind_names[kind]] += 1
-        return {name: count for name, count in totals.items() if count}
+        counts = Counter(self._kinds)
+        return {name: counts[code] for code, name in enumerate(self.kind_names) if counts[code]}
 
     def choose(self, kind: str, search: str, start: int, limit: int) -> tuple[int, list[QuestionRow]]:
         """Return how many questions of `kind` (empty: any) have `search` in their id, and one page of them in order."""
         if kind and kind not in self.kind_names:
             return 0, []
         code = self.kind_names.index(kind) if kind else None
-        chosen = [at for at, kind_code in enumerate(self._kinds) if code is None or kind_code == code]
-        if search:
-            chosen = [at for at in chosen if search in self._units[at]]
+        chosen = [
+            at
+            for at, (unit, kind_code) in enumerate(zip(self._units, self._kinds, strict=True))
+            if code in (None, kind_code) and search in unit
+        ]
         return len(chosen), [self._question(at) for at in chosen[start : start + limit]]
 
     def _outcome(self, data: bytes, start: int) -> None:
@@ -108,20 +109,27 @@ class OutcomeTable:
 
     def _question(self, at: int) -> QuestionRow:
         value = self._values[at]
-        finite = None if math.isnan(value) else value
-        return QuestionRow(
-            at, self._units[at], self.kind_names[self._kinds[at]], finite, self._prediction(at), self.calls[at]
-        )
-
-    def _prediction(self, at: int) -> str:
         chunk = read_slice(self._run, self._scores, self._starts[at], self._sizes[at])
         row = parse_object(b"{" + chunk.data + b"}") if chunk else None  # None: rewritten since it was indexed
-        return str((row or {}).get("prediction", ""))
+        prediction = str((row or {}).get("prediction", ""))
+        kind = self.kind_names[self._kinds[at]]
+        return QuestionRow(at, self._units[at], kind, None if math.isnan(value) else value, prediction, self.calls[at])
+
+
+@dataclass(slots=True)
+class _CallFile:
+    """One trajectories.jsonl, and the mapping from ids in its view to question numbers."""
+
+    folder: str
+    lines: LineReader
+    numbers: dict[str, int] = field(default_factory=dict)
+    keys_stamp: FileStamp | None = None
 
 
 UNTAGGED = "no question named"
 _QUESTION_FIELD = re.compile(rb'"question":\s*("(?:[^"\\]|\\.)*")')
 _CALLS_SLICE = 2 << 20
+_MAX_CALLS = 200  # of a question
 _MAX_KEYS_BYTES = 64 << 20
 _HEAD_BYTES = 64 << 10  # bytes at the start of a line that contain its short fields
 
@@ -154,7 +162,7 @@ class QuestionIndex:
     @property
     def progress(self) -> tuple[int, int]:
         """The bytes of model calls read so far, and the bytes there are."""
-        return sum(lines.offset for lines in self._files), sum(lines.size for lines in self._files)
+        return sum(file.lines.offset for file in self._files), sum(file.lines.size for file in self._files)
 
     def __len__(self) -> int:
         """Return the number of questions and calls in the index, which needs some 150 bytes for each."""
@@ -172,40 +180,30 @@ class QuestionIndex:
             return 1, [QuestionRow(-1, "", UNTAGGED, None, "", self._untagged)]
         return self._questions.choose(kind, search, start, limit)
 
-    def calls(self, number: int, limit: int = 200) -> list[int]:
+    def calls(self, number: int) -> list[int]:
         """Return the positions of the calls made for a question, in the order in which they ended; `call` reads one."""
-        positions: list[int] = []
-        for at, asked_number in enumerate(self._call_questions):
-            if asked_number == number:
-                positions.append(at)
-                if len(positions) == limit:
-                    break
-        return positions
+        return list(islice((at for at, asked in enumerate(self._call_questions) if asked == number), _MAX_CALLS))
 
     def call(self, at: int, *, text: bool = True) -> Json | None:
-        """Return a line of trajectories.jsonl, or None if it is no longer there.
+        """Return a line of trajectories.jsonl (see gateway/trajectories.py), or None if it is no longer there.
 
-        models/trajectories.py describes the fields. Without `text` the request and the response are left out.
+        Without `text` the request and the response are left out.
         """
         if not 0 <= at < len(self._starts):
             return None
-        name = f"{self._folders[self._in_file[at]]}/trajectories.jsonl"
-        chunk = read_slice(
-            self._run, name, self._starts[at], self._sizes[at] if text else min(self._sizes[at], _HEAD_BYTES)
-        )
+        name = f"{self._files[self._in_file[at]].folder}/trajectories.jsonl"
+        size = self._sizes[at] if text else min(self._sizes[at], _HEAD_BYTES)
+        chunk = read_slice(self._run, name, self._starts[at], size)
         if chunk is None:
             return None
         head, cut, _ = chunk.data.partition(b',"request":')  # a bare quote is in no JSON string, so this is a key
         return parse_object(chunk.data if text or not cut else head + b"}")
 
     def _clear(self) -> None:
-        self._questions = OutcomeTable(self._run, f"{self._place}/scores.json")
+        self._questions = _OutcomeTable(self._run, f"{self._place}/scores.json")
         self._starts, self._sizes, self._in_file, self._call_questions = array("Q"), array("I"), array("H"), array("l")
         self._untagged = 0
-        self._folders: list[str] = []
-        self._files: list[LineReader] = []
-        self._keys: list[dict[str, int]] = []
-        self._key_stamps: list[FileStamp | None] = []
+        self._files: list[_CallFile] = []
 
     def _read_all(self) -> Iterator[None]:
         self._clear()
@@ -214,46 +212,38 @@ class QuestionIndex:
 
     def _read_calls(self) -> Iterator[None]:
         """Index new lines of every trajectories.jsonl, in slices."""
-        for at, folder in enumerate(self._find_folders()):
-            self._read_keys(at, folder)
+        folds = [entry.name for entry in list_folder(self._run, self._place) if entry.name.startswith("fold_")]
+        for folder in [f"{self._place}/{name}" for name in sorted(folds)] or [self._place]:
+            if all(file.folder != folder for file in self._files):
+                self._files.append(_CallFile(folder, LineReader(self._run, f"{folder}/trajectories.jsonl")))
+        for at, file in enumerate(self._files):
+            self._read_keys(file)
             yield
             while True:
-                before = self._files[at].offset
-                for line in self._files[at].fresh(_CALLS_SLICE):
+                before = file.lines.offset
+                for line in file.lines.fresh(_CALLS_SLICE):
                     self._add_call(at, line.start, line.data)
-                if self._files[at].restarted:  # the step is being repeated
+                if file.lines.restarted:  # the step is being repeated
                     self._scores_stamp = FileStamp(0, 0, 0)
                     return
-                if self._files[at].offset == before:
+                if file.lines.offset == before:
                     break
                 yield
 
-    def _find_folders(self) -> list[str]:
-        folds = [entry.name for entry in list_folder(self._run, self._place) if entry.name.startswith("fold_")]
-        folders = [f"{self._place}/{name}" for name in sorted(folds)] or [self._place]
-        for folder in folders:
-            if folder not in self._folders:
-                self._folders.append(folder)
-                self._files.append(LineReader(self._run, f"{folder}/trajectories.jsonl"))
-                self._keys.append({})
-                self._key_stamps.append(None)
-        return self._folders
-
-    def _read_keys(self, at: int, folder: str) -> None:
-        """Read the mapping from ids in the view to question numbers."""
-        current = file_stamp(self._run, f"{folder}/keys.json")
-        if current == self._key_stamps[at]:
+    def _read_keys(self, file: _CallFile) -> None:
+        current = file_stamp(self._run, f"{file.folder}/keys.json")
+        if current == file.keys_stamp:
             return
-        self._key_stamps[at] = current
-        keys = load_json(self._run, f"{folder}/keys.json", _MAX_KEYS_BYTES)
+        file.keys_stamp = current
+        keys = load_json(self._run, f"{file.folder}/keys.json", _MAX_KEYS_BYTES)
         if isinstance(keys, dict):
-            self._keys[at] = {str(view): self._questions.number(str(unit)) for view, unit in keys.items()}
+            file.numbers = {str(view): self._questions.number(str(unit)) for view, unit in keys.items()}
 
     def _add_call(self, file_number: int, start: int, data: bytes) -> None:
         # short fields precede the request in the line, and no JSON string contains a bare quote: this match is the key
         match = _QUESTION_FIELD.search(data)
         try:
-            number = self._keys[file_number].get(json.loads(match[1]), -1) if match else -1
+            number = self._files[file_number].numbers.get(json.loads(match[1]), -1) if match else -1
         except ValueError:
             number = -1
         self._starts.append(start)
