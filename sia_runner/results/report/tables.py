@@ -6,7 +6,8 @@ The paper's table has initial / prior / SIA-H / SIA-W+H for each task. CSV is un
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +28,8 @@ from sia_runner.results.report.analysis import (
     total_per_arm,
 )
 from sia_runner.results.report.runs import ReportedRun
-from sia_runner.store.generations import GenerationRecord
 from sia_runner.text import one_line, table_cell
 
-PROTOCOL_DIFFERS = "protocol differs"
 _TEX_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _TEX_ESCAPES |= {character: f"\\{character}" for character in "&%$#_{}"}
 _TEX_ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
@@ -40,9 +39,8 @@ _TEX_ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"
 class PaperRow:
     """A row of the table, with means over the seeds of the runs with a test score, in metric units.
 
-    `detail`: of `label`. `missing`: runs of these arms without a test score. `gain`: of the pairs, `verdict`: on it. In
-    a row of published figures `prior` is what they were compared with, nothing is missing, and the verdict is that the
-    protocol differs.
+    `detail`: of `label`. `gain`: of the pairs, `verdict`: on it. `missing`: runs of these arms without a test score. A
+    row of published figures has the verdict that the protocol differs, and `prior`: what they were compared with.
     """
 
     label: str
@@ -59,11 +57,7 @@ class PaperRow:
 
 
 def paper_rows(group: ComparableGroup, against: Sequence[ArmContrast]) -> list[PaperRow]:
-    """Return the rows of a group.
-
-    There is one for each arm with a trainer beside its SIA-H, or one for SIA-H alone, then one for published figures if
-    the task declares any.
-    """
+    """Return a row for each arm with a trainer beside its SIA-H, or for SIA-H alone, then one for published figures."""
     table = [_paper_row(group, contrast.old, contrast.new, contrast) for contrast in against]
     paired = [side for contrast in against for side in (contrast.old, contrast.new)]
     unpaired = [side for side in group.sides if side not in paired]
@@ -78,10 +72,12 @@ def _published_row(group: ComparableGroup) -> PaperRow:
         for key in ("initial", "prior", "sia_h", "sia_wh")
     )
     gain = SeedMean(wh.value - h.value, 1) if h and wh else None
-    source = f"{declared.get('source', 'no source given')}"
-    return PaperRow(
-        f"{group.label}, published", source, metric, initial, h, wh, gain, PROTOCOL_DIFFERS, prior=prior, published=True
-    )
+    label, source, verdict = f"{group.label}, published", _published_source(declared), "protocol differs"
+    return PaperRow(label, source, metric, initial, h, wh, gain, verdict, prior=prior, published=True)
+
+
+def _published_source(declared: Mapping[str, Any]) -> str:
+    return str(declared.get("source", "no source given"))
 
 
 def _paper_row(
@@ -146,10 +142,8 @@ def row_cells(row: PaperRow, prior: bool) -> list[str]:
     """Return the cells of a row, in the order of `columns`; the first includes the detail."""
     seed_count = max((mean.n for mean in (row.h, row.wh) if mean), default=0)
     fewer = f" ({row.initial.n} of {seed_count} seeds)" if row.initial and row.initial.n < seed_count else ""
-    figures = [
-        f"{format_figure(row.initial, row.metric)}{fewer}",
-        *([format_figure(row.prior, row.metric)] if prior else []),
-    ]
+    figures = [f"{format_figure(row.initial, row.metric)}{fewer}"]
+    figures += [format_figure(row.prior, row.metric)] if prior else []
     figures += [format_figure(row.h, row.metric), format_figure(row.wh, row.metric), format_gain(row.gain, row.metric)]
     missing = f" ({row.missing} without a score)" if row.missing else ""
     seeds = "–" if row.published else "/".join(str(mean.n) if mean else "0" for mean in (row.h, row.wh))
@@ -159,14 +153,19 @@ def row_cells(row: PaperRow, prior: bool) -> list[str]:
 def markdown_table(table: Sequence[PaperRow], captions: Sequence[str]) -> str:
     """Return the table and its captions in Markdown."""
     head = column_heads(table)
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 3) + "---|---:|"]
+    lines = [markdown_row(head), "|---|" + "---:|" * (len(head) - 3) + "---|---:|"]
     for row in table:
         first, *others = row_cells(row, "Prior" in head)
-        lines.append("| " + " | ".join([table_cell(first), *map(escape_markdown, others)]) + " |")
-    return "\n".join([*lines, "", "\n\n".join(escape_markdown(caption, 2000) for caption in captions)]) + "\n"
+        lines.append(markdown_row([table_cell(first), *map(_escape_markdown, others)]))
+    return "\n".join([*lines, "", "\n\n".join(_escape_markdown(caption, 2000) for caption in captions)]) + "\n"
 
 
-def escape_markdown(text: str, limit: int = 200) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape_markdown(text: str, limit: int = 200) -> str:
     """Escape `text` for Markdown, so that it makes no link, picture, mark-up or second column."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", one_line(text, limit))
 
@@ -177,13 +176,8 @@ def latex_table(table: Sequence[PaperRow], captions: Sequence[str]) -> str:
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(head) - 3)}lr}}", r"\toprule"]
     lines += [" & ".join(map(escape_latex, head)) + r" \\", r"\midrule"]
     lines += [" & ".join(map(escape_latex, row_cells(row, "Prior" in head))) + r" \\" for row in table]
-    lines += [
-        r"\bottomrule",
-        r"\end{tabular}",
-        rf"\caption{{{escape_latex(' '.join(captions), 2000)}}}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    caption = rf"\caption{{{escape_latex(' '.join(captions), 2000)}}}"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", caption, r"\end{table}"]) + "\n"
 
 
 def escape_latex(text: str, limit: int = 200) -> str:
@@ -224,28 +218,22 @@ class ReportSection:
 
 def report_sections(runs: Sequence[ReportedRun]) -> list[ReportSection]:
     """Compute the section of each group."""
-    result: list[ReportSection] = []
-    for group in group_runs(runs):
-        against = contrast_arms(group)
-        result.append(ReportSection(group, against, paper_rows(group, against), run_gains(group)))
-    return result
+    contrasts = [(group, contrast_arms(group)) for group in group_runs(runs)]
+    return [ReportSection(group, of, paper_rows(group, of), run_gains(group)) for group, of in contrasts]
 
 
 def table_captions(sections: Sequence[ReportSection], runs: Sequence[ReportedRun]) -> list[str]:
     """Return the sentences below the table of a paper."""
     sentences = [
-        "Scores on test, scored once at the end of each run: means over seeds ± standard deviation between them."
+        "Scores on test, scored once at the end of each run: means over seeds ± standard deviation between them.",
+        "W+H − H: mean over the seeds that both have, with Student's 95% interval.",
+        *map(_group_sentence, sections),
+        "Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie.",
     ]
-    sentences += ["W+H − H: mean over the seeds that both have, with Student's 95% interval."]
-    sentences += [_group_sentence(section) for section in sections]
-    sentences += [
-        "Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie."
-    ]
-    incomplete = [run for run in runs if run.status != "completed"]
+    incomplete = Counter(run.status for run in runs if run.status != "completed")
     if incomplete:
-        by_status = dict.fromkeys(run.status for run in incomplete)
-        counts = ", ".join(f"{sum(run.status == name for run in incomplete)} {name}" for name in by_status)
-        sentences.append(f"Of {len(runs)} runs {len(incomplete)} did not complete ({counts}).")
+        counts = ", ".join(f"{count} {name}" for name, count in incomplete.items())
+        sentences.append(f"Of {len(runs)} runs {incomplete.total()} did not complete ({counts}).")
     return sentences
 
 
@@ -267,21 +255,52 @@ def standing_captions(group: ComparableGroup) -> list[str]:
 
 def published_captions(group: ComparableGroup) -> list[str]:
     """Return a sentence on the published figures that the task declares, in a list that may be empty."""
-    declared = group.published
-    if not declared:
+    if not (declared := group.published):
         return []
-    source, protocol = declared.get("source", "no source given"), declared.get("protocol", "not known")
-    return [f"Published: {source}; protocol differs: {protocol}."]
+    protocol = declared.get("protocol", "not known")
+    return [f"Published: {_published_source(declared)}; protocol differs: {protocol}."]
 
 
 def runs_csv(of: Sequence[ReportedRun]) -> str:
     """Return a row for each run, whatever became of it."""
-    return _to_csv(_run_row(run) for run in of)
+    return _to_csv(
+        {
+            **_run_columns(run),
+            "status": run.status,
+            "why": run.why,
+            "metric": run.metric,
+            "generations": len(run.generations),
+            "best": run.best,
+            **_score_columns("val", next((g.val for g in run.generations if g.n == run.best), None)),
+            **_score_columns("initial_test", run.initial),
+            **_score_columns("test", run.final),
+            "looks_at_test": run.looks,
+            "test_sha256": run.arm.test_sha256 if run.arm else None,
+            **_usage_columns(run.usage),
+            "seconds": run.seconds,
+            "not_compared": run.not_compared,
+            "faults": "; ".join(run.faults),
+            **run.own,
+        }
+        for run in of
+    )
 
 
 def generations_csv(of: Sequence[ReportedRun]) -> str:
     """Return a row for each generation."""
-    return _to_csv(_generation_row(run, g) for run in of for g in run.generations)
+    return _to_csv(
+        {
+            **_run_columns(run),
+            "generation": g.n,
+            **{key: getattr(g, key) for key in ("lever", "algorithm", "status", "parent", "title", "reason")},
+            **_score_columns("val", g.val),
+            "outcomes": " ".join(f"{kind}={count}" for kind, count in g.outcomes.items()),
+            "seconds": round(sum(g.seconds.values()), 3),
+            **_usage_columns(g.usage),
+        }
+        for run in of
+        for g in run.generations
+    )
 
 
 def pairs_csv(of: Sequence[ReportSection]) -> str:
@@ -289,69 +308,37 @@ def pairs_csv(of: Sequence[ReportSection]) -> str:
     return _to_csv([*_arm_pair_rows(of), *_gain_rows(of)])
 
 
-def _run_row(run: ReportedRun) -> Json:
-    usage = run.usage or {}
-    val = next((g.val for g in run.generations if g.n == run.best), None)
-    return {
-        **_run_columns(run),
-        "status": run.status,
-        "why": run.why,
-        "metric": run.metric,
-        "generations": len(run.generations),
-        "best": run.best,
-        **_score_columns("val", val),
-        **_score_columns("initial_test", run.initial),
-        **_score_columns("test", run.final),
-        "looks_at_test": run.looks,
-        "test_sha256": run.arm.test_sha256 if run.arm else None,
-        **{key: usage.get(key) for key in ("usd", "tokens", "calls")},
-        "seconds": run.seconds,
-        "not_compared": run.not_compared,
-        "faults": "; ".join(run.faults),
-        **run.own,
-    }
-
-
-def _generation_row(run: ReportedRun, g: GenerationRecord) -> Json:
-    usage = g.usage or {}
-    return {
-        **_run_columns(run),
-        "generation": g.n,
-        **{key: getattr(g, key) for key in ("lever", "algorithm", "status", "parent", "title", "reason")},
-        **_score_columns("val", g.val),
-        "outcomes": " ".join(f"{kind}={count}" for kind, count in g.outcomes.items()),
-        "seconds": round(sum(g.seconds.values()), 3),
-        **{key: usage.get(key) for key in ("usd", "tokens", "calls")},
-    }
-
-
-def _arm_pair_rows(of: Sequence[ReportSection]) -> Iterable[Json]:
+def _arm_pair_rows(of: Sequence[ReportSection]) -> Iterator[Json]:
     for section in of:
-        for contrast in section.contrasts:
-            for pair in contrast.pairs:
-                keys = ("difference", "standard_error", "lost", "won", "p_value", "p_holm", "verdict")
-                named = {"kind": "arms", "task": section.group.task, "seed": pair.seed}
-                yield named | {"old": pair.old.name, "new": pair.new.name} | {key: getattr(pair, key) for key in keys}
+        for pair in (pair for contrast in section.contrasts for pair in contrast.pairs):
+            keys = ("difference", "standard_error", "lost", "won", "p_value", "p_holm", "verdict")
+            named = {"kind": "arms", "task": section.group.task, "seed": pair.seed}
+            yield named | {"old": pair.old.name, "new": pair.new.name} | {key: getattr(pair, key) for key in keys}
 
 
-def _gain_rows(of: Sequence[ReportSection]) -> Iterable[Json]:
-    for section in of:
-        for gain in section.gains:
-            run = gain.run
-            if run.initial and run.final:
-                named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
-                difference = run.final.value - run.initial.value
-                columns = {
-                    "old": f"{run.name} gen_{run.first}",
-                    "new": f"{run.name} gen_{run.best}",
-                    "difference": difference,
-                }
-                columns |= {key: getattr(gain, key) for key in ("lost", "won", "p_value", "verdict")}
-                yield named | columns | {"standard_error": None, "p_holm": None}
+def _gain_rows(of: Sequence[ReportSection]) -> Iterator[Json]:
+    for gain in (gain for section in of for gain in section.gains):
+        run = gain.run
+        if run.initial and run.final:
+            yield {
+                "kind": "first harness to best",
+                "task": run.task,
+                "seed": run.seed,
+                "old": f"{run.name} gen_{run.first}",
+                "new": f"{run.name} gen_{run.best}",
+                "difference": run.final.value - run.initial.value,
+                **{key: getattr(gain, key) for key in ("lost", "won", "p_value", "verdict")},
+                "standard_error": None,
+                "p_holm": None,
+            }
 
 
 def _run_columns(run: ReportedRun) -> Json:
     return {"run": run.name, "task": run.task, "mode": run.mode, "trainer": run.trainer, "seed": run.seed}
+
+
+def _usage_columns(usage: Json | None) -> Json:
+    return {key: (usage or {}).get(key) for key in ("usd", "tokens", "calls")}
 
 
 def _score_columns(name: str, score: Score | None) -> Json:
