@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from sia_runner.text import one_line
@@ -11,49 +10,44 @@ from sia_runner.text import one_line
 WIDTH, HEIGHT = 380, 240  # about pixels: fits on a phone without scaling
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 26, 38
 LABEL_SPACING = 14  # pixels between two lines of text
-SHAPES, COLOURS = 4, 6
-
-
-@dataclass(frozen=True, slots=True)
-class ChartAxis:
-    """The mapping from data to pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        """Return the position of a value in pixels."""
-        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
-        return round(self.start + share * (self.end - self.start), 1)
+COLOURS = 6
 
 
 class SvgChart:
-    """A chart. `describe`: its text for screen readers. `x` and `y`: lowest and highest value."""
+    """A chart with its grid, ticks and names of the axes.
 
-    def __init__(self, title: str, describe: str, x: tuple[float, float], y: tuple[float, float]) -> None:
+    `describe`: its text for screen readers. `x` and `y`: lowest and highest value. `show`: formats the ticks of y.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        describe: str,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        x_ticks: Sequence[tuple[float, str]],
+        y_name: str,
+        show: Callable[[float], str],
+        x_name: str,
+    ) -> None:
         box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": one_line(f"{title}: {describe}", 600)}
         self._root = ElementTree.Element("svg", box)
-        self.x = ChartAxis(*x, LEFT + 14, WIDTH - RIGHT - 14)
-        self.y = ChartAxis(*y, HEIGHT - BOTTOM, TOP)
-
-    def frame(
-        self, x_ticks: Sequence[tuple[float, str]], y_name: str, show: Callable[[float], str], x_name: str
-    ) -> None:
-        """Draw the grid, the ticks and the names of the axes."""
-        for value in axis_ticks(self.y.low, self.y.high):
-            at = self.y(value)
-            self._add("line", "grid", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at)
-            self.text(LEFT - 6, at + 4, show(value), "end")
+        self._low, self._high = y
+        self.x, self.y = _axis(*x, LEFT + 14, WIDTH - RIGHT - 14), _axis(*y, HEIGHT - BOTTOM, TOP)
+        for value in axis_ticks(*y):
+            self._horizontal(value, "grid")
+            self.text(LEFT - 6, self.y(value) + 4, show(value), "end")
         for value, name in x_ticks:
             self.text(self.x(value), HEIGHT - BOTTOM + 16, name, "middle")
         self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_name, "middle")
         self.text(0, 11, y_name, "start")
 
+    def _horizontal(self, y: float, name: str) -> None:
+        self._add("line", name, x1=LEFT, x2=WIDTH - RIGHT, y1=self.y(y), y2=self.y(y))
+
     def level(self, y: float) -> None:
         """Draw a line across at `y`, as a value to compare with."""
-        self._add("line", "level", x1=LEFT, x2=WIDTH - RIGHT, y1=self.y(y), y2=self.y(y))
+        self._horizontal(y, "level")
 
     def text(self, x: float, y: float, text: str, anchor: str, name: str = "") -> None:
         """Write a text at a position in pixels."""
@@ -103,22 +97,17 @@ class SvgChart:
         self, x: float, y: float, arm: int, *, filled: bool, tip: str, dodge: float = 0, small: bool = False
     ) -> None:
         """Draw a mark. Each arm has its own shape, so that colour is not the only difference."""
-        shape = ElementTree.SubElement(
-            self._root, "path", d=_shape(self.x(x) + dodge, self.y(y), arm, 2.6 if small else 4.2)
-        )
-        shape.set("class", f"mark arm{arm % COLOURS}{'' if filled else ' hollow'}")
-        ElementTree.SubElement(shape, "title").text = one_line(tip, 300)
+        path = _shape(self.x(x) + dodge, self.y(y), arm, 2.6 if small else 4.2)
+        self._add_tipped(path, f"mark arm{arm % COLOURS}{'' if filled else ' hollow'}", tip)
 
     def cross(self, x: float, arm: int, tip: str, dodge: float = 0) -> None:
         """Draw a cross at the bottom, for something without a value."""
         at, y = self.x(x) + dodge, HEIGHT - BOTTOM - 5
-        path = f"M{at - 3.5},{y - 3.5}l7,7m0,-7l-7,7"
-        cross = ElementTree.SubElement(self._root, "path", {"d": path, "class": f"cross arm{arm % COLOURS}"})
-        ElementTree.SubElement(cross, "title").text = one_line(tip, 300)
+        self._add_tipped(f"M{at - 3.5},{y - 3.5}l7,7m0,-7l-7,7", f"cross arm{arm % COLOURS}", tip)
 
     def within(self, y: float) -> float:
         """Limit a value to the frame."""
-        return min(max(y, self.y.low), self.y.high)
+        return min(max(y, self._low), self._high)
 
     def __str__(self) -> str:
         return ElementTree.tostring(self._root, encoding="unicode")
@@ -126,6 +115,19 @@ class SvgChart:
     def _add(self, tag: str, name: str, **values: float | str) -> ElementTree.Element:
         attributes = {key: str(value) for key, value in values.items()} | ({"class": name} if name else {})
         return ElementTree.SubElement(self._root, tag, attributes)
+
+    def _add_tipped(self, path: str, name: str, tip: str) -> None:
+        ElementTree.SubElement(self._add("path", name, d=path), "title").text = one_line(tip, 300)
+
+
+def _axis(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Return the mapping from data to pixels."""
+
+    def position(value: float) -> float:
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(start + share * (end - start), 1)
+
+    return position
 
 
 def draw_swatch(arm: int, filled: bool = True) -> str:
@@ -147,11 +149,9 @@ def axis_ticks(low: float, high: float) -> list[float]:
 
 
 def _shape(x: float, y: float, arm: int, r: float) -> str:
-    kind = arm % SHAPES
-    if kind == 0:
-        return f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0"
-    if kind == 1:
-        return f"M{x - r:.1f},{y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z"
-    if kind == 2:
-        return f"M{x:.1f},{y - r:.1f}l{r},{r}l{-r},{r}l{-r},{-r}z"
-    return f"M{x:.1f},{y - r:.1f}l{r},{1.8 * r:.1f}h{-2 * r}z"
+    return (
+        f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0",  # circle, square, diamond, triangle
+        f"M{x - r:.1f},{y - r:.1f}h{2 * r}v{2 * r}h{-2 * r}z",
+        f"M{x:.1f},{y - r:.1f}l{r},{r}l{-r},{r}l{-r},{-r}z",
+        f"M{x:.1f},{y - r:.1f}l{r},{1.8 * r:.1f}h{-2 * r}z",
+    )[arm % 4]

@@ -86,7 +86,7 @@ def _paper_row(
     sides = [side for side in (old, new) if side]
     tested = [run for side in sides for run in side.tested]
     metric = group.sample_run.metric
-    unit = f"{metric} (%)" if metric_scale(metric)[0] == 100 else metric
+    unit = f"{metric} (%)" if is_percent(metric) else metric
     return PaperRow(
         label=group.label,
         detail=" · ".join(part for part in (new.trainer if new else "", *sides[0].variant, unit) if part),
@@ -104,9 +104,14 @@ def _test_mean(side: ArmRuns | None) -> SeedMean | None:
     return mean_per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
 
 
+def is_percent(metric: str) -> bool:
+    """Check for accuracy, which is in percent, as in the paper; other metrics are in their own units."""
+    return metric == "accuracy"
+
+
 def metric_scale(metric: str) -> tuple[float, str]:
-    """Return the factor and format of a metric. Accuracy is in percent, as in the paper; others in their own units."""
-    return (100.0, ".1f") if metric == "accuracy" else (1.0, ".4g")
+    """Return the factor and format of a metric."""
+    return (100.0, ".1f") if is_percent(metric) else (1.0, ".4g")
 
 
 def format_figure(value: float | SeedMean | None, metric: str, *, sign: bool = False) -> str:
