@@ -26,19 +26,16 @@ from sia_runner.sweep.table import sweep_run_status
 from sia_runner.system import bundled_folder
 
 
-def find_contradictions(
+def _find_contradictions(
     journal: JournalReader, summary: Json, best: int | None, tested: Mapping[int, FinalTestResult]
-) -> list[str]:
+) -> tuple[str, ...]:
     """Return the contradictions. Figures come from the journal: a finished run's summary that differs was edited."""
     problems = [journal.fault] if journal.fault else []
     claimed = as_dict(summary.get("best"))
-    if not claimed:
-        return problems
-    summary_best = (claimed.get("generation"), Score.parse(claimed.get("test")))
-    journal_best = (best, tested[best].score if best is not None and best in tested else None)
-    if summary_best != journal_best:
+    score = tested[best].score if best is not None and best in tested else None
+    if claimed and (claimed.get("generation"), Score.parse(claimed.get("test"))) != (best, score):
         problems.append("summary.json and journal.jsonl disagree on the best generation or its test score")
-    return problems
+    return tuple(problems)
 
 
 def published_figures(config: Mapping[str, Any]) -> Json:
@@ -61,10 +58,7 @@ def _shipped_task(name: str) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class RunSource:
-    """A run to report. `planned`, `sweep_status`, `sweep_message`: what its sweep knows of it, if it is in one.
-
-    `sweep_status` is as in sweep_table.
-    """
+    """A run to report. `planned`, `sweep_status` (as in sweep_table), `sweep_message`: what its sweep knows, if any."""
 
     name: str
     path: Path
@@ -77,21 +71,19 @@ def find_sources(folders: Sequence[Path]) -> list[RunSource]:
     """Return the runs in the order of folders and plans. Raises RunError for a folder without a run, or named twice."""
     runs: list[RunSource] = []
     for folder in folders:
-        below = list(_runs_below(folder))
-        if not below:
+        before = len(runs)
+        runs += _runs_below(folder)
+        if len(runs) == before:
             raise RunDirectoryError(f"{folder}: no run there, no folder of runs, and no sweep")
-        runs += below
     paths = [run.path for run in runs]
-    twice = next((path for at, path in enumerate(paths) if path in paths[:at]), None)
-    if twice:
+    if twice := next((path for at, path in enumerate(paths) if path in paths[:at]), None):
         raise RunDirectoryError(f"{twice} is named twice")
     return [replace(run, name=_distinct_name(run, runs)) for run in runs]
 
 
 def _runs_below(folder: Path) -> Iterator[RunSource]:
-    sweep = SweepDir(folder)
-    if sweep.is_sweep():
-        yield from _sweep_runs(sweep)
+    if SweepDir(folder).is_sweep():
+        yield from _sweep_runs(SweepDir(folder))
         return
     sweeps: set[str] = set()
     for path, part_of in find_runs(folder).items():
@@ -106,9 +98,8 @@ def _sweep_runs(sweep: SweepDir) -> Iterator[RunSource]:
     try:
         plan = sweep.read_plan()
     except (ValueError, TypeError, KeyError) as error:
-        raise RunDirectoryError(
-            f"{sweep.plan} cannot be read ({type(error).__name__}); name the runs themselves"
-        ) from error
+        problem = f"cannot be read ({type(error).__name__}); name the runs themselves"
+        raise RunDirectoryError(f"{sweep.plan} {problem}") from error
     for run in plan.runs:
         try:
             outcome = sweep_run_status(sweep, run.name)
@@ -121,20 +112,19 @@ def _sweep_runs(sweep: SweepDir) -> Iterator[RunSource]:
 def _distinct_name(run: RunSource, among: Sequence[RunSource]) -> str:
     """Return the shortest trailing path that tells the run from others of the same folder name."""
     namesakes = [other.path.parts for other in among if other.name == run.name]
-    parts = run.path.parts
-    parts_needed = next(
-        k for k in range(1, len(parts) + 1) if sum(other[-k:] == parts[-k:] for other in namesakes) == 1
-    )
-    return run.name if parts_needed == 1 else "/".join(parts[-parts_needed:])
+    parts, k = run.path.parts, 1
+    while k < len(parts) and sum(other[-k:] == parts[-k:] for other in namesakes) > 1:
+        k += 1
+    return run.name if k == 1 else "/".join(parts[-k:])
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
     """A run in the report.
 
-    `arm`: what a comparison of test answers needs, None if `not_compared` says why. `tests`: by
-    generation. `answers`: generation -> its outcomes on test, if the file is unchanged. `usage` None:
-    there is no summary yet. `seconds`: of all finished steps, the tests included.
+    `arm`: what a comparison of test answers needs, None if `not_compared` says why. `tests`: by generation. `answers`:
+    generation -> its outcomes on test, if the file is unchanged. `usage`: None without a summary. `seconds`: of all
+    finished steps, the tests included.
     """
 
     name: str
@@ -194,18 +184,13 @@ def read_run(source: RunSource) -> ReportedRun:
     journal.refresh()
     settings, summary = read_config(source.path), as_dict(load_json(source.path, "summary.json", MAX_FILE_BYTES))
     alive = lease_holder(source.path) is not None
-    run = _planned_run(
-        source,
-        settings,
-        summary,
-        run_status(as_text(summary.get("status")) or None, summary.get("waits") is not None, alive),
-    )
+    status = run_status(as_text(summary.get("status")) or None, summary.get("waits") is not None, alive)
+    run = _planned_run(source, settings, summary, status)
     if not settings:
         return run
     metric = as_dict(summary.get("metric")) or as_dict(as_dict(settings.get("task")).get("metric"))
-    usages = {
-        as_int(row.get("n")): as_dict(row.get("usage")) for row in map(as_dict, as_list(summary.get("generations")))
-    }
+    rows = map(as_dict, as_list(summary.get("generations")))
+    usages = {as_int(row.get("n")): as_dict(row.get("usage")) for row in rows}
     generations = [replace(g, usage=usages.get(g.n)) for g in read_generations(journal, alive)]
     best, results = find_incumbent(generations), read_test_results(journal)
     tested = {result.generation: result for result in results if result.generation is not None}
@@ -227,7 +212,7 @@ def read_run(source: RunSource) -> ReportedRun:
         resumed=tuple(" ".join(map(str, entry.get("overrides", []))) for entry in journal.of("resumed")),
         arm=arm,
         not_compared=not_compared,
-        faults=tuple(find_contradictions(journal, {} if alive else summary, best, tested)),
+        faults=_find_contradictions(journal, {} if alive else summary, best, tested),
     )
 
 
@@ -240,6 +225,8 @@ def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) 
     broken = source.sweep_status in ("crashed", "refused", "damaged", "missing")
     outcome = source.sweep_status if not settings or (status in ("cut", "running") and broken) else status
     seed = as_int(settings.get("seed"))
+    overrides = dict(text.split("=", 1) for text in (planned.overrides if planned else ()) if "=" in text)
+    planned_trainer = "none" if planned and planned.mode == "SIA-H" else "auto"
     return ReportedRun(
         name=source.name,
         path=source.path,
@@ -247,18 +234,11 @@ def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) 
         why=source.sweep_message or ("" if settings else "it never began, or its config.yaml cannot be read"),
         task=as_text(summary.get("task")) or as_text(task.get("name")) or (planned.task if planned else "?"),
         mode=as_text(trainer.get("mode")) or (planned.mode if planned else "?"),
-        trainer=as_text(trainer.get("name")) or _planned_trainer(source),
+        trainer=as_text(trainer.get("name")) or overrides.get("trainer") or planned_trainer,
         seed=seed if seed is not None else planned.seed if planned else None,
         config=settings,
         not_compared="it never began",
     )
-
-
-def _planned_trainer(source: RunSource) -> str:
-    overrides = dict(
-        override.split("=", 1) for override in (source.planned.overrides if source.planned else ()) if "=" in override
-    )
-    return overrides.get("trainer") or ("none" if source.planned and source.planned.mode == "SIA-H" else "auto")
 
 
 def _finished_run(source: RunSource) -> tuple[FinishedRun | None, str]:

@@ -27,27 +27,10 @@ def save_report(
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports go to W&B's makers and may contain memory
     try:
-        report = build_report(sections, table, captions, entity, project)
+        import wandb_workspaces.reports.v2 as wr
     except ImportError as missing:
         reason = f"{missing.name or 'wandb'} is not installed; the extra `tracking` has it"
         raise RunDirectoryError(f"wandb={entity}/{project}: {reason}") from missing
-    try:
-        return report.save().url
-    except Exception as error:  # it raises plain Exception, or any error of its transport
-        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
-        raise RunDirectoryError(f"wandb={entity}/{project}: {reason}") from error
-
-
-def build_report(
-    sections: Sequence[ReportSection],
-    table: Sequence[tables.PaperRow],
-    captions: Sequence[str],
-    entity: str,
-    project: str,
-) -> Any:
-    """Return a ``wandb_workspaces.reports.v2.Report`` that is not saved yet."""
-    import wandb_workspaces.reports.v2 as wr
-
     blocks: list[Any] = [wr.H1("Test, first harness and best candidate")]
     blocks.append(wr.MarkdownBlock(tables.markdown_table(table, captions)))
     for section in sections:
@@ -58,7 +41,12 @@ def build_report(
             blocks.append(wr.MarkdownBlock(_pairs_table(contrast)))
         blocks += [wr.H2("Runs"), wr.MarkdownBlock(_runs_table(section.group))]
     title = "SIA-H and SIA-W+H"
-    return wr.Report(project=project, entity=entity, title=title, blocks=blocks, width="fluid")  # pyright: ignore[reportPrivateImportUsage]
+    report = wr.Report(project=project, entity=entity, title=title, blocks=blocks, width="fluid")  # pyright: ignore[reportPrivateImportUsage]
+    try:
+        return report.save().url
+    except Exception as error:  # it raises plain Exception, or any error of its transport
+        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        raise RunDirectoryError(f"wandb={entity}/{project}: {reason}") from error
 
 
 def _run_charts(wr: Any, group: ComparableGroup, entity: str) -> Iterator[Any]:
