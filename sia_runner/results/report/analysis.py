@@ -3,6 +3,7 @@
 Means are over seeds or questions, p-values are corrected for their number (Holm 1979).
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
@@ -49,19 +50,15 @@ def _mean_with_interval(values: Sequence[float], quantile: float) -> SeedMean:
 def holm_adjusted(p_values: Sequence[float | None]) -> list[float | None]:
     """Return the p-values adjusted for their number (Holm 1979). None stays None and does not count."""
     ordered = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, at) in enumerate(ordered):
-        largest = max(largest, min(1.0, (len(ordered) - rank) * p))
-        adjusted[at] = largest
-    return adjusted
+    scaled = [min(1.0, (len(ordered) - rank) * p) for rank, (p, _) in enumerate(ordered)]
+    adjusted = dict(zip((at for _, at in ordered), itertools.accumulate(scaled, max), strict=True))
+    return [adjusted.get(at) for at in range(len(p_values))]
 
 
 def mean_over_questions(differences: Sequence[Mapping[str, float]]) -> SeedMean | None:
     """Return the mean over seeds and questions with its normal 95% interval over questions.
 
-    `differences` has one mapping a seed, question -> new - old. Return None if they are not of the same questions, or
-    of fewer than two.
+    `differences`: question -> new - old, one mapping a seed. None unless all are of the same two or more questions.
     """
     units = differences[0].keys() if differences else ()
     if len(units) < 2 or any(by_unit.keys() != units for by_unit in differences):
@@ -149,14 +146,8 @@ class ComparableGroup:
 
     @property
     def published(self) -> Mapping[str, Any]:
-        """The published figures that the task declares, in metric units.
-
-        Some of initial, prior, sia_h, sia_wh, and their source and protocol.
-        """
+        """The published figures that the task declares (some of initial, prior, sia_h, sia_wh), source and protocol."""
         return next((figures for run in self.runs if (figures := published_figures(run.config))), {})
-
-
-_GroupKey = tuple[str, str, str | None]  # task, target, test_sha256
 
 
 def group_runs(runs: Sequence[ReportedRun]) -> list[ComparableGroup]:
@@ -164,20 +155,17 @@ def group_runs(runs: Sequence[ReportedRun]) -> list[ComparableGroup]:
 
     A run without a test score joins the first group of its task and arm, else of its task, which shows it as missing.
     """
-    runs_by_key: dict[_GroupKey, list[ReportedRun]] = {}
+    runs_by_key: dict[tuple[str, str, str | None], list[ReportedRun]] = {}  # by task, target, test_sha256
     for run in runs:
         if run.arm:
             runs_by_key.setdefault((run.task, run.arm.config["target_agent"], run.arm.test_sha256), []).append(run)
     for run in runs:
         if not run.arm:
-            runs_by_key.setdefault(_closest_key(run, runs_by_key), []).append(run)
+            of_task = [key for key in runs_by_key if key[0] == run.task]
+            of_arm = [key for key in of_task if any(_arm_key(other) == _arm_key(run) for other in runs_by_key[key])]
+            closest = next(iter([*of_arm, *of_task]), (run.task, "", None))
+            runs_by_key.setdefault(closest, []).append(run)
     return [ComparableGroup(*key, _arms_of(members)) for key, members in runs_by_key.items()]
-
-
-def _closest_key(run: ReportedRun, runs_by_key: Mapping[_GroupKey, Sequence[ReportedRun]]) -> _GroupKey:
-    of_task = [key for key in runs_by_key if key[0] == run.task]
-    of_arm = [key for key in of_task if any(_arm_key(other) == _arm_key(run) for other in runs_by_key[key])]
-    return next(iter([*of_arm, *of_task]), (run.task, "", None))
 
 
 def _arm_key(run: ReportedRun) -> tuple[str, str]:
@@ -213,7 +201,7 @@ class RunPair:
     """Two runs of the same seed.
 
     `difference`: new - old on test, in metric units. `lost`, `won`: numbers of questions. `p_value`: McNemar's exact
-    test, two-sided. `p_holm`: adjusted for the pairs of the group. None if the metric is no mean over questions.
+    test, two-sided; `p_holm`: adjusted for the pairs of the group. None if the metric is no mean over questions.
     """
 
     seed: int | None
@@ -314,6 +302,7 @@ class RunGain:
     """The gain of one run."""
 
     run: ReportedRun
+    difference: float  # of the metric
     cost: GainCost
     lost: int | None
     won: int | None
@@ -362,20 +351,18 @@ def _cost(run: ReportedRun, difference: float) -> GainCost:
 
 
 def _run_gain(run: ReportedRun, initial: Score, final: Score) -> RunGain:
-    cost = _cost(run, final.value - initial.value)
+    difference = final.value - initial.value
+    cost = _cost(run, difference)
     if run.best == run.first:
-        return RunGain(run, cost, 0, 0, None, "no change")
+        return RunGain(run, difference, cost, 0, 0, None, "no change")
     old, new = run.answers.get(run.first or 0, ()), run.answers.get(run.best or 0, ())
     if not (_is_question_mean(old, initial) and _is_question_mean(new, final)):
-        return RunGain(run, cost, None, None, None, UNTESTED)
+        return RunGain(run, difference, cost, None, None, None, UNTESTED)
     pair = paired_difference(new, old, run.higher_is_better)
     verdict = TIE if pair.p_value >= _SIGNIFICANCE_LEVEL else "better" if cost.points > 0 else "worse"
-    return RunGain(run, cost, pair.lost, pair.won, pair.p_value, verdict)
+    return RunGain(run, difference, cost, pair.lost, pair.won, pair.p_value, verdict)
 
 
 def _is_question_mean(outcomes: Sequence[Outcome], score: Score) -> bool:
-    """Check that the score is the mean of the outcomes: McNemar's test holds for means over questions only.
-
-    Files that were changed since they were written fail too.
-    """
+    """Check that the score is the mean of the outcomes: McNemar's test holds for means over questions only."""
     return bool(outcomes) and abs(mean_value(outcomes) - score.value) < 1e-9

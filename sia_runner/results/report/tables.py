@@ -1,13 +1,10 @@
-"""The tables of a report: the paper's table in Markdown and LaTeX, its captions, and CSV.
-
-The paper's table has initial / prior / SIA-H / SIA-W+H for each task. CSV is unrounded.
-"""
+"""The tables of a report: the paper's table in Markdown and LaTeX, its captions, and unrounded CSV."""
 
 import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +82,10 @@ def _paper_row(
 ) -> PaperRow:
     sides = [side for side in (old, new) if side]
     tested = [run for side in sides for run in side.tested]
+    h, wh = (
+        mean_per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
+        for side in (old, new)
+    )
     metric = group.sample_run.metric
     unit = f"{metric} (%)" if is_percent(metric) else metric
     return PaperRow(
@@ -92,16 +93,12 @@ def _paper_row(
         detail=" · ".join(part for part in (new.trainer if new else "", *sides[0].variant, unit) if part),
         metric=metric,
         initial=mean_per_seed([(run.seed, run.initial.value) for run in tested if run.initial]),
-        h=_test_mean(old),
-        wh=_test_mean(new),
+        h=h,
+        wh=wh,
         gain=contrast and contrast.over_seeds,
         verdict=contrast.verdict if contrast else "",
         missing=sum(len(side.runs) for side in sides) - len(tested),
     )
-
-
-def _test_mean(side: ArmRuns | None) -> SeedMean | None:
-    return mean_per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
 
 
 def is_percent(metric: str) -> bool:
@@ -131,12 +128,6 @@ def format_interval(interval: Sequence[float] | None, metric: str, *, sign: bool
     return f"[{', '.join(format(times * end, spec) for end in interval)}]" if interval else ""
 
 
-def format_gain(mean: SeedMean | None, metric: str) -> str:
-    """Format a gain with its interval if it has one: ``+42.3 [+40.1, +44.5]``."""
-    both = format_interval(mean and mean.ci95, metric, sign=True)
-    return f"{format_figure(mean and mean.value, metric, sign=True)}{both and f' {both}'}"
-
-
 def column_heads(table: Sequence[PaperRow]) -> list[str]:
     """Return the heads of the columns."""
     prior = ["Prior"] if any(row.prior for row in table) else []
@@ -144,12 +135,14 @@ def column_heads(table: Sequence[PaperRow]) -> list[str]:
 
 
 def row_cells(row: PaperRow, prior: bool) -> list[str]:
-    """Return the cells of a row, in the order of `columns`; the first includes the detail."""
+    """Return the cells of a row, in the order of `column_heads`; the first includes the detail."""
     seed_count = max((mean.n for mean in (row.h, row.wh) if mean), default=0)
     fewer = f" ({row.initial.n} of {seed_count} seeds)" if row.initial and row.initial.n < seed_count else ""
     figures = [f"{format_figure(row.initial, row.metric)}{fewer}"]
     figures += [format_figure(row.prior, row.metric)] if prior else []
-    figures += [format_figure(row.h, row.metric), format_figure(row.wh, row.metric), format_gain(row.gain, row.metric)]
+    interval = format_interval(row.gain and row.gain.ci95, row.metric, sign=True)
+    gain = f"{format_figure(row.gain and row.gain.value, row.metric, sign=True)} {interval}".rstrip()
+    figures += [format_figure(row.h, row.metric), format_figure(row.wh, row.metric), gain]
     missing = f" ({row.missing} without a score)" if row.missing else ""
     seeds = "–" if row.published else "/".join(str(mean.n) if mean else "0" for mean in (row.h, row.wh))
     return [f"{row.label} · {row.detail}", *figures, row.verdict or "–", f"{seeds}{missing}"]
@@ -207,13 +200,14 @@ class ReportSection:
     @property
     def costs(self) -> list[tuple[str, int, GainCost]]:
         """Gains and costs arm by arm, then what each arm with a trainer gained above SIA-H."""
-        sides = [(side.label, total) for side in self.group.sides if (total := total_per_arm(side, self.gains))]
-        arms = [(label, runs, cost) for label, (runs, cost) in sides]
+        totals = [(side.label, total_per_arm(side, self.gains)) for side in self.group.sides]
         above = [
             (f"{contrast.new.label} above {contrast.old.label}", len(contrast.pairs), contrast_cost(contrast))
             for contrast in self.contrasts
         ]
-        return arms + [(label, pairs, cost) for label, pairs, cost in above if cost]
+        return [(label, *total) for label, total in totals if total] + [
+            (label, pairs, cost) for label, pairs, cost in above if cost
+        ]
 
     @property
     def looks(self) -> int:
@@ -310,32 +304,24 @@ def generations_csv(of: Sequence[ReportedRun]) -> str:
 
 def pairs_csv(of: Sequence[ReportSection]) -> str:
     """Return a row for each pair: arms of the same seed, and each run's best candidate with its first harness."""
-    return _to_csv([*_arm_pair_rows(of), *_gain_rows(of)])
-
-
-def _arm_pair_rows(of: Sequence[ReportSection]) -> Iterator[Json]:
+    rows: list[Json] = []
     for section in of:
         for pair in (pair for contrast in section.contrasts for pair in contrast.pairs):
             keys = ("difference", "standard_error", "lost", "won", "p_value", "p_holm", "verdict")
             named = {"kind": "arms", "task": section.group.task, "seed": pair.seed}
-            yield named | {"old": pair.old.name, "new": pair.new.name} | {key: getattr(pair, key) for key in keys}
-
-
-def _gain_rows(of: Sequence[ReportSection]) -> Iterator[Json]:
+            rows.append(
+                named | {"old": pair.old.name, "new": pair.new.name} | {key: getattr(pair, key) for key in keys}
+            )
     for gain in (gain for section in of for gain in section.gains):
-        run = gain.run
-        if run.initial and run.final:
-            yield {
-                "kind": "first harness to best",
-                "task": run.task,
-                "seed": run.seed,
-                "old": f"{run.name} gen_{run.first}",
-                "new": f"{run.name} gen_{run.best}",
-                "difference": run.final.value - run.initial.value,
-                **{key: getattr(gain, key) for key in ("lost", "won", "p_value", "verdict")},
-                "standard_error": None,
-                "p_holm": None,
-            }
+        run, keys = gain.run, ("lost", "won", "p_value", "verdict")
+        named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
+        named |= {
+            "old": f"{run.name} gen_{run.first}",
+            "new": f"{run.name} gen_{run.best}",
+            "difference": gain.difference,
+        }
+        rows.append(named | {key: getattr(gain, key) for key in keys} | {"standard_error": None, "p_holm": None})
+    return _to_csv(rows)
 
 
 def _run_columns(run: ReportedRun) -> Json:

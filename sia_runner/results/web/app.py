@@ -3,7 +3,8 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from sia_runner.results.outputs import diff_harnesses, list_logs, read_tail
+from sia_runner.results.questions import QuestionIndex
 from sia_runner.results.web import data
 from sia_runner.results.web.guard import App, Guard
 from sia_runner.results.web.open_runs import REFRESH_SECONDS, OpenRuns, UnknownRunError
@@ -44,9 +46,7 @@ GenerationNumber = Annotated[int, Query(ge=0, le=999_999)]
 RunFolder = Annotated[str, Query(alias="place", pattern=r"^(test/)?gen_\d{1,6}$")]
 
 
-def add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
-    """Add the routes of a run, its generations, differences, curves and logs."""
-
+def _add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
     def folder_of(path: str) -> Path:
         with watching.open(path) as watched:
             return watched.run.path
@@ -88,37 +88,34 @@ def add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
         chunk = read_tail(folder_of(path), log, since)
         if chunk is None:
             raise HTTPException(404, "no such log")
-        return JsonReply(
-            {"start": chunk.start, "end": chunk.end, "size": chunk.size, "text": data.bounded_text(chunk.text)}
-        )
+        position = {"start": chunk.start, "end": chunk.end, "size": chunk.size}
+        return JsonReply(position | {"text": data.bounded_text(chunk.text)})
 
 
-def add_question_routes(app: FastAPI, watching: OpenRuns) -> None:
-    """Add the routes of questions and model calls."""
+def _add_question_routes(app: FastAPI, watching: OpenRuns) -> None:
+    @contextmanager
+    def indexed(path: str, folder: str) -> Iterator[tuple[QuestionIndex, bool]]:
+        """Lend the index of a folder, and whether it is complete."""
+        with watching.open(path) as watched:
+            answers = watched.run.answers(folder)
+            yield answers, answers.refresh(_INDEX_SLICE_SECONDS)
 
     @app.get("/api/run/questions")
     def questions(
         path: str, folder: RunFolder, kind: str = "", q: str = "", start: FirstRow = 0, limit: RowLimit = 50
     ) -> JsonReply:
-        with watching.open(path) as watched:
-            answers = watched.run.answers(folder)
-            complete = answers.refresh(_INDEX_SLICE_SECONDS)
+        with indexed(path, folder) as (answers, complete):
             return JsonReply(data.question_page(answers, kind, q, start, limit, complete))
 
     @app.get("/api/run/calls")
     def calls(path: str, folder: RunFolder, number: Annotated[int, Query(ge=-1)]) -> JsonReply:
-        with watching.open(path) as watched:
-            answers = watched.run.answers(folder)
-            answers.refresh(_INDEX_SLICE_SECONDS)
-            return JsonReply(
-                {"calls": [data.call_line(at, answers.call(at, text=False)) for at in answers.calls(number)]}
-            )
+        with indexed(path, folder) as (answers, _):
+            lines = [data.call_line(at, answers.call(at, text=False)) for at in answers.calls(number)]
+        return JsonReply({"calls": lines})
 
     @app.get("/api/run/call")
     def call(path: str, folder: RunFolder, at: FirstRow) -> JsonReply:
-        with watching.open(path) as watched:
-            answers = watched.run.answers(folder)
-            answers.refresh(_INDEX_SLICE_SECONDS)
+        with indexed(path, folder) as (answers, _):
             call_data = answers.call(at)
         if call_data is None:
             raise HTTPException(404, "no such call")
@@ -129,8 +126,7 @@ _PING_AFTER = 15  # checks without a change after which a line is sent anyway, t
 _MAX_LISTENERS = 64
 
 
-def add_event_route(app: FastAPI, watching: OpenRuns) -> None:
-    """Add the route of the events."""
+def _add_event_route(app: FastAPI, watching: OpenRuns) -> None:
     listeners: set[object] = set()
 
     @app.get("/api/events")
@@ -167,14 +163,12 @@ def _revision(watching: OpenRuns, path: str) -> int:
     if not path:
         watching.rows()
         return watching.revision
-    try:
-        with watching.open(path) as watched:
-            return watched.revision
-    except UnknownRunError:
-        return 0
+    with suppress(UnknownRunError), watching.open(path) as watched:
+        return watched.revision
+    return 0
 
 
-STATIC = Path(__file__).with_name("static")
+_STATIC = Path(__file__).with_name("static")
 _MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -184,9 +178,9 @@ def dashboard(root: Path, host: str = "127.0.0.1", token: str = "") -> App:
     watching = OpenRuns(root)
     _add_pages(app)
     _add_run_list(app, watching)
-    add_run_routes(app, watching)
-    add_question_routes(app, watching)
-    add_event_route(app, watching)
+    _add_run_routes(app, watching)
+    _add_question_routes(app, watching)
+    _add_event_route(app, watching)
 
     @app.exception_handler(UnknownRunError)
     async def _no_run(request: Request, error: UnknownRunError) -> Any:  # pyright: ignore[reportUnusedFunction]
@@ -197,7 +191,7 @@ def dashboard(root: Path, host: str = "127.0.0.1", token: str = "") -> App:
 
 def _add_pages(app: FastAPI) -> None:
     """Serve the static files from memory: a page asks for some twenty small files at once."""
-    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _MEDIA_TYPES}
+    files = {path.name: path.read_bytes() for path in _STATIC.iterdir() if path.suffix in _MEDIA_TYPES}
 
     @app.get("/")
     async def page() -> Response:
@@ -212,14 +206,6 @@ def _add_pages(app: FastAPI) -> None:
 
 def _add_run_list(app: FastAPI, watching: OpenRuns) -> None:
     @app.get("/api/runs")
-    def runs(
-        q: str = "",
-        status: str = "",
-        task: str = "",
-        mode: str = "",
-        order: str = "",
-        start: FirstRow = 0,
-        limit: RowLimit = 100,
-    ) -> JsonReply:
-        filters = {"q": q, "status": status, "task": task, "mode": mode, "order": order}
-        return JsonReply(data.run_list(watching.rows(), filters, start, limit) | {"whole": watching.complete})
+    def runs(request: Request, start: FirstRow = 0, limit: RowLimit = 100) -> JsonReply:
+        rows = data.run_list(watching.rows(), request.query_params, start, limit)
+        return JsonReply(rows | {"whole": watching.complete})
