@@ -37,85 +37,6 @@ class QuestionRow:
     calls: int
 
 
-class _OutcomeTable:
-    """The questions of one scores.json, and those that only keys.json names so far."""
-
-    def __init__(self, run: Path, scores: str) -> None:
-        self._run, self._scores = run, scores
-        self._units: list[str] = []
-        self._number: dict[str, int] = {}  # of a unit
-        self.kind_names: list[str] = [NOT_VERIFIED]
-        self._kinds, self._values = array("B"), array("d")
-        self._starts, self._sizes = array("Q"), array("I")  # in scores.json
-        self.calls = array("I")  # of each question
-
-    def __len__(self) -> int:
-        return len(self._units)
-
-    def read(self) -> Iterator[None]:
-        """Read all of scores.json, in slices."""
-        at, rest = 0, b""
-        while (part := read_slice(self._run, self._scores, at, _SCORES_SLICE)) and part.data:
-            data, end = rest + part.data, 0
-            for match in _OUTCOME_PATTERN.finditer(data):
-                self._outcome(match[1], at - len(rest) + match.start(1))
-                end = match.end()
-            at, rest = part.end, data[end:]
-            if len(rest) > _MAX_OUTCOME_BYTES:
-                return  # no run of ours writes such a file
-            yield
-
-    def number(self, unit: str) -> int:
-        """Return the number of a question, a new one if its id was not known."""
-        number = self._number.setdefault(unit, len(self._units))
-        if number == len(self._units):
-            self._units.append(unit)
-            self._kinds.append(0)
-            self._values.append(float("nan"))
-            self._starts.append(0)
-            self._sizes.append(0)
-            self.calls.append(0)
-        return number
-
-    def kinds(self) -> dict[str, int]:
-        """Return outcome kind -> number of questions."""
-        counts = Counter(self._kinds)
-        return {name: counts[code] for code, name in enumerate(self.kind_names) if counts[code]}
-
-    def choose(self, kind: str, search: str, start: int, limit: int) -> tuple[int, list[QuestionRow]]:
-        """Return how many questions of `kind` (empty: any) have `search` in their id, and one page of them in order."""
-        if kind and kind not in self.kind_names:
-            return 0, []
-        code = self.kind_names.index(kind) if kind else None
-        chosen = [
-            at
-            for at, (unit, kind_code) in enumerate(zip(self._units, self._kinds, strict=True))
-            if code in (None, kind_code) and search in unit
-        ]
-        return len(chosen), [self._question(at) for at in chosen[start : start + limit]]
-
-    def _outcome(self, data: bytes, start: int) -> None:
-        try:
-            row = json.loads(b"{" + data + b"}")
-            unit, kind, value = str(row["unit"]), str(row["kind"]), float(row["value"])
-        except (ValueError, KeyError, TypeError):
-            return
-        number = self.number(unit)
-        if kind not in self.kind_names and len(self.kind_names) < _MAX_KINDS:
-            self.kind_names.append(kind)
-        self._kinds[number] = self.kind_names.index(kind) if kind in self.kind_names else 0
-        self._values[number] = value
-        self._starts[number], self._sizes[number] = start, len(data)
-
-    def _question(self, at: int) -> QuestionRow:
-        value = self._values[at]
-        chunk = read_slice(self._run, self._scores, self._starts[at], self._sizes[at])
-        row = parse_object(b"{" + chunk.data + b"}") if chunk else None  # None: rewritten since it was indexed
-        prediction = str((row or {}).get("prediction", ""))
-        kind = self.kind_names[self._kinds[at]]
-        return QuestionRow(at, self._units[at], kind, None if math.isnan(value) else value, prediction, self.calls[at])
-
-
 @dataclass(slots=True)
 class _CallFile:
     """One trajectories.jsonl, and the mapping from ids in its view to question numbers."""
@@ -137,19 +58,30 @@ _HEAD_BYTES = 64 << 10  # bytes at the start of a line that contain its short fi
 class QuestionIndex:
     """The questions and model calls of one folder, ``gen_3`` or ``test/gen_3``.
 
-    Not thread safe. Call `refresh` before anything else.
+    The questions are those of scores.json, and those that only keys.json names so far. Not thread safe. Call `refresh`
+    before anything else.
     """
 
     def __init__(self, run: Path, folder: str) -> None:
-        self._run, self._place = run, folder
+        self._run, self._place, self._scores = run, folder, f"{folder}/scores.json"
         self._scores_stamp: FileStamp | None = None
         self._pending: Iterator[None] | None = self._read_all()
         self._clear()
 
+    def _clear(self) -> None:
+        self._units: list[str] = []
+        self._numbers: dict[str, int] = {}  # of units
+        self._kind_names: list[str] = [NOT_VERIFIED]
+        self._kinds, self._values, self._call_counts = array("B"), array("d"), array("I")  # of questions
+        self._outcome_starts, self._outcome_sizes = array("Q"), array("I")  # in scores.json
+        self._files: list[_CallFile] = []
+        self._starts, self._sizes, self._in_file, self._call_questions = array("Q"), array("I"), array("H"), array("l")
+        self._untagged = 0
+
     def refresh(self, seconds: float = 0.1) -> bool:
         """Read on for about `seconds`. Return True once everything on disk has been read."""
         deadline = time.monotonic() + seconds
-        current = file_stamp(self._run, f"{self._place}/scores.json")
+        current = file_stamp(self._run, self._scores)
         if current != self._scores_stamp:
             self._scores_stamp, self._pending = current, self._read_all()
         self._pending = self._pending or self._read_calls()
@@ -166,11 +98,13 @@ class QuestionIndex:
 
     def __len__(self) -> int:
         """Return the number of questions and calls in the index, which needs some 150 bytes for each."""
-        return len(self._questions) + len(self._starts)
+        return len(self._units) + len(self._starts)
 
     def kinds(self) -> dict[str, int]:
         """Return outcome kind -> questions. Calls that named no question count as one more, under their own kind."""
-        return self._questions.kinds() | ({UNTAGGED: 1} if self._untagged else {})
+        counts = Counter(self._kinds)
+        kinds = {name: counts[code] for code, name in enumerate(self._kind_names) if counts[code]}
+        return kinds | ({UNTAGGED: 1} if self._untagged else {})
 
     def questions(
         self, kind: str = "", search: str = "", start: int = 0, limit: int = 50
@@ -178,7 +112,20 @@ class QuestionIndex:
         """Return how many questions of `kind` (empty: any) have `search` in their id, and one page of them in order."""
         if kind == UNTAGGED:
             return 1, [QuestionRow(-1, "", UNTAGGED, None, "", self._untagged)]
-        return self._questions.choose(kind, search, start, limit)
+        if kind and kind not in self._kind_names:
+            return 0, []
+        code = self._kind_names.index(kind) if kind else None
+        coded = enumerate(zip(self._units, self._kinds, strict=True))
+        chosen = [at for at, (unit, of) in coded if code in (None, of) and search in unit]
+        return len(chosen), [self._question(at) for at in chosen[start : start + limit]]
+
+    def _question(self, at: int) -> QuestionRow:
+        value, kind = self._values[at], self._kind_names[self._kinds[at]]
+        chunk = read_slice(self._run, self._scores, self._outcome_starts[at], self._outcome_sizes[at])
+        row = parse_object(b"{" + chunk.data + b"}") if chunk else None  # None: rewritten since it was indexed
+        prediction = str((row or {}).get("prediction", ""))
+        finite = None if math.isnan(value) else value
+        return QuestionRow(at, self._units[at], kind, finite, prediction, self._call_counts[at])
 
     def calls(self, number: int) -> list[int]:
         """Return the positions of the calls made for a question, in the order in which they ended; `call` reads one."""
@@ -199,16 +146,45 @@ class QuestionIndex:
         head, cut, _ = chunk.data.partition(b',"request":')  # a bare quote is in no JSON string, so this is a key
         return parse_object(chunk.data if text or not cut else head + b"}")
 
-    def _clear(self) -> None:
-        self._questions = _OutcomeTable(self._run, f"{self._place}/scores.json")
-        self._starts, self._sizes, self._in_file, self._call_questions = array("Q"), array("I"), array("H"), array("l")
-        self._untagged = 0
-        self._files: list[_CallFile] = []
-
     def _read_all(self) -> Iterator[None]:
         self._clear()
-        yield from self._questions.read()
+        yield from self._read_outcomes()
         yield from self._read_calls()
+
+    def _read_outcomes(self) -> Iterator[None]:
+        at, rest = 0, b""
+        while (part := read_slice(self._run, self._scores, at, _SCORES_SLICE)) and part.data:
+            data, end = rest + part.data, 0
+            for match in _OUTCOME_PATTERN.finditer(data):
+                self._add_outcome(match[1], at - len(rest) + match.start(1))
+                end = match.end()
+            at, rest = part.end, data[end:]
+            if len(rest) > _MAX_OUTCOME_BYTES:
+                return  # no run of ours writes such a file
+            yield
+
+    def _add_outcome(self, data: bytes, start: int) -> None:
+        try:
+            row = json.loads(b"{" + data + b"}")
+            unit, kind, value = str(row["unit"]), str(row["kind"]), float(row["value"])
+        except (ValueError, KeyError, TypeError):
+            return
+        number = self._number(unit)
+        if kind not in self._kind_names and len(self._kind_names) < _MAX_KINDS:
+            self._kind_names.append(kind)
+        self._kinds[number] = self._kind_names.index(kind) if kind in self._kind_names else 0
+        self._values[number] = value
+        self._outcome_starts[number], self._outcome_sizes[number] = start, len(data)
+
+    def _number(self, unit: str) -> int:
+        """Return the number of a question, a new one if its id was not known."""
+        number = self._numbers.setdefault(unit, len(self._units))
+        if number == len(self._units):
+            self._units.append(unit)
+            self._values.append(math.nan)
+            for column in (self._kinds, self._call_counts, self._outcome_starts, self._outcome_sizes):
+                column.append(0)
+        return number
 
     def _read_calls(self) -> Iterator[None]:
         """Index new lines of every trajectories.jsonl, in slices."""
@@ -237,7 +213,7 @@ class QuestionIndex:
         file.keys_stamp = current
         keys = load_json(self._run, f"{file.folder}/keys.json", _MAX_KEYS_BYTES)
         if isinstance(keys, dict):
-            file.numbers = {str(view): self._questions.number(str(unit)) for view, unit in keys.items()}
+            file.numbers = {str(view): self._number(str(unit)) for view, unit in keys.items()}
 
     def _add_call(self, file_number: int, start: int, data: bytes) -> None:
         # short fields precede the request in the line, and no JSON string contains a bare quote: this match is the key
@@ -253,4 +229,4 @@ class QuestionIndex:
         if number < 0:
             self._untagged += 1
         else:
-            self._questions.calls[number] += 1
+            self._call_counts[number] += 1
