@@ -1,7 +1,6 @@
 """The comparison of finished runs by their test scores: pure functions of run directories."""
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,8 +51,7 @@ def runs_in_folders(folders: Sequence[Path]) -> list[RunDir]:
         if not runs:
             raise RunDirectoryError(f"{folder}: no run there, and no folder of runs (config.yaml is missing)")
         result += [RunDir(path) for path in runs]
-    twice = next((run for at, run in enumerate(result) if run in result[:at]), None)
-    if twice:
+    if twice := next((run for at, run in enumerate(result) if run in result[:at]), None):
         raise RunDirectoryError(f"{twice.path} is named twice")
     return result
 
@@ -142,19 +140,17 @@ def _run_row(summary: Json, journal: JournalReader) -> Json:
 
 
 def compare_runs(arms: Sequence[FinishedRun]) -> Json:
-    """Compare runs pair by pair. Raises RunError if they cannot be compared.
+    """Compare each run with the first of its own seed, or of all if seeds are not shared. Raises RunError.
 
-    `runs`: a row each. `pairs`: each run with the first of its own seed, or with the first of all if seeds are not
-    shared. `notes`: what else differs within a pair.
+    `runs`, `pairs`: a row each. `notes`: what differs within a pair beside the trainer and its lever.
     """
     if len(arms) < 2:
         raise RunDirectoryError("one run is no comparison: name two, or a folder that holds several")
     first = arms[0]
     for arm in arms[1:]:
-        for key in ("task", "metric"):
-            if arm.row[key] != first.row[key]:
-                other = f"{key} {arm.row[key]}, {first.name} has {first.row[key]}"
-                raise RunDirectoryError(f"{arm.name} cannot be compared: it has {other}")
+        if key := next((key for key in ("task", "metric") if arm.row[key] != first.row[key]), None):
+            other = f"{key} {arm.row[key]}, {first.name} has {first.row[key]}"
+            raise RunDirectoryError(f"{arm.name} cannot be compared: it has {other}")
         if arm.test_sha256 != first.test_sha256:
             raise RunDirectoryError(f"{arm.name} and {first.name} were tested on different questions or data")
     shared = len({arm.row["seed"] for arm in arms}) < len(arms)
@@ -181,7 +177,6 @@ def _pair_figures(old: FinishedRun, new: FinishedRun) -> Json:
 
 
 def _setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
-    """Yield a line for each difference between two runs beside the trainer and its lever."""
     both = f"{old.name} and {new.name}"
     if old.row["seed"] != new.row["seed"]:
         yield f"{both}: other seeds ({old.row['seed']}, {new.row['seed']})"
@@ -197,15 +192,14 @@ def _setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
 
 
 def _dotted_keys(config: Json) -> Json:
-    flattened = dict(itertools.islice(_flatten(config), _MAX_KEYS + 1))
-    if len(flattened) > _MAX_KEYS:
-        raise ValueError(f"config.yaml has more than {_MAX_KEYS} keys")
+    flattened: Json = {}
+    trees: list[tuple[str, Mapping[str, Any]]] = [("", config)]
+    for before, tree in trees:
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                trees.append((f"{before}{key}.", value))
+            else:
+                flattened[f"{before}{key}"] = value
+        if len(flattened) + len(trees) > _MAX_KEYS:
+            raise ValueError(f"config.yaml has more than {_MAX_KEYS} keys")
     return flattened
-
-
-def _flatten(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value

@@ -1,7 +1,4 @@
-"""An index of the runs below a folder, with one row a run: the search, the liveness check, config.yaml, the rows.
-
-A refresh compares stamps and reads only what changed.
-"""
+"""An index of the runs below a folder, with one row a run. A refresh reads only what changed."""
 
 import math
 import os
@@ -107,13 +104,13 @@ _MAX_SUMMARY_BYTES = 64 << 20
 class RunRow:
     """One run in the list.
 
-    `path` is relative to the folder of the index ("." for the folder itself). `status`: running, waits, cut, completed,
-    failed, budget, interrupted. `updated` is in unix seconds, `usd` is None if some price is not known.
+    `path` is relative to the folder of the index ("." for the folder itself). `updated` is in unix seconds, `usd` is
+    None if some price is not known.
     """
 
     path: str
     name: str
-    status: str
+    status: str  # running, waits, cut, completed, failed, budget, interrupted
     task: str = ""
     mode: str = ""
     seed: int | None = None
@@ -136,23 +133,16 @@ class RunRow:
 
 
 class RunIndex:
-    """The rows of all runs below `root`. Not thread safe.
-
-    `paths`: run path -> path of its sweep, or "". `read`: the number of runs read so far.
-    """
+    """The rows of all runs below `root`. Not thread safe. `read`: the number of runs read so far."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._cache: dict[str, tuple[tuple[FileStamp | None, ...], RunRow]] = {}
-        self.paths: dict[str, str] = {}  # run -> sweep
+        self.paths: dict[str, str] = {}  # of runs -> of their sweeps, or ""
         self.read = 0
 
     def refresh(self, seconds: float = math.inf) -> list[RunRow]:
-        """Return the rows, the newest run first.
-
-        New files are read for about `seconds`, from the newest run on. If there are fewer rows than `paths`, later
-        refreshes read the rest.
-        """
+        """Return the rows, the newest run first, after about `seconds` of reading. Later refreshes read the rest."""
         self.paths = find_runs(self._root)
         self._cache = {path: cached for path, cached in self._cache.items() if path in self.paths}
         updated: dict[str, float] = {}

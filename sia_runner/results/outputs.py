@@ -17,13 +17,10 @@ _CONTEXT = 3
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """The change of one file. `kind`: added, removed, changed.
-
-    `lines` is a unified diff without its two head lines, empty if `note` says why there is none.
-    """
+    """The change of one file. `lines`: a unified diff without its head, empty if `note` says why there is none."""
 
     path: str
-    kind: str
+    kind: str  # added, removed, changed
     added: int = 0
     removed: int = 0
     lines: tuple[str, ...] = ()
@@ -105,17 +102,13 @@ class LogFile:
 
 def list_logs(run: Path) -> list[LogFile]:
     """Return the logs ordered by path, numbers as numbers. Folders that a harness writes into are skipped."""
-    paths = _walk(
-        run, "", _MAX_LOGS, lambda path: bool(_LOG_FOLDER.match(path)) and path.count("/") < 6 and _is_printable(path)
-    )
-    logs = [LogFile(path, entry.size) for path, entry in paths if _LOG_NAME.search(path) and _is_printable(path)]
-    return sorted(
-        logs[:_MAX_LOGS], key=lambda log: [int(part) if part.isdecimal() else 0 for part in re.split(r"\D+", log.path)]
-    )
 
+    def enters(path: str) -> bool:
+        return bool(_LOG_FOLDER.match(path)) and path.count("/") < 6 and strip_control_characters(path) == path
 
-def _is_printable(path: str) -> bool:
-    return strip_control_characters(path) == path
+    paths = [(path, entry.size) for path, entry in _walk(run, "", _MAX_LOGS, enters) if _LOG_NAME.search(path)]
+    logs = [LogFile(path, size) for path, size in paths if strip_control_characters(path) == path][:_MAX_LOGS]
+    return sorted(logs, key=lambda log: [int(part) if part.isdecimal() else 0 for part in re.split(r"\D+", log.path)])
 
 
 def read_tail(run: Path, path: str, since: int | None = None) -> FileSlice | None:

@@ -11,7 +11,6 @@ from sia_runner.tracking import facts
 from sia_runner.tracking.rows import RowStream, decisions_table, failures_table, generations_of, score_figures
 from sia_runner.tracking.server import TrackingState, count_rows_in_wandb, key_of
 
-_INIT_SECONDS = 30.0
 _STEP_METRICS = {"train/*": "train/point"} | dict.fromkeys(
     ("val", "val_low", "val_high", "best_val", "accepted", "seconds", "seconds/*", "usage/*", "outcomes/*", "update/*"),
     "generation",
@@ -84,8 +83,8 @@ class WandbMirror:
             key = f"{artifact.kind}/{g.n}"
             if key in sent_keys:
                 continue
-            name = f"{artifact.kind}-{self._state.id}"
-            version = wandb.Artifact(name, type=artifact.kind, metadata=artifact.metadata)
+            title = f"{artifact.kind}-{self._state.id}"
+            version = wandb.Artifact(title, type=artifact.kind, metadata=artifact.metadata)
             for name, path in artifact.files():  # from the run directory itself: nothing is copied
                 version.add_file(facts.anonymous_path(self._run, path), name=name, policy="immutable", skip_cache=True)
             best = ["best"] if g.status == "accepted" else []
@@ -119,7 +118,7 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
         x_disable_stats=True,
         x_disable_machine_info=True,
         x_save_requirements=False,
-        init_timeout=_INIT_SECONDS,
+        init_timeout=30.0,
         api_key=key_of(wandb.setup().settings) or None if state.mode == "online" else None,
     )
     wandb_run = wandb.init(

@@ -96,9 +96,8 @@ def _verdict_figures(g: GenerationRecord, best: float | None) -> Json:
 
 def score_figures(name: str, score: Score | None) -> Json:
     """Return a score with its interval as figures; none if there is no score."""
-    if score is None:
-        return {}
-    return {name: score.value, f"{name}_low": score.ci95[0], f"{name}_high": score.ci95[1], f"{name}_n": score.n}
+    figures = (score.value, *score.ci95, score.n) if score else ()
+    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), figures, strict=False))
 
 
 _DECISION_COLUMNS = (

@@ -49,8 +49,7 @@ def _lower_priority() -> None:
     if os.getsid(0) != os.getpid():
         return
     os.nice(_NICENESS)
-    # where Linux shares processors among sessions (autogroup), however nice their processes are: the session's own
-    with suppress(OSError):
+    with suppress(OSError):  # Linux may share processors among sessions, whatever the niceness of their processes
         Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 

@@ -91,16 +91,13 @@ _INSPECT_SECONDS = 120.0  # seconds to read one file
 
 def count_rows_in_wandb(folder: Path, run_id: str) -> int:
     """Return how many rows are in the files that earlier processes left below `folder`."""
-    return max(map(_count_rows, folder.glob(f"wandb/*run-*/run-{run_id}.wandb")), default=0)
-
-
-def _count_rows(file: Path) -> int:
-    """Count rows with wandb's own reader, which stops where a file was cut."""
-    command, quiet = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", str(file), "--json"], subprocess.DEVNULL
-    rows = 0
-    with subprocess.Popen(command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet) as process:
-        for line in process.stdout or ():
-            if b'"type":"history"' in line:
-                rows = max(rows, 1 + int(json.loads(line)["history"]["step"].get("num", 0)))
-        process.wait(_INSPECT_SECONDS)
+    rows, quiet = 0, subprocess.DEVNULL
+    for file in folder.glob(f"wandb/*run-*/run-{run_id}.wandb"):
+        # wandb's own reader stops where a file was cut
+        command = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", str(file), "--json"]
+        with subprocess.Popen(command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet) as process:
+            for line in process.stdout or ():
+                if b'"type":"history"' in line:
+                    rows = max(rows, 1 + int(json.loads(line)["history"]["step"].get("num", 0)))
+            process.wait(_INSPECT_SECONDS)
     return rows
