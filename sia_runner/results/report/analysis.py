@@ -310,32 +310,17 @@ class RunGain:
     verdict: str
 
 
-def run_gains(group: ComparableGroup) -> list[RunGain]:
-    """Return the gains of the runs whose first harness and best candidate were tested."""
-    return [_run_gain(run, run.initial, run.final) for run in group.runs if run.initial and run.final]
-
-
-def total_per_arm(side: ArmRuns, group_gains: Sequence[RunGain]) -> tuple[int, GainCost] | None:
-    """Return how many runs of an arm have a gain, and their total gain and cost; None if none has."""
-    costs = [gain.cost for gain in group_gains if gain.run in side.runs]
-    return (len(costs), _total_cost(costs)) if costs else None
-
-
-def contrast_cost(contrast: ArmContrast) -> GainCost | None:
-    """Return what the new arm scored above the old one, summed over the pairs, and its extra cost."""
-    costs: list[GainCost] = []
-    for pair in contrast.pairs:
-        old, new = _cost(pair.old, 0.0), _cost(pair.new, pair.difference)
-        usd = None if old.usd is None or new.usd is None else new.usd - old.usd
-        costs.append(GainCost(new.points, usd, new.tokens - old.tokens, new.seconds - old.seconds))
-    return _total_cost(costs) if costs else None
-
-
 def _total_cost(costs: Sequence[GainCost]) -> GainCost:
     prices = [cost.usd for cost in costs if cost.usd is not None]
     usd = sum(prices) if len(prices) == len(costs) else None
     points, tokens, seconds = (sum(getattr(cost, key) for cost in costs) for key in ("points", "tokens", "seconds"))
     return GainCost(points, usd, tokens, seconds)
+
+
+def _extra_cost(pair: RunPair) -> GainCost:
+    old, new = _cost(pair.old, 0.0), _cost(pair.new, pair.difference)
+    usd = None if old.usd is None or new.usd is None else new.usd - old.usd
+    return GainCost(new.points, usd, new.tokens - old.tokens, new.seconds - old.seconds)
 
 
 def _cost(run: ReportedRun, difference: float) -> GainCost:
@@ -366,3 +351,41 @@ def _run_gain(run: ReportedRun, initial: Score, final: Score) -> RunGain:
 def _is_question_mean(outcomes: Sequence[Outcome], score: Score) -> bool:
     """Check that the score is the mean of the outcomes: McNemar's test holds for means over questions only."""
     return bool(outcomes) and abs(mean_value(outcomes) - score.value) < 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSection:
+    """The figures of one group."""
+
+    group: ComparableGroup
+    contrasts: list[ArmContrast]
+    gains: list[RunGain]
+
+    @property
+    def costs(self) -> list[tuple[str, int, GainCost]]:
+        """Name, number of runs, gain and cost of each arm, then what each arm scored above SIA-H and its extra cost."""
+        result: list[tuple[str, int, GainCost]] = []
+        for side in self.group.sides:
+            if costs := [gain.cost for gain in self.gains if gain.run in side.runs]:
+                result.append((side.label, len(costs), _total_cost(costs)))
+        for contrast in self.contrasts:
+            if costs := [_extra_cost(pair) for pair in contrast.pairs]:
+                result.append((f"{contrast.new.label} above {contrast.old.label}", len(costs), _total_cost(costs)))
+        return result
+
+    @property
+    def looks(self) -> int:
+        """The number of uses of the test set in the runs of the group."""
+        return sum(run.looks for run in self.group.runs)
+
+
+def report_sections(runs: Sequence[ReportedRun]) -> list[ReportSection]:
+    """Compute the section of each group. Gains are those of runs whose first harness and best candidate were tested."""
+    return [
+        ReportSection(
+            group,
+            contrast_arms(group),
+            [_run_gain(run, run.initial, run.final) for run in group.runs if run.initial and run.final],
+        )
+        for group in group_runs(runs)
+    ]

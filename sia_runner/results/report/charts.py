@@ -93,8 +93,7 @@ def chart_over_seeds(group: ComparableGroup) -> str:
         chart.line([(n, mean.value) for n, mean in line.items()], arm, dodge=dodge)
         for n, mean in line.items():
             tip = f"generation {n}: {mean.value:.4f} over {mean.n} seeds"
-            chart.whisker(n, mean.ci95, arm, dodge)
-            chart.mark(n, mean.value, arm, filled=True, tip=tip, dodge=dodge)
+            chart.mark(n, mean.value, arm, tip, interval=mean.ci95, dodge=dodge)
     newest = [(line[last].value, arm) for arm, line in enumerate(lines) if last in line]
     chart.ends(last, [(value, format_figure(value, metric), arm) for value, arm in newest])
     return str(chart)
@@ -125,8 +124,8 @@ def _seed_chart(group: ComparableGroup, seed: int | None) -> str:
         for g in run.generations:
             tip = f"{run.name}, generation {g.n}, {g.lever} {g.algorithm or ''}: {g.status}. {g.reason}"
             if g.val:
-                chart.whisker(g.n, g.val.ci95, arm, dodge)
-                chart.mark(g.n, g.val.value, arm, filled=g.status == "accepted", tip=tip, dodge=dodge)
+                accepted = g.status == "accepted"
+                chart.mark(g.n, g.val.value, arm, tip, interval=g.val.ci95, filled=accepted, dodge=dodge)
             else:
                 chart.cross(g.n, arm, tip, dodge)
     return str(chart)
@@ -231,10 +230,9 @@ def _draw_arm(chart: SvgChart, x: float, both: tuple[_TestColumn, _TestColumn], 
     for at, column in enumerate(both):
         for seed, value in column.scores:
             tip = f"{column.side.label}, seed {seed}, {column.name} {value:.4f}"
-            chart.mark(x + at, value, arm, filled=False, tip=tip, dodge=9, small=True)
+            chart.mark(x + at, value, arm, tip, filled=False, dodge=9, small=True)
         if mean := column.mean:
-            chart.whisker(x + at, mean.ci95, arm)
-            chart.mark(x + at, mean.value, arm, filled=True, tip=f"mean {mean.value:.4f} over {mean.n} seeds")
+            chart.mark(x + at, mean.value, arm, f"mean {mean.value:.4f} over {mean.n} seeds", interval=mean.ci95)
             if labelled:
                 highest = max(mean.value, *(value for _, value in column.scores), *(mean.ci95 or ()))
                 chart.label(x + at, chart.within(highest), format_figure(mean.value, labelled), arm)
@@ -280,9 +278,8 @@ def chart_differences(group: ComparableGroup, contrasts: Sequence[ArmContrast]) 
         arm, dodge = group.sides.index(contrast.new), (k - (len(compared) - 1) / 2) * _ARM_OFFSET * 1.4
         for at_pair, (x, (name, means)) in enumerate(zip(at, columns, strict=True)):
             if mean := means[k]:
-                chart.whisker(x, mean.ci95, arm, dodge)
                 tip = f"{contrast.new.label}, {name}: {mean.value:+.4f}"
-                chart.mark(x, mean.value, arm, filled=at_pair >= pairs, tip=tip, dodge=dodge)
+                chart.mark(x, mean.value, arm, tip, interval=mean.ci95, filled=at_pair >= pairs, dodge=dodge)
     return str(chart)
 
 

@@ -20,10 +20,10 @@ from sia_runner import __version__
 from sia_runner.records import Score
 from sia_runner.results.outputs import FileChange, diff_harnesses
 from sia_runner.results.report import charts, tables
-from sia_runner.results.report.analysis import ComparableGroup
+from sia_runner.results.report.analysis import ComparableGroup, ReportSection
 from sia_runner.results.report.runs import ReportedRun
 from sia_runner.results.report.svg import draw_swatch
-from sia_runner.results.report.tables import ReportSection, published_captions, standing_captions
+from sia_runner.results.report.tables import published_captions, standing_captions
 from sia_runner.results.run import finished_curves
 from sia_runner.store.files import as_dict, read_text
 from sia_runner.store.generations import GenerationRecord
@@ -110,6 +110,7 @@ def render_page(sections: Sequence[ReportSection], runs: Sequence[ReportedRun], 
     template = _template_environment().get_template("report.html")
     return template.render(
         sections=sections,
+        table=tables.paper_table(sections),
         runs=runs,
         troubled=[run for run in runs if run.status != "completed" or run.faults],
         command=command,

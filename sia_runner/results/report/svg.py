@@ -84,21 +84,30 @@ class SvgChart:
         path = " ".join(f"{self.x(x) + dodge},{self.y(y)}" for x, y in [*low, *reversed(high)])
         self._add("polygon", f"band arm{arm % COLOURS}", points=path)
 
-    def whisker(self, x: float, bounds: Sequence[float] | None, arm: int, dodge: float = 0) -> None:
-        """Draw an interval, cut at the frame: an interval of two seeds may leave any scale."""
-        if not bounds:
-            return
-        at, ends = self.x(x) + dodge, [self.within(end) for end in bounds]
-        path = f"M{at},{self.y(ends[0])}V{self.y(ends[1])}"
-        caps = [f"M{at - 3.5},{self.y(end)}h7" for end, bound in zip(ends, bounds, strict=True) if end == bound]
-        self._add("path", f"whisker arm{arm % COLOURS}", d="".join([path, *caps]))
-
     def mark(
-        self, x: float, y: float, arm: int, *, filled: bool, tip: str, dodge: float = 0, small: bool = False
+        self,
+        x: float,
+        y: float,
+        arm: int,
+        tip: str,
+        *,
+        interval: Sequence[float] | None = None,
+        filled: bool = True,
+        dodge: float = 0,
+        small: bool = False,
     ) -> None:
-        """Draw a mark. Each arm has its own shape, so that colour is not the only difference."""
-        path = _shape(self.x(x) + dodge, self.y(y), arm, 2.6 if small else 4.2)
-        self._add_tipped(path, f"mark arm{arm % COLOURS}{'' if filled else ' hollow'}", tip)
+        """Draw a mark. Each arm has its own shape, so that colour is not the only difference.
+
+        An interval is cut at the frame: one of two seeds may leave any scale.
+        """
+        at, number = self.x(x) + dodge, arm % COLOURS
+        if interval:
+            ends = [self.within(end) for end in interval]
+            caps = [f"M{at - 3.5},{self.y(end)}h7" for end, bound in zip(ends, interval, strict=True) if end == bound]
+            path = "".join([f"M{at},{self.y(ends[0])}V{self.y(ends[1])}", *caps])
+            self._add("path", f"whisker arm{number}", d=path)
+        path = _shape(at, self.y(y), arm, 2.6 if small else 4.2)
+        self._add_tipped(path, f"mark arm{number}{'' if filled else ' hollow'}", tip)
 
     def cross(self, x: float, arm: int, tip: str, dodge: float = 0) -> None:
         """Draw a cross at the bottom, for something without a value."""

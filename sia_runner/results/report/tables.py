@@ -14,22 +14,16 @@ from sia_runner.results.report.analysis import (
     ArmContrast,
     ArmRuns,
     ComparableGroup,
-    GainCost,
-    RunGain,
+    ReportSection,
     SeedMean,
-    contrast_arms,
-    contrast_cost,
-    group_runs,
     mean_per_seed,
-    run_gains,
-    total_per_arm,
 )
 from sia_runner.results.report.runs import ReportedRun
 from sia_runner.text import one_line, table_cell
 
-_TEX_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_TEX_ESCAPES |= {character: f"\\{character}" for character in "&%$#_{}"}
-_TEX_ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+_TEX_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
+_TEX_ESCAPES |= {">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "−": "$-$", "·": r"$\cdot$", "–": "--"}
+_TEX_ESCAPES |= {"…": r"\dots{}"} | {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +45,11 @@ class PaperRow:
     missing: int = 0
     prior: SeedMean | None = None
     published: bool = False
+
+
+def paper_table(sections: Sequence[ReportSection]) -> list[PaperRow]:
+    """Return the rows of all groups."""
+    return [row for section in sections for row in paper_rows(section.group, section.contrasts)]
 
 
 def paper_rows(group: ComparableGroup, against: Sequence[ArmContrast]) -> list[PaperRow]:
@@ -180,45 +179,9 @@ def latex_table(table: Sequence[PaperRow], captions: Sequence[str]) -> str:
 
 def escape_latex(text: str, limit: int = 200) -> str:
     """Escape `text` for LaTeX."""
-    escaped = "".join(_TEX_ESCAPES.get(character, character) for character in one_line(text, limit))
-    if escaped.startswith(("[", "*")):
-        escaped = f"{{}}{escaped}"  # after the end of a row TeX would read these as its arguments
-    for character, command in (("±", r"$\pm$"), ("−", "$-$"), ("·", r"$\cdot$"), ("–", "--"), ("…", r"\dots{}")):
-        escaped = escaped.replace(character, command)
-    return escaped
-
-
-@dataclass(frozen=True, slots=True)
-class ReportSection:
-    """The figures of one group."""
-
-    group: ComparableGroup
-    contrasts: list[ArmContrast]
-    rows: list[PaperRow]
-    gains: list[RunGain]
-
-    @property
-    def costs(self) -> list[tuple[str, int, GainCost]]:
-        """Gains and costs arm by arm, then what each arm with a trainer gained above SIA-H."""
-        totals = [(side.label, total_per_arm(side, self.gains)) for side in self.group.sides]
-        above = [
-            (f"{contrast.new.label} above {contrast.old.label}", len(contrast.pairs), contrast_cost(contrast))
-            for contrast in self.contrasts
-        ]
-        return [(label, *total) for label, total in totals if total] + [
-            (label, pairs, cost) for label, pairs, cost in above if cost
-        ]
-
-    @property
-    def looks(self) -> int:
-        """The number of uses of the test set in the runs of the group."""
-        return sum(run.looks for run in self.group.runs)
-
-
-def report_sections(runs: Sequence[ReportedRun]) -> list[ReportSection]:
-    """Compute the section of each group."""
-    contrasts = [(group, contrast_arms(group)) for group in group_runs(runs)]
-    return [ReportSection(group, of, paper_rows(group, of), run_gains(group)) for group, of in contrasts]
+    line = one_line(text, limit)
+    guard = "{}" if line.startswith(("[", "*")) else ""  # after the end of a row TeX would read these as its arguments
+    return guard + line.translate(str.maketrans(_TEX_ESCAPES))
 
 
 def table_captions(sections: Sequence[ReportSection], runs: Sequence[ReportedRun]) -> list[str]:

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sia_runner.results.report import tables
-from sia_runner.results.report.analysis import ArmContrast, ComparableGroup
+from sia_runner.results.report.analysis import ArmContrast, ComparableGroup, ReportSection
 from sia_runner.results.report.page import format_p_value, format_score
 from sia_runner.results.report.runs import ReportedRun
-from sia_runner.results.report.tables import ReportSection
 from sia_runner.store.files import as_dict, load_json
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.text import table_cell
