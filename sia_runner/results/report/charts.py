@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from markupsafe import Markup
+
 from sia_runner.records import Score
 from sia_runner.results.report.analysis import ArmContrast, ArmRuns, ComparableGroup, SeedMean, mean_per_seed
 from sia_runner.results.report.runs import ReportedRun
@@ -67,7 +69,7 @@ def mean_incumbents(side: ArmRuns, last: int) -> dict[int, SeedMean]:
     return {n: mean for n in shared if (mean := mean_per_seed([(seed, scores[n]) for seed, scores in each]))}
 
 
-def chart_over_seeds(group: ComparableGroup) -> str:
+def chart_over_seeds(group: ComparableGroup) -> Markup:
     """Draw lines of means, with bands and whiskers if there are two seeds or more."""
     last, metric = _last_generation(group), group.sample_run.metric
     lines = [mean_incumbents(side, last) for side in group.sides]
@@ -93,13 +95,13 @@ def chart_over_seeds(group: ComparableGroup) -> str:
         chart.line([(n, mean.value) for n, mean in line.items()], arm, dodge=dodge)
         for n, mean in line.items():
             tip = f"generation {n}: {mean.value:.4f} over {mean.n} seeds"
-            chart.mark(n, mean.value, arm, tip, interval=mean.ci95, dodge=dodge)
+            chart.mark(n, mean.value, arm, tip, mean.ci95, dodge=dodge)
     newest = [(line[last].value, arm) for arm, line in enumerate(lines) if last in line]
     chart.ends(last, [(value, format_figure(value, metric), arm) for value, arm in newest])
-    return str(chart)
+    return chart.markup()
 
 
-def charts_by_seed(group: ComparableGroup) -> list[tuple[str, str]]:
+def charts_by_seed(group: ComparableGroup) -> list[tuple[str, Markup]]:
     """Return ``(seed, chart)``: every candidate with its interval, and the incumbent as a line."""
     seeds = sorted({run.seed for run in group.runs if run.generations}, key=_unseeded_last)
     return [(f"seed {seed}", _seed_chart(group, seed)) for seed in seeds[:_MAX_SEED_CHARTS]]
@@ -109,7 +111,7 @@ def _unseeded_last(seed: int | None) -> tuple[bool, int]:
     return (seed is None, seed or 0)
 
 
-def _seed_chart(group: ComparableGroup, seed: int | None) -> str:
+def _seed_chart(group: ComparableGroup, seed: int | None) -> Markup:
     runs = [(arm, run) for arm, side in enumerate(group.sides) for run in side.runs if run.seed == seed]
     each = [[f"{g.val.value:.3f} {g.status}" if g.val else g.status for g in run.generations] for _, run in runs]
     description = "; ".join(
@@ -125,10 +127,10 @@ def _seed_chart(group: ComparableGroup, seed: int | None) -> str:
             tip = f"{run.name}, generation {g.n}, {g.lever} {g.algorithm or ''}: {g.status}. {g.reason}"
             if g.val:
                 accepted = g.status == "accepted"
-                chart.mark(g.n, g.val.value, arm, tip, interval=g.val.ci95, filled=accepted, dodge=dodge)
+                chart.mark(g.n, g.val.value, arm, tip, g.val.ci95, filled=accepted, dodge=dodge)
             else:
                 chart.cross(g.n, arm, tip, dodge)
-    return str(chart)
+    return chart.markup()
 
 
 def _val_chart(
@@ -140,13 +142,13 @@ def _val_chart(
     return SvgChart(title, description, x, y, ticks, y_name, _tick_format(group), "generation")
 
 
-def chart_curve(values: Sequence[float], name: str, arm: int = 1) -> str:
+def chart_curve(values: Sequence[float], name: str, arm: int = 1) -> Markup:
     """Draw a curve with one value a step."""
     n, description = len(values), f"from {values[0]:.4g} to {values[-1]:.4g}"
     x, ticks = (1, max(n, 2)), [(1, "1"), (n, str(n))]
     chart = SvgChart(f"{name} by step", description, x, _padded_range(values), ticks, name, "{:.4g}".format, "step")
     chart.line(list(enumerate(values, 1)), arm)
-    return str(chart)
+    return chart.markup()
 
 
 def _last_generation(group: ComparableGroup) -> int:
@@ -178,7 +180,7 @@ class _TestColumn:
     interval: tuple[float, ...]
 
 
-def chart_test_scores(group: ComparableGroup) -> str:
+def chart_test_scores(group: ComparableGroup) -> Markup:
     """Draw initial and best: a line a run, and the means with their intervals over seeds."""
     metric = group.sample_run.metric
     arms = [
@@ -213,7 +215,7 @@ def chart_test_scores(group: ComparableGroup) -> str:
     if few and _LETTER_WIDTH * longest < chart.x(1 + _ARM_GAP) - chart.x(0):
         for arm, (x, side) in enumerate(zip(at, group.sides, strict=True)):
             chart.text(chart.x(x + 0.5), HEIGHT - 6, side.label, "middle", f"label arm{arm}")
-    return str(chart)
+    return chart.markup()
 
 
 def _test_column(side: ArmRuns, name: str, scores: Sequence[tuple[int | None, Score]]) -> _TestColumn:
@@ -230,9 +232,9 @@ def _draw_arm(chart: SvgChart, x: float, both: tuple[_TestColumn, _TestColumn], 
     for at, column in enumerate(both):
         for seed, value in column.scores:
             tip = f"{column.side.label}, seed {seed}, {column.name} {value:.4f}"
-            chart.mark(x + at, value, arm, tip, filled=False, dodge=9, small=True)
+            chart.small_mark(x + at, value, arm, tip)
         if mean := column.mean:
-            chart.mark(x + at, mean.value, arm, f"mean {mean.value:.4f} over {mean.n} seeds", interval=mean.ci95)
+            chart.mark(x + at, mean.value, arm, f"mean {mean.value:.4f} over {mean.n} seeds", mean.ci95)
             if labelled:
                 highest = max(mean.value, *(value for _, value in column.scores), *(mean.ci95 or ()))
                 chart.label(x + at, chart.within(highest), format_figure(mean.value, labelled), arm)
@@ -242,7 +244,7 @@ _MAX_PAIR_COLUMNS = 16  # columns at most
 _NORMAL_975 = 1.96
 
 
-def chart_differences(group: ComparableGroup, contrasts: Sequence[ArmContrast]) -> str:
+def chart_differences(group: ComparableGroup, contrasts: Sequence[ArmContrast]) -> Markup:
     """Draw each pair's difference with its normal 95% interval over questions, then the verdict's two intervals."""
     compared = [contrast for contrast in contrasts if contrast.pairs]
     seeds = sorted({pair.seed for contrast in compared for pair in contrast.pairs}, key=_unseeded_last)
@@ -279,8 +281,8 @@ def chart_differences(group: ComparableGroup, contrasts: Sequence[ArmContrast]) 
         for at_pair, (x, (name, means)) in enumerate(zip(at, columns, strict=True)):
             if mean := means[k]:
                 tip = f"{contrast.new.label}, {name}: {mean.value:+.4f}"
-                chart.mark(x, mean.value, arm, tip, interval=mean.ci95, filled=at_pair >= pairs, dodge=dodge)
-    return str(chart)
+                chart.mark(x, mean.value, arm, tip, mean.ci95, filled=at_pair >= pairs, dodge=dodge)
+    return chart.markup()
 
 
 def _pair_mean(contrast: ArmContrast, seed: int | None) -> SeedMean | None:

@@ -1,14 +1,13 @@
 """The HTML page: one file without scripts, links or anything to fetch.
 
-Autoescape is on, and a content security policy forbids all but the page's own style sheet, should something slip
-through.
+Autoescape is on, and a content security policy forbids all but the page's own style sheet.
 """
 
 import base64
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sia_runner import __version__
-from sia_runner.records import Score
-from sia_runner.results.outputs import FileChange, diff_harnesses
+from sia_runner.records import Json, Score
+from sia_runner.results.outputs import diff_harnesses
 from sia_runner.results.report import charts, tables
 from sia_runner.results.report.analysis import ComparableGroup, ReportSection
 from sia_runner.results.report.runs import ReportedRun
@@ -35,43 +34,28 @@ MAX_LINES, MAX_COLUMNS = 160, 240  # lines of one file; characters of one line
 _MAX_NOTES_BYTES = 4_000  # of the proposer's notes on a change
 
 
-@dataclass(frozen=True, slots=True)
-class _AcceptedChange:
-    """An accepted candidate and its changes against its parent."""
-
-    run: ReportedRun
-    generation: GenerationRecord
-    before: Score | None  # val of its parent
-    words: str  # improvement.md
-    files: list[FileChange]  # cut to MAX_LINES, of MAX_COLUMNS
-    left_out: Mapping[str, int]  # path -> lines that were cut
-    more_files: int
-    curves: Mapping[str, list[float]]
-
-
-def _accepted_changes(group: ComparableGroup) -> tuple[list[_AcceptedChange], int]:
+def _accepted_changes(group: ComparableGroup) -> tuple[list[Json], int]:
     """Return the first accepted candidates and the number of all. The first harness of a run is no change."""
     pairs = [(run, g) for run in group.runs for g in run.generations if g.status == "accepted" and g.parent is not None]
     return [_accepted_change(run, g) for run, g in pairs[:_MAX_CHANGES]], len(pairs)
 
 
-def _accepted_change(run: ReportedRun, g: GenerationRecord) -> _AcceptedChange:
+def _accepted_change(run: ReportedRun, g: GenerationRecord) -> Json:
+    """Return an accepted candidate and its changes against its parent, as the template shows them."""
     files = diff_harnesses(run.path, g.parent, g.n)
     curves = finished_curves(g.training) if g.training else {}
     notes = read_text(run.path, f"gen_{g.n}/improvement.md", 4 * _MAX_NOTES_BYTES) or g.rationale
-    return _AcceptedChange(
-        run=run,
-        generation=g,
-        before=next((other.val for other in run.generations if other.n == g.parent), None),
-        words=truncate_bytes(notes, _MAX_NOTES_BYTES),
-        files=[
-            replace(change, lines=tuple(map(_bounded_line, change.lines[:MAX_LINES])))
-            for change in files[:_MAX_CHANGED_FILES]
-        ],
-        left_out={change.path: max(0, len(change.lines) - MAX_LINES) for change in files},
-        more_files=max(0, len(files) - _MAX_CHANGED_FILES),
-        curves={name: [value for _, value in points] for name, points in curves.items()},
-    )
+    shown = [(change, change.lines[:MAX_LINES]) for change in files[:_MAX_CHANGED_FILES]]
+    return {
+        "run": run,
+        "generation": g,
+        "before": next((other.val for other in run.generations if other.n == g.parent), None),  # val of its parent
+        "words": truncate_bytes(notes, _MAX_NOTES_BYTES),
+        "files": [replace(change, lines=tuple(map(_bounded_line, lines))) for change, lines in shown],
+        "left_out": {change.path: max(0, len(change.lines) - MAX_LINES) for change in files},
+        "more_files": max(0, len(files) - _MAX_CHANGED_FILES),
+        "curves": {name: [value for _, value in points] for name, points in curves.items()},
+    }
 
 
 def _bounded_line(line: str) -> str:
@@ -136,13 +120,9 @@ def _package_versions(runs: Sequence[ReportedRun]) -> dict[str, list[str]]:
 
 def _template_environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_sanitize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, finalize=_sanitize,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {
         "figure": tables.format_figure,
         "ends": tables.format_interval,
@@ -155,12 +135,12 @@ def _template_environment() -> Environment:
     environment.globals |= {
         "accepted": _accepted_changes,
         "kinds": _outcome_kinds,
-        "over_seeds": lambda group: _svg_markup(charts.chart_over_seeds(group)),
-        "by_seed": lambda group: [(name, _svg_markup(chart)) for name, chart in charts.charts_by_seed(group)],
-        "on_test": lambda group: _svg_markup(charts.chart_test_scores(group)),
-        "differences": lambda section: _svg_markup(charts.chart_differences(section.group, section.contrasts)),
-        "curve": lambda values, name: _svg_markup(charts.chart_curve(values, name)),
-        "swatch": lambda arm, filled=True: _svg_markup(draw_swatch(arm, filled)),
+        "over_seeds": charts.chart_over_seeds,
+        "by_seed": charts.charts_by_seed,
+        "on_test": charts.chart_test_scores,
+        "differences": charts.chart_differences,
+        "curve": charts.chart_curve,
+        "swatch": draw_swatch,
         "columns": tables.column_heads,
         "percent": tables.is_percent,
         "cells": tables.row_cells,
@@ -175,10 +155,6 @@ def _sanitize(value: Any) -> Any:
     if isinstance(value, str) and not isinstance(value, Markup):
         return strip_control_characters(truncate_bytes(value, _TEXT_LIMIT))
     return value
-
-
-def _svg_markup(text: str) -> Markup:
-    return Markup(text)  # noqa: S704 - built by ElementTree, which escapes every text in it
 
 
 def format_score(score: Score | None, metric: str) -> str:

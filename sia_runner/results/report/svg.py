@@ -5,12 +5,15 @@ import math
 from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
 
+from markupsafe import Markup
+
 from sia_runner.text import one_line
 
 WIDTH, HEIGHT = 380, 240  # about pixels: fits on a phone without scaling
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 26, 38
 LABEL_SPACING = 14  # pixels between two lines of text
 COLOURS = 6
+Bounds = Sequence[float] | None
 
 
 class SvgChart:
@@ -85,29 +88,23 @@ class SvgChart:
         self._add("polygon", f"band arm{arm % COLOURS}", points=path)
 
     def mark(
-        self,
-        x: float,
-        y: float,
-        arm: int,
-        tip: str,
-        *,
-        interval: Sequence[float] | None = None,
-        filled: bool = True,
-        dodge: float = 0,
-        small: bool = False,
+        self, x: float, y: float, arm: int, tip: str, bounds: Bounds = None, *, filled: bool = True, dodge: float = 0
     ) -> None:
-        """Draw a mark. Each arm has its own shape, so that colour is not the only difference.
+        """Draw a mark, with its interval if `bounds` are given. Each arm has its own shape beside its own colour.
 
         An interval is cut at the frame: one of two seeds may leave any scale.
         """
         at, number = self.x(x) + dodge, arm % COLOURS
-        if interval:
-            ends = [self.within(end) for end in interval]
-            caps = [f"M{at - 3.5},{self.y(end)}h7" for end, bound in zip(ends, interval, strict=True) if end == bound]
+        if bounds:
+            ends = [self.within(end) for end in bounds]
+            caps = [f"M{at - 3.5},{self.y(end)}h7" for end, bound in zip(ends, bounds, strict=True) if end == bound]
             path = "".join([f"M{at},{self.y(ends[0])}V{self.y(ends[1])}", *caps])
             self._add("path", f"whisker arm{number}", d=path)
-        path = _shape(at, self.y(y), arm, 2.6 if small else 4.2)
-        self._add_tipped(path, f"mark arm{number}{'' if filled else ' hollow'}", tip)
+        self._add_tipped(_shape(at, self.y(y), arm, 4.2), f"mark arm{number}{'' if filled else ' hollow'}", tip)
+
+    def small_mark(self, x: float, y: float, arm: int, tip: str) -> None:
+        """Draw a hollow mark for one of several runs, beside their mean."""
+        self._add_tipped(_shape(self.x(x) + 9, self.y(y), arm, 2.6), f"mark arm{arm % COLOURS} hollow", tip)
 
     def cross(self, x: float, arm: int, tip: str, dodge: float = 0) -> None:
         """Draw a cross at the bottom, for something without a value."""
@@ -118,8 +115,9 @@ class SvgChart:
         """Limit a value to the frame."""
         return min(max(y, self._low), self._high)
 
-    def __str__(self) -> str:
-        return ElementTree.tostring(self._root, encoding="unicode")
+    def markup(self) -> Markup:
+        """Return the chart for a page."""
+        return _markup(self._root)
 
     def _add(self, tag: str, name: str, **values: float | str) -> ElementTree.Element:
         attributes = {key: str(value) for key, value in values.items()} | ({"class": name} if name else {})
@@ -139,12 +137,16 @@ def _axis(low: float, high: float, start: float, end: float) -> Callable[[float]
     return position
 
 
-def draw_swatch(arm: int, filled: bool = True) -> str:
+def _markup(root: ElementTree.Element) -> Markup:
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 - it escapes every text
+
+
+def draw_swatch(arm: int, filled: bool = True) -> Markup:
     """Return the mark of an arm, for a legend."""
     root = ElementTree.Element("svg", {"viewBox": "0 0 14 14", "class": "swatch", "aria-hidden": "true"})
     name = f"mark arm{arm % COLOURS}{'' if filled else ' hollow'}"
     ElementTree.SubElement(root, "path", {"d": _shape(7, 7, arm, 5), "class": name})
-    return ElementTree.tostring(root, encoding="unicode")
+    return _markup(root)
 
 
 def axis_ticks(low: float, high: float) -> list[float]:
