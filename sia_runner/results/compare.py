@@ -154,16 +154,14 @@ def compare_runs(arms: Sequence[FinishedRun]) -> Json:
         if arm.test_sha256 != first.test_sha256:
             raise RunDirectoryError(f"{arm.name} and {first.name} were tested on different questions or data")
     shared = len({arm.row["seed"] for arm in arms}) < len(arms)
-    pairs: list[tuple[FinishedRun, FinishedRun]] = []
+    pairs: list[Json] = []
+    notes: list[str] = []
     for at, new in enumerate(arms):
         earlier = [arm for arm in arms[:at] if not shared or arm.row["seed"] == new.row["seed"]]
-        pairs += [(earlier[0], new)] if earlier else []
-    return {
-        "test_sha256": first.test_sha256,
-        "runs": [arm.row for arm in arms],
-        "pairs": [_pair_figures(old, new) for old, new in pairs],
-        "notes": [note for old, new in pairs for note in _setup_differences(old, new)],
-    }
+        for old in earlier[:1]:
+            pairs.append(_pair_figures(old, new))
+            notes += _setup_differences(old, new)
+    return {"test_sha256": first.test_sha256, "runs": [arm.row for arm in arms], "pairs": pairs, "notes": notes}
 
 
 def _pair_figures(old: FinishedRun, new: FinishedRun) -> Json:

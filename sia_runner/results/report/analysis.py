@@ -14,7 +14,7 @@ from sia_runner.records import Outcome, Score
 from sia_runner.results.compare import compare_runs
 from sia_runner.results.report.runs import ReportedRun, published_figures
 from sia_runner.selection.scoring import mean_value, paired_difference
-from sia_runner.store.files import as_dict
+from sia_runner.store.files import as_dict, as_int, as_number
 from sia_runner.store.run_directory import RunDirectoryError
 
 _SIGNIFICANCE_LEVEL = 0.05
@@ -234,11 +234,8 @@ def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
     """Compare each arm with a trainer with the SIA-H arm that differs in nothing else."""
     plain = {side.variant: side for side in reversed(group.sides) if side.mode == SIA_H}
     sign = 1 if group.sample_run.higher_is_better else -1
-    compared = [
-        _contrast_arms(plain[side.variant], side, sign)
-        for side in group.sides
-        if side.mode != SIA_H and side.variant in plain
-    ]
+    arms = [side for side in group.sides if side.mode != SIA_H and side.variant in plain]
+    compared = [_contrast_arms(plain[side.variant], side, sign) for side in arms]
     adjusted = iter(holm_adjusted([pair.p_value for contrast in compared for pair in contrast.pairs]))
     result: list[ArmContrast] = []
     for contrast in compared:
@@ -325,14 +322,8 @@ def _extra_cost(pair: RunPair) -> GainCost:
 
 def _cost(run: ReportedRun, difference: float) -> GainCost:
     usage, sign = run.usage or {}, 1 if run.higher_is_better else -1
-    usd, tokens = usage.get("usd"), usage.get("tokens")
-    points = sign * difference / _POINT
-    return GainCost(
-        points,
-        float(usd) if isinstance(usd, int | float) else None,
-        tokens if isinstance(tokens, int) else 0,
-        run.seconds,
-    )
+    usd, tokens = as_number(usage.get("usd")), as_int(usage.get("tokens")) or 0
+    return GainCost(sign * difference / _POINT, usd, tokens, run.seconds)
 
 
 def _run_gain(run: ReportedRun, initial: Score, final: Score) -> RunGain:
@@ -381,11 +372,8 @@ class ReportSection:
 
 def report_sections(runs: Sequence[ReportedRun]) -> list[ReportSection]:
     """Compute the section of each group. Gains are those of runs whose first harness and best candidate were tested."""
-    return [
-        ReportSection(
-            group,
-            contrast_arms(group),
-            [_run_gain(run, run.initial, run.final) for run in group.runs if run.initial and run.final],
-        )
-        for group in group_runs(runs)
-    ]
+    result: list[ReportSection] = []
+    for group in group_runs(runs):
+        gains = [_run_gain(run, run.initial, run.final) for run in group.runs if run.initial and run.final]
+        result.append(ReportSection(group, contrast_arms(group), gains))
+    return result

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -28,15 +27,8 @@ class JsonReply(JSONResponse):
         try:
             return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
         except ValueError:
-            return json.dumps(_finite(content), separators=(",", ":")).encode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
+            return json.dumps(finite, separators=(",", ":")).encode()
 
 
 _INDEX_SLICE_SECONDS = 0.25  # seconds of indexing per request

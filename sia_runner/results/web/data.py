@@ -49,31 +49,23 @@ def run_list(rows: Sequence[RunRow], filters: Mapping[str, str], start: int, lim
     """
     words = filters.get("q", "").lower().split()
     chosen = [(key, filters[key]) for key in ("status", "task", "mode") if filters.get(key)]
-    fit = [
-        row
-        for row in rows
-        if all(getattr(row, key) == value for key, value in chosen)
-        and all(word in _searchable_text(row) for word in words)
-    ]
+    fit: list[RunRow] = []
+    for row in rows:
+        text = f"{row.path} {row.task} {row.mode} {row.status} seed={row.seed} {row.stopped} {row.host}".lower()
+        if all(getattr(row, key) == value for key, value in chosen) and all(word in text for word in words):
+            fit.append(row)
     if (key := _RUN_ORDERS.get(filters.get("order", ""))) is not None:
         fit.sort(key=key)
+    texts = ("name", "status", "task", "mode", "sweep", "metric", "stopped", "host")
+    page = [asdict(row) | {key: one_line(getattr(row, key)) for key in texts} for row in fit[start : start + limit]]
     choices = {key: Counter(sorted(getattr(row, key) for row in rows)) for key in ("status", "task", "mode")}
     return {
         "total": len(rows),
         "found": len(fit),
         "start": start,
-        "rows": [
-            asdict(row) | {key: one_line(getattr(row, key)) for key in _ROW_TEXTS} for row in fit[start : start + limit]
-        ],
+        "rows": page,
         "choices": {key: {name: number for name, number in counts.items() if name} for key, counts in choices.items()},
     }
-
-
-_ROW_TEXTS = ("name", "status", "task", "mode", "sweep", "metric", "stopped", "host")
-
-
-def _searchable_text(row: RunRow) -> str:
-    return f"{row.path} {row.task} {row.mode} {row.status} seed={row.seed} {row.stopped} {row.host}".lower()
 
 
 def run_page(run: RunReader, path: str) -> Json:

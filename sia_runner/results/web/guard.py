@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response
+from starlette.datastructures import MutableHeaders
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -25,15 +26,13 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-_HEADER_LINES = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
-    """The ASGI middleware that checks requests.
+    """The ASGI middleware that checks requests. `token`: empty if none is needed.
 
-    `host`: the address that is listened at. Other host names are refused, so that no foreign page whose name points at
-    this machine can read (DNS rebinding). `token`: empty if none is needed.
+    Hosts other than `host`, the address listened at, are refused: a foreign page's name may point here (DNS rebinding).
     """
 
     def __init__(self, app: App, host: str, token: str) -> None:
@@ -88,7 +87,7 @@ def _is_address(name: str) -> bool:
 def _with_headers(send: Any) -> Any:
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *_HEADER_LINES]
+            MutableHeaders(scope=message).update(_HEADERS)
         await send(message)
 
     return sending
