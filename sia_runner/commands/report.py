@@ -47,7 +47,7 @@ def main(options: Namespace) -> int:
     if options.wandb:
         from sia_runner.results.report.workspace import save_report
 
-        print(f"W&B Report: {save_report(computed, table, notes, *options.wandb.split('/'))}")
+        print(f"W&B Report: {save_report(computed, files[out.with_suffix('.md')], *options.wandb.split('/'))}")
     return 0
 
 

@@ -40,8 +40,7 @@ def _walk(run: Path, root: str, max_folders: int, enters: Callable[[str], bool])
 
 
 def _harness_contents(run: Path, n: int) -> dict[str, bytes]:
-    """Return path -> content of the files of a harness, each cut at `MAX_HARNESS_BYTES` + 1."""
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}  # by path
     root = f"gen_{n}/harness"
     for path, _ in _walk(run, root, _MAX_HARNESS_FILES, lambda path: not path.endswith("/__pycache__")):
         if len(files) < _MAX_HARNESS_FILES and (chunk := read_slice(run, path, 0, MAX_HARNESS_BYTES + 1)):

@@ -1,7 +1,6 @@
 """The index of one run of a harness: its questions by outcome, and the model calls made for each.
 
-The index keeps a question's id, its kind and the position of the rest in the file, so that 200,000 questions fit into
-some tens of megabytes. Reading is done in slices: a reader sees what was indexed so far.
+It keeps ids, kinds and positions in files: 200,000 questions fit into some tens of megabytes. It reads in slices.
 """
 
 import json
@@ -58,8 +57,7 @@ _HEAD_BYTES = 64 << 10  # bytes at the start of a line that contain its short fi
 class QuestionIndex:
     """The questions and model calls of one folder, ``gen_3`` or ``test/gen_3``.
 
-    The questions are those of scores.json, and those that only keys.json names so far. Not thread safe. Call `refresh`
-    before anything else.
+    Questions are in scores.json, or so far in keys.json only. Not thread safe. Call `refresh` before anything else.
     """
 
     def __init__(self, run: Path, folder: str) -> None:
@@ -132,10 +130,7 @@ class QuestionIndex:
         return list(islice((at for at, asked in enumerate(self._call_questions) if asked == number), _MAX_CALLS))
 
     def call(self, at: int, *, text: bool = True) -> Json | None:
-        """Return a line of trajectories.jsonl (see gateway/trajectories.py), or None if it is no longer there.
-
-        Without `text` the request and the response are left out.
-        """
+        """Return a line of trajectories.jsonl (without `text` its short fields only), None if it is no longer there."""
         if not 0 <= at < len(self._starts):
             return None
         name = f"{self._files[self._in_file[at]].folder}/trajectories.jsonl"
@@ -187,7 +182,6 @@ class QuestionIndex:
         return number
 
     def _read_calls(self) -> Iterator[None]:
-        """Index new lines of every trajectories.jsonl, in slices."""
         folds = [entry.name for entry in list_folder(self._run, self._place) if entry.name.startswith("fold_")]
         for folder in [f"{self._place}/{name}" for name in sorted(folds)] or [self._place]:
             if all(file.folder != folder for file in self._files):

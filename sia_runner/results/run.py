@@ -1,7 +1,4 @@
-"""One run directory, kept up to date: its state, its spending and its training curves.
-
-A refresh reads what changed, and reads nothing twice.
-"""
+"""One run directory, kept up to date: its state, its spending and its training curves. Nothing is read twice."""
 
 import math
 import re

@@ -100,7 +100,7 @@ class WandbMirror:
         decisions = decisions_table(self._run, summary, bool(self._options.get("texts")))
         for name, (columns, rows) in (("decisions", decisions), ("failures", failures_table(summary))):
             if rows:
-                self._wandb.summary[name] = wandb.Table(columns=columns, data=rows)
+                self._wandb.summary[name] = wandb.Table(columns=list(columns), data=list(rows))
 
 
 def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from sia_runner.records import Score
 from sia_runner.results.report.analysis import ArmContrast, ArmRuns, ComparableGroup, SeedMean, mean_per_seed
 from sia_runner.results.report.runs import ReportedRun
-from sia_runner.results.report.svg import HEIGHT, SvgChart
+from sia_runner.results.report.svg import COLOURS, HEIGHT, SvgChart
 from sia_runner.results.report.tables import format_figure, is_percent, metric_scale
 
 _ARM_OFFSET = 7  # pixels between the marks of two arms, so that arms of the same score do not hide one another
@@ -168,10 +168,7 @@ _LETTER_WIDTH = 7  # pixels at most; names that are too long are in the legend o
 
 @dataclass(frozen=True, slots=True)
 class _TestColumn:
-    """The scores of the first harness, or of the best candidate, of an arm.
-
-    `mean`: over seeds. `interval`: of a single score, over questions; it is also that of the mean then.
-    """
+    """The scores of an arm's first harness or best candidate. `interval`: of a single score, also that of the mean."""
 
     side: ArmRuns
     name: str
@@ -237,7 +234,8 @@ def _draw_arm(chart: SvgChart, x: float, both: tuple[_TestColumn, _TestColumn], 
             chart.mark(x + at, mean.value, arm, f"mean {mean.value:.4f} over {mean.n} seeds", mean.ci95)
             if labelled:
                 highest = max(mean.value, *(value for _, value in column.scores), *(mean.ci95 or ()))
-                chart.label(x + at, chart.within(highest), format_figure(mean.value, labelled), arm)
+                above, name = chart.y(chart.within(highest)) - 8, f"label arm{arm % COLOURS}"
+                chart.text(chart.x(x + at), above, format_figure(mean.value, labelled), "middle", name)
 
 
 _MAX_PAIR_COLUMNS = 16  # columns at most
@@ -275,7 +273,7 @@ def chart_differences(group: ComparableGroup, contrasts: Sequence[ArmContrast]) 
         "",
     )
     chart.text(chart.x(sum(at[-2:]) / 2), HEIGHT - 6, "mean, interval over", "middle")
-    chart.level(0)
+    chart.rule(0, "level")
     for k, contrast in enumerate(compared):
         arm, dodge = group.sides.index(contrast.new), (k - (len(compared) - 1) / 2) * _ARM_OFFSET * 1.4
         for at_pair, (x, (name, means)) in enumerate(zip(at, columns, strict=True)):

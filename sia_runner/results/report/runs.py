@@ -26,18 +26,6 @@ from sia_runner.sweep.table import sweep_run_status
 from sia_runner.system import bundled_folder
 
 
-def _find_contradictions(
-    journal: JournalReader, summary: Json, best: int | None, tested: Mapping[int, FinalTestResult]
-) -> tuple[str, ...]:
-    """Return the contradictions. Figures come from the journal: a finished run's summary that differs was edited."""
-    problems = [journal.fault] if journal.fault else []
-    claimed = as_dict(summary.get("best"))
-    score = tested[best].score if best is not None and best in tested else None
-    if claimed and (claimed.get("generation"), Score.parse(claimed.get("test"))) != (best, score):
-        problems.append("summary.json and journal.jsonl disagree on the best generation or its test score")
-    return tuple(problems)
-
-
 def published_figures(config: Mapping[str, Any]) -> Json:
     """Return the figures that a configuration declares, empty if there are none."""
     task = as_dict(config.get("task"))
@@ -195,6 +183,11 @@ def read_run(source: RunSource) -> ReportedRun:
     best, results = find_incumbent(generations), read_test_results(journal)
     tested = {result.generation: result for result in results if result.generation is not None}
     arm, not_compared = _finished_run(source)
+    faults = [journal.fault] if journal.fault else []
+    # figures come from the journal: a finished run's summary that differs was edited
+    claimed, score = {} if alive else as_dict(summary.get("best")), tested[best].score if best in tested else None
+    if claimed and (claimed.get("generation"), Score.parse(claimed.get("test"))) != (best, score):
+        faults.append("summary.json and journal.jsonl disagree on the best generation or its test score")
     return replace(
         run,
         why=source.sweep_message or _reason(run.status, journal, generations),
@@ -212,12 +205,12 @@ def read_run(source: RunSource) -> ReportedRun:
         resumed=tuple(" ".join(map(str, entry.get("overrides", []))) for entry in journal.of("resumed")),
         arm=arm,
         not_compared=not_compared,
-        faults=_find_contradictions(journal, {} if alive else summary, best, tested),
+        faults=tuple(faults),
     )
 
 
 def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) -> ReportedRun:
-    """Return what is known before anything happened, from the run's config or from the plan of its sweep.
+    """Return what is known before anything happened, from the run's config or the plan of its sweep.
 
     The task's own name is in the summary: for mlebench that is the competition's.
     """

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -11,7 +12,7 @@ from sia_runner.text import one_line
 
 WIDTH, HEIGHT = 380, 240  # about pixels: fits on a phone without scaling
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 26, 38
-LABEL_SPACING = 14  # pixels between two lines of text
+_LABEL_SPACING = 14  # pixels between two lines of text
 COLOURS = 6
 Bounds = Sequence[float] | None
 
@@ -36,35 +37,29 @@ class SvgChart:
         box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": one_line(f"{title}: {describe}", 600)}
         self._root = ElementTree.Element("svg", box)
         self._low, self._high = y
-        self.x, self.y = _axis(*x, LEFT + 14, WIDTH - RIGHT - 14), _axis(*y, HEIGHT - BOTTOM, TOP)
+        self.x = partial(_pixel, *x, LEFT + 14, WIDTH - RIGHT - 14)
+        self.y = partial(_pixel, *y, HEIGHT - BOTTOM, TOP)
         for value in axis_ticks(*y):
-            self._horizontal(value, "grid")
+            self.rule(value, "grid")
             self.text(LEFT - 6, self.y(value) + 4, show(value), "end")
         for value, name in x_ticks:
             self.text(self.x(value), HEIGHT - BOTTOM + 16, name, "middle")
         self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_name, "middle")
         self.text(0, 11, y_name, "start")
 
-    def _horizontal(self, y: float, name: str) -> None:
+    def rule(self, y: float, name: str) -> None:
+        """Draw a line across at `y`."""
         self._add("line", name, x1=LEFT, x2=WIDTH - RIGHT, y1=self.y(y), y2=self.y(y))
-
-    def level(self, y: float) -> None:
-        """Draw a line across at `y`, as a value to compare with."""
-        self._horizontal(y, "level")
 
     def text(self, x: float, y: float, text: str, anchor: str, name: str = "") -> None:
         """Write a text at a position in pixels."""
         self._add("text", name, x=round(x, 1), y=round(y, 1), **{"text-anchor": anchor}).text = one_line(text, 40)
 
-    def label(self, x: float, y: float, text: str, arm: int) -> None:
-        """Write a text above a point, in the colour of its arm."""
-        self.text(self.x(x), self.y(y) - 8, text, "middle", f"label arm{arm % COLOURS}")
-
     def ends(self, x: float, of: Sequence[tuple[float, str, int]]) -> None:
         """Write ``(y, text, arm)`` behind the ends of lines at `x`, one above the other if they would touch."""
         floor = float(HEIGHT)
         for y, text, arm in sorted(of):
-            floor = min(self.y(y) + 4, floor - LABEL_SPACING)
+            floor = min(self.y(y) + 4, floor - _LABEL_SPACING)
             self.text(self.x(x) + 14, floor, text, "start", f"label arm{arm % COLOURS}")
 
     def line(self, points: Sequence[tuple[float, float]], arm: int, kind: str = "line", dodge: float = 0) -> None:
@@ -127,14 +122,9 @@ class SvgChart:
         ElementTree.SubElement(self._add("path", name, d=path), "title").text = one_line(tip, 300)
 
 
-def _axis(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """Return the mapping from data to pixels."""
-
-    def position(value: float) -> float:
-        share = (value - low) / (high - low) if high > low else 0.5
-        return round(start + share * (end - start), 1)
-
-    return position
+def _pixel(low: float, high: float, start: float, end: float, value: float) -> float:
+    share = (value - low) / (high - low) if high > low else 0.5
+    return round(start + share * (end - start), 1)
 
 
 def _markup(root: ElementTree.Element) -> Markup:

@@ -68,12 +68,12 @@ def _published_row(group: ComparableGroup) -> PaperRow:
         for key in ("initial", "prior", "sia_h", "sia_wh")
     )
     gain = SeedMean(wh.value - h.value, 1) if h and wh else None
-    label, source, verdict = f"{group.label}, published", _published_source(declared), "protocol differs"
+    label, source, verdict = (
+        f"{group.label}, published",
+        str(declared.get("source", "no source given")),
+        "protocol differs",
+    )
     return PaperRow(label, source, metric, initial, h, wh, gain, verdict, prior=prior, published=True)
-
-
-def _published_source(declared: Mapping[str, Any]) -> str:
-    return str(declared.get("source", "no source given"))
 
 
 def _paper_row(
@@ -204,10 +204,10 @@ def _group_sentence(section: ReportSection) -> str:
     if group.sample_run.selected_on_test:
         return f"{group.label}: selected on test, since the task cannot be split."
     n = next((run.final.n for run in group.runs if run.final), None)
-    if n is None:
-        return " ".join([f"{group.label}: no run has a test score.", *published_captions(group)])
-    looked = f"{group.label}: {n} test questions, looked at {section.looks} times in {len(group.runs)} runs."
-    return " ".join([looked, *standing_captions(group), *published_captions(group)])
+    looked = f"{n} test questions, looked at {section.looks} times in {len(group.runs)} runs."
+    standing = [] if n is None else standing_captions(group)
+    first = f"{group.label}: {'no run has a test score.' if n is None else looked}"
+    return " ".join([first, *standing, *published_captions(group)])
 
 
 def standing_captions(group: ComparableGroup) -> list[str]:
@@ -219,8 +219,8 @@ def published_captions(group: ComparableGroup) -> list[str]:
     """Return a sentence on the published figures that the task declares, in a list that may be empty."""
     if not (declared := group.published):
         return []
-    protocol = declared.get("protocol", "not known")
-    return [f"Published: {_published_source(declared)}; protocol differs: {protocol}."]
+    source, protocol = declared.get("source", "no source given"), declared.get("protocol", "not known")
+    return [f"Published: {source}; protocol differs: {protocol}."]
 
 
 def runs_csv(of: Sequence[ReportedRun]) -> str:
@@ -291,7 +291,7 @@ def _run_columns(run: ReportedRun) -> Json:
     return {"run": run.name, "task": run.task, "mode": run.mode, "trainer": run.trainer, "seed": run.seed}
 
 
-def _usage_columns(usage: Json | None) -> Json:
+def _usage_columns(usage: Mapping[str, Any] | None) -> Json:
     return {key: (usage or {}).get(key) for key in ("usd", "tokens", "calls")}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from sia_runner.results.report import tables
 from sia_runner.results.report.analysis import ArmContrast, ComparableGroup, ReportSection
 from sia_runner.results.report.page import format_p_value, format_score
-from sia_runner.results.report.runs import ReportedRun
 from sia_runner.store.files import as_dict, load_json
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.text import table_cell
@@ -15,14 +14,8 @@ from sia_runner.text import table_cell
 _MAX_RUNS = 500  # runs in a table
 
 
-def save_report(
-    sections: Sequence[ReportSection],
-    table: Sequence[tables.PaperRow],
-    captions: Sequence[str],
-    entity: str,
-    project: str,
-) -> str:
-    """Save the report and return its address. Raises RunError without the package, a key, the project or an answer."""
+def save_report(sections: Sequence[ReportSection], table: str, entity: str, project: str) -> str:
+    """Save the report, with the Markdown table, and return its address. Raises RunError if that is not possible."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports go to W&B's makers and may contain memory
     try:
@@ -31,7 +24,7 @@ def save_report(
         reason = f"{missing.name or 'wandb'} is not installed; the extra `tracking` has it"
         raise RunDirectoryError(f"wandb={entity}/{project}: {reason}") from missing
     blocks: list[Any] = [wr.H1("Test, first harness and best candidate")]
-    blocks.append(wr.MarkdownBlock(tables.markdown_table(table, captions)))
+    blocks.append(wr.MarkdownBlock(table))
     for section in sections:
         blocks.append(wr.H1(f"{section.group.label} · {section.group.sample_run.metric}"))
         blocks += _run_charts(wr, section.group, entity)
@@ -54,8 +47,13 @@ def _run_charts(wr: Any, group: ComparableGroup, entity: str) -> Iterator[Any]:
 
     sets = []
     for side in group.sides:
-        for (owner, project), ids in _tracked_ids(side.runs, entity).items():
-            only = [expr.Metric("ID").isin(ids)]
+        ids: dict[tuple[str, str], list[str]] = {}  # of the W&B runs, by entity and project
+        for run in side.runs:
+            state = as_dict(load_json(run.path, "tracking/wandb.json"))  # as the tracker stores it
+            if isinstance(state.get("id"), str) and isinstance(state.get("project"), str):
+                ids.setdefault((str(state.get("entity") or entity), state["project"]), []).append(state["id"])
+        for (owner, project), of in ids.items():
+            only = [expr.Metric("ID").isin(of)]
             sets.append(wr.Runset(entity=owner, project=project, name=side.label, filters=only))
     if sets:
         plots = [
@@ -64,16 +62,6 @@ def _run_charts(wr: Any, group: ComparableGroup, entity: str) -> Iterator[Any]:
             wr.LinePlot(title="training reward", x="train/point", y=["train/reward"]),
         ]
         yield wr.PanelGrid(runsets=sets, panels=plots)
-
-
-def _tracked_ids(runs: Sequence[ReportedRun], entity: str) -> dict[tuple[str, str], list[str]]:
-    """Return ``(entity, project)`` -> ids of the W&B runs, as the tracker stores them in each run directory."""
-    ids: dict[tuple[str, str], list[str]] = {}
-    for run in runs:
-        state = as_dict(load_json(run.path, "tracking/wandb.json"))
-        if isinstance(state.get("id"), str) and isinstance(state.get("project"), str):
-            ids.setdefault((str(state.get("entity") or entity), state["project"]), []).append(state["id"])
-    return ids
 
 
 def _pairs_table(contrast: ArmContrast) -> str:

@@ -19,7 +19,7 @@ from sia_runner.results.web.open_runs import REFRESH_SECONDS, OpenRuns, UnknownR
 from sia_runner.store.files import as_dict, load_json, read_text
 
 
-class JsonReply(JSONResponse):
+class _JsonReply(JSONResponse):
     """A JSON answer. Numbers that are not finite become null; a lone surrogate stays an escape."""
 
     def render(self, content: Any) -> bytes:
@@ -32,10 +32,10 @@ class JsonReply(JSONResponse):
 
 
 _INDEX_SLICE_SECONDS = 0.25  # seconds of indexing per request
-FirstRow = Annotated[int, Query(ge=0)]
-RowLimit = Annotated[int, Query(alias="most", ge=1, le=500)]
-GenerationNumber = Annotated[int, Query(ge=0, le=999_999)]
-RunFolder = Annotated[str, Query(alias="place", pattern=r"^(test/)?gen_\d{1,6}$")]
+_FirstRow = Annotated[int, Query(ge=0)]
+_RowLimit = Annotated[int, Query(alias="most", ge=1, le=500)]
+_GenerationNumber = Annotated[int, Query(ge=0, le=999_999)]
+_RunFolder = Annotated[str, Query(alias="place", pattern=r"^(test/)?gen_\d{1,6}$")]
 
 
 def _add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
@@ -44,12 +44,12 @@ def _add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
             return watched.run.path
 
     @app.get("/api/run")
-    def run(path: str) -> JsonReply:
+    def run(path: str) -> _JsonReply:
         with watching.open(path) as watched:
-            return JsonReply(data.run_page(watched.run, path))
+            return _JsonReply(data.run_page(watched.run, path))
 
     @app.get("/api/run/generation")
-    def generation(path: str, n: GenerationNumber) -> JsonReply:
+    def generation(path: str, n: _GenerationNumber) -> _JsonReply:
         with watching.open(path) as watched:
             folder = watched.run.path
             candidate = next((candidate for candidate in watched.run.generations if candidate.n == n), None)
@@ -60,28 +60,28 @@ def _add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
         )
         notes = read_text(folder, f"gen_{n}/improvement.md", 256 << 10) or ""
         sections = {"rationale": candidate.rationale, "improvement": notes, "decision": decision}
-        return JsonReply({name: data.bounded_text(text) for name, text in sections.items()})
+        return _JsonReply({name: data.bounded_text(text) for name, text in sections.items()})
 
     @app.get("/api/run/diff")
-    def diff(path: str, new: GenerationNumber, old: GenerationNumber | None = None) -> JsonReply:
-        return JsonReply(data.diff_page(diff_harnesses(folder_of(path), old, new)))
+    def diff(path: str, new: _GenerationNumber, old: _GenerationNumber | None = None) -> _JsonReply:
+        return _JsonReply(data.diff_page(diff_harnesses(folder_of(path), old, new)))
 
     @app.get("/api/run/curves")
-    def curves(path: str) -> JsonReply:
+    def curves(path: str) -> _JsonReply:
         with watching.open(path) as watched:
-            return JsonReply({"generations": watched.run.curves()})
+            return _JsonReply({"generations": watched.run.curves()})
 
     @app.get("/api/run/logs")
-    def log_list(path: str) -> JsonReply:
-        return JsonReply({"logs": [asdict(log) for log in list_logs(folder_of(path))]})
+    def log_list(path: str) -> _JsonReply:
+        return _JsonReply({"logs": [asdict(log) for log in list_logs(folder_of(path))]})
 
     @app.get("/api/run/log")
-    def log(path: str, log: str, since: FirstRow | None = None) -> JsonReply:
+    def log(path: str, log: str, since: _FirstRow | None = None) -> _JsonReply:
         chunk = read_tail(folder_of(path), log, since)
         if chunk is None:
             raise HTTPException(404, "no such log")
         position = {"start": chunk.start, "end": chunk.end, "size": chunk.size}
-        return JsonReply(position | {"text": data.bounded_text(chunk.text)})
+        return _JsonReply(position | {"text": data.bounded_text(chunk.text)})
 
 
 def _add_question_routes(app: FastAPI, watching: OpenRuns) -> None:
@@ -94,24 +94,24 @@ def _add_question_routes(app: FastAPI, watching: OpenRuns) -> None:
 
     @app.get("/api/run/questions")
     def questions(
-        path: str, folder: RunFolder, kind: str = "", q: str = "", start: FirstRow = 0, limit: RowLimit = 50
-    ) -> JsonReply:
+        path: str, folder: _RunFolder, kind: str = "", q: str = "", start: _FirstRow = 0, limit: _RowLimit = 50
+    ) -> _JsonReply:
         with indexed(path, folder) as (answers, complete):
-            return JsonReply(data.question_page(answers, kind, q, start, limit, complete))
+            return _JsonReply(data.question_page(answers, kind, q, start, limit, complete))
 
     @app.get("/api/run/calls")
-    def calls(path: str, folder: RunFolder, number: Annotated[int, Query(ge=-1)]) -> JsonReply:
+    def calls(path: str, folder: _RunFolder, number: Annotated[int, Query(ge=-1)]) -> _JsonReply:
         with indexed(path, folder) as (answers, _):
             lines = [data.call_line(at, answers.call(at, text=False)) for at in answers.calls(number)]
-        return JsonReply({"calls": lines})
+        return _JsonReply({"calls": lines})
 
     @app.get("/api/run/call")
-    def call(path: str, folder: RunFolder, at: FirstRow) -> JsonReply:
+    def call(path: str, folder: _RunFolder, at: _FirstRow) -> _JsonReply:
         with indexed(path, folder) as (answers, _):
             call_data = answers.call(at)
         if call_data is None:
             raise HTTPException(404, "no such call")
-        return JsonReply(data.call_line(at, call_data) | data.call_text(call_data))
+        return _JsonReply(data.call_line(at, call_data) | data.call_text(call_data))
 
 
 _PING_AFTER = 15  # checks without a change after which a line is sent anyway, to notice a dead connection
@@ -168,21 +168,7 @@ def dashboard(root: Path, host: str = "127.0.0.1", token: str = "") -> App:
     """Return the ASGI application for the runs below `root`."""
     app = FastAPI(title="SIA Runner", docs_url=None, redoc_url=None, openapi_url=None)
     watching = OpenRuns(root)
-    _add_pages(app)
-    _add_run_list(app, watching)
-    _add_run_routes(app, watching)
-    _add_question_routes(app, watching)
-    _add_event_route(app, watching)
-
-    @app.exception_handler(UnknownRunError)
-    async def _no_run(request: Request, error: UnknownRunError) -> Any:  # pyright: ignore[reportUnusedFunction]
-        return JsonReply({"detail": "There is no run at this address."}, 404)
-
-    return Guard(app, host, token)
-
-
-def _add_pages(app: FastAPI) -> None:
-    """Serve the static files from memory: a page asks for some twenty small files at once."""
+    # from memory: a page asks for some twenty small files at once
     files = {path.name: path.read_bytes() for path in _STATIC.iterdir() if path.suffix in _MEDIA_TYPES}
 
     @app.get("/")
@@ -195,9 +181,16 @@ def _add_pages(app: FastAPI) -> None:
             raise HTTPException(404, "no such file")
         return Response(files[name], media_type=_MEDIA_TYPES[Path(name).suffix])
 
-
-def _add_run_list(app: FastAPI, watching: OpenRuns) -> None:
     @app.get("/api/runs")
-    def runs(request: Request, start: FirstRow = 0, limit: RowLimit = 100) -> JsonReply:
+    def runs(request: Request, start: _FirstRow = 0, limit: _RowLimit = 100) -> _JsonReply:
         rows = data.run_list(watching.rows(), request.query_params, start, limit)
-        return JsonReply(rows | {"whole": watching.complete})
+        return _JsonReply(rows | {"whole": watching.complete})
+
+    @app.exception_handler(UnknownRunError)
+    async def _no_run(request: Request, error: UnknownRunError) -> Any:  # pyright: ignore[reportUnusedFunction]
+        return _JsonReply({"detail": "There is no run at this address."}, 404)
+
+    _add_run_routes(app, watching)
+    _add_question_routes(app, watching)
+    _add_event_route(app, watching)
+    return Guard(app, host, token)

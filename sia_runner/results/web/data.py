@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sia_runner.gateway.ledger_files import AccountTotals
-from sia_runner.records import Json
+from sia_runner.records import Json, Score
 from sia_runner.results.index import RunRow
 from sia_runner.results.outputs import FileChange
 from sia_runner.results.questions import QuestionIndex
@@ -22,22 +22,16 @@ from sia_runner.store.journal import find_incumbent, minutes_spent
 from sia_runner.text import one_line, strip_control_characters, truncate_bytes
 
 
-def _best_first(key: str) -> Callable[[RunRow], tuple[bool, float, str]]:
-    """Return a sort key that puts the best first and runs without a score at the end."""
-
-    def place(row: RunRow) -> tuple[bool, float, str]:
-        score = getattr(row, key)
-        value = score.value if score else 0.0
-        return score is None, -value if row.higher_is_better else value, row.path
-
-    return place
+def _best_first(row: RunRow, score: Score | None) -> tuple[bool, float, str]:
+    value = score.value if score else 0.0
+    return score is None, -value if row.higher_is_better else value, row.path
 
 
-# "" is the order of the index: the newest first
+# "" is the order of the index: the newest first; runs without a score are at the end
 _RUN_ORDERS: Mapping[str, Callable[[RunRow], Any]] = {
     "name": lambda row: row.path,
-    "val": _best_first("val"),
-    "test": _best_first("test"),
+    "val": lambda row: _best_first(row, row.val),
+    "test": lambda row: _best_first(row, row.test),
     "cost": lambda row: (-(row.usd or 0.0), row.path),
 }
 
