@@ -18,7 +18,7 @@ from sia_runner.store.files import read_slice
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 
-# Keys that may differ: the kind of target agent is compared instead of its name
+# keys that may differ; the kind of target agent is compared instead of its name
 _TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
 MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
@@ -62,10 +62,7 @@ def _job_number(path: Path) -> tuple[int, str]:
 
 
 def read_finished_runs(runs: Sequence[RunDir]) -> list[FinishedRun]:
-    """Read the runs, named by their folders, or by whole paths if names are the same.
-
-    Raises RunError for a run that is not finished, or whose scores were edited.
-    """
+    """Read runs, named by folders or else by whole paths. Raises RunError if one is not finished or was edited."""
     names = [run.path.name for run in runs]
     result: list[FinishedRun] = []
     for run in runs:
@@ -118,8 +115,7 @@ def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outco
     result = journal.result(f"test/gen_{n}") or {}
     if chunk is None or hashlib.sha256(chunk.data).hexdigest() != result.get("scores_sha256"):
         return ()
-    rows = json.loads(chunk.data)["outcomes"]
-    return tuple(map(Outcome.from_json, rows))
+    return tuple(map(Outcome.from_json, json.loads(chunk.data)["outcomes"]))
 
 
 def _run_row(summary: Json, journal: JournalReader) -> Json:

@@ -102,13 +102,9 @@ _MAX_SUMMARY_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One run in the list.
+    """One run in the list."""
 
-    `path` is relative to the folder of the index ("." for the folder itself). `updated` is in unix seconds, `usd` is
-    None if some price is not known.
-    """
-
-    path: str
+    path: str  # relative to the folder of the index, "." for the folder itself
     name: str
     status: str  # running, waits, cut, completed, failed, budget, interrupted
     task: str = ""
@@ -124,12 +120,12 @@ class RunRow:
     val: Score | None = None
     test: Score | None = None
     baseline_test: Score | None = None
-    usd: float | None = None
+    usd: float | None = None  # None if some price is not known
     tokens: int = 0
     calls: int = 0
     stopped: str = ""
     host: str = ""  # of its process, if that is alive
-    updated: float = 0.0
+    updated: float = 0.0  # unix seconds
 
 
 class RunIndex:

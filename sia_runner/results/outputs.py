@@ -91,23 +91,17 @@ _LOG_NAME = re.compile(r"(\.log|\.out|\.err)$")
 _LOG_FOLDER = re.compile(r"^(gen_\d{1,6}(/(gate|fold_\d+|rollouts|training))?|test(/gen_\d{1,6})?|jobs(/.*)?)?$")
 
 
-@dataclass(frozen=True, slots=True)
-class LogFile:
-    """A log file of a run."""
-
-    path: str  # relative to the run
-    size: int  # bytes
-
-
-def list_logs(run: Path) -> list[LogFile]:
-    """Return the logs ordered by path, numbers as numbers. Folders that a harness writes into are skipped."""
+def list_logs(run: Path) -> dict[str, int]:
+    """Return path -> bytes, ordered by path, numbers as numbers. Folders that a harness writes into are skipped."""
 
     def enters(path: str) -> bool:
         return bool(_LOG_FOLDER.match(path)) and path.count("/") < 6 and strip_control_characters(path) == path
 
-    paths = [(path, entry.size) for path, entry in _walk(run, "", _MAX_LOGS, enters) if _LOG_NAME.search(path)]
-    logs = [LogFile(path, size) for path, size in paths if strip_control_characters(path) == path][:_MAX_LOGS]
-    return sorted(logs, key=lambda log: [int(part) if part.isdecimal() else 0 for part in re.split(r"\D+", log.path)])
+    files = [(path, entry.size) for path, entry in _walk(run, "", _MAX_LOGS, enters) if _LOG_NAME.search(path)]
+    logs = [(path, size) for path, size in files if strip_control_characters(path) == path][:_MAX_LOGS]
+    return dict(
+        sorted(logs, key=lambda log: [int(part) if part.isdecimal() else 0 for part in re.split(r"\D+", log[0])])
+    )
 
 
 def read_tail(run: Path, path: str, since: int | None = None) -> FileSlice | None:

@@ -34,10 +34,7 @@ _LEDGER_SLICE = 1 << 20  # bytes read between two checks of the deadline
 
 
 class SpendingReader:
-    """The sums of RUN/ledger as it grows.
-
-    Calls that were not answered are under way; once the run's process is gone they count at what was reserved for them.
-    """
+    """The sums of RUN/ledger as it grows."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -57,7 +54,6 @@ class SpendingReader:
         return True
 
     def _slice(self, name: str) -> bool:
-        """Read a part of what is new in one file. Return True if there was anything."""
         lines, ledger_file = self._files[name]
         before = lines.offset
         for line in lines.fresh(_LEDGER_SLICE):
@@ -72,7 +68,7 @@ class SpendingReader:
         return lines.offset != before
 
     def totals(self, *, alive: bool) -> RunTotals:
-        """Return the sums."""
+        """Return the sums. Unless the process is `alive`, unanswered calls count at what was reserved for them."""
         return add_up([ledger_file for _, ledger_file in self._files.values()], alive=alive)
 
 
@@ -163,17 +159,18 @@ class FinalTestResult:
 
 def read_test_results(journal: JournalReader) -> list[FinalTestResult]:
     """Return each use of the test set, in order."""
-    return [
-        FinalTestResult(
-            as_int((result := entry["result"]).get("generation")),
-            Score.parse(result.get("score")),
-            parse_counts(result.get("outcomes")),
-            _standing_lines(result.get("standing")),
-            str(entry.get("at", "")),
-        )
-        for step, entry in journal.done()
-        if step.startswith("test/")
-    ]
+    results: list[FinalTestResult] = []
+    for step, entry in journal.done():
+        if step.startswith("test/"):
+            result, at = entry["result"], str(entry.get("at", ""))
+            n, score, counts = (
+                as_int(result.get("generation")),
+                Score.parse(result.get("score")),
+                result.get("outcomes"),
+            )
+            lines = _standing_lines(result.get("standing"))
+            results.append(FinalTestResult(n, score, parse_counts(counts), lines, at))
+    return results
 
 
 def _standing_lines(value: Any) -> list[str]:
@@ -189,20 +186,16 @@ _MAX_SUMMARY_BYTES = 64 << 20
 
 
 class RunReader:
-    """A run directory. `refresh` reads what changed; everything else is of the last refresh. Not thread safe.
-
-    `config`, `summary`: as on disk, empty if they cannot be read. `holder`: the lease of the process that writes the
-    run now, or None. `complete`: whether the last refresh read everything, the whole ledger included.
-    """
+    """A run directory. `refresh` reads what changed; everything else is of the last refresh. Not thread safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.journal = JournalReader(path / "journal.jsonl", strict=False)
-        self.config: Json = {}
+        self.config: Json = {}  # as on disk, empty if it cannot be read
         self.summary: Json = {}
-        self.holder: Json | None = None
+        self.holder: Json | None = None  # the lease of the process that writes the run now
         self.spending = RunTotals()
-        self.complete = False
+        self.complete = False  # whether the last refresh read the whole ledger
         self._stamps: tuple[FileStamp | None, FileStamp | None] = (None, None)
         self._ledger = SpendingReader(path)
         self._answers: OrderedDict[str, QuestionIndex] = OrderedDict()

@@ -1,7 +1,4 @@
-"""The analysis of a report: comparable groups, SIA-W+H against SIA-H in pairs, and the gain of each run.
-
-Means are over seeds or questions, p-values are corrected for their number (Holm 1979).
-"""
+"""The analysis of a report: comparable groups, SIA-W+H against SIA-H in pairs, and the gain of each run."""
 
 import itertools
 import math
@@ -118,16 +115,12 @@ class ArmRuns:
 
 @dataclass(frozen=True, slots=True)
 class ComparableGroup:
-    """Runs that can be compared.
-
-    `target`: policy, model or script (a harness that calls no model); "" if no run says so. `test_sha256`: of questions
-    and data; None if no run was tested. `sides`: SIA-H first.
-    """
+    """Runs that can be compared."""
 
     task: str
-    target: str
-    test_sha256: str | None
-    sides: tuple[ArmRuns, ...]
+    target: str  # policy, model or script (a harness that calls no model); "" if no run says so
+    test_sha256: str | None  # of questions and data; None if no run was tested
+    sides: tuple[ArmRuns, ...]  # SIA-H first
 
     @property
     def runs(self) -> list[ReportedRun]:
@@ -198,21 +191,17 @@ def _setting_text(run: ReportedRun, key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunPair:
-    """Two runs of the same seed.
-
-    `difference`: new - old on test, in metric units. `lost`, `won`: numbers of questions. `p_value`: McNemar's exact
-    test, two-sided; `p_holm`: adjusted for the pairs of the group. None if the metric is no mean over questions.
-    """
+    """Two runs of the same seed. Figures by question are None if the metric is no mean over questions."""
 
     seed: int | None
     old: ReportedRun
     new: ReportedRun
-    difference: float
+    difference: float  # new - old on test, in metric units
     standard_error: float | None
-    lost: int | None
+    lost: int | None  # questions
     won: int | None
-    p_value: float | None
-    p_holm: float | None
+    p_value: float | None  # McNemar's exact test, two-sided
+    p_holm: float | None  # adjusted for the pairs of the group (Holm 1979)
     verdict: str
 
 
@@ -296,10 +285,10 @@ class GainCost:
 
 @dataclass(frozen=True, slots=True)
 class RunGain:
-    """The gain of one run."""
+    """The gain of one run from its first harness to its best candidate."""
 
     run: ReportedRun
-    difference: float  # of the metric
+    difference: float  # on test, in metric units
     cost: GainCost
     lost: int | None
     won: int | None

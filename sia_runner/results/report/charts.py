@@ -142,12 +142,12 @@ def _val_chart(
     return SvgChart(title, description, x, y, ticks, y_name, _tick_format(group), "generation")
 
 
-def chart_curve(values: Sequence[float], name: str, arm: int = 1) -> Markup:
+def chart_curve(values: Sequence[float], name: str) -> Markup:
     """Draw a curve with one value a step."""
     n, description = len(values), f"from {values[0]:.4g} to {values[-1]:.4g}"
     x, ticks = (1, max(n, 2)), [(1, "1"), (n, str(n))]
     chart = SvgChart(f"{name} by step", description, x, _padded_range(values), ticks, name, "{:.4g}".format, "step")
-    chart.line(list(enumerate(values, 1)), arm)
+    chart.line(list(enumerate(values, 1)), 1)
     return chart.markup()
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from sia_runner import __version__
 from sia_runner.records import Json, Score
-from sia_runner.results.outputs import diff_harnesses
+from sia_runner.results.outputs import FileChange, diff_harnesses
 from sia_runner.results.report import charts, tables
 from sia_runner.results.report.analysis import ComparableGroup, ReportSection
 from sia_runner.results.report.runs import ReportedRun
@@ -45,21 +45,20 @@ def _accepted_change(run: ReportedRun, g: GenerationRecord) -> Json:
     files = diff_harnesses(run.path, g.parent, g.n)
     curves = finished_curves(g.training) if g.training else {}
     notes = read_text(run.path, f"gen_{g.n}/improvement.md", 4 * _MAX_NOTES_BYTES) or g.rationale
-    shown = [(change, change.lines[:MAX_LINES]) for change in files[:_MAX_CHANGED_FILES]]
+    shown: list[FileChange] = []
+    for change in files[:_MAX_CHANGED_FILES]:
+        lines = (line if len(line) <= MAX_COLUMNS else f"{line[:MAX_COLUMNS]}…" for line in change.lines[:MAX_LINES])
+        shown.append(replace(change, lines=tuple(lines)))
     return {
         "run": run,
         "generation": g,
         "before": next((other.val for other in run.generations if other.n == g.parent), None),  # val of its parent
         "words": truncate_bytes(notes, _MAX_NOTES_BYTES),
-        "files": [replace(change, lines=tuple(map(_bounded_line, lines))) for change, lines in shown],
+        "files": shown,
         "left_out": {change.path: max(0, len(change.lines) - MAX_LINES) for change in files},
         "more_files": max(0, len(files) - _MAX_CHANGED_FILES),
         "curves": {name: [value for _, value in points] for name, points in curves.items()},
     }
-
-
-def _bounded_line(line: str) -> str:
-    return line if len(line) <= MAX_COLUMNS else f"{line[:MAX_COLUMNS]}…"
 
 
 def _outcome_kinds(group: ComparableGroup) -> Iterator[tuple[str, str, int, dict[str, tuple[int, int]]]]:

@@ -1,7 +1,4 @@
-"""The runs of a report, whatever became of each: which runs are meant, their scores, costs and test answers.
-
-Scores come from the journal, costs from the summary, and published figures from the configuration.
-"""
+"""The runs of a report, whatever became of each: which runs are meant, their scores, costs and test answers."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,12 +105,7 @@ def _distinct_name(run: RunSource, among: Sequence[RunSource]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
-    """A run in the report.
-
-    `arm`: what a comparison of test answers needs, None if `not_compared` says why. `tests`: by generation. `answers`:
-    generation -> its outcomes on test, if the file is unchanged. `usage`: None without a summary. `seconds`: of all
-    finished steps, the tests included.
-    """
+    """A run in the report."""
 
     name: str
     path: Path
@@ -128,16 +120,16 @@ class ReportedRun:
     selected_on_test: bool = False
     generations: tuple[GenerationRecord, ...] = ()
     best: int | None = None
-    tests: Mapping[int, FinalTestResult] = field(default_factory=dict)
-    answers: Mapping[int, tuple[Outcome, ...]] = field(default_factory=dict)
-    usage: Json | None = None
-    seconds: float = 0.0
-    looks: int = 0
+    tests: Mapping[int, FinalTestResult] = field(default_factory=dict)  # by generation
+    answers: Mapping[int, tuple[Outcome, ...]] = field(default_factory=dict)  # on test, where the file is unchanged
+    usage: Json | None = None  # None without a summary
+    seconds: float = 0.0  # of all finished steps, the tests included
+    looks: int = 0  # uses of the test set
     config: Json = field(default_factory=dict)
     lock: Json = field(default_factory=dict)
     resumed: tuple[str, ...] = ()  # overrides of each resume
-    arm: FinishedRun | None = None
-    not_compared: str = ""
+    arm: FinishedRun | None = None  # what a comparison of test answers needs
+    not_compared: str = ""  # why there is no `arm`
     faults: tuple[str, ...] = ()  # contradictions in its files
     own: Mapping[str, Any] = field(default_factory=dict)  # columns of the user's own: name -> number, text or None
 
@@ -210,10 +202,7 @@ def read_run(source: RunSource) -> ReportedRun:
 
 
 def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) -> ReportedRun:
-    """Return what is known before anything happened, from the run's config or the plan of its sweep.
-
-    The task's own name is in the summary: for mlebench that is the competition's.
-    """
+    """Return what is known before anything happened, from the run's config or the plan of its sweep."""
     task, trainer, planned = as_dict(settings.get("task")), as_dict(settings.get("trainer")), source.planned
     broken = source.sweep_status in ("crashed", "refused", "damaged", "missing")
     outcome = source.sweep_status if not settings or (status in ("cut", "running") and broken) else status
@@ -225,6 +214,7 @@ def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) 
         path=source.path,
         status=outcome or "missing",
         why=source.sweep_message or ("" if settings else "it never began, or its config.yaml cannot be read"),
+        # the summary has the task's own name: for mlebench the competition's
         task=as_text(summary.get("task")) or as_text(task.get("name")) or (planned.task if planned else "?"),
         mode=as_text(trainer.get("mode")) or (planned.mode if planned else "?"),
         trainer=as_text(trainer.get("name")) or overrides.get("trainer") or planned_trainer,

@@ -85,10 +85,7 @@ class SvgChart:
     def mark(
         self, x: float, y: float, arm: int, tip: str, bounds: Bounds = None, *, filled: bool = True, dodge: float = 0
     ) -> None:
-        """Draw a mark, with its interval if `bounds` are given. Each arm has its own shape beside its own colour.
-
-        An interval is cut at the frame: one of two seeds may leave any scale.
-        """
+        """Draw a mark of the arm's own shape, with the interval `bounds`, which is cut at the frame."""
         at, number = self.x(x) + dodge, arm % COLOURS
         if bounds:
             ends = [self.within(end) for end in bounds]
@@ -131,11 +128,10 @@ def _markup(root: ElementTree.Element) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 - it escapes every text
 
 
-def draw_swatch(arm: int, filled: bool = True) -> Markup:
+def draw_swatch(arm: int) -> Markup:
     """Return the mark of an arm, for a legend."""
     root = ElementTree.Element("svg", {"viewBox": "0 0 14 14", "class": "swatch", "aria-hidden": "true"})
-    name = f"mark arm{arm % COLOURS}{'' if filled else ' hollow'}"
-    ElementTree.SubElement(root, "path", {"d": _shape(7, 7, arm, 5), "class": name})
+    ElementTree.SubElement(root, "path", {"d": _shape(7, 7, arm, 5), "class": f"mark arm{arm % COLOURS}"})
     return _markup(root)
 
 

@@ -28,11 +28,7 @@ _TEX_ESCAPES |= {"…": r"\dots{}"} | {character: f"\\{character}" for character
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """A row of the table, with means over the seeds of the runs with a test score, in metric units.
-
-    `detail`: of `label`. `gain`: of the pairs, `verdict`: on it. `missing`: runs of these arms without a test score. A
-    row of published figures has the verdict that the protocol differs, and `prior`: what they were compared with.
-    """
+    """A row of the table, with means over the seeds of the runs with a test score, in metric units."""
 
     label: str
     detail: str
@@ -40,10 +36,10 @@ class PaperRow:
     initial: SeedMean | None
     h: SeedMean | None
     wh: SeedMean | None
-    gain: SeedMean | None
+    gain: SeedMean | None  # of the pairs
     verdict: str
-    missing: int = 0
-    prior: SeedMean | None = None
+    missing: int = 0  # runs of these arms without a test score
+    prior: SeedMean | None = None  # what published figures were compared with
     published: bool = False
 
 

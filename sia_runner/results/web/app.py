@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,9 +50,8 @@ def _add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
     @app.get("/api/run/generation")
     def generation(path: str, n: _GenerationNumber) -> _JsonReply:
         with watching.open(path) as watched:
-            folder = watched.run.path
-            candidate = next((candidate for candidate in watched.run.generations if candidate.n == n), None)
-        if candidate is None:
+            folder, generations = watched.run.path, watched.run.generations
+        if not (candidate := next((candidate for candidate in generations if candidate.n == n), None)):
             raise HTTPException(404, "no such generation")
         decision = json.dumps(
             as_dict(load_json(folder, f"gen_{n}/decision.json", 1 << 20)), ensure_ascii=False, indent=1
@@ -73,12 +71,12 @@ def _add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
 
     @app.get("/api/run/logs")
     def log_list(path: str) -> _JsonReply:
-        return _JsonReply({"logs": [asdict(log) for log in list_logs(folder_of(path))]})
+        logs = list_logs(folder_of(path))
+        return _JsonReply({"logs": [{"path": path, "size": size} for path, size in logs.items()]})
 
     @app.get("/api/run/log")
     def log(path: str, log: str, since: _FirstRow | None = None) -> _JsonReply:
-        chunk = read_tail(folder_of(path), log, since)
-        if chunk is None:
+        if (chunk := read_tail(folder_of(path), log, since)) is None:
             raise HTTPException(404, "no such log")
         position = {"start": chunk.start, "end": chunk.end, "size": chunk.size}
         return _JsonReply(position | {"text": data.bounded_text(chunk.text)})

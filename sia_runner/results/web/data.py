@@ -1,7 +1,4 @@
-"""The data of the pages as plain JSON, every text bounded and without control characters.
-
-There is no markup: the pages insert everything as text.
-"""
+"""The data of the pages as plain JSON, every text bounded and without control characters. There is no markup."""
 
 import json
 import shlex
@@ -37,10 +34,7 @@ _RUN_ORDERS: Mapping[str, Callable[[RunRow], Any]] = {
 
 
 def run_list(rows: Sequence[RunRow], filters: Mapping[str, str], start: int, limit: int) -> Json:
-    """Return the rows that match the filters in their order, and how many there are of each choice.
-
-    `filters`: q (words that a row's texts contain), status, task, mode, order.
-    """
+    """Return the rows that match q (words in a row's texts), status, task and mode, in `order`, with all choices."""
     words = filters.get("q", "").lower().split()
     chosen = [(key, filters[key]) for key in ("status", "task", "mode") if filters.get(key)]
     fit: list[RunRow] = []
