@@ -14,7 +14,6 @@ from sia_runner.store.run_directory import RunDir, read_json, tree_sha256
 from sia_runner.tracking.rows import CurveReader
 from sia_runner.wire.adapter_files import ORIGIN_FILE
 
-_MAX_TAG_CHARS = 64  # characters that W&B takes
 _LOCK_KEYS = ("sia_runner", "git", "config_sha256", "python", "packages", "data", "policy")
 
 
@@ -54,9 +53,9 @@ def model_names(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_tags(config: Mapping[str, Any]) -> list[str]:
-    """Return the tags: task, mode, seed, models, and the user's own."""
+    """Return the tags: task, mode, seed, models, and the user's own, of at most 64 characters, as W&B takes."""
     own = [config["task"]["name"], config["trainer"]["mode"], f"seed-{config['seed']}", *model_names(config).values()]
-    return list(dict.fromkeys(tag[:_MAX_TAG_CHARS] for tag in [*own, *config["tracker"].get("tags", [])]))
+    return list(dict.fromkeys(tag[:64] for tag in [*own, *config["tracker"].get("tags", [])]))
 
 
 def run_group(run: RunDir, config: Mapping[str, Any]) -> str | None:
@@ -84,10 +83,7 @@ class ArtifactVersion:
 
 
 def anonymous_path(run: RunDir, path: Path) -> str:
-    """Return a path for wandb, which sends paths along, that names nothing of this machine.
-
-    It goes through the working directory, which is the run directory for the sender and for wandb's own process.
-    """
+    """Return a path through the working directory (the run's): wandb sends paths, and none may name this machine."""
     return f"/proc/self/cwd/{path.relative_to(run.path).as_posix()}"
 
 
@@ -98,12 +94,12 @@ def artifact_versions(run: RunDir, g: GenerationRecord) -> list[ArtifactVersion]
     val = g.val.value if g.val else None
     common = {"generation": g.n, "parent_generation": g.parent, "status": g.status, "lever": g.lever, "val": val}
     if folders.harness.is_dir():
-        metadata = {**common, "sha256": tree_sha256(folders.harness)}
-        versions.append(ArtifactVersion("harness", folders.harness, metadata))
+        sha256 = tree_sha256(folders.harness)
+        versions.append(ArtifactVersion("harness", folders.harness, common | {"sha256": sha256}))
     if folders.adapter.is_dir() and not folders.adapter.is_symlink() and (folders.adapter / ORIGIN_FILE).is_file():
         origin = read_json(folders.adapter / ORIGIN_FILE)
-        lineage = {key: origin.get(key) for key in _LINEAGE_KEYS}
+        lineage = common | {key: origin.get(key) for key in _LINEAGE_KEYS}
         rollouts = int(sum(figures.get("rollouts", 0) for figures in CurveReader(folders).news()))  # to train on
-        metadata = {**common, **lineage, "rollouts": rollouts, "sha256": tree_sha256(folders.adapter)}
-        versions.append(ArtifactVersion("adapter", folders.adapter, metadata))
+        lineage |= {"rollouts": rollouts, "sha256": tree_sha256(folders.adapter)}
+        versions.append(ArtifactVersion("adapter", folders.adapter, lineage))
     return versions

@@ -1,7 +1,6 @@
 """The figures of a run directory as numbered rows in an order that never changes, and its tables.
 
-The curve of a generation's training comes before its verdict, so a row has the same number in whatever process. The
-tables have no text that a harness or a model wrote: what it prints may be a question of val or test.
+A generation's training curve comes before its verdict. The tables have no text that a harness or a model wrote.
 """
 
 import builtins
@@ -112,7 +111,6 @@ _COMMON_ERRORS = {"JSONDecodeError", "OutOfMemoryError", "RateLimitError", "APIC
 _KNOWN_ERRORS = _COMMON_ERRORS | {
     name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
 }
-_WORD = re.compile(r"\w+")
 
 
 def decisions_table(run: RunDir, summary: Mapping[str, Any], texts: bool) -> tuple[list[str], list[list[Any]]]:
@@ -125,8 +123,8 @@ def decisions_table(run: RunDir, summary: Mapping[str, Any], texts: bool) -> tup
         shape, rule = evidence.get("shape") or {}, evidence.get("rule") or {}
         change = None if value is None or best is None else value - best
         row = [g.n, g.lever, g.algorithm, g.parent, evidence.get("plateau"), g.status, value, change]
-        row += [evidence.get("chosen_by"), rule.get("rule")]
-        row += [shape.get(key) for key in ("n", "mean", "variance", "skew", "zero_share", "equal_groups")]
+        measured = (shape.get(key) for key in ("n", "mean", "variance", "skew", "zero_share", "equal_groups"))
+        row += [evidence.get("chosen_by"), rule.get("rule"), *measured]
         rows.append(row + ([g.title, decision.get("rationale", "")] if texts else []))
         best = value if g.status == "accepted" else best
     return [*_DECISION_COLUMNS, *(_TEXT_COLUMNS if texts else ())], rows
@@ -139,7 +137,7 @@ def failures_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[Any
         if g.val is None:
             stage = next((step for step in reversed([*g.seconds]) if step != "accept"), "")
             # the error class that a reason ends with, as Python prints it, and no more of the line
-            error = next((word for word in reversed(_WORD.findall(g.reason)) if word in _KNOWN_ERRORS), "")
+            error = next((word for word in reversed(re.findall(r"\w+", g.reason)) if word in _KNOWN_ERRORS), "")
             rows.append([g.n, g.status, stage, error, None, None])
         failures = [(kind, count) for kind, count in g.outcomes.items() if kind not in _SOLVED]
         rows += [[g.n, g.status, None, None, kind, count] for kind, count in failures]

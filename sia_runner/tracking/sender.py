@@ -1,8 +1,7 @@
 """``python -m sia_runner.tracking.sender RUN [key=value ...]``: the process that speaks with W&B, beside the run.
 
-It reads the run directory and nothing else, so that it cannot stop, slow or change the run: that directory is the
-queue. A byte on standard input means that there is news; its end, that the run's process has ended. Messages are single
-lines on standard output. Exit codes: 0 W&B has everything, 1 it does not.
+It reads the run directory and nothing else, so that it cannot stop, slow or change the run. A byte on standard input
+means news; its end, that the run's process has ended. Messages are single lines. Exit code 0: W&B has everything.
 """
 
 import os
@@ -46,11 +45,10 @@ def main() -> int:
 
 def _lower_priority() -> None:
     """Lower the priority, as harnesses come first, except for a user who waits for `sync`."""
-    if os.getsid(0) != os.getpid():
-        return
-    os.nice(_NICENESS)
-    with suppress(OSError):  # Linux may share processors among sessions, whatever the niceness of their processes
-        Path("/proc/self/autogroup").write_text(str(_NICENESS))
+    if os.getsid(0) == os.getpid():
+        os.nice(_NICENESS)
+        with suppress(OSError):  # Linux may share processors among sessions, whatever the niceness of their processes
+            Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def _send(run: RunDir, arguments: list[str]) -> int:

@@ -24,27 +24,10 @@ def why_offline(settings: Any) -> str:
     """Return why W&B cannot be used, "" if it can. `settings`: wandb's own, with environment and files."""
     if settings.mode in ("offline", "dryrun", "disabled"):
         return f"WANDB_MODE={settings.mode}"
-    key = key_of(settings)
+    key, base_url = key_of(settings), settings.base_url
     if not key:
-        return f"there is no key for {settings.base_url} (WANDB_API_KEY, or wandb login)"
-    return _refusal(settings.base_url, key)
-
-
-def key_of(settings: Any) -> str:
-    """Return the key from the environment or netrc, "" if there is none."""
-    if settings.api_key:
-        return settings.api_key
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        login = netrc.netrc(str(file)).authenticators(urllib.parse.urlsplit(settings.base_url).hostname or "")
-    except (OSError, netrc.NetrcParseError):
-        return ""
-    return (login and login[2]) or ""
-
-
-def _refusal(base_url: str, key: str) -> str:
-    """Return why the server refuses the key, "" if it accepts it. The key is in no message."""
-    login = base64.b64encode(f"api:{key}".encode()).decode()
+        return f"there is no key for {base_url} (WANDB_API_KEY, or wandb login)"
+    login = base64.b64encode(f"api:{key}".encode()).decode()  # in no message
     headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
     try:
         request = urllib.request.Request(f"{base_url.rstrip('/')}/graphql", _VIEWER_QUERY, headers)  # noqa: S310
@@ -56,6 +39,18 @@ def _refusal(base_url: str, key: str) -> str:
         reason = f"{type(error).__name__}: {getattr(error, 'reason', None) or error}".splitlines()[0][:120]
         return f"{base_url} cannot be reached ({reason})"
     return "" if viewer else f"{base_url} does not know the key"
+
+
+def key_of(settings: Any) -> str:
+    """Return the key from the environment or netrc, "" if there is none."""
+    if settings.api_key:
+        return settings.api_key
+    try:
+        file = netrc.netrc(os.environ.get("NETRC") or str(Path.home() / ".netrc"))
+        login = file.authenticators(urllib.parse.urlsplit(settings.base_url).hostname or "")
+    except (OSError, netrc.NetrcParseError):
+        return ""
+    return (login and login[2]) or ""
 
 
 @dataclass(slots=True)
@@ -86,9 +81,6 @@ class TrackingState:
         write_json(run.tracking / "wandb.json", asdict(self))
 
 
-_INSPECT_SECONDS = 120.0  # seconds to read one file
-
-
 def count_rows_in_wandb(folder: Path, run_id: str) -> int:
     """Return how many rows are in the files that earlier processes left below `folder`."""
     rows, quiet = 0, subprocess.DEVNULL
@@ -99,5 +91,5 @@ def count_rows_in_wandb(folder: Path, run_id: str) -> int:
             for line in process.stdout or ():
                 if b'"type":"history"' in line:
                     rows = max(rows, 1 + int(json.loads(line)["history"]["step"].get("num", 0)))
-            process.wait(_INSPECT_SECONDS)
+            process.wait(120.0)
     return rows
