@@ -103,7 +103,7 @@ _DECISION_COLUMNS = (
     *("generation", "lever", "algorithm", "parent", "plateau", "status", "val", "change", "chosen_by", "rule"),
     *("rollouts", "reward_mean", "reward_variance", "reward_skew", "zero_share", "equal_groups"),
 )
-_TEXT_COLUMNS = ("title", "rationale")  # only if the configuration allows it
+_TEXT_COLUMNS = ("title", "rationale")  # only if the configuration allows it: they may hold questions of val or test
 _FAILURE_COLUMNS = ("generation", "status", "stage", "fault", "kind", "count")
 _SOLVED = frozenset({"correct", "partial"})
 # Error classes that may be sent: Python's own and a few common ones. A harness's own class name could carry data.
