@@ -23,14 +23,13 @@ def main(options: Namespace) -> int:
     if options.wandb and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.wandb):
         raise RunDirectoryError(f"wandb={options.wandb}: give ENTITY/PROJECT")
     from sia_runner.results.report import page, tables
+    from sia_runner.results.report.analysis import report_sections
     from sia_runner.results.report.runs import find_sources, read_run
-    from sia_runner.results.report.tables import report_sections, table_captions
 
     columns = options.columns.split(",") if options.columns else []
     runs = [_with_columns(read_run(source), columns) for source in find_sources(folders)]
     computed = report_sections(runs)
-    table = [row for section in computed for row in section.rows]
-    notes = table_captions(computed, runs)
+    table, notes = tables.paper_table(computed), tables.table_captions(computed, runs)
     files = {
         out: page.render_page(computed, runs, options.arguments),
         out.with_suffix(".md"): tables.markdown_table(table, notes),
@@ -48,7 +47,7 @@ def main(options: Namespace) -> int:
     if options.wandb:
         from sia_runner.results.report.workspace import save_report
 
-        print(f"W&B Report: {save_report(computed, table, notes, *options.wandb.split('/'))}")
+        print(f"W&B Report: {save_report(computed, files[out.with_suffix('.md')], *options.wandb.split('/'))}")
     return 0
 
 

@@ -1,7 +1,6 @@
 """The comparison of finished runs by their test scores: pure functions of run directories."""
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sia_runner.store.files import read_slice
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 
-# Keys that may differ: trainer, seed, lever schedule, and the name of the target agent (see _target).
+# keys that may differ; the kind of target agent is compared instead of its name
 _TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
 MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
@@ -52,8 +51,7 @@ def runs_in_folders(folders: Sequence[Path]) -> list[RunDir]:
         if not runs:
             raise RunDirectoryError(f"{folder}: no run there, and no folder of runs (config.yaml is missing)")
         result += [RunDir(path) for path in runs]
-    twice = next((run for at, run in enumerate(result) if run in result[:at]), None)
-    if twice:
+    if twice := next((run for at, run in enumerate(result) if run in result[:at]), None):
         raise RunDirectoryError(f"{twice.path} is named twice")
     return result
 
@@ -64,25 +62,21 @@ def _job_number(path: Path) -> tuple[int, str]:
 
 
 def read_finished_runs(runs: Sequence[RunDir]) -> list[FinishedRun]:
-    """Read the runs, named by their folders, or by whole paths if names are the same.
-
-    Raises RunError for a run that is not finished, or whose scores were edited.
-    """
+    """Read runs, named by folders or else by whole paths. Raises RunError if one is not finished or was edited."""
     names = [run.path.name for run in runs]
-    return [_read_tolerant(run, run.path.name if names.count(run.path.name) == 1 else str(run.path)) for run in runs]
-
-
-def _read_tolerant(run: RunDir, name: str) -> FinishedRun:
-    """Read a run whose files may have been written by another program."""
-    try:
-        return _read_finished_run(run, name)
-    except JournalError as error:
-        raise RunDirectoryError(f"{run.path}: {error}") from error
-    except (RunDirectoryError, ValidationError):
-        raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise RunDirectoryError(f"{run.path}: its files cannot be read ({type(error).__name__}: {reason})") from error
+    result: list[FinishedRun] = []
+    for run in runs:
+        try:
+            result.append(_read_finished_run(run, run.path.name if names.count(run.path.name) == 1 else str(run.path)))
+        except JournalError as error:
+            raise RunDirectoryError(f"{run.path}: {error}") from error
+        except (RunDirectoryError, ValidationError):
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+            # another program may have written the files
+            problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            raise RunDirectoryError(f"{run.path}: its files cannot be read ({problem})") from error
+    return result
 
 
 def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
@@ -100,12 +94,13 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
     if not outcomes:
         scores = run.test(end_entry["best"]).path / "scores.json"
         raise RunDirectoryError(f"{scores} was changed since it was written: python -m sia_runner verify {run.path}")
-    config = read_stored_config(run.config)
-    lock = read_json(run.lock)
+    config, lock = read_stored_config(run.config), read_json(run.lock)
+    experiment = check_experiment(config)
+    target_kind = "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
     test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
     return FinishedRun(
         row={"run": name} | _run_row(summary, journal),
-        config=_dotted_keys(config) | {"target_agent": _target_kind(config)},
+        config=_dotted_keys(config) | {"target_agent": target_kind},
         outcomes=outcomes,
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
@@ -120,28 +115,20 @@ def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outco
     result = journal.result(f"test/gen_{n}") or {}
     if chunk is None or hashlib.sha256(chunk.data).hexdigest() != result.get("scores_sha256"):
         return ()
-    rows = json.loads(chunk.data)["outcomes"]
-    return tuple(map(Outcome.from_json, rows))
-
-
-def _target_kind(config: Json) -> str:
-    """Return the kind of target agent that `target_agent=auto` stands for."""
-    experiment = check_experiment(config)
-    return "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
+    return tuple(map(Outcome.from_json, json.loads(chunk.data)["outcomes"]))
 
 
 def _run_row(summary: Json, journal: JournalReader) -> Json:
     accepted = [g for g in summary["generations"] if g["status"] == "accepted"]
+    best = summary["best"]
     return {
         "task": summary["task"],
         "metric": summary["metric"]["name"],
         "mode": summary["mode"],
         "algorithms": [g["algorithm"] for g in accepted if g["algorithm"]],  # of the updates that were accepted
         "seed": summary["seed"],
-        "best": summary["best"]["generation"],
-        "val": summary["best"]["val"],
-        "test": summary["best"]["test"],
-        "baseline_test": summary["best"]["baseline_test"],
+        "best": best["generation"],
+        **{key: best[key] for key in ("val", "test", "baseline_test")},
         "test_runs": sum(entry["step"].startswith("test/") for entry in journal.of("done")),
         "usage": summary["usage"],
         "seconds": round(sum(entry["seconds"] for entry in journal.of("done")), 1),
@@ -149,58 +136,48 @@ def _run_row(summary: Json, journal: JournalReader) -> Json:
 
 
 def compare_runs(arms: Sequence[FinishedRun]) -> Json:
-    """Compare runs pair by pair. Raises RunError if they cannot be compared.
+    """Compare each run with the first of its own seed, or of all if seeds are not shared. Raises RunError.
 
-    `runs`: a row each. `pairs`: each run with the first of its own seed, or with the first of all if seeds are not
-    shared. `notes`: what else differs within a pair.
+    `runs`, `pairs`: a row each. `notes`: what differs within a pair beside the trainer and its lever.
     """
     if len(arms) < 2:
         raise RunDirectoryError("one run is no comparison: name two, or a folder that holds several")
     first = arms[0]
     for arm in arms[1:]:
-        for key in ("task", "metric"):
-            if arm.row[key] != first.row[key]:
-                other = f"{key} {arm.row[key]}, {first.name} has {first.row[key]}"
-                raise RunDirectoryError(f"{arm.name} cannot be compared: it has {other}")
+        if key := next((key for key in ("task", "metric") if arm.row[key] != first.row[key]), None):
+            other = f"{key} {arm.row[key]}, {first.name} has {first.row[key]}"
+            raise RunDirectoryError(f"{arm.name} cannot be compared: it has {other}")
         if arm.test_sha256 != first.test_sha256:
             raise RunDirectoryError(f"{arm.name} and {first.name} were tested on different questions or data")
     shared = len({arm.row["seed"] for arm in arms}) < len(arms)
-    pairs: list[tuple[FinishedRun, FinishedRun]] = []
+    pairs: list[Json] = []
+    notes: list[str] = []
     for at, new in enumerate(arms):
         earlier = [arm for arm in arms[:at] if not shared or arm.row["seed"] == new.row["seed"]]
-        pairs += [(earlier[0], new)] if earlier else []
-    return {
-        "test_sha256": first.test_sha256,
-        "runs": [arm.row for arm in arms],
-        "pairs": [_pair_figures(old, new) for old, new in pairs],
-        "notes": [note for old, new in pairs for note in setup_differences(old, new)],
-    }
+        for old in earlier[:1]:
+            pairs.append(_pair_figures(old, new))
+            notes += _setup_differences(old, new)
+    return {"test_sha256": first.test_sha256, "runs": [arm.row for arm in arms], "pairs": pairs, "notes": notes}
 
 
 def _pair_figures(old: FinishedRun, new: FinishedRun) -> Json:
     """Return a pair's figures. Losses, wins, error and p are None if the metric is no mean over questions."""
     by_question = paired_difference(new.outcomes, old.outcomes, new.higher_is_better)
     change = new.row["test"]["value"] - old.row["test"]["value"]
+    no_mean = any(abs(mean_value(arm.outcomes) - arm.row["test"]["value"]) > 1e-9 for arm in (old, new))
     figures: Json = {"seed": new.row["seed"], "old": old.name, "new": new.name, "difference": change}
-    if any(abs(mean_value(arm.outcomes) - arm.row["test"]["value"]) > 1e-9 for arm in (old, new)):
-        return figures | {"standard_error": None, "lost": None, "won": None, "p_value": None}
-    return figures | {
-        "standard_error": by_question.standard_error,
-        "lost": by_question.lost,
-        "won": by_question.won,
-        "p_value": by_question.p_value,
-    }
+    keys = ("standard_error", "lost", "won", "p_value")
+    return figures | {key: None if no_mean else getattr(by_question, key) for key in keys}
 
 
-def setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
-    """Yield a line for each difference between two runs beside the trainer and its lever."""
+def _setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
     both = f"{old.name} and {new.name}"
     if old.row["seed"] != new.row["seed"]:
         yield f"{both}: other seeds ({old.row['seed']}, {new.row['seed']})"
     if old.harness_sha256 != new.harness_sha256:
         yield f"{both} began with different harnesses"
     if old.policy_sha256 != new.policy_sha256:
-        digests = ", ".join(_short_digest(arm.policy_sha256) for arm in (old, new))
+        digests = ", ".join((arm.policy_sha256 or "")[:12] or "none recorded" for arm in (old, new))
         yield f"{both} began with different policies ({digests})"
     for key in sorted({*old.config, *new.config}):
         old_value, new_value = old.config.get(key), new.config.get(key)
@@ -208,20 +185,15 @@ def setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
             yield f"{both}: {key} is {old_value}, {new_value}"
 
 
-def _short_digest(digest: str | None) -> str:
-    return digest[:12] if digest else "none recorded"
-
-
 def _dotted_keys(config: Json) -> Json:
-    flattened = dict(itertools.islice(_flatten(config), _MAX_KEYS + 1))
-    if len(flattened) > _MAX_KEYS:
-        raise ValueError(f"config.yaml has more than {_MAX_KEYS} keys")
+    flattened: Json = {}
+    trees: list[tuple[str, Mapping[str, Any]]] = [("", config)]
+    for before, tree in trees:
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                trees.append((f"{before}{key}.", value))
+            else:
+                flattened[f"{before}{key}"] = value
+        if len(flattened) + len(trees) > _MAX_KEYS:
+            raise ValueError(f"config.yaml has more than {_MAX_KEYS} keys")
     return flattened
-
-
-def _flatten(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value

@@ -1,7 +1,4 @@
-"""An index of the runs below a folder, with one row a run: the search, the liveness check, config.yaml, the rows.
-
-A refresh compares stamps and reads only what changed.
-"""
+"""An index of the runs below a folder, with one row a run. A refresh reads only what changed."""
 
 import math
 import os
@@ -18,31 +15,28 @@ from sia_runner.store.files import FileStamp, as_dict, as_int, as_list, as_numbe
 from sia_runner.store.lease import process_ended, process_identity
 from sia_runner.text import strip_control_characters
 
-MAX_FOLDER_DEPTH = 4  # levels of folders below the root
-MAX_FOLDERS = 50_000  # visited in one search
+_MAX_FOLDER_DEPTH = 4  # levels of folders below the root
+_MAX_FOLDERS = 50_000  # visited in one search
 
 
 def find_runs(root: Path) -> dict[str, str]:
     """Return the paths of runs below `root` (or ".") -> the path of the sweep each is part of, or ""."""
-    if link_stamp(root / "config.yaml"):
+    if _link_stamp(root / "config.yaml"):
         return {".": ""}
     runs: dict[str, str] = {}
     todo = [("", 0)]
-    for searched, (folder, depth) in enumerate(todo):
-        if searched == MAX_FOLDERS:
-            break
-        names = _subfolders(root / folder)
-        sweep = folder if link_stamp(root / folder / "plan.json") else ""
-        for name in names:
+    for folder, depth in todo:
+        sweep = folder if _link_stamp(root / folder / "plan.json") else ""
+        for name in _subfolders(root / folder):
             path = f"{folder}/{name}" if folder else name
-            if link_stamp(root / path / "config.yaml"):
+            if _link_stamp(root / path / "config.yaml"):
                 runs[path] = sweep
-            elif depth + 1 < MAX_FOLDER_DEPTH and not name.startswith("."):
+            elif depth + 1 < _MAX_FOLDER_DEPTH and len(todo) < _MAX_FOLDERS and not name.startswith("."):
                 todo.append((path, depth + 1))
     return runs
 
 
-def link_stamp(path: Path) -> FileStamp | None:
+def _link_stamp(path: Path) -> FileStamp | None:
     """Return the stamp of a file or of the link itself. `find` reaches `path` without following a link."""
     try:
         status = path.lstat()
@@ -54,19 +48,13 @@ def link_stamp(path: Path) -> FileStamp | None:
 def _subfolders(path: Path) -> list[str]:
     try:
         with os.scandir(path) as entries:
-            return sorted(
-                entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and _is_printable(entry.name)
-            )
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     except OSError:
         return []
+    return [name for name in names if strip_control_characters(name) == name]  # no run of ours has another name
 
 
-def _is_printable(name: str) -> bool:
-    """Report whether a name can be printed: no run of ours has another."""
-    return strip_control_characters(name) == name
-
-
-STALE_SECONDS = 90.0  # seconds without a touch, for leases of other machines, whose clocks may differ a little
+_STALE_SECONDS = 90.0  # seconds without a touch, for leases of other machines, whose clocks may differ a little
 
 
 def lease_holder(run: Path) -> Json | None:
@@ -77,13 +65,13 @@ def lease_holder(run: Path) -> Json | None:
     own = process_identity()
     try:
         if all(lease.get(key) == own[key] for key in ("host", "boot", "space")):
-            return None if process_ended(lease, run / "lease.json", STALE_SECONDS) else lease
+            return None if process_ended(lease, run / "lease.json", _STALE_SECONDS) else lease
     except (KeyError, TypeError, ValueError):
         return None
-    return lease if time.time() - touched.mtime_ns / 1e9 < STALE_SECONDS else None
+    return lease if time.time() - touched.mtime_ns / 1e9 < _STALE_SECONDS else None
 
 
-MAX_YAML_DEPTH = 100  # nested collections
+_MAX_YAML_DEPTH = 100  # nested collections
 
 
 def read_config(run: Path) -> Json:
@@ -91,42 +79,34 @@ def read_config(run: Path) -> Json:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if PyYAML was built with libyaml
     try:
         source = read_text(run, "config.yaml", 1 << 20) or ""
-        if _yaml_depth(source, loader) > MAX_YAML_DEPTH:
+        if _is_too_deep(source, loader):
             return {}
         return migrate(as_dict(yaml.load(source, Loader=loader)))  # noqa: S506 - both are safe
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
 
 
-def _yaml_depth(source: str, loader: Any) -> int:
-    """Return the nesting depth of collections. The C loader recurses without a bound, so deep files would crash it."""
-    deepest = depth = 0
+def _is_too_deep(source: str, loader: Any) -> bool:
+    """Check the nesting depth of collections. The C loader recurses without a bound, so deep files would crash it."""
+    depth = 0
     for event in yaml.parse(source, Loader=loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if deepest > MAX_YAML_DEPTH:
-            break
-    return deepest
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_YAML_DEPTH:
+            return True
+    return False
 
 
-MAX_COURSE_POINTS = 40  # newest generations in a row
+_MAX_COURSE_POINTS = 40  # newest generations in a row
 _MAX_SUMMARY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One run in the list.
+    """One run in the list."""
 
-    `path` is relative to the folder of the index ("." for the folder itself). `status`: running, waits, cut, completed,
-    failed, budget, interrupted. `updated` is in unix seconds, `usd` is None if some price is not known.
-    """
-
-    path: str
+    path: str  # relative to the folder of the index, "." for the folder itself
     name: str
-    status: str
+    status: str  # running, waits, cut, completed, failed, budget, interrupted
     task: str = ""
     mode: str = ""
     seed: int | None = None
@@ -140,35 +120,33 @@ class RunRow:
     val: Score | None = None
     test: Score | None = None
     baseline_test: Score | None = None
-    usd: float | None = None
+    usd: float | None = None  # None if some price is not known
     tokens: int = 0
     calls: int = 0
     stopped: str = ""
     host: str = ""  # of its process, if that is alive
-    updated: float = 0.0
+    updated: float = 0.0  # unix seconds
 
 
 class RunIndex:
-    """The rows of all runs below `root`. Not thread safe.
-
-    `paths`: run path -> path of its sweep, or "". `read`: the number of runs read so far.
-    """
+    """The rows of all runs below `root`. Not thread safe. `read`: the number of runs read so far."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._cache: dict[str, tuple[tuple[FileStamp | None, ...], RunRow]] = {}
-        self.paths: dict[str, str] = {}  # run -> sweep
+        self.paths: dict[str, str] = {}  # of runs -> of their sweeps, or ""
         self.read = 0
 
     def refresh(self, seconds: float = math.inf) -> list[RunRow]:
-        """Return the rows, the newest run first.
-
-        New files are read for about `seconds`, from the newest run on. If there are fewer rows than `paths`, later
-        refreshes read the rest.
-        """
+        """Return the rows, the newest run first, after about `seconds` of reading. Later refreshes read the rest."""
         self.paths = find_runs(self._root)
         self._cache = {path: cached for path, cached in self._cache.items() if path in self.paths}
-        updated = {path: _update_time(self._root / path) for path in self.paths}
+        updated: dict[str, float] = {}
+        for path in self.paths:
+            stamps = (
+                _link_stamp(self._root / path / name) for name in ("journal.jsonl", "summary.json", "config.yaml")
+            )
+            updated[path] = next((stamp.mtime_ns / 1e9 for stamp in stamps if stamp), 0.0)
         newest = sorted(self.paths, key=lambda path: (-updated[path], path))
         deadline = time.monotonic() + seconds
         rows = (self._row(path, updated[path], time.monotonic() < deadline) for path in newest)
@@ -176,7 +154,7 @@ class RunIndex:
 
     def _row(self, path: str, updated: float, read: bool) -> RunRow | None:
         run = self._root / path
-        stamps = tuple(link_stamp(run / name) for name in ("config.yaml", "summary.json"))
+        stamps = tuple(_link_stamp(run / name) for name in ("config.yaml", "summary.json"))
         cached = self._cache.get(path)
         if read and (cached is None or cached[0] != stamps):
             self.read += 1
@@ -188,11 +166,6 @@ class RunIndex:
         if process:
             row = replace(row, status="running", host=str(process.get("host", "")))
         return replace(row, sweep=self.paths[path], updated=updated)
-
-
-def _update_time(run: Path) -> float:
-    stamps = (link_stamp(run / name) for name in ("journal.jsonl", "summary.json", "config.yaml"))
-    return next((stamp.mtime_ns / 1e9 for stamp in stamps if stamp), 0.0)
 
 
 def run_status(status: str | None, waits: bool, alive: bool) -> str:
@@ -214,6 +187,8 @@ def _read_row(run: Path, path: str) -> RunRow:
         return RunRow(path, run.name, "cut", *names, as_int(settings.get("seed")))
     best, usage, metric = (as_dict(summary.get(key)) for key in ("best", "usage", "metric"))
     done = [row for row in as_list(summary.get("generations")) if isinstance(row, dict)]
+    accepted = [row.get("status") == "accepted" for row in done]
+    scores = [Score.parse(row.get("val")) for row in done[-_MAX_COURSE_POINTS:]]
     return RunRow(
         path=path,
         name=run.name,
@@ -224,8 +199,8 @@ def _read_row(run: Path, path: str) -> RunRow:
         metric=str(metric.get("name", "")),
         higher_is_better=metric.get("higher_is_better") is not False,
         generations=len(done),
-        accepted=sum(row.get("status") == "accepted" for row in done),
-        course=tuple(_course_point(row) for row in done[-MAX_COURSE_POINTS:]),
+        accepted=sum(accepted),
+        course=tuple(zip([val and val.value for val in scores], accepted[-_MAX_COURSE_POINTS:], strict=True)),
         best=as_int(best.get("generation")),
         val=Score.parse(best.get("val")),
         test=Score.parse(best.get("test")),
@@ -235,8 +210,3 @@ def _read_row(run: Path, path: str) -> RunRow:
         calls=as_int(usage.get("calls")) or 0,
         stopped=str(summary.get("stopped") or ""),
     )
-
-
-def _course_point(row: Json) -> tuple[float | None, bool]:
-    val = Score.parse(row.get("val"))
-    return (val.value if val else None), row.get("status") == "accepted"

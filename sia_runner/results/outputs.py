@@ -2,13 +2,14 @@
 
 import difflib
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sia_runner.store.files import FileSlice, list_folder, read_slice
+from sia_runner.store.files import FileSlice, FolderEntry, list_folder, read_slice
 from sia_runner.text import strip_control_characters
 
-MAX_HARNESS_FILES = 200
+_MAX_HARNESS_FILES = 200
 MAX_HARNESS_BYTES = 256 << 10  # of one file
 MAX_DIFF_LINES = 2_000  # differing lines of one file; longer ones are not compared line by line
 _CONTEXT = 3
@@ -16,41 +17,40 @@ _CONTEXT = 3
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """The change of one file. `kind`: added, removed, changed.
-
-    `lines` is a unified diff without its two head lines, empty if `note` says why there is none.
-    """
+    """The change of one file. `lines`: a unified diff without its head, empty if `note` says why there is none."""
 
     path: str
-    kind: str
+    kind: str  # added, removed, changed
     added: int = 0
     removed: int = 0
     lines: tuple[str, ...] = ()
     note: str = ""
 
 
-def harness_contents(run: Path, n: int) -> dict[str, bytes]:
-    """Return path -> content of the files of a harness, each cut at `BYTES` + 1."""
-    files: dict[str, bytes] = {}
-    root = f"gen_{n}/harness"
+def _walk(run: Path, root: str, max_folders: int, enters: Callable[[str], bool]) -> Iterator[tuple[str, FolderEntry]]:
+    """Yield the files below a folder of a run with their paths, of at most `max_folders` folders that it enters."""
     todo = [root]
     for folder in todo:
         for entry in list_folder(run, folder):
-            path = f"{folder}/{entry.name}"
-            if entry.kind == "folder" and len(todo) < MAX_HARNESS_FILES and entry.name != "__pycache__":
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.kind == "file":
+                yield path, entry
+            elif entry.kind == "folder" and len(todo) < max_folders and enters(path):
                 todo.append(path)
-            elif (
-                entry.kind == "file"
-                and len(files) < MAX_HARNESS_FILES
-                and (data := read_slice(run, path, 0, MAX_HARNESS_BYTES + 1))
-            ):
-                files[path.removeprefix(f"{root}/")] = data.data
+
+
+def _harness_contents(run: Path, n: int) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}  # by path
+    root = f"gen_{n}/harness"
+    for path, _ in _walk(run, root, _MAX_HARNESS_FILES, lambda path: not path.endswith("/__pycache__")):
+        if len(files) < _MAX_HARNESS_FILES and (chunk := read_slice(run, path, 0, MAX_HARNESS_BYTES + 1)):
+            files[path.removeprefix(f"{root}/")] = chunk.data
     return files
 
 
 def diff_harnesses(run: Path, old: int | None, new: int) -> list[FileChange]:
     """Return the changes from generation `old` (None: from no files) to `new`, by path."""
-    before, after = {} if old is None else harness_contents(run, old), harness_contents(run, new)
+    before, after = {} if old is None else _harness_contents(run, old), _harness_contents(run, new)
     changed = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
     return [_diff_file(path, before.get(path), after.get(path)) for path in changed]
 
@@ -79,12 +79,10 @@ def _diff_lines(old: list[str], new: list[str]) -> tuple[str, ...] | None:
     start, behind = max(0, head - _CONTEXT), max(0, tail - _CONTEXT)
     old_part, new_part = old[start : len(old) - behind], new[start : len(new) - behind]
     lines = [*difflib.unified_diff(old_part, new_part, lineterm="", n=_CONTEXT)][2:]
-    return tuple(_shift_hunk(line, start) if line.startswith("@@ ") else line for line in lines)
-
-
-def _shift_hunk(hunk: str, by: int) -> str:
-    """Shift the line numbers of a hunk header ``@@ -1,4 +1,5 @@`` by `by` lines."""
-    return re.sub(r"(?<=[-+])\d+", lambda match: str(int(match[0]) + by), hunk)
+    return tuple(
+        re.sub(r"(?<=[-+])\d+", lambda match: str(int(match[0]) + start), line) if line.startswith("@@ ") else line
+        for line in lines  # the line numbers in @@ -1,4 +1,5 @@ are those of the parts
+    )
 
 
 MAX_LOG_BYTES = 64 << 10  # bytes of one piece
@@ -93,42 +91,23 @@ _LOG_NAME = re.compile(r"(\.log|\.out|\.err)$")
 _LOG_FOLDER = re.compile(r"^(gen_\d{1,6}(/(gate|fold_\d+|rollouts|training))?|test(/gen_\d{1,6})?|jobs(/.*)?)?$")
 
 
-@dataclass(frozen=True, slots=True)
-class LogFile:
-    """A log file of a run."""
+def list_logs(run: Path) -> dict[str, int]:
+    """Return path -> bytes, ordered by path, numbers as numbers. Folders that a harness writes into are skipped."""
 
-    path: str  # relative to the run
-    size: int  # bytes
+    def enters(path: str) -> bool:
+        return bool(_LOG_FOLDER.match(path)) and path.count("/") < 6 and strip_control_characters(path) == path
 
-
-def list_logs(run: Path) -> list[LogFile]:
-    """Return the logs ordered by path, numbers as numbers. Folders that a harness writes into are skipped."""
-    result: list[LogFile] = []
-    todo = [""]
-    for folder in todo:
-        for entry in list_folder(run, folder):
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if strip_control_characters(path) != path:
-                continue
-            if entry.kind == "file" and _LOG_NAME.search(entry.name) and len(result) < _MAX_LOGS:
-                result.append(LogFile(path, entry.size))
-            elif entry.kind == "folder" and _LOG_FOLDER.match(path) and len(todo) < _MAX_LOGS and path.count("/") < 6:
-                todo.append(path)
-    return sorted(result, key=lambda log: [int(part) if part.isdecimal() else 0 for part in re.split(r"\D+", log.path)])
-
-
-def is_log(path: str) -> bool:
-    """Report whether `path` (relative to the run) names a log that may be shown."""
-    folder, _, name = path.rpartition("/")
-    return bool(_LOG_NAME.search(name) and _LOG_FOLDER.match(folder))
+    files = [(path, entry.size) for path, entry in _walk(run, "", _MAX_LOGS, enters) if _LOG_NAME.search(path)]
+    logs = [(path, size) for path, size in files if strip_control_characters(path) == path][:_MAX_LOGS]
+    return dict(
+        sorted(logs, key=lambda log: [int(part) if part.isdecimal() else 0 for part in re.split(r"\D+", log[0])])
+    )
 
 
 def read_tail(run: Path, path: str, since: int | None = None) -> FileSlice | None:
-    """Return what was added since byte `since` (None: the end), at most the newest `MOST` bytes.
-
-    Return None if there is no such log.
-    """
-    if not is_log(path):
+    """Return the newest `MAX_LOG_BYTES` of what a log has since byte `since` (None: all). None if there is no log."""
+    folder, _, name = path.rpartition("/")
+    if not (_LOG_NAME.search(name) and _LOG_FOLDER.match(folder)):
         return None
     end = read_slice(run, path, -MAX_LOG_BYTES, MAX_LOG_BYTES)
     if end is None or since is None or since > end.size or since < end.start:

@@ -1,7 +1,6 @@
 """The index of one run of a harness: its questions by outcome, and the model calls made for each.
 
-The index keeps a question's id, its kind and the position of the rest in the file, so that 200,000 questions fit into
-some tens of megabytes. Reading is done in slices: a reader sees what was indexed so far.
+It keeps ids, kinds and positions in files: 200,000 questions fit into some tens of megabytes. It reads in slices.
 """
 
 import json
@@ -9,8 +8,10 @@ import math
 import re
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from sia_runner.records import Json
@@ -18,7 +19,7 @@ from sia_runner.store.files import FileStamp, LineReader, file_stamp, list_folde
 
 NOT_VERIFIED = "not yet verified"
 _MAX_KINDS = 200
-_OUTCOME_PATTERN = re.compile(rb"\n  \{\n(.*?)\n  \}", re.S)  # an outcome as rundir.write_json writes it
+_OUTCOME_PATTERN = re.compile(rb"\n  \{\n(.*?)\n  \}", re.S)  # an outcome as run_directory.write_json writes it
 _SCORES_SLICE = 2 << 20
 _MAX_OUTCOME_BYTES = 4 << 20
 
@@ -35,93 +36,20 @@ class QuestionRow:
     calls: int
 
 
-class OutcomeTable:
-    """The questions of one scores.json, and those that only keys.json names so far."""
+@dataclass(slots=True)
+class _CallFile:
+    """One trajectories.jsonl, and the mapping from ids in its view to question numbers."""
 
-    def __init__(self, run: Path, scores: str) -> None:
-        self._run, self._scores = run, scores
-        self._units: list[str] = []
-        self._number: dict[str, int] = {}  # of a unit
-        self.kind_names: list[str] = [NOT_VERIFIED]
-        self._kinds, self._values = array("B"), array("d")
-        self._starts, self._sizes = array("Q"), array("I")  # in scores.json
-        self.calls = array("I")  # of each question
-
-    def __len__(self) -> int:
-        """Return the number of questions."""
-        return len(self._units)
-
-    def read(self) -> Iterator[None]:
-        """Read all of scores.json, in slices."""
-        at, rest = 0, b""
-        while (part := read_slice(self._run, self._scores, at, _SCORES_SLICE)) and part.data:
-            data, end = rest + part.data, 0
-            for match in _OUTCOME_PATTERN.finditer(data):
-                self._outcome(match[1], at - len(rest) + match.start(1))
-                end = match.end()
-            at, rest = part.end, data[end:]
-            if len(rest) > _MAX_OUTCOME_BYTES:
-                return  # no run of ours writes such a file
-            yield
-
-    def number(self, unit: str) -> int:
-        """Return the number of a question, a new one if its id was not known."""
-        number = self._number.setdefault(unit, len(self._units))
-        if number == len(self._units):
-            self._units.append(unit)
-            self._kinds.append(0)
-            self._values.append(float("nan"))
-            self._starts.append(0)
-            self._sizes.append(0)
-            self.calls.append(0)
-        return number
-
-    def kinds(self) -> dict[str, int]:
-        """Return outcome kind -> number of questions."""
-        totals = dict.fromkeys(self.kind_names, 0)
-        for kind in self._kinds:
-            totals[self.kind_names[kind]] += 1
-        return {name: count for name, count in totals.items() if count}
-
-    def choose(self, kind: str, search: str, start: int, limit: int) -> tuple[int, list[QuestionRow]]:
-        """Return how many questions of `kind` (empty: any) have `search` in their id, and one page of them in order."""
-        if kind and kind not in self.kind_names:
-            return 0, []
-        code = self.kind_names.index(kind) if kind else None
-        chosen = [at for at, kind_code in enumerate(self._kinds) if code is None or kind_code == code]
-        if search:
-            chosen = [at for at in chosen if search in self._units[at]]
-        return len(chosen), [self._question(at) for at in chosen[start : start + limit]]
-
-    def _outcome(self, data: bytes, start: int) -> None:
-        try:
-            row = json.loads(b"{" + data + b"}")
-            unit, kind, value = str(row["unit"]), str(row["kind"]), float(row["value"])
-        except (ValueError, KeyError, TypeError):
-            return
-        number = self.number(unit)
-        if kind not in self.kind_names and len(self.kind_names) < _MAX_KINDS:
-            self.kind_names.append(kind)
-        self._kinds[number] = self.kind_names.index(kind) if kind in self.kind_names else 0
-        self._values[number] = value
-        self._starts[number], self._sizes[number] = start, len(data)
-
-    def _question(self, at: int) -> QuestionRow:
-        value = self._values[at]
-        finite = None if math.isnan(value) else value
-        return QuestionRow(
-            at, self._units[at], self.kind_names[self._kinds[at]], finite, self._prediction(at), self.calls[at]
-        )
-
-    def _prediction(self, at: int) -> str:
-        chunk = read_slice(self._run, self._scores, self._starts[at], self._sizes[at])
-        row = parse_object(b"{" + chunk.data + b"}") if chunk else None  # None: rewritten since it was indexed
-        return str((row or {}).get("prediction", ""))
+    folder: str
+    lines: LineReader
+    numbers: dict[str, int] = field(default_factory=dict)
+    keys_stamp: FileStamp | None = None
 
 
 UNTAGGED = "no question named"
 _QUESTION_FIELD = re.compile(rb'"question":\s*("(?:[^"\\]|\\.)*")')
 _CALLS_SLICE = 2 << 20
+_MAX_CALLS = 200  # of a question
 _MAX_KEYS_BYTES = 64 << 20
 _HEAD_BYTES = 64 << 10  # bytes at the start of a line that contain its short fields
 
@@ -129,19 +57,29 @@ _HEAD_BYTES = 64 << 10  # bytes at the start of a line that contain its short fi
 class QuestionIndex:
     """The questions and model calls of one folder, ``gen_3`` or ``test/gen_3``.
 
-    Not thread safe. Call `refresh` before anything else.
+    Questions are in scores.json, or so far in keys.json only. Not thread safe. Call `refresh` before anything else.
     """
 
     def __init__(self, run: Path, folder: str) -> None:
-        self._run, self._place = run, folder
+        self._run, self._place, self._scores = run, folder, f"{folder}/scores.json"
         self._scores_stamp: FileStamp | None = None
         self._pending: Iterator[None] | None = self._read_all()
         self._clear()
 
+    def _clear(self) -> None:
+        self._units: list[str] = []
+        self._numbers: dict[str, int] = {}  # of units
+        self._kind_names: list[str] = [NOT_VERIFIED]
+        self._kinds, self._values, self._call_counts = array("B"), array("d"), array("I")  # of questions
+        self._outcome_starts, self._outcome_sizes = array("Q"), array("I")  # in scores.json
+        self._files: list[_CallFile] = []
+        self._starts, self._sizes, self._in_file, self._call_questions = array("Q"), array("I"), array("H"), array("l")
+        self._untagged = 0
+
     def refresh(self, seconds: float = 0.1) -> bool:
         """Read on for about `seconds`. Return True once everything on disk has been read."""
         deadline = time.monotonic() + seconds
-        current = file_stamp(self._run, f"{self._place}/scores.json")
+        current = file_stamp(self._run, self._scores)
         if current != self._scores_stamp:
             self._scores_stamp, self._pending = current, self._read_all()
         self._pending = self._pending or self._read_calls()
@@ -154,15 +92,17 @@ class QuestionIndex:
     @property
     def progress(self) -> tuple[int, int]:
         """The bytes of model calls read so far, and the bytes there are."""
-        return sum(lines.offset for lines in self._files), sum(lines.size for lines in self._files)
+        return sum(file.lines.offset for file in self._files), sum(file.lines.size for file in self._files)
 
     def __len__(self) -> int:
         """Return the number of questions and calls in the index, which needs some 150 bytes for each."""
-        return len(self._questions) + len(self._starts)
+        return len(self._units) + len(self._starts)
 
     def kinds(self) -> dict[str, int]:
         """Return outcome kind -> questions. Calls that named no question count as one more, under their own kind."""
-        return self._questions.kinds() | ({UNTAGGED: 1} if self._untagged else {})
+        counts = Counter(self._kinds)
+        kinds = {name: counts[code] for code, name in enumerate(self._kind_names) if counts[code]}
+        return kinds | ({UNTAGGED: 1} if self._untagged else {})
 
     def questions(
         self, kind: str = "", search: str = "", start: int = 0, limit: int = 50
@@ -170,90 +110,110 @@ class QuestionIndex:
         """Return how many questions of `kind` (empty: any) have `search` in their id, and one page of them in order."""
         if kind == UNTAGGED:
             return 1, [QuestionRow(-1, "", UNTAGGED, None, "", self._untagged)]
-        return self._questions.choose(kind, search, start, limit)
+        if kind and kind not in self._kind_names:
+            return 0, []
+        code = self._kind_names.index(kind) if kind else None
+        coded = enumerate(zip(self._units, self._kinds, strict=True))
+        chosen = [at for at, (unit, of) in coded if code in (None, of) and search in unit]
+        return len(chosen), [self._question(at) for at in chosen[start : start + limit]]
 
-    def calls(self, number: int, limit: int = 200) -> list[int]:
+    def _question(self, at: int) -> QuestionRow:
+        value, kind = self._values[at], self._kind_names[self._kinds[at]]
+        chunk = read_slice(self._run, self._scores, self._outcome_starts[at], self._outcome_sizes[at])
+        row = parse_object(b"{" + chunk.data + b"}") if chunk else None  # None: rewritten since it was indexed
+        prediction = str((row or {}).get("prediction", ""))
+        finite = None if math.isnan(value) else value
+        return QuestionRow(at, self._units[at], kind, finite, prediction, self._call_counts[at])
+
+    def calls(self, number: int) -> list[int]:
         """Return the positions of the calls made for a question, in the order in which they ended; `call` reads one."""
-        positions: list[int] = []
-        for at, asked_number in enumerate(self._call_questions):
-            if asked_number == number:
-                positions.append(at)
-                if len(positions) == limit:
-                    break
-        return positions
+        return list(islice((at for at, asked in enumerate(self._call_questions) if asked == number), _MAX_CALLS))
 
     def call(self, at: int, *, text: bool = True) -> Json | None:
-        """Return a line of trajectories.jsonl, or None if it is no longer there.
-
-        models/trajectories.py describes the fields. Without `text` the request and the response are left out.
-        """
+        """Return a line of trajectories.jsonl (without `text` its short fields only), None if it is no longer there."""
         if not 0 <= at < len(self._starts):
             return None
-        name = f"{self._folders[self._in_file[at]]}/trajectories.jsonl"
-        chunk = read_slice(
-            self._run, name, self._starts[at], self._sizes[at] if text else min(self._sizes[at], _HEAD_BYTES)
-        )
+        name = f"{self._files[self._in_file[at]].folder}/trajectories.jsonl"
+        size = self._sizes[at] if text else min(self._sizes[at], _HEAD_BYTES)
+        chunk = read_slice(self._run, name, self._starts[at], size)
         if chunk is None:
             return None
         head, cut, _ = chunk.data.partition(b',"request":')  # a bare quote is in no JSON string, so this is a key
         return parse_object(chunk.data if text or not cut else head + b"}")
 
-    def _clear(self) -> None:
-        self._questions = OutcomeTable(self._run, f"{self._place}/scores.json")
-        self._starts, self._sizes, self._in_file, self._call_questions = array("Q"), array("I"), array("H"), array("l")
-        self._untagged = 0
-        self._folders: list[str] = []
-        self._files: list[LineReader] = []
-        self._keys: list[dict[str, int]] = []
-        self._key_stamps: list[FileStamp | None] = []
-
     def _read_all(self) -> Iterator[None]:
         self._clear()
-        yield from self._questions.read()
+        yield from self._read_outcomes()
         yield from self._read_calls()
 
+    def _read_outcomes(self) -> Iterator[None]:
+        at, rest = 0, b""
+        while (part := read_slice(self._run, self._scores, at, _SCORES_SLICE)) and part.data:
+            data, end = rest + part.data, 0
+            for match in _OUTCOME_PATTERN.finditer(data):
+                self._add_outcome(match[1], at - len(rest) + match.start(1))
+                end = match.end()
+            at, rest = part.end, data[end:]
+            if len(rest) > _MAX_OUTCOME_BYTES:
+                return  # no run of ours writes such a file
+            yield
+
+    def _add_outcome(self, data: bytes, start: int) -> None:
+        try:
+            row = json.loads(b"{" + data + b"}")
+            unit, kind, value = str(row["unit"]), str(row["kind"]), float(row["value"])
+        except (ValueError, KeyError, TypeError):
+            return
+        number = self._number(unit)
+        if kind not in self._kind_names and len(self._kind_names) < _MAX_KINDS:
+            self._kind_names.append(kind)
+        self._kinds[number] = self._kind_names.index(kind) if kind in self._kind_names else 0
+        self._values[number] = value
+        self._outcome_starts[number], self._outcome_sizes[number] = start, len(data)
+
+    def _number(self, unit: str) -> int:
+        """Return the number of a question, a new one if its id was not known."""
+        number = self._numbers.setdefault(unit, len(self._units))
+        if number == len(self._units):
+            self._units.append(unit)
+            self._values.append(math.nan)
+            for column in (self._kinds, self._call_counts, self._outcome_starts, self._outcome_sizes):
+                column.append(0)
+        return number
+
     def _read_calls(self) -> Iterator[None]:
-        """Index new lines of every trajectories.jsonl, in slices."""
-        for at, folder in enumerate(self._find_folders()):
-            self._read_keys(at, folder)
+        folds = [entry.name for entry in list_folder(self._run, self._place) if entry.name.startswith("fold_")]
+        for folder in [f"{self._place}/{name}" for name in sorted(folds)] or [self._place]:
+            if all(file.folder != folder for file in self._files):
+                self._files.append(_CallFile(folder, LineReader(self._run, f"{folder}/trajectories.jsonl")))
+        for at, file in enumerate(self._files):
+            self._read_keys(file)
             yield
             while True:
-                before = self._files[at].offset
-                for line in self._files[at].fresh(_CALLS_SLICE):
+                before = file.lines.offset
+                for line in file.lines.fresh(_CALLS_SLICE):
                     self._add_call(at, line.start, line.data)
-                if self._files[at].restarted:  # the step is being repeated
+                if file.lines.restarted:  # the step is being repeated
                     self._scores_stamp = FileStamp(0, 0, 0)
                     return
-                if self._files[at].offset == before:
+                if file.lines.offset == before:
                     break
                 yield
 
-    def _find_folders(self) -> list[str]:
-        folds = [entry.name for entry in list_folder(self._run, self._place) if entry.name.startswith("fold_")]
-        folders = [f"{self._place}/{name}" for name in sorted(folds)] or [self._place]
-        for folder in folders:
-            if folder not in self._folders:
-                self._folders.append(folder)
-                self._files.append(LineReader(self._run, f"{folder}/trajectories.jsonl"))
-                self._keys.append({})
-                self._key_stamps.append(None)
-        return self._folders
-
-    def _read_keys(self, at: int, folder: str) -> None:
-        """Read the mapping from ids in the view to question numbers."""
-        current = file_stamp(self._run, f"{folder}/keys.json")
-        if current == self._key_stamps[at]:
+    def _read_keys(self, file: _CallFile) -> None:
+        current = file_stamp(self._run, f"{file.folder}/keys.json")
+        if current == file.keys_stamp:
             return
-        self._key_stamps[at] = current
-        keys = load_json(self._run, f"{folder}/keys.json", _MAX_KEYS_BYTES)
+        file.keys_stamp = current
+        keys = load_json(self._run, f"{file.folder}/keys.json", _MAX_KEYS_BYTES)
         if isinstance(keys, dict):
-            self._keys[at] = {str(view): self._questions.number(str(unit)) for view, unit in keys.items()}
+            file.numbers = {str(view): self._number(str(unit)) for view, unit in keys.items()}
 
     def _add_call(self, file_number: int, start: int, data: bytes) -> None:
         # short fields precede the request in the line, and no JSON string contains a bare quote: this match is the key
         match = _QUESTION_FIELD.search(data)
         try:
-            number = self._keys[file_number].get(json.loads(match[1]), -1) if match else -1
+            number = self._files[file_number].numbers.get(json.loads(match[1]), -1) if match else -1
         except ValueError:
             number = -1
         self._starts.append(start)
@@ -263,4 +223,4 @@ class QuestionIndex:
         if number < 0:
             self._untagged += 1
         else:
-            self._questions.calls[number] += 1
+            self._call_counts[number] += 1

@@ -1,11 +1,7 @@
-"""One run directory, kept up to date: its state, its spending and its training curves.
-
-A refresh reads what changed, and reads nothing twice.
-"""
+"""One run directory, kept up to date: its state, its spending and its training curves. Nothing is read twice."""
 
 import math
 import re
-import shlex
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -31,18 +27,14 @@ from sia_runner.store.files import (
     parse_object,
 )
 from sia_runner.store.generations import GenerationRecord, TrainingRecord, parse_counts
-from sia_runner.store.journal import JournalReader, find_incumbent, minutes_spent, read_generations
+from sia_runner.store.journal import JournalReader, read_generations
 
-BUDGET_UNITS = ("usd", "tokens", "calls", "minutes")
+_BUDGET_UNITS = ("usd", "tokens", "calls", "minutes")
 _LEDGER_SLICE = 1 << 20  # bytes read between two checks of the deadline
 
 
 class SpendingReader:
-    """The sums of RUN/ledger as it grows.
-
-    Calls that were sent and not answered are counted as under way. Once the run's process is gone they count at what
-    was reserved for them, as the run itself counts them.
-    """
+    """The sums of RUN/ledger as it grows."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -62,7 +54,6 @@ class SpendingReader:
         return True
 
     def _slice(self, name: str) -> bool:
-        """Read a part of what is new in one file. Return True if there was anything."""
         lines, ledger_file = self._files[name]
         before = lines.offset
         for line in lines.fresh(_LEDGER_SLICE):
@@ -77,20 +68,20 @@ class SpendingReader:
         return lines.offset != before
 
     def totals(self, *, alive: bool) -> RunTotals:
-        """Return the sums."""
+        """Return the sums. Unless the process is `alive`, unanswered calls count at what was reserved for them."""
         return add_up([ledger_file for _, ledger_file in self._files.values()], alive=alive)
 
 
-def budget_limits(config: Mapping[str, Any], resumed: list[str]) -> dict[str, float | None]:
+def budget_limits(config: Json, journal: JournalReader) -> dict[str, float | None]:
     """Return ``{"usd": 5.0, …}``, None for no limit: the config's, with the overrides of resumes (``budget.usd=9``)."""
     budget = as_dict(config.get("budget"))
-    result = {unit: _parse_limit(str(budget.get(unit))) for unit in BUDGET_UNITS}
-    for override in resumed:
-        key, _, value = override.partition("=")
-        unit = key.removeprefix("budget.")
-        if unit != key and unit in BUDGET_UNITS:
-            result[unit] = _parse_limit(value)
-    return result
+    limits = {unit: str(budget.get(unit)) for unit in _BUDGET_UNITS}
+    for entry in journal.of("resumed"):
+        for override in entry.get("overrides") or []:
+            key, _, value = str(override).partition("=")
+            if key.startswith("budget.") and (unit := key.removeprefix("budget.")) in limits:
+                limits[unit] = value
+    return {unit: _parse_limit(text) for unit, text in limits.items()}
 
 
 def _parse_limit(text: str) -> float | None:
@@ -100,68 +91,59 @@ def _parse_limit(text: str) -> float | None:
         return None
 
 
-MAX_POINTS = 2_000  # of each curve at most
-CURVE_NAMES = ("reward", "kl", "entropy", "length")
-_LOG_LINE = re.compile(r"^step (\d+)/(\d+) · reward (\S+) · kl (\S+) · entropy (\S+) · (\d+) tokens · (\S+) s")
+_MAX_POINTS = 2_000  # of each curve at most
+_CURVE_NAMES = ("reward", "kl", "entropy", "length")
+_LOG_LINE = re.compile(
+    r"step (?P<step>\d+)/\d+ · reward (?P<reward>\S+) · kl (?P<kl>\S+) · entropy (?P<entropy>\S+) · \d+ tokens · \S+ s"
+)
 
 
-class TrainingCurves:
-    """The curves of one generation that is still training. `steps`: steps done, and steps planned if known."""
+class _TrainingCurves:
+    """The curves of one generation that is still training, from what its job writes."""
 
     def __init__(self, run: Path, n: int) -> None:
-        self._lines = {name: LineReader(run, f"gen_{n}/{name}") for name in ("curve.jsonl", "training.log")}
-        self._points: dict[str, dict[int, dict[str, float]]] = {name: {} for name in self._lines}
-        self.steps: tuple[int, int | None] = (0, None)
+        self._sources = [
+            (LineReader(run, f"gen_{n}/{name}"), parse, dict[int, dict[str, float]]())
+            for name, parse in (("curve.jsonl", _parse_point), ("training.log", _parse_log_line))
+        ]
 
     def refresh(self) -> dict[str, list[tuple[int, float]]]:
         """Return curve name -> (step, value), in order. A step repeated after a kill is in it once."""
-        for name, lines in self._lines.items():
+        for lines, parse, points in self._sources:
             for at, line in enumerate(lines.fresh()):
                 if lines.restarted and at == 0:
-                    self._points[name].clear()
-                self._add_point(name, line.data)
-        points_by_step = self._points["curve.jsonl"] or self._points["training.log"]
-        curves = {
-            name: [(step, figures[name]) for step, figures in sorted(points_by_step.items()) if name in figures]
-            for name in CURVE_NAMES
-        }
+                    points.clear()
+                if (point := parse(line.data)) and len(points) < _MAX_POINTS:
+                    points[point[0]] = point[1]
+        steps = sorted(next((points for _, _, points in self._sources if points), {}).items())
+        curves = {name: [(step, at[name]) for step, at in steps if name in at] for name in _CURVE_NAMES}
         return {name: points for name, points in curves.items() if points}
-
-    def _add_point(self, name: str, data: bytes) -> None:
-        read = _parse_point if name == "curve.jsonl" else _parse_log_line
-        if (point := read(data)) is None or len(self._points[name]) >= MAX_POINTS:
-            return
-        step, planned, values = point
-        self._points[name][step] = values
-        self.steps = (step, planned or self.steps[1])
 
 
 def finished_curves(training: TrainingRecord) -> dict[str, list[tuple[int, float]]]:
-    """Return the curves of a finished update, as `TrainingCurves.refresh` does."""
+    """Return curve name -> (step, value), in order, of a finished update."""
     curves = {}
     for name, values in (("reward", training.reward), ("kl", training.kl), ("entropy", training.entropy)):
-        points = [(step, value) for step, value in enumerate(values[:MAX_POINTS], 1) if value is not None]
+        points = [(step, value) for step, value in enumerate(values[:_MAX_POINTS], 1) if value is not None]
         curves |= {name: points} if points else {}
     return curves
 
 
-def _parse_point(data: bytes) -> tuple[int, int | None, dict[str, float]] | None:
+def _parse_point(data: bytes) -> tuple[int, dict[str, float]] | None:
     figures = finite_figures(data)
     if "step" not in figures:
         return None
-    values = {name: float(figures[name]) for name in CURVE_NAMES if name in figures}
-    return int(figures["step"]), as_int(figures.get("steps")), values
+    return int(figures["step"]), {name: float(figures[name]) for name in _CURVE_NAMES if name in figures}
 
 
-def _parse_log_line(data: bytes) -> tuple[int, int | None, dict[str, float]] | None:
-    match = _LOG_LINE.match(data[:400].decode(errors="replace"))
-    if not match:
+def _parse_log_line(data: bytes) -> tuple[int, dict[str, float]] | None:
+    if not (match := _LOG_LINE.match(data[:400].decode(errors="replace"))):
         return None
     try:
-        values = {name: float(match[at]) for name, at in (("reward", 3), ("kl", 4), ("entropy", 5))}
+        values = {name: float(match[name]) for name in ("reward", "kl", "entropy")}
     except ValueError:
         return None
-    return int(match[1]), int(match[2]), {name: value for name, value in values.items() if math.isfinite(value)}
+    return int(match["step"]), {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,17 +159,18 @@ class FinalTestResult:
 
 def read_test_results(journal: JournalReader) -> list[FinalTestResult]:
     """Return each use of the test set, in order."""
-    return [
-        FinalTestResult(
-            as_int((result := entry["result"]).get("generation")),
-            Score.parse(result.get("score")),
-            parse_counts(result.get("outcomes")),
-            _standing_lines(result.get("standing")),
-            str(entry.get("at", "")),
-        )
-        for step, entry in journal.done()
-        if step.startswith("test/")
-    ]
+    results: list[FinalTestResult] = []
+    for step, entry in journal.done():
+        if step.startswith("test/"):
+            result, at = entry["result"], str(entry.get("at", ""))
+            n, score, counts = (
+                as_int(result.get("generation")),
+                Score.parse(result.get("score")),
+                result.get("outcomes"),
+            )
+            lines = _standing_lines(result.get("standing"))
+            results.append(FinalTestResult(n, score, parse_counts(counts), lines, at))
+    return results
 
 
 def _standing_lines(value: Any) -> list[str]:
@@ -197,45 +180,9 @@ def _standing_lines(value: Any) -> list[str]:
         return []
 
 
-_MAX_INDEXES = 3  # indexes of questions kept in memory; _ENTRIES limits their entries together
-_MAX_INDEX_ENTRIES = 500_000
+_MAX_INDEXES = 3  # indexes of questions kept in memory
+_MAX_INDEX_ENTRIES = 500_000  # of all of them together
 _MAX_SUMMARY_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class RunState:
-    """The state of a run that a page shows first.
-
-    `best`: the incumbent. `minutes`: of all generations. `summary`: as it is on disk,
-    empty before the first verdict. `holder`: the lease of the process that writes it now, or None.
-    """
-
-    path: Path
-    status: str
-    config: Json
-    summary: Json
-    generations: list[GenerationRecord]
-    tests: list[FinalTestResult]
-    best: int | None
-    stopped: str
-    limits: Mapping[str, float | None]
-    spending: RunTotals
-    counted: bool  # False while the ledger is still being added up
-    minutes: float
-    jobs: list[dict[str, str]]
-    holder: Json | None
-    resume: str  # the command that continues the run, or ""
-    fault: str
-
-    @property
-    def task(self) -> str:
-        """The name of the task, "" if it is not known."""
-        return str(as_dict(self.config.get("task")).get("name", ""))
-
-    @property
-    def mode(self) -> str:
-        """The mode (SIA-H, SIA-W+H), "" if it is not known."""
-        return str(as_dict(self.config.get("trainer")).get("mode", ""))
 
 
 class RunReader:
@@ -244,64 +191,49 @@ class RunReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.journal = JournalReader(path / "journal.jsonl", strict=False)
-        self.spending = SpendingReader(path)
+        self.config: Json = {}  # as on disk, empty if it cannot be read
+        self.summary: Json = {}
+        self.holder: Json | None = None  # the lease of the process that writes the run now
+        self.spending = RunTotals()
+        self.complete = False  # whether the last refresh read the whole ledger
+        self._stamps: tuple[FileStamp | None, FileStamp | None] = (None, None)
+        self._ledger = SpendingReader(path)
         self._answers: OrderedDict[str, QuestionIndex] = OrderedDict()
-        self._curves: dict[int, TrainingCurves] = {}
-        self._config: tuple[FileStamp | None, Json] = (None, {})
-        self._summary: tuple[FileStamp | None, Json] = (None, {})
-        self._holder: Json | None = None
-        self._totals = RunTotals()
-        self.complete = False  # whether the last refresh read everything on disk
+        self._curves: dict[int, _TrainingCurves] = {}
 
     def refresh(self) -> bool:
         """Read what is new. Return True if anything changed."""
-        before = (self._config[0], self._summary[0], self._totals, self._holder)
+        before = (self._stamps, self.spending, self.holder)
         changed = self.journal.refresh()
-        self._config = self._newer("config.yaml", self._config)
-        self._summary = self._newer("summary.json", self._summary)
-        self.complete = self.spending.refresh()
-        self._holder = lease_holder(self.path)
-        self._totals = self.spending.totals(alive=self._holder is not None)
-        return changed or before != (self._config[0], self._summary[0], self._totals, self._holder)
+        self._stamps = (file_stamp(self.path, "config.yaml"), file_stamp(self.path, "summary.json"))
+        if self._stamps[0] != before[0][0]:
+            self.config = read_config(self.path)
+        if self._stamps[1] != before[0][1]:
+            self.summary = as_dict(load_json(self.path, "summary.json", _MAX_SUMMARY_BYTES))
+        self.complete = self._ledger.refresh()
+        self.holder = lease_holder(self.path)
+        self.spending = self._ledger.totals(alive=self.holder is not None)
+        return changed or before != (self._stamps, self.spending, self.holder)
 
-    def view(self) -> RunState:
-        """Return the state of the run at the last refresh."""
-        summary, settings = self._summary[1], self._config[1]
-        alive = self._holder is not None
-        end_entry = next(reversed([*self.journal.of("ended")]), {})
-        status = run_status(summary.get("status"), summary.get("waits") is not None, alive)
-        resumed = [str(text) for entry in self.journal.of("resumed") for text in entry.get("overrides") or []]
-        done = read_generations(self.journal, alive)
-        stopped = next((str(entry.get("reason", "")) for entry in self.journal.of("stopped")), "")
-        return RunState(
-            path=self.path,
-            status=status,
-            config=settings,
-            summary=summary,
-            generations=done,
-            tests=read_test_results(self.journal),
-            best=find_incumbent(done) or as_int(end_entry.get("best")),
-            stopped=stopped,
-            limits=budget_limits(settings, resumed),
-            spending=self._totals,
-            counted=self.complete,
-            minutes=minutes_spent(self.journal),
-            jobs=self.journal.jobs(),
-            holder=self._holder,
-            resume=self._resume(status),
-            fault=self.journal.fault,
-        )
+    @property
+    def status(self) -> str:
+        """The present status, as the list of runs shows it."""
+        return run_status(self.summary.get("status"), self.summary.get("waits") is not None, self.holder is not None)
+
+    @property
+    def generations(self) -> list[GenerationRecord]:
+        """The generations in order, also those without a verdict."""
+        return read_generations(self.journal, self.holder is not None)
 
     def curves(self) -> dict[int, dict[str, list[tuple[int, float]]]]:
         """Return generation -> curve -> (step, value), also of the update under way."""
         curves_by_generation = {}
-        for generation in read_generations(self.journal, self._holder is not None):
+        for generation in self.generations:
+            n = generation.n
             if generation.training:
-                curves_by_generation[generation.n] = finished_curves(generation.training)
+                curves_by_generation[n] = finished_curves(generation.training)
             elif generation.lever in ("weights", "both") and "build" not in generation.seconds:
-                curves_by_generation[generation.n] = self._curves.setdefault(
-                    generation.n, TrainingCurves(self.path, generation.n)
-                ).refresh()
+                curves_by_generation[n] = self._curves.setdefault(n, _TrainingCurves(self.path, n)).refresh()
         return {n: named for n, named in curves_by_generation.items() if named}
 
     def answers(self, folder: str) -> QuestionIndex:
@@ -316,21 +248,3 @@ class RunReader:
     def entries(self) -> int:
         """The number of questions and calls in all indexes that are kept."""
         return sum(len(index) for index in list(self._answers.values()))
-
-    def decision(self, n: int) -> Json:
-        """Return decision.json of a generation: the lever, and the evidence for it. Empty if there is none."""
-        return as_dict(load_json(self.path, f"gen_{n}/decision.json", 1 << 20))
-
-    def _newer(self, name: str, cached: tuple[FileStamp | None, Json]) -> tuple[FileStamp | None, Json]:
-        current = file_stamp(self.path, name)
-        if current == cached[0]:
-            return cached
-        return current, read_config(self.path) if name == "config.yaml" else as_dict(
-            load_json(self.path, name, _MAX_SUMMARY_BYTES)
-        )
-
-    def _resume(self, status: str) -> str:
-        where = shlex.quote(str(self.path))
-        if status == "waits":
-            return f"python -m sia_runner approve {where}"
-        return f"python -m sia_runner resume={where}" if status in ("cut", "interrupted", "budget") else ""

@@ -1,7 +1,6 @@
 """The facts about an experiment that are sent, and its harnesses and adapters as versions with their lineage.
 
-Facts are picked key by key: what is not named here (paths, addresses, headers, key files, commands) never leaves the
-machine.
+What is not named here (paths, addresses, headers, key files, commands) never leaves the machine.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,25 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.migration import read_stored_config
 from sia_runner.records import Json
 from sia_runner.store.generations import GenerationRecord
-from sia_runner.store.run_directory import GenerationDir, RunDir, read_json, tree_sha256
+from sia_runner.store.run_directory import RunDir, read_json, tree_sha256
 from sia_runner.tracking.rows import CurveReader
 from sia_runner.wire.adapter_files import ORIGIN_FILE
 
-_MAX_TAG_CHARS = 64  # characters that W&B takes
 _LOCK_KEYS = ("sia_runner", "git", "config_sha256", "python", "packages", "data", "policy")
-
-
-def stored_config(run: RunDir) -> Json:
-    """Return the run's stored configuration."""
-    return read_stored_config(run.config)
 
 
 def experiment_facts(run: RunDir, config: Mapping[str, Any]) -> Json:
     """Return W&B's `config`, by which runs are filtered and compared."""
-    task, target, trainer = config["task"], config["target_agent"], config["trainer"]
+    task, trainer = config["task"], config["trainer"]
     locked, metric = read_json(run.lock), read_json(run.summary)["metric"]
     return {
         "task": task["name"],
@@ -35,27 +27,19 @@ def experiment_facts(run: RunDir, config: Mapping[str, Any]) -> Json:
         "metric": metric["name"],
         "higher_is_better": metric["higher_is_better"],
         "splits": task.get("splits"),
-        "seed": config["seed"],
-        "split_seed": config["split_seed"],
-        "meta_agent": config["meta_agent"]["name"],
-        "target_agent": target["name"],
+        **{key: config[key] for key in ("seed", "split_seed", "search", "max_gen", "budget")},
+        **{key: config[key]["name"] for key in ("meta_agent", "target_agent", "sandbox", "compute")},
         "models": model_names(config),
         "trainer": {key: value for key, value in trainer.items() if key != "_target_"},
         "lever": config.get("lever"),
-        "search": config["search"],
-        "sandbox": config["sandbox"]["name"],
-        "compute": config["compute"]["name"],
-        "max_gen": config["max_gen"],
-        "budget": config["budget"],
         "lock": {key: locked.get(key) for key in _LOCK_KEYS},
     }
 
 
 def model_names(config: Mapping[str, Any]) -> dict[str, str]:
     """Return role -> model, for the models that the experiment may call."""
-    everybody = config["provider"]
-    meta = config["meta_agent"].get("provider") or everybody
-    target = config["target_agent"].get("provider") or everybody
+    meta, target = config["meta_agent"].get("provider"), config["target_agent"].get("provider")
+    meta, target = meta or config["provider"], target or config["provider"]
     kind, trained = config["target_agent"]["kind"], config["trainer"]["kind"] != "none"
     names: dict[str, str] = {}
     if "provider" in config["meta_agent"] and meta.get("model"):
@@ -69,16 +53,15 @@ def model_names(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_tags(config: Mapping[str, Any]) -> list[str]:
-    """Return the tags: task, mode, seed, models, and the user's own."""
+    """Return the tags: task, mode, seed, models, and the user's own, of at most 64 characters, as W&B takes."""
     own = [config["task"]["name"], config["trainer"]["mode"], f"seed-{config['seed']}", *model_names(config).values()]
-    return list(dict.fromkeys(tag[:_MAX_TAG_CHARS] for tag in [*own, *config["tracker"].get("tags", [])]))
+    return list(dict.fromkeys(tag[:64] for tag in [*own, *config["tracker"].get("tags", [])]))
 
 
 def run_group(run: RunDir, config: Mapping[str, Any]) -> str | None:
     """Return the user's group, or the name of the sweep that contains the run; either may be missing."""
-    own_group = config["tracker"].get("group")
-    sweeps = [folder for folder in list(run.path.parents)[:3] if (folder / "plan.json").is_file()]
-    return own_group or (sweeps[0].name if sweeps else None)
+    sweeps = (folder.name for folder in list(run.path.parents)[:3] if (folder / "plan.json").is_file())
+    return config["tracker"].get("group") or next(sweeps, None)
 
 
 _LINEAGE_KEYS = ("base_id", "base_sha256", "parent", "data_sha256", "algorithm", "steps", "seed", "kl", "reward")
@@ -89,14 +72,8 @@ class ArtifactVersion:
     """A harness or an adapter. `metadata` names what it was made from; `sha256` in it is the journal's (`build`)."""
 
     kind: str  # harness | adapter
-    generation: int
     folder: Path
     metadata: Json
-
-    @property
-    def key(self) -> str:
-        """The identity of the version within its run."""
-        return f"{self.kind}/{self.generation}"
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Yield name and path of every regular file; links are left out, whatever they point at."""
@@ -106,10 +83,7 @@ class ArtifactVersion:
 
 
 def anonymous_path(run: RunDir, path: Path) -> str:
-    """Return a path for wandb that names nothing of this machine, since wandb sends paths along with files.
-
-    It goes through the working directory, which is the run directory for the sender and for wandb's own process.
-    """
+    """Return a path through the working directory (the run's): wandb sends paths, and none may name this machine."""
     return f"/proc/self/cwd/{path.relative_to(run.path).as_posix()}"
 
 
@@ -117,19 +91,15 @@ def artifact_versions(run: RunDir, g: GenerationRecord) -> list[ArtifactVersion]
     """Return the harness of generation `g` of the summary, and the adapter if one was trained for it."""
     folders = run.generation(g.n)
     versions: list[ArtifactVersion] = []
-    common = {"generation": g.n, "parent_generation": g.parent, "status": g.status, "lever": g.lever,
-              "val": g.val.value if g.val else None}  # fmt: skip
+    val = g.val.value if g.val else None
+    common = {"generation": g.n, "parent_generation": g.parent, "status": g.status, "lever": g.lever, "val": val}
     if folders.harness.is_dir():
-        metadata = {**common, "sha256": tree_sha256(folders.harness)}
-        versions.append(ArtifactVersion("harness", g.n, folders.harness, metadata))
+        sha256 = tree_sha256(folders.harness)
+        versions.append(ArtifactVersion("harness", folders.harness, common | {"sha256": sha256}))
     if folders.adapter.is_dir() and not folders.adapter.is_symlink() and (folders.adapter / ORIGIN_FILE).is_file():
         origin = read_json(folders.adapter / ORIGIN_FILE)
-        lineage = {key: origin.get(key) for key in _LINEAGE_KEYS} | {"rollouts": _count_rollouts(folders)}
-        metadata = {**common, **lineage, "sha256": tree_sha256(folders.adapter)}
-        versions.append(ArtifactVersion("adapter", g.n, folders.adapter, metadata))
+        lineage = common | {key: origin.get(key) for key in _LINEAGE_KEYS}
+        rollouts = int(sum(figures.get("rollouts", 0) for figures in CurveReader(folders).news()))  # to train on
+        lineage |= {"rollouts": rollouts, "sha256": tree_sha256(folders.adapter)}
+        versions.append(ArtifactVersion("adapter", folders.adapter, lineage))
     return versions
-
-
-def _count_rollouts(generation: GenerationDir) -> int:
-    """Return the number of trajectories that were made to train on."""
-    return int(sum(figures.get("rollouts", 0) for figures in CurveReader(generation).news()))

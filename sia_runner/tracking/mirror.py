@@ -1,18 +1,16 @@
 """A W&B run that is kept equal to a run directory: what is on disk and not in W&B is sent, in a fixed order."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from sia_runner.config.migration import read_stored_config
 from sia_runner.records import Json, Score
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import RunDir, read_json
 from sia_runner.tracking import facts
-from sia_runner.tracking import rows as tables
-from sia_runner.tracking.rows import RowStream
+from sia_runner.tracking.rows import RowStream, decisions_table, failures_table, generations_of, score_figures
 from sia_runner.tracking.server import TrackingState, count_rows_in_wandb, key_of
 
-_INIT_SECONDS = 30.0  # seconds
 _STEP_METRICS = {"train/*": "train/point"} | dict.fromkeys(
     ("val", "val_low", "val_high", "best_val", "accepted", "seconds", "seconds/*", "usage/*", "outcomes/*", "update/*"),
     "generation",
@@ -39,26 +37,26 @@ class WandbMirror:
 
     def catch_up(self, *, last: bool = False) -> Json:
         """Send all that is on disk by now; with `last` the tables too. Returns the summary that was read."""
-        changed = self._refreshed()
+        status = self._run.summary.stat()
+        before, self._stamp = self._stamp, (status.st_mtime_ns, status.st_ino)
+        if self._stamp != before:
+            self._summary = read_json(self._run.summary)
         summary = self._summary
         for row in self._story.news(summary):
             if row.number >= self._rows_in_wandb:
                 self._wandb.log(row.figures, step=row.number, commit=True)
                 self.sent += 1
             if row.generation is not None and self._options.get("artifacts", True):
-                judged = next(g for g in tables.generations_of(summary) if g.n == row.generation)
+                judged = next(g for g in generations_of(summary) if g.n == row.generation)
                 self._attempt(lambda judged=judged: self._versions(judged))
-        if changed:
+        if self._stamp != before:
             self._wandb.summary.update(_run_figures(summary))
         if last:
             self._attempt(lambda: self._tables(summary))
         return summary
 
     def finish(self, status: str) -> None:
-        """Wait until W&B has everything. Raises the first error with versions or tables.
-
-        There is no time limit here: the caller sets one.
-        """
+        """Wait without a limit until W&B has everything. Raises the first error with versions or tables."""
         self._wandb.finish(exit_code=0 if status in ("completed", "budget") else 1)
         if self._error:
             raise self._error
@@ -67,22 +65,13 @@ class WandbMirror:
             for file in self._run.tracking.glob(f"wandb/*run-*/run-{self._state.id}.wandb"):
                 file.with_name(f"{file.name}.synced").touch()  # so that wandb's own sync leaves them alone
 
-    def _refreshed(self) -> bool:
-        """Read summary.json if it changed since the last time. Return True if it did."""
-        status = self._run.summary.stat()
-        before, self._stamp = self._stamp, (status.st_mtime_ns, status.st_ino)
-        if self._stamp != before:
-            self._summary = read_json(self._run.summary)
-        return self._stamp != before
-
     def _attempt(self, work: Callable[[], None]) -> None:
         """Send versions or tables, for which wandb asks the server. After an error only rows are sent."""
         from wandb.errors import Error
 
-        if self._error:
-            return
         try:
-            work()
+            if not self._error:
+                work()
         except (Error, ValueError) as error:
             self._error = error
 
@@ -91,16 +80,16 @@ class WandbMirror:
 
         sent_keys = self._state.artifacts[self._state.mode]
         for artifact in facts.artifact_versions(self._run, g):
-            if artifact.key in sent_keys:
+            key = f"{artifact.kind}/{g.n}"
+            if key in sent_keys:
                 continue
-            version = wandb.Artifact(
-                f"{artifact.kind}-{self._state.id}", type=artifact.kind, metadata=artifact.metadata
-            )
+            title = f"{artifact.kind}-{self._state.id}"
+            version = wandb.Artifact(title, type=artifact.kind, metadata=artifact.metadata)
             for name, path in artifact.files():  # from the run directory itself: nothing is copied
                 version.add_file(facts.anonymous_path(self._run, path), name=name, policy="immutable", skip_cache=True)
-            aliases = [f"gen-{artifact.generation}", *(["best"] if g.status == "accepted" else [])]
-            self._wandb.log_artifact(version, aliases=["latest", *aliases])
-            sent_keys.append(artifact.key)
+            best = ["best"] if g.status == "accepted" else []
+            self._wandb.log_artifact(version, aliases=["latest", f"gen-{g.n}", *best])
+            sent_keys.append(key)
             self.sent += 1
         if self._state.mode == "offline":  # online, W&B has them only once it has finished: see finish()
             self._state.save(self._run)
@@ -108,8 +97,8 @@ class WandbMirror:
     def _tables(self, summary: Json) -> None:
         import wandb
 
-        of_decisions = tables.decisions_table(self._run, summary, bool(self._options.get("texts")))
-        for name, (columns, rows) in (("decisions", of_decisions), ("failures", tables.failures_table(summary))):
+        decisions = decisions_table(self._run, summary, bool(self._options.get("texts")))
+        for name, (columns, rows) in (("decisions", decisions), ("failures", failures_table(summary))):
             if rows:
                 self._wandb.summary[name] = wandb.Table(columns=list(columns), data=list(rows))
 
@@ -118,7 +107,7 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
     """Start the W&B run. wandb collects nothing by itself: no console, code, git, machine, packages or statistics."""
     import wandb
 
-    config = facts.stored_config(run)
+    config = read_stored_config(run.config)
     settings = wandb.Settings(
         console="off",
         silent=True,
@@ -129,7 +118,7 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
         x_disable_stats=True,
         x_disable_machine_info=True,
         x_save_requirements=False,
-        init_timeout=_INIT_SECONDS,
+        init_timeout=30.0,
         api_key=key_of(wandb.setup().settings) or None if state.mode == "online" else None,
     )
     wandb_run = wandb.init(
@@ -143,7 +132,7 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
         name=run.path.name,
         tags=facts.run_tags(config | {"tracker": options}),
         config=facts.experiment_facts(run, config),
-        dir=str(Path(run.tracking)),
+        dir=str(run.tracking),
         settings=settings,
     )
     for name in dict.fromkeys(_STEP_METRICS.values()):
@@ -157,13 +146,11 @@ def _run_figures(summary: Json) -> Json:
     """Return the figures of the run as a whole, so far."""
     best = summary["best"] or {}
     figures: Json = {
-        "status": summary["status"],
         "generations": len(summary["generations"]),
-        "journal_head": summary["journal_head"],
-        "selected_on_test": summary["selected_on_test"],
+        **{key: summary[key] for key in ("status", "journal_head", "selected_on_test")},
         "best/generation": best.get("generation"),
         **{f"total/{key}": value for key, value in summary["usage"].items()},
     }
     for name in ("val", "test", "baseline_test"):
-        figures |= tables.score_figures(f"best/{name}", Score.parse(best.get(name)))
+        figures |= score_figures(f"best/{name}", Score.parse(best.get(name)))
     return {key: value for key, value in figures.items() if value is not None}

@@ -1,11 +1,10 @@
 """The figures of a run directory as numbered rows in an order that never changes, and its tables.
 
-The curve of a generation's training comes before its verdict, generations by their numbers. So a row that was sent
-once is known by its number, in whatever process. The tables have no text that a harness or a model wrote: a harness
-sees the questions of val and test, and what it prints may be one of them.
+A generation's training curve comes before its verdict. The tables have no text that a harness or a model wrote.
 """
 
 import builtins
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,6 @@ from sia_runner.store.files import LineReader, as_dict, finite_figures, load_jso
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import GenerationDir, RunDir
 
-Figures = dict[str, float]
-Summary = Mapping[str, Any]
-
 
 class CurveReader:
     """The curve of one generation; see GenerationDir.curve."""
@@ -27,7 +23,7 @@ class CurveReader:
         self._lines = LineReader(generation.path, generation.curve.name)
         self._newest = -1.0
 
-    def news(self) -> Iterator[Figures]:
+    def news(self) -> Iterator[dict[str, float]]:
         """Yield the steps that were added since the last call."""
         for line in self._lines.fresh(1 << 62):
             figures = finite_figures(line.data)
@@ -36,18 +32,18 @@ class CurveReader:
                 yield figures
 
 
-def generations_of(summary: Summary) -> list[GenerationRecord]:
+def generations_of(summary: Mapping[str, Any]) -> list[GenerationRecord]:
     """Return the generations of summary.json."""
     return [GenerationRecord.from_summary_row(row) for row in summary["generations"]]
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedRow:
-    """One row of figures. `generation`: the generation if the row is its verdict."""
+    """One row of figures. `number`: from 0. `generation`: the generation if the row is its verdict."""
 
-    number: int  # from 0
+    number: int
     figures: Json
-    generation: int | None = None  # set if the row is its verdict
+    generation: int | None = None
 
 
 class RowStream:
@@ -57,36 +53,26 @@ class RowStream:
         self._run = run
         self._next = 1  # the first generation whose verdict was not sent
         self._curve = CurveReader(run.generation(1))
-        self._rows = self._points = 0
+        self._numbers, self._points = itertools.count(), 0
         self._best: float | None = None
 
-    def news(self, summary: Summary) -> Iterator[TrackedRow]:
-        """Yield the rows that were added since the last call.
-
-        `summary` was read before the call, so everything that it mentions is on disk.
-        """
+    def news(self, summary: Mapping[str, Any]) -> Iterator[TrackedRow]:
+        """Yield the rows that were added since the last call. What `summary` mentions must be on disk."""
         finished = {g.n: g for g in generations_of(summary)}
         while True:
             for figures in self._curve.news():
-                self._points += 1
-                yield self._row(_training_figures(self._next, self._points, figures))
+                self._points += 1  # counts the steps of all generations: the axis of the curves
+                position: Json = {"train/generation": self._next, "train/point": self._points}
+                of_training = {f"train/{key}": value for key, value in figures.items()}
+                yield TrackedRow(next(self._numbers), position | of_training)
             if self._next not in finished:
                 return
             verdict = finished[self._next]
             if verdict.status == "accepted" and verdict.val:
                 self._best = verdict.val.value
-            yield self._row(_verdict_figures(verdict, self._best), verdict.n)
+            yield TrackedRow(next(self._numbers), _verdict_figures(verdict, self._best), verdict.n)
             self._next += 1
             self._curve = CurveReader(self._run.generation(self._next))
-
-    def _row(self, figures: Json, generation: int | None = None) -> TrackedRow:
-        self._rows += 1
-        return TrackedRow(self._rows - 1, figures, generation)
-
-
-def _training_figures(n: int, point: int, figures: Figures) -> Json:
-    """Return a row of training. `train/point` counts the steps of all generations: the axis of the curves."""
-    return {"train/generation": n, "train/point": point} | {f"train/{key}": value for key, value in figures.items()}
 
 
 def _verdict_figures(g: GenerationRecord, best: float | None) -> Json:
@@ -109,62 +95,50 @@ def _verdict_figures(g: GenerationRecord, best: float | None) -> Json:
 
 def score_figures(name: str, score: Score | None) -> Json:
     """Return a score with its interval as figures; none if there is no score."""
-    if score is None:
-        return {}
-    return {name: score.value, f"{name}_low": score.ci95[0], f"{name}_high": score.ci95[1], f"{name}_n": score.n}
+    figures = (score.value, *score.ci95, score.n) if score else ()
+    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), figures, strict=False))
 
 
-Cells = list[Any]
-DECISION_COLUMNS = (
+_DECISION_COLUMNS = (
     *("generation", "lever", "algorithm", "parent", "plateau", "status", "val", "change", "chosen_by", "rule"),
     *("rollouts", "reward_mean", "reward_variance", "reward_skew", "zero_share", "equal_groups"),
 )
-TEXT_COLUMNS = ("title", "rationale")  # only if the configuration allows it
-FAILURE_COLUMNS = ("generation", "status", "stage", "fault", "kind", "count")
+_TEXT_COLUMNS = ("title", "rationale")  # only if the configuration allows it: they may hold questions of val or test
+_FAILURE_COLUMNS = ("generation", "status", "stage", "fault", "kind", "count")
 _SOLVED = frozenset({"correct", "partial"})
 # Error classes that may be sent: Python's own and a few common ones. A harness's own class name could carry data.
 _COMMON_ERRORS = {"JSONDecodeError", "OutOfMemoryError", "RateLimitError", "APIConnectionError", "APITimeoutError"}
 _KNOWN_ERRORS = _COMMON_ERRORS | {
     name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
 }
-_WORD = re.compile(r"\w+")
 
 
-def decisions_table(run: RunDir, summary: Summary, texts: bool) -> tuple[list[str], list[Cells]]:
+def decisions_table(run: RunDir, summary: Mapping[str, Any], texts: bool) -> tuple[list[str], list[list[Any]]]:
     """Return columns and rows, one row per generation."""
-    rows: list[Cells] = []
+    rows: list[list[Any]] = []
     best: float | None = None
     for g in generations_of(summary):
         decision, value = as_dict(load_json(run.path, f"gen_{g.n}/decision.json")), g.val.value if g.val else None
         evidence = decision.get("evidence") or {}
         shape, rule = evidence.get("shape") or {}, evidence.get("rule") or {}
         change = None if value is None or best is None else value - best
-        rows.append([g.n, g.lever, g.algorithm, g.parent, evidence.get("plateau"), g.status, value, change])
-        rows[-1] += [evidence.get("chosen_by"), rule.get("rule")]
-        rows[-1] += [shape.get(key) for key in ("n", "mean", "variance", "skew", "zero_share", "equal_groups")]
-        rows[-1] += [g.title, decision.get("rationale", "")] if texts else []
+        row = [g.n, g.lever, g.algorithm, g.parent, evidence.get("plateau"), g.status, value, change]
+        measured = (shape.get(key) for key in ("n", "mean", "variance", "skew", "zero_share", "equal_groups"))
+        row += [evidence.get("chosen_by"), rule.get("rule"), *measured]
+        rows.append(row + ([g.title, decision.get("rationale", "")] if texts else []))
         best = value if g.status == "accepted" else best
-    return [*DECISION_COLUMNS, *(TEXT_COLUMNS if texts else ())], rows
+    return [*_DECISION_COLUMNS, *(_TEXT_COLUMNS if texts else ())], rows
 
 
-def failures_table(summary: Summary) -> tuple[list[str], list[Cells]]:
-    """Return columns and rows.
-
-    There is one row per generation and kind of outcome on val that is no success, and one for a generation that ended
-    before it was scored.
-    """
-    return list(FAILURE_COLUMNS), [row for g in generations_of(summary) for row in _failure_rows(g)]
-
-
-def _failure_rows(g: GenerationRecord) -> Iterator[Cells]:
-    if g.val is None:
-        reached = [step for step in g.seconds if step != "accept"]
-        yield [g.n, g.status, reached[-1] if reached else "", _error_class(g.reason), None, None]
-    for kind, count in g.outcomes.items():
-        if kind not in _SOLVED:
-            yield [g.n, g.status, None, None, kind, count]
-
-
-def _error_class(reason: str) -> str:
-    """Return the error class that a reason ends with, as Python prints it, and no more of the line."""
-    return next((word for word in reversed(_WORD.findall(reason)) if word in _KNOWN_ERRORS), "")
+def failures_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Return columns and rows: one per generation and kind of outcome on val that is no success, or without a score."""
+    rows: list[list[Any]] = []
+    for g in generations_of(summary):
+        if g.val is None:
+            stage = next((step for step in reversed([*g.seconds]) if step != "accept"), "")
+            # the error class that a reason ends with, as Python prints it, and no more of the line
+            error = next((word for word in reversed(re.findall(r"\w+", g.reason)) if word in _KNOWN_ERRORS), "")
+            rows.append([g.n, g.status, stage, error, None, None])
+        failures = [(kind, count) for kind, count in g.outcomes.items() if kind not in _SOLVED]
+        rows += [[g.n, g.status, None, None, kind, count] for kind, count in failures]
+    return list(_FAILURE_COLUMNS), rows

@@ -1,21 +1,21 @@
 """``python -m sia_runner.tracking.sender RUN [key=value ...]``: the process that speaks with W&B, beside the run.
 
-It reads the run directory and nothing else, so that it cannot stop, slow or change the run: that directory is the
-queue. A byte on standard input means that there is news; its end, that the run's process has ended. Messages are single
-lines on standard output. Exit codes: 0 W&B has everything, 1 it does not.
+It reads the run directory and nothing else, so that it cannot stop, slow or change the run. A byte on standard input
+means news; its end, that the run's process has ended. Messages are single lines. Exit code 0: W&B has everything.
 """
 
-import fcntl
 import os
 import select
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
+from sia_runner.config.migration import read_stored_config
 from sia_runner.records import Json
 from sia_runner.store.run_directory import RunDir
 from sia_runner.tracking import facts, server
@@ -36,7 +36,7 @@ def main() -> int:
     _lower_priority()
     run, arguments = RunDir(Path(sys.argv[1]).resolve()), sys.argv[2:]
     try:
-        os.chdir(run.path)  # see artifacts.where
+        os.chdir(run.path)  # see facts.anonymous_path
         return _send(run, arguments)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is no business of the run's
         _print_line(f"W&B: {_error_line(error)}; nothing is lost: {_sync_hint(run)}")
@@ -44,32 +44,28 @@ def main() -> int:
 
 
 def _lower_priority() -> None:
-    """Lower the priority: harnesses come first.
-
-    If Linux shares processors among sessions (autogroup), which are equals however nice their processes are, the
-    session itself must be nice; but not the session of a user who waits for `sync`.
-    """
-    if os.getsid(0) != os.getpid():
-        return
-    os.nice(_NICENESS)
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_NICENESS))
+    """Lower the priority, as harnesses come first, except for a user who waits for `sync`."""
+    if os.getsid(0) == os.getpid():
+        os.nice(_NICENESS)
+        with suppress(OSError):  # Linux may share processors among sessions, whatever the niceness of their processes
+            Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def _send(run: RunDir, arguments: list[str]) -> int:
-    options = _options(run, arguments)
     pushing = ONLINE_ONLY in arguments
-    with _sender_lock(run), _time_limit(_START_LIMIT, run) as start_timer:
+    overrides = dict(pair.split("=", 1) for pair in arguments if pair != ONLINE_ONLY)
+    options = read_stored_config(run.config)["tracker"] | overrides | {"elsewhere": bool(overrides)}
+    run.tracking.mkdir(exist_ok=True)
+    lock = FileLock(run.tracking / "sender.lock", timeout=_CATCH_UP_LIMIT)  # an earlier process may be about to end
+    with lock, _time_limit(_START_LIMIT, run) as start_timer:
         os.environ["WANDB_DATA_DIR"] = facts.anonymous_path(run, run.tracking)
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports go to W&B's makers and may contain memory
         import wandb
 
-        offline = server.why_offline(wandb.setup().settings)
-        if offline and pushing:
-            _print_line(f"{run.path}: {offline}")
-            return 1
-        if offline:
-            _print_line(f"W&B is kept offline: {offline}; {_sync_hint(run)}")
+        if offline := server.why_offline(wandb.setup().settings):
+            _print_line(f"{run.path}: {offline}" if pushing else f"W&B is kept offline: {offline}; {_sync_hint(run)}")
+            if pushing:
+                return 1
         mirror = _start_mirror(run, options, online=not offline, pushing=pushing)
         start_timer.cancel()
         while not _run_ended():
@@ -83,24 +79,17 @@ def _send(run: RunDir, arguments: list[str]) -> int:
 
 
 def _start_mirror(run: RunDir, options: Json, *, online: bool, pushing: bool) -> "WandbMirror":
-    """Start the mirror, offline if the server knows the key but then fails."""
     from wandb.errors import Error
 
     from sia_runner.tracking.mirror import WandbMirror
 
     try:
         return WandbMirror(run, options, online=online)
-    except Error as error:
+    except Error as error:  # the server knows the key but then fails
         if pushing or not online:
             raise
         _print_line(f"W&B is kept offline: {_error_line(error)}; {_sync_hint(run)}")
         return WandbMirror(run, options, online=False)
-
-
-def _options(run: RunDir, arguments: list[str]) -> Json:
-    """Return the run's tracker options, overridden by the command line."""
-    pairs = dict(pair.split("=", 1) for pair in arguments if pair != ONLINE_ONLY)
-    return facts.stored_config(run)["tracker"] | pairs | {"elsewhere": bool(pairs)}
 
 
 def _run_ended() -> bool:
@@ -110,37 +99,20 @@ def _run_ended() -> bool:
 
 
 @contextmanager
-def _sender_lock(run: RunDir) -> Iterator[None]:
-    """Hold the lock of the sender: that of an earlier process may still be about to end."""
-    run.tracking.mkdir(exist_ok=True)
-    give_up = time.monotonic() + _CATCH_UP_LIMIT
-    with (run.tracking / "sender.lock").open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.2)
-        yield
-
-
-@contextmanager
 def _time_limit(seconds: float, run: RunDir) -> Iterator[threading.Timer]:
     """End this process if the block takes longer than `seconds`."""
-    timer = threading.Timer(seconds, _give_up, [seconds, run])
+
+    def give_up() -> None:
+        _print_line(f"W&B has not answered for {seconds:.0f} s; nothing is lost: {_sync_hint(run)}")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()
     try:
         yield timer
     finally:
         timer.cancel()
-
-
-def _give_up(seconds: float, run: RunDir) -> None:
-    _print_line(f"W&B has not answered for {seconds:.0f} s; nothing is lost: {_sync_hint(run)}")
-    os._exit(1)
 
 
 def _sync_hint(run: RunDir) -> str:

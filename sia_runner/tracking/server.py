@@ -16,7 +16,7 @@ from typing import Any
 
 from sia_runner.store.run_directory import RunDir, read_json, write_json
 
-_ANSWER_SECONDS = 5.0  # seconds for one answer
+_ANSWER_SECONDS = 5.0
 _VIEWER_QUERY = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
 
 
@@ -24,30 +24,11 @@ def why_offline(settings: Any) -> str:
     """Return why W&B cannot be used, "" if it can. `settings`: wandb's own, with environment and files."""
     if settings.mode in ("offline", "dryrun", "disabled"):
         return f"WANDB_MODE={settings.mode}"
-    key = key_of(settings)
+    key, base_url = key_of(settings), settings.base_url
     if not key:
-        return f"there is no key for {settings.base_url} (WANDB_API_KEY, or wandb login)"
-    return _refusal(settings.base_url, key)
-
-
-def key_of(settings: Any) -> str:
-    """Return the key from the environment or netrc, "" if there is none."""
-    if settings.api_key:
-        return settings.api_key
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        login = netrc.netrc(str(file)).authenticators(urllib.parse.urlsplit(settings.base_url).hostname or "")
-    except (OSError, netrc.NetrcParseError):
-        return ""
-    return (login and login[2]) or ""
-
-
-def _refusal(base_url: str, key: str) -> str:
-    """Return why the server refuses the key, "" if it accepts it. The key is in no message."""
-    headers = {
-        "Authorization": "Basic " + base64.b64encode(f"api:{key}".encode()).decode(),
-        "Content-Type": "application/json",
-    }
+        return f"there is no key for {base_url} (WANDB_API_KEY, or wandb login)"
+    login = base64.b64encode(f"api:{key}".encode()).decode()  # in no message
+    headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
     try:
         request = urllib.request.Request(f"{base_url.rstrip('/')}/graphql", _VIEWER_QUERY, headers)  # noqa: S310
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310 - the user's own address
@@ -55,13 +36,21 @@ def _refusal(base_url: str, key: str) -> str:
     except urllib.error.HTTPError as error:
         return f"{base_url} answers {error.code}" + (": the key is refused" if error.code in (401, 403) else "")
     except (OSError, ValueError, AttributeError) as error:
-        return f"{base_url} cannot be reached ({_short_reason(error)})"
+        reason = f"{type(error).__name__}: {getattr(error, 'reason', None) or error}".splitlines()[0][:120]
+        return f"{base_url} cannot be reached ({reason})"
     return "" if viewer else f"{base_url} does not know the key"
 
 
-def _short_reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return f"{type(error).__name__}: {reason}".splitlines()[0][:120]
+def key_of(settings: Any) -> str:
+    """Return the key from the environment or netrc, "" if there is none."""
+    if settings.api_key:
+        return settings.api_key
+    try:
+        file = netrc.netrc(os.environ.get("NETRC") or str(Path.home() / ".netrc"))
+        login = file.authenticators(urllib.parse.urlsplit(settings.base_url).hostname or "")
+    except (OSError, netrc.NetrcParseError):
+        return ""
+    return (login and login[2]) or ""
 
 
 @dataclass(slots=True)
@@ -76,48 +65,31 @@ class TrackingState:
 
     @staticmethod
     def of(run: RunDir, project: str, entity: str | None, *, elsewhere: bool = False) -> "TrackingState":
-        """Return the state of an earlier process, or a new one.
-
-        A run stays in its project unless the user sends it `elsewhere`. A new id is derived from the first line of the
-        journal, so that a copy of the directory is still the same run.
-        """
-        file = _state_file(run)
+        """Return the state of an earlier process, in its project unless it is to go `elsewhere`, or a new one."""
+        file = run.tracking / "wandb.json"
         if file.is_file():
             state = TrackingState(**read_json(file))
             if elsewhere and (state.project, state.entity) != (project, entity):
                 state.project, state.entity, state.artifacts["online"] = project, entity, []
             return state
-        with run.journal.open("rb") as lines:
+        with run.journal.open("rb") as lines:  # an id of its first line: a copy of the directory is still the same run
             return TrackingState(hashlib.sha256(lines.readline()).hexdigest()[:16], project, entity)
 
     def save(self, run: RunDir) -> None:
         """Write the state."""
         run.tracking.mkdir(exist_ok=True)
-        write_json(_state_file(run), asdict(self))
-
-
-def _state_file(run: RunDir) -> Path:
-    return run.tracking / "wandb.json"
-
-
-_INSPECT_SECONDS = 120.0  # seconds to read one file
+        write_json(run.tracking / "wandb.json", asdict(self))
 
 
 def count_rows_in_wandb(folder: Path, run_id: str) -> int:
     """Return how many rows are in the files that earlier processes left below `folder`."""
-    files = sorted(folder.glob(f"wandb/*run-*/run-{run_id}.wandb"))
-    return max((_count_rows(file) for file in files), default=0)
-
-
-def _count_rows(file: Path) -> int:
-    """Count rows with wandb's own reader, which stops where a file was cut."""
-    command = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", str(file), "--json"]
-    rows = 0
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        for line in process.stdout or ():
-            if b'"type":"history"' in line:
-                rows = max(rows, 1 + int(json.loads(line)["history"]["step"].get("num", 0)))
-        process.wait(_INSPECT_SECONDS)
+    rows, quiet = 0, subprocess.DEVNULL
+    for file in folder.glob(f"wandb/*run-*/run-{run_id}.wandb"):
+        # wandb's own reader stops where a file was cut
+        command = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", str(file), "--json"]
+        with subprocess.Popen(command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet) as process:
+            for line in process.stdout or ():
+                if b'"type":"history"' in line:
+                    rows = max(rows, 1 + int(json.loads(line)["history"]["step"].get("num", 0)))
+            process.wait(120.0)
     return rows

@@ -1,7 +1,6 @@
 """The tracker for Weights & Biases, through a process of its own that reads the run directory (sender.py).
 
-The run starts that process after its first generation and notifies it from then on: no import, no wait, no queue
-here.
+The run starts it after its first generation and notifies it from then on: no import, no wait, no queue here.
 """
 
 import importlib.util
@@ -45,14 +44,14 @@ class Wandb:
 
 def _start_sender(run: Path) -> "_Sender | None":
     spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # a folder named wandb, as W&B creates, is no package
-        _warn("wandb is missing (pip install 'sia-runner[tracking]'): figures go to metrics.csv only")
-        return None
-    try:
-        return _Sender(run)
-    except OSError as error:
-        _warn(f"W&B: {error}: figures go to metrics.csv only")
-        return None
+    problem = "wandb is missing (pip install 'sia-runner[tracking]')"
+    if spec and spec.origin:  # a folder named wandb, as W&B creates, is no package
+        try:
+            return _Sender(run)
+        except OSError as error:
+            problem = f"W&B: {error}"
+    _warn(f"{problem}: figures go to metrics.csv only")
+    return None
 
 
 class _Sender:
@@ -60,9 +59,10 @@ class _Sender:
 
     def __init__(self, run: Path) -> None:
         self._run, self._has_warned = run, False
+        search_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "sia_runner.tracking.sender", str(run)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))},
+            env={**os.environ, "PYTHONPATH": search_path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -84,10 +84,9 @@ class _Sender:
         try:
             self._process.wait(wait)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self._warn(
-                f"W&B has not taken everything yet: process {self._process.pid} goes on for ten minutes at most; "
-                f"afterwards python -m sia_runner sync {self._run} pushes what is missing"
-            )
+            process = f"process {self._process.pid} goes on for ten minutes at most"
+            afterwards = f"afterwards python -m sia_runner sync {self._run} pushes what is missing"
+            self._warn(f"W&B has not taken everything yet: {process}; {afterwards}")
 
     def _listen(self) -> None:
         for line in self._process.stdout or ():

@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
+from sia_runner.config.migration import read_stored_config
 from sia_runner.results.index import RunIndex
 from sia_runner.results.run import RunReader
 from sia_runner.results.web.data import run_page
 from sia_runner.store.run_directory import RunDir
-from sia_runner.tracking.facts import experiment_facts, stored_config
+from sia_runner.tracking.facts import experiment_facts
 
 # name -> test scores of the first harness and of the best candidate, and the number of test questions
 TESTED = {"sia_h": (0.385, 0.955, 200), "sia_wh": (0.515, 0.585, 400)}
@@ -70,13 +71,13 @@ def test_the_dashboard_shows_the_scores(earlier_runs):
     for name, (first, best, questions) in TESTED.items():
         reader = RunReader(earlier_runs / name)
         reader.refresh()
-        scores = [test["score"] for test in run_page(reader.view(), name)["tests"]]
+        scores = [test["score"] for test in run_page(reader, name)["tests"]]
         assert [(score["value"], score["n"]) for score in scores] == [(best, questions), (first, questions)]
 
 
 def test_the_tracker_sends_the_settings_in_todays_names(earlier_runs):
     run = RunDir(earlier_runs / "sia_wh")
-    facts = experiment_facts(run, stored_config(run))
+    facts = experiment_facts(run, read_stored_config(run.config))
     assert (facts["trainer"]["group_size"], facts["search"]["parallel_candidates"]) == (8, 1)
 
 

@@ -19,7 +19,7 @@ def test_logs_of_generations_tests_and_jobs_are_listed_and_a_harness_own_are_not
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("x")
-    result = [log.path for log in list_logs(tmp_path)]
+    result = list(list_logs(tmp_path))
     assert sorted(result) == [
         "gen_10/stdout.log",
         "gen_2/gate/stdout.log",

@@ -2,7 +2,8 @@
 
 import json
 
-from sia_runner.results.run import RunReader, SpendingReader
+from sia_runner.results.run import RunReader, SpendingReader, read_test_results
+from sia_runner.results.web.data import run_page
 from sia_runner.store.lease import RunLease
 from tests.results import writing
 from tests.results.writing import done, generation, journal, start, summary
@@ -10,7 +11,7 @@ from tests.results.writing import done, generation, journal, start, summary
 
 def looked(run):
     run.refresh()
-    return run.view()
+    return run
 
 
 def test_generations_appear_as_the_journal_grows(tmp_path):
@@ -25,7 +26,7 @@ def test_generations_appear_as_the_journal_grows(tmp_path):
         assert not run.refresh()
         journal(tmp_path, done(2, "propose", lever="weights", title="train", parent=1), start(2, "build"))
         assert run.refresh()
-        assert run.view().generations[1].step == "build"
+        assert run.generations[1].step == "build"
     assert looked(run).generations[1].status == "cut"
 
 
@@ -46,7 +47,7 @@ def test_medals_are_those_of_the_test_and_what_is_no_standing_is_left_out(tmp_pa
     events = [done(n, "verify", generation=n, standing=item) for n, item in enumerate(given, 1)]
     tests = [(name, fields | {"step": f"test/gen_{n}"}) for n, (name, fields) in enumerate(events, 1)]
     journal(tmp_path, *tests)
-    lines = [test.standing for test in looked(RunReader(tmp_path)).tests]
+    lines = [test.standing for test in read_test_results(looked(RunReader(tmp_path)).journal)]
     assert lines == [["our own grader: 0.50000; no leaderboard is at hand, so no medal"], [], [], [], []]
 
 
@@ -55,9 +56,9 @@ def test_an_edited_journal_is_shown_and_said(tmp_path):
     journal(tmp_path, *generation(1))
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()
     (tmp_path / "journal.jsonl").write_text("\n".join([lines[0], *lines[2:], "no json"]) + "\n")
-    view = looked(RunReader(tmp_path))
-    assert "line 2 does not follow" in view.fault
-    assert view.generations[0].status == "accepted"
+    run = looked(RunReader(tmp_path))
+    assert "line 2 does not follow" in run_page(run, "")["fault"]
+    assert run.generations[0].status == "accepted"
 
 
 def test_entries_of_any_shape_are_passed_over(tmp_path):
@@ -71,19 +72,22 @@ def test_entries_of_any_shape_are_passed_over(tmp_path):
     ]
     strange = [*({"event": "done"} | entry for entry in strange), [1]]
     (tmp_path / "journal.jsonl").write_text("\n".join(map(json.dumps, strange)) + "\n")
-    view = looked(RunReader(tmp_path))
-    assert [item.n for item in view.generations] == [1]
-    assert view.generations[0].val is None
-    assert view.minutes == 0
+    run = looked(RunReader(tmp_path))
+    assert [item.n for item in run.generations] == [1]
+    assert run.generations[0].val is None
+    assert run_page(run, "")["minutes"] == 0
 
 
 def test_a_cut_run_says_how_to_go_on(tmp_path):
+    def resume(name):
+        return run_page(looked(RunReader(tmp_path / name)), name)["resume"]
+
     summary(tmp_path / "my run", status="running")
-    assert looked(RunReader(tmp_path / "my run")).resume == f"python -m sia_runner resume='{tmp_path}/my run'"
+    assert resume("my run") == f"python -m sia_runner resume='{tmp_path}/my run'"
     summary(tmp_path / "done")
-    assert looked(RunReader(tmp_path / "done")).resume == ""
+    assert resume("done") == ""
     summary(tmp_path / "asks", status="interrupted", waits=2)
-    assert looked(RunReader(tmp_path / "asks")).resume.startswith("python -m sia_runner approve ")
+    assert resume("asks").startswith("python -m sia_runner approve ")
 
 
 def test_spending_is_the_ledgers_between_generations_too(tmp_path):
@@ -125,10 +129,10 @@ def test_a_long_ledger_is_added_up_in_slices(tmp_path):
         slices += 1
     assert slices > 2
     assert spending.totals(alive=False).total.calls == 20_000
-    view = looked(run := RunReader(tmp_path))
-    while not view.counted:
-        view = looked(run)
-    assert view.spending.total.calls == 20_000
+    run = looked(RunReader(tmp_path))
+    while not run.complete:
+        run.refresh()
+    assert run.spending.total.calls == 20_000
 
 
 def test_jobs_are_those_of_the_journal(tmp_path):
@@ -137,10 +141,8 @@ def test_jobs_are_those_of_the_journal(tmp_path):
         ("job", {"step": "gen_1/run", "kind": "run", "job": name, "folder": "jobs/gen_1/run"}) for name in ("7", "8")
     ]
     journal(tmp_path, *jobs, done(1, "run"))
-    assert [(job["job"], job["state"]) for job in looked(RunReader(tmp_path)).jobs] == [
-        ("8", "done"),
-        ("7", "replaced"),
-    ]
+    jobs = run_page(looked(RunReader(tmp_path)), "")["jobs"]
+    assert [(job["job"], job["state"]) for job in jobs] == [("8", "done"), ("7", "replaced")]
 
 
 class TestCurves:

@@ -1,22 +1,20 @@
-"""The analysis of a report: comparable groups, SIA-W+H against SIA-H in pairs, and the gain of each run.
+"""The analysis of a report: comparable groups, SIA-W+H against SIA-H in pairs, and the gain of each run."""
 
-Means are over seeds or questions, p-values are corrected for their number (Holm 1979).
-"""
-
+import itertools
 import math
 import statistics
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 from sia_runner.records import Outcome, Score
 from sia_runner.results.compare import compare_runs
 from sia_runner.results.report.runs import ReportedRun, published_figures
 from sia_runner.selection.scoring import mean_value, paired_difference
+from sia_runner.store.files import as_dict, as_int, as_number
 from sia_runner.store.run_directory import RunDirectoryError
 
-SIGNIFICANCE_LEVEL = 0.05
+_SIGNIFICANCE_LEVEL = 0.05
 TIE, UNTESTED = "tie", "not tested"
 
 
@@ -32,53 +30,45 @@ class SeedMean:
 
 def seed_mean(values: Sequence[float]) -> SeedMean | None:
     """Return the mean with its standard deviation and interval, or None without a value."""
-    if not values:
-        return None
-    middle, n = statistics.fmean(values), len(values)
-    if n == 1:
-        return SeedMean(middle, 1)
+    n = len(values)
+    if n < 2:
+        return SeedMean(values[0], 1) if n else None
     from scipy.special import stdtrit  # scipy.stats would load for half a second
 
-    sd = statistics.stdev(values)
-    half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
+    return _mean_with_interval(values, float(stdtrit(n - 1, 0.975)))
+
+
+def _mean_with_interval(values: Sequence[float], quantile: float) -> SeedMean:
+    middle, sd, n = statistics.fmean(values), statistics.stdev(values), len(values)
+    half = quantile * sd / math.sqrt(n)
     return SeedMean(middle, n, sd, (middle - half, middle + half))
 
 
 def holm_adjusted(p_values: Sequence[float | None]) -> list[float | None]:
     """Return the p-values adjusted for their number (Holm 1979). None stays None and does not count."""
     ordered = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, at) in enumerate(ordered):
-        largest = max(largest, min(1.0, (len(ordered) - rank) * p))
-        adjusted[at] = largest
-    return adjusted
+    scaled = [min(1.0, (len(ordered) - rank) * p) for rank, (p, _) in enumerate(ordered)]
+    adjusted = dict(zip((at for _, at in ordered), itertools.accumulate(scaled, max), strict=True))
+    return [adjusted.get(at) for at in range(len(p_values))]
 
 
 def mean_over_questions(differences: Sequence[Mapping[str, float]]) -> SeedMean | None:
     """Return the mean over seeds and questions with its normal 95% interval over questions.
 
-    `differences` has one mapping a seed, question -> new - old. Return None if they are not of the same questions, or
-    of fewer than two.
+    `differences`: question -> new - old, one mapping a seed. None unless all are of the same two or more questions.
     """
-    if (
-        not differences
-        or any(by_unit.keys() != differences[0].keys() for by_unit in differences)
-        or len(differences[0]) < 2
-    ):
+    units = differences[0].keys() if differences else ()
+    if len(units) < 2 or any(by_unit.keys() != units for by_unit in differences):
         return None
-    by_question = [statistics.fmean(by_unit[unit] for by_unit in differences) for unit in differences[0]]
-    middle, n = statistics.fmean(by_question), len(by_question)
-    sd = statistics.stdev(by_question)
-    half = statistics.NormalDist().inv_cdf(0.975) * sd / math.sqrt(n)
-    return SeedMean(middle, n, sd, (middle - half, middle + half))
+    by_question = [statistics.fmean(by_unit[unit] for by_unit in differences) for unit in units]
+    return _mean_with_interval(by_question, statistics.NormalDist().inv_cdf(0.975))
 
 
 def pair_verdict(gain: float, p_value: float | None, new: str, old: str) -> str:
     """Return the verdict on one pair. `gain`: above 0 if the new one is better. Without p nothing is claimed."""
     if p_value is None:
         return UNTESTED
-    if p_value >= SIGNIFICANCE_LEVEL:
+    if p_value >= _SIGNIFICANCE_LEVEL:
         return TIE
     return f"{new if gain > 0 else old} better"
 
@@ -125,16 +115,12 @@ class ArmRuns:
 
 @dataclass(frozen=True, slots=True)
 class ComparableGroup:
-    """Runs that can be compared.
-
-    `target`: policy, model or script (a harness that calls no model); "" if no run says so. `test_sha256`: of questions
-    and data; None if no run was tested. `sides`: SIA-H first.
-    """
+    """Runs that can be compared."""
 
     task: str
-    target: str
-    test_sha256: str | None
-    sides: tuple[ArmRuns, ...]
+    target: str  # policy, model or script (a harness that calls no model); "" if no run says so
+    test_sha256: str | None  # of questions and data; None if no run was tested
+    sides: tuple[ArmRuns, ...]  # SIA-H first
 
     @property
     def runs(self) -> list[ReportedRun]:
@@ -153,35 +139,26 @@ class ComparableGroup:
 
     @property
     def published(self) -> Mapping[str, Any]:
-        """The published figures that the task declares, in metric units.
-
-        Some of initial, prior, sia_h, sia_wh, and their source and protocol.
-        """
+        """The published figures that the task declares (some of initial, prior, sia_h, sia_wh), source and protocol."""
         return next((figures for run in self.runs if (figures := published_figures(run.config))), {})
 
 
 def group_runs(runs: Sequence[ReportedRun]) -> list[ComparableGroup]:
     """Return the groups in the order of the runs.
 
-    A run without a test score joins the first group of its task and arm, else of its task, so that the group shows it
-    as missing.
+    A run without a test score joins the first group of its task and arm, else of its task, which shows it as missing.
     """
-    runs_by_key: dict[tuple[str, str, str | None], list[ReportedRun]] = {}
+    runs_by_key: dict[tuple[str, str, str | None], list[ReportedRun]] = {}  # by task, target, test_sha256
     for run in runs:
         if run.arm:
             runs_by_key.setdefault((run.task, run.arm.config["target_agent"], run.arm.test_sha256), []).append(run)
     for run in runs:
         if not run.arm:
-            runs_by_key.setdefault(_closest_key(run, runs_by_key), []).append(run)
+            of_task = [key for key in runs_by_key if key[0] == run.task]
+            of_arm = [key for key in of_task if any(_arm_key(other) == _arm_key(run) for other in runs_by_key[key])]
+            closest = next(iter([*of_arm, *of_task]), (run.task, "", None))
+            runs_by_key.setdefault(closest, []).append(run)
     return [ComparableGroup(*key, _arms_of(members)) for key, members in runs_by_key.items()]
-
-
-def _closest_key(
-    run: ReportedRun, runs_by_key: Mapping[tuple[str, str, str | None], Sequence[ReportedRun]]
-) -> tuple[str, str, str | None]:
-    of_task = [key for key in runs_by_key if key[0] == run.task]
-    of_arm = [key for key in of_task if any(_arm_key(other) == _arm_key(run) for other in runs_by_key[key])]
-    return next(iter([*of_arm, *of_task]), (run.task, "", None))
 
 
 def _arm_key(run: ReportedRun) -> tuple[str, str]:
@@ -189,7 +166,13 @@ def _arm_key(run: ReportedRun) -> tuple[str, str]:
 
 
 def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
-    varying = [key for key in _ARM_SETTINGS if _separates_arms(runs, key)]
+    configured = [run for run in runs if run.config]
+    varying = []  # settings in which runs of the same mode, trainer and seed differ
+    for key in _ARM_SETTINGS:
+        values_by_arm: dict[tuple[str, str, int | None], set[str]] = {}
+        for run in configured:
+            values_by_arm.setdefault((*_arm_key(run), run.seed), set()).add(_setting_text(run, key))
+        varying += [key] if any(len(values) > 1 for values in values_by_arm.values()) else []
     arms: dict[tuple[str, str, tuple[str, ...]], list[ReportedRun]] = {}
     for run in runs:
         apart = tuple(_setting_text(run, key) for key in varying) if run.config else ()
@@ -198,42 +181,27 @@ def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
     return tuple(ArmRuns(*arm, tuple(of)) for arm, of in ordered)
 
 
-def _separates_arms(runs: Sequence[ReportedRun], key: str) -> bool:
-    """Report whether some mode and trainer have runs of one seed that differ in `key`, so that `key` separates arms."""
-    values_by_arm: dict[tuple[str, str, int | None], set[str]] = {}
-    for run in runs:
-        if run.config:
-            values_by_arm.setdefault((*_arm_key(run), run.seed), set()).add(_setting_text(run, key))
-    return any(len(values) > 1 for values in values_by_arm.values())
-
-
 def _setting_text(run: ReportedRun, key: str) -> str:
-    setting = config_value(run.config, key)
+    """Return the setting ``a.b`` of a run, "" if there is none."""
+    setting: Any = run.config
+    for part in key.split("."):
+        setting = as_dict(setting).get(part)
     return "" if setting is None else str(setting)
-
-
-def config_value(tree: Any, key: str) -> Any:
-    """Return ``value({"a": {"b": 1}}, "a.b")`` -> 1; None if there is no such key."""
-    return reduce(lambda at, part: at.get(part) if isinstance(at, dict) else None, key.split("."), tree)
 
 
 @dataclass(frozen=True, slots=True)
 class RunPair:
-    """Two runs of the same seed.
-
-    `difference`: new - old on test, in metric units. `lost`, `won`: numbers of questions. `p_value`: McNemar's exact
-    test, two-sided. `p_holm`: adjusted for the pairs of the group. None if the metric is no mean over questions.
-    """
+    """Two runs of the same seed. Figures by question are None if the metric is no mean over questions."""
 
     seed: int | None
     old: ReportedRun
     new: ReportedRun
-    difference: float
+    difference: float  # new - old on test, in metric units
     standard_error: float | None
-    lost: int | None
+    lost: int | None  # questions
     won: int | None
-    p_value: float | None
-    p_holm: float | None
+    p_value: float | None  # McNemar's exact test, two-sided
+    p_holm: float | None  # adjusted for the pairs of the group (Holm 1979)
     verdict: str
 
 
@@ -243,90 +211,67 @@ class ArmContrast:
 
     old: ArmRuns
     new: ArmRuns
-    pairs: tuple[RunPair, ...]
+    pairs: list[RunPair]
     over_seeds: SeedMean | None
     over_questions: SeedMean | None
     verdict: str
-    notes: tuple[str, ...]
+    notes: list[str]
     unpaired: tuple[int | None, ...]
 
 
 def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
     """Compare each arm with a trainer with the SIA-H arm that differs in nothing else."""
-    compared = [_contrast_arms(old, new, group) for old, new in _arm_pairs(group)]
+    plain = {side.variant: side for side in reversed(group.sides) if side.mode == SIA_H}
+    sign = 1 if group.sample_run.higher_is_better else -1
+    arms = [side for side in group.sides if side.mode != SIA_H and side.variant in plain]
+    compared = [_contrast_arms(plain[side.variant], side, sign) for side in arms]
     adjusted = iter(holm_adjusted([pair.p_value for contrast in compared for pair in contrast.pairs]))
-    return [
-        _with_pairs(contrast, [_with_verdict(pair, next(adjusted), contrast, group) for pair in contrast.pairs])
-        for contrast in compared
-    ]
+    result: list[ArmContrast] = []
+    for contrast in compared:
+        pairs: list[RunPair] = []
+        for pair in contrast.pairs:
+            p_holm = next(adjusted)
+            verdict = pair_verdict(sign * pair.difference, p_holm, contrast.new.label, contrast.old.label)
+            pairs.append(replace(pair, p_holm=p_holm, verdict=verdict))
+        # with one seed there is no interval over seeds, so its own verdict is the contrast's
+        alone = f"{pairs[0].verdict}, one seed" if len(pairs) == 1 else contrast.verdict
+        result.append(replace(contrast, pairs=pairs, verdict=alone))
+    return result
 
 
-def _with_pairs(contrast: ArmContrast, pairs: Sequence[RunPair]) -> ArmContrast:
-    """Attach the pairs. With one seed there is no interval over seeds, so its own verdict is the contrast's."""
-    alone = f"{pairs[0].verdict}, one seed" if len(pairs) == 1 else contrast.verdict
-    return replace(contrast, pairs=tuple(pairs), verdict=alone)
-
-
-def _arm_pairs(group: ComparableGroup) -> Iterator[tuple[ArmRuns, ArmRuns]]:
-    for new in group.sides:
-        old = next((side for side in group.sides if side.mode == SIA_H and side.variant == new.variant), None)
-        if new.mode != SIA_H and old:
-            yield old, new
-
-
-def _with_verdict(pair: RunPair, p_holm: float | None, contrast: ArmContrast, group: ComparableGroup) -> RunPair:
-    gain = pair.difference if group.sample_run.higher_is_better else -pair.difference
-    return replace(pair, p_holm=p_holm, verdict=pair_verdict(gain, p_holm, contrast.new.label, contrast.old.label))
-
-
-def _contrast_arms(old: ArmRuns, new: ArmRuns, group: ComparableGroup) -> ArmContrast:
+def _contrast_arms(old: ArmRuns, new: ArmRuns, sign: int) -> ArmContrast:
+    """Return the contrast without what depends on other pairs. The first run of a seed that can be compared counts."""
+    before, after = ({run.seed: (run, run.arm) for run in reversed(side.runs) if run.arm} for side in (old, new))
     pairs: list[RunPair] = []
     notes: list[str] = []
-    before, after = _runs_by_seed(old), _runs_by_seed(new)
+    differences: list[dict[str, float]] = []  # of questions, where the metric is a mean over them
     for seed in sorted(before.keys() & after.keys(), key=str):
+        (old_run, old_arm), (new_run, new_arm) = before[seed], after[seed]
         try:
-            comparison = compare_runs([arm for run in (before[seed], after[seed]) if (arm := run.arm)])
+            comparison = compare_runs([old_arm, new_arm])
         except RunDirectoryError as error:
             notes.append(str(error))
             continue
-        figures = {
-            key: comparison["pairs"][0][key] for key in ("difference", "standard_error", "lost", "won", "p_value")
-        }
-        pairs.append(RunPair(seed, before[seed], after[seed], **figures, p_holm=None, verdict=""))
         notes += comparison["notes"]
-    seeds = seed_mean([pair.difference for pair in pairs])
-    questions = mean_over_questions([_differences_by_question(pair) for pair in pairs if pair.p_value is not None])
-    sign = 1 if group.sample_run.higher_is_better else -1
+        keys = ("difference", "standard_error", "lost", "won", "p_value")
+        figures = {key: comparison["pairs"][0][key] for key in keys}
+        pairs.append(RunPair(seed, old_run, new_run, **figures, p_holm=None, verdict=""))
+        if figures["p_value"] is not None:
+            values = {outcome.unit: outcome.value for outcome in old_arm.outcomes}
+            differences.append({outcome.unit: outcome.value - values[outcome.unit] for outcome in new_arm.outcomes})
+    seeds, questions = seed_mean([pair.difference for pair in pairs]), mean_over_questions(differences)
     intervals = [average.ci95 for average in (seeds, questions) if average and average.ci95]
-    conclusion = interval_verdict(intervals, sign, new.label, old.label) if pairs else "no pair"
+    verdict = interval_verdict(intervals, sign, new.label, old.label) if pairs else "no pair"
     unpaired = {run.seed for side in (old, new) for run in side.runs} - {pair.seed for pair in pairs}
-    return ArmContrast(
-        old, new, tuple(pairs), seeds, questions, conclusion, tuple(notes), tuple(sorted(unpaired, key=str))
-    )
+    return ArmContrast(old, new, pairs, seeds, questions, verdict, notes, tuple(sorted(unpaired, key=str)))
 
 
-def _runs_by_seed(side: ArmRuns) -> dict[int | None, ReportedRun]:
-    """Return seed -> the first run that can be compared."""
-    return {run.seed: run for run in reversed(side.runs) if run.arm}
-
-
-def _differences_by_question(pair: RunPair) -> dict[str, float]:
-    if not (pair.old.arm and pair.new.arm):
-        return {}
-    before = {outcome.unit: outcome.value for outcome in pair.old.arm.outcomes}
-    return {outcome.unit: outcome.value - before[outcome.unit] for outcome in pair.new.arm.outcomes}
-
-
-POINT = 0.01  # of the metric: a percentage point of accuracy
+_POINT = 0.01  # of the metric: a percentage point of accuracy
 
 
 @dataclass(frozen=True, slots=True)
 class GainCost:
-    """A gain and its cost.
-
-    `points`: gained on test, above 0 for better. `usd` None: some price is not known. The cost of a point is None if
-    nothing was gained, or if it was saved.
-    """
+    """A gain and its cost. `points`: gained on test, above 0 for better. `usd` None: some price is not known."""
 
     points: float
     usd: float | None
@@ -334,81 +279,90 @@ class GainCost:
     seconds: float
 
     def per_point(self, amount: float | None) -> float | None:
-        """Return the share of `amount` (dollars, tokens or seconds) for a point gained."""
+        """Return the share of `amount` for a point; None if no point was gained, or if the amount was saved."""
         return amount / self.points if amount is not None and amount >= 0 and self.points > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class RunGain:
-    """The gain of one run. `same`: the first harness is still the best, so nothing was gained or lost."""
+    """The gain of one run from its first harness to its best candidate."""
 
     run: ReportedRun
+    difference: float  # on test, in metric units
     cost: GainCost
-    same: bool
     lost: int | None
     won: int | None
     p_value: float | None
     verdict: str
 
 
-def run_gains(group: ComparableGroup) -> list[RunGain]:
-    """Return the gains of the runs whose first harness and best candidate were tested."""
-    return [_run_gain(run) for run in group.runs if run.initial and run.final]
-
-
-def total_per_arm(side: ArmRuns, group_gains: Sequence[RunGain]) -> tuple[int, GainCost] | None:
-    """Return how many runs of an arm have a gain, and their total gain and cost; None if none has."""
-    costs = [gain.cost for gain in group_gains if gain.run in side.runs]
-    return (len(costs), _total_cost(costs)) if costs else None
-
-
-def contrast_cost(contrast: ArmContrast) -> GainCost | None:
-    """Return what the new arm scored above the old one, summed over the pairs, and its extra cost."""
-    costs = [_extra_cost(pair.old, pair.new, pair.difference) for pair in contrast.pairs]
-    return _total_cost(costs) if costs else None
-
-
 def _total_cost(costs: Sequence[GainCost]) -> GainCost:
-    prices = [cost.usd for cost in costs]
-    usd = None if None in prices else sum(price for price in prices if price is not None)
-    points, seconds = sum(cost.points for cost in costs), sum(cost.seconds for cost in costs)
-    return GainCost(points, usd, sum(cost.tokens for cost in costs), seconds)
+    prices = [cost.usd for cost in costs if cost.usd is not None]
+    usd = sum(prices) if len(prices) == len(costs) else None
+    points, tokens, seconds = (sum(getattr(cost, key) for cost in costs) for key in ("points", "tokens", "seconds"))
+    return GainCost(points, usd, tokens, seconds)
 
 
-def _extra_cost(old: ReportedRun, new: ReportedRun, difference: float) -> GainCost:
-    sign = 1 if new.higher_is_better else -1
-    old_spending, new_spending = (_spending(run) for run in (old, new))
-    usd = None if old_spending[0] is None or new_spending[0] is None else new_spending[0] - old_spending[0]
-    return GainCost(sign * difference / POINT, usd, new_spending[1] - old_spending[1], new.seconds - old.seconds)
+def _extra_cost(pair: RunPair) -> GainCost:
+    old, new = _cost(pair.old, 0.0), _cost(pair.new, pair.difference)
+    usd = None if old.usd is None or new.usd is None else new.usd - old.usd
+    return GainCost(new.points, usd, new.tokens - old.tokens, new.seconds - old.seconds)
 
 
-def _run_gain(run: ReportedRun) -> RunGain:
-    initial, final = run.initial, run.final
-    if not initial or not final:
-        raise ValueError(f"{run.name} was not tested")
-    sign = 1 if run.higher_is_better else -1
-    usd, tokens = _spending(run)
-    cost = GainCost(sign * (final.value - initial.value) / POINT, usd, tokens, run.seconds)
+def _cost(run: ReportedRun, difference: float) -> GainCost:
+    usage, sign = run.usage or {}, 1 if run.higher_is_better else -1
+    usd, tokens = as_number(usage.get("usd")), as_int(usage.get("tokens")) or 0
+    return GainCost(sign * difference / _POINT, usd, tokens, run.seconds)
+
+
+def _run_gain(run: ReportedRun, initial: Score, final: Score) -> RunGain:
+    difference = final.value - initial.value
+    cost = _cost(run, difference)
     if run.best == run.first:
-        return RunGain(run, cost, True, 0, 0, None, "no change")
+        return RunGain(run, difference, cost, 0, 0, None, "no change")
     old, new = run.answers.get(run.first or 0, ()), run.answers.get(run.best or 0, ())
     if not (_is_question_mean(old, initial) and _is_question_mean(new, final)):
-        return RunGain(run, cost, False, None, None, None, UNTESTED)
-    by_question = paired_difference(new, old, run.higher_is_better)
-    tied = by_question.p_value is not None and by_question.p_value >= SIGNIFICANCE_LEVEL
-    conclusion = TIE if tied else "better" if cost.points > 0 else "worse"
-    return RunGain(run, cost, False, by_question.lost, by_question.won, by_question.p_value, conclusion)
+        return RunGain(run, difference, cost, None, None, None, UNTESTED)
+    pair = paired_difference(new, old, run.higher_is_better)
+    verdict = TIE if pair.p_value >= _SIGNIFICANCE_LEVEL else "better" if cost.points > 0 else "worse"
+    return RunGain(run, difference, cost, pair.lost, pair.won, pair.p_value, verdict)
 
 
 def _is_question_mean(outcomes: Sequence[Outcome], score: Score) -> bool:
-    """Check that the score is the mean of the outcomes: McNemar's test holds for means over questions only.
-
-    Files that were changed since they were written fail too.
-    """
+    """Check that the score is the mean of the outcomes: McNemar's test holds for means over questions only."""
     return bool(outcomes) and abs(mean_value(outcomes) - score.value) < 1e-9
 
 
-def _spending(run: ReportedRun) -> tuple[float | None, int]:
-    usage = run.usage or {}
-    usd, tokens = usage.get("usd"), usage.get("tokens")
-    return (float(usd) if isinstance(usd, int | float) else None), (tokens if isinstance(tokens, int) else 0)
+@dataclass(frozen=True, slots=True)
+class ReportSection:
+    """The figures of one group."""
+
+    group: ComparableGroup
+    contrasts: list[ArmContrast]
+    gains: list[RunGain]
+
+    @property
+    def costs(self) -> list[tuple[str, int, GainCost]]:
+        """Name, number of runs, gain and cost of each arm, then what each arm scored above SIA-H and its extra cost."""
+        result: list[tuple[str, int, GainCost]] = []
+        for side in self.group.sides:
+            if costs := [gain.cost for gain in self.gains if gain.run in side.runs]:
+                result.append((side.label, len(costs), _total_cost(costs)))
+        for contrast in self.contrasts:
+            if costs := [_extra_cost(pair) for pair in contrast.pairs]:
+                result.append((f"{contrast.new.label} above {contrast.old.label}", len(costs), _total_cost(costs)))
+        return result
+
+    @property
+    def looks(self) -> int:
+        """The number of uses of the test set in the runs of the group."""
+        return sum(run.looks for run in self.group.runs)
+
+
+def report_sections(runs: Sequence[ReportedRun]) -> list[ReportSection]:
+    """Compute the section of each group. Gains are those of runs whose first harness and best candidate were tested."""
+    result: list[ReportSection] = []
+    for group in group_runs(runs):
+        gains = [_run_gain(run, run.initial, run.final) for run in group.runs if run.initial and run.final]
+        result.append(ReportSection(group, contrast_arms(group), gains))
+    return result

@@ -1,7 +1,4 @@
-"""The runs of a report, whatever became of each: which runs are meant, their scores, costs and test answers.
-
-Scores come from the journal, costs from the summary, and published figures from the configuration.
-"""
+"""The runs of a report, whatever became of each: which runs are meant, their scores, costs and test answers."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,21 +23,6 @@ from sia_runner.sweep.table import sweep_run_status
 from sia_runner.system import bundled_folder
 
 
-def find_contradictions(
-    journal: JournalReader, summary: Json, best: int | None, tested: Mapping[int, FinalTestResult]
-) -> list[str]:
-    """Return the contradictions. Figures come from the journal: a finished run's summary that differs was edited."""
-    problems = [journal.fault] if journal.fault else []
-    claimed = as_dict(summary.get("best"))
-    if not claimed:
-        return problems
-    summary_best = (claimed.get("generation"), Score.parse(claimed.get("test")))
-    journal_best = (best, tested[best].score if best is not None and best in tested else None)
-    if summary_best != journal_best:
-        problems.append("summary.json and journal.jsonl disagree on the best generation or its test score")
-    return problems
-
-
 def published_figures(config: Mapping[str, Any]) -> Json:
     """Return the figures that a configuration declares, empty if there are none."""
     task = as_dict(config.get("task"))
@@ -61,10 +43,7 @@ def _shipped_task(name: str) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class RunSource:
-    """A run to report. `planned`, `sweep_status`, `sweep_message`: what its sweep knows of it, if it is in one.
-
-    `sweep_status` is as in sweep_table.
-    """
+    """A run to report. `planned`, `sweep_status` (as in sweep_table), `sweep_message`: what its sweep knows, if any."""
 
     name: str
     path: Path
@@ -77,21 +56,19 @@ def find_sources(folders: Sequence[Path]) -> list[RunSource]:
     """Return the runs in the order of folders and plans. Raises RunError for a folder without a run, or named twice."""
     runs: list[RunSource] = []
     for folder in folders:
-        below = list(_runs_below(folder))
-        if not below:
+        before = len(runs)
+        runs += _runs_below(folder)
+        if len(runs) == before:
             raise RunDirectoryError(f"{folder}: no run there, no folder of runs, and no sweep")
-        runs += below
     paths = [run.path for run in runs]
-    twice = next((path for at, path in enumerate(paths) if path in paths[:at]), None)
-    if twice:
+    if twice := next((path for at, path in enumerate(paths) if path in paths[:at]), None):
         raise RunDirectoryError(f"{twice} is named twice")
     return [replace(run, name=_distinct_name(run, runs)) for run in runs]
 
 
 def _runs_below(folder: Path) -> Iterator[RunSource]:
-    sweep = SweepDir(folder)
-    if sweep.is_sweep():
-        yield from _sweep_runs(sweep)
+    if SweepDir(folder).is_sweep():
+        yield from _sweep_runs(SweepDir(folder))
         return
     sweeps: set[str] = set()
     for path, part_of in find_runs(folder).items():
@@ -106,9 +83,8 @@ def _sweep_runs(sweep: SweepDir) -> Iterator[RunSource]:
     try:
         plan = sweep.read_plan()
     except (ValueError, TypeError, KeyError) as error:
-        raise RunDirectoryError(
-            f"{sweep.plan} cannot be read ({type(error).__name__}); name the runs themselves"
-        ) from error
+        problem = f"cannot be read ({type(error).__name__}); name the runs themselves"
+        raise RunDirectoryError(f"{sweep.plan} {problem}") from error
     for run in plan.runs:
         try:
             outcome = sweep_run_status(sweep, run.name)
@@ -121,21 +97,15 @@ def _sweep_runs(sweep: SweepDir) -> Iterator[RunSource]:
 def _distinct_name(run: RunSource, among: Sequence[RunSource]) -> str:
     """Return the shortest trailing path that tells the run from others of the same folder name."""
     namesakes = [other.path.parts for other in among if other.name == run.name]
-    parts = run.path.parts
-    parts_needed = next(
-        k for k in range(1, len(parts) + 1) if sum(other[-k:] == parts[-k:] for other in namesakes) == 1
-    )
-    return run.name if parts_needed == 1 else "/".join(parts[-parts_needed:])
+    parts, k = run.path.parts, 1
+    while k < len(parts) and sum(other[-k:] == parts[-k:] for other in namesakes) > 1:
+        k += 1
+    return run.name if k == 1 else "/".join(parts[-k:])
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
-    """A run in the report.
-
-    `arm`: what a comparison of test answers needs, None if `not_compared` says why. `tests`: by
-    generation. `answers`: generation -> its outcomes on test, if the file is unchanged. `usage` None:
-    there is no summary yet. `seconds`: of all finished steps, the tests included.
-    """
+    """A run in the report."""
 
     name: str
     path: Path
@@ -150,16 +120,16 @@ class ReportedRun:
     selected_on_test: bool = False
     generations: tuple[GenerationRecord, ...] = ()
     best: int | None = None
-    tests: Mapping[int, FinalTestResult] = field(default_factory=dict)
-    answers: Mapping[int, tuple[Outcome, ...]] = field(default_factory=dict)
-    usage: Json | None = None
-    seconds: float = 0.0
-    looks: int = 0
+    tests: Mapping[int, FinalTestResult] = field(default_factory=dict)  # by generation
+    answers: Mapping[int, tuple[Outcome, ...]] = field(default_factory=dict)  # on test, where the file is unchanged
+    usage: Json | None = None  # None without a summary
+    seconds: float = 0.0  # of all finished steps, the tests included
+    looks: int = 0  # uses of the test set
     config: Json = field(default_factory=dict)
     lock: Json = field(default_factory=dict)
     resumed: tuple[str, ...] = ()  # overrides of each resume
-    arm: FinishedRun | None = None
-    not_compared: str = ""
+    arm: FinishedRun | None = None  # what a comparison of test answers needs
+    not_compared: str = ""  # why there is no `arm`
     faults: tuple[str, ...] = ()  # contradictions in its files
     own: Mapping[str, Any] = field(default_factory=dict)  # columns of the user's own: name -> number, text or None
 
@@ -194,22 +164,22 @@ def read_run(source: RunSource) -> ReportedRun:
     journal.refresh()
     settings, summary = read_config(source.path), as_dict(load_json(source.path, "summary.json", MAX_FILE_BYTES))
     alive = lease_holder(source.path) is not None
-    run = _planned_run(
-        source,
-        settings,
-        summary,
-        run_status(as_text(summary.get("status")) or None, summary.get("waits") is not None, alive),
-    )
+    status = run_status(as_text(summary.get("status")) or None, summary.get("waits") is not None, alive)
+    run = _planned_run(source, settings, summary, status)
     if not settings:
         return run
     metric = as_dict(summary.get("metric")) or as_dict(as_dict(settings.get("task")).get("metric"))
-    usages = {
-        as_int(row.get("n")): as_dict(row.get("usage")) for row in map(as_dict, as_list(summary.get("generations")))
-    }
+    rows = map(as_dict, as_list(summary.get("generations")))
+    usages = {as_int(row.get("n")): as_dict(row.get("usage")) for row in rows}
     generations = [replace(g, usage=usages.get(g.n)) for g in read_generations(journal, alive)]
     best, results = find_incumbent(generations), read_test_results(journal)
     tested = {result.generation: result for result in results if result.generation is not None}
     arm, not_compared = _finished_run(source)
+    faults = [journal.fault] if journal.fault else []
+    # figures come from the journal: a finished run's summary that differs was edited
+    claimed, score = {} if alive else as_dict(summary.get("best")), tested[best].score if best in tested else None
+    if claimed and (claimed.get("generation"), Score.parse(claimed.get("test"))) != (best, score):
+        faults.append("summary.json and journal.jsonl disagree on the best generation or its test score")
     return replace(
         run,
         why=source.sweep_message or _reason(run.status, journal, generations),
@@ -227,38 +197,31 @@ def read_run(source: RunSource) -> ReportedRun:
         resumed=tuple(" ".join(map(str, entry.get("overrides", []))) for entry in journal.of("resumed")),
         arm=arm,
         not_compared=not_compared,
-        faults=tuple(find_contradictions(journal, {} if alive else summary, best, tested)),
+        faults=tuple(faults),
     )
 
 
 def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) -> ReportedRun:
-    """Return what is known before anything happened, from the run's config or from the plan of its sweep.
-
-    The task's own name is in the summary: for mlebench that is the competition's.
-    """
+    """Return what is known before anything happened, from the run's config or the plan of its sweep."""
     task, trainer, planned = as_dict(settings.get("task")), as_dict(settings.get("trainer")), source.planned
     broken = source.sweep_status in ("crashed", "refused", "damaged", "missing")
     outcome = source.sweep_status if not settings or (status in ("cut", "running") and broken) else status
     seed = as_int(settings.get("seed"))
+    overrides = dict(text.split("=", 1) for text in (planned.overrides if planned else ()) if "=" in text)
+    planned_trainer = "none" if planned and planned.mode == "SIA-H" else "auto"
     return ReportedRun(
         name=source.name,
         path=source.path,
         status=outcome or "missing",
         why=source.sweep_message or ("" if settings else "it never began, or its config.yaml cannot be read"),
+        # the summary has the task's own name: for mlebench the competition's
         task=as_text(summary.get("task")) or as_text(task.get("name")) or (planned.task if planned else "?"),
         mode=as_text(trainer.get("mode")) or (planned.mode if planned else "?"),
-        trainer=as_text(trainer.get("name")) or _planned_trainer(source),
+        trainer=as_text(trainer.get("name")) or overrides.get("trainer") or planned_trainer,
         seed=seed if seed is not None else planned.seed if planned else None,
         config=settings,
         not_compared="it never began",
     )
-
-
-def _planned_trainer(source: RunSource) -> str:
-    overrides = dict(
-        override.split("=", 1) for override in (source.planned.overrides if source.planned else ()) if "=" in override
-    )
-    return overrides.get("trainer") or ("none" if source.planned and source.planned.mode == "SIA-H" else "auto")
 
 
 def _finished_run(source: RunSource) -> tuple[FinishedRun | None, str]:

@@ -1,12 +1,10 @@
-"""The tables of a report: the paper's table in Markdown and LaTeX, its captions, and CSV.
-
-The paper's table has initial / prior / SIA-H / SIA-W+H for each task. CSV is unrounded.
-"""
+"""The tables of a report: the paper's table in Markdown and LaTeX, its captions, and unrounded CSV."""
 
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,34 +14,21 @@ from sia_runner.results.report.analysis import (
     ArmContrast,
     ArmRuns,
     ComparableGroup,
-    GainCost,
-    RunGain,
+    ReportSection,
     SeedMean,
-    contrast_arms,
-    contrast_cost,
-    group_runs,
     mean_per_seed,
-    run_gains,
-    total_per_arm,
 )
 from sia_runner.results.report.runs import ReportedRun
-from sia_runner.store.generations import GenerationRecord
 from sia_runner.text import one_line, table_cell
 
-PROTOCOL_DIFFERS = "protocol differs"
-_TEX_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_TEX_ESCAPES |= {character: f"\\{character}" for character in "&%$#_{}"}
-_TEX_ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+_TEX_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
+_TEX_ESCAPES |= {">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "−": "$-$", "·": r"$\cdot$", "–": "--"}
+_TEX_ESCAPES |= {"…": r"\dots{}"} | {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """A row of the table, with means over the seeds of the runs with a test score, in metric units.
-
-    `detail`: of `label`. `missing`: runs of these arms without a test score. `gain`: of the pairs, `verdict`: on it. In
-    a row of published figures `prior` is what they were compared with, nothing is missing, and the verdict is that the
-    protocol differs.
-    """
+    """A row of the table, with means over the seeds of the runs with a test score, in metric units."""
 
     label: str
     detail: str
@@ -51,19 +36,20 @@ class PaperRow:
     initial: SeedMean | None
     h: SeedMean | None
     wh: SeedMean | None
-    gain: SeedMean | None
+    gain: SeedMean | None  # of the pairs
     verdict: str
-    missing: int = 0
-    prior: SeedMean | None = None
+    missing: int = 0  # runs of these arms without a test score
+    prior: SeedMean | None = None  # what published figures were compared with
     published: bool = False
 
 
-def paper_rows(group: ComparableGroup, against: Sequence[ArmContrast]) -> list[PaperRow]:
-    """Return the rows of a group.
+def paper_table(sections: Sequence[ReportSection]) -> list[PaperRow]:
+    """Return the rows of all groups."""
+    return [row for section in sections for row in paper_rows(section.group, section.contrasts)]
 
-    There is one for each arm with a trainer beside its SIA-H, or one for SIA-H alone, then one for published figures if
-    the task declares any.
-    """
+
+def paper_rows(group: ComparableGroup, against: Sequence[ArmContrast]) -> list[PaperRow]:
+    """Return a row for each arm with a trainer beside its SIA-H, or for SIA-H alone, then one for published figures."""
     table = [_paper_row(group, contrast.old, contrast.new, contrast) for contrast in against]
     paired = [side for contrast in against for side in (contrast.old, contrast.new)]
     unpaired = [side for side in group.sides if side not in paired]
@@ -78,10 +64,12 @@ def _published_row(group: ComparableGroup) -> PaperRow:
         for key in ("initial", "prior", "sia_h", "sia_wh")
     )
     gain = SeedMean(wh.value - h.value, 1) if h and wh else None
-    source = f"{declared.get('source', 'no source given')}"
-    return PaperRow(
-        f"{group.label}, published", source, metric, initial, h, wh, gain, PROTOCOL_DIFFERS, prior=prior, published=True
+    label, source, verdict = (
+        f"{group.label}, published",
+        str(declared.get("source", "no source given")),
+        "protocol differs",
     )
+    return PaperRow(label, source, metric, initial, h, wh, gain, verdict, prior=prior, published=True)
 
 
 def _paper_row(
@@ -89,28 +77,33 @@ def _paper_row(
 ) -> PaperRow:
     sides = [side for side in (old, new) if side]
     tested = [run for side in sides for run in side.tested]
+    h, wh = (
+        mean_per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
+        for side in (old, new)
+    )
     metric = group.sample_run.metric
-    unit = f"{metric} (%)" if metric_scale(metric)[0] == 100 else metric
+    unit = f"{metric} (%)" if is_percent(metric) else metric
     return PaperRow(
         label=group.label,
         detail=" · ".join(part for part in (new.trainer if new else "", *sides[0].variant, unit) if part),
         metric=metric,
         initial=mean_per_seed([(run.seed, run.initial.value) for run in tested if run.initial]),
-        h=_test_mean(old),
-        wh=_test_mean(new),
+        h=h,
+        wh=wh,
         gain=contrast and contrast.over_seeds,
         verdict=contrast.verdict if contrast else "",
         missing=sum(len(side.runs) for side in sides) - len(tested),
     )
 
 
-def _test_mean(side: ArmRuns | None) -> SeedMean | None:
-    return mean_per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
+def is_percent(metric: str) -> bool:
+    """Check for accuracy, which is in percent, as in the paper; other metrics are in their own units."""
+    return metric == "accuracy"
 
 
 def metric_scale(metric: str) -> tuple[float, str]:
-    """Return the factor and format of a metric. Accuracy is in percent, as in the paper; others in their own units."""
-    return (100.0, ".1f") if metric == "accuracy" else (1.0, ".4g")
+    """Return the factor and format of a metric."""
+    return (100.0, ".1f") if is_percent(metric) else (1.0, ".4g")
 
 
 def format_figure(value: float | SeedMean | None, metric: str, *, sign: bool = False) -> str:
@@ -130,12 +123,6 @@ def format_interval(interval: Sequence[float] | None, metric: str, *, sign: bool
     return f"[{', '.join(format(times * end, spec) for end in interval)}]" if interval else ""
 
 
-def format_gain(mean: SeedMean | None, metric: str) -> str:
-    """Format a gain with its interval if it has one: ``+42.3 [+40.1, +44.5]``."""
-    both = format_interval(mean and mean.ci95, metric, sign=True)
-    return f"{format_figure(mean and mean.value, metric, sign=True)}{both and f' {both}'}"
-
-
 def column_heads(table: Sequence[PaperRow]) -> list[str]:
     """Return the heads of the columns."""
     prior = ["Prior"] if any(row.prior for row in table) else []
@@ -143,14 +130,14 @@ def column_heads(table: Sequence[PaperRow]) -> list[str]:
 
 
 def row_cells(row: PaperRow, prior: bool) -> list[str]:
-    """Return the cells of a row, in the order of `columns`; the first includes the detail."""
+    """Return the cells of a row, in the order of `column_heads`; the first includes the detail."""
     seed_count = max((mean.n for mean in (row.h, row.wh) if mean), default=0)
     fewer = f" ({row.initial.n} of {seed_count} seeds)" if row.initial and row.initial.n < seed_count else ""
-    figures = [
-        f"{format_figure(row.initial, row.metric)}{fewer}",
-        *([format_figure(row.prior, row.metric)] if prior else []),
-    ]
-    figures += [format_figure(row.h, row.metric), format_figure(row.wh, row.metric), format_gain(row.gain, row.metric)]
+    figures = [f"{format_figure(row.initial, row.metric)}{fewer}"]
+    figures += [format_figure(row.prior, row.metric)] if prior else []
+    interval = format_interval(row.gain and row.gain.ci95, row.metric, sign=True)
+    gain = f"{format_figure(row.gain and row.gain.value, row.metric, sign=True)} {interval}".rstrip()
+    figures += [format_figure(row.h, row.metric), format_figure(row.wh, row.metric), gain]
     missing = f" ({row.missing} without a score)" if row.missing else ""
     seeds = "–" if row.published else "/".join(str(mean.n) if mean else "0" for mean in (row.h, row.wh))
     return [f"{row.label} · {row.detail}", *figures, row.verdict or "–", f"{seeds}{missing}"]
@@ -159,14 +146,19 @@ def row_cells(row: PaperRow, prior: bool) -> list[str]:
 def markdown_table(table: Sequence[PaperRow], captions: Sequence[str]) -> str:
     """Return the table and its captions in Markdown."""
     head = column_heads(table)
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 3) + "---|---:|"]
+    lines = [markdown_row(head), "|---|" + "---:|" * (len(head) - 3) + "---|---:|"]
     for row in table:
         first, *others = row_cells(row, "Prior" in head)
-        lines.append("| " + " | ".join([table_cell(first), *map(escape_markdown, others)]) + " |")
-    return "\n".join([*lines, "", "\n\n".join(escape_markdown(caption, 2000) for caption in captions)]) + "\n"
+        lines.append(markdown_row([table_cell(first), *map(_escape_markdown, others)]))
+    return "\n".join([*lines, "", "\n\n".join(_escape_markdown(caption, 2000) for caption in captions)]) + "\n"
 
 
-def escape_markdown(text: str, limit: int = 200) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape_markdown(text: str, limit: int = 200) -> str:
     """Escape `text` for Markdown, so that it makes no link, picture, mark-up or second column."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", one_line(text, limit))
 
@@ -177,75 +169,29 @@ def latex_table(table: Sequence[PaperRow], captions: Sequence[str]) -> str:
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(head) - 3)}lr}}", r"\toprule"]
     lines += [" & ".join(map(escape_latex, head)) + r" \\", r"\midrule"]
     lines += [" & ".join(map(escape_latex, row_cells(row, "Prior" in head))) + r" \\" for row in table]
-    lines += [
-        r"\bottomrule",
-        r"\end{tabular}",
-        rf"\caption{{{escape_latex(' '.join(captions), 2000)}}}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    caption = rf"\caption{{{escape_latex(' '.join(captions), 2000)}}}"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", caption, r"\end{table}"]) + "\n"
 
 
 def escape_latex(text: str, limit: int = 200) -> str:
     """Escape `text` for LaTeX."""
-    escaped = "".join(_TEX_ESCAPES.get(character, character) for character in one_line(text, limit))
-    if escaped.startswith(("[", "*")):
-        escaped = f"{{}}{escaped}"  # after the end of a row TeX would read these as its arguments
-    for character, command in (("±", r"$\pm$"), ("−", "$-$"), ("·", r"$\cdot$"), ("–", "--"), ("…", r"\dots{}")):
-        escaped = escaped.replace(character, command)
-    return escaped
-
-
-@dataclass(frozen=True, slots=True)
-class ReportSection:
-    """The figures of one group."""
-
-    group: ComparableGroup
-    contrasts: list[ArmContrast]
-    rows: list[PaperRow]
-    gains: list[RunGain]
-
-    @property
-    def costs(self) -> list[tuple[str, int, GainCost]]:
-        """Gains and costs arm by arm, then what each arm with a trainer gained above SIA-H."""
-        sides = [(side.label, total) for side in self.group.sides if (total := total_per_arm(side, self.gains))]
-        arms = [(label, runs, cost) for label, (runs, cost) in sides]
-        above = [
-            (f"{contrast.new.label} above {contrast.old.label}", len(contrast.pairs), contrast_cost(contrast))
-            for contrast in self.contrasts
-        ]
-        return arms + [(label, pairs, cost) for label, pairs, cost in above if cost]
-
-    @property
-    def looks(self) -> int:
-        """The number of uses of the test set in the runs of the group."""
-        return sum(run.looks for run in self.group.runs)
-
-
-def report_sections(runs: Sequence[ReportedRun]) -> list[ReportSection]:
-    """Compute the section of each group."""
-    result: list[ReportSection] = []
-    for group in group_runs(runs):
-        against = contrast_arms(group)
-        result.append(ReportSection(group, against, paper_rows(group, against), run_gains(group)))
-    return result
+    line = one_line(text, limit)
+    guard = "{}" if line.startswith(("[", "*")) else ""  # after the end of a row TeX would read these as its arguments
+    return guard + line.translate(str.maketrans(_TEX_ESCAPES))
 
 
 def table_captions(sections: Sequence[ReportSection], runs: Sequence[ReportedRun]) -> list[str]:
     """Return the sentences below the table of a paper."""
     sentences = [
-        "Scores on test, scored once at the end of each run: means over seeds ± standard deviation between them."
+        "Scores on test, scored once at the end of each run: means over seeds ± standard deviation between them.",
+        "W+H − H: mean over the seeds that both have, with Student's 95% interval.",
+        *map(_group_sentence, sections),
+        "Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie.",
     ]
-    sentences += ["W+H − H: mean over the seeds that both have, with Student's 95% interval."]
-    sentences += [_group_sentence(section) for section in sections]
-    sentences += [
-        "Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie."
-    ]
-    incomplete = [run for run in runs if run.status != "completed"]
+    incomplete = Counter(run.status for run in runs if run.status != "completed")
     if incomplete:
-        by_status = dict.fromkeys(run.status for run in incomplete)
-        counts = ", ".join(f"{sum(run.status == name for run in incomplete)} {name}" for name in by_status)
-        sentences.append(f"Of {len(runs)} runs {len(incomplete)} did not complete ({counts}).")
+        counts = ", ".join(f"{count} {name}" for name, count in incomplete.items())
+        sentences.append(f"Of {len(runs)} runs {incomplete.total()} did not complete ({counts}).")
     return sentences
 
 
@@ -254,10 +200,10 @@ def _group_sentence(section: ReportSection) -> str:
     if group.sample_run.selected_on_test:
         return f"{group.label}: selected on test, since the task cannot be split."
     n = next((run.final.n for run in group.runs if run.final), None)
-    if n is None:
-        return " ".join([f"{group.label}: no run has a test score.", *published_captions(group)])
-    looked = f"{group.label}: {n} test questions, looked at {section.looks} times in {len(group.runs)} runs."
-    return " ".join([looked, *standing_captions(group), *published_captions(group)])
+    looked = f"{n} test questions, looked at {section.looks} times in {len(group.runs)} runs."
+    standing = [] if n is None else standing_captions(group)
+    first = f"{group.label}: {'no run has a test score.' if n is None else looked}"
+    return " ".join([first, *standing, *published_captions(group)])
 
 
 def standing_captions(group: ComparableGroup) -> list[str]:
@@ -267,8 +213,7 @@ def standing_captions(group: ComparableGroup) -> list[str]:
 
 def published_captions(group: ComparableGroup) -> list[str]:
     """Return a sentence on the published figures that the task declares, in a list that may be empty."""
-    declared = group.published
-    if not declared:
+    if not (declared := group.published):
         return []
     source, protocol = declared.get("source", "no source given"), declared.get("protocol", "not known")
     return [f"Published: {source}; protocol differs: {protocol}."]
@@ -276,82 +221,74 @@ def published_captions(group: ComparableGroup) -> list[str]:
 
 def runs_csv(of: Sequence[ReportedRun]) -> str:
     """Return a row for each run, whatever became of it."""
-    return _to_csv(_run_row(run) for run in of)
+    return _to_csv(
+        {
+            **_run_columns(run),
+            "status": run.status,
+            "why": run.why,
+            "metric": run.metric,
+            "generations": len(run.generations),
+            "best": run.best,
+            **_score_columns("val", next((g.val for g in run.generations if g.n == run.best), None)),
+            **_score_columns("initial_test", run.initial),
+            **_score_columns("test", run.final),
+            "looks_at_test": run.looks,
+            "test_sha256": run.arm.test_sha256 if run.arm else None,
+            **_usage_columns(run.usage),
+            "seconds": run.seconds,
+            "not_compared": run.not_compared,
+            "faults": "; ".join(run.faults),
+            **run.own,
+        }
+        for run in of
+    )
 
 
 def generations_csv(of: Sequence[ReportedRun]) -> str:
     """Return a row for each generation."""
-    return _to_csv(_generation_row(run, g) for run in of for g in run.generations)
+    return _to_csv(
+        {
+            **_run_columns(run),
+            "generation": g.n,
+            **{key: getattr(g, key) for key in ("lever", "algorithm", "status", "parent", "title", "reason")},
+            **_score_columns("val", g.val),
+            "outcomes": " ".join(f"{kind}={count}" for kind, count in g.outcomes.items()),
+            "seconds": round(sum(g.seconds.values()), 3),
+            **_usage_columns(g.usage),
+        }
+        for run in of
+        for g in run.generations
+    )
 
 
 def pairs_csv(of: Sequence[ReportSection]) -> str:
     """Return a row for each pair: arms of the same seed, and each run's best candidate with its first harness."""
-    return _to_csv([*_arm_pair_rows(of), *_gain_rows(of)])
-
-
-def _run_row(run: ReportedRun) -> Json:
-    usage = run.usage or {}
-    val = next((g.val for g in run.generations if g.n == run.best), None)
-    return {
-        **_run_columns(run),
-        "status": run.status,
-        "why": run.why,
-        "metric": run.metric,
-        "generations": len(run.generations),
-        "best": run.best,
-        **_score_columns("val", val),
-        **_score_columns("initial_test", run.initial),
-        **_score_columns("test", run.final),
-        "looks_at_test": run.looks,
-        "test_sha256": run.arm.test_sha256 if run.arm else None,
-        **{key: usage.get(key) for key in ("usd", "tokens", "calls")},
-        "seconds": run.seconds,
-        "not_compared": run.not_compared,
-        "faults": "; ".join(run.faults),
-        **run.own,
-    }
-
-
-def _generation_row(run: ReportedRun, g: GenerationRecord) -> Json:
-    usage = g.usage or {}
-    return {
-        **_run_columns(run),
-        "generation": g.n,
-        **{key: getattr(g, key) for key in ("lever", "algorithm", "status", "parent", "title", "reason")},
-        **_score_columns("val", g.val),
-        "outcomes": " ".join(f"{kind}={count}" for kind, count in g.outcomes.items()),
-        "seconds": round(sum(g.seconds.values()), 3),
-        **{key: usage.get(key) for key in ("usd", "tokens", "calls")},
-    }
-
-
-def _arm_pair_rows(of: Sequence[ReportSection]) -> Iterable[Json]:
+    rows: list[Json] = []
     for section in of:
-        for contrast in section.contrasts:
-            for pair in contrast.pairs:
-                keys = ("difference", "standard_error", "lost", "won", "p_value", "p_holm", "verdict")
-                named = {"kind": "arms", "task": section.group.task, "seed": pair.seed}
-                yield named | {"old": pair.old.name, "new": pair.new.name} | {key: getattr(pair, key) for key in keys}
-
-
-def _gain_rows(of: Sequence[ReportSection]) -> Iterable[Json]:
-    for section in of:
-        for gain in section.gains:
-            run = gain.run
-            if run.initial and run.final:
-                named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
-                difference = run.final.value - run.initial.value
-                columns = {
-                    "old": f"{run.name} gen_{run.first}",
-                    "new": f"{run.name} gen_{run.best}",
-                    "difference": difference,
-                }
-                columns |= {key: getattr(gain, key) for key in ("lost", "won", "p_value", "verdict")}
-                yield named | columns | {"standard_error": None, "p_holm": None}
+        for pair in (pair for contrast in section.contrasts for pair in contrast.pairs):
+            keys = ("difference", "standard_error", "lost", "won", "p_value", "p_holm", "verdict")
+            named = {"kind": "arms", "task": section.group.task, "seed": pair.seed}
+            rows.append(
+                named | {"old": pair.old.name, "new": pair.new.name} | {key: getattr(pair, key) for key in keys}
+            )
+    for gain in (gain for section in of for gain in section.gains):
+        run, keys = gain.run, ("lost", "won", "p_value", "verdict")
+        named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
+        named |= {
+            "old": f"{run.name} gen_{run.first}",
+            "new": f"{run.name} gen_{run.best}",
+            "difference": gain.difference,
+        }
+        rows.append(named | {key: getattr(gain, key) for key in keys} | {"standard_error": None, "p_holm": None})
+    return _to_csv(rows)
 
 
 def _run_columns(run: ReportedRun) -> Json:
     return {"run": run.name, "task": run.task, "mode": run.mode, "trainer": run.trainer, "seed": run.seed}
+
+
+def _usage_columns(usage: Mapping[str, Any] | None) -> Json:
+    return {key: (usage or {}).get(key) for key in ("usd", "tokens", "calls")}
 
 
 def _score_columns(name: str, score: Score | None) -> Json:

@@ -5,68 +5,40 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sia_runner.results.report import tables
-from sia_runner.results.report.analysis import ArmContrast, ComparableGroup
+from sia_runner.results.report.analysis import ArmContrast, ComparableGroup, ReportSection
 from sia_runner.results.report.page import format_p_value, format_score
-from sia_runner.results.report.runs import ReportedRun
-from sia_runner.results.report.tables import ReportSection
-from sia_runner.store.files import load_json
+from sia_runner.store.files import as_dict, load_json
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.text import table_cell
 
-_PAIRS_HEAD = (
-    "| seed | difference ± s.e. | lost | won | McNemar p | p (Holm) | verdict |\n|---:|---:|---:|---:|---:|---:|---|"
-)
-_RUNS_HEAD = "| run | arm | seed | status | initial, test | best, test |\n|---|---|---:|---|---|---|"
 _MAX_RUNS = 500  # runs in a table
 
 
-def save_report(
-    sections: Sequence[ReportSection],
-    table: Sequence[tables.PaperRow],
-    captions: Sequence[str],
-    entity: str,
-    project: str,
-) -> str:
-    """Save the report and return its address. Raises RunError without the package, a key, the project or an answer."""
+def save_report(sections: Sequence[ReportSection], table: str, entity: str, project: str) -> str:
+    """Save the report, with the Markdown table, and return its address. Raises RunError if that is not possible."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports go to W&B's makers and may contain memory
-    report = build_report(sections, table, captions, entity, project)
+    try:
+        import wandb_workspaces.reports.v2 as wr
+    except ImportError as missing:
+        reason = f"{missing.name or 'wandb'} is not installed; the extra `tracking` has it"
+        raise RunDirectoryError(f"wandb={entity}/{project}: {reason}") from missing
+    blocks: list[Any] = [wr.H1("Test, first harness and best candidate")]
+    blocks.append(wr.MarkdownBlock(table))
+    for section in sections:
+        blocks.append(wr.H1(f"{section.group.label} · {section.group.sample_run.metric}"))
+        blocks += _run_charts(wr, section.group, entity)
+        for contrast in section.contrasts:
+            blocks.append(wr.H2(f"{contrast.new.label} against {contrast.old.label}"))
+            blocks.append(wr.MarkdownBlock(_pairs_table(contrast)))
+        blocks += [wr.H2("Runs"), wr.MarkdownBlock(_runs_table(section.group))]
+    title = "SIA-H and SIA-W+H"
+    report = wr.Report(project=project, entity=entity, title=title, blocks=blocks, width="fluid")  # pyright: ignore[reportPrivateImportUsage]
     try:
         return report.save().url
     except Exception as error:  # it raises plain Exception, or any error of its transport
         reason = (str(error) or type(error).__name__).splitlines()[0][:300]
         raise RunDirectoryError(f"wandb={entity}/{project}: {reason}") from error
-
-
-def build_report(
-    sections: Sequence[ReportSection],
-    table: Sequence[tables.PaperRow],
-    captions: Sequence[str],
-    entity: str,
-    project: str,
-) -> Any:
-    """Return a ``wandb_workspaces.reports.v2.Report`` that is not saved yet. Raises RunError without the package."""
-    try:
-        import wandb_workspaces.reports.v2 as wr
-    except ImportError as missing:
-        raise RunDirectoryError(f"wandb={entity}/{project}: {_missing_package(missing)}") from missing
-    blocks: list[Any] = [wr.H1("Test, first harness and best candidate")]
-    blocks.append(wr.MarkdownBlock(tables.markdown_table(table, captions)))
-    for section in sections:
-        blocks.append(wr.H1(f"{section.group.label} · {section.group.sample_run.metric}"))
-        blocks += _run_charts(wr, section.group, entity)
-        for contrast in section.contrasts:
-            blocks += [
-                wr.H2(f"{contrast.new.label} against {contrast.old.label}"),
-                wr.MarkdownBlock(_pairs_table(contrast)),
-            ]
-        blocks += [wr.H2("Runs"), wr.MarkdownBlock(_runs_table(section.group))]
-    title = "SIA-H and SIA-W+H"
-    return wr.Report(project=project, entity=entity, title=title, blocks=blocks, width="fluid")  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _missing_package(missing: ImportError) -> str:
-    return f"{missing.name or 'wandb'} is not installed; the extra `tracking` has it"
 
 
 def _run_charts(wr: Any, group: ComparableGroup, entity: str) -> Iterator[Any]:
@@ -75,8 +47,13 @@ def _run_charts(wr: Any, group: ComparableGroup, entity: str) -> Iterator[Any]:
 
     sets = []
     for side in group.sides:
-        for (owner, project), ids in _tracked_ids(side.runs, entity).items():
-            only = [expr.Metric("ID").isin(ids)]
+        ids: dict[tuple[str, str], list[str]] = {}  # of the W&B runs, by entity and project
+        for run in side.runs:
+            state = as_dict(load_json(run.path, "tracking/wandb.json"))  # as the tracker stores it
+            if isinstance(state.get("id"), str) and isinstance(state.get("project"), str):
+                ids.setdefault((str(state.get("entity") or entity), state["project"]), []).append(state["id"])
+        for (owner, project), of in ids.items():
+            only = [expr.Metric("ID").isin(of)]
             sets.append(wr.Runset(entity=owner, project=project, name=side.label, filters=only))
     if sets:
         plots = [
@@ -87,37 +64,25 @@ def _run_charts(wr: Any, group: ComparableGroup, entity: str) -> Iterator[Any]:
         yield wr.PanelGrid(runsets=sets, panels=plots)
 
 
-def _tracked_ids(runs: Sequence[ReportedRun], entity: str) -> dict[tuple[str, str], list[str]]:
-    """Return ``(entity, project)`` -> ids of the W&B runs, as the tracker stores them in each run directory."""
-    ids: dict[tuple[str, str], list[str]] = {}
-    for run in runs:
-        state = load_json(run.path, "tracking/wandb.json")
-        if isinstance(state, dict) and isinstance(state.get("id"), str) and isinstance(state.get("project"), str):
-            ids.setdefault((str(state.get("entity") or entity), state["project"]), []).append(state["id"])
-    return ids
-
-
 def _pairs_table(contrast: ArmContrast) -> str:
     metric = contrast.new.runs[0].metric
-    lines = [f"**{contrast.verdict}**: {tables.format_figure(contrast.over_seeds, metric, sign=True)}", "", _PAIRS_HEAD]
+    lines = [f"**{contrast.verdict}**: {tables.format_figure(contrast.over_seeds, metric, sign=True)}", ""]
+    lines.append("| seed | difference ± s.e. | lost | won | McNemar p | p (Holm) | verdict |")
+    lines.append("|---:|---:|---:|---:|---:|---:|---|")
     for pair in contrast.pairs:
         error = "" if pair.standard_error is None else f" ± {tables.format_figure(pair.standard_error, metric)}"
-        counts = ("–", "–") if pair.won is None else (str(pair.lost), str(pair.won))
-        figures = [str(pair.seed), f"{tables.format_figure(pair.difference, metric, sign=True)}{error}", *counts]
-        lines.append(
-            "| "
-            + " | ".join([*figures, format_p_value(pair.p_value), format_p_value(pair.p_holm), pair.verdict])
-            + " |"
-        )
+        cells = [str(pair.seed), f"{tables.format_figure(pair.difference, metric, sign=True)}{error}"]
+        cells += ("–", "–") if pair.won is None else (str(pair.lost), str(pair.won))
+        cells += (format_p_value(pair.p_value), format_p_value(pair.p_holm), pair.verdict)
+        lines.append(tables.markdown_row(cells))
     return "\n".join(lines)
 
 
 def _runs_table(group: ComparableGroup) -> str:
-    lines = [_RUNS_HEAD]
+    lines = ["| run | arm | seed | status | initial, test | best, test |", "|---|---|---:|---|---|---|"]
     for side in group.sides:
         for run in side.runs[:_MAX_RUNS]:
             scores = [format_score(score, run.metric) for score in (run.initial, run.final)]
-            lines.append(
-                "| " + " | ".join([table_cell(run.name), side.label, str(run.seed), run.status, *scores]) + " |"
-            )
+            cells = [table_cell(run.name), side.label, str(run.seed), run.status, *scores]
+            lines.append(tables.markdown_row(cells))
     return "\n".join(lines)

@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import math
-from collections.abc import AsyncIterator
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +11,14 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from sia_runner.results.outputs import diff_harnesses, list_logs, read_tail
+from sia_runner.results.questions import QuestionIndex
 from sia_runner.results.web import data
 from sia_runner.results.web.guard import App, Guard
 from sia_runner.results.web.open_runs import REFRESH_SECONDS, OpenRuns, UnknownRunError
-from sia_runner.store.files import read_text
+from sia_runner.store.files import as_dict, load_json, read_text
 
 
-class JsonReply(JSONResponse):
+class _JsonReply(JSONResponse):
     """A JSON answer. Numbers that are not finite become null; a lone surrogate stays an escape."""
 
     def render(self, content: Any) -> bytes:
@@ -26,109 +26,97 @@ class JsonReply(JSONResponse):
         try:
             return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
         except ValueError:
-            return json.dumps(_finite(content), separators=(",", ":")).encode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
+            return json.dumps(finite, separators=(",", ":")).encode()
 
 
 _INDEX_SLICE_SECONDS = 0.25  # seconds of indexing per request
-FirstRow = Annotated[int, Query(ge=0)]
-RowLimit = Annotated[int, Query(alias="most", ge=1, le=500)]
-GenerationNumber = Annotated[int, Query(ge=0, le=999_999)]
-RunFolder = Annotated[str, Query(alias="place", pattern=r"^(test/)?gen_\d{1,6}$")]
+_FirstRow = Annotated[int, Query(ge=0)]
+_RowLimit = Annotated[int, Query(alias="most", ge=1, le=500)]
+_GenerationNumber = Annotated[int, Query(ge=0, le=999_999)]
+_RunFolder = Annotated[str, Query(alias="place", pattern=r"^(test/)?gen_\d{1,6}$")]
 
 
-def add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
-    """Add the routes of a run, its generations, differences, curves and logs."""
-
+def _add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
     def folder_of(path: str) -> Path:
         with watching.open(path) as watched:
             return watched.run.path
 
     @app.get("/api/run")
-    def run(path: str) -> JsonReply:
+    def run(path: str) -> _JsonReply:
         with watching.open(path) as watched:
-            return JsonReply(data.run_page(watched.run.view(), path))
+            return _JsonReply(data.run_page(watched.run, path))
 
     @app.get("/api/run/generation")
-    def generation(path: str, n: GenerationNumber) -> JsonReply:
+    def generation(path: str, n: _GenerationNumber) -> _JsonReply:
         with watching.open(path) as watched:
-            folder = watched.run.path
-            candidate = next((candidate for candidate in watched.run.view().generations if candidate.n == n), None)
-            if candidate is None:
-                raise HTTPException(404, "no such generation")
-            decision = json.dumps(watched.run.decision(n), ensure_ascii=False, indent=1)
+            folder, generations = watched.run.path, watched.run.generations
+        if not (candidate := next((candidate for candidate in generations if candidate.n == n), None)):
+            raise HTTPException(404, "no such generation")
+        decision = json.dumps(
+            as_dict(load_json(folder, f"gen_{n}/decision.json", 1 << 20)), ensure_ascii=False, indent=1
+        )
         notes = read_text(folder, f"gen_{n}/improvement.md", 256 << 10) or ""
         sections = {"rationale": candidate.rationale, "improvement": notes, "decision": decision}
-        return JsonReply({name: data.bounded_text(text) for name, text in sections.items()})
+        return _JsonReply({name: data.bounded_text(text) for name, text in sections.items()})
 
     @app.get("/api/run/diff")
-    def diff(path: str, new: GenerationNumber, old: GenerationNumber | None = None) -> JsonReply:
-        return JsonReply(data.diff_page(diff_harnesses(folder_of(path), old, new)))
+    def diff(path: str, new: _GenerationNumber, old: _GenerationNumber | None = None) -> _JsonReply:
+        return _JsonReply(data.diff_page(diff_harnesses(folder_of(path), old, new)))
 
     @app.get("/api/run/curves")
-    def curves(path: str) -> JsonReply:
+    def curves(path: str) -> _JsonReply:
         with watching.open(path) as watched:
-            return JsonReply({"generations": watched.run.curves()})
+            return _JsonReply({"generations": watched.run.curves()})
 
     @app.get("/api/run/logs")
-    def log_list(path: str) -> JsonReply:
-        return JsonReply({"logs": [asdict(log) for log in list_logs(folder_of(path))]})
+    def log_list(path: str) -> _JsonReply:
+        logs = list_logs(folder_of(path))
+        return _JsonReply({"logs": [{"path": path, "size": size} for path, size in logs.items()]})
 
     @app.get("/api/run/log")
-    def log(path: str, log: str, since: FirstRow | None = None) -> JsonReply:
-        chunk = read_tail(folder_of(path), log, since)
-        if chunk is None:
+    def log(path: str, log: str, since: _FirstRow | None = None) -> _JsonReply:
+        if (chunk := read_tail(folder_of(path), log, since)) is None:
             raise HTTPException(404, "no such log")
-        return JsonReply(
-            {"start": chunk.start, "end": chunk.end, "size": chunk.size, "text": data.bounded_text(chunk.text)}
-        )
+        position = {"start": chunk.start, "end": chunk.end, "size": chunk.size}
+        return _JsonReply(position | {"text": data.bounded_text(chunk.text)})
 
 
-def add_question_routes(app: FastAPI, watching: OpenRuns) -> None:
-    """Add the routes of questions and model calls."""
+def _add_question_routes(app: FastAPI, watching: OpenRuns) -> None:
+    @contextmanager
+    def indexed(path: str, folder: str) -> Iterator[tuple[QuestionIndex, bool]]:
+        """Lend the index of a folder, and whether it is complete."""
+        with watching.open(path) as watched:
+            answers = watched.run.answers(folder)
+            yield answers, answers.refresh(_INDEX_SLICE_SECONDS)
 
     @app.get("/api/run/questions")
     def questions(
-        path: str, folder: RunFolder, kind: str = "", q: str = "", start: FirstRow = 0, limit: RowLimit = 50
-    ) -> JsonReply:
-        with watching.open(path) as watched:
-            answers = watched.run.answers(folder)
-            complete = answers.refresh(_INDEX_SLICE_SECONDS)
-            return JsonReply(data.question_page(answers, kind, q, start, limit, complete))
+        path: str, folder: _RunFolder, kind: str = "", q: str = "", start: _FirstRow = 0, limit: _RowLimit = 50
+    ) -> _JsonReply:
+        with indexed(path, folder) as (answers, complete):
+            return _JsonReply(data.question_page(answers, kind, q, start, limit, complete))
 
     @app.get("/api/run/calls")
-    def calls(path: str, folder: RunFolder, number: Annotated[int, Query(ge=-1)]) -> JsonReply:
-        with watching.open(path) as watched:
-            answers = watched.run.answers(folder)
-            answers.refresh(_INDEX_SLICE_SECONDS)
-            return JsonReply(
-                {"calls": [data.call_line(at, answers.call(at, text=False)) for at in answers.calls(number)]}
-            )
+    def calls(path: str, folder: _RunFolder, number: Annotated[int, Query(ge=-1)]) -> _JsonReply:
+        with indexed(path, folder) as (answers, _):
+            lines = [data.call_line(at, answers.call(at, text=False)) for at in answers.calls(number)]
+        return _JsonReply({"calls": lines})
 
     @app.get("/api/run/call")
-    def call(path: str, folder: RunFolder, at: FirstRow) -> JsonReply:
-        with watching.open(path) as watched:
-            answers = watched.run.answers(folder)
-            answers.refresh(_INDEX_SLICE_SECONDS)
+    def call(path: str, folder: _RunFolder, at: _FirstRow) -> _JsonReply:
+        with indexed(path, folder) as (answers, _):
             call_data = answers.call(at)
         if call_data is None:
             raise HTTPException(404, "no such call")
-        return JsonReply(data.call_line(at, call_data) | data.call_text(call_data))
+        return _JsonReply(data.call_line(at, call_data) | data.call_text(call_data))
 
 
 _PING_AFTER = 15  # checks without a change after which a line is sent anyway, to notice a dead connection
 _MAX_LISTENERS = 64
 
 
-def add_event_route(app: FastAPI, watching: OpenRuns) -> None:
-    """Add the route of the events."""
+def _add_event_route(app: FastAPI, watching: OpenRuns) -> None:
     listeners: set[object] = set()
 
     @app.get("/api/events")
@@ -165,14 +153,12 @@ def _revision(watching: OpenRuns, path: str) -> int:
     if not path:
         watching.rows()
         return watching.revision
-    try:
-        with watching.open(path) as watched:
-            return watched.revision
-    except UnknownRunError:
-        return 0
+    with suppress(UnknownRunError), watching.open(path) as watched:
+        return watched.revision
+    return 0
 
 
-STATIC = Path(__file__).with_name("static")
+_STATIC = Path(__file__).with_name("static")
 _MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -180,22 +166,8 @@ def dashboard(root: Path, host: str = "127.0.0.1", token: str = "") -> App:
     """Return the ASGI application for the runs below `root`."""
     app = FastAPI(title="SIA Runner", docs_url=None, redoc_url=None, openapi_url=None)
     watching = OpenRuns(root)
-    _add_pages(app)
-    _add_run_list(app, watching)
-    add_run_routes(app, watching)
-    add_question_routes(app, watching)
-    add_event_route(app, watching)
-
-    @app.exception_handler(UnknownRunError)
-    async def _no_run(request: Request, error: UnknownRunError) -> Any:  # pyright: ignore[reportUnusedFunction]
-        return JsonReply({"detail": "There is no run at this address."}, 404)
-
-    return Guard(app, host, token)
-
-
-def _add_pages(app: FastAPI) -> None:
-    """Serve the static files from memory: a page asks for some twenty small files at once."""
-    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in _MEDIA_TYPES}
+    # from memory: a page asks for some twenty small files at once
+    files = {path.name: path.read_bytes() for path in _STATIC.iterdir() if path.suffix in _MEDIA_TYPES}
 
     @app.get("/")
     async def page() -> Response:
@@ -207,17 +179,16 @@ def _add_pages(app: FastAPI) -> None:
             raise HTTPException(404, "no such file")
         return Response(files[name], media_type=_MEDIA_TYPES[Path(name).suffix])
 
-
-def _add_run_list(app: FastAPI, watching: OpenRuns) -> None:
     @app.get("/api/runs")
-    def runs(
-        q: str = "",
-        status: str = "",
-        task: str = "",
-        mode: str = "",
-        order: str = "",
-        start: FirstRow = 0,
-        limit: RowLimit = 100,
-    ) -> JsonReply:
-        filters = {"q": q, "status": status, "task": task, "mode": mode, "order": order}
-        return JsonReply(data.run_list(watching.rows(), filters, start, limit) | {"whole": watching.complete})
+    def runs(request: Request, start: _FirstRow = 0, limit: _RowLimit = 100) -> _JsonReply:
+        rows = data.run_list(watching.rows(), request.query_params, start, limit)
+        return _JsonReply(rows | {"whole": watching.complete})
+
+    @app.exception_handler(UnknownRunError)
+    async def _no_run(request: Request, error: UnknownRunError) -> Any:  # pyright: ignore[reportUnusedFunction]
+        return _JsonReply({"detail": "There is no run at this address."}, 404)
+
+    _add_run_routes(app, watching)
+    _add_question_routes(app, watching)
+    _add_event_route(app, watching)
+    return Guard(app, host, token)

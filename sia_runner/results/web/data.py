@@ -1,113 +1,112 @@
-"""The data of the pages as plain JSON, every text bounded and without control characters.
-
-There is no markup: the pages insert everything as text.
-"""
+"""The data of the pages as plain JSON, every text bounded and without control characters. There is no markup."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from sia_runner.gateway.ledger_files import AccountTotals
-from sia_runner.records import Json
+from sia_runner.records import Json, Score
 from sia_runner.results.index import RunRow
 from sia_runner.results.outputs import FileChange
-from sia_runner.results.questions import QuestionIndex, QuestionRow
-from sia_runner.results.run import RunState
+from sia_runner.results.questions import QuestionIndex
+from sia_runner.results.run import RunReader, budget_limits, read_test_results
 from sia_runner.store.files import as_dict, as_int
 from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.journal import find_incumbent, minutes_spent
 from sia_runner.text import one_line, strip_control_characters, truncate_bytes
 
 
-def _best_first(key: str) -> Callable[[RunRow], tuple[bool, float, str]]:
-    """Return a sort key that puts the best first and runs without a score at the end."""
-
-    def place(row: RunRow) -> tuple[bool, float, str]:
-        score = getattr(row, key)
-        return (
-            score is None,
-            0.0 if score is None else -score.value if row.higher_is_better else score.value,
-            row.path,
-        )
-
-    return place
+def _best_first(row: RunRow, score: Score | None) -> tuple[bool, float, str]:
+    value = score.value if score else 0.0
+    return score is None, -value if row.higher_is_better else value, row.path
 
 
-# "" is the order of the index: the newest first
-RUN_ORDERS: Mapping[str, Callable[[RunRow], Any]] = {
+# "" is the order of the index: the newest first; runs without a score are at the end
+_RUN_ORDERS: Mapping[str, Callable[[RunRow], Any]] = {
     "name": lambda row: row.path,
-    "val": _best_first("val"),
-    "test": _best_first("test"),
+    "val": lambda row: _best_first(row, row.val),
+    "test": lambda row: _best_first(row, row.test),
     "cost": lambda row: (-(row.usd or 0.0), row.path),
 }
 
 
 def run_list(rows: Sequence[RunRow], filters: Mapping[str, str], start: int, limit: int) -> Json:
-    """Return the rows that match the filters in their order, and how many there are of each choice.
-
-    `filters`: q (words that a row's texts contain), status, task, mode, order.
-    """
+    """Return the rows that match q (words in a row's texts), status, task and mode, in `order`, with all choices."""
     words = filters.get("q", "").lower().split()
-    fit = [row for row in rows if _matches(row, filters) and all(word in _searchable_text(row) for word in words)]
-    if (key := RUN_ORDERS.get(filters.get("order", ""))) is not None:
+    chosen = [(key, filters[key]) for key in ("status", "task", "mode") if filters.get(key)]
+    fit: list[RunRow] = []
+    for row in rows:
+        text = f"{row.path} {row.task} {row.mode} {row.status} seed={row.seed} {row.stopped} {row.host}".lower()
+        if all(getattr(row, key) == value for key, value in chosen) and all(word in text for word in words):
+            fit.append(row)
+    if (key := _RUN_ORDERS.get(filters.get("order", ""))) is not None:
         fit.sort(key=key)
+    texts = ("name", "status", "task", "mode", "sweep", "metric", "stopped", "host")
+    page = [asdict(row) | {key: one_line(getattr(row, key)) for key in texts} for row in fit[start : start + limit]]
     choices = {key: Counter(sorted(getattr(row, key) for row in rows)) for key in ("status", "task", "mode")}
     return {
         "total": len(rows),
         "found": len(fit),
         "start": start,
-        "rows": [_run_row(row) for row in fit[start : start + limit]],
+        "rows": page,
         "choices": {key: {name: number for name, number in counts.items() if name} for key, counts in choices.items()},
     }
 
 
-def run_page(state: RunState, path: str) -> Json:
+def run_page(run: RunReader, path: str) -> Json:
     """Return the data of one run."""
-    metric, spending = run_metric(state), state.spending.by(lambda account: account.generation)
-    purposes = state.spending.by(lambda account: str(account.purpose))
+    settings, journal, spending = run.config, run.journal, run.spending
+    task, trainer, generations = as_dict(settings.get("task")), as_dict(settings.get("trainer")), run.generations
+    declared = task.get("metric")  # before the first verdict the summary has none
+    declared = {"name": declared} if isinstance(declared, str) else as_dict(declared)
+    metric = as_dict(run.summary.get("metric")) or declared
+    end_entry = next(reversed([*journal.of("ended")]), {})
+    by_generation = spending.by(lambda account: account.generation)
+    purposes = spending.by(lambda account: str(account.purpose))
     return {
         "path": path,
-        "name": one_line(state.path.name),
-        "folder": strip_control_characters(str(state.path)),
-        "status": state.status,
-        "task": one_line(state.task),
-        "mode": one_line(state.mode),
-        "seed": as_int(state.config.get("seed")),
-        "max_gen": state.config.get("max_gen"),
+        "name": one_line(run.path.name),
+        "folder": strip_control_characters(str(run.path)),
+        "status": run.status,
+        "task": one_line(str(task.get("name", ""))),
+        "mode": one_line(str(trainer.get("mode", ""))),
+        "seed": as_int(settings.get("seed")),
+        "max_gen": settings.get("max_gen"),
         "metric": one_line(str(metric.get("name", "score"))),
         "higher_is_better": metric.get("higher_is_better") is not False,
-        "generations": [generation_row(g, spending.get(g.n)) for g in state.generations],
-        "tests": [asdict(test) for test in state.tests],
-        "best": state.best,
-        "stopped": one_line(state.stopped, 500),
-        "limits": state.limits,
+        "generations": [_generation_row(g, by_generation.get(g.n)) for g in generations],
+        "tests": [asdict(test) for test in read_test_results(journal)],
+        "best": find_incumbent(generations) or as_int(end_entry.get("best")),
+        "stopped": one_line(next((str(entry.get("reason", "")) for entry in journal.of("stopped")), ""), 500),
+        "limits": budget_limits(settings, journal),
         "spent": {
-            "total": _usage(state.spending.total),
+            "total": _usage(spending.total),
             "purposes": {name: _usage(row) for name, row in purposes.items()},
-            "in_flight": state.spending.in_flight,
+            "in_flight": spending.in_flight,
         },
-        "counted": state.counted,
-        "minutes": round(state.minutes, 2),
-        "jobs": [{key: one_line(value) for key, value in job.items()} for job in state.jobs[:200]],
+        "counted": run.complete,
+        "minutes": round(minutes_spent(journal), 2),
+        "jobs": [{key: one_line(value) for key, value in job.items()} for job in journal.jobs()[:200]],
         "holder": {
-            key: one_line(str(value)) for key, value in (state.holder or {}).items() if key in ("host", "pid", "job")
+            key: one_line(str(value)) for key, value in (run.holder or {}).items() if key in ("host", "pid", "job")
         },
-        "resume": strip_control_characters(state.resume),
-        "fault": one_line(state.fault),
+        "resume": strip_control_characters(_resume_command(run)),
+        "fault": one_line(journal.fault),
     }
 
 
-def run_metric(state: RunState) -> Json:
-    """Return the metric from the summary, before the first verdict from the configuration."""
-    measured = state.summary.get("metric")
-    if isinstance(measured, dict):
-        return measured
-    declared = as_dict(state.config.get("task")).get("metric")
-    return {"name": declared} if isinstance(declared, str) else as_dict(declared)
+def _resume_command(run: RunReader) -> str:
+    """Return the command that continues the run, or ""."""
+    where = shlex.quote(str(run.path))
+    if run.status == "waits":
+        return f"python -m sia_runner approve {where}"
+    return f"python -m sia_runner resume={where}" if run.status in ("cut", "interrupted", "budget") else ""
 
 
-def generation_row(g: GenerationRecord, usage: AccountTotals | None) -> Json:
+def _generation_row(g: GenerationRecord, usage: AccountTotals | None) -> Json:
     """Return the short form of a generation, as there may be thousands; its long texts have a route of their own."""
     return {
         **{key: one_line(getattr(g, key) or "", 60) for key in ("lever", "algorithm", "status", "step")},
@@ -127,59 +126,36 @@ def _usage(row: AccountTotals) -> Json:
     return {key: spent[key] for key in ("usd", "tokens", "calls", "unanswered")}
 
 
-def _matches(row: RunRow, filters: Mapping[str, str]) -> bool:
-    return all(not filters.get(key) or getattr(row, key) == filters[key] for key in ("status", "task", "mode"))
-
-
-def _searchable_text(row: RunRow) -> str:
-    return f"{row.path} {row.task} {row.mode} {row.status} seed={row.seed} {row.stopped} {row.host}".lower()
-
-
-def _run_row(row: RunRow) -> Json:
-    texts = ("name", "status", "task", "mode", "sweep", "metric", "stopped", "host")
-    return asdict(row) | {key: one_line(getattr(row, key)) for key in texts}
-
-
-MAX_DIFF_LINES = 4_000  # of a diff
+_MAX_DIFF_LINES = 4_000  # of a diff
 _MAX_TEXT_BYTES = 600 << 10  # bytes of one text: more than a trajectory stores of a request
 _MAX_MESSAGES = 200
-
-
-def question_row(entry: QuestionRow) -> Json:
-    """Return one question."""
-    return asdict(entry) | {
-        "unit": one_line(entry.unit, 300),
-        "prediction": truncate_bytes(strip_control_characters(entry.prediction), 2_000),
-    }
 
 
 def question_page(answers: QuestionIndex, kind: str, search: str, start: int, limit: int, complete: bool) -> Json:
     """Return a page of questions, with the progress of the index."""
     done, size = answers.progress
     total, chosen = answers.questions(kind, search, start, limit)
-    read = {"whole": complete, "bytes": done, "size": size}
+    texts = [{"unit": one_line(row.unit, 300), "prediction": bounded_text(row.prediction, 2_000)} for row in chosen]
     return {
         "kinds": answers.kinds(),
         "total": total,
         "start": start,
-        "rows": [question_row(entry) for entry in chosen],
-        "read": read,
+        "rows": [asdict(row) | bounded for row, bounded in zip(chosen, texts, strict=True)],
+        "read": {"whole": complete, "bytes": done, "size": size},
     }
 
 
 def call_line(number: int, call: Mapping[str, Any] | None) -> Json:
     """Return one line of a list of calls."""
     call = call or {}
-    usage: Any = call.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    error = call.get("error")
+    usage, error = as_dict(call.get("usage")), as_dict(call.get("error"))
     return {
         "at": number,
         "model": one_line(str(call.get("model") or call.get("asked_model") or "")),
         "finish": one_line(str(call.get("finish_reason") or "")),
         "seconds": call.get("seconds") if isinstance(call.get("seconds"), int | float) else None,
         "tokens": [usage.get(key) if isinstance(usage.get(key), int) else None for key in ("input", "output")],
-        "error": one_line(str(error.get("message", "")) if isinstance(error, dict) else "", 500),
+        "error": one_line(str(error.get("message", "")), 500),
     }
 
 
@@ -195,8 +171,8 @@ def call_text(call: Mapping[str, Any]) -> Json:
 
 
 def diff_page(files: Sequence[FileChange]) -> Json:
-    """Return the changed files, with at most `LINES` lines of diff together."""
-    rows, budget = [], MAX_DIFF_LINES
+    """Return the changed files, with at most `_MAX_DIFF_LINES` lines of diff together."""
+    rows, budget = [], _MAX_DIFF_LINES
     for change in files:
         lines = [strip_control_characters(line)[:2_000] for line in change.lines[:budget]]
         rows.append(
@@ -225,6 +201,5 @@ def _messages(request: Mapping[str, Any]) -> list[Json]:
 
 
 def _text(value: Any) -> str:
-    return bounded_text(
-        value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False, indent=1)
-    )
+    text = "" if value is None else json.dumps(value, ensure_ascii=False, indent=1)
+    return bounded_text(value if isinstance(value, str) else text)

@@ -5,9 +5,11 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs
+
+from fastapi import Request
+from fastapi.responses import PlainTextResponse, Response
+from starlette.datastructures import MutableHeaders
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -24,15 +26,13 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-_HEADER_LINES = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
-    """The ASGI middleware that checks requests.
+    """The ASGI middleware that checks requests. `token`: empty if none is needed.
 
-    `host`: the address that is listened at. Other host names are refused, so that no foreign page whose name points at
-    this machine can read (DNS rebinding). `token`: empty if none is needed.
+    Hosts other than `host`, the address listened at, are refused: a foreign page's name may point here (DNS rebinding).
     """
 
     def __init__(self, app: App, host: str, token: str) -> None:
@@ -41,28 +41,31 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Check the request, then pass it to the application."""
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if scope["method"] not in ("GET", "HEAD"):
-            await _send_answer(send, 405, "only GET and HEAD: the dashboard changes nothing")
-        elif not self._is_own_host(headers.get("host", "")):
-            await _send_answer(send, 421, "this name is not the dashboard's; use the address that it printed")
-        elif not self._token:
-            await self._app(scope, receive, _with_headers(send))
-        elif self._is_token(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]):
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            answer = self._refusal(Request(scope)) or self._app
+            await answer(scope, receive, _with_headers(send))
+
+    def _refusal(self, request: Request) -> Response | None:
+        if request.method not in ("GET", "HEAD"):
+            return PlainTextResponse("only GET and HEAD: the dashboard changes nothing", 405)
+        if not self._is_own_host(request.headers.get("host", "")):
+            return PlainTextResponse("this name is not the dashboard's; use the address that it printed", 421)
+        if not self._token:
+            return None
+        if self._is_token(request.query_params.get("token", "")):
             # so that the token is not left in the address bar and the history
             cookie = f"{self.cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
-            await _send_answer(send, 303, "", [("location", "/"), ("set-cookie", cookie)])
-        elif self._is_token(_bearer_token(headers)) or self._is_token(_cookie_value(headers, self.cookie)):
-            await self._app(scope, receive, _with_headers(send))
-        else:
-            await _send_answer(send, 401, "the token is missing: open the address that was printed at the start")
+            return PlainTextResponse("", 303, {"location": "/", "set-cookie": cookie})
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if (kind.lower() == "bearer" and self._is_token(token)) or self._is_token(request.cookies.get(self.cookie, "")):
+            return None
+        return PlainTextResponse("the token is missing: open the address that was printed at the start", 401)
 
     def _is_own_host(self, host: str) -> bool:
-        name = _host_name(host)
+        # without the port: tunnels use any
+        name = (host[1:].partition("]") if host.startswith("[") else host.partition(":"))[0].lower()
         if name in _LOOPBACK or name == self._host:
             return True
         if self._host in _LOOPBACK:
@@ -73,13 +76,6 @@ class Guard:
         return hmac.compare_digest(token.encode(), self._token.encode())
 
 
-def _host_name(host: str) -> str:
-    """Return the host without the port; tunnels use any port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
-
-
 def _is_address(name: str) -> bool:
     """Report whether the host is an IP address: a rebinding page has a name, never a number."""
     try:
@@ -88,30 +84,10 @@ def _is_address(name: str) -> bool:
         return False
 
 
-def _bearer_token(headers: dict[str, str]) -> str:
-    kind, _, token = headers.get("authorization", "").partition(" ")
-    return token if kind.lower() == "bearer" else ""
-
-
-def _cookie_value(headers: dict[str, str], name: str) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(name)
-    except CookieError:
-        return ""
-    return morsel.value if morsel else ""
-
-
 def _with_headers(send: Any) -> Any:
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *_HEADER_LINES]
+            MutableHeaders(scope=message).update(_HEADERS)
         await send(message)
 
     return sending
-
-
-async def _send_answer(send: Any, status: int, text: str, headers: list[tuple[str, str]] | None = None) -> None:
-    lines = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADER_LINES]
-    lines += [(name.encode(), value.encode()) for name, value in headers or []]
-    await send({"type": "http.response.start", "status": status, "headers": lines})
-    await send({"type": "http.response.body", "body": text.encode()})

@@ -21,7 +21,7 @@ class UnknownRunError(Exception):
     """The index has no run at this path."""
 
 
-class OpenRun:
+class _OpenRun:
     """A run with its lock and the number of its changes."""
 
     def __init__(self, path: Path) -> None:
@@ -30,22 +30,21 @@ class OpenRun:
 
     def refresh(self) -> None:
         """Refresh the run if the last refresh is old enough. The caller holds `lock`."""
-        if time.monotonic() - self._refreshed_at >= (
-            REFRESH_SECONDS if self.run.complete else _INCOMPLETE_REFRESH_SECONDS
-        ):
+        interval = REFRESH_SECONDS if self.run.complete else _INCOMPLETE_REFRESH_SECONDS
+        if time.monotonic() - self._refreshed_at >= interval:
             self.revision += self.run.refresh()
             self._refreshed_at = time.monotonic()
 
 
 class OpenRuns:
-    """The index and the open runs, for several threads. A file is read at most once in `LEAST` seconds."""
+    """The index and the open runs, for several threads. A file is read at most once in `REFRESH_SECONDS`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._index, self._rows = RunIndex(root), list[RunRow]()
         self._rows_lock, self._runs_lock = threading.Lock(), threading.Lock()
         self._next_refresh, self.revision = 0.0, 0
-        self._runs: OrderedDict[str, OpenRun] = OrderedDict()
+        self._runs: OrderedDict[str, _OpenRun] = OrderedDict()
 
     def rows(self) -> list[RunRow]:
         """Return the rows of the index."""
@@ -65,10 +64,10 @@ class OpenRuns:
         return len(self._rows) == len(self._index.paths)
 
     @contextmanager
-    def open(self, path: str) -> Iterator[OpenRun]:
-        """Lend the refreshed run at `path`, as the index names it, to this thread alone. Raises NoRun."""
+    def open(self, path: str) -> Iterator[_OpenRun]:
+        """Lend the refreshed run at `path`, as the index names it, to this thread alone. Raises UnknownRunError."""
         with self._runs_lock:
-            watched = self._runs.pop(path, None) or OpenRun(self._folder(path))
+            watched = self._runs.pop(path, None) or _OpenRun(self._folder(path))
             self._runs[path] = watched
             while len(self._runs) > 1 and (len(self._runs) > _MAX_OPEN_RUNS or self._entries() > _MAX_INDEX_ENTRIES):
                 self._runs.popitem(last=False)
@@ -80,7 +79,6 @@ class OpenRuns:
         return sum(watched.run.entries for watched in list(self._runs.values()))
 
     def _folder(self, path: str) -> Path:
-        """Return the folder of a run that the index found; any other path is refused."""
         if path not in self._index.paths:
             self.rows()
         if path not in self._index.paths:

@@ -3,7 +3,7 @@
 import pytest
 
 from sia_runner.records import Score
-from sia_runner.results.report.analysis import contrast_arms, group_runs, run_gains, total_per_arm
+from sia_runner.results.report.analysis import contrast_arms, group_runs, report_sections
 from sia_runner.results.report.tables import paper_rows, row_cells
 from sia_runner.results.run import FinalTestResult
 from tests.results.report.making import HALF, MORE, both, finished
@@ -73,23 +73,21 @@ def test_a_run_without_a_score_is_missed_where_it_belongs():
 
 def test_a_point_has_a_price_only_where_something_was_gained():
     gained, nothing, lost = (finished(name, new, HALF) for name, new in (("a", MORE), ("b", HALF), ("c", LESS)))
-    (group,) = group_runs([gained])
-    (gain,) = run_gains(group)
+    (gain,) = report_sections([gained])[0].gains
     assert gain.cost.points == pytest.approx(100 * (39 - 20) / 40)
     assert gain.cost.per_point(gain.cost.usd) == pytest.approx(1.0 / gain.cost.points)
     assert gain.cost.per_point(gain.cost.seconds) == pytest.approx(60.0 / gain.cost.points)
     for run in (nothing, lost):
-        (group,) = group_runs([run])
-        (gain,) = run_gains(group)
+        (gain,) = report_sections([run])[0].gains
         assert gain.cost.per_point(gain.cost.usd) is None and gain.cost.per_point(gain.cost.seconds) is None
         assert gain.verdict == ("tie" if run is nothing else "worse")
 
 
 def test_an_unknown_price_is_not_guessed():
-    (group,) = group_runs(
+    (section,) = report_sections(
         [finished("a", MORE, HALF), finished("b", MORE, HALF, seed=1, usage={"usd": None, "tokens": 5})]
     )
-    runs, cost = total_per_arm(group.sides[0], run_gains(group))
+    ((_, runs, cost),) = section.costs
     assert runs == 2 and cost.usd is None and cost.per_point(cost.usd) is None and cost.tokens == 1005
 
 
@@ -98,7 +96,6 @@ def test_a_metric_that_is_no_mean_is_not_tested():
     run = finished(
         "auc", MORE, HALF, tests={n: FinalTestResult(n, score, {}, []) for n, score in ((1, first), (2, best))}
     )
-    (group,) = group_runs([run])
-    (gain,) = run_gains(group)
+    (gain,) = report_sections([run])[0].gains
     assert (gain.p_value, gain.won, gain.verdict) == (None, None, "not tested")
     assert gain.cost.points == pytest.approx(30.0)

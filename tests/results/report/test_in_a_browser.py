@@ -2,8 +2,8 @@
 
 import pytest
 
+from sia_runner.results.report.analysis import report_sections
 from sia_runner.results.report.page import render_page
-from sia_runner.results.report.tables import report_sections
 from tests.results.report.making import HALF, MORE, both
 
 WIDE, PHONE = 1200, 400

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sia_runner.records import Score
+from sia_runner.results.report.analysis import report_sections
 from sia_runner.results.report.page import (
     MAX_COLUMNS,
     MAX_LINES,
@@ -18,7 +19,7 @@ from sia_runner.results.report.page import (
     format_seconds,
     render_page,
 )
-from sia_runner.results.report.tables import report_sections, table_captions
+from sia_runner.results.report.tables import table_captions
 from tests.results.report.conftest import HOSTILE, summary
 from tests.results.report.making import HALF, MORE, both
 

@@ -4,7 +4,7 @@ import csv
 import io
 
 from sia_runner.results.report import tables
-from sia_runner.results.report.tables import report_sections
+from sia_runner.results.report.analysis import report_sections
 from tests.results.report.conftest import HOSTILE, summary
 from tests.results.report.making import HALF, MORE, both, finished
 
