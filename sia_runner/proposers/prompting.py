@@ -1,4 +1,4 @@
-"""Parts that prompts of several proposers share: templates, number formats, directions for parallel proposals."""
+"""Parts that prompts of several proposers share: templates, formats, directions for parallel proposals."""
 
 import math
 import re
@@ -8,10 +8,10 @@ from typing import Any
 
 from sia_runner.proposers.protocol import Brief
 
-Filters = Mapping[str, Callable[..., str]]
 
-
-def render_markdown(folder: Path, template: str, filters: Filters | None = None, **values: Any) -> str:
+def render_markdown(
+    folder: Path, template: str, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any
+) -> str:
     """Render `template` of `folder` with `values`."""
     import jinja2
 
@@ -32,6 +32,11 @@ def table_cell(text: object, longest: int = 100) -> str:
     line = " ".join(str(text).split())
     line = line if len(line) <= longest else line[: longest - 1] + "…"
     return re.sub(r"([\\`*\[\]<|])", r"\\\1", line)
+
+
+def printable(text: str) -> str:
+    """Replace control characters by spaces: the text is shown in terminals."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
 
 
 def standard_error(value: float, n: int) -> float:
@@ -63,9 +68,17 @@ _WITHOUT_MODEL = (
 )
 
 
+def describe_parent(brief: Brief, start: str) -> str:
+    """Return a sentence that begins with `start` and names the parent and the generation that must be beaten."""
+    if brief.parent == brief.incumbent:
+        return f"{start} generation {brief.parent}, the best so far."
+    best = f"; the best so far, which must be beaten, is generation {brief.incumbent}" if brief.incumbent else ""
+    return f"{start} generation {brief.parent}{best}."
+
+
 def direction_for(brief: Brief, calls_model: bool) -> str:
     """Return the direction of this sibling; empty for the first one. It changes with the generation."""
     if not brief.sibling:
         return ""
     directions = _WITH_MODEL if calls_model else _WITHOUT_MODEL
-    return directions[(brief.sibling - 1 + brief.n - 1) % len(directions)]
+    return directions[(brief.sibling + brief.n - 2) % len(directions)]
