@@ -57,14 +57,12 @@ class VariantStudy:
     def _trial(self, variant: Variant, steps: dict[int, float], merit: float | None) -> "optuna.trial.FrozenTrial":
         import optuna
 
-        recipe = self._space.recipes[variant.recipe]
-        params: dict[str, Any] = {"recipe": recipe.name}
-        distributions: dict[str, Any] = {
-            "recipe": optuna.distributions.CategoricalDistribution(list(self._space.recipes))
-        }
-        for key, constant in recipe.constants.items():
-            params[f"{recipe.name}.{key}"] = variant.constants[key]
-            distributions[f"{recipe.name}.{key}"] = _distribution(constant)
+        params: dict[str, Any] = {"recipe": variant.recipe}
+        names = optuna.distributions.CategoricalDistribution(list(self._space.recipes))
+        distributions: dict[str, Any] = {"recipe": names}
+        for key, constant in self._space.recipes[variant.recipe].constants.items():
+            params[f"{variant.recipe}.{key}"] = variant.constants[key]
+            distributions[f"{variant.recipe}.{key}"] = _distribution(constant)
         state = optuna.trial.TrialState.PRUNED if merit is None else optuna.trial.TrialState.COMPLETE
         return optuna.trial.create_trial(
             state=state, value=merit, params=params, distributions=distributions, intermediate_values=steps
@@ -116,7 +114,7 @@ def variants_for_depth(
         (islice(around, _DRAWS * count), (count + 1) // 2),
         ((study.ask() for _ in range(_STUDY_DRAWS * count)), count),
         ((rng.choice(recipes).sample(rng) for _ in range(_DRAWS * count)), count),
-        (space.listed(_LISTED), count),
+        ((variant for recipe in recipes for variant in islice(recipe.variants(), _LISTED)), count),
     ]
     variants: list[Variant] = []
     for source, up_to in sources:
@@ -172,21 +170,25 @@ class SuccessiveHalving:
         return trials
 
     def _promoted(self, memory: SearchMemory, below: float, rung: float, places: int) -> list[Variant]:
-        """Return the best variants below a rung; one place goes to another recipe unless it is clearly worse."""
-        waiting = [m for m in memory.unproposed(below) if memory.get(m.variant, rung) is None]
-        chosen = waiting[:places]
-        others = [m for m in waiting if m.variant.recipe not in self._settled(memory, rung, chosen[:1])]
-        spare = len(chosen) > 1 or memory.rejections % 2 == 1  # a single place is for another recipe every other time
-        if spare and others and not _clearly_worse(memory, others[0], chosen[0]):
-            chosen[-1] = others[0]
-        return [m.variant for m in chosen]
+        """Return the best variants below a rung; one place goes to another recipe unless it is clearly worse.
 
-    def _settled(self, memory: SearchMemory, rung: float, chosen: Sequence[MeasuredVariant]) -> set[str]:
-        """Return recipes that need no reserved place: measured at this rung, or after a rejection the incumbent's."""
-        leading = {m.variant.recipe for m in chosen}
+        Other recipes are those not yet measured at this rung; after a rejection, those other than the incumbent's.
+        """
+        waiting = [m for m in memory.unproposed(below) if (m.variant.key, rung) not in memory.trials]
+        chosen = waiting[:places]
+        settled = {m.variant.recipe for m in chosen[:1]}
         if memory.rejections and memory.incumbent:
-            return leading | {memory.incumbent.recipe}
-        return leading | {m.variant.recipe for m in memory.trials_at(rung)}
+            settled.add(memory.incumbent.recipe)
+        else:
+            settled |= {m.variant.recipe for m in memory.trials_at(rung)}
+        others = [m for m in waiting if m.variant.recipe not in settled]
+        spare = len(chosen) > 1 or memory.rejections % 2 == 1  # a single place is for another recipe every other time
+        if spare and others:
+            other, best = others[0], chosen[0]
+            doubt = _CLEARLY * difference_error(other.trial.value, best.trial.value, best.trial.n)
+            if not memory.merit(best) - memory.merit(other) > doubt > 0:
+                chosen[-1] = other
+        return [m.variant for m in chosen]
 
     def _measure(self, pool: Sequence[Variant], rung: float, memory: SearchMemory) -> list[MeasuredVariant]:
         if not pool:
@@ -196,8 +198,3 @@ class SuccessiveHalving:
         measured = [MeasuredVariant(variant, rung, trial) for variant, trial in zip(pool, results, strict=True)]
         memory.add(measured)
         return measured
-
-
-def _clearly_worse(memory: SearchMemory, candidate: MeasuredVariant, best: MeasuredVariant) -> bool:
-    doubt = _CLEARLY * difference_error(candidate.trial.value, best.trial.value, best.trial.n)
-    return memory.merit(best) - memory.merit(candidate) > doubt > 0
