@@ -1,15 +1,20 @@
 """The offline proposer: searches a task's declared harness recipes by their scores on dev questions."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from random import Random
 
 from sia_runner.proposers.files import read_harness_files
 from sia_runner.proposers.protocol import Brief, ProposerContext, ProposerError, Workbench
-from sia_runner.proposers.recipe_memory import SearchMemory, select_variant, worse_than_incumbent
+from sia_runner.proposers.recipe_memory import (
+    MeasuredVariant,
+    SearchMemory,
+    difference_error,
+    select_variant,
+    worse_than_incumbent,
+)
 from sia_runner.proposers.recipe_report import IncumbentEvidence, SearchReport, render_recipe_template
-from sia_runner.proposers.recipe_search import SuccessiveHalving, VariantStudy, variants_for_breadth, variants_for_depth
-from sia_runner.proposers.recipe_space import Space, Variant, load_space
+from sia_runner.proposers.recipe_space import Recipe, Space, Variant, load_space
 from sia_runner.records import Lever, Proposal
 
 
@@ -90,19 +95,34 @@ class Recipes:
         )
 
     def _pool(self, space: Space, memory: SearchMemory, n: int) -> list[Variant]:
-        """Return the variants to try: of all recipes at first, then around the incumbent.
+        """Return the variants to try: of all recipes at first, then half around the incumbent and half from the study.
 
-        If the incumbent is no recipe, the best variant measured at the last rung takes its place.
+        If the incumbent is no recipe, the best variant measured at the last rung takes its place. Where these yield
+        nothing new, even samples follow, then the unused variants of a small space.
         """
         rng = Random(f"{self._context.seed}:{n}")
         if not memory.trials_at(self._rungs[0]):
             return variants_for_breadth(space, memory, rng, self._trials)
+        from sia_runner.proposers.recipe_study import VariantStudy
+
         study = VariantStudy(space, memory, self._rungs, seed=rng.getrandbits(32))
         anchor = memory.incumbent
         merits = {key: merit for key, merit in memory.merits(self._rungs[-1]).items() if merit is not None}
         if anchor is None and merits:
             anchor = memory.variant(max(sorted(merits), key=lambda key: merits[key]))
-        return variants_for_depth(space, memory, study, anchor, rng, self._trials)
+        recipes, count = list(space.recipes.values()), self._trials
+        around = neighbours(space.recipes[anchor.recipe], anchor, rng, memory.rejections) if anchor else iter(())
+        sources = [
+            (islice(around, _DRAWS * count), (count + 1) // 2),
+            ((study.ask() for _ in range(_STUDY_DRAWS * count)), count),
+            ((rng.choice(recipes).sample(rng) for _ in range(_DRAWS * count)), count),
+            ((variant for recipe in recipes for variant in islice(recipe.variants(), _LISTED)), count),
+        ]
+        variants: list[Variant] = []
+        for source, up_to in sources:
+            known = memory.tried_keys() | {variant.key for variant in variants}
+            variants += _untried(source, known, up_to - len(variants))
+        return variants
 
 
 def _why_nothing(memory: SearchMemory) -> str:
@@ -110,3 +130,95 @@ def _why_nothing(memory: SearchMemory) -> str:
     if failures:
         return f"{len(failures)} variants failed on dev questions, the last with: {failures[-1]}"
     return "every variant of the task's recipes was proposed"
+
+
+_STEP = 0.15  # of a constant's range; a rejected generation adds the same again
+_DRAWS = 40  # tries for each new variant before the space around counts as exhausted
+_STUDY_DRAWS = 6  # the same of the study, which takes milliseconds each
+_LISTED = 4096  # variants of one recipe that are enumerated when draws find nothing new
+
+
+def variants_for_breadth(space: Space, memory: SearchMemory, rng: Random, count: int) -> list[Variant]:
+    """Return every recipe at its defaults, filled up to `count` with samples of the recipes in turn."""
+    recipes = list(space.recipes.values())
+    samples = (recipes[i % len(recipes)].sample(rng) for i in range(_DRAWS * count))
+    defaults = space.defaults()
+    return _untried([*defaults, *samples], memory.tried_keys(), max(count, len(defaults)))
+
+
+def neighbours(recipe: Recipe, anchor: Variant, rng: Random, rejections: int) -> Iterator[Variant]:
+    """Yield endless variants with one or two constants moved; more constants and longer steps after rejections."""
+    names = list(recipe.constants)
+    while names:
+        moved = min(len(names), rng.randint(1, 2 + rejections))
+        changed = {
+            name: recipe.constants[name].nudge(anchor.constants[name], rng, _STEP * (1 + rejections))
+            for name in sorted(rng.sample(names, moved))
+        }
+        yield Variant(recipe.name, {**anchor.constants, **changed})
+
+
+def _untried(candidates: Iterable[Variant], tried_keys: set[str], count: int) -> list[Variant]:
+    """Return the first `count` distinct candidates that are not in `tried_keys`."""
+    variants: dict[str, Variant] = {}
+    if count > 0:
+        for variant in candidates:
+            if variant.key not in tried_keys:
+                variants.setdefault(variant.key, variant)
+            if len(variants) >= count:
+                break
+    return list(variants.values())
+
+
+_CLEARLY = 6.0  # standard errors; many, because little training data flatters simple recipes
+
+
+class SuccessiveHalving:
+    """Successive halving: variants are measured with growing shares of the training data (rungs)."""
+
+    def __init__(
+        self, space: Space, entry: str, rungs: Sequence[float], keep: float, questions: int | None, bench: Workbench
+    ) -> None:
+        self._space, self._entry, self._bench = space, entry, bench
+        self._rungs, self._keep, self._questions = rungs, keep, questions
+
+    def climb(self, pool: Sequence[Variant], places: int, memory: SearchMemory) -> list[MeasuredVariant]:
+        """Measure `pool` on the first rung, then the best `keep` share of `places` on each next rung, one batch each.
+
+        `pool` holds variants that were never tried. Returns the new trials, which are added to `memory` too.
+        """
+        trials = self._measure(pool, self._rungs[0], memory)
+        for below, rung in pairwise(self._rungs):
+            places = max(1, int(self._keep * places + 1e-9))
+            trials += self._measure(self._promoted(memory, below, rung, places), rung, memory)
+        return trials
+
+    def _promoted(self, memory: SearchMemory, below: float, rung: float, places: int) -> list[Variant]:
+        """Return the best variants below a rung; one place goes to another recipe unless it is clearly worse.
+
+        Other recipes are those not yet measured at this rung; after a rejection, those other than the incumbent's.
+        """
+        waiting = [m for m in memory.unproposed(below) if (m.variant.key, rung) not in memory.trials]
+        chosen = waiting[:places]
+        settled = {m.variant.recipe for m in chosen[:1]}
+        if memory.rejections and memory.incumbent:
+            settled.add(memory.incumbent.recipe)
+        else:
+            settled |= {m.variant.recipe for m in memory.trials_at(rung)}
+        others = [m for m in waiting if m.variant.recipe not in settled]
+        spare = len(chosen) > 1 or memory.rejections % 2 == 1  # a single place is for another recipe every other time
+        if spare and others:
+            other, best = others[0], chosen[0]
+            doubt = _CLEARLY * difference_error(other.trial.value, best.trial.value, best.trial.n)
+            if not memory.merit(best) - memory.merit(other) > doubt > 0:
+                chosen[-1] = other
+        return [m.variant for m in chosen]
+
+    def _measure(self, pool: Sequence[Variant], rung: float, memory: SearchMemory) -> list[MeasuredVariant]:
+        if not pool:
+            return []
+        batch = [{self._entry: self._space.program(variant)} for variant in pool]
+        results = self._bench.try_out(batch, share=rung, questions=self._questions)
+        measured = [MeasuredVariant(variant, rung, trial) for variant, trial in zip(pool, results, strict=True)]
+        memory.add(measured)
+        return measured
