@@ -11,14 +11,7 @@ from sia_runner.proposers.files import read_harness_files, read_tree
 from sia_runner.proposers.llm_conversation import MOST_CALLS, Conversation, valid_message
 from sia_runner.proposers.llm_prompts import improvement_text, system_prompt, task_prompt
 from sia_runner.proposers.llm_tools import ENDING_TOOLS, Tool, available_tools
-from sia_runner.proposers.llm_workspace import (
-    Draft,
-    ProposalWorkspace,
-    StopDecision,
-    Submission,
-    ToolRefused,
-    digest_of_files,
-)
+from sia_runner.proposers.llm_workspace import Draft, ProposalWorkspace, Submission, ToolRefused, digest_of_files
 from sia_runner.proposers.protocol import Brief, Message, ProposerContext, Workbench
 from sia_runner.records import Lever, ModelReply, Proposal, Status, ToolCall, Usage
 
@@ -73,7 +66,7 @@ class Llm:
         )
         result = self._run_loop(conversation, workspace, tools)
         match workspace.decision:
-            case StopDecision(reason):
+            case str(reason):
                 return Proposal(Lever.STOP, reason, title="nothing left to try", usage=result.usage)
             case Submission() as submission:
                 return _candidate_proposal(brief, workspace, result, submission)

@@ -70,12 +70,13 @@ def _valid_text(value: Any) -> Any:
 _SHORT = 120  # characters below which nothing is cut
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= _SHORT else f"[{len(text)} characters, no longer shown]"
+
+
 def _shorten_result(message: Message) -> Message:
     """Replace a tool's answer by a mark; other messages stay."""
-    content = str(message.get("content") or "")
-    if message["role"] != "tool" or len(content) <= _SHORT:
-        return message
-    return {**message, "content": _mark(len(content))}
+    return {**message, "content": _short(message["content"])} if message["role"] == "tool" else message
 
 
 def _shorten_text(message: Message) -> Message:
@@ -84,29 +85,22 @@ def _shorten_text(message: Message) -> Message:
         return message
     content = message.get("content") or ""
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-    required = {key: message[key] for key in ("role", "tool_calls") if key in message}
-    return {**required, "content": text if len(text) <= _SHORT else _mark(len(text))}
+    return {**{key: message[key] for key in ("role", "tool_calls") if key in message}, "content": _short(text)}
 
 
 def _shorten_arguments(message: Message) -> Message:
     """Replace long texts in the arguments of the model's tool calls, such as whole files, by a mark."""
     if message["role"] != "assistant" or "tool_calls" not in message:
         return message
-    return {**message, "tool_calls": [_shortened_call(call) for call in message["tool_calls"]]}
-
-
-def _shortened_call(call: Message) -> Message:
-    function = call["function"]
-    short = {}
-    for key, value in list(json.loads(function["arguments"]).items())[:20]:
-        size = len(value if isinstance(value, str) else json.dumps(value))
-        short[key[:_SHORT]] = _mark(size) if size > _SHORT else value
-    arguments = json.dumps(short, ensure_ascii=False)
-    return {"id": call["id"], "type": "function", "function": {"name": function["name"], "arguments": arguments}}
-
-
-def _mark(size: int) -> str:
-    return f"[{size} characters, no longer shown]"
+    calls: list[Message] = []
+    for call in message["tool_calls"]:
+        short: Json = {}
+        for key, value in list(json.loads(call["function"]["arguments"]).items())[:20]:
+            text = value if isinstance(value, str) else json.dumps(value)
+            short[key[:_SHORT]] = value if len(text) <= _SHORT else _short(text)
+        function = {"name": call["function"]["name"], "arguments": json.dumps(short, ensure_ascii=False)}
+        calls.append({"id": call["id"], "type": "function", "function": function})
+    return {**message, "tool_calls": calls}
 
 
 _AFTER_CUT = 0.7  # of the limit
@@ -134,9 +128,6 @@ class Conversation:
         self._newest = len(self._messages)
         self._messages += [answer, *results]
         self._sizes += [_size(message) for message in (answer, *results)]
-        self._fit()
-
-    def _fit(self) -> None:
         if sum(self._sizes) <= self._limit:
             return
         goal = int(self._limit * _AFTER_CUT)

@@ -6,14 +6,13 @@ The docstring of a tool is the description that the model reads; its fields are 
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sia_runner.proposers.llm_workspace import (
     ChildProcessFailed,
     ProposalWorkspace,
-    StopDecision,
     Submission,
     ToolRefused,
     clip_text,
@@ -91,8 +90,8 @@ class ReadFile(Tool):
 
     name = "read_file"
     path: str = Field(description="evidence/... or harness/...")
-    offset: Annotated[int, Field(ge=1)] = Field(1, description="first line, counted from 1")
-    limit: Annotated[int, Field(ge=1)] = Field(1000, description="most lines")
+    offset: int = Field(1, ge=1, description="first line, counted from 1")
+    limit: int = Field(1000, ge=1, description="most lines")
 
     def _run(self, workspace: ProposalWorkspace) -> str:
         root, name = split_path(self.path)
@@ -351,7 +350,7 @@ class Stop(Tool):
     reason: str = Field(min_length=1, description="what was tried, and why nothing more can be gained")
 
     def _run(self, workspace: ProposalWorkspace) -> str:
-        workspace.decision = StopDecision(clip_text(printable(self.reason), _TEXT_BYTES))
+        workspace.decision = clip_text(printable(self.reason), _TEXT_BYTES)
         return "stopped"
 
 

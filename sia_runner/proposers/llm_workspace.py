@@ -194,13 +194,6 @@ class Submission:
     algorithm: str | None = None  # to train the weights with; None: the harness alone is proposed
 
 
-@dataclass(frozen=True, slots=True)
-class StopDecision:
-    """The model's decision that nothing is left to try."""
-
-    reason: str
-
-
 @dataclass(slots=True)
 class ProposalWorkspace:
     """The state that the tools of one proposal work on."""
@@ -217,7 +210,7 @@ class ProposalWorkspace:
     weights: WeightsLever | None = None  # None: they are not to be trained
     tried: dict[str, Trial] = field(default_factory=dict)  # by digest of the harness, in order
     measured: dict[str, MeasuredRewards] = field(default_factory=dict)  # by digest of the harness
-    decision: Submission | StopDecision | None = None
+    decision: Submission | str | None = None  # a text is the reason why nothing is left to try
 
     def files_in(self, root: str) -> Mapping[str, str]:
         """Return the files under `root`, evidence or harness."""

@@ -187,10 +187,17 @@ class SuccessiveHalving:
 
         `pool` holds variants that were never tried. Returns the new trials, which are added to `memory` too.
         """
-        trials = self._measure(pool, self._rungs[0], memory)
-        for below, rung in pairwise(self._rungs):
-            places = max(1, int(self._keep * places + 1e-9))
-            trials += self._measure(self._promoted(memory, below, rung, places), rung, memory)
+        trials: list[MeasuredVariant] = []
+        for position, rung in enumerate(self._rungs):
+            if position:
+                places = max(1, int(self._keep * places + 1e-9))
+                pool = self._promoted(memory, self._rungs[position - 1], rung, places)
+            if pool:
+                batch = [{self._entry: self._space.program(variant)} for variant in pool]
+                results = self._bench.try_out(batch, share=rung, questions=self._questions)
+                measured = [MeasuredVariant(variant, rung, trial) for variant, trial in zip(pool, results, strict=True)]
+                memory.add(measured)
+                trials += measured
         return trials
 
     def _promoted(self, memory: SearchMemory, below: float, rung: float, places: int) -> list[Variant]:
@@ -213,12 +220,3 @@ class SuccessiveHalving:
             if not memory.merit(best) - memory.merit(other) > doubt > 0:
                 chosen[-1] = other
         return [m.variant for m in chosen]
-
-    def _measure(self, pool: Sequence[Variant], rung: float, memory: SearchMemory) -> list[MeasuredVariant]:
-        if not pool:
-            return []
-        batch = [{self._entry: self._space.program(variant)} for variant in pool]
-        results = self._bench.try_out(batch, share=rung, questions=self._questions)
-        measured = [MeasuredVariant(variant, rung, trial) for variant, trial in zip(pool, results, strict=True)]
-        memory.add(measured)
-        return measured
