@@ -28,10 +28,7 @@ class _LoopResult:
 
 
 class Llm:
-    """The meta-agent in generation 1 and feedback agent afterwards.
-
-    Deterministic for (brief, the model's replies, trials).
-    """
+    """The meta-agent in generation 1 and feedback agent afterwards; deterministic for (brief, replies, trials)."""
 
     pulls_weights = True
 
@@ -97,10 +94,7 @@ class Llm:
     def _run_loop(
         self, conversation: Conversation, workspace: ProposalWorkspace, tools: Mapping[str, type[Tool]]
     ) -> _LoopResult:
-        """Run the loop.
-
-        Exceptions of `workbench.chat` end the proposal and pass through; nothing that a model writes raises.
-        """
+        """Run the loop. Exceptions of `workbench.chat` end the proposal; nothing that a model writes raises."""
         usage, refusals = Usage(), []
         for turn in range(1, self._turns + 1):
             reply = workspace.workbench.chat(conversation.messages, conversation.tools, **self._settings)

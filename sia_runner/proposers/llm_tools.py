@@ -358,10 +358,7 @@ ENDING_TOOLS = (Submit.name, TrainWeights.name)  # tools that end a proposal whe
 
 
 def available_tools(*, first: bool, trials: int, weights: bool) -> dict[str, type[Tool]]:
-    """Return the available tools by name.
-
-    `try_harness` needs trials, the weights tools need `weights`, and `stop` is not available for the first harness.
-    """
+    """Return the available tools by name; the first harness has no `stop`, since nothing was tried."""
     tools: list[type[Tool]] = [ListFiles, ReadFile, Search, WriteFile, EditFile, DeleteFile]
     tools += [TryHarness] if trials else []
     tools += [MeasureRewards, TrainWeights] if weights else []

@@ -1,7 +1,4 @@
-"""Holds the trials and proposals of all generations, and selects the variant to propose.
-
-They are read back from the notes in the history.
-"""
+"""Reads the trials and proposals of all generations from the notes in the history; selects the variant to propose."""
 
 import json
 import math
@@ -52,10 +49,7 @@ def difference_error(value: float, other: float, n: int) -> float:
 
 
 class SearchMemory:
-    """Trials by (variant, share of train) and proposals by generation.
-
-    A larger `merit` is better, whatever the metric.
-    """
+    """The trials and proposals of a search. A larger `merit` is better, whatever the metric."""
 
     def __init__(self, brief: Brief, space: Space) -> None:
         self._space, self.sign = space, 1.0 if brief.higher_is_better else -1.0

@@ -88,10 +88,7 @@ def measure_shape(trajectories: Sequence[Trajectory], seconds: float) -> RewardS
 
 
 def rewarded_trajectories(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Return trajectories that have a reward, ordered by (unit, sample).
-
-    Raises TrainingError for a reward that is not finite.
-    """
+    """Return trajectories with a reward, ordered by (unit, sample). Raises TrainingError if one is not finite."""
     rewarded = [trajectory for trajectory in trajectories if trajectory.reward is not None]
     for trajectory in rewarded:
         if not math.isfinite(reward_of(trajectory)):
@@ -122,7 +119,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmRule:
-    """A rule: `algorithm` if every condition (field of Shape, comparison, threshold) holds."""
+    """A rule: `algorithm` if every condition (field of RewardShape, comparison, threshold) holds."""
 
     algorithm: str
     name: str
@@ -174,10 +171,7 @@ class AlgorithmChoice:
 
 
 def choose_algorithm(shape: RewardShape, rules: Sequence[AlgorithmRule] = ALGORITHM_RULES) -> AlgorithmChoice:
-    """Return the algorithm for rewards of this shape.
-
-    Raises TrainingError if nothing was measured, or no rule holds.
-    """
+    """Return the algorithm for this shape. Raises TrainingError if nothing was measured, or no rule holds."""
     if shape.n == 0:
         raise TrainingError(f"no rollout has a reward ({shape.failed} failed): no algorithm can be chosen")
     for rule in rules:
