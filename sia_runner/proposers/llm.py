@@ -1,7 +1,4 @@
-"""The language-model proposer: a bounded loop in which the model reads, edits, tries and submits a harness.
-
-A draft that was never submitted is proposed too, if it can run.
-"""
+"""The language-model proposer: a bounded loop in which the model reads, edits, tries and submits a harness."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

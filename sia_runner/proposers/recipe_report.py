@@ -12,6 +12,10 @@ from sia_runner.proposers.protocol import Brief
 from sia_runner.proposers.recipe_memory import MeasuredVariant, SearchMemory, SelectedVariant
 from sia_runner.proposers.recipe_space import Recipe, Space, Variant
 
+_PROMPTS = Path(__file__).parent / "prompts" / "recipes"
+_CONFUSIONS = 5
+_NEW_CONSTANT = object()  # stands for the former value of a constant that did not exist before
+
 
 @dataclass(frozen=True, slots=True)
 class IncumbentEvidence:
@@ -38,7 +42,7 @@ class IncumbentEvidence:
             [json.loads(line) for line in lines if line.strip()],
         )
 
-    def confusions(self, limit: int) -> list[tuple[str, str, int]]:
+    def confusions(self) -> list[tuple[str, str, int]]:
         """Return (gold, prediction, count) of the most frequent wrong answers that occurred at least twice."""
         pairs = Counter(
             (str(failure["gold"]), str(failure["prediction"]))
@@ -46,12 +50,7 @@ class IncumbentEvidence:
             if failure.get("kind") == "wrong" and failure.get("gold") and failure.get("prediction")
         )
         ranked = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
-        return [(gold, prediction, count) for (gold, prediction), count in ranked[:limit] if count > 1]
-
-
-_PROMPTS = Path(__file__).parent / "prompts" / "recipes"
-_CONFUSIONS = 5
-_NEW_CONSTANT = object()  # stands for the former value of a constant that did not exist before
+        return [(gold, prediction, count) for (gold, prediction), count in ranked[:_CONFUSIONS] if count > 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ class SearchReport:
             rationale=self.rationale(),
             incumbent=self.evidence.incumbent,
             outcomes=self.evidence.outcomes,
-            confusions=self.evidence.confusions(_CONFUSIONS),
+            confusions=self.evidence.confusions(),
             tried=[self._row(measured) for measured in ranked],
             history=self.brief.history,
             rejections=self.memory.rejections,

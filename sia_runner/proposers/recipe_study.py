@@ -15,10 +15,7 @@ _STARTUP = 5  # finished trials below which TPE draws evenly
 
 
 class VariantStudy:
-    """An Optuna study of all trials.
-
-    Complete trials ran with the last share of train; those that stopped at an earlier rung count as pruned there.
-    """
+    """An Optuna study of all trials; those that stopped before the last share of train count as pruned there."""
 
     def __init__(self, space: Space, memory: SearchMemory, rungs: Sequence[float], seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
