@@ -200,7 +200,7 @@ class ProposalWorkbench:
             raise ProposerError("rewards are measured where the weights lever may be pulled: see Brief.weights")
         prospect = estimate_training(self._context, self._n, self._parent, files)
         return MeasuredRewards(
-            shape=prospect.probe.shape.to_json(),
+            shape=asdict(prospect.probe.shape),
             suggested=prospect.suggested,
             why=prospect.why,
             refused=prospect.refused,

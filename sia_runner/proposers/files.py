@@ -5,9 +5,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-MAX_HARNESS_FILES = 200
-MAX_HARNESS_FILE_BYTES = 1024 * 1024
-_CACHE_FOLDERS = frozenset({"__pycache__", "node_modules"})
+_MAX_HARNESS_FILES = 200
+_MAX_HARNESS_FILE_BYTES = 1024 * 1024
+CACHE_FOLDERS = frozenset({"__pycache__", "node_modules"})
+_MAX_TREE_FILES = 2000
+_MAX_TREE_BYTES = 32 * 1024 * 1024
+_MAX_TREE_FILE_BYTES = 4 * 1024 * 1024  # a harness has no larger one
 
 
 def read_harness_files(source: Path, entry: str) -> dict[str, str]:
@@ -20,41 +23,16 @@ def read_harness_files(source: Path, entry: str) -> dict[str, str]:
         text = _read_text(source)
         return {} if text is None else {entry: text}
     files: dict[str, str] = {}
-    for path in _visible_files(source):
+    for path in _regular_files(source, with_hidden=False):
         text = _read_text(path)
         if text is not None:
             files[path.relative_to(source).as_posix()] = text
-        if len(files) == MAX_HARNESS_FILES:
+        if len(files) == _MAX_HARNESS_FILES:
             break
     programs = [name for name in files if name.endswith(".py") and "/" not in name]
     if entry not in files and len(programs) == 1:
         files[entry] = files.pop(programs[0])
     return files
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """Yield regular files, those at the top first, each folder sorted by name."""
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _CACHE_FOLDERS)
-        for name in sorted(names):
-            path = Path(where, name)
-            if not name.startswith(".") and path.is_file() and not path.is_symlink():
-                yield path
-
-
-def _read_text(path: Path) -> str | None:
-    if path.stat().st_size > MAX_HARNESS_FILE_BYTES:
-        return None
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    return None if "\0" in text else text
-
-
-MAX_TREE_FILES = 2000
-MAX_TREE_BYTES = 32 * 1024 * 1024
-MAX_TREE_FILE_BYTES = 4 * 1024 * 1024  # a harness has no larger one
 
 
 def read_tree(folder: Path) -> dict[str, str]:
@@ -63,27 +41,37 @@ def read_tree(folder: Path) -> dict[str, str]:
     The folder is read once, so that nothing outside it can be named afterwards. A missing folder is empty.
     """
     texts: dict[str, str] = {}
-    remaining = MAX_TREE_BYTES
-    for path in _regular_files(folder):
-        if len(texts) == MAX_TREE_FILES or remaining <= 0:
+    remaining = _MAX_TREE_BYTES
+    for path in _regular_files(folder, with_hidden=True):
+        if len(texts) == _MAX_TREE_FILES or remaining <= 0:
             break
-        raw = _read_bounded(path, min(MAX_TREE_FILE_BYTES, remaining))
+        limit = min(_MAX_TREE_FILE_BYTES, remaining)
+        with path.open("rb") as stream:
+            raw = stream.read(limit + 1)
+        if len(raw) > limit:
+            raw = raw[:limit] + b"\n[the rest of this file is not shown]\n"
         remaining -= len(raw)
         texts[path.relative_to(folder).as_posix().encode(errors="replace").decode()] = raw.decode("utf-8", "replace")
     return texts
 
 
-def _regular_files(folder: Path) -> Iterator[Path]:
-    """Yield regular files, those at the top first, each folder sorted by name."""
+def _regular_files(folder: Path, with_hidden: bool) -> Iterator[Path]:
+    """Yield regular files, those at the top first, each folder sorted by name; hidden ones and caches if wanted."""
     for where, folders, names in os.walk(folder):
+        if not with_hidden:
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in CACHE_FOLDERS]
         folders.sort()
         for name in sorted(names):
             path = Path(where, name)
-            if stat.S_ISREG(path.lstat().st_mode):
+            if (with_hidden or not name.startswith(".")) and stat.S_ISREG(path.lstat().st_mode):
                 yield path
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
-    with path.open("rb") as stream:
-        raw = stream.read(limit + 1)
-    return raw if len(raw) <= limit else raw[:limit] + b"\n[the rest of this file is not shown]\n"
+def _read_text(path: Path) -> str | None:
+    if path.stat().st_size > _MAX_HARNESS_FILE_BYTES:
+        return None
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text

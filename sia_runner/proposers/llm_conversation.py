@@ -21,15 +21,14 @@ _UNREADABLE = 200  # characters kept of arguments that are no JSON object
 def valid_message(reply: ModelReply, turn: int) -> tuple[Json, list[ToolCall]]:
     """Return the message to append, and its calls with the ids under which their results must be sent."""
     calls = [_valid_call(call, turn, position) for position, call in enumerate(reply.tool_calls[:MOST_CALLS])]
-    ids = [call.id for call in calls]
-    if len(set(ids)) < len(ids):
+    if len({call.id for call in calls}) < len(calls):
         calls = [ToolCall(f"call_{turn}_{position}", call.name, call.arguments) for position, call in enumerate(calls)]
     message = _valid_text({**reply.message, "role": "assistant"})
     originals = message.pop("tool_calls", None)
     if calls:
-        originals = originals if isinstance(originals, list) else []
+        originals = [*(originals if isinstance(originals, list) else []), *[None] * len(calls)]
         message["tool_calls"] = [
-            _call_message(call, _original_call(originals, position)) for position, call in enumerate(calls)
+            _call_message(call, original) for call, original in zip(calls, originals, strict=False)
         ]
     content = message.get("content")
     if isinstance(content, str):
@@ -46,10 +45,11 @@ def _valid_call(call: ToolCall, turn: int, position: int) -> ToolCall:
     return ToolCall(identifier, name, str(_valid_text(call.arguments or "")))
 
 
-def _call_message(call: ToolCall, original: Mapping[str, Any]) -> Json:
+def _call_message(call: ToolCall, original: Any) -> Json:
     """Keep the provider's additions to the call (a signature of its thinking), which it may require back."""
+    additions = original if isinstance(original, dict) else {}
     function = {"name": call.name, "arguments": _json_object(call.arguments)}
-    return {**original, "id": call.id, "type": "function", "function": function}
+    return {**additions, "id": call.id, "type": "function", "function": function}
 
 
 def _json_object(arguments: str) -> str:
@@ -62,11 +62,6 @@ def _json_object(arguments: str) -> str:
     return json.dumps({"unreadable": arguments[:_UNREADABLE]}, ensure_ascii=False)
 
 
-def _original_call(originals: list[Any], position: int) -> Mapping[str, Any]:
-    original = originals[position] if position < len(originals) else None
-    return original if isinstance(original, dict) else {}
-
-
 def _valid_text(value: Any) -> Any:
     """Return a copy in which half surrogate pairs, which cannot be sent, are question marks."""
     return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
@@ -75,44 +70,37 @@ def _valid_text(value: Any) -> Any:
 _SHORT = 120  # characters below which nothing is cut
 
 
-def shorten_result(message: Message) -> Message:
+def _short(text: str) -> str:
+    return text if len(text) <= _SHORT else f"[{len(text)} characters, no longer shown]"
+
+
+def _shorten_result(message: Message) -> Message:
     """Replace a tool's answer by a mark; other messages stay."""
-    content = str(message.get("content") or "")
-    if message["role"] != "tool" or len(content) <= _SHORT:
-        return message
-    return {**message, "content": f"[{len(content)} characters, no longer shown]"}
+    return {**message, "content": _short(message["content"])} if message["role"] == "tool" else message
 
 
-def shorten_text(message: Message) -> Message:
+def _shorten_text(message: Message) -> Message:
     """Replace the model's text and its provider's additions (its thinking) by a mark."""
-    content = message.get("content") or ""
-    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     if message["role"] != "assistant":
         return message
-    required = {key: message[key] for key in ("role", "tool_calls") if key in message}
-    return {**required, "content": text if len(text) <= _SHORT else f"[{len(text)} characters, no longer shown]"}
+    content = message.get("content") or ""
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    return {**{key: message[key] for key in ("role", "tool_calls") if key in message}, "content": _short(text)}
 
 
-def shorten_arguments(message: Message) -> Message:
+def _shorten_arguments(message: Message) -> Message:
     """Replace long texts in the arguments of the model's tool calls, such as whole files, by a mark."""
     if message["role"] != "assistant" or "tool_calls" not in message:
         return message
-    return {**message, "tool_calls": [_shortened_call(call) for call in message["tool_calls"]]}
-
-
-def _shortened_call(call: Message) -> Message:
-    function = call["function"]
-    arguments = json.loads(function["arguments"])
-    short = {
-        key[:_SHORT]: f"[{size} characters, no longer shown]" if (size := _length(value)) > _SHORT else value
-        for key, value in list(arguments.items())[:20]
-    }
-    required = {"id": call["id"], "type": "function"}
-    return {**required, "function": {"name": function["name"], "arguments": json.dumps(short, ensure_ascii=False)}}
-
-
-def _length(value: object) -> int:
-    return len(value) if isinstance(value, str) else len(json.dumps(value))
+    calls: list[Message] = []
+    for call in message["tool_calls"]:
+        short: Json = {}
+        for key, value in list(json.loads(call["function"]["arguments"]).items())[:20]:
+            text = value if isinstance(value, str) else json.dumps(value)
+            short[key[:_SHORT]] = value if len(text) <= _SHORT else _short(text)
+        function = {"name": call["function"]["name"], "arguments": json.dumps(short, ensure_ascii=False)}
+        calls.append({"id": call["id"], "type": "function", "function": function})
+    return {**message, "tool_calls": calls}
 
 
 _AFTER_CUT = 0.7  # of the limit
@@ -138,31 +126,23 @@ class Conversation:
     def add(self, answer: Message, results: Sequence[Message]) -> None:
         """Add the model's message and its tool results, or the one user message that answers it."""
         self._newest = len(self._messages)
-        for message in (answer, *results):
-            self._messages.append(message)
-            self._sizes.append(_size(message))
-        self._fit()
-
-    def _fit(self) -> None:
+        self._messages += [answer, *results]
+        self._sizes += [_size(message) for message in (answer, *results)]
         if sum(self._sizes) <= self._limit:
             return
         goal = int(self._limit * _AFTER_CUT)
-        for shorten in (shorten_result, shorten_text, shorten_arguments):
+        for shorten in (_shorten_result, _shorten_text, _shorten_arguments):
             for position in range(_HEAD, self._newest):
                 if sum(self._sizes) <= goal:
                     return
                 self._put(position, shorten(self._messages[position]))
         while sum(self._sizes) > goal and self._newest > _HEAD:
-            self._forget_oldest()
+            # the oldest answer goes with its results: providers refuse a result without its call
+            end = next(i for i in range(_HEAD + 1, self._newest + 1) if self._messages[i]["role"] == "assistant")
+            del self._messages[_HEAD:end], self._sizes[_HEAD:end]
+            self._newest -= end - _HEAD
         if sum(self._sizes) > self._limit:
             self._fit_newest()
-
-    def _forget_oldest(self) -> None:
-        """Drop the oldest answer with its results: providers refuse a result without its call."""
-        following = range(_HEAD + 1, len(self._messages))
-        end = next((i for i in following if self._messages[i]["role"] == "assistant"), self._newest)
-        del self._messages[_HEAD:end], self._sizes[_HEAD:end]
-        self._newest -= end - _HEAD
 
     def _fit_newest(self) -> None:
         """Shorten the newest results first, then the newest answer."""
@@ -171,7 +151,7 @@ class Conversation:
         share = max(0, available // max(1, len(results)))
         for position in results:
             self._put(position, _clipped(self._messages[position], share))
-        for shorten in (shorten_text, shorten_arguments):
+        for shorten in (_shorten_text, _shorten_arguments):
             if sum(self._sizes) > self._limit:
                 self._put(self._newest, shorten(self._messages[self._newest]))
 
@@ -186,7 +166,7 @@ def _clipped(message: Message, share: int) -> Message:
         clipped = {**message, "content": clip_text(content, max(0, length))}
         if _size(clipped) <= share:
             return clipped
-    return shorten_result(message)
+    return _shorten_result(message)
 
 
 def _size(value: Sequence[Message] | Mapping[str, Any]) -> int:

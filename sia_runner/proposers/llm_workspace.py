@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from sia_runner.proposers.protocol import MeasuredRewards, WeightsLever, Workbench
 from sia_runner.records import Trial
@@ -19,11 +19,11 @@ CHILD_SECONDS = 5.0
 _PREAMBLE = """
 import json, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-given = json.load(sys.stdin)
+request = json.load(sys.stdin)
 """
 _PARSE = """
 import ast
-for name, text in given["files"].items():
+for name, text in request["files"].items():
     try:
         ast.parse(text, name)
     except SyntaxError as error:  # as text it names no folder
@@ -39,18 +39,18 @@ _FIND = """
 import re
 from itertools import islice
 try:
-    pattern = re.compile(given["pattern"], re.IGNORECASE if given["ignore_case"] else 0)
+    pattern = re.compile(request["pattern"], re.IGNORECASE if request["ignore_case"] else 0)
 except (re.error, OverflowError, RecursionError) as error:
     print(json.dumps({"fault": f"not a regular expression: {error}"}))
     sys.exit()
 matches = (
     [name, number, match.start()]
-    for name, text in given["files"].items()
+    for name, text in request["files"].items()
     for number, line in enumerate(text.split("\\n"), start=1)
     for match in [pattern.search(line)]
     if match
 )
-print(json.dumps({"found": list(islice(matches, given["most"]))}))
+print(json.dumps({"matches": list(islice(matches, request["most"]))}))
 """
 
 
@@ -72,13 +72,13 @@ def find_matches(
 ) -> list[tuple[str, int, int]]:
     """Return (name, line, column) of the first match in each line, `limit` at most; lines from 1, columns from 0.
 
-    Raises NotDone.
+    Raises ChildProcessFailed, also for a pattern that is no regular expression.
     """
     request = {"files": dict(files), "pattern": pattern, "ignore_case": ignore_case, "most": limit}
     answer = _run_child(_FIND, request)
     if "fault" in answer:
         raise ChildProcessFailed(answer["fault"][:300])
-    return [(name, line, column) for name, line, column in answer["found"]]
+    return [(name, line, column) for name, line, column in answer["matches"]]
 
 
 def _run_child(program: str, request: Any) -> Any:
@@ -99,8 +99,8 @@ def _run_child(program: str, request: Any) -> Any:
     return json.loads(process.stdout)
 
 
-MAX_DRAFT_FILES = 200  # the build stage refuses more
-MAX_DRAFT_BYTES = 4 * 1024 * 1024
+_MAX_FILES = 200  # the build stage refuses more
+_MAX_BYTES = 4 * 1024 * 1024
 _NAME_BYTES = 180  # below the limits of file systems for a name and of the build stage for a path
 
 
@@ -126,23 +126,26 @@ class Draft:
         return self._files != self.start
 
     def write(self, name: str, text: str) -> None:
-        """Write a file. Raises Refused for an invalid name or text, or a harness that is too large."""
-        _check_name(name)
-        self._check_place(name)
+        """Write a file. Raises ToolRefused for an invalid name or text, or a harness that is too large."""
+        if len(name.encode(errors="replace")) > _NAME_BYTES or not name.isprintable() or "\\" in name:
+            raise ToolRefused(f"use a name of printable characters without backslash, at most {_NAME_BYTES} bytes")
+        parents = {parent.as_posix() for parent in PurePosixPath(name).parents}
+        for other in self._files:
+            if other in parents or other.startswith(f"{name}/"):
+                raise ToolRefused(f"harness/{name} and harness/{other} cannot both be files")
         try:
-            text.encode()
+            size = sum(len(content.encode()) for content in {**self._files, name: text}.values())
         except UnicodeEncodeError:
             raise ToolRefused("the text holds half a surrogate pair, which is no valid UTF-8") from None
-        size = _size_of_files({**self._files, name: text})
-        if size > MAX_DRAFT_BYTES:
-            raise ToolRefused(f"the harness would have {size} bytes; allowed: {MAX_DRAFT_BYTES}")
-        if name not in self._files and len(self._files) >= MAX_DRAFT_FILES:
-            raise ToolRefused(f"the harness has {MAX_DRAFT_FILES} files already, and may not have more")
+        if size > _MAX_BYTES:
+            raise ToolRefused(f"the harness would have {size} bytes; allowed: {_MAX_BYTES}")
+        if name not in self._files and len(self._files) >= _MAX_FILES:
+            raise ToolRefused(f"the harness has {_MAX_FILES} files already, and may not have more")
         self._files[name] = text
 
     def delete(self, name: str) -> None:
         """Delete a file that exists."""
-        self._files.pop(name)
+        del self._files[name]
 
     def fault(self) -> str:
         """Return the reason why this cannot be a harness, as one line; empty when it can."""
@@ -151,49 +154,24 @@ class Draft:
         fault = syntax_fault(self._files)
         return f"it does not parse: {fault}" if fault else ""
 
-    def _check_place(self, name: str) -> None:
-        """Refuse a name that would be a file and a folder at once."""
-        parents = {parent.as_posix() for parent in PurePosixPath(name).parents}
-        for other in self._files:
-            if other in parents or other.startswith(f"{name}/"):
-                raise ToolRefused(f"harness/{name} and harness/{other} cannot both be files")
-
 
 def digest_of_files(files: Mapping[str, str]) -> str:
     """Return a short hash of a harness's content, to recognise it in a later generation."""
     return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _size_of_files(files: Mapping[str, str]) -> int:
-    return sum(len(text.encode(errors="replace")) for text in files.values())
-
-
-def _check_name(name: str) -> None:
-    try:
-        length = len(name.encode())
-    except UnicodeEncodeError:
-        length = _NAME_BYTES + 1
-    if length > _NAME_BYTES or not name.isprintable() or "\\" in name:
-        raise ToolRefused(f"use a name of printable characters without backslash, at most {_NAME_BYTES} bytes")
-
-
-Root = Literal["evidence", "harness"]
-
-
-def split_path(path: str) -> tuple[Root, str]:
-    """Return the root and the name inside it, empty for the folder itself. Raises Refused."""
+def split_path(path: str) -> tuple[str, str]:
+    """Return the root (evidence or harness) and the name inside it, empty for the root itself. Raises ToolRefused."""
     parts = PurePosixPath(path).parts
     if ".." in parts or path.startswith("/") or "\0" in path:
-        raise ToolRefused(f"{quoted(path)} leads out of evidence/ and harness/; nothing else can be reached")
-    if parts and parts[0] == "evidence":
-        return "evidence", "/".join(parts[1:])
-    if parts and parts[0] == "harness":
-        return "harness", "/".join(parts[1:])
-    raise ToolRefused(f"{quoted(path)} is neither in evidence/ nor in harness/; paths begin with one of the two")
+        raise ToolRefused(f"{_quoted(path)} leads out of evidence/ and harness/; nothing else can be reached")
+    if not parts or parts[0] not in ("evidence", "harness"):
+        raise ToolRefused(f"{_quoted(path)} is neither in evidence/ nor in harness/; paths begin with one of the two")
+    return parts[0], "/".join(parts[1:])
 
 
 def writable_name(path: str) -> str:
-    """Return the name inside harness/. Raises Refused."""
+    """Return the name inside harness/. Raises ToolRefused."""
     root, name = split_path(path)
     if root == "evidence":
         raise ToolRefused("evidence/ is read-only; what you change is in harness/")
@@ -202,17 +180,8 @@ def writable_name(path: str) -> str:
     return name
 
 
-def quoted(text: str, limit: int = 120) -> str:
-    """Quote foreign text for a message: one line, bounded."""
-    return repr(text if len(text) <= limit else text[:limit] + "…")
-
-
-@dataclass(frozen=True, slots=True)
-class TriedHarness:
-    """A harness that was tried, with its trial."""
-
-    digest: str  # of the harness
-    trial: Trial
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 120 else text[:120] + "…")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +192,6 @@ class Submission:
     rationale: str
     expected_effect: str
     algorithm: str | None = None  # to train the weights with; None: the harness alone is proposed
-
-
-@dataclass(frozen=True, slots=True)
-class StopDecision:
-    """The model's decision that nothing is left to try."""
-
-    reason: str
 
 
 @dataclass(slots=True)
@@ -246,31 +208,29 @@ class ProposalWorkspace:
     earlier: Mapping[str, str] = field(default_factory=dict)  # digest of a proposed harness -> what became of it
     start_value: float | None = None  # of the harness it starts from, in an earlier trial on the same questions
     weights: WeightsLever | None = None  # None: they are not to be trained
-    tried: list[TriedHarness] = field(default_factory=list)
+    tried: dict[str, Trial] = field(default_factory=dict)  # by digest of the harness, in order
     measured: dict[str, MeasuredRewards] = field(default_factory=dict)  # by digest of the harness
-    decision: Submission | StopDecision | None = None
+    decision: Submission | str | None = None  # a text is the reason why nothing is left to try
 
-    def files_in(self, root: Root) -> Mapping[str, str]:
-        """Return the files under `root`."""
+    def files_in(self, root: str) -> Mapping[str, str]:
+        """Return the files under `root`, evidence or harness."""
         return self.evidence if root == "evidence" else self.draft.files
 
-    def text(self, root: Root, name: str) -> str:
-        """Return the text of a file. Raises Refused where there is none."""
+    def text(self, root: str, name: str) -> str:
+        """Return the text of a file. Raises ToolRefused where there is none."""
         files = self.files_in(root)
         if name in files:
             return files[name]
-        inside = [other for other in files if other.startswith(f"{name}/")] if name else list(files)
-        if inside:
+        if any(not name or other.startswith(f"{name}/") for other in files):
             raise ToolRefused(f"{root}/{name} is a folder; list_files shows what is in it")
         raise ToolRefused(f"there is no file {root}/{name[:120]}; list_files shows what there is")
 
     def under(self, folder: str) -> dict[str, str]:
         """Return full path -> text of all files in a folder, or of one file; an empty `folder` means both roots.
 
-        Raises Refused where there is nothing.
+        Raises ToolRefused where there is nothing.
         """
-        all_roots: list[tuple[Root, str]] = [("evidence", ""), ("harness", "")]
-        roots = [split_path(folder)] if folder.strip("./") else all_roots
+        roots = [split_path(folder)] if folder.strip("./") else [("evidence", ""), ("harness", "")]
         texts = {
             f"{root}/{name}": text
             for root, inside in roots
@@ -278,17 +238,8 @@ class ProposalWorkspace:
             if not inside or name == inside or name.startswith(f"{inside}/")
         }
         if not texts:
-            raise ToolRefused(f"there is nothing in {quoted(folder)}")
+            raise ToolRefused(f"there is nothing in {_quoted(folder)}")
         return texts
-
-    def earlier_trial(self) -> TriedHarness | None:
-        """Return the earlier trial of exactly this draft, or None."""
-        mark = digest_of_files(self.draft.files)
-        return next((tried for tried in self.tried if tried.digest == mark), None)
-
-    def clip(self, text: str) -> str:
-        """Cut a tool's answer to the allowed bytes."""
-        return clip_text(text, self.answer_bytes)
 
 
 def clip_text(text: str, limit: int) -> str:
@@ -301,8 +252,3 @@ def clip_text(text: str, limit: int) -> str:
     head = keep * 2 // 3
     tail = raw[len(raw) - (keep - head) :].decode(errors="ignore") if keep > head else ""
     return raw[:head].decode(errors="ignore") + mark + tail
-
-
-def printable(text: str) -> str:
-    """Replace control characters by spaces: the text is shown in terminals."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)

@@ -1,4 +1,4 @@
-"""Parts that prompts of several proposers share: templates, number formats, directions for parallel proposals."""
+"""Parts that prompts of several proposers share: templates, formats, directions for parallel proposals."""
 
 import math
 import re
@@ -8,10 +8,12 @@ from typing import Any
 
 from sia_runner.proposers.protocol import Brief
 
-Filters = Mapping[str, Callable[..., str]]
+_PROMPTS = Path(__file__).parent / "prompts"
 
 
-def render_markdown(folder: Path, template: str, filters: Filters | None = None, **values: Any) -> str:
+def render_markdown(
+    folder: Path, template: str, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any
+) -> str:
     """Render `template` of `folder` with `values`."""
     import jinja2
 
@@ -34,6 +36,11 @@ def table_cell(text: object, longest: int = 100) -> str:
     return re.sub(r"([\\`*\[\]<|])", r"\\\1", line)
 
 
+def printable(text: str) -> str:
+    """Replace control characters by spaces: the text is shown in terminals."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
+
+
 def standard_error(value: float, n: int) -> float:
     """Return the standard error of a mean of `n` values in [0, 1] (binomial bound); 0 on another scale."""
     return math.sqrt(value * (1 - value) / n) if n > 0 and 0 <= value <= 1 else 0.0
@@ -45,27 +52,18 @@ def plus_minus(value: float, n: int) -> str:
     return f"{value:.3f} ± {error:.3f}" if error else f"{value:.4g}"
 
 
-_WITH_MODEL = (
-    "how the answer is asked for and parsed: invalid, missing and cut answers, formats, extraction",
-    "the reasoning before the answer: step by step work, checking it, a second look where the first is unsure",
-    "several calls for one question: voting over samples, a critic, splitting the question into parts",
-    "work that code does better than a model: computing, searching, verifying a model's answer by program",
-    "what the prompt contains: domain knowledge, worked examples, fewer or clearer instructions",
-    "which questions need what: sort them by kind and treat each kind in its own way",
-)
-_WITHOUT_MODEL = (
-    "how the input is represented: features, normalisation, what is thrown away",
-    "another family of algorithm than the one that is there",
-    "combining several weak answers: stacking, voting, calibrated scores",
-    "the most frequent confusions: what would tell those two apart",
-    "how the data is used: balance, noise, duplicates, augmentation, regularisation",
-    "exact or rule-based solutions for the part of the questions that allows them",
-)
+def describe_parent(brief: Brief, start: str) -> str:
+    """Return a sentence that begins with `start` and names the parent and the generation that must be beaten."""
+    if brief.parent == brief.incumbent:
+        return f"{start} generation {brief.parent}, the best so far."
+    best = f"; the best so far, which must be beaten, is generation {brief.incumbent}" if brief.incumbent else ""
+    return f"{start} generation {brief.parent}{best}."
 
 
 def direction_for(brief: Brief, calls_model: bool) -> str:
     """Return the direction of this sibling; empty for the first one. It changes with the generation."""
     if not brief.sibling:
         return ""
-    directions = _WITH_MODEL if calls_model else _WITHOUT_MODEL
-    return directions[(brief.sibling - 1 + brief.n - 1) % len(directions)]
+    file = _PROMPTS / f"directions_{'with' if calls_model else 'without'}_model.txt"
+    directions = file.read_text(encoding="utf-8").splitlines()
+    return directions[(brief.sibling + brief.n - 2) % len(directions)]

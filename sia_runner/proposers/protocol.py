@@ -1,7 +1,4 @@
-"""Defines the proposer interface: what the loop needs of a proposer, and what a proposer gets.
-
-Implementations: `recipes`, `replay`, `llm`, and the guests (agents of other packages).
-"""
+"""Defines the proposer interface: what the loop needs of a proposer, and what a proposer gets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,10 +43,9 @@ class GuestResult:
 
 @dataclass(frozen=True, slots=True)
 class WeightsLever:
-    """The weights lever, where this proposal may use it.
+    """The weights lever: ``Proposal(Lever.WEIGHTS, ...)`` with the parent's harness unchanged, or ``Lever.BOTH``.
 
-    The answer is ``Proposal(Lever.WEIGHTS, ...)`` with the parent's harness unchanged, or ``Lever.BOTH``; ``algorithm``
-    is a key of `algorithms`, or None to take what the rules choose.
+    Its ``algorithm`` is a key of `algorithms`, or None to take what the rules choose.
     """
 
     algorithms: Mapping[str, str]  # what may be trained with -> what it is for

@@ -11,7 +11,10 @@ from sia_runner.proposers.prompting import plus_minus, render_markdown, table_ce
 from sia_runner.proposers.protocol import Brief
 from sia_runner.proposers.recipe_memory import MeasuredVariant, SearchMemory, SelectedVariant
 from sia_runner.proposers.recipe_space import Recipe, Space, Variant
-from sia_runner.records import PastGeneration, Score
+
+_PROMPTS = Path(__file__).parent / "prompts" / "recipes"
+_CONFUSIONS = 5
+_NEW_CONSTANT = object()  # stands for the former value of a constant that did not exist before
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class IncumbentEvidence:
             [json.loads(line) for line in lines if line.strip()],
         )
 
-    def confusions(self, limit: int) -> list[tuple[str, str, int]]:
+    def confusions(self) -> list[tuple[str, str, int]]:
         """Return (gold, prediction, count) of the most frequent wrong answers that occurred at least twice."""
         pairs = Counter(
             (str(failure["gold"]), str(failure["prediction"]))
@@ -47,12 +50,7 @@ class IncumbentEvidence:
             if failure.get("kind") == "wrong" and failure.get("gold") and failure.get("prediction")
         )
         ranked = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
-        return [(gold, prediction, count) for (gold, prediction), count in ranked[:limit] if count > 1]
-
-
-_PROMPTS = Path(__file__).parent / "prompts" / "recipes"
-_CONFUSIONS = 5
-NEW_CONSTANT = object()  # stands for the former value of a constant that did not exist before
+        return [(gold, prediction, count) for (gold, prediction), count in ranked[:_CONFUSIONS] if count > 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,102 +65,87 @@ class SearchReport:
     trials: Sequence[MeasuredVariant]  # trials of this generation
 
     @property
-    def _variant(self) -> Variant:
-        return self.selected.chosen.variant
-
-    @property
     def _recipe(self) -> Recipe:
-        return self.space.recipes[self._variant.recipe]
+        return self.space.recipes[self.selected.chosen.variant.recipe]
 
     @property
     def _before(self) -> Variant | None:
         """The incumbent's variant, where it has the same recipe."""
         incumbent = self.memory.incumbent
-        return incumbent if incumbent and incumbent.recipe == self._variant.recipe else None
+        return incumbent if incumbent and incumbent.recipe == self._recipe.name else None
 
     def title(self) -> str:
         """Return the title: the recipe and its changed constants."""
         if self._before is None:
-            moved = _departures(self._recipe, self._variant)
+            moved = self._departures(self.selected.chosen.variant)
             return f"{self._recipe.name}, {moved}" if moved else f"{self._recipe.name} at its defaults"
         steps = [f"{change['name']} {change['before']!r} -> {change['now']!r}" for change in self._changes()]
         return f"{self._recipe.name}: {', '.join(steps)}"
 
     def rationale(self) -> str:
         """Return the measured reasons for this proposal."""
-        trial = self.selected.chosen.trial
-        sentences = [f"On {trial.n} dev questions it scores {plus_minus(trial.value, trial.n)}{self._against()}."]
-        if self.selected.best is not self.selected.chosen:
-            best = self.selected.best
-            simpler = self.memory.order(self.selected.chosen) < self.memory.order(best)
-            sentences.append(
-                f"{best.variant.recipe} scored {best.trial.value:.3f}; that is better by less than noise, "
-                f"and this program {'is simpler' if simpler else 'takes less than half the time'}."
-            )
-        return " ".join(sentences)
+        chosen, best, gain = self.selected.chosen, self.selected.best, self.selected.gain
+        reasons = f"On {chosen.trial.n} dev questions it scores {plus_minus(chosen.trial.value, chosen.trial.n)}"
+        if gain is not None:
+            doubt = f"standard error of the difference {self.selected.doubt:.3f}"
+            reasons += f", the incumbent {self.selected.baseline:.3f} ({gain:+.3f}, {doubt})"
+        if best is chosen:
+            return f"{reasons}."
+        simpler = self.memory.order(chosen) < self.memory.order(best)
+        return (
+            f"{reasons}. {best.variant.recipe} scored {best.trial.value:.3f}; that is better by less than noise, "
+            f"and this program {'is simpler' if simpler else 'takes less than half the time'}."
+        )
 
     def improvement(self) -> str:
         """Return the text of improvement.md."""
+        before = f"the harness of generation {self.brief.incumbent}" if self.brief.incumbent else ""
+        if self.memory.incumbent is not None:
+            before = f"`{self.memory.incumbent.recipe}`"
+        ranked = sorted(self.trials, key=lambda m: (-m.fraction, bool(m.trial.failure), -self.memory.merit(m)))
         return render_recipe_template(
             "improvement.md.j2",
             n=self.brief.n,
             title=self.title(),
             recipe=self._recipe,
             moved=self._before is not None,
-            before=self._incumbent_name(),
+            before=before,
             changes=self._changes(),
             rationale=self.rationale(),
             incumbent=self.evidence.incumbent,
             outcomes=self.evidence.outcomes,
-            confusions=self.evidence.confusions(_CONFUSIONS),
-            tried=[self._row(measured) for measured in self._ranked()],
-            history=[_history_row(past) for past in self.brief.history],
-            lesson=self._lesson(),
+            confusions=self.evidence.confusions(),
+            tried=[self._row(measured) for measured in ranked],
+            history=self.brief.history,
+            rejections=self.memory.rejections,
+            best=self.brief.incumbent,
             expectation=self._expectation(),
         )
 
-    def _against(self) -> str:
-        gain, doubt = self.selected.gain, self.selected.doubt
-        if gain is None:
-            return ""
-        return (
-            f", the incumbent {self.selected.baseline:.3f} ({gain:+.3f}, standard error of the difference {doubt:.3f})"
-        )
-
     def _changes(self) -> list[dict[str, Any]]:
-        old, new = self._before.constants if self._before else {}, self._variant.constants
+        old, new = self._before.constants if self._before else {}, self.selected.chosen.variant.constants
         return [
-            {"name": name, "before": old.get(name, NEW_CONSTANT), "now": new[name], "says": constant.says}
+            {"name": name, "before": old.get(name, _NEW_CONSTANT), "now": new[name], "says": constant.says}
             for name, constant in self._recipe.constants.items()
             if name not in old or old[name] != new[name]
         ]
-
-    def _incumbent_name(self) -> str:
-        if self.memory.incumbent is not None:
-            return f"`{self.memory.incumbent.recipe}`"
-        return f"the harness of generation {self.brief.incumbent}" if self.brief.incumbent else ""
-
-    def _ranked(self) -> list[MeasuredVariant]:
-        return sorted(self.trials, key=lambda m: (-m.fraction, bool(m.trial.failure), -self.memory.merit(m)))
 
     def _row(self, measured: MeasuredVariant) -> dict[str, str]:
         trial, chosen = measured.trial, measured is self.selected.chosen
         return {
             "recipe": measured.variant.recipe,
-            "constants": _departures(self.space.recipes[measured.variant.recipe], measured.variant) or "none",
+            "constants": self._departures(measured.variant) or "none",
             "share": f"{measured.fraction:g}",
             "dev": "failed" if trial.failure else plus_minus(trial.value, trial.n),
             "seconds": f"{trial.seconds:.2f}",
             "note": trial.failure or ("proposed" if chosen else ""),
         }
 
-    def _lesson(self) -> str:
-        count = self.memory.rejections
-        if not count or not self.brief.incumbent:
-            return ""
-        return (
-            f"Not accepted since generation {self.brief.incumbent}: {count}. The search therefore takes longer steps "
-            "around the incumbent, and what val scored lower than dev promised counts for less."
+    def _departures(self, variant: Variant) -> str:
+        """Return the constants that are not at their defaults, as text."""
+        constants = self.space.recipes[variant.recipe].constants
+        return ", ".join(
+            f"{name} {value!r}" for name, value in variant.constants.items() if value != constants[name].default
         )
 
     def _expectation(self) -> str:
@@ -180,36 +163,7 @@ class SearchReport:
         return f"Dev says it is worse than the incumbent ({gain:+.3f}); nothing better was found, so val may reject it."
 
 
-def baseline_report(task: str, names: Sequence[str]) -> str:
-    """Return improvement.md of the reference harness."""
-    return render_recipe_template("baseline.md.j2", task=task, names=names)
-
-
-def _departures(recipe: Recipe, variant: Variant) -> str:
-    """Return the constants that are not at their defaults, as text."""
-    default: Mapping[str, Any] = recipe.default().constants
-    return ", ".join(f"{name} {value!r}" for name, value in variant.constants.items() if value != default[name])
-
-
-def _history_row(past: PastGeneration) -> dict[str, Any]:
-    return {
-        "n": past.n,
-        "title": past.title,
-        "val": score_with_interval(past.val),
-        "status": past.status,
-        "reason": past.reason,
-    }
-
-
 def render_recipe_template(template: str, **values: Any) -> str:
     """Render a template of the recipe search; every name it uses must be given."""
-    return render_markdown(_PROMPTS, template, {"cell": table_cell, "value": _constant_value}, **values)
-
-
-def _constant_value(value: Any) -> str:
-    return "–" if value is NEW_CONSTANT else f"`{value!r}`"
-
-
-def score_with_interval(val: Score | None) -> str:
-    """Format a val score with its 95% interval; a dash when there is none."""
-    return "–" if val is None else f"{val.value:.3f} ({val.ci95[0]:.3f} to {val.ci95[1]:.3f})"
+    filters = {"cell": table_cell, "value": lambda value: "–" if value is _NEW_CONSTANT else f"`{value!r}`"}
+    return render_markdown(_PROMPTS, template, filters, **values)

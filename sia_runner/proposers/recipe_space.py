@@ -1,15 +1,14 @@
 """Defines the search space of a task: recipes with tunable constants, read from tasks/<name>/recipes/recipes.yaml.
 
-A variant gives each constant a value; rendering writes the values into the recipe's program, and every other byte
-stays.
+A variant gives each constant a value. Rendering writes the values into the recipe's program; every other byte stays.
 """
 
 import ast
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import accumulate, combinations, product
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -38,17 +37,13 @@ class NumberConstant:
         """True when the constant is an integer."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
-    def values(self) -> Sequence[ConstantValue] | None:
-        """Return all allowed values; None when they cannot be listed."""
-        return range(int(self.low), int(self.high) + 1) if self.is_integer else None
+    def values(self) -> Sequence[ConstantValue]:
+        """Return all allowed values; none when they cannot be listed."""
+        return range(int(self.low), int(self.high) + 1) if self.is_integer else ()
 
     def holds(self, value: Any) -> bool:
         """Return whether `value` has the right type and lies in the range."""
         return type(value) is (int if self.is_integer else float) and self.low <= value <= self.high
-
-    def agrees(self, literal: ConstantValue) -> bool:
-        """Return whether a program's literal is the default; 1 stands for 1.0 in a range of floats."""
-        return literal == self.default and type(literal) in ((int,) if self.is_integer else (int, float))
 
     def sample(self, rng: Random) -> ConstantValue:
         """Draw a value evenly, on the log scale where `log` is set."""
@@ -56,15 +51,12 @@ class NumberConstant:
 
     def nudge(self, value: Any, rng: Random, width: float) -> ConstantValue:
         """Return a value near `value`: a normal step of `width` times the range, at least 1 for integers."""
-        moved = self._at(min(1.0, max(0.0, self._position(value) + rng.gauss(0, width))))
-        if moved == value and self.is_integer:
-            steps = [v for v in (int(value) - 1, int(value) + 1) if self.low <= v <= self.high]
-            return rng.choice(steps)
-        return moved
-
-    def _position(self, value: float) -> float:
         low, high = self._scaled(self.low), self._scaled(self.high)
-        return (self._scaled(value) - low) / (high - low)
+        position = (self._scaled(value) - low) / (high - low)
+        moved = self._at(min(1.0, max(0.0, position + rng.gauss(0, width))))
+        if moved == value and self.is_integer:
+            return rng.choice([v for v in (int(value) - 1, int(value) + 1) if self.low <= v <= self.high])
+        return moved
 
     def _at(self, position: float) -> float:
         low, high = self._scaled(self.low), self._scaled(self.high)
@@ -89,48 +81,43 @@ class ChoiceConstant:
     default: ConstantValue
     says: str = ""
 
-    def values(self) -> Sequence[ConstantValue] | None:
+    def values(self) -> Sequence[ConstantValue]:
         """Return all choices."""
         return self.choices
 
     def holds(self, value: Any) -> bool:
         """Return whether `value` is one of the choices."""
-        return any(same_literal(value, choice) for choice in self.choices)
-
-    def agrees(self, literal: ConstantValue) -> bool:
-        """Return whether a program's literal is the default."""
-        return same_literal(literal, self.default)
+        return any(_same_literal(value, choice) for choice in self.choices)
 
     def sample(self, rng: Random) -> ConstantValue:
         """Draw a choice evenly."""
         return rng.choice(self.choices)
 
-    def nudge(self, value: ConstantValue, rng: Random, width: float) -> ConstantValue:  # choices have no distance
+    def nudge(self, value: ConstantValue, rng: Random, width: float) -> ConstantValue:
         """Draw one of the other choices: choices have no distance."""
-        return rng.choice([other for other in self.choices if not same_literal(other, value)])
+        return rng.choice([other for other in self.choices if not _same_literal(other, value)])
 
 
 Constant = NumberConstant | ChoiceConstant
 
 
-def same_literal(value: ConstantValue, other: ConstantValue) -> bool:
+def _same_literal(value: ConstantValue, other: ConstantValue) -> bool:
     """Return whether two Python literals are equal in type and value: True is not 1, and 1 is not 1.0."""
     return type(value) is type(other) and value == other
 
 
-class RenderError(ValueError):
-    """A constant that is not set exactly once, at the top level, to a literal; the message says which."""
-
-
 def program_literals(program: str, names: set[str]) -> dict[str, ConstantValue]:
-    """Return the values that the program itself gives to the constants `names`."""
+    """Return the values that the program itself gives to the constants `names`. Raises ValueError as rendering does."""
     return {name: ast.literal_eval(node) for name, node in _assigned(program, names).items()}
 
 
 def render_program(program: str, constants: Mapping[str, ConstantValue]) -> str:
-    """Return the program with ``NAME = literal`` of each constant replaced. The result parses."""
+    """Return the program with ``NAME = literal`` of each constant replaced. The result parses.
+
+    Raises ValueError for a constant that is not set exactly once, at the top level, to a literal.
+    """
     source = program.encode()
-    starts = _line_starts(source)
+    starts = list(accumulate(map(len, source.splitlines(keepends=True)), initial=0))
     spans = []
     for name, node in _assigned(program, set(constants)).items():
         last, column = cast(tuple[int, int], (node.end_lineno, node.end_col_offset))
@@ -144,24 +131,7 @@ def render_program(program: str, constants: Mapping[str, ConstantValue]) -> str:
 
 
 def _assigned(program: str, names: set[str]) -> dict[str, ast.expr]:
-    values: dict[str, ast.expr] = {}
-    for name, node in _module_assignments(program):
-        if name not in names:
-            continue
-        if name in values:
-            raise RenderError(f"{name} is assigned more than once at the top level")
-        try:
-            ast.literal_eval(node)
-        except ValueError:
-            raise RenderError(f"{name} is set to an expression in line {node.lineno}, not to a literal") from None
-        values[name] = node
-    for name in sorted(names - values.keys()):
-        raise RenderError(f"{name} is not assigned at the top level (expected a line `{name} = <literal>`)")
-    return values
-
-
-def _module_assignments(program: str) -> list[tuple[str, ast.expr]]:
-    """Return (name, value) of each ``NAME = value`` and ``NAME: type = value`` at the module's top level."""
+    """Return the value of ``NAME = value`` or ``NAME: type = value`` at the module's top level for each name."""
     pairs: list[tuple[str, ast.expr]] = []
     for statement in ast.parse(program).body:
         match statement:
@@ -169,14 +139,20 @@ def _module_assignments(program: str) -> list[tuple[str, ast.expr]]:
                 pairs += [(target.id, value) for target in targets if isinstance(target, ast.Name)]
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                 pairs.append((name, value))
-    return pairs
-
-
-def _line_starts(source: bytes) -> list[int]:
-    starts = [0]
-    for line in source.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    return starts
+    values: dict[str, ast.expr] = {}
+    for name, node in pairs:
+        if name not in names:
+            continue
+        if name in values:
+            raise ValueError(f"{name} is assigned more than once at the top level")
+        try:
+            ast.literal_eval(node)
+        except ValueError:
+            raise ValueError(f"{name} is set to an expression in line {node.lineno}, not to a literal") from None
+        values[name] = node
+    for name in sorted(names - values.keys()):
+        raise ValueError(f"{name} is not assigned at the top level (expected a line `{name} = <literal>`)")
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +190,8 @@ class Recipe:
     def variants(self) -> Iterator[Variant]:
         """Yield all variants; none when a constant's values cannot be listed."""
         values = [constant.values() for constant in self.constants.values()]
-        listed = [value for value in values if value is not None]
-        if len(listed) == len(values):
-            for combination in product(*listed):
+        if all(values):
+            for combination in product(*values):
                 yield Variant(self.name, dict(zip(self.constants, combination, strict=True)))
 
 
@@ -230,11 +205,6 @@ class Space:
         """Return every recipe at its defaults."""
         return [recipe.default() for recipe in self.recipes.values()]
 
-    def listed(self, at_most: int) -> Iterator[Variant]:
-        """Yield the variants of every recipe whose variants can be listed, at most `at_most` of each."""
-        for recipe in self.recipes.values():
-            yield from islice(recipe.variants(), at_most)
-
     def program(self, variant: Variant) -> str:
         """Return the program of a variant."""
         return render_program(self.recipes[variant.recipe].program, variant.constants)
@@ -245,10 +215,6 @@ class Space:
         if recipe is None or recipe.constants.keys() != variant.constants.keys():
             return False
         return all(constant.holds(variant.constants[name]) for name, constant in recipe.constants.items())
-
-
-_NUMBER_KEYS = {"low", "high", "log", "default", "says"}
-_CHOICE_KEYS = {"choices", "default", "says"}
 
 
 def load_space(folder: Path) -> Space | None:
@@ -266,16 +232,10 @@ def load_space(folder: Path) -> Space | None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProposerError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     try:
-        top = _mapping(declared, "the file", allowed={"recipes"}, needed={"recipes"})
-        recipes = _mapping(top["recipes"], "recipes")
+        recipes = _mapping(_mapping(declared, "the file", needed={"recipes"}, optional=())["recipes"], "recipes")
         if not recipes:
             raise ValueError("recipes is empty; expected at least one")
-        return Space(
-            {
-                str(name): _recipe(folder, str(name), i, declaration)
-                for i, (name, declaration) in enumerate(recipes.items())
-            }
-        )
+        return Space({name: _recipe(folder, name, i, recipe) for i, (name, recipe) in enumerate(recipes.items())})
     except ValueError as fault:
         raise ProposerError(f"{path}: {fault}") from None
 
@@ -283,62 +243,55 @@ def load_space(folder: Path) -> Space | None:
 def _recipe(folder: Path, name: str, order: int, declaration: Any) -> Recipe:
     where = f"recipe {name}"
     keys = {"file", "title", "idea"}
-    declaration = _mapping(declaration, where, allowed=keys | {"constants"}, needed=keys)
+    declaration = _mapping(declaration, where, needed=keys, optional={"constants"})
     for key in sorted(keys):
         if not isinstance(declaration[key], str) or not declaration[key].strip():
             raise ValueError(f"{where}: {key} is {declaration[key]!r}; expected a text")
-    constant_declarations = _mapping(declaration.get("constants") or {}, f"{where}: constants")
-    constants = {key: _constant(f"{where}, constant {key}", value) for key, value in constant_declarations.items()}
-    program = _program(folder, where, declaration["file"])
-    _check_program(where, declaration["file"], program, constants)
-    return Recipe(
-        name, order, " ".join(declaration["title"].split()), " ".join(declaration["idea"].split()), constants, program
+    declared_constants = _mapping(declaration.get("constants") or {}, f"{where}: constants")
+    constants = {key: _constant(f"{where}, constant {key}", value) for key, value in declared_constants.items()}
+    file, title, idea = (
+        declaration["file"],
+        " ".join(declaration["title"].split()),
+        " ".join(declaration["idea"].split()),
     )
-
-
-def _program(folder: Path, where: str, file: str) -> str:
     path = folder / file
     if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
         raise ValueError(f"{where}: file {file} is not in {folder}")
     try:
-        return path.read_bytes().decode("utf-8")
+        program = path.read_bytes().decode("utf-8")
+        literals = program_literals(program, set(constants))
     except UnicodeDecodeError:
         raise ValueError(f"{where}: file {file} is no UTF-8 text") from None
-
-
-def _check_program(where: str, file: str, program: str, constants: Mapping[str, Constant]) -> None:
-    try:
-        written = program_literals(program, set(constants))
     except SyntaxError as error:
         raise ValueError(f"{where}: {file} does not parse: {error.msg} (line {error.lineno})") from None
-    except RenderError as fault:
+    except ValueError as fault:
         raise ValueError(f"{where}: in {file}, {fault}") from None
     for key, constant in constants.items():
-        if not constant.agrees(written[key]):
-            default, literal = constant.default, written[key]
+        default, literal = constant.default, literals[key]
+        whole = isinstance(constant, NumberConstant) and type(literal) is int and literal == default  # 1 for 1.0
+        if not whole and not _same_literal(literal, default):
             raise ValueError(f"{where}, constant {key}: default {default!r} differs from {literal!r} in {file}")
+    return Recipe(name, order, title, idea, constants, program)
 
 
 def _constant(where: str, declaration: Any) -> Constant:
-    if isinstance(declaration, dict) and "choices" in declaration:
-        return _choice(where, _mapping(declaration, where, allowed=_CHOICE_KEYS, needed={"choices", "default"}))
-    return _number(where, _mapping(declaration, where, allowed=_NUMBER_KEYS, needed={"low", "high", "default"}))
-
-
-def _choice(where: str, declaration: Mapping[str, Any]) -> ChoiceConstant:
+    if not isinstance(declaration, dict) or "choices" not in declaration:
+        return _number(where, _mapping(declaration, where, {"low", "high", "default"}, {"log", "says"}))
+    declaration = _mapping(declaration, where, {"choices", "default"}, {"says"})
     choices, default = declaration["choices"], declaration["default"]
-    if not isinstance(choices, list) or not all(_is_plain(choice) for choice in choices):
+    if not isinstance(choices, list) or not all(_is_number(c) or isinstance(c, bool | str | None) for c in choices):
         raise ValueError(f"{where}: choices is {choices!r}; expected a list of plain values")
-    if len(choices) < 2 or any(same_literal(value, other) for i, value in enumerate(choices) for other in choices[:i]):
+    if len(choices) < 2 or any(_same_literal(*pair) for pair in combinations(choices, 2)):
         raise ValueError(f"{where}: choices {choices!r} must be at least two different values")
-    if not any(same_literal(default, choice) for choice in choices):
+    constant = ChoiceConstant(tuple(choices), default, str(declaration.get("says", "")))
+    if not constant.holds(default):
         raise ValueError(f"{where}: default {default!r} is none of the choices {choices!r}")
-    return ChoiceConstant(tuple(choices), default, str(declaration.get("says", "")))
+    return constant
 
 
 def _number(where: str, declaration: Mapping[str, Any]) -> NumberConstant:
     for key in ("low", "high", "default"):
-        if isinstance(declaration[key], bool | str) or not _is_plain(declaration[key]) or declaration[key] is None:
+        if not _is_number(declaration[key]):
             raise ValueError(
                 f"{where}: {key} is {declaration[key]!r}; expected a finite number (YAML wants 1.0e-3, not 1e-3)"
             )
@@ -358,17 +311,21 @@ def _number(where: str, declaration: Mapping[str, Any]) -> NumberConstant:
     return NumberConstant(low, high, default if is_integer else float(default), log, str(declaration.get("says", "")))
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def _mapping(
-    value: Any, where: str, *, allowed: set[str] | None = None, needed: frozenset[str] | set[str] = frozenset()
+    value: Any, where: str, needed: Collection[str] = (), optional: Collection[str] | None = None
 ) -> Mapping[str, Any]:
+    """Return a mapping with the needed keys; `optional` None allows all others."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ValueError(f"{where} is {type(value).__name__}; expected names with values")
-    for key in sorted(value.keys() - allowed) if allowed is not None else []:
-        raise ValueError(f"{where}: unknown key {key}; allowed: {', '.join(sorted(allowed or ()))}")
-    for key in sorted(needed - value.keys()):
-        raise ValueError(f"{where}: {key} is missing")
+    if optional is not None:
+        allowed = sorted({*needed, *optional})
+        for key in sorted(value.keys() - allowed):
+            raise ValueError(f"{where}: unknown key {key}; allowed: {', '.join(allowed)}")
+    for key in sorted(needed):
+        if key not in value:
+            raise ValueError(f"{where}: {key} is missing")
     return value

@@ -4,8 +4,7 @@ import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +43,6 @@ class RewardShape:
     tokens: float  # prompt and completion tokens per trajectory, mean over its calls' sum
     seconds: float  # wall time per trajectory
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the statistics as plain data."""
-        return asdict(self)
-
 
 def measure_shape(trajectories: Sequence[Trajectory], seconds: float) -> RewardShape:
     """Return the shape of `trajectories`, collected in `seconds` of wall time; all zeros if none has a reward."""
@@ -56,14 +51,25 @@ def measure_shape(trajectories: Sequence[Trajectory], seconds: float) -> RewardS
         return RewardShape(0, len(trajectories), *[0] * 17)
     reward_n = np.array([reward_of(trajectory) for trajectory in rewarded], dtype=np.float64)
     groups = [np.array([reward_of(trajectory) for trajectory in group]) for group in by_question(rewarded).values()]
-    variance, skew = _moments(reward_n)
-    lowest, highest = float(reward_n.min()), float(reward_n.max())
+    mean, lowest, highest = float(reward_n.mean()), float(reward_n.min()), float(reward_n.max())
+    variance = skew = between_share = 0.0  # exactly, if all rewards are equal, which rounding would hide
+    if highest > lowest:
+        centred_n = reward_n - reward_n.mean()
+        variance = float((centred_n**2).mean())
+        skew = float((centred_n**3).mean() / variance**1.5)
+        # eta squared: the variance of the group means, weighted by size, over the variance of all rewards
+        size_g, mean_g = np.array([len(group) for group in groups]), np.array([group.mean() for group in groups])
+        overall = np.average(mean_g, weights=size_g)
+        between_share = float(np.average((mean_g - overall) ** 2, weights=size_g) / variance)
+    tokens_n = [
+        sum(len(call.prompt_ids) + len(call.completion_ids) for call in trajectory.calls) for trajectory in rewarded
+    ]
     return RewardShape(
         n=len(rewarded),
         failed=len(trajectories) - len(rewarded),
         groups=len(groups),
         samples=len(rewarded) / len(groups),
-        mean=float(reward_n.mean()),
+        mean=mean,
         variance=variance,
         skew=skew,
         lowest=lowest,
@@ -74,41 +80,15 @@ def measure_shape(trajectories: Sequence[Trajectory], seconds: float) -> RewardS
         graded_share=float(((reward_n > lowest) & (reward_n < highest)).mean()),
         zero_groups=float(np.mean([not group.any() for group in groups])),
         equal_groups=float(np.mean([np.ptp(group) == 0 for group in groups])),
-        between_share=_between_share(groups, variance),
+        between_share=between_share,
         calls=float(np.mean([len(trajectory.calls) for trajectory in rewarded])),
-        tokens=float(np.mean([_trajectory_tokens(trajectory) for trajectory in rewarded])),
+        tokens=float(np.mean(tokens_n)),
         seconds=seconds / len(trajectories),
     )
 
 
-def _moments(reward_n: FloatArray) -> tuple[float, float]:
-    """Return variance and skew; exactly 0 if all rewards are equal, which rounding would hide."""
-    if np.ptp(reward_n) == 0:
-        return 0.0, 0.0
-    centred_n = reward_n - reward_n.mean()
-    variance = float((centred_n**2).mean())
-    return variance, float((centred_n**3).mean() / variance**1.5)
-
-
-def _between_share(groups: Sequence[FloatArray], variance: float) -> float:
-    """Return eta squared: the variance of the group means, weighted by size, over the variance of all rewards."""
-    if variance == 0:
-        return 0.0
-    size_g = np.array([len(group) for group in groups])
-    mean_g = np.array([group.mean() for group in groups])
-    overall = np.average(mean_g, weights=size_g)
-    return float(np.average((mean_g - overall) ** 2, weights=size_g) / variance)
-
-
-def _trajectory_tokens(trajectory: Trajectory) -> int:
-    return sum(len(call.prompt_ids) + len(call.completion_ids) for call in trajectory.calls)
-
-
 def rewarded_trajectories(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Return trajectories that have a reward, ordered by (unit, sample).
-
-    Raises TrainingError for a reward that is not finite.
-    """
+    """Return trajectories with a reward, ordered by (unit, sample). Raises TrainingError if one is not finite."""
     rewarded = [trajectory for trajectory in trajectories if trajectory.reward is not None]
     for trajectory in rewarded:
         if not math.isfinite(reward_of(trajectory)):
@@ -139,7 +119,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmRule:
-    """A rule: `algorithm` if every condition (field of Shape, comparison, threshold) holds."""
+    """A rule: `algorithm` if every condition (field of RewardShape, comparison, threshold) holds."""
 
     algorithm: str
     name: str
@@ -148,11 +128,6 @@ class AlgorithmRule:
     def holds(self, shape: RewardShape) -> bool:
         """Return True if every condition holds."""
         return all(_COMPARISONS[sign](getattr(shape, field), bound) for field, sign, bound in self.conditions)
-
-    def reason(self, shape: RewardShape) -> str:
-        """Return the rule's name with the measured numbers."""
-        numbers = [f"{field} {getattr(shape, field):.3g} {sign} {bound:g}" for field, sign, bound in self.conditions]
-        return f"{self.name} ({', '.join(numbers) or 'no other rule holds'}): {self.algorithm}"
 
 
 # The first rule that holds decides. Order: first the shapes that make the other figures meaningless or unusable, then
@@ -194,21 +169,18 @@ class AlgorithmChoice:
     rule: str  # name of the rule
     reason: str  # one line with the measured numbers
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the choice as plain data."""
-        return asdict(self)
-
 
 def choose_algorithm(shape: RewardShape, rules: Sequence[AlgorithmRule] = ALGORITHM_RULES) -> AlgorithmChoice:
-    """Return the algorithm for rewards of this shape.
-
-    Raises TrainingError if nothing was measured, or no rule holds.
-    """
+    """Return the algorithm for this shape. Raises TrainingError if nothing was measured, or no rule holds."""
     if shape.n == 0:
         raise TrainingError(f"no rollout has a reward ({shape.failed} failed): no algorithm can be chosen")
     for rule in rules:
         if rule.holds(shape):
-            return AlgorithmChoice(rule.algorithm, rule.name, rule.reason(shape))
+            figures = [
+                f"{field} {getattr(shape, field):.3g} {sign} {bound:g}" for field, sign, bound in rule.conditions
+            ]
+            reason = f"{rule.name} ({', '.join(figures) or 'no other rule holds'}): {rule.algorithm}"
+            return AlgorithmChoice(rule.algorithm, rule.name, reason)
     allowed = ", ".join(dict.fromkeys(rule.algorithm for rule in rules)) or "none"
     raise TrainingError(f"no rule gives one of the algorithms that may be chosen ({allowed})")
 

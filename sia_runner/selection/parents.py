@@ -7,7 +7,7 @@ from random import Random
 from statistics import fmean, pstdev
 
 from sia_runner.config.experiment import SearchConfig
-from sia_runner.records import Lever, PastGeneration, Score, Status
+from sia_runner.records import Lever, PastGeneration, Status
 
 # Steepness of the sigmoid: one unit above the midpoint counts 7.4 times as much as one unit below it.
 _STEEPNESS = 2.0
@@ -45,9 +45,17 @@ def archive_weights(history: Sequence[PastGeneration], novelty: float, higher_is
     their spread or, where that is larger, the noise of one score: so any metric works, and noise chooses no parents.
     """
     scored = {past.n: past.val for past in history if past.val is not None}
+    if not scored:
+        return {}
+    values = [score.value for score in scored.values()]
+    noise = fmean((score.ci95[1] - score.ci95[0]) / 2 for score in scored.values())
+    unit, middle, sign = max(pstdev(values), noise), fmean(values), 1.0 if higher_is_better else -1.0
     children = Counter(parents_by_generation(history).values())
-    merits = _merits(scored, 1.0 if higher_is_better else -1.0)
-    return {n: _sigmoid(_STEEPNESS * merits[n]) / (1 + children[n]) ** novelty for n in scored}
+    weights: dict[int, float] = {}
+    for n, score in scored.items():
+        merit = sign * (score.value - middle) / unit if unit else 0.0
+        weights[n] = 1 / (1 + math.exp(-_STEEPNESS * merit)) / (1 + children[n]) ** novelty
+    return weights
 
 
 def parents_by_generation(history: Sequence[PastGeneration]) -> dict[int, int | None]:
@@ -64,11 +72,9 @@ def parents_by_generation(history: Sequence[PastGeneration]) -> dict[int, int | 
 def plateau_reason(search: SearchConfig, history: Sequence[PastGeneration]) -> str:
     """Return the reason why the run should stop now, as one line; empty when it should not."""
     patience = search.patience
-    if (
-        patience is None
-        or len(history) < patience
-        or any(past.status == Status.ACCEPTED for past in history[-patience:])
-    ):
+    if patience is None or len(history) < patience:
+        return ""
+    if any(past.status == Status.ACCEPTED for past in history[-patience:]):
         return ""
     return f"no candidate was accepted in the last {patience} generations (search.patience)"
 
@@ -85,20 +91,3 @@ def plateau_length(history: Sequence[PastGeneration]) -> int:
             break
         count += 1
     return count
-
-
-def _merits(scored: dict[int, Score], sign: float) -> dict[int, float]:
-    """Return the distance of each score from the mean, in units of spread or noise; positive is better."""
-    if not scored:
-        return {}
-    values = [score.value for score in scored.values()]
-    noise = fmean((score.ci95[1] - score.ci95[0]) / 2 for score in scored.values())
-    unit = max(pstdev(values), noise)
-    if unit == 0:
-        return dict.fromkeys(scored, 0.0)
-    middle = fmean(values)
-    return {n: sign * (score.value - middle) / unit for n, score in scored.items()}
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))

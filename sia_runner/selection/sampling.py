@@ -16,7 +16,7 @@ def stratified_order(items: Sequence[T], stratum: Callable[[T], Hashable]) -> li
     """
     sizes = Counter(map(stratum, items))
     positions: dict[Hashable, int] = defaultdict(int)
-    ranked = []
+    ranked: list[tuple[float, int, int]] = []
     for number, item in enumerate(items):
         key = stratum(item)
         ranked.append(((positions[key] + 0.5) / math.sqrt(sizes[key]), -sizes[key], number))

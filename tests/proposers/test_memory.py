@@ -10,8 +10,8 @@ from sia_runner.proposers.recipe_memory import (
     select_variant,
     worse_than_incumbent,
 )
-from sia_runner.proposers.recipe_search import VariantStudy
 from sia_runner.proposers.recipe_space import Space, Variant
+from sia_runner.proposers.recipe_study import VariantStudy
 from sia_runner.records import Lever, PastGeneration, Score, Trial
 from tests.proposers.synthetic import write_task
 

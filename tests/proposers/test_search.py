@@ -9,8 +9,8 @@ import pytest
 from sia_runner.proposers import recipe_space
 from sia_runner.proposers.protocol import Brief
 from sia_runner.proposers.recipe_memory import SearchMemory
-from sia_runner.proposers.recipe_search import SuccessiveHalving, neighbours, variants_for_breadth
 from sia_runner.proposers.recipe_space import Space, Variant
+from sia_runner.proposers.recipes import SuccessiveHalving, neighbours, variants_for_breadth
 from sia_runner.records import Lever, PastGeneration, Trial
 from tests.proposers.synthetic import ENTRY, write_task
 

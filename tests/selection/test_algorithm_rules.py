@@ -106,7 +106,7 @@ def test_every_algorithm_has_a_recorded_shape_and_a_rule():
 def test_the_reason_shows_the_measured_numbers_beside_the_thresholds():
     choice = choose_algorithm(RECORDED["best_of_n"])
     assert choice.reason == "nearly every reward is zero (zero_share 0.99 >= 0.95): best_of_n"
-    assert choice.to_json()["rule"] == "nearly every reward is zero"
+    assert choice.rule == "nearly every reward is zero"
 
 
 def test_where_rules_overlap_the_first_decides():

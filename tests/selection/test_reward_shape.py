@@ -1,6 +1,7 @@
 """Statistics of rewards, measured from trajectories."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_nothing_measured_is_said_and_json_goes_both_ways():
     empty = measure_shape(rolled([[None, None]]), seconds=1)
     assert (empty.n, empty.failed) == (0, 2)
     for shape in (empty, measure_shape(rolled([[0.0, 1.0]]), seconds=1)):
-        assert RewardShape(**json.loads(json.dumps(shape.to_json()))) == shape
+        assert RewardShape(**json.loads(json.dumps(asdict(shape)))) == shape
 
 
 def test_a_reward_that_is_no_number_is_refused():

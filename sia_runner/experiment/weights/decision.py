@@ -139,7 +139,7 @@ class TrainingProspects:
     def as_evidence(self, algorithm: str) -> Json:
         """Return the measurements as plain data for decision.json."""
         return {
-            "shape": self.probe.shape.to_json(),
+            "shape": asdict(self.probe.shape),
             "probe": {"outcomes": dict(self.probe.outcomes), **self.probe.cost},
             "rule": self.rule,
             "cost": self.cost.get(algorithm),
@@ -176,14 +176,14 @@ def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, 
         )
     except TrainingError as error:
         return "", str(error), None
-    return choice.algorithm, choice.reason, choice.to_json()
+    return choice.algorithm, choice.reason, asdict(choice)
 
 
 def _estimated_cost(
     context: RunContext, parent: int, measured: Probe, algorithm: AlgorithmConfig
 ) -> dict[str, float | None]:
     """Estimate the cost of the update, and of the gate and run that follow; a sum with an unknown part is None."""
-    settings, evidence = algorithm.model_dump(mode="json"), {"shape": measured.shape.to_json()}
+    settings, evidence = algorithm.model_dump(mode="json"), {"shape": asdict(measured.shape)}
     proposal = Proposal(Lever.WEIGHTS, "", overrides=settings, parent=parent, evidence=evidence)
     parts = sign_off.plan_costs(context, proposal, finished_generations(JournalReader(context.run.journal)))
     return {unit: _sum_or_none([getattr(part, unit) for part in parts]) for unit in _BUDGET_UNITS}

@@ -17,9 +17,8 @@ def main() -> None:
     try:
         words, interruption = work(space)
     except Exception as error:  # noqa: BLE001 - whatever an agent's package raises is how it ended
-        cause = (
-            error.__cause__ or error
-        )  # closer to what happened, and without the names that packages invent for a run
+        # the cause is closer to what happened, and without the names that packages invent for a run
+        cause = error.__cause__ or error
         words, interruption = "", f"{type(cause).__name__}: {cause}"
     space.leave(words, interruption)
 

@@ -36,7 +36,7 @@ names = st.sampled_from([*TOOLS, "bash", "", "no tool \ud800"])
 
 def arguments_of(name: str) -> st.SearchStrategy[str]:
     """Anything, or what nearly fits: the tool's own arguments, some of them left out, with values of all kinds."""
-    fields = TOOLS[name].arguments.model_fields if name in TOOLS else {"path": None}
+    fields = TOOLS[name].model_fields if name in TOOLS else {"path": None}
     fitting = st.fixed_dictionaries({}, optional=dict.fromkeys(fields, st.one_of(places, anything, values)))
     full = st.fixed_dictionaries(dict.fromkeys(fields, st.one_of(places, anything)))
     return st.one_of(anything, values.map(json.dumps), fitting.map(json.dumps), full.map(json.dumps))

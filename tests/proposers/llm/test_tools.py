@@ -26,7 +26,7 @@ def desk(**given) -> ProposalWorkspace:
 
 def call(on: ProposalWorkspace, name: str, **given) -> str:
     tool = available_tools(first=False, trials=1, weights=True)[name]
-    return tool.call(on, tool.arguments.model_construct(**given).model_dump_json(exclude_unset=True))
+    return tool.call(on, tool.model_construct(**given).model_dump_json(exclude_unset=True))
 
 
 def refused(on: ProposalWorkspace, name: str, **given) -> str:
@@ -218,9 +218,9 @@ def test_a_trial_of_huge_outputs_is_shown_within_bounds():
 
 def test_schemas_name_every_argument_and_forbid_others():
     for name, tool in available_tools(first=False, trials=1, weights=True).items():
-        schema = tool.schema()
+        schema = tool.declaration()
         assert schema["function"]["name"] == name
         assert schema["function"]["parameters"]["additionalProperties"] is False
         assert schema["function"]["parameters"]["type"] == "object"
-    submit = available_tools(first=True, trials=0, weights=False)["submit"].schema()["function"]["parameters"]
+    submit = available_tools(first=True, trials=0, weights=False)["submit"].declaration()["function"]["parameters"]
     assert set(submit["properties"]) == set(submit["required"]) == {"title", "rationale", "expected_effect"}
