@@ -179,8 +179,8 @@ def finite_figures(data: bytes) -> dict[str, float]:
     return {key: value for key, value in (parse_object(data) or {}).items() if as_number(value) is not None}
 
 
-def list_folder(root: Path, relative: str = "") -> list[FolderEntry]:
-    """Return at most `ENTRIES` entries of a folder by name, or an empty list if it is no folder."""
+def list_folder(root: Path, relative: str = "", limit: int = MAX_ENTRIES) -> list[FolderEntry]:
+    """Return at most `limit` entries of a folder by name, or an empty list if it is no folder."""
     result: list[FolderEntry] = []
     try:
         folder = open_folder(root, relative)
@@ -189,7 +189,7 @@ def list_folder(root: Path, relative: str = "") -> list[FolderEntry]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if len(result) == MAX_ENTRIES:
+                if len(result) == limit:
                     break
                 with suppress(OSError):
                     result.append(_folder_entry(entry))

@@ -18,7 +18,6 @@ from sia_runner.selection.scoring import Aggregate, score_with_interval
 from sia_runner.system import bundled_folder
 from sia_runner.tasks.collect import collect_submission, read_refusal
 from sia_runner.tasks.data import data_file_hashes, prepared_folder
-from sia_runner.tasks.near_duplicates import near_duplicate_groups
 from sia_runner.tasks.process import parse_answer, run_worker, start_next_worker
 from sia_runner.tasks.protocol import DatasetView, Fold, FoldPurpose, TaskError
 from sia_runner.tasks.questions import QuestionTable, check_answers, load_questions
@@ -277,9 +276,8 @@ class TableTask:
 
     @cached_property
     def _near_duplicates(self) -> list[list[str]]:
-        """The groups of near-duplicates among labelled questions, cached beside the prepared data.
+        """The groups of near-duplicates among labelled questions, cached beside the prepared data."""
+        from sia_runner.tasks.near_duplicates import near_duplicate_groups  # with numpy, and for rollouts only
 
-        They are needed for rollouts only.
-        """
         texts = {unit: self._units.content(unit) for unit in self._units.labelled}
         return near_duplicate_groups(texts, self._cache / "tasks" / self.name)
