@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sia_runner.config.task import Metric, TableTaskConfig
 from sia_runner.tasks.protocol import TaskError
@@ -15,9 +16,8 @@ from sia_runner.tasks.verifiers.answers import finite_number
 from sia_runner.tasks.verifiers.measures import MEASURES, gold_fault
 
 
-@dataclass(frozen=True, slots=True)
-class CsvRows:
-    """The rows of a CSV file by id. `cells` of a row are in the order of `columns`, the id column left out."""
+class CsvRows(NamedTuple):
+    """The rows of a CSV file by id; cells are in the order of `columns`. The id column is left out of both."""
 
     columns: list[str]
     by_id: Mapping[str, list[str]]
@@ -61,6 +61,10 @@ class QuestionTable:
     labelled: Sequence[str]
     test: Sequence[str]  # empty where test is cut from `labelled`
 
+    def row(self, unit: str) -> dict[str, str]:
+        """Return column -> cell of the question."""
+        return dict(zip(self.columns, self.fields[unit], strict=True))
+
     def content(self, unit: str) -> str:
         """Return the question's fields as one text, equal for two questions that read the same."""
         return "\x1f".join(self.fields[unit])
@@ -79,16 +83,16 @@ def load_questions(spec: TableTaskConfig, source: Path) -> QuestionTable:
     labelled = list(fields)
     if spec.data.test is None or spec.data.answers is None:
         return QuestionTable(columns, fields, answers, labelled, [])
-    questions = read_rows(source / spec.data.test, spec.columns.id)
+    test_path, answers_path = source / spec.data.test, source / spec.data.answers
+    questions = read_rows(test_path, spec.columns.id)
     if questions.columns != columns:
         raise TaskError(
-            f"{source / spec.data.test}: its columns must be those of {spec.data.labelled} without "
+            f"{test_path}: its columns must be those of {spec.data.labelled} without "
             f"{spec.columns.answer!r}: {', '.join(columns)}; it has: {', '.join(questions.columns)}"
         )
-    answer_rows = read_rows(source / spec.data.answers, spec.columns.id)
-    _, gold = _take_answers(answer_rows, spec.columns.answer, source / spec.data.answers)
+    _, gold = _take_answers(read_rows(answers_path, spec.columns.id), spec.columns.answer, answers_path)
     if gold.keys() != questions.by_id.keys():
-        raise TaskError(f"{source / spec.data.answers}: its ids must be exactly those of {spec.data.test}")
+        raise TaskError(f"{answers_path}: its ids must be exactly those of {spec.data.test}")
     fields |= {f"test:{unit}": cells for unit, cells in questions.by_id.items()}
     answers |= {f"test:{unit}": answer for unit, answer in gold.items()}
     return QuestionTable(columns, fields, answers, labelled, [f"test:{unit}" for unit in questions.by_id])

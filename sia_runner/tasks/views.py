@@ -38,7 +38,7 @@ def check_files(columns: TableColumns, units: QuestionTable, source: Path) -> No
 def file_cells(columns: TableColumns, units: QuestionTable, unit: str) -> Iterator[tuple[str, str]]:
     """Yield (column, path) of the question's files, the answer's among them."""
     if columns.files:
-        row = dict(zip(units.columns, units.fields[unit], strict=True)) | {columns.answer: units.answers[unit]}
+        row = units.row(unit) | {columns.answer: units.answers[unit]}
         yield from ((column, row[column]) for column in columns.files)
 
 
@@ -145,9 +145,9 @@ def _copy(source: Path, dest: Path) -> None:
 
 def _contents(spec: TableTaskConfig, header: Sequence[str], fold: Fold) -> str:
     """Return the part of task.md that is generated for each view."""
-    lines = [f"- `questions.csv`: {len(fold.questions):,} questions to answer; columns {_ticked(header)}"]
+    lines = [f"- `questions.csv`: {len(fold.questions):,} questions to answer; columns {ticked(header)}"]
     if fold.train:
-        columns = _ticked([*header, spec.columns.answer])
+        columns = ticked([*header, spec.columns.answer])
         lines.insert(0, f"- `train.csv`: {len(fold.train):,} rows with their answers; columns {columns}")
     if spec.questions_alias:
         lines.append(f"- `{spec.questions_alias}`: the same file as `questions.csv`")
@@ -163,7 +163,7 @@ def _submission_form(spec: TableTaskConfig, fold: Fold) -> str:
     """Describe the submission: a table, or a file or folder that the task's own text describes."""
     limits = spec.limits
     if spec.submission.endswith(".csv"):
-        answers = _ticked([spec.columns.id, *spec.answer_columns])
+        answers = ticked([spec.columns.id, *spec.answer_columns])
         return (
             f"`{spec.submission}`: a CSV file in UTF-8 with the columns {answers} and one row for each of the "
             f"{len(fold.questions):,} questions, in any order. A question that is missing, or answered twice, earns "
@@ -175,5 +175,6 @@ def _submission_form(spec: TableTaskConfig, fold: Fold) -> str:
     return f"`{spec.submission}`: {form}, at most {limits.submission_mb:,} MiB in all; above stands what is in it."
 
 
-def _ticked(names: Sequence[str]) -> str:
+def ticked(names: Sequence[str]) -> str:
+    """Return the names as code in Markdown, with commas between."""
     return ", ".join(f"`{name}`" for name in names)
