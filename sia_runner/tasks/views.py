@@ -84,8 +84,8 @@ def write_view(
     if fold.train:
         answers = ((unit, units.answers[unit]) for unit in fold.train)
         rows = ([*row(unit), view_paths.get((columns.answer, answer), answer)] for unit, answer in answers)
-        _write_csv(dest / "train.csv", [*header, columns.answer], rows)
-    _write_csv(dest / "questions.csv", header, (row(unit) for unit in questions))
+        write_csv(dest / "train.csv", [*header, columns.answer], rows)
+    write_csv(dest / "questions.csv", header, (row(unit) for unit in questions))
     if spec.questions_alias:
         _copy(dest / "questions.csv", dest / spec.questions_alias)
     for name, path in spec.data.extra.items():
@@ -104,7 +104,8 @@ def _names_in_view(units: Sequence[str], salt: str, *, grouped: bool) -> dict[st
     return {unit: f"{number[group_of_id(unit)]}_{unit.partition('_')[2]}" for unit in units}
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a read-only CSV file."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
