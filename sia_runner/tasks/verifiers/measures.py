@@ -8,12 +8,12 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.selection.scoring import Aggregate
-from sia_runner.tasks.verifiers.answers import MAX_PREDICTION, finite_number
+from sia_runner.tasks.verifiers.answers import MAX_PREDICTION, SPOILED_NOTE, finite_number
 
 Cells = tuple[str, ...]  # of one question: one for each answer column
 JudgedCells = tuple[OutcomeKind, float, str]  # kind, value, the answer as it is shown
@@ -53,28 +53,17 @@ def measure_outcomes(
     for unit, truth in gold.items():
         cells = answers.get(unit, ())
         verdict = measure.judge(cells, truth, scale) if any(cell.strip() for cell in cells) else None
-        if verdict:
-            kind, value, text = verdict
-        elif unit in spoiled:
-            kind, value, text = (
-                OutcomeKind.INVALID_FORMAT,
-                None,
-                "(answered twice, or the row does not fit the header)",
-            )
-        else:
-            text = ", ".join(cells).strip(", ")
-            kind, value = (OutcomeKind.INVALID_FORMAT if text else OutcomeKind.NO_ANSWER), None
-        results.append(
-            Outcome(unit, kind, measure.worst(truth, scale) if value is None else value, text[:MAX_PREDICTION])
-        )
+        if not verdict:
+            text = SPOILED_NOTE if unit in spoiled else ", ".join(cells).strip(", ")
+            kind = OutcomeKind.INVALID_FORMAT if text else OutcomeKind.NO_ANSWER
+            verdict = kind, measure.worst(truth, scale), text
+        kind, value, text = verdict
+        results.append(Outcome(unit, kind, value, text[:MAX_PREDICTION]))
     return results
 
 
 def scale_of(measure: Measure, gold: Iterable[str], choices: Sequence[str]) -> Scale:
-    """Return the scale of all gold answers of a task, answered or not.
-
-    `choices`: the classes in their order, where the task names them.
-    """
+    """Return the scale of all gold answers of a task; `choices`: the classes in order, where the task names them."""
     if measure.numbers:
         numbers = [float(text) for text in gold]
         return Scale(min(numbers), max(numbers))
@@ -122,14 +111,11 @@ def _root_of_mean(measure: Measure) -> Measure:
     def root_of_mean(results: Sequence[Outcome]) -> float:
         return math.sqrt(fmean(outcome.value for outcome in results))
 
-    return Measure(measure.judge, measure.worst, lambda gold: root_of_mean, measure.numbers)
+    return replace(measure, aggregate=lambda gold: root_of_mean)
 
 
 def _log_loss(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
-    """Return the log loss of probabilities of scale.classes.
-
-    They must add up to 1 (within what numpy's isclose allows for 1e-6).
-    """
+    """Return the log loss of probabilities of scale.classes, which add up to 1 (as numpy's isclose allows for 1e-6)."""
     numbers = [finite_number(cell) for cell in cells]
     shares = [share for share in numbers if share is not None and 0 <= share <= 1]
     if len(shares) != len(scale.classes) or abs(sum(shares) - 1) > 1.1e-5:
