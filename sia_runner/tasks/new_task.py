@@ -124,7 +124,14 @@ def _fill_folder(folder: Path, name: str, source: CsvSource | None) -> None:
     columns = [column for column in rows.columns if column != answer]
     metric = _choose_metric(answers)
     for part in ("reference", "recipes"):
-        _copy_programs(bundled_folder("tasks") / "_skeleton" / part, folder / part, id_column, answer)
+        (folder / part).mkdir()
+        for path in (bundled_folder("tasks") / "_skeleton" / part).iterdir():
+            if path.is_file():
+                text = path.read_text(encoding="utf-8")
+                if path.suffix == ".py":
+                    text = text.replace('ID = "id"\n', f"ID = {id_column!r}\n")
+                    text = text.replace('ANSWER = "label"\n', f"ANSWER = {answer!r}\n")
+                write_text(folder / part / path.name, text)
     write_text(folder / "task.md", _task_description(name, columns, answer, metric, example=source is None))
     (folder / "conf" / "task").mkdir(parents=True)
     text = _task_yaml(folder, id_column, answer, metric, answers, source.licence if source else _EXAMPLE)
@@ -151,16 +158,6 @@ def _copy_rows(source: CsvSource, dest: Path) -> str:
         numbered = [[name, *header], *([str(n), *row] for n, row in enumerate(table[1:]))]
         writer.writerows(table if source.id else numbered)
     return name
-
-
-def _copy_programs(source: Path, dest: Path, id_column: str, answer: str) -> None:
-    dest.mkdir()
-    for path in (path for path in source.iterdir() if path.is_file()):
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".py":
-            text = text.replace('ID = "id"\n', f"ID = {id_column!r}\n")
-            text = text.replace('ANSWER = "label"\n', f"ANSWER = {answer!r}\n")
-        write_text(dest / path.name, text)
 
 
 def _try_task(path: Path, cache: Path) -> None:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from sia_runner.config.task import Metric, TableTaskConfig
 from sia_runner.tasks.protocol import TaskError
-from sia_runner.tasks.verifiers.answers import finite_number
-from sia_runner.tasks.verifiers.measures import MEASURES, gold_fault
+from sia_runner.tasks.verifiers.measures import gold_fault
 
 
 class CsvRows(NamedTuple):
@@ -115,9 +114,7 @@ def _take_answers(rows: CsvRows, column: str, path: Path) -> tuple[dict[str, lis
 def check_answers(metric: Metric, units: QuestionTable) -> None:
     """Raise TaskError where a gold answer is one that the verifier cannot compare with."""
     for unit, gold in units.answers.items():
-        if metric.verifier == "numeric" and finite_number(gold) is None:
-            raise TaskError(f"metric.verifier=numeric: the answer of {unit} is no finite number: {gold[:50]!r}")
-        if metric.verifier in MEASURES and (problem := gold_fault(metric.verifier, gold)):
+        if problem := gold_fault(metric.verifier, gold):
             raise TaskError(f"metric.verifier={metric.verifier}: the answer of {unit} {problem}: {gold[:50]!r}")
         if metric.choices is not None and gold not in metric.choices:
             raise TaskError(f"the answer of {unit} is {gold[:50]!r}; metric.choices has {', '.join(metric.choices)}")

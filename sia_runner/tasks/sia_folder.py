@@ -143,7 +143,10 @@ class SiaFolder(Task):
         if result.exit_code is None:
             return f"evaluate.py did not end within {self._spec.limits.verify:g} s"
         if result.exit_code != 0:
-            return f"evaluate.py ended with exit code {result.exit_code}{_missing_module(result.errors)}"
+            last_line = result.errors.strip().rpartition("\n")[2]
+            # the one error whose text is safe to show, and the commonest: a package that evaluate.py lacks
+            shown = f": {last_line}" if last_line.startswith("ModuleNotFoundError: No module named") else ""
+            return f"evaluate.py ended with exit code {result.exit_code}{shown}"
         try:
             metrics = finite_numbers(json.loads((copy / RESULTS_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
@@ -173,9 +176,3 @@ def finite_numbers(results: Any, prefix: str = "") -> dict[str, float]:
     if isinstance(results, int | float) and abs(results) <= sys.float_info.max:  # NaN fails the comparison
         return {prefix: float(results)}
     return {}
-
-
-def _missing_module(errors: str) -> str:
-    """Return the one error whose text is safe to show, and the commonest: a package that evaluate.py lacks."""
-    last_line = errors.strip().rpartition("\n")[2]
-    return f": {last_line}" if last_line.startswith("ModuleNotFoundError: No module named") else ""

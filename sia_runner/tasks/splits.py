@@ -57,8 +57,7 @@ def cut_shares(
     """Give each name in `shares` its share of the questions, stratum by stratum; return (by name, rest).
 
     `keep` questions of each stratum stay in the rest, so that a rare class can be learned before it is asked. A
-    rounding error is carried to the next stratum, one question at most: one big stratum must not pay for many tiny
-    ones.
+    rounding error is carried to the next stratum: one question at most, or a big stratum would pay for many tiny ones.
     """
     by_name: dict[str, list[str]] = {name: [] for name in shares}
     rest: list[str] = []
@@ -98,10 +97,7 @@ def stratified_sample(units: Sequence[str], stratum: Callable[[str], str], fract
 
 
 def spread_over_strata(units: Sequence[str], stratum: Callable[[str], str], limit: int, *, seed: int) -> list[str]:
-    """Return up to `limit` questions that cover the strata evenly, in the order of `units`.
-
-    As many strata as possible get two questions, then three, four and so on.
-    """
+    """Return up to `limit` questions, in the order of `units`: two of as many strata as possible, then three, ..."""
     ranked = [
         (max(rank, 1), stratum_index, unit)
         for stratum_index, queue in enumerate(_strata([[unit] for unit in units], stratum, seed))
@@ -161,10 +157,15 @@ class SplitPlan:
             if train_fraction < 1:
                 learn = stratified_sample(learn, self._stratum, train_fraction, seed=self._seed)
             return [Fold(learn, self._subset(split["dev"], questions))]
-        questions_asked = split["dev"] + split["val"]
+        asked = split["dev"] + split["val"]
         if self._spec.folds == 1:
-            return [Fold(learn, self._sorted(questions_asked))]
-        return [Fold(self._sorted(set(questions_asked) - set(fold)), self._sorted(fold)) for fold in self._folds()]
+            return [Fold(learn, self._sorted(asked))]
+        dealt = [  # one after the other, so that each fold holds its part of both
+            deal_folds(self._blocks_of(split[name]), self._stratum, self._spec.folds, seed=self._seed)
+            for name in ("dev", "val")
+        ]
+        folds = [dev + val for dev, val in zip(*dealt, strict=True)]
+        return [Fold(self._sorted(set(asked) - set(fold)), self._sorted(fold)) for fold in folds]
 
     def rollout(self, units: Sequence[str], near: Iterable[Sequence[str]]) -> Fold:
         """Return the fold in which `units` of the split rollout are asked.
@@ -205,14 +206,6 @@ class SplitPlan:
         if self._units.test:
             by_name["test"] = list(self._units.test)
         return {name: self._sorted(by_name[name]) for name in ("train", "rollout", "dev", "val", "test")}
-
-    def _folds(self) -> list[list[str]]:
-        """Deal dev and val one after the other, so that each fold holds its part of both."""
-        parts = [
-            deal_folds(self._blocks_of(self.splits[name]), self._stratum, self._spec.folds, seed=self._seed)
-            for name in ("dev", "val")
-        ]
-        return [dev + val for dev, val in zip(*parts, strict=True)]
 
     def _blocks_of(self, units: Iterable[str]) -> list[list[str]]:
         chosen = set(units)

@@ -3,8 +3,7 @@
 The verifier stays outside. It puts a program of its own (a driver) beside the submission, starts both in the sandbox
 and sends requests; every answer is hostile: bounded in size, waited for no longer than allowed, a JSON object or
 refused. Two pipes in the program's working folder carry the lines, ``asks`` and ``answers``; both are opened here
-before the program starts, so that nothing it does to the names matters. Larger data goes into files of that folder (see
-`SandboxedProgram.work`).
+before the program starts, so that nothing it does to the names matters. Larger data goes into files of that folder.
 """
 
 import contextlib
@@ -19,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sia_runner.store.files import parse_object
 
 _MAX_LINE_BYTES = 16 << 10  # bytes of an answer
 _SHUTDOWN_SECONDS = 30.0  # seconds for the sandbox to be taken down
@@ -112,11 +113,8 @@ class SandboxedProgram:
             elif ready:
                 raise self._ending_error()
         line, _, self._buffer = self._buffer.partition(b"\n")
-        try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
+        answer = parse_object(line)
+        if answer is None:
             raise ProgramEndedError("gibberish", "its answer is no JSON object")
         return answer
 

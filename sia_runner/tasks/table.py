@@ -101,10 +101,7 @@ class TableTask(Task):
         return self._plan.rounds(purpose, train_fraction, questions)
 
     def dialogues(self) -> list[tuple[str, str]]:
-        """Return (prompt, answer) for each question of train, to warm a policy on.
-
-        Questions of rollout are left out: a policy must not know what it is rewarded for.
-        """
+        """Return (prompt, answer) for each question of train; of none of rollout, for which a policy is rewarded."""
         if self._spec.columns.answer_is_file:
             raise TaskError(f"task {self.name}: its answers are files, on which no policy can be warmed")
         units, form, train = self._units, self._spec.warmup_format, self._plan.splits["train"]
@@ -176,7 +173,9 @@ class TableTask(Task):
         }
 
     def _request(self, submission: Path, keys: ViewKeys, sandbox_command: Sequence[str] = ()) -> bytes:
-        spec = self._spec
+        spec, gold = self._spec, {name: self._units.answers[unit] for name, unit in keys.items()}
+        if spec.columns.answer_is_file:
+            gold = {name: str(self._source / path) for name, path in gold.items()}
         request = {
             "verifier": spec.metric.verifier,
             "module": str(self._home / "verifier.py"),
@@ -186,7 +185,7 @@ class TableTask(Task):
             "file": spec.submission,
             "id": spec.columns.id,
             "columns": spec.answer_columns,
-            "gold": {name: self._gold(unit) for name, unit in keys.items()},
+            "gold": gold,
             "questions": self._questions(keys) if spec.metric.is_code else {},
             "choices": self._choices,
             "tolerance": spec.metric.tolerance,
@@ -198,10 +197,6 @@ class TableTask(Task):
             "sandbox_command": list(sandbox_command),
         }
         return json.dumps(request).encode()
-
-    def _gold(self, unit: str) -> str:
-        gold = self._units.answers[unit]
-        return str(self._source / gold) if self._spec.columns.answer_is_file else gold
 
     def _questions(self, keys: ViewKeys) -> dict[str, dict[str, str]]:
         """Return id in the view -> the question's fields; of a file its path here, and as COLUMN.view in the view."""

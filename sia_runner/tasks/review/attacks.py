@@ -1,7 +1,6 @@
 """Submissions that should earn nothing, or no more than a constant, and submissions that no honest harness writes.
 
-The verifier must give an outcome for each question, in time, every time. A verifier that fails makes a candidate
-unscored instead of wrong, which a harness that expects a bad score may prefer.
+A verifier that fails makes a candidate unscored instead of wrong, which a harness that expects a bad score may prefer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -192,7 +191,13 @@ def _try(subject: TaskUnderReview, name: str, data: SubmissionContent, good: flo
 
 
 def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mapping[str, SubmissionContent]:
-    """Return name -> content of the submission file."""
+    """Return name -> content of the submission."""
+
+    def change_each(change: Callable[[bytes], bytes]) -> SubmissionContent:
+        return (
+            {name: change(data) for name, data in honest.items()} if isinstance(honest, dict) else change(honest or b"")
+        )
+
     huge = min(_HUGE, (subject.spec.limits.submission_mb << 20) - 1)
     files: dict[str, SubmissionContent] = {
         "no file": None,
@@ -203,26 +208,20 @@ def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mappi
     }
     if honest:
         files |= {
-            "half of a good submission": _change_each(honest, lambda data: data[: len(data) // 2]),
-            "a good submission with bytes changed": _change_each(honest, _flip_bytes),
+            "half of a good submission": change_each(lambda data: data[: len(data) // 2]),
+            "a good submission with bytes changed": change_each(_flip_bytes),
         }
     if isinstance(honest, dict):
         files |= {
             "a good submission with files exchanged": dict(zip(honest, [*honest.values()][::-1], strict=True)),
             "one file of a good submission": dict([*honest.items()][:1]),
         }
-    return files | (_hostile_tables(subject, honest) if isinstance(honest, bytes) and subject.is_table else {})
-
-
-def _change_each(honest: bytes | dict[str, bytes], change: Callable[[bytes], bytes]) -> SubmissionContent:
-    return change(honest) if isinstance(honest, bytes) else {name: change(data) for name, data in honest.items()}
-
-
-def _hostile_tables(subject: TaskUnderReview, honest: bytes) -> dict[str, SubmissionContent]:
+    if not isinstance(honest, bytes) or not subject.is_table:
+        return files
     text = honest.decode("utf-8", "replace")
     columns = subject.spec.columns
     header = f"{columns.id},{columns.answer}\n"
-    return {
+    return files | {
         "UTF-16": text.encode("utf-16"),
         "a byte order mark and CRLF": ("\ufeff" + text.replace("\n", "\r\n")).encode(),
         "bytes that are no UTF-8": honest.replace(b"\n", b"\xff\xfe\n"),

@@ -1,7 +1,7 @@
-"""Gold answers that a harness, or whoever writes one, can read or look up: files, columns and ids, and splits.
+"""Gold answers that a harness, or whoever writes one, can read or look up.
 
-Files are those of the view, those beside the programs, and task.md. Columns and ids are checked for copies, codes, row
-numbers and marked texts; splits for near-duplicates, groups that are cut apart, and too few questions.
+Files are searched for them (of the view, beside the programs, task.md), columns and ids for copies, codes, row numbers
+and marked texts, splits for near-duplicates and groups that are cut apart.
 """
 
 import base64
@@ -35,7 +35,7 @@ _KEEP_OUT = "give harnesses only what may be known while answering"
 
 
 def gold_in_view(subject: TaskUnderReview) -> Iterator[TaskFinding]:
-    """Compare files of the view beside train and questions with the answers of every question that is ever asked."""
+    """Compare further files of the view with all answers, and files of the view with answers that are files."""
     spec = subject.spec
     answers = {spec.data.answers, spec.data.labelled, spec.data.test} - {None}
     secret = {sha256_of(subject.source / str(name)): name for name in answers}
@@ -46,8 +46,12 @@ def gold_in_view(subject: TaskUnderReview) -> Iterator[TaskFinding]:
             yield TaskFinding("gold-in-view", f"every view holds a copy of {same}", where, _KEEP_OUT)
         elif telling := _telling_rows(subject, rows_of_file(subject.source / path)):
             yield TaskFinding("gold-in-view", f"its rows tell the answers of {telling}", where, _KEEP_OUT)
-    if subject.gold_files:
-        yield from _gold_files(subject)
+    for view in (subject.attack_view, subject.test_view) if subject.gold_files else ():
+        gold = {sha256_of(subject.source / subject.units.answers[unit]) for unit in view.keys.values()}
+        for path in sorted(view.path.rglob("*")):
+            if path.is_file() and sha256_of(path) in gold:
+                where = path.relative_to(view.path).as_posix()
+                yield TaskFinding("gold-in-view", "a file of the view is the gold of a question", where, _KEEP_OUT)
 
 
 def gold_in_programs(subject: TaskUnderReview) -> Iterator[TaskFinding]:
@@ -127,16 +131,6 @@ def _long_fields(subject: TaskUnderReview, unit: str, min_length: int) -> list[s
 def _ever_asked(subject: TaskUnderReview) -> list[str]:
     splits = subject.task.splits()
     return [*splits["dev"], *splits["val"], *splits["test"]]
-
-
-def _gold_files(subject: TaskUnderReview) -> Iterator[TaskFinding]:
-    """Compare the view's files with gold answers that are files: none may hold the same bytes."""
-    for view in (subject.attack_view, subject.test_view):
-        gold = {sha256_of(subject.source / subject.units.answers[unit]) for unit in view.keys.values()}
-        for path in sorted(view.path.rglob("*")):
-            if path.is_file() and sha256_of(path) in gold:
-                where = path.relative_to(view.path).as_posix()
-                yield TaskFinding("gold-in-view", "a file of the view is the gold of a question", where, _KEEP_OUT)
 
 
 _MIN_TELLING_SHARE = 0.95  # share of questions that one column answers, from which it holds the answer in disguise
@@ -229,23 +223,17 @@ def _lookup_share(
         by_value[cell][answer] += 1
     exact = [by_value[cell].most_common(1)[0][0] if cell in by_value else None for cell in cells]
     share = sum(looked_up == answer for looked_up, answer in zip(exact, gold, strict=True)) / len(gold)
-    return max(share, _by_nearest(train_cells, train_answers, cells, gold))
-
-
-def _by_nearest(
-    train_cells: Sequence[str], train_answers: Sequence[str], cells: Sequence[str], gold: Sequence[str]
-) -> float:
     try:
         ordered = sorted((float(cell), answer) for cell, answer in zip(train_cells, train_answers, strict=True))
         values = [float(cell) for cell in cells]
     except ValueError:
-        return 0.0
+        return share
     right = 0
     for value, answer in zip(values, gold, strict=True):
         index = bisect.bisect_left(ordered, (value, ""))
         nearest = min(ordered[max(0, index - 1) : index + 1], key=lambda pair: abs(pair[0] - value))
         right += nearest[1] == answer
-    return right / len(gold)
+    return max(share, right / len(gold))
 
 
 _MIN_QUESTIONS = 15  # questions; below, a standard error may be above 13 points
@@ -273,9 +261,8 @@ def leaking_splits(subject: TaskUnderReview, cache: Path) -> Iterator[TaskFindin
         texts = {unit: subject.units.content(unit) for unit in subject.units.answers}
         near = {unit: number for number, group in enumerate(near_duplicate_groups(texts, cache)) for unit in group}
         fix = "remove the doubles, or give each family of questions one group of ids (columns.grouped_ids)"
-        yield from _lookup_findings(
-            subject, near.get, "near-duplicates", "that nearly stand in train, answer included", fix
-        )
+        what = "that nearly stand in train, answer included"
+        yield from _lookup_findings(subject, near.get, "near-duplicates", what, fix)
     if not subject.spec.columns.grouped_ids:
         groups = _groups_by_id(subject)
         fix = "set columns.grouped_ids: true, with ids like 0013_02"

@@ -178,7 +178,13 @@ def _check_verifier(subject: TaskUnderReview, result: TaskReview) -> None:
 
 def _check_with_sample(subject: TaskUnderReview, result: TaskReview) -> None:
     """Try the verifier with the reference harness's submission, repeated and damaged."""
-    content = _sample_content(subject)
+    content: SubmissionContent = None
+    if subject.sample:
+        folder = subject.sample.submission
+        path = folder / subject.spec.submission
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        by_name = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+        content = path.read_bytes() if path.is_file() else by_name or None
     if subject.sample is None or content is None:
         result.notes.append("no submission to try the judge with: it was given damaged files only")
     else:
@@ -186,14 +192,3 @@ def _check_with_sample(subject: TaskUnderReview, result: TaskReview) -> None:
         verification = subject.verify(subject.sample.submission)
         result.add(_timing_findings(subject, verification, result.notes.append))
     result.add(hostile_submissions(subject, content))
-
-
-def _sample_content(subject: TaskUnderReview) -> SubmissionContent:
-    if subject.sample is None:
-        return None
-    folder = subject.sample.submission
-    path = folder / subject.spec.submission
-    if path.is_file():
-        return path.read_bytes()
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files} or None

@@ -1,8 +1,7 @@
 """The task under review, the findings about it, and the rows of its files.
 
-A review looks at a task as somebody would who wants a score without doing the work: `leaks` finds gold answers that can
-be read or looked up, `attacks` submits tables that answer nothing honestly and hostile files, `reviewer` checks the
-verifier's contract and runs all of it.
+A review looks at a task as somebody would who wants a score without doing the work (see `leaks` and `attacks`);
+`reviewer` checks the verifier's contract and runs all of it.
 """
 
 import csv

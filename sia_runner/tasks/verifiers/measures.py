@@ -71,8 +71,8 @@ def scale_of(measure: Measure, gold: Iterable[str], choices: Sequence[str]) -> S
 
 
 def gold_fault(name: str, gold: str) -> str:
-    """Return why the metric cannot take this gold answer; empty where it can."""
-    if not MEASURES[name].numbers:
+    """Return why the verifier cannot take this gold answer; empty where it can."""
+    if name != "numeric" and not (name in MEASURES and MEASURES[name].numbers):
         return ""
     number = finite_number(gold)
     if number is None:
