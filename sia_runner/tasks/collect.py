@@ -79,10 +79,7 @@ def collect_submission(work: Path, dest: Path, submission: str, cap_mb: int, mos
 
 
 def collect_tree(work: Path, dest: Path, quota: CopyQuota, leave: frozenset[str]) -> None:
-    """Copy all regular files below `work` except those named in `leave`.
-
-    Other entries are left out. Exceeding a bound refuses the whole submission.
-    """
+    """Copy all regular files below `work` not named in `leave`; exceeding a bound refuses the whole submission."""
     dest.mkdir(parents=True, exist_ok=True)
     try:
         _take_below(work, "", dest, quota, leave)
@@ -138,10 +135,7 @@ def _open_below(work: Path, name: str) -> int:
 
 
 def _walk(work: Path, start: str, limit: int) -> Iterator[str]:
-    """Yield the paths of all entries below the folder `start` except folders, folder by folder in sorted order.
-
-    Raises _CopyRefusedError when there are more than `limit` names.
-    """
+    """Yield the paths of entries below `start` except folders, folder by folder in sorted order; at most `limit`."""
     folders = [start]
     while folders:
         prefix = folders.pop(0)

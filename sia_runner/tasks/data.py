@@ -34,10 +34,7 @@ class NotFetchedError(TaskError):
 
 
 def cached_wheel(data: DataSource, cache: Path, temporary: Path) -> Path:
-    """Return the wheel in the cache, and download it first if it is missing or damaged.
-
-    `temporary` lies on the same file system. Raises NotFetchedError, or TaskError where the sha256 is wrong.
-    """
+    """Return the wheel in the cache, downloaded if missing or damaged. `temporary` is on the same file system."""
     wheel = cache / "wheels" / f"{data.sha256}.whl"
     if wheel.is_file() and sha256_of(wheel) == data.sha256:
         return wheel
@@ -71,10 +68,7 @@ def _download(wheel: str, dest: Path) -> Path:
 def run_script(
     script: Path, out: Path, source: Path | None = None, arguments: Mapping[str, str | int | float] | None = None
 ) -> None:
-    """Run a task's data script, which writes to `out`. Raises TaskError.
-
-    `source` is the data that the script converts; None where it makes the data from nothing.
-    """
+    """Run a task's data script, which writes to `out`, and reads `source` if there is one. Raises TaskError."""
     command = [sys.executable, "-I", "-B", str(script), "--out", str(out)]  # -B: nothing is written beside the script
     if source is not None:
         command += ["--source", str(source)]
@@ -121,10 +115,7 @@ def prepared_folder(name: str, data: DataSource, folder: Path, cache: Path, say:
 
 
 def data_file_hashes(source: Path, data: DataSource, named: Iterable[str] = ()) -> dict[str, str]:
-    """Return file name -> sha256 of a task's data. `named`: files that rows of the tables name.
-
-    Hashes come from the manifest where there is one: `prepared_folder` has just compared it with the files.
-    """
+    """Return file name -> sha256 of a task's data: from the manifest, which was just checked, or with files `named`."""
     manifest = source / MANIFEST
     if (data.wheel or data.script) and manifest.is_file():
         return {name: entry["sha256"] for name, entry in json.loads(manifest.read_text())["files"].items()}

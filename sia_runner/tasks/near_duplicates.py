@@ -32,10 +32,9 @@ _ODD, _ODDER, _STEP = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15
 
 
 def near_duplicate_groups(texts: Mapping[str, str], cache: Path) -> list[list[str]]:
-    """Return groups of names whose texts are near-duplicates, directly or through others; two or more a group.
+    """Return groups of two or more names whose texts are near-duplicates, directly or through others.
 
-    Names are in the order of `texts`. The groups are cached in the folder `cache` under a hash of the texts: 5,000
-    court cases take seconds.
+    Names are in the order of `texts`. The groups are cached in the folder `cache` under a hash of the texts.
     """
     digest = hashlib.sha256(f"{_FORMAT} {MIN_SIMILARITY} {SHINGLE_LENGTH} {SHORT_TEXT}\n".encode())
     for name, text in texts.items():
@@ -86,10 +85,7 @@ def jaccard_similarity(first: Hashes, second: Hashes) -> float:
 
 
 def _candidates(sets: Sequence[Hashes]) -> list[tuple[int, int]]:
-    """Return pairs of indices whose signatures agree in a whole band and in enough rows altogether.
-
-    A signature holds the minimum of the set under each of the `_BANDS * _ROWS` hash functions.
-    """
+    """Return pairs of indices whose signatures (minima under all hash functions) agree in a band and enough rows."""
     if not sets:
         return []
     keys_k = _mixed(np.arange(1, _BANDS * _ROWS + 1, dtype=np.uint64) * np.uint64(_STEP))

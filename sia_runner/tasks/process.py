@@ -55,16 +55,8 @@ def verifier_output(request: bytes, seconds: float) -> str:
         return _head(errors).decode(errors="replace")
 
 
-def start_next_worker() -> None:
-    """Start the next worker now, so that it is ready when a harness has ended."""
-    _workers.warm()
-
-
 def _start_worker(errors: IO[bytes] | int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
-    """Start a worker that waits for its request.
-
-    The verifier's own output goes to `errors`: in a run to /dev/null, since it may hold gold answers.
-    """
+    """Start a worker that waits for its request; its output goes to /dev/null in a run: it may hold gold answers."""
     return subprocess.Popen(
         [sys.executable, "-I", "-c", _WORKER, _ROOT],
         stdin=subprocess.PIPE,
@@ -77,6 +69,7 @@ def _start_worker(errors: IO[bytes] | int = subprocess.DEVNULL) -> "subprocess.P
 
 
 _workers = PrestartedProcess(_start_worker)
+start_next_worker = _workers.warm  # so that it is ready when a harness has ended
 
 
 def run_program(command: list[str], seconds: float, cwd: Path) -> ProgramResult:

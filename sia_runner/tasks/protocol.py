@@ -34,10 +34,7 @@ class DatasetView:
 
 
 class Task(Protocol):
-    """A task as the loop uses it. Only `failures` gives gold answers, and only those of dev.
-
-    A question is named by its own id in the data.
-    """
+    """A task as the loop uses it. Only `failures` gives gold answers, and only those of dev."""
 
     name: str
     metric: str
@@ -83,10 +80,7 @@ class Task(Protocol):
         ...
 
     def dialogues(self) -> list[tuple[str, str]]:
-        """Return (prompt, answer) for each question of train: public text on which a policy is warmed.
-
-        Raises TaskError where the task does not say how a model is asked.
-        """
+        """Return (prompt, answer) for each question of train, to warm a policy. Raises TaskError if none."""
         ...
 
     def lay_out(self, fold: Fold, dest: Path, salt: str) -> DatasetView:
@@ -102,9 +96,8 @@ class Task(Protocol):
     ) -> list[Outcome]:
         """Return one outcome per question of the view, computed in a process of its own.
 
-        `unanswered` is the kind for questions without an answer (no_answer, or how the run ended: crashed, timeout,
-        out_of_memory). `sandbox_command` runs a program in the run's sandbox, for tasks whose submission is code (see
-        `executes`).
+        `unanswered` is the kind for questions without an answer: no_answer, or how the run ended. `sandbox_command`
+        runs a program in the run's sandbox, for tasks whose submission is code (see `executes`).
         """
         ...
 

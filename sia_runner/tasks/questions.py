@@ -48,14 +48,10 @@ def read_rows(path: Path, id_column: str) -> CsvRows:
 
 @dataclass(frozen=True, slots=True)
 class QuestionTable:
-    """The labelled and the test questions of a table task.
-
-    `fields` are the question's columns without id and answer. A test row's name is ``test:<id>``: a task may number its
-    labelled and its test rows alike.
-    """
+    """The labelled and the test questions of a table task; a test row's name is ``test:<id>``: ids may recur."""
 
     columns: Sequence[str]
-    fields: Mapping[str, Sequence[str]]
+    fields: Mapping[str, Sequence[str]]  # in the order of `columns`: those of the question, without id and answer
     answers: Mapping[str, str]
     labelled: Sequence[str]
     test: Sequence[str]  # empty where test is cut from `labelled`

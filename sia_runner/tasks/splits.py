@@ -123,11 +123,7 @@ _NO_ROLLOUT = (
 
 
 class SplitPlan:
-    """The splits of one task and one seed.
-
-    With folds > 1 all labelled questions are dev, val or test, and a fold's training data are the other folds. Where
-    the shares leave nothing for train, nothing is learned before the final test.
-    """
+    """The splits of one task and one seed. With folds > 1 there is no train: a fold learns from the other folds."""
 
     def __init__(self, units: QuestionTable, spec: Splits, gate: GateSize, *, grouped: bool, seed: int) -> None:
         self._units, self._spec, self._gate, self._seed = units, spec, gate, seed

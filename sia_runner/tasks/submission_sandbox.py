@@ -39,10 +39,7 @@ class ProgramEndedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SubmissionSandbox:
-    """A way to run programs in the sandbox of a run.
-
-    `command` runs one job in a sandbox (see sia_runner.experiment.verifier_sandbox); it is empty where there is none.
-    """
+    """A way to run programs in the sandbox of a run: `command` runs one job, and is empty where there is no sandbox."""
 
     command: Sequence[str]
 

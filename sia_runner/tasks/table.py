@@ -35,16 +35,13 @@ _MAX_CELL = 2000  # characters of a question's field shown in failures
 def check_modules(task: str, modules: Sequence[str]) -> None:
     """Raise TaskError naming what to install. Modules are looked up, not imported, which takes no measurable time."""
     for module in modules:
-        if not _is_installed(module):
+        try:
+            installed = find_spec(module) is not None
+        except (ImportError, ValueError):  # a parent package is missing, or the name is no module's
+            installed = False
+        if not installed:
             requirement = _EXTRAS.get(module, module)
             raise TaskError(f"task {task}: its verifier needs the module {module}; pip install '{requirement}'")
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):  # a parent package is missing, or the name is no module's
-        return False
 
 
 class TableTask(Task):
@@ -148,10 +145,7 @@ class TableTask(Task):
         return score_with_interval(outcomes, self.aggregate)
 
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
-        """Return a seeded sample of outcomes of dev that were not fully correct, frequent and rare confusions alike.
-
-        Questions that are not dev are left out, whatever is passed.
-        """
+        """Return a seeded sample of dev's outcomes that were not fully correct, frequent and rare confusions alike."""
         dev = set(self._plan.splits["dev"])
         failed = {o.unit: o for o in outcomes if o.unit in dev and self._failed(o)}
         described = [self._failure(failed[unit]) for unit in shuffled(list(failed), self._seed)]

@@ -57,10 +57,7 @@ def paths_in_view(
 def write_view(
     spec: TableTaskConfig, units: QuestionTable, source: Path, description: str, fold: Fold, dest: Path, salt: str
 ) -> DatasetView:
-    """Write the view of one fold to `dest`; return it with its id -> question mapping.
-
-    Raises TaskError where a file is the answer of a training row and of a question at once.
-    """
+    """Write the view of one fold to `dest`. Raises TaskError where a file is the answer of train and of a question."""
     columns = spec.columns
     if columns.answer_is_file:
         train_answers, asked_answers = ({units.answers[unit] for unit in part} for part in (fold.train, fold.questions))

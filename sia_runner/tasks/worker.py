@@ -53,10 +53,7 @@ def _limit_resources(seconds: int, memory_bytes: int | None = None) -> None:
 
 
 def limit_program(seconds: int) -> None:
-    """Limit a program of the task before it starts; the kernel kills it when the thread that waits for it ends.
-
-    Its memory is not limited: an evaluator may load a GPU library.
-    """
+    """Limit a program of the task, except its memory (it may load a GPU library); it dies with its waiting thread."""
     _limit_resources(seconds)
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
@@ -152,10 +149,7 @@ def _judge_cells(request: Mapping[str, Any], cells: dict[str, tuple[str, ...]], 
 
 
 def load_verifier(name: str, path: Path) -> Any:
-    """Return a `Verifier`: an instance of the class ``module.Class``, or with the name `python` the module at `path`.
-
-    Raises ComponentError for a class that cannot be used.
-    """
+    """Return an instance of the class ``module.Class``, or for `python` the module at `path`. Raises ComponentError."""
     if name == "python":
         return load_module(path)
     from sia_runner.config.base import new_component  # with pydantic, which most verifiers do without

@@ -102,11 +102,7 @@ def _grade(package: Path, competition: str, prepared: Path, submission: Path, se
 def _write_submission(
     sample: Path, id_column: str | None, columns: Sequence[str], answers: Mapping[str, tuple[str, ...]], dest: Path
 ) -> None:
-    """Write the harness's answers in the competition's own form, to `dest`.
-
-    The rows are those of the sample submission with the answers put in, unanswered ones left out. `answers` are by the
-    test file's ids, or by row numbers where it has none.
-    """
+    """Write the sample submission with the answers put in, by id or else row number, and unanswered rows left out."""
     with (
         sample.open(encoding="utf-8-sig", newline="") as source,
         dest.open("w", encoding="utf-8", newline="") as target,
@@ -149,7 +145,6 @@ class Leaderboard:
 
 
 def _medal_ranks(teams: int) -> tuple[int, int, int]:
-    """Return the last ranks that win gold, silver and bronze."""
     tenth, fifth, two_fifths = (max(1, int(teams * share)) for share in (0.1, 0.2, 0.4))
     if teams < 100:
         return tenth, fifth, two_fifths
@@ -259,7 +254,6 @@ class Mlebench(TableTask):
 def _table_spec(
     spec: task_config.MlebenchTaskConfig, competition: Competition, prepared: Path
 ) -> task_config.TableTaskConfig:
-    """Return the competition as a table task, with data made by tasks/mlebench/convert.py."""
     options = {name: getattr(competition, name) for name in _OPTIONS}
     options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.max_rows}
     stratify = False if competition.verifier == "rmse" else spec.splits.stratify
@@ -294,9 +288,5 @@ def _table_spec(
         questions_alias="test.csv",
         metric=spec.metric.model_copy(update={"choices": classes}),
         splits=spec.splits.model_copy(update={"stratify": stratify}),
-        gate=spec.gate,
-        limits=spec.limits,
-        needs_model=spec.needs_model,
-        published=spec.published,
-        tiny=spec.tiny,
+        **{name: getattr(spec, name) for name in ("gate", "limits", "needs_model", "published", "tiny")},
     )

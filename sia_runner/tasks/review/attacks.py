@@ -237,7 +237,6 @@ def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mappi
 
 
 def _flip_bytes(data: bytes) -> bytes:
-    """Change every fiftieth byte."""
     changed = bytearray(data)
     for index in range(7, len(changed), 50):
         changed[index] ^= 0x15

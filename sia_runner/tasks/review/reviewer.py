@@ -126,10 +126,7 @@ def _value_findings(subject: TaskUnderReview, outcomes: Sequence[Outcome]) -> It
 def review(
     task: TableTask, cache: Path, sample: ReferenceSubmission | None = None, sandbox_command: Sequence[str] = ()
 ) -> TaskReview:
-    """Return the findings about a task. Raises TaskError.
-
-    `cache`: the folder where near-duplicates are cached. `sample`: for tasks whose submissions only the task can read.
-    """
+    """Return the findings about a task; `sample` is for submissions that only the task itself can read."""
     result = TaskReview()
     with tempfile.TemporaryDirectory(prefix="sia-review-") as folder:
         subject = TaskUnderReview(task, Path(folder), sample, sandbox_command)
@@ -143,7 +140,6 @@ def review(
 
 
 def _check_declaration(subject: TaskUnderReview, result: TaskReview) -> None:
-    """Check the licence and the description."""
     spec = subject.spec
     if spec.data.licence.strip().casefold() in ("", "not stated"):
         fix = "say who made the data and what others may do with it"
@@ -177,7 +173,6 @@ def _check_verifier(subject: TaskUnderReview, result: TaskReview) -> None:
 
 
 def _check_with_sample(subject: TaskUnderReview, result: TaskReview) -> None:
-    """Try the verifier with the reference harness's submission, repeated and damaged."""
     content: SubmissionContent = None
     if subject.sample:
         folder = subject.sample.submission

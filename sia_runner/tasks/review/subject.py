@@ -52,10 +52,7 @@ class ReferenceSubmission:
 
 
 class TaskUnderReview:
-    """A task under review. `folder` is scratch space, `sandbox_command` runs submissions that are code (Task.verify).
-
-    No program runs here except the task's own verifier, in its own process as always.
-    """
+    """A task under review. `folder` is scratch space, `sandbox_command` runs submissions that are code."""
 
     def __init__(
         self,
@@ -66,17 +63,14 @@ class TaskUnderReview:
     ) -> None:
         self.task, self.folder, self.sample, self.sandbox_command = task, folder, sample, sandbox_command
         self.spec, self.units, self.source = task._spec, task._units, task._source
+        self.select_fold, self.test_fold = task.rounds("select")[0], task.rounds("test")[0]
+        verifier, columns = self.spec.metric.verifier, self.spec.columns
+        self.verifier_name = "verifier.py" if verifier == "python" else f"metric.verifier={verifier}"
+        self.gold_files = columns.answer_is_file
+        # a submission is a CSV of ids and answers, with text as gold; else only the task knows its form
+        of_one_column = self.spec.answer_columns == [columns.answer]
+        self.is_table = self.spec.submission.endswith(".csv") and not self.gold_files and of_one_column
         self._submissions = 0
-
-    @cached_property
-    def select_fold(self) -> Fold:
-        """The first fold by which candidates are selected."""
-        return self.task.rounds("select")[0]
-
-    @cached_property
-    def test_fold(self) -> Fold:
-        """The fold of the final test."""
-        return self.task.rounds("test")[0]
 
     @cached_property
     def attack_view(self) -> DatasetView:
@@ -88,23 +82,6 @@ class TaskUnderReview:
     def test_view(self) -> DatasetView:
         """The view of the final test, with the labels of everything else."""
         return self.task.lay_out(self.test_fold, self.folder / "last", "review")
-
-    @property
-    def verifier_name(self) -> str:
-        """The name of the verifier, as findings show it."""
-        name = self.spec.metric.verifier
-        return "verifier.py" if name == "python" else f"metric.verifier={name}"
-
-    @property
-    def is_table(self) -> bool:
-        """True where a submission is a CSV of ids and answers, with text as gold; else only the task knows its form."""
-        of_one_column = self.spec.answer_columns == [self.spec.columns.answer]
-        return self.spec.submission.endswith(".csv") and not self.gold_files and of_one_column
-
-    @property
-    def gold_files(self) -> bool:
-        """True where gold answers are files."""
-        return self.spec.columns.answer_is_file
 
     @cached_property
     def gold(self) -> dict[str, str]:

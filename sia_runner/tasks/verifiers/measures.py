@@ -103,10 +103,6 @@ def _squared(answer: float, gold: float) -> float:
     return (answer - gold) * (answer - gold)
 
 
-def _squared_log(answer: float, gold: float) -> float | None:
-    return _squared(math.log1p(answer), math.log1p(gold)) if answer > -1 else None
-
-
 def _root_of_mean(measure: Measure) -> Measure:
     def root_of_mean(results: Sequence[Outcome]) -> float:
         return math.sqrt(fmean(outcome.value for outcome in results))
@@ -194,7 +190,7 @@ def _macro_f1(gold: Mapping[str, str]) -> Aggregate:
 
 MEASURES = {
     "rmse": _root_of_mean(_mean_error(_squared)),
-    "rmsle": _root_of_mean(_mean_error(_squared_log)),
+    "rmsle": _root_of_mean(_mean_error(lambda a, gold: _squared(math.log1p(a), math.log1p(gold)) if a > -1 else None)),
     "mae": _mean_error(lambda answer, gold: abs(answer - gold)),
     "log_loss": Measure(_log_loss, lambda gold, scale: -math.log(_EPSILON), None, numbers=False),
     "quadratic_kappa": Measure(_rating, _farthest, _kappa, numbers=True),
