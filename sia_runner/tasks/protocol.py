@@ -10,6 +10,7 @@ from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.selection.scoring import Aggregate
 
 FoldPurpose = Literal["gate", "trial", "select", "test", "rollout"]
+ViewKeys = Mapping[str, str]  # id that the harness sees -> question
 
 
 class TaskError(RunnerError):
@@ -26,17 +27,14 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class DatasetView:
-    """A ``--dataset_dir`` on disk. `keys` maps an id that the harness sees to the question, and stays on the host."""
+    """A ``--dataset_dir`` on disk; `keys` stays on the host."""
 
     path: Path
-    keys: Mapping[str, str]
+    keys: ViewKeys
 
 
 class Task(Protocol):
-    """A task as the loop uses it. Only `failures` gives gold answers, and only those of dev.
-
-    A question is named by its own id in the data.
-    """
+    """A task as the loop uses it. Only `failures` gives gold answers, and only those of dev."""
 
     name: str
     metric: str
@@ -55,7 +53,7 @@ class Task(Protocol):
     @property
     def aggregate(self) -> Aggregate | None:
         """The function from outcomes to one number, for `scoring.accept`; None stands for the mean."""
-        ...
+        return None
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Fetch or make the data on first use; cached, checked, resumable, safe when two runs prepare at once."""
@@ -70,12 +68,7 @@ class Task(Protocol):
         ...
 
     def rounds(
-        self,
-        purpose: FoldPurpose,
-        *,
-        train_fraction: float = 1.0,
-        questions: int | None = None,
-        units: Sequence[str] = (),
+        self, purpose: FoldPurpose, train_fraction: float = 1, questions: int | None = None, units: Sequence[str] = ()
     ) -> list[Fold]:
         """Return the folds that `purpose` takes: one, or one per fold where the task cross-fits `select`.
 
@@ -87,10 +80,7 @@ class Task(Protocol):
         ...
 
     def dialogues(self) -> list[tuple[str, str]]:
-        """Return (prompt, answer) for each question of train: public text on which a policy is warmed.
-
-        Raises TaskError where the task does not say how a model is asked.
-        """
+        """Return (prompt, answer) for each question of train, to warm a policy. Raises TaskError if none."""
         ...
 
     def lay_out(self, fold: Fold, dest: Path, salt: str) -> DatasetView:
@@ -102,17 +92,12 @@ class Task(Protocol):
         ...
 
     def verify(
-        self,
-        submission: Path,
-        view_keys: Mapping[str, str],
-        unanswered: OutcomeKind,
-        sandbox_command: Sequence[str] = (),
+        self, submission: Path, keys: ViewKeys, unanswered: OutcomeKind, sandbox_command: Sequence[str] = ()
     ) -> list[Outcome]:
         """Return one outcome per question of the view, computed in a process of its own.
 
-        `unanswered` is the kind for questions without an answer (no_answer, or how the run ended: crashed, timeout,
-        out_of_memory). `sandbox_command` runs a program in the run's sandbox, for tasks whose submission is code (see
-        `executes`).
+        `unanswered` is the kind for questions without an answer: no_answer, or how the run ended. `sandbox_command`
+        runs a program in the run's sandbox, for tasks whose submission is code (see `executes`).
         """
         ...
 
@@ -120,12 +105,10 @@ class Task(Protocol):
         """Aggregate outcomes, with a 95% interval. The denominator is len(outcomes)."""
         ...
 
-    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
-        """Return an official grader's or a leaderboard's result for a test submission with this score.
-
-        None for tasks that have neither.
-        """
-        ...
+    def standing(self, submission: Path, keys: ViewKeys, score: Score) -> Mapping[str, Any] | None:
+        """Return an official grader's or a leaderboard's result for a test submission; None for tasks without them."""
+        del submission, keys, score
+        return None
 
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
         """Describe outcomes of dev that were not fully correct: question fields (cut), prediction, gold, kind."""

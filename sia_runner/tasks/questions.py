@@ -8,16 +8,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sia_runner.config.task import Metric, TableTaskConfig
 from sia_runner.tasks.protocol import TaskError
-from sia_runner.tasks.verifiers.answers import finite_number
-from sia_runner.tasks.verifiers.measures import MEASURES, gold_fault
+from sia_runner.tasks.verifiers.measures import gold_fault
 
 
-@dataclass(frozen=True, slots=True)
-class CsvRows:
-    """The rows of a CSV file by id. `cells` of a row are in the order of `columns`, the id column left out."""
+class CsvRows(NamedTuple):
+    """The rows of a CSV file by id; cells are in the order of `columns`. The id column is left out of both."""
 
     columns: list[str]
     by_id: Mapping[str, list[str]]
@@ -49,17 +48,17 @@ def read_rows(path: Path, id_column: str) -> CsvRows:
 
 @dataclass(frozen=True, slots=True)
 class QuestionTable:
-    """The labelled and the test questions of a table task.
-
-    `fields` are the question's columns without id and answer. A test row's name is ``test:<id>``: a task may number its
-    labelled and its test rows alike.
-    """
+    """The labelled and the test questions of a table task; a test row's name is ``test:<id>``: ids may recur."""
 
     columns: Sequence[str]
-    fields: Mapping[str, Sequence[str]]
+    fields: Mapping[str, Sequence[str]]  # in the order of `columns`: those of the question, without id and answer
     answers: Mapping[str, str]
     labelled: Sequence[str]
     test: Sequence[str]  # empty where test is cut from `labelled`
+
+    def row(self, unit: str) -> dict[str, str]:
+        """Return column -> cell of the question."""
+        return dict(zip(self.columns, self.fields[unit], strict=True))
 
     def content(self, unit: str) -> str:
         """Return the question's fields as one text, equal for two questions that read the same."""
@@ -79,16 +78,16 @@ def load_questions(spec: TableTaskConfig, source: Path) -> QuestionTable:
     labelled = list(fields)
     if spec.data.test is None or spec.data.answers is None:
         return QuestionTable(columns, fields, answers, labelled, [])
-    questions = read_rows(source / spec.data.test, spec.columns.id)
+    test_path, answers_path = source / spec.data.test, source / spec.data.answers
+    questions = read_rows(test_path, spec.columns.id)
     if questions.columns != columns:
         raise TaskError(
-            f"{source / spec.data.test}: its columns must be those of {spec.data.labelled} without "
+            f"{test_path}: its columns must be those of {spec.data.labelled} without "
             f"{spec.columns.answer!r}: {', '.join(columns)}; it has: {', '.join(questions.columns)}"
         )
-    answer_rows = read_rows(source / spec.data.answers, spec.columns.id)
-    _, gold = _take_answers(answer_rows, spec.columns.answer, source / spec.data.answers)
+    _, gold = _take_answers(read_rows(answers_path, spec.columns.id), spec.columns.answer, answers_path)
     if gold.keys() != questions.by_id.keys():
-        raise TaskError(f"{source / spec.data.answers}: its ids must be exactly those of {spec.data.test}")
+        raise TaskError(f"{answers_path}: its ids must be exactly those of {spec.data.test}")
     fields |= {f"test:{unit}": cells for unit, cells in questions.by_id.items()}
     answers |= {f"test:{unit}": answer for unit, answer in gold.items()}
     return QuestionTable(columns, fields, answers, labelled, [f"test:{unit}" for unit in questions.by_id])
@@ -111,9 +110,7 @@ def _take_answers(rows: CsvRows, column: str, path: Path) -> tuple[dict[str, lis
 def check_answers(metric: Metric, units: QuestionTable) -> None:
     """Raise TaskError where a gold answer is one that the verifier cannot compare with."""
     for unit, gold in units.answers.items():
-        if metric.verifier == "numeric" and finite_number(gold) is None:
-            raise TaskError(f"metric.verifier=numeric: the answer of {unit} is no finite number: {gold[:50]!r}")
-        if metric.verifier in MEASURES and (problem := gold_fault(metric.verifier, gold)):
+        if problem := gold_fault(metric.verifier, gold):
             raise TaskError(f"metric.verifier={metric.verifier}: the answer of {unit} {problem}: {gold[:50]!r}")
         if metric.choices is not None and gold not in metric.choices:
             raise TaskError(f"the answer of {unit} is {gold[:50]!r}; metric.choices has {', '.join(metric.choices)}")

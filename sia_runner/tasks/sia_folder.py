@@ -22,18 +22,17 @@ from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.store.run_directory import sha256_of
 from sia_runner.tasks.collect import CopyQuota, collect_tree, read_refusal
 from sia_runner.tasks.process import run_program
-from sia_runner.tasks.protocol import DatasetView, Fold, FoldPurpose, TaskError
+from sia_runner.tasks.protocol import DatasetView, Fold, FoldPurpose, Task, TaskError, ViewKeys
 
 PSEUDO_QUESTION = "all"
 RESULTS_FILE = "results.json"
 _FILES = 5000  # at most so many files are taken out of work/
 
 
-class SiaFolder:
+class SiaFolder(Task):
     """A task folder of sia-agent (see sia_runner.tasks.protocol.Task). It needs no seed: nothing is split."""
 
     has_test = False
-    aggregate = None
     entry = "target_agent.py"
     executes = False  # evaluate.py does as it likes, outside
 
@@ -48,24 +47,20 @@ class SiaFolder:
         candidates = [self._public / "evaluate.py", self.folder / "evaluate.py"]
         evaluator = next((path for path in candidates if path.is_file()), None)
         if evaluator is None:
-            problem = "no evaluate.py in data/public or at the top"
-            raise TaskError(f"task.dir={spec.dir}: {problem}; nothing can score{self._suggestion()}")
+            problem = "no evaluate.py in data/public or at the top; nothing can score"
+            if (self._public / "sample_submission.csv").is_file() and (self.folder / "data" / "private").is_dir():
+                # sia-agent makes such folders of competitions, without an evaluator
+                competition = f"task.competition={self.folder.name} task.prepared={self.folder}"
+                problem += f"; a competition of MLE-bench runs as task=mlebench {competition}"
+            raise TaskError(f"task.dir={spec.dir}: {problem}")
         self._evaluator = evaluator
-        self.reference = Path(spec.reference).expanduser().resolve() if spec.reference else self._find_reference()
-        if spec.reference and not self.reference.exists():
-            raise TaskError(f"task.reference={spec.reference}: no such file or folder")
-
-    def _find_reference(self) -> Path:
-        """Return the reference folder only where it has requirements.txt: it also holds prompts."""
-        folder = self.folder / "reference"
-        return folder if (folder / "requirements.txt").is_file() else folder / "reference_target_agent.py"
-
-    def _suggestion(self) -> str:
-        """Suggest task=mlebench: sia-agent makes such folders of competitions, without an evaluator."""
-        if (self._public / "sample_submission.csv").is_file() and (self.folder / "data" / "private").is_dir():
-            competition = f"task.competition={self.folder.name} task.prepared={self.folder}"
-            return f"; a competition of MLE-bench runs as task=mlebench {competition}"
-        return ""
+        self.reference = self.folder / "reference"
+        if spec.reference:
+            self.reference = Path(spec.reference).expanduser().resolve()
+            if not self.reference.exists():
+                raise TaskError(f"task.reference={spec.reference}: no such file or folder")
+        elif not (self.reference / "requirements.txt").is_file():  # without it the folder may hold prompts alone
+            self.reference /= "reference_target_agent.py"
 
     @property
     def description(self) -> str:
@@ -88,12 +83,7 @@ class SiaFolder:
         return {"train": [], "rollout": [], "dev": [], "val": [PSEUDO_QUESTION], "test": []}
 
     def rounds(
-        self,
-        purpose: FoldPurpose,
-        *,
-        train_fraction: float = 1.0,
-        questions: int | None = None,
-        units: Sequence[str] = (),
+        self, purpose: FoldPurpose, train_fraction: float = 1, questions: int | None = None, units: Sequence[str] = ()
     ) -> list[Fold]:
         """Return one fold to select by; none for gate, trial, test: the task has no smaller form and no second set."""
         del train_fraction, questions, units
@@ -117,16 +107,11 @@ class SiaFolder:
         collect_tree(work, dest, quota, leave=frozenset({RESULTS_FILE}))
 
     def verify(
-        self,
-        submission: Path,
-        view_keys: Mapping[str, str],
-        unanswered: OutcomeKind,
-        sandbox_command: Sequence[str] = (),
+        self, submission: Path, keys: ViewKeys, unanswered: OutcomeKind, sandbox_command: Sequence[str] = ()
     ) -> list[Outcome]:
         """Return one outcome with the number that evaluate.py gives, or with the reason why there is none."""
-        del view_keys, sandbox_command
-        reason = read_refusal(submission)
-        if reason:
+        del keys, sandbox_command
+        if reason := read_refusal(submission):
             return [Outcome(PSEUDO_QUESTION, OutcomeKind.INVALID_FORMAT, 0.0, f"({reason})")]
         if not any(submission.iterdir()):
             return [Outcome(PSEUDO_QUESTION, unanswered, 0.0)]
@@ -143,21 +128,13 @@ class SiaFolder:
         [outcome] = outcomes
         return Score(outcome.value, (outcome.value, outcome.value), 1)
 
-    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
-        """Return None: evaluate.py is the only grader."""
-        del submission, view_keys, score
-        return None
-
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
         """Return none: whatever evaluate.py knows of single questions is about test questions."""
         del outcomes, limit
         return []
 
     def _evaluate(self, submission: Path, temporary: Path) -> float | str:
-        """Return the metric, or in one line why there is none.
-
-        No output of evaluate.py is passed on: it may hold answers.
-        """
+        """Return the metric, or in one line why there is none; no output of evaluate.py, which may hold answers."""
         copy = temporary / "gen_1"
         shutil.copytree(submission, copy, symlinks=True)
         (copy / RESULTS_FILE).unlink(missing_ok=True)
@@ -166,7 +143,10 @@ class SiaFolder:
         if result.exit_code is None:
             return f"evaluate.py did not end within {self._spec.limits.verify:g} s"
         if result.exit_code != 0:
-            return f"evaluate.py ended with exit code {result.exit_code}{_missing_module(result.errors)}"
+            last_line = result.errors.strip().rpartition("\n")[2]
+            # the one error whose text is safe to show, and the commonest: a package that evaluate.py lacks
+            shown = f": {last_line}" if last_line.startswith("ModuleNotFoundError: No module named") else ""
+            return f"evaluate.py ended with exit code {result.exit_code}{shown}"
         try:
             metrics = finite_numbers(json.loads((copy / RESULTS_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
@@ -196,9 +176,3 @@ def finite_numbers(results: Any, prefix: str = "") -> dict[str, float]:
     if isinstance(results, int | float) and abs(results) <= sys.float_info.max:  # NaN fails the comparison
         return {prefix: float(results)}
     return {}
-
-
-def _missing_module(errors: str) -> str:
-    """Return the one error whose text is safe to show, and the commonest: a package that evaluate.py lacks."""
-    last_line = errors.strip().rpartition("\n")[2]
-    return f": {last_line}" if last_line.startswith("ModuleNotFoundError: No module named") else ""

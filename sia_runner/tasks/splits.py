@@ -16,18 +16,17 @@ from sia_runner.tasks.questions import QuestionTable, group_of_id
 Block = list[str]
 
 
-def shuffle_key(unit: str, seed: object) -> bytes:
-    """Return the sort key of a question under this seed."""
+def _shuffle_key(unit: str, seed: object) -> bytes:
     return hashlib.sha256(f"{seed}|{unit}".encode()).digest()
 
 
 def shuffled(units: Sequence[str], seed: object) -> list[str]:
     """Return `units` in seeded order."""
-    return sorted(units, key=lambda unit: shuffle_key(unit, seed))
+    return sorted(units, key=lambda unit: _shuffle_key(unit, seed))
 
 
-def tied_blocks(units: Sequence[str], ties: Sequence[Callable[[str], str | None]]) -> list[Block]:
-    """Group questions that must stay together: those for which some `tie` gives the same key, transitively."""
+def connected_blocks(units: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[Block]:
+    """Group the units that pairs connect, directly or through others; groups and members in the order of `units`."""
     parent = {unit: unit for unit in units}
 
     def root(unit: str) -> str:
@@ -36,16 +35,20 @@ def tied_blocks(units: Sequence[str], ties: Sequence[Callable[[str], str | None]
             unit = parent[unit]
         return unit
 
-    for tie in ties:
-        first: dict[str, str] = {}
-        for unit in units:
-            key = tie(unit)
-            if key is not None:
-                parent[root(unit)] = root(first.setdefault(key, unit))
+    for first, second in pairs:
+        parent[root(second)] = root(first)
     by_root: dict[str, Block] = defaultdict(list)
     for unit in units:
         by_root[root(unit)].append(unit)
     return list(by_root.values())
+
+
+def tied_blocks(units: Sequence[str], ties: Sequence[Callable[[str], str | None]]) -> list[Block]:
+    """Group questions that must stay together: those for which some `tie` gives the same key, transitively."""
+    first: dict[tuple[int, str], str] = {}
+    keyed = [((number, tie(unit)), unit) for number, tie in enumerate(ties) for unit in units]
+    pairs = [(first.setdefault((number, key), unit), unit) for (number, key), unit in keyed if key is not None]
+    return connected_blocks(units, pairs)
 
 
 def cut_shares(
@@ -54,8 +57,7 @@ def cut_shares(
     """Give each name in `shares` its share of the questions, stratum by stratum; return (by name, rest).
 
     `keep` questions of each stratum stay in the rest, so that a rare class can be learned before it is asked. A
-    rounding error is carried to the next stratum, one question at most: one big stratum must not pay for many tiny
-    ones.
+    rounding error is carried to the next stratum: one question at most, or a big stratum would pay for many tiny ones.
     """
     by_name: dict[str, list[str]] = {name: [] for name in shares}
     rest: list[str] = []
@@ -87,10 +89,7 @@ def deal_folds(parts: Sequence[Block], stratum: Callable[[str], str], count: int
 
 
 def stratified_sample(units: Sequence[str], stratum: Callable[[str], str], fraction: float, *, seed: int) -> list[str]:
-    """Return a stratified share of `units`, in their order.
-
-    Samples are nested: a smaller share is part of a larger one.
-    """
+    """Return a stratified share of `units`, in their order; a smaller share is part of a larger one."""
     chosen: set[str] = set()
     for queue in _strata([[unit] for unit in units], stratum, seed):
         chosen.update(unit for [unit] in queue[: math.ceil(fraction * len(queue))])
@@ -98,10 +97,7 @@ def stratified_sample(units: Sequence[str], stratum: Callable[[str], str], fract
 
 
 def spread_over_strata(units: Sequence[str], stratum: Callable[[str], str], limit: int, *, seed: int) -> list[str]:
-    """Return up to `limit` questions that cover the strata evenly, in the order of `units`.
-
-    As many strata as possible get two questions, then three, four and so on.
-    """
+    """Return up to `limit` questions, in the order of `units`: two of as many strata as possible, then three, ..."""
     ranked = [
         (max(rank, 1), stratum_index, unit)
         for stratum_index, queue in enumerate(_strata([[unit] for unit in units], stratum, seed))
@@ -114,24 +110,20 @@ def spread_over_strata(units: Sequence[str], stratum: Callable[[str], str], limi
 def _strata(parts: Sequence[Block], stratum: Callable[[str], str], seed: int) -> Iterator[list[Block]]:
     """Yield the blocks of each stratum (that of a block's first question); strata and blocks in seeded order."""
     queues: dict[str, list[Block]] = defaultdict(list)
-    for block in sorted(parts, key=lambda block: shuffle_key(block[0], seed)):
+    for block in sorted(parts, key=lambda block: _shuffle_key(block[0], seed)):
         queues[stratum(block[0])].append(block)
     for name in shuffled(list(queues), seed):
         yield queues[name]
 
 
-NO_ROLLOUT = (
+_NO_ROLLOUT = (
     "there is no rollout split to train weights on: no labelled row is left for train (splits.dev, splits.val, "
     "splits.test), splits.rollout is 0, or splits.folds is above 1; use trainer=none"
 )
 
 
 class SplitPlan:
-    """The splits of one task and one seed.
-
-    With folds > 1 all labelled questions are dev, val or test, and a fold's training data are the other folds. Where
-    the shares leave nothing for train, nothing is learned before the final test.
-    """
+    """The splits of one task and one seed. With folds > 1 there is no train: a fold learns from the other folds."""
 
     def __init__(self, units: QuestionTable, spec: Splits, gate: GateSize, *, grouped: bool, seed: int) -> None:
         self._units, self._spec, self._gate, self._seed = units, spec, gate, seed
@@ -139,7 +131,7 @@ class SplitPlan:
             raise TaskError(f"splits.stratify={spec.stratify} is no column; there are: {', '.join(units.columns)}")
         self._position = {unit: index for index, unit in enumerate([*units.labelled, *units.test])}
         self._blocks = tied_blocks(units.labelled, [units.content, group_of_id] if grouped else [units.content])
-        self.splits = self._cut_with_train() if spec.has_train_split else self._cut_without_train()
+        self.splits = self._cut()
         for name in ("train", "dev", "val", "test") if spec.has_train_split else ("dev", "val", "test"):
             if not self.splits[name]:
                 raise TaskError(
@@ -161,21 +153,25 @@ class SplitPlan:
             if train_fraction < 1:
                 learn = stratified_sample(learn, self._stratum, train_fraction, seed=self._seed)
             return [Fold(learn, self._subset(split["dev"], questions))]
-        questions_asked = split["dev"] + split["val"]
+        asked = split["dev"] + split["val"]
         if self._spec.folds == 1:
-            return [Fold(learn, self._sorted(questions_asked))]
-        return [Fold(self._sorted(set(questions_asked) - set(fold)), self._sorted(fold)) for fold in self._folds()]
+            return [Fold(learn, self._sorted(asked))]
+        dealt = [  # one after the other, so that each fold holds its part of both
+            deal_folds(self._blocks_of(split[name]), self._stratum, self._spec.folds, seed=self._seed)
+            for name in ("dev", "val")
+        ]
+        folds = [dev + val for dev, val in zip(*dealt, strict=True)]
+        return [Fold(self._sorted(set(asked) - set(fold)), self._sorted(fold)) for fold in folds]
 
     def rollout(self, units: Sequence[str], near: Iterable[Sequence[str]]) -> Fold:
         """Return the fold in which `units` of the split rollout are asked.
 
-        `near`: groups of labelled near-duplicates. Whatever is like any rollout question is left out of train, even
-        where it is like none of `units`: all steps of a training then show the harness the same train. Raises
-        TaskError.
+        `near`: groups of labelled near-duplicates. Whatever is like any rollout question is left out of train: all
+        steps of a training then show the harness the same train. Raises TaskError.
         """
         split = self.splits
         if not split["rollout"]:
-            raise TaskError(NO_ROLLOUT)
+            raise TaskError(_NO_ROLLOUT)
         foreign = set(units) - set(split["rollout"])
         if foreign or not units or len(set(units)) < len(units):
             problem = f"{min(foreign)!r} is not in it" if foreign else "none was passed, or one of them twice"
@@ -191,30 +187,21 @@ class SplitPlan:
             )
         return Fold(train, self._sorted(units))
 
-    def _cut_with_train(self) -> dict[str, list[str]]:
+    def _cut(self) -> dict[str, list[str]]:
         spec = self._spec
-        shares = {"test": spec.test, "val": spec.val, "dev": spec.dev}
-        evaluated, train = cut_shares(self._blocks, self._stratum, shares, seed=self._seed, keep=2)
-        rollout, train = cut_shares(
-            self._blocks_of(train), self._stratum, {"rollout": spec.rollout}, seed=self._seed, keep=1
-        )
-        return self._ordered(train=train, rollout=rollout["rollout"], **(evaluated | self._separate_test()))
-
-    def _cut_without_train(self) -> dict[str, list[str]]:
-        shares = {"test": self._spec.test, "dev": self._spec.dev}
-        evaluated, val = cut_shares(self._blocks, self._stratum, shares, seed=self._seed)
-        return self._ordered(train=[], rollout=[], val=val, **(evaluated | self._separate_test()))
-
-    def _folds(self) -> list[list[str]]:
-        """Deal dev and val one after the other, so that each fold holds its part of both."""
-        parts = [
-            deal_folds(self._blocks_of(self.splits[name]), self._stratum, self._spec.folds, seed=self._seed)
-            for name in ("dev", "val")
-        ]
-        return [dev + val for dev, val in zip(*parts, strict=True)]
-
-    def _separate_test(self) -> dict[str, Sequence[str]]:
-        return {"test": self._units.test} if self._units.test else {}
+        if spec.has_train_split:
+            shares = {"test": spec.test, "val": spec.val, "dev": spec.dev}
+            by_name, rest = cut_shares(self._blocks, self._stratum, shares, seed=self._seed, keep=2)
+            blocks, share = self._blocks_of(rest), {"rollout": spec.rollout}
+            rollout, train = cut_shares(blocks, self._stratum, share, seed=self._seed, keep=1)
+            by_name |= rollout | {"train": train}
+        else:
+            shares = {"test": spec.test, "dev": spec.dev}
+            by_name, val = cut_shares(self._blocks, self._stratum, shares, seed=self._seed)
+            by_name |= {"train": [], "rollout": [], "val": val}
+        if self._units.test:
+            by_name["test"] = list(self._units.test)
+        return {name: self._sorted(by_name[name]) for name in ("train", "rollout", "dev", "val", "test")}
 
     def _blocks_of(self, units: Iterable[str]) -> list[list[str]]:
         chosen = set(units)
@@ -231,6 +218,3 @@ class SplitPlan:
 
     def _sorted(self, units: Iterable[str]) -> list[str]:
         return sorted(units, key=self._position.__getitem__)
-
-    def _ordered(self, **splits: Sequence[str]) -> dict[str, list[str]]:
-        return {name: self._sorted(splits[name]) for name in ("train", "rollout", "dev", "val", "test")}

@@ -3,8 +3,7 @@
 The verifier stays outside. It puts a program of its own (a driver) beside the submission, starts both in the sandbox
 and sends requests; every answer is hostile: bounded in size, waited for no longer than allowed, a JSON object or
 refused. Two pipes in the program's working folder carry the lines, ``asks`` and ``answers``; both are opened here
-before the program starts, so that nothing it does to the names matters. Larger data goes into files of that folder (see
-`Inside.work`).
+before the program starts, so that nothing it does to the names matters. Larger data goes into files of that folder.
 """
 
 import contextlib
@@ -20,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ASKS, ANSWERS = "asks", "answers"
+from sia_runner.store.files import parse_object
+
 _MAX_LINE_BYTES = 16 << 10  # bytes of an answer
 _SHUTDOWN_SECONDS = 30.0  # seconds for the sandbox to be taken down
 
@@ -39,10 +39,7 @@ class ProgramEndedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SubmissionSandbox:
-    """A way to run programs in the sandbox of a run.
-
-    `command` runs one job in a sandbox (see sia_runner.experiment.verifier_sandbox); it is empty where there is none.
-    """
+    """A way to run programs in the sandbox of a run: `command` runs one job, and is empty where there is no sandbox."""
 
     command: Sequence[str]
 
@@ -50,61 +47,46 @@ class SubmissionSandbox:
     def run(self, files: Mapping[str, bytes], entry: str, seconds: float) -> Iterator["SandboxedProgram"]:
         """Start program `entry` of `files` (name -> content) with the arguments ``--dataset_dir D --working_dir W``.
 
-        D is empty. The program has `seconds` in all, and ends with this block. Raises ChamberError where there is no
-        sandbox.
+        D is empty. The program has `seconds` in all, and ends with this block. Raises SubmissionSandboxError where
+        there is no sandbox.
         """
         if not self.command:
             raise SubmissionSandboxError("this verifier executes what was submitted and was given no sandbox")
         top = Path(tempfile.mkdtemp(prefix="sia-chamber-"))
         try:
-            program = SandboxedProgram(
-                _make_folders(top, files),
-                _open_pipe(top, ASKS),
-                _open_pipe(top, ANSWERS),
-                self._start(top, entry, seconds),
-            )
+            top.chmod(0o711)  # a sandbox may run the program as another user
+            for name in ("harness", "data", "work"):
+                (top / name).mkdir(mode=0o755)
+            for name, content in files.items():
+                (top / "harness" / name).write_bytes(content)
+                (top / "harness" / name).chmod(0o444)
+            program = SandboxedProgram(top / "work", self.command)
             try:
+                program.begin({"top": str(top), "entry": entry, "seconds": seconds})
                 yield program
             finally:
                 program.end()
         finally:
             shutil.rmtree(top, ignore_errors=True)
 
-    def _start(self, top: Path, entry: str, seconds: float) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
-            list(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
-        )
-        assert process.stdin  # noqa: S101 (for the type checker)
-        process.stdin.write(json.dumps({"top": str(top), "entry": entry, "seconds": seconds}).encode() + b"\n")
-        process.stdin.flush()
-        return process
-
-
-def _make_folders(top: Path, files: Mapping[str, bytes]) -> Path:
-    """Make ``top/{harness,data,work}``, readable by the user that a sandbox may run the program as."""
-    top.chmod(0o711)
-    for name in ("harness", "data", "work"):
-        (top / name).mkdir(mode=0o755)
-    for name, content in files.items():
-        (top / "harness" / name).write_bytes(content)
-        (top / "harness" / name).chmod(0o444)
-    for name in (ASKS, ANSWERS):
-        os.mkfifo(top / "work" / name, 0o600)
-    return top / "work"
-
-
-def _open_pipe(top: Path, name: str) -> int:
-    """Open a pipe for reading and writing: opening does not block, and no end of file comes when the program ends."""
-    return os.open(top / "work" / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
 
 class SandboxedProgram:
     """A program that runs in the sandbox."""
 
-    def __init__(self, work: Path, asks: int, answers: int, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, work: Path, command: Sequence[str]) -> None:
         self.work = work  # its working folder: what is in there is hostile, links included
-        self._asks, self._answers, self._process = asks, answers, process
+        self._asks, self._answers = _make_pipe(work / "asks"), _make_pipe(work / "answers")
+        self._process = subprocess.Popen(
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+        )
+        assert self._process.stdin and self._process.stdout  # noqa: S101 (for the type checker)
+        self._job, self._report = self._process.stdin, self._process.stdout
         self._buffer = b""
+
+    def begin(self, job: Mapping[str, Any]) -> None:
+        """Tell the command what to run in the sandbox."""
+        self._job.write(json.dumps(job).encode() + b"\n")
+        self._job.flush()
 
     def tell(self, message: Mapping[str, Any]) -> None:
         """Send one line to the program. Keep it short: a pipe holds 64 KiB until it is read."""
@@ -114,7 +96,7 @@ class SandboxedProgram:
             raise ProgramEndedError("late", "it does not read what it is asked") from None
 
     def hear(self, seconds: float) -> dict[str, Any]:
-        """Return the next line of the program, a JSON object. Raises GoneError where there is none in time."""
+        """Return the next line of the program, a JSON object. Raises ProgramEndedError where there is none in time."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self._buffer:
             if len(self._buffer) > _MAX_LINE_BYTES:
@@ -122,18 +104,14 @@ class SandboxedProgram:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise ProgramEndedError("late", f"no answer within {seconds:g} s")
-            assert self._process.stdout  # noqa: S101 (for the type checker)
-            ready, _, _ = select.select([self._answers, self._process.stdout], [], [], remaining)
+            ready, _, _ = select.select([self._answers, self._report], [], [], remaining)
             if self._answers in ready:
                 self._buffer += os.read(self._answers, _MAX_LINE_BYTES)
             elif ready:
                 raise self._ending_error()
         line, _, self._buffer = self._buffer.partition(b"\n")
-        try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
+        answer = parse_object(line)
+        if answer is None:
             raise ProgramEndedError("gibberish", "its answer is no JSON object")
         return answer
 
@@ -143,10 +121,9 @@ class SandboxedProgram:
         return self.hear(seconds)
 
     def _ending_error(self) -> Exception:
-        """Return the error that tells how the job ended: GoneError, or ChamberError where it never started."""
-        assert self._process.stdout  # noqa: S101
+        """Return the error that tells how the job ended: SubmissionSandboxError where it never started."""
         try:
-            report = json.loads(self._process.stdout.read())
+            report = json.loads(self._report.read())
         except ValueError:
             return SubmissionSandboxError(f"the sandbox died with exit code {self._process.wait(_SHUTDOWN_SECONDS)}")
         if report["ending"] in ("not_started", "interrupted"):
@@ -155,14 +132,19 @@ class SandboxedProgram:
 
     def end(self) -> None:
         """Take the sandbox down: it ends when the standard input of its command does."""
-        assert self._process.stdin and self._process.stdout  # noqa: S101
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._job.close()
         try:
             self._process.wait(_SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._report.close()
         os.close(self._asks)
         os.close(self._answers)
+
+
+def _make_pipe(path: Path) -> int:
+    """Open a pipe for reading and writing: opening does not block, and no end of file comes when the program ends."""
+    os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -18,9 +18,8 @@ from sia_runner.selection.scoring import Aggregate, score_with_interval
 from sia_runner.system import bundled_folder
 from sia_runner.tasks.collect import collect_submission, read_refusal
 from sia_runner.tasks.data import data_file_hashes, prepared_folder
-from sia_runner.tasks.near_duplicates import near_duplicate_groups
-from sia_runner.tasks.process import parse_answer, run_worker, start_next_worker
-from sia_runner.tasks.protocol import DatasetView, Fold, FoldPurpose, TaskError
+from sia_runner.tasks.process import run_worker, start_next_worker
+from sia_runner.tasks.protocol import DatasetView, Fold, FoldPurpose, Task, TaskError, ViewKeys
 from sia_runner.tasks.questions import QuestionTable, check_answers, load_questions
 from sia_runner.tasks.splits import SplitPlan, shuffled
 from sia_runner.tasks.verifiers.answers import auc
@@ -30,40 +29,33 @@ from sia_runner.tasks.worker import load_verifier
 
 # module -> what brings it; other modules are brought by their own name
 _EXTRAS = {"chess": "sia-runner[chess]", "triton": "sia-runner[trimul]", "torch": "sia-runner[trimul]"}
+_MAX_CELL = 2000  # characters of a question's field shown in failures
 
 
 def check_modules(task: str, modules: Sequence[str]) -> None:
     """Raise TaskError naming what to install. Modules are looked up, not imported, which takes no measurable time."""
     for module in modules:
-        if not _is_installed(module):
+        try:
+            installed = find_spec(module) is not None
+        except (ImportError, ValueError):  # a parent package is missing, or the name is no module's
+            installed = False
+        if not installed:
             requirement = _EXTRAS.get(module, module)
             raise TaskError(f"task {task}: its verifier needs the module {module}; pip install '{requirement}'")
 
 
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):  # a parent package is missing, or the name is no module's
-        return False
-
-
-_MAX_CELL = 2000  # characters of a question's field shown in failures
-
-
-class TableTask:
+class TableTask(Task):
     """A task whose questions are rows of CSV files, read when first used (see sia_runner.tasks.protocol.Task)."""
 
     has_test = True
+    entry = "target_agent.py"
 
     def __init__(self, spec: task_config.TableTaskConfig, split_seed: int, cache: Path) -> None:
         self._spec, self._seed, self._cache = spec, split_seed, cache
-        self.name = spec.name
-        self.metric = spec.metric.name
-        self.higher_is_better = spec.metric.higher_is_better
+        self.name, self.metric, self.higher_is_better = spec.name, spec.metric.name, spec.metric.higher_is_better
         self._home = Path(spec.dir).resolve() if spec.dir else bundled_folder("tasks") / (spec.folder or spec.name)
         self.folder = self._home  # where harnesses begin: a subclass may have them elsewhere
         self.reference = self.folder / "reference"
-        self.entry = "target_agent.py"
         self.executes = spec.runs_submission
         if not (self._home / "task.md").is_file():
             raise TaskError(f"task {spec.name}: no task.md in {self._home} (task.dir)")
@@ -96,12 +88,7 @@ class TableTask:
         return self._plan.splits
 
     def rounds(
-        self,
-        purpose: FoldPurpose,
-        *,
-        train_fraction: float = 1.0,
-        questions: int | None = None,
-        units: Sequence[str] = (),
+        self, purpose: FoldPurpose, train_fraction: float = 1, questions: int | None = None, units: Sequence[str] = ()
     ) -> list[Fold]:
         """Return the folds that `purpose` takes. Raises TaskError where rollouts earn no reward."""
         if purpose == "rollout":
@@ -111,22 +98,14 @@ class TableTask:
         return self._plan.rounds(purpose, train_fraction, questions)
 
     def dialogues(self) -> list[tuple[str, str]]:
-        """Return (prompt, answer) for each question of train, to warm a policy on.
-
-        Questions of rollout are left out: a policy must not know what it is rewarded for.
-        """
+        """Return (prompt, answer) for each question of train; of none of rollout, for which a policy is rewarded."""
         if self._spec.columns.answer_is_file:
             raise TaskError(f"task {self.name}: its answers are files, on which no policy can be warmed")
-        return [self._dialogue(unit) for unit in self._plan.splits["train"]]
-
-    def _dialogue(self, unit: str) -> tuple[str, str]:
-        units, dialogue = self._units, self._spec.warmup_format
-        if dialogue is None:
-            return "\n".join(units.fields[unit]), units.answers[unit]
-        row = dict(zip(units.columns, units.fields[unit], strict=True)) | {
-            self._spec.columns.answer: units.answers[unit]
-        }
-        return dialogue.prompt.format(**row), dialogue.answer.format(**row)
+        units, form, train = self._units, self._spec.warmup_format, self._plan.splits["train"]
+        if form is None:
+            return [("\n".join(units.fields[unit]), units.answers[unit]) for unit in train]
+        rows = [units.row(unit) | {self._spec.columns.answer: units.answers[unit]} for unit in train]
+        return [(form.prompt.format(**row), form.answer.format(**row)) for row in rows]
 
     def lay_out(self, fold: Fold, dest: Path, salt: str) -> DatasetView:
         """Write the view of one fold to `dest`, and start the next verifier process."""
@@ -139,51 +118,34 @@ class TableTask:
         collect_submission(work, dest, self._spec.submission, limits.submission_mb, limits.submission_files)
 
     def verify(
-        self,
-        submission: Path,
-        view_keys: Mapping[str, str],
-        unanswered: OutcomeKind,
-        sandbox_command: Sequence[str] = (),
+        self, submission: Path, keys: ViewKeys, unanswered: OutcomeKind, sandbox_command: Sequence[str] = ()
     ) -> list[Outcome]:
         """Return one outcome per question of the view, or verifier_error for all of them."""
-        request = self._request(submission, view_keys, sandbox_command)
-        rows, failure = parse_answer(run_worker(request, self._spec.limits.verify))
+        rows, failure = run_worker(self._request(submission, keys, sandbox_command), self._spec.limits.verify)
         if failure:
             note = f"(the verifier failed: {failure})"
-            return [Outcome(unit, OutcomeKind.VERIFIER_ERROR, 0.0, note) for unit in view_keys.values()]
-        outcomes = [Outcome(view_keys[name], OutcomeKind(kind), value, text) for name, kind, value, text in rows]
-        reason = read_refusal(submission)
-        if reason:
+            return [Outcome(unit, OutcomeKind.VERIFIER_ERROR, 0.0, note) for unit in keys.values()]
+        outcomes = [Outcome(keys[name], OutcomeKind(kind), value, text) for name, kind, value, text in rows]
+        if reason := read_refusal(submission):
             return [replace(o, kind=OutcomeKind.INVALID_FORMAT, prediction=f"({reason})") for o in outcomes]
         return [replace(o, kind=unanswered) if o.kind is OutcomeKind.NO_ANSWER else o for o in outcomes]
 
     @cached_property
-    def aggregate(self) -> Aggregate | None:
+    def aggregate(self) -> Aggregate | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The function from outcomes to the metric; None is the mean."""
         if self._spec.metric.verifier == "auc":
             return lambda outcomes: auc(outcomes, self._units.answers, self._choices[1])
-        measure = MEASURES.get(self._spec.metric.verifier)
-        if measure:
-            return measure.aggregate and measure.aggregate(self._units.answers)
         if self._spec.metric.is_code:
             return getattr(load_verifier(self._spec.metric.verifier, self._home / "verifier.py"), "aggregate", None)
-        return None
+        measure = MEASURES.get(self._spec.metric.verifier)
+        return measure and measure.aggregate and measure.aggregate(self._units.answers)
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
         """Aggregate outcomes, with a 95% interval."""
         return score_with_interval(outcomes, self.aggregate)
 
-    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
-        """Return None: the only grader is our own, and there is no leaderboard."""
-        del submission, view_keys, score
-        return None
-
     def failures(self, outcomes: Sequence[Outcome], limit: int) -> list[dict[str, Any]]:
-        """Return a seeded sample of outcomes of dev that were not fully correct.
-
-        Frequent and rare kinds and confusions each have their part. Questions that are not dev are left out, whatever
-        is passed.
-        """
+        """Return a seeded sample of dev's outcomes that were not fully correct, frequent and rare confusions alike."""
         dev = set(self._plan.splits["dev"])
         failed = {o.unit: o for o in outcomes if o.unit in dev and self._failed(o)}
         described = [self._failure(failed[unit]) for unit in shuffled(list(failed), self._seed)]
@@ -196,7 +158,7 @@ class TableTask:
         return abs(outcome.value - truth) > 0.5
 
     def _failure(self, outcome: Outcome) -> dict[str, Any]:
-        fields = zip(self._units.columns, self._units.fields[outcome.unit], strict=True)
+        fields = self._units.row(outcome.unit).items()
         return {
             "question": {name: cell if len(cell) <= _MAX_CELL else f"{cell[:_MAX_CELL]}…" for name, cell in fields},
             "prediction": outcome.prediction,
@@ -204,10 +166,10 @@ class TableTask:
             "kind": outcome.kind.value,
         }
 
-    def _request(self, submission: Path, keys: Mapping[str, str], sandbox_command: Sequence[str] = ()) -> bytes:
-        spec, questions = self._spec, {}
-        if spec.metric.is_code:
-            questions = self._questions(keys)
+    def _request(self, submission: Path, keys: ViewKeys, sandbox_command: Sequence[str] = ()) -> bytes:
+        spec, gold = self._spec, {name: self._units.answers[unit] for name, unit in keys.items()}
+        if spec.columns.answer_is_file:
+            gold = {name: str(self._source / path) for name, path in gold.items()}
         request = {
             "verifier": spec.metric.verifier,
             "module": str(self._home / "verifier.py"),
@@ -217,8 +179,8 @@ class TableTask:
             "file": spec.submission,
             "id": spec.columns.id,
             "columns": spec.answer_columns,
-            "gold": {name: self._gold(unit) for name, unit in keys.items()},
-            "questions": questions,
+            "gold": gold,
+            "questions": self._questions(keys) if spec.metric.is_code else {},
             "choices": self._choices,
             "tolerance": spec.metric.tolerance,
             "scale": self._scale,
@@ -230,23 +192,15 @@ class TableTask:
         }
         return json.dumps(request).encode()
 
-    def _gold(self, unit: str) -> str:
-        gold = self._units.answers[unit]
-        return str(self._source / gold) if self._spec.columns.answer_is_file else gold
-
-    def _questions(self, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
-        """Return id in the view -> the question's fields.
-
-        A file's field is its path on this machine; COLUMN.view is its path in the view.
-        """
+    def _questions(self, keys: ViewKeys) -> dict[str, dict[str, str]]:
+        """Return id in the view -> the question's fields; of a file its path here, and as COLUMN.view in the view."""
         by_id, columns = {}, self._spec.columns
         view_paths = paths_in_view(columns, self._units, keys, {})
         for name, unit in keys.items():
-            row = dict(zip(self._units.columns, self._units.fields[unit], strict=True))
+            by_id[name] = self._units.row(unit)
             for column, path in file_cells(columns, self._units, unit):
                 if column != columns.answer:
-                    row |= {column: str(self._source / path), f"{column}.view": view_paths[column, path]}
-            by_id[name] = row
+                    by_id[name] |= {column: str(self._source / path), f"{column}.view": view_paths[column, path]}
         return by_id
 
     @cached_property
@@ -277,9 +231,8 @@ class TableTask:
 
     @cached_property
     def _near_duplicates(self) -> list[list[str]]:
-        """The groups of near-duplicates among labelled questions, cached beside the prepared data.
+        """The groups of near-duplicates among labelled questions, cached beside the prepared data."""
+        from sia_runner.tasks.near_duplicates import near_duplicate_groups  # with numpy, and for rollouts only
 
-        They are needed for rollouts only.
-        """
         texts = {unit: self._units.content(unit) for unit in self._units.labelled}
         return near_duplicate_groups(texts, self._cache / "tasks" / self.name)

@@ -11,7 +11,6 @@ where the id is that of the first question that names it.
 import csv
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from sia_runner.config.task import TableColumns, TableTaskConfig
@@ -38,22 +37,14 @@ def check_files(columns: TableColumns, units: QuestionTable, source: Path) -> No
 def file_cells(columns: TableColumns, units: QuestionTable, unit: str) -> Iterator[tuple[str, str]]:
     """Yield (column, path) of the question's files, the answer's among them."""
     if columns.files:
-        row = dict(zip(units.columns, units.fields[unit], strict=True)) | {columns.answer: units.answers[unit]}
+        row = units.row(unit) | {columns.answer: units.answers[unit]}
         yield from ((column, row[column]) for column in columns.files)
-
-
-def answer_files(columns: TableColumns, units: QuestionTable, questions: Iterable[str]) -> set[str]:
-    """Return the files that are answers of these questions."""
-    return {units.answers[unit] for unit in questions} if columns.answer_is_file else set()
 
 
 def paths_in_view(
     columns: TableColumns, units: QuestionTable, questions: Mapping[str, str], train: Mapping[str, str]
 ) -> ViewPaths:
-    """Return (column, source path) -> path in the view.
-
-    `questions` and `train` map the id in the view to the question. Files of answers are included for `train` only.
-    """
+    """Return the paths in a view whose ids are `questions` and `train`; files of answers only where they are train."""
     view_paths: dict[tuple[str, str], str] = {}
     for keys, hidden in ((questions, columns.answer), (train, "")):
         for key in sorted(keys, key=lambda key: (len(key), key)):
@@ -66,19 +57,32 @@ def paths_in_view(
 def write_view(
     spec: TableTaskConfig, units: QuestionTable, source: Path, description: str, fold: Fold, dest: Path, salt: str
 ) -> DatasetView:
-    """Write the view of one fold to `dest`; return it with its id -> question mapping."""
+    """Write the view of one fold to `dest`. Raises TaskError where a file is the answer of train and of a question."""
+    columns = spec.columns
+    if columns.answer_is_file:
+        train_answers, asked_answers = ({units.answers[unit] for unit in part} for part in (fold.train, fold.questions))
+        if in_both := train_answers & asked_answers:
+            raise TaskError(
+                f"task {spec.name}: {min(in_both)} is the answer of a row of train and of a question at once"
+            )
     dest.mkdir(parents=True, exist_ok=True)
     questions = shuffled(fold.questions, salt)
-    names = (_group_names if spec.columns.grouped_ids else _row_numbers)(fold.train, questions, salt)
-    header = [spec.columns.id, *units.columns]
+    names = _names_in_view([*fold.train, *questions], salt, grouped=columns.grouped_ids)
+    header = [columns.id, *units.columns]
     keys = {names[unit]: unit for unit in questions}
-    view_paths = _copy_files(spec, units, source, fold, keys, {names[unit]: unit for unit in fold.train}, dest)
-    row = partial(_row, units, names, view_paths)
+    view_paths = paths_in_view(columns, units, keys, {names[unit]: unit for unit in fold.train})
+    for (_, path), name in view_paths.items():
+        _copy(source / path, dest / name)
+
+    def row(unit: str) -> list[str]:
+        fields = zip(units.columns, units.fields[unit], strict=True)
+        return [names[unit], *(view_paths.get(field, field[1]) for field in fields)]
+
     if fold.train:
-        answer = spec.columns.answer
-        rows = ([*row(unit), view_paths.get((answer, gold := units.answers[unit]), gold)] for unit in fold.train)
-        _write_csv(dest / "train.csv", [*header, answer], rows)
-    _write_csv(dest / "questions.csv", header, (row(unit) for unit in questions))
+        answers = ((unit, units.answers[unit]) for unit in fold.train)
+        rows = ([*row(unit), view_paths.get((columns.answer, answer), answer)] for unit, answer in answers)
+        write_csv(dest / "train.csv", [*header, columns.answer], rows)
+    write_csv(dest / "questions.csv", header, (row(unit) for unit in questions))
     if spec.questions_alias:
         _copy(dest / "questions.csv", dest / spec.questions_alias)
     for name, path in spec.data.extra.items():
@@ -88,47 +92,17 @@ def write_view(
     return DatasetView(dest, keys)
 
 
-def _row(units: QuestionTable, names: Mapping[str, str], view_paths: ViewPaths, unit: str) -> list[str]:
-    """Return id and fields as the harness sees them."""
-    fields = zip(units.columns, units.fields[unit], strict=True)
-    return [names[unit], *(view_paths.get(field, field[1]) for field in fields)]
-
-
-def _copy_files(
-    spec: TableTaskConfig,
-    units: QuestionTable,
-    source: Path,
-    fold: Fold,
-    questions: Mapping[str, str],
-    train: Mapping[str, str],
-    dest: Path,
-) -> ViewPaths:
-    """Copy the files that rows name; return (column, source path) -> path in the view.
-
-    Raises TaskError where a file is the answer of a training row and of a question at once.
-    """
-    columns = spec.columns
-    if in_both := answer_files(columns, units, fold.train) & answer_files(columns, units, fold.questions):
-        raise TaskError(f"task {spec.name}: {min(in_both)} is the answer of a row of train and of a question at once")
-    view_paths = paths_in_view(columns, units, questions, train)
-    for (_, path), name in view_paths.items():
-        _copy(source / path, dest / name)
-    return view_paths
-
-
-def _row_numbers(train: Sequence[str], questions: Sequence[str], salt: str) -> dict[str, str]:
-    del salt  # `questions` are shuffled by it
-    return {unit: str(number) for number, unit in enumerate([*train, *questions])}
-
-
-def _group_names(train: Sequence[str], questions: Sequence[str], salt: str) -> dict[str, str]:
-    units = [*train, *questions]
+def _names_in_view(units: Sequence[str], salt: str, *, grouped: bool) -> dict[str, str]:
+    """Return question -> id in the view, for `units` in the order of their numbers."""
+    if not grouped:
+        return {unit: str(number) for number, unit in enumerate(units)}
     groups = shuffled(sorted({group_of_id(unit) for unit in units}), salt)
     number = {group: f"{rank:04d}" for rank, group in enumerate(groups, start=1)}
     return {unit: f"{number[group_of_id(unit)]}_{unit.partition('_')[2]}" for unit in units}
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a read-only CSV file."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
@@ -145,9 +119,9 @@ def _copy(source: Path, dest: Path) -> None:
 
 def _contents(spec: TableTaskConfig, header: Sequence[str], fold: Fold) -> str:
     """Return the part of task.md that is generated for each view."""
-    lines = [f"- `questions.csv`: {len(fold.questions):,} questions to answer; columns {_ticked(header)}"]
+    lines = [f"- `questions.csv`: {len(fold.questions):,} questions to answer; columns {ticked(header)}"]
     if fold.train:
-        columns = _ticked([*header, spec.columns.answer])
+        columns = ticked([*header, spec.columns.answer])
         lines.insert(0, f"- `train.csv`: {len(fold.train):,} rows with their answers; columns {columns}")
     if spec.questions_alias:
         lines.append(f"- `{spec.questions_alias}`: the same file as `questions.csv`")
@@ -155,25 +129,21 @@ def _contents(spec: TableTaskConfig, header: Sequence[str], fold: Fold) -> str:
     for column in spec.columns.files:
         if fold.train or column != spec.columns.answer:
             lines.append(f"- `{column}/`: the files that the column `{column}` names, as paths in `--dataset_dir`")
-    heading = "## What to write into `--working_dir`"
-    return "\n".join(["## Files in `--dataset_dir`", "", *lines, "", heading, "", _submission_form(spec, fold), ""])
-
-
-def _submission_form(spec: TableTaskConfig, fold: Fold) -> str:
-    """Describe the submission: a table, or a file or folder that the task's own text describes."""
-    limits = spec.limits
     if spec.submission.endswith(".csv"):
-        answers = _ticked([spec.columns.id, *spec.answer_columns])
-        return (
-            f"`{spec.submission}`: a CSV file in UTF-8 with the columns {answers} and one row for each of the "
-            f"{len(fold.questions):,} questions, in any order. A question that is missing, or answered twice, earns "
-            "nothing."
+        answers = ticked([spec.columns.id, *spec.answer_columns])
+        form = (
+            f"a CSV file in UTF-8 with the columns {answers} and one row for each of the {len(fold.questions):,} "
+            "questions, in any order. A question that is missing, or answered twice, earns nothing."
         )
-    form = "one file"
-    if spec.submission.endswith("/"):
-        form = f"a folder with at most {limits.submission_files:,} files, links not among them"
-    return f"`{spec.submission}`: {form}, at most {limits.submission_mb:,} MiB in all; above stands what is in it."
+    else:  # the task's own text describes it
+        form = "one file"
+        if spec.submission.endswith("/"):
+            form = f"a folder with at most {spec.limits.submission_files:,} files, links not among them"
+        form += f", at most {spec.limits.submission_mb:,} MiB in all; above stands what is in it."
+    lines += ["", "## What to write into `--working_dir`", "", f"`{spec.submission}`: {form}", ""]
+    return "\n".join(["## Files in `--dataset_dir`", "", *lines])
 
 
-def _ticked(names: Sequence[str]) -> str:
+def ticked(names: Sequence[str]) -> str:
+    """Return the names as code in Markdown, with commas between."""
     return ", ".join(f"`{name}`" for name in names)

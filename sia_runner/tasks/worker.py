@@ -36,14 +36,14 @@ from sia_runner.tasks.verifiers.answers import (
 from sia_runner.tasks.verifiers.measures import MEASURES, Scale, measure_outcomes
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_cells
 
-MAX_FILE_BYTES = 256 << 20
+_MAX_FILE_BYTES = 256 << 20
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
 
-def limit_resources(seconds: int, memory_bytes: int | None = None) -> None:
+def _limit_resources(seconds: int, memory_bytes: int | None = None) -> None:
     """Limit CPU time in seconds, file size and, unless None, address space in bytes; forbid core dumps."""
-    bounds = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: MAX_FILE_BYTES, resource.RLIMIT_CORE: 0}
+    bounds = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: _MAX_FILE_BYTES, resource.RLIMIT_CORE: 0}
     if memory_bytes is not None:
         bounds[resource.RLIMIT_AS] = memory_bytes
     for kind, bound in bounds.items():
@@ -53,15 +53,12 @@ def limit_resources(seconds: int, memory_bytes: int | None = None) -> None:
 
 
 def limit_program(seconds: int) -> None:
-    """Limit a program of the task before it starts; the kernel kills it when the thread that waits for it ends.
-
-    Its memory is not limited: an evaluator may load a GPU library.
-    """
-    limit_resources(seconds)
+    """Limit a program of the task, except its memory (it may load a GPU library); it dies with its waiting thread."""
+    _limit_resources(seconds)
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """End this process when its parent process has gone.
 
     PDEATHSIG does not serve here: it follows the thread that started us, which may end long before the runner does.
@@ -103,11 +100,11 @@ class Verifier(Protocol):
 
 def main() -> None:
     """Verify the request on stdin, and write the answer to the original stdout."""
-    end_with_parent()
+    _end_with_parent()
     answer = os.dup(1)
     os.dup2(2, 1)  # what a verifier prints must not mix with the answer
     request = json.load(sys.stdin.buffer)
-    limit_resources(request["cpu_seconds"], request["memory"])
+    _limit_resources(request["cpu_seconds"], request["memory"])
     try:
         rows = [[o.unit, o.kind.value, o.value, o.prediction] for o in verify(request)]
         result: dict[str, Any] = {"outcomes": rows}
@@ -123,28 +120,21 @@ def verify(request: Mapping[str, Any]) -> list[Outcome]:
     """Return one outcome per id of request["gold"]."""
     gold: dict[str, str] = request["gold"]
     if request["verifier"] == "python" or "." in request["verifier"]:
-        return _run_own_verifier(request, gold)
-    path = Path(request["submission"]) / request["file"]
+        return _run_own_verifier(request)
+    path, limits = Path(request["submission"]) / request["file"], (request["most_rows"], request["most_bytes"])
     try:
-        answers, spoiled = read_cells(
-            path, request["id"], request["columns"], gold, request["most_rows"], request["most_bytes"]
-        )
+        return _judge_cells(request, *read_cells(path, request["id"], request["columns"], gold, *limits))
     except FileNotFoundError:
-        return _outcomes_of(request, {}, set(), gold)
+        return _judge_cells(request, {}, set())
     except UnreadableError as error:
         note = f"({request['file']}: {error})"
-        return [
-            replace(outcome, kind=OutcomeKind.INVALID_FORMAT, prediction=note)
-            for outcome in _outcomes_of(request, {}, set(), gold)
-        ]
-    return _outcomes_of(request, answers, spoiled, gold)
+        outcomes = _judge_cells(request, {}, set())
+        return [replace(outcome, kind=OutcomeKind.INVALID_FORMAT, prediction=note) for outcome in outcomes]
 
 
-def _outcomes_of(
-    request: Mapping[str, Any], cells: dict[str, tuple[str, ...]], spoiled: set[str], gold: dict[str, str]
-) -> list[Outcome]:
-    measure = MEASURES.get(request["verifier"])
-    if measure:
+def _judge_cells(request: Mapping[str, Any], cells: dict[str, tuple[str, ...]], spoiled: set[str]) -> list[Outcome]:
+    gold: dict[str, str] = request["gold"]
+    if measure := MEASURES.get(request["verifier"]):
         return measure_outcomes(measure, cells, spoiled, gold, Scale(**request["scale"]))
     answers = {unit: answer for unit, (answer,) in cells.items()}
     if request["verifier"] == "auc":
@@ -159,10 +149,7 @@ def _outcomes_of(
 
 
 def load_verifier(name: str, path: Path) -> Any:
-    """Return a `Verifier`: an instance of the class ``module.Class``, or with the name `python` the module at `path`.
-
-    Raises ComponentError for a class that cannot be used.
-    """
+    """Return an instance of the class ``module.Class``, or for `python` the module at `path`. Raises ComponentError."""
     if name == "python":
         return load_module(path)
     from sia_runner.config.base import new_component  # with pydantic, which most verifiers do without
@@ -181,11 +168,9 @@ def load_module(path: Path) -> ModuleType:
     return module
 
 
-def _run_own_verifier(request: Mapping[str, Any], gold: dict[str, str]) -> list[Outcome]:
-    """Call the task's own verifier and check its outcomes.
-
-    Questions and sandbox are given where it takes a third and a fourth argument (see `Verifier`).
-    """
+def _run_own_verifier(request: Mapping[str, Any]) -> list[Outcome]:
+    """Call the task's own verifier with as many arguments as it takes (see `Verifier`), and check its outcomes."""
+    gold: dict[str, str] = request["gold"]
     sys.path += request["path"]
     verify_all = load_verifier(request["verifier"], Path(request["module"])).verify
     arguments: list[Any] = [Path(request["submission"]), dict(gold)]
@@ -197,14 +182,11 @@ def _run_own_verifier(request: Mapping[str, Any], gold: dict[str, str]) -> list[
             raise BadVerifierError("verify() gave an outcome for an unknown id, or two for one id")
         if not math.isfinite(outcome.value):
             raise BadVerifierError("verify() gave a value that is no finite number")
-        by_question[outcome.unit] = _sanitised(outcome)
+        kind = OutcomeKind(outcome.kind)
+        text = outcome.prediction[:300]
+        if kind in INFRASTRUCTURE_KINDS:  # no answer: a task's own code may write gold answers into it
+            text = "(verifier.py could not judge it)"
+        by_question[outcome.unit] = replace(outcome, kind=kind, prediction=text)
     if len(by_question) < len(gold) and not request["higher_is_better"]:
         raise BadVerifierError("verify() must give an outcome for every id where lower is better: 0 would be the best")
     return [by_question.get(unit) or Outcome(unit, OutcomeKind.NO_ANSWER, 0.0) for unit in gold]
-
-
-def _sanitised(outcome: Outcome) -> Outcome:
-    """Cut an outcome's text. Where it is no answer, replace it: a task's own code may write gold answers into it."""
-    kind = OutcomeKind(outcome.kind)
-    text = "(verifier.py could not judge it)" if kind in INFRASTRUCTURE_KINDS else outcome.prediction[:300]
-    return replace(outcome, kind=kind, prediction=text)

@@ -135,6 +135,6 @@ def test_a_policy_is_warmed_on_train_alone(tmp_path):
 
 
 def test_other_purposes_compare_no_texts(tmp_path, monkeypatch):
-    monkeypatch.setattr("sia_runner.tasks.table.near_duplicate_groups", lambda *_: pytest.fail("compared"))
+    monkeypatch.setattr("sia_runner.tasks.near_duplicates.near_duplicate_groups", lambda *_: pytest.fail("compared"))
     task = small_task(tmp_path)
     assert [len(task.rounds(purpose)) for purpose in ("gate", "trial", "select", "test")] == [1, 1, 1, 1]

@@ -16,9 +16,8 @@ def main() -> None:
     from mlebench.utils import load_answers, read_csv  # type: ignore[import-not-found]
 
     definition = registry.set_data_dir(Path(data_dir)).get_competition(competition)
-    score = definition.grader(
-        read_csv(submission), load_answers(definition.answers)
-    )  # None: it takes the submission for invalid
+    # None: it takes the submission for invalid
+    score = definition.grader(read_csv(submission), load_answers(definition.answers))
     print(json.dumps({"score": None if score is None else float(score)}))
 
 

@@ -26,39 +26,25 @@ from sia_runner.records import Json, Score
 from sia_runner.system import bundled_folder
 from sia_runner.tasks.data import prepared_folder
 from sia_runner.tasks.process import run_program
-from sia_runner.tasks.protocol import DatasetView, Fold, TaskError
+from sia_runner.tasks.protocol import DatasetView, Fold, TaskError, ViewKeys
 from sia_runner.tasks.table import TableTask
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_cells
+from sia_runner.tasks.views import write_csv
 
 _INSTALL_HINT = "pip install git+https://github.com/openai/mle-bench (it is not on the package index)"
 _CREDENTIALS = (
     "Kaggle's credentials (KAGGLE_USERNAME and KAGGLE_KEY, or ~/.kaggle/kaggle.json), its rules accepted there"
 )
 _PREPARE_SECONDS = 6 * 3600  # some competitions are hundreds of gigabytes
+_MEDALS = ("gold", "silver", "bronze")
+_SAMPLE = "sample_submission.csv"
+_OPTIONS = ("verifier", "answer", "train", "sample", "answers", "train_files", "test_files")  # of convert.py
 
 
-def mlebench_data_dir(prepared: str | None) -> Path:
-    """Return `task.prepared`, or the folder where mlebench keeps its data."""
-    if prepared:
-        return Path(prepared).expanduser().resolve()
-    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(caches) / "mle-bench" / "data"
-
-
-def candidate_folders(folder: Path, competition: str) -> list[Path]:
-    """Return the folders that may hold public/ and private/: of mlebench, and of a sia-agent task made of it."""
-    return [
-        folder / competition / "prepared",
-        folder / competition / "data",
-        folder / "prepared",
-        folder / "data",
-        folder,
-    ]
-
-
-def find_prepared(folder: Path, competition: str) -> Path | None:
-    """Return the folder with public/ and private/; None where the competition is not prepared."""
-    candidates = candidate_folders(folder, competition)
+def _find_prepared(folder: Path, competition: str) -> Path | None:
+    """Return the folder with public/ and private/, of mlebench or of a sia-agent task made of it; None for neither."""
+    names = (f"{competition}/prepared", f"{competition}/data", "prepared", "data", ".")
+    candidates = (folder / name for name in names)
     return next((path for path in candidates if (path / "public").is_dir() and (path / "private").is_dir()), None)
 
 
@@ -72,16 +58,7 @@ def mlebench_package() -> Path | None:
     return Path(folders[0]) if folders else None
 
 
-def not_prepared_error(folder: Path, competition: str) -> TaskError:
-    """Return the error for a competition that is not prepared and cannot be."""
-    return TaskError(
-        f"task.competition={competition}: no {competition}/prepared/public and private in {folder} (task.prepared); "
-        f"make it with `mlebench prepare -c {competition} --data-dir {folder}`, "
-        f"which takes {_CREDENTIALS}; {_INSTALL_HINT}"
-    )
-
-
-def fetch_competition(folder: Path, competition: str) -> None:
+def _fetch_competition(folder: Path, competition: str) -> None:
     """Let the installed package download and prepare a competition, with the user's environment. Raises TaskError."""
     command = [sys.executable, "-c", "from mlebench.cli import main; main()", "prepare", "-c", competition]
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,15 +79,12 @@ def fetch_competition(folder: Path, competition: str) -> None:
         raise TaskError(f"mlebench prepare -c {competition} failed: {problem}; it takes {_CREDENTIALS}")
 
 
-AnswerCells = tuple[str, ...]
-
-
-class GraderFailedError(Exception):
+class _GraderFailedError(Exception):
     """The grader of mlebench could not be run; the message says why in a few words."""
 
 
-def grade_submission(package: Path, competition: str, prepared: Path, submission: Path, seconds: float) -> float | None:
-    """Return the score; None where the grader takes the submission for invalid. Raises GraderFailedError."""
+def _grade(package: Path, competition: str, prepared: Path, submission: Path, seconds: float) -> float | None:
+    """Return the score; None where mlebench's grader takes the submission for invalid. Raises _GraderFailedError."""
     program = Path(__file__).with_name("grader.py")
     with tempfile.TemporaryDirectory(prefix="sia-mlebench-") as temporary:
         folder = Path(temporary) / "data" / competition
@@ -119,20 +93,16 @@ def grade_submission(package: Path, competition: str, prepared: Path, submission
         arguments = [str(package.parent), competition, str(folder.parent), str(submission)]
         result = run_program([sys.executable, "-I", str(program), *arguments], seconds, Path(temporary))
     if result.exit_code is None:
-        raise GraderFailedError(f"no answer within {seconds:g} s")
+        raise _GraderFailedError(f"no answer within {seconds:g} s")
     if result.exit_code:
-        raise GraderFailedError(result.errors.strip().rpartition("\n")[2][:200])
+        raise _GraderFailedError(result.errors.strip().rpartition("\n")[2][:200])
     return json.loads(result.output.decode().strip().rpartition("\n")[2])["score"]
 
 
-def write_submission(
-    sample: Path, competition: Competition, columns: Sequence[str], answers: Mapping[str, AnswerCells], dest: Path
+def _write_submission(
+    sample: Path, id_column: str | None, columns: Sequence[str], answers: Mapping[str, tuple[str, ...]], dest: Path
 ) -> None:
-    """Write the harness's answers in the competition's own form, to `dest`.
-
-    The rows are those of the sample submission with the answers put in, unanswered ones left out. `answers` are by the
-    test file's ids, or by row numbers where it has none.
-    """
+    """Write the sample submission with the answers put in, by id or else row number, and unanswered rows left out."""
     with (
         sample.open(encoding="utf-8-sig", newline="") as source,
         dest.open("w", encoding="utf-8", newline="") as target,
@@ -141,12 +111,9 @@ def write_submission(
         writer = csv.DictWriter(target, rows.fieldnames or [])
         writer.writeheader()
         for number, row in enumerate(rows):
-            cells = answers.get(row[competition.id] if competition.id else str(number))
+            cells = answers.get(row[id_column] if id_column else str(number))
             if cells is not None:
                 writer.writerow(row | dict(zip(columns, cells, strict=True)))
-
-
-MEDALS = ("gold", "silver", "bronze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,26 +130,21 @@ class Leaderboard:
     @property
     def thresholds(self) -> dict[str, float]:
         """The scores that win each medal, and the median score."""
-        n = len(self.scores)
-        return {
-            **{medal: self.scores[rank - 1] for medal, rank in zip(MEDALS, _medal_ranks(n), strict=True)},
-            "median": median(self.scores),
-        }
+        ranks = zip(_MEDALS, _medal_ranks(len(self.scores)), strict=True)
+        return {medal: self.scores[rank - 1] for medal, rank in ranks} | {"median": median(self.scores)}
 
     def standing(self, score: float) -> dict[str, object]:
         """Return the best medal whose threshold the score reaches, and whether it is above the median."""
-        sign = -1 if self.lower_is_better else 1
-        reached = [medal for medal in MEDALS if sign * score >= sign * self.thresholds[medal]]
+        sign, thresholds = (-1 if self.lower_is_better else 1), self.thresholds
         return {
-            "medal": reached[0] if reached else None,
-            "above_median": sign * score > sign * self.thresholds["median"],
-            "thresholds": self.thresholds,
+            "medal": next((medal for medal in _MEDALS if sign * score >= sign * thresholds[medal]), None),
+            "above_median": sign * score > sign * thresholds["median"],
+            "thresholds": thresholds,
             "teams": len(self.scores),
         }
 
 
 def _medal_ranks(teams: int) -> tuple[int, int, int]:
-    """Return the last ranks that win gold, silver and bronze."""
     tenth, fifth, two_fifths = (max(1, int(teams * share)) for share in (0.1, 0.2, 0.4))
     if teams < 100:
         return tenth, fifth, two_fifths
@@ -201,35 +163,31 @@ def read_leaderboard(candidates: Sequence[Path]) -> Leaderboard | None:
     for path in candidates:
         if path.is_file():
             with path.open(encoding="utf-8-sig", newline="") as stream:
-                rows = csv.DictReader(stream)
-                if "score" in (rows.fieldnames or []):
-                    scores = [float(row["score"]) for row in rows if row["score"]]
-                    if scores:
-                        return Leaderboard(scores)
+                if scores := [float(row["score"]) for row in csv.DictReader(stream) if row.get("score")]:
+                    return Leaderboard(scores)
     return None
-
-
-SAMPLE = "sample_submission.csv"
-_OPTIONS = ("verifier", "answer", "train", "sample", "answers", "train_files", "test_files")  # of convert.py
 
 
 class Mlebench(TableTask):
     """A competition of MLE-bench (see sia_runner.tasks.protocol.Task)."""
 
     def __init__(self, spec: task_config.MlebenchTaskConfig, split_seed: int, cache: Path) -> None:
-        self._mlebench, self._data_dir = spec, mlebench_data_dir(spec.prepared)
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")  # mlebench keeps its data there
+        self._data_dir = Path(spec.prepared).expanduser().resolve() if spec.prepared else caches / "mle-bench" / "data"
+        self._mlebench = spec
         self._competition = competition_named(spec.competition)
         self._configure(split_seed, cache)
 
     def _configure(self, split_seed: int, cache: Path) -> None:
-        """Set the paths and classes of the competition.
-
-        They are known once it is prepared, which the installed package may do later.
-        """
+        """Set the paths and classes of the competition, which are known once it is prepared."""
         spec = self._mlebench
-        prepared = find_prepared(self._data_dir, spec.competition)
+        prepared = _find_prepared(self._data_dir, spec.competition)
         if prepared is None and mlebench_package() is None:
-            raise not_prepared_error(self._data_dir, spec.competition)
+            raise TaskError(
+                f"task.competition={spec.competition}: no {spec.competition}/prepared/public and private in "
+                f"{self._data_dir} (task.prepared); make it with `mlebench prepare -c {spec.competition} --data-dir "
+                f"{self._data_dir}`, which takes {_CREDENTIALS}; {_INSTALL_HINT}"
+            )
         self._prepared = prepared or self._data_dir / spec.competition / "prepared"
         super().__init__(_table_spec(spec, self._competition, self._prepared), split_seed, cache)
         self.folder = bundled_folder("tasks") / self._competition.folder
@@ -238,9 +196,9 @@ class Mlebench(TableTask):
     def prepare(self, say: Callable[[str], None]) -> None:
         """Have mlebench prepare the competition where it is missing, then prepare the table's data."""
         competition = self._mlebench.competition
-        if find_prepared(self._data_dir, competition) is None:
+        if _find_prepared(self._data_dir, competition) is None:
             say(f"task {self.name}: mlebench downloads and prepares {competition} in {self._data_dir}")
-            fetch_competition(self._data_dir, competition)
+            _fetch_competition(self._data_dir, competition)
             self._configure(self._seed, self._cache)
         super().prepare(say)
 
@@ -258,65 +216,54 @@ class Mlebench(TableTask):
         """Write the table's view, and a sample submission for its questions."""
         view = super().lay_out(fold, dest, salt)
         facts = json.loads((self._source / "competition.json").read_text(encoding="utf-8"))
-        with (dest / SAMPLE).open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow([facts["id"], *facts["sample"]])
-            writer.writerows([name, *facts["sample"].values()] for name in view.keys)
-        (dest / SAMPLE).chmod(0o444)
+        rows = ([name, *facts["sample"].values()] for name in view.keys)
+        write_csv(dest / _SAMPLE, [facts["id"], *facts["sample"]], rows)
         return view
 
-    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Json:
-        """Return the official score of a test submission, rounded as mlebench rounds, and its medal.
-
-        There is no medal where there is no leaderboard.
-        """
-        package, graded, note = mlebench_package(), round(score.value, 5), ""
-        grader = "sia_runner"
+    def standing(self, submission: Path, keys: ViewKeys, score: Score) -> Json:
+        """Return the official score of a test submission, rounded as mlebench rounds, and its medal if any."""
+        package, graded, grader, note = mlebench_package(), round(score.value, 5), "sia_runner", ""
         if package:
             try:
-                graded, grader = self._official(package, submission, view_keys), "mlebench"
-            except GraderFailedError as error:
+                graded, grader = self._official(package, submission, keys), "mlebench"
+            except _GraderFailedError as error:
                 note = f"mlebench's grader failed ({error})"
         result: Json = {"graded_by": grader, "score": graded, "note": note}
         if graded is None:
             return result | {"note": "mlebench's grader takes the submission for invalid: no score, no medal"}
-        return result | self._on_leaderboard(package, graded)
+        folders = [package / "competitions" / self._mlebench.competition] if package else []
+        board = read_leaderboard([f / "leaderboard.csv" for f in (*folders, self._prepared, self._prepared.parent)])
+        return result | (board.standing(graded) if board else {})
 
-    def _on_leaderboard(self, package: Path | None, score: float) -> Json:
-        competition = self._mlebench.competition
-        own = [package / "competitions" / competition / "leaderboard.csv"] if package else []
-        beside = [folder / "leaderboard.csv" for folder in (self._prepared, self._prepared.parent)]
-        board = read_leaderboard([*own, *beside])
-        return board.standing(score) if board else {}
-
-    def _official(self, package: Path, submission: Path, view_keys: Mapping[str, str]) -> float | None:
-        spec, competition_spec = self._spec, self._competition
-        limits = (20 * len(view_keys) + 10_000, spec.limits.submission_mb << 20)
+    def _official(self, package: Path, submission: Path, keys: ViewKeys) -> float | None:
+        """Return the score of mlebench's grader; None for an invalid submission. Raises _GraderFailedError."""
+        spec = self._spec
+        path, limits = submission / spec.submission, (20 * len(keys) + 10_000, spec.limits.submission_mb << 20)
         try:
-            cells, _ = read_cells(
-                submission / spec.submission, spec.columns.id, spec.answer_columns, view_keys, *limits
-            )
+            cells, _ = read_cells(path, spec.columns.id, spec.answer_columns, keys, *limits)
         except (FileNotFoundError, UnreadableError):
             return None
-        answers = {view_keys[name].removeprefix("test:"): answer for name, answer in cells.items()}
+        answers = {keys[name].removeprefix("test:"): answer for name, answer in cells.items()}
         with tempfile.TemporaryDirectory(prefix="sia-submission-") as temporary:
             path = Path(temporary) / "submission.csv"
-            sample = self._prepared / "public" / competition_spec.sample
-            write_submission(sample, competition_spec, spec.answer_columns, answers, path)
-            competition = self._mlebench.competition
-            return grade_submission(package, competition, self._prepared, path, spec.limits.verify)
+            sample = self._prepared / "public" / self._competition.sample
+            _write_submission(sample, self._competition.id, spec.answer_columns, answers, path)
+            return _grade(package, self._mlebench.competition, self._prepared, path, spec.limits.verify)
 
 
 def _table_spec(
     spec: task_config.MlebenchTaskConfig, competition: Competition, prepared: Path
 ) -> task_config.TableTaskConfig:
-    """Return the competition as a table task, with data made by tasks/mlebench/convert.py."""
     options = {name: getattr(competition, name) for name in _OPTIONS}
     options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.max_rows}
     stratify = False if competition.verifier == "rmse" else spec.splits.stratify
     classes = list(competition.choices) or None
-    if competition.verifier == "log_loss" and not classes:
-        classes = _sample_classes(prepared / "public" / competition.sample)
+    if competition.verifier == "log_loss" and not classes:  # the columns of the sample submission, except the id
+        try:
+            with (prepared / "public" / competition.sample).open(encoding="utf-8-sig", newline="") as stream:
+                classes = next(csv.reader(stream), [])[1:]
+        except OSError:
+            classes = ["not", "known before it is prepared"]
     return task_config.TableTaskConfig(
         name=f"{spec.name}_{spec.competition}",
         _target_="sia_runner.tasks.table.TableTask",
@@ -341,18 +288,5 @@ def _table_spec(
         questions_alias="test.csv",
         metric=spec.metric.model_copy(update={"choices": classes}),
         splits=spec.splits.model_copy(update={"stratify": stratify}),
-        gate=spec.gate,
-        limits=spec.limits,
-        needs_model=spec.needs_model,
-        published=spec.published,
-        tiny=spec.tiny,
+        **{name: getattr(spec, name) for name in ("gate", "limits", "needs_model", "published", "tiny")},
     )
-
-
-def _sample_classes(sample: Path) -> list[str]:
-    """Return the columns of the sample submission except its first, the id."""
-    try:
-        with sample.open(encoding="utf-8-sig", newline="") as stream:
-            return next(csv.reader(stream), [])[1:]
-    except OSError:
-        return ["not", "known before it is prepared"]

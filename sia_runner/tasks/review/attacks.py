@@ -1,7 +1,6 @@
 """Submissions that should earn nothing, or no more than a constant, and submissions that no honest harness writes.
 
-The verifier must give an outcome for each question, in time, every time. A verifier that fails makes a candidate
-unscored instead of wrong, which a harness that expects a bad score may prefer.
+A verifier that fails makes a candidate unscored instead of wrong, which a harness that expects a bad score may prefer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,120 +22,100 @@ _MAX_CHOICES = 50  # different answers given to every question
 class ScoringAttacks:
     """Attacks on the verifier by tables that answer nothing honestly.
 
-    `gold`: rows that answer all questions right. `honest` and `constant` are the scores of these, for comparison.
+    `honest` and `constant` are the scores of the gold answers and of the best constant `answer`, for comparison.
     """
 
     def __init__(self, subject: TaskUnderReview, honest: float) -> None:
         self._subject, self.honest = subject, honest
-        self.gold: list[AnswerRow] = list(subject.gold.items())
-        self.half = self.gold[: len(self.gold) // 2]
+        self._gold: list[AnswerRow] = list(subject.gold.items())
+        self.half = self._gold[: len(self._gold) // 2]
         self._values: dict[tuple[AnswerRow, ...], float | None] = {}
-        values = {
-            answer: self._value([(name, answer) for name in subject.gold])
-            for answer in dict.fromkeys(subject.constants)
-        }
-        scores = {answer: value for answer, value in values.items() if value is not None}
+        answers = dict.fromkeys(subject.constants)
+        values = [(value, answer) for answer in answers if (value := self._value_of_each(answer)) is not None]
         best = max if subject.task.higher_is_better else min
-        self.constant, self.answer = best((value, answer) for answer, value in scores.items()) if scores else (0.0, "")
+        self.constant, self.answer = best(values, default=(0.0, ""))
 
     def findings(self, note: AddNote) -> Iterator[TaskFinding]:
         """Try every attack."""
-        yield from self.constant_wins(note)
-        yield from self.nothing()
-        yield from self.denominator()
-        yield from self.duplicates()
-        yield from self.unknown_ids()
-        yield from self.own_scores()
-        yield from self.samples()
-
-    def constant_wins(self, note: AddNote) -> Iterator[TaskFinding]:
-        """Give one and the same answer to every question."""
-        note(f"{self.answer[:40]!r} to every question scores {self.constant:.3f}, the gold answers {self.honest:.3f}")
+        scores = f"{self.answer[:40]!r} to every question scores {self.constant:.3f}"
+        note(f"{scores}, the gold answers {self.honest:.3f}")
         if self._subject.task.higher_is_better and self.constant >= 0.9:
-            problem = f"{self.answer[:40]!r} to every question scores {self.constant:.3f}"
-            yield self._found(
-                "constant", problem, "balance the questions, or take a metric that a constant does not win"
+            yield self._finding(
+                "constant", scores, "balance the questions, or take a metric that a constant does not win"
             )
+        yield from self._nothing()
+        yield from self._denominator()
+        yield from self._duplicates()
+        yield from self._unknown_ids()
+        yield from self._own_scores()
+        yield from self._samples()
 
-    def nothing(self) -> Iterator[TaskFinding]:
+    def _nothing(self) -> Iterator[TaskFinding]:
         """Submit no file, no rows, no answers, and texts that look like a number without being one."""
-        gold = {answer.strip().casefold() for _, answer in self.gold}
+        gold = {answer.strip().casefold() for _, answer in self._gold}
         empty = [text for text in _EMPTY_ANSWERS if text.casefold() not in gold]
-        mixed = [(name, empty[n % len(empty)]) for n, (name, _) in enumerate(self.gold)]
-        tried = {"no row at all": self._value([]), "no file at all": self._file_value(None)}
+        mixed = [(name, empty[n % len(empty)]) for n, (name, _) in enumerate(self._gold)]
+        no_file = self._subject.verify(self._subject.submit_bytes(None)).value
+        tried = {"no row at all": self._value([]), "no file at all": no_file}
         if (all_at_once := self._value(mixed)) is not None and self._earns(all_at_once):
-            tried |= {
-                f"{text!r} as every answer": self._value([(name, text) for name, _ in self.gold]) for text in empty
-            }
+            tried |= {f"{text!r} as every answer": self._value_of_each(text) for text in empty}
         for what, value in tried.items():
             if value is not None and self._earns(value):
                 fix = "give an answer that is none the worst value there is"
-                yield self._found("empty-earns", f"{what} scores {value:.3f}", fix)
+                yield self._finding("empty-earns", f"{what} scores {value:.3f}", fix)
 
     def _earns(self, value: float) -> bool:
-        """Return True when the score is more than nothing.
-
-        Where lower is better there is no nothing: then True when it is as good as answering.
-        """
+        """Return True when the score is more than nothing; where lower is better, when it is as good as answering."""
         if self._subject.task.higher_is_better:
-            return value > max(0.0, self._value([(name, NONSENSE) for name, _ in self.gold]) or 0.0) + 1e-9
+            return value > max(0.0, self._value_of_each(NONSENSE) or 0.0) + 1e-9
         return self._subject.better(value, self.constant)
 
-    def denominator(self) -> Iterator[TaskFinding]:
-        """Answer one question right and no other."""
-        value = self._value(self.gold[:1])
-        if value is not None and len(self.gold) > 3 and not self._below(value):
-            problem = f"one right answer and nothing else scores {value:.3f} on {len(self.gold)} questions"
-            yield self._found("denominator", problem, "divide by the questions asked, not by the answers given")
+    def _denominator(self) -> Iterator[TaskFinding]:
+        """Answer one question right and no other, which must score clearly worse than all answers right."""
+        value = self._value(self._gold[:1])
+        if value is None or len(self._gold) <= 3:
+            return
+        higher_is_better = self._subject.task.higher_is_better
+        if value > self.honest * 0.75 if higher_is_better else not self._subject.better(self.honest, value):
+            problem = f"one right answer and nothing else scores {value:.3f} on {len(self._gold)} questions"
+            yield self._finding("denominator", problem, "divide by the questions asked, not by the answers given")
 
-    def _below(self, value: float) -> bool:
-        """Return True when the score is clearly worse than that of all answers right."""
-        if self._subject.task.higher_is_better:
-            return value <= self.honest * 0.75
-        return self._subject.better(self.honest, value)
-
-    def duplicates(self) -> Iterator[TaskFinding]:
-        """Answer questions more than once."""
+    def _duplicates(self) -> Iterator[TaskFinding]:
         fix = "let an id that is answered twice earn nothing"
-        half, single_right = self._value(self.half), self._value(self.gold[:1])
-        doubled, repeated = self._value(self.half * 2), self._value(self.gold[:1] * (5 * len(self.gold)))
-        for name, value, once in (
-            ("half of the rows twice", doubled, half),
-            ("one right row again and again", repeated, single_right),
+        for name, rows, times in (
+            ("half of the rows twice", self.half, 2),
+            ("one right row again and again", self._gold[:1], 5 * len(self._gold)),
         ):
+            once, value = self._value(rows), self._value(rows * times)
             if value is not None and once is not None and self._subject.better(value, once):
-                yield self._found("duplicates", f"{name} scores {value:.3f}, each once {once:.3f}", fix)
-        answers = sorted({answer for _, answer in self.gold})[:_MAX_CHOICES]
-        everything = self._value([(name, answer) for name, _ in self.gold for answer in answers])
+                yield self._finding("duplicates", f"{name} scores {value:.3f}, each once {once:.3f}", fix)
+        answers = sorted({answer for _, answer in self._gold})[:_MAX_CHOICES]
+        everything = self._value([(name, answer) for name, _ in self._gold for answer in answers])
         between = (self.constant + self.honest) / 2
         if len(answers) > 1 and everything is not None and self._subject.better(everything, between):
             problem = f"every possible answer to every question scores {everything:.3f}"
-            yield self._found("duplicates", problem, fix)
+            yield self._finding("duplicates", problem, fix)
 
-    def unknown_ids(self) -> Iterator[TaskFinding]:
-        """Add rows with unknown ids."""
+    def _unknown_ids(self) -> Iterator[TaskFinding]:
         half = self._value(self.half)
-        answers = [answer for _, answer in self.gold]
-        extra = self._value([*self.half, *((f"no such id {n}", answer) for n, answer in enumerate(answers))])
+        unknown = [(f"no such id {n}", answer) for n, (_, answer) in enumerate(self._gold)]
+        extra = self._value([*self.half, *unknown])
         if half is not None and extra is not None and abs(extra - half) > 1e-9:
             problem = f"rows of unknown ids change a score from {half:.3f} to {extra:.3f}"
-            yield self._found("unknown-ids", problem, "look at the ids that are asked, and at no others")
+            yield self._finding("unknown-ids", problem, "look at the ids that are asked, and at no others")
 
-    def own_scores(self) -> Iterator[TaskFinding]:
-        """Submit nonsense beside files that claim a score.
-
-        Such files of a harness are copied beside its submission, for people.
-        """
+    def _own_scores(self) -> Iterator[TaskFinding]:
+        """Submit nonsense beside files that claim a score; such files are copied with a submission, for people."""
         claim = '{"score": 1.0, "accuracy": 1.0, "correct": true, "value": 1.0}'
-        rows = [(name, NONSENSE) for name, _ in self.gold]
+        rows = [(name, NONSENSE) for name, _ in self._gold]
         names = ("agent_execution.json", "results.json", "scores.json")
         with_claim = self._subject.verify(self._subject.submit(rows, others=dict.fromkeys(names, claim))).value
         without = self._value(rows)
         if with_claim is not None and without is not None and self._subject.better(with_claim, without):
             problem = f"a harness that writes its own scores earns {with_claim:.3f} with nonsense"
-            yield self._found("trusts-harness", problem, "read the submission file alone")
+            yield self._finding("trusts-harness", problem, "read the submission file alone")
 
-    def samples(self) -> Iterator[TaskFinding]:
+    def _samples(self) -> Iterator[TaskFinding]:
         """Submit extra files that look like a submission, as they are or with the ids of the view."""
         columns, extra = self._subject.spec.columns, self._subject.spec.data.extra
         for name in (name for name in extra if name.endswith(".csv")):
@@ -144,15 +123,13 @@ class ScoringAttacks:
             if not rows or columns.answer not in rows[0]:
                 continue
             answers = [row[columns.answer] or "" for row in rows]
-            in_order = [(view_id, answer) for (view_id, _), answer in zip(self.gold, answers, strict=False)]
-            for rows_tried in (
-                [(row.get(columns.id) or "", answer) for row, answer in zip(rows, answers, strict=True)],
-                in_order,
-            ):
-                value = self._value(rows_tried)
+            own_ids = [row.get(columns.id) or "" for row in rows]
+            for ids in (own_ids, [view_id for view_id, _ in self._gold]):
+                value = self._value(list(zip(ids, answers, strict=False)))
                 if value is not None and self._subject.better(value, (self.constant + self.honest) / 2):
-                    yield TaskFinding("sample-earns", f"a copy of it scores {value:.3f}", f"task.data.extra {name}",
-                                  "fill a sample submission with one constant answer")  # fmt: skip
+                    fix = "fill a sample submission with one constant answer"
+                    problem = f"a copy of it scores {value:.3f}"
+                    yield TaskFinding("sample-earns", problem, f"task.data.extra {name}", fix)
 
     def _value(self, rows: Sequence[AnswerRow]) -> float | None:
         """Return the score of these rows; None where the verifier fails."""
@@ -161,14 +138,13 @@ class ScoringAttacks:
             self._values[key] = self._subject.verify_rows(rows).value
         return self._values[key]
 
-    def _file_value(self, data: bytes | None) -> float | None:
-        return self._subject.verify(self._subject.submit_bytes(data)).value
+    def _value_of_each(self, answer: str) -> float | None:
+        return self._value([(name, answer) for name, _ in self._gold])
 
-    def _found(self, code: str, what: str, fix: str) -> TaskFinding:
+    def _finding(self, code: str, what: str, fix: str) -> TaskFinding:
         return TaskFinding(code, what, self._subject.verifier_name, fix)
 
 
-_FIX_VERIFIER = "catch what reading and converting may raise, and call it invalid_format"
 _HUGE = 16 << 20  # bytes, where the task allows so many
 _TEXTS = {
     "a number of 5,000 digits": "9" * 5000,
@@ -187,11 +163,16 @@ _TEXTS = {
 
 def hostile_submissions(subject: TaskUnderReview, sample: SubmissionContent) -> Iterator[TaskFinding]:
     """Try hostile submissions on the verifier. `sample`: the submission of the reference harness."""
-    honest = _honest_submission(subject, sample)
+    honest = sample
+    if subject.is_table:
+        honest = (subject.submit(subject.gold.items()) / subject.spec.submission).read_bytes()
     good = subject.verify(subject.submit_bytes(honest)).value if honest else None
     for name, data in _hostile_files(subject, honest).items():
         yield from _try(subject, name, data, good)
-    if subject.is_table and subject.verify(subject.submit(_nonsense_rows(subject))).value is None:
+    # a verifier that survives every kind of nonsense at once survives each kind alone
+    texts = list(_TEXTS.values())
+    rows = [(view_id, texts[n % len(texts)]) for n, view_id in enumerate(subject.gold)]
+    if subject.is_table and subject.verify_rows(rows).value is None:
         for name, text in _TEXTS.items():
             rows = subject.submit([(view_id, text) for view_id in subject.gold]) / subject.spec.submission
             yield from _try(subject, f"{name} as every answer", rows.read_bytes(), None)
@@ -200,31 +181,23 @@ def hostile_submissions(subject: TaskUnderReview, sample: SubmissionContent) -> 
 def _try(subject: TaskUnderReview, name: str, data: SubmissionContent, good: float | None) -> Iterator[TaskFinding]:
     verification = subject.verify(subject.submit_bytes(data))
     if verification.value is None:
-        yield TaskFinding(
-            "judge-fails", f"it fails on {name}: {verification.error}", subject.verifier_name, _FIX_VERIFIER
-        )
+        problem = f"it fails on {name}: {verification.error}"
+        fix = "catch what reading and converting may raise, and call it invalid_format"
+        yield TaskFinding("judge-fails", problem, subject.verifier_name, fix)
     elif good is not None and subject.better(verification.value, good):
         problem = f"{name} scores {verification.value:.3f}, the submission it was made of {good:.3f}"
-        yield TaskFinding(
-            "damage-earns", problem, subject.verifier_name, "nothing that cannot be read may count as an answer"
-        )
-
-
-def _nonsense_rows(subject: TaskUnderReview) -> list[AnswerRow]:
-    """Return rows with every kind of nonsense: a verifier that survives these survives each kind alone."""
-    texts = list(_TEXTS.values())
-    return [(view_id, texts[n % len(texts)]) for n, view_id in enumerate(subject.gold)]
-
-
-def _honest_submission(subject: TaskUnderReview, sample: SubmissionContent) -> SubmissionContent:
-    if not subject.is_table:
-        return sample
-    submission = subject.submit(subject.gold.items()) / subject.spec.submission
-    return submission.read_bytes()
+        fix = "nothing that cannot be read may count as an answer"
+        yield TaskFinding("damage-earns", problem, subject.verifier_name, fix)
 
 
 def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mapping[str, SubmissionContent]:
-    """Return name -> content of the submission file."""
+    """Return name -> content of the submission."""
+
+    def change_each(change: Callable[[bytes], bytes]) -> SubmissionContent:
+        return (
+            {name: change(data) for name, data in honest.items()} if isinstance(honest, dict) else change(honest or b"")
+        )
+
     huge = min(_HUGE, (subject.spec.limits.submission_mb << 20) - 1)
     files: dict[str, SubmissionContent] = {
         "no file": None,
@@ -235,26 +208,20 @@ def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mappi
     }
     if honest:
         files |= {
-            "half of a good submission": _change_each(honest, lambda data: data[: len(data) // 2]),
-            "a good submission with bytes changed": _change_each(honest, _flip_bytes),
+            "half of a good submission": change_each(lambda data: data[: len(data) // 2]),
+            "a good submission with bytes changed": change_each(_flip_bytes),
         }
     if isinstance(honest, dict):
         files |= {
             "a good submission with files exchanged": dict(zip(honest, [*honest.values()][::-1], strict=True)),
             "one file of a good submission": dict([*honest.items()][:1]),
         }
-    return files | (_hostile_tables(subject, honest) if isinstance(honest, bytes) and subject.is_table else {})
-
-
-def _change_each(honest: bytes | dict[str, bytes], change: Callable[[bytes], bytes]) -> SubmissionContent:
-    return change(honest) if isinstance(honest, bytes) else {name: change(data) for name, data in honest.items()}
-
-
-def _hostile_tables(subject: TaskUnderReview, honest: bytes) -> dict[str, SubmissionContent]:
+    if not isinstance(honest, bytes) or not subject.is_table:
+        return files
     text = honest.decode("utf-8", "replace")
     columns = subject.spec.columns
     header = f"{columns.id},{columns.answer}\n"
-    return {
+    return files | {
         "UTF-16": text.encode("utf-16"),
         "a byte order mark and CRLF": ("\ufeff" + text.replace("\n", "\r\n")).encode(),
         "bytes that are no UTF-8": honest.replace(b"\n", b"\xff\xfe\n"),
@@ -270,7 +237,6 @@ def _hostile_tables(subject: TaskUnderReview, honest: bytes) -> dict[str, Submis
 
 
 def _flip_bytes(data: bytes) -> bytes:
-    """Change every fiftieth byte."""
     changed = bytearray(data)
     for index in range(7, len(changed), 50):
         changed[index] ^= 0x15

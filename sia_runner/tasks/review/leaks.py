@@ -1,7 +1,7 @@
-"""Gold answers that a harness, or whoever writes one, can read or look up: files, columns and ids, and splits.
+"""Gold answers that a harness, or whoever writes one, can read or look up.
 
-Files are those of the view, those beside the programs, and task.md. Columns and ids are checked for copies, codes, row
-numbers and marked texts; splits for near-duplicates, groups that are cut apart, and too few questions.
+Files are searched for them (of the view, beside the programs, task.md), columns and ids for copies, codes, row numbers
+and marked texts, splits for near-duplicates and groups that are cut apart.
 """
 
 import base64
@@ -10,13 +10,12 @@ import hashlib
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
 from sia_runner.store.run_directory import sha256_of
 from sia_runner.tasks.near_duplicates import near_duplicate_groups
-from sia_runner.tasks.protocol import Fold
 from sia_runner.tasks.review.subject import (
     AddNote,
     CellSet,
@@ -36,7 +35,7 @@ _KEEP_OUT = "give harnesses only what may be known while answering"
 
 
 def gold_in_view(subject: TaskUnderReview) -> Iterator[TaskFinding]:
-    """Compare files of the view beside train and questions with the answers of every question that is ever asked."""
+    """Compare further files of the view with all answers, and files of the view with answers that are files."""
     spec = subject.spec
     answers = {spec.data.answers, spec.data.labelled, spec.data.test} - {None}
     secret = {sha256_of(subject.source / str(name)): name for name in answers}
@@ -47,8 +46,12 @@ def gold_in_view(subject: TaskUnderReview) -> Iterator[TaskFinding]:
             yield TaskFinding("gold-in-view", f"every view holds a copy of {same}", where, _KEEP_OUT)
         elif telling := _telling_rows(subject, rows_of_file(subject.source / path)):
             yield TaskFinding("gold-in-view", f"its rows tell the answers of {telling}", where, _KEEP_OUT)
-    if subject.gold_files:
-        yield from _gold_files(subject)
+    for view in (subject.attack_view, subject.test_view) if subject.gold_files else ():
+        gold = {sha256_of(subject.source / subject.units.answers[unit]) for unit in view.keys.values()}
+        for path in sorted(view.path.rglob("*")):
+            if path.is_file() and sha256_of(path) in gold:
+                where = path.relative_to(view.path).as_posix()
+                yield TaskFinding("gold-in-view", "a file of the view is the gold of a question", where, _KEEP_OUT)
 
 
 def gold_in_programs(subject: TaskUnderReview) -> Iterator[TaskFinding]:
@@ -66,15 +69,10 @@ def gold_in_description(subject: TaskUnderReview) -> Iterator[TaskFinding]:
     """Check task.md, which proposers and harnesses read."""
     text = subject.task.description
     fix = "take examples from rows of your own making"
-    quoted = [
-        unit
-        for unit in _ever_asked(subject)
-        if any(field in text for field in _long_fields(subject, unit, _MIN_QUOTED_TEXT))
-    ]
+    asked = _ever_asked(subject)
+    quoted = sum(any(field in text for field in _long_fields(subject, unit, _MIN_QUOTED_TEXT)) for unit in asked)
     if quoted:
-        yield TaskFinding(
-            "questions-in-task-md", f"it quotes {len(quoted)} questions of dev, val or test", "task.md", fix
-        )
+        yield TaskFinding("questions-in-task-md", f"it quotes {quoted} questions of dev, val or test", "task.md", fix)
     hits, chance, n = _count_pairs(subject, rows_of_text(text.encode(), "task.md"))
     if hits >= 5 and hits > 2 * chance + 3:
         yield TaskFinding("answers-in-task-md", f"it tells the answers of {hits} of {n} questions", "task.md", fix)
@@ -83,12 +81,8 @@ def gold_in_description(subject: TaskUnderReview) -> Iterator[TaskFinding]:
 
 
 def _free_answers(subject: TaskUnderReview, text: str) -> str:
-    """Describe answers in task.md that belong to one question only; empty where there are few.
-
-    Many of them are no vocabulary of the task.
-    """
-    units = _ever_asked(subject)
-    counts = Counter(comparable_cell(subject.units.answers[unit]) for unit in units)
+    """Describe answers in task.md that only one question has; empty for few, which may be the task's vocabulary."""
+    counts = Counter(comparable_cell(subject.units.answers[unit]) for unit in _ever_asked(subject))
     own = [answer for answer, count in counts.items() if count == 1 and len(answer) > 1]
     cells = {cell for record in rows_of_text(text.encode(), "task.md") for cell in record}
     stated = [
@@ -107,37 +101,27 @@ def _telling_rows(subject: TaskUnderReview, rows: Iterable[CellSet]) -> str:
 
 
 def _count_pairs(subject: TaskUnderReview, rows: Iterable[CellSet]) -> tuple[int, int, int]:
-    """Count questions that share a row with their answer.
-
-    Return (that count, the same with another question's answer, all questions).
-    """
+    """Return (questions that share a row with their answer, the same with another's answer, all questions)."""
     units = _ever_asked(subject)
     if subject.gold_files:
         return 0, 0, len(units)
-    names = _question_names(subject, units)
+    named: dict[str, list[int]] = defaultdict(list)  # id in the data, or long field -> indices of questions
+    for index, unit in enumerate(units):
+        fields = _long_fields(subject, unit, _MIN_NAMING_TEXT)
+        for name in set(map(comparable_cell, [unit.removeprefix("test:"), *fields])):
+            named[name].append(index)
     answers = [comparable_cell(subject.units.answers[unit]) for unit in units]
     true, other = set[int](), set[int]()
     for row in rows:
         for cell in row:
-            for index in names.get(cell, ()):
+            indices = named.get(cell, [])
+            for index in indices if len(indices) <= 3 else []:
                 rest = row - {cell}
                 if answers[index] in rest:
                     true.add(index)
                 if answers[index - len(units) // 2] in rest:
                     other.add(index)
     return len(true), len(other), len(units)
-
-
-def _question_names(subject: TaskUnderReview, units: Sequence[str]) -> Mapping[str, list[int]]:
-    """Return each text that names a question (its id in the data, a long field) -> the question's indices."""
-    names: dict[str, list[int]] = {}
-    for index, unit in enumerate(units):
-        for name in {
-            comparable_cell(unit.removeprefix("test:")),
-            *map(comparable_cell, _long_fields(subject, unit, _MIN_NAMING_TEXT)),
-        }:
-            names.setdefault(name, []).append(index)
-    return {name: indices for name, indices in names.items() if len(indices) <= 3}
 
 
 def _long_fields(subject: TaskUnderReview, unit: str, min_length: int) -> list[str]:
@@ -149,23 +133,8 @@ def _ever_asked(subject: TaskUnderReview) -> list[str]:
     return [*splits["dev"], *splits["val"], *splits["test"]]
 
 
-def _gold_files(subject: TaskUnderReview) -> Iterator[TaskFinding]:
-    """Compare the view's files with gold answers that are files: none may hold the same bytes."""
-    for view in (subject.attack_view, subject.test_view):
-        gold = {sha256_of(subject.source / subject.units.answers[unit]) for unit in view.keys.values()}
-        for path in sorted(view.path.rglob("*")):
-            if path.is_file() and _sha256(path) in gold:
-                where = path.relative_to(view.path).as_posix()
-                yield TaskFinding("gold-in-view", "a file of the view is the gold of a question", where, _KEEP_OUT)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 _MIN_TELLING_SHARE = 0.95  # share of questions that one column answers, from which it holds the answer in disguise
 _MARK_LENGTH = 6  # characters in front of an answer in a text
-_FIX_COLUMN = "take it out of the data: the harness sees every column but the answer"
 _CODES: dict[str, Callable[[bytes], str]] = {
     "a copy": lambda b: b.decode(),
     "the MD5": lambda b: hashlib.md5(b, usedforsecurity=False).hexdigest(),
@@ -181,62 +150,44 @@ def telling_columns(subject: TaskUnderReview) -> Iterator[TaskFinding]:
     """Find columns, and parts of ids, that give the answer by themselves."""
     if subject.gold_files:
         return
-    view, spec = subject.attack_view, subject.spec
-    train, questions = read_table(view.path / "train.csv"), read_table(view.path / "questions.csv")
-    if not train:  # no training data while selecting: what stands in the view of the last test
+    view, columns = subject.attack_view, subject.spec.columns
+    if not subject.select_fold.train:  # no training data while selecting: what stands in the view of the last test
         view = subject.test_view
-        train, questions = read_table(view.path / "train.csv"), read_table(view.path / "questions.csv")
-    gold = [subject.units.answers[view.keys[row[spec.columns.id]]] for row in questions]
-    train_answers = [row[spec.columns.answer] for row in train]
-    _, commonest = Counter(gold).most_common(1)[0]
-    threshold = max(_MIN_TELLING_SHARE, commonest / len(gold) + 0.05)
+    train, questions = read_table(view.path / "train.csv"), read_table(view.path / "questions.csv")
+    gold = [subject.units.answers[view.keys[row[columns.id]]] for row in questions]
+    train_answers = [row[columns.answer] for row in train]
+    commonest = Counter(gold).most_common(1)[0][1] / len(gold)
     for column in subject.units.columns:
         cells, before = [row[column] for row in questions], [row[column] for row in train]
-        where = f"column {column}"
+        problem = ""
         if code := _coded(cells, gold):
-            yield TaskFinding("answer-in-column", f"it is {code} of the answer", where, _FIX_COLUMN)
+            problem = f"it is {code} of the answer"
         elif mark := _marked(cells, gold):
-            yield TaskFinding(
-                "answer-in-column", f"the answer follows {mark!r} in nearly every text", where, _FIX_COLUMN
-            )
-        elif (share := _lookup_share(before, train_answers, cells, gold)) >= threshold:
-            problem = (
-                f"its value alone gives {share:.0%} of the answers (always the commonest: {commonest / len(gold):.0%})"
-            )
-            yield TaskFinding("answer-in-column", problem, where, _FIX_COLUMN)
-    if spec.columns.grouped_ids:
-        yield from _telling_ids(spec.columns.id, train, questions, train_answers, gold)
-
-
-def _telling_ids(
-    column: str,
-    train: Sequence[dict[str, str]],
-    questions: Sequence[dict[str, str]],
-    train_answers: list[str],
-    gold: list[str],
-) -> Iterator[TaskFinding]:
-    """Check the part of a grouped id behind the group, which views keep as it is in the data."""
-    suffixes = [row[column].partition("_")[2] for row in train], [row[column].partition("_")[2] for row in questions]
-    share = _lookup_share(suffixes[0], train_answers, suffixes[1], gold)
-    commonest_share = Counter(gold).most_common(1)[0][1] / len(gold)
-    if share >= max(commonest_share + 0.2, 0.5 * (1 + commonest_share)):
-        constant = f"always the commonest: {commonest_share:.0%}"
-        problem = f"what follows the group in an id gives {share:.0%} of the answers ({constant})"
-        yield TaskFinding(
-            "answer-in-id", problem, f"column {column}", "number the members of a group in no special order"
-        )
+            problem = f"the answer follows {mark!r} in nearly every text"
+        else:
+            share = _lookup_share(before, train_answers, cells, gold)
+            if share >= max(_MIN_TELLING_SHARE, commonest + 0.05):
+                problem = f"its value alone gives {share:.0%} of the answers (always the commonest: {commonest:.0%})"
+        if problem:
+            fix = "take it out of the data: the harness sees every column but the answer"
+            yield TaskFinding("answer-in-column", problem, f"column {column}", fix)
+    if columns.grouped_ids:  # views keep what follows the group in an id as it is in the data
+        before, cells = ([row[columns.id].partition("_")[2] for row in rows] for rows in (train, questions))
+        share = _lookup_share(before, train_answers, cells, gold)
+        if share >= max(commonest + 0.2, 0.5 * (1 + commonest)):
+            constant = f"always the commonest: {commonest:.0%}"
+            problem = f"what follows the group in an id gives {share:.0%} of the answers ({constant})"
+            fix = "number the members of a group in no special order"
+            yield TaskFinding("answer-in-id", problem, f"column {columns.id}", fix)
 
 
 def _coded(cells: Sequence[str], gold: Sequence[str]) -> str:
     """Return the way in which this column encodes the answer; empty where it does not."""
     for name, code in _CODES.items():
-        same = sum(
-            any(
-                comparable_cell(code(form.encode(errors="replace"))) == comparable_cell(cell)
-                for form in (answer, answer.casefold())
-            )
-            for cell, answer in zip(cells, gold, strict=True)
-        )
+        same = 0
+        for cell, answer in zip(cells, gold, strict=True):
+            forms = {comparable_cell(code(form.encode(errors="replace"))) for form in (answer, answer.casefold())}
+            same += comparable_cell(cell) in forms
         if same >= _MIN_TELLING_SHARE * len(gold) and len(set(gold)) > 1:
             return name
     return ""
@@ -249,7 +200,8 @@ def _marked(cells: Sequence[str], gold: Sequence[str]) -> str:
         return ""
     before: Counter[str] = Counter()
     for cell, answer in zip(cells, gold, strict=True):
-        before.update({cell[at - _MARK_LENGTH : at] for at in _occurrences(cell, answer) if at >= _MARK_LENGTH})
+        starts = [match.start() for match in re.finditer(f"(?={re.escape(answer)})", cell)]
+        before.update({cell[at - _MARK_LENGTH : at] for at in starts if at >= _MARK_LENGTH})
     mark, count = before.most_common(1)[0] if before else ("", 0)
     if count < 0.9 * len(gold):
         return ""
@@ -260,20 +212,10 @@ def _marked(cells: Sequence[str], gold: Sequence[str]) -> str:
     return mark if wrong < 0.1 * len(gold) else ""
 
 
-def _occurrences(cell: str, answer: str) -> Iterator[int]:
-    at = cell.find(answer)
-    while at >= 0:
-        yield at
-        at = cell.find(answer, at + 1)
-
-
 def _lookup_share(
     train_cells: Sequence[str], train_answers: Sequence[str], cells: Sequence[str], gold: Sequence[str]
 ) -> float:
-    """Return the share of questions answered by their value in train, or by the nearest number in train.
-
-    A value's answer is its commonest one.
-    """
+    """Return the share of questions answered by the commonest answer to their value in train, or the nearest number."""
     if not train_cells:
         return 0.0
     by_value: dict[str, Counter[str]] = defaultdict(Counter)
@@ -281,23 +223,17 @@ def _lookup_share(
         by_value[cell][answer] += 1
     exact = [by_value[cell].most_common(1)[0][0] if cell in by_value else None for cell in cells]
     share = sum(looked_up == answer for looked_up, answer in zip(exact, gold, strict=True)) / len(gold)
-    return max(share, _by_nearest(train_cells, train_answers, cells, gold))
-
-
-def _by_nearest(
-    train_cells: Sequence[str], train_answers: Sequence[str], cells: Sequence[str], gold: Sequence[str]
-) -> float:
     try:
         ordered = sorted((float(cell), answer) for cell, answer in zip(train_cells, train_answers, strict=True))
         values = [float(cell) for cell in cells]
     except ValueError:
-        return 0.0
+        return share
     right = 0
     for value, answer in zip(values, gold, strict=True):
         index = bisect.bisect_left(ordered, (value, ""))
         nearest = min(ordered[max(0, index - 1) : index + 1], key=lambda pair: abs(pair[0] - value))
         right += nearest[1] == answer
-    return right / len(gold)
+    return max(share, right / len(gold))
 
 
 _MIN_QUESTIONS = 15  # questions; below, a standard error may be above 13 points
@@ -315,7 +251,8 @@ def few_questions(subject: TaskUnderReview, note: AddNote) -> Iterator[TaskFindi
             fix = f"label more questions, or give {name} a larger share (splits.folds makes all that is not test val)"
             yield TaskFinding("too-few", problem, f"splits.{name}", fix)
     error = 50 / math.sqrt(len(splits["val"]))
-    note(f"{_split_sizes(splits)}; on val the standard error of a share is at most {error:.1f} points")
+    sizes = ", ".join(f"{len(units):,} {name}" for name, units in splits.items() if units)
+    note(f"{sizes}; on val the standard error of a share is at most {error:.1f} points")
 
 
 def leaking_splits(subject: TaskUnderReview, cache: Path) -> Iterator[TaskFinding]:
@@ -324,9 +261,8 @@ def leaking_splits(subject: TaskUnderReview, cache: Path) -> Iterator[TaskFindin
         texts = {unit: subject.units.content(unit) for unit in subject.units.answers}
         near = {unit: number for number, group in enumerate(near_duplicate_groups(texts, cache)) for unit in group}
         fix = "remove the doubles, or give each family of questions one group of ids (columns.grouped_ids)"
-        yield from _lookup_findings(
-            subject, near.get, "near-duplicates", "that nearly stand in train, answer included", fix
-        )
+        what = "that nearly stand in train, answer included"
+        yield from _lookup_findings(subject, near.get, "near-duplicates", what, fix)
     if not subject.spec.columns.grouped_ids:
         groups = _groups_by_id(subject)
         fix = "set columns.grouped_ids: true, with ids like 0013_02"
@@ -336,35 +272,23 @@ def leaking_splits(subject: TaskUnderReview, cache: Path) -> Iterator[TaskFindin
 def _lookup_findings(
     subject: TaskUnderReview, key: Callable[[str], object], code: str, what: str, fix: str
 ) -> Iterator[TaskFinding]:
-    folds: Mapping[str, Fold] = {"val": subject.select_fold, "test": subject.test_fold}
-    for name, fold in folds.items():
+    """Find splits in which looking up questions of the same key in train is worth more than a constant."""
+    answers = subject.units.answers
+    for name, fold in (("val", subject.select_fold), ("test", subject.test_fold)):
         of_split = set(subject.task.splits()[name])
         questions = [unit for unit in fold.questions if unit in of_split]
-        related, right, usual = _lookup_counts(subject, key, fold.train, questions)
-        worth = (right - usual * related) / len(questions)
+        by_group: dict[object, Counter[str]] = defaultdict(Counter)
+        for unit in fold.train:
+            if (group := key(unit)) is not None:
+                by_group[group][answers[unit]] += 1
+        related = [unit for unit in questions if key(unit) in by_group]
+        right = sum(answers[unit] == by_group[key(unit)].most_common(1)[0][0] for unit in related)
+        usual = Counter(answers[unit] for unit in questions).most_common(1)[0][1] / len(questions)
+        worth = (right - usual * len(related)) / len(questions)
         if worth >= _MIN_GAIN:
-            count = f"{related} of {len(questions)} {name} questions"
+            count = f"{len(related)} of {len(questions)} {name} questions"
             problem = f"{count} {what}: looking them up is worth {100 * worth:.0f} points"
             yield TaskFinding(code, problem, f"split {name}", fix)
-
-
-def _lookup_counts(
-    subject: TaskUnderReview, key: Callable[[str], object], train: Sequence[str], questions: Sequence[str]
-) -> tuple[int, int, float]:
-    """Count the questions that can be looked up in train.
-
-    Return (questions with a relative in train, those for which the relatives' commonest answer is right, share of the
-    commonest answer among all questions).
-    """
-    answers = subject.units.answers
-    by_group: dict[object, Counter[str]] = defaultdict(Counter)
-    for unit in train:
-        if (group := key(unit)) is not None:
-            by_group[group][answers[unit]] += 1
-    related = [unit for unit in questions if key(unit) is not None and key(unit) in by_group]
-    right = sum(answers[unit] == by_group[key(unit)].most_common(1)[0][0] for unit in related)
-    usual = Counter(answers[unit] for unit in questions).most_common(1)[0][1] / len(questions)
-    return len(related), right, usual
 
 
 def _groups_by_id(subject: TaskUnderReview) -> dict[str, str]:
@@ -381,7 +305,3 @@ def _groups_by_id(subject: TaskUnderReview) -> dict[str, str]:
     chance = sum((count / len(answers)) ** 2 for count in counts.values())
     agree = sum(answers[first] == answers[second] for first, second in pairs) / len(pairs)
     return group_by_unit if agree > chance + 0.2 else {}
-
-
-def _split_sizes(splits: Mapping[str, Sequence[str]]) -> str:
-    return ", ".join(f"{len(units):,} {name}" for name, units in splits.items() if units)

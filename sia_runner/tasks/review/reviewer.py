@@ -10,7 +10,6 @@ from pathlib import Path
 
 from sia_runner.records import Outcome
 from sia_runner.tasks.process import verifier_output
-from sia_runner.tasks.protocol import DatasetView
 from sia_runner.tasks.review.attacks import ScoringAttacks, hostile_submissions
 from sia_runner.tasks.review.leaks import (
     few_questions,
@@ -35,16 +34,12 @@ from sia_runner.tasks.table import TableTask
 
 _REPEATS = 3
 # What turns text of a submission into code, by the name it is called with
-_UNSAFE = {
+_PICKLES = ("pickle.load", "pickle.loads", "dill.load", "pd.read_pickle", "pandas.read_pickle")
+_UNSAFE = dict.fromkeys(_PICKLES, "a pickle runs code when it is loaded") | {
     "eval": "eval() runs what a harness wrote",
     "exec": "exec() runs what a harness wrote",
-    "pickle.load": "a pickle runs code when it is loaded",
-    "pickle.loads": "a pickle runs code when it is loaded",
     "joblib.load": "joblib loads pickles, which run code",
-    "dill.load": "a pickle runs code when it is loaded",
     "torch.load": "torch.load may load pickles, which run code",
-    "pd.read_pickle": "a pickle runs code when it is loaded",
-    "pandas.read_pickle": "a pickle runs code when it is loaded",
     "yaml.load": "yaml.load can build any object",
     "yaml.unsafe_load": "yaml.unsafe_load can build any object",
     "os.system": "a shell sees what a harness wrote",
@@ -56,47 +51,44 @@ def check_contract(
 ) -> Iterator[TaskFinding]:
     """Check the contract. `honest`: the verification of a good submission; `half`: answers to half of the questions."""
     where = subject.verifier_name
-    yield from _value_findings(subject, honest.outcomes, where)
-    yield from check_repeatable(subject, subject.submit(half))
+    yield from _value_findings(subject, honest.outcomes)
+    yield from _repeatability_findings(subject, subject.submit(half))
     wrong = subject.submit([(name, NONSENSE) for name in subject.gold])
     nonsense = subject.verify(wrong)
-    yield from _value_findings(subject, nonsense.outcomes, where)
-    yield from _gold_shown_findings(subject, nonsense.outcomes, where)
-    output = verifier_output(subject.task._request(wrong, subject.attack_view.keys), subject.spec.limits.verify)
-    printed_gold = {
-        comparable_cell(gold)
-        for gold in subject.gold.values()
-        if len(comparable_cell(gold)) > 1 and comparable_cell(gold) in output.casefold()
-    }
-    if printed_gold:
+    yield from _value_findings(subject, nonsense.outcomes)
+    telling = [
+        o
+        for o in nonsense.outcomes
+        if len(gold := comparable_cell(subject.units.answers[o.unit])) > 1 and gold in comparable_cell(o.prediction)
+    ]
+    if len(telling) > 2:
+        problem = f"the texts of {len(telling)} outcomes tell the gold answer"
+        fix = "an outcome's prediction is what the harness wrote, nothing else"
+        yield TaskFinding("shows-gold", problem, where, fix)
+    request = subject.task._request(wrong, subject.attack_view.keys)
+    output = verifier_output(request, subject.spec.limits.verify).casefold()
+    gold_cells = {comparable_cell(gold) for gold in subject.gold.values()}
+    if printed := [cell for cell in gold_cells if len(cell) > 1 and cell in output]:
         fix = "print nothing about answers: output ends up in logs"
-        yield TaskFinding("prints-gold", f"it prints {len(printed_gold)} gold answers while it judges", where, fix)
+        yield TaskFinding("prints-gold", f"it prints {len(printed)} gold answers while it judges", where, fix)
 
 
-def check_repeatable(subject: TaskUnderReview, submission: Path) -> Iterator[TaskFinding]:
-    """Check that a submission scores the same twice.
-
-    Once is enough where submissions are programs: their scores may be times, which differ.
-    """
+def _repeatability_findings(subject: TaskUnderReview, submission: Path) -> Iterator[TaskFinding]:
+    # once is enough where submissions are programs: their scores may be times, which differ
     verdicts = [subject.verify(submission) for _ in range(1 if subject.task.executes else _REPEATS)]
     if any(verdict.outcomes != verdicts[0].outcomes for verdict in verdicts):
         fix = "seed what is random, and do not judge by time or by the order of a set"
         problem = f"{_REPEATS} looks at one submission gave different scores"
         yield TaskFinding("not-deterministic", problem, subject.verifier_name, fix)
-    yield from _value_findings(subject, verdicts[0].outcomes, subject.verifier_name)
+    yield from _value_findings(subject, verdicts[0].outcomes)
 
 
 def check_time(subject: TaskUnderReview, note: AddNote) -> Iterator[TaskFinding]:
     """Time the verification of the largest fold: all questions of it answered with their gold."""
-    views: list[DatasetView] = [subject.view(subject.select_fold, "select"), subject.test_view]
-    view = max(views, key=lambda candidate: len(candidate.keys))
-    rows = [(name, subject.units.answers[unit]) for name, unit in view.keys.items()]
-    yield from _timing_findings(subject, subject.verify(subject.submit(rows), view.keys), note)
-
-
-def check_sample_time(subject: TaskUnderReview, sample: ReferenceSubmission, note: AddNote) -> Iterator[TaskFinding]:
-    """Time the verification of the reference harness's submission."""
-    yield from _timing_findings(subject, subject.verify(sample.submission), note)
+    select_view = subject.task.lay_out(subject.select_fold, subject.folder / "select", "review")
+    keys = max((select_view.keys, subject.test_view.keys), key=len)
+    rows = [(name, subject.units.answers[unit]) for name, unit in keys.items()]
+    yield from _timing_findings(subject, subject.verify(subject.submit(rows), keys), note)
 
 
 def _timing_findings(subject: TaskUnderReview, verification: Verification, note: AddNote) -> Iterator[TaskFinding]:
@@ -123,46 +115,24 @@ def unsafe_code(subject: TaskUnderReview) -> Iterator[TaskFinding]:
                 yield TaskFinding("runs-submissions", danger, f"verifier.py line {node.lineno}", fix)
 
 
-def _value_findings(subject: TaskUnderReview, outcomes: Sequence[Outcome], where: str) -> Iterator[TaskFinding]:
+def _value_findings(subject: TaskUnderReview, outcomes: Sequence[Outcome]) -> Iterator[TaskFinding]:
     outside = [o.value for o in outcomes if not 0 <= o.value <= 1]
     if outside and subject.task.higher_is_better:
         problem = f"{len(outside)} of {len(outcomes)} outcomes are outside [0, 1], such as {outside[0]:g}"
-        yield TaskFinding(
-            "out-of-range", problem, where, "scale values to [0, 1]: one question must not outweigh the rest"
-        )
-
-
-def _gold_shown_findings(subject: TaskUnderReview, outcomes: Sequence[Outcome], where: str) -> Iterator[TaskFinding]:
-    """Check that the text of an outcome is the answer given; here all answers were nonsense."""
-    telling = [
-        o
-        for o in outcomes
-        if len(gold := comparable_cell(subject.units.answers[o.unit])) > 1 and gold in comparable_cell(o.prediction)
-    ]
-    if len(telling) > 2:
-        problem = f"the texts of {len(telling)} outcomes tell the gold answer"
-        yield TaskFinding(
-            "shows-gold", problem, where, "an outcome's prediction is what the harness wrote, nothing else"
-        )
+        fix = "scale values to [0, 1]: one question must not outweigh the rest"
+        yield TaskFinding("out-of-range", problem, subject.verifier_name, fix)
 
 
 def review(
     task: TableTask, cache: Path, sample: ReferenceSubmission | None = None, sandbox_command: Sequence[str] = ()
 ) -> TaskReview:
-    """Return the findings about a task. Raises TaskError.
-
-    `cache`: the folder where near-duplicates are cached. `sample`: for tasks whose submissions only the task itself can
-    read. `sandbox_command`: see Task.verify.
-    """
+    """Return the findings about a task; `sample` is for submissions that only the task itself can read."""
     result = TaskReview()
     with tempfile.TemporaryDirectory(prefix="sia-review-") as folder:
         subject = TaskUnderReview(task, Path(folder), sample, sandbox_command)
         _check_declaration(subject, result)
-        result.add(unsafe_code(subject))
-        result.add(gold_in_description(subject))
-        result.add(gold_in_view(subject))
-        result.add(gold_in_programs(subject))
-        result.add(telling_columns(subject))
+        for check in (unsafe_code, gold_in_description, gold_in_view, gold_in_programs, telling_columns):
+            result.add(check(subject))
         result.add(few_questions(subject, result.notes.append))
         result.add(leaking_splits(subject, cache))
         _check_verifier(subject, result)
@@ -170,7 +140,6 @@ def review(
 
 
 def _check_declaration(subject: TaskUnderReview, result: TaskReview) -> None:
-    """Check the licence and the description."""
     spec = subject.spec
     if spec.data.licence.strip().casefold() in ("", "not stated"):
         fix = "say who made the data and what others may do with it"
@@ -187,10 +156,9 @@ def _check_verifier(subject: TaskUnderReview, result: TaskReview) -> None:
         return
     honest = subject.verify_rows(subject.gold.items())
     if honest.value is None:
+        problem = f"it fails on the gold answers: {honest.error}"
         fix = "verify() must give one Outcome for each id of `answers`, with a finite value"
-        result.add(
-            [TaskFinding("judge-fails", f"it fails on the gold answers: {honest.error}", subject.verifier_name, fix)]
-        )
+        result.add([TaskFinding("judge-fails", problem, subject.verifier_name, fix)])
         return
     attacks = ScoringAttacks(subject, honest.value)
     if not subject.better(honest.value, attacks.constant):
@@ -205,28 +173,17 @@ def _check_verifier(subject: TaskUnderReview, result: TaskReview) -> None:
 
 
 def _check_with_sample(subject: TaskUnderReview, result: TaskReview) -> None:
-    """Try the verifier with the reference harness's submission, repeated and damaged.
-
-    Only the task knows the form of such a submission.
-    """
-    content = _content(subject)
+    content: SubmissionContent = None
+    if subject.sample:
+        folder = subject.sample.submission
+        path = folder / subject.spec.submission
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        by_name = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+        content = path.read_bytes() if path.is_file() else by_name or None
     if subject.sample is None or content is None:
         result.notes.append("no submission to try the judge with: it was given damaged files only")
     else:
-        result.add(check_repeatable(subject, subject.sample.submission))
-        result.add(check_sample_time(subject, subject.sample, result.notes.append))
+        result.add(_repeatability_findings(subject, subject.sample.submission))
+        verification = subject.verify(subject.sample.submission)
+        result.add(_timing_findings(subject, verification, result.notes.append))
     result.add(hostile_submissions(subject, content))
-
-
-def _content(subject: TaskUnderReview) -> SubmissionContent:
-    """Return the file that was submitted, or the files of the folder; None where there is nothing."""
-    if subject.sample is None:
-        return None
-    folder = subject.sample.submission
-    path = folder / subject.spec.submission
-    if path.is_file():
-        return path.read_bytes()
-    files = {
-        file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()
-    }
-    return files or None

@@ -1,8 +1,7 @@
 """The task under review, the findings about it, and the rows of its files.
 
-A review looks at a task as somebody would who wants a score without doing the work: `leaks` finds gold answers that can
-be read or looked up, `attacks` submits tables that answer nothing honestly and hostile files, `reviewer` checks the
-verifier's contract and runs all of it.
+A review looks at a task as somebody would who wants a score without doing the work (see `leaks` and `attacks`);
+`reviewer` checks the verifier's contract and runs all of it.
 """
 
 import csv
@@ -16,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,13 @@ from sia_runner.selection.scoring import mean_value
 from sia_runner.tasks.protocol import DatasetView, Fold
 from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.table import TableTask
+from sia_runner.tasks.verifiers.answers import finite_number
 
 NONSENSE = "zzqx nonsense"  # an answer that is right nowhere
-MAX_QUESTIONS = 400  # questions of one attack: enough to tell a hole from luck, few enough for a dozen verifications
+_MAX_QUESTIONS = 400  # questions of one attack: enough to tell a hole from luck, few enough for a dozen verifications
 AnswerRow = tuple[str, str]
 SubmissionContent = bytes | dict[str, bytes] | None  # of a submission: its file; of a folder its files; nothing
+AddNote = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,7 @@ class ReferenceSubmission:
 
 
 class TaskUnderReview:
-    """A task under review.
-
-    `folder` is scratch space, `sandbox_command` runs submissions that are code (see Task.verify). No program runs here
-    except the task's own verifier, in its own process as always.
-    """
+    """A task under review. `folder` is scratch space, `sandbox_command` runs submissions that are code."""
 
     def __init__(
         self,
@@ -66,55 +63,25 @@ class TaskUnderReview:
     ) -> None:
         self.task, self.folder, self.sample, self.sandbox_command = task, folder, sample, sandbox_command
         self.spec, self.units, self.source = task._spec, task._units, task._source
+        self.select_fold, self.test_fold = task.rounds("select")[0], task.rounds("test")[0]
+        verifier, columns = self.spec.metric.verifier, self.spec.columns
+        self.verifier_name = "verifier.py" if verifier == "python" else f"metric.verifier={verifier}"
+        self.gold_files = columns.answer_is_file
+        # a submission is a CSV of ids and answers, with text as gold; else only the task knows its form
+        of_one_column = self.spec.answer_columns == [columns.answer]
+        self.is_table = self.spec.submission.endswith(".csv") and not self.gold_files and of_one_column
         self._submissions = 0
-
-    @cached_property
-    def select_fold(self) -> Fold:
-        """The first fold by which candidates are selected."""
-        return self.task.rounds("select")[0]
-
-    @cached_property
-    def test_fold(self) -> Fold:
-        """The fold of the final test."""
-        return self.task.rounds("test")[0]
 
     @cached_property
     def attack_view(self) -> DatasetView:
         """The view that the attacks answer: a seeded sample of dev + val, and all training data."""
-        return self.view(Fold(self.select_fold.train, shuffled(self.select_fold.questions, 0)[:MAX_QUESTIONS]), "asked")
+        asked = shuffled(self.select_fold.questions, 0)[:_MAX_QUESTIONS]
+        return self.task.lay_out(Fold(self.select_fold.train, asked), self.folder / "asked", "review")
 
     @cached_property
     def test_view(self) -> DatasetView:
         """The view of the final test, with the labels of everything else."""
-        return self.view(self.test_fold, "last")
-
-    def view(self, fold: Fold, name: str) -> DatasetView:
-        """Write the view of a fold and return it."""
-        return self.task.lay_out(fold, self.folder / name, "review")
-
-    @property
-    def verifier_name(self) -> str:
-        """The name of the verifier, as findings show it."""
-        name = self.spec.metric.verifier
-        return "verifier.py" if name == "python" else f"metric.verifier={name}"
-
-    @property
-    def is_table(self) -> bool:
-        """True where a submission is a CSV of ids and answers, with text as gold.
-
-        Otherwise only the task knows its form.
-        """
-        columns = self.spec.columns
-        return (
-            self.spec.submission.endswith(".csv")
-            and not self.gold_files
-            and self.spec.answer_columns == [columns.answer]
-        )
-
-    @property
-    def gold_files(self) -> bool:
-        """True where gold answers are files."""
-        return self.spec.columns.answer_is_file
+        return self.task.lay_out(self.test_fold, self.folder / "last", "review")
 
     @cached_property
     def gold(self) -> dict[str, str]:
@@ -129,7 +96,8 @@ class TaskUnderReview:
     def constants(self) -> list[str]:
         """The answers worth giving to every question: the commonest ones, and the middle one of numbers."""
         common = [answer for answer, _ in Counter(self.gold.values()).most_common(3)]
-        return [*common, sorted(self.gold.values(), key=_number)[len(self.gold) // 2]]
+        ordered = sorted(self.gold.values(), key=lambda text: (finite_number(text) or 0.0, text))
+        return [*common, ordered[len(self.gold) // 2]]
 
     def submit(self, rows: Iterable[AnswerRow], *, others: Mapping[str, str] | None = None) -> Path:
         """Return a collected submission of these rows, and `others`: file name -> text."""
@@ -151,11 +119,7 @@ class TaskUnderReview:
         return self.folder / f"submission_{self._submissions}"
 
     def verify(self, submission: Path, keys: Mapping[str, str] | None = None) -> Verification:
-        """Verify a submission for `keys`.
-
-        By default these are the questions of the attacks where submissions are tables, else those the reference harness
-        was asked.
-        """
+        """Verify a submission for `keys`: by default those of the attacks, or of the reference where it is no table."""
         start = time.perf_counter()
         questions = keys or (self.attack_view.keys if self.is_table or not self.sample else self.sample.keys)
         outcomes = self.task.verify(submission, questions, OutcomeKind.NO_ANSWER, self.sandbox_command)
@@ -172,13 +136,6 @@ class TaskUnderReview:
     def better(self, first: float, second: float, margin: float = 1e-9) -> bool:
         """Return True when the score `first` is better than `second` by more than `margin`."""
         return first > second + margin if self.task.higher_is_better else first < second - margin
-
-
-def _number(text: str) -> tuple[float, str]:
-    try:
-        return float(text), text
-    except ValueError:
-        return 0.0, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,16 +166,12 @@ class TaskReview:
                 reported.add((finding.code, finding.where))
                 self.findings.append(finding)
 
-    def lines(self) -> Iterator[str]:
-        """Yield one line for each finding and each note."""
-        yield from map(str, self.findings)
-        yield from (f"noted: {note}" for note in self.notes)
+    def lines(self) -> list[str]:
+        """Return one line for each finding and each note."""
+        return [*map(str, self.findings), *(f"noted: {note}" for note in self.notes)]
 
 
-AddNote = Callable[[str], None]
-
-
-MAX_READ_BYTES = 32 << 20  # bytes read of one file
+_MAX_READ_BYTES = 32 << 20  # bytes read of one file
 _WIDE = 64  # cells of a list of scalars that still counts as one row
 _SEPARATORS = re.compile(r"[\t,;:=|]+")
 CellSet = frozenset[str]
@@ -244,10 +197,10 @@ def rows_of_file(path: Path) -> Iterator[CellSet]:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist()[:1000]:
                 with archive.open(member) as stream:
-                    yield from rows_of_text(stream.read(MAX_READ_BYTES), member.filename)
+                    yield from rows_of_text(stream.read(_MAX_READ_BYTES), member.filename)
         return
     with path.open("rb") as stream:
-        yield from rows_of_text(stream.read(MAX_READ_BYTES), path.name)
+        yield from rows_of_text(stream.read(_MAX_READ_BYTES), path.name)
 
 
 def rows_of_text(data: bytes, name: str) -> Iterator[CellSet]:
@@ -255,12 +208,12 @@ def rows_of_text(data: bytes, name: str) -> Iterator[CellSet]:
     if b"\0" in data[:4096]:
         return
     text = data.decode("utf-8-sig", "replace")
-    readers: list[Callable[[str], Iterable[Iterable[object]]]] = [_rows_of_lines]
+    reader: Callable[[str], Iterable[Sequence[object]]] = _rows_of_lines
     if name.endswith((".json", ".jsonl", ".ndjson")):
-        readers = [_rows_of_json]
+        reader = _rows_of_json
     elif name.endswith((".csv", ".tsv")):
-        readers = [_rows_of_table]
-    for row in chain.from_iterable(reader(text) for reader in readers):
+        reader = _rows_of_table
+    for row in reader(text):
         cells = frozenset(comparable_cell(cell) for cell in row) - {""}
         if len(cells) > 1:
             yield cells
@@ -268,7 +221,8 @@ def rows_of_text(data: bytes, name: str) -> Iterator[CellSet]:
 
 def _rows_of_table(text: str) -> Iterator[list[str]]:
     csv.field_size_limit(1 << 30)
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ";" if ";" in text.partition("\n")[0] else ","
+    first_line = text.partition("\n")[0]
+    delimiter = next((mark for mark in "\t;" if mark in first_line), ",")
     try:
         yield from csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     except csv.Error:
@@ -276,16 +230,10 @@ def _rows_of_table(text: str) -> Iterator[list[str]]:
 
 
 def _rows_of_lines(text: str) -> Iterator[list[str]]:
-    """Split lines at the usual separators, and at blanks: `17 B`, `17: B`, `"17": "B",`.
-
-    Of a long line, yield neighbouring pairs.
-    """
+    """Split lines at the usual separators, and at blanks: `17: B`, `17 B`. Of a long line, yield neighbouring pairs."""
     for line in text.splitlines():
         for cells in (_SEPARATORS.split(line), line.split()):
-            if len(cells) <= _WIDE:
-                yield cells
-            else:
-                yield from map(list, pairwise(cells))
+            yield from [cells] if len(cells) <= _WIDE else map(list, pairwise(cells))
 
 
 def _rows_of_json(text: str) -> Iterator[Sequence[object]]:
@@ -308,12 +256,9 @@ def _of_tree(tree: Any) -> Iterator[Sequence[object]]:
         for key, value in tree.items():
             if isinstance(value, dict):
                 yield [key, *(inner for inner in value.values() if not isinstance(inner, dict | list))]
-        children = tree.values()
+            yield from _of_tree(value)
     elif isinstance(tree, list):
-        children = tree
         if len(tree) <= _WIDE and not any(isinstance(child, dict | list) for child in tree):
             yield tree
-    else:
-        return
-    for child in children:
-        yield from _of_tree(child)
+        for child in tree:
+            yield from _of_tree(child)

@@ -13,48 +13,66 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
+from typing import TypeVar
 
 from sia_runner.records import Outcome, OutcomeKind
 
 Judge = Callable[[str, str], tuple[OutcomeKind, float]]
 MAX_PREDICTION = 300  # characters of a prediction that are kept
-
-CORRECT, WRONG, INVALID = (OutcomeKind.CORRECT, 1.0), (OutcomeKind.WRONG, 0.0), (OutcomeKind.INVALID_FORMAT, 0.0)
+SPOILED_NOTE = "(answered twice, or the row does not fit the header)"  # in place of a prediction
+_INVALID = (OutcomeKind.INVALID_FORMAT, 0.0)
+T = TypeVar("T")
 
 
 def exact_match() -> Judge:
     """Compare texts, apart from spaces around them and Unicode normal form (NFC); case counts."""
-    return lambda answer, gold: CORRECT if _normal_form(answer) == _normal_form(gold) else WRONG
+    return _judge(_normal_form, lambda text, gold: text == _normal_form(gold))
 
 
 def one_of_choices(choices: Sequence[str]) -> Judge:
     """Accept one of `choices` as the whole cell, in any case. "The answer is B" is no choice."""
-    normalised = {_normal_form(name).casefold() for name in choices}
-
-    def judge(answer: str, gold: str) -> tuple[OutcomeKind, float]:
-        chosen = _normal_form(answer).casefold()
-        if chosen not in normalised:
-            return INVALID
-        return CORRECT if chosen == _normal_form(gold).casefold() else WRONG
-
-    return judge
+    keys = {_normal_form(name).casefold() for name in choices}
+    return _judge(
+        lambda answer: key if (key := _normal_form(answer).casefold()) in keys else None,
+        lambda key, gold: key == _normal_form(gold).casefold(),
+    )
 
 
 def number_within(tolerance: float) -> Judge:
     """Accept a finite decimal number at most `tolerance` away."""
+    return _judge(finite_number, lambda number, gold: abs(number - float(gold)) <= tolerance)
+
+
+def letter_in_text(choices: Sequence[str]) -> Judge:
+    """Accept one of `choices` (capital letters), found in free text; nothing definite, or two at once, is invalid."""
+    return _judge(letter_finder("".join(choices)), lambda letter, gold: letter == gold)
+
+
+def _judge(read: Callable[[str], T | None], is_right: Callable[[T, str], bool]) -> Judge:
+    """Return a judge of what `read` takes from an answer, where None is an invalid one."""
 
     def judge(answer: str, gold: str) -> tuple[OutcomeKind, float]:
-        number = finite_number(answer)
-        if number is None:
-            return INVALID
-        return CORRECT if abs(number - float(gold)) <= tolerance else WRONG
+        value = read(answer)
+        if value is None:
+            return _INVALID
+        return (OutcomeKind.CORRECT, 1.0) if is_right(value, gold) else (OutcomeKind.WRONG, 0.0)
 
     return judge
 
 
 def judge_all(judge: Judge, answers: Mapping[str, str], spoiled: set[str], gold: Mapping[str, str]) -> list[Outcome]:
     """Return one outcome per question of `gold`: the denominator never depends on what was answered."""
-    return [_judge_answer(judge, unit, answers.get(unit, ""), unit in spoiled, gold[unit]) for unit in gold]
+    outcomes = []
+    for unit, truth in gold.items():
+        answer = answers.get(unit, "")
+        if unit in spoiled:
+            outcomes.append(Outcome(unit, *_INVALID, SPOILED_NOTE))
+        elif not answer.strip():
+            outcomes.append(Outcome(unit, OutcomeKind.NO_ANSWER, 0.0))
+        else:
+            outcomes.append(Outcome(unit, *judge(answer, truth), answer.strip()[:MAX_PREDICTION]))
+    return outcomes
 
 
 def rank_scores(answers: Mapping[str, str], spoiled: set[str], gold: Mapping[str, str], positive: str) -> list[Outcome]:
@@ -64,7 +82,10 @@ def rank_scores(answers: Mapping[str, str], spoiled: set[str], gold: Mapping[str
     positive, 1 for a negative): leaving a question out never helps. The AUC of the ranks is that of the scores.
     """
     scores = {unit: score for unit in gold if unit in answers and (score := finite_number(answers[unit])) is not None}
-    ranks = _mean_ranks(scores)
+    ranks: dict[str, float] = {}
+    for _, tied in groupby(sorted(scores, key=scores.__getitem__), key=scores.__getitem__):
+        units, below = list(tied), len(ranks)
+        ranks |= dict.fromkeys(units, (2 * below + 1 + len(units)) / 2 / (len(scores) + 1))
     outcomes = []
     for unit, truth in gold.items():
         text = answers.get(unit, "").strip()[:MAX_PREDICTION]
@@ -83,28 +104,6 @@ def finite_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _judge_answer(judge: Judge, unit: str, answer: str, spoiled: bool, gold: str) -> Outcome:
-    if spoiled:
-        return Outcome(unit, *INVALID, "(answered twice, or the row does not fit the header)")
-    if not answer.strip():
-        return Outcome(unit, OutcomeKind.NO_ANSWER, 0.0)
-    return Outcome(unit, *judge(answer, gold), answer.strip()[:MAX_PREDICTION])
-
-
-def _mean_ranks(scores: Mapping[str, float]) -> dict[str, float]:
-    ordered = sorted(scores, key=scores.__getitem__)
-    ranks: dict[str, float] = {}
-    start = 0
-    while start < len(ordered):
-        end = start
-        while end < len(ordered) and scores[ordered[end]] == scores[ordered[start]]:
-            end += 1
-        mean = (start + 1 + end) / 2 / (len(ordered) + 1)
-        ranks.update(dict.fromkeys(ordered[start:end], mean))
-        start = end
-    return ranks
 
 
 def _normal_form(text: str) -> str:
@@ -143,22 +142,6 @@ _DENIED = re.compile(
 _SEEN_BEFORE = 60  # characters before a statement in which it may be denied
 
 
-def letter_in_text(choices: Sequence[str]) -> Judge:
-    """Accept one of `choices` (capital letters), found in free text.
-
-    Nothing definite, or two letters at once, is invalid_format.
-    """
-    find = letter_finder("".join(choices))
-
-    def judge(answer: str, gold: str) -> tuple[OutcomeKind, float]:
-        chosen = find(answer)
-        if chosen is None:
-            return INVALID
-        return CORRECT if chosen == gold else WRONG
-
-    return judge
-
-
 @lru_cache(maxsize=8)
 def letter_finder(letters: str) -> Callable[[str], str | None]:
     """Return a function from a text to the letter it names; None where it names none, or several."""
@@ -172,8 +155,8 @@ def letter_finder(letters: str) -> Callable[[str], str | None]:
     statements.append(re.compile(rf"(?<![\w-])([{letters}]){_CLOSE}{_AFTER}"))
     listed_before = re.compile(rf"(?<!\w)[{letters}]{_CLOSE}{_LIST}{_OPEN}$")
 
-    def last_statement(text: str) -> tuple[str | None, bool]:
-        """Return (letter, True where there was a statement at all)."""
+    def last_statement(text: str) -> str | None:
+        """Return the letter of the last statement, "" where it names several, None where there is no statement."""
         matches = [
             match
             for statement in statements
@@ -181,12 +164,12 @@ def letter_finder(letters: str) -> Callable[[str], str | None]:
             if not _DENIED.search(text[max(0, match.start() - _SEEN_BEFORE) : match.start()])
         ]
         if not matches:
-            return None, False
+            return None
         final = max(matches, key=lambda match: match.end(1))
         before = text[max(0, final.start() - _SEEN_BEFORE) : final.start(1)]
         if listed.match(text, final.end(1)) or (final.re is statements[-1] and listed_before.search(before)):
-            return None, True
-        return final[1][-1].upper(), True
+            return ""
+        return final[1][-1].upper()
 
     def label(text: str) -> str | None:
         """Return the letter of a last line like "B" or "(B) 42 nm", unless another line has another letter."""
@@ -196,15 +179,14 @@ def letter_finder(letters: str) -> Callable[[str], str | None]:
 
     def find(text: str) -> str | None:
         text = _simplified(text)
-        if match := whole_text.fullmatch(text):
-            return match[1].upper()
-        field = _json_field(text)
-        if field is not None:
+        match = whole_text.fullmatch(text)
+        if not match and (field := _json_field(text)) is not None:
             text = _simplified(field)
-            if match := whole_text.fullmatch(text):
-                return match[1].upper()
-        chosen, stated = last_statement(text)
-        return chosen if stated else label(text)
+            match = whole_text.fullmatch(text)
+        if match:
+            return match[1].upper()
+        stated = last_statement(text)
+        return label(text) if stated is None else stated or None
 
     return find
 

@@ -8,12 +8,12 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.selection.scoring import Aggregate
-from sia_runner.tasks.verifiers.answers import MAX_PREDICTION, finite_number
+from sia_runner.tasks.verifiers.answers import MAX_PREDICTION, SPOILED_NOTE, finite_number
 
 Cells = tuple[str, ...]  # of one question: one for each answer column
 JudgedCells = tuple[OutcomeKind, float, str]  # kind, value, the answer as it is shown
@@ -53,28 +53,17 @@ def measure_outcomes(
     for unit, truth in gold.items():
         cells = answers.get(unit, ())
         verdict = measure.judge(cells, truth, scale) if any(cell.strip() for cell in cells) else None
-        if verdict:
-            kind, value, text = verdict
-        elif unit in spoiled:
-            kind, value, text = (
-                OutcomeKind.INVALID_FORMAT,
-                None,
-                "(answered twice, or the row does not fit the header)",
-            )
-        else:
-            text = ", ".join(cells).strip(", ")
-            kind, value = (OutcomeKind.INVALID_FORMAT if text else OutcomeKind.NO_ANSWER), None
-        results.append(
-            Outcome(unit, kind, measure.worst(truth, scale) if value is None else value, text[:MAX_PREDICTION])
-        )
+        if not verdict:
+            text = SPOILED_NOTE if unit in spoiled else ", ".join(cells).strip(", ")
+            kind = OutcomeKind.INVALID_FORMAT if text else OutcomeKind.NO_ANSWER
+            verdict = kind, measure.worst(truth, scale), text
+        kind, value, text = verdict
+        results.append(Outcome(unit, kind, value, text[:MAX_PREDICTION]))
     return results
 
 
 def scale_of(measure: Measure, gold: Iterable[str], choices: Sequence[str]) -> Scale:
-    """Return the scale of all gold answers of a task, answered or not.
-
-    `choices`: the classes in their order, where the task names them.
-    """
+    """Return the scale of all gold answers of a task; `choices`: the classes in order, where the task names them."""
     if measure.numbers:
         numbers = [float(text) for text in gold]
         return Scale(min(numbers), max(numbers))
@@ -82,8 +71,8 @@ def scale_of(measure: Measure, gold: Iterable[str], choices: Sequence[str]) -> S
 
 
 def gold_fault(name: str, gold: str) -> str:
-    """Return why the metric cannot take this gold answer; empty where it can."""
-    if not MEASURES[name].numbers:
+    """Return why the verifier cannot take this gold answer; empty where it can."""
+    if name != "numeric" and not (name in MEASURES and MEASURES[name].numbers):
         return ""
     number = finite_number(gold)
     if number is None:
@@ -114,22 +103,15 @@ def _squared(answer: float, gold: float) -> float:
     return (answer - gold) * (answer - gold)
 
 
-def _squared_log(answer: float, gold: float) -> float | None:
-    return _squared(math.log1p(answer), math.log1p(gold)) if answer > -1 else None
-
-
 def _root_of_mean(measure: Measure) -> Measure:
     def root_of_mean(results: Sequence[Outcome]) -> float:
         return math.sqrt(fmean(outcome.value for outcome in results))
 
-    return Measure(measure.judge, measure.worst, lambda gold: root_of_mean, measure.numbers)
+    return replace(measure, aggregate=lambda gold: root_of_mean)
 
 
 def _log_loss(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
-    """Return the log loss of probabilities of scale.classes.
-
-    They must add up to 1 (within what numpy's isclose allows for 1e-6).
-    """
+    """Return the log loss of probabilities of scale.classes, which add up to 1 (as numpy's isclose allows for 1e-6)."""
     numbers = [finite_number(cell) for cell in cells]
     shares = [share for share in numbers if share is not None and 0 <= share <= 1]
     if len(shares) != len(scale.classes) or abs(sum(shares) - 1) > 1.1e-5:
@@ -208,7 +190,7 @@ def _macro_f1(gold: Mapping[str, str]) -> Aggregate:
 
 MEASURES = {
     "rmse": _root_of_mean(_mean_error(_squared)),
-    "rmsle": _root_of_mean(_mean_error(_squared_log)),
+    "rmsle": _root_of_mean(_mean_error(lambda a, gold: _squared(math.log1p(a), math.log1p(gold)) if a > -1 else None)),
     "mae": _mean_error(lambda answer, gold: abs(answer - gold)),
     "log_loss": Measure(_log_loss, lambda gold, scale: -math.log(_EPSILON), None, numbers=False),
     "quadratic_kappa": Measure(_rating, _farthest, _kappa, numbers=True),

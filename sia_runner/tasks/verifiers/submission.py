@@ -52,7 +52,8 @@ def read_cells(
                 unit = row[id_index].strip() if len(row) > id_index else ""
                 if unit not in ids:
                     continue
-                if unit in answers or unit in spoiled or not _fits(row, header):
+                fits = len(row) >= len(header) and not any(row[len(header) :])  # empty cells more are forgiven
+                if unit in answers or unit in spoiled or not fits:
                     answers.pop(unit, None)
                     spoiled.add(unit)
                 else:
@@ -76,10 +77,7 @@ def _rows(stream: TextIO, most_lines: int) -> Iterator[list[str]]:
 
 
 def _lines(stream: TextIO, limit: int) -> Iterator[str]:
-    """Yield lines without NULs, over-long ones cut.
-
-    A cell may hold line breaks, so there may be more lines than rows.
-    """
+    """Yield lines without NULs, over-long ones cut; cells may hold line breaks, so that a row has several lines."""
     remaining = limit
     while line := stream.readline(MAX_LINE):
         remaining -= 1
@@ -89,11 +87,6 @@ def _lines(stream: TextIO, limit: int) -> Iterator[str]:
         while len(rest) == MAX_LINE and not rest.endswith(("\n", "\r")):
             rest = stream.readline(MAX_LINE)
         yield line.replace("\0", "")
-
-
-def _fits(row: list[str], header: list[str]) -> bool:
-    """Return True when the row has as many cells as the header, or more that are empty."""
-    return len(row) >= len(header) and not any(row[len(header) :])
 
 
 def _column(header: list[str], name: str) -> int:
