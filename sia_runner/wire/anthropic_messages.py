@@ -23,7 +23,6 @@ from sia_runner.wire.requests import (
     refuse_tools,
     short_text,
     sse_event,
-    summary_of_sampled,
     token_count,
 )
 
@@ -84,12 +83,12 @@ class AnthropicMessages:
         del request
         return _Reader()
 
-    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
-        """Return a policy's answer, and the response for the client."""
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[str, bytes]:
+        """Return the finish reason, and the response for the client."""
         del decode  # this API shows no logprobs
-        summary = summary_of_sampled(request, sampled, "end_turn" if sampled.finish_reason == "stop" else "max_tokens")
-        reason = {"stop_reason": summary.finish_reason, "stop_sequence": None}
-        output_usage = {"output_tokens": summary.output_tokens}
+        finish_reason = "end_turn" if sampled.finish_reason == "stop" else "max_tokens"
+        reason = {"stop_reason": finish_reason, "stop_sequence": None}
+        output_usage = {"output_tokens": len(sampled.completion_ids)}
         message: Body = {
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
@@ -97,10 +96,10 @@ class AnthropicMessages:
             "model": request.body["model"],
             "content": [{"type": "text", "text": sampled.text}],
             **reason,
-            "usage": {"input_tokens": summary.input_tokens, **output_usage},
+            "usage": {"input_tokens": len(sampled.prompt_ids), **output_usage},
         }
         if not request.stream:
-            return summary, dumps(message)
+            return finish_reason, dumps(message)
         events: list[Body] = [
             {"type": "message_start", "message": message | {"content": [], "stop_reason": None}},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
@@ -109,7 +108,7 @@ class AnthropicMessages:
             {"type": "message_delta", "delta": reason, "usage": output_usage},
             {"type": "message_stop"},
         ]
-        return summary, b"".join(sse_event(dumps(event), event["type"]) for event in events)
+        return finish_reason, b"".join(sse_event(dumps(event), event["type"]) for event in events)
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as Anthropic writes it."""

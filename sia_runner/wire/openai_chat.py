@@ -24,7 +24,6 @@ from sia_runner.wire.requests import (
     refuse_tools,
     short_text,
     sse_event,
-    summary_of_sampled,
     token_count,
 )
 
@@ -72,9 +71,8 @@ class OpenAIChat:
         """Return a reader for one stream."""
         return _Reader(request.wants_usage)
 
-    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
-        """Return a policy's answer, and the response for the client; `decode` shows a token as text."""
-        summary = summary_of_sampled(request, sampled, sampled.finish_reason)
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[str, bytes]:
+        """Return the finish reason, and the response for the client; `decode` shows a token as text."""
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.body["model"]}
         logprobs = _logprobs(sampled, decode) if boolean_field(request.body, "logprobs") else None
         counts = len(sampled.prompt_ids), len(sampled.completion_ids)
@@ -83,7 +81,8 @@ class OpenAIChat:
         if not request.stream:
             message = {"role": "assistant", "content": sampled.text, "refusal": None}
             choice = last | {"message": message, "logprobs": logprobs}
-            return summary, dumps(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
+            answer = dumps(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
+            return sampled.finish_reason, answer
         head["object"] = "chat.completion.chunk"
         delta = {"role": "assistant", "content": sampled.text}
         first = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
@@ -91,7 +90,7 @@ class OpenAIChat:
         if request.wants_usage:
             chunks.append({"choices": [], "usage": usage})
         events = [dumps(head | chunk) for chunk in chunks]
-        return summary, b"".join(map(sse_event, [*events, b"[DONE]"]))
+        return sampled.finish_reason, b"".join(map(sse_event, [*events, b"[DONE]"]))
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as OpenAI writes it."""

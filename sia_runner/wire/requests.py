@@ -98,18 +98,6 @@ class AnswerSummary:
 TokenDecoder = Callable[[Sequence[int]], str]
 
 
-def summary_of_sampled(request: ModelRequest, sampled: SampledCall, finish_reason: str) -> AnswerSummary:
-    """Return the summary of a policy's answer, whose finish reason each API names in its own words."""
-    return AnswerSummary(
-        sampled.text,
-        finish_reason=finish_reason,
-        model=short_text(request.body["model"]),
-        input_tokens=len(sampled.prompt_ids),
-        output_tokens=len(sampled.completion_ids),
-        sampled=sampled,
-    )
-
-
 class AnswerReader(Protocol):
     """Follows a stream of one API."""
 
@@ -141,8 +129,8 @@ class ApiDialect(Protocol):
         """Return a reader for the request's stream."""
         ...
 
-    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
-        """Return a policy's answer, and the response for the client: one JSON, or the events of a stream."""
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[str, bytes]:
+        """Return the API's finish reason for a policy's answer, and the response: one JSON, or a stream's events."""
         ...
 
     def error(self, status: int, failed: CallError) -> Body:
