@@ -44,12 +44,18 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
     folder = base_folder(base)
     tokenizer = load_tokenizer(base, folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **_dequantise_options(folder))
+        options = {"dtype": getattr(torch, dtype), **_dequantise_options(folder)}
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f"base={base} cannot be loaded: {first_line(error)}") from None
-    _remove_four_bit_conversions(model)
+    # transformers saves a model by reversing the conversions of its loading. It would write dequantised experts under
+    # the names of 4-bit ones, where no loader finds them: a merged model on disk would have random experts.
+    conversions: list[Any] = getattr(model, "_weight_conversions", None) or []
+    to_four_bits = [one for one in conversions if any("_blocks" in source for source in one.source_patterns)]
+    if to_four_bits:
+        model._weight_conversions = [one for one in conversions if one not in to_four_bits]
     model.requires_grad_(False).eval()
-    model.to(device)  # pyright: ignore[reportArgumentType] - its decorators hide its signature
+    model.to(device)
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if not context:
         raise PolicyError(f"base={base}: its config.json has no max_position_embeddings")
@@ -84,18 +90,6 @@ def _dequantise_options(folder: Path) -> dict[str, Any]:
         return {}
     excluded = quantised.get("modules_to_not_convert")
     return {"quantization_config": Mxfp4Config(modules_to_not_convert=excluded, dequantize=True)}
-
-
-def _remove_four_bit_conversions(model: Any) -> None:
-    """Remove weight conversions to 4 bits before the model is saved.
-
-    transformers saves a model by reversing the conversions of its loading. It would write dequantised experts under the
-    names of 4-bit ones, where no loader finds them: a merged model on disk would have random experts.
-    """
-    conversions = getattr(model, "_weight_conversions", None) or []
-    to_four_bits = [one for one in conversions if any("_blocks" in source for source in one.source_patterns)]
-    if to_four_bits:
-        model._weight_conversions = [one for one in conversions if one not in to_four_bits]
 
 
 def weights_sha256(folder: Path) -> str:

@@ -7,6 +7,7 @@ for whole prompts.
 
 import hashlib
 import inspect
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,10 +111,9 @@ class PromptCache:
     def read(
         self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, version: str
     ) -> tuple[Any, Tensor, Tensor]:
-        """Run or look up the prompts; return cache, mask and logits.
+        """Run or look up the prompts; return transformers' cache of them, padded left, their mask, and the logits.
 
-        The transformers cache holds the prompts, padded left. The mask (1: a token) has shape (rows, tokens); the
-        logits after each prompt have shape (rows, vocabulary).
+        The mask (1: a token) has shape (rows, tokens); the logits after each prompt have shape (rows, vocabulary).
         """
         if version != self._version:
             self._version, self._nbytes = version, 0
@@ -214,9 +214,8 @@ def sample_batch(
     sampler = TokenSampler([row.draw for row in rows], max(row.limit for row in rows), model.device)
     results: list[_SampledTokens] = [([], [], "length") for _ in rows]
     live = list(range(len(rows)))  # index of the row at each position of the batch
-    cache_argument = {_cache_argument(model): cache}
-    step = 0
-    while True:
+    cache_argument = _cache_argument(model)
+    for step in itertools.count():
         tokens, logprobs = sampler.draw(logits_bv, live, step)
         active = []
         for at, row in enumerate(live):
@@ -228,7 +227,7 @@ def sample_batch(
             elif len(sampled_ids) < rows[row].limit:
                 active.append(at)
         if not active:
-            return results
+            break
         if len(active) < len(live):
             active_b = torch.tensor(active, device=model.device)
             cache.batch_select_indices(active_b)
@@ -236,11 +235,7 @@ def sample_batch(
             live = [live[at] for at in active]
         mask_bt = torch.cat([mask_bt, mask_bt.new_ones(len(live), 1)], dim=1)
         position_b1 = position_b1 + 1
-        logits_bv = model(
-            input_ids=torch.tensor([tokens[at] for at in active], device=model.device)[:, None],
-            attention_mask=mask_bt,
-            position_ids=position_b1,
-            use_cache=True,
-            **cache_argument,
-        ).logits[:, -1]
-        step += 1
+        ids_b1 = torch.tensor([tokens[at] for at in active], device=model.device)[:, None]
+        settings = {"attention_mask": mask_bt, "position_ids": position_b1, cache_argument: cache}
+        logits_bv = model(input_ids=ids_b1, use_cache=True, **settings).logits[:, -1]
+    return results

@@ -116,12 +116,16 @@ class VllmPolicy:
 
     def answer(self, request: PolicyRequest) -> SampledCall:
         """Answer one request. Raises CallError, and PolicyError for an adapter that cannot be served."""
-        prompt_ids = self._chat.prompt_ids(request.messages, self.context)
+        prompt_ids, seed = self._chat.prompt_ids(request.messages, self.context), request.seed
+        if seed is None:
+            with self._lock:
+                self._unseeded += 1
+                seed = int.from_bytes(hashlib.sha256(f"counted {self._unseeded}".encode()).digest()[:4]) >> 1
         settings = {
             "max_tokens": min(request.max_tokens, self.context - len(prompt_ids)),
             "temperature": request.temperature,
             "top_p": request.top_p,
-            "seed": self._seed(request),
+            "seed": seed,
             "stop": list(request.stop),
         }
         name, version = self._model(request.weights)
@@ -194,13 +198,6 @@ class VllmPolicy:
             if self._training is None:
                 self._training = self._load()
             return self._training
-
-    def _seed(self, request: PolicyRequest) -> int:
-        if request.seed is not None:
-            return request.seed
-        with self._lock:
-            self._unseeded += 1
-            return int.from_bytes(hashlib.sha256(f"counted {self._unseeded}".encode()).digest()[:4]) >> 1
 
     def _check_logprobs(self) -> None:
         """Check that the server's logprobs follow the temperature, as importance ratios need."""

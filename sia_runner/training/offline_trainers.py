@@ -133,7 +133,8 @@ class OfflineTraining(TrainerCallback):
         processes = self._processes.num_processes
         share = max(1, len(batches[0]) // processes)
         rows = [batch[index % len(batch)] for batch in batches for index in range(share * processes)]
-        config, trainer_class = (SFTConfig, SFTTrainer) if supervised else (DPOConfig, _TokenizedDpoTrainer)
+        trl: tuple[Any, Any] = (SFTConfig, SFTTrainer) if supervised else (DPOConfig, _TokenizedDpoTrainer)
+        config, trainer_class = trl
         # Rows are selected by length already, and in order.
         own: dict[str, Any] = {"max_length": None, "train_sampling_strategy": "sequential"}
         if supervised:

@@ -60,8 +60,11 @@ class OnlineTrainer(GRPOTrainer):
         self.remove_callback(PrinterCallback)  # prints on standard output
         # Not set in GRPOConfig: a weight above 0 there makes TRL copy the adapter as reference. Ours is the base.
         self.beta = online.loss.beta
-        self._assignment = assignment
-        self._online = online
+        self.iterations = online.loss.iterations  # optimizer steps on each batch of rollouts
+        limits = assignment.algorithm.stopping_limits
+        # Optimizer steps from one measurement of the KL to the next.
+        self.kl_every = self.iterations * (1 if self.beta else kl_batch_stride(limits, self.iterations))
+        self._assignment, self._online = assignment, online
         self.rollouts: PreparedRollouts | None = None  # those of the last step
         self._training_lock = ExitStack()
         self.curve: list[TrainingStep] = []
@@ -179,7 +182,9 @@ class OnlineTrainer(GRPOTrainer):
             loss += part_loss.detach()
             weight = sum_over_processes(self.accelerator, part["completion_mask"].sum())
             entropy, tokens = entropy + self._metrics["train"]["entropy"][-1] * weight, tokens + weight
-        return loss, entropy / tokens if tokens else sampled_entropy(rollouts.batch)
+        if not tokens:  # no forward pass was needed: the mean of -log p of the sampled tokens
+            return loss, -float(np.mean([logprob for row in rollouts.batch.rows for logprob in row.logprobs]))
+        return loss, entropy / tokens
 
     def _critic_loss(self, part: ChunkInputs, totals: StepTotals) -> Any:
         critic = self._online.critic
@@ -193,23 +198,7 @@ class OnlineTrainer(GRPOTrainer):
         """Return our logprobs and entropies to TRL's loss."""
         return self._forward.logprobs(*arguments, **settings)
 
-    @property
-    def iterations(self) -> int:
-        """The optimizer steps per batch of rollouts."""
-        return self._online.loss.iterations
-
-    @property
-    def kl_every(self) -> int:
-        """The optimizer steps from one measurement of the KL to the next."""
-        limits = self._assignment.algorithm.stopping_limits
-        return self.iterations * (1 if self.beta else kl_batch_stride(limits, self.iterations))
-
 
 def _unused_reward_function(*_: Any, **__: Any) -> list[float | None]:
     """Fail: TRL wants a reward function to exist, but must not call it."""
     raise RuntimeError("TRL asked for rewards, which come with the rollouts")
-
-
-def sampled_entropy(batch: RolloutBatch) -> float:
-    """Return the entropy in nats per token, as the mean of -log p of the sampled tokens; needs no forward pass."""
-    return -float(np.mean([logprob for row in batch.rows for logprob in row.logprobs]))
