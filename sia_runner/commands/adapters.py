@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +46,6 @@ def load_base(origin: AdapterOrigin, name: str | None = None) -> LoadedBase:
             f"the adapter is for {origin.base_id} (sha256 {origin.base_sha256[:12]}), "
             f"not for {name or folder} (sha256 {sha256[:12]})"
         )
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)  # PEFT's
     loaded = load_base(str(folder), "cpu", _saved_dtype(folder))
     return LoadedBase(loaded.model, loaded.tokenizer, name or origin.base_id, sha256)
 

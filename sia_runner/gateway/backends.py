@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import TRANSIENT_KINDS, CallError
 from sia_runner.wire.grants import Role
 from sia_runner.wire.providers import ANTHROPIC_VERSION, auth_headers, key_of, redact
-from sia_runner.wire.requests import AnswerSummary, Api, ModelRequest, SseSplitter, dumps, loads, sse_event
+from sia_runner.wire.requests import AnswerSummary, Api, ModelRequest, SseSplitter, dumps, loads, short_text, sse_event
 
 MAX_CONSECUTIVE_FAILURES = 5  # failed calls (after all attempts) without a success between them
 _FATAL_STATUSES = (401, 402)  # a refused key stays refused
@@ -275,8 +276,8 @@ class ServedPolicy(Protocol):
         """Return the trainable model, loaded on first use. Raises ModelsError."""
         ...
 
-    async def answer(self, request: ModelRequest) -> SampledCall:
-        """Answer one request. Raises CallError."""
+    def submit(self, request: ModelRequest) -> Future[SampledCall]:
+        """Queue a request; cancelling withdraws it until its batch starts. Raises CallError, as the future does."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -300,10 +301,17 @@ class LocalBackend:
 
     async def send(self, request: ModelRequest, buffer: AnswerBuffer) -> AnswerSummary:
         """Sample an answer. Raises CallError."""
-        sampled = await self._policy.answer(request)
-        summary, response = DIALECTS[request.api].respond(request, sampled, self._policy.decode)
+        sampled = await asyncio.wrap_future(self._policy.submit(request))
+        finish_reason, response = DIALECTS[request.api].respond(request, sampled, self._policy.decode)
         buffer.hold(response)
-        return summary
+        return AnswerSummary(
+            sampled.text,
+            finish_reason=finish_reason,
+            model=short_text(request.body["model"]),
+            input_tokens=len(sampled.prompt_ids),
+            output_tokens=len(sampled.completion_ids),
+            sampled=sampled,
+        )
 
 
 Backend = PassThroughBackend | LitellmBackend | LocalBackend

@@ -1,15 +1,19 @@
 """Adapters on one copy of the base: loaded once, and switched by name."""
 
 import json
-import warnings
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sia_runner.text import first_line
-from sia_runner.wire.adapter_files import ORIGIN_FILE, WEIGHTS_FILE, adapter_sha256
+from sia_runner.wire.adapter_files import (
+    ORIGIN_FILE,
+    WEIGHTS_FILE,
+    active_adapters,
+    adapter_sha256,
+    load_peft_adapter,
+)
 from sia_runner.wire.policy import PolicyError
 
 BASE_VERSION = "base"  # the version without an adapter
@@ -22,34 +26,39 @@ class AdapterSwitcher:
     def __init__(self, model: Any, base_id: str, base_sha256: str) -> None:
         self.model: Any = model
         self._base_id, self._base_sha256 = base_id, base_sha256
-        self._loaded: OrderedDict[str, str] = OrderedDict()  # version -> name in PEFT; the latest used one last
+        self._loaded: list[str] = []  # names in PEFT; the latest used one last
         self._pinned: list[str] = []  # names in PEFT that must not be dropped
 
     def use(self, folder: Path | None) -> str:
         """Switch to an adapter, or to the base. Returns the version. Raises PolicyError."""
         if folder is None:
-            if self._wrapped:
+            if active_adapters(self.model) is not None:
                 self.model.base_model.disable_adapter_layers()
             return BASE_VERSION
         version = adapter_version(folder)
-        self._forget_missing()
-        if version not in self._loaded:
-            self._load(folder, version)
-        self._loaded.move_to_end(version)
+        name = f"served_{version}"
+        # Training may remove the whole PEFT wrapper, and with it all adapters.
+        self._loaded = [other for other in self._loaded if other in getattr(self.model, "peft_config", {})]
+        if name in self._loaded:
+            self._loaded.remove(name)
+        else:
+            self._load(folder, name)
+        self._loaded.append(name)
         self.model.base_model.enable_adapter_layers()
-        self.model.set_adapter(self._loaded[version], inference_mode=True)
+        self.model.set_adapter(name, inference_mode=True)
         return version
 
     @contextmanager
     def restored_afterwards(self) -> Iterator[None]:
         """Restore the active adapters, and the parameters under training, when the context ends."""
-        if not self._wrapped:
+        active = active_adapters(self.model)
+        if active is None:
             try:
                 yield
             finally:
                 self.use(None)
             return
-        names, disabled = list(self.model.active_adapters), _has_disabled_layers(self.model)
+        names, disabled = active
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._pinned = names
         try:
@@ -64,42 +73,23 @@ class AdapterSwitcher:
             for parameter in trained:
                 parameter.requires_grad_(True)
 
-    @property
-    def _wrapped(self) -> bool:
-        from peft import PeftModel
-
-        return isinstance(self.model, PeftModel)
-
-    def _load(self, folder: Path, version: str) -> None:
-        from peft import PeftModel
+    def _load(self, folder: Path, name: str) -> None:
+        from safetensors import SafetensorError, safe_open
 
         check_adapter_base(folder, self._base_id, self._base_sha256)
-        _check_weights_file(folder)  # before PEFT changes the model: a failed load would leave its layers there
-        self._evict()
-        # PEFT asks transformers by a name that is deprecated there.
-        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
-        name = f"served_{version}"
+        try:  # before PEFT changes the model: a failed load would leave its layers there
+            with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
+                tensors.keys()
+        except (OSError, SafetensorError) as error:
+            raise PolicyError(f"adapter {folder}: {WEIGHTS_FILE} cannot be read: {error}") from None
+        while len(self._loaded) >= _MAX_LOADED_ADAPTERS:
+            oldest = next(other for other in self._loaded if other not in self._pinned)
+            self._loaded.remove(oldest)
+            self.model.delete_adapter(oldest)
         try:
-            if self._wrapped:
-                self.model.load_adapter(folder, adapter_name=name, torch_device=str(self.model.device))
-            else:
-                self.model = PeftModel.from_pretrained(
-                    self.model, folder, adapter_name=name, torch_device=str(self.model.device)
-                )
+            self.model = load_peft_adapter(self.model, folder, name)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise PolicyError(f"adapter {folder} cannot be loaded: {first_line(error)}") from None
-        self._loaded[version] = name
-
-    def _forget_missing(self) -> None:
-        """Forget adapters that are no longer on the model: training may remove the whole PEFT wrapper."""
-        present = getattr(self.model, "peft_config", {})
-        for version in [version for version, name in self._loaded.items() if name not in present]:
-            del self._loaded[version]
-
-    def _evict(self) -> None:
-        while len(self._loaded) >= _MAX_LOADED_ADAPTERS:
-            version = next(version for version, name in self._loaded.items() if name not in self._pinned)
-            self.model.delete_adapter(self._loaded.pop(version))
 
 
 def check_adapter_base(folder: Path, base_id: str, base_sha256: str) -> None:
@@ -121,24 +111,3 @@ def adapter_version(folder: Path) -> str:
         return adapter_sha256(folder)[:16]
     except OSError as error:
         raise PolicyError(f"adapter {folder} cannot be read: {error.strerror or error}") from None
-
-
-def _check_weights_file(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
-            tensors.keys()
-    except (OSError, SafetensorError) as error:
-        raise PolicyError(f"adapter {folder}: {WEIGHTS_FILE} cannot be read: {error}") from None
-
-
-def _has_disabled_layers(model: Any) -> bool:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return any(layer.disable_adapters for layer in model.modules() if isinstance(layer, BaseTunerLayer))
-
-
-def has_adapter(model: Any) -> bool:
-    """Return True if training has put an adapter on the model."""
-    return hasattr(model, "peft_config")

@@ -3,10 +3,11 @@
 No heavy imports. The policy runs in this process or at a vLLM server.
 """
 
-import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -21,47 +22,59 @@ from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe
 from sia_runner.wire.requests import Body, ModelRequest, bad_request
 
 # Options that would change the answer: refused by name rather than ignored.
-_OPENAI_NOT_SERVED = (
-    "tools",
-    "functions",
-    "logit_bias",
-    "top_logprobs",
-    "presence_penalty",
-    "frequency_penalty",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "min_tokens",
-    "stop_token_ids",
-    "ignore_eos",
-    "chat_template_kwargs",
-    "reasoning_effort",
-)
+_OPENAI_NOT_SERVED = """
+    tools functions logit_bias top_logprobs presence_penalty frequency_penalty top_k min_p repetition_penalty
+    min_tokens stop_token_ids ignore_eos chat_template_kwargs reasoning_effort
+"""
 _OPENAI_NEUTRAL = {"repetition_penalty": 1, "top_k": -1}  # values by which some clients say "not set"
+_ANTHROPIC_NOT_SERVED = ("tools", "thinking", "top_k")
+_ANTHROPIC_NEUTRAL = {"thinking": {"type": "disabled"}}
 _MAX_STOP_STRINGS, _MAX_STOP_LENGTH = 16, 256  # number of strings, and characters of each
 
 
-def openai_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
-    """Convert an OpenAI request. Raises CallError (bad_request)."""
+def _openai_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
     body = call.body
-    for name in _OPENAI_NOT_SERVED:
-        if body.get(name) and body[name] != _OPENAI_NEUTRAL.get(name):
-            raise bad_request(f"{name} is not served by the policy")
+    _refuse_options(body, _OPENAI_NOT_SERVED.split(), _OPENAI_NEUTRAL)
     response_format = body.get("response_format")
     if response_format is not None and response_format != {"type": "text"}:
         raise bad_request("response_format is not served by the policy, which answers with text")
+    seed = body.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise bad_request("seed must be a whole number")
     return PolicyRequest(
         messages=body["messages"],
         max_tokens=call.output_tokens,
-        temperature=read_number(body, "temperature", spec.temperature, 2.0),
-        top_p=read_number(body, "top_p", 1.0, 1.0),
-        seed=_read_seed(body.get("seed")),
-        stop=read_stop_strings(body.get("stop"), "stop"),
+        temperature=_read_number(body, "temperature", spec.temperature, 2.0),
+        top_p=_read_number(body, "top_p", 1.0, 1.0),
+        seed=seed,
+        stop=_read_stop_strings(body, "stop"),
     )
 
 
-def read_number(body: Body, name: str, default: float, limit: float) -> float:
-    """Return a number from 0 to `limit` of the request, or `default`. Raises CallError (bad_request)."""
+def _anthropic_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
+    """Convert an Anthropic request; this API has no seed."""
+    body = call.body
+    _refuse_options(body, _ANTHROPIC_NOT_SERVED, _ANTHROPIC_NEUTRAL)
+    if body["messages"][-1].get("role") == "assistant":
+        raise bad_request("the policy cannot go on from an assistant's message: the last one has to be the user's")
+    system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
+    return PolicyRequest(
+        messages=[*system, *body["messages"]],
+        max_tokens=call.output_tokens,
+        temperature=_read_number(body, "temperature", spec.temperature, 1.0),
+        top_p=_read_number(body, "top_p", 1.0, 1.0),
+        stop=_read_stop_strings(body, "stop_sequences"),
+    )
+
+
+def _refuse_options(body: Body, not_served: Sequence[str], neutral: Mapping[str, Any]) -> None:
+    for name in not_served:
+        if body.get(name) and body[name] != neutral.get(name):
+            raise bad_request(f"{name} is not served by the policy")
+
+
+def _read_number(body: Body, name: str, default: float, limit: float) -> float:
+    """Return a number from 0 to `limit` of the request, or `default`."""
     value = body.get(name)
     if value is None:
         return default
@@ -70,8 +83,8 @@ def read_number(body: Body, name: str, default: float, limit: float) -> float:
     return float(value)
 
 
-def read_stop_strings(value: Any, name: str) -> tuple[str, ...]:
-    """Return the stop strings of a request as a tuple. Raises CallError (bad_request)."""
+def _read_stop_strings(body: Body, name: str) -> tuple[str, ...]:
+    value = body.get(name)
     strings = [value] if isinstance(value, str) else value
     if strings is None:
         return ()
@@ -82,33 +95,6 @@ def read_stop_strings(value: Any, name: str) -> tuple[str, ...]:
     ):
         raise bad_request(f"{name} must be at most {_MAX_STOP_STRINGS} strings of 1 to {_MAX_STOP_LENGTH} characters")
     return tuple(strings)
-
-
-def _read_seed(value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise bad_request("seed must be a whole number")
-    return value
-
-
-_ANTHROPIC_NOT_SERVED = ("tools", "thinking", "top_k")
-
-
-def anthropic_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
-    """Convert an Anthropic request; this API has no seed. Raises CallError (bad_request)."""
-    body = call.body
-    for name in _ANTHROPIC_NOT_SERVED:
-        if body.get(name) and body[name] != {"type": "disabled"}:
-            raise bad_request(f"{name} is not served by the policy")
-    if body["messages"][-1].get("role") == "assistant":
-        raise bad_request("the policy cannot go on from an assistant's message: the last one has to be the user's")
-    system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
-    return PolicyRequest(
-        messages=[*system, *body["messages"]],
-        max_tokens=call.output_tokens,
-        temperature=read_number(body, "temperature", spec.temperature, 1.0),
-        top_p=read_number(body, "top_p", 1.0, 1.0),
-        stop=read_stop_strings(body.get("stop_sequences"), "stop_sequences"),
-    )
 
 
 _REQUEST_TIMEOUT = 3600.0  # seconds: slow hardware may queue for long, and a retry would only lengthen the queue
@@ -136,11 +122,22 @@ class PolicyBackend:
         """Return tokens as text."""
         return self.start().tokenizer.decode(ids)
 
-    async def answer(self, request: ModelRequest) -> SampledCall:
-        """Answer a request; if the client leaves, it is cancelled unless its batch has started. Raises CallError."""
-        convert = openai_request if request.api == "openai" else anthropic_request
-        granted = apply_grant(request, convert(request, self._spec))
-        return await asyncio.wrap_future(self._service.submit(granted))
+    def submit(self, request: ModelRequest) -> Future[SampledCall]:
+        """Queue a request with its grant's weights, temperature and seed. Raises CallError, as the future does.
+
+        Rollouts are sampled at the training's temperature, each call with its own seed, derived from the grant's seed,
+        the question and the number of earlier calls for it. A repeated run samples the same.
+        """
+        convert, grant = _openai_request if request.api == "openai" else _anthropic_request, request.grant
+        converted = convert(request, self._spec)
+        if grant is not None:
+            converted = replace(converted, weights=LIVE_WEIGHTS if grant.live else grant.adapter)
+            if grant.temperature is not None:
+                converted = replace(converted, temperature=grant.temperature, top_p=1.0)
+            if grant.seed is not None:
+                digest = hashlib.sha256(f"{grant.seed} {request.question} {request.turn}".encode()).digest()
+                converted = replace(converted, seed=int.from_bytes(digest[:4]) >> 1)
+        return self._service.submit(converted)
 
 
 def policy_provider(spec: PolicyConfig) -> HostedProvider:
@@ -160,24 +157,6 @@ def policy_provider(spec: PolicyConfig) -> HostedProvider:
         max_tokens=spec.max_tokens,
         prices=TokenPrices(input=0.0, output=0.0),
     )
-
-
-def apply_grant(call: ModelRequest, request: PolicyRequest) -> PolicyRequest:
-    """Apply the grant's weights, temperature and seed to a request.
-
-    Rollouts are sampled at the training's temperature, each call with its own seed, derived from the grant's seed, the
-    question and the number of earlier calls for it. A repeated run samples the same.
-    """
-    grant = call.grant
-    if grant is None:
-        return request
-    request = replace(request, weights=LIVE_WEIGHTS if grant.live else grant.adapter)
-    if grant.temperature is not None:
-        request = replace(request, temperature=grant.temperature, top_p=1.0)
-    if grant.seed is not None:
-        digest = hashlib.sha256(f"{grant.seed} {call.question} {call.turn}".encode()).digest()
-        request = replace(request, seed=int.from_bytes(digest[:4]) >> 1)
-    return request
 
 
 def check_policy(spec: PolicyConfig) -> None:

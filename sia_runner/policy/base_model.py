@@ -1,27 +1,28 @@
 """Base models: loading, the hash that identifies them, and the conversion of messages to token ids and back."""
 
 import hashlib
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sia_runner.store.run_directory import sha256_of
 from sia_runner.text import first_line
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.policy import Messages, PolicyError
 from sia_runner.wire.requests import bad_request
 
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
-_SHA256_DIGITS = 64  # hexadecimal digits
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedBase:
-    """A loaded base. `context` in tokens, prompt and completion together."""
+    """A loaded base. `context` in tokens, prompt and completion together; `end_ids`: a turn's and a text's."""
 
-    folder: Path
     model: Any
     tokenizer: Any
     sha256: str
@@ -36,20 +37,32 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    device = _device(device)  # before anything is read: weights take minutes
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():  # before anything is read: weights take minutes
+        raise PolicyError("target_agent.policy.device=cuda, but torch sees no GPU; allowed here: auto, cpu")
     folder = base_folder(base)
     tokenizer = load_tokenizer(base, folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **_dequantise_options(folder))
+        options = {"dtype": getattr(torch, dtype), **_dequantise_options(folder)}
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f"base={base} cannot be loaded: {first_line(error)}") from None
-    _remove_four_bit_conversions(model)
+    # transformers saves a model by reversing the conversions of its loading. It would write dequantised experts under
+    # the names of 4-bit ones, where no loader finds them: a merged model on disk would have random experts.
+    conversions: list[Any] = getattr(model, "_weight_conversions", None) or []
+    to_four_bits = [one for one in conversions if any("_blocks" in source for source in one.source_patterns)]
+    if to_four_bits:
+        model._weight_conversions = [one for one in conversions if one not in to_four_bits]
     model.requires_grad_(False).eval()
-    model.to(device)  # pyright: ignore[reportArgumentType] - its decorators hide its signature
+    model.to(device)
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if not context:
         raise PolicyError(f"base={base}: its config.json has no max_position_embeddings")
-    return LoadedBase(folder, model, tokenizer, weights_sha256(folder), context, _end_ids(model, tokenizer))
+    named = model.generation_config.eos_token_id
+    ids = [*named, tokenizer.eos_token_id] if isinstance(named, list) else [named, tokenizer.eos_token_id]
+    ends = frozenset(token for token in ids if token is not None)
+    return LoadedBase(model, tokenizer, weights_sha256(folder), context, ends)
 
 
 def load_tokenizer(base: str, folder: Path) -> Any:
@@ -79,37 +92,15 @@ def _dequantise_options(folder: Path) -> dict[str, Any]:
     return {"quantization_config": Mxfp4Config(modules_to_not_convert=excluded, dequantize=True)}
 
 
-def _remove_four_bit_conversions(model: Any) -> None:
-    """Remove weight conversions to 4 bits before the model is saved.
-
-    transformers saves a model by reversing the conversions of its loading. It would write dequantised experts under the
-    names of 4-bit ones, where no loader finds them: a merged model on disk would have random experts.
-    """
-    conversions = getattr(model, "_weight_conversions", None) or []
-    remaining = [
-        conversion
-        for conversion in conversions
-        if not any("_blocks" in source for source in conversion.source_patterns)
-    ]
-    if len(remaining) < len(conversions):
-        model._weight_conversions = remaining
-
-
 def weights_sha256(folder: Path) -> str:
     """Return a hash of the weight files' names and contents. Raises PolicyError if there are none."""
     files = sorted(file for pattern in _WEIGHT_PATTERNS for file in folder.glob(pattern))
     if not files:
         raise PolicyError(f"{folder} holds no weights ({', '.join(_WEIGHT_PATTERNS)})")
-    return hashlib.sha256("".join(f"{file.name} {_sha256(file)}\n" for file in files).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    """Hash a file; the hub's cache names large files by their hash, so 63 GB need not be read again."""
-    blob = file.resolve().name
-    if len(blob) == _SHA256_DIGITS and set(blob) <= set("0123456789abcdef"):
-        return blob
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    # The hub's cache names large files by their hash, so 63 GB need not be read again.
+    blobs = {file: file.resolve().name for file in files}
+    hashes = {file: blob if _SHA256.fullmatch(blob) else sha256_of(file) for file, blob in blobs.items()}
+    return hashlib.sha256("".join(f"{file.name} {hashes[file]}\n" for file in files).encode()).hexdigest()
 
 
 def base_folder(base: str, *, weights: bool = True) -> Path:
@@ -127,37 +118,19 @@ def base_folder(base: str, *, weights: bool = True) -> Path:
         raise PolicyError(f"base={base} is no folder, and no model of the hub: {first_line(error)}") from None
 
 
-def _device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise PolicyError("target_agent.policy.device=cuda, but torch sees no GPU; allowed here: auto, cpu")
-    return device
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the ids of end tokens; chat models may have one for a turn and one for a text."""
-    named = model.generation_config.eos_token_id
-    ids = named if isinstance(named, list) else [named]
-    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
-
-
 # The tiny model's template: each message between the mark of its role and the end mark, then the answer's mark.
 # "12+7=" from the user becomes <|user|>12+7=<|end|><|assistant|>, and the answer is 19<|end|>.
-CHAT_ROLES = ("system", "user", "assistant", "tool")
+_CHAT_ROLES = ("system", "user", "assistant", "tool")
 PAD_TOKEN, END_TOKEN = "<|pad|>", "<|end|>"
-SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, *(f"<|{role}|>" for role in CHAT_ROLES))
+SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, *(f"<|{role}|>" for role in _CHAT_ROLES))
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '"
     + END_TOKEN
     + "' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-_TEMPLATE_DATE = date(
-    2026, 1, 1
-)  # fixed: some templates contain today's date, and a run resumed tomorrow needs the same prompts
+# Some templates contain today's date, and a run resumed tomorrow needs the same prompts.
+_TEMPLATE_DATE = date(2026, 1, 1)
 _STRFTIME_CALL = re.compile(r"""strftime_now\((["'])(.*?)\1\)""")
 _HARMONY_FINAL = "<|channel|>final<|message|>"  # gpt-oss's harmony format: reasoning comes before, in other channels
 
@@ -172,21 +145,19 @@ class ChatTokenizer:
         )
         self._harmony = "<|channel|>" in tokenizer.get_vocab()
 
-    def prompt_ids(self, messages: Messages) -> list[int]:
-        """Return the conversation's token ids up to where the answer begins. Raises CallError (bad_request)."""
+    def prompt_ids(self, messages: Messages, context: float = math.inf) -> list[int]:
+        """Return the conversation's token ids up to where the answer begins.
+
+        Raises CallError (bad_request), also if a context of so many tokens leaves no room for an answer.
+        """
         try:
+            plain = [_plain_message(message) for message in messages]
             text = self._tokenizer.apply_chat_template(
-                _plain_messages(messages), chat_template=self._template, tokenize=False, add_generation_prompt=True
+                plain, chat_template=self._template, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # noqa: BLE001 - a template is a program: it may refuse an order of roles
             raise bad_request(f"the model's chat template refuses the messages: {error}") from None
-        return self._tokenizer(text, add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]  # its length is checked by us
-
-    def prompt_within(self, messages: Messages, context: int) -> list[int]:
-        """Return `prompt_ids`. Raises CallError (bad_request) if `context` leaves no room for an answer."""
-        ids = self.prompt_ids(messages)
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) >= context:
             raise CallError(
                 "bad_request",
@@ -227,23 +198,14 @@ class ChatTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
-def _plain_messages(messages: Messages) -> list[dict[str, str]]:
-    return [
-        {"role": _chat_role(message.get("role")), "content": _text_content(message.get("content"))}
-        for message in messages
-    ]
-
-
-def _chat_role(role: Any) -> str:
+def _plain_message(message: Mapping[str, Any]) -> dict[str, str]:
+    """Return a message with a known role, and its content as one text."""
+    role, content = message.get("role"), message.get("content")
     role = "system" if role == "developer" else role
-    if role not in CHAT_ROLES:
-        raise bad_request(f"messages of role {role!r} are not served here, only of {', '.join(CHAT_ROLES)}")
-    return role
-
-
-def _text_content(content: Any) -> str:
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content if content is not None else ""}]
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
-    if not all(isinstance(text, str) for text in texts):
+    if role not in _CHAT_ROLES:
+        raise bad_request(f"messages of role {role!r} are not served here, only of {', '.join(_CHAT_ROLES)}")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": "" if content is None else content}]
+    texts = [part["text"] for part in parts if isinstance(part, dict) and part.get("type") == "text" and "text" in part]
+    if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
         raise bad_request("the policy reads text only: a message's content is a string or a list of text parts")
-    return "".join(text for text in texts if text is not None)
+    return {"role": role, "content": "".join(texts)}

@@ -6,21 +6,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sia_runner.config.training import PolicyConfig
+from sia_runner.policy.adapters import BASE_VERSION, AdapterSwitcher
+from sia_runner.policy.base_model import ChatTokenizer, load_base
+from sia_runner.policy.tiny import tiny_base_folder
 from sia_runner.records import SampledCall
 from sia_runner.text import one_line
 from sia_runner.wire.failures import CallError
-from sia_runner.wire.policy import LiveWeights, PolicyRequest, WarmupDialogue, WeightsSource, check_policy_packages
+from sia_runner.wire.policy import LiveWeights, PolicyRequest, WarmupDialogue, check_policy_packages
 
 TINY_BASE = "tiny"
-
-
-def _print_progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 class PolicyEngine:
@@ -30,29 +30,19 @@ class PolicyEngine:
     Every method may be called from any thread; one runs at a time.
     """
 
-    def __init__(
-        self,
-        spec: PolicyConfig,
-        cache: Path,
-        texts: Callable[[], Sequence[WarmupDialogue]],
-        say: Callable[[str], None] = _print_progress,
-    ) -> None:
+    def __init__(self, spec: PolicyConfig, cache: Path, texts: Callable[[], Sequence[WarmupDialogue]]) -> None:
         check_policy_packages()
-        from sia_runner.policy.adapters import BASE_VERSION, AdapterSwitcher
-        from sia_runner.policy.base_model import ChatTokenizer, load_base
         from sia_runner.policy.sampling import PromptCache
 
         base_path = spec.base
         if spec.base == TINY_BASE:
-            from sia_runner.policy.tiny import tiny_base_folder
-
+            say = partial(print, file=sys.stderr, flush=True)
             base_path = str(tiny_base_folder(spec.tiny, cache, texts(), say))
         base = load_base(base_path, spec.device, spec.dtype)
         self.spec = spec
         self.lock = threading.RLock()
         self.tokenizer = base.tokenizer
         self.base_id, self.base_sha256, self.context = spec.base, base.sha256, base.context
-        self.folder = base.folder  # the base on disk, in transformers' layout
         self._end_ids, self._chat = base.end_ids, ChatTokenizer(base.tokenizer)
         self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256)
         self._prefixes = PromptCache()
@@ -65,13 +55,7 @@ class PolicyEngine:
 
     @model.setter
     def model(self, model: Any) -> None:
-        """Replace the model."""
         self._adapters.model = model
-
-    @property
-    def device(self) -> Any:
-        """The torch device of the weights."""
-        return self.model.device
 
     @property
     def version(self) -> str:
@@ -98,10 +82,10 @@ class PolicyEngine:
 
     def prompt_ids(self, request: PolicyRequest) -> list[int]:
         """Return the prompt's token ids. Raises CallError (bad_request) if the context has no space for an answer."""
-        return self._chat.prompt_within(request.messages, self.context)
+        return self._chat.prompt_ids(request.messages, self.context)
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[SampledCall]:
-        """Answer requests, in order. Raises CallError before anything is sampled if one is refused; PolicyError."""
+        """Answer requests, in order. Raises CallError before anything is sampled if one is refused."""
         return self.sample(requests, [self.prompt_ids(request) for request in requests])
 
     def sample(self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]]) -> list[SampledCall]:
@@ -109,35 +93,24 @@ class PolicyEngine:
         from sia_runner.policy.sampling import SamplingRow, SamplingSettings, sample_batch
 
         calls: dict[int, SampledCall] = {}
+        pad_id, ends = self.tokenizer.pad_token_id, self._end_ids
         with self.lock, _eval_mode(self.model):
             for weights in dict.fromkeys(request.weights for request in requests):
-                rows = {
-                    at: SamplingRow(
-                        prompts[at],
-                        min(request.max_tokens, self.context - len(prompts[at])),
-                        SamplingSettings(request.temperature, request.top_p, self._seed(request)),
-                        self._chat.stopped(request.stop),
-                    )
-                    for at, request in enumerate(requests)
-                    if request.weights == weights
-                }
-                with self._weights(weights) as version:
-                    pad_id, ends = self.tokenizer.pad_token_id, self._end_ids
+                rows: dict[int, SamplingRow] = {}
+                for at, request in enumerate(requests):
+                    if request.weights == weights:
+                        limit = min(request.max_tokens, self.context - len(prompts[at]))
+                        settings = SamplingSettings(request.temperature, request.top_p, self._seed(request))
+                        rows[at] = SamplingRow(prompts[at], limit, settings, self._chat.stopped(request.stop))
+                live = isinstance(weights, LiveWeights)
+                with nullcontext() if live else self._adapters.restored_afterwards():
+                    version = self.version if live else self._adapters.use(weights)
                     results = sample_batch(self.model, list(rows.values()), pad_id, ends, self._prefixes, version)
-                for at, result in zip(rows, results, strict=True):
-                    text = self._chat.text(result.ids, requests[at].stop)
-                    ids, logprobs = tuple(result.ids), tuple(result.logprobs)
-                    calls[at] = SampledCall(tuple(prompts[at]), ids, logprobs, result.finish_reason, version, text)
+                for at, (ids, logprobs, finish_reason) in zip(rows, results, strict=True):
+                    text = self._chat.text(ids, requests[at].stop)
+                    tokens = tuple(prompts[at]), tuple(ids), tuple(logprobs)
+                    calls[at] = SampledCall(*tokens, finish_reason, version, text)
         return [calls[at] for at in range(len(requests))]
-
-    @contextmanager
-    def _weights(self, weights: WeightsSource) -> Iterator[str]:
-        """Switch to `weights`, and back at the end; yield their version."""
-        if isinstance(weights, LiveWeights):
-            yield self.version
-            return
-        with self._adapters.restored_afterwards():
-            yield self._adapters.use(weights)
 
     def _seed(self, request: PolicyRequest) -> str:
         if request.seed is not None:
@@ -224,9 +197,10 @@ class RequestBatcher:
 
 
 def _answer_batch(engine: PolicyEngine, batch: list[QueuedRequest]) -> None:
-    accepted = [(request, future) for request, future in batch if future.set_running_or_notify_cancel()]
     requests, prompts, futures = [], [], []
-    for request, future in accepted:
+    for request, future in batch:
+        if not future.set_running_or_notify_cancel():
+            continue
         try:
             prompts.append(engine.prompt_ids(request))  # a refused request must not fail the others
         except Exception as error:  # noqa: BLE001 - the error goes to its caller

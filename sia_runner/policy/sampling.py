@@ -7,13 +7,15 @@ for whole prompts.
 
 import hashlib
 import inspect
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ class TokenSampler:
             probability_bv = logprob_bv.exp()
             if any(self._truncated[row] for row in rows):
                 probability_bv = nucleus_filter(probability_bv, self._top_p_b[index_b])
-            sampled_b = _inverse_cdf(probability_bv, self._uniform_bt[index_b, step])
+            sum_bv = probability_bv.cumsum(-1)
+            target_b = self._uniform_bt[index_b, step] * sum_bv[:, -1]
+            sampled_b = torch.searchsorted(sum_bv, target_b[:, None], right=True)[:, 0]
+            sampled_b = sampled_b.clamp(max=sum_bv.shape[1] - 1)
             token_b = torch.where(temperature_b > 0, sampled_b, token_b)
         return token_b.tolist(), logprob_bv.gather(1, token_b[:, None])[:, 0].tolist()
 
@@ -69,12 +74,6 @@ def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
     return torch.zeros_like(probability_bv).scatter(1, order_bv, sorted_bv * included_bv)
 
 
-def _inverse_cdf(probability_bv: Tensor, uniform_b: Tensor) -> Tensor:
-    sum_bv = probability_bv.cumsum(-1)
-    target_b1 = (uniform_b * sum_bv[:, -1])[:, None]
-    return torch.searchsorted(sum_bv, target_b1, right=True)[:, 0].clamp(max=probability_bv.shape[1] - 1)
-
-
 def _uniform_numbers(draw: SamplingSettings, limit: int) -> Tensor:
     """Return a number on [0, 1) per token; the seed is hashed because torch uses only 32 bits of it."""
     if draw.temperature == 0:
@@ -86,11 +85,11 @@ def _uniform_numbers(draw: SamplingSettings, limit: int) -> Tensor:
 
 _MAX_CACHE_BYTES = 256 * 1024 * 1024  # bytes; the least recently used prompts are dropped first
 
-TokenIds = tuple[int, ...]
+_TokenIds = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class CachedPrompt:
+class _CachedPrompt:
     """One prompt: keys and values of each layer, shape (heads, tokens, width), and the logits after its end."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -98,7 +97,6 @@ class CachedPrompt:
 
     @property
     def nbytes(self) -> int:
-        """The memory of all tensors, in bytes."""
         return self.logits_v.nbytes + sum(key.nbytes + value.nbytes for key, value in self.layers)
 
 
@@ -107,16 +105,15 @@ class PromptCache:
 
     def __init__(self) -> None:
         self._version = ""
-        self._entries: OrderedDict[TokenIds, CachedPrompt] = OrderedDict()
+        self._entries: OrderedDict[_TokenIds, _CachedPrompt] = OrderedDict()
         self._nbytes = 0
 
     def read(
         self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, version: str
     ) -> tuple[Any, Tensor, Tensor]:
-        """Run or look up the prompts; return cache, mask and logits.
+        """Run or look up the prompts; return transformers' cache of them, padded left, their mask, and the logits.
 
-        The transformers cache holds the prompts, padded left. The mask (1: a token) has shape (rows, tokens); the
-        logits after each prompt have shape (rows, vocabulary).
+        The mask (1: a token) has shape (rows, tokens); the logits after each prompt have shape (rows, vocabulary).
         """
         if version != self._version:
             self._version, self._nbytes = version, 0
@@ -125,56 +122,50 @@ class PromptCache:
         if not _keeps_all_tokens(model):
             return _read_prompts(model, keys, pad_id)
         new = [prompt for prompt in dict.fromkeys(keys) if prompt not in self._entries]
+        for prompt in keys:
+            if prompt in self._entries:
+                self._entries.move_to_end(prompt)
         if not new:
-            return self._together(model, [self._used(prompt) for prompt in keys])
+            return _join_prompts(model, [self._entries[prompt] for prompt in keys])
         cache, mask_bt, logits_bv = _read_prompts(model, new, pad_id)
         fresh = {prompt: _copy_prompt(cache, logits_bv, row, len(prompt)) for row, prompt in enumerate(new)}
-        prefixes = [fresh.get(prompt) or self._used(prompt) for prompt in keys]
+        prefixes = [fresh.get(prompt) or self._entries[prompt] for prompt in keys]
         for prompt, prefix in fresh.items():
-            self._keep(prompt, prefix)
-        return (cache, mask_bt, logits_bv) if new == keys else self._together(model, prefixes)
-
-    def _used(self, prompt: TokenIds) -> CachedPrompt:
-        self._entries.move_to_end(prompt)
-        return self._entries[prompt]
-
-    def _keep(self, prompt: TokenIds, prefix: CachedPrompt) -> None:
-        self._entries[prompt] = prefix
-        self._nbytes += prefix.nbytes
-        while self._nbytes > _MAX_CACHE_BYTES:
-            self._nbytes -= self._entries.popitem(last=False)[1].nbytes
-
-    def _together(self, model: Any, prefixes: Sequence[CachedPrompt]) -> tuple[Any, Tensor, Tensor]:
-        from transformers import DynamicCache
-
-        length_b = [prefix.layers[0][0].shape[-2] for prefix in prefixes]
-        longest = max(length_b)
-        cache = DynamicCache(config=model.config)
-        for number in range(len(prefixes[0].layers)):
-            key, value = (
-                _padded_left([prefix.layers[number][part] for prefix in prefixes], longest) for part in (0, 1)
-            )
-            cache.update(key, value, number)
-        mask_bt = torch.tensor([[0] * (longest - length) + [1] * length for length in length_b], device=model.device)
-        return cache, mask_bt, torch.stack([prefix.logits_v for prefix in prefixes])
+            self._entries[prompt] = prefix
+            self._nbytes += prefix.nbytes
+            while self._nbytes > _MAX_CACHE_BYTES:
+                self._nbytes -= self._entries.popitem(last=False)[1].nbytes
+        return (cache, mask_bt, logits_bv) if new == keys else _join_prompts(model, prefixes)
 
 
-def _read_prompts(model: Any, prompts: Sequence[TokenIds], pad_id: int) -> tuple[Any, Tensor, Tensor]:
+def _join_prompts(model: Any, prefixes: Sequence[_CachedPrompt]) -> tuple[Any, Tensor, Tensor]:
     from transformers import DynamicCache
 
-    longest, device = max(map(len, prompts)), model.device
-    ids_bt = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask_bt = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    lengths = [prefix.layers[0][0].shape[-2] for prefix in prefixes]
+    cache = DynamicCache(config=model.config)
+    for number, layers in enumerate(zip(*(prefix.layers for prefix in prefixes), strict=True)):
+        key, value = (
+            torch.stack([pad(tensor, (0, 0, max(lengths) - tensor.shape[1], 0)) for tensor in tensors])
+            for tensors in zip(*layers, strict=True)
+        )
+        cache.update(key, value, number)
+    return cache, _mask_left(lengths, model.device), torch.stack([prefix.logits_v for prefix in prefixes])
+
+
+def _mask_left(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([[0] * (max(lengths) - length) + [1] * length for length in lengths], device=device)
+
+
+def _read_prompts(model: Any, prompts: Sequence[_TokenIds], pad_id: int) -> tuple[Any, Tensor, Tensor]:
+    from transformers import DynamicCache
+
+    longest = max(map(len, prompts))
+    padded = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    ids_bt, mask_bt = torch.tensor(padded, device=model.device), _mask_left(list(map(len, prompts)), model.device)
     cache = DynamicCache(config=model.config)
     position_bt = (mask_bt.cumsum(-1) - 1).clamp(min=0)
-    output = model(
-        input_ids=ids_bt,
-        attention_mask=mask_bt,
-        position_ids=position_bt,
-        use_cache=True,
-        logits_to_keep=1,
-        **{_cache_argument(model): cache},
-    )
+    settings = {"attention_mask": mask_bt, "position_ids": position_bt, _cache_argument(model): cache}
+    output = model(input_ids=ids_bt, use_cache=True, logits_to_keep=1, **settings)
     return cache, mask_bt, output.logits[:, -1]
 
 
@@ -191,18 +182,10 @@ def _keeps_all_tokens(model: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
-def _copy_prompt(cache: Any, logits_bv: Tensor, row: int, length: int) -> CachedPrompt:
+def _copy_prompt(cache: Any, logits_bv: Tensor, row: int, length: int) -> _CachedPrompt:
     """Copy one row of the cache: a view would keep the whole batch in memory."""
     layers = ((layer.keys[row, :, -length:].clone(), layer.values[row, :, -length:].clone()) for layer in cache.layers)
-    return CachedPrompt(tuple(layers), logits_bv[row].clone())
-
-
-def _padded_left(rows: Sequence[Tensor], longest: int) -> Tensor:
-    """Stack tensors, padded left with zeros: shape (rows, heads, longest, width)."""
-    padded = rows[0].new_zeros(len(rows), rows[0].shape[0], longest, rows[0].shape[2])
-    for index, row in enumerate(rows):
-        padded[index, :, longest - row.shape[1] :] = row
-    return padded
+    return _CachedPrompt(tuple(layers), logits_bv[row].clone())
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,40 +198,36 @@ class SamplingRow:
     stopped: Callable[[Sequence[int]], bool]  # True if these completion tokens end the answer
 
 
-@dataclass(slots=True)
-class SampledTokens:
-    """The tokens sampled for one row, with the one that ended the answer: it was sampled, and is trained on."""
-
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: Literal["stop", "length"] = "length"
+_SampledTokens = tuple[list[int], list[float], str]
 
 
 @torch.no_grad()  # not inference_mode: buffers that a model makes lazily are needed by training later
 def sample_batch(
     model: Any, rows: Sequence[SamplingRow], pad_id: int, end_ids: frozenset[int], prefixes: PromptCache, version: str
-) -> list[SampledTokens]:
-    """Return the sampled tokens of each row, in order; `model` is in eval mode and has weights of `version`."""
+) -> list[_SampledTokens]:
+    """Return ids, logprobs and finish reason (stop or length) of each row; `model` is in eval mode, and of `version`.
+
+    The token that ended an answer is among the ids: it was sampled, and is trained on.
+    """
     cache, mask_bt, logits_bv = prefixes.read(model, [row.prompt_ids for row in rows], pad_id, version)
     position_b1 = mask_bt.sum(-1, keepdim=True) - 1
     sampler = TokenSampler([row.draw for row in rows], max(row.limit for row in rows), model.device)
-    results = [SampledTokens() for _ in rows]
+    results: list[_SampledTokens] = [([], [], "length") for _ in rows]
     live = list(range(len(rows)))  # index of the row at each position of the batch
-    cache_argument = {_cache_argument(model): cache}
-    step = 0
-    while True:
+    cache_argument = _cache_argument(model)
+    for step in itertools.count():
         tokens, logprobs = sampler.draw(logits_bv, live, step)
         active = []
         for at, row in enumerate(live):
-            result, token = results[row], tokens[at]
-            result.ids.append(token)
-            result.logprobs.append(min(logprobs[at], 0.0))  # log_softmax of a certain token may round to above 0
-            if token in end_ids or rows[row].stopped(result.ids):
-                result.finish_reason = "stop"
-            elif len(result.ids) < rows[row].limit:
+            sampled_ids, sampled_logprobs, _ = results[row]
+            sampled_ids.append(tokens[at])
+            sampled_logprobs.append(min(logprobs[at], 0.0))  # log_softmax of a certain token may round to above 0
+            if tokens[at] in end_ids or rows[row].stopped(sampled_ids):
+                results[row] = (sampled_ids, sampled_logprobs, "stop")
+            elif len(sampled_ids) < rows[row].limit:
                 active.append(at)
         if not active:
-            return results
+            break
         if len(active) < len(live):
             active_b = torch.tensor(active, device=model.device)
             cache.batch_select_indices(active_b)
@@ -256,11 +235,7 @@ def sample_batch(
             live = [live[at] for at in active]
         mask_bt = torch.cat([mask_bt, mask_bt.new_ones(len(live), 1)], dim=1)
         position_b1 = position_b1 + 1
-        logits_bv = model(
-            input_ids=torch.tensor([tokens[at] for at in active], device=model.device)[:, None],
-            attention_mask=mask_bt,
-            position_ids=position_b1,
-            use_cache=True,
-            **cache_argument,
-        ).logits[:, -1]
-        step += 1
+        ids_b1 = torch.tensor([tokens[at] for at in active], device=model.device)[:, None]
+        settings = {"attention_mask": mask_bt, "position_ids": position_b1, cache_argument: cache}
+        logits_bv = model(input_ids=ids_b1, use_cache=True, **settings).logits[:, -1]
+    return results

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -58,17 +57,13 @@ def _build_checkpoint(
     with _repeatable():
         model = _new_model(tiny, tokenizer)
         warmed = warm_up(model, tokenizer, dialogues, tiny, say)
-    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+        partial = Path(temporary) / path.name
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        report = {"tiny": tiny.model_dump(), **warmed.to_json(), "seconds": round(time.monotonic() - start, 1)}
+        report = {"tiny": tiny.model_dump(), **warmed, "seconds": round(time.monotonic() - start, 1)}
         (partial / "warm.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        partial.chmod(0o755)
         partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _new_model(tiny: TinyModelConfig, tokenizer: Any) -> Any:
@@ -115,7 +110,7 @@ def _repeatable() -> Iterator[None]:
 _BYTES = 256
 _DIGIT = re.compile(r"\d")
 _MIN_PAIR_COUNT = 2  # minimum count of a merged pair: one that occurs once is no word
-_MIN_ANSWER_COUNT = 5  # minimum count of an answer from a closed set, such as a class label: it gets one token
+_MIN_ANSWER_COUNT = 5  # minimum count of an answer from a closed set, such as a class label, no number: one token
 
 
 def learn_tokenizer(dialogues: Sequence[WarmupDialogue], vocabulary: int, context: int) -> Any:
@@ -139,8 +134,12 @@ def learn_tokenizer(dialogues: Sequence[WarmupDialogue], vocabulary: int, contex
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_training_texts(dialogues), trainer)
-    tokenizer.add_tokens([AddedToken(answer, normalized=False) for answer in _frequent_answers(dialogues)])
+    answers = [dialogue.answer for dialogue in dialogues]
+    prompts = [str(message["content"]) for dialogue in dialogues for message in dialogue.messages]
+    tokenizer.train_from_iterator(prompts + answers, trainer)
+    frequent = [answer for answer, count in Counter(answers).items() if count >= _MIN_ANSWER_COUNT]
+    closed_set = sorted(answer for answer in frequent if not _DIGIT.search(answer))
+    tokenizer.add_tokens([AddedToken(answer, normalized=False) for answer in closed_set])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD_TOKEN,
@@ -151,16 +150,3 @@ def learn_tokenizer(dialogues: Sequence[WarmupDialogue], vocabulary: int, contex
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
-
-
-def _training_texts(dialogues: Sequence[WarmupDialogue]) -> list[str]:
-    contents = [str(message["content"]) for dialogue in dialogues for message in dialogue.messages]
-    return contents + [dialogue.answer for dialogue in dialogues]
-
-
-def _frequent_answers(dialogues: Sequence[WarmupDialogue]) -> list[str]:
-    """Return frequent answers, which form a closed set; answers with digits are left out."""
-    counted = Counter(dialogue.answer for dialogue in dialogues)
-    return sorted(
-        answer for answer, count in counted.items() if count >= _MIN_ANSWER_COUNT and not _DIGIT.search(answer)
-    )

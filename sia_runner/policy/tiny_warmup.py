@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,42 +22,26 @@ _WARMUP_STEPS = 50  # steps
 
 
 @dataclass(frozen=True, slots=True)
-class WarmupExample:
+class _Example:
     """A tokenised dialogue."""
 
     ids: list[int]  # prompt, answer, end mark
     start: int  # where the answer begins
 
 
-@dataclass(frozen=True, slots=True)
-class WarmupResult:
-    """The result of a warm-up.
-
-    `loss`: nats per answer token on held-out dialogues, before training and after each epoch. `epoch`: the one whose
-    weights were chosen.
-    """
-
-    loss: list[float]
-    epoch: int
-    stopped: str
-    trained: int  # dialogues
-    held_out: int
-    too_long: int  # excluded: longer than the context
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as plain data."""
-        return asdict(self)
-
-
 def warm_up(
     model: Any, tokenizer: Any, dialogues: Sequence[WarmupDialogue], tiny: TinyModelConfig, say: Callable[[str], None]
-) -> WarmupResult:
-    """Train in place, in float32 on the CPU, and keep the best epoch, in eval mode. Raises PolicyError."""
+) -> dict[str, Any]:
+    """Train in place, in float32 on the CPU, and keep the best epoch, in eval mode. Raises PolicyError.
+
+    Return what warm.json says: `loss` in nats per answer token on held-out dialogues, before training and after each
+    epoch; `epoch`, whose weights were chosen; numbers of dialogues. Those longer than the context are excluded.
+    """
     fitting, held_out = _split(_examples(tokenizer, dialogues, tiny.context))
     too_long = len(dialogues) - len(fitting) - len(held_out)
     generator = random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=tiny.learning_rate, weight_decay=tiny.weight_decay)
-    steps = math.ceil(len(fitting) / _BATCH)
+    steps = tiny.epochs * math.ceil(len(fitting) / _BATCH)
     loss = [_held_out_loss(model, held_out)]
     best, weights, stopped = 0, _copy(model), f"all {tiny.epochs} epochs done"
     step = 0
@@ -65,9 +49,9 @@ def warm_up(
         model.train()
         for batch in _batches(fitting, generator):
             step += 1
-            rate = tiny.learning_rate * _learning_rate_share(step, tiny.epochs * steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            # A linear start, then a cosine to a tenth.
+            share = min(1.0, step / _WARMUP_STEPS) * (0.55 + 0.45 * math.cos(math.pi * (step / max(steps, 1))))
+            optimizer.param_groups[0]["lr"] = tiny.learning_rate * share
             optimizer.zero_grad()
             total, count = _answer_loss(model, batch)
             (total / count).backward()
@@ -85,26 +69,21 @@ def warm_up(
         f"policy tiny: warmed on {len(fitting)} dialogues; held-out loss {loss[0]:.3f} -> {loss[best]:.3f} nats a "
         f"token at epoch {best} ({stopped})"
     )
-    return WarmupResult(loss, best, stopped, len(fitting), len(held_out), too_long)
+    counts = {"trained": len(fitting), "held_out": len(held_out), "too_long": too_long}
+    return {"loss": loss, "epoch": best, "stopped": stopped, **counts}
 
 
-def _learning_rate_share(step: int, steps: int) -> float:
-    """Return the share of the learning rate: a linear start, then a cosine to a tenth."""
-    progress = step / max(steps, 1)
-    return min(1.0, step / _WARMUP_STEPS) * (0.55 + 0.45 * math.cos(math.pi * progress))
-
-
-def _examples(tokenizer: Any, dialogues: Sequence[WarmupDialogue], context: int) -> list[WarmupExample]:
+def _examples(tokenizer: Any, dialogues: Sequence[WarmupDialogue], context: int) -> list[_Example]:
     chat = ChatTokenizer(tokenizer)
     examples = []
     for dialogue in dialogues:
         prompt_ids = chat.prompt_ids(dialogue.messages)
         answer_ids = tokenizer(dialogue.answer, add_special_tokens=False)["input_ids"]
-        examples.append(WarmupExample([*prompt_ids, *answer_ids, tokenizer.eos_token_id], len(prompt_ids)))
+        examples.append(_Example([*prompt_ids, *answer_ids, tokenizer.eos_token_id], len(prompt_ids)))
     return [example for example in examples if len(example.ids) <= context]
 
 
-def _split(examples: list[WarmupExample]) -> tuple[list[WarmupExample], list[WarmupExample]]:
+def _split(examples: list[_Example]) -> tuple[list[_Example], list[_Example]]:
     """Split into training and held-out examples; those with the same prompt are on the same side."""
     prompts = sorted({tuple(example.ids[: example.start]) for example in examples})
     if len(prompts) < 10:
@@ -114,13 +93,13 @@ def _split(examples: list[WarmupExample]) -> tuple[list[WarmupExample], list[War
         )
     count = min(_MAX_HELD_OUT, max(1, round(_HELD_OUT * len(prompts))))
     chosen = set(random.Random(0).sample(prompts, count))
-    sides: tuple[list[WarmupExample], list[WarmupExample]] = ([], [])
+    sides: tuple[list[_Example], list[_Example]] = ([], [])
     for example in examples:
         sides[tuple(example.ids[: example.start]) in chosen].append(example)
     return sides
 
 
-def _batches(examples: Sequence[WarmupExample], generator: random.Random) -> list[list[WarmupExample]]:
+def _batches(examples: Sequence[_Example], generator: random.Random) -> list[list[_Example]]:
     """Return shuffled batches of examples of similar length."""
     order = generator.sample(examples, len(examples))
     size = _BATCH * _BATCHES_PER_POOL
@@ -130,7 +109,7 @@ def _batches(examples: Sequence[WarmupExample], generator: random.Random) -> lis
     return batches
 
 
-def _answer_loss(model: Any, batch: Sequence[WarmupExample]) -> tuple[Tensor, int]:
+def _answer_loss(model: Any, batch: Sequence[_Example]) -> tuple[Tensor, int]:
     """Return the summed cross entropy over answer tokens, and their number.
 
     Rows are padded right. The head, which costs as much as the rest of such a small model, is applied only where an
@@ -148,7 +127,7 @@ def _answer_loss(model: Any, batch: Sequence[WarmupExample]) -> tuple[Tensor, in
 
 
 @torch.no_grad()
-def _held_out_loss(model: Any, examples: Sequence[WarmupExample]) -> float:
+def _held_out_loss(model: Any, examples: Sequence[_Example]) -> float:
     model.eval()
     parts = [_answer_loss(model, examples[i : i + _BATCH]) for i in range(0, len(examples), _BATCH)]
     return float(sum(total for total, _ in parts)) / sum(count for _, count in parts)

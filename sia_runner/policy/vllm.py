@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.config.training import PolicyConfig
+from sia_runner.policy.adapters import BASE_VERSION, adapter_version, check_adapter_base
+from sia_runner.policy.base_model import ChatTokenizer, base_folder, load_tokenizer, weights_sha256
 from sia_runner.policy.engine import PolicyEngine, as_call_error
 from sia_runner.policy.vllm_client import VllmServer
 from sia_runner.records import SampledCall
@@ -26,35 +28,10 @@ from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
 from sia_runner.wire.policy import LiveWeights, PolicyError, PolicyRequest, WeightsSource, check_policy_packages
 
-ServedModel = tuple[str, str]  # name at the server, and version of the weights
+_ServedModel = tuple[str, str]  # name at the server, and version of the weights
 
 
-class LiveAdapter:
-    """One version of the adapter under training, served as `model`; the server may read its folder again."""
-
-    def __init__(self, parent: Path, training: PolicyEngine, server: VllmServer, model: ServedModel) -> None:
-        parent.mkdir(parents=True, exist_ok=True)
-        self.model = model
-        self._folder = tempfile.TemporaryDirectory(dir=parent, prefix="live-")
-        Path(self._folder.name).chmod(0o755)  # the server may run as another user
-        adapter = Path(self._folder.name) / "adapter"
-        (name,) = training.model.active_adapters
-        origin = {"base_id": training.base_id, "base_sha256": training.base_sha256}
-        write_adapter(training.model, name, adapter, origin)
-        load_on_server(server, model[0], adapter)
-
-
-def load_on_server(server: VllmServer, name: str, folder: Path) -> None:
-    """Load the adapter in `folder` on the server. Raises CallError, and PolicyError if the server refuses it."""
-    try:
-        server.load(name, folder.resolve())
-    except CallError as failed:
-        if failed.status is None:  # no answer at all says nothing about the adapter
-            raise
-        raise PolicyError(f"{server.address} does not take the adapter {folder}: {failed.message}") from None
-
-
-VLLM_REQUEST_SECONDS = 3600.0  # of one request: slow hardware may queue for long
+_REQUEST_SECONDS = 3600.0  # of one request: slow hardware may queue for long
 _STARTUP_SECONDS = 60.0  # of the first requests: a new server compiles first
 _FLAT_NATS = 0.01  # nats: a flatter distribution shows no effect of the temperature
 _MAX_SERVER_ADAPTERS = 4  # adapters on the server at the same time
@@ -70,8 +47,6 @@ class VllmPolicy:
     def __init__(self, spec: PolicyConfig, folder: Path, load: Callable[[], PolicyEngine]) -> None:
         """Connect to the server and check its logprobs. Raises PolicyError."""
         check_policy_packages()
-        from sia_runner.policy.base_model import ChatTokenizer, base_folder, load_tokenizer
-
         self.spec, self.base_id, self.base_url = spec, spec.base, str(spec.base_url)
         self.tokenizer = load_tokenizer(spec.base, base_folder(spec.base, weights=False))
         self._chat, self._folder, self._load = ChatTokenizer(self.tokenizer), folder, load
@@ -80,7 +55,8 @@ class VllmPolicy:
         self._name = f"sia-live-{uuid.uuid4().hex[:12]}"
         self._used: Path | None = None
         self._training: PolicyEngine | None = None
-        self._live: LiveAdapter | None = None  # the adapter under training, as the server has it
+        # The adapter under training as the server has it, and its folder, which the server may read again.
+        self._live: tuple[_ServedModel, tempfile.TemporaryDirectory[str]] | None = None
         self._versions = self._unseeded = 0  # versions since the last `use`; requests without a seed
         self._loaded: OrderedDict[str, None] = OrderedDict()  # names at the server; the most recently used one last
         try:
@@ -92,8 +68,6 @@ class VllmPolicy:
     @cached_property
     def base_sha256(self) -> str:
         """The hash of the base's weights."""
-        from sia_runner.policy.base_model import base_folder, weights_sha256
-
         return weights_sha256(base_folder(self.base_id))
 
     @property
@@ -103,15 +77,12 @@ class VllmPolicy:
 
     @model.setter
     def model(self, model: Any) -> None:
-        """Replace the training copy's model."""
         self._trainable().model = model
         self._live = None
 
     @property
     def version(self) -> str:
         """The version of the live weights: an adapter's hash or "base", and the number of versions trained since."""
-        from sia_runner.policy.adapters import BASE_VERSION, adapter_version
-
         base_version = adapter_version(self._used) if self._used else BASE_VERSION
         return f"{base_version}+{self._versions}" if self._versions else base_version
 
@@ -145,35 +116,32 @@ class VllmPolicy:
 
     def answer(self, request: PolicyRequest) -> SampledCall:
         """Answer one request. Raises CallError, and PolicyError for an adapter that cannot be served."""
-        prompt_ids = self._chat.prompt_within(request.messages, self.context)
-        model = self._model(request.weights)
+        prompt_ids, seed = self._chat.prompt_ids(request.messages, self.context), request.seed
+        if seed is None:
+            with self._lock:
+                self._unseeded += 1
+                seed = int.from_bytes(hashlib.sha256(f"counted {self._unseeded}".encode()).digest()[:4]) >> 1
+        settings = {
+            "max_tokens": min(request.max_tokens, self.context - len(prompt_ids)),
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": seed,
+            "stop": list(request.stop),
+        }
+        name, version = self._model(request.weights)
         try:
-            return self._ask(request, prompt_ids, model)
+            answer = self._server.complete(name, version, prompt_ids, _REQUEST_SECONDS, **settings)
         except CallError as failed:
             if failed.status != 404:
                 raise
-        self._forget()  # the server was restarted, or dropped the adapter
-        return self._ask(request, prompt_ids, self._model(request.weights))
+            with self._lock:  # the server was restarted, or dropped the adapter
+                self._loaded.clear()
+                self._live = None
+            name, version = self._model(request.weights)
+            answer = self._server.complete(name, version, prompt_ids, _REQUEST_SECONDS, **settings)
+        return SampledCall(tuple(prompt_ids), *answer, version, self._chat.text(answer[0], request.stop))
 
-    def _ask(self, request: PolicyRequest, prompt_ids: list[int], model: ServedModel) -> SampledCall:
-        name, version = model
-        completion = self._server.complete(
-            name,
-            version,
-            prompt_ids,
-            VLLM_REQUEST_SECONDS,
-            max_tokens=min(request.max_tokens, self.context - len(prompt_ids)),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=self._seed(request),
-            stop=list(request.stop),
-        )
-        text = self._chat.text(completion.ids, request.stop)
-        return SampledCall(
-            tuple(prompt_ids), completion.ids, completion.logprobs, completion.finish_reason, version, text
-        )
-
-    def _model(self, weights: WeightsSource) -> ServedModel:
+    def _model(self, weights: WeightsSource) -> _ServedModel:
         with self._lock:
             if not isinstance(weights, LiveWeights):
                 return self._served(weights)
@@ -181,20 +149,38 @@ class VllmPolicy:
                 return self._served(self._used)
             if self._live is None:
                 self._versions += 1
-                self._live = LiveAdapter(self._folder, self._training, self._server, (self._name, self.version))
-            return self._live.model
+                self._live = (self._name, self.version), self._load_live(self._training)
+            return self._live[0]
 
-    def _served(self, adapter: Path | None) -> ServedModel:
+    def _load_live(self, training: PolicyEngine) -> tempfile.TemporaryDirectory[str]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=self._folder, prefix="live-")
+        Path(folder.name).chmod(0o755)  # the server may run as another user
+        adapter = Path(folder.name) / "adapter"
+        (name,) = training.model.active_adapters
+        write_adapter(training.model, name, adapter, {"base_id": self.base_id, "base_sha256": training.base_sha256})
+        self._load_on_server(self._name, adapter)
+        return folder
+
+    def _load_on_server(self, name: str, folder: Path) -> None:
+        """Load an adapter. Raises CallError, and PolicyError if the server refuses it."""
+        try:
+            self._server.load(name, folder.resolve())
+        except CallError as failed:
+            if failed.status is None:  # no answer at all says nothing about the adapter
+                raise
+            address = self._server.address
+            raise PolicyError(f"{address} does not take the adapter {folder}: {failed.message}") from None
+
+    def _served(self, adapter: Path | None) -> _ServedModel:
         """Return an adapter's name at the server: the hash of its content, so a changed adapter has another name."""
-        from sia_runner.policy.adapters import BASE_VERSION, adapter_version, check_adapter_base
-
         if adapter is None:
             return self.base_id, BASE_VERSION
         version = adapter_version(adapter)
         name = f"sia-{version}"
         if name not in self._loaded:
             check_adapter_base(adapter, self.base_id, self.base_sha256)
-            load_on_server(self._server, name, adapter)
+            self._load_on_server(name, adapter)
             self._loaded[name] = None
             while len(self._loaded) > _MAX_SERVER_ADAPTERS:
                 self._server.unload(self._loaded.popitem(last=False)[0])
@@ -207,23 +193,11 @@ class VllmPolicy:
         if self._versions:
             self._server.unload(self._name)
 
-    def _forget(self) -> None:
-        with self._lock:
-            self._loaded.clear()
-            self._live = None
-
     def _trainable(self) -> PolicyEngine:
         with self._lock:
             if self._training is None:
                 self._training = self._load()
             return self._training
-
-    def _seed(self, request: PolicyRequest) -> int:
-        if request.seed is not None:
-            return request.seed
-        with self._lock:
-            self._unseeded += 1
-            return int.from_bytes(hashlib.sha256(f"counted {self._unseeded}".encode()).digest()[:4]) >> 1
 
     def _check_logprobs(self) -> None:
         """Check that the server's logprobs follow the temperature, as importance ratios need."""

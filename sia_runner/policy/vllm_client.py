@@ -10,7 +10,6 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,10 @@ VLLM_KEY_VARIABLE = "VLLM_API_KEY"  # the server's own variable for --api-key
 _LOAD_SECONDS = 300.0  # an adapter may have hundreds of megabytes, on a network file system
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCompletion:
-    """A completion from the server: token ids, logprobs (natural log) and "stop" or "length"."""
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: str
-
-
 class VllmServer:
     """The client of one vLLM server; its methods block, and raise CallError."""
 
-    def __init__(self, base_url: str) -> None:
-        """Create a client; `base_url` includes /v1."""
+    def __init__(self, base_url: str) -> None:  # with /v1
         self._url, self.address = base_url.rstrip("/"), address_of(base_url)
         self._key = os.environ.get(VLLM_KEY_VARIABLE, "").strip() or None
         self._opener = urllib.request.build_opener(NoRedirectHandler)
@@ -72,8 +61,8 @@ class VllmServer:
 
     def complete(
         self, model: str, salt: str, prompt_ids: Sequence[int], seconds: float, **settings: Any
-    ) -> TokenCompletion:
-        """Complete token ids.
+    ) -> tuple[tuple[int, ...], tuple[float, ...], str]:
+        """Complete token ids; return ids, logprobs (natural log) and "stop" or "length".
 
         `salt` separates, in the server's prefix cache, versions of an adapter that had the same name. Every setting is
         sent, because vLLM takes missing ones from the model's generation_config.
@@ -88,7 +77,7 @@ class VllmServer:
             )
         if choice.get("finish_reason") not in ("stop", "length"):
             raise CallError("unreachable", f"{self.address} gave the request up ({choice.get('finish_reason')})")
-        return TokenCompletion(tuple(ids), tuple(logprobs), choice["finish_reason"])
+        return tuple(ids), tuple(logprobs), choice["finish_reason"]
 
     def logprob_range(self, model: str, prompt_ids: Sequence[int], temperature: float, seconds: float) -> float:
         """Return the range of the logprobs of the likeliest next tokens, in nats, at `temperature`."""
@@ -117,7 +106,9 @@ class VllmServer:
             with self._opener.open(request, timeout=seconds) as response:
                 answer = response.read(MAX_ANSWER_BYTES + 1)
         except urllib.error.HTTPError as error:
-            raise self._refused(error) from None
+            failed = error_of_body(error.code, dict(error.headers.items()), error.read(64 << 10))
+            failed.message = redact(" ".join(failed.message.split()), [self._key])
+            raise failed from None
         except TimeoutError:
             raise CallError("timeout", f"no answer from {self.address} within {seconds:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -126,8 +117,3 @@ class VllmServer:
         if len(answer) > MAX_ANSWER_BYTES:
             raise CallError("too_large", f"the answer of {self.address} has more than {MAX_ANSWER_BYTES >> 20} MiB")
         return answer
-
-    def _refused(self, error: urllib.error.HTTPError) -> CallError:
-        failed = error_of_body(error.code, dict(error.headers.items()), error.read(64 << 10))
-        failed.message = redact(" ".join(failed.message.split()), [self._key])
-        return failed

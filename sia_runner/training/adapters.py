@@ -14,7 +14,14 @@ from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.text import first_line
 from sia_runner.training.protocol import TrainablePolicy
-from sia_runner.wire.adapter_files import CONFIG_FILE, ORIGIN_FILE, WEIGHTS_FILE, write_adapter
+from sia_runner.wire.adapter_files import (
+    CONFIG_FILE,
+    ORIGIN_FILE,
+    WEIGHTS_FILE,
+    active_adapters,
+    load_peft_adapter,
+    write_adapter,
+)
 
 TRAINED_ADAPTER = "default"  # name of the adapter under training; TRL knows no other
 _PACKAGES = ("torch", "peft", "trl", "datasets", "accelerate")
@@ -45,11 +52,10 @@ def check_training_packages() -> None:
 
 @contextmanager
 def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | None, seed: int) -> Iterator[Any]:
-    """Attach a trainable adapter to the policy: a copy of `start`, or a new one that changes nothing yet.
+    """Yield PEFT's model with a trainable adapter: a copy of `start` in its own shape, or a new one without effect yet.
 
-    Yields PEFT's model; the adapter is live inside the context, and the earlier live weights afterwards. An adapter to
-    continue from keeps its own shape: rank and targets cannot change. Raises TrainingError: PEFT is missing, `start` is
-    for another base, a target is not in the model.
+    The earlier live weights follow. Raises TrainingError: PEFT is missing, `start` is for another base, a target is not
+    in the model.
     """
     check_training_packages()
     import peft
@@ -57,18 +63,17 @@ def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | 
 
     # PEFT and TRL warn of each other's names.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
-    previous = _ActiveAdapters.of(policy.model)
+    previous = active_adapters(policy.model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the A matrices of a new adapter are drawn at random
         try:
             if start is not None:
                 policy.model = load_adapter(policy.model, start, policy.base_sha256, TRAINED_ADAPTER, trainable=True)
-            elif isinstance(policy.model, peft.PeftModel):
+            elif previous is not None:
                 policy.model.add_adapter(TRAINED_ADAPTER, lora_config(lora, policy.model))
             else:
-                policy.model = peft.get_peft_model(
-                    policy.model, lora_config(lora, policy.model), adapter_name=TRAINED_ADAPTER
-                )
+                config = lora_config(lora, policy.model)
+                policy.model = peft.get_peft_model(policy.model, config, adapter_name=TRAINED_ADAPTER)
         except ValueError as error:  # PEFT's way of saying that no module has such a name
             raise TrainingError(f"trainer.lora does not fit {policy.base_id}: {first_line(error)}") from error
     try:
@@ -80,32 +85,11 @@ def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | 
         model.eval()  # new layers start in train mode, and the policy may be asked before the first step
         yield model
     finally:
-        previous.restore_on(policy)
-
-
-@dataclass(frozen=True, slots=True)
-class _ActiveAdapters:
-    """The adapters that were active before training."""
-
-    wrapped: bool
-    names: tuple[str, ...]
-    disabled: bool
-
-    @staticmethod
-    def of(model: Any) -> "_ActiveAdapters":
-        from peft import PeftModel
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        if not isinstance(model, PeftModel):
-            return _ActiveAdapters(False, (), False)
-        layers = (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
-        return _ActiveAdapters(True, tuple(model.active_adapters), any(layer.disable_adapters for layer in layers))
-
-    def restore_on(self, policy: TrainablePolicy) -> None:
-        if self.wrapped:
-            policy.model.base_model.set_adapter(list(self.names), inference_mode=True)
+        if previous is not None:
+            names, disabled = previous
+            policy.model.base_model.set_adapter(names, inference_mode=True)
             policy.model.delete_adapter(TRAINED_ADAPTER)
-            if self.disabled:
+            if disabled:
                 policy.model.base_model.disable_adapter_layers()
         else:
             # Deleted first: with an adapter live, PEFT's unload would leave its whole trained modules (modules_to_save:
@@ -140,18 +124,15 @@ def lora_config(lora: LoraSettings, model: Any) -> Any:
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """Return the names of the base's linear layers, without the head and routers.
+    """Return the names of the base's linear layers, without the head and routers, which stand beside their experts.
 
-    PEFT's own "all-linear" would, on a model that serves an adapter already, also take that adapter's layers, such as
-    its whole trained head.
-
-    A router stands beside its layer's experts and chooses between them. A small change of it sends a token to other
-    experts, and a server that rounds differently would answer with weights that were not trained. gpt-oss's router is
-    no linear layer anyway; Llama 4's is.
+    PEFT's own "all-linear" would also take the layers of an adapter that is served already, such as its whole trained
+    head. A small change of a router sends a token to other experts, and a server that rounds differently would answer
+    with weights that were not trained. gpt-oss's router is no linear layer anyway; Llama 4's is.
     """
     from torch import nn
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base_of(model)
     foreign = ("lora_", "modules_to_save", "original_module")
     linear = [path for path, module in base.named_modules() if isinstance(module, nn.Linear)]
     paths = [path for path in linear if not hasattr(base.get_submodule(path.rpartition(".")[0]), "experts")]
@@ -162,32 +143,25 @@ def _linear_layers(model: Any) -> list[str]:
 
 def _expert_parameters(model: Any) -> list[str]:
     """Return the names of weights that stack all experts of a layer, as in gpt-oss: they are no linear layers."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base_of(model)
     stacked = [path for path, weight in base.named_parameters() if weight.ndim == 3 and "lora_" not in path]
     return sorted({".".join(path.replace(".base_layer", "").split(".")[-3:]) for path in stacked})
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def load_adapter(model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool = False) -> Any:
     """Load the adapter in `path` as `name`; return PEFT's model. Raises TrainingError if it is for another base."""
     check_training_packages()
-    import peft
-
-    check_adapter(path, base_sha256)
-    if isinstance(model, peft.PeftModel):
-        model.load_adapter(str(path), adapter_name=name, is_trainable=trainable)
-        return model
-    return peft.PeftModel.from_pretrained(model, str(path), adapter_name=name, is_trainable=trainable)
-
-
-def check_adapter(path: Path, base_sha256: str) -> AdapterOrigin:
-    """Return the adapter's origin. Raises TrainingError, one line, if it is missing or for another base."""
     origin = read_adapter_origin(path)
     if origin.base_sha256 != base_sha256:
         raise TrainingError(
             f"{path} is an adapter for {origin.base_id} (sha256 {origin.base_sha256[:12]}), "
             f"not for the base that is loaded (sha256 {base_sha256[:12]})"
         )
-    return origin
+    return load_peft_adapter(model, path, name, trainable=trainable)
 
 
 def read_adapter_origin(path: Path) -> AdapterOrigin:

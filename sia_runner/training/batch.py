@@ -126,25 +126,17 @@ def questions_of_step(units: Sequence[str], count: int, batch: int, seed: int) -
     """Return the `count` questions of batch number `batch`: all come up, newly ordered, before any comes again."""
     count = min(count, len(units))
     indices = range(batch * count, (batch + 1) * count)
-    passes = {index // len(units) for index in indices}
-    order = {number: _shuffled_questions(units, seed, number) for number in passes}
+    order: dict[int, list[str]] = {}
+    for number in {index // len(units) for index in indices}:
+        order[number] = list(units)
+        random.Random(derive_seed(seed, "order", number)).shuffle(order[number])
     chosen = [order[index // len(units)][index % len(units)] for index in indices]
-    return _distinct_questions(chosen, order[max(passes)])
+    # A question may come twice where one order ends and the next begins: its group would be too large.
+    distinct = list(dict.fromkeys(chosen))
+    others = (unit for unit in reversed(order[max(order)]) if unit not in distinct)
+    return distinct + [next(others) for _ in range(len(chosen) - len(distinct))]
 
 
 def derive_seed(*parts: object) -> int:
     """Return a seed below 2**31, different for different parts."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
-
-
-def _shuffled_questions(units: Sequence[str], seed: int, number: int) -> list[str]:
-    order = list(units)
-    random.Random(derive_seed(seed, "order", number)).shuffle(order)
-    return order
-
-
-def _distinct_questions(chosen: list[str], spare: Sequence[str]) -> list[str]:
-    """Replace a question that comes twice, where one order ends and the next begins: its group would be too large."""
-    distinct = list(dict.fromkeys(chosen))
-    others = (unit for unit in reversed(spare) if unit not in distinct)
-    return distinct + [next(others) for _ in range(len(chosen) - len(distinct))]

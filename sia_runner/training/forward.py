@@ -4,7 +4,8 @@ Axes: b rows (model calls), t completion tokens. A chunk is the input of one for
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,9 +13,34 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from trl.trainer import utils
 
 from sia_runner.training.algorithms.base import TrainingSignal
 from sia_runner.training.batch import RolloutBatch, call_length
+
+_COMPACT = "_use_triton"  # the switch that TRL's forward reads; the kernels read another one
+
+
+@contextmanager
+def trl_forward(model: Any) -> Iterator[None]:
+    """Restore the base model's forward afterwards, which TRL replaces, and score only requested positions.
+
+    TRL installs a forward that can skip the logits, and may turn on activation checkpointing. Without Triton it scores
+    every position, prompts too, so that compiled shapes stay the same. A CPU compiles none, and the head of a small
+    model costs more than its layers: as with Triton, only requested positions are scored.
+    """
+    before = getattr(utils, _COMPACT)
+    setattr(utils, _COMPACT, lambda _: True)
+    try:
+        yield
+    finally:
+        setattr(utils, _COMPACT, before)
+        vars(model).pop("forward", None)
+        if model.is_activation_checkpointing:
+            model.activation_checkpointing_disable()
+            model.disable_input_require_grads()
+
 
 _SHARING_THRESHOLD = 0.7  # of the tokens that rows on their own would take
 _MAX_MASK_ENTRIES = 2**28  # entries of an attention mask
@@ -53,7 +79,7 @@ def can_share_prompts(model: Any) -> bool:
     return full and config._attn_implementation == "sdpa"
 
 
-def sharing_pays(batch: RolloutBatch, rows: Sequence[int]) -> bool:
+def _sharing_pays(batch: RolloutBatch, rows: Sequence[int]) -> bool:
     """Return True if `rows` share enough prompts that one pass over them saves much."""
     completion = sum(len(batch.rows[row].completion_ids) for row in rows)
     alone = sum(len(batch.rows[row].prompt_ids) for row in rows)
@@ -146,39 +172,12 @@ class ValueHead(nn.Linear):
         return super().forward(input.detach().to(self.weight.dtype)).squeeze(-1)
 
 
-class HiddenStateHook:
-    """A hook that remembers a backbone's last output, so that values need no forward pass of their own."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        self._last: Tensor | None = None
-        self._hook = backbone.register_forward_hook(self._keep)
-
-    def last(self) -> Tensor:
-        """Return, once, the last hidden states of all tokens: shape (sequences, tokens, hidden)."""
-        if self._last is None:
-            raise RuntimeError("no forward pass since the last call")
-        last, self._last = self._last, None
-        return last
-
-    def forget(self) -> None:
-        """Take the hook off the backbone."""
-        self._hook.remove()
-        self._last = None
-
-    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._last = output.last_hidden_state.detach()
-
-
 # TRL's losses, by their divisor. The others ("cispo dapo vespo") divide by the tokens of the whole step.
-ROW_MEANS = frozenset({"grpo", "sapo", "luspo", "dr_grpo"})
-TOKEN_MEANS = frozenset({"bnpo"})
+_ROW_MEANS = frozenset({"grpo", "sapo", "luspo", "dr_grpo"})
+_TOKEN_MEANS = frozenset({"bnpo"})
 
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The rows of one chunk for one process. -1 where another process has a row more: a stand-in row without loss."""
-
-    row_b: tuple[int, ...]
+# The rows of one chunk for one process. -1 where another process has a row more: a stand-in row without loss.
+Chunk = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +193,9 @@ class StepTotals:
 
         `rows` counts the chunk's rows, also those without loss; `tokens` its own tokens.
         """
-        if loss_type in ROW_MEANS:
+        if loss_type in _ROW_MEANS:
             return rows * self.processes / self.rows
-        return self.tokens_share(tokens) if loss_type in TOKEN_MEANS else 1.0
+        return self.tokens_share(tokens) if loss_type in _TOKEN_MEANS else 1.0
 
     def tokens_share(self, tokens: int) -> float:
         """Return the factor for a mean over tokens."""
@@ -215,7 +214,16 @@ def deal_chunks(batch: RolloutBatch, used: Sequence[int], process: int, processe
     (their collective operations have to meet), and nearly the same work. Rows that share a prompt stay together if that
     saves work.
     """
-    order = _by_prompt(batch, used) if sharing_pays(batch, used) else sorted(used, key=_by_length(batch))
+
+    def by_length(row: int) -> tuple[int, int]:
+        return -call_length(batch.rows[row]), row
+
+    order = sorted(used, key=by_length)
+    if _sharing_pays(batch, used):  # prompts with the longest rows first
+        sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for row in order:
+            sharing[batch.rows[row].prompt_ids].append(row)
+        order = [row for rows in sharing.values() for row in rows]
     rounds = [order[start : start + processes] for start in range(0, len(order), processes)]
     chunks: list[list[int]] = []
     prompt = completion = 0
@@ -228,20 +236,7 @@ def deal_chunks(batch: RolloutBatch, used: Sequence[int], process: int, processe
             prompt = completion = 0
         prompt, completion = max(prompt, longest), max(completion, completion_length)
         chunks[-1].append(row_set[process] if process < len(row_set) else -1)
-    return [Chunk(tuple(rows)) for rows in chunks]
-
-
-def _by_length(batch: RolloutBatch) -> Callable[[int], tuple[int, int]]:
-    return lambda row: (-call_length(batch.rows[row]), row)
-
-
-def _by_prompt(batch: RolloutBatch, used: Sequence[int]) -> list[int]:
-    """Return rows grouped by prompt, the prompts with the longest rows first."""
-    sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for row in used:
-        sharing[batch.rows[row].prompt_ids].append(row)
-    groups = [sorted(rows, key=_by_length(batch)) for rows in sharing.values()]
-    return [row for rows in sorted(groups, key=lambda rows: _by_length(batch)(rows[0])) for row in rows]
+    return [tuple(rows) for rows in chunks]
 
 
 def chunk_tensors(batch: RolloutBatch, chunk: Chunk, pad: int, device: Any) -> dict[str, torch.Tensor]:
@@ -250,36 +245,28 @@ def chunk_tensors(batch: RolloutBatch, chunk: Chunk, pad: int, device: Any) -> d
     prompt_ids, prompt_mask: (rows, prompt), padded left. completion_ids, completion_mask, old_per_token_logps: (rows,
     tokens), padded right. A row of -1 repeats the chunk's first and masks its completion.
     """
-    stand_in = next((row for row in chunk.row_b if row >= 0), 0)
-    rows = [batch.rows[row if row >= 0 else stand_in] for row in chunk.row_b]
-    prompt = max(len(row.prompt_ids) for row in rows)
-    completion_length = max(len(row.completion_ids) for row in rows)
-    prompt_bt = np.full((len(rows), prompt), pad, dtype=np.int64)
-    completion_bt = np.full((len(rows), completion_length), pad, dtype=np.int64)
-    prompt_mask_bt = np.zeros((len(rows), prompt), dtype=np.int64)
-    mask_bt = np.zeros((len(rows), completion_length), dtype=np.int64)
-    logprob_bt = np.zeros((len(rows), completion_length), dtype=np.float32)
-    for at, row in enumerate(rows):
-        prompt_bt[at, prompt - len(row.prompt_ids) :] = row.prompt_ids
-        prompt_mask_bt[at, prompt - len(row.prompt_ids) :] = 1
-        completion_bt[at, : len(row.completion_ids)] = row.completion_ids
-        logprob_bt[at, : len(row.completion_ids)] = row.logprobs
-        mask_bt[at, : len(row.completion_ids)] = chunk.row_b[at] >= 0
-    named = {
-        "prompt_ids": prompt_bt,
-        "prompt_mask": prompt_mask_bt,
-        "completion_ids": completion_bt,
-        "completion_mask": mask_bt,
-        "old_per_token_logps": logprob_bt,
+    stand_in = next((row for row in chunk if row >= 0), 0)
+    rows = [batch.rows[row if row >= 0 else stand_in] for row in chunk]
+
+    def padded(values: Iterable[Sequence[float]], filler: int, side: str, dtype: torch.dtype = torch.int64) -> Tensor:
+        tensors = [torch.tensor(row_values, dtype=dtype) for row_values in values]
+        return pad_sequence(tensors, batch_first=True, padding_value=filler, padding_side=side).to(device)
+
+    own = [[int(row >= 0)] * len(call.completion_ids) for row, call in zip(chunk, rows, strict=True)]
+    return {
+        "prompt_ids": padded((call.prompt_ids for call in rows), pad, "left"),
+        "prompt_mask": padded(([1] * len(call.prompt_ids) for call in rows), 0, "left"),
+        "completion_ids": padded((call.completion_ids for call in rows), pad, "right"),
+        "completion_mask": padded(own, 0, "right"),
+        "old_per_token_logps": padded((call.logprobs for call in rows), 0, "right", torch.float32),
     }
-    return {name: torch.from_numpy(array).to(device) for name, array in named.items()}
 
 
 def chunk_targets(
     signal: TrainingSignal, value_bt: np.ndarray | None, chunk: Chunk, completion_length: int, device: Any
 ) -> dict[str, Any]:
     """Return advantages, and a critic's returns and earlier values: each (rows, completion_length)."""
-    rows = [max(row, 0) for row in chunk.row_b]
+    rows = [max(row, 0) for row in chunk]
     named = {"advantages": signal.advantage_bt, "returns": signal.return_bt, "old_values": value_bt}
     return {
         name: torch.from_numpy(np.ascontiguousarray(array_bt[rows, :completion_length], dtype=np.float32)).to(device)
@@ -291,6 +278,15 @@ def chunk_targets(
 ChunkInputs = dict[str, Any]  # the inputs of TRL's loss for one chunk
 
 
+def summed_kl(base_bt: Tensor, part: ChunkInputs) -> Tensor:
+    """Return the KL of the sampled policy to the base, summed over a chunk's tokens, in nats.
+
+    The sum of exp(d) - d - 1, d = log base - log policy: the unbiased estimate that is never negative (Schulman 2020).
+    """
+    gap_bt = (base_bt - part["old_per_token_logps"]).clamp(max=20) * part["completion_mask"]
+    return (gap_bt.exp() - gap_bt - 1).sum()
+
+
 class PolicyForward:
     """Forward passes of one policy. `plain`: TRL's own, with its signature, used if no prompt is shared."""
 
@@ -298,15 +294,19 @@ class PolicyForward:
         base = model.get_base_model()
         self._model, self._accelerator, self._plain = model, accelerator, plain
         self._backbone = base.base_model
-        self._hidden = HiddenStateHook(self._backbone) if critic else None
+        self._hidden_states: Tensor | None = None  # of the last forward pass, which thereby gives the critic's values
+        self._hook = self._backbone.register_forward_hook(self._keep_hidden_states) if critic else None
         self._shares = can_share_prompts(base)
         self._last_packed: PackedRows | None = None  # from the previous forward pass
 
     def dismantle(self) -> None:
         """Remove hooks and value head from the model."""
-        if self._hidden is not None:
-            self._hidden.forget()
+        if self._hook is not None:
+            self._hook.remove()
             del self._model.value_head
+
+    def _keep_hidden_states(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._hidden_states = output.last_hidden_state.detach()
 
     def logprobs(
         self, model: Any, ids_bt: Any, mask_bt: Any, completion_length: int, *rest: Any, **settings: Any
@@ -323,20 +323,16 @@ class PolicyForward:
     def base_logprobs(self, part: ChunkInputs) -> torch.Tensor:
         """Return logprobs of the completions under the base, at the rollouts' temperature: shape (rows, tokens)."""
         with self._model.disable_adapter():
-            return self.logprobs(
-                self._model,
-                _prompt_and_completion(part),
-                _prompt_and_completion(part, "mask"),
-                part["completion_ids"].shape[1],
-            )[0]
+            return self.logprobs(self._model, *whole_rows(part), part["completion_ids"].shape[1])[0]
 
     def chunk_values(self, part: ChunkInputs) -> torch.Tensor:
         """Return the critic's values, shape (rows, tokens), from the hidden states of the previous forward pass."""
-        if self._hidden is None:
-            raise RuntimeError("there is no critic")
-        state, completion_length = self._hidden.last(), part["completion_ids"].shape[1]
-        head = cast(ValueHead, self._model.value_head)
-        return head(self._last_packed.rows(state) if self._last_packed else state[:, -completion_length - 1 : -1])
+        state, self._hidden_states = self._hidden_states, None
+        if state is None:
+            raise RuntimeError("no forward pass since the last call")
+        completion_length = part["completion_ids"].shape[1]
+        own_bt = self._last_packed.rows(state) if self._last_packed else state[:, -completion_length - 1 : -1]
+        return self._model.value_head(own_bt)
 
     @torch.no_grad()
     def values(self, batch: RolloutBatch, chunks: Sequence[Chunk], pad: int) -> np.ndarray:
@@ -344,14 +340,13 @@ class PolicyForward:
         value_bt = np.zeros(batch.mask_bt.shape, dtype=np.float32)
         for chunk in chunks:
             part = chunk_tensors(batch, chunk, pad, self._accelerator.device)
-            packed = self._packed(
-                _prompt_and_completion(part), _prompt_and_completion(part, "mask"), part["completion_ids"].shape[1]
-            )
-            plain = {"input_ids": _prompt_and_completion(part), "attention_mask": _prompt_and_completion(part, "mask")}
+            ids_bt, mask_bt = whole_rows(part)
+            packed = self._packed(ids_bt, mask_bt, part["completion_ids"].shape[1])
+            inputs = packed.inputs() if packed else {"input_ids": ids_bt, "attention_mask": mask_bt}
             with self._accelerator.autocast():
-                self._backbone(**(packed.inputs() if packed else plain), use_cache=False)
+                self._backbone(**inputs, use_cache=False)
             chunk_bt = self.chunk_values(part) * part["completion_mask"]
-            rows = [row for row in chunk.row_b if row >= 0]
+            rows = [row for row in chunk if row >= 0]
             value_bt[rows, : chunk_bt.shape[1]] = chunk_bt[: len(rows)].float().cpu().numpy()
         # Rows of other processes are zeros, so the sum over processes has all values.
         local = torch.from_numpy(value_bt).to(self._accelerator.device)
@@ -368,6 +363,9 @@ def sum_over_processes(accelerator: Accelerator, local: torch.Tensor) -> float:
     return float(cast(torch.Tensor, accelerator.reduce(local.detach().float(), reduction="sum")))
 
 
-def _prompt_and_completion(part: ChunkInputs, what: str = "ids") -> torch.Tensor:
-    """Concatenate prompt and completion: shape (rows, prompt + tokens)."""
-    return torch.cat([part[f"prompt_{what}"], part[f"completion_{what}"]], dim=1)
+def whole_rows(part: ChunkInputs) -> tuple[Tensor, Tensor]:
+    """Return ids and mask of prompt and completion together: shape (rows, prompt + tokens)."""
+    ids_bt, mask_bt = (
+        torch.cat([part[f"prompt_{what}"], part[f"completion_{what}"]], dim=1) for what in ("ids", "mask")
+    )
+    return ids_bt, mask_bt

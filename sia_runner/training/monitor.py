@@ -2,16 +2,15 @@
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from transformers import TrainerCallback
 
 from sia_runner.errors import TrainingError
-from sia_runner.training import adapters
-from sia_runner.training import progress as collapse
+from sia_runner.training.adapters import TRAINED_ADAPTER, restore_adapter_state
 from sia_runner.training.online_trainer import OnlineTrainer
-from sia_runner.training.progress import CheckpointStore, TrainingProgress
+from sia_runner.training.progress import CheckpointStore, CollapseVerdict, TrainingProgress, check_collapse
 from sia_runner.training.protocol import TrainingJob
 from sia_runner.wire.adapter_files import adapter_state
 
@@ -24,23 +23,26 @@ class TrainingMonitor(TrainerCallback):
         self._checkpoints = checkpoints
         self._trainer: Any = None
         self._saved: tuple[int, dict[str, Any]] | None = None  # checkpoint to start from
-        self._since = 0.0
+        self._began = 0.0  # less the seconds before a kill
         self.progress = TrainingProgress()
 
     def run(self, trainer: OnlineTrainer) -> None:
         """Train from the newest checkpoint, or from the start, to the end or to an early stop."""
-        self._trainer = trainer
-        self._since = time.monotonic()
+        self._trainer, self._began = trainer, time.monotonic()
         self._saved = saved = self._checkpoints.latest()
-        self.wait()  # a process that reads later would start from what the first has written by then
+        # A process that reads later would start from what the first has written by then.
+        trainer.accelerator.wait_for_everyone()
         if saved is not None:
             self.progress = TrainingProgress.from_plain(saved[1]["progress"])
+            self._began -= self.progress.seconds
             self._restore(saved[1]["weights"])
-            if self.first:
+            if self._first:
                 self._job.say(f"resumed after step {saved[0]}")
         if not self._done:
             trainer.train()
-            self._finish()
+            # A resume finds the final state if the result was written and not yet journaled.
+            self.progress.seconds = time.monotonic() - self._began
+            self._save(self.progress.steps)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save the initial state, or restore optimizer and step; the optimizer exists from here on."""
@@ -63,63 +65,55 @@ class TrainingMonitor(TrainerCallback):
         new = trainer.rollouts.trajectories if (state.global_step - 1) % trainer.iterations == 0 else ()
         if new:
             progress.saw(new)
-        self._clock()
-        if self.first:
+        progress.seconds = time.monotonic() - self._began
+        if self._first:
             self._job.record(progress.figures(len(new)))
             self._job.say(_progress_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
-        collapse_verdict = collapse.check_collapse(progress.curve, self._job.algorithm.stopping_limits)
-        if collapse_verdict is not None:
-            self._stop(collapse_verdict, control)
-        elif self._checkpoint_due(state.global_step):
-            self._save(state.global_step)
+        verdict = check_collapse(progress.curve, self._job.algorithm.stopping_limits)
+        step, every, iterations = progress.steps, self._job.algorithm.checkpoint_every, trainer.iterations
+        if verdict is not None:
+            self._stop(verdict)
+            control.should_training_stop = True
+        # At the end of a batch of rollouts, which checkpoints do not contain.
+        elif step % iterations == 0 and step // every > (step - iterations) // every:
+            self._save(step)
 
     @property
-    def first(self) -> bool:
+    def _first(self) -> bool:
         """True in the process that writes."""
         return bool(self._trainer.accelerator.is_main_process)
-
-    def wait(self) -> None:
-        """Wait for all processes."""
-        self._trainer.accelerator.wait_for_everyone()
 
     @property
     def _done(self) -> bool:
         return bool(self.progress.stopped) or self.progress.steps >= self._job.algorithm.steps
 
-    def _checkpoint_due(self, step: int) -> bool:
-        """Return True if a checkpoint is due, at the end of a batch of rollouts: checkpoints do not contain one."""
-        every = self._job.algorithm.checkpoint_every
-        iterations = self._trainer.iterations
-        return step % iterations == 0 and step // every > (step - iterations) // every
-
-    def _stop(self, verdict: collapse.CollapseVerdict, control: Any) -> None:
+    def _stop(self, verdict: CollapseVerdict) -> None:
         progress = self.progress
         progress.stopped = verdict.reason
-        control.should_training_stop = True
         if verdict.harmful:
-            good = self._checkpoints.before(self._trusted(progress.steps))
+            good = self._checkpoints.latest(self._trusted(progress.steps))
             if good is None:
                 raise TrainingError(f"{progress.stopped}, and no checkpoint to go back to is left in {self._job.work}")
             progress.kept = good[0]
             progress.stopped += f"; the adapter is that of step {good[0]}"
             self._restore(good[1]["weights"])
-        if self.first:
+        if self._first:
             self._job.say(f"stopped early: {progress.stopped}")
 
-    def _finish(self) -> None:
-        """Save the final state: a resume finds it if the result was written and not yet journaled."""
-        self._clock()
-        self._save(self.progress.steps)
-
     def _save(self, step: int) -> None:
-        trainer = self._trainer
-        if self.first:
-            content: dict[str, Any] = {"weights": self._weights(), "progress": self.progress.as_plain()}
+        trainer, model = self._trainer, self._job.policy.model
+        if self._first:
+            head = getattr(model, "value_head", None)
+            weights = {
+                "adapter": adapter_state(model, TRAINED_ADAPTER),
+                "value": head.state_dict() if head is not None else {},
+            }
+            content: dict[str, Any] = {"weights": weights, "progress": asdict(self.progress)}
             if not self._done:
                 content |= {"optimizer": trainer.optimizer.state_dict(), "scheduler": trainer.lr_scheduler.state_dict()}
             self._checkpoints.save(step, content)
             self._checkpoints.prune(self._trusted(step))
-        self.wait()
+        trainer.accelerator.wait_for_everyone()
 
     def _trusted(self, step: int) -> int:
         """Return the newest step that a window ending with `step` does not call harmful.
@@ -129,24 +123,11 @@ class TrainingMonitor(TrainerCallback):
         """
         return max(0, step - self._job.algorithm.stopping_limits.window - self._trainer.kl_every)
 
-    def _weights(self) -> dict[str, Any]:
-        model = self._job.policy.model
-        head = getattr(model, "value_head", None)
-        return {
-            "adapter": adapter_state(model, adapters.TRAINED_ADAPTER),
-            "value": head.state_dict() if head is not None else {},
-        }
-
     def _restore(self, weights: dict[str, Any]) -> None:
         model = self._job.policy.model
-        adapters.restore_adapter_state(model, weights["adapter"])
+        restore_adapter_state(model, weights["adapter"])
         if weights["value"]:
             model.value_head.load_state_dict(weights["value"])
-
-    def _clock(self) -> None:
-        current = time.monotonic()
-        self.progress.seconds += current - self._since
-        self._since = current
 
 
 def _progress_line(progress: TrainingProgress, steps: int, left_out: Any) -> str:

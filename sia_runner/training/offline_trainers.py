@@ -1,9 +1,9 @@
-"""TRL's SFT and DPO trainers on rows of token ids, and the measurement of the policy after a round of rollouts."""
+"""The offline driver: rounds of rollouts, each followed by TRL's SFT or DPO trainer on rows of token ids."""
 
-from collections.abc import Callable, Sequence
+import time
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -15,50 +15,171 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from sia_runner.config.training import AlgorithmConfig
+from sia_runner.errors import TrainingError
 from sia_runner.training import adapters, forward
-from sia_runner.training.algorithms.base import OfflineAlgorithm
-from sia_runner.training.batch import RolloutBatch, derive_seed
-from sia_runner.training.drivers import TokenRow, trainer_settings
-from sia_runner.training.progress import TrainingStep, kl_row_stride
+from sia_runner.training.algorithms.base import offline_algorithm
+from sia_runner.training.batch import (
+    RolloutBatch,
+    collect_batch,
+    derive_seed,
+    questions_of_step,
+    roll_out,
+    why_no_rows,
+)
+from sia_runner.training.drivers import trainer_settings
+from sia_runner.training.forward import trl_forward
+from sia_runner.training.progress import CheckpointStore, TrainingProgress, TrainingStep, kl_row_stride
 from sia_runner.training.protocol import TrainablePolicy, TrainingJob
-from sia_runner.training.trl_forward import trl_forward
+from sia_runner.wire.adapter_files import adapter_state
+
+TokenRow = dict[str, list[int]]
 
 
-def fit_rows(
-    job: TrainingJob,
-    offline: OfflineAlgorithm,
-    batches: Sequence[Sequence[TokenRow]],
-    first: int,
-    optimizer: dict[str, Any] | None,
-    stepped: Callable[[Any], None],
-) -> None:
-    """Take one optimizer step per batch, in order, from the optimizer's state if there is one.
+class OfflineTraining(TrainerCallback):
+    """The rounds of one offline update. `progress.steps` counts optimizer steps over all rounds."""
 
-    `first` is the number of the first step. `stepped` is called with the optimizer after each. Every process takes the
-    same number of rows.
-    """
-    supervised = offline.trainer == "sft"
-    processes = PartialState().num_processes
-    share = max(1, len(batches[0]) // processes)
-    rows = [batch[index % len(batch)] for batch in batches for index in range(share * processes)]
-    dataset = Dataset.from_list([_supervised_row(row) if supervised else row for row in rows])
-    config, trainer_class = _SFT if supervised else _DPO
-    # Rows are selected by length already, and in order.
-    own: dict[str, Any] = {"max_length": None, "train_sampling_strategy": "sequential"}
-    own |= {"dataset_kwargs": {"skip_prepare_dataset": True}} if supervised else {}
-    with trl_forward(job.policy.model.get_base_model()):
-        trainer = trainer_class(
-            model=job.policy.model,
-            args=config(**trainer_settings(job, len(batches), share), **own, **offline.settings),
-            train_dataset=dataset,
-            processing_class=job.policy.tokenizer,
-            callbacks=[_StepCallback(job.seed, first, optimizer, stepped)],
+    def __init__(self, assignment: TrainingJob, checkpoints: CheckpointStore) -> None:
+        self._job, self._offline, self._checkpoints = assignment, offline_algorithm(assignment.algorithm), checkpoints
+        self._processes = PartialState(cpu=assignment.policy.model.device.type == "cpu")
+        self.progress = TrainingProgress()
+        self._rows: list[TokenRow] = []  # rows of the current round; empty: it has to be rolled out
+        self._optimizer: dict[str, Any] | None = None  # the optimizer's state, which continues from round to round
+        self._began = time.monotonic()  # less the seconds before a kill
+
+    def run(self) -> TrainingProgress:
+        """Run all rounds that are not done yet."""
+        if saved := self._checkpoints.latest():
+            self.progress, self._rows = TrainingProgress.from_plain(saved[1]["progress"]), saved[1]["rows"]
+            adapters.restore_adapter_state(self._job.policy.model, saved[1]["weights"])
+            if self._processes.is_main_process:
+                self._job.say(f"resumed after step {saved[0]}")
+            self._optimizer = saved[1]["optimizer"]
+            self._began -= self.progress.seconds
+        while not self.progress.stopped and self.progress.steps < self._job.algorithm.steps:
+            if not self._rows:
+                self._roll()
+            if self._rows:
+                with self._job.policy.training():
+                    self._fit()
+            self._rows = []
+        self._save()
+        return self.progress
+
+    @property
+    def _round(self) -> int:
+        """The number of the current round, from 0."""
+        return min(self.progress.steps * self._offline.rounds // self._job.algorithm.steps, self._offline.rounds - 1)
+
+    @property
+    def _end(self) -> int:
+        """The step at which the round ends."""
+        return -(-self._job.algorithm.steps * (self._round + 1) // self._offline.rounds)
+
+    def _batch(self, step: int) -> list[TokenRow]:
+        """Return the rows of one optimizer step, chosen by seed and step."""
+        numbers = [str(index) for index in range(len(self._rows))]
+        return [
+            self._rows[int(index)] for index in questions_of_step(numbers, self._offline.batch, step, self._job.seed)
+        ]
+
+    def _save(self) -> None:
+        """Save a checkpoint with the round's rows: a resumed round trains on the same rollouts."""
+        self.progress.seconds = time.monotonic() - self._began
+        if self._processes.is_main_process:
+            content = {
+                "weights": adapter_state(self._job.policy.model, adapters.TRAINED_ADAPTER),
+                "progress": asdict(self.progress),
+                "rows": self._rows,
+                "optimizer": self._optimizer,
+            }
+            self._checkpoints.save(self.progress.steps, content)
+            self._checkpoints.prune(self.progress.steps)
+        self._processes.wait_for_everyone()
+
+    def _roll(self) -> None:
+        """Collect the round's rollouts: each process rolls out its share, and receives all trajectories."""
+        job, algorithm, progress = self._job, self._job.algorithm, self.progress
+        questions = questions_of_step(
+            job.units, -(-algorithm.prompt_count // self._offline.rounds), self._round, job.seed
         )
-        trainer.remove_callback(PrinterCallback)  # prints on standard output
-        if "ref" in job.policy.model.peft_config:
-            job.policy.model.delete_adapter("ref")  # without it TRL's reference is the base
-            job.policy.model.set_adapter(adapters.TRAINED_ADAPTER)
-        trainer.train()
+        trajectories = roll_out(job, questions, progress.steps, self._processes)
+        batch = collect_batch(trajectories, algorithm.max_length)
+        selected = self._offline.select(trajectories, algorithm.max_length)
+        if self._processes.is_main_process:
+            reward = f"reward {batch.reward_n.mean():.3f}" if len(batch.reward_n) else "no reward"
+            rows = f"{len(selected)} rows of {len(batch.rows)} calls"
+            failed = f" · {batch.left_out.failed} rollouts without reward" if batch.left_out.failed else ""
+            job.say(f"round {self._round + 1}/{self._offline.rounds} · {reward} · {rows}{failed}")
+        if not selected:
+            reason = why_no_rows(batch, algorithm.max_length) or (
+                f"nothing to select from {len(batch.reward_n)} rollouts: no question has samples of different reward"
+            )
+            if not progress.curve:
+                raise TrainingError(reason)
+            progress.stopped = f"round {self._round + 1}: {reason}"
+            return
+        progress.saw(trajectories)
+        progress.curve.append(_measure_policy(job.policy, batch, algorithm))
+        if self._processes.is_main_process:
+            progress.seconds = time.monotonic() - self._began
+            job.record(progress.figures(len(trajectories)))
+        self._rows = [{name: list(ids) for name, ids in asdict(row).items()} for row in selected]
+        self._save()
+
+    def _fit(self) -> None:
+        """Take the round's optimizer steps, in order. Every process takes the same number of rows."""
+        policy, supervised = self._job.policy, self._offline.trainer == "sft"
+        batches = [self._batch(step) for step in range(self.progress.steps, self._end)]
+        processes = self._processes.num_processes
+        share = max(1, len(batches[0]) // processes)
+        rows = [batch[index % len(batch)] for batch in batches for index in range(share * processes)]
+        trl: tuple[Any, Any] = (SFTConfig, SFTTrainer) if supervised else (DPOConfig, _TokenizedDpoTrainer)
+        config, trainer_class = trl
+        # Rows are selected by length already, and in order.
+        own: dict[str, Any] = {"max_length": None, "train_sampling_strategy": "sequential"}
+        if supervised:
+            own["dataset_kwargs"] = {"skip_prepare_dataset": True}
+            rows = [  # the loss is on the completion only
+                {
+                    "input_ids": row["prompt_ids"] + row["completion_ids"],
+                    "labels": [-100] * len(row["prompt_ids"]) + row["completion_ids"],
+                }
+                for row in rows
+            ]
+        with trl_forward(policy.model.get_base_model()):
+            trainer = trainer_class(
+                model=policy.model,
+                args=config(**trainer_settings(self._job, len(batches), share), **own, **self._offline.settings),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=policy.tokenizer,
+                callbacks=[self],
+            )
+            trainer.remove_callback(PrinterCallback)  # prints on standard output
+            if "ref" in policy.model.peft_config:
+                policy.model.delete_adapter("ref")  # without it TRL's reference is the base
+                policy.model.set_adapter(adapters.TRAINED_ADAPTER)
+            trainer.train()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Continue with the optimizer's state of the round before."""
+        if self._optimizer is not None:
+            kwargs["optimizer"].load_state_dict(self._optimizer)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Seed dropout."""
+        torch.manual_seed(derive_seed(self._job.seed, self.progress.steps, args.process_index))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count an optimizer step, and save a checkpoint if one is due."""
+        progress = self.progress
+        tokens = sum(
+            len(ids) for row in self._batch(progress.steps) for name, ids in row.items() if name != "prompt_ids"
+        )
+        progress.curve[-1] = replace(progress.curve[-1], tokens=progress.curve[-1].tokens + tokens)
+        progress.steps += 1
+        self._optimizer = kwargs["optimizer"].state_dict()
+        if progress.steps % self._job.algorithm.checkpoint_every == 0 and progress.steps < self._end:
+            self._save()
 
 
 class _TokenizedDpoTrainer(DPOTrainer):
@@ -67,35 +188,8 @@ class _TokenizedDpoTrainer(DPOTrainer):
         return dataset
 
 
-_SFT: tuple[Any, Any] = (SFTConfig, SFTTrainer)
-_DPO: tuple[Any, Any] = (DPOConfig, _TokenizedDpoTrainer)
-
-
-class _StepCallback(TrainerCallback):
-    def __init__(self, seed: int, first: int, optimizer: dict[str, Any] | None, stepped: Callable[[Any], None]) -> None:
-        self._seed, self._first, self._saved, self._stepped = seed, first, optimizer, stepped
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._saved is not None:
-            kwargs["optimizer"].load_state_dict(self._saved)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        torch.manual_seed(derive_seed(self._seed, self._first + state.global_step, args.process_index))  # dropout's
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stepped(kwargs["optimizer"])
-
-
-def _supervised_row(row: TokenRow) -> TokenRow:
-    """Convert a row; the loss is on the completion only."""
-    return {
-        "input_ids": row["prompt_ids"] + row["completion_ids"],
-        "labels": [-100] * len(row["prompt_ids"]) + row["completion_ids"],
-    }
-
-
 @torch.no_grad()
-def measure_policy(policy: TrainablePolicy, batch: RolloutBatch, algorithm: AlgorithmConfig) -> TrainingStep:
+def _measure_policy(policy: TrainablePolicy, batch: RolloutBatch, algorithm: AlgorithmConfig) -> TrainingStep:
     """Measure the rolled-out policy on a part of its rows: KL to the base (as in the online driver) and entropy."""
     measured = range(0, len(batch.rows), kl_row_stride(len(batch.rows)))
     chunks = forward.deal_chunks(batch, measured, 0, 1, forward.chunk_token_limit(algorithm.max_length))
@@ -109,21 +203,12 @@ def measure_policy(policy: TrainablePolicy, batch: RolloutBatch, algorithm: Algo
             entropy_bt, mask_bt = _score_tokens(model, part).entropy, part["completion_mask"]
             with model.disable_adapter():
                 base_bt = _score_tokens(model, part).log_probs
-            gap_bt = (base_bt[:, -mask_bt.shape[1] :] - part["old_per_token_logps"]).clamp(max=20) * mask_bt
-            kl += float((gap_bt.exp() - gap_bt - 1).sum())
+            kl += float(forward.summed_kl(base_bt[:, -mask_bt.shape[1] :], part))
             entropy += float((entropy_bt[:, -mask_bt.shape[1] :] * mask_bt).sum())
             tokens, rows = tokens + int(mask_bt.sum()), rows + len(mask_bt)
-    return TrainingStep(
-        reward=float(batch.reward_n.mean()),
-        kl=kl / rows,
-        entropy=entropy / tokens,
-        zero_groups=batch.equal_reward_share(),
-        length=float(np.mean([len(row.completion_ids) for row in batch.rows])),
-        tokens=0,
-    )
+    return TrainingStep.of(batch, kl / rows, entropy / tokens)
 
 
-def _score_tokens(model: Any, part: dict[str, Any]) -> Any:
-    ids = torch.cat([part["prompt_ids"], part["completion_ids"]], dim=1)
-    mask = torch.cat([part["prompt_mask"], part["completion_mask"]], dim=1)
+def _score_tokens(model: Any, part: forward.ChunkInputs) -> Any:
+    ids, mask = forward.whole_rows(part)
     return model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100), fused_lm_head=True)

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from transformers import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from sia_runner.errors import TrainingError
 from sia_runner.records import Trajectory
-from sia_runner.training import forward as driver_rows
+from sia_runner.training import forward
 from sia_runner.training.algorithms.base import OnlineAlgorithm, TrainingSignal
 from sia_runner.training.batch import RolloutBatch, collect_batch, derive_seed, questions_of_step, roll_out, why_no_rows
 from sia_runner.training.forward import ChunkInputs, PolicyForward, StepTotals, ValueHead, sum_over_processes
@@ -35,105 +34,8 @@ class PreparedRollouts:
     batch: RolloutBatch
     parts: tuple[ChunkInputs, ...]  # chunks of this process; empty: nothing to learn from
     shares: tuple[float, ...]  # factor of each chunk's loss
-    totals: driver_rows.StepTotals
+    totals: StepTotals
     kl: float  # nats per completion, to the base; nan: not measured
-
-
-class RolloutPreparation:
-    """Collects and prepares each step's rollouts. `loss_type`: TRL's name, which decides what a loss is divided by."""
-
-    def __init__(
-        self,
-        assignment: TrainingJob,
-        online: OnlineAlgorithm,
-        accelerator: Accelerator,
-        forward: PolicyForward,
-        loss_type: str,
-    ) -> None:
-        self._assignment, self._online = assignment, online
-        self._accelerator, self._forward, self._loss_type = accelerator, forward, loss_type
-        self._pad: int = assignment.policy.tokenizer.pad_token_id
-
-    def roll(self, step: int, *, with_kl: bool) -> PreparedRollouts:
-        """Collect the rollouts of a step. Raises TrainingError if nothing can be learned from them.
-
-        Each process rolls out its share of the questions and receives all trajectories. `with_kl`: measure the KL
-        although the loss does not need it.
-        """
-        job = self._assignment
-        job.policy.model.eval()
-        accelerator, algorithm = self._accelerator, job.algorithm
-        questions = questions_of_step(job.units, algorithm.prompt_count, step // self._online.loss.iterations, job.seed)
-        trajectories = roll_out(job, questions, step, accelerator)
-        batch = collect_batch(trajectories, algorithm.max_length)
-        if reason := why_no_rows(batch, algorithm.max_length):
-            raise TrainingError(reason)
-        with job.policy.training():
-            return self._prepare(tuple(trajectories), batch, with_kl)
-
-    def _prepare(self, trajectories: tuple[Trajectory, ...], batch: RolloutBatch, with_kl: bool) -> PreparedRollouts:
-        """Compute advantages, and measure what the loss needs of the weights before they change."""
-        self._assignment.policy.model.eval()
-        value_bt = self._values(batch) if self._online.critic is not None else None
-        signal = self._online.advantages(batch, value_bt)
-        used = [int(row) for row in np.flatnonzero(signal.used_b)]
-        tokens = sum(len(batch.rows[row].completion_ids) for row in used)
-        totals = driver_rows.StepTotals(len(used), tokens, self._accelerator.num_processes)
-        beta = self._online.loss.beta
-        idle = not used or not (signal.advantage_bt.any() or beta or value_bt is not None)
-        chunks = [] if idle else self._chunks(batch, used)
-        parts = tuple(self._part(batch, signal, value_bt, chunk, totals) for chunk in chunks)
-        shares = tuple(
-            totals.share(self._loss_type, len(part["completion_ids"]), int(part["completion_mask"].sum()))
-            for part in parts
-        )
-        kl = self._kl(batch, parts) if beta or with_kl else math.nan
-        return PreparedRollouts(trajectories, batch, parts, shares, totals, kl)
-
-    def _values(self, batch: RolloutBatch) -> np.ndarray:
-        return self._forward.values(batch, self._chunks(batch, list(range(len(batch.rows)))), self._pad)
-
-    def _chunks(self, batch: RolloutBatch, rows: list[int]) -> list[driver_rows.Chunk]:
-        processes = self._accelerator.num_processes
-        limit = driver_rows.chunk_token_limit(self._assignment.algorithm.max_length)
-        return driver_rows.deal_chunks(batch, rows, self._accelerator.process_index, processes, limit)
-
-    def _part(
-        self,
-        batch: RolloutBatch,
-        signal: TrainingSignal,
-        value_bt: Any,
-        chunk: driver_rows.Chunk,
-        totals: driver_rows.StepTotals,
-    ) -> ChunkInputs:
-        """Return the inputs of TRL's loss for one chunk, and the critic's targets."""
-        device = self._accelerator.device
-        part: ChunkInputs = driver_rows.chunk_tensors(batch, chunk, self._pad, device)
-        part |= driver_rows.chunk_targets(signal, value_bt, chunk, part["completion_ids"].shape[1], device)
-        part["num_items_in_batch"] = torch.tensor(float(totals.tokens), device=device)
-        if self._online.loss.beta:
-            part["ref_per_token_logps"] = self._forward.base_logprobs(part)
-        return part
-
-    def _kl(self, batch: RolloutBatch, parts: tuple[ChunkInputs, ...]) -> float:
-        """Return the KL of the sampled policy to the base, in nats per completion.
-
-        Mean over rows of the summed exp(d) - d - 1, d = log base - log policy: the unbiased estimate that is never
-        negative (Schulman 2020).
-        """
-        if not self._online.loss.beta or not parts:
-            chunks = self._chunks(batch, list(range(0, len(batch.rows), kl_row_stride(len(batch.rows)))))
-            parts = tuple(
-                driver_rows.chunk_tensors(batch, chunk, self._pad, self._accelerator.device) for chunk in chunks
-            )
-        total = rows = 0.0
-        for part in parts:
-            has_base = "ref_per_token_logps" in part
-            base_bt = part["ref_per_token_logps"] if has_base else self._forward.base_logprobs(part)
-            gap_bt = (base_bt - part["old_per_token_logps"]).clamp(max=20) * part["completion_mask"]
-            total += sum_over_processes(self._accelerator, (gap_bt.exp() - gap_bt - 1).sum())
-            rows += sum_over_processes(self._accelerator, part["completion_mask"].any(dim=1).sum())
-        return total / rows
 
 
 class OnlineTrainer(GRPOTrainer):
@@ -158,26 +60,33 @@ class OnlineTrainer(GRPOTrainer):
         self.remove_callback(PrinterCallback)  # prints on standard output
         # Not set in GRPOConfig: a weight above 0 there makes TRL copy the adapter as reference. Ours is the base.
         self.beta = online.loss.beta
-        self._assignment = assignment
-        self._online = online
-        self._rollouts: PreparedRollouts | None = None
+        self.iterations = online.loss.iterations  # optimizer steps on each batch of rollouts
+        limits = assignment.algorithm.stopping_limits
+        # Optimizer steps from one measurement of the KL to the next.
+        self.kl_every = self.iterations * (1 if self.beta else kl_batch_stride(limits, self.iterations))
+        self._assignment, self._online = assignment, online
+        self.rollouts: PreparedRollouts | None = None  # those of the last step
         self._training_lock = ExitStack()
         self.curve: list[TrainingStep] = []
         plain = super()._get_per_token_logps_and_entropies
         self._forward = PolicyForward(model, self.accelerator, plain, critic=online.critic is not None)
-        self._preparation = RolloutPreparation(assignment, online, self.accelerator, self._forward, self.loss_type)
+        self._pad: int = assignment.policy.tokenizer.pad_token_id
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Roll out if the last batch is used up, then pass over its chunks; the optimizer steps afterwards."""
         step = self.state.global_step
-        if self._rollouts is None or step % self.iterations == 0:
-            self.release()
-            self._rollouts = self._preparation.roll(step, with_kl=self._watched(step))
-        self._lock_policy()
+        self.release()
+        if self.rollouts is None or step % self.iterations == 0:
+            # A KL that the loss does not need is watched: regularly, and at the end.
+            watched = step % self.kl_every == 0 or step + self.iterations >= self._assignment.algorithm.steps
+            self.rollouts = self._roll_out(step, with_kl=watched)
+        rollouts = self.rollouts
+        self._training_lock.enter_context(self._assignment.policy.training())
         model.train()
         torch.manual_seed(derive_seed(self._assignment.seed, step, self.accelerator.process_index))  # dropout's
-        loss, entropy = self._passes(model, self._rollouts)
-        self.curve.append(_step_summary(self._rollouts, entropy))
+        loss, entropy = self._passes(model, rollouts)
+        tokens = rollouts.totals.tokens if rollouts.parts else 0
+        self.curve.append(TrainingStep.of(rollouts.batch, rollouts.kl, entropy, tokens))
         self._metrics["train"].clear()  # TRL's own metrics, which nobody logs
         return loss
 
@@ -190,13 +99,72 @@ class OnlineTrainer(GRPOTrainer):
         self.release()
         self._forward.dismantle()
 
-    def _lock_policy(self) -> None:
-        self._training_lock.close()
-        self._training_lock.enter_context(self._assignment.policy.training())
+    def _roll_out(self, step: int, *, with_kl: bool) -> PreparedRollouts:
+        """Collect the rollouts of a step. Raises TrainingError if nothing can be learned from them.
 
-    def _watched(self, step: int) -> bool:
-        """Return True if the KL is to be measured although the loss does not need it: regularly, and at the end."""
-        return step % self.kl_every == 0 or step + self.iterations >= self._assignment.algorithm.steps
+        Each process rolls out its share of the questions and receives all trajectories. `with_kl`: measure the KL
+        although the loss does not need it.
+        """
+        job, algorithm = self._assignment, self._assignment.algorithm
+        job.policy.model.eval()
+        questions = questions_of_step(job.units, algorithm.prompt_count, step // self.iterations, job.seed)
+        trajectories = roll_out(job, questions, step, self.accelerator)
+        batch = collect_batch(trajectories, algorithm.max_length)
+        if reason := why_no_rows(batch, algorithm.max_length):
+            raise TrainingError(reason)
+        with job.policy.training():
+            return self._prepare(tuple(trajectories), batch, with_kl)
+
+    def _prepare(self, trajectories: tuple[Trajectory, ...], batch: RolloutBatch, with_kl: bool) -> PreparedRollouts:
+        """Compute advantages, and measure what the loss needs of the weights before they change."""
+        self._assignment.policy.model.eval()
+        value_bt = self._values(batch) if self._online.critic is not None else None
+        signal = self._online.advantages(batch, value_bt)
+        used = [int(row) for row in np.flatnonzero(signal.used_b)]
+        tokens = sum(len(batch.rows[row].completion_ids) for row in used)
+        totals = StepTotals(len(used), tokens, self.accelerator.num_processes)
+        idle = not used or not (signal.advantage_bt.any() or self.beta or value_bt is not None)
+        chunks = [] if idle else self._chunks(batch, used)
+        parts = tuple(self._part(batch, signal, value_bt, chunk, totals) for chunk in chunks)
+        shares = tuple(
+            totals.share(self.loss_type, len(part["completion_ids"]), int(part["completion_mask"].sum()))
+            for part in parts
+        )
+        kl = self._kl(batch, parts) if self.beta or with_kl else math.nan
+        return PreparedRollouts(trajectories, batch, parts, shares, totals, kl)
+
+    def _values(self, batch: RolloutBatch) -> np.ndarray:
+        return self._forward.values(batch, self._chunks(batch, list(range(len(batch.rows)))), self._pad)
+
+    def _chunks(self, batch: RolloutBatch, rows: list[int]) -> list[forward.Chunk]:
+        limit = forward.chunk_token_limit(self._assignment.algorithm.max_length)
+        processes = self.accelerator.num_processes
+        return forward.deal_chunks(batch, rows, self.accelerator.process_index, processes, limit)
+
+    def _part(
+        self, batch: RolloutBatch, signal: TrainingSignal, value_bt: Any, chunk: forward.Chunk, totals: StepTotals
+    ) -> ChunkInputs:
+        """Return the inputs of TRL's loss for one chunk, and the critic's targets."""
+        device = self.accelerator.device
+        part: ChunkInputs = forward.chunk_tensors(batch, chunk, self._pad, device)
+        part |= forward.chunk_targets(signal, value_bt, chunk, part["completion_ids"].shape[1], device)
+        part["num_items_in_batch"] = torch.tensor(float(totals.tokens), device=device)
+        if self.beta:
+            part["ref_per_token_logps"] = self._forward.base_logprobs(part)
+        return part
+
+    def _kl(self, batch: RolloutBatch, parts: tuple[ChunkInputs, ...]) -> float:
+        """Return the KL of the sampled policy to the base: nats per completion, a mean over rows."""
+        if not self.beta or not parts:
+            chunks = self._chunks(batch, list(range(0, len(batch.rows), kl_row_stride(len(batch.rows)))))
+            parts = tuple(forward.chunk_tensors(batch, chunk, self._pad, self.accelerator.device) for chunk in chunks)
+        total = rows = 0.0
+        for part in parts:
+            has_base = "ref_per_token_logps" in part
+            base_bt = part["ref_per_token_logps"] if has_base else self._forward.base_logprobs(part)
+            total += sum_over_processes(self.accelerator, forward.summed_kl(base_bt, part))
+            rows += sum_over_processes(self.accelerator, part["completion_mask"].any(dim=1).sum())
+        return total / rows
 
     def _passes(self, model: Any, rollouts: PreparedRollouts) -> tuple[torch.Tensor, float]:
         """Run forward and backward over all chunks; return the step's loss, and its entropy in nats per token."""
@@ -214,7 +182,9 @@ class OnlineTrainer(GRPOTrainer):
             loss += part_loss.detach()
             weight = sum_over_processes(self.accelerator, part["completion_mask"].sum())
             entropy, tokens = entropy + self._metrics["train"]["entropy"][-1] * weight, tokens + weight
-        return loss, entropy / tokens if tokens else sampled_entropy(rollouts.batch)
+        if not tokens:  # no forward pass was needed: the mean of -log p of the sampled tokens
+            return loss, -float(np.mean([logprob for row in rollouts.batch.rows for logprob in row.logprobs]))
+        return loss, entropy / tokens
 
     def _critic_loss(self, part: ChunkInputs, totals: StepTotals) -> Any:
         critic = self._online.critic
@@ -228,41 +198,7 @@ class OnlineTrainer(GRPOTrainer):
         """Return our logprobs and entropies to TRL's loss."""
         return self._forward.logprobs(*arguments, **settings)
 
-    @property
-    def iterations(self) -> int:
-        """The optimizer steps per batch of rollouts."""
-        return self._online.loss.iterations
-
-    @property
-    def kl_every(self) -> int:
-        """The optimizer steps from one measurement of the KL to the next."""
-        limits = self._assignment.algorithm.stopping_limits
-        return self.iterations * (1 if self.beta else kl_batch_stride(limits, self.iterations))
-
-    @property
-    def rollouts(self) -> PreparedRollouts | None:
-        """The batch of the last step."""
-        return self._rollouts
-
-
-def _step_summary(rollouts: PreparedRollouts, entropy: float) -> TrainingStep:
-    batch = rollouts.batch
-    length_b = [len(row.completion_ids) for row in batch.rows]
-    return TrainingStep(
-        reward=float(batch.reward_n.mean()),
-        kl=rollouts.kl,
-        entropy=entropy,
-        zero_groups=batch.equal_reward_share(),
-        length=float(np.mean(length_b)),
-        tokens=rollouts.totals.tokens if rollouts.parts else 0,
-    )
-
 
 def _unused_reward_function(*_: Any, **__: Any) -> list[float | None]:
     """Fail: TRL wants a reward function to exist, but must not call it."""
     raise RuntimeError("TRL asked for rewards, which come with the rollouts")
-
-
-def sampled_entropy(batch: RolloutBatch) -> float:
-    """Return the entropy in nats per token, as the mean of -log p of the sampled tokens; needs no forward pass."""
-    return -float(np.mean([logprob for row in batch.rows for logprob in row.logprobs]))

@@ -2,17 +2,20 @@
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.training import EarlyStopping
+import numpy as np
+
+from sia_runner.config.training import AlgorithmConfig, EarlyStopping
 from sia_runner.records import Trajectory
+from sia_runner.stage_results import TrainingResult
 from sia_runner.training.adapters import AdapterOrigin
-from sia_runner.training.protocol import TrainingJob, TrainingResult
+from sia_runner.training.batch import RolloutBatch
+from sia_runner.training.protocol import TrainingJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,12 @@ class TrainingStep:
     zero_groups: float  # share of questions whose samples all got the same reward
     length: float  # mean completion, in tokens
     tokens: int  # completion tokens trained on
+
+    @staticmethod
+    def of(batch: RolloutBatch, kl: float, entropy: float, tokens: int = 0) -> "TrainingStep":
+        """Return the figures of a step on a batch of rollouts."""
+        reward, length = batch.reward_n.mean(), np.mean([len(row.completion_ids) for row in batch.rows])
+        return TrainingStep(float(reward), kl, entropy, batch.equal_reward_share(), float(length), tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,62 +55,35 @@ def kl_row_stride(rows: int) -> int:
 
 
 def check_collapse(steps: Sequence[TrainingStep], limits: EarlyStopping) -> CollapseVerdict | None:
-    """Return a verdict if all of the last `limits.window` steps agree that training has collapsed, else None."""
-    window = steps[-limits.window :]
+    """Return a verdict if all of the last `limits.window` steps agree that training has collapsed, else None.
+
+    A figure that was not measured (nan) passes no limit.
+    """
+    window, first = steps[-limits.window :], steps[0].length
     if len(window) < limits.window:
         return None
-    for check in (_kl_reason, _entropy_reason, _length_reason):
-        reason = check(window, steps[0], limits)
-        if reason:
-            return CollapseVerdict(f"{reason} for {limits.window} steps", harmful=True)
-    if _all_past_limit(window, lambda step: step.zero_groups, limits.max_uniform_groups, above=True):
+    last, reason = window[-1], ""
+    if limits.max_kl is not None and all(step.kl >= limits.max_kl for step in window):
+        reason = f"KL to the base {last.kl:.3g} nats per completion, limit {limits.max_kl:g},"
+    elif limits.min_entropy is not None and all(step.entropy <= limits.min_entropy for step in window):
+        reason = f"entropy {last.entropy:.3g} nats per token, limit {limits.min_entropy:g},"
+    elif limits.max_length_ratio is not None and first > 0:
+        # In either direction: an empty answer is as much a collapse as an endless one.
+        drifts = [max(step.length / first, first / max(step.length, 1e-9)) for step in window]
+        if all(drift >= limits.max_length_ratio for drift in drifts):
+            limit = f"limit {limits.max_length_ratio:g} times,"
+            reason = f"completions of {last.length:.3g} tokens against {first:.3g} at first, {limit}"
+    if reason:
+        return CollapseVerdict(f"{reason} for {limits.window} steps", harmful=True)
+    limit = limits.max_uniform_groups
+    if limit is not None and all(step.zero_groups >= limit for step in window):
         # Nothing left to learn is no damage: most often every sample is right.
         return CollapseVerdict(
-            f"{window[-1].zero_groups:.0%} of the questions gave all their samples the same reward "
-            f"(mean {window[-1].reward:.3g}) for {limits.window} steps",
+            f"{last.zero_groups:.0%} of the questions gave all their samples the same reward "
+            f"(mean {last.reward:.3g}) for {limits.window} steps",
             harmful=False,
         )
     return None
-
-
-def _kl_reason(window: Sequence[TrainingStep], first: TrainingStep, limits: EarlyStopping) -> str:
-    if not _all_past_limit(window, lambda step: step.kl, limits.max_kl, above=True):
-        return ""
-    return f"KL to the base {window[-1].kl:.3g} nats per completion, limit {limits.max_kl:g},"
-
-
-def _entropy_reason(window: Sequence[TrainingStep], first: TrainingStep, limits: EarlyStopping) -> str:
-    if not _all_past_limit(window, lambda step: step.entropy, limits.min_entropy, above=False):
-        return ""
-    return f"entropy {window[-1].entropy:.3g} nats per token, limit {limits.min_entropy:g},"
-
-
-def _length_reason(window: Sequence[TrainingStep], first: TrainingStep, limits: EarlyStopping) -> str:
-    """Check drift in either direction: an empty answer is as much a collapse as an endless one."""
-    if not first.length > 0 or not _all_past_limit(
-        window, lambda step: _length_drift(step, first), limits.max_length_ratio, above=True
-    ):
-        return ""
-    current, initial = window[-1].length, first.length
-    return (
-        f"completions of {current:.3g} tokens against {initial:.3g} at first, limit {limits.max_length_ratio:g} times,"
-    )
-
-
-def _length_drift(step: TrainingStep, first: TrainingStep) -> float:
-    """Return how many times longer, or shorter, completions are than at the first step; at least 1."""
-    if math.isnan(step.length):
-        return math.nan
-    return max(step.length / first.length, first.length / max(step.length, 1e-9))
-
-
-def _all_past_limit(
-    window: Sequence[TrainingStep], value: Callable[[TrainingStep], float], limit: float | None, *, above: bool
-) -> bool:
-    """Return True if every step passes the limit; a step that was not measured does not."""
-    if limit is None:
-        return False
-    return all(value(step) >= limit if above else value(step) <= limit for step in window)
 
 
 @dataclass
@@ -123,29 +105,26 @@ class TrainingProgress:
             digest.update(json.dumps([trajectory.unit, trajectory.sample, trajectory.reward, calls]).encode())
         self.data_sha256 = digest.hexdigest()
 
-    def as_plain(self) -> dict[str, Any]:
-        """Return numbers and strings only, which torch.load reads without running code."""
-        return {**asdict(self), "curve": [asdict(step) for step in self.curve]}
-
     @staticmethod
     def from_plain(data: dict[str, Any]) -> "TrainingProgress":
-        """Return the progress that `as_plain` gave."""
+        """Return the progress that `asdict` made plain data, which torch.load reads without running code."""
         return TrainingProgress(**{**data, "curve": [TrainingStep(**step) for step in data["curve"]]})
 
     def figures(self, rollouts: int) -> dict[str, float]:
         """Return the figures of the newest step or batch of rollouts; `rollouts`: its number of trajectories."""
         return {"step": self.steps, **asdict(self.curve[-1]), "rollouts": rollouts, "seconds": round(self.seconds, 3)}
 
-    def trained(self) -> TrainingResult:
+    def trained(self, algorithm: AlgorithmConfig) -> TrainingResult:
         """Return the record of the whole update, including what was done before a kill."""
         return TrainingResult(
+            algorithm=algorithm.model_dump(mode="json"),
             steps=self.steps,
-            reward=[step.reward for step in self.curve],
-            kl=[step.kl for step in self.curve],
-            entropy=[step.entropy for step in self.curve],
+            reward=tuple(step.reward for step in self.curve),
+            kl=tuple(step.kl for step in self.curve),
+            entropy=tuple(step.entropy for step in self.curve),
             stopped=self.stopped,
             tokens=sum(step.tokens for step in self.curve),
-            seconds=self.seconds,
+            seconds=round(self.seconds, 3),
         )
 
     def origin(self, job: TrainingJob, parent: str | None) -> AdapterOrigin:
@@ -195,12 +174,8 @@ class CheckpointStore:
             os.fsync(file.fileno())
         partial.rename(self._path(step))
 
-    def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Return the newest state of this training, (steps done, content), or None."""
-        return self.before(None)
-
-    def before(self, step: int | None) -> tuple[int, dict[str, Any]] | None:
-        """Return the newest state after at most `step` steps, or None."""
+    def latest(self, step: int | None = None) -> tuple[int, dict[str, Any]] | None:
+        """Return the newest state of this training, after at most `step` steps: (steps done, content), or None."""
         import torch
 
         for number in reversed(self.steps()):
@@ -212,8 +187,7 @@ class CheckpointStore:
 
     def prune(self, step: int) -> None:
         """Delete checkpoints older than the newest one of at most `step` steps."""
-        old = [number for number in self.steps() if number <= step]
-        for number in old[:-1]:
+        for number in [number for number in self.steps() if number <= step][:-1]:
             self._path(number).unlink(missing_ok=True)
 
     def steps(self) -> list[int]:

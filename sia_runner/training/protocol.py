@@ -1,4 +1,4 @@
-"""The interfaces between training and the rest: the policy, the collector of rollouts, the job and its result."""
+"""The interfaces between training and the rest: the policy, the collector of rollouts, and the job."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -46,16 +46,3 @@ class TrainingJob:
     say: Callable[[str], None]  # one line of progress per step
     # figures of a step, or of a round of rollouts: {"step": 3, "reward": 0.5, ...}
     record: Callable[[Mapping[str, float]], None] = lambda figures: None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """The result of an update; curves have one value per step."""
-
-    steps: int
-    reward: Sequence[float]  # mean over trajectories that have one
-    kl: Sequence[float]  # nats per completion, to the base
-    entropy: Sequence[float]  # nats per token
-    stopped: str  # why it ended early; empty when it did all its steps
-    tokens: int  # completion tokens trained on
-    seconds: float

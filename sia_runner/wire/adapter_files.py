@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -57,3 +58,27 @@ def write_adapter(model: Any, name: str, out: Path, origin: Mapping[str, Any]) -
     folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server of another user
     shutil.rmtree(out, ignore_errors=True)  # an earlier attempt at the same step
     folder.rename(out)
+
+
+def load_peft_adapter(model: Any, folder: Path, name: str, *, trainable: bool = False) -> Any:
+    """Load the adapter in `folder` onto the model as `name`; return PEFT's model."""
+    from peft import PeftModel
+
+    # PEFT asks transformers by a name that is deprecated there.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
+    settings: dict[str, Any] = {"is_trainable": trainable, "torch_device": str(model.device)}
+    if not isinstance(model, PeftModel):
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, **settings)
+    model.load_adapter(str(folder), adapter_name=name, **settings)
+    return model
+
+
+def active_adapters(model: Any) -> tuple[list[str], bool] | None:
+    """Return the names of the active adapters and whether their layers are disabled; None for a bare model."""
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not isinstance(model, PeftModel):
+        return None
+    layers = (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
+    return list(model.active_adapters), any(layer.disable_adapters for layer in layers)

@@ -23,7 +23,6 @@ from sia_runner.wire.requests import (
     loads,
     short_text,
     sse_event,
-    summary_of_sampled,
     token_count,
 )
 
@@ -73,9 +72,8 @@ class OpenAIChat:
         """Return a reader for the request's stream."""
         return _OpenAIReader(request.wants_usage)
 
-    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
-        """Return a policy's answer, and the response for the client: one JSON, or the events of a stream."""
-        summary = summary_of_sampled(request, sampled, sampled.finish_reason)
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[str, bytes]:
+        """Return the API's finish reason for a policy's answer, and the response: one JSON, or a stream's events."""
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.body["model"]}
         logprobs = _logprobs(sampled, decode) if boolean_field(request.body, "logprobs") else None
         counts = len(sampled.prompt_ids), len(sampled.completion_ids)
@@ -84,7 +82,8 @@ class OpenAIChat:
         if not request.stream:
             message = {"role": "assistant", "content": sampled.text, "refusal": None}
             choice = last | {"message": message, "logprobs": logprobs}
-            return summary, dumps(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
+            answer = dumps(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
+            return sampled.finish_reason, answer
         head["object"] = "chat.completion.chunk"
         delta = {"role": "assistant", "content": sampled.text}
         first = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
@@ -92,7 +91,7 @@ class OpenAIChat:
         if request.wants_usage:
             chunks.append({"choices": [], "usage": usage})
         events = [dumps(head | chunk) for chunk in chunks]
-        return summary, b"".join(map(sse_event, [*events, b"[DONE]"]))
+        return sampled.finish_reason, b"".join(map(sse_event, [*events, b"[DONE]"]))
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as OpenAI writes it."""
@@ -266,12 +265,12 @@ class AnthropicMessages:
         del request
         return _AnthropicReader()
 
-    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[AnswerSummary, bytes]:
-        """Return a policy's answer, and the response for the client: one JSON, or the events of a stream."""
+    def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[str, bytes]:
+        """Return the API's finish reason for a policy's answer, and the response: one JSON, or a stream's events."""
         del decode  # this API shows no logprobs
-        summary = summary_of_sampled(request, sampled, "end_turn" if sampled.finish_reason == "stop" else "max_tokens")
-        reason = {"stop_reason": summary.finish_reason, "stop_sequence": None}
-        output_usage = {"output_tokens": summary.output_tokens}
+        finish_reason = "end_turn" if sampled.finish_reason == "stop" else "max_tokens"
+        reason = {"stop_reason": finish_reason, "stop_sequence": None}
+        output_usage = {"output_tokens": len(sampled.completion_ids)}
         message: Body = {
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
@@ -279,10 +278,10 @@ class AnthropicMessages:
             "model": request.body["model"],
             "content": [{"type": "text", "text": sampled.text}],
             **reason,
-            "usage": {"input_tokens": summary.input_tokens, **output_usage},
+            "usage": {"input_tokens": len(sampled.prompt_ids), **output_usage},
         }
         if not request.stream:
-            return summary, dumps(message)
+            return finish_reason, dumps(message)
         events: list[Body] = [
             {"type": "message_start", "message": message | {"content": [], "stop_reason": None}},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
@@ -291,7 +290,7 @@ class AnthropicMessages:
             {"type": "message_delta", "delta": reason, "usage": output_usage},
             {"type": "message_stop"},
         ]
-        return summary, b"".join(sse_event(dumps(event), event["type"]) for event in events)
+        return finish_reason, b"".join(sse_event(dumps(event), event["type"]) for event in events)
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as Anthropic writes it."""

@@ -86,18 +86,6 @@ class AnswerSummary:
     sampled: SampledCall | None = None  # of a policy
 
 
-def summary_of_sampled(request: ModelRequest, sampled: SampledCall, finish_reason: str) -> AnswerSummary:
-    """Return the summary of a policy's answer, whose finish reason each API names in its own words."""
-    return AnswerSummary(
-        sampled.text,
-        finish_reason=finish_reason,
-        model=short_text(request.body["model"]),
-        input_tokens=len(sampled.prompt_ids),
-        output_tokens=len(sampled.completion_ids),
-        sampled=sampled,
-    )
-
-
 def dumps(data: Any) -> bytes:
     """Return compact JSON; a lone surrogate, which UTF-8 cannot hold, is escaped."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))

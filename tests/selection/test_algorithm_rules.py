@@ -20,7 +20,7 @@ from sia_runner.selection.algorithm_choice import (
     why_untrainable,
 )
 from sia_runner.selection.parents import plateau_length
-from sia_runner.training.algorithms.base import ALGORITHM_MODULES
+from sia_runner.training.algorithms.base import ALGORITHMS
 
 # A terminal 0/1 verifier, right four times in ten, a second a rollout.
 TERMINAL = RewardShape(
@@ -100,7 +100,7 @@ def test_each_shape_measured_in_a_run_gives_its_documented_algorithm(algorithm):
 
 
 def test_every_algorithm_has_a_recorded_shape_and_a_rule():
-    assert set(RECORDED) == set(ALGORITHM_MODULES) == {rule.algorithm for rule in ALGORITHM_RULES}
+    assert set(RECORDED) == set(ALGORITHMS) == {rule.algorithm for rule in ALGORITHM_RULES}
 
 
 def test_the_reason_shows_the_measured_numbers_beside_the_thresholds():
@@ -233,7 +233,7 @@ def test_a_choice_among_fewer_algorithms_takes_the_first_rule_that_gives_one_of_
 
 def test_each_algorithm_is_described_by_its_rules():
     assert algorithm_purpose("ppo") == "rewards are dense scalars; several steps share a reward"
-    assert all(algorithm_purpose(algorithm) for algorithm in ALGORITHM_MODULES)
+    assert all(algorithm_purpose(algorithm) for algorithm in ALGORITHMS)
 
 
 def test_an_update_that_does_not_fit_the_budget_is_not_begun():

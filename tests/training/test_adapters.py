@@ -164,12 +164,12 @@ def test_a_folder_without_all_parts_is_no_adapter(trained):
     policy, out, _, _ = trained
     (out / WEIGHTS_FILE).unlink()
     with pytest.raises(TrainingError, match=r"adapter_model\.safetensors is missing"):
-        adapters.check_adapter(out, policy.base_sha256)
+        adapters.load_adapter(policy.model, out, policy.base_sha256, "served")
 
 
 def test_the_origin_is_what_was_recorded(trained):
     policy, out, _, _ = trained
-    assert adapters.check_adapter(out, policy.base_sha256) == origin(policy)
+    assert adapters.read_adapter_origin(out) == origin(policy)
     assert json.loads((out / "sia_adapter.json").read_text())["algorithm"] == "grpo"
 
 

@@ -6,14 +6,14 @@ import sys
 import pytest
 
 from sia_runner.errors import TrainingError
-from sia_runner.training.algorithms.base import ALGORITHM_MODULES, offline_algorithm, online_algorithm
+from sia_runner.training.algorithms.base import ALGORITHMS, offline_algorithm, online_algorithm
 from tests.training.trajectories import configured, groups
 
 ONLINE = ["ppo", "grpo", "entropic", "reinforce"]
 
 
 def test_every_algorithm_is_made_by_the_driver_of_its_kind():
-    for name in ALGORITHM_MODULES:
+    for name in ALGORITHMS:
         if name in ONLINE:
             assert online_algorithm(configured(name)).loss.epsilon == 0.2
         else:
@@ -21,7 +21,7 @@ def test_every_algorithm_is_made_by_the_driver_of_its_kind():
             assert made.trainer in ("sft", "dpo")
 
 
-@pytest.mark.parametrize("name", ALGORITHM_MODULES)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_other_driver_refuses_it(name):
     other = offline_algorithm if name in ONLINE else online_algorithm
     with pytest.raises(TrainingError, match=f"algorithm={name}.*{'online' if name in ONLINE else 'offline'}"):

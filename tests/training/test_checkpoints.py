@@ -57,6 +57,6 @@ def test_going_back_takes_the_newest_one_that_is_old_enough(tmp_path):
     kept = CheckpointStore(tmp_path, "this")
     for step in (0, 10, 20):
         kept.save(step, content(step))
-    found = kept.before(19)
+    found = kept.latest(19)
     assert found is not None
     assert found[0] == 10

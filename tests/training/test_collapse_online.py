@@ -86,10 +86,10 @@ def test_nothing_left_to_learn_ends_the_training_and_keeps_its_last_step(policy,
 def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_path):
     """Two measurements fall into each window, and the last batch is measured for the adapter's record; with a weight
     in the loss every batch is."""
-    from sia_runner.training.online_trainer import RolloutPreparation
+    from sia_runner.training.online_trainer import OnlineTrainer
 
     asked: list[int] = []
-    roll = RolloutPreparation.roll
+    roll = OnlineTrainer._roll_out
 
     def seen(self, step, **given):
         made = roll(self, step, **given)
@@ -101,7 +101,7 @@ def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_pa
         "grpo", steps=11, prompts_per_step=2, group_size=4, early_stopping=EarlyStopping(**NONE, window=5)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RolloutPreparation, "roll", seen)
+        patch.setattr(OnlineTrainer, "_roll_out", seen)
         trained = drivers.train(toy.assignment(policy, settings, tmp_path / "watched"))
         assert asked == [0, 4, 8, 10]
         assert trained.kl[1] == trained.kl[0]

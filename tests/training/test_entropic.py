@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from sia_runner.errors import TrainingError
 from sia_runner.training.algorithms.base import online_algorithm
-from sia_runner.training.algorithms.entropic import MAX_BETA, entropic_advantages, entropic_beta, kl_to_uniform
+from sia_runner.training.algorithms.group_based import MAX_BETA, entropic_advantages, entropic_beta, kl_to_uniform
 from sia_runner.training.batch import collect_batch
 from tests.training.trajectories import configured, group, groups
 

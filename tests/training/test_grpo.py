@@ -7,7 +7,7 @@ from hypothesis import strategies as some
 
 from sia_runner.errors import TrainingError
 from sia_runner.training.algorithms.base import online_algorithm
-from sia_runner.training.algorithms.grpo import normalised_rewards
+from sia_runner.training.algorithms.group_based import normalised_rewards
 from sia_runner.training.batch import collect_batch
 from tests.training.trajectories import call, configured, group, groups, trajectory
 

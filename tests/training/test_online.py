@@ -53,7 +53,7 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
     assert len(lines) == 40
     assert [figures["step"] for figures in told] == list(range(1, 41))
     for name in ("reward", "kl", "entropy"):
-        assert [figures[name] for figures in told] == getattr(trained, name)
+        assert [figures[name] for figures in told] == list(getattr(trained, name))
     assert {figures["rollouts"] for figures in told} == {8 * settings.group_size}
     origin = adapters.read_adapter_origin(tmp_path / "adapter")
     assert (origin.algorithm, origin.steps, origin.seed, origin.parent) == ("grpo", 40, 0, None)
@@ -134,7 +134,7 @@ def test_rollouts_that_failed_have_no_reward_and_no_part(policy, tmp_path):
     lines: list[str] = []
     roll = toy.ToyRoll(policy, change=fail)
     trained = drivers.train(toy.assignment(policy, short(steps=1), tmp_path, roll=roll, say=lines.append))
-    assert trained.reward == [pytest.approx(2 / 3)]  # samples 1, 2, 3: zeros for the failed ones would give a half
+    assert trained.reward == (pytest.approx(2 / 3),)  # samples 1, 2, 3: zeros for the failed ones would give a half
     assert "3 rollouts without reward" in lines[0]
 
 
@@ -251,10 +251,10 @@ def test_ppo_rolls_out_once_for_all_its_passes(policy, tmp_path):
 
 
 def test_the_critic_comes_to_expect_the_mean_reward(policy, tmp_path):
-    from sia_runner.training.online_trainer import RolloutPreparation
+    from sia_runner.training.online_trainer import OnlineTrainer
 
     values = []
-    original = RolloutPreparation._values
+    original = OnlineTrainer._values
 
     def seen(self, batch):
         value_bt = original(self, batch)
@@ -263,7 +263,7 @@ def test_the_critic_comes_to_expect_the_mean_reward(policy, tmp_path):
 
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample % 4 != 0)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RolloutPreparation, "_values", seen)
+        patch.setattr(OnlineTrainer, "_values", seen)
         drivers.train(toy.assignment(policy, toy.settings("ppo", steps=40, prompts_per_step=3), tmp_path, roll=roll))
     assert values[0] == 0
     assert values[-1] == pytest.approx(0.75, abs=0.15)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from sia_runner.training.algorithms.base import online_algorithm
-from sia_runner.training.algorithms.reinforce import leave_one_out_advantages
+from sia_runner.training.algorithms.group_based import leave_one_out_advantages
 from sia_runner.training.batch import collect_batch
 from tests.training.trajectories import call, configured, groups, trajectory
 

@@ -14,7 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from sia_runner.records import SampledCall
 from sia_runner.training import forward
 from sia_runner.training.batch import collect_batch
-from sia_runner.training.trl_forward import trl_forward
+from sia_runner.training.forward import trl_forward
 from tests.policy.checkpoints import config_of
 from tests.training.trajectories import trajectory
 

@@ -7,7 +7,7 @@ pytest.importorskip("trl", reason="the drivers are TRL's")
 
 from trl.trainer import utils
 
-from sia_runner.training.trl_forward import trl_forward
+from sia_runner.training.forward import trl_forward
 
 
 @pytest.fixture

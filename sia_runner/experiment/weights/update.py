@@ -15,7 +15,7 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import ExecutionPurpose, execute, verify_submission
 from sia_runner.records import INFRASTRUCTURE_KINDS, Trajectory
 from sia_runner.sandbox.protocol import SandboxError
-from sia_runner.stage_results import BuildResult, TrainingResult
+from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.training.protocol import TrainingJob
@@ -117,17 +117,7 @@ def update_weights(
         remove_tree(generation.adapter)
         return BuildResult(f"{algorithm.name}: nothing to learn from: no question's samples differed in reward")
     policy.use(generation.adapter)  # the live weights are those of a saved adapter again
-    training = TrainingResult(
-        algorithm=algorithm.model_dump(mode="json"),
-        steps=trained.steps,
-        reward=tuple(trained.reward),
-        kl=tuple(trained.kl),
-        entropy=tuple(trained.entropy),
-        stopped=trained.stopped,
-        tokens=trained.tokens,
-        seconds=round(trained.seconds, 3),
-    )
-    return BuildResult("", training=training, adapter_sha256=tree_sha256(generation.adapter))
+    return BuildResult("", training=trained, adapter_sha256=tree_sha256(generation.adapter))
 
 
 def inherit_adapter(run: RunDir, n: int, parent: int | None) -> str | None:

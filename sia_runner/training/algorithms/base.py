@@ -1,12 +1,11 @@
-"""The interfaces of training algorithms, their options, and the registry: one module each, with KIND and create().
+"""The interfaces of training algorithms, their options, and the registry.
 
-A new algorithm of ours needs one line in the registry; one of the user's own is a class that trainer.algorithm names
-as ``module.Class``, built from its AlgorithmConfig (docs/extending.md).
+An algorithm is a class that is built from its AlgorithmConfig. One of ours needs one line in the registry; one of the
+user's own is named by trainer.algorithm as ``module.Class`` (docs/extending.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -45,10 +44,7 @@ class TrainingSignal:
 class Critic(Protocol):
     """The training of the value head; the driver owns the head itself."""
 
-    @property
-    def coefficient(self) -> float:
-        """The weight of the value loss beside the policy loss."""
-        ...
+    coefficient: float  # weight of the value loss beside the policy loss
 
     def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any) -> Any:
         """Return the value loss, a mean over tokens; `old_value_bt`: values at the rollouts, without gradient."""
@@ -58,15 +54,8 @@ class Critic(Protocol):
 class OnlineAlgorithm(Protocol):
     """An algorithm with rollouts at each step; `advantages` turns their rewards into a signal."""
 
-    @property
-    def loss(self) -> PolicyLoss:
-        """The policy loss."""
-        ...
-
-    @property
-    def critic(self) -> Critic | None:
-        """The critic; None: no value head is built, and `advantages` is called without values."""
-        ...
+    loss: PolicyLoss
+    critic: Critic | None  # None: no value head is built, and `advantages` is called without values
 
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
         """Return the signal. `value_bt`: the critic's value of each token's state, shape (rows, tokens)."""
@@ -93,25 +82,10 @@ class PreferencePair:
 class OfflineAlgorithm(Protocol):
     """An algorithm with a fixed set of trajectories; `select` makes training rows of it."""
 
-    @property
-    def trainer(self) -> str:
-        """The kind of trainer, `sft` (SupervisedExample rows) or `dpo` (PreferencePair rows)."""
-        ...
-
-    @property
-    def rounds(self) -> int:
-        """The number of rollout rounds; the algorithm's steps are divided among them."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """The number of rows per optimizer step."""
-        ...
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The further fields of TRL's SFTConfig or DPOConfig."""
-        ...
+    trainer: str  # sft (SupervisedExample rows) or dpo (PreferencePair rows)
+    rounds: int  # of rollouts; the algorithm's steps are divided among them
+    batch: int  # rows per optimizer step
+    settings: Mapping[str, Any]  # further fields of TRL's SFTConfig or DPOConfig
 
     def select(
         self, trajectories: Sequence[Trajectory], max_length: int
@@ -134,15 +108,19 @@ class NoOptions:
 
 def read_options(schema: type[OptionsType], algorithm: AlgorithmConfig) -> OptionsType:
     """Return `algorithm.options` as `schema`, a frozen pydantic dataclass. Raises TrainingError for wrong options."""
+    name, options = algorithm.algorithm, algorithm.options
     allowed = [field.name for field in fields(schema)]  # pyright: ignore[reportArgumentType]
-    unknown = sorted(set(algorithm.options) - set(allowed))
+    unknown = sorted(set(options) - set(allowed))
     if unknown:
         remedy = f"allowed: {', '.join(allowed)}" if allowed else "it has none"
-        raise TrainingError(f"algorithm={algorithm.algorithm} has no option {unknown[0]!r}; {remedy}")
+        raise TrainingError(f"algorithm={name} has no option {unknown[0]!r}; {remedy}")
     try:
-        return schema(**algorithm.options)
+        return schema(**options)
     except ValidationError as error:
-        raise TrainingError(_option_error(algorithm.algorithm, error.errors()[0])) from error
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        message = f"option {where} of algorithm={name}: {fault['msg']}; given: {fault['input']!r}"
+        raise TrainingError(message) from error
 
 
 def policy_loss(
@@ -162,20 +140,13 @@ def policy_loss(
     return PolicyLoss(loss_type, clip, epsilon_high or clip, algorithm.kl_coefficient, importance_level, iterations)
 
 
-def _option_error(name: str, fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"option {where} of algorithm={name}: {fault['msg']}; given: {fault['input']!r}"
-
-
 def compare_within_groups(
     batch: RolloutBatch, within: Callable[[FloatArray], FloatArray], min_size: int = 2
 ) -> tuple[FloatArray, BoolArray]:
     """Apply `within` (rewards of one group -> advantages) to groups of `min_size` or more whose rewards differ.
 
-    The other groups have no signal: their advantages are exactly 0. Infrastructure failures can make a group smaller
-    than configured.
-
-    Returns advantages, shape (trajectories,), and which trajectories have a signal.
+    The other groups, which infrastructure failures can make smaller than configured, have no signal: their advantages
+    are exactly 0. Returns advantages, shape (trajectories,), and which trajectories have a signal.
     """
     advantage_n = np.zeros(len(batch.trajectories))
     signal_n = np.zeros(len(batch.trajectories), dtype=np.bool_)
@@ -187,13 +158,13 @@ def compare_within_groups(
     return advantage_n, signal_n
 
 
-ALGORITHM_MODULES = {
-    "ppo": "sia_runner.training.algorithms.ppo",
-    "grpo": "sia_runner.training.algorithms.grpo",
-    "entropic": "sia_runner.training.algorithms.entropic",
-    "reinforce": "sia_runner.training.algorithms.reinforce",
-    "best_of_n": "sia_runner.training.algorithms.best_of_n",
-    "dpo": "sia_runner.training.algorithms.dpo",
+ALGORITHMS = {  # kind, and class in this package
+    "ppo": ("online", "ppo.Ppo"),
+    "grpo": ("online", "group_based.Grpo"),
+    "entropic": ("online", "group_based.Entropic"),
+    "reinforce": ("online", "group_based.Reinforce"),
+    "best_of_n": ("offline", "selections.BestOfN"),
+    "dpo": ("offline", "selections.Dpo"),
 }
 
 
@@ -212,10 +183,10 @@ def offline_algorithm(algorithm: AlgorithmConfig) -> OfflineAlgorithm:
     return _create_algorithm(algorithm, "offline")
 
 
-def _create_algorithm(algorithm: AlgorithmConfig, kind: str) -> Any:
+def _create_algorithm(algorithm: AlgorithmConfig, driver: str) -> Any:
     if is_custom(algorithm.algorithm):
         return custom_algorithm_class(algorithm)(algorithm)
-    module = import_module(ALGORITHM_MODULES[algorithm.algorithm])
-    if kind != module.KIND:
-        raise TrainingError(f"algorithm={algorithm.algorithm} is {module.KIND}; given: kind={kind}")
-    return module.create(algorithm)
+    kind, target = ALGORITHMS[algorithm.algorithm]
+    if kind != driver:
+        raise TrainingError(f"algorithm={algorithm.algorithm} is {kind}; given: kind={driver}")
+    return load_class(f"{__package__}.{target}")(algorithm)

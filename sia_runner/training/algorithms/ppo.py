@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from sia_runner.config.training import AlgorithmConfig, Fraction
 from sia_runner.errors import TrainingError
-from sia_runner.training.algorithms.base import STRICT_OPTIONS, PolicyLoss, TrainingSignal, policy_loss, read_options
+from sia_runner.training.algorithms.base import STRICT_OPTIONS, TrainingSignal, policy_loss, read_options
 from sia_runner.training.batch import RolloutBatch
 
 
@@ -33,37 +33,6 @@ def generalised_advantages(reward_bt: Any, value_bt: Any, mask_bt: Any, gamma: f
         next_value_b = torch.where(token_b, value_bt[:, t], next_value_b)
         advantage_bt[:, t] = torch.where(token_b, running_b, 0.0)
     return advantage_bt, torch.where(mask_bt.bool(), advantage_bt + value_bt, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class ConcatenatedCalls:
-    """The rows of a trajectory concatenated, so that value flows from a call back to the one before."""
-
-    trajectory_b: NDArray[np.intp]  # renumbered: only trajectories that have rows
-    step_b: NDArray[np.intp]
-    reward_n: NDArray[Any]
-
-    @staticmethod
-    def of(batch: RolloutBatch) -> "ConcatenatedCalls":
-        """Return the chain of a batch."""
-        present, trajectory_b = np.unique(batch.trajectory_b, return_inverse=True)
-        return ConcatenatedCalls(trajectory_b, batch.step_b, batch.reward_n[present])
-
-    def join(self, array_bt: NDArray[Any]) -> NDArray[Any]:
-        """Reshape (rows, tokens) to (trajectories, calls * tokens), zeros where a trajectory has fewer calls."""
-        tokens = array_bt.shape[1]
-        calls = int(self.step_b.max(initial=0)) + 1
-        joined = np.zeros((len(self.reward_n), calls, tokens), dtype=array_bt.dtype)
-        joined[self.trajectory_b, self.step_b] = array_bt
-        return joined.reshape(len(self.reward_n), calls * tokens)
-
-    def split(self, array_nt: NDArray[Any]) -> NDArray[Any]:
-        """Reverse `join`."""
-        calls = int(self.step_b.max(initial=0)) + 1
-        return array_nt.reshape(len(self.reward_n), calls, -1)[self.trajectory_b, self.step_b]
-
-
-KIND = "online"
 
 
 @checked(frozen=True, config=STRICT_OPTIONS)
@@ -99,14 +68,14 @@ class ClippedValue:
         return 0.5 * (error_bt * mask_bt).sum() / mask_bt.sum().clamp(min=1)
 
 
-@dataclass(frozen=True, slots=True)
 class Ppo:
     """PPO with a critic."""
 
-    loss: PolicyLoss
-    critic: ClippedValue
-    gamma: float
-    lam: float
+    def __init__(self, algorithm: AlgorithmConfig) -> None:
+        """Read the options. Raises TrainingError for wrong ones."""
+        self._options = read_options(PpoOptions, algorithm)
+        self.loss = policy_loss(algorithm, iterations=self._options.iterations)
+        self.critic = ClippedValue(self._options.value_coefficient, self._options.value_clip)
 
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
         """Return GAE over all tokens of a trajectory, through all its calls, with the reward at its last token.
@@ -118,36 +87,24 @@ class Ppo:
 
         if value_bt is None:
             raise TrainingError("algorithm=ppo needs the critic's values")
-        if not batch.rows:
-            return TrainingSignal(
-                batch.broadcast(batch.reward_n), np.ones(0, dtype=np.bool_), batch.broadcast(batch.reward_n)
-            )
-        chain = ConcatenatedCalls.of(batch)
-        mask_nt = chain.join(batch.mask_bt)
-        reward_nt = np.zeros(mask_nt.shape)
-        reward_nt[np.arange(len(chain.reward_n)), _last_token(mask_nt)] = chain.reward_n
-        tensors = (torch.from_numpy(array) for array in (reward_nt, chain.join(value_bt.astype(np.float64)), mask_nt))
-        advantage_nt, return_nt = generalised_advantages(*tensors, gamma=self.gamma, lam=self.lam)
-        advantage_bt = _standardised(chain.split(advantage_nt.numpy()), batch.mask_bt)
         used_b = np.ones(len(batch.rows), dtype=np.bool_)
-        return TrainingSignal(
-            advantage_bt.astype(np.float32), used_b, chain.split(return_nt.numpy()).astype(np.float32)
-        )
-
-
-def _last_token(mask_nt: NDArray[Any]) -> NDArray[np.intp]:
-    return mask_nt.shape[1] - 1 - mask_nt[:, ::-1].argmax(axis=1)
-
-
-def _standardised(advantage_bt: NDArray[Any], mask_bt: NDArray[Any]) -> NDArray[Any]:
-    tokens = advantage_bt[mask_bt]
-    return (
-        np.where(mask_bt, (advantage_bt - tokens.mean()) / (tokens.std() + 1e-8), 0.0) if tokens.size else advantage_bt
-    )
-
-
-def create(algorithm: AlgorithmConfig) -> Ppo:
-    """Create the algorithm from its configuration. Raises TrainingError for wrong options."""
-    options = read_options(PpoOptions, algorithm)
-    critic = ClippedValue(options.value_coefficient, options.value_clip)
-    return Ppo(policy_loss(algorithm, iterations=options.iterations), critic, options.gamma, options.lam)
+        if not batch.rows:
+            nothing_bt = batch.broadcast(batch.reward_n)
+            return TrainingSignal(nothing_bt, used_b, nothing_bt)
+        # The rows of a trajectory are concatenated (n trajectories, t calls * tokens, zeros where one has fewer calls),
+        # so that value flows from a call back to the one before. Trajectories without rows are left out.
+        present, trajectory_b = np.unique(batch.trajectory_b, return_inverse=True)
+        reward_n, mask_bt = batch.reward_n[present], batch.mask_bt
+        shape = (len(present), int(batch.step_b.max()) + 1, mask_bt.shape[1])
+        joined = {"mask": np.zeros(shape, dtype=np.bool_), "value": np.zeros(shape)}
+        joined["mask"][trajectory_b, batch.step_b], joined["value"][trajectory_b, batch.step_b] = mask_bt, value_bt
+        mask_nt, value_nt = (array.reshape(len(present), -1) for array in joined.values())
+        last_n = mask_nt.shape[1] - 1 - mask_nt[:, ::-1].argmax(axis=1)
+        reward_nt = np.zeros(mask_nt.shape)
+        reward_nt[np.arange(len(present)), last_n] = reward_n
+        tensors = (torch.from_numpy(array) for array in (reward_nt, value_nt, mask_nt))
+        gains = generalised_advantages(*tensors, gamma=self._options.gamma, lam=self._options.lam)
+        advantage_bt, return_bt = (gain.numpy().reshape(shape)[trajectory_b, batch.step_b] for gain in gains)
+        tokens = advantage_bt[mask_bt]  # every row has some
+        advantage_bt = np.where(mask_bt, (advantage_bt - tokens.mean()) / (tokens.std() + 1e-8), 0.0)
+        return TrainingSignal(advantage_bt.astype(np.float32), used_b, return_bt.astype(np.float32))
