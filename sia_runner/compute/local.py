@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -66,25 +67,25 @@ class _ThisMachine(Cluster):
     """A cluster of one machine; a job is named by its process and start time: `4711.88123`."""
 
     def __init__(self) -> None:
-        self._jobs = dict[str, Any]()
+        self._processes = dict[str, subprocess.Popen[bytes]]()
         self._attached = set[str]()  # of an earlier process
 
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         executor = import_submitit().LocalExecutor(step.folder)
         executor.update_parameters(timeout_min=_FOREVER)
         with _ignoring_interrupts():
-            job = executor.submit(task)
-        name = f"{job.job_id}.{lease.process_start_time(job.job_id)}"
-        self._jobs[name] = job
+            process = executor.submit(task)._process  # not the job itself: its __del__ fails when Python ends
+        name = f"{process.pid}.{lease.process_start_time(process.pid)}"
+        self._processes[name] = process
         return name
 
     def attach(self, step: ComputeStep, job: str) -> None:
         """Do nothing: a process is looked up by its name."""
 
     def state(self, job: str) -> JobState:
-        mine = self._jobs.get(job)
+        mine = self._processes.get(job)
         if mine is not None:
-            return JobState("FAILED" if mine.done() else "RUNNING")
+            return JobState("RUNNING" if mine.poll() is None else "FAILED")
         pid, _, started = job.partition(".")
         self._attached.add(job)
         return JobState("RUNNING" if lease.process_start_time(pid) == started else LOST)
@@ -100,7 +101,7 @@ class _ThisMachine(Cluster):
 
     def end(self) -> None:
         """Terminate all jobs; submitit's process passes the signal on."""
-        for job in (*self._jobs, *self._attached):
+        for job in (*self._processes, *self._attached):
             if self.state(job).name == "RUNNING":
                 os.kill(int(job.partition(".")[0]), signal.SIGTERM)
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,11 +277,21 @@ except OSError:
     limits = {"processes": 12, "seconds": 5}
     if open_box.who == "root" and open_box.name == "process" and not process.cgroups.can_create():
         pytest.skip("root's processes are not counted here")
-    with_it = through(open_box, program, **limits)
-    if open_box.who == "user":  # the kernel counts a user's processes until they are reaped
-        wait_until(lambda: open_box.uid not in {one.info["uids"].real for one in psutil.process_iter(["uids"])})
-    without = open_box.run(f"import os, time\n{program}", **limits)
-    assert with_it.log == without.log, (with_it, without)
+    tries = 3 if open_box.who == "user" else 1  # what else a user starts meanwhile is counted too, so the most is right
+
+    def most(run: Callable[[], Ran]) -> int:
+        counts = []
+        for _ in range(tries):
+            if open_box.who == "user":  # the kernel counts a user's processes until they are reaped
+                wait_until(lambda: open_box.uid not in {one.info["uids"].real for one in psutil.process_iter(["uids"])})
+            ran = run()
+            assert ran.log, ran
+            counts.append(int(ran.log))
+        return max(counts)
+
+    with_it = most(lambda: through(open_box, program, **limits))
+    without = most(lambda: open_box.run(f"import os, time\n{program}", **limits))
+    assert with_it == without
 
 
 def test_a_harness_that_kills_what_it_can_hurts_itself_only(own_open_box: Box) -> None:
