@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sia_runner.compute.jobs import LOST
-from sia_runner.compute.pool import WorkerLost, last_line
+from sia_runner.compute.jobs import LOST, last_lines
+from sia_runner.compute.pool import WorkerLost
 from sia_runner.compute.protocol import JobStopped
 from sia_runner.compute.task import StageJob
 
@@ -61,15 +61,12 @@ def run_command(command: list[str]) -> subprocess.CompletedProcess[str] | None:
 
 
 class Allocation:
-    """Workers of a pool on SLURM: steps of one allocation, and of the next when that one ended.
-
-    `options` are those of salloc, `step_options` those of srun. `setup`: shell lines before Python starts. `seconds`:
-    the time limit; `warning`: how long before it USR2 is sent.
-    """
+    """Workers of a pool on SLURM: steps of one allocation, and of the next when that one ended."""
 
     def __init__(
         self, options: list[str], step_options: list[str], setup: list[str], seconds: float, warning: float
     ) -> None:
+        """Take options of salloc and srun, shell lines before Python, the time limit, and how early USR2 warns of it."""
         self._options, self._step_options, self._setup = options, step_options, setup
         self._lasts = max(seconds / 2, seconds - warning - _EARLY)  # afterwards no worker is started in it
         self._lock = threading.Lock()
@@ -116,7 +113,7 @@ class Allocation:
             if job := self._holder.line():
                 self._job, self._until = job, time.monotonic() + self._lasts
                 return
-            why = last_line(log)
+            why = (last_lines(log) or ["nothing"])[-1]
             if not TRANSIENT_ERRORS.search(why) or time.monotonic() > until:
                 raise JobStopped(f"salloc refused the allocation for compute.pool: {why}")
             time.sleep(AGAIN)
@@ -137,6 +134,8 @@ class _PipedCommand:
             self._process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=errors, env=environment_outside_jobs(), start_new_session=True
             )
+        self._stdin: Any = self._process.stdin
+        self._stdout: Any = self._process.stdout
         threading.Thread(target=self._beat, daemon=True).start()
 
     @property
@@ -144,26 +143,22 @@ class _PipedCommand:
         return self._process.returncode is None
 
     def send(self, data: bytes) -> None:
-        stream: Any = self._process.stdin
         with suppress(OSError):  # it ended: it will not answer
-            stream.write(data)
-            stream.flush()
+            self._stdin.write(data)
+            self._stdin.flush()
 
     def line(self) -> str:
         """Wait for a line; return it, or an empty one at the end of the process."""
-        stream: Any = self._process.stdout
-        text = stream.readline().decode().strip()
+        text = self._stdout.readline().decode().strip()
         if not text:
             self._process.wait()
         return text
 
     def end(self) -> None:
-        stream: Any = self._process.stdin
         with suppress(OSError):
-            stream.close()
+            self._stdin.close()
 
     def _beat(self) -> None:
-        """Send signs of life until the process ends."""
         while self.alive:
             with suppress(ValueError):  # the pipe is closed
                 self.send(_SIGN_OF_LIFE)
@@ -186,7 +181,7 @@ class StepWorker(_PipedCommand):
 
     def _wait_for_answer(self) -> None:
         if not self.line():
-            raise WorkerLost(last_line(self._log), self._place())
+            raise WorkerLost(self._log, self._place())
 
 
 def serve() -> None:

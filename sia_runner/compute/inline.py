@@ -1,7 +1,4 @@
-"""Run stages in this process.
-
-Several sandboxes run at once by threads (each sandbox is a process tree of its own).
-"""
+"""Run stages in this process, and pieces of a stage by threads (each sandbox is a process tree of its own)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -29,7 +26,7 @@ class Inline:
         return stage(*args)
 
     def end(self) -> None:
-        """Do nothing: sandboxes end with this process."""
+        """Do nothing: sandboxes end with this process, and a resumed run finds the jobs of a cluster."""
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return results in the order of `items`; an interrupt does not wait for running ones."""

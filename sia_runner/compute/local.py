@@ -8,14 +8,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
 from sia_runner.compute.jobs import LOST, Cluster, JobCompute, JobState
-from sia_runner.compute.pool import PooledCluster, WorkerLost, last_line
+from sia_runner.compute.pool import PooledCluster, WorkerLost
 from sia_runner.compute.protocol import ComputeError, ComputeStep
 from sia_runner.compute.task import StageJob
 from sia_runner.store import lease
@@ -27,15 +27,9 @@ class Local(JobCompute):
     """The `local` compute: each stage is a process of this machine."""
 
     def __init__(self, workers: int, jobs: int, pool: int | None = None) -> None:
-        super().__init__(workers)
-        self._slots = BoundedSemaphore(jobs + (pool or 0))
         self._machine = _ThisMachine()
         self._pool = PooledCluster(self._machine, pool, _Process) if pool else None
-
-    @property
-    def cluster(self) -> Cluster:
-        """This machine, or the worker pool in front of it."""
-        return self._pool or self._machine
+        super().__init__(workers, self._pool or self._machine, BoundedSemaphore(jobs + (pool or 0)))
 
     def check(self, kinds: Iterable[str]) -> None:
         """Raise ComputeError where submitit is missing."""
@@ -54,9 +48,6 @@ class Local(JobCompute):
         if self._pool:
             self._pool.end()
         self._machine.end()
-
-    def _slot(self) -> AbstractContextManager[Any]:
-        return self._slots
 
     def _task(self, step: ComputeStep, stage: Callable[..., Any], args: tuple[Any, ...]) -> StageJob:
         visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}  # submitit hides all GPUs
@@ -79,9 +70,6 @@ class _ThisMachine(Cluster):
         self._processes[name] = process
         return name
 
-    def attach(self, step: ComputeStep, job: str) -> None:
-        """Do nothing: a process is looked up by its name."""
-
     def state(self, job: str) -> JobState:
         mine = self._processes.get(job)
         if mine is not None:
@@ -89,12 +77,6 @@ class _ThisMachine(Cluster):
         pid, _, started = job.partition(".")
         self._attached.add(job)
         return JobState("RUNNING" if lease.process_start_time(pid) == started else LOST)
-
-    def forget(self, job: str) -> None:
-        """Do nothing: processes need no query."""
-
-    def waiting(self, state: JobState | None, seconds: float) -> str:
-        return ""
 
     def log(self, step: ComputeStep, job: str) -> Path:
         return step.folder / f"{job.partition('.')[0]}_0_log.err"
@@ -132,7 +114,7 @@ class _Process:
         try:
             return self._pool.submit(function, *args).result()
         except BrokenExecutor as error:
-            raise WorkerLost(last_line(self._log)) from error
+            raise WorkerLost(self._log) from error
 
 
 _at_work = threading.Lock()  # in a worker

@@ -83,10 +83,9 @@ def give_to_user(work: str, uid: int) -> None:
 
 
 def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
-    """Undo `hand_over`, make every folder readable for its owner again, and clear setuid bits.
+    """Give `work` back to `owner`, make every folder readable for its owner again, and clear setuid bits.
 
-    `owner`: user and group before `hand_over`; None: the harness ran as its owner. The harness's processes must have
-    ended.
+    None: the harness ran as its owner. The harness's processes must have ended.
     """
     uid = os.stat(work).st_uid
     if owner:
@@ -104,26 +103,11 @@ def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
         pass  # too deep to walk: what reads the submission does not follow it there either
 
 
-def copy_private(visible: dict, plan: dict) -> None:
-    """Replace paths in `visible` that other users cannot read by copies, and order these in `plan`.
-
-    The harness of a root user runs as another user, and a umask may hide files from it. `visible`: path inside -> path
-    here.
-    """
-    for inside, source in visible.items():
-        if not readable_by_all(source):
-            visible[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"
-            plan["copies"].append((source, visible[inside]))
-
-
 def readable_by_all(path: str) -> bool:
     """Tell whether every user of this machine may read `path` and its content, given a way to it."""
     top = os.stat(path)
-    if not _open(top.st_mode):
-        return False
-    return not stat.S_ISDIR(top.st_mode) or all(
-        _open(entry.stat(follow_symlinks=False).st_mode) for entry in _walk(path)
-    )
+    below = _walk(path) if stat.S_ISDIR(top.st_mode) else ()
+    return _open(top.st_mode) and all(_open(entry.stat(follow_symlinks=False).st_mode) for entry in below)
 
 
 def _open(mode: int) -> bool:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sia_runner.records import GatewayAddress
-from sia_runner.sandbox import network, process
+from sia_runner.sandbox import process
 from sia_runner.sandbox.bubblewrap import Bubblewrap
 from sia_runner.sandbox.process import Process
 from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob
@@ -400,10 +400,10 @@ def test_a_door_is_checked_by_going_through_one() -> None:
 def test_a_machine_that_offers_no_way_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_relay_route", lambda: "")
     monkeypatch.setattr(process.landlock, "landlock_abi", lambda: 3)
-    process._problem.cache_clear()
+    process._check.cache_clear()
     with pytest.raises(SandboxError) as refused:
         Process().check(door=True)
-    process._problem.cache_clear()
+    process._check.cache_clear()
     assert str(refused.value) == (
         "the process sandbox cannot let a harness reach the model gateway alone: no network namespace can be made, "
         "and Landlock, ABI 3, cannot confine TCP (ABI 4, Linux 6.7); install bubblewrap"
@@ -419,4 +419,4 @@ def test_the_hosts_loopback_is_named_among_the_gaps(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_network_of_its_own_is_taken_where_it_can_be_made() -> None:
-    assert process._relay_route() == ("namespace" if network.can_isolate() else "loopback")
+    assert process._relay_route() == ("namespace" if process._can_isolate() else "loopback")
