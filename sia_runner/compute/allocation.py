@@ -1,10 +1,10 @@
 """One SLURM allocation for all workers of a pool, each a job step that runs one stage after another.
 
 salloc, a child of the driver, holds the allocation; each worker is an srun that reads stages from a pipe. When the
-driver is gone, however it went, its pipes end: a worker ends after its stage, the allocation after the last worker. A
-step for each stage would pay srun, the start of Python and all imports each time: see benchmarks/README.md.
+driver is gone, however it went, its pipes end: a worker ends after its stage, the allocation after the last worker.
 """
 
+import math
 import os
 import pickle
 import re
@@ -23,6 +23,7 @@ from sia_runner.compute.jobs import LOST, last_lines
 from sia_runner.compute.pool import WorkerLost
 from sia_runner.compute.protocol import JobStopped
 from sia_runner.compute.task import StageJob
+from sia_runner.config.components import StageResources
 
 QUERY_TIMEOUT = 60.0  # seconds for one query of SLURM
 PATIENCE = 3600.0  # seconds that a submission is tried again
@@ -38,6 +39,7 @@ cat >/dev/null
 while squeue --noheader --steps --jobs=$SLURM_JOB_ID --format=%j | grep -qx {_STEP}; do sleep 2; done
 """
 _BOOT = "from sia_runner.compute.allocation import serve; serve()"
+NAMED = ("partition", "account", "qos", "constraint", "nodelist", "exclude")  # options of sbatch and of salloc
 # a controller that is away, or a user's full queue: the same submission may do later
 TRANSIENT_ERRORS = re.compile(
     "unable to contact|socket timed out|connection refused|zero bytes|temporarily|try again"
@@ -63,13 +65,13 @@ def run_command(command: list[str]) -> subprocess.CompletedProcess[str] | None:
 class Allocation:
     """Workers of a pool on SLURM: steps of one allocation, and of the next when that one ended."""
 
-    def __init__(
-        self, options: list[str], step_options: list[str], setup: list[str], seconds: float, warning: float
-    ) -> None:
-        """Take options of salloc and srun, shell lines before Python, the time limit, and how early USR2 warns of it."""
-        self._options, self._step_options, self._setup = options, step_options, setup
+    def __init__(self, resources: StageResources, slots: int, warning: int, setup: list[str]) -> None:
+        """Plan `slots` steps; `warning`: seconds before the time limit; `setup`: shell lines before Python."""
+        self.options = _allocation_options(resources, slots, warning)  # salloc's
+        self._step_options, self._setup = _step_options(resources), [*setup, *(resources.setup or [])]
+        seconds = 60.0 * (resources.minutes or 1)
         self._lasts = max(seconds / 2, seconds - warning - _EARLY)  # afterwards no worker is started in it
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._holder: _PipedCommand | None = None
         self._job, self._until = "", 0.0
 
@@ -86,7 +88,9 @@ class Allocation:
     def close(self) -> None:
         """Let the allocation end with its last step."""
         with self._lock:
-            self._release()
+            if self._holder:
+                self._holder.end()
+            self._holder = None
 
     def _end_state(self, job: str) -> str:
         """Return CANCELLED if somebody cancelled an allocation, LOST if it ended otherwise, empty while it runs."""
@@ -101,15 +105,15 @@ class Allocation:
             return ""
         with self._lock:
             if job == self._job:
-                self._release()
+                self.close()
         return state if state == "CANCELLED" else LOST
 
     def _allocate(self, log: Path) -> None:
         """Wait for an allocation; raise JobStopped when SLURM refuses it."""
-        self._release()
+        self.close()
         until = time.monotonic() + PATIENCE
         while True:
-            self._holder = _PipedCommand(["salloc", *self._options, "--kill-command=TERM", "sh", "-c", _HOLD], log)
+            self._holder = _PipedCommand(["salloc", *self.options, "--kill-command=TERM", "sh", "-c", _HOLD], log)
             if job := self._holder.line():
                 self._job, self._until = job, time.monotonic() + self._lasts
                 return
@@ -118,10 +122,25 @@ class Allocation:
                 raise JobStopped(f"salloc refused the allocation for compute.pool: {why}")
             time.sleep(AGAIN)
 
-    def _release(self) -> None:
-        if self._holder:
-            self._holder.end()
-        self._holder = None
+
+def _step_options(resources: StageResources) -> list[str]:
+    cpus = resources.cpus or 1
+    options = ["--ntasks=1", "--nodes=1", f"--cpus-per-task={cpus}"]
+    if resources.memory_gb:
+        options.append(f"--mem-per-cpu={math.ceil(resources.memory_gb * 1024 / cpus)}M")
+    return [*options, f"--gpus-per-task={resources.gpus}"] if resources.gpus else options
+
+
+def _allocation_options(resources: StageResources, slots: int, warning: int) -> list[str]:
+    named = {name: getattr(resources, name) for name in (*NAMED, "reservation")} | (resources.extra or {})
+    return [
+        f"--ntasks={slots}",
+        *_step_options(resources)[2:],
+        "--job-name=sia:pool",
+        f"--time={resources.minutes}",
+        f"--signal=USR2@{warning}",
+        *(f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items() if value is not None),
+    ]
 
 
 class _PipedCommand:

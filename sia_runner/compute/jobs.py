@@ -1,7 +1,4 @@
-"""Run stages as jobs: submit, journal the id, wait, collect; after a kill of the driver, find the job again.
-
-A step may be submitted several times; its outcome is one file. See task.py.
-"""
+"""Run stages as jobs: submit, journal the id, wait, collect; after a kill of the driver, find the job again."""
 
 import re
 import time
@@ -16,7 +13,7 @@ from sia_runner.compute.inline import Inline
 from sia_runner.compute.protocol import ComputeStep, JobStopped
 from sia_runner.compute.task import (
     CUT,
-    RAISED,
+    RETURNED,
     TIME_LIMIT,
     StageJob,
     StageOutcome,
@@ -129,18 +126,13 @@ class JobCompute(Inline):
         raise JobStopped(f"{step.key}: job {job} {self._why(step, job, end)}")
 
     def _collect_earlier(self, step: ComputeStep) -> StageOutcome | None:
-        """Return the outcome of a job that an earlier process submitted; None when it has to run again.
-
-        A job that was cancelled or failed runs again: resuming means that the user wants the run to go on.
-        """
+        """Return the outcome of a job that an earlier process submitted; None, also if it failed: it runs again."""
         job = str(step.submitted)
         self.cluster.attach(step, job)
         if read_outcome(step.folder) is None:
             step.say(f"{step.key}: waiting for job {job}, which was submitted before")
         end = self._wait_for_end(step, job)
-        if isinstance(end, StageOutcome) and end.kind not in (RAISED, CUT):
-            return end
-        return None
+        return end if isinstance(end, StageOutcome) and end.kind == RETURNED else None
 
     def _wait_for_end(self, step: ComputeStep, job: str) -> StageOutcome | JobState:
         """Wait for the outcome; return the final state of a job that left none."""

@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -64,8 +64,13 @@ class _ThisMachine(Cluster):
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         executor = import_submitit().LocalExecutor(step.folder)
         executor.update_parameters(timeout_min=_FOREVER)
-        with _ignoring_interrupts():
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None  # jobs ignore Ctrl-C as well
+        try:
             process = executor.submit(task)._process  # not the job itself: its __del__ fails when Python ends
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, before)
         name = f"{process.pid}.{lease.process_start_time(process.pid)}"
         self._processes[name] = process
         return name
@@ -139,19 +144,6 @@ def _end_after_driver() -> None:
         driver.join()
     with _at_work:  # a stage that is under way leaves its outcome to the next driver
         os._exit(0)
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C, which is meant for the driver."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def import_submitit() -> Any:

@@ -1,8 +1,8 @@
 """Run the short steps of a candidate in lasting worker processes instead of a job each, which costs a second and more.
 
-What a worker is, its source says: a process of this machine (`local`) or a step of one SLURM allocation (`allocation`).
-A stage leaves its outcome in a file and holds a lease meanwhile, as in a job of its own (see task.py): so a stage whose
-worker was lost may run again, and what a killed driver left behind is found by the next one.
+A worker is a process of this machine (`local`) or a step of one SLURM allocation (`allocation`). A stage leaves its
+outcome in a file and holds a lease meanwhile, as in a job of its own: if its worker was lost it may run again, and what
+a killed driver left behind is found by the next one.
 """
 
 import threading

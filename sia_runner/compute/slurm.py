@@ -1,11 +1,9 @@
 """Run stages as jobs on a SLURM cluster, through submitit.
 
-One squeue follows all jobs of this process, on a thread of its own. No answer of squeue is no news: a controller that
-is away for minutes loses nothing. A job that squeue does not list any more is over; sacct reports how it ended where
-the cluster has accounting. Elsewhere it is lost, unless it left an outcome.
+One squeue follows all jobs of this process; no answer is no news. A job that it lists no more is over: sacct reports
+how it ended where the cluster has accounting, and elsewhere it is lost, unless it left an outcome.
 """
 
-import math
 import os
 import shlex
 import shutil
@@ -17,14 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sia_runner.compute.allocation import (
-    AGAIN,
-    PATIENCE,
-    TRANSIENT_ERRORS,
-    Allocation,
-    environment_outside_jobs,
-    run_command,
-)
+from sia_runner.compute import allocation
+from sia_runner.compute.allocation import environment_outside_jobs, run_command
 from sia_runner.compute.jobs import LOST, Cluster, JobCompute, JobState
 from sia_runner.compute.local import import_submitit
 from sia_runner.compute.pool import PooledCluster
@@ -139,17 +131,11 @@ def _parse_states(text: str, jobs: Collection[str]) -> dict[str, JobState]:
 def sbatch_parameters(resources: StageResources, warning: int) -> dict[str, Any]:
     """Return the parameters of submitit's slurm executor; `warning`: seconds of USR2 before the time limit."""
     extra = {"reservation": resources.reservation} if resources.reservation else {}
-    options = {
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
+    options = {name: getattr(resources, name) for name in allocation.NAMED} | {
         "cpus_per_task": resources.cpus,
         "mem": f"{int(resources.memory_gb * 1024)}M" if resources.memory_gb else None,
         "gres": f"gpu:{resources.gpus}" if resources.gpus else None,
         "time": resources.minutes,
-        "constraint": resources.constraint,
-        "nodelist": resources.nodelist,
-        "exclude": resources.exclude,
         # a step does not inherit the processors of its job
         "srun_args": [f"--cpus-per-task={resources.cpus}"] if resources.cpus else None,
     }
@@ -160,29 +146,6 @@ def sbatch_parameters(resources: StageResources, warning: int) -> dict[str, Any]
         "setup": [*_exports(), *(resources.setup or [])],
         "additional_parameters": {"requeue": True, **extra, **(resources.extra or {})},  # after a preemption too
     }
-
-
-def step_options(resources: StageResources) -> list[str]:
-    """Return srun's options for a step with the resources of one stage."""
-    cpus = resources.cpus or 1
-    options = ["--ntasks=1", "--nodes=1", f"--cpus-per-task={cpus}"]
-    if resources.memory_gb:
-        options.append(f"--mem-per-cpu={math.ceil(resources.memory_gb * 1024 / cpus)}M")
-    return [*options, f"--gpus-per-task={resources.gpus}"] if resources.gpus else options
-
-
-def allocation_options(resources: StageResources, slots: int, warning: int) -> list[str]:
-    """Return salloc's options for an allocation with room for `slots` steps."""
-    names = ("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude")
-    named = {name: getattr(resources, name) for name in names} | (resources.extra or {})
-    return [
-        f"--ntasks={slots}",
-        *step_options(resources)[2:],
-        "--job-name=sia:pool",
-        f"--time={resources.minutes}",
-        f"--signal=USR2@{warning}",
-        *(f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items() if value is not None),
-    ]
 
 
 def _exports() -> list[str]:
@@ -211,14 +174,11 @@ class Slurm(JobCompute):
         """Take the resources of each kind of stage, which the profile of `site` has filled in."""
         self._resources = ResourcesByStage.model_validate(resources)
         self._warning = warn_seconds
-        self._allocation: list[str] = []  # salloc's options
+        self._pool: allocation.Allocation | None = None
         cluster: Cluster = _Slurm(self.parameters)
         if pool:
-            run, warning = self._resources.of("run"), self._warning_of("run")
-            self._allocation = allocation_options(run, pool, warning)
-            setup, limit = [*_exports(), *(run.setup or [])], 60.0 * (run.minutes or 1)
-            allocation = Allocation(self._allocation, step_options(run), setup, limit, warning)
-            cluster = PooledCluster(cluster, pool, allocation.start, allocation.close)
+            self._pool = allocation.Allocation(self._resources.of("run"), pool, self._warning_of("run"), _exports())
+            cluster = PooledCluster(cluster, pool, self._pool.start, self._pool.close)
         super().__init__(workers, cluster)
 
     def check(self, kinds: Iterable[str]) -> None:
@@ -235,8 +195,8 @@ class Slurm(JobCompute):
                 script = _make_sbatch_string(command="true", folder="/tmp", **parameters)  # noqa: S108 - never written
                 _test_submission(f"compute.resources.{kind}", [], script)
                 tried.append(parameters)
-        if self._allocation:
-            _test_submission("compute.pool", self._allocation, "#!/bin/sh\ntrue\n")
+        if self._pool:
+            _test_submission("compute.pool", self._pool.options, "#!/bin/sh\ntrue\n")
 
     def parameters(self, kind: str) -> dict[str, Any]:
         """Return the parameters of submitit's slurm executor for jobs of `kind`."""
@@ -274,7 +234,7 @@ class _Slurm(QueueMonitor, Cluster):
         """Submit a job, waiting while the controller is away or the user's queue is full."""
         executor = import_submitit().SlurmExecutor(step.folder)
         executor.update_parameters(**self._parameters(step.kind), job_name=f"sia:{step.key}")
-        until, reported = time.monotonic() + PATIENCE, False
+        until, reported = time.monotonic() + allocation.PATIENCE, False
         while True:
             try:
                 with _environment, import_submitit().helpers.clean_env():
@@ -282,13 +242,13 @@ class _Slurm(QueueMonitor, Cluster):
             except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
                 why = ([line for line in lines if "error" in line.lower()] or lines)[-1]
-                transient = TRANSIENT_ERRORS.search(why)
+                transient = allocation.TRANSIENT_ERRORS.search(why)
                 if not transient or time.monotonic() > until:
                     raise JobStopped(f"{step.key}: sbatch refused the job: {why}") from error
             if not reported:
                 reported = True
                 step.say(f"{step.key}: sbatch says: {why}; it is tried again")
-            time.sleep(AGAIN)
+            time.sleep(allocation.AGAIN)
 
     def waiting(self, state: JobState | None, seconds: float) -> str:
         if self.silence() > _LONG:

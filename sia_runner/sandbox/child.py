@@ -6,7 +6,6 @@ process that forks away or calls setsid still ends up below it.
 
 import contextlib
 import fcntl
-import marshal
 import os
 import resource
 import signal
@@ -222,7 +221,7 @@ def _become(plan: dict, group: "cgroups.Cgroup | None", output: int, status: int
         file.write("1000")  # should the machine run short, the kernel takes the harness, not the runner
     descriptors = {0: os.open(os.devnull, os.O_RDONLY), 1: output, 2: output, launch.STATUS_FD: status}
     if plan["bubblewrap"]:
-        descriptors[launch.PLAN_FD] = _memory_file(marshal.dumps(plan["launch"]))
+        descriptors[launch.PLAN_FD] = _memory_file(launch.pack(plan["launch"]))
         descriptors[launch.ARGS_FD] = _memory_file(plan["arguments"])
     if plan["apptainer"]:  # see `inside`
         descriptors = {0: plan_end, 1: output, 2: status}
@@ -235,7 +234,7 @@ def _become(plan: dict, group: "cgroups.Cgroup | None", output: int, status: int
         os.execve(plan["bubblewrap"][0], plan["bubblewrap"], {})
     if plan["apptainer"]:
         os.execve(plan["apptainer"][0], plan["apptainer"], {"PATH": os.defpath, "HOME": "/"})
-    confine_ports: list[int] | None = []
+    ports: list[int] | None = []
     ask = None
     if plan["launch"]["door"]:
         from sia_runner.sandbox import network, relay
@@ -243,9 +242,9 @@ def _become(plan: dict, group: "cgroups.Cgroup | None", output: int, status: int
         own_network = plan["launch"]["door"]["way"] == "namespace"
         if own_network:
             network.isolate()
-        handle = relay.start_relay(plan["launch"], lambda: launch.become_relay(plan["launch"], landlock.seal))
-        confine_ports, ask = (None, None) if own_network else ([handle.port], handle.ask)
-    ruleset = landlock.make_ruleset(**plan["landlock"], ports=confine_ports)
+        port, ask = relay.start_relay(plan["launch"], lambda: launch.become_relay(plan["launch"], landlock.seal))
+        ports, ask = (None, None) if own_network else ([port], ask)
+    ruleset = landlock.make_ruleset(**plan["landlock"], ports=ports)
     launch.become(plan["launch"], lambda: landlock.apply_ruleset(ruleset), ask)
 
 
@@ -256,28 +255,19 @@ def claim_processors(count: int) -> "tuple[set[int], list[int]]":
         return set(allowed), []
     start = os.getpid() % len(allowed)  # sandboxes that find every lock taken rarely choose the same processors
     allowed = allowed[start:] + allowed[:start]
-    chosen: dict[int, int] = {}
+    locks: dict[int, int] = {}
     for processor in allowed:
-        lock = _try_lock(f"/sys/devices/system/cpu/cpu{processor}")
-        if lock >= 0:
-            chosen[processor] = lock
-        if len(chosen) == count:
+        with contextlib.suppress(OSError):
+            lock = os.open(f"/sys/devices/system/cpu/cpu{processor}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks[processor] = lock
+            except OSError:  # another sandbox has it
+                os.close(lock)
+        if len(locks) == count:
             break
-    rest = [processor for processor in allowed if processor not in chosen]
-    return set(chosen) | set(rest[: count - len(chosen)]), list(chosen.values())
-
-
-def _try_lock(folder: str) -> int:
-    """Lock a folder; return the descriptor that holds the lock, -1 where that is not possible."""
-    lock = -1
-    try:
-        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        if lock >= 0:
-            os.close(lock)
-        return -1
-    return lock
+    rest = [processor for processor in allowed if processor not in locks]
+    return set(locks) | set(rest[: count - len(locks)]), list(locks.values())
 
 
 def _memory_file(content: bytes) -> int:

@@ -26,6 +26,7 @@ from sia_runner.system import PrestartedProcess
 _HERE = Path(__file__).resolve().parent
 _PATIENCE = 30.0  # seconds for the supervisor to clean up once it was told to stop
 _PORT = 7421  # of the relay, in a network of its own: always the same, so that harnesses print the same
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 _FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
 
 HARNESS, DATA, GATEWAY = "/sandbox/harness", "/sandbox/data", "/sandbox/gateway.sock"  # paths inside
@@ -92,7 +93,6 @@ def base_plan(
     Paths are those that the harness and the relay see; `sockets` and `own_files` are those of `filter_program`.
     """
     limits = job.limits
-    threads = str(limits.cpus)
     relays = 1 if job.door else 0  # the harness may have as many processes as without one
     folder = job.work.resolve()
 
@@ -102,7 +102,7 @@ def base_plan(
     door = job.door and {
         "socket": gateway,
         "port": 0 if sockets == "loopback" else _PORT,
-        "env": {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost", **job.door.env},
+        "env": {**dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"), **job.door.env},
         "filter": filter_of("namespace"),
         "way": "loopback" if sockets == "loopback" else "namespace",
     }
@@ -118,10 +118,7 @@ def base_plan(
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONHASHSEED": "0",  # a resumed run meets the same set order
-            "OMP_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "LOKY_MAX_CPU_COUNT": threads,
+            **dict.fromkeys(_THREADS, str(limits.cpus)),
             **job.env,
         },
         "cwd": work,

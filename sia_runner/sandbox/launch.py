@@ -164,7 +164,5 @@ def start(plan: dict) -> None:
 
 
 if __name__ == "__main__":
-    with open(PLAN_FD, "rb") as file:
-        memory = marshal.load(file)  # noqa: S302 (written by the supervisor)
     sys.path.append(OURS)
-    start(memory)
+    start(receive(PLAN_FD) or {})

@@ -185,21 +185,11 @@ class Relay:
             self._poll.register(self._listener, _IN)
 
 
-class RelayHandle:
-    """A relay that listens on `port`."""
+def start_relay(plan: dict, give_up: "Callable[[], None]") -> "tuple[int, Callable[[int], None]]":
+    """Start the relay, which drops its privileges by `give_up`, and write its address into ``plan["env"]``.
 
-    def __init__(self, port: int, way_in: "_socket.socket") -> None:
-        self.port = port
-        self._way_in = way_in
-
-    def ask(self, asking: int) -> None:
-        """Send the relay the descriptor on which the harness's filter asks for sockets."""
-        packed = asking.to_bytes(4, sys.byteorder)
-        self._way_in.sendmsg([b"A"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
-
-
-def start_relay(plan: dict, give_up: "Callable[[], None]") -> RelayHandle:
-    """Start the relay, which drops its privileges by `give_up`, and write its address into ``plan["env"]``."""
+    Returns its port, and a function that sends it the descriptor on which the harness's filter asks for sockets.
+    """
     door = plan["door"]
     listener = _listen(door["port"])
     port = listener.getsockname()[1]
@@ -219,7 +209,12 @@ def start_relay(plan: dict, give_up: "Callable[[], None]") -> RelayHandle:
     answer = ours.recv(500)
     if answer != b"ready":
         raise OSError(f"the relay to the gateway did not start: {answer.decode(errors='replace')}")
-    return RelayHandle(port, ours)
+
+    def ask(asking: int) -> None:
+        packed = asking.to_bytes(4, sys.byteorder)
+        ours.sendmsg([b"A"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+
+    return port, ask
 
 
 def _listen(port: int) -> "_socket.socket":

@@ -93,6 +93,8 @@ class Watchdog:
         self._start = time.monotonic()
         self._parent = os.getppid()
         self._machine_kills = _machine_oom_kills()
+        self._out_of_memory = "out_of_memory", f"used more than {self._limits['memory'] >> 20} MiB of memory"
+        self._disk_full = "disk_full", f"work/ took more than {self._limits['disk'] >> 20} MiB"
         self._ending = ""
         self._detail = ""
         self._peak = 0
@@ -152,9 +154,9 @@ class Watchdog:
             reason = started[1:].decode(errors="replace") or last_line
             self._ending, self._detail = "not_started", reason or f"the sandbox ended with code {code}"
         elif self._child.killed_for_memory() or (code != 0 and self._ran_out_of_memory(code)):
-            self._out_of_memory()
+            self._ending, self._detail = self._out_of_memory
         elif workdir.used_bytes(self._plan["work"], [], self._limits["disk"]) > self._limits["disk"]:
-            self._disk_full()
+            self._ending, self._detail = self._disk_full
         elif code != 0 and not self._detail:
             self._detail = last_line
 
@@ -178,7 +180,7 @@ class Watchdog:
 
     def _check_processes(self) -> None:
         if self._child.killed_for_memory():
-            self._out_of_memory()
+            self._ending, self._detail = self._out_of_memory
         if self._child.group:
             return
         ours = self._child.processes()
@@ -187,7 +189,7 @@ class Watchdog:
             used = sum(map(child.proportional_bytes, ours))
         self._peak = max(self._peak, used)
         if used > self._limits["memory"]:
-            self._out_of_memory()
+            self._ending, self._detail = self._out_of_memory
         elif sum(process.threads for process in ours) > self._limits["processes"] + self._plan["relays"] + _SPARE:
             self._over("exited", f"killed: more than {self._limits['processes']} processes and threads")
 
@@ -195,7 +197,7 @@ class Watchdog:
         pids = [process.pid for process in self._child.processes()]
         work = self._plan["work"]
         if workdir.used_bytes(work, pids, self._limits["disk"]) > self._limits["disk"]:
-            self._disk_full()
+            self._ending, self._detail = self._disk_full
         elif workdir.free_bytes(work) < self._limits["free"]:
             self._over("disk_full", f"the disk of work/ has less than {self._limits['free'] >> 20} MiB left")
         end = time.monotonic()
@@ -204,12 +206,6 @@ class Watchdog:
     def _over(self, ending: str, detail: str) -> None:
         if not self._ending:
             self._ending, self._detail = ending, detail
-
-    def _out_of_memory(self) -> None:
-        self._ending, self._detail = "out_of_memory", f"used more than {self._limits['memory'] >> 20} MiB of memory"
-
-    def _disk_full(self) -> None:
-        self._ending, self._detail = "disk_full", f"work/ took more than {self._limits['disk'] >> 20} MiB"
 
 
 def _machine_oom_kills() -> int:

@@ -3,6 +3,7 @@
 Its content is hostile: nothing is opened, no link is followed.
 """
 
+import contextlib
 import os
 import stat
 
@@ -56,17 +57,10 @@ def _open_files(pid: int) -> "list[str]":
     except (FileNotFoundError, ProcessLookupError):
         return []
     except PermissionError:
-        if _has_memory(pid):
-            raise
-        return []  # a zombie: the kernel gives what is left of it to root
-
-
-def _has_memory(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return not file.read().startswith("0 ")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/statm") as file:
+            if not file.read().startswith("0 "):
+                raise
+        return []  # a zombie, without memory: the kernel gives what is left of it to root
 
 
 def free_bytes(work: str) -> int:
