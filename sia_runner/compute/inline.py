@@ -1,13 +1,10 @@
 """Run stages in this process, and pieces of a stage by threads (each sandbox is a process tree of its own)."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
-from sia_runner.compute.protocol import ComputeStep
+from sia_runner.compute.protocol import ComputeStep, R, T
 from sia_runner.system import run_parallel
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Inline:

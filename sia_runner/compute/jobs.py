@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sia_runner.compute.inline import Inline
-from sia_runner.compute.protocol import ComputeStep, JobStopped
+from sia_runner.compute.protocol import ComputeStep, JobStopped, R
 from sia_runner.compute.task import (
     CUT,
     RETURNED,
@@ -21,8 +21,6 @@ from sia_runner.compute.task import (
     outcome_file,
     read_outcome,
 )
-
-R = TypeVar("R")
 
 _MAX_LOST_JOBS = 10  # jobs of a step that may be lost, one after the other
 _SETTLE = 5.0  # seconds that an ended job's outcome may take to be seen through a network file system

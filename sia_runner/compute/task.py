@@ -77,15 +77,12 @@ def error_outcome(error: BaseException) -> StageOutcome:
 
 
 TIME_LIMIT, PREEMPTED = "time limit", "preempted"
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # from outside, and of the cluster before it ends a job
 _EARLY = 75.0  # seconds: SLURM may signal so much before it was asked to
 
 
-class _Cut(BaseException):
-    """A signal of the cluster that this job must leave; no stage handles it, because it is no Exception."""
-
-
-class _Terminated(BaseException):
-    """A signal from outside that ends the job; the cluster knows the reason."""
+class _Signalled(BaseException):
+    """A signal that this job must leave, with the reason; no stage handles it, because it is no Exception."""
 
 
 @dataclass
@@ -109,18 +106,28 @@ class StageJob:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        handlers = {signal.SIGTERM: _terminated, signal.SIGUSR2: lambda *_: self._cut(began, before)}
-        earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+        def leave(number: int, _frame: object) -> None:
+            # a requeue terminates the very step that asked for it; `scontrol` inherits this and can end before
+            for further in _SIGNALS:
+                signal.signal(further, signal.SIG_IGN)
+            if number == signal.SIGTERM:
+                raise _Signalled("")
+            remaining = float("inf") if self.seconds is None else self.seconds - (time.monotonic() - began)
+            near = remaining < self.warning + _EARLY
+            raise _Signalled(TIME_LIMIT if near and checkpoint_marks(self.progress) == before else PREEMPTED)
+
+        earlier = {number: signal.signal(number, leave) for number in _SIGNALS}
         try:
             self._run_once()
             for number, handler in earlier.items():  # a worker goes on
                 signal.signal(number, handler)
-        except _Cut as cut:
-            if cut.args[0] == TIME_LIMIT or not _requeued():
-                write_outcome(self.folder, StageOutcome(CUT, cut.args[0]))
-            _leave(f"cut: {cut.args[0]}")
-        except _Terminated:
-            _leave("terminated")
+        except _Signalled as signalled:
+            why = signalled.args[0]  # empty for a signal from outside: the cluster knows the reason
+            if why and (why == TIME_LIMIT or not _requeued()):
+                write_outcome(self.folder, StageOutcome(CUT, why))
+            print("job left:", f"cut: {why}" if why else "terminated", file=sys.stderr, flush=True)
+            os._exit(1)  # at once: threads may still wait for their sandboxes, which end with this process
 
     def _run_once(self) -> None:
         """Run the stage unless an earlier start of this job, or one that was thought lost, has finished it."""
@@ -136,17 +143,10 @@ class StageJob:
                 return
             try:
                 write_outcome(self.folder, StageOutcome(RETURNED, self.entry(self.stage, *self.args)))
-            except (_Cut, _Terminated):
+            except _Signalled:
                 raise
             except BaseException as error:  # noqa: BLE001 - Interrupted too: the driver decides what it means
                 write_outcome(self.folder, error_outcome(error))
-
-    def _cut(self, began: float, before: object) -> None:
-        """Handle USR2: the time limit comes near, or the job is preempted."""
-        _ignore_more()
-        remaining = None if self.seconds is None else self.seconds - (time.monotonic() - began)
-        near = remaining is not None and remaining < self.warning + _EARLY
-        raise _Cut(TIME_LIMIT if near and checkpoint_marks(self.progress) == before else PREEMPTED)
 
 
 def checkpoint_marks(progress: Path | None) -> object:
@@ -154,20 +154,6 @@ def checkpoint_marks(progress: Path | None) -> object:
     if progress is None:
         return None
     return sorted(path.name for path in progress.glob("*")) if progress.is_dir() else []
-
-
-def _terminated(*_: object) -> None:
-    _ignore_more()
-    raise _Terminated
-
-
-def _ignore_more() -> None:
-    """Ignore further signals: the job leaves already.
-
-    A requeue terminates the very step that asked for it; `scontrol` inherits this and can end before it is killed.
-    """
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _requeued() -> bool:
@@ -179,9 +165,3 @@ def _requeued() -> bool:
         return subprocess.run(["scontrol", "requeue", job], check=False, timeout=30).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
-
-
-def _leave(why: str) -> None:
-    """Exit at once: threads may still wait for their sandboxes, which end with this process."""
-    print(f"job left: {why}", file=sys.stderr, flush=True)
-    os._exit(1)
