@@ -76,8 +76,7 @@ class _ThisMachine(Cluster):
         return name
 
     def state(self, job: str) -> JobState:
-        mine = self._processes.get(job)
-        if mine is not None:
+        if mine := self._processes.get(job):
             return JobState("RUNNING" if mine.poll() is None else "FAILED")
         pid, _, started = job.partition(".")
         self._attached.add(job)

@@ -158,10 +158,8 @@ def checkpoint_marks(progress: Path | None) -> object:
 
 def _requeued() -> bool:
     """Ask SLURM to start this job again; return False where it does not."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return False
     try:
-        return subprocess.run(["scontrol", "requeue", job], check=False, timeout=30).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
+        command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
+        return subprocess.run(command, check=False, timeout=30).returncode == 0
+    except (KeyError, OSError, subprocess.TimeoutExpired):  # no job of SLURM, or no answer
         return False
