@@ -37,8 +37,9 @@ class Apptainer(Sandbox):
 
     def versions(self) -> dict[str, str]:
         """Return the image, its hash and apptainer's version."""
+        identity = _identity(_image(self._image))
         answer = subprocess.run([_program(), "--version"], capture_output=True, text=True, check=False, timeout=30)
-        return {"image": self._image, "id": _identity(_image(self._image)), "engine": answer.stdout.strip()}
+        return {"image": self._image, "id": identity, "engine": answer.stdout.strip()}
 
     def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""

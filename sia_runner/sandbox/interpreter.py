@@ -88,10 +88,7 @@ _MAX_LINE = 500  # characters
 
 
 def environment_python(requirements: str, allowed: bool) -> Path:
-    """Return the interpreter of the environment for the text of a `requirements.txt`, built if needed.
-
-    Raises SandboxError where installs are not allowed, a line is refused, uv is missing, or it failed.
-    """
+    """Return the Python of an environment for the text of a `requirements.txt`; raise SandboxError if none can be."""
     requested = plain_requirements(requirements)
     if not allowed:
         raise SandboxError("the harness brings requirements.txt, and sandbox.allow_installs is false")
@@ -113,10 +110,7 @@ def environment_python(requirements: str, allowed: bool) -> Path:
 
 
 def plain_requirements(text: str) -> list[str]:
-    """Return normalised lines, sorted, of names, extras, versions and markers.
-
-    Raises SandboxError for options (-r, -e, --index-url), URLs, paths and what cannot be parsed, naming the line.
-    """
+    """Return lines of names, extras, versions and markers, sorted; raise SandboxError, naming the line, for others."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     requirements = set()

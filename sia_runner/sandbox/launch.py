@@ -165,4 +165,6 @@ def start(plan: dict) -> None:
 
 if __name__ == "__main__":
     sys.path.append(OURS)
-    start(receive(PLAN_FD) or {})
+    received = receive(PLAN_FD) or {}
+    os.close(PLAN_FD)
+    start(received)
