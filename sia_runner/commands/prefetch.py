@@ -22,7 +22,7 @@ from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, warm_up_dialogues
 from sia_runner.experiment.execution import environment_fault
-from sia_runner.sandbox.driver import image_folder
+from sia_runner.sandbox.driver import IMAGE_FOLDER
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.system import bundled_folder, cache_dir
@@ -134,7 +134,7 @@ def _make_image(kind: str, name: str, absent: SandboxError) -> None:
     if kind == "apptainer":
         command = ["apptainer", "build", str(Path(name).resolve()), str(bundled_folder("slurm") / "apptainer.def")]
     elif name == "sia-runner-sandbox":
-        command = ["docker", "build", "-q", "-t", name, str(image_folder())]
+        command = ["docker", "build", "-q", "-t", name, str(IMAGE_FOLDER)]
     else:
         command = ["docker", "pull", "-q", name]
     if not _is_working(command[0]):

@@ -1,10 +1,10 @@
 """One SLURM allocation for all workers of a pool, each a job step that runs one stage after another.
 
 salloc, a child of the driver, holds the allocation; each worker is an srun that reads stages from a pipe. When the
-driver is gone, however it went, its pipes end: a worker ends after its stage, the allocation after the last worker. A
-step for each stage would pay srun, the start of Python and all imports each time: see benchmarks/README.md.
+driver is gone, however it went, its pipes end: a worker ends after its stage, the allocation after the last worker.
 """
 
+import math
 import os
 import pickle
 import re
@@ -19,10 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sia_runner.compute.jobs import LOST
-from sia_runner.compute.pool import WorkerLost, last_line
+from sia_runner.compute.jobs import LOST, last_lines
+from sia_runner.compute.pool import WorkerLost
 from sia_runner.compute.protocol import JobStopped
 from sia_runner.compute.task import StageJob
+from sia_runner.config.components import StageResources
 
 QUERY_TIMEOUT = 60.0  # seconds for one query of SLURM
 PATIENCE = 3600.0  # seconds that a submission is tried again
@@ -38,6 +39,7 @@ cat >/dev/null
 while squeue --noheader --steps --jobs=$SLURM_JOB_ID --format=%j | grep -qx {_STEP}; do sleep 2; done
 """
 _BOOT = "from sia_runner.compute.allocation import serve; serve()"
+NAMED = ("partition", "account", "qos", "constraint", "nodelist", "exclude")  # options of sbatch and of salloc
 # a controller that is away, or a user's full queue: the same submission may do later
 TRANSIENT_ERRORS = re.compile(
     "unable to contact|socket timed out|connection refused|zero bytes|temporarily|try again"
@@ -61,18 +63,15 @@ def run_command(command: list[str]) -> subprocess.CompletedProcess[str] | None:
 
 
 class Allocation:
-    """Workers of a pool on SLURM: steps of one allocation, and of the next when that one ended.
+    """Workers of a pool on SLURM: steps of one allocation, and of the next when that one ended."""
 
-    `options` are those of salloc, `step_options` those of srun. `setup`: shell lines before Python starts. `seconds`:
-    the time limit; `warning`: how long before it USR2 is sent.
-    """
-
-    def __init__(
-        self, options: list[str], step_options: list[str], setup: list[str], seconds: float, warning: float
-    ) -> None:
-        self._options, self._step_options, self._setup = options, step_options, setup
+    def __init__(self, resources: StageResources, slots: int, warning: int, setup: list[str]) -> None:
+        """Plan `slots` steps; `warning`: seconds before the time limit; `setup`: shell lines before Python."""
+        self.options = _allocation_options(resources, slots, warning)  # salloc's
+        self._step_options, self._setup = _step_options(resources), [*setup, *(resources.setup or [])]
+        seconds = 60.0 * (resources.minutes or 1)
         self._lasts = max(seconds / 2, seconds - warning - _EARLY)  # afterwards no worker is started in it
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._holder: _PipedCommand | None = None
         self._job, self._until = "", 0.0
 
@@ -89,7 +88,9 @@ class Allocation:
     def close(self) -> None:
         """Let the allocation end with its last step."""
         with self._lock:
-            self._release()
+            if self._holder:
+                self._holder.end()
+            self._holder = None
 
     def _end_state(self, job: str) -> str:
         """Return CANCELLED if somebody cancelled an allocation, LOST if it ended otherwise, empty while it runs."""
@@ -104,27 +105,42 @@ class Allocation:
             return ""
         with self._lock:
             if job == self._job:
-                self._release()
+                self.close()
         return state if state == "CANCELLED" else LOST
 
     def _allocate(self, log: Path) -> None:
         """Wait for an allocation; raise JobStopped when SLURM refuses it."""
-        self._release()
+        self.close()
         until = time.monotonic() + PATIENCE
         while True:
-            self._holder = _PipedCommand(["salloc", *self._options, "--kill-command=TERM", "sh", "-c", _HOLD], log)
+            self._holder = _PipedCommand(["salloc", *self.options, "--kill-command=TERM", "sh", "-c", _HOLD], log)
             if job := self._holder.line():
                 self._job, self._until = job, time.monotonic() + self._lasts
                 return
-            why = last_line(log)
+            why = (last_lines(log) or ["nothing"])[-1]
             if not TRANSIENT_ERRORS.search(why) or time.monotonic() > until:
                 raise JobStopped(f"salloc refused the allocation for compute.pool: {why}")
             time.sleep(AGAIN)
 
-    def _release(self) -> None:
-        if self._holder:
-            self._holder.end()
-        self._holder = None
+
+def _step_options(resources: StageResources) -> list[str]:
+    cpus = resources.cpus or 1
+    options = ["--ntasks=1", "--nodes=1", f"--cpus-per-task={cpus}"]
+    if resources.memory_gb:
+        options.append(f"--mem-per-cpu={math.ceil(resources.memory_gb * 1024 / cpus)}M")
+    return [*options, f"--gpus-per-task={resources.gpus}"] if resources.gpus else options
+
+
+def _allocation_options(resources: StageResources, slots: int, warning: int) -> list[str]:
+    named = {name: getattr(resources, name) for name in (*NAMED, "reservation")} | (resources.extra or {})
+    return [
+        f"--ntasks={slots}",
+        *_step_options(resources)[2:],
+        "--job-name=sia:pool",
+        f"--time={resources.minutes}",
+        f"--signal=USR2@{warning}",
+        *(f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items() if value is not None),
+    ]
 
 
 class _PipedCommand:
@@ -137,6 +153,8 @@ class _PipedCommand:
             self._process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=errors, env=environment_outside_jobs(), start_new_session=True
             )
+        self._stdin: Any = self._process.stdin
+        self._stdout: Any = self._process.stdout
         threading.Thread(target=self._beat, daemon=True).start()
 
     @property
@@ -144,26 +162,22 @@ class _PipedCommand:
         return self._process.returncode is None
 
     def send(self, data: bytes) -> None:
-        stream: Any = self._process.stdin
         with suppress(OSError):  # it ended: it will not answer
-            stream.write(data)
-            stream.flush()
+            self._stdin.write(data)
+            self._stdin.flush()
 
     def line(self) -> str:
         """Wait for a line; return it, or an empty one at the end of the process."""
-        stream: Any = self._process.stdout
-        text = stream.readline().decode().strip()
+        text = self._stdout.readline().decode().strip()
         if not text:
             self._process.wait()
         return text
 
     def end(self) -> None:
-        stream: Any = self._process.stdin
         with suppress(OSError):
-            stream.close()
+            self._stdin.close()
 
     def _beat(self) -> None:
-        """Send signs of life until the process ends."""
         while self.alive:
             with suppress(ValueError):  # the pipe is closed
                 self.send(_SIGN_OF_LIFE)
@@ -186,7 +200,7 @@ class StepWorker(_PipedCommand):
 
     def _wait_for_answer(self) -> None:
         if not self.line():
-            raise WorkerLost(last_line(self._log), self._place())
+            raise WorkerLost(self._log, self._place())
 
 
 def serve() -> None:

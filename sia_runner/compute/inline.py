@@ -1,16 +1,10 @@
-"""Run stages in this process.
-
-Several sandboxes run at once by threads (each sandbox is a process tree of its own).
-"""
+"""Run stages in this process, and pieces of a stage by threads (each sandbox is a process tree of its own)."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
-from sia_runner.compute.protocol import ComputeStep
+from sia_runner.compute.protocol import ComputeStep, R, T
 from sia_runner.system import run_parallel
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Inline:
@@ -29,7 +23,7 @@ class Inline:
         return stage(*args)
 
     def end(self) -> None:
-        """Do nothing: sandboxes end with this process."""
+        """Do nothing: sandboxes end with this process, and a resumed run finds the jobs of a cluster."""
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return results in the order of `items`; an interrupt does not wait for running ones."""

@@ -1,32 +1,26 @@
-"""Run stages as jobs: submit, journal the id, wait, collect; after a kill of the driver, find the job again.
-
-A step may be submitted several times; its outcome is one file. See task.py.
-"""
+"""Run stages as jobs: submit, journal the id, wait, collect; after a kill of the driver, find the job again."""
 
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from sia_runner.compute.protocol import ComputeStep, JobStopped
+from sia_runner.compute.inline import Inline
+from sia_runner.compute.protocol import ComputeStep, JobStopped, R
 from sia_runner.compute.task import (
     CUT,
-    RAISED,
+    RETURNED,
     TIME_LIMIT,
     StageJob,
     StageOutcome,
     checkpoint_marks,
-    clear_outcome,
+    outcome_file,
     read_outcome,
 )
-from sia_runner.system import run_parallel
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _MAX_LOST_JOBS = 10  # jobs of a step that may be lost, one after the other
 _SETTLE = 5.0  # seconds that an ended job's outcome may take to be seen through a network file system
@@ -51,90 +45,71 @@ class JobState:
     position: str = ""  # there, among those that wait: "3 of 17"
 
 
-class Cluster(Protocol):
+class Cluster(ABC):
     """A place where jobs run."""
 
+    @abstractmethod
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         """Submit a job and return its id; raise Stopped when it is refused."""
-        ...
 
-    def attach(self, step: ComputeStep, job: str) -> None:
-        """Follow a job of an earlier process."""
-        ...
-
+    @abstractmethod
     def state(self, job: str) -> JobState | None:
         """Return the last reported state; None before the first answer."""
-        ...
 
-    def forget(self, job: str) -> None:
+    @abstractmethod
+    def log(self, step: ComputeStep, job: str) -> Path:
+        """Return the file with the job's standard error."""
+
+    def attach(self, step: ComputeStep, job: str) -> None:  # noqa: B027 - a place may know its jobs by their ids
+        """Follow a job of an earlier process."""
+
+    def forget(self, job: str) -> None:  # noqa: B027 - a place may have nothing to forget
         """Stop following a job."""
-        ...
 
     def waiting(self, state: JobState | None, seconds: float) -> str:
         """Explain a job's state to a user who has waited for `seconds`; empty for no news."""
-        ...
-
-    def log(self, step: ComputeStep, job: str) -> Path:
-        """Return the file with the job's standard error."""
-        ...
+        return ""
 
     def pause(self, job: str, seconds: float) -> None:
         """Sleep until the job is looked at again, or until its end where that is known at once."""
         time.sleep(seconds)
 
 
-class JobCompute(ABC):
-    """A `protocol.Compute` whose stages are jobs."""
+class JobCompute(Inline):
+    """A `protocol.Compute` whose stages are jobs of a cluster; pieces of a stage run in its process, as inline."""
 
     apart = True
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-
-    def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Run pieces of a stage by threads, inside a job or the driver, as `inline` does."""
-        return run_parallel(work, items, self._workers)
+    def __init__(self, workers: int, cluster: Cluster, slots: AbstractContextManager[Any] | None = None) -> None:
+        """Run jobs on `cluster`; `slots` is entered while a job is under way."""
+        super().__init__(workers)
+        self.cluster = cluster
+        self._slots = slots or nullcontext()
 
     def call(self, step: ComputeStep, stage: Callable[..., R], *args: Any) -> R:
         """Run one stage as a job and return its result; raise what it raised, or Stopped."""
         result = self._collect_earlier(step) if step.submitted else None
         if result is None and self._in_driver(step.kind):
-            return stage(*args)
+            return super().call(step, stage, *args)
         for _ in range(_MAX_LOST_JOBS):
             if result is not None:
                 break
-            with self._slot():
+            with self._slots:
                 result = self._run_job(step, self._task(step, stage, args))
         if result is None:
             raise JobStopped(f"{step.key}: {_MAX_LOST_JOBS} jobs in a row were lost; see {step.folder}")
         return result.result()
 
-    def end(self) -> None:  # noqa: B027 - nothing to do is right for a cluster
-        """Do nothing: jobs of a cluster go on, and a resumed run finds them."""
-
-    @property
-    @abstractmethod
-    def cluster(self) -> Cluster:
-        """The place where jobs are submitted."""
-        ...
-
     def _in_driver(self, kind: str) -> bool:
         return False
-
-    def _slot(self) -> AbstractContextManager[Any]:
-        """Return a context that is entered while a job is under way."""
-        return nullcontext()
 
     def _task(self, step: ComputeStep, stage: Callable[..., Any], args: tuple[Any, ...]) -> StageJob:
         return StageJob(step.folder, step.entry, stage, args, step.progress)
 
     def _run_job(self, step: ComputeStep, task: StageJob) -> StageOutcome | None:
-        """Submit a job and return its outcome; None when it was lost and another one may succeed.
-
-        Raises Stopped.
-        """
+        """Submit a job and return its outcome; None when it was lost and another one may succeed. Raises Stopped."""
         step.folder.mkdir(parents=True, exist_ok=True)
-        clear_outcome(step.folder)
+        outcome_file(step.folder).unlink(missing_ok=True)
         before = checkpoint_marks(step.progress)
         job = self.cluster.submit(step, task)
         step.note(job)
@@ -149,25 +124,22 @@ class JobCompute(ABC):
         raise JobStopped(f"{step.key}: job {job} {self._why(step, job, end)}")
 
     def _collect_earlier(self, step: ComputeStep) -> StageOutcome | None:
-        """Return the outcome of a job that an earlier process submitted; None when it has to run again.
-
-        A job that was cancelled or failed runs again: resuming means that the user wants the run to go on.
-        """
+        """Return the outcome of a job that an earlier process submitted; None, also if it failed: it runs again."""
         job = str(step.submitted)
         self.cluster.attach(step, job)
         if read_outcome(step.folder) is None:
             step.say(f"{step.key}: waiting for job {job}, which was submitted before")
         end = self._wait_for_end(step, job)
-        if isinstance(end, StageOutcome) and end.kind not in (RAISED, CUT):
-            return end
-        return None
+        return end if isinstance(end, StageOutcome) and end.kind == RETURNED else None
 
     def _wait_for_end(self, step: ComputeStep, job: str) -> StageOutcome | JobState:
         """Wait for the outcome; return the final state of a job that left none."""
         began, pause, over, reported = time.monotonic(), _FIRST_LOOKS, None, dict[str, float]()
         try:
             while True:
-                outcome = read_outcome(_refreshed(step.folder))
+                with suppress(OSError):  # a network file system remembers what was not in a folder, until that changes
+                    step.folder.chmod(step.folder.stat().st_mode)
+                outcome = read_outcome(step.folder)
                 if outcome is not None:
                     return outcome
                 state = self.cluster.state(job)
@@ -191,37 +163,29 @@ class JobCompute(ABC):
         """Explain the end of a job, and what to do about it."""
         key = f"compute.resources.{step.kind}"
         log = self.cluster.log(step, job)
-        lines = _last_lines(log)
+        lines = last_lines(log)
         if state.name in ("TIMEOUT", "DEADLINE"):
             return f"reached its time limit; resume with {key}.minutes=…"
         if state.name == "OUT_OF_MEMORY" or any(_MEMORY.search(line) for line in lines):
             return f"ran out of memory; resume with {key}.memory_gb=… (a harness has sandbox.memory_mb)"
         if state.name == "CANCELLED":
             return "was cancelled; resume submits it again"
-        return f"ended as {state.name} without a result: {lines[-1] if lines else 'it wrote nothing'} ({log})"
+        return f"ended as {state.name} without a result: {lines[-1][:200] if lines else 'it wrote nothing'} ({log})"
 
 
 def _queue_note(state: JobState | None) -> str:
     """Return `` (place 3 of 17, expected to start 2026-11-21T18:00:00)`` for a pending job."""
     if state is None or state.name != "PENDING":
         return ""
-    facts = [
-        f"place {state.position}" if state.position else "",
-        f"expected to start {state.start}" if state.start else "",
-    ]
-    return f" ({', '.join(filter(None, facts))})" if any(facts) else ""
+    facts = [f"place {state.position}"] if state.position else []
+    facts += [f"expected to start {state.start}"] if state.start else []
+    return f" ({', '.join(facts)})" if facts else ""
 
 
-def _refreshed(folder: Path) -> Path:
-    """A network file system remembers what was not in a folder, until the folder changes."""
-    with suppress(OSError):
-        folder.chmod(folder.stat().st_mode)
-    return folder
-
-
-def _last_lines(log: Path, limit: int = 20) -> list[str]:
+def last_lines(log: Path) -> list[str]:
+    """Return the last lines that a job or a worker left on its standard error, without empty ones."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    return [line.strip()[:200] for line in lines if line.strip()][-limit:]
+    return [line.strip() for line in lines if line.strip()][-20:]

@@ -3,18 +3,19 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
 from sia_runner.compute.jobs import LOST, Cluster, JobCompute, JobState
-from sia_runner.compute.pool import PooledCluster, WorkerLost, last_line
+from sia_runner.compute.pool import PooledCluster, WorkerLost
 from sia_runner.compute.protocol import ComputeError, ComputeStep
 from sia_runner.compute.task import StageJob
 from sia_runner.store import lease
@@ -26,15 +27,9 @@ class Local(JobCompute):
     """The `local` compute: each stage is a process of this machine."""
 
     def __init__(self, workers: int, jobs: int, pool: int | None = None) -> None:
-        super().__init__(workers)
-        self._slots = BoundedSemaphore(jobs + (pool or 0))
         self._machine = _ThisMachine()
         self._pool = PooledCluster(self._machine, pool, _Process) if pool else None
-
-    @property
-    def cluster(self) -> Cluster:
-        """This machine, or the worker pool in front of it."""
-        return self._pool or self._machine
+        super().__init__(workers, self._pool or self._machine, BoundedSemaphore(jobs + (pool or 0)))
 
     def check(self, kinds: Iterable[str]) -> None:
         """Raise ComputeError where submitit is missing."""
@@ -54,9 +49,6 @@ class Local(JobCompute):
             self._pool.end()
         self._machine.end()
 
-    def _slot(self) -> AbstractContextManager[Any]:
-        return self._slots
-
     def _task(self, step: ComputeStep, stage: Callable[..., Any], args: tuple[Any, ...]) -> StageJob:
         visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}  # submitit hides all GPUs
         return replace(super()._task(step, stage, args), environment=visible)
@@ -66,41 +58,36 @@ class _ThisMachine(Cluster):
     """A cluster of one machine; a job is named by its process and start time: `4711.88123`."""
 
     def __init__(self) -> None:
-        self._jobs = dict[str, Any]()
+        self._processes = dict[str, subprocess.Popen[bytes]]()
         self._attached = set[str]()  # of an earlier process
 
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         executor = import_submitit().LocalExecutor(step.folder)
         executor.update_parameters(timeout_min=_FOREVER)
-        with _ignoring_interrupts():
-            job = executor.submit(task)
-        name = f"{job.job_id}.{lease.process_start_time(job.job_id)}"
-        self._jobs[name] = job
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None  # jobs ignore Ctrl-C as well
+        try:
+            process = executor.submit(task)._process  # not the job itself: its __del__ fails when Python ends
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, before)
+        name = f"{process.pid}.{lease.process_start_time(process.pid)}"
+        self._processes[name] = process
         return name
 
-    def attach(self, step: ComputeStep, job: str) -> None:
-        """Do nothing: a process is looked up by its name."""
-
     def state(self, job: str) -> JobState:
-        mine = self._jobs.get(job)
-        if mine is not None:
-            return JobState("FAILED" if mine.done() else "RUNNING")
+        if mine := self._processes.get(job):
+            return JobState("RUNNING" if mine.poll() is None else "FAILED")
         pid, _, started = job.partition(".")
         self._attached.add(job)
         return JobState("RUNNING" if lease.process_start_time(pid) == started else LOST)
-
-    def forget(self, job: str) -> None:
-        """Do nothing: processes need no query."""
-
-    def waiting(self, state: JobState | None, seconds: float) -> str:
-        return ""
 
     def log(self, step: ComputeStep, job: str) -> Path:
         return step.folder / f"{job.partition('.')[0]}_0_log.err"
 
     def end(self) -> None:
         """Terminate all jobs; submitit's process passes the signal on."""
-        for job in (*self._jobs, *self._attached):
+        for job in (*self._processes, *self._attached):
             if self.state(job).name == "RUNNING":
                 os.kill(int(job.partition(".")[0]), signal.SIGTERM)
 
@@ -131,7 +118,7 @@ class _Process:
         try:
             return self._pool.submit(function, *args).result()
         except BrokenExecutor as error:
-            raise WorkerLost(last_line(self._log)) from error
+            raise WorkerLost(self._log) from error
 
 
 _at_work = threading.Lock()  # in a worker
@@ -156,19 +143,6 @@ def _end_after_driver() -> None:
         driver.join()
     with _at_work:  # a stage that is under way leaves its outcome to the next driver
         os._exit(0)
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C, which is meant for the driver."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def import_submitit() -> Any:

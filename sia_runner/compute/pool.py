@@ -1,8 +1,8 @@
 """Run the short steps of a candidate in lasting worker processes instead of a job each, which costs a second and more.
 
-What a worker is, its source says: a process of this machine (`local`) or a step of one SLURM allocation (`allocation`).
-A stage leaves its outcome in a file and holds a lease meanwhile, as in a job of its own (see task.py): so a stage whose
-worker was lost may run again, and what a killed driver left behind is found by the next one.
+A worker is a process of this machine (`local`) or a step of one SLURM allocation (`allocation`). A stage leaves its
+outcome in a file and holds a lease meanwhile, as in a job of its own: if its worker was lost it may run again, and what
+a killed driver left behind is found by the next one.
 """
 
 import threading
@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import Protocol
 
-from sia_runner.compute.jobs import LOST, Cluster, JobState
+from sia_runner.compute.jobs import LOST, Cluster, JobState, last_lines
 from sia_runner.compute.protocol import ComputeStep
 from sia_runner.compute.task import StageJob, read_outcome
 from sia_runner.store.lease import lease_is_held
@@ -29,13 +29,10 @@ _LOST_FILE = "workers.err"  # in the folder of a step: why no worker could end i
 
 
 class WorkerLost(Exception):
-    """The end of a worker before its stage; the message is the last line that it wrote.
+    """The end of a worker before its stage, with its last line; `state`: of the place of all workers, if that ended."""
 
-    `state`: how the place ended in which all workers run, where that was the reason.
-    """
-
-    def __init__(self, last: str, state: str = "") -> None:
-        super().__init__(last)
+    def __init__(self, log: Path, state: str = "") -> None:
+        super().__init__((last_lines(log) or ["nothing"])[-1])
         self.state = state
 
 
@@ -49,11 +46,9 @@ class Worker(Protocol):
 
     def run(self, task: StageJob) -> None:
         """Run a stage to its end; raise WorkerLost when the process ends before."""
-        ...
 
     def end(self) -> None:
         """End the process."""
-        ...
 
 
 class _Slot:
@@ -191,9 +186,3 @@ class PooledCluster(Cluster):
             self._close()
         for slot in free:
             self._free.put(slot)
-
-
-def last_line(log: Path) -> str:
-    """Return the last line that a worker left on its standard error."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing"

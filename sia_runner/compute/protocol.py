@@ -1,7 +1,4 @@
-"""The interface of a place to compute.
-
-Implementations: `inline`, `local`, `slurm`.
-"""
+"""The interface of a place to compute: `inline`, `local` and `slurm`."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,10 +16,7 @@ class ComputeError(RunnerError):
 
 
 class JobStopped(Exception):
-    """A job that ended without a result, for a reason that a person has to look at.
-
-    Nothing is lost: the run stops and can be resumed. The message is one line that says what to change.
-    """
+    """A job that ended without a result: the run stops and can be resumed; the message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +40,6 @@ class Compute(Protocol):
 
     def check(self, kinds: Iterable[str]) -> None:
         """Raise ComputeError where stages of these kinds cannot run as configured, before anything starts."""
-        ...
 
     def call(self, step: ComputeStep, stage: Callable[..., R], *args: Any) -> R:
         """Run one stage to its end and return its result; what it raises is raised here. Raises Stopped."""
@@ -54,7 +47,6 @@ class Compute(Protocol):
 
     def end(self) -> None:
         """End all processes of this machine, after an interrupt while other threads wait for steps."""
-        ...
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Run independent pieces of one stage, as many at once as configured; results in the order of `items`."""

@@ -1,31 +1,22 @@
 """Run stages as jobs on a SLURM cluster, through submitit.
 
-One squeue follows all jobs of this process, on a thread of its own. No answer of squeue is no news: a controller that
-is away for minutes loses nothing. A job that squeue does not list any more is over; sacct reports how it ended where
-the cluster has accounting. Elsewhere it is lost, unless it left an outcome.
+One squeue follows all jobs of this process; no answer is no news. A job that it lists no more is over: sacct reports
+how it ended where the cluster has accounting, and elsewhere it is lost, unless it left an outcome.
 """
 
-import math
 import os
 import shlex
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sia_runner.compute.allocation import (
-    AGAIN,
-    PATIENCE,
-    TRANSIENT_ERRORS,
-    Allocation,
-    environment_outside_jobs,
-    run_command,
-)
+from sia_runner.compute import allocation
+from sia_runner.compute.allocation import environment_outside_jobs, run_command
 from sia_runner.compute.jobs import LOST, Cluster, JobCompute, JobState
 from sia_runner.compute.local import import_submitit
 from sia_runner.compute.pool import PooledCluster
@@ -40,10 +31,7 @@ _PLACES = 60.0  # seconds between two looks at all that waits, which may be many
 
 
 class QueueMonitor:
-    """A thread that queries squeue while jobs are followed.
-
-    `state(job)` is quick and never blocks; the first call starts the thread, which ends when no job is followed.
-    """
+    """A thread that queries squeue while jobs are followed: the first `state`, which never blocks, starts it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -90,14 +78,14 @@ class QueueMonitor:
             time.sleep(min(_LATEST, max(_SOONEST, youngest / _YOUNG)))
 
     def _ask(self, jobs: Collection[str]) -> dict[str, JobState]:
-        """Query the states of jobs; leave out those without an answer."""
+        """Query the states of jobs, of finished ones where there is accounting; empty without an answer."""
         states = self._squeue(sorted(jobs))
-        if states is None:
-            return {}
-        missing = [job for job in jobs if job not in states]
-        if not missing:
-            return states
-        past = self._sacct(missing)
+        missing = [] if states is None else [job for job in jobs if job not in states]
+        if states is None or not missing:
+            return states or {}
+        options = ["-X", "--noheader", "--parsable2", "--format=JobID,State"]
+        answer = run_command(["sacct", *options, f"--jobs={','.join(missing)}"])
+        past = {} if answer is None or answer.returncode else _parse_states(answer.stdout, missing)
         return states | {job: past.get(job, JobState(LOST)) for job in missing}
 
     def _with_places(self, states: dict[str, JobState], oldest: float) -> dict[str, JobState]:
@@ -117,19 +105,9 @@ class QueueMonitor:
             return None
         return _parse_states(answer.stdout, jobs)
 
-    def _sacct(self, jobs: Sequence[str]) -> dict[str, JobState]:
-        """Return the states of finished jobs; empty where there is no accounting."""
-        answer = run_command(
-            ["sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(jobs)}"]
-        )
-        return {} if answer is None or answer.returncode else _parse_states(answer.stdout, jobs)
-
 
 def queue_positions(queues: Sequence[str]) -> dict[str, str]:
-    """Map each pending job to its place in its partition, by priority: ``3 of 17``.
-
-    A job that waits in several partitions counts in each.
-    """
+    """Map each pending job to its place in its partition, by priority, as ``3 of 17``."""
     waiting = ["squeue", "--noheader", "--all", "--states=PENDING", "--sort=-p,i", "--format=%i"]
     positions: dict[str, str] = {}
     for queue in queues:
@@ -141,33 +119,23 @@ def queue_positions(queues: Sequence[str]) -> dict[str, str]:
 
 def _parse_states(text: str, jobs: Collection[str]) -> dict[str, JobState]:
     """Parse lines of `id|STATE|reason|start|partition`, or `id|STATE`; sacct writes ``CANCELLED by 0``."""
-    rows = [line.split("|") for line in text.splitlines() if "|" in line]
-    return {row[0]: _job_state(*row[1:]) for row in rows if row[0] in jobs}
-
-
-def _job_state(name: str, reason: str = "", start: str = "", queue: str = "") -> JobState:
-    return JobState(name.partition(" ")[0], reason, "" if start == "N/A" else start, queue)
+    states = {}
+    for line in text.splitlines():
+        job, *fields = line.split("|")
+        if fields and job in jobs:
+            name, reason, start, queue = (*fields, "", "", "")[:4]
+            states[job] = JobState(name.partition(" ")[0], reason, "" if start == "N/A" else start, queue)
+    return states
 
 
 def sbatch_parameters(resources: StageResources, warning: int) -> dict[str, Any]:
-    """Return the parameters of submitit's slurm executor.
-
-    `warning`: USR2 is sent that many seconds before the time limit.
-    """
-    extra: dict[str, Any] = {"requeue": True}  # after a preemption or a broken node
-    if resources.reservation:
-        extra["reservation"] = resources.reservation
-    options = {
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
+    """Return the parameters of submitit's slurm executor; `warning`: seconds of USR2 before the time limit."""
+    extra = {"reservation": resources.reservation} if resources.reservation else {}
+    options = {name: getattr(resources, name) for name in allocation.NAMED} | {
         "cpus_per_task": resources.cpus,
         "mem": f"{int(resources.memory_gb * 1024)}M" if resources.memory_gb else None,
         "gres": f"gpu:{resources.gpus}" if resources.gpus else None,
         "time": resources.minutes,
-        "constraint": resources.constraint,
-        "nodelist": resources.nodelist,
-        "exclude": resources.exclude,
         # a step does not inherit the processors of its job
         "srun_args": [f"--cpus-per-task={resources.cpus}"] if resources.cpus else None,
     }
@@ -176,49 +144,17 @@ def sbatch_parameters(resources: StageResources, warning: int) -> dict[str, Any]
         "wckey": None,
         "signal_delay_s": warning,
         "setup": [*_exports(), *(resources.setup or [])],
-        "additional_parameters": extra | (resources.extra or {}),
+        "additional_parameters": {"requeue": True, **extra, **(resources.extra or {})},  # after a preemption too
     }
 
 
-def step_options(resources: StageResources) -> list[str]:
-    """Return srun's options for a step with the resources of one stage."""
-    cpus = resources.cpus or 1
-    options = ["--ntasks=1", "--nodes=1", f"--cpus-per-task={cpus}"]
-    if resources.memory_gb:
-        options.append(f"--mem-per-cpu={math.ceil(resources.memory_gb * 1024 / cpus)}M")
-    return [*options, f"--gpus-per-task={resources.gpus}"] if resources.gpus else options
-
-
-def allocation_options(resources: StageResources, slots: int, warning: int) -> list[str]:
-    """Return salloc's options for an allocation with room for `slots` steps."""
-    names = ("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude")
-    named = {name: getattr(resources, name) for name in names} | (resources.extra or {})
-    return [
-        f"--ntasks={slots}",
-        *step_options(resources)[2:],
-        "--job-name=sia:pool",
-        f"--time={resources.minutes}",
-        f"--signal=USR2@{warning}",
-        *(f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items() if value is not None),
-    ]
-
-
 def _exports() -> list[str]:
-    """Return shell lines with the driver's paths, for clusters where sbatch passes no environment on.
-
-    They hold no keys: this is a file.
-    """
+    """Return shell lines with the driver's paths, and no keys, for clusters where sbatch passes no environment on."""
     root = Path(__file__).resolve().parents[2]
     paths = [] if root.name == "site-packages" else [str(root)]
     paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     path = os.pathsep.join(dict.fromkeys(paths))
     return [f"export PYTHONPATH={shlex.quote(path)}", f"export SIA_CACHE={shlex.quote(str(cache_dir()))}"]
-
-
-def sbatch_error_line(error: BaseException) -> str:
-    """Return sbatch's line of an error that submitit raised."""
-    lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
-    return lines[-1] if lines else (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 _HELD = ("JobHeldUser", "JobHeldAdmin")
@@ -235,26 +171,15 @@ class Slurm(JobCompute):
     def __init__(
         self, workers: int, site: str, warn_seconds: int, resources: dict[str, Any], pool: int | None = None
     ) -> None:
-        """Take the resources of each kind of stage.
-
-        `site` is for readers of the configuration: its profile has filled `resources` in.
-        """
-        super().__init__(workers)
+        """Take the resources of each kind of stage, which the profile of `site` has filled in."""
         self._resources = ResourcesByStage.model_validate(resources)
         self._warning = warn_seconds
-        self._allocation: list[str] = []  # salloc's options
-        self._cluster: Cluster = _Slurm(self)
+        self._pool: allocation.Allocation | None = None
+        cluster: Cluster = _Slurm(self.parameters)
         if pool:
-            run, warning = self._resources.of("run"), self._warning_of("run")
-            self._allocation = allocation_options(run, pool, warning)
-            setup, limit = [*_exports(), *(run.setup or [])], 60.0 * (run.minutes or 1)
-            allocation = Allocation(self._allocation, step_options(run), setup, limit, warning)
-            self._cluster = PooledCluster(self._cluster, pool, allocation.start, allocation.close)
-
-    @property
-    def cluster(self) -> Cluster:
-        """The cluster, or the worker pool in front of it."""
-        return self._cluster
+            self._pool = allocation.Allocation(self._resources.of("run"), pool, self._warning_of("run"), _exports())
+            cluster = PooledCluster(cluster, pool, self._pool.start, self._pool.close)
+        super().__init__(workers, cluster)
 
     def check(self, kinds: Iterable[str]) -> None:
         """Raise ComputeError where sbatch is missing or would refuse a job of one of these kinds."""
@@ -270,8 +195,8 @@ class Slurm(JobCompute):
                 script = _make_sbatch_string(command="true", folder="/tmp", **parameters)  # noqa: S108 - never written
                 _test_submission(f"compute.resources.{kind}", [], script)
                 tried.append(parameters)
-        if self._allocation:
-            _test_submission("compute.pool", self._allocation, "#!/bin/sh\ntrue\n")
+        if self._pool:
+            _test_submission("compute.pool", self._pool.options, "#!/bin/sh\ntrue\n")
 
     def parameters(self, kind: str) -> dict[str, Any]:
         """Return the parameters of submitit's slurm executor for jobs of `kind`."""
@@ -300,37 +225,33 @@ def _test_submission(key: str, options: list[str], script: str) -> None:
         raise ComputeError(f"{key}: sbatch says: {why}")
 
 
-class _Slurm(Cluster):
-    """The `jobs.Cluster` of SLURM."""
-
-    def __init__(self, owner: Slurm) -> None:
-        self._owner, self._watch = owner, QueueMonitor()
-        self.state, self.forget = self._watch.state, self._watch.forget
+class _Slurm(QueueMonitor, Cluster):
+    def __init__(self, parameters: Callable[[str], dict[str, Any]]) -> None:
+        super().__init__()
+        self._parameters = parameters
 
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         """Submit a job, waiting while the controller is away or the user's queue is full."""
         executor = import_submitit().SlurmExecutor(step.folder)
-        executor.update_parameters(**self._owner.parameters(step.kind), job_name=f"sia:{step.key}")
-        until, reported = time.monotonic() + PATIENCE, False
+        executor.update_parameters(**self._parameters(step.kind), job_name=f"sia:{step.key}")
+        until, reported = time.monotonic() + allocation.PATIENCE, False
         while True:
             try:
-                with _submitting():
+                with _environment, import_submitit().helpers.clean_env():
                     return str(executor.submit(task).job_id)
             except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
-                why = sbatch_error_line(error)
-                transient = TRANSIENT_ERRORS.search(why)
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+                why = ([line for line in lines if "error" in line.lower()] or lines)[-1]
+                transient = allocation.TRANSIENT_ERRORS.search(why)
                 if not transient or time.monotonic() > until:
                     raise JobStopped(f"{step.key}: sbatch refused the job: {why}") from error
             if not reported:
                 reported = True
                 step.say(f"{step.key}: sbatch says: {why}; it is tried again")
-            time.sleep(AGAIN)
-
-    def attach(self, step: ComputeStep, job: str) -> None:
-        """Do nothing: squeue knows a job by its id."""
+            time.sleep(allocation.AGAIN)
 
     def waiting(self, state: JobState | None, seconds: float) -> str:
-        if self._watch.silence() > _LONG:
+        if self.silence() > _LONG:
             return f"is waited for, though SLURM has not answered for {_LONG:.0f} s"
         if state is None or state.name != "PENDING":
             return ""
@@ -342,9 +263,3 @@ class _Slurm(Cluster):
 
     def log(self, step: ComputeStep, job: str) -> Path:
         return step.folder / f"{job}_0_log.err"
-
-
-@contextmanager
-def _submitting() -> Iterator[None]:
-    with _environment, import_submitit().helpers.clean_env():
-        yield

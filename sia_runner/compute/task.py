@@ -1,8 +1,7 @@
 """Run a stage in its job: never two at once, to one outcome, whatever the cluster sends meanwhile.
 
-The outcome is a file in the step's folder, written once. Only this file decides. The cluster may start a job twice,
-and the driver may have been away; a process that finds the outcome of a stage that returned does not run the stage
-again.
+Only the outcome decides, a file in the step's folder that is written once: a process that finds that of a stage that
+returned does not run the stage again.
 """
 
 import os
@@ -12,8 +11,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +33,16 @@ class StageOutcome:
     value: Any  # the result, a frozen exception, or why the stage was cut
 
     def result(self) -> Any:
-        """Return the stage's result, or raise what the stage raised, as it was."""
-        if self.kind == RAISED:
-            raise rebuild_error(self.value)
-        return self.value
+        """Return the stage's result, or raise what the stage raised, with its traceback in the job as a note."""
+        if self.kind != RAISED:
+            return self.value
+        kind, args, state, text = self.value
+        error = kind.__new__(kind, *args)
+        if not isinstance(error, OSError):
+            error.args = args
+        error.__dict__.update(state)
+        error.add_note(f"in the job:\n{text}")
+        raise error
 
 
 def outcome_file(folder: Path) -> Path:
@@ -51,20 +56,12 @@ def write_outcome(folder: Path, outcome: StageOutcome) -> None:
 
 
 def read_outcome(folder: Path) -> StageOutcome | None:
-    """Return the outcome; None while there is none.
-
-    One that an earlier version left, whose classes have other names now, is none: the step runs again.
-    """
+    """Return the outcome; None while there is none."""
     try:
         raw = outcome_file(folder).read_bytes()
         return pickle.loads(raw)  # noqa: S301 - our own file: no sandbox can write in this folder
-    except (FileNotFoundError, ImportError, AttributeError):
+    except (FileNotFoundError, ImportError, AttributeError):  # or one of a version whose classes had other names
         return None
-
-
-def clear_outcome(folder: Path) -> None:
-    """Remove the outcome, if there is one."""
-    outcome_file(folder).unlink(missing_ok=True)
 
 
 def error_outcome(error: BaseException) -> StageOutcome:
@@ -79,27 +76,13 @@ def error_outcome(error: BaseException) -> StageOutcome:
     return StageOutcome(RAISED, frozen)
 
 
-def rebuild_error(frozen: tuple[type[BaseException], tuple[Any, ...], dict[str, Any], str]) -> BaseException:
-    """Rebuild the exception of a stage, with its traceback in the job as a note."""
-    kind, args, state, text = frozen
-    error = kind.__new__(kind, *args)
-    if not isinstance(error, OSError):
-        error.args = args
-    error.__dict__.update(state)
-    error.add_note(f"in the job:\n{text}")
-    return error
-
-
 TIME_LIMIT, PREEMPTED = "time limit", "preempted"
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # from outside, and of the cluster before it ends a job
 _EARLY = 75.0  # seconds: SLURM may signal so much before it was asked to
 
 
-class _Cut(BaseException):
-    """A signal of the cluster that this job must leave; no stage handles it, because it is no Exception."""
-
-
-class _Terminated(BaseException):
-    """A signal from outside that ends the job; the cluster knows the reason."""
+class _Signalled(BaseException):
+    """A signal that this job must leave, with the reason; no stage handles it, because it is no Exception."""
 
 
 @dataclass
@@ -116,102 +99,67 @@ class StageJob:
     environment: Mapping[str, str | None] | None = None  # variables that the way here changed
 
     def __call__(self) -> None:
-        """Run the stage, in the job, and write its outcome.
-
-        There is none where the cluster will start the job again or knows the reason better itself.
-        """
+        """Run the stage and write its outcome, unless the cluster starts the job again or knows the reason itself."""
         began, before = time.monotonic(), checkpoint_marks(self.progress)
-        self._restore()
-        handlers = {signal.SIGTERM: _terminated, signal.SIGUSR2: lambda *_: self._cut(began, before)}
-        earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        try:
-            self._run_once()
-            for number, handler in earlier.items():  # a worker goes on
-                signal.signal(number, handler)
-        except _Cut as cut:
-            if cut.args[0] == TIME_LIMIT or not _requeued():
-                write_outcome(self.folder, StageOutcome(CUT, cut.args[0]))
-            _leave(f"cut: {cut.args[0]}")
-        except _Terminated:
-            _leave("terminated")
-
-    def _run_once(self) -> None:
-        """Run the stage unless an earlier start of this job, or one that was thought lost, has finished it."""
-        with _exclusive(self.folder):
-            earlier = read_outcome(self.folder)
-            if earlier is not None and earlier.kind == RETURNED:
-                return
-            try:
-                write_outcome(self.folder, StageOutcome(RETURNED, self.entry(self.stage, *self.args)))
-            except (_Cut, _Terminated):
-                raise
-            except BaseException as error:  # noqa: BLE001 - Interrupted too: the driver decides what it means
-                write_outcome(self.folder, error_outcome(error))
-
-    def _cut(self, began: float, before: object) -> None:
-        """Handle USR2: the time limit comes near, or the job is preempted."""
-        _ignore_more()
-        remaining = None if self.seconds is None else self.seconds - (time.monotonic() - began)
-        near = remaining is not None and remaining < self.warning + _EARLY
-        raise _Cut(TIME_LIMIT if near and checkpoint_marks(self.progress) == before else PREEMPTED)
-
-    def _restore(self) -> None:
         for name, value in (self.environment or {}).items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
+        def leave(number: int, _frame: object) -> None:
+            # a requeue terminates the very step that asked for it; `scontrol` inherits this and can end before
+            for further in _SIGNALS:
+                signal.signal(further, signal.SIG_IGN)
+            if number == signal.SIGTERM:
+                raise _Signalled("")
+            remaining = float("inf") if self.seconds is None else self.seconds - (time.monotonic() - began)
+            near = remaining < self.warning + _EARLY
+            raise _Signalled(TIME_LIMIT if near and checkpoint_marks(self.progress) == before else PREEMPTED)
+
+        earlier = {number: signal.signal(number, leave) for number in _SIGNALS}
+        try:
+            self._run_once()
+            for number, handler in earlier.items():  # a worker goes on
+                signal.signal(number, handler)
+        except _Signalled as signalled:
+            why = signalled.args[0]  # empty for a signal from outside: the cluster knows the reason
+            if why and (why == TIME_LIMIT or not _requeued()):
+                write_outcome(self.folder, StageOutcome(CUT, why))
+            print("job left:", f"cut: {why}" if why else "terminated", file=sys.stderr, flush=True)
+            os._exit(1)  # at once: threads may still wait for their sandboxes, which end with this process
+
+    def _run_once(self) -> None:
+        """Run the stage unless an earlier start of this job, or one that was thought lost, has finished it."""
+        with ExitStack() as stack:
+            while True:  # until no other start of the same step is alive
+                try:
+                    stack.enter_context(RunLease(self.folder))
+                    break
+                except LeaseHeldError:
+                    time.sleep(1.0)
+            earlier = read_outcome(self.folder)
+            if earlier is not None and earlier.kind == RETURNED:
+                return
+            try:
+                write_outcome(self.folder, StageOutcome(RETURNED, self.entry(self.stage, *self.args)))
+            except _Signalled:
+                raise
+            except BaseException as error:  # noqa: BLE001 - Interrupted too: the driver decides what it means
+                write_outcome(self.folder, error_outcome(error))
+
 
 def checkpoint_marks(progress: Path | None) -> object:
-    """Return a value that changes when the stage writes another checkpoint.
-
-    A stage that writes checkpoints resumes there, so that it may be started again as often as it takes.
-    """
+    """Return a value that changes when the stage writes another checkpoint, from which it can be resumed."""
     if progress is None:
         return None
     return sorted(path.name for path in progress.glob("*")) if progress.is_dir() else []
 
 
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Wait until no other start of the same step is alive."""
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(RunLease(folder))
-                break
-            except LeaseHeldError:
-                time.sleep(1.0)
-        yield
-
-
-def _terminated(*_: object) -> None:
-    _ignore_more()
-    raise _Terminated
-
-
-def _ignore_more() -> None:
-    """Ignore further signals: the job leaves already.
-
-    A requeue terminates the very step that asked for it; `scontrol` inherits this and can end before it is killed.
-    """
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def _requeued() -> bool:
     """Ask SLURM to start this job again; return False where it does not."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return False
     try:
-        return subprocess.run(["scontrol", "requeue", job], check=False, timeout=30).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
+        command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
+        return subprocess.run(command, check=False, timeout=30).returncode == 0
+    except (KeyError, OSError, subprocess.TimeoutExpired):  # no job of SLURM, or no answer
         return False
-
-
-def _leave(why: str) -> None:
-    """Exit at once: threads may still wait for their sandboxes, which end with this process."""
-    print(f"job left: {why}", file=sys.stderr, flush=True)
-    os._exit(1)

@@ -11,12 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sia_runner.sandbox import driver, seccomp
-from sia_runner.sandbox.driver import CONTAINER_WORK, FIRST_PROCESS, container_plan, image_folder, run_job
-from sia_runner.sandbox.protocol import SandboxError, SandboxJob, SandboxResult
+from sia_runner.sandbox import driver
+from sia_runner.sandbox.protocol import Sandbox, SandboxError, SandboxJob, SandboxResult
 
 
-class Apptainer:
+class Apptainer(Sandbox):
     """The `apptainer` sandbox: each job runs in a container of one image file."""
 
     name = "apptainer"
@@ -30,29 +29,25 @@ class Apptainer:
         """Raise SandboxError when this backend cannot work here."""
         _program()
         _image(self._image)
-        if not seccomp.has_call_table():
-            raise SandboxError(f"there is no system call table for this processor ({os.uname().machine})")
-        problem = driver.probe_failure(self, door)
-        if problem:
-            raise SandboxError(problem)
+        driver.try_out(self, door)
 
     def gaps(self, *, door: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
-        del door  # opens nothing else here
         return driver.kernel_gaps("containers share", "what lies in the container's /tmp is")
 
     def versions(self) -> dict[str, str]:
         """Return the image, its hash and apptainer's version."""
-        return {"image": self._image, "id": _identity(_image(self._image)), "engine": _version()}
+        identity = _identity(_image(self._image))
+        answer = subprocess.run([_program(), "--version"], capture_output=True, text=True, check=False, timeout=30)
+        return {"image": self._image, "id": identity, "engine": answer.stdout.strip()}
 
     def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
-        return run_job(job, self._plan)
+        return driver.run_job(job, self._plan)
 
     def _plan(self, job: SandboxJob) -> dict[str, Any]:
-        uid = driver.unprivileged_uid() if os.geteuid() == 0 else None
-        plan, visible = container_plan(job, uid, kind="apptainer")
-        image = os.fspath(_image(self._image))
+        plan, visible = driver.container_plan(job, kind="apptainer")
+        image, uid = os.fspath(_image(self._image)), plan["launch"]["uid"]
         plan["apptainer"] = arguments(_program(), image, visible, plan["work"], uid=uid, gpus=bool(self._gpus))
         return plan
 
@@ -60,35 +55,23 @@ class Apptainer:
 def arguments(
     program: str, image: str, visible: dict[str, str], work: str, *, uid: int | None, gpus: bool
 ) -> list[str]:
-    """Build the command line.
-
-    Nothing of the host is left to apptainer's configuration: no home, no bound folders, no environment.
-    """
-    words = [
-        program,
-        "--silent",
-        "exec",
-        "--containall",
-        "--cleanenv",
-        "--no-eval",
-        "--no-mount",
-        "bind-paths,hostfs,cwd",
-    ]
-    words += ["--net", "--network", "none", "--hostname", "sandbox", "--pwd", "/", "--drop-caps", "all", "--no-privs"]
+    """Build a command that leaves nothing of the host (home, folders, environment) to apptainer's configuration."""
+    words = [program, "--silent", "exec", "--containall", "--cleanenv", "--no-eval"]
+    words += ["--no-mount", "bind-paths,hostfs,cwd", "--net", "--network", "none", "--hostname", "sandbox"]
+    words += ["--pwd", "/", "--drop-caps", "all", "--no-privs"]
     if uid is not None:
         words += ["--security", f"uid:{uid}", "--security", f"gid:{uid}"]
     if gpus:
         words.append("--nv")
     for inside, source in visible.items():
         words += ["--mount", _mount(source, inside) + ",ro"]
-    return [*words, "--mount", _mount(work, CONTAINER_WORK), image, *FIRST_PROCESS]
+    return [*words, "--mount", _mount(work, driver.WORK), image, *driver.FIRST_PROCESS]
 
 
 def _mount(source: str, inside: str) -> str:
     """Return a --mount option as quoted comma-separated values: a path may hold a comma."""
-    return ",".join(
-        '"' + part.replace('"', '""') + '"' for part in ("type=bind", f"source={source}", f"destination={inside}")
-    )
+    parts = ("type=bind", f"source={source}", f"destination={inside}")
+    return ",".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 
 def _program() -> str:
@@ -101,8 +84,9 @@ def _image(name: str) -> Path:
     path = Path(name)
     if not path.exists():
         raise SandboxError(
-            f"sandbox.image={name}: no such file or folder; make it where there is Docker: docker build -t "
-            f"sia-runner-sandbox {image_folder()} && apptainer build {name} docker-daemon:sia-runner-sandbox:latest"
+            f"sandbox.image={name}: no such file or folder; make it where there is Docker: docker build "
+            f"-t sia-runner-sandbox {driver.IMAGE_FOLDER} && "
+            f"apptainer build {name} docker-daemon:sia-runner-sandbox:latest"
         )
     return path.resolve()
 
@@ -114,9 +98,3 @@ def _identity(image: Path) -> str:
         return "folder"
     with image.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-@lru_cache(maxsize=1)
-def _version() -> str:
-    output = subprocess.run([_program(), "--version"], capture_output=True, text=True, check=False, timeout=30).stdout
-    return output.strip()

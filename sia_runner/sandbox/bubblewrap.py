@@ -6,76 +6,48 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sia_runner.sandbox import driver, interpreter, seccomp, workdir
-from sia_runner.sandbox.driver import base_plan, harness_command, harness_environment, relay_plan, run_job
+from sia_runner.sandbox import driver, interpreter
 from sia_runner.sandbox.launch import ARGS_FD, OURS
-from sia_runner.sandbox.protocol import SandboxError, SandboxJob, SandboxResult
+from sia_runner.sandbox.protocol import Sandbox, SandboxError, SandboxJob, SandboxResult
 
-_HERE = Path(__file__).resolve().parent
-_HARNESS, _DATA, _WORK, _LAUNCH = "/sandbox/harness", "/sandbox/data", "/sandbox/work", "/sandbox/launch.py"
-_GATEWAY = "/sandbox/gateway.sock"
 _SMALL_MB = 64  # of /tmp and of /dev/shm, each
 
 
-class Bubblewrap:
+class Bubblewrap(Sandbox):
     """The `bubblewrap` sandbox."""
 
     name = "bubblewrap"
 
     def check(self, *, door: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
-        problem = _problem(door)
-        if problem:
-            raise SandboxError(problem)
+        _check(door)
 
     def gaps(self, *, door: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
-        del door  # opens nothing else here
         return driver.kernel_gaps("bubblewrap shares", f"{2 * _SMALL_MB} MiB in /tmp and /dev/shm are")
-
-    def versions(self) -> dict[str, str]:
-        """Return nothing: a harness sees this machine's own Python."""
-        return {}
 
     def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
-        return run_job(job, _plan)
+        return driver.run_job(job, _plan)
 
 
 def _plan(job: SandboxJob) -> dict[str, Any]:
     python = interpreter.python_path(job)
     uid = driver.unprivileged_uid() if os.geteuid() == 0 else None
-    calls = seccomp.filter_program(sockets="namespace", own_files=True)
-    launch = {
-        "argv": harness_command(python, _HARNESS, job, _DATA, _WORK),
-        "env": harness_environment(job, python, _WORK, "/tmp"),  # noqa: S108 (the sandbox's own)
-        "cwd": _WORK,
-        "uid": uid,
-        "filter": calls,
-        "door": relay_plan(job, _GATEWAY, "namespace", calls),
-        "pdeathsig": False,  # bwrap --die-with-parent
-    }
     # Since Linux 5.14 a user namespace counts its own processes.
-    plan = base_plan(job, launch=launch, shared_uid=uid is None and driver.kernel_version() < (5, 14))
-    sources = {_HARNESS: os.fspath(job.harness.resolve()), _DATA: os.fspath(job.data.resolve())}
-    if uid is not None:
-        workdir.copy_private(sources, plan)
-    ours = _relay_files(os.fspath(job.door.socket.resolve())) if job.door else {}
-    arguments = _arguments(python, sources, ours, plan["work"], as_root=uid is not None)
-    plan["bubblewrap"] = [_program(), "--args", str(ARGS_FD), python, "-I", "-S", "-E", _LAUNCH]
+    plan = driver.base_plan(job, python, uid=uid, shared_uid=uid is None and driver.kernel_version() < (5, 14))
+    modules = ("launch.py", "relay.py") if job.door else ("launch.py",)
+    files = driver.read_only_files(job, plan, modules, ("passwd", "group", "hosts"))
+    arguments = _arguments(python, files, plan["work"], as_root=uid is not None)
+    program = f"{OURS}/sia_runner/sandbox/launch.py"
+    plan["bubblewrap"] = [_program(), "--args", str(ARGS_FD), python, "-I", "-S", "-E", program]
     plan["arguments"] = b"\0".join(os.fsencode(argument) for argument in arguments)
     return plan
 
 
-def _relay_files(socket: str) -> dict[str, str]:
-    """Map paths inside to the relay's modules, laid out as their package, and to the gateway's socket."""
-    modules = {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in ("relay.py",)}
-    return {**modules, _GATEWAY: socket}
-
-
-def _arguments(python: str, sources: dict[str, str], ours: dict[str, str], work: str, *, as_root: bool) -> list[str]:
+def _arguments(python: str, files: dict[str, str], work: str, *, as_root: bool) -> list[str]:
     visible = interpreter.visible_paths(python)
-    interpreter.refuse_visible([work, *sources.values()], visible)
+    interpreter.refuse_visible([work, files[driver.HARNESS], files[driver.DATA]], visible)
     small = ["--perms", "1777", "--size", str(_SMALL_MB << 20), "--tmpfs"]
     arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     if as_root:  # launch.py changes to a stranger's uid, then nothing has any capability
@@ -93,15 +65,13 @@ def _arguments(python: str, sources: dict[str, str], ours: dict[str, str], work:
             arguments += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             binds[path] = path
-    binds |= {path: path for path in visible}
-    binds |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in ("passwd", "group", "hosts")}
-    binds |= {_LAUNCH: os.fspath(_HERE / "launch.py"), **ours, **sources}
+    binds |= {path: path for path in visible} | files
     # bwrap would make the folders on the way for root alone
     for folder in sorted({os.fspath(parent) for path in binds for parent in Path(path).parents} - {"/"}):
         arguments += ["--perms", "0755", "--dir", folder]
     for inside, source in binds.items():
         arguments += ["--ro-bind", source, inside]
-    return [*arguments, "--bind", work, _WORK, "--remount-ro", "/dev", "--remount-ro", "/"]
+    return [*arguments, "--bind", work, driver.WORK, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
 def _program() -> str:
@@ -114,17 +84,7 @@ def _options() -> str:
 
 
 @lru_cache(maxsize=2)
-def _problem(door: bool) -> str:
-    """Explain in one line why bubblewrap does not work here; return an empty string when a trial job ran in it.
-
-    With `door` the trial job also connects to a socket outside.
-    """
-    try:
-        options = _options()
-    except SandboxError as error:
-        return str(error)
-    if "--size" not in options:
-        return "this bubblewrap is too old; 0.6 or newer is needed"
-    if not seccomp.has_call_table():
-        return f"there is no system call table for this processor ({os.uname().machine}); x86_64 and aarch64 have one"
-    return driver.probe_failure(Bubblewrap(), door)
+def _check(door: bool) -> None:
+    if "--size" not in _options():
+        raise SandboxError("this bubblewrap is too old; 0.6 or newer is needed")
+    driver.try_out(Bubblewrap(), door)

@@ -1,7 +1,4 @@
-"""Exact memory and process limits where a cgroup may be made here: v2 where delegated, v1 as root.
-
-`create` returns None where it may not; the watchdog and rlimits then hold the limits alone.
-"""
+"""Exact memory and process limits where a cgroup may be made here: v2 where delegated, v1 as root."""
 
 import os
 import time
@@ -11,10 +8,7 @@ _PREFIX = "sia-"
 
 
 class Cgroup:
-    """One cgroup with limits of memory and processes.
-
-    `memory`, `pids` and `cpu` are the same folder in v2, folders of several hierarchies in v1.
-    """
+    """One cgroup with limits: `memory`, `pids` and `cpu` are one folder in v2, of several hierarchies in v1."""
 
     def __init__(self, memory: str, pids: str, version: int, cpu: str = "") -> None:
         self.memory = memory
@@ -49,10 +43,7 @@ class Cgroup:
         return int(counts.get("usage_usec", 0)) / 1e6
 
     def remove(self) -> None:
-        """Remove the cgroup, once every process in it has ended.
-
-        The kernel may take a moment to notice that.
-        """
+        """Remove the cgroup, once every process in it has ended; the kernel may take a moment to notice that."""
         for folder in {self.memory, self.pids}:
             for _ in range(50):
                 if _removed(folder):
@@ -62,20 +53,17 @@ class Cgroup:
 
 def create_cgroup(memory_bytes: int, processes: int, root: str = ROOT) -> Cgroup | None:
     """Make a cgroup with these limits, named after this process; return None where that is not possible."""
-    if os.path.exists(f"{root}/cgroup.controllers"):
-        return _create_v2(memory_bytes, processes, root)
-    return _create_v1(memory_bytes, processes, root)
+    create = _create_v2 if os.path.exists(f"{root}/cgroup.controllers") else _create_v1
+    return create(memory_bytes, processes, root)
 
 
 def cgroup_of(pid: int, root: str = ROOT) -> Cgroup | None:
     """Return the cgroup that another program made for a process; None where it cannot be seen."""
     paths = _paths(pid)
-    if os.path.exists(f"{root}/cgroup.controllers"):
+    version = 2 if os.path.exists(f"{root}/cgroup.controllers") else 1
+    memory, pids, cpu = (f"{root}/{name}{paths.get(name, '')}" for name in ("memory", "pids", "cpuacct"))
+    if version == 2:
         memory = pids = cpu = f"{root}{paths.get('', '')}"
-        version = 2
-    else:
-        memory, pids, cpu = (f"{root}/{name}{paths.get(name, '')}" for name in ("memory", "pids", "cpuacct"))
-        version = 1
     visible = paths and all(os.path.exists(f"{folder}/cgroup.procs") for folder in (memory, pids))
     return Cgroup(memory, pids, version, cpu) if visible else None
 
@@ -109,19 +97,18 @@ def _create_v1(memory_bytes: int, processes: int, root: str) -> Cgroup | None:
         return None
     swap = {"memory.memsw.limit_in_bytes": memory_bytes}
     memory = _make(f"{root}/memory{own['memory']}", {"memory.limit_in_bytes": memory_bytes}, swap)
-    if memory is None:
-        return None
-    pids = _make(f"{root}/pids{own['pids']}", {"pids.max": processes}, {})
-    if pids is None:
+    pids = _make(f"{root}/pids{own['pids']}", {"pids.max": processes}, {}) if memory else None
+    if memory and not pids:
         _removed(memory)
-        return None
-    return Cgroup(memory, pids, 1)
+    return Cgroup(memory, pids, 1) if memory and pids else None
 
 
 def _make(parent: str, limits: dict[str, int], optional: dict[str, int]) -> str | None:
     folder = f"{parent.rstrip('/')}/{_PREFIX}{os.getpid()}"
     try:
-        _sweep(parent)
+        for name in os.listdir(parent):  # those of supervisors that were killed
+            if name.startswith(_PREFIX) and not os.path.exists(f"/proc/{name.removeprefix(_PREFIX)}"):
+                _removed(f"{parent}/{name}")
         os.mkdir(folder)
         for name, value in limits.items():
             _write(f"{folder}/{name}", value)
@@ -132,13 +119,6 @@ def _make(parent: str, limits: dict[str, int], optional: dict[str, int]) -> str 
         _removed(folder)
         return None
     return folder
-
-
-def _sweep(parent: str) -> None:
-    """Remove the cgroups of supervisors that were killed."""
-    for name in os.listdir(parent):
-        if name.startswith(_PREFIX) and not os.path.exists(f"/proc/{name.removeprefix(_PREFIX)}"):
-            _removed(f"{parent}/{name}")
 
 
 def _paths(pid: int | str = "self") -> dict[str, str]:
@@ -166,8 +146,6 @@ def _write(path: str, value: int) -> None:
 def _removed(folder: str) -> bool:
     try:
         os.rmdir(folder)
-    except FileNotFoundError:
-        return True
     except OSError:
-        return False
+        return not os.path.exists(folder)
     return True

@@ -4,18 +4,17 @@ The container's processes are no children of ours, but they are processes of thi
 below the container's first one (`inside`), and its cgroup is read like one of our own. That first process ends when we
 do, because its standard input does.
 
-The client of the engine here makes a few calls of Docker's HTTP API over its Unix socket. The Docker SDK makes the
-request that creates the container (see `docker`); here it would take ten times the memory of a supervisor and a
+The client here makes a few calls of Docker's HTTP API: the SDK would take ten times the memory of a supervisor and a
 quarter of a second of each run.
 """
 
 import _socket
+import contextlib
 import json
-import marshal
 import os
 import time
 
-from sia_runner.sandbox import cgroups, child
+from sia_runner.sandbox import cgroups, child, launch
 
 TYPE_CHECKING = False  # typing would cost milliseconds at every start
 
@@ -33,10 +32,7 @@ class EngineError(OSError):
 
 
 class EngineClient:
-    """A client of one engine.
-
-    `socket`: its path. `version`: of its API, as ``1.41``.
-    """
+    """A client of the engine at a socket; `version`: of its API, as ``1.41``."""
 
     def __init__(self, socket: str, version: str) -> None:
         self._socket = socket
@@ -92,7 +88,11 @@ class EngineClient:
         head, _, content = answer.partition(b"\r\n\r\n")
         code = int(head.split(b" ", 2)[1]) if head else 0
         if not 200 <= code < 400 and code not in allowed:
-            raise EngineError(_complaint(content) or f"the engine answered {code}")
+            try:
+                complaint = " ".join(json.loads(content)["message"].split())[:300]
+            except (ValueError, KeyError, TypeError):
+                complaint = ""
+            raise EngineError(complaint or f"the engine answered {code}")
         return content.decode(errors="replace")
 
     def _connect(self) -> "_socket.socket":
@@ -106,45 +106,19 @@ class EngineClient:
 
 
 class ContainerStream:
-    """The attached streams of one container, taken apart.
-
-    `status`: the bytes of standard error so far.
-    """
+    """The attached streams of one container, taken apart; `status`: the bytes of standard error so far."""
 
     def __init__(self, sock: "_socket.socket") -> None:
-        self._sock = sock
+        self.sock = sock
         self._header = b""
         self._left = 0  # bytes of the current frame still to come
         self._which = 0
         self.status = b""
 
-    def fileno(self) -> int:
-        """Return the descriptor, for polling."""
-        return self._sock.fileno()
-
-    def send(self, data: bytes) -> None:
-        """Write to its standard input."""
-        self._sock.sendall(data)
-
-    def set_timeout(self, seconds: "float | None") -> None:
-        """Set the timeout of reads in seconds; 0: do not wait."""
-        self._sock.settimeout(seconds)
-
-    def finish(self) -> None:
-        """Close its standard input."""
-        try:
-            self._sock.shutdown(_socket.SHUT_WR)
-        except OSError:
-            return  # it has ended
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._sock.close()
-
     def read(self) -> "bytes | None":
         """Read some of its standard output; return None when there is none now, empty bytes at the end."""
         try:
-            data = self._sock.recv(1 << 18)
+            data = self.sock.recv(1 << 18)
         except (BlockingIOError, TimeoutError):
             return None
         except OSError:
@@ -171,86 +145,43 @@ class ContainerStream:
         return bytes(output)
 
 
-def _complaint(body: bytes) -> str:
-    try:
-        return " ".join(json.loads(body)["message"].split())[:300]
-    except (ValueError, KeyError, TypeError):
-        return ""
-
-
 _KILLED = 137  # as a shell says SIGKILL
-_FORMAT = 2  # of marshal: every Python reads it
 _AT_ONCE = 0.5  # seconds in which a container ends by itself once its input has ended
 _PATIENCE = 10.0
 
 
-def start_container(plan: dict) -> "Container":
-    """Create, attach and start a container, and send it the plan.
+class Container:
+    """One sandboxed program in a container. Raises OSError where the engine refuses.
 
     `plan["container"]`: `socket` and `version` of the engine, `request` that creates the container (JSON), `enforced`:
-    whether the engine was seen to hold limits. Raises OSError where the engine refuses.
-    """
-    how, launch = plan["container"], plan["launch"]
-    if plan["shared_uid"]:
-        launch["rlimits"]["RLIMIT_NPROC"] += child.count_threads(os.getuid())  # it counts every thread of a user
-    allowed, locks = child.claim_processors(plan["limits"]["cpus"])
-    engine = EngineClient(how["socket"], how["version"])
-    name = engine.create(how["request"])
-    try:
-        stream = engine.attach(name)
-        pid = engine.start(name)
-        # the engine has changed the user already
-        body = marshal.dumps({**launch, "uid": None, "processors": sorted(allowed), "stays": True}, _FORMAT)
-        stream.send(len(body).to_bytes(4, "big") + body)
-    except BaseException:
-        engine.remove(name)
-        raise
-    return Container(engine, name, stream, pid, cgroups.cgroup_of(pid) if how["enforced"] else None, locks)
-
-
-class FinalCgroupFigures:
-    """The last figures of a cgroup, whose folder disappears with its last process."""
-
-    def __init__(self, group: cgroups.Cgroup) -> None:
-        self._oom_kills, self._peak, self.cpu_seconds = group.oom_kills(), group.peak_bytes(), group.cpu_seconds()
-
-    def oom_kills(self) -> int:
-        """Count the processes that the kernel killed for memory."""
-        return self._oom_kills
-
-    def peak_bytes(self) -> int:
-        """Return the highest memory use."""
-        return self._peak
-
-
-class Container:
-    """One sandboxed program in a container.
-
-    `group`: its cgroup, where the engine was seen to hold its limits; None: they are sampled.
+    whether the engine was seen to hold limits. `group`: its cgroup in that case; None: limits are sampled.
     """
 
-    def __init__(
-        self,
-        engine: EngineClient,
-        name: str,
-        stream: ContainerStream,
-        pid: int,
-        group: "cgroups.Cgroup | None",
-        locks: "list[int]",
-    ) -> None:
-        self.output = stream.fileno()
-        self.group: cgroups.Cgroup | FinalCgroupFigures | None = group
+    def __init__(self, plan: dict) -> None:
+        how, inside = plan["container"], plan["launch"]
+        if plan["shared_uid"]:
+            inside["rlimits"]["RLIMIT_NPROC"] += child.count_threads(os.getuid())  # it counts every thread of a user
+        allowed, self._processor_locks = child.claim_processors(plan["limits"]["cpus"])
+        self._engine = EngineClient(how["socket"], how["version"])
+        self._name = self._engine.create(how["request"])
+        try:
+            self._stream = self._engine.attach(self._name)
+            self._pid = self._engine.start(self._name)
+            # the engine has changed the user already
+            message = launch.pack({**inside, "uid": None, "processors": sorted(allowed), "stays": True})
+            self._stream.sock.sendall(message)
+        except BaseException:
+            self._engine.remove(self._name)
+            raise
+        self.output = self._stream.sock.fileno()
         self.code: int | None = None
-        self._measured = cgroups.cgroup_of(pid)
+        self._measured = cgroups.cgroup_of(self._pid)
+        self.group = self._measured if how["enforced"] else None
+        self._killed_for_memory = False
         self._usage = (0.0, 0)
-        self._engine = engine
-        self._name = name
-        self._stream = stream
-        self._pid = pid
-        self._processor_locks = locks
-        self._tree = child.ProcessTree(pid)
+        self._tree = child.ProcessTree(self._pid)
         self._silent = False
-        stream.set_timeout(0)
+        self._stream.sock.settimeout(0)
 
     def read(self) -> "bytes | None":
         """Read some output; return None when there is none now, empty bytes at its end."""
@@ -259,10 +190,7 @@ class Container:
         return data
 
     def has_ended(self) -> bool:
-        """Tell whether the container has ended.
-
-        Its first process reports its exit code; a stream that ends without a report means that it was killed.
-        """
+        """Tell whether the container has ended: its first process reports its exit code, or its stream just ends."""
         _, mark, code = self._stream.status.rpartition(b"X")
         if mark and code.isdigit():
             self.code = int(code)
@@ -274,32 +202,33 @@ class Container:
         """List its processes, once the harness was started; before that they are the engine's."""
         return self._tree.look() if self._stream.status else []
 
+    def killed_for_memory(self) -> bool:
+        """Tell whether the kernel killed one of its processes for memory, where the engine holds the limit."""
+        return self._killed_for_memory or (self.group is not None and self.group.oom_kills() > 0)
+
     def end(self) -> bool:
         """Kill the container; return False where it does not end."""
-        if self._measured:
-            final = FinalCgroupFigures(self._measured)
-            self._usage = final.cpu_seconds, final.peak_bytes()
-            self.group = final if self.group else None
-        self._stream.finish()
+        if self._measured:  # the last figures of a cgroup, which disappears with its last process
+            self._killed_for_memory = self.killed_for_memory()
+            self._usage, self.group = (self._measured.cpu_seconds(), self._measured.peak_bytes()), None
+        with contextlib.suppress(OSError):  # it has ended
+            self._stream.sock.shutdown(_socket.SHUT_WR)  # the end of its standard input
         if self.code is None or not self._ends_within(_AT_ONCE):
             self._engine.kill(self._name)
         return self._ends_within(_PATIENCE)
 
     def _ends_within(self, seconds: float) -> bool:
-        """Wait until the first process has ended or is a zombie.
-
-        It is a zombie only when all others of its container have ended.
-        """
+        """Wait until the first process is gone or a zombie: the latter only when all others of its container ended."""
         end = time.monotonic() + seconds
-        while (state := _process_state(self._pid)) not in ("", "Z"):
+        while (process := child.process_stats(self._pid)) and process.state != b"Z":
             if time.monotonic() > end:
                 return False
             time.sleep(0.002)
-        return state in ("", "Z")
+        return True
 
     def remaining_output(self) -> "Iterator[bytes]":
         """Yield the output that is still unread, once the container was ended."""
-        self._stream.set_timeout(_PATIENCE)
+        self._stream.sock.settimeout(_PATIENCE)
         end = time.monotonic() + _PATIENCE
         while not self._silent and time.monotonic() < end:  # a portion may hold nothing of the harness's
             data = self.read()
@@ -317,12 +246,4 @@ class Container:
 
     def remove(self) -> None:
         """Close our end of the streams; the engine itself removes a container that has ended."""
-        self._stream.close()
-
-
-def _process_state(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0].decode()
-    except OSError:
-        return ""
+        self._stream.sock.close()

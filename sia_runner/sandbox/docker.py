@@ -1,7 +1,6 @@
 """docker: a container of its own for every run, on an engine of this machine. The image is the harness's whole world.
 
-The same supervisor as for the other sandboxes watches and ends it; `container` is its half, `inside` the first
-process.
+The supervisor watches and ends it by `container`; its first process is `inside`.
 """
 
 import json
@@ -10,16 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sia_runner.sandbox import driver, seccomp
-from sia_runner.sandbox.driver import (
-    CONTAINER_WORK,
-    FIRST_PROCESS,
-    FIRST_PROCESS_COUNT,
-    container_plan,
-    image_folder,
-    run_job,
-)
-from sia_runner.sandbox.protocol import SandboxError, SandboxJob, SandboxResult
+from sia_runner.sandbox import driver
+from sia_runner.sandbox.protocol import Sandbox, SandboxError, SandboxJob, SandboxResult
 
 _SMALL_MB = 64  # of /tmp and of /dev/shm, each
 _BACKSTOP = 1 << 30  # address space beyond a memory limit that nothing but a sample holds
@@ -29,12 +20,9 @@ _LEFT_BEHIND = 600  # seconds after which a container that never ran, or was not
 
 @dataclass(frozen=True)
 class EngineImage:
-    """A container engine that answers, and the image on it.
+    """A container engine that answers, and the image on it."""
 
-    `api`: the SDK's client of it.
-    """
-
-    api: Any
+    api: Any  # the SDK's client
     socket: str
     image: str  # its Id: a name may mean another one tomorrow
     digest: str  # in the registry it came from; empty for one that was built or imported here
@@ -42,16 +30,13 @@ class EngineImage:
     rootless: bool
 
 
-class Docker:
+class Docker(Sandbox):
     """The `docker` sandbox: each job runs in a container of its own."""
 
     name = "docker"
 
     def __init__(self, image: str, gpus: int = 0, require_limits: bool = True) -> None:
-        """Take an image name; `gpus`: how many, or -1 for all.
-
-        `require_limits`: refuse an engine that ignores limits.
-        """
+        """Take an image name; `gpus`: how many, -1: all; `require_limits`: refuse an engine that ignores limits."""
         self._image = image
         self._gpus = gpus
         self._require_limits = require_limits
@@ -59,22 +44,19 @@ class Docker:
     def check(self, *, door: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
         _remove_abandoned(_engine(self._image))
-        ignored = self._ignored()
+        ignored = _ignored(_engine(self._image))
         if ignored and self._require_limits:
             raise SandboxError(
                 f"this container engine ignores limits of {' and '.join(ignored)} (a program passed them and went on), "
                 "as rootless engines without delegated cgroups do; use another engine or sandbox, or have them sampled "
                 "with sandbox.require_limits=false"
             )
-        problem = driver.probe_failure(self, door)
-        if problem:
-            raise SandboxError(problem)
+        driver.try_out(self, door)
 
     def gaps(self, *, door: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
-        del door  # opens nothing else here
         gaps = ["A hole in the kernel itself is a way out: containers share the host's kernel."]
-        ignored = self._ignored()
+        ignored = _ignored(_engine(self._image))
         if ignored:
             gaps.append(
                 f"This engine ignores limits of {' and '.join(ignored)}: they are sampled every 50 ms, memory may "
@@ -90,40 +72,32 @@ class Docker:
 
     def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
-        return run_job(job, lambda job: self._plan(job, enforced=not self._ignored()))
 
-    def _ignored(self) -> tuple[str, ...]:
-        """Return the limits that this engine ignores; measured once per process, before the first harness runs."""
-        return _ignored(_engine(self._image))
+        def plan_of(job: SandboxJob) -> dict[str, Any]:
+            engine = _engine(self._image)
+            return _plan(engine, job, self._gpus, enforced=not _ignored(engine))
 
-    def _plan(self, job: SandboxJob, *, enforced: bool) -> dict[str, Any]:
-        return _plan(_engine(self._image), job, self._gpus, enforced=enforced)
+        return driver.run_job(job, plan_of)
 
 
 def _plan(engine: EngineImage, job: SandboxJob, gpus: int, *, enforced: bool) -> dict[str, Any]:
-    uid = driver.unprivileged_uid() if os.geteuid() == 0 else None
-    plan, visible = container_plan(job, uid, kind="docker")
+    plan, visible = driver.container_plan(job, kind="docker")
     if not enforced and not gpus:  # drivers of GPUs reserve far more address space than there is memory
         plan["launch"]["rlimits"]["RLIMIT_AS"] = plan["limits"]["memory"] + _BACKSTOP
-    request = _request(engine, job, _user(engine, uid), visible, plan, gpus)
+    uid = plan["launch"]["uid"]
+    user = f"{os.geteuid()}:{os.getegid()}" if uid is None else f"{uid}:{uid}"
+    if engine.rootless:
+        user = "0:0"  # in a rootless engine's user namespace: the engine's user, without rights outside
+    request = _request(engine, job, user, visible, plan, gpus)
     version = engine.api.api_version
     plan["container"] = {"socket": engine.socket, "version": version, "request": request, "enforced": enforced}
     return plan
 
 
-def _user(engine: EngineImage, uid: int | None) -> str:
-    if engine.rootless:
-        return "0:0"  # in a rootless engine's user namespace: the engine's user, without rights outside
-    return f"{uid}:{uid}" if uid is not None else f"{os.geteuid()}:{os.getegid()}"
-
-
 def _request(
     engine: EngineImage, job: SandboxJob, user: str, visible: dict[str, str], plan: dict[str, Any], gpus: int
 ) -> str:
-    """Build the request that creates the container, as JSON.
-
-    The engine shall refuse what it does not know rather than leave it out.
-    """
+    """Build the request that creates the container, as JSON."""
     from docker.types import DeviceRequest, LogConfig, Mount
 
     mounts = [Mount(inside, source, type="bind", read_only=True) for inside, source in visible.items()]
@@ -137,19 +111,20 @@ def _request(
         log_config=LogConfig(type="none"),  # else the engine keeps all that a harness prints
         mem_limit=memory,
         memswap_limit=memory,
-        mounts=[*mounts, Mount(CONTAINER_WORK, plan["work"], type="bind")],
+        mounts=[*mounts, Mount(driver.WORK, plan["work"], type="bind")],
         network_mode="none",
         oom_score_adj=500,  # should the machine run short, the kernel takes harnesses, not the runner
-        pids_limit=limits.processes + plan["relays"] + FIRST_PROCESS_COUNT,
+        pids_limit=limits.processes + plan["relays"] + driver.FIRST_PROCESS_COUNT,
         read_only=True,
         security_opt=["no-new-privileges"],
         shm_size=_SMALL_MB << 20,
         tmpfs={"/tmp": small},  # noqa: S108
     )
+    program, *command = driver.FIRST_PROCESS
     settings = {"hostname": "sandbox", "user": user, "working_dir": "/", "labels": {_LABEL: plan["work"]}}
     return json.dumps(
         engine.api.create_container_config(
-            engine.image, FIRST_PROCESS[1:], entrypoint=FIRST_PROCESS[:1], stdin_open=True, host_config=host, **settings
+            engine.image, command, entrypoint=[program], stdin_open=True, host_config=host, **settings
         )
     )
 
@@ -176,22 +151,20 @@ def _find(host: str, image: str) -> EngineImage:
         raise SandboxError('sandbox=docker needs the docker package: pip install "sia-runner[docker]"') from None
     if not host.startswith("unix://"):
         raise SandboxError(f"DOCKER_HOST={host}: only an engine on this machine can show it a harness (unix://…)")
-    if not seccomp.has_call_table():
-        raise SandboxError(f"there is no system call table for this processor ({os.uname().machine})")
     try:
         client = docker.DockerClient(base_url=host, version="auto", timeout=60)
         info = client.info()
         local_image = client.images.get(image)
     except ImageNotFound:
         raise SandboxError(
-            f"the container engine has no image {image}; make it: docker build -t {image} {image_folder()}"
+            f"the container engine has no image {image}; make it: docker build -t {image} {driver.IMAGE_FOLDER}"
         ) from None
     except (DockerException, OSError) as error:  # what the SDK itself is built on raises the latter
         raise SandboxError(f"no container engine answers at {host}: {' '.join(str(error).split())[:200]}") from None
     digests = local_image.attrs.get("RepoDigests") or [""]
     rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
-    server = f"{info.get('ServerVersion')}"
-    return EngineImage(client.api, host.removeprefix("unix://"), str(local_image.id), digests[0], server, rootless)
+    socket, server = host.removeprefix("unix://"), str(info.get("ServerVersion"))
+    return EngineImage(client.api, socket, str(local_image.id), digests[0], server, rootless)
 
 
 @lru_cache(maxsize=4)
@@ -203,7 +176,7 @@ def _ignored(engine: EngineImage) -> tuple[str, ...]:
         plan["launch"]["rlimits"]["RLIMIT_NPROC"] = 1 << 20
         return plan
 
-    return driver.ignored_limits(lambda job: run_job(job, plan_of))
+    return driver.ignored_limits(lambda job: driver.run_job(job, plan_of))
 
 
 def _remove_abandoned(engine: EngineImage) -> None:

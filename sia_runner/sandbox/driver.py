@@ -1,7 +1,6 @@
 """The runner's side of a sandbox: plan a job, run it under a supervisor, and check that a sandbox works here.
 
-A backend builds a plan with the helpers here: the common part, the part of sandboxes with an image, and the
-unprivileged user that a harness of root gets. A supervisor carries the plan out. A trial job in the sandbox itself is
+A backend builds a plan with the helpers here, and a supervisor carries it out. A trial job in the sandbox itself is
 the only sure check that it works on this machine, and that it holds its limits.
 """
 
@@ -20,16 +19,25 @@ from typing import Any
 
 from sia_runner.records import GatewayAddress
 from sia_runner.sandbox import cgroups, seccomp, workdir
-from sia_runner.sandbox.inside import OURS
+from sia_runner.sandbox.launch import OURS, pack
 from sia_runner.sandbox.protocol import Ending, Sandbox, SandboxError, SandboxJob, SandboxLimits, SandboxResult
 from sia_runner.system import PrestartedProcess
 
-_PACKAGES = Path(__file__).resolve().parents[2]
-# -I -S -E: nothing that a harness could leave behind (site, user site, PYTHON*, the current folder) is ever read
-_BOOT = "import sys; sys.path.append(sys.argv[1]); from sia_runner.sandbox.supervisor import main; main()"
+_HERE = Path(__file__).resolve().parent
 _PATIENCE = 30.0  # seconds for the supervisor to clean up once it was told to stop
 _PORT = 7421  # of the relay, in a network of its own: always the same, so that harnesses print the same
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 _FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
+
+HARNESS, DATA, GATEWAY = "/sandbox/harness", "/sandbox/data", "/sandbox/gateway.sock"  # paths inside
+WORK = "/sandbox/work"  # the only one that is not read-only
+
+
+def own_python(code: str) -> list[str]:
+    """Return a command that runs code with this package."""
+    # -I -S -E: nothing that a harness could leave behind (site, user site, PYTHON*, the current folder) is ever read
+    code = f"import sys; sys.path.append(sys.argv[1]); {code}"
+    return [sys.executable, "-I", "-S", "-E", "-c", code, os.fspath(_HERE.parents[1])]
 
 
 def installed_program(name: str, missing: str) -> str:
@@ -49,7 +57,7 @@ def kernel_gaps(who: str, uncounted: str) -> list[str]:
     return [*gaps, f"{sampled}, and {uncounted} not counted."]
 
 
-def check_job(job: SandboxJob) -> None:
+def _check_job(job: SandboxJob) -> None:
     """Raise SandboxError when the job cannot be run, in one line."""
     entry = job.harness / job.entry
     if not entry.resolve().is_relative_to(job.harness.resolve()):
@@ -65,34 +73,78 @@ def check_job(job: SandboxJob) -> None:
         raise SandboxError(f"the model gateway has no socket at {job.door.socket}")
 
 
-def base_plan(job: SandboxJob, *, launch: dict[str, Any], shared_uid: bool) -> dict[str, Any]:
-    """Build the part of a plan that every backend needs; sizes in bytes.
+def base_plan(
+    job: SandboxJob,
+    python: str,
+    *,
+    uid: int | None,
+    shared_uid: bool,
+    harness: str = HARNESS,
+    data: str = DATA,
+    work: str = WORK,
+    temporary: str = "/tmp",  # noqa: S108 (the sandbox's own)
+    gateway: str = GATEWAY,
+    sockets: seccomp.Sockets = "namespace",
+    own_files: bool = True,
+    filters: bool = True,
+) -> dict[str, Any]:
+    """Build the part of a plan that every backend needs, to which it adds its own keys; sizes in bytes.
 
-    Backends add their own keys to it.
+    Paths are those that the harness and the relay see; `sockets` and `own_files` are those of `filter_program`.
     """
     limits = job.limits
-    work = job.work.resolve()
     relays = 1 if job.door else 0  # the harness may have as many processes as without one
-    launch["rlimits"] = {
-        "RLIMIT_CORE": 0,
-        "RLIMIT_FSIZE": limits.file_mb << 20,
-        "RLIMIT_NOFILE": 1024,
-        "RLIMIT_NPROC": limits.processes + relays,
-        "RLIMIT_CPU": int(limits.seconds * limits.cpus) + 10,
+    folder = job.work.resolve()
+
+    def filter_of(sockets: seccomp.Sockets) -> bytes:
+        return seccomp.filter_program(sockets=sockets, own_files=own_files) if filters else b""
+
+    door = job.door and {
+        "socket": gateway,
+        "port": 0 if sockets == "loopback" else _PORT,
+        "env": {**dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"), **job.door.env},
+        "filter": filter_of("namespace"),
+        "way": "loopback" if sockets == "loopback" else "namespace",
+    }
+    launch = {
+        "argv": [python, "-s", f"{harness}/{job.entry}", "--dataset_dir", data, "--working_dir", work],
+        "env": {  # built from nothing
+            "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": work,
+            "TMPDIR": temporary,
+            "USER": "sandbox",
+            "LOGNAME": "sandbox",
+            "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONHASHSEED": "0",  # a resumed run meets the same set order
+            **dict.fromkeys(_THREADS, str(limits.cpus)),
+            **job.env,
+        },
+        "cwd": work,
+        "uid": uid,
+        "filter": filter_of(sockets),
+        "door": door,
+        "pdeathsig": False,
+        "rlimits": {
+            "RLIMIT_CORE": 0,
+            "RLIMIT_FSIZE": limits.file_mb << 20,
+            "RLIMIT_NOFILE": 1024,
+            "RLIMIT_NPROC": limits.processes + relays,
+            "RLIMIT_CPU": int(limits.seconds * limits.cpus) + 10,
+        },
     }
     return {
         "bubblewrap": None,
         "apptainer": None,
         "container": None,
-        "arguments": b"",
-        "landlock": None,
         "launch": launch,
         "shared_uid": shared_uid,
         "relays": relays,
-        "work": os.fspath(work),
+        "work": os.fspath(folder),
         "log": os.fspath(job.log.resolve()),
-        "lock": os.fspath(work.parent / f".{work.name}.lock"),
-        "scratch": os.fspath(work.parent / f".{work.name}.shown"),
+        "lock": os.fspath(folder.parent / f".{folder.name}.lock"),
+        "scratch": os.fspath(folder.parent / f".{folder.name}.shown"),
         "tmp": None,
         "copies": [],
         "limits": {
@@ -107,48 +159,30 @@ def base_plan(job: SandboxJob, *, launch: dict[str, Any], shared_uid: bool) -> d
     }
 
 
-def harness_environment(job: SandboxJob, python: str, work: str, tmp: str) -> dict[str, str]:
-    """Build the harness's environment from nothing."""
-    threads = str(job.limits.cpus)
-    return {
-        "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": work,
-        "TMPDIR": tmp,
-        "USER": "sandbox",
-        "LOGNAME": "sandbox",
-        "LANG": "C.UTF-8",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONHASHSEED": "0",  # a resumed run meets the same set order
-        "OMP_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "LOKY_MAX_CPU_COUNT": threads,
-        **job.env,
-    }
+def read_only_files(
+    job: SandboxJob, plan: dict[str, Any], modules: tuple[str, ...], etc: tuple[str, ...]
+) -> dict[str, str]:
+    """Map paths inside to paths here: the harness and its data, modules of ours, files of /etc, the gateway's socket.
 
-
-def relay_plan(job: SandboxJob, socket: str, way: str, calls: bytes) -> dict[str, Any] | None:
-    """Build the relay's part of a plan (see `door`); None for a job without a gateway.
-
-    `socket`: the gateway's, as the relay sees it; `calls`: the relay's filter of system calls.
+    The harness of root runs as another user, and a umask may hide files from it: of these the plan orders copies.
     """
-    if not job.door:
-        return None
-    direct = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
-    port = 0 if way == "loopback" else _PORT
-    return {"socket": socket, "port": port, "env": {**direct, **job.door.env}, "filter": calls, "way": way}
-
-
-def harness_command(python: str, harness: str, job: SandboxJob, data: str, work: str) -> list[str]:
-    """Return ``python entry --dataset_dir data --working_dir work``, without the user's own site-packages."""
-    return [python, "-s", f"{harness}/{job.entry}", "--dataset_dir", data, "--working_dir", work]
+    files = {HARNESS: os.fspath(job.harness.resolve()), DATA: os.fspath(job.data.resolve())}
+    if plan["launch"]["uid"] is not None:
+        for inside, source in files.items():
+            if not workdir.readable_by_all(source):
+                files[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"
+                plan["copies"].append((source, files[inside]))
+    files |= {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in modules}
+    files |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in etc}
+    if job.door:
+        files[GATEWAY] = os.fspath(job.door.socket.resolve())
+    return files
 
 
 def _start() -> "subprocess.Popen[bytes]":
     """Start a supervisor that waits for its plan."""
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-E", "-c", _BOOT, os.fspath(_PACKAGES)],
+        own_python("from sia_runner.sandbox.supervisor import main; main()"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -162,59 +196,35 @@ _supervisors = PrestartedProcess(_start)
 
 
 def run_job(job: SandboxJob, plan_of: Callable[[SandboxJob], dict[str, Any]]) -> SandboxResult:
-    """Check the job, let a backend make a plan of it, and carry the plan out."""
+    """Check the job, let a backend plan it, and carry it out; the sandbox ends with this call, however that ends."""
     try:
-        check_job(job)
+        _check_job(job)
         plan = plan_of(job)
     except SandboxError as error:
-        return result_not_started(str(error))
-    return supervise(plan)
-
-
-def supervise(plan: dict[str, Any]) -> SandboxResult:
-    """Run `plan` under a supervisor of its own.
-
-    The sandbox ends with this process and with this call, however they end.
-    """
-    body = marshal.dumps(plan)
+        return SandboxResult(Ending.NOT_STARTED, detail=str(error))
     supervisor = _supervisors.take()
     assert supervisor.stdin and supervisor.stdout and supervisor.stderr  # noqa: S101 (for the type checker)
     with supervisor.stdout, supervisor.stderr:
         try:
-            supervisor.stdin.write(len(body).to_bytes(4, "big") + body)
+            supervisor.stdin.write(pack(plan))
             supervisor.stdin.flush()
             _supervisors.warm()  # for the next run, while this one is under way
             answer = supervisor.stdout.read()
         except BrokenPipeError:
             answer = b""
-        finally:
-            _stop(supervisor)
+        finally:  # the end of its standard input tells it to clean up; an ordinary end needs nothing more
+            with contextlib.suppress(BrokenPipeError):
+                supervisor.stdin.close()
+            try:
+                supervisor.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                supervisor.kill()
+                supervisor.wait()
         if len(answer) < 5:
             complaint = supervisor.stderr.read().decode(errors="replace").strip().splitlines()
-            return result_not_started(f"the supervisor died: {complaint[-1] if complaint else supervisor.returncode}")
-    return _result_of(marshal.loads(answer[4:]))  # noqa: S302 (written by our own supervisor)
-
-
-def result_not_started(detail: str) -> SandboxResult:
-    """Return the result of a job that could not be started, with the reason."""
-    return SandboxResult(Ending.NOT_STARTED, None, 0.0, 0.0, 0.0, 0, detail)
-
-
-def _stop(supervisor: "subprocess.Popen[bytes]") -> None:
-    """Close the supervisor's standard input, which tells it to clean up; an ordinary end needs nothing more."""
-    assert supervisor.stdin  # noqa: S101
-    with contextlib.suppress(BrokenPipeError):
-        supervisor.stdin.close()
-    try:
-        supervisor.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        supervisor.kill()
-        supervisor.wait()
-
-
-def _result_of(result: dict[str, Any]) -> SandboxResult:
-    if result["ending"] == "not_started" and "seconds" not in result:
-        return result_not_started(result["detail"])
+            why = complaint[-1] if complaint else supervisor.returncode
+            return SandboxResult(Ending.NOT_STARTED, detail=f"the supervisor died: {why}")
+    result = marshal.loads(answer[4:])  # noqa: S302 (written by our own supervisor)
     return SandboxResult(**{**result, "ending": Ending(result["ending"])})
 
 
@@ -224,10 +234,7 @@ _NOBODY_UID = 65534
 
 
 def unprivileged_uid() -> int:
-    """Return a user and group number for one run, so that simultaneous runs cannot reach each other.
-
-    Raises SandboxError where root itself lives in a user namespace that has no such number.
-    """
+    """Return a user and group number for one run, so that simultaneous runs cannot reach each other."""
     mapped = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
     candidate = _FIRST_UID + int.from_bytes(os.urandom(4), "big") % (_LAST_UID - _FIRST_UID)
     for uid in (candidate, _NOBODY_UID):
@@ -251,53 +258,25 @@ def first_closed_folder(paths: list[str]) -> str:
     return ""
 
 
-CONTAINER_WORK = "/sandbox/work"  # the only path that is not read-only
 FIRST_PROCESS = ["python3", "-I", "-S", "-E", f"{OURS}/sia_runner/sandbox/inside.py"]
 FIRST_PROCESS_COUNT = 1  # processes: `inside`
 
-_HERE = Path(__file__).resolve().parent
-_HARNESS, _DATA, _GATEWAY = "/sandbox/harness", "/sandbox/data", "/sandbox/gateway.sock"
-_CONTAINER_MODULES = ("inside.py", "launch.py", "relay.py")
-_CONTAINER_ETC = ("passwd", "group", "hosts", "resolv.conf")
 
-
-def container_plan(job: SandboxJob, uid: int | None, *, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a plan without the backend's own keys, and the read-only files as path inside -> path here.
-
-    `uid`: the unprivileged user that a harness of root gets. Raises SandboxError for a job with a Python of this
-    machine.
-    """
+def container_plan(job: SandboxJob, *, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a plan and its `read_only_files`; raise SandboxError for a job with a Python of this machine."""
     if job.python:
         raise SandboxError(
             f"sandbox={kind} runs the Python of its image, not an environment of requirements.txt; "
             "build an image with these packages and name it in sandbox.image"
         )
-    calls = seccomp.filter_program(sockets="namespace", own_files=True)
-    launch = {
-        "argv": harness_command("python3", _HARNESS, job, _DATA, CONTAINER_WORK),
-        "env": harness_environment(job, "/usr/bin/python3", CONTAINER_WORK, "/tmp"),  # noqa: S108 (the container's own)
-        "cwd": CONTAINER_WORK,
-        "uid": uid,
-        "filter": calls,
-        "door": relay_plan(job, _GATEWAY, "namespace", calls),
-        "pdeathsig": False,  # all of a container ends with its first process
-    }
-    plan = base_plan(job, launch=launch, shared_uid=uid is None)
-    launch["rlimits"]["RLIMIT_NPROC"] += FIRST_PROCESS_COUNT
-    visible = {_HARNESS: os.fspath(job.harness.resolve()), _DATA: os.fspath(job.data.resolve())}
-    if uid is not None:
-        workdir.copy_private(visible, plan)
-    visible |= {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in _CONTAINER_MODULES}
-    visible |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in _CONTAINER_ETC}
-    if job.door:
-        visible[_GATEWAY] = os.fspath(job.door.socket.resolve())
-    return plan, visible
+    uid = unprivileged_uid() if os.geteuid() == 0 else None
+    plan = base_plan(job, "/usr/bin/python3", uid=uid, shared_uid=uid is None)
+    plan["launch"]["rlimits"]["RLIMIT_NPROC"] += FIRST_PROCESS_COUNT
+    modules, etc = ("inside.py", "launch.py", "relay.py"), ("passwd", "group", "hosts", "resolv.conf")
+    return plan, read_only_files(job, plan, modules, etc)
 
 
-def image_folder() -> Path:
-    """Return the folder with the Dockerfile of the image."""
-    return _HERE / "image"
-
+IMAGE_FOLDER = _HERE / "image"  # with the Dockerfile of the image
 
 _TRIAL = "open('made', 'w').close()\n"
 _CONNECTING_TRIAL = (
@@ -305,8 +284,6 @@ _CONNECTING_TRIAL = (
     "host, port = os.environ['DOOR'].removeprefix('http://').split(':')\n"
     "socket.create_connection((host, int(port)), 10).close()\n" + _TRIAL
 )
-
-
 _EXCEEDING_TRIAL = """
 import os, signal, time
 children = []
@@ -335,10 +312,7 @@ _MEMORY_MB, _PROCESSES = 64, 12
 
 
 def ignored_limits(run: Callable[[SandboxJob], SandboxResult]) -> tuple[str, ...]:
-    """Return those of ``memory`` and ``processes`` that a program far exceeds under `run`.
-
-    Raises SandboxError where the program could not even start.
-    """
+    """Return which of ``memory`` and ``processes`` a program far exceeds; raise SandboxError if it does not start."""
     program = _EXCEEDING_TRIAL.format(processes=4 * _PROCESSES, blocks=3 * _MEMORY_MB // 8)
     with _trial_job(program) as job:
         limits = SandboxLimits(seconds=30, memory_mb=_MEMORY_MB, processes=_PROCESSES)
@@ -348,17 +322,13 @@ def ignored_limits(run: Callable[[SandboxJob], SandboxResult]) -> tuple[str, ...
         return tuple(name for name in ("memory", "processes") if (job.work / name).is_file())
 
 
-def probe_failure(sandbox: Sandbox, door: bool) -> str:
-    """Explain in one line why `sandbox` does not work here; return an empty string when it does.
-
-    A trivial harness must run, connect to a socket outside where `door` is set, and write its file.
-    """
+def try_out(sandbox: Sandbox, door: bool) -> None:
+    """Raise SandboxError unless a trivial harness runs, connects to a socket outside (`door`), and writes its file."""
     with _trial_job(_CONNECTING_TRIAL if door else _TRIAL) as job:
         with _silent_gateway(job.work.parent) if door else contextlib.nullcontext() as gateway:
             result = sandbox.run(replace(job, door=gateway))
-        if result.ending is Ending.EXITED and result.exit_code == 0 and (job.work / "made").is_file():
-            return ""
-    return f"{sandbox.name} cannot make a sandbox here: {result.detail or result.ending.value}"
+        if result.ending is not Ending.EXITED or result.exit_code != 0 or not (job.work / "made").is_file():
+            raise SandboxError(f"{sandbox.name} cannot make a sandbox here: {result.detail or result.ending.value}")
 
 
 @contextlib.contextmanager

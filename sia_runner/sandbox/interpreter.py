@@ -1,10 +1,9 @@
 """The Python that a harness runs on: its visible files, and environments built from a `requirements.txt`.
 
-The files are visible to the harness, read-only, and nothing else of the host. An environment holds exactly what was
-asked for and its dependencies, none of the runner's packages: a harness that needs scikit-learn must list it. It is
-built once per resolved set under the user's cache folder, outside every run. The lines are hostile input, and so are
-the packages: only plain requirements, only wheels (building a source distribution runs its code), and the finished
-environment's Python is started inside a sandbox only (a .pth file of any package runs when it starts).
+An environment holds exactly what was asked for and its dependencies, none of the runner's packages. It is built once
+per resolved set under the user's cache folder, outside every run. The lines are hostile input, and so are the packages:
+only plain requirements, only wheels (building a source distribution runs its code), and the finished environment's
+Python is started inside a sandbox only (a .pth file of any package runs when it starts).
 """
 
 import fcntl
@@ -26,14 +25,8 @@ _SYSTEM = (
     "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/usr/libexec", "/usr/share",
     "/usr/local/bin", "/usr/local/lib", "/usr/local/lib64", "/nix/store", "/gnu/store",
 )  # fmt: skip
-TOP_LEVEL_FOLDERS = (
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-)  # links into /usr, or folders on older systems
+# links into /usr, or folders on older systems
+TOP_LEVEL_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 
 
@@ -48,27 +41,29 @@ def python_prefixes() -> list[str]:
 
 
 def visible_paths(python: str) -> list[str]:
-    """List visible absolute paths, outer ones first: system libraries, the interpreter and its environment.
-
-    `python` is the runner's interpreter or that of an environment built on it (see `environments`).
-    """
+    """List visible absolute paths, outer ones first: system libraries, the interpreter and its environment."""
     folders = {os.path.realpath(sys.base_prefix), sys.base_prefix, sys.base_exec_prefix}
     if python == os.path.abspath(sys.executable):
         folders |= {sys.prefix, sys.exec_prefix}
     else:
         folders.add(os.fspath(Path(python).parent.parent))
     for folder in folders:
-        _refuse_too_much(folder)
-    existing = {path for path in (*_SYSTEM, *_ETC, *folders, *_links(python)) if os.path.exists(path)}
+        if folder == "/" or _inside(os.path.realpath(Path.home()), os.path.realpath(folder)):
+            raise SandboxError(
+                f"Python is installed at {folder}, which holds the home folder; "
+                "use a virtual environment or another Python"
+            )
+    links = []  # each file on the way from a venv's bin/python to the real program; only files, never folders
+    while os.path.islink(python):
+        python = os.path.normpath(os.path.join(os.path.dirname(python), os.readlink(python)))
+        links.append(python)
+    existing = {path for path in (*_SYSTEM, *_ETC, *folders, *links) if os.path.exists(path)}
     covering = [path for path in sorted(existing) if path != "/usr"]
     return [path for path in covering if not any(_inside(path, other) for other in covering if other != path)]
 
 
 def certificate_paths() -> list[str]:
-    """Return the paths where OpenSSL looks for public certificates.
-
-    Clients of models load them before they look at the URL, and fail where the files are seen but cannot be read.
-    """
+    """Return the paths of public certificates, which clients of models load whatever the URL, or else fail."""
     import ssl
 
     paths = ssl.get_default_verify_paths()
@@ -83,22 +78,6 @@ def refuse_visible(paths: list[str], shown_paths: list[str]) -> None:
                 raise SandboxError(f"{path} lies inside {folder}, which every harness can read; move the run directory")
 
 
-def _links(python: str) -> list[str]:
-    """List each file on the way from a venv's ``bin/python`` to the real program; only files, never folders."""
-    paths = []
-    while os.path.islink(python):
-        python = os.path.normpath(os.path.join(os.path.dirname(python), os.readlink(python)))
-        paths.append(python)
-    return paths
-
-
-def _refuse_too_much(prefix: str) -> None:
-    if prefix == "/" or _inside(os.path.realpath(Path.home()), os.path.realpath(prefix)):
-        raise SandboxError(
-            f"Python is installed at {prefix}, which holds the home folder; use a virtual environment or another Python"
-        )
-
-
 def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
@@ -109,14 +88,14 @@ _MAX_LINE = 500  # characters
 
 
 def environment_python(requirements: str, allowed: bool) -> Path:
-    """Return the interpreter of the environment for this `requirements.txt` (its text), built if needed.
-
-    Raises SandboxError, in one line: installs are not allowed, a line is refused, uv is missing, or it failed.
-    """
+    """Return the Python of an environment for the text of a `requirements.txt`; raise SandboxError if none can be."""
     requested = plain_requirements(requirements)
     if not allowed:
         raise SandboxError("the harness brings requirements.txt, and sandbox.allow_installs is false")
-    uv = _uv()
+    program = shutil.which("uv")
+    uv = [sys.executable, "-m", "uv"] if find_spec("uv") else [program] if program else []
+    if not uv:
+        raise SandboxError('a harness with requirements.txt needs uv: pip install "sia-runner[installs]"')
     home = cache_dir() / "envs"
     home.mkdir(parents=True, exist_ok=True)
     resolved = _resolved_versions(uv, requested, home)
@@ -131,10 +110,7 @@ def environment_python(requirements: str, allowed: bool) -> Path:
 
 
 def plain_requirements(text: str) -> list[str]:
-    """Return the requirements as normalised lines, sorted: names, extras, versions and markers only.
-
-    Raises SandboxError for options (-r, -e, --index-url), URLs, paths and what cannot be parsed, naming the line.
-    """
+    """Return lines of names, extras, versions and markers, sorted; raise SandboxError, naming the line, for others."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     requirements = set()
@@ -155,21 +131,8 @@ def plain_requirements(text: str) -> list[str]:
     return sorted(requirements)
 
 
-def _uv() -> list[str]:
-    if find_spec("uv"):
-        return [sys.executable, "-m", "uv"]
-    program = shutil.which("uv")
-    if program:
-        return [program]
-    raise SandboxError('a harness with requirements.txt needs uv: pip install "sia-runner[installs]"')
-
-
 def _resolved_versions(uv: list[str], requested: list[str], home: Path) -> str:
-    """Return exact versions of everything, one ``name==version`` a line.
-
-    The answer is cached: the same request means the same versions on this machine, so that a resumed run, or one
-    without network, does not get others.
-    """
+    """Return exact versions of everything, one ``name==version`` a line, cached: a resumed run does not get others."""
     lines = "\n".join(requested)
     cached = home / f"{_digest(lines)}.resolved"
     if not cached.exists():

@@ -3,6 +3,8 @@
 import ctypes
 import os
 
+from sia_runner.sandbox.launch import call_libc
+
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
@@ -52,7 +54,7 @@ def make_ruleset(read: list[str], write: list[str], devices: list[str], ports: "
         for path in paths:
             _allow(ruleset, path, access & supported)
     for port in ports or ():
-        _add(ruleset, _OF_PORT, _Port(_CONNECT, port))
+        _call(_ADD, ruleset, _OF_PORT, ctypes.byref(_Port(_CONNECT, port)), ctypes.c_uint32(0))
     return ruleset
 
 
@@ -64,7 +66,7 @@ def seal() -> None:
 def apply_ruleset(ruleset: int) -> None:
     """Confine this thread and its future children, for good. Needs no_new_privs."""
     if ruleset >= 0:
-        _call(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+        _call(_RESTRICT, ruleset, ctypes.c_uint32(0))
         os.close(ruleset)
 
 
@@ -74,19 +76,11 @@ def _allow(ruleset: int, path: str, access: int) -> None:
     except FileNotFoundError:
         return
     try:
-        rule = _PathBeneath(access if os.path.isdir(path) else access & _OF_FILES, parent)
-        _add(ruleset, _UNDER_PATH, rule)
+        access = access if os.path.isdir(path) else access & _OF_FILES
+        _call(_ADD, ruleset, _UNDER_PATH, ctypes.byref(_PathBeneath(access, parent)), ctypes.c_uint32(0))
     finally:
         os.close(parent)
 
 
-def _add(ruleset: int, kind: int, rule: ctypes.Structure) -> None:
-    _call(_ADD, ctypes.c_int(ruleset), ctypes.c_int(kind), ctypes.byref(rule), ctypes.c_uint32(0))
-
-
 def _call(number: int, *arguments: object) -> int:
-    result = ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *arguments)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"Landlock call {number}: {os.strerror(code)}")
-    return result
+    return call_libc("syscall", ctypes.c_long(number), *arguments, what=f"Landlock call {number}")

@@ -1,7 +1,4 @@
-"""The interface of a sandbox.
-
-Implementations: `bubblewrap`, `process`, `docker`, `apptainer`; `auto` picks one of the first two.
-"""
+"""The interface of a sandbox: `bubblewrap`, `process`, `docker` and `apptainer`; `auto` picks one of the first two."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,10 +27,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """The bounds of one run.
-
-    MiB and seconds; `disk_mb` bounds work/, `output_kb` what is stored of stdout and stderr.
-    """
+    """The bounds of one run: `disk_mb` of work/, `output_kb` of what is stored of stdout and stderr."""
 
     seconds: float = 600.0
     memory_mb: int = 4096
@@ -61,17 +55,14 @@ class SandboxJob:
 
 @dataclass(frozen=True, slots=True)
 class SandboxResult:
-    """The result of a run.
-
-    `output_bytes` counts all that it printed; `peak_mb` is of the whole process tree, as sampled.
-    """
+    """The result of a run: all that it printed counts in `output_bytes`, the whole process tree in `peak_mb`."""
 
     ending: Ending
-    exit_code: int | None
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
-    output_bytes: int
+    exit_code: int | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_mb: float = 0.0
+    output_bytes: int = 0
     detail: str = ""
 
 
@@ -81,26 +72,16 @@ class Sandbox(Protocol):
     name: str
 
     def check(self, *, door: bool = False) -> None:
-        """Raise SandboxError when this backend cannot work here.
-
-        `door`: harnesses shall reach the model gateway.
-        """
-        ...
+        """Raise SandboxError when this backend cannot work here; `door`: with harnesses that reach the gateway."""
 
     def gaps(self, *, door: bool = False) -> list[str]:
-        """List what this backend does not protect on this machine, one sentence each, for the start of a run.
-
-        `door`: harnesses reach the model gateway.
-        """
+        """List what this backend does not protect on this machine, one sentence each, for the start of a run."""
         ...
 
     def versions(self) -> dict[str, str]:
         """Return the parts inside that are not this machine's own, such as an image and its Id; for lock.json."""
-        ...
+        return {}
 
     def run(self, job: SandboxJob) -> SandboxResult:
-        """Run one job to its end or to a limit; safe to call from several threads.
-
-        It leaves no process behind, also when the calling process is killed -9.
-        """
+        """Run one job to its end or to a limit, from any thread; it leaves no process, also after a kill -9."""
         ...

@@ -30,10 +30,7 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
 class _End:
-    """One side of a connection.
-
-    `pending` could not be sent to it yet; `at_eof`: nothing more comes from it; `deaf`: it accepts nothing more.
-    """
+    """One side of a connection."""
 
     __slots__ = ("at_eof", "deaf", "events", "finished", "other", "pending", "sock")
 
@@ -41,9 +38,9 @@ class _End:
         sock.setblocking(False)
         self.sock = sock
         self.other = self  # until there is one
-        self.pending = b""
+        self.pending = b""  # could not be sent to it yet
         self.events = 0
-        self.at_eof = self.deaf = self.finished = False
+        self.at_eof = self.deaf = self.finished = False  # nothing more comes from it, goes to it, will go to it
 
     def read(self, chunk: memoryview) -> None:
         try:
@@ -96,10 +93,14 @@ class Relay:
         self._others[fd] = act
         self._poll.register(fd, _IN)
 
-    def forget(self, fd: int) -> None:
-        """Stop watching a descriptor of `when_readable`."""
-        self._poll.unregister(fd)
-        del self._others[fd]
+    def receive_listener(self, parent: "_socket.socket", answer: "Callable[[int], None]") -> None:
+        """Receive from our parent the descriptor on which the harness will ask, and answer what comes there."""
+        _, rights, _, _ = parent.recvmsg(1, 64)
+        self._poll.unregister(parent.fileno())
+        del self._others[parent.fileno()]
+        ((_, _, packed),) = rights
+        asking = int.from_bytes(packed, sys.byteorder)
+        self.when_readable(asking, lambda: answer(asking))
 
     def serve(self) -> None:
         """Relay until this process is killed."""
@@ -151,24 +152,20 @@ class Relay:
 
     def _settle(self, end: _End) -> None:
         """Set the events to wait for on a connection, or close it."""
-        for side in (end, end.other):
+        sides = end, end.other
+        for side in sides:
             if side.other.at_eof and not side.pending and not side.finished:
                 side.finish()
-        for side in (end, end.other):
-            if side.deaf and side.sock.family != _socket.AF_UNIX:
-                return self._end(end)  # the client is gone: the gateway shall know at once
-        if end.at_eof and end.other.at_eof and not end.pending and not end.other.pending:
-            return self._end(end)
-        for side in (end, end.other):
+        client_gone = any(side.deaf and side.sock.family != _socket.AF_UNIX for side in sides)
+        if client_gone or all(side.at_eof and not side.pending for side in sides):
+            self._close(*sides)  # where the client is gone, the gateway shall know at once
+            return
+        for side in sides:
             # read also where the gateway has gone away and accepts no more: it may have answered before
             self._want(side, (0 if side.at_eof or side.other.pending else _IN) | (_OUT if side.pending else 0))
-        return None
 
     def _want(self, end: _End, events: int) -> None:
-        """Wait for `events` on one end; without events it is unregistered.
-
-        The kernel reports the end of a connection whether it was asked for or not.
-        """
+        """Wait for `events` on one end; the kernel reports the end of one that is registered, asked for or not."""
         if events != end.events:
             if not events:
                 self._poll.unregister(end.sock)
@@ -178,36 +175,20 @@ class Relay:
                 self._poll.register(end.sock, events)
             end.events = events
 
-    def _end(self, end: _End) -> None:
-        for side in (end, end.other):
-            del self._ends[side.sock.fileno()]
-        end.other.sock.close()
-        self._close(end)
-
-    def _close(self, end: _End) -> None:
-        end.sock.close()
+    def _close(self, *ends: _End) -> None:
+        """Close a client, with its connection to the gateway where there is one."""
+        for end in ends:
+            self._ends.pop(end.sock.fileno(), None)
+            end.sock.close()
         self._clients -= 1
         if self._clients == self._max_clients - 1:
             self._poll.register(self._listener, _IN)
 
 
-class RelayHandle:
-    """A relay that listens on `port`."""
+def start_relay(plan: dict, give_up: "Callable[[], None]") -> "tuple[int, Callable[[int], None]]":
+    """Start the relay, which drops its privileges by `give_up`, and write its address into ``plan["env"]``.
 
-    def __init__(self, port: int, way_in: "_socket.socket") -> None:
-        self.port = port
-        self._way_in = way_in
-
-    def ask(self, asking: int) -> None:
-        """Send the relay the descriptor on which the harness's filter asks for sockets."""
-        packed = asking.to_bytes(4, sys.byteorder)
-        self._way_in.sendmsg([b"A"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
-
-
-def start_relay(plan: dict, give_up: "Callable[[], None]") -> RelayHandle:
-    """Start the relay and write its address into ``plan["env"]``.
-
-    `give_up` is called in the relay, to drop its privileges. Raises OSError where that fails.
+    Returns its port, and a function that sends it the descriptor on which the harness's filter asks for sockets.
     """
     door = plan["door"]
     listener = _listen(door["port"])
@@ -228,7 +209,12 @@ def start_relay(plan: dict, give_up: "Callable[[], None]") -> RelayHandle:
     answer = ours.recv(500)
     if answer != b"ready":
         raise OSError(f"the relay to the gateway did not start: {answer.decode(errors='replace')}")
-    return RelayHandle(port, ours)
+
+    def ask(asking: int) -> None:
+        packed = asking.to_bytes(4, sys.byteorder)
+        ours.sendmsg([b"A"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+
+    return port, ask
 
 
 def _listen(port: int) -> "_socket.socket":
@@ -249,7 +235,7 @@ def _become_relay(
         if door["way"] == "loopback":
             from sia_runner.sandbox.network import answer_socket_call  # while files can still be read
 
-            relay.when_readable(parent.fileno(), lambda: _receive_listener(parent, relay, answer_socket_call))
+            relay.when_readable(parent.fileno(), lambda: relay.receive_listener(parent, answer_socket_call))
         parent.recv(10)  # our parent has gone: "die with your parent" means the adopter from here on
         give_up()
         if os.getppid() != adopter:
@@ -260,15 +246,6 @@ def _become_relay(
         parent.send(str(error).encode(errors="replace")[:400])
     finally:
         os._exit(1)
-
-
-def _receive_listener(parent: "_socket.socket", relay: Relay, answer: "Callable[[int], None]") -> None:
-    """Receive the descriptor on which the harness will ask, from the process that is about to become it."""
-    _, rights, _, _ = parent.recvmsg(1, 64)
-    relay.forget(parent.fileno())
-    ((_, _, packed),) = rights
-    asking = int.from_bytes(packed, sys.byteorder)
-    relay.when_readable(asking, lambda: answer(asking))
 
 
 def _close_others(keep: "list[int]") -> None:

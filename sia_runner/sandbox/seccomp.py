@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from sia_runner.sandbox.protocol import SandboxError
+
 Sockets = Literal["none", "namespace", "network", "loopback"]
 
 # name: (x86_64, aarch64); -1 where the architecture has no such call. From asm/unistd_64.h and asm-generic/unistd.h.
@@ -54,7 +56,7 @@ _HIDDEN_MEMORY = {"shmget", "semget", "msgget", "mq_open"}
 _OWNER_ONLY = {"chown", "lchown", "fchownat", "setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr",
                "removexattrat"}  # fmt: skip
 
-_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_*
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_*
 _NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW* flag
 _PR_SET_DUMPABLE = 4  # a process that is not dumpable hides its open files from the watchdog
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16  # AF_*: a network namespace contains these
@@ -78,21 +80,18 @@ class _Rule(NamedTuple):
     values: tuple[int, ...] = ()
 
 
-def has_call_table() -> bool:
-    """Tell whether there is a table for this machine's architecture."""
-    return platform.machine() in _ARCHITECTURES
-
-
 def filter_program(*, sockets: Sockets, own_files: bool, machine: str | None = None) -> bytes:
     """Return the filter as an array of ``struct sock_filter`` (8 bytes each).
 
     `sockets`, which may be made: ``none`` (socket pairs can); ``namespace``, what a network namespace contains;
     ``network``, the same where the host's Unix sockets can be reached as files; ``loopback``, TCP clients only, each
-    made by a supervisor (see `loopback`). `own_files`: its user owns nothing but its work folder, so it may change
-    modes and owners; otherwise chmod is a no-op, because Landlock does not govern it and it would reach every file of
-    the user.
+    made by a supervisor (see `network`). `own_files`: its user owns nothing but its work folder, so it may change modes
+    and owners; otherwise chmod, which Landlock does not govern, is a no-op.
     """
-    column, audit = _ARCHITECTURES[machine or platform.machine()]
+    machine = machine or platform.machine()
+    if machine not in ARCHITECTURES:
+        raise SandboxError(f"there is no system call table for this processor ({machine}); x86_64 and aarch64 have one")
+    column, audit = ARCHITECTURES[machine]
     code = [_op(_LOAD, 4), _op(_JEQ, audit, 1, 0), _op(_RETURN, _KILL), _op(_LOAD, 0)]
     if column == 0:  # the x32 calls share AUDIT_ARCH_X86_64 and would pass by number
         code += [_op(_JGE, 0x40000000, 0, 1), _op(_RETURN, _ERRNO | errno.ENOSYS)]

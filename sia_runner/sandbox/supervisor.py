@@ -1,8 +1,7 @@
 """The small process that stands over one sandbox. It outlives a runner that is killed -9, long enough to clean up.
 
 Started by `driver` with a plan on standard input, which stays open: its end, or any further byte, means stop. The
-result goes to standard output. Both are marshalled dictionaries after their length (4 bytes): `json` alone would double
-the start-up time, and both ends are ours. Standard library only, and of it only what starts fast.
+result goes to standard output (both as `launch.pack` writes it). Standard library only, and of it what starts fast.
 
 Without a cgroup memory is sampled every `TICK` seconds, so it may overshoot by what can be touched in that time
 (about 2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop. `work` is walked every `DISK_TICK`
@@ -10,17 +9,14 @@ seconds, less often where walking takes long, so disk use may overshoot by what 
 stored in constant memory: head, tail, and how much was left out in between.
 """
 
-import ctypes
-import errno
+import contextlib
 import fcntl
-import marshal
 import os
 import select
 import signal
 import time
 
-from sia_runner.sandbox import child, workdir
-from sia_runner.sandbox import child as tree
+from sia_runner.sandbox import child, launch, workdir
 
 TYPE_CHECKING = False  # typing would cost milliseconds at every start
 
@@ -97,6 +93,8 @@ class Watchdog:
         self._start = time.monotonic()
         self._parent = os.getppid()
         self._machine_kills = _machine_oom_kills()
+        self._out_of_memory = "out_of_memory", f"used more than {self._limits['memory'] >> 20} MiB of memory"
+        self._disk_full = "disk_full", f"work/ took more than {self._limits['disk'] >> 20} MiB"
         self._ending = ""
         self._detail = ""
         self._peak = 0
@@ -111,22 +109,28 @@ class Watchdog:
         while not self._ending:
             wait = min(self._next_tick, self._start + self._limits["seconds"]) - time.monotonic()
             for fd, _ in poll.poll(max(0, wait * 1000)):
-                if fd == self._child.output:
-                    if self._read() == b"":
-                        poll.unregister(fd)  # closed by all who could write: the child itself may still live
-                    self._check_end()
-                elif fd == self._wake:
-                    self._signals()
-                elif fd == 0:
+                if fd == 0:
                     self._over("interrupted", "stopped by the runner")
-            self._check()
+                    continue
+                if fd == self._child.output:
+                    data = self._child.read()
+                    self._output.add(data or b"")
+                    if data == b"":
+                        poll.unregister(fd)  # closed by all who could write: the child itself may still live
+                elif {signal.SIGTERM, signal.SIGHUP} & set(os.read(self._wake, 4096)):
+                    self._over("interrupted", "the supervisor was told to stop")
+                if self._child.has_ended():
+                    self._over("exited", "")
+            if not self._ending:
+                self._check()
 
     def result(self, all_ended: bool) -> dict:
         """Return the result of the run, after everything below us was killed."""
         seconds = time.monotonic() - self._start
         for data in self._child.remaining_output():
             self._output.add(data)
-        self._classify(self._child.start_status())
+        if self._ending == "exited":  # limits that the watchdog saw itself are already named
+            self._find_cause(self._child.start_status())
         if not all_ended:
             self._detail += "; some of its processes are stuck in the kernel"
         self._output.save(self._plan["log"])
@@ -142,33 +146,27 @@ class Watchdog:
             "detail": self._detail,
         }
 
-    def _classify(self, started: bytes) -> None:
-        """Find the cause of an exit; limits that the watchdog saw itself are already named."""
-        if self._ending != "exited":
-            return
+    def _find_cause(self, started: bytes) -> None:
         code = self._child.code
+        lines = self._output.end(2000).strip().splitlines()
+        last_line = lines[-1][:300] if lines else ""
         if not started.startswith(b"S"):
-            reason = started[1:].decode(errors="replace") or self._last_line()
+            reason = started[1:].decode(errors="replace") or last_line
             self._ending, self._detail = "not_started", reason or f"the sandbox ended with code {code}"
-        elif self._killed_for_memory() or (code != 0 and self._ran_out_of_memory(code)):
-            self._out_of_memory()
+        elif self._child.killed_for_memory() or (code != 0 and self._ran_out_of_memory(code)):
+            self._ending, self._detail = self._out_of_memory
         elif workdir.used_bytes(self._plan["work"], [], self._limits["disk"]) > self._limits["disk"]:
-            self._disk_full()
+            self._ending, self._detail = self._disk_full
         elif code != 0 and not self._detail:
-            self._detail = self._last_line()
+            self._detail = last_line
 
     def _ran_out_of_memory(self, code: "int | None") -> bool:
         if code == 128 + signal.SIGKILL and _machine_oom_kills() > self._machine_kills:
             return True
         return any(word in self._output.end(2000) for word in _MEMORY_ERRORS)
 
-    def _killed_for_memory(self) -> bool:
-        return self._child.group is not None and self._child.group.oom_kills() > 0
-
     def _check(self) -> None:
         time_now = time.monotonic()
-        if self._ending:
-            return
         if time_now - self._start >= self._limits["seconds"]:
             self._over("timeout", f"stopped after {self._limits['seconds']:g} s")
         elif os.getppid() != self._parent:
@@ -181,59 +179,33 @@ class Watchdog:
                 self._check_disk(time_now)
 
     def _check_processes(self) -> None:
-        if self._killed_for_memory():
-            return self._out_of_memory()
+        if self._child.killed_for_memory():
+            self._ending, self._detail = self._out_of_memory
         if self._child.group:
-            return None
+            return
         ours = self._child.processes()
         used = sum(process.rss_bytes for process in ours)
         if used > self._limits["memory"]:
-            used = tree.proportional_bytes(ours)
+            used = sum(map(child.proportional_bytes, ours))
         self._peak = max(self._peak, used)
         if used > self._limits["memory"]:
-            self._out_of_memory()
+            self._ending, self._detail = self._out_of_memory
         elif sum(process.threads for process in ours) > self._limits["processes"] + self._plan["relays"] + _SPARE:
             self._over("exited", f"killed: more than {self._limits['processes']} processes and threads")
-        return None
 
     def _check_disk(self, start: float) -> None:
         pids = [process.pid for process in self._child.processes()]
         work = self._plan["work"]
         if workdir.used_bytes(work, pids, self._limits["disk"]) > self._limits["disk"]:
-            self._disk_full()
+            self._ending, self._detail = self._disk_full
         elif workdir.free_bytes(work) < self._limits["free"]:
             self._over("disk_full", f"the disk of work/ has less than {self._limits['free'] >> 20} MiB left")
         end = time.monotonic()
         self._next_disk = end + max(DISK_TICK, _SHARE * (end - start))
 
-    def _signals(self) -> None:
-        numbers = set(os.read(self._wake, 4096))
-        if numbers & {signal.SIGTERM, signal.SIGHUP}:
-            self._over("interrupted", "the supervisor was told to stop")
-        self._check_end()
-
-    def _check_end(self) -> None:
-        if self._child.has_ended():
-            self._over("exited", "")
-
-    def _read(self) -> "bytes | None":
-        data = self._child.read()
-        self._output.add(data or b"")
-        return data
-
     def _over(self, ending: str, detail: str) -> None:
         if not self._ending:
             self._ending, self._detail = ending, detail
-
-    def _out_of_memory(self) -> None:
-        self._ending, self._detail = "out_of_memory", f"used more than {self._limits['memory'] >> 20} MiB of memory"
-
-    def _disk_full(self) -> None:
-        self._ending, self._detail = "disk_full", f"work/ took more than {self._limits['disk'] >> 20} MiB"
-
-    def _last_line(self) -> str:
-        lines = self._output.end(2000).strip().splitlines()
-        return lines[-1][:300] if lines else ""
 
 
 def _machine_oom_kills() -> int:
@@ -251,64 +223,40 @@ _LOCK_PATIENCE = 60.0  # seconds that the supervisor before us may take to clean
 
 def main() -> None:
     """Read a plan, run its sandbox, and write the result."""
-    plan = receive(0)
-    if plan is not None:
-        send(1, _supervise(plan))
-
-
-def receive(fd: int) -> "dict | None":
-    """Return the message on `fd`, or None when the other end went away first."""
-    head = _exactly(fd, 4)
-    body = _exactly(fd, int.from_bytes(head)) if head else None
-    return marshal.loads(body) if body else None  # noqa: S302 (written by our own other end)
-
-
-def send(fd: int, message: dict) -> None:
-    """Write a message to `fd`, unless the other end has gone."""
-    body = marshal.dumps(message)
-    try:
-        os.write(fd, len(body).to_bytes(4) + body)  # far below PIPE_BUF for results: never partial
-    except BrokenPipeError:
+    plan = launch.receive(0)
+    if plan is None:
         return
-
-
-def _exactly(fd: int, size: int) -> "bytes | None":
-    data = b""
-    while len(data) < size:
-        more = os.read(fd, size - len(data))
-        if not more:
-            return None
-        data += more
-    return data
-
-
-def _supervise(plan: dict) -> dict:
-    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0) != 0:
-        return _refused(f"cannot become a subreaper: {os.strerror(ctypes.get_errno())}")
-    wake = _signals()
-    lock = os.open(plan["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    refusal = _wait_for(lock)
-    if refusal:
-        return _refused(refusal)
     try:
-        return _run(plan, wake)
+        launch.prctl(_SUBREAPER, 1)
+        wake = _catch_signals()
+        refusal = _lock(plan["lock"])
+        result = {"ending": "not_started", "detail": refusal} if refusal else _run(plan, wake)
     except OSError as error:
-        return _refused(str(error))
+        result = {"ending": "not_started", "detail": str(error)}
+    with contextlib.suppress(BrokenPipeError):  # the runner has gone
+        os.write(1, launch.pack(result))  # far below PIPE_BUF: never partial
 
 
 def _run(plan: dict, wake: int) -> dict:
-    work = plan["work"]
+    work, uid = plan["work"], plan["launch"]["uid"]
     free = workdir.free_bytes(work)
     if free < plan["limits"]["free"]:
-        return _refused(f"only {free >> 20} MiB are left on the disk of {work}")
-    owner = None
-    if plan["launch"]["uid"] is not None:
-        info = os.stat(work)
-        owner = (info.st_uid, info.st_gid)
+        return {"ending": "not_started", "detail": f"only {free >> 20} MiB are left on the disk of {work}"}
+    info = os.stat(work)
     _clear(plan)
     try:
-        _prepare(plan)
-        program = _start(plan)
+        if plan["tmp"]:
+            os.mkdir(plan["tmp"], 0o700)
+        if uid is not None:
+            workdir.give_to_user(work, uid)
+        if plan["copies"]:
+            _copy(plan)
+        if plan["container"]:
+            from sia_runner.sandbox import container
+
+            program = container.Container(plan)
+        else:
+            program = child.Child(plan)
         try:
             watch = Watchdog(plan, wake, program)
             watch.watch_until_end()
@@ -316,33 +264,20 @@ def _run(plan: dict, wake: int) -> dict:
             all_ended = program.end()
         return watch.result(all_ended)
     finally:
-        workdir.restore_owner(work, owner)
+        workdir.restore_owner(work, None if uid is None else (info.st_uid, info.st_gid))
         _clear(plan)
 
 
-def _start(plan: dict) -> "child.Child | Container":
-    if not plan["container"]:
-        return child.start_child(plan)
-    from sia_runner.sandbox import container
+def _copy(plan: dict) -> None:
+    import shutil
 
-    return container.start_container(plan)
-
-
-def _prepare(plan: dict) -> None:
-    if plan["tmp"]:
-        os.mkdir(plan["tmp"], 0o700)
-    if plan["launch"]["uid"] is not None:
-        workdir.give_to_user(plan["work"], plan["launch"]["uid"])
-    if plan["copies"]:
-        import shutil
-
-        os.mkdir(plan["scratch"], 0o755)
-        for source, copy in plan["copies"]:
-            shutil.copytree(source, copy)
-            for folder, _, names in os.walk(copy):
-                os.chmod(folder, 0o755)  # noqa: S103 (so that the harness, a stranger, can read its own copy)
-                for name in names:
-                    os.chmod(f"{folder}/{name}", 0o644)
+    os.mkdir(plan["scratch"], 0o755)
+    for source, copy in plan["copies"]:
+        shutil.copytree(source, copy)
+        for folder, _, names in os.walk(copy):
+            os.chmod(folder, 0o755)  # noqa: S103 (so that the harness, a stranger, can read its own copy)
+            for name in names:
+                os.chmod(f"{folder}/{name}", 0o644)
 
 
 def _clear(plan: dict) -> None:
@@ -355,7 +290,7 @@ def _clear(plan: dict) -> None:
             os.spawnv(os.P_WAIT, "/bin/rm", ["rm", "-rf", "--", folder])
 
 
-def _signals() -> int:
+def _catch_signals() -> int:
     """Turn signals into bytes on the returned descriptor; Ctrl-C is the runner's business."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -365,21 +300,17 @@ def _signals() -> int:
     return reader
 
 
-def _wait_for(lock: int) -> str:
-    """Lock the work folder, which two supervisors never share; return why that failed, or an empty string."""
+def _lock(path: str) -> str:
+    """Lock the work folder, which two supervisors never share, until this process ends; return why that failed."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + _LOCK_PATIENCE
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return ""
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
+        except BlockingIOError:
+            pass
         if time.monotonic() > end:
             return "another run still works in this work folder"
         if select.select([0], [], [], 0.02)[0]:
             return "stopped by the runner"
-
-
-def _refused(detail: str) -> dict:
-    return {"ending": "not_started", "detail": detail}

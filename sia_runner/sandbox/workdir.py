@@ -3,6 +3,7 @@
 Its content is hostile: nothing is opened, no link is followed.
 """
 
+import contextlib
 import os
 import stat
 
@@ -56,17 +57,10 @@ def _open_files(pid: int) -> "list[str]":
     except (FileNotFoundError, ProcessLookupError):
         return []
     except PermissionError:
-        if _has_memory(pid):
-            raise
-        return []  # a zombie: the kernel gives what is left of it to root
-
-
-def _has_memory(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return not file.read().startswith("0 ")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/statm") as file:
+            if not file.read().startswith("0 "):
+                raise
+        return []  # a zombie, without memory: the kernel gives what is left of it to root
 
 
 def free_bytes(work: str) -> int:
@@ -83,10 +77,9 @@ def give_to_user(work: str, uid: int) -> None:
 
 
 def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
-    """Undo `hand_over`, make every folder readable for its owner again, and clear setuid bits.
+    """Give `work` back to `owner`, make every folder readable for its owner again, and clear setuid bits.
 
-    `owner`: user and group before `hand_over`; None: the harness ran as its owner. The harness's processes must have
-    ended.
+    None: the harness ran as its owner. The harness's processes must have ended.
     """
     uid = os.stat(work).st_uid
     if owner:
@@ -104,26 +97,11 @@ def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
         pass  # too deep to walk: what reads the submission does not follow it there either
 
 
-def copy_private(visible: dict, plan: dict) -> None:
-    """Replace paths in `visible` that other users cannot read by copies, and order these in `plan`.
-
-    The harness of a root user runs as another user, and a umask may hide files from it. `visible`: path inside -> path
-    here.
-    """
-    for inside, source in visible.items():
-        if not readable_by_all(source):
-            visible[inside] = f"{plan['scratch']}/{os.path.basename(inside)}"
-            plan["copies"].append((source, visible[inside]))
-
-
 def readable_by_all(path: str) -> bool:
     """Tell whether every user of this machine may read `path` and its content, given a way to it."""
     top = os.stat(path)
-    if not _open(top.st_mode):
-        return False
-    return not stat.S_ISDIR(top.st_mode) or all(
-        _open(entry.stat(follow_symlinks=False).st_mode) for entry in _walk(path)
-    )
+    below = _walk(path) if stat.S_ISDIR(top.st_mode) else ()
+    return _open(top.st_mode) and all(_open(entry.stat(follow_symlinks=False).st_mode) for entry in below)
 
 
 def _open(mode: int) -> bool:

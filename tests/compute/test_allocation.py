@@ -125,6 +125,7 @@ def test_a_cancelled_allocation_stops_the_run(at_work):
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # all jobs of its node are preempted
 def test_a_preempted_allocation_is_followed_by_another(at_work):
     job, ended = at_work
     preempt(job)

@@ -5,7 +5,6 @@ import pytest
 from sia_runner.compute.task import (
     RETURNED,
     StageOutcome,
-    clear_outcome,
     error_outcome,
     outcome_file,
     read_outcome,
@@ -34,7 +33,7 @@ def test_a_result_comes_back(tmp_path):
     assert read_outcome(tmp_path) is None
     write_outcome(tmp_path, StageOutcome(RETURNED, {"fault": ""}))
     assert read_outcome(tmp_path).result() == {"fault": ""}
-    clear_outcome(tmp_path)
+    outcome_file(tmp_path).unlink()
     assert read_outcome(tmp_path) is None
 
 

@@ -24,7 +24,7 @@ def no_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget_what_was_found() -> None:
-    bubblewrap._problem.cache_clear()
+    bubblewrap._check.cache_clear()
     bubblewrap._options.cache_clear()
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from sia_runner.records import GatewayAddress
-from sia_runner.sandbox import network, process
+from sia_runner.sandbox import process
 from sia_runner.sandbox.bubblewrap import Bubblewrap
 from sia_runner.sandbox.process import Process
 from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob
@@ -276,11 +277,21 @@ except OSError:
     limits = {"processes": 12, "seconds": 5}
     if open_box.who == "root" and open_box.name == "process" and not process.cgroups.can_create():
         pytest.skip("root's processes are not counted here")
-    with_it = through(open_box, program, **limits)
-    if open_box.who == "user":  # the kernel counts a user's processes until they are reaped
-        wait_until(lambda: open_box.uid not in {one.info["uids"].real for one in psutil.process_iter(["uids"])})
-    without = open_box.run(f"import os, time\n{program}", **limits)
-    assert with_it.log == without.log, (with_it, without)
+    tries = 3 if open_box.who == "user" else 1  # what else a user starts meanwhile is counted too, so the most is right
+
+    def most(run: Callable[[], Ran]) -> int:
+        counts = []
+        for _ in range(tries):
+            if open_box.who == "user":  # the kernel counts a user's processes until they are reaped
+                wait_until(lambda: open_box.uid not in {one.info["uids"].real for one in psutil.process_iter(["uids"])})
+            ran = run()
+            assert ran.log, ran
+            counts.append(int(ran.log))
+        return max(counts)
+
+    with_it = most(lambda: through(open_box, program, **limits))
+    without = most(lambda: open_box.run(f"import os, time\n{program}", **limits))
+    assert with_it == without
 
 
 def test_a_harness_that_kills_what_it_can_hurts_itself_only(own_open_box: Box) -> None:
@@ -389,10 +400,10 @@ def test_a_door_is_checked_by_going_through_one() -> None:
 def test_a_machine_that_offers_no_way_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_relay_route", lambda: "")
     monkeypatch.setattr(process.landlock, "landlock_abi", lambda: 3)
-    process._problem.cache_clear()
+    process._check.cache_clear()
     with pytest.raises(SandboxError) as refused:
         Process().check(door=True)
-    process._problem.cache_clear()
+    process._check.cache_clear()
     assert str(refused.value) == (
         "the process sandbox cannot let a harness reach the model gateway alone: no network namespace can be made, "
         "and Landlock, ABI 3, cannot confine TCP (ABI 4, Linux 6.7); install bubblewrap"
@@ -408,4 +419,4 @@ def test_the_hosts_loopback_is_named_among_the_gaps(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_network_of_its_own_is_taken_where_it_can_be_made() -> None:
-    assert process._relay_route() == ("namespace" if network.can_isolate() else "loopback")
+    assert process._relay_route() == ("namespace" if process._can_isolate() else "loopback")

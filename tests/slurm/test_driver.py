@@ -139,7 +139,7 @@ def test_of_a_sweep_too_it_goes_on_after_a_requeue(cli, driver):
     until(lambda: len(list(sweep.glob("*/journal.jsonl"))) == 2)
     said("scancel", "--batch", "--signal=USR1", job.job)
     assert job.ended() == ("COMPLETED", 0), job.text
-    assert job.fields()["Restarts"] == "1" and f"resume={sweep}" in job.text
+    assert int(job.fields()["Restarts"]) >= 1 and f"resume={sweep}" in job.text
     assert len((sweep / "jobs" / "submitted.jsonl").read_text().splitlines()) == 2  # found again, not submitted again
     summaries = [json.loads(file.read_text()) for file in sweep.glob("*/summary.json")]
     assert [summary["status"] for summary in summaries] == ["completed", "completed"]
