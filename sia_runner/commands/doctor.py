@@ -8,10 +8,10 @@ from pathlib import Path
 
 from sia_runner.commands import doctor_checks
 from sia_runner.commands.checks import FAULT, FAULTS, OK, SKIPPED, CheckResult, print_results, result_of_fault
-from sia_runner.commands.cost_forecast import hosted_roles, role_name
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, RunContext
+from sia_runner.experiment.costs import hosted_roles, role_name
 from sia_runner.store.run_directory import RunDir
 
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from sia_runner.commands.cost_forecast import hosted_roles, price_text
 from sia_runner.config.components import SlurmComputeConfig, StageResources
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, RunContext
+from sia_runner.experiment.costs import hosted_roles, price_text
 from sia_runner.experiment.execution import describe_failure
 from sia_runner.experiment.runner import check_custom_classes, stage_kinds
 from sia_runner.gateway import service

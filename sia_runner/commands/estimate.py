@@ -10,7 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sia_runner.commands.cost_forecast import (
+from sia_runner.config.composition import composed_experiment
+from sia_runner.config.experiment import Experiment
+from sia_runner.experiment.context import Components
+from sia_runner.experiment.costs import (
     ASSUMPTIONS,
     Forecasts,
     TaskSizes,
@@ -22,9 +25,6 @@ from sia_runner.commands.cost_forecast import (
     role_name,
     total_dollars,
 )
-from sia_runner.config.composition import composed_experiment
-from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import Components
 from sia_runner.gateway.prices import price_of
 from sia_runner.tasks.protocol import Task
 

@@ -17,10 +17,10 @@ from sia_runner.commands.checks import (
     print_results,
     result_of_fault,
 )
-from sia_runner.commands.cost_forecast import hosted_roles
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, warm_up_dialogues
+from sia_runner.experiment.costs import hosted_roles
 from sia_runner.experiment.execution import environment_fault
 from sia_runner.sandbox.driver import image_folder
 from sia_runner.sandbox.protocol import SandboxError
