@@ -151,13 +151,11 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
         "gate": harness(sizes.gate, limits.gate),
         "select": harness(sizes.select, limits.run * sizes.rounds),
     }
-    stops_early = name == "low" and patience is not None
+    generations = config.max_gen
+    if name == "low" and patience is not None:
+        generations = min(generations, patience + 1)
     tested = 1 if name == "low" else 2  # the first harness is the baseline, unless it stays the best
-    return Forecast(
-        min(config.max_gen, patience + 1) if stops_early else config.max_gen,
-        parts,
-        harness(sizes.test, limits.run) * tested,
-    )
+    return Forecast(generations, parts, harness(sizes.test, limits.run) * tested)
 
 
 def _proposing(config: Experiment, case: CostAssumptions) -> ModelUse:
