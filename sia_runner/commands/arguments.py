@@ -377,10 +377,10 @@ def parse_command(args: Sequence[str]) -> tuple[str, Any]:
 
 def run_page(args: Sequence[str]) -> str:
     """Return the help page of a run: the commands, the groups, and the choices of each with its purpose."""
-    from sia_runner.config.help import config_folders, group_choices
+    from sia_runner.config.help import group_choices, split_config_dirs
 
     lines = [_HEAD, *(f"  {name:<9} {summary(name)}" for name in COMMANDS), _GROUPS]
-    for group, descriptions in sorted(group_choices(config_folders(args)).items()):
+    for group, descriptions in sorted(group_choices(split_config_dirs(args)[0]).items()):
         lines.append(f"  {group}")
         lines += [f"    {choice:<20} {description}" for choice, description in descriptions.items()]
     return "\n".join([*lines, _TAIL])

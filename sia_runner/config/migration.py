@@ -88,7 +88,12 @@ def migrate_overrides(overrides: Iterable[str]) -> list[str]:
     overrides = list(overrides)
     offline = any(override.removeprefix("trainer=") in _OFFLINE for override in overrides)
     composed = {"trainer": {"kind": "offline"}} if offline else {}
-    return [_migrate_override(override, composed) for override in overrides]
+    migrated: list[str] = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        name = key.lstrip("+~")
+        migrated.append(key.removesuffix(name) + renamed_key(name, composed) + equals + value)
+    return migrated
 
 
 def renamed_key(key: str, composed: Mapping[str, Any] | None = None) -> str:
@@ -100,12 +105,6 @@ def renamed_key(key: str, composed: Mapping[str, Any] | None = None) -> str:
         path = (*path, _renames(path, section).get(step, step))
         section = section.get(step)
     return ".".join(path)
-
-
-def _migrate_override(override: str, composed: Mapping[str, Any]) -> str:
-    key, equals, value = override.partition("=")
-    name = key.lstrip("+~")
-    return key.removesuffix(name) + renamed_key(name, composed) + equals + value
 
 
 def _migrate(section: Json, path: tuple[str, ...]) -> Json:

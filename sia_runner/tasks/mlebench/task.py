@@ -210,7 +210,7 @@ def read_leaderboard(candidates: Sequence[Path]) -> Leaderboard | None:
 
 
 SAMPLE = "sample_submission.csv"
-_OPTIONS = ("verifier", "answer", "train", "sample", "answers", "train_files", "test_files")  # of convert.py
+_OPTIONS = ("verifier", "answer", "train", "sample", "answers")  # of convert.py
 
 
 class Mlebench(TableTask):
@@ -312,6 +312,7 @@ def _table_spec(
 ) -> task_config.TableTaskConfig:
     """Return the competition as a table task, with data made by tasks/mlebench/convert.py."""
     options = {name: getattr(competition, name) for name in _OPTIONS}
+    options |= dict(zip(("train_files", "test_files"), competition.files, strict=True))
     options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.max_rows}
     stratify = False if competition.verifier == "rmse" else spec.splits.stratify
     classes = list(competition.choices) or None
@@ -335,7 +336,7 @@ def _table_spec(
         columns=task_config.TableColumns(
             id=competition.id or "row",
             answer=competition.answer,
-            files=["file"] if competition.train_files else [],
+            files=["file"] if competition.files[0] else [],
             grouped_ids=competition.grouped,
         ),
         questions_alias="test.csv",
