@@ -54,7 +54,7 @@ def schema_by_class(key: str, ours: Mapping[str, str] | None = None, other: str 
 
     def tag(section: Any) -> str:
         attribute = "target" if key == "_target_" else key
-        name = str(section.get(key) if isinstance(section, dict) else getattr(section, attribute))
+        name = str(getattr(section, attribute) if isinstance(section, BaseModel) else section.get(key))
         tags = (schema for start, schema in (ours or {}).items() if name.startswith(start))
         return next(tags, "Custom" if is_custom(name) else other)
 

@@ -7,7 +7,7 @@ for each error, with key, value, allowed values and nearest name.
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sia_runner.config.experiment import Experiment, check_experiment
 from sia_runner.config.help import group_choices, split_config_dirs
 from sia_runner.config.migration import renamed_key
 from sia_runner.config.refusals import EXIT_REFUSED, CommandOutcome, nearest_choice, print_refusals
+from sia_runner.records import Json, as_object
 from sia_runner.system import bundled_folder
 
 
@@ -44,7 +45,7 @@ def _refuse_by_base(*_: Any) -> None:
 
 
 @contextmanager
-def composed_experiment(args: Sequence[str]) -> Iterator[tuple[Experiment | None, CommandOutcome]]:
+def composed_experiment(args: Sequence[str]) -> Generator[tuple[Experiment | None, CommandOutcome]]:
     """Yield the checked experiment and the exit code that the command sets.
 
     If the configuration is refused, the experiment is None, the code is 2 and the reason was printed to stderr.
@@ -90,23 +91,25 @@ def print_hydra_refusal(error: Exception) -> int:
     return EXIT_REFUSED
 
 
-_PATHS = ("task.dir", "task.prepared", "task.reference", "meta_agent.dir", "provider.key_file")
-_PATHS += ("meta_agent.provider.key_file", "target_agent.provider.key_file")
+_PATH_KEYS = (
+    *("task.dir", "task.prepared", "task.reference", "meta_agent.dir"),
+    *("provider.key_file", "meta_agent.provider.key_file", "target_agent.provider.key_file"),
+)
 
 
 def make_paths_absolute(composed: Any) -> None:
     """Make the configuration's relative paths absolute, in place, so that a resume from another folder works."""
-    for sections, _, key in (dotted.rpartition(".") for dotted in _PATHS):
+    for sections, _, key in (dotted.rpartition(".") for dotted in _PATH_KEYS):
         part = _section_at(composed, sections.split("."))
         if isinstance(part.get(key), str):
             part[key] = str(Path(part[key]).expanduser().resolve())
 
 
-def _section_at(tree: Any, path: Iterable[str]) -> Any:
-    """Return the mapping at that path; an empty one where there is none."""
+def _section_at(tree: Any, path: Iterable[str]) -> Json:
+    """Return the section at that path; an empty one where there is none."""
     for step in path:
-        tree = tree.get(step) if isinstance(tree, Mapping) else None
-    return tree if isinstance(tree, Mapping) else {}
+        tree = as_object(tree).get(step)
+    return as_object(tree)
 
 
 def _default_keys() -> Iterator[str]:
@@ -152,7 +155,7 @@ def _key_path(location: Iterable[Any], composed: Mapping[str, Any]) -> list[str]
     path: list[str] = []
     tree: Any = composed
     for step in location:
-        section = tree if isinstance(tree, Mapping) else {}
+        section = as_object(tree)
         branch = isinstance(step, str) and ("." in step or step[:1].isupper() or step == section.get("kind"))
         if branch and step not in section:
             continue

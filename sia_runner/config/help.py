@@ -25,7 +25,7 @@ def group_choices(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
 
 def split_config_dirs(args: Iterable[str]) -> tuple[list[Path], list[str]]:
     """Return the bundled conf/ with the folders that --config-dir (or -cd) adds, and all other arguments."""
-    folders, others = [bundled_folder("conf")], []
+    folders, others = [bundled_folder("conf")], list[str]()
     remaining = iter(args)
     for arg in remaining:
         name, equals, value = arg.partition("=")

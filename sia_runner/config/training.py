@@ -12,6 +12,7 @@ from sia_runner.config.base import (
     PositiveInt,
     schema_by_class,
 )
+from sia_runner.records import as_object
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -119,9 +120,9 @@ class AlgorithmConfig(NamedConfig):
     @model_validator(mode="before")
     @classmethod
     def _defaults_by_kind(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("kind") == "online":
-            return {"clip": 0.2, "early_stopping": EarlyStopping(), "prompts_per_step": 16, **data}
-        return {"prompts": 16, **data} if isinstance(data, dict) else data
+        given, online = as_object(data), {"clip": 0.2, "early_stopping": EarlyStopping(), "prompts_per_step": 16}
+        defaults = online if given.get("kind") == "online" else {"prompts": 16}
+        return {**defaults, **given} if given else data
 
     @model_validator(mode="after")
     def _fits_algorithm(self) -> "AlgorithmConfig":
