@@ -25,6 +25,7 @@ from sia_runner.experiment.costs import (
     total_dollars,
 )
 from sia_runner.gateway.prices import price_of
+from sia_runner.sweep.table import right
 from sia_runner.tasks.protocol import FoldPurpose
 
 
@@ -67,9 +68,7 @@ def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
             f"task={config.task.name} meta_agent={config.meta_agent.name}: no model is called, nothing is spent"
         )
         return
-    table = Table(title=f"{config.task.name} · what a run may cost", title_justify="left")
-    for name in ("", *cases):
-        table.add_column(name, justify="left" if not name else "right")
+    table = Table("", *right(*cases), title=f"{config.task.name} · what a run may cost", title_justify="left")
     for title, cells in _rows(config, cases).items():
         table.add_row(title, *cells)
     console.print(table)

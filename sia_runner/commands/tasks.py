@@ -20,11 +20,10 @@ def _list(options: Namespace) -> int:
     import yaml
     from rich.table import Table
 
-    from sia_runner.sweep.table import print_tables
+    from sia_runner.sweep.table import fold, print_tables
 
-    table = Table(title="tasks: python -m sia_runner task=NAME", title_justify="left")
-    for name in ("name", "metric", "judged by", "needs", "what it is"):
-        table.add_column(name, overflow="fold")
+    columns = fold("name", "metric", "judged by", "needs", "what it is")
+    table = Table(*columns, title="tasks: python -m sia_runner task=NAME", title_justify="left")
     for folder in (bundled_folder("conf"), *map(Path, options.config_dir)):
         for path in sorted((folder / "task").glob("[!_]*.yaml")):
             text = path.read_text(encoding="utf-8")

@@ -157,17 +157,13 @@ def _wait(sweep: SweepDir, running: dict[str, str], launcher: JobQueue, fill: Ca
                 name: over_since.get(name, moment) for name, state in states.items() if state and state.name in ENDED
             }
             for state in filter(None, states.values()):
-                printed |= _print_once(launcher.describe_waiting(state, moment - began), printed)
+                line = launcher.describe_waiting(state, moment - began)
+                if line and line not in printed:  # once for all jobs
+                    print(f"a job {line}", flush=True)
+                printed.add(line)
         for name in [name for name in running if moment - over_since.get(name, moment) >= launcher.grace_seconds]:
             _print_status(sweep, name, running.pop(name))
         fill()
-
-
-def _print_once(line: str, printed: set[str]) -> set[str]:
-    """Print the line once for all jobs."""
-    if line and line not in printed:
-        print(f"a job {line}", flush=True)
-    return {line}
 
 
 def _finished_runs(sweep: SweepDir, running: Mapping[str, str]) -> list[str]:
