@@ -76,7 +76,7 @@ def _list(options: Namespace) -> None:
     """Print one line per generation that trained an adapter; an inherited adapter is listed under its ancestor only."""
     run = RunDir(options.run)
     journal = finished_generations(JournalReader(run.journal))
-    rows = [_COLUMNS]
+    rows: list[tuple[str, ...]] = [_COLUMNS]
     for generation in journal:
         path = run.generation(generation.n).adapter
         if path.is_dir() and not path.is_symlink():

@@ -59,26 +59,25 @@ def run_in_this_process(composed: Any, hydra: Any) -> int:
     return code
 
 
-FINAL_EXIT_CODES = (0, 3, 4)  # exit codes that a resume changes only with more generations or budget
-ExpandOverrides = Callable[[Sequence[str]], list[list[str]]]
+_FINAL_EXIT_CODES = (0, 3, 4)  # exit codes that a resume changes only with more generations or budget
 
 
 def run_sweep(
-    loader: Any, config: Any, arguments: Sequence[str], expand: ExpandOverrides, launcher: Any, *, resume: bool
+    loader: Any, config: Any, launcher: Any, arguments: Sequence[str], runs: Sequence[Sequence[str]] | None
 ) -> int:
-    """Carry out a new sweep, or with `resume` the missing runs of one, and return the worst exit code of its runs.
+    """Carry out a new sweep of `runs` (the overrides of each), or where None the missing runs of an earlier one.
 
-    Raises RunError and HydraException before anything is started.
+    Return the worst exit code of its runs. Raises RunError and HydraException before anything is started.
     """
     sweep = SweepDir(Path(config.hydra.sweep.dir).resolve())
-    if resume:
+    if runs is None:
         plan, extended = _extended_plan(sweep.read_plan(), arguments)
     else:
-        plan, extended = _new_plan(sweep, loader, config, expand(arguments)), False
+        plan, extended = _new_plan(loader, config, runs), False
     sweep.path.mkdir(parents=True, exist_ok=True)
     stopped = False
     with RunLease(sweep.path):
-        if not resume and sweep.plan.exists():
+        if runs is not None and sweep.plan.exists():
             raise RunDirectoryError(f"{sweep.path} already holds a sweep; continue it with resume={sweep.path}")
         sweep.write_plan(plan)
         todo = [run for run in plan.runs if extended or not _is_done(sweep, run)]
@@ -98,7 +97,7 @@ def run_sweep(
     return INTERRUPTED if stopped else max(codes)
 
 
-def _new_plan(sweep: SweepDir, loader: Any, config: Any, every: Sequence[Sequence[str]]) -> SweepPlan:
+def _new_plan(loader: Any, config: Any, every: Sequence[Sequence[str]]) -> SweepPlan:
     """Compose every run, so that an unknown choice or key refuses the sweep before anything starts."""
     runs: list[PlannedRun] = []
     for number, overrides in enumerate(every):
@@ -125,7 +124,7 @@ def _extended_plan(plan: SweepPlan, arguments: Sequence[str]) -> tuple[SweepPlan
 
 def _is_done(sweep: SweepDir, run: PlannedRun) -> bool:
     outcome = sweep.ended(run.name)
-    return bool(outcome) and outcome["code"] in FINAL_EXIT_CODES and (sweep.path / run.name / "config.yaml").is_file()
+    return bool(outcome) and outcome["code"] in _FINAL_EXIT_CODES and (sweep.path / run.name / "config.yaml").is_file()
 
 
 def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: Any) -> list[str] | None:

@@ -40,8 +40,7 @@ def sweep_run_status(sweep: SweepDir, name: str) -> str:
 
 def sweep_table(sweep: SweepDir, plan: SweepPlan) -> Json:
     """Return ``{"sweep", "runs": [...], "means": [...]}``."""
-    arms = _arms(plan.runs)
-    rows = [_run_row(sweep, run, arm) for run, arm in zip(plan.runs, arms, strict=True)]
+    rows = [_run_row(sweep, run, arm) for run, arm in zip(plan.runs, _arms(plan.runs), strict=True)]
     return {"sweep": str(sweep.path), "runs": rows, "means": _means(rows)}
 
 
@@ -71,33 +70,24 @@ def _arms(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def _run_row(sweep: SweepDir, run: PlannedRun, arm: str) -> Json:
-    folder = RunDir(sweep.path / run.name)
+    folder, outcome = RunDir(sweep.path / run.name), sweep.ended(run.name)
     row: Json = {"run": run.name, "task": run.task, "mode": run.mode, "arm": arm, "seed": run.seed}
-    row |= {"status": sweep_run_status(sweep, run.name), "why": _why(sweep, run.name)}
+    row["status"] = sweep_run_status(sweep, run.name)
+    if outcome:
+        row["why"] = " · ".join(outcome["said"])
+    else:
+        job = sweep.recorded_jobs("slurm").get(run.name) or sweep.recorded_jobs("local").get(run.name)
+        row["why"] = f"job {job}, see jobs/" if job else ""
     summary = read_json(folder.summary) if folder.summary.is_file() else {}
     best, usage = summary.get("best") or {}, summary.get("usage") or {}
     row |= {"best": best.get("generation"), "metric": summary.get("metric")}
     row |= {key: best.get(key) for key in ("val", "test", "baseline_test")}
     row |= {key: usage.get(key) for key in ("usd", "calls", "tokens")}
-    return row | {"seconds": _seconds(folder)}
-
-
-def _why(sweep: SweepDir, name: str) -> str:
-    """Return the message of a run that did not end well, or where the output of its job is when there is no message."""
-    outcome = sweep.ended(name)
-    if outcome:
-        return " · ".join(outcome["said"])
-    job_ids = {cluster: sweep.recorded_jobs(cluster).get(name) for cluster in ("slurm", "local")}
-    job = job_ids["slurm"] or job_ids["local"]
-    return f"job {job}, see jobs/" if job else ""
-
-
-def _seconds(folder: RunDir) -> float | None:
-    """Return the seconds of all completed steps; None where there are none, or the journal is damaged."""
     try:
-        return round(sum(entry["seconds"] for entry in JournalReader(folder.journal).of("done")), 1)
-    except RunDirectoryError:
-        return None
+        row["seconds"] = round(sum(entry["seconds"] for entry in JournalReader(folder.journal).of("done")), 1)
+    except RunDirectoryError:  # no journal, or a damaged one
+        row["seconds"] = None
+    return row
 
 
 def _means(rows: Sequence[Json]) -> list[Json]:
