@@ -330,11 +330,13 @@ def convert(parser: CommandParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("sia_agent"), metavar="DIR", help="default: sia_agent")
 
 
-_DECLARATIONS: tuple[Callable[[CommandParser], None], ...] = (
-    *(run, resume, sweep, report, compare, web, verify, export, doctor, estimate, tasks, adapters, approve),
-    *(prepare, prefetch, sync, convert),
-)
-COMMANDS = {declare.__name__: declare for declare in _DECLARATIONS}
+COMMANDS: dict[str, Callable[[CommandParser], None]] = {
+    declare.__name__: declare
+    for declare in (
+        *(run, resume, sweep, report, compare, web, verify, export, doctor, estimate, tasks, adapters, approve),
+        *(prepare, prefetch, sync, convert),
+    )
+}
 
 
 def summary(name: str) -> str:

@@ -227,8 +227,7 @@ class SearchConfig(ConfigSection):
     patience: PositiveInt | None = None  # stop after so many generations without an accepted one; null: never
     novelty_weight: NonNegativeFloat = 1.0  # archive: weight of a low number of extensions
     accept: Annotated[
-        Annotated[AcceptConfig, Tag("Shipped")] | Annotated[CustomAcceptConfig, Tag("Custom")],
-        schema_by_class("rule"),
+        Annotated[AcceptConfig, Tag("Shipped")] | Annotated[CustomAcceptConfig, Tag("Custom")], schema_by_class("rule")
     ]
 
 

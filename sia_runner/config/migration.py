@@ -43,11 +43,7 @@ RENAMED_KEYS: Mapping[str, Mapping[str, str]] = {
     "task.data": {"about": "description_file"},
     "target_agent.policy": {"batch": "max_batch_size", "wait_ms": "batch_wait_ms"},
     "meta_agent": {"keep": "keep_fraction", "questions": "trial_questions"},
-    "search": {
-        "width": "proposals_per_generation",
-        "in_flight": "parallel_candidates",
-        "novelty": "novelty_weight",
-    },
+    "search": {"width": "proposals_per_generation", "in_flight": "parallel_candidates", "novelty": "novelty_weight"},
     "budget": {"reserve": "test_reserve"},
     "compute.resources.*": {"where": "run_in"},
     "provider": _PROVIDER,

@@ -10,14 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, Tag, field_validator, model_validator
 
-from sia_runner.config.base import (
-    NAME_OR_CLASS,
-    ClassPath,
-    ConfigSection,
-    FractionBelowOne,
-    NamedConfig,
-    PositiveInt,
-)
+from sia_runner.config.base import NAME_OR_CLASS, ClassPath, ConfigSection, FractionBelowOne, NamedConfig, PositiveInt
 from sia_runner.config.training import TinyModelConfig
 
 

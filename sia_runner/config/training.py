@@ -4,14 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Tag, model_validator
 
-from sia_runner.config.base import (
-    NAME_OR_CLASS,
-    ClassPath,
-    ConfigSection,
-    NamedConfig,
-    PositiveInt,
-    schema_by_class,
-)
+from sia_runner.config.base import NAME_OR_CLASS, ClassPath, ConfigSection, NamedConfig, PositiveInt, schema_by_class
 from sia_runner.records import as_object
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
