@@ -24,8 +24,8 @@ class CommandOutcome:
 
 
 @contextmanager
-def print_refusals(composed: Mapping[str, Any] | Any = None) -> Generator[CommandOutcome]:
-    """Yield an outcome whose code the command sets; a refusal inside is printed, and the code is then 2."""
+def print_refusals(composed: Mapping[str, Any] | None = None, name: str = "") -> Generator[CommandOutcome]:
+    """Yield an outcome whose code the command sets; a refusal inside is printed (of `name`), and the code is then 2."""
     outcome = CommandOutcome()
     try:
         yield outcome
@@ -40,7 +40,7 @@ def print_refusals(composed: Mapping[str, Any] | Any = None) -> Generator[Comman
             raise
         outcome.lines += explain_validation_error(error, composed or {})
     for line in outcome.lines:
-        print(f"refused: {line}", file=sys.stderr)
+        print(f"refused: {name}: {line}" if name else f"refused: {line}", file=sys.stderr)
 
 
 def nearest_choice(name: str, choices: Iterable[str]) -> str:

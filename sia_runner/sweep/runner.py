@@ -13,12 +13,12 @@ from typing import Any
 
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
-from sia_runner.config.composition import explain_validation_error, make_paths_absolute
+from sia_runner.config.composition import make_paths_absolute
 from sia_runner.config.experiment import check_experiment
-from sia_runner.config.refusals import EXIT_REFUSED
+from sia_runner.config.refusals import print_refusals
 from sia_runner.experiment.runner import RESUMABLE_KEYS, stop_requested
+from sia_runner.records import Json
 from sia_runner.store.lease import RunLease
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.sweep.plan import INTERRUPTED, PlannedRun, SweepDir, SweepPlan, SweepRun
@@ -135,18 +135,15 @@ def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: An
     if sweep.ended(run.name):
         sweep.outcome(run.name).unlink()  # it is that of an earlier process
     overrides = [*run.overrides, f"hydra.sweep.subdir='{run.name}'"]
-    plain: dict[str, Any] = {}
-    try:
-        plain = sweep_run_of(*compose_run(loader, config, overrides)).plain
+    plain: Json = {}
+    with print_refusals(plain, run.name) as outcome:
+        try:
+            plain |= sweep_run_of(*compose_run(loader, config, overrides)).plain
+        except OmegaConfBaseException as error:
+            raise RunDirectoryError(str(error).splitlines()[0]) from error
         check_experiment(plain)
         return overrides
-    except OmegaConfBaseException as error:
-        lines = [str(error).splitlines()[0]]
-    except ValidationError as error:
-        lines = explain_validation_error(error, plain)
-    for line in lines:
-        print(f"refused: {run.name}: {line}", file=sys.stderr)
-    sweep.end(run.name, EXIT_REFUSED, lines)
+    sweep.end(run.name, outcome.code, outcome.lines)
     return None
 
 
