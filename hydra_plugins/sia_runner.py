@@ -58,7 +58,8 @@ class Sweep(BasicSweeper):
 
         assert self.hydra_context and self.config and self.launcher  # noqa: S101 - Hydra calls setup() first
         loader, config = self.hydra_context.config_loader, self.config
-        raise SystemExit(run_sweep(loader, config, arguments, self.expand, self.launcher, resume=self.resume))
+        runs = None if self.resume else self.expand(arguments)
+        raise SystemExit(run_sweep(loader, config, self.launcher, arguments, runs))
 
 
 class _Jobs(Launcher):

@@ -5,9 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 Json = dict[str, Any]  # a JSON object
+
+
+def as_object(value: Any) -> Json:
+    """Return `value` if it is a JSON object, else an empty one."""
+    return cast(Json, value) if isinstance(value, dict) else {}
 
 
 class Lever(StrEnum):

@@ -2,36 +2,36 @@
 
 import json
 import shutil
-import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from sia_runner.commands.export import best_candidate, new_folder
 from sia_runner.errors import TrainingError
-from sia_runner.store.generations import GenerationRecord
-from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations, test_result_of
+from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha256, write_json
 from sia_runner.system import cache_dir
 from sia_runner.training import adapters
 from sia_runner.training.adapters import AdapterOrigin
 from sia_runner.wire.adapter_files import adapter_sha256
 
-
-@dataclass(slots=True)
-class LoadedBase:
-    """A loaded base model: what loading and merging need of training.protocol.Policy."""
-
-    model: Any
-    tokenizer: Any
-    base_id: str
-    base_sha256: str
+_COLUMNS = ("gen", "status", "algorithm", "steps", "reward", "KL", "base", "base sha256", "adapter sha256")
 
 
-def load_base(origin: AdapterOrigin, name: str | None = None) -> LoadedBase:
-    """Load the base of an adapter, or `name` (a folder or hub id) in its place.
+def main(options: Namespace) -> int:
+    """Run one subcommand; return the exit code."""
+    work = {"list": _list, "show": _show, "check": _check, "merge": _merge, "export": _export}
+    try:
+        work[options.command](options)
+    except TrainingError as error:
+        raise RunDirectoryError(str(error)) from error
+    return 0
+
+
+def _load_base(origin: AdapterOrigin, name: str | None) -> Any:
+    """Load the base of an adapter, or `name` (a folder or hub id) in its place: a Policy, as far as merging needs one.
 
     Another base is refused by its hash before any weights are read. Raises TrainingError, PolicyError.
     """
@@ -47,7 +47,8 @@ def load_base(origin: AdapterOrigin, name: str | None = None) -> LoadedBase:
             f"not for {name or folder} (sha256 {sha256[:12]})"
         )
     loaded = load_base(str(folder), "cpu", _saved_dtype(folder))
-    return LoadedBase(loaded.model, loaded.tokenizer, name or origin.base_id, sha256)
+    base_id = name or origin.base_id
+    return SimpleNamespace(model=loaded.model, tokenizer=loaded.tokenizer, base_id=base_id, base_sha256=sha256)
 
 
 def _cached_tiny(sha256: str) -> Path:
@@ -69,26 +70,28 @@ def _saved_dtype(folder: Path) -> str:
     return str(saved).removeprefix("torch.") if saved is not None else "float32"
 
 
-_COLUMNS = ("gen", "status", "algorithm", "steps", "reward", "KL", "base", "base sha256", "adapter sha256")
-
-
-def list_adapters(options: Namespace) -> None:
+def _list(options: Namespace) -> None:
     """Print one line per generation that trained an adapter; an inherited adapter is listed under its ancestor only."""
     run = RunDir(options.run)
     journal = finished_generations(JournalReader(run.journal))
-    paths = {generation.n: run.generation(generation.n).adapter for generation in journal}
-    own = [n for n, path in paths.items() if path.is_dir() and not path.is_symlink()]
-    rows = [_row(run, generation) for generation in journal if generation.n in own]
-    if not rows:
+    rows: list[tuple[str, ...]] = [_COLUMNS]
+    for generation in journal:
+        path = run.generation(generation.n).adapter
+        if path.is_dir() and not path.is_symlink():
+            origin = adapters.read_adapter_origin(path)
+            figures = ("–" if value is None else f"{value:.3f}" for value in (origin.reward, origin.kl))
+            base = (origin.base_id, origin.base_sha256[:12], adapter_sha256(path)[:12])
+            rows.append((str(generation.n), generation.status, origin.algorithm, str(origin.steps), *figures, *base))
+    if len(rows) == 1:
         raise RunDirectoryError(f"{run.path} has no adapters: no generation trained the weights")
-    widths = [max(len(row[at]) for row in [_COLUMNS, *rows]) for at in range(len(_COLUMNS))]
-    for row in [_COLUMNS, *rows]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     best = run.adapter_of(find_incumbent(journal))
     print(f"best: {best.relative_to(run.path) if best else 'the base alone'}")
 
 
-def show_adapter(options: Namespace) -> None:
+def _show(options: Namespace) -> None:
     """Print the origin, hash and size of an adapter as JSON."""
     path = _adapter_folder(options.adapter)
     origin = adapters.read_adapter_origin(path)
@@ -96,89 +99,40 @@ def show_adapter(options: Namespace) -> None:
     print(json.dumps(asdict(origin) | {"sha256": adapter_sha256(path), "bytes": size}, indent=1))
 
 
-def check_adapter(options: Namespace) -> None:
-    """Load an adapter onto its base. Raises TrainingError."""
+def _check(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
-    base = load_base(adapters.read_adapter_origin(path), options.base)
+    base = _load_base(adapters.read_adapter_origin(path), options.base)
     adapters.load_adapter(base.model, path, base.base_sha256, adapters.TRAINED_ADAPTER)
     print(f"{path} loads onto {base.base_id} (sha256 {base.base_sha256[:12]})")
 
 
-def merge_adapter(options: Namespace) -> None:
-    """Write base and adapter as one plain transformers folder."""
+def _merge(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
     origin = adapters.read_adapter_origin(path)
-    with _new_folder(options.out) as folder:
-        base: Any = load_base(origin, options.base)  # it answers no request while it is merged
-        adapters.export_merged_model(base, path, folder)
+    with new_folder(options.out) as folder:
+        adapters.export_merged_model(_load_base(origin, options.base), path, folder)
     print(f"{origin.base_id} with {path} merged into {options.out}")
 
 
-def export_adapter(options: Namespace) -> None:
-    """Copy the best candidate's adapter with its origin and scores.
-
-    Raises RunError where the best candidate has no adapter, or its hash is not that of the journal.
-    """
+def _export(options: Namespace) -> None:
+    """Copy the best candidate's adapter with its origin and scores."""
     run = RunDir(options.run)
-    journal = JournalReader(run.journal)
-    generations = finished_generations(journal)
-    n = find_incumbent(generations)
-    if n is None:
-        raise RunDirectoryError(f"{run.path} has no accepted candidate to export")
-    path = run.adapter_of(n)
+    best, scores, head = best_candidate(run)
+    path = run.adapter_of(best.n)
     if path is None:
         raise RunDirectoryError(
-            f"{run.path}: the best candidate, generation {n}, runs on the base alone: there is no adapter"
+            f"{run.path}: the best candidate, generation {best.n}, runs on the base alone: there is no adapter"
         )
-    best = next(generation for generation in generations if generation.n == n)
     if tree_sha256(path) != best.steps["build"]["adapter_sha256"]:
         raise RunDirectoryError(f"{path} was changed since it was trained")
-    tested = test_result_of(journal, n)
-    scores = {"val": best.steps["verify"]["val"], "test": tested["score"] if tested else None}
-    with _new_folder(options.out) as folder:
+    with new_folder(options.out) as folder:
         shutil.copytree(path, folder)
-        write_json(
-            folder / "provenance.json", {"run": run.path.name, "generation": n, **scores, "journal_head": journal.head}
-        )
-    print(
-        f"adapter of generation {n} exported to {options.out}; its base: {adapters.read_adapter_origin(path).base_id}"
-    )
-
-
-def _row(run: RunDir, generation: GenerationRecord) -> tuple[str, ...]:
-    path = run.generation(generation.n).adapter
-    origin = adapters.read_adapter_origin(path)
-    figures = (str(origin.steps), _figure(origin.reward), _figure(origin.kl))
-    base = (origin.base_id, origin.base_sha256[:12])
-    return (str(generation.n), generation.status, origin.algorithm, *figures, *base, adapter_sha256(path)[:12])
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+        provenance = {"run": run.path.name, "generation": best.n, **scores, "journal_head": head}
+        write_json(folder / "provenance.json", provenance)
+    base_id = adapters.read_adapter_origin(path).base_id
+    print(f"adapter of generation {best.n} exported to {options.out}; its base: {base_id}")
 
 
 def _adapter_folder(folder: Path) -> Path:
     """Return the folder of an adapter; a generation's folder stands for its adapter."""
     return folder / "adapter" if (folder / "adapter").is_dir() else folder
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `out` once it is complete."""
-    if out.exists():
-        raise RunDirectoryError(f"{out} exists already; name a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        yield Path(temporary) / out.name
-        (Path(temporary) / out.name).rename(out)
-
-
-def main(options: Namespace) -> int:
-    """Run one subcommand; return the exit code."""
-    work = {"list": list_adapters, "show": show_adapter, "check": check_adapter}
-    work |= {"merge": merge_adapter, "export": export_adapter}
-    try:
-        work[options.command](options)
-    except TrainingError as error:
-        raise RunDirectoryError(str(error)) from error
-    return 0

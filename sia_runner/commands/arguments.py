@@ -330,11 +330,13 @@ def convert(parser: CommandParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("sia_agent"), metavar="DIR", help="default: sia_agent")
 
 
-_DECLARATIONS: tuple[Callable[[CommandParser], None], ...] = (
-    *(run, resume, sweep, report, compare, web, verify, export, doctor, estimate, tasks, adapters, approve),
-    *(prepare, prefetch, sync, convert),
-)
-COMMANDS = {declare.__name__: declare for declare in _DECLARATIONS}
+COMMANDS: dict[str, Callable[[CommandParser], None]] = {
+    declare.__name__: declare
+    for declare in (
+        *(run, resume, sweep, report, compare, web, verify, export, doctor, estimate, tasks, adapters, approve),
+        *(prepare, prefetch, sync, convert),
+    )
+}
 
 
 def summary(name: str) -> str:
@@ -377,10 +379,10 @@ def parse_command(args: Sequence[str]) -> tuple[str, Any]:
 
 def run_page(args: Sequence[str]) -> str:
     """Return the help page of a run: the commands, the groups, and the choices of each with its purpose."""
-    from sia_runner.config.help import config_folders, group_choices
+    from sia_runner.config.help import group_choices, split_config_dirs
 
     lines = [_HEAD, *(f"  {name:<9} {summary(name)}" for name in COMMANDS), _GROUPS]
-    for group, descriptions in sorted(group_choices(config_folders(args)).items()):
+    for group, descriptions in sorted(group_choices(split_config_dirs(args)[0]).items()):
         lines.append(f"  {group}")
         lines += [f"    {choice:<20} {description}" for choice, description in descriptions.items()]
     return "\n".join([*lines, _TAIL])

@@ -1,6 +1,6 @@
 """The lines of `doctor` and `prefetch`: one for each thing, printed as soon as it is known."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -9,10 +9,13 @@ from rich.markup import escape
 from sia_runner.errors import RunnerError
 from sia_runner.wire.grants import BudgetSpent, ProviderDown
 
-FAULTS = (RunnerError, ProviderDown, BudgetSpent, OSError)  # what a check may raise; the message says what to do
 OK, FAULT, SKIPPED = "ok", "FAULT", "skipped"  # the states of a check of `doctor`
 FETCHED, THERE, MISSING, NETWORK = "fetched", "there", "MISSING", "network"  # those of a thing of `prefetch`
 _COLOURS = {FAULT: "bold red", MISSING: "bold red", SKIPPED: "dim", NETWORK: "dim"}
+
+
+class CheckSkipped(Exception):
+    """Raised where there is nothing to check; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +27,15 @@ class CheckResult:
     text: str
 
 
-def result_of_fault(name: str, state: str, fault: Exception) -> CheckResult:
-    """Return the result for a thing whose check raised one of FAULTS."""
-    return CheckResult(name, state, str(fault) or type(fault).__name__)
+def run_check(name: str, check: Callable[[], str | tuple[str, str]], fault_state: str = FAULT) -> CheckResult:
+    """Return the result of a check, which returns a text, or its state and a text, or raises what says what to do."""
+    try:
+        result = check()
+    except CheckSkipped as reason:
+        return CheckResult(name, SKIPPED, str(reason))
+    except (RunnerError, ProviderDown, BudgetSpent, OSError) as fault:
+        return CheckResult(name, fault_state, str(fault) or type(fault).__name__)
+    return CheckResult(name, OK, result) if isinstance(result, str) else CheckResult(name, *result)
 
 
 def print_results(results: Iterable[CheckResult]) -> int:

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
+
 from sia_runner.records import Json
 from sia_runner.store.run_directory import RunDirectoryError, write_text
 from sia_runner.system import bundled_folder
 
-META_AGENTS = {"claude": "claude_code", "openhands": "openhands", "pydantic-ai": "pydantic_ai"}
+_HARNESS_ENTRY = "target_agent.py"
+_META_AGENTS = {"claude": "claude_code", "openhands": "openhands", "pydantic-ai": "pydantic_ai"}
 _KINDS = {"anthropic": "anthropic", "openai": "openai", "google": "gemini"}  # client_kind -> litellm's name
 _ADDRESSES = {
     "anthropic": "https://api.anthropic.com/v1",
@@ -49,7 +52,7 @@ class ProfileFile:
         return f"sia_{self.id}" if ours.is_file() else self.id
 
 
-def read_profile(path: Path) -> ProfileFile:
+def _read_profile(path: Path) -> ProfileFile:
     """Read a provider or profile. Raises RunError with one line."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -66,11 +69,8 @@ def read_profile(path: Path) -> ProfileFile:
     return file
 
 
-def find_provider(profile: ProfileFile, files: Sequence[ProfileFile]) -> ProfileFile:
-    """Find the provider of a profile in the places where sia-agent looks for it.
-
-    These are the `files`, the profile's folder, the user's folder and the package of sia-agent. Raises RunError.
-    """
+def _find_provider(profile: ProfileFile, files: Sequence[ProfileFile]) -> ProfileFile:
+    """Find the provider of a profile where sia-agent looks: `files`, the folders beside, the user's, the package's."""
     provider_id = profile.data["provider_id"]
     for file in files:
         if file.is_provider and file.id == provider_id:
@@ -82,71 +82,16 @@ def find_provider(profile: ProfileFile, files: Sequence[ProfileFile]) -> Profile
     folders += [Path(location) / "defaults" / "providers" for location in packages]
     for folder in folders:
         if (folder / f"{provider_id}.json").is_file():
-            return read_profile(folder / f"{provider_id}.json")
-    missing = f"provider_id={provider_id}: no {provider_id}.json given, nor in {', '.join(map(str, folders))}"
-    raise RunDirectoryError(f"{profile.path}: {missing}")
+            return _read_profile(folder / f"{provider_id}.json")
+    raise RunDirectoryError(
+        f"{profile.path}: provider_id={provider_id}: no {provider_id}.json given, nor in {', '.join(map(str, folders))}"
+    )
 
 
-def provider_keys(provider: ProfileFile, name: str, model: str | None) -> Json:
-    """Return the keys of conf/provider/*.yaml for a provider. Raises RunError."""
-    data = provider.data
-    kind = data["client_kind"]
-    if kind not in _KINDS:
-        raise RunDirectoryError(f"{provider.path}: client_kind={kind}: allowed: {', '.join(_KINDS)}")
-    address = (data.get("base_url") or _ADDRESSES[kind]).rstrip("/")
-    if kind == "anthropic" and not address.endswith("/v1"):
-        address += "/v1"  # its SDK adds that to the address
-    return {
-        "name": name,
-        "kind": "hosted",
-        "api": "anthropic" if kind == "anthropic" else "openai",
-        "litellm": data.get("litellm_prefix") or _shipped_provider(provider.id).get("litellm") or _KINDS[kind],
-        "model": _endpoint_model(kind, model) if model else "???",
-        "base_url": address,
-        "key": data["api_key_env"],
-    }
-
-
-def meta_agent_choice(profile: ProfileFile, provider: ProfileFile) -> str:
-    """Return our choice of the group meta_agent. Raises RunError."""
-    implementation = profile.data["agent_impl"]
-    if implementation not in META_AGENTS:
-        raise RunDirectoryError(f"{profile.path}: agent_impl={implementation}: allowed: {', '.join(META_AGENTS)}")
-    if implementation == "claude" and provider.data["client_kind"] != "anthropic":
-        raise RunDirectoryError(f"{profile.path}: agent_impl=claude talks to Anthropic only, not to {provider.id}")
-    return META_AGENTS[implementation]
-
-
-def starting_program(profile: ProfileFile) -> tuple[Path, str] | None:
-    """Return (file or folder, entry file name) of a target profile's program; None for the task's own."""
-    declared = profile.data.get("agent_reference")
-    if declared is None or declared == "default":
-        return None
-    if not isinstance(declared, Mapping) or "source" not in declared:
-        raise RunDirectoryError(f'{profile.path}: agent_reference must be "default" or an object with a "source"')
-    source = (profile.path.parent / str(declared["source"])).resolve()
-    entry = source.name if source.is_file() else str(declared.get("entrypoint") or "reference_target_agent.py")
-    if not (source.is_file() or (source / entry).is_file()):
-        raise RunDirectoryError(f"{profile.path}: agent_reference: no {entry} in {source}")
-    return source, entry
-
-
-def _endpoint_model(kind: str, model: str) -> str:
-    """Return the model's name at the endpoint."""
-    if kind == "google":
-        return model.removeprefix("gemini/")
-    return _ALIASES.get(model, model) if kind == "anthropic" else model
-
-
-def _shipped_provider(name: str) -> Json:
-    """Return our own YAML of a provider of that name; empty if we ship none."""
-    import yaml
-
-    path = bundled_folder("conf") / "provider" / f"{name}.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-HARNESS_ENTRY = "target_agent.py"
+def main(options: Namespace) -> int:
+    """Convert the files; return the exit code."""
+    print("\n".join(convert_files(options.files, options.out)))
+    return 0
 
 
 def convert_files(paths: Sequence[Path], out: Path) -> list[str]:
@@ -154,43 +99,46 @@ def convert_files(paths: Sequence[Path], out: Path) -> list[str]:
     json_files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
     if not json_files:
         raise RunDirectoryError(f"no JSON file in {', '.join(map(str, paths))}")
-    files = [read_profile(path) for path in json_files]
+    files = [_read_profile(path) for path in json_files]
     lines: list[str] = []
     for file in files:
         if file.is_provider:
-            _write_hosted(file, file.name, None, out)
+            _write_provider(file, file.name, None, out)
             lines.append(f"{file.path.name}: --config-dir {out} provider={file.name} provider.model=…")
-    return lines + [_write_experiment(file, find_provider(file, files), out) for file in files if not file.is_provider]
+    return lines + [_write_experiment(file, _find_provider(file, files), out) for file in files if not file.is_provider]
 
 
-def _copy_reference(file: ProfileFile, out: Path) -> Path | None:
-    """Copy the program that the profile starts from, under the file name of a harness. Only task=custom takes one."""
-    program = starting_program(file)
-    if program is None:
-        return None
-    source, entry = program
-    dest = out.resolve() / "reference" / file.name
-    dest.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        if entry != HARNESS_ENTRY and (source / HARNESS_ENTRY).exists():
-            raise RunDirectoryError(
-                f"{file.path}: agent_reference starts with {entry}, but {source} has a {HARNESS_ENTRY} besides"
-            )
-        shutil.copytree(source, dest, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    shutil.copyfile(source if source.is_file() else source / entry, dest / HARNESS_ENTRY)
-    return dest
-
-
-def _write_hosted(provider: ProfileFile, name: str, model: str | None, out: Path) -> None:
-    _write_yaml(out / "provider" / f"{name}.yaml", provider, provider_keys(provider, name, model))
+def _write_provider(provider: ProfileFile, name: str, model: str | None, out: Path) -> None:
+    """Write conf/provider/NAME.yaml. Raises RunError."""
+    data, kind = provider.data, provider.data["client_kind"]
+    if kind not in _KINDS:
+        raise RunDirectoryError(f"{provider.path}: client_kind={kind}: allowed: {', '.join(_KINDS)}")
+    address = (data.get("base_url") or _ADDRESSES[kind]).rstrip("/")
+    if kind == "anthropic":
+        model = _ALIASES.get(model or "", model)
+        address = address if address.endswith("/v1") else f"{address}/v1"  # its SDK adds that to the address
+    elif kind == "google" and model:
+        model = model.removeprefix("gemini/")
+    ours = bundled_folder("conf") / "provider" / f"{provider.id}.yaml"
+    shipped: Json = yaml.safe_load(ours.read_text(encoding="utf-8")) if ours.is_file() else {}
+    keys = {
+        "name": name,
+        "kind": "hosted",
+        "api": "anthropic" if kind == "anthropic" else "openai",
+        "litellm": data.get("litellm_prefix") or shipped.get("litellm") or _KINDS[kind],
+        "model": model or "???",
+        "base_url": address,
+        "key": data["api_key_env"],
+    }
+    _write_yaml(out / "provider" / f"{name}.yaml", provider, keys)
 
 
 def _write_experiment(file: ProfileFile, provider: ProfileFile, out: Path) -> str:
     """Write the experiment of a profile, with a provider of its own; return the line on how to use it."""
     own, start = f"{file.name}-provider", None  # no provider of sia-agent has that name
-    _write_hosted(provider, own, file.data["model"], out)
+    _write_provider(provider, own, file.data["model"], out)
     if "agent_impl" in file.data:
-        choices = {"/meta_agent": meta_agent_choice(file, provider), "/provider@meta_agent.provider": own}
+        choices = {"/meta_agent": _meta_agent_choice(file, provider), "/provider@meta_agent.provider": own}
     else:
         choices = {"/target_agent": "model", "/provider@target_agent.provider": own}
         start = _copy_reference(file, out)
@@ -201,16 +149,45 @@ def _write_experiment(file: ProfileFile, provider: ProfileFile, out: Path) -> st
     return f"{file.path.name}: --config-dir {out} +experiment={file.name}{only}"
 
 
-def _write_yaml(path: Path, file: ProfileFile, data: Json, head: str = "") -> None:
-    import yaml
+def _meta_agent_choice(profile: ProfileFile, provider: ProfileFile) -> str:
+    """Return our choice of the group meta_agent. Raises RunError."""
+    implementation = profile.data["agent_impl"]
+    if implementation not in _META_AGENTS:
+        raise RunDirectoryError(f"{profile.path}: agent_impl={implementation}: allowed: {', '.join(_META_AGENTS)}")
+    if implementation == "claude" and provider.data["client_kind"] != "anthropic":
+        raise RunDirectoryError(f"{profile.path}: agent_impl=claude talks to Anthropic only, not to {provider.id}")
+    return _META_AGENTS[implementation]
 
+
+def _copy_reference(profile: ProfileFile, out: Path) -> Path | None:
+    """Copy the program that a target profile starts from, under the file name of a harness; None for the task's own.
+
+    Only task=custom takes one. Raises RunError.
+    """
+    declared = profile.data.get("agent_reference")
+    if declared is None or declared == "default":
+        return None
+    if not isinstance(declared, Mapping) or "source" not in declared:
+        raise RunDirectoryError(f'{profile.path}: agent_reference must be "default" or an object with a "source"')
+    source = (profile.path.parent / str(declared["source"])).resolve()
+    entry = source.name if source.is_file() else str(declared.get("entrypoint") or "reference_target_agent.py")
+    program = source if source.is_file() else source / entry
+    if not program.is_file():
+        raise RunDirectoryError(f"{profile.path}: agent_reference: no {entry} in {source}")
+    dest = out.resolve() / "reference" / profile.name
+    dest.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        if entry != _HARNESS_ENTRY and (source / _HARNESS_ENTRY).exists():
+            raise RunDirectoryError(
+                f"{profile.path}: agent_reference starts with {entry}, but {source} has a {_HARNESS_ENTRY} besides"
+            )
+        shutil.copytree(source, dest, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    shutil.copyfile(program, dest / _HARNESS_ENTRY)
+    return dest
+
+
+def _write_yaml(path: Path, file: ProfileFile, data: Json, head: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     title = " ".join(str(file.data.get("name") or file.id).split())
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     write_text(path, f"{head}# {title}, converted from sia-agent.\n{text}")
-
-
-def main(options: Namespace) -> int:
-    """Convert the files; return the exit code."""
-    print("\n".join(convert_files(options.files, options.out)))
-    return 0

@@ -2,16 +2,16 @@
 
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from sia_runner.commands import doctor_checks
-from sia_runner.commands.checks import FAULT, FAULTS, OK, SKIPPED, CheckResult, print_results, result_of_fault
-from sia_runner.commands.cost_forecast import hosted_roles, role_name
+from sia_runner.commands.checks import OK, SKIPPED, CheckResult, print_results, run_check
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, RunContext
+from sia_runner.experiment.costs import hosted_roles, role_name
 from sia_runner.store.run_directory import RunDir
 
 
@@ -28,35 +28,22 @@ def run_checks(config: Experiment, runs: Path, *, call: bool) -> Iterator[CheckR
     summary = f"task={config.task.name} meta_agent={config.meta_agent.name} provider={config.provider.name}"
     yield CheckResult("configuration", OK, f"{summary} compute={config.compute.name}")
     components = Components(config)
-    yield _run_check("system", doctor_checks.check_system)
-    yield _run_check("packages", lambda: doctor_checks.check_packages(config))
-    yield _run_check("proposer", lambda: f"{components.proposer.__class__.__name__} can be built")
-    yield _run_check("data", lambda: doctor_checks.check_task_data(components))
-    yield _run_check("sandbox", lambda: doctor_checks.check_sandbox(components))
-    yield _run_check("policy", lambda: doctor_checks.check_policy_backend(config))
-    for role in hosted_roles(config):
-        for name, check in doctor_checks.MODEL_CHECKS.items():
-            yield _run_check(f"{role_name(role)}'s {name}", lambda check=check, role=role: check(config, role))
+    yield run_check("system", doctor_checks.check_system)
+    yield run_check("packages", lambda: doctor_checks.check_packages(config))
+    yield run_check("proposer", lambda: f"{components.proposer.__class__.__name__} can be built")
+    yield run_check("data", lambda: doctor_checks.check_task_data(components))
+    yield run_check("sandbox", lambda: doctor_checks.check_sandbox(components))
+    yield run_check("policy", lambda: doctor_checks.check_policy_backend(config))
+    for role, hosted in hosted_roles(config).items():
+        yield run_check(f"{role_name(role)}'s key", partial(doctor_checks.check_key, hosted))
+        yield run_check(f"{role_name(role)}'s price", partial(doctor_checks.check_model_price, hosted, config.budget))
+        yield run_check(f"{role_name(role)}'s model", partial(doctor_checks.check_model, hosted))
     yield from _gateway_checks(config, call=call)
-    yield _run_check("disk", lambda: doctor_checks.check_disk(config, runs))
-    yield from _cluster_checks(config)
-
-
-def _cluster_checks(config: Experiment) -> Iterator[CheckResult]:
-    """Check the cluster; skip the details where it does not answer."""
-    yield (answers := _run_check("cluster", lambda: doctor_checks.check_cluster(config)))
-    if answers.state == OK:
+    yield run_check("disk", lambda: doctor_checks.check_disk(config, runs))
+    yield (cluster := run_check("cluster", lambda: doctor_checks.check_cluster(config)))
+    if cluster.state == OK:
         for name, check in doctor_checks.CLUSTER_CHECKS.items():
-            yield _run_check(name, lambda check=check: check(config))
-
-
-def _run_check(name: str, check: Callable[[], str]) -> CheckResult:
-    try:
-        return CheckResult(name, OK, check())
-    except doctor_checks.CheckSkipped as reason:
-        return CheckResult(name, SKIPPED, str(reason))
-    except FAULTS as fault:
-        return result_of_fault(name, FAULT, fault)
+            yield run_check(name, partial(check, config))
 
 
 def _gateway_checks(config: Experiment, *, call: bool) -> Iterator[CheckResult]:
@@ -65,23 +52,21 @@ def _gateway_checks(config: Experiment, *, call: bool) -> Iterator[CheckResult]:
     if not roles:
         yield CheckResult("gateway", SKIPPED, "no model is called")
         return
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sia-doctor-")))
+    with tempfile.TemporaryDirectory(prefix="sia-doctor-") as path:
+        folder = Path(path)
         context = RunContext(config, RunDir(folder / "run"))
         gateway = context.gateway
         if gateway is None:
             raise AssertionError("the gateway and hosted_roles disagree")
-        stack.callback(context.close_gateway)
-        for role in roles:
-            yield _run_check(
-                f"{role_name(role)}'s gateway",
-                lambda role=role: doctor_checks.check_gateway(context, gateway, role, folder),
-            )
-        for role in roles:
-            yield _run_check(
-                f"{role_name(role)}'s call",
-                lambda role=role: doctor_checks.check_call(gateway, role, folder, call=call),
-            )
+        try:
+            for role in roles:
+                check = partial(doctor_checks.check_gateway, context, gateway, role, folder)
+                yield run_check(f"{role_name(role)}'s gateway", check)
+            for role in roles:
+                check = partial(doctor_checks.check_call, gateway, role, folder, call=call)
+                yield run_check(f"{role_name(role)}'s call", check)
+        finally:
+            context.close_gateway()
 
 
 def _runs_folder(args: Sequence[str]) -> Path:

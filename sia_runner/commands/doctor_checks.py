@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from sia_runner.commands.cost_forecast import hosted_roles, price_text
-from sia_runner.config.components import SlurmComputeConfig, StageResources
-from sia_runner.config.experiment import Experiment
+from sia_runner.commands.checks import CheckSkipped
+from sia_runner.config.components import HostedProvider, SlurmComputeConfig, StageResources
+from sia_runner.config.experiment import BudgetConfig, Experiment
 from sia_runner.experiment.context import Components, RunContext
+from sia_runner.experiment.costs import hosted_roles, price_text
 from sia_runner.experiment.execution import describe_failure
 from sia_runner.experiment.runner import check_custom_classes, stage_kinds
 from sia_runner.gateway import service
@@ -39,10 +40,6 @@ request = urllib.request.Request(url, headers={"Authorization": "Bearer " + toke
 with urllib.request.urlopen(request, timeout=10) as response:
     assert os.environ["SIA_MODEL"] in response.read().decode(), "the gateway does not list SIA_MODEL"
 """
-
-
-class CheckSkipped(Exception):
-    """Raised where there is nothing to check; the message says why."""
 
 
 def check_system() -> str:
@@ -84,9 +81,8 @@ def check_sandbox(context: Components) -> str:
     return f"{box.name} works" + (f"; it leaves open: {'; '.join(gaps)}" if gaps else "")
 
 
-def check_key(config: Experiment, role: Role) -> str:
+def check_key(hosted: HostedProvider) -> str:
     """Check that the provider's key is set."""
-    hosted = hosted_roles(config)[role]
     if key_of(hosted) is None:
         raise CheckSkipped(f"provider {hosted.name} needs no key")
     return f"provider {hosted.name}: the key is set"
@@ -101,19 +97,17 @@ def check_policy_backend(config: Experiment) -> str:
     return f"{spec.base}, served by {spec.backend}" + (f" at {spec.base_url}" if spec.base_url else "")
 
 
-def check_model_price(config: Experiment, role: Role) -> str:
+def check_model_price(hosted: HostedProvider, budget: BudgetConfig) -> str:
     """Check that the model's price is known where a limit needs it."""
-    hosted = hosted_roles(config)[role]
-    service.check_price(hosted, config.budget)
+    service.check_price(hosted, budget)
     rates = price_of(hosted)
     if rates is None:
         raise CheckSkipped(f"prices of {hosted.model} are not known, and no limit needs them")
     return f"{hosted.model}: {price_text(rates)}"
 
 
-def check_model(config: Experiment, role: Role) -> str:
+def check_model(hosted: HostedProvider) -> str:
     """Check that the provider's endpoint knows the model."""
-    hosted = hosted_roles(config)[role]
     return f"provider {hosted.name} {EndpointProbe(hosted).answer()}"
 
 
@@ -121,23 +115,14 @@ def check_gateway(context: RunContext, gateway: service.GatewayService, role: Ro
     """Check that a harness in the sandbox reaches the gateway."""
     if role == "meta" and not hasattr(context.config.meta_agent, "seconds"):
         raise CheckSkipped("the proposer calls from this process")
-    folders = folder / role
-    for name in ("harness", "data", "work"):
-        (folders / name).mkdir(parents=True)
-    (folders / "harness" / "target_agent.py").write_text(_PROBE)
+    harness, data, work, log = (folder / role / name for name in ("harness", "data", "work", "log"))
+    for path in (harness, data, work):
+        path.mkdir(parents=True)
+    (harness / "target_agent.py").write_text(_PROBE)
+    limits = context.sandbox_limits(_PROBE_SECONDS)
     with gateway.open_session(_grant(role, folder)) as session:
-        result = context.sandbox.run(
-            SandboxJob(
-                folders / "harness",
-                "target_agent.py",
-                folders / "data",
-                folders / "work",
-                folders / "log",
-                context.sandbox_limits(_PROBE_SECONDS),
-                door=session.door,
-            )
-        )
-    if failure := describe_failure(result, folders / "log"):
+        result = context.sandbox.run(SandboxJob(harness, "target_agent.py", data, work, log, limits, door=session.door))
+    if failure := describe_failure(result, log):
         raise SandboxError(f"a harness does not reach the gateway: {failure}")
     return "a harness in the sandbox reaches it"
 
@@ -188,11 +173,8 @@ def check_cluster(config: Experiment) -> str:
     """Check that a partition is up."""
     if config.compute.name != "slurm":
         raise CheckSkipped(f"compute={config.compute.name} uses no cluster")
-    up = [
-        line.split()[0]
-        for line in _output_of("sinfo", "--noheader", "--format=%P %a %D").splitlines()
-        if " up " in line
-    ]
+    partitions = _output_of("sinfo", "--noheader", "--format=%P %a %D").splitlines()
+    up = [line.split()[0] for line in partitions if " up " in line]
     if not up:
         raise RunDirectoryError("sinfo shows no partition that is up")
     return f"partitions {', '.join(up)}"
@@ -293,11 +275,6 @@ def report_sbatch_variables(_: Experiment) -> str:
     return f"{assignments}: heeded by slurm/driver.sbatch; jobs of a run take compute.resources only"
 
 
-MODEL_CHECKS: Mapping[str, Callable[[Experiment, Role], str]] = {
-    "key": check_key,
-    "price": check_model_price,
-    "model": check_model,
-}
 CLUSTER_CHECKS: Mapping[str, Callable[[Experiment], str]] = {
     "commands": check_slurm_commands,
     "partitions": list_partitions,

@@ -5,12 +5,14 @@ import os
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sia_runner.commands.cost_forecast import (
+from sia_runner.config.composition import composed_experiment
+from sia_runner.config.experiment import Experiment
+from sia_runner.experiment.context import Components
+from sia_runner.experiment.costs import (
     ASSUMPTIONS,
     Forecasts,
     TaskSizes,
@@ -22,11 +24,9 @@ from sia_runner.commands.cost_forecast import (
     role_name,
     total_dollars,
 )
-from sia_runner.config.composition import composed_experiment
-from sia_runner.config.experiment import Experiment
-from sia_runner.experiment.context import Components
 from sia_runner.gateway.prices import price_of
-from sia_runner.tasks.protocol import Task
+from sia_runner.sweep.table import right
+from sia_runner.tasks.protocol import FoldPurpose
 
 
 def main(options: Namespace) -> int:
@@ -46,22 +46,15 @@ def measure_task(config: Experiment) -> TaskSizes:
     """Return the question counts of the task, and the size of a question in one view. Raises TaskError."""
     task = Components(config).task
     task.prepare(lambda text: print(text, file=sys.stderr))
+    purposes: tuple[FoldPurpose, ...] = ("gate", "trial", "test") if task.has_test else ()  # else scored as a whole
+    counts = {name: sum(len(fold.questions) for fold in task.rounds(name)) for name in purposes}
     select = task.rounds("select")
-    counts = {name: sum(len(r.questions) for r in _question_runs(task, name)) for name in ("gate", "trial", "test")}
     with tempfile.TemporaryDirectory() as folder:
         view = task.lay_out(select[0], Path(folder) / "view", "estimate").path
         files = list(view.glob("questions.*")) or [path for path in view.rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files)
-    questions = sum(len(r.questions) for r in select)
-    return TaskSizes(
-        **counts, select=questions, rounds=len(select), question_bytes=size // max(1, len(select[0].questions))
-    )
-
-
-def _question_runs(task: Task, purpose: Any) -> Sequence[Any]:
-    if not task.has_test and purpose != "select":  # a sia-agent folder is scored as a whole
-        return []
-    return task.rounds(purpose)
+        size = sum(path.stat().st_size for path in files) // max(1, len(select[0].questions))
+    questions = sum(len(fold.questions) for fold in select)
+    return TaskSizes(counts.get("gate", 0), counts.get("trial", 0), questions, len(select), counts.get("test", 0), size)
 
 
 def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
@@ -75,34 +68,27 @@ def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
             f"task={config.task.name} meta_agent={config.meta_agent.name}: no model is called, nothing is spent"
         )
         return
-    table = Table(title=f"{config.task.name} · what a run may cost", title_justify="left")
-    for name in ("", *cases):
-        table.add_column(name, justify="left" if not name else "right")
-    for title, cells in _rows(config, cases):
+    table = Table("", *right(*cases), title=f"{config.task.name} · what a run may cost", title_justify="left")
+    for title, cells in _rows(config, cases).items():
         table.add_row(title, *cells)
     console.print(table)
     for line in [*_assumptions(config, sizes), *budget_lines(config, cases)]:
         console.print(escape(line))
 
 
-def _rows(config: Experiment, cases: Forecasts) -> list[tuple[str, list[str]]]:
-    forecasts = list(cases.values())
-    rows = [("generations", [str(case.generations) for case in forecasts])]
+def _rows(config: Experiment, cases: Forecasts) -> dict[str, list[str]]:
+    forecasts, rows = cases.values(), dict[str, list[str]]()
+    rows["generations"] = [str(case.generations) for case in forecasts]
     for name in ("propose", "trial", "gate", "select"):
-        rows.append((f"calls · {name}", [f"{case.parts[name].calls * case.generations:,}" for case in forecasts]))
-    rows.append(("calls · test", [f"{case.test.calls:,}" for case in forecasts]))
-    rows.append(("calls", [f"{case.total.calls:,}" for case in forecasts]))
-    rows.append(("input tokens", [f"{case.total.input_tokens:,}" for case in forecasts]))
-    rows.append(("output tokens", [f"{case.total.output_tokens:,}" for case in forecasts]))
+        rows[f"calls · {name}"] = [f"{case.parts[name].calls * case.generations:,}" for case in forecasts]
+    rows["calls · test"] = [f"{case.test.calls:,}" for case in forecasts]
+    for key in ("calls", "input_tokens", "output_tokens"):
+        rows[key.replace("_", " ")] = [f"{getattr(case.total, key):,}" for case in forecasts]
     for role, hosted in hosted_roles(config).items():
-        rows.append(
-            (
-                f"USD · {role_name(role)} ({hosted.model})",
-                [_format_usd(role_dollars(config, case, role)) for case in forecasts],
-            )
-        )
-    rows.append(("USD", [_format_usd(total_dollars(config, case)) for case in forecasts]))
-    rows.append(("waiting for models", [_format_time(case.total.seconds) for case in forecasts]))
+        dollars = [role_dollars(config, case, role) for case in forecasts]
+        rows[f"USD · {role_name(role)} ({hosted.model})"] = [_format_usd(each) for each in dollars]
+    rows["USD"] = [_format_usd(total_dollars(config, case)) for case in forecasts]
+    rows["waiting for models"] = [_format_time(case.total.seconds) for case in forecasts]
     return rows
 
 

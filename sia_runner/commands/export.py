@@ -3,7 +3,10 @@
 import ast
 import shutil
 import sys
+import tempfile
 from argparse import Namespace
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components
 from sia_runner.experiment.runner import stored_config
 from sia_runner.experiment.summary import format_score
+from sia_runner.records import Json
+from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha256, write_json, write_text
 
@@ -33,30 +38,48 @@ Exported from run `{run}`. It needs nothing of SIA Runner:
 """
 
 
-def export_harness(run: RunDir, folder: Path) -> int:
-    """Write the incumbent's harness to `folder` (must not exist); return its generation. Raises RunError."""
-    config = stored_config(run)
+def best_candidate(run: RunDir) -> tuple[GenerationRecord, Json, str]:
+    """Return the incumbent, its scores as JSON, and the journal's head. Raises RunError where none was accepted."""
     journal = JournalReader(run.journal)
     generations = finished_generations(journal)
     n = find_incumbent(generations)
     if n is None:
         raise RunDirectoryError(f"{run.path} has no accepted candidate to export")
-    if folder.exists():
-        raise RunDirectoryError(f"{folder} exists already; name a new folder")
-    harness = run.generation(n).harness
-    shutil.copytree(harness, folder)
-    if not (folder / "requirements.txt").exists():
-        write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in pinned_requirements(harness)))
-    tested = test_result_of(journal, n)
-    val = next(g.val for g in generations if g.n == n)
-    scores = {"val": val.to_json() if val else None, "test": tested["score"] if tested else None}
-    write_text(folder / "README.md", _readme_text(config, run, n, scores) + _model_section(config, run, n))
-    provenance = {"run": run.path.name, "generation": n, "harness_sha256": tree_sha256(harness), **scores}
-    write_json(folder / "provenance.json", provenance | {"journal_head": journal.head})
-    return n
+    best, tested = next(generation for generation in generations if generation.n == n), test_result_of(journal, n)
+    scores = {"val": best.val.to_json() if best.val else None, "test": tested["score"] if tested else None}
+    return best, scores, journal.head
 
 
-def _readme_text(config: Experiment, run: RunDir, n: int, scores: dict[str, dict[str, object] | None]) -> str:
+@contextmanager
+def new_folder(out: Path) -> Generator[Path]:
+    """Yield a path for a folder that becomes `out` once it is complete. Raises RunError if `out` exists."""
+    if out.exists():
+        raise RunDirectoryError(f"{out} exists already; name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        yield Path(temporary) / out.name
+        (Path(temporary) / out.name).rename(out)
+
+
+def main(options: Namespace) -> int:
+    """Write the incumbent's harness to a new folder; return the exit code."""
+    run, out = RunDir(options.run), options.out or Path(f"{options.run.name}-best")
+    config, (best, scores, head) = stored_config(run), best_candidate(run)
+    harness = run.generation(best.n).harness
+    with new_folder(out) as folder:
+        shutil.copytree(harness, folder)
+        if not (folder / "requirements.txt").exists():
+            write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in pinned_requirements(harness)))
+        write_text(
+            folder / "README.md", _readme_text(config, run, best.n, scores) + _model_section(config, run, best.n)
+        )
+        provenance = {"run": run.path.name, "generation": best.n, "harness_sha256": tree_sha256(harness), **scores}
+        write_json(folder / "provenance.json", provenance | {"journal_head": head})
+    print(f"generation {best.n} exported to {out}; see {out / 'README.md'}")
+    return 0
+
+
+def _readme_text(config: Experiment, run: RunDir, n: int, scores: Json) -> str:
     task = Components(config).task
     intervals = {name: format_score(score) if score else "not measured" for name, score in scores.items()}
     return _README.format(
@@ -101,11 +124,3 @@ def pinned_requirements(harness: Path) -> list[str]:
         distributions_of[name][0] for name in imported - set(sys.stdlib_module_names) if name in distributions_of
     }
     return sorted(f"{name}=={metadata.version(name)}" for name in distributions)
-
-
-def main(options: Namespace) -> int:
-    """Export the best harness of a run; return the exit code."""
-    folder = options.out or Path(f"{options.run.name}-best")
-    n = export_harness(RunDir(options.run), folder)
-    print(f"generation {n} exported to {folder}; see {folder / 'README.md'}")
-    return 0

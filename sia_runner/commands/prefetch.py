@@ -3,24 +3,16 @@
 import shutil
 import subprocess
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import sia_runner
-from sia_runner.commands.checks import (
-    FAULTS,
-    FETCHED,
-    MISSING,
-    NETWORK,
-    THERE,
-    CheckResult,
-    print_results,
-    result_of_fault,
-)
-from sia_runner.commands.cost_forecast import hosted_roles
+from sia_runner.commands.checks import FETCHED, MISSING, NETWORK, THERE, CheckResult, print_results, run_check
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, warm_up_dialogues
+from sia_runner.experiment.costs import hosted_roles
 from sia_runner.experiment.execution import environment_fault
 from sia_runner.sandbox.driver import IMAGE_FOLDER
 from sia_runner.sandbox.protocol import SandboxError
@@ -30,45 +22,54 @@ from sia_runner.system import bundled_folder, cache_dir
 _BUILD_SECONDS = 1800.0  # seconds for an image
 
 
-def fetch_data(config: Experiment) -> CheckResult:
-    """Prepare the task's data."""
+def main(options: Namespace) -> int:
+    """Fetch everything and print one line for each thing; return the exit code."""
+    with composed_experiment(options.overrides) as (config, outcome):
+        if config:
+            outcome.code = print_results(prefetch(config))
+            print(f"cache folder: {cache_dir()} (SIA_CACHE moves it); compute nodes have to see it under this name")
+    return outcome.code
+
+
+def prefetch(config: Experiment) -> Iterator[CheckResult]:
+    """Fetch everything in turn; a failure does not keep the rest from being fetched."""
+    components = Components(config)
+    yield run_check("data", lambda: _fetch_data(components), MISSING)
+    if config.has_policy:
+        yield run_check("policy", lambda: _fetch_policy(components), MISSING)
+    for harness in _harnesses_with_requirements(components):
+        yield run_check("environment", partial(_fetch_environment, config, harness), MISSING)
+    if hasattr(config.sandbox, "image"):
+        yield run_check("image", lambda: _fetch_image(components), MISSING)
+    yield from _network_needs(config)
+
+
+def _fetch_data(components: Components) -> tuple[str, str]:
     messages: list[str] = []
-    task = Components(config).task
+    task = components.task
     task.prepare(messages.append)
-    return CheckResult(
-        "data",
-        FETCHED if messages else THERE,
-        messages[-1] if messages else f"task {task.name}: {len(task.data_hashes())} files",
-    )
+    return (FETCHED, messages[-1]) if messages else (THERE, f"task {task.name}: {len(task.data_hashes())} files")
 
 
-def fetch_policy(config: Experiment) -> CheckResult:
+def _fetch_policy(components: Components) -> tuple[str, str]:
     """Download the base model, or build and warm it. No weights are loaded, so no GPU is needed."""
-    from sia_runner.policy.engine import TINY_BASE
     from sia_runner.wire.policy import check_policy_packages
 
     check_policy_packages()
-    spec = config.target_agent.policy
-    if spec.base == TINY_BASE:
-        return _tiny_policy(config)
     from sia_runner.policy.base_model import base_folder, load_tokenizer
+    from sia_runner.policy.engine import TINY_BASE
+    from sia_runner.policy.tiny import tiny_base_folder
 
+    spec = components.config.target_agent.policy
+    if spec.base == TINY_BASE:
+        messages: list[str] = []
+        folder = tiny_base_folder(spec.tiny, cache_dir(), warm_up_dialogues(components.task), messages.append)
+        return FETCHED if messages else THERE, f"{messages[-1] if messages else 'tiny'}; in {folder}"
     before = _downloaded(spec.base)
     folder = base_folder(spec.base)
     load_tokenizer(spec.base, folder)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    state = THERE if before == _file_names(folder) else FETCHED
-    return CheckResult("policy", state, f"{spec.base}: {size / 1e9:.2f} GB in {folder}")
-
-
-def _tiny_policy(config: Experiment) -> CheckResult:
-    from sia_runner.policy.tiny import tiny_base_folder
-
-    messages: list[str] = []
-    path = tiny_base_folder(
-        config.target_agent.policy.tiny, cache_dir(), warm_up_dialogues(Components(config).task), messages.append
-    )
-    return CheckResult("policy", FETCHED if messages else THERE, f"{messages[-1] if messages else 'tiny'}; in {path}")
+    return THERE if before == _file_names(folder) else FETCHED, f"{spec.base}: {size / 1e9:.2f} GB in {folder}"
 
 
 def _downloaded(base: str) -> set[str]:
@@ -88,46 +89,39 @@ def _file_names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
-def environment_steps(config: Experiment) -> Iterator[Callable[[], CheckResult]]:
-    """Yield one step for each harness of the task, or of the folder to replay, that has requirements.txt."""
-    replayed = getattr(config.meta_agent, "dir", None)
-    folders = [Path(replayed).expanduser()] if replayed else [Components(config).task.folder]
+def _harnesses_with_requirements(components: Components) -> list[Path]:
+    """Return the harnesses of the task, or of the folder to replay, whose requirements.txt differ."""
+    replayed = getattr(components.config.meta_agent, "dir", None)
+    folder = Path(replayed).expanduser() if replayed else components.task.folder
     harness_of: dict[str, Path] = {}
-    for folder in folders:
-        for file in sorted(folder.rglob("requirements.txt")):
-            if "data" not in file.relative_to(folder).parts:
-                harness_of.setdefault(file.read_text(encoding="utf-8"), file.parent)
-    for harness in harness_of.values():
-        yield lambda harness=harness: _environment(config, harness)
+    for file in sorted(folder.rglob("requirements.txt")):
+        if "data" not in file.relative_to(folder).parts:
+            harness_of.setdefault(file.read_text(encoding="utf-8"), file.parent)
+    return list(harness_of.values())
 
 
-def _environment(config: Experiment, harness: Path) -> CheckResult:
+def _fetch_environment(config: Experiment, harness: Path) -> tuple[str, str]:
     before = _environments()
     if fault := environment_fault(config, harness):
         raise RunDirectoryError(fault)
-    return CheckResult("environment", FETCHED if _environments() - before else THERE, f"of {harness}/requirements.txt")
+    return FETCHED if _environments() - before else THERE, f"of {harness}/requirements.txt"
 
 
 def _environments() -> set[Path]:
     return set((cache_dir() / "envs").glob("*/bin/python"))
 
 
-def fetch_image(config: Experiment) -> CheckResult:
+def _fetch_image(components: Components) -> tuple[str, str]:
     """Fetch or build the image: of sandbox=docker on this machine's engine, of sandbox=apptainer as a file."""
-    kind, name = config.sandbox.name, str(getattr(config.sandbox, "image", ""))
-    sandbox = Components(config).sandbox
+    kind, name = components.config.sandbox.name, str(getattr(components.config.sandbox, "image", ""))
+    state = THERE
     try:
-        return CheckResult("image", THERE, _image(kind, name, sandbox.versions()))
+        versions = components.sandbox.versions()
     except SandboxError as absent:
         _make_image(kind, name, absent)
-    return CheckResult("image", FETCHED, _image(kind, name, sandbox.versions()))
-
-
-def _image(kind: str, name: str, versions: dict[str, str]) -> str:
-    where = (
-        "" if kind == "apptainer" else "; each node has an engine of its own: docker save | docker load brings it there"
-    )
-    return f"{name}: {versions['id'][:19]}{where}"
+        state, versions = FETCHED, components.sandbox.versions()
+    every_node = "; each node has an engine of its own: docker save | docker load brings it there"
+    return state, f"{name}: {versions['id'][:19]}{'' if kind == 'apptainer' else every_node}"
 
 
 def _make_image(kind: str, name: str, absent: SandboxError) -> None:
@@ -157,54 +151,19 @@ def _is_working(program: str) -> bool:
     return subprocess.run([program, "version"], capture_output=True, check=False).returncode == 0
 
 
-def provider_needs(config: Experiment) -> Iterator[CheckResult]:
-    """Yield the hosted models that a run calls, with the machines that must reach them."""
+def _network_needs(config: Experiment) -> Iterator[CheckResult]:
+    """Yield what a run needs the network for: hosted models, and what nobody can know before the run."""
     for role, hosted in hosted_roles(config).items():
         who = "the driver" if role == "meta" else "every node that runs harnesses"
-        yield CheckResult(
-            "provider", NETWORK, f"{hosted.name}: {who} has to reach {hosted.base_url or 'it'} (HTTPS_PROXY is heeded)"
-        )
-    if config.target_agent.policy.backend == "vllm" and config.has_policy:
-        where = config.target_agent.policy.base_url
-        yield CheckResult(
-            "policy server", NETWORK, f"vllm: every node that runs harnesses or trains has to reach {where}"
-        )
-
-
-def run_time_needs(config: Experiment) -> Iterator[CheckResult]:
-    """Yield the needs that nobody can know before the run."""
+        address = hosted.base_url or "it"
+        text = f"{hosted.name}: {who} has to reach {address} (HTTPS_PROXY is heeded)"
+        yield CheckResult("provider", NETWORK, text)
+    policy = config.target_agent.policy
+    if policy.backend == "vllm" and config.has_policy:
+        text = f"vllm: every node that runs harnesses or trains has to reach {policy.base_url}"
+        yield CheckResult("policy server", NETWORK, text)
     writes = config.proposer_calls_model or config.meta_agent.target.startswith("sia_runner.proposers.guests.")
     if config.sandbox.allow_installs and writes:
-        yield CheckResult(
-            "environments", NETWORK, "of harnesses that the proposer will write: where they are run first, wheels are "
-            "fetched; without a network there, a harness that asks for new ones fails at the gate"
-        )  # fmt: skip
-
-
-def main(options: Namespace) -> int:
-    """Fetch everything and print one line for each thing; return the exit code."""
-    with composed_experiment(options.overrides) as (config, outcome):
-        if config:
-            outcome.code = print_results(prefetch(config))
-            print(f"cache folder: {cache_dir()} (SIA_CACHE moves it); compute nodes have to see it under this name")
-    return outcome.code
-
-
-def prefetch(config: Experiment) -> Iterator[CheckResult]:
-    """Fetch everything in turn; a failure does not keep the rest from being fetched."""
-    yield _attempt("data", lambda: fetch_data(config))
-    if config.has_policy:
-        yield _attempt("policy", lambda: fetch_policy(config))
-    for environment in environment_steps(config):
-        yield _attempt("environment", environment)
-    if hasattr(config.sandbox, "image"):
-        yield _attempt("image", lambda: fetch_image(config))
-    yield from provider_needs(config)
-    yield from run_time_needs(config)
-
-
-def _attempt(what: str, fetch: Callable[[], CheckResult]) -> CheckResult:
-    try:
-        return fetch()
-    except FAULTS as fault:
-        return result_of_fault(what, MISSING, fault)
+        text = "of harnesses that the proposer will write: where they are run first, wheels are fetched; "
+        text += "without a network there, a harness that asks for new ones fails at the gate"
+        yield CheckResult("environments", NETWORK, text)

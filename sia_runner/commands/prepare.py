@@ -1,7 +1,6 @@
 """The command `prepare` fetches or makes a task's data now."""
 
 from argparse import Namespace
-from collections.abc import Sequence
 
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_task
@@ -11,22 +10,16 @@ from sia_runner.system import cache_dir
 
 
 def main(options: Namespace) -> int:
-    """Prepare the data of the task that the overrides name; return the exit code."""
-    return prepare_task_data(options.overrides)
-
-
-def prepare_task_data(args: Sequence[str]) -> int:
-    """Check the task alone and prepare its data; return the exit code.
+    """Check the task that the overrides name and prepare its data; return the exit code.
 
     No key, provider or sandbox is needed for that.
     """
-    plain = compose_overrides(args)
+    plain = compose_overrides(options.overrides)
     if plain is None:
         return EXIT_REFUSED
     with print_refusals(plain) as outcome:
         spec = check_task(plain)
-        task = build_task(spec, plain["split_seed"])
-        task.prepare(lambda text: print(text, flush=True))
+        build_task(spec, plain["split_seed"]).prepare(lambda text: print(text, flush=True))
         print(f"task {spec.name} is prepared in {cache_dir()}")
         outcome.code = 0
     return outcome.code

@@ -63,33 +63,30 @@ def _may_set_mode(arguments: list[str]) -> bool:
 
 
 def _run_composed(composed: Any) -> int:
-    """Run one experiment as Hydra composed it, or list the runs of a sweep; return the exit code."""
+    """Run one experiment as Hydra composed it, alone or as a run of a sweep; return the exit code."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        from sia_runner.sweep.runner import run_in_this_process
-
-        return run_in_this_process(composed, HydraConfig.get())
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    code = _check_and_run(composed, folder, list(HydraConfig.get().overrides.task))
-    if code == EXIT_REFUSED and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()  # Hydra made it before our check; nothing was started
-    return code
-
-
-def _check_and_run(composed: Any, folder: Path, overrides: list[str]) -> int:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        from sia_runner.sweep.runner import run_in_this_process
+
+        return run_in_this_process(composed, hydra)
+    folder, code = Path(hydra.runtime.output_dir), EXIT_REFUSED
     try:
         plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        return print_hydra_refusal(error)
-    with print_refusals(plain) as outcome:
-        from sia_runner.config.experiment import check_experiment
-        from sia_runner.experiment.runner import start_run
+        print_hydra_refusal(error)
+    else:
+        with print_refusals(plain) as outcome:
+            from sia_runner.config.experiment import check_experiment
+            from sia_runner.experiment.runner import start_run
 
-        make_paths_absolute(plain)
-        outcome.code = start_run(check_experiment(plain), folder, overrides)
-    return outcome.code
+            make_paths_absolute(plain)
+            outcome.code = start_run(check_experiment(plain), folder, list(hydra.overrides.task))
+        code = outcome.code
+    if code == EXIT_REFUSED and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()  # Hydra made it before our check; nothing was started
+    return code

@@ -12,11 +12,18 @@ from sia_runner.tracking.sender import ONLINE_ONLY
 
 
 def main(options: Namespace) -> int:
-    """Send the runs, each by a process of its own; return the exit code."""
+    """Send the runs, each by a process of its own (wandb keeps state between runs of one); return the exit code."""
     runs = [run for folder in options.folders for run in _find_runs(folder)]
-    _require_wandb()
+    spec = importlib.util.find_spec("wandb")
+    if spec is None or spec.origin is None:
+        raise RunDirectoryError("wandb is missing: pip install 'sia-runner[tracking]'")
     keys = [f"{key}={value}" for key in ("project", "entity") if (value := getattr(options, key))]
-    return max(_send_run(run, keys) for run in runs)
+    codes: list[int] = []
+    for run in runs:
+        command = [sys.executable, "-m", "sia_runner.tracking.sender", str(run), ONLINE_ONLY, *keys]
+        process = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        codes.append(process.returncode)
+    return max(codes)
 
 
 def _find_runs(folder: Path) -> list[Path]:
@@ -27,15 +34,3 @@ def _find_runs(folder: Path) -> list[Path]:
     if not started:
         raise RunDirectoryError(f"{folder}: no run there that has finished a generation (summary.json is missing)")
     return started
-
-
-def _require_wandb() -> None:
-    spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:
-        raise RunDirectoryError("wandb is missing: pip install 'sia-runner[tracking]'")
-
-
-def _send_run(run: Path, options: list[str]) -> int:
-    """Send one run by a process of its own (wandb keeps state between runs of one process). Return its exit code."""
-    command = [sys.executable, "-m", "sia_runner.tracking.sender", str(run), ONLINE_ONLY, *options]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode

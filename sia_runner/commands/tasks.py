@@ -6,9 +6,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.help import config_folders
 from sia_runner.config.refusals import EXIT_REFUSED, print_refusals
-from sia_runner.system import cache_dir
+from sia_runner.system import bundled_folder, cache_dir
 from sia_runner.tasks.protocol import TaskError
 
 
@@ -21,12 +20,11 @@ def _list(options: Namespace) -> int:
     import yaml
     from rich.table import Table
 
-    from sia_runner.sweep.table import print_tables
+    from sia_runner.sweep.table import fold, print_tables
 
-    table = Table(title="tasks: python -m sia_runner task=NAME", title_justify="left")
-    for name in ("name", "metric", "judged by", "needs", "what it is"):
-        table.add_column(name, overflow="fold")
-    for folder in config_folders([f"--config-dir={folder}" for folder in options.config_dir]):
+    columns = fold("name", "metric", "judged by", "needs", "what it is")
+    table = Table(*columns, title="tasks: python -m sia_runner task=NAME", title_justify="left")
+    for folder in (bundled_folder("conf"), *map(Path, options.config_dir)):
         for path in sorted((folder / "task").glob("[!_]*.yaml")):
             text = path.read_text(encoding="utf-8")
             declared = yaml.safe_load(text)

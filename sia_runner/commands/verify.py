@@ -16,11 +16,22 @@ from sia_runner.store.journal import JournalReader, find_incumbent, finished_gen
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, RunDirectoryError, read_json, sha256_of, tree_sha256
 from sia_runner.tasks.protocol import Fold
 
-CheckResult = tuple[str, str]  # what was checked, and what is wrong with it ("" for nothing)
+
+def main(options: Namespace) -> int:
+    """Verify the run directory named on the command line; return the exit code."""
+    faults = 0
+    for name, fault in _run_checks(RunDir(options.run)):
+        print(f"{'FAULT' if fault else 'ok   '} {name}{': ' + fault if fault else ''}")
+        faults += bool(fault)
+    print("every score was recomputed and holds" if not faults else f"{faults} faults: do not trust this run")
+    return 1 if faults else 0
 
 
-def run_checks(run: RunDir) -> Iterator[CheckResult]:
-    """Yield every check of one run directory in the order of the run. Raises JournalError on a broken chain."""
+def _run_checks(run: RunDir) -> Iterator[tuple[str, str]]:
+    """Yield what was checked, in the order of the run, with what is wrong with it: "" for nothing.
+
+    Raises JournalError on a broken chain.
+    """
     journal = JournalReader(run.journal)
     began = next(journal.of("began"), None)
     if began is None:
@@ -37,7 +48,7 @@ def run_checks(run: RunDir) -> Iterator[CheckResult]:
     yield from _check_summary(context, journal)
 
 
-def _check_generations(context: RunContext, journal: JournalReader) -> Iterator[CheckResult]:
+def _check_generations(context: RunContext, journal: JournalReader) -> Iterator[tuple[str, str]]:
     config, run = context.config, context.run
     generations = finished_generations(journal)
     for position, generation in enumerate(generations):
@@ -73,7 +84,7 @@ def _check_generations(context: RunContext, journal: JournalReader) -> Iterator[
         yield f"gen_{n}: plan", sign_off.edited_file(run, journal, n)
 
 
-def _check_tests(context: RunContext, journal: JournalReader) -> Iterator[CheckResult]:
+def _check_tests(context: RunContext, journal: JournalReader) -> Iterator[tuple[str, str]]:
     for entry in journal.of("done"):
         if not entry["step"].startswith("test/"):
             continue
@@ -89,7 +100,7 @@ def _check_tests(context: RunContext, journal: JournalReader) -> Iterator[CheckR
                 yield f"{name}: standing", _standing_fault(context, site, outcomes, result.standing)
 
 
-def _check_summary(context: RunContext, journal: JournalReader) -> Iterator[CheckResult]:
+def _check_summary(context: RunContext, journal: JournalReader) -> Iterator[tuple[str, str]]:
     run = context.run
     written = read_json(run.summary) if run.summary.is_file() else None
     if written is None or written.get("journal_head") != journal.head:
@@ -140,13 +151,3 @@ def _standing_fault(
     if recomputed == recorded or recomputed.get("graded_by") != recorded["graded_by"]:
         return ""
     return f"recomputed {recomputed}, the journal says {recorded}"
-
-
-def main(options: Namespace) -> int:
-    """Verify the run directory named on the command line; return the exit code."""
-    faults = 0
-    for name, fault in run_checks(RunDir(options.run)):
-        print(f"{'FAULT' if fault else 'ok   '} {name}{': ' + fault if fault else ''}")
-        faults += bool(fault)
-    print("every score was recomputed and holds" if not faults else f"{faults} faults: do not trust this run")
-    return 1 if faults else 0

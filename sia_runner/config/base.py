@@ -2,13 +2,13 @@
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 from sia_runner.errors import RunnerError
 
-PositiveFloat = Annotated[float, Field(gt=0)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonEmptyText = Annotated[str, Field(min_length=1)]
@@ -45,12 +45,18 @@ def is_custom(name: Any) -> bool:
     return "." in str(name) and not str(name).startswith("sia_runner.")
 
 
-def custom_or_shipped(key: str) -> Discriminator:
-    """Return the discriminator of sections in which `key` is the name of something shipped or a class of the user."""
+def schema_by_class(key: str, ours: Mapping[str, str] | None = None, other: str = "Shipped") -> Discriminator:
+    """Return the discriminator of sections whose `key` names a class or something shipped by name.
+
+    `ours` maps the start of such a name to the tag of its schema. The tag is `other` for any other name of ours, and
+    "Custom" for a class of the user's own. So an error names the key, and not every alternative.
+    """
 
     def tag(section: Any) -> str:
-        name = section.get(key) if isinstance(section, dict) else getattr(section, key)
-        return "Custom" if is_custom(name) else "Shipped"
+        attribute = "target" if key == "_target_" else key
+        name = str(getattr(section, attribute) if isinstance(section, BaseModel) else section.get(key))
+        tags = (schema for start, schema in (ours or {}).items() if name.startswith(start))
+        return next(tags, "Custom" if is_custom(name) else other)
 
     return Discriminator(tag)
 

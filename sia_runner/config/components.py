@@ -6,7 +6,17 @@ YAML, no code.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from sia_runner.config.base import (
     ComponentConfig,
@@ -14,20 +24,17 @@ from sia_runner.config.base import (
     CustomComponentConfig,
     NamedConfig,
     NonEmptyText,
-    PositiveFloat,
     PositiveInt,
-    is_custom,
+    schema_by_class,
 )
-
-Dollars = Annotated[float, Field(ge=0)]
 
 
 class TokenPrices(ConfigSection):
     """Prices in US dollars per million tokens; they take precedence over litellm's table."""
 
-    input: Dollars  # per million input tokens
-    output: Dollars  # per million output tokens
-    cached_input: Dollars | None = None  # null: the price of input
+    input: NonNegativeFloat  # per million input tokens
+    output: NonNegativeFloat  # per million output tokens
+    cached_input: NonNegativeFloat | None = None  # null: the price of input
 
 
 class OfflineProvider(NamedConfig):
@@ -44,7 +51,7 @@ class HostedProvider(NamedConfig):
     # `litellm`: it translates every request
     api: Literal["openai", "anthropic", "litellm"]
     litellm: str  # litellm's name of the provider, the part before the slash in its model names
-    model: Annotated[str, Field(min_length=1)]  # the model's name at the provider
+    model: NonEmptyText  # the model's name at the provider
     base_url: str | None = None  # up to and including /v1; null: litellm's own address of the provider
     key: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None  # environment variable; null: needs none
     key_file: str | None = None  # read where the variable is not set; its first line is the key
@@ -84,7 +91,7 @@ class BaseSandboxConfig(ComponentConfig):
 class ImageSandboxConfig(BaseSandboxConfig):
     """Settings of a sandbox from a container image, which holds every package that a harness can use."""
 
-    image: Annotated[str, Field(min_length=1)]  # name of the image, or path of a .sif file
+    image: NonEmptyText  # name of the image, or path of a .sif file
 
     @field_validator("allow_installs")
     @classmethod
@@ -115,18 +122,15 @@ class CustomSandboxConfig(BaseSandboxConfig):
     model_config = ConfigDict(extra="allow")
 
 
-def _sandbox_schema(sandbox: Any) -> str:
-    target = str(sandbox.get("_target_") if isinstance(sandbox, dict) else sandbox.target)
-    schemas = {f"sia_runner.sandbox.{name.lower()}.{name}": name for name in ("Docker", "Apptainer")}
-    return schemas.get(target, "Custom" if is_custom(target) else "Shared")
-
-
 SandboxConfig = Annotated[
-    Annotated[BaseSandboxConfig, Tag("Shared")]
+    Annotated[BaseSandboxConfig, Tag("Shipped")]
     | Annotated[DockerConfig, Tag("Docker")]
     | Annotated[ApptainerConfig, Tag("Apptainer")]
     | Annotated[CustomSandboxConfig, Tag("Custom")],
-    Discriminator(_sandbox_schema),
+    schema_by_class(
+        "_target_",
+        {"sia_runner.sandbox.docker.Docker": "Docker", "sia_runner.sandbox.apptainer.Apptainer": "Apptainer"},
+    ),
 ]
 
 
@@ -147,7 +151,7 @@ class StageResources(ConfigSection):
     qos: NonEmptyText | None = None  # --qos
     cpus: PositiveInt | None = None  # --cpus-per-task
     memory_gb: PositiveFloat | None = None  # --mem
-    gpus: Annotated[int, Field(ge=0)] | NonEmptyText | None = None  # a number, or a value of --gres=gpu:…, like a100:2
+    gpus: NonNegativeInt | NonEmptyText | None = None  # a number, or a value of --gres=gpu:…, like a100:2
     minutes: PositiveInt | None = None  # --time
     constraint: NonEmptyText | None = None  # --constraint
     reservation: NonEmptyText | None = None  # --reservation
@@ -155,11 +159,6 @@ class StageResources(ConfigSection):
     exclude: NonEmptyText | None = None  # --exclude
     setup: list[str] | None = None  # shell lines before Python starts: module load …
     extra: dict[NonEmptyText, str | int | bool] | None = None  # any other option of sbatch, by its long name
-
-    def over(self, default: "StageResources") -> "StageResources":
-        """Return these resources, with `default` for the keys that are null."""
-        values = {key: value for key, value in self.model_dump().items() if value is not None}
-        return StageResources.model_validate(default.model_dump() | values)
 
 
 class ResourcesByStage(ConfigSection):
@@ -174,9 +173,9 @@ class ResourcesByStage(ConfigSection):
     test: StageResources = Field(default_factory=StageResources)  # the final test
 
     def of(self, kind: str) -> StageResources:
-        """Return the resources of stages of this kind."""
-        resources: StageResources = getattr(self, kind)
-        return resources.over(self.default)
+        """Return the resources of stages of this kind, with those of `default` for the keys that are null."""
+        own: StageResources = getattr(self, kind)
+        return StageResources.model_validate(self.default.model_dump() | own.model_dump(exclude_none=True))
 
 
 class InlineComputeConfig(ComponentConfig):
@@ -210,17 +209,15 @@ class SlurmComputeConfig(InlineComputeConfig):
         return value
 
 
-def _compute_schema(compute: Any) -> str:
-    target = str(compute.get("_target_") if isinstance(compute, dict) else compute.target)
-    schemas = {f"sia_runner.compute.{name.lower()}.{name}": name for name in ("Local", "Slurm")}
-    return schemas.get(target, "InProcess")
-
-
 ComputeConfig = Annotated[
-    Annotated[InlineComputeConfig, Tag("InProcess")]
+    Annotated[InlineComputeConfig, Tag("Custom")]
     | Annotated[LocalComputeConfig, Tag("Local")]
     | Annotated[SlurmComputeConfig, Tag("Slurm")],
-    Discriminator(_compute_schema),
+    schema_by_class(
+        "_target_",
+        {"sia_runner.compute.local.Local": "Local", "sia_runner.compute.slurm.Slurm": "Slurm"},
+        other="Custom",
+    ),
 ]
 
 
@@ -234,24 +231,16 @@ class WandbConfig(NamedConfig):
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default_factory=list)  # in addition to ours
     artifacts: bool = True  # harnesses and adapters
     texts: bool = False  # titles and rationales; their author, the proposer, has seen dev questions and answers
-    wait: Annotated[float, Field(ge=0)] = 15.0  # seconds to wait for uploads at the end of a run
+    wait: NonNegativeFloat = 15.0  # seconds to wait for uploads at the end of a run
 
 
 class BasicTrackerConfig(ComponentConfig):
     """Settings of `local` and `none`."""
 
 
-def _tracker_schema(tracker: Any) -> str:
-    """Choose the schema by the class, so that an error names the key and not every alternative."""
-    target = tracker.get("_target_") if isinstance(tracker, dict) else tracker.target
-    if is_custom(target):
-        return "Custom"
-    return "Wandb" if target == "sia_runner.tracking.wandb.Wandb" else "Plain"
-
-
 TrackerConfig = Annotated[
     Annotated[WandbConfig, Tag("Wandb")]
-    | Annotated[BasicTrackerConfig, Tag("Plain")]
+    | Annotated[BasicTrackerConfig, Tag("Shipped")]
     | Annotated[CustomComponentConfig, Tag("Custom")],
-    Discriminator(_tracker_schema),
+    schema_by_class("_target_", {"sia_runner.tracking.wandb.Wandb": "Wandb"}),
 ]

@@ -7,7 +7,7 @@ for each error, with key, value, allowed values and nearest name.
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from sia_runner.config.base import optional_keys
 from sia_runner.config.experiment import Experiment, check_experiment
-from sia_runner.config.help import config_folders, group_choices
+from sia_runner.config.help import group_choices, split_config_dirs
 from sia_runner.config.migration import renamed_key
 from sia_runner.config.refusals import EXIT_REFUSED, CommandOutcome, nearest_choice, print_refusals
+from sia_runner.records import Json, as_object
 from sia_runner.system import bundled_folder
 
 
@@ -44,21 +45,15 @@ def _refuse_by_base(*_: Any) -> None:
 
 
 @contextmanager
-def composed_experiment(args: Sequence[str]) -> Iterator[tuple[Experiment | None, CommandOutcome]]:
-    """Yield the checked experiment and the exit code, as in ``with composing(sys.argv[1:]) as (config, outcome):``.
+def composed_experiment(args: Sequence[str]) -> Generator[tuple[Experiment | None, CommandOutcome]]:
+    """Yield the checked experiment and the exit code that the command sets.
 
     If the configuration is refused, the experiment is None, the code is 2 and the reason was printed to stderr.
     """
-    plain = compose_overrides(args)
-    if plain is None:
-        yield None, CommandOutcome()
-        return
-    config: Experiment | None = None
-    with print_refusals(plain) as outcome:
-        config = check_experiment(plain)
-    if config is None:
-        yield None, outcome
-        return
+    config, plain = None, compose_overrides(args)
+    if plain is not None:
+        with print_refusals(plain):
+            config = check_experiment(plain)
     with print_refusals(plain) as outcome:
         yield config, outcome
 
@@ -80,9 +75,7 @@ def _compose_with_hydra(args: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     register_resolvers()
-    shipped, *more = config_folders(args)
-    assert shipped == bundled_folder("conf")  # noqa: S101 - `config_folders` begins with the bundled one
-    overrides = _without_folders(args)
+    (shipped, *more), overrides = split_config_dirs(args)
     if more:
         overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in more)}]")
     with initialize_config_dir(version_base="1.3", config_dir=str(shipped)):
@@ -91,70 +84,49 @@ def _compose_with_hydra(args: Sequence[str]) -> dict[str, Any]:
     return plain
 
 
-def _without_folders(args: Sequence[str]) -> list[str]:
-    """Return the overrides: all arguments except --config-dir and its value."""
-    overrides: list[str] = []
-    skip = False
-    for arg in args:
-        name, equals, _ = arg.partition("=")
-        if skip:
-            skip = False
-        elif name in ("--config-dir", "-cd"):
-            skip = not equals
-        else:
-            overrides.append(arg)
-    return overrides
-
-
 def print_hydra_refusal(error: Exception) -> int:
     """Print what Hydra or OmegaConf refused as one line on stderr; return exit code 2."""
-    print(f"refused: {explain_hydra_error(error, _default_keys(), _group_choices())}", file=sys.stderr)
+    choices = group_choices(split_config_dirs(sys.argv[1:])[0])
+    print(f"refused: {explain_hydra_error(error, [*_default_keys(), *choices])}", file=sys.stderr)
     return EXIT_REFUSED
+
+
+_PATH_KEYS = (
+    *("task.dir", "task.prepared", "task.reference", "meta_agent.dir"),
+    *("provider.key_file", "meta_agent.provider.key_file", "target_agent.provider.key_file"),
+)
 
 
 def make_paths_absolute(composed: Any) -> None:
     """Make the configuration's relative paths absolute, in place, so that a resume from another folder works."""
-    target, proposer = composed.get("target_agent"), composed.get("meta_agent")
-    for part in (composed.get("task"), proposer):
-        _make_absolute(part, "dir")
-    for key in ("prepared", "reference"):
-        _make_absolute(composed.get("task"), key)
-    for part in (composed.get("provider"), _section(proposer, "provider"), _section(target, "provider")):
-        _make_absolute(part, "key_file")
+    for sections, _, key in (dotted.rpartition(".") for dotted in _PATH_KEYS):
+        part = _section_at(composed, sections.split("."))
+        if isinstance(part.get(key), str):
+            part[key] = str(Path(part[key]).expanduser().resolve())
 
 
-def _section(tree: Any, key: str) -> Any:
-    return tree.get(key) if isinstance(tree, dict) else None
+def _section_at(tree: Any, path: Iterable[str]) -> Json:
+    """Return the section at that path; an empty one where there is none."""
+    for step in path:
+        tree = as_object(tree).get(step)
+    return as_object(tree)
 
 
-def _make_absolute(part: Any, key: str) -> None:
-    path = _section(part, key)
-    if isinstance(path, str):
-        part[key] = str(Path(path).expanduser().resolve())
-
-
-def _group_choices() -> dict[str, list[str]]:
-    return {group: list(descriptions) for group, descriptions in group_choices(config_folders(sys.argv[1:])).items()}
-
-
-def _default_keys() -> list[str]:
+def _default_keys() -> Iterator[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(bundled_folder("conf"))):
-        return _dotted(compose("config"), "")
+        return _dotted(OmegaConf.to_container(compose("config")))
 
 
-def _dotted(tree: Any, prefix: str) -> list[str]:
-    keys: list[str] = []
-    for key in tree:
-        name = f"{prefix}{key}"
-        keys.append(name)
-        child = tree._get_node(key)
-        if hasattr(child, "keys"):
-            keys += _dotted(child, f"{name}.")
-    return keys
+def _dotted(tree: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
 
 
 def explain_validation_error(error: ValidationError, composed: Mapping[str, Any]) -> list[str]:
@@ -169,7 +141,7 @@ def _error_line(fault: Any, composed: Mapping[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         if (new := renamed_key(key, composed)) != key:
             return f"{key}={_shorten(fault['input'])}: renamed; use {new}"
-        siblings = [name for name in _keys_at(composed, path[:-1]) if name != path[-1]]
+        siblings = [str(name) for name in _section_at(composed, path[:-1]) if str(name) != path[-1]]
         return f"{key}={_shorten(fault['input'])}: no such key{nearest_choice(path[-1], siblings)}"
     if fault["type"] == "missing":
         return f"{key}: missing; give it"
@@ -183,7 +155,7 @@ def _key_path(location: Iterable[Any], composed: Mapping[str, Any]) -> list[str]
     path: list[str] = []
     tree: Any = composed
     for step in location:
-        section = tree if isinstance(tree, Mapping) else {}
+        section = as_object(tree)
         branch = isinstance(step, str) and ("." in step or step[:1].isupper() or step == section.get("kind"))
         if branch and step not in section:
             continue
@@ -192,42 +164,29 @@ def _key_path(location: Iterable[Any], composed: Mapping[str, Any]) -> list[str]
     return path
 
 
-def _keys_at(tree: Any, path: Iterable[str]) -> list[str]:
-    for step in path:
-        tree = tree.get(step, {}) if isinstance(tree, Mapping) else {}
-    return [str(key) for key in tree] if isinstance(tree, Mapping) else []
-
-
 def _shorten(value: Any) -> str:
     text = "null" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def explain_hydra_error(error: Exception, keys: Iterable[str], groups: Mapping[str, list[str]]) -> str:
-    """Return one line for an error of Hydra.
-
-    `keys` are all dotted keys of the default config, `groups` the choices by group.
-    """
+def explain_hydra_error(error: Exception, names: Iterable[str]) -> str:
+    """Return one line for an error of Hydra; `names` are all groups, and all dotted keys of the default config."""
     options = getattr(error, "options", None)
     missing = getattr(error, "missing_cfg_file", None)
     if missing and options:
         group, _, choice = str(missing).rpartition("/")
         return f"{group}={choice}: no such choice{nearest_choice(choice, options)}"
     text = str(error).strip()
-    refused = re.search(r"Could not override '([^']+)'", text)
-    if refused:
+    if refused := re.search(r"Could not override '([^']+)'", text):
         name = refused.group(1)
         if (new := renamed_key(name)) != name:
             return f"{name}: renamed; use {new}=…"
         if name in optional_keys(Experiment):
             return f"{name}: not in this YAML; add it: +{name}=…"
-        return f"{name}: no such key or group{_nearest_key(name, keys, groups)}"
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]!r}?" if close else "see --help for the groups and --cfg job for all keys"
+        return f"{name}: no such key or group; {hint}"
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or "a key"
         return f"{key}: a value is needed; give {key}=…"
     return text.partition("\n\n")[0].replace("\n", " ")[:400]
-
-
-def _nearest_key(name: str, keys: Iterable[str], groups: Mapping[str, list[str]]) -> str:
-    close = difflib.get_close_matches(name, [*keys, *groups], n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else "; see --help for the groups and --cfg job for all keys"

@@ -4,9 +4,10 @@ Hydra composes a configuration and this module checks it. A run starts only with
 `check_experiment`.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Tag, model_validator
 
 from sia_runner.config.base import (
     NAME_OR_CLASS,
@@ -15,9 +16,8 @@ from sia_runner.config.base import (
     CustomComponentConfig,
     FractionBelowOne,
     NamedConfig,
-    PositiveFloat,
     PositiveInt,
-    custom_or_shipped,
+    schema_by_class,
 )
 from sia_runner.config.components import (
     ComputeConfig,
@@ -30,140 +30,99 @@ from sia_runner.config.components import (
 )
 from sia_runner.config.migration import MOVED_CLASSES
 from sia_runner.config.task import AggregateVerifier, TaskConfig
-from sia_runner.config.training import AnyPolicyConfig, LeverRule, PolicyConfig, TrainerConfig
-
-if TYPE_CHECKING:
-    from sia_runner.config.training import AlgorithmConfig
+from sia_runner.config.training import AnyPolicyConfig, LeverRule, PolicyConfig, TrainerConfig, allowed_algorithms
 
 
-def refuse_combinations(experiment: "Experiment") -> None:
-    """Raise ValueError with one line for the user if a combination is not allowed."""
-    for rule in (
-        _check_trainer,
-        _check_policy,
-        _check_processes,
-        _check_mcnemar,
-        _check_model,
-        _check_moved_classes,
-        _check_proposer,
-        _check_width,
-        _check_in_flight,
-    ):
-        rule(experiment)
+def _refusals(e: "Experiment") -> Iterator[str]:
+    """Yield a line for the user for each combination that is not allowed."""
+    yield from _training_refusals(e)
+    yield from _model_refusals(e)
+    yield from _search_refusals(e)
 
 
-def _check_trainer(e: "Experiment") -> None:
+def _training_refusals(e: "Experiment") -> Iterator[str]:
     if e.trainer.kind != "none" and not e.calls_model:
-        raise ValueError(
+        yield (
             f"trainer={e.trainer.name} trains the model that a harness calls, "
             f"but target_agent={e.target_agent.name} calls none; allowed with it: trainer=none"
         )
-
-
-def _check_policy(e: "Experiment") -> None:
-    spec = e.target_agent.policy
-    key = "target_agent.policy"
+    spec, key, vllm = e.target_agent.policy, "target_agent.policy", e.target_agent.policy.backend == "vllm"
     if spec.backend == "peft" and spec.base_url is not None:
-        raise ValueError(f"{key}.base_url={spec.base_url} is a vLLM server's, but {key}.backend=peft uses no server")
-    if spec.backend == "vllm" and not (spec.base_url or "").startswith(("http://", "https://")):
-        raise ValueError(
+        yield f"{key}.base_url={spec.base_url} is a vLLM server's, but {key}.backend=peft uses no server"
+    if vllm and not (spec.base_url or "").startswith(("http://", "https://")):
+        yield (
             f"{key}.backend=vllm needs {key}.base_url, the server's address up to and including /v1 "
             f"(http://… or https://…); given: {spec.base_url}"
         )
-    if spec.backend == "vllm" and spec.base == "tiny":
-        raise ValueError(
+    if vllm and spec.base == "tiny":
+        yield (
             f"{key}.base=tiny is built by the runner, so no server has it; allowed with {key}.backend=vllm: "
             "a folder or hub id that the server serves under the same name"
         )
-    modules = sorted(name for algorithm in _algorithms(e) for name in algorithm.lora.save)
-    if spec.backend == "vllm" and modules:
-        raise ValueError(
+    algorithms = allowed_algorithms(e.trainer).values()
+    modules = sorted(name for algorithm in algorithms for name in algorithm.lora.save)
+    if vllm and modules:
+        yield (
             f"trainer.lora.save={modules} trains whole modules, which vLLM cannot load with an adapter; "
             f"allowed with {key}.backend=vllm: []"
         )
-
-
-def _check_processes(e: "Experiment") -> None:
-    processes = max((algorithm.processes for algorithm in _algorithms(e)), default=1)
-    if processes > 1 and e.target_agent.policy.backend == "vllm":
-        raise ValueError(
+    processes = max((algorithm.processes for algorithm in algorithms), default=1)
+    if vllm and processes > 1:
+        yield (
             f"trainer.processes={processes} would each load an adapter into the server of "
-            "target_agent.policy.backend=vllm, which answers with one; allowed with it: 1"
+            f"{key}.backend=vllm, which answers with one; allowed with it: 1"
         )
     gpus = e.compute.resources.of("train").gpus if isinstance(e.compute, SlurmComputeConfig) else None
     if isinstance(gpus, int) and 0 < gpus < processes:
-        raise ValueError(
+        yield (
             f"trainer.processes={processes} needs a GPU for each, but compute.resources.train.gpus={gpus}; "
-            f"allowed: {processes} GPUs, or 0 with target_agent.policy.device=cpu"
+            f"allowed: {processes} GPUs, or 0 with {key}.device=cpu"
         )
 
 
-def _algorithms(e: "Experiment") -> list["AlgorithmConfig"]:
-    if e.trainer.kind == "none":
-        return []
-    return list(e.trainer.algorithms.values()) if e.trainer.kind == "auto" else [e.trainer]
-
-
-def _check_mcnemar(e: "Experiment") -> None:
-    verifier = e.task.metric.verifier
-    if e.search.accept.rule == "mcnemar" and verifier in get_args(AggregateVerifier):
-        raise ValueError(
-            f"search.accept.rule=mcnemar counts single questions, but task.metric.verifier={verifier} is a score of "
-            "all; allowed with it: ladder, bootstrap"
+def _model_refusals(e: "Experiment") -> Iterator[str]:
+    if e.search.accept.rule == "mcnemar" and e.task.metric.verifier in get_args(AggregateVerifier):
+        yield (
+            f"search.accept.rule=mcnemar counts single questions, but task.metric.verifier={e.task.metric.verifier} is "
+            "a score of all; allowed with it: ladder, bootstrap"
         )
-
-
-def _check_model(e: "Experiment") -> None:
     if e.target_agent.kind == "model" and e.target_provider.kind == "offline":
-        raise ValueError(
+        yield (
             f"target_agent={e.target_agent.name} calls a model, but provider={e.target_provider.name} serves none; "
             "give provider=…, or target_agent=script"
         )
-    if getattr(e.task, "needs_model", False) and not e.calls_model:
-        raise ValueError(
+    if e.task.needs_model and not e.calls_model:
+        yield (
             f"task={e.task.name} cannot be answered without a model, but provider={e.target_provider.name} "
             f"with target_agent={e.target_agent.name} serves none; give provider=… (see --help)"
         )
-
-
-def _check_proposer(e: "Experiment") -> None:
+    for name, part in (("meta_agent", e.meta_agent), ("sandbox", e.sandbox), ("compute", e.compute)):
+        if part.target in MOVED_CLASSES:
+            yield f"{name}._target_={part.target}: moved; use {MOVED_CLASSES[part.target]}"
     is_model = e.meta_agent.target.startswith(("sia_runner.proposers.llm.", "sia_runner.proposers.guests."))
     if is_model and e.meta_provider.kind == "offline":
-        raise ValueError(
+        yield (
             f"meta_agent={e.meta_agent.name} is a language model, but provider={e.meta_provider.name} serves none; "
             "give provider=… or provider@meta_agent.provider=…, or meta_agent=recipes, which needs none"
         )
 
 
-def _check_moved_classes(e: "Experiment") -> None:
-    for name, part in (("meta_agent", e.meta_agent), ("sandbox", e.sandbox), ("compute", e.compute)):
-        if part.target in MOVED_CLASSES:
-            raise ValueError(f"{name}._target_={part.target}: moved; use {MOVED_CLASSES[part.target]}")
-
-
-def _check_width(e: "Experiment") -> None:
+def _search_refusals(e: "Experiment") -> Iterator[str]:
+    width = f"search.proposals_per_generation={e.search.proposals_per_generation}"
     if e.search.proposals_per_generation > 1 and not hasattr(e.task, "splits"):
-        raise ValueError(
-            f"search.proposals_per_generation={e.search.proposals_per_generation} chooses among proposals on dev "
-            f"questions, but task={e.task.name} has none; allowed with it: 1"
-        )
-
-
-def _check_in_flight(e: "Experiment") -> None:
-    key = f"search.parallel_candidates={e.search.parallel_candidates}"
+        yield (f"{width} chooses among proposals on dev questions, but task={e.task.name} has none; allowed with it: 1")
+    parallel = f"search.parallel_candidates={e.search.parallel_candidates}"
     if e.search.parallel_candidates == 1:
         return
     if e.search.proposals_per_generation > 1:
-        raise ValueError(
-            f"{key} writes proposals side by side already; allowed with it: search.proposals_per_generation=1"
-        )
+        yield f"{parallel} writes proposals side by side already; allowed with it: search.proposals_per_generation=1"
     if e.trainer.kind != "none":
-        raise ValueError(
-            f"{key} goes on before verdicts are known, but an update of the weights (trainer={e.trainer.name}) starts "
-            "from the incumbent's; allowed with it: trainer=none"
+        yield (
+            f"{parallel} goes on before verdicts are known, but an update of the weights (trainer={e.trainer.name}) "
+            "starts from the incumbent's; allowed with it: trainer=none"
         )
     if e.approve != "none":
-        raise ValueError(f"{key} does not wait, but approve={e.approve} waits for a person; allowed: approve=none")
+        yield f"{parallel} does not wait, but approve={e.approve} waits for a person; allowed: approve=none"
 
 
 class RecipesConfig(NamedConfig):
@@ -190,9 +149,9 @@ class LlmConfig(NamedConfig):
     provider: ProviderConfig | None = None  # null: the experiment's provider
     turns: PositiveInt = 40  # model calls per proposal
     context_kb: Annotated[int, Field(ge=16)] = 256  # KiB of JSON of one request; older tool results are cut first
-    trials: Annotated[int, Field(ge=0)] = 6  # runs on dev questions per proposal
+    trials: NonNegativeInt = 6  # runs on dev questions per proposal
     trial_questions: PositiveInt = 8  # dev questions of one such run
-    repairs: Annotated[int, Field(ge=0)] = 3  # invalid proposals returned with the reason before the candidate fails
+    repairs: NonNegativeInt = 3  # invalid proposals returned with the reason before the candidate fails
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None  # null: the provider's own default
     max_tokens: PositiveInt = 16_384  # completion bound of one call
 
@@ -216,22 +175,19 @@ class CustomProposerConfig(CustomComponentConfig):
     provider: ProviderConfig | None = None  # null: the experiment's provider
 
 
-def _proposer_schema(meta_agent: Any) -> str:
-    """Choose the schema by the proposer's class, so that an error names the key and not every alternative."""
-    target = str(meta_agent.get("_target_") if isinstance(meta_agent, dict) else meta_agent.target)
-    if target.startswith("sia_runner.proposers.guests."):
-        return "Guest"
-    schemas = {f"sia_runner.proposers.{name.lower()}.{name}": name for name in ("Recipes", "Replay")}
-    return (schemas | {"sia_runner.proposers.llm.Llm": "Llm"}).get(target, "ForeignProposer")
-
-
+_PROPOSERS = {
+    "sia_runner.proposers.recipes.Recipes": "Recipes",
+    "sia_runner.proposers.replay.Replay": "Replay",
+    "sia_runner.proposers.llm.Llm": "Llm",
+    "sia_runner.proposers.guests.": "Guest",
+}
 MetaAgentConfig = Annotated[
     Annotated[RecipesConfig, Tag("Recipes")]
     | Annotated[ReplayConfig, Tag("Replay")]
     | Annotated[LlmConfig, Tag("Llm")]
     | Annotated[GuestAgentConfig, Tag("Guest")]
-    | Annotated[CustomProposerConfig, Tag("ForeignProposer")],
-    Discriminator(_proposer_schema),
+    | Annotated[CustomProposerConfig, Tag("Custom")],
+    schema_by_class("_target_", _PROPOSERS, other="Custom"),
 ]
 
 
@@ -269,10 +225,9 @@ class SearchConfig(ConfigSection):
     proposals_per_generation: PositiveInt = 1  # the best of them on dev questions is the generation's candidate
     parallel_candidates: PositiveInt = 1  # each is proposed without the verdicts on the others
     patience: PositiveInt | None = None  # stop after so many generations without an accepted one; null: never
-    novelty_weight: Annotated[float, Field(ge=0)] = 1.0  # archive: weight of a low number of extensions
+    novelty_weight: NonNegativeFloat = 1.0  # archive: weight of a low number of extensions
     accept: Annotated[
-        Annotated[AcceptConfig, Tag("Shipped")] | Annotated[CustomAcceptConfig, Tag("Custom")],
-        custom_or_shipped("rule"),
+        Annotated[AcceptConfig, Tag("Shipped")] | Annotated[CustomAcceptConfig, Tag("Custom")], schema_by_class("rule")
     ]
 
 
@@ -295,7 +250,7 @@ class BudgetConfig(SpendingLimits):
 class EvidenceConfig(ConfigSection):
     """The amount of evidence that a proposer gets."""
 
-    max_failures: Annotated[int, Field(ge=0)] = 200  # dev failures shown to the proposer
+    max_failures: NonNegativeInt = 200  # dev failures shown to the proposer
     max_kib: PositiveInt = 512  # KiB of failures and trajectories together
 
 
@@ -356,12 +311,13 @@ class Experiment(ConfigSection):
 
     @model_validator(mode="after")
     def _combinations(self) -> "Experiment":
-        refuse_combinations(self)
+        if refusal := next(_refusals(self), ""):
+            raise ValueError(refusal)
         return self
 
 
 def check_experiment(composed: dict[str, Any]) -> Experiment:
-    """Return the checked experiment; raises pydantic.ValidationError, which `problems.explain` turns into lines."""
+    """Return the checked experiment; raises ValidationError, which `composition` turns into lines for the user."""
     return Experiment.model_validate(composed)
 
 

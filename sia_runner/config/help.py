@@ -3,7 +3,7 @@
 It reads only the first lines of the YAML files and imports neither Hydra nor pydantic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sia_runner.system import bundled_folder
@@ -23,11 +23,14 @@ def group_choices(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
     return by_group
 
 
-def config_folders(args: Sequence[str]) -> list[Path]:
-    """Return the bundled conf/ and the folders that --config-dir (or -cd) adds."""
-    folders = [bundled_folder("conf")]
-    for index, arg in enumerate(args):
+def split_config_dirs(args: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """Return the bundled conf/ with the folders that --config-dir (or -cd) adds, and all other arguments."""
+    folders, others = [bundled_folder("conf")], list[str]()
+    remaining = iter(args)
+    for arg in remaining:
         name, equals, value = arg.partition("=")
         if name in ("--config-dir", "-cd"):
-            folders.append(Path(value if equals else args[index + 1] if index + 1 < len(args) else "."))
-    return folders
+            folders.append(Path(value if equals else next(remaining, ".")))
+        else:
+            others.append(arg)
+    return folders, others

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sia_runner.records import Json
+from sia_runner.records import Json, as_object
 
 _ALGORITHM = {
     "samples": "group_size",
@@ -43,11 +43,7 @@ RENAMED_KEYS: Mapping[str, Mapping[str, str]] = {
     "task.data": {"about": "description_file"},
     "target_agent.policy": {"batch": "max_batch_size", "wait_ms": "batch_wait_ms"},
     "meta_agent": {"keep": "keep_fraction", "questions": "trial_questions"},
-    "search": {
-        "width": "proposals_per_generation",
-        "in_flight": "parallel_candidates",
-        "novelty": "novelty_weight",
-    },
+    "search": {"width": "proposals_per_generation", "in_flight": "parallel_candidates", "novelty": "novelty_weight"},
     "budget": {"reserve": "test_reserve"},
     "compute.resources.*": {"where": "run_in"},
     "provider": _PROVIDER,
@@ -69,8 +65,7 @@ _MAX_KEYS = 1000  # of a section; a stored file is not trusted, and aliases make
 
 def read_stored_config(path: Path) -> Json:
     """Return the configuration in a run's config.yaml, in today's names."""
-    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return migrate(stored) if isinstance(stored, dict) else stored
+    return migrate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def migrate(stored: Json) -> Json:
@@ -88,39 +83,36 @@ def migrate_overrides(overrides: Iterable[str]) -> list[str]:
     overrides = list(overrides)
     offline = any(override.removeprefix("trainer=") in _OFFLINE for override in overrides)
     composed = {"trainer": {"kind": "offline"}} if offline else {}
-    return [_migrate_override(override, composed) for override in overrides]
+    migrated: list[str] = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        name = key.lstrip("+~")
+        migrated.append(key.removesuffix(name) + renamed_key(name, composed) + equals + value)
+    return migrated
 
 
 def renamed_key(key: str, composed: Mapping[str, Any] | None = None) -> str:
     """Return the dotted key in today's names. `composed`: the configuration that it is a key of, as far as known."""
     path: tuple[str, ...] = ()
-    section: Any = composed or {}
+    section = composed or {}
     for step in key.split("."):
-        section = section if isinstance(section, Mapping) else {}
         path = (*path, _renames(path, section).get(step, step))
-        section = section.get(step)
+        section = as_object(section.get(step))
     return ".".join(path)
 
 
-def _migrate_override(override: str, composed: Mapping[str, Any]) -> str:
-    key, equals, value = override.partition("=")
-    name = key.lstrip("+~")
-    return key.removesuffix(name) + renamed_key(name, composed) + equals + value
-
-
-def _migrate(section: Json, path: tuple[str, ...]) -> Json:
-    pattern = _pattern(path)
-    if not any(f"{key}.".startswith(pattern) for key in _SECTIONS) or len(section) > _MAX_KEYS:
-        return section
-    renames = _renames(path, section)
-    migrated: Json = {}
-    for key, value in section.items():
+def _migrate(value: Any, path: tuple[str, ...]) -> Any:
+    pattern, section = _pattern(path), as_object(value)
+    if not any(f"{key}.".startswith(pattern) for key in _SECTIONS) or not 0 < len(section) <= _MAX_KEYS:
+        return value
+    renames, migrated = _renames(path, section), Json()
+    for key, content in section.items():
         new = renames.get(key, key)
         name = key if new in section else new  # with both, the schema refuses the old one
-        if isinstance(value, dict):
-            migrated[name] = _migrate(value, (*path, str(name)))
+        if key == "_target_":
+            migrated[name] = MOVED_CLASSES.get(str(content), content)
         else:
-            migrated[name] = MOVED_CLASSES.get(value, value) if key == "_target_" and isinstance(value, str) else value
+            migrated[name] = _migrate(content, (*path, str(name)))
     return migrated
 
 

@@ -5,7 +5,7 @@ It stays apart from `composition` and imports that only when something was refus
 
 import difflib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +20,12 @@ class CommandOutcome:
     """The exit code of a command, and the lines of its refusal."""
 
     code: int = EXIT_REFUSED
-    lines: list[str] = field(default_factory=list)  # printed to stderr
+    lines: list[str] = field(default_factory=list[str])  # printed to stderr
 
 
 @contextmanager
-def print_refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[CommandOutcome]:
-    """Yield an outcome whose code the command sets; a refusal inside is printed, and the code is then 2."""
+def print_refusals(composed: Mapping[str, Any] | None = None, name: str = "") -> Generator[CommandOutcome]:
+    """Yield an outcome whose code the command sets; a refusal inside is printed (of `name`), and the code is then 2."""
     outcome = CommandOutcome()
     try:
         yield outcome
@@ -40,7 +40,7 @@ def print_refusals(composed: Mapping[str, Any] | Any = None) -> Iterator[Command
             raise
         outcome.lines += explain_validation_error(error, composed or {})
     for line in outcome.lines:
-        print(f"refused: {line}", file=sys.stderr)
+        print(f"refused: {name}: {line}" if name else f"refused: {line}", file=sys.stderr)
 
 
 def nearest_choice(name: str, choices: Iterable[str]) -> str:

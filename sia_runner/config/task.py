@@ -8,17 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, Tag, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, Tag, field_validator, model_validator
 
-from sia_runner.config.base import (
-    NAME_OR_CLASS,
-    ClassPath,
-    ConfigSection,
-    FractionBelowOne,
-    NamedConfig,
-    PositiveFloat,
-    PositiveInt,
-)
+from sia_runner.config.base import NAME_OR_CLASS, ClassPath, ConfigSection, FractionBelowOne, NamedConfig, PositiveInt
 from sia_runner.config.training import TinyModelConfig
 
 
@@ -38,37 +30,21 @@ class Competition:
     test: str | None = "test.csv"  # None: the ids are in the sample submission only
     sample: str = "sample_submission.csv"
     answers: str = "test.csv"
-    train_files: str = ""  # a question's file, {id} being its id
-    test_files: str = ""
+    files: tuple[str, str] = ("", "")  # a question's file in train and in test, {id} being its id
     folder: str = "mlebench"  # below tasks/, with the reference harness and recipes
-
-    @property
-    def metric(self) -> str:
-        """The name of the metric in reports."""
-        return {"choice": "accuracy", "numeric": "accuracy"}.get(self.verifier, self.verifier)
 
 
 BINARY_CHOICES = ("0", "1")
 
 COMPETITIONS = {
     "aptos2019-blindness-detection": Competition(
-        "quadratic_kappa",
-        "id_code",
-        "diagnosis",
-        train_files="train_images/{id}.png",
-        test_files="test_images/{id}.png",
+        "quadratic_kappa", "id_code", "diagnosis", files=("train_images/{id}.png", "test_images/{id}.png")
     ),
     "detecting-insults-in-social-commentary": Competition(
         "auc", None, "Insult", BINARY_CHOICES, sample="sample_submission_null.csv"
     ),
     "dog-breed-identification": Competition(
-        "log_loss",
-        "id",
-        "breed",
-        train="labels.csv",
-        test=None,
-        train_files="train/{id}.jpg",
-        test_files="test/{id}.jpg",
+        "log_loss", "id", "breed", train="labels.csv", test=None, files=("train/{id}.jpg", "test/{id}.jpg")
     ),
     "histopathologic-cancer-detection": Competition(
         "auc",
@@ -78,8 +54,7 @@ COMPETITIONS = {
         train="train_labels.csv",
         test=None,
         answers="answers.csv",
-        train_files="train/{id}.tif",
-        test_files="test/{id}.tif",
+        files=("train/{id}.tif", "test/{id}.tif"),
     ),
     "leaf-classification": Competition("log_loss", "id", "species"),
     "new-york-city-taxi-fare-prediction": Competition("rmse", "key", "fare_amount", train="labels.csv"),
@@ -93,20 +68,10 @@ COMPETITIONS = {
         sample="sampleSubmission.csv",
     ),
     "siim-isic-melanoma-classification": Competition(
-        "auc",
-        "image_name",
-        "target",
-        BINARY_CHOICES,
-        train_files="jpeg/train/{id}.jpg",
-        test_files="jpeg/test/{id}.jpg",
+        "auc", "image_name", "target", BINARY_CHOICES, files=("jpeg/train/{id}.jpg", "jpeg/test/{id}.jpg")
     ),
     "spaceship-titanic": Competition(
-        "choice",
-        "PassengerId",
-        "Transported",
-        ("True", "False"),
-        grouped=True,
-        folder="spaceship_titanic",
+        "choice", "PassengerId", "Transported", ("True", "False"), grouped=True, folder="spaceship_titanic"
     ),
     "spooky-author-identification": Competition("log_loss", "id", "author", ("EAP", "HPL", "MWS")),
     "tabular-playground-series-dec-2021": Competition("numeric", "Id", "Cover_Type"),
@@ -142,12 +107,9 @@ def competition_named(competition: str) -> Competition:
 
 _ROUNDING = 1e-9  # 0.2 + 0.7 + 0.1 is less than 1 in binary
 PerQuestionVerifier = Literal["exact_match", "choice", "letter", "numeric"]
-AggregateVerifier = Literal[
-    "auc", "rmse", "rmsle", "mae", "log_loss", "quadratic_kappa", "macro_f1"
-]  # of all questions
-LOWER_IS_BETTER_VERIFIERS = frozenset(
-    {"rmse", "rmsle", "mae", "log_loss"}
-)  # verifiers by name for which lower is better
+# of all questions together
+AggregateVerifier = Literal["auc", "rmse", "rmsle", "mae", "log_loss", "quadratic_kappa", "macro_f1"]
+LOWER_IS_BETTER_VERIFIERS = frozenset({"rmse", "rmsle", "mae", "log_loss"})
 
 
 class Metric(ConfigSection):
@@ -163,7 +125,7 @@ class Metric(ConfigSection):
     ] = "exact_match"
     # choice, letter: the allowed answers; auc: [negative, positive]; log_loss: the classes, each a column of answers
     choices: list[str] | None = None
-    tolerance: Annotated[float, Field(ge=0)] = 0.0  # numeric: absolute error that still counts as correct
+    tolerance: NonNegativeFloat = 0.0  # numeric: absolute error that still counts as correct
 
     @property
     def is_code(self) -> bool:
@@ -400,7 +362,8 @@ class MlebenchTaskConfig(NamedConfig):
         """The metric of the competition."""
         competition = competition_named(self.competition)
         better = competition.verifier not in LOWER_IS_BETTER_VERIFIERS
-        fields = {"name": competition.metric, "verifier": competition.verifier, "higher_is_better": better}
+        name = {"choice": "accuracy", "numeric": "accuracy"}.get(competition.verifier, competition.verifier)
+        fields = {"name": name, "verifier": competition.verifier, "higher_is_better": better}
         return Metric.model_validate(fields)
 
 

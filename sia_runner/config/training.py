@@ -2,20 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Tag, model_validator
 
-from sia_runner.config.base import (
-    NAME_OR_CLASS,
-    ClassPath,
-    ConfigSection,
-    NamedConfig,
-    PositiveFloat,
-    PositiveInt,
-    custom_or_shipped,
-)
+from sia_runner.config.base import NAME_OR_CLASS, ClassPath, ConfigSection, NamedConfig, PositiveInt, schema_by_class
+from sia_runner.records import as_object
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 
 class TinyModelConfig(ConfigSection):
@@ -27,7 +19,7 @@ class TinyModelConfig(ConfigSection):
     expansion: PositiveInt = 4  # width of the feed-forward layers in multiples of `hidden`
     context: PositiveInt = 256  # tokens
     vocabulary: PositiveInt = 2000  # size of a BPE trained on the text; fewer if the text has fewer characters
-    epochs: Annotated[int, Field(ge=0)] = 20  # at most; the warm-up ends when held-out loss stops improving
+    epochs: NonNegativeInt = 20  # at most; the warm-up ends when held-out loss stops improving
     learning_rate: PositiveFloat = 3e-3  # of the warm-up
     weight_decay: NonNegativeFloat = 0.01  # of the warm-up
 
@@ -56,7 +48,7 @@ class CustomPolicyConfig(PolicyConfig):
 
 
 AnyPolicyConfig = Annotated[
-    Annotated[PolicyConfig, Tag("Shipped")] | Annotated[CustomPolicyConfig, Tag("Custom")], custom_or_shipped("backend")
+    Annotated[PolicyConfig, Tag("Shipped")] | Annotated[CustomPolicyConfig, Tag("Custom")], schema_by_class("backend")
 ]
 
 
@@ -121,16 +113,21 @@ class AlgorithmConfig(NamedConfig):
     @model_validator(mode="before")
     @classmethod
     def _defaults_by_kind(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("kind") == "online":
-            return {"clip": 0.2, "early_stopping": EarlyStopping(), "prompts_per_step": 16, **data}
-        return {"prompts": 16, **data} if isinstance(data, dict) else data
+        given, online = as_object(data), {"clip": 0.2, "early_stopping": EarlyStopping(), "prompts_per_step": 16}
+        defaults = online if given.get("kind") == "online" else {"prompts": 16}
+        return {**defaults, **given} if given else data
 
     @model_validator(mode="after")
-    def _keys_of_kind(self) -> "AlgorithmConfig":
+    def _fits_algorithm(self) -> "AlgorithmConfig":
         for name, kind in _KIND_OF_KEY.items():
             if (getattr(self, name) is None) == (self.kind == kind):
                 allowed = "a value" if self.kind == kind else "null"
                 raise ValueError(f"algorithm={self.algorithm} trains {self.kind}: {name} has to be {allowed}")
+        minimum = {"entropic": 4, "grpo": 2, "reinforce": 2, "best_of_n": 2, "dpo": 2}.get(self.algorithm, 1)
+        if self.group_size < minimum:
+            raise ValueError(
+                f"algorithm={self.algorithm} needs group_size of at least {minimum}; given: {self.group_size}"
+            )
         return self
 
     @property
@@ -143,15 +140,6 @@ class AlgorithmConfig(NamedConfig):
     def prompt_count(self) -> int:
         """The questions rolled out at each step (online) or in the whole training (offline)."""
         return self.prompts_per_step or self.prompts or 0
-
-    @model_validator(mode="after")
-    def _groups(self) -> "AlgorithmConfig":
-        minimum = {"entropic": 4, "grpo": 2, "reinforce": 2, "best_of_n": 2, "dpo": 2}.get(self.algorithm, 1)
-        if self.group_size < minimum:
-            raise ValueError(
-                f"algorithm={self.algorithm} needs group_size of at least {minimum}; given: {self.group_size}"
-            )
-        return self
 
 
 class NoTrainer(NamedConfig):

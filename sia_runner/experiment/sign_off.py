@@ -1,7 +1,7 @@
 """Implements sign-off: a lever that `approve` names is used only after a person agreed to its plan.
 
-The plan (gen_<n>/plan.md and plan.json) says what changes, why, with which data and at what cost. Costs are estimated
-from what this run has measured; unmeasured figures are None, never guessed. The journal records plan and answer.
+The plan (gen_<n>/plan.md and plan.json) says what changes, why, with which data and at what cost. The journal
+records plan and answer.
 """
 
 import getpass
@@ -10,19 +10,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
 from typing import Any
 
 from sia_runner.config.experiment import Experiment
-from sia_runner.config.migration import migrate_algorithm
-from sia_runner.config.training import AlgorithmConfig
-from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.costs import plan_costs
 from sia_runner.experiment.evidence.history import harness_diff
 from sia_runner.experiment.harness_files import read_harness
-from sia_runner.gateway.ledger_files import RunTotals, read_totals
-from sia_runner.records import Json, Lever, Proposal
-from sia_runner.stage_results import BuildResult, PlanResult
+from sia_runner.records import Json, Lever
+from sia_runner.stage_results import PlanResult
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import (
     SIGN_OFF_PREFIX,
@@ -32,156 +28,7 @@ from sia_runner.store.journal import (
     generation_awaiting_approval,
 )
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, sha256_of, write_json, write_text
-from sia_runner.tasks.protocol import Fold
 from sia_runner.text import fenced_block, one_line, strip_control_characters, truncate_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionCost:
-    """The cost of one question that a harness runs on. `usd` is None where the price of a call is not known."""
-
-    calls: float
-    tokens: float
-    usd: float | None
-    seconds: float
-    source: str  # where it was measured
-    start: float = 0.0  # seconds that each run of the harness takes beside its questions
-
-
-@dataclass(frozen=True, slots=True)
-class PlanCost:
-    """The estimated cost of one part of the work; None means not known."""
-
-    name: str
-    sandbox_runs: int | None
-    questions: int | None  # over all runs
-    calls: int | None
-    tokens: int | None
-    usd: float | None
-    minutes: float | None
-    source: str
-
-    def to_json(self) -> Json:
-        """Return the JSON of plan.json."""
-        return asdict(self)
-
-
-def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[GenerationRecord]) -> list[PlanCost]:
-    """Return the cost of training, where weights are a lever, and of the gate and run of every candidate."""
-    totals, task = read_totals(context.run.ledger), context.task
-    scored = _similar_generation(before, proposal.parent)
-    gate, select = task.rounds("gate"), task.rounds("select")
-    per_question = _cost_of_candidate(totals, scored, gate, select) if scored else None
-    costs: list[PlanCost] = []
-    if proposal.trains_weights:
-        algorithm = AlgorithmConfig.model_validate(migrate_algorithm(proposal.overrides))
-        costs.append(
-            _training_cost(
-                algorithm, _cost_of_probe(proposal.evidence) or per_question, _cost_of_update(totals, before)
-            )
-        )
-    return [
-        *costs,
-        _plan_cost(
-            "gate and run", len(gate) + len(select), _question_count(gate) + _question_count(select), per_question
-        ),
-    ]
-
-
-def _question_count(folds: Sequence[Fold]) -> int:
-    return sum(len(fold.questions) for fold in folds)
-
-
-def _similar_generation(before: Sequence[GenerationRecord], parent: int | None) -> GenerationRecord | None:
-    """Return the parent, else the newest scored candidate: the next one probably costs the same."""
-    scored = [generation for generation in before if generation.val is not None]
-    return next((g for g in scored if g.n == parent), scored[-1] if scored else None)
-
-
-def _cost_of_candidate(
-    totals: RunTotals, candidate: GenerationRecord, gate: Sequence[Fold], select: Sequence[Fold]
-) -> QuestionCost:
-    """Return the cost of a scored candidate on dev and val. A gate is so short that its time is startup time."""
-    row, questions = totals.of(candidate=f"gen_{candidate.n}", purpose="select"), _question_count(select)
-    usd = row.dollars / questions if row.priced else None
-    tokens = row.input_tokens + row.output_tokens
-    start = min(candidate.seconds["gate"] / max(1, len(gate)), candidate.seconds["run"] / len(select))
-    seconds = (candidate.seconds["run"] - start * len(select)) / questions
-    source = f"generation {candidate.n} on {questions} questions"
-    return QuestionCost(row.calls / questions, tokens / questions, usd, seconds, source, start)
-
-
-def _cost_of_probe(evidence: Mapping[str, Any]) -> QuestionCost | None:
-    """Return the cost of the probe that chose the algorithm. The policy runs locally: its calls cost no dollars."""
-    shape = evidence.get("shape")
-    if not shape or not shape["n"]:
-        return None
-    return QuestionCost(shape["calls"], shape["tokens"], 0.0, shape["seconds"], f"the probe's {shape['n']} rollouts")
-
-
-def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> QuestionCost | None:
-    """Return the cost of this run's newest update, rollouts and optimizer together."""
-    builds = {g.n: BuildResult.from_json(g.steps["build"]).training for g in before if "build" in g.steps}
-    updates = [(n, training) for n, training in builds.items() if training and training.steps]
-    if not updates:
-        return None
-    n, training = updates[-1]
-    row = totals.of(candidate=f"gen_{n}", purpose="rollout")
-    algorithm = AlgorithmConfig.model_validate(migrate_algorithm(training.algorithm))
-    planned = (
-        rollout_batches(algorithm) * algorithm.group_size * questions_per_batch(algorithm, rollout_batches(algorithm))
-    )
-    rollouts = planned * training.steps / algorithm.steps
-    tokens, source = row.input_tokens + row.output_tokens, f"the update of generation {n}"
-    usd = row.dollars / rollouts if row.priced else None
-    return QuestionCost(row.calls / rollouts, tokens / rollouts, usd, training.seconds / rollouts, source)
-
-
-def _training_cost(algorithm: AlgorithmConfig, rolled: QuestionCost | None, trained: QuestionCost | None) -> PlanCost:
-    try:
-        times = rollout_batches(algorithm)
-    except TrainingError as error:
-        return PlanCost("training", None, None, None, None, None, None, str(error))
-    runs, per_run = times * algorithm.group_size, questions_per_batch(algorithm, times)
-    if trained:
-        return _plan_cost("training", runs, runs * per_run, trained)
-    part = _plan_cost("training", runs, runs * per_run, rolled)
-    return (
-        part if rolled is None else PlanCost(**{**asdict(part), "source": f"{part.source}; time of the rollouts alone"})
-    )
-
-
-def rollout_batches(algorithm: AlgorithmConfig) -> int:
-    """Return the number of rollout batches of one update.
-
-    Raises TrainingError for options that the algorithm refuses.
-    """
-    from sia_runner.training.algorithms import base
-
-    if algorithm.kind == "online":
-        return ceil(algorithm.steps / base.online_algorithm(algorithm).loss.iterations)
-    return base.offline_algorithm(algorithm).rounds
-
-
-def questions_per_batch(algorithm: AlgorithmConfig, times: int) -> int:
-    """Return the number of questions in one of `times` rollout batches."""
-    return algorithm.prompt_count if algorithm.kind == "online" else ceil(algorithm.prompt_count / times)
-
-
-def _plan_cost(name: str, runs: int, questions: int, per_question: QuestionCost | None) -> PlanCost:
-    if per_question is None:
-        return PlanCost(name, runs, questions, None, None, None, None, "nothing was measured in this run yet")
-    return PlanCost(
-        name,
-        runs,
-        questions,
-        round(per_question.calls * questions),
-        round(per_question.tokens * questions),
-        None if per_question.usd is None else round(per_question.usd * questions, 4),
-        round((per_question.start * runs + per_question.seconds * questions) / 60, 2),
-        per_question.source,
-    )
-
 
 _RATIONALE_BYTES = 8 * 1024  # bytes
 _DIFF_BYTES = 64 * 1024
@@ -204,7 +51,7 @@ def write_plan(context: RunContext, n: int, before: Sequence[GenerationRecord]) 
         "evidence": proposal.evidence,
         "data": _training_data(context) if proposal.trains_weights else None,
         "harness": harness_diff(earlier, proposal.files, _DIFF_BYTES),
-        "cost": [part.to_json() for part in plan_costs(context, proposal, before)],
+        "cost": [asdict(part) for part in plan_costs(context, proposal, before)],
         "proposal_sha256": sha256_of(generation.proposal),
     }
     write_json(generation.plan.with_suffix(".json"), plan)

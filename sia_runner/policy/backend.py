@@ -5,8 +5,7 @@ No heavy imports. The policy runs in this process or at a vLLM server.
 
 import hashlib
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any

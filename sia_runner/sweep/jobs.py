@@ -22,8 +22,8 @@ from sia_runner.sweep.plan import INTERRUPTED, SweepDir, SweepRun
 from sia_runner.sweep.runner import compose_run, sweep_run_of
 from sia_runner.sweep.table import sweep_run_status
 
-POLL = 0.5  # seconds between checks of the folder of outcomes
-JOB_POLL = 2.0  # seconds between checks of the jobs of runs without one; the queue itself is queried less often
+_POLL = 0.5  # seconds between checks of the folder of outcomes
+_JOB_POLL = 2.0  # seconds between checks of the jobs of runs without one; the queue itself is queried less often
 # Hydra users know submitit's names -> our names
 _NAMES = {"timeout_min": "minutes", "cpus_per_task": "cpus", "mem_gb": "memory_gb", "gpus_per_node": "gpus",
           "additional_parameters": "extra"}  # fmt: skip
@@ -31,7 +31,7 @@ _NO_RESOURCES = ("array_parallelism", "max_num_timeout", "signal_delay_s")
 
 
 @dataclass(frozen=True, slots=True)
-class JobQueue:
+class _JobQueue:
     """A job queue for the runs of a sweep: a SLURM cluster or this machine."""
 
     max_jobs: int  # submitted and unfinished at the same time
@@ -70,16 +70,32 @@ def run_jobs(
     launcher = (_on_slurm if cluster == "slurm" else _on_this_machine)(keys, sweep)
     running = _running_jobs(sweep, cluster, launcher, [run.name for run in runs])
     unsubmitted = [run for run in runs if run.name not in running]
-
-    def fill() -> None:
+    over_since: dict[str, float] = {}  # run -> when its job ended
+    printed: set[str] = set()
+    began = last_poll = time.monotonic()
+    while unsubmitted or running:
         batch = [unsubmitted.pop(0) for _ in range(min(len(unsubmitted), launcher.max_jobs - len(running)))]
         if batch:
             ids = dict(zip((run.name for run in batch), launcher.submit(batch), strict=True))
             sweep.record_jobs(cluster, ids)
             running.update(ids)
-
-    fill()
-    _wait(sweep, running, launcher, fill)
+        time.sleep(_POLL)
+        moment = time.monotonic()
+        for name in _finished_runs(sweep, running):
+            _print_status(sweep, name, running.pop(name))
+        if moment - last_poll >= _JOB_POLL:
+            last_poll = moment
+            states = {name: launcher.state(job) for name, job in running.items()}
+            over_since = {
+                name: over_since.get(name, moment) for name, state in states.items() if state and state.name in ENDED
+            }
+            for state in filter(None, states.values()):
+                line = launcher.describe_waiting(state, moment - began)
+                if line and line not in printed:  # once for all jobs
+                    print(f"a job {line}", flush=True)
+                printed.add(line)
+        for name in [name for name in running if moment - over_since.get(name, moment) >= launcher.grace_seconds]:
+            _print_status(sweep, name, running.pop(name))
 
 
 def _slurm_compute(keys: Mapping[str, Any]) -> Slurm:
@@ -93,7 +109,7 @@ def _slurm_compute(keys: Mapping[str, Any]) -> Slurm:
         raise RunDirectoryError(f"hydra.launcher.{name}={fault['input']}: {fault['msg'].lower()}") from None
 
 
-def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> JobQueue:
+def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> _JobQueue:
     """Return a queue that submits one job array; SLURM bounds how many of its jobs run."""
     slurm = _slurm_compute(keys)
     # not jobs/%j: that folder is made after sbatch answers, and a job that starts earlier could not write its log
@@ -109,10 +125,10 @@ def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> JobQueue:
             raise RunDirectoryError(f"hydra/launcher=submitit_slurm: {' '.join(str(error).split())[-400:]}") from None
         return [str(job.job_id) for job in jobs]
 
-    return JobQueue(1_000_000, 15.0, submit, slurm.cluster.state, slurm.cluster.waiting)
+    return _JobQueue(1_000_000, 15.0, submit, slurm.cluster.state, slurm.cluster.waiting)
 
 
-def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> JobQueue:
+def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> _JobQueue:
     max_jobs = keys["array_parallelism"] or max(1, (os.cpu_count() or 1) // 2)
     machine: Any = Local(1, max_jobs).cluster  # its cluster runs any callable
     hidden = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}  # submitit hides all GPUs
@@ -124,57 +140,26 @@ def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> JobQueue:
             ids.append(machine.submit(step, replace(run, environment=hidden)))
         return ids
 
-    return JobQueue(max_jobs, 2.0, submit, machine.state, machine.waiting)
+    return _JobQueue(max_jobs, 2.0, submit, machine.state, machine.waiting)
 
 
-def _running_jobs(sweep: SweepDir, cluster: str, launcher: JobQueue, names: Sequence[str]) -> dict[str, str]:
+def _running_jobs(sweep: SweepDir, cluster: str, launcher: _JobQueue, names: Sequence[str]) -> dict[str, str]:
     """Return run -> job for the jobs of an earlier command that still wait or run."""
     recorded = {name: job for name, job in sweep.recorded_jobs(cluster).items() if name in names}
-    states = {name: launcher.state(job) for name, job in recorded.items()}
     give_up = time.monotonic() + 120
-    while None in states.values():
+    while True:
+        states = {name: launcher.state(job) for name, job in recorded.items()}
+        if None not in states.values():
+            return {name: recorded[name] for name, state in states.items() if state and state.name not in ENDED}
         if time.monotonic() > give_up:
             raise RunDirectoryError(f"{sweep.path}: the queue does not answer, so it is unknown which jobs still run")
-        time.sleep(POLL)
-        states = {name: launcher.state(job) for name, job in recorded.items()}
-    return {name: recorded[name] for name, state in states.items() if state and state.name not in ENDED}
-
-
-def _wait(sweep: SweepDir, running: dict[str, str], launcher: JobQueue, fill: Callable[[], None]) -> None:
-    """Wait until no job runs and `fill` submits no more; `running` maps run -> job."""
-    over_since: dict[str, float] = {}  # run -> when its job ended
-    printed: set[str] = set()
-    began = last_poll = time.monotonic()
-    while running:
-        time.sleep(POLL)
-        moment = time.monotonic()
-        for name in _finished_runs(sweep, running):
-            _print_status(sweep, name, running.pop(name))
-        if moment - last_poll >= JOB_POLL:
-            last_poll = moment
-            states = {name: launcher.state(job) for name, job in running.items()}
-            over_since = {
-                name: over_since.get(name, moment) for name, state in states.items() if state and state.name in ENDED
-            }
-            for state in filter(None, states.values()):
-                printed |= _print_once(launcher.describe_waiting(state, moment - began), printed)
-        for name in [name for name in running if moment - over_since.get(name, moment) >= launcher.grace_seconds]:
-            _print_status(sweep, name, running.pop(name))
-        fill()
-
-
-def _print_once(line: str, printed: set[str]) -> set[str]:
-    """Print the line once for all jobs."""
-    if line and line not in printed:
-        print(f"a job {line}", flush=True)
-    return {line}
+        time.sleep(_POLL)
 
 
 def _finished_runs(sweep: SweepDir, running: Mapping[str, str]) -> list[str]:
     """Return the runs that have ended for good: the cluster may queue the job of an interrupted run again."""
-    outcomes = sweep.outcome("-").parent
     # one listing for all runs: cheap on a network file system too
-    present = set(outcomes.iterdir()) if outcomes.is_dir() else set()
+    present = set(sweep.outcome("-").parent.glob("*"))
     names = [name for name in running if sweep.outcome(name) in present]
     return [name for name in names if (sweep.ended(name) or {}).get("code", INTERRUPTED) != INTERRUPTED]
 

@@ -44,26 +44,13 @@ class SweepPlan:
     runs: tuple[PlannedRun, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class SweepDir:
-    """The folder of one sweep."""
+    """The folder of one sweep, and the paths of its files."""
 
-    path: Path
-
-    @property
-    def plan(self) -> Path:
-        """The path of plan.json."""
-        return self.path / "plan.json"
-
-    @property
-    def jobs(self) -> Path:
-        """The folder of the jobs."""
-        return self.path / "jobs"
-
-    @property
-    def submitted(self) -> Path:
-        """The path of the list of submitted jobs."""
-        return self.jobs / "submitted.jsonl"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plan, self.jobs = path / "plan.json", path / "jobs"
+        self.submitted = self.jobs / "submitted.jsonl"
 
     def is_sweep(self) -> bool:
         """Return whether the folder holds a sweep."""
@@ -100,9 +87,9 @@ class SweepDir:
     def record_jobs(self, cluster: str, ids: Mapping[str, str]) -> None:
         """Record run -> job before anything waits for the jobs, for whoever resumes the sweep."""
         self.jobs.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"run": name, "cluster": cluster, "job": job}) for name, job in ids.items()]
         with self.submitted.open("a", encoding="utf-8") as stream:
-            stream.write("".join(f"{line}\n" for line in lines))
+            for name, job in ids.items():
+                stream.write(json.dumps({"run": name, "cluster": cluster, "job": job}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -110,15 +97,13 @@ class SweepDir:
         """Return run -> the newest job that was submitted for it."""
         if not self.submitted.is_file():
             return {}
-        lines = [
-            line for line in self.submitted.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"
-        ]
-        entries = [json.loads(line) for line in lines]
+        lines = self.submitted.read_text(encoding="utf-8").splitlines(keepends=True)
+        entries = [json.loads(line) for line in lines if line[-1] == "\n"]
         return {entry["run"]: entry["job"] for entry in entries if entry["cluster"] == cluster}
 
 
-CRASHED = 1  # exit code of a run that an error of ours ended
-LEASE_PATIENCE = 120.0  # seconds to wait for the lease of a job that died elsewhere; it is stale after 60
+_CRASHED = 1  # exit code of a run that an error of ours ended
+_LEASE_PATIENCE = 120.0  # seconds to wait for the lease of a job that died elsewhere; it is stale after 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +131,7 @@ class SweepRun:
             code, lines = outcome.code, outcome.lines
         except Exception as error:  # noqa: BLE001 - any error is the outcome of this run and must not end others
             traceback.print_exc()
-            code, lines = CRASHED, [f"{type(error).__name__}: {error}".splitlines()[0]]
+            code, lines = _CRASHED, [f"{type(error).__name__}: {error}".splitlines()[0]]
         folder = self.sweep / self.name
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra made it before the checks; nothing was started
@@ -168,7 +153,7 @@ class SweepRun:
         if not RunDir(folder).config.is_file():
             return start_run(check_experiment(self.plain), folder, self.overrides)
         resumable = [override for override in self.overrides if override.startswith(RESUMABLE_KEYS)]
-        give_up = time.monotonic() + LEASE_PATIENCE
+        give_up = time.monotonic() + _LEASE_PATIENCE
         while True:
             try:
                 return resume_run(folder, resumable)

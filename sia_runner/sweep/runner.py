@@ -7,14 +7,22 @@ Hydra expands the runs and a launcher carries them out. The sweep's folder keeps
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
 from sia_runner.config.composition import make_paths_absolute
-from sia_runner.config.refusals import EXIT_REFUSED
+from sia_runner.config.experiment import check_experiment
+from sia_runner.config.refusals import print_refusals
+from sia_runner.experiment.runner import RESUMABLE_KEYS, stop_requested
+from sia_runner.records import Json
 from sia_runner.store.lease import RunLease
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.sweep.plan import INTERRUPTED, PlannedRun, SweepDir, SweepPlan, SweepRun
+from sia_runner.sweep.table import print_table, write_table
 
 
 def sweep_run_of(composed: Any, hydra: Any) -> SweepRun:
@@ -22,8 +30,6 @@ def sweep_run_of(composed: Any, hydra: Any) -> SweepRun:
 
     Raises OmegaConfBaseException for missing values.
     """
-    from omegaconf import OmegaConf
-
     plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     make_paths_absolute(plain)
     return SweepRun(Path(hydra.sweep.dir).resolve(), str(hydra.sweep.subdir), plain, tuple(hydra.overrides.task))
@@ -31,8 +37,6 @@ def sweep_run_of(composed: Any, hydra: Any) -> SweepRun:
 
 def compose_run(loader: Any, config: Any, overrides: Sequence[str], number: int = 0) -> tuple[Any, Any]:
     """Return one run's configuration and Hydra's own. Raises what Hydra raises."""
-    from omegaconf import open_dict
-
     composed = loader.load_sweep_config(config, list(overrides))
     hydra = composed.hydra
     with open_dict(composed):
@@ -49,36 +53,31 @@ def run_in_this_process(composed: Any, hydra: Any) -> int:
 
     Raises KeyboardInterrupt when a signal asked for the whole sweep to end.
     """
-    from sia_runner.experiment.runner import stop_requested
-
     code = sweep_run_of(composed, hydra)()
     if stop_requested():
         raise KeyboardInterrupt
     return code
 
 
-FINAL_EXIT_CODES = (0, 3, 4)  # exit codes that a resume changes only with more generations or budget
-ExpandOverrides = Callable[[Sequence[str]], list[list[str]]]
+_FINAL_EXIT_CODES = (0, 3, 4)  # exit codes that a resume changes only with more generations or budget
 
 
 def run_sweep(
-    loader: Any, config: Any, arguments: Sequence[str], expand: ExpandOverrides, launcher: Any, *, resume: bool
+    loader: Any, config: Any, launcher: Any, arguments: Sequence[str], runs: Sequence[Sequence[str]] | None
 ) -> int:
-    """Carry out a new sweep, or with `resume` the missing runs of one, and return the worst exit code of its runs.
+    """Carry out a new sweep of `runs` (the overrides of each), or where None the missing runs of an earlier one.
 
-    Raises RunError and HydraException before anything is started.
+    Return the worst exit code of its runs. Raises RunError and HydraException before anything is started.
     """
-    from sia_runner.sweep.table import print_table, write_table
-
     sweep = SweepDir(Path(config.hydra.sweep.dir).resolve())
-    if resume:
+    if runs is None:
         plan, extended = _extended_plan(sweep.read_plan(), arguments)
     else:
-        plan, extended = _new_plan(sweep, loader, config, expand(arguments)), False
+        plan, extended = _new_plan(loader, config, runs), False
     sweep.path.mkdir(parents=True, exist_ok=True)
     stopped = False
     with RunLease(sweep.path):
-        if not resume and sweep.plan.exists():
+        if runs is not None and sweep.plan.exists():
             raise RunDirectoryError(f"{sweep.path} already holds a sweep; continue it with resume={sweep.path}")
         sweep.write_plan(plan)
         todo = [run for run in plan.runs if extended or not _is_done(sweep, run)]
@@ -98,7 +97,7 @@ def run_sweep(
     return INTERRUPTED if stopped else max(codes)
 
 
-def _new_plan(sweep: SweepDir, loader: Any, config: Any, every: Sequence[Sequence[str]]) -> SweepPlan:
+def _new_plan(loader: Any, config: Any, every: Sequence[Sequence[str]]) -> SweepPlan:
     """Compose every run, so that an unknown choice or key refuses the sweep before anything starts."""
     runs: list[PlannedRun] = []
     for number, overrides in enumerate(every):
@@ -111,30 +110,21 @@ def _new_plan(sweep: SweepDir, loader: Any, config: Any, every: Sequence[Sequenc
         raise RunDirectoryError(
             f"hydra.sweep.subdir={duplicate}: two runs of the sweep would share it; it may contain hydra.job.num"
         )
-    return SweepPlan(_without_folder(sys.argv[1:]), str(Path.cwd()), tuple(runs))
-
-
-def _without_folder(args: Sequence[str]) -> tuple[str, ...]:
-    return tuple(arg for arg in args if not arg.startswith("hydra.sweep.dir="))
+    args = tuple(arg for arg in sys.argv[1:] if not arg.startswith("hydra.sweep.dir="))
+    return SweepPlan(args, str(Path.cwd()), tuple(runs))
 
 
 def _extended_plan(plan: SweepPlan, arguments: Sequence[str]) -> tuple[SweepPlan, bool]:
     """Return the plan with the overrides given beside resume=, and whether they may change runs that have ended."""
     earlier = {arg for run in plan.runs for arg in run.overrides} | set(plan.args)
-    new = tuple(arg for arg in arguments if arg.startswith(_resumable()) and arg not in earlier)
-    runs = tuple(PlannedRun(r.name, (*r.overrides, *new), r.task, r.mode, r.seed) for r in plan.runs)
+    new = tuple(arg for arg in arguments if arg.startswith(RESUMABLE_KEYS) and arg not in earlier)
+    runs = tuple(replace(run, overrides=(*run.overrides, *new)) for run in plan.runs)
     return SweepPlan((*plan.args, *new), plan.cwd, runs), bool(new)
-
-
-def _resumable() -> tuple[str, ...]:
-    from sia_runner.experiment.runner import RESUMABLE_KEYS
-
-    return RESUMABLE_KEYS
 
 
 def _is_done(sweep: SweepDir, run: PlannedRun) -> bool:
     outcome = sweep.ended(run.name)
-    return bool(outcome) and outcome["code"] in FINAL_EXIT_CODES and (sweep.path / run.name / "config.yaml").is_file()
+    return bool(outcome) and outcome["code"] in _FINAL_EXIT_CODES and (sweep.path / run.name / "config.yaml").is_file()
 
 
 def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: Any) -> list[str] | None:
@@ -142,27 +132,18 @@ def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: An
 
     A refusal becomes the outcome of that run: combinations that make no sense are ordinary in a sweep.
     """
-    from omegaconf.errors import OmegaConfBaseException
-    from pydantic import ValidationError
-
-    from sia_runner.config.composition import explain_validation_error
-    from sia_runner.config.experiment import check_experiment
-
     if sweep.ended(run.name):
         sweep.outcome(run.name).unlink()  # it is that of an earlier process
     overrides = [*run.overrides, f"hydra.sweep.subdir='{run.name}'"]
-    plain: dict[str, Any] = {}
-    try:
-        plain = sweep_run_of(*compose_run(loader, config, overrides)).plain
+    plain: Json = {}
+    with print_refusals(plain, run.name) as outcome:
+        try:
+            plain |= sweep_run_of(*compose_run(loader, config, overrides)).plain
+        except OmegaConfBaseException as error:
+            raise RunDirectoryError(str(error).splitlines()[0]) from error
         check_experiment(plain)
         return overrides
-    except OmegaConfBaseException as error:
-        lines = [str(error).splitlines()[0]]
-    except ValidationError as error:
-        lines = explain_validation_error(error, plain)
-    for line in lines:
-        print(f"refused: {run.name}: {line}", file=sys.stderr)
-    sweep.end(run.name, EXIT_REFUSED, lines)
+    sweep.end(run.name, outcome.code, outcome.lines)
     return None
 
 
@@ -172,7 +153,7 @@ def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Cal
     `overrides` are those a resumed run may be given, another launcher, or keys of a launcher. `compose_and_run` starts
     what sys.argv declares.
     """
-    allowed = (*_resumable(), "hydra/launcher=", "hydra.launcher.")
+    allowed = (*RESUMABLE_KEYS, "hydra/launcher=", "hydra.launcher.")
     for override in overrides:
         if "=" not in override or not override.startswith(allowed):
             raise RunDirectoryError(

@@ -4,9 +4,13 @@ import csv
 import io
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from sia_runner.experiment.summary import format_score
 from sia_runner.store.journal import JournalReader
 from sia_runner.store.lease import process_ended
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, write_json, write_text
@@ -36,8 +40,7 @@ def sweep_run_status(sweep: SweepDir, name: str) -> str:
 
 def sweep_table(sweep: SweepDir, plan: SweepPlan) -> Json:
     """Return ``{"sweep", "runs": [...], "means": [...]}``."""
-    arms = _arms(plan.runs)
-    rows = [_run_row(sweep, run, arm) for run, arm in zip(plan.runs, arms, strict=True)]
+    rows = [_run_row(sweep, run, arm) for run, arm in zip(plan.runs, _arms(plan.runs), strict=True)]
     return {"sweep": str(sweep.path), "runs": rows, "means": _means(rows)}
 
 
@@ -48,18 +51,14 @@ def write_table(sweep: SweepDir, plan: SweepPlan) -> None:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(_COLUMNS)
-    lines.writerows([_flat(row)[column] for column in _COLUMNS] for row in summary["runs"])
+    for row in summary["runs"]:
+        for split in ("val", "test"):  # each score as columns
+            score = row[split] or {}
+            low, high = score.get("ci95") or (None, None)
+            row |= {split: score.get("value"), f"{split}_low": low, f"{split}_high": high, f"{split}_n": score.get("n")}
+        row["baseline_test"] = (row["baseline_test"] or {}).get("value")
+        lines.writerow([row[column] for column in _COLUMNS])
     write_text(sweep.path / "sweep.csv", text.getvalue())
-
-
-def _flat(row: Json) -> Json:
-    """Return the row with its scores as columns."""
-    flat = {key: row[key] for key in _COLUMNS if key in row}
-    for split in ("val", "test"):
-        score = row[split] or {}
-        low, high = score.get("ci95") or (None, None)
-        flat |= {split: score.get("value"), f"{split}_low": low, f"{split}_high": high}
-    return flat | {"test_n": (row["test"] or {}).get("n"), "baseline_test": (row["baseline_test"] or {}).get("value")}
 
 
 def _arms(runs: Sequence[PlannedRun]) -> list[str]:
@@ -71,33 +70,24 @@ def _arms(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def _run_row(sweep: SweepDir, run: PlannedRun, arm: str) -> Json:
-    folder = RunDir(sweep.path / run.name)
+    folder, outcome = RunDir(sweep.path / run.name), sweep.ended(run.name)
     row: Json = {"run": run.name, "task": run.task, "mode": run.mode, "arm": arm, "seed": run.seed}
-    row |= {"status": sweep_run_status(sweep, run.name), "why": _why(sweep, run.name)}
+    row["status"] = sweep_run_status(sweep, run.name)
+    if outcome:
+        row["why"] = " · ".join(outcome["said"])
+    else:
+        job = sweep.recorded_jobs("slurm").get(run.name) or sweep.recorded_jobs("local").get(run.name)
+        row["why"] = f"job {job}, see jobs/" if job else ""
     summary = read_json(folder.summary) if folder.summary.is_file() else {}
     best, usage = summary.get("best") or {}, summary.get("usage") or {}
     row |= {"best": best.get("generation"), "metric": summary.get("metric")}
     row |= {key: best.get(key) for key in ("val", "test", "baseline_test")}
     row |= {key: usage.get(key) for key in ("usd", "calls", "tokens")}
-    return row | {"seconds": _seconds(folder)}
-
-
-def _why(sweep: SweepDir, name: str) -> str:
-    """Return the message of a run that did not end well, or where the output of its job is when there is no message."""
-    outcome = sweep.ended(name)
-    if outcome:
-        return " · ".join(outcome["said"])
-    job_ids = {cluster: sweep.recorded_jobs(cluster).get(name) for cluster in ("slurm", "local")}
-    job = job_ids["slurm"] or job_ids["local"]
-    return f"job {job}, see jobs/" if job else ""
-
-
-def _seconds(folder: RunDir) -> float | None:
-    """Return the seconds of all completed steps; None where there are none, or the journal is damaged."""
     try:
-        return round(sum(entry["seconds"] for entry in JournalReader(folder.journal).of("done")), 1)
-    except RunDirectoryError:
-        return None
+        row["seconds"] = round(sum(entry["seconds"] for entry in JournalReader(folder.journal).of("done")), 1)
+    except RunDirectoryError:  # no journal, or a damaged one
+        row["seconds"] = None
+    return row
 
 
 def _means(rows: Sequence[Json]) -> list[Json]:
@@ -105,71 +95,54 @@ def _means(rows: Sequence[Json]) -> list[Json]:
     groups: dict[tuple[str, str, str], list[Json]] = {}
     for row in rows:
         groups.setdefault((row["task"], row["mode"], row["arm"]), []).append(row)
-    return [_mean(*key, group) for key, group in groups.items()]
+    means: list[Json] = []
+    for (task, mode, arm), group in groups.items():
+        tested, prices = [row for row in group if row["test"]], [row["usd"] for row in group]
+        tests = [row["test"]["value"] for row in tested]
+        mean: Json = {"task": task, "mode": mode, "arm": arm, "runs": len(group), "tested": len(tested)}
+        mean["val"] = statistics.mean(row["val"]["value"] for row in tested) if tested else None
+        mean["test"] = statistics.mean(tests) if tests else None
+        mean["test_sd"] = statistics.stdev(tests) if len(tests) > 1 else None
+        mean["usd"] = None if None in prices else round(sum(prices), 9)
+        means.append(mean | {"seconds": round(sum(row["seconds"] or 0 for row in group), 1)})
+    return means
 
 
-def _mean(task: str, mode: str, arm: str, rows: Sequence[Json]) -> Json:
-    tested = [row for row in rows if row["test"]]
-    tests = [row["test"]["value"] for row in tested]
-    prices = [row["usd"] for row in rows]
-    return {
-        "task": task,
-        "mode": mode,
-        "arm": arm,
-        "runs": len(rows),
-        "tested": len(tested),
-        "val": statistics.mean(row["val"]["value"] for row in tested) if tested else None,
-        "test": statistics.mean(tests) if tests else None,
-        "test_sd": statistics.stdev(tests) if len(tests) > 1 else None,
-        "usd": None if None in prices else round(sum(prices), 9),
-        "seconds": round(sum(row["seconds"] or 0 for row in rows), 1),
-    }
+def fold(*names: str) -> list[Column]:
+    """Return columns of a table whose long texts are folded."""
+    return [Column(name, overflow="fold") for name in names]
 
 
-def print_table(sweep: SweepDir, plan: SweepPlan) -> None:
-    """Print the table on standard output."""
-    print_tables(*_tables(sweep_table(sweep, plan)))
+def right(*names: str) -> list[Column]:
+    """Return columns of numbers."""
+    return [Column(name, justify="right") for name in names]
 
 
 def print_tables(*tables: Any, width: int = 200) -> None:
     """Print tables of rich on standard output, in `width` characters where that is no terminal."""
-    from rich.console import Console
-
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=width)
     for table in tables:
         console.print(table)
 
 
-def _tables(summary: Json) -> list[Any]:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from sia_runner.experiment.summary import format_score
-
-    runs = Table(title=f"sweep {Path(summary['sweep']).name}", title_justify="left")
-    for name in ("run", "status"):
-        runs.add_column(name, overflow="fold")
-    for name in ("val [95% ci]", "test [95% ci]"):
-        runs.add_column(name)
-    for name in ("usd", "seconds"):
-        runs.add_column(name, justify="right")
-    runs.add_column("why", overflow="fold")
+def print_table(sweep: SweepDir, plan: SweepPlan) -> None:
+    """Print the table on standard output."""
+    summary = sweep_table(sweep, plan)
+    columns = [*fold("run", "status"), "val [95% ci]", "test [95% ci]", *right("usd", "seconds"), *fold("why")]
+    runs = Table(*columns, title=f"sweep {sweep.path.name}", title_justify="left")
     for row in summary["runs"]:
         scores = (escape(format_score(row[split])) if row[split] else "–" for split in ("val", "test"))
         usd, seconds = _number(row["usd"], ".2f"), _number(row["seconds"], ".0f")
         runs.add_row(escape(row["run"]), row["status"], *scores, usd, seconds, escape(row["why"]))
-    means = Table(title="mean over seeds", title_justify="left")
-    for name in ("task", "mode", "arm"):
-        means.add_column(name, overflow="fold")
-    for name in ("tested", "val", "test", "± sd", "usd", "seconds"):
-        means.add_column(name, justify="right")
+    columns = [*fold("task", "mode", "arm"), *right("tested", "val", "test", "± sd", "usd", "seconds")]
+    means = Table(*columns, title="mean over seeds", title_justify="left")
     for row in summary["means"]:
         cells = (_number(row[key], ".3f") for key in ("val", "test", "test_sd"))
         costs = (_number(row["usd"], ".2f"), _number(row["seconds"], ".0f"))
         arm = escape(row["arm"]) or "–"
         means.add_row(row["task"], row["mode"], arm, f"{row['tested']} of {row['runs']}", *cells, *costs)
-    return [runs, means]
+    print_tables(runs, means)
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from sia_runner.__main__ import main
-from sia_runner.commands import doctor, doctor_checks
-from sia_runner.commands.checks import FAULT, OK, SKIPPED
+from sia_runner.commands import doctor_checks
+from sia_runner.commands.checks import FAULT, OK, SKIPPED, run_check
 from sia_runner.commands.doctor import run_checks
 from sia_runner.config.experiment import check_experiment
 from tests.config.test_providers import composed
@@ -113,7 +113,7 @@ def test_the_cluster_is_asked_what_is_up(tmp_path, monkeypatch, script, state, t
         (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if script else str(tmp_path))
     config = check_experiment(composed("compute.name=slurm"))
-    results = doctor._run_check("cluster", lambda: doctor_checks.check_cluster(config))
+    results = run_check("cluster", lambda: doctor_checks.check_cluster(config))
     assert results.state == state and text in results.text
 
 
@@ -123,9 +123,9 @@ def test_the_server_of_a_policy_is_asked():
     config = check_experiment(
         composed(*served, "target_agent.policy.base=some/model", "target_agent.policy.base_url=http://127.0.0.1:9/v1")
     )
-    results = doctor._run_check("policy", lambda: doctor_checks.check_policy_backend(config))
+    results = run_check("policy", lambda: doctor_checks.check_policy_backend(config))
     assert results.state == FAULT and "vllm does not answer at http://127.0.0.1:9" in results.text
-    results = doctor._run_check(
+    results = run_check(
         "policy",
         lambda: doctor_checks.check_policy_backend(
             check_experiment(composed("task=arithmetic", "target_agent=policy"))
@@ -135,7 +135,7 @@ def test_the_server_of_a_policy_is_asked():
 
 
 def test_without_a_policy_there_is_no_server_to_ask():
-    results = doctor._run_check(
+    results = run_check(
         "policy", lambda: doctor_checks.check_policy_backend(check_experiment(composed("task=lawbench")))
     )
     assert results.state == SKIPPED and results.text == "no weights are trained"

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from sia_runner.__main__ import main
-from sia_runner.commands.cost_forecast import ASSUMPTIONS, TaskSizes, budget_lines, forecast_run, total_dollars
 from sia_runner.commands.estimate import measure_task
 from sia_runner.config.experiment import BudgetConfig, check_experiment
+from sia_runner.experiment.costs import ASSUMPTIONS, TaskSizes, budget_lines, forecast_run, total_dollars
 from tests.config.test_providers import composed
 
 SIZES = TaskSizes(gate=8, trial=60, select=180, rounds=1, test=200, question_bytes=400)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from sia_runner.commands.prepare import prepare_task_data
+from sia_runner.__main__ import main
 
 
 def test_data_is_prepared_without_key_provider_or_sandbox(capsys):
-    assert prepare_task_data(["task=smoke", "+task.needs_model=true"]) == 0
+    assert main(["prepare", "task=smoke", "+task.needs_model=true"]) == 0
     assert "task smoke is prepared in" in capsys.readouterr().out
 
 
@@ -18,6 +18,6 @@ def test_data_is_prepared_without_key_provider_or_sandbox(capsys):
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_2(capsys, args, line):
-    assert prepare_task_data(args) == 2
+    assert main(["prepare", *args]) == 2
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert said.startswith(line)

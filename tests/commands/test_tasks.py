@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from sia_runner.__main__ import main
-from sia_runner.commands.task_review import ReviewRuns
+from sia_runner.commands.task_review import begin_review, run_reference, spy
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_experiment, check_task
 from sia_runner.experiment.context import RunContext
@@ -129,9 +129,9 @@ def test_the_reference_harness_is_run_as_a_run_would(here, fault):
     context = RunContext(
         check_experiment(compose_overrides(["--config-dir", "task/conf", "task=broken"])), RunDir(here / "run")
     )
-    found, runs = TaskReview(), ReviewRuns(context, here)
-    runs.begin()
-    runs.first_harness(found)
+    found = TaskReview()
+    begin_review(context, here)
+    run_reference(context, here, found)
     assert FAULTS[fault][0] in {one.code for one in found.findings}
 
 
@@ -140,9 +140,9 @@ def test_what_the_sandbox_hides_is_looked_for_by_its_real_name(here):
     context = RunContext(
         check_experiment(compose_overrides(["--config-dir", "task/conf", "task=broken"])), RunDir(here / "run")
     )
-    found, runs = TaskReview(), ReviewRuns(context, here)
-    runs.begin()
-    runs.spy(here / "task", ["labelled.csv"], found)
+    found = TaskReview()
+    begin_review(context, here)
+    spy(context, here, [here / "task" / "labelled.csv"], found)
     sandbox = context.sandbox
     open_here = sandbox.name == "process" and sandbox.gaps()
     assert open_here or found.notes == []

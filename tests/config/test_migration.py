@@ -46,7 +46,7 @@ def composed(*overrides):
 
 @pytest.mark.parametrize(("old", "new"), sorted(set(OLD_NAMES)))
 def test_an_old_key_on_the_command_line_is_refused_with_its_new_name(old, new):
-    line = explain_hydra_error(ValueError(f"Could not override '{old}'."), [], {})
+    line = explain_hydra_error(ValueError(f"Could not override '{old}'."), [])
     assert line == f"{old}: renamed; use {new}=…"
     assert renamed_key(new) == new
 

@@ -4,7 +4,7 @@ import pytest
 
 from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.sign_off import plan_costs, rollout_batches
+from sia_runner.experiment.costs import plan_costs, planned_rollouts
 from sia_runner.records import Lever, Proposal
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import RunDir
@@ -32,9 +32,9 @@ def generation(n, **steps):
 
 
 def test_rollouts_follow_from_the_settings():
-    assert rollout_batches(configured("grpo", steps=6)) == 6
-    assert rollout_batches(configured("grpo", steps=6, options={"iterations": 4})) == 2
-    assert rollout_batches(configured("best_of_n", "offline", steps=6, options={"rounds": 3})) == 3
+    assert planned_rollouts(configured("grpo", steps=6)) == (6 * 4, 6 * 4 * 16)
+    assert planned_rollouts(configured("grpo", steps=6, options={"iterations": 4})) == (2 * 4, 2 * 4 * 16)
+    assert planned_rollouts(configured("best_of_n", "offline", options={"rounds": 3})) == (3 * 4, 3 * 4 * 6)
 
 
 def test_the_probe_says_what_one_rollout_takes(context):

@@ -3,8 +3,8 @@
 import pytest
 
 from sia_runner.commands import doctor_checks as checks_slurm
-from sia_runner.commands.checks import FAULT, OK, SKIPPED
-from sia_runner.commands.doctor import _run_check, run_checks
+from sia_runner.commands.checks import FAULT, OK, SKIPPED, run_check
+from sia_runner.commands.doctor import run_checks
 from sia_runner.config.experiment import check_experiment
 from tests.config.test_providers import composed
 from tests.scripts.slurm import LITTLE, need_cluster
@@ -60,7 +60,7 @@ def test_of_the_test_cluster_it_knows_all_that_a_run_depends_on(tmp_path, config
 def test_jobs_that_sbatch_would_refuse_are_a_fault_that_names_the_kind(key, said):
     need_cluster()
     config = check_experiment(composed(*LITTLE, f"++compute.resources.{key}"))
-    result = _run_check("jobs", lambda: checks_slurm.check_jobs(config))
+    result = run_check("jobs", lambda: checks_slurm.check_jobs(config))
     assert (
         (result.state == FAULT and result.text.startswith(said)) if said else result.state == OK
     )  # nothing trains here
@@ -113,7 +113,7 @@ def test_time_limits_are_read_as_slurm_writes_them(limit, minutes):
 def test_missing_commands_are_a_fault(commands, config, monkeypatch, tmp_path):
     commands(sinfo="", sbatch="slurm 1", squeue="", scancel="", scontrol="")
     monkeypatch.setenv("PATH", str(tmp_path))
-    result = _run_check("commands", lambda: checks_slurm.check_slurm_commands(config))
+    result = run_check("commands", lambda: checks_slurm.check_slurm_commands(config))
     assert result.state == FAULT and result.text.startswith("srun not found")
 
 
@@ -121,4 +121,4 @@ def test_variables_of_sbatch_are_named(config, monkeypatch):
     monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
     assert checks_slurm.report_sbatch_variables(config).startswith("SBATCH_ACCOUNT=mine: ")
     monkeypatch.delenv("SBATCH_ACCOUNT")
-    assert _run_check("sbatch variables", lambda: checks_slurm.report_sbatch_variables(config)).state == SKIPPED
+    assert run_check("sbatch variables", lambda: checks_slurm.report_sbatch_variables(config)).state == SKIPPED

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig, NoTrainer, TrainerConfig, allowed_algorithms
-from sia_runner.experiment import sign_off
 from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.costs import BUDGET_UNITS, update_cost
 from sia_runner.experiment.evidence import folder
 from sia_runner.experiment.execution import environment_fault
 from sia_runner.experiment.harness_files import FaultyHarness, read_harness, write_harness
 from sia_runner.experiment.weights.update import HarnessRollouts
 from sia_runner.gateway.ledger_files import read_totals
-from sia_runner.records import Json, Lever, OutcomeKind, PastGeneration, Proposal
+from sia_runner.records import Json, Lever, OutcomeKind, PastGeneration
 from sia_runner.selection.parents import plateau_length
-from sia_runner.store.journal import JournalReader, finished_generations
 from sia_runner.store.run_directory import read_json, remove_tree, tree_sha256, write_json
 from sia_runner.tasks.splits import shuffled
 
@@ -116,16 +115,13 @@ def _write_or_fault(context: RunContext, files: Mapping[str, str], harness: Path
     return environment_fault(context.config, harness)
 
 
-_BUDGET_UNITS = ("minutes", "usd", "tokens", "calls")
-
-
 @dataclass(frozen=True, slots=True)
 class TrainingProspects:
     """The estimate for one harness.
 
     `suggested`: the algorithm by the rules, empty if they give none. `why`: the rule with its numbers, or why there is
-    none. `refused`: algorithm -> why it cannot be trained with now. `cost`: estimate by algorithm and unit (`_UNITS`);
-    None: unknown.
+    none. `refused`: algorithm -> why it cannot be trained with now. `cost`: estimate by algorithm and unit of the
+    budget; None: unknown.
     """
 
     probe: Probe
@@ -156,7 +152,8 @@ def estimate_training(context: RunContext, n: int, parent: int, files: Mapping[s
     obstacle = measured.fault or why_untrainable(measured.shape)
     if obstacle:
         return TrainingProspects(measured, "", obstacle, None, dict.fromkeys(algorithms, obstacle), {}, remaining)
-    cost = {name: _estimated_cost(context, parent, measured, algorithm) for name, algorithm in algorithms.items()}
+    shape = asdict(measured.shape)
+    cost = {name: update_cost(context, parent, shape, algorithm) for name, algorithm in algorithms.items()}
     refused = {name: reason for name in algorithms if (reason := why_unaffordable(cost[name], remaining))}
     suggested, why, rule = _suggested_algorithm(context.config.trainer, measured)
     return TrainingProspects(measured, suggested, why, rule, refused, cost, remaining)
@@ -179,28 +176,13 @@ def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, 
     return choice.algorithm, choice.reason, asdict(choice)
 
 
-def _estimated_cost(
-    context: RunContext, parent: int, measured: Probe, algorithm: AlgorithmConfig
-) -> dict[str, float | None]:
-    """Estimate the cost of the update, and of the gate and run that follow; a sum with an unknown part is None."""
-    settings, evidence = algorithm.model_dump(mode="json"), {"shape": asdict(measured.shape)}
-    proposal = Proposal(Lever.WEIGHTS, "", overrides=settings, parent=parent, evidence=evidence)
-    parts = sign_off.plan_costs(context, proposal, finished_generations(JournalReader(context.run.journal)))
-    return {unit: _sum_or_none([getattr(part, unit) for part in parts]) for unit in _BUDGET_UNITS}
-
-
-def _sum_or_none(amounts: list[float | None]) -> float | None:
-    amounts_present = [amount for amount in amounts if amount is not None]
-    return round(sum(amounts_present), 4) if len(amounts_present) == len(amounts) else None
-
-
 def _budget_left(context: RunContext, n: int) -> dict[str, float | None]:
     """Return what is left of the run's and this generation's budgets, the smaller of both; None: no limit."""
     run_left, generation_limits = (
         folder.remaining_budget(context.config, context.run, n),
         context.config.budget.generation,
     )
-    limits = {unit: (run_left[unit], getattr(generation_limits, unit)) for unit in _BUDGET_UNITS}
+    limits = {unit: (run_left[unit], getattr(generation_limits, unit)) for unit in BUDGET_UNITS}
     return {unit: min((x for x in both if x is not None), default=None) for unit, both in limits.items()}
 
 

@@ -38,7 +38,7 @@ _CREDENTIALS = (
 _PREPARE_SECONDS = 6 * 3600  # some competitions are hundreds of gigabytes
 _MEDALS = ("gold", "silver", "bronze")
 _SAMPLE = "sample_submission.csv"
-_OPTIONS = ("verifier", "answer", "train", "sample", "answers", "train_files", "test_files")  # of convert.py
+_OPTIONS = ("verifier", "answer", "train", "sample", "answers")  # of convert.py
 
 
 def _find_prepared(folder: Path, competition: str) -> Path | None:
@@ -255,6 +255,7 @@ def _table_spec(
     spec: task_config.MlebenchTaskConfig, competition: Competition, prepared: Path
 ) -> task_config.TableTaskConfig:
     options = {name: getattr(competition, name) for name in _OPTIONS}
+    options |= dict(zip(("train_files", "test_files"), competition.files, strict=True))
     options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.max_rows}
     stratify = False if competition.verifier == "rmse" else spec.splits.stratify
     classes = list(competition.choices) or None
@@ -282,7 +283,7 @@ def _table_spec(
         columns=task_config.TableColumns(
             id=competition.id or "row",
             answer=competition.answer,
-            files=["file"] if competition.train_files else [],
+            files=["file"] if competition.files[0] else [],
             grouped_ids=competition.grouped,
         ),
         questions_alias="test.csv",

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 from pydantic.dataclasses import dataclass as checked
 
-from sia_runner.config.training import AlgorithmConfig, NonNegativeFloat
+from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
 from sia_runner.records import SampledCall, Trajectory
 from sia_runner.selection.algorithm_choice import by_question, reward_of

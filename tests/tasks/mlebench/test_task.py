@@ -54,7 +54,7 @@ def test_a_view_has_the_competitions_files_and_no_private_answer(made, purpose, 
     competition, task = made
     view = view_of(task, purpose, tmp_path)
     names = {path.name for path in view.path.iterdir()}
-    pictures = {"file"} if COMPETITIONS[competition].train_files else set()
+    pictures = {"file"} if COMPETITIONS[competition].files[0] else set()
     files = {"train.csv", "questions.csv", "test.csv", "sample_submission.csv", "competition.json", "task.md"}
     assert names == files | pictures
     assert f"About {competition}" in (view.path / "task.md").read_text()

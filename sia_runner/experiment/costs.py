@@ -1,0 +1,394 @@
+"""Forecasts of cost; none calls a model.
+
+`forecast_run` estimates a whole run before it starts, from stated assumptions. `plan_costs` estimates one candidate of
+a run from what that run has measured; unmeasured figures are None, never guessed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from math import ceil
+from typing import Any
+
+from sia_runner.config.components import HostedProvider
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.migration import migrate_algorithm
+from sia_runner.config.training import AlgorithmConfig
+from sia_runner.errors import TrainingError
+from sia_runner.experiment.context import RunContext
+from sia_runner.gateway.ledger_files import RunTotals, read_totals
+from sia_runner.gateway.prices import PICO, Rates, price_of
+from sia_runner.records import Json, Lever, Proposal
+from sia_runner.stage_results import BuildResult
+from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.journal import JournalReader, finished_generations
+from sia_runner.tasks.protocol import Fold
+from sia_runner.wire.grants import Role
+
+BUDGET_UNITS = ("minutes", "usd", "tokens", "calls")
+_ROLES: tuple[Role, ...] = ("meta", "target")
+_BYTES_PER_TOKEN = 4  # of English; other scripts take more
+
+
+@dataclass(frozen=True, slots=True)
+class CostAssumptions:
+    """A set of assumptions, in tokens, seconds, and shares of what the configuration allows."""
+
+    calls: int  # of a harness per question
+    prompt: int  # tokens that a harness adds to a question
+    answer: int  # tokens of one answer to a question, thinking included
+    turns: float  # share of meta_agent.turns that a proposal takes
+    context: float  # share of meta_agent.context_kb that a proposer's request has on average
+    guest_context: int  # tokens of a guest agent's average request
+    written: int  # tokens of one answer of a proposer, thinking included
+    trials: float  # share of meta_agent.trials that a proposal makes
+    again: float  # attempts per call beyond the first
+    at_once: int  # calls that a harness makes at the same time, at most
+    wait: float  # seconds before the first token
+    speed: float  # tokens per second
+
+    def use(self, calls: int, request: int, answer: int, at_once: int = 1, width: int = 1) -> "ModelUse":
+        """Return `calls` with their repeats, `at_once` at a time, by `width` callers in parallel; sizes are tokens."""
+        attempts = ceil(calls * (1 + self.again))
+        seconds = ceil(attempts / at_once) * (self.wait + answer / self.speed)
+        return ModelUse(attempts * width, attempts * width * request, attempts * width * answer, seconds)
+
+
+ASSUMPTIONS: Mapping[str, CostAssumptions] = {
+    "low": CostAssumptions(1, 100, 150, 0.2, 0.1, 8_000, 300, 0.2, 0.0, 16, 0.5, 120),
+    "expected": CostAssumptions(1, 400, 1_000, 0.5, 0.35, 30_000, 800, 0.5, 0.02, 8, 1.5, 60),
+    "high": CostAssumptions(3, 2_000, 4_000, 1.0, 1.0, 100_000, 2_500, 1.0, 0.1, 1, 5.0, 25),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSizes:
+    """The number of questions of each run of a harness, and the average size of one in bytes."""
+
+    gate: int
+    trial: int  # all dev questions
+    select: int
+    rounds: int  # runs that `select` takes
+    test: int
+    question_bytes: int
+
+
+@dataclass(slots=True)
+class ModelUse:
+    """An amount of model use: calls, tokens and seconds of waiting."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "ModelUse") -> "ModelUse":
+        return ModelUse(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, factor: int) -> "ModelUse":
+        return ModelUse(*(value * factor for value in astuple(self)))
+
+    @property
+    def tokens(self) -> int:
+        """The input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The forecast of one case: `parts` maps each purpose to the use of one generation, `test` is the final test's."""
+
+    generations: int
+    parts: Mapping[str, ModelUse]
+    test: ModelUse = field(default_factory=ModelUse)
+
+    @property
+    def generation(self) -> ModelUse:
+        """The use of one generation."""
+        return sum(self.parts.values(), ModelUse())
+
+    @property
+    def meta(self) -> ModelUse:
+        """The use of the proposer over the whole run."""
+        return self.parts["propose"] * self.generations
+
+    @property
+    def target(self) -> ModelUse:
+        """The use of the harnesses over the whole run."""
+        harness = sum((part for name, part in self.parts.items() if name != "propose"), ModelUse())
+        return harness * self.generations + self.test
+
+    @property
+    def total(self) -> ModelUse:
+        """The use of the whole run."""
+        return self.meta + self.target
+
+
+Forecasts = Mapping[str, Forecast]
+
+
+def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
+    """Return the forecast of the case called `name`."""
+    case, agent, limits = ASSUMPTIONS[name], config.meta_agent, config.task.limits
+    width, patience = config.search.proposals_per_generation, config.search.patience
+
+    def harness(questions: int, limit: float) -> ModelUse:
+        """Return the use of one run of a harness; `limit` is in seconds."""
+        hosted = config.target_provider
+        if not config.calls_model or not isinstance(hosted, HostedProvider):
+            return ModelUse()
+        request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
+        answer, at_once = min(case.answer, hosted.max_tokens), min(case.at_once, hosted.concurrency)
+        use = case.use(questions * case.calls, request, answer, at_once)
+        return replace(use, seconds=min(use.seconds, limit))
+
+    questions = min(_agent_number(agent, "trial_questions") or sizes.trial, sizes.trial)
+    trials = harness(questions, limits.run) * (ceil(_agent_number(agent, "trials") * case.trials) * width)
+    if width > 1:  # each proposal is run on dev before the best of them is taken
+        trials += harness(sizes.trial, limits.run) * width
+    parts = {
+        "propose": _proposing(config, case),
+        "trial": trials,
+        "gate": harness(sizes.gate, limits.gate),
+        "select": harness(sizes.select, limits.run * sizes.rounds),
+    }
+    generations = config.max_gen
+    if name == "low" and patience is not None:
+        generations = min(generations, patience + 1)
+    tested = 1 if name == "low" else 2  # the first harness is the baseline, unless it stays the best
+    return Forecast(generations, parts, harness(sizes.test, limits.run) * tested)
+
+
+def _proposing(config: Experiment, case: CostAssumptions) -> ModelUse:
+    """Return the use of a generation's proposals; turns are sequential, parallel proposals simultaneous."""
+    agent, hosted = config.meta_agent, config.meta_provider
+    if not config.proposer_calls_model or not isinstance(hosted, HostedProvider):
+        return ModelUse()
+    kb = getattr(agent, "context_kb", None)
+    request = case.guest_context if kb is None else int(kb * 1024 / _BYTES_PER_TOKEN * case.context)
+    answer = min(case.written, getattr(agent, "max_tokens", hosted.max_tokens))
+    turns = max(1, ceil(_agent_number(agent, "turns") * case.turns))
+    return case.use(turns, request, answer, width=config.search.proposals_per_generation)
+
+
+def _agent_number(agent: Any, key: str) -> int:
+    value = getattr(agent, key, 0)
+    return value if isinstance(value, int) else 0
+
+
+def role_name(role: Role) -> str:
+    """Return the role's name in messages."""
+    return "proposer" if role == "meta" else "harness"
+
+
+def price_text(rates: Rates) -> str:
+    """Return a model's prices and where they are from."""
+    return f"USD {rates.input:g} in, {rates.output:g} out per million tokens ({rates.source})"
+
+
+def hosted_roles(config: Experiment) -> dict[Role, HostedProvider]:
+    """Return the provider of each role whose model the experiment calls."""
+    used = {"meta": config.proposer_calls_model, "target": config.calls_model}
+    providers = {"meta": config.meta_provider, "target": config.target_provider}
+    return {role: hosted for role in _ROLES if used[role] and isinstance(hosted := providers[role], HostedProvider)}
+
+
+def role_dollars(config: Experiment, case: Forecast, role: Role) -> float | None:
+    """Return the dollars that a role spends in one case; None where its prices are unknown."""
+    hosted = hosted_roles(config).get(role)
+    usage: ModelUse = getattr(case, role)
+    if hosted is None or usage.calls == 0:
+        return 0.0
+    rates = price_of(hosted)
+    if rates is None:
+        return None
+    # priced call by call: long requests may cost more than the same tokens in short ones
+    return rates.cost(usage.input_tokens // usage.calls, usage.output_tokens // usage.calls) * usage.calls / PICO
+
+
+def total_dollars(config: Experiment, case: Forecast) -> float | None:
+    """Return the dollars of all roles in one case; None where a price is unknown."""
+    return _sum_or_none([role_dollars(config, case, role) for role in _ROLES])
+
+
+def budget_lines(config: Experiment, cases: Forecasts) -> list[str]:
+    """Return one line on what each limit of the budget would do."""
+    lines: list[str] = []
+    for key in ("usd", "tokens", "calls"):
+        if (limit := getattr(config.budget, key)) is not None:
+            says = [f"{name}: {_when_spent(config, case, key, limit)}" for name, case in cases.items()]
+            lines.append(f"budget.{key}={limit:g} · {' · '.join(says)}")
+    for key in ("usd", "tokens", "calls"):
+        if (limit := getattr(config.budget.generation, key)) is not None:
+            over = [name for name, case in cases.items() if (_amount(config, case, key, "generation") or 0) > limit]
+            says = f"cuts a generation in the case {', '.join(over)}" if over else "cuts nothing"
+            lines.append(f"budget.generation.{key}={limit:g} · {says}")
+    if (limit := config.budget.minutes) is not None:
+        says = [
+            f"{name}: {_when_reached(case, limit, case.generation.seconds / 60, 'after')}"
+            for name, case in cases.items()
+        ]
+        lines.append(f"budget.minutes={limit:g} · {' · '.join(says)}")
+    return lines
+
+
+def _when_spent(config: Experiment, case: Forecast, key: str, limit: float) -> str:
+    per_generation, test = (_amount(config, case, key, part) for part in ("generation", "test"))
+    if per_generation is None or test is None:
+        return "prices unknown"
+    return _when_reached(case, limit - max(config.budget.test_reserve * limit, test), per_generation, "in")
+
+
+def _when_reached(case: Forecast, limit: float, per_generation: float, when: str) -> str:
+    generations = int(limit / per_generation) if per_generation else case.generations
+    if generations >= case.generations:
+        return "enough"
+    return f"ends {when} generation {max(0, generations) + 1} of {case.generations}"
+
+
+def _amount(config: Experiment, case: Forecast, key: str, part: str) -> float | None:
+    """Return the amount of one generation, or of the final test; None where prices are unknown."""
+    if key != "usd":
+        return getattr(getattr(case, part), key)
+    part_only = Forecast(1, case.parts) if part == "generation" else Forecast(0, case.parts, case.test)
+    return total_dollars(config, part_only)
+
+
+def _sum_or_none(amounts: Sequence[float | None]) -> float | None:
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known) if len(known) == len(amounts) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _QuestionCost:
+    """The measured cost of one question that a harness runs on; `usd` is None where a call's price is not known."""
+
+    calls: float
+    tokens: float
+    usd: float | None
+    seconds: float
+    source: str  # where it was measured
+    start: float = 0.0  # seconds that each run of the harness takes beside its questions
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCost:
+    """The estimated cost of one part of the work, as in plan.json; None means not known."""
+
+    name: str
+    sandbox_runs: int | None = None
+    questions: int | None = None  # over all runs
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+    minutes: float | None = None
+    source: str = "nothing was measured in this run yet"
+
+
+def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[GenerationRecord]) -> list[PlanCost]:
+    """Return the cost of training, where weights are a lever, and of the gate and run of every candidate."""
+    totals, task = read_totals(context.run.ledger), context.task
+    scored = [generation for generation in before if generation.val is not None]
+    # the parent, else the newest scored candidate: the next one probably costs the same
+    similar = next((g for g in scored if g.n == proposal.parent), scored[-1] if scored else None)
+    gate, select = task.rounds("gate"), task.rounds("select")
+    per_question = _cost_of_candidate(totals, similar, gate, select) if similar else None
+    questions = _question_count(gate) + _question_count(select)
+    after = _plan_cost("gate and run", len(gate) + len(select), questions, per_question)
+    if not proposal.trains_weights:
+        return [after]
+    algorithm = AlgorithmConfig.model_validate(migrate_algorithm(proposal.overrides))
+    rolled, trained = _cost_of_probe(proposal.evidence) or per_question, _cost_of_update(totals, before)
+    return [_training_cost(algorithm, rolled, trained), after]
+
+
+def update_cost(context: RunContext, parent: int, shape: Json, algorithm: AlgorithmConfig) -> dict[str, float | None]:
+    """Return the cost by budget unit of an update after a probe, and of the gate and run that follow.
+
+    `shape` is the JSON of the probe's RewardShape. A sum with an unknown part is None.
+    """
+    settings = algorithm.model_dump(mode="json")
+    proposal = Proposal(Lever.WEIGHTS, "", overrides=settings, parent=parent, evidence={"shape": shape})
+    parts = plan_costs(context, proposal, finished_generations(JournalReader(context.run.journal)))
+    sums = {unit: _sum_or_none([getattr(part, unit) for part in parts]) for unit in BUDGET_UNITS}
+    return {unit: None if amount is None else round(amount, 4) for unit, amount in sums.items()}
+
+
+def _question_count(folds: Sequence[Fold]) -> int:
+    return sum(len(fold.questions) for fold in folds)
+
+
+def _cost_of_candidate(
+    totals: RunTotals, candidate: GenerationRecord, gate: Sequence[Fold], select: Sequence[Fold]
+) -> _QuestionCost:
+    """Return the cost of a scored candidate on dev and val. A gate is so short that its time is startup time."""
+    row, questions = totals.of(candidate=f"gen_{candidate.n}", purpose="select"), _question_count(select)
+    usd = row.dollars / questions if row.priced else None
+    tokens = row.input_tokens + row.output_tokens
+    start = min(candidate.seconds["gate"] / max(1, len(gate)), candidate.seconds["run"] / len(select))
+    seconds = (candidate.seconds["run"] - start * len(select)) / questions
+    source = f"generation {candidate.n} on {questions} questions"
+    return _QuestionCost(row.calls / questions, tokens / questions, usd, seconds, source, start)
+
+
+def _cost_of_probe(evidence: Mapping[str, Any]) -> _QuestionCost | None:
+    """Return the cost of the probe that chose the algorithm. The policy runs locally: its calls cost no dollars."""
+    shape = evidence.get("shape")
+    if not shape or not shape["n"]:
+        return None
+    return _QuestionCost(shape["calls"], shape["tokens"], 0.0, shape["seconds"], f"the probe's {shape['n']} rollouts")
+
+
+def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> _QuestionCost | None:
+    """Return the cost of this run's newest update, rollouts and optimizer together."""
+    builds = {g.n: BuildResult.from_json(g.steps["build"]).training for g in before if "build" in g.steps}
+    updates = [(n, training) for n, training in builds.items() if training and training.steps]
+    if not updates:
+        return None
+    n, training = updates[-1]
+    row = totals.of(candidate=f"gen_{n}", purpose="rollout")
+    algorithm = AlgorithmConfig.model_validate(migrate_algorithm(training.algorithm))
+    rollouts = planned_rollouts(algorithm)[1] * training.steps / algorithm.steps
+    tokens, source = row.input_tokens + row.output_tokens, f"the update of generation {n}"
+    usd = row.dollars / rollouts if row.priced else None
+    return _QuestionCost(row.calls / rollouts, tokens / rollouts, usd, training.seconds / rollouts, source)
+
+
+def _training_cost(algorithm: AlgorithmConfig, rolled: _QuestionCost | None, trained: _QuestionCost | None) -> PlanCost:
+    try:
+        runs, questions = planned_rollouts(algorithm)
+    except TrainingError as error:
+        return PlanCost("training", source=str(error))
+    cost = _plan_cost("training", runs, questions, trained or rolled)
+    return cost if trained or not rolled else replace(cost, source=f"{cost.source}; time of the rollouts alone")
+
+
+def planned_rollouts(algorithm: AlgorithmConfig) -> tuple[int, int]:
+    """Return the runs of the harness in one update, and the questions over all of them.
+
+    Raises TrainingError for options that the algorithm refuses.
+    """
+    from sia_runner.training.algorithms import base
+
+    if algorithm.kind == "online":
+        batches = ceil(algorithm.steps / base.online_algorithm(algorithm).loss.iterations)
+        per_batch = algorithm.prompt_count
+    else:
+        batches = base.offline_algorithm(algorithm).rounds
+        per_batch = ceil(algorithm.prompt_count / batches)
+    runs = batches * algorithm.group_size
+    return runs, runs * per_batch
+
+
+def _plan_cost(name: str, runs: int, questions: int, per_question: _QuestionCost | None) -> PlanCost:
+    if per_question is None:
+        return PlanCost(name, runs, questions)
+    return PlanCost(
+        name,
+        runs,
+        questions,
+        round(per_question.calls * questions),
+        round(per_question.tokens * questions),
+        None if per_question.usd is None else round(per_question.usd * questions, 4),
+        round((per_question.start * runs + per_question.seconds * questions) / 60, 2),
+        per_question.source,
+    )
