@@ -11,15 +11,15 @@ from typing import Any, ClassVar, Self
 from sia_runner.records import Json, Lever, OutcomeKind, Score, Status, Usage
 
 
+@dataclass(frozen=True, slots=True)
 class StageResult:
     """The base of all results. A field named in `OPTIONAL` that is None has no key in the JSON, instead of null."""
 
-    __slots__ = ()
     OPTIONAL: ClassVar[frozenset[str]] = frozenset()
 
     def to_json(self) -> Json:
         """Return the record as JSON data."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
             name: _encode(value) for name, value in values.items() if value is not None or name not in self.OPTIONAL
         }
@@ -27,7 +27,7 @@ class StageResult:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the record that `to_json` wrote, in this or an earlier version, which may have written fewer keys."""
-        names = [item.name for item in fields(cls)]  # pyright: ignore[reportArgumentType]
+        names = [item.name for item in fields(cls)]
         return cls(**{name: _decode(name, data[name]) for name in names if name in data})
 
 
@@ -54,7 +54,7 @@ class ProposeResult(StageResult):
     title: str
     rationale: str
     algorithm: str | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     usage: Usage = field(default_factory=Usage)
     parent: int | None = None
     siblings: tuple[Mapping[str, Any], ...] = ()  # every parallel proposal with its dev value, in order
@@ -95,7 +95,8 @@ class BuildResult(StageResult):
     def to_json(self) -> Json:
         """Return the record as JSON data; a faulty candidate has no key for an adapter."""
         data = StageResult.to_json(self)
-        training, adapter = data.pop("training"), data.pop("adapter_sha256")
+        training: Json | None = data.pop("training")
+        adapter = data.pop("adapter_sha256")
         return data | (training or {}) | ({} if self.fault else {"adapter_sha256": adapter})
 
     @classmethod

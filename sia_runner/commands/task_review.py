@@ -11,7 +11,6 @@ from sia_runner.experiment import verifier_sandbox
 from sia_runner.experiment.context import RunContext, build_task
 from sia_runner.experiment.execution import (
     Execution,
-    ExecutionPurpose,
     SandboxFailed,
     execute,
     last_log_line,
@@ -28,7 +27,7 @@ from sia_runner.tasks.protocol import TaskError
 from sia_runner.tasks.review.reviewer import review
 from sia_runner.tasks.review.subject import ReferenceSubmission, TaskFinding, TaskReview
 from sia_runner.tasks.table import TableTask
-from sia_runner.wire.grants import ProviderDown
+from sia_runner.wire.grants import Grant, ProviderDown
 
 _REFERENCE = "reference/"
 _NEARLY_PERFECT = 0.98  # a first harness this good leaves nothing to improve
@@ -89,8 +88,8 @@ class ReviewRuns:
         secret = [str(source / name) for name in names]
         harness, site = self._folder / "spy", HarnessRunDir(self._folder / "spied")
         write_harness({self._task.entry: f"NAMES = {secret!r}\n{_PROBE_PROGRAM}"}, harness, self._task.entry)
-        purpose = ExecutionPurpose(0, "review", "gate")
-        execute(self._context, purpose, self._task.rounds("gate")[0], site, harness, "review", 30.0)
+        grant = Grant("target", 0, "review", "gate", site.trajectories)
+        execute(self._context, grant, self._task.rounds("gate")[0], site, harness, "review", 30.0)
         if (log_line := last_log_line(site.log)).startswith("can read "):
             report.notes.append(f"with sandbox={self._context.sandbox.name} on this machine a harness {log_line}")
 
@@ -109,10 +108,9 @@ class ReviewRuns:
 
     def _once(self, harness: Path, fold_kind: Why, seconds: float) -> ReviewRun:
         site = HarnessRunDir(self._folder / fold_kind)
-        purpose = ExecutionPurpose(0, "review", fold_kind)
-        execution = execute(
-            self._context, purpose, self._task.rounds(fold_kind)[0], site, harness, f"review {fold_kind}", seconds
-        )
+        grant = Grant("target", 0, "review", fold_kind, site.trajectories)
+        fold, salt = self._task.rounds(fold_kind)[0], f"review {fold_kind}"
+        execution = execute(self._context, grant, fold, site, harness, salt, seconds)
         return ReviewRun(execution, verify_submission(self._context, site, execution.unanswered), site)
 
     def _faults(self, ran: ReviewRun, where: str) -> Iterator[TaskFinding]:

@@ -267,7 +267,7 @@ def _carry_out(
     try:
         _open_journal(context, journal, overrides)
         if answer:
-            sign_off.append_answer(journal, sign_off.check_waiting(run, journal), answer)
+            sign_off.append_answer(run, journal, answer)
         with Display(config.max_gen) as display, _signals(), live_dashboard(config, run, display.say):
             for gap in context.sandbox.gaps(door=config.needs_gateway):
                 display.say(f"sandbox {context.sandbox.name} leaves open: {gap}")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -20,7 +20,7 @@ from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence.history import harness_diff
 from sia_runner.experiment.harness_files import read_harness
-from sia_runner.gateway.ledger_files import RunTotals, read_totals
+from sia_runner.gateway.ledger_files import AccountTotals, RunTotals, read_totals
 from sia_runner.records import Json, Lever, Proposal
 from sia_runner.stage_results import BuildResult, PlanResult
 from sia_runner.store.generations import GenerationRecord
@@ -32,8 +32,16 @@ from sia_runner.store.journal import (
     generation_awaiting_approval,
 )
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, sha256_of, write_json, write_text
-from sia_runner.tasks.protocol import Fold
+from sia_runner.tasks.protocol import Fold, Task
 from sia_runner.text import fenced_block, one_line, strip_control_characters, truncate_bytes
+
+_RATIONALE_BYTES = 8 * 1024  # bytes
+_DIFF_BYTES = 64 * 1024
+_COVERED_LEVERS = {
+    "none": (),
+    "weights": (Lever.WEIGHTS, Lever.BOTH),
+    "all": (Lever.WEIGHTS, Lever.BOTH, Lever.HARNESS),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ class QuestionCost:
 
 @dataclass(frozen=True, slots=True)
 class PlanCost:
-    """The estimated cost of one part of the work; None means not known."""
+    """The estimated cost of one part of the work; None means not known. Its JSON is in plan.json."""
 
     name: str
     sandbox_runs: int | None
@@ -61,41 +69,26 @@ class PlanCost:
     minutes: float | None
     source: str
 
-    def to_json(self) -> Json:
-        """Return the JSON of plan.json."""
-        return asdict(self)
-
 
 def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[GenerationRecord]) -> list[PlanCost]:
     """Return the cost of training, where weights are a lever, and of the gate and run of every candidate."""
-    totals, task = read_totals(context.run.ledger), context.task
-    scored = _similar_generation(before, proposal.parent)
-    gate, select = task.rounds("gate"), task.rounds("select")
-    per_question = _cost_of_candidate(totals, scored, gate, select) if scored else None
+    totals, gate, select = read_totals(context.run.ledger), context.task.rounds("gate"), context.task.rounds("select")
+    # the parent, else the newest scored candidate: the next one probably costs the same
+    scored = [generation for generation in before if generation.val is not None]
+    similar = next((g for g in scored if g.n == proposal.parent), scored[-1] if scored else None)
+    per_question = _cost_of_candidate(totals, similar, gate, select) if similar else None
     costs: list[PlanCost] = []
     if proposal.trains_weights:
         algorithm = AlgorithmConfig.model_validate(migrate_algorithm(proposal.overrides))
-        costs.append(
-            _training_cost(
-                algorithm, _cost_of_probe(proposal.evidence) or per_question, _cost_of_update(totals, before)
-            )
-        )
-    return [
-        *costs,
-        _plan_cost(
-            "gate and run", len(gate) + len(select), _question_count(gate) + _question_count(select), per_question
-        ),
-    ]
+        rolled = _cost_of_probe(proposal.evidence) or per_question
+        costs.append(_training_cost(algorithm, rolled, _cost_of_update(totals, before)))
+    folds = [*gate, *select]
+    costs.append(_plan_cost("gate and run", len(folds), _question_count(folds), per_question))
+    return costs
 
 
 def _question_count(folds: Sequence[Fold]) -> int:
     return sum(len(fold.questions) for fold in folds)
-
-
-def _similar_generation(before: Sequence[GenerationRecord], parent: int | None) -> GenerationRecord | None:
-    """Return the parent, else the newest scored candidate: the next one probably costs the same."""
-    scored = [generation for generation in before if generation.val is not None]
-    return next((g for g in scored if g.n == parent), scored[-1] if scored else None)
 
 
 def _cost_of_candidate(
@@ -103,12 +96,15 @@ def _cost_of_candidate(
 ) -> QuestionCost:
     """Return the cost of a scored candidate on dev and val. A gate is so short that its time is startup time."""
     row, questions = totals.of(candidate=f"gen_{candidate.n}", purpose="select"), _question_count(select)
-    usd = row.dollars / questions if row.priced else None
-    tokens = row.input_tokens + row.output_tokens
     start = min(candidate.seconds["gate"] / max(1, len(gate)), candidate.seconds["run"] / len(select))
-    seconds = (candidate.seconds["run"] - start * len(select)) / questions
-    source = f"generation {candidate.n} on {questions} questions"
-    return QuestionCost(row.calls / questions, tokens / questions, usd, seconds, source, start)
+    seconds = candidate.seconds["run"] - start * len(select)
+    return _cost_per(questions, row, seconds, f"generation {candidate.n} on {questions} questions", start)
+
+
+def _cost_per(count: float, row: AccountTotals, seconds: float, source: str, start: float = 0.0) -> QuestionCost:
+    """Divide what an account spent, and the seconds, by a count of questions."""
+    usd, tokens = row.dollars / count if row.priced else None, (row.input_tokens + row.output_tokens) / count
+    return QuestionCost(row.calls / count, tokens, usd, seconds / count, source, start)
 
 
 def _cost_of_probe(evidence: Mapping[str, Any]) -> QuestionCost | None:
@@ -126,15 +122,11 @@ def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> Qu
     if not updates:
         return None
     n, training = updates[-1]
-    row = totals.of(candidate=f"gen_{n}", purpose="rollout")
     algorithm = AlgorithmConfig.model_validate(migrate_algorithm(training.algorithm))
-    planned = (
-        rollout_batches(algorithm) * algorithm.group_size * questions_per_batch(algorithm, rollout_batches(algorithm))
-    )
-    rollouts = planned * training.steps / algorithm.steps
-    tokens, source = row.input_tokens + row.output_tokens, f"the update of generation {n}"
-    usd = row.dollars / rollouts if row.priced else None
-    return QuestionCost(row.calls / rollouts, tokens / rollouts, usd, training.seconds / rollouts, source)
+    times = rollout_batches(algorithm)
+    rollouts = times * algorithm.group_size * _questions_per_batch(algorithm, times) * training.steps / algorithm.steps
+    row = totals.of(candidate=f"gen_{n}", purpose="rollout")
+    return _cost_per(rollouts, row, training.seconds, f"the update of generation {n}")
 
 
 def _training_cost(algorithm: AlgorithmConfig, rolled: QuestionCost | None, trained: QuestionCost | None) -> PlanCost:
@@ -142,20 +134,13 @@ def _training_cost(algorithm: AlgorithmConfig, rolled: QuestionCost | None, trai
         times = rollout_batches(algorithm)
     except TrainingError as error:
         return PlanCost("training", None, None, None, None, None, None, str(error))
-    runs, per_run = times * algorithm.group_size, questions_per_batch(algorithm, times)
-    if trained:
-        return _plan_cost("training", runs, runs * per_run, trained)
-    part = _plan_cost("training", runs, runs * per_run, rolled)
-    return (
-        part if rolled is None else PlanCost(**{**asdict(part), "source": f"{part.source}; time of the rollouts alone"})
-    )
+    runs = times * algorithm.group_size
+    part = _plan_cost("training", runs, runs * _questions_per_batch(algorithm, times), trained or rolled)
+    return part if trained or not rolled else replace(part, source=f"{part.source}; time of the rollouts alone")
 
 
 def rollout_batches(algorithm: AlgorithmConfig) -> int:
-    """Return the number of rollout batches of one update.
-
-    Raises TrainingError for options that the algorithm refuses.
-    """
+    """Return the number of rollout batches of one update. Raises TrainingError for options that are refused."""
     from sia_runner.training.algorithms import base
 
     if algorithm.kind == "online":
@@ -163,7 +148,7 @@ def rollout_batches(algorithm: AlgorithmConfig) -> int:
     return base.offline_algorithm(algorithm).rounds
 
 
-def questions_per_batch(algorithm: AlgorithmConfig, times: int) -> int:
+def _questions_per_batch(algorithm: AlgorithmConfig, times: int) -> int:
     """Return the number of questions in one of `times` rollout batches."""
     return algorithm.prompt_count if algorithm.kind == "online" else ceil(algorithm.prompt_count / times)
 
@@ -183,10 +168,6 @@ def _plan_cost(name: str, runs: int, questions: int, per_question: QuestionCost 
     )
 
 
-_RATIONALE_BYTES = 8 * 1024  # bytes
-_DIFF_BYTES = 64 * 1024
-
-
 def write_plan(context: RunContext, n: int, before: Sequence[GenerationRecord]) -> PlanResult:
     """Write both files from the proposal of generation `n`. Return their hashes, which the journal records."""
     generation = context.run.generation(n)
@@ -202,77 +183,65 @@ def write_plan(context: RunContext, n: int, before: Sequence[GenerationRecord]) 
         "settings": proposal.overrides,
         "parent": parent,
         "evidence": proposal.evidence,
-        "data": _training_data(context) if proposal.trains_weights else None,
+        "data": _training_data(context.task) if proposal.trains_weights else None,
         "harness": harness_diff(earlier, proposal.files, _DIFF_BYTES),
-        "cost": [part.to_json() for part in plan_costs(context, proposal, before)],
+        "cost": [asdict(part) for part in plan_costs(context, proposal, before)],
         "proposal_sha256": sha256_of(generation.proposal),
     }
     write_json(generation.plan.with_suffix(".json"), plan)
-    write_text(generation.plan, render_plan(plan))
+    write_text(generation.plan, _render_plan(plan))
     return PlanResult(sha256_of(generation.plan), sha256_of(generation.plan.with_suffix(".json")))
 
 
-def _training_data(context: RunContext) -> Json:
+def _training_data(task: Task) -> Json:
     """Return the number and hash of the rollout questions, without their text."""
-    task = context.task
     questions = sorted(task.splits()["rollout"])
     ids = hashlib.sha256(json.dumps(questions).encode()).hexdigest()
     return {"split": "rollout", "questions": len(questions), "ids_sha256": ids, "files": dict(task.data_hashes())}
 
 
-def render_plan(plan: Mapping[str, Any]) -> str:
+def _render_plan(plan: Mapping[str, Any]) -> str:
     """Return plan.md as text."""
-    lever, parent = plan["lever"], plan["parent"]
+    parent, data = plan["parent"], plan["data"]
     against = f"generation {parent}" if parent else "nothing: it is the first harness"
     lines = [
         f"# Plan of generation {plan['generation']}: {one_line(plan['title'])}",
         "",
-        f"- lever: {lever}",
+        f"- lever: {plan['lever']}",
         *([f"- algorithm: {plan['algorithm']}"] if plan["algorithm"] else []),
         f"- extends {against}",
         "",
         "## Why",
         "",
-        fenced_block(strip_control_characters(truncate_bytes(plan["rationale"], _RATIONALE_BYTES))),
+        _block(truncate_bytes(plan["rationale"], _RATIONALE_BYTES)),
         "",
         "Measured (decision.json):",
         "",
         _json_block(plan["evidence"]),
         "",
     ]
-    if plan["data"]:
-        data = plan["data"]
+    if data:
         lines += ["## Training", "", "Settings:", "", _json_block(plan["settings"]), ""]
         lines += [f"Data: {data['questions']} questions of the split `{data['split']}`", ""]
         lines += [f"- their ids: sha256 {data['ids_sha256']}"]
         lines += [f"- {one_line(name)}: sha256 {digest}" for name, digest in sorted(data["files"].items())]
         lines += [""]
-    lines += [f"## Harness, against {against}", "", fenced_block(strip_control_characters(plan["harness"])), ""]
-    return "\n".join([*lines, *_cost_table(plan["cost"]), ""])
-
-
-def _cost_table(costs: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines += [f"## Harness, against {against}", "", _block(plan["harness"]), "", "## Cost, estimated", ""]
     head = ["part", "sandbox runs", "questions", "model calls", "tokens", "USD", "minutes", "measured on"]
-    lines = ["## Cost, estimated", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for part in costs:
-        cells = [_number_cell(part[key]) for key in ("sandbox_runs", "questions", "calls", "tokens", "usd", "minutes")]
+    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for part in plan["cost"]:
+        values = [part[key] for key in ("sandbox_runs", "questions", "calls", "tokens", "usd", "minutes")]
+        cells = ["not known" if value is None else f"{value:,}" for value in values]
         lines.append(f"| {' | '.join([part['name'], *cells, one_line(part['source'])])} |")
-    return lines
+    return "\n".join([*lines, ""])
 
 
-def _number_cell(value: float | None) -> str:
-    return "not known" if value is None else f"{value:,}"
+def _block(text: str) -> str:
+    return fenced_block(strip_control_characters(text))
 
 
 def _json_block(data: Any) -> str:
-    return fenced_block(strip_control_characters(json.dumps(data, ensure_ascii=False, indent=1)))
-
-
-_COVERED_LEVERS = {
-    "none": (),
-    "weights": (Lever.WEIGHTS, Lever.BOTH),
-    "all": (Lever.WEIGHTS, Lever.BOTH, Lever.HARNESS),
-}
+    return _block(json.dumps(data, ensure_ascii=False, indent=1))
 
 
 class WaitingForApproval(Exception):
@@ -292,10 +261,7 @@ def needs_sign_off(config: Experiment, lever: str) -> bool:
 
 
 def rejection(journal: JournalReader, n: int) -> str | None:
-    """Return the reason why generation `n` ends here; None where it may continue.
-
-    Raises Waiting while there is no answer.
-    """
+    """Return the reason why generation `n` ends here; None where it may go on. Raises WaitingForApproval meanwhile."""
     answer = approval_entry(journal, n)
     if answer is None:
         raise WaitingForApproval(f"generation {n} waits for approval of gen_{n}/plan.md")
@@ -303,10 +269,7 @@ def rejection(journal: JournalReader, n: int) -> str | None:
 
 
 def check_waiting(run: RunDir, journal: JournalReader) -> int:
-    """Return the generation that waits for an answer.
-
-    Raises RunError when nothing waits, or when its plan or proposal was edited.
-    """
+    """Return the generation that waits for an answer. Raises RunDirectoryError if none does, or it was edited."""
     n = generation_awaiting_approval(journal)
     if n is None:
         raise RunDirectoryError(f"{run.path}: no plan waits for approval")
@@ -330,10 +293,15 @@ def edited_file(run: RunDir, journal: JournalReader, n: int) -> str:
     return ""
 
 
-def append_answer(journal: Journal, n: int, answer: SignOffAnswer) -> None:
-    """Append the answer to the journal, with its author and the plan's hash."""
+def append_answer(run: RunDir, journal: Journal, answer: SignOffAnswer) -> None:
+    """Append the answer to the plan that waits, with its author and the plan's hash. Raises like `check_waiting`."""
+    n = check_waiting(run, journal)
+    try:
+        author = getpass.getuser()
+    except (OSError, KeyError):  # no such user on this machine: containers
+        author = f"uid {os.getuid()}"
     planned = journal.result(f"gen_{n}/plan") or {}
-    signed: Json = {"n": n, "by": _user(), "plan_sha256": planned.get("sha256")}
+    signed: Json = {"n": n, "by": author, "plan_sha256": planned.get("sha256")}
     if answer.why is None:
         journal.append("approved", **signed)
     else:
@@ -353,10 +321,3 @@ def sign_off_fault(run: RunDir, journal: JournalReader, generation: GenerationRe
     if answer["event"] == "rejected" and "build" in steps:
         return "rejected, and built all the same"
     return edited_file(run, journal, generation.n)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no such user on this machine: containers
-        return f"uid {os.getuid()}"
