@@ -35,7 +35,8 @@ def _encode(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, tuple):
-        return [_encode(item) for item in value]
+        items: tuple[Any, ...] = value
+        return [_encode(item) for item in items]
     return value.to_json() if hasattr(value, "to_json") else value
 
 

@@ -5,10 +5,12 @@ are corrected by the calls that the gateway saw fail.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import verifier_sandbox
@@ -21,6 +23,8 @@ from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree
 from sia_runner.tasks.protocol import Fold, FoldPurpose, Task
 from sia_runner.text import strip_control_characters
 from sia_runner.wire.grants import Grant
+
+R = TypeVar("R")
 
 _ROUND_PURPOSES: tuple[FoldPurpose, ...] = ("gate", "trial", "select")
 _UNANSWERED = {
@@ -126,6 +130,22 @@ def execute(
     if session is None:
         return Execution(result, failure, kind, None)
     return Execution(result, failure, kind, session.usage(), session.sampled)
+
+
+def run_stage_in_job(stage: Callable[..., R], context: RunContext, n: int, *arguments: Any) -> R:
+    """Run a stage in a process of its own, perhaps on another node, which first prepares what the driver has prepared.
+
+    Raises SandboxFailed where this node has no sandbox: that is not the candidate's fault.
+    """
+    context.task.prepare(lambda _: None)
+    try:
+        context.sandbox.check(door=context.config.needs_gateway)
+    except SandboxError as error:
+        raise SandboxFailed(f"{socket.gethostname()}: {error}") from error
+    try:
+        return stage(context, n, *arguments)
+    finally:
+        context.close_gateway()  # it releases what this process reserved of the budget
 
 
 def raise_if_stopped(result: SandboxResult) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import RunContext
 from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.records import Json, Score
@@ -23,25 +22,22 @@ from sia_runner.store.journal import (
 )
 from sia_runner.store.run_directory import RunDir, write_json, write_text
 
-PUBLISHED_NAMES = {"initial": "initial", "prior": "prior", "sia_h": "SIA-H", "sia_wh": "SIA-W+H"}
+_PUBLISHED_NAMES = {"initial": "initial", "prior": "prior", "sia_h": "SIA-H", "sia_wh": "SIA-W+H"}
 
 
 def published_lines(declared: Mapping[str, Any] | None) -> list[str]:
     """Return the lines on `task.published`; none where nothing is declared. These figures decide nothing."""
     if not declared:
         return []
-    figures = [
-        f"{label} {format_figure(declared[key])}" for key, label in PUBLISHED_NAMES.items() if declared[key] is not None
-    ]
+    figures: list[str] = []
+    for key, label in _PUBLISHED_NAMES.items():
+        if (value := declared[key]) is not None:
+            # three decimals like our own scores, or none for values in a small unit (12,483 microseconds)
+            figures.append(f"{label} {value:.3f}" if abs(value) < 100 else f"{label} {value:,.0f}")
     return [
         f"published: {', '.join(figures) or 'no figure'} ({declared['source']})",
         f"  its protocol differs: {declared['protocol']}",
     ]
-
-
-def format_figure(value: float) -> str:
-    """Format with three decimals like our own scores, or none for values in a small unit (12,483 microseconds)."""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def build_summary(context: RunContext, journal: JournalReader, status: str) -> Json:
@@ -50,6 +46,7 @@ def build_summary(context: RunContext, journal: JournalReader, status: str) -> J
     config, run, task = context.config, context.run, context.task
     best = find_incumbent(generations)
     totals = read_totals(run.ledger)
+    published = getattr(config.task, "published", None)  # a sia-agent folder declares none
     return {
         "run": run.path.name,
         "task": task.name,
@@ -63,7 +60,7 @@ def build_summary(context: RunContext, journal: JournalReader, status: str) -> J
         "best": None if best is None else _best_json(journal, generations, best),
         "stopped": next((e["reason"] for e in journal.of("stopped")), None),
         "waits": generation_awaiting_approval(journal),  # the generation whose plan a person has to approve
-        "published": _published_json(config),  # what others report on this task
+        "published": published and published.model_dump(),  # what others report on this task
         "usage": totals.total.to_json(),
         "journal_head": journal.head,
     }
@@ -78,11 +75,6 @@ def update_line(update: TrainingRecord) -> str:
         parts += [f"{name} {round(curve[-1] or 0, 3) + 0.0:.3f}"] if curve else []
     parts += [f"{update.tokens or 0:,} tokens", f"{update.seconds or 0:.1f} s"]
     return ", ".join(parts) + (f"; stopped early: {update.stopped}" if update.stopped else "")
-
-
-def _published_json(config: Experiment) -> Json | None:
-    declared = getattr(config.task, "published", None)  # a sia-agent folder declares none
-    return declared and declared.model_dump()
 
 
 def _best_json(journal: JournalReader, generations: Sequence[GenerationRecord], best: int) -> Json:

@@ -51,7 +51,7 @@ class RecordedReplies:
         if position < len(self._recorded) and self._recorded[position]["request_sha256"] == digest:
             reply: Json = self._recorded[position]["reply"]
             calls = tuple(ToolCall(**call) for call in reply["tool_calls"])
-            return ModelReply(**reply | {"tool_calls": calls, "usage": Usage(**reply["usage"])})
+            return ModelReply(reply["text"], calls, reply["finish_reason"], reply["message"], Usage(**reply["usage"]))
         del self._recorded[position:]
         answer = ask()
         self._recorded.append({"request_sha256": digest, "reply": asdict(answer)})
@@ -191,7 +191,8 @@ class ProposalWorkbench:
         with FileLock(site.path.with_suffix(".lock")):  # parallel proposals may have the same idea
             if record.is_file():
                 stored: Json = read_json(record)
-                return Trial(**stored | {"examples": tuple(stored["examples"])})
+                stored["examples"] = tuple(stored["examples"])
+                return Trial(**stored)
             trial, fair = self._run_trial(files, site, name, train_fraction, questions)
             if fair:
                 write_json(record, asdict(trial))
