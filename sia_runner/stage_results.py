@@ -6,7 +6,7 @@ The order of the fields is the order of the keys in the journal.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from sia_runner.records import Json, Lever, OutcomeKind, Score, Status, Usage
 
@@ -35,8 +35,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, tuple):
-        items: tuple[Any, ...] = value
-        return [_encode(item) for item in items]
+        return [_encode(item) for item in cast("tuple[Any, ...]", value)]
     return value.to_json() if hasattr(value, "to_json") else value
 
 
