@@ -1,7 +1,4 @@
-"""The run context: the configuration, the run directory, and the components built from them, passed to every stage.
-
-It also holds the budget reserve for the final test, which the gateway's ledger asks for before each model call.
-"""
+"""The run context, passed to every stage: configuration, run directory and components; and the final test's reserve."""
 
 import threading
 from collections.abc import Callable
@@ -36,10 +33,7 @@ _BUDGET_SHARE = 0.25  # the share of the remaining budget for each process where
 
 
 class Components:
-    """The components that a configuration names, each built on first use; threads share them.
-
-    Every property raises ComponentError when its class cannot be loaded.
-    """
+    """The components that a configuration names, each built on first use; threads share them. Raises ComponentError."""
 
     def __init__(self, config: Experiment) -> None:
         self.config = config

@@ -1,8 +1,4 @@
-"""Run one harness once and verify its answers.
-
-The steps: write the view, open a gateway session, start the sandbox, copy the submission out. The verifier's results
-are corrected by the calls that the gateway saw fail.
-"""
+"""Run one harness once and verify its answers, corrected by the calls that the gateway saw fail."""
 
 import re
 import socket
@@ -184,10 +180,7 @@ def _interpreter(config: Experiment, harness: Path) -> Path | None:
 
 
 def describe_failure(result: SandboxResult, log: Path, *, quiet: bool = False) -> str:
-    """Explain in one line, for people and proposers, why a program did not end well.
-
-    `quiet`: leave out what it printed. Empty for exit code 0.
-    """
+    """Explain in one line why a program did not end well, without what it printed if `quiet`; empty for exit code 0."""
     if result.ending is Ending.EXITED and result.exit_code == 0:
         return ""
     what = f"exit code {result.exit_code}" if result.ending is Ending.EXITED else result.ending.value.replace("_", " ")

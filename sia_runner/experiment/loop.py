@@ -43,10 +43,7 @@ class ExperimentLoop:
         self._journal, self._lease, self._display = journal, lease, display
 
     def __call__(self) -> int:
-        """Run the generations, then the final test, and return the exit code.
-
-        Raises ProviderDown and the other errors that interrupt a run.
-        """
+        """Run the generations, then the final test; return the exit code. Raises the errors that interrupt a run."""
         try:
             status = self._generations()
         except BudgetSpent as error:
@@ -214,10 +211,9 @@ class ExperimentLoop:
             self._display.show_summary(state, self._run.path)
 
     def interrupted(self, *, waits: bool = False) -> int:
-        """Record the interruption in the journal and on the screen, and return the exit code.
+        """Record the interruption in the journal and on the screen, or there only on a full disk; return the exit code.
 
-        On a full disk it is shown on the screen only; nothing is lost, because the run can still be resumed. A run that
-        `waits` for a person's approval was not cut off: its journal holds nothing of the wait except the plan.
+        A run that `waits` for a person's approval was not cut off: its journal holds nothing of the wait but the plan.
         """
         try:
             if not waits:

@@ -1,7 +1,4 @@
-"""Makes one generation's proposal: decides between weights and harness, and asks the proposer.
-
-The proposer is asked once, or several times in parallel, of which the best on dev questions is taken.
-"""
+"""Makes one generation's proposal: decides between weights and harness, and asks the proposer once or in parallel."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -31,10 +28,7 @@ from sia_runner.system import run_parallel
 
 @dataclass(frozen=True, slots=True)
 class ProposalResult:
-    """A proposal, with every parallel proposal and its dev value in order (`siblings`), if there were several.
-
-    `fault` is one line when the proposer failed.
-    """
+    """A proposal, and the parallel ones with their dev values, if any; `fault` is one line when the proposer failed."""
 
     proposal: Proposal
     siblings: list[Json] = field(default_factory=list[Json])

@@ -100,10 +100,7 @@ def check_dashboard(config: Experiment) -> None:
 
 @contextmanager
 def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) -> Generator[None]:
-    """Start the dashboard of the run and pass its address to `say`.
-
-    The address contains a token that the harnesses of the run do not know. Problems are reported, and the run goes on.
-    """
+    """Start the dashboard of the run and pass its address, with a token in it, to `say`; report problems, and go on."""
     if not config.web:
         yield
         return

@@ -1,7 +1,6 @@
-"""Implements sign-off: a lever that `approve` names is used only after a person agreed to its plan.
+"""Sign-off: a lever that `approve` names is used only after a person agreed to its plan, gen_<n>/plan.md and plan.json.
 
-The plan (gen_<n>/plan.md and plan.json) says what changes, why, with which data and at what cost. Costs are estimated
-from what this run has measured; unmeasured figures are None, never guessed. The journal records plan and answer.
+Costs are estimated from what this run has measured; unmeasured figures are None, never guessed.
 """
 
 import getpass
@@ -61,13 +60,13 @@ class PlanCost:
     """The estimated cost of one part of the work; None means not known. Its JSON is in plan.json."""
 
     name: str
-    sandbox_runs: int | None
-    questions: int | None  # over all runs
-    calls: int | None
-    tokens: int | None
-    usd: float | None
-    minutes: float | None
-    source: str
+    sandbox_runs: int | None = None
+    questions: int | None = None  # over all runs
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+    minutes: float | None = None
+    source: str = "nothing was measured in this run yet"
 
 
 def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[GenerationRecord]) -> list[PlanCost]:
@@ -133,7 +132,7 @@ def _training_cost(algorithm: AlgorithmConfig, rolled: QuestionCost | None, trai
     try:
         times = rollout_batches(algorithm)
     except TrainingError as error:
-        return PlanCost("training", None, None, None, None, None, None, str(error))
+        return PlanCost("training", source=str(error))
     runs = times * algorithm.group_size
     part = _plan_cost("training", runs, runs * _questions_per_batch(algorithm, times), trained or rolled)
     return part if trained or not rolled else replace(part, source=f"{part.source}; time of the rollouts alone")
@@ -155,7 +154,7 @@ def _questions_per_batch(algorithm: AlgorithmConfig, times: int) -> int:
 
 def _plan_cost(name: str, runs: int, questions: int, per_question: QuestionCost | None) -> PlanCost:
     if per_question is None:
-        return PlanCost(name, runs, questions, None, None, None, None, "nothing was measured in this run yet")
+        return PlanCost(name, runs, questions)
     return PlanCost(
         name,
         runs,
@@ -282,12 +281,11 @@ def edited_file(run: RunDir, journal: JournalReader, n: int) -> str:
     """Return one line on the plan or proposal that differs from the journal; empty when both are unchanged."""
     generation = run.generation(n)
     planned, proposed = journal.result(f"gen_{n}/plan") or {}, journal.result(f"gen_{n}/propose") or {}
-    expected = {
-        generation.plan: planned.get("sha256"),
-        generation.plan.with_suffix(".json"): planned.get("json_sha256"),
-        generation.proposal: proposed.get("sha256"),
-    }
-    for path, sha256 in expected.items():
+    for path, sha256 in (
+        (generation.plan, planned.get("sha256")),
+        (generation.plan.with_suffix(".json"), planned.get("json_sha256")),
+        (generation.proposal, proposed.get("sha256")),
+    ):
         if not path.is_file() or sha256_of(path) != sha256:
             return f"gen_{n}/{path.name} was changed since it was written"
     return ""

@@ -1,6 +1,6 @@
-"""The stages of a generation, each a plain function of (run context, generation), so that it runs here or in a job.
+"""The stages of a generation, as plain functions that run here or in a job, and of which the journal stores the result.
 
-A stage may be cut off at any point and repeated: it clears whatever it writes. The journal stores its return value.
+A stage may be cut off at any point and repeated: it clears whatever it writes.
 """
 
 from collections.abc import Sequence
@@ -53,10 +53,9 @@ ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRON
 
 
 def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incumbent: int | None) -> ProposeResult:
-    """Collect the evidence and let the proposer write gen_<n>/proposal.json; the journal keeps only its hash.
+    """Let the proposer write gen_<n>/proposal.json, of which the journal keeps only the hash.
 
-    `fault` and `unscored` are set when the proposer itself could not do its work. Raises BudgetSpent when the budget of
-    the run is spent.
+    A proposer that could not do its work is a `fault`. Raises BudgetSpent when the budget of the run is spent.
     """
     generation, unscored = context.run.generation(n), False
     generation.path.mkdir(exist_ok=True)
@@ -186,9 +185,9 @@ def final_test(context: RunContext, n: int) -> TestResult:
     outcomes = all_verified(context, [site], [execution])
     write_outcomes(site.path / "scores.json", outcomes)
     score = None if infrastructure_failure(outcomes) else task.score(outcomes)
-    standing = task.standing(site.submission, read_json(site.keys), score) if score else None
+    grade = task.official_grade(site.submission, read_json(site.keys), score) if score else None
     scores_sha256 = sha256_of(site.path / "scores.json")
-    return TestResult(n, score, count_kinds(outcomes), execution, scores_sha256, dict(standing) if standing else None)
+    return TestResult(n, score, count_kinds(outcomes), execution, scores_sha256, dict(grade) if grade else None)
 
 
 def all_verified(

@@ -1,7 +1,4 @@
-"""The files summary.json, usage.json and context.md: the journal in the shapes that people and reports read.
-
-The figures that others published on a task stand beside our own, with the difference in protocol.
-"""
+"""The files summary.json, usage.json and context.md: the journal in the shapes that people and reports read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -85,8 +82,8 @@ def _best_json(journal: JournalReader, generations: Sequence[GenerationRecord], 
         "test": of_best and of_best["score"],
         "baseline_test": of_baseline and of_baseline["score"],
     }
-    standings = {"standing": of_best, "baseline_standing": of_baseline}  # only tasks with a grader or medals have one
-    return scores | {name: result["standing"] for name, result in standings.items() if result and "standing" in result}
+    graded = {"standing": of_best, "baseline_standing": of_baseline}  # only tasks with a grader or medals have a grade
+    return scores | {name: result["standing"] for name, result in graded.items() if result and "standing" in result}
 
 
 def write_summary(run: RunDir, summary: Json) -> None:

@@ -1,7 +1,4 @@
-"""The terminal output of a run: a progress line per stage, a line per generation, a table at the end.
-
-On a terminal the current stage is a live line; elsewhere (a log file, SLURM) every event is one plain line.
-"""
+"""The terminal output of a run: live on a terminal, one plain line per event elsewhere (a log file, SLURM)."""
 
 import re
 import threading
@@ -28,10 +25,7 @@ _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red", "unscored"
 
 @contextmanager
 def follow_log(log: Path, show: Callable[[str], None], every: float) -> Generator[None]:
-    """Pass the newest line of a growing log file to `show`, at most once in `every` seconds, and the last at the end.
-
-    Lines that were in the log before are not shown.
-    """
+    """Pass the newest line added to a log to `show`, at most once in `every` seconds, and the last one at the end."""
     position = log.stat().st_size if log.is_file() else 0
     stop = threading.Event()
 
@@ -90,8 +84,7 @@ class Display:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._stage = "starting"
-        self._cost = ""
+        self._stage, self._cost = "starting", ""
         self._bar = self._progress.add_task(self._stage, total=max_gen, unit="generations")
 
     def __enter__(self) -> "Display":
@@ -236,10 +229,7 @@ def _dollars(usage: Mapping[str, Any]) -> str:
 
 
 def cost_so_far(usage: Mapping[str, Any], minutes: float, budget: SpendingLimits) -> str:
-    """Format the amounts that were spent or have a limit: ``$0.12 of $5.00, 1,204 of 10,000 calls, 3.1 of 60 minutes``.
-
-    The text is empty where no model was called and nothing is limited.
-    """
+    """Format what was spent or has a limit: ``$0.12 of $5.00, 1,204 of 10,000 calls, 3.1 of 60 minutes``."""
     parts: list[str] = []
     if budget.usd is not None or usage["calls"]:
         parts.append(_dollars(usage) + (f" of ${budget.usd:,.2f}" if budget.usd is not None else ""))

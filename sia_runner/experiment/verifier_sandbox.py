@@ -1,7 +1,6 @@
 """Run one program in the run's sandbox for a verifier, a process of its own that may not import the sandbox.
 
-The sandbox is an argument, the job a line of standard input, both JSON. The result goes to standard output as JSON. The
-program is ended when standard input ends, and with this process in any case.
+The sandbox is an argument, the job a line of standard input, the result is standard output, all of them JSON.
 """
 
 import json
@@ -31,10 +30,7 @@ _VARIABLES = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "XDG_RUNTIME_DIR", "CUDA_
 
 
 def check_gpu(config: Experiment, *, here: bool) -> None:
-    """Raise TaskError where the task runs submissions on a GPU and there is none.
-
-    `here`: stages run on this machine, so that its own devices count.
-    """
+    """Raise TaskError where the task runs submissions on a GPU and there is none (`here`: on this very machine)."""
     task, box = config.task, config.sandbox
     if not getattr(task, "needs_gpu", False):
         return

@@ -34,11 +34,7 @@ from sia_runner.wire.grants import BudgetSpent, Grant, ModelAccess
 
 
 class RecordedReplies:
-    """The calls of one proposal, in order.
-
-    Recorded answers are returned as long as the requests are the same; at the first that differs, the rest is dropped
-    and asked again.
-    """
+    """The calls of one proposal: recorded answers are returned until a request differs, from which on all are made."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._position = path, 0
@@ -89,10 +85,7 @@ _TRIAL_OUTPUT_BYTES = 4 * 1024  # bytes shown of what a trial printed
 
 
 class ProposalWorkbench:
-    """The workbench of one proposal, whose folder is `folder`; harnesses run on the weights of `parent`.
-
-    Trials are stored under trials/<content>/, so that a resumed or later proposal does not pay for them again.
-    """
+    """The workbench of one proposal in `folder`; harnesses run on the weights of `parent`, and trials are stored."""
 
     def __init__(self, context: RunContext, n: int, folder: Path, parent: int | None) -> None:
         self._context, self._n, self._folder, self._parent = context, n, folder, parent

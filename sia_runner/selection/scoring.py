@@ -252,21 +252,21 @@ def _most_frequent(untagged: Mapping[OutcomeKind, int]) -> OutcomeKind | None:
     return kind if counts[kind] > 0 else None
 
 
-def leaderboard_lines(standing: Mapping[str, Any] | None) -> list[str]:
-    """Return the lines for `standing` of a test result (see Task.standing); none if the task has none."""
-    if not standing:
+def leaderboard_lines(grade: Mapping[str, Any] | None) -> list[str]:
+    """Return the lines for the official grade of a test result (see Task.official_grade); none if the task has none."""
+    if not grade:
         return []
-    grader = "mlebench's grader" if standing["graded_by"] == "mlebench" else "our own grader"
-    if standing["score"] is None:
-        return [standing["note"]]
-    line = f"{grader}: {standing['score']:.5f}; {_medal_text(standing)}"
-    return [line, standing["note"]] if standing["note"] else [line]
+    grader = "mlebench's grader" if grade["graded_by"] == "mlebench" else "our own grader"
+    if grade["score"] is None:
+        return [grade["note"]]
+    line = f"{grader}: {grade['score']:.5f}; {_medal_text(grade)}"
+    return [line, grade["note"]] if grade["note"] else [line]
 
 
-def _medal_text(standing: Mapping[str, Any]) -> str:
-    if "medal" not in standing:
+def _medal_text(grade: Mapping[str, Any]) -> str:
+    if "medal" not in grade:
         return "no leaderboard is at hand, so no medal"
-    medal = f"{standing['medal']} medal" if standing["medal"] else "no medal"
-    position = "above" if standing["above_median"] else "not above"
-    marks = ", ".join(f"{name} {value:.5f}" for name, value in standing["thresholds"].items())
-    return f"{medal}, {position} the median of {standing['teams']:,} teams ({marks})"
+    medal = f"{grade['medal']} medal" if grade["medal"] else "no medal"
+    position = "above" if grade["above_median"] else "not above"
+    marks = ", ".join(f"{name} {value:.5f}" for name, value in grade["thresholds"].items())
+    return f"{medal}, {position} the median of {grade['teams']:,} teams ({marks})"

@@ -120,7 +120,7 @@ class Task(Protocol):
         """Aggregate outcomes, with a 95% interval. The denominator is len(outcomes)."""
         ...
 
-    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
+    def official_grade(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
         """Return an official grader's or a leaderboard's result for a test submission with this score.
 
         None for tasks that have neither.

@@ -143,7 +143,7 @@ class SiaFolder:
         [outcome] = outcomes
         return Score(outcome.value, (outcome.value, outcome.value), 1)
 
-    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
+    def official_grade(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
         """Return None: evaluate.py is the only grader."""
         del submission, view_keys, score
         return None

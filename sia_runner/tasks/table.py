@@ -173,7 +173,7 @@ class TableTask:
         """Aggregate outcomes, with a 95% interval."""
         return score_with_interval(outcomes, self.aggregate)
 
-    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
+    def official_grade(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Mapping[str, Any] | None:
         """Return None: the only grader is our own, and there is no leaderboard."""
         del submission, view_keys, score
         return None

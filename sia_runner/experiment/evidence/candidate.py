@@ -1,7 +1,4 @@
-"""Collects what may be shown of a scored candidate: all of its dev questions, and one aggregate of val.
-
-Writes failures.jsonl and confusion.md.
-"""
+"""Collects what may be shown of a scored candidate: all of its dev questions, and one aggregate of val."""
 
 import json
 from collections import Counter

@@ -1,7 +1,4 @@
-"""Writes gen_<n>/evidence, the files that a proposer may read: dev with gold answers, val only as aggregates.
-
-docs/evidence.md explains each file.
-"""
+"""Writes gen_<n>/evidence, the files that a proposer may read; docs/evidence.md explains each of them."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,8 +48,7 @@ _FILE_DESCRIPTIONS = {
 def remaining_budget(config: Experiment, run: RunDir, n: int) -> dict[str, float | None]:
     """Return what is left of usd, tokens, calls and minutes; None where there is no limit.
 
-    This is the limit, less the reserve for the final test, less the spending of generations before `n`. Generation n's
-    own spending is not included: a repeated proposal reads the same figures.
+    The reserve for the final test and the spending before `n` are taken off: a repeated proposal reads the same.
     """
     budget, total, journal = config.budget, AccountTotals(), JournalReader(run.journal)
     for account, row in read_totals(run.ledger).rows.items():

@@ -97,10 +97,7 @@ def _output_tail(run: RunDir, task: Task, n: int) -> str:
 
 
 def harness_diff(before: Mapping[str, str], after: Mapping[str, str], limit: int) -> str:
-    """Return a unified diff, file by file in the order of names, of about `limit` bytes.
-
-    Files beyond the limit are not compared.
-    """
+    """Return a unified diff, in the order of names; files beyond about `limit` bytes are not compared."""
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     parts: list[str] = []
     remaining = limit
@@ -126,10 +123,7 @@ def _file_diff(name: str, old: str | None, new: str | None) -> str:
 def weights_summary(
     config: Experiment, run: RunDir, n: int, history: Sequence[PastGeneration], left_alone: str
 ) -> Json | None:
-    """Return the weights entry of summary.json; None where the harness is the only lever.
-
-    `left_alone` says why the weights are not trained although they are due.
-    """
+    """Return the weights entry of summary.json; None where the harness is the only lever."""
     if config.trainer.kind == "none":
         return None
     guaranteed = math.ceil(config.lever.latest_fraction * config.max_gen) + 1

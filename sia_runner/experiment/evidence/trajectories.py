@@ -1,7 +1,4 @@
-"""Writes trajectories/<k>.md: every model call of the parent for one dev question, cut to the byte budget.
-
-The calls come from a run's trajectories.jsonl, which the gateway writes with a harness's texts.
-"""
+"""Writes trajectories/<k>.md: every model call of the parent for one dev question, from a run's trajectories.jsonl."""
 
 import json
 from collections import defaultdict
@@ -40,10 +37,7 @@ class _Subject:
 def write_trajectories(
     candidate: CandidateEvidence, failures: Sequence[DevFailure], folder: Path, most_bytes: int
 ) -> dict[str, int]:
-    """Write files for as many of `failures` (in order) and a few successes as fit.
-
-    Returns unit -> number of its file.
-    """
+    """Write files for as many of `failures` (in order) and a few successes as fit. Return unit -> number of file."""
     locations = {
         questions[question]: (path, offsets)
         for path, questions in candidate.calls.items()
@@ -66,10 +60,7 @@ def write_trajectories(
 
 
 def _index_calls(path: Path, questions: Collection[str]) -> Mapping[str, Sequence[int]]:
-    """Return question (id of the view) -> file offsets of its calls, in the order in which they ended.
-
-    Memory does not grow with their texts.
-    """
+    """Return question (id of the view) -> offsets of its calls; memory does not grow with their texts."""
     places: dict[str, list[int]] = defaultdict(list)
     with path.open("rb") as stream:
         while line := stream.readline(_MAX_LINE_BYTES):

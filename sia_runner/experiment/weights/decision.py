@@ -45,11 +45,7 @@ class Probe:
 
 
 def _probe_harness(context: RunContext, n: int, files: Mapping[str, str], adapter: Path | None) -> Probe:
-    """Probe the harness `files` on the weights `adapter` (None: the base).
-
-    The same harness on the same weights is rolled out once, in any generation and after a kill; except if rollouts
-    failed for reasons that are not the harness's.
-    """
+    """Probe the harness on the weights `adapter` (None: the base). The result is stored unless rollouts failed."""
     from sia_runner.selection.algorithm_choice import RewardShape
 
     trainer = context.config.trainer

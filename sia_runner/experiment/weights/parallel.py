@@ -1,7 +1,6 @@
 """A weights update by several processes of this machine, started by torch.distributed.run with the folder of the call.
 
-Each process has a copy of the base, on its own GPU if there are GPUs; it rolls out its share of the questions and
-computes its share of the gradients.
+Each has a copy of the base, on its own GPU if there are any, and its share of the questions and of the gradients.
 """
 
 import os
@@ -113,10 +112,9 @@ def run_training_process(folder: Path) -> int:
 def _select_gpu(environ: MutableMapping[str, Any], rank: int) -> None:
     """Make one GPU visible before torch is imported, so that "cuda" is that GPU in every thread."""
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    names = [name for name in visible.split(",") if name] if visible is not None else None
-    if names is None:
+    if visible is None:
         environ["CUDA_VISIBLE_DEVICES"] = str(rank)
-    elif names:
+    elif names := [name for name in visible.split(",") if name]:
         environ["CUDA_VISIBLE_DEVICES"] = names[rank]
     environ["LOCAL_RANK"] = "0"
 

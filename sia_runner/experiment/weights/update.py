@@ -1,7 +1,4 @@
-"""A weights update: rollouts of the harness itself, training, and a new adapter in the generation's folder.
-
-There is no second definition of the prompt: the training data is what the harness asked and the policy answered.
-"""
+"""A weights update: training on what the harness asked and the policy answered, so there is no second prompt."""
 
 import json
 import math
@@ -24,10 +21,7 @@ from sia_runner.wire.grants import Grant, ModelsError
 
 @dataclass(slots=True)
 class HarnessRollouts:
-    """The collector of rollouts (a RolloutCollector).
-
-    Sample g of step s is run g of the harness, with its own seeds, so it repeats exactly on the same weights.
-    """
+    """The collector of rollouts: a sample is a run of the harness with seeds of its own, so it repeats exactly."""
 
     context: RunContext
     n: int

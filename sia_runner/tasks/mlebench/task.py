@@ -169,7 +169,7 @@ class Leaderboard:
             "median": median(self.scores),
         }
 
-    def standing(self, score: float) -> dict[str, object]:
+    def compare(self, score: float) -> dict[str, object]:
         """Return the best medal whose threshold the score reaches, and whether it is above the median."""
         sign = -1 if self.lower_is_better else 1
         reached = [medal for medal in MEDALS if sign * score >= sign * self.thresholds[medal]]
@@ -265,7 +265,7 @@ class Mlebench(TableTask):
         (dest / SAMPLE).chmod(0o444)
         return view
 
-    def standing(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Json:
+    def official_grade(self, submission: Path, view_keys: Mapping[str, str], score: Score) -> Json:
         """Return the official score of a test submission, rounded as mlebench rounds, and its medal.
 
         There is no medal where there is no leaderboard.
@@ -287,7 +287,7 @@ class Mlebench(TableTask):
         own = [package / "competitions" / competition / "leaderboard.csv"] if package else []
         beside = [folder / "leaderboard.csv" for folder in (self._prepared, self._prepared.parent)]
         board = read_leaderboard([*own, *beside])
-        return board.standing(score) if board else {}
+        return board.compare(score) if board else {}
 
     def _official(self, package: Path, submission: Path, view_keys: Mapping[str, str]) -> float | None:
         spec, competition_spec = self._spec, self._competition
