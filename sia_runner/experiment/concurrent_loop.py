@@ -29,7 +29,7 @@ class CandidatePool(Generic[T]):
     def __init__(self, work: Callable[[int], T], last: int, in_flight: int) -> None:
         self._work, self._last, self._in_flight = work, last, in_flight
         self._candidates: dict[int, tuple[threading.Thread, Future[T]]] = {}
-        self.closed = False  # True: no further candidate starts
+        self.closed = False  # set it to True: no further candidate starts; running ones can still be collected
         self.is_over = False  # True: nobody waits for candidates any more; a running one stops at its next step
 
     def __enter__(self) -> "CandidatePool[T]":
@@ -40,10 +40,6 @@ class CandidatePool(Generic[T]):
         if kind is None or not issubclass(kind, KeyboardInterrupt):
             for thread, _future in self._candidates.values():
                 thread.join()
-
-    def close(self) -> None:
-        """Let no further candidate start; running ones can still be collected."""
-        self.closed = True
 
     def result_of(self, n: int) -> T | None:
         """Wait for candidate `n` and return its result, or raise what its work raised; None if it never started."""
@@ -96,7 +92,7 @@ class ConcurrentLoop(ExperimentLoop):
                     self._record_stop(n, plateau)
                 reason = reason or self._minutes_over(n)
                 if plateau or reason:
-                    self._pipeline.close()
+                    self._pipeline.closed = True
                 candidate = self._pipeline.result_of(n)
                 if candidate is None:
                     return self._out_of_budget(reason) if reason else RunStatus.COMPLETED

@@ -82,13 +82,7 @@ class Execution:
 
 
 def execute(
-    context: RunContext,
-    grant: Grant,
-    round_: Fold,
-    site: HarnessRunDir,
-    harness: Path,
-    salt: str,
-    seconds: float,
+    context: RunContext, grant: Grant, round_: Fold, site: HarnessRunDir, harness: Path, salt: str, seconds: float
 ) -> Execution:
     """Run one harness on the questions of a round, with `grant` for its model calls.
 

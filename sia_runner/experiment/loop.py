@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sia_runner.compute.protocol import ComputeStep
-from sia_runner.experiment import sign_off, stages, summary
+from sia_runner.experiment import sign_off, stages
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import run_stage_in_job
+from sia_runner.experiment.summary import build_summary, context_markdown
 from sia_runner.experiment.terminal import Display, cost_so_far, resume_line
 from sia_runner.records import Lever, PastGeneration, RunStatus, Stage, Status
 from sia_runner.selection.parents import plateau_reason
@@ -27,7 +28,7 @@ from sia_runner.stage_results import (
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import Journal, find_incumbent, finished_generations, minutes_spent, test_result_of
 from sia_runner.store.lease import RunLease
-from sia_runner.store.run_directory import remove_tree
+from sia_runner.store.run_directory import remove_tree, write_json, write_text
 from sia_runner.wire.grants import BudgetSpent
 
 R = TypeVar("R", bound=StageResult)
@@ -63,27 +64,20 @@ class ExperimentLoop:
             if len(finished) < n and (reason := plateau_reason(self._config.search, to_history(finished))):
                 self._record_stop(n, reason)
                 break
-            if not self._generation(n):
+            earlier = finished[: n - 1]
+            proposal = self._propose(n, earlier)
+            if proposal.lever is Lever.STOP:
+                self._record_stop(n, proposal.rationale)
                 break
+            self._decide(n, self._evaluate(n, proposal, earlier))
             self._publish(RunStatus.RUNNING)
         return RunStatus.COMPLETED
 
     def _minutes_over(self, n: int) -> str:
         """Return why no new candidate may start when `n` is next; empty while time is left, or if `n` has a verdict."""
         limit, minutes = self._config.budget.minutes, minutes_spent(self._journal)
-        if limit is None or minutes < limit or len(finished_generations(self._journal)) >= n:
-            return ""
-        return f"{minutes:.1f} of {limit:g} minutes"
-
-    def _generation(self, n: int) -> bool:
-        """Run one generation. Return False when the proposer wants to stop."""
-        earlier = finished_generations(self._journal)[: n - 1]
-        proposal = self._propose(n, earlier)
-        if proposal.lever is Lever.STOP:
-            self._record_stop(n, proposal.rationale)
-            return False
-        self._decide(n, self._evaluate(n, proposal, earlier))
-        return True
+        over = limit is not None and minutes >= limit and len(finished_generations(self._journal)) < n
+        return f"{minutes:.1f} of {limit:g} minutes" if over else ""
 
     def _propose(self, n: int, earlier: Sequence[GenerationRecord]) -> ProposeResult:
         """Propose a candidate from the `earlier` generations."""
@@ -202,8 +196,10 @@ class ExperimentLoop:
 
     def _publish(self, status: RunStatus) -> None:
         """Write the summary, and show it to the tracker and on the screen."""
-        state = summary.build_summary(self._context, self._journal, status)
-        summary.write_summary(self._run, state)
+        state = build_summary(self._context, self._journal, status)
+        write_json(self._run.summary, state)
+        write_json(self._run.path / "usage.json", state["usage"])
+        write_text(self._run.context, context_markdown(state))
         self._context.tracker.update(self._run.path, state)
         if status is RunStatus.RUNNING:
             self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), self._config.budget))

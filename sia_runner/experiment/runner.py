@@ -62,11 +62,7 @@ def _lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
         "packages": {name: version for name in _LOCKED_PACKAGES if (version := _package_version(name))},
         "data": context.task.data_hashes(),
         "policy": policy,
-        "sandbox": {
-            "name": sandbox.name,
-            **sandbox.versions(),
-            "gaps": sandbox.gaps(door=config.needs_gateway),
-        },
+        "sandbox": {"name": sandbox.name, **sandbox.versions(), "gaps": sandbox.gaps(door=config.needs_gateway)},
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
 
@@ -225,10 +221,7 @@ def stage_kinds(config: Experiment) -> list[Stage]:
 
 
 def _carry_out(
-    context: RunContext,
-    lease: RunLease,
-    overrides: Sequence[str],
-    answer: sign_off.SignOffAnswer | None = None,
+    context: RunContext, lease: RunLease, overrides: Sequence[str], answer: sign_off.SignOffAnswer | None = None
 ) -> int:
     config, run = context.config, context.run
     journal = Journal(run.journal)

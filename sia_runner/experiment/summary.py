@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from sia_runner.experiment.context import RunContext
@@ -17,7 +16,6 @@ from sia_runner.store.journal import (
     generation_awaiting_approval,
     test_result_of,
 )
-from sia_runner.store.run_directory import RunDir, write_json, write_text
 
 _PUBLISHED_NAMES = {"initial": "initial", "prior": "prior", "sia_h": "SIA-H", "sia_wh": "SIA-W+H"}
 
@@ -86,14 +84,7 @@ def _best_json(journal: JournalReader, generations: Sequence[GenerationRecord], 
     return scores | {name: result["standing"] for name, result in graded.items() if result and "standing" in result}
 
 
-def write_summary(run: RunDir, summary: Json) -> None:
-    """Write summary.json, usage.json and context.md."""
-    write_json(run.summary, summary)
-    write_json(run.path / "usage.json", summary["usage"])
-    write_text(run.context, context_markdown(run.path, summary))
-
-
-def context_markdown(run: Path, summary: Json) -> str:
+def context_markdown(summary: Json) -> str:
     """Return the story of the run in Markdown."""
     lines = [f"# {summary['task']} · {summary['mode']} · {summary['status']}", ""]
     if summary["selected_on_test"]:

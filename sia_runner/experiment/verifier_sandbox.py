@@ -84,8 +84,7 @@ def main(plan_json: str) -> None:
 def _for_gpus(plan: Json) -> dict[str, str]:
     """Return environment variables that a program on a GPU needs inside apptainer.
 
-    Apptainer puts the driver's libraries where nothing looks by itself, and makes every GPU of the machine visible;
-    Docker makes those visible that were asked for, as the first.
+    It puts the libraries of the driver where nothing looks, and makes every GPU visible; Docker only those asked for.
     """
     if not plan["keys"].get("gpus") or not plan["target"].endswith(".Apptainer"):
         return {}

@@ -56,9 +56,7 @@ def write_history(run: RunDir, task: Task, history: Sequence[PastGeneration], fo
 
 def score_text(score: Score | None) -> str:
     """Format a score as ``0.781 [0.753, 0.806] (n=913)``."""
-    if score is None:
-        return "not scored"
-    return f"{score.value:.4g} [{score.ci95[0]:.4g}, {score.ci95[1]:.4g}] (n={score.n})"
+    return f"{score.value:.4g} [{score.ci95[0]:.4g}, {score.ci95[1]:.4g}] (n={score.n})" if score else "not scored"
 
 
 def _render_candidate(run: RunDir, past: PastGeneration, parent: int | None, printed: str) -> str:
