@@ -165,8 +165,8 @@ class CallFailures:
     (`truncated`). `untagged` counts each kind for calls that named no question, or an unknown one.
     """
 
-    questions: Mapping[str, OutcomeKind] = field(default_factory=dict)
-    untagged: Mapping[OutcomeKind, int] = field(default_factory=dict)
+    questions: Mapping[str, OutcomeKind] = field(default_factory=dict[str, OutcomeKind])
+    untagged: Mapping[OutcomeKind, int] = field(default_factory=dict[OutcomeKind, int])
 
     def to_json(self) -> Json:
         """Return the record as JSON data."""
@@ -245,15 +245,17 @@ class Proposal:
 
     lever: Lever
     rationale: str
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
     title: str = ""  # one line for tables
     improvement: str = ""  # markdown for gen_<n>/improvement.md
     algorithm: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)  # the proposer's own memory, returned to it in the history
+    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    notes: Mapping[str, Any] = field(
+        default_factory=dict[str, Any]
+    )  # the proposer's memory, returned to it in the history
     usage: Usage = field(default_factory=Usage)
     parent: int | None = None  # the generation that it extends
-    evidence: Mapping[str, Any] = field(default_factory=dict)  # what the run knew and measured when it was made
+    evidence: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the run knew and measured then
 
     @property
     def trains_weights(self) -> bool:
@@ -267,7 +269,8 @@ class Proposal:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Proposal":
         """Return the proposal that `to_json` wrote."""
-        return Proposal(**{**data, "lever": Lever(data["lever"]), "usage": Usage(**data["usage"])})
+        fields: Json = {**data, "lever": Lever(data["lever"]), "usage": Usage(**data["usage"])}
+        return Proposal(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +283,7 @@ class PastGeneration:
     status: str  # a Status
     reason: str
     val: Score | None
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parent: int | None = None  # the generation whose harness it extended
 
 
@@ -292,12 +295,12 @@ class Trial:
     n: int
     seconds: float
     failure: str = ""  # one line; empty when it ran
-    outcomes: Mapping[str, int] = field(default_factory=dict)  # count of each kind
+    outcomes: Mapping[str, int] = field(default_factory=dict[str, int])  # count of each kind
     examples: tuple[Mapping[str, Any], ...] = ()  # some dev questions that were not fully correct, with gold
     output: str = ""  # the tail of what the harness printed
 
 
-def count_kinds(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """Count the outcomes of each kind, in the enum's order, without kinds that do not occur."""
+def count_kinds(outcomes: Iterable[Outcome | Trajectory]) -> dict[str, int]:
+    """Count the outcomes, or trajectories, of each kind, in the enum's order, without kinds that do not occur."""
     kinds = [outcome.kind for outcome in outcomes]
     return {kind.value: kinds.count(kind) for kind in OutcomeKind if kind in kinds}

@@ -4,38 +4,41 @@ The order of the fields is the order of the keys in the journal.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from sia_runner.records import Json, Lever, OutcomeKind, Score, Status, Usage
 
 
+@dataclass(frozen=True, slots=True)
 class StageResult:
-    """The base of all results. A field named in `OPTIONAL` that is None has no key in the JSON, instead of null."""
+    """The base of all results. A key in `OPTIONAL` is left out of the JSON where its value is None, instead of null."""
 
-    __slots__ = ()
     OPTIONAL: ClassVar[frozenset[str]] = frozenset()
 
     def to_json(self) -> Json:
         """Return the record as JSON data."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}  # pyright: ignore[reportArgumentType]
-        return {
-            name: _encode(value) for name, value in values.items() if value is not None or name not in self.OPTIONAL
-        }
+        values = {_key(item): getattr(self, item.name) for item in fields(self)}
+        return {key: _encode(value) for key, value in values.items() if value is not None or key not in self.OPTIONAL}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the record that `to_json` wrote, in this or an earlier version, which may have written fewer keys."""
-        names = [item.name for item in fields(cls)]  # pyright: ignore[reportArgumentType]
-        return cls(**{name: _decode(name, data[name]) for name in names if name in data})
+        keys = {item.name: _key(item) for item in fields(cls)}
+        return cls(**{name: _decode(key, data[key]) for name, key in keys.items() if key in data})
+
+
+def _key(item: "Field[Any]") -> str:
+    """Return the key in the JSON, which is the field's name unless its metadata gives an older one."""
+    return item.metadata.get("key", item.name)
 
 
 def _encode(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, tuple):
-        return [_encode(item) for item in value]
+        return [_encode(item) for item in cast("tuple[Any, ...]", value)]
     return value.to_json() if hasattr(value, "to_json") else value
 
 
@@ -54,7 +57,7 @@ class ProposeResult(StageResult):
     title: str
     rationale: str
     algorithm: str | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     usage: Usage = field(default_factory=Usage)
     parent: int | None = None
     siblings: tuple[Mapping[str, Any], ...] = ()  # every parallel proposal with its dev value, in order
@@ -95,7 +98,8 @@ class BuildResult(StageResult):
     def to_json(self) -> Json:
         """Return the record as JSON data; a faulty candidate has no key for an adapter."""
         data = StageResult.to_json(self)
-        training, adapter = data.pop("training"), data.pop("adapter_sha256")
+        training: Json | None = data.pop("training")
+        adapter = data.pop("adapter_sha256")
         return data | (training or {}) | ({} if self.fault else {"adapter_sha256": adapter})
 
     @classmethod
@@ -185,7 +189,7 @@ class PlanResult(StageResult):
 
 @dataclass(frozen=True, slots=True)
 class TestResult(StageResult):
-    """The run on test. `standing` is the task's own grade or medal, where it has one."""
+    """The run on test, with the official grade or medal of a task that has one."""
 
     __test__ = False  # for pytest: it is no test
     OPTIONAL = frozenset({"standing"})
@@ -195,7 +199,7 @@ class TestResult(StageResult):
     outcomes: Mapping[str, int]
     run: HarnessRun
     scores_sha256: str
-    standing: Mapping[str, Any] | None = None
+    official_grade: Mapping[str, Any] | None = field(default=None, metadata={"key": "standing"})
 
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {

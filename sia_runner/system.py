@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import sia_runner
 
@@ -49,6 +49,16 @@ def run_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> li
         raise
     pool.shutdown()
     return results
+
+
+def exit_with_parent(stream: IO[bytes]) -> None:
+    """Start a thread that ends this process at once when the other end of the stream closes."""
+
+    def watch() -> None:
+        stream.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 class PrestartedProcess:

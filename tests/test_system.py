@@ -58,3 +58,10 @@ def test_none_outlives_a_runner_that_is_killed(tmp_path):
         except psutil.NoSuchProcess:
             continue
         assert not psutil.pid_exists(pid)
+
+
+def test_a_process_whose_other_end_is_closed_ends_at_once():
+    program = "import sys, time\nfrom sia_runner.system import exit_with_parent\nexit_with_parent(sys.stdin.buffer)\n"
+    child = subprocess.Popen([sys.executable, "-c", f"{program}time.sleep(60)"], stdin=subprocess.PIPE)
+    child.communicate(timeout=20)
+    assert child.returncode == 1

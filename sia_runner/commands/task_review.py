@@ -10,7 +10,6 @@ from sia_runner.experiment import verifier_sandbox
 from sia_runner.experiment.context import RunContext, build_task
 from sia_runner.experiment.execution import (
     Execution,
-    ExecutionPurpose,
     SandboxFailed,
     execute,
     last_log_line,
@@ -26,7 +25,7 @@ from sia_runner.tasks.protocol import FoldPurpose, TaskError
 from sia_runner.tasks.review.reviewer import review
 from sia_runner.tasks.review.subject import ReferenceSubmission, TaskFinding, TaskReview
 from sia_runner.tasks.table import TableTask
-from sia_runner.wire.grants import ProviderDown
+from sia_runner.wire.grants import Grant, ProviderDown
 
 _REFERENCE = "reference/"
 _NEARLY_PERFECT = 0.98  # a first harness this good leaves nothing to improve
@@ -92,9 +91,9 @@ def run_reference(context: RunContext, folder: Path, report: TaskReview) -> Refe
         return None
 
     def run(fold_kind: FoldPurpose, where: str, seconds: float) -> tuple[HarnessRunDir, Execution, list[Outcome]]:
-        site, purpose = HarnessRunDir(folder / fold_kind), ExecutionPurpose(0, "review", fold_kind)
-        fold = task.rounds(fold_kind)[0]
-        execution = execute(context, purpose, fold, site, harness, f"review {fold_kind}", seconds)
+        site, fold = HarnessRunDir(folder / fold_kind), task.rounds(fold_kind)[0]
+        grant = Grant("target", 0, "review", fold_kind, site.trajectories)
+        execution = execute(context, grant, fold, site, harness, f"review {fold_kind}", seconds)
         outcomes = verify_submission(context, site, execution.unanswered)
         report.add(_faults(execution, outcomes, where))
         return site, execution, outcomes
@@ -145,7 +144,7 @@ def spy(context: RunContext, folder: Path, secret: Sequence[Path], report: TaskR
     """
     harness, site, entry = folder / "spy", HarnessRunDir(folder / "spied"), context.task.entry
     write_harness({entry: f"NAMES = {[str(path) for path in secret]!r}\n{_PROBE_PROGRAM}"}, harness, entry)
-    purpose = ExecutionPurpose(0, "review", "gate")
-    execute(context, purpose, context.task.rounds("gate")[0], site, harness, "review", 30.0)
+    grant = Grant("target", 0, "review", "gate", site.trajectories)
+    execute(context, grant, context.task.rounds("gate")[0], site, harness, "review", 30.0)
     if (log_line := last_log_line(site.log)).startswith("can read "):
         report.notes.append(f"with sandbox={context.sandbox.name} on this machine a harness {log_line}")

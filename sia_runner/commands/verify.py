@@ -96,8 +96,8 @@ def _check_tests(context: RunContext, journal: JournalReader) -> Iterator[tuple[
         if not fault:
             outcomes = stages.all_verified(context, [site], [result.run])
             yield f"{name}: score", _score_fault(context, outcomes, result.score, result.outcomes)
-            if result.standing is not None:
-                yield f"{name}: standing", _standing_fault(context, site, outcomes, result.standing)
+            if result.official_grade is not None:
+                yield f"{name}: standing", _grade_fault(context, site, outcomes, result.official_grade)
 
 
 def _check_summary(context: RunContext, journal: JournalReader) -> Iterator[tuple[str, str]]:
@@ -139,7 +139,7 @@ def _score_fault(context: RunContext, outcomes: Sequence[Outcome], score: Score 
     return f"recomputed {recomputed.to_json()}, the journal says {score.to_json()}"
 
 
-def _standing_fault(
+def _grade_fault(
     context: RunContext, site: HarnessRunDir, outcomes: Sequence[Outcome], recorded: Mapping[str, object]
 ) -> str:
     """Compare the official grader's and leaderboard's result with the journal's.
@@ -147,7 +147,7 @@ def _standing_fault(
     A result of another grader than in the run is no contradiction.
     """
     task = context.task
-    recomputed = task.standing(site.submission, read_json(site.keys), task.score(outcomes)) or {}
+    recomputed = task.official_grade(site.submission, read_json(site.keys), task.score(outcomes)) or {}
     if recomputed == recorded or recomputed.get("graded_by") != recorded["graded_by"]:
         return ""
     return f"recomputed {recomputed}, the journal says {recorded}"

@@ -1,7 +1,4 @@
-"""The run context: the configuration, the run directory, and the components built from them, passed to every stage.
-
-It also holds the budget reserve for the final test, which the gateway's ledger asks for before each model call.
-"""
+"""The run context, passed to every stage: configuration, run directory and components; and the final test's reserve."""
 
 import threading
 from collections.abc import Callable
@@ -37,10 +34,7 @@ _BUDGET_SHARE = 0.25  # the share of the remaining budget for each process where
 
 
 class Components:
-    """The components that a configuration names, each built on first use; threads share them.
-
-    Every property raises ComponentError when its class cannot be loaded.
-    """
+    """The components that a configuration names, each built on first use; threads share them. Raises ComponentError."""
 
     def __init__(self, config: Experiment) -> None:
         self.config = config
@@ -91,23 +85,20 @@ class Components:
     @property
     def reference_harness(self) -> Path:
         """The harness that a run starts with: a folder, or one file."""
-        start = self._start_folder
-        return self.task.reference if start == self.task.folder else start / "reference"
+        with_model = self._with_model
+        return with_model / "reference" if with_model else self.task.reference
 
     @property
-    def _start_folder(self) -> Path:
-        """The folder of programs that harnesses start from.
-
-        This is the task's `with_model/` where the harness may call a model and the task has that folder.
-        """
-        with_model = self.task.folder / "with_model"
-        return with_model if self.config.calls_model and with_model.is_dir() else self.task.folder
+    def _with_model(self) -> Path | None:
+        """The task's folder of programs for harnesses that may call a model; None without one."""
+        folder = self.task.folder / "with_model"
+        return folder if self.config.calls_model and folder.is_dir() else None
 
     def _build_proposer(self) -> Proposer:
         config, task = self.config, self.task
         context = ProposerContext(
             task_name=task.name,
-            task_folder=self._start_folder,
+            task_folder=self._with_model or task.folder,
             reference=self.reference_harness,
             entry=task.entry,
             seed=config.seed,
@@ -150,9 +141,8 @@ class RunContext(Components):
             gateway.close()
 
     def _open_gateway(self) -> "GatewayService | None":
-        config = self.config
+        config, meta, target = self.config, self.config.meta_provider, self.config.target_provider
         providers: dict[Role, HostedProvider] = {}
-        meta, target = config.meta_provider, config.target_provider
         if config.proposer_calls_model and isinstance(meta, HostedProvider):
             providers["meta"] = meta
         if config.calls_model and not config.has_policy and isinstance(target, HostedProvider):
@@ -208,37 +198,29 @@ class FinalTestReserve:
         journal = self._context.run.journal
         size = journal.stat().st_size if journal.is_file() else 0
         if size != self._journal_size:
-            self._needed, self._journal_size = (
-                self._measure(finished_generations(JournalReader(journal))) if size else Usage(),
-                size,
-            )
+            needed = self._measure(finished_generations(JournalReader(journal))) if size else Usage()
+            self._needed, self._journal_size = needed, size
         return self._needed
 
     def _measure(self, generations: list[GenerationRecord]) -> Usage:
-        task = self._context.task
-        if not task.has_test:
-            return Usage()
-        test_questions = sum(len(round_.questions) for round_ in task.rounds("test"))
-        select_questions = sum(len(round_.questions) for round_ in task.rounds("select"))
-        best = find_incumbent(generations)
-        to_test = {best, generations[0].n} if best is not None else set()
+        task, best, total = self._context.task, find_incumbent(generations), Usage()
+        if best is None or not task.has_test:
+            return total
+        test_questions, select_questions = (
+            sum(len(fold.questions) for fold in task.rounds(purpose)) for purpose in ("test", "select")
+        )
         factor = _RESERVE_MARGIN * test_questions / max(1, select_questions)
-        return sum((_scaled_usage(g, factor) for g in generations if g.n in to_test), Usage())
-
-
-def _scaled_usage(generation: GenerationRecord, factor: float) -> Usage:
-    if "run" not in generation.steps:
-        return Usage()
-    usage = RunResult.from_json(generation.steps["run"]).usage
-    return Usage(usage.usd * factor, int(usage.tokens * factor), int(usage.calls * factor) + 1)
+        for generation in generations:
+            if generation.n in (best, generations[0].n) and "run" in generation.steps:
+                usage = RunResult.from_json(generation.steps["run"]).usage
+                total += Usage(usage.usd * factor, int(usage.tokens * factor), int(usage.calls * factor) + 1)
+        return total
 
 
 def accept_rule(config: Experiment) -> str | AcceptRule:
     """Return the name of the accept rule, or the user's own rule. Raises ComponentError."""
-    accept = config.search.accept
-    if not is_custom(accept.rule):
-        return accept.rule
-    return new_component(accept.rule, AcceptRule, **(accept.model_extra or {}))
+    rule, keys = config.search.accept.rule, config.search.accept.model_extra or {}
+    return new_component(rule, AcceptRule, **keys) if is_custom(rule) else rule
 
 
 def build_task(config: Any, split_seed: int) -> Task:

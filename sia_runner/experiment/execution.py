@@ -1,46 +1,49 @@
-"""Run one harness once and verify its answers.
-
-The steps: write the view, open a gateway session, start the sandbox, copy the submission out. The verifier's results
-are corrected by the calls that the gateway saw fail.
-"""
+"""Run one harness once and verify its answers, corrected by the calls that the gateway saw fail."""
 
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import verifier_sandbox
 from sia_runner.experiment.context import Components, RunContext
-from sia_runner.records import CallFailures, Outcome, OutcomeKind, SampledCall, Usage
+from sia_runner.experiment.harness_files import FaultyHarness, write_harness
+from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, Outcome, OutcomeKind, SampledCall, Usage
 from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob, SandboxResult
 from sia_runner.selection.scoring import correct_outcomes
 from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, write_json
 from sia_runner.tasks.protocol import Fold, FoldPurpose, Task
+from sia_runner.text import strip_control_characters
 from sia_runner.wire.grants import Grant
 
-if TYPE_CHECKING:
-    from sia_runner.gateway.session import GatewaySession
+R = TypeVar("R")
 
-ROUND_PURPOSES: tuple[FoldPurpose, ...] = ("gate", "trial", "select")
+_ROUND_PURPOSES: tuple[FoldPurpose, ...] = ("gate", "trial", "select")
+_UNANSWERED = {
+    Ending.TIMEOUT: OutcomeKind.TIMEOUT,
+    Ending.OUT_OF_MEMORY: OutcomeKind.OUT_OF_MEMORY,
+    Ending.DISK_FULL: OutcomeKind.CRASHED,
+}
 
 
 def verify_submission(context: Components, site: HarnessRunDir, unanswered: OutcomeKind) -> list[Outcome]:
-    """Return one outcome per question asked at `site`.
-
-    `unanswered`: the kind of questions without answer.
-    """
-    keys = read_json(site.keys)
-    task = context.task
-    outcomes = task.verify(
-        site.submission, keys, unanswered, verifier_sandbox.sandbox_command(context) if task.executes else ()
-    )
+    """Return one outcome per question asked at `site`, of the kind `unanswered` without an answer."""
+    keys, task = read_json(site.keys), context.task
+    command = verifier_sandbox.sandbox_command(context) if task.executes else ()
+    outcomes = task.verify(site.submission, keys, unanswered, command)
     if not site.faults.is_file():
         return outcomes
     return correct_outcomes(outcomes, CallFailures.from_json(read_json(site.faults)), keys)
+
+
+def infrastructure_failure(outcomes: Sequence[Outcome]) -> str:
+    """Return how many questions failed for a reason that is not the harness's, and the first one's; else ""."""
+    failed = [outcome for outcome in outcomes if outcome.kind in INFRASTRUCTURE_KINDS]
+    return f"{len(failed)} of {len(outcomes)} {failed[0].kind}: {failed[0].prediction}" if failed else ""
 
 
 def outcomes_of_split(context: Components, outcomes: Sequence[Outcome], split: str) -> list[Outcome]:
@@ -55,7 +58,7 @@ def harness_saw_val_labels(task: Task) -> bool:
     It can then print them, and nothing it prints may reach a proposer.
     """
     secret = {*task.splits()["val"], *task.splits()["test"]}
-    return any(secret.intersection(round_.train) for purpose in ROUND_PURPOSES for round_ in task.rounds(purpose))
+    return any(secret.intersection(round_.train) for purpose in _ROUND_PURPOSES for round_ in task.rounds(purpose))
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -75,48 +78,13 @@ class Execution:
     unanswered: OutcomeKind
     usage: Usage | None  # spent on models; None where the harness could call none
     # Rollouts: the policy's finished calls, in order, by the question's id in the view.
-    sampled: Mapping[str, Sequence[SampledCall]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutionPurpose:
-    """The reason of a run of a harness: whose budget pays, under which name."""
-
-    generation: int  # 0: no generation's budget (the final test)
-    candidate: str
-    name: str  # gate | trial | select | test | rollout
-    adapter: Path | None = None  # of the policy
-    sample: int | None = None  # rollouts: which run over the same questions
-    live: bool = False  # rollouts: the policy as it is in the middle of training
-    temperature: float | None = None
-    seed: str | None = None
-
-    def grant(self, site: HarnessRunDir) -> Grant:
-        """Return what the harness may ask of the gateway. Calls are written to `site`; those of rollouts are not."""
-        return Grant(
-            "target",
-            self.generation,
-            self.candidate,
-            self.name,
-            None if self.name == "rollout" else site.trajectories,
-            sample=self.sample,
-            adapter=self.adapter,
-            live=self.live,
-            temperature=self.temperature,
-            seed=self.seed,
-        )
+    sampled: Mapping[str, Sequence[SampledCall]] = field(default_factory=dict[str, Sequence[SampledCall]])
 
 
 def execute(
-    context: RunContext,
-    purpose: ExecutionPurpose,
-    round_: Fold,
-    site: HarnessRunDir,
-    harness: Path,
-    salt: str,
-    seconds: float,
+    context: RunContext, grant: Grant, round_: Fold, site: HarnessRunDir, harness: Path, salt: str, seconds: float
 ) -> Execution:
-    """Run one harness on the questions of a round.
+    """Run one harness on the questions of a round, with `grant` for its model calls.
 
     `salt` decides ids and order in the view; `seconds` is the deadline. Clears `site` first. Raises ProviderDown or
     BudgetSpent when calls failed for such a reason: nothing can then be said about the harness.
@@ -125,7 +93,8 @@ def execute(
     view = context.task.lay_out(round_, site.view, salt)
     write_json(site.keys, dict(view.keys))
     site.work.mkdir()
-    with _admitted(context, purpose, site) as session:
+    gateway = context.gateway if context.config.calls_model else None
+    with gateway.open_session(grant) if gateway else nullcontext() as session:
         result = context.sandbox.run(
             SandboxJob(
                 harness=harness,
@@ -145,22 +114,28 @@ def execute(
         write_json(site.faults, session.faults().to_json())
     context.task.collect(site.work, site.submission)
     remove_tree(site.view)  # it can be laid out again from the salt
-    failure = describe_failure(result, site.log, quiet=harness_saw_val_labels(context.task)) + _foreign_keys(
-        result, harness
-    )
+    failure = describe_failure(result, site.log, quiet=harness_saw_val_labels(context.task))
+    failure += _foreign_keys(result, harness)
+    kind = _UNANSWERED.get(result.ending, OutcomeKind.NO_ANSWER if result.exit_code == 0 else OutcomeKind.CRASHED)
     if session is None:
-        return Execution(result, failure, _unanswered(result), None)
-    return Execution(result, failure, _unanswered(result), session.usage(), session.sampled)
+        return Execution(result, failure, kind, None)
+    return Execution(result, failure, kind, session.usage(), session.sampled)
 
 
-@contextmanager
-def _admitted(context: RunContext, purpose: ExecutionPurpose, site: HarnessRunDir) -> Iterator["GatewaySession | None"]:
-    gateway = context.gateway if context.config.calls_model else None
-    if gateway is None:
-        yield None
-        return
-    with gateway.open_session(purpose.grant(site)) as session:
-        yield session
+def run_stage_in_job(stage: Callable[..., R], context: RunContext, n: int, *arguments: Any) -> R:
+    """Run a stage in a process of its own, perhaps on another node, which first prepares what the driver has prepared.
+
+    Raises SandboxFailed where this node has no sandbox: that is not the candidate's fault.
+    """
+    context.task.prepare(lambda _: None)
+    try:
+        context.sandbox.check(door=context.config.needs_gateway)
+    except SandboxError as error:
+        raise SandboxFailed(f"{socket.gethostname()}: {error}") from error
+    try:
+        return stage(context, n, *arguments)
+    finally:
+        context.close_gateway()  # it releases what this process reserved of the budget
 
 
 def raise_if_stopped(result: SandboxResult) -> None:
@@ -169,6 +144,15 @@ def raise_if_stopped(result: SandboxResult) -> None:
         raise RunInterrupted
     if result.ending is Ending.NOT_STARTED:
         raise SandboxFailed(result.detail)
+
+
+def write_or_fault(context: RunContext, files: Mapping[str, str], harness: Path) -> str:
+    """Write the harness; return in one line why it cannot be run, or an empty text."""
+    try:
+        write_harness(files, harness, context.task.entry)
+    except FaultyHarness as fault:
+        return str(fault)
+    return environment_fault(context.config, harness)
 
 
 def environment_fault(config: Experiment, harness: Path) -> str:
@@ -189,21 +173,8 @@ def _interpreter(config: Experiment, harness: Path) -> Path | None:
     return environment_python(requirements.read_text(encoding="utf-8"), config.sandbox.allow_installs)
 
 
-def _unanswered(result: SandboxResult) -> OutcomeKind:
-    if result.ending is Ending.TIMEOUT:
-        return OutcomeKind.TIMEOUT
-    if result.ending is Ending.OUT_OF_MEMORY:
-        return OutcomeKind.OUT_OF_MEMORY
-    if result.ending is Ending.DISK_FULL or result.exit_code != 0:
-        return OutcomeKind.CRASHED
-    return OutcomeKind.NO_ANSWER
-
-
 def describe_failure(result: SandboxResult, log: Path, *, quiet: bool = False) -> str:
-    """Explain in one line, for people and proposers, why a program did not end well.
-
-    `quiet`: leave out what it printed. Empty for exit code 0.
-    """
+    """Explain in one line why a program did not end well, without what it printed if `quiet`; empty for exit code 0."""
     if result.ending is Ending.EXITED and result.exit_code == 0:
         return ""
     what = f"exit code {result.exit_code}" if result.ending is Ending.EXITED else result.ending.value.replace("_", " ")
@@ -218,16 +189,13 @@ def _foreign_keys(result: SandboxResult, harness: Path) -> str:
     sources = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(harness.rglob("*.py")))
     named = {name for source in sources for name in re.findall(r"\b[A-Z][A-Z0-9_]*_API_KEY\b", source)}
     foreign = sorted(named - {"OPENAI_API_KEY", "ANTHROPIC_API_KEY"})[:3]
-    if not foreign:
-        return ""
     why = "no key of another cloud is in the sandbox; the gateway speaks OPENAI and ANTHROPIC"
-    return f"; needs {', '.join(foreign)}: {why}"
+    return f"; needs {', '.join(foreign)}: {why}" if foreign else ""
 
 
-def last_log_line(log: Path, longest: int = 200) -> str:
-    """The last line a program printed, made safe for a terminal. The log itself is bounded by the sandbox."""
+def last_log_line(log: Path) -> str:
+    """Return the last line a program printed, made safe for a terminal. The log itself is bounded by the sandbox."""
     if not log.is_file():
         return ""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    last = next((line for line in reversed(lines) if line), "")
-    return "".join(c for c in last[:longest] if unicodedata.category(c)[0] != "C")
+    return strip_control_characters(next((line for line in reversed(lines) if line), "")[:200])

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sia_runner.compute.protocol import ComputeStep
-from sia_runner.experiment import sign_off, stage_job, stages, summary
+from sia_runner.experiment import sign_off, stages
 from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.execution import run_stage_in_job
+from sia_runner.experiment.summary import build_summary, context_markdown
 from sia_runner.experiment.terminal import Display, cost_so_far, resume_line
 from sia_runner.records import Lever, PastGeneration, RunStatus, Stage, Status
 from sia_runner.selection.parents import plateau_reason
@@ -26,7 +28,7 @@ from sia_runner.stage_results import (
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import Journal, find_incumbent, finished_generations, minutes_spent, test_result_of
 from sia_runner.store.lease import RunLease
-from sia_runner.store.run_directory import remove_tree
+from sia_runner.store.run_directory import remove_tree, write_json, write_text
 from sia_runner.wire.grants import BudgetSpent
 
 R = TypeVar("R", bound=StageResult)
@@ -42,10 +44,7 @@ class ExperimentLoop:
         self._journal, self._lease, self._display = journal, lease, display
 
     def __call__(self) -> int:
-        """Run the generations, then the final test, and return the exit code.
-
-        Raises ProviderDown and the other errors that interrupt a run.
-        """
+        """Run the generations, then the final test; return the exit code. Raises the errors that interrupt a run."""
         try:
             status = self._generations()
         except BudgetSpent as error:
@@ -65,27 +64,20 @@ class ExperimentLoop:
             if len(finished) < n and (reason := plateau_reason(self._config.search, to_history(finished))):
                 self._record_stop(n, reason)
                 break
-            if not self._generation(n):
+            earlier = finished[: n - 1]
+            proposal = self._propose(n, earlier)
+            if proposal.lever is Lever.STOP:
+                self._record_stop(n, proposal.rationale)
                 break
+            self._decide(n, self._evaluate(n, proposal, earlier))
             self._publish(RunStatus.RUNNING)
         return RunStatus.COMPLETED
 
     def _minutes_over(self, n: int) -> str:
         """Return why no new candidate may start when `n` is next; empty while time is left, or if `n` has a verdict."""
         limit, minutes = self._config.budget.minutes, minutes_spent(self._journal)
-        if limit is None or minutes < limit or len(finished_generations(self._journal)) >= n:
-            return ""
-        return f"{minutes:.1f} of {limit:g} minutes"
-
-    def _generation(self, n: int) -> bool:
-        """Run one generation. Return False when the proposer wants to stop."""
-        earlier = finished_generations(self._journal)[: n - 1]
-        proposal = self._propose(n, earlier)
-        if proposal.lever is Lever.STOP:
-            self._record_stop(n, proposal.rationale)
-            return False
-        self._decide(n, self._evaluate(n, proposal, earlier))
-        return True
+        over = limit is not None and minutes >= limit and len(finished_generations(self._journal)) < n
+        return f"{minutes:.1f} of {limit:g} minutes" if over else ""
 
     def _propose(self, n: int, earlier: Sequence[GenerationRecord]) -> ProposeResult:
         """Propose a candidate from the `earlier` generations."""
@@ -95,33 +87,14 @@ class ExperimentLoop:
     def _evaluate(self, n: int, proposal: ProposeResult, earlier: Sequence[GenerationRecord]) -> Verdict | None:
         """Sign off, build, gate, run and verify candidate `n`. Return the verdict on one that gets no score.
 
-        None: it has a score on val, and the incumbent of the time of its verdict decides.
+        None: it has a score on val, and the incumbent of the time of its verdict decides. Raises WaitingForApproval.
         """
         if proposal.fault:
             return _no_score(proposal.fault, proposal.unscored)
-        if rejection := self._sign_off(n, proposal, earlier):
-            return Verdict(Status.REJECTED, rejection)
-        built = self._build(n, proposal)
-        if built.fault:
-            return _no_score(built.fault, built.unscored)
-        gate = self._stage(GateResult, n, Stage.GATE, stages.gate)
-        if gate.fault:
-            return _no_score(f"gate: {gate.fault}", gate.unscored)
-        if reason := self._exceeds_minutes(n):
-            return Verdict(Status.UNSCORED, reason)
-        executed = self._stage(RunResult, n, Stage.RUN, stages.run_harness)
-        verified = self._stage(VerifyResult, n, Stage.VERIFY, stages.verify, executed.runs)
-        return _no_score(verified.failure, verified.unscored) if verified.val is None else None
-
-    def _sign_off(self, n: int, proposal: ProposeResult, earlier: Sequence[GenerationRecord]) -> str | None:
-        """Return why a person rejected the plan, else None. Raises WaitingForApproval while nobody has answered."""
-        if not sign_off.needs_sign_off(self._config, proposal.lever):
-            return None
-        key = f"gen_{n}/{Stage.PLAN}"
-        self._once(PlanResult, key, lambda: sign_off.write_plan(self._context, n, earlier))
-        return sign_off.rejection(self._journal, n)
-
-    def _build(self, n: int, proposal: ProposeResult) -> BuildResult:
+        if sign_off.needs_sign_off(self._config, proposal.lever):
+            self._once(PlanResult, f"gen_{n}/{Stage.PLAN}", lambda: sign_off.write_plan(self._context, n, earlier))
+            if rejection := sign_off.rejection(self._journal, n):
+                return Verdict(Status.REJECTED, rejection)
         folder = self._run.generation(n)
         with self._display.following(folder.path / "training.log"):
             if proposal.lever is Lever.HARNESS:  # only writes a few files
@@ -130,23 +103,28 @@ class ExperimentLoop:
                 built = self._stage(BuildResult, n, Stage.BUILD, stages.build, kind=Stage.TRAIN)
         for scratch in (folder.training, folder.rollouts):  # the journaled build needs no checkpoints
             remove_tree(scratch)
-        return built
+        if built.fault:
+            return _no_score(built.fault, built.unscored)
+        gate = self._stage(GateResult, n, Stage.GATE, stages.gate)
+        if gate.fault:
+            return _no_score(f"gate: {gate.fault}", gate.unscored)
+        limit, minutes = self._config.budget.generation.minutes, minutes_spent(self._journal, n)
+        if limit is not None and minutes >= limit:
+            reason = f"budget.generation.minutes={limit:g} was spent before the run: {minutes:.1f} minutes"
+            return Verdict(Status.UNSCORED, reason)
+        executed = self._stage(RunResult, n, Stage.RUN, stages.run_harness)
+        verified = self._stage(VerifyResult, n, Stage.VERIFY, stages.verify, executed.runs)
+        return _no_score(verified.failure, verified.unscored) if verified.val is None else None
 
-    def _exceeds_minutes(self, n: int) -> str:
-        limit = self._config.budget.generation.minutes
-        minutes = minutes_spent(self._journal, n)
-        if limit is None or minutes < limit:
-            return ""
-        return f"budget.generation.minutes={limit:g} was spent before the run: {minutes:.1f} minutes"
-
-    def _decide(self, n: int, given: Verdict | None) -> None:
-        """Record the verdict on candidate `n`; None: compare it with the incumbent of all generations before it."""
+    def _decide(self, n: int, without_score: Verdict | None) -> None:
+        """Record the verdict on candidate `n`; one with a score is compared with the incumbent of that time."""
         before = finished_generations(self._journal)[: n - 1]
-
-        def decide() -> Verdict:
-            return given or stages.decide(self._context, n, find_incumbent(before))
-
-        if self._once(Verdict, f"gen_{n}/{Stage.ACCEPT}", decide).accepted:
+        verdict = self._once(
+            Verdict,
+            f"gen_{n}/{Stage.ACCEPT}",
+            lambda: without_score or stages.decide(self._context, n, find_incumbent(before)),
+        )
+        if verdict.accepted:
             self._run.link_best(n)
         self._display.show_generation(finished_generations(self._journal)[n - 1], before)
 
@@ -156,15 +134,9 @@ class ExperimentLoop:
         best = find_incumbent(generations)
         if best is None or not self._context.task.has_test:
             return
-        baseline = next((g for g in generations[:1] if g.val is not None), None)
-        self._test_once(best)
-        if baseline is not None and baseline.n != best:
-            self._test_once(baseline.n)
-
-    def _test_once(self, n: int) -> None:
-        key = f"{Stage.TEST}/gen_{n}"
-        with self._display.stage(Stage.TEST, f"generation {n}"):
-            self._once(TestResult, key, lambda: self._call(key, Stage.TEST, stages.final_test, n))
+        first = generations[0]
+        for n in [best, first.n] if first.val is not None and first.n != best else [best]:
+            self._stage(TestResult, n, Stage.TEST, stages.final_test)
 
     def _close(self, status: RunStatus) -> int:
         """Record how the run ended and publish its summary; return the exit code."""
@@ -186,26 +158,24 @@ class ExperimentLoop:
         self, result: type[R], n: int, stage: Stage, work: Callable[..., R], *arguments: Any, kind: Stage | None = None
     ) -> R:
         """Run a stage of generation `n`, as a job where the configuration says so, or read its result."""
-        key = f"gen_{n}/{stage}"
-        with self._display.stage(stage, f"generation {n} of {self._config.max_gen}"):
-            return self._once(result, key, lambda: self._call(key, kind or stage, work, n, *arguments))
+        test, job_kind = stage is Stage.TEST, kind or stage
+        key = f"{stage}/gen_{n}" if test else f"gen_{n}/{stage}"
+        step = ComputeStep(
+            key=key,
+            kind=job_kind.value,
+            folder=self._run.job(key),
+            submitted=self._journal.job(key),
+            note=lambda job: self._record_job(key, job_kind, job),
+            say=self._display.say,
+            entry=run_stage_in_job,
+            progress=self._run.generation(n).training if job_kind is Stage.TRAIN else None,
+        )
+        with self._display.stage(stage, f"generation {n}" if test else f"generation {n} of {self._config.max_gen}"):
+            return self._once(result, key, lambda: self._context.compute.call(step, work, self._context, n, *arguments))
 
     def _once(self, result: type[R], key: str, work: Callable[[], R]) -> R:
         self._lease.check()
         return result.from_json(self._journal.once(key, lambda: work().to_json()))
-
-    def _call(self, key: str, kind: Stage, work: Callable[..., R], n: int, *arguments: Any) -> R:
-        step = ComputeStep(
-            key=key,
-            kind=kind.value,
-            folder=self._run.job(key),
-            submitted=self._journal.job(key),
-            note=lambda job: self._record_job(key, kind, job),
-            say=self._display.say,
-            entry=stage_job.run_stage_in_job,
-            progress=self._run.generation(n).training if kind is Stage.TRAIN else None,
-        )
-        return self._context.compute.call(step, work, self._context, n, *arguments)
 
     def _record_job(self, key: str, kind: Stage, job: str) -> None:
         self._lease.check()
@@ -226,36 +196,28 @@ class ExperimentLoop:
 
     def _publish(self, status: RunStatus) -> None:
         """Write the summary, and show it to the tracker and on the screen."""
-        state = summary.build_summary(self._context, self._journal, status)
-        summary.write_summary(self._run, state)
+        state = build_summary(self._context, self._journal, status)
+        write_json(self._run.summary, state)
+        write_json(self._run.path / "usage.json", state["usage"])
+        write_text(self._run.context, context_markdown(state))
         self._context.tracker.update(self._run.path, state)
         if status is RunStatus.RUNNING:
             self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), self._config.budget))
         else:
             self._display.show_summary(state, self._run.path)
 
-    def interrupted(self) -> int:
-        """Record the interruption in the journal and on the screen, and return the exit code.
+    def interrupted(self, *, waits: bool = False) -> int:
+        """Record the interruption in the journal and on the screen, or there only on a full disk; return the exit code.
 
-        On a full disk it is shown on the screen only; nothing is lost, because the run can still be resumed.
+        A run that `waits` for a person's approval was not cut off: its journal holds nothing of the wait but the plan.
         """
         try:
-            self._journal.append("interrupted")
+            if not waits:
+                self._journal.append("interrupted")
             self._publish(RunStatus.INTERRUPTED)
         except OSError as error:
             self._display.say(f"the summary could not be written: {error}")
             self._display.say(resume_line(self._run.path))
-        return INTERRUPTED
-
-    def wait_for_approval(self) -> int:
-        """Publish that the run waits for a person's approval, and return the exit code.
-
-        No step was cut off, and the journal holds nothing of the wait except the plan.
-        """
-        try:
-            self._publish(RunStatus.INTERRUPTED)
-        except OSError as error:
-            self._display.say(f"the summary could not be written: {error}")
         return INTERRUPTED
 
 

@@ -1,7 +1,4 @@
-"""Makes one generation's proposal: decides between weights and harness, and asks the proposer.
-
-The proposer is asked once, or several times in parallel, of which the best on dev questions is taken.
-"""
+"""Makes one generation's proposal: decides between weights and harness, and asks the proposer once or in parallel."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig, allowed_algorithms
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence.folder import write_evidence
@@ -23,23 +19,19 @@ from sia_runner.experiment.weights.decision import (
 )
 from sia_runner.experiment.workbench import ProposalWorkbench
 from sia_runner.proposers.protocol import Brief, WeightsLever
-from sia_runner.records import Json, Lever, PastGeneration, Proposal, Trial
+from sia_runner.records import Json, Lever, PastGeneration, Proposal
 from sia_runner.selection.parents import choose_parent
 from sia_runner.store.journal import weights_plan_rejected
-from sia_runner.store.run_directory import RunDir, remove_tree
+from sia_runner.store.run_directory import remove_tree
 from sia_runner.system import run_parallel
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalResult:
-    """A proposal.
-
-    `siblings` lists every parallel proposal with its dev value, in order; empty for a single one. `fault` is one line
-    when the proposer failed.
-    """
+    """A proposal, and the parallel ones with their dev values, if any; `fault` is one line when the proposer failed."""
 
     proposal: Proposal
-    siblings: list[Json] = field(default_factory=list)
+    siblings: list[Json] = field(default_factory=list[Json])
     fault: str = ""
 
 
@@ -48,213 +40,172 @@ def failed_proposal(reason: str, evidence: Mapping[str, Any] | None = None) -> P
     return ProposalResult(Proposal(Lever.HARNESS, reason, title="no proposal", evidence=evidence or {}), fault=reason)
 
 
-def can_train_weights(context: RunContext) -> bool:
-    """Return whether the proposer can use the weights lever.
+@dataclass(frozen=True, slots=True)
+class ProposalStep:
+    """The making of generation `n`'s proposal, from the history and the incumbent that count for it."""
 
-    Parallel proposals cannot: untrained weights cannot be compared on dev.
-    """
-    width = context.config.search.proposals_per_generation
-    return width == 1 and getattr(context.proposer, "pulls_weights", False)
+    context: RunContext
+    n: int
+    history: Sequence[PastGeneration]
+    incumbent: int | None
 
+    def propose(self) -> ProposalResult:
+        """Propose the weights lever where it is due, or where the proposer has nothing left; else ask the proposer.
 
-def ask_proposer(
-    context: RunContext,
-    n: int,
-    history: Sequence[PastGeneration],
-    incumbent: int | None,
-    weights_turn: LeverDecision,
-) -> ProposalResult:
-    """Ask for one proposal, or for several of which the best is returned.
+        A proposer that can use the weights lever is told that it is due, and decides. The guarantee of
+        `lever.latest_fraction` always holds.
+        """
+        context, n, incumbent = self.context, self.n, self.incumbent
+        lever = decide_lever(context.config, self.history, n, incumbent)
+        untrained: Json = {}
+        if incumbent and (lever.guaranteed or (lever.due_reason and not self._can_train)):
+            decision = decide_training(context, n, incumbent, lever.due_reason)
+            if decision.algorithm:
+                return ProposalResult(self._training(incumbent, decision.algorithm, decision))
+            untrained, lever = decision.evidence, replace(lever, left_alone=decision.reason)
+        proposed = self._ask(lever)
+        proposal, trainable = proposed.proposal, context.config.trainer.kind != "none"
+        if proposal.lever is Lever.STOP and trainable and incumbent and not weights_plan_rejected(self.history):
+            why = proposal.rationale
+            decision = decide_training(context, n, incumbent, f"the proposer has nothing left to try: {why}")
+            if decision.algorithm:
+                return ProposalResult(self._training(incumbent, decision.algorithm, decision))
+            rationale = f"{why}; nor can the weights be trained: {decision.reason}"
+            return replace(proposed, proposal=replace(proposal, rationale=rationale, evidence=decision.evidence))
+        if proposal.trains_weights:
+            proposed = self._checked_training(proposed, lever.due_reason)
+        elif lever.due_reason:
+            proposed = replace(proposed, proposal=replace(proposal, evidence={"due": lever.due_reason}))
+        evidence = {**untrained, **proposed.proposal.evidence}
+        return replace(proposed, proposal=replace(proposed.proposal, evidence=evidence))
 
-    Each sibling works in its own folder, on evidence about the candidate that it extends.
-    """
-    config = context.config
-    # generation 1 has one: there is no evidence yet to choose between first harnesses
-    width = config.search.proposals_per_generation if n > 1 else 1
-    better = context.task.higher_is_better
+    @property
+    def _can_train(self) -> bool:
+        """True if the proposer can use the weights lever; not in parallel: untrained weights have no dev value."""
+        config = self.context.config
+        return (
+            config.trainer.kind != "none"
+            and config.search.proposals_per_generation == 1
+            and getattr(self.context.proposer, "pulls_weights", False)
+        )
 
-    def parent(sibling: int) -> int | None:
+    def _training(self, incumbent: int, algorithm: AlgorithmConfig, decision: TrainingDecision) -> Proposal:
+        """Return the proposal to train on the incumbent's unchanged harness."""
+        return Proposal(
+            Lever.WEIGHTS,
+            decision.reason,
+            files=read_harness(self.context.run.generation(incumbent).harness),
+            title=f"{algorithm.name} on rollouts",
+            algorithm=algorithm.algorithm,
+            overrides=algorithm.model_dump(mode="json"),
+            parent=incumbent,
+            evidence=decision.evidence,
+        )
+
+    def _checked_training(self, proposed: ProposalResult, due_reason: str) -> ProposalResult:
+        """Return a weights update that the proposer chose; it is measured first, like any other."""
+        context, proposal = self.context, proposed.proposal
+        if proposal.parent is None or not self._can_train:
+            return failed_proposal(f"lever {proposal.lever.value} was proposed where the harness is the only one")
+        decision = check_proposed_training(context, self.n, proposal.parent, proposal, due_reason)
+        if decision.algorithm is None:
+            return failed_proposal(f"the weights were not trained: {decision.reason}", decision.evidence)
+        unchanged = dict(proposal.files) == read_harness(context.run.generation(proposal.parent).harness)
+        settled = replace(
+            proposal,
+            lever=Lever.WEIGHTS if unchanged else Lever.BOTH,
+            algorithm=decision.algorithm.algorithm,
+            overrides=decision.algorithm.model_dump(mode="json"),
+            rationale=f"{proposal.rationale}\n\n{decision.reason}",
+            evidence=decision.evidence,
+        )
+        return replace(proposed, proposal=settled)
+
+    def _ask(self, lever: LeverDecision) -> ProposalResult:
+        """Ask for one proposal, or for several, each in its own folder, of which the best is returned."""
+        search, generation = self.context.config.search, self.context.run.generation(self.n)
+        # generation 1 has one: there is no evidence yet to choose between first harnesses
+        width = search.proposals_per_generation if self.n > 1 else 1
+        if width == 1:
+            # proposals in progress share most of the history and should differ: this is its index among them
+            index = 0 if self.n == 1 else (self.n - 2) % search.parallel_candidates
+            return ProposalResult(self._ask_once(index, self._parent(0), generation.path, lever))
+        return self._best_sibling(
+            run_parallel(
+                lambda k: self._ask_once(k, self._parent(k), generation.sibling(k), lever), range(width), width
+            )
+        )
+
+    def _parent(self, sibling: int) -> int | None:
+        config, better = self.context.config, self.context.task.higher_is_better
         return choose_parent(
-            context.config.search,
-            history,
-            incumbent,
-            seed=context.config.seed,
-            n=n,
+            config.search,
+            self.history,
+            self.incumbent,
+            seed=config.seed,
+            n=self.n,
             sibling=sibling,
             higher_is_better=better,
         )
 
-    parents = [parent(sibling) for sibling in range(width)]
+    def _ask_once(self, sibling: int, parent: int | None, folder: Path, lever: LeverDecision) -> Proposal:
+        context, n = self.context, self.n
+        folder.mkdir(parents=True, exist_ok=True)
+        evidence = folder / "evidence" if n > 1 else None
+        if evidence:
+            left_alone = lever.left_alone
+            write_evidence(context, n, self.history, self.incumbent, parent, evidence, left_alone=left_alone)
+        brief = Brief(
+            n=n,
+            max_gen=context.config.max_gen,
+            evidence=evidence,
+            history=tuple(self.history),
+            incumbent=self.incumbent,
+            higher_is_better=context.task.higher_is_better,
+            parent=parent,
+            weights=self._weights_lever(lever.due_reason) if parent and self._can_train else None,
+            sibling=sibling,
+        )
+        proposal = context.proposer.propose(brief, ProposalWorkbench(context, n, folder, parent))
+        return replace(proposal, parent=parent, evidence={})
 
-    def ask_sibling(sibling: int) -> Proposal:
-        return _ask_once(context, n, history, incumbent, parents[sibling % width], sibling, width, weights_turn)
+    def _weights_lever(self, due_reason: str) -> WeightsLever:
+        from sia_runner.selection.algorithm_choice import algorithm_purpose
 
-    if width == 1:
-        return ProposalResult(ask_sibling(_parallel_index(config, n)))
-    return _best_sibling(context, n, run_parallel(ask_sibling, range(width), width))
+        allowed = allowed_algorithms(self.context.config.trainer).items()
+        purposes = {
+            name: algorithm_purpose(config.algorithm) or "an algorithm of the user's own" for name, config in allowed
+        }
+        return WeightsLever(purposes, due_reason)
 
-
-def _parallel_index(config: Experiment, n: int) -> int:
-    """Return this proposal's index among those in progress: they share most of the history and should differ."""
-    return 0 if n == 1 else (n - 2) % config.search.parallel_candidates
-
-
-def _ask_once(
-    context: RunContext,
-    n: int,
-    history: Sequence[PastGeneration],
-    incumbent: int | None,
-    parent: int | None,
-    sibling: int,
-    width: int,
-    weights_turn: LeverDecision,
-) -> Proposal:
-    generation = context.run.generation(n)
-    folder = generation.path if width == 1 else generation.desk(sibling)
-    folder.mkdir(parents=True, exist_ok=True)
-    evidence_folder: Path | None = None
-    if n > 1:
-        evidence_folder = folder / "evidence"
-        write_evidence(context, n, history, incumbent, parent, evidence_folder, left_alone=weights_turn.left_alone)
-    brief = Brief(
-        n=n,
-        max_gen=context.config.max_gen,
-        evidence=evidence_folder,
-        history=tuple(history),
-        incumbent=incumbent,
-        higher_is_better=context.task.higher_is_better,
-        parent=parent,
-        weights=_weights_lever(context, weights_turn) if parent else None,
-        sibling=sibling,
-    )
-    proposal = context.proposer.propose(brief, ProposalWorkbench(context, n, folder, parent))
-    return replace(proposal, parent=parent, evidence={})
-
-
-def _weights_lever(context: RunContext, weights_turn: LeverDecision) -> WeightsLever | None:
-    """Return the weights lever for the proposer; None where it may not use it."""
-    if context.config.trainer.kind == "none" or not can_train_weights(context):
-        return None
-    from sia_runner.selection.algorithm_choice import algorithm_purpose
-
-    return WeightsLever(
-        {
-            name: algorithm_purpose(algorithm.algorithm) or "an algorithm of the user's own"
-            for name, algorithm in allowed_algorithms(context.config.trainer).items()
-        },
-        weights_turn.due_reason,
-    )
-
-
-def _best_sibling(context: RunContext, n: int, proposals: Sequence[Proposal]) -> ProposalResult:
-    """Return the best proposal by dev value; a tie goes to the first. STOP wins only where every sibling stops."""
-    candidates = [index for index, proposal in enumerate(proposals) if proposal.lever is not Lever.STOP]
-    if not candidates:
-        return ProposalResult(proposals[0])
-    trials = {k: _trial_of(context, n, proposals[k]) for k in candidates}
-    sign = 1 if context.task.higher_is_better else -1
-    best = max(candidates, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
-    siblings = [_sibling_record(proposals[k], trials.get(k), k == best) for k in range(len(proposals))]
-    generation = context.run.generation(n)
-    remove_tree(generation.evidence)
-    shutil.copytree(generation.desk(best) / "evidence", generation.evidence, symlinks=True)
-    return ProposalResult(proposals[best], siblings)
-
-
-def _trial_of(context: RunContext, n: int, proposal: Proposal) -> Trial:
-    bench = ProposalWorkbench(context, n, context.run.generation(n).path, proposal.parent)
-    return bench.try_out([proposal.files], share=1.0)[0]
-
-
-def _sibling_record(proposal: Proposal, trial: Trial | None, is_best: bool) -> Json:
-    return {
-        "title": proposal.title,
-        "rationale": proposal.rationale,
-        "parent": proposal.parent,
-        "dev": trial.value if trial and not trial.failure else None,
-        "n": trial.n if trial else 0,
-        "failure": trial.failure if trial else "",
-        "chosen": is_best,
-    }
-
-
-def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incumbent: int | None) -> ProposalResult:
-    """Propose the weights lever where it is due, or where the proposer has nothing left; else ask the proposer.
-
-    A proposer that can use the weights lever is told that it is due, and decides. The guarantee of
-    `lever.latest_fraction` always holds.
-    """
-    weights_turn = decide_lever(context.config, history, n, incumbent)
-    untrained: Json = {}
-    if incumbent and (weights_turn.guaranteed or (weights_turn.due_reason and not can_train_weights(context))):
-        decision = decide_training(context, n, incumbent, weights_turn.due_reason)
-        if decision.algorithm:
-            return _weights_proposal(context.run, incumbent, decision, decision.algorithm)
-        untrained, weights_turn = decision.evidence, replace(weights_turn, left_alone=decision.reason)
-    proposed = _proposer_choice(context, n, history, incumbent, weights_turn)
-    stopped = proposed.proposal.lever is Lever.STOP
-    if stopped and context.config.trainer.kind != "none" and incumbent and not weights_plan_rejected(history):
-        return _train_instead_of_stopping(context, n, incumbent, proposed)
-    return _with_evidence(proposed, {**untrained, **proposed.proposal.evidence})
-
-
-def _train_instead_of_stopping(context: RunContext, n: int, incumbent: int, stopped: ProposalResult) -> ProposalResult:
-    """Train the weights instead of stopping for lack of harnesses, where the rules allow it."""
-    why = stopped.proposal.rationale
-    decision = decide_training(context, n, incumbent, f"the proposer has nothing left to try: {why}")
-    if decision.algorithm:
-        return _weights_proposal(context.run, incumbent, decision, decision.algorithm)
-    rationale = f"{why}; nor can the weights be trained: {decision.reason}"
-    return replace(stopped, proposal=replace(stopped.proposal, rationale=rationale, evidence=decision.evidence))
-
-
-def _with_evidence(proposed: ProposalResult, evidence: Mapping[str, Any]) -> ProposalResult:
-    return replace(proposed, proposal=replace(proposed.proposal, evidence=evidence))
-
-
-def _weights_proposal(
-    run: RunDir, incumbent: int, decision: TrainingDecision, algorithm: AlgorithmConfig
-) -> ProposalResult:
-    """Return the proposal to train on the incumbent's unchanged harness."""
-    proposal = Proposal(
-        Lever.WEIGHTS,
-        decision.reason,
-        files=read_harness(run.generation(incumbent).harness),
-        title=f"{algorithm.name} on rollouts",
-        algorithm=algorithm.algorithm,
-        overrides=algorithm.model_dump(mode="json"),
-        parent=incumbent,
-        evidence=decision.evidence,
-    )
-    return ProposalResult(proposal)
-
-
-def _proposer_choice(
-    context: RunContext,
-    n: int,
-    history: Sequence[PastGeneration],
-    incumbent: int | None,
-    weights_turn: LeverDecision,
-) -> ProposalResult:
-    """Return the proposer's choice. A weights update that it chose is measured first, like any other."""
-    proposed = ask_proposer(context, n, history, incumbent, weights_turn)
-    proposal = proposed.proposal
-    if not proposal.trains_weights:
-        return _with_evidence(proposed, {"due": weights_turn.due_reason} if weights_turn.due_reason else {})
-    if proposal.parent is None or not can_train_weights(context) or context.config.trainer.kind == "none":
-        return failed_proposal(f"lever {proposal.lever.value} was proposed where the harness is the only one")
-    decision = check_proposed_training(
-        context, n, proposal.parent, proposal.files, proposal.algorithm, weights_turn.due_reason
-    )
-    if decision.algorithm is None:
-        return failed_proposal(f"the weights were not trained: {decision.reason}", decision.evidence)
-    unchanged = dict(proposal.files) == read_harness(context.run.generation(proposal.parent).harness)
-    settled = replace(
-        proposal,
-        lever=Lever.WEIGHTS if unchanged else Lever.BOTH,
-        algorithm=decision.algorithm.algorithm,
-        overrides=decision.algorithm.model_dump(mode="json"),
-        rationale=f"{proposal.rationale}\n\n{decision.reason}",
-        evidence=decision.evidence,
-    )
-    return replace(proposed, proposal=settled)
+    def _best_sibling(self, proposals: Sequence[Proposal]) -> ProposalResult:
+        """Return the best proposal by dev value; a tie goes to the first. STOP wins only where every sibling stops."""
+        context, generation = self.context, self.context.run.generation(self.n)
+        trials = {
+            k: ProposalWorkbench(context, self.n, generation.path, proposal.parent).try_out(
+                [proposal.files], share=1.0
+            )[0]
+            for k, proposal in enumerate(proposals)
+            if proposal.lever is not Lever.STOP
+        }
+        if not trials:
+            return ProposalResult(proposals[0])
+        sign = 1 if context.task.higher_is_better else -1
+        best = max(trials, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
+        siblings: list[Json] = []
+        for k, proposal in enumerate(proposals):
+            trial = trials.get(k)
+            siblings.append(
+                {
+                    "title": proposal.title,
+                    "rationale": proposal.rationale,
+                    "parent": proposal.parent,
+                    "dev": trial.value if trial and not trial.failure else None,
+                    "n": trial.n if trial else 0,
+                    "failure": trial.failure if trial else "",
+                    "chosen": k == best,
+                }
+            )
+        remove_tree(generation.evidence)
+        shutil.copytree(generation.sibling(best) / "evidence", generation.evidence, symlinks=True)
+        return ProposalResult(proposals[best], siblings)

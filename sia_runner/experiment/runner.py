@@ -10,11 +10,10 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -34,18 +33,24 @@ from sia_runner.records import Json, Stage
 from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.lease import LeaseHeldError, RunLease
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of, write_json, write_text
-from sia_runner.tasks.protocol import Task, TaskError
+from sia_runner.tasks.protocol import TaskError
 from sia_runner.wire.grants import ProviderDown
 
-LOCKED_PACKAGES = (
+_LOCKED_PACKAGES = (
     "hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "scikit-learn", "rich", "filelock",
     "litellm", "aiohttp", "openai", "anthropic", "chess", "torch", "transformers", "peft", "trl", "accelerate"
 )  # fmt: skip
+_DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
+RESUMABLE_KEYS = ("max_gen", "budget.", "compute.")  # the overrides allowed beside resume=
+_stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
-def lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
+def _lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
     """Return the content of lock.json: versions, hashes, seeds and the machine."""
-    config, sandbox = context.config, context.sandbox
+    config, sandbox, policy = context.config, context.sandbox, None
+    if config.has_policy and context.gateway:
+        engine = context.gateway.policy()
+        policy = {"base": engine.base_id, "sha256": engine.base_sha256}  # for comparing runs
     return {
         "sia_runner": __version__,
         "git": _git_revision(),
@@ -54,35 +59,12 @@ def lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "packages": {name: version for name in LOCKED_PACKAGES if (version := _package_version(name))},
+        "packages": {name: version for name in _LOCKED_PACKAGES if (version := _package_version(name))},
         "data": context.task.data_hashes(),
-        "policy": _policy_base(context),
-        "sandbox": {
-            "name": sandbox.name,
-            **sandbox.versions(),
-            "gaps": sandbox.gaps(door=config.needs_gateway),
-        },
+        "policy": policy,
+        "sandbox": {"name": sandbox.name, **sandbox.versions(), "gaps": sandbox.gaps(door=config.needs_gateway)},
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
-
-
-def _policy_base(context: RunContext) -> dict[str, str] | None:
-    """Return id and hash of the base that the harness calls, for comparing runs; None without a policy."""
-    gateway = context.gateway
-    if gateway is None or not context.config.has_policy:
-        return None
-    engine = gateway.policy()
-    return {"base": engine.base_id, "sha256": engine.base_sha256}
-
-
-def check_data(context: RunContext, locked: Json) -> None:
-    """Raise RunError unless the data is the same as when the run began."""
-    hashes = context.task.data_hashes()
-    changed = sorted(name for name in {*hashes, *locked["data"]} if hashes.get(name) != locked["data"].get(name))
-    if changed:
-        raise RunDirectoryError(
-            f"the data changed since the run began ({', '.join(changed)}); a resumed run needs the same data"
-        )
 
 
 def _package_version(name: str) -> str | None:
@@ -105,22 +87,16 @@ def _git_revision() -> str | None:
     return process.stdout.strip() or None
 
 
-_DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
-
-
 def check_dashboard(config: Experiment) -> None:
-    """Raise RunError where the dashboard is requested but its packages are missing."""
-    missing = [name for name in _DASHBOARD_PACKAGES if importlib.util.find_spec(name) is None] if config.web else []
-    if missing:
-        raise RunDirectoryError(f"web=true needs {missing[0]}: pip install 'sia-runner[web]'; or web=false")
+    """Raise RunDirectoryError where the dashboard is requested but its packages are missing."""
+    for name in _DASHBOARD_PACKAGES if config.web else ():
+        if importlib.util.find_spec(name) is None:
+            raise RunDirectoryError(f"web=true needs {name}: pip install 'sia-runner[web]'; or web=false")
 
 
 @contextmanager
-def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) -> Iterator[None]:
-    """Start the dashboard of the run and pass its address to `say`.
-
-    The address contains a token that the harnesses of the run do not know. Problems are reported, and the run goes on.
-    """
+def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) -> Generator[None]:
+    """Start the dashboard of the run and pass its address, with a token in it, to `say`; report problems, and go on."""
     if not config.web:
         yield
         return
@@ -128,7 +104,12 @@ def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) 
     process = subprocess.Popen(
         command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    reader = threading.Thread(target=_forward_lines, args=(process.stdout, say), daemon=True)
+
+    def forward_lines() -> None:
+        for line in process.stdout or ():
+            say(line.rstrip())
+
+    reader = threading.Thread(target=forward_lines, daemon=True)
     reader.start()
     try:
         yield
@@ -137,15 +118,6 @@ def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) 
             process.stdin.close()  # this ends it; the reader thread closes its output
         process.wait()
         reader.join()
-
-
-def _forward_lines(lines: Iterable[str] | None, say: Callable[[str], None]) -> None:
-    for line in lines or ():
-        say(line.rstrip())
-
-
-RESUMABLE_KEYS = ("max_gen", "budget.", "compute.")  # the overrides allowed beside resume=
-_stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
 def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int:
@@ -168,8 +140,8 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
 def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffAnswer | None = None) -> int:
     """Continue a run at the step that was cut off, and return its exit code.
 
-    `overrides` may name only what RESUMABLE lists. `answer` replies to the plan that waits for approval.
-    Raises RunError when no plan waits.
+    `answer` replies to the plan that waits for approval. Raises RunDirectoryError when no plan waits, and for
+    overrides other than RESUMABLE_KEYS.
     """
     run = RunDir(folder)
     if not run.config.is_file():
@@ -196,19 +168,16 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
         earlier = [text for entry in JournalReader(run.journal).of("resumed") for text in entry["overrides"]]
     for override in [*migrate_overrides(earlier), *overrides]:
         key, _, value = override.partition("=")
-        _set_key(composed, key.split("."), yaml.safe_load(value), override)
+        if renamed_key(key) != key:
+            raise RunDirectoryError(f"{override}: renamed; use {renamed_key(key)}=…")
+        *sections, name = key.split(".")
+        tree: Json = composed
+        for section in sections:
+            tree = tree.get(section, {})
+        if name not in tree:
+            raise RunDirectoryError(f"{override}: no such key; there is: {', '.join(tree)}")
+        tree[name] = yaml.safe_load(value)
     return check_experiment(composed)
-
-
-def _set_key(tree: Json, path: list[str], value: Any, override: str) -> None:
-    key = ".".join(path)
-    if renamed_key(key) != key:
-        raise RunDirectoryError(f"{override}: renamed; use {renamed_key(key)}=…")
-    for key in path[:-1]:
-        tree = tree.get(key, {})
-    if path[-1] not in tree:
-        raise RunDirectoryError(f"{override}: no such key; there is: {', '.join(tree)}")
-    tree[path[-1]] = value
 
 
 def _prepare(context: RunContext) -> None:
@@ -227,7 +196,10 @@ def _prepare(context: RunContext) -> None:
     verifier_sandbox.check_gpu(config, here=not context.compute.apart)
     context.task.prepare(lambda text: print(text, flush=True))
     if config.trainer.kind != "none":
-        _check_rollouts(context.task)
+        task, units = context.task, context.task.splits()["rollout"]
+        if not units:
+            raise TaskError(f"task={task.name} has no rollout questions to train on; allowed with it: trainer=none")
+        task.rounds("rollout", units=units[:1])  # raises TaskError for a metric of all questions together
     if gateway and config.has_policy and not context.compute.apart:
         gateway.policy()  # load it now: the time must not count for the first harness
 
@@ -248,59 +220,43 @@ def stage_kinds(config: Experiment) -> list[Stage]:
     return kinds if config.trainer.kind == "none" else [*kinds, Stage.TRAIN]
 
 
-def _check_rollouts(task: Task) -> None:
-    """Raise TaskError where nothing can be rewarded: no rollout questions, or a metric of all questions together."""
-    units = task.splits()["rollout"]
-    if not units:
-        raise TaskError(f"task={task.name} has no rollout questions to train on; allowed with it: trainer=none")
-    task.rounds("rollout", units=units[:1])
-
-
 def _carry_out(
-    context: RunContext,
-    lease: RunLease,
-    overrides: Sequence[str],
-    answer: sign_off.SignOffAnswer | None = None,
+    context: RunContext, lease: RunLease, overrides: Sequence[str], answer: sign_off.SignOffAnswer | None = None
 ) -> int:
     config, run = context.config, context.run
     journal = Journal(run.journal)
     try:
         _open_journal(context, journal, overrides)
         if answer:
-            sign_off.append_answer(journal, sign_off.check_waiting(run, journal), answer)
+            sign_off.append_answer(run, journal, answer)
         with Display(config.max_gen) as display, _signals(), live_dashboard(config, run, display.say):
             for gap in context.sandbox.gaps(door=config.needs_gateway):
                 display.say(f"sandbox {context.sandbox.name} leaves open: {gap}")
-            loop = _loop_class(config)(context, journal, lease, display)
-            return _run_loop(loop, journal, display)
+            loop_class = ExperimentLoop if config.search.parallel_candidates == 1 else ConcurrentLoop
+            return _run_loop(loop_class(context, journal, lease, display), journal, display)
     finally:
         context.close_gateway()  # or another run of this process would keep the weights in memory
         journal.close()
         context.tracker.close()
 
 
-def _loop_class(config: Experiment) -> type[ExperimentLoop]:
-    return ExperimentLoop if config.search.parallel_candidates == 1 else ConcurrentLoop
-
-
 def _open_journal(context: RunContext, journal: Journal, overrides: Sequence[str]) -> None:
-    run = context.run
-    if any(journal.of("began")):
-        began = next(journal.of("began"))
-        if sha256_of(run.lock) != began["lock_sha256"]:
-            raise RunDirectoryError(f"{run.lock} was changed since the run began")
-        check_data(context, read_json(run.lock))
-        current = lock_content(context, overrides)
-        journal.append(
-            "resumed",
-            overrides=list(overrides),
-            packages=current["packages"],
-            host=current["host"],
-            sandbox=current["sandbox"],
-        )
+    run, began = context.run, next(journal.of("began"), None)
+    if began is None:
+        write_json(run.lock, _lock_content(context, overrides))
+        journal.append("began", config_sha256=sha256_of(run.config), lock_sha256=sha256_of(run.lock))
         return
-    write_json(run.lock, lock_content(context, overrides))
-    journal.append("began", config_sha256=sha256_of(run.config), lock_sha256=sha256_of(run.lock))
+    if sha256_of(run.lock) != began["lock_sha256"]:
+        raise RunDirectoryError(f"{run.lock} was changed since the run began")
+    hashes, locked = context.task.data_hashes(), read_json(run.lock)["data"]
+    changed = sorted(name for name in {*hashes, *locked} if hashes.get(name) != locked.get(name))
+    if changed:
+        raise RunDirectoryError(
+            f"the data changed since the run began ({', '.join(changed)}); a resumed run needs the same data"
+        )
+    current = _lock_content(context, overrides)
+    resumed = {key: current[key] for key in ("overrides", "packages", "host", "sandbox")}
+    journal.append("resumed", **resumed)
 
 
 def _run_loop(loop: ExperimentLoop, journal: Journal, display: Display) -> int:
@@ -309,7 +265,7 @@ def _run_loop(loop: ExperimentLoop, journal: Journal, display: Display) -> int:
     except (KeyboardInterrupt, RunInterrupted):
         return loop.interrupted()
     except sign_off.WaitingForApproval:
-        return loop.wait_for_approval()
+        return loop.interrupted(waits=True)
     except LeaseHeldError as error:  # another process continues this run: write nothing more
         display.say(f"stopped: {error}")
         return INTERRUPTED
@@ -327,7 +283,7 @@ def stop_requested() -> bool:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def _signals() -> Generator[None]:
     """Let the first Ctrl-C or SIGTERM (SLURM) end the run cleanly and resumably, and the second one at once."""
     _stop_signals.clear()
 

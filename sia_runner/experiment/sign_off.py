@@ -1,7 +1,6 @@
-"""Implements sign-off: a lever that `approve` names is used only after a person agreed to its plan.
+"""Sign-off: a lever that `approve` names is used only after a person agreed to its plan, gen_<n>/plan.md and plan.json.
 
-The plan (gen_<n>/plan.md and plan.json) says what changes, why, with which data and at what cost. The journal
-records plan and answer.
+The journal records plan and answer.
 """
 
 import getpass
@@ -28,10 +27,16 @@ from sia_runner.store.journal import (
     generation_awaiting_approval,
 )
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, sha256_of, write_json, write_text
+from sia_runner.tasks.protocol import Task
 from sia_runner.text import fenced_block, one_line, strip_control_characters, truncate_bytes
 
 _RATIONALE_BYTES = 8 * 1024  # bytes
 _DIFF_BYTES = 64 * 1024
+_COVERED_LEVERS = {
+    "none": (),
+    "weights": (Lever.WEIGHTS, Lever.BOTH),
+    "all": (Lever.WEIGHTS, Lever.BOTH, Lever.HARNESS),
+}
 
 
 def write_plan(context: RunContext, n: int, before: Sequence[GenerationRecord]) -> PlanResult:
@@ -49,77 +54,65 @@ def write_plan(context: RunContext, n: int, before: Sequence[GenerationRecord]) 
         "settings": proposal.overrides,
         "parent": parent,
         "evidence": proposal.evidence,
-        "data": _training_data(context) if proposal.trains_weights else None,
+        "data": _training_data(context.task) if proposal.trains_weights else None,
         "harness": harness_diff(earlier, proposal.files, _DIFF_BYTES),
         "cost": [asdict(part) for part in plan_costs(context, proposal, before)],
         "proposal_sha256": sha256_of(generation.proposal),
     }
     write_json(generation.plan.with_suffix(".json"), plan)
-    write_text(generation.plan, render_plan(plan))
+    write_text(generation.plan, _render_plan(plan))
     return PlanResult(sha256_of(generation.plan), sha256_of(generation.plan.with_suffix(".json")))
 
 
-def _training_data(context: RunContext) -> Json:
+def _training_data(task: Task) -> Json:
     """Return the number and hash of the rollout questions, without their text."""
-    task = context.task
     questions = sorted(task.splits()["rollout"])
     ids = hashlib.sha256(json.dumps(questions).encode()).hexdigest()
     return {"split": "rollout", "questions": len(questions), "ids_sha256": ids, "files": dict(task.data_hashes())}
 
 
-def render_plan(plan: Mapping[str, Any]) -> str:
+def _render_plan(plan: Mapping[str, Any]) -> str:
     """Return plan.md as text."""
-    lever, parent = plan["lever"], plan["parent"]
+    parent, data = plan["parent"], plan["data"]
     against = f"generation {parent}" if parent else "nothing: it is the first harness"
     lines = [
         f"# Plan of generation {plan['generation']}: {one_line(plan['title'])}",
         "",
-        f"- lever: {lever}",
+        f"- lever: {plan['lever']}",
         *([f"- algorithm: {plan['algorithm']}"] if plan["algorithm"] else []),
         f"- extends {against}",
         "",
         "## Why",
         "",
-        fenced_block(strip_control_characters(truncate_bytes(plan["rationale"], _RATIONALE_BYTES))),
+        _block(truncate_bytes(plan["rationale"], _RATIONALE_BYTES)),
         "",
         "Measured (decision.json):",
         "",
         _json_block(plan["evidence"]),
         "",
     ]
-    if plan["data"]:
-        data = plan["data"]
+    if data:
         lines += ["## Training", "", "Settings:", "", _json_block(plan["settings"]), ""]
         lines += [f"Data: {data['questions']} questions of the split `{data['split']}`", ""]
         lines += [f"- their ids: sha256 {data['ids_sha256']}"]
         lines += [f"- {one_line(name)}: sha256 {digest}" for name, digest in sorted(data["files"].items())]
         lines += [""]
-    lines += [f"## Harness, against {against}", "", fenced_block(strip_control_characters(plan["harness"])), ""]
-    return "\n".join([*lines, *_cost_table(plan["cost"]), ""])
-
-
-def _cost_table(costs: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines += [f"## Harness, against {against}", "", _block(plan["harness"]), "", "## Cost, estimated", ""]
     head = ["part", "sandbox runs", "questions", "model calls", "tokens", "USD", "minutes", "measured on"]
-    lines = ["## Cost, estimated", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for part in costs:
-        cells = [_number_cell(part[key]) for key in ("sandbox_runs", "questions", "calls", "tokens", "usd", "minutes")]
+    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for part in plan["cost"]:
+        values = [part[key] for key in ("sandbox_runs", "questions", "calls", "tokens", "usd", "minutes")]
+        cells = ["not known" if value is None else f"{value:,}" for value in values]
         lines.append(f"| {' | '.join([part['name'], *cells, one_line(part['source'])])} |")
-    return lines
+    return "\n".join([*lines, ""])
 
 
-def _number_cell(value: float | None) -> str:
-    return "not known" if value is None else f"{value:,}"
+def _block(text: str) -> str:
+    return fenced_block(strip_control_characters(text))
 
 
 def _json_block(data: Any) -> str:
-    return fenced_block(strip_control_characters(json.dumps(data, ensure_ascii=False, indent=1)))
-
-
-_COVERED_LEVERS = {
-    "none": (),
-    "weights": (Lever.WEIGHTS, Lever.BOTH),
-    "all": (Lever.WEIGHTS, Lever.BOTH, Lever.HARNESS),
-}
+    return _block(json.dumps(data, ensure_ascii=False, indent=1))
 
 
 class WaitingForApproval(Exception):
@@ -139,10 +132,7 @@ def needs_sign_off(config: Experiment, lever: str) -> bool:
 
 
 def rejection(journal: JournalReader, n: int) -> str | None:
-    """Return the reason why generation `n` ends here; None where it may continue.
-
-    Raises Waiting while there is no answer.
-    """
+    """Return the reason why generation `n` ends here; None where it may go on. Raises WaitingForApproval meanwhile."""
     answer = approval_entry(journal, n)
     if answer is None:
         raise WaitingForApproval(f"generation {n} waits for approval of gen_{n}/plan.md")
@@ -150,10 +140,7 @@ def rejection(journal: JournalReader, n: int) -> str | None:
 
 
 def check_waiting(run: RunDir, journal: JournalReader) -> int:
-    """Return the generation that waits for an answer.
-
-    Raises RunError when nothing waits, or when its plan or proposal was edited.
-    """
+    """Return the generation that waits for an answer. Raises RunDirectoryError if none does, or it was edited."""
     n = generation_awaiting_approval(journal)
     if n is None:
         raise RunDirectoryError(f"{run.path}: no plan waits for approval")
@@ -166,21 +153,25 @@ def edited_file(run: RunDir, journal: JournalReader, n: int) -> str:
     """Return one line on the plan or proposal that differs from the journal; empty when both are unchanged."""
     generation = run.generation(n)
     planned, proposed = journal.result(f"gen_{n}/plan") or {}, journal.result(f"gen_{n}/propose") or {}
-    expected = {
-        generation.plan: planned.get("sha256"),
-        generation.plan.with_suffix(".json"): planned.get("json_sha256"),
-        generation.proposal: proposed.get("sha256"),
-    }
-    for path, sha256 in expected.items():
+    for path, sha256 in (
+        (generation.plan, planned.get("sha256")),
+        (generation.plan.with_suffix(".json"), planned.get("json_sha256")),
+        (generation.proposal, proposed.get("sha256")),
+    ):
         if not path.is_file() or sha256_of(path) != sha256:
             return f"gen_{n}/{path.name} was changed since it was written"
     return ""
 
 
-def append_answer(journal: Journal, n: int, answer: SignOffAnswer) -> None:
-    """Append the answer to the journal, with its author and the plan's hash."""
+def append_answer(run: RunDir, journal: Journal, answer: SignOffAnswer) -> None:
+    """Append the answer to the plan that waits, with its author and the plan's hash. Raises like `check_waiting`."""
+    n = check_waiting(run, journal)
+    try:
+        author = getpass.getuser()
+    except (OSError, KeyError):  # no such user on this machine: containers
+        author = f"uid {os.getuid()}"
     planned = journal.result(f"gen_{n}/plan") or {}
-    signed: Json = {"n": n, "by": _user(), "plan_sha256": planned.get("sha256")}
+    signed: Json = {"n": n, "by": author, "plan_sha256": planned.get("sha256")}
     if answer.why is None:
         journal.append("approved", **signed)
     else:
@@ -200,10 +191,3 @@ def sign_off_fault(run: RunDir, journal: JournalReader, generation: GenerationRe
     if answer["event"] == "rejected" and "build" in steps:
         return "rejected, and built all the same"
     return edited_file(run, journal, generation.n)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no such user on this machine: containers
-        return f"uid {os.getuid()}"

@@ -1,6 +1,6 @@
-"""The stages of a generation, each a plain function of (run context, generation), so that it runs here or in a job.
+"""The stages of a generation, as plain functions that run here or in a job, and of which the journal stores the result.
 
-A stage may be cut off at any point and repeated: it clears whatever it writes. The journal stores its return value.
+A stage may be cut off at any point and repeated: it clears whatever it writes.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from pathlib import Path
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.migration import migrate_algorithm
 from sia_runner.config.training import AlgorithmConfig
-from sia_runner.experiment import proposing
 from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.execution import (
-    ExecutionPurpose,
     environment_fault,
     execute,
+    infrastructure_failure,
     outcomes_of_split,
     verify_submission,
 )
 from sia_runner.experiment.harness_files import FaultyHarness, syntax_fault, write_harness
+from sia_runner.experiment.proposing import ProposalStep, failed_proposal
 from sia_runner.experiment.weights.parallel import update_weights_in_parallel
 from sia_runner.experiment.weights.update import inherit_adapter, update_weights
-from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, OutcomeKind, PastGeneration, Proposal, Usage, count_kinds
+from sia_runner.records import Outcome, OutcomeKind, PastGeneration, Usage, count_kinds
 from sia_runner.selection.parents import plateau_length
 from sia_runner.selection.scoring import accept_or_reject
 from sia_runner.stage_results import (
@@ -47,28 +47,24 @@ from sia_runner.store.run_directory import (
     write_text,
 )
 from sia_runner.tasks.protocol import Fold
-from sia_runner.wire.grants import BudgetSpent, ModelsError
+from sia_runner.wire.grants import BudgetSpent, Grant, ModelsError
 
 ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
 
 
 def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incumbent: int | None) -> ProposeResult:
-    """Collect the evidence and let the proposer write gen_<n>/proposal.json; the journal keeps only its hash.
+    """Let the proposer write gen_<n>/proposal.json, of which the journal keeps only the hash.
 
-    `fault` and `unscored` are set when the proposer itself could not do its work. Raises BudgetSpent when the budget of
-    the run is spent.
+    A proposer that could not do its work is a `fault`. Raises BudgetSpent when the budget of the run is spent.
     """
-    generation = context.run.generation(n)
+    generation, unscored = context.run.generation(n), False
     generation.path.mkdir(exist_ok=True)
     try:
-        proposed = proposing.propose(context, n, history, incumbent)
+        proposed = ProposalStep(context, n, history, incumbent).propose()
     except (BudgetSpent, ModelsError) as error:
         if isinstance(error, BudgetSpent) and error.scope == "run":
             raise
-        proposed = proposing.failed_proposal(str(error))
-        unscored = isinstance(error, BudgetSpent)
-    else:
-        unscored = False
+        proposed, unscored = failed_proposal(str(error)), isinstance(error, BudgetSpent)
     evidence = {
         "incumbent": incumbent,
         "parent": proposed.proposal.parent,
@@ -103,10 +99,7 @@ def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incu
 
 
 def build(context: RunContext, n: int) -> BuildResult:
-    """Write the proposed harness, and train the adapter where the lever includes weights.
-
-    `fault` is one line when the proposal cannot be built.
-    """
+    """Write the proposed harness; train the adapter where the lever includes weights, else inherit the parent's."""
     generation, entry = context.run.generation(n), context.task.entry
     proposal = generation.read_proposal()
     write_text(generation.path / "improvement.md", proposal.improvement or proposal.rationale + "\n")  # for readers
@@ -119,16 +112,13 @@ def build(context: RunContext, n: int) -> BuildResult:
     link = generation.path / "target_agent.py"
     link.unlink(missing_ok=True)
     link.symlink_to(Path("harness") / entry)
-    return replace(_candidate_adapter(context, n, proposal), sha256=tree_sha256(generation.harness))
-
-
-def _candidate_adapter(context: RunContext, n: int, proposal: Proposal) -> BuildResult:
-    """Train the candidate's adapter, or inherit its parent's."""
     if proposal.trains_weights and proposal.parent is not None:
         algorithm = AlgorithmConfig.model_validate(migrate_algorithm(proposal.overrides))
         train = update_weights_in_parallel if algorithm.processes > 1 else update_weights
-        return train(context, n, proposal.parent, algorithm)
-    return BuildResult("", adapter_sha256=inherit_adapter(context.run, n, proposal.parent))
+        built = train(context, n, proposal.parent, algorithm)
+    else:
+        built = BuildResult("", adapter_sha256=inherit_adapter(context.run, n, proposal.parent))
+    return replace(built, sha256=tree_sha256(generation.harness))
 
 
 def gate(context: RunContext, n: int) -> GateResult:
@@ -137,32 +127,25 @@ def gate(context: RunContext, n: int) -> GateResult:
     fault = syntax_fault(generation.harness, task.entry) or environment_fault(config, generation.harness)
     if fault:
         return GateResult(fault)
-    usage = Usage()
+    usage, site = Usage(), generation.gate
     for round_ in task.rounds("gate"):
-        purpose = ExecutionPurpose(n, f"gen_{n}", "gate", generation.resolved_adapter)
+        grant = Grant("target", n, f"gen_{n}", "gate", site.trajectories, adapter=generation.resolved_adapter)
         salt, seconds = view_salt(config, f"gate {n}"), config.task.limits.gate
-        execution = execute(context, purpose, round_, generation.gate, generation.harness, salt, seconds)
-        outcomes = verify_submission(context, generation.gate, execution.unanswered)
-        remove_tree(generation.gate.work)
+        execution = execute(context, grant, round_, site, generation.harness, salt, seconds)
+        outcomes = verify_submission(context, site, execution.unanswered)
+        remove_tree(site.work)
         usage += execution.usage or Usage()
         if not any(outcome.kind in ANSWERED for outcome in outcomes):
-            unscored = any(outcome.kind in INFRASTRUCTURE_KINDS for outcome in outcomes)
-            fault = execution.failure or _nothing_answered(outcomes)
-            return GateResult(fault, unscored, usage)
+            unscored = bool(infrastructure_failure(outcomes))
+            return GateResult(execution.failure or _nothing_answered(outcomes), unscored, usage)
     return GateResult("", usage=usage)
 
 
 def run_harness(context: RunContext, n: int) -> RunResult:
     """Run the target agent on dev + val, mixed and unmarked; once, or once per fold."""
-    generation, all_rounds = context.run.generation(n), context.task.rounds("select")
-    harness_runs, purpose = (
-        generation.harness_runs(len(all_rounds)),
-        ExecutionPurpose(n, f"gen_{n}", "select", generation.resolved_adapter),
-    )
-    runs = tuple(
-        _run_in_site(context, purpose, site, round_, generation.harness, f"select {n}")
-        for site, round_ in zip(harness_runs, all_rounds, strict=True)
-    )
+    folds = context.task.rounds("select")
+    sites = context.run.generation(n).harness_runs(len(folds))
+    runs = tuple(_run_in_site(context, n, site, fold) for site, fold in zip(sites, folds, strict=True))
     return RunResult(runs, sum((run.usage for run in runs if run.usage), Usage()))
 
 
@@ -173,10 +156,7 @@ def verify(context: RunContext, n: int, runs: Sequence[HarnessRun]) -> VerifyRes
     write_outcomes(generation.scores, outcomes)
     val = outcomes_of_split(context, outcomes, "val")
     result = VerifyResult(count_kinds(val), None, "", False, sha256_of(generation.scores))
-    infrastructure = [outcome for outcome in val if outcome.kind in INFRASTRUCTURE_KINDS]
-    if infrastructure:
-        first = infrastructure[0]
-        failure = f"{len(infrastructure)} of {len(val)} {first.kind}: {first.prediction}"
+    if failure := infrastructure_failure(val):
         return replace(result, unscored=True, failure=failure)
     if not any(outcome.kind in ANSWERED for outcome in val):
         failures = [run.failure for run in runs if run.failure]
@@ -186,29 +166,28 @@ def verify(context: RunContext, n: int, runs: Sequence[HarnessRun]) -> VerifyRes
 
 def decide(context: RunContext, n: int, incumbent: int | None) -> Verdict:
     """Accept or reject the candidate, paired by question on val."""
-    config, run, task = context.config, context.run, context.task
-    new = outcomes_of_split(context, read_outcomes(run.generation(n).scores), "val")
-    old = None
-    if incumbent is not None:
-        old = outcomes_of_split(context, read_outcomes(run.generation(incumbent).scores), "val")
+    config, task = context.config, context.task
+
+    def val_outcomes(k: int) -> list[Outcome]:
+        return outcomes_of_split(context, read_outcomes(context.run.generation(k).scores), "val")
+
+    old = None if incumbent is None else val_outcomes(incumbent)
     rule, level = accept_rule(config), config.search.accept.level
-    return accept_or_reject(new, old, rule, level, task.higher_is_better, config.seed, task.aggregate)
+    return accept_or_reject(val_outcomes(n), old, rule, level, task.higher_is_better, config.seed, task.aggregate)
 
 
 def final_test(context: RunContext, n: int) -> TestResult:
     """Run once on the test split: refit on every other label, answer, score."""
     site, task = context.run.test(n), context.task
     site.path.mkdir(parents=True, exist_ok=True)
-    (round_,) = task.rounds("test")
-    purpose = ExecutionPurpose(0, f"gen_{n}", "test", context.run.adapter_of(n))
-    execution = _run_in_site(context, purpose, site, round_, context.run.generation(n).harness, "test")
+    (fold,) = task.rounds("test")
+    execution = _run_in_site(context, n, site, fold, test=True)
     outcomes = all_verified(context, [site], [execution])
     write_outcomes(site.path / "scores.json", outcomes)
-    scored = not any(outcome.kind in INFRASTRUCTURE_KINDS for outcome in outcomes)
-    score = task.score(outcomes) if scored else None
-    standing = task.standing(site.submission, read_json(site.keys), score) if score else None
+    score = None if infrastructure_failure(outcomes) else task.score(outcomes)
+    grade = task.official_grade(site.submission, read_json(site.keys), score) if score else None
     scores_sha256 = sha256_of(site.path / "scores.json")
-    return TestResult(n, score, count_kinds(outcomes), execution, scores_sha256, dict(standing) if standing else None)
+    return TestResult(n, score, count_kinds(outcomes), execution, scores_sha256, dict(grade) if grade else None)
 
 
 def all_verified(
@@ -221,11 +200,13 @@ def all_verified(
     return outcomes
 
 
-def _run_in_site(
-    context: RunContext, purpose: ExecutionPurpose, site: HarnessRunDir, round_: Fold, harness: Path, salt_label: str
-) -> HarnessRun:
-    salt, seconds = view_salt(context.config, salt_label), context.config.task.limits.run
-    execution = execute(context, purpose, round_, site, harness, salt, seconds)
+def _run_in_site(context: RunContext, n: int, site: HarnessRunDir, fold: Fold, *, test: bool = False) -> HarnessRun:
+    """Run candidate `n` on dev + val, or on test, for which no generation's budget pays."""
+    harness, adapter = context.run.generation(n).harness, context.run.adapter_of(n)
+    payer, purpose, salt = (0, "test", "test") if test else (n, "select", f"select {n}")
+    grant = Grant("target", payer, f"gen_{n}", purpose, site.trajectories, adapter=adapter)
+    seconds = context.config.task.limits.run
+    execution = execute(context, grant, fold, site, harness, view_salt(context.config, salt), seconds)
     return HarnessRun(
         ending=execution.ended.ending.value,
         exit_code=execution.ended.exit_code,

@@ -1,14 +1,9 @@
-"""The files summary.json, usage.json and context.md: the journal in the shapes that people and reports read.
-
-The figures that others published on a task stand beside our own, with the difference in protocol.
-"""
+"""The files summary.json, usage.json and context.md: the journal in the shapes that people and reports read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import RunContext
 from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.records import Json, Score
@@ -21,27 +16,23 @@ from sia_runner.store.journal import (
     generation_awaiting_approval,
     test_result_of,
 )
-from sia_runner.store.run_directory import RunDir, write_json, write_text
 
-PUBLISHED_NAMES = {"initial": "initial", "prior": "prior", "sia_h": "SIA-H", "sia_wh": "SIA-W+H"}
+_PUBLISHED_NAMES = {"initial": "initial", "prior": "prior", "sia_h": "SIA-H", "sia_wh": "SIA-W+H"}
 
 
 def published_lines(declared: Mapping[str, Any] | None) -> list[str]:
     """Return the lines on `task.published`; none where nothing is declared. These figures decide nothing."""
     if not declared:
         return []
-    figures = [
-        f"{label} {format_figure(declared[key])}" for key, label in PUBLISHED_NAMES.items() if declared[key] is not None
-    ]
+    figures: list[str] = []
+    for key, label in _PUBLISHED_NAMES.items():
+        if (value := declared[key]) is not None:
+            # three decimals like our own scores, or none for values in a small unit (12,483 microseconds)
+            figures.append(f"{label} {value:.3f}" if abs(value) < 100 else f"{label} {value:,.0f}")
     return [
         f"published: {', '.join(figures) or 'no figure'} ({declared['source']})",
         f"  its protocol differs: {declared['protocol']}",
     ]
-
-
-def format_figure(value: float) -> str:
-    """Format with three decimals like our own scores, or none for values in a small unit (12,483 microseconds)."""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def build_summary(context: RunContext, journal: JournalReader, status: str) -> Json:
@@ -50,6 +41,7 @@ def build_summary(context: RunContext, journal: JournalReader, status: str) -> J
     config, run, task = context.config, context.run, context.task
     best = find_incumbent(generations)
     totals = read_totals(run.ledger)
+    published = getattr(config.task, "published", None)  # a sia-agent folder declares none
     return {
         "run": run.path.name,
         "task": task.name,
@@ -63,7 +55,7 @@ def build_summary(context: RunContext, journal: JournalReader, status: str) -> J
         "best": None if best is None else _best_json(journal, generations, best),
         "stopped": next((e["reason"] for e in journal.of("stopped")), None),
         "waits": generation_awaiting_approval(journal),  # the generation whose plan a person has to approve
-        "published": _published_json(config),  # what others report on this task
+        "published": published and published.model_dump(),  # what others report on this task
         "usage": totals.total.to_json(),
         "journal_head": journal.head,
     }
@@ -80,11 +72,6 @@ def update_line(update: TrainingRecord) -> str:
     return ", ".join(parts) + (f"; stopped early: {update.stopped}" if update.stopped else "")
 
 
-def _published_json(config: Experiment) -> Json | None:
-    declared = getattr(config.task, "published", None)  # a sia-agent folder declares none
-    return declared and declared.model_dump()
-
-
 def _best_json(journal: JournalReader, generations: Sequence[GenerationRecord], best: int) -> Json:
     of_best, of_baseline = test_result_of(journal, best), test_result_of(journal, generations[0].n)
     scores = {
@@ -93,18 +80,11 @@ def _best_json(journal: JournalReader, generations: Sequence[GenerationRecord], 
         "test": of_best and of_best["score"],
         "baseline_test": of_baseline and of_baseline["score"],
     }
-    standings = {"standing": of_best, "baseline_standing": of_baseline}  # only tasks with a grader or medals have one
-    return scores | {name: result["standing"] for name, result in standings.items() if result and "standing" in result}
+    graded = {"standing": of_best, "baseline_standing": of_baseline}  # only tasks with a grader or medals have a grade
+    return scores | {name: result["standing"] for name, result in graded.items() if result and "standing" in result}
 
 
-def write_summary(run: RunDir, summary: Json) -> None:
-    """Write summary.json, usage.json and context.md."""
-    write_json(run.summary, summary)
-    write_json(run.path / "usage.json", summary["usage"])
-    write_text(run.context, context_markdown(run.path, summary))
-
-
-def context_markdown(run: Path, summary: Json) -> str:
+def context_markdown(summary: Json) -> str:
     """Return the story of the run in Markdown."""
     lines = [f"# {summary['task']} · {summary['mode']} · {summary['status']}", ""]
     if summary["selected_on_test"]:

@@ -1,13 +1,11 @@
 """Run one program in the run's sandbox for a verifier, a process of its own that may not import the sandbox.
 
-The sandbox is an argument, the job a line of standard input, both JSON. The result goes to standard output as JSON. The
-program is ended when standard input ends, and with this process in any case.
+The sandbox is an argument, the job a line of standard input, the result is standard output, all of them JSON.
 """
 
 import json
 import os
 import sys
-import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ from sia_runner.config.components import sandbox_arguments
 from sia_runner.config.experiment import Experiment
 from sia_runner.records import Json
 from sia_runner.sandbox.protocol import Sandbox, SandboxJob, SandboxLimits
+from sia_runner.system import exit_with_parent
 from sia_runner.tasks.protocol import TaskError
 
 if TYPE_CHECKING:  # the program below must start fast: it imports no other component
@@ -31,10 +30,7 @@ _VARIABLES = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "XDG_RUNTIME_DIR", "CUDA_
 
 
 def check_gpu(config: Experiment, *, here: bool) -> None:
-    """Raise TaskError where the task runs submissions on a GPU and there is none.
-
-    `here`: stages run on this machine, so that its own devices count.
-    """
+    """Raise TaskError where the task runs submissions on a GPU and there is none (`here`: on this very machine)."""
     task, box = config.task, config.sandbox
     if not getattr(task, "needs_gpu", False):
         return
@@ -50,16 +46,14 @@ def check_gpu(config: Experiment, *, here: bool) -> None:
 def sandbox_command(context: "Components") -> list[str]:
     """Return the command with which a verifier starts this program (sia_runner/tasks/submission_sandbox.py)."""
     config = context.config.sandbox
-    limits = config.model_dump(include={"memory_mb", "processes", "disk_mb", "file_mb", "output_kb", "cpus"})
     kind = type(context.sandbox)  # `auto` has chosen already
-    environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     target = f"{kind.__module__}.{kind.__qualname__}"
     plan = {
         "target": target,
         "path": sys.path if is_custom(target) else [],  # where the user's own package is found
         "keys": sandbox_arguments(config),
-        "limits": limits,
-        "environment": environment,
+        "limits": config.model_dump(include={"memory_mb", "processes", "disk_mb", "file_mb", "output_kb", "cpus"}),
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
     return [sys.executable, "-I", "-c", _BOOT, _ROOT, json.dumps(plan)]
 
@@ -69,39 +63,30 @@ def main(plan_json: str) -> None:
     plan = json.loads(plan_json)
     os.environ.update(plan["environment"])
     sys.path += plan["path"]
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    job = json.loads(sys.stdin.buffer.readline())
+    exit_with_parent(sys.stdin.buffer)  # the sandbox's supervisor then ends the sandbox
     box: Sandbox = load_class(plan["target"])(**plan["keys"])
-    result = box.run(_job(plan, job))
-    sys.stdout.write(json.dumps(asdict(result)))
-
-
-def _job(plan: Json, job: Json) -> SandboxJob:
     top = Path(job["top"])
-    return SandboxJob(
-        harness=top / "harness",
-        entry=job["entry"],
-        data=top / "data",
-        work=top / "work",
-        log=top / "log",
-        limits=SandboxLimits(seconds=job["seconds"], **plan["limits"]),
-        env=_for_gpus(plan),
+    result = box.run(
+        SandboxJob(
+            harness=top / "harness",
+            entry=job["entry"],
+            data=top / "data",
+            work=top / "work",
+            log=top / "log",
+            limits=SandboxLimits(seconds=job["seconds"], **plan["limits"]),
+            env=_for_gpus(plan),
+        )
     )
+    sys.stdout.write(json.dumps(asdict(result)))
 
 
 def _for_gpus(plan: Json) -> dict[str, str]:
     """Return environment variables that a program on a GPU needs inside apptainer.
 
-    Apptainer puts the driver's libraries where nothing looks by itself, and makes every GPU of the machine visible;
-    Docker makes those visible that were asked for, as the first.
+    It puts the libraries of the driver where nothing looks, and makes every GPU visible; Docker only those asked for.
     """
     if not plan["keys"].get("gpus") or not plan["target"].endswith(".Apptainer"):
         return {}
     chosen = {name: plan["environment"][name] for name in ("CUDA_VISIBLE_DEVICES",) if name in plan["environment"]}
     return {"LD_LIBRARY_PATH": _NVIDIA} | chosen
-
-
-def _end_with_input() -> None:
-    """End this process when standard input ends; the sandbox's supervisor then ends the sandbox."""
-    sys.stdin.read()
-    os._exit(1)

@@ -229,18 +229,18 @@ def _corrected(outcome: Outcome, own_kind: OutcomeKind | None, untagged_kind: Ou
     return replace(outcome, kind=kind, prediction=f"(a model call {which} failed: {_REASONS[kind]})")
 
 
-def leaderboard_lines(standing: Mapping[str, Any] | None) -> list[str]:
-    """Return the lines for `standing` of a test result (see Task.standing); none if the task has none."""
-    if not standing:
+def leaderboard_lines(grade: Mapping[str, Any] | None) -> list[str]:
+    """Return the lines for the official grade of a test result (see Task.official_grade); none if the task has none."""
+    if not grade:
         return []
-    if standing["score"] is None:
-        return [standing["note"]]
-    grader = "mlebench's grader" if standing["graded_by"] == "mlebench" else "our own grader"
+    if grade["score"] is None:
+        return [grade["note"]]
+    grader = "mlebench's grader" if grade["graded_by"] == "mlebench" else "our own grader"
     medal = "no leaderboard is at hand, so no medal"
-    if "medal" in standing:
-        marks = ", ".join(f"{name} {value:.5f}" for name, value in standing["thresholds"].items())
-        position = "above" if standing["above_median"] else "not above"
-        medal = f"{standing['medal']} medal" if standing["medal"] else "no medal"
-        medal += f", {position} the median of {standing['teams']:,} teams ({marks})"
-    line = f"{grader}: {standing['score']:.5f}; {medal}"
-    return [line, standing["note"]] if standing["note"] else [line]
+    if "medal" in grade:
+        marks = ", ".join(f"{name} {value:.5f}" for name, value in grade["thresholds"].items())
+        position = "above" if grade["above_median"] else "not above"
+        medal = f"{grade['medal']} medal" if grade["medal"] else "no medal"
+        medal += f", {position} the median of {grade['teams']:,} teams ({marks})"
+    line = f"{grader}: {grade['score']:.5f}; {medal}"
+    return [line, grade["note"]] if grade["note"] else [line]

@@ -117,6 +117,29 @@ def read_text(root: Path, relative: str, limit: int = MAX_BYTES) -> str | None:
     return chunk and chunk.text
 
 
+def read_tail(path: Path, limit: int) -> str:
+    """Return the last `limit` bytes of a file as text; empty where there is no regular file."""
+    chunk = read_slice(path.parent, path.name, -limit, limit)
+    return chunk.text if chunk else ""
+
+
+def regular_files(folder: Path) -> Iterator[Path]:
+    """Yield the regular files below `folder`, no links: those at the top first, each folder sorted by name."""
+    for where, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(where, name) for name in sorted(names)):
+            if stat.S_ISREG(path.lstat().st_mode):
+                yield path
+
+
+def read_utf8(path: Path, limit: int = MAX_BYTES) -> str | None:
+    """Return the text of a file, line ends as they are; None for one that is longer than `limit` or not UTF-8."""
+    try:
+        return path.read_bytes().decode() if path.stat().st_size <= limit else None
+    except UnicodeDecodeError:
+        return None
+
+
 def load_json(root: Path, relative: str, limit: int = MAX_BYTES) -> Any:
     """Return the parsed JSON of a file, or None if it is missing, invalid or longer than `limit` bytes."""
     chunk = read_slice(root, relative, 0, limit)

@@ -137,9 +137,9 @@ class GenerationDir:
         """The resolved folder of the adapter; None for the base alone."""
         return self.adapter.resolve() if self.adapter.exists() else None
 
-    def desk(self, sibling: int) -> Path:
+    def sibling(self, index: int) -> Path:
         """Return the folder of one parallel proposal; the chosen one is copied to the generation's folder."""
-        return self.path / "proposals" / str(sibling)
+        return self.path / "proposals" / str(index)
 
     def read_proposal(self) -> Proposal:
         """Return the proposal. An earlier version wrote parent and evidence to decision.json only."""

@@ -105,7 +105,7 @@ class Task(Protocol):
         """Aggregate outcomes, with a 95% interval. The denominator is len(outcomes)."""
         ...
 
-    def standing(self, submission: Path, keys: ViewKeys, score: Score) -> Mapping[str, Any] | None:
+    def official_grade(self, submission: Path, keys: ViewKeys, score: Score) -> Mapping[str, Any] | None:
         """Return an official grader's or a leaderboard's result for a test submission; None for tasks without them."""
         del submission, keys, score
         return None

@@ -78,7 +78,7 @@ def test_as_many_are_under_way_as_are_allowed_while_the_slowest_is_waited_for():
 def test_after_close_nothing_begins_and_what_is_under_way_lands():
     with CandidatePool(lambda n: n, 20, 3) as flight:
         assert [flight.result_of(1), flight.result_of(2)] == [1, 2]
-        flight.close()
+        flight.closed = True
         assert [flight.result_of(n) for n in (3, 4, 5)] == [3, 4, None]
 
 

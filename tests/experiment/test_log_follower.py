@@ -2,7 +2,7 @@
 
 import threading
 
-from sia_runner.experiment.terminal import LogFollower, remaining_text
+from sia_runner.experiment.terminal import follow_log, remaining_text
 
 
 def appended(log, *lines):
@@ -17,7 +17,7 @@ def test_the_newest_whole_line_is_shown_while_the_log_grows(tmp_path):
         shown_lines.append(line)
         event.set()
 
-    with LogFollower(log, show, every=0.01):
+    with follow_log(log, show, every=0.01):
         appended(log, "step 1/4 · 2.0 s\n", "step 2/4 · 4.0 s\n", "step 3/")
         assert event.wait(5)
         appended(log, "4 · 6.0 s\n")
@@ -29,7 +29,7 @@ def test_the_newest_whole_line_is_shown_while_the_log_grows(tmp_path):
 
 def test_the_last_line_is_shown_even_when_nobody_looked_before(tmp_path):
     log, shown_lines = tmp_path / "training.log", []
-    with LogFollower(log, shown_lines.append, every=60):
+    with follow_log(log, shown_lines.append, every=60):
         appended(log, "stopped early: the reward is gone\n")
     assert shown_lines == ["stopped early: the reward is gone"]
 
@@ -37,14 +37,14 @@ def test_the_last_line_is_shown_even_when_nobody_looked_before(tmp_path):
 def test_what_an_earlier_process_wrote_is_not_shown_again(tmp_path):
     log, shown_lines = tmp_path / "training.log", []
     appended(log, "step 1/4 · 2.0 s\n")
-    with LogFollower(log, shown_lines.append, every=60):
+    with follow_log(log, shown_lines.append, every=60):
         pass
     assert shown_lines == []
 
 
 def test_a_stage_without_a_log_shows_nothing(tmp_path):
     shown_lines = []
-    with LogFollower(tmp_path / "none.log", shown_lines.append, every=0.01):
+    with follow_log(tmp_path / "none.log", shown_lines.append, every=0.01):
         pass
     assert shown_lines == []
 

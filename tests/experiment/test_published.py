@@ -31,7 +31,7 @@ def test_they_stand_behind_our_test_scores_and_in_the_story():
     lines = closing_lines(result, Path("/r"))
     ours = next(n for n, line in enumerate(lines) if line.startswith("test, best"))
     assert lines[ours + 1 : ours + 3] == TOLD
-    assert "- published: initial 0.135" in context_markdown(Path("/r"), result)
+    assert "- published: initial 0.135" in context_markdown(result)
 
 
 def test_an_interrupted_run_and_a_task_that_declares_none_tell_none():

@@ -88,7 +88,7 @@ def test_a_judged_generation_shows_what_its_update_did():
 def test_the_curves_of_an_update_are_in_the_summary_and_its_figures_in_the_story():
     row = generation().summary_row()
     assert row["training"] == {key: UPDATE[key] for key in UPDATE if key not in ("fault", "algorithm")} | {"asked": 16}
-    story = context_markdown(Path("r"), summary(generations=[row]))
+    story = context_markdown(summary(generations=[row]))
     assert f"- update: grpo, {LINE}; adapter gen_2/adapter" in story
 
 

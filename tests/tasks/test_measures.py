@@ -141,7 +141,7 @@ def test_a_table_task_takes_them_by_name_and_asks_for_a_column_per_class(tmp_pat
     assert task.score(found).value == pytest.approx(
         metrics.log_loss(gold, [[0.5, 0.25, 0.25]] * len(gold), labels=CLASSES)
     )
-    assert task.standing(tmp_path, asked, task.score(found)) is None
+    assert task.official_grade(tmp_path, asked, task.score(found)) is None
     [missing] = {o.kind for o in task.verify(tmp_path / "nothing", asked, KIND.TIMEOUT)}
     assert missing is KIND.TIMEOUT
 

@@ -1,7 +1,4 @@
-"""Writes gen_<n>/evidence, the files that a proposer may read: dev with gold answers, val only as aggregates.
-
-docs/evidence.md explains each file.
-"""
+"""Writes gen_<n>/evidence, the files that a proposer may read; docs/evidence.md explains each of them."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,49 +8,69 @@ from typing import Any
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.evidence import candidate, trajectories
-from sia_runner.experiment.evidence import history as past
-from sia_runner.experiment.evidence.candidate import CandidateEvidence
+from sia_runner.experiment.evidence.candidate import (
+    CandidateEvidence,
+    choose_failures,
+    confused_pairs,
+    render_confusion,
+    write_failures,
+)
+from sia_runner.experiment.evidence.history import (
+    history_json,
+    render_weights,
+    score_text,
+    weights_summary,
+    write_history,
+)
+from sia_runner.experiment.evidence.trajectories import write_trajectories
 from sia_runner.gateway.ledger_files import AccountTotals, read_totals
 from sia_runner.records import Json, PastGeneration, Score
+from sia_runner.store.files import read_tail
 from sia_runner.store.journal import JournalReader, minutes_spent
 from sia_runner.store.run_directory import RunDir, remove_tree, write_json, write_text
 from sia_runner.text import one_line, strip_control_characters
+
+_OUTPUT_TAIL_BYTES = 16 * 1024  # bytes of what the parent printed
+_NEWEST_GENERATIONS = 40  # generations in the table
+_MAX_CONFUSIONS = 8
+_FILE_DESCRIPTIONS = {
+    "task.md": "the task, as every harness is told it",
+    "summary.json": "the figures of this page, and all earlier generations",
+    "harness": "the harness to be extended, whole",
+    "failures.jsonl": "dev questions that it did not fully solve, with prediction and gold answer",
+    "confusion.md": "how its dev questions ended, and which answers it took for which",
+    "trajectories": "its model calls for some of these failures and a few successes, a file each",
+    "history": "rationale, fate and diff of every earlier candidate",
+    "stdout_tail.txt": "the end of what it printed",
+}
 
 
 def remaining_budget(config: Experiment, run: RunDir, n: int) -> dict[str, float | None]:
     """Return what is left of usd, tokens, calls and minutes; None where there is no limit.
 
-    This is the limit, less the reserve for the final test, less the spending of generations before `n`. Generation n's
-    own spending is not included: a repeated proposal reads the same figures.
+    The reserve for the final test and the spending before `n` are taken off: a repeated proposal reads the same.
     """
-    budget, spending = config.budget, AccountTotals()
+    budget, total, journal = config.budget, AccountTotals(), JournalReader(run.journal)
     for account, row in read_totals(run.ledger).rows.items():
         if account.generation < n:
-            spending.add(row)
-    usage = spending.usage()
-    used = {"usd": usage.usd, "tokens": usage.tokens, "calls": usage.calls}
-    amounts: dict[str, float | None] = {
-        name: _remaining_amount(getattr(budget, name), 1 - budget.test_reserve, spending)
-        for name, spending in used.items()
+            total.add(row)
+    usage, share = total.usage(), 1 - budget.test_reserve
+    minutes = sum((minutes_spent(journal, k) for k in range(1, n)), 0.0)
+    limits: dict[str, tuple[float | None, float]] = {
+        "usd": (budget.usd and budget.usd * share, usage.usd),
+        "tokens": (budget.tokens and budget.tokens * share, usage.tokens),
+        "calls": (budget.calls and budget.calls * share, usage.calls),
+        "minutes": (budget.minutes, minutes),
     }
-    return amounts | {"minutes": _remaining_amount(budget.minutes, 1.0, _minutes_before(run, n))}
-
-
-def _remaining_amount(limit: float | None, share: float, spending: float) -> float | None:
-    return None if limit is None else max(0.0, round(limit * share - spending, 6))
-
-
-def _minutes_before(run: RunDir, n: int) -> float:
-    journal = JournalReader(run.journal)
-    return sum(minutes_spent(journal, k) for k in range(1, n))
+    return {
+        name: None if limit is None else max(0.0, round(limit - spent, 6)) for name, (limit, spent) in limits.items()
+    }
 
 
 def reward_statistics(values: Sequence[float]) -> Json | None:
-    """Return statistics of `values`; None without values.
+    """Return n, mean, variance, skewness and the shares of exactly 0 and 1 of `values`; None without values.
 
-    These are n, mean, population variance, skewness (third standardised moment; 0 where all are equal), and the shares
-    of exactly 0 and exactly 1.
+    The variance is the population's; the skewness, the third standardised moment, is 0 where all values are equal.
     """
     if not values:
         return None
@@ -68,9 +85,6 @@ def reward_statistics(values: Sequence[float]) -> Json | None:
         "share_one": sum(value == 1 for value in values) / len(values),
         "skew": third / variance**1.5 if variance**1.5 > 0 else 0.0,
     }
-
-
-_OUTPUT_TAIL_BYTES = 16 * 1024  # bytes of what the parent printed
 
 
 def write_evidence(
@@ -100,71 +114,56 @@ def write_evidence(
         "metric": {"name": task.metric, "higher_is_better": task.higher_is_better},
         "incumbent": candidates[incumbent].to_json() if incumbent else None,
         "parent": subject.to_json() if subject else None,
-        "history": past.history_json(history),
+        "history": history_json(history),
         "reward": reward_statistics([outcome.value for outcome in subject.dev]) if subject else None,
-        "confusions": candidate.confused_pairs(subject.failures) if subject else [],
-        "weights": past.weights_summary(config, run, n, history, left_alone),
-        "budget_left": remaining_budget(
-            config, run, len(history) + 1
-        ),  # generations in progress have not settled theirs
+        "confusions": confused_pairs(subject.failures) if subject else [],
+        "weights": weights_summary(config, run, n, history, left_alone),
+        # generations in progress have not settled theirs
+        "budget_left": remaining_budget(config, run, len(history) + 1),
     }
     write_text(folder / "task.md", task.description)
     write_json(folder / "summary.json", summary)
-    past.write_history(run, task, history, folder / "history")
+    write_history(run, task, history, folder / "history")
     if subject:
         _write_candidate(config, run, subject, folder)
-    write_text(folder / "overview.md", render_overview(n, summary, folder))
+    write_text(folder / "overview.md", _render_overview(n, summary, folder))
 
 
 def _write_candidate(config: Experiment, run: RunDir, subject: CandidateEvidence, folder: Path) -> None:
     """Write the evidence about the candidate to be extended."""
     limit = config.evidence.max_kib * 1024
-    selection = candidate.choose_failures(subject, config.evidence.max_failures, limit // 2 if subject.calls else limit)
-    trajectory_numbers = trajectories.write_trajectories(
-        subject, selection, folder / "trajectories", limit - candidate.failures_size(selection)
-    )
-    candidate.write_failures(selection, trajectory_numbers, folder / "failures.jsonl")
-    write_text(folder / "confusion.md", candidate.render_confusion(subject))
+    selection, size = choose_failures(subject, config.evidence.max_failures, limit // 2 if subject.calls else limit)
+    trajectory_numbers = write_trajectories(subject, selection, folder / "trajectories", limit - size)
+    write_failures(selection, trajectory_numbers, folder / "failures.jsonl")
+    write_text(folder / "confusion.md", render_confusion(subject))
     shutil.copytree(run.generation(subject.n).harness, folder / "harness", symlinks=True)
-    if subject.log.is_file() and not subject.taught_val:
-        tail = subject.log.read_bytes()[-_OUTPUT_TAIL_BYTES:].decode("utf-8", "replace")
+    if subject.log.is_file() and not subject.saw_val_labels:
+        tail = read_tail(subject.log, _OUTPUT_TAIL_BYTES)
         write_text(folder / "stdout_tail.txt", strip_control_characters(tail))
 
 
-_NEWEST_GENERATIONS = 40  # generations in the table
-_MAX_CONFUSIONS = 8
-_FILE_DESCRIPTIONS = {
-    "task.md": "the task, as every harness is told it",
-    "summary.json": "the figures of this page, and all earlier generations",
-    "harness": "the harness to be extended, whole",
-    "failures.jsonl": "dev questions that it did not fully solve, with prediction and gold answer",
-    "confusion.md": "how its dev questions ended, and which answers it took for which",
-    "trajectories": "its model calls for some of these failures and a few successes, a file each",
-    "history": "rationale, fate and diff of every earlier candidate",
-    "stdout_tail.txt": "the end of what it printed",
-}
-
-
-def render_overview(n: int, summary: Mapping[str, Any], folder: Path) -> str:
+def _render_overview(n: int, summary: Mapping[str, Any], folder: Path) -> str:
     """Return overview.md as text."""
     metric = summary["metric"]
     better = "higher" if metric["higher_is_better"] else "lower"
+    limited = [f"{amount:,.6g} {name}" for name, amount in summary["budget_left"].items() if amount is not None]
+    files = [f"- `{name}`: {text}" for name, text in _FILE_DESCRIPTIONS.items() if (folder / name).exists()]
     parts = [
         f"# Evidence for generation {n} of task {summary['task']}",
         f"Measured is {metric['name']}; {better} is better; intervals are 95%. A candidate is accepted when it beats "
         "the incumbent on val, question by question, by more than chance. Of val, only the figures here are known; of "
         "test, nothing. All else is about dev questions.",
-        *_standing_section(summary),
+        *_candidates_section(summary),
         *_parent_section(summary),
         *_history_section(summary["history"]),
-        *past.render_weights(summary["weights"]),
-        *_budget_section(summary["budget_left"]),
-        _files_section(folder),
+        *render_weights(summary["weights"]),
+        *(["## Budget left", f"For this generation and those after it: {', '.join(limited)}."] if limited else []),
+        "\n".join(["## Files", "", *files]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _standing_section(summary: Mapping[str, Any]) -> Iterator[str]:
+def _candidates_section(summary: Mapping[str, Any]) -> Iterator[str]:
     incumbent, parent = summary["incumbent"], summary["parent"]
     yield "## Where things stand"
     if parent is None:
@@ -188,18 +187,17 @@ def _parent_section(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"## Generation {parent['generation']} on dev"
     total = sum(parent["outcomes"].values())
     kinds = ", ".join(f"{kind} {count} ({count / total:.0%})" for kind, count in parent["outcomes"].items())
-    yield f"- outcomes: {kinds}\n- reward: {_reward_text(reward)}"
-    confused = summary["confusions"][:_MAX_CONFUSIONS]
-    if confused:
-        pairs = [f"{_quoted(c['gold'])} taken for {_quoted(c['predicted'])} {c['count']} times" for c in confused]
-        yield "Most frequent confusions: " + "; ".join(pairs) + "."
-
-
-def _reward_text(reward: Mapping[str, Any]) -> str:
-    return (
-        f"mean {reward['mean']:.4g}, variance {reward['variance']:.4g}, skew {reward['skew']:.2f}, "
-        f"share of zeros {reward['share_zero']:.2f}, share of ones {reward['share_one']:.2f} (n={reward['n']})"
+    yield (
+        f"- outcomes: {kinds}\n- reward: mean {reward['mean']:.4g}, variance {reward['variance']:.4g}, "
+        f"skew {reward['skew']:.2f}, share of zeros {reward['share_zero']:.2f}, "
+        f"share of ones {reward['share_one']:.2f} (n={reward['n']})"
     )
+    pairs = [
+        f'"{one_line(pair["gold"], 60)}" taken for "{one_line(pair["predicted"], 60)}" {pair["count"]} times'
+        for pair in summary["confusions"][:_MAX_CONFUSIONS]
+    ]
+    if pairs:
+        yield "Most frequent confusions: " + "; ".join(pairs) + "."
 
 
 def _history_section(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -208,7 +206,8 @@ def _history_section(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "## What was tried"
     rows = ["| generation | extended | what | fate | val |", "| ---: | ---: | --- | --- | --- |"]
     for entry in history[-_NEWEST_GENERATIONS:]:
-        what, fate = _in_table(entry["title"]), _in_table(f"{entry['status']}: {entry['reason']}")
+        texts = [entry["title"], f"{entry['status']}: {entry['reason']}"]
+        what, fate = (one_line(text, 160).replace("|", "\\|") for text in texts)
         rows.append(
             f"| {entry['generation']} | {entry['parent'] or ''} | {what} | {fate} | {_score_text(entry['val'])} |"
         )
@@ -218,27 +217,5 @@ def _history_section(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{older} older generations are in summary.json."
 
 
-def _budget_section(remaining: Mapping[str, float | None]) -> Iterator[str]:
-    limited = [f"{amount:,.6g} {name}" for name, amount in remaining.items() if amount is not None]
-    if limited:
-        yield "## Budget left"
-        yield "For this generation and those after it: " + ", ".join(limited) + "."
-
-
-def _files_section(folder: Path) -> str:
-    entries = [
-        f"- `{name}`: {description}" for name, description in _FILE_DESCRIPTIONS.items() if (folder / name).exists()
-    ]
-    return "\n".join(["## Files", "", *entries])
-
-
 def _score_text(score: Mapping[str, Any] | None) -> str:
-    return past.score_text(Score.from_json(score) if score else None)
-
-
-def _in_table(text: str) -> str:
-    return one_line(text, 160).replace("|", "\\|")
-
-
-def _quoted(text: str) -> str:
-    return f'"{one_line(text, 60)}"'
+    return score_text(Score.from_json(score) if score else None)

@@ -12,8 +12,9 @@ from sia_runner.experiment.execution import harness_saw_val_labels
 from sia_runner.experiment.harness_files import read_harness
 from sia_runner.records import Json, PastGeneration, Score
 from sia_runner.selection.parents import parents_by_generation, plateau_length
+from sia_runner.store.files import read_tail
 from sia_runner.store.journal import JournalReader, finished_generations
-from sia_runner.store.run_directory import GenerationDir, RunDir, read_json, write_text
+from sia_runner.store.run_directory import RunDir, read_json, write_text
 from sia_runner.tasks.protocol import Task
 from sia_runner.text import fenced_block, one_line, strip_control_characters, truncate_bytes
 
@@ -23,6 +24,8 @@ _DIFF_BYTES = 32 * 1024
 _OUTPUT_BYTES = 4 * 1024
 _SMALLEST_DIFF_BYTES = 128
 _MAX_LINES = 2000  # of one file; comparing more takes seconds at worst
+_CURVE_POINTS = 12  # of a curve
+_NEWEST_UPDATES = 10  # updates in the table
 
 
 def history_json(history: Sequence[PastGeneration]) -> list[Json]:
@@ -53,15 +56,18 @@ def write_history(run: RunDir, task: Task, history: Sequence[PastGeneration], fo
 
 def score_text(score: Score | None) -> str:
     """Format a score as ``0.781 [0.753, 0.806] (n=913)``."""
-    if score is None:
-        return "not scored"
-    return f"{score.value:.4g} [{score.ci95[0]:.4g}, {score.ci95[1]:.4g}] (n={score.n})"
+    return f"{score.value:.4g} [{score.ci95[0]:.4g}, {score.ci95[1]:.4g}] (n={score.n})" if score else "not scored"
 
 
 def _render_candidate(run: RunDir, past: PastGeneration, parent: int | None, printed: str) -> str:
     generation = run.generation(past.n)
-    proposal = read_json(generation.proposal) if generation.proposal.is_file() else {}
+    proposal: Json = read_json(generation.proposal) if generation.proposal.is_file() else {}
     against = f"generation {parent}" if parent else "nothing: it was the first harness"
+    if generation.harness.is_dir():
+        before = read_harness(run.generation(parent).harness) if parent else {}
+        changes = harness_diff(before, read_harness(generation.harness), _DIFF_BYTES)
+    else:
+        changes = "(no harness was built)"
     lines = [
         f"# Generation {past.n}: {one_line(past.title)}",
         "",
@@ -71,7 +77,7 @@ def _render_candidate(run: RunDir, past: PastGeneration, parent: int | None, pri
         f"- extended {against}",
         "",
         *_section("Rationale", truncate_bytes(str(proposal.get("rationale", "")), _RATIONALE_BYTES)),
-        *_section(f"Changes against {against}", _changes(generation, run.generation(parent) if parent else None)),
+        *_section(f"Changes against {against}", changes),
         *(_section("What it printed last", printed) if printed else []),
     ]
     return "\n".join(lines)
@@ -81,26 +87,15 @@ def _section(title: str, text: str) -> list[str]:
     return [f"## {title}", "", fenced_block(strip_control_characters(text)), ""]
 
 
-def _changes(generation: GenerationDir, parent: GenerationDir | None) -> str:
-    if not generation.harness.is_dir():
-        return "(no harness was built)"
-    return harness_diff(read_harness(parent.harness) if parent else {}, read_harness(generation.harness), _DIFF_BYTES)
-
-
 def _output_tail(run: RunDir, task: Task, n: int) -> str:
     """Return the end of the output of a candidate without a score, which often tells why it failed."""
-    rounds, generation = task.rounds("select"), run.generation(n)
-    logs = [site.log for site in [*generation.harness_runs(len(rounds)), generation.gate] if site.log.is_file()]
-    if not logs or harness_saw_val_labels(task):
-        return ""
-    return logs[0].read_bytes()[-_OUTPUT_BYTES:].decode("utf-8", "replace")
+    generation, folds = run.generation(n), len(task.rounds("select"))
+    logs = [site.log for site in [*generation.harness_runs(folds), generation.gate] if site.log.is_file()]
+    return read_tail(logs[0], _OUTPUT_BYTES) if logs and not harness_saw_val_labels(task) else ""
 
 
 def harness_diff(before: Mapping[str, str], after: Mapping[str, str], limit: int) -> str:
-    """Return a unified diff, file by file in the order of names, of about `limit` bytes.
-
-    Files beyond the limit are not compared.
-    """
+    """Return a unified diff, in the order of names; files beyond about `limit` bytes are not compared."""
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     parts: list[str] = []
     remaining = limit
@@ -119,24 +114,14 @@ def _file_diff(name: str, old: str | None, new: str | None) -> str:
     before, after = (old or "").splitlines(), (new or "").splitlines()
     if max(len(before), len(after)) > _MAX_LINES:
         return f"--- {name}\n+++ {name}\n(too long to compare: {len(before)} lines became {len(after)})"
-    old_name, new_name = (
-        f"a/{name}" if old is not None else "/dev/null",
-        f"b/{name}" if new is not None else "/dev/null",
-    )
-    return "\n".join(difflib.unified_diff(before, after, old_name, new_name, lineterm=""))
-
-
-_CURVE_POINTS = 12  # of a curve
-_NEWEST_UPDATES = 10  # updates in the table
+    names = (f"a/{name}" if old is not None else "/dev/null", f"b/{name}" if new is not None else "/dev/null")
+    return "\n".join(difflib.unified_diff(before, after, *names, lineterm=""))
 
 
 def weights_summary(
     config: Experiment, run: RunDir, n: int, history: Sequence[PastGeneration], left_alone: str
 ) -> Json | None:
-    """Return the weights entry of summary.json; None where the harness is the only lever.
-
-    `left_alone` says why the weights are not trained although they are due.
-    """
+    """Return the weights entry of summary.json; None where the harness is the only lever."""
     if config.trainer.kind == "none":
         return None
     guaranteed = math.ceil(config.lever.latest_fraction * config.max_gen) + 1
@@ -146,36 +131,32 @@ def weights_summary(
         "due_after_plateau": config.lever.plateau,
         "tried_by_generation": guaranteed if guaranteed <= config.max_gen else None,
         "left_alone": left_alone,
-        "updates": list(_updates(run, n)),
+        "updates": [
+            {
+                "generation": g.n,
+                "algorithm": g.algorithm,
+                "status": g.status,
+                "steps": g.training.steps if g.training else 0,
+                "stopped": g.training.stopped if g.training else "",
+                "fault": g.steps.get("build", {}).get("fault", "") or g.steps["propose"]["fault"],
+                **{curve: _thinned(getattr(g.training, curve, [])) for curve in ("reward", "kl", "entropy")},
+            }
+            for g in finished_generations(JournalReader(run.journal))
+            if g.n < n and g.lever in ("weights", "both")
+        ],
     }
-
-
-def _updates(run: RunDir, n: int) -> Iterator[Json]:
-    for g in finished_generations(JournalReader(run.journal)):
-        if g.n >= n or g.lever not in ("weights", "both"):
-            continue
-        update = g.training
-        yield {
-            "generation": g.n,
-            "algorithm": g.algorithm,
-            "status": g.status,
-            "steps": update.steps if update else 0,
-            "stopped": update.stopped if update else "",
-            "fault": g.steps.get("build", {}).get("fault", "") or g.steps["propose"]["fault"],
-            **{curve: _thinned(getattr(update, curve, [])) for curve in ("reward", "kl", "entropy")},
-        }
 
 
 def _thinned(curve: Sequence[float]) -> list[float]:
     """Return first and last value and some between at equal distances; no negative zeros."""
-    if len(curve) <= _CURVE_POINTS:
-        return [round(value, 4) + 0.0 for value in curve]
     last = len(curve) - 1
-    return [round(curve[round(k * last / (_CURVE_POINTS - 1))], 4) + 0.0 for k in range(_CURVE_POINTS)]
+    if last >= _CURVE_POINTS:
+        curve = [curve[round(k * last / (_CURVE_POINTS - 1))] for k in range(_CURVE_POINTS)]
+    return [round(value, 4) + 0.0 for value in curve]
 
 
 def render_weights(weights: Mapping[str, Any] | None) -> Iterator[str]:
-    """Yield the section of overview.md on the weights."""
+    """Yield the paragraphs of overview.md on the weights."""
     if weights is None:
         return
     yield "## The weights of the model that the harness calls"

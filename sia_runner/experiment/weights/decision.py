@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig, NoTrainer, TrainerConfig, allowed_algorithms
+from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.costs import BUDGET_UNITS, update_cost
-from sia_runner.experiment.evidence import folder
-from sia_runner.experiment.execution import environment_fault
-from sia_runner.experiment.harness_files import FaultyHarness, read_harness, write_harness
+from sia_runner.experiment.evidence.folder import remaining_budget
+from sia_runner.experiment.execution import write_or_fault
+from sia_runner.experiment.harness_files import read_harness
 from sia_runner.experiment.weights.update import HarnessRollouts
 from sia_runner.gateway.ledger_files import read_totals
-from sia_runner.records import Json, Lever, OutcomeKind, PastGeneration
+from sia_runner.records import Json, Lever, PastGeneration, Proposal, count_kinds
 from sia_runner.selection.parents import plateau_length
 from sia_runner.store.run_directory import read_json, remove_tree, tree_sha256, write_json
 from sia_runner.tasks.splits import shuffled
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sia_runner.selection.algorithm_choice import RewardShape
 
 _PROBE_SAMPLES = 4  # rollouts of each question: the fewest that show differences within a group
+_BUDGET_UNITS = ("minutes", "usd", "tokens", "calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,79 +42,51 @@ class Probe:
     seconds: float
     fault: str = ""
 
-    @property
-    def cost(self) -> dict[str, float]:
-        """The calls, tokens and seconds that the probe took."""
-        return {"calls": self.calls, "tokens": self.tokens, "seconds": self.seconds}
 
-
-def probe_harness(context: RunContext, n: int, files: Mapping[str, str], adapter: Path | None) -> Probe:
-    """Probe the harness `files` on the weights `adapter` (None: the base).
-
-    The same harness on the same weights is rolled out once, in any generation and after a kill; except if rollouts
-    failed for reasons that are not the harness's.
-    """
+def _probe_harness(context: RunContext, n: int, files: Mapping[str, str], adapter: Path | None) -> Probe:
+    """Probe the harness on the weights `adapter` (None: the base). The result is stored unless rollouts failed."""
     from sia_runner.selection.algorithm_choice import RewardShape
 
-    key = _probe_key(context.config, files, adapter)
+    trainer = context.config.trainer
+    # of the training that would follow; trainer=auto has not chosen yet
+    temperature = trainer.temperature if isinstance(trainer, AlgorithmConfig) else 1.0
+    weights = tree_sha256(adapter) if adapter else None
+    content = json.dumps([dict(files), weights, context.config.lever.probe_questions, temperature], sort_keys=True)
+    key = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
     path = context.run.probes / f"{key}.json"
     if path.is_file():
-        stored = read_json(path)
-        return Probe(**{**stored, "shape": RewardShape(**stored["shape"])})
-    result = _roll_out_probe(context, n, f"probe_{key}", files, adapter)
+        stored: Json = read_json(path)
+        stored["shape"] = RewardShape(**stored["shape"])
+        return Probe(**stored)
+    harness = context.run.generation(n).rollouts / "harness"
+    remove_tree(harness.parent)  # from an interrupted probe
+    harness.parent.mkdir(parents=True)
+    try:
+        roll = HarnessRollouts(context, n, harness, adapter, live=False, candidate=f"probe_{key}")
+        result = _roll_out_probe(context, files, roll, temperature)
+    finally:
+        remove_tree(harness.parent)
     if not result.shape.failed:
         context.run.probes.mkdir(exist_ok=True)
         write_json(path, asdict(result))
     return result
 
 
-def _probe_key(config: Experiment, files: Mapping[str, str], adapter: Path | None) -> str:
-    weights = tree_sha256(adapter) if adapter else None
-    settings = (config.lever.probe_questions, _probe_temperature(config))
-    content = json.dumps([dict(files), weights, *settings], sort_keys=True)
-    return hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
-
-
-def _probe_temperature(config: Experiment) -> float:
-    """Return the temperature of the training that would follow, or 1 with trainer=auto, which has not chosen yet."""
-    return config.trainer.temperature if isinstance(config.trainer, AlgorithmConfig) else 1.0
-
-
-def _roll_out_probe(
-    context: RunContext, n: int, candidate: str, files: Mapping[str, str], adapter: Path | None
-) -> Probe:
+def _roll_out_probe(context: RunContext, files: Mapping[str, str], roll: HarnessRollouts, temperature: float) -> Probe:
     from sia_runner.selection.algorithm_choice import measure_shape
 
-    generation, task = context.run.generation(n), context.task
-    rollout = shuffled(task.splits()["rollout"], f"{context.config.seed}:probe")
+    if fault := write_or_fault(context, files, roll.harness):
+        return Probe(measure_shape([], 0.0), {}, 0, 0, 0.0, fault)
+    if gateway := context.gateway:
+        gateway.policy()  # loading the weights is not part of a rollout's time
+    rollout = shuffled(context.task.splits()["rollout"], f"{context.config.seed}:probe")
     questions = rollout[: context.config.lever.probe_questions]
-    harness = generation.rollouts / "harness"
-    remove_tree(generation.rollouts)  # from an interrupted probe
-    harness.parent.mkdir(parents=True)
-    try:
-        if fault := _write_or_fault(context, files, harness):
-            return Probe(measure_shape([], 0.0), {}, 0, 0, 0.0, fault)
-        if gateway := context.gateway:
-            gateway.policy()  # loading the weights is not part of a rollout's time
-        start = time.monotonic()
-        roll = HarnessRollouts(context, n, harness, adapter, live=False, candidate=candidate)
-        trajectories = roll(questions, samples=_PROBE_SAMPLES, step=-1, temperature=_probe_temperature(context.config))
-        seconds = time.monotonic() - start
-    finally:
-        remove_tree(generation.rollouts)
-    usage = read_totals(context.run.ledger).of(candidate=candidate).usage()
-    kinds = [trajectory.kind for trajectory in trajectories]
-    outcomes = {kind.value: kinds.count(kind) for kind in OutcomeKind if kind in kinds}
-    return Probe(measure_shape(trajectories, seconds), outcomes, usage.calls, usage.tokens, round(seconds, 3))
-
-
-def _write_or_fault(context: RunContext, files: Mapping[str, str], harness: Path) -> str:
-    """Write the harness; return why these files are no valid harness, or an empty text."""
-    try:
-        write_harness(files, harness, context.task.entry)
-    except FaultyHarness as fault:
-        return str(fault)
-    return environment_fault(context.config, harness)
+    start = time.monotonic()
+    trajectories = roll(questions, samples=_PROBE_SAMPLES, step=-1, temperature=temperature)
+    seconds = time.monotonic() - start
+    usage = read_totals(context.run.ledger).of(candidate=roll.candidate).usage()
+    shape = measure_shape(trajectories, seconds)
+    return Probe(shape, count_kinds(trajectories), usage.calls, usage.tokens, round(seconds, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,22 +106,12 @@ class TrainingProspects:
     cost: Mapping[str, Mapping[str, float | None]]
     left: Mapping[str, float | None]
 
-    def as_evidence(self, algorithm: str) -> Json:
-        """Return the measurements as plain data for decision.json."""
-        return {
-            "shape": asdict(self.probe.shape),
-            "probe": {"outcomes": dict(self.probe.outcomes), **self.probe.cost},
-            "rule": self.rule,
-            "cost": self.cost.get(algorithm),
-            "left": dict(self.left),
-        }
-
 
 def estimate_training(context: RunContext, n: int, parent: int, files: Mapping[str, str]) -> TrainingProspects:
     """Estimate a training of `files` that starts from the weights of generation `parent`."""
     from sia_runner.selection.algorithm_choice import why_unaffordable, why_untrainable
 
-    measured = probe_harness(context, n, files, context.run.adapter_of(parent))
+    measured = _probe_harness(context, n, files, context.run.adapter_of(parent))
     algorithms, remaining = allowed_algorithms(context.config.trainer), _budget_left(context, n)
     obstacle = measured.fault or why_untrainable(measured.shape)
     if obstacle:
@@ -160,17 +124,15 @@ def estimate_training(context: RunContext, n: int, parent: int, files: Mapping[s
 
 
 def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, str, Mapping[str, Any] | None]:
-    from sia_runner.errors import TrainingError
     from sia_runner.selection.algorithm_choice import ALGORITHM_RULES, choose_algorithm, why_no_signal
 
     if isinstance(trainer, AlgorithmConfig):
         return trainer.algorithm, f"the trainer is fixed: {trainer.name}", None
     if reason := why_no_signal(measured.shape):
         return "", reason, None
+    rules = [rule for rule in ALGORITHM_RULES if rule.algorithm in allowed_algorithms(trainer)]
     try:
-        choice = choose_algorithm(
-            measured.shape, [rule for rule in ALGORITHM_RULES if rule.algorithm in allowed_algorithms(trainer)]
-        )
+        choice = choose_algorithm(measured.shape, rules)
     except TrainingError as error:
         return "", str(error), None
     return choice.algorithm, choice.reason, asdict(choice)
@@ -178,11 +140,8 @@ def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, 
 
 def _budget_left(context: RunContext, n: int) -> dict[str, float | None]:
     """Return what is left of the run's and this generation's budgets, the smaller of both; None: no limit."""
-    run_left, generation_limits = (
-        folder.remaining_budget(context.config, context.run, n),
-        context.config.budget.generation,
-    )
-    limits = {unit: (run_left[unit], getattr(generation_limits, unit)) for unit in BUDGET_UNITS}
+    run_left = remaining_budget(context.config, context.run, n)
+    limits = {unit: (run_left[unit], getattr(context.config.budget.generation, unit)) for unit in BUDGET_UNITS}
     return {unit: min((x for x in both if x is not None), default=None) for unit, both in limits.items()}
 
 
@@ -190,8 +149,8 @@ def _budget_left(context: RunContext, n: int) -> dict[str, float | None]:
 class LeverDecision:
     """The lever that the rules of `lever` give.
 
-    `due`: why the weights shall be trained; empty for the harness. `guaranteed`: no proposer is asked, since none has
-    tried weights by `lever.latest_fraction`.
+    `due_reason`: why the weights shall be trained; empty for the harness. `guaranteed`: no proposer is asked, since
+    none has tried weights by `lever.latest_fraction`.
     """
 
     due_reason: str = ""
@@ -205,7 +164,7 @@ class TrainingDecision:
 
     algorithm: AlgorithmConfig | None
     reason: str
-    evidence: Json = field(default_factory=dict)  # measurements for decision.json
+    evidence: Json = field(default_factory=dict[str, Any])  # measurements for decision.json
 
 
 def decide_lever(config: Experiment, history: Sequence[PastGeneration], n: int, incumbent: int | None) -> LeverDecision:
@@ -215,11 +174,10 @@ def decide_lever(config: Experiment, history: Sequence[PastGeneration], n: int, 
     length = plateau_length(history)
     reason = f"harness plateau {length} >= {config.lever.plateau}" if length >= config.lever.plateau else ""
     tried = any(past.lever is not Lever.HARNESS for past in history)
-    if not tried and n > math.ceil(config.lever.latest_fraction * config.max_gen):
-        return LeverDecision(
-            reason or f"generation {n} of {config.max_gen}, and no weights were trained yet", guaranteed=True
-        )
-    return LeverDecision(reason)
+    guaranteed = not tried and n > math.ceil(config.lever.latest_fraction * config.max_gen)
+    if guaranteed and not reason:
+        reason = f"generation {n} of {config.max_gen}, and no weights were trained yet"
+    return LeverDecision(reason, guaranteed)
 
 
 def decide_training(context: RunContext, n: int, incumbent: int, reason: str) -> TrainingDecision:
@@ -228,26 +186,30 @@ def decide_training(context: RunContext, n: int, incumbent: int, reason: str) ->
     return _training_decision(context.config, measured, measured.suggested, reason, chosen_by="rules")
 
 
-def check_proposed_training(
-    context: RunContext, n: int, parent: int, files: Mapping[str, str], algorithm: str | None, why: str
-) -> TrainingDecision:
-    """Decide on a proposer's own choice; refused if nothing can be trained with it.
-
-    `algorithm` None: as the rules say.
-    """
-    measured = estimate_training(context, n, parent, files)
-    if algorithm is not None and algorithm not in allowed_algorithms(context.config.trainer):
-        names = ", ".join(allowed_algorithms(context.config.trainer))
-        return TrainingDecision(
-            None, f"trainer={context.config.trainer.name} has no algorithm {algorithm[:40]!r}; allowed: {names}"
-        )
+def check_proposed_training(context: RunContext, n: int, parent: int, proposal: Proposal, why: str) -> TrainingDecision:
+    """Decide on a proposer's own choice, or by the rules if it names no algorithm; refuse what cannot be trained."""
+    measured = estimate_training(context, n, parent, proposal.files)
+    trainer, algorithm = context.config.trainer, proposal.algorithm
+    if algorithm is not None and algorithm not in allowed_algorithms(trainer):
+        names = ", ".join(allowed_algorithms(trainer))
+        return TrainingDecision(None, f"trainer={trainer.name} has no algorithm {algorithm[:40]!r}; allowed: {names}")
     return _training_decision(context.config, measured, algorithm or measured.suggested, why, chosen_by="proposer")
 
 
 def _training_decision(
     config: Experiment, measured: TrainingProspects, algorithm: str, trigger: str, chosen_by: str
 ) -> TrainingDecision:
-    evidence = {"due": trigger, "chosen_by": chosen_by, **measured.as_evidence(algorithm)}
+    probe = measured.probe
+    cost = {"calls": probe.calls, "tokens": probe.tokens, "seconds": probe.seconds}
+    evidence: Json = {
+        "due": trigger,
+        "chosen_by": chosen_by,
+        "shape": asdict(probe.shape),
+        "probe": {"outcomes": dict(probe.outcomes), **cost},
+        "rule": measured.rule,
+        "cost": measured.cost.get(algorithm),
+        "left": dict(measured.left),
+    }
     refused = measured.refused.get(algorithm, "") if algorithm else measured.why
     if refused:
         return TrainingDecision(None, refused, {**evidence, "skipped": refused})

@@ -1,43 +1,38 @@
-"""A weights update by several processes of this machine.
+"""A weights update by several processes of this machine, started by torch.distributed.run with the folder of the call.
 
-Each process has a copy of the base, on its own GPU if there are GPUs; it rolls out its share of the questions and
-computes its share of the gradients.
-
-The parent process starts each of them by torch.distributed.run, with the folder of the call as argument.
+Each has a copy of the base, on its own GPU if there are any, and its share of the questions and of the gradients.
 """
 
 import os
 import pickle
 import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sia_runner.compute import task
 from sia_runner.compute.task import RETURNED, StageOutcome
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
-from sia_runner.experiment import stage_job
 from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.execution import run_stage_in_job
 from sia_runner.experiment.weights.update import update_weights
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import remove_tree
+from sia_runner.system import exit_with_parent
 
 _EXIT_SECONDS = 10.0  # seconds that the processes have to end
 
 
 def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> BuildResult:
-    """Run `learn` in `algorithm.processes` processes.
+    """Run `update_weights` in `algorithm.processes` processes, which end when this process is killed or returns early.
 
-    An exception in one of them is raised here, and a fault in one ends them all. They also end when this process is
-    killed or returns early.
+    An exception in one of them is raised here, and a fault in one ends them all.
     """
-    missing = _missing_gpus(context.config, algorithm.processes)
-    if missing:
+    if missing := _missing_gpus(context.config, algorithm.processes):
         return BuildResult(f"{algorithm.name}: {missing}", unscored=True)
     generation = context.run.generation(n)
     remove_tree(generation.processes)
@@ -66,10 +61,7 @@ def _missing_gpus(config: Experiment, processes: int) -> str:
 
 
 def _run_processes(folder: Path, processes: int) -> int:
-    """Start the processes and return their common exit code.
-
-    Each reads from our pipe, and ends when our end closes.
-    """
+    """Start the processes, which end when our end of their pipe closes, and return their common exit code."""
     arguments = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *arguments, "-m", "sia_runner.experiment.weights.parallel", str(folder)]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
@@ -78,34 +70,25 @@ def _run_processes(folder: Path, processes: int) -> int:
     try:
         return launcher.wait()
     finally:
-        _stop_launcher(launcher)
-
-
-def _stop_launcher(launcher: "subprocess.Popen[bytes]") -> None:
-    if launcher.stdin:
-        launcher.stdin.close()
-    with suppress(subprocess.TimeoutExpired):
-        launcher.wait(_EXIT_SECONDS)
-    launcher.kill()
-    launcher.wait()
+        if launcher.stdin:
+            launcher.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            launcher.wait(_EXIT_SECONDS)
+        launcher.kill()
+        launcher.wait()
 
 
 def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig, otherwise: str) -> BuildResult:
-    """Combine the results.
-
-    Raises the first exception; else returns the first fault; else the first result, which is of the process that wrote
-    the adapter.
-    """
-    failures = [report for report in outcomes if report.kind != RETURNED]
+    """Raise the first exception; else return the first fault, else the result of the process that wrote the adapter."""
     incomplete = len(outcomes) < algorithm.processes  # a process was killed, or ended because another one failed
-    for report in failures:
+    for report in outcomes:
         # torch raises RuntimeError in a process whose peer is gone
-        if not (incomplete and issubclass(report.value[0], RuntimeError)):
+        if report.kind != RETURNED and not (incomplete and issubclass(report.value[0], RuntimeError)):
             return report.result()
-    returned: list[BuildResult] = [report.result() for report in outcomes if report not in failures]
-    faults = [result for result in returned if result.fault]
-    if faults:
-        return faults[0]
+    returned: list[BuildResult] = [report.result() for report in outcomes if report.kind == RETURNED]
+    for result in returned:
+        if result.fault:
+            return result
     if incomplete:
         return BuildResult(f"{algorithm.name}: a process of the training was lost: {otherwise}", unscored=True)
     return returned[0]
@@ -113,12 +96,12 @@ def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig, o
 
 def run_training_process(folder: Path) -> int:
     """Run one of the processes; return a code that is not zero if the others must not wait for it."""
-    _exit_with_parent(sys.stdin.buffer)
+    exit_with_parent(sys.stdin.buffer)
     rank = int(os.environ["RANK"])
     _select_gpu(os.environ, int(os.environ["LOCAL_RANK"]))
     context, n, parent, algorithm = pickle.loads((folder / "call.pkl").read_bytes())  # noqa: S301 - our own file
     try:
-        report = StageOutcome(RETURNED, stage_job.run_stage_in_job(update_weights, context, n, parent, algorithm, rank))
+        report = StageOutcome(RETURNED, run_stage_in_job(update_weights, context, n, parent, algorithm, rank))
     except BaseException as error:  # noqa: BLE001 - the parent process decides
         traceback.print_exc()
         report = task.error_outcome(error)
@@ -126,23 +109,12 @@ def run_training_process(folder: Path) -> int:
     return 0 if report.kind == RETURNED and not report.value.fault else 1
 
 
-def _exit_with_parent(stream: IO[bytes]) -> None:
-    """Start a thread that ends this process at once when the other end of the stream closes."""
-
-    def watch() -> None:
-        stream.read()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent").start()
-
-
 def _select_gpu(environ: MutableMapping[str, Any], rank: int) -> None:
     """Make one GPU visible before torch is imported, so that "cuda" is that GPU in every thread."""
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    names = [name for name in visible.split(",") if name] if visible is not None else None
-    if names is None:
+    if visible is None:
         environ["CUDA_VISIBLE_DEVICES"] = str(rank)
-    elif names:
+    elif names := [name for name in visible.split(",") if name]:
         environ["CUDA_VISIBLE_DEVICES"] = names[rank]
     environ["LOCAL_RANK"] = "0"
 

@@ -1,34 +1,27 @@
-"""A weights update: rollouts of the harness itself, training, and a new adapter in the generation's folder.
-
-There is no second definition of the prompt: the training data is what the harness asked and the policy answered.
-"""
+"""A weights update: training on what the harness asked and the policy answered, so there is no second prompt."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.execution import ExecutionPurpose, execute, verify_submission
+from sia_runner.experiment.execution import execute, verify_submission
 from sia_runner.records import INFRASTRUCTURE_KINDS, Trajectory
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.training.protocol import TrainingJob
-from sia_runner.wire.grants import ModelsError
+from sia_runner.wire.grants import Grant, ModelsError
 
 
 @dataclass(slots=True)
 class HarnessRollouts:
-    """The collector of rollouts (a RolloutCollector).
-
-    Sample g of step s is run g of the harness, with its own seeds, so it repeats exactly on the same weights. The files
-    of a run are removed once its trajectories are read.
-    """
+    """The collector of rollouts: a sample is a run of the harness with seeds of its own, so it repeats exactly."""
 
     context: RunContext
     n: int
@@ -53,28 +46,34 @@ class HarnessRollouts:
         (round_,) = task.rounds("rollout", units=units)
         site = HarnessRunDir(context.run.generation(self.n).path / "rollouts" / f"{self.process}.{sample}")
         seed = f"{context.config.seed}:rollout {self.n} {step} {sample}"
-        purpose = ExecutionPurpose(
+        grant = Grant(
+            "target",
             self.n,
             self.candidate or f"gen_{self.n}",
             "rollout",
+            None,
             adapter=self.adapter,
             live=self.live,
             sample=sample,
             temperature=temperature,
             seed=seed,
         )
-        execution = execute(context, purpose, round_, site, self.harness, seed, context.config.task.limits.run)
+        execution = execute(context, grant, round_, site, self.harness, seed, context.config.task.limits.run)
         outcomes = verify_submission(context, site, execution.unanswered)
         keys = read_json(site.keys)
         remove_tree(site.path)
         calls = {keys[key]: called for key, called in execution.sampled.items() if key in keys}
         sign = 1.0 if task.higher_is_better else -1.0
-        trajectories = []
-        for outcome in outcomes:
-            reward = None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value
-            made = tuple(calls.get(outcome.unit, ()))
-            trajectories.append(Trajectory(outcome.unit, sample, made, reward, outcome.kind))
-        return trajectories
+        return [
+            Trajectory(
+                outcome.unit,
+                sample,
+                tuple(calls.get(outcome.unit, ())),
+                None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value,
+                outcome.kind,
+            )
+            for outcome in outcomes
+        ]
 
 
 def update_weights(
@@ -93,7 +92,7 @@ def update_weights(
         raise ModelsError("a weights update needs a policy: target_agent=policy")
     remove_tree(generation.adapter)
     policy, roll = gateway.policy(), HarnessRollouts(context, n, generation.harness, process=process)
-    assignment = TrainingJob(
+    job = TrainingJob(
         algorithm=algorithm,
         policy=policy,
         roll=roll,
@@ -103,10 +102,13 @@ def update_weights(
         work=generation.training,
         seed=context.config.seed,
         say=lambda line: _append_line(generation.path / "training.log", line),
-        record=lambda figures: _append_line(generation.curve, _json_line(figures)),
+        record=lambda figures: _append_line(
+            generation.curve,  # NaN, a KL that was not measured, becomes null
+            json.dumps({key: value if math.isfinite(value) else None for key, value in figures.items()}),
+        ),
     )
     try:
-        trained = train(assignment)
+        trained = train(job)
     except (TrainingError, TaskError, SandboxError) as error:
         return BuildResult(f"{algorithm.name}: {error}", unscored=roll.unrewarded)
     except RuntimeError as error:
@@ -129,11 +131,6 @@ def inherit_adapter(run: RunDir, n: int, parent: int | None) -> str | None:
         return None
     generation.adapter.symlink_to(Path("..") / adapter.parent.name / adapter.name)
     return tree_sha256(adapter)
-
-
-def _json_line(figures: Mapping[str, float]) -> str:
-    """Return one JSON line; NaN (a KL that was not measured) becomes null."""
-    return json.dumps({key: value if math.isfinite(value) else None for key, value in figures.items()})
 
 
 def _append_line(path: Path, line: str) -> None:

@@ -133,7 +133,7 @@ class Leaderboard:
         ranks = zip(_MEDALS, _medal_ranks(len(self.scores)), strict=True)
         return {medal: self.scores[rank - 1] for medal, rank in ranks} | {"median": median(self.scores)}
 
-    def standing(self, score: float) -> dict[str, object]:
+    def compare(self, score: float) -> dict[str, object]:
         """Return the best medal whose threshold the score reaches, and whether it is above the median."""
         sign, thresholds = (-1 if self.lower_is_better else 1), self.thresholds
         return {
@@ -220,7 +220,7 @@ class Mlebench(TableTask):
         write_csv(dest / _SAMPLE, [facts["id"], *facts["sample"]], rows)
         return view
 
-    def standing(self, submission: Path, keys: ViewKeys, score: Score) -> Json:
+    def official_grade(self, submission: Path, keys: ViewKeys, score: Score) -> Json:
         """Return the official score of a test submission, rounded as mlebench rounds, and its medal if any."""
         package, graded, grader, note = mlebench_package(), round(score.value, 5), "sia_runner", ""
         if package:
@@ -233,7 +233,7 @@ class Mlebench(TableTask):
             return result | {"note": "mlebench's grader takes the submission for invalid: no score, no medal"}
         folders = [package / "competitions" / self._mlebench.competition] if package else []
         board = read_leaderboard([f / "leaderboard.csv" for f in (*folders, self._prepared, self._prepared.parent)])
-        return result | (board.standing(graded) if board else {})
+        return result | (board.compare(graded) if board else {})
 
     def _official(self, package: Path, submission: Path, keys: ViewKeys) -> float | None:
         """Return the score of mlebench's grader; None for an invalid submission. Raises _GraderFailedError."""

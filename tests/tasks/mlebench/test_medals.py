@@ -38,20 +38,20 @@ def test_thresholds_are_those_of_the_last_place_that_wins(teams, places, lower):
 
 def test_the_best_medal_that_a_score_reaches_is_won():
     one = board(1000)
-    won = {score: one.standing(score)["medal"] for score in (989.0, 988.9, 951.0, 950.9, 901.0, 900.9)}
+    won = {score: one.compare(score)["medal"] for score in (989.0, 988.9, 951.0, 950.9, 901.0, 900.9)}
     assert list(won.values()) == ["gold", "silver", "silver", "bronze", "bronze", None]
 
 
 def test_lower_is_better_where_the_leaderboard_begins_with_the_lowest():
     one = board(1000, lower=True)
     assert one.lower_is_better
-    assert [one.standing(score)["medal"] for score in (12.0, 12.1, 101.0)] == ["gold", "silver", None]
+    assert [one.compare(score)["medal"] for score in (12.0, 12.1, 101.0)] == ["gold", "silver", None]
 
 
 def test_above_the_median_means_better_than_it():
     one = Leaderboard([0.9, 0.8, 0.7, 0.6])
     assert one.thresholds["median"] == pytest.approx(0.75)
-    assert [one.standing(score)["above_median"] for score in (0.76, 0.75, 0.74)] == [True, False, False]
+    assert [one.compare(score)["above_median"] for score in (0.76, 0.75, 0.74)] == [True, False, False]
 
 
 def test_a_leaderboard_is_read_from_the_first_file_that_holds_scores(tmp_path):
@@ -75,7 +75,7 @@ def test_the_thresholds_are_those_of_the_package():
         scores = sorted((random.Random(teams).random() for _ in range(teams)), reverse=teams % 2 == 0)
         ours = Leaderboard(scores)
         for score in [*scores[:: max(1, teams // 20)], 0.5]:
-            said, found = rank(theirs, score, pd.DataFrame({"score": scores})), ours.standing(score)
+            said, found = rank(theirs, score, pd.DataFrame({"score": scores})), ours.compare(score)
             won = next((medal for medal in ("gold", "silver", "bronze") if said[f"{medal}_medal"]), None)
             assert (found["medal"], found["above_median"]) == (won, said["above_median"])
             assert found["thresholds"] == {name: said[f"{name}_threshold"] for name in ours.thresholds}

@@ -101,30 +101,30 @@ def asked(tmp_path):
     return task, view, perfect(task, view)
 
 
-def standing(task, view, tmp_path, text):
+def official_grade(task, view, tmp_path, text):
     folder = submit(tmp_path / "given", text)
-    return task.standing(folder, view.keys, task.score(task.verify(folder, view.keys, OutcomeKind.NO_ANSWER)))
+    return task.official_grade(folder, view.keys, task.score(task.verify(folder, view.keys, OutcomeKind.NO_ANSWER)))
 
 
 def test_its_grader_gets_the_competitions_own_ids_and_its_leaderboard_gives_the_medal(stand_in, asked, tmp_path):
     task, view, text = asked
-    found = standing(task, view, tmp_path, text)
+    found = official_grade(task, view, tmp_path, text)
     assert (found["graded_by"], found["score"], found["medal"]) == ("mlebench", 1.0, "gold")
     assert found["teams"] == 200 and found["thresholds"]["gold"] == pytest.approx(0.95)
     wrong = text.replace("True", "?").replace("False", "True").replace("?", "False")
-    assert standing(task, view, tmp_path, wrong)["medal"] is None
+    assert official_grade(task, view, tmp_path, wrong)["medal"] is None
 
 
 def test_a_row_that_is_missing_leaves_no_official_score(stand_in, asked, tmp_path):
     task, view, text = asked
-    found = standing(task, view, tmp_path, text.rpartition("\n")[0])
+    found = official_grade(task, view, tmp_path, text.rpartition("\n")[0])
     assert found["score"] is None and "invalid" in found["note"] and "medal" not in found
 
 
 def test_a_grader_that_fails_is_told_and_ours_stands_in(stand_in, asked, tmp_path):
     task, view, text = asked
     (stand_in / "registry.py").write_text("raise ImportError('no appdirs')")
-    found = standing(task, view, tmp_path, text)
+    found = official_grade(task, view, tmp_path, text)
     assert (found["graded_by"], found["score"]) == ("sia_runner", 1.0)
     assert "ImportError: no appdirs" in found["note"]
 
@@ -133,9 +133,9 @@ def test_without_the_package_our_metric_and_a_leaderboard_beside_the_data_count(
     if mlebench_package():
         pytest.skip("mlebench is installed here")
     task, view, text = asked
-    assert "medal" not in standing(task, view, tmp_path, text)
+    assert "medal" not in official_grade(task, view, tmp_path, text)
     (tmp_path / "spaceship-titanic" / "leaderboard.csv").write_text("score\n0.9\n0.8\n")
-    found = standing(task, view, tmp_path, text)
+    found = official_grade(task, view, tmp_path, text)
     assert (found["graded_by"], found["score"], found["medal"]) == ("sia_runner", 1.0, "gold")
 
 
@@ -152,6 +152,6 @@ def test_the_real_grader_agrees_with_our_metric(competition, tmp_path):
     sample = (view.path / "sample_submission.csv").read_text()
     folder = submit(tmp_path / "given", sample)
     score = task.score(task.verify(folder, view.keys, OutcomeKind.NO_ANSWER))
-    found = task.standing(folder, view.keys, score)
+    found = task.official_grade(folder, view.keys, score)
     assert found["graded_by"] == "mlebench", found
     assert found["score"] == pytest.approx(score.value, abs=6e-6)
