@@ -96,7 +96,7 @@ def test_rows_without_ids_are_numbered_and_many_numbers_are_judged_with_a_tolera
         (["new", "desk", "--csv", "no.csv", "--answer", "a"], "no.csv: cannot be read: No such file"),
         (["new", "desk", "--csv", "t.csv", "--answer", "c"], "c: no such column in t.csv; allowed: a, b"),
         (["new", "desk", "--csv", "t.csv", "--answer", "B "], "B: no such column in t.csv; did you mean 'b'?"),
-        (["new", "desk", "--csv", "t.csv", "--answer", "b", "--id", "a"], "without an id of their own: 2, 4"),
+        (["new", "desk", "--csv", "t.csv", "--answer", "b", "--id", "a"], "without an id of their own: 2, 3"),
         (["new", "desk", "--csv", "one.csv", "--answer", "b"], "column b has only the answer 'x'"),
         (["new", "desk", "--csv", "four.csv", "--answer", "b"], "50 labelled rows, of which only 4 differ"),
         (["new", "desk", "--csv", "t.csv"], "--csv FILE and --answer COLUMN come together"),
