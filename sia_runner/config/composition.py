@@ -124,8 +124,11 @@ def quote_overrides(args: Sequence[str]) -> list[str]:
         if name in choices and isinstance(choice, bool | int | float | None):
             raise CompositionError(f"{arg}: no such choice{nearest_choice(value, choices[name])}")
         is_path = name in _RUN_FOLDERS or (name in _PATH_KEYS and Path(value).expanduser().exists())
-        plain = re.fullmatch(r"(['\"]).*\1", value) is None
-        quoted.append(f"{key}={quote_text(value)}" if plain and (unreadable or is_path) else arg)
+        if re.fullmatch(r"(['\"]).*\1", value) or not (unreadable or is_path):
+            quoted.append(arg)
+        else:
+            path = str(Path(value).expanduser()) if name in _RUN_FOLDERS else value
+            quoted.append(f"{key}={quote_text(path)}")
     return quoted
 
 
@@ -143,8 +146,6 @@ _PATH_KEYS = (
     *("task.dir", "task.prepared", "task.reference", "meta_agent.dir"),
     *("provider.key_file", "meta_agent.provider.key_file", "target_agent.provider.key_file"),
 )
-
-
 _RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 

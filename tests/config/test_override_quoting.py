@@ -50,6 +50,12 @@ def test_a_choice_that_is_no_name_is_refused_in_one_line(here, capsys, override,
     assert line.startswith(f"refused: {override}: no such choice; allowed: ")
 
 
+def test_a_run_folder_may_begin_with_a_tilde_and_keeps_its_interpolations(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/Zoë")
+    args = ["hydra.run.dir=~/runs/${now:%Y}", "hydra.sweep.dir=a, b"]
+    assert quote_overrides(args) == ["hydra.run.dir='/home/Zoë/runs/${now:%Y}'", "hydra.sweep.dir='a, b'"]
+
+
 def test_a_value_in_a_sweep_of_choices_is_not_taken_for_one():
     assert quote_overrides(["tracker=none,local"]) == ["tracker=none,local"]
     with pytest.raises(CompositionError):
