@@ -218,11 +218,11 @@ def _labelled_rows(table: UserTable, answer: str, where: str, lines: list[str]) 
     if strays and _is_measured(list(present.values())):
         cells = ", ".join(f"row {n} {cell!r}" for n, cell in list(strays.items())[:5])
         fix = "write numbers there as in the other rows, or nothing, which leaves the row out"
-        raise TaskError(f"{where}: {len(strays)} cells are no such numbers as the others: {cells}; {fix}")
+        raise TaskError(f"{where}: cells that are no numbers like the others ({len(strays)}): {cells}; {fix}")
     numeric = present and not strays and None not in map(finite_number, present.values())
     if blank := [n for n, row in rows.items() if (is_missing(row[index]) if numeric else not row[index])]:
         numbers = ", ".join(map(str, blank[:10]))
-        lines.append(f"{len(blank)} rows without an answer left out: {numbers}{', …' * (len(blank) > 10)}")
+        lines.append(f"rows without an answer left out ({len(blank)}): {numbers}{', …' * (len(blank) > 10)}")
     rows = {n: row for n, row in rows.items() if n not in set(blank)}
     counts = Counter(row[index] for row in rows.values())
     if len(counts) < 2:

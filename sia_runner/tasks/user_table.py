@@ -133,7 +133,7 @@ def _shape(records: list[list[str]], notes: list[str]) -> tuple[list[str], list[
         if len(row) < len(names) or any(cell.strip() for cell in row[len(names) :]):
             raise TaskError(f"row {number} has {len(row)} cells, the header has {len(names)}")
     if blank := sum(map(bool, records)) - len(filled):  # Excel writes ,,,, where something once was
-        notes.append(f"{blank} rows without any content left out")
+        notes.append(f"rows without any content left out: {blank}")
     if repeated := next((name for name in names if name and names.count(name) > 1), ""):
         places = " and ".join(str(n) for n, name in enumerate(names, 1) if name == repeated)
         raise TaskError(f"columns {places} are both called {repeated!r}; rename all but one")
@@ -145,7 +145,7 @@ def _shape(records: list[list[str]], notes: list[str]) -> tuple[list[str], list[
             used.append(index)
             names[index] = name or f"column_{index + 1}"
     if left_out := len(names) - len(used):
-        notes.append(f"{left_out} columns without a name, blank or a count of the rows, left out")
+        notes.append(f"columns without a name, blank or a count of the rows, left out: {left_out}")
     return [names[index] for index in used], [(number, [row[index] for index in used]) for number, row in rows]
 
 

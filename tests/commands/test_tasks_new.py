@@ -112,7 +112,7 @@ def test_rows_without_an_answer_are_left_out_and_named(here, capsys):
     rows = [*((f"text {n}", f"{n}.25") for n in range(298)), ("odd", "n/a"), ("even", " ")]
     task, said = new(capsys, ("text", "price"), rows, "price")
     assert len(task._units.answers) == 298 and task._spec.metric.verifier == "numeric"
-    assert "2 rows without an answer left out: 300, 301" in said
+    assert "rows without an answer left out (2): 300, 301" in said
 
 
 def test_a_word_for_nothing_is_an_answer_among_words(here, capsys):
@@ -139,6 +139,14 @@ def test_a_second_column_of_the_same_name_is_refused(here, capsys):
     assert "columns 1 and 3 are both called 'desk'" in refused(capsys, ("desk", "text", "desk"), rows, "desk")
 
 
+def test_a_hand_made_table_with_two_columns_of_one_name_is_refused_too(here, capsys):
+    new(capsys, ("text", "desk"), rows_of("ab"), "desk")
+    rows = [(n, answer, text, answer) for n, (text, answer) in enumerate(rows_of("ab"))]
+    write_csv(here / "desk" / "labelled.csv", ("id", "text", "text", "desk"), rows)
+    assert main(["tasks", "check", "desk"]) == 2
+    assert "two columns are called 'text'" in capsys.readouterr().err
+
+
 def test_a_task_folder_may_be_moved(here, capsys):
     new(capsys, ("text", "desk"), rows_of("ab"), "desk")
     shutil.move(here / "desk", here / "elsewhere" / "desk")
@@ -147,6 +155,7 @@ def test_a_task_folder_may_be_moved(here, capsys):
     assert main(["--config-dir", "elsewhere/desk/conf", "task=desk", "max_gen=1", "hydra.run.dir=runs/a"]) == 0
 
 
+@pytest.mark.slow
 def test_short_answers_are_not_taken_for_gold_that_a_verifier_shows(here, capsys):
     new(capsys, ("text", "desk"), rows_of(["no", "on", "se", "en"]), "desk", "--licence", "mine")
     assert main(["tasks", "check", "desk"]) == 0, capsys.readouterr().out

@@ -92,7 +92,9 @@ def test_with_commas_between_cells_a_comma_groups_thousands_and_a_list_of_option
 def test_rows_and_columns_that_hold_nothing_are_left_out_and_counted(tmp_path):
     table = table_of(tmp_path, "text,desk,,\na,x,,\nb,y,,\n,,,\n,,,\n , ,,\n")
     assert (table.columns, table.rows) == (["text", "desk"], [["a", "x"], ["b", "y"]])
-    assert noted(table, "3 rows without any content") and noted(table, "2 columns without a name")
+    assert noted(table, "rows without any content left out: 3") and noted(
+        table, "columns without a name, blank or a count of the rows, left out: 2"
+    )
 
 
 def test_the_index_that_pandas_writes_is_left_out_and_a_nameless_column_of_values_gets_a_name(tmp_path):
