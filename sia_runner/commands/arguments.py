@@ -236,7 +236,7 @@ def tasks(parser: CommandParser) -> None:
     new.add_argument(
         "--dir", type=Path, default=Path(), metavar="PARENT", help="where its folder is made; default: here"
     )
-    new.add_argument("--csv", type=Path, metavar="FILE", help="its questions, with their answers")
+    new.add_argument("--csv", type=Path, metavar="FILE", help="questions with answers; also .xlsx")
     new.add_argument("--answer", metavar="COLUMN", help="the column of the answers")
     new.add_argument("--id", metavar="COLUMN", help="the column of the ids; without it rows are numbered")
     new.add_argument("--licence", default="not stated", metavar="TEXT", help="the licence of the data")

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sia_runner.config.composition import make_paths_absolute
+from sia_runner.config.composition import make_paths_absolute, quote_text
 from sia_runner.config.experiment import check_experiment
 from sia_runner.config.refusals import print_refusals
 from sia_runner.experiment.runner import RESUMABLE_KEYS, stop_requested
@@ -31,7 +31,7 @@ def sweep_run_of(composed: Any, hydra: Any) -> SweepRun:
     Raises OmegaConfBaseException for missing values.
     """
     plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    make_paths_absolute(plain)
+    make_paths_absolute(plain, hydra.runtime)
     return SweepRun(Path(hydra.sweep.dir).resolve(), str(hydra.sweep.subdir), plain, tuple(hydra.overrides.task))
 
 
@@ -134,7 +134,7 @@ def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: An
     """
     if sweep.ended(run.name):
         sweep.outcome(run.name).unlink()  # it is that of an earlier process
-    overrides = [*run.overrides, f"hydra.sweep.subdir='{run.name}'"]
+    overrides = [*run.overrides, f"hydra.sweep.subdir={quote_text(run.name)}"]
     plain: Json = {}
     with print_refusals(plain, run.name) as outcome:
         try:
@@ -166,7 +166,7 @@ def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Cal
             f"resume={sweep.path}: {plan.cwd} is missing; the sweep was started there and its paths are relative to it"
         )
     os.chdir(plan.cwd)
-    again = (f"hydra.sweep.dir='{sweep.path}'", "hydra.sweeper.resume=true")
+    again = (f"hydra.sweep.dir={quote_text(str(sweep.path))}", "hydra.sweeper.resume=true")
     sys.argv[1:] = _merge_arguments(plan.args, [*overrides, *again])
     return compose_and_run()
 
