@@ -20,6 +20,7 @@ import yaml
 from sia_runner import __version__
 from sia_runner.compute.protocol import JobStopped
 from sia_runner.config.base import is_custom
+from sia_runner.config.composition import make_paths_absolute
 from sia_runner.config.experiment import Experiment, check_experiment
 from sia_runner.config.migration import migrate_overrides, read_stored_config, renamed_key
 from sia_runner.config.training import allowed_algorithms
@@ -41,7 +42,11 @@ _LOCKED_PACKAGES = (
     "litellm", "aiohttp", "openai", "anthropic", "chess", "torch", "transformers", "peft", "trl", "accelerate"
 )  # fmt: skip
 _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
-RESUMABLE_KEYS = ("max_gen", "budget.", "compute.")  # the overrides allowed beside resume=
+# the overrides allowed beside resume=
+RESUMABLE_KEYS = (
+    *("max_gen", "budget.", "compute."),
+    *("provider.key_file=", "meta_agent.provider.key_file=", "target_agent.provider.key_file="),
+)
 _stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
@@ -148,7 +153,7 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
         raise RunDirectoryError(f"resume={folder}: no run there (config.yaml is missing)")
     for override in overrides:
         if "=" not in override or not override.startswith(RESUMABLE_KEYS):
-            allowed = "max_gen=…, budget.*=…, compute.*=…"
+            allowed = "max_gen=…, budget.*=…, compute.*=…, provider.key_file=…"
             raise RunDirectoryError(
                 f"{override}: a resumed run keeps its stored configuration; allowed beside resume=: {allowed}"
             )
@@ -173,10 +178,11 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
         *sections, name = key.split(".")
         tree: Json = composed
         for section in sections:
-            tree = tree.get(section, {})
+            tree = tree.get(section) or {}
         if name not in tree:
             raise RunDirectoryError(f"{override}: no such key; there is: {', '.join(tree)}")
         tree[name] = yaml.safe_load(value)
+    make_paths_absolute(composed)
     return check_experiment(composed)
 
 
