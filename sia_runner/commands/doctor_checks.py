@@ -3,6 +3,7 @@
 A check returns one line, or raises CheckSkipped or an error whose message says what to do.
 """
 
+import getpass
 import importlib.util
 import math
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -147,8 +149,13 @@ def check_disk(config: Experiment, runs: Path) -> str:
     lines: list[str] = []
     for folder in (runs, cache_dir()):
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        with tempfile.TemporaryFile(dir=existing) as probe:
-            probe.write(b"x")
+        try:
+            with tempfile.TemporaryFile(dir=existing) as probe:
+                probe.write(b"x")
+        except OSError as error:
+            key = "hydra.run.dir" if folder == runs else "the environment variable SIA_CACHE"
+            why = error.strerror or type(error).__name__
+            raise RunDirectoryError(f"{folder} cannot be written ({why}); set {key} to a folder that can") from None
         free = shutil.disk_usage(existing).free >> 20
         if free < needed:
             raise RunDirectoryError(
@@ -247,6 +254,18 @@ def report_accounting(_: Experiment) -> str:
     return f"none: squeue forgets a job {age} after its end; one that left a result counts, else it is submitted again"
 
 
+def report_submission_limits(_: Experiment) -> str:
+    """Report how many jobs may be submitted: at once as an array, and by this user."""
+    largest = _slurm_settings().get("MaxArraySize", "unknown")
+    command = ["sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", "format=account,maxsubmit"]
+    rows: list[list[str]] = []
+    with suppress(RunDirectoryError):  # no accounting
+        rows = [line.split("|") for line in _output_of(*command).splitlines() if line.count("|") == 1]
+    limits = {f"at most {jobs} submitted jobs with account {account}" for account, jobs in rows if jobs}
+    text = "; ".join(sorted(limits)) or "no limit of this user is known"
+    return f"arrays of at most {largest} jobs; {text}; a sweep submits what fits, and more when jobs end"
+
+
 def report_requeueing(_: Experiment) -> str:
     """Report whether jobs are queued again after a node failure."""
     if _slurm_settings().get("JobRequeue") == "0":
@@ -279,6 +298,7 @@ CLUSTER_CHECKS: Mapping[str, Callable[[Experiment], str]] = {
     "commands": check_slurm_commands,
     "partitions": list_partitions,
     "jobs": check_jobs,
+    "submission limits": report_submission_limits,
     "accounting": report_accounting,
     "requeueing": report_requeueing,
     "preemption": report_preemption,
