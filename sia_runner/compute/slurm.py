@@ -232,9 +232,10 @@ def _test_submission(key: str, options: list[str], script: str) -> None:
         error = SubmissionError(result.stderr)
         if error.queue_full:  # that passes, and submitting waits for it
             return
-        advice = error.advice(key)
+        of = key if key != "compute.pool" else "compute.resources.run"
+        advice = error.advice(of)
         if "node configuration" in str(error):
-            advice = f"; lower {key}.cpus, {key}.memory_gb or {key}.gpus, or name a partition: {_node_sizes()}"
+            advice = f"; lower {of}.cpus, {of}.memory_gb or {of}.gpus, or name a partition: {_node_sizes()}"
         raise ComputeError(f"{key}: sbatch says: {error}{advice}")
 
 
