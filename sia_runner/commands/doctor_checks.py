@@ -3,7 +3,6 @@
 A check returns one line, or raises CheckSkipped or an error whose message says what to do.
 """
 
-import getpass
 import importlib.util
 import math
 import os
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -254,16 +252,10 @@ def report_accounting(_: Experiment) -> str:
     return f"none: squeue forgets a job {age} after its end; one that left a result counts, else it is submitted again"
 
 
-def report_submission_limits(_: Experiment) -> str:
-    """Report how many jobs may be submitted: at once as an array, and by this user."""
-    largest = _slurm_settings().get("MaxArraySize", "unknown")
-    command = ["sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", "format=account,maxsubmit"]
-    rows: list[list[str]] = []
-    with suppress(RunDirectoryError):  # no accounting
-        rows = [line.split("|") for line in _output_of(*command).splitlines() if line.count("|") == 1]
-    limits = {f"at most {jobs} submitted jobs with account {account}" for account, jobs in rows if jobs}
-    text = "; ".join(sorted(limits)) or "no limit of this user is known"
-    return f"arrays of at most {largest} jobs; {text}; a sweep submits what fits, and more when jobs end"
+def report_array_limit(_: Experiment) -> str:
+    """Report how many jobs an array may have."""
+    largest = _slurm_settings().get("MaxArraySize", "an unknown number of")
+    return f"of at most {largest} jobs; a sweep submits what fits, and more when jobs end"
 
 
 def report_requeueing(_: Experiment) -> str:
@@ -298,7 +290,7 @@ CLUSTER_CHECKS: Mapping[str, Callable[[Experiment], str]] = {
     "commands": check_slurm_commands,
     "partitions": list_partitions,
     "jobs": check_jobs,
-    "submission limits": report_submission_limits,
+    "job arrays": report_array_limit,
     "accounting": report_accounting,
     "requeueing": report_requeueing,
     "preemption": report_preemption,

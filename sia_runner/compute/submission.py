@@ -19,7 +19,7 @@ PATIENCE = 3600.0  # seconds that a submission is tried again
 AGAIN = 5.0  # seconds between two tries
 _DOUBTFUL = 60.0  # seconds after which a refusal whose reason is not named may be one that never passes
 _MAX_CHARS = 600  # of what sbatch said
-# a controller that is away; a user's full queue: the same submission may do later
+# the same submission may do later: a controller that is away; a user's full queue
 _AWAY = re.compile("unable to contact|socket timed out|connection refused|zero bytes|temporarily|try again", re.I)
 _FULL = re.compile("job submit limit|MaxSubmitJob|submitted too many|job violates accounting/QOS policy", re.I)
 _NAMED_LIMIT = re.compile(r"\b(?:QOS|Assoc)\w+Limit\b")  # QOSMaxWallDurationPerJobLimit, AssocMaxSubmitJobLimit
