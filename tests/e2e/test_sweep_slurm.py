@@ -81,7 +81,7 @@ def test_two_tasks_two_trainers_two_seeds_with_one_killed_run_resume_to_complete
 def test_jobs_whose_driver_was_killed_are_found_again_and_a_requeued_one_goes_on(cli):
     folder = cli.folder / "sweep"
     launcher = [
-        f"hydra.launcher.{key}" for key in ("cpus_per_task=1", "mem_gb=1", "timeout_min=30", "array_parallelism=2")
+        f"hydra.launcher.{key}" for key in ("cpus_per_task=1", "mem_gb=1", "timeout_min=30", "array_parallelism=3")
     ]
     args = ["-m", "task=smoke", "seed=0,1,2", "max_gen=3", "hydra/launcher=submitit_slurm", *launcher]
     driver = cli.start(*args, "hydra.sweep.dir=sweep")
