@@ -20,7 +20,6 @@ import yaml
 from sia_runner import __version__
 from sia_runner.compute.protocol import JobStopped
 from sia_runner.config.base import is_custom
-from sia_runner.config.composition import make_paths_absolute
 from sia_runner.config.experiment import Experiment, check_experiment
 from sia_runner.config.migration import migrate_overrides, read_stored_config, renamed_key
 from sia_runner.config.training import allowed_algorithms
@@ -42,11 +41,8 @@ _LOCKED_PACKAGES = (
     "litellm", "aiohttp", "openai", "anthropic", "chess", "torch", "transformers", "peft", "trl", "accelerate"
 )  # fmt: skip
 _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
-# the overrides allowed beside resume=
-RESUMABLE_KEYS = (
-    *("max_gen", "budget.", "compute."),
-    *("provider.key_file=", "meta_agent.provider.key_file=", "target_agent.provider.key_file="),
-)
+RESUMABLE_KEYS = ("max_gen", "budget.", "compute.", "provider.key_file=", "meta_agent.provider.key_file=",
+                  "target_agent.provider.key_file=")  # fmt: skip - the overrides allowed beside resume=
 _stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
@@ -181,8 +177,7 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
             tree = tree.get(section) or {}
         if name not in tree:
             raise RunDirectoryError(f"{override}: no such key; there is: {', '.join(tree)}")
-        tree[name] = yaml.safe_load(value)
-    make_paths_absolute(composed)
+        tree[name] = yaml.safe_load(value) if name != "key_file" else str(Path(value).expanduser().resolve())
     return check_experiment(composed)
 
 
