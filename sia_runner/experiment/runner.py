@@ -41,8 +41,9 @@ _LOCKED_PACKAGES = (
     "litellm", "aiohttp", "openai", "anthropic", "chess", "torch", "transformers", "peft", "trl", "accelerate"
 )  # fmt: skip
 _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
+# the overrides allowed beside resume=
 RESUMABLE_KEYS = ("max_gen", "budget.", "compute.", "provider.key_file=", "meta_agent.provider.key_file=",
-                  "target_agent.provider.key_file=")  # fmt: skip - the overrides allowed beside resume=
+                  "target_agent.provider.key_file=")  # fmt: skip
 _stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
