@@ -150,7 +150,7 @@ class StageResources(ConfigSection):
     account: NonEmptyText | None = None  # --account
     qos: NonEmptyText | None = None  # --qos
     cpus: PositiveInt | None = None  # --cpus-per-task
-    memory_gb: PositiveFloat | None = None  # --mem
+    memory_gb: Annotated[float, Field(ge=0)] | None = None  # --mem; 0: all memory of the node; null: no --mem
     gpus: NonNegativeInt | NonEmptyText | None = None  # a number, or a value of --gres=gpu:…, like a100:2
     minutes: PositiveInt | None = None  # --time
     constraint: NonEmptyText | None = None  # --constraint

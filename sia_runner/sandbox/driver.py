@@ -328,7 +328,10 @@ def try_out(sandbox: Sandbox, door: bool) -> None:
         with _silent_gateway(job.work.parent) if door else contextlib.nullcontext() as gateway:
             result = sandbox.run(replace(job, door=gateway))
         if result.ending is not Ending.EXITED or result.exit_code != 0 or not (job.work / "made").is_file():
-            raise SandboxError(f"{sandbox.name} cannot make a sandbox here: {result.detail or result.ending.value}")
+            why = result.detail or result.ending.value
+            if "loading shared libraries" in why:  # of a module of a cluster, say
+                why += "; a harness gets no LD_LIBRARY_PATH: install into a Python that needs none (conda's, uv's)"
+            raise SandboxError(f"{sandbox.name} cannot make a sandbox here: {why}")
 
 
 @contextlib.contextmanager

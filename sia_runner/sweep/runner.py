@@ -87,11 +87,17 @@ def run_sweep(
                 launcher.launch(accepted, initial_job_idx=0)
         except KeyboardInterrupt:
             stopped = True
+        except RunDirectoryError:
+            if runs is not None and not sweep.submitted.is_file():
+                sweep.plan.unlink()  # nothing was started: the same line may be tried again
+            raise
         write_table(sweep, plan)
     print_table(sweep, plan)
     codes = [outcome["code"] if (outcome := sweep.ended(run.name)) else INTERRUPTED for run in plan.runs]
-    if stopped and sweep.submitted.is_file():
-        print(f"jobs on a cluster go on and are found again; to end them: scancel --name=sia-{sweep.path.name}")
+    under_way = [job for run, job in sweep.recorded_jobs("slurm").items() if not sweep.ended(run)]
+    if stopped and under_way:
+        ids = " ".join(dict.fromkeys(job.partition("_")[0] for job in under_way))
+        print(f"jobs on a cluster go on and are found again; to end them: scancel {ids}")
     if stopped or INTERRUPTED in codes:
         print(f"continue with: python -m sia_runner resume={sweep.path}")
     return INTERRUPTED if stopped else max(codes)
@@ -158,7 +164,7 @@ def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Cal
         if "=" not in override or not override.startswith(allowed):
             raise RunDirectoryError(
                 f"{override}: a resumed sweep keeps what it was declared with; allowed beside resume=: max_gen=…, "
-                "budget.*=…, compute.*=…, hydra/launcher=…, hydra.launcher.*=…"
+                "budget.*=…, compute.*=…, provider.key_file=…, hydra/launcher=…, hydra.launcher.*=…"
             )
     plan = sweep.read_plan()
     if not Path(plan.cwd).is_dir():
