@@ -42,7 +42,7 @@ def usable(counts):
 
 
 def mtx_folder(path, counts, *, other_genes=0, turned=False, version=3, prefix="", cells=None):
-    """As Cell Ranger writes it; `turned`: (cells, genes), as others do; version 2: genes.tsv, and nothing compressed."""
+    """As Cell Ranger writes it; `turned`: (cells, genes), as others do; version 2: genes.tsv, nothing compressed."""
     path.mkdir()
     end, opened = (".gz", gzip.open) if version == 3 else ("", open)
     genes = counts.shape[1]
