@@ -121,6 +121,15 @@ def _host_names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _wandb_name(text: str) -> str:
+    from sia_runner.config.components import check_wandb_name
+
+    try:
+        return check_wandb_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _reason(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("say why")
@@ -323,8 +332,8 @@ def sync(parser: CommandParser) -> None:
     whose connection broke, or that were not tracked at all. Safe to be done again, and beside a run that is going on.
     """
     parser.add_argument("folders", nargs="+", type=_folder, metavar="RUN_DIR", help="a run, or a sweep: all its runs")
-    parser.add_key("project", "NAME", "the project there")
-    parser.add_key("entity", "NAME", "the user or team there")
+    parser.add_key("project", "NAME", "the project there", type=_wandb_name)
+    parser.add_key("entity", "NAME", "the user or team there", type=_wandb_name)
     parser.epilog = "Exit codes: 0 W&B has everything · 1 it does not · 2 refused."
 
 
