@@ -72,7 +72,8 @@ def test_all_of_the_page_works_below_a_path(page, tmp_path):
         assert cookie["path"] == PATH  # not for other servers of this host
         summary(runs / "second")
         page.get_by_role("link", name="second").click()  # told by the event stream
-        expect(page.locator("#generation-table")).to_be_visible()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("second")
+        expect(page.locator("#connection")).to_have_text("live")
         assert page.url.startswith(f"{proxied}#/run/")
 
 
