@@ -31,6 +31,10 @@ def command() -> None:
     """Run main() as the console script and exit with its code."""
     try:
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `… | head`: nobody reads the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except KeyboardInterrupt:  # of a command that has nothing to resume
         print("interrupted", file=sys.stderr)
         code = 130

@@ -360,6 +360,8 @@ def parse_command(args: Sequence[str]) -> tuple[str, Any]:
     name, *rest = args or ["run"]
     if name not in COMMANDS:
         if name and "=" not in name and name[0] not in "-+~":
+            if hint := as_override(name, rest):
+                raise UsageError(f"{name}: no such command; to set the key, write {hint}")
             raise UsageError(f"{name}: no such command{_nearest(name, COMMANDS)}")
         name, rest = "run", list(args)
     if name == "run":
@@ -373,8 +375,22 @@ def parse_command(args: Sequence[str]) -> tuple[str, Any]:
     if name == "adapters" and rest and rest[0] not in _ADAPTER_COMMANDS and not rest[0].startswith("-"):
         rest = ["list", *rest]
     options = command_parser(name).parse_args(rest)
+    if name in ("approve", "export", "verify") and not (options.run / "config.yaml").is_file():
+        sweep = "; it is a sweep: name one of its runs" if (options.run / "plan.json").is_file() else ""
+        raise UsageError(f"{options.run}: no run there (config.yaml is missing){sweep}")
     options.arguments = rest
     return name, options
+
+
+def as_override(word: str, rest: Sequence[str]) -> str:
+    """Return ``task=smoke`` for the words `task smoke` or `task=smoke`; empty if the first is no key of a run."""
+    from sia_runner.system import bundled_folder
+
+    key, _, value = word.partition("=")
+    value = value or next((arg for arg in rest[:1] if "=" not in arg and not arg.startswith("-")), "…")
+    conf = bundled_folder("conf")
+    known = (conf / key).is_dir() or f"\n{key}:" in (conf / "config.yaml").read_text(encoding="utf-8")
+    return f"{key}={value}" if key.isidentifier() and known else ""
 
 
 def run_page(args: Sequence[str]) -> str:

@@ -107,6 +107,9 @@ def _check_summary(context: RunContext, journal: JournalReader) -> Iterator[tupl
         yield "summary.json", "" if written is None else "is not of this journal's newest line (a cut run? resume it)"
         return
     expected = build_summary(context, journal, written["status"]) | {"run": written["run"]}
+    if "untrained" not in written:  # an earlier version, which wrote the configured mode
+        expected |= {"mode": context.config.trainer.mode}
+        del expected["untrained"]
     yield "summary.json", "" if written == expected else "does not say what the journal says"
 
 

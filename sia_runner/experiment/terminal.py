@@ -183,10 +183,22 @@ def _generation_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def sandbox_lines(name: str, gaps: Sequence[str]) -> list[str]:
+    """Return the opening lines on the sandbox: one where only the kernel is shared, else a line for each gap."""
+    if all("hole in the kernel itself" in gap for gap in gaps):
+        return [f"sandbox: {name}, as tight as it can be on a shared kernel"]
+    return [
+        f"sandbox: {name}, which leaves open on this machine (what to do: docs/sandbox.md):",
+        *(f"  {gap}" for gap in gaps),
+    ]
+
+
 def closing_lines(summary: Mapping[str, Any], run: Path) -> list[str]:
     """Return the lines on test (initial against best) and on what to do next."""
     usage, interrupted = summary["usage"], summary["status"] == "interrupted"
     lines = [f"stopped: {summary['stopped']}"] if summary["stopped"] else []
+    if reason := summary.get("untrained"):
+        lines.append(f"the weights were never trained: {reason}")
     if not interrupted:
         lines += _test_lines(summary) + published_lines(summary.get("published"))
     if usage["calls"]:

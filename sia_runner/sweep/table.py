@@ -80,6 +80,8 @@ def _run_row(sweep: SweepDir, run: PlannedRun, arm: str) -> Json:
         row["why"] = f"job {job}, see jobs/" if job else ""
     summary = read_json(folder.summary) if folder.summary.is_file() else {}
     best, usage = summary.get("best") or {}, summary.get("usage") or {}
+    row["mode"] = summary.get("mode") or run.mode  # what was done, not what was planned
+    row["why"] = row["why"] or (f"never trained: {summary['untrained']}" if summary.get("untrained") else "")
     row |= {"best": best.get("generation"), "metric": summary.get("metric")}
     row |= {key: best.get(key) for key in ("val", "test", "baseline_test")}
     row |= {key: usage.get(key) for key in ("usd", "calls", "tokens")}

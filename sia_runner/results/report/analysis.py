@@ -12,6 +12,7 @@ from sia_runner.results.compare import compare_runs
 from sia_runner.results.report.runs import ReportedRun, published_figures
 from sia_runner.selection.scoring import mean_value, paired_difference
 from sia_runner.store.files import as_dict, as_int, as_number
+from sia_runner.store.generations import SIA_H, SIA_WH
 from sia_runner.store.run_directory import RunDirectoryError
 
 _SIGNIFICANCE_LEVEL = 0.05
@@ -87,7 +88,6 @@ def mean_per_seed(values: Sequence[tuple[Hashable, float]]) -> SeedMean | None:
     return seed_mean([statistics.fmean(value for other, value in values if other == seed) for seed in seeds])
 
 
-SIA_H = "SIA-H"
 # Settings that separate arms of the same mode, trainer and seed; other differences are noted beside each pair.
 _ARM_SETTINGS = ("meta_agent.name", "meta_agent.provider.model", "search.name", "target_agent.policy.base")
 
@@ -104,8 +104,23 @@ class ArmRuns:
     @property
     def label(self) -> str:
         """The name of the arm in tables and legends."""
-        how = [] if self.mode == SIA_H else [self.trainer]
-        return " · ".join([self.mode, *how, *self.variant])
+        return " · ".join([self.mode, *self.details])
+
+    @property
+    def details(self) -> list[str]:
+        """The trainer, where it says something, and the variant."""
+        how = [self.trainer] if self.trained else [f"trainer={self.trainer}, never trained"] if self.untrained else []
+        return [*how, *self.variant]
+
+    @property
+    def trained(self) -> bool:
+        """True if an update of the weights was tried."""
+        return self.mode == SIA_WH
+
+    @property
+    def untrained(self) -> bool:
+        """True if a trainer was configured and no update was tried."""
+        return not self.trained and self.trainer not in ("", "none")
 
     @property
     def tested(self) -> list[ReportedRun]:
@@ -177,7 +192,7 @@ def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
     for run in runs:
         apart = tuple(_setting_text(run, key) for key in varying) if run.config else ()
         arms.setdefault((*_arm_key(run), apart), []).append(run)
-    ordered = sorted(arms.items(), key=lambda arm: arm[0][0] != SIA_H)
+    ordered = sorted(arms.items(), key=lambda arm: arm[0][0] == SIA_WH)
     return tuple(ArmRuns(*arm, tuple(of)) for arm, of in ordered)
 
 
@@ -221,9 +236,9 @@ class ArmContrast:
 
 def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
     """Compare each arm with a trainer with the SIA-H arm that differs in nothing else."""
-    plain = {side.variant: side for side in reversed(group.sides) if side.mode == SIA_H}
+    plain = {side.variant: side for side in reversed(group.sides) if side.mode == SIA_H and not side.untrained}
     sign = 1 if group.sample_run.higher_is_better else -1
-    arms = [side for side in group.sides if side.mode != SIA_H and side.variant in plain]
+    arms = [side for side in group.sides if side.trained and side.variant in plain]
     compared = [_contrast_arms(plain[side.variant], side, sign) for side in arms]
     adjusted = iter(holm_adjusted([pair.p_value for contrast in compared for pair in contrast.pairs]))
     result: list[ArmContrast] = []

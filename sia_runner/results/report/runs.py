@@ -15,7 +15,7 @@ from sia_runner.results.compare import MAX_FILE_BYTES, FinishedRun, read_finishe
 from sia_runner.results.index import find_runs, lease_holder, read_config, run_status
 from sia_runner.results.run import FinalTestResult, read_test_results
 from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, load_json
-from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.generations import GenerationRecord, earned_mode
 from sia_runner.store.journal import JournalReader, find_incumbent, read_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.sweep.plan import PlannedRun, SweepDir
@@ -182,7 +182,8 @@ def read_run(source: RunSource) -> ReportedRun:
         faults.append("summary.json and journal.jsonl disagree on the best generation or its test score")
     return replace(
         run,
-        why=source.sweep_message or _reason(run.status, journal, generations),
+        why=source.sweep_message or _reason(run.status, journal, generations, summary),
+        mode=earned_mode(run.mode, generations, source.path),
         metric=as_text(metric.get("name")),
         higher_is_better=metric.get("higher_is_better") is not False,
         selected_on_test=summary.get("selected_on_test") is True,
@@ -236,8 +237,10 @@ def _finished_run(source: RunSource) -> tuple[FinishedRun | None, str]:
     return replace(arm, row=arm.row | {"run": source.name}), ""
 
 
-def _reason(status: str, journal: JournalReader, generations: list[GenerationRecord]) -> str:
-    """Return the run's own reason, if it did not end well."""
+def _reason(status: str, journal: JournalReader, generations: list[GenerationRecord], summary: Json) -> str:
+    """Return the run's own reason, if it did not end well or never trained."""
+    if untrained := as_text(summary.get("untrained")):
+        return f"the weights were never trained: {untrained}"
     if status in ("completed", "running"):
         return next((f"stopped: {entry.get('reason')}" for entry in journal.of("stopped")), "")
     budget_reason = next((str(entry.get("reason")) for entry in journal.of("budget")), "")

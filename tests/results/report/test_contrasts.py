@@ -99,3 +99,22 @@ def test_a_metric_that_is_no_mean_is_not_tested():
     (gain,) = report_sections([run])[0].gains
     assert (gain.p_value, gain.won, gain.verdict) == (None, None, "not tested")
     assert gain.cost.points == pytest.approx(30.0)
+
+
+def test_a_run_with_a_trainer_that_never_trained_is_no_arm_of_sia_wh():
+    idle = finished("idle", MORE, mode="SIA-H", trainer="grpo", seed=1)
+    (group,) = group_runs([*both(0, HALF, MORE), idle])
+    result = next(each for each in contrast_arms(group) if each.new.trained)
+    assert [pair.new.name for pair in result.pairs] == ["wh0"] and result.old.runs[0].name == "h0"
+    rows = [row_cells(row, False) for row in paper_rows(group, contrast_arms(group))]
+    assert [cells[2:4] for cells in rows] == [["50.0", "97.5"], ["97.5", "–"]]
+    assert "trainer=grpo, never trained" in rows[1][0]
+
+
+def test_a_run_that_called_no_model_stands_in_a_row_of_its_own():
+    script = finished("script", MORE, mode="SIA-H, no model", trainer="grpo", seed=0)
+    object.__setattr__(script.arm, "config", script.arm.config | {"target_agent": "script"})
+    groups = group_runs([*both(0, HALF, MORE), script])
+    assert [group.label for group in groups] == ["t", "t (no model)"]
+    (row,) = paper_rows(groups[1], contrast_arms(groups[1]))
+    assert row_cells(row, False)[2:4] == ["97.5", "–"]
