@@ -157,7 +157,8 @@ def report(parser: CommandParser) -> None:
     """
     parser.add_argument("folders", nargs="*", type=_folder, metavar="RUN", help="a run, a folder of runs or a sweep")
     parser.add_key("sweep", "DIR", "a sweep, or another RUN", type=_folder, action="append", default=[])
-    parser.add_key("out", "FILE.html", "the page; default: report.html", type=_folder, default="report.html")
+    text = "the page; default: report.html, in the folder of runs if one is named"
+    parser.add_key("out", "FILE.html", text, type=_folder)
     parser.add_key("columns", "FUNCTION,...", "module.function of your own, called with a ReportedRun: more columns")
     parser.add_key("wandb", "ENTITY/PROJECT", "also save a W&B Report (extra `tracking`)")
 
@@ -197,6 +198,8 @@ def verify(parser: CommandParser) -> None:
     scores and verdicts are computed again and compared with the journal, whose hash chain must hold.
     """
     _add_run(parser)
+    text = "where the task's folder lies now, if it was moved since the run"
+    parser.add_argument("--task-dir", type=_folder, metavar="DIR", help=text)
     parser.epilog = "Exit codes: 0 every score holds · 1 faults · 2 refused."
 
 
@@ -375,9 +378,6 @@ def parse_command(args: Sequence[str]) -> tuple[str, Any]:
     if name == "adapters" and rest and rest[0] not in _ADAPTER_COMMANDS and not rest[0].startswith("-"):
         rest = ["list", *rest]
     options = command_parser(name).parse_args(rest)
-    if name in ("approve", "export", "verify") and not (options.run / "config.yaml").is_file():
-        sweep = "; it is a sweep: name one of its runs" if (options.run / "plan.json").is_file() else ""
-        raise UsageError(f"{options.run}: no run there (config.yaml is missing){sweep}")
     options.arguments = rest
     return name, options
 

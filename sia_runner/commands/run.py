@@ -28,7 +28,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _one_config_dir(args: Sequence[str]) -> list[str]:
-    """Return the arguments with at most one --config-dir, which is all that Hydra reads; others join its search path."""
+    """Return the arguments with one --config-dir, which is all that Hydra reads; others join its search path."""
     from sia_runner.config.help import split_config_dirs
 
     (_, *folders), others = split_config_dirs(args)
@@ -38,7 +38,8 @@ def _one_config_dir(args: Sequence[str]) -> list[str]:
     if missing := next((folder for folder in more if not folder.is_dir()), None):
         raise UsageError(f"--config-dir={missing}: no such folder")
     path = ",".join(f"'file://{folder}'" for folder in more)
-    return [f"--config-dir={first}", *others, f"hydra.searchpath=[{path}]"]
+    end = max((at for at, arg in enumerate(others, 1) if "=" in arg and not arg.startswith("-")), default=len(others))
+    return [f"--config-dir={first}", *others[:end], f"hydra.searchpath=[{path}]", *others[end:]]  # overrides together
 
 
 def compose_and_run() -> int:

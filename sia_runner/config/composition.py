@@ -176,7 +176,7 @@ def _nearest_key(name: str, names: Sequence[str]) -> str:
     """Return the key that was probably meant; empty where none is near. A key without a dot is near to such keys."""
     if name in _OTHER_WORDS:
         return _OTHER_WORDS[name]
-    if not "." in name:  # `steps`: perhaps the last part of a longer key
+    if "." not in name:  # `steps`: perhaps the last part of a longer key
         inner = next((key for key in names if key.endswith(f".{name}")), "")
         names = [key for key in names if "." not in key]
     else:

@@ -163,6 +163,15 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
         return _carry_out(context, lease, overrides, answer)
 
 
+def existing_run(folder: Path) -> RunDir:
+    """Return the run directory `folder`. Raises RunDirectoryError if it is none."""
+    run, sweep = RunDir(folder), (folder / "plan.json").is_file()
+    if not run.config.is_file():
+        hint = "; it is a sweep: name one of its runs" if sweep else ""
+        raise RunDirectoryError(f"{folder}: no run there (config.yaml is missing){hint}")
+    return run
+
+
 def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
     """Return the run's configuration with the overrides of every resume so far, and `overrides` on top."""
     composed = read_stored_config(run.config)

@@ -182,18 +182,23 @@ def _arm_key(run: ReportedRun) -> tuple[str, str]:
 
 def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
     configured = [run for run in runs if run.config]
-    varying = []  # settings in which runs of the same mode, trainer and seed differ
-    for key in _ARM_SETTINGS:
+    varying: list[str] = []  # settings in which runs of the same mode, trainer and seed differ
+    for key in dict.fromkeys([*_ARM_SETTINGS, *(key for run in runs for key in run.swept)]):
         values_by_arm: dict[tuple[str, str, int | None], set[str]] = {}
         for run in configured:
             values_by_arm.setdefault((*_arm_key(run), run.seed), set()).add(_setting_text(run, key))
         varying += [key] if any(len(values) > 1 for values in values_by_arm.values()) else []
     arms: dict[tuple[str, str, tuple[str, ...]], list[ReportedRun]] = {}
     for run in runs:
-        apart = tuple(_setting_text(run, key) for key in varying) if run.config else ()
+        apart = tuple(_setting_label(run, key) for key in varying) if run.config else ()
         arms.setdefault((*_arm_key(run), apart), []).append(run)
     ordered = sorted(arms.items(), key=lambda arm: arm[0][0] == SIA_WH)
     return tuple(ArmRuns(*arm, tuple(of)) for arm, of in ordered)
+
+
+def _setting_label(run: ReportedRun, key: str) -> str:
+    text = _setting_text(run, key)
+    return text if key in _ARM_SETTINGS else f"{key}={text}"
 
 
 def _setting_text(run: ReportedRun, key: str) -> str:
@@ -201,6 +206,8 @@ def _setting_text(run: ReportedRun, key: str) -> str:
     setting: Any = run.config
     for part in key.split("."):
         setting = as_dict(setting).get(part)
+    if isinstance(setting, dict):  # of a group: its choice
+        setting = as_dict(setting).get("name")
     return "" if setting is None else str(setting)
 
 
@@ -222,7 +229,7 @@ class RunPair:
 
 @dataclass(frozen=True, slots=True)
 class ArmContrast:
-    """An arm compared with SIA-H. `unpaired`: seeds for which only one of the two has a test score."""
+    """An arm compared with another. `unpaired`: seeds for which only one of the two has a test score."""
 
     old: ArmRuns
     new: ArmRuns
@@ -233,13 +240,20 @@ class ArmContrast:
     notes: list[str]
     unpaired: tuple[int | None, ...]
 
+    @property
+    def is_weights_gain(self) -> bool:
+        """True if it says what training the weights added to SIA-H."""
+        return self.new.trained and self.old.mode == SIA_H and not self.old.untrained
+
 
 def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
-    """Compare each arm with a trainer with the SIA-H arm that differs in nothing else."""
+    """Compare each arm that trained with the SIA-H arm that differs in nothing else, and other arms with the first."""
     plain = {side.variant: side for side in reversed(group.sides) if side.mode == SIA_H and not side.untrained}
     sign = 1 if group.sample_run.higher_is_better else -1
     arms = [side for side in group.sides if side.trained and side.variant in plain]
     compared = [_contrast_arms(plain[side.variant], side, sign) for side in arms]
+    in_pairs = [side for contrast in compared for side in (contrast.old, contrast.new)]
+    compared += [_contrast_arms(group.sides[0], side, sign) for side in group.sides[1:] if side not in in_pairs]
     adjusted = iter(holm_adjusted([pair.p_value for contrast in compared for pair in contrast.pairs]))
     result: list[ArmContrast] = []
     for contrast in compared:

@@ -131,6 +131,7 @@ class ReportedRun:
     arm: FinishedRun | None = None  # what a comparison of test answers needs
     not_compared: str = ""  # why there is no `arm`
     faults: tuple[str, ...] = ()  # contradictions in its files
+    swept: tuple[str, ...] = ()  # keys that its sweep set
     own: Mapping[str, Any] = field(default_factory=dict)  # columns of the user's own: name -> number, text or None
 
     @property
@@ -202,6 +203,9 @@ def read_run(source: RunSource) -> ReportedRun:
     )
 
 
+_OWN_COLUMNS = ("task", "seed", "trainer", "experiment", "+experiment")  # of a run, or part of its arm
+
+
 def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) -> ReportedRun:
     """Return what is known before anything happened, from the run's config or the plan of its sweep."""
     task, trainer, planned = as_dict(settings.get("task")), as_dict(settings.get("trainer")), source.planned
@@ -220,6 +224,7 @@ def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) 
         mode=as_text(trainer.get("mode")) or (planned.mode if planned else "?"),
         trainer=as_text(trainer.get("name")) or overrides.get("trainer") or planned_trainer,
         seed=seed if seed is not None else planned.seed if planned else None,
+        swept=tuple(key.lstrip("+") for key in overrides if key not in _OWN_COLUMNS),
         config=settings,
         not_compared="it never began",
     )

@@ -49,8 +49,9 @@ def paper_table(sections: Sequence[ReportSection]) -> list[PaperRow]:
 
 def paper_rows(group: ComparableGroup, against: Sequence[ArmContrast]) -> list[PaperRow]:
     """Return a row for each arm with a trainer beside its SIA-H, or for SIA-H alone, then one for published figures."""
-    table = [_paper_row(group, contrast.old, contrast.new, contrast) for contrast in against]
-    paired = [side for contrast in against for side in (contrast.old, contrast.new)]
+    gains = [contrast for contrast in against if contrast.is_weights_gain]
+    table = [_paper_row(group, contrast.old, contrast.new, contrast) for contrast in gains]
+    paired = [side for contrast in gains for side in (contrast.old, contrast.new)]
     unpaired = [side for side in group.sides if side not in paired]
     table += [_paper_row(group, *((None, side) if side.trained else (side, None)), None) for side in unpaired]
     return table + ([_published_row(group)] if group.published else [])

@@ -118,3 +118,22 @@ def test_a_run_that_called_no_model_stands_in_a_row_of_its_own():
     assert [group.label for group in groups] == ["t", "t (no model)"]
     (row,) = paper_rows(groups[1], contrast_arms(groups[1]))
     assert row_cells(row, False)[2:4] == ["97.5", "–"]
+
+
+def test_arms_of_a_swept_key_are_compared_though_none_trained():
+    runs = []
+    for rule, answers in (("ladder", HALF), ("mcnemar", MORE)):
+        run = finished(rule, answers, swept=("search.accept.rule",))
+        run.config["search"] = {"accept": {"rule": rule}}
+        runs.append(run)
+    result = contrast(runs)
+    assert (result.old.variant, result.new.variant) == (("search.accept.rule=ladder",), ("search.accept.rule=mcnemar",))
+    assert result.pairs[0].won == 20 and result.verdict == "SIA-H · search.accept.rule=mcnemar better, one seed"
+    (group,) = group_runs(runs)
+    rows = [row_cells(row, False) for row in paper_rows(group, [result])]
+    assert [cells[2:4] for cells in rows] == [["50.0", "–"], ["97.5", "–"]]
+
+
+def test_two_trainers_without_sia_h_are_compared_with_each_other():
+    result = contrast([finished(name, MORE, mode="SIA-W+H", trainer=name) for name in ("grpo", "ppo")])
+    assert (result.old.trainer, result.new.trainer, result.is_weights_gain) == ("grpo", "ppo", False)
