@@ -20,6 +20,7 @@ settings.load_profile("any machine")
 
 # Two test processes with two threads each on two cores would take turns at waiting for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.unsetenv("COLUMNS")  # readline, which pytest imports, sets it for child processes behind os.environ
 
 # A shell's background jobs ignore Ctrl-C, and so would every run that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

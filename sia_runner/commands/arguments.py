@@ -176,7 +176,8 @@ def report(parser: CommandParser) -> None:
     """
     parser.add_argument("folders", nargs="*", type=_folder, metavar="RUN", help="a run, a folder of runs or a sweep")
     parser.add_key("sweep", "DIR", "a sweep, or another RUN", type=_folder, action="append", default=[])
-    parser.add_key("out", "FILE.html", "the page; default: report.html", type=_folder, default="report.html")
+    text = "the page; default: report.html, in the folder of runs if one is named"
+    parser.add_key("out", "FILE.html", text, type=_folder)
     parser.add_key("columns", "FUNCTION,...", "module.function of your own, called with a ReportedRun: more columns")
     parser.add_key("wandb", "ENTITY/PROJECT", "also save a W&B Report (extra `tracking`)")
 
@@ -218,6 +219,8 @@ def verify(parser: CommandParser) -> None:
     scores and verdicts are computed again and compared with the journal, whose hash chain must hold.
     """
     _add_run(parser)
+    text = "where the task's folder lies now, if it was moved since the run"
+    parser.add_argument("--task-dir", type=_folder, metavar="DIR", help=text)
     parser.epilog = "Exit codes: 0 every score holds · 1 faults · 2 refused."
 
 
@@ -381,6 +384,8 @@ def parse_command(args: Sequence[str]) -> tuple[str, Any]:
     name, *rest = args or ["run"]
     if name not in COMMANDS:
         if name and "=" not in name and name[0] not in "-+~":
+            if hint := as_override(name, rest):
+                raise UsageError(f"{name}: no such command; to set the key, write {hint}")
             raise UsageError(f"{name}: no such command{_nearest(name, COMMANDS)}")
         name, rest = "run", list(args)
     if name == "run":
@@ -396,6 +401,17 @@ def parse_command(args: Sequence[str]) -> tuple[str, Any]:
     options = command_parser(name).parse_args(rest)
     options.arguments = rest
     return name, options
+
+
+def as_override(word: str, rest: Sequence[str]) -> str:
+    """Return ``task=smoke`` for the words `task smoke` or `task=smoke`; empty if the first is no key of a run."""
+    from sia_runner.system import bundled_folder
+
+    key, _, value = word.partition("=")
+    value = value or next((arg for arg in rest[:1] if "=" not in arg and not arg.startswith("-")), "…")
+    conf = bundled_folder("conf")
+    known = (conf / key).is_dir() or f"\n{key}:" in (conf / "config.yaml").read_text(encoding="utf-8")
+    return f"{key}={value}" if key.isidentifier() and known else ""
 
 
 def run_page(args: Sequence[str]) -> str:

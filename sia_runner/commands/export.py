@@ -11,11 +11,12 @@ from importlib import metadata
 from pathlib import Path
 
 from sia_runner.config.experiment import Experiment
+from sia_runner.errors import RunnerError
 from sia_runner.experiment.context import Components
-from sia_runner.experiment.runner import stored_config
+from sia_runner.experiment.runner import existing_run, stored_config
 from sia_runner.experiment.summary import format_score
 from sia_runner.records import Json
-from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.generations import NO_MODEL, GenerationRecord, earned_mode
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha256, write_json, write_text
 
@@ -24,10 +25,10 @@ _README = """\
 
 Exported from run `{run}`. It needs nothing of SIA Runner:
 
-    python -m venv venv && venv/bin/pip install -r requirements.txt
-    venv/bin/python {entry} --dataset_dir DATA --working_dir OUT
+    python3 -m venv venv && venv/bin/pip install -r requirements.txt
+    mkdir -p OUT && venv/bin/python {entry} --dataset_dir {data} --working_dir OUT
 
-`DATA` holds the files that the task describes below; the answers are written to `OUT/{submission}`.
+{files} The answers are written to `OUT/{submission}`.
 
 - val: {val}
 - test: {test}
@@ -63,24 +64,32 @@ def new_folder(out: Path) -> Generator[Path]:
 
 def main(options: Namespace) -> int:
     """Write the incumbent's harness to a new folder; return the exit code."""
-    run, out = RunDir(options.run), options.out or Path(f"{options.run.name}-best")
+    run, out = existing_run(options.run), options.out or Path(f"{options.run.name}-best")
     config, (best, scores, head) = stored_config(run), best_candidate(run)
     harness = run.generation(best.n).harness
     with new_folder(out) as folder:
         shutil.copytree(harness, folder)
         if not (folder / "requirements.txt").exists():
             write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in pinned_requirements(harness)))
-        write_text(
-            folder / "README.md", _readme_text(config, run, best.n, scores) + _model_section(config, run, best.n)
-        )
+        text = _readme_text(config, run, best.n, scores, folder / "example") + _model_section(config, run, best.n)
+        write_text(folder / "README.md", text)
         provenance = {"run": run.path.name, "generation": best.n, "harness_sha256": tree_sha256(harness), **scores}
         write_json(folder / "provenance.json", provenance | {"journal_head": head})
     print(f"generation {best.n} exported to {out}; see {out / 'README.md'}")
     return 0
 
 
-def _readme_text(config: Experiment, run: RunDir, n: int, scores: Json) -> str:
+def _readme_text(config: Experiment, run: RunDir, n: int, scores: Json, example: Path) -> str:
+    """Write a small example of the data to `example`, and return the page that names its files."""
     task = Components(config).task
+    try:
+        task.prepare(lambda _: None)
+        task.lay_out(task.rounds("gate")[0], example, "example")
+        names = ", ".join(f"`{path.name}`" for path in sorted(example.iterdir()))
+        files = f"`example/` has a few dev questions, under the task's licence. For data of your own: {names}."
+    except (RunnerError, OSError) as error:  # the data is not on this machine
+        shutil.rmtree(example, ignore_errors=True)
+        files = f"`DATA` holds the files that the task describes below. There is no example: {error}."
     intervals = {name: format_score(score) if score else "not measured" for name, score in scores.items()}
     return _README.format(
         task=task.name,
@@ -89,13 +98,16 @@ def _readme_text(config: Experiment, run: RunDir, n: int, scores: Json) -> str:
         entry=task.entry,
         submission=getattr(config.task, "submission", "the file it names"),
         description=task.description,
+        data="example" if example.is_dir() else "DATA",
+        files=files,
         **intervals,
     )
 
 
 def _model_section(config: Experiment, run: RunDir, n: int) -> str:
     """Describe the model that the harness calls; empty where it calls none."""
-    if not config.calls_model:
+    generations = finished_generations(JournalReader(run.journal))
+    if not config.calls_model or earned_mode(config.trainer.mode, generations, run.path) == NO_MODEL:
         return ""
     text = "\n## Its model\n\nIt calls a model: set `OPENAI_BASE_URL`, `OPENAI_API_KEY` and `SIA_MODEL`"
     if not config.has_policy:

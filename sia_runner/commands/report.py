@@ -4,6 +4,7 @@ import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sia_runner.config.base import ComponentError, load_class
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
 
 def main(options: Namespace) -> int:
     """Write all files, none if a folder is wrong; return the exit code."""
-    folders, out = [*options.folders, *options.sweep], options.out
+    folders = [*options.folders, *options.sweep]
     if not folders:
         raise RunDirectoryError("no run is named; allowed: RUN… sweep= out= columns= wandb=")
+    own_folder = len(folders) == 1 and folders[0].is_dir() and not (folders[0] / "config.yaml").is_file()
+    out = options.out or (folders[0] if own_folder else Path.cwd()) / "report.html"
     if out.suffix != ".html":
         raise RunDirectoryError(f"out={out.name}: name a file that ends in .html")
     if options.wandb and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.wandb):

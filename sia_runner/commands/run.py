@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sia_runner.commands.arguments import UsageError
+from sia_runner.commands.arguments import UsageError, as_override
 from sia_runner.config.composition import (
     make_paths_absolute,
     print_hydra_refusal,
     quote_overrides,
+    quote_text,
     register_resolvers,
 )
 from sia_runner.config.refusals import EXIT_REFUSED, nearest_choice, print_refusals
@@ -24,10 +25,27 @@ def main(args: Sequence[str]) -> int:
     parser = get_args_parser()
     unknown = next((arg for arg in parser.parse_known_args(args)[1] if arg.startswith("-")), None)
     if unknown:
+        if hint := as_override(unknown.lstrip("-"), args[[*args].index(unknown) + 1 :]):
+            raise UsageError(f"{unknown}: write it as {hint}")
         options = [name for name in parser._option_string_actions if name.startswith("--")]
         raise UsageError(f"{unknown}: no such option{nearest_choice(unknown, options)}")
-    sys.argv[1:] = args  # Hydra reads them there
+    sys.argv[1:] = _one_config_dir(args)  # Hydra reads them there
     return compose_and_run()
+
+
+def _one_config_dir(args: Sequence[str]) -> list[str]:
+    """Return the arguments with one --config-dir, which is all that Hydra reads; others join its search path."""
+    from sia_runner.config.help import split_config_dirs
+
+    (_, *folders), others = split_config_dirs(args)
+    if len(folders) < 2:
+        return list(args)
+    first, *more = (folder.expanduser().resolve() for folder in folders)
+    if missing := next((folder for folder in more if not folder.is_dir()), None):
+        raise UsageError(f"--config-dir={missing}: no such folder")
+    path = ",".join(quote_text(f"file://{folder}") for folder in more)
+    end = max((at for at, arg in enumerate(others, 1) if "=" in arg and not arg.startswith("-")), default=len(others))
+    return [f"--config-dir={first}", *others[:end], f"hydra.searchpath=[{path}]", *others[end:]]  # overrides together
 
 
 def compose_and_run() -> int:

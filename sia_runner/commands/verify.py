@@ -1,5 +1,6 @@
 """The command `verify` recomputes every score from the kept submissions and finds any edit."""
 
+import json
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from sia_runner.experiment import sign_off, stages
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import outcomes_of_split
-from sia_runner.experiment.runner import stored_config
+from sia_runner.experiment.runner import existing_run, stored_config
 from sia_runner.experiment.summary import build_summary
 from sia_runner.records import Outcome, Score, count_kinds
 from sia_runner.stage_results import BuildResult, HarnessRun, RunResult, TestResult, VerifyResult
@@ -20,17 +21,17 @@ from sia_runner.tasks.protocol import Fold
 def main(options: Namespace) -> int:
     """Verify the run directory named on the command line; return the exit code."""
     faults = 0
-    for name, fault in _run_checks(RunDir(options.run)):
+    for name, fault in _run_checks(existing_run(options.run), options.task_dir):
         print(f"{'FAULT' if fault else 'ok   '} {name}{': ' + fault if fault else ''}")
         faults += bool(fault)
     print("every score was recomputed and holds" if not faults else f"{faults} faults: do not trust this run")
     return 1 if faults else 0
 
 
-def _run_checks(run: RunDir) -> Iterator[tuple[str, str]]:
+def _run_checks(run: RunDir, task_dir: Path | None) -> Iterator[tuple[str, str]]:
     """Yield what was checked, in the order of the run, with what is wrong with it: "" for nothing.
 
-    Raises JournalError on a broken chain.
+    `task_dir`: the task's folder, if it was moved. Raises JournalError on a broken chain.
     """
     journal = JournalReader(run.journal)
     began = next(journal.of("began"), None)
@@ -39,7 +40,11 @@ def _run_checks(run: RunDir) -> Iterator[tuple[str, str]]:
     yield "journal: hash chain", ""
     for path, name in ((run.config, "config"), (run.lock, "lock")):
         yield path.name, "" if sha256_of(path) == began[f"{name}_sha256"] else "changed since the run began"
-    context = RunContext(stored_config(run), run)
+    config = stored_config(run, [f"task.dir={json.dumps(str(task_dir))}"] if task_dir else [])
+    folder = getattr(config.task, "dir", None)
+    if folder and not Path(folder).is_dir():
+        raise RunDirectoryError(f"{folder} is missing (task.dir of the run); if it was moved, give --task-dir DIR")
+    context = RunContext(config, run)
     context.task.prepare(lambda _: None)
     locked, hashes = read_json(run.lock)["data"], context.task.data_hashes()
     yield "data", "" if locked == hashes else "the prepared data is not the data of the run"
@@ -107,6 +112,9 @@ def _check_summary(context: RunContext, journal: JournalReader) -> Iterator[tupl
         yield "summary.json", "" if written is None else "is not of this journal's newest line (a cut run? resume it)"
         return
     expected = build_summary(context, journal, written["status"]) | {"run": written["run"]}
+    if "untrained" not in written:  # an earlier version, which wrote the configured mode
+        expected |= {"mode": context.config.trainer.mode}
+        del expected["untrained"]
     yield "summary.json", "" if written == expected else "does not say what the journal says"
 
 

@@ -233,6 +233,21 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+_OTHER_WORDS = {"generations": "max_gen", "num_generations": "max_gen", "iterations": "max_gen"}
+
+
+def _nearest_key(name: str, names: Sequence[str]) -> str:
+    """Return the key that was probably meant; empty where none is near. A key without a dot is near to such keys."""
+    if name in _OTHER_WORDS:
+        return _OTHER_WORDS[name]
+    if "." not in name:  # `steps`: perhaps the last part of a longer key
+        inner = next((key for key in names if key.endswith(f".{name}")), "")
+        names = [key for key in names if "." not in key]
+    else:
+        inner = ""
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.6)), inner)
+
+
 def explain_hydra_error(error: Exception, names: Iterable[str]) -> str:
     """Return one line for an error of Hydra; `names` are all groups, and all dotted keys of the default config."""
     options = getattr(error, "options", None)
@@ -247,8 +262,8 @@ def explain_hydra_error(error: Exception, names: Iterable[str]) -> str:
             return f"{name}: renamed; use {new}=…"
         if name in optional_keys(Experiment):
             return f"{name}: not in this YAML; add it: +{name}=…"
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]!r}?" if close else "see --help for the groups and --cfg job for all keys"
+        hint = _nearest_key(name, list(names))
+        hint = f"did you mean {hint!r}?" if hint else "see --help for the groups; docs/configuration.md has all keys"
         return f"{name}: no such key or group; {hint}"
     if "Missing mandatory value" in text:
         key = getattr(error, "full_key", None) or "a key"

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import yaml
 from sia_runner import __version__
 from sia_runner.compute.protocol import JobStopped
 from sia_runner.config.base import is_custom
-from sia_runner.config.experiment import Experiment, check_experiment
+from sia_runner.config.experiment import Experiment, ReplayConfig, check_experiment
 from sia_runner.config.migration import migrate_overrides, read_stored_config, renamed_key
 from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment import sign_off, verifier_sandbox
@@ -28,7 +29,7 @@ from sia_runner.experiment.concurrent_loop import ConcurrentLoop
 from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
-from sia_runner.experiment.terminal import Display
+from sia_runner.experiment.terminal import Display, sandbox_lines
 from sia_runner.records import Json, Stage
 from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.lease import LeaseHeldError, RunLease
@@ -44,6 +45,8 @@ _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
 # the overrides allowed beside resume=
 RESUMABLE_KEYS = ("max_gen", "budget.", "compute.", "provider.key_file=", "meta_agent.provider.key_file=",
                   "target_agent.provider.key_file=")  # fmt: skip
+_MODEL_NAMES = re.compile(r"openai|anthropic|sia_model|litellm", re.IGNORECASE)
+_printed_lines: set[str] = set()  # opening lines that this process printed: a sweep has many runs
 _stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
@@ -162,6 +165,15 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
         return _carry_out(context, lease, overrides, answer)
 
 
+def existing_run(folder: Path) -> RunDir:
+    """Return the run directory `folder`. Raises RunDirectoryError if it is none."""
+    run, sweep = RunDir(folder), (folder / "plan.json").is_file()
+    if not run.config.is_file():
+        hint = "; it is a sweep: name one of its runs" if sweep else ""
+        raise RunDirectoryError(f"{folder}: no run there (config.yaml is missing){hint}")
+    return run
+
+
 def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
     """Return the run's configuration with the overrides of every resume so far, and `overrides` on top."""
     composed = read_stored_config(run.config)
@@ -232,14 +244,36 @@ def _carry_out(
         if answer:
             sign_off.append_answer(run, journal, answer)
         with Display(config.max_gen) as display, _signals(), live_dashboard(config, run, display.say):
-            for gap in context.sandbox.gaps(door=config.needs_gateway):
-                display.say(f"sandbox {context.sandbox.name} leaves open: {gap}")
+            _say_once(display, sandbox_lines(context.sandbox.name, context.sandbox.gaps(door=config.needs_gateway)))
+            if warning := _untrainable_start(context):
+                display.say(warning)
             loop_class = ExperimentLoop if config.search.parallel_candidates == 1 else ConcurrentLoop
             return _run_loop(loop_class(context, journal, lease, display), journal, display)
     finally:
         context.close_gateway()  # or another run of this process would keep the weights in memory
         journal.close()
         context.tracker.close()
+
+
+def _say_once(display: Display, lines: Sequence[str]) -> None:
+    """Print the lines that no earlier run of this process printed."""
+    for line in [line for line in lines if line not in _printed_lines]:
+        display.say(line)
+        _printed_lines.add(line)
+
+
+def _untrainable_start(context: RunContext) -> str:
+    """Return a warning if weights may be trained and the first harness names no model; empty otherwise."""
+    trainer, start = context.config.trainer, context.reference_harness
+    if trainer.kind == "none" or isinstance(context.config.meta_agent, ReplayConfig):
+        return ""
+    programs = [start] if start.is_file() else sorted(start.rglob("*.py"))
+    if any(_MODEL_NAMES.search(path.read_text(encoding="utf-8", errors="replace")) for path in programs):
+        return ""
+    return (
+        f"warning: trainer={trainer.name}, but the first harness ({start}) names no model (OPENAI_BASE_URL, "
+        "SIA_MODEL): the weights cannot be trained until a harness calls it; docs/harness.md shows how"
+    )
 
 
 def _open_journal(context: RunContext, journal: Journal, overrides: Sequence[str]) -> None:

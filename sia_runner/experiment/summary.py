@@ -6,9 +6,15 @@ from typing import Any
 
 from sia_runner.experiment.context import RunContext
 from sia_runner.gateway.ledger_files import read_totals
-from sia_runner.records import Json, Score
+from sia_runner.records import Json, Lever, Score
 from sia_runner.selection.scoring import leaderboard_lines
-from sia_runner.store.generations import GenerationRecord, TrainingRecord
+from sia_runner.store.generations import (
+    NO_MODEL,
+    GenerationRecord,
+    TrainingRecord,
+    earned_mode,
+    weights_were_tried,
+)
 from sia_runner.store.journal import (
     JournalReader,
     find_incumbent,
@@ -16,6 +22,7 @@ from sia_runner.store.journal import (
     generation_awaiting_approval,
     test_result_of,
 )
+from sia_runner.store.run_directory import read_json
 
 _PUBLISHED_NAMES = {"initial": "initial", "prior": "prior", "sia_h": "SIA-H", "sia_wh": "SIA-W+H"}
 
@@ -45,7 +52,7 @@ def build_summary(context: RunContext, journal: JournalReader, status: str) -> J
     return {
         "run": run.path.name,
         "task": task.name,
-        "mode": config.trainer.mode,
+        "mode": earned_mode(config.trainer.mode, generations, run.path),
         "status": status,
         "metric": {"name": task.metric, "higher_is_better": task.higher_is_better},
         "seed": config.seed,
@@ -54,11 +61,33 @@ def build_summary(context: RunContext, journal: JournalReader, status: str) -> J
         "generations": [replace(g, usage=totals.of(generation=g.n).to_json()).summary_row() for g in generations],
         "best": None if best is None else _best_json(journal, generations, best),
         "stopped": next((e["reason"] for e in journal.of("stopped")), None),
+        "untrained": None if status in ("running", "interrupted") else _untrained_reason(context, generations),
         "waits": generation_awaiting_approval(journal),  # the generation whose plan a person has to approve
         "published": published and published.model_dump(),  # what others report on this task
         "usage": totals.total.to_json(),
         "journal_head": journal.head,
     }
+
+
+def _untrained_reason(context: RunContext, generations: Sequence[GenerationRecord]) -> str | None:
+    """Return why no update of the weights was tried; None if one was, or if the experiment has no trainer."""
+    config, run = context.config, context.run
+    if config.trainer.kind == "none" or weights_were_tried(generations):
+        return None
+    if earned_mode(config.trainer.mode, generations, run.path) == NO_MODEL:
+        return "no harness called a model; docs/harness.md shows how one does"
+    for n in range(len(generations) + 1, 0, -1):  # the last one may be that of the proposer's stop
+        path = run.generation(n).decision
+        skipped = read_json(path)["evidence"].get("skipped") if path.is_file() else None
+        if skipped:
+            return f"generation {n}: {skipped}"
+    for g in reversed(generations):
+        if g.lever != Lever.HARNESS:
+            return f"generation {g.n}: {g.reason}"
+    if find_incumbent(generations) is None:
+        return "no harness was accepted, so there was nothing to train"
+    due = f"lever.plateau={config.lever.plateau}, lever.latest_fraction={config.lever.latest_fraction}"
+    return f"it was never due in {len(generations)} generations ({due})"
 
 
 def update_line(update: TrainingRecord) -> str:
@@ -108,6 +137,8 @@ def context_markdown(summary: Json) -> str:
         lines += [f"Waits for approval of gen_{summary['waits']}/plan.md", ""]
     if summary["stopped"]:
         lines += [f"Stopped: {summary['stopped']}", ""]
+    if summary.get("untrained"):
+        lines += [f"The weights were never trained: {summary['untrained']}", ""]
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """The terminal output of a run: live on a terminal, one plain line per event elsewhere (a log file, SLURM)."""
 
+import os
 import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -20,6 +22,8 @@ from sia_runner.store.journal import find_incumbent
 
 _STEP_PATTERN = re.compile(r"^step (\d+)/(\d+)\b")
 _SECONDS_PATTERN = re.compile(r"· ([\d.]+) s\b")
+_WIDE = 120  # characters from which the table of generations is complete
+_FIXED = 58  # characters of its other columns where it is narrow
 _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red", "unscored": "magenta"}
 
 
@@ -66,13 +70,19 @@ def remaining_text(line: str) -> str:
     return f" · about {remaining:.0f} s left" if remaining < 120 else f" · about {remaining / 60:.0f} min left"
 
 
+def wide_console(width: int, *, soft_wrap: bool = False) -> Console:
+    """Return a console on standard output: as wide as the terminal, or COLUMNS; in a log file `width` characters."""
+    console = Console(highlight=False, soft_wrap=soft_wrap)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return console
+    return Console(highlight=False, soft_wrap=soft_wrap, width=width)
+
+
 class Display:
     """The terminal output of one run; use it as a context manager."""
 
     def __init__(self, max_gen: int, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
-        if not console and not self._console.is_terminal:  # a log file has no width: make it wide enough for the table
-            self._console = Console(highlight=False, soft_wrap=True, width=160)
+        self._console = console or wide_console(160, soft_wrap=True)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -151,7 +161,7 @@ class Display:
         self._progress.stop()
         self._console.print()
         if summary["generations"]:
-            self._console.print(_generation_table(summary))
+            self._console.print(_generation_table(summary, self._console.width))
         for line in closing_lines(summary, run):
             self._console.print(escape(line))
 
@@ -160,33 +170,48 @@ def _styled(status: str) -> str:
     return f"[{_STYLE[status]}]{status}[/]"
 
 
-def _generation_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table of generations: lever, status, val ± ci, change, seconds, why."""
+def _generation_table(summary: Mapping[str, Any], width: int) -> Table:
+    """Return the table of generations: lever, status, val ± ci, change, seconds, why; narrow: one line for each."""
+    compact = width < _WIDE
     title = f"{summary['task']} · {summary['mode']} · {summary['metric']['name']} on val"
-    table = Table(title=title, title_justify="left")
-    table.add_column("gen", justify="right")
-    for name in ("lever", "status", "val [95% ci]"):
-        table.add_column(name)
-    for name in ("change", "seconds"):
-        table.add_column(name, justify="right")
-    table.add_column("why", overflow="fold")
+    caption = "± one standard error of the paired difference; search.accept says which gain is enough"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.box, table.padding = (box.SIMPLE_HEAD, (0, 1, 0, 0)) if compact else (table.box, table.padding)
+    for name in ("gen", "lever", "status", "val [95% ci]", "change", *(() if compact else ("seconds",))):
+        table.add_column(name, justify="right" if name in ("gen", "change", "seconds") else "left", no_wrap=True)
+    table.add_column("why", overflow="fold", no_wrap=compact)
     best: float | None = None
     for g in summary["generations"]:
         value = g["val"]["value"] if g["val"] else None
         change = "" if value is None or best is None else f"{value - best:+.3f}"
         why = f"{g['title']}: {g['reason']}" if g["title"] else g["reason"]
-        seconds = f"{sum(g['seconds'].values()):.1f}"
+        seconds = [] if compact else [f"{sum(g['seconds'].values()):.1f}"]
         val = format_score(g["val"]) if g["val"] else "–"
-        table.add_row(str(g["n"]), g["lever"], _styled(g["status"]), escape(val), change, seconds, escape(why))
+        if compact:
+            val, space = val.partition(" (n=")[0], max(12, width - _FIXED)
+            why = why if len(why) <= space else f"{why[: space - 1]}…"
+        table.add_row(str(g["n"]), g["lever"], _styled(g["status"]), escape(val), change, *seconds, escape(why))
         if g["status"] == "accepted":
             best = value
     return table
+
+
+def sandbox_lines(name: str, gaps: Sequence[str]) -> list[str]:
+    """Return the opening lines on the sandbox: one where only the kernel is shared, else a line for each gap."""
+    if all("hole in the kernel itself" in gap for gap in gaps):
+        return [f"sandbox: {name}, as tight as it can be on a shared kernel"]
+    return [
+        f"sandbox: {name}, which leaves open on this machine (what to do: docs/sandbox.md):",
+        *(f"  {gap}" for gap in gaps),
+    ]
 
 
 def closing_lines(summary: Mapping[str, Any], run: Path) -> list[str]:
     """Return the lines on test (initial against best) and on what to do next."""
     usage, interrupted = summary["usage"], summary["status"] == "interrupted"
     lines = [f"stopped: {summary['stopped']}"] if summary["stopped"] else []
+    if reason := summary.get("untrained"):
+        lines.append(f"the weights were never trained: {reason}")
     if not interrupted:
         lines += _test_lines(summary) + published_lines(summary.get("published"))
     if usage["calls"]:

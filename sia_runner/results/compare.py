@@ -15,6 +15,7 @@ from sia_runner.config.migration import read_stored_config
 from sia_runner.records import Json, Outcome
 from sia_runner.selection.scoring import mean_value, paired_difference
 from sia_runner.store.files import read_slice
+from sia_runner.store.generations import NO_MODEL, earned_mode
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 
@@ -96,16 +97,20 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
         raise RunDirectoryError(f"{scores} was changed since it was written: python -m sia_runner verify {run.path}")
     config, lock = read_stored_config(run.config), read_json(run.lock)
     experiment = check_experiment(config)
+    generations = finished_generations(journal)
+    mode = earned_mode(experiment.trainer.mode, generations, run.path)
     target_kind = "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
+    if mode == NO_MODEL:
+        target_kind = "script"
     test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
     return FinishedRun(
-        row={"run": name} | _run_row(summary, journal),
+        row={"run": name} | _run_row(summary, journal) | {"mode": mode},
         config=_dotted_keys(config) | {"target_agent": target_kind},
         outcomes=outcomes,
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
         policy_sha256=(lock.get("policy") or {}).get("sha256"),
-        harness_sha256=finished_generations(journal)[0].steps.get("build", {}).get("sha256"),
+        harness_sha256=generations[0].steps.get("build", {}).get("sha256"),
     )
 
 
@@ -124,7 +129,6 @@ def _run_row(summary: Json, journal: JournalReader) -> Json:
     return {
         "task": summary["task"],
         "metric": summary["metric"]["name"],
-        "mode": summary["mode"],
         "algorithms": [g["algorithm"] for g in accepted if g["algorithm"]],  # of the updates that were accepted
         "seed": summary["seed"],
         "best": best["generation"],

@@ -3,8 +3,9 @@
 Fields of a wrong type, or that an earlier version did not write, have their default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from sia_runner.records import Json, Lever, PastGeneration, Score
@@ -130,6 +131,30 @@ class GenerationRecord:
         return PastGeneration(
             self.n, Lever(self.lever), self.title, self.status, self.reason, self.val, notes, self.parent
         )
+
+
+SIA_H, SIA_WH, NO_MODEL = "SIA-H", "SIA-W+H", "SIA-H, no model"
+
+
+def weights_were_tried(generations: Iterable[GenerationRecord]) -> bool:
+    """Return whether an update of the weights was begun and ended, well or not."""
+    return any(g.lever in (Lever.WEIGHTS, Lever.BOTH) and "build" in g.steps for g in generations)
+
+
+def earned_mode(configured: str, generations: Iterable[GenerationRecord], run: Path) -> str:
+    """Return the label of a run by what was done in it; before the first harness ran, the configured one.
+
+    SIA-W+H: an update of the weights was tried. A run whose harnesses called no model has a label of its own.
+    """
+    generations = list(generations)
+    if weights_were_tried(generations):
+        return SIA_WH
+    usages = [as_dict(g.steps["run"].get("usage")) for g in generations if "run" in g.steps]
+    if not usages:
+        return configured
+    # answers from the cache cost no call, but leave a trajectory
+    called = any(usage.get("calls") for usage in usages) or any(run.glob("gen_*/**/trajectories.jsonl"))
+    return SIA_H if called else NO_MODEL
 
 
 def parse_counts(value: Any) -> dict[str, int]:

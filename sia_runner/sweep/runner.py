@@ -5,6 +5,7 @@ Hydra expands the runs and a launcher carries them out. The sweep's folder keeps
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from sia_runner.records import Json
 from sia_runner.store.lease import RunLease
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.sweep.plan import INTERRUPTED, PlannedRun, SweepDir, SweepPlan, SweepRun
-from sia_runner.sweep.table import print_table, write_table
+from sia_runner.sweep.table import arm_names, print_table, write_table
 
 
 def sweep_run_of(composed: Any, hydra: Any) -> SweepRun:
@@ -106,10 +107,14 @@ def run_sweep(
 def _new_plan(loader: Any, config: Any, every: Sequence[Sequence[str]]) -> SweepPlan:
     """Compose every run, so that an unknown choice or key refuses the sweep before anything starts."""
     runs: list[PlannedRun] = []
-    for number, overrides in enumerate(every):
+    own_names = not any(arg.startswith("hydra.sweep.subdir=") for arg in sys.argv[1:])
+    for number, (overrides, arm) in enumerate(zip(every, arm_names(every), strict=True)):
         composed, hydra = compose_run(loader, config, overrides, number)
         task, mode = str(composed.task.name), str(composed.trainer.mode)
-        runs.append(PlannedRun(str(hydra.sweep.subdir), tuple(overrides), task, mode, int(composed.seed)))
+        name = str(hydra.sweep.subdir)
+        if own_names and (swept := _swept_name(arm)):
+            name = f"{name}-{swept}"
+        runs.append(PlannedRun(name, tuple(overrides), task, mode, int(composed.seed)))
     names = [run.name for run in runs]
     duplicate = next((name for at, name in enumerate(names) if name in names[:at]), None)
     if duplicate:
@@ -118,6 +123,12 @@ def _new_plan(loader: Any, config: Any, every: Sequence[Sequence[str]]) -> Sweep
         )
     args = tuple(arg for arg in sys.argv[1:] if not arg.startswith("hydra.sweep.dir="))
     return SweepPlan(args, str(Path.cwd()), tuple(runs))
+
+
+def _swept_name(arm: str) -> str:
+    """Return the swept keys of a run for the name of its folder: ``search.accept.rule=mcnemar``, of 60 characters."""
+    keys = [part for part in arm.split() if not part.startswith("experiment=")]  # the name has its mode already
+    return re.sub(r"[^\w.=-]+", "_", "-".join(keys))[:60]
 
 
 def _extended_plan(plan: SweepPlan, arguments: Sequence[str]) -> tuple[SweepPlan, bool]:

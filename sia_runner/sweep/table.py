@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from sia_runner.experiment.summary import format_score
+from sia_runner.experiment.terminal import wide_console
 from sia_runner.store.journal import JournalReader
 from sia_runner.store.lease import process_ended
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, write_json, write_text
@@ -40,7 +40,8 @@ def sweep_run_status(sweep: SweepDir, name: str) -> str:
 
 def sweep_table(sweep: SweepDir, plan: SweepPlan) -> Json:
     """Return ``{"sweep", "runs": [...], "means": [...]}``."""
-    rows = [_run_row(sweep, run, arm) for run, arm in zip(plan.runs, _arms(plan.runs), strict=True)]
+    arms = arm_names([run.overrides for run in plan.runs])
+    rows = [_run_row(sweep, run, arm) for run, arm in zip(plan.runs, arms, strict=True)]
     return {"sweep": str(sweep.path), "runs": rows, "means": _means(rows)}
 
 
@@ -61,9 +62,9 @@ def write_table(sweep: SweepDir, plan: SweepPlan) -> None:
     write_text(sweep.path / "sweep.csv", text.getvalue())
 
 
-def _arms(runs: Sequence[PlannedRun]) -> list[str]:
-    """Name the arm of each run: the overrides, except task and seed, that are not the same in all runs."""
-    overrides = [dict(override.split("=", 1) for override in run.overrides if "=" in override) for run in runs]
+def arm_names(runs: Sequence[Sequence[str]]) -> list[str]:
+    """Name the arm of each run: its overrides, except task and seed, that are not the same in all `runs`."""
+    overrides = [dict(override.split("=", 1) for override in run if "=" in override) for run in runs]
     keys = dict.fromkeys(key for pairs in overrides for key in pairs)
     varying = [key for key in keys if key not in ("seed", "task") and len({pairs.get(key) for pairs in overrides}) > 1]
     return [" ".join(f"{key.lstrip('+')}={pairs[key]}" for key in varying if key in pairs) for pairs in overrides]
@@ -80,6 +81,8 @@ def _run_row(sweep: SweepDir, run: PlannedRun, arm: str) -> Json:
         row["why"] = f"job {job}, see jobs/" if job else ""
     summary = read_json(folder.summary) if folder.summary.is_file() else {}
     best, usage = summary.get("best") or {}, summary.get("usage") or {}
+    row["mode"] = summary.get("mode") or run.mode  # what was done, not what was planned
+    row["why"] = row["why"] or (f"never trained: {summary['untrained']}" if summary.get("untrained") else "")
     row |= {"best": best.get("generation"), "metric": summary.get("metric")}
     row |= {key: best.get(key) for key in ("val", "test", "baseline_test")}
     row |= {key: usage.get(key) for key in ("usd", "calls", "tokens")}
@@ -120,8 +123,7 @@ def right(*names: str) -> list[Column]:
 
 def print_tables(*tables: Any, width: int = 200) -> None:
     """Print tables of rich on standard output, in `width` characters where that is no terminal."""
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=width)
+    console = wide_console(width)
     for table in tables:
         console.print(table)
 
@@ -129,12 +131,14 @@ def print_tables(*tables: Any, width: int = 200) -> None:
 def print_table(sweep: SweepDir, plan: SweepPlan) -> None:
     """Print the table on standard output."""
     summary = sweep_table(sweep, plan)
-    columns = [*fold("run", "status"), "val [95% ci]", "test [95% ci]", *right("usd", "seconds"), *fold("why")]
+    arm = ["arm"] if any(row["arm"] for row in summary["runs"]) else []
+    columns = [*fold("run", *arm, "status"), "val [95% ci]", "test [95% ci]", *right("usd", "seconds"), *fold("why")]
     runs = Table(*columns, title=f"sweep {sweep.path.name}", title_justify="left")
     for row in summary["runs"]:
         scores = (escape(format_score(row[split])) if row[split] else "–" for split in ("val", "test"))
         usd, seconds = _number(row["usd"], ".2f"), _number(row["seconds"], ".0f")
-        runs.add_row(escape(row["run"]), row["status"], *scores, usd, seconds, escape(row["why"]))
+        names = [escape(row[key]) for key in ("run", *arm)]
+        runs.add_row(*names, row["status"], *scores, usd, seconds, escape(row["why"]))
     columns = [*fold("task", "mode", "arm"), *right("tested", "val", "test", "± sd", "usd", "seconds")]
     means = Table(*columns, title="mean over seeds", title_justify="left")
     for row in summary["means"]:

@@ -21,12 +21,13 @@ _LOCK_KEYS = ("sia_runner", "git", "config_sha256", "python", "packages", "data"
 def experiment_facts(run: RunDir, config: Mapping[str, Any]) -> Json:
     """Return W&B's `config`, by which runs are filtered and compared."""
     task, trainer = config["task"], config["trainer"]
-    locked, metric = read_json(run.lock), read_json(run.summary)["metric"]
+    locked, summary = read_json(run.lock), read_json(run.summary)
+    metric = summary["metric"]
     return {
         "run": run.path.name,
         "sweep": _sweep_name(run),
         "task": task["name"],
-        "mode": trainer["mode"],
+        "mode": summary["mode"],
         "metric": metric["name"],
         "higher_is_better": metric["higher_is_better"],
         "splits": task.get("splits"),
@@ -55,9 +56,9 @@ def model_names(config: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def run_tags(config: Mapping[str, Any]) -> list[str]:
+def run_tags(config: Mapping[str, Any], mode: str) -> list[str]:
     """Return the tags: task, mode, seed, models, and the user's own, of at most 64 characters, as W&B takes."""
-    own = [config["task"]["name"], config["trainer"]["mode"], f"seed-{config['seed']}", *model_names(config).values()]
+    own = [config["task"]["name"], mode, f"seed-{config['seed']}", *model_names(config).values()]
     return list(dict.fromkeys(tag[:64] for tag in [*own, *config["tracker"].get("tags", [])]))
 
 

@@ -51,9 +51,16 @@ class WandbMirror:
                 self._attempt(lambda judged=judged: self._versions(judged))
         if self._stamp != before:
             self._wandb.summary.update(_run_figures(summary))
+            self._set_mode(summary["mode"])
         if last:
             self._attempt(lambda: self._tables(summary))
         return summary
+
+    def _set_mode(self, mode: str) -> None:
+        """Send the label of the run where it changed: it is known only after the first harness and update."""
+        if self._wandb.config.get("mode") != mode:
+            self._wandb.config.update({"mode": mode}, allow_val_change=True)
+            self._wandb.tags = facts.run_tags(read_stored_config(self._run.config) | {"tracker": self._options}, mode)
 
     def finish(self, status: str) -> None:
         """Wait without a limit until W&B has everything. Raises the first error with versions or tables."""
@@ -128,9 +135,9 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
         project=state.project,
         entity=state.entity,
         group=facts.run_group(run, config),
-        job_type=config["trainer"]["mode"],
+        job_type=f"trainer={config['trainer']['name']}",  # W&B keeps it: what was configured, not what was done
         name=facts.run_name(run),
-        tags=facts.run_tags(config | {"tracker": options}),
+        tags=facts.run_tags(config | {"tracker": options}, read_json(run.summary)["mode"]),
         config=facts.experiment_facts(run, config),
         dir=str(run.tracking),
         settings=settings,

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import sys
 
 import pytest
@@ -65,8 +66,8 @@ def test_help_is_on_standard_output_with_code_0(capsys, words, option):
         ("compare a b --jsno", "--jsno: no such option; did you mean '--json'?; allowed: --json"),
         ("doctor task=smoke --cal", "--cal: no such option; did you mean '--call'?; allowed: --call, --config-dir"),
         ("sync run projct=x", "projct=x: no such option; did you mean 'project='?; allowed: entity=, project="),
-        ("verify one two", "two: one argument too many; usage: python -m sia_runner verify [-h] RUN_DIR"),
-        ("verify", "missing: RUN_DIR; usage: python -m sia_runner verify [-h] RUN_DIR"),
+        ("verify one two", "two: one argument too many; usage: python -m sia_runner verify [-h] "),
+        ("verify", "missing: RUN_DIR; usage: python -m sia_runner verify [-h] "),
         ("resume", "missing: DIR; usage: python -m sia_runner resume [-h] DIR [KEY=VALUE ...]"),
         ("resume=", "DIR: name a folder; usage: "),
         ("prepare", "missing: KEY=VALUE; usage: "),
@@ -74,12 +75,32 @@ def test_help_is_on_standard_output_with_code_0(capsys, words, option):
         ("resume /nowhere", "resume=/nowhere: no run there"),
         ("resume=/nowhere", "resume=/nowhere: no run there"),
         ("verify /nowhere", "/nowhere: no run there"),
+        ("export /", "/: no run there (config.yaml is missing)"),
+        ("--task smoke", "--task: write it as task=smoke"),
+        ("--max_gen=3", "--max_gen=3: write it as max_gen=3"),
+        ("task smoke", "task: no such command; to set the key, write task=smoke"),
+        ("max_gen", "max_gen: no such command; to set the key, write max_gen=…"),
+        ("--config-dir . --config-dir /nowhere task=smoke", "--config-dir=/nowhere: no such folder"),
     ],
 )
 def test_what_is_refused_is_one_line_with_what_is_allowed(capsys, args, line):
     assert program.main(args.split()) == 2
     out, err = capsys.readouterr()
     assert err.startswith(f"refused: {line}") and err.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize("name", ["export", "verify"])
+def test_a_sweep_is_named_as_one_where_a_run_is_needed(capsys, tmp_path, name):
+    (tmp_path / "plan.json").touch()
+    assert program.main([name, str(tmp_path)]) == 2
+    assert "it is a sweep: name one of its runs" in capsys.readouterr().err
+
+
+def test_a_reader_that_closes_early_is_no_error():
+    page = subprocess.Popen([sys.executable, "-u", "-m", "sia_runner", "--help"], stdout=-1, stderr=-1, text=True)
+    assert page.stdout.readline()
+    page.stdout.close()
+    assert (page.stderr.read(), page.wait()) == ("", 0)
 
 
 def test_options_and_overrides_may_stand_in_any_order():

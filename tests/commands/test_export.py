@@ -12,6 +12,14 @@ from tests.commands.conftest import command
 def test_the_exported_harness_runs_without_us(finished, run, tmp_path):
     code, output = command("export", run, tmp_path / "best")
     assert code == 0, output
+    readme = (tmp_path / "best" / "README.md").read_text()
+    (line,) = [line.strip() for line in readme.splitlines() if "--dataset_dir" in line]
+    as_written = line.replace("venv/bin/python", f"{sys.executable} -I")
+    subprocess.run(as_written, shell=True, check=True, cwd=tmp_path / "best")
+    answers = (tmp_path / "best" / "OUT" / "submission.csv").read_text().splitlines()
+    questions = (tmp_path / "best" / "example" / "questions.csv").read_text().splitlines()
+    assert len(answers) == len(questions) > 2
+    assert "`questions.csv`" in readme and "`train.csv`" in readme and "calls a model" not in readme
     data, work = tmp_path / "data", tmp_path / "out"
     data.mkdir(), work.mkdir()
     (data / "train.csv").write_text("id,text,label\n1,good thing,positive\n2,bad thing,negative\n")

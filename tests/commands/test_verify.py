@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import re
+import shutil
 
 from tests.commands.conftest import command
+from tests.conftest import ROOT
 
 
 def faults(run):
@@ -22,6 +25,18 @@ def test_an_untouched_run_holds(run):
     code, output = command("verify", run)
     assert code == 0 and "every score was recomputed and holds" in output
     assert output.count("verdict") == 3 and output.count("test of") == 4
+
+
+def test_a_run_whose_task_was_moved_holds_with_the_new_folder(run, tmp_path):
+    stored, moved = (run / "config.yaml").read_text(), tmp_path / "moved"
+    shutil.copytree(ROOT / "tasks" / "smoke", moved)
+    edited = re.sub(r"(?m)^  dir: .*$", "  dir: /gone/smoke", stored)
+    assert edited != stored
+    (run / "config.yaml").write_text(edited)
+    assert any("/gone/smoke is missing (task.dir of the run)" in line for line in faults(run))
+    code, output = command("verify", run, "--task-dir", moved)
+    (only,) = [line for line in output.splitlines() if line.startswith("FAULT")]  # the edit above
+    assert code == 1 and only.startswith("FAULT config.yaml")
 
 
 def test_a_changed_answer_is_found(run):

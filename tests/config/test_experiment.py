@@ -172,6 +172,10 @@ def refused(tmp_path, *args):
         ("task=lawbnech", "refused: task=lawbnech: no such choice; did you mean 'lawbench'?"),
         ("max_genn=3", "refused: max_genn: no such key or group; did you mean 'max_gen'?"),
         ("task.dir=x", "refused: task.dir: not in this YAML; add it: +task.dir=…"),
+        ("max_generations=2", "refused: max_generations: no such key or group; did you mean 'max_gen'?"),
+        ("generations=2", "refused: generations: no such key or group; did you mean 'max_gen'?"),
+        ("timeout=2", "refused: timeout: no such key or group; see --help"),
+        ("memory_mb=2", "refused: memory_mb: no such key or group; did you mean 'sandbox.memory_mb'?"),
         ("taks=smoke", "refused: taks: no such key or group; did you mean 'task'?"),
         ("task=custom", "refused: task.dir: a value is needed; give task.dir=…"),
         ("trainer=pppo", "refused: trainer=pppo: no such choice; did you mean 'ppo'?"),
@@ -204,6 +208,16 @@ def test_a_config_folder_of_the_user_joins_by_hydras_search_path(tmp_path):
     (tmp_path / "search" / "strict.yaml").write_text(text)
     done = run("--config-dir", str(tmp_path), "search=strict", "--cfg", "job")
     assert OmegaConf.create(done.stdout).search.accept.level == 0.01
+
+
+def test_two_config_folders_join_both(tmp_path):
+    for name, group in (("first", "search"), ("second", "provider")):
+        (tmp_path / name / group).mkdir(parents=True)
+        shipped = CONF / group / ("greedy.yaml" if group == "search" else "offline.yaml")
+        (tmp_path / name / group / "mine.yaml").write_text(shipped.read_text())
+    folders = [f"--config-dir={tmp_path / name}" for name in ("first", "second")]
+    done = run(*folders, "search=mine", "provider=mine", "seed=7", "--cfg", "job")
+    assert done.returncode == 0 and OmegaConf.create(done.stdout).seed == 7, done.stderr
 
 
 def test_multirun_gives_each_run_its_own_directory_and_the_worst_exit_code(tmp_path):

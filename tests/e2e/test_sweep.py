@@ -50,8 +50,13 @@ def test_runs_that_are_refused_are_rows_of_the_table_and_the_others_complete(swe
     done = sweep(*SMOKE, "seed=0,1", "trainer=none,grpo", "target_agent=script")
     assert done.returncode == 2
     assert sweep.statuses == ["completed", "refused", "completed", "refused"], done.stderr
-    assert "refused: 1-smoke-SIA-W+H-seed0: trainer=grpo trains the model that a harness calls" in done.stderr
-    assert sorted(path.name for path in sweep.path.glob("*-smoke-*")) == ["0-smoke-SIA-H-seed0", "2-smoke-SIA-H-seed1"]
+    assert (
+        "refused: 1-smoke-SIA-W+H-seed0-trainer=grpo: trainer=grpo trains the model that a harness calls" in done.stderr
+    )
+    assert sorted(path.name for path in sweep.path.glob("*-smoke-*")) == [
+        "0-smoke-SIA-H-seed0-trainer=none",
+        "2-smoke-SIA-H-seed1-trainer=none",
+    ]
     before = sweep.journals()
     again = sweep.resume("max_gen=2")  # what has ended is asked for more; what was refused, again
     assert again.returncode == 2 and sweep.statuses == ["completed", "refused", "completed", "refused"]

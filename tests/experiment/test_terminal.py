@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sia_runner.experiment.summary import context_markdown, update_line
-from sia_runner.experiment.terminal import Display, closing_lines
+from sia_runner.experiment.terminal import Display, closing_lines, sandbox_lines, wide_console
 from sia_runner.store.generations import GenerationRecord
 
 UPDATE = {
@@ -98,9 +98,39 @@ def test_an_early_stop_is_told_and_a_harness_edit_has_no_update():
     assert GenerationRecord.of(1, {"build": {"fault": "grpo: no reward"}}, {}).training is None
 
 
+def test_why_the_weights_were_never_trained_is_said_at_the_end_and_in_the_story():
+    idle = summary(status="completed", untrained="generation 3: no call of a model")
+    line = "the weights were never trained: generation 3: no call of a model"
+    assert line in closing_lines(idle, Path("/r")) and line in context_markdown(idle).replace("The", "the")
+
+
 def test_a_waiting_run_says_what_it_waits_for_and_an_interrupted_one_how_to_resume():
     assert closing_lines(summary(), Path("/r"))[-1] == "to continue:   python -m sia_runner resume=/r"
     *_, waits, approve, reject = closing_lines(summary(waits=2), Path("/r"))
     assert waits == "generation 2 waits for approval: /r/gen_2/plan.md"
     assert approve == "to approve:    python -m sia_runner approve /r"
     assert reject == 'to reject:     python -m sia_runner approve /r --reject "why"'
+
+
+def test_a_narrow_terminal_gets_one_line_for_each_generation():
+    score = {"value": 0.975, "ci95": [0.929, 0.991], "n": 120}
+    rows = [generation().summary_row() | {"n": n, "val": score, "reason": "much " * 40} for n in (1, 2, 3)]
+    printed = io.StringIO()
+    result = summary(status="completed", generations=rows)
+    Display(3, Console(file=printed, width=80, highlight=False)).show_summary(result, Path("/r"))
+    table = [line for line in printed.getvalue().splitlines() if "0.975 [0.929, 0.991]" in line]
+    assert len(table) == 3 and all(len(line) <= 80 and line.rstrip().endswith("…") for line in table)
+
+
+def test_columns_counts_where_the_output_is_a_file(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "77")
+    assert wide_console(160).width == 77
+    monkeypatch.delenv("COLUMNS")
+    assert wide_console(160).width == 160
+
+
+def test_a_sandbox_that_shares_only_the_kernel_is_named_calmly_and_each_other_gap_has_a_line():
+    kernel, limits = "A hole in the kernel itself is a way out: x.", "No cgroup can be made here."
+    assert len(sandbox_lines("bubblewrap", [kernel])) == 1
+    assert kernel not in sandbox_lines("bubblewrap", [kernel])[0]
+    assert [line.strip() for line in sandbox_lines("bubblewrap", [kernel, limits])[1:]] == [kernel, limits]

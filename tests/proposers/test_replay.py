@@ -60,3 +60,12 @@ def test_a_missing_generation_stops_with_the_folder_named(tmp_path):
 def test_a_folder_without_generations_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(ProposerError, match="gen_1.* gen_1, gen_2"):
         replay(tmp_path, 1)
+
+
+def test_a_folder_with_one_program_and_an_exported_harness_are_one_generation(tmp_path):
+    write(tmp_path / "mine", {"agent.py": "x"})
+    exported = {"target_agent.py": "y", "README.md": "r", "provenance.json": "{}", "example/train.csv": "id\n"}
+    write(tmp_path / "best", exported)
+    assert replay(tmp_path / "mine", 1).files == {"target_agent.py": "x"}
+    assert replay(tmp_path / "best", 1).files == {"target_agent.py": "y"}
+    assert replay(tmp_path / "best", 2).lever is Lever.STOP

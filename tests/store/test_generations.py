@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sia_runner.gateway.ledger_files import read_totals
-from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.generations import NO_MODEL, SIA_H, SIA_WH, GenerationRecord, earned_mode
 from sia_runner.store.journal import JournalReader, finished_generations, read_generations
 from tests.results.writing import done, generation, journal
 
@@ -49,3 +49,32 @@ def test_generations_that_are_under_way_are_read_and_are_not_finished(tmp_path):
         ("under way", "build"),
     ]
     assert read_generations(reader)[1].status == "cut"
+
+
+def ran(n, calls=0, lever="harness", **steps):
+    """A generation whose harness made `calls` model calls."""
+    run = {"run": {"runs": [], "usage": {"usd": 0.0, "tokens": 0, "calls": calls}}}
+    return GenerationRecord.of(n, {"propose": {"lever": lever}, **run, **steps}, {})
+
+
+def test_a_run_is_sia_wh_only_if_an_update_of_the_weights_was_tried(tmp_path):
+    trained = ran(2, 4, "weights", build={"fault": ""})
+    failed = GenerationRecord.of(2, {"propose": {"lever": "weights"}, "build": {"fault": "out of memory"}}, {})
+    rejected = GenerationRecord.of(2, {"propose": {"lever": "weights"}, "accept": {"status": "rejected"}}, {})
+    for second in (trained, failed):
+        assert earned_mode(SIA_WH, [ran(1, 4), second], tmp_path) == SIA_WH
+    for second in (ran(2, 4), rejected):  # the plan of an update that a person rejected
+        assert earned_mode(SIA_WH, [ran(1, 4), second], tmp_path) == SIA_H
+
+
+def test_a_run_whose_harnesses_called_no_model_has_a_label_of_its_own(tmp_path):
+    for configured in (SIA_H, SIA_WH):
+        assert earned_mode(configured, [ran(1), ran(2)], tmp_path) == NO_MODEL
+        assert earned_mode(configured, [], tmp_path) == configured
+    assert earned_mode(SIA_H, [ran(1), ran(2, calls=1)], tmp_path) == SIA_H
+
+
+def test_answers_from_the_cache_are_calls_of_a_model_though_they_cost_none(tmp_path):
+    (tmp_path / "gen_1").mkdir()
+    (tmp_path / "gen_1" / "trajectories.jsonl").touch()
+    assert earned_mode(SIA_H, [ran(1)], tmp_path) == SIA_H

@@ -9,7 +9,8 @@ import pytest
 
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.sweep.plan import PlannedRun, SweepDir, SweepPlan
-from sia_runner.sweep.table import sweep_run_status, sweep_table, write_table
+from sia_runner.sweep.runner import _swept_name
+from sia_runner.sweep.table import arm_names, sweep_run_status, sweep_table, write_table
 
 SCORE = {"value": 0.5, "ci95": [0.4, 0.6], "n": 100}
 
@@ -102,3 +103,18 @@ def test_the_table_is_written_for_programs_with_a_column_for_each_bound(sweep):
     assert (row["val"], row["usd"], row["status"]) == ("0.7", "0.25", "completed")
     assert (other["test"], other["status"], other["seed"]) == ("", "missing", "1")
     assert json.loads((sweep.path / "sweep.json").read_text())["means"][0]["tested"] == 1
+
+
+def test_the_folder_of_a_run_names_what_was_swept():
+    every = [["task=t", "seed=0", f"search.accept.rule={rule}"] for rule in ("ladder", "mcnemar")]
+    assert [_swept_name(arm) for arm in arm_names(every)] == ["search.accept.rule=ladder", "search.accept.rule=mcnemar"]
+    assert _swept_name("+experiment=sia_h".lstrip("+")) == "" and _swept_name("a=/b/{c}") == "a=_b_c_"
+
+
+def test_the_mode_in_the_table_is_what_was_done(sweep):
+    finished(sweep, "0", 0.5)
+    summary = json.loads((sweep.path / "0" / "summary.json").read_text())
+    done = {"mode": "SIA-H, no model", "untrained": "no harness called a model"}
+    (sweep.path / "0" / "summary.json").write_text(json.dumps(summary | done))
+    (row,) = sweep_table(sweep, SweepPlan((), "/", (planned("0", "task=t", mode="SIA-W+H"),)))["runs"]
+    assert row["mode"] == "SIA-H, no model" and "no harness called a model" in row["why"]

@@ -27,7 +27,7 @@ CONFIG = {
 def told(tmp_path, config):
     run = RunDir(tmp_path)
     run.lock.write_text(json.dumps({"git": "abc", "overrides": ["provider.key_file=/home/me/key"], "host": "node1"}))
-    run.summary.write_text(json.dumps({"metric": {"name": "accuracy", "higher_is_better": True}}))
+    run.summary.write_text(json.dumps({"mode": "SIA-H", "metric": {"name": "accuracy", "higher_is_better": True}}))
     return facts.experiment_facts(run, config)
 
 
@@ -38,9 +38,14 @@ def test_no_path_address_key_or_command_is_told(tmp_path):
     assert '"git": "abc"' in text
 
 
+def test_the_mode_is_that_of_the_summary_and_not_the_configured_one(tmp_path):
+    configured = CONFIG | {"trainer": CONFIG["trainer"] | {"mode": "SIA-W+H"}}
+    assert told(tmp_path, configured)["mode"] == "SIA-H"
+
+
 def test_models_and_tags_say_who_was_called():
     assert facts.model_names(CONFIG) == {"meta": "anthropic/sonnet", "target": "anthropic/sonnet"}
-    assert facts.run_tags(CONFIG) == ["t", "SIA-H", "seed-7", "anthropic/sonnet", "mine"]
+    assert facts.run_tags(CONFIG, "SIA-H") == ["t", "SIA-H", "seed-7", "anthropic/sonnet", "mine"]
 
 
 def test_a_trained_policy_is_named_by_its_base_and_not_by_its_folder():

@@ -50,7 +50,7 @@ def test_harnesses_are_versions_with_the_hash_of_the_journal(tracked):
 def test_the_run_is_named_tagged_and_summed_up(tracked):
     (run,) = [record["run"] for _, record in offline.records(tracked.run) if record["type"] == "run"]
     assert run["run_id"] == read_json(tracked.run / "tracking" / "wandb.json")["id"]
-    assert run["tags"] == ["secrets", "SIA-H", "seed-0"] and run["project"] == "sia-runner"
+    assert run["tags"] == ["secrets", "SIA-H, no model", "seed-0"] and run["project"] == "sia-runner"
     assert run["config"]["update"]["lock"]["config_sha256"] == read_json(tracked.run / "lock.json")["config_sha256"]
     last = {}
     for _, record in offline.records(tracked.run):

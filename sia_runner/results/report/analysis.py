@@ -12,6 +12,7 @@ from sia_runner.results.compare import compare_runs
 from sia_runner.results.report.runs import ReportedRun, published_figures
 from sia_runner.selection.scoring import mean_value, paired_difference
 from sia_runner.store.files import as_dict, as_int, as_number
+from sia_runner.store.generations import SIA_H, SIA_WH
 from sia_runner.store.run_directory import RunDirectoryError
 
 _SIGNIFICANCE_LEVEL = 0.05
@@ -87,7 +88,6 @@ def mean_per_seed(values: Sequence[tuple[Hashable, float]]) -> SeedMean | None:
     return seed_mean([statistics.fmean(value for other, value in values if other == seed) for seed in seeds])
 
 
-SIA_H = "SIA-H"
 # Settings that separate arms of the same mode, trainer and seed; other differences are noted beside each pair.
 _ARM_SETTINGS = ("meta_agent.name", "meta_agent.provider.model", "search.name", "target_agent.policy.base")
 
@@ -104,8 +104,23 @@ class ArmRuns:
     @property
     def label(self) -> str:
         """The name of the arm in tables and legends."""
-        how = [] if self.mode == SIA_H else [self.trainer]
-        return " · ".join([self.mode, *how, *self.variant])
+        return " · ".join([self.mode, *self.details])
+
+    @property
+    def details(self) -> list[str]:
+        """The trainer, where it says something, and the variant."""
+        how = [self.trainer] if self.trained else [f"trainer={self.trainer}, never trained"] if self.untrained else []
+        return [*how, *self.variant]
+
+    @property
+    def trained(self) -> bool:
+        """True if an update of the weights was tried."""
+        return self.mode == SIA_WH
+
+    @property
+    def untrained(self) -> bool:
+        """True if a trainer was configured and no update was tried."""
+        return not self.trained and self.trainer not in ("", "none")
 
     @property
     def tested(self) -> list[ReportedRun]:
@@ -167,18 +182,23 @@ def _arm_key(run: ReportedRun) -> tuple[str, str]:
 
 def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
     configured = [run for run in runs if run.config]
-    varying = []  # settings in which runs of the same mode, trainer and seed differ
-    for key in _ARM_SETTINGS:
+    varying: list[str] = []  # settings in which runs of the same mode, trainer and seed differ
+    for key in dict.fromkeys([*_ARM_SETTINGS, *(key for run in runs for key in run.swept)]):
         values_by_arm: dict[tuple[str, str, int | None], set[str]] = {}
         for run in configured:
             values_by_arm.setdefault((*_arm_key(run), run.seed), set()).add(_setting_text(run, key))
         varying += [key] if any(len(values) > 1 for values in values_by_arm.values()) else []
     arms: dict[tuple[str, str, tuple[str, ...]], list[ReportedRun]] = {}
     for run in runs:
-        apart = tuple(_setting_text(run, key) for key in varying) if run.config else ()
+        apart = tuple(_setting_label(run, key) for key in varying) if run.config else ()
         arms.setdefault((*_arm_key(run), apart), []).append(run)
-    ordered = sorted(arms.items(), key=lambda arm: arm[0][0] != SIA_H)
+    ordered = sorted(arms.items(), key=lambda arm: arm[0][0] == SIA_WH)
     return tuple(ArmRuns(*arm, tuple(of)) for arm, of in ordered)
+
+
+def _setting_label(run: ReportedRun, key: str) -> str:
+    text = _setting_text(run, key)
+    return text if key in _ARM_SETTINGS else f"{key}={text}"
 
 
 def _setting_text(run: ReportedRun, key: str) -> str:
@@ -186,6 +206,8 @@ def _setting_text(run: ReportedRun, key: str) -> str:
     setting: Any = run.config
     for part in key.split("."):
         setting = as_dict(setting).get(part)
+    if isinstance(setting, dict):  # of a group: its choice
+        setting = as_dict(setting).get("name")
     return "" if setting is None else str(setting)
 
 
@@ -207,7 +229,7 @@ class RunPair:
 
 @dataclass(frozen=True, slots=True)
 class ArmContrast:
-    """An arm compared with SIA-H. `unpaired`: seeds for which only one of the two has a test score."""
+    """An arm compared with another. `unpaired`: seeds for which only one of the two has a test score."""
 
     old: ArmRuns
     new: ArmRuns
@@ -218,13 +240,20 @@ class ArmContrast:
     notes: list[str]
     unpaired: tuple[int | None, ...]
 
+    @property
+    def is_weights_gain(self) -> bool:
+        """True if it says what training the weights added to SIA-H."""
+        return self.new.trained and self.old.mode == SIA_H and not self.old.untrained
+
 
 def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
-    """Compare each arm with a trainer with the SIA-H arm that differs in nothing else."""
-    plain = {side.variant: side for side in reversed(group.sides) if side.mode == SIA_H}
+    """Compare each arm that trained with the SIA-H arm that differs in nothing else, and other arms with the first."""
+    plain = {side.variant: side for side in reversed(group.sides) if side.mode == SIA_H and not side.untrained}
     sign = 1 if group.sample_run.higher_is_better else -1
-    arms = [side for side in group.sides if side.mode != SIA_H and side.variant in plain]
+    arms = [side for side in group.sides if side.trained and side.variant in plain]
     compared = [_contrast_arms(plain[side.variant], side, sign) for side in arms]
+    in_pairs = [side for contrast in compared for side in (contrast.old, contrast.new)]
+    compared += [_contrast_arms(group.sides[0], side, sign) for side in group.sides[1:] if side not in in_pairs]
     adjusted = iter(holm_adjusted([pair.p_value for contrast in compared for pair in contrast.pairs]))
     result: list[ArmContrast] = []
     for contrast in compared:

@@ -15,7 +15,7 @@ from sia_runner.results.compare import MAX_FILE_BYTES, FinishedRun, read_finishe
 from sia_runner.results.index import find_runs, lease_holder, read_config, run_status
 from sia_runner.results.run import FinalTestResult, read_test_results
 from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, load_json
-from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.generations import GenerationRecord, earned_mode
 from sia_runner.store.journal import JournalReader, find_incumbent, read_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.sweep.plan import PlannedRun, SweepDir
@@ -131,6 +131,7 @@ class ReportedRun:
     arm: FinishedRun | None = None  # what a comparison of test answers needs
     not_compared: str = ""  # why there is no `arm`
     faults: tuple[str, ...] = ()  # contradictions in its files
+    swept: tuple[str, ...] = ()  # keys that its sweep set
     own: Mapping[str, Any] = field(default_factory=dict)  # columns of the user's own: name -> number, text or None
 
     @property
@@ -182,7 +183,8 @@ def read_run(source: RunSource) -> ReportedRun:
         faults.append("summary.json and journal.jsonl disagree on the best generation or its test score")
     return replace(
         run,
-        why=source.sweep_message or _reason(run.status, journal, generations),
+        why=source.sweep_message or _reason(run.status, journal, generations, summary),
+        mode=earned_mode(run.mode, generations, source.path),
         metric=as_text(metric.get("name")),
         higher_is_better=metric.get("higher_is_better") is not False,
         selected_on_test=summary.get("selected_on_test") is True,
@@ -199,6 +201,9 @@ def read_run(source: RunSource) -> ReportedRun:
         not_compared=not_compared,
         faults=tuple(faults),
     )
+
+
+_OWN_COLUMNS = ("task", "seed", "trainer", "experiment", "+experiment")  # of a run, or part of its arm
 
 
 def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) -> ReportedRun:
@@ -219,6 +224,7 @@ def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) 
         mode=as_text(trainer.get("mode")) or (planned.mode if planned else "?"),
         trainer=as_text(trainer.get("name")) or overrides.get("trainer") or planned_trainer,
         seed=seed if seed is not None else planned.seed if planned else None,
+        swept=tuple(key.lstrip("+") for key in overrides if key not in _OWN_COLUMNS),
         config=settings,
         not_compared="it never began",
     )
@@ -236,8 +242,10 @@ def _finished_run(source: RunSource) -> tuple[FinishedRun | None, str]:
     return replace(arm, row=arm.row | {"run": source.name}), ""
 
 
-def _reason(status: str, journal: JournalReader, generations: list[GenerationRecord]) -> str:
-    """Return the run's own reason, if it did not end well."""
+def _reason(status: str, journal: JournalReader, generations: list[GenerationRecord], summary: Json) -> str:
+    """Return the run's own reason, if it did not end well or never trained."""
+    if untrained := as_text(summary.get("untrained")):
+        return f"the weights were never trained: {untrained}"
     if status in ("completed", "running"):
         return next((f"stopped: {entry.get('reason')}" for entry in journal.of("stopped")), "")
     budget_reason = next((str(entry.get("reason")) for entry in journal.of("budget")), "")

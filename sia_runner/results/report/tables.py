@@ -10,7 +10,6 @@ from typing import Any
 
 from sia_runner.records import Json, Score
 from sia_runner.results.report.analysis import (
-    SIA_H,
     ArmContrast,
     ArmRuns,
     ComparableGroup,
@@ -50,10 +49,11 @@ def paper_table(sections: Sequence[ReportSection]) -> list[PaperRow]:
 
 def paper_rows(group: ComparableGroup, against: Sequence[ArmContrast]) -> list[PaperRow]:
     """Return a row for each arm with a trainer beside its SIA-H, or for SIA-H alone, then one for published figures."""
-    table = [_paper_row(group, contrast.old, contrast.new, contrast) for contrast in against]
-    paired = [side for contrast in against for side in (contrast.old, contrast.new)]
+    gains = [contrast for contrast in against if contrast.is_weights_gain]
+    table = [_paper_row(group, contrast.old, contrast.new, contrast) for contrast in gains]
+    paired = [side for contrast in gains for side in (contrast.old, contrast.new)]
     unpaired = [side for side in group.sides if side not in paired]
-    table += [_paper_row(group, *((side, None) if side.mode == SIA_H else (None, side)), None) for side in unpaired]
+    table += [_paper_row(group, *((None, side) if side.trained else (side, None)), None) for side in unpaired]
     return table + ([_published_row(group)] if group.published else [])
 
 
@@ -85,7 +85,7 @@ def _paper_row(
     unit = f"{metric} (%)" if is_percent(metric) else metric
     return PaperRow(
         label=group.label,
-        detail=" · ".join(part for part in (new.trainer if new else "", *sides[0].variant, unit) if part),
+        detail=" · ".join([*(new or sides[0]).details, unit]),
         metric=metric,
         initial=mean_per_seed([(run.seed, run.initial.value) for run in tested if run.initial]),
         h=h,

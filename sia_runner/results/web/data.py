@@ -14,7 +14,7 @@ from sia_runner.results.outputs import FileChange
 from sia_runner.results.questions import QuestionIndex
 from sia_runner.results.run import RunReader, budget_limits, read_test_results
 from sia_runner.store.files import as_dict, as_int
-from sia_runner.store.generations import GenerationRecord
+from sia_runner.store.generations import GenerationRecord, earned_mode
 from sia_runner.store.journal import find_incumbent, minutes_spent
 from sia_runner.text import one_line, strip_control_characters, truncate_bytes
 
@@ -72,7 +72,7 @@ def run_page(run: RunReader, path: str) -> Json:
         "folder": strip_control_characters(str(run.path)),
         "status": run.status,
         "task": one_line(str(task.get("name", ""))),
-        "mode": one_line(str(trainer.get("mode", ""))),
+        "mode": one_line(earned_mode(str(trainer.get("mode", "")), generations, run.path)),
         "seed": as_int(settings.get("seed")),
         "max_gen": settings.get("max_gen"),
         "metric": one_line(str(metric.get("name", "score"))),

@@ -99,3 +99,41 @@ def test_a_metric_that_is_no_mean_is_not_tested():
     (gain,) = report_sections([run])[0].gains
     assert (gain.p_value, gain.won, gain.verdict) == (None, None, "not tested")
     assert gain.cost.points == pytest.approx(30.0)
+
+
+def test_a_run_with_a_trainer_that_never_trained_is_no_arm_of_sia_wh():
+    idle = finished("idle", MORE, mode="SIA-H", trainer="grpo", seed=1)
+    (group,) = group_runs([*both(0, HALF, MORE), idle])
+    result = next(each for each in contrast_arms(group) if each.new.trained)
+    assert [pair.new.name for pair in result.pairs] == ["wh0"] and result.old.runs[0].name == "h0"
+    rows = [row_cells(row, False) for row in paper_rows(group, contrast_arms(group))]
+    assert [cells[2:4] for cells in rows] == [["50.0", "97.5"], ["97.5", "–"]]
+    assert "trainer=grpo, never trained" in rows[1][0]
+
+
+def test_a_run_that_called_no_model_stands_in_a_row_of_its_own():
+    script = finished("script", MORE, mode="SIA-H, no model", trainer="grpo", seed=0)
+    object.__setattr__(script.arm, "config", script.arm.config | {"target_agent": "script"})
+    groups = group_runs([*both(0, HALF, MORE), script])
+    assert [group.label for group in groups] == ["t", "t (no model)"]
+    (row,) = paper_rows(groups[1], contrast_arms(groups[1]))
+    assert row_cells(row, False)[2:4] == ["97.5", "–"]
+
+
+def test_arms_of_a_swept_key_are_compared_though_none_trained():
+    runs = []
+    for rule, answers in (("ladder", HALF), ("mcnemar", MORE)):
+        run = finished(rule, answers, swept=("search.accept.rule",))
+        run.config["search"] = {"accept": {"rule": rule}}
+        runs.append(run)
+    result = contrast(runs)
+    assert (result.old.variant, result.new.variant) == (("search.accept.rule=ladder",), ("search.accept.rule=mcnemar",))
+    assert result.pairs[0].won == 20 and result.verdict == "SIA-H · search.accept.rule=mcnemar better, one seed"
+    (group,) = group_runs(runs)
+    rows = [row_cells(row, False) for row in paper_rows(group, [result])]
+    assert [cells[2:4] for cells in rows] == [["50.0", "–"], ["97.5", "–"]]
+
+
+def test_two_trainers_without_sia_h_are_compared_with_each_other():
+    result = contrast([finished(name, MORE, mode="SIA-W+H", trainer=name) for name in ("grpo", "ppo")])
+    assert (result.old.trainer, result.new.trainer, result.is_weights_gain) == ("grpo", "ppo", False)
