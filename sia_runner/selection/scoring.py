@@ -263,9 +263,11 @@ def correct_outcomes(outcomes: Iterable[Outcome], faults: CallFailures, keys: Ma
         elif common in INFRASTRUCTURE_KINDS and untagged[common]:
             kind, which = common, "that named no question"
         elif own_kind in (OutcomeKind.TRUNCATED, OutcomeKind.TIMEOUT) and outcome.kind in _EXPLAINED:
-            return _with_note(replace(outcome, kind=own_kind), notes)
+            outcome = replace(outcome, kind=own_kind)
+            return _with_note(outcome, notes) if own_kind is OutcomeKind.TIMEOUT else outcome
         else:
-            return _with_note(outcome, notes)
+            known = own_kind is outcome.kind or untagged[outcome.kind] or outcome.kind is OutcomeKind.TIMEOUT
+            return _with_note(outcome, notes) if known else outcome
         return replace(outcome, kind=kind, prediction=f"{_NOTE} {which} failed: {_REASONS[kind]}{notes.get(kind, '')})")
 
     return [corrected(outcome) for outcome in outcomes]
@@ -276,10 +278,8 @@ _NOTE = "(a model call"
 
 def _with_note(outcome: Outcome, notes: Mapping[OutcomeKind, str]) -> Outcome:
     """Return an outcome without an answer with what was said about calls of its kind, if anything was."""
-    without_answer = outcome.kind in (OutcomeKind.NO_ANSWER, OutcomeKind.TIMEOUT)
-    if not without_answer or outcome.kind not in notes:
-        return outcome
-    return replace(outcome, prediction=f"{_NOTE} got no answer{notes[outcome.kind]})")
+    unanswered = outcome.kind in notes and outcome.kind in (OutcomeKind.NO_ANSWER, OutcomeKind.TIMEOUT)
+    return replace(outcome, prediction=f"{_NOTE} got no answer{notes[outcome.kind]})") if unanswered else outcome
 
 
 def unanswered_note(outcomes: Sequence[Outcome]) -> str:

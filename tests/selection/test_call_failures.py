@@ -78,6 +78,13 @@ def test_what_was_not_waited_for_is_a_timeout_and_said():
     assert unanswered_note([result, outcome(OutcomeKind.WRONG, 1)]).startswith("1 of 2 timeout (")
 
 
+def test_only_a_question_whose_request_was_refused_gets_the_words():
+    words = {OutcomeKind.NO_ANSWER: "n is at most 1 here"}
+    asked = [outcome(OutcomeKind.NO_ANSWER, k) for k in range(2)]
+    refused, other = correct_outcomes(asked, CallFailures({"q0": OutcomeKind.NO_ANSWER}, {}, words), KEYS)
+    assert "n is at most 1 here" in refused.prediction and other == asked[1]
+
+
 def test_files_of_earlier_versions_are_read_as_those_did():
     data = {"questions": {"q0": "rate_limited", "agent-1": "budget"}, "untagged": {}}
     outcomes = [outcome(OutcomeKind.PARTIAL), outcome(OutcomeKind.WRONG, 1)]
