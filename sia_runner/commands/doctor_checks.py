@@ -127,12 +127,16 @@ def check_gateway(context: RunContext, gateway: service.GatewayService, role: Ro
     return "a harness in the sandbox reaches it"
 
 
+_WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
+_TOOL = {"type": "function", "function": {"name": "say", "description": "Say a word.", "parameters": _WORD}}
+
+
 def check_call(gateway: service.GatewayService, role: Role, folder: Path, *, call: bool) -> str:
-    """Make one tiny call to the model, where --call asks for it."""
+    """Make one tiny call to the model, where --call asks for it; a proposer's with a tool, without which it is lost."""
     if not call:
         raise CheckSkipped("give --call to make one tiny call, which is paid for")
     ask = [{"role": "user", "content": "Answer with the word ok."}]
-    reply = gateway.chat(_grant(role, folder), ask, (), max_tokens=512)
+    reply = gateway.chat(_grant(role, folder), ask, (_TOOL,) if role == "meta" else (), max_tokens=512)
     usage = reply.usage
     return f"answered {' '.join(reply.text.split())[:40]!r}: {usage.tokens} tokens, USD {usage.usd:.6f}"
 
