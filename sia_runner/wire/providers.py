@@ -257,16 +257,15 @@ def proxy_of(url: str) -> str | None:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if not proxy:
         return None
-    excluded = [name.strip().lstrip("*") for name in proxies.get("no", "").split(",")]  # *.example.com is .example.com
+    excluded = [name.strip().lower().lstrip("*.") for name in proxies.get("no", "").split(",")]
+    if host == "localhost" or proxies.get("no", "").strip() == "*":
+        return None
+    if any(name in (host, f"{host}:{port}") or host.endswith(f".{name}") for name in excluded if name):
+        return None
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
         if address.is_loopback or any(address in network for network in _networks(excluded)):
             return None
-    named = {"no": ",".join(name for name in excluded if name)}
-    if host == "localhost" or proxies.get("no", "").strip() == "*":
-        return None
-    if urllib.request.proxy_bypass_environment(f"{host}:{port}" if port else host, named):
-        return None
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
