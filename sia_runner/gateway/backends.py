@@ -53,7 +53,8 @@ class CircuitBreaker:
         """Record a call that failed with all its attempts; open the breaker where no later call can succeed."""
         if failed.kind == "down" or self.reason is not None:
             return
-        hopeless = failed.status in _FATAL_STATUSES or failed.code == "insufficient_quota"
+        used_up = failed.code == "insufficient_quota" or (failed.kind == "rate_limited" and failed.final)
+        hopeless = failed.status in _FATAL_STATUSES or used_up
         if hopeless or (failed.status in _FATAL_UNTIL_ANSWERED and not self._proven):
             self._open(f"provider {self.name}: {failed.message}")
         elif failed.kind in TRANSIENT_KINDS or failed.status in _FATAL_UNTIL_ANSWERED:
