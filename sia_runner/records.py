@@ -70,12 +70,15 @@ class OutcomeKind(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     TRUNCATED = "truncated"
     RATE_LIMITED = "rate_limited"
+    REFUSED = "refused"
     BUDGET = "budget"
     VERIFIER_ERROR = "verifier_error"
 
 
 # Not the harness's fault: such a question does not count as wrong; it makes the candidate `unscored`.
-INFRASTRUCTURE_KINDS = frozenset({OutcomeKind.RATE_LIMITED, OutcomeKind.BUDGET, OutcomeKind.VERIFIER_ERROR})
+INFRASTRUCTURE_KINDS = frozenset(
+    {OutcomeKind.RATE_LIMITED, OutcomeKind.REFUSED, OutcomeKind.BUDGET, OutcomeKind.VERIFIER_ERROR}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +164,15 @@ class GatewayAddress:
 class CallFailures:
     """The failed and truncated model calls of one harness run, as the gateway saw them. Ids are those of the view.
 
-    `questions` maps a question to the kind of its *last* call if that failed (`rate_limited`, `budget`) or was cut
-    (`truncated`). `untagged` counts each kind for calls that named no question, or an unknown one.
+    `questions` maps the question that calls named to `rate_limited`, `refused` or `budget` if one of its requests was
+    never answered; else to `truncated`, `timeout` or `no_answer` if its last answer was cut, not waited for, or refused
+    through the harness's own fault. `untagged` counts each kind for calls that named no question. `words` holds what
+    the other side said, by kind; None in files of earlier versions.
     """
 
     questions: Mapping[str, OutcomeKind] = field(default_factory=dict[str, OutcomeKind])
     untagged: Mapping[OutcomeKind, int] = field(default_factory=dict[OutcomeKind, int])
+    words: Mapping[OutcomeKind, str] | None = field(default_factory=dict[OutcomeKind, str])
 
     def to_json(self) -> Json:
         """Return the record as JSON data."""
@@ -178,6 +184,7 @@ class CallFailures:
         return CallFailures(
             {question: OutcomeKind(kind) for question, kind in data["questions"].items()},
             {OutcomeKind(kind): int(count) for kind, count in data["untagged"].items()},
+            {OutcomeKind(kind): text for kind, text in data["words"].items()} if "words" in data else None,
         )
 
 

@@ -13,6 +13,7 @@ from sia_runner.experiment.execution import (
     SandboxFailed,
     execute,
     last_log_line,
+    score_outcomes,
     verify_submission,
 )
 from sia_runner.experiment.harness_files import FaultyHarness, write_harness
@@ -102,8 +103,10 @@ def run_reference(context: RunContext, folder: Path, report: TaskReview) -> Refe
     if not _answered(outcomes):
         return None
     site, execution, outcomes = run("select", "dev and val", limits.run)
-    if _answered(outcomes):
-        score = task.score(outcomes)
+    score, no_score = score_outcomes(task, outcomes) if _answered(outcomes) else (None, "")
+    if no_score:
+        report.add([TaskFinding("judge-fails", no_score, "metric.verifier", "let aggregate() return a finite number")])
+    if score:
         report.notes.append(
             f"the reference harness scores {score.value:.3f} [{score.ci95[0]:.3f}, {score.ci95[1]:.3f}] on dev and val "
             f"in {execution.ended.seconds:.1f} s (limits.run: {limits.run:g} s)"

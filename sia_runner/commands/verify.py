@@ -133,8 +133,8 @@ def _submission_fault(
 def _score_fault(context: RunContext, outcomes: Sequence[Outcome], score: Score | None, kinds: object) -> str:
     if count_kinds(outcomes) != kinds:
         return f"recomputed outcomes {count_kinds(outcomes)}, the journal says {kinds}"
-    recomputed = context.task.score(outcomes)
-    if score is None or recomputed == score:
+    recomputed = context.task.score(outcomes) if score else None
+    if score is None or recomputed is None or recomputed == score:
         return ""
     return f"recomputed {recomputed.to_json()}, the journal says {score.to_json()}"
 

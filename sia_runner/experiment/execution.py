@@ -4,7 +4,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +12,13 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import verifier_sandbox
 from sia_runner.experiment.context import Components, RunContext
 from sia_runner.experiment.harness_files import FaultyHarness, write_harness
-from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, Outcome, OutcomeKind, SampledCall, Usage
+from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, Outcome, OutcomeKind, SampledCall, Score, Usage
 from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob, SandboxResult
-from sia_runner.selection.scoring import correct_outcomes
+from sia_runner.selection.scoring import AggregateError, correct_outcomes
 from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, write_json
 from sia_runner.tasks.protocol import Fold, FoldPurpose, Task
 from sia_runner.text import strip_control_characters
-from sia_runner.wire.grants import Grant
+from sia_runner.wire.grants import Grant, ProviderDown
 
 R = TypeVar("R")
 
@@ -44,6 +44,14 @@ def infrastructure_failure(outcomes: Sequence[Outcome]) -> str:
     """Return how many questions failed for a reason that is not the harness's, and the first one's; else ""."""
     failed = [outcome for outcome in outcomes if outcome.kind in INFRASTRUCTURE_KINDS]
     return f"{len(failed)} of {len(outcomes)} {failed[0].kind}: {failed[0].prediction}" if failed else ""
+
+
+def score_outcomes(task: Task, outcomes: Sequence[Outcome]) -> tuple[Score | None, str]:
+    """Return the score; else None, and in one line why the verifier gives none."""
+    try:
+        return task.score(outcomes), ""
+    except AggregateError as error:
+        return None, f"{OutcomeKind.VERIFIER_ERROR}: {error}"
 
 
 def outcomes_of_split(context: Components, outcomes: Sequence[Outcome], split: str) -> list[Outcome]:
@@ -111,7 +119,14 @@ def execute(
     if session:
         if trouble := session.trouble():
             raise trouble
-        write_json(site.faults, session.faults().to_json())
+        # before anything was answered, what is refused is how the run is set up rather than what a candidate sends
+        if grant.purpose != "trial" and not context.run.has_incumbent and (refusal := session.refusal()):
+            raise ProviderDown(f"the provider refuses all requests alike: {refusal}")
+        faults = session.faults()
+        if harness_saw_val_labels(context.task):
+            own_words = {kind: text for kind, text in (faults.words or {}).items() if kind is OutcomeKind.TIMEOUT}
+            faults = replace(faults, words=own_words)  # a provider may repeat what a harness sends it
+        write_json(site.faults, faults.to_json())
     context.task.collect(site.work, site.submission)
     remove_tree(site.view)  # it can be laid out again from the salt
     failure = describe_failure(result, site.log, quiet=harness_saw_val_labels(context.task))

@@ -17,6 +17,7 @@ from sia_runner.experiment.execution import (
     execute,
     infrastructure_failure,
     outcomes_of_split,
+    score_outcomes,
     verify_submission,
 )
 from sia_runner.experiment.harness_files import FaultyHarness, syntax_fault, write_harness
@@ -25,7 +26,7 @@ from sia_runner.experiment.weights.parallel import update_weights_in_parallel
 from sia_runner.experiment.weights.update import inherit_adapter, update_weights
 from sia_runner.records import Outcome, OutcomeKind, PastGeneration, Usage, count_kinds
 from sia_runner.selection.parents import plateau_length
-from sia_runner.selection.scoring import accept_or_reject
+from sia_runner.selection.scoring import accept_or_reject, unanswered_note
 from sia_runner.stage_results import (
     BuildResult,
     GateResult,
@@ -148,7 +149,7 @@ def gate(context: RunContext, n: int) -> GateResult:
         usage += execution.usage or Usage()
         if not any(outcome.kind in ANSWERED for outcome in outcomes):
             unscored = bool(infrastructure_failure(outcomes))
-            return GateResult(execution.failure or _nothing_answered(outcomes), unscored, usage)
+            return GateResult(_why_nothing(execution.failure, outcomes), unscored, usage)
     return GateResult("", usage=usage)
 
 
@@ -170,9 +171,9 @@ def verify(context: RunContext, n: int, runs: Sequence[HarnessRun]) -> VerifyRes
     if failure := infrastructure_failure(val):
         return replace(result, unscored=True, failure=failure)
     if not any(outcome.kind in ANSWERED for outcome in val):
-        failures = [run.failure for run in runs if run.failure]
-        return replace(result, failure=failures[0] if failures else _nothing_answered(val))
-    return replace(result, val=task.score(val))
+        return replace(result, failure=_why_nothing(next((run.failure for run in runs if run.failure), ""), val))
+    score, failure = score_outcomes(task, val)
+    return replace(result, val=score, failure=failure, unscored=score is None)
 
 
 def decide(context: RunContext, n: int, incumbent: int | None) -> Verdict:
@@ -183,8 +184,10 @@ def decide(context: RunContext, n: int, incumbent: int | None) -> Verdict:
         return outcomes_of_split(context, read_outcomes(context.run.generation(k).scores), "val")
 
     old = None if incumbent is None else val_outcomes(incumbent)
-    rule, level = accept_rule(config), config.search.accept.level
-    return accept_or_reject(val_outcomes(n), old, rule, level, task.higher_is_better, config.seed, task.aggregate)
+    rule, level, new = accept_rule(config), config.search.accept.level, val_outcomes(n)
+    verdict = accept_or_reject(new, old, rule, level, task.higher_is_better, config.seed, task.aggregate)
+    note = unanswered_note(new)
+    return replace(verdict, reason=f"{verdict.reason}; {note}") if note else verdict
 
 
 def final_test(context: RunContext, n: int) -> TestResult:
@@ -195,7 +198,7 @@ def final_test(context: RunContext, n: int) -> TestResult:
     execution = _run_in_site(context, n, site, fold, test=True)
     outcomes = all_verified(context, [site], [execution])
     write_outcomes(site.path / "scores.json", outcomes)
-    score = None if infrastructure_failure(outcomes) else task.score(outcomes)
+    score = None if infrastructure_failure(outcomes) else score_outcomes(task, outcomes)[0]
     grade = task.official_grade(site.submission, read_json(site.keys), score) if score else None
     scores_sha256 = sha256_of(site.path / "scores.json")
     return TestResult(n, score, count_kinds(outcomes), execution, scores_sha256, dict(grade) if grade else None)
@@ -233,9 +236,12 @@ def _run_in_site(context: RunContext, n: int, site: HarnessRunDir, fold: Fold, *
     )
 
 
-def _nothing_answered(outcomes: Sequence[Outcome]) -> str:
+def _why_nothing(failure: str, outcomes: Sequence[Outcome]) -> str:
+    """Return how the harness failed, or that it answered nothing, and what was said about its model calls."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in count_kinds(outcomes).items())
-    return f"no question was answered ({kinds})"
+    why = failure or f"no question was answered ({kinds})"
+    note = infrastructure_failure(outcomes) or unanswered_note(outcomes)
+    return f"{why}; {note}" if note else why
 
 
 def view_salt(config: Experiment, purpose: str) -> str:

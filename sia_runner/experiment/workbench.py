@@ -18,6 +18,7 @@ from sia_runner.experiment.execution import (
     harness_saw_val_labels,
     infrastructure_failure,
     raise_if_stopped,
+    score_outcomes,
     verify_submission,
     write_or_fault,
 )
@@ -212,9 +213,10 @@ class ProposalWorkbench:
         printed = "" if harness_saw_val_labels(task) else read_tail(site.log, _TRIAL_OUTPUT_BYTES)
         for part in (site.work, site.submission, site.keys, site.trajectories, site.faults):
             remove_tree(part)
-        unfair = infrastructure_failure(outcomes)
+        score, no_score = score_outcomes(task, outcomes)
+        unfair = infrastructure_failure(outcomes) or no_score
         return Trial(
-            value=task.score(outcomes).value,
+            value=score.value if score else 0.0,
             n=len(outcomes),
             seconds=round(execution.ended.seconds, 2),
             failure=execution.failure or unfair,

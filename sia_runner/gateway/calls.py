@@ -200,7 +200,7 @@ class CallRunner:
             request.question = session.grant.question or request.question
             await self.serve(session, endpoint, request, emit)
         except CallError as failed:
-            raise _caller_error(failed, endpoint) from None
+            raise _caller_error(failed, endpoint, begun=any(m.get("role") == "assistant" for m in messages)) from None
         # JSON may escape lone surrogates, but no file can hold them
         escaped = json.dumps(json.loads(b"".join(chunks)), ensure_ascii=False)
         answer = json.loads(escaped.encode(errors="replace"))
@@ -245,13 +245,15 @@ def _pause(failed: CallError, attempt: int, patience: float) -> float | None:
     return _RANDOM.uniform(0, min(patience, _FIRST_PAUSE * 2 ** (attempt - 1)))
 
 
-def _caller_error(failed: CallError, endpoint: Endpoint) -> Exception:
+def _caller_error(failed: CallError, endpoint: Endpoint, *, begun: bool) -> Exception:
+    """Return what a proposer's call raises. A first request would be refused in every generation."""
     if isinstance(failed.cause, BudgetSpent):
         return failed.cause
     name = endpoint.hosted.name
     if endpoint.breaker.reason is not None:
         return ProviderDown(endpoint.breaker.reason)
     line = " ".join(failed.message.split())
-    if failed.kind == "bad_request":
+    if failed.kind == "bad_request" and (begun or failed.concerns_content):
         return ModelsError(f"provider {name} refuses the request: {line}")
-    return ProviderDown(f"provider {name}: {line}")
+    refuses = " refuses the request" if failed.kind == "bad_request" else ""
+    return ProviderDown(f"provider {name}{refuses}: {line}")

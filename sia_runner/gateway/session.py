@@ -5,8 +5,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,8 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sia_runner.config.components import HostedProvider
-from sia_runner.records import CallFailures, GatewayAddress, OutcomeKind, SampledCall, Usage
-from sia_runner.wire.failures import CallError
+from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, GatewayAddress, OutcomeKind, SampledCall, Usage
+from sia_runner.text import one_line
+from sia_runner.wire.failures import CUT_REASONS, CallError
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
 from sia_runner.wire.requests import Body, ModelRequest, dumps
 
@@ -118,7 +121,21 @@ def _encode_part(part: Body | str) -> bytes:
 MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
 _MAX_REFUSED_RECORDS = 1000  # records of refused calls, which cost a harness nothing and could fill the disk
 _MAX_QUESTIONS = 100_000  # ids to remember; a harness may invent any number
-_OF_THE_PROVIDER = ("rate_limited", "timeout", "unreachable", "malformed", "auth", "down")  # kinds of failures
+_MAX_WORDS = 300  # characters of what the other side said
+
+
+@dataclass(frozen=True, slots=True)
+class _UnansweredRequest:
+    """A request that failed for a reason that is not the harness's. Its repetition settles it."""
+
+    question: str | None
+    failed_at: float  # unix
+    kind: OutcomeKind
+    concerns_content: bool  # the harness's own failure, if the provider answers its other requests
+
+
+def _digest(record: CallRecord) -> bytes:
+    return hashlib.sha256(dumps([record.question, record.request])).digest()
 
 
 class GatewaySession:
@@ -133,8 +150,12 @@ class GatewaySession:
         self._lock = threading.Lock()
         self._usage = Usage()
         self._unsent = 0
-        self._failing: dict[str, OutcomeKind] = {}
+        self._unanswered: dict[bytes, list[_UnansweredRequest]] = {}
+        self._last: dict[str, OutcomeKind] = {}  # cut, not waited for or the harness's own failure, by question
         self._untagged: Counter[OutcomeKind] = Counter()
+        self._words: dict[OutcomeKind, str] = {}
+        self._failures: set[tuple[OutcomeKind, str]] = set()  # kinds and messages, without their numbers
+        self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of calls answered, and not waited for
         self._trouble: Exception | None = None
         self._turns: Counter[str | None] = Counter()
         # a policy's answers by question, in the order of finishing, where the grant has no file for them
@@ -154,7 +175,26 @@ class GatewaySession:
     def faults(self) -> CallFailures:
         """Return the failed calls, by question and untagged."""
         with self._lock:
-            return CallFailures(dict(self._failing), dict(self._untagged))
+            answered, abandoned = self._seconds[True], self._seconds[False]
+            questions, untagged, words = dict(self._last), Counter(self._untagged), dict(self._words)
+            for request in (request for requests in self._unanswered.values() for request in requests):
+                kind = OutcomeKind.NO_ANSWER if request.concerns_content and answered else request.kind
+                if request.question is None:
+                    untagged[kind] += 1
+                elif questions.get(request.question) not in INFRASTRUCTURE_KINDS:
+                    questions[request.question] = kind
+                words[kind] = words.get(kind) or self._words[request.kind]
+        if abandoned:
+            words[OutcomeKind.TIMEOUT] = (
+                f"{len(abandoned)} calls were not waited for, after {sum(abandoned) / len(abandoned):.1f} s each"
+                + (f"; an answer took {sum(answered) / len(answered):.1f} s" if answered else "; none was answered")
+            )
+        return CallFailures(questions, dict(untagged), words)
+
+    def refusal(self) -> str:
+        """Return the provider's words if it refused all requests alike; else an empty text."""
+        alike = len(self._failures) == 1 and not self._seconds[True]
+        return self._words.get(OutcomeKind.REFUSED, "") if alike else ""
 
     def trouble(self) -> Exception | None:
         """Return the ProviderDown or run-wide BudgetSpent that made calls of this session fail; else None."""
@@ -179,21 +219,14 @@ class GatewaySession:
 
     def finished(self, record: CallRecord, failed: CallError | None, down: str | None) -> None:
         """Record a finished call. `down`: the reason why its provider is given up, if it is."""
-        kind = None
         if failed is not None:
             reason = down or (failed.message if failed.kind == "down" else None)
             if isinstance(failed.cause, BudgetSpent):
                 self._trouble = self._trouble or (failed.cause if failed.cause.scope == "run" else None)
             elif reason:
                 self._trouble = self._trouble or ProviderDown(reason)
-            if failed.kind in _OF_THE_PROVIDER:
-                kind = OutcomeKind.RATE_LIMITED
-            elif failed.kind == "budget":
-                kind = OutcomeKind.BUDGET
-        elif record.finish_reason in ("length", "max_tokens"):
-            kind = OutcomeKind.TRUNCATED
-        if failed is None or failed.kind != "cancelled":
-            self._note(record.question, kind)
+        with self._lock:
+            self._note(record, failed)
         self._unsent += record.attempts == 0 and not record.cached
         if self.grant.trajectories is None:
             if record.sampled is not None and record.question is not None:
@@ -205,15 +238,44 @@ class GatewaySession:
                 reason = f"{self.grant.trajectories} cannot be written: {error.strerror or error}"
                 self._trouble = ProviderDown(reason)
 
-    def _note(self, question: str | None, kind: OutcomeKind | None) -> None:
-        with self._lock:
-            if kind is None:
-                if question is not None:
-                    self._failing.pop(question, None)
-            elif question is not None and (question in self._failing or len(self._failing) < _MAX_QUESTIONS):
-                self._failing[question] = kind
+    def _note(self, record: CallRecord, failed: CallError | None) -> None:
+        question = record.question
+        kind = None if failed is None else failed.outcome or OutcomeKind.NO_ANSWER
+        if failed is not None and kind is not None and kind in INFRASTRUCTURE_KINDS:
+            self._settle_earlier(record)
+            request = _UnansweredRequest(question, time.time(), kind, failed.concerns_content)
+            if len(self._unanswered) < _MAX_QUESTIONS:
+                self._unanswered.setdefault(_digest(record), []).append(request)
             else:
                 self._untagged[kind] += 1
+        elif failed is None and self._unanswered:
+            self._settle_earlier(record)
+        if failed is None or kind is OutcomeKind.TIMEOUT:
+            self._seconds[failed is None].append(record.seconds)
+        if failed is not None and kind is not None:
+            words = one_line(failed.message, _MAX_WORDS)
+            self._words.setdefault(kind, words)
+            if len(self._failures) < 2:
+                self._failures.add((kind, re.sub(r"\d+", "0", words)))
+        elif record.finish_reason is not None and record.finish_reason.lower() in CUT_REASONS:
+            kind = OutcomeKind.TRUNCATED
+        if kind is None or kind in INFRASTRUCTURE_KINDS:
+            self._last.pop(question or "", None)
+        elif question is not None and (question in self._last or len(self._last) < _MAX_QUESTIONS):
+            self._last[question] = kind
+        else:
+            self._untagged[kind] += 1
+
+    def _settle_earlier(self, record: CallRecord) -> None:
+        """Forget an equal request that had failed when this one was sent; each of several needs a repetition."""
+        digest = _digest(record)
+        requests = self._unanswered.get(digest, [])
+        sent = record.at + 0.001  # rounded to a millisecond
+        settled = next((request for request in requests if request.failed_at <= sent), None)
+        if settled is not None:
+            requests.remove(settled)
+            if not requests:
+                del self._unanswered[digest]
 
     async def end(self) -> None:
         """Cancel the calls under way, and wait until they are settled."""

@@ -1,6 +1,7 @@
 """Scores and their intervals, the accept rules, and the correction of outcomes by failed model calls."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, stdev
@@ -13,6 +14,26 @@ Aggregate = Callable[[Sequence[Outcome]], float]
 
 _RESAMPLES = 1000
 _ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.WRONG, OutcomeKind.PARTIAL})
+
+
+class AggregateError(ValueError):
+    """A verifier's aggregate raised, or gave no finite number. The message is one line without any answer."""
+
+
+def checked_aggregate(aggregate: Aggregate, name: str) -> Aggregate:
+    """Return the same function, which raises AggregateError instead of whatever the task's own code does."""
+
+    def checked(outcomes: Sequence[Outcome]) -> float:
+        try:
+            value: Any = aggregate(outcomes)
+            if not isinstance(value, str) and math.isfinite(value):
+                return float(value)
+            problem = f"gave {str(value)[:20] if isinstance(value, float) else type(value).__name__}"
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task's own code raises
+            problem = f"raised {type(error).__name__}"
+        raise AggregateError(f"aggregate() of {name} {problem} where a finite number is needed")
+
+    return checked
 
 
 def mean_value(outcomes: Sequence[Outcome]) -> float:
@@ -33,7 +54,7 @@ def score_with_interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None
     """Return the aggregate (None: the mean) over all `outcomes`, with a 95% interval.
 
     The interval is Wilson's if every value is 0 or 1 and the aggregate is the mean, else a percentile bootstrap over
-    questions. Raises ValueError if there is no outcome.
+    questions. Raises ValueError if there is no outcome, and AggregateError.
     """
     n = len(outcomes)
     if n == 0:
@@ -41,9 +62,10 @@ def score_with_interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None
     values = [outcome.value for outcome in outcomes]
     if aggregate is None and set(values) <= {0.0, 1.0}:
         return Score(fmean(values), wilson_interval(sum(values), n), n)
-    ordered = sorted(_bootstrap(aggregate, outcomes, seed))
-    tail = round(0.025 * _RESAMPLES)
-    return Score((aggregate or mean_value)(outcomes), (ordered[tail], ordered[-1 - tail]), n)
+    value = (aggregate or mean_value)(outcomes)
+    ordered = sorted(filter(math.isfinite, _bootstrap(aggregate, outcomes, seed))) or [value]
+    tail = round(0.025 * len(ordered))
+    return Score(value, (ordered[tail], ordered[-1 - tail]), n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +159,10 @@ def _shipped_verdict(pair: CandidatePair, rule: str) -> Verdict:
             p_value = _sign_test(sum(value > 0 for value in gains), sum(value < 0 for value in gains))
     else:
         paired = zip(_bootstrap(aggregate, new, pair.seed), _bootstrap(aggregate, old, pair.seed), strict=True)
-        resampled = [sign * (after - before) for after, before in paired]
-        gain, error = sign * ((aggregate or mean_value)(new) - (aggregate or mean_value)(old)), stdev(resampled)
+        differences = (sign * (after - before) for after, before in paired)
+        resampled = list(filter(math.isfinite, differences))
+        gain = sign * ((aggregate or mean_value)(new) - (aggregate or mean_value)(old))
+        error = stdev(resampled) if len(resampled) > 1 else math.inf
         if rule != "ladder":
             p_value = (1 + sum(value <= 0 for value in resampled)) / (1 + len(resampled))
     accepted = gain > 0 and (gain > error if p_value is None else p_value < pair.level)
@@ -177,24 +201,32 @@ def _sign_test(won: int, lost: int) -> float:
 def _bootstrap(aggregate: Aggregate | None, outcomes: Sequence[Outcome], seed: int) -> list[float]:
     """Return the aggregate (None: the mean) of samples of the outcomes, drawn with replacement.
 
-    The same seed draws the same positions, so that samples of two candidates are paired.
+    The same seed draws the same positions, so that samples of two candidates are paired. A sample without an aggregate,
+    such as one in which all values are equal, gives NaN.
     """
     import numpy as np
 
     rng, n = np.random.default_rng(seed), len(outcomes)
     samples = (rng.integers(0, n, n) for _ in range(_RESAMPLES))
     if aggregate is not None:
-        return [aggregate([outcomes[int(k)] for k in positions]) for positions in samples]
+        return [_or_nan(aggregate, [outcomes[int(k)] for k in positions]) for positions in samples]
     values = np.array([outcome.value for outcome in outcomes])
     return [float(values[positions].mean()) for positions in samples]
 
 
-_SOLVED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL})
-# A truncated answer explains these kinds. A crash or a timeout keeps its kind.
-_EXPLAINED_BY_TRUNCATION = frozenset({OutcomeKind.WRONG, OutcomeKind.NO_ANSWER, OutcomeKind.INVALID_FORMAT})
+def _or_nan(aggregate: Aggregate, outcomes: Sequence[Outcome]) -> float:
+    try:
+        return aggregate(outcomes)
+    except AggregateError:
+        return math.nan
+
+
+# A cut answer, or one that was not waited for, explains these kinds. A crash keeps its kind.
+_EXPLAINED = frozenset({OutcomeKind.WRONG, OutcomeKind.NO_ANSWER, OutcomeKind.INVALID_FORMAT})
 # a message may not quote a prediction, which may be one of val
 _REASONS = {
     OutcomeKind.RATE_LIMITED: "the provider did not answer",
+    OutcomeKind.REFUSED: "the provider refused it",
     OutcomeKind.BUDGET: "the budget was spent",
     OutcomeKind.VERIFIER_ERROR: "it could not be verified",
 }
@@ -203,30 +235,55 @@ _REASONS = {
 def correct_outcomes(outcomes: Iterable[Outcome], faults: CallFailures, keys: Mapping[str, str]) -> list[Outcome]:
     """Return the outcomes of one run, corrected by what the gateway saw. `keys` maps the id in the view to the unit.
 
-    A question whose last call failed becomes `rate_limited` or `budget`, unless it was solved all the same. A question
-    whose last answer was cut becomes `truncated` instead of wrong or unanswered; it keeps its value, since a cut answer
-    counts against the harness. If failed calls named no question, they may belong to any unsolved one: all unsolved
-    questions take the most frequent kind, so that the candidate is unscored rather than wrongly rejected.
+    A question of which a request was never answered takes the kind of that failure, unless it is fully solved: a part
+    of the value may be lost. A question whose last answer was cut, or not waited for, becomes `truncated` or `timeout`
+    instead of wrong or unanswered; it keeps its value, since that counts against the harness. If failed calls named no
+    question of the view, they may belong to any unsolved one: all of these take the most frequent kind, so that the
+    candidate is unscored rather than wrongly rejected. Faults of earlier versions are read as those did.
     """
-    kind_of_unit = {keys[question]: kind for question, kind in faults.questions.items() if question in keys}
-    counts = {kind: faults.untagged.get(kind, 0) for kind in OutcomeKind if kind in INFRASTRUCTURE_KINDS}
-    most_frequent = max(counts, key=lambda kind: counts[kind])  # of equally frequent ones the first in the enum
-    untagged_kind = most_frequent if counts[most_frequent] > 0 else None
-    return [_corrected(outcome, kind_of_unit.get(outcome.unit), untagged_kind) for outcome in outcomes]
+    tagged, untagged = dict[str, OutcomeKind](), Counter(faults.untagged)
+    for question, kind in faults.questions.items():
+        if question in keys:
+            tagged[keys[question]] = kind
+        elif faults.words is not None:
+            untagged[kind] += 1
+    solved = {OutcomeKind.CORRECT} if faults.words is not None else {OutcomeKind.CORRECT, OutcomeKind.PARTIAL}
+    # of equally frequent ones the first in the enum
+    common = max(OutcomeKind, key=lambda kind: untagged[kind] if kind in INFRASTRUCTURE_KINDS else 0)
+    notes = {kind: f": {text}" for kind, text in (faults.words or {}).items()}
+
+    def corrected(outcome: Outcome) -> Outcome:
+        own_kind = tagged.get(outcome.unit)
+        if outcome.kind in solved or outcome.kind in INFRASTRUCTURE_KINDS:
+            return outcome
+        if own_kind is not None and own_kind in INFRASTRUCTURE_KINDS:
+            kind, which = own_kind, "for this question"
+        elif common in INFRASTRUCTURE_KINDS and untagged[common]:
+            kind, which = common, "that named no question"
+        elif own_kind in (OutcomeKind.TRUNCATED, OutcomeKind.TIMEOUT) and outcome.kind in _EXPLAINED:
+            return _with_note(replace(outcome, kind=own_kind), notes)
+        else:
+            return _with_note(outcome, notes)
+        return replace(outcome, kind=kind, prediction=f"{_NOTE} {which} failed: {_REASONS[kind]}{notes.get(kind, '')})")
+
+    return [corrected(outcome) for outcome in outcomes]
 
 
-def _corrected(outcome: Outcome, own_kind: OutcomeKind | None, untagged_kind: OutcomeKind | None) -> Outcome:
-    if outcome.kind in _SOLVED or outcome.kind in INFRASTRUCTURE_KINDS:
+_NOTE = "(a model call"
+
+
+def _with_note(outcome: Outcome, notes: Mapping[OutcomeKind, str]) -> Outcome:
+    """Return an outcome without an answer with what was said about calls of its kind, if anything was."""
+    without_answer = outcome.kind in (OutcomeKind.NO_ANSWER, OutcomeKind.TIMEOUT)
+    if not without_answer or outcome.kind not in notes:
         return outcome
-    if own_kind is not None and own_kind in INFRASTRUCTURE_KINDS:
-        kind, which = own_kind, "for this question"
-    elif untagged_kind is not None:
-        kind, which = untagged_kind, "that named no question"
-    elif own_kind is OutcomeKind.TRUNCATED and outcome.kind in _EXPLAINED_BY_TRUNCATION:
-        return replace(outcome, kind=OutcomeKind.TRUNCATED)
-    else:
-        return outcome
-    return replace(outcome, kind=kind, prediction=f"(a model call {which} failed: {_REASONS[kind]})")
+    return replace(outcome, prediction=f"{_NOTE} got no answer{notes[outcome.kind]})")
+
+
+def unanswered_note(outcomes: Sequence[Outcome]) -> str:
+    """Return how many questions got no answer because of their model calls, and why; else an empty text."""
+    noted = [o for o in outcomes if o.kind not in INFRASTRUCTURE_KINDS and o.prediction.startswith(_NOTE)]
+    return f"{len(noted)} of {len(outcomes)} {noted[0].kind} {noted[0].prediction}" if noted else ""
 
 
 def leaderboard_lines(grade: Mapping[str, Any] | None) -> list[str]:

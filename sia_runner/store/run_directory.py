@@ -192,6 +192,11 @@ class RunDir:
         """Return the harness run of generation `n` on the test split."""
         return HarnessRunDir(self.path / "test" / f"gen_{n}")
 
+    @property
+    def has_incumbent(self) -> bool:
+        """True if a candidate was accepted."""
+        return (self.path / "best").is_symlink()
+
     def link_best(self, n: int) -> None:
         """Let the link `best` point to gen_<n>, atomically."""
         temporary = self.path / ".best.tmp"

@@ -14,7 +14,7 @@ from sia_runner.config import task as task_config
 from sia_runner.config.base import is_custom
 from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.selection.sampling import confusion_strata, stratified_order
-from sia_runner.selection.scoring import Aggregate, score_with_interval
+from sia_runner.selection.scoring import Aggregate, checked_aggregate, score_with_interval
 from sia_runner.system import bundled_folder
 from sia_runner.tasks.collect import collect_submission, read_refusal
 from sia_runner.tasks.data import data_file_hashes, prepared_folder
@@ -136,7 +136,9 @@ class TableTask(Task):
         if self._spec.metric.verifier == "auc":
             return lambda outcomes: auc(outcomes, self._units.answers, self._choices[1])
         if self._spec.metric.is_code:
-            return getattr(load_verifier(self._spec.metric.verifier, self._home / "verifier.py"), "aggregate", None)
+            verifier = self._spec.metric.verifier
+            own = getattr(load_verifier(verifier, self._home / "verifier.py"), "aggregate", None)
+            return own and checked_aggregate(own, "verifier.py" if verifier == "python" else verifier)
         measure = MEASURES.get(self._spec.metric.verifier)
         return measure and measure.aggregate and measure.aggregate(self._units.answers)
 

@@ -2,12 +2,12 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sia_runner.config.components import HostedProvider
 from sia_runner.records import SampledCall
-from sia_runner.wire.failures import CallError, error_of_status
+from sia_runner.wire.failures import CallError, check_finish_reason, error_of_status
 from sia_runner.wire.requests import (
     AnswerSummary,
     Api,
@@ -56,16 +56,17 @@ class OpenAIChat:
 
     def read(self, body: Any) -> AnswerSummary:
         """Summarise a whole answer. Raises CallError (malformed)."""
-        _raise_openai_error(body)
         choices = body.get("choices") if isinstance(body, dict) else None
         first = choices[0] if isinstance(choices, list) and choices else None
         choice = first if isinstance(first, dict) else {}
         message = choice.get("message")
-        if not isinstance(message, dict):
-            raise CallError("malformed", "the provider's answer has no choices with a message")
+        _raise_error(body, choice, message)
+        if not isinstance(message, dict) or not message.keys() - {"role"}:
+            raise CallError("malformed", f"the provider's answer has no choices with a message: {_excerpt(body)}")
         calls = [_openai_call(call) for call in _objects(message.get("tool_calls"))]
-        summary = AnswerSummary(_openai_text(message.get("content")), calls, short_text(choice.get("finish_reason")))
+        summary = AnswerSummary(_openai_text(message.get("content")), calls, _reason(choice, "finish_reason"))
         summary.reasoning = _openai_reasoning(message)
+        check_finish_reason(summary.finish_reason, complete=bool(summary.text or calls))
         _note_openai(summary, body)
         return summary
 
@@ -115,9 +116,11 @@ class _StreamReader:
         self._summary, self._text, self._reasoning = AnswerSummary(), list[str](), list[str]()
         self.at_end = False
 
-    def _event(self, data: bytes, raise_error: Callable[[Any], None]) -> Body:
-        event = loads(data)
-        raise_error(event)
+    def _event(self, item: SseEvent) -> Body:
+        event = loads(item.data)
+        _raise_error(event)
+        if item.raw.startswith(b"event: error"):
+            raise error_of_status(500, {}, event)
         if not isinstance(event, dict):
             raise CallError("malformed", "an event of the provider's stream is not an object")
         return event
@@ -136,7 +139,7 @@ class _OpenAIReader(_StreamReader):
         if item.data.strip() == b"[DONE]":
             self.at_end = True
             return item.raw
-        chunk = self._event(item.data, _raise_openai_error)
+        chunk = self._event(item)
         _note_openai(self._summary, chunk)
         choices = chunk.get("choices")
         renumbered = bool(choices) and self._choice(choices[0] if isinstance(choices, list) else None)
@@ -149,12 +152,15 @@ class _OpenAIReader(_StreamReader):
         if not isinstance(choice, dict):
             raise CallError("malformed", "a choice of the provider's stream is not an object")
         delta, renumbered = choice.get("delta"), False
+        _raise_error(choice, delta)
         if isinstance(delta, dict):
             self._text.append(_openai_text(delta.get("content")))
             self._reasoning.append(_openai_reasoning(delta))
             for piece in _objects(delta.get("tool_calls")):
                 renumbered |= self._tool_call(piece)
-        self._summary.finish_reason = short_text(choice.get("finish_reason")) or self._summary.finish_reason
+        if reason := _reason(choice, "finish_reason"):
+            check_finish_reason(reason, complete=False)
+            self._summary.finish_reason = reason
         return renumbered
 
     def _tool_call(self, piece: Body) -> bool:
@@ -174,9 +180,8 @@ class _OpenAIReader(_StreamReader):
         return index != entry["position"]
 
     def finish(self) -> AnswerSummary:
-        """Return the summary. Raises CallError when the stream was cut before its end."""
-        if not self.at_end and self._summary.finish_reason is None:
-            raise CallError("malformed", "the provider's stream was cut before its end")
+        """Return the summary. Raises CallError when the stream was cut before its end, whatever mark it ends with."""
+        check_finish_reason(self._summary.finish_reason, complete=False)
         self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
         self._summary.tool_calls = [
             {"id": call["id"], "name": call["name"], "arguments": "".join(call["arguments"])} for call in self._calls
@@ -184,13 +189,28 @@ class _OpenAIReader(_StreamReader):
         return self._summary
 
 
-def _raise_openai_error(body: Any) -> None:
-    """Raise CallError where the body is an error: some endpoints send one with status 200 or inside a stream."""
-    error = body.get("error") if isinstance(body, dict) else None
-    if error:
-        code = error.get("code") if isinstance(error, dict) else None
-        status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        raise error_of_status(status, {}, body)
+def _raise_error(*levels: Any) -> None:
+    """Raise CallError where a level of an answer is an error: some endpoints send it with status 200 or in a stream."""
+    for level in (level for level in levels if isinstance(level, dict)):
+        error = level.get("error")
+        if error or level.get("type") == "error":
+            fields = error if isinstance(error, dict) else {}
+            code, kind = str(fields.get("code")), short_text(fields.get("type")) or ""
+            status = int(code) if code in _ERROR_CODES else _ANTHROPIC_STATUS.get(kind, 500)
+            raise error_of_status(status, {}, level if error else {"error": level})
+
+
+def _reason(data: Body, name: str) -> str | None:
+    """Return a finish reason; None where the API gives none yet. Raises CallError for what is no text."""
+    value = data.get(name)
+    if value is not None and not isinstance(value, str):
+        raise CallError("malformed", f"the provider's answer has {name} {_excerpt(value)}")
+    return short_text(value)
+
+
+def _excerpt(value: Any) -> str:
+    """Return the beginning of a body that is no answer: it may be an error in a shape of the provider's own."""
+    return dumps(value)[:200].decode(errors="replace")
 
 
 def _objects(value: Any) -> list[Body]:
@@ -233,7 +253,9 @@ def _openai_reasoning(message: Body) -> str:
 def _openai_text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(_openai_text(part.get("text")) for part in _objects(content))
-    return content if isinstance(content, str) else ""
+    if content is not None and not isinstance(content, str):
+        raise CallError("malformed", f"the provider's answer has the content {_excerpt(content)}")
+    return content or ""
 
 
 _CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # run by the client; others by the provider
@@ -249,6 +271,7 @@ _ANTHROPIC_TYPES = {
     529: "overloaded_error",
 }
 _ANTHROPIC_STATUS = {kind: status for status, kind in _ANTHROPIC_TYPES.items()}
+_ERROR_CODES = frozenset(map(str, range(400, 600)))
 
 
 class AnthropicMessages:
@@ -270,16 +293,17 @@ class AnthropicMessages:
 
     def read(self, body: Any) -> AnswerSummary:
         """Summarise a whole answer. Raises CallError (malformed)."""
-        _raise_anthropic_error(body)
         content = body.get("content") if isinstance(body, dict) else None
-        if not isinstance(content, list):
-            raise CallError("malformed", "the provider's answer has no content")
         blocks = _objects(content)
-        text = "".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text")
+        _raise_error(body, *blocks)
+        if not isinstance(content, list) or len(blocks) < len(content):
+            raise CallError("malformed", f"the provider's answer has no content: {_excerpt(body)}")
+        text = "".join(_openai_text(block.get("text")) for block in blocks if block.get("type") == "text")
         uses = [block for block in blocks if block.get("type") == "tool_use"]
         calls = [_anthropic_call(block, dumps(block.get("input") or {}).decode()) for block in uses]
-        summary = AnswerSummary(text, calls, short_text(body.get("stop_reason")), short_text(body.get("model")))
+        summary = AnswerSummary(text, calls, _reason(body, "stop_reason"), short_text(body.get("model")))
         summary.reasoning = "".join(str(block.get("thinking") or "") for block in blocks)
+        check_finish_reason(summary.finish_reason, complete=bool(text or calls))
         _note_anthropic(summary, body.get("usage"))
         return summary
 
@@ -330,7 +354,7 @@ class _AnthropicReader(_StreamReader):
         """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
         if not item.data:
             return b""
-        data = self._event(item.data, _raise_anthropic_error)
+        data = self._event(item)
         kind, index = data.get("type"), token_count(data.get("index")) or 0
         if kind == "message_start":
             message = _object(data, "message")
@@ -341,13 +365,13 @@ class _AnthropicReader(_StreamReader):
         elif kind == "content_block_delta":
             delta = _object(data, "delta")
             if delta.get("type") == "text_delta":
-                self._text.append(str(delta.get("text") or ""))
+                self._text.append(_openai_text(delta.get("text")))
             elif delta.get("type") == "thinking_delta":
                 self._reasoning.append(str(delta.get("thinking") or ""))
             elif delta.get("type") == "input_json_delta" and index in self._calls:
                 self._calls[index][1].append(str(delta.get("partial_json") or ""))
         elif kind == "message_delta":
-            self._summary.finish_reason = short_text(_object(data, "delta").get("stop_reason"))
+            self._summary.finish_reason = _reason(_object(data, "delta"), "stop_reason") or self._summary.finish_reason
             _note_anthropic(self._summary, data.get("usage"))
         elif kind == "message_stop":
             self.at_end = True
@@ -355,8 +379,7 @@ class _AnthropicReader(_StreamReader):
 
     def finish(self) -> AnswerSummary:
         """Return the summary. Raises CallError when the stream was cut before its end."""
-        if not self.at_end:
-            raise CallError("malformed", "the provider's stream was cut before its end")
+        check_finish_reason(self._summary.finish_reason if self.at_end else None, complete=False)
         self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
         calls = self._calls.values()
         self._summary.tool_calls = [_anthropic_call(block, "".join(pieces) or "{}") for block, pieces in calls]
@@ -367,14 +390,8 @@ def _object(data: Body, name: str) -> Body:
     value = data.get(name)
     if not isinstance(value, dict):
         raise CallError("malformed", f"an event of the provider's stream has no {name}")
+    _raise_error(value)
     return value
-
-
-def _raise_anthropic_error(body: Any) -> None:
-    if isinstance(body, dict) and body.get("type") == "error":
-        error = body.get("error")
-        kind = error.get("type") if isinstance(error, dict) else None
-        raise error_of_status(_ANTHROPIC_STATUS.get(short_text(kind) or "", 500), {}, body)
 
 
 def _anthropic_call(block: Body, arguments: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The errors of model calls: a closed set of kinds, the kinds worth retrying, and the meaning of HTTP statuses."""
+"""The errors of model calls: a closed set of kinds, whose failure each is, and the meaning of statuses and ends."""
 
 import json
 import re
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
+
+from sia_runner.records import OutcomeKind
 
 FailureKind = Literal[
     "rate_limited",
@@ -22,6 +24,25 @@ FailureKind = Literal[
 ]
 
 TRANSIENT_KINDS: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
+# What becomes of a question whose request failed so. A kind that is not here is the harness's own failure.
+_OUTCOMES: Mapping[FailureKind, OutcomeKind] = {
+    **dict.fromkeys(
+        ("rate_limited", "timeout", "unreachable", "auth", "malformed", "too_large", "down"), OutcomeKind.RATE_LIMITED
+    ),
+    "bad_request": OutcomeKind.REFUSED,
+    "budget": OutcomeKind.BUDGET,
+    "cancelled": OutcomeKind.TIMEOUT,  # by the client: its patience may be short, or the model slow
+}
+# Finish reasons in lower case. Any other means that the answer was broken off, which is the provider's failure.
+CUT_REASONS = frozenset({"length", "max_tokens", "model_length", "model_context_window_exceeded"})
+_END_REASONS = CUT_REASONS | {
+    *("stop", "tool_calls", "function_call", "end_turn", "stop_sequence", "tool_use", "pause_turn", "complete"),
+    *("eos", "eos_token", "end_of_text", "stop_token", "tool_call"),
+    # withheld for what it says: the model's answer, and the same for every candidate
+    *("content_filter", "refusal", "safety", "sensitive", "recitation"),
+}
+_CONTENT_CODES = ("context_length_exceeded", "string_above_max_length", "content_filter", "content_policy_violation")
+_TOO_LONG = re.compile(r"context.?(length|window|size)|too (long|large|many tokens)|content.?(filter|policy)", re.I)
 _OVERLOADED = 529  # Anthropic's own
 _STATUS: Mapping[int, FailureKind] = {
     401: "auth",
@@ -58,6 +79,24 @@ class CallError(Exception):
     def transient(self) -> bool:
         """Tells whether another attempt may succeed."""
         return self.kind in TRANSIENT_KINDS and not self.final
+
+    @property
+    def outcome(self) -> OutcomeKind | None:
+        """The kind of a question whose request failed so; None where the harness is to blame."""
+        return None if self.kind == "bad_request" and not self.sent else _OUTCOMES[self.kind]
+
+    @property
+    def concerns_content(self) -> bool:
+        """Tells whether the provider refused this request for its length or content, and might answer another."""
+        return self.kind == "bad_request" and (self.code in _CONTENT_CODES or bool(_TOO_LONG.search(self.message)))
+
+
+def check_finish_reason(reason: str | None, *, complete: bool) -> None:
+    """Raise CallError where an answer was broken off. `complete`: it may do without a reason."""
+    if reason is None and not complete:
+        raise CallError("malformed", "the provider's answer was cut before its end: it gives no finish reason")
+    if reason is not None and reason.lower() not in _END_REASONS:
+        raise CallError("unreachable", f"the provider broke off its answer with the finish reason {reason!r}")
 
 
 def error_of_status(status: int, headers: Mapping[str, str], body: Any) -> CallError:

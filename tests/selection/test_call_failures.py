@@ -4,12 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, Outcome, OutcomeKind
-from sia_runner.selection.scoring import correct_outcomes
+from sia_runner.selection.scoring import correct_outcomes, unanswered_note
 
 KINDS = st.sampled_from(list(OutcomeKind))
-REPORTED = [OutcomeKind.RATE_LIMITED, OutcomeKind.BUDGET, OutcomeKind.TRUNCATED]
+REPORTED = [*INFRASTRUCTURE_KINDS, OutcomeKind.TRUNCATED, OutcomeKind.TIMEOUT, OutcomeKind.NO_ANSWER]
 KEYS = {f"q{k}": f"unit {k}" for k in range(6)}
-EARNED = {OutcomeKind.CORRECT, OutcomeKind.PARTIAL}
 
 
 def outcome(kind, k=0, value=0.0):
@@ -22,10 +21,10 @@ def corrected(kind, own=None, value=0.0, **untagged):
     return result
 
 
-@given(KINDS, st.sampled_from(["rate_limited", "budget"]))
-def test_a_question_whose_last_call_failed_is_not_held_against_the_harness(kind, own):
+@given(KINDS, st.sampled_from(["rate_limited", "refused", "budget"]))
+def test_a_question_with_an_unanswered_request_is_not_held_against_the_harness(kind, own):
     result = corrected(kind, own)
-    if kind in EARNED or kind in INFRASTRUCTURE_KINDS:
+    if kind is OutcomeKind.CORRECT or kind in INFRASTRUCTURE_KINDS:
         assert result == outcome(kind)
     else:
         assert result.kind == own and "answered" not in result.prediction.replace("did not answer", "")
@@ -61,9 +60,28 @@ def test_only_the_question_itself_is_corrected():
     assert [o.kind for o in result] == [OutcomeKind.WRONG, OutcomeKind.RATE_LIMITED, OutcomeKind.WRONG]
 
 
-def test_ids_that_were_never_asked_are_no_ones():
-    faults = CallFailures({"q99": OutcomeKind.BUDGET, "unit 0": OutcomeKind.BUDGET})
-    assert correct_outcomes([outcome(OutcomeKind.WRONG)], faults, KEYS) == [outcome(OutcomeKind.WRONG)]
+def test_ids_that_were_never_asked_may_be_of_any_question():
+    faults = CallFailures({"agent-1": OutcomeKind.BUDGET, "unit 0": OutcomeKind.BUDGET})
+    assert [o.kind for o in correct_outcomes([outcome(OutcomeKind.WRONG)], faults, KEYS)] == [OutcomeKind.BUDGET]
+
+
+def test_the_one_value_of_a_task_folder_is_no_score_where_a_request_was_not_answered():
+    faults = CallFailures({"17": OutcomeKind.RATE_LIMITED}, {}, {OutcomeKind.RATE_LIMITED: "slow down (status 429)"})
+    (result,) = correct_outcomes([Outcome("all", OutcomeKind.PARTIAL, 0.5)], faults, {"all": "all"})
+    assert result.kind is OutcomeKind.RATE_LIMITED and "slow down (status 429)" in result.prediction
+
+
+def test_what_was_not_waited_for_is_a_timeout_and_said():
+    faults = CallFailures({"q0": OutcomeKind.TIMEOUT}, {}, {OutcomeKind.TIMEOUT: "1 calls, after 30.0 s each"})
+    (result,) = correct_outcomes([outcome(OutcomeKind.NO_ANSWER)], faults, KEYS)
+    assert result.kind is OutcomeKind.TIMEOUT and "30.0 s" in result.prediction
+    assert unanswered_note([result, outcome(OutcomeKind.WRONG, 1)]).startswith("1 of 2 timeout (")
+
+
+def test_files_of_earlier_versions_are_read_as_those_did():
+    data = {"questions": {"q0": "rate_limited", "agent-1": "budget"}, "untagged": {}}
+    outcomes = [outcome(OutcomeKind.PARTIAL), outcome(OutcomeKind.WRONG, 1)]
+    assert correct_outcomes(outcomes, CallFailures.from_json(data), KEYS) == outcomes
 
 
 @given(
@@ -75,5 +93,6 @@ def test_no_outcome_is_lost_none_made_better_and_without_faults_nothing_changes(
     outcomes = [outcome(kind, k, value) for kind, k, value in given_outcomes]
     result = correct_outcomes(outcomes, CallFailures(questions, untagged), KEYS)
     assert [(o.unit, o.value) for o in result] == [(o.unit, o.value) for o in outcomes]
-    assert all(new.kind not in EARNED or new == old for new, old in zip(result, outcomes, strict=True))
+    earned = {OutcomeKind.CORRECT, OutcomeKind.PARTIAL}
+    assert all(new.kind not in earned or new == old for new, old in zip(result, outcomes, strict=True))
     assert correct_outcomes(outcomes, CallFailures(), KEYS) == outcomes

@@ -92,5 +92,5 @@ def test_thinking_that_gemini_leaves_out_of_the_completion_is_counted():
 
 def test_anthropics_cached_input_is_part_of_the_input():
     usage = {"input_tokens": 10, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 7, "output_tokens": 1}
-    summary = AnthropicMessages().read({"content": [], "usage": usage})
+    summary = AnthropicMessages().read({"content": [], "stop_reason": "end_turn", "usage": usage})
     assert (summary.input_tokens, summary.cached_tokens, summary.written_tokens) == (117, 100, 7)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.execution import harness_saw_val_labels, outcomes_of_split
+from sia_runner.experiment.execution import harness_saw_val_labels, outcomes_of_split, score_outcomes
 from sia_runner.records import Json, Outcome, OutcomeKind, PastGeneration, Score, count_kinds
 from sia_runner.selection.sampling import confusion_strata, stratified_order
 from sia_runner.store.run_directory import read_json, read_outcomes, write_text
@@ -57,7 +57,7 @@ class CandidateEvidence:
             n=n,
             val=next((past.val for past in history if past.n == n), None),
             dev=dev,
-            dev_score=task.score(dev) if dev else None,
+            dev_score=score_outcomes(task, dev)[0] if dev else None,
             failures=[
                 DevFailure(unit, content | {"prediction": strip_control_characters(content["prediction"])[:limit]})
                 for unit, content in visible

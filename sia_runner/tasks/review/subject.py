@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.selection.scoring import mean_value
+from sia_runner.selection.scoring import AggregateError, mean_value
 from sia_runner.tasks.protocol import DatasetView, Fold
 from sia_runner.tasks.splits import shuffled
 from sia_runner.tasks.table import TableTask
@@ -127,7 +127,10 @@ class TaskUnderReview:
         error = next((o.prediction for o in outcomes if o.kind is OutcomeKind.VERIFIER_ERROR), None)
         if error is not None:
             return Verification(outcomes, None, error.strip("()").removeprefix("the verifier failed: "), seconds)
-        return Verification(outcomes, (self.task.aggregate or mean_value)(outcomes), "", seconds)
+        try:
+            return Verification(outcomes, (self.task.aggregate or mean_value)(outcomes), "", seconds)
+        except AggregateError as failure:
+            return Verification(outcomes, None, str(failure), seconds)
 
     def verify_rows(self, rows: Iterable[AnswerRow]) -> Verification:
         """Verify a submission of these rows."""
