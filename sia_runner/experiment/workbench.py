@@ -139,7 +139,7 @@ class ProposalWorkbench:
             path = harness_folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        with gateway.open_session(self._grant(calls)) as session:
+        with gateway.open_session(self._grant(calls), "".join(program.values())) as session:
             ending = context.sandbox.run(
                 SandboxJob(
                     harness=guest,
