@@ -185,13 +185,13 @@ def test_a_proposal_that_is_refused_for_a_permanent_reason_stops_the_run_at_the_
 def test_proposals_that_are_refused_alike_later_on_stop_the_run_at_the_second(cli, task):
     def until_generation_2(request: Request):
         later = proposer.is_proposer(request) and "evidence/overview.md" in request.text
-        return Status(400, message=f"request {request.n}: the tools are gone") if later else yes(request)
+        return Status(400, message=f"prompt is too long: 9{request.n} tokens") if later else yes(request)
 
     with ProviderServer(until_generation_2) as server:
         done = run(cli, task, server.base_url, "max_gen=6")
     assert done.returncode == INTERRUPTED, done.stdout + done.stderr
     assert [g["status"] for g in cli.summary["generations"]] == ["accepted", "failed"]
-    assert "the tools are gone" in done.stdout and "the tools are gone" in cli.summary["generations"][1]["reason"]
+    assert "prompt is too long" in done.stdout and "prompt is too long" in cli.summary["generations"][1]["reason"]
 
 
 def only_target(reaction):
