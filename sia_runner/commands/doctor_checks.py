@@ -127,14 +127,8 @@ def check_gateway(context: RunContext, gateway: service.GatewayService, role: Ro
     return "a harness in the sandbox reaches it"
 
 
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "ok",
-        "description": "Confirm that tools can be called.",
-        "parameters": {"type": "object", "properties": {}},
-    },
-}
+_NOTHING = {"type": "object", "properties": {}}
+_TOOL = {"type": "function", "function": {"name": "ok", "description": "Confirm.", "parameters": _NOTHING}}
 
 
 def check_call(context: RunContext, gateway: service.GatewayService, role: Role, folder: Path, *, call: bool) -> str:

@@ -186,8 +186,8 @@ class GatewaySession:
                 words[kind] = words.get(kind) or self._words[request.kind]
         if abandoned:
             words[OutcomeKind.TIMEOUT] = (
-                f"{len(abandoned)} calls were not waited for, after {sum(abandoned) / len(abandoned):.1f} s each"
-                + (f"; an answer took {sum(answered) / len(answered):.1f} s" if answered else "; none was answered")
+                f"not waited for: {len(abandoned)}, after {sum(abandoned) / len(abandoned):.1f} s each; "
+                + (f"an answer took {sum(answered) / len(answered):.1f} s" if answered else "none was answered")
             )
         return CallFailures(questions, dict(untagged), words)
 

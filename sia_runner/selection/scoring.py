@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, stdev
 from typing import Any, Protocol
@@ -26,12 +27,13 @@ def checked_aggregate(aggregate: Aggregate, name: str) -> Aggregate:
     def checked(outcomes: Sequence[Outcome]) -> float:
         try:
             value: Any = aggregate(outcomes)
-            if not isinstance(value, str) and math.isfinite(value):
-                return float(value)
-            problem = f"gave {str(value)[:20] if isinstance(value, float) else type(value).__name__}"
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task's own code raises
-            problem = f"raised {type(error).__name__}"
-        raise AggregateError(f"aggregate() of {name} {problem} where a finite number is needed")
+            raise AggregateError(f"aggregate() of {name} raised {type(error).__name__}") from None
+        with suppress(TypeError, OverflowError, ValueError):  # raised for what is no number
+            if math.isfinite(value):
+                return float(value)
+        shown = value if isinstance(value, float) else type(value).__name__  # a text may hold answers
+        raise AggregateError(f"aggregate() of {name} gave {shown} where a finite number is needed")
 
     return checked
 

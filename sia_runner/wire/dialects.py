@@ -27,6 +27,9 @@ from sia_runner.wire.requests import (
 )
 
 _LIMITS = ("max_completion_tokens", "max_tokens")
+_MESSAGE_FIELDS = frozenset(
+    {"content", "tool_calls", "function_call", "refusal", "reasoning", "reasoning_content", "audio"}
+)
 _OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 429: "rate_limit_error"}
 
 
@@ -61,7 +64,7 @@ class OpenAIChat:
         choice = first if isinstance(first, dict) else {}
         message = choice.get("message")
         _raise_error(body, choice, message)
-        if not isinstance(message, dict) or not message.keys() - {"role"}:
+        if not isinstance(message, dict) or not message.keys() & _MESSAGE_FIELDS:
             raise CallError("malformed", f"the provider's answer has no choices with a message: {_excerpt(body)}")
         calls = [_openai_call(call) for call in _objects(message.get("tool_calls"))]
         summary = AnswerSummary(_openai_text(message.get("content")), calls, _reason(choice, "finish_reason"))

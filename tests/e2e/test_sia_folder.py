@@ -5,6 +5,9 @@ import os
 
 import pytest
 
+from tests.provider import Answer, ProviderServer, Status
+from tests.scripts.serving import KEY, use
+
 AGENT = """
 import argparse, pathlib
 parser = argparse.ArgumentParser()
@@ -109,3 +112,37 @@ def test_such_a_run_can_be_verified(cli, folder):
     done = subprocess.run([sys.executable, "-m", "sia_runner", "verify", str(cli.run)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((cli.run / "lock.json").read_text())["data"]
+
+
+ASKING = """
+import csv, json, os, sys, urllib.error, urllib.request
+lines = open(sys.argv[sys.argv.index("--dataset_dir") + 1] + "/test.csv").read().split()[1:]
+out = open(sys.argv[sys.argv.index("--working_dir") + 1] + "/submission.csv", "w")
+out.write("id,label\\n")
+for name, text in (line.split(",") for line in lines):
+    body = {"model": "any", "max_tokens": 9, "user": name, "messages": [{"role": "user", "content": "PROMPT " + text}]}
+    headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}
+    address = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+    try:
+        got = urllib.request.urlopen(urllib.request.Request(address, json.dumps(body).encode(), headers))
+        label = json.load(got)["choices"][0]["message"]["content"]
+    except urllib.error.HTTPError:
+        label = "none"
+    out.write(f"{name},{label}\\n")
+"""
+
+
+def test_a_task_folder_has_no_score_where_half_of_the_calls_were_refused_for_good(cli, folder):
+    def script(request):
+        limited = request.last.startswith("second") and int(request.last.split()[1]) % 2
+        return Status(429, message="slow down") if limited else Answer("even")
+
+    with ProviderServer(script) as server:
+        overrides = [*use(server.base_url), "provider.attempts=2"]
+        overrides += cli.replay(ASKING.replace("PROMPT", "first"), ASKING.replace("PROMPT", "second"))
+        done = cli(
+            "task=custom", f"task.dir={folder}", *use(server.base_url), "provider.attempts=2", *replayed, env=KEY
+        )
+    first, second = cli.summary["generations"]
+    assert (first["status"], first["val"]["value"]) == ("accepted", 0.5), done.stdout + done.stderr
+    assert second["status"] == "unscored" and "slow down" in second["reason"]

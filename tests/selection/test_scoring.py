@@ -1,5 +1,6 @@
 """The intervals of a score, and the rules by which a candidate replaces the incumbent."""
 
+import math
 import random
 
 import pytest
@@ -7,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.selection.scoring import accept_or_reject, mean_value, score_with_interval, wilson_interval
+from sia_runner.selection.scoring import (
+    AggregateError,
+    accept_or_reject,
+    checked_aggregate,
+    mean_value,
+    score_with_interval,
+    wilson_interval,
+)
 
 KINDS = {1.0: OutcomeKind.CORRECT, 0.0: OutcomeKind.WRONG}
 
@@ -41,6 +49,36 @@ def test_other_values_get_a_seeded_bootstrap_interval_near_the_normal_one():
     half = 1.96 * (1 / 12) ** 0.5 / 20
     assert score.ci95 == pytest.approx((score.value - half, score.value + half), abs=0.006)
     assert score == score_with_interval(outcomes(values))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "high", [1.0], 1 / 3])
+def test_an_aggregate_is_a_finite_number_or_an_error_with_its_name(value):
+    aggregate = checked_aggregate(lambda _: value, "verifier.py")
+    if value == 1 / 3:
+        assert score_with_interval(outcomes([0.0, 1.0]), aggregate).value == 1 / 3
+    else:
+        with pytest.raises(AggregateError, match=r"aggregate\(\) of verifier.py gave"):
+            score_with_interval(outcomes([0.0, 1.0]), aggregate)
+
+
+def test_an_aggregate_that_raises_shows_no_answer():
+    def aggregate(_):
+        raise KeyError("gold answer")
+
+    with pytest.raises(AggregateError, match="raised KeyError") as raised:
+        score_with_interval(outcomes([1.0]), checked_aggregate(aggregate, "verifier.py"))
+    assert "gold" not in str(raised.value)
+
+
+def test_samples_without_an_aggregate_are_left_out_of_intervals_and_verdicts():
+    def spread(of):
+        values = {outcome.value for outcome in of}
+        return max(values) / (len(values) - 1)  # no number where all values are equal
+
+    aggregate = checked_aggregate(spread, "verifier.py")
+    score = score_with_interval(outcomes([0.2, 0.4, 0.2]), aggregate)
+    assert score.value == 0.4 and all(map(math.isfinite, score.ci95))
+    assert judge([0.2, 0.9, 0.2], [0.2, 0.4, 0.2], aggregate=aggregate).accepted
 
 
 def test_an_interval_of_an_aggregate_is_about_the_aggregate():

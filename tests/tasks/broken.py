@@ -207,6 +207,10 @@ def divides_by_what_was_answered(made: Made) -> None:
     )
 
 
+def aggregates_to_nothing(made: Made) -> None:
+    made.verifier(GOOD + "\ndef aggregate(outcomes):\n    return None\n")
+
+
 def any_of_several_answers(made: Made) -> None:
     made.verifier(
         HEAD + "\ndef verify(submission, answers):\n    given = set(rows(submission))\n"
@@ -326,6 +330,7 @@ FAULTS: dict[Callable[[Made], None], tuple[str, str]] = {
     throws_dice: ("not-deterministic", "contract"),
     points_up_to_ten: ("out-of-range", "contract"),
     outcomes_for_other_ids: ("judge-fails", "judge"),
+    aggregates_to_nothing: ("judge-fails", "judge"),
     believes_the_harness: ("trusts-harness", "games"),
     loads_pickles: ("runs-submissions", "code"),
     takes_its_time: ("slow-judge", "time"),
