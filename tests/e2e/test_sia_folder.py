@@ -140,9 +140,7 @@ def test_a_task_folder_has_no_score_where_half_of_the_calls_were_refused_for_goo
     with ProviderServer(script) as server:
         overrides = [*use(server.base_url), "provider.attempts=2"]
         overrides += cli.replay(ASKING.replace("PROMPT", "first"), ASKING.replace("PROMPT", "second"))
-        done = cli(
-            "task=custom", f"task.dir={folder}", *use(server.base_url), "provider.attempts=2", *replayed, env=KEY
-        )
+        done = cli("task=custom", f"task.dir={folder}", *overrides, env=KEY)
     first, second = cli.summary["generations"]
     assert (first["status"], first["val"]["value"]) == ("accepted", 0.5), done.stdout + done.stderr
     assert second["status"] == "unscored" and "slow down" in second["reason"]
