@@ -182,6 +182,15 @@ def test_a_proposal_that_is_refused_for_a_permanent_reason_stops_the_run_at_the_
         assert cli(f"resume={cli.run}", "max_gen=1", env=KEY).returncode == 0
 
 
+def test_another_packages_agent_whose_requests_are_all_refused_stops_the_run_too(cli, task):
+    pytest.importorskip("pydantic_ai")
+    refused = Status(400, message="registry/tiny does not support tools")
+    with ProviderServer(lambda request: refused if request.tools else yes(request)) as server:
+        done = cli(*overrides(cli, task, server.base_url, "meta_agent=pydantic_ai", "max_gen=3"), env=KEY)
+    assert_stopped_resumable(done, cli)
+    assert "does not support tools" in done.stdout
+
+
 def test_proposals_that_are_refused_alike_later_on_stop_the_run_at_the_second(cli, task):
     def until_generation_2(request: Request):
         later = proposer.is_proposer(request) and "evidence/overview.md" in request.text
