@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
@@ -222,20 +222,17 @@ def build_opener(url: str, https: urllib.request.HTTPSHandler | None = None) -> 
     return urllib.request.build_opener(NoRedirectHandler, *handlers)
 
 
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # OpenSSL itself reads SSL_CERT_FILE and SSL_CERT_DIR
-
-
 def tls_context() -> ssl.SSLContext:
     """Return a context that trusts this machine's CAs and those of REQUESTS_CA_BUNDLE. Raises ModelsError."""
-    context = ssl.create_default_context()
-    for name in _CA_VARIABLES:
-        if path := os.environ.get(name):
-            try:
-                folder = Path(path).is_dir()
-                context.load_verify_locations(cafile=None if folder else path, capath=path if folder else None)
-            except OSError as error:  # ssl.SSLError too
-                raise ModelsError(f"{name}={path} cannot be read as certificates ({error.strerror or error})") from None
-            break
+    context = ssl.create_default_context()  # it reads SSL_CERT_FILE and SSL_CERT_DIR
+    name = next((name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), None)
+    path = os.environ[name] if name else ""
+    try:
+        if path:
+            folder = Path(path).is_dir()
+            context.load_verify_locations(cafile=None if folder else path, capath=path if folder else None)
+    except OSError as error:  # ssl.SSLError too
+        raise ModelsError(f"{name}={path} cannot be read as certificates ({error.strerror or error})") from None
     return context
 
 
@@ -255,24 +252,21 @@ def proxy_of(url: str) -> str | None:
         return None
     proxies = urllib.request.getproxies_environment()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy:
-        return None
     excluded = [name.strip().lower().lstrip("*.") for name in proxies.get("no", "").split(",")]
-    if host == "localhost" or proxies.get("no", "").strip() == "*":
-        return None
-    if any(name in (host, f"{host}:{port}") or host.endswith(f".{name}") for name in excluded if name):
+    direct = host == "localhost" or proxies.get("no", "").strip() == "*"
+    if not proxy or direct or any(n in (host, f"{host}:{port}") or host.endswith(f".{n}") for n in excluded if n):
         return None
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
-        if address.is_loopback or any(address in network for network in _networks(excluded)):
+        if address.is_loopback or any(_contains(block, address) for block in excluded):
             return None
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _networks(names: Iterable[str]) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    for name in names:
-        with suppress(ValueError):
-            yield ipaddress.ip_network(name, strict=False)
+def _contains(block: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    with suppress(ValueError):
+        return address in ipaddress.ip_network(block, strict=False)
+    return False
 
 
 def through_proxy(url: str) -> str:
