@@ -19,6 +19,7 @@ from sia_runner.experiment.costs import (
     budget_lines,
     forecast_run,
     hosted_roles,
+    limit_lines,
     price_text,
     role_dollars,
     role_name,
@@ -72,7 +73,7 @@ def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
     for title, cells in _rows(config, cases).items():
         table.add_row(title, *cells)
     console.print(table)
-    for line in [*_assumptions(config, sizes), *budget_lines(config, cases)]:
+    for line in [*_assumptions(config, sizes), *limit_lines(config, sizes), *budget_lines(config, cases)]:
         console.print(escape(line))
 
 

@@ -133,12 +133,7 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
 
     def harness(questions: int, limit: float) -> ModelUse:
         """Return the use of one run of a harness; `limit` is in seconds."""
-        hosted = config.target_provider
-        if not config.calls_model or not isinstance(hosted, HostedProvider):
-            return ModelUse()
-        request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
-        answer, at_once = min(case.answer, hosted.max_tokens), min(case.at_once, hosted.concurrency)
-        use = case.use(questions * case.calls, request, answer, at_once)
+        use = _harness_use(config, sizes, case, questions)
         return replace(use, seconds=min(use.seconds, limit))
 
     questions = min(_agent_number(agent, "trial_questions") or sizes.trial, sizes.trial)
@@ -156,6 +151,29 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
         generations = min(generations, patience + 1)
     tested = 1 if name == "low" else 2  # the first harness is the baseline, unless it stays the best
     return Forecast(generations, parts, harness(sizes.test, limits.run) * tested)
+
+
+def _harness_use(config: Experiment, sizes: TaskSizes, case: CostAssumptions, questions: int) -> ModelUse:
+    """Return the use of one run of a harness that no limit ends."""
+    hosted = config.target_provider
+    if not config.calls_model or not isinstance(hosted, HostedProvider):
+        return ModelUse()
+    request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
+    answer, at_once = min(case.answer, hosted.max_tokens), min(case.at_once, hosted.concurrency)
+    return case.use(questions * case.calls, request, answer, at_once)
+
+
+def limit_lines(config: Experiment, sizes: TaskSizes) -> list[str]:
+    """Return one line for each time limit of the task that the models of the expected case are too slow for."""
+    limits, lines = config.task.limits, list[str]()
+    longest = max(ceil(sizes.select / max(sizes.rounds, 1)), sizes.test)
+    for key, questions, limit in (("gate", sizes.gate, limits.gate), ("run", longest, limits.run)):
+        seconds = _harness_use(config, sizes, ASSUMPTIONS["expected"], questions).seconds
+        if seconds > limit:
+            lines.append(
+                f"task.limits.{key}={limit:g} · too short: the answers to {questions} questions take {seconds:.0f} s"
+            )
+    return lines
 
 
 def _proposing(config: Experiment, case: CostAssumptions) -> ModelUse:

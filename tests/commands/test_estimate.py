@@ -9,7 +9,14 @@ import pytest
 from sia_runner.__main__ import main
 from sia_runner.commands.estimate import measure_task
 from sia_runner.config.experiment import BudgetConfig, check_experiment
-from sia_runner.experiment.costs import ASSUMPTIONS, TaskSizes, budget_lines, forecast_run, total_dollars
+from sia_runner.experiment.costs import (
+    ASSUMPTIONS,
+    TaskSizes,
+    budget_lines,
+    forecast_run,
+    limit_lines,
+    total_dollars,
+)
 from tests.config.test_providers import composed
 
 SIZES = TaskSizes(gate=8, trial=60, select=180, rounds=1, test=200, question_bytes=400)
@@ -35,6 +42,13 @@ def command(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return call
+
+
+def test_a_limit_that_the_models_are_too_slow_for_is_said_before_the_start():
+    short = config("task.limits.run=60", "task.limits.gate=60")
+    (line,) = limit_lines(short, SIZES)
+    assert line.startswith("task.limits.run=60 · too short: the answers to 200 questions take ")
+    assert limit_lines(config("task.limits.run=7200", "task.limits.gate=60"), SIZES) == []
 
 
 def test_the_sizes_are_those_of_the_tasks_own_questions():
