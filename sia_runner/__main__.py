@@ -31,6 +31,10 @@ def command() -> None:
     """Run main() as the console script and exit with its code."""
     try:
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush is quiet too
+        code = 1
     except KeyboardInterrupt:  # of a command that has nothing to resume
         print("interrupted", file=sys.stderr)
         code = 130

@@ -5,11 +5,13 @@ Nothing heavy is imported, so that a help page appears at once.
 """
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sia_runner.errors import RunnerError
+from sia_runner.text import one_line
 
 PROGRAM = "python -m sia_runner"
 
@@ -111,6 +113,23 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _host_names(text: str) -> tuple[str, ...]:
+    names = tuple(text.lower().split(","))
+    if wrong := [name for name in names if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name)]:
+        allowed = "names as in hub.example.org, with commas between them, without https://, port and path"
+        raise argparse.ArgumentTypeError(f"{one_line(wrong[0]) or 'empty'}: allowed: {allowed}")
+    return names
+
+
+def _wandb_name(text: str) -> str:
+    from sia_runner.config.components import check_wandb_name
+
+    try:
+        return check_wandb_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _reason(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("say why")
@@ -185,6 +204,8 @@ def web(parser: CommandParser) -> None:
     parser.add_key("host", "HOST", text, default="127.0.0.1")
     text = "auto, or true: on loopback too, which other users of a shared machine can reach"
     parser.add_key("token", "WHEN", text, choices=("auto", "true"), default="auto")
+    text = "a name under which a proxy in front passes requests on, or several with commas; asks for the token too"
+    parser.add_key("allow_host", "NAME", text, type=_host_names, default=())
     text = "interrupted, or stdin: also end when standard input does, for a program that starts it"
     parser.add_key("until", "WHEN", text, choices=("interrupted", "stdin"), default="interrupted")
     parser.epilog = "Exit codes: 0 standard input ended · 2 refused · 130 interrupted."
@@ -236,7 +257,7 @@ def tasks(parser: CommandParser) -> None:
     new.add_argument(
         "--dir", type=Path, default=Path(), metavar="PARENT", help="where its folder is made; default: here"
     )
-    new.add_argument("--csv", type=Path, metavar="FILE", help="its questions, with their answers")
+    new.add_argument("--csv", type=Path, metavar="FILE", help="questions with answers; also .xlsx")
     new.add_argument("--answer", metavar="COLUMN", help="the column of the answers")
     new.add_argument("--id", metavar="COLUMN", help="the column of the ids; without it rows are numbered")
     new.add_argument("--licence", default="not stated", metavar="TEXT", help="the licence of the data")
@@ -311,8 +332,8 @@ def sync(parser: CommandParser) -> None:
     whose connection broke, or that were not tracked at all. Safe to be done again, and beside a run that is going on.
     """
     parser.add_argument("folders", nargs="+", type=_folder, metavar="RUN_DIR", help="a run, or a sweep: all its runs")
-    parser.add_key("project", "NAME", "the project there")
-    parser.add_key("entity", "NAME", "the user or team there")
+    parser.add_key("project", "NAME", "the project there", type=_wandb_name)
+    parser.add_key("entity", "NAME", "the user or team there", type=_wandb_name)
     parser.epilog = "Exit codes: 0 W&B has everything · 1 it does not · 2 refused."
 
 

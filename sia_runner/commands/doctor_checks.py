@@ -159,8 +159,13 @@ def check_disk(config: Experiment, runs: Path) -> str:
     lines: list[str] = []
     for folder in (runs, cache_dir()):
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        with tempfile.TemporaryFile(dir=existing) as probe:
-            probe.write(b"x")
+        try:
+            with tempfile.TemporaryFile(dir=existing) as probe:
+                probe.write(b"x")
+        except OSError as error:
+            key = "hydra.run.dir" if folder == runs else "the environment variable SIA_CACHE"
+            why = error.strerror or type(error).__name__
+            raise RunDirectoryError(f"{folder} cannot be written ({why}); set {key} to a folder that can") from None
         free = shutil.disk_usage(existing).free >> 20
         if free < needed:
             raise RunDirectoryError(
@@ -259,6 +264,12 @@ def report_accounting(_: Experiment) -> str:
     return f"none: squeue forgets a job {age} after its end; one that left a result counts, else it is submitted again"
 
 
+def report_array_limit(_: Experiment) -> str:
+    """Report how many jobs an array may have."""
+    largest = _slurm_settings().get("MaxArraySize", "an unknown number of")
+    return f"of at most {largest} jobs; a sweep submits what fits, and more when jobs end"
+
+
 def report_requeueing(_: Experiment) -> str:
     """Report whether jobs are queued again after a node failure."""
     if _slurm_settings().get("JobRequeue") == "0":
@@ -291,6 +302,7 @@ CLUSTER_CHECKS: Mapping[str, Callable[[Experiment], str]] = {
     "commands": check_slurm_commands,
     "partitions": list_partitions,
     "jobs": check_jobs,
+    "job arrays": report_array_limit,
     "accounting": report_accounting,
     "requeueing": report_requeueing,
     "preemption": report_preemption,

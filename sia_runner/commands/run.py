@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.commands.arguments import UsageError
-from sia_runner.config.composition import make_paths_absolute, print_hydra_refusal, register_resolvers
+from sia_runner.config.composition import (
+    make_paths_absolute,
+    print_hydra_refusal,
+    quote_overrides,
+    register_resolvers,
+)
 from sia_runner.config.refusals import EXIT_REFUSED, nearest_choice, print_refusals
 from sia_runner.system import bundled_folder
 
@@ -33,6 +38,7 @@ def compose_and_run() -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     register_resolvers()
+    sys.argv[1:] = quote_overrides(sys.argv[1:])
     if not _may_set_mode(sys.argv[1:]):
         from hydra._internal.hydra import Hydra
 
@@ -84,7 +90,7 @@ def _run_composed(composed: Any) -> int:
             from sia_runner.config.experiment import check_experiment
             from sia_runner.experiment.runner import start_run
 
-            make_paths_absolute(plain)
+            make_paths_absolute(plain, hydra.runtime)
             outcome.code = start_run(check_experiment(plain), folder, list(hydra.overrides.task))
         code = outcome.code
     if code == EXIT_REFUSED and folder.is_dir() and not any(folder.iterdir()):

@@ -50,10 +50,10 @@ def _new(options: Namespace) -> int:
     from sia_runner.tasks.new_task import CsvSource, write_task
 
     source = CsvSource(options.csv, options.id, options.answer, options.licence) if options.csv else None
-    folder = write_task(options.name, options.dir, source, cache_dir())
-    folder_text = shlex.quote(_relative_to_current(folder))
-    print(f"task {options.name} is in {folder}")
-    print(f"run it:   python -m sia_runner --config-dir {folder_text}/conf task={options.name} max_gen=3")
+    folder, lines = write_task(options.name, options.dir, source, cache_dir())
+    folder_text, conf_text = (shlex.quote(_relative_to_current(path)) for path in (folder, folder / "conf"))
+    print(*lines, f"task {options.name} is in {folder}", sep="\n")
+    print(f"run it:   python -m sia_runner --config-dir {conf_text} task={options.name} max_gen=3")
     print(f"check it: python -m sia_runner tasks check {folder_text}")
     return 0
 
@@ -88,6 +88,8 @@ def _task_overrides(name: str) -> list[str]:
 
     A folder that `new` wrote, or one like it, has its own YAML.
     """
+    from sia_runner.config.composition import quote_text
+
     folder = Path(name)
     if not folder.is_dir():
         if "/" in name:
@@ -101,4 +103,9 @@ def _task_overrides(name: str) -> list[str]:
     declared = sorted((folder / "conf" / "task").glob("*.yaml"))
     if len(declared) != 1:
         raise TaskError(f"{name}: expected one file in {name}/conf/task/, found {len(declared)}")
-    return ["--config-dir", str(folder / "conf"), f"task={declared[0].stem}", f"task.dir={folder.resolve()}"]
+    return [
+        "--config-dir",
+        str(folder / "conf"),
+        f"task={declared[0].stem}",
+        f"task.dir={quote_text(str(folder.resolve()))}",
+    ]

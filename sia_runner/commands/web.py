@@ -29,7 +29,9 @@ def main(options: Namespace) -> int:
     host_part = f"[{options.host}]" if ":" in options.host else options.host
     query = f"?token={quote(token)}" if token else ""
     print(f"dashboard of {folder}: http://{host_part}:{bound.getsockname()[1]}/{query}", flush=True)
-    app = dashboard(folder, host=options.host, token=token)
+    for name in options.allow_host:
+        print(f"through the proxy, below the path that it has for this port: https://{name}/.../{query}", flush=True)
+    app = dashboard(folder, host=options.host, token=token, allowed_hosts=options.allow_host)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
     )
@@ -42,7 +44,7 @@ def main(options: Namespace) -> int:
 
 def access_token(options: Namespace) -> str:
     """Return the token that requests need; empty where none is required."""
-    needed = options.token == "true" or options.host not in _LOOPBACK  # noqa: S105
+    needed = options.token == "true" or options.host not in _LOOPBACK or bool(options.allow_host)  # noqa: S105
     return secrets.token_urlsafe(24) if needed else ""
 
 

@@ -7,7 +7,6 @@ driver is gone, however it went, its pipes end: a worker ends after its stage, t
 import math
 import os
 import pickle
-import re
 import shlex
 import signal
 import subprocess
@@ -19,15 +18,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sia_runner.compute.jobs import LOST, last_lines
+from sia_runner.compute.jobs import LOST
 from sia_runner.compute.pool import WorkerLost
 from sia_runner.compute.protocol import JobStopped
+from sia_runner.compute.submission import (
+    AGAIN,
+    PATIENCE,
+    QUERY_TIMEOUT,
+    SubmissionError,
+    environment_outside_jobs,
+    run_command,
+)
 from sia_runner.compute.task import StageJob
 from sia_runner.config.components import StageResources
 
-QUERY_TIMEOUT = 60.0  # seconds for one query of SLURM
-PATIENCE = 3600.0  # seconds that a submission is tried again
-AGAIN = 5.0  # seconds between two tries
 _STEP = "sia:worker"  # the name of a worker's step
 _SETTLE = 1.0  # seconds until the controller knows why a step ended
 _SIGN_OF_LIFE = pickle.dumps(None)
@@ -39,27 +43,8 @@ cat >/dev/null
 while squeue --noheader --steps --jobs=$SLURM_JOB_ID --format=%j | grep -qx {_STEP}; do sleep 2; done
 """
 _BOOT = "from sia_runner.compute.allocation import serve; serve()"
+MEMORY_OPTIONS = frozenset({"mem", "mem-per-cpu", "mem-per-gpu"})  # of which sbatch takes one
 NAMED = ("partition", "account", "qos", "constraint", "nodelist", "exclude")  # options of sbatch and of salloc
-# a controller that is away, or a user's full queue: the same submission may do later
-TRANSIENT_ERRORS = re.compile(
-    "unable to contact|socket timed out|connection refused|zero bytes|temporarily|try again"
-    "|job submit limit|MaxSubmitJob|submitted too many|job violates accounting/QOS policy",
-    re.I,
-)
-
-
-def environment_outside_jobs() -> dict[str, str]:
-    """Return this environment without the variables that a job would inherit from an enclosing job."""
-    inside = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(inside)}
-
-
-def run_command(command: list[str]) -> subprocess.CompletedProcess[str] | None:
-    """Run a command of SLURM; return None if it could not be run or answered too late."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
 
 
 class Allocation:
@@ -73,6 +58,7 @@ class Allocation:
         self._lasts = max(seconds / 2, seconds - warning - _EARLY)  # afterwards no worker is started in it
         self._lock = threading.RLock()
         self._holder: _PipedCommand | None = None
+        self._workers: list[StepWorker] = []  # of the present allocation
         self._job, self._until = "", 0.0
 
     def start(self, log: Path) -> "StepWorker":
@@ -83,14 +69,22 @@ class Allocation:
             job = self._job
         step = ["srun", f"--jobid={job}", f"--job-name={_STEP}", "--exact", *self._step_options]
         program = "\n".join([*self._setup, f"exec {shlex.join([sys.executable, '-c', _BOOT])}"])
-        return StepWorker([*step, "bash", "-c", program], log, lambda: self._end_state(job))
+        worker = StepWorker([*step, "bash", "-c", program], log, lambda: self._end_state(job))
+        with self._lock:
+            if job == self._job:
+                self._workers.append(worker)
+            else:
+                worker.retire()
+        return worker
 
     def close(self) -> None:
-        """Let the allocation end with its last step."""
+        """Let the allocation end with the last stage that is under way: an idle worker would keep its place."""
         with self._lock:
+            for worker in self._workers:
+                worker.retire()
             if self._holder:
                 self._holder.end()
-            self._holder = None
+            self._holder, self._workers, self._job = None, [], ""
 
     def _end_state(self, job: str) -> str:
         """Return CANCELLED if somebody cancelled an allocation, LOST if it ended otherwise, empty while it runs."""
@@ -117,17 +111,19 @@ class Allocation:
             if job := self._holder.line():
                 self._job, self._until = job, time.monotonic() + self._lasts
                 return
-            why = (last_lines(log) or ["nothing"])[-1]
-            if not TRANSIENT_ERRORS.search(why) or time.monotonic() > until:
-                raise JobStopped(f"salloc refused the allocation for compute.pool: {why}")
+            refused = SubmissionError(log.read_text(encoding="utf-8", errors="replace"))
+            if not refused.transient or time.monotonic() > until:
+                advice = refused.advice("compute.resources.run")
+                raise JobStopped(f"salloc refused the allocation for compute.pool: {refused}{advice}")
             time.sleep(AGAIN)
 
 
 def _step_options(resources: StageResources) -> list[str]:
     cpus = resources.cpus or 1
     options = ["--ntasks=1", "--nodes=1", f"--cpus-per-task={cpus}"]
-    if resources.memory_gb:
-        options.append(f"--mem-per-cpu={math.ceil(resources.memory_gb * 1024 / cpus)}M")
+    if resources.memory_gb is not None and not MEMORY_OPTIONS & (resources.extra or {}).keys():
+        per_cpu = math.ceil(resources.memory_gb * 1024 / cpus)
+        options.append(f"--mem-per-cpu={per_cpu}M" if per_cpu else "--mem=0")
     return [*options, f"--gpus-per-task={resources.gpus}"] if resources.gpus else options
 
 
@@ -162,7 +158,7 @@ class _PipedCommand:
         return self._process.returncode is None
 
     def send(self, data: bytes) -> None:
-        with suppress(OSError):  # it ended: it will not answer
+        with suppress(OSError, ValueError):  # it ended, or was told to: it will not answer
             self._stdin.write(data)
             self._stdin.flush()
 
@@ -178,9 +174,8 @@ class _PipedCommand:
             self._stdin.close()
 
     def _beat(self) -> None:
-        while self.alive:
-            with suppress(ValueError):  # the pipe is closed
-                self.send(_SIGN_OF_LIFE)
+        while self._process.returncode is None:
+            self.send(_SIGN_OF_LIFE)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_HEARTBEAT)
 
@@ -191,12 +186,31 @@ class StepWorker(_PipedCommand):
     def __init__(self, command: list[str], log: Path, place: Callable[[], str]) -> None:
         super().__init__(command, log)
         self._place = place
+        self._lock, self._busy, self._retired = threading.Lock(), False, False
         self._wait_for_answer()
+
+    @property
+    def alive(self) -> bool:
+        """False once the process ended or was told to."""
+        return super().alive and not self._retired
 
     def run(self, task: StageJob) -> None:
         """Run one stage and wait for its end."""
+        with self._lock:
+            self._busy = True
         self.send(pickle.dumps(task))
         self._wait_for_answer()
+        with self._lock:
+            self._busy = False
+            if self._retired:
+                self.end()
+
+    def retire(self) -> None:
+        """End the worker, after the stage that is under way."""
+        with self._lock:
+            self._retired = True
+            if not self._busy:
+                self.end()
 
     def _wait_for_answer(self) -> None:
         if not self.line():

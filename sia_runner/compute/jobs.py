@@ -29,6 +29,8 @@ _FIRST_LOOKS, _LOOKS = 0.1, 1.0  # seconds between two looks for the outcome: at
 _REPEAT_NEWS = 60.0  # seconds of waiting, doubled each time, before the same news of a job is repeated
 # where memory is held by sampling, SLURM calls such a job FAILED
 _MEMORY = re.compile(r"exceeded (job )?memory limit|oom.kill|out of memory", re.I)
+# a stage that ended in time left an outcome: no step is created any more, or it is ended, by the limit
+_TIME = re.compile(r"DUE TO TIME LIMIT|Unable to create step for job \d+: Job/step already completing or completed")
 LOST = "LOST"  # the cluster no longer lists it
 _RESUBMIT = frozenset({LOST, "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})  # not the stage's fault: submit again
 ENDED = frozenset({"COMPLETED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "FAILED", "DEADLINE"}) | _RESUBMIT
@@ -73,6 +75,20 @@ class Cluster(ABC):
     def pause(self, job: str, seconds: float) -> None:
         """Sleep until the job is looked at again, or until its end where that is known at once."""
         time.sleep(seconds)
+
+
+class RepeatedNews:
+    """What was already said during a wait: the same line is due again when the wait has doubled."""
+
+    def __init__(self) -> None:
+        self._reported: dict[str, float] = {}
+
+    def due(self, line: str, waited: float) -> bool:
+        """Return whether to say a line after so many seconds, and then take it as said."""
+        if not line or (line in self._reported and waited < 2 * self._reported[line]):
+            return False
+        self._reported[line] = max(waited, _REPEAT_NEWS)
+        return True
 
 
 class JobCompute(Inline):
@@ -134,7 +150,7 @@ class JobCompute(Inline):
 
     def _wait_for_end(self, step: ComputeStep, job: str) -> StageOutcome | JobState:
         """Wait for the outcome; return the final state of a job that left none."""
-        began, pause, over, reported = time.monotonic(), _FIRST_LOOKS, None, dict[str, float]()
+        began, pause, over, reported = time.monotonic(), _FIRST_LOOKS, None, RepeatedNews()
         try:
             while True:
                 with suppress(OSError):  # a network file system remembers what was not in a folder, until that changes
@@ -151,8 +167,7 @@ class JobCompute(Inline):
                     return state
                 waited = time.monotonic() - began
                 news = self.cluster.waiting(state, waited)
-                if news and (news not in reported or waited >= 2 * reported[news]):  # again when the wait has doubled
-                    reported[news] = max(waited, _REPEAT_NEWS)
+                if reported.due(news, waited):
                     step.say(f"{step.key}: job {job} {news}{_queue_note(state)}")
                 self.cluster.pause(job, pause)
                 pause = min(_LOOKS, pause * 1.1)
@@ -164,13 +179,13 @@ class JobCompute(Inline):
         key = f"compute.resources.{step.kind}"
         log = self.cluster.log(step, job)
         lines = last_lines(log)
-        if state.name in ("TIMEOUT", "DEADLINE"):
+        if state.name in ("TIMEOUT", "DEADLINE") or any(_TIME.search(line) for line in lines):
             return f"reached its time limit; resume with {key}.minutes=…"
         if state.name == "OUT_OF_MEMORY" or any(_MEMORY.search(line) for line in lines):
             return f"ran out of memory; resume with {key}.memory_gb=… (a harness has sandbox.memory_mb)"
         if state.name == "CANCELLED":
             return "was cancelled; resume submits it again"
-        return f"ended as {state.name} without a result: {lines[-1][:200] if lines else 'it wrote nothing'} ({log})"
+        return f"ended as {state.name} without a result: {telling_line(lines)[:200]} ({log})"
 
 
 def _queue_note(state: JobState | None) -> str:
@@ -189,3 +204,9 @@ def last_lines(log: Path) -> list[str]:
     except OSError:
         return []
     return [line.strip() for line in lines if line.strip()][-20:]
+
+
+def telling_line(lines: list[str]) -> str:
+    """Return the last line that is not SLURM's own: srun ends with the exit code of what it ran."""
+    own = [line for line in lines if not line.startswith(("srun: ", "slurmstepd: "))]
+    return (own or lines or ["it wrote nothing"])[-1]

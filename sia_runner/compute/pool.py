@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import Protocol
 
-from sia_runner.compute.jobs import LOST, Cluster, JobState, last_lines
+from sia_runner.compute.jobs import LOST, Cluster, JobState, last_lines, telling_line
 from sia_runner.compute.protocol import ComputeStep
 from sia_runner.compute.task import StageJob, read_outcome
 from sia_runner.store.lease import lease_is_held
@@ -32,7 +32,7 @@ class WorkerLost(Exception):
     """The end of a worker before its stage, with its last line; `state`: of the place of all workers, if that ended."""
 
     def __init__(self, log: Path, state: str = "") -> None:
-        super().__init__((last_lines(log) or ["nothing"])[-1])
+        super().__init__(telling_line(last_lines(log)))
         self.state = state
 
 
@@ -77,6 +77,7 @@ class PooledCluster(Cluster):
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         """Give a step to the next free worker or to the cluster, and return its id."""
         if step.kind not in _POOLED_KINDS:
+            self._rest(self._used)  # where there is room for one job only, idle workers would keep it
             return self._cluster.submit(step, task)
         job = f"{_PREFIX}{uuid.uuid4().hex[:12]}"
         self._steps[job] = future = Future[str]()

@@ -16,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.compute import allocation
-from sia_runner.compute.allocation import environment_outside_jobs, run_command
-from sia_runner.compute.jobs import LOST, Cluster, JobCompute, JobState
+from sia_runner.compute.jobs import LOST, Cluster, JobCompute, JobState, RepeatedNews
 from sia_runner.compute.local import import_submitit
 from sia_runner.compute.pool import PooledCluster
 from sia_runner.compute.protocol import ComputeError, ComputeStep, JobStopped
+from sia_runner.compute.submission import (
+    AGAIN,
+    PATIENCE,
+    SubmissionError,
+    environment_outside_jobs,
+    run_command,
+    submit_jobs,
+)
 from sia_runner.compute.task import StageJob
 from sia_runner.config.components import ResourcesByStage, StageResources
 from sia_runner.system import cache_dir
@@ -131,20 +138,22 @@ def _parse_states(text: str, jobs: Collection[str]) -> dict[str, JobState]:
 def sbatch_parameters(resources: StageResources, warning: int) -> dict[str, Any]:
     """Return the parameters of submitit's slurm executor; `warning`: seconds of USR2 before the time limit."""
     extra = {"reservation": resources.reservation} if resources.reservation else {}
+    extra |= resources.extra or {}
+    memory = None if allocation.MEMORY_OPTIONS & extra.keys() else resources.memory_gb
     options = {name: getattr(resources, name) for name in allocation.NAMED} | {
         "cpus_per_task": resources.cpus,
-        "mem": f"{int(resources.memory_gb * 1024)}M" if resources.memory_gb else None,
+        "mem": None if memory is None else f"{int(memory * 1024)}M" if memory else "0",  # 0: all of the node
         "gres": f"gpu:{resources.gpus}" if resources.gpus else None,
         "time": resources.minutes,
-        # a step does not inherit the processors of its job
-        "srun_args": [f"--cpus-per-task={resources.cpus}"] if resources.cpus else None,
+        # a step does not inherit the processors of its job, nor its variables after `sbatch --export=NONE`
+        "srun_args": ["--export=ALL", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])],
     }
     return {
         **{key: value for key, value in options.items() if value is not None},
         "wckey": None,
         "signal_delay_s": warning,
         "setup": [*_exports(), *(resources.setup or [])],
-        "additional_parameters": {"requeue": True, **extra, **(resources.extra or {})},  # after a preemption too
+        "additional_parameters": {"requeue": True, **extra},  # after a preemption too
     }
 
 
@@ -162,7 +171,6 @@ _NEVER = ("BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "Depende
           "QOSNotAllowed", "InvalidAccount", "InvalidQOS", "AssocMaxJobsLimit", "ReqNodeNotAvail", "PartitionDown",
           "PartitionInactive")  # fmt: skip
 _LONG = 60.0  # seconds in the queue, or without an answer, after which the user is told
-_environment = threading.Lock()  # submitting from inside a job changes os.environ for a moment
 
 
 class Slurm(JobCompute):
@@ -221,8 +229,20 @@ def _test_submission(key: str, options: list[str], script: str) -> None:
         command, input=script, capture_output=True, text=True, check=False, env=environment_outside_jobs()
     )
     if result.returncode:
-        why = result.stderr.strip().rpartition("\n")[2].removeprefix("allocation failure: ")
-        raise ComputeError(f"{key}: sbatch says: {why}")
+        error = SubmissionError(result.stderr)
+        if error.queue_full:  # that passes, and submitting waits for it
+            return
+        of = key if key != "compute.pool" else "compute.resources.run"
+        advice = error.advice(of)
+        if "node configuration" in str(error):
+            advice = f"; lower {of}.cpus, {of}.memory_gb or {of}.gpus, or name a partition: {_node_sizes()}"
+        raise ComputeError(f"{key}: sbatch says: {error}{advice}")
+
+
+def _node_sizes() -> str:
+    """Return the sizes of the nodes of each partition."""
+    answer = run_command(["sinfo", "--noheader", "--format=%P has nodes of %c cpus, %m MB, gres %G"])
+    return "; ".join(dict.fromkeys(answer.stdout.replace("(null)", "none").splitlines()))[:400] if answer else ""
 
 
 class _Slurm(QueueMonitor, Cluster):
@@ -232,23 +252,19 @@ class _Slurm(QueueMonitor, Cluster):
 
     def submit(self, step: ComputeStep, task: StageJob) -> str:
         """Submit a job, waiting while the controller is away or the user's queue is full."""
-        executor = import_submitit().SlurmExecutor(step.folder)
-        executor.update_parameters(**self._parameters(step.kind), job_name=f"sia:{step.key}")
-        until, reported = time.monotonic() + allocation.PATIENCE, False
+        parameters = self._parameters(step.kind) | {"job_name": f"sia:{step.key}"}
+        began, news = time.monotonic(), RepeatedNews()
         while True:
             try:
-                with _environment, import_submitit().helpers.clean_env():
-                    return str(executor.submit(task).job_id)
-            except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-                why = ([line for line in lines if "error" in line.lower()] or lines)[-1]
-                transient = allocation.TRANSIENT_ERRORS.search(why)
-                if not transient or time.monotonic() > until:
-                    raise JobStopped(f"{step.key}: sbatch refused the job: {why}") from error
-            if not reported:
-                reported = True
-                step.say(f"{step.key}: sbatch says: {why}; it is tried again")
-            time.sleep(allocation.AGAIN)
+                return submit_jobs(step.folder, parameters, [task])[0]
+            except SubmissionError as error:
+                waited = time.monotonic() - began
+                line = f"{error}{error.advice(f'compute.resources.{step.kind}', waited)}"
+                if not error.transient or waited > PATIENCE:
+                    raise JobStopped(f"{step.key}: sbatch refused the job: {line}") from error
+                if news.due(line, waited):
+                    step.say(f"{step.key}: sbatch says: {line}; it is tried again")
+            time.sleep(AGAIN)
 
     def waiting(self, state: JobState | None, seconds: float) -> str:
         if self.silence() > _LONG:

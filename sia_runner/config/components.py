@@ -7,6 +7,7 @@ YAML, no code.
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -150,7 +151,7 @@ class StageResources(ConfigSection):
     account: NonEmptyText | None = None  # --account
     qos: NonEmptyText | None = None  # --qos
     cpus: PositiveInt | None = None  # --cpus-per-task
-    memory_gb: PositiveFloat | None = None  # --mem
+    memory_gb: Annotated[float, Field(ge=0)] | None = None  # --mem; 0: all memory of the node; null: no --mem
     gpus: NonNegativeInt | NonEmptyText | None = None  # a number, or a value of --gres=gpu:…, like a100:2
     minutes: PositiveInt | None = None  # --time
     constraint: NonEmptyText | None = None  # --constraint
@@ -221,13 +222,30 @@ ComputeConfig = Annotated[
 ]
 
 
+_MAX_WANDB_NAME = 128  # characters of a project, group or run in W&B
+_NOT_IN_WANDB_NAMES = r"/\#?%:"
+
+
+def check_wandb_name(name: str) -> str:
+    """Return the name of a project, user or team in W&B. Raises ValueError for what wandb or its server refuses."""
+    if not 0 < len(name) <= _MAX_WANDB_NAME:
+        raise ValueError(f"it has {len(name)} characters; allowed: 1 to {_MAX_WANDB_NAME}")
+    if wrong := [character for character in _NOT_IN_WANDB_NAMES if character in name]:
+        team = "; a team is named by tracker.entity alone" if wrong == ["/"] else ""
+        raise ValueError(f"it has {' '.join(wrong)}; allowed: all but {' '.join(_NOT_IN_WANDB_NAMES)}{team}")
+    return name
+
+
+WandbName = Annotated[str, AfterValidator(check_wandb_name)]
+
+
 class WandbConfig(NamedConfig):
     """Settings of `wandb`, Weights & Biases; offline without a key."""
 
     target: Literal["sia_runner.tracking.wandb.Wandb"] = Field(alias="_target_")
-    project: NonEmptyText = "sia-runner"  # project in W&B
-    entity: NonEmptyText | None = None  # user or team; null: the key's own default
-    group: NonEmptyText | None = None  # null: the name of the sweep that the run belongs to
+    project: WandbName = "sia-runner"  # project in W&B: at most 128 characters, none of / \ # ? % :
+    entity: WandbName | None = None  # user or team; null: the key's own default
+    group: Annotated[str, Field(min_length=1, max_length=128)] | None = None  # null: the name of the run's sweep
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default_factory=list)  # in addition to ours
     artifacts: bool = True  # harnesses and adapters
     texts: bool = False  # titles and rationales; their author, the proposer, has seen dev questions and answers

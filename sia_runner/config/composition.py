@@ -19,6 +19,7 @@ from sia_runner.config.experiment import Experiment, check_experiment
 from sia_runner.config.help import group_choices, split_config_dirs
 from sia_runner.config.migration import renamed_key
 from sia_runner.config.refusals import EXIT_REFUSED, CommandOutcome, nearest_choice, print_refusals
+from sia_runner.errors import RunnerError
 from sia_runner.records import Json, as_object
 from sia_runner.system import bundled_folder
 
@@ -60,45 +61,105 @@ def composed_experiment(args: Sequence[str]) -> Generator[tuple[Experiment | Non
 
 def compose_overrides(args: Sequence[str]) -> dict[str, Any] | None:
     """Return the composed but unchecked configuration; None if Hydra refused it and the reason is on stderr."""
+    with print_refusals():
+        return compose_plain(args)
+    return None
+
+
+def compose_plain(args: Sequence[str]) -> dict[str, Any]:
+    """Return the composed but unchecked configuration. Raises CompositionError."""
+    from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        return _compose_with_hydra(args)
-    except (HydraException, OmegaConfBaseException) as error:
-        print_hydra_refusal(error)
-        return None
-
-
-def _compose_with_hydra(args: Sequence[str]) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
     register_resolvers()
-    (shipped, *more), overrides = split_config_dirs(args)
+    (shipped, *more), overrides = split_config_dirs(quote_overrides(args))
     if more:
-        overrides.append(f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in more)}]")
-    with initialize_config_dir(version_base="1.3", config_dir=str(shipped)):
-        plain: Any = OmegaConf.to_container(compose("config", overrides), resolve=True, throw_on_missing=True)
-    make_paths_absolute(plain)
+        folders = (quote_text(f"file://{folder.resolve()}") for folder in more)
+        overrides.append(f"hydra.searchpath=[{','.join(folders)}]")
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(shipped)):
+            composed = compose("config", overrides, return_hydra_config=True)
+            runtime = composed.hydra.runtime
+            experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+            plain: Any = OmegaConf.to_container(experiment, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CompositionError(_explain_with_choices(error, args)) from error
+    make_paths_absolute(plain, runtime)
     return plain
+
+
+class CompositionError(RunnerError):
+    """Hydra refused the configuration; the message is one line for the user (exit code 2)."""
+
+
+def quote_text(text: str) -> str:
+    """Return the text as a value of an override: quoted, for Hydra's grammar takes few characters as they are."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def quote_overrides(args: Sequence[str]) -> list[str]:
+    """Return the arguments with those values quoted that Hydra's grammar cannot read, or would read as no path.
+
+    Raises CompositionError for a choice of a group that the grammar reads as null, a bool or a number.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, choices, quoted = OverridesParser.create(), group_choices(split_config_dirs(args)[0]), list[str]()
+    for arg in args:
+        key, _, value = arg.partition("=")
+        name = key.lstrip("+")
+        if not value or not re.fullmatch(r"[\w./@]+", name):  # an option, a deletion
+            quoted.append(arg)
+            continue
+        try:
+            override = parser.parse_override(arg)
+            unreadable, choice = False, "" if override.is_sweep_override() else override.value()
+        except HydraException:
+            unreadable, choice = True, ""
+        if name in choices and isinstance(choice, bool | int | float | None):
+            raise CompositionError(f"{arg}: no such choice{nearest_choice(value, choices[name])}")
+        is_path = name in _RUN_FOLDERS or (name in _PATH_KEYS and Path(value).expanduser().exists())
+        if re.fullmatch(r"(['\"]).*\1", value) or not (unreadable or is_path):
+            quoted.append(arg)
+        else:
+            path = str(Path(value).expanduser()) if name in _RUN_FOLDERS else value
+            quoted.append(f"{key}={quote_text(path)}")
+    return quoted
 
 
 def print_hydra_refusal(error: Exception) -> int:
     """Print what Hydra or OmegaConf refused as one line on stderr; return exit code 2."""
-    choices = group_choices(split_config_dirs(sys.argv[1:])[0])
-    print(f"refused: {explain_hydra_error(error, [*_default_keys(), *choices])}", file=sys.stderr)
+    print(f"refused: {_explain_with_choices(error, sys.argv[1:])}", file=sys.stderr)
     return EXIT_REFUSED
+
+
+def _explain_with_choices(error: Exception, args: Sequence[str]) -> str:
+    return explain_hydra_error(error, [*_default_keys(), *group_choices(split_config_dirs(args)[0])])
 
 
 _PATH_KEYS = (
     *("task.dir", "task.prepared", "task.reference", "meta_agent.dir"),
     *("provider.key_file", "meta_agent.provider.key_file", "target_agent.provider.key_file"),
 )
+_RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
-def make_paths_absolute(composed: Any) -> None:
-    """Make the configuration's relative paths absolute, in place, so that a resume from another folder works."""
+def make_paths_absolute(composed: Any, runtime: Any) -> None:
+    """Make the configuration's relative paths absolute, in place, so that a resume from another folder works.
+
+    A task's `dir` is relative to its own YAML if task.md is there, so that its folder may move; `runtime` is Hydra's.
+    """
+    task = as_object(composed.get("task"))
+    for source in runtime.config_sources if isinstance(task.get("dir"), str) else ():
+        folder = (Path(source.path) / "task" / task["dir"]).resolve()
+        if source.schema == "file" and (folder / "task.md").is_file():
+            yaml_file = Path(source.path) / "task" / f"{runtime.choices.get('task')}.yaml"
+            task["dir"] = str(folder) if yaml_file.is_file() else task["dir"]
     for sections, _, key in (dotted.rpartition(".") for dotted in _PATH_KEYS):
         part = _section_at(composed, sections.split("."))
         if isinstance(part.get(key), str):
@@ -147,7 +208,10 @@ def _error_line(fault: Any, composed: Mapping[str, Any]) -> str:
         return f"{key}: missing; give it"
     if fault["type"] == "value_error":
         return message if not key else f"{key}: {message}"
-    return f"{key}={_shorten(fault['input'])}: {message[0].lower()}{message[1:]}"
+    hint = ""
+    if fault["type"] == "string_type" and isinstance(fault["input"], bool | int | float):
+        hint = "; quote it in the YAML, which reads words like NO and 1e5 without quotes as something else"
+    return f"{key}={_shorten(fault['input'])}: {message[0].lower()}{message[1:]}{hint}"
 
 
 def _key_path(location: Iterable[Any], composed: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ A run directory keeps the names of the version that wrote it, and its files are 
 whoever reads a stored configuration migrates it in memory. A user who gives an old name is told the new one.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -65,7 +66,13 @@ _MAX_KEYS = 1000  # of a section; a stored file is not trusted, and aliases make
 
 def read_stored_config(path: Path) -> Json:
     """Return the configuration in a run's config.yaml, in today's names."""
-    return migrate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    config = migrate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    tracker = as_object(as_object(config).get("tracker"))
+    if tracker.get("_target_") == "sia_runner.tracking.wandb.Wandb":  # once accepted, though W&B refuses them
+        for key, refused in (("project", r"[/\\#?%:]"), ("entity", r"[/\\#?%:]"), ("group", "(?!)")):
+            if isinstance(name := tracker.get(key), str):
+                tracker[key] = re.sub(refused, "-", name)[:128]
+    return config
 
 
 def migrate(stored: Json) -> Json:

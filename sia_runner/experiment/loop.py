@@ -196,15 +196,15 @@ class ExperimentLoop:
 
     def _publish(self, status: RunStatus) -> None:
         """Write the summary, and show it to the tracker and on the screen."""
-        state = build_summary(self._context, self._journal, status)
-        write_json(self._run.summary, state)
-        write_json(self._run.path / "usage.json", state["usage"])
-        write_text(self._run.context, context_markdown(state))
+        state, last = build_summary(self._context, self._journal, status), status is not RunStatus.RUNNING
+        write_json(self._run.summary, state, durable=last)
+        write_json(self._run.path / "usage.json", state["usage"], durable=last)
+        write_text(self._run.context, context_markdown(state), durable=last)
         self._context.tracker.update(self._run.path, state)
-        if status is RunStatus.RUNNING:
-            self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), self._config.budget))
-        else:
+        if last:
             self._display.show_summary(state, self._run.path)
+        else:
+            self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), self._config.budget))
 
     def interrupted(self, *, waits: bool = False) -> int:
         """Record the interruption in the journal and on the screen, or there only on a full disk; return the exit code.

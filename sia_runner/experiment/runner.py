@@ -41,7 +41,9 @@ _LOCKED_PACKAGES = (
     "litellm", "aiohttp", "openai", "anthropic", "chess", "torch", "transformers", "peft", "trl", "accelerate"
 )  # fmt: skip
 _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
-RESUMABLE_KEYS = ("max_gen", "budget.", "compute.")  # the overrides allowed beside resume=
+# the overrides allowed beside resume=
+RESUMABLE_KEYS = ("max_gen", "budget.", "compute.", "provider.key_file=", "meta_agent.provider.key_file=",
+                  "target_agent.provider.key_file=")  # fmt: skip
 _stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
@@ -148,7 +150,7 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
         raise RunDirectoryError(f"resume={folder}: no run there (config.yaml is missing)")
     for override in overrides:
         if "=" not in override or not override.startswith(RESUMABLE_KEYS):
-            allowed = "max_gen=…, budget.*=…, compute.*=…"
+            allowed = "max_gen=…, budget.*=…, compute.*=…, provider.key_file=…"
             raise RunDirectoryError(
                 f"{override}: a resumed run keeps its stored configuration; allowed beside resume=: {allowed}"
             )
@@ -173,10 +175,10 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
         *sections, name = key.split(".")
         tree: Json = composed
         for section in sections:
-            tree = tree.get(section, {})
+            tree = tree.get(section) or {}
         if name not in tree:
             raise RunDirectoryError(f"{override}: no such key; there is: {', '.join(tree)}")
-        tree[name] = yaml.safe_load(value)
+        tree[name] = yaml.safe_load(value) if name != "key_file" else str(Path(value).expanduser().resolve())
     return check_experiment(composed)
 
 

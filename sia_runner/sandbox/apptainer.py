@@ -48,6 +48,10 @@ class Apptainer(Sandbox):
     def _plan(self, job: SandboxJob) -> dict[str, Any]:
         plan, visible = driver.container_plan(job, kind="apptainer")
         image, uid = os.fspath(_image(self._image)), plan["launch"]["uid"]
+        note = (
+            "in this sandbox /tmp and /dev/shm, the shared memory, are as small as the site's apptainer.conf has them"
+        )
+        plan["hint"] = driver.FULL_ERRORS, note
         plan["apptainer"] = arguments(_program(), image, visible, plan["work"], uid=uid, gpus=bool(self._gpus))
         return plan
 

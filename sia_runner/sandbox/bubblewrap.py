@@ -10,8 +10,6 @@ from sia_runner.sandbox import driver, interpreter
 from sia_runner.sandbox.launch import ARGS_FD, OURS
 from sia_runner.sandbox.protocol import Sandbox, SandboxError, SandboxJob, SandboxResult
 
-_SMALL_MB = 64  # of /tmp and of /dev/shm, each
-
 
 class Bubblewrap(Sandbox):
     """The `bubblewrap` sandbox."""
@@ -24,7 +22,7 @@ class Bubblewrap(Sandbox):
 
     def gaps(self, *, door: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
-        return driver.kernel_gaps("bubblewrap shares", f"{2 * _SMALL_MB} MiB in /tmp and /dev/shm are")
+        return driver.kernel_gaps("bubblewrap shares", f"{2 * driver.SMALL_MB} MiB in /tmp and /dev/shm are")
 
     def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
@@ -40,6 +38,7 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
     files = driver.read_only_files(job, plan, modules, ("passwd", "group", "hosts"))
     arguments = _arguments(python, files, plan["work"], as_root=uid is not None)
     program = f"{OURS}/sia_runner/sandbox/launch.py"
+    plan["hint"] = driver.FULL_ERRORS, driver.FULL_NOTE
     plan["bubblewrap"] = [_program(), "--args", str(ARGS_FD), python, "-I", "-S", "-E", program]
     plan["arguments"] = b"\0".join(os.fsencode(argument) for argument in arguments)
     return plan
@@ -48,7 +47,7 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
 def _arguments(python: str, files: dict[str, str], work: str, *, as_root: bool) -> list[str]:
     visible = interpreter.visible_paths(python)
     interpreter.refuse_visible([work, files[driver.HARNESS], files[driver.DATA]], visible)
-    small = ["--perms", "1777", "--size", str(_SMALL_MB << 20), "--tmpfs"]
+    small = ["--perms", "1777", "--size", str(driver.SMALL_MB << 20), "--tmpfs"]
     arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     if as_root:  # launch.py changes to a stranger's uid, then nothing has any capability
         arguments += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]

@@ -12,7 +12,6 @@ from typing import Any
 from sia_runner.sandbox import driver
 from sia_runner.sandbox.protocol import Sandbox, SandboxError, SandboxJob, SandboxResult
 
-_SMALL_MB = 64  # of /tmp and of /dev/shm, each
 _BACKSTOP = 1 << 30  # address space beyond a memory limit that nothing but a sample holds
 _LABEL = "org.sia-runner.sandbox"
 _LEFT_BEHIND = 600  # seconds after which a container that never ran, or was not removed, is abandoned
@@ -60,7 +59,8 @@ class Docker(Sandbox):
         if ignored:
             gaps.append(
                 f"This engine ignores limits of {' and '.join(ignored)}: they are sampled every 50 ms, memory may "
-                f"overshoot by about 100 MiB per cpu, and {2 * _SMALL_MB} MiB in /tmp and /dev/shm are not counted."
+                f"overshoot by about 100 MiB per cpu, and {2 * driver.SMALL_MB} MiB in /tmp and /dev/shm are "
+                "not counted."
             )
         return gaps
 
@@ -84,6 +84,7 @@ def _plan(engine: EngineImage, job: SandboxJob, gpus: int, *, enforced: bool) ->
     plan, visible = driver.container_plan(job, kind="docker")
     if not enforced and not gpus:  # drivers of GPUs reserve far more address space than there is memory
         plan["launch"]["rlimits"]["RLIMIT_AS"] = plan["limits"]["memory"] + _BACKSTOP
+    plan["hint"] = driver.FULL_ERRORS, driver.FULL_NOTE
     uid = plan["launch"]["uid"]
     user = f"{os.geteuid()}:{os.getegid()}" if uid is None else f"{uid}:{uid}"
     if engine.rootless:
@@ -102,7 +103,7 @@ def _request(
 
     mounts = [Mount(inside, source, type="bind", read_only=True) for inside, source in visible.items()]
     limits, memory = job.limits, job.limits.memory_mb << 20
-    small = f"size={_SMALL_MB << 20},mode=1777,nosuid,nodev,exec"
+    small = f"size={driver.SMALL_MB << 20},mode=1777,nosuid,nodev,exec"
     host = engine.api.create_host_config(
         auto_remove=True,
         cap_drop=["ALL"],
@@ -117,7 +118,7 @@ def _request(
         pids_limit=limits.processes + plan["relays"] + driver.FIRST_PROCESS_COUNT,
         read_only=True,
         security_opt=["no-new-privileges"],
-        shm_size=_SMALL_MB << 20,
+        shm_size=driver.SMALL_MB << 20,
         tmpfs={"/tmp": small},  # noqa: S108
     )
     program, *command = driver.FIRST_PROCESS

@@ -27,6 +27,9 @@ _HERE = Path(__file__).resolve().parent
 _PATIENCE = 30.0  # seconds for the supervisor to clean up once it was told to stop
 _PORT = 7421  # of the relay, in a network of its own: always the same, so that harnesses print the same
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
+SMALL_MB = 64  # of /tmp and of /dev/shm, each, where they are file systems in memory
+FULL_ERRORS = ("No space left on device", "Bus error", "SIGBUS")  # in the output of a program that filled them
+FULL_NOTE = f"in this sandbox /tmp and /dev/shm, the shared memory, hold {SMALL_MB} MiB each; work/ holds more"
 _FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
 
 HARNESS, DATA, GATEWAY = "/sandbox/harness", "/sandbox/data", "/sandbox/gateway.sock"  # paths inside
@@ -119,6 +122,7 @@ def base_plan(
             "PYTHONUNBUFFERED": "1",
             "PYTHONHASHSEED": "0",  # a resumed run meets the same set order
             **dict.fromkeys(_THREADS, str(limits.cpus)),
+            "JOBLIB_TEMP_FOLDER": work,  # it hands large arrays to its workers as files
             **job.env,
         },
         "cwd": work,
@@ -146,6 +150,7 @@ def base_plan(
         "lock": os.fspath(folder.parent / f".{folder.name}.lock"),
         "scratch": os.fspath(folder.parent / f".{folder.name}.shown"),
         "tmp": None,
+        "hint": ((), ""),  # words in the output of a program that failed, and what the sandbox has to do with them
         "copies": [],
         "limits": {
             "seconds": limits.seconds,
@@ -328,7 +333,10 @@ def try_out(sandbox: Sandbox, door: bool) -> None:
         with _silent_gateway(job.work.parent) if door else contextlib.nullcontext() as gateway:
             result = sandbox.run(replace(job, door=gateway))
         if result.ending is not Ending.EXITED or result.exit_code != 0 or not (job.work / "made").is_file():
-            raise SandboxError(f"{sandbox.name} cannot make a sandbox here: {result.detail or result.ending.value}")
+            why = result.detail or result.ending.value
+            if "loading shared libraries" in why:  # of a module of a cluster, say
+                why += "; a harness gets no LD_LIBRARY_PATH: install into a Python that needs none (conda's, uv's)"
+            raise SandboxError(f"{sandbox.name} cannot make a sandbox here: {why}")
 
 
 @contextlib.contextmanager

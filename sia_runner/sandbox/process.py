@@ -85,6 +85,8 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
     )
     plan["launch"]["pdeathsig"] = True
     plan["tmp"] = temporary
+    note = "this sandbox has no /dev/shm: no shared memory, no semaphores; use threads, or files in work/"
+    plan["hint"] = ("'/psm_", "shared memory object", "SemLock"), note
     certificates = interpreter.certificate_paths() if way else ()
     plan["landlock"] = {
         "read": [*visible, *interpreter.TOP_LEVEL_FOLDERS, *_READ, *certificates, harness, data],

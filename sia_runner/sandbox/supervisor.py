@@ -159,6 +159,10 @@ class Watchdog:
             self._ending, self._detail = self._disk_full
         elif code != 0 and not self._detail:
             self._detail = last_line
+            output = self._output.end(20_000)  # the cause stands above the traceback of a process that waited
+            words, note = self._plan["hint"]
+            if any(word in output or (word == "SIGBUS" and code == 128 + signal.SIGBUS) for word in words):
+                self._detail += f" ({note})"
 
     def _ran_out_of_memory(self, code: "int | None") -> bool:
         if code == 128 + signal.SIGKILL and _machine_oom_kills() > self._machine_kills:

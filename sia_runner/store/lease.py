@@ -108,6 +108,12 @@ class RunLease:
             os.link(aside, path)
         except FileExistsError:
             return False
+        except OSError:  # a file system without hard links: a reader may see the file before its text
+            try:
+                with path.open("x") as stream:
+                    stream.write(json.dumps(self._identity))
+            except FileExistsError:
+                return False
         finally:
             aside.unlink()
         return True

@@ -18,24 +18,28 @@ class RunDirectoryError(RunnerError):
     """The run directory cannot be used; the message is one line for the user (exit code 2)."""
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write atomically: a reader sees the old file or the new one, also after a power cut."""
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write atomically: a reader sees the old file or the new one, also after a power cut if `durable`.
+
+    That costs an fsync, which a file that is made again from others does not need.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with temporary.open("wb") as stream:
         stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
     temporary.replace(path)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Write text atomically, in UTF-8."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), durable)
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: Any, durable: bool = True) -> None:
     """Write JSON atomically; raises ValueError for NaN and infinity."""
-    write_text(path, json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n", durable)
 
 
 def read_json(path: Path) -> Any:

@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sia_runner.compute.jobs import ENDED, JobState
+from sia_runner.compute.jobs import ENDED, JobState, RepeatedNews
 from sia_runner.compute.local import Local, import_submitit
 from sia_runner.compute.protocol import ComputeError, ComputeStep
 from sia_runner.compute.slurm import Slurm
+from sia_runner.compute.submission import AGAIN, PATIENCE, SubmissionError, submit_jobs
 from sia_runner.store.run_directory import RunDirectoryError
 from sia_runner.sweep.plan import INTERRUPTED, SweepDir, SweepRun
 from sia_runner.sweep.runner import compose_run, sweep_run_of
@@ -36,7 +37,7 @@ class _JobQueue:
 
     max_jobs: int  # submitted and unfinished at the same time
     grace_seconds: float  # how long the outcome of an ended job may take to appear, or the job to be queued again
-    submit: Callable[[Sequence[SweepRun]], list[str]]  # the ids of their jobs
+    submit: Callable[[Sequence[SweepRun]], list[str]]  # the ids of their jobs; raises SubmissionError
     state: Callable[[str], JobState | None]  # None: the queue has not answered yet
     describe_waiting: Callable[[JobState, float], str]  # text on a job that waits for so many seconds; empty: no text
 
@@ -53,9 +54,14 @@ def check_launcher_keys(cluster: str, keys: Mapping[str, Any]) -> None:
         else:
             import_submitit()
     except ComputeError as error:
-        raise RunDirectoryError(
-            f"hydra/launcher=submitit_{cluster}: {str(error).removeprefix('compute.resources.run: ')}"
-        ) from None
+        text = _in_launcher_names(str(error).removeprefix("compute.resources.run: "))
+        raise RunDirectoryError(f"hydra/launcher=submitit_{cluster}: {text}") from None
+
+
+def _in_launcher_names(text: str) -> str:
+    for hydra_name, name in _NAMES.items():
+        text = text.replace(f"compute.resources.run.{name}", f"hydra.launcher.{hydra_name}")
+    return text
 
 
 def run_jobs(
@@ -71,14 +77,25 @@ def run_jobs(
     running = _running_jobs(sweep, cluster, launcher, [run.name for run in runs])
     unsubmitted = [run for run in runs if run.name not in running]
     over_since: dict[str, float] = {}  # run -> when its job ended
-    printed: set[str] = set()
-    began = last_poll = time.monotonic()
+    news = RepeatedNews()
+    began = last_poll = submitted = time.monotonic()
+    largest, next_try = launcher.max_jobs, began  # what one submission may hold; when the next is due
     while unsubmitted or running:
-        batch = [unsubmitted.pop(0) for _ in range(min(len(unsubmitted), launcher.max_jobs - len(running)))]
-        if batch:
-            ids = dict(zip((run.name for run in batch), launcher.submit(batch), strict=True))
-            sweep.record_jobs(cluster, ids)
-            running.update(ids)
+        batch = unsubmitted[: max(0, min(largest, launcher.max_jobs - len(running)))]
+        if batch and time.monotonic() >= next_try:
+            try:
+                ids = dict(zip((run.name for run in batch), launcher.submit(batch), strict=True))
+            except SubmissionError as error:
+                if (error.array_too_large or error.queue_full) and len(batch) > 1:
+                    largest = len(batch) // 2
+                    continue
+                next_try = time.monotonic() + AGAIN
+                _report_refusal(error, 0.0 if running else next_try - submitted, next_try - submitted, news)
+            else:
+                sweep.record_jobs(cluster, ids)
+                running.update(ids)
+                del unsubmitted[: len(batch)]
+                submitted = time.monotonic()
         time.sleep(_POLL)
         moment = time.monotonic()
         for name in _finished_runs(sweep, running):
@@ -91,11 +108,22 @@ def run_jobs(
             }
             for state in filter(None, states.values()):
                 line = launcher.describe_waiting(state, moment - began)
-                if line and line not in printed:  # once for all jobs
+                if news.due(line, moment - began):  # one line for all jobs
                     print(f"a job {line}", flush=True)
-                printed.add(line)
         for name in [name for name in running if moment - over_since.get(name, moment) >= launcher.grace_seconds]:
             _print_status(sweep, name, running.pop(name))
+
+
+def _report_refusal(error: SubmissionError, idle: float, waited: float, news: RepeatedNews) -> None:
+    """Print that the next submission has to wait; raise RunError where it would wait in vain.
+
+    `waited`: seconds since the last one that was accepted; `idle`: those of them without any job of the sweep.
+    """
+    line = f"sbatch says: {error}{_in_launcher_names(error.advice('compute.resources.run', idle))}"
+    if not error.transient or idle > PATIENCE:
+        raise RunDirectoryError(f"hydra/launcher=submitit_slurm: {line}") from None
+    if news.due(line, waited):
+        print(f"{line}; it is tried again", flush=True)
 
 
 def _slurm_compute(keys: Mapping[str, Any]) -> Slurm:
@@ -110,22 +138,15 @@ def _slurm_compute(keys: Mapping[str, Any]) -> Slurm:
 
 
 def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> _JobQueue:
-    """Return a queue that submits one job array; SLURM bounds how many of its jobs run."""
-    slurm = _slurm_compute(keys)
-    # not jobs/%j: that folder is made after sbatch answers, and a job that starts earlier could not write its log
-    executor = import_submitit().SlurmExecutor(sweep.jobs, max_num_timeout=keys["max_num_timeout"])
+    """Return a queue that submits job arrays, as many jobs at a time as may run at once."""
+    parameters = (slurm := _slurm_compute(keys)).parameters("run")
     named = {"job_name": f"sia-{sweep.path.name}", "array_parallelism": keys["array_parallelism"]}
-    executor.update_parameters(**slurm.parameters("run"), **named)
 
     def submit(runs: Sequence[SweepRun]) -> list[str]:
-        try:
-            with import_submitit().helpers.clean_env(), executor.batch():  # this driver may be a job itself
-                jobs = [executor.submit(run) for run in runs]
-        except import_submitit().core.utils.FailedJobError as error:
-            raise RunDirectoryError(f"hydra/launcher=submitit_slurm: {' '.join(str(error).split())[-400:]}") from None
-        return [str(job.job_id) for job in jobs]
+        # not jobs/%j: that folder is made after sbatch answers, and a job that starts earlier could not write its log
+        return submit_jobs(sweep.jobs, parameters | named, runs, keys["max_num_timeout"])
 
-    return _JobQueue(1_000_000, 15.0, submit, slurm.cluster.state, slurm.cluster.waiting)
+    return _JobQueue(keys["array_parallelism"], 15.0, submit, slurm.cluster.state, slurm.cluster.waiting)
 
 
 def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> _JobQueue:

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sia_runner.config.composition import make_paths_absolute
+from sia_runner.config.composition import make_paths_absolute, quote_text
 from sia_runner.config.experiment import check_experiment
 from sia_runner.config.refusals import print_refusals
 from sia_runner.experiment.runner import RESUMABLE_KEYS, stop_requested
@@ -31,7 +31,7 @@ def sweep_run_of(composed: Any, hydra: Any) -> SweepRun:
     Raises OmegaConfBaseException for missing values.
     """
     plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    make_paths_absolute(plain)
+    make_paths_absolute(plain, hydra.runtime)
     return SweepRun(Path(hydra.sweep.dir).resolve(), str(hydra.sweep.subdir), plain, tuple(hydra.overrides.task))
 
 
@@ -87,11 +87,17 @@ def run_sweep(
                 launcher.launch(accepted, initial_job_idx=0)
         except KeyboardInterrupt:
             stopped = True
+        except RunDirectoryError:
+            if runs is not None and not sweep.submitted.is_file():
+                sweep.plan.unlink()  # nothing was started: the same line may be tried again
+            raise
         write_table(sweep, plan)
     print_table(sweep, plan)
     codes = [outcome["code"] if (outcome := sweep.ended(run.name)) else INTERRUPTED for run in plan.runs]
-    if stopped and sweep.submitted.is_file():
-        print(f"jobs on a cluster go on and are found again; to end them: scancel --name=sia-{sweep.path.name}")
+    under_way = [job for run, job in sweep.recorded_jobs("slurm").items() if not sweep.ended(run)]
+    if stopped and under_way:
+        ids = " ".join(dict.fromkeys(job.partition("_")[0] for job in under_way))
+        print(f"jobs on a cluster go on and are found again; to end them: scancel {ids}")
     if stopped or INTERRUPTED in codes:
         print(f"continue with: python -m sia_runner resume={sweep.path}")
     return INTERRUPTED if stopped else max(codes)
@@ -134,7 +140,7 @@ def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: An
     """
     if sweep.ended(run.name):
         sweep.outcome(run.name).unlink()  # it is that of an earlier process
-    overrides = [*run.overrides, f"hydra.sweep.subdir='{run.name}'"]
+    overrides = [*run.overrides, f"hydra.sweep.subdir={quote_text(run.name)}"]
     plain: Json = {}
     with print_refusals(plain, run.name) as outcome:
         try:
@@ -158,7 +164,7 @@ def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Cal
         if "=" not in override or not override.startswith(allowed):
             raise RunDirectoryError(
                 f"{override}: a resumed sweep keeps what it was declared with; allowed beside resume=: max_gen=…, "
-                "budget.*=…, compute.*=…, hydra/launcher=…, hydra.launcher.*=…"
+                "budget.*=…, compute.*=…, provider.key_file=…, hydra/launcher=…, hydra.launcher.*=…"
             )
     plan = sweep.read_plan()
     if not Path(plan.cwd).is_dir():
@@ -166,7 +172,7 @@ def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Cal
             f"resume={sweep.path}: {plan.cwd} is missing; the sweep was started there and its paths are relative to it"
         )
     os.chdir(plan.cwd)
-    again = (f"hydra.sweep.dir='{sweep.path}'", "hydra.sweeper.resume=true")
+    again = (f"hydra.sweep.dir={quote_text(str(sweep.path))}", "hydra.sweeper.resume=true")
     sys.argv[1:] = _merge_arguments(plan.args, [*overrides, *again])
     return compose_and_run()
 

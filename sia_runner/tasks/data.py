@@ -110,7 +110,9 @@ def prepared_folder(name: str, data: DataSource, folder: Path, cache: Path, say:
     except TaskError as error:
         raise TaskError(f"task {name}: {error}") from error
     except OSError as error:
-        raise TaskError(f"task {name}: its data cannot be prepared in the cache folder {cache}: {error}") from error
+        raise TaskError(
+            f"task {name}: its data cannot be prepared in the cache folder {cache}: {error}; SIA_CACHE moves the folder"
+        ) from error
     return dest
 
 

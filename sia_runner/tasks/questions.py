@@ -5,6 +5,7 @@ The files are trusted; a mistake in them gets one clear line.
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ def read_rows(path: Path, id_column: str) -> CsvRows:
     header = lines[0] if lines else []
     if header.count(id_column) != 1:
         raise TaskError(f"{path}: needs one column {id_column!r} (columns.id); it has: {', '.join(header) or 'none'}")
+    if repeated := next((name for name, count in Counter(header).items() if count > 1), None):
+        raise TaskError(f"{path}: two columns are called {repeated!r}: the second hides the first; rename one")
     id_index = header.index(id_column)
     by_id: dict[str, list[str]] = {}
     for number, line in enumerate(lines[1:], start=2):

@@ -134,9 +134,12 @@ class SplitPlan:
         self.splits = self._cut()
         for name in ("train", "dev", "val", "test") if spec.has_train_split else ("dev", "val", "test"):
             if not self.splits[name]:
+                rows = f"{len(units.labelled)} labelled rows"
+                if len(self._blocks) < len(units.labelled):
+                    rows += f", of which only {len(self._blocks)} differ (equal ones and groups share a split),"
                 raise TaskError(
-                    f"split {name} has no question: {len(units.labelled)} labelled rows are too few for these shares, "
-                    "or the strata too many (splits.stratify=false)"
+                    f"split {name} has no question: {rows} are too few for these shares, or the strata too many "
+                    "(splits.stratify=false)"
                 )
 
     def rounds(self, purpose: FoldPurpose, train_fraction: float, questions: int | None) -> list[Fold]:

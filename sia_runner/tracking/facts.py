@@ -14,6 +14,7 @@ from sia_runner.store.run_directory import RunDir, read_json, tree_sha256
 from sia_runner.tracking.rows import CurveReader
 from sia_runner.wire.adapter_files import ORIGIN_FILE
 
+_MAX_NAME = 128  # characters that W&B takes
 _LOCK_KEYS = ("sia_runner", "git", "config_sha256", "python", "packages", "data", "policy")
 
 
@@ -22,6 +23,8 @@ def experiment_facts(run: RunDir, config: Mapping[str, Any]) -> Json:
     task, trainer = config["task"], config["trainer"]
     locked, metric = read_json(run.lock), read_json(run.summary)["metric"]
     return {
+        "run": run.path.name,
+        "sweep": _sweep_name(run),
         "task": task["name"],
         "mode": trainer["mode"],
         "metric": metric["name"],
@@ -58,10 +61,24 @@ def run_tags(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(tag[:64] for tag in [*own, *config["tracker"].get("tags", [])]))
 
 
+def run_name(run: RunDir) -> str:
+    """Return the name of the run's folder, as long as W&B takes; `experiment_facts` has the whole."""
+    return _shortened(run.path.name)
+
+
 def run_group(run: RunDir, config: Mapping[str, Any]) -> str | None:
     """Return the user's group, or the name of the sweep that contains the run; either may be missing."""
-    sweeps = (folder.name for folder in list(run.path.parents)[:3] if (folder / "plan.json").is_file())
-    return config["tracker"].get("group") or next(sweeps, None)
+    sweep = _sweep_name(run)
+    return config["tracker"].get("group") or (sweep and _shortened(sweep))
+
+
+def _sweep_name(run: RunDir) -> str | None:
+    return next((folder.name for folder in list(run.path.parents)[:3] if (folder / "plan.json").is_file()), None)
+
+
+def _shortened(name: str) -> str:
+    """Return at most 128 characters: what tells names apart is often at the end."""
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME // 2 - 1]}…{name[-_MAX_NAME // 2 :]}"
 
 
 _LINEAGE_KEYS = ("base_id", "base_sha256", "parent", "data_sha256", "algorithm", "steps", "seed", "kl", "reward")

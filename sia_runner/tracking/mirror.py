@@ -129,7 +129,7 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
         entity=state.entity,
         group=facts.run_group(run, config),
         job_type=config["trainer"]["mode"],
-        name=run.path.name,
+        name=facts.run_name(run),
         tags=facts.run_tags(config | {"tracker": options}),
         config=facts.experiment_facts(run, config),
         dir=str(run.tracking),

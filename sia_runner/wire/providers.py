@@ -47,7 +47,9 @@ def key_of(hosted: HostedProvider) -> str | None:
             raise ModelsError(f"provider {hosted.name}: provider.key_file={path} cannot be read ({why})") from None
     if not key:
         empty = f"the first line of provider.key_file={hosted.key_file} is empty"
-        missing = f"set {hosted.key} in the environment or provider.key_file"
+        job = os.environ.get("SLURM_JOB_ID")  # of which the driver may know the key all the same
+        where = f" of job {job} on {os.uname().nodename}, where the cluster did not pass it on," if job else ""
+        missing = f"set {hosted.key} in the environment{where} or provider.key_file"
         raise ModelsError(f"provider {hosted.name}: no key; {missing if hosted.key else empty}")
     where = f"the value of {hosted.key}" if from_environment else f"the first line of {hosted.key_file}"
     if _DECORATED_KEY.match(key):

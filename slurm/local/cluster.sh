@@ -49,7 +49,7 @@ install_missing() {
 configure() { # says in $CHANGED whether daemons that run have to read it again
   local name storage=accounting_storage/none tres=
   mkdir -p "$CONF" "$D"/{run,state,spool,dev,db}
-  [ "$ACCOUNTING" = 0 ] || { storage=accounting_storage/slurmdbd; tres=AccountingStorageTRES=gres/gpu; }
+  [ "$ACCOUNTING" = 0 ] || { storage=accounting_storage/slurmdbd; tres='AccountingStorageTRES=gres/gpu\nAccountingStorageEnforce=limits,qos'; }
   # ids never repeat, also after a reset: what is keyed by a job id on disk must not meet another job of that id
   [ -s "$D/first_id" ] || echo $(($(date +%s) / 60 % 60000 * 1000 + 1)) >"$D/first_id"
   for name in 0 1; do [ -c "$D/dev/gpu$name" ] || mknod -m 666 "$D/dev/gpu$name" c 1 3; done

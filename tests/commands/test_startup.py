@@ -57,3 +57,10 @@ def test_what_may_set_hydras_mode_is_recognised_so_that_all_else_is_composed_onc
     ):
         assert _may_set_mode(["task=smoke", argument])
     assert not _may_set_mode(["task=smoke", "hydra.run.dir=run", "max_gen=1", "trainer.steps=2"])
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path):
+    """As `tasks list | head -1` does."""
+    command = f"{sys.executable} -m sia_runner tasks list | true"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""

@@ -59,6 +59,7 @@ def test_a_new_task_says_how_to_run_it_and_where_it_is(here, capsys):
     said = capsys.readouterr().out
     assert "python -m sia_runner --config-dir desk/conf task=desk max_gen=3" in said
     assert "python -m sia_runner tasks check desk" in said
+    assert "rows: 400" in said and "judged by choice" in said and "splits: " in said
     task = loaded(here / "desk")
     assert {len(units) > 15 for units in task.splits().values()} == {True}
 
@@ -91,9 +92,13 @@ def test_rows_without_ids_are_numbered_and_many_numbers_are_judged_with_a_tolera
     [
         (["new", "Desk"], "a task's name is small letters"),
         (["new", "smoke"], "a task of that name is shipped"),
-        (["new", "desk", "--csv", "no.csv", "--answer", "a"], "cannot be read as CSV in UTF-8"),
-        (["new", "desk", "--csv", "t.csv", "--answer", "c"], "c: t.csv needs that column once; its columns are: a, b"),
-        (["new", "desk", "--csv", "t.csv", "--answer", "b", "--id", "a"], "repeats the id"),
+        (["new", "nan"], "a task's name is small letters"),
+        (["new", "desk", "--csv", "no.csv", "--answer", "a"], "no.csv: cannot be read: No such file"),
+        (["new", "desk", "--csv", "t.csv", "--answer", "c"], "c: no such column in t.csv; allowed: a, b"),
+        (["new", "desk", "--csv", "t.csv", "--answer", "B "], "B: no such column in t.csv; did you mean 'b'?"),
+        (["new", "desk", "--csv", "t.csv", "--answer", "b", "--id", "a"], "without an id of their own: 2, 3"),
+        (["new", "desk", "--csv", "one.csv", "--answer", "b"], "column b has only the answer 'x'"),
+        (["new", "desk", "--csv", "four.csv", "--answer", "b"], "50 labelled rows, of which only 4 differ"),
         (["new", "desk", "--csv", "t.csv"], "--csv FILE and --answer COLUMN come together"),
         (["new", "desk", "--csv", "few.csv", "--answer", "b"], "has no question"),
         (["check"], "missing: NAME|FOLDER"),
@@ -103,7 +108,9 @@ def test_rows_without_ids_are_numbered_and_many_numbers_are_judged_with_a_tolera
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line_and_exit_code_2_and_leaves_nothing(here, capsys, args, line):
-    write_csv(here / "t.csv", ("a", "b"), [(1, "x")] * 50)
+    write_csv(here / "t.csv", ("a", "b"), [(n % 2, "xy"[n % 2]) for n in range(50)])
+    write_csv(here / "one.csv", ("a", "b"), [(n, "x") for n in range(50)])
+    write_csv(here / "four.csv", ("a", "b"), [(n % 4, "xy"[n % 2]) for n in range(50)])
     write_csv(here / "few.csv", ("a", "b"), [(1, "x"), (2, "y")])
     assert command(*args) == 2
     (said,) = capsys.readouterr().err.strip().splitlines()

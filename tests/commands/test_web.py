@@ -22,7 +22,9 @@ from tests.results.writing import summary
         (["port=x"], "port: x: allowed: 0 (any) to 65535"),
         (["port=70000"], "port: 70000: allowed"),
         (["token=false"], "token=false: no such choice; allowed: auto, true"),
-        (["--reload"], "--reload: no such option; allowed: host=, port=, runs_dir=, token=, until="),
+        (["allow_host=https://hub.example/"], "allow_host: https://hub.example/: allowed: names as in hub.example.org"),
+        (["allow_host="], "allow_host: empty: allowed"),
+        (["--reload"], "--reload: no such option; allowed: allow_host=, host=, port=, runs_dir=, token=, until="),
     ],
 )
 def test_one_line_says_what_is_wrong_and_what_is_allowed(capsys, args, said):
@@ -31,7 +33,9 @@ def test_one_line_says_what_is_wrong_and_what_is_allowed(capsys, args, said):
     assert line.startswith("refused: ") and said in line
 
 
-@pytest.mark.parametrize(("args", "shortest"), [([], 0), (["host=0.0.0.0"], 32), (["token=true"], 32)])
+@pytest.mark.parametrize(
+    ("args", "shortest"), [([], 0), (["host=0.0.0.0"], 32), (["token=true"], 32), (["allow_host=a,b"], 32)]
+)
 def test_a_token_is_asked_for_where_others_can_reach_it(args, shortest):
     token = access_token(parse_command(["web", *args])[1])
     assert len(token) >= shortest and bool(token) == bool(args)

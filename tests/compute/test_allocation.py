@@ -156,6 +156,27 @@ def test_near_its_end_no_worker_is_started_in_an_allocation(tmp_path, compute):
     assert one.call(step(tmp_path), steps.where, tmp_path / "log", 0.0, 3)[2] != first[2]
 
 
+def test_an_idle_worker_does_not_keep_the_place_of_the_next_allocation(tmp_path, compute):
+    """Both workers at once, then one of them is needed when the allocation is about to end."""
+    both = compute(2)
+    first = all_at_once(both, tmp_path, steps.where, [(tmp_path / "log", 1.0, n) for n in range(2)])
+    assert len({result[3] for result in first}) == 2 and len(allocations()) == 1
+    both.cluster._start.__self__._until = 0.0
+    both.cluster._free.queue[-1].worker.end()
+    until(lambda: sum(slot.worker.alive for slot in both.cluster._slots) == 1)
+    again = both.call(step(tmp_path), steps.where, tmp_path / "log", 0.0, 3)
+    assert again[2] != first[0][2]
+    until(lambda: allocations() == [again[2]], 30)
+
+
+def test_a_job_of_its_own_finds_no_idle_allocation_in_its_way(tmp_path, compute):
+    one = compute(1)
+    one.call(step(tmp_path, "gen_1/run"), steps.where, tmp_path / "log", 0.0, 1)
+    assert len(allocations()) == 1
+    one.call(step(tmp_path, "gen_1/test"), steps.where, tmp_path / "log", 0.0, 1)
+    until(lambda: not allocations(), 10)
+
+
 def test_workers_that_never_come_to_life_end_the_run_with_what_they_said(tmp_path, compute):
     broken = compute(1, setup=["echo module: not found >&2", "exit 1"])
     with pytest.raises(JobStopped, match="3 workers ended .*(module: not found|Exited with exit code 1)"):

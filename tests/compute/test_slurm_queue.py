@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from sia_runner.compute.slurm import QueueMonitor, queue_positions
+from sia_runner.compute.protocol import JobStopped
+from sia_runner.compute.slurm import QueueMonitor, Slurm, queue_positions
+from tests.compute import steps
 from tests.scripts.slurm import controller, need_cluster, said, until
 
 pytestmark = pytest.mark.slurm
@@ -117,3 +119,31 @@ def test_when_a_job_is_expected_to_start_is_known_where_the_cluster_says_so(watc
     state = watch.state(later)
     assert state.reason == "BeginTime" and state.start.startswith("20")
     said("scancel", later)
+
+
+def carried_out(tmp_path, notes=None, **resources):
+    default = {"partition": "cpu", "cpus": 1, "memory_gb": 0.3, "minutes": 5, **resources}
+    step = steps.step(tmp_path, notes=notes)
+    return Slurm(1, "none", 20, {"default": default}).call(step, steps.where, tmp_path / "log", 0.0, 7)
+
+
+def test_a_job_that_is_submitted_without_an_environment_finds_its_packages(tmp_path):
+    assert carried_out(tmp_path, extra={"export": "NONE"})[0] == 7
+
+
+@pytest.mark.parametrize(
+    "wrapper", ['echo "since job 99: new"; exec %s "$@"', 'exec %s --parsable "$@"', 'exec %s --quiet "$@"']
+)
+def test_behind_a_wrapper_of_the_site_the_job_is_the_one_that_was_submitted(tmp_path, monkeypatch, wrapper):
+    (tmp_path / "sbatch").write_text("#!/bin/sh\n" + wrapper % said("which", "sbatch") + "\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    notes = []
+    _, _, job, *_ = carried_out(tmp_path, notes)
+    assert notes == [job]
+
+
+@pytest.mark.slow
+def test_a_time_limit_that_is_reached_during_setup_names_its_key(tmp_path):
+    with pytest.raises(JobStopped, match=r"reached its time limit; resume with compute\.resources\.run\.minutes="):
+        carried_out(tmp_path, minutes=1, setup=["sleep 150"])

@@ -1,10 +1,13 @@
 """compute=…: resources by kind of stage; what SLURM would refuse later is refused at once."""
 
 import pytest
+import yaml
 
 from sia_runner.compute.slurm import Slurm
 from sia_runner.config.components import ResourcesByStage, StageResources
 from sia_runner.config.experiment import check_experiment
+from sia_runner.experiment.runner import resume_run, stored_config
+from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from tests.config.test_experiment import composed, faults
 
 SLURM = "compute=slurm"
@@ -93,6 +96,19 @@ def test_a_short_job_is_warned_later_so_that_it_gets_to_work_at_all(tmp_path):
 def test_a_stored_config_has_every_key_that_a_resume_may_change():
     stored = check_experiment(composed(SLURM)).model_dump(by_alias=True)
     assert "memory_gb" in stored["compute"]["resources"]["gate"]
+
+
+def test_a_resumed_run_takes_the_file_of_a_key_that_its_jobs_did_not_have(tmp_path, monkeypatch):
+    run = RunDir(tmp_path / "run")
+    run.config.parent.mkdir()
+    stored = check_experiment(composed("provider=openai", "meta_agent=llm", SLURM)).model_dump(by_alias=True)
+    run.config.write_text(yaml.safe_dump(stored))
+    monkeypatch.chdir(tmp_path)
+    assert stored_config(run, ["provider.key_file=key"]).provider.key_file == str(tmp_path / "key")
+    with pytest.raises(RunDirectoryError, match="no such key"):
+        stored_config(run, ["meta_agent.provider.key_file=key"])
+    with pytest.raises(RunDirectoryError, match=r"allowed beside resume=: .*provider\.key_file"):
+        resume_run(run.config.parent, ["provider.base_url=http://localhost"])
 
 
 def test_no_key_of_a_provider_is_in_the_script(tmp_path, monkeypatch):

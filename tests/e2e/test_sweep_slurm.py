@@ -81,7 +81,7 @@ def test_two_tasks_two_trainers_two_seeds_with_one_killed_run_resume_to_complete
 def test_jobs_whose_driver_was_killed_are_found_again_and_a_requeued_one_goes_on(cli):
     folder = cli.folder / "sweep"
     launcher = [
-        f"hydra.launcher.{key}" for key in ("cpus_per_task=1", "mem_gb=1", "timeout_min=30", "array_parallelism=2")
+        f"hydra.launcher.{key}" for key in ("cpus_per_task=1", "mem_gb=1", "timeout_min=30", "array_parallelism=3")
     ]
     args = ["-m", "task=smoke", "seed=0,1,2", "max_gen=3", "hydra/launcher=submitit_slurm", *launcher]
     driver = cli.start(*args, "hydra.sweep.dir=sweep")
@@ -106,3 +106,19 @@ def test_jobs_whose_driver_was_killed_are_found_again_and_a_requeued_one_goes_on
         done = [entry["step"] for entry in steps if entry["event"] == "done"]
         assert len(done) == len(set(done))
         assert ("resumed" in {entry["event"] for entry in steps}) == (name == first.name)
+
+
+@pytest.mark.alone  # the limit holds for the jobs of other tests, too
+def test_a_sweep_larger_than_the_arrays_and_the_queue_of_the_site_is_topped_up(cli):
+    """MaxArraySize is 5 on this cluster."""
+    said("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=3")
+    try:
+        until(lambda: "MaxSubmitJobs=3" in said("scontrol", "show", "assoc_mgr", "users=root", "flags=assoc"))
+        launcher = [f"hydra.launcher.{key}" for key in ("cpus_per_task=1", "mem_gb=1", "timeout_min=30")]
+        args = ["-m", "task=smoke", "seed=range(8)", "max_gen=1", "hydra/launcher=submitit_slurm", *launcher]
+        done = cli(*args, "hydra.sweep.dir=sweep", timeout=400)
+    finally:
+        said("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=-1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["status"] for row in rows(cli.folder / "sweep").values()} == {"completed"}
+    assert done.stdout.count("AssocMaxSubmitJobLimit") <= 5

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sia_runner.sandbox import auto, bubblewrap, landlock, process
+from sia_runner.sandbox import auto, bubblewrap, driver, landlock, process
 from sia_runner.sandbox.bubblewrap import Bubblewrap
 from sia_runner.sandbox.process import Process
-from sia_runner.sandbox.protocol import Ending, SandboxError
+from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxResult
 from tests.sandbox.conftest import Box
 
 
@@ -114,3 +114,15 @@ def test_a_trivial_harness_takes_a_fraction_of_a_second(box: Box) -> None:
         seconds = box.run("open('made', 'w').close()").ended.seconds
         took.append(seconds if box.command else time.perf_counter() - start)
     assert min(took) < (1 if box.name == "docker" else 0.5)  # 0.06-0.09 s on an idle machine; an engine takes 0.4
+
+
+def test_a_python_that_needs_a_variable_to_find_its_library_is_refused_with_the_remedy():
+    class Sandbox:
+        name = "bubblewrap"
+
+        def run(self, job):
+            missing = "libpython3.11.so.1.0: cannot open shared object file: No such file or directory"
+            return SandboxResult(Ending.EXITED, 127, detail=f"python: error while loading shared libraries: {missing}")
+
+    with pytest.raises(SandboxError, match="libpython3.*LD_LIBRARY_PATH"):
+        driver.try_out(Sandbox(), False)

@@ -208,6 +208,53 @@ def test_temporary_folders_are_small_or_closed(box: Box) -> None:
     assert written["/tmp"] <= allowed and written["/dev/shm"] <= allowed
 
 
+SHARED = """
+    from multiprocessing.shared_memory import SharedMemory
+    memory = SharedMemory(create=True, size=100 << 20)
+    memory.buf[:] = bytes(100 << 20)
+"""
+POOL = "import multiprocessing; multiprocessing.Lock()"
+TEMPORARY = """
+    import tempfile
+    tempfile.TemporaryFile().write(bytes(100 << 20))
+"""
+
+
+@pytest.mark.parametrize(("program", "fails_in"), [(SHARED, ""), (TEMPORARY, "bubblewrap docker"), (POOL, "process")])
+def test_a_failure_for_want_of_shared_memory_says_what_the_sandbox_has(
+    own_box: Box, program: str, fails_in: str
+) -> None:
+    ran = own_box.run(program, file_mb=512, disk_mb=500)
+    if fails_in and own_box.name not in fails_in:
+        assert ran.ended.exit_code == 0, ran
+        return
+    assert ran.ended.exit_code not in (0, None)
+    limits = "no /dev/shm" if own_box.name == "process" else "/tmp and /dev/shm, the shared memory, hold 64 MiB each"
+    assert limits in ran.ended.detail
+
+
+def test_other_failures_do_not_mention_it(own_box: Box) -> None:
+    assert "/dev/shm" not in own_box.run("raise ValueError('wrong')").ended.detail
+
+
+def test_joblib_hands_arrays_larger_than_the_temporary_folder_to_its_workers(own_box: Box) -> None:
+    """It is what scikit-learn's n_jobs uses; without a folder of its own it fails with "Could not pickle the task"."""
+    pytest.importorskip("joblib")
+    ran = own_box.run(
+        """
+        import numpy as np
+        from joblib import Parallel, delayed
+        print(sum(Parallel(n_jobs=2)(delayed(np.sum)(np.ones(12_000_000)) for _ in range(2))))
+    """,
+        memory_mb=2048,
+        file_mb=256,
+        disk_mb=500,
+        seconds=60,
+    )
+    assert ran.ended.exit_code == 0, ran
+    assert "24000000.0" in ran.log
+
+
 def test_hiding_files_in_an_unreadable_folder_counts_as_full(box: Box) -> None:
     if box.name == "process" or box.who == "root":
         pytest.skip("chmod is a no-op there, or root reads everything")

@@ -1,5 +1,7 @@
 """The doctor's checks of a cluster: of the real one, and of clusters with other settings."""
 
+import errno
+
 import pytest
 
 from sia_runner.commands import doctor_checks as checks_slurm
@@ -87,6 +89,27 @@ def test_preemption_is_said_as_what_it_does_to_a_run(commands, config, settings,
 def test_without_accounting_it_says_what_then_counts(commands, config):
     commands(sacct="", scontrol="AccountingStorageType = accounting_storage/none\nMinJobAge = 42 sec")
     assert checks_slurm.report_accounting(config).startswith("none: squeue forgets a job 42 sec after its end")
+
+
+def test_the_limit_of_arrays_is_shown(commands, config):
+    commands(scontrol="MaxArraySize            = 5")
+    assert checks_slurm.report_array_limit(config).startswith("of at most 5 jobs; ")
+
+
+def test_a_cache_that_cannot_be_written_names_its_variable(config, tmp_path, monkeypatch):
+    home, real = tmp_path / "home", checks_slurm.tempfile.TemporaryFile
+    home.mkdir()
+
+    def read_only_home(dir):
+        if dir == home:
+            raise OSError(errno.EROFS, "Read-only file system", f"{home}/tmp1234")
+        return real(dir=dir)
+
+    monkeypatch.setattr(checks_slurm.tempfile, "TemporaryFile", read_only_home)
+    monkeypatch.setattr(checks_slurm, "cache_dir", lambda: home / "cache")
+    text = run_check("disk", lambda: checks_slurm.check_disk(config, tmp_path / "runs")).text
+    assert "SIA_CACHE" in text and f"{home}/cache" in text and "tmp1234" not in text
+    assert "hydra.run.dir" in run_check("disk", lambda: checks_slurm.check_disk(config, home / "runs")).text
 
 
 def test_a_cluster_that_does_not_requeue_is_told_apart(commands, config):

@@ -1,5 +1,6 @@
 """One writer per run directory: on this machine, across nodes, and after any death."""
 
+import errno
 import json
 import os
 import subprocess
@@ -101,3 +102,15 @@ def test_the_heartbeat_touches_the_file(tmp_path, monkeypatch):
         while path.stat().st_mtime < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert path.stat().st_mtime > 2
+
+
+def test_without_hard_links_there_is_one_holder_too(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(lease_module.os, "link", no_links)
+    with RunLease(tmp_path) as lease:
+        lease.check()
+        with pytest.raises(LeaseHeldError, match=f"process {os.getpid()} on "):
+            RunLease(tmp_path).__enter__()
+    assert list(tmp_path.iterdir()) == []

@@ -262,7 +262,7 @@ def test_offline_and_not_cached_is_one_clear_line(place, index):
 
 def test_a_cache_that_cannot_be_written_is_one_clear_line(place):
     place.cache.write_text("a file where the folder should be")
-    with pytest.raises(TaskError, match="cache folder"):
+    with pytest.raises(TaskError, match="cache folder .*SIA_CACHE"):
         place.ready()
 
 

@@ -122,6 +122,31 @@ def test_probabilities_are_shares_of_one(row):
     assert first.value == pytest.approx(36.04, abs=0.01)
 
 
+REASONS = [
+    ("log_loss", CLASSES, ("0.333", "0.333", "0.333"), "add up to 0.999, must add up to 1 within 1.1e-05"),
+    ("log_loss", CLASSES, ("0.3", "x", "0.7"), "2 of 3 are probabilities"),
+    ("rmse", [1.0, 2.0], ("nan",), "a finite number"),
+    ("rmsle", [1.0, 2.0], ("-2",), "above -1"),
+    ("quadratic_kappa", [0, 4], ("2.5",), "a whole number"),
+    ("macro_f1", CLASSES, ("wasp",), "one of the classes"),
+]
+
+
+@pytest.mark.parametrize(("name", "gold", "cells", "reason"), REASONS)
+def test_an_invalid_answer_is_shown_with_the_reason(name, gold, cells, reason):
+    choices = CLASSES if name == "log_loss" else ()
+    _, (first, *_) = measured(name, gold, [cells, *[None] * (len(gold) - 1)], choices)
+    assert first.kind is KIND.INVALID_FORMAT
+    assert first.prediction.startswith(", ".join(cells)) and reason in first.prediction
+
+
+def test_the_reason_is_there_after_an_answer_of_any_length():
+    """MLE-bench's competitions have up to 120 classes."""
+    classes = [f"breed {n}" for n in range(120)]
+    _, (first, *_) = measured("log_loss", classes, [("0.00832",) * 120, *[None] * 119], classes)
+    assert len(first.prediction) <= 300 and "add up to 0.9984" in first.prediction
+
+
 @pytest.mark.parametrize("rating", ["2.5", "5", "-1"])
 def test_a_rating_is_a_whole_number_of_the_scale(rating):
     _, (first, _) = measured("quadratic_kappa", [0, 4], [(rating,), ("4",)])

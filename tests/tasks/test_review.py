@@ -95,6 +95,17 @@ def test_a_sound_task_has_no_fault(tmp_path, verifier):
     assert any("to every question scores" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("name", ["macro_f1", "log_loss"])
+def test_the_reason_of_an_invalid_answer_is_not_taken_for_the_gold_answers_that_occur_in_it(tmp_path, name):
+    made = sound()
+    short = {"land": "as", "water": "be", "wood": "um"}  # "must be one of the classes", "numbers from 0 to 1"
+    for row in made.rows:
+        row[-1] = short[row[-1]]
+    made.config["metric"] = {"name": name, "verifier": name, "choices": sorted(short.values())}
+    made.config["metric"]["higher_is_better"] = name == "macro_f1"
+    assert [finding.code for finding in contract(subject_of(made, tmp_path))] == []
+
+
 OF_LINES = """
 from sia_runner.records import Outcome, OutcomeKind
 

@@ -140,7 +140,11 @@ def test_the_verifier_itself_sees_the_gpu_that_the_sandbox_was_given_and_nothing
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     worker = process._start_worker()
     try:
-        environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+        # Popen returns once the new program's descriptors are set up, a moment before the kernel shows its environment
+        until = time.monotonic() + 60
+        while not (shown := Path(f"/proc/{worker.pid}/environ").read_bytes()) and time.monotonic() < until:
+            time.sleep(0.001)
+        environment = shown.split(b"\0")
     finally:
         worker.kill()
         worker.communicate()

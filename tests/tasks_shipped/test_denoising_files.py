@@ -18,6 +18,7 @@ from sia_runner.records import OutcomeKind
 from sia_runner.system import bundled_folder
 from sia_runner.tasks.table import TableTask
 from sia_runner.tasks.worker import load_module
+from tests.fixtures.anndata import make as made_by_anndata
 from tests.tasks.making import read_csv
 
 TASK = bundled_folder("tasks") / "denoising"
@@ -40,10 +41,19 @@ def usable(counts):
     return counts[counts.sum(axis=1) > 1][:, counts.sum(axis=0) > 0]
 
 
-def mtx_folder(path, counts):
+def mtx_folder(path, counts, *, other_genes=0, turned=False, version=3, prefix="", cells=None):
+    """As Cell Ranger writes it; `turned`: (cells, genes), as others do; version 2: genes.tsv, nothing compressed."""
     path.mkdir()
-    with gzip.open(path / "matrix.mtx.gz", "wb") as stream:
-        mmwrite(stream, sparse.coo_matrix(counts.T))
+    end, opened = (".gz", gzip.open) if version == 3 else ("", open)
+    genes = counts.shape[1]
+    kinds = ["Gene Expression"] * (genes - other_genes) + ["Antibody Capture"] * other_genes
+    rows = [f"ENSG{n:011d}\tgene {n}" + (f"\t{kind}" if version == 3 else "") for n, kind in enumerate(kinds)]
+    barcodes = [f"AAACCCAAG{n:07d}-1" for n in range(len(counts) if cells is None else cells)]
+    for name, lines in (("features" if version == 3 else "genes", rows), ("barcodes", barcodes)):
+        with opened(path / f"{prefix}{name}.tsv{end}", "wb") as stream:
+            stream.write("".join(f"{line}\n" for line in lines).encode())
+    with opened(path / f"{prefix}matrix.mtx{end}", "wb") as stream:
+        mmwrite(stream, sparse.coo_matrix(counts if turned else counts.T))
     return path
 
 
@@ -109,6 +119,30 @@ def test_a_10x_folder_is_read_without_empty_genes_and_cells_of_fewer_than_two_mo
     assert (found.toarray() == usable(counts)).all()
 
 
+@pytest.mark.parametrize("how", [{"turned": True}, {"version": 2}, {"prefix": "GSM1_pbmc_"}])
+def test_a_matrix_is_turned_by_its_barcodes_and_features_and_found_by_the_end_of_its_name(tmp_path, counts, how):
+    found = read_counts(mtx_folder(tmp_path / "folder", counts, **how))
+    assert (found.toarray() == usable(counts)).all()
+
+
+def test_a_10x_folder_has_the_genes_of_its_h5_file(tmp_path, counts):
+    """Antibodies are counted beside genes, in far higher numbers."""
+    found = read_counts(mtx_folder(tmp_path / "folder", counts, other_genes=10))
+    assert (found.toarray() == usable(counts[:, :-10])).all()
+    assert (found != read_counts(tenx_h5(tmp_path / "m.h5", counts, other_genes=10))).nnz == 0
+
+
+def test_a_10x_folder_whose_parts_do_not_belong_together_is_refused(tmp_path, counts):
+    with pytest.raises(UnreadableError, match="50 x 60.*features are 50.*barcodes 59"):
+        read_counts(mtx_folder(tmp_path / "other", counts, cells=59))
+    folder = mtx_folder(tmp_path / "alone", counts)
+    (folder / "features.tsv.gz").unlink()
+    with pytest.raises(UnreadableError, match=r"features.tsv\[.gz\] or genes.tsv"):
+        read_counts(folder)
+    with pytest.raises(UnreadableError, match="Antibody Capture; Gene Expression"):
+        read_counts(mtx_folder(tmp_path / "antibodies", counts, other_genes=50))
+
+
 @pytest.mark.parametrize("group", ["matrix", "GRCh38"])
 def test_a_10x_h5_file_is_read_in_both_of_its_layouts(tmp_path, counts, group):
     assert (read_counts(tenx_h5(tmp_path / "m.h5", counts, group)).toarray() == usable(counts)).all()
@@ -134,6 +168,53 @@ def test_cells_are_kept_by_annotation_and_sampled_by_seed(tmp_path, counts, old)
     assert len(few[0]) <= 20
     assert np.array_equal(few[0], few[1])
     assert not np.array_equal(few[0], few[2])
+
+
+def anndata_file(tmp_path, name):
+    """A file that AnnData itself wrote: see tests/fixtures/anndata/make.py."""
+    pytest.importorskip("h5py", reason="NOT CHECKED: reading .h5ad needs pip install 'sia-runner[denoising]'")
+    path = tmp_path / f"{name}.h5ad"
+    path.write_bytes(gzip.decompress((Path(made_by_anndata.__file__).parent / f"{name}.h5ad.gz").read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keep", "first"),
+    [
+        ("nullable_string=liver", 1),
+        ("nullable_integer=18", 1),
+        ("nullable_boolean=False", 1),
+        ("nullable_string=", 2),  # missing values
+        ("category=lung", 0),
+        ("category_of_integers=30", 2),
+        ("category_of_nullable=liver", 1),
+        ("text=heart", 2),
+        ("integer=3", 0),
+    ],
+)
+def test_cells_are_kept_by_an_annotation_of_any_encoding_and_antibodies_are_left_out(tmp_path, keep, first):
+    found = read_counts(anndata_file(tmp_path, "annotated"), keep=keep)
+    assert (found.toarray() == made_by_anndata.expected_counts()[first::3]).all()
+
+
+@pytest.mark.parametrize(("keep", "there"), [("nullable_integer=7", "18, 3"), ("category=heart", "liver, lung")])
+def test_values_are_listed_where_no_cell_has_the_one_asked_for(tmp_path, keep, there):
+    with pytest.raises(UnreadableError, match=f"no cell has {keep}; there are: .*{there}"):
+        read_counts(anndata_file(tmp_path, "annotated"), keep=keep)
+
+
+def test_an_h5ad_file_says_where_its_counts_are_and_both_places_can_be_chosen(tmp_path):
+    path, expected = anndata_file(tmp_path, "normalised"), made_by_anndata.expected_counts()
+    with pytest.raises(UnreadableError) as refusal:
+        read_counts(path)
+    for words in ("X holds no counts", "task.data.arguments.layer=raw.X", "task.data.arguments.layer=counts"):
+        assert words in str(refusal.value)
+    for layer in ("raw.X", "counts"):
+        assert (read_counts(path, layer=layer).toarray() == expected).all()
+    without_x = anndata_file(tmp_path, "without_x")
+    with pytest.raises(UnreadableError, match="no X; counts are in: .task.data.arguments.layer=counts"):
+        read_counts(without_x)
+    assert (read_counts(without_x, layer="counts").toarray() == expected).all()
 
 
 @pytest.mark.parametrize(

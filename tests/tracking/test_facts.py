@@ -55,3 +55,15 @@ def test_runs_of_a_sweep_are_one_group_and_others_none(tmp_path):
     (tmp_path / "my-sweep" / "plan.json").write_text("{}")
     assert facts.run_group(RunDir(run), CONFIG) == "my-sweep"
     assert facts.run_group(RunDir(run), CONFIG | {"tracker": {"group": "given"}}) == "given"
+
+
+def test_long_names_of_folders_are_cut_where_they_do_not_tell_runs_apart_and_stand_whole_in_the_config(tmp_path):
+    runs = [RunDir(tmp_path / ("s" * 140) / f"{'long-' * 28}seed={seed}") for seed in (1, 2)]
+    for run in runs:
+        run.path.mkdir(parents=True)
+    (runs[0].path.parent / "plan.json").write_text("{}")
+    names = [facts.run_name(run) for run in runs]
+    assert names[0] != names[1] and {len(name) for name in names} == {128}
+    assert len(facts.run_group(runs[0], CONFIG)) == 128
+    sent = told(runs[0].path, CONFIG)
+    assert (sent["run"], sent["sweep"]) == (runs[0].path.name, "s" * 140)

@@ -39,6 +39,12 @@ def test_a_missing_key_is_one_line_that_says_what_to_set(monkeypatch, empty):
     assert str(caught.value) == "provider acme: no key; set ACME_KEY in the environment or provider.key_file"
 
 
+def test_a_key_that_only_the_driver_has_is_missed_in_the_job_that_is_named(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    with pytest.raises(ModelsError, match=r"set ACME_KEY in the environment of job 4711 on .* or provider\.key_file"):
+        key_of(hosted(key="ACME_KEY"))
+
+
 def test_a_key_file_that_cannot_be_read_or_is_empty_is_named(tmp_path):
     with pytest.raises(ModelsError, match="key_file=.*absent"):
         key_of(hosted(key="ACME_KEY", key_file=str(tmp_path / "absent")))

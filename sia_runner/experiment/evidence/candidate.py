@@ -125,7 +125,9 @@ def choose_failures(candidate: CandidateEvidence, limit: int, most_bytes: int) -
 
 def write_failures(failures: Sequence[DevFailure], trajectories: Mapping[str, int], path: Path) -> None:
     """Write one JSON object a line. `trajectories` maps a unit to the number of its file in trajectories/."""
-    write_text(path, "".join(_failure_line(failure, trajectories.get(failure.unit)) for failure in failures))
+    write_text(
+        path, "".join(_failure_line(failure, trajectories.get(failure.unit)) for failure in failures), durable=False
+    )
 
 
 def _failure_line(failure: DevFailure, trajectory: int | None) -> str:

@@ -121,12 +121,12 @@ def write_evidence(
         # generations in progress have not settled theirs
         "budget_left": remaining_budget(config, run, len(history) + 1),
     }
-    write_text(folder / "task.md", task.description)
-    write_json(folder / "summary.json", summary)
+    write_text(folder / "task.md", task.description, durable=False)
+    write_json(folder / "summary.json", summary, durable=False)
     write_history(run, task, history, folder / "history")
     if subject:
         _write_candidate(config, run, subject, folder)
-    write_text(folder / "overview.md", _render_overview(n, summary, folder))
+    write_text(folder / "overview.md", _render_overview(n, summary, folder), durable=False)
 
 
 def _write_candidate(config: Experiment, run: RunDir, subject: CandidateEvidence, folder: Path) -> None:
@@ -135,11 +135,11 @@ def _write_candidate(config: Experiment, run: RunDir, subject: CandidateEvidence
     selection, size = choose_failures(subject, config.evidence.max_failures, limit // 2 if subject.calls else limit)
     trajectory_numbers = write_trajectories(subject, selection, folder / "trajectories", limit - size)
     write_failures(selection, trajectory_numbers, folder / "failures.jsonl")
-    write_text(folder / "confusion.md", render_confusion(subject))
+    write_text(folder / "confusion.md", render_confusion(subject), durable=False)
     shutil.copytree(run.generation(subject.n).harness, folder / "harness", symlinks=True)
     if subject.log.is_file() and not subject.saw_val_labels:
         tail = read_tail(subject.log, _OUTPUT_TAIL_BYTES)
-        write_text(folder / "stdout_tail.txt", strip_control_characters(tail))
+        write_text(folder / "stdout_tail.txt", strip_control_characters(tail), durable=False)
 
 
 def _render_overview(n: int, summary: Mapping[str, Any], folder: Path) -> str:

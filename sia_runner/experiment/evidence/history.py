@@ -51,7 +51,7 @@ def write_history(run: RunDir, task: Task, history: Sequence[PastGeneration], fo
     folder.mkdir()
     for past in history[-_NEWEST_CANDIDATES:]:
         printed = "" if past.val else _output_tail(run, task, past.n)
-        write_text(folder / f"gen_{past.n}.md", _render_candidate(run, past, parents[past.n], printed))
+        write_text(folder / f"gen_{past.n}.md", _render_candidate(run, past, parents[past.n], printed), durable=False)
 
 
 def score_text(score: Score | None) -> str:

@@ -55,7 +55,7 @@ def write_trajectories(
             folder.mkdir(exist_ok=True)
             remaining -= size
             written[subject.unit] = len(written) + 1
-            write_text(folder / f"{written[subject.unit]}.md", text)
+            write_text(folder / f"{written[subject.unit]}.md", text, durable=False)
     return written
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -162,8 +162,8 @@ _STATIC = Path(__file__).with_name("static")
 _MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def dashboard(root: Path, host: str = "127.0.0.1", token: str = "") -> App:
-    """Return the ASGI application for the runs below `root`."""
+def dashboard(root: Path, host: str = "127.0.0.1", token: str = "", allowed_hosts: Collection[str] = ()) -> App:
+    """Return the ASGI application for the runs below `root`. Further arguments: see `Guard`."""
     app = FastAPI(title="SIA Runner", docs_url=None, redoc_url=None, openapi_url=None)
     watching = OpenRuns(root)
     # from memory: a page asks for some twenty small files at once
@@ -191,4 +191,4 @@ def dashboard(root: Path, host: str = "127.0.0.1", token: str = "") -> App:
     _add_run_routes(app, watching)
     _add_question_routes(app, watching)
     _add_event_route(app, watching)
-    return Guard(app, host, token)
+    return Guard(app, host, token, allowed_hosts)

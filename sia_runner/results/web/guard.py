@@ -4,12 +4,14 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.datastructures import MutableHeaders
+
+from sia_runner.text import one_line
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -32,11 +34,13 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 class Guard:
     """The ASGI middleware that checks requests. `token`: empty if none is needed.
 
-    Hosts other than `host`, the address listened at, are refused: a foreign page's name may point here (DNS rebinding).
+    Hosts other than `host`, the address listened at, and `allowed_hosts`, names of proxies in front, are refused: a
+    foreign page's name may point here (DNS rebinding).
     """
 
-    def __init__(self, app: App, host: str, token: str) -> None:
+    def __init__(self, app: App, host: str, token: str, allowed_hosts: Collection[str] = ()) -> None:
         self._app, self._host, self._token = app, host.lower(), token
+        self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
         self.cookie = f"sia_dashboard_{hashlib.sha256(token.encode()).hexdigest()[:12]}"  # all ports share cookies
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -50,23 +54,23 @@ class Guard:
     def _refusal(self, request: Request) -> Response | None:
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("only GET and HEAD: the dashboard changes nothing", 405)
-        if not self._is_own_host(request.headers.get("host", "")):
-            return PlainTextResponse("this name is not the dashboard's; use the address that it printed", 421)
+        if not self._is_own_host(name := _host_name(request.headers.get("host", ""))):
+            remedy = f"use the address that was printed, or start it with allow_host={one_line(name, 100)}"
+            return PlainTextResponse(f"the dashboard does not answer to this name; {remedy}", 421)
         if not self._token:
             return None
-        if self._is_token(request.query_params.get("token", "")):
-            # so that the token is not left in the address bar and the history
-            cookie = f"{self.cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
-            return PlainTextResponse("", 303, {"location": "/", "set-cookie": cookie})
+        if request.url.path == "/" and self._is_token(request.query_params.get("token", "")):
+            # So that the token is not left in the address bar and the history. Without a Path the cookie goes to the
+            # folder of this address only, which a proxy may share with other people's servers.
+            cookie = f"{self.cookie}={self._token}; HttpOnly; SameSite=Strict"
+            return PlainTextResponse("", 303, {"location": "./", "set-cookie": cookie})
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if (kind.lower() == "bearer" and self._is_token(token)) or self._is_token(request.cookies.get(self.cookie, "")):
             return None
         return PlainTextResponse("the token is missing: open the address that was printed at the start", 401)
 
-    def _is_own_host(self, host: str) -> bool:
-        # without the port: tunnels use any
-        name = (host[1:].partition("]") if host.startswith("[") else host.partition(":"))[0].lower()
-        if name in _LOOPBACK or name == self._host:
+    def _is_own_host(self, name: str) -> bool:
+        if name in _LOOPBACK or name == self._host or name in self._allowed_hosts:
             return True
         if self._host in _LOOPBACK:
             return False
@@ -74,6 +78,11 @@ class Guard:
 
     def _is_token(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self._token.encode())
+
+
+def _host_name(host: str) -> str:
+    """Return the name in a Host header, without the port: tunnels use any."""
+    return (host[1:].partition("]") if host.startswith("[") else host.partition(":"))[0].lower()
 
 
 def _is_address(name: str) -> bool:

@@ -30,6 +30,7 @@ from sia_runner.tasks.protocol import DatasetView, Fold, TaskError, ViewKeys
 from sia_runner.tasks.table import TableTask
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_cells
 from sia_runner.tasks.views import write_csv
+from sia_runner.text import one_line
 
 _INSTALL_HINT = "pip install git+https://github.com/openai/mle-bench (it is not on the package index)"
 _CREDENTIALS = (
@@ -83,8 +84,13 @@ class _GraderFailedError(Exception):
     """The grader of mlebench could not be run; the message says why in a few words."""
 
 
-def _grade(package: Path, competition: str, prepared: Path, submission: Path, seconds: float) -> float | None:
-    """Return the score; None where mlebench's grader takes the submission for invalid. Raises _GraderFailedError."""
+def _grade(
+    package: Path, competition: str, prepared: Path, submission: Path, seconds: float
+) -> tuple[float | None, str]:
+    """Return the score, None where mlebench's grader takes the submission for invalid, and the last that it logged.
+
+    Raises _GraderFailedError.
+    """
     program = Path(__file__).with_name("grader.py")
     with tempfile.TemporaryDirectory(prefix="sia-mlebench-") as temporary:
         folder = Path(temporary) / "data" / competition
@@ -94,9 +100,10 @@ def _grade(package: Path, competition: str, prepared: Path, submission: Path, se
         result = run_program([sys.executable, "-I", str(program), *arguments], seconds, Path(temporary))
     if result.exit_code is None:
         raise _GraderFailedError(f"no answer within {seconds:g} s")
+    last_line = one_line(result.errors.strip().rpartition("\n")[2])
     if result.exit_code:
-        raise _GraderFailedError(result.errors.strip().rpartition("\n")[2][:200])
-    return json.loads(result.output.decode().strip().rpartition("\n")[2])["score"]
+        raise _GraderFailedError(last_line)
+    return json.loads(result.output.decode().strip().rpartition("\n")[2])["score"], last_line
 
 
 def _write_submission(
@@ -223,26 +230,28 @@ class Mlebench(TableTask):
     def official_grade(self, submission: Path, keys: ViewKeys, score: Score) -> Json:
         """Return the official score of a test submission, rounded as mlebench rounds, and its medal if any."""
         package, graded, grader, note = mlebench_package(), round(score.value, 5), "sia_runner", ""
+        log = ""
         if package:
             try:
-                graded, grader = self._official(package, submission, keys), "mlebench"
+                (graded, log), grader = self._official(package, submission, keys), "mlebench"
             except _GraderFailedError as error:
                 note = f"mlebench's grader failed ({error})"
         result: Json = {"graded_by": grader, "score": graded, "note": note}
         if graded is None:
-            return result | {"note": "mlebench's grader takes the submission for invalid: no score, no medal"}
+            why = f" ({log})" if log else ""
+            return result | {"note": f"mlebench's grader takes the submission for invalid{why}: no score, no medal"}
         folders = [package / "competitions" / self._mlebench.competition] if package else []
         board = read_leaderboard([f / "leaderboard.csv" for f in (*folders, self._prepared, self._prepared.parent)])
         return result | (board.compare(graded) if board else {})
 
-    def _official(self, package: Path, submission: Path, keys: ViewKeys) -> float | None:
-        """Return the score of mlebench's grader; None for an invalid submission. Raises _GraderFailedError."""
+    def _official(self, package: Path, submission: Path, keys: ViewKeys) -> tuple[float | None, str]:
+        """Return what `_grade` returns. Raises _GraderFailedError."""
         spec = self._spec
         path, limits = submission / spec.submission, (20 * len(keys) + 10_000, spec.limits.submission_mb << 20)
         try:
             cells, _ = read_cells(path, spec.columns.id, spec.answer_columns, keys, *limits)
-        except (FileNotFoundError, UnreadableError):
-            return None
+        except (FileNotFoundError, UnreadableError) as error:
+            return None, one_line(str(error) if isinstance(error, UnreadableError) else f"no {spec.submission}")
         answers = {keys[name].removeprefix("test:"): answer for name, answer in cells.items()}
         with tempfile.TemporaryDirectory(prefix="sia-submission-") as temporary:
             path = Path(temporary) / "submission.csv"

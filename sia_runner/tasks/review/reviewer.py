@@ -4,8 +4,10 @@ The verifier must keep its contract: the same result twice, values from 0 to 1, 
 """
 
 import ast
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sia_runner.records import Outcome
@@ -56,10 +58,13 @@ def check_contract(
     wrong = subject.submit([(name, NONSENSE) for name in subject.gold])
     nonsense = subject.verify(wrong)
     yield from _value_findings(subject, nonsense.outcomes)
+    if len({o.prediction for o in nonsense.outcomes}) == 1:  # the same text for all questions tells no answer
+        nonsense = replace(nonsense, outcomes=[])
     telling = [
         o
         for o in nonsense.outcomes
-        if len(gold := comparable_cell(subject.units.answers[o.unit])) > 1 and gold in comparable_cell(o.prediction)
+        if len(gold := comparable_cell(subject.units.answers[o.unit])) > 1
+        and gold in comparable_cell(o.prediction.replace(NONSENSE, ""))
     ]
     if len(telling) > 2:
         problem = f"the texts of {len(telling)} outcomes tell the gold answer"
@@ -68,7 +73,9 @@ def check_contract(
     request = subject.task._request(wrong, subject.attack_view.keys)
     output = verifier_output(request, subject.spec.limits.verify).casefold()
     gold_cells = {comparable_cell(gold) for gold in subject.gold.values()}
-    if printed := [cell for cell in gold_cells if len(cell) > 1 and cell in output]:
+    if printed := [
+        cell for cell in gold_cells if len(cell) > 1 and re.search(rf"(?<!\w){re.escape(cell)}(?!\w)", output)
+    ]:
         fix = "print nothing about answers: output ends up in logs"
         yield TaskFinding("prints-gold", f"it prints {len(printed)} gold answers while it judges", where, fix)
 

@@ -18,6 +18,7 @@ from sia_runner.tasks.verifiers.answers import MAX_PREDICTION, SPOILED_NOTE, fin
 Cells = tuple[str, ...]  # of one question: one for each answer column
 JudgedCells = tuple[OutcomeKind, float, str]  # kind, value, the answer as it is shown
 _EPSILON = sys.float_info.epsilon  # probabilities are clipped to [eps, 1 - eps], as scikit-learn does
+_SUM_TOLERANCE = 1.1e-5  # of probabilities
 _MAX_ERROR = 1e300  # a squared error stays a finite number
 _ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
 
@@ -35,11 +36,12 @@ class Scale:
 class Measure:
     """A metric of a whole set of answers.
 
-    `judge(cells, gold, scale)` is None for an invalid answer, whose value is then `worst(gold, scale)`. `aggregate`
-    makes the metric of outcomes, given all gold answers by question; None: the mean of the values.
+    `judge(cells, gold, scale)` is the reason, in a few words, where an answer is invalid, whose value is then
+    `worst(gold, scale)`. `aggregate` makes the metric of outcomes, given all gold answers by question; None: the mean
+    of the values.
     """
 
-    judge: Callable[[Cells, str, Scale], JudgedCells | None]
+    judge: Callable[[Cells, str, Scale], JudgedCells | str]
     worst: Callable[[str, Scale], float]
     aggregate: Callable[[Mapping[str, str]], Aggregate] | None
     numbers: bool  # are gold answers numbers?
@@ -52,14 +54,19 @@ def measure_outcomes(
     results = []
     for unit, truth in gold.items():
         cells = answers.get(unit, ())
-        verdict = measure.judge(cells, truth, scale) if any(cell.strip() for cell in cells) else None
-        if not verdict:
-            text = SPOILED_NOTE if unit in spoiled else ", ".join(cells).strip(", ")
+        verdict = measure.judge(cells, truth, scale) if any(cell.strip() for cell in cells) else ""
+        if isinstance(verdict, str):
+            text = _with_reason(", ".join(cells), verdict) if verdict else SPOILED_NOTE if unit in spoiled else ""
             kind = OutcomeKind.INVALID_FORMAT if text else OutcomeKind.NO_ANSWER
             verdict = kind, measure.worst(truth, scale), text
         kind, value, text = verdict
         results.append(Outcome(unit, kind, value, text[:MAX_PREDICTION]))
     return results
+
+
+def _with_reason(answer: str, reason: str) -> str:
+    """Return an invalid answer as it is shown, cut so that the reason fits behind it."""
+    return f"{answer.strip(', ')[: MAX_PREDICTION - len(reason) - 3]} ({reason})"
 
 
 def scale_of(measure: Measure, gold: Iterable[str], choices: Sequence[str]) -> Scale:
@@ -85,11 +92,11 @@ def gold_fault(name: str, gold: str) -> str:
 def _mean_error(error: Callable[[float, float], float | None]) -> Measure:
     """Return a metric of numbers: the mean of `error(answer, gold)`, which is None where it is undefined."""
 
-    def judge(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
+    def judge(cells: Cells, gold: str, scale: Scale) -> JudgedCells | str:
         number = finite_number(cells[0])
         value = None if number is None else error(number, float(gold))
         if value is None:
-            return None
+            return "must be a finite number" if number is None else "must be above -1"
         return (OutcomeKind.PARTIAL if value else OutcomeKind.CORRECT), min(value, _MAX_ERROR), cells[0].strip()
 
     def worst(gold: str, scale: Scale) -> float:
@@ -110,23 +117,25 @@ def _root_of_mean(measure: Measure) -> Measure:
     return replace(measure, aggregate=lambda gold: root_of_mean)
 
 
-def _log_loss(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
+def _log_loss(cells: Cells, gold: str, scale: Scale) -> JudgedCells | str:
     """Return the log loss of probabilities of scale.classes, which add up to 1 (as numpy's isclose allows for 1e-6)."""
     numbers = [finite_number(cell) for cell in cells]
     shares = [share for share in numbers if share is not None and 0 <= share <= 1]
-    if len(shares) != len(scale.classes) or abs(sum(shares) - 1) > 1.1e-5:
-        return None
+    if len(shares) != len(scale.classes):
+        return f"{len(shares)} of {len(scale.classes)} are probabilities: numbers from 0 to 1"
+    if abs(sum(shares) - 1) > _SUM_TOLERANCE:
+        return f"add up to {sum(shares):.7g}, must add up to 1 within {_SUM_TOLERANCE}"
     right, best = shares[scale.classes.index(gold)], max(range(len(shares)), key=shares.__getitem__)
     kind = OutcomeKind.CORRECT if scale.classes[best] == gold else OutcomeKind.WRONG
     loss = -math.log(min(max(right, _EPSILON), 1 - _EPSILON))
     return kind, loss, f"{scale.classes[best]} {shares[best]:.3g}"
 
 
-def _rating(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
+def _rating(cells: Cells, gold: str, scale: Scale) -> JudgedCells | str:
     """Score a whole number within the range of gold: 1 less the squared share of the range that it is off."""
     number = finite_number(cells[0])
     if number is None or not number.is_integer() or not scale.low <= number <= scale.high:
-        return None
+        return "must be a whole number within the scale of the ratings"
     off = (number - float(gold)) / (scale.high - scale.low or 1.0)
     kind = OutcomeKind.PARTIAL if off else OutcomeKind.CORRECT
     return kind, 1 - off * off, str(int(number))
@@ -163,10 +172,10 @@ def _kappa(gold: Mapping[str, str]) -> Aggregate:
     return kappa
 
 
-def _class(cells: Cells, gold: str, scale: Scale) -> JudgedCells | None:
+def _class(cells: Cells, gold: str, scale: Scale) -> JudgedCells | str:
     answer = cells[0].strip()
     if answer not in scale.classes:
-        return None
+        return "must be one of the classes, spelled as they are"
     return (OutcomeKind.CORRECT, 1.0, answer) if answer == gold else (OutcomeKind.WRONG, 0.0, answer)
 
 

@@ -15,6 +15,7 @@ ALPHA = 0.3
 PAIRS = True
 BINS = 8
 MANY = 20  # different numbers from which they are measurements, not names of classes
+MEASURED = True  # many different numbers are measurements; False: they name classes
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -80,7 +81,7 @@ class NaiveBayes:
 
 def binned(answers: list[str]) -> list[str]:
     """The answers themselves; of many different numbers the middle one of each answer's bin."""
-    bounds = cuts(answers)
+    bounds = cuts(answers) if MEASURED else None
     if bounds is None:
         return answers
     bins: dict[int, list[str]] = defaultdict(list)

@@ -7,8 +7,8 @@ from sia_runner.results.web.app import dashboard
 from sia_runner.results.web.guard import CONTENT_SECURITY_POLICY
 
 
-def client(tmp_path, host="127.0.0.1", token="", at="http://127.0.0.1:8050"):
-    return TestClient(dashboard(tmp_path, host, token), base_url=at, follow_redirects=False)
+def client(tmp_path, host="127.0.0.1", token="", at="http://127.0.0.1:8050", allowed=()):
+    return TestClient(dashboard(tmp_path, host, token, allowed), base_url=at, follow_redirects=False)
 
 
 @pytest.mark.parametrize("at", ["http://127.0.0.1:8050", "http://localhost", "http://[::1]:9", "http://LOCALHOST:1"])
@@ -23,6 +23,17 @@ def test_a_name_that_was_pointed_at_us_is_refused(tmp_path, host):
     answer = client(tmp_path).get("/api/runs", headers={"host": host})
     assert answer.status_code == 421
     assert "runs" not in answer.text
+
+
+def test_the_refusal_names_the_key_that_allows_a_name(tmp_path):
+    answer = client(tmp_path).get("/", headers={"host": "hub.example:8443"})
+    assert "allow_host=hub.example" in answer.text
+
+
+def test_a_name_that_was_allowed_is_answered_and_no_other(tmp_path):
+    asked = client(tmp_path, allowed=["Hub.example"])
+    assert asked.get("/api/runs", headers={"host": "hub.example:8443"}).status_code == 200
+    assert asked.get("/api/runs", headers={"host": "hub.example.evil.example"}).status_code == 421
 
 
 def test_with_another_address_names_are_still_refused(tmp_path):
@@ -50,10 +61,17 @@ class TestToken:
         for path in ("/", "/static/main.js", "/api/runs", "/?token=wrong", "/api/runs?token="):
             assert client(tmp_path, token="right").get(path).status_code == 401, path
 
+    def test_the_cookie_is_for_the_folder_of_the_address_alone(self, tmp_path):
+        """A hub has servers of other people at other paths of the same host."""
+        asked = client(tmp_path, token="right")
+        assert "path" not in asked.get("/?token=right").headers["set-cookie"].lower()
+        # the cookie of this address would be for /api/ alone
+        assert client(tmp_path, token="right").get("/api/runs?token=right").status_code == 401
+
     def test_the_address_that_was_printed_becomes_a_cookie_and_is_forgotten(self, tmp_path):
         asked = client(tmp_path, token="right")
         answer = asked.get("/?token=right")
-        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        assert (answer.status_code, answer.headers["location"]) == (303, "./")
         assert "HttpOnly" in answer.headers["set-cookie"]
         assert "SameSite=Strict" in answer.headers["set-cookie"]
         assert asked.get("/api/runs").status_code == 200

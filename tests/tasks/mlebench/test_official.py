@@ -17,6 +17,7 @@ from tests.tasks.mlebench import making
 from tests.tasks.mlebench.test_task import perfect, view_of
 
 REGISTRY = """
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,9 @@ class Registry:
 
 def grade(submission, answers):
     ids = {row["PassengerId"]: row["Transported"] for row in submission}
-    if ids.keys() != {row["PassengerId"] for row in answers}: return None
+    if ids.keys() != {row["PassengerId"] for row in answers}:
+        logging.warning("Invalid submission: ids do not match")  # as mlebench's Grader does
+        return None
     return round(sum(ids[row["PassengerId"]] == row["Transported"] for row in answers) / len(answers), 5)
 
 registry = Registry()
@@ -118,7 +121,8 @@ def test_its_grader_gets_the_competitions_own_ids_and_its_leaderboard_gives_the_
 def test_a_row_that_is_missing_leaves_no_official_score(stand_in, asked, tmp_path):
     task, view, text = asked
     found = official_grade(task, view, tmp_path, text.rpartition("\n")[0])
-    assert found["score"] is None and "invalid" in found["note"] and "medal" not in found
+    assert found["score"] is None and "medal" not in found
+    assert "invalid" in found["note"] and "ids do not match" in found["note"]
 
 
 def test_a_grader_that_fails_is_told_and_ours_stands_in(stand_in, asked, tmp_path):

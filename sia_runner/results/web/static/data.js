@@ -4,7 +4,7 @@ const AGAIN = 3000; // milliseconds
 
 export async function get(what, parameters = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  const answer = await asked(`/api/${what}?${new URLSearchParams(given)}`);
+  const answer = await asked(`api/${what}?${new URLSearchParams(given)}`);
   if (!answer.ok) throw new Error(await reason(answer));
   return answer.json();
 }
@@ -33,7 +33,7 @@ export function follow(path, changed) {
   const listen = () => {
     stop();
     if (document.hidden) return;
-    source = new EventSource(`/api/events?${new URLSearchParams({ path })}`);
+    source = new EventSource(`api/events?${new URLSearchParams({ path })}`);
     source.addEventListener("open", () => show("live"));
     source.addEventListener("error", () => {
       show("no connection, trying again");
