@@ -63,7 +63,7 @@ def _gateway_checks(config: Experiment, *, call: bool) -> Iterator[CheckResult]:
                 check = partial(doctor_checks.check_gateway, context, gateway, role, folder)
                 yield run_check(f"{role_name(role)}'s gateway", check)
             for role in roles:
-                check = partial(doctor_checks.check_call, gateway, role, folder, call=call)
+                check = partial(doctor_checks.check_call, context, gateway, role, folder, call=call)
                 yield run_check(f"{role_name(role)}'s call", check)
         finally:
             context.close_gateway()

@@ -127,18 +127,26 @@ def check_gateway(context: RunContext, gateway: service.GatewayService, role: Ro
     return "a harness in the sandbox reaches it"
 
 
-_WORD = {"type": "object", "properties": {"word": {"type": "string"}}}
-_TOOL = {"type": "function", "function": {"name": "say", "description": "Say a word.", "parameters": _WORD}}
+_NOTHING = {"type": "object", "properties": {}}
+_TOOL = {"type": "function", "function": {"name": "ok", "description": "Confirm.", "parameters": _NOTHING}}
 
 
-def check_call(gateway: service.GatewayService, role: Role, folder: Path, *, call: bool) -> str:
-    """Make one tiny call to the model, where --call asks for it; a proposer's with a tool, without which it is lost."""
+def check_call(context: RunContext, gateway: service.GatewayService, role: Role, folder: Path, *, call: bool) -> str:
+    """Make one tiny call to the model, where --call asks for it: for a proposer with a tool and its own settings."""
     if not call:
         raise CheckSkipped("give --call to make one tiny call, which is paid for")
-    ask = [{"role": "user", "content": "Answer with the word ok."}]
-    reply = gateway.chat(_grant(role, folder), ask, (_TOOL,) if role == "meta" else (), max_tokens=512)
-    usage = reply.usage
-    return f"answered {' '.join(reply.text.split())[:40]!r}: {usage.tokens} tokens, USD {usage.usd:.6f}"
+    meta, tools, settings = context.config.meta_agent, [], {"max_tokens": 512}
+    ask = "Answer with the word ok."
+    if role == "meta":
+        ask, tools = "Call the tool named ok.", [_TOOL]
+        settings = {name: getattr(meta, name, value) for name, value in (*settings.items(), ("temperature", None))}
+    reply = gateway.chat(_grant(role, folder), [{"role": "user", "content": ask}], tools, **settings)
+    said = repr(" ".join(reply.text.split())[:40])
+    if reply.tool_calls:
+        said = "with a tool call"
+    elif tools:
+        said += ", and did not call the tool that it was asked to"
+    return f"answered {said}: {reply.usage.tokens} tokens, USD {reply.usage.usd:.6f}"
 
 
 def _grant(role: Role, folder: Path) -> Grant:

@@ -102,7 +102,8 @@ def execute(
     write_json(site.keys, dict(view.keys))
     site.work.mkdir()
     gateway = context.gateway if context.config.calls_model else None
-    with gateway.open_session(grant) if gateway else nullcontext() as session:
+    code = "".join(path.read_text(encoding="utf-8", errors="replace") for path in harness.rglob("*.py"))
+    with gateway.open_session(grant, code) if gateway else nullcontext() as session:
         result = context.sandbox.run(
             SandboxJob(
                 harness=harness,

@@ -3,6 +3,7 @@
 A stage may be cut off at any point and repeated: it clears whatever it writes.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ from sia_runner.store.run_directory import (
     write_text,
 )
 from sia_runner.tasks.protocol import Fold
-from sia_runner.wire.grants import BudgetSpent, Grant, ModelsError
+from sia_runner.wire.grants import BudgetSpent, Grant, ModelsError, ProviderDown
 
 ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
 
@@ -56,7 +57,8 @@ ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRON
 def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incumbent: int | None) -> ProposeResult:
     """Let the proposer write gen_<n>/proposal.json, of which the journal keeps only the hash.
 
-    A proposer that could not do its work is a `fault`. Raises BudgetSpent when the budget of the run is spent.
+    A proposer that could not do its work is a `fault`. Raises BudgetSpent when the budget of the run is spent, and
+    ProviderDown when the provider refuses every proposal for the same reason.
     """
     generation, unscored = context.run.generation(n), False
     generation.path.mkdir(exist_ok=True)
@@ -65,6 +67,8 @@ def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incu
     except (BudgetSpent, ModelsError) as error:
         if isinstance(error, BudgetSpent) and error.scope == "run":
             raise
+        if isinstance(error, ModelsError) and _is_permanent(context, history, str(error)):
+            raise ProviderDown(str(error)) from None
         proposed, unscored = failed_proposal(str(error)), isinstance(error, BudgetSpent)
     evidence = {
         "incumbent": incumbent,
@@ -97,6 +101,13 @@ def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incu
         unscored=unscored,
         sha256=sha256_of(generation.proposal),
     )
+
+
+def _is_permanent(context: RunContext, history: Sequence[PastGeneration], refusal: str) -> bool:
+    """Tell whether no call of the proposer was ever answered, or the last proposal was refused alike."""
+    if context.gateway and not context.gateway.ledger.totals().of(purpose="propose").output_tokens:
+        return True
+    return bool(history) and re.sub(r"\d+", "", history[-1].reason) == re.sub(r"\d+", "", refusal)
 
 
 def build(context: RunContext, n: int) -> BuildResult:

@@ -31,7 +31,7 @@ from sia_runner.store.files import read_tail, read_utf8, regular_files
 from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, tree_sha256, write_json
 from sia_runner.tasks.collect import CopyQuota, collect_tree, read_refusal
 from sia_runner.text import strip_control_characters
-from sia_runner.wire.grants import BudgetSpent, Grant
+from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
 
 if TYPE_CHECKING:
     from sia_runner.gateway.service import GatewayService
@@ -139,7 +139,7 @@ class ProposalWorkbench:
             path = harness_folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        with gateway.open_session(self._grant(calls)) as session:
+        with gateway.open_session(self._grant(calls), "".join(program.values())) as session:
             ending = context.sandbox.run(
                 SandboxJob(
                     harness=guest,
@@ -155,6 +155,8 @@ class ProposalWorkbench:
         trouble = session.trouble()
         if trouble and not (isinstance(trouble, BudgetSpent) and trouble.scope == "grant"):
             raise trouble
+        if refusal := session.refusal():  # nothing was answered: the agent would be refused in every generation
+            raise ProviderDown(f"the provider refuses all requests of the agent alike: {refusal}")
         if harness_folder.is_dir() and not harness_folder.is_symlink():  # the guest has exited: it cannot be swapped
             collect_tree(harness_folder, site.submission, CopyQuota(MAX_FILES, MAX_BYTES), leave=frozenset())
         output, usage = read_tail(site.log, _GUEST_OUTPUT_BYTES), session.usage()

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -53,7 +54,8 @@ class CircuitBreaker:
         """Record a call that failed with all its attempts; open the breaker where no later call can succeed."""
         if failed.kind == "down" or self.reason is not None:
             return
-        hopeless = failed.status in _FATAL_STATUSES or failed.code == "insufficient_quota"
+        used_up = failed.code == "insufficient_quota" or (failed.kind == "rate_limited" and failed.final)
+        hopeless = failed.status in _FATAL_STATUSES or used_up
         if hopeless or (failed.status in _FATAL_UNTIL_ANSWERED and not self._proven):
             self._open(f"provider {self.name}: {failed.message}")
         elif failed.kind in TRANSIENT_KINDS or failed.status in _FATAL_UNTIL_ANSWERED:
@@ -144,6 +146,13 @@ class AnswerBuffer:
 API_PATHS: Mapping[Api, str] = {"openai": "/chat/completions", "anthropic": "/messages"}
 
 
+# The two names of OpenAI's completion bound: older servers know the first, reasoning models take the second only.
+_LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_UNSUPPORTED = re.compile(
+    r"unsupported|not support|unknown|unrecogni|unexpected|not permitted|deprecated|instead", re.I
+)
+
+
 class PassThroughBackend:
     """Passes requests through to an endpoint that speaks the client's API."""
 
@@ -151,12 +160,34 @@ class PassThroughBackend:
         self._url, self._client = (hosted.base_url or "").rstrip("/") + API_PATHS[api], client
         self._headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "sia-runner"}
         self._headers |= auth_headers(hosted, key)
+        self._limit_name: str | None = None  # the endpoint's only name of the completion bound
+        self._refused_fields: set[str] = set()
 
     async def ready(self) -> None:
         """Do nothing: there is nothing to load."""
 
+    def adapt(self, request: ModelRequest, failed: CallError) -> bool:
+        """Learn which field the endpoint does not take, for all requests; return whether this one can be sent again."""
+        if failed.status in (400, 422) and _UNSUPPORTED.search(failed.message):
+            named = {name for name in request.body if re.search(rf"\b{re.escape(name)}\b", failed.message)}
+            self._refused_fields |= named.intersection(("temperature", "top_p"))
+            if request.api == "openai" and self._limit_name is None and (name := next(iter(named & {*_LIMITS}), None)):
+                self._limit_name = _LIMITS[name]
+        return self._change(request)
+
+    def _change(self, request: ModelRequest) -> bool:
+        body, before = request.body, list(request.body)
+        for name in self._refused_fields:
+            body.pop(name, None)
+        if self._limit_name and (limit := body.pop(_LIMITS[self._limit_name], None)) is not None:
+            body[self._limit_name] = limit
+        if list(body) != before:
+            request.raw = dumps(body)
+        return list(body) != before
+
     async def send(self, request: ModelRequest, buffer: AnswerBuffer) -> AnswerSummary:
         """Send one request; the buffer takes the answer. Raises CallError."""
+        self._change(request)
         headers = {**request.headers, **self._headers}
         if request.api == "anthropic":
             headers.setdefault("anthropic-version", ANTHROPIC_VERSION)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import random
 import time
 import uuid
@@ -10,10 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sia_runner.gateway.backends import AnswerBuffer, Emit, Endpoint
+from sia_runner.gateway.backends import AnswerBuffer, Emit, Endpoint, PassThroughBackend
 from sia_runner.gateway.ledger import Reservation, RunLedger
 from sia_runner.gateway.session import CallRecord, GatewaySession, TokenUsage
 from sia_runner.records import ModelReply, ToolCall, Usage
+from sia_runner.text import one_line
 from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, ModelsError, ProviderDown
@@ -44,6 +46,7 @@ def record_refusal(session: GatewaySession, api: Api, body: Body, question: str 
     session.finished(record, failed, None)
 
 
+_LOG = logging.getLogger(__name__)
 _RANDOM = random.Random()  # not the shared generator, which other code may seed
 _FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
 _BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
@@ -59,6 +62,7 @@ class CallRunner:
         self._ledger = ledger
         self._loop = asyncio.get_running_loop()
         self._settled = asyncio.Event()
+        self._told: set[str] = set()
         ledger.on_settled(self._wake)
 
     async def serve(self, session: GatewaySession, endpoint: Endpoint, request: ModelRequest, emit: Emit) -> None:
@@ -71,6 +75,8 @@ class CallRunner:
             buffer, summary = await self._answer(call)
             record.sampled, record.model, record.finish_reason = summary.sampled, summary.model, summary.finish_reason
             record.response = {"text": summary.text, "tool_calls": summary.tool_calls}
+            if summary.reasoning:
+                record.response = {"reasoning": summary.reasoning, **record.response}
         except CallError as error:
             failed = error
             raise
@@ -105,15 +111,20 @@ class CallRunner:
         return buffer, summary
 
     async def _call(self, call: _Call, *, keep: bool) -> tuple[AnswerBuffer, AnswerSummary]:
-        hosted, breaker = call.endpoint.hosted, call.endpoint.breaker
+        hosted, breaker, backend = call.endpoint.hosted, call.endpoint.breaker, call.endpoint.backends[call.request.api]
         try:
-            await call.endpoint.backends[call.request.api].ready()
+            await backend.ready()
             while True:
                 buffer = AnswerBuffer(call.request, call.emit, keep=keep)
                 try:
                     summary = await self._attempt(call, buffer)
                     break
                 except CallError as failed:
+                    if isinstance(backend, PassThroughBackend) and backend.adapt(call.request, failed):
+                        self._say_once(
+                            f"{call.endpoint.clean(failed).message}; the field is sent otherwise or left out", call
+                        )
+                        continue
                     attempts = call.record.attempts
                     pause = _pause(failed, attempts, hosted.max_wait_seconds)
                     if not failed.transient or buffer.emitted or attempts >= hosted.attempts or pause is None:
@@ -142,6 +153,8 @@ class CallRunner:
                 _settle_failed(call, reservation, CallError("cancelled", ""), buffer)
                 raise
             usage = call.record.usage = _count_usage(call.request, summary)
+            if _is_cut(call.request, summary):
+                self._say_once("it counts far fewer tokens than were sent, and seems to " + _CUT_PROMPT, call)
             call.record.usd = reservation.settle(
                 input_tokens=usage.input,
                 output_tokens=usage.output,
@@ -167,6 +180,13 @@ class CallRunner:
                 raise failed from None
             except (ModelsError, OSError, RuntimeError) as error:
                 raise CallError("down", f"the ledger cannot reserve budget: {error}", sent=False) from None
+
+    def _say_once(self, text: str, call: _Call) -> None:
+        """Tell the user on stderr what its provider does to requests; the log of a job has it too."""
+        line = one_line(f"provider {call.endpoint.hosted.name}: {text}", 500)
+        if line not in self._told:
+            self._told.add(line)
+            _LOG.warning("%s", line)
 
     def _wake(self) -> None:
         """Wake the calls that wait for budget. Safe from any thread."""
@@ -216,6 +236,19 @@ def _count_usage(request: ModelRequest, summary: AnswerSummary) -> TokenUsage:
         return TokenUsage(summary.input_tokens, summary.output_tokens, summary.cached_tokens)
     text = summary.text + "".join(call["name"] + call["arguments"] for call in summary.tool_calls)
     return TokenUsage(estimate_tokens(request.raw.decode()), estimate_tokens(text), estimated=True)
+
+
+_CUT_PROMPT = "cut prompts to its context: raise that (OLLAMA_CONTEXT_LENGTH or num_ctx for Ollama)"
+_MAX_BYTES_PER_TOKEN = 8  # text has three to five
+
+
+def _is_cut(request: ModelRequest, summary: AnswerSummary) -> bool:
+    """Tell whether the provider read only a part of a long text."""
+    if (
+        not summary.input_tokens or summary.sampled or len(request.raw) < 16 << 10 or b"data:" in request.raw
+    ):  # pictures
+        return False
+    return len(request.raw) > _MAX_BYTES_PER_TOKEN * summary.input_tokens
 
 
 def _settle_failed(call: _Call, reservation: Reservation, failed: CallError, buffer: AnswerBuffer) -> None:

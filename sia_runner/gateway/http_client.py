@@ -1,15 +1,14 @@
 """The HTTP client for providers: all bytes to and from them pass here, with bounded sizes."""
 
 import ssl
-import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from urllib.parse import urlsplit
+from functools import cached_property
 
 import aiohttp
 
 from sia_runner.text import one_line
 from sia_runner.wire.failures import CallError, error_of_body
-from sia_runner.wire.providers import address_of
+from sia_runner.wire.providers import address_of, ca_hint, proxy_of, through_proxy, tls_context
 from sia_runner.wire.requests import MAX_ANSWER_BYTES
 
 _MAX_ERROR_BYTES = 64 << 10
@@ -22,6 +21,10 @@ class HttpClient:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
 
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return tls_context()
+
     async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
         """Send a request; the caller bounds the time, reads the body and closes the response. Raises CallError."""
         if self._session is None:
@@ -32,10 +35,22 @@ class HttpClient:
             )
         try:
             return await self._session.request(
-                method, url, headers=headers, data=body, allow_redirects=False, proxy=_proxy(url)
+                method,
+                url,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                proxy=proxy_of(url),
+                ssl=self._tls if url.startswith("https:") else True,
             )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            reason = f"no connection to {address_of(url)}: {_reason(error)}"
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.ClientHttpProxyError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.InvalidURL,
+        ) as error:
+            why = _reason(error) + ca_hint(getattr(error, "certificate_error", error))
+            reason = f"no connection to {address_of(url)}{through_proxy(url)}: {why}"
             raise CallError("unreachable", reason, sent=False) from None
         except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
             raise _broken_connection(error) from None
@@ -67,15 +82,6 @@ async def read_error(response: aiohttp.ClientResponse) -> CallError:
         if len(body) > _MAX_ERROR_BYTES:
             break
     return error_of_body(response.status, response.headers, bytes(body[:_MAX_ERROR_BYTES]))
-
-
-def _proxy(url: str) -> str | None:
-    """Return the proxy from the runner's environment; aiohttp's own lookup would also read ~/.netrc."""
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies_environment().get(parts.scheme)
-    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    return proxy
 
 
 def _broken_connection(error: Exception) -> CallError:

@@ -16,7 +16,7 @@ from sia_runner.config.experiment import BudgetConfig
 from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates, price_of
 from sia_runner.records import ModelReply, Usage
-from sia_runner.wire.grants import Grant, ModelsError, Role
+from sia_runner.wire.grants import Grant, ModelsError, ProviderDown, Role
 from sia_runner.wire.providers import EndpointProbe, key_of
 
 if TYPE_CHECKING:
@@ -91,9 +91,19 @@ class GatewayService:
         check_providers(self._providers, self._budget)
 
     @contextmanager
-    def open_session(self, grant: Grant) -> Iterator["GatewaySession"]:
-        """Open a session. At the context's end its token is void; calls under way are cancelled and settled."""
+    def open_session(self, grant: Grant, code: str = "") -> Iterator["GatewaySession"]:
+        """Open a session. At the context's end its token is void; calls under way are cancelled and settled.
+
+        What serves the APIs that `code` (of the harness) names is loaded first: its time is not the harness's. Raises
+        ProviderDown where the policy cannot be loaded.
+        """
         running = self._running_loop(grant)
+        for api, backend in self._endpoints[grant.role].backends.items():
+            if api in code.lower():
+                try:
+                    running.run(backend.ready())
+                except ModelsError as error:
+                    raise ProviderDown(str(error)) from None
         context = self._server.session(grant)
         session = running.run(context.__aenter__())
         try:

@@ -164,7 +164,8 @@ def check_policy(spec: PolicyConfig) -> None:
         return  # it says itself what it lacks, when it starts
     check_policy_packages()
     if spec.backend == "vllm":
-        EndpointProbe(policy_provider(spec)).answer()
+        # the policy itself keeps completions within the context
+        EndpointProbe(policy_provider(spec).model_copy(update={"max_tokens": 1})).answer()
         server = VllmServer(str(spec.base_url))
         try:
             loads_adapters = server.loads_adapters(PROBE_SECONDS)

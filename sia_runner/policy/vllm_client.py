@@ -15,7 +15,7 @@ from typing import Any
 
 from sia_runner.records import Json
 from sia_runner.wire.failures import CallError, error_of_body
-from sia_runner.wire.providers import NoRedirectHandler, address_of, redact
+from sia_runner.wire.providers import address_of, build_opener, redact, through_proxy
 from sia_runner.wire.requests import MAX_ANSWER_BYTES, dumps, loads
 
 VLLM_KEY_VARIABLE = "VLLM_API_KEY"  # the server's own variable for --api-key
@@ -28,7 +28,7 @@ class VllmServer:
     def __init__(self, base_url: str) -> None:  # with /v1
         self._url, self.address = base_url.rstrip("/"), address_of(base_url)
         self._key = os.environ.get(VLLM_KEY_VARIABLE, "").strip() or None
-        self._opener = urllib.request.build_opener(NoRedirectHandler)
+        self._opener = build_opener(self._url)
 
     def context(self, model: str, seconds: float) -> int:
         """Return the context length of a model in tokens, prompt and completion together."""
@@ -113,7 +113,7 @@ class VllmServer:
             raise CallError("timeout", f"no answer from {self.address} within {seconds:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = redact(" ".join(str(getattr(error, "reason", error)).split())[:200], [self._key])
-            raise CallError("unreachable", f"no answer from {self.address}: {why}") from None
+            raise CallError("unreachable", f"no answer from {self.address}{through_proxy(self._url)}: {why}") from None
         if len(answer) > MAX_ANSWER_BYTES:
             raise CallError("too_large", f"the answer of {self.address} has more than {MAX_ANSWER_BYTES >> 20} MiB")
         return answer

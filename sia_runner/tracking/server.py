@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.store.run_directory import RunDir, read_json, write_json
+from sia_runner.wire.grants import ModelsError
+from sia_runner.wire.providers import build_opener, ca_hint, through_proxy
 
 _ANSWER_SECONDS = 5.0
 _VIEWER_QUERY = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
@@ -31,13 +33,14 @@ def why_offline(settings: Any) -> str:
     headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
     try:
         request = urllib.request.Request(f"{base_url.rstrip('/')}/graphql", _VIEWER_QUERY, headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310 - the user's own address
+        with build_opener(base_url).open(request, timeout=_ANSWER_SECONDS) as answer:
             viewer = json.loads(answer.read(1 << 20)).get("data", {}).get("viewer")
     except urllib.error.HTTPError as error:
         return f"{base_url} answers {error.code}" + (": the key is refused" if error.code in (401, 403) else "")
-    except (OSError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {getattr(error, 'reason', None) or error}".splitlines()[0][:120]
-        return f"{base_url} cannot be reached ({reason})"
+    except (OSError, ValueError, AttributeError, ModelsError) as error:
+        cause = getattr(error, "reason", None) or error
+        reason = f"{type(error).__name__}: {cause}".splitlines()[0][:120] + ca_hint(cause)
+        return f"{base_url} cannot be reached{through_proxy(base_url)} ({reason})"
     return "" if viewer else f"{base_url} does not know the key"
 
 

@@ -68,6 +68,7 @@ class OpenAIChat:
             raise CallError("malformed", f"the provider's answer has no choices with a message: {_excerpt(body)}")
         calls = [_openai_call(call) for call in _objects(message.get("tool_calls"))]
         summary = AnswerSummary(_openai_text(message.get("content")), calls, _reason(choice, "finish_reason"))
+        summary.reasoning = _openai_reasoning(message)
         check_finish_reason(summary.finish_reason, complete=bool(summary.text or calls))
         _note_openai(summary, body)
         return summary
@@ -115,7 +116,7 @@ class _StreamReader:
     """Follows a stream of one API. `at_end`: the last event was the API's end mark."""
 
     def __init__(self) -> None:
-        self._summary, self._text = AnswerSummary(), list[str]()
+        self._summary, self._text, self._reasoning = AnswerSummary(), list[str](), list[str]()
         self.at_end = False
 
     def _event(self, item: SseEvent) -> Body:
@@ -132,7 +133,7 @@ class _OpenAIReader(_StreamReader):
     def __init__(self, wants_usage: bool) -> None:
         super().__init__()
         self._wants_usage = wants_usage
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._calls: list[dict[str, Any]] = []
 
     def take(self, item: SseEvent) -> bytes:
         """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
@@ -144,35 +145,50 @@ class _OpenAIReader(_StreamReader):
         chunk = self._event(item)
         _note_openai(self._summary, chunk)
         choices = chunk.get("choices")
-        if choices:
-            self._choice(choices[0] if isinstance(choices, list) else None)
-        if self._wants_usage or chunk.pop("usage", None) is None:
+        renumbered = bool(choices) and self._choice(choices[0] if isinstance(choices, list) else None)
+        if (self._wants_usage or chunk.pop("usage", None) is None) and not renumbered:
             return item.raw
         return sse_event(dumps(chunk)) if choices else b""
 
-    def _choice(self, choice: Any) -> None:
+    def _choice(self, choice: Any) -> bool:
+        """Take a choice; return whether an index of its tool calls had to be set right for the client."""
         if not isinstance(choice, dict):
             raise CallError("malformed", "a choice of the provider's stream is not an object")
-        delta = choice.get("delta")
+        delta, renumbered = choice.get("delta"), False
         _raise_error(choice, delta)
         if isinstance(delta, dict):
             self._text.append(_openai_text(delta.get("content")))
+            self._reasoning.append(_openai_reasoning(delta))
             for piece in _objects(delta.get("tool_calls")):
-                call, index = _openai_call(piece), token_count(piece.get("index")) or 0
-                entry = self._calls.setdefault(index, {"id": "", "name": "", "arguments": []})
-                entry["id"] = entry["id"] or call["id"]
-                entry["name"] = entry["name"] or call["name"]
-                entry["arguments"].append(call["arguments"])
+                renumbered |= self._tool_call(piece)
         if reason := _reason(choice, "finish_reason"):
             check_finish_reason(reason, complete=False)
             self._summary.finish_reason = reason
+        return renumbered
+
+    def _tool_call(self, piece: Body) -> bool:
+        """Take a piece of a call; some servers give all calls one index, or none. Return whether it was set right."""
+        call, index = _openai_call(piece), token_count(piece.get("index"))
+        entry = next((e for e in reversed(self._calls) if index is None or e["index"] == index), None)
+        if entry and call["id"] and entry["id"] and call["id"] != entry["id"]:
+            entry = next((e for e in self._calls if e["id"] == call["id"]), None)
+        elif entry and index is None and not call["id"] and call["name"] and any(entry["arguments"]):
+            entry = None
+        if entry is None:
+            entry = {"index": index, "position": len(self._calls), "id": "", "name": "", "arguments": []}
+            self._calls.append(entry)
+        entry["id"], entry["name"] = entry["id"] or call["id"], entry["name"] or call["name"]
+        entry["arguments"].append(call["arguments"])
+        piece["index"] = entry["position"]
+        return index != entry["position"]
 
     def finish(self) -> AnswerSummary:
         """Return the summary. Raises CallError when the stream was cut before its end, whatever mark it ends with."""
         check_finish_reason(self._summary.finish_reason, complete=False)
-        self._summary.text = "".join(self._text)
-        calls = (self._calls[index] for index in sorted(self._calls))
-        self._summary.tool_calls = [call | {"arguments": "".join(call["arguments"])} for call in calls]
+        self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
+        self._summary.tool_calls = [
+            {"id": call["id"], "name": call["name"], "arguments": "".join(call["arguments"])} for call in self._calls
+        ]
         return self._summary
 
 
@@ -231,6 +247,12 @@ def _openai_call(call: Body) -> dict[str, str]:
     return {"id": str(call.get("id") or ""), "name": str(named.get("name") or ""), "arguments": text}
 
 
+def _openai_reasoning(message: Body) -> str:
+    """Return the thinking beside an answer: DeepSeek's and vLLM's field, or OpenRouter's and Ollama's."""
+    texts = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    return next((text for text in texts if isinstance(text, str) and text), "")
+
+
 def _openai_text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(_openai_text(part.get("text")) for part in _objects(content))
@@ -283,6 +305,7 @@ class AnthropicMessages:
         uses = [block for block in blocks if block.get("type") == "tool_use"]
         calls = [_anthropic_call(block, dumps(block.get("input") or {}).decode()) for block in uses]
         summary = AnswerSummary(text, calls, _reason(body, "stop_reason"), short_text(body.get("model")))
+        summary.reasoning = "".join(str(block.get("thinking") or "") for block in blocks)
         check_finish_reason(summary.finish_reason, complete=bool(text or calls))
         _note_anthropic(summary, body.get("usage"))
         return summary
@@ -346,6 +369,8 @@ class _AnthropicReader(_StreamReader):
             delta = _object(data, "delta")
             if delta.get("type") == "text_delta":
                 self._text.append(_openai_text(delta.get("text")))
+            elif delta.get("type") == "thinking_delta":
+                self._reasoning.append(str(delta.get("thinking") or ""))
             elif delta.get("type") == "input_json_delta" and index in self._calls:
                 self._calls[index][1].append(str(delta.get("partial_json") or ""))
         elif kind == "message_delta":
@@ -358,7 +383,7 @@ class _AnthropicReader(_StreamReader):
     def finish(self) -> AnswerSummary:
         """Return the summary. Raises CallError when the stream was cut before its end."""
         check_finish_reason(self._summary.finish_reason if self.at_end else None, complete=False)
-        self._summary.text = "".join(self._text)
+        self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
         calls = self._calls.values()
         self._summary.tool_calls = [_anthropic_call(block, "".join(pieces) or "{}") for block, pieces in calls]
         return self._summary

@@ -110,7 +110,30 @@ def error_of_status(status: int, headers: Mapping[str, str], body: Any) -> CallE
     kind: FailureKind = _STATUS.get(status) or ("unreachable" if status >= 500 else "bad_request")
     if code == "insufficient_quota":  # sent with status 429, but waiting does not help
         kind = "auth"
-    return CallError(kind, f"{message} (status {status})", status=status, retry_after=retry_after(headers), code=code)
+    seconds, final = retry_after(headers), False
+    if kind == "rate_limited":
+        seconds = _delay_in(fields) if seconds is None else seconds
+        # a daily quota of Gemini comes with a delay that does not help; others count over the last 24 hours
+        final = "PerDay" in str(fields.get("details")) or (seconds is None and bool(_DAILY.search(message)))
+    text = f"{message} (status {status})"
+    return CallError(kind, text, status=status, retry_after=seconds, code=code, final=final)
+
+
+_DAILY = re.compile(r"per[ _-]?day|daily", re.I)
+_DELAY = re.compile(r"(?:retry|try again)\s+(?:in|after)\s+((?:\d+(?:\.\d+)?\s*(?:ms|h|m|s)[a-z]*\s*)+)", re.I)
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def _delay_in(fields: Mapping[str, Any]) -> float | None:
+    """Return the seconds to wait that an error's details (Google) or its message name; None where they name none."""
+    details = fields.get("details")
+    parts = details if isinstance(details, list) else []
+    named = [str(part.get("retryDelay")) for part in parts if isinstance(part, dict)]
+    stated = _DELAY.search(str(fields.get("message")))
+    for text in [*named, *([stated[1]] if stated else [])]:
+        if pieces := re.findall(r"(\d+(?:\.\d+)?)\s*(ms|h|m|s)", text):
+            return sum(float(number) * _SECONDS[unit.lower()] for number, unit in pieces)
+    return None
 
 
 def error_of_body(status: int, headers: Mapping[str, str], body: bytes) -> CallError:

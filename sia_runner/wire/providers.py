@@ -6,8 +6,10 @@ is asked once, for its list of models, with the standard library only.
 
 import difflib
 import http.client
+import ipaddress
 import json
 import os
+import re
 import socket
 import ssl
 import threading
@@ -17,6 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +28,7 @@ from sia_runner.config.components import HostedProvider
 from sia_runner.wire.grants import ModelsError
 
 _MAX_KEY_CHARS = 8192  # characters; real keys have about a hundred
+_DECORATED_KEY = re.compile(r"""(export\s+)?[A-Za-z_]\w*\s*=\s*[^\s=]|['"]|bearer\s""", re.I)  # a line of a .env file
 
 
 def key_of(hosted: HostedProvider) -> str | None:
@@ -32,6 +36,7 @@ def key_of(hosted: HostedProvider) -> str | None:
     if hosted.key is None and hosted.key_file is None:
         return None
     key = os.environ.get(hosted.key, "").strip() if hosted.key else ""
+    from_environment = bool(key)
     if not key and hosted.key_file:
         path = Path(hosted.key_file).expanduser()
         try:
@@ -46,10 +51,11 @@ def key_of(hosted: HostedProvider) -> str | None:
         where = f" of job {job} on {os.uname().nodename}, where the cluster did not pass it on," if job else ""
         missing = f"set {hosted.key} in the environment{where} or provider.key_file"
         raise ModelsError(f"provider {hosted.name}: no key; {missing if hosted.key else empty}")
+    where = f"the value of {hosted.key}" if from_environment else f"the first line of {hosted.key_file}"
+    if _DECORATED_KEY.match(key):
+        raise ModelsError(f"provider {hosted.name}: {where} must be the key alone, without NAME=, quotes or Bearer")
     if len(key) > _MAX_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key:
-        raise ModelsError(
-            f"provider {hosted.name}: the value of {hosted.key or 'provider.key_file'} is not a valid key"
-        )
+        raise ModelsError(f"provider {hosted.name}: {where} is not a valid key")
     return key
 
 
@@ -62,7 +68,6 @@ def redact(text: str, keys: Iterable[str | None]) -> str:
 
 PROBE_SECONDS = 1.0  # timeout of the endpoint's answer, including name lookup and TLS
 _MAX_LIST_BYTES = 8 << 20  # bytes of a model list
-_MAX_NAME_CHARS = 200  # characters of a model's name, which may be shown in a terminal
 _LIST_TOO_LATE = "answers, but its list of models does not come in time: the model's name is not checked"
 
 
@@ -94,7 +99,7 @@ class EndpointProbe:
         if hosted.api == "litellm" or not hosted.base_url:
             return "litellm chooses the address: key and model are not checked before the first call"
         try:
-            opener = urllib.request.build_opener(NoRedirectHandler, _Https(self._reached.set))
+            opener = build_opener(hosted.base_url, _Https(self._reached.set))
             with opener.open(_list_request(hosted), timeout=PROBE_SECONDS) as response:
                 self._reached.set()
                 return _check_listed(hosted, response.read(_MAX_LIST_BYTES + 1))
@@ -109,6 +114,9 @@ class EndpointProbe:
 
 
 def _explain_status(hosted: HostedProvider, status: int) -> str:
+    asked_proxy = str(hosted.base_url).startswith("http:") and proxy_of(hosted.base_url or "")
+    if asked_proxy and status in (403, 407, 500, 502, 503, 504):  # its own answer, most likely
+        raise ModelsError(_unreachable_message(hosted, f"HTTP {status}"))
     if status in (401, 403):
         named = hosted.key or hosted.key_file
         why = f"the key in {named} is refused" if named else "it wants a key: name its variable in provider.key"
@@ -117,7 +125,8 @@ def _explain_status(hosted: HostedProvider, status: int) -> str:
 
 
 def _check_listed(hosted: HostedProvider, body: bytes) -> str:
-    names = _model_ids(body)
+    rows = _model_rows(body)
+    names = [row["id"] for row in rows]
     if not names:
         return "answers, but its list of models cannot be read: the model's name is not checked"
     if not _is_listed(hosted.model, names):
@@ -125,19 +134,26 @@ def _check_listed(hosted: HostedProvider, body: bytes) -> str:
         shown = [*names[:5], *([f"and {len(names) - 5} more"] if len(names) > 5 else [])]
         hint = f"did you mean {close[0]!r}?" if close else f"it serves {', '.join(shown)}"
         raise ModelsError(f"provider {hosted.name}: no model {hosted.model!r} at {provider_address(hosted)}; {hint}")
+    context = next((row.get("max_model_len") for row in rows if row["id"] == hosted.model), None)  # vLLM's name
+    if isinstance(context, int) and hosted.max_tokens >= context:
+        raise ModelsError(
+            f"provider {hosted.name}: provider.max_tokens={hosted.max_tokens} leaves no room for a prompt, as the "
+            f"server's context has {context} tokens (max_model_len); give provider.max_tokens={max(1, context // 4)}, "
+            "or start the server with a longer context"
+        )
     return f"answers, and serves {hosted.model}"
 
 
-def _model_ids(body: bytes) -> list[str]:
-    """Return the ids of a complete model list. OpenAI's and Anthropic's shape, or a bare list."""
+def _model_rows(body: bytes) -> list[dict[str, Any]]:
+    """Return the rows of a complete model list, each with an id. OpenAI's and Anthropic's shape, or a bare list."""
     try:
         listing: Any = json.loads(body) if len(body) <= _MAX_LIST_BYTES else None
     except (ValueError, RecursionError):
         return []
     if isinstance(listing, dict):
         listing = None if listing.get("has_more") or listing.get("nextPageToken") else listing.get("data")
-    ids = [row.get("id") for row in listing if isinstance(row, dict)] if isinstance(listing, list) else []
-    return [name for name in ids if isinstance(name, str) and len(name) <= _MAX_NAME_CHARS and name.isprintable()]
+    rows: list[dict[str, Any]] = [row for row in listing if isinstance(row, dict)] if isinstance(listing, list) else []
+    return [row for row in rows if isinstance(name := row.get("id"), str) and len(name) <= 200 and name.isprintable()]
 
 
 def _is_listed(model: str, names: Sequence[str]) -> bool:
@@ -196,7 +212,71 @@ class _Https(urllib.request.HTTPSHandler):
                 super().connect()
                 reached()
 
-        return self.do_open(Connection, req, context=ssl.create_default_context())
+        return self.do_open(Connection, req, context=tls_context())
+
+
+def build_opener(url: str, https: urllib.request.HTTPSHandler | None = None) -> urllib.request.OpenerDirector:
+    """Return an opener for `url` that follows no redirect, with the proxy and the CAs of the environment."""
+    proxy, scheme = proxy_of(url), urlsplit(url).scheme
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({scheme: proxy} if proxy else {})]
+    if https or scheme == "https":
+        handlers.append(https or urllib.request.HTTPSHandler(context=tls_context()))
+    return urllib.request.build_opener(NoRedirectHandler, *handlers)
+
+
+def tls_context() -> ssl.SSLContext:
+    """Return a context that trusts this machine's CAs and those of REQUESTS_CA_BUNDLE. Raises ModelsError."""
+    context = ssl.create_default_context()  # it reads SSL_CERT_FILE and SSL_CERT_DIR
+    name = next((name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), None)
+    path = os.environ[name] if name else ""
+    try:
+        if path:
+            folder = Path(path).is_dir()
+            context.load_verify_locations(cafile=None if folder else path, capath=path if folder else None)
+    except OSError as error:  # ssl.SSLError too
+        raise ModelsError(f"{name}={path} cannot be read as certificates ({error.strerror or error})") from None
+    return context
+
+
+def ca_hint(error: BaseException) -> str:
+    """Return the remedy for a certificate that is not trusted; empty for another error."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return ""
+    return "; name the file of your company's CA in REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
+
+
+def proxy_of(url: str) -> str | None:
+    """Return the proxy for `url` from the environment; None for loopback and what NO_PROXY names, CIDR blocks too."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    proxies = urllib.request.getproxies_environment()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    excluded = [name.strip().lower().lstrip("*.") for name in proxies.get("no", "").split(",")]
+    direct = host == "localhost" or proxies.get("no", "").strip() == "*"
+    if not proxy or direct or any(n in (host, f"{host}:{port}") or host.endswith(f".{n}") for n in excluded if n):
+        return None
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_loopback or any(_contains(block, address) for block in excluded):
+            return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _contains(block: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    with suppress(ValueError):
+        return address in ipaddress.ip_network(block, strict=False)
+    return False
+
+
+def through_proxy(url: str) -> str:
+    """Return a phrase that names the proxy for `url`, without its password; empty where there is none."""
+    with suppress(ValueError):
+        if proxy := proxy_of(url):
+            return f" through the proxy {address_of(proxy)} (HTTP_PROXY, HTTPS_PROXY, NO_PROXY)"
+    return ""
 
 
 def provider_address(hosted: HostedProvider) -> str:
@@ -214,7 +294,8 @@ def address_of(url: str) -> str:
 
 
 def _unreachable_message(hosted: HostedProvider, why: str) -> str:
-    return redact(f"provider {hosted.name} does not answer at {provider_address(hosted)} ({why})", [key_of(hosted)])
+    where = provider_address(hosted) + through_proxy(hosted.base_url or "")
+    return redact(f"provider {hosted.name} does not answer at {where} ({why})", [key_of(hosted)])
 
 
 def _connection_fault(reason: object) -> str:
@@ -223,6 +304,6 @@ def _connection_fault(reason: object) -> str:
     if isinstance(reason, socket.gaierror):
         return "no such host name"
     if isinstance(reason, ssl.SSLError):
-        return f"TLS: {reason.reason or reason}"
+        return f"TLS: {reason.reason or reason}{ca_hint(reason)}"
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return " ".join(str(text).lower().split())[:200]

@@ -84,6 +84,7 @@ class AnswerSummary:
     cached_tokens: int = 0  # read from the provider's cache
     written_tokens: int = 0  # written to it
     sampled: SampledCall | None = None  # of a policy
+    reasoning: str = ""  # thinking that the provider shows beside the answer
 
 
 def dumps(data: Any) -> bytes:

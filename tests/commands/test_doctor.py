@@ -11,7 +11,7 @@ from sia_runner.commands.checks import FAULT, OK, SKIPPED, run_check
 from sia_runner.commands.doctor import run_checks
 from sia_runner.config.experiment import check_experiment
 from tests.config.test_providers import composed
-from tests.provider import Answer, ProviderServer
+from tests.provider import Answer, ProviderServer, Status
 
 
 @pytest.fixture
@@ -65,6 +65,26 @@ def test_a_call_is_made_only_when_asked_for(tmp_path, server):
     results = examined(tmp_path, *custom(server), call=True)
     assert results["harness's call"].state == OK and "21 tokens" in results["harness's call"].text
     assert server.tally.calls == 1
+
+
+@pytest.mark.parametrize("refused", ["tools", "max_tokens"])
+def test_the_call_for_a_proposer_has_a_tool_and_its_own_settings(tmp_path, server, refused):
+    def serve(request):
+        if refused == "tools" and request.tools:
+            return Status(400, message="does not support tools")
+        if refused == "max_tokens" and request.body["max_tokens"] > 8192:
+            return Status(400, message="max_tokens is too large")
+        return Answer("", tool_calls=(("ok", {}),))
+
+    server.script = serve
+    results = examined(tmp_path, *custom(server, "meta_agent=llm"), call=True)
+    words = "does not support tools" if refused == "tools" else "max_tokens is too large"
+    assert results["proposer's call"].state == FAULT and words in results["proposer's call"].text
+    assert results["harness's call"].state == OK
+    server.script = lambda request: Answer("", tool_calls=(("ok", {}),))
+    results = examined(tmp_path, *custom(server, "meta_agent=llm", "meta_agent.max_tokens=100"), call=True)
+    assert results["proposer's call"].state == OK and "with a tool call" in results["proposer's call"].text
+    assert server.requests[-2].body["max_tokens"] == 100
 
 
 def test_every_fault_is_found_not_only_the_first_and_says_what_to_do(tmp_path, server, monkeypatch):

@@ -168,6 +168,41 @@ def assert_stopped_resumable(done, cli):
     assert not [g for g in cli.summary["generations"] if g["status"] == "failed"], "the candidate is not to blame"
 
 
+def test_a_proposal_that_is_refused_for_a_permanent_reason_stops_the_run_at_the_first(cli, task):
+    refusal = Status(400, message="registry/tiny does not support tools, asked with test-key")
+
+    def no_tools(request: Request):
+        return refusal if request.tools else yes(request)
+
+    with ProviderServer(no_tools) as server:
+        done = run(cli, task, server.base_url, "max_gen=4")
+        assert_stopped_resumable(done, cli)
+        assert "does not support tools" in done.stdout and server.tally.calls == 1
+        server.script = yes
+        assert cli(f"resume={cli.run}", "max_gen=1", env=KEY).returncode == 0
+
+
+def test_another_packages_agent_whose_requests_are_all_refused_stops_the_run_too(cli, task):
+    pytest.importorskip("pydantic_ai")
+    refused = Status(400, message="registry/tiny does not support tools")
+    with ProviderServer(lambda request: refused if request.tools else yes(request)) as server:
+        done = cli(*overrides(cli, task, server.base_url, "meta_agent=pydantic_ai", "max_gen=3"), env=KEY)
+    assert_stopped_resumable(done, cli)
+    assert "does not support tools" in done.stdout
+
+
+def test_proposals_that_are_refused_alike_later_on_stop_the_run_at_the_second(cli, task):
+    def until_generation_2(request: Request):
+        later = proposer.is_proposer(request) and "evidence/overview.md" in request.text
+        return Status(400, message=f"prompt is too long: 9{request.n} tokens") if later else yes(request)
+
+    with ProviderServer(until_generation_2) as server:
+        done = run(cli, task, server.base_url, "max_gen=6")
+    assert done.returncode == INTERRUPTED, done.stdout + done.stderr
+    assert [g["status"] for g in cli.summary["generations"]] == ["accepted", "failed"]
+    assert "prompt is too long" in done.stdout and "prompt is too long" in cli.summary["generations"][1]["reason"]
+
+
 def only_target(reaction):
     """The proposer works, the target model's provider does not."""
     return lambda request: proposer.answer(request) if proposer.is_proposer(request) else reaction

@@ -200,6 +200,25 @@ def test_a_key_or_model_that_is_refused_is_given_up_at_once(scene, code):
     assert scene.counted()[0] == 1
 
 
+def test_a_daily_quota_is_given_up_at_once_with_the_providers_words(scene):
+    scene.open()
+    scene.otherwise = Status(429, message="Quota exceeded: requests per day, free tier")
+    with scene.session() as guest:
+        guest.ask_all(["q"] * 5, threads=1)
+        trouble = guest.session.trouble()
+    assert isinstance(trouble, ProviderDown) and "requests per day, free tier" in str(trouble)
+    assert scene.counted()[0] == 1
+
+
+def test_a_delay_in_the_body_is_waited_for(scene):
+    scene.open(max_wait_seconds=5.0)
+    scene.reactions = [Status(429, message="Please try again in 1.0s")]
+    began = time.monotonic()
+    with scene.session() as guest:
+        assert guest.ask() == "hello"
+    assert 1.0 <= time.monotonic() - began < 3
+
+
 def test_403_about_one_request_does_not_bring_the_provider_down(scene):
     scene.open()
     scene.reactions = [Answer("ready"), Status(403, message="flagged")]

@@ -239,6 +239,17 @@ def test_a_model_is_known_by_its_aliases(model, served):
         assert ask(hosted(base_url, model=model)) == f"answers, and serves {model}"
 
 
+@pytest.mark.parametrize(("max_tokens", "fits"), [(8192, False), (4096, False), (4095, True)])
+def test_a_completion_bound_that_fills_the_servers_context_is_refused_by_name(max_tokens, fits):
+    listing = {"data": [{"id": "scripted", "max_model_len": 4096}, {"id": "another", "max_model_len": 64}]}
+    with answering(body=json.dumps(listing).encode()) as (base_url, _):
+        if fits:
+            assert ask(hosted(base_url, max_tokens=max_tokens)) == "answers, and serves scripted"
+            return
+        line = refusal(base_url, max_tokens=max_tokens)
+    assert f"provider.max_tokens={max_tokens}" in line and "4096" in line and "give provider.max_tokens=1024" in line
+
+
 def test_names_that_a_terminal_would_obey_are_not_shown():
     served = [{"id": "\x1b[2Jgone"}, {"id": "x" * 10_000}, {"id": "good"}]
     with answering(body=json.dumps({"data": served}).encode()) as (base_url, _):

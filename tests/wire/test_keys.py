@@ -63,3 +63,29 @@ def test_what_cannot_be_a_key_is_refused_without_showing_it(monkeypatch, wrong):
 
 def test_a_message_is_shown_without_any_key():
     assert redact("bad key sk-1234 and sk-12", ["sk-12", None, "sk-1234"]) == "bad key [key] and [key]"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "OPENAI_API_KEY=sk-1234567890",
+        "export OPENAI_API_KEY = sk-1234567890",
+        '"sk-1234567890"',
+        "'sk-1234567890'",
+        "Bearer sk-1234567890",
+    ],
+)
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_a_line_of_an_env_file_is_no_key_and_is_not_shown(monkeypatch, tmp_path, line, where):
+    (tmp_path / "key").write_text(line + "\n")
+    if where == "environment":
+        monkeypatch.setenv("ACME_KEY", line)
+    with pytest.raises(ModelsError) as caught:
+        key_of(hosted(key="ACME_KEY", key_file=str(tmp_path / "key")))
+    assert (str(tmp_path / "key") if where == "file" else "ACME_KEY") in str(caught.value)
+    assert "key alone" in str(caught.value) and "1234567890" not in str(caught.value)
+
+
+def test_a_key_may_end_with_equals_signs(monkeypatch):
+    monkeypatch.setenv("ACME_KEY", "c2stMTIzNDU2Nzg5MA==")
+    assert key_of(hosted(key="ACME_KEY")) == "c2stMTIzNDU2Nzg5MA=="
