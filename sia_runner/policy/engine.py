@@ -43,7 +43,8 @@ class PolicyEngine:
         self.lock = threading.RLock()
         self.tokenizer = base.tokenizer
         self.base_id, self.base_sha256, self.context = spec.base, base.sha256, base.context
-        self._end_ids, self._chat = base.end_ids, ChatTokenizer(base.tokenizer)
+        self._end_ids = base.end_ids
+        self._chat = ChatTokenizer(base.tokenizer, base.model.get_input_embeddings().num_embeddings)
         self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256)
         self._prefixes = PromptCache()
         self._version, self._updates, self._unseeded = BASE_VERSION, 0, 0
