@@ -29,6 +29,7 @@ class VllmServer:
     def __init__(self, base_url: str) -> None:  # with /v1
         self._url, self.address = base_url.rstrip("/"), address_of(base_url)
         self._key = os.environ.get(VLLM_KEY_VARIABLE, "").strip() or None
+        self._last_failure = ""  # what a server says before it ends, which "connection refused" does not tell
         self._opener = urllib.request.build_opener(NoRedirectHandler)
 
     def context(self, model: str, seconds: float) -> int:
@@ -111,12 +112,15 @@ class VllmServer:
         except urllib.error.HTTPError as error:
             failed = error_of_body(error.code, dict(error.headers.items()), error.read(64 << 10))
             failed.message = redact(" ".join(failed.message.split()), [self._key])
+            if error.code >= 500:
+                self._last_failure = f"; it had failed with: {failed.message[:300]}"
             raise failed from None
         except TimeoutError:
             raise CallError("timeout", f"no answer from {self.address} within {seconds:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = redact(" ".join(str(getattr(error, "reason", error)).split())[:200], [self._key])
-            raise CallError("unreachable", f"no answer from {self.address}: {why}") from None
+            message = f"no answer from {self.address}: {why}{self._last_failure}; see the server's own log"
+            raise CallError("unreachable", message) from None
         if len(answer) > MAX_ANSWER_BYTES:
             raise CallError("too_large", f"the answer of {self.address} has more than {MAX_ANSWER_BYTES >> 20} MiB")
         return answer
