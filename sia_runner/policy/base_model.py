@@ -79,7 +79,7 @@ def architecture(base: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(base_folder(base, weights=False))
+        config: Any = AutoConfig.from_pretrained(base_folder(base, weights=False))
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # it says how weights are stored
         with torch.device("meta"):

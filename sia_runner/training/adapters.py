@@ -103,6 +103,7 @@ def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | 
 def lora_config(lora: LoraSettings, model: Any) -> Any:
     """Return a peft.LoraConfig; embeddings and head that share weights are trained as one, so merging is exact."""
     from peft import LoraConfig
+    from transformers.pytorch_utils import Conv1D
 
     tied = bool(lora.save) and bool(getattr(model.config, "tie_word_embeddings", False))
     experts = _expert_parameters(model) if lora.parameters == "auto" else lora.parameters
@@ -134,6 +135,7 @@ def lora_config(lora: LoraSettings, model: Any) -> Any:
         target_parameters=experts or None,
         modules_to_save=lora.save or None,
         ensure_weight_tying=tied,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),  # PEFT would warn, and set it
         task_type="CAUSAL_LM",
     )
 

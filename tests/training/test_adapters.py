@@ -202,7 +202,7 @@ def test_gpt_2_whose_layers_are_no_linear_ones_is_adapted_and_merged(tmp_path):
     shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": toy.VOCABULARY}
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=2, eos_token_id=1, pad_token_id=0))
     config = adapters.lora_config(LoraSettings(rank=2), model)
-    assert config.target_modules == {"c_attn", "c_proj", "c_fc"}
+    assert config.target_modules == {"c_attn", "c_proj", "c_fc"} and config.fan_in_fan_out, "else PEFT warns"
     policy, out, _, after = made(model, LoraSettings(rank=2), tmp_path / "adapter")
     merged = adapters.merge_adapter(policy.model, out, policy.base_sha256)
     assert torch.allclose(logits(merged), after, atol=1e-4)

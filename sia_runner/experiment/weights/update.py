@@ -99,12 +99,12 @@ def check_adapters(config: Experiment, policy: Any = None) -> None:
             lora = lora_config(algorithm.lora, model)
         except TrainingError as error:
             raise PolicyError(f"target_agent.policy.base={spec.base}: {error}") from None
-        adapted = (
-            (path, module) for path, module in model.named_modules() if path.rpartition(".")[2] in lora.target_modules
-        )
-        path, module = next(adapted, ("", None))
-        if isinstance(policy, VllmPolicy) and hasattr(module, "in_features"):
-            policy.check_adapter(path, module.in_features, module.out_features, lora.r)
+        if not isinstance(policy, VllmPolicy):
+            continue
+        for path, module in model.named_modules():
+            if path.rpartition(".")[2] in lora.target_modules and hasattr(module, "in_features"):
+                policy.check_adapter(path, module.in_features, module.out_features, lora.r)
+                break
 
 
 def update_weights(
