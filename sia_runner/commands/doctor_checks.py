@@ -23,6 +23,7 @@ from sia_runner.experiment.context import Components, RunContext
 from sia_runner.experiment.costs import hosted_roles, price_text
 from sia_runner.experiment.execution import describe_failure
 from sia_runner.experiment.runner import check_custom_classes, stage_kinds
+from sia_runner.experiment.weights.update import check_adapters
 from sia_runner.gateway import service
 from sia_runner.gateway.prices import price_of
 from sia_runner.policy.backend import check_policy
@@ -94,6 +95,7 @@ def check_policy_backend(config: Experiment) -> str:
         raise CheckSkipped("no weights are trained")
     spec = config.target_agent.policy
     check_policy(spec)
+    check_adapters(config)
     return f"{spec.base}, served by {spec.backend}" + (f" at {spec.base_url}" if spec.base_url else "")
 
 

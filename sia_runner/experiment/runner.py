@@ -30,6 +30,7 @@ from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
 from sia_runner.experiment.terminal import Display, sandbox_lines
+from sia_runner.experiment.weights.update import check_adapters
 from sia_runner.records import Json, Stage
 from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.lease import LeaseHeldError, RunLease
@@ -214,8 +215,9 @@ def _prepare(context: RunContext) -> None:
         if not units:
             raise TaskError(f"task={task.name} has no rollout questions to train on; allowed with it: trainer=none")
         task.rounds("rollout", units=units[:1])  # raises TaskError for a metric of all questions together
-    if gateway and config.has_policy and not context.compute.apart:
-        gateway.policy()  # load it now: the time must not count for the first harness
+    if gateway and config.has_policy:
+        # loaded now where it answers here: the time must not count for the first harness
+        check_adapters(config, None if context.compute.apart else gateway.policy())
 
 
 def check_custom_classes(config: Experiment) -> None:

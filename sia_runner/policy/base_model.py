@@ -59,10 +59,33 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if not context:
         raise PolicyError(f"base={base}: its config.json has no max_position_embeddings")
+    # A pad token without an embedding is a token that no model can read; what stands there is masked.
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(min(tokenizer.eos_token_id or 0, rows - 1))
     named = model.generation_config.eos_token_id
     ids = [*named, tokenizer.eos_token_id] if isinstance(named, list) else [named, tokenizer.eos_token_id]
     ends = frozenset(token for token in ids if token is not None)
+    try:
+        ChatTokenizer(tokenizer, rows).prompt_ids([{"role": "user", "content": "1"}])
+    except CallError as error:
+        raise PolicyError(f"base={base}: {first_line(error)}") from None
     return LoadedBase(model, tokenizer, weights_sha256(folder), context, ends)
+
+
+def architecture(base: str) -> Any:
+    """Return the base's model without its weights, on torch's device "meta". Raises PolicyError."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config: Any = AutoConfig.from_pretrained(base_folder(base, weights=False))
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # it says how weights are stored
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise PolicyError(f"base={base} cannot be loaded: {first_line(error)}") from None
 
 
 def load_tokenizer(base: str, folder: Path) -> Any:
@@ -136,10 +159,10 @@ _HARMONY_FINAL = "<|channel|>final<|message|>"  # gpt-oss's harmony format: reas
 
 
 class ChatTokenizer:
-    """A tokenizer and the model's chat template."""
+    """A tokenizer and the model's chat template; `vocabulary`: how many tokens the model has an embedding for."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, vocabulary: float = math.inf) -> None:
+        self._tokenizer, self._vocabulary = tokenizer, vocabulary
         self._template = _STRFTIME_CALL.sub(
             lambda call: repr(_TEMPLATE_DATE.strftime(call[2])), tokenizer.get_chat_template()
         )
@@ -158,6 +181,9 @@ class ChatTokenizer:
         except Exception as error:  # noqa: BLE001 - a template is a program: it may refuse an order of roles
             raise bad_request(f"the model's chat template refuses the messages: {error}") from None
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if max(ids, default=0) >= self._vocabulary:
+            token = self._tokenizer.convert_ids_to_tokens(max(ids))
+            raise bad_request(f"the prompt has token {token!r}, of which the model has no embedding")
         if len(ids) >= context:
             raise CallError(
                 "bad_request",

@@ -43,7 +43,8 @@ class PolicyEngine:
         self.lock = threading.RLock()
         self.tokenizer = base.tokenizer
         self.base_id, self.base_sha256, self.context = spec.base, base.sha256, base.context
-        self._end_ids, self._chat = base.end_ids, ChatTokenizer(base.tokenizer)
+        self._end_ids = base.end_ids
+        self._chat = ChatTokenizer(base.tokenizer, base.model.get_input_embeddings().num_embeddings)
         self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256)
         self._prefixes = PromptCache()
         self._version, self._updates, self._unseeded = BASE_VERSION, 0, 0
@@ -88,8 +89,16 @@ class PolicyEngine:
         """Answer requests, in order. Raises CallError before anything is sampled if one is refused."""
         return self.sample(requests, [self.prompt_ids(request) for request in requests])
 
-    def sample(self, requests: Sequence[PolicyRequest], prompts: Sequence[Sequence[int]]) -> list[SampledCall]:
-        """Answer requests whose prompts are tokenised already; requests for the same weights form a batch."""
+    def sample(
+        self,
+        requests: Sequence[PolicyRequest],
+        prompts: Sequence[Sequence[int]],
+        withdrawn: Sequence[Callable[[], bool]] = (),
+    ) -> list[SampledCall]:
+        """Answer requests whose prompts are tokenised already; requests for the same weights form a batch.
+
+        `withdrawn`: for each request, whether its answer is still wanted; if not, it ends between two tokens.
+        """
         from sia_runner.policy.sampling import SamplingRow, SamplingSettings, sample_batch
 
         calls: dict[int, SampledCall] = {}
@@ -101,7 +110,8 @@ class PolicyEngine:
                     if request.weights == weights:
                         limit = min(request.max_tokens, self.context - len(prompts[at]))
                         settings = SamplingSettings(request.temperature, request.top_p, self._seed(request))
-                        rows[at] = SamplingRow(prompts[at], limit, settings, self._chat.stopped(request.stop))
+                        over = withdrawn[at] if withdrawn else lambda: False
+                        rows[at] = SamplingRow(prompts[at], limit, settings, self._chat.stopped(request.stop), over)
                 live = isinstance(weights, LiveWeights)
                 with nullcontext() if live else self._adapters.restored_afterwards():
                     version = self.version if live else self._adapters.use(weights)
@@ -157,7 +167,7 @@ class RequestBatcher:
             return self._engine
 
     def submit(self, request: PolicyRequest) -> Future[SampledCall]:
-        """Queue a request; cancelling withdraws it until its batch starts. The future raises CallError."""
+        """Queue a request; cancelling withdraws it, also between two tokens. The future raises CallError."""
         future: Future[SampledCall] = Future()
         self._waiting.put((request, future))
         if self._closed:  # `close` may have emptied the queue before this request arrived
@@ -165,16 +175,16 @@ class RequestBatcher:
         return future
 
     def close(self) -> None:
-        """Finish the current batch and cancel waiting requests. It may be called twice."""
+        """Cancel all requests; the current batch ends at its next token. It may be called twice."""
+        self._closed = True
         with self._starting:
-            self._closed = True
             if self._thread is not None and self._thread.is_alive():
                 self._waiting.put(None)
                 self._thread.join()
 
     def _work(self, engine: PolicyEngine) -> None:
         while batch := self._next(engine):
-            _answer_batch(engine, batch)
+            self._answer_batch(engine, batch)
         while not self._waiting.empty():
             if entry := self._waiting.get():
                 entry[1].cancel()
@@ -195,28 +205,39 @@ class RequestBatcher:
             batch.append(following)
         return batch
 
-
-def _answer_batch(engine: PolicyEngine, batch: list[QueuedRequest]) -> None:
-    requests, prompts, futures = [], [], []
-    for request, future in batch:
-        if not future.set_running_or_notify_cancel():
-            continue
+    def _answer_batch(self, engine: PolicyEngine, batch: list[QueuedRequest]) -> None:
+        requests, prompts, futures = [], [], []
+        for request, future in batch:
+            if future.cancelled():
+                continue
+            try:
+                prompts.append(engine.prompt_ids(request))  # a refused request must not fail the others
+            except Exception as error:  # noqa: BLE001 - the error goes to its caller
+                _settle(future, error)
+            else:
+                requests.append(request)
+                futures.append(future)
+        if not requests:  # all were cancelled or refused
+            return
+        withdrawn = [lambda future=future: self._closed or future.cancelled() for future in futures]
         try:
-            prompts.append(engine.prompt_ids(request))  # a refused request must not fail the others
-        except Exception as error:  # noqa: BLE001 - the error goes to its caller
-            future.set_exception(as_call_error(error))
-        else:
-            requests.append(request)
-            futures.append(future)
-    if not requests:  # all were cancelled or refused
+            answers = engine.sample(requests, prompts, withdrawn)
+        except Exception as error:  # noqa: BLE001 - out of memory, a missing adapter: the thread continues
+            answers = [error] * len(futures)
+        for future, answer in zip(futures, answers, strict=True):
+            if self._closed:  # the answer may be cut
+                future.cancel()
+            else:
+                _settle(future, answer)
+
+
+def _settle(future: Future[SampledCall], answer: SampledCall | Exception) -> None:
+    """Give the answer, or the error, to whoever waits, unless the request was cancelled meanwhile."""
+    if not future.set_running_or_notify_cancel():
         return
-    try:
-        answers = engine.sample(requests, prompts)
-    except Exception as error:  # noqa: BLE001 - out of memory, a missing adapter: the thread continues
-        for future in futures:
-            future.set_exception(as_call_error(error))
-        return
-    for future, answer in zip(futures, answers, strict=True):
+    if isinstance(answer, Exception):
+        future.set_exception(as_call_error(answer))
+    else:
         future.set_result(answer)
 
 

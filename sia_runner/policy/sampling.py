@@ -83,6 +83,8 @@ def _uniform_numbers(draw: SamplingSettings, limit: int) -> Tensor:
     return torch.rand(limit, generator=generator, dtype=torch.float64)
 
 
+# Padded tokens of one pass over prompts: a pass cannot be interrupted, and takes seconds on a CPU.
+_PIECE_TOKENS, _GPU_PIECE_TOKENS = 1024, 65536
 _MAX_CACHE_BYTES = 256 * 1024 * 1024  # bytes; the least recently used prompts are dropped first
 
 _TokenIds = tuple[int, ...]
@@ -109,11 +111,12 @@ class PromptCache:
         self._nbytes = 0
 
     def read(
-        self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, version: str
-    ) -> tuple[Any, Tensor, Tensor]:
+        self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, version: str, over: Callable[[], bool]
+    ) -> tuple[Any, Tensor, Tensor] | None:
         """Run or look up the prompts; return transformers' cache of them, padded left, their mask, and the logits.
 
-        The mask (1: a token) has shape (rows, tokens); the logits after each prompt have shape (rows, vocabulary).
+        The mask (1: a token) has shape (rows, tokens); the logits after each prompt have shape (rows, vocabulary). None
+        if nobody wants the answers any more (`over`).
         """
         if version != self._version:
             self._version, self._nbytes = version, 0
@@ -127,15 +130,33 @@ class PromptCache:
                 self._entries.move_to_end(prompt)
         if not new:
             return _join_prompts(model, [self._entries[prompt] for prompt in keys])
-        cache, mask_bt, logits_bv = _read_prompts(model, new, pad_id)
-        fresh = {prompt: _copy_prompt(cache, logits_bv, row, len(prompt)) for row, prompt in enumerate(new)}
+        fresh: dict[_TokenIds, _CachedPrompt] = {}
+        whole = None
+        for piece in _pieces(new, _PIECE_TOKENS if model.device.type == "cpu" else _GPU_PIECE_TOKENS):
+            if over():
+                return None
+            reading = cache, _, logits_bv = _read_prompts(model, piece, pad_id)
+            if piece == keys:
+                whole = reading
+            fresh |= {prompt: _copy_prompt(cache, logits_bv, row, len(prompt)) for row, prompt in enumerate(piece)}
         prefixes = [fresh.get(prompt) or self._entries[prompt] for prompt in keys]
         for prompt, prefix in fresh.items():
             self._entries[prompt] = prefix
             self._nbytes += prefix.nbytes
             while self._nbytes > _MAX_CACHE_BYTES:
                 self._nbytes -= self._entries.popitem(last=False)[1].nbytes
-        return (cache, mask_bt, logits_bv) if new == keys else _join_prompts(model, prefixes)
+        return whole or _join_prompts(model, prefixes)
+
+
+def _pieces(prompts: Sequence[_TokenIds], limit: int) -> list[list[_TokenIds]]:
+    """Cut prompts into lists of at most `limit` padded tokens (one prompt is always taken)."""
+    pieces: list[list[_TokenIds]] = []
+    for prompt in prompts:
+        longest = max(map(len, [prompt, *(pieces[-1] if pieces else ())]))
+        if not pieces or (len(pieces[-1]) + 1) * longest > limit:
+            pieces.append([])
+        pieces[-1].append(prompt)
+    return pieces
 
 
 def _join_prompts(model: Any, prefixes: Sequence[_CachedPrompt]) -> tuple[Any, Tensor, Tensor]:
@@ -196,6 +217,7 @@ class SamplingRow:
     limit: int
     draw: SamplingSettings
     stopped: Callable[[Sequence[int]], bool]  # True if these completion tokens end the answer
+    withdrawn: Callable[[], bool] = lambda: False  # True if nobody wants the answer any more: it ends where it is
 
 
 _SampledTokens = tuple[list[int], list[float], str]
@@ -207,9 +229,17 @@ def sample_batch(
 ) -> list[_SampledTokens]:
     """Return ids, logprobs and finish reason (stop or length) of each row; `model` is in eval mode, and of `version`.
 
-    The token that ended an answer is among the ids: it was sampled, and is trained on.
+    The token that ended an answer is among the ids: it was sampled, and is trained on. A row that is withdrawn leaves
+    the batch between two tokens.
     """
-    cache, mask_bt, logits_bv = prefixes.read(model, [row.prompt_ids for row in rows], pad_id, version)
+
+    def over() -> bool:
+        return all(row.withdrawn() for row in rows)
+
+    prompts = prefixes.read(model, [row.prompt_ids for row in rows], pad_id, version, over)
+    if prompts is None:
+        return [([], [], "length") for _ in rows]
+    cache, mask_bt, logits_bv = prompts
     position_b1 = mask_bt.sum(-1, keepdim=True) - 1
     sampler = TokenSampler([row.draw for row in rows], max(row.limit for row in rows), model.device)
     results: list[_SampledTokens] = [([], [], "length") for _ in rows]
@@ -224,7 +254,7 @@ def sample_batch(
             sampled_logprobs.append(min(logprobs[at], 0.0))  # log_softmax of a certain token may round to above 0
             if tokens[at] in end_ids or rows[row].stopped(sampled_ids):
                 results[row] = (sampled_ids, sampled_logprobs, "stop")
-            elif len(sampled_ids) < rows[row].limit:
+            elif len(sampled_ids) < rows[row].limit and not rows[row].withdrawn():
                 active.append(at)
         if not active:
             break

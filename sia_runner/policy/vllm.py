@@ -6,6 +6,7 @@ does), and a prompt has one definition.
 """
 
 import hashlib
+import json
 import tempfile
 import threading
 import uuid
@@ -23,7 +24,7 @@ from sia_runner.policy.base_model import ChatTokenizer, base_folder, load_tokeni
 from sia_runner.policy.engine import PolicyEngine, as_call_error
 from sia_runner.policy.vllm_client import VllmServer
 from sia_runner.records import SampledCall
-from sia_runner.wire.adapter_files import write_adapter
+from sia_runner.wire.adapter_files import CONFIG_FILE, WEIGHTS_FILE, write_adapter
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
 from sia_runner.wire.policy import LiveWeights, PolicyError, PolicyRequest, WeightsSource, check_policy_packages
@@ -33,6 +34,7 @@ _ServedModel = tuple[str, str]  # name at the server, and version of the weights
 
 _REQUEST_SECONDS = 3600.0  # of one request: slow hardware may queue for long
 _STARTUP_SECONDS = 60.0  # of the first requests: a new server compiles first
+_CLOSE_SECONDS = 2.0  # of the requests at the end, which may be that of an interrupted run
 _FLAT_NATS = 0.01  # nats: a flatter distribution shows no effect of the temperature
 _MAX_SERVER_ADAPTERS = 4  # adapters on the server at the same time
 
@@ -107,12 +109,38 @@ class VllmPolicy:
             self._used, self._versions = adapter, 0
             return self.version
 
+    def check_adapter(self, layer: str, inputs: int, outputs: int, rank: int) -> None:
+        """Check that the server takes an adapter of this rank, by one of a single layer. Raises PolicyError."""
+        import torch
+        from safetensors.torch import save_file
+
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank}
+        config |= {"base_model_name_or_path": self.base_id, "target_modules": [layer.rpartition(".")[2]]}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="check-") as name:
+            folder, shapes = Path(name), {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
+            folder.chmod(0o755)  # the server may run as another user
+            tensors = {f"base_model.model.{layer}.{part}.weight": torch.zeros(shape) for part, shape in shapes.items()}
+            save_file(tensors, folder / WEIGHTS_FILE)
+            (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+            try:
+                self._server.load(self._name, folder.resolve())
+                self._server.unload(self._name)
+            except CallError as failed:
+                raise PolicyError(
+                    f"{self._server.address} takes no adapter of trainer.lora.rank={rank}: {failed.message}; "
+                    f"start it with --max-lora-rank {rank}, or lower the rank"
+                ) from None
+
     def close(self) -> None:
-        """Unload our adapters from the server, if it still listens."""
-        with self._lock, suppress(CallError):
-            self._end_live()
+        """Unload our adapters from the server, if it still listens and is not busy: nobody waits for that."""
+        if not self._lock.acquire(timeout=_CLOSE_SECONDS):
+            return
+        with suppress(CallError):
+            self._end_live(_CLOSE_SECONDS)
             while self._loaded:
-                self._server.unload(self._loaded.popitem()[0])
+                self._server.unload(self._loaded.popitem()[0], _CLOSE_SECONDS)
+        self._lock.release()
 
     def answer(self, request: PolicyRequest) -> SampledCall:
         """Answer one request. Raises CallError, and PolicyError for an adapter that cannot be served."""
@@ -187,11 +215,11 @@ class VllmPolicy:
         self._loaded.move_to_end(name)
         return name, version
 
-    def _end_live(self) -> None:
+    def _end_live(self, *seconds: float) -> None:
         """Unload the adapter under training, whose temporary name is not used any more."""
         self._live = None
         if self._versions:
-            self._server.unload(self._name)
+            self._server.unload(self._name, *seconds)
 
     def _trainable(self) -> PolicyEngine:
         with self._lock:

@@ -19,6 +19,7 @@ from sia_runner.wire.providers import address_of, build_opener, redact, through_
 from sia_runner.wire.requests import MAX_ANSWER_BYTES, dumps, loads
 
 VLLM_KEY_VARIABLE = "VLLM_API_KEY"  # the server's own variable for --api-key
+_LIKELIEST = 5  # tokens whose logprobs are compared
 _LOAD_SECONDS = 300.0  # an adapter may have hundreds of megabytes, on a network file system
 
 
@@ -28,6 +29,7 @@ class VllmServer:
     def __init__(self, base_url: str) -> None:  # with /v1
         self._url, self.address = base_url.rstrip("/"), address_of(base_url)
         self._key = os.environ.get(VLLM_KEY_VARIABLE, "").strip() or None
+        self._last_failure = ""  # what a server says before it ends, which "connection refused" does not tell
         self._opener = build_opener(self._url)
 
     def context(self, model: str, seconds: float) -> int:
@@ -44,9 +46,9 @@ class VllmServer:
         body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
         self._ask("/load_lora_adapter", body, _LOAD_SECONDS)
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, seconds: float = _LOAD_SECONDS) -> None:
         """Stop serving the adapter `name`."""
-        self._ask("/unload_lora_adapter", {"lora_name": name}, _LOAD_SECONDS)
+        self._ask("/unload_lora_adapter", {"lora_name": name}, seconds)
 
     def loads_adapters(self, seconds: float) -> bool:
         """Return True if the server takes adapters at run time: then it refuses a request with empty names."""
@@ -81,10 +83,12 @@ class VllmServer:
 
     def logprob_range(self, model: str, prompt_ids: Sequence[int], temperature: float, seconds: float) -> float:
         """Return the range of the logprobs of the likeliest next tokens, in nats, at `temperature`."""
-        settings = {"logprobs": 5, "max_tokens": 1, "temperature": temperature, "top_p": 1.0, "seed": 0, "stop": []}
+        settings = {"logprobs": _LIKELIEST, "max_tokens": 1, "temperature": temperature, "top_p": 1.0, "seed": 0}
+        settings |= {"stop": [], "return_tokens_as_token_ids": True}  # texts of two tokens may be equal
         logprobs = self._choice(model, "spread", prompt_ids, seconds, settings).get("logprobs") or {}
-        reported = sorted((logprobs.get("top_logprobs") or [{}])[0].values()) or [0.0]
-        return reported[-1] - reported[0]
+        # The sampled token stands beside the likeliest ones, and may be far below them.
+        likeliest = sorted((logprobs.get("top_logprobs") or [{}])[0].values(), reverse=True)[:_LIKELIEST] or [0.0]
+        return likeliest[0] - likeliest[-1]
 
     def _choice(self, model: str, salt: str, prompt_ids: Sequence[int], seconds: float, settings: Json) -> Json:
         plain = {"n": 1, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
@@ -108,12 +112,15 @@ class VllmServer:
         except urllib.error.HTTPError as error:
             failed = error_of_body(error.code, dict(error.headers.items()), error.read(64 << 10))
             failed.message = redact(" ".join(failed.message.split()), [self._key])
+            if error.code >= 500:
+                self._last_failure = f"; it had failed with: {failed.message[:300]}"
             raise failed from None
         except TimeoutError:
             raise CallError("timeout", f"no answer from {self.address} within {seconds:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = redact(" ".join(str(getattr(error, "reason", error)).split())[:200], [self._key])
-            raise CallError("unreachable", f"no answer from {self.address}{through_proxy(self._url)}: {why}") from None
+            told = f"{through_proxy(self._url)}: {why}{self._last_failure}; see the server's own log"
+            raise CallError("unreachable", f"no answer from {self.address}{told}") from None
         if len(answer) > MAX_ANSWER_BYTES:
             raise CallError("too_large", f"the answer of {self.address} has more than {MAX_ANSWER_BYTES >> 20} MiB")
         return answer

@@ -103,9 +103,25 @@ def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | 
 def lora_config(lora: LoraSettings, model: Any) -> Any:
     """Return a peft.LoraConfig; embeddings and head that share weights are trained as one, so merging is exact."""
     from peft import LoraConfig
+    from transformers.pytorch_utils import Conv1D
 
     tied = bool(lora.save) and bool(getattr(model.config, "tie_word_embeddings", False))
     experts = _expert_parameters(model) if lora.parameters == "auto" else lora.parameters
+    targets = _linear_layers(model) if lora.targets == "all-linear" else lora.targets
+    if not targets and not experts:
+        raise TrainingError("trainer.lora.targets: no layer to adapt; the base has no linear layers, so name some")
+    base = _base_of(model)
+    paths = [path for named in (base.named_modules, base.named_parameters) for path, _ in named()]
+    ends = {
+        ".".join(parts[-k:])
+        for path in paths
+        if (parts := path.replace(".base_layer", "").split("."))
+        for k in (1, 2, 3)
+    }
+    for key, wanted in (("targets", targets), ("parameters", experts), ("save", lora.save)):
+        if unknown := sorted({*wanted} - ends - {*paths}):
+            layers = ", ".join(_linear_layers(model))
+            raise TrainingError(f"trainer.lora.{key}: the base has no {unknown[0]}; its linear layers are {layers}")
     if experts and lora.dropout:
         raise TrainingError(
             f"trainer.lora.dropout={lora.dropout:g}: PEFT adapts experts ({', '.join(experts)}) without dropout only; "
@@ -115,10 +131,11 @@ def lora_config(lora: LoraSettings, model: Any) -> Any:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=_linear_layers(model) if lora.targets == "all-linear" else lora.targets,
+        target_modules=targets,
         target_parameters=experts or None,
         modules_to_save=lora.save or None,
         ensure_weight_tying=tied,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),  # PEFT would warn, and set it
         task_type="CAUSAL_LM",
     )
 
@@ -131,10 +148,11 @@ def _linear_layers(model: Any) -> list[str]:
     with weights that were not trained. gpt-oss's router is no linear layer anyway; Llama 4's is.
     """
     from torch import nn
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
 
     base = _base_of(model)
     foreign = ("lora_", "modules_to_save", "original_module")
-    linear = [path for path, module in base.named_modules() if isinstance(module, nn.Linear)]
+    linear = [path for path, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     paths = [path for path in linear if not hasattr(base.get_submodule(path.rpartition(".")[0]), "experts")]
     own = [path.removesuffix(".base_layer") for path in paths if not any(part in path for part in foreign)]
     head = next((path for path, module in base.named_modules() if module is base.get_output_embeddings()), None)

@@ -3,7 +3,6 @@
 Writing imports torch and PEFT; reading does not.
 """
 
-import copy
 import hashlib
 import json
 import shutil
@@ -49,15 +48,32 @@ def write_adapter(model: Any, name: str, out: Path, origin: Mapping[str, Any]) -
     state = adapter_state(model, name)
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config = copy.copy(model.peft_config[name])
-    config.inference_mode, config.base_model_name_or_path = True, origin["base_id"]
-    if isinstance(config.target_modules, set):  # a set's order differs between processes, and so would our hash
-        config.target_modules = sorted(config.target_modules)
-    config.save_pretrained(str(folder))
+    (folder / CONFIG_FILE).write_text(json.dumps(_peft_config(model.peft_config[name], origin["base_id"]), indent=1))
     (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
     folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server of another user
     shutil.rmtree(out, ignore_errors=True)  # an earlier attempt at the same step
     folder.rename(out)
+
+
+# Keys that every version of PEFT, and vLLM, reads.
+_PEFT_KEYS = (
+    "base_model_name_or_path",
+    "inference_mode",
+    "lora_alpha",
+    "peft_type",
+    "r",
+    "target_modules",
+    "task_type",
+)
+
+
+def _peft_config(config: Any, base_id: str) -> dict[str, Any]:
+    """Return PEFT's config as JSON data, without keys that have their default: an earlier PEFT refuses unknown ones."""
+    own, default = config.to_dict(), type(config)().to_dict()
+    own |= {"inference_mode": True, "base_model_name_or_path": base_id}
+    kept = {key: value for key, value in own.items() if key in _PEFT_KEYS or value != default.get(key)}
+    # a set's order differs between processes, and so would our hash
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(kept.items())}
 
 
 def load_peft_adapter(model: Any, folder: Path, name: str, *, trainable: bool = False) -> Any:

@@ -17,6 +17,7 @@ OURS = {
     "sia_runner.commands",
     "sia_runner.commands.arguments",
     "sia_runner.errors",
+    "sia_runner.text",
 }
 OF_RUN = {"sia_runner.config", "sia_runner.config.help", "sia_runner.system"}  # its page lists conf/
 SLOW = {"asyncio", "concurrent", "dataclasses", "email", "http", "inspect", "json", "logging", "shutil", "subprocess"}

@@ -4,8 +4,12 @@ import pytest
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig, LeverRule, NoTrainer
-from sia_runner.experiment.weights.decision import decide_lever
-from sia_runner.records import Lever, PastGeneration
+from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.weights import decision as deciding
+from sia_runner.experiment.weights.decision import Probe, decide_lever, estimate_training
+from sia_runner.records import Lever, Outcome, OutcomeKind, PastGeneration, SampledCall, Trajectory
+from sia_runner.selection.algorithm_choice import measure_shape
+from sia_runner.store.run_directory import RunDir, write_outcomes
 
 GRPO = AlgorithmConfig(name="grpo", kind="online", mode="SIA-W+H", algorithm="grpo")
 
@@ -51,3 +55,38 @@ def test_after_one_try_nothing_is_guaranteed_any_more():
 def test_a_guarantee_that_meets_a_plateau_names_the_plateau():
     now = whose(6, *["harness:accepted"] * 4, "harness:rejected", latest_fraction=0.5)
     assert (now.due_reason, now.guaranteed) == ("harness plateau 1 >= 1", True)
+
+
+@pytest.fixture
+def estimate(tmp_path, monkeypatch):
+    """`estimate(rewards, values)`: the prospects, by the rewards of the probe and the values of the parent's run."""
+
+    def run(rewards, values, trainer=GRPO):
+        config = Experiment.model_construct(trainer=trainer)
+        context = RunContext(config, RunDir(tmp_path))
+        scores = context.run.generation(1).scores
+        scores.parent.mkdir()
+        write_outcomes(scores, [Outcome(f"q{k}", OutcomeKind.WRONG, value) for k, value in enumerate(values)])
+        called = (SampledCall((1,), (2,), (-1.0,), "stop", "base"),)
+        rolled = [
+            Trajectory(f"p{k // 4}", k % 4, called, reward, OutcomeKind.WRONG) for k, reward in enumerate(rewards)
+        ]
+        probe = Probe(measure_shape(rolled, 1.0), {}, len(rolled), 3, 1.0)
+        monkeypatch.setattr(deciding, "_probe_harness", lambda *_: probe)
+        monkeypatch.setattr(deciding, "_budget_left", lambda *_: {})
+        monkeypatch.setattr(deciding, "update_cost", lambda *_: {})
+        return estimate_training(context, 2, 1, {})
+
+    return run
+
+
+def test_a_policy_that_earned_nothing_in_probe_and_run_is_not_trained(estimate):
+    prospects = estimate([0.0] * 16, [0.0] * 42)
+    assert not prospects.suggested and "42" in prospects.why and "16" in prospects.why
+    assert prospects.refused == {"grpo": prospects.why}
+
+
+@pytest.mark.parametrize(("rewards", "values"), [([0.0] * 16, [0.0, 1.0]), ([0.0, 1.0] * 8, [0.0] * 42)])
+def test_one_right_answer_is_enough_to_try(estimate, rewards, values):
+    prospects = estimate(rewards, values)
+    assert prospects.suggested == "grpo" and prospects.refused == {}

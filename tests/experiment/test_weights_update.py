@@ -8,12 +8,15 @@ from sia_runner.config.composition import register_resolvers
 from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.weights import update as learning
+from sia_runner.policy.vllm import VllmPolicy
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import RunDir
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.wire.grants import BudgetSpent, ProviderDown
+from sia_runner.wire.policy import PolicyError
 from tests.config.test_providers import composed
+from tests.policy.checkpoints import checkpoint
 from tests.training import toy
 from tests.training.trajectories import configured, trajectory
 
@@ -77,3 +80,26 @@ def test_rewards_that_never_differ_teach_nothing_and_leave_no_adapter(update, tm
 
     assert update(roll).fault == "grpo: nothing to learn from: no question's samples differed in reward"
     assert not RunDir(tmp_path).generation(2).adapter.exists()
+
+
+def with_base(folder, *overrides):
+    chosen = ("task=arithmetic", "trainer=grpo", f"target_agent.policy.base={checkpoint(folder / 'base')}")
+    register_resolvers()
+    return check_experiment(composed(*chosen, *overrides))
+
+
+def test_what_the_base_lacks_is_refused_at_the_start_with_its_key(tmp_path):
+    learning.check_adapters(with_base(tmp_path))
+    with pytest.raises(PolicyError, match=r"trainer\.lora\.targets.*no_such_layer") as refused:
+        learning.check_adapters(with_base(tmp_path, "trainer.lora.targets=[no_such_layer]"))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_server_is_asked_for_the_rank_before_anything_is_rolled_out(tmp_path, monkeypatch):
+    asked = []
+    policy = VllmPolicy.__new__(VllmPolicy)
+    monkeypatch.setattr(VllmPolicy, "check_adapter", lambda _, *shape: asked.append(shape))
+    learning.check_adapters(with_base(tmp_path, "trainer.lora.rank=48"), policy)
+    ((layer, inputs, outputs, rank),) = asked
+    assert layer.startswith("model.layers.0.") and rank == 48
+    assert (inputs, outputs) == (64, 64)

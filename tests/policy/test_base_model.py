@@ -7,8 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from sia_runner.policy.base_model import load_base, weights_sha256
+from sia_runner.policy.base_model import architecture, load_base, weights_sha256
 from sia_runner.policy.engine import PolicyEngine
+from sia_runner.wire.failures import CallError
 from sia_runner.wire.policy import PolicyError
 from tests.policy.checkpoints import adapter, ask, checkpoint, no_texts, spec
 
@@ -99,3 +100,49 @@ def test_a_missing_package_is_named_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else object())
     with pytest.raises(PolicyError, match=r"peft.*sia-runner\[training\]"):
         PolicyEngine(spec(tmp_path), tmp_path, no_texts)
+
+
+def with_tokens_beyond_its_embedding(folder):
+    """A base whose tokenizer has a token more than the model has embeddings, as when somebody added one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint(folder))
+    tokenizer.add_special_tokens({"pad_token": "<added>"})
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def test_a_pad_token_beyond_the_embedding_is_replaced_and_changes_no_answer(tmp_path):
+    plain = PolicyEngine(spec(checkpoint(tmp_path / "plain")), tmp_path, no_texts)
+    with_tokens_beyond_its_embedding(tmp_path / "base")
+    engine = PolicyEngine(spec(tmp_path / "base"), tmp_path, no_texts)
+    asks = [ask(text, temperature=1.0, seed=2) for text in ("1+1=", "a longer prompt than that")]
+    expected = plain.generate(asks)
+    assert [one.completion_ids for one in engine.generate(asks)] == [one.completion_ids for one in expected]
+
+
+def test_a_prompt_with_a_token_beyond_the_embedding_is_refused_alone(tmp_path):
+    """On a GPU the look-up would end the whole process."""
+    with_tokens_beyond_its_embedding(tmp_path / "base")
+    engine = PolicyEngine(spec(tmp_path / "base"), tmp_path, no_texts)
+    with pytest.raises(CallError, match="<added>") as refused:
+        engine.prompt_ids(ask("what is <added>?"))
+    assert refused.value.kind == "bad_request"
+
+
+def test_a_chat_template_that_writes_such_a_token_is_refused_at_the_start(tmp_path):
+    tokenizer = with_tokens_beyond_its_embedding(tmp_path / "base")
+    tokenizer.chat_template = "<added>" + tokenizer.chat_template
+    tokenizer.save_pretrained(tmp_path / "base")
+    with pytest.raises(PolicyError, match="<added>") as refused:
+        PolicyEngine(spec(tmp_path / "base"), tmp_path, no_texts)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt_oss"])
+def test_the_architecture_is_that_of_the_loaded_model_without_its_weights(kind, tmp_path):
+    folder = checkpoint(tmp_path / "base", kind)
+    shape = architecture(str(folder))
+    assert {parameter.device.type for parameter in shape.parameters()} == {"meta"}
+    model = load_base(str(folder), "cpu", "float32").model
+    assert [name for name, _ in shape.named_parameters()] == [name for name, _ in model.named_parameters()]

@@ -25,10 +25,10 @@ class Watched:
     def prompt_ids(self, one):
         return self._engine.prompt_ids(one)
 
-    def sample(self, asks, prompts):
+    def sample(self, asks, prompts, withdrawn):
         self.sizes.append(len(asks))
         self.gate.wait(10)
-        return self._engine.sample(asks, prompts)
+        return self._engine.sample(asks, prompts, withdrawn)
 
 
 @pytest.fixture
@@ -101,20 +101,50 @@ def test_a_request_can_be_taken_back_before_its_batch_begins(serve):
     assert watched.sizes == [1, 1]
 
 
-def test_closing_finishes_the_batch_under_way_and_lets_the_others_go(serve):
-    watched, batching = serve(batch_wait_ms=1.0)
-    watched.gate.clear()
-    running = batching.submit(ask("1", max_tokens=2))
+class Endless(Watched):
+    """Decodes until nobody wants an answer, as a slow machine does."""
+
+    def sample(self, asks, prompts, withdrawn):
+        self.sizes.append(len(asks))
+        while not all(over() for over in withdrawn):
+            time.sleep(0.01)
+        return super().sample(asks, prompts, withdrawn)
+
+
+@pytest.fixture
+def endless(engine):
+    watched = Endless(engine, batch_wait_ms=1.0)
+    batching = RequestBatcher(lambda: watched)
+    batching.start()
+    yield watched, batching
+    batching.close()
+
+
+def test_a_request_is_taken_back_in_the_middle_of_its_batch(endless):
+    """As when the sandbox of its harness has reached its time limit: the next stage must not wait for it."""
+    watched, batching = endless
+    running = batching.submit(ask("1"))
     while not watched.sizes:
         time.sleep(0.01)
-    closing = threading.Thread(target=batching.close)
-    closing.start()
-    time.sleep(0.05)
-    watched.gate.set()
-    closing.join(30)
-    assert running.result(1)
-    with pytest.raises(CancelledError):
-        batching.submit(ask("2")).result(5)
+    assert running.cancel()
+    following = batching.submit(ask("2"))
+    while len(watched.sizes) < 3:
+        time.sleep(0.01)
+    assert following.cancel()
+
+
+def test_closing_ends_the_batch_under_way_and_lets_all_go(endless):
+    watched, batching = endless
+    running, waiting = batching.submit(ask("1")), None
+    while not watched.sizes:
+        time.sleep(0.01)
+    waiting = batching.submit(ask("2"))
+    began = time.monotonic()
+    batching.close()
+    assert time.monotonic() - began < 2
+    for future in (running, waiting, batching.submit(ask("3"))):
+        with pytest.raises(CancelledError):
+            future.result(5)
     batching.close()
 
 

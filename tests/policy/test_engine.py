@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
 from sia_runner.policy.engine import PolicyEngine
-from sia_runner.policy.sampling import _cache_argument
+from sia_runner.policy.sampling import PromptCache, _cache_argument
 from sia_runner.wire.failures import CallError
 from tests.policy.checkpoints import adapter, ask, checkpoint, no_texts, spec
 
@@ -132,3 +132,28 @@ def test_no_request_is_answered_while_weights_are_trained(engine):
     assert engine.version != version, "trained weights are another version"
     engine.use(None)
     assert engine.version == "base"
+
+
+def test_a_request_that_is_withdrawn_ends_at_the_next_token_and_the_others_are_answered(engine):
+    polls = iter(range(1000))
+    asks = [ask(text, temperature=1.0, seed=7, max_tokens=20, stop=()) for text in ("1+1=", "hello")]
+    full = engine.generate(asks)
+    assert min(len(answer.completion_ids) for answer in full) > 6
+    prompts_of = [engine.prompt_ids(one) for one in asks]
+    cut, whole = engine.sample(asks, prompts_of, [lambda: next(polls) >= 3, lambda: False])
+    assert cut.completion_ids == full[0].completion_ids[: len(cut.completion_ids)]
+    assert 0 < len(cut.completion_ids) < 6 and whole.completion_ids == full[1].completion_ids
+    none = engine.sample(asks, [[5, *ids] for ids in prompts_of], [lambda: True] * 2)
+    assert [answer.completion_ids for answer in none] == [(), ()], "not even the prompts are read"
+
+
+def test_prompts_that_are_read_in_pieces_give_the_same_answers(engine, monkeypatch):
+    """One pass cannot be interrupted: it is bounded."""
+    asks = [ask(text, temperature=1.0, seed=7) for text in prompts(7)]
+    whole = engine.generate(asks)
+    monkeypatch.setattr("sia_runner.policy.sampling._PIECE_TOKENS", 60)
+    engine._prefixes = PromptCache()
+    pieces = engine.generate(asks)
+    assert [one.completion_ids for one in pieces] == [one.completion_ids for one in whole]
+    for one, other in zip(pieces, whole, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)

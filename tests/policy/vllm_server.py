@@ -46,7 +46,7 @@ class VllmServer:
         rank: int = 32,
     ) -> None:
         self.engine, self.name = engine, name or engine.base_id
-        self.processed, self.rank, self.key = processed, rank, ""
+        self.processed, self.rank, self.key, self.tail = processed, rank, "", False
         self.adapters: dict[str, Path] = {}
         self.loads: list[tuple[str, str]] = []
         self.asked: list[dict[str, Any]] = []
@@ -160,7 +160,11 @@ class VllmServer:
             logits_v = self.engine.model(torch.tensor([body["prompt"]])).logits[0, -1].double()
         logprob_v = (logits_v / (body["temperature"] if self.processed else 1.0)).log_softmax(-1)
         values, tokens = logprob_v.topk(body["logprobs"])
-        return [{f"token_id:{token}": value for token, value in zip(tokens.tolist(), values.tolist(), strict=True)}]
+        top = dict(zip(tokens.tolist(), values.tolist(), strict=True))
+        if self.tail and body["temperature"] > 1:  # the sampled token, beside the likeliest ones
+            token = int(logprob_v.argmin())
+            top[token] = float(logprob_v[token])
+        return [{f"token_id:{token}": value for token, value in top.items()}]
 
 
 def _error(status: int, message: str) -> web.Response:

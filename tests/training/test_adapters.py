@@ -189,6 +189,33 @@ def test_a_target_that_the_model_does_not_have_is_refused_by_name():
             pass
 
 
+@pytest.mark.parametrize("key", ["targets", "save", "parameters"])
+def test_what_the_model_does_not_have_is_refused_with_its_key(key):
+    with pytest.raises(TrainingError, match=rf"trainer\.lora\.{key}: .*no_such_layer.*q_proj"):
+        adapters.lora_config(LoraSettings(**{key: ["no_such_layer"]}), toy.small_model())
+
+
+def test_gpt_2_whose_layers_are_no_linear_ones_is_adapted_and_merged(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": toy.VOCABULARY}
+    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=2, eos_token_id=1, pad_token_id=0))
+    config = adapters.lora_config(LoraSettings(rank=2), model)
+    assert config.target_modules == {"c_attn", "c_proj", "c_fc"} and config.fan_in_fan_out, "else PEFT warns"
+    policy, out, _, after = made(model, LoraSettings(rank=2), tmp_path / "adapter")
+    merged = adapters.merge_adapter(policy.model, out, policy.base_sha256)
+    assert torch.allclose(logits(merged), after, atol=1e-4)
+
+
+def test_the_configuration_on_disk_holds_what_every_version_of_peft_knows(trained):
+    _, out, _, _ = trained
+    written = json.loads((out / "adapter_config.json").read_text())
+    known = {"base_model_name_or_path", "inference_mode", "lora_alpha", "peft_type", "r", "target_modules", "task_type"}
+    assert known <= {*written} <= known | {"modules_to_save", "ensure_weight_tying"}
+    assert written["r"] == 4 and written["target_modules"] == sorted(written["target_modules"])
+
+
 def test_the_head_is_trained_whole_or_not_at_all():
     policy = policy_of(toy.small_model())
     with pytest.raises(TrainingError, match=r"put it into trainer\.lora\.save"):

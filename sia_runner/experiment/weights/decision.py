@@ -21,7 +21,7 @@ from sia_runner.experiment.weights.update import HarnessRollouts
 from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.records import Json, Lever, PastGeneration, Proposal, count_kinds
 from sia_runner.selection.parents import plateau_length
-from sia_runner.store.run_directory import read_json, remove_tree, tree_sha256, write_json
+from sia_runner.store.run_directory import read_json, read_outcomes, remove_tree, tree_sha256, write_json
 from sia_runner.tasks.splits import shuffled
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def estimate_training(context: RunContext, n: int, parent: int, files: Mapping[s
 
     measured = _probe_harness(context, n, files, context.run.adapter_of(parent))
     algorithms, remaining = allowed_algorithms(context.config.trainer), _budget_left(context, n)
-    obstacle = measured.fault or why_untrainable(measured.shape)
+    obstacle = measured.fault or why_untrainable(measured.shape) or _why_hopeless(context, parent, measured.shape)
     if obstacle:
         return TrainingProspects(measured, "", obstacle, None, dict.fromkeys(algorithms, obstacle), {}, remaining)
     shape = asdict(measured.shape)
@@ -121,6 +121,20 @@ def estimate_training(context: RunContext, n: int, parent: int, files: Mapping[s
     refused = {name: reason for name in algorithms if (reason := why_unaffordable(cost[name], remaining))}
     suggested, why, rule = _suggested_algorithm(context.config.trainer, measured)
     return TrainingProspects(measured, suggested, why, rule, refused, cost, remaining)
+
+
+def _why_hopeless(context: RunContext, parent: int, shape: "RewardShape") -> str:
+    """Return why no rollout is worth its price where neither the probe nor the parent's run earned anything."""
+    scores = context.run.generation(parent).scores
+    if shape.zero_share < 1 or not scores.is_file():
+        return ""
+    outcomes = read_outcomes(scores)
+    if any(outcome.value for outcome in outcomes):
+        return ""
+    return (
+        f"all {shape.n} rewards of the probe are 0, and so are all {len(outcomes)} of generation {parent} on dev and "
+        "val: the policy gives no answer that could be reinforced"
+    )
 
 
 def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, str, Mapping[str, Any] | None]:

@@ -5,8 +5,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from sia_runner.config.training import AlgorithmConfig
+from sia_runner.config.base import is_custom
+from sia_runner.config.experiment import Experiment
+from sia_runner.config.training import AlgorithmConfig, allowed_algorithms
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import execute, verify_submission
@@ -17,6 +20,7 @@ from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, rem
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.training.protocol import TrainingJob
 from sia_runner.wire.grants import Grant, ModelsError
+from sia_runner.wire.policy import PolicyError
 
 
 @dataclass(slots=True)
@@ -74,6 +78,33 @@ class HarnessRollouts:
             )
             for outcome in outcomes
         ]
+
+
+def check_adapters(config: Experiment, policy: Any = None) -> None:
+    """Check that the base has what each algorithm adapts, and that the server takes such an adapter.
+
+    `policy`: the loaded one; None looks at the base's shape alone. Raises PolicyError.
+    """
+    from sia_runner.policy.base_model import architecture
+    from sia_runner.policy.engine import TINY_BASE
+    from sia_runner.policy.vllm import VllmPolicy
+    from sia_runner.training.adapters import lora_config
+
+    spec, algorithms = config.target_agent.policy, allowed_algorithms(config.trainer)
+    if not algorithms or is_custom(spec.backend) or spec.base == TINY_BASE:
+        return
+    model = architecture(spec.base)
+    for algorithm in algorithms.values():
+        try:
+            lora = lora_config(algorithm.lora, model)
+        except TrainingError as error:
+            raise PolicyError(f"target_agent.policy.base={spec.base}: {error}") from None
+        if not isinstance(policy, VllmPolicy):
+            continue
+        for path, module in model.named_modules():
+            if path.rpartition(".")[2] in lora.target_modules and hasattr(module, "in_features"):
+                policy.check_adapter(path, module.in_features, module.out_features, lora.r)
+                break
 
 
 def update_weights(
