@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import (
     describe_failure,
@@ -181,6 +179,8 @@ class ProposalWorkbench:
         return Grant("meta", self._n, f"gen_{self._n}", "propose", self._folder / "proposer.jsonl", calls=calls)
 
     def _trial(self, files: Files, train_fraction: float, questions: int | None) -> Trial:
+        from filelock import FileLock
+
         weights = tree_sha256(self._adapter) if self._adapter else None
         content = json.dumps([dict(files), train_fraction, questions, weights], sort_keys=True)
         name = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
