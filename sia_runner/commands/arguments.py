@@ -410,8 +410,8 @@ def as_override(word: str, rest: Sequence[str]) -> str:
     key, _, value = word.partition("=")
     value = value or next((arg for arg in rest[:1] if "=" not in arg and not arg.startswith("-")), "…")
     conf = bundled_folder("conf")
-    known = (conf / key).is_dir() or f"\n{key}:" in (conf / "config.yaml").read_text(encoding="utf-8")
-    return f"{key}={value}" if key.isidentifier() and known else ""
+    is_key = (conf / key).is_dir() or f"\n{key}:" in (conf / "config.yaml").read_text(encoding="utf-8")
+    return f"{key}={value}" if key.isidentifier() and is_key else ""
 
 
 def run_page(args: Sequence[str]) -> str:

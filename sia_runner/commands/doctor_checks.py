@@ -143,12 +143,12 @@ def check_call(context: RunContext, gateway: service.GatewayService, role: Role,
         ask, tools = "Call the tool named ok.", [_TOOL]
         settings = {name: getattr(meta, name, value) for name, value in (*settings.items(), ("temperature", None))}
     reply = gateway.chat(_grant(role, folder), [{"role": "user", "content": ask}], tools, **settings)
-    said = repr(" ".join(reply.text.split())[:40])
+    answer = repr(" ".join(reply.text.split())[:40])
     if reply.tool_calls:
-        said = "with a tool call"
+        answer = "with a tool call"
     elif tools:
-        said += ", and did not call the tool that it was asked to"
-    return f"answered {said}: {reply.usage.tokens} tokens, USD {reply.usage.usd:.6f}"
+        answer += ", and did not call the tool that it was asked to"
+    return f"answered {answer}: {reply.usage.tokens} tokens, USD {reply.usage.usd:.6f}"
 
 
 def _grant(role: Role, folder: Path) -> Grant:

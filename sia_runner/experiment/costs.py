@@ -272,8 +272,8 @@ def _amount(config: Experiment, case: Forecast, key: str, part: str) -> float | 
 
 
 def _sum_or_none(amounts: Sequence[float | None]) -> float | None:
-    known = [amount for amount in amounts if amount is not None]
-    return sum(known) if len(known) == len(amounts) else None
+    present = [amount for amount in amounts if amount is not None]
+    return sum(present) if len(present) == len(amounts) else None
 
 
 @dataclass(frozen=True, slots=True)

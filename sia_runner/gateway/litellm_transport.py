@@ -44,8 +44,8 @@ class SingleRequest(httpx.AsyncByteStream):
         except CallError as failed:
             self._failed = failed
             raise httpx.ReadError(failed.message, request=request) from failed
-        kept = {name: value for name, value in self._response.headers.items() if name.lower() not in _ENCODINGS}
-        return httpx.Response(self._response.status, headers=kept, stream=self, request=request)
+        headers = {name: value for name, value in self._response.headers.items() if name.lower() not in _ENCODINGS}
+        return httpx.Response(self._response.status, headers=headers, stream=self, request=request)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:

@@ -51,9 +51,9 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
     # transformers saves a model by reversing the conversions of its loading. It would write dequantised experts under
     # the names of 4-bit ones, where no loader finds them: a merged model on disk would have random experts.
     conversions: list[Any] = getattr(model, "_weight_conversions", None) or []
-    to_four_bits = [one for one in conversions if any("_blocks" in source for source in one.source_patterns)]
+    to_four_bits = [entry for entry in conversions if any("_blocks" in source for source in entry.source_patterns)]
     if to_four_bits:
-        model._weight_conversions = [one for one in conversions if one not in to_four_bits]
+        model._weight_conversions = [entry for entry in conversions if entry not in to_four_bits]
     model.requires_grad_(False).eval()
     model.to(device)
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)

@@ -119,8 +119,8 @@ class VllmServer:
             raise CallError("timeout", f"no answer from {self.address} within {seconds:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = redact(" ".join(str(getattr(error, "reason", error)).split())[:200], [self._key])
-            told = f"{through_proxy(self._url)}: {why}{self._last_failure}; see the server's own log"
-            raise CallError("unreachable", f"no answer from {self.address}{told}") from None
+            details = f"{through_proxy(self._url)}: {why}{self._last_failure}; see the server's own log"
+            raise CallError("unreachable", f"no answer from {self.address}{details}") from None
         if len(answer) > MAX_ANSWER_BYTES:
             raise CallError("too_large", f"the answer of {self.address} has more than {MAX_ANSWER_BYTES >> 20} MiB")
         return answer

@@ -184,15 +184,15 @@ def _copy_rows(source: CsvSource, dest: Path, lines: list[str]) -> str:
     """Copy the user's rows, with a column of ids where there was none; return that column's name."""
     table = read_user_table(source.csv)
     lines += table.notes
-    header, wanted, id_column = table.columns, source.answer.strip(), source.id.strip() if source.id else None
-    for option, column in (("--answer", wanted), ("--id", id_column)):
+    header, answer, id_column = table.columns, source.answer.strip(), source.id.strip() if source.id else None
+    for option, column in (("--answer", answer), ("--id", id_column)):
         if column is not None and column not in header:
             alike = [name for name in header if name.casefold() == column.casefold()]
             hint = f"; did you mean {alike[0]!r}?" if alike else nearest_choice(column, header)
             raise TaskError(f"{option} {column}: no such column in {source.csv}{hint}")
-    if id_column == wanted:
+    if id_column == answer:
         raise TaskError(f"--id and --answer are both {id_column}; they are two columns")
-    rows = _labelled_rows(table, wanted, f"--csv {source.csv}: column {wanted}", lines)
+    rows = _labelled_rows(table, answer, f"--csv {source.csv}: column {answer}", lines)
     if id_column:
         ids = {n: row[header.index(id_column)] for n, row in rows.items()}
         counts = Counter(ids.values())

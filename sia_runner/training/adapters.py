@@ -118,8 +118,8 @@ def lora_config(lora: LoraSettings, model: Any) -> Any:
         if (parts := path.replace(".base_layer", "").split("."))
         for k in (1, 2, 3)
     }
-    for key, wanted in (("targets", targets), ("parameters", experts), ("save", lora.save)):
-        if unknown := sorted({*wanted} - ends - {*paths}):
+    for key, names in (("targets", targets), ("parameters", experts), ("save", lora.save)):
+        if unknown := sorted({*names} - ends - {*paths}):
             layers = ", ".join(_linear_layers(model))
             raise TrainingError(f"trainer.lora.{key}: the base has no {unknown[0]}; its linear layers are {layers}")
     if experts and lora.dropout:

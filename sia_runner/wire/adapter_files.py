@@ -71,9 +71,9 @@ def _peft_config(config: Any, base_id: str) -> dict[str, Any]:
     """Return PEFT's config as JSON data, without keys that have their default: an earlier PEFT refuses unknown ones."""
     own, default = config.to_dict(), type(config)().to_dict()
     own |= {"inference_mode": True, "base_model_name_or_path": base_id}
-    kept = {key: value for key, value in own.items() if key in _PEFT_KEYS or value != default.get(key)}
+    settings = {key: value for key, value in own.items() if key in _PEFT_KEYS or value != default.get(key)}
     # a set's order differs between processes, and so would our hash
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(kept.items())}
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(settings.items())}
 
 
 def load_peft_adapter(model: Any, folder: Path, name: str, *, trainable: bool = False) -> Any:

@@ -96,11 +96,11 @@ def test_a_sweep_is_named_as_one_where_a_run_is_needed(capsys, tmp_path, name):
     assert "it is a sweep: name one of its runs" in capsys.readouterr().err
 
 
-def test_a_reader_that_closes_early_is_no_error():
+def test_a_reader_that_closes_early_ends_a_command_quietly():
     page = subprocess.Popen([sys.executable, "-u", "-m", "sia_runner", "--help"], stdout=-1, stderr=-1, text=True)
     assert page.stdout.readline()
     page.stdout.close()
-    assert (page.stderr.read(), page.wait()) == ("", 0)
+    assert (page.stderr.read(), page.wait()) == ("", 1)  # the command did not end its work
 
 
 def test_options_and_overrides_may_stand_in_any_order():
