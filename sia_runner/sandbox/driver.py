@@ -333,7 +333,9 @@ def try_out(sandbox: Sandbox, door: bool) -> None:
         with _silent_gateway(job.work.parent) if door else contextlib.nullcontext() as gateway:
             result = sandbox.run(replace(job, door=gateway))
         if result.ending is not Ending.EXITED or result.exit_code != 0 or not (job.work / "made").is_file():
-            why = result.detail or result.ending.value
+            why = result.detail or f"{result.ending.value} with code {result.exit_code}"
+            if result.exit_code == 127:  # its interpreter was not started
+                why += f"; {sys.prefix} has to be readable by other users"
             if "loading shared libraries" in why:  # of a module of a cluster, say
                 why += "; a harness gets no LD_LIBRARY_PATH: install into a Python that needs none (conda's, uv's)"
             raise SandboxError(f"{sandbox.name} cannot make a sandbox here: {why}")
