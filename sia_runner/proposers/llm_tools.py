@@ -4,6 +4,7 @@ The docstring of a tool is the description that the model reads; its fields are 
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, ClassVar
@@ -29,15 +30,15 @@ from sia_runner.text import one_line
 _MAX_FAULTS = 5
 
 
-class Tool(BaseModel):
+class Tool(BaseModel, ABC):
     """A call of a tool with valid arguments; unknown arguments are refused."""
 
     model_config = ConfigDict(extra="forbid")
     name: ClassVar[str]
 
+    @abstractmethod
     def _run(self, workspace: ProposalWorkspace) -> str:
         """Carry out the call and return the answer. Raises ToolRefused."""
-        raise NotImplementedError
 
     @classmethod
     def declaration(cls) -> Json:
