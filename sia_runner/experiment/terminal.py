@@ -6,12 +6,11 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from sia_runner.config.experiment import SpendingLimits
@@ -19,6 +18,9 @@ from sia_runner.experiment.summary import format_score, published_lines, update_
 from sia_runner.selection.scoring import leaderboard_lines
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import find_incumbent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _STEP_PATTERN = re.compile(r"^step (\d+)/(\d+)\b")
 _SECONDS_PATTERN = re.compile(r"· ([\d.]+) s\b")
@@ -83,26 +85,22 @@ class Display:
 
     def __init__(self, max_gen: int, console: Console | None = None) -> None:
         self._console = console or wide_console(160, soft_wrap=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
+        self._progress = _new_progress(self._console) if self._console.is_terminal else None
         self._stage, self._cost = "starting", ""
-        self._bar = self._progress.add_task(self._stage, total=max_gen, unit="generations")
+        self._bar = self._progress and self._progress.add_task(self._stage, total=max_gen, unit="generations")
 
     def __enter__(self) -> "Display":
-        self._progress.start()
+        if self._progress:
+            self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress:
+            self._progress.stop()
+
+    def _update_bar(self, **fields: Any) -> None:
+        if self._progress and self._bar is not None:
+            self._progress.update(self._bar, **fields)
 
     def say(self, text: str) -> None:
         """Print one line of plain text."""
@@ -112,39 +110,40 @@ class Display:
     def stage(self, name: str, where: str) -> Generator[None]:
         """Show `name` as the current stage; `where` says in which generation."""
         self._stage = f"{where} · {name}"
-        self._progress.update(self._bar, description=self._stage)
+        self._update_bar(description=self._stage)
         yield
 
     @contextmanager
     def following(self, log: Path) -> Generator[None]:
         """Show what the current stage writes to `log`: with a live progress bar, or as a plain line every 10 s."""
-        live = self._console.is_terminal
-        bar = self._progress.add_task("", unit="steps", visible=False)
+        progress, stage = self._progress, self._stage
+        if progress is None:
+            with follow_log(log, lambda line: self._console.print(f"{stage} · {escape(line)}"), every=10.0):
+                yield
+            return
+        bar = progress.add_task("", unit="steps", visible=False)
 
         def show(line: str) -> None:
-            if not live:
-                self._console.print(f"{self._stage} · {escape(line)}")
-                return
             step = _STEP_PATTERN.search(line)
             done, total = (int(step[1]), int(step[2])) if step else (None, None)
-            self._progress.update(bar, description=escape(line), completed=done, total=total, visible=True)
+            progress.update(bar, description=escape(line), completed=done, total=total, visible=True)
 
         try:
-            with follow_log(log, show, every=0.5 if live else 10.0):
+            with follow_log(log, show, every=0.5):
                 yield
         finally:
-            self._progress.remove_task(bar)
+            progress.remove_task(bar)
 
     def show_cost(self, cost: str) -> None:
         """Show what the run cost so far beside the number of generations, or as a line where it changed."""
-        self._progress.update(self._bar, unit=f"generations · {escape(cost)}" if cost else "generations")
-        if cost != self._cost and not self._console.is_terminal:
+        self._update_bar(unit=f"generations · {escape(cost)}" if cost else "generations")
+        if cost != self._cost and not self._progress:
             self._console.print(f"  so far: {escape(cost)}")
         self._cost = cost
 
     def show_generation(self, generation: GenerationRecord, before: Sequence[GenerationRecord]) -> None:
         """Print one lasting line for a generation, as soon as it has its verdict."""
-        self._progress.update(self._bar, completed=generation.n)
+        self._update_bar(completed=generation.n)
         score, incumbent = "no score", find_incumbent(before)
         if generation.val:
             old = next((g.val for g in before if g.n == incumbent), None)
@@ -158,12 +157,28 @@ class Display:
 
     def show_summary(self, summary: Mapping[str, Any], run: Path) -> None:
         """Print the table of generations and the closing lines."""
-        self._progress.stop()
+        if self._progress:
+            self._progress.stop()
         self._console.print()
         if summary["generations"]:
             self._console.print(_generation_table(summary, self._console.width))
         for line in closing_lines(summary, run):
             self._console.print(escape(line))
+
+
+def _new_progress(console: Console) -> "Progress":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
 
 
 def _styled(status: str) -> str:
