@@ -13,7 +13,6 @@ from typing import Any
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.costs import plan_costs
 from sia_runner.experiment.evidence.history import harness_diff
 from sia_runner.experiment.harness_files import read_harness
 from sia_runner.records import Json, Lever
@@ -41,6 +40,8 @@ _COVERED_LEVERS = {
 
 def write_plan(context: RunContext, n: int, before: Sequence[GenerationRecord]) -> PlanResult:
     """Write both files from the proposal of generation `n`. Return their hashes, which the journal records."""
+    from sia_runner.experiment.costs import plan_costs
+
     generation = context.run.generation(n)
     proposal = generation.read_proposal()
     parent = proposal.parent

@@ -13,7 +13,6 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig, NoTrainer, TrainerConfig, allowed_algorithms
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.costs import BUDGET_UNITS, update_cost
 from sia_runner.experiment.evidence.folder import remaining_budget
 from sia_runner.experiment.execution import write_or_fault
 from sia_runner.experiment.harness_files import read_harness
@@ -22,7 +21,6 @@ from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.records import Json, Lever, PastGeneration, Proposal, count_kinds
 from sia_runner.selection.parents import plateau_length
 from sia_runner.store.run_directory import read_json, read_outcomes, remove_tree, tree_sha256, write_json
-from sia_runner.tasks.splits import shuffled
 
 if TYPE_CHECKING:
     from sia_runner.selection.algorithm_choice import RewardShape
@@ -74,6 +72,7 @@ def _probe_harness(context: RunContext, n: int, files: Mapping[str, str], adapte
 
 def _roll_out_probe(context: RunContext, files: Mapping[str, str], roll: HarnessRollouts, temperature: float) -> Probe:
     from sia_runner.selection.algorithm_choice import measure_shape
+    from sia_runner.tasks.splits import shuffled
 
     if fault := write_or_fault(context, files, roll.harness):
         return Probe(measure_shape([], 0.0), {}, 0, 0, 0.0, fault)
@@ -117,6 +116,8 @@ def estimate_training(context: RunContext, n: int, parent: int, files: Mapping[s
     if obstacle:
         return TrainingProspects(measured, "", obstacle, None, dict.fromkeys(algorithms, obstacle), {}, remaining)
     shape = asdict(measured.shape)
+    from sia_runner.experiment.costs import update_cost
+
     cost = {name: update_cost(context, parent, shape, algorithm) for name, algorithm in algorithms.items()}
     refused = {name: reason for name in algorithms if (reason := why_unaffordable(cost[name], remaining))}
     suggested, why, rule = _suggested_algorithm(context.config.trainer, measured)
@@ -155,7 +156,7 @@ def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, 
 def _budget_left(context: RunContext, n: int) -> dict[str, float | None]:
     """Return what is left of the run's and this generation's budgets, the smaller of both; None: no limit."""
     run_left = remaining_budget(context.config, context.run, n)
-    limits = {unit: (run_left[unit], getattr(context.config.budget.generation, unit)) for unit in BUDGET_UNITS}
+    limits = {unit: (run_left[unit], getattr(context.config.budget.generation, unit)) for unit in _BUDGET_UNITS}
     return {unit: min((x for x in both if x is not None), default=None) for unit, both in limits.items()}
 
 
