@@ -116,9 +116,9 @@ class Display:
     @contextmanager
     def following(self, log: Path) -> Generator[None]:
         """Show what the current stage writes to `log`: with a live progress bar, or as a plain line every 10 s."""
-        progress, stage = self._progress, self._stage
+        progress = self._progress
         if progress is None:
-            with follow_log(log, lambda line: self._console.print(f"{stage} · {escape(line)}"), every=10.0):
+            with follow_log(log, lambda line: self._console.print(f"{self._stage} · {escape(line)}"), every=10.0):
                 yield
             return
         bar = progress.add_task("", unit="steps", visible=False)
