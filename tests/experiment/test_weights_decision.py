@@ -74,7 +74,7 @@ def estimate(tmp_path, monkeypatch):
         probe = Probe(measure_shape(rolled, 1.0), {}, len(rolled), 3, 1.0)
         monkeypatch.setattr(deciding, "_probe_harness", lambda *_: probe)
         monkeypatch.setattr(deciding, "_budget_left", lambda *_: {})
-        monkeypatch.setattr(deciding, "update_cost", lambda *_: {})
+        monkeypatch.setattr("sia_runner.experiment.costs.update_cost", lambda *_: {})
         return estimate_training(context, 2, 1, {})
 
     return run
