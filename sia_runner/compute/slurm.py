@@ -219,10 +219,8 @@ class Slurm(JobCompute):
 
 
 def _test_submission(key: str, options: list[str], script: str) -> None:
-    command = ["sbatch", "--test-only", *options]
-    result = subprocess.run(
-        command, input=script, capture_output=True, text=True, check=False, env=environment_outside_jobs()
-    )
+    command, outside = ["sbatch", "--test-only", *options], environment_outside_jobs()
+    result = subprocess.run(command, input=script, capture_output=True, text=True, check=False, env=outside)
     if result.returncode:
         error = SubmissionError(result.stderr)
         if error.queue_full:  # that passes, and submitting waits for it

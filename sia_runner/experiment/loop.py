@@ -194,12 +194,9 @@ class ExperimentLoop:
             self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), self._config.budget))
 
     def interrupted(self, *, waits: bool = False) -> int:
-        """Record the interruption, on the screen alone if the disk is full; return the exit code.
-
-        A run that `waits` for a person's approval was not cut off: its journal holds nothing of the wait but the plan.
-        """
+        """Record the interruption, on the screen alone if the disk is full; return the exit code."""
         try:
-            if not waits:
+            if not waits:  # for a person, which is no cut: the journal has the plan
                 self._journal.append("interrupted")
             self._publish(RunStatus.INTERRUPTED)
         except OSError as error:

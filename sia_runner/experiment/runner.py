@@ -100,9 +100,8 @@ def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) 
         yield
         return
     command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={run.path}", "port=0", "token=true", "until=stdin"]
-    process = subprocess.Popen(
-        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT)
 
     def forward_lines() -> None:
         for line in process.stdout or ():
@@ -136,10 +135,7 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
 
 
 def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffAnswer | None = None) -> int:
-    """Continue a run at the step that was cut off, and return its exit code. Raises RunDirectoryError.
-
-    `answer` replies to the plan that waits for approval.
-    """
+    """Continue a run at the step that was cut off and return its exit code; `answer` is to the plan that waits."""
     run = RunDir(folder)
     if not run.config.is_file():
         raise RunDirectoryError(f"resume={folder}: no run there (config.yaml is missing)")

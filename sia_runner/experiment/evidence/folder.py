@@ -90,8 +90,7 @@ def write_evidence(
 ) -> None:
     """Write the evidence of generation `n` to `folder` (None: the generation's own), replacing it.
 
-    It is about `parent`, the candidate to be extended (None: the incumbent). `left_alone` says why the weights are not
-    trained although they are due. The same run directory always gives the same files.
+    It is about `parent` (None: the incumbent). `left_alone` says why the weights are not trained although they are due.
     """
     config, run, task = context.config, context.run, context.task
     folder = folder or run.generation(n).evidence

@@ -28,10 +28,7 @@ _EXIT_SECONDS = 10.0  # seconds that the processes have to end
 
 
 def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> BuildResult:
-    """Run `update_weights` in `algorithm.processes` processes, which end when this process is killed or returns early.
-
-    An exception in one of them is raised here, and a fault in one ends them all.
-    """
+    """Run `update_weights` in processes that end with this one; an exception or a fault in one ends them all."""
     if missing := _missing_gpus(context.config, algorithm.processes):
         return BuildResult(f"{algorithm.name}: {missing}", unscored=True)
     processes = context.run.generation(n).processes
