@@ -17,9 +17,9 @@ from sia_runner.experiment.execution import (
     verify_submission,
 )
 from sia_runner.experiment.harness_files import FaultyHarness, write_harness
-from sia_runner.experiment.stages import ANSWERED
 from sia_runner.proposers.files import read_harness_files
 from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, OutcomeKind, count_kinds
+from sia_runner.selection.scoring import ANSWERED
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json
 from sia_runner.system import cache_dir
 from sia_runner.tasks.protocol import FoldPurpose, TaskError

@@ -103,7 +103,6 @@ class Allocation:
         return state if state == "CANCELLED" else LOST
 
     def _allocate(self, log: Path) -> None:
-        """Wait for an allocation; raise JobStopped when SLURM refuses it."""
         self.close()
         until = time.monotonic() + PATIENCE
         while True:

@@ -107,13 +107,13 @@ class JobCompute(Inline):
         result = self._collect_earlier(step) if step.submitted else None
         if result is None and self._in_driver(step.kind):
             return super().call(step, stage, *args)
-        for _ in range(_MAX_LOST_JOBS):
-            if result is not None:
-                break
+        lost = 0
+        while result is None:
+            if lost == _MAX_LOST_JOBS:
+                raise JobStopped(f"{step.key}: {lost} jobs in a row were lost; see {step.folder}")
             with self._slots:
                 result = self._run_job(step, self._task(step, stage, args))
-        if result is None:
-            raise JobStopped(f"{step.key}: {_MAX_LOST_JOBS} jobs in a row were lost; see {step.folder}")
+            lost += 1
         return result.result()
 
     def _in_driver(self, kind: str) -> bool:
@@ -168,16 +168,14 @@ class JobCompute(Inline):
                 waited = time.monotonic() - began
                 news = self.cluster.waiting(state, waited)
                 if reported.due(news, waited):
-                    step.say(f"{step.key}: job {job} {news}{_queue_note(state)}")
+                    step.say(f"{step.key}: job {job} {news}{_queue_note(state) if state else ''}")
                 self.cluster.pause(job, pause)
                 pause = min(_LOOKS, pause * 1.1)
         finally:
             self.cluster.forget(job)
 
     def _why(self, step: ComputeStep, job: str, state: JobState) -> str:
-        """Explain the end of a job, and what to do about it."""
-        key = f"compute.resources.{step.kind}"
-        log = self.cluster.log(step, job)
+        key, log = f"compute.resources.{step.kind}", self.cluster.log(step, job)
         lines = last_lines(log)
         if state.name in ("TIMEOUT", "DEADLINE") or any(_TIME.search(line) for line in lines):
             return f"reached its time limit; resume with {key}.minutes=…"
@@ -188,13 +186,11 @@ class JobCompute(Inline):
         return f"ended as {state.name} without a result: {telling_line(lines)[:200]} ({log})"
 
 
-def _queue_note(state: JobState | None) -> str:
+def _queue_note(state: JobState) -> str:
     """Return `` (place 3 of 17, expected to start 2026-11-21T18:00:00)`` for a pending job."""
-    if state is None or state.name != "PENDING":
-        return ""
     facts = [f"place {state.position}"] if state.position else []
     facts += [f"expected to start {state.start}"] if state.start else []
-    return f" ({', '.join(facts)})" if facts else ""
+    return f" ({', '.join(facts)})" if facts and state.name == "PENDING" else ""
 
 
 def last_lines(log: Path) -> list[str]:

@@ -35,14 +35,6 @@ class Local(JobCompute):
         """Raise ComputeError where submitit is missing."""
         import_submitit()
 
-    def call(self, step: ComputeStep, stage: Callable[..., Any], *args: Any) -> Any:
-        """Run one stage as a job; an interrupt here leaves no job behind."""
-        try:
-            return super().call(step, stage, *args)
-        except KeyboardInterrupt:
-            self.end()
-            raise
-
     def end(self) -> None:
         """End all jobs and workers."""
         if self._pool:

@@ -46,7 +46,7 @@ class Compute(Protocol):
         ...
 
     def end(self) -> None:
-        """End all processes of this machine, after an interrupt while other threads wait for steps."""
+        """End all processes of this machine, after an interrupt; other threads may wait for their steps."""
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Run independent pieces of one stage, as many at once as configured; results in the order of `items`."""

@@ -29,7 +29,7 @@ from sia_runner.compute.submission import (
     submit_jobs,
 )
 from sia_runner.compute.task import StageJob
-from sia_runner.config.components import ResourcesByStage, StageResources
+from sia_runner.config.components import ResourcesByStage
 from sia_runner.system import cache_dir
 
 _SOONEST, _LATEST = 1.0, 10.0  # seconds between two queries: while a job is young, and later on
@@ -135,28 +135,6 @@ def _parse_states(text: str, jobs: Collection[str]) -> dict[str, JobState]:
     return states
 
 
-def sbatch_parameters(resources: StageResources, warning: int) -> dict[str, Any]:
-    """Return the parameters of submitit's slurm executor; `warning`: seconds of USR2 before the time limit."""
-    extra = {"reservation": resources.reservation} if resources.reservation else {}
-    extra |= resources.extra or {}
-    memory = None if allocation.MEMORY_OPTIONS & extra.keys() else resources.memory_gb
-    options = {name: getattr(resources, name) for name in allocation.NAMED} | {
-        "cpus_per_task": resources.cpus,
-        "mem": None if memory is None else f"{int(memory * 1024)}M" if memory else "0",  # 0: all of the node
-        "gres": f"gpu:{resources.gpus}" if resources.gpus else None,
-        "time": resources.minutes,
-        # a step does not inherit the processors of its job, nor its variables after `sbatch --export=NONE`
-        "srun_args": ["--export=ALL", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])],
-    }
-    return {
-        **{key: value for key, value in options.items() if value is not None},
-        "wckey": None,
-        "signal_delay_s": warning,
-        "setup": [*_exports(), *(resources.setup or [])],
-        "additional_parameters": {"requeue": True, **extra},  # after a preemption too
-    }
-
-
 def _exports() -> list[str]:
     """Return shell lines with the driver's paths, and no keys, for clusters where sbatch passes no environment on."""
     root = Path(__file__).resolve().parents[2]
@@ -208,7 +186,25 @@ class Slurm(JobCompute):
 
     def parameters(self, kind: str) -> dict[str, Any]:
         """Return the parameters of submitit's slurm executor for jobs of `kind`."""
-        return sbatch_parameters(self._resources.of(kind), self._warning_of(kind))
+        resources = self._resources.of(kind)
+        extra = {"reservation": resources.reservation} if resources.reservation else {}
+        extra |= resources.extra or {}
+        memory = None if allocation.MEMORY_OPTIONS & extra.keys() else resources.memory_gb
+        options = {name: getattr(resources, name) for name in allocation.NAMED} | {
+            "cpus_per_task": resources.cpus,
+            "mem": None if memory is None else f"{int(memory * 1024)}M" if memory else "0",  # 0: all of the node
+            "gres": f"gpu:{resources.gpus}" if resources.gpus else None,
+            "time": resources.minutes,
+            # a step does not inherit the processors of its job, nor its variables after `sbatch --export=NONE`
+            "srun_args": ["--export=ALL", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])],
+        }
+        return {
+            **{key: value for key, value in options.items() if value is not None},
+            "wckey": None,
+            "signal_delay_s": self._warning_of(kind),
+            "setup": [*_exports(), *(resources.setup or [])],
+            "additional_parameters": {"requeue": True, **extra},  # after a preemption too
+        }
 
     def _warning_of(self, kind: str) -> int:
         """Return the seconds of warning before the time limit, at most a fifth of a short job."""
@@ -223,11 +219,8 @@ class Slurm(JobCompute):
 
 
 def _test_submission(key: str, options: list[str], script: str) -> None:
-    """Raise ComputeError when sbatch would not accept such a job."""
-    command = ["sbatch", "--test-only", *options]
-    result = subprocess.run(
-        command, input=script, capture_output=True, text=True, check=False, env=environment_outside_jobs()
-    )
+    command, outside = ["sbatch", "--test-only", *options], environment_outside_jobs()
+    result = subprocess.run(command, input=script, capture_output=True, text=True, check=False, env=outside)
     if result.returncode:
         error = SubmissionError(result.stderr)
         if error.queue_full:  # that passes, and submitting waits for it
@@ -235,14 +228,10 @@ def _test_submission(key: str, options: list[str], script: str) -> None:
         of = key if key != "compute.pool" else "compute.resources.run"
         advice = error.advice(of)
         if "node configuration" in str(error):
-            advice = f"; lower {of}.cpus, {of}.memory_gb or {of}.gpus, or name a partition: {_node_sizes()}"
+            nodes = run_command(["sinfo", "--noheader", "--format=%P has nodes of %c cpus, %m MB, gres %G"])
+            sizes = dict.fromkeys(nodes.stdout.replace("(null)", "none").splitlines() if nodes else ())
+            advice = f"; lower {of}.cpus, {of}.memory_gb or {of}.gpus, or name a partition: {'; '.join(sizes)[:400]}"
         raise ComputeError(f"{key}: sbatch says: {error}{advice}")
-
-
-def _node_sizes() -> str:
-    """Return the sizes of the nodes of each partition."""
-    answer = run_command(["sinfo", "--noheader", "--format=%P has nodes of %c cpus, %m MB, gres %G"])
-    return "; ".join(dict.fromkeys(answer.stdout.replace("(null)", "none").splitlines()))[:400] if answer else ""
 
 
 class _Slurm(QueueMonitor, Cluster):

@@ -113,15 +113,9 @@ def submit_jobs(
 
 def _sbatch(script: Path, name: str) -> str:
     """Submit a script and return the id of its job, which has this name and no other job does."""
+    command, outside, no_input = ["sbatch", str(script)], environment_outside_jobs(), subprocess.DEVNULL
     try:
-        answer = subprocess.run(
-            ["sbatch", str(script)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment_outside_jobs(),
-        )
+        answer = subprocess.run(command, stdin=no_input, capture_output=True, text=True, check=False, env=outside)
     except OSError as error:
         raise SubmissionError(str(error)) from error
     if not answer.returncode and (job := read_job_id(answer.stdout)):

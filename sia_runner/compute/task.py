@@ -151,13 +151,10 @@ class StageJob:
 
 def checkpoint_marks(progress: Path | None) -> object:
     """Return a value that changes when the stage writes another checkpoint, from which it can be resumed."""
-    if progress is None:
-        return None
-    return sorted(path.name for path in progress.glob("*")) if progress.is_dir() else []
+    return progress and sorted(path.name for path in progress.glob("*"))
 
 
 def _requeued() -> bool:
-    """Ask SLURM to start this job again; return False where it does not."""
     try:
         command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
         return subprocess.run(command, check=False, timeout=30).returncode == 0

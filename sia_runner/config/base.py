@@ -46,10 +46,9 @@ def is_custom(name: Any) -> bool:
 
 
 def schema_by_class(key: str, ours: Mapping[str, str] | None = None, other: str = "Shipped") -> Discriminator:
-    """Return the discriminator of sections whose `key` names a class or something shipped by name.
+    """Return the discriminator of sections whose `key` names a class or something shipped: errors name one schema.
 
-    `ours` maps the start of such a name to the tag of its schema. The tag is `other` for any other name of ours, and
-    "Custom" for a class of the user's own. So an error names the key, and not every alternative.
+    `ours` maps the start of a name to the tag of its schema; else that is `other`, or "Custom" for the user's own.
     """
 
     def tag(section: Any) -> str:
@@ -69,10 +68,7 @@ class ComponentError(RunnerError):
 
 
 def load_class(target: str, protocol: type | None = None) -> Any:
-    """Return the class that ``module.Class`` names.
-
-    Raises ComponentError if it cannot be imported, or is a class without a method of `protocol`.
-    """
+    """Return the class that ``module.Class`` names. Raises ComponentError, also if it lacks a method of `protocol`."""
     module, _, name = target.rpartition(".")
     try:
         loaded = getattr(importlib.import_module(module), name)
@@ -80,8 +76,7 @@ def load_class(target: str, protocol: type | None = None) -> Any:
         raise ComponentError(f"{target} cannot be loaded: {type(error).__name__}: {error}") from error
     if isinstance(loaded, type) and protocol:
         methods = [name for name, value in vars(protocol).items() if inspect.isfunction(value) and name[0] != "_"]
-        missing = [name for name in methods if not callable(getattr(loaded, name, None))]
-        if missing:
+        if missing := [name for name in methods if not callable(getattr(loaded, name, None))]:
             where = f"{protocol.__module__}.{protocol.__name__}"
             raise ComponentError(f"{target} has no method {' and no method '.join(missing)}, which {where} asks for")
     return loaded
@@ -93,9 +88,8 @@ def new_component(target: str, protocol: type, *arguments: Any, **keys: Any) -> 
     try:
         inspect.signature(build).bind(*arguments, **keys)
     except TypeError as error:
-        raise ComponentError(
-            f"{target} cannot be built from these keys ({', '.join(keys) or 'none'}): {error}"
-        ) from None
+        named = ", ".join(keys) or "none"
+        raise ComponentError(f"{target} cannot be built from these keys ({named}): {error}") from None
     return build(*arguments, **keys)
 
 

@@ -1,8 +1,4 @@
-"""The schemas of conf/provider, conf/sandbox, conf/compute and conf/tracker.
-
-They say where models come from, where a harness runs, where stages run, and where metrics go. To add a provider, add a
-YAML, no code.
-"""
+"""The schemas of conf/provider, conf/sandbox, conf/compute and conf/tracker. A new provider is a YAML, no code."""
 
 from typing import Annotated, Any, Literal
 
@@ -98,9 +94,8 @@ class ImageSandboxConfig(BaseSandboxConfig):
     @classmethod
     def _image_holds_all(cls, value: bool) -> bool:
         if value:
-            raise ValueError(
-                "true needs a Python of this machine; with an image, build the packages into it; allowed: false"
-            )
+            advice = "with an image, build the packages into it; allowed: false"
+            raise ValueError(f"true needs a Python of this machine; {advice}")
         return value
 
 
@@ -128,10 +123,7 @@ SandboxConfig = Annotated[
     | Annotated[DockerConfig, Tag("Docker")]
     | Annotated[ApptainerConfig, Tag("Apptainer")]
     | Annotated[CustomSandboxConfig, Tag("Custom")],
-    schema_by_class(
-        "_target_",
-        {"sia_runner.sandbox.docker.Docker": "Docker", "sia_runner.sandbox.apptainer.Apptainer": "Apptainer"},
-    ),
+    schema_by_class("_target_", {"sia_runner.sandbox.docker.": "Docker", "sia_runner.sandbox.apptainer.": "Apptainer"}),
 ]
 
 
@@ -141,10 +133,7 @@ def sandbox_arguments(sandbox: BaseSandboxConfig) -> dict[str, Any]:
 
 
 class StageResources(ConfigSection):
-    """The resources requested from sbatch for one kind of stage.
-
-    A key that is null takes the value of `default`; null there means the cluster's own default.
-    """
+    """The resources requested from sbatch for one kind of stage; null: those of `default`, there the cluster's own."""
 
     run_in: Literal["job", "driver"] | None = None  # driver: no job, the stage runs where the loop runs
     partition: NonEmptyText | None = None  # --partition
@@ -214,11 +203,7 @@ ComputeConfig = Annotated[
     Annotated[InlineComputeConfig, Tag("Custom")]
     | Annotated[LocalComputeConfig, Tag("Local")]
     | Annotated[SlurmComputeConfig, Tag("Slurm")],
-    schema_by_class(
-        "_target_",
-        {"sia_runner.compute.local.Local": "Local", "sia_runner.compute.slurm.Slurm": "Slurm"},
-        other="Custom",
-    ),
+    schema_by_class("_target_", {"sia_runner.compute.local.": "Local", "sia_runner.compute.slurm.": "Slurm"}, "Custom"),
 ]
 
 

@@ -1,10 +1,7 @@
-"""The typed schema of an experiment defines every key, unit and bound, and refuses illegal combinations.
-
-Hydra composes a configuration and this module checks it. A run starts only with a configuration that passed
-`check_experiment`.
-"""
+"""The typed schema of an experiment defines every key, unit and bound, and refuses illegal combinations."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Tag, model_validator
@@ -33,94 +30,71 @@ from sia_runner.config.task import AggregateVerifier, TaskConfig
 from sia_runner.config.training import AnyPolicyConfig, LeverRule, PolicyConfig, TrainerConfig, allowed_algorithms
 
 
-def _refusals(e: "Experiment") -> Iterator[str]:
-    """Yield a line for the user for each combination that is not allowed."""
-    yield from _training_refusals(e)
-    yield from _model_refusals(e)
-    yield from _search_refusals(e)
-
-
 def _training_refusals(e: "Experiment") -> Iterator[str]:
-    if e.trainer.kind != "none" and not e.calls_model:
-        yield (
-            f"trainer={e.trainer.name} trains the model that a harness calls, "
-            f"but target_agent={e.target_agent.name} calls none; allowed with it: trainer=none"
-        )
-    spec, key, vllm = e.target_agent.policy, "target_agent.policy", e.target_agent.policy.backend == "vllm"
+    agent, trainer, algorithms = (
+        f"target_agent={e.target_agent.name}",
+        e.trainer,
+        allowed_algorithms(e.trainer).values(),
+    )
+    if trainer.kind != "none" and not e.calls_model:
+        trains = f"trainer={trainer.name} trains the model that a harness calls"
+        yield f"{trains}, but {agent} calls none; allowed with it: trainer=none"
+    spec, key, vllm = e.target_agent.policy, "target_agent.policy", "target_agent.policy.backend=vllm"
     if spec.backend == "peft" and spec.base_url is not None:
         yield f"{key}.base_url={spec.base_url} is a vLLM server's, but {key}.backend=peft uses no server"
-    if vllm and not (spec.base_url or "").startswith(("http://", "https://")):
-        yield (
-            f"{key}.backend=vllm needs {key}.base_url, the server's address up to and including /v1 "
-            f"(http://… or https://…); given: {spec.base_url}"
-        )
-    if vllm and spec.base == "tiny":
-        yield (
-            f"{key}.base=tiny is built by the runner, so no server has it; allowed with {key}.backend=vllm: "
-            "a folder or hub id that the server serves under the same name"
-        )
-    algorithms = allowed_algorithms(e.trainer).values()
-    modules = sorted(name for algorithm in algorithms for name in algorithm.lora.save)
-    if vllm and modules:
-        yield (
-            f"trainer.lora.save={modules} trains whole modules, which vLLM cannot load with an adapter; "
-            f"allowed with {key}.backend=vllm: []"
-        )
     processes = max((algorithm.processes for algorithm in algorithms), default=1)
-    if vllm and processes > 1:
-        yield (
-            f"trainer.processes={processes} would each load an adapter into the server of "
-            f"{key}.backend=vllm, which answers with one; allowed with it: 1"
-        )
+    if spec.backend == "vllm":
+        if not (spec.base_url or "").startswith(("http://", "https://")):
+            what = "the server's address up to and including /v1 (http://… or https://…)"
+            yield f"{vllm} needs {key}.base_url, {what}; given: {spec.base_url}"
+        if spec.base == "tiny":
+            allowed = f"allowed with {vllm}: a folder or hub id that the server serves under the same name"
+            yield f"{key}.base=tiny is built by the runner, so no server has it; {allowed}"
+        if modules := sorted(name for algorithm in algorithms for name in algorithm.lora.save):
+            why = "trains whole modules, which vLLM cannot load with an adapter"
+            yield f"trainer.lora.save={modules} {why}; allowed with {vllm}: []"
+        if processes > 1:
+            why = f"would each load an adapter into the server of {vllm}, which answers with one"
+            yield f"trainer.processes={processes} {why}; allowed with it: 1"
     gpus = e.compute.resources.of("train").gpus if isinstance(e.compute, SlurmComputeConfig) else None
     if isinstance(gpus, int) and 0 < gpus < processes:
-        yield (
-            f"trainer.processes={processes} needs a GPU for each, but compute.resources.train.gpus={gpus}; "
-            f"allowed: {processes} GPUs, or 0 with {key}.device=cpu"
-        )
+        allowed = f"allowed: {processes} GPUs, or 0 with {key}.device=cpu"
+        yield f"trainer.processes={processes} needs a GPU for each, but compute.resources.train.gpus={gpus}; {allowed}"
 
 
 def _model_refusals(e: "Experiment") -> Iterator[str]:
-    if e.search.accept.rule == "mcnemar" and e.task.metric.verifier in get_args(AggregateVerifier):
-        yield (
-            f"search.accept.rule=mcnemar counts single questions, but task.metric.verifier={e.task.metric.verifier} is "
-            "a score of all; allowed with it: ladder, bootstrap"
-        )
-    if e.target_agent.kind == "model" and e.target_provider.kind == "offline":
-        yield (
-            f"target_agent={e.target_agent.name} calls a model, but provider={e.target_provider.name} serves none; "
-            "give provider=…, or target_agent=script"
-        )
+    agent, provider, verifier = e.target_agent, f"provider={e.target_provider.name}", e.task.metric.verifier
+    if e.search.accept.rule == "mcnemar" and verifier in get_args(AggregateVerifier):
+        aggregate = f"task.metric.verifier={verifier} is a score of all; allowed with it: ladder, bootstrap"
+        yield f"search.accept.rule=mcnemar counts single questions, but {aggregate}"
+    if agent.kind == "model" and e.target_provider.kind == "offline":
+        offline = f"{provider} serves none; give provider=…, or target_agent=script"
+        yield f"target_agent={agent.name} calls a model, but {offline}"
     if e.task.needs_model and not e.calls_model:
-        yield (
-            f"task={e.task.name} cannot be answered without a model, but provider={e.target_provider.name} "
-            f"with target_agent={e.target_agent.name} serves none; give provider=… (see --help)"
-        )
+        offline = f"{provider} with target_agent={agent.name} serves none; give provider=… (see --help)"
+        yield f"task={e.task.name} cannot be answered without a model, but {offline}"
     for name, part in (("meta_agent", e.meta_agent), ("sandbox", e.sandbox), ("compute", e.compute)):
         if part.target in MOVED_CLASSES:
             yield f"{name}._target_={part.target}: moved; use {MOVED_CLASSES[part.target]}"
     is_model = e.meta_agent.target.startswith(("sia_runner.proposers.llm.", "sia_runner.proposers.guests."))
     if is_model and e.meta_provider.kind == "offline":
-        yield (
-            f"meta_agent={e.meta_agent.name} is a language model, but provider={e.meta_provider.name} serves none; "
-            "give provider=… or provider@meta_agent.provider=…, or meta_agent=recipes, which needs none"
-        )
+        allowed = "give provider=… or provider@meta_agent.provider=…, or meta_agent=recipes, which needs none"
+        offline = f"provider={e.meta_provider.name} serves none; {allowed}"
+        yield f"meta_agent={e.meta_agent.name} is a language model, but {offline}"
 
 
 def _search_refusals(e: "Experiment") -> Iterator[str]:
     width = f"search.proposals_per_generation={e.search.proposals_per_generation}"
     if e.search.proposals_per_generation > 1 and not hasattr(e.task, "splits"):
-        yield (f"{width} chooses among proposals on dev questions, but task={e.task.name} has none; allowed with it: 1")
+        yield f"{width} chooses among proposals on dev questions, but task={e.task.name} has none; allowed with it: 1"
     parallel = f"search.parallel_candidates={e.search.parallel_candidates}"
     if e.search.parallel_candidates == 1:
         return
     if e.search.proposals_per_generation > 1:
         yield f"{parallel} writes proposals side by side already; allowed with it: search.proposals_per_generation=1"
     if e.trainer.kind != "none":
-        yield (
-            f"{parallel} goes on before verdicts are known, but an update of the weights (trainer={e.trainer.name}) "
-            "starts from the incumbent's; allowed with it: trainer=none"
-        )
+        update = f"an update of the weights (trainer={e.trainer.name}) starts from the incumbent's"
+        yield f"{parallel} goes on before verdicts are known, but {update}; allowed with it: trainer=none"
     if e.approve != "none":
         yield f"{parallel} does not wait, but approve={e.approve} waits for a person; allowed: approve=none"
 
@@ -231,6 +205,9 @@ class SearchConfig(ConfigSection):
     ]
 
 
+BUDGET_UNITS = ("minutes", "usd", "tokens", "calls")
+
+
 class SpendingLimits(ConfigSection):
     """Limits on spending; null: no limit."""
 
@@ -311,7 +288,7 @@ class Experiment(ConfigSection):
 
     @model_validator(mode="after")
     def _combinations(self) -> "Experiment":
-        if refusal := next(_refusals(self), ""):
+        if refusal := next(chain(_training_refusals(self), _model_refusals(self), _search_refusals(self)), ""):
             raise ValueError(refusal)
         return self
 

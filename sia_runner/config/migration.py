@@ -75,14 +75,9 @@ def read_stored_config(path: Path) -> Json:
     return config
 
 
-def migrate(stored: Json) -> Json:
-    """Return a stored configuration in today's names; one that has them already is returned as it is."""
-    return _migrate(stored, ())
-
-
 def migrate_algorithm(settings: Mapping[str, Any]) -> Json:
     """Return the stored settings of one algorithm, as in proposal.json and the journal, in today's names."""
-    return _migrate(dict(settings), ("trainer",))
+    return migrate(dict(settings), ("trainer",))
 
 
 def migrate_overrides(overrides: Iterable[str]) -> list[str]:
@@ -108,10 +103,11 @@ def renamed_key(key: str, composed: Mapping[str, Any] | None = None) -> str:
     return ".".join(path)
 
 
-def _migrate(value: Any, path: tuple[str, ...]) -> Any:
-    pattern, section = _pattern(path), as_object(value)
+def migrate(stored: Any, path: tuple[str, ...] = ()) -> Any:
+    """Return a stored configuration, or its section at `path`, in today's names."""
+    pattern, section = _pattern(path), as_object(stored)
     if not any(f"{key}.".startswith(pattern) for key in _SECTIONS) or not 0 < len(section) <= _MAX_KEYS:
-        return value
+        return stored
     renames, migrated = _renames(path, section), Json()
     for key, content in section.items():
         new = renames.get(key, key)
@@ -119,7 +115,7 @@ def _migrate(value: Any, path: tuple[str, ...]) -> Any:
         if key == "_target_":
             migrated[name] = MOVED_CLASSES.get(str(content), content)
         else:
-            migrated[name] = _migrate(content, (*path, str(name)))
+            migrated[name] = migrate(content, (*path, str(name)))
     return migrated
 
 

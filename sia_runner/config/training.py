@@ -124,10 +124,8 @@ class AlgorithmConfig(NamedConfig):
                 allowed = "a value" if self.kind == kind else "null"
                 raise ValueError(f"algorithm={self.algorithm} trains {self.kind}: {name} has to be {allowed}")
         minimum = {"entropic": 4, "grpo": 2, "reinforce": 2, "best_of_n": 2, "dpo": 2}.get(self.algorithm, 1)
-        if self.group_size < minimum:
-            raise ValueError(
-                f"algorithm={self.algorithm} needs group_size of at least {minimum}; given: {self.group_size}"
-            )
+        if (size := self.group_size) < minimum:
+            raise ValueError(f"algorithm={self.algorithm} needs group_size of at least {minimum}; given: {size}")
         return self
 
     @property
@@ -150,7 +148,7 @@ class NoTrainer(NamedConfig):
 
 
 class AutoTrainer(NamedConfig):
-    """Settings of every algorithm; the reward's shape (training/rules.py) or the proposer chooses one."""
+    """Settings of every algorithm; the reward's shape (docs/training.md) or the proposer chooses one."""
 
     kind: Literal["auto"]  # the algorithm is chosen in the run
     mode: Literal["SIA-W+H"]  # the name in reports

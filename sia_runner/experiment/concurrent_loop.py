@@ -20,10 +20,9 @@ def verdicts_available(n: int, in_flight: int) -> int:
 
 
 class CandidatePool(Generic[T]):
-    """A pool of candidates in evaluation, whose results are collected in order.
+    """A pool in which `work(n)` runs on a thread of its own once `verdicts_available(n)` candidates were collected.
 
-    `work(n)` runs on a thread of its own as soon as `verdicts_available(n)` candidates were collected, so at most
-    `in_flight` run at once. On exit the running ones are waited for, except after an interrupt.
+    So at most `in_flight` run at once. On exit the running ones are waited for, except after an interrupt.
     """
 
     def __init__(self, work: Callable[[int], T], last: int, in_flight: int) -> None:
@@ -46,21 +45,17 @@ class CandidatePool(Generic[T]):
         while not self.closed and (following := len(self._candidates) + 1) <= self._last:
             if verdicts_available(following, self._in_flight) >= n:
                 break
-            self._start(following)
+            future = Future[T]()
+            thread = threading.Thread(target=self._carry_out, args=(following, future), daemon=True)
+            self._candidates[following] = thread, future
+            thread.start()
         return self._candidates[n][1].result() if n in self._candidates else None
 
-    def _start(self, n: int) -> None:
-        future: Future[T] = Future()
-
-        def carry_out() -> None:
-            try:
-                future.set_result(self._work(n))
-            except BaseException as error:  # noqa: BLE001 - it is raised again in result_of
-                future.set_exception(error)
-
-        thread = threading.Thread(target=carry_out, name=f"candidate-{n}", daemon=True)
-        self._candidates[n] = thread, future
-        thread.start()
+    def _carry_out(self, n: int, future: Future[T]) -> None:
+        try:
+            future.set_result(self._work(n))
+        except BaseException as error:  # noqa: BLE001 - it is raised again in result_of
+            future.set_exception(error)
 
 
 class _CandidateDropped(Exception):
@@ -70,20 +65,9 @@ class _CandidateDropped(Exception):
 class ConcurrentLoop(ExperimentLoop):
     """A loop that evaluates `search.parallel_candidates` candidates at once."""
 
-    def __call__(self) -> int:
-        """Run the loop; after Ctrl-C, end what other threads still run."""
-        try:
-            return super().__call__()
-        except KeyboardInterrupt:
-            self._context.compute.end()
-            raise
-
     def _generations(self) -> RunStatus:
-        """Run all generations, as ExperimentLoop does; return how the run ended.
-
-        Candidates under evaluation still get their verdict when the budget is spent or a plateau is reached. Those
-        proposed after a proposer's `stop` are dropped.
-        """
+        # candidates under evaluation still get their verdict when the budget is spent or a plateau is reached;
+        # those proposed after a proposer's `stop` are dropped
         search, last, reason = self._config.search, self._config.max_gen, ""
         with CandidatePool(self._evaluate_early, last, search.parallel_candidates) as self._pipeline:
             for n in range(1, last + 1):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sia_runner.compute.protocol import Compute
-from sia_runner.config.base import NamedConfig, is_custom, new_component
+from sia_runner.config.base import is_custom, new_component
 from sia_runner.config.components import HostedProvider, sandbox_arguments
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import allowed_algorithms
@@ -69,14 +69,12 @@ class Components:
     @property
     def compute(self) -> Compute:
         """The place where stages run."""
-        config = self.config.compute
-        return self._once("compute", lambda: new_component(config.target, Compute, **_own_keys(config)))
+        return self._once("compute", lambda: _build(self.config.compute, Compute))
 
     @property
     def tracker(self) -> Tracker:
         """The tracker that is told of every generation."""
-        config = self.config.tracker
-        return self._once("tracker", lambda: new_component(config.target, Tracker, **_own_keys(config)))
+        return self._once("tracker", lambda: _build(self.config.tracker, Tracker))
 
     def build_all(self) -> None:
         """Build every component now, so that a class that cannot be loaded is named before a run starts."""
@@ -107,7 +105,7 @@ class Components:
             limits_seconds=config.task.limits.run,
             calls_model=config.calls_model,
         )
-        return new_component(config.meta_agent.target, Proposer, context, **_own_keys(config.meta_agent))
+        return _build(config.meta_agent, Proposer, context)
 
     def sandbox_limits(self, seconds: float) -> SandboxLimits:
         """Return the sandbox limits of one job; `seconds` is its time limit."""
@@ -116,17 +114,14 @@ class Components:
 
 
 class RunContext(Components):
-    """Everything that the stages of one run need. A process builds it once and passes it on.
-
-    Pickled, it is only the configuration and the run directory: a job builds components of its own.
-    """
+    """Everything that the stages of one run need. A process builds it once and passes it on."""
 
     def __init__(self, config: Experiment, run: RunDir) -> None:
         super().__init__(config)
         self.run = run
 
     def __reduce__(self) -> tuple[type["RunContext"], tuple[Experiment, RunDir]]:
-        return RunContext, (self.config, self.run)
+        return RunContext, (self.config, self.run)  # a job builds components of its own
 
     @property
     def gateway(self) -> "GatewayService | None":
@@ -163,7 +158,6 @@ class RunContext(Components):
         )
 
     def _policy_backend(self) -> Any:
-        """Return the policy behind the gateway. The weights are loaded on first use."""
         from sia_runner.policy.backend import PolicyBackend
         from sia_runner.policy.engine import PolicyEngine, RequestBatcher
         from sia_runner.policy.vllm import RequestForwarder, VllmPolicy
@@ -174,7 +168,7 @@ class RunContext(Components):
             folder, keys = self.run.path / "policy", spec.model_extra or {}
             return PolicyBackend(spec, new_component(spec.backend, PolicyService, spec, folder, **keys))
 
-        def engine() -> PolicyEngine:
+        def engine() -> PolicyEngine:  # loads the weights, so it is called on first use
             return PolicyEngine(spec, cache_dir(), lambda: warm_up_dialogues(self.task))
 
         if spec.backend == "vllm":
@@ -183,10 +177,7 @@ class RunContext(Components):
 
 
 class FinalTestReserve:
-    """The usage reserved for the test runs of incumbent and baseline; the ledger calls it before each model call.
-
-    It is zero until a generation is scored: until then nothing can be tested, and only `budget.test_reserve` applies.
-    """
+    """The usage reserved for the test runs of incumbent and baseline; zero until there is an incumbent to test."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -194,7 +185,7 @@ class FinalTestReserve:
         self._needed = Usage()
 
     def __call__(self) -> Usage:
-        """Return the reserve, measured again whenever the journal has grown."""
+        """Return the reserve, measured again whenever the journal has grown; called before each model call."""
         journal = self._context.run.journal
         size = journal.stat().st_size if journal.is_file() else 0
         if size != self._journal_size:
@@ -206,10 +197,8 @@ class FinalTestReserve:
         task, best, total = self._context.task, find_incumbent(generations), Usage()
         if best is None or not task.has_test:
             return total
-        test_questions, select_questions = (
-            sum(len(fold.questions) for fold in task.rounds(purpose)) for purpose in ("test", "select")
-        )
-        factor = _RESERVE_MARGIN * test_questions / max(1, select_questions)
+        test, select = (sum(len(fold.questions) for fold in task.rounds(purpose)) for purpose in ("test", "select"))
+        factor = _RESERVE_MARGIN * test / max(1, select)
         for generation in generations:
             if generation.n in (best, generations[0].n) and "run" in generation.steps:
                 usage = RunResult.from_json(generation.steps["run"]).usage
@@ -235,5 +224,6 @@ def warm_up_dialogues(task: Task) -> list["WarmupDialogue"]:
     return [WarmupDialogue([{"role": "user", "content": question}], answer) for question, answer in task.dialogues()]
 
 
-def _own_keys(component: NamedConfig) -> dict[str, Any]:
-    return component.model_dump(exclude={"name", "target", "provider"})
+def _build(config: Any, protocol: type, *arguments: Any) -> Any:
+    keys = config.model_dump(exclude={"name", "target", "provider"})
+    return new_component(config.target, protocol, *arguments, **keys)

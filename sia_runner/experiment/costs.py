@@ -1,16 +1,13 @@
-"""Forecasts of cost; none calls a model.
-
-`forecast_run` estimates a whole run before it starts, from stated assumptions. `plan_costs` estimates one candidate of
-a run from what that run has measured; unmeasured figures are None, never guessed.
-"""
+"""Forecasts of cost: of a whole run from stated assumptions, and of one candidate from what its run has measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from math import ceil
+from functools import partial
+from math import ceil, inf
 from typing import Any
 
 from sia_runner.config.components import HostedProvider
-from sia_runner.config.experiment import Experiment
+from sia_runner.config.experiment import BUDGET_UNITS, Experiment
 from sia_runner.config.migration import migrate_algorithm
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
@@ -24,7 +21,6 @@ from sia_runner.store.journal import JournalReader, finished_generations
 from sia_runner.tasks.protocol import Fold
 from sia_runner.wire.grants import Role
 
-BUDGET_UNITS = ("minutes", "usd", "tokens", "calls")
 _ROLES: tuple[Role, ...] = ("meta", "target")
 _BYTES_PER_TOKEN = 4  # of English; other scripts take more
 
@@ -130,12 +126,7 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
     """Return the forecast of the case called `name`."""
     case, agent, limits = ASSUMPTIONS[name], config.meta_agent, config.task.limits
     width, patience = config.search.proposals_per_generation, config.search.patience
-
-    def harness(questions: int, limit: float) -> ModelUse:
-        """Return the use of one run of a harness; `limit` is in seconds."""
-        use = _harness_use(config, sizes, case, questions)
-        return replace(use, seconds=min(use.seconds, limit))
-
+    harness = partial(_harness_use, config, sizes, case)
     questions = min(_agent_number(agent, "trial_questions") or sizes.trial, sizes.trial)
     trials = harness(questions, limits.run) * (ceil(_agent_number(agent, "trials") * case.trials) * width)
     if width > 1:  # each proposal is run on dev before the best of them is taken
@@ -153,14 +144,17 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
     return Forecast(generations, parts, harness(sizes.test, limits.run) * tested)
 
 
-def _harness_use(config: Experiment, sizes: TaskSizes, case: CostAssumptions, questions: int) -> ModelUse:
-    """Return the use of one run of a harness that no limit ends."""
+def _harness_use(
+    config: Experiment, sizes: TaskSizes, case: CostAssumptions, questions: int, limit: float = inf
+) -> ModelUse:
+    """Return the use of one run of a harness, which ends after `limit` seconds."""
     hosted = config.target_provider
     if not config.calls_model or not isinstance(hosted, HostedProvider):
         return ModelUse()
     request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
     answer, at_once = min(case.answer, hosted.max_tokens), min(case.at_once, hosted.concurrency)
-    return case.use(questions * case.calls, request, answer, at_once)
+    use = case.use(questions * case.calls, request, answer, at_once)
+    return replace(use, seconds=min(use.seconds, limit))
 
 
 def limit_lines(config: Experiment, sizes: TaskSizes) -> list[str]:
@@ -238,18 +232,17 @@ def budget_lines(config: Experiment, cases: Forecasts) -> list[str]:
     for key in ("usd", "tokens", "calls"):
         if (limit := getattr(config.budget.generation, key)) is not None:
             over = [name for name, case in cases.items() if (_amount(config, case, key, "generation") or 0) > limit]
-            says = f"cuts a generation in the case {', '.join(over)}" if over else "cuts nothing"
-            lines.append(f"budget.generation.{key}={limit:g} · {says}")
+            effect = f"cuts a generation in the case {', '.join(over)}" if over else "cuts nothing"
+            lines.append(f"budget.generation.{key}={limit:g} · {effect}")
     if (limit := config.budget.minutes) is not None:
-        says = [
-            f"{name}: {_when_reached(case, limit, case.generation.seconds / 60, 'after')}"
-            for name, case in cases.items()
-        ]
+        says = [f"{name}: {_when_spent(config, case, 'minutes', limit)}" for name, case in cases.items()]
         lines.append(f"budget.minutes={limit:g} · {' · '.join(says)}")
     return lines
 
 
 def _when_spent(config: Experiment, case: Forecast, key: str, limit: float) -> str:
+    if key == "minutes":  # which no test is taken off
+        return _when_reached(case, limit, case.generation.seconds / 60, "after")
     per_generation, test = (_amount(config, case, key, part) for part in ("generation", "test"))
     if per_generation is None or test is None:
         return "prices unknown"
@@ -264,7 +257,6 @@ def _when_reached(case: Forecast, limit: float, per_generation: float, when: str
 
 
 def _amount(config: Experiment, case: Forecast, key: str, part: str) -> float | None:
-    """Return the amount of one generation, or of the final test; None where prices are unknown."""
     if key != "usd":
         return getattr(getattr(case, part), key)
     part_only = Forecast(1, case.parts) if part == "generation" else Forecast(0, case.parts, case.test)
@@ -316,14 +308,17 @@ def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[Generat
         return [after]
     algorithm = AlgorithmConfig.model_validate(migrate_algorithm(proposal.overrides))
     rolled, trained = _cost_of_probe(proposal.evidence) or per_question, _cost_of_update(totals, before)
-    return [_training_cost(algorithm, rolled, trained), after]
+    try:
+        training = _plan_cost("training", *planned_rollouts(algorithm), trained or rolled)
+    except TrainingError as error:
+        return [PlanCost("training", source=str(error)), after]
+    if rolled and not trained:
+        training = replace(training, source=f"{training.source}; time of the rollouts alone")
+    return [training, after]
 
 
 def update_cost(context: RunContext, parent: int, shape: Json, algorithm: AlgorithmConfig) -> dict[str, float | None]:
-    """Return the cost by budget unit of an update after a probe, and of the gate and run that follow.
-
-    `shape` is the JSON of the probe's RewardShape. A sum with an unknown part is None.
-    """
+    """Return the cost, by unit, of an update after a probe of this `shape` and of what follows; None: unknown."""
     settings = algorithm.model_dump(mode="json")
     proposal = Proposal(Lever.WEIGHTS, "", overrides=settings, parent=parent, evidence={"shape": shape})
     parts = plan_costs(context, proposal, finished_generations(JournalReader(context.run.journal)))
@@ -357,7 +352,6 @@ def _cost_of_probe(evidence: Mapping[str, Any]) -> _QuestionCost | None:
 
 
 def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> _QuestionCost | None:
-    """Return the cost of this run's newest update, rollouts and optimizer together."""
     builds = {g.n: BuildResult.from_json(g.steps["build"]).training for g in before if "build" in g.steps}
     updates = [(n, training) for n, training in builds.items() if training and training.steps]
     if not updates:
@@ -371,20 +365,8 @@ def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> _Q
     return _QuestionCost(row.calls / rollouts, tokens / rollouts, usd, training.seconds / rollouts, source)
 
 
-def _training_cost(algorithm: AlgorithmConfig, rolled: _QuestionCost | None, trained: _QuestionCost | None) -> PlanCost:
-    try:
-        runs, questions = planned_rollouts(algorithm)
-    except TrainingError as error:
-        return PlanCost("training", source=str(error))
-    cost = _plan_cost("training", runs, questions, trained or rolled)
-    return cost if trained or not rolled else replace(cost, source=f"{cost.source}; time of the rollouts alone")
-
-
 def planned_rollouts(algorithm: AlgorithmConfig) -> tuple[int, int]:
-    """Return the runs of the harness in one update, and the questions over all of them.
-
-    Raises TrainingError for options that the algorithm refuses.
-    """
+    """Return the runs of the harness in one update, and the questions over all of them. Raises TrainingError."""
     from sia_runner.training.algorithms import base
 
     if algorithm.kind == "online":
@@ -400,13 +382,7 @@ def planned_rollouts(algorithm: AlgorithmConfig) -> tuple[int, int]:
 def _plan_cost(name: str, runs: int, questions: int, per_question: _QuestionCost | None) -> PlanCost:
     if per_question is None:
         return PlanCost(name, runs, questions)
-    return PlanCost(
-        name,
-        runs,
-        questions,
-        round(per_question.calls * questions),
-        round(per_question.tokens * questions),
-        None if per_question.usd is None else round(per_question.usd * questions, 4),
-        round((per_question.start * runs + per_question.seconds * questions) / 60, 2),
-        per_question.source,
-    )
+    calls, tokens = round(per_question.calls * questions), round(per_question.tokens * questions)
+    usd = None if per_question.usd is None else round(per_question.usd * questions, 4)
+    minutes = round((per_question.start * runs + per_question.seconds * questions) / 60, 2)
+    return PlanCost(name, runs, questions, calls, tokens, usd, minutes, per_question.source)

@@ -4,10 +4,11 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sia_runner.compute.jobs import last_lines
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import verifier_sandbox
 from sia_runner.experiment.context import Components, RunContext
@@ -22,7 +23,6 @@ from sia_runner.wire.grants import Grant, ProviderDown
 
 R = TypeVar("R")
 
-_ROUND_PURPOSES: tuple[FoldPurpose, ...] = ("gate", "trial", "select")
 _UNANSWERED = {
     Ending.TIMEOUT: OutcomeKind.TIMEOUT,
     Ending.OUT_OF_MEMORY: OutcomeKind.OUT_OF_MEMORY,
@@ -61,12 +61,10 @@ def outcomes_of_split(context: Components, outcomes: Sequence[Outcome], split: s
 
 
 def harness_saw_val_labels(task: Task) -> bool:
-    """Tell whether a harness learns gold answers of val before the final test, as with cross-fitting.
-
-    It can then print them, and nothing it prints may reach a proposer.
-    """
+    """Tell whether a harness learns gold answers of val, as with cross-fitting: no proposer may see what it prints."""
+    purposes: tuple[FoldPurpose, ...] = ("gate", "trial", "select")
     secret = {*task.splits()["val"], *task.splits()["test"]}
-    return any(secret.intersection(round_.train) for purpose in _ROUND_PURPOSES for round_ in task.rounds(purpose))
+    return any(secret.intersection(round_.train) for purpose in purposes for round_ in task.rounds(purpose))
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -86,16 +84,15 @@ class Execution:
     unanswered: OutcomeKind
     usage: Usage | None  # spent on models; None where the harness could call none
     # Rollouts: the policy's finished calls, in order, by the question's id in the view.
-    sampled: Mapping[str, Sequence[SampledCall]] = field(default_factory=dict[str, Sequence[SampledCall]])
+    sampled: Mapping[str, Sequence[SampledCall]]
 
 
 def execute(
     context: RunContext, grant: Grant, round_: Fold, site: HarnessRunDir, harness: Path, salt: str, seconds: float
 ) -> Execution:
-    """Run one harness on the questions of a round, with `grant` for its model calls.
+    """Run one harness on the questions of a round in the cleared `site`, with `grant` for its model calls.
 
-    `salt` decides ids and order in the view; `seconds` is the deadline. Clears `site` first. Raises ProviderDown or
-    BudgetSpent when calls failed for such a reason: nothing can then be said about the harness.
+    `salt` decides ids and order in the view. Raises ProviderDown or BudgetSpent when calls failed for such a reason.
     """
     site.clear()
     view = context.task.lay_out(round_, site.view, salt)
@@ -104,18 +101,17 @@ def execute(
     gateway = context.gateway if context.config.calls_model else None
     code = "".join(path.read_text(encoding="utf-8", errors="replace") for path in harness.rglob("*.py"))
     with gateway.open_session(grant, code) if gateway else nullcontext() as session:
-        result = context.sandbox.run(
-            SandboxJob(
-                harness=harness,
-                entry=context.task.entry,
-                data=view.path,
-                work=site.work,
-                log=site.log,
-                limits=context.sandbox_limits(seconds),
-                python=_interpreter(context.config, harness),
-                door=session.door if session else None,
-            )
+        job = SandboxJob(
+            harness=harness,
+            entry=context.task.entry,
+            data=view.path,
+            work=site.work,
+            log=site.log,
+            limits=context.sandbox_limits(seconds),
+            python=_interpreter(context.config, harness),
+            door=session.door if session else None,
         )
+        result = context.sandbox.run(job)
     raise_if_stopped(result)
     if session:
         if trouble := session.trouble():
@@ -131,22 +127,17 @@ def execute(
     context.task.collect(site.work, site.submission)
     remove_tree(site.view)  # it can be laid out again from the salt
     failure = describe_failure(result, site.log, quiet=harness_saw_val_labels(context.task))
-    failure += _foreign_keys(result, harness)
+    failure += _foreign_keys(result, code)
     kind = _UNANSWERED.get(result.ending, OutcomeKind.NO_ANSWER if result.exit_code == 0 else OutcomeKind.CRASHED)
-    if session is None:
-        return Execution(result, failure, kind, None)
-    return Execution(result, failure, kind, session.usage(), session.sampled)
+    return Execution(result, failure, kind, session and session.usage(), session.sampled if session else {})
 
 
 def run_stage_in_job(stage: Callable[..., R], context: RunContext, n: int, *arguments: Any) -> R:
-    """Run a stage in a process of its own, perhaps on another node, which first prepares what the driver has prepared.
-
-    Raises SandboxFailed where this node has no sandbox: that is not the candidate's fault.
-    """
+    """Run a stage in a process of its own, perhaps on another node, which prepares what the driver has prepared."""
     context.task.prepare(lambda _: None)
     try:
         context.sandbox.check(door=context.config.needs_gateway)
-    except SandboxError as error:
+    except SandboxError as error:  # of this node: not the candidate's fault
         raise SandboxFailed(f"{socket.gethostname()}: {error}") from error
     try:
         return stage(context, n, *arguments)
@@ -198,12 +189,11 @@ def describe_failure(result: SandboxResult, log: Path, *, quiet: bool = False) -
     return f"{what} after {result.seconds:.1f} s" + (f": {why}" if why else "")
 
 
-def _foreign_keys(result: SandboxResult, harness: Path) -> str:
+def _foreign_keys(result: SandboxResult, code: str) -> str:
     """Name keys of other clouds in a failed harness, which most likely failed without them."""
     if result.exit_code in (0, None):
         return ""
-    sources = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(harness.rglob("*.py")))
-    named = {name for source in sources for name in re.findall(r"\b[A-Z][A-Z0-9_]*_API_KEY\b", source)}
+    named = set(re.findall(r"\b[A-Z][A-Z0-9_]*_API_KEY\b", code))
     foreign = sorted(named - {"OPENAI_API_KEY", "ANTHROPIC_API_KEY"})[:3]
     why = "no key of another cloud is in the sandbox; the gateway speaks OPENAI and ANTHROPIC"
     return f"; needs {', '.join(foreign)}: {why}" if foreign else ""
@@ -211,7 +201,4 @@ def _foreign_keys(result: SandboxResult, harness: Path) -> str:
 
 def last_log_line(log: Path) -> str:
     """Return the last line a program printed, made safe for a terminal. The log itself is bounded by the sandbox."""
-    if not log.is_file():
-        return ""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return strip_control_characters(next((line for line in reversed(lines) if line), "")[:200])
+    return strip_control_characters((last_lines(log) or [""])[-1][:200])

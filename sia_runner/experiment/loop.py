@@ -80,15 +80,11 @@ class ExperimentLoop:
         return f"{minutes:.1f} of {limit:g} minutes" if over else ""
 
     def _propose(self, n: int, earlier: Sequence[GenerationRecord]) -> ProposeResult:
-        """Propose a candidate from the `earlier` generations."""
         history, incumbent = to_history(earlier), find_incumbent(earlier)
         return self._stage(ProposeResult, n, Stage.PROPOSE, stages.propose, history, incumbent)
 
     def _evaluate(self, n: int, proposal: ProposeResult, earlier: Sequence[GenerationRecord]) -> Verdict | None:
-        """Sign off, build, gate, run and verify candidate `n`. Return the verdict on one that gets no score.
-
-        None: it has a score on val, and the incumbent of the time of its verdict decides. Raises WaitingForApproval.
-        """
+        """Sign off, build, gate, run and verify candidate `n`. Return the verdict on one without a score, else None."""
         if proposal.fault:
             return _no_score(proposal.fault, proposal.unscored)
         if sign_off.needs_sign_off(self._config, proposal.lever):
@@ -118,18 +114,14 @@ class ExperimentLoop:
 
     def _decide(self, n: int, without_score: Verdict | None) -> None:
         """Record the verdict on candidate `n`; one with a score is compared with the incumbent of that time."""
-        before = finished_generations(self._journal)[: n - 1]
-        verdict = self._once(
-            Verdict,
-            f"gen_{n}/{Stage.ACCEPT}",
-            lambda: without_score or stages.decide(self._context, n, find_incumbent(before)),
-        )
+        before, key = finished_generations(self._journal)[: n - 1], f"gen_{n}/{Stage.ACCEPT}"
+        incumbent = find_incumbent(before)
+        verdict = self._once(Verdict, key, lambda: without_score or stages.decide(self._context, n, incumbent))
         if verdict.accepted:
             self._run.link_best(n)
         self._display.show_generation(finished_generations(self._journal)[n - 1], before)
 
     def _test(self) -> None:
-        """Run the incumbent, and the first harness as the baseline, once on test."""
         generations = finished_generations(self._journal)
         best = find_incumbent(generations)
         if best is None or not self._context.task.has_test:
@@ -139,18 +131,14 @@ class ExperimentLoop:
             self._stage(TestResult, n, Stage.TEST, stages.final_test)
 
     def _close(self, status: RunStatus) -> int:
-        """Record how the run ended and publish its summary; return the exit code."""
         best = find_incumbent(finished_generations(self._journal))
         test = test_result_of(self._journal, best)
         scored = best is not None and (not self._context.task.has_test or bool(test and test["score"]))
-        out_of_budget = status is RunStatus.BUDGET
-        if not scored and not out_of_budget:
+        if not scored and status is not RunStatus.BUDGET:
             status = RunStatus.FAILED
         self._journal.append("ended", status=status.value, best=best)
         self._publish(status)
-        if scored:
-            return COMPLETED
-        return OUT_OF_BUDGET if out_of_budget else NOT_SCORED
+        return COMPLETED if scored else OUT_OF_BUDGET if status is RunStatus.BUDGET else NOT_SCORED
 
     # Carrying out and recording
 
@@ -170,8 +158,8 @@ class ExperimentLoop:
             entry=run_stage_in_job,
             progress=self._run.generation(n).training if job_kind is Stage.TRAIN else None,
         )
-        with self._display.stage(stage, f"generation {n}" if test else f"generation {n} of {self._config.max_gen}"):
-            return self._once(result, key, lambda: self._context.compute.call(step, work, self._context, n, *arguments))
+        self._display.show_stage(stage, f"generation {n}" if test else f"generation {n} of {self._config.max_gen}")
+        return self._once(result, key, lambda: self._context.compute.call(step, work, self._context, n, *arguments))
 
     def _once(self, result: type[R], key: str, work: Callable[[], R]) -> R:
         self._lease.check()
@@ -195,7 +183,6 @@ class ExperimentLoop:
         return RunStatus.BUDGET
 
     def _publish(self, status: RunStatus) -> None:
-        """Write the summary, and show it to the tracker and on the screen."""
         state, last = build_summary(self._context, self._journal, status), status is not RunStatus.RUNNING
         write_json(self._run.summary, state, durable=last)
         write_json(self._run.path / "usage.json", state["usage"], durable=last)
@@ -207,12 +194,9 @@ class ExperimentLoop:
             self._display.show_cost(cost_so_far(state["usage"], minutes_spent(self._journal), self._config.budget))
 
     def interrupted(self, *, waits: bool = False) -> int:
-        """Record the interruption in the journal and on the screen, or there only on a full disk; return the exit code.
-
-        A run that `waits` for a person's approval was not cut off: its journal holds nothing of the wait but the plan.
-        """
+        """Record the interruption, on the screen alone if the disk is full; return the exit code."""
         try:
-            if not waits:
+            if not waits:  # for a person, which is no cut: the journal has the plan
                 self._journal.append("interrupted")
             self._publish(RunStatus.INTERRUPTED)
         except OSError as error:

@@ -19,7 +19,7 @@ from sia_runner.experiment.weights.decision import (
 )
 from sia_runner.experiment.workbench import ProposalWorkbench
 from sia_runner.proposers.protocol import Brief, WeightsLever
-from sia_runner.records import Json, Lever, PastGeneration, Proposal
+from sia_runner.records import Json, Lever, PastGeneration, Proposal, Trial
 from sia_runner.selection.parents import choose_parent
 from sia_runner.store.journal import weights_plan_rejected
 from sia_runner.store.run_directory import remove_tree
@@ -52,8 +52,7 @@ class ProposalStep:
     def propose(self) -> ProposalResult:
         """Propose the weights lever where it is due, or where the proposer has nothing left; else ask the proposer.
 
-        A proposer that can use the weights lever is told that it is due, and decides. The guarantee of
-        `lever.latest_fraction` always holds.
+        A proposer that can use the weights lever is told that it is due, and decides, but for a guaranteed update.
         """
         context, n, incumbent = self.context, self.n, self.incumbent
         lever = decide_lever(context.config, self.history, n, incumbent)
@@ -83,14 +82,10 @@ class ProposalStep:
     def _can_train(self) -> bool:
         """True if the proposer can use the weights lever; not in parallel: untrained weights have no dev value."""
         config = self.context.config
-        return (
-            config.trainer.kind != "none"
-            and config.search.proposals_per_generation == 1
-            and getattr(self.context.proposer, "pulls_weights", False)
-        )
+        single = config.trainer.kind != "none" and config.search.proposals_per_generation == 1
+        return single and getattr(self.context.proposer, "pulls_weights", False)
 
     def _training(self, incumbent: int, algorithm: AlgorithmConfig, decision: TrainingDecision) -> Proposal:
-        """Return the proposal to train on the incumbent's unchanged harness."""
         return Proposal(
             Lever.WEIGHTS,
             decision.reason,
@@ -103,7 +98,6 @@ class ProposalStep:
         )
 
     def _checked_training(self, proposed: ProposalResult, due_reason: str) -> ProposalResult:
-        """Return a weights update that the proposer chose; it is measured first, like any other."""
         context, proposal = self.context, proposed.proposal
         if proposal.parent is None or not self._can_train:
             return failed_proposal(f"lever {proposal.lever.value} was proposed where the harness is the only one")
@@ -130,31 +124,23 @@ class ProposalStep:
             # proposals in progress share most of the history and should differ: this is its index among them
             index = 0 if self.n == 1 else (self.n - 2) % search.parallel_candidates
             return ProposalResult(self._ask_once(index, self._parent(0), generation.path, lever))
-        return self._best_sibling(
-            run_parallel(
-                lambda k: self._ask_once(k, self._parent(k), generation.sibling(k), lever), range(width), width
-            )
-        )
+
+        def ask(k: int) -> Proposal:
+            return self._ask_once(k, self._parent(k), generation.sibling(k), lever)
+
+        return self._best_sibling(run_parallel(ask, range(width), width))
 
     def _parent(self, sibling: int) -> int | None:
         config, better = self.context.config, self.context.task.higher_is_better
-        return choose_parent(
-            config.search,
-            self.history,
-            self.incumbent,
-            seed=config.seed,
-            n=self.n,
-            sibling=sibling,
-            higher_is_better=better,
-        )
+        seed = f"{config.seed}:{self.n}:{sibling}"
+        return choose_parent(config.search, self.history, self.incumbent, seed, better)
 
     def _ask_once(self, sibling: int, parent: int | None, folder: Path, lever: LeverDecision) -> Proposal:
         context, n = self.context, self.n
         folder.mkdir(parents=True, exist_ok=True)
         evidence = folder / "evidence" if n > 1 else None
         if evidence:
-            left_alone = lever.left_alone
-            write_evidence(context, n, self.history, self.incumbent, parent, evidence, left_alone=left_alone)
+            write_evidence(context, n, self.history, self.incumbent, parent, evidence, left_alone=lever.left_alone)
         brief = Brief(
             n=n,
             max_gen=context.config.max_gen,
@@ -172,40 +158,37 @@ class ProposalStep:
     def _weights_lever(self, due_reason: str) -> WeightsLever:
         from sia_runner.selection.algorithm_choice import algorithm_purpose
 
-        allowed = allowed_algorithms(self.context.config.trainer).items()
         purposes = {
-            name: algorithm_purpose(config.algorithm) or "an algorithm of the user's own" for name, config in allowed
+            name: algorithm_purpose(algorithm.algorithm) or "an algorithm of the user's own"
+            for name, algorithm in allowed_algorithms(self.context.config.trainer).items()
         }
         return WeightsLever(purposes, due_reason)
 
     def _best_sibling(self, proposals: Sequence[Proposal]) -> ProposalResult:
         """Return the best proposal by dev value; a tie goes to the first. STOP wins only where every sibling stops."""
         context, generation = self.context, self.context.run.generation(self.n)
-        trials = {
-            k: ProposalWorkbench(context, self.n, generation.path, proposal.parent).try_out(
-                [proposal.files], share=1.0
-            )[0]
-            for k, proposal in enumerate(proposals)
-            if proposal.lever is not Lever.STOP
-        }
+        trials = dict[int, Trial]()
+        for k, proposal in enumerate(proposals):
+            if proposal.lever is not Lever.STOP:
+                workbench = ProposalWorkbench(context, self.n, generation.path, proposal.parent)
+                (trials[k],) = workbench.try_out([proposal.files], share=1.0)
         if not trials:
             return ProposalResult(proposals[0])
         sign = 1 if context.task.higher_is_better else -1
         best = max(trials, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
-        siblings: list[Json] = []
-        for k, proposal in enumerate(proposals):
-            trial = trials.get(k)
-            siblings.append(
-                {
-                    "title": proposal.title,
-                    "rationale": proposal.rationale,
-                    "parent": proposal.parent,
-                    "dev": trial.value if trial and not trial.failure else None,
-                    "n": trial.n if trial else 0,
-                    "failure": trial.failure if trial else "",
-                    "chosen": k == best,
-                }
-            )
+        untried = Trial(0.0, 0, 0.0)
+        siblings: list[Json] = [
+            {
+                "title": proposal.title,
+                "rationale": proposal.rationale,
+                "parent": proposal.parent,
+                "dev": trials[k].value if k in trials and not trials[k].failure else None,
+                "n": trials.get(k, untried).n,
+                "failure": trials.get(k, untried).failure,
+                "chosen": k == best,
+            }
+            for k, proposal in enumerate(proposals)
+        ]
         remove_tree(generation.evidence)
         shutil.copytree(generation.sibling(best) / "evidence", generation.evidence, symlinks=True)
         return ProposalResult(proposals[best], siblings)

@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -52,8 +52,11 @@ _stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
 def _lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
-    """Return the content of lock.json: versions, hashes, seeds and the machine."""
-    config, sandbox, policy = context.config, context.sandbox, None
+    config, sandbox, policy, packages = context.config, context.sandbox, None, dict[str, str]()
+    for name in _LOCKED_PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            headers = metadata.distribution(name).read_text("METADATA") or ""  # metadata.version parses all: 8 ms
+            packages[name] = headers.partition("\nVersion: ")[2].partition("\n")[0]
     if config.has_policy and context.gateway:
         engine = context.gateway.policy()
         policy = {"base": engine.base_id, "sha256": engine.base_sha256}  # for comparing runs
@@ -65,22 +68,12 @@ def _lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "packages": {name: version for name in _LOCKED_PACKAGES if (version := _package_version(name))},
+        "packages": packages,
         "data": context.task.data_hashes(),
         "policy": policy,
         "sandbox": {"name": sandbox.name, **sandbox.versions(), "gaps": sandbox.gaps(door=config.needs_gateway)},
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
-
-
-def _package_version(name: str) -> str | None:
-    """Return the version in the package's metadata, whose headers `metadata.version` would all parse (8 ms in all)."""
-    try:
-        headers = metadata.distribution(name).read_text("METADATA") or ""
-    except metadata.PackageNotFoundError:
-        return None
-    version = re.search(r"^Version: *(\S+)", headers, re.MULTILINE)
-    return version and version[1]
 
 
 def _git_revision() -> str | None:
@@ -89,11 +82,9 @@ def _git_revision() -> str | None:
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return process.stdout.strip() or None
+    with suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=5).stdout.strip() or None
+    return None
 
 
 def check_dashboard(config: Experiment) -> None:
@@ -110,9 +101,8 @@ def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) 
         yield
         return
     command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={run.path}", "port=0", "token=true", "until=stdin"]
-    process = subprocess.Popen(
-        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT)
 
     def forward_lines() -> None:
         for line in process.stdout or ():
@@ -133,9 +123,8 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
     """Start a run in `folder` (may exist, must not hold a run) and return its exit code."""
     run = RunDir(folder)
     if run.config.exists() or run.journal.exists():
-        raise RunDirectoryError(
-            f"{folder} already holds a run; continue it with resume={folder} or choose another hydra.run.dir"
-        )
+        advice = f"continue it with resume={folder} or choose another hydra.run.dir"
+        raise RunDirectoryError(f"{folder} already holds a run; {advice}")
     context = RunContext(config, run)
     _prepare(context)
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,20 +136,14 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
 
 
 def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffAnswer | None = None) -> int:
-    """Continue a run at the step that was cut off, and return its exit code.
-
-    `answer` replies to the plan that waits for approval. Raises RunDirectoryError when no plan waits, and for
-    overrides other than RESUMABLE_KEYS.
-    """
+    """Continue a run at the step that was cut off and return its exit code; `answer` is to the plan that waits."""
     run = RunDir(folder)
     if not run.config.is_file():
         raise RunDirectoryError(f"resume={folder}: no run there (config.yaml is missing)")
     for override in overrides:
         if "=" not in override or not override.startswith(RESUMABLE_KEYS):
-            allowed = "max_gen=…, budget.*=…, compute.*=…, provider.key_file=…"
-            raise RunDirectoryError(
-                f"{override}: a resumed run keeps its stored configuration; allowed beside resume=: {allowed}"
-            )
+            allowed = "allowed beside resume=: max_gen=…, budget.*=…, compute.*=…, provider.key_file=…"
+            raise RunDirectoryError(f"{override}: a resumed run keeps its stored configuration; {allowed}")
     with RunLease(folder) as lease:
         if answer:
             sign_off.check_waiting(run, JournalReader(run.journal))
@@ -249,22 +232,18 @@ def _carry_out(
         if answer:
             sign_off.append_answer(run, journal, answer)
         with Display(config.max_gen) as display, _signals(), live_dashboard(config, run, display.say):
-            _say_once(display, sandbox_lines(context.sandbox.name, context.sandbox.gaps(door=config.needs_gateway)))
+            opening = sandbox_lines(context.sandbox.name, context.sandbox.gaps(door=config.needs_gateway))
+            for line in [line for line in opening if line not in _printed_lines]:
+                display.say(line)
+            _printed_lines.update(opening)
             if warning := _untrainable_start(context):
                 display.say(warning)
             loop_class = ExperimentLoop if config.search.parallel_candidates == 1 else ConcurrentLoop
-            return _run_loop(loop_class(context, journal, lease, display), journal, display)
+            return _run_loop(context, loop_class(context, journal, lease, display), journal, display)
     finally:
         context.close_gateway()  # or another run of this process would keep the weights in memory
         journal.close()
         context.tracker.close()
-
-
-def _say_once(display: Display, lines: Sequence[str]) -> None:
-    """Print the lines that no earlier run of this process printed."""
-    for line in [line for line in lines if line not in _printed_lines]:
-        display.say(line)
-        _printed_lines.add(line)
 
 
 def _untrainable_start(context: RunContext) -> str:
@@ -290,20 +269,18 @@ def _open_journal(context: RunContext, journal: Journal, overrides: Sequence[str
     if sha256_of(run.lock) != began["lock_sha256"]:
         raise RunDirectoryError(f"{run.lock} was changed since the run began")
     hashes, locked = context.task.data_hashes(), read_json(run.lock)["data"]
-    changed = sorted(name for name in {*hashes, *locked} if hashes.get(name) != locked.get(name))
-    if changed:
-        raise RunDirectoryError(
-            f"the data changed since the run began ({', '.join(changed)}); a resumed run needs the same data"
-        )
+    if changed := sorted(name for name in {*hashes, *locked} if hashes.get(name) != locked.get(name)):
+        what = f"the data changed since the run began ({', '.join(changed)})"
+        raise RunDirectoryError(f"{what}; a resumed run needs the same data")
     current = _lock_content(context, overrides)
-    resumed = {key: current[key] for key in ("overrides", "packages", "host", "sandbox")}
-    journal.append("resumed", **resumed)
+    journal.append("resumed", **{key: current[key] for key in ("overrides", "packages", "host", "sandbox")})
 
 
-def _run_loop(loop: ExperimentLoop, journal: Journal, display: Display) -> int:
+def _run_loop(context: RunContext, loop: ExperimentLoop, journal: Journal, display: Display) -> int:
     try:
         return loop()
-    except (KeyboardInterrupt, RunInterrupted):
+    except KeyboardInterrupt:  # RunInterrupted too
+        context.compute.end()
         return loop.interrupted()
     except sign_off.WaitingForApproval:
         return loop.interrupted(waits=True)

@@ -1,7 +1,4 @@
-"""Sign-off: a lever that `approve` names is used only after a person agreed to its plan, gen_<n>/plan.md and plan.json.
-
-The journal records plan and answer.
-"""
+"""Sign-off: a lever that `approve` names is used only after a person agreed to its plan, gen_<n>/plan.{md,json}."""
 
 import getpass
 import hashlib
@@ -60,20 +57,19 @@ def write_plan(context: RunContext, n: int, before: Sequence[GenerationRecord]) 
         "cost": [asdict(part) for part in plan_costs(context, proposal, before)],
         "proposal_sha256": sha256_of(generation.proposal),
     }
-    write_json(generation.plan.with_suffix(".json"), plan)
+    plan_json = generation.plan.with_suffix(".json")
+    write_json(plan_json, plan)
     write_text(generation.plan, _render_plan(plan))
-    return PlanResult(sha256_of(generation.plan), sha256_of(generation.plan.with_suffix(".json")))
+    return PlanResult(sha256_of(generation.plan), sha256_of(plan_json))
 
 
 def _training_data(task: Task) -> Json:
-    """Return the number and hash of the rollout questions, without their text."""
     questions = sorted(task.splits()["rollout"])
     ids = hashlib.sha256(json.dumps(questions).encode()).hexdigest()
     return {"split": "rollout", "questions": len(questions), "ids_sha256": ids, "files": dict(task.data_hashes())}
 
 
 def _render_plan(plan: Mapping[str, Any]) -> str:
-    """Return plan.md as text."""
     parent, data = plan["parent"], plan["data"]
     against = f"generation {parent}" if parent else "nothing: it is the first harness"
     lines = [
@@ -95,9 +91,8 @@ def _render_plan(plan: Mapping[str, Any]) -> str:
     if data:
         lines += ["## Training", "", "Settings:", "", _json_block(plan["settings"]), ""]
         lines += [f"Data: {data['questions']} questions of the split `{data['split']}`", ""]
-        lines += [f"- their ids: sha256 {data['ids_sha256']}"]
-        lines += [f"- {one_line(name)}: sha256 {digest}" for name, digest in sorted(data["files"].items())]
-        lines += [""]
+        hashes = [("their ids", data["ids_sha256"]), *sorted(data["files"].items())]
+        lines += [*(f"- {one_line(name)}: sha256 {digest}" for name, digest in hashes), ""]
     lines += [f"## Harness, against {against}", "", _block(plan["harness"]), "", "## Cost, estimated", ""]
     head = ["part", "sandbox runs", "questions", "model calls", "tokens", "USD", "minutes", "measured on"]
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -172,11 +167,8 @@ def append_answer(run: RunDir, journal: Journal, answer: SignOffAnswer) -> None:
     except (OSError, KeyError):  # no such user on this machine: containers
         author = f"uid {os.getuid()}"
     planned = journal.result(f"gen_{n}/plan") or {}
-    signed: Json = {"n": n, "by": author, "plan_sha256": planned.get("sha256")}
-    if answer.why is None:
-        journal.append("approved", **signed)
-    else:
-        journal.append("rejected", **signed, why=one_line(answer.why, 500))
+    event, why = ("approved", {}) if answer.why is None else ("rejected", {"why": one_line(answer.why, 500)})
+    journal.append(event, n=n, by=author, plan_sha256=planned.get("sha256"), **why)
 
 
 def sign_off_fault(run: RunDir, journal: JournalReader, generation: GenerationRecord) -> str:

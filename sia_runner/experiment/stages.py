@@ -24,9 +24,9 @@ from sia_runner.experiment.harness_files import FaultyHarness, syntax_fault, wri
 from sia_runner.experiment.proposing import ProposalStep, failed_proposal
 from sia_runner.experiment.weights.parallel import update_weights_in_parallel
 from sia_runner.experiment.weights.update import inherit_adapter, update_weights
-from sia_runner.records import Outcome, OutcomeKind, PastGeneration, Usage, count_kinds
+from sia_runner.records import Outcome, PastGeneration, Usage, count_kinds
 from sia_runner.selection.parents import plateau_length
-from sia_runner.selection.scoring import accept_or_reject, unanswered_note
+from sia_runner.selection.scoring import ANSWERED, accept_or_reject, unanswered_note
 from sia_runner.stage_results import (
     BuildResult,
     GateResult,
@@ -51,15 +51,9 @@ from sia_runner.store.run_directory import (
 from sia_runner.tasks.protocol import Fold
 from sia_runner.wire.grants import BudgetSpent, Grant, ModelsError, ProviderDown
 
-ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.PARTIAL, OutcomeKind.WRONG})
-
 
 def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incumbent: int | None) -> ProposeResult:
-    """Let the proposer write gen_<n>/proposal.json, of which the journal keeps only the hash.
-
-    A proposer that could not do its work is a `fault`. Raises BudgetSpent when the budget of the run is spent, and
-    ProviderDown when the provider refuses every proposal for the same reason.
-    """
+    """Let the proposer write gen_<n>/proposal.json. Raises BudgetSpent for the budget of the run, and ProviderDown."""
     generation, unscored = context.run.generation(n), False
     generation.path.mkdir(exist_ok=True)
     try:
@@ -104,9 +98,8 @@ def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incu
 
 
 def _is_permanent(context: RunContext, history: Sequence[PastGeneration], refusal: str) -> bool:
-    """Tell whether no call of the proposer was ever answered, or the last proposal was refused alike."""
     if context.gateway and not context.gateway.ledger.totals().of(purpose="propose").output_tokens:
-        return True
+        return True  # no call of the proposer was ever answered
     return bool(history) and re.sub(r"\d+", "", history[-1].reason) == re.sub(r"\d+", "", refusal)
 
 
@@ -193,25 +186,22 @@ def decide(context: RunContext, n: int, incumbent: int | None) -> Verdict:
 def final_test(context: RunContext, n: int) -> TestResult:
     """Run once on the test split: refit on every other label, answer, score."""
     site, task = context.run.test(n), context.task
-    site.path.mkdir(parents=True, exist_ok=True)
+    scores = site.path / "scores.json"
     (fold,) = task.rounds("test")
     execution = _run_in_site(context, n, site, fold, test=True)
     outcomes = all_verified(context, [site], [execution])
-    write_outcomes(site.path / "scores.json", outcomes)
+    write_outcomes(scores, outcomes)
     score = None if infrastructure_failure(outcomes) else score_outcomes(task, outcomes)[0]
     grade = task.official_grade(site.submission, read_json(site.keys), score) if score else None
-    scores_sha256 = sha256_of(site.path / "scores.json")
-    return TestResult(n, score, count_kinds(outcomes), execution, scores_sha256, dict(grade) if grade else None)
+    return TestResult(n, score, count_kinds(outcomes), execution, sha256_of(scores), dict(grade) if grade else None)
 
 
 def all_verified(
     context: RunContext, harness_runs: Sequence[HarnessRunDir], runs: Sequence[HarnessRun]
 ) -> list[Outcome]:
     """Verify the submission in each site folder; return the outcomes of all of them."""
-    outcomes: list[Outcome] = []
-    for site, execution in zip(harness_runs, runs, strict=True):
-        outcomes += verify_submission(context, site, execution.unanswered)
-    return outcomes
+    pairs = zip(harness_runs, runs, strict=True)
+    return [outcome for site, run in pairs for outcome in verify_submission(context, site, run.unanswered)]
 
 
 def _run_in_site(context: RunContext, n: int, site: HarnessRunDir, fold: Fold, *, test: bool = False) -> HarnessRun:
@@ -221,14 +211,15 @@ def _run_in_site(context: RunContext, n: int, site: HarnessRunDir, fold: Fold, *
     grant = Grant("target", payer, f"gen_{n}", purpose, site.trajectories, adapter=adapter)
     seconds = context.config.task.limits.run
     execution = execute(context, grant, fold, site, harness, view_salt(context.config, salt), seconds)
+    ended = execution.ended
     return HarnessRun(
-        ending=execution.ended.ending.value,
-        exit_code=execution.ended.exit_code,
+        ending=ended.ending.value,
+        exit_code=ended.exit_code,
         failure=execution.failure,
         unanswered=execution.unanswered,
-        cpu_seconds=round(execution.ended.cpu_seconds, 3),
-        peak_mb=round(execution.ended.peak_mb, 1),
-        output_bytes=execution.ended.output_bytes,
+        cpu_seconds=round(ended.cpu_seconds, 3),
+        peak_mb=round(ended.peak_mb, 1),
+        output_bytes=ended.output_bytes,
         usage=execution.usage,
         submission_sha256=tree_sha256(site.submission),
         keys_sha256=sha256_of(site.keys),
@@ -237,7 +228,6 @@ def _run_in_site(context: RunContext, n: int, site: HarnessRunDir, fold: Fold, *
 
 
 def _why_nothing(failure: str, outcomes: Sequence[Outcome]) -> str:
-    """Return how the harness failed, or that it answered nothing, and what was said about its model calls."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in count_kinds(outcomes).items())
     why = failure or f"no question was answered ({kinds})"
     note = infrastructure_failure(outcomes) or unanswered_note(outcomes)

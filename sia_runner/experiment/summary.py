@@ -8,13 +8,7 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.records import Json, Lever, Score
 from sia_runner.selection.scoring import leaderboard_lines
-from sia_runner.store.generations import (
-    NO_MODEL,
-    GenerationRecord,
-    TrainingRecord,
-    earned_mode,
-    weights_were_tried,
-)
+from sia_runner.store.generations import NO_MODEL, GenerationRecord, TrainingRecord, earned_mode, weights_were_tried
 from sia_runner.store.journal import (
     JournalReader,
     find_incumbent,
@@ -31,11 +25,12 @@ def published_lines(declared: Mapping[str, Any] | None) -> list[str]:
     """Return the lines on `task.published`; none where nothing is declared. These figures decide nothing."""
     if not declared:
         return []
-    figures: list[str] = []
-    for key, label in _PUBLISHED_NAMES.items():
-        if (value := declared[key]) is not None:
-            # three decimals like our own scores, or none for values in a small unit (12,483 microseconds)
-            figures.append(f"{label} {value:.3f}" if abs(value) < 100 else f"{label} {value:,.0f}")
+    figures = [
+        # three decimals like our own scores, or none for values in a small unit (12,483 microseconds)
+        f"{label} {value:.3f}" if abs(value) < 100 else f"{label} {value:,.0f}"
+        for key, label in _PUBLISHED_NAMES.items()
+        if (value := declared[key]) is not None
+    ]
     return [
         f"published: {', '.join(figures) or 'no figure'} ({declared['source']})",
         f"  its protocol differs: {declared['protocol']}",
@@ -70,7 +65,6 @@ def build_summary(context: RunContext, journal: JournalReader, status: str) -> J
 
 
 def _untrained_reason(context: RunContext, generations: Sequence[GenerationRecord]) -> str | None:
-    """Return why no update of the weights was tried; None if one was, or if the experiment has no trainer."""
     config, run = context.config, context.run
     if config.trainer.kind == "none" or weights_were_tried(generations):
         return None
@@ -78,12 +72,10 @@ def _untrained_reason(context: RunContext, generations: Sequence[GenerationRecor
         return "no harness called a model; docs/harness.md shows how one does"
     for n in range(len(generations) + 1, 0, -1):  # the last one may be that of the proposer's stop
         path = run.generation(n).decision
-        skipped = read_json(path)["evidence"].get("skipped") if path.is_file() else None
-        if skipped:
+        if path.is_file() and (skipped := read_json(path)["evidence"].get("skipped")):
             return f"generation {n}: {skipped}"
-    for g in reversed(generations):
-        if g.lever != Lever.HARNESS:
-            return f"generation {g.n}: {g.reason}"
+    if other := next((g for g in reversed(generations) if g.lever != Lever.HARNESS), None):
+        return f"generation {other.n}: {other.reason}"
     if find_incumbent(generations) is None:
         return "no harness was accepted, so there was nothing to train"
     due = f"lever.plateau={config.lever.plateau}, lever.latest_fraction={config.lever.latest_fraction}"
@@ -131,14 +123,11 @@ def context_markdown(summary: Json) -> str:
         lines += [f"  - {line}" for line in leaderboard_lines(best.get("standing"))]
         if best["baseline_test"]:
             lines += [f"- first harness: {format_score(best['baseline_test'])}"]
-        lines += [f"- {line.strip()}" for line in published_lines(summary.get("published"))]
-        lines += [""]
+        lines += [*(f"- {line.strip()}" for line in published_lines(summary.get("published"))), ""]
     if summary["waits"]:
         lines += [f"Waits for approval of gen_{summary['waits']}/plan.md", ""]
-    if summary["stopped"]:
-        lines += [f"Stopped: {summary['stopped']}", ""]
-    if summary.get("untrained"):
-        lines += [f"The weights were never trained: {summary['untrained']}", ""]
+    for key, what in (("stopped", "Stopped"), ("untrained", "The weights were never trained")):
+        lines += [f"{what}: {summary[key]}", ""] if summary.get(key) else []
     return "\n".join(lines)
 
 

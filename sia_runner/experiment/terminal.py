@@ -16,6 +16,7 @@ from rich.table import Table
 from sia_runner.config.experiment import SpendingLimits
 from sia_runner.experiment.summary import format_score, published_lines, update_line
 from sia_runner.selection.scoring import leaderboard_lines
+from sia_runner.store.files import LineReader
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import find_incumbent
 
@@ -32,19 +33,12 @@ _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red", "unscored"
 @contextmanager
 def follow_log(log: Path, show: Callable[[str], None], every: float) -> Generator[None]:
     """Pass the newest line added to a log to `show`, at most once in `every` seconds, and the last one at the end."""
-    position = log.stat().st_size if log.is_file() else 0
-    stop = threading.Event()
+    reader, stop = LineReader(log.parent, log.name), threading.Event()
+    list(reader.fresh())  # those of an earlier process
 
     def show_newest() -> None:
-        nonlocal position
-        if not log.is_file():
-            return
-        with log.open("rb") as stream:
-            stream.seek(position)
-            lines = stream.read().rpartition(b"\n")[0]
-        if lines:
-            position += len(lines) + 1
-            newest = lines.splitlines()[-1].decode(errors="replace")
+        if lines := list(reader.fresh()):
+            newest = lines[-1].data.decode(errors="replace")
             show(newest + remaining_text(newest))
 
     def follow() -> None:
@@ -64,20 +58,20 @@ def follow_log(log: Path, show: Callable[[str], None], every: float) -> Generato
 def remaining_text(line: str) -> str:
     """Estimate the remaining time from a line like ``step 3/16 · … · 4.5 s``; empty for any other line."""
     step, seconds = _STEP_PATTERN.search(line), _SECONDS_PATTERN.search(line)
-    if not step or not seconds or int(step[1]) == 0:
-        return ""
-    remaining = float(seconds[1]) / int(step[1]) * (int(step[2]) - int(step[1]))
-    if remaining == 0:
-        return ""
-    return f" · about {remaining:.0f} s left" if remaining < 120 else f" · about {remaining / 60:.0f} min left"
+    remaining = 0.0
+    if step and seconds and int(step[1]):
+        remaining = float(seconds[1]) / int(step[1]) * (int(step[2]) - int(step[1]))
+    if remaining >= 120:
+        return f" · about {remaining / 60:.0f} min left"
+    return f" · about {remaining:.0f} s left" if remaining else ""
 
 
 def wide_console(width: int, *, soft_wrap: bool = False) -> Console:
     """Return a console on standard output: as wide as the terminal, or COLUMNS; in a log file `width` characters."""
     console = Console(highlight=False, soft_wrap=soft_wrap)
-    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
-        return console
-    return Console(highlight=False, soft_wrap=soft_wrap, width=width)
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+        console.width = width
+    return console
 
 
 class Display:
@@ -106,12 +100,10 @@ class Display:
         """Print one line of plain text."""
         self._console.print(escape(text))
 
-    @contextmanager
-    def stage(self, name: str, where: str) -> Generator[None]:
+    def show_stage(self, name: str, where: str) -> None:
         """Show `name` as the current stage; `where` says in which generation."""
         self._stage = f"{where} · {name}"
         self._update_bar(description=self._stage)
-        yield
 
     @contextmanager
     def following(self, log: Path) -> Generator[None]:
@@ -186,7 +178,6 @@ def _styled(status: str) -> str:
 
 
 def _generation_table(summary: Mapping[str, Any], width: int) -> Table:
-    """Return the table of generations: lever, status, val ± ci, change, seconds, why; narrow: one line for each."""
     compact = width < _WIDE
     title = f"{summary['task']} · {summary['mode']} · {summary['metric']['name']} on val"
     caption = "± one standard error of the paired difference; search.accept says which gain is enough"

@@ -35,10 +35,8 @@ def check_gpu(config: Experiment, *, here: bool) -> None:
     if not getattr(task, "needs_gpu", False):
         return
     if not getattr(box, "gpus", 0):
-        raise TaskError(
-            f"task={task.name} runs kernels on a GPU, and sandbox={box.name} shows none; allowed: sandbox=docker "
-            "sandbox.gpus=1, sandbox=apptainer sandbox.gpus=-1"
-        )
+        allowed = "allowed: sandbox=docker sandbox.gpus=1, sandbox=apptainer sandbox.gpus=-1"
+        raise TaskError(f"task={task.name} runs kernels on a GPU, and sandbox={box.name} shows none; {allowed}")
     if here and not Path("/dev/nvidiactl").exists():
         raise TaskError(f"task={task.name} runs kernels on a CUDA GPU, and this machine has none")
 
@@ -66,27 +64,15 @@ def main(plan_json: str) -> None:
     job = json.loads(sys.stdin.buffer.readline())
     exit_with_parent(sys.stdin.buffer)  # the sandbox's supervisor then ends the sandbox
     box: Sandbox = load_class(plan["target"])(**plan["keys"])
-    top = Path(job["top"])
-    result = box.run(
-        SandboxJob(
-            harness=top / "harness",
-            entry=job["entry"],
-            data=top / "data",
-            work=top / "work",
-            log=top / "log",
-            limits=SandboxLimits(seconds=job["seconds"], **plan["limits"]),
-            env=_for_gpus(plan),
-        )
-    )
+    top, limits = Path(job["top"]), SandboxLimits(seconds=job["seconds"], **plan["limits"])
+    folders: Json = {name: top / name for name in ("harness", "data", "work", "log")}
+    result = box.run(SandboxJob(**folders, entry=job["entry"], limits=limits, env=_for_gpus(plan)))
     sys.stdout.write(json.dumps(asdict(result)))
 
 
 def _for_gpus(plan: Json) -> dict[str, str]:
-    """Return environment variables that a program on a GPU needs inside apptainer.
-
-    It puts the libraries of the driver where nothing looks, and makes every GPU visible; Docker only those asked for.
-    """
     if not plan["keys"].get("gpus") or not plan["target"].endswith(".Apptainer"):
         return {}
-    chosen = {name: plan["environment"][name] for name in ("CUDA_VISIBLE_DEVICES",) if name in plan["environment"]}
-    return {"LD_LIBRARY_PATH": _NVIDIA} | chosen
+    # which puts the driver's libraries where nothing looks, and makes every GPU visible; Docker only those asked for
+    chosen = plan["environment"].get("CUDA_VISIBLE_DEVICES")
+    return {"LD_LIBRARY_PATH": _NVIDIA} | ({} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen})

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,8 @@ from sia_runner.experiment.weights.decision import estimate_training
 from sia_runner.proposers.protocol import Files, GuestResult, MeasuredRewards, ProposerError
 from sia_runner.records import Json, ModelReply, ToolCall, Trial, Usage, count_kinds
 from sia_runner.sandbox.protocol import SandboxJob
-from sia_runner.store.files import read_tail, read_utf8, regular_files
-from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, tree_sha256, write_json
+from sia_runner.store.files import LineReader, read_tail, read_utf8, regular_files
+from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, tree_sha256, write_json, write_text
 from sia_runner.tasks.collect import CopyQuota, collect_tree, read_refusal
 from sia_runner.text import strip_control_characters
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
@@ -40,7 +40,10 @@ class RecordedReplies:
 
     def __init__(self, path: Path) -> None:
         self._path, self._position = path, 0
-        self._recorded = _read_records(path)
+        self._recorded: list[Json] = []
+        lines = LineReader(path.parent, path.name, max_line_bytes=1 << 62).fresh(limit=1 << 62)
+        with suppress(ValueError):
+            self._recorded = [json.loads(line.data) for line in lines]
 
     def answer(self, request: Any, ask: Callable[[], ModelReply]) -> ModelReply:
         """Return the recorded reply to `request` (JSON data), or call `ask()` and record its reply."""
@@ -54,25 +57,8 @@ class RecordedReplies:
         answer = ask()
         self._recorded.append({"request_sha256": digest, "reply": asdict(answer)})
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        earlier = "".join(json.dumps(line) + "\n" for line in self._recorded[:position])
-        with self._path.open("r+" if self._path.is_file() else "w", encoding="utf-8") as stream:
-            stream.seek(len(earlier))  # json.dumps writes ASCII: a character is a byte
-            stream.truncate()
-            stream.write(json.dumps(self._recorded[position]) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._recorded))
         return answer
-
-
-def _read_records(path: Path) -> list[Json]:
-    """Read complete lines: a kill may have cut the last one."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError:
-        return []
 
 
 def _proposer_gateway(context: RunContext) -> "GatewayService":
@@ -96,8 +82,8 @@ class ProposalWorkbench:
 
     def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
         """Run each harness on dev questions; see Workbench.try_out."""
-        effort = self._effort(share, questions)
-        return self._context.compute.map(lambda files: self._trial(files, *effort), batch)
+        train_fraction, questions = self._effort(share, questions)
+        return self._context.compute.map(lambda files: self._trial(files, train_fraction, questions), batch)
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), **settings: Any
@@ -134,21 +120,12 @@ class ProposalWorkbench:
             raise ProposerError(f"meta_agent={context.config.meta_agent.name}: {refused}") from refused
         harness_folder.mkdir(parents=True)
         for name, text in harness.items():  # the entry program may be missing: then the guest has to write it
-            path = harness_folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            (harness_folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (harness_folder / name).write_text(text, encoding="utf-8")
         with gateway.open_session(self._grant(calls), "".join(program.values())) as session:
-            ending = context.sandbox.run(
-                SandboxJob(
-                    harness=guest,
-                    entry=entry,
-                    data=inputs,
-                    work=site.work,
-                    log=site.log,
-                    limits=context.sandbox_limits(seconds),
-                    door=session.door,
-                )
-            )
+            limits, door = context.sandbox_limits(seconds), session.door
+            job = SandboxJob(guest, entry, data=inputs, work=site.work, log=site.log, limits=limits, door=door)
+            ending = context.sandbox.run(job)
         raise_if_stopped(ending)
         trouble = session.trouble()
         if trouble and not (isinstance(trouble, BudgetSpent) and trouble.scope == "grant"):
@@ -171,9 +148,8 @@ class ProposalWorkbench:
         if self._context.config.calls_model and share < 1:
             dev = len(task.splits()["dev"])
             return 1.0, max(1, math.ceil(share * min(dev, questions or dev)))
-        if not any(fold.train for fold in task.rounds("trial")):  # without training data the share makes no difference
-            return 1.0, questions
-        return share, questions
+        # without training data the share makes no difference
+        return share if any(fold.train for fold in task.rounds("trial")) else 1.0, questions
 
     def _grant(self, calls: int | None = None) -> Grant:
         return Grant("meta", self._n, f"gen_{self._n}", "propose", self._folder / "proposer.jsonl", calls=calls)
@@ -205,8 +181,7 @@ class ProposalWorkbench:
         rounds = task.rounds("trial", train_fraction=train_fraction, questions=questions)
         if not rounds:
             return Trial(0.0, 0, 0.0, f"task {task.name} has no dev questions to try a harness on"), True
-        (fold,) = rounds
-        harness, config = site.path / "harness", self._context.config
+        (fold,), harness, config = rounds, site.path / "harness", self._context.config
         if fault := write_or_fault(self._context, files, harness):
             return Trial(0.0, len(fold.questions), 0.0, fault), True
         grant = Grant("target", self._n, f"trial_{name}", "trial", site.trajectories, adapter=self._adapter)

@@ -2,9 +2,9 @@
 
 import math
 import operator
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ FloatArray = NDArray[np.floating]
 class RewardShape:
     """Statistics of trajectories that have a reward; shares are of trajectories unless said otherwise.
 
-    A question's trajectories are a group. Moments are those of the sample itself (no correction): with all rewards
-    equal, variance, skew and between_share are 0.
+    A question's trajectories are a group. Variance, skew and between_share are 0 where all rewards are equal.
     """
 
     n: int
@@ -92,19 +91,15 @@ def rewarded_trajectories(trajectories: Sequence[Trajectory]) -> list[Trajectory
     rewarded = [trajectory for trajectory in trajectories if trajectory.reward is not None]
     for trajectory in rewarded:
         if not math.isfinite(reward_of(trajectory)):
-            raise TrainingError(
-                f"the reward of question {trajectory.unit}, sample {trajectory.sample} is {trajectory.reward}: "
-                "not finite"
-            )
+            where = f"question {trajectory.unit}, sample {trajectory.sample}"
+            raise TrainingError(f"the reward of {where} is {trajectory.reward}: not finite")
     return sorted(rewarded, key=lambda trajectory: (trajectory.unit, trajectory.sample))
 
 
 def by_question(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
     """Return trajectories that have a reward, by question, both in order."""
-    questions: dict[str, list[Trajectory]] = defaultdict(list)
-    for trajectory in rewarded_trajectories(trajectories):
-        questions[trajectory.unit].append(trajectory)
-    return dict(questions)
+    grouped = groupby(rewarded_trajectories(trajectories), operator.attrgetter("unit"))
+    return {unit: list(group) for unit, group in grouped}
 
 
 def reward_of(trajectory: Trajectory) -> float:
@@ -136,9 +131,7 @@ ALGORITHM_RULES = (
     # Each group has the same mean whatever the policy does: rewards are places in a ranking, or wins of a comparison.
     # Eight groups of 0/1 rewards have the same number of winners by chance in less than 0.4% of cases.
     AlgorithmRule(
-        "dpo",
-        "the verifier only ranks",
-        (("groups", ">=", 8), ("variance", ">", 0), ("between_share", "<=", 1e-9)),
+        "dpo", "the verifier only ranks", (("groups", ">=", 8), ("variance", ">", 0), ("between_share", "<=", 1e-9))
     ),
     # With 5% successes a group of 8 has one in 34% of cases: comparing within groups would waste two rollouts of three.
     AlgorithmRule("best_of_n", "nearly every reward is zero", (("zero_share", ">=", 0.95),)),
@@ -174,15 +167,13 @@ def choose_algorithm(shape: RewardShape, rules: Sequence[AlgorithmRule] = ALGORI
     """Return the algorithm for this shape. Raises TrainingError if nothing was measured, or no rule holds."""
     if shape.n == 0:
         raise TrainingError(f"no rollout has a reward ({shape.failed} failed): no algorithm can be chosen")
-    for rule in rules:
-        if rule.holds(shape):
-            figures = [
-                f"{field} {getattr(shape, field):.3g} {sign} {bound:g}" for field, sign, bound in rule.conditions
-            ]
-            reason = f"{rule.name} ({', '.join(figures) or 'no other rule holds'}): {rule.algorithm}"
-            return AlgorithmChoice(rule.algorithm, rule.name, reason)
-    allowed = ", ".join(dict.fromkeys(rule.algorithm for rule in rules)) or "none"
-    raise TrainingError(f"no rule gives one of the algorithms that may be chosen ({allowed})")
+    rule = next((rule for rule in rules if rule.holds(shape)), None)
+    if rule is None:
+        allowed = ", ".join(dict.fromkeys(rule.algorithm for rule in rules)) or "none"
+        raise TrainingError(f"no rule gives one of the algorithms that may be chosen ({allowed})")
+    figures = [f"{field} {getattr(shape, field):.3g} {sign} {bound:g}" for field, sign, bound in rule.conditions]
+    reason = f"{rule.name} ({', '.join(figures) or 'no other rule holds'}): {rule.algorithm}"
+    return AlgorithmChoice(rule.algorithm, rule.name, reason)
 
 
 def why_untrainable(shape: RewardShape) -> str:
@@ -195,16 +186,11 @@ def why_untrainable(shape: RewardShape) -> str:
 
 
 def why_no_signal(shape: RewardShape) -> str:
-    """Return why rewards of this shape show no algorithm a direction; empty if they do.
-
-    Rewards that are all zero are left to the rules: more samples may find the first success.
-    """
-    if shape.equal_groups == 1 and shape.zero_share < 1:
-        return (
-            f"in each of {shape.groups} groups all rewards are equal (mean {shape.mean:.3g}), "
-            "so nothing tells a better answer from a worse one"
-        )
-    return ""
+    """Return why rewards of this shape show no algorithm a direction; empty if they do."""
+    if shape.equal_groups < 1 or shape.zero_share == 1:  # of rewards that are all 0, more samples may find another
+        return ""
+    equal = f"in each of {shape.groups} groups all rewards are equal (mean {shape.mean:.3g})"
+    return f"{equal}, so nothing tells a better answer from a worse one"
 
 
 def algorithm_purpose(algorithm: str) -> str:
@@ -213,10 +199,7 @@ def algorithm_purpose(algorithm: str) -> str:
 
 
 def why_unaffordable(cost: Mapping[str, float | None], remaining: Mapping[str, float | None]) -> str:
-    """Return why an update of this cost exceeds the budget; empty if it fits.
-
-    `cost` and `remaining` are by unit; None: unknown cost, or no limit.
-    """
+    """Return why an update exceeds the budget; empty if it fits. Both are by unit; None: unknown cost, or no limit."""
     for resource, amount in cost.items():
         limit = remaining.get(resource)
         if amount is not None and limit is not None and amount > limit:

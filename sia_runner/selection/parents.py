@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from random import Random
 from statistics import fmean, pstdev
 
@@ -17,16 +18,12 @@ def choose_parent(
     search: SearchConfig,
     history: Sequence[PastGeneration],
     incumbent: int | None,
-    *,
-    seed: int,
-    n: int,
-    sibling: int,
+    seed: str,
     higher_is_better: bool,
 ) -> int | None:
-    """Return the generation whose harness proposal `sibling` of generation `n` extends; None while there is none.
+    """Return the generation that a proposal extends: the incumbent, the newest scored candidate, or one drawn by score.
 
-    greedy: the incumbent. last: the newest scored candidate. archive: any scored candidate, drawn by `weights`; the
-    same (seed, n, sibling) draws the same from the same history.
+    None while there is none. The same `seed` draws the same from the same history.
     """
     scored = [past for past in history if past.val is not None]
     if search.name == "greedy" or not scored:
@@ -34,7 +31,7 @@ def choose_parent(
     if search.name == "last":
         return scored[-1].n
     chances = archive_weights(history, search.novelty_weight, higher_is_better)
-    return Random(f"{seed}:{n}:{sibling}").choices(list(chances), list(chances.values()))[0]
+    return Random(seed).choices(list(chances), list(chances.values()))[0]
 
 
 def archive_weights(history: Sequence[PastGeneration], novelty: float, higher_is_better: bool) -> dict[int, float]:
@@ -51,11 +48,8 @@ def archive_weights(history: Sequence[PastGeneration], novelty: float, higher_is
     noise = fmean((score.ci95[1] - score.ci95[0]) / 2 for score in scored.values())
     unit, middle, sign = max(pstdev(values), noise), fmean(values), 1.0 if higher_is_better else -1.0
     children = Counter(parents_by_generation(history).values())
-    weights: dict[int, float] = {}
-    for n, score in scored.items():
-        merit = sign * (score.value - middle) / unit if unit else 0.0
-        weights[n] = 1 / (1 + math.exp(-_STEEPNESS * merit)) / (1 + children[n]) ** novelty
-    return weights
+    merits = {n: sign * (score.value - middle) / unit if unit else 0.0 for n, score in scored.items()}
+    return {n: 1 / (1 + math.exp(-_STEEPNESS * merit)) / (1 + children[n]) ** novelty for n, merit in merits.items()}
 
 
 def parents_by_generation(history: Sequence[PastGeneration]) -> dict[int, int | None]:
@@ -72,22 +66,16 @@ def parents_by_generation(history: Sequence[PastGeneration]) -> dict[int, int | 
 def plateau_reason(search: SearchConfig, history: Sequence[PastGeneration]) -> str:
     """Return the reason why the run should stop now, as one line; empty when it should not."""
     patience = search.patience
-    if patience is None or len(history) < patience:
-        return ""
-    if any(past.status == Status.ACCEPTED for past in history[-patience:]):
-        return ""
-    return f"no candidate was accepted in the last {patience} generations (search.patience)"
+    if patience and len(history) >= patience and all(past.status != Status.ACCEPTED for past in history[-patience:]):
+        return f"no candidate was accepted in the last {patience} generations (search.patience)"
+    return ""
 
 
 def plateau_length(history: Sequence[PastGeneration]) -> int:
     """Return the number of latest proposals in a row that changed only the harness and were not accepted.
 
-    A weights update ends the count, accepted or not: after a failed one it is the harness's turn again. An unscored
-    candidate says nothing about the harness and is passed over.
+    After a weights update it is the harness's turn again. An unscored candidate says nothing and is passed over.
     """
-    count = 0
-    for past in reversed([past for past in history if past.status != Status.UNSCORED]):
-        if past.lever is not Lever.HARNESS or past.status == Status.ACCEPTED:
-            break
-        count += 1
-    return count
+    scored = reversed([past for past in history if past.status != Status.UNSCORED])
+    row = takewhile(lambda past: past.lever is Lever.HARNESS and past.status != Status.ACCEPTED, scored)
+    return sum(1 for _ in row)

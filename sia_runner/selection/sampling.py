@@ -9,10 +9,9 @@ T = TypeVar("T")
 
 
 def stratified_order(items: Sequence[T], stratum: Callable[[T], Hashable]) -> list[T]:
-    """Return all items, ordered so that every prefix represents all strata.
+    """Return all items, ordered so that every prefix represents all strata; the order within one is unchanged.
 
-    A prefix holds each stratum about in proportion to the square root of its size: large ones first and more often,
-    small ones early enough to appear (power allocation, Bankier 1988). The order within a stratum is unchanged.
+    A prefix holds each stratum about in proportion to the square root of its size (power allocation, Bankier 1988).
     """
     sizes = Counter(map(stratum, items))
     positions: dict[Hashable, int] = defaultdict(int)
@@ -25,12 +24,8 @@ def stratified_order(items: Sequence[T], stratum: Callable[[T], Hashable]) -> li
 
 
 def confusion_strata(failures: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], Hashable]:
-    """Return a function that gives the stratum of a failure of `Task.failures`.
-
-    The stratum is the confusion (gold, prediction) if that occurs more than once, else the outcome kind. So tasks with
-    few answers are sampled by confusion, free text by kind.
-    """
-    counts = Counter(map(_confusion, failures))
+    """Return a function from a failure of `Task.failures` to its confusion, or its kind if that occurs only once."""
+    counts = Counter(map(_confusion, failures))  # so free text, with its many answers, is sampled by kind
     return lambda failure: _confusion(failure) if counts[_confusion(failure)] > 1 else failure["kind"]
 
 

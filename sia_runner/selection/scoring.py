@@ -14,7 +14,7 @@ from sia_runner.stage_results import Verdict
 Aggregate = Callable[[Sequence[Outcome]], float]
 
 _RESAMPLES = 1000
-_ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.WRONG, OutcomeKind.PARTIAL})
+ANSWERED = frozenset({OutcomeKind.CORRECT, OutcomeKind.WRONG, OutcomeKind.PARTIAL})
 
 
 class AggregateError(ValueError):
@@ -53,11 +53,7 @@ def wilson_interval(successes: float, n: int) -> tuple[float, float]:
 
 
 def score_with_interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None = None, seed: int = 0) -> Score:
-    """Return the aggregate (None: the mean) over all `outcomes`, with a 95% interval.
-
-    The interval is Wilson's if every value is 0 or 1 and the aggregate is the mean, else a percentile bootstrap over
-    questions. Raises ValueError if there is no outcome, and AggregateError.
-    """
+    """Return the aggregate (None: the mean) over all `outcomes` with a 95% interval. Raises AggregateError."""
     n = len(outcomes)
     if n == 0:
         raise ValueError("no outcome to score")
@@ -65,6 +61,8 @@ def score_with_interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None
     if aggregate is None and set(values) <= {0.0, 1.0}:
         return Score(fmean(values), wilson_interval(sum(values), n), n)
     value = (aggregate or mean_value)(outcomes)
+    # the percentiles of a bootstrap over questions
+    # percentiles of a bootstrap over questions
     ordered = sorted(filter(math.isfinite, _bootstrap(aggregate, outcomes, seed))) or [value]
     tail = round(0.025 * len(ordered))
     return Score(value, (ordered[tail], ordered[-1 - tail]), n)
@@ -72,16 +70,12 @@ def score_with_interval(outcomes: Sequence[Outcome], aggregate: Aggregate | None
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """The paired difference of two candidates on the same questions.
-
-    `lost` and `won` count the questions that the new one does worse and better; `p_value` is McNemar's exact test of
-    these, two-sided (a sign test if values are not 0/1).
-    """
+    """The paired difference of two candidates on the same questions."""
 
     standard_error: float
-    lost: int
+    lost: int  # questions that the new one does worse
     won: int
-    p_value: float
+    p_value: float  # McNemar's exact test of lost and won, two-sided (a sign test if values are not 0/1)
 
 
 def paired_difference(new: Sequence[Outcome], old: Sequence[Outcome], higher_is_better: bool) -> PairedDifference:
@@ -129,19 +123,12 @@ def accept_or_reject(
     seed: int,
     aggregate: Aggregate | None = None,
 ) -> Verdict:
-    """Compare two candidates on the same val questions, question by question. `aggregate` None is the mean.
+    """Compare two candidates on the same val questions by a rule of docs/architecture.md#acceptance, or the user's own.
 
-    - ladder: the gain must exceed its own standard error (Blum & Hardt 2015, parameter-free), which bounds how far
-      repeated selection can overfit val; with one question any gain is enough.
-    - mcnemar: exact one-sided test on the questions that only one of the two got right (a sign test where values are
-      not 0/1), at significance `level`; for means only.
-    - bootstrap: one-sided paired bootstrap at significance `level`.
-    - an AcceptRule decides by itself.
-
-    A candidate that answered no question is never accepted; the first that answers one (`old` None) is.
-    Raises ValueError if the two were not asked the same questions.
+    `aggregate` None is the mean. A candidate that answered no question is never accepted; the first that answers one
+    (`old` None) is. Raises ValueError if the two were not asked the same questions.
     """
-    if not any(outcome.kind in _ANSWERED for outcome in new):
+    if not any(outcome.kind in ANSWERED for outcome in new):
         return Verdict(Status.REJECTED, "no question was answered", 0.0, 0.0)
     if old is None:
         return Verdict(Status.ACCEPTED, "first scored candidate", 0.0, 0.0)
@@ -150,7 +137,6 @@ def accept_or_reject(
 
 
 def _shipped_verdict(pair: CandidatePair, rule: str) -> Verdict:
-    """Accept a gain above its standard error or, by a rule with a p value, a gain with p below the level."""
     new, old, aggregate, gains = pair.new, pair.old, pair.aggregate, pair.gains
     sign, p_value = 1 if pair.higher_is_better else -1, None
     if rule == "mcnemar" and aggregate is not None:
@@ -182,7 +168,6 @@ def _shipped_verdict(pair: CandidatePair, rule: str) -> Verdict:
 
 
 def _align(new: Sequence[Outcome], old: Sequence[Outcome]) -> list[Outcome]:
-    """Return the old outcomes in the order of the new ones."""
     by_unit = {outcome.unit: outcome for outcome in old}
     if by_unit.keys() != {outcome.unit for outcome in new} or len(old) != len(new):
         raise ValueError("the two candidates were not asked the same questions")
@@ -190,37 +175,35 @@ def _align(new: Sequence[Outcome], old: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _standard_error(gains: Sequence[float]) -> float:
-    """Return the standard error of the mean of paired differences; 0 for one question."""
+    """Return the standard error of the mean of paired differences; 0 for one question, where any gain is enough."""
     return stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
 
 
 def _sign_test(won: int, lost: int) -> float:
-    """Return the exact probability of at least as many wins if a win and a loss were equally likely."""
+    """Return the exact probability of at least as many wins if a win and a loss were equally likely (McNemar)."""
     decided = won + lost
     return sum(math.comb(decided, k) for k in range(won, decided + 1)) / 2**decided
 
 
 def _bootstrap(aggregate: Aggregate | None, outcomes: Sequence[Outcome], seed: int) -> list[float]:
-    """Return the aggregate (None: the mean) of samples of the outcomes, drawn with replacement.
+    """Return the aggregate (None: the mean) of samples drawn with replacement, or NaN where a sample has none.
 
-    The same seed draws the same positions, so that samples of two candidates are paired. A sample without an aggregate,
-    such as one in which all values are equal, gives NaN.
+    The same seed draws the same positions, so that samples of two candidates are paired.
     """
     import numpy as np
 
     rng, n = np.random.default_rng(seed), len(outcomes)
     samples = (rng.integers(0, n, n) for _ in range(_RESAMPLES))
-    if aggregate is not None:
-        return [_or_nan(aggregate, [outcomes[int(k)] for k in positions]) for positions in samples]
-    values = np.array([outcome.value for outcome in outcomes])
-    return [float(values[positions].mean()) for positions in samples]
-
-
-def _or_nan(aggregate: Aggregate, outcomes: Sequence[Outcome]) -> float:
-    try:
-        return aggregate(outcomes)
-    except AggregateError:
-        return math.nan
+    if aggregate is None:
+        values = np.array([outcome.value for outcome in outcomes])
+        return [float(values[positions].mean()) for positions in samples]
+    resampled: list[float] = []
+    for positions in samples:
+        try:
+            resampled.append(aggregate([outcomes[int(k)] for k in positions]))
+        except AggregateError:  # such as for a sample in which all values are equal
+            resampled.append(math.nan)
+    return resampled
 
 
 # A cut answer, or one that was not waited for, explains these kinds. A crash keeps its kind.
@@ -237,11 +220,10 @@ _REASONS = {
 def correct_outcomes(outcomes: Iterable[Outcome], faults: CallFailures, keys: Mapping[str, str]) -> list[Outcome]:
     """Return the outcomes of one run, corrected by what the gateway saw. `keys` maps the id in the view to the unit.
 
-    A question of which a request was never answered takes the kind of that failure, unless it is fully solved: a part
-    of the value may be lost. A question whose last answer was cut, or not waited for, becomes `truncated` or `timeout`
-    instead of wrong or unanswered; it keeps its value, since that counts against the harness. If failed calls named no
-    question of the view, they may belong to any unsolved one: all of these take the most frequent kind, so that the
-    candidate is unscored rather than wrongly rejected. Faults of earlier versions are read as those did.
+    A question of which a request was never answered takes the kind of that failure, unless it is fully solved. One
+    whose last answer was cut, or not waited for, becomes `truncated` or `timeout`, but keeps its value: that counts
+    against the harness. Failed calls that named no question may belong to any unsolved one: all of these take the most
+    frequent kind, so that the candidate is unscored rather than wrongly rejected.
     """
     tagged, untagged = dict[str, OutcomeKind](), Counter(faults.untagged)
     for question, kind in faults.questions.items():
@@ -277,7 +259,6 @@ _NOTE = "(a model call"
 
 
 def _with_note(outcome: Outcome, notes: Mapping[OutcomeKind, str]) -> Outcome:
-    """Return an outcome without an answer with what was said about calls of its kind, if anything was."""
     unanswered = outcome.kind in notes and outcome.kind in (OutcomeKind.NO_ANSWER, OutcomeKind.TIMEOUT)
     return replace(outcome, prediction=f"{_NOTE} got no answer{notes[outcome.kind]})") if unanswered else outcome
 

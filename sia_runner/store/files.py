@@ -134,10 +134,8 @@ def regular_files(folder: Path) -> Iterator[Path]:
 
 def read_utf8(path: Path, limit: int = MAX_BYTES) -> str | None:
     """Return the text of a file, line ends as they are; None for one that is longer than `limit` or not UTF-8."""
-    try:
+    with suppress(UnicodeDecodeError):
         return path.read_bytes().decode() if path.stat().st_size <= limit else None
-    except UnicodeDecodeError:
-        return None
 
 
 def load_json(root: Path, relative: str, limit: int = MAX_BYTES) -> Any:
@@ -147,10 +145,8 @@ def load_json(root: Path, relative: str, limit: int = MAX_BYTES) -> Any:
 
 
 def _parse_json(data: bytes) -> Any:
-    try:
+    with suppress(ValueError, RecursionError):
         return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
 
 
 def as_dict(value: Any) -> Json:
@@ -175,10 +171,8 @@ def as_int(value: Any) -> int | None:
 
 def as_number(value: Any) -> float | None:
     """Return `value` if it is a finite number, else None."""
-    try:
+    with suppress(OverflowError):  # an integer beyond all floats
         return value if isinstance(value, int | float) and math.isfinite(value) else None
-    except OverflowError:  # an integer beyond all floats
-        return None
 
 
 def parse_object(data: bytes) -> Json | None:
@@ -213,10 +207,9 @@ class JsonLine(NamedTuple):
 
 
 class LineReader:
-    """The lines of one growing file.
+    """The lines of one growing file: `offset` of `size` bytes are read, and `too_long` lines were skipped.
 
-    `offset`: bytes read, of `size`. `restarted`: the file was replaced or truncated, so it is read from its beginning
-    and all that was derived from its lines must be dropped. `too_long`: lines skipped for their length.
+    `restarted`: the file was replaced or truncated, so that all that was derived from its lines must be dropped.
     """
 
     def __init__(self, root: Path, name: str, max_line_bytes: int = MAX_LINE_BYTES) -> None:

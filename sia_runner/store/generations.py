@@ -1,9 +1,6 @@
-"""A generation as one record: read from the journaled results of its steps, or from its row of summary.json.
+"""A generation as one record: read from the journaled results of its steps, or from its row of summary.json."""
 
-Fields of a wrong type, or that an earlier version did not write, have their default.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,13 +39,10 @@ class TrainingRecord:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRecord:
-    """A generation as the journal or summary.json tells it; what these leave out has its default.
-
-    `status`: accepted, rejected, failed, unscored; without a verdict under way, or cut (its process is gone).
-    """
+    """A generation as the journal or summary.json tells it; what these leave out, or got wrong, has its default."""
 
     n: int
-    status: str
+    status: str  # accepted, rejected, failed, unscored; without a verdict under way, or cut (its process is gone)
     lever: str = ""
     algorithm: str | None = None
     title: str = ""
@@ -136,17 +130,13 @@ class GenerationRecord:
 SIA_H, SIA_WH, NO_MODEL = "SIA-H", "SIA-W+H", "SIA-H, no model"
 
 
-def weights_were_tried(generations: Iterable[GenerationRecord]) -> bool:
+def weights_were_tried(generations: Sequence[GenerationRecord]) -> bool:
     """Return whether an update of the weights was begun and ended, well or not."""
     return any(g.lever in (Lever.WEIGHTS, Lever.BOTH) and "build" in g.steps for g in generations)
 
 
-def earned_mode(configured: str, generations: Iterable[GenerationRecord], run: Path) -> str:
-    """Return the label of a run by what was done in it; before the first harness ran, the configured one.
-
-    SIA-W+H: an update of the weights was tried. A run whose harnesses called no model has a label of its own.
-    """
-    generations = list(generations)
+def earned_mode(configured: str, generations: Sequence[GenerationRecord], run: Path) -> str:
+    """Return the label of a run by what was done in it; before the first harness ran, the configured one."""
     if weights_were_tried(generations):
         return SIA_WH
     usages = [as_dict(g.steps["run"].get("usage")) for g in generations if "run" in g.steps]

@@ -22,7 +22,6 @@ from sia_runner.store.files import LineReader, file_stamp, parse_object
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import RunDirectoryError
 
-JournalEntry = Json
 _FIRST_HASH = "0" * 64
 _MAX_ENTRY_BYTES = 64 << 20  # bytes of a line
 _SLICE_BYTES = 64 << 20  # bytes that a tolerant reader reads at a time
@@ -35,8 +34,8 @@ class JournalError(RunDirectoryError):
 class JournalReader:
     """A journal opened for reading; `refresh` reads what was added. A last line that a kill has cut is not read.
 
-    A strict reader raises RunDirectoryError if there is no journal, and JournalError for a line that does not follow
-    from the one before. A tolerant one goes on: `fault` names the first such line.
+    A strict reader raises JournalError for a line that does not follow from the one before, and RunDirectoryError
+    without a journal. A tolerant one goes on: `fault` names the first such line.
     """
 
     def __init__(self, path: Path, *, strict: bool = True) -> None:
@@ -49,7 +48,7 @@ class JournalReader:
             self.refresh()
 
     def _clear(self) -> None:
-        self.entries: list[JournalEntry] = []
+        self.entries: list[Json] = []
         self.fault = ""
         self.head = _FIRST_HASH  # hash of the newest line: with a copy of it, any later change up to there shows
 
@@ -77,17 +76,17 @@ class JournalReader:
         if self._strict:
             raise JournalError(self.fault)
 
-    def of(self, event: str) -> Iterator[JournalEntry]:
+    def of(self, event: str) -> Iterator[Json]:
         """Return the entries of one kind of event, oldest first."""
         return (entry for entry in self.entries if entry.get("event") == event)
 
-    def done(self) -> Iterator[tuple[str, JournalEntry]]:
+    def done(self) -> Iterator[tuple[str, Json]]:
         """Return the finished steps and their entries. Malformed entries are skipped."""
         for entry in self.of("done"):
             if isinstance(entry.get("step"), str) and isinstance(entry.get("result"), dict):
                 yield entry["step"], entry
 
-    def result(self, step: str) -> JournalEntry | None:
+    def result(self, step: str) -> Json | None:
         """Return the result of `step` if this or an earlier process did it, else None."""
         return next((entry["result"] for name, entry in self.done() if name == step), None)
 
@@ -98,18 +97,13 @@ class JournalReader:
         return next((entry["job"] for entry in reversed([*self.of("job")]) if entry.get("step") == step), None)
 
     def jobs(self) -> list[dict[str, str]]:
-        """Return the jobs, the newest first, as ``{"step", "kind", "job", "folder", "at", "state"}``.
-
-        `state`: done, under way, or replaced by a later job of the same step.
-        """
-        done = {step for step, _ in self.done()}
-        newest: set[str] = set()
+        """Return the jobs, the newest first, as ``{"step", "kind", "job", "folder", "at", "state"}``."""
+        states = {step: "done" for step, _ in self.done()}
         rows: list[dict[str, str]] = []
         for entry in reversed([*self.of("job")]):
             row = {key: str(entry.get(key, "")) for key in ("step", "kind", "job", "folder", "at")}
-            state = "replaced" if row["step"] in newest else "done" if row["step"] in done else "under way"
-            newest.add(row["step"])
-            rows.append(row | {"state": state})
+            rows.append(row | {"state": states.get(row["step"], "under way")})
+            states[row["step"]] = "replaced"  # an earlier job of the same step
         return rows
 
     def under_way(self) -> dict[str, str]:
@@ -145,7 +139,7 @@ class Journal(JournalReader):
             os.ftruncate(self._file, self._lines.offset)
         return rest
 
-    def append(self, event: str, **fields: Any) -> JournalEntry:
+    def append(self, event: str, **fields: Any) -> Json:
         """Append an entry and return it; raises OSError on a full disk, which leaves the journal intact."""
         with self._lock:
             if not self._synced:  # a signal's exception interrupted the append before, which may or may not be on disk
@@ -165,7 +159,7 @@ class Journal(JournalReader):
             self._synced = True
             return self.entries[-1]
 
-    def once(self, step: str, work: Callable[[], JournalEntry]) -> JournalEntry:
+    def once(self, step: str, work: Callable[[], Json]) -> Json:
         """Return the result of `step` from the journal, or do it now and record it."""
         recorded = self.result(step)
         if recorded is not None:
@@ -226,10 +220,7 @@ def weights_plan_rejected(history: Sequence[PastGeneration]) -> bool:
 
 
 def minutes_spent(journal: JournalReader, n: int | None = None) -> float:
-    """Return the minutes of wall time of all finished steps of generation `n`, or of all generations.
-
-    All resumes count. Time that several generations spent in parallel counts once.
-    """
+    """Return the minutes of all finished steps of generation `n`, or of all, where parallel time counts once."""
     if n is not None:
         return sum(entry["seconds"] for step, entry in journal.done() if step.startswith(f"gen_{n}/")) / 60
     spans: list[tuple[float, float]] = []
@@ -245,7 +236,7 @@ def minutes_spent(journal: JournalReader, n: int | None = None) -> float:
     return covered / 60
 
 
-def approval_entry(journal: JournalReader, n: int) -> JournalEntry | None:
+def approval_entry(journal: JournalReader, n: int) -> Json | None:
     """Return the entry `approved` or `rejected` that answers the plan of generation `n`; None while unanswered."""
     return next((e for event in ("approved", "rejected") for e in journal.of(event) if e["n"] == n), None)
 
@@ -257,6 +248,6 @@ def generation_awaiting_approval(journal: JournalReader) -> int | None:
     return next((n for n in planned if approval_entry(journal, n) is None), None)
 
 
-def test_result_of(journal: JournalReader, n: int | None) -> JournalEntry | None:
+def test_result_of(journal: JournalReader, n: int | None) -> Json | None:
     """Return the result of the test run of generation `n`, if there was one."""
     return None if n is None else journal.result(f"test/gen_{n}")

@@ -1,7 +1,6 @@
-"""A lease with a heartbeat gives a run directory one writer, on this machine and across nodes.
+"""A lease with a heartbeat gives a run directory one writer, also across nodes whose file system knows no flock.
 
-flock does not work on every cluster file system; a file that is linked into place and touched regularly does. A lease
-is stale if its process ended (same host and boot) or if nobody touched it for `STALE_AFTER` seconds by the file
+It is stale if its process ended (same host and boot) or if nobody touched it for `STALE_AFTER` seconds by the file
 system's own clock, so that nodes whose clocks differ agree.
 """
 
@@ -20,12 +19,8 @@ from sia_runner.store.run_directory import RunDirectoryError, write_text
 
 def process_identity() -> Json:
     """Return what distinguishes this process from any other, also from a later one with the same PID."""
-    return {
-        **process_namespace(),
-        "pid": os.getpid(),
-        "started": process_start_time(os.getpid()),
-        "job": os.environ.get("SLURM_JOB_ID"),
-    }
+    pid, job = os.getpid(), os.environ.get("SLURM_JOB_ID")
+    return {**process_namespace(), "pid": pid, "started": process_start_time(pid), "job": job}
 
 
 def process_ended(process: Mapping[str, Any], file: Path, after: float) -> bool:
@@ -96,9 +91,8 @@ class RunLease:
         """Raise Held if the lease was lost, say because this node slept for minutes; call it before a result counts."""
         holder = _read_holder(self._path)
         if holder.get("nonce") != self._identity["nonce"]:
-            raise LeaseHeldError(
-                f"{self._path.parent}: this process lost the run to {_holder_name(holder)}; nothing was overwritten"
-            )
+            lost = f"this process lost the run to {_holder_name(holder)}; nothing was overwritten"
+            raise LeaseHeldError(f"{self._path.parent}: {lost}")
 
     def _create(self, path: Path) -> bool:
         """Create the file atomically (written aside, then linked); return False if it exists."""
@@ -125,9 +119,8 @@ class RunLease:
                 return
             holder = _read_holder(self._path)
         if not process_ended(holder, self._path, STALE_AFTER):
-            raise LeaseHeldError(
-                f"{self._path.parent} is being written by {_holder_name(holder)}; wait for it or stop it first"
-            )
+            advice = "wait for it or stop it first"
+            raise LeaseHeldError(f"{self._path.parent} is being written by {_holder_name(holder)}; {advice}")
         # The claim file lets one contender at a time take over this lease; it checks again before it replaces the file.
         claim = self._path.with_name(f".lease.claim.{holder.get('nonce', 'none')}")
         claimed = self._create(claim)
@@ -165,7 +158,5 @@ def _read_holder(lease: Path) -> Json:
 
 
 def _holder_name(holder: Json) -> str:
-    if not holder:
-        return "another process"
     job = f", job {holder['job']}" if holder.get("job") else ""
-    return f"process {holder.get('pid')} on {holder.get('host')}{job}"
+    return f"process {holder.get('pid')} on {holder.get('host')}{job}" if holder else "another process"

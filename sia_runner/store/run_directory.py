@@ -19,14 +19,11 @@ class RunDirectoryError(RunnerError):
 
 
 def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
-    """Write atomically: a reader sees the old file or the new one, also after a power cut if `durable`.
-
-    That costs an fsync, which a file that is made again from others does not need.
-    """
+    """Write atomically: a reader sees the old file or the new one, also after a power cut if `durable`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with temporary.open("wb") as stream:
         stream.write(data)
-        if durable:
+        if durable:  # which a file that is made again from others need not be
             stream.flush()
             os.fsync(stream.fileno())
     temporary.replace(path)

@@ -54,7 +54,8 @@ def test_a_log_file_gets_the_newest_step_of_the_training_as_a_line(tmp_path):
     printed = io.StringIO()
     display = Display(3, Console(file=printed, width=160, highlight=False))
     log = tmp_path / "training.log"
-    with display.following(log), display.stage("build", "generation 2 of 3"):
+    display.show_stage("build", "generation 2 of 3")
+    with display.following(log):
         log.write_text("step 1/4 · reward 0.5 · 2.0 s\nstep 2/4 · reward [0.6] · 4.0 s\n")
     last = printed.getvalue().splitlines()[-1]
     assert last == "generation 2 of 3 · build · step 2/4 · reward [0.6] · 4.0 s · about 4 s left"
@@ -63,7 +64,8 @@ def test_a_log_file_gets_the_newest_step_of_the_training_as_a_line(tmp_path):
 def test_on_a_terminal_a_training_has_a_bar_of_its_own_while_it_runs(tmp_path):
     printed = io.StringIO()
     with Display(3, Console(file=printed, width=160, force_terminal=True)) as display:
-        with display.stage("build", "generation 2 of 3"), display.following(tmp_path / "training.log"):
+        display.show_stage("build", "generation 2 of 3")
+        with display.following(tmp_path / "training.log"):
             (tmp_path / "training.log").write_text("step 3/16 · reward 0.5 · 3.0 s\n")
             event = threading.Event()
             while "3/16 " not in printed.getvalue() and not event.wait(0.05):

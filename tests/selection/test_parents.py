@@ -21,9 +21,7 @@ def past(n, value, status="rejected", parent=None, half=0.1):
 
 
 def parent(name, history, incumbent, *, seed=0, n=9, sibling=0, better=True, **changes):
-    return choose_parent(
-        search(name, **changes), history, incumbent, seed=seed, n=n, sibling=sibling, higher_is_better=better
-    )
+    return choose_parent(search(name, **changes), history, incumbent, f"{seed}:{n}:{sibling}", better)
 
 
 @st.composite

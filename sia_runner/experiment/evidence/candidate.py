@@ -1,6 +1,7 @@
 """Collects what may be shown of a scored candidate: all of its dev questions, and one aggregate of val."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,18 +28,14 @@ class DevFailure:
 
 @dataclass(frozen=True, slots=True)
 class CandidateEvidence:
-    """A scored candidate as evidence.
-
-    If it `saw_val_labels`, long texts that it made must be withheld. `calls`: its dev questions, by the file in which
-    their model calls were recorded.
-    """
+    """A scored candidate as evidence."""
 
     n: int
     val: Score | None
     dev: Sequence[Outcome]
     dev_score: Score | None
     failures: Sequence[DevFailure]
-    saw_val_labels: bool
+    saw_val_labels: bool  # long texts that it made must be withheld
     log: Path
     calls: Mapping[Path, Mapping[str, str]]  # trajectories.jsonl -> id in the view -> dev unit
 
@@ -85,12 +82,8 @@ def confused_pairs(failures: Sequence[DevFailure]) -> list[Json]:
     """Return gold, predicted and count of wrong answers that occurred at least twice, most frequent first."""
     wrong = [failure.content for failure in failures if failure.content["kind"] == OutcomeKind.WRONG]
     counts = Counter((content["gold"], content["prediction"]) for content in wrong)
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [
-        {"gold": gold, "predicted": predicted, "count": count}
-        for (gold, predicted), count in ranked[:_MAX_PAIRS]
-        if count > 1
-    ]
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_PAIRS]
+    return [{"gold": pair[0], "predicted": pair[1], "count": count} for pair, count in ranked if count > 1]
 
 
 def render_confusion(candidate: CandidateEvidence) -> str:
@@ -99,22 +92,19 @@ def render_confusion(candidate: CandidateEvidence) -> str:
     lines = [f"# How the dev questions of generation {candidate.n} ended", ""]
     lines += ["| outcome | questions | share |", "| --- | ---: | ---: |"]
     lines += [f"| {kind} | {count} | {count / len(candidate.dev):.1%} |" for kind, count in kinds.items()]
-    lines += ["", "# Most frequent confusions", ""]
-    confused = confused_pairs(candidate.failures)
-    if not confused:
-        return "\n".join([*lines, "No wrong answer occurred twice for the same gold answer.", ""])
-    lines += ["| gold | predicted | questions |", "| --- | --- | ---: |"]
-    lines += [
-        f"| {table_cell(pair['gold'])} | {table_cell(pair['predicted'])} | {pair['count']} |" for pair in confused
+    rows = [
+        f"| {table_cell(pair['gold'])} | {table_cell(pair['predicted'])} | {pair['count']} |"
+        for pair in confused_pairs(candidate.failures)
     ]
-    return "\n".join([*lines, ""])
+    confusions = ["| gold | predicted | questions |", "| --- | --- | ---: |", *rows]
+    none = ["No wrong answer occurred twice for the same gold answer."]
+    return "\n".join([*lines, "", "# Most frequent confusions", "", *(confusions if rows else none), ""])
 
 
 def choose_failures(candidate: CandidateEvidence, limit: int, most_bytes: int) -> tuple[list[DevFailure], int]:
     """Return at most `limit` failures, the most representative first, and their size: at most `most_bytes`."""
     stratum = confusion_strata([failure.content for failure in candidate.failures])
-    selection: list[DevFailure] = []
-    used = 0
+    selection, used = list[DevFailure](), 0
     for failure in stratified_order(candidate.failures, lambda failure: stratum(failure.content)):
         size = len(_failure_line(failure, 10**4).encode(errors="backslashreplace"))
         if len(selection) < limit and used + size <= most_bytes:
@@ -125,15 +115,12 @@ def choose_failures(candidate: CandidateEvidence, limit: int, most_bytes: int) -
 
 def write_failures(failures: Sequence[DevFailure], trajectories: Mapping[str, int], path: Path) -> None:
     """Write one JSON object a line. `trajectories` maps a unit to the number of its file in trajectories/."""
-    write_text(
-        path, "".join(_failure_line(failure, trajectories.get(failure.unit)) for failure in failures), durable=False
-    )
+    lines = [_failure_line(failure, trajectories.get(failure.unit)) for failure in failures]
+    write_text(path, "".join(lines), durable=False)
 
 
 def _failure_line(failure: DevFailure, trajectory: int | None) -> str:
     """Return one line of JSON; U+2028 and similar are escaped, so that every reader sees one line."""
     content = failure.content if trajectory is None else {**failure.content, "trajectory": trajectory}
     text = json.dumps(content, ensure_ascii=False)
-    for end in "\x85\u2028\u2029":
-        text = text.replace(end, f"\\u{ord(end):04x}")
-    return text + "\n"
+    return re.sub("[\x85\u2028\u2029]", lambda end: f"\\u{ord(end[0]):04x}", text) + "\n"

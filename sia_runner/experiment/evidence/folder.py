@@ -24,7 +24,7 @@ from sia_runner.experiment.evidence.history import (
 )
 from sia_runner.experiment.evidence.trajectories import write_trajectories
 from sia_runner.gateway.ledger_files import AccountTotals, read_totals
-from sia_runner.records import Json, PastGeneration, Score
+from sia_runner.records import Json, PastGeneration
 from sia_runner.store.files import read_tail
 from sia_runner.store.journal import JournalReader, minutes_spent
 from sia_runner.store.run_directory import RunDir, remove_tree, write_json, write_text
@@ -46,32 +46,23 @@ _FILE_DESCRIPTIONS = {
 
 
 def remaining_budget(config: Experiment, run: RunDir, n: int) -> dict[str, float | None]:
-    """Return what is left of usd, tokens, calls and minutes; None where there is no limit.
-
-    The reserve for the final test and the spending before `n` are taken off: a repeated proposal reads the same.
-    """
+    """Return what is left of usd, tokens, calls and minutes before generation `n`; None where there is no limit."""
     budget, total, journal = config.budget, AccountTotals(), JournalReader(run.journal)
     for account, row in read_totals(run.ledger).rows.items():
         if account.generation < n:
             total.add(row)
-    usage, share = total.usage(), 1 - budget.test_reserve
     minutes = sum((minutes_spent(journal, k) for k in range(1, n)), 0.0)
-    limits: dict[str, tuple[float | None, float]] = {
-        "usd": (budget.usd and budget.usd * share, usage.usd),
-        "tokens": (budget.tokens and budget.tokens * share, usage.tokens),
-        "calls": (budget.calls and budget.calls * share, usage.calls),
-        "minutes": (budget.minutes, minutes),
-    }
-    return {
-        name: None if limit is None else max(0.0, round(limit - spent, 6)) for name, (limit, spent) in limits.items()
-    }
+    spent, share = total.usage().to_json() | {"minutes": minutes}, 1 - budget.test_reserve
+    left: dict[str, float | None] = {}
+    for name in ("usd", "tokens", "calls", "minutes"):
+        limit: float | None = getattr(budget, name)
+        part = 1 if name == "minutes" else share  # the final test may run beyond the minutes
+        left[name] = None if limit is None else max(0.0, round(limit * part - spent[name], 6))
+    return left
 
 
 def reward_statistics(values: Sequence[float]) -> Json | None:
-    """Return n, mean, variance, skewness and the shares of exactly 0 and 1 of `values`; None without values.
-
-    The variance is the population's; the skewness, the third standardised moment, is 0 where all values are equal.
-    """
+    """Return n, mean, variance, skewness and the shares of exactly 0 and 1 of `values`; None without values."""
     if not values:
         return None
     mean = fmean(values)
@@ -99,9 +90,7 @@ def write_evidence(
 ) -> None:
     """Write the evidence of generation `n` to `folder` (None: the generation's own), replacing it.
 
-    The evidence is about `parent`, the candidate to be extended (None: the incumbent). Without a scored candidate it
-    holds the task and the history. `left_alone` says why the weights are not trained although they are due. The same
-    run directory always gives the same files.
+    It is about `parent` (None: the incumbent). `left_alone` says why the weights are not trained although they are due.
     """
     config, run, task = context.config, context.run, context.task
     folder = folder or run.generation(n).evidence
@@ -130,7 +119,6 @@ def write_evidence(
 
 
 def _write_candidate(config: Experiment, run: RunDir, subject: CandidateEvidence, folder: Path) -> None:
-    """Write the evidence about the candidate to be extended."""
     limit = config.evidence.max_kib * 1024
     selection, size = choose_failures(subject, config.evidence.max_failures, limit // 2 if subject.calls else limit)
     trajectory_numbers = write_trajectories(subject, selection, folder / "trajectories", limit - size)
@@ -143,7 +131,6 @@ def _write_candidate(config: Experiment, run: RunDir, subject: CandidateEvidence
 
 
 def _render_overview(n: int, summary: Mapping[str, Any], folder: Path) -> str:
-    """Return overview.md as text."""
     metric = summary["metric"]
     better = "higher" if metric["higher_is_better"] else "lower"
     limited = [f"{amount:,.6g} {name}" for name, amount in summary["budget_left"].items() if amount is not None]
@@ -170,14 +157,13 @@ def _candidates_section(summary: Mapping[str, Any]) -> Iterator[str]:
         yield "No candidate was scored yet."
         return
     rows = ["| candidate | val | dev |", "| --- | --- | --- |"]
+    candidates = [(parent, "the incumbent, to be extended" if incumbent == parent else "to be extended")]
     if incumbent and incumbent["generation"] != parent["generation"]:
-        rows.append(_candidate_row(f"generation {incumbent['generation']}: the incumbent", incumbent))
-    role = "the incumbent, to be extended" if incumbent == parent else "to be extended"
-    yield "\n".join([*rows, _candidate_row(f"generation {parent['generation']}: {role}", parent)])
-
-
-def _candidate_row(name: str, candidate: Mapping[str, Any]) -> str:
-    return f"| {name} | {_score_text(candidate['val'])} | {_score_text(candidate['dev'])} |"
+        candidates.insert(0, (incumbent, "the incumbent"))
+    for candidate, role in candidates:
+        val, dev = score_text(candidate["val"]), score_text(candidate["dev"])
+        rows.append(f"| generation {candidate['generation']}: {role} | {val} | {dev} |")
+    yield "\n".join(rows)
 
 
 def _parent_section(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -208,14 +194,9 @@ def _history_section(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for entry in history[-_NEWEST_GENERATIONS:]:
         texts = [entry["title"], f"{entry['status']}: {entry['reason']}"]
         what, fate = (one_line(text, 160).replace("|", "\\|") for text in texts)
-        rows.append(
-            f"| {entry['generation']} | {entry['parent'] or ''} | {what} | {fate} | {_score_text(entry['val'])} |"
-        )
+        cells = [entry["generation"], entry["parent"] or "", what, fate, score_text(entry["val"])]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     yield "\n".join(rows)
     older = len(history) - _NEWEST_GENERATIONS
     if older > 0:
         yield f"{older} older generations are in summary.json."
-
-
-def _score_text(score: Mapping[str, Any] | None) -> str:
-    return score_text(Score.from_json(score) if score else None)

@@ -10,7 +10,7 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment.execution import harness_saw_val_labels
 from sia_runner.experiment.harness_files import read_harness
-from sia_runner.records import Json, PastGeneration, Score
+from sia_runner.records import Json, PastGeneration
 from sia_runner.selection.parents import parents_by_generation, plateau_length
 from sia_runner.store.files import read_tail
 from sia_runner.store.journal import JournalReader, finished_generations
@@ -54,25 +54,26 @@ def write_history(run: RunDir, task: Task, history: Sequence[PastGeneration], fo
         write_text(folder / f"gen_{past.n}.md", _render_candidate(run, past, parents[past.n], printed), durable=False)
 
 
-def score_text(score: Score | None) -> str:
-    """Format a score as ``0.781 [0.753, 0.806] (n=913)``."""
-    return f"{score.value:.4g} [{score.ci95[0]:.4g}, {score.ci95[1]:.4g}] (n={score.n})" if score else "not scored"
+def score_text(score: Mapping[str, Any] | None) -> str:
+    """Format the JSON of a score as ``0.7811 [0.753, 0.8062] (n=913)``."""
+    if not score:
+        return "not scored"
+    low, high = score["ci95"]
+    return f"{score['value']:.4g} [{low:.4g}, {high:.4g}] (n={score['n']})"
 
 
 def _render_candidate(run: RunDir, past: PastGeneration, parent: int | None, printed: str) -> str:
-    generation = run.generation(past.n)
+    generation, changes = run.generation(past.n), "(no harness was built)"
     proposal: Json = read_json(generation.proposal) if generation.proposal.is_file() else {}
     against = f"generation {parent}" if parent else "nothing: it was the first harness"
     if generation.harness.is_dir():
         before = read_harness(run.generation(parent).harness) if parent else {}
         changes = harness_diff(before, read_harness(generation.harness), _DIFF_BYTES)
-    else:
-        changes = "(no harness was built)"
     lines = [
         f"# Generation {past.n}: {one_line(past.title)}",
         "",
         f"- {past.status}: {one_line(past.reason, 500)}",
-        f"- val: {score_text(past.val)}",
+        f"- val: {score_text(past.val and past.val.to_json())}",
         f"- lever: {past.lever.value}",
         f"- extended {against}",
         "",
@@ -88,7 +89,6 @@ def _section(title: str, text: str) -> list[str]:
 
 
 def _output_tail(run: RunDir, task: Task, n: int) -> str:
-    """Return the end of the output of a candidate without a score, which often tells why it failed."""
     generation, folds = run.generation(n), len(task.rounds("select"))
     logs = [site.log for site in [*generation.harness_runs(folds), generation.gate] if site.log.is_file()]
     return read_tail(logs[0], _OUTPUT_BYTES) if logs and not harness_saw_val_labels(task) else ""
@@ -97,15 +97,13 @@ def _output_tail(run: RunDir, task: Task, n: int) -> str:
 def harness_diff(before: Mapping[str, str], after: Mapping[str, str], limit: int) -> str:
     """Return a unified diff, in the order of names; files beyond about `limit` bytes are not compared."""
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
-    parts: list[str] = []
-    remaining = limit
+    parts, remaining = list[str](), limit
     for name in changed:
         if remaining < _SMALLEST_DIFF_BYTES:
             break
         parts.append(truncate_bytes(_file_diff(name, before.get(name), after.get(name)), remaining))
         remaining -= len(parts[-1].encode())
-    unseen = changed[len(parts) :]
-    if unseen:
+    if unseen := changed[len(parts) :]:
         parts.append(f"({len(unseen)} more files changed: {', '.join(unseen[:20])})")
     return "\n".join(parts) or "no file changed"
 

@@ -44,8 +44,7 @@ def write_trajectories(
         for question, offsets in _index_calls(path, questions).items()
     }
     share = min(_MAX_FILE_BYTES, max(_MIN_FILE_BYTES, most_bytes // 16))
-    written: dict[str, int] = {}
-    remaining = most_bytes
+    written, remaining = dict[str, int](), most_bytes
     for subject in _subjects(candidate, failures):
         if subject.unit not in locations or len(written) == _MAX_FILES:
             continue
@@ -151,24 +150,21 @@ def _messages(request: Any) -> list[Any]:
 def _message_text(message: Any) -> str:
     """Return text first, then tool calls; a message with neither is shown as JSON."""
     fields = as_dict(message)
-    if "content" not in fields and "text" not in fields and not as_list(fields.get("tool_calls")):
+    calls = as_list(fields.get("tool_calls"))
+    if "content" not in fields and "text" not in fields and not calls:
         return _value_text(message)
     content = fields.get("content", fields.get("text"))
     parts = [_part_text(part) for part in as_list(content)] if isinstance(content, list) else [_value_text(content)]
-    parts += [_tool_call(call) for call in as_list(fields.get("tool_calls"))]
+    for call in calls:
+        function = as_dict(as_dict(call).get("function", call))
+        name, arguments = _value_text(function.get("name")), _value_text(function.get("arguments"))
+        parts.append(f"calls {name}({arguments})" if function else _value_text(call))
     return "\n".join(part for part in parts if part)
 
 
 def _part_text(part: Any) -> str:
     text = as_dict(part).get("text")
     return text if isinstance(text, str) else _value_text(part)
-
-
-def _tool_call(call: Any) -> str:
-    function = as_dict(as_dict(call).get("function", call))
-    if not function:
-        return _value_text(call)
-    return f"calls {_value_text(function.get('name'))}({_value_text(function.get('arguments'))})"
 
 
 def _value_text(value: Any) -> str:

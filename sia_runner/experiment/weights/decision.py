@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sia_runner.config.experiment import Experiment
+from sia_runner.config.experiment import BUDGET_UNITS, Experiment
 from sia_runner.config.training import AlgorithmConfig, NoTrainer, TrainerConfig, allowed_algorithms
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from sia_runner.selection.algorithm_choice import RewardShape
 
 _PROBE_SAMPLES = 4  # rollouts of each question: the fewest that show differences within a group
-_BUDGET_UNITS = ("minutes", "usd", "tokens", "calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,8 @@ def _probe_harness(context: RunContext, n: int, files: Mapping[str, str], adapte
     harness = context.run.generation(n).rollouts / "harness"
     remove_tree(harness.parent)  # from an interrupted probe
     harness.parent.mkdir(parents=True)
+    roll = HarnessRollouts(context, n, harness, adapter, live=False, candidate=f"probe_{key}")
     try:
-        roll = HarnessRollouts(context, n, harness, adapter, live=False, candidate=f"probe_{key}")
         result = _roll_out_probe(context, files, roll, temperature)
     finally:
         remove_tree(harness.parent)
@@ -78,8 +77,8 @@ def _roll_out_probe(context: RunContext, files: Mapping[str, str], roll: Harness
         return Probe(measure_shape([], 0.0), {}, 0, 0, 0.0, fault)
     if gateway := context.gateway:
         gateway.policy()  # loading the weights is not part of a rollout's time
-    rollout = shuffled(context.task.splits()["rollout"], f"{context.config.seed}:probe")
-    questions = rollout[: context.config.lever.probe_questions]
+    questions = shuffled(context.task.splits()["rollout"], f"{context.config.seed}:probe")
+    questions = questions[: context.config.lever.probe_questions]
     start = time.monotonic()
     trajectories = roll(questions, samples=_PROBE_SAMPLES, step=-1, temperature=temperature)
     seconds = time.monotonic() - start
@@ -90,19 +89,14 @@ def _roll_out_probe(context: RunContext, files: Mapping[str, str], roll: Harness
 
 @dataclass(frozen=True, slots=True)
 class TrainingProspects:
-    """The estimate for one harness.
-
-    `suggested`: the algorithm by the rules, empty if they give none. `why`: the rule with its numbers, or why there is
-    none. `refused`: algorithm -> why it cannot be trained with now. `cost`: estimate by algorithm and unit of the
-    budget; None: unknown.
-    """
+    """The estimate for one harness."""
 
     probe: Probe
-    suggested: str
-    why: str
+    suggested: str  # the algorithm by the rules; empty if they give none
+    why: str  # the rule with its numbers, or why there is none
     rule: Mapping[str, Any] | None
-    refused: Mapping[str, str]
-    cost: Mapping[str, Mapping[str, float | None]]
+    refused: Mapping[str, str]  # algorithm -> why it cannot be trained with now
+    cost: Mapping[str, Mapping[str, float | None]]  # algorithm -> unit of the budget -> estimate; None: unknown
     left: Mapping[str, float | None]
 
 
@@ -127,10 +121,8 @@ def estimate_training(context: RunContext, n: int, parent: int, files: Mapping[s
 def _why_hopeless(context: RunContext, parent: int, shape: "RewardShape") -> str:
     """Return why no rollout is worth its price where neither the probe nor the parent's run earned anything."""
     scores = context.run.generation(parent).scores
-    if shape.zero_share < 1 or not scores.is_file():
-        return ""
-    outcomes = read_outcomes(scores)
-    if any(outcome.value for outcome in outcomes):
+    outcomes = read_outcomes(scores) if shape.zero_share == 1 and scores.is_file() else []
+    if not outcomes or any(outcome.value for outcome in outcomes):
         return ""
     return (
         f"all {shape.n} rewards of the probe are 0, and so are all {len(outcomes)} of generation {parent} on dev and "
@@ -156,20 +148,16 @@ def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, 
 def _budget_left(context: RunContext, n: int) -> dict[str, float | None]:
     """Return what is left of the run's and this generation's budgets, the smaller of both; None: no limit."""
     run_left = remaining_budget(context.config, context.run, n)
-    limits = {unit: (run_left[unit], getattr(context.config.budget.generation, unit)) for unit in _BUDGET_UNITS}
-    return {unit: min((x for x in both if x is not None), default=None) for unit, both in limits.items()}
+    limits = {unit: (run_left[unit], getattr(context.config.budget.generation, unit)) for unit in BUDGET_UNITS}
+    return {unit: min((limit for limit in both if limit is not None), default=None) for unit, both in limits.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class LeverDecision:
-    """The lever that the rules of `lever` give.
+    """The lever that the rules of `lever` give."""
 
-    `due_reason`: why the weights shall be trained; empty for the harness. `guaranteed`: no proposer is asked, since
-    none has tried weights by `lever.latest_fraction`.
-    """
-
-    due_reason: str = ""
-    guaranteed: bool = False
+    due_reason: str = ""  # why the weights shall be trained; empty for the harness
+    guaranteed: bool = False  # no proposer is asked, since none has tried weights by `lever.latest_fraction`
     left_alone: str = ""  # why the weights are not trained although they are due
 
 
@@ -214,13 +202,12 @@ def check_proposed_training(context: RunContext, n: int, parent: int, proposal: 
 def _training_decision(
     config: Experiment, measured: TrainingProspects, algorithm: str, trigger: str, chosen_by: str
 ) -> TrainingDecision:
-    probe = measured.probe
-    cost = {"calls": probe.calls, "tokens": probe.tokens, "seconds": probe.seconds}
+    probe = {name: getattr(measured.probe, name) for name in ("outcomes", "calls", "tokens", "seconds")}
     evidence: Json = {
         "due": trigger,
         "chosen_by": chosen_by,
-        "shape": asdict(probe.shape),
-        "probe": {"outcomes": dict(probe.outcomes), **cost},
+        "shape": asdict(measured.probe.shape),
+        "probe": probe,
         "rule": measured.rule,
         "cost": measured.cost.get(algorithm),
         "left": dict(measured.left),
@@ -231,6 +218,5 @@ def _training_decision(
     why = measured.why
     if algorithm != measured.suggested:
         why = f"{algorithm} is the proposer's choice; by the rules: {measured.why}"
-    return TrainingDecision(
-        allowed_algorithms(config.trainer)[algorithm], f"{trigger}; {why}" if trigger else why, evidence
-    )
+    why = f"{trigger}; {why}" if trigger else why
+    return TrainingDecision(allowed_algorithms(config.trainer)[algorithm], why, evidence)

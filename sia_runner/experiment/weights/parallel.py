@@ -28,36 +28,29 @@ _EXIT_SECONDS = 10.0  # seconds that the processes have to end
 
 
 def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> BuildResult:
-    """Run `update_weights` in `algorithm.processes` processes, which end when this process is killed or returns early.
-
-    An exception in one of them is raised here, and a fault in one ends them all.
-    """
+    """Run `update_weights` in processes that end with this one; an exception or a fault in one ends them all."""
     if missing := _missing_gpus(context.config, algorithm.processes):
         return BuildResult(f"{algorithm.name}: {missing}", unscored=True)
-    generation = context.run.generation(n)
-    remove_tree(generation.processes)
-    folders = [generation.processes / str(rank) for rank in range(algorithm.processes)]
+    processes = context.run.generation(n).processes
+    remove_tree(processes)
+    folders = [processes / str(rank) for rank in range(algorithm.processes)]
     for folder in folders:
         folder.mkdir(parents=True)
-    (generation.processes / "call.pkl").write_bytes(pickle.dumps((context, n, parent, algorithm)))
-    code = _run_processes(generation.processes, algorithm.processes)
+    (processes / "call.pkl").write_bytes(pickle.dumps((context, n, parent, algorithm)))
+    code = _run_processes(processes, algorithm.processes)
     outcomes = [report for folder in folders if (report := task.read_outcome(folder))]
-    result = _combined_result(
-        outcomes, algorithm, f"exit code {code}, see {generation.processes.name}/log in {generation.path.name}"
-    )
+    result = _combined_result(outcomes, algorithm, f"exit code {code}, see {processes.name}/log in gen_{n}")
     if not result.fault:
-        remove_tree(generation.processes)
+        remove_tree(processes)
     return result
 
 
 def _missing_gpus(config: Experiment, processes: int) -> str:
-    """Return why this machine has too few GPUs, or an empty text."""
     import torch
 
     gpus = 0 if config.target_agent.policy.device == "cpu" else torch.cuda.device_count()
-    if not 0 < gpus < processes:
-        return ""
-    return f"trainer.processes={processes} needs a GPU for each of them; this machine shows {gpus}"
+    problem = f"trainer.processes={processes} needs a GPU for each of them; this machine shows {gpus}"
+    return problem if 0 < gpus < processes else ""
 
 
 def _run_processes(folder: Path, processes: int) -> int:
@@ -86,12 +79,10 @@ def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig, o
         if report.kind != RETURNED and not (incomplete and issubclass(report.value[0], RuntimeError)):
             return report.result()
     returned: list[BuildResult] = [report.result() for report in outcomes if report.kind == RETURNED]
-    for result in returned:
-        if result.fault:
-            return result
-    if incomplete:
+    faulty = next((result for result in returned if result.fault), None)
+    if incomplete and not faulty:
         return BuildResult(f"{algorithm.name}: a process of the training was lost: {otherwise}", unscored=True)
-    return returned[0]
+    return faulty or returned[0]
 
 
 def run_training_process(folder: Path) -> int:

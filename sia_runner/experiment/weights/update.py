@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +41,15 @@ class HarnessRollouts:
 
     def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         """Return `samples` rollouts of each question in `units`."""
-        compute = self.context.compute
-        collected = compute.map(lambda sample: self._run_sample(list(units), sample, step, temperature), range(samples))
-        trajectories = [trajectory for of_sample in collected for trajectory in of_sample]
+        run_sample = partial(self._run_sample, list(units), step=step, temperature=temperature)
+        trajectories = list(chain.from_iterable(self.context.compute.map(run_sample, range(samples))))
         self.unrewarded = bool(trajectories) and all(trajectory.reward is None for trajectory in trajectories)
         return trajectories
 
     def _run_sample(self, units: list[str], sample: int, step: int, temperature: float) -> list[Trajectory]:
         context, task = self.context, self.context.task
         (round_,) = task.rounds("rollout", units=units)
-        site = HarnessRunDir(context.run.generation(self.n).path / "rollouts" / f"{self.process}.{sample}")
+        site = HarnessRunDir(context.run.generation(self.n).rollouts / f"{self.process}.{sample}")
         seed = f"{context.config.seed}:rollout {self.n} {step} {sample}"
         grant = Grant(
             "target",
@@ -66,25 +67,18 @@ class HarnessRollouts:
         outcomes = verify_submission(context, site, execution.unanswered)
         keys = read_json(site.keys)
         remove_tree(site.path)
-        calls = {keys[key]: called for key, called in execution.sampled.items() if key in keys}
+        calls = {keys[key]: sampled for key, sampled in execution.sampled.items() if key in keys}
         sign = 1.0 if task.higher_is_better else -1.0
-        return [
-            Trajectory(
-                outcome.unit,
-                sample,
-                tuple(calls.get(outcome.unit, ())),
-                None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value,
-                outcome.kind,
-            )
-            for outcome in outcomes
-        ]
+        trajectories: list[Trajectory] = []
+        for outcome in outcomes:
+            reward = None if outcome.kind in INFRASTRUCTURE_KINDS else sign * outcome.value
+            called = tuple(calls.get(outcome.unit, ()))
+            trajectories.append(Trajectory(outcome.unit, sample, called, reward, outcome.kind))
+        return trajectories
 
 
 def check_adapters(config: Experiment, policy: Any = None) -> None:
-    """Check that the base has what each algorithm adapts, and that the server takes such an adapter.
-
-    `policy`: the loaded one; None looks at the base's shape alone. Raises PolicyError.
-    """
+    """Raise PolicyError if the base lacks what an algorithm adapts, or a policy's server takes no such adapter."""
     from sia_runner.policy.base_model import architecture
     from sia_runner.policy.engine import TINY_BASE
     from sia_runner.policy.vllm import VllmPolicy
@@ -112,9 +106,8 @@ def update_weights(
 ) -> BuildResult:
     """Train on from the parent's adapter; afterwards gen_<n>/adapter is complete or absent.
 
-    `fault` is one line if the training failed, and `unscored` says that the candidate did not cause it. After a kill it
-    resumes from the last checkpoint. Several processes may do this together: `process` is the number of this one, and
-    the first one writes. Raises ProviderDown, and BudgetSpent if the run's budget is spent.
+    After a kill it resumes from the last checkpoint. Several processes may do this together: `process` is the number of
+    this one, and the first one writes. Raises ProviderDown, and BudgetSpent if the run's budget is spent.
     """
     from sia_runner.training.drivers import train
 
@@ -155,12 +148,11 @@ def update_weights(
 
 def inherit_adapter(run: RunDir, n: int, parent: int | None) -> str | None:
     """Link the parent's adapter into the generation of a new harness; return its hash, or None for the base alone."""
-    generation = run.generation(n)
-    remove_tree(generation.adapter)
-    adapter = run.generation(parent).resolved_adapter if parent is not None else None
+    link, adapter = run.generation(n).adapter, run.adapter_of(parent)
+    remove_tree(link)
     if adapter is None:
         return None
-    generation.adapter.symlink_to(Path("..") / adapter.parent.name / adapter.name)
+    link.symlink_to(Path("..") / adapter.parent.name / adapter.name)
     return tree_sha256(adapter)
 
 
