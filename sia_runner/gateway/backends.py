@@ -36,9 +36,7 @@ class CircuitBreaker:
     def __init__(self, name: str) -> None:
         self.name = name
         self.reason: str | None = None  # one line; None: closed
-        self._failed = 0
-        self._proven = False
-        self._opened = asyncio.Event()
+        self._failed, self._proven, self._opened = 0, False, asyncio.Event()
 
     def check(self) -> None:
         """Raise CallError (down) when the breaker is open."""
@@ -47,8 +45,7 @@ class CircuitBreaker:
 
     def succeeded(self) -> None:
         """Record an answered call."""
-        self._failed = 0
-        self._proven = True
+        self._failed, self._proven = 0, True
 
     def failed(self, failed: CallError) -> None:
         """Record a call that failed with all its attempts; open the breaker where no later call can succeed."""
@@ -144,8 +141,6 @@ class AnswerBuffer:
 
 
 API_PATHS: Mapping[Api, str] = {"openai": "/chat/completions", "anthropic": "/messages"}
-
-
 # The two names of OpenAI's completion bound: older servers know the first, reasoning models take the second only.
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _UNSUPPORTED = re.compile(
@@ -279,7 +274,6 @@ class LitellmBackend:
 
 @lru_cache(maxsize=1)
 def _load_litellm() -> None:
-    """Import litellm, quiet and without a network of its own."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
@@ -301,7 +295,6 @@ class ServedPolicy(Protocol):
 
     def check(self) -> None:
         """Check packages and server. Raises ModelsError."""
-        ...
 
     def start(self) -> Any:
         """Return the trainable model, loaded on first use. Raises ModelsError."""
@@ -317,7 +310,6 @@ class ServedPolicy(Protocol):
 
     def close(self) -> None:
         """Stop answering and free what the policy holds."""
-        ...
 
 
 class LocalBackend:

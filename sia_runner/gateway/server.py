@@ -41,8 +41,6 @@ _STATUS: Mapping[FailureKind, int] = {
 
 
 class _ResponseWriter:
-    """The response to one request; it starts with the first bytes of the answer."""
-
     def __init__(self, request: web.Request, streams: bool) -> None:
         self._request, self._streams = request, streams
         self._stream: web.StreamResponse | None = None
@@ -98,9 +96,8 @@ def _models_response(api: Api, hosted: HostedProvider, name: str) -> web.Respons
     }
     if name:
         return _json_response(card)
-    return _json_response(
-        {"object": "list", "data": [card], "has_more": False, "first_id": hosted.model, "last_id": hosted.model}
-    )
+    ends = {"first_id": hosted.model, "last_id": hosted.model}
+    return _json_response({"object": "list", "data": [card], "has_more": False, **ends})
 
 
 def _status_of(failed: CallError) -> int:
@@ -198,9 +195,8 @@ class GatewayServer:
         tokens = (bearer, request.headers.get("x-api-key", ""))  # clients put it into either header, some into both
         session = next((self._sessions[token] for token in tokens if token in self._sessions), None)
         if session is None:
-            return _error_response(
-                api, CallError("auth", "this token is unknown to the gateway, or its session has ended", status=401)
-            )
+            unknown = "this token is unknown to the gateway, or its session has ended"
+            return _error_response(api, CallError("auth", unknown, status=401))
         async with session.call():
             return await self._serve(request, path, api, session)
 

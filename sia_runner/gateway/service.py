@@ -80,9 +80,8 @@ class GatewayService:
         if policy is not None:
             rates["target"] = Rates(0.0, 0.0, 0.0, 0.0, "this machine")
         self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._running: _LoopThread | None = None
-        self._closed = False
 
     def check(self) -> None:
         """Check packages, keys, endpoints and model names, before any heavy import. Raises ModelsError."""
@@ -184,8 +183,6 @@ class GatewayService:
 
 
 class _LoopThread:
-    """A thread with an event loop."""
-
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)

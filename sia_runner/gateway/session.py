@@ -142,14 +142,10 @@ class GatewaySession:
     """One sandbox's session at the gateway. Written on the gateway's loop, read from any thread."""
 
     def __init__(self, grant: Grant, door: GatewayAddress, cache: AnswerCache | None) -> None:
-        self.grant = grant
-        self.door = door
-        self.cache = cache
+        self.grant, self.door, self.cache = grant, door, cache
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self._calls: set[asyncio.Task[object]] = set()
-        self._lock = threading.Lock()
-        self._usage = Usage()
-        self._unsent = 0
+        self._lock, self._usage, self._unsent = threading.Lock(), Usage(), 0
         self._unanswered: dict[bytes, list[_UnansweredRequest]] = {}
         self._last: dict[str, OutcomeKind] = {}  # cut, not waited for or the harness's own failure, by question
         self._untagged: Counter[OutcomeKind] = Counter()
@@ -239,8 +235,7 @@ class GatewaySession:
                 self._trouble = ProviderDown(reason)
 
     def _note(self, record: CallRecord, failed: CallError | None) -> None:
-        question = record.question
-        kind = None if failed is None else failed.outcome or OutcomeKind.NO_ANSWER
+        question, kind = record.question, None if failed is None else failed.outcome or OutcomeKind.NO_ANSWER
         if failed is not None and kind is not None and kind in INFRASTRUCTURE_KINDS:
             self._settle_earlier(record)
             request = _UnansweredRequest(question, time.time(), kind, failed.concerns_content)

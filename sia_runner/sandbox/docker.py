@@ -3,8 +3,10 @@
 The supervisor watches and ends it by `container`; its first process is `inside`.
 """
 
+import contextlib
 import json
 import os
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,9 +38,7 @@ class Docker(Sandbox):
 
     def __init__(self, image: str, gpus: int = 0, require_limits: bool = True) -> None:
         """Take an image name; `gpus`: how many, -1: all; `require_limits`: refuse an engine that ignores limits."""
-        self._image = image
-        self._gpus = gpus
-        self._require_limits = require_limits
+        self._image, self._gpus, self._require_limits = image, gpus, require_limits
 
     def check(self, *, door: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
@@ -72,12 +72,11 @@ class Docker(Sandbox):
 
     def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
+        return driver.run_job(job, self._plan)
 
-        def plan_of(job: SandboxJob) -> dict[str, Any]:
-            engine = _engine(self._image)
-            return _plan(engine, job, self._gpus, enforced=not _ignored(engine))
-
-        return driver.run_job(job, plan_of)
+    def _plan(self, job: SandboxJob) -> dict[str, Any]:
+        engine = _engine(self._image)
+        return _plan(engine, job, self._gpus, enforced=not _ignored(engine))
 
 
 def _plan(engine: EngineImage, job: SandboxJob, gpus: int, *, enforced: bool) -> dict[str, Any]:
@@ -98,7 +97,6 @@ def _plan(engine: EngineImage, job: SandboxJob, gpus: int, *, enforced: bool) ->
 def _request(
     engine: EngineImage, job: SandboxJob, user: str, visible: dict[str, str], plan: dict[str, Any], gpus: int
 ) -> str:
-    """Build the request that creates the container, as JSON."""
     from docker.types import DeviceRequest, LogConfig, Mount
 
     mounts = [Mount(inside, source, type="bind", read_only=True) for inside, source in visible.items()]
@@ -182,14 +180,10 @@ def _ignored(engine: EngineImage) -> tuple[str, ...]:
 
 def _remove_abandoned(engine: EngineImage) -> None:
     """Remove containers that a killed supervisor or a killed engine left behind."""
-    import time
-
     from docker.errors import APIError
 
     filters = {"label": [_LABEL], "status": ["created", "exited", "dead"]}
     for container in engine.api.containers(all=True, filters=filters):
         if time.time() - container["Created"] > _LEFT_BEHIND:
-            try:
+            with contextlib.suppress(APIError):  # another process removes it
                 engine.api.remove_container(container["Id"], force=True)
-            except APIError:
-                continue  # another process removes it

@@ -61,7 +61,6 @@ def kernel_gaps(who: str, uncounted: str) -> list[str]:
 
 
 def _check_job(job: SandboxJob) -> None:
-    """Raise SandboxError when the job cannot be run, in one line."""
     entry = job.harness / job.entry
     if not entry.resolve().is_relative_to(job.harness.resolve()):
         raise SandboxError(f"the entry {job.entry} lies outside its harness {job.harness}")
@@ -185,7 +184,6 @@ def read_only_files(
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    """Start a supervisor that waits for its plan."""
     return subprocess.Popen(
         own_python("from sia_runner.sandbox.supervisor import main; main()"),
         stdin=subprocess.PIPE,
@@ -343,7 +341,6 @@ def try_out(sandbox: Sandbox, door: bool) -> None:
 
 @contextlib.contextmanager
 def _trial_job(program: str) -> Iterator[SandboxJob]:
-    """Make the folders of one trial job."""
     with tempfile.TemporaryDirectory(prefix="sia-check-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # a harness may run as another user

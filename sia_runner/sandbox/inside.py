@@ -36,7 +36,6 @@ def main() -> None:
 
 
 def _become(plan: dict) -> None:
-    """Become the harness, in a session of its own."""
     status = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 20)
     try:
         launch.prctl(_DUMPABLE, 1)  # relay and harness are watched from outside; an ordinary user must see their files
@@ -58,7 +57,6 @@ def _become(plan: dict) -> None:
 
 
 def _wait_for(child: int, *, stays: bool) -> None:
-    """Reap processes that end, and report the exit code of `child`."""
     wake, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

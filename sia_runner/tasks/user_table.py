@@ -91,7 +91,6 @@ def _cell_text(cell: Any) -> str:
 
 
 def _read_text(data: bytes, notes: list[str]) -> tuple[str, list[list[str]]]:
-    """Return the separator and the records."""
     encoding, text = _decode(data)
     declared = re.match(r'"?sep=(.)"?\r?\n', text, re.IGNORECASE)  # as Excel does
 

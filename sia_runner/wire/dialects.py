@@ -136,7 +136,7 @@ class _OpenAIReader(_StreamReader):
         self._calls: list[dict[str, Any]] = []
 
     def take(self, item: SseEvent) -> bytes:
-        """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
+        """Return what the client shall see of an event. Raises CallError for an invalid one."""
         if not item.data:
             return b""  # a comment that keeps the connection alive
         if item.data.strip() == b"[DONE]":
@@ -204,7 +204,6 @@ def _raise_error(*levels: Any) -> None:
 
 
 def _reason(data: Body, name: str) -> str | None:
-    """Return a finish reason; None where the API gives none yet. Raises CallError for what is no text."""
     value = data.get(name)
     if value is not None and not isinstance(value, str):
         raise CallError("malformed", f"the provider's answer has {name} {_excerpt(value)}")
@@ -229,9 +228,8 @@ def _note_openai(summary: AnswerSummary, body: Body) -> None:
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return
-    input_count, output_count, total = (
-        token_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
-    )
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    input_count, output_count, total = (token_count(usage.get(name)) for name in names)
     if input_count is not None and output_count is not None:
         # Gemini does not count thinking in completion_tokens, but bills it
         summary.input_tokens, summary.output_tokens = input_count, max(output_count, (total or 0) - input_count)
@@ -354,7 +352,6 @@ class _AnthropicReader(_StreamReader):
         self._calls: dict[int, tuple[Body, list[str]]] = {}
 
     def take(self, item: SseEvent) -> bytes:
-        """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
         if not item.data:
             return b""
         data = self._event(item)
@@ -381,7 +378,6 @@ class _AnthropicReader(_StreamReader):
         return item.raw
 
     def finish(self) -> AnswerSummary:
-        """Return the summary. Raises CallError when the stream was cut before its end."""
         check_finish_reason(self._summary.finish_reason if self.at_end else None, complete=False)
         self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
         calls = self._calls.values()

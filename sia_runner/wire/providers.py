@@ -108,9 +108,8 @@ class EndpointProbe:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self._reached.is_set():
                 return _LIST_TOO_LATE
-            raise ModelsError(
-                _unreachable_message(hosted, _connection_fault(getattr(error, "reason", error)))
-            ) from None
+            fault = _connection_fault(getattr(error, "reason", error))
+            raise ModelsError(_unreachable_message(hosted, fault)) from None
 
 
 def _explain_status(hosted: HostedProvider, status: int) -> str:
@@ -157,12 +156,8 @@ def _model_rows(body: bytes) -> list[dict[str, Any]]:
 
 
 def _is_listed(model: str, names: Sequence[str]) -> bool:
-    """Return whether the model is listed, also under another name.
-
-    These are an alias of a dated one, a tag (`llama3` is `llama3:latest`), a routing suffix
-    (`openai/gpt-oss-120b:nitro`), and Google's prefix `models/`.
-    """
-    served = {name.removeprefix("models/") for name in names}
+    """Return whether the model is listed: an alias of a dated one too, without a tag, routing suffix or prefix."""
+    served = {name.removeprefix("models/") for name in names}  # Google's prefix; llama3:latest, openai/gpt-oss:nitro
     requested = model.removeprefix("models/")
     if {requested, f"{requested}:latest", requested.partition(":")[0] if "/" in requested else requested} & served:
         return True
@@ -189,11 +184,10 @@ def auth_headers(hosted: HostedProvider, key: str | None) -> dict[str, str]:
     return ({"x-api-key": key} if hosted.api == "anthropic" else {"authorization": f"Bearer {key}"}) | hosted.headers
 
 
-class NoRedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: a key is sent to the configured address only."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Turns a redirect into an error: a key is sent to the configured address only."""
 
     def redirect_request(self, req: object, fp: object, code: int, msg: str, headers: object, newurl: str) -> None:
-        """Return None, which turns the redirect into an error."""
         return None
 
 
@@ -221,7 +215,7 @@ def build_opener(url: str, https: urllib.request.HTTPSHandler | None = None) -> 
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({scheme: proxy} if proxy else {})]
     if https or scheme == "https":
         handlers.append(https or urllib.request.HTTPSHandler(context=tls_context()))
-    return urllib.request.build_opener(NoRedirectHandler, *handlers)
+    return urllib.request.build_opener(_NoRedirects, *handlers)
 
 
 def tls_context() -> ssl.SSLContext:

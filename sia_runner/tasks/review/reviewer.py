@@ -52,7 +52,6 @@ def check_contract(
     subject: TaskUnderReview, honest: Verification, half: Sequence[tuple[str, str]]
 ) -> Iterator[TaskFinding]:
     """Check the contract. `honest`: the verification of a good submission; `half`: answers to half of the questions."""
-    where = subject.verifier_name
     yield from _value_findings(subject, honest.outcomes)
     yield from _repeatability_findings(subject, subject.submit(half))
     wrong = subject.submit([(name, NONSENSE) for name in subject.gold])
@@ -68,16 +67,15 @@ def check_contract(
     ]
     if len(telling) > 2:
         problem = f"the texts of {len(telling)} outcomes tell the gold answer"
-        fix = "an outcome's prediction is what the harness wrote, nothing else"
-        yield TaskFinding("shows-gold", problem, where, fix)
+        yield subject.fault("shows-gold", problem, "an outcome's prediction is what the harness wrote, nothing else")
     request = subject.task._request(wrong, subject.attack_view.keys)
     output = verifier_output(request, subject.spec.limits.verify).casefold()
     gold_cells = {comparable_cell(gold) for gold in subject.gold.values()}
     if printed := [
         cell for cell in gold_cells if len(cell) > 1 and re.search(rf"(?<!\w){re.escape(cell)}(?!\w)", output)
     ]:
-        fix = "print nothing about answers: output ends up in logs"
-        yield TaskFinding("prints-gold", f"it prints {len(printed)} gold answers while it judges", where, fix)
+        problem = f"it prints {len(printed)} gold answers while it judges"
+        yield subject.fault("prints-gold", problem, "print nothing about answers: output ends up in logs")
 
 
 def _repeatability_findings(subject: TaskUnderReview, submission: Path) -> Iterator[TaskFinding]:
@@ -85,8 +83,7 @@ def _repeatability_findings(subject: TaskUnderReview, submission: Path) -> Itera
     verdicts = [subject.verify(submission) for _ in range(1 if subject.task.executes else _REPEATS)]
     if any(verdict.outcomes != verdicts[0].outcomes for verdict in verdicts):
         fix = "seed what is random, and do not judge by time or by the order of a set"
-        problem = f"{_REPEATS} looks at one submission gave different scores"
-        yield TaskFinding("not-deterministic", problem, subject.verifier_name, fix)
+        yield subject.fault("not-deterministic", f"{_REPEATS} looks at one submission gave different scores", fix)
     yield from _value_findings(subject, verdicts[0].outcomes)
 
 
@@ -103,7 +100,7 @@ def _timing_findings(subject: TaskUnderReview, verification: Verification, note:
     note(f"judging {n:,} answers takes {verification.seconds:.2f} s (limits.verify: {limit:g} s)")
     if verification.seconds > limit / 2:
         problem = f"judging {n:,} answers takes {verification.seconds:.1f} s of the {limit:g} s allowed"
-        yield TaskFinding("slow-judge", problem, subject.verifier_name, "make it faster, or raise task.limits.verify")
+        yield subject.fault("slow-judge", problem, "make it faster, or raise task.limits.verify")
 
 
 def unsafe_code(subject: TaskUnderReview) -> Iterator[TaskFinding]:
@@ -126,8 +123,7 @@ def _value_findings(subject: TaskUnderReview, outcomes: Sequence[Outcome]) -> It
     outside = [o.value for o in outcomes if not 0 <= o.value <= 1]
     if outside and subject.task.higher_is_better:
         problem = f"{len(outside)} of {len(outcomes)} outcomes are outside [0, 1], such as {outside[0]:g}"
-        fix = "scale values to [0, 1]: one question must not outweigh the rest"
-        yield TaskFinding("out-of-range", problem, subject.verifier_name, fix)
+        yield subject.fault("out-of-range", problem, "scale values to [0, 1]: one question must not outweigh the rest")
 
 
 def review(
@@ -157,21 +153,19 @@ def _check_declaration(subject: TaskUnderReview, result: TaskReview) -> None:
 
 
 def _check_verifier(subject: TaskUnderReview, result: TaskReview) -> None:
-    """Try the verifier with wrong submissions, unless it already fails on the right one."""
     if not subject.is_table:
         _check_with_sample(subject, result)
         return
     honest = subject.verify_rows(subject.gold.items())
     if honest.value is None:
-        problem = f"it fails on the gold answers: {honest.error}"
         fix = "verify() must give one Outcome for each id of `answers`, with a finite value"
-        result.add([TaskFinding("judge-fails", problem, subject.verifier_name, fix)])
+        result.add([subject.fault("judge-fails", f"it fails on the gold answers: {honest.error}", fix)])
         return
     attacks = ScoringAttacks(subject, honest.value)
     if not subject.better(honest.value, attacks.constant):
-        fix = "the answer column must hold what a perfect harness would write"
         problem = f"the gold answers score {honest.value:.3f}, a constant {attacks.constant:.3f}"
-        result.add([TaskFinding("gold-is-wrong", problem, subject.verifier_name, fix)])
+        fix = "the answer column must hold what a perfect harness would write"
+        result.add([subject.fault("gold-is-wrong", problem, fix)])
         return
     result.add(check_contract(subject, honest, attacks.half))
     result.add(attacks.findings(result.notes.append))

@@ -136,9 +136,13 @@ class TaskUnderReview:
         """Verify a submission of these rows."""
         return self.verify(self.submit(rows))
 
-    def better(self, first: float, second: float, margin: float = 1e-9) -> bool:
-        """Return True when the score `first` is better than `second` by more than `margin`."""
-        return first > second + margin if self.task.higher_is_better else first < second - margin
+    def better(self, first: float, second: float) -> bool:
+        """Return True when the score `first` is clearly better than `second`."""
+        return first > second + 1e-9 if self.task.higher_is_better else first < second - 1e-9
+
+    def fault(self, code: str, what: str, fix: str) -> "TaskFinding":
+        """Return a finding about the verifier."""
+        return TaskFinding(code, what, self.verifier_name, fix)
 
 
 @dataclass(frozen=True, slots=True)
