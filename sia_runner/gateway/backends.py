@@ -223,12 +223,8 @@ class LitellmBackend:
             # no key: an empty one would make litellm look for some other key in the environment
             "api_key": key or ("none" if base else None),
             "api_base": base,
-            "timeout": hosted.timeout,
-            "num_retries": 0,
-            "max_retries": 0,
-            "drop_params": True,
             "extra_headers": hosted.headers or None,
-        }
+        } | {"timeout": hosted.timeout, "num_retries": 0, "max_retries": 0, "drop_params": True}
 
     async def ready(self) -> None:
         """Import litellm, which takes seconds, off the event loop and before the clock of an attempt runs."""
@@ -257,9 +253,8 @@ class LitellmBackend:
             return buffer.finish()
         try:
             async for chunk in answer:
-                await buffer.take(
-                    chunk if isinstance(chunk, bytes) else sse_event(chunk.model_dump_json(exclude_none=True).encode())
-                )
+                is_raw = isinstance(chunk, bytes)
+                await buffer.take(chunk if is_raw else sse_event(chunk.model_dump_json(exclude_none=True).encode()))
         except CallError:
             raise
         except Exception as error:  # noqa: BLE001
@@ -327,14 +322,8 @@ class LocalBackend:
         sampled = await asyncio.wrap_future(self._policy.submit(request))
         finish_reason, response = DIALECTS[request.api].respond(request, sampled, self._policy.decode)
         buffer.hold(response)
-        return AnswerSummary(
-            sampled.text,
-            finish_reason=finish_reason,
-            model=short_text(request.body["model"]),
-            input_tokens=len(sampled.prompt_ids),
-            output_tokens=len(sampled.completion_ids),
-            sampled=sampled,
-        )
+        model, counts = short_text(request.body["model"]), (len(sampled.prompt_ids), len(sampled.completion_ids))
+        return AnswerSummary(sampled.text, [], finish_reason, model, *counts, sampled=sampled)
 
 
 Backend = PassThroughBackend | LitellmBackend | LocalBackend

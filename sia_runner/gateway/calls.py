@@ -72,9 +72,8 @@ class CallRunner:
         try:
             buffer, summary = await self._answer(call)
             record.sampled, record.model, record.finish_reason = summary.sampled, summary.model, summary.finish_reason
-            record.response = {"text": summary.text, "tool_calls": summary.tool_calls}
-            if summary.reasoning:
-                record.response = {"reasoning": summary.reasoning, **record.response}
+            reasoning = {"reasoning": summary.reasoning} if summary.reasoning else {}
+            record.response = reasoning | {"text": summary.text, "tool_calls": summary.tool_calls}
         except CallError as error:
             failed = error
             raise

@@ -114,10 +114,9 @@ class RunLedger:
         self._retry_timer: threading.Timer | None = None
 
     def reserve(self, grant: Grant, *, input_tokens: int, output_tokens: int) -> "Reservation":
-        """Reserve the most that one attempt may use, before it is sent.
+        """Reserve the most that one attempt, a call that the provider sees, may use, before it is sent. Thread-safe.
 
-        Thread-safe; takes well below a millisecond. Every attempt of a call is announced, since each is a call that the
-        provider sees. Raises BudgetSpent, or BudgetFullyReserved, or ModelsError where a price is needed and not known.
+        Raises BudgetSpent, or BudgetFullyReserved, or ModelsError where a price is needed and not known.
         """
         rates = self._rates.get(grant.role)
         if rates is None and "usd" in self._run_limits | self._generation_limits:

@@ -82,14 +82,9 @@ class AccountTotals:
 
     def to_json(self) -> dict[str, float | None]:
         """Return what was spent on models. `usd` is null where any call has no known price, never zero for it."""
-        return {
-            "usd": round(self.dollars, 9) if self.priced else None,
-            "tokens": self.tokens,
-            "calls": self.calls,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "unanswered": self.unanswered,  # sent without receiving an answer; counted at the reserved amount
-        }
+        names = ("tokens", "calls", "input_tokens", "output_tokens", "unanswered")
+        usd = round(self.dollars, 9) if self.priced else None
+        return {"usd": usd} | {name: getattr(self, name) for name in names}
 
     def usage(self) -> Usage:
         """Return dollars, tokens and calls."""
@@ -219,11 +214,7 @@ class AllowanceRegister:
         self._append({"lease": self._own_name, "process": process, "holds": dict(holds), "closed": closed})
 
     def reclaim(self, *, all_dead: bool, jobs: Collection[str] = ()) -> None:
-        """Close the allowances whose process is gone.
-
-        `all_dead`: this process is the only one that may be alive; `jobs`: SLURM jobs that are over, even if they ran
-        on a node whose processes cannot be checked from here.
-        """
+        """Close the allowances whose process is gone: `all_dead`, seen to have ended, or of the SLURM `jobs`."""
         if not self._path.exists():
             return
         with self.locked():

@@ -29,11 +29,9 @@ _SERVED_TEXT = "POST /v1/chat/completions, POST /v1/messages, POST /v1/messages/
 _STATUS: Mapping[FailureKind, int] = {
     "rate_limited": 429,
     "timeout": 504,
-    "unreachable": 502,
+    **dict.fromkeys(("unreachable", "malformed", "too_large"), 502),
     "auth": 401,
     "bad_request": 400,
-    "malformed": 502,
-    "too_large": 502,
     "budget": 402,
     "down": 503,
     "cancelled": 499,
@@ -85,15 +83,8 @@ def _models_response(api: Api, hosted: HostedProvider, name: str) -> web.Respons
     """Return the list with the one model that is served, in a shape that both libraries read."""
     if name not in ("", hosted.model):
         return _error_response(api, CallError("bad_request", f"the model served here is {hosted.model}", status=404))
-    card = {
-        "id": hosted.model,
-        "object": "model",
-        "created": 0,
-        "owned_by": hosted.name,
-        "type": "model",
-        "display_name": hosted.model,
-        "created_at": "1970-01-01T00:00:00Z",
-    }
+    card = {"id": hosted.model, "object": "model", "created": 0, "owned_by": hosted.name}  # OpenAI's
+    card |= {"type": "model", "display_name": hosted.model, "created_at": "1970-01-01T00:00:00Z"}  # Anthropic's
     if name:
         return _json_response(card)
     ends = {"first_id": hosted.model, "last_id": hosted.model}
@@ -156,13 +147,10 @@ class GatewayServer:
     async def session(self, grant: Grant) -> AsyncIterator[GatewaySession]:
         """Open a session whose token is valid as long as the context lasts."""
         token = f"sk-sia-{secrets.token_urlsafe(32)}"
-        env = {
-            "OPENAI_BASE_URL": "{url}/v1",  # what both companies' clients and litellm read
-            "OPENAI_API_BASE": "{url}/v1",
-            "OPENAI_API_KEY": token,
-            "ANTHROPIC_BASE_URL": "{url}",
-            "ANTHROPIC_API_BASE": "{url}",
-            "ANTHROPIC_API_KEY": token,
+        env = {  # what both companies' clients and litellm read
+            **dict.fromkeys(("OPENAI_BASE_URL", "OPENAI_API_BASE"), "{url}/v1"),
+            **dict.fromkeys(("ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE"), "{url}"),
+            **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY"), token),
             "SIA_MODEL": self._endpoints[grant.role].hosted.model,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # the sandbox has no network to fetch another one
         }
@@ -215,9 +203,9 @@ class GatewayServer:
                 return _json_response({"input_tokens": estimate_tokens(dumps(body).decode())})  # only providers count
             model_request = DIALECTS[api].prepare(body, endpoint.hosted)
             if api == "anthropic":
-                headers = {name: request.headers.get(name, "") for name in _PASSED_HEADERS}
+                headers = ((name, request.headers.get(name, "")) for name in _PASSED_HEADERS)
                 model_request.headers = {
-                    name: value for name, value in headers.items() if value.isascii() and 0 < len(value) < 1000
+                    name: text for name, text in headers if text.isascii() and 0 < len(text) < 1000
                 }
             model_request.question = question or model_request.question
             model_request.grant, model_request.turn = session.grant, session.turn(model_request.question)

@@ -1,7 +1,4 @@
-"""Model access of one process: keys, ledger and gateway, behind a thread with an event loop.
-
-The checks of a provider before a run use the standard library only, so that a refusal costs milliseconds.
-"""
+"""Model access of one process: keys, ledger and gateway, behind a thread with an event loop."""
 
 import asyncio
 import importlib.util
@@ -58,10 +55,7 @@ _Result = TypeVar("_Result")
 
 
 class GatewayService:
-    """Gives the runner and its sandboxes access to models; one per process and run.
-
-    `folder` is RUN/ledger; `cache` holds answers of providers configured to cache.
-    """
+    """Gives the runner and its sandboxes access to models; one per process and run. `folder` is RUN/ledger."""
 
     def __init__(
         self,
@@ -93,8 +87,7 @@ class GatewayService:
     def open_session(self, grant: Grant, code: str = "") -> Iterator["GatewaySession"]:
         """Open a session. At the context's end its token is void; calls under way are cancelled and settled.
 
-        What serves the APIs that `code` (of the harness) names is loaded first: its time is not the harness's. Raises
-        ProviderDown where the policy cannot be loaded.
+        What serves the APIs that the harness's `code` names is loaded first. Raises ProviderDown where that fails.
         """
         running = self._running_loop(grant)
         for api, backend in self._endpoints[grant.role].backends.items():

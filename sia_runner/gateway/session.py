@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from sia_runner.config.components import HostedProvider
 from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, GatewayAddress, OutcomeKind, SampledCall, Usage
+from sia_runner.store.run_directory import write_bytes
 from sia_runner.text import one_line
 from sia_runner.wire.failures import CUT_REASONS, CallError
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
@@ -50,10 +50,7 @@ class AnswerCache:
         """Store an answer atomically. Errors are ignored: an unwritable cache must not fail a paid call."""
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(answer)
-            Path(temporary).replace(path)
+            write_bytes(path, answer, durable=False)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,4 @@
-"""docker: a container of its own for every run, on an engine of this machine. The image is the harness's whole world.
-
-The supervisor watches and ends it by `container`; its first process is `inside`.
-"""
+"""docker: a container of its own for every run, on an engine of this machine; the image is all that a harness sees."""
 
 import contextlib
 import json

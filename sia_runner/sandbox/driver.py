@@ -1,8 +1,4 @@
-"""The runner's side of a sandbox: plan a job, run it under a supervisor, and check that a sandbox works here.
-
-A backend builds a plan with the helpers here, and a supervisor carries it out. A trial job in the sandbox itself is
-the only sure check that it works on this machine, and that it holds its limits.
-"""
+"""The runner's side of a sandbox: plan a job, run it under a supervisor, and check by trial jobs that it works here."""
 
 import contextlib
 import marshal
@@ -30,6 +26,7 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_
 SMALL_MB = 64  # of /tmp and of /dev/shm, each, where they are file systems in memory
 FULL_ERRORS = ("No space left on device", "Bus error", "SIGBUS")  # in the output of a program that filled them
 FULL_NOTE = f"in this sandbox /tmp and /dev/shm, the shared memory, hold {SMALL_MB} MiB each; work/ holds more"
+SAMPLED = "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu"
 _FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
 
 HARNESS, DATA, GATEWAY = "/sandbox/harness", "/sandbox/data", "/sandbox/gateway.sock"  # paths inside
@@ -54,10 +51,7 @@ def installed_program(name: str, missing: str) -> str:
 def kernel_gaps(who: str, uncounted: str) -> list[str]:
     """List what a sandbox on the host's kernel does not protect; `uncounted`: the memory that samples miss."""
     gaps = [f"A hole in the kernel itself is a way out: {who} the host's kernel."]
-    if cgroups.can_create():
-        return gaps
-    sampled = "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu"
-    return [*gaps, f"{sampled}, and {uncounted} not counted."]
+    return gaps if cgroups.can_create() else [*gaps, f"{SAMPLED}, and {uncounted} not counted."]
 
 
 def _check_job(job: SandboxJob) -> None:
@@ -90,10 +84,7 @@ def base_plan(
     own_files: bool = True,
     filters: bool = True,
 ) -> dict[str, Any]:
-    """Build the part of a plan that every backend needs, to which it adds its own keys; sizes in bytes.
-
-    Paths are those that the harness and the relay see; `sockets` and `own_files` are those of `filter_program`.
-    """
+    """Build the part of a plan that every backend needs: sizes in bytes, paths as the harness and relay see them."""
     limits = job.limits
     relays = 1 if job.door else 0  # the harness may have as many processes as without one
     folder = job.work.resolve()
@@ -138,9 +129,7 @@ def base_plan(
         },
     }
     return {
-        "bubblewrap": None,
-        "apptainer": None,
-        "container": None,
+        **dict.fromkeys(("bubblewrap", "apptainer", "container", "tmp")),  # one of the first three is the backend's
         "launch": launch,
         "shared_uid": shared_uid,
         "relays": relays,
@@ -148,7 +137,6 @@ def base_plan(
         "log": os.fspath(job.log.resolve()),
         "lock": os.fspath(folder.parent / f".{folder.name}.lock"),
         "scratch": os.fspath(folder.parent / f".{folder.name}.shown"),
-        "tmp": None,
         "hint": ((), ""),  # words in the output of a program that failed, and what the sandbox has to do with them
         "copies": [],
         "limits": {
@@ -166,10 +154,7 @@ def base_plan(
 def read_only_files(
     job: SandboxJob, plan: dict[str, Any], modules: tuple[str, ...], etc: tuple[str, ...]
 ) -> dict[str, str]:
-    """Map paths inside to paths here: the harness and its data, modules of ours, files of /etc, the gateway's socket.
-
-    The harness of root runs as another user, and a umask may hide files from it: of these the plan orders copies.
-    """
+    """Map paths inside to paths here. The plan orders copies of what a harness of root, another user, cannot read."""
     files = {HARNESS: os.fspath(job.harness.resolve()), DATA: os.fspath(job.data.resolve())}
     if plan["launch"]["uid"] is not None:
         for inside, source in files.items():

@@ -20,10 +20,8 @@ _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # SIOCGIFFLAGS, SIOCSIFFLAGS, I
 
 
 def isolate() -> None:
-    """Leave the host's network, for good, for one with a loopback that is up. Raises OSError where that is not allowed.
-
-    Root needs nothing more; any other user gets a user namespace around it, with the same user number inside.
-    """
+    """Leave the host's network, for good, for one with a loopback that is up. Raises OSError where that is refused."""
+    # not root: in a user namespace, with the same user number inside
     user, group = os.geteuid(), os.getegid()
     call_libc("unshare", _NEWNET if user == 0 else _NEWUSER | _NEWNET)
     if user != 0:

@@ -1,7 +1,4 @@
-"""The `process` sandbox: no namespaces, but rlimits, Landlock, seccomp, and another user where the runner is root.
-
-For clusters and plain machines without bubblewrap. `gaps` lists what that leaves open on this machine.
-"""
+"""The `process` sandbox: no namespaces, but rlimits, Landlock, seccomp, and another user where the runner is root."""
 
 import os
 import platform
@@ -64,9 +61,8 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
         socket, way = os.fspath(job.door.socket.resolve()), _required_route()
         closed = driver.first_closed_folder([socket]) if stranger else ""
         if closed:
-            raise SandboxError(
-                f"the gateway's socket {socket} cannot be reached by the harness's user: {closed} is closed"
-            )
+            why = f"cannot be reached by the harness's user: {closed} is closed"
+            raise SandboxError(f"the gateway's socket {socket} {why}")
     temporary = f"{work}/.tmp"
     plan = driver.base_plan(
         job,
@@ -152,9 +148,7 @@ def _gaps(abi: int, filters: bool, cgroup: bool, closed: str) -> list[str]:
         gaps.append(f"Times of files of {user} can be changed" + ("." if filters else ", and their modes."))
     gaps.append("If the sandbox's supervisor is killed with SIGKILL, processes that the harness forked live on.")
     if not cgroup:
-        gaps.append(
-            "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu."
-        )
+        gaps.append(f"{driver.SAMPLED}.")
         if os.geteuid() == 0 and not stranger:
             gaps.append("The number of processes is sampled too: a fork bomb may overshoot it for 50 ms.")
         elif not stranger:

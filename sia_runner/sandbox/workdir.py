@@ -1,7 +1,4 @@
-"""The work folder as the supervisor sees it: measure it, and change and restore its owner.
-
-Its content is hostile: nothing is opened, no link is followed.
-"""
+"""The work folder as the supervisor sees it: its size and owner. It is hostile: no file is opened, no link followed."""
 
 import contextlib
 import os
@@ -12,10 +9,7 @@ _MIN_ENTRY_BYTES = 4096  # counted for every entry, so that one limit bounds byt
 
 
 def used_bytes(work: str, pids: "list[int]", limit: int) -> int:
-    """Return the bytes that `work` takes, with deleted files that `pids` hold open; may stop above `limit`.
-
-    A folder that cannot be read, or a process whose open files cannot, counts as full: something is being hidden.
-    """
+    """Return the bytes that `work` takes, with deleted files that `pids` hold open; may stop above `limit`."""
     total = 0
     try:
         for entry in _walk(work):
@@ -23,7 +17,7 @@ def used_bytes(work: str, pids: "list[int]", limit: int) -> int:
             if total > limit:
                 return total
         return total + _deleted_bytes(os.stat(work).st_dev, pids)
-    except OSError:
+    except OSError:  # a folder, or a process's open files, cannot be read: something is being hidden
         return limit + 1
 
 
@@ -74,10 +68,7 @@ def give_to_user(work: str, uid: int) -> None:
 
 
 def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
-    """Give `work` back to `owner`, make every folder readable for its owner again, and clear setuid bits.
-
-    None: the harness ran as its owner. The harness's processes must have ended.
-    """
+    """Give `work` back to `owner` (None: the harness ran as its owner), make folders readable, clear setuid bits."""
     uid = os.stat(work).st_uid
     if owner:
         os.chown(work, *owner)

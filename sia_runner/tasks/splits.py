@@ -185,9 +185,8 @@ class SplitPlan:
                 excluded.update(group)
         train = [unit for unit in split["train"] if unit not in excluded]
         if not train:
-            raise TaskError(
-                "every row of train says nearly the same as a rollout question: nothing is left to learn from"
-            )
+            why = "every row of train says nearly the same as a rollout question"
+            raise TaskError(f"{why}: nothing is left to learn from")
         return Fold(train, self._sorted(units))
 
     def _cut(self) -> dict[str, list[str]]:

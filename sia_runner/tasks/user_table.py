@@ -1,7 +1,6 @@
-"""Tables as people have them: a user's CSV file or Excel workbook, read into plain cells.
+"""Tables as people have them: a CSV file or Excel workbook, with separator, encoding and numbers of whoever saved it.
 
-Separator, encoding and the form of numbers are those of whoever saved it. What was understood or left out is noted;
-a refusal gives the row's number in the user's own file.
+What was understood or left out is noted; a refusal gives the row's number in the user's own file.
 """
 
 import codecs

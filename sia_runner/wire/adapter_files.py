@@ -1,7 +1,4 @@
-"""An adapter on disk: what PEFT and vLLM read, and `sia_adapter.json`, which records its base and origin.
-
-Writing imports torch and PEFT; reading does not.
-"""
+"""An adapter on disk: what PEFT and vLLM read, and `sia_adapter.json`, with its base and origin."""
 
 import hashlib
 import json

@@ -186,9 +186,9 @@ class _OpenAIReader(_StreamReader):
         """Return the summary. Raises CallError when the stream was cut before its end, whatever mark it ends with."""
         check_finish_reason(self._summary.finish_reason, complete=False)
         self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
-        self._summary.tool_calls = [
-            {"id": call["id"], "name": call["name"], "arguments": "".join(call["arguments"])} for call in self._calls
-        ]
+        for call in self._calls:
+            arguments = "".join(call["arguments"])
+            self._summary.tool_calls.append({"id": call["id"], "name": call["name"], "arguments": arguments})
         return self._summary
 
 
@@ -319,15 +319,9 @@ class AnthropicMessages:
         finish_reason = "end_turn" if sampled.finish_reason == "stop" else "max_tokens"
         reason = {"stop_reason": finish_reason, "stop_sequence": None}
         output_usage = {"output_tokens": len(sampled.completion_ids)}
-        message: Body = {
-            "id": f"msg_{uuid.uuid4().hex}",
-            "type": "message",
-            "role": "assistant",
-            "model": request.body["model"],
-            "content": [{"type": "text", "text": sampled.text}],
-            **reason,
-            "usage": {"input_tokens": len(sampled.prompt_ids), **output_usage},
-        }
+        content, usage = [{"type": "text", "text": sampled.text}], {"input_tokens": len(sampled.prompt_ids)}
+        message: Body = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant"}
+        message |= {"model": request.body["model"], "content": content, **reason, "usage": usage | output_usage}
         if not request.stream:
             return finish_reason, dumps(message)
         events: list[Body] = [

@@ -24,11 +24,8 @@ FailureKind = Literal[
 ]
 
 TRANSIENT_KINDS: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
-# What becomes of a question whose request failed so. A kind that is not here is the harness's own failure.
+# What becomes of a question whose request failed so; any other kind is a RATE_LIMITED.
 _OUTCOMES: Mapping[FailureKind, OutcomeKind] = {
-    **dict.fromkeys(
-        ("rate_limited", "timeout", "unreachable", "auth", "malformed", "too_large", "down"), OutcomeKind.RATE_LIMITED
-    ),
     "bad_request": OutcomeKind.REFUSED,
     "budget": OutcomeKind.BUDGET,
     "cancelled": OutcomeKind.TIMEOUT,  # by the client: its patience may be short, or the model slow
@@ -45,15 +42,10 @@ _CONTENT_CODES = ("context_length_exceeded", "string_above_max_length", "content
 _TOO_LONG = re.compile(r"context.?(length|window|size)|too (long|large|many tokens)|content.?(filter|policy)", re.I)
 _OVERLOADED = 529  # Anthropic's own
 _STATUS: Mapping[int, FailureKind] = {
-    401: "auth",
-    402: "auth",
-    403: "auth",
-    408: "timeout",
-    409: "unreachable",
-    425: "unreachable",
-    429: "rate_limited",
-    504: "timeout",
-    _OVERLOADED: "rate_limited",
+    **dict.fromkeys((401, 402, 403), "auth"),
+    **dict.fromkeys((408, 504), "timeout"),
+    **dict.fromkeys((409, 425), "unreachable"),
+    **dict.fromkeys((429, _OVERLOADED), "rate_limited"),
 }
 _MAX_MESSAGE_CHARS = 2000  # characters kept of a provider's message
 
@@ -83,7 +75,8 @@ class CallError(Exception):
     @property
     def outcome(self) -> OutcomeKind | None:
         """The kind of a question whose request failed so; None where the harness is to blame."""
-        return None if self.kind == "bad_request" and not self.sent else _OUTCOMES[self.kind]
+        refused_here = self.kind == "bad_request" and not self.sent
+        return None if refused_here else _OUTCOMES.get(self.kind, OutcomeKind.RATE_LIMITED)
 
     @property
     def concerns_content(self) -> bool:

@@ -1,10 +1,8 @@
 """Competitions that MLE-bench prepared, as table tasks: private answers stay outside, val and dev are cut from train.
 
 The grader and the leaderboard of mlebench are used for the final test where they are available; candidates are compared
-by our metric of the same name, which has a value for each question. Medal thresholds by the number of teams are
-Kaggle's (kaggle.com/progression), with MLE-bench's rounding (`mlebench/grade_helpers.py`, `Grader.rank_score`). The
-leaderboard was scored on Kaggle's own hidden test set, while MLE-bench cuts its test set from the public training data:
-that is its protocol.
+by our metric of the same name, which has a value for each question. The leaderboard was scored on Kaggle's own hidden
+test set, while MLE-bench cuts its test set from the public training data: that is its protocol.
 """
 
 import csv
@@ -50,10 +48,7 @@ def _find_prepared(folder: Path, competition: str) -> Path | None:
 
 def mlebench_package() -> Path | None:
     """Return the folder of the installed mlebench package, without importing it; None where it is not installed."""
-    try:
-        spec = importlib.util.find_spec("mlebench")
-    except (ImportError, ValueError):
-        return None
+    spec = importlib.util.find_spec("mlebench")
     folders = list(spec.submodule_search_locations or []) if spec else []
     return Path(folders[0]) if folders else None
 
@@ -124,6 +119,7 @@ class Leaderboard:
 
 
 def _medal_ranks(teams: int) -> tuple[int, int, int]:
+    """Return Kaggle's last ranks that win a medal (kaggle.com/progression), rounded as MLE-bench does."""
     tenth, fifth, two_fifths = (max(1, int(teams * share)) for share in (0.1, 0.2, 0.4))
     if teams < 100:
         return tenth, fifth, two_fifths

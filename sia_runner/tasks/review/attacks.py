@@ -1,7 +1,4 @@
-"""Submissions that should earn nothing, or no more than a constant, and submissions that no honest harness writes.
-
-A verifier that fails makes a candidate unscored instead of wrong, which a harness that expects a bad score may prefer.
-"""
+"""Submissions that should earn nothing, or no more than a constant, and submissions that no honest harness writes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -152,7 +149,10 @@ _TEXTS = {
 
 
 def hostile_submissions(subject: TaskUnderReview, sample: SubmissionContent) -> Iterator[TaskFinding]:
-    """Try hostile submissions on the verifier. `sample`: the submission of the reference harness."""
+    """Try hostile submissions on the verifier. `sample`: the submission of the reference harness.
+
+    Where the verifier fails a candidate is unscored, not wrong, which a harness may prefer to a bad score.
+    """
     honest = sample
     if subject.is_table:
         honest = (subject.submit(subject.gold.items()) / subject.spec.submission).read_bytes()

@@ -1,7 +1,4 @@
-"""The review of a task without running a harness: all checks, from the cheapest to the slowest.
-
-The verifier must keep its contract: the same result twice, values from 0 to 1, no gold answers shown, in time.
-"""
+"""The review of a task without running a harness: all checks, from the cheapest to the slowest."""
 
 import ast
 import re
@@ -12,15 +9,8 @@ from pathlib import Path
 
 from sia_runner.records import Outcome
 from sia_runner.tasks.process import verifier_output
+from sia_runner.tasks.review import leaks
 from sia_runner.tasks.review.attacks import ScoringAttacks, hostile_submissions
-from sia_runner.tasks.review.leaks import (
-    few_questions,
-    gold_in_description,
-    gold_in_programs,
-    gold_in_view,
-    leaking_splits,
-    telling_columns,
-)
 from sia_runner.tasks.review.subject import (
     NONSENSE,
     AddNote,
@@ -51,7 +41,10 @@ _UNSAFE = dict.fromkeys(_PICKLES, "a pickle runs code when it is loaded") | {
 def check_contract(
     subject: TaskUnderReview, honest: Verification, half: Sequence[tuple[str, str]]
 ) -> Iterator[TaskFinding]:
-    """Check the contract. `honest`: the verification of a good submission; `half`: answers to half of the questions."""
+    """Check the contract: the same result twice, values from 0 to 1, no gold answers shown.
+
+    `honest`: the verification of a good submission; `half`: answers to half of the questions.
+    """
     yield from _value_findings(subject, honest.outcomes)
     yield from _repeatability_findings(subject, subject.submit(half))
     wrong = subject.submit([(name, NONSENSE) for name in subject.gold])
@@ -70,10 +63,8 @@ def check_contract(
         yield subject.fault("shows-gold", problem, "an outcome's prediction is what the harness wrote, nothing else")
     request = subject.task._request(wrong, subject.attack_view.keys)
     output = verifier_output(request, subject.spec.limits.verify).casefold()
-    gold_cells = {comparable_cell(gold) for gold in subject.gold.values()}
-    if printed := [
-        cell for cell in gold_cells if len(cell) > 1 and re.search(rf"(?<!\w){re.escape(cell)}(?!\w)", output)
-    ]:
+    gold_cells = {cell for gold in subject.gold.values() if len(cell := comparable_cell(gold)) > 1}
+    if printed := [cell for cell in gold_cells if re.search(rf"(?<!\w){re.escape(cell)}(?!\w)", output)]:
         problem = f"it prints {len(printed)} gold answers while it judges"
         yield subject.fault("prints-gold", problem, "print nothing about answers: output ends up in logs")
 
@@ -134,10 +125,11 @@ def review(
     with tempfile.TemporaryDirectory(prefix="sia-review-") as folder:
         subject = TaskUnderReview(task, Path(folder), sample, sandbox_command)
         _check_declaration(subject, result)
-        for check in (unsafe_code, gold_in_description, gold_in_view, gold_in_programs, telling_columns):
+        result.add(unsafe_code(subject))
+        for check in (leaks.gold_in_description, leaks.gold_in_view, leaks.gold_in_programs, leaks.telling_columns):
             result.add(check(subject))
-        result.add(few_questions(subject, result.notes.append))
-        result.add(leaking_splits(subject, cache))
+        result.add(leaks.few_questions(subject, result.notes.append))
+        result.add(leaks.leaking_splits(subject, cache))
         _check_verifier(subject, result)
     return result
 

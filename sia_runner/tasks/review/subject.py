@@ -1,8 +1,4 @@
-"""The task under review, the findings about it, and the rows of its files.
-
-A review looks at a task as somebody would who wants a score without doing the work (see `leaks` and `attacks`);
-`reviewer` checks the verifier's contract and runs all of it.
-"""
+"""The task under review, the findings about it, and the rows of its files: seen by who wants a score without work."""
 
 import csv
 import io

@@ -192,10 +192,7 @@ def letter_finder(letters: str) -> Callable[[str], str | None]:
 
 
 def _simplified(text: str) -> str:
-    """Replace Unicode look-alikes (Ｂ, Ⓑ, 𝐁), drop invisible characters, and collapse blanks.
-
-    Every run of blanks becomes a space or, if it has one, a line break.
-    """
+    """Replace Unicode look-alikes (Ｂ, Ⓑ, 𝐁), drop invisible characters, make blanks one space or line break."""
     text = unicodedata.normalize("NFKC", text[-_TAIL:])[-_TAIL:]
     text = "".join(character for character in text if unicodedata.category(character) != "Cf")
     return re.sub(r"\s+", lambda blanks: "\n" if "\n" in blanks[0] else " ", text).strip()

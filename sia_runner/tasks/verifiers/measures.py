@@ -142,17 +142,14 @@ def _farthest(gold: str, scale: Scale) -> float:
 
 
 def _kappa(gold: Mapping[str, str]) -> Aggregate:
-    """Return Cohen's kappa with quadratic weights: 1 less the squared error over that expected by chance.
-
-    It is 0 where the latter is 0. An invalid answer counts as the rating that is farthest off.
-    """
+    """Return Cohen's kappa with quadratic weights: 1 less the squared error over that expected by chance; 0 without."""
     truth_of = {unit: float(text) for unit, text in gold.items()}
     low, high = min(truth_of.values()), max(truth_of.values())
 
     def rating(outcome: Outcome, truth: float) -> float:
         if outcome.kind in _ANSWERED:
             return float(outcome.prediction)
-        return low if truth - low > high - truth else high
+        return low if truth - low > high - truth else high  # the farthest off
 
     def kappa(results: Sequence[Outcome]) -> float:
         truths = [truth_of[outcome.unit] for outcome in results]
@@ -174,17 +171,14 @@ def _class(cells: Cells, gold: str, scale: Scale) -> JudgedCells | str:
 
 
 def _macro_f1(gold: Mapping[str, str]) -> Aggregate:
-    """Return the mean over classes (in gold, or answered) of 2 TP / (2 TP + FP + FN).
-
-    A question without an answer counts as answered wrongly with each other class: otherwise no answer would be better
-    than a wrong one.
-    """
+    """Return the mean over classes (in gold, or answered) of 2 TP / (2 TP + FP + FN)."""
 
     def macro_f1(results: Sequence[Outcome]) -> float:
         expected = Counter(gold[outcome.unit] for outcome in results)
         answered = Counter(outcome.prediction for outcome in results if outcome.kind in _ANSWERED)
         right = Counter(outcome.prediction for outcome in results if outcome.kind is OutcomeKind.CORRECT)
         silent = Counter(gold[outcome.unit] for outcome in results if outcome.kind not in _ANSWERED)
+        # no answer counts as a wrong one with each other class, or it would be better than a wrong one
         wrongly = {name: silent.total() - silent[name] for name in expected.keys() | answered.keys()}
         return fmean(2 * right[name] / (expected[name] + answered[name] + more) for name, more in wrongly.items())
 
