@@ -118,11 +118,8 @@ def _request(
     )
     program, *command = driver.FIRST_PROCESS
     settings = {"hostname": "sandbox", "user": user, "working_dir": "/", "labels": {_LABEL: plan["work"]}}
-    return json.dumps(
-        engine.api.create_container_config(
-            engine.image, command, entrypoint=[program], stdin_open=True, host_config=host, **settings
-        )
-    )
+    settings |= {"entrypoint": [program], "stdin_open": True, "host_config": host}
+    return json.dumps(engine.api.create_container_config(engine.image, command, **settings))
 
 
 def _gpu_request(gpus: int) -> dict[str, Any]:

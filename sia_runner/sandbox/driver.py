@@ -92,6 +92,10 @@ def base_plan(
     def filter_of(sockets: seccomp.Sockets) -> bytes:
         return seccomp.filter_program(sockets=sockets, own_files=own_files) if filters else b""
 
+    rlimits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": limits.file_mb << 20, "RLIMIT_NOFILE": 1024}
+    rlimits |= {"RLIMIT_NPROC": limits.processes + relays, "RLIMIT_CPU": int(limits.seconds * limits.cpus) + 10}
+    sizes = {"memory": limits.memory_mb << 20, "disk": limits.disk_mb << 20, "output": limits.output_kb << 10}
+    counts = {"seconds": limits.seconds, "processes": limits.processes, "cpus": limits.cpus}
     door = job.door and {
         "socket": gateway,
         "port": 0 if sockets == "loopback" else _PORT,
@@ -103,16 +107,13 @@ def base_plan(
         "argv": [python, "-s", f"{harness}/{job.entry}", "--dataset_dir", data, "--working_dir", work],
         "env": {  # built from nothing
             "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": work,
+            **dict.fromkeys(("HOME", "JOBLIB_TEMP_FOLDER"), work),  # joblib hands large arrays to its workers as files
             "TMPDIR": temporary,
-            "USER": "sandbox",
-            "LOGNAME": "sandbox",
+            **dict.fromkeys(("USER", "LOGNAME"), "sandbox"),
             "LANG": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
+            **dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"), "1"),
             "PYTHONHASHSEED": "0",  # a resumed run meets the same set order
             **dict.fromkeys(_THREADS, str(limits.cpus)),
-            "JOBLIB_TEMP_FOLDER": work,  # it hands large arrays to its workers as files
             **job.env,
         },
         "cwd": work,
@@ -120,13 +121,7 @@ def base_plan(
         "filter": filter_of(sockets),
         "door": door,
         "pdeathsig": False,
-        "rlimits": {
-            "RLIMIT_CORE": 0,
-            "RLIMIT_FSIZE": limits.file_mb << 20,
-            "RLIMIT_NOFILE": 1024,
-            "RLIMIT_NPROC": limits.processes + relays,
-            "RLIMIT_CPU": int(limits.seconds * limits.cpus) + 10,
-        },
+        "rlimits": rlimits,
     }
     return {
         **dict.fromkeys(("bubblewrap", "apptainer", "container", "tmp")),  # one of the first three is the backend's
@@ -139,15 +134,7 @@ def base_plan(
         "scratch": os.fspath(folder.parent / f".{folder.name}.shown"),
         "hint": ((), ""),  # words in the output of a program that failed, and what the sandbox has to do with them
         "copies": [],
-        "limits": {
-            "seconds": limits.seconds,
-            "memory": limits.memory_mb << 20,
-            "processes": limits.processes,
-            "disk": limits.disk_mb << 20,
-            "output": limits.output_kb << 10,
-            "cpus": limits.cpus,
-            "free": _FREE,
-        },
+        "limits": {**sizes, **counts, "free": _FREE},
     }
 
 

@@ -35,11 +35,6 @@ def python_path(job: SandboxJob) -> str:
     return os.path.abspath(job.python or sys.executable)
 
 
-def python_prefixes() -> list[str]:
-    """Return the folders of the runner's own Python: its virtual environment and its base installation."""
-    return sorted({sys.prefix, sys.base_prefix})
-
-
 def visible_paths(python: str) -> list[str]:
     """List visible absolute paths, outer ones first: system libraries, the interpreter and its environment."""
     folders = {os.path.realpath(sys.base_prefix), sys.base_prefix, sys.base_exec_prefix}

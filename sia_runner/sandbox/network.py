@@ -51,18 +51,11 @@ def answer_socket_call(asking: int) -> None:
         return  # the asking process was killed
     number, _, _, _, _, _, family, kind, *_ = _REQUEST.unpack(request)
     try:
-        _pass_socket(asking, number, family & 0xFFFFFFFF, kind)
+        with contextlib.closing(_socket.socket(family & 0xFFFFFFFF, _socket.SOCK_STREAM)) as sock:
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_BINDTODEVICE, b"lo")
+            sock.setblocking(not kind & _socket.SOCK_NONBLOCK)
+            flags = os.O_CLOEXEC if kind & _socket.SOCK_CLOEXEC else 0
+            fcntl.ioctl(asking, _ADD, _SOCKET.pack(number, _AT_ONCE, sock.fileno(), 0, flags))
     except OSError as error:  # either process may be out of descriptors
         with contextlib.suppress(OSError):  # the process was killed meanwhile
             fcntl.ioctl(asking, _REPLY, _REFUSAL.pack(number, 0, -(error.errno or errno.EACCES), 0))
-
-
-def _pass_socket(asking: int, number: int, family: int, kind: int) -> None:
-    sock = _socket.socket(family, _socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_BINDTODEVICE, b"lo")
-        sock.setblocking(not kind & _socket.SOCK_NONBLOCK)
-        flags = os.O_CLOEXEC if kind & _socket.SOCK_CLOEXEC else 0
-        fcntl.ioctl(asking, _ADD, _SOCKET.pack(number, _AT_ONCE, sock.fileno(), 0, flags))
-    finally:
-        sock.close()

@@ -4,6 +4,7 @@ import os
 import platform
 import pwd
 import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Process(Sandbox):
     def gaps(self, *, door: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
         gaps = [f"This is the weaker sandbox: {self._instead_of}."] if self._instead_of else []
-        closed = driver.first_closed_folder(interpreter.python_prefixes())
+        closed = driver.first_closed_folder([sys.prefix, sys.base_prefix])
         gaps += _gaps(landlock.landlock_abi(), _has_filters(), cgroups.can_create(), closed)
         if door and _relay_route() == "loopback":
             gaps.append(
@@ -54,7 +55,7 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
     visible = interpreter.visible_paths(python)
     interpreter.refuse_visible([harness, data, work], visible)
     root = os.geteuid() == 0
-    paths = [*interpreter.python_prefixes(), python, harness, data, work]
+    paths = [sys.prefix, sys.base_prefix, python, harness, data, work]
     stranger = root and not driver.first_closed_folder(paths) and all(map(workdir.readable_by_all, (harness, data)))
     socket = way = ""
     if job.door:
@@ -84,11 +85,8 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
     note = "this sandbox has no /dev/shm: no shared memory, no semaphores; use threads, or files in work/"
     plan["hint"] = ("'/psm_", "shared memory object", "SemLock"), note
     certificates = interpreter.certificate_paths() if way else ()
-    plan["landlock"] = {
-        "read": [*visible, *interpreter.TOP_LEVEL_FOLDERS, *_READ, *certificates, harness, data],
-        "write": [work],
-        "devices": _DEVICES,
-    }
+    read = [*visible, *interpreter.TOP_LEVEL_FOLDERS, *_READ, *certificates, harness, data]
+    plan["landlock"] = {"read": read, "write": [work], "devices": _DEVICES}
     return plan
 
 

@@ -81,9 +81,8 @@ def filter_program(*, sockets: Sockets, own_files: bool, machine: str | None = N
     """Return the filter as an array of ``struct sock_filter`` (8 bytes each).
 
     `sockets`, which may be made: ``none`` (socket pairs can); ``namespace``, what a network namespace contains;
-    ``network``, the same where the host's Unix sockets can be reached as files; ``loopback``, TCP clients only, each
-    made by a supervisor (see `network`). `own_files`: its user owns nothing but its work folder, so it may change modes
-    and owners; otherwise chmod, which Landlock does not govern, is a no-op.
+    ``network``, the same without Unix sockets, which are files of the host; ``loopback``, TCP clients only (see
+    `network`). `own_files`: it may change modes and owners; else chmod, which Landlock does not govern, is a no-op.
     """
     machine = machine or platform.machine()
     if machine not in ARCHITECTURES:

@@ -4,9 +4,8 @@ Started by `driver` with a plan on standard input, which stays open: its end, or
 result goes to standard output (both as `launch.pack` writes it). Standard library only, and of it what starts fast.
 
 Without a cgroup memory is sampled every `TICK` seconds, so it may overshoot by what can be touched in that time
-(about 2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop. `work` is walked every `DISK_TICK`
-seconds, less often where walking takes long, so disk use may overshoot by what the disk takes in that time. Output is
-stored in constant memory: head, tail, and how much was left out in between.
+(about 2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop; so may disk use, as `work` is walked
+every `DISK_TICK` seconds, less often where walking takes long.
 """
 
 import contextlib
@@ -128,15 +127,9 @@ class Watchdog:
         self._output.save(self._plan["log"])
         cpu_seconds, peak = self._child.usage()
         self._child.remove()
-        return {
-            "ending": self._ending,
-            "exit_code": self._child.code,
-            "seconds": seconds,
-            "cpu_seconds": cpu_seconds,
-            "peak_mb": max(peak, self._peak) / (1 << 20),
-            "output_bytes": self._output.total,
-            "detail": self._detail,
-        }
+        use = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": max(peak, self._peak) / (1 << 20)}
+        end = {"ending": self._ending, "exit_code": self._child.code, "detail": self._detail}
+        return {**end, **use, "output_bytes": self._output.total}
 
     def _find_cause(self, started: bytes) -> None:
         code = self._child.code
@@ -292,11 +285,9 @@ def _lock(path: str) -> str:
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + _LOCK_PATIENCE
     while True:
-        try:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return ""
-        except BlockingIOError:
-            pass
         if time.monotonic() > end:
             return "another run still works in this work folder"
         if select.select([0], [], [], 0.02)[0]:

@@ -13,7 +13,10 @@ def used_bytes(work: str, pids: "list[int]", limit: int) -> int:
     total = 0
     try:
         for entry in _walk(work):
-            total += max(_size(entry), _MIN_ENTRY_BYTES)
+            size = 0
+            with contextlib.suppress(FileNotFoundError):  # removed or moved while we looked
+                size = entry.stat(follow_symlinks=False).st_blocks * 512
+            total += max(size, _MIN_ENTRY_BYTES)
             if total > limit:
                 return total
         return total + _deleted_bytes(os.stat(work).st_dev, pids)
@@ -21,23 +24,14 @@ def used_bytes(work: str, pids: "list[int]", limit: int) -> int:
         return limit + 1
 
 
-def _size(entry: "os.DirEntry[str]") -> int:
-    try:
-        return entry.stat(follow_symlinks=False).st_blocks * 512
-    except FileNotFoundError:
-        return 0  # removed or moved while we looked
-
-
 def _deleted_bytes(device: int, pids: "list[int]") -> int:
     sizes: dict[int, int] = {}
     for pid in pids:
         for file in _open_files(pid):
-            try:
+            with contextlib.suppress(FileNotFoundError):  # closed while we looked
                 info = os.stat(file)
-            except FileNotFoundError:
-                continue  # closed while we looked
-            if info.st_nlink == 0 and info.st_dev == device and stat.S_ISREG(info.st_mode):
-                sizes[info.st_ino] = info.st_blocks * 512
+                if info.st_nlink == 0 and info.st_dev == device and stat.S_ISREG(info.st_mode):
+                    sizes[info.st_ino] = info.st_blocks * 512
     return sum(sizes.values())
 
 

@@ -38,8 +38,13 @@ class CopyQuota:
         """Copy file `name` below `work` to the same name below `dest`. A file that does not exist counts 0 bytes."""
         if self.files <= 0:
             raise _CopyRefusedError("too many files")
-        try:
-            source = _open_below(work, name)
+        above, _, last = name.rpartition("/")
+        try:  # without following a link anywhere; anything but a file or folder is refused before it is opened
+            with open_folder(work, above) as folder:
+                mode = os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise _NotRegularFileError("not a plain file that can be read (link, pipe, socket or device)")
+                source = os.open(last, _FLAGS, dir_fd=folder)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -68,7 +73,7 @@ def collect_submission(work: Path, dest: Path, submission: str, cap_mb: int, mos
         else:
             CopyQuota(1, cap_mb << 20).take(work, submission, dest)
     except _CopyRefusedError as refusal:
-        _refuse(dest, f"{submission}: {refusal}")
+        (dest / REFUSAL_FILE).write_text(f"{submission}: {refusal}", "utf-8", "backslashreplace")
     logs = CopyQuota(_LOGS, _LOG_MB << 20)
     names = [entry.name for entry in list_folder(work, "agent_execution", _LOGS)]
     executions = [f"agent_execution/{n}" for n in names if n.startswith("execution_q") and n.endswith(".json")]
@@ -83,7 +88,7 @@ def collect_tree(work: Path, dest: Path, quota: CopyQuota, leave: frozenset[str]
     try:
         _take_below(work, "", dest, quota, leave)
     except _CopyRefusedError as refusal:
-        _refuse(dest, str(refusal))
+        (dest / REFUSAL_FILE).write_text(str(refusal), "utf-8", "backslashreplace")
 
 
 def read_refusal(submission: Path) -> str:
@@ -128,17 +133,3 @@ def _copy(source: int, size: int, dest: Path, cap: int) -> int:
             target.write(chunk)
     temporary.replace(dest)
     return copied
-
-
-def _open_below(work: Path, name: str) -> int:
-    """Open a file or folder without following a link anywhere; refuse anything else before opening it."""
-    above, _, last = name.rpartition("/")
-    with open_folder(work, above) as folder:
-        mode = os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OSError(0, "link, pipe, socket or device")
-        return os.open(last, _FLAGS, dir_fd=folder)
-
-
-def _refuse(dest: Path, reason: str) -> None:
-    (dest / REFUSAL_FILE).write_bytes(reason.encode("utf-8", "backslashreplace"))

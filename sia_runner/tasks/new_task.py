@@ -71,27 +71,21 @@ def _task_yaml(folder: Path, id_column: str, answer: str, metric: Json, answers:
 
     dev, val, test = (0.15, 0.3, 0.25) if len(answers) < 2000 else (0.1, 0.2, 0.2)
     stratify = len(set(answers)) <= len(answers) / 4
-    parts = {
-        "name": folder.name,
-        "_target_": "sia_runner.tasks.table.TableTask",
-        "dir": "../..",
-        "data": {"labelled": "labelled.csv", "licence": licence},
-        "columns": {"id": id_column, "answer": answer},
-        "metric": metric,
-        "splits": {"dev": dev, "val": val, "test": test, "stratify": stratify},
-        "limits": {"run": 120, "gate": 30},
-    }
-    says = {
-        "dir": "where this folder lies, from this file",
-        "data": "say in licence what others may do with the data",
-        "metric": "exact_match, choice, letter, numeric, auc; or python, for a verifier.py of your own",
-        "splits": "shares of the labelled rows; the rest is train",
-        "limits": "seconds",
+    splits = {"dev": dev, "val": val, "test": test, "stratify": stratify}
+    parts: dict[str, tuple[Any, str]] = {  # with a comment
+        "name": (folder.name, ""),
+        "_target_": ("sia_runner.tasks.table.TableTask", ""),
+        "dir": ("../..", "where this folder lies, from this file"),
+        "data": ({"labelled": "labelled.csv", "licence": licence}, "say in licence what others may do with the data"),
+        "columns": ({"id": id_column, "answer": answer}, ""),
+        "metric": (metric, "exact_match, choice, letter, numeric, auc; or python, for a verifier.py of your own"),
+        "splits": (splits, "shares of the labelled rows; the rest is train"),
+        "limits": ({"run": 120, "gate": 30}, "seconds"),
     }
     title = f"{folder.name.replace('_', ' ').capitalize()}: {answer} of {len(answers):,} labelled rows."
     lines = [f"# {' '.join(title.split())}"]
-    for key, value in parts.items():
-        lines += [f"# {says[key]}"] if key in says else []
+    for key, (value, comment) in parts.items():
+        lines += [f"# {comment}"] if comment else []
         lines.append(OmegaConf.to_yaml(OmegaConf.create({key: _escape(value)})).rstrip())
     return "\n".join(lines) + "\n"
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -24,15 +24,7 @@ from typing import Any, Protocol
 
 from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, OutcomeKind
 from sia_runner.tasks.submission_sandbox import SubmissionSandbox
-from sia_runner.tasks.verifiers.answers import (
-    Judge,
-    exact_match,
-    judge_all,
-    letter_in_text,
-    number_within,
-    one_of_choices,
-    rank_scores,
-)
+from sia_runner.tasks.verifiers.answers import judge_all, judge_named, rank_scores
 from sia_runner.tasks.verifiers.measures import MEASURES, Scale, measure_outcomes
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_cells
 
@@ -137,13 +129,8 @@ def _judge_cells(request: Mapping[str, Any], cells: dict[str, tuple[str, ...]], 
     answers = {unit: answer for unit, (answer,) in cells.items()}
     if request["verifier"] == "auc":
         return rank_scores(answers, spoiled, gold, request["choices"][1])
-    judges: dict[str, Callable[[], Judge]] = {
-        "exact_match": exact_match,
-        "choice": lambda: one_of_choices(request["choices"]),
-        "letter": lambda: letter_in_text(request["choices"]),
-        "numeric": lambda: number_within(request["tolerance"]),
-    }
-    return judge_all(judges[request["verifier"]](), answers, spoiled, gold)
+    judge = judge_named(request["verifier"], request["choices"], request["tolerance"])
+    return judge_all(judge, answers, spoiled, gold)
 
 
 def load_verifier(name: str, path: Path) -> Any:

@@ -100,7 +100,7 @@ class OpenAIChat:
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as OpenAI writes it."""
-        kind = _error_type(_OPENAI_TYPES, status)
+        kind = _OPENAI_TYPES.get(status, _error_type(status))
         return {"error": {"message": failed.message, "type": kind, "code": failed.code or failed.kind, "param": None}}
 
 
@@ -127,6 +127,12 @@ class _StreamReader:
         if not isinstance(event, dict):
             raise CallError("malformed", "an event of the provider's stream is not an object")
         return event
+
+    def _finish(self, finish_reason: str | None, calls: list[dict[str, str]]) -> AnswerSummary:
+        check_finish_reason(finish_reason, complete=False)
+        self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
+        self._summary.tool_calls = calls
+        return self._summary
 
 
 class _OpenAIReader(_StreamReader):
@@ -184,12 +190,10 @@ class _OpenAIReader(_StreamReader):
 
     def finish(self) -> AnswerSummary:
         """Return the summary. Raises CallError when the stream was cut before its end, whatever mark it ends with."""
-        check_finish_reason(self._summary.finish_reason, complete=False)
-        self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
-        for call in self._calls:
-            arguments = "".join(call["arguments"])
-            self._summary.tool_calls.append({"id": call["id"], "name": call["name"], "arguments": arguments})
-        return self._summary
+        calls = [
+            {"id": call["id"], "name": call["name"], "arguments": "".join(call["arguments"])} for call in self._calls
+        ]
+        return self._finish(self._summary.finish_reason, calls)
 
 
 def _raise_error(*levels: Any) -> None:
@@ -219,8 +223,8 @@ def _objects(value: Any) -> list[Body]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def _error_type(types: Mapping[int, str], status: int) -> str:
-    return types.get(status, "api_error" if status >= 500 else "invalid_request_error")
+def _error_type(status: int) -> str:
+    return "api_error" if status >= 500 else "invalid_request_error"
 
 
 def _note_openai(summary: AnswerSummary, body: Body) -> None:
@@ -336,7 +340,7 @@ class AnthropicMessages:
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as Anthropic writes it."""
-        kind = _error_type(_ANTHROPIC_TYPES, status)
+        kind = _ANTHROPIC_TYPES.get(status, _error_type(status))
         return {"type": "error", "error": {"type": kind, "message": failed.message}}
 
 
@@ -372,11 +376,8 @@ class _AnthropicReader(_StreamReader):
         return item.raw
 
     def finish(self) -> AnswerSummary:
-        check_finish_reason(self._summary.finish_reason if self.at_end else None, complete=False)
-        self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
-        calls = self._calls.values()
-        self._summary.tool_calls = [_anthropic_call(block, "".join(pieces) or "{}") for block, pieces in calls]
-        return self._summary
+        calls = [_anthropic_call(block, "".join(pieces) or "{}") for block, pieces in self._calls.values()]
+        return self._finish(self._summary.finish_reason if self.at_end else None, calls)
 
 
 def _object(data: Body, name: str) -> Body:

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -141,15 +142,11 @@ def error_of_body(status: int, headers: Mapping[str, str], body: bytes) -> CallE
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that the provider asks to wait; None where its headers give none."""
-    value = headers.get("retry-after-ms")
-    try:
-        if value is not None:
-            return max(0.0, float(value) / 1000)
-        value = headers.get("retry-after")
-        return None if value is None else max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(str(value)).timestamp() - time.time())
-    except ValueError:
-        return None
+    value, per_second = headers.get("retry-after", ""), 1
+    if "retry-after-ms" in headers:
+        value, per_second = headers["retry-after-ms"], 1000
+    with suppress(ValueError):
+        return max(0.0, float(value) / per_second)
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return None

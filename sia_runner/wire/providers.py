@@ -98,9 +98,13 @@ class EndpointProbe:
         hosted = self._hosted
         if hosted.api == "litellm" or not hosted.base_url:
             return "litellm chooses the address: key and model are not checked before the first call"
+        headers = {"User-Agent": "sia-runner", "Accept": "application/json"} | auth_headers(hosted, key_of(hosted))
+        url = f"{hosted.base_url.rstrip('/')}/models"
+        if hosted.api == "anthropic":
+            headers, url = {"anthropic-version": ANTHROPIC_VERSION} | headers, f"{url}?limit=1000"
         try:
-            opener = build_opener(hosted.base_url, _Https(self._reached.set))
-            with opener.open(_list_request(hosted), timeout=PROBE_SECONDS) as response:
+            request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the schema allows http(s) only
+            with build_opener(url, _Https(self._reached.set)).open(request, timeout=PROBE_SECONDS) as response:
                 self._reached.set()
                 return _check_listed(hosted, response.read(_MAX_LIST_BYTES + 1))
         except urllib.error.HTTPError as error:
@@ -163,15 +167,6 @@ def _is_listed(model: str, names: Sequence[str]) -> bool:
         return True
     stem = requested.removesuffix("-latest")
     return any(name.startswith(f"{stem}-") and name[len(stem) + 1 :].replace("-", "").isdigit() for name in served)
-
-
-def _list_request(hosted: HostedProvider) -> urllib.request.Request:
-    key = key_of(hosted)
-    headers = {"User-Agent": "sia-runner", "Accept": "application/json"} | auth_headers(hosted, key)
-    url = f"{str(hosted.base_url).rstrip('/')}/models"
-    if hosted.api == "anthropic":
-        headers, url = {"anthropic-version": ANTHROPIC_VERSION} | headers, f"{url}?limit=1000"
-    return urllib.request.Request(url, headers=headers)  # noqa: S310 - the schema allows http and https only
 
 
 ANTHROPIC_VERSION = "2023-06-01"

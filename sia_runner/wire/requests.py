@@ -122,8 +122,7 @@ _REFUSED_FIELDS = {
     "web_search_options": "it would search the web",
     "plugins": "they would reach other servers",
     "container": "it would run code elsewhere",
-    "models": "the experiment names the model",
-    "fallbacks": "the experiment names the model",
+    **dict.fromkeys(("models", "fallbacks"), "the experiment names the model"),
 }
 
 

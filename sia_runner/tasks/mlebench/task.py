@@ -110,12 +110,9 @@ class Leaderboard:
     def compare(self, score: float) -> dict[str, object]:
         """Return the best medal whose threshold the score reaches, and whether it is above the median."""
         sign, thresholds = (-1 if self.scores[0] < self.scores[-1] else 1), self.thresholds
-        return {
-            "medal": next((medal for medal in _MEDALS if sign * score >= sign * thresholds[medal]), None),
-            "above_median": sign * score > sign * thresholds["median"],
-            "thresholds": thresholds,
-            "teams": len(self.scores),
-        }
+        medal = next((medal for medal in _MEDALS if sign * score >= sign * thresholds[medal]), None)
+        above = sign * score > sign * thresholds["median"]
+        return {"medal": medal, "above_median": above, "thresholds": thresholds, "teams": len(self.scores)}
 
 
 def _medal_ranks(teams: int) -> tuple[int, int, int]:
@@ -250,6 +247,7 @@ def _table_spec(
                 classes = next(csv.reader(stream), [])[1:]
         except OSError:
             classes = ["not", "known before it is prepared"]
+    files = ["file"] if competition.files[0] else []
     return task_config.TableTaskConfig(
         name=f"{spec.name}_{spec.competition}",
         _target_="sia_runner.tasks.table.TableTask",
@@ -266,10 +264,7 @@ def _table_spec(
             licence="the rules of the Kaggle competition hold",
         ),
         columns=task_config.TableColumns(
-            id=competition.id or "row",
-            answer=competition.answer,
-            files=["file"] if competition.files[0] else [],
-            grouped_ids=competition.grouped,
+            id=competition.id or "row", answer=competition.answer, files=files, grouped_ids=competition.grouped
         ),
         questions_alias="test.csv",
         metric=spec.metric.model_copy(update={"choices": classes}),

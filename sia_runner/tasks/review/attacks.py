@@ -196,7 +196,9 @@ def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mappi
     if honest:
         files |= {
             "half of a good submission": change_each(lambda data: data[: len(data) // 2]),
-            "a good submission with bytes changed": change_each(_flip_bytes),
+            "a good submission with bytes changed": change_each(
+                lambda data: bytes(byte ^ 0x15 if index % 50 == 7 else byte for index, byte in enumerate(data))
+            ),
         }
     if isinstance(honest, dict):
         files |= {
@@ -221,10 +223,3 @@ def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mappi
         "200,000 rows": header.encode() + b"x,y\n" * 200_000,
         "5,000 columns": ",".join([columns.id, columns.answer, *map(str, range(5000))]).encode() + b"\n0,1\n",
     }
-
-
-def _flip_bytes(data: bytes) -> bytes:
-    changed = bytearray(data)
-    for index in range(7, len(changed), 50):
-        changed[index] ^= 0x15
-    return bytes(changed)

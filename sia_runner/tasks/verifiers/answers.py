@@ -49,6 +49,14 @@ def letter_in_text(choices: Sequence[str]) -> Judge:
     return _judge(letter_finder("".join(choices)), lambda letter, gold: letter == gold)
 
 
+def judge_named(name: str, choices: Sequence[str], tolerance: float) -> Judge:
+    """Return the judge that metric.verifier names."""
+    of_choices = {"choice": one_of_choices, "letter": letter_in_text}
+    if name in of_choices:
+        return of_choices[name](choices)
+    return {"exact_match": exact_match(), "numeric": number_within(tolerance)}[name]
+
+
 def _judge(read: Callable[[str], T | None], is_right: Callable[[T, str], bool]) -> Judge:
     """Return a judge of what `read` takes from an answer, where None is an invalid one."""
 
