@@ -6,10 +6,8 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from sia_runner.gateway.backends import AnswerBuffer, Emit, Endpoint, PassThroughBackend
 from sia_runner.gateway.ledger import Reservation, RunLedger
@@ -19,7 +17,7 @@ from sia_runner.text import one_line
 from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, ModelsError, ProviderDown
-from sia_runner.wire.requests import AnswerSummary, Api, Body, ModelRequest, estimate_tokens, token_bound
+from sia_runner.wire.requests import AnswerSummary, Api, Body, ModelRequest, Objects, estimate_tokens, token_bound
 
 
 @dataclass(slots=True)
@@ -191,12 +189,7 @@ class CallRunner:
             self._loop.call_soon_threadsafe(pulse)
 
     async def chat(
-        self,
-        session: GatewaySession,
-        endpoint: Endpoint,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]],
-        settings: Mapping[str, Any],
+        self, session: GatewaySession, endpoint: Endpoint, messages: Objects, tools: Objects, settings: Body
     ) -> ModelReply:
         """Make one call and return the reply; see `GatewayService.chat`."""
         chunks: list[bytes] = []

@@ -3,7 +3,7 @@
 import asyncio
 import importlib.util
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ from sia_runner.gateway.prices import Rates, price_of
 from sia_runner.records import ModelReply, Usage
 from sia_runner.wire.grants import Grant, ModelsError, ProviderDown, Role
 from sia_runner.wire.providers import EndpointProbe, key_of
+from sia_runner.wire.requests import Objects
 
 if TYPE_CHECKING:
     from sia_runner.gateway.backends import ServedPolicy
@@ -104,13 +105,10 @@ class GatewayService:
             if running.thread.is_alive():  # otherwise `close` has ended the session
                 running.run(context.__aexit__(None, None, None))
 
-    def chat(
-        self, grant: Grant, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], **settings: Any
-    ) -> ModelReply:
-        """Make one call from this process, through the same retries, limits and ledger. Blocks; thread-safe.
+    def chat(self, grant: Grant, messages: Objects, tools: Objects, **settings: Any) -> ModelReply:
+        """Make one call from this process, in the shape of OpenAI's chat completions. Blocks; thread-safe.
 
-        Messages, tools and settings (temperature, max_tokens, ...) have the shape of OpenAI's chat completions. Raises
-        ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
+        Raises ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
         """
         running = self._running_loop(grant)
         endpoint, session = self._endpoints[grant.role], self._server.own_session(grant)

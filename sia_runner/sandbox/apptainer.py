@@ -55,9 +55,7 @@ class Apptainer(Sandbox):
         return plan
 
 
-def arguments(
-    program: str, image: str, visible: dict[str, str], work: str, *, uid: int | None, gpus: bool
-) -> list[str]:
+def arguments(program: str, image: str, visible: dict[str, str], work: str, uid: int | None, gpus: bool) -> list[str]:
     """Build a command that leaves nothing of the host (home, folders, environment) to apptainer's configuration."""
     words = [program, "--silent", "exec", "--containall", "--cleanenv", "--no-eval"]
     words += ["--no-mount", "bind-paths,hostfs,cwd", "--net", "--network", "none", "--hostname", "sandbox"]

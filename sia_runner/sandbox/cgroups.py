@@ -37,8 +37,9 @@ class Cgroup:
     def remove(self) -> None:
         """Remove the cgroup, once every process in it has ended; the kernel may take a moment to notice that."""
         for folder in {self.memory, self.pids}:
-            tries = 50
-            while not _removed(folder) and (tries := tries - 1):
+            for _ in range(50):
+                if _removed(folder):
+                    break
                 time.sleep(0.01)
 
 

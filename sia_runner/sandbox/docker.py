@@ -85,19 +85,16 @@ def _plan(engine: EngineImage, job: SandboxJob, gpus: int, *, enforced: bool) ->
     user = f"{os.geteuid()}:{os.getegid()}" if uid is None else f"{uid}:{uid}"
     if engine.rootless:
         user = "0:0"  # in a rootless engine's user namespace: the engine's user, without rights outside
-    request = _request(engine, job, user, visible, plan, gpus)
-    version = engine.api.api_version
+    request, version = _request(engine, user, visible, plan, gpus), engine.api.api_version
     plan["container"] = {"socket": engine.socket, "version": version, "request": request, "enforced": enforced}
     return plan
 
 
-def _request(
-    engine: EngineImage, job: SandboxJob, user: str, visible: dict[str, str], plan: dict[str, Any], gpus: int
-) -> str:
+def _request(engine: EngineImage, user: str, visible: dict[str, str], plan: dict[str, Any], gpus: int) -> str:
     from docker.types import DeviceRequest, LogConfig, Mount
 
     mounts = [Mount(inside, source, type="bind", read_only=True) for inside, source in visible.items()]
-    limits, memory = job.limits, job.limits.memory_mb << 20
+    memory = plan["limits"]["memory"]
     small = f"size={driver.SMALL_MB << 20},mode=1777,nosuid,nodev,exec"
     host = engine.api.create_host_config(
         auto_remove=True,
@@ -110,7 +107,7 @@ def _request(
         mounts=[*mounts, Mount(driver.WORK, plan["work"], type="bind")],
         network_mode="none",
         oom_score_adj=500,  # should the machine run short, the kernel takes harnesses, not the runner
-        pids_limit=limits.processes + plan["relays"] + driver.FIRST_PROCESS_COUNT,
+        pids_limit=plan["limits"]["processes"] + plan["relays"] + driver.FIRST_PROCESS_COUNT,
         read_only=True,
         security_opt=["no-new-privileges"],
         shm_size=driver.SMALL_MB << 20,

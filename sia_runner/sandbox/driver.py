@@ -138,9 +138,7 @@ def base_plan(
     }
 
 
-def read_only_files(
-    job: SandboxJob, plan: dict[str, Any], modules: tuple[str, ...], etc: tuple[str, ...]
-) -> dict[str, str]:
+def read_only_files(job: SandboxJob, plan: dict[str, Any], modules: list[str], etc: list[str]) -> dict[str, str]:
     """Map paths inside to paths here. The plan orders copies of what a harness of root, another user, cannot read."""
     files = {HARNESS: os.fspath(job.harness.resolve()), DATA: os.fspath(job.data.resolve())}
     if plan["launch"]["uid"] is not None:
@@ -247,7 +245,7 @@ def container_plan(job: SandboxJob, *, kind: str) -> tuple[dict[str, Any], dict[
     uid = unprivileged_uid() if os.geteuid() == 0 else None
     plan = base_plan(job, "/usr/bin/python3", uid=uid, shared_uid=uid is None)
     plan["launch"]["rlimits"]["RLIMIT_NPROC"] += FIRST_PROCESS_COUNT
-    modules, etc = ("inside.py", "launch.py", "relay.py"), ("passwd", "group", "hosts", "resolv.conf")
+    modules, etc = ["inside.py", "launch.py", "relay.py"], ["passwd", "group", "hosts", "resolv.conf"]
     return plan, read_only_files(job, plan, modules, etc)
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -63,9 +63,7 @@ def _download(wheel: str, dest: Path) -> Path:
     raise NotFetchedError(f"{wheel} is not in the cache and cannot be fetched ({problem})")
 
 
-def run_script(
-    script: Path, out: Path, source: Path | None = None, arguments: Mapping[str, str | int | float] | None = None
-) -> None:
+def run_script(script: Path, out: Path, source: Path | None = None, arguments: Json | None = None) -> None:
     """Run a task's data script, which writes to `out`, and reads `source` if there is one. Raises TaskError."""
     command = [sys.executable, "-I", "-B", str(script), "--out", str(out)]  # -B: nothing is written beside the script
     if source is not None:

@@ -28,13 +28,16 @@ _FORMS = {  # decimal mark -> numbers that are written with it
 }
 
 
+Strays = dict[str, list[int]]  # column -> the few rows without a number
+
+
 class UserTable(NamedTuple):
-    """The table. `numbers`: of each row in the user's file; `strays`: column -> the few rows without a number."""
+    """The table. `numbers`: of each row in the user's file."""
 
     columns: list[str]
     rows: list[list[str]]
     numbers: list[int]
-    strays: dict[str, list[int]]
+    strays: Strays
     notes: list[str]
 
 
@@ -147,9 +150,7 @@ def _shape(records: list[list[str]], notes: list[str]) -> tuple[list[str], list[
     return [names[index] for index in used], [(number, [row[index] for index in used]) for number, row in rows]
 
 
-def _plain_numbers(
-    columns: Sequence[str], rows: list[list[str]], separator: str, notes: list[str]
-) -> dict[str, list[int]]:
+def _plain_numbers(columns: Sequence[str], rows: list[list[str]], separator: str, notes: list[str]) -> Strays:
     """Write numbers like 1.299,50 € or $1,299.50 as 1299.50, in place; return the strays (see `UserTable`)."""
     bare: dict[int, list[str]] = {}
     misfits: dict[int, dict[str, list[int]]] = {}  # column -> decimal mark -> rows that hold no such number
@@ -167,7 +168,7 @@ def _plain_numbers(
             misfits[index] = by_mark
     clear = Counter(mark for by in misfits.values() for mark, other in (",.", ".,") if by[other] and not by[mark])
     usual = max(_FORMS, key=lambda mark: (clear[mark], (mark == ",") == (separator == ";")))
-    strays: dict[str, list[int]] = {}
+    strays: Strays = {}
     for index, by_mark in misfits.items():
         mark = min(by_mark, key=lambda mark: (len(by_mark[mark]), mark != usual))
         if by_mark[mark]:

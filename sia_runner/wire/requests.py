@@ -15,6 +15,7 @@ MAX_OUTPUT_TOKENS = 131_072  # tokens; the maximum of any request
 _MAX_ID_CHARS = 200  # characters of a question's id
 Api = Literal["openai", "anthropic"]
 Body = dict[str, Any]
+Objects = Sequence[Mapping[str, Any]]  # of JSON
 TokenDecoder = Callable[[Sequence[int]], str]
 
 

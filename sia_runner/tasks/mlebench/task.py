@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from sia_runner.config import task as task_config
-from sia_runner.config.task import Competition, competition_named
+from sia_runner.config.task import Competition, MlebenchTaskConfig, TableTaskConfig, competition_named
 from sia_runner.records import Json, Score
 from sia_runner.system import bundled_folder
 from sia_runner.tasks.process import run_program
@@ -140,7 +140,7 @@ def read_leaderboard(candidates: Sequence[Path]) -> Leaderboard | None:
 class Mlebench(TableTask):
     """A competition of MLE-bench (see sia_runner.tasks.protocol.Task)."""
 
-    def __init__(self, spec: task_config.MlebenchTaskConfig, split_seed: int, cache: Path) -> None:
+    def __init__(self, spec: MlebenchTaskConfig, split_seed: int, cache: Path) -> None:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")  # mlebench keeps its data there
         self._data_dir = Path(spec.prepared).expanduser().resolve() if spec.prepared else caches / "mle-bench" / "data"
         self._mlebench = spec
@@ -233,9 +233,7 @@ class Mlebench(TableTask):
         return json.loads(result.output.decode().strip().rpartition("\n")[2])["score"], last_line
 
 
-def _table_spec(
-    spec: task_config.MlebenchTaskConfig, competition: Competition, prepared: Path
-) -> task_config.TableTaskConfig:
+def _table_spec(spec: MlebenchTaskConfig, competition: Competition, prepared: Path) -> TableTaskConfig:
     options = {name: getattr(competition, name) for name in _OPTIONS}
     options |= dict(zip(("train_files", "test_files"), competition.files, strict=True))
     options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.max_rows}
@@ -248,7 +246,7 @@ def _table_spec(
         except OSError:
             classes = ["not", "known before it is prepared"]
     files = ["file"] if competition.files[0] else []
-    return task_config.TableTaskConfig(
+    return TableTaskConfig(
         name=f"{spec.name}_{spec.competition}",
         _target_="sia_runner.tasks.table.TableTask",
         folder="mlebench",

@@ -48,16 +48,12 @@ class ReferenceSubmission:
 
 
 class TaskUnderReview:
-    """A task under review. `folder` is scratch space, `sandbox_command` runs submissions that are code."""
+    """A task under review. `folder` is scratch space, `command` runs submissions that are code in a sandbox."""
 
     def __init__(
-        self,
-        task: TableTask,
-        folder: Path,
-        sample: ReferenceSubmission | None = None,
-        sandbox_command: Sequence[str] = (),
+        self, task: TableTask, folder: Path, sample: ReferenceSubmission | None = None, command: Sequence[str] = ()
     ) -> None:
-        self.task, self.folder, self.sample, self.sandbox_command = task, folder, sample, sandbox_command
+        self.task, self.folder, self.sample, self._command = task, folder, sample, command
         self.spec, self.units, self.source = task._spec, task._units, task._source
         self.select_fold, self.test_fold = task.rounds("select")[0], task.rounds("test")[0]
         verifier, columns = self.spec.metric.verifier, self.spec.columns
@@ -118,7 +114,7 @@ class TaskUnderReview:
         """Verify a submission for `keys`: by default those of the attacks, or of the reference where it is no table."""
         start = time.perf_counter()
         questions = keys or (self.attack_view.keys if self.is_table or not self.sample else self.sample.keys)
-        outcomes = self.task.verify(submission, questions, OutcomeKind.NO_ANSWER, self.sandbox_command)
+        outcomes = self.task.verify(submission, questions, OutcomeKind.NO_ANSWER, self._command)
         seconds = time.perf_counter() - start
         error = next((o.prediction for o in outcomes if o.kind is OutcomeKind.VERIFIER_ERROR), None)
         if error is not None:
