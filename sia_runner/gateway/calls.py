@@ -19,6 +19,16 @@ from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, ModelsError, ProviderDown
 from sia_runner.wire.requests import AnswerSummary, Api, Body, ModelRequest, Objects, estimate_tokens, token_bound
 
+_LOG = logging.getLogger(__name__)
+_RANDOM = random.Random()  # not the shared generator, which other code may seed
+_FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
+_BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
+# Fields of an answer's message that the next request repeats; signed thoughts must be returned unchanged.
+_REPEATED = ("role", "content", "tool_calls", "thinking_blocks")
+_FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
+_CUT_PROMPT = "cut prompts to its context: raise that (OLLAMA_CONTEXT_LENGTH or num_ctx for Ollama)"
+_MAX_BYTES_PER_TOKEN = 8  # text has three to five
+
 
 @dataclass(slots=True)
 class _Call:
@@ -40,15 +50,6 @@ def record_refusal(session: GatewaySession, api: Api, body: Body, question: str 
     record = _new_record(session, api, body, str(body.get("model", ""))[:200], question)
     record.error = {"kind": failed.kind, "message": failed.message}
     session.finished(record, failed, None)
-
-
-_LOG = logging.getLogger(__name__)
-_RANDOM = random.Random()  # not the shared generator, which other code may seed
-_FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
-_BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
-# Fields of an answer's message that the next request repeats; signed thoughts must be returned unchanged.
-_REPEATED = ("role", "content", "tool_calls", "thinking_blocks")
-_FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
 
 
 class CallRunner:
@@ -222,10 +223,6 @@ def _count_usage(request: ModelRequest, summary: AnswerSummary) -> TokenUsage:
         return TokenUsage(summary.input_tokens, summary.output_tokens, summary.cached_tokens)
     text = summary.text + "".join(call["name"] + call["arguments"] for call in summary.tool_calls)
     return TokenUsage(estimate_tokens(request.raw.decode()), estimate_tokens(text), estimated=True)
-
-
-_CUT_PROMPT = "cut prompts to its context: raise that (OLLAMA_CONTEXT_LENGTH or num_ctx for Ollama)"
-_MAX_BYTES_PER_TOKEN = 8  # text has three to five
 
 
 def _is_cut(request: ModelRequest, summary: AnswerSummary) -> bool:

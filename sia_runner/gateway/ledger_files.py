@@ -33,6 +33,7 @@ from sia_runner.store.files import LineReader, parse_object
 
 UNITS = ("usd", "tokens", "calls")
 _WHOLE_FILE = 1 << 62  # bytes
+REGISTER = "leases.jsonl"
 
 
 class Account(NamedTuple):
@@ -154,9 +155,6 @@ class LedgerFile:
 def _row_of(line: Mapping[str, Any], *, unanswered: int = 0) -> AccountTotals:
     usd, tokens = line["usd"], (line["input"], line["output"], line.get("cached", 0))
     return AccountTotals(0 if usd is None else round(usd * PICO), *tokens, 1, unanswered, int(usd is None))
-
-
-REGISTER = "leases.jsonl"
 
 
 @dataclass(slots=True)

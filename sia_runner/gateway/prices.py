@@ -73,10 +73,9 @@ def _table() -> Mapping[str, Any]:
     if spec is None or spec.origin is None:
         return {}
     try:
-        table = json.loads((Path(spec.origin).parent / _TABLE).read_text(encoding="utf-8"))
+        return json.loads((Path(spec.origin).parent / _TABLE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return table if isinstance(table, dict) else {}
 
 
 def _rates(entry: Mapping[str, Any], tier: str = "") -> Rates | None:

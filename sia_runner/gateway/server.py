@@ -36,6 +36,15 @@ _STATUS: Mapping[FailureKind, int] = {
     "down": 503,
     "cancelled": 499,
 }
+MAX_REQUEST_BYTES = 8 << 20  # bytes
+_MAX_CONNECTIONS = 512  # concurrent; a harness must not use up the runner's file descriptors
+_MAX_SOCKET_PATH_BYTES = 107  # longest address of a Unix socket, in bytes
+_PASSED_HEADERS = ("anthropic-version", "anthropic-beta")  # headers that are part of a request
+_API_BY_PATH: Mapping[str, Api] = {path: api for api, path in API_PATHS.items()}
+_LOG = logging.getLogger(__name__)  # invalid HTTP from a harness must not reach the user's terminal
+_LOG.addHandler(logging.NullHandler())
+_LOG.propagate = False
+_COUNT_PATH = "/messages/count_tokens"
 
 
 class _ResponseWriter:
@@ -99,17 +108,6 @@ def _status_of(failed: CallError) -> int:
 
 def _json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(body=dumps(data), status=status, headers=headers, content_type="application/json")
-
-
-MAX_REQUEST_BYTES = 8 << 20  # bytes
-_MAX_CONNECTIONS = 512  # concurrent; a harness must not use up the runner's file descriptors
-_MAX_SOCKET_PATH_BYTES = 107  # longest address of a Unix socket, in bytes
-_PASSED_HEADERS = ("anthropic-version", "anthropic-beta")  # headers that are part of a request
-_API_BY_PATH: Mapping[str, Api] = {path: api for api, path in API_PATHS.items()}
-_LOG = logging.getLogger(__name__)  # invalid HTTP from a harness must not reach the user's terminal
-_LOG.addHandler(logging.NullHandler())
-_LOG.propagate = False
-_COUNT_PATH = "/messages/count_tokens"
 
 
 class GatewayServer:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sia_runner.gateway.session import GatewaySession
 
 _PACKAGES = ("litellm", "aiohttp")
+_Result = TypeVar("_Result")
 
 
 def check_providers(providers: Mapping[Role, HostedProvider], budget: BudgetConfig) -> None:
@@ -50,9 +51,6 @@ def check_price(hosted: HostedProvider, budget: BudgetConfig) -> None:
             f"provider {hosted.name}: prices of {hosted.model} are not known; give provider.prices.input and .output "
             "in USD per million tokens, or limit budget.tokens"
         )
-
-
-_Result = TypeVar("_Result")
 
 
 class GatewayService:

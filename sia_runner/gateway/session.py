@@ -24,6 +24,10 @@ from sia_runner.wire.requests import Body, ModelRequest, dumps
 
 _MAX_PART_BYTES = 256 << 10  # bytes kept of a request, and of a response
 _TAGS = ("user", "metadata")  # fields that identify the caller and do not change the answer
+MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
+_MAX_REFUSED_RECORDS = 1000  # records of refused calls, which cost a harness nothing and could fill the disk
+_MAX_QUESTIONS = 100_000  # ids to remember; a harness may invent any number
+_MAX_WORDS = 300  # characters of what the other side said
 
 
 class AnswerCache:
@@ -113,12 +117,6 @@ def _encode_part(part: Body | str) -> bytes:
     if len(encoded) > _MAX_PART_BYTES:
         return dumps(encoded[:_MAX_PART_BYTES].decode(errors="ignore") + "... [cut]")
     return encoded
-
-
-MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
-_MAX_REFUSED_RECORDS = 1000  # records of refused calls, which cost a harness nothing and could fill the disk
-_MAX_QUESTIONS = 100_000  # ids to remember; a harness may invent any number
-_MAX_WORDS = 300  # characters of what the other side said
 
 
 @dataclass(frozen=True, slots=True)

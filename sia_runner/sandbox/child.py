@@ -18,6 +18,8 @@ from sia_runner.sandbox import cgroups, landlock, launch
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FORGET = 1.0  # seconds until foreign process ids are looked at again: the kernel reuses them
 ProcessStats = namedtuple("ProcessStats", "pid parent threads rss_bytes state")  # one process, as /proc shows it
+_SPARE = 3  # bubblewrap's own processes in the same cgroup
+_BACKSTOP = 1 << 30  # address space beyond the memory limit: interpreters and thread stacks reserve, not use
 
 
 class ProcessTree:
@@ -89,10 +91,6 @@ def _signal(pids: set[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-
-
-_SPARE = 3  # bubblewrap's own processes in the same cgroup
-_BACKSTOP = 1 << 30  # address space beyond the memory limit: interpreters and thread stacks reserve, not use
 
 
 class Child:

@@ -20,6 +20,9 @@ from sia_runner.sandbox import cgroups, child, launch
 _ANSWER = 60.0  # seconds an engine may take for one call
 _HEADER = 8  # of a frame of an attached stream: which stream, three zero bytes, length in 4 bytes
 _OURS = 2  # the number of standard error in it
+_KILLED = 137  # as a shell says SIGKILL
+_AT_ONCE = 0.5  # seconds in which a container ends by itself once its input has ended
+_PATIENCE = 10.0
 
 
 class EngineError(OSError):
@@ -135,11 +138,6 @@ class ContainerStream:
             else:
                 output += part
         return bytes(output)
-
-
-_KILLED = 137  # as a shell says SIGKILL
-_AT_ONCE = 0.5  # seconds in which a container ends by itself once its input has ended
-_PATIENCE = 10.0
 
 
 class Container:

@@ -31,6 +31,11 @@ _FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
 
 HARNESS, DATA, GATEWAY = "/sandbox/harness", "/sandbox/data", "/sandbox/gateway.sock"  # paths inside
 WORK = "/sandbox/work"  # the only one that is not read-only
+# No account uses these (systemd keeps this range for users that exist while a service runs).
+_FIRST_UID, _LAST_UID = 61184, 65519
+_NOBODY_UID = 65534
+FIRST_PROCESS = ["python3", "-I", "-S", "-E", f"{OURS}/sia_runner/sandbox/inside.py"]
+FIRST_PROCESS_COUNT = 1  # processes: `inside`
 
 
 def own_python(code: str) -> list[str]:
@@ -201,11 +206,6 @@ def run_job(job: SandboxJob, plan_of: Callable[[SandboxJob], dict[str, Any]]) ->
     return SandboxResult(**{**result, "ending": Ending(result["ending"])})
 
 
-# No account uses these (systemd keeps this range for users that exist while a service runs).
-_FIRST_UID, _LAST_UID = 61184, 65519
-_NOBODY_UID = 65534
-
-
 def unprivileged_uid() -> int:
     """Return a user and group number for one run, so that simultaneous runs cannot reach each other."""
     mapped = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
@@ -229,10 +229,6 @@ def first_closed_folder(paths: list[str]) -> str:
             if folder.is_dir() and not folder.stat().st_mode & 0o001:
                 return os.fspath(folder)
     return ""
-
-
-FIRST_PROCESS = ["python3", "-I", "-S", "-E", f"{OURS}/sia_runner/sandbox/inside.py"]
-FIRST_PROCESS_COUNT = 1  # processes: `inside`
 
 
 def container_plan(job: SandboxJob, *, kind: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,9 +5,7 @@ does, however that dies, and with the first process every other one of the conta
 harness's. Standard error is ours: the status that `launch` reports, and at the end ``X`` and the exit code.
 
 The plan is that of `launch` with `processors` (the ones to run on) and `stays`: whether to wait after the harness's end
-until standard input ends, so that its usage can still be read; else this process ends as the harness did. The first
-word of its command is replaced by this interpreter, the only one that is known to be here. Only `launch` and `relay`
-are mounted beside it.
+until standard input ends, so that its usage can still be read. Only `launch` and `relay` are mounted beside it.
 """
 
 import contextlib
@@ -48,7 +46,7 @@ def _become(plan: dict) -> None:
         os.closerange(launch.STATUS_FD + 1, 256)
         folder = os.path.dirname(sys.executable)
         plan["env"]["PATH"] = f"{folder}:{plan['env']['PATH']}"
-        plan["argv"][0] = sys.executable
+        plan["argv"][0] = sys.executable  # the only one that is known to be here
         launch.start(plan)
     except OSError as error:  # before `launch` could tell it itself
         launch.report_failure(error, status)

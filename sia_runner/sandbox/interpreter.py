@@ -28,6 +28,9 @@ _SYSTEM = (
 # links into /usr, or folders on older systems
 TOP_LEVEL_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+_MINUTES = 15
+_MAX_LINES = 100
+_MAX_LINE = 500  # characters
 
 
 def python_path(job: SandboxJob) -> str:
@@ -75,11 +78,6 @@ def refuse_visible(paths: list[str], shown_paths: list[str]) -> None:
 
 def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
-
-
-_MINUTES = 15
-_MAX_LINES = 100
-_MAX_LINE = 500  # characters
 
 
 def environment_python(requirements: str, allowed: bool) -> Path:

@@ -17,6 +17,11 @@ from sia_runner.sandbox.launch import call_libc
 
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
+_RECEIVE, _REPLY, _ADD = 0xC0502100, 0xC0182101, 0x40182103  # SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ADDFD
+_REQUEST = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif: id, pid, flags, then the call: nr, arch, ip, arguments
+_REFUSAL = struct.Struct("=QqiI")  # struct seccomp_notif_resp: id, value, error, flags
+_SOCKET = struct.Struct("=QIIII")  # struct seccomp_notif_addfd: id, flags, our descriptor, theirs, its flags
+_AT_ONCE = 2  # SECCOMP_ADDFD_FLAG_SEND: the new descriptor is the call's result
 
 
 def isolate() -> None:
@@ -33,13 +38,6 @@ def isolate() -> None:
     (flags,) = struct.unpack_from("H", reply, 16)
     fcntl.ioctl(sock.fileno(), _SET_FLAGS, struct.pack("16sH22x", b"lo", flags | _UP))
     sock.close()
-
-
-_RECEIVE, _REPLY, _ADD = 0xC0502100, 0xC0182101, 0x40182103  # SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ADDFD
-_REQUEST = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif: id, pid, flags, then the call: nr, arch, ip, arguments
-_REFUSAL = struct.Struct("=QqiI")  # struct seccomp_notif_resp: id, value, error, flags
-_SOCKET = struct.Struct("=QIIII")  # struct seccomp_notif_addfd: id, flags, our descriptor, theirs, its flags
-_AT_ONCE = 2  # SECCOMP_ADDFD_FLAG_SEND: the new descriptor is the call's result
 
 
 def answer_socket_call(asking: int) -> None:

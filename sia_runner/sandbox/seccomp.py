@@ -64,8 +64,6 @@ _TCP_ULP = 31  # turns a TCP socket into something else
 
 _ALLOW, _ERRNO, _KILL, _NOTIFY = 0x7FFF0000, 0x00050000, 0x80000000, 0x7FC00000
 _LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-
-
 _ASK = -1
 
 

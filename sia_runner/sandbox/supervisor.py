@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # control characters could speak to a terminal
 _UNSAFE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160), 0xFFFD], "?")
+_SUBREAPER = 36  # prctl: orphans below us become our children, wherever they forked to
+_LOCK_PATIENCE = 60.0  # seconds that the supervisor before us may take to clean up
 
 
 class BoundedOutput:
@@ -195,10 +197,6 @@ class Watchdog:
     def _over(self, ending: str, detail: str) -> None:
         if not self._ending:
             self._ending, self._detail = ending, detail
-
-
-_SUBREAPER = 36  # prctl: orphans below us become our children, wherever they forked to
-_LOCK_PATIENCE = 60.0  # seconds that the supervisor before us may take to clean up
 
 
 def main() -> None:

@@ -14,6 +14,10 @@ from sia_runner.tasks.protocol import Fold, FoldPurpose, TaskError
 from sia_runner.tasks.questions import QuestionTable, group_of_id
 
 Block = list[str]
+_NO_ROLLOUT = (
+    "there is no rollout split to train weights on: no labelled row is left for train (splits.dev, splits.val, "
+    "splits.test), splits.rollout is 0, or splits.folds is above 1; use trainer=none"
+)
 
 
 def _shuffle_key(unit: str, seed: object) -> bytes:
@@ -114,12 +118,6 @@ def _strata(parts: Sequence[Block], stratum: Callable[[str], str], seed: int) ->
         queues[stratum(block[0])].append(block)
     for name in shuffled(list(queues), seed):
         yield queues[name]
-
-
-_NO_ROLLOUT = (
-    "there is no rollout split to train weights on: no labelled row is left for train (splits.dev, splits.val, "
-    "splits.test), splits.rollout is 0, or splits.folds is above 1; use trainer=none"
-)
 
 
 class SplitPlan:

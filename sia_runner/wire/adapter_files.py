@@ -13,6 +13,8 @@ from typing import Any
 ORIGIN_FILE = "sia_adapter.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+# What every version of PEFT, and vLLM, reads.
+_KEYS = ("base_model_name_or_path", "inference_mode", "lora_alpha", "peft_type", "r", "target_modules", "task_type")
 
 
 def adapter_sha256(folder: Path) -> str:
@@ -50,10 +52,6 @@ def write_adapter(model: Any, name: str, out: Path, origin: Mapping[str, Any]) -
     folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server of another user
     shutil.rmtree(out, ignore_errors=True)  # an earlier attempt at the same step
     folder.rename(out)
-
-
-# What every version of PEFT, and vLLM, reads.
-_KEYS = ("base_model_name_or_path", "inference_mode", "lora_alpha", "peft_type", "r", "target_modules", "task_type")
 
 
 def _peft_config(config: Any, base_id: str) -> dict[str, Any]:

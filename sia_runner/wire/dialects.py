@@ -31,6 +31,20 @@ _MESSAGE_FIELDS = frozenset(
     {"content", "tool_calls", "function_call", "refusal", "reasoning", "reasoning_content", "audio"}
 )
 _OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 429: "rate_limit_error"}
+_CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # run by the client; others by the provider
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_ANTHROPIC_STATUS = {kind: status for status, kind in _ANTHROPIC_TYPES.items()}
+_ERROR_CODES = frozenset(map(str, range(400, 600)))
 
 
 class OpenAIChat:
@@ -261,22 +275,6 @@ def _openai_text(content: Any) -> str:
     if content is not None and not isinstance(content, str):
         raise CallError("malformed", f"the provider's answer has the content {_excerpt(content)}")
     return content or ""
-
-
-_CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # run by the client; others by the provider
-_ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
-_ANTHROPIC_STATUS = {kind: status for status, kind in _ANTHROPIC_TYPES.items()}
-_ERROR_CODES = frozenset(map(str, range(400, 600)))
 
 
 class AnthropicMessages:

@@ -49,6 +49,9 @@ _STATUS: Mapping[int, FailureKind] = {
     **dict.fromkeys((429, _OVERLOADED), "rate_limited"),
 }
 _MAX_MESSAGE_CHARS = 2000  # characters kept of a provider's message
+_DAILY = re.compile(r"per[ _-]?day|daily", re.I)
+_DELAY = re.compile(r"(?:retry|try again)\s+(?:in|after)\s+((?:\d+(?:\.\d+)?\s*(?:ms|h|m|s)[a-z]*\s*)+)", re.I)
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 @dataclass(eq=False)
@@ -111,11 +114,6 @@ def error_of_status(status: int, headers: Mapping[str, str], body: Any) -> CallE
         final = "PerDay" in str(fields.get("details")) or (seconds is None and bool(_DAILY.search(message)))
     text = f"{message} (status {status})"
     return CallError(kind, text, status=status, retry_after=seconds, code=code, final=final)
-
-
-_DAILY = re.compile(r"per[ _-]?day|daily", re.I)
-_DELAY = re.compile(r"(?:retry|try again)\s+(?:in|after)\s+((?:\d+(?:\.\d+)?\s*(?:ms|h|m|s)[a-z]*\s*)+)", re.I)
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def _delay_in(fields: Mapping[str, Any]) -> float | None:

@@ -29,6 +29,10 @@ from sia_runner.wire.grants import ModelsError
 
 _MAX_KEY_CHARS = 8192  # characters; real keys have about a hundred
 _DECORATED_KEY = re.compile(r"""(export\s+)?[A-Za-z_]\w*\s*=\s*[^\s=]|['"]|bearer\s""", re.I)  # a line of a .env file
+ANTHROPIC_VERSION = "2023-06-01"
+PROBE_SECONDS = 1.0  # timeout of the endpoint's answer, including name lookup and TLS
+_MAX_LIST_BYTES = 8 << 20  # bytes of a model list
+_LIST_TOO_LATE = "answers, but its list of models does not come in time: the model's name is not checked"
 
 
 def key_of(hosted: HostedProvider) -> str | None:
@@ -64,11 +68,6 @@ def redact(text: str, keys: Iterable[str | None]) -> str:
     for key in sorted(filter(None, keys), key=len, reverse=True):
         text = text.replace(key, "[key]")
     return text
-
-
-PROBE_SECONDS = 1.0  # timeout of the endpoint's answer, including name lookup and TLS
-_MAX_LIST_BYTES = 8 << 20  # bytes of a model list
-_LIST_TOO_LATE = "answers, but its list of models does not come in time: the model's name is not checked"
 
 
 class EndpointProbe:
@@ -167,9 +166,6 @@ def _is_listed(model: str, names: Sequence[str]) -> bool:
         return True
     stem = requested.removesuffix("-latest")
     return any(name.startswith(f"{stem}-") and name[len(stem) + 1 :].replace("-", "").isdigit() for name in served)
-
-
-ANTHROPIC_VERSION = "2023-06-01"
 
 
 def auth_headers(hosted: HostedProvider, key: str | None) -> dict[str, str]:

@@ -28,6 +28,20 @@ _MIN_QUOTED_TEXT = 20  # from which a field standing in task.md is that question
 _SHARE = 0.05  # of the questions; a few coincide by chance
 _PROGRAMS = ("reference", "recipes", "with_model")
 _KEEP_OUT = "give harnesses only what may be known while answering"
+_MIN_TELLING_SHARE = 0.95  # share of questions that one column answers, from which it holds the answer in disguise
+_MARK_LENGTH = 6  # characters in front of an answer in a text
+_CODES: dict[str, Callable[[bytes], str]] = {
+    "a copy": lambda b: b.decode(),
+    "the MD5": lambda b: hashlib.md5(b, usedforsecurity=False).hexdigest(),
+    "the SHA-1": lambda b: hashlib.sha1(b, usedforsecurity=False).hexdigest(),
+    "the SHA-256": lambda b: hashlib.sha256(b).hexdigest(),
+    "the base64 form": lambda b: base64.b64encode(b).decode(),
+    "the hexadecimal form": lambda b: b.hex(),
+    "the reverse": lambda b: b.decode()[::-1],
+}
+_MIN_QUESTIONS = 15  # questions; below, a standard error may be above 13 points
+_MIN_GAIN = 0.05  # of the score, gained over a constant by looking questions up that are in train
+_GROUPED = re.compile(r"(.+?)[-_./:](\w{1,4})")
 
 
 def gold_in_view(subject: TaskUnderReview) -> Iterator[TaskFinding]:
@@ -128,19 +142,6 @@ def _ever_asked(subject: TaskUnderReview) -> list[str]:
     return [*splits["dev"], *splits["val"], *splits["test"]]
 
 
-_MIN_TELLING_SHARE = 0.95  # share of questions that one column answers, from which it holds the answer in disguise
-_MARK_LENGTH = 6  # characters in front of an answer in a text
-_CODES: dict[str, Callable[[bytes], str]] = {
-    "a copy": lambda b: b.decode(),
-    "the MD5": lambda b: hashlib.md5(b, usedforsecurity=False).hexdigest(),
-    "the SHA-1": lambda b: hashlib.sha1(b, usedforsecurity=False).hexdigest(),
-    "the SHA-256": lambda b: hashlib.sha256(b).hexdigest(),
-    "the base64 form": lambda b: base64.b64encode(b).decode(),
-    "the hexadecimal form": lambda b: b.hex(),
-    "the reverse": lambda b: b.decode()[::-1],
-}
-
-
 def telling_columns(subject: TaskUnderReview) -> Iterator[TaskFinding]:
     """Find columns, and parts of ids, that give the answer by themselves."""
     if subject.gold_files:
@@ -228,11 +229,6 @@ def _lookup_share(train: Iterable[tuple[str, str]], asked: Iterable[tuple[str, s
         nearest = min(ordered[max(0, index - 1) : index + 1], key=lambda pair: abs(pair[0] - value))
         right += nearest[1] == answer
     return max(share, right / len(questions))
-
-
-_MIN_QUESTIONS = 15  # questions; below, a standard error may be above 13 points
-_MIN_GAIN = 0.05  # of the score, gained over a constant by looking questions up that are in train
-_GROUPED = re.compile(r"(.+?)[-_./:](\w{1,4})")
 
 
 def few_questions(subject: TaskUnderReview, note: AddNote) -> Iterator[TaskFinding]:

@@ -27,6 +27,10 @@ _MAX_QUESTIONS = 400  # questions of one attack: enough to tell a hole from luck
 AnswerRow = tuple[str, str]
 SubmissionContent = bytes | dict[str, bytes] | None  # of a submission: its file; of a folder its files; nothing
 AddNote = Callable[[str], None]
+_MAX_READ_BYTES = 32 << 20  # bytes read of one file
+_WIDE = 64  # cells of a list of scalars that still counts as one row
+_SEPARATORS = re.compile(r"[\t,;:=|]+")
+CellSet = frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +172,6 @@ class TaskReview:
     def lines(self) -> list[str]:
         """Return one line for each finding and each note."""
         return [*map(str, self.findings), *(f"noted: {note}" for note in self.notes)]
-
-
-_MAX_READ_BYTES = 32 << 20  # bytes read of one file
-_WIDE = 64  # cells of a list of scalars that still counts as one row
-_SEPARATORS = re.compile(r"[\t,;:=|]+")
-CellSet = frozenset[str]
 
 
 def comparable_cell(cell: object) -> str:

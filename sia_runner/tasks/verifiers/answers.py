@@ -84,10 +84,9 @@ def judge_all(judge: Judge, answers: Mapping[str, str], spoiled: set[str], gold:
 
 
 def rank_scores(answers: Mapping[str, str], spoiled: set[str], gold: Mapping[str, str], positive: str) -> list[Outcome]:
-    """Return outcomes for the AUC: `value` is the rank of the score among all valid ones, in (0, 1).
+    """Return outcomes for the AUC: `value` is the rank of the score among all valid ones, in (0, 1); ties share theirs.
 
-    Ties share their mean rank. A row without a valid score gets the worst rank there is for its gold answer (0 for a
-    positive, 1 for a negative): leaving a question out never helps. The AUC of the ranks is that of the scores.
+    A row without a valid score gets the worst rank there is for its gold answer: leaving a question out never helps.
     """
     scores = {unit: score for unit in gold if unit in answers and (score := finite_number(answers[unit])) is not None}
     ranks: dict[str, float] = {}
