@@ -36,9 +36,7 @@ class CircuitBreaker:
     def __init__(self, name: str) -> None:
         self.name = name
         self.reason: str | None = None  # one line; None: closed
-        self._failed = 0
-        self._proven = False
-        self._opened = asyncio.Event()
+        self._failed, self._proven, self._opened = 0, False, asyncio.Event()
 
     def check(self) -> None:
         """Raise CallError (down) when the breaker is open."""
@@ -47,8 +45,7 @@ class CircuitBreaker:
 
     def succeeded(self) -> None:
         """Record an answered call."""
-        self._failed = 0
-        self._proven = True
+        self._failed, self._proven = 0, True
 
     def failed(self, failed: CallError) -> None:
         """Record a call that failed with all its attempts; open the breaker where no later call can succeed."""
@@ -144,8 +141,6 @@ class AnswerBuffer:
 
 
 API_PATHS: Mapping[Api, str] = {"openai": "/chat/completions", "anthropic": "/messages"}
-
-
 # The two names of OpenAI's completion bound: older servers know the first, reasoning models take the second only.
 _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _UNSUPPORTED = re.compile(
@@ -228,12 +223,8 @@ class LitellmBackend:
             # no key: an empty one would make litellm look for some other key in the environment
             "api_key": key or ("none" if base else None),
             "api_base": base,
-            "timeout": hosted.timeout,
-            "num_retries": 0,
-            "max_retries": 0,
-            "drop_params": True,
             "extra_headers": hosted.headers or None,
-        }
+        } | {"timeout": hosted.timeout, "num_retries": 0, "max_retries": 0, "drop_params": True}
 
     async def ready(self) -> None:
         """Import litellm, which takes seconds, off the event loop and before the clock of an attempt runs."""
@@ -262,9 +253,8 @@ class LitellmBackend:
             return buffer.finish()
         try:
             async for chunk in answer:
-                await buffer.take(
-                    chunk if isinstance(chunk, bytes) else sse_event(chunk.model_dump_json(exclude_none=True).encode())
-                )
+                is_raw = isinstance(chunk, bytes)
+                await buffer.take(chunk if is_raw else sse_event(chunk.model_dump_json(exclude_none=True).encode()))
         except CallError:
             raise
         except Exception as error:  # noqa: BLE001
@@ -279,7 +269,6 @@ class LitellmBackend:
 
 @lru_cache(maxsize=1)
 def _load_litellm() -> None:
-    """Import litellm, quiet and without a network of its own."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
@@ -301,7 +290,6 @@ class ServedPolicy(Protocol):
 
     def check(self) -> None:
         """Check packages and server. Raises ModelsError."""
-        ...
 
     def start(self) -> Any:
         """Return the trainable model, loaded on first use. Raises ModelsError."""
@@ -317,7 +305,6 @@ class ServedPolicy(Protocol):
 
     def close(self) -> None:
         """Stop answering and free what the policy holds."""
-        ...
 
 
 class LocalBackend:
@@ -335,14 +322,8 @@ class LocalBackend:
         sampled = await asyncio.wrap_future(self._policy.submit(request))
         finish_reason, response = DIALECTS[request.api].respond(request, sampled, self._policy.decode)
         buffer.hold(response)
-        return AnswerSummary(
-            sampled.text,
-            finish_reason=finish_reason,
-            model=short_text(request.body["model"]),
-            input_tokens=len(sampled.prompt_ids),
-            output_tokens=len(sampled.completion_ids),
-            sampled=sampled,
-        )
+        model, counts = short_text(request.body["model"]), (len(sampled.prompt_ids), len(sampled.completion_ids))
+        return AnswerSummary(sampled.text, [], finish_reason, model, *counts, sampled=sampled)
 
 
 Backend = PassThroughBackend | LitellmBackend | LocalBackend

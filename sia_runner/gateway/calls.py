@@ -6,10 +6,8 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from sia_runner.gateway.backends import AnswerBuffer, Emit, Endpoint, PassThroughBackend
 from sia_runner.gateway.ledger import Reservation, RunLedger
@@ -19,13 +17,21 @@ from sia_runner.text import one_line
 from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, ModelsError, ProviderDown
-from sia_runner.wire.requests import AnswerSummary, Api, Body, ModelRequest, estimate_tokens, token_bound
+from sia_runner.wire.requests import AnswerSummary, Api, Body, ModelRequest, Objects, estimate_tokens, token_bound
+
+_LOG = logging.getLogger(__name__)
+_RANDOM = random.Random()  # not the shared generator, which other code may seed
+_FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
+_BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
+# Fields of an answer's message that the next request repeats; signed thoughts must be returned unchanged.
+_REPEATED = ("role", "content", "tool_calls", "thinking_blocks")
+_FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
+_CUT_PROMPT = "cut prompts to its context: raise that (OLLAMA_CONTEXT_LENGTH or num_ctx for Ollama)"
+_MAX_BYTES_PER_TOKEN = 8  # text has three to five
 
 
 @dataclass(slots=True)
 class _Call:
-    """The state that the steps of one call share."""
-
     session: GatewaySession
     endpoint: Endpoint
     request: ModelRequest
@@ -44,15 +50,6 @@ def record_refusal(session: GatewaySession, api: Api, body: Body, question: str 
     record = _new_record(session, api, body, str(body.get("model", ""))[:200], question)
     record.error = {"kind": failed.kind, "message": failed.message}
     session.finished(record, failed, None)
-
-
-_LOG = logging.getLogger(__name__)
-_RANDOM = random.Random()  # not the shared generator, which other code may seed
-_FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
-_BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
-# Fields of an answer's message that the next request repeats; signed thoughts must be returned unchanged.
-_REPEATED = ("role", "content", "tool_calls", "thinking_blocks")
-_FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
 
 
 class CallRunner:
@@ -74,9 +71,8 @@ class CallRunner:
         try:
             buffer, summary = await self._answer(call)
             record.sampled, record.model, record.finish_reason = summary.sampled, summary.model, summary.finish_reason
-            record.response = {"text": summary.text, "tool_calls": summary.tool_calls}
-            if summary.reasoning:
-                record.response = {"reasoning": summary.reasoning, **record.response}
+            reasoning = {"reasoning": summary.reasoning} if summary.reasoning else {}
+            record.response = reasoning | {"text": summary.text, "tool_calls": summary.tool_calls}
         except CallError as error:
             failed = error
             raise
@@ -121,9 +117,8 @@ class CallRunner:
                     break
                 except CallError as failed:
                     if isinstance(backend, PassThroughBackend) and backend.adapt(call.request, failed):
-                        self._say_once(
-                            f"{call.endpoint.clean(failed).message}; the field is sent otherwise or left out", call
-                        )
+                        why = call.endpoint.clean(failed).message
+                        self._say_once(f"{why}; the field is sent otherwise or left out", call)
                         continue
                     attempts = call.record.attempts
                     pause = _pause(failed, attempts, hosted.max_wait_seconds)
@@ -146,7 +141,10 @@ class CallRunner:
                 async with asyncio.timeout(seconds):
                     summary = await backend.send(call.request, buffer)
             except (CallError, TimeoutError) as error:
-                failed = error if isinstance(error, CallError) else _timeout_error(buffer, seconds)
+                late = CallError("timeout", f"no complete answer within {seconds:g} s")
+                if buffer.emitting:
+                    late = CallError("cancelled", f"the client did not read its answer within {seconds:g} s")
+                failed = error if isinstance(error, CallError) else late
                 _settle_failed(call, reservation, failed, buffer)
                 raise failed from None
             except BaseException:
@@ -155,12 +153,7 @@ class CallRunner:
             usage = call.record.usage = _count_usage(call.request, summary)
             if _is_cut(call.request, summary):
                 self._say_once("it counts far fewer tokens than were sent, and seems to " + _CUT_PROMPT, call)
-            call.record.usd = reservation.settle(
-                input_tokens=usage.input,
-                output_tokens=usage.output,
-                cached_tokens=usage.cached,
-                written_tokens=summary.written_tokens,
-            )
+            call.record.usd = reservation.settle(usage.input, usage.output, usage.cached, summary.written_tokens)
             call.session.spend(Usage(call.record.usd or 0.0, usage.input + usage.output, 1))
             return summary
 
@@ -175,9 +168,7 @@ class CallRunner:
                     async with asyncio.timeout(_BUDGET_POLL):
                         await settled.wait()
             except BudgetSpent as error:
-                failed = CallError("budget", str(error), sent=False)
-                failed.cause = error
-                raise failed from None
+                raise CallError("budget", str(error), sent=False, cause=error) from None
             except (ModelsError, OSError, RuntimeError) as error:
                 raise CallError("down", f"the ledger cannot reserve budget: {error}", sent=False) from None
 
@@ -190,20 +181,16 @@ class CallRunner:
 
     def _wake(self) -> None:
         """Wake the calls that wait for budget. Safe from any thread."""
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._pulse)
 
-    def _pulse(self) -> None:
-        self._settled.set()
-        self._settled = asyncio.Event()
+        def pulse() -> None:
+            self._settled.set()
+            self._settled = asyncio.Event()
+
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(pulse)
 
     async def chat(
-        self,
-        session: GatewaySession,
-        endpoint: Endpoint,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]],
-        settings: Mapping[str, Any],
+        self, session: GatewaySession, endpoint: Endpoint, messages: Objects, tools: Objects, settings: Body
     ) -> ModelReply:
         """Make one call and return the reply; see `GatewayService.chat`."""
         chunks: list[bytes] = []
@@ -238,15 +225,10 @@ def _count_usage(request: ModelRequest, summary: AnswerSummary) -> TokenUsage:
     return TokenUsage(estimate_tokens(request.raw.decode()), estimate_tokens(text), estimated=True)
 
 
-_CUT_PROMPT = "cut prompts to its context: raise that (OLLAMA_CONTEXT_LENGTH or num_ctx for Ollama)"
-_MAX_BYTES_PER_TOKEN = 8  # text has three to five
-
-
 def _is_cut(request: ModelRequest, summary: AnswerSummary) -> bool:
     """Tell whether the provider read only a part of a long text."""
-    if (
-        not summary.input_tokens or summary.sampled or len(request.raw) < 16 << 10 or b"data:" in request.raw
-    ):  # pictures
+    has_pictures, is_short = b"data:" in request.raw, len(request.raw) < 16 << 10
+    if summary.sampled or has_pictures or is_short or not summary.input_tokens:
         return False
     return len(request.raw) > _MAX_BYTES_PER_TOKEN * summary.input_tokens
 
@@ -254,18 +236,12 @@ def _is_cut(request: ModelRequest, summary: AnswerSummary) -> bool:
 def _settle_failed(call: _Call, reservation: Reservation, failed: CallError, buffer: AnswerBuffer) -> None:
     """Settle a failed attempt. An error status costs nothing; anything else may have been charged for."""
     if failed.status is not None and failed.sent and not buffer.emitted:
-        reservation.settle(input_tokens=0, output_tokens=0)
+        reservation.settle(0, 0)
         call.session.spend(Usage(calls=1))
         return
     reservation.unanswered(may_be_charged=failed.sent)
     if failed.sent:
         call.session.spend(Usage(tokens=token_bound(call.request.raw) + call.request.output_tokens, calls=1))
-
-
-def _timeout_error(buffer: AnswerBuffer, seconds: float) -> CallError:
-    if buffer.emitting:
-        return CallError("cancelled", f"the client did not read its answer within {seconds:g} s")
-    return CallError("timeout", f"no complete answer within {seconds:g} s")
 
 
 def _pause(failed: CallError, attempt: int, patience: float) -> float | None:

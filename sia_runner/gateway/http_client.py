@@ -28,20 +28,13 @@ class HttpClient:
     async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
         """Send a request; the caller bounds the time, reads the body and closes the response. Raises CallError."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the endpoint limits concurrency
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+            pool = aiohttp.TCPConnector(limit=0)  # the endpoint limits concurrency
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+            self._session = aiohttp.ClientSession(connector=pool, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        tls = self._tls if url.startswith("https:") else True
         try:
             return await self._session.request(
-                method,
-                url,
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-                proxy=proxy_of(url),
-                ssl=self._tls if url.startswith("https:") else True,
+                method, url, headers=headers, data=body, allow_redirects=False, proxy=proxy_of(url), ssl=tls
             )
         except (
             aiohttp.ClientConnectorError,

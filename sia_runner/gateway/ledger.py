@@ -87,8 +87,7 @@ class RunLedger:
     """The spending of a run, checked against its budget. `folder` is RUN/ledger, made at the first call.
 
     `share`: the part of the remaining budget that this process takes at a time. With 1.0 it is the only process alive,
-    and open allowances are left over from a kill. Below 1.0 other processes may spend too, and unused budget is given
-    back.
+    and open allowances are left over from a kill. Below 1.0 others may spend too, and unused budget is given back.
     `held_back`: the final test's need, read before each call of another purpose; `budget.test_reserve` is the minimum.
     """
 
@@ -115,16 +114,14 @@ class RunLedger:
         self._retry_timer: threading.Timer | None = None
 
     def reserve(self, grant: Grant, *, input_tokens: int, output_tokens: int) -> "Reservation":
-        """Reserve the most that one attempt may use, before it is sent.
+        """Reserve the most that one attempt, a call that the provider sees, may use, before it is sent. Thread-safe.
 
-        Thread-safe; takes well below a millisecond. Every attempt of a call is announced, since each is a call that the
-        provider sees. Raises BudgetSpent, or BudgetFullyReserved, or ModelsError where a price is needed and not known.
+        Raises BudgetSpent, or BudgetFullyReserved, or ModelsError where a price is needed and not known.
         """
         rates = self._rates.get(grant.role)
-        if rates is None and ("usd" in self._run_limits or "usd" in self._generation_limits):
-            raise ModelsError(
-                f"prices of the {grant.role} role's model are not known, so budget.usd cannot be enforced"
-            )
+        if rates is None and "usd" in self._run_limits | self._generation_limits:
+            why = "are not known, so budget.usd cannot be enforced"
+            raise ModelsError(f"prices of the {grant.role} role's model {why}")
         usd = None if rates is None else rates.upper_bound(input_tokens, output_tokens)
         account = Account(grant.generation, grant.candidate, grant.purpose)
         pools = self._pools(account, AccountTotals(usd or 0, input_tokens, output_tokens, calls=1))
@@ -226,8 +223,7 @@ class RunLedger:
                 if settled + pool.need > pool.ceiling:
                     return BudgetSpent(pool.scope, pool.spent_line(settled))
                 if self._all_used(pool) + pool.need > pool.ceiling:
-                    line = pool.spent_line(settled)
-                    fault = BudgetFullyReserved(f"{line}; wait until calls under way are settled")
+                    fault = BudgetFullyReserved(f"{pool.spent_line(settled)}; wait until calls under way are settled")
             if fault is None:
                 for pool in pools:
                     for key in pool.family:  # release what the family's other pools do not use
@@ -287,7 +283,7 @@ class Reservation:
     rates: Rates | None
 
     def settle(
-        self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0
+        self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, written_tokens: int = 0
     ) -> float | None:
         """Settle an answered attempt and return its price in US dollars; None where prices are not known.
 
@@ -296,18 +292,12 @@ class Reservation:
         """
         tokens = (input_tokens, output_tokens, cached_tokens, written_tokens)
         usd = None if self.rates is None else self.rates.cost(*tokens) / PICO
-        line = {
-            "done": self.number,
-            "input": input_tokens,
-            "output": output_tokens,
-            "cached": cached_tokens,
-            "usd": usd,
-        }
-        self.ledger.finish_attempt(self, line, counts_as_call=input_tokens + output_tokens > 0)
+        counts = dict(zip(("input", "output", "cached"), tokens, strict=False))
+        counts_as_call = input_tokens + output_tokens > 0
+        self.ledger.finish_attempt(self, {"done": self.number, **counts, "usd": usd}, counts_as_call=counts_as_call)
         return usd
 
     def unanswered(self, *, may_be_charged: bool) -> None:
         """End an attempt without an answer: it stays counted as reserved where it `may_be_charged`, else is undone."""
-        self.ledger.finish_attempt(
-            self, {"unanswered" if may_be_charged else "undone": self.number}, counts_as_call=may_be_charged
-        )
+        line = {"unanswered" if may_be_charged else "undone": self.number}
+        self.ledger.finish_attempt(self, line, counts_as_call=may_be_charged)

@@ -33,6 +33,7 @@ from sia_runner.store.files import LineReader, parse_object
 
 UNITS = ("usd", "tokens", "calls")
 _WHOLE_FILE = 1 << 62  # bytes
+REGISTER = "leases.jsonl"
 
 
 class Account(NamedTuple):
@@ -82,14 +83,9 @@ class AccountTotals:
 
     def to_json(self) -> dict[str, float | None]:
         """Return what was spent on models. `usd` is null where any call has no known price, never zero for it."""
-        return {
-            "usd": round(self.dollars, 9) if self.priced else None,
-            "tokens": self.tokens,
-            "calls": self.calls,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "unanswered": self.unanswered,  # sent without receiving an answer; counted at the reserved amount
-        }
+        names = ("tokens", "calls", "input_tokens", "output_tokens", "unanswered")
+        usd = round(self.dollars, 9) if self.priced else None
+        return {"usd": usd} | {name: getattr(self, name) for name in names}
 
     def usage(self) -> Usage:
         """Return dollars, tokens and calls."""
@@ -161,9 +157,6 @@ def _row_of(line: Mapping[str, Any], *, unanswered: int = 0) -> AccountTotals:
     return AccountTotals(0 if usd is None else round(usd * PICO), *tokens, 1, unanswered, int(usd is None))
 
 
-REGISTER = "leases.jsonl"
-
-
 @dataclass(slots=True)
 class Allowance:
     """The share of the budget that one process may spend."""
@@ -219,11 +212,7 @@ class AllowanceRegister:
         self._append({"lease": self._own_name, "process": process, "holds": dict(holds), "closed": closed})
 
     def reclaim(self, *, all_dead: bool, jobs: Collection[str] = ()) -> None:
-        """Close the allowances whose process is gone.
-
-        `all_dead`: this process is the only one that may be alive; `jobs`: SLURM jobs that are over, even if they ran
-        on a node whose processes cannot be checked from here.
-        """
+        """Close the allowances whose process is gone: `all_dead`, seen to have ended, or of the SLURM `jobs`."""
         if not self._path.exists():
             return
         with self.locked():

@@ -26,8 +26,7 @@ class SingleRequest(httpx.AsyncByteStream):
         self._splitter = SseSplitter()
         self._response: Any = None
         self._failed: CallError | None = None
-        self._sent = False
-        self._body = bytearray()
+        self._sent, self._body = False, bytearray()
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """Send the request; refuse a second one."""

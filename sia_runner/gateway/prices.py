@@ -36,13 +36,9 @@ class Rates:
         rates = self._at(input_tokens)
         cached = min(cached_tokens, input_tokens)
         written = min(written_tokens, input_tokens - cached)
-        parts = (
-            (input_tokens - cached - written, rates.input),
-            (cached, rates.cached),
-            (written, rates.written),
-            (output_tokens, rates.output),
-        )
-        return sum(tokens * _picodollars(rate) for tokens, rate in parts)
+        counts = (input_tokens - cached - written, cached, written, output_tokens)
+        prices = (rates.input, rates.cached, rates.written, rates.output)
+        return sum(count * _picodollars(price) for count, price in zip(counts, prices, strict=True))
 
     def upper_bound(self, input_tokens: int, output_tokens: int) -> int:
         """Return picodollars if all input were of the dearest kind: the reservation before a call."""
@@ -77,10 +73,9 @@ def _table() -> Mapping[str, Any]:
     if spec is None or spec.origin is None:
         return {}
     try:
-        table = json.loads((Path(spec.origin).parent / _TABLE).read_text(encoding="utf-8"))
+        return json.loads((Path(spec.origin).parent / _TABLE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return table if isinstance(table, dict) else {}
 
 
 def _rates(entry: Mapping[str, Any], tier: str = "") -> Rates | None:

@@ -29,20 +29,25 @@ _SERVED_TEXT = "POST /v1/chat/completions, POST /v1/messages, POST /v1/messages/
 _STATUS: Mapping[FailureKind, int] = {
     "rate_limited": 429,
     "timeout": 504,
-    "unreachable": 502,
+    **dict.fromkeys(("unreachable", "malformed", "too_large"), 502),
     "auth": 401,
     "bad_request": 400,
-    "malformed": 502,
-    "too_large": 502,
     "budget": 402,
     "down": 503,
     "cancelled": 499,
 }
+MAX_REQUEST_BYTES = 8 << 20  # bytes
+_MAX_CONNECTIONS = 512  # concurrent; a harness must not use up the runner's file descriptors
+_MAX_SOCKET_PATH_BYTES = 107  # longest address of a Unix socket, in bytes
+_PASSED_HEADERS = ("anthropic-version", "anthropic-beta")  # headers that are part of a request
+_API_BY_PATH: Mapping[str, Api] = {path: api for api, path in API_PATHS.items()}
+_LOG = logging.getLogger(__name__)  # invalid HTTP from a harness must not reach the user's terminal
+_LOG.addHandler(logging.NullHandler())
+_LOG.propagate = False
+_COUNT_PATH = "/messages/count_tokens"
 
 
 class _ResponseWriter:
-    """The response to one request; it starts with the first bytes of the answer."""
-
     def __init__(self, request: web.Request, streams: bool) -> None:
         self._request, self._streams = request, streams
         self._stream: web.StreamResponse | None = None
@@ -87,20 +92,12 @@ def _models_response(api: Api, hosted: HostedProvider, name: str) -> web.Respons
     """Return the list with the one model that is served, in a shape that both libraries read."""
     if name not in ("", hosted.model):
         return _error_response(api, CallError("bad_request", f"the model served here is {hosted.model}", status=404))
-    card = {
-        "id": hosted.model,
-        "object": "model",
-        "created": 0,
-        "owned_by": hosted.name,
-        "type": "model",
-        "display_name": hosted.model,
-        "created_at": "1970-01-01T00:00:00Z",
-    }
+    card = {"id": hosted.model, "object": "model", "created": 0, "owned_by": hosted.name}  # OpenAI's
+    card |= {"type": "model", "display_name": hosted.model, "created_at": "1970-01-01T00:00:00Z"}  # Anthropic's
     if name:
         return _json_response(card)
-    return _json_response(
-        {"object": "list", "data": [card], "has_more": False, "first_id": hosted.model, "last_id": hosted.model}
-    )
+    ends = {"first_id": hosted.model, "last_id": hosted.model}
+    return _json_response({"object": "list", "data": [card], "has_more": False, **ends})
 
 
 def _status_of(failed: CallError) -> int:
@@ -111,17 +108,6 @@ def _status_of(failed: CallError) -> int:
 
 def _json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(body=dumps(data), status=status, headers=headers, content_type="application/json")
-
-
-MAX_REQUEST_BYTES = 8 << 20  # bytes
-_MAX_CONNECTIONS = 512  # concurrent; a harness must not use up the runner's file descriptors
-_MAX_SOCKET_PATH_BYTES = 107  # longest address of a Unix socket, in bytes
-_PASSED_HEADERS = ("anthropic-version", "anthropic-beta")  # headers that are part of a request
-_API_BY_PATH: Mapping[str, Api] = {path: api for api, path in API_PATHS.items()}
-_LOG = logging.getLogger(__name__)  # invalid HTTP from a harness must not reach the user's terminal
-_LOG.addHandler(logging.NullHandler())
-_LOG.propagate = False
-_COUNT_PATH = "/messages/count_tokens"
 
 
 class GatewayServer:
@@ -159,13 +145,10 @@ class GatewayServer:
     async def session(self, grant: Grant) -> AsyncIterator[GatewaySession]:
         """Open a session whose token is valid as long as the context lasts."""
         token = f"sk-sia-{secrets.token_urlsafe(32)}"
-        env = {
-            "OPENAI_BASE_URL": "{url}/v1",  # what both companies' clients and litellm read
-            "OPENAI_API_BASE": "{url}/v1",
-            "OPENAI_API_KEY": token,
-            "ANTHROPIC_BASE_URL": "{url}",
-            "ANTHROPIC_API_BASE": "{url}",
-            "ANTHROPIC_API_KEY": token,
+        env = {  # what both companies' clients and litellm read
+            **dict.fromkeys(("OPENAI_BASE_URL", "OPENAI_API_BASE"), "{url}/v1"),
+            **dict.fromkeys(("ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE"), "{url}"),
+            **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY"), token),
             "SIA_MODEL": self._endpoints[grant.role].hosted.model,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # the sandbox has no network to fetch another one
         }
@@ -198,9 +181,8 @@ class GatewayServer:
         tokens = (bearer, request.headers.get("x-api-key", ""))  # clients put it into either header, some into both
         session = next((self._sessions[token] for token in tokens if token in self._sessions), None)
         if session is None:
-            return _error_response(
-                api, CallError("auth", "this token is unknown to the gateway, or its session has ended", status=401)
-            )
+            unknown = "this token is unknown to the gateway, or its session has ended"
+            return _error_response(api, CallError("auth", unknown, status=401))
         async with session.call():
             return await self._serve(request, path, api, session)
 
@@ -219,9 +201,9 @@ class GatewayServer:
                 return _json_response({"input_tokens": estimate_tokens(dumps(body).decode())})  # only providers count
             model_request = DIALECTS[api].prepare(body, endpoint.hosted)
             if api == "anthropic":
-                headers = {name: request.headers.get(name, "") for name in _PASSED_HEADERS}
+                headers = ((name, request.headers.get(name, "")) for name in _PASSED_HEADERS)
                 model_request.headers = {
-                    name: value for name, value in headers.items() if value.isascii() and 0 < len(value) < 1000
+                    name: text for name, text in headers if text.isascii() and 0 < len(text) < 1000
                 }
             model_request.question = question or model_request.question
             model_request.grant, model_request.turn = session.grant, session.turn(model_request.question)

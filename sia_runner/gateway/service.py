@@ -1,12 +1,9 @@
-"""Model access of one process: keys, ledger and gateway, behind a thread with an event loop.
-
-The checks of a provider before a run use the standard library only, so that a refusal costs milliseconds.
-"""
+"""Model access of one process: keys, ledger and gateway, behind a thread with an event loop."""
 
 import asyncio
 import importlib.util
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,12 +15,14 @@ from sia_runner.gateway.prices import Rates, price_of
 from sia_runner.records import ModelReply, Usage
 from sia_runner.wire.grants import Grant, ModelsError, ProviderDown, Role
 from sia_runner.wire.providers import EndpointProbe, key_of
+from sia_runner.wire.requests import Objects
 
 if TYPE_CHECKING:
     from sia_runner.gateway.backends import ServedPolicy
     from sia_runner.gateway.session import GatewaySession
 
 _PACKAGES = ("litellm", "aiohttp")
+_Result = TypeVar("_Result")
 
 
 def check_providers(providers: Mapping[Role, HostedProvider], budget: BudgetConfig) -> None:
@@ -54,14 +53,8 @@ def check_price(hosted: HostedProvider, budget: BudgetConfig) -> None:
         )
 
 
-_Result = TypeVar("_Result")
-
-
 class GatewayService:
-    """Gives the runner and its sandboxes access to models; one per process and run.
-
-    `folder` is RUN/ledger; `cache` holds answers of providers configured to cache.
-    """
+    """Gives the runner and its sandboxes access to models; one per process and run. `folder` is RUN/ledger."""
 
     def __init__(
         self,
@@ -80,9 +73,8 @@ class GatewayService:
         if policy is not None:
             rates["target"] = Rates(0.0, 0.0, 0.0, 0.0, "this machine")
         self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._running: _LoopThread | None = None
-        self._closed = False
 
     def check(self) -> None:
         """Check packages, keys, endpoints and model names, before any heavy import. Raises ModelsError."""
@@ -94,8 +86,7 @@ class GatewayService:
     def open_session(self, grant: Grant, code: str = "") -> Iterator["GatewaySession"]:
         """Open a session. At the context's end its token is void; calls under way are cancelled and settled.
 
-        What serves the APIs that `code` (of the harness) names is loaded first: its time is not the harness's. Raises
-        ProviderDown where the policy cannot be loaded.
+        What serves the APIs that the harness's `code` names is loaded first. Raises ProviderDown where that fails.
         """
         running = self._running_loop(grant)
         for api, backend in self._endpoints[grant.role].backends.items():
@@ -112,13 +103,10 @@ class GatewayService:
             if running.thread.is_alive():  # otherwise `close` has ended the session
                 running.run(context.__aexit__(None, None, None))
 
-    def chat(
-        self, grant: Grant, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], **settings: Any
-    ) -> ModelReply:
-        """Make one call from this process, through the same retries, limits and ledger. Blocks; thread-safe.
+    def chat(self, grant: Grant, messages: Objects, tools: Objects, **settings: Any) -> ModelReply:
+        """Make one call from this process, in the shape of OpenAI's chat completions. Blocks; thread-safe.
 
-        Messages, tools and settings (temperature, max_tokens, ...) have the shape of OpenAI's chat completions. Raises
-        ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
+        Raises ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
         """
         running = self._running_loop(grant)
         endpoint, session = self._endpoints[grant.role], self._server.own_session(grant)
@@ -184,8 +172,6 @@ class GatewayService:
 
 
 class _LoopThread:
-    """A thread with an event loop."""
-
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)

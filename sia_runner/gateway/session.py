@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from sia_runner.config.components import HostedProvider
 from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, GatewayAddress, OutcomeKind, SampledCall, Usage
+from sia_runner.store.run_directory import write_bytes
 from sia_runner.text import one_line
 from sia_runner.wire.failures import CUT_REASONS, CallError
 from sia_runner.wire.grants import BudgetSpent, Grant, ProviderDown
@@ -24,6 +24,10 @@ from sia_runner.wire.requests import Body, ModelRequest, dumps
 
 _MAX_PART_BYTES = 256 << 10  # bytes kept of a request, and of a response
 _TAGS = ("user", "metadata")  # fields that identify the caller and do not change the answer
+MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
+_MAX_REFUSED_RECORDS = 1000  # records of refused calls, which cost a harness nothing and could fill the disk
+_MAX_QUESTIONS = 100_000  # ids to remember; a harness may invent any number
+_MAX_WORDS = 300  # characters of what the other side said
 
 
 class AnswerCache:
@@ -50,10 +54,7 @@ class AnswerCache:
         """Store an answer atomically. Errors are ignored: an unwritable cache must not fail a paid call."""
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(answer)
-            Path(temporary).replace(path)
+            write_bytes(path, answer, durable=False)
 
 
 @dataclass(slots=True)
@@ -118,12 +119,6 @@ def _encode_part(part: Body | str) -> bytes:
     return encoded
 
 
-MAX_CONCURRENT_CALLS = 64  # concurrent calls of one sandbox, whose bodies are in memory; others wait
-_MAX_REFUSED_RECORDS = 1000  # records of refused calls, which cost a harness nothing and could fill the disk
-_MAX_QUESTIONS = 100_000  # ids to remember; a harness may invent any number
-_MAX_WORDS = 300  # characters of what the other side said
-
-
 @dataclass(frozen=True, slots=True)
 class _UnansweredRequest:
     """A request that failed for a reason that is not the harness's. Its repetition settles it."""
@@ -142,14 +137,10 @@ class GatewaySession:
     """One sandbox's session at the gateway. Written on the gateway's loop, read from any thread."""
 
     def __init__(self, grant: Grant, door: GatewayAddress, cache: AnswerCache | None) -> None:
-        self.grant = grant
-        self.door = door
-        self.cache = cache
+        self.grant, self.door, self.cache = grant, door, cache
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self._calls: set[asyncio.Task[object]] = set()
-        self._lock = threading.Lock()
-        self._usage = Usage()
-        self._unsent = 0
+        self._lock, self._usage, self._unsent = threading.Lock(), Usage(), 0
         self._unanswered: dict[bytes, list[_UnansweredRequest]] = {}
         self._last: dict[str, OutcomeKind] = {}  # cut, not waited for or the harness's own failure, by question
         self._untagged: Counter[OutcomeKind] = Counter()
@@ -239,8 +230,7 @@ class GatewaySession:
                 self._trouble = ProviderDown(reason)
 
     def _note(self, record: CallRecord, failed: CallError | None) -> None:
-        question = record.question
-        kind = None if failed is None else failed.outcome or OutcomeKind.NO_ANSWER
+        question, kind = record.question, None if failed is None else failed.outcome or OutcomeKind.NO_ANSWER
         if failed is not None and kind is not None and kind in INFRASTRUCTURE_KINDS:
             self._settle_earlier(record)
             request = _UnansweredRequest(question, time.time(), kind, failed.concerns_content)

@@ -22,8 +22,7 @@ class Apptainer(Sandbox):
 
     def __init__(self, image: str, gpus: int = 0) -> None:
         """Take the path of an image; `gpus`: 0 for none, any other number for all GPUs of this job."""
-        self._image = image
-        self._gpus = gpus
+        self._image, self._gpus = image, gpus
 
     def check(self, *, door: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
@@ -56,9 +55,7 @@ class Apptainer(Sandbox):
         return plan
 
 
-def arguments(
-    program: str, image: str, visible: dict[str, str], work: str, *, uid: int | None, gpus: bool
-) -> list[str]:
+def arguments(program: str, image: str, visible: dict[str, str], work: str, uid: int | None, gpus: bool) -> list[str]:
     """Build a command that leaves nothing of the host (home, folders, environment) to apptainer's configuration."""
     words = [program, "--silent", "exec", "--containall", "--cleanenv", "--no-eval"]
     words += ["--no-mount", "bind-paths,hostfs,cwd", "--net", "--network", "none", "--hostname", "sandbox"]
@@ -85,14 +82,13 @@ def _program() -> str:
 
 
 def _image(name: str) -> Path:
-    path = Path(name)
-    if not path.exists():
+    if not Path(name).exists():
         raise SandboxError(
             f"sandbox.image={name}: no such file or folder; make it where there is Docker: docker build "
             f"-t sia-runner-sandbox {driver.IMAGE_FOLDER} && "
             f"apptainer build {name} docker-daemon:sia-runner-sandbox:latest"
         )
-    return path.resolve()
+    return Path(name).resolve()
 
 
 @lru_cache(maxsize=4)

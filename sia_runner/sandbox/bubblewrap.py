@@ -34,8 +34,8 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
     uid = driver.unprivileged_uid() if os.geteuid() == 0 else None
     # Since Linux 5.14 a user namespace counts its own processes.
     plan = driver.base_plan(job, python, uid=uid, shared_uid=uid is None and driver.kernel_version() < (5, 14))
-    modules = ("launch.py", "relay.py") if job.door else ("launch.py",)
-    files = driver.read_only_files(job, plan, modules, ("passwd", "group", "hosts"))
+    modules = ["launch.py", "relay.py"] if job.door else ["launch.py"]
+    files = driver.read_only_files(job, plan, modules, ["passwd", "group", "hosts"])
     arguments = _arguments(python, files, plan["work"], as_root=uid is not None)
     program = f"{OURS}/sia_runner/sandbox/launch.py"
     plan["hint"] = driver.FULL_ERRORS, driver.FULL_NOTE

@@ -11,10 +11,7 @@ class Cgroup:
     """One cgroup with limits: `memory`, `pids` and `cpu` are one folder in v2, of several hierarchies in v1."""
 
     def __init__(self, memory: str, pids: str, version: int, cpu: str = "") -> None:
-        self.memory = memory
-        self.pids = pids
-        self.version = version
-        self._cpu = cpu or memory
+        self.memory, self.pids, self.version, self._cpu = memory, pids, version, cpu or memory
 
     def join(self) -> None:
         """Move the calling process in."""
@@ -24,11 +21,7 @@ class Cgroup:
     def oom_kills(self) -> int:
         """Count the processes that the kernel killed for memory."""
         events = "memory.events" if self.version == 2 else "memory.oom_control"
-        for line in _read(f"{self.memory}/{events}").splitlines():
-            name, _, value = line.partition(" ")
-            if name == "oom_kill":
-                return int(value)
-        return 0
+        return read_count(f"{self.memory}/{events}", "oom_kill")
 
     def peak_bytes(self) -> int:
         """Return the highest memory use so far; 0 where the kernel does not tell (v2 before Linux 5.19)."""
@@ -39,8 +32,7 @@ class Cgroup:
         """Return the processor time of all its processes so far; 0 where the kernel does not count."""
         if self.version == 1:
             return int(_read(f"{self._cpu}/cpuacct.usage") or 0) / 1e9
-        counts = dict(line.split() for line in _read(f"{self._cpu}/cpu.stat").splitlines())
-        return int(counts.get("usage_usec", 0)) / 1e6
+        return read_count(f"{self._cpu}/cpu.stat", "usage_usec") / 1e6
 
     def remove(self) -> None:
         """Remove the cgroup, once every process in it has ended; the kernel may take a moment to notice that."""
@@ -110,11 +102,9 @@ def _make(parent: str, limits: dict[str, int], optional: dict[str, int]) -> str 
             if name.startswith(_PREFIX) and not os.path.exists(f"/proc/{name.removeprefix(_PREFIX)}"):
                 _removed(f"{parent}/{name}")
         os.mkdir(folder)
-        for name, value in limits.items():
+        present = {name: value for name, value in optional.items() if os.path.exists(f"{folder}/{name}")}
+        for name, value in (limits | present).items():
             _write(f"{folder}/{name}", value)
-        for name, value in optional.items():
-            if os.path.exists(f"{folder}/{name}"):
-                _write(f"{folder}/{name}", value)
     except OSError:
         _removed(folder)
         return None
@@ -128,6 +118,11 @@ def _paths(pid: int | str = "self") -> dict[str, str]:
         _, controllers, path = line.split(":", 2)
         paths.update(dict.fromkeys(controllers.split(","), path))
     return paths
+
+
+def read_count(path: str, name: str) -> int:
+    """Return the number beside `name` in a file of such lines; 0 where there is none."""
+    return int(dict(line.split() for line in _read(path).splitlines()).get(name, 0))
 
 
 def _read(path: str) -> str:

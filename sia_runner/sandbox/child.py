@@ -11,20 +11,15 @@ import resource
 import signal
 import time
 from collections import namedtuple
+from collections.abc import Iterator
 
 from sia_runner.sandbox import cgroups, landlock, launch
 
-TYPE_CHECKING = False  # typing would cost milliseconds at every start
-
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FORGET = 1.0  # seconds until foreign process ids are looked at again: the kernel reuses them
-
-
 ProcessStats = namedtuple("ProcessStats", "pid parent threads rss_bytes state")  # one process, as /proc shows it
+_SPARE = 3  # bubblewrap's own processes in the same cgroup
+_BACKSTOP = 1 << 30  # address space beyond the memory limit: interpreters and thread stacks reserve, not use
 
 
 class ProcessTree:
@@ -71,13 +66,10 @@ def process_stats(pid: int) -> ProcessStats | None:
 def count_threads(user: int) -> int:
     """Count the threads of a user on this machine."""
     count = 0
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            process = process_stats(int(name))
-            try:
-                count += process.threads if process and os.stat(f"/proc/{name}").st_uid == user else 0
-            except FileNotFoundError:
-                continue
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        process = process_stats(int(name))
+        with contextlib.suppress(FileNotFoundError):
+            count += process.threads if process and os.stat(f"/proc/{name}").st_uid == user else 0
     return count
 
 
@@ -101,15 +93,8 @@ def _signal(pids: set[int], number: int) -> None:
             os.kill(pid, number)
 
 
-_SPARE = 3  # bubblewrap's own processes in the same cgroup
-_BACKSTOP = 1 << 30  # address space beyond the memory limit: interpreters and thread stacks reserve, not use
-
-
 class Child:
-    """One sandboxed program as a child of the supervisor, with its limits, pipes and processors.
-
-    `output`: end of a pipe; `group`: its cgroup, if one could be made. `container.Container` has the same methods.
-    """
+    """One sandboxed program as a child of the supervisor. `container.Container` has the same attributes and methods."""
 
     def __init__(self, plan: dict) -> None:
         limits = plan["limits"]
@@ -172,14 +157,10 @@ class Child:
         return self.group is not None and self.group.oom_kills() > 0
 
     def end(self, patience: float = 10.0) -> bool:
-        """Kill and reap all its processes; return False where some are left after `patience` seconds.
-
-        Those are stuck in the kernel. Stopping all before killing any leaves a fork bomb no process that could fork in
-        the meantime.
-        """
+        """Kill and reap all its processes; return False where some are stuck in the kernel after `patience` seconds."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
-            stopped: set[int] = set()
+            stopped: set[int] = set()  # all before any is killed: a fork bomb has no process that could fork meanwhile
             while fresh := {process.pid for process in ProcessTree().look()} - stopped:
                 _signal(fresh, signal.SIGSTOP)
                 stopped |= fresh
@@ -192,7 +173,7 @@ class Child:
             time.sleep(0.001 if not stopped else 0.003)
         return False
 
-    def remaining_output(self) -> "Iterator[bytes]":
+    def remaining_output(self) -> Iterator[bytes]:
         """Yield the output that is still unread, once the program was ended."""
         while data := self.read():
             yield data

@@ -13,18 +13,16 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 
 from sia_runner.sandbox import cgroups, child, launch
-
-TYPE_CHECKING = False  # typing would cost milliseconds at every start
-
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _ANSWER = 60.0  # seconds an engine may take for one call
 _HEADER = 8  # of a frame of an attached stream: which stream, three zero bytes, length in 4 bytes
 _OURS = 2  # the number of standard error in it
+_KILLED = 137  # as a shell says SIGKILL
+_AT_ONCE = 0.5  # seconds in which a container ends by itself once its input has ended
+_PATIENCE = 10.0
 
 
 class EngineError(OSError):
@@ -35,8 +33,7 @@ class EngineClient:
     """A client of the engine at a socket; `version`: of its API, as ``1.41``."""
 
     def __init__(self, socket: str, version: str) -> None:
-        self._socket = socket
-        self._version = version
+        self._socket, self._version = socket, version
 
     def create(self, request: str) -> str:
         """Create a container from a request body (JSON) and return its id."""
@@ -65,8 +62,7 @@ class EngineClient:
         )
         head = b""
         while not head.endswith(b"\r\n\r\n"):  # byte by byte: what follows belongs to the stream
-            more = sock.recv(1)
-            if not more:
+            if not (more := sock.recv(1)):
                 raise EngineError("the engine closed the connection to a container")
             head += more
         if b" 101 " not in head.split(b"\r\n")[0]:
@@ -88,10 +84,9 @@ class EngineClient:
         head, _, content = answer.partition(b"\r\n\r\n")
         code = int(head.split(b" ", 2)[1]) if head else 0
         if not 200 <= code < 400 and code not in allowed:
-            try:
+            complaint = ""
+            with contextlib.suppress(ValueError, KeyError, TypeError):
                 complaint = " ".join(json.loads(content)["message"].split())[:300]
-            except (ValueError, KeyError, TypeError):
-                complaint = ""
             raise EngineError(complaint or f"the engine answered {code}")
         return content.decode(errors="replace")
 
@@ -145,16 +140,11 @@ class ContainerStream:
         return bytes(output)
 
 
-_KILLED = 137  # as a shell says SIGKILL
-_AT_ONCE = 0.5  # seconds in which a container ends by itself once its input has ended
-_PATIENCE = 10.0
-
-
 class Container:
     """One sandboxed program in a container. Raises OSError where the engine refuses.
 
     `plan["container"]`: `socket` and `version` of the engine, `request` that creates the container (JSON), `enforced`:
-    whether the engine was seen to hold limits. `group`: its cgroup in that case; None: limits are sampled.
+    whether the engine was seen to hold limits; else they are sampled.
     """
 
     def __init__(self, plan: dict) -> None:
@@ -177,10 +167,8 @@ class Container:
         self.code: int | None = None
         self._measured = cgroups.cgroup_of(self._pid)
         self.group = self._measured if how["enforced"] else None
-        self._killed_for_memory = False
-        self._usage = (0.0, 0)
-        self._tree = child.ProcessTree(self._pid)
-        self._silent = False
+        self._killed_for_memory, self._usage = False, (0.0, 0)
+        self._tree, self._silent = child.ProcessTree(self._pid), False
         self._stream.sock.settimeout(0)
 
     def read(self) -> "bytes | None":
@@ -226,7 +214,7 @@ class Container:
             time.sleep(0.002)
         return True
 
-    def remaining_output(self) -> "Iterator[bytes]":
+    def remaining_output(self) -> Iterator[bytes]:
         """Yield the output that is still unread, once the container was ended."""
         self._stream.sock.settimeout(_PATIENCE)
         end = time.monotonic() + _PATIENCE

@@ -1,10 +1,9 @@
-"""docker: a container of its own for every run, on an engine of this machine. The image is the harness's whole world.
+"""docker: a container of its own for every run, on an engine of this machine; the image is all that a harness sees."""
 
-The supervisor watches and ends it by `container`; its first process is `inside`.
-"""
-
+import contextlib
 import json
 import os
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,9 +35,7 @@ class Docker(Sandbox):
 
     def __init__(self, image: str, gpus: int = 0, require_limits: bool = True) -> None:
         """Take an image name; `gpus`: how many, -1: all; `require_limits`: refuse an engine that ignores limits."""
-        self._image = image
-        self._gpus = gpus
-        self._require_limits = require_limits
+        self._image, self._gpus, self._require_limits = image, gpus, require_limits
 
     def check(self, *, door: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
@@ -72,12 +69,11 @@ class Docker(Sandbox):
 
     def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job to its end or to a limit."""
+        return driver.run_job(job, self._plan)
 
-        def plan_of(job: SandboxJob) -> dict[str, Any]:
-            engine = _engine(self._image)
-            return _plan(engine, job, self._gpus, enforced=not _ignored(engine))
-
-        return driver.run_job(job, plan_of)
+    def _plan(self, job: SandboxJob) -> dict[str, Any]:
+        engine = _engine(self._image)
+        return _plan(engine, job, self._gpus, enforced=not _ignored(engine))
 
 
 def _plan(engine: EngineImage, job: SandboxJob, gpus: int, *, enforced: bool) -> dict[str, Any]:
@@ -89,20 +85,16 @@ def _plan(engine: EngineImage, job: SandboxJob, gpus: int, *, enforced: bool) ->
     user = f"{os.geteuid()}:{os.getegid()}" if uid is None else f"{uid}:{uid}"
     if engine.rootless:
         user = "0:0"  # in a rootless engine's user namespace: the engine's user, without rights outside
-    request = _request(engine, job, user, visible, plan, gpus)
-    version = engine.api.api_version
+    request, version = _request(engine, user, visible, plan, gpus), engine.api.api_version
     plan["container"] = {"socket": engine.socket, "version": version, "request": request, "enforced": enforced}
     return plan
 
 
-def _request(
-    engine: EngineImage, job: SandboxJob, user: str, visible: dict[str, str], plan: dict[str, Any], gpus: int
-) -> str:
-    """Build the request that creates the container, as JSON."""
+def _request(engine: EngineImage, user: str, visible: dict[str, str], plan: dict[str, Any], gpus: int) -> str:
     from docker.types import DeviceRequest, LogConfig, Mount
 
     mounts = [Mount(inside, source, type="bind", read_only=True) for inside, source in visible.items()]
-    limits, memory = job.limits, job.limits.memory_mb << 20
+    memory = plan["limits"]["memory"]
     small = f"size={driver.SMALL_MB << 20},mode=1777,nosuid,nodev,exec"
     host = engine.api.create_host_config(
         auto_remove=True,
@@ -115,7 +107,7 @@ def _request(
         mounts=[*mounts, Mount(driver.WORK, plan["work"], type="bind")],
         network_mode="none",
         oom_score_adj=500,  # should the machine run short, the kernel takes harnesses, not the runner
-        pids_limit=limits.processes + plan["relays"] + driver.FIRST_PROCESS_COUNT,
+        pids_limit=plan["limits"]["processes"] + plan["relays"] + driver.FIRST_PROCESS_COUNT,
         read_only=True,
         security_opt=["no-new-privileges"],
         shm_size=driver.SMALL_MB << 20,
@@ -123,11 +115,8 @@ def _request(
     )
     program, *command = driver.FIRST_PROCESS
     settings = {"hostname": "sandbox", "user": user, "working_dir": "/", "labels": {_LABEL: plan["work"]}}
-    return json.dumps(
-        engine.api.create_container_config(
-            engine.image, command, entrypoint=[program], stdin_open=True, host_config=host, **settings
-        )
-    )
+    settings |= {"entrypoint": [program], "stdin_open": True, "host_config": host}
+    return json.dumps(engine.api.create_container_config(engine.image, command, **settings))
 
 
 def _gpu_request(gpus: int) -> dict[str, Any]:
@@ -182,14 +171,10 @@ def _ignored(engine: EngineImage) -> tuple[str, ...]:
 
 def _remove_abandoned(engine: EngineImage) -> None:
     """Remove containers that a killed supervisor or a killed engine left behind."""
-    import time
-
     from docker.errors import APIError
 
     filters = {"label": [_LABEL], "status": ["created", "exited", "dead"]}
     for container in engine.api.containers(all=True, filters=filters):
         if time.time() - container["Created"] > _LEFT_BEHIND:
-            try:
+            with contextlib.suppress(APIError):  # another process removes it
                 engine.api.remove_container(container["Id"], force=True)
-            except APIError:
-                continue  # another process removes it

@@ -1,8 +1,4 @@
-"""The runner's side of a sandbox: plan a job, run it under a supervisor, and check that a sandbox works here.
-
-A backend builds a plan with the helpers here, and a supervisor carries it out. A trial job in the sandbox itself is
-the only sure check that it works on this machine, and that it holds its limits.
-"""
+"""The runner's side of a sandbox: plan a job, run it under a supervisor, and check by trial jobs that it works here."""
 
 import contextlib
 import marshal
@@ -30,10 +26,16 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_
 SMALL_MB = 64  # of /tmp and of /dev/shm, each, where they are file systems in memory
 FULL_ERRORS = ("No space left on device", "Bus error", "SIGBUS")  # in the output of a program that filled them
 FULL_NOTE = f"in this sandbox /tmp and /dev/shm, the shared memory, hold {SMALL_MB} MiB each; work/ holds more"
+SAMPLED = "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu"
 _FREE = 64 << 20  # bytes that stay free on the disk of work/, whoever fills it
 
 HARNESS, DATA, GATEWAY = "/sandbox/harness", "/sandbox/data", "/sandbox/gateway.sock"  # paths inside
 WORK = "/sandbox/work"  # the only one that is not read-only
+# No account uses these (systemd keeps this range for users that exist while a service runs).
+_FIRST_UID, _LAST_UID = 61184, 65519
+_NOBODY_UID = 65534
+FIRST_PROCESS = ["python3", "-I", "-S", "-E", f"{OURS}/sia_runner/sandbox/inside.py"]
+FIRST_PROCESS_COUNT = 1  # processes: `inside`
 
 
 def own_python(code: str) -> list[str]:
@@ -54,14 +56,10 @@ def installed_program(name: str, missing: str) -> str:
 def kernel_gaps(who: str, uncounted: str) -> list[str]:
     """List what a sandbox on the host's kernel does not protect; `uncounted`: the memory that samples miss."""
     gaps = [f"A hole in the kernel itself is a way out: {who} the host's kernel."]
-    if cgroups.can_create():
-        return gaps
-    sampled = "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu"
-    return [*gaps, f"{sampled}, and {uncounted} not counted."]
+    return gaps if cgroups.can_create() else [*gaps, f"{SAMPLED}, and {uncounted} not counted."]
 
 
 def _check_job(job: SandboxJob) -> None:
-    """Raise SandboxError when the job cannot be run, in one line."""
     entry = job.harness / job.entry
     if not entry.resolve().is_relative_to(job.harness.resolve()):
         raise SandboxError(f"the entry {job.entry} lies outside its harness {job.harness}")
@@ -91,10 +89,7 @@ def base_plan(
     own_files: bool = True,
     filters: bool = True,
 ) -> dict[str, Any]:
-    """Build the part of a plan that every backend needs, to which it adds its own keys; sizes in bytes.
-
-    Paths are those that the harness and the relay see; `sockets` and `own_files` are those of `filter_program`.
-    """
+    """Build the part of a plan that every backend needs: sizes in bytes, paths as the harness and relay see them."""
     limits = job.limits
     relays = 1 if job.door else 0  # the harness may have as many processes as without one
     folder = job.work.resolve()
@@ -102,6 +97,10 @@ def base_plan(
     def filter_of(sockets: seccomp.Sockets) -> bytes:
         return seccomp.filter_program(sockets=sockets, own_files=own_files) if filters else b""
 
+    rlimits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": limits.file_mb << 20, "RLIMIT_NOFILE": 1024}
+    rlimits |= {"RLIMIT_NPROC": limits.processes + relays, "RLIMIT_CPU": int(limits.seconds * limits.cpus) + 10}
+    sizes = {"memory": limits.memory_mb << 20, "disk": limits.disk_mb << 20, "output": limits.output_kb << 10}
+    counts = {"seconds": limits.seconds, "processes": limits.processes, "cpus": limits.cpus}
     door = job.door and {
         "socket": gateway,
         "port": 0 if sockets == "loopback" else _PORT,
@@ -113,16 +112,13 @@ def base_plan(
         "argv": [python, "-s", f"{harness}/{job.entry}", "--dataset_dir", data, "--working_dir", work],
         "env": {  # built from nothing
             "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": work,
+            **dict.fromkeys(("HOME", "JOBLIB_TEMP_FOLDER"), work),  # joblib hands large arrays to its workers as files
             "TMPDIR": temporary,
-            "USER": "sandbox",
-            "LOGNAME": "sandbox",
+            **dict.fromkeys(("USER", "LOGNAME"), "sandbox"),
             "LANG": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
+            **dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"), "1"),
             "PYTHONHASHSEED": "0",  # a resumed run meets the same set order
             **dict.fromkeys(_THREADS, str(limits.cpus)),
-            "JOBLIB_TEMP_FOLDER": work,  # it hands large arrays to its workers as files
             **job.env,
         },
         "cwd": work,
@@ -130,18 +126,10 @@ def base_plan(
         "filter": filter_of(sockets),
         "door": door,
         "pdeathsig": False,
-        "rlimits": {
-            "RLIMIT_CORE": 0,
-            "RLIMIT_FSIZE": limits.file_mb << 20,
-            "RLIMIT_NOFILE": 1024,
-            "RLIMIT_NPROC": limits.processes + relays,
-            "RLIMIT_CPU": int(limits.seconds * limits.cpus) + 10,
-        },
+        "rlimits": rlimits,
     }
     return {
-        "bubblewrap": None,
-        "apptainer": None,
-        "container": None,
+        **dict.fromkeys(("bubblewrap", "apptainer", "container", "tmp")),  # one of the first three is the backend's
         "launch": launch,
         "shared_uid": shared_uid,
         "relays": relays,
@@ -149,28 +137,14 @@ def base_plan(
         "log": os.fspath(job.log.resolve()),
         "lock": os.fspath(folder.parent / f".{folder.name}.lock"),
         "scratch": os.fspath(folder.parent / f".{folder.name}.shown"),
-        "tmp": None,
         "hint": ((), ""),  # words in the output of a program that failed, and what the sandbox has to do with them
         "copies": [],
-        "limits": {
-            "seconds": limits.seconds,
-            "memory": limits.memory_mb << 20,
-            "processes": limits.processes,
-            "disk": limits.disk_mb << 20,
-            "output": limits.output_kb << 10,
-            "cpus": limits.cpus,
-            "free": _FREE,
-        },
+        "limits": {**sizes, **counts, "free": _FREE},
     }
 
 
-def read_only_files(
-    job: SandboxJob, plan: dict[str, Any], modules: tuple[str, ...], etc: tuple[str, ...]
-) -> dict[str, str]:
-    """Map paths inside to paths here: the harness and its data, modules of ours, files of /etc, the gateway's socket.
-
-    The harness of root runs as another user, and a umask may hide files from it: of these the plan orders copies.
-    """
+def read_only_files(job: SandboxJob, plan: dict[str, Any], modules: list[str], etc: list[str]) -> dict[str, str]:
+    """Map paths inside to paths here. The plan orders copies of what a harness of root, another user, cannot read."""
     files = {HARNESS: os.fspath(job.harness.resolve()), DATA: os.fspath(job.data.resolve())}
     if plan["launch"]["uid"] is not None:
         for inside, source in files.items():
@@ -185,7 +159,6 @@ def read_only_files(
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    """Start a supervisor that waits for its plan."""
     return subprocess.Popen(
         own_python("from sia_runner.sandbox.supervisor import main; main()"),
         stdin=subprocess.PIPE,
@@ -233,11 +206,6 @@ def run_job(job: SandboxJob, plan_of: Callable[[SandboxJob], dict[str, Any]]) ->
     return SandboxResult(**{**result, "ending": Ending(result["ending"])})
 
 
-# No account uses these (systemd keeps this range for users that exist while a service runs).
-_FIRST_UID, _LAST_UID = 61184, 65519
-_NOBODY_UID = 65534
-
-
 def unprivileged_uid() -> int:
     """Return a user and group number for one run, so that simultaneous runs cannot reach each other."""
     mapped = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
@@ -263,10 +231,6 @@ def first_closed_folder(paths: list[str]) -> str:
     return ""
 
 
-FIRST_PROCESS = ["python3", "-I", "-S", "-E", f"{OURS}/sia_runner/sandbox/inside.py"]
-FIRST_PROCESS_COUNT = 1  # processes: `inside`
-
-
 def container_plan(job: SandboxJob, *, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Return a plan and its `read_only_files`; raise SandboxError for a job with a Python of this machine."""
     if job.python:
@@ -277,7 +241,7 @@ def container_plan(job: SandboxJob, *, kind: str) -> tuple[dict[str, Any], dict[
     uid = unprivileged_uid() if os.geteuid() == 0 else None
     plan = base_plan(job, "/usr/bin/python3", uid=uid, shared_uid=uid is None)
     plan["launch"]["rlimits"]["RLIMIT_NPROC"] += FIRST_PROCESS_COUNT
-    modules, etc = ("inside.py", "launch.py", "relay.py"), ("passwd", "group", "hosts", "resolv.conf")
+    modules, etc = ["inside.py", "launch.py", "relay.py"], ["passwd", "group", "hosts", "resolv.conf"]
     return plan, read_only_files(job, plan, modules, etc)
 
 
@@ -343,7 +307,6 @@ def try_out(sandbox: Sandbox, door: bool) -> None:
 
 @contextlib.contextmanager
 def _trial_job(program: str) -> Iterator[SandboxJob]:
-    """Make the folders of one trial job."""
     with tempfile.TemporaryDirectory(prefix="sia-check-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # a harness may run as another user

@@ -5,9 +5,7 @@ does, however that dies, and with the first process every other one of the conta
 harness's. Standard error is ours: the status that `launch` reports, and at the end ``X`` and the exit code.
 
 The plan is that of `launch` with `processors` (the ones to run on) and `stays`: whether to wait after the harness's end
-until standard input ends, so that its usage can still be read; else this process ends as the harness did. The first
-word of its command is replaced by this interpreter, the only one that is known to be here. Only `launch` and `relay`
-are mounted beside it.
+until standard input ends, so that its usage can still be read. Only `launch` and `relay` are mounted beside it.
 """
 
 import contextlib
@@ -36,7 +34,6 @@ def main() -> None:
 
 
 def _become(plan: dict) -> None:
-    """Become the harness, in a session of its own."""
     status = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 20)
     try:
         launch.prctl(_DUMPABLE, 1)  # relay and harness are watched from outside; an ordinary user must see their files
@@ -49,7 +46,7 @@ def _become(plan: dict) -> None:
         os.closerange(launch.STATUS_FD + 1, 256)
         folder = os.path.dirname(sys.executable)
         plan["env"]["PATH"] = f"{folder}:{plan['env']['PATH']}"
-        plan["argv"][0] = sys.executable
+        plan["argv"][0] = sys.executable  # the only one that is known to be here
         launch.start(plan)
     except OSError as error:  # before `launch` could tell it itself
         launch.report_failure(error, status)
@@ -58,7 +55,6 @@ def _become(plan: dict) -> None:
 
 
 def _wait_for(child: int, *, stays: bool) -> None:
-    """Reap processes that end, and report the exit code of `child`."""
     wake, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -28,16 +28,14 @@ _SYSTEM = (
 # links into /usr, or folders on older systems
 TOP_LEVEL_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+_MINUTES = 15
+_MAX_LINES = 100
+_MAX_LINE = 500  # characters
 
 
 def python_path(job: SandboxJob) -> str:
     """Return the absolute path of the job's interpreter."""
     return os.path.abspath(job.python or sys.executable)
-
-
-def python_prefixes() -> list[str]:
-    """Return the folders of the runner's own Python: its virtual environment and its base installation."""
-    return sorted({sys.prefix, sys.base_prefix})
 
 
 def visible_paths(python: str) -> list[str]:
@@ -80,11 +78,6 @@ def refuse_visible(paths: list[str], shown_paths: list[str]) -> None:
 
 def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
-
-
-_MINUTES = 15
-_MAX_LINES = 100
-_MAX_LINE = 500  # characters
 
 
 def environment_python(requirements: str, allowed: bool) -> Path:

@@ -39,9 +39,8 @@ def landlock_abi() -> int:
 def make_ruleset(read: list[str], write: list[str], devices: list[str], ports: "list[int] | None") -> int:
     """Make a ruleset and return its file descriptor; -1 where the kernel has no Landlock.
 
-    `read` may be read and run, `write` changed, `devices` read and written. Everything else in the file system is
-    refused, and signals and abstract sockets to processes outside (ABI 6). Of TCP only connections to `ports` are
-    allowed (ABI 4); None: all of it, for a process with a network of its own. Paths that do not exist are left out.
+    `read` may be read and run, `write` changed, `devices` read and written; paths that do not exist are left out. Of
+    TCP only connections to `ports` are allowed (ABI 4); None: all of it, for a process with a network of its own.
     """
     version = landlock_abi()
     if version == 0:

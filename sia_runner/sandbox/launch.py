@@ -88,10 +88,7 @@ class _Program(ctypes.Structure):
 
 
 def become(plan: dict, confine: "Callable[[], None] | None" = None, ask: "Callable[[int], None] | None" = None) -> None:
-    """Replace this process by ``plan["argv"]``, confined; `confine` is called once privileges are gone.
-
-    `ask` receives the descriptor on which the filter asks a supervisor, where it does.
-    """
+    """Become ``plan["argv"]``: `confine` is called once privileges are gone, `ask` with the filter's descriptor."""
     _drop_privileges(plan, confine)
     os.chdir(plan["cwd"])
     asking = _filter_calls(plan["filter"], asks=ask is not None)

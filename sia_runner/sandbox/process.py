@@ -1,12 +1,10 @@
-"""The `process` sandbox: no namespaces, but rlimits, Landlock, seccomp, and another user where the runner is root.
-
-For clusters and plain machines without bubblewrap. `gaps` lists what that leaves open on this machine.
-"""
+"""The `process` sandbox: no namespaces, but rlimits, Landlock, seccomp, and another user where the runner is root."""
 
 import os
 import platform
 import pwd
 import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,7 @@ class Process(Sandbox):
     def gaps(self, *, door: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
         gaps = [f"This is the weaker sandbox: {self._instead_of}."] if self._instead_of else []
-        closed = driver.first_closed_folder(interpreter.python_prefixes())
+        closed = driver.first_closed_folder([sys.prefix, sys.base_prefix])
         gaps += _gaps(landlock.landlock_abi(), _has_filters(), cgroups.can_create(), closed)
         if door and _relay_route() == "loopback":
             gaps.append(
@@ -57,16 +55,15 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
     visible = interpreter.visible_paths(python)
     interpreter.refuse_visible([harness, data, work], visible)
     root = os.geteuid() == 0
-    paths = [*interpreter.python_prefixes(), python, harness, data, work]
+    paths = [sys.prefix, sys.base_prefix, python, harness, data, work]
     stranger = root and not driver.first_closed_folder(paths) and all(map(workdir.readable_by_all, (harness, data)))
     socket = way = ""
     if job.door:
         socket, way = os.fspath(job.door.socket.resolve()), _required_route()
         closed = driver.first_closed_folder([socket]) if stranger else ""
         if closed:
-            raise SandboxError(
-                f"the gateway's socket {socket} cannot be reached by the harness's user: {closed} is closed"
-            )
+            why = f"cannot be reached by the harness's user: {closed} is closed"
+            raise SandboxError(f"the gateway's socket {socket} {why}")
     temporary = f"{work}/.tmp"
     plan = driver.base_plan(
         job,
@@ -88,11 +85,8 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
     note = "this sandbox has no /dev/shm: no shared memory, no semaphores; use threads, or files in work/"
     plan["hint"] = ("'/psm_", "shared memory object", "SemLock"), note
     certificates = interpreter.certificate_paths() if way else ()
-    plan["landlock"] = {
-        "read": [*visible, *interpreter.TOP_LEVEL_FOLDERS, *_READ, *certificates, harness, data],
-        "write": [work],
-        "devices": _DEVICES,
-    }
+    read = [*visible, *interpreter.TOP_LEVEL_FOLDERS, *_READ, *certificates, harness, data]
+    plan["landlock"] = {"read": read, "write": [work], "devices": _DEVICES}
     return plan
 
 
@@ -152,9 +146,7 @@ def _gaps(abi: int, filters: bool, cgroup: bool, closed: str) -> list[str]:
         gaps.append(f"Times of files of {user} can be changed" + ("." if filters else ", and their modes."))
     gaps.append("If the sandbox's supervisor is killed with SIGKILL, processes that the harness forked live on.")
     if not cgroup:
-        gaps.append(
-            "No cgroup can be made here: memory is sampled every 50 ms and may overshoot by about 100 MiB per cpu."
-        )
+        gaps.append(f"{driver.SAMPLED}.")
         if os.geteuid() == 0 and not stranger:
             gaps.append("The number of processes is sampled too: a fork bomb may overshoot it for 50 ms.")
         elif not stranger:

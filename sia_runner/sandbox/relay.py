@@ -16,11 +16,8 @@ import select
 import sys
 
 TYPE_CHECKING = False  # typing would cost milliseconds at every start
-
-
 if TYPE_CHECKING:
     from collections.abc import Callable
-
 
 _CHUNK = 1 << 16  # bytes; each direction of a connection holds at most one
 _MAX_CLIENTS = 400  # connections at the same time; more wait in the listener's queue
@@ -30,16 +27,12 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
 class _End:
-    """One side of a connection."""
-
     __slots__ = ("at_eof", "deaf", "events", "finished", "other", "pending", "sock")
 
     def __init__(self, sock: "_socket.socket") -> None:
         sock.setblocking(False)
-        self.sock = sock
-        self.other = self  # until there is one
+        self.sock, self.other, self.events = sock, self, 0  # `other`: itself until there is one
         self.pending = b""  # could not be sent to it yet
-        self.events = 0
         self.at_eof = self.deaf = self.finished = False  # nothing more comes from it, goes to it, will go to it
 
     def read(self, chunk: memoryview) -> None:
@@ -77,8 +70,7 @@ class Relay:
     """A relay for all connections of one sandbox, in one thread."""
 
     def __init__(self, listener: "_socket.socket", path: str) -> None:
-        self._listener = listener
-        self._path = path
+        self._listener, self._path = listener, path
         self._poll = select.epoll()
         self._poll.register(listener, _IN)
         self._chunk = memoryview(bytearray(_CHUNK))
@@ -169,10 +161,8 @@ class Relay:
         if events != end.events:
             if not events:
                 self._poll.unregister(end.sock)
-            elif end.events:
-                self._poll.modify(end.sock, events)
             else:
-                self._poll.register(end.sock, events)
+                (self._poll.modify if end.events else self._poll.register)(end.sock, events)
             end.events = events
 
     def _close(self, *ends: _End) -> None:

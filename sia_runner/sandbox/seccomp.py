@@ -16,43 +16,40 @@ from sia_runner.sandbox.protocol import SandboxError
 Sockets = Literal["none", "namespace", "network", "loopback"]
 
 # name: (x86_64, aarch64); -1 where the architecture has no such call. From asm/unistd_64.h and asm-generic/unistd.h.
-NUMBERS: dict[str, tuple[int, int]] = {
-    "acct": (163, 89), "add_key": (248, 217), "adjtimex": (159, 171), "bind": (49, 200), "bpf": (321, 280),
-    "chmod": (90, -1), "chown": (92, -1), "chroot": (161, 51), "clock_adjtime": (305, 266), "clock_settime": (227, 112),
-    "clone": (56, 220), "clone3": (435, 435), "delete_module": (176, 106), "fanotify_init": (300, 262),
-    "fchmodat": (268, 53), "fchmodat2": (452, 452), "fchownat": (260, 54), "finit_module": (313, 273),
-    "fsconfig": (431, 431), "fsmount": (432, 432), "fsopen": (430, 430), "fspick": (433, 433),
-    "init_module": (175, 105), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "io_uring_setup": (425, 425), "ioperm": (173, -1), "iopl": (172, -1), "ioprio_set": (251, 30),
-    "kcmp": (312, 272), "kexec_file_load": (320, 294), "kexec_load": (246, 104), "keyctl": (250, 219),
-    "lchown": (94, -1), "listen": (50, 201), "lookup_dcookie": (212, 18), "lremovexattr": (198, 15),
-    "lsetxattr": (189, 6), "memfd_create": (319, 279), "memfd_secret": (447, 447), "migrate_pages": (256, 238),
-    "modify_ldt": (154, -1),
-    "mount": (165, 40), "mount_setattr": (442, 442), "move_mount": (429, 429), "move_pages": (279, 239),
-    "mq_open": (240, 180), "msgget": (68, 186), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    "open_tree": (428, 428), "open_tree_attr": (467, 467), "perf_event_open": (298, 241), "pidfd_getfd": (438, 438),
-    "pivot_root": (155, 41), "prctl": (157, 167), "prlimit64": (302, 261), "process_madvise": (440, 440),
-    "process_mrelease": (448, 448), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "ptrace": (101, 117), "quotactl": (179, 60), "quotactl_fd": (443, 443), "reboot": (169, 142),
-    "removexattr": (197, 14), "removexattrat": (466, 466), "request_key": (249, 218), "sched_setaffinity": (203, 122),
-    "sched_setattr": (314, 274), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "semget": (64, 190),
-    "sendmmsg": (307, 269), "sendmsg": (46, 211), "sendto": (44, 206), "setsockopt": (54, 208),
-    "setns": (308, 268), "setpriority": (141, 140), "settimeofday": (164, 170), "setxattr": (188, 5),
-    "setxattrat": (463, 463), "shmget": (29, 194), "socket": (41, 198), "swapoff": (168, 225), "swapon": (167, 224),
-    "syslog": (103, 116), "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282), "vhangup": (153, 58),
+_REFUSED: dict[str, tuple[int, int]] = {
+    # the machine's settings
+    "acct": (163, 89), "adjtimex": (159, 171), "clock_adjtime": (305, 266), "clock_settime": (227, 112),
+    "ioperm": (173, -1), "iopl": (172, -1), "lookup_dcookie": (212, 18), "modify_ldt": (154, -1), "quotactl": (179, 60),
+    "quotactl_fd": (443, 443), "reboot": (169, 142), "settimeofday": (164, 170), "swapoff": (168, 225),
+    "swapon": (167, 224), "syslog": (103, 116), "vhangup": (153, 58),
+    # the kernel itself
+    "add_key": (248, 217), "bpf": (321, 280), "delete_module": (176, 106), "fanotify_init": (300, 262),
+    "finit_module": (313, 273), "init_module": (175, 105), "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427), "io_uring_setup": (425, 425), "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104), "keyctl": (250, 219), "perf_event_open": (298, 241), "request_key": (249, 218),
+    "userfaultfd": (323, 282),
+    # namespaces and file systems
+    "chroot": (161, 51), "fsconfig": (431, 431), "fsmount": (432, 432), "fsopen": (430, 430), "fspick": (433, 433),
+    "mount": (165, 40), "mount_setattr": (442, 442), "move_mount": (429, 429), "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265), "open_tree": (428, 428), "open_tree_attr": (467, 467), "pivot_root": (155, 41),
+    "setns": (308, 268), "umount2": (166, 39), "unshare": (272, 97),
+    # other processes, and wider CPU affinity
+    "ioprio_set": (251, 30), "kcmp": (312, 272), "migrate_pages": (256, 238), "move_pages": (279, 239),
+    "pidfd_getfd": (438, 438), "process_madvise": (440, 440), "process_mrelease": (448, 448),
+    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "ptrace": (101, 117),
+    "sched_setaffinity": (203, 122),
+    # memory of no process's address space, which escapes a watchdog that sums processes
+    "mq_open": (240, 180), "msgget": (68, 186), "semget": (64, 190), "shmget": (29, 194),
 }  # fmt: skip
-_SETTINGS = {"acct", "adjtimex", "clock_adjtime", "clock_settime", "settimeofday", "quotactl", "quotactl_fd", "reboot",
-             "swapon", "swapoff", "syslog", "vhangup", "ioperm", "iopl", "modify_ldt", "lookup_dcookie"}  # fmt: skip
-_KERNEL = {"bpf", "perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key", "kexec_load", "fanotify_init",
-           "kexec_file_load", "init_module", "finit_module", "delete_module", "io_uring_setup", "io_uring_enter",
-           "io_uring_register"}  # fmt: skip
-_FILESYSTEM = {"unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsmount",
-               "open_tree_attr", "fsopen", "fsconfig", "fspick", "mount_setattr", "open_by_handle_at",
-               "name_to_handle_at"}  # fmt: skip
-_OTHERS = {"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp",
-           "pidfd_getfd", "migrate_pages", "move_pages", "ioprio_set", "sched_setaffinity"}  # fmt: skip
-# Memory that belongs to no process's address space escapes a watchdog that sums processes.
-_HIDDEN_MEMORY = {"shmget", "semget", "msgget", "mq_open"}
+NUMBERS: dict[str, tuple[int, int]] = _REFUSED | {
+    "bind": (49, 200), "chmod": (90, -1), "chown": (92, -1), "clone": (56, 220), "clone3": (435, 435),
+    "fchmodat": (268, 53), "fchmodat2": (452, 452), "fchownat": (260, 54), "lchown": (94, -1), "listen": (50, 201),
+    "lremovexattr": (198, 15), "lsetxattr": (189, 6), "memfd_create": (319, 279), "memfd_secret": (447, 447),
+    "prctl": (157, 167), "prlimit64": (302, 261), "removexattr": (197, 14), "removexattrat": (466, 466),
+    "sched_setattr": (314, 274), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "sendmmsg": (307, 269),
+    "sendmsg": (46, 211), "sendto": (44, 206), "setpriority": (141, 140), "setsockopt": (54, 208), "setxattr": (188, 5),
+    "setxattrat": (463, 463), "socket": (41, 198),
+}  # fmt: skip
 _OWNER_ONLY = {"chown", "lchown", "fchownat", "setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr",
                "removexattrat"}  # fmt: skip
 
@@ -67,8 +64,6 @@ _TCP_ULP = 31  # turns a TCP socket into something else
 
 _ALLOW, _ERRNO, _KILL, _NOTIFY = 0x7FFF0000, 0x00050000, 0x80000000, 0x7FC00000
 _LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-
-
 _ASK = -1
 
 
@@ -84,9 +79,8 @@ def filter_program(*, sockets: Sockets, own_files: bool, machine: str | None = N
     """Return the filter as an array of ``struct sock_filter`` (8 bytes each).
 
     `sockets`, which may be made: ``none`` (socket pairs can); ``namespace``, what a network namespace contains;
-    ``network``, the same where the host's Unix sockets can be reached as files; ``loopback``, TCP clients only, each
-    made by a supervisor (see `network`). `own_files`: its user owns nothing but its work folder, so it may change modes
-    and owners; otherwise chmod, which Landlock does not govern, is a no-op.
+    ``network``, the same without Unix sockets, which are files of the host; ``loopback``, TCP clients only (see
+    `network`). `own_files`: it may change modes and owners; else chmod, which Landlock does not govern, is a no-op.
     """
     machine = machine or platform.machine()
     if machine not in ARCHITECTURES:
@@ -103,7 +97,7 @@ def filter_program(*, sockets: Sockets, own_files: bool, machine: str | None = N
 
 
 def _rules(sockets: Sockets, own_files: bool) -> Iterable[_Rule]:
-    for call in sorted(_SETTINGS | _KERNEL | _FILESYSTEM | _OTHERS | _HIDDEN_MEMORY):
+    for call in sorted(_REFUSED):
         yield _Rule(call, errno.EPERM)
     yield _Rule("memfd_create", errno.ENOSYS)
     yield _Rule("memfd_secret", errno.ENOSYS)

@@ -4,9 +4,8 @@ Started by `driver` with a plan on standard input, which stays open: its end, or
 result goes to standard output (both as `launch.pack` writes it). Standard library only, and of it what starts fast.
 
 Without a cgroup memory is sampled every `TICK` seconds, so it may overshoot by what can be touched in that time
-(about 2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop. `work` is walked every `DISK_TICK`
-seconds, less often where walking takes long, so disk use may overshoot by what the disk takes in that time. Output is
-stored in constant memory: head, tail, and how much was left out in between.
+(about 2 GiB/s per processor: 100 MiB at `cpus: 1`), with RLIMIT_AS as backstop; so may disk use, as `work` is walked
+every `DISK_TICK` seconds, less often where walking takes long.
 """
 
 import contextlib
@@ -16,27 +15,25 @@ import select
 import signal
 import time
 
-from sia_runner.sandbox import child, launch, workdir
+from sia_runner.sandbox import cgroups, child, launch, workdir
 
 TYPE_CHECKING = False  # typing would cost milliseconds at every start
-
-
 if TYPE_CHECKING:
     from sia_runner.sandbox.child import Child
     from sia_runner.sandbox.container import Container
 
 # control characters could speak to a terminal
 _UNSAFE = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160), 0xFFFD], "?")
+_SUBREAPER = 36  # prctl: orphans below us become our children, wherever they forked to
+_LOCK_PATIENCE = 60.0  # seconds that the supervisor before us may take to clean up
 
 
 class BoundedOutput:
     """A bounded copy of a stream: half of `limit` bytes from its start, half from its end."""
 
     def __init__(self, limit: int) -> None:
-        self.total = 0
-        self._half = max(1, limit // 2)
-        self._head = bytearray()
-        self._tail = bytearray()
+        self.total, self._half = 0, max(1, limit // 2)
+        self._head, self._tail = bytearray(), bytearray()
 
     def add(self, data: bytes) -> None:
         """Append bytes."""
@@ -78,6 +75,7 @@ TICK = 0.05
 DISK_TICK = 0.2
 _SHARE = 5  # a look at the disk may take at most 1/(1 + this) of the time
 _SPARE = 4  # processes: bubblewrap's own, and one that is just ending
+_MACHINE_KILLS = ("/proc/vmstat", "oom_kill")
 _MEMORY_ERRORS = ("MemoryError", "std::bad_alloc", "Cannot allocate memory")
 
 
@@ -86,20 +84,15 @@ class Watchdog:
 
     def __init__(self, plan: dict, wake: int, child: "Child | Container") -> None:
         self._plan = plan
-        self._limits = plan["limits"]
-        self._wake = wake
-        self._child = child
+        self._limits, self._wake, self._child = plan["limits"], wake, child
         self._output = BoundedOutput(self._limits["output"])
         self._start = time.monotonic()
         self._parent = os.getppid()
-        self._machine_kills = _machine_oom_kills()
+        self._machine_kills = cgroups.read_count(*_MACHINE_KILLS)
         self._out_of_memory = "out_of_memory", f"used more than {self._limits['memory'] >> 20} MiB of memory"
         self._disk_full = "disk_full", f"work/ took more than {self._limits['disk'] >> 20} MiB"
-        self._ending = ""
-        self._detail = ""
-        self._peak = 0
-        self._next_disk = self._start + DISK_TICK
-        self._next_tick = self._start + TICK
+        self._ending, self._detail, self._peak = "", "", 0
+        self._next_disk, self._next_tick = self._start + DISK_TICK, self._start + TICK
 
     def watch_until_end(self) -> None:
         """Read output and check limits until the program ends or has to be ended."""
@@ -136,15 +129,9 @@ class Watchdog:
         self._output.save(self._plan["log"])
         cpu_seconds, peak = self._child.usage()
         self._child.remove()
-        return {
-            "ending": self._ending,
-            "exit_code": self._child.code,
-            "seconds": seconds,
-            "cpu_seconds": cpu_seconds,
-            "peak_mb": max(peak, self._peak) / (1 << 20),
-            "output_bytes": self._output.total,
-            "detail": self._detail,
-        }
+        use = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": max(peak, self._peak) / (1 << 20)}
+        end = {"ending": self._ending, "exit_code": self._child.code, "detail": self._detail}
+        return {**end, **use, "output_bytes": self._output.total}
 
     def _find_cause(self, started: bytes) -> None:
         code = self._child.code
@@ -165,7 +152,7 @@ class Watchdog:
                 self._detail += f" ({note})"
 
     def _ran_out_of_memory(self, code: "int | None") -> bool:
-        if code == 128 + signal.SIGKILL and _machine_oom_kills() > self._machine_kills:
+        if code == 128 + signal.SIGKILL and cgroups.read_count(*_MACHINE_KILLS) > self._machine_kills:
             return True
         return any(word in self._output.end(2000) for word in _MEMORY_ERRORS)
 
@@ -210,19 +197,6 @@ class Watchdog:
     def _over(self, ending: str, detail: str) -> None:
         if not self._ending:
             self._ending, self._detail = ending, detail
-
-
-def _machine_oom_kills() -> int:
-    try:
-        with open("/proc/vmstat") as file:
-            counts = dict(line.split() for line in file)
-    except OSError:
-        return 0
-    return int(counts.get("oom_kill", 0))
-
-
-_SUBREAPER = 36  # prctl: orphans below us become our children, wherever they forked to
-_LOCK_PATIENCE = 60.0  # seconds that the supervisor before us may take to clean up
 
 
 def main() -> None:
@@ -309,11 +283,9 @@ def _lock(path: str) -> str:
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + _LOCK_PATIENCE
     while True:
-        try:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return ""
-        except BlockingIOError:
-            pass
         if time.monotonic() > end:
             return "another run still works in this work folder"
         if select.select([0], [], [], 0.02)[0]:

@@ -1,52 +1,37 @@
-"""The work folder as the supervisor sees it: measure it, and change and restore its owner.
-
-Its content is hostile: nothing is opened, no link is followed.
-"""
+"""The work folder as the supervisor sees it: its size and owner. It is hostile: no file is opened, no link followed."""
 
 import contextlib
 import os
 import stat
-
-TYPE_CHECKING = False  # as the type checkers understand it; `typing` is slow to import
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from collections.abc import Iterator
 
 _MIN_ENTRY_BYTES = 4096  # counted for every entry, so that one limit bounds bytes and number of files
 
 
 def used_bytes(work: str, pids: "list[int]", limit: int) -> int:
-    """Return the bytes that `work` takes, with deleted files that `pids` hold open; may stop above `limit`.
-
-    A folder that cannot be read, or a process whose open files cannot, counts as full: something is being hidden.
-    """
+    """Return the bytes that `work` takes, with deleted files that `pids` hold open; may stop above `limit`."""
     total = 0
     try:
         for entry in _walk(work):
-            total += max(_size(entry), _MIN_ENTRY_BYTES)
+            size = 0
+            with contextlib.suppress(FileNotFoundError):  # removed or moved while we looked
+                size = entry.stat(follow_symlinks=False).st_blocks * 512
+            total += max(size, _MIN_ENTRY_BYTES)
             if total > limit:
                 return total
         return total + _deleted_bytes(os.stat(work).st_dev, pids)
-    except OSError:
+    except OSError:  # a folder, or a process's open files, cannot be read: something is being hidden
         return limit + 1
-
-
-def _size(entry: "os.DirEntry[str]") -> int:
-    try:
-        return entry.stat(follow_symlinks=False).st_blocks * 512
-    except FileNotFoundError:
-        return 0  # removed or moved while we looked
 
 
 def _deleted_bytes(device: int, pids: "list[int]") -> int:
     sizes: dict[int, int] = {}
     for pid in pids:
         for file in _open_files(pid):
-            try:
+            with contextlib.suppress(FileNotFoundError):  # closed while we looked
                 info = os.stat(file)
-            except FileNotFoundError:
-                continue  # closed while we looked
-            if info.st_nlink == 0 and info.st_dev == device and stat.S_ISREG(info.st_mode):
-                sizes[info.st_ino] = info.st_blocks * 512
+                if info.st_nlink == 0 and info.st_dev == device and stat.S_ISREG(info.st_mode):
+                    sizes[info.st_ino] = info.st_blocks * 512
     return sum(sizes.values())
 
 
@@ -77,15 +62,12 @@ def give_to_user(work: str, uid: int) -> None:
 
 
 def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
-    """Give `work` back to `owner`, make every folder readable for its owner again, and clear setuid bits.
-
-    None: the harness ran as its owner. The harness's processes must have ended.
-    """
+    """Give `work` back to `owner` (None: the harness ran as its owner), make folders readable, clear setuid bits."""
     uid = os.stat(work).st_uid
     if owner:
         os.chown(work, *owner)
     os.chmod(work, stat.S_IMODE(os.stat(work).st_mode) & ~0o6000 | 0o700)
-    try:
+    with contextlib.suppress(OSError):  # too deep to walk: what reads the submission does not follow it there either
         for entry in _walk(work, repair=True):
             info = entry.stat(follow_symlinks=False)
             # a file of somebody else can only be here by a hard link: it is not ours to give away
@@ -93,8 +75,6 @@ def restore_owner(work: str, owner: "tuple[int, int] | None") -> None:
                 os.chown(entry.path, *owner, follow_symlinks=False)
             if info.st_mode & 0o6000 and not stat.S_ISLNK(info.st_mode):
                 os.chmod(entry.path, stat.S_IMODE(info.st_mode) & ~0o6000)
-    except OSError:
-        pass  # too deep to walk: what reads the submission does not follow it there either
 
 
 def readable_by_all(path: str) -> bool:
@@ -109,7 +89,7 @@ def _open(mode: int) -> bool:
     return stat.S_ISLNK(mode) or mode & needed == needed
 
 
-def _walk(folder: str, repair: bool = False) -> "Iterator[os.DirEntry[str]]":
+def _walk(folder: str, repair: bool = False) -> Iterator[os.DirEntry[str]]:
     waiting = [folder]
     while waiting:
         try:

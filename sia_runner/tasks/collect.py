@@ -6,7 +6,6 @@ name (a hard link could name a file of the host), and is copied in bounded memor
 
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +38,13 @@ class CopyQuota:
         """Copy file `name` below `work` to the same name below `dest`. A file that does not exist counts 0 bytes."""
         if self.files <= 0:
             raise _CopyRefusedError("too many files")
-        try:
-            source = _open_below(work, name)
+        above, _, last = name.rpartition("/")
+        try:  # without following a link anywhere; anything but a file or folder is refused before it is opened
+            with open_folder(work, above) as folder:
+                mode = os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise _NotRegularFileError("not a plain file that can be read (link, pipe, socket or device)")
+                source = os.open(last, _FLAGS, dir_fd=folder)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -69,7 +73,7 @@ def collect_submission(work: Path, dest: Path, submission: str, cap_mb: int, mos
         else:
             CopyQuota(1, cap_mb << 20).take(work, submission, dest)
     except _CopyRefusedError as refusal:
-        _refuse(dest, f"{submission}: {refusal}")
+        (dest / REFUSAL_FILE).write_text(f"{submission}: {refusal}", "utf-8", "backslashreplace")
     logs = CopyQuota(_LOGS, _LOG_MB << 20)
     names = [entry.name for entry in list_folder(work, "agent_execution", _LOGS)]
     executions = [f"agent_execution/{n}" for n in names if n.startswith("execution_q") and n.endswith(".json")]
@@ -84,7 +88,7 @@ def collect_tree(work: Path, dest: Path, quota: CopyQuota, leave: frozenset[str]
     try:
         _take_below(work, "", dest, quota, leave)
     except _CopyRefusedError as refusal:
-        _refuse(dest, str(refusal))
+        (dest / REFUSAL_FILE).write_text(str(refusal), "utf-8", "backslashreplace")
 
 
 def read_refusal(submission: Path) -> str:
@@ -96,11 +100,21 @@ def read_refusal(submission: Path) -> str:
 
 
 def _take_below(work: Path, folder: str, dest: Path, quota: CopyQuota, leave: frozenset[str]) -> None:
-    """Copy the files below `folder`, which is "" or ends with a slash."""
-    for name in _walk(work, folder, 2 * quota.files):
-        if name not in leave:
-            with suppress(_NotRegularFileError):
-                quota.take(work, name, dest)
+    """Copy the files below `folder`, which is "" or ends with a slash: folder by folder, in sorted order."""
+    folders, limit = [folder], 2 * quota.files
+    while folders:
+        prefix = folders.pop(0)
+        entries = list_folder(work, prefix.rstrip("/"), limit + 1)
+        limit -= len(entries)
+        if limit < 0:
+            raise _CopyRefusedError("too many files and folders")
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.kind == "folder" and path.count("/") < _DEPTH:
+                folders.append(f"{path}/")
+            elif path not in leave:
+                with suppress(_NotRegularFileError):
+                    quota.take(work, path, dest)
 
 
 def _copy(source: int, size: int, dest: Path, cap: int) -> int:
@@ -119,34 +133,3 @@ def _copy(source: int, size: int, dest: Path, cap: int) -> int:
             target.write(chunk)
     temporary.replace(dest)
     return copied
-
-
-def _open_below(work: Path, name: str) -> int:
-    """Open a file or folder without following a link anywhere; refuse anything else before opening it."""
-    above, _, last = name.rpartition("/")
-    with open_folder(work, above) as folder:
-        mode = os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OSError(0, "link, pipe, socket or device")
-        return os.open(last, _FLAGS, dir_fd=folder)
-
-
-def _walk(work: Path, start: str, limit: int) -> Iterator[str]:
-    """Yield the paths of entries below `start` except folders, folder by folder in sorted order; at most `limit`."""
-    folders = [start]
-    while folders:
-        prefix = folders.pop(0)
-        entries = list_folder(work, prefix.rstrip("/"), limit + 1)
-        limit -= len(entries)
-        if limit < 0:
-            raise _CopyRefusedError("too many files and folders")
-        for entry in entries:
-            path = prefix + entry.name
-            if entry.kind == "folder" and path.count("/") < _DEPTH:
-                folders.append(f"{path}/")
-            else:
-                yield path
-
-
-def _refuse(dest: Path, reason: str) -> None:
-    (dest / REFUSAL_FILE).write_bytes(reason.encode("utf-8", "backslashreplace"))

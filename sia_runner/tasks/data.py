@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -58,16 +58,12 @@ def _download(wheel: str, dest: Path) -> Path:
         wheels = sorted(dest.glob("*.whl"))
         if wheels and not completed.returncode:
             return wheels[0]
-        errors = [line for line in completed.stderr.splitlines() if line.startswith("ERROR")]
-        problem = "pip failed" if completed.returncode else "pip brought no wheel"
-        if completed.returncode and errors:
-            problem = errors[-1].removeprefix("ERROR: ").strip()
+        errors = [line for line in completed.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
+        problem = errors[-1].removeprefix("ERROR: ").strip() if completed.returncode else "pip brought no wheel"
     raise NotFetchedError(f"{wheel} is not in the cache and cannot be fetched ({problem})")
 
 
-def run_script(
-    script: Path, out: Path, source: Path | None = None, arguments: Mapping[str, str | int | float] | None = None
-) -> None:
+def run_script(script: Path, out: Path, source: Path | None = None, arguments: Json | None = None) -> None:
     """Run a task's data script, which writes to `out`, and reads `source` if there is one. Raises TaskError."""
     command = [sys.executable, "-I", "-B", str(script), "--out", str(out)]  # -B: nothing is written beside the script
     if source is not None:
@@ -153,11 +149,7 @@ def _local_source(data: DataSource) -> Path:
 
 
 def _is_intact(folder: Path) -> bool:
-    """Return True when the files agree with the manifest.
-
-    Size and time are compared, contents where these differ (a copied cache). That finds files that are missing, cut
-    short or edited; it does not find decayed bits, or an edit that restores the time.
-    """
+    """Return True when the files agree with the manifest: in size and time, or contents (as in a copied cache)."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         for name, entry in files.items():
@@ -182,29 +174,24 @@ def _build(data: DataSource, folder: Path, cache: Path, dest: Path) -> None:
             with zipfile.ZipFile(cached_wheel(data, cache, Path(temporary))) as archive:
                 # only what the task names: a wheel may hold other tasks, whose questions must not spread
                 archive.extractall(source, files & set(archive.namelist()))
-            _check_complete(source, files, data.wheel)
+            if missing := _missing(files, source):
+                raise TaskError(f"{data.wheel} does not bring {missing}")
         if data.script:
             source = _local_source(data) if data.local else Path(temporary) / "source" if data.wheel else None
             run_script(folder / data.script, build, source, data.arguments)
-            _check_complete(build, _named_files(data), data.script)
+            if missing := _missing(_named_files(data), build):
+                raise TaskError(f"{data.script} does not bring {missing}")
         entries: dict[str, Json] = {}
         for path in sorted(path for path in build.rglob("*") if path.is_file()):
-            stat = path.stat()
-            entry: Json = {"sha256": sha256_of(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-            entries[path.relative_to(build).as_posix()] = entry
+            name, stat = path.relative_to(build).as_posix(), path.stat()
+            entries[name] = {"sha256": sha256_of(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         (build / MANIFEST).write_text(json.dumps({"files": entries}, indent=1))
         if dest.exists():
             dest.rename(Path(temporary) / "damaged")
         build.rename(dest)
 
 
-def _check_complete(folder: Path, files: set[str], origin: str) -> None:
-    if missing := _missing(files, folder):
-        raise TaskError(f"{origin} does not bring {missing}")
-
-
 def _locked(path: Path, name: str, say: _Announce) -> AbstractContextManager[object]:
-    """Lock `path` until the block of the returned context ends."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,10 +32,7 @@ _ODD, _ODDER, _STEP = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15
 
 
 def near_duplicate_groups(texts: Mapping[str, str], cache: Path) -> list[list[str]]:
-    """Return groups of two or more names whose texts are near-duplicates, directly or through others.
-
-    Names are in the order of `texts`. The groups are cached in the folder `cache` under a hash of the texts.
-    """
+    """Return groups of names, in order, whose texts are near-duplicates, directly or through others."""
     digest = hashlib.sha256(f"{_FORMAT} {MIN_SIMILARITY} {SHINGLE_LENGTH} {SHORT_TEXT}\n".encode())
     for name, text in texts.items():
         digest.update(json.dumps([name, text]).encode() + b"\n")

@@ -6,9 +6,8 @@ import shutil
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sia_runner.config.composition import compose_plain, explain_validation_error
 from sia_runner.config.experiment import check_task
@@ -33,14 +32,12 @@ def _is_measured(answers: Sequence[str]) -> bool:
     """Return True for numbers that are measurements; whole numbers that recur, or begin with 0, name classes."""
     different = set(answers)
     whole = all(re.fullmatch(r"[-+]?\d+", answer) for answer in different)
-    codes = whole and (
-        len(answers) >= 5 * len(different) or any(re.fullmatch(r"[-+]?0\d+", text) for text in different)
-    )
+    padded = any(re.fullmatch(r"[-+]?0\d+", answer) for answer in different)
+    codes = whole and (padded or len(answers) >= 5 * len(different))
     return len(different) > MANY and not codes and None not in map(finite_number, different)
 
 
 def _choose_metric(answers: Sequence[str]) -> tuple[Json, str]:
-    """Return the metric, and why it was chosen."""
     different = sorted(set(answers))
     if _is_measured(answers):
         tolerance = float(f"{statistics.pstdev(map(float, answers)) / 5:.2g}")
@@ -74,27 +71,21 @@ def _task_yaml(folder: Path, id_column: str, answer: str, metric: Json, answers:
 
     dev, val, test = (0.15, 0.3, 0.25) if len(answers) < 2000 else (0.1, 0.2, 0.2)
     stratify = len(set(answers)) <= len(answers) / 4
-    parts = {
-        "name": folder.name,
-        "_target_": "sia_runner.tasks.table.TableTask",
-        "dir": "../..",
-        "data": {"labelled": "labelled.csv", "licence": licence},
-        "columns": {"id": id_column, "answer": answer},
-        "metric": metric,
-        "splits": {"dev": dev, "val": val, "test": test, "stratify": stratify},
-        "limits": {"run": 120, "gate": 30},
-    }
-    says = {
-        "dir": "where this folder lies, from this file",
-        "data": "say in licence what others may do with the data",
-        "metric": "exact_match, choice, letter, numeric, auc; or python, for a verifier.py of your own",
-        "splits": "shares of the labelled rows; the rest is train",
-        "limits": "seconds",
+    splits = {"dev": dev, "val": val, "test": test, "stratify": stratify}
+    parts: dict[str, tuple[Any, str]] = {  # with a comment
+        "name": (folder.name, ""),
+        "_target_": ("sia_runner.tasks.table.TableTask", ""),
+        "dir": ("../..", "where this folder lies, from this file"),
+        "data": ({"labelled": "labelled.csv", "licence": licence}, "say in licence what others may do with the data"),
+        "columns": ({"id": id_column, "answer": answer}, ""),
+        "metric": (metric, "exact_match, choice, letter, numeric, auc; or python, for a verifier.py of your own"),
+        "splits": (splits, "shares of the labelled rows; the rest is train"),
+        "limits": ({"run": 120, "gate": 30}, "seconds"),
     }
     title = f"{folder.name.replace('_', ' ').capitalize()}: {answer} of {len(answers):,} labelled rows."
     lines = [f"# {' '.join(title.split())}"]
-    for key, value in parts.items():
-        lines += [f"# {says[key]}"] if key in says else []
+    for key, (value, comment) in parts.items():
+        lines += [f"# {comment}"] if comment else []
         lines.append(OmegaConf.to_yaml(OmegaConf.create({key: _escape(value)})).rstrip())
     return "\n".join(lines) + "\n"
 
@@ -108,8 +99,7 @@ def _escape(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-@dataclass(frozen=True, slots=True)
-class CsvSource:
+class CsvSource(NamedTuple):
     """A table of the user's. `id`: its column of ids; None: rows are numbered."""
 
     csv: Path
@@ -138,7 +128,6 @@ def write_task(name: str, parent: Path, source: CsvSource | None, cache: Path) -
 
 
 def _fill_folder(folder: Path, name: str, source: CsvSource | None) -> list[str]:
-    """Write all files; return what the user should know about the data."""
     lines: list[str] = []
     if source:
         id_column, answer = _copy_rows(source, folder / "labelled.csv", lines), source.answer.strip()
@@ -164,10 +153,8 @@ def _fill_folder(folder: Path, name: str, source: CsvSource | None) -> list[str]
     (folder / "conf" / "task").mkdir(parents=True)
     text = _task_yaml(folder, id_column, answer, metric, answers, source.licence if source else _EXAMPLE)
     write_text(folder / "conf" / "task" / f"{name}.yaml", text)
-    kinds = [
-        f"{column} ({_kind([cells[rows.columns.index(column)] for cells in rows.by_id.values()])})"
-        for column in columns
-    ]
+    cells_by_column = zip(rows.columns, zip(*rows.by_id.values(), strict=True), strict=True)
+    kinds = [f"{column} ({_kind(cells)})" for column, cells in cells_by_column if column != answer]
     lines.append(f"rows: {len(answers):,}; columns: {', '.join(kinds)}")
     how = f"judged by {metric['verifier']} as {why}; to change it: metric in conf/task/{name}.yaml"
     return [*lines, f"answers: column {answer}, {how}"]
@@ -197,9 +184,8 @@ def _copy_rows(source: CsvSource, dest: Path, lines: list[str]) -> str:
         ids = {n: row[header.index(id_column)] for n, row in rows.items()}
         counts = Counter(ids.values())
         if wrong := [str(n) for n, cell in ids.items() if counts[cell] > 1 or not cell.strip()]:
-            raise TaskError(
-                f"--id {id_column}: rows of {source.csv} without an id of their own: {', '.join(wrong[:10])}"
-            )
+            numbers = ", ".join(wrong[:10])
+            raise TaskError(f"--id {id_column}: rows of {source.csv} without an id of their own: {numbers}")
     name = id_column or next(name for name in ("id", "row_id", "row_number_of_task") if name not in header)
     with dest.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -89,33 +88,18 @@ def run_program(command: list[str], seconds: float, cwd: Path) -> ProgramResult:
         )
         exit_code: int | None = None
         with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
-            exit_code = _wait(process, seconds)
+            exit_code = process.wait(seconds)
         return ProgramResult(exit_code, _head(output), _head(errors)[-4096:].decode(errors="replace"))
 
 
 @contextlib.contextmanager
 def _group_killed_at_end(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Kill the process and its group when the block ends, however it ends."""
     try:
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> int:
-    """Wait for the process with a pidfd, which wakes at once; Popen.wait polls every 50 ms. Raises TimeoutExpired."""
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except OSError:  # Linux before 5.3
-        return process.wait(seconds)
-    try:
-        if not select.select([pidfd], [], [], seconds)[0]:
-            raise subprocess.TimeoutExpired(process.args, seconds)
-    finally:
-        os.close(pidfd)
-    return process.wait()
 
 
 def _head(stream: IO[bytes]) -> bytes:

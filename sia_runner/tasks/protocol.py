@@ -57,7 +57,6 @@ class Task(Protocol):
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Fetch or make the data on first use; cached, checked, resumable, safe when two runs prepare at once."""
-        ...
 
     def data_hashes(self) -> dict[str, str]:
         """Return file name -> sha256 of all data that the scores rest on."""
@@ -89,7 +88,6 @@ class Task(Protocol):
 
     def collect(self, work: Path, dest: Path) -> None:
         """Copy the submission out of hostile `work` into `dest`: regular files only, no links followed, size capped."""
-        ...
 
     def verify(
         self, submission: Path, keys: ViewKeys, unanswered: OutcomeKind, sandbox_command: Sequence[str] = ()

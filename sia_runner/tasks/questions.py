@@ -1,7 +1,4 @@
-"""The questions of a table task in memory, read from its CSV files: each is a row with its fields and its gold answer.
-
-The files are trusted; a mistake in them gets one clear line.
-"""
+"""The questions of a table task, read from its CSV files, which are trusted: a mistake in them gets one clear line."""
 
 import csv
 import io

@@ -69,9 +69,8 @@ class SiaFolder(Task):
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Say that candidates are selected on test questions; there is nothing to fetch."""
-        say(
-            f"task {self.name}: {self.folder} brings its own evaluate.py: candidates are selected on its test questions"
-        )
+        consequence = "candidates are selected on its test questions"
+        say(f"task {self.name}: {self.folder} brings its own evaluate.py: {consequence}")
 
     def data_hashes(self) -> dict[str, str]:
         """Return file name -> sha256 of all files of data/ and of the evaluator."""

@@ -14,6 +14,10 @@ from sia_runner.tasks.protocol import Fold, FoldPurpose, TaskError
 from sia_runner.tasks.questions import QuestionTable, group_of_id
 
 Block = list[str]
+_NO_ROLLOUT = (
+    "there is no rollout split to train weights on: no labelled row is left for train (splits.dev, splits.val, "
+    "splits.test), splits.rollout is 0, or splits.folds is above 1; use trainer=none"
+)
 
 
 def _shuffle_key(unit: str, seed: object) -> bytes:
@@ -116,12 +120,6 @@ def _strata(parts: Sequence[Block], stratum: Callable[[str], str], seed: int) ->
         yield queues[name]
 
 
-_NO_ROLLOUT = (
-    "there is no rollout split to train weights on: no labelled row is left for train (splits.dev, splits.val, "
-    "splits.test), splits.rollout is 0, or splits.folds is above 1; use trainer=none"
-)
-
-
 class SplitPlan:
     """The splits of one task and one seed. With folds > 1 there is no train: a fold learns from the other folds."""
 
@@ -185,9 +183,8 @@ class SplitPlan:
                 excluded.update(group)
         train = [unit for unit in split["train"] if unit not in excluded]
         if not train:
-            raise TaskError(
-                "every row of train says nearly the same as a rollout question: nothing is left to learn from"
-            )
+            why = "every row of train says nearly the same as a rollout question"
+            raise TaskError(f"{why}: nothing is left to learn from")
         return Fold(train, self._sorted(units))
 
     def _cut(self) -> dict[str, list[str]]:

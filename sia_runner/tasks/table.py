@@ -207,7 +207,6 @@ class TableTask(Task):
 
     @cached_property
     def _scale(self) -> dict[str, Any]:
-        """The scale of all gold answers, for verifiers that are a measure; empty for others."""
         measure = MEASURES.get(self._spec.metric.verifier)
         return asdict(scale_of(measure, self._units.answers.values(), self._choices)) if measure else {}
 
@@ -233,7 +232,6 @@ class TableTask(Task):
 
     @cached_property
     def _near_duplicates(self) -> list[list[str]]:
-        """The groups of near-duplicates among labelled questions, cached beside the prepared data."""
         from sia_runner.tasks.near_duplicates import near_duplicate_groups  # with numpy, and for rollouts only
 
         texts = {unit: self._units.content(unit) for unit in self._units.labelled}

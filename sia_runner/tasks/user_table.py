@@ -1,7 +1,6 @@
-"""Tables as people have them: a user's CSV file or Excel workbook, read into plain cells.
+"""Tables as people have them: a CSV file or Excel workbook, with separator, encoding and numbers of whoever saved it.
 
-Separator, encoding and the form of numbers are those of whoever saved it. What was understood or left out is noted;
-a refusal gives the row's number in the user's own file.
+What was understood or left out is noted; a refusal gives the row's number in the user's own file.
 """
 
 import codecs
@@ -29,13 +28,16 @@ _FORMS = {  # decimal mark -> numbers that are written with it
 }
 
 
+Strays = dict[str, list[int]]  # column -> the few rows without a number
+
+
 class UserTable(NamedTuple):
-    """The table. `numbers`: of each row in the user's file; `strays`: column -> the few rows without a number."""
+    """The table. `numbers`: of each row in the user's file."""
 
     columns: list[str]
     rows: list[list[str]]
     numbers: list[int]
-    strays: dict[str, list[int]]
+    strays: Strays
     notes: list[str]
 
 
@@ -91,7 +93,6 @@ def _cell_text(cell: Any) -> str:
 
 
 def _read_text(data: bytes, notes: list[str]) -> tuple[str, list[list[str]]]:
-    """Return the separator and the records."""
     encoding, text = _decode(data)
     declared = re.match(r'"?sep=(.)"?\r?\n', text, re.IGNORECASE)  # as Excel does
 
@@ -149,9 +150,7 @@ def _shape(records: list[list[str]], notes: list[str]) -> tuple[list[str], list[
     return [names[index] for index in used], [(number, [row[index] for index in used]) for number, row in rows]
 
 
-def _plain_numbers(
-    columns: Sequence[str], rows: list[list[str]], separator: str, notes: list[str]
-) -> dict[str, list[int]]:
+def _plain_numbers(columns: Sequence[str], rows: list[list[str]], separator: str, notes: list[str]) -> Strays:
     """Write numbers like 1.299,50 € or $1,299.50 as 1299.50, in place; return the strays (see `UserTable`)."""
     bare: dict[int, list[str]] = {}
     misfits: dict[int, dict[str, list[int]]] = {}  # column -> decimal mark -> rows that hold no such number
@@ -169,7 +168,7 @@ def _plain_numbers(
             misfits[index] = by_mark
     clear = Counter(mark for by in misfits.values() for mark, other in (",.", ".,") if by[other] and not by[mark])
     usual = max(_FORMS, key=lambda mark: (clear[mark], (mark == ",") == (separator == ";")))
-    strays: dict[str, list[int]] = {}
+    strays: Strays = {}
     for index, by_mark in misfits.items():
         mark = min(by_mark, key=lambda mark: (len(by_mark[mark]), mark != usual))
         if by_mark[mark]:

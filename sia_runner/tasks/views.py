@@ -62,9 +62,8 @@ def write_view(
     if columns.answer_is_file:
         train_answers, asked_answers = ({units.answers[unit] for unit in part} for part in (fold.train, fold.questions))
         if in_both := train_answers & asked_answers:
-            raise TaskError(
-                f"task {spec.name}: {min(in_both)} is the answer of a row of train and of a question at once"
-            )
+            problem = f"{min(in_both)} is the answer of a row of train and of a question at once"
+            raise TaskError(f"task {spec.name}: {problem}")
     dest.mkdir(parents=True, exist_ok=True)
     questions = shuffled(fold.questions, salt)
     names = _names_in_view([*fold.train, *questions], salt, grouped=columns.grouped_ids)

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -24,15 +24,7 @@ from typing import Any, Protocol
 
 from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, OutcomeKind
 from sia_runner.tasks.submission_sandbox import SubmissionSandbox
-from sia_runner.tasks.verifiers.answers import (
-    Judge,
-    exact_match,
-    judge_all,
-    letter_in_text,
-    number_within,
-    one_of_choices,
-    rank_scores,
-)
+from sia_runner.tasks.verifiers.answers import judge_all, judge_named, rank_scores
 from sia_runner.tasks.verifiers.measures import MEASURES, Scale, measure_outcomes
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_cells
 
@@ -59,11 +51,8 @@ def limit_program(seconds: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent process has gone.
-
-    PDEATHSIG does not serve here: it follows the thread that started us, which may end long before the runner does.
-    """
-    parent = os.getppid()
+    """End this process when its parent process has gone."""
+    parent = os.getppid()  # PDEATHSIG follows the thread that started us, which may end long before the runner does
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -122,14 +111,15 @@ def verify(request: Mapping[str, Any]) -> list[Outcome]:
     if request["verifier"] == "python" or "." in request["verifier"]:
         return _run_own_verifier(request)
     path, limits = Path(request["submission"]) / request["file"], (request["most_rows"], request["most_bytes"])
+    cells, note = ({}, set[str]()), ""
     try:
-        return _judge_cells(request, *read_cells(path, request["id"], request["columns"], gold, *limits))
+        cells = read_cells(path, request["id"], request["columns"], gold, *limits)
     except FileNotFoundError:
-        return _judge_cells(request, {}, set())
+        pass
     except UnreadableError as error:
         note = f"({request['file']}: {error})"
-        outcomes = _judge_cells(request, {}, set())
-        return [replace(outcome, kind=OutcomeKind.INVALID_FORMAT, prediction=note) for outcome in outcomes]
+    outcomes = _judge_cells(request, *cells)
+    return [replace(o, kind=OutcomeKind.INVALID_FORMAT, prediction=note) for o in outcomes] if note else outcomes
 
 
 def _judge_cells(request: Mapping[str, Any], cells: dict[str, tuple[str, ...]], spoiled: set[str]) -> list[Outcome]:
@@ -139,13 +129,8 @@ def _judge_cells(request: Mapping[str, Any], cells: dict[str, tuple[str, ...]], 
     answers = {unit: answer for unit, (answer,) in cells.items()}
     if request["verifier"] == "auc":
         return rank_scores(answers, spoiled, gold, request["choices"][1])
-    judges: dict[str, Callable[[], Judge]] = {
-        "exact_match": exact_match,
-        "choice": lambda: one_of_choices(request["choices"]),
-        "letter": lambda: letter_in_text(request["choices"]),
-        "numeric": lambda: number_within(request["tolerance"]),
-    }
-    return judge_all(judges[request["verifier"]](), answers, spoiled, gold)
+    judge = judge_named(request["verifier"], request["choices"], request["tolerance"])
+    return judge_all(judge, answers, spoiled, gold)
 
 
 def load_verifier(name: str, path: Path) -> Any:
@@ -182,8 +167,7 @@ def _run_own_verifier(request: Mapping[str, Any]) -> list[Outcome]:
             raise BadVerifierError("verify() gave an outcome for an unknown id, or two for one id")
         if not math.isfinite(outcome.value):
             raise BadVerifierError("verify() gave a value that is no finite number")
-        kind = OutcomeKind(outcome.kind)
-        text = outcome.prediction[:300]
+        kind, text = OutcomeKind(outcome.kind), outcome.prediction[:300]
         if kind in INFRASTRUCTURE_KINDS:  # no answer: a task's own code may write gold answers into it
             text = "(verifier.py could not judge it)"
         by_question[outcome.unit] = replace(outcome, kind=kind, prediction=text)

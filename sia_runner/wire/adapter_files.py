@@ -1,7 +1,4 @@
-"""An adapter on disk: what PEFT and vLLM read, and `sia_adapter.json`, which records its base and origin.
-
-Writing imports torch and PEFT; reading does not.
-"""
+"""An adapter on disk: what PEFT and vLLM read, and `sia_adapter.json`, with its base and origin."""
 
 import hashlib
 import json
@@ -16,6 +13,8 @@ from typing import Any
 ORIGIN_FILE = "sia_adapter.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+# What every version of PEFT, and vLLM, reads.
+_KEYS = ("base_model_name_or_path", "inference_mode", "lora_alpha", "peft_type", "r", "target_modules", "task_type")
 
 
 def adapter_sha256(folder: Path) -> str:
@@ -55,23 +54,11 @@ def write_adapter(model: Any, name: str, out: Path, origin: Mapping[str, Any]) -
     folder.rename(out)
 
 
-# Keys that every version of PEFT, and vLLM, reads.
-_PEFT_KEYS = (
-    "base_model_name_or_path",
-    "inference_mode",
-    "lora_alpha",
-    "peft_type",
-    "r",
-    "target_modules",
-    "task_type",
-)
-
-
 def _peft_config(config: Any, base_id: str) -> dict[str, Any]:
     """Return PEFT's config as JSON data, without keys that have their default: an earlier PEFT refuses unknown ones."""
     own, default = config.to_dict(), type(config)().to_dict()
     own |= {"inference_mode": True, "base_model_name_or_path": base_id}
-    settings = {key: value for key, value in own.items() if key in _PEFT_KEYS or value != default.get(key)}
+    settings = {key: value for key, value in own.items() if key in _KEYS or value != default.get(key)}
     # a set's order differs between processes, and so would our hash
     return {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(settings.items())}
 

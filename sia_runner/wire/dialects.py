@@ -31,6 +31,20 @@ _MESSAGE_FIELDS = frozenset(
     {"content", "tool_calls", "function_call", "refusal", "reasoning", "reasoning_content", "audio"}
 )
 _OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 429: "rate_limit_error"}
+_CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # run by the client; others by the provider
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_ANTHROPIC_STATUS = {kind: status for status, kind in _ANTHROPIC_TYPES.items()}
+_ERROR_CODES = frozenset(map(str, range(400, 600)))
 
 
 class OpenAIChat:
@@ -100,7 +114,7 @@ class OpenAIChat:
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as OpenAI writes it."""
-        kind = _error_type(_OPENAI_TYPES, status)
+        kind = _OPENAI_TYPES.get(status, _error_type(status))
         return {"error": {"message": failed.message, "type": kind, "code": failed.code or failed.kind, "param": None}}
 
 
@@ -128,6 +142,12 @@ class _StreamReader:
             raise CallError("malformed", "an event of the provider's stream is not an object")
         return event
 
+    def _finish(self, finish_reason: str | None, calls: list[dict[str, str]]) -> AnswerSummary:
+        check_finish_reason(finish_reason, complete=False)
+        self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
+        self._summary.tool_calls = calls
+        return self._summary
+
 
 class _OpenAIReader(_StreamReader):
     def __init__(self, wants_usage: bool) -> None:
@@ -136,7 +156,7 @@ class _OpenAIReader(_StreamReader):
         self._calls: list[dict[str, Any]] = []
 
     def take(self, item: SseEvent) -> bytes:
-        """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
+        """Return what the client shall see of an event. Raises CallError for an invalid one."""
         if not item.data:
             return b""  # a comment that keeps the connection alive
         if item.data.strip() == b"[DONE]":
@@ -184,12 +204,10 @@ class _OpenAIReader(_StreamReader):
 
     def finish(self) -> AnswerSummary:
         """Return the summary. Raises CallError when the stream was cut before its end, whatever mark it ends with."""
-        check_finish_reason(self._summary.finish_reason, complete=False)
-        self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
-        self._summary.tool_calls = [
+        calls = [
             {"id": call["id"], "name": call["name"], "arguments": "".join(call["arguments"])} for call in self._calls
         ]
-        return self._summary
+        return self._finish(self._summary.finish_reason, calls)
 
 
 def _raise_error(*levels: Any) -> None:
@@ -204,7 +222,6 @@ def _raise_error(*levels: Any) -> None:
 
 
 def _reason(data: Body, name: str) -> str | None:
-    """Return a finish reason; None where the API gives none yet. Raises CallError for what is no text."""
     value = data.get(name)
     if value is not None and not isinstance(value, str):
         raise CallError("malformed", f"the provider's answer has {name} {_excerpt(value)}")
@@ -220,8 +237,8 @@ def _objects(value: Any) -> list[Body]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def _error_type(types: Mapping[int, str], status: int) -> str:
-    return types.get(status, "api_error" if status >= 500 else "invalid_request_error")
+def _error_type(status: int) -> str:
+    return "api_error" if status >= 500 else "invalid_request_error"
 
 
 def _note_openai(summary: AnswerSummary, body: Body) -> None:
@@ -229,9 +246,8 @@ def _note_openai(summary: AnswerSummary, body: Body) -> None:
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return
-    input_count, output_count, total = (
-        token_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
-    )
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    input_count, output_count, total = (token_count(usage.get(name)) for name in names)
     if input_count is not None and output_count is not None:
         # Gemini does not count thinking in completion_tokens, but bills it
         summary.input_tokens, summary.output_tokens = input_count, max(output_count, (total or 0) - input_count)
@@ -259,22 +275,6 @@ def _openai_text(content: Any) -> str:
     if content is not None and not isinstance(content, str):
         raise CallError("malformed", f"the provider's answer has the content {_excerpt(content)}")
     return content or ""
-
-
-_CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # run by the client; others by the provider
-_ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
-_ANTHROPIC_STATUS = {kind: status for status, kind in _ANTHROPIC_TYPES.items()}
-_ERROR_CODES = frozenset(map(str, range(400, 600)))
 
 
 class AnthropicMessages:
@@ -321,15 +321,9 @@ class AnthropicMessages:
         finish_reason = "end_turn" if sampled.finish_reason == "stop" else "max_tokens"
         reason = {"stop_reason": finish_reason, "stop_sequence": None}
         output_usage = {"output_tokens": len(sampled.completion_ids)}
-        message: Body = {
-            "id": f"msg_{uuid.uuid4().hex}",
-            "type": "message",
-            "role": "assistant",
-            "model": request.body["model"],
-            "content": [{"type": "text", "text": sampled.text}],
-            **reason,
-            "usage": {"input_tokens": len(sampled.prompt_ids), **output_usage},
-        }
+        content, usage = [{"type": "text", "text": sampled.text}], {"input_tokens": len(sampled.prompt_ids)}
+        message: Body = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant"}
+        message |= {"model": request.body["model"], "content": content, **reason, "usage": usage | output_usage}
         if not request.stream:
             return finish_reason, dumps(message)
         events: list[Body] = [
@@ -344,7 +338,7 @@ class AnthropicMessages:
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as Anthropic writes it."""
-        kind = _error_type(_ANTHROPIC_TYPES, status)
+        kind = _ANTHROPIC_TYPES.get(status, _error_type(status))
         return {"type": "error", "error": {"type": kind, "message": failed.message}}
 
 
@@ -354,7 +348,6 @@ class _AnthropicReader(_StreamReader):
         self._calls: dict[int, tuple[Body, list[str]]] = {}
 
     def take(self, item: SseEvent) -> bytes:
-        """Return the bytes of an event that the client shall see. Raises CallError for an invalid event."""
         if not item.data:
             return b""
         data = self._event(item)
@@ -381,12 +374,8 @@ class _AnthropicReader(_StreamReader):
         return item.raw
 
     def finish(self) -> AnswerSummary:
-        """Return the summary. Raises CallError when the stream was cut before its end."""
-        check_finish_reason(self._summary.finish_reason if self.at_end else None, complete=False)
-        self._summary.text, self._summary.reasoning = "".join(self._text), "".join(self._reasoning)
-        calls = self._calls.values()
-        self._summary.tool_calls = [_anthropic_call(block, "".join(pieces) or "{}") for block, pieces in calls]
-        return self._summary
+        calls = [_anthropic_call(block, "".join(pieces) or "{}") for block, pieces in self._calls.values()]
+        return self._finish(self._summary.finish_reason if self.at_end else None, calls)
 
 
 def _object(data: Body, name: str) -> Body:

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -24,11 +25,8 @@ FailureKind = Literal[
 ]
 
 TRANSIENT_KINDS: frozenset[FailureKind] = frozenset({"rate_limited", "timeout", "unreachable", "malformed"})
-# What becomes of a question whose request failed so. A kind that is not here is the harness's own failure.
+# What becomes of a question whose request failed so; any other kind is a RATE_LIMITED.
 _OUTCOMES: Mapping[FailureKind, OutcomeKind] = {
-    **dict.fromkeys(
-        ("rate_limited", "timeout", "unreachable", "auth", "malformed", "too_large", "down"), OutcomeKind.RATE_LIMITED
-    ),
     "bad_request": OutcomeKind.REFUSED,
     "budget": OutcomeKind.BUDGET,
     "cancelled": OutcomeKind.TIMEOUT,  # by the client: its patience may be short, or the model slow
@@ -45,17 +43,15 @@ _CONTENT_CODES = ("context_length_exceeded", "string_above_max_length", "content
 _TOO_LONG = re.compile(r"context.?(length|window|size)|too (long|large|many tokens)|content.?(filter|policy)", re.I)
 _OVERLOADED = 529  # Anthropic's own
 _STATUS: Mapping[int, FailureKind] = {
-    401: "auth",
-    402: "auth",
-    403: "auth",
-    408: "timeout",
-    409: "unreachable",
-    425: "unreachable",
-    429: "rate_limited",
-    504: "timeout",
-    _OVERLOADED: "rate_limited",
+    **dict.fromkeys((401, 402, 403), "auth"),
+    **dict.fromkeys((408, 504), "timeout"),
+    **dict.fromkeys((409, 425), "unreachable"),
+    **dict.fromkeys((429, _OVERLOADED), "rate_limited"),
 }
 _MAX_MESSAGE_CHARS = 2000  # characters kept of a provider's message
+_DAILY = re.compile(r"per[ _-]?day|daily", re.I)
+_DELAY = re.compile(r"(?:retry|try again)\s+(?:in|after)\s+((?:\d+(?:\.\d+)?\s*(?:ms|h|m|s)[a-z]*\s*)+)", re.I)
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 @dataclass(eq=False)
@@ -83,7 +79,8 @@ class CallError(Exception):
     @property
     def outcome(self) -> OutcomeKind | None:
         """The kind of a question whose request failed so; None where the harness is to blame."""
-        return None if self.kind == "bad_request" and not self.sent else _OUTCOMES[self.kind]
+        refused_here = self.kind == "bad_request" and not self.sent
+        return None if refused_here else _OUTCOMES.get(self.kind, OutcomeKind.RATE_LIMITED)
 
     @property
     def concerns_content(self) -> bool:
@@ -119,11 +116,6 @@ def error_of_status(status: int, headers: Mapping[str, str], body: Any) -> CallE
     return CallError(kind, text, status=status, retry_after=seconds, code=code, final=final)
 
 
-_DAILY = re.compile(r"per[ _-]?day|daily", re.I)
-_DELAY = re.compile(r"(?:retry|try again)\s+(?:in|after)\s+((?:\d+(?:\.\d+)?\s*(?:ms|h|m|s)[a-z]*\s*)+)", re.I)
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-
-
 def _delay_in(fields: Mapping[str, Any]) -> float | None:
     """Return the seconds to wait that an error's details (Google) or its message name; None where they name none."""
     details = fields.get("details")
@@ -148,15 +140,11 @@ def error_of_body(status: int, headers: Mapping[str, str], body: bytes) -> CallE
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that the provider asks to wait; None where its headers give none."""
-    value = headers.get("retry-after-ms")
-    try:
-        if value is not None:
-            return max(0.0, float(value) / 1000)
-        value = headers.get("retry-after")
-        return None if value is None else max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(str(value)).timestamp() - time.time())
-    except ValueError:
-        return None
+    value, per_second = headers.get("retry-after", ""), 1
+    if "retry-after-ms" in headers:
+        value, per_second = headers["retry-after-ms"], 1000
+    with suppress(ValueError):
+        return max(0.0, float(value) / per_second)
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return None

@@ -15,10 +15,7 @@ class ModelsError(RunnerError):
 
 
 class ProviderDown(Exception):
-    """The provider refuses or does not answer, after all retries.
-
-    This says nothing about the candidate: the run stops and can be resumed. The message is one line without any key.
-    """
+    """The provider refuses or does not answer, after all retries: the run stops. The message holds no key."""
 
 
 class BudgetSpent(Exception):
@@ -35,11 +32,7 @@ class BudgetFullyReserved(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The permission to call models for one purpose.
-
-    Whoever holds its token (a random text in place of an API key) calls on its account: usage is kept per candidate,
-    purpose, and (question, sample).
-    """
+    """The permission to call models for one purpose; whoever holds its token, in place of a key, uses its account."""
 
     role: Role
     generation: int  # the generation that pays; 0: none (final test, doctor)

@@ -63,7 +63,6 @@ class PolicyService(Protocol):
 
     def close(self) -> None:
         """Stop answering and free what the policy holds."""
-        ...
 
 
 def check_policy_packages() -> None:

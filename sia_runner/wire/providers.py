@@ -29,6 +29,10 @@ from sia_runner.wire.grants import ModelsError
 
 _MAX_KEY_CHARS = 8192  # characters; real keys have about a hundred
 _DECORATED_KEY = re.compile(r"""(export\s+)?[A-Za-z_]\w*\s*=\s*[^\s=]|['"]|bearer\s""", re.I)  # a line of a .env file
+ANTHROPIC_VERSION = "2023-06-01"
+PROBE_SECONDS = 1.0  # timeout of the endpoint's answer, including name lookup and TLS
+_MAX_LIST_BYTES = 8 << 20  # bytes of a model list
+_LIST_TOO_LATE = "answers, but its list of models does not come in time: the model's name is not checked"
 
 
 def key_of(hosted: HostedProvider) -> str | None:
@@ -66,11 +70,6 @@ def redact(text: str, keys: Iterable[str | None]) -> str:
     return text
 
 
-PROBE_SECONDS = 1.0  # timeout of the endpoint's answer, including name lookup and TLS
-_MAX_LIST_BYTES = 8 << 20  # bytes of a model list
-_LIST_TOO_LATE = "answers, but its list of models does not come in time: the model's name is not checked"
-
-
 class EndpointProbe:
     """A request for the list of models, in a daemon thread: a name lookup cannot be given a deadline."""
 
@@ -98,9 +97,13 @@ class EndpointProbe:
         hosted = self._hosted
         if hosted.api == "litellm" or not hosted.base_url:
             return "litellm chooses the address: key and model are not checked before the first call"
+        headers = {"User-Agent": "sia-runner", "Accept": "application/json"} | auth_headers(hosted, key_of(hosted))
+        url = f"{hosted.base_url.rstrip('/')}/models"
+        if hosted.api == "anthropic":
+            headers, url = {"anthropic-version": ANTHROPIC_VERSION} | headers, f"{url}?limit=1000"
         try:
-            opener = build_opener(hosted.base_url, _Https(self._reached.set))
-            with opener.open(_list_request(hosted), timeout=PROBE_SECONDS) as response:
+            request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the schema allows http(s) only
+            with build_opener(url, _Https(self._reached.set)).open(request, timeout=PROBE_SECONDS) as response:
                 self._reached.set()
                 return _check_listed(hosted, response.read(_MAX_LIST_BYTES + 1))
         except urllib.error.HTTPError as error:
@@ -108,9 +111,8 @@ class EndpointProbe:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if self._reached.is_set():
                 return _LIST_TOO_LATE
-            raise ModelsError(
-                _unreachable_message(hosted, _connection_fault(getattr(error, "reason", error)))
-            ) from None
+            fault = _connection_fault(getattr(error, "reason", error))
+            raise ModelsError(_unreachable_message(hosted, fault)) from None
 
 
 def _explain_status(hosted: HostedProvider, status: int) -> str:
@@ -157,29 +159,13 @@ def _model_rows(body: bytes) -> list[dict[str, Any]]:
 
 
 def _is_listed(model: str, names: Sequence[str]) -> bool:
-    """Return whether the model is listed, also under another name.
-
-    These are an alias of a dated one, a tag (`llama3` is `llama3:latest`), a routing suffix
-    (`openai/gpt-oss-120b:nitro`), and Google's prefix `models/`.
-    """
-    served = {name.removeprefix("models/") for name in names}
+    """Return whether the model is listed: an alias of a dated one too, without a tag, routing suffix or prefix."""
+    served = {name.removeprefix("models/") for name in names}  # Google's prefix; llama3:latest, openai/gpt-oss:nitro
     requested = model.removeprefix("models/")
     if {requested, f"{requested}:latest", requested.partition(":")[0] if "/" in requested else requested} & served:
         return True
     stem = requested.removesuffix("-latest")
     return any(name.startswith(f"{stem}-") and name[len(stem) + 1 :].replace("-", "").isdigit() for name in served)
-
-
-def _list_request(hosted: HostedProvider) -> urllib.request.Request:
-    key = key_of(hosted)
-    headers = {"User-Agent": "sia-runner", "Accept": "application/json"} | auth_headers(hosted, key)
-    url = f"{str(hosted.base_url).rstrip('/')}/models"
-    if hosted.api == "anthropic":
-        headers, url = {"anthropic-version": ANTHROPIC_VERSION} | headers, f"{url}?limit=1000"
-    return urllib.request.Request(url, headers=headers)  # noqa: S310 - the schema allows http and https only
-
-
-ANTHROPIC_VERSION = "2023-06-01"
 
 
 def auth_headers(hosted: HostedProvider, key: str | None) -> dict[str, str]:
@@ -189,11 +175,10 @@ def auth_headers(hosted: HostedProvider, key: str | None) -> dict[str, str]:
     return ({"x-api-key": key} if hosted.api == "anthropic" else {"authorization": f"Bearer {key}"}) | hosted.headers
 
 
-class NoRedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: a key is sent to the configured address only."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Turns a redirect into an error: a key is sent to the configured address only."""
 
     def redirect_request(self, req: object, fp: object, code: int, msg: str, headers: object, newurl: str) -> None:
-        """Return None, which turns the redirect into an error."""
         return None
 
 
@@ -221,7 +206,7 @@ def build_opener(url: str, https: urllib.request.HTTPSHandler | None = None) -> 
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({scheme: proxy} if proxy else {})]
     if https or scheme == "https":
         handlers.append(https or urllib.request.HTTPSHandler(context=tls_context()))
-    return urllib.request.build_opener(NoRedirectHandler, *handlers)
+    return urllib.request.build_opener(_NoRedirects, *handlers)
 
 
 def tls_context() -> ssl.SSLContext:

@@ -15,7 +15,16 @@ MAX_OUTPUT_TOKENS = 131_072  # tokens; the maximum of any request
 _MAX_ID_CHARS = 200  # characters of a question's id
 Api = Literal["openai", "anthropic"]
 Body = dict[str, Any]
+Objects = Sequence[Mapping[str, Any]]  # of JSON
 TokenDecoder = Callable[[Sequence[int]], str]
+# Fields by which a harness could leave its sandbox or have another model answer.
+_REFUSED_FIELDS = {
+    "mcp_servers": "it would reach other servers",
+    "web_search_options": "it would search the web",
+    "plugins": "they would reach other servers",
+    "container": "it would run code elsewhere",
+    **dict.fromkeys(("models", "fallbacks"), "the experiment names the model"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +123,6 @@ def short_text(value: Any) -> str | None:
 def token_count(value: Any) -> int | None:
     """Return a token count as an answer reports it; None for anything but a count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40 else None
-
-
-# Fields by which a harness could leave its sandbox or have another model answer.
-_REFUSED_FIELDS = {
-    "mcp_servers": "it would reach other servers",
-    "web_search_options": "it would search the web",
-    "plugins": "they would reach other servers",
-    "container": "it would run code elsewhere",
-    "models": "the experiment names the model",
-    "fallbacks": "the experiment names the model",
-}
 
 
 def bad_request(message: str) -> CallError:

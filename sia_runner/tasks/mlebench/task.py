@@ -1,10 +1,8 @@
 """Competitions that MLE-bench prepared, as table tasks: private answers stay outside, val and dev are cut from train.
 
 The grader and the leaderboard of mlebench are used for the final test where they are available; candidates are compared
-by our metric of the same name, which has a value for each question. Medal thresholds by the number of teams are
-Kaggle's (kaggle.com/progression), with MLE-bench's rounding (`mlebench/grade_helpers.py`, `Grader.rank_score`). The
-leaderboard was scored on Kaggle's own hidden test set, while MLE-bench cuts its test set from the public training data:
-that is its protocol.
+by our metric of the same name, which has a value for each question. The leaderboard was scored on Kaggle's own hidden
+test set, while MLE-bench cuts its test set from the public training data: that is its protocol.
 """
 
 import csv
@@ -21,10 +19,9 @@ from pathlib import Path
 from statistics import median
 
 from sia_runner.config import task as task_config
-from sia_runner.config.task import Competition, competition_named
+from sia_runner.config.task import Competition, MlebenchTaskConfig, TableTaskConfig, competition_named
 from sia_runner.records import Json, Score
 from sia_runner.system import bundled_folder
-from sia_runner.tasks.data import prepared_folder
 from sia_runner.tasks.process import run_program
 from sia_runner.tasks.protocol import DatasetView, Fold, TaskError, ViewKeys
 from sia_runner.tasks.table import TableTask
@@ -43,7 +40,7 @@ _OPTIONS = ("verifier", "answer", "train", "sample", "answers")  # of convert.py
 
 
 def _find_prepared(folder: Path, competition: str) -> Path | None:
-    """Return the folder with public/ and private/, of mlebench or of a sia-agent task made of it; None for neither."""
+    """Return the folder with public/ and private/, of mlebench or of a sia-agent task made of it, or None."""
     names = (f"{competition}/prepared", f"{competition}/data", "prepared", "data", ".")
     candidates = (folder / name for name in names)
     return next((path for path in candidates if (path / "public").is_dir() and (path / "private").is_dir()), None)
@@ -51,10 +48,7 @@ def _find_prepared(folder: Path, competition: str) -> Path | None:
 
 def mlebench_package() -> Path | None:
     """Return the folder of the installed mlebench package, without importing it; None where it is not installed."""
-    try:
-        spec = importlib.util.find_spec("mlebench")
-    except (ImportError, ValueError):
-        return None
+    spec = importlib.util.find_spec("mlebench")
     folders = list(spec.submodule_search_locations or []) if spec else []
     return Path(folders[0]) if folders else None
 
@@ -84,28 +78,6 @@ class _GraderFailedError(Exception):
     """The grader of mlebench could not be run; the message says why in a few words."""
 
 
-def _grade(
-    package: Path, competition: str, prepared: Path, submission: Path, seconds: float
-) -> tuple[float | None, str]:
-    """Return the score, None where mlebench's grader takes the submission for invalid, and the last that it logged.
-
-    Raises _GraderFailedError.
-    """
-    program = Path(__file__).with_name("grader.py")
-    with tempfile.TemporaryDirectory(prefix="sia-mlebench-") as temporary:
-        folder = Path(temporary) / "data" / competition
-        folder.mkdir(parents=True)
-        (folder / "prepared").symlink_to(prepared)
-        arguments = [str(package.parent), competition, str(folder.parent), str(submission)]
-        result = run_program([sys.executable, "-I", str(program), *arguments], seconds, Path(temporary))
-    if result.exit_code is None:
-        raise _GraderFailedError(f"no answer within {seconds:g} s")
-    last_line = one_line(result.errors.strip().rpartition("\n")[2])
-    if result.exit_code:
-        raise _GraderFailedError(last_line)
-    return json.loads(result.output.decode().strip().rpartition("\n")[2])["score"], last_line
-
-
 def _write_submission(
     sample: Path, id_column: str | None, columns: Sequence[str], answers: Mapping[str, tuple[str, ...]], dest: Path
 ) -> None:
@@ -130,11 +102,6 @@ class Leaderboard:
     scores: Sequence[float]
 
     @property
-    def lower_is_better(self) -> bool:
-        """True where the best score is the lowest."""
-        return self.scores[0] < self.scores[-1]
-
-    @property
     def thresholds(self) -> dict[str, float]:
         """The scores that win each medal, and the median score."""
         ranks = zip(_MEDALS, _medal_ranks(len(self.scores)), strict=True)
@@ -142,16 +109,14 @@ class Leaderboard:
 
     def compare(self, score: float) -> dict[str, object]:
         """Return the best medal whose threshold the score reaches, and whether it is above the median."""
-        sign, thresholds = (-1 if self.lower_is_better else 1), self.thresholds
-        return {
-            "medal": next((medal for medal in _MEDALS if sign * score >= sign * thresholds[medal]), None),
-            "above_median": sign * score > sign * thresholds["median"],
-            "thresholds": thresholds,
-            "teams": len(self.scores),
-        }
+        sign, thresholds = (-1 if self.scores[0] < self.scores[-1] else 1), self.thresholds
+        medal = next((medal for medal in _MEDALS if sign * score >= sign * thresholds[medal]), None)
+        above = sign * score > sign * thresholds["median"]
+        return {"medal": medal, "above_median": above, "thresholds": thresholds, "teams": len(self.scores)}
 
 
 def _medal_ranks(teams: int) -> tuple[int, int, int]:
+    """Return Kaggle's last ranks that win a medal (kaggle.com/progression), rounded as MLE-bench does."""
     tenth, fifth, two_fifths = (max(1, int(teams * share)) for share in (0.1, 0.2, 0.4))
     if teams < 100:
         return tenth, fifth, two_fifths
@@ -163,10 +128,7 @@ def _medal_ranks(teams: int) -> tuple[int, int, int]:
 
 
 def read_leaderboard(candidates: Sequence[Path]) -> Leaderboard | None:
-    """Read the first file that holds scores; None where none does.
-
-    The package's own files may be git-lfs pointers, which hold no scores.
-    """
+    """Read the first file that holds scores (a git-lfs pointer holds none); None where none does."""
     for path in candidates:
         if path.is_file():
             with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -178,7 +140,7 @@ def read_leaderboard(candidates: Sequence[Path]) -> Leaderboard | None:
 class Mlebench(TableTask):
     """A competition of MLE-bench (see sia_runner.tasks.protocol.Task)."""
 
-    def __init__(self, spec: task_config.MlebenchTaskConfig, split_seed: int, cache: Path) -> None:
+    def __init__(self, spec: MlebenchTaskConfig, split_seed: int, cache: Path) -> None:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")  # mlebench keeps its data there
         self._data_dir = Path(spec.prepared).expanduser().resolve() if spec.prepared else caches / "mle-bench" / "data"
         self._mlebench = spec
@@ -186,7 +148,6 @@ class Mlebench(TableTask):
         self._configure(split_seed, cache)
 
     def _configure(self, split_seed: int, cache: Path) -> None:
-        """Set the paths and classes of the competition, which are known once it is prepared."""
         spec = self._mlebench
         prepared = _find_prepared(self._data_dir, spec.competition)
         if prepared is None and mlebench_package() is None:
@@ -217,7 +178,7 @@ class Mlebench(TableTask):
                 f"{setting} is not prepared in {self._data_dir}; have the installed mlebench do it, once: python -m "
                 f"sia_runner prepare task=mlebench {setting} task.prepared={self._data_dir}"
             )
-        return prepared_folder(self.name, self._spec.data, self._home, self._cache, lambda _: None)
+        return super()._source
 
     def lay_out(self, fold: Fold, dest: Path, salt: str) -> DatasetView:
         """Write the table's view, and a sample submission for its questions."""
@@ -229,8 +190,7 @@ class Mlebench(TableTask):
 
     def official_grade(self, submission: Path, keys: ViewKeys, score: Score) -> Json:
         """Return the official score of a test submission, rounded as mlebench rounds, and its medal if any."""
-        package, graded, grader, note = mlebench_package(), round(score.value, 5), "sia_runner", ""
-        log = ""
+        package, graded, grader, note, log = mlebench_package(), round(score.value, 5), "sia_runner", "", ""
         if package:
             try:
                 (graded, log), grader = self._official(package, submission, keys), "mlebench"
@@ -245,24 +205,35 @@ class Mlebench(TableTask):
         return result | (board.compare(graded) if board else {})
 
     def _official(self, package: Path, submission: Path, keys: ViewKeys) -> tuple[float | None, str]:
-        """Return what `_grade` returns. Raises _GraderFailedError."""
-        spec = self._spec
+        """Return the score and the last that mlebench's grader logged; None: it takes the submission for invalid.
+
+        Raises _GraderFailedError.
+        """
+        spec, competition, seconds = self._spec, self._mlebench.competition, self._spec.limits.verify
         path, limits = submission / spec.submission, (20 * len(keys) + 10_000, spec.limits.submission_mb << 20)
         try:
             cells, _ = read_cells(path, spec.columns.id, spec.answer_columns, keys, *limits)
         except (FileNotFoundError, UnreadableError) as error:
             return None, one_line(str(error) if isinstance(error, UnreadableError) else f"no {spec.submission}")
         answers = {keys[name].removeprefix("test:"): answer for name, answer in cells.items()}
-        with tempfile.TemporaryDirectory(prefix="sia-submission-") as temporary:
-            path = Path(temporary) / "submission.csv"
+        with tempfile.TemporaryDirectory(prefix="sia-mlebench-") as temporary:
+            path, folder = Path(temporary) / "submission.csv", Path(temporary) / "data" / competition
             sample = self._prepared / "public" / self._competition.sample
             _write_submission(sample, self._competition.id, spec.answer_columns, answers, path)
-            return _grade(package, self._mlebench.competition, self._prepared, path, spec.limits.verify)
+            folder.mkdir(parents=True)
+            (folder / "prepared").symlink_to(self._prepared)
+            program = Path(__file__).with_name("grader.py")
+            arguments = [program, package.parent, competition, folder.parent, path]
+            result = run_program([sys.executable, "-I", *map(str, arguments)], seconds, Path(temporary))
+        if result.exit_code is None:
+            raise _GraderFailedError(f"no answer within {seconds:g} s")
+        last_line = one_line(result.errors.strip().rpartition("\n")[2])
+        if result.exit_code:
+            raise _GraderFailedError(last_line)
+        return json.loads(result.output.decode().strip().rpartition("\n")[2])["score"], last_line
 
 
-def _table_spec(
-    spec: task_config.MlebenchTaskConfig, competition: Competition, prepared: Path
-) -> task_config.TableTaskConfig:
+def _table_spec(spec: MlebenchTaskConfig, competition: Competition, prepared: Path) -> TableTaskConfig:
     options = {name: getattr(competition, name) for name in _OPTIONS}
     options |= dict(zip(("train_files", "test_files"), competition.files, strict=True))
     options |= {"id": competition.id or "", "test": competition.test or "", "most_rows": spec.max_rows}
@@ -274,7 +245,8 @@ def _table_spec(
                 classes = next(csv.reader(stream), [])[1:]
         except OSError:
             classes = ["not", "known before it is prepared"]
-    return task_config.TableTaskConfig(
+    files = ["file"] if competition.files[0] else []
+    return TableTaskConfig(
         name=f"{spec.name}_{spec.competition}",
         _target_="sia_runner.tasks.table.TableTask",
         folder="mlebench",
@@ -290,10 +262,7 @@ def _table_spec(
             licence="the rules of the Kaggle competition hold",
         ),
         columns=task_config.TableColumns(
-            id=competition.id or "row",
-            answer=competition.answer,
-            files=["file"] if competition.files[0] else [],
-            grouped_ids=competition.grouped,
+            id=competition.id or "row", answer=competition.answer, files=files, grouped_ids=competition.grouped
         ),
         questions_alias="test.csv",
         metric=spec.metric.model_copy(update={"choices": classes}),

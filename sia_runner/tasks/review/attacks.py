@@ -1,7 +1,4 @@
-"""Submissions that should earn nothing, or no more than a constant, and submissions that no honest harness writes.
-
-A verifier that fails makes a candidate unscored instead of wrong, which a harness that expects a bad score may prefer.
-"""
+"""Submissions that should earn nothing, or no more than a constant, and submissions that no honest harness writes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -20,10 +17,7 @@ _MAX_CHOICES = 50  # different answers given to every question
 
 
 class ScoringAttacks:
-    """Attacks on the verifier by tables that answer nothing honestly.
-
-    `honest` and `constant` are the scores of the gold answers and of the best constant `answer`, for comparison.
-    """
+    """Attacks by tables that answer nothing honestly. `constant` is the score of the best constant `answer`."""
 
     def __init__(self, subject: TaskUnderReview, honest: float) -> None:
         self._subject, self.honest = subject, honest
@@ -40,15 +34,11 @@ class ScoringAttacks:
         scores = f"{self.answer[:40]!r} to every question scores {self.constant:.3f}"
         note(f"{scores}, the gold answers {self.honest:.3f}")
         if self._subject.task.higher_is_better and self.constant >= 0.9:
-            yield self._finding(
-                "constant", scores, "balance the questions, or take a metric that a constant does not win"
-            )
-        yield from self._nothing()
-        yield from self._denominator()
-        yield from self._duplicates()
-        yield from self._unknown_ids()
-        yield from self._own_scores()
-        yield from self._samples()
+            fix = "balance the questions, or take a metric that a constant does not win"
+            yield self._subject.fault("constant", scores, fix)
+        attacks = self._nothing, self._denominator, self._duplicates, self._unknown_ids, self._own_scores, self._samples
+        for attack in attacks:
+            yield from attack()
 
     def _nothing(self) -> Iterator[TaskFinding]:
         """Submit no file, no rows, no answers, and texts that look like a number without being one."""
@@ -62,7 +52,7 @@ class ScoringAttacks:
         for what, value in tried.items():
             if value is not None and self._earns(value):
                 fix = "give an answer that is none the worst value there is"
-                yield self._finding("empty-earns", f"{what} scores {value:.3f}", fix)
+                yield self._subject.fault("empty-earns", f"{what} scores {value:.3f}", fix)
 
     def _earns(self, value: float) -> bool:
         """Return True when the score is more than nothing; where lower is better, when it is as good as answering."""
@@ -78,7 +68,7 @@ class ScoringAttacks:
         higher_is_better = self._subject.task.higher_is_better
         if value > self.honest * 0.75 if higher_is_better else not self._subject.better(self.honest, value):
             problem = f"one right answer and nothing else scores {value:.3f} on {len(self._gold)} questions"
-            yield self._finding("denominator", problem, "divide by the questions asked, not by the answers given")
+            yield self._subject.fault("denominator", problem, "divide by the questions asked, not by the answers given")
 
     def _duplicates(self) -> Iterator[TaskFinding]:
         fix = "let an id that is answered twice earn nothing"
@@ -88,13 +78,13 @@ class ScoringAttacks:
         ):
             once, value = self._value(rows), self._value(rows * times)
             if value is not None and once is not None and self._subject.better(value, once):
-                yield self._finding("duplicates", f"{name} scores {value:.3f}, each once {once:.3f}", fix)
+                yield self._subject.fault("duplicates", f"{name} scores {value:.3f}, each once {once:.3f}", fix)
         answers = sorted({answer for _, answer in self._gold})[:_MAX_CHOICES]
         everything = self._value([(name, answer) for name, _ in self._gold for answer in answers])
         between = (self.constant + self.honest) / 2
         if len(answers) > 1 and everything is not None and self._subject.better(everything, between):
             problem = f"every possible answer to every question scores {everything:.3f}"
-            yield self._finding("duplicates", problem, fix)
+            yield self._subject.fault("duplicates", problem, fix)
 
     def _unknown_ids(self) -> Iterator[TaskFinding]:
         half = self._value(self.half)
@@ -102,7 +92,7 @@ class ScoringAttacks:
         extra = self._value([*self.half, *unknown])
         if half is not None and extra is not None and abs(extra - half) > 1e-9:
             problem = f"rows of unknown ids change a score from {half:.3f} to {extra:.3f}"
-            yield self._finding("unknown-ids", problem, "look at the ids that are asked, and at no others")
+            yield self._subject.fault("unknown-ids", problem, "look at the ids that are asked, and at no others")
 
     def _own_scores(self) -> Iterator[TaskFinding]:
         """Submit nonsense beside files that claim a score; such files are copied with a submission, for people."""
@@ -113,7 +103,7 @@ class ScoringAttacks:
         without = self._value(rows)
         if with_claim is not None and without is not None and self._subject.better(with_claim, without):
             problem = f"a harness that writes its own scores earns {with_claim:.3f} with nonsense"
-            yield self._finding("trusts-harness", problem, "read the submission file alone")
+            yield self._subject.fault("trusts-harness", problem, "read the submission file alone")
 
     def _samples(self) -> Iterator[TaskFinding]:
         """Submit extra files that look like a submission, as they are or with the ids of the view."""
@@ -141,9 +131,6 @@ class ScoringAttacks:
     def _value_of_each(self, answer: str) -> float | None:
         return self._value([(name, answer) for name, _ in self._gold])
 
-    def _finding(self, code: str, what: str, fix: str) -> TaskFinding:
-        return TaskFinding(code, what, self._subject.verifier_name, fix)
-
 
 _HUGE = 16 << 20  # bytes, where the task allows so many
 _TEXTS = {
@@ -162,7 +149,10 @@ _TEXTS = {
 
 
 def hostile_submissions(subject: TaskUnderReview, sample: SubmissionContent) -> Iterator[TaskFinding]:
-    """Try hostile submissions on the verifier. `sample`: the submission of the reference harness."""
+    """Try hostile submissions on the verifier. `sample`: the submission of the reference harness.
+
+    Where the verifier fails a candidate is unscored, not wrong, which a harness may prefer to a bad score.
+    """
     honest = sample
     if subject.is_table:
         honest = (subject.submit(subject.gold.items()) / subject.spec.submission).read_bytes()
@@ -181,22 +171,19 @@ def hostile_submissions(subject: TaskUnderReview, sample: SubmissionContent) -> 
 def _try(subject: TaskUnderReview, name: str, data: SubmissionContent, good: float | None) -> Iterator[TaskFinding]:
     verification = subject.verify(subject.submit_bytes(data))
     if verification.value is None:
-        problem = f"it fails on {name}: {verification.error}"
         fix = "catch what reading and converting may raise, and call it invalid_format"
-        yield TaskFinding("judge-fails", problem, subject.verifier_name, fix)
+        yield subject.fault("judge-fails", f"it fails on {name}: {verification.error}", fix)
     elif good is not None and subject.better(verification.value, good):
         problem = f"{name} scores {verification.value:.3f}, the submission it was made of {good:.3f}"
-        fix = "nothing that cannot be read may count as an answer"
-        yield TaskFinding("damage-earns", problem, subject.verifier_name, fix)
+        yield subject.fault("damage-earns", problem, "nothing that cannot be read may count as an answer")
 
 
 def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mapping[str, SubmissionContent]:
-    """Return name -> content of the submission."""
 
     def change_each(change: Callable[[bytes], bytes]) -> SubmissionContent:
-        return (
-            {name: change(data) for name, data in honest.items()} if isinstance(honest, dict) else change(honest or b"")
-        )
+        whole = honest if isinstance(honest, dict) else {"": honest or b""}
+        changed = {name: change(data) for name, data in whole.items()}
+        return changed if isinstance(honest, dict) else changed[""]
 
     huge = min(_HUGE, (subject.spec.limits.submission_mb << 20) - 1)
     files: dict[str, SubmissionContent] = {
@@ -209,7 +196,9 @@ def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mappi
     if honest:
         files |= {
             "half of a good submission": change_each(lambda data: data[: len(data) // 2]),
-            "a good submission with bytes changed": change_each(_flip_bytes),
+            "a good submission with bytes changed": change_each(
+                lambda data: bytes(byte ^ 0x15 if index % 50 == 7 else byte for index, byte in enumerate(data))
+            ),
         }
     if isinstance(honest, dict):
         files |= {
@@ -234,10 +223,3 @@ def _hostile_files(subject: TaskUnderReview, honest: SubmissionContent) -> Mappi
         "200,000 rows": header.encode() + b"x,y\n" * 200_000,
         "5,000 columns": ",".join([columns.id, columns.answer, *map(str, range(5000))]).encode() + b"\n0,1\n",
     }
-
-
-def _flip_bytes(data: bytes) -> bytes:
-    changed = bytearray(data)
-    for index in range(7, len(changed), 50):
-        changed[index] ^= 0x15
-    return bytes(changed)

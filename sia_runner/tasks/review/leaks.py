@@ -1,8 +1,4 @@
-"""Gold answers that a harness, or whoever writes one, can read or look up.
-
-Files are searched for them (of the view, beside the programs, task.md), columns and ids for copies, codes, row numbers
-and marked texts, splits for near-duplicates and groups that are cut apart.
-"""
+"""Gold answers that a harness, or whoever writes one, can read or look up: in files, columns, ids and other splits."""
 
 import base64
 import bisect
@@ -32,6 +28,20 @@ _MIN_QUOTED_TEXT = 20  # from which a field standing in task.md is that question
 _SHARE = 0.05  # of the questions; a few coincide by chance
 _PROGRAMS = ("reference", "recipes", "with_model")
 _KEEP_OUT = "give harnesses only what may be known while answering"
+_MIN_TELLING_SHARE = 0.95  # share of questions that one column answers, from which it holds the answer in disguise
+_MARK_LENGTH = 6  # characters in front of an answer in a text
+_CODES: dict[str, Callable[[bytes], str]] = {
+    "a copy": lambda b: b.decode(),
+    "the MD5": lambda b: hashlib.md5(b, usedforsecurity=False).hexdigest(),
+    "the SHA-1": lambda b: hashlib.sha1(b, usedforsecurity=False).hexdigest(),
+    "the SHA-256": lambda b: hashlib.sha256(b).hexdigest(),
+    "the base64 form": lambda b: base64.b64encode(b).decode(),
+    "the hexadecimal form": lambda b: b.hex(),
+    "the reverse": lambda b: b.decode()[::-1],
+}
+_MIN_QUESTIONS = 15  # questions; below, a standard error may be above 13 points
+_MIN_GAIN = 0.05  # of the score, gained over a constant by looking questions up that are in train
+_GROUPED = re.compile(r"(.+?)[-_./:](\w{1,4})")
 
 
 def gold_in_view(subject: TaskUnderReview) -> Iterator[TaskFinding]:
@@ -85,9 +95,8 @@ def _free_answers(subject: TaskUnderReview, text: str) -> str:
     counts = Counter(comparable_cell(subject.units.answers[unit]) for unit in _ever_asked(subject))
     own = [answer for answer, count in counts.items() if count == 1 and len(answer) > 1]
     cells = {cell for record in rows_of_text(text.encode(), "task.md") for cell in record}
-    stated = [
-        answer for answer in own if answer in cells or (len(answer) >= _MIN_NAMING_TEXT and answer in text.casefold())
-    ]
+    long = [answer for answer in own if len(answer) >= _MIN_NAMING_TEXT and answer in text.casefold()]
+    stated = cells.intersection(own).union(long)
     if subject.gold_files or len(stated) < max(5, 0.3 * len(own)):
         return ""
     return f"{len(stated)} of the {len(own)} answers that only one question has"
@@ -133,19 +142,6 @@ def _ever_asked(subject: TaskUnderReview) -> list[str]:
     return [*splits["dev"], *splits["val"], *splits["test"]]
 
 
-_MIN_TELLING_SHARE = 0.95  # share of questions that one column answers, from which it holds the answer in disguise
-_MARK_LENGTH = 6  # characters in front of an answer in a text
-_CODES: dict[str, Callable[[bytes], str]] = {
-    "a copy": lambda b: b.decode(),
-    "the MD5": lambda b: hashlib.md5(b, usedforsecurity=False).hexdigest(),
-    "the SHA-1": lambda b: hashlib.sha1(b, usedforsecurity=False).hexdigest(),
-    "the SHA-256": lambda b: hashlib.sha256(b).hexdigest(),
-    "the base64 form": lambda b: base64.b64encode(b).decode(),
-    "the hexadecimal form": lambda b: b.hex(),
-    "the reverse": lambda b: b.decode()[::-1],
-}
-
-
 def telling_columns(subject: TaskUnderReview) -> Iterator[TaskFinding]:
     """Find columns, and parts of ids, that give the answer by themselves."""
     if subject.gold_files:
@@ -155,25 +151,25 @@ def telling_columns(subject: TaskUnderReview) -> Iterator[TaskFinding]:
         view = subject.test_view
     train, questions = read_table(view.path / "train.csv"), read_table(view.path / "questions.csv")
     gold = [subject.units.answers[view.keys[row[columns.id]]] for row in questions]
-    train_answers = [row[columns.answer] for row in train]
     commonest = Counter(gold).most_common(1)[0][1] / len(gold)
     for column in subject.units.columns:
-        cells, before = [row[column] for row in questions], [row[column] for row in train]
-        problem = ""
+        cells, problem = [row[column] for row in questions], ""
         if code := _coded(cells, gold):
             problem = f"it is {code} of the answer"
         elif mark := _marked(cells, gold):
             problem = f"the answer follows {mark!r} in nearly every text"
         else:
-            share = _lookup_share(before, train_answers, cells, gold)
+            known = ((row[column], row[columns.answer]) for row in train)
+            share = _lookup_share(known, zip(cells, gold, strict=True))
             if share >= max(_MIN_TELLING_SHARE, commonest + 0.05):
                 problem = f"its value alone gives {share:.0%} of the answers (always the commonest: {commonest:.0%})"
         if problem:
             fix = "take it out of the data: the harness sees every column but the answer"
             yield TaskFinding("answer-in-column", problem, f"column {column}", fix)
     if columns.grouped_ids:  # views keep what follows the group in an id as it is in the data
-        before, cells = ([row[columns.id].partition("_")[2] for row in rows] for rows in (train, questions))
-        share = _lookup_share(before, train_answers, cells, gold)
+        known = ((row[columns.id].partition("_")[2], row[columns.answer]) for row in train)
+        members = (row[columns.id].partition("_")[2] for row in questions)
+        share = _lookup_share(known, zip(members, gold, strict=True))
         if share >= max(commonest + 0.2, 0.5 * (1 + commonest)):
             constant = f"always the commonest: {commonest:.0%}"
             problem = f"what follows the group in an id gives {share:.0%} of the answers ({constant})"
@@ -212,33 +208,27 @@ def _marked(cells: Sequence[str], gold: Sequence[str]) -> str:
     return mark if wrong < 0.1 * len(gold) else ""
 
 
-def _lookup_share(
-    train_cells: Sequence[str], train_answers: Sequence[str], cells: Sequence[str], gold: Sequence[str]
-) -> float:
+def _lookup_share(train: Iterable[tuple[str, str]], asked: Iterable[tuple[str, str]]) -> float:
     """Return the share of questions answered by the commonest answer to their value in train, or the nearest number."""
-    if not train_cells:
+    known, questions = list(train), list(asked)
+    if not known:
         return 0.0
     by_value: dict[str, Counter[str]] = defaultdict(Counter)
-    for cell, answer in zip(train_cells, train_answers, strict=True):
+    for cell, answer in known:
         by_value[cell][answer] += 1
-    exact = [by_value[cell].most_common(1)[0][0] if cell in by_value else None for cell in cells]
-    share = sum(looked_up == answer for looked_up, answer in zip(exact, gold, strict=True)) / len(gold)
+    exact = [cell in by_value and by_value[cell].most_common(1)[0][0] == answer for cell, answer in questions]
+    share = sum(exact) / len(questions)
     try:
-        ordered = sorted((float(cell), answer) for cell, answer in zip(train_cells, train_answers, strict=True))
-        values = [float(cell) for cell in cells]
+        ordered = sorted((float(cell), answer) for cell, answer in known)
+        values = [(float(cell), answer) for cell, answer in questions]
     except ValueError:
         return share
     right = 0
-    for value, answer in zip(values, gold, strict=True):
+    for value, answer in values:
         index = bisect.bisect_left(ordered, (value, ""))
         nearest = min(ordered[max(0, index - 1) : index + 1], key=lambda pair: abs(pair[0] - value))
         right += nearest[1] == answer
-    return max(share, right / len(gold))
-
-
-_MIN_QUESTIONS = 15  # questions; below, a standard error may be above 13 points
-_MIN_GAIN = 0.05  # of the score, gained over a constant by looking questions up that are in train
-_GROUPED = re.compile(r"(.+?)[-_./:](\w{1,4})")
+    return max(share, right / len(questions))
 
 
 def few_questions(subject: TaskUnderReview, note: AddNote) -> Iterator[TaskFinding]:

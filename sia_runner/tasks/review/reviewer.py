@@ -1,7 +1,4 @@
-"""The review of a task without running a harness: all checks, from the cheapest to the slowest.
-
-The verifier must keep its contract: the same result twice, values from 0 to 1, no gold answers shown, in time.
-"""
+"""The review of a task without running a harness: all checks, from the cheapest to the slowest."""
 
 import ast
 import re
@@ -12,15 +9,8 @@ from pathlib import Path
 
 from sia_runner.records import Outcome
 from sia_runner.tasks.process import verifier_output
+from sia_runner.tasks.review import leaks
 from sia_runner.tasks.review.attacks import ScoringAttacks, hostile_submissions
-from sia_runner.tasks.review.leaks import (
-    few_questions,
-    gold_in_description,
-    gold_in_programs,
-    gold_in_view,
-    leaking_splits,
-    telling_columns,
-)
 from sia_runner.tasks.review.subject import (
     NONSENSE,
     AddNote,
@@ -51,8 +41,10 @@ _UNSAFE = dict.fromkeys(_PICKLES, "a pickle runs code when it is loaded") | {
 def check_contract(
     subject: TaskUnderReview, honest: Verification, half: Sequence[tuple[str, str]]
 ) -> Iterator[TaskFinding]:
-    """Check the contract. `honest`: the verification of a good submission; `half`: answers to half of the questions."""
-    where = subject.verifier_name
+    """Check the contract: the same result twice, values from 0 to 1, no gold answers shown.
+
+    `honest`: the verification of a good submission; `half`: answers to half of the questions.
+    """
     yield from _value_findings(subject, honest.outcomes)
     yield from _repeatability_findings(subject, subject.submit(half))
     wrong = subject.submit([(name, NONSENSE) for name in subject.gold])
@@ -68,16 +60,13 @@ def check_contract(
     ]
     if len(telling) > 2:
         problem = f"the texts of {len(telling)} outcomes tell the gold answer"
-        fix = "an outcome's prediction is what the harness wrote, nothing else"
-        yield TaskFinding("shows-gold", problem, where, fix)
+        yield subject.fault("shows-gold", problem, "an outcome's prediction is what the harness wrote, nothing else")
     request = subject.task._request(wrong, subject.attack_view.keys)
     output = verifier_output(request, subject.spec.limits.verify).casefold()
-    gold_cells = {comparable_cell(gold) for gold in subject.gold.values()}
-    if printed := [
-        cell for cell in gold_cells if len(cell) > 1 and re.search(rf"(?<!\w){re.escape(cell)}(?!\w)", output)
-    ]:
-        fix = "print nothing about answers: output ends up in logs"
-        yield TaskFinding("prints-gold", f"it prints {len(printed)} gold answers while it judges", where, fix)
+    gold_cells = {cell for gold in subject.gold.values() if len(cell := comparable_cell(gold)) > 1}
+    if printed := [cell for cell in gold_cells if re.search(rf"(?<!\w){re.escape(cell)}(?!\w)", output)]:
+        problem = f"it prints {len(printed)} gold answers while it judges"
+        yield subject.fault("prints-gold", problem, "print nothing about answers: output ends up in logs")
 
 
 def _repeatability_findings(subject: TaskUnderReview, submission: Path) -> Iterator[TaskFinding]:
@@ -85,8 +74,7 @@ def _repeatability_findings(subject: TaskUnderReview, submission: Path) -> Itera
     verdicts = [subject.verify(submission) for _ in range(1 if subject.task.executes else _REPEATS)]
     if any(verdict.outcomes != verdicts[0].outcomes for verdict in verdicts):
         fix = "seed what is random, and do not judge by time or by the order of a set"
-        problem = f"{_REPEATS} looks at one submission gave different scores"
-        yield TaskFinding("not-deterministic", problem, subject.verifier_name, fix)
+        yield subject.fault("not-deterministic", f"{_REPEATS} looks at one submission gave different scores", fix)
     yield from _value_findings(subject, verdicts[0].outcomes)
 
 
@@ -103,7 +91,7 @@ def _timing_findings(subject: TaskUnderReview, verification: Verification, note:
     note(f"judging {n:,} answers takes {verification.seconds:.2f} s (limits.verify: {limit:g} s)")
     if verification.seconds > limit / 2:
         problem = f"judging {n:,} answers takes {verification.seconds:.1f} s of the {limit:g} s allowed"
-        yield TaskFinding("slow-judge", problem, subject.verifier_name, "make it faster, or raise task.limits.verify")
+        yield subject.fault("slow-judge", problem, "make it faster, or raise task.limits.verify")
 
 
 def unsafe_code(subject: TaskUnderReview) -> Iterator[TaskFinding]:
@@ -126,8 +114,7 @@ def _value_findings(subject: TaskUnderReview, outcomes: Sequence[Outcome]) -> It
     outside = [o.value for o in outcomes if not 0 <= o.value <= 1]
     if outside and subject.task.higher_is_better:
         problem = f"{len(outside)} of {len(outcomes)} outcomes are outside [0, 1], such as {outside[0]:g}"
-        fix = "scale values to [0, 1]: one question must not outweigh the rest"
-        yield TaskFinding("out-of-range", problem, subject.verifier_name, fix)
+        yield subject.fault("out-of-range", problem, "scale values to [0, 1]: one question must not outweigh the rest")
 
 
 def review(
@@ -138,10 +125,11 @@ def review(
     with tempfile.TemporaryDirectory(prefix="sia-review-") as folder:
         subject = TaskUnderReview(task, Path(folder), sample, sandbox_command)
         _check_declaration(subject, result)
-        for check in (unsafe_code, gold_in_description, gold_in_view, gold_in_programs, telling_columns):
+        result.add(unsafe_code(subject))
+        for check in (leaks.gold_in_description, leaks.gold_in_view, leaks.gold_in_programs, leaks.telling_columns):
             result.add(check(subject))
-        result.add(few_questions(subject, result.notes.append))
-        result.add(leaking_splits(subject, cache))
+        result.add(leaks.few_questions(subject, result.notes.append))
+        result.add(leaks.leaking_splits(subject, cache))
         _check_verifier(subject, result)
     return result
 
@@ -157,21 +145,19 @@ def _check_declaration(subject: TaskUnderReview, result: TaskReview) -> None:
 
 
 def _check_verifier(subject: TaskUnderReview, result: TaskReview) -> None:
-    """Try the verifier with wrong submissions, unless it already fails on the right one."""
     if not subject.is_table:
         _check_with_sample(subject, result)
         return
     honest = subject.verify_rows(subject.gold.items())
     if honest.value is None:
-        problem = f"it fails on the gold answers: {honest.error}"
         fix = "verify() must give one Outcome for each id of `answers`, with a finite value"
-        result.add([TaskFinding("judge-fails", problem, subject.verifier_name, fix)])
+        result.add([subject.fault("judge-fails", f"it fails on the gold answers: {honest.error}", fix)])
         return
     attacks = ScoringAttacks(subject, honest.value)
     if not subject.better(honest.value, attacks.constant):
-        fix = "the answer column must hold what a perfect harness would write"
         problem = f"the gold answers score {honest.value:.3f}, a constant {attacks.constant:.3f}"
-        result.add([TaskFinding("gold-is-wrong", problem, subject.verifier_name, fix)])
+        fix = "the answer column must hold what a perfect harness would write"
+        result.add([subject.fault("gold-is-wrong", problem, fix)])
         return
     result.add(check_contract(subject, honest, attacks.half))
     result.add(attacks.findings(result.notes.append))

@@ -1,8 +1,4 @@
-"""The task under review, the findings about it, and the rows of its files.
-
-A review looks at a task as somebody would who wants a score without doing the work (see `leaks` and `attacks`);
-`reviewer` checks the verifier's contract and runs all of it.
-"""
+"""The task under review, the findings about it, and the rows of its files: seen by who wants a score without work."""
 
 import csv
 import io
@@ -31,6 +27,10 @@ _MAX_QUESTIONS = 400  # questions of one attack: enough to tell a hole from luck
 AnswerRow = tuple[str, str]
 SubmissionContent = bytes | dict[str, bytes] | None  # of a submission: its file; of a folder its files; nothing
 AddNote = Callable[[str], None]
+_MAX_READ_BYTES = 32 << 20  # bytes read of one file
+_WIDE = 64  # cells of a list of scalars that still counts as one row
+_SEPARATORS = re.compile(r"[\t,;:=|]+")
+CellSet = frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +52,12 @@ class ReferenceSubmission:
 
 
 class TaskUnderReview:
-    """A task under review. `folder` is scratch space, `sandbox_command` runs submissions that are code."""
+    """A task under review. `folder` is scratch space, `command` runs submissions that are code in a sandbox."""
 
     def __init__(
-        self,
-        task: TableTask,
-        folder: Path,
-        sample: ReferenceSubmission | None = None,
-        sandbox_command: Sequence[str] = (),
+        self, task: TableTask, folder: Path, sample: ReferenceSubmission | None = None, command: Sequence[str] = ()
     ) -> None:
-        self.task, self.folder, self.sample, self.sandbox_command = task, folder, sample, sandbox_command
+        self.task, self.folder, self.sample, self._command = task, folder, sample, command
         self.spec, self.units, self.source = task._spec, task._units, task._source
         self.select_fold, self.test_fold = task.rounds("select")[0], task.rounds("test")[0]
         verifier, columns = self.spec.metric.verifier, self.spec.columns
@@ -122,7 +118,7 @@ class TaskUnderReview:
         """Verify a submission for `keys`: by default those of the attacks, or of the reference where it is no table."""
         start = time.perf_counter()
         questions = keys or (self.attack_view.keys if self.is_table or not self.sample else self.sample.keys)
-        outcomes = self.task.verify(submission, questions, OutcomeKind.NO_ANSWER, self.sandbox_command)
+        outcomes = self.task.verify(submission, questions, OutcomeKind.NO_ANSWER, self._command)
         seconds = time.perf_counter() - start
         error = next((o.prediction for o in outcomes if o.kind is OutcomeKind.VERIFIER_ERROR), None)
         if error is not None:
@@ -136,9 +132,13 @@ class TaskUnderReview:
         """Verify a submission of these rows."""
         return self.verify(self.submit(rows))
 
-    def better(self, first: float, second: float, margin: float = 1e-9) -> bool:
-        """Return True when the score `first` is better than `second` by more than `margin`."""
-        return first > second + margin if self.task.higher_is_better else first < second - margin
+    def better(self, first: float, second: float) -> bool:
+        """Return True when the score `first` is clearly better than `second`."""
+        return first > second + 1e-9 if self.task.higher_is_better else first < second - 1e-9
+
+    def fault(self, code: str, what: str, fix: str) -> "TaskFinding":
+        """Return a finding about the verifier."""
+        return TaskFinding(code, what, self.verifier_name, fix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +172,6 @@ class TaskReview:
     def lines(self) -> list[str]:
         """Return one line for each finding and each note."""
         return [*map(str, self.findings), *(f"noted: {note}" for note in self.notes)]
-
-
-_MAX_READ_BYTES = 32 << 20  # bytes read of one file
-_WIDE = 64  # cells of a list of scalars that still counts as one row
-_SEPARATORS = re.compile(r"[\t,;:=|]+")
-CellSet = frozenset[str]
 
 
 def comparable_cell(cell: object) -> str:

@@ -49,6 +49,14 @@ def letter_in_text(choices: Sequence[str]) -> Judge:
     return _judge(letter_finder("".join(choices)), lambda letter, gold: letter == gold)
 
 
+def judge_named(name: str, choices: Sequence[str], tolerance: float) -> Judge:
+    """Return the judge that metric.verifier names."""
+    of_choices = {"choice": one_of_choices, "letter": letter_in_text}
+    if name in of_choices:
+        return of_choices[name](choices)
+    return {"exact_match": exact_match(), "numeric": number_within(tolerance)}[name]
+
+
 def _judge(read: Callable[[str], T | None], is_right: Callable[[T, str], bool]) -> Judge:
     """Return a judge of what `read` takes from an answer, where None is an invalid one."""
 
@@ -76,10 +84,9 @@ def judge_all(judge: Judge, answers: Mapping[str, str], spoiled: set[str], gold:
 
 
 def rank_scores(answers: Mapping[str, str], spoiled: set[str], gold: Mapping[str, str], positive: str) -> list[Outcome]:
-    """Return outcomes for the AUC: `value` is the rank of the score among all valid ones, in (0, 1).
+    """Return outcomes for the AUC: `value` is the rank of the score among all valid ones, in (0, 1); ties share theirs.
 
-    Ties share their mean rank. A row without a valid score gets the worst rank there is for its gold answer (0 for a
-    positive, 1 for a negative): leaving a question out never helps. The AUC of the ranks is that of the scores.
+    A row without a valid score gets the worst rank there is for its gold answer: leaving a question out never helps.
     """
     scores = {unit: score for unit in gold if unit in answers and (score := finite_number(answers[unit])) is not None}
     ranks: dict[str, float] = {}
@@ -192,10 +199,7 @@ def letter_finder(letters: str) -> Callable[[str], str | None]:
 
 
 def _simplified(text: str) -> str:
-    """Replace Unicode look-alikes (Ｂ, Ⓑ, 𝐁), drop invisible characters, and collapse blanks.
-
-    Every run of blanks becomes a space or, if it has one, a line break.
-    """
+    """Replace Unicode look-alikes (Ｂ, Ⓑ, 𝐁), drop invisible characters, make blanks one space or line break."""
     text = unicodedata.normalize("NFKC", text[-_TAIL:])[-_TAIL:]
     text = "".join(character for character in text if unicodedata.category(character) != "Cf")
     return re.sub(r"\s+", lambda blanks: "\n" if "\n" in blanks[0] else " ", text).strip()

@@ -8,7 +8,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 from sia_runner.records import Outcome, OutcomeKind
@@ -56,17 +56,15 @@ def measure_outcomes(
         cells = answers.get(unit, ())
         verdict = measure.judge(cells, truth, scale) if any(cell.strip() for cell in cells) else ""
         if isinstance(verdict, str):
-            text = _with_reason(", ".join(cells), verdict) if verdict else SPOILED_NOTE if unit in spoiled else ""
+            text = SPOILED_NOTE if unit in spoiled else ""
+            if verdict:  # the answer is cut so that the reason fits behind it
+                answer = ", ".join(cells).strip(", ")[: MAX_PREDICTION - len(verdict) - 3]
+                text = f"{answer} ({verdict})"
             kind = OutcomeKind.INVALID_FORMAT if text else OutcomeKind.NO_ANSWER
             verdict = kind, measure.worst(truth, scale), text
         kind, value, text = verdict
         results.append(Outcome(unit, kind, value, text[:MAX_PREDICTION]))
     return results
-
-
-def _with_reason(answer: str, reason: str) -> str:
-    """Return an invalid answer as it is shown, cut so that the reason fits behind it."""
-    return f"{answer.strip(', ')[: MAX_PREDICTION - len(reason) - 3]} ({reason})"
 
 
 def scale_of(measure: Measure, gold: Iterable[str], choices: Sequence[str]) -> Scale:
@@ -89,8 +87,8 @@ def gold_fault(name: str, gold: str) -> str:
     return "is no whole number" if name == "quadratic_kappa" and not number.is_integer() else ""
 
 
-def _mean_error(error: Callable[[float, float], float | None]) -> Measure:
-    """Return a metric of numbers: the mean of `error(answer, gold)`, which is None where it is undefined."""
+def _mean_error(error: Callable[[float, float], float | None], *, root: bool = False) -> Measure:
+    """Return a metric of numbers: the mean, or its root, of `error(answer, gold)`, which is None where undefined."""
 
     def judge(cells: Cells, gold: str, scale: Scale) -> JudgedCells | str:
         number = finite_number(cells[0])
@@ -103,18 +101,15 @@ def _mean_error(error: Callable[[float, float], float | None]) -> Measure:
         ends = (error(end, float(gold)) for end in (scale.low, scale.high))
         return max(value for value in ends if value is not None) or 1.0  # one and the same gold everywhere
 
-    return Measure(judge, worst, None, numbers=True)
+    return Measure(judge, worst, (lambda gold: _root_of_mean) if root else None, numbers=True)
 
 
 def _squared(answer: float, gold: float) -> float:
     return (answer - gold) * (answer - gold)
 
 
-def _root_of_mean(measure: Measure) -> Measure:
-    def root_of_mean(results: Sequence[Outcome]) -> float:
-        return math.sqrt(fmean(outcome.value for outcome in results))
-
-    return replace(measure, aggregate=lambda gold: root_of_mean)
+def _root_of_mean(results: Sequence[Outcome]) -> float:
+    return math.sqrt(fmean(outcome.value for outcome in results))
 
 
 def _log_loss(cells: Cells, gold: str, scale: Scale) -> JudgedCells | str:
@@ -142,23 +137,19 @@ def _rating(cells: Cells, gold: str, scale: Scale) -> JudgedCells | str:
 
 
 def _farthest(gold: str, scale: Scale) -> float:
-    """Return the value of the rating that is farthest off."""
     off = max(float(gold) - scale.low, scale.high - float(gold)) / (scale.high - scale.low or 1.0)
     return 1 - off * off
 
 
 def _kappa(gold: Mapping[str, str]) -> Aggregate:
-    """Return Cohen's kappa with quadratic weights: 1 less the squared error over that expected by chance.
-
-    It is 0 where the latter is 0. An invalid answer counts as the rating that is farthest off.
-    """
+    """Return Cohen's kappa with quadratic weights: 1 less the squared error over that expected by chance; 0 without."""
     truth_of = {unit: float(text) for unit, text in gold.items()}
     low, high = min(truth_of.values()), max(truth_of.values())
 
     def rating(outcome: Outcome, truth: float) -> float:
         if outcome.kind in _ANSWERED:
             return float(outcome.prediction)
-        return low if truth - low > high - truth else high
+        return low if truth - low > high - truth else high  # the farthest off
 
     def kappa(results: Sequence[Outcome]) -> float:
         truths = [truth_of[outcome.unit] for outcome in results]
@@ -180,17 +171,14 @@ def _class(cells: Cells, gold: str, scale: Scale) -> JudgedCells | str:
 
 
 def _macro_f1(gold: Mapping[str, str]) -> Aggregate:
-    """Return the mean over classes (in gold, or answered) of 2 TP / (2 TP + FP + FN).
-
-    A question without an answer counts as answered wrongly with each other class: otherwise no answer would be better
-    than a wrong one.
-    """
+    """Return the mean over classes (in gold, or answered) of 2 TP / (2 TP + FP + FN)."""
 
     def macro_f1(results: Sequence[Outcome]) -> float:
         expected = Counter(gold[outcome.unit] for outcome in results)
         answered = Counter(outcome.prediction for outcome in results if outcome.kind in _ANSWERED)
         right = Counter(outcome.prediction for outcome in results if outcome.kind is OutcomeKind.CORRECT)
         silent = Counter(gold[outcome.unit] for outcome in results if outcome.kind not in _ANSWERED)
+        # no answer counts as a wrong one with each other class, or it would be better than a wrong one
         wrongly = {name: silent.total() - silent[name] for name in expected.keys() | answered.keys()}
         return fmean(2 * right[name] / (expected[name] + answered[name] + more) for name, more in wrongly.items())
 
@@ -198,8 +186,8 @@ def _macro_f1(gold: Mapping[str, str]) -> Aggregate:
 
 
 MEASURES = {
-    "rmse": _root_of_mean(_mean_error(_squared)),
-    "rmsle": _root_of_mean(_mean_error(lambda a, gold: _squared(math.log1p(a), math.log1p(gold)) if a > -1 else None)),
+    "rmse": _mean_error(_squared, root=True),
+    "rmsle": _mean_error(lambda a, gold: _squared(math.log1p(a), math.log1p(gold)) if a > -1 else None, root=True),
     "mae": _mean_error(lambda answer, gold: abs(answer - gold)),
     "log_loss": Measure(_log_loss, lambda gold, scale: -math.log(_EPSILON), None, numbers=False),
     "quadratic_kappa": Measure(_rating, _farthest, _kappa, numbers=True),

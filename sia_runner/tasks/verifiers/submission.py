@@ -23,10 +23,9 @@ class UnreadableError(Exception):
 def read_answers(
     path: Path, id_column: str, answer_column: str, ids: Container[str], most_rows: int, most_bytes: int
 ) -> tuple[dict[str, str], set[str]]:
-    """Return (answers by id, ids that are spoiled).
+    """Return (answers by id, ids that are spoiled, which have no answer); ignore ids that are not in `ids`.
 
-    Ids that are not in `ids` are ignored; a spoiled id is never among the answers. Raises FileNotFoundError when
-    there is no file, UnreadableError when nothing in it can count.
+    Raises FileNotFoundError when there is no file, UnreadableError when nothing in it can count.
     """
     cells, spoiled = read_cells(path, id_column, [answer_column], ids, most_rows, most_bytes)
     return {unit: answer for unit, (answer,) in cells.items()}, spoiled

@@ -44,7 +44,6 @@ def test_the_best_medal_that_a_score_reaches_is_won():
 
 def test_lower_is_better_where_the_leaderboard_begins_with_the_lowest():
     one = board(1000, lower=True)
-    assert one.lower_is_better
     assert [one.compare(score)["medal"] for score in (12.0, 12.1, 101.0)] == ["gold", "silver", None]
 
 
