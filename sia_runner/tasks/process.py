@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def run_program(command: list[str], seconds: float, cwd: Path) -> ProgramResult:
         )
         exit_code: int | None = None
         with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):
-            exit_code = process.wait(seconds)
+            exit_code = _wait(process, seconds)
         return ProgramResult(exit_code, _head(output), _head(errors)[-4096:].decode(errors="replace"))
 
 
@@ -100,6 +101,20 @@ def _group_killed_at_end(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> int:
+    """Wait for the process with a pidfd, which wakes at once; Popen.wait polls every 50 ms. Raises TimeoutExpired."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:  # Linux before 5.3
+        return process.wait(seconds)
+    try:
+        if not select.select([pidfd], [], [], seconds)[0]:
+            raise subprocess.TimeoutExpired(process.args, seconds)
+    finally:
+        os.close(pidfd)
+    return process.wait()
 
 
 def _head(stream: IO[bytes]) -> bytes:
