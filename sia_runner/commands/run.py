@@ -78,10 +78,7 @@ def compose_and_run() -> int:
 
 
 def _may_set_mode(arguments: list[str]) -> bool:
-    """Return True if the arguments can set hydra.mode, by which a YAML requests a sweep without -m.
-
-    Of our groups only `sweeps` sets it; an experiment or a configuration folder of the user may.
-    """
+    """Return True if an argument can set hydra.mode: one of `sweeps`, an experiment, or a folder of the user's."""
     others = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
     return any(argument.startswith(("-", "+", "~", "hydra", "experiment")) for argument in others)
 

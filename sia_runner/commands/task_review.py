@@ -49,9 +49,8 @@ def review_task(plain: dict[str, Any], spec: TaskConfig, folder: Path) -> TaskRe
     task.prepare(lambda text: print(text, flush=True))
     harness_report, sample, command = TaskReview(), None, ()
     if spec.needs_model and _offline(plain):
-        harness_report.notes.append(
-            "NOT RUN: its harnesses call a model; give provider=… to have the reference harness run"
-        )
+        note = "NOT RUN: its harnesses call a model; give provider=… to have the reference harness run"
+        harness_report.notes.append(note)
     else:
         context = RunContext(check_experiment(plain), RunDir(folder / "run"))
         begin_review(context, folder)
@@ -141,10 +140,7 @@ def _faults(execution: Execution, outcomes: Sequence[Outcome], where: str) -> It
 
 
 def spy(context: RunContext, folder: Path, secret: Sequence[Path], report: TaskReview) -> None:
-    """Run a program that opens files it must not see, by the names that they have outside.
-
-    Files that it can read are noted: they say something about the sandbox of this machine, not about the task.
-    """
+    """Run a program that opens files it must not see; note what the sandbox lets it read, no fault of the task."""
     harness, site, entry = folder / "spy", HarnessRunDir(folder / "spied"), context.task.entry
     write_harness({entry: f"NAMES = {[str(path) for path in secret]!r}\n{_PROBE_PROGRAM}"}, harness, entry)
     grant = Grant("target", 0, "review", "gate", site.trajectories)

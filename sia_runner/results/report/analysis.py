@@ -54,10 +54,7 @@ def holm_adjusted(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def mean_over_questions(differences: Sequence[Mapping[str, float]]) -> SeedMean | None:
-    """Return the mean over seeds and questions with its normal 95% interval over questions.
-
-    `differences`: question -> new - old, one mapping a seed. None unless all are of the same two or more questions.
-    """
+    """Return the mean and normal 95% interval over questions of each seed's differences; None if questions differ."""
     units = differences[0].keys() if differences else ()
     if len(units) < 2 or any(by_unit.keys() != units for by_unit in differences):
         return None
@@ -159,10 +156,7 @@ class ComparableGroup:
 
 
 def group_runs(runs: Sequence[ReportedRun]) -> list[ComparableGroup]:
-    """Return the groups in the order of the runs.
-
-    A run without a test score joins the first group of its task and arm, else of its task, which shows it as missing.
-    """
+    """Return the groups in order. A run without a test score joins the first one of its task and arm, or task."""
     runs_by_key: dict[tuple[str, str, str | None], list[ReportedRun]] = {}  # by task, target, test_sha256
     for run in runs:
         if run.arm:
@@ -190,19 +184,14 @@ def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
         varying += [key] if any(len(values) > 1 for values in values_by_arm.values()) else []
     arms: dict[tuple[str, str, tuple[str, ...]], list[ReportedRun]] = {}
     for run in runs:
-        apart = tuple(_setting_label(run, key) for key in varying) if run.config else ()
+        texts = [(key, _setting_text(run, key)) for key in varying if run.config]
+        apart = tuple(text if key in _ARM_SETTINGS else f"{key}={text}" for key, text in texts)
         arms.setdefault((*_arm_key(run), apart), []).append(run)
     ordered = sorted(arms.items(), key=lambda arm: arm[0][0] == SIA_WH)
     return tuple(ArmRuns(*arm, tuple(of)) for arm, of in ordered)
 
 
-def _setting_label(run: ReportedRun, key: str) -> str:
-    text = _setting_text(run, key)
-    return text if key in _ARM_SETTINGS else f"{key}={text}"
-
-
 def _setting_text(run: ReportedRun, key: str) -> str:
-    """Return the setting ``a.b`` of a run, "" if there is none."""
     setting: Any = run.config
     for part in key.split("."):
         setting = as_dict(setting).get(part)

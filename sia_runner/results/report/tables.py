@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sia_runner.records import Json, Score
+from sia_runner.records import Json, score_columns
 from sia_runner.results.report.analysis import (
     ArmContrast,
     ArmRuns,
@@ -58,18 +58,14 @@ def paper_rows(group: ComparableGroup, against: Sequence[ArmContrast]) -> list[P
 
 
 def _published_row(group: ComparableGroup) -> PaperRow:
-    declared, metric = group.published, group.sample_run.metric
+    declared, metric, label = group.published, group.sample_run.metric, f"{group.label}, published"
     initial, prior, h, wh = (
         SeedMean(float(value), 1) if isinstance(value := declared.get(key), int | float) else None
         for key in ("initial", "prior", "sia_h", "sia_wh")
     )
     gain = SeedMean(wh.value - h.value, 1) if h and wh else None
-    label, source, verdict = (
-        f"{group.label}, published",
-        str(declared.get("source", "no source given")),
-        "protocol differs",
-    )
-    return PaperRow(label, source, metric, initial, h, wh, gain, verdict, prior=prior, published=True)
+    source = str(declared.get("source", "no source given"))
+    return PaperRow(label, source, metric, initial, h, wh, gain, "protocol differs", prior=prior, published=True)
 
 
 def _paper_row(
@@ -229,9 +225,9 @@ def runs_csv(of: Sequence[ReportedRun]) -> str:
             "metric": run.metric,
             "generations": len(run.generations),
             "best": run.best,
-            **_score_columns("val", next((g.val for g in run.generations if g.n == run.best), None)),
-            **_score_columns("initial_test", run.initial),
-            **_score_columns("test", run.final),
+            **score_columns("val", next((g.val for g in run.generations if g.n == run.best), None)),
+            **score_columns("initial_test", run.initial),
+            **score_columns("test", run.final),
             "looks_at_test": run.looks,
             "test_sha256": run.arm.test_sha256 if run.arm else None,
             **_usage_columns(run.usage),
@@ -251,7 +247,7 @@ def generations_csv(of: Sequence[ReportedRun]) -> str:
             **_run_columns(run),
             "generation": g.n,
             **{key: getattr(g, key) for key in ("lever", "algorithm", "status", "parent", "title", "reason")},
-            **_score_columns("val", g.val),
+            **score_columns("val", g.val),
             "outcomes": " ".join(f"{kind}={count}" for kind, count in g.outcomes.items()),
             "seconds": round(sum(g.seconds.values()), 3),
             **_usage_columns(g.usage),
@@ -268,17 +264,12 @@ def pairs_csv(of: Sequence[ReportSection]) -> str:
         for pair in (pair for contrast in section.contrasts for pair in contrast.pairs):
             keys = ("difference", "standard_error", "lost", "won", "p_value", "p_holm", "verdict")
             named = {"kind": "arms", "task": section.group.task, "seed": pair.seed}
-            rows.append(
-                named | {"old": pair.old.name, "new": pair.new.name} | {key: getattr(pair, key) for key in keys}
-            )
+            named |= {"old": pair.old.name, "new": pair.new.name}
+            rows.append(named | {key: getattr(pair, key) for key in keys})
     for gain in (gain for section in of for gain in section.gains):
-        run, keys = gain.run, ("lost", "won", "p_value", "verdict")
+        run, keys = gain.run, ("difference", "lost", "won", "p_value", "verdict")
         named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
-        named |= {
-            "old": f"{run.name} gen_{run.first}",
-            "new": f"{run.name} gen_{run.best}",
-            "difference": gain.difference,
-        }
+        named |= {"old": f"{run.name} gen_{run.first}", "new": f"{run.name} gen_{run.best}"}
         rows.append(named | {key: getattr(gain, key) for key in keys} | {"standard_error": None, "p_holm": None})
     return _to_csv(rows)
 
@@ -289,11 +280,6 @@ def _run_columns(run: ReportedRun) -> Json:
 
 def _usage_columns(usage: Mapping[str, Any] | None) -> Json:
     return {key: (usage or {}).get(key) for key in ("usd", "tokens", "calls")}
-
-
-def _score_columns(name: str, score: Score | None) -> Json:
-    values = (score.value, *score.ci95, score.n) if score else (None,) * 4
-    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), values, strict=True))
 
 
 def _to_csv(rows: Iterable[Json]) -> str:

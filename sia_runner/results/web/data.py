@@ -44,7 +44,7 @@ def run_list(rows: Sequence[RunRow], filters: Mapping[str, str], start: int, lim
             fit.append(row)
     if (key := _RUN_ORDERS.get(filters.get("order", ""))) is not None:
         fit.sort(key=key)
-    texts = ("name", "status", "task", "mode", "sweep", "metric", "stopped", "host")
+    texts = ("name", "status", "task", "mode", "metric", "stopped", "host")
     page = [asdict(row) | {key: one_line(getattr(row, key)) for key in texts} for row in fit[start : start + limit]]
     choices = {key: Counter(sorted(getattr(row, key) for row in rows)) for key in ("status", "task", "mode")}
     return {
