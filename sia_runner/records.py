@@ -212,19 +212,14 @@ class ModelReply:
 
 @dataclass(frozen=True, slots=True)
 class SampledCall:
-    """One model call as the policy sampled it: the same record in memory and on disk.
-
-    `logprobs` holds the natural log of each completion token's probability under the distribution it was sampled from.
-    `adapter` is the version of the weights ("base" without an adapter). `text`, which the client gets, ends before a
-    stop string and contains no special token.
-    """
+    """One model call as the policy sampled it: the same record in memory and on disk."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    logprobs: tuple[float, ...]  # natural, of each completion token under the distribution it was sampled from
     finish_reason: str  # stop | length
-    adapter: str
-    text: str = ""
+    adapter: str  # the version of the weights, "base" without an adapter
+    text: str = ""  # which the client gets: it ends before a stop string and contains no special token
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data, without the text: a file keeps that as the response."""

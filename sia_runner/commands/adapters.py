@@ -45,9 +45,8 @@ def _load_base(origin: AdapterOrigin, name: str | None) -> Any:
             f"the adapter is for {origin.base_id} (sha256 {origin.base_sha256[:12]}), "
             f"not for {name or folder} (sha256 {sha256[:12]})"
         )
-    saved = (
-        getattr(AutoConfig.from_pretrained(folder), "dtype", None) or "float32"
-    )  # another could double a large model
+    # another dtype than that of the saved weights could double a large model
+    saved = getattr(AutoConfig.from_pretrained(folder), "dtype", None) or "float32"
     loaded = load_base(str(folder), "cpu", str(saved).removeprefix("torch."))
     base_id = name or origin.base_id
     return SimpleNamespace(model=loaded.model, tokenizer=loaded.tokenizer, base_id=base_id, base_sha256=sha256)

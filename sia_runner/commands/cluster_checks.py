@@ -1,7 +1,4 @@
-"""The doctor's checks of a SLURM cluster, and what each of its answers means for a run.
-
-A check returns one line, or raises CheckSkipped or an error whose message says what to do.
-"""
+"""The doctor's checks of a SLURM cluster, and what each of its answers means for a run."""
 
 import math
 import os
@@ -41,11 +38,9 @@ def check_cluster(config: Experiment) -> str:
 
 
 def _check_commands(_: Experiment) -> str:
-    missing = [name for name in _SLURM_COMMANDS if shutil.which(name) is None]
+    missing = ", ".join(name for name in _SLURM_COMMANDS if shutil.which(name) is None)
     if missing:
-        raise RunDirectoryError(
-            f"{', '.join(missing)} not found: jobs cannot be submitted and followed from this machine"
-        )
+        raise RunDirectoryError(f"{missing} not found: jobs cannot be submitted and followed from this machine")
     without = "" if shutil.which("sacct") else "; no sacct"
     return f"{_output_of('sbatch', '--version').strip()}; {', '.join(_SLURM_COMMANDS)}{without}"
 
@@ -79,10 +74,9 @@ def _check_time_limit(kind: str, resources: StageResources) -> None:
         name, limit = line.split()
         matches = name.rstrip("*") == resources.partition if resources.partition else name.endswith("*")
         if matches and (resources.minutes or 0) > _parse_minutes(limit):
-            raise RunDirectoryError(
-                f"compute.resources.{kind}.minutes={resources.minutes}: partition {name.rstrip('*')} allows "
-                f"{_parse_minutes(limit):.0f} at most; such a job would never start"
-            )
+            allowed = f"partition {name.rstrip('*')} allows {_parse_minutes(limit):.0f} at most"
+            key = f"compute.resources.{kind}.minutes={resources.minutes}"
+            raise RunDirectoryError(f"{key}: {allowed}; such a job would never start")
 
 
 def _parse_minutes(limit: str) -> float:
@@ -97,9 +91,8 @@ def _parse_minutes(limit: str) -> float:
 def _report_accounting(_: Experiment) -> str:
     """Report whether sacct answers. Its absence is no fault: the runner works without it."""
     if shutil.which("sacct"):
-        process = subprocess.run(
-            ["sacct", "--noheader", "--starttime=now"], capture_output=True, check=False, timeout=_COMMAND_SECONDS
-        )
+        command = ["sacct", "--noheader", "--starttime=now"]
+        process = subprocess.run(command, capture_output=True, check=False, timeout=_COMMAND_SECONDS)
         if not process.returncode and _slurm_settings().get("AccountingStorageType") != "accounting_storage/none":
             return "sacct answers: how a job ended is known however long ago"
     age = _slurm_settings().get("MinJobAge", "300 sec")
@@ -156,7 +149,6 @@ def _slurm_settings() -> Mapping[str, str]:
 
 
 def _output_of(*command: str) -> str:
-    """Return the standard output of a command. Raises RunError with one line."""
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -82,9 +82,8 @@ def _find_provider(profile: ProfileFile, files: Sequence[ProfileFile]) -> Profil
     for folder in folders:
         if (folder / f"{provider_id}.json").is_file():
             return _read_profile(folder / f"{provider_id}.json")
-    raise RunDirectoryError(
-        f"{profile.path}: provider_id={provider_id}: no {provider_id}.json given, nor in {', '.join(map(str, folders))}"
-    )
+    problem = f"no {provider_id}.json given, nor in {', '.join(map(str, folders))}"
+    raise RunDirectoryError(f"{profile.path}: provider_id={provider_id}: {problem}")
 
 
 def main(options: Namespace) -> int:

@@ -1,7 +1,4 @@
-"""The command `doctor` checks whether an experiment would run, here and now.
-
-A check returns one line, or raises CheckSkipped or an error whose message says what to do.
-"""
+"""The command `doctor` checks whether an experiment would run, here and now."""
 
 import importlib.util
 import platform
@@ -140,7 +137,6 @@ def _check_key(hosted: HostedProvider) -> str:
 
 
 def _check_policy_backend(config: Experiment) -> str:
-    """Check that the policy's packages are installed and that its server answers and takes adapters."""
     if not config.has_policy:
         raise CheckSkipped("no weights are trained")
     spec = config.target_agent.policy
@@ -217,8 +213,7 @@ def _check_disk(config: Experiment, runs: Path) -> str:
             raise RunDirectoryError(f"{folder} cannot be written ({why}); set {key} to a folder that can") from None
         free = shutil.disk_usage(existing).free >> 20
         if free < needed:
-            raise RunDirectoryError(
-                f"{free} MiB free in {existing}; four work folders at once take {needed} MiB (sandbox.disk_mb)"
-            )
+            problem = f"four work folders at once take {needed} MiB (sandbox.disk_mb)"
+            raise RunDirectoryError(f"{free} MiB free in {existing}; {problem}")
         lines.append(f"{free >> 10} GiB free in {existing}")
     return ", ".join(dict.fromkeys(lines))

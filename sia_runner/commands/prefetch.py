@@ -130,11 +130,9 @@ def _make_image(kind: str, name: str, absent: SandboxError) -> None:
     program = command[0]  # `docker version` fails where no engine answers
     if not shutil.which(program) or subprocess.run([program, "version"], capture_output=True, check=False).returncode:
         raise RunDirectoryError(str(absent))
-    beside_the_package = Path(sia_runner.__file__).parent.parent  # paths in apptainer.def are relative to it
+    root = Path(sia_runner.__file__).parent.parent  # paths in apptainer.def are relative to it
     try:
-        result = subprocess.run(
-            command, cwd=beside_the_package, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS
-        )
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS)
     except subprocess.TimeoutExpired:
         raise RunDirectoryError(f"{' '.join(command[:2])} took longer than {_BUILD_SECONDS:.0f} s; {absent}") from None
     if result.returncode:
@@ -142,11 +140,9 @@ def _make_image(kind: str, name: str, absent: SandboxError) -> None:
 
 
 def _network_needs(config: Experiment) -> Iterator[CheckResult]:
-    """Yield what a run needs the network for: hosted models, and what nobody can know before the run."""
     for role, hosted in hosted_roles(config).items():
         who = "the driver" if role == "meta" else "every node that runs harnesses"
-        address = hosted.base_url or "it"
-        text = f"{hosted.name}: {who} has to reach {address} (HTTPS_PROXY is heeded)"
+        text = f"{hosted.name}: {who} has to reach {hosted.base_url or 'it'} (HTTPS_PROXY is heeded)"
         yield CheckResult("provider", NETWORK, text)
     policy = config.target_agent.policy
     if policy.backend == "vllm" and config.has_policy:

@@ -37,7 +37,6 @@ def find_runs(root: Path) -> dict[str, str]:
 
 
 def _link_stamp(path: Path) -> FileStamp | None:
-    """Return the stamp of a file, or of the link itself."""
     try:
         return FileStamp.of(path.lstat())
     except OSError:

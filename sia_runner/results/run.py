@@ -12,18 +12,7 @@ from sia_runner.records import Json, Score
 from sia_runner.results.index import MAX_SUMMARY_BYTES, lease_holder, read_config, run_status
 from sia_runner.results.questions import QuestionIndex
 from sia_runner.selection.scoring import leaderboard_lines
-from sia_runner.store.files import (
-    FileStamp,
-    LineReader,
-    as_dict,
-    as_int,
-    as_number,
-    file_stamp,
-    finite_figures,
-    list_folder,
-    load_json,
-    parse_object,
-)
+from sia_runner.store import files
 from sia_runner.store.generations import GenerationRecord, TrainingRecord, parse_counts
 from sia_runner.store.journal import JournalReader, read_generations
 
@@ -36,15 +25,15 @@ class SpendingReader:
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self._files: dict[str, tuple[LineReader, LedgerFile]] = {}
+        self._files: dict[str, tuple[files.LineReader, LedgerFile]] = {}
 
     def refresh(self, seconds: float = 0.1) -> bool:
         """Read on for about `seconds`. Return True once everything on disk has been added up."""
         deadline = time.monotonic() + seconds
-        for entry in list_folder(self._run, "ledger"):
+        for entry in files.list_folder(self._run, "ledger"):
             if entry.kind == "file" and entry.name.endswith(".jsonl") and entry.name != REGISTER:
                 name = f"ledger/{entry.name}"
-                self._files.setdefault(name, (LineReader(self._run, name), LedgerFile(keeps_pools=False)))
+                self._files.setdefault(name, (files.LineReader(self._run, name), LedgerFile(keeps_pools=False)))
         for name in self._files:
             while self._slice(name):
                 if time.monotonic() > deadline:
@@ -60,7 +49,7 @@ class SpendingReader:
                 self._files[name] = (lines, ledger_file)
                 lines.restarted = False
             try:
-                ledger_file.add(parse_object(line.data) or {})
+                ledger_file.add(files.parse_object(line.data) or {})
             except (KeyError, TypeError, ValueError, AttributeError):
                 continue  # the file is damaged: count the other lines
         return lines.offset != before
@@ -72,7 +61,7 @@ class SpendingReader:
 
 def budget_limits(config: Json, journal: JournalReader) -> dict[str, float | None]:
     """Return ``{"usd": 5.0, …}``, None for no limit: the config's, with the overrides of resumes (``budget.usd=9``)."""
-    budget = as_dict(config.get("budget"))
+    budget = files.as_dict(config.get("budget"))
     limits = {unit: str(budget.get(unit)) for unit in _BUDGET_UNITS}
     for entry in journal.of("resumed"):
         for override in entry.get("overrides") or []:
@@ -82,7 +71,7 @@ def budget_limits(config: Json, journal: JournalReader) -> dict[str, float | Non
     numbers: dict[str, float | None] = dict.fromkeys(limits)
     for unit, text in limits.items():
         with suppress(ValueError):
-            numbers[unit] = as_number(float(text))
+            numbers[unit] = files.as_number(float(text))
     return numbers
 
 
@@ -94,7 +83,7 @@ class _TrainingCurves:
     """The curves of one generation that is still training, from what its job writes."""
 
     def __init__(self, run: Path, n: int) -> None:
-        self._lines = LineReader(run, f"gen_{n}/curve.jsonl")
+        self._lines = files.LineReader(run, f"gen_{n}/curve.jsonl")
         self._figures: dict[int, dict[str, float]] = {}  # by step
 
     def refresh(self) -> dict[str, list[tuple[int, float]]]:
@@ -102,7 +91,7 @@ class _TrainingCurves:
         for at, line in enumerate(self._lines.fresh()):
             if self._lines.restarted and at == 0:
                 self._figures.clear()
-            figures = finite_figures(line.data)
+            figures = files.finite_figures(line.data)
             if "step" in figures and len(self._figures) < _MAX_POINTS:
                 self._figures[int(figures["step"])] = figures
         steps = sorted(self._figures.items())
@@ -137,7 +126,7 @@ def read_test_results(journal: JournalReader) -> list[FinalTestResult]:
             result, lines = entry["result"], list[str]()
             with suppress(AttributeError, KeyError, TypeError, ValueError):
                 lines = leaderboard_lines(result.get("standing"))
-            n, score = as_int(result.get("generation")), Score.parse(result.get("score"))
+            n, score = files.as_int(result.get("generation")), Score.parse(result.get("score"))
             results.append(FinalTestResult(n, score, parse_counts(result.get("outcomes")), lines))
     return results
 
@@ -157,7 +146,7 @@ class RunReader:
         self.holder: Json | None = None  # the lease of the process that writes the run now
         self.spending = RunTotals()
         self.complete = False  # whether the last refresh read the whole ledger
-        self._stamps: tuple[FileStamp | None, FileStamp | None] = (None, None)
+        self._stamps: tuple[files.FileStamp | None, files.FileStamp | None] = (None, None)
         self._ledger = SpendingReader(path)
         self._answers: OrderedDict[str, QuestionIndex] = OrderedDict()
         self._curves: dict[int, _TrainingCurves] = {}
@@ -166,11 +155,11 @@ class RunReader:
         """Read what is new. Return True if anything changed."""
         before = (self._stamps, self.spending, self.holder)
         changed = self.journal.refresh()
-        self._stamps = (file_stamp(self.path, "config.yaml"), file_stamp(self.path, "summary.json"))
+        self._stamps = (files.file_stamp(self.path, "config.yaml"), files.file_stamp(self.path, "summary.json"))
         if self._stamps[0] != before[0][0]:
             self.config = read_config(self.path)
         if self._stamps[1] != before[0][1]:
-            self.summary = as_dict(load_json(self.path, "summary.json", MAX_SUMMARY_BYTES))
+            self.summary = files.as_dict(files.load_json(self.path, "summary.json", MAX_SUMMARY_BYTES))
         self.complete = self._ledger.refresh()
         self.holder = lease_holder(self.path)
         self.spending = self._ledger.totals(alive=self.holder is not None)

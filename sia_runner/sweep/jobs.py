@@ -31,8 +31,6 @@ _NO_RESOURCES = ("array_parallelism", "max_num_timeout", "signal_delay_s")
 
 @dataclass(frozen=True, slots=True)
 class _JobQueue:
-    """A job queue for the runs of a sweep: a SLURM cluster or this machine."""
-
     max_jobs: int  # submitted and unfinished at the same time
     grace_seconds: float  # how long the outcome of an ended job may take to appear, or the job to be queued again
     submit: Callable[[Sequence[SweepRun]], list[str]]  # the ids of their jobs; raises SubmissionError
@@ -97,9 +95,8 @@ def run_jobs(
         if moment - last_poll >= _JOB_POLL:
             last_poll = moment
             states = {name: launcher.cluster.state(job) for name, job in running.items()}
-            over_since = {
-                name: over_since.get(name, moment) for name, state in states.items() if state and state.name in ENDED
-            }
+            ended = [name for name, state in states.items() if state and state.name in ENDED]
+            over_since = {name: over_since.get(name, moment) for name in ended}
             for state in filter(None, states.values()):
                 line = launcher.cluster.waiting(state, moment - began)
                 if news.due(line, moment - began):  # one line for all jobs
@@ -109,7 +106,7 @@ def run_jobs(
 
 
 def _report_refusal(error: SubmissionError, idle: float, waited: float, news: RepeatedNews) -> None:
-    """Print that the next submission waits, `waited` seconds by now; raise RunError if it does in vain, with no job."""
+    """Print that submitting is tried again; raise RunError where that is in vain. `idle`: seconds without any job."""
     line = f"sbatch says: {error}{_in_launcher_names(error.advice('compute.resources.run', idle))}"
     if not error.transient or idle > PATIENCE:
         raise RunDirectoryError(f"hydra/launcher=submitit_slurm: {line}") from None

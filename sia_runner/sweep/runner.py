@@ -56,10 +56,7 @@ _FINAL_EXIT_CODES = (0, 3, 4)  # exit codes that a resume changes only with more
 def run_sweep(
     loader: Any, config: Any, launcher: Any, arguments: Sequence[str], runs: Sequence[Sequence[str]] | None
 ) -> int:
-    """Carry out a new sweep of `runs` (the overrides of each), or where None the missing runs of an earlier one.
-
-    Return the worst exit code of its runs. Raises RunError and HydraException before anything is started.
-    """
+    """Carry out the `runs` of a new sweep, or those that an earlier one lacks (None); return the worst exit code."""
     sweep = SweepDir(Path(config.hydra.sweep.dir).resolve())
     if runs is None:
         plan, extended = _extended_plan(sweep.read_plan(), arguments)
@@ -95,7 +92,6 @@ def run_sweep(
 
 
 def _new_plan(loader: Any, config: Any, every: Sequence[Sequence[str]]) -> SweepPlan:
-    """Compose every run, so that an unknown choice or key refuses the sweep before anything starts."""
     runs: list[PlannedRun] = []
     own_names = not any(arg.startswith("hydra.sweep.subdir=") for arg in sys.argv[1:])
     for number, (overrides, arm) in enumerate(zip(every, arm_names(every), strict=True)):
@@ -108,9 +104,8 @@ def _new_plan(loader: Any, config: Any, every: Sequence[Sequence[str]]) -> Sweep
     names = [run.name for run in runs]
     duplicate = next((name for at, name in enumerate(names) if name in names[:at]), None)
     if duplicate:
-        raise RunDirectoryError(
-            f"hydra.sweep.subdir={duplicate}: two runs of the sweep would share it; it may contain hydra.job.num"
-        )
+        problem = "two runs of the sweep would share it; it may contain hydra.job.num"
+        raise RunDirectoryError(f"hydra.sweep.subdir={duplicate}: {problem}")
     args = tuple(arg for arg in sys.argv[1:] if not arg.startswith("hydra.sweep.dir="))
     return SweepPlan(args, str(Path.cwd()), tuple(runs))
 
@@ -135,7 +130,7 @@ def _is_done(sweep: SweepDir, run: PlannedRun) -> bool:
 
 
 def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: Any) -> list[str] | None:
-    """Return the overrides to launch the run with; None where it is refused, which is then its outcome."""
+    """Return the overrides to launch the run with, or None if it is refused, which is recorded as its outcome."""
     if sweep.ended(run.name):
         sweep.outcome(run.name).unlink()  # it is that of an earlier process
     overrides = [*run.overrides, f"hydra.sweep.subdir={quote_text(run.name)}"]
@@ -162,9 +157,8 @@ def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Cal
             )
     plan = sweep.read_plan()
     if not Path(plan.cwd).is_dir():
-        raise RunDirectoryError(
-            f"resume={sweep.path}: {plan.cwd} is missing; the sweep was started there and its paths are relative to it"
-        )
+        problem = f"{plan.cwd} is missing; the sweep was started there and its paths are relative to it"
+        raise RunDirectoryError(f"resume={sweep.path}: {problem}")
     os.chdir(plan.cwd)
     again = (f"hydra.sweep.dir={quote_text(str(sweep.path))}", "hydra.sweeper.resume=true")
     sys.argv[1:] = _merge_arguments(plan.args, [*overrides, *again])
@@ -172,7 +166,7 @@ def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Cal
 
 
 def _merge_arguments(args: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Return the arguments with `overrides` in place of those of the same key: side by side, as Hydra needs them."""
+    """Return `args` with `overrides` in place of those of the same key; Hydra takes no option between overrides."""
     keys = {override.partition("=")[0] for override in overrides}
     remaining = [arg for arg in args if arg.partition("=")[0] not in keys]
     if "hydra/launcher" in keys:  # keys of the previous launcher

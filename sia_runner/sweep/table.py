@@ -23,7 +23,7 @@ _COLUMNS += ["test_high", "test_n", "baseline_test", "usd", "calls", "tokens", "
 
 
 def sweep_run_status(sweep: SweepDir, name: str) -> str:
-    """Return how the newest process of a run ended (_BY_CODE), else running, cut (it is gone) or missing (no start)."""
+    """Return how a run's newest process ended (_BY_CODE), or running, cut (it is gone) or missing (never started)."""
     if outcome := sweep.ended(name):
         return _BY_CODE.get(outcome["code"], f"exit code {outcome['code']}")
     run = RunDir(sweep.path / name)

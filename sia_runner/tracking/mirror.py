@@ -9,7 +9,7 @@ from sia_runner.store.files import regular_files
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import RunDir, read_json
 from sia_runner.tracking import facts
-from sia_runner.tracking.rows import RowStream, decisions_table, failures_table, generations_of
+from sia_runner.tracking.rows import RowStream, decisions_table, failures_table
 from sia_runner.tracking.server import TrackingState, count_rows_in_wandb, key_of
 
 T = TypeVar("T")
@@ -48,9 +48,8 @@ class WandbMirror:
             if row.number >= self._rows_in_wandb:
                 self._wandb.log(row.figures, step=row.number, commit=True)
                 self.sent += 1
-            if row.generation is not None and self._options.get("artifacts", True):
-                judged = next(g for g in generations_of(summary) if g.n == row.generation)
-                self._attempt(self._versions, judged)
+            if row.verdict and self._options.get("artifacts", True):
+                self._attempt(self._versions, row.verdict)
         if self._stamp != before:
             self._wandb.summary.update(_run_figures(summary))
             self._set_mode(summary["mode"])
@@ -152,7 +151,6 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
 
 
 def _run_figures(summary: Json) -> Json:
-    """Return the figures of the run as a whole, so far."""
     best = summary["best"] or {}
     figures: Json = {
         "generations": len(summary["generations"]),

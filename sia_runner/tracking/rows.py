@@ -36,11 +36,11 @@ def generations_of(summary: Mapping[str, Any]) -> list[GenerationRecord]:
 
 @dataclass(frozen=True, slots=True)
 class TrackedRow:
-    """One row of figures. `number`: from 0. `generation`: the generation if the row is its verdict."""
+    """One row of figures, numbered from 0. `verdict`: the generation if the row is its verdict."""
 
     number: int
     figures: Json
-    generation: int | None = None
+    verdict: GenerationRecord | None = None
 
 
 class RowStream:
@@ -67,7 +67,7 @@ class RowStream:
             verdict = finished[self._next]
             if verdict.status == "accepted" and verdict.val:
                 self._best = verdict.val.value
-            yield TrackedRow(next(self._numbers), _verdict_figures(verdict, self._best), verdict.n)
+            yield TrackedRow(next(self._numbers), _verdict_figures(verdict, self._best), verdict)
             self._next += 1
             self._curve = CurveReader(self._run.generation(self._next))
 

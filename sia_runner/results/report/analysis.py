@@ -4,7 +4,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sia_runner.records import Outcome, Score
@@ -28,15 +28,21 @@ class SeedMean:
     sd: float | None = None
     ci95: tuple[float, float] | None = None
 
+    @staticmethod
+    def of(values: Sequence[float]) -> "SeedMean | None":
+        """Return the mean with its standard deviation and interval, or None without a value."""
+        n = len(values)
+        if n < 2:
+            return SeedMean(values[0], 1) if n else None
+        from scipy.special import stdtrit  # scipy.stats would load for half a second
 
-def seed_mean(values: Sequence[float]) -> SeedMean | None:
-    """Return the mean with its standard deviation and interval, or None without a value."""
-    n = len(values)
-    if n < 2:
-        return SeedMean(values[0], 1) if n else None
-    from scipy.special import stdtrit  # scipy.stats would load for half a second
+        return _mean_with_interval(values, float(stdtrit(n - 1, 0.975)))
 
-    return _mean_with_interval(values, float(stdtrit(n - 1, 0.975)))
+    @staticmethod
+    def per_seed(values: Sequence[tuple[Hashable, float]]) -> "SeedMean | None":
+        """Return the mean of ``(seed, value)`` pairs. Runs of the same seed count as one value, their mean."""
+        seeds = dict.fromkeys(seed for seed, _ in values)
+        return SeedMean.of([statistics.fmean(value for other, value in values if other == seed) for seed in seeds])
 
 
 def _mean_with_interval(values: Sequence[float], quantile: float) -> SeedMean:
@@ -77,12 +83,6 @@ def interval_verdict(intervals: Sequence[tuple[float, float]], sign: int, new: s
     if min(ends) > 0:
         return f"{new} better"
     return f"{old} better" if max(ends) < 0 else TIE
-
-
-def mean_per_seed(values: Sequence[tuple[Hashable, float]]) -> SeedMean | None:
-    """Return the mean of ``(seed, value)`` pairs. Runs of the same seed count as one value, their mean."""
-    seeds = dict.fromkeys(seed for seed, _ in values)
-    return seed_mean([statistics.fmean(value for other, value in values if other == seed) for seed in seeds])
 
 
 # Settings that separate arms of the same mode, trainer and seed; other differences are noted beside each pair.
@@ -200,7 +200,7 @@ def _setting_text(run: ReportedRun, key: str) -> str:
     return "" if setting is None else str(setting)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunPair:
     """Two runs of the same seed. Figures by question are None if the metric is no mean over questions."""
 
@@ -212,11 +212,11 @@ class RunPair:
     lost: int | None  # questions
     won: int | None
     p_value: float | None  # McNemar's exact test, two-sided
-    p_holm: float | None  # adjusted for the pairs of the group (Holm 1979)
-    verdict: str
+    p_holm: float | None = None  # adjusted for the pairs of the group (Holm 1979)
+    verdict: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ArmContrast:
     """An arm compared with another. `unpaired`: seeds for which only one of the two has a test score."""
 
@@ -244,17 +244,13 @@ def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
     in_pairs = [side for contrast in compared for side in (contrast.old, contrast.new)]
     compared += [_contrast_arms(group.sides[0], side, sign) for side in group.sides[1:] if side not in in_pairs]
     adjusted = iter(holm_adjusted([pair.p_value for contrast in compared for pair in contrast.pairs]))
-    result: list[ArmContrast] = []
     for contrast in compared:
-        pairs: list[RunPair] = []
         for pair in contrast.pairs:
-            p_holm = next(adjusted)
-            verdict = pair_verdict(sign * pair.difference, p_holm, contrast.new.label, contrast.old.label)
-            pairs.append(replace(pair, p_holm=p_holm, verdict=verdict))
-        # with one seed there is no interval over seeds, so its own verdict is the contrast's
-        alone = f"{pairs[0].verdict}, one seed" if len(pairs) == 1 else contrast.verdict
-        result.append(replace(contrast, pairs=pairs, verdict=alone))
-    return result
+            pair.p_holm = next(adjusted)
+            pair.verdict = pair_verdict(sign * pair.difference, pair.p_holm, contrast.new.label, contrast.old.label)
+        if len(contrast.pairs) == 1:  # there is no interval over seeds, so its own verdict is the contrast's
+            contrast.verdict = f"{contrast.pairs[0].verdict}, one seed"
+    return compared
 
 
 def _contrast_arms(old: ArmRuns, new: ArmRuns, sign: int) -> ArmContrast:
@@ -273,11 +269,11 @@ def _contrast_arms(old: ArmRuns, new: ArmRuns, sign: int) -> ArmContrast:
         notes += comparison["notes"]
         keys = ("difference", "standard_error", "lost", "won", "p_value")
         figures = {key: comparison["pairs"][0][key] for key in keys}
-        pairs.append(RunPair(seed, old_run, new_run, **figures, p_holm=None, verdict=""))
+        pairs.append(RunPair(seed, old_run, new_run, **figures))
         if figures["p_value"] is not None:
             values = {outcome.unit: outcome.value for outcome in old_arm.outcomes}
             differences.append({outcome.unit: outcome.value - values[outcome.unit] for outcome in new_arm.outcomes})
-    seeds, questions = seed_mean([pair.difference for pair in pairs]), mean_over_questions(differences)
+    seeds, questions = SeedMean.of([pair.difference for pair in pairs]), mean_over_questions(differences)
     intervals = [average.ci95 for average in (seeds, questions) if average and average.ci95]
     verdict = interval_verdict(intervals, sign, new.label, old.label) if pairs else "no pair"
     unpaired = {run.seed for side in (old, new) for run in side.runs} - {pair.seed for pair in pairs}

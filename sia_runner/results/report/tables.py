@@ -9,14 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sia_runner.records import Json, score_columns
-from sia_runner.results.report.analysis import (
-    ArmContrast,
-    ArmRuns,
-    ComparableGroup,
-    ReportSection,
-    SeedMean,
-    mean_per_seed,
-)
+from sia_runner.results.report.analysis import ArmContrast, ArmRuns, ComparableGroup, ReportSection, SeedMean
 from sia_runner.results.report.runs import ReportedRun
 from sia_runner.text import one_line, table_cell
 
@@ -74,7 +67,7 @@ def _paper_row(
     sides = [side for side in (old, new) if side]
     tested = [run for side in sides for run in side.tested]
     h, wh = (
-        mean_per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
+        SeedMean.per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
         for side in (old, new)
     )
     metric = group.sample_run.metric
@@ -83,7 +76,7 @@ def _paper_row(
         label=group.label,
         detail=" · ".join([*(new or sides[0]).details, unit]),
         metric=metric,
-        initial=mean_per_seed([(run.seed, run.initial.value) for run in tested if run.initial]),
+        initial=SeedMean.per_seed([(run.seed, run.initial.value) for run in tested if run.initial]),
         h=h,
         wh=wh,
         gain=contrast and contrast.over_seeds,

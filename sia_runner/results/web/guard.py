@@ -50,10 +50,8 @@ class Guard:
     def _refusal(self, request: Request) -> Response | None:
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("only GET and HEAD: the dashboard changes nothing", 405)
-        host = request.headers.get("host", "")
-        name = (host[1:].partition("]") if host.startswith("[") else host.partition(":"))[
-            0
-        ].lower()  # a tunnel's port is any
+        host = request.headers.get("host", "").lower()
+        name, *_ = host[1:].partition("]") if host.startswith("[") else host.partition(":")  # a tunnel's port is any
         if not self._is_own_host(name):
             remedy = f"use the address that was printed, or start it with allow_host={one_line(name, 100)}"
             return PlainTextResponse(f"the dashboard does not answer to this name; {remedy}", 421)
