@@ -1,7 +1,4 @@
-"""The command line: ``sia-runner COMMAND``, which is ``python -m sia_runner COMMAND``.
-
-Nothing heavy is imported before the arguments are known to be right.
-"""
+"""The command line, ``python -m sia_runner COMMAND``; nothing heavy is imported before the arguments are right."""
 
 import gc
 import os

@@ -132,6 +132,12 @@ class Score:
         return f"{self.value:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}] (n={self.n})"
 
 
+def score_columns(name: str, score: Score | None) -> Json:
+    """Return a score as columns of a table: NAME, NAME_low, NAME_high and NAME_n; all None without a score."""
+    values = (score.value, *score.ci95, score.n) if score else (None,) * 4
+    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), values, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """The spending on models: US dollars, tokens, calls."""
@@ -150,14 +156,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class GatewayAddress:
-    """The address of the gateway for a sandbox: a Unix socket of the host, and environment variables.
-
-    The sandbox replaces ``{url}`` in their values by the loopback address of its relay (``http://127.0.0.1:PORT``, no
-    slash at the end).
-    """
+    """The address of the gateway for a sandbox: a Unix socket of the host, and environment variables."""
 
     socket: Path
-    env: Mapping[str, str]
+    env: Mapping[str, str]  # in its values the sandbox puts its relay's address, http://127.0.0.1:PORT, for {url}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,19 +212,14 @@ class ModelReply:
 
 @dataclass(frozen=True, slots=True)
 class SampledCall:
-    """One model call as the policy sampled it: the same record in memory and on disk.
-
-    `logprobs` holds the natural log of each completion token's probability under the distribution it was sampled from.
-    `adapter` is the version of the weights ("base" without an adapter). `text`, which the client gets, ends before a
-    stop string and contains no special token.
-    """
+    """One model call as the policy sampled it: the same record in memory and on disk."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    logprobs: tuple[float, ...]  # natural, of each completion token under the distribution it was sampled from
     finish_reason: str  # stop | length
-    adapter: str
-    text: str = ""
+    adapter: str  # the version of the weights, "base" without an adapter
+    text: str = ""  # which the client gets: it ends before a stop string and contains no special token
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data, without the text: a file keeps that as the response."""
@@ -231,35 +228,27 @@ class SampledCall:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The model calls of one rollout (one run of a harness on one question), in order, and its reward.
-
-    `reward` is None after a failure that is not the policy's fault: that is no reward, not a reward of zero.
-    """
+    """The model calls of one rollout (one run of a harness on one question), in order, and its reward."""
 
     unit: str
     sample: int  # index of the rollout in its group
     calls: tuple[SampledCall, ...]
-    reward: float | None
+    reward: float | None  # None after a failure that is not the policy's fault: that is no reward of zero
     kind: OutcomeKind
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A proposed candidate; `files` maps relative paths to texts and is a complete new harness.
-
-    The runner sets `parent` and `evidence`, whatever a proposer says.
-    """
+    """A proposed candidate. The runner sets `parent` and `evidence`, whatever a proposer says."""
 
     lever: Lever
     rationale: str
-    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    files: Mapping[str, str] = field(default_factory=dict[str, str])  # relative path -> text: a complete new harness
     title: str = ""  # one line for tables
     improvement: str = ""  # markdown for gen_<n>/improvement.md
     algorithm: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    notes: Mapping[str, Any] = field(
-        default_factory=dict[str, Any]
-    )  # the proposer's memory, returned to it in the history
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])  # the proposer's memory: the history has it
     usage: Usage = field(default_factory=Usage)
     parent: int | None = None  # the generation that it extends
     evidence: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the run knew and measured then

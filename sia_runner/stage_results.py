@@ -1,7 +1,4 @@
-"""The result of each stage as a record; the journal stores `to_json` of it, and `from_json` reads that back.
-
-The order of the fields is the order of the keys in the journal.
-"""
+"""The result of each stage as a record that the journal stores, with its keys in the order of the fields."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -48,10 +45,7 @@ def _decode(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ProposeResult(StageResult):
-    """A proposal as the journal keeps it; its files are in proposal.json, of which `sha256` is the hash.
-
-    `fault` is one line when the proposer itself failed, and `unscored` says that its budget was the reason.
-    """
+    """A proposal as the journal keeps it; its files are in proposal.json."""
 
     lever: Lever
     title: str
@@ -61,9 +55,9 @@ class ProposeResult(StageResult):
     usage: Usage = field(default_factory=Usage)
     parent: int | None = None
     siblings: tuple[Mapping[str, Any], ...] = ()  # every parallel proposal with its dev value, in order
-    fault: str = ""
-    unscored: bool = False
-    sha256: str = ""
+    fault: str = ""  # one line when the proposer itself failed
+    unscored: bool = False  # it failed because its budget was spent
+    sha256: str = ""  # of proposal.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +76,7 @@ class TrainingResult(StageResult):
 
 @dataclass(frozen=True, slots=True)
 class BuildResult(StageResult):
-    """A built candidate: hashes of harness and adapter. `fault` is one line when it cannot be built.
-
-    `adapter_sha256` is None where the base model alone answers.
-    """
+    """A built candidate: hashes of harness and adapter. `fault` is one line when it cannot be built."""
 
     OPTIONAL = frozenset({"unscored"})
 
@@ -93,7 +84,7 @@ class BuildResult(StageResult):
     sha256: str | None = None
     unscored: bool | None = None  # a fault that is not the candidate's
     training: TrainingResult | None = None  # its keys stand beside the others in the JSON
-    adapter_sha256: str | None = None
+    adapter_sha256: str | None = None  # None where the base model alone answers
 
     def to_json(self) -> Json:
         """Return the record as JSON data; a faulty candidate has no key for an adapter."""

@@ -1,7 +1,4 @@
-"""Helpers of this machine: bundled folders, the cache folder, parallel threads, processes started ahead of need.
-
-Imports nothing heavy; the help page needs it at once.
-"""
+"""Helpers of this machine: folders, threads, processes. Imports nothing heavy: the help page needs it at once."""
 
 import atexit
 import contextlib
@@ -62,11 +59,7 @@ def exit_with_parent(stream: IO[bytes]) -> None:
 
 
 class PrestartedProcess:
-    """A reserve of at most one started process of a kind.
-
-    The process that `start` makes must read its standard input and end when that is closed, so that it does not outlive
-    the runner.
-    """
+    """A reserve of at most one process that `start` makes, which must end when its standard input is closed."""
 
     def __init__(self, start: "Callable[[], subprocess.Popen[bytes]]") -> None:
         self._start = start
@@ -90,9 +83,5 @@ class PrestartedProcess:
         """Stop the waiting process, if there is one."""
         with self._lock:
             process, self._waiting = self._waiting, None
-        if process is not None:
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
-            process.wait()
+        with contextlib.suppress(OSError), process or contextlib.nullcontext():
+            pass  # it closes the streams and waits

@@ -16,15 +16,14 @@ def strip_control_characters(text: str) -> str:
 
 
 def truncate_bytes(text: str, max_bytes: int) -> str:
-    """Return `text` within `max_bytes` of UTF-8 (at least 96), two thirds of them from its beginning.
-
-    A note in the middle counts the characters that are missing. Cheap for a huge text.
-    """
+    """Return `text` in `max_bytes` of UTF-8 (at least 96): its beginning, a note, half as much of its end."""
     size = len(text) if text.isascii() else len(text[: max_bytes + 1].encode(errors="replace"))
     if size <= max_bytes and len(text) <= max_bytes:
         return text
     budget = max(max_bytes, 96) - 56  # 56: the note
-    head, tail = _first_bytes(text, budget * 2 // 3), _last_bytes(text, budget // 3)
+    first, last = budget * 2 // 3, budget // 3
+    head = text[:first].encode(errors="replace")[:first].decode(errors="ignore")
+    tail = text[-last:].encode(errors="replace")[-last:].decode(errors="ignore")
     return f"{head} [… {len(text) - len(head) - len(tail):,} characters cut …] {tail}"
 
 
@@ -50,11 +49,3 @@ def table_cell(text: str, max_chars: int = 80) -> str:
     """Return a cell of a Markdown table: code, so that nothing in it is read as markup."""
     line = one_line(text, max_chars).replace("`", "'").replace("|", "\\|")
     return f"`{line}`" if line else "(empty)"
-
-
-def _first_bytes(text: str, size: int) -> str:
-    return text[:size].encode(errors="replace")[:size].decode(errors="ignore")
-
-
-def _last_bytes(text: str, size: int) -> str:
-    return text[-size:].encode(errors="replace")[-size:].decode(errors="ignore") if size > 0 else ""

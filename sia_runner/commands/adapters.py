@@ -31,10 +31,9 @@ def main(options: Namespace) -> int:
 
 
 def _load_base(origin: AdapterOrigin, name: str | None) -> Any:
-    """Load the base of an adapter, or `name` (a folder or hub id) in its place: a Policy, as far as merging needs one.
+    """Load the base of an adapter, or `name` in its place: a Policy as far as merging needs one."""
+    from transformers import AutoConfig
 
-    Another base is refused by its hash before any weights are read. Raises TrainingError, PolicyError.
-    """
     from sia_runner.policy.base_model import base_folder, load_base, weights_sha256
     from sia_runner.policy.engine import TINY_BASE
 
@@ -46,7 +45,9 @@ def _load_base(origin: AdapterOrigin, name: str | None) -> Any:
             f"the adapter is for {origin.base_id} (sha256 {origin.base_sha256[:12]}), "
             f"not for {name or folder} (sha256 {sha256[:12]})"
         )
-    loaded = load_base(str(folder), "cpu", _saved_dtype(folder))
+    # another dtype than that of the saved weights could double a large model
+    saved = getattr(AutoConfig.from_pretrained(folder), "dtype", None) or "float32"
+    loaded = load_base(str(folder), "cpu", str(saved).removeprefix("torch."))
     base_id = name or origin.base_id
     return SimpleNamespace(model=loaded.model, tokenizer=loaded.tokenizer, base_id=base_id, base_sha256=sha256)
 
@@ -60,14 +61,6 @@ def _cached_tiny(sha256: str) -> Path:
         if (folder / "warm.json").is_file() and weights_sha256(folder) == sha256:
             return folder
     raise TrainingError(f"base=tiny with sha256 {sha256[:12]} is not in {policies}; give its folder: --base FOLDER")
-
-
-def _saved_dtype(folder: Path) -> str:
-    """Return the dtype of the saved weights, so that merging does not double a large model."""
-    from transformers import AutoConfig
-
-    saved = getattr(AutoConfig.from_pretrained(folder), "dtype", None)
-    return str(saved).removeprefix("torch.") if saved is not None else "float32"
 
 
 def _list(options: Namespace) -> None:
@@ -92,7 +85,6 @@ def _list(options: Namespace) -> None:
 
 
 def _show(options: Namespace) -> None:
-    """Print the origin, hash and size of an adapter as JSON."""
     path = _adapter_folder(options.adapter)
     origin = adapters.read_adapter_origin(path)
     size = sum(file.stat().st_size for file in path.iterdir())
@@ -115,14 +107,12 @@ def _merge(options: Namespace) -> None:
 
 
 def _export(options: Namespace) -> None:
-    """Copy the best candidate's adapter with its origin and scores."""
     run = RunDir(options.run)
     best, scores, head = best_candidate(run)
     path = run.adapter_of(best.n)
     if path is None:
-        raise RunDirectoryError(
-            f"{run.path}: the best candidate, generation {best.n}, runs on the base alone: there is no adapter"
-        )
+        what = f"the best candidate, generation {best.n}, runs on the base alone: there is no adapter"
+        raise RunDirectoryError(f"{run.path}: {what}")
     if tree_sha256(path) != best.steps["build"]["adapter_sha256"]:
         raise RunDirectoryError(f"{path} was changed since it was trained")
     with new_folder(options.out) as folder:

@@ -7,6 +7,7 @@ Nothing heavy is imported, so that a help page appears at once.
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,9 +25,7 @@ class CommandParser(argparse.ArgumentParser):
     """A parser that refuses in one line, and that takes options written as ``key=value`` where a command has such."""
 
     def __init__(self, **settings: Any) -> None:
-        def formatter(prog: str) -> argparse.HelpFormatter:
-            return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=120)
-
+        formatter: Any = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=120)
         super().__init__(**settings, formatter_class=formatter, allow_abbrev=False)
         self.epilog = "Exit codes: 0 done · 2 refused."
         self.keys: list[str] = []  # the options that are written key=value
@@ -151,9 +150,8 @@ def resume(parser: CommandParser) -> None:
     Of the configuration max_gen, budget.* and compute.* may change; of a sweep also hydra/launcher, hydra.launcher.*.
     """
     parser.add_argument("run", type=_folder, metavar="DIR", help="a run directory, or that of a whole sweep")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="max_gen=N, budget.*=…, compute.*=…"
-    )
+    text = "max_gen=N, budget.*=…, compute.*=…"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=text)
     parser.epilog = "Exit codes: those of a run."
 
 
@@ -257,9 +255,8 @@ def tasks(parser: CommandParser) -> None:
     listing.add_argument("--config-dir", "-cd", action="append", default=[], metavar="DIR", help="with tasks of yours")
     new = commands.add_parser("new", help="a task of your own, also from a CSV file")
     new.add_argument("name", metavar="NAME", help="small letters, digits and _")
-    new.add_argument(
-        "--dir", type=Path, default=Path(), metavar="PARENT", help="where its folder is made; default: here"
-    )
+    text = "where its folder is made; default: here"
+    new.add_argument("--dir", type=Path, default=Path(), metavar="PARENT", help=text)
     new.add_argument("--csv", type=Path, metavar="FILE", help="questions with answers; also .xlsx")
     new.add_argument("--answer", metavar="COLUMN", help="the column of the answers")
     new.add_argument("--id", metavar="COLUMN", help="the column of the ids; without it rows are numbered")
@@ -334,7 +331,9 @@ def sync(parser: CommandParser) -> None:
     What W&B has is asked of W&B, and what is missing is read from the run directory: of runs that were tracked offline,
     whose connection broke, or that were not tracked at all. Safe to be done again, and beside a run that is going on.
     """
-    parser.add_argument("folders", nargs="+", type=_folder, metavar="RUN_DIR", help="a run, or a sweep: all its runs")
+    parser.add_argument(
+        "folders", nargs="+", type=_folder, metavar="RUN_DIR", help="a run, a sweep, or a folder of runs"
+    )
     parser.add_key("project", "NAME", "the project there", type=_wandb_name)
     parser.add_key("entity", "NAME", "the user or team there", type=_wandb_name)
     parser.epilog = "Exit codes: 0 W&B has everything · 1 it does not · 2 refused."

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVarTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +12,7 @@ from sia_runner.wire.grants import BudgetSpent, ProviderDown
 
 OK, FAULT, SKIPPED = "ok", "FAULT", "skipped"  # the states of a check of `doctor`
 FETCHED, THERE, MISSING, NETWORK = "fetched", "there", "MISSING", "network"  # those of a thing of `prefetch`
+Arguments = TypeVarTuple("Arguments")
 _COLOURS = {FAULT: "bold red", MISSING: "bold red", SKIPPED: "dim", NETWORK: "dim"}
 
 
@@ -27,10 +29,12 @@ class CheckResult:
     text: str
 
 
-def run_check(name: str, check: Callable[[], str | tuple[str, str]], fault_state: str = FAULT) -> CheckResult:
+def run_check(
+    name: str, check: Callable[[*Arguments], str | tuple[str, str]], *args: *Arguments, fault_state: str = FAULT
+) -> CheckResult:
     """Return the result of a check, which returns a text, or its state and a text, or raises what says what to do."""
     try:
-        result = check()
+        result = check(*args)
     except CheckSkipped as reason:
         return CheckResult(name, SKIPPED, str(reason))
     except (RunnerError, ProviderDown, BudgetSpent, OSError) as fault:

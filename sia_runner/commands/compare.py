@@ -13,7 +13,6 @@ from sia_runner.sweep.table import fold, print_tables, right
 
 
 def _tables(comparison: Json) -> list[Table]:
-    """Return the table of the runs and the table of the pairs."""
     first, intervals = comparison["runs"][0], ("val [95% ci]", "test [95% ci]")
     columns = [*fold("run", "mode", "algorithm"), *right("seed", "best"), *intervals, *right("calls", "usd", "seconds")]
     title = f"{first['task']} · {first['metric']} · test set {comparison['test_sha256'][:12]}"

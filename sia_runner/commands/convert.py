@@ -53,7 +53,6 @@ class ProfileFile:
 
 
 def _read_profile(path: Path) -> ProfileFile:
-    """Read a provider or profile. Raises RunError with one line."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -83,9 +82,8 @@ def _find_provider(profile: ProfileFile, files: Sequence[ProfileFile]) -> Profil
     for folder in folders:
         if (folder / f"{provider_id}.json").is_file():
             return _read_profile(folder / f"{provider_id}.json")
-    raise RunDirectoryError(
-        f"{profile.path}: provider_id={provider_id}: no {provider_id}.json given, nor in {', '.join(map(str, folders))}"
-    )
+    problem = f"no {provider_id}.json given, nor in {', '.join(map(str, folders))}"
+    raise RunDirectoryError(f"{profile.path}: provider_id={provider_id}: {problem}")
 
 
 def main(options: Namespace) -> int:
@@ -109,7 +107,6 @@ def convert_files(paths: Sequence[Path], out: Path) -> list[str]:
 
 
 def _write_provider(provider: ProfileFile, name: str, model: str | None, out: Path) -> None:
-    """Write conf/provider/NAME.yaml. Raises RunError."""
     data, kind = provider.data, provider.data["client_kind"]
     if kind not in _KINDS:
         raise RunDirectoryError(f"{provider.path}: client_kind={kind}: allowed: {', '.join(_KINDS)}")
@@ -150,7 +147,6 @@ def _write_experiment(file: ProfileFile, provider: ProfileFile, out: Path) -> st
 
 
 def _meta_agent_choice(profile: ProfileFile, provider: ProfileFile) -> str:
-    """Return our choice of the group meta_agent. Raises RunError."""
     implementation = profile.data["agent_impl"]
     if implementation not in _META_AGENTS:
         raise RunDirectoryError(f"{profile.path}: agent_impl={implementation}: allowed: {', '.join(_META_AGENTS)}")
@@ -160,10 +156,7 @@ def _meta_agent_choice(profile: ProfileFile, provider: ProfileFile) -> str:
 
 
 def _copy_reference(profile: ProfileFile, out: Path) -> Path | None:
-    """Copy the program that a target profile starts from, under the file name of a harness; None for the task's own.
-
-    Only task=custom takes one. Raises RunError.
-    """
+    """Copy the program that a target profile starts from, under the file name of a harness; None for the task's own."""
     declared = profile.data.get("agent_reference")
     if declared is None or declared == "default":
         return None
@@ -178,9 +171,8 @@ def _copy_reference(profile: ProfileFile, out: Path) -> Path | None:
     dest.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         if entry != _HARNESS_ENTRY and (source / _HARNESS_ENTRY).exists():
-            raise RunDirectoryError(
-                f"{profile.path}: agent_reference starts with {entry}, but {source} has a {_HARNESS_ENTRY} besides"
-            )
+            problem = f"agent_reference starts with {entry}, but {source} has a {_HARNESS_ENTRY} besides"
+            raise RunDirectoryError(f"{profile.path}: {problem}")
         shutil.copytree(source, dest, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     shutil.copyfile(program, dest / _HARNESS_ENTRY)
     return dest

@@ -11,20 +11,9 @@ from typing import Any
 
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
+from sia_runner.experiment import costs
 from sia_runner.experiment.context import Components
-from sia_runner.experiment.costs import (
-    ASSUMPTIONS,
-    Forecasts,
-    TaskSizes,
-    budget_lines,
-    forecast_run,
-    hosted_roles,
-    limit_lines,
-    price_text,
-    role_dollars,
-    role_name,
-    total_dollars,
-)
+from sia_runner.experiment.costs import ASSUMPTIONS, Forecasts, TaskSizes, hosted_roles, role_name
 from sia_runner.gateway.prices import price_of
 from sia_runner.sweep.table import right
 from sia_runner.tasks.protocol import FoldPurpose
@@ -36,7 +25,7 @@ def main(options: Namespace) -> int:
     with composed_experiment(options.overrides) as (config, outcome):
         if config:
             sizes = measure_task(config)
-            cases = {name: forecast_run(config, sizes, name) for name in ASSUMPTIONS}
+            cases = {name: costs.forecast_run(config, sizes, name) for name in ASSUMPTIONS}
             show = _print_json if options.json else _print
             show(config, sizes, cases)
             outcome.code = 0
@@ -65,15 +54,14 @@ def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     if not hosted_roles(config):
-        console.print(
-            f"task={config.task.name} meta_agent={config.meta_agent.name}: no model is called, nothing is spent"
-        )
+        choices = f"task={config.task.name} meta_agent={config.meta_agent.name}"
+        console.print(f"{choices}: no model is called, nothing is spent")
         return
     table = Table("", *right(*cases), title=f"{config.task.name} · what a run may cost", title_justify="left")
     for title, cells in _rows(config, cases).items():
         table.add_row(title, *cells)
     console.print(table)
-    for line in [*_assumptions(config, sizes), *limit_lines(config, sizes), *budget_lines(config, cases)]:
+    for line in [*_assumptions(config, sizes), *costs.limit_lines(config, sizes), *costs.budget_lines(config, cases)]:
         console.print(escape(line))
 
 
@@ -86,9 +74,9 @@ def _rows(config: Experiment, cases: Forecasts) -> dict[str, list[str]]:
     for key in ("calls", "input_tokens", "output_tokens"):
         rows[key.replace("_", " ")] = [f"{getattr(case.total, key):,}" for case in forecasts]
     for role, hosted in hosted_roles(config).items():
-        dollars = [role_dollars(config, case, role) for case in forecasts]
+        dollars = [costs.role_dollars(config, case, role) for case in forecasts]
         rows[f"USD · {role_name(role)} ({hosted.model})"] = [_format_usd(each) for each in dollars]
-    rows["USD"] = [_format_usd(total_dollars(config, case)) for case in forecasts]
+    rows["USD"] = [_format_usd(costs.total_dollars(config, case)) for case in forecasts]
     rows["waiting for models"] = [_format_time(case.total.seconds) for case in forecasts]
     return rows
 
@@ -104,8 +92,6 @@ def _format_time(seconds: float) -> str:
 
 
 def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
-    """Return the lines on what the figures are based on."""
-
     def three(key: str) -> str:
         return " / ".join(f"{getattr(case, key):g}" for case in ASSUMPTIONS.values())
 
@@ -123,7 +109,7 @@ def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
         rates = price_of(hosted)
         who = f"{role_name(role)}: {hosted.model} of provider {hosted.name}"
         unknown = "prices are not known; give provider.prices.input and .output in USD per million tokens"
-        lines.append(f"{who}: {price_text(rates) if rates else unknown}")
+        lines.append(f"{who}: {costs.price_text(rates) if rates else unknown}")
     return lines
 
 
@@ -134,6 +120,6 @@ def _print_json(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
     }
     report: dict[str, Any] = {"task": config.task.name, "roles": roles, "sizes": asdict(sizes), "cases": {}}
     for name, case in cases.items():
-        total = asdict(case.total) | {"usd": total_dollars(config, case), "generations": case.generations}
+        total = asdict(case.total) | {"usd": costs.total_dollars(config, case), "generations": case.generations}
         report["cases"][name] = total | {"assumptions": asdict(ASSUMPTIONS[name])}
-    print(json.dumps(report | {"budget": budget_lines(config, cases)}, indent=1, ensure_ascii=False))
+    print(json.dumps(report | {"budget": costs.budget_lines(config, cases)}, indent=1, ensure_ascii=False))

@@ -132,7 +132,6 @@ def pinned_requirements(harness: Path) -> list[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
     distributions_of = metadata.packages_distributions()
-    distributions = {
-        distributions_of[name][0] for name in imported - set(sys.stdlib_module_names) if name in distributions_of
-    }
+    names = (imported & distributions_of.keys()) - sys.stdlib_module_names
+    distributions = {distributions_of[name][0] for name in names}
     return sorted(f"{name}=={metadata.version(name)}" for name in distributions)

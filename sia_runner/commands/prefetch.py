@@ -4,7 +4,6 @@ import shutil
 import subprocess
 from argparse import Namespace
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import sia_runner
@@ -34,13 +33,13 @@ def main(options: Namespace) -> int:
 def prefetch(config: Experiment) -> Iterator[CheckResult]:
     """Fetch everything in turn; a failure does not keep the rest from being fetched."""
     components = Components(config)
-    yield run_check("data", lambda: _fetch_data(components), MISSING)
+    yield run_check("data", _fetch_data, components, fault_state=MISSING)
     if config.has_policy:
-        yield run_check("policy", lambda: _fetch_policy(components), MISSING)
+        yield run_check("policy", _fetch_policy, components, fault_state=MISSING)
     for harness in _harnesses_with_requirements(components):
-        yield run_check("environment", partial(_fetch_environment, config, harness), MISSING)
+        yield run_check("environment", _fetch_environment, config, harness, fault_state=MISSING)
     if hasattr(config.sandbox, "image"):
-        yield run_check("image", lambda: _fetch_image(components), MISSING)
+        yield run_check("image", _fetch_image, components, fault_state=MISSING)
     yield from _network_needs(config)
 
 
@@ -101,14 +100,11 @@ def _harnesses_with_requirements(components: Components) -> list[Path]:
 
 
 def _fetch_environment(config: Experiment, harness: Path) -> tuple[str, str]:
-    before = _environments()
+    folder = cache_dir() / "envs"
+    before = {*folder.glob("*/bin/python")}
     if fault := environment_fault(config, harness):
         raise RunDirectoryError(fault)
-    return FETCHED if _environments() - before else THERE, f"of {harness}/requirements.txt"
-
-
-def _environments() -> set[Path]:
-    return set((cache_dir() / "envs").glob("*/bin/python"))
+    return THERE if before == {*folder.glob("*/bin/python")} else FETCHED, f"of {harness}/requirements.txt"
 
 
 def _fetch_image(components: Components) -> tuple[str, str]:
@@ -131,32 +127,22 @@ def _make_image(kind: str, name: str, absent: SandboxError) -> None:
         command = ["docker", "build", "-q", "-t", name, str(IMAGE_FOLDER)]
     else:
         command = ["docker", "pull", "-q", name]
-    if not _is_working(command[0]):
+    program = command[0]  # `docker version` fails where no engine answers
+    if not shutil.which(program) or subprocess.run([program, "version"], capture_output=True, check=False).returncode:
         raise RunDirectoryError(str(absent))
-    beside_the_package = Path(sia_runner.__file__).parent.parent  # paths in apptainer.def are relative to it
+    root = Path(sia_runner.__file__).parent.parent  # paths in apptainer.def are relative to it
     try:
-        result = subprocess.run(
-            command, cwd=beside_the_package, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS
-        )
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS)
     except subprocess.TimeoutExpired:
         raise RunDirectoryError(f"{' '.join(command[:2])} took longer than {_BUILD_SECONDS:.0f} s; {absent}") from None
     if result.returncode:
         raise RunDirectoryError(f"{' '.join(command[:2])}: {' '.join(result.stderr.split())[-200:]}; {absent}")
 
 
-def _is_working(program: str) -> bool:
-    """Return True where the program answers: `docker version` fails where no engine does."""
-    if shutil.which(program) is None:
-        return False
-    return subprocess.run([program, "version"], capture_output=True, check=False).returncode == 0
-
-
 def _network_needs(config: Experiment) -> Iterator[CheckResult]:
-    """Yield what a run needs the network for: hosted models, and what nobody can know before the run."""
     for role, hosted in hosted_roles(config).items():
         who = "the driver" if role == "meta" else "every node that runs harnesses"
-        address = hosted.base_url or "it"
-        text = f"{hosted.name}: {who} has to reach {address} (HTTPS_PROXY is heeded)"
+        text = f"{hosted.name}: {who} has to reach {hosted.base_url or 'it'} (HTTPS_PROXY is heeded)"
         yield CheckResult("provider", NETWORK, text)
     policy = config.target_agent.policy
     if policy.backend == "vllm" and config.has_policy:

@@ -10,10 +10,7 @@ from sia_runner.system import cache_dir
 
 
 def main(options: Namespace) -> int:
-    """Check the task that the overrides name and prepare its data; return the exit code.
-
-    No key, provider or sandbox is needed for that.
-    """
+    """Check the task alone (no key or sandbox is needed) and prepare its data; return the exit code."""
     plain = compose_overrides(options.overrides)
     if plain is None:
         return EXIT_REFUSED

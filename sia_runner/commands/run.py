@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.commands.arguments import UsageError, as_override
-from sia_runner.config.composition import (
-    make_paths_absolute,
-    print_hydra_refusal,
-    quote_overrides,
-    quote_text,
-    register_resolvers,
-)
+from sia_runner.config import composition
 from sia_runner.config.refusals import EXIT_REFUSED, nearest_choice, print_refusals
 from sia_runner.system import bundled_folder
 
@@ -43,7 +37,7 @@ def _one_config_dir(args: Sequence[str]) -> list[str]:
     first, *more = (folder.expanduser().resolve() for folder in folders)
     if missing := next((folder for folder in more if not folder.is_dir()), None):
         raise UsageError(f"--config-dir={missing}: no such folder")
-    path = ",".join(quote_text(f"file://{folder}") for folder in more)
+    path = ",".join(composition.quote_text(f"file://{folder}") for folder in more)
     end = max((at for at, arg in enumerate(others, 1) if "=" in arg and not arg.startswith("-")), default=len(others))
     return [f"--config-dir={first}", *others[:end], f"hydra.searchpath=[{path}]", *others[end:]]  # overrides together
 
@@ -55,8 +49,8 @@ def compose_and_run() -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    register_resolvers()
-    sys.argv[1:] = quote_overrides(sys.argv[1:])
+    composition.register_resolvers()
+    sys.argv[1:] = composition.quote_overrides(sys.argv[1:])
     if not _may_set_mode(sys.argv[1:]):
         from hydra._internal.hydra import Hydra
 
@@ -71,23 +65,19 @@ def compose_and_run() -> int:
     try:
         sia_runner()  # pyright: ignore[reportCallIssue] - Hydra gives the argument
     except (HydraException, OmegaConfBaseException) as error:
-        return print_hydra_refusal(error)
+        return composition.print_hydra_refusal(error)
     except SystemExit as error:  # a sweep's, with its worst exit code; or Hydra's, which refused an option
         return error.code if isinstance(error.code, int) else EXIT_REFUSED
     return codes[-1]
 
 
 def _may_set_mode(arguments: list[str]) -> bool:
-    """Return True if the arguments can set hydra.mode, by which a YAML requests a sweep without -m.
-
-    Of our groups only `sweeps` sets it; an experiment or a configuration folder of the user may.
-    """
+    """Return True if an argument can set hydra.mode: one of `sweeps`, an experiment, or a folder of the user's."""
     others = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
     return any(argument.startswith(("-", "+", "~", "hydra", "experiment")) for argument in others)
 
 
 def _run_composed(composed: Any) -> int:
-    """Run one experiment as Hydra composed it, alone or as a run of a sweep; return the exit code."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -102,13 +92,13 @@ def _run_composed(composed: Any) -> int:
     try:
         plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        print_hydra_refusal(error)
+        composition.print_hydra_refusal(error)
     else:
         with print_refusals(plain) as outcome:
             from sia_runner.config.experiment import check_experiment
             from sia_runner.experiment.runner import start_run
 
-            make_paths_absolute(plain, hydra.runtime)
+            composition.make_paths_absolute(plain, hydra.runtime)
             outcome.code = start_run(check_experiment(plain), folder, list(hydra.overrides.task))
         code = outcome.code
     if code == EXIT_REFUSED and folder.is_dir() and not any(folder.iterdir()):

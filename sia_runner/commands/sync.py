@@ -6,14 +6,14 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from sia_runner.results.index import find_runs
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
-from sia_runner.sweep.plan import SweepDir
 from sia_runner.tracking.sender import ONLINE_ONLY
 
 
 def main(options: Namespace) -> int:
     """Send the runs, each by a process of its own (wandb keeps state between runs of one); return the exit code."""
-    runs = [run for folder in options.folders for run in _find_runs(folder)]
+    runs = [run for folder in options.folders for run in _started_runs(folder)]
     spec = importlib.util.find_spec("wandb")
     if spec is None or spec.origin is None:
         raise RunDirectoryError("wandb is missing: pip install 'sia-runner[tracking]'")
@@ -26,11 +26,8 @@ def main(options: Namespace) -> int:
     return max(codes)
 
 
-def _find_runs(folder: Path) -> list[Path]:
-    """Return the run, or those of the sweep. Raises RunError if there is none."""
-    sweep = SweepDir(folder)
-    candidates = [folder / run.name for run in sweep.read_plan().runs] if sweep.is_sweep() else [folder]
-    started = [run for run in candidates if RunDir(run).summary.is_file()]
+def _started_runs(folder: Path) -> list[Path]:
+    started = [folder / run for run in find_runs(folder) if RunDir(folder / run).summary.is_file()]
     if not started:
         raise RunDirectoryError(f"{folder}: no run there that has finished a generation (summary.json is missing)")
     return started

@@ -48,10 +48,10 @@ def review_task(plain: dict[str, Any], spec: TaskConfig, folder: Path) -> TaskRe
         raise TaskError(f"task {spec.name} is judged by its own evaluator, which nobody outside can look into")
     task.prepare(lambda text: print(text, flush=True))
     harness_report, sample, command = TaskReview(), None, ()
-    if spec.needs_model and _offline(plain):
-        harness_report.notes.append(
-            "NOT RUN: its harnesses call a model; give provider=… to have the reference harness run"
-        )
+    offline = plain["provider"].get("kind") == "offline" and not plain["target_agent"].get("provider")
+    if spec.needs_model and offline:
+        note = "NOT RUN: its harnesses call a model; give provider=… to have the reference harness run"
+        harness_report.notes.append(note)
     else:
         context = RunContext(check_experiment(plain), RunDir(folder / "run"))
         begin_review(context, folder)
@@ -67,10 +67,6 @@ def review_task(plain: dict[str, Any], spec: TaskConfig, folder: Path) -> TaskRe
     report.add(harness_report.findings)
     report.notes += harness_report.notes
     return report
-
-
-def _offline(plain: dict[str, Any]) -> bool:
-    return plain["provider"].get("kind") == "offline" and not (plain["target_agent"].get("provider") or {})
 
 
 def begin_review(context: RunContext, folder: Path) -> None:
@@ -112,10 +108,8 @@ def run_reference(context: RunContext, folder: Path, report: TaskReview) -> Refe
             f"in {execution.ended.seconds:.1f} s (limits.run: {limits.run:g} s)"
         )
         if task.higher_is_better and score.value >= _NEARLY_PERFECT:
-            what, fix = (
-                f"the first harness scores {score.value:.3f}",
-                "begin with a naive harness, or ask harder questions",
-            )
+            what = f"the first harness scores {score.value:.3f}"
+            fix = "begin with a naive harness, or ask harder questions"
             report.add([TaskFinding("nothing-to-improve", what, _REFERENCE, fix)])
     return ReferenceSubmission(site.submission, read_json(site.keys))
 
@@ -141,10 +135,7 @@ def _faults(execution: Execution, outcomes: Sequence[Outcome], where: str) -> It
 
 
 def spy(context: RunContext, folder: Path, secret: Sequence[Path], report: TaskReview) -> None:
-    """Run a program that opens files it must not see, by the names that they have outside.
-
-    Files that it can read are noted: they say something about the sandbox of this machine, not about the task.
-    """
+    """Run a program that opens files it must not see; note what the sandbox lets it read, no fault of the task."""
     harness, site, entry = folder / "spy", HarnessRunDir(folder / "spied"), context.task.entry
     write_harness({entry: f"NAMES = {[str(path) for path in secret]!r}\n{_PROBE_PROGRAM}"}, harness, entry)
     grant = Grant("target", 0, "review", "gate", site.trajectories)

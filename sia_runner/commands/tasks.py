@@ -38,10 +38,8 @@ def _columns_of(declared: dict[str, Any]) -> tuple[str, str, str]:
     if "competition" in declared:
         return "the competition's", "its metric", needs
     metric = declared.get("metric", {})
-    verifier = (
-        "its evaluate.py" if declared["_target_"].endswith("SiaFolder") else metric.get("verifier", "exact_match")
-    )
-    return metric.get("name", "?"), verifier, needs
+    own = declared["_target_"].endswith("SiaFolder")
+    return metric.get("name", "?"), "its evaluate.py" if own else metric.get("verifier", "exact_match"), needs
 
 
 def _new(options: Namespace) -> int:
@@ -51,17 +49,13 @@ def _new(options: Namespace) -> int:
 
     source = CsvSource(options.csv, options.id, options.answer, options.licence) if options.csv else None
     folder, lines = write_task(options.name, options.dir, source, cache_dir())
-    folder_text, conf_text = (shlex.quote(_relative_to_current(path)) for path in (folder, folder / "conf"))
+    here = Path.cwd()
+    typed = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    folder_text, conf_text = shlex.quote(str(typed)), shlex.quote(str(typed / "conf"))
     print(*lines, f"task {options.name} is in {folder}", sep="\n")
     print(f"run it:   python -m sia_runner --config-dir {conf_text} task={options.name} max_gen=3")
     print(f"check it: python -m sia_runner tasks check {folder_text}")
     return 0
-
-
-def _relative_to_current(folder: Path) -> str:
-    """Return the path as one types it in the current folder."""
-    current = Path.cwd()
-    return folder.relative_to(current).as_posix() if folder.is_relative_to(current) else str(folder)
 
 
 def _check(options: Namespace) -> int:
@@ -77,17 +71,13 @@ def _check(options: Namespace) -> int:
         review = review_task(plain, spec, Path(folder))
         count = len(review.findings)
         print(f"task {spec.name}: {f'{count} finding' + 's' * (count > 1) if count else 'nothing found'}")
-        for line in review.lines():
-            print(line)
+        print(*review.lines(), sep="\n")
         outcome.code = 1 if count else 0
     return outcome.code
 
 
 def _task_overrides(name: str) -> list[str]:
-    """Return the overrides that compose the task.
-
-    A folder that `new` wrote, or one like it, has its own YAML.
-    """
+    """Return the overrides that compose the task; a folder that `new` wrote, or one like it, has its own YAML."""
     from sia_runner.config.composition import quote_text
 
     folder = Path(name)
@@ -103,9 +93,5 @@ def _task_overrides(name: str) -> list[str]:
     declared = sorted((folder / "conf" / "task").glob("*.yaml"))
     if len(declared) != 1:
         raise TaskError(f"{name}: expected one file in {name}/conf/task/, found {len(declared)}")
-    return [
-        "--config-dir",
-        str(folder / "conf"),
-        f"task={declared[0].stem}",
-        f"task.dir={quote_text(str(folder.resolve()))}",
-    ]
+    task_dir = quote_text(str(folder.resolve()))
+    return [f"--config-dir={folder / 'conf'}", f"task={declared[0].stem}", f"task.dir={task_dir}"]

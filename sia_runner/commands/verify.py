@@ -29,10 +29,7 @@ def main(options: Namespace) -> int:
 
 
 def _run_checks(run: RunDir, task_dir: Path | None) -> Iterator[tuple[str, str]]:
-    """Yield what was checked, in the order of the run, with what is wrong with it: "" for nothing.
-
-    `task_dir`: the task's folder, if it was moved. Raises JournalError on a broken chain.
-    """
+    """Yield what was checked, with what is wrong with it or "". Raises JournalError on a broken chain."""
     journal = JournalReader(run.journal)
     began = next(journal.of("began"), None)
     if began is None:
@@ -125,7 +122,6 @@ def _submission_fault(
     folds: Sequence[Fold],
     purpose: str,
 ) -> str:
-    """Check that the submissions are those of the run, and the ids those that the data and the seed give."""
     for site, run_result, fold in zip(harness_runs, runs, folds, strict=True):
         if tree_sha256(site.submission) != run_result.submission_sha256:
             return "changed since it was copied out"
@@ -150,12 +146,8 @@ def _score_fault(context: RunContext, outcomes: Sequence[Outcome], score: Score 
 def _grade_fault(
     context: RunContext, site: HarnessRunDir, outcomes: Sequence[Outcome], recorded: Mapping[str, object]
 ) -> str:
-    """Compare the official grader's and leaderboard's result with the journal's.
-
-    A result of another grader than in the run is no contradiction.
-    """
     task = context.task
     recomputed = task.official_grade(site.submission, read_json(site.keys), task.score(outcomes)) or {}
     if recomputed == recorded or recomputed.get("graded_by") != recorded["graded_by"]:
-        return ""
+        return ""  # a result of another grader than in the run is no contradiction
     return f"recomputed {recomputed}, the journal says {recorded}"

@@ -32,10 +32,8 @@ def main(options: Namespace) -> int:
     for name in options.allow_host:
         print(f"through the proxy, below the path that it has for this port: https://{name}/.../{query}", flush=True)
     app = dashboard(folder, host=options.host, token=token, allowed_hosts=options.allow_host)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet))
     if options.until == "stdin":
         threading.Thread(target=_end_with_stdin, args=(server,), daemon=True).start()
     server.run(sockets=[bound])

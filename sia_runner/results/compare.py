@@ -45,9 +45,14 @@ class FinishedRun:
 
 def runs_in_folders(folders: Sequence[Path]) -> list[RunDir]:
     """Return the runs of folders, each a run or a folder of runs (in the order of job numbers). Raises RunError."""
+
+    def job_number(path: Path) -> tuple[int, str]:
+        number = path.name.partition("-")[0]
+        return (int(number) if number.isdecimal() else 0, path.name)
+
     result: list[RunDir] = []
     for folder in folders:
-        inside = sorted((path.parent for path in folder.glob("*/config.yaml")), key=_job_number)
+        inside = sorted((path.parent for path in folder.glob("*/config.yaml")), key=job_number)
         runs = [folder] if (folder / "config.yaml").is_file() else inside
         if not runs:
             raise RunDirectoryError(f"{folder}: no run there, and no folder of runs (config.yaml is missing)")
@@ -55,11 +60,6 @@ def runs_in_folders(folders: Sequence[Path]) -> list[RunDir]:
     if twice := next((run for at, run in enumerate(result) if run in result[:at]), None):
         raise RunDirectoryError(f"{twice.path} is named twice")
     return result
-
-
-def _job_number(path: Path) -> tuple[int, str]:
-    number = path.name.partition("-")[0]
-    return (int(number) if number.isdecimal() else 0, path.name)
 
 
 def read_finished_runs(runs: Sequence[RunDir]) -> list[FinishedRun]:
@@ -140,10 +140,7 @@ def _run_row(summary: Json, journal: JournalReader) -> Json:
 
 
 def compare_runs(arms: Sequence[FinishedRun]) -> Json:
-    """Compare each run with the first of its own seed, or of all if seeds are not shared. Raises RunError.
-
-    `runs`, `pairs`: a row each. `notes`: what differs within a pair beside the trainer and its lever.
-    """
+    """Compare each run with the first of its own seed, or of all if seeds are not shared. Raises RunError."""
     if len(arms) < 2:
         raise RunDirectoryError("one run is no comparison: name two, or a folder that holds several")
     first = arms[0]

@@ -3,9 +3,9 @@
 import math
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -37,12 +37,10 @@ def find_runs(root: Path) -> dict[str, str]:
 
 
 def _link_stamp(path: Path) -> FileStamp | None:
-    """Return the stamp of a file or of the link itself. `find` reaches `path` without following a link."""
     try:
-        status = path.lstat()
+        return FileStamp.of(path.lstat())
     except OSError:
         return None
-    return FileStamp(status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _subfolders(path: Path) -> list[str]:
@@ -77,27 +75,19 @@ _MAX_YAML_DEPTH = 100  # nested collections
 def read_config(run: Path) -> Json:
     """Return config.yaml as plain data, or an empty dict if it cannot be read."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if PyYAML was built with libyaml
+    source, depth = read_text(run, "config.yaml", 1 << 20) or "", 0
     try:
-        source = read_text(run, "config.yaml", 1 << 20) or ""
-        if _is_too_deep(source, loader):
-            return {}
+        for event in yaml.parse(source, Loader=loader):  # loading recurses without a bound: a deep file would crash it
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_YAML_DEPTH:
+                return {}
         return migrate(as_dict(yaml.load(source, Loader=loader)))  # noqa: S506 - both are safe
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
 
 
-def _is_too_deep(source: str, loader: Any) -> bool:
-    """Check the nesting depth of collections. The C loader recurses without a bound, so deep files would crash it."""
-    depth = 0
-    for event in yaml.parse(source, Loader=loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_YAML_DEPTH:
-            return True
-    return False
-
-
 _MAX_COURSE_POINTS = 40  # newest generations in a row
-_MAX_SUMMARY_BYTES = 64 << 20
+MAX_SUMMARY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +100,6 @@ class RunRow:
     task: str = ""
     mode: str = ""
     seed: int | None = None
-    sweep: str = ""  # path of the sweep that it is part of
     metric: str = ""
     higher_is_better: bool = True
     generations: int = 0
@@ -119,7 +108,6 @@ class RunRow:
     best: int | None = None
     val: Score | None = None
     test: Score | None = None
-    baseline_test: Score | None = None
     usd: float | None = None  # None if some price is not known
     tokens: int = 0
     calls: int = 0
@@ -129,13 +117,12 @@ class RunRow:
 
 
 class RunIndex:
-    """The rows of all runs below `root`. Not thread safe. `read`: the number of runs read so far."""
+    """The rows of all runs below `root`. Not thread safe."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._cache: dict[str, tuple[tuple[FileStamp | None, ...], RunRow]] = {}
-        self.paths: dict[str, str] = {}  # of runs -> of their sweeps, or ""
-        self.read = 0
+        self.paths: Collection[str] = ()  # of all runs, relative to `root`
 
     def refresh(self, seconds: float = math.inf) -> list[RunRow]:
         """Return the rows, the newest run first, after about `seconds` of reading. Later refreshes read the rest."""
@@ -143,9 +130,8 @@ class RunIndex:
         self._cache = {path: cached for path, cached in self._cache.items() if path in self.paths}
         updated: dict[str, float] = {}
         for path in self.paths:
-            stamps = (
-                _link_stamp(self._root / path / name) for name in ("journal.jsonl", "summary.json", "config.yaml")
-            )
+            names = ("journal.jsonl", "summary.json", "config.yaml")
+            stamps = (_link_stamp(self._root / path / name) for name in names)
             updated[path] = next((stamp.mtime_ns / 1e9 for stamp in stamps if stamp), 0.0)
         newest = sorted(self.paths, key=lambda path: (-updated[path], path))
         deadline = time.monotonic() + seconds
@@ -157,29 +143,24 @@ class RunIndex:
         stamps = tuple(_link_stamp(run / name) for name in ("config.yaml", "summary.json"))
         cached = self._cache.get(path)
         if read and (cached is None or cached[0] != stamps):
-            self.read += 1
             cached = self._cache[path] = (stamps, _read_row(run, path))
         if cached is None:
             return None
-        row = cached[1]
+        row = replace(cached[1], updated=updated)
         process = lease_holder(run) if os.path.lexists(run / "lease.json") else None
-        if process:
-            row = replace(row, status="running", host=str(process.get("host", "")))
-        return replace(row, sweep=self.paths[path], updated=updated)
+        return replace(row, status="running", host=str(process.get("host", ""))) if process else row
 
 
 def run_status(status: str | None, waits: bool, alive: bool) -> str:
     """Return the present status of a run whose summary says `status` (None: it has no summary yet)."""
-    if alive:
-        return "running"
-    if waits:
-        return "waits"
+    if alive or waits:
+        return "running" if alive else "waits"
     return "cut" if status in (None, "running") else status
 
 
 def _read_row(run: Path, path: str) -> RunRow:
     """Return the row of a run that no process works on: from its summary, or config.yaml before the first verdict."""
-    summary = load_json(run, "summary.json", _MAX_SUMMARY_BYTES)
+    summary = load_json(run, "summary.json", MAX_SUMMARY_BYTES)
     if not isinstance(summary, dict):
         settings = read_config(run)
         task, trainer = as_dict(settings.get("task")), as_dict(settings.get("trainer"))
@@ -204,7 +185,6 @@ def _read_row(run: Path, path: str) -> RunRow:
         best=as_int(best.get("generation")),
         val=Score.parse(best.get("val")),
         test=Score.parse(best.get("test")),
-        baseline_test=Score.parse(best.get("baseline_test")),
         usd=as_number(usage.get("usd")),
         tokens=as_int(usage.get("tokens")) or 0,
         calls=as_int(usage.get("calls")) or 0,

@@ -97,11 +97,12 @@ def list_logs(run: Path) -> dict[str, int]:
     def enters(path: str) -> bool:
         return bool(_LOG_FOLDER.match(path)) and path.count("/") < 6 and strip_control_characters(path) == path
 
+    def numbers(log: tuple[str, int]) -> list[int]:
+        return [int(part) if part.isdecimal() else 0 for part in re.split(r"\D+", log[0])]
+
     files = [(path, entry.size) for path, entry in _walk(run, "", _MAX_LOGS, enters) if _LOG_NAME.search(path)]
-    logs = [(path, size) for path, size in files if strip_control_characters(path) == path][:_MAX_LOGS]
-    return dict(
-        sorted(logs, key=lambda log: [int(part) if part.isdecimal() else 0 for part in re.split(r"\D+", log[0])])
-    )
+    logs = [(path, size) for path, size in files if strip_control_characters(path) == path]
+    return dict(sorted(logs[:_MAX_LOGS], key=numbers))
 
 
 def read_tail(run: Path, path: str, since: int | None = None) -> FileSlice | None:

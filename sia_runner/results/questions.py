@@ -1,7 +1,4 @@
-"""The index of one run of a harness: its questions by outcome, and the model calls made for each.
-
-It keeps ids, kinds and positions in files: 200,000 questions fit into some tens of megabytes. It reads in slices.
-"""
+"""The index of one run of a harness: its questions by outcome, and the positions of the model calls made for each."""
 
 import json
 import math
@@ -55,10 +52,7 @@ _HEAD_BYTES = 64 << 10  # bytes at the start of a line that contain its short fi
 
 
 class QuestionIndex:
-    """The questions and model calls of one folder, ``gen_3`` or ``test/gen_3``.
-
-    Questions are in scores.json, or so far in keys.json only. Not thread safe. Call `refresh` before anything else.
-    """
+    """The questions and model calls of ``gen_3`` or ``test/gen_3``. Not thread safe. Call `refresh` first."""
 
     def __init__(self, run: Path, folder: str) -> None:
         self._run, self._place, self._scores = run, folder, f"{folder}/scores.json"
@@ -172,7 +166,6 @@ class QuestionIndex:
         self._outcome_starts[number], self._outcome_sizes[number] = start, len(data)
 
     def _number(self, unit: str) -> int:
-        """Return the number of a question, a new one if its id was not known."""
         number = self._numbers.setdefault(unit, len(self._units))
         if number == len(self._units):
             self._units.append(unit)

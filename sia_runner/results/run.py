@@ -1,31 +1,18 @@
 """One run directory, kept up to date: its state, its spending and its training curves. Nothing is read twice."""
 
-import math
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sia_runner.gateway.ledger_files import REGISTER, LedgerFile, RunTotals, add_up
 from sia_runner.records import Json, Score
-from sia_runner.results.index import lease_holder, read_config, run_status
+from sia_runner.results.index import MAX_SUMMARY_BYTES, lease_holder, read_config, run_status
 from sia_runner.results.questions import QuestionIndex
 from sia_runner.selection.scoring import leaderboard_lines
-from sia_runner.store.files import (
-    FileStamp,
-    LineReader,
-    as_dict,
-    as_int,
-    as_number,
-    file_stamp,
-    finite_figures,
-    list_folder,
-    load_json,
-    parse_object,
-)
+from sia_runner.store import files
 from sia_runner.store.generations import GenerationRecord, TrainingRecord, parse_counts
 from sia_runner.store.journal import JournalReader, read_generations
 
@@ -38,15 +25,15 @@ class SpendingReader:
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self._files: dict[str, tuple[LineReader, LedgerFile]] = {}
+        self._files: dict[str, tuple[files.LineReader, LedgerFile]] = {}
 
     def refresh(self, seconds: float = 0.1) -> bool:
         """Read on for about `seconds`. Return True once everything on disk has been added up."""
         deadline = time.monotonic() + seconds
-        for entry in list_folder(self._run, "ledger"):
+        for entry in files.list_folder(self._run, "ledger"):
             if entry.kind == "file" and entry.name.endswith(".jsonl") and entry.name != REGISTER:
                 name = f"ledger/{entry.name}"
-                self._files.setdefault(name, (LineReader(self._run, name), LedgerFile(keeps_pools=False)))
+                self._files.setdefault(name, (files.LineReader(self._run, name), LedgerFile(keeps_pools=False)))
         for name in self._files:
             while self._slice(name):
                 if time.monotonic() > deadline:
@@ -62,7 +49,7 @@ class SpendingReader:
                 self._files[name] = (lines, ledger_file)
                 lines.restarted = False
             try:
-                ledger_file.add(parse_object(line.data) or {})
+                ledger_file.add(files.parse_object(line.data) or {})
             except (KeyError, TypeError, ValueError, AttributeError):
                 continue  # the file is damaged: count the other lines
         return lines.offset != before
@@ -74,76 +61,51 @@ class SpendingReader:
 
 def budget_limits(config: Json, journal: JournalReader) -> dict[str, float | None]:
     """Return ``{"usd": 5.0, …}``, None for no limit: the config's, with the overrides of resumes (``budget.usd=9``)."""
-    budget = as_dict(config.get("budget"))
+    budget = files.as_dict(config.get("budget"))
     limits = {unit: str(budget.get(unit)) for unit in _BUDGET_UNITS}
     for entry in journal.of("resumed"):
         for override in entry.get("overrides") or []:
             key, _, value = str(override).partition("=")
             if key.startswith("budget.") and (unit := key.removeprefix("budget.")) in limits:
                 limits[unit] = value
-    return {unit: _parse_limit(text) for unit, text in limits.items()}
-
-
-def _parse_limit(text: str) -> float | None:
-    try:
-        return as_number(float(text))
-    except ValueError:
-        return None
+    numbers: dict[str, float | None] = dict.fromkeys(limits)
+    for unit, text in limits.items():
+        with suppress(ValueError):
+            numbers[unit] = files.as_number(float(text))
+    return numbers
 
 
 _MAX_POINTS = 2_000  # of each curve at most
 _CURVE_NAMES = ("reward", "kl", "entropy", "length")
-_LOG_LINE = re.compile(
-    r"step (?P<step>\d+)/\d+ · reward (?P<reward>\S+) · kl (?P<kl>\S+) · entropy (?P<entropy>\S+) · \d+ tokens · \S+ s"
-)
 
 
 class _TrainingCurves:
     """The curves of one generation that is still training, from what its job writes."""
 
     def __init__(self, run: Path, n: int) -> None:
-        self._sources = [
-            (LineReader(run, f"gen_{n}/{name}"), parse, dict[int, dict[str, float]]())
-            for name, parse in (("curve.jsonl", _parse_point), ("training.log", _parse_log_line))
-        ]
+        self._lines = files.LineReader(run, f"gen_{n}/curve.jsonl")
+        self._figures: dict[int, dict[str, float]] = {}  # by step
 
     def refresh(self) -> dict[str, list[tuple[int, float]]]:
         """Return curve name -> (step, value), in order. A step repeated after a kill is in it once."""
-        for lines, parse, points in self._sources:
-            for at, line in enumerate(lines.fresh()):
-                if lines.restarted and at == 0:
-                    points.clear()
-                if (point := parse(line.data)) and len(points) < _MAX_POINTS:
-                    points[point[0]] = point[1]
-        steps = sorted(next((points for _, _, points in self._sources if points), {}).items())
-        curves = {name: [(step, at[name]) for step, at in steps if name in at] for name in _CURVE_NAMES}
+        for at, line in enumerate(self._lines.fresh()):
+            if self._lines.restarted and at == 0:
+                self._figures.clear()
+            figures = files.finite_figures(line.data)
+            if "step" in figures and len(self._figures) < _MAX_POINTS:
+                self._figures[int(figures["step"])] = figures
+        steps = sorted(self._figures.items())
+        curves = {name: [(step, float(at[name])) for step, at in steps if name in at] for name in _CURVE_NAMES}
         return {name: points for name, points in curves.items() if points}
 
 
 def finished_curves(training: TrainingRecord) -> dict[str, list[tuple[int, float]]]:
     """Return curve name -> (step, value), in order, of a finished update."""
-    curves = {}
+    curves: dict[str, list[tuple[int, float]]] = {}
     for name, values in (("reward", training.reward), ("kl", training.kl), ("entropy", training.entropy)):
-        points = [(step, value) for step, value in enumerate(values[:_MAX_POINTS], 1) if value is not None]
-        curves |= {name: points} if points else {}
+        if points := [(step, value) for step, value in enumerate(values[:_MAX_POINTS], 1) if value is not None]:
+            curves[name] = points
     return curves
-
-
-def _parse_point(data: bytes) -> tuple[int, dict[str, float]] | None:
-    figures = finite_figures(data)
-    if "step" not in figures:
-        return None
-    return int(figures["step"]), {name: float(figures[name]) for name in _CURVE_NAMES if name in figures}
-
-
-def _parse_log_line(data: bytes) -> tuple[int, dict[str, float]] | None:
-    if not (match := _LOG_LINE.match(data[:400].decode(errors="replace"))):
-        return None
-    try:
-        values = {name: float(match[name]) for name in ("reward", "kl", "entropy")}
-    except ValueError:
-        return None
-    return int(match["step"]), {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +116,6 @@ class FinalTestResult:
     score: Score | None
     outcomes: Mapping[str, int]
     standing: list[str]
-    at: str = ""  # ISO 8601
 
 
 def read_test_results(journal: JournalReader) -> list[FinalTestResult]:
@@ -162,27 +123,16 @@ def read_test_results(journal: JournalReader) -> list[FinalTestResult]:
     results: list[FinalTestResult] = []
     for step, entry in journal.done():
         if step.startswith("test/"):
-            result, at = entry["result"], str(entry.get("at", ""))
-            n, score, counts = (
-                as_int(result.get("generation")),
-                Score.parse(result.get("score")),
-                result.get("outcomes"),
-            )
-            lines = _standing_lines(result.get("standing"))
-            results.append(FinalTestResult(n, score, parse_counts(counts), lines, at))
+            result, lines = entry["result"], list[str]()
+            with suppress(AttributeError, KeyError, TypeError, ValueError):
+                lines = leaderboard_lines(result.get("standing"))
+            n, score = files.as_int(result.get("generation")), Score.parse(result.get("score"))
+            results.append(FinalTestResult(n, score, parse_counts(result.get("outcomes")), lines))
     return results
-
-
-def _standing_lines(value: Any) -> list[str]:
-    try:
-        return leaderboard_lines(value)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return []
 
 
 _MAX_INDEXES = 3  # indexes of questions kept in memory
 _MAX_INDEX_ENTRIES = 500_000  # of all of them together
-_MAX_SUMMARY_BYTES = 64 << 20
 
 
 class RunReader:
@@ -196,7 +146,7 @@ class RunReader:
         self.holder: Json | None = None  # the lease of the process that writes the run now
         self.spending = RunTotals()
         self.complete = False  # whether the last refresh read the whole ledger
-        self._stamps: tuple[FileStamp | None, FileStamp | None] = (None, None)
+        self._stamps: tuple[files.FileStamp | None, files.FileStamp | None] = (None, None)
         self._ledger = SpendingReader(path)
         self._answers: OrderedDict[str, QuestionIndex] = OrderedDict()
         self._curves: dict[int, _TrainingCurves] = {}
@@ -205,11 +155,11 @@ class RunReader:
         """Read what is new. Return True if anything changed."""
         before = (self._stamps, self.spending, self.holder)
         changed = self.journal.refresh()
-        self._stamps = (file_stamp(self.path, "config.yaml"), file_stamp(self.path, "summary.json"))
+        self._stamps = (files.file_stamp(self.path, "config.yaml"), files.file_stamp(self.path, "summary.json"))
         if self._stamps[0] != before[0][0]:
             self.config = read_config(self.path)
         if self._stamps[1] != before[0][1]:
-            self.summary = as_dict(load_json(self.path, "summary.json", _MAX_SUMMARY_BYTES))
+            self.summary = files.as_dict(files.load_json(self.path, "summary.json", MAX_SUMMARY_BYTES))
         self.complete = self._ledger.refresh()
         self.holder = lease_holder(self.path)
         self.spending = self._ledger.totals(alive=self.holder is not None)

@@ -64,6 +64,11 @@ class FileStamp(NamedTuple):
     size: int
     inode: int
 
+    @staticmethod
+    def of(status: os.stat_result) -> "FileStamp":
+        """Return the stamp of a file with this status."""
+        return FileStamp(status.st_mtime_ns, status.st_size, status.st_ino)
+
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
@@ -92,10 +97,7 @@ class FolderEntry:
 def file_stamp(root: Path, relative: str) -> FileStamp | None:
     """Return the stamp of a file, or None if it is no regular file below `root`."""
     with open_file(root, relative) as file:
-        if file is None:
-            return None
-        status = os.fstat(file)
-        return FileStamp(status.st_mtime_ns, status.st_size, status.st_ino)
+        return None if file is None else FileStamp.of(os.fstat(file))
 
 
 def read_slice(root: Path, relative: str, start: int = 0, limit: int = MAX_BYTES) -> FileSlice | None:

@@ -1,8 +1,6 @@
-"""Running a sweep as jobs through submitit: submit them, record them, wait for them.
+"""Running a sweep as jobs through submitit: submit them, record them, wait for the outcome that each run writes.
 
-The result of a run is the outcome file that it writes to the sweep's folder. A job that is gone without one has ended
-that run and no other. submitit's own results are not used: waiting for them raises at the first such job, and needs
-sacct, which many clusters do not have.
+submitit's own results are not used: waiting for them raises at the first lost job, and needs sacct.
 """
 
 import os
@@ -13,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sia_runner.compute.jobs import ENDED, JobState, RepeatedNews
+from sia_runner.compute.jobs import ENDED, Cluster, RepeatedNews
 from sia_runner.compute.local import Local, import_submitit
 from sia_runner.compute.protocol import ComputeError, ComputeStep
 from sia_runner.compute.slurm import Slurm
@@ -33,13 +31,10 @@ _NO_RESOURCES = ("array_parallelism", "max_num_timeout", "signal_delay_s")
 
 @dataclass(frozen=True, slots=True)
 class _JobQueue:
-    """A job queue for the runs of a sweep: a SLURM cluster or this machine."""
-
     max_jobs: int  # submitted and unfinished at the same time
     grace_seconds: float  # how long the outcome of an ended job may take to appear, or the job to be queued again
     submit: Callable[[Sequence[SweepRun]], list[str]]  # the ids of their jobs; raises SubmissionError
-    state: Callable[[str], JobState | None]  # None: the queue has not answered yet
-    describe_waiting: Callable[[JobState, float], str]  # text on a job that waits for so many seconds; empty: no text
+    cluster: Cluster
 
 
 def check_launcher_keys(cluster: str, keys: Mapping[str, Any]) -> None:
@@ -67,10 +62,7 @@ def _in_launcher_names(text: str) -> str:
 def run_jobs(
     cluster: str, keys: Mapping[str, Any], loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]
 ) -> None:
-    """Submit the runs and return when every run has an outcome or its job is gone.
-
-    KeyboardInterrupt leaves the jobs running.
-    """
+    """Submit the runs; return when each has an outcome or its job is gone. KeyboardInterrupt leaves jobs running."""
     runs = [sweep_run_of(*compose_run(loader, config, overrides)) for overrides in job_overrides]
     sweep = SweepDir(runs[0].sweep)
     launcher = (_on_slurm if cluster == "slurm" else _on_this_machine)(keys, sweep)
@@ -102,12 +94,11 @@ def run_jobs(
             _print_status(sweep, name, running.pop(name))
         if moment - last_poll >= _JOB_POLL:
             last_poll = moment
-            states = {name: launcher.state(job) for name, job in running.items()}
-            over_since = {
-                name: over_since.get(name, moment) for name, state in states.items() if state and state.name in ENDED
-            }
+            states = {name: launcher.cluster.state(job) for name, job in running.items()}
+            ended = [name for name, state in states.items() if state and state.name in ENDED]
+            over_since = {name: over_since.get(name, moment) for name in ended}
             for state in filter(None, states.values()):
-                line = launcher.describe_waiting(state, moment - began)
+                line = launcher.cluster.waiting(state, moment - began)
                 if news.due(line, moment - began):  # one line for all jobs
                     print(f"a job {line}", flush=True)
         for name in [name for name in running if moment - over_since.get(name, moment) >= launcher.grace_seconds]:
@@ -115,10 +106,7 @@ def run_jobs(
 
 
 def _report_refusal(error: SubmissionError, idle: float, waited: float, news: RepeatedNews) -> None:
-    """Print that the next submission has to wait; raise RunError where it would wait in vain.
-
-    `waited`: seconds since the last one that was accepted; `idle`: those of them without any job of the sweep.
-    """
+    """Print that submitting is tried again; raise RunError where that is in vain. `idle`: seconds without any job."""
     line = f"sbatch says: {error}{_in_launcher_names(error.advice('compute.resources.run', idle))}"
     if not error.transient or idle > PATIENCE:
         raise RunDirectoryError(f"hydra/launcher=submitit_slurm: {line}") from None
@@ -138,7 +126,6 @@ def _slurm_compute(keys: Mapping[str, Any]) -> Slurm:
 
 
 def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> _JobQueue:
-    """Return a queue that submits job arrays, as many jobs at a time as may run at once."""
     parameters = (slurm := _slurm_compute(keys)).parameters("run")
     named = {"job_name": f"sia-{sweep.path.name}", "array_parallelism": keys["array_parallelism"]}
 
@@ -146,7 +133,7 @@ def _on_slurm(keys: Mapping[str, Any], sweep: SweepDir) -> _JobQueue:
         # not jobs/%j: that folder is made after sbatch answers, and a job that starts earlier could not write its log
         return submit_jobs(sweep.jobs, parameters | named, runs, keys["max_num_timeout"])
 
-    return _JobQueue(keys["array_parallelism"], 15.0, submit, slurm.cluster.state, slurm.cluster.waiting)
+    return _JobQueue(keys["array_parallelism"], 15.0, submit, slurm.cluster)
 
 
 def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> _JobQueue:
@@ -161,15 +148,14 @@ def _on_this_machine(keys: Mapping[str, Any], sweep: SweepDir) -> _JobQueue:
             ids.append(machine.submit(step, replace(run, environment=hidden)))
         return ids
 
-    return _JobQueue(max_jobs, 2.0, submit, machine.state, machine.waiting)
+    return _JobQueue(max_jobs, 2.0, submit, machine)
 
 
 def _running_jobs(sweep: SweepDir, cluster: str, launcher: _JobQueue, names: Sequence[str]) -> dict[str, str]:
-    """Return run -> job for the jobs of an earlier command that still wait or run."""
     recorded = {name: job for name, job in sweep.recorded_jobs(cluster).items() if name in names}
     give_up = time.monotonic() + 120
     while True:
-        states = {name: launcher.state(job) for name, job in recorded.items()}
+        states = {name: launcher.cluster.state(job) for name, job in recorded.items()}
         if None not in states.values():
             return {name: recorded[name] for name, state in states.items() if state and state.name not in ENDED}
         if time.monotonic() > give_up:
@@ -179,8 +165,7 @@ def _running_jobs(sweep: SweepDir, cluster: str, launcher: _JobQueue, names: Seq
 
 def _finished_runs(sweep: SweepDir, running: Mapping[str, str]) -> list[str]:
     """Return the runs that have ended for good: the cluster may queue the job of an interrupted run again."""
-    # one listing for all runs: cheap on a network file system too
-    present = set(sweep.outcome("-").parent.glob("*"))
+    present = set(sweep.outcome("-").parent.glob("*"))  # one listing for all: cheap on a network file system too
     names = [name for name in running if sweep.outcome(name) in present]
     return [name for name in names if (sweep.ended(name) or {}).get("code", INTERRUPTED) != INTERRUPTED]
 

@@ -108,15 +108,12 @@ _LEASE_PATIENCE = 120.0  # seconds to wait for the lease of a job that died else
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """One run of a sweep as a picklable call.
-
-    `plain` is the composed configuration, unchecked; `overrides` are those of the command line, in order.
-    """
+    """One run of a sweep as a picklable call."""
 
     sweep: Path
     name: str
-    plain: Json
-    overrides: tuple[str, ...]
+    plain: Json  # the composed configuration, unchecked
+    overrides: tuple[str, ...]  # of the command line, in order
     environment: Mapping[str, str | None] = field(default_factory=dict)  # variables to restore that submitit changed
 
     def __call__(self) -> int:

@@ -1,8 +1,4 @@
-"""Carrying out a whole sweep: plan the runs, launch them, write the table.
-
-Hydra expands the runs and a launcher carries them out. The sweep's folder keeps what was declared, so that
-``resume=DIR`` runs what is missing and nothing else.
-"""
+"""Carrying out a whole sweep, as Hydra expands it: plan the runs, launch those that are missing, write the table."""
 
 import os
 import re
@@ -27,10 +23,7 @@ from sia_runner.sweep.table import arm_names, print_table, write_table
 
 
 def sweep_run_of(composed: Any, hydra: Any) -> SweepRun:
-    """Return the run that Hydra composed; `hydra` is Hydra's own configuration.
-
-    Raises OmegaConfBaseException for missing values.
-    """
+    """Return the run that Hydra composed, with its own configuration. Raises OmegaConfBaseException."""
     plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     make_paths_absolute(plain, hydra.runtime)
     return SweepRun(Path(hydra.sweep.dir).resolve(), str(hydra.sweep.subdir), plain, tuple(hydra.overrides.task))
@@ -50,10 +43,7 @@ def compose_run(loader: Any, config: Any, overrides: Sequence[str], number: int 
 
 
 def run_in_this_process(composed: Any, hydra: Any) -> int:
-    """Carry out one run in this process, as Hydra's own launcher does, and return its exit code.
-
-    Raises KeyboardInterrupt when a signal asked for the whole sweep to end.
-    """
+    """Carry out one run here; return its exit code. Raises KeyboardInterrupt if a signal asked the sweep to end."""
     code = sweep_run_of(composed, hydra)()
     if stop_requested():
         raise KeyboardInterrupt
@@ -66,10 +56,7 @@ _FINAL_EXIT_CODES = (0, 3, 4)  # exit codes that a resume changes only with more
 def run_sweep(
     loader: Any, config: Any, launcher: Any, arguments: Sequence[str], runs: Sequence[Sequence[str]] | None
 ) -> int:
-    """Carry out a new sweep of `runs` (the overrides of each), or where None the missing runs of an earlier one.
-
-    Return the worst exit code of its runs. Raises RunError and HydraException before anything is started.
-    """
+    """Carry out the `runs` of a new sweep, or those that an earlier one lacks (None); return the worst exit code."""
     sweep = SweepDir(Path(config.hydra.sweep.dir).resolve())
     if runs is None:
         plan, extended = _extended_plan(sweep.read_plan(), arguments)
@@ -105,7 +92,6 @@ def run_sweep(
 
 
 def _new_plan(loader: Any, config: Any, every: Sequence[Sequence[str]]) -> SweepPlan:
-    """Compose every run, so that an unknown choice or key refuses the sweep before anything starts."""
     runs: list[PlannedRun] = []
     own_names = not any(arg.startswith("hydra.sweep.subdir=") for arg in sys.argv[1:])
     for number, (overrides, arm) in enumerate(zip(every, arm_names(every), strict=True)):
@@ -118,15 +104,14 @@ def _new_plan(loader: Any, config: Any, every: Sequence[Sequence[str]]) -> Sweep
     names = [run.name for run in runs]
     duplicate = next((name for at, name in enumerate(names) if name in names[:at]), None)
     if duplicate:
-        raise RunDirectoryError(
-            f"hydra.sweep.subdir={duplicate}: two runs of the sweep would share it; it may contain hydra.job.num"
-        )
+        problem = "two runs of the sweep would share it; it may contain hydra.job.num"
+        raise RunDirectoryError(f"hydra.sweep.subdir={duplicate}: {problem}")
     args = tuple(arg for arg in sys.argv[1:] if not arg.startswith("hydra.sweep.dir="))
     return SweepPlan(args, str(Path.cwd()), tuple(runs))
 
 
 def _swept_name(arm: str) -> str:
-    """Return the swept keys of a run for the name of its folder: ``search.accept.rule=mcnemar``, of 60 characters."""
+    """Return the swept keys of a run for the name of its folder: ``search.accept.rule=mcnemar``."""
     keys = [part for part in arm.split() if not part.startswith("experiment=")]  # the name has its mode already
     return re.sub(r"[^\w.=-]+", "_", "-".join(keys))[:60]
 
@@ -145,10 +130,7 @@ def _is_done(sweep: SweepDir, run: PlannedRun) -> bool:
 
 
 def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: Any) -> list[str] | None:
-    """Return the overrides to launch the run with; None where its configuration is refused.
-
-    A refusal becomes the outcome of that run: combinations that make no sense are ordinary in a sweep.
-    """
+    """Return the overrides to launch the run with, or None if it is refused, which is recorded as its outcome."""
     if sweep.ended(run.name):
         sweep.outcome(run.name).unlink()  # it is that of an earlier process
     overrides = [*run.overrides, f"hydra.sweep.subdir={quote_text(run.name)}"]
@@ -165,11 +147,7 @@ def _checked_overrides(sweep: SweepDir, run: PlannedRun, loader: Any, config: An
 
 
 def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Callable[[], int]) -> int:
-    """Repeat the command that declared the sweep, in the same folder, and return its exit code.
-
-    `overrides` are those a resumed run may be given, another launcher, or keys of a launcher. `compose_and_run` starts
-    what sys.argv declares.
-    """
+    """Repeat the command that declared the sweep, with `overrides`, in the same folder; return its exit code."""
     allowed = (*RESUMABLE_KEYS, "hydra/launcher=", "hydra.launcher.")
     for override in overrides:
         if "=" not in override or not override.startswith(allowed):
@@ -179,9 +157,8 @@ def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Cal
             )
     plan = sweep.read_plan()
     if not Path(plan.cwd).is_dir():
-        raise RunDirectoryError(
-            f"resume={sweep.path}: {plan.cwd} is missing; the sweep was started there and its paths are relative to it"
-        )
+        problem = f"{plan.cwd} is missing; the sweep was started there and its paths are relative to it"
+        raise RunDirectoryError(f"resume={sweep.path}: {problem}")
     os.chdir(plan.cwd)
     again = (f"hydra.sweep.dir={quote_text(str(sweep.path))}", "hydra.sweeper.resume=true")
     sys.argv[1:] = _merge_arguments(plan.args, [*overrides, *again])
@@ -189,10 +166,7 @@ def resume_sweep(sweep: SweepDir, overrides: Sequence[str], compose_and_run: Cal
 
 
 def _merge_arguments(args: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Return the original arguments with `overrides` in place of those of the same key, and with --multirun.
-
-    Overrides stay together: Hydra takes no option between them.
-    """
+    """Return `args` with `overrides` in place of those of the same key; Hydra takes no option between overrides."""
     keys = {override.partition("=")[0] for override in overrides}
     remaining = [arg for arg in args if arg.partition("=")[0] not in keys]
     if "hydra/launcher" in keys:  # keys of the previous launcher

@@ -11,31 +11,25 @@ from rich.table import Column, Table
 
 from sia_runner.experiment.summary import format_score
 from sia_runner.experiment.terminal import wide_console
+from sia_runner.records import Score, score_columns
 from sia_runner.store.journal import JournalReader
-from sia_runner.store.lease import process_ended
+from sia_runner.store.lease import lease_is_held
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, write_json, write_text
 from sia_runner.sweep.plan import Json, PlannedRun, SweepDir, SweepPlan
 
 _BY_CODE = {0: "completed", 1: "crashed", 2: "refused", 3: "failed", 4: "budget", 130: "interrupted"}
-_STALE = 60.0  # seconds without a heartbeat after which a lease of another node is stale
 _COLUMNS = ["run", "task", "mode", "arm", "seed", "status", "best", "val", "val_low", "val_high", "test", "test_low"]
 _COLUMNS += ["test_high", "test_n", "baseline_test", "usd", "calls", "tokens", "seconds", "why"]
 
 
 def sweep_run_status(sweep: SweepDir, name: str) -> str:
-    """Return how the newest process of a run ended: completed, crashed, refused, failed, budget or interrupted.
-
-    "failed" means that no candidate could be scored. Where no process has ended: running, cut (its process is gone) or
-    missing (never started).
-    """
-    outcome, run = sweep.ended(name), RunDir(sweep.path / name)
-    if outcome:
+    """Return how a run's newest process ended (_BY_CODE), or running, cut (it is gone) or missing (never started)."""
+    if outcome := sweep.ended(name):
         return _BY_CODE.get(outcome["code"], f"exit code {outcome['code']}")
-    lease = run.path / "lease.json"
-    try:
-        return "cut" if process_ended(read_json(lease), lease, _STALE) else "running"
-    except (FileNotFoundError, ValueError):
-        return "cut" if run.config.is_file() else "missing"
+    run = RunDir(sweep.path / name)
+    if lease_is_held(run.path):
+        return "running"
+    return "cut" if run.config.is_file() or (run.path / "lease.json").is_file() else "missing"
 
 
 def sweep_table(sweep: SweepDir, plan: SweepPlan) -> Json:
@@ -50,15 +44,12 @@ def write_table(sweep: SweepDir, plan: SweepPlan) -> None:
     summary = sweep_table(sweep, plan)
     write_json(sweep.path / "sweep.json", summary)
     text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(_COLUMNS)
+    lines = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
     for row in summary["runs"]:
-        for split in ("val", "test"):  # each score as columns
-            score = row[split] or {}
-            low, high = score.get("ci95") or (None, None)
-            row |= {split: score.get("value"), f"{split}_low": low, f"{split}_high": high, f"{split}_n": score.get("n")}
-        row["baseline_test"] = (row["baseline_test"] or {}).get("value")
-        lines.writerow([row[column] for column in _COLUMNS])
+        for name in ("val", "test", "baseline_test"):
+            row.update(score_columns(name, Score.parse(row[name])))
+        lines.writerow(row)
     write_text(sweep.path / "sweep.csv", text.getvalue())
 
 

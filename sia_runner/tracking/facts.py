@@ -1,10 +1,6 @@
-"""The facts about an experiment that are sent, and its harnesses and adapters as versions with their lineage.
-
-What is not named here (paths, addresses, headers, key files, commands) never leaves the machine.
-"""
+"""The facts about an experiment that are sent. Anything else (paths, addresses, keys…) never leaves the machine."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,7 @@ from sia_runner.store.run_directory import RunDir, read_json, tree_sha256
 from sia_runner.tracking.rows import CurveReader
 from sia_runner.wire.adapter_files import ORIGIN_FILE
 
-_MAX_NAME = 128  # characters that W&B takes
+_MAX_NAME = 128  # characters
 _LOCK_KEYS = ("sia_runner", "git", "config_sha256", "python", "packages", "data", "policy")
 
 
@@ -62,42 +58,22 @@ def run_tags(config: Mapping[str, Any], mode: str) -> list[str]:
     return list(dict.fromkeys(tag[:64] for tag in [*own, *config["tracker"].get("tags", [])]))
 
 
-def run_name(run: RunDir) -> str:
-    """Return the name of the run's folder, as long as W&B takes; `experiment_facts` has the whole."""
-    return _shortened(run.path.name)
-
-
 def run_group(run: RunDir, config: Mapping[str, Any]) -> str | None:
     """Return the user's group, or the name of the sweep that contains the run; either may be missing."""
     sweep = _sweep_name(run)
-    return config["tracker"].get("group") or (sweep and _shortened(sweep))
+    return config["tracker"].get("group") or (sweep and shorten(sweep))
 
 
 def _sweep_name(run: RunDir) -> str | None:
     return next((folder.name for folder in list(run.path.parents)[:3] if (folder / "plan.json").is_file()), None)
 
 
-def _shortened(name: str) -> str:
-    """Return at most 128 characters: what tells names apart is often at the end."""
+def shorten(name: str) -> str:
+    """Return at most 128 characters, as W&B takes: what tells names apart is often at the end."""
     return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME // 2 - 1]}…{name[-_MAX_NAME // 2 :]}"
 
 
 _LINEAGE_KEYS = ("base_id", "base_sha256", "parent", "data_sha256", "algorithm", "steps", "seed", "kl", "reward")
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactVersion:
-    """A harness or an adapter. `metadata` names what it was made from; `sha256` in it is the journal's (`build`)."""
-
-    kind: str  # harness | adapter
-    folder: Path
-    metadata: Json
-
-    def files(self) -> Iterator[tuple[str, Path]]:
-        """Yield name and path of every regular file; links are left out, whatever they point at."""
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and not path.is_symlink():
-                yield path.relative_to(self.folder).as_posix(), path
 
 
 def anonymous_path(run: RunDir, path: Path) -> str:
@@ -105,19 +81,14 @@ def anonymous_path(run: RunDir, path: Path) -> str:
     return f"/proc/self/cwd/{path.relative_to(run.path).as_posix()}"
 
 
-def artifact_versions(run: RunDir, g: GenerationRecord) -> list[ArtifactVersion]:
-    """Return the harness of generation `g` of the summary, and the adapter if one was trained for it."""
-    folders = run.generation(g.n)
-    versions: list[ArtifactVersion] = []
-    val = g.val.value if g.val else None
+def artifact_versions(run: RunDir, g: GenerationRecord) -> Iterator[tuple[str, Path, Json]]:
+    """Yield kind, folder and origin of the harness of generation `g`, and of the adapter if one was trained for it."""
+    folders, val = run.generation(g.n), g.val.value if g.val else None
     common = {"generation": g.n, "parent_generation": g.parent, "status": g.status, "lever": g.lever, "val": val}
     if folders.harness.is_dir():
-        sha256 = tree_sha256(folders.harness)
-        versions.append(ArtifactVersion("harness", folders.harness, common | {"sha256": sha256}))
+        yield "harness", folders.harness, common | {"sha256": tree_sha256(folders.harness)}  # as the journal's `build`
     if folders.adapter.is_dir() and not folders.adapter.is_symlink() and (folders.adapter / ORIGIN_FILE).is_file():
         origin = read_json(folders.adapter / ORIGIN_FILE)
         lineage = common | {key: origin.get(key) for key in _LINEAGE_KEYS}
         rollouts = int(sum(figures.get("rollouts", 0) for figures in CurveReader(folders).news()))  # to train on
-        lineage |= {"rollouts": rollouts, "sha256": tree_sha256(folders.adapter)}
-        versions.append(ArtifactVersion("adapter", folders.adapter, lineage))
-    return versions
+        yield "adapter", folders.adapter, lineage | {"rollouts": rollouts, "sha256": tree_sha256(folders.adapter)}

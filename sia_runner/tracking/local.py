@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sia_runner.records import score_columns
 from sia_runner.tracking.rows import generations_of
 
 FIELDS = ["generation", "lever", "algorithm", "status", "val", "val_low", "val_high", "n", "seconds", "usd", "reason"]
@@ -20,7 +21,7 @@ class Local:
             rows = csv.writer(stream)
             rows.writerow(FIELDS)
             for g in generations_of(summary):
-                val = (g.val.value, *g.val.ci95, g.val.n) if g.val else (None,) * 4
+                val = score_columns("val", g.val).values()
                 seconds, usd = round(sum(g.seconds.values()), 3), (g.usage or {}).get("usd")
                 rows.writerow([g.n, g.lever, g.algorithm, g.status, *val, seconds, usd, g.reason])
         temporary.replace(run / "metrics.csv")

@@ -1,16 +1,18 @@
 """A W&B run that is kept equal to a run directory: what is on disk and not in W&B is sent, in a fixed order."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from sia_runner.config.migration import read_stored_config
-from sia_runner.records import Json, Score
+from sia_runner.records import Json, Score, score_columns
+from sia_runner.store.files import regular_files
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import RunDir, read_json
 from sia_runner.tracking import facts
-from sia_runner.tracking.rows import RowStream, decisions_table, failures_table, generations_of, score_figures
+from sia_runner.tracking.rows import RowStream, decisions_table, failures_table
 from sia_runner.tracking.server import TrackingState, count_rows_in_wandb, key_of
 
+T = TypeVar("T")
 _STEP_METRICS = {"train/*": "train/point"} | dict.fromkeys(
     ("val", "val_low", "val_high", "best_val", "accepted", "seconds", "seconds/*", "usage/*", "outcomes/*", "update/*"),
     "generation",
@@ -46,14 +48,13 @@ class WandbMirror:
             if row.number >= self._rows_in_wandb:
                 self._wandb.log(row.figures, step=row.number, commit=True)
                 self.sent += 1
-            if row.generation is not None and self._options.get("artifacts", True):
-                judged = next(g for g in generations_of(summary) if g.n == row.generation)
-                self._attempt(lambda judged=judged: self._versions(judged))
+            if row.verdict and self._options.get("artifacts", True):
+                self._attempt(self._versions, row.verdict)
         if self._stamp != before:
             self._wandb.summary.update(_run_figures(summary))
             self._set_mode(summary["mode"])
         if last:
-            self._attempt(lambda: self._tables(summary))
+            self._attempt(self._tables, summary)
         return summary
 
     def _set_mode(self, mode: str) -> None:
@@ -72,13 +73,13 @@ class WandbMirror:
             for file in self._run.tracking.glob(f"wandb/*run-*/run-{self._state.id}.wandb"):
                 file.with_name(f"{file.name}.synced").touch()  # so that wandb's own sync leaves them alone
 
-    def _attempt(self, work: Callable[[], None]) -> None:
+    def _attempt(self, work: Callable[[T], None], subject: T) -> None:
         """Send versions or tables, for which wandb asks the server. After an error only rows are sent."""
         from wandb.errors import Error
 
         try:
             if not self._error:
-                work()
+                work(subject)
         except (Error, ValueError) as error:
             self._error = error
 
@@ -86,14 +87,14 @@ class WandbMirror:
         import wandb
 
         sent_keys = self._state.artifacts[self._state.mode]
-        for artifact in facts.artifact_versions(self._run, g):
-            key = f"{artifact.kind}/{g.n}"
+        for kind, folder, metadata in facts.artifact_versions(self._run, g):
+            key = f"{kind}/{g.n}"
             if key in sent_keys:
                 continue
-            title = f"{artifact.kind}-{self._state.id}"
-            version = wandb.Artifact(title, type=artifact.kind, metadata=artifact.metadata)
-            for name, path in artifact.files():  # from the run directory itself: nothing is copied
-                version.add_file(facts.anonymous_path(self._run, path), name=name, policy="immutable", skip_cache=True)
+            version = wandb.Artifact(f"{kind}-{self._state.id}", type=kind, metadata=metadata)
+            for path in regular_files(folder):  # from the run directory itself: nothing is copied
+                source, name = facts.anonymous_path(self._run, path), path.relative_to(folder).as_posix()
+                version.add_file(source, name=name, policy="immutable", skip_cache=True)
             best = ["best"] if g.status == "accepted" else []
             self._wandb.log_artifact(version, aliases=["latest", f"gen-{g.n}", *best])
             sent_keys.append(key)
@@ -136,7 +137,7 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
         entity=state.entity,
         group=facts.run_group(run, config),
         job_type=f"trainer={config['trainer']['name']}",  # W&B keeps it: what was configured, not what was done
-        name=facts.run_name(run),
+        name=facts.shorten(run.path.name),  # the whole name is in the facts
         tags=facts.run_tags(config | {"tracker": options}, read_json(run.summary)["mode"]),
         config=facts.experiment_facts(run, config),
         dir=str(run.tracking),
@@ -150,7 +151,6 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
 
 
 def _run_figures(summary: Json) -> Json:
-    """Return the figures of the run as a whole, so far."""
     best = summary["best"] or {}
     figures: Json = {
         "generations": len(summary["generations"]),
@@ -159,5 +159,5 @@ def _run_figures(summary: Json) -> Json:
         **{f"total/{key}": value for key, value in summary["usage"].items()},
     }
     for name in ("val", "test", "baseline_test"):
-        figures |= score_figures(f"best/{name}", Score.parse(best.get(name)))
+        figures |= score_columns(f"best/{name}", Score.parse(best.get(name)))
     return {key: value for key, value in figures.items() if value is not None}

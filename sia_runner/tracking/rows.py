@@ -1,7 +1,4 @@
-"""The figures of a run directory as numbered rows in an order that never changes, and its tables.
-
-A generation's training curve comes before its verdict. The tables have no text that a harness or a model wrote.
-"""
+"""The figures of a run directory as numbered rows in an order that never changes, and its tables."""
 
 import builtins
 import itertools
@@ -10,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sia_runner.records import Json, Score
+from sia_runner.records import Json, score_columns
 from sia_runner.store.files import LineReader, as_dict, finite_figures, load_json
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.run_directory import GenerationDir, RunDir
@@ -39,11 +36,11 @@ def generations_of(summary: Mapping[str, Any]) -> list[GenerationRecord]:
 
 @dataclass(frozen=True, slots=True)
 class TrackedRow:
-    """One row of figures. `number`: from 0. `generation`: the generation if the row is its verdict."""
+    """One row of figures, numbered from 0. `verdict`: the generation if the row is its verdict."""
 
     number: int
     figures: Json
-    generation: int | None = None
+    verdict: GenerationRecord | None = None
 
 
 class RowStream:
@@ -70,7 +67,7 @@ class RowStream:
             verdict = finished[self._next]
             if verdict.status == "accepted" and verdict.val:
                 self._best = verdict.val.value
-            yield TrackedRow(next(self._numbers), _verdict_figures(verdict, self._best), verdict.n)
+            yield TrackedRow(next(self._numbers), _verdict_figures(verdict, self._best), verdict)
             self._next += 1
             self._curve = CurveReader(self._run.generation(self._next))
 
@@ -80,7 +77,7 @@ def _verdict_figures(g: GenerationRecord, best: float | None) -> Json:
         "generation": g.n,
         "accepted": int(g.status == "accepted"),
         **{key: getattr(g, key) for key in ("status", "lever", "algorithm", "parent")},
-        **score_figures("val", g.val),
+        **score_columns("val", g.val),
         "best_val": best,
         "seconds": round(sum(g.seconds.values()), 3),
         **{f"seconds/{step}": value for step, value in g.seconds.items()},
@@ -91,12 +88,6 @@ def _verdict_figures(g: GenerationRecord, best: float | None) -> Json:
         figures |= {f"update/{key}": getattr(g.training, key) for key in ("steps", "tokens", "seconds")}
         figures["update/stopped_early"] = int(bool(g.training.stopped))
     return {key: value for key, value in figures.items() if value is not None}
-
-
-def score_figures(name: str, score: Score | None) -> Json:
-    """Return a score with its interval as figures; none if there is no score."""
-    figures = (score.value, *score.ci95, score.n) if score else ()
-    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), figures, strict=False))
 
 
 _DECISION_COLUMNS = (

@@ -93,7 +93,6 @@ def _start_mirror(run: RunDir, options: Json, *, online: bool, pushing: bool) ->
 
 
 def _run_ended() -> bool:
-    """Wait a while for news. Return True once the run's process has ended."""
     ready, _, _ = select.select([0], [], [], _POLL_SECONDS)
     return bool(ready) and not os.read(0, 4096)
 

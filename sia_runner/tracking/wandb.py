@@ -1,7 +1,4 @@
-"""The tracker for Weights & Biases, through a process of its own that reads the run directory (sender.py).
-
-The run starts it after its first generation and notifies it from then on: no import, no wait, no queue here.
-"""
+"""The tracker for Weights & Biases: a process of its own (sender.py) reads the run directory; this one notifies it."""
 
 import importlib.util
 import os

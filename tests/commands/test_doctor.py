@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from sia_runner.__main__ import main
-from sia_runner.commands import doctor_checks
+from sia_runner.commands import doctor
 from sia_runner.commands.checks import FAULT, OK, SKIPPED, run_check
+from sia_runner.commands.cluster_checks import check_cluster
 from sia_runner.commands.doctor import run_checks
 from sia_runner.config.experiment import check_experiment
 from tests.config.test_providers import composed
@@ -89,9 +90,7 @@ def test_the_call_for_a_proposer_has_a_tool_and_its_own_settings(tmp_path, serve
 
 def test_every_fault_is_found_not_only_the_first_and_says_what_to_do(tmp_path, server, monkeypatch):
     monkeypatch.setenv("SIA_TEST_KEY", "wrong")
-    monkeypatch.setattr(
-        doctor_checks.shutil, "disk_usage", lambda path: doctor_checks.shutil._ntuple_diskusage(100, 99, 1 << 20)
-    )
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: doctor.shutil._ntuple_diskusage(100, 99, 1 << 20))
     results = examined(tmp_path, *custom(server, "budget.usd=1", "sandbox.disk_mb=4096"))
     assert results["harness's model"].state == FAULT and "key refused" in results["harness's model"].text
     assert results["harness's price"].state == FAULT and "give provider.prices" in results["harness's price"].text
@@ -133,7 +132,7 @@ def test_the_cluster_is_asked_what_is_up(tmp_path, monkeypatch, script, state, t
         (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if script else str(tmp_path))
     config = check_experiment(composed("compute.name=slurm"))
-    results = run_check("cluster", lambda: doctor_checks.check_cluster(config))
+    results = run_check("cluster", check_cluster, config)
     assert results.state == state and text in results.text
 
 
@@ -143,21 +142,16 @@ def test_the_server_of_a_policy_is_asked():
     config = check_experiment(
         composed(*served, "target_agent.policy.base=some/model", "target_agent.policy.base_url=http://127.0.0.1:9/v1")
     )
-    results = run_check("policy", lambda: doctor_checks.check_policy_backend(config))
+    results = run_check("policy", doctor._check_policy_backend, config)
     assert results.state == FAULT and "vllm does not answer at http://127.0.0.1:9" in results.text
     results = run_check(
-        "policy",
-        lambda: doctor_checks.check_policy_backend(
-            check_experiment(composed("task=arithmetic", "target_agent=policy"))
-        ),
+        "policy", doctor._check_policy_backend, check_experiment(composed("task=arithmetic", "target_agent=policy"))
     )
     assert results.state == OK and results.text == "tiny, served by peft"
 
 
 def test_without_a_policy_there_is_no_server_to_ask():
-    results = run_check(
-        "policy", lambda: doctor_checks.check_policy_backend(check_experiment(composed("task=lawbench")))
-    )
+    results = run_check("policy", doctor._check_policy_backend, check_experiment(composed("task=lawbench")))
     assert results.state == SKIPPED and results.text == "no weights are trained"
 
 

@@ -7,9 +7,11 @@ from importlib.util import find_spec
 
 import pytest
 
+from sia_runner.commands.sync import _started_runs
 from sia_runner.store.run_directory import read_json
 from tests.conftest import Cli
 from tests.harnesses import MAJORITY, WORDS
+from tests.results.writing import summary
 from tests.tracking.conftest import OFFLINE, private_texts, sync
 from tests.tracking.server import serving
 from tests.wandb_server import KEY
@@ -124,3 +126,10 @@ def test_no_run_is_refused_in_one_line(tmp_path):
     with serving() as server:
         done = sync(tmp_path, server)
     assert done.returncode == 2 and done.stderr.startswith("refused: ") and done.stderr.count("\n") == 1
+
+
+def test_of_a_folder_the_runs_are_meant_that_finished_a_generation(tmp_path):
+    for name in ("a", "b", "sweep/0-t"):
+        summary(tmp_path / name)
+    (tmp_path / "b" / "summary.json").unlink()
+    assert _started_runs(tmp_path) == [tmp_path / "a", tmp_path / "sweep" / "0-t"]

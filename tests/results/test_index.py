@@ -2,6 +2,7 @@
 
 import os
 
+from sia_runner.results import index as index_module
 from sia_runner.results.index import RunIndex, find_runs, run_status
 from sia_runner.store.lease import RunLease
 from tests.results.writing import summary
@@ -33,16 +34,18 @@ def test_before_the_first_verdict_the_configuration_says_it(tmp_path):
     assert (row.status, row.task, row.seed, row.generations) == ("cut", "smoke", 3, 0)
 
 
-def test_a_refresh_reads_only_what_changed(tmp_path):
+def test_a_refresh_reads_only_what_changed(tmp_path, monkeypatch):
+    reads, read_row = [], index_module._read_row
+    monkeypatch.setattr(index_module, "_read_row", lambda run, path: reads.append(path) or read_row(run, path))
     for name in "abc":
         summary(tmp_path / name)
     index = RunIndex(tmp_path)
     index.refresh()
     index.refresh()
-    assert index.read == 3
+    assert sorted(reads) == ["a", "b", "c"]
     summary(tmp_path / "b", status="failed")
     assert {row.name: row.status for row in index.refresh()} == {"a": "completed", "b": "failed", "c": "completed"}
-    assert index.read == 4
+    assert reads[3:] == ["b"]
 
 
 def test_many_runs_are_read_in_slices_the_newest_first(tmp_path):

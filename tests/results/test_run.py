@@ -158,15 +158,15 @@ class TestCurves:
         summary(tmp_path)
         journal(tmp_path, done(1, "propose", lever="weights", title=""), start(1, "build"))
         (tmp_path / "gen_1").mkdir()
-        log = tmp_path / "gen_1" / "training.log"
-        log.write_text("hello\nstep 1/16 · reward 0.250 · kl 0.010 · entropy 0.500 · 40 tokens · 1.5 s\n")
+        curve = tmp_path / "gen_1" / "curve.jsonl"
+        curve.write_text('hello\n{"step": 1, "reward": 0.25, "kl": 0.01, "entropy": 0.5, "tokens": 40}\n')
         run = RunReader(tmp_path)
         run.refresh()
         assert run.curves()[1]["reward"] == [(1, 0.25)]
-        log.open("a").write("step 2/16 · reward 0.500 · kl nan · entropy 0.400 · 40 tokens · 3.0 s\n")
+        curve.open("a").write('{"step": 2, "reward": 0.5, "kl": NaN, "entropy": 0.4, "tokens": 40}\n')
         assert run.curves()[1] == {"reward": [(1, 0.25), (2, 0.5)], "kl": [(1, 0.01)], "entropy": [(1, 0.5), (2, 0.4)]}
 
-    def test_the_jobs_own_figures_come_before_its_log(self, tmp_path):
+    def test_a_step_that_a_resume_repeats_is_in_them_once(self, tmp_path):
         summary(tmp_path)
         journal(tmp_path, done(1, "propose", lever="both", title=""), start(1, "build"))
         (tmp_path / "gen_1").mkdir()

@@ -4,8 +4,9 @@ import errno
 
 import pytest
 
-from sia_runner.commands import doctor_checks as checks_slurm
+from sia_runner.commands import cluster_checks, doctor
 from sia_runner.commands.checks import FAULT, OK, SKIPPED, run_check
+from sia_runner.commands.cluster_checks import CLUSTER_CHECKS
 from sia_runner.commands.doctor import run_checks
 from sia_runner.config.experiment import check_experiment
 from tests.config.test_providers import composed
@@ -14,9 +15,9 @@ from tests.scripts.slurm import LITTLE, need_cluster
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered():
-    checks_slurm._slurm_settings.cache_clear()
+    cluster_checks._slurm_settings.cache_clear()
     yield
-    checks_slurm._slurm_settings.cache_clear()
+    cluster_checks._slurm_settings.cache_clear()
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_of_the_test_cluster_it_knows_all_that_a_run_depends_on(tmp_path, config
 def test_jobs_that_sbatch_would_refuse_are_a_fault_that_names_the_kind(key, said):
     need_cluster()
     config = check_experiment(composed(*LITTLE, f"++compute.resources.{key}"))
-    result = run_check("jobs", lambda: checks_slurm.check_jobs(config))
+    result = run_check("jobs", CLUSTER_CHECKS["jobs"], config)
     assert (
         (result.state == FAULT and result.text.startswith(said)) if said else result.state == OK
     )  # nothing trains here
@@ -83,21 +84,21 @@ def test_jobs_that_sbatch_would_refuse_are_a_fault_that_names_the_kind(key, said
 )
 def test_preemption_is_said_as_what_it_does_to_a_run(commands, config, settings, says):
     commands(scontrol=settings)
-    assert says in checks_slurm.report_preemption(config)
+    assert says in CLUSTER_CHECKS["preemption"](config)
 
 
 def test_without_accounting_it_says_what_then_counts(commands, config):
     commands(sacct="", scontrol="AccountingStorageType = accounting_storage/none\nMinJobAge = 42 sec")
-    assert checks_slurm.report_accounting(config).startswith("none: squeue forgets a job 42 sec after its end")
+    assert CLUSTER_CHECKS["accounting"](config).startswith("none: squeue forgets a job 42 sec after its end")
 
 
 def test_the_limit_of_arrays_is_shown(commands, config):
     commands(scontrol="MaxArraySize            = 5")
-    assert checks_slurm.report_array_limit(config).startswith("of at most 5 jobs; ")
+    assert CLUSTER_CHECKS["job arrays"](config).startswith("of at most 5 jobs; ")
 
 
 def test_a_cache_that_cannot_be_written_names_its_variable(config, tmp_path, monkeypatch):
-    home, real = tmp_path / "home", checks_slurm.tempfile.TemporaryFile
+    home, real = tmp_path / "home", doctor.tempfile.TemporaryFile
     home.mkdir()
 
     def read_only_home(dir):
@@ -105,21 +106,21 @@ def test_a_cache_that_cannot_be_written_names_its_variable(config, tmp_path, mon
             raise OSError(errno.EROFS, "Read-only file system", f"{home}/tmp1234")
         return real(dir=dir)
 
-    monkeypatch.setattr(checks_slurm.tempfile, "TemporaryFile", read_only_home)
-    monkeypatch.setattr(checks_slurm, "cache_dir", lambda: home / "cache")
-    text = run_check("disk", lambda: checks_slurm.check_disk(config, tmp_path / "runs")).text
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", read_only_home)
+    monkeypatch.setattr(doctor, "cache_dir", lambda: home / "cache")
+    text = run_check("disk", doctor._check_disk, config, tmp_path / "runs").text
     assert "SIA_CACHE" in text and f"{home}/cache" in text and "tmp1234" not in text
-    assert "hydra.run.dir" in run_check("disk", lambda: checks_slurm.check_disk(config, home / "runs")).text
+    assert "hydra.run.dir" in run_check("disk", doctor._check_disk, config, home / "runs").text
 
 
 def test_a_cluster_that_does_not_requeue_is_told_apart(commands, config):
     commands(scontrol="JobRequeue = 0")
-    assert checks_slurm.report_requeueing(config).startswith("off: ")
+    assert CLUSTER_CHECKS["requeueing"](config).startswith("off: ")
 
 
 def test_sizes_that_differ_and_partitions_without_gpus_are_shown(commands, config):
     commands(sinfo="big*|infinite|3|64|512000+|(null)\nbig*|infinite|1|128|1024000|(null)")
-    assert checks_slurm.list_partitions(config) == (
+    assert CLUSTER_CHECKS["partitions"](config) == (
         "big (default): at most infinite, 3 x 64 cpus, 500 GiB, 1 x 128 cpus, 1000 GiB; "
         "no GPUs: weights are trained on processors"
     )
@@ -130,18 +131,18 @@ def test_sizes_that_differ_and_partitions_without_gpus_are_shown(commands, confi
     [("infinite", float("inf")), ("n/a", float("inf")), ("30:00", 30), ("1:00:00", 60), ("2-01:00:30", 2940.5)],
 )
 def test_time_limits_are_read_as_slurm_writes_them(limit, minutes):
-    assert checks_slurm._parse_minutes(limit) == minutes
+    assert cluster_checks._parse_minutes(limit) == minutes
 
 
 def test_missing_commands_are_a_fault(commands, config, monkeypatch, tmp_path):
     commands(sinfo="", sbatch="slurm 1", squeue="", scancel="", scontrol="")
     monkeypatch.setenv("PATH", str(tmp_path))
-    result = run_check("commands", lambda: checks_slurm.check_slurm_commands(config))
+    result = run_check("commands", CLUSTER_CHECKS["commands"], config)
     assert result.state == FAULT and result.text.startswith("srun not found")
 
 
 def test_variables_of_sbatch_are_named(config, monkeypatch):
     monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
-    assert checks_slurm.report_sbatch_variables(config).startswith("SBATCH_ACCOUNT=mine: ")
+    assert CLUSTER_CHECKS["sbatch variables"](config).startswith("SBATCH_ACCOUNT=mine: ")
     monkeypatch.delenv("SBATCH_ACCOUNT")
-    assert run_check("sbatch variables", lambda: checks_slurm.report_sbatch_variables(config)).state == SKIPPED
+    assert run_check("sbatch variables", CLUSTER_CHECKS["sbatch variables"], config).state == SKIPPED

@@ -35,6 +35,9 @@ class Site:
     def submitted(self):
         return [name for batch in self.batches for name in batch]
 
+    def waiting(self, state, seconds):
+        return ""
+
     def state(self, job):
         self.sweep.end(job.partition("_")[2], 0)
         return JobState("COMPLETED")
@@ -50,7 +53,7 @@ def carry_out(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "sweep_run_of", lambda name, _: SweepRun(tmp_path, name, {}, ()))
 
     def carry_out(site, count=8, max_jobs=32):
-        queue = jobs._JobQueue(max_jobs, 15.0, site.submit, site.state, lambda state, seconds: "")
+        queue = jobs._JobQueue(max_jobs, 15.0, site.submit, site)
         monkeypatch.setattr(jobs, "_on_slurm", lambda keys, sweep: queue)
         jobs.run_jobs("slurm", {}, None, None, [str(number) for number in range(count)])
 

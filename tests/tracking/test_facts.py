@@ -67,7 +67,7 @@ def test_long_names_of_folders_are_cut_where_they_do_not_tell_runs_apart_and_sta
     for run in runs:
         run.path.mkdir(parents=True)
     (runs[0].path.parent / "plan.json").write_text("{}")
-    names = [facts.run_name(run) for run in runs]
+    names = [facts.shorten(run.path.name) for run in runs]
     assert names[0] != names[1] and {len(name) for name in names} == {128}
     assert len(facts.run_group(runs[0], CONFIG)) == 128
     sent = told(runs[0].path, CONFIG)

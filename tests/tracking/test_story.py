@@ -26,12 +26,12 @@ def steps(run, n, *numbers):
 def test_a_curve_is_told_as_it_grows_and_before_its_verdict(tmp_path):
     run, first = RunDir(tmp_path), {"generations": [generation(1)]}
     story = RowStream(run)
-    assert [(row.number, row.generation) for row in story.news(first)] == [(0, 1)]
+    assert [(row.number, row.verdict and row.verdict.n) for row in story.news(first)] == [(0, 1)]
     steps(run, 2, 1, 2)
     assert [row.figures["train/step"] for row in story.news(first)] == [1, 2]
     steps(run, 2, 3)
     both = {"generations": [generation(1), generation(2, lever="weights", algorithm="grpo")]}
-    assert [(row.number, row.generation) for row in story.news(both)] == [(3, None), (4, 2)]
+    assert [(row.number, row.verdict and row.verdict.n) for row in story.news(both)] == [(3, None), (4, 2)]
     steps(run, 3, 1)
     (last,) = story.news(both)
     assert last.figures == {"train/generation": 3, "train/point": 4, "train/step": 1, "train/reward": 0.1}

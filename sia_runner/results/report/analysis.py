@@ -4,7 +4,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sia_runner.records import Outcome, Score
@@ -28,15 +28,21 @@ class SeedMean:
     sd: float | None = None
     ci95: tuple[float, float] | None = None
 
+    @staticmethod
+    def of(values: Sequence[float]) -> "SeedMean | None":
+        """Return the mean with its standard deviation and interval, or None without a value."""
+        n = len(values)
+        if n < 2:
+            return SeedMean(values[0], 1) if n else None
+        from scipy.special import stdtrit  # scipy.stats would load for half a second
 
-def seed_mean(values: Sequence[float]) -> SeedMean | None:
-    """Return the mean with its standard deviation and interval, or None without a value."""
-    n = len(values)
-    if n < 2:
-        return SeedMean(values[0], 1) if n else None
-    from scipy.special import stdtrit  # scipy.stats would load for half a second
+        return _mean_with_interval(values, float(stdtrit(n - 1, 0.975)))
 
-    return _mean_with_interval(values, float(stdtrit(n - 1, 0.975)))
+    @staticmethod
+    def per_seed(values: Sequence[tuple[Hashable, float]]) -> "SeedMean | None":
+        """Return the mean of ``(seed, value)`` pairs. Runs of the same seed count as one value, their mean."""
+        seeds = dict.fromkeys(seed for seed, _ in values)
+        return SeedMean.of([statistics.fmean(value for other, value in values if other == seed) for seed in seeds])
 
 
 def _mean_with_interval(values: Sequence[float], quantile: float) -> SeedMean:
@@ -54,10 +60,7 @@ def holm_adjusted(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def mean_over_questions(differences: Sequence[Mapping[str, float]]) -> SeedMean | None:
-    """Return the mean over seeds and questions with its normal 95% interval over questions.
-
-    `differences`: question -> new - old, one mapping a seed. None unless all are of the same two or more questions.
-    """
+    """Return the mean and normal 95% interval over questions of each seed's differences; None if questions differ."""
     units = differences[0].keys() if differences else ()
     if len(units) < 2 or any(by_unit.keys() != units for by_unit in differences):
         return None
@@ -80,12 +83,6 @@ def interval_verdict(intervals: Sequence[tuple[float, float]], sign: int, new: s
     if min(ends) > 0:
         return f"{new} better"
     return f"{old} better" if max(ends) < 0 else TIE
-
-
-def mean_per_seed(values: Sequence[tuple[Hashable, float]]) -> SeedMean | None:
-    """Return the mean of ``(seed, value)`` pairs. Runs of the same seed count as one value, their mean."""
-    seeds = dict.fromkeys(seed for seed, _ in values)
-    return seed_mean([statistics.fmean(value for other, value in values if other == seed) for seed in seeds])
 
 
 # Settings that separate arms of the same mode, trainer and seed; other differences are noted beside each pair.
@@ -159,10 +156,7 @@ class ComparableGroup:
 
 
 def group_runs(runs: Sequence[ReportedRun]) -> list[ComparableGroup]:
-    """Return the groups in the order of the runs.
-
-    A run without a test score joins the first group of its task and arm, else of its task, which shows it as missing.
-    """
+    """Return the groups in order. A run without a test score joins the first one of its task and arm, or task."""
     runs_by_key: dict[tuple[str, str, str | None], list[ReportedRun]] = {}  # by task, target, test_sha256
     for run in runs:
         if run.arm:
@@ -190,19 +184,14 @@ def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
         varying += [key] if any(len(values) > 1 for values in values_by_arm.values()) else []
     arms: dict[tuple[str, str, tuple[str, ...]], list[ReportedRun]] = {}
     for run in runs:
-        apart = tuple(_setting_label(run, key) for key in varying) if run.config else ()
+        texts = [(key, _setting_text(run, key)) for key in varying if run.config]
+        apart = tuple(text if key in _ARM_SETTINGS else f"{key}={text}" for key, text in texts)
         arms.setdefault((*_arm_key(run), apart), []).append(run)
     ordered = sorted(arms.items(), key=lambda arm: arm[0][0] == SIA_WH)
     return tuple(ArmRuns(*arm, tuple(of)) for arm, of in ordered)
 
 
-def _setting_label(run: ReportedRun, key: str) -> str:
-    text = _setting_text(run, key)
-    return text if key in _ARM_SETTINGS else f"{key}={text}"
-
-
 def _setting_text(run: ReportedRun, key: str) -> str:
-    """Return the setting ``a.b`` of a run, "" if there is none."""
     setting: Any = run.config
     for part in key.split("."):
         setting = as_dict(setting).get(part)
@@ -211,7 +200,7 @@ def _setting_text(run: ReportedRun, key: str) -> str:
     return "" if setting is None else str(setting)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunPair:
     """Two runs of the same seed. Figures by question are None if the metric is no mean over questions."""
 
@@ -223,11 +212,11 @@ class RunPair:
     lost: int | None  # questions
     won: int | None
     p_value: float | None  # McNemar's exact test, two-sided
-    p_holm: float | None  # adjusted for the pairs of the group (Holm 1979)
-    verdict: str
+    p_holm: float | None = None  # adjusted for the pairs of the group (Holm 1979)
+    verdict: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ArmContrast:
     """An arm compared with another. `unpaired`: seeds for which only one of the two has a test score."""
 
@@ -255,17 +244,13 @@ def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
     in_pairs = [side for contrast in compared for side in (contrast.old, contrast.new)]
     compared += [_contrast_arms(group.sides[0], side, sign) for side in group.sides[1:] if side not in in_pairs]
     adjusted = iter(holm_adjusted([pair.p_value for contrast in compared for pair in contrast.pairs]))
-    result: list[ArmContrast] = []
     for contrast in compared:
-        pairs: list[RunPair] = []
         for pair in contrast.pairs:
-            p_holm = next(adjusted)
-            verdict = pair_verdict(sign * pair.difference, p_holm, contrast.new.label, contrast.old.label)
-            pairs.append(replace(pair, p_holm=p_holm, verdict=verdict))
-        # with one seed there is no interval over seeds, so its own verdict is the contrast's
-        alone = f"{pairs[0].verdict}, one seed" if len(pairs) == 1 else contrast.verdict
-        result.append(replace(contrast, pairs=pairs, verdict=alone))
-    return result
+            pair.p_holm = next(adjusted)
+            pair.verdict = pair_verdict(sign * pair.difference, pair.p_holm, contrast.new.label, contrast.old.label)
+        if len(contrast.pairs) == 1:  # there is no interval over seeds, so its own verdict is the contrast's
+            contrast.verdict = f"{contrast.pairs[0].verdict}, one seed"
+    return compared
 
 
 def _contrast_arms(old: ArmRuns, new: ArmRuns, sign: int) -> ArmContrast:
@@ -284,11 +269,11 @@ def _contrast_arms(old: ArmRuns, new: ArmRuns, sign: int) -> ArmContrast:
         notes += comparison["notes"]
         keys = ("difference", "standard_error", "lost", "won", "p_value")
         figures = {key: comparison["pairs"][0][key] for key in keys}
-        pairs.append(RunPair(seed, old_run, new_run, **figures, p_holm=None, verdict=""))
+        pairs.append(RunPair(seed, old_run, new_run, **figures))
         if figures["p_value"] is not None:
             values = {outcome.unit: outcome.value for outcome in old_arm.outcomes}
             differences.append({outcome.unit: outcome.value - values[outcome.unit] for outcome in new_arm.outcomes})
-    seeds, questions = seed_mean([pair.difference for pair in pairs]), mean_over_questions(differences)
+    seeds, questions = SeedMean.of([pair.difference for pair in pairs]), mean_over_questions(differences)
     intervals = [average.ci95 for average in (seeds, questions) if average and average.ci95]
     verdict = interval_verdict(intervals, sign, new.label, old.label) if pairs else "no pair"
     unpaired = {run.seed for side in (old, new) for run in side.runs} - {pair.seed for pair in pairs}

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from sia_runner.records import Score
-from sia_runner.results.report.analysis import ArmContrast, ArmRuns, ComparableGroup, SeedMean, mean_per_seed
+from sia_runner.results.report.analysis import ArmContrast, ArmRuns, ComparableGroup, SeedMean
 from sia_runner.results.report.runs import ReportedRun
 from sia_runner.results.report.svg import COLOURS, HEIGHT, SvgChart
 from sia_runner.results.report.tables import format_figure, is_percent, metric_scale
 
 _ARM_OFFSET = 7  # pixels between the marks of two arms, so that arms of the same score do not hide one another
-_SHARE_MARGIN = 0.02  # margin beyond the possible shares 0 and 1
+_SHARE_MARGIN = 0.02  # margin beyond the possible shares 0 and 1, for a mark
 
 
 def _arm_offset(arm: int, group: ComparableGroup) -> float:
@@ -25,7 +25,6 @@ def _tick_format(group: ComparableGroup) -> Callable[[float], str]:
 
 
 def _clip_to_shares(group: ComparableGroup, span: tuple[float, float]) -> tuple[float, float]:
-    """Cut an axis of shares at the possible shares; the edge leaves space for a mark."""
     if not is_percent(group.sample_run.metric):
         return span
     return max(span[0], -_SHARE_MARGIN), min(span[1], 1 + _SHARE_MARGIN)
@@ -66,7 +65,7 @@ def mean_incumbents(side: ArmRuns, last: int) -> dict[int, SeedMean]:
     ended = [run for run in side.runs if run.status in ("completed", "budget") and run.best]
     each = [(run.seed, incumbent_values(run, last)) for run in ended]
     shared = [n for n in range(1, last + 1) if all(n in scores for _, scores in each)]
-    return {n: mean for n in shared if (mean := mean_per_seed([(seed, scores[n]) for seed, scores in each]))}
+    return {n: mean for n in shared if (mean := SeedMean.per_seed([(seed, scores[n]) for seed, scores in each]))}
 
 
 def chart_over_seeds(group: ComparableGroup) -> Markup:
@@ -103,22 +102,18 @@ def chart_over_seeds(group: ComparableGroup) -> Markup:
 
 def charts_by_seed(group: ComparableGroup) -> list[tuple[str, Markup]]:
     """Return ``(seed, chart)``: every candidate with its interval, and the incumbent as a line."""
-    seeds = sorted({run.seed for run in group.runs if run.generations}, key=_unseeded_last)
+    seeds = sorted({run.seed for run in group.runs if run.generations}, key=lambda seed: (seed is None, seed or 0))
     return [(f"seed {seed}", _seed_chart(group, seed)) for seed in seeds[:_MAX_SEED_CHARTS]]
-
-
-def _unseeded_last(seed: int | None) -> tuple[bool, int]:
-    return (seed is None, seed or 0)
 
 
 def _seed_chart(group: ComparableGroup, seed: int | None) -> Markup:
     runs = [(arm, run) for arm, side in enumerate(group.sides) for run in side.runs if run.seed == seed]
-    each = [[f"{g.val.value:.3f} {g.status}" if g.val else g.status for g in run.generations] for _, run in runs]
-    description = "; ".join(
-        f"{run.name}: {', '.join(of) or 'nothing yet'}" for (_, run), of in zip(runs, each, strict=True)
-    )
+    texts: list[str] = []
+    for _, run in runs:
+        candidates = [f"{g.val.value:.3f} {g.status}" if g.val else g.status for g in run.generations]
+        texts.append(f"{run.name}: {', '.join(candidates) or 'nothing yet'}")
     x = (1, max(_last_generation(group), 2))
-    chart = _val_chart(group, f"seed {seed}, val of each candidate", description, x, _val_range(group))
+    chart = _val_chart(group, f"seed {seed}, val of each candidate", "; ".join(texts), x, _val_range(group))
     for arm, run in runs:
         dodge = _arm_offset(arm, group)
         newest = max((g.n for g in run.generations), default=0)
@@ -156,7 +151,6 @@ def _last_generation(group: ComparableGroup) -> int:
 
 
 def _val_range(group: ComparableGroup) -> tuple[float, float]:
-    """Return the range of all val scores with their intervals, the same for all charts of a group."""
     scores = [g.val for run in group.runs for g in run.generations if g.val]
     return _clip_to_shares(group, _padded_range([end for val in scores for end in (val.value, *val.ci95)]))
 
@@ -217,7 +211,7 @@ def chart_test_scores(group: ComparableGroup) -> Markup:
 
 def _test_column(side: ArmRuns, name: str, scores: Sequence[tuple[int | None, Score]]) -> _TestColumn:
     values = [(seed, score.value) for seed, score in scores]
-    interval, mean = scores[0][1].ci95 if len(scores) == 1 else (), mean_per_seed(values)
+    interval, mean = scores[0][1].ci95 if len(scores) == 1 else (), SeedMean.per_seed(values)
     return _TestColumn(side, name, values, replace(mean, ci95=interval) if mean and interval else mean, interval)
 
 
@@ -245,11 +239,11 @@ _NORMAL_975 = 1.96
 def chart_differences(group: ComparableGroup, contrasts: Sequence[ArmContrast]) -> Markup:
     """Draw each pair's difference with its normal 95% interval over questions, then the verdict's two intervals."""
     compared = [contrast for contrast in contrasts if contrast.pairs]
-    seeds = sorted({pair.seed for contrast in compared for pair in contrast.pairs}, key=_unseeded_last)
+    with_pairs = {pair.seed for contrast in compared for pair in contrast.pairs}
+    seeds = sorted(with_pairs, key=lambda seed: (seed is None, seed or 0))
     name = "seed {}" if len(seeds) < 4 else "{}" if len(seeds) <= 10 else ""
-    by_pair = [
-        (name.format(seed), [_pair_mean(contrast, seed) for contrast in compared]) for seed in seeds[:_MAX_PAIR_COLUMNS]
-    ]
+    shown = seeds[:_MAX_PAIR_COLUMNS]
+    by_pair = [(name.format(seed), [_pair_mean(contrast, seed) for contrast in compared]) for seed in shown]
     over_seeds = [contrast.over_seeds for contrast in compared]
     questions = ("questions", [contrast.over_questions for contrast in compared])
     columns = [*by_pair, ("seeds", over_seeds), questions]

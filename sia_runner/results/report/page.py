@@ -1,7 +1,4 @@
-"""The HTML page: one file without scripts, links or anything to fetch.
-
-Autoescape is on, and a content security policy forbids all but the page's own style sheet.
-"""
+"""The HTML page: one file without scripts, links or anything to fetch, escaped, with a content security policy."""
 
 import base64
 import hashlib
@@ -22,7 +19,6 @@ from sia_runner.results.report import charts, tables
 from sia_runner.results.report.analysis import ComparableGroup, ReportSection
 from sia_runner.results.report.runs import ReportedRun
 from sia_runner.results.report.svg import draw_swatch
-from sia_runner.results.report.tables import published_captions, standing_captions
 from sia_runner.results.run import finished_curves
 from sia_runner.store.files import as_dict, read_text
 from sia_runner.store.generations import GenerationRecord
@@ -41,7 +37,6 @@ def _accepted_changes(group: ComparableGroup) -> tuple[list[Json], int]:
 
 
 def _accepted_change(run: ReportedRun, g: GenerationRecord) -> Json:
-    """Return an accepted candidate and its changes against its parent, as the template shows them."""
     files = diff_harnesses(run.path, g.parent, g.n)
     curves = finished_curves(g.training) if g.training else {}
     notes = read_text(run.path, f"gen_{g.n}/improvement.md", 4 * _MAX_NOTES_BYTES) or g.rationale
@@ -107,7 +102,6 @@ def render_page(sections: Sequence[ReportSection], runs: Sequence[ReportedRun], 
 
 
 def _package_versions(runs: Sequence[ReportedRun]) -> dict[str, list[str]]:
-    """Return package -> its versions in these runs, from their lock files."""
     versions_by_package: dict[str, set[str]] = {}
     for run in runs:
         named = {key: run.lock.get(key) for key in ("sia_runner", "git", "python")} | as_dict(run.lock.get("packages"))
@@ -143,8 +137,8 @@ def _template_environment() -> Environment:
         "columns": tables.column_heads,
         "percent": tables.is_percent,
         "cells": tables.row_cells,
-        "published": published_captions,
-        "standings": standing_captions,
+        "published": tables.published_captions,
+        "standings": tables.standing_captions,
     }
     return environment
 

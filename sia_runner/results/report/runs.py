@@ -243,7 +243,6 @@ def _finished_run(source: RunSource) -> tuple[FinishedRun | None, str]:
 
 
 def _reason(status: str, journal: JournalReader, generations: list[GenerationRecord], summary: Json) -> str:
-    """Return the run's own reason, if it did not end well or never trained."""
     if untrained := as_text(summary.get("untrained")):
         return f"the weights were never trained: {untrained}"
     if status in ("completed", "running"):

@@ -18,10 +18,7 @@ Bounds = Sequence[float] | None
 
 
 class SvgChart:
-    """A chart with its grid, ticks and names of the axes.
-
-    `describe`: its text for screen readers. `x` and `y`: lowest and highest value. `show`: formats the ticks of y.
-    """
+    """A chart with its axes. `describe`: its text for screen readers. `x`, `y`: lowest and highest value."""
 
     def __init__(
         self,

@@ -8,15 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sia_runner.records import Json, Score
-from sia_runner.results.report.analysis import (
-    ArmContrast,
-    ArmRuns,
-    ComparableGroup,
-    ReportSection,
-    SeedMean,
-    mean_per_seed,
-)
+from sia_runner.records import Json, score_columns
+from sia_runner.results.report.analysis import ArmContrast, ArmRuns, ComparableGroup, ReportSection, SeedMean
 from sia_runner.results.report.runs import ReportedRun
 from sia_runner.text import one_line, table_cell
 
@@ -58,18 +51,14 @@ def paper_rows(group: ComparableGroup, against: Sequence[ArmContrast]) -> list[P
 
 
 def _published_row(group: ComparableGroup) -> PaperRow:
-    declared, metric = group.published, group.sample_run.metric
+    declared, metric, label = group.published, group.sample_run.metric, f"{group.label}, published"
     initial, prior, h, wh = (
         SeedMean(float(value), 1) if isinstance(value := declared.get(key), int | float) else None
         for key in ("initial", "prior", "sia_h", "sia_wh")
     )
     gain = SeedMean(wh.value - h.value, 1) if h and wh else None
-    label, source, verdict = (
-        f"{group.label}, published",
-        str(declared.get("source", "no source given")),
-        "protocol differs",
-    )
-    return PaperRow(label, source, metric, initial, h, wh, gain, verdict, prior=prior, published=True)
+    source = str(declared.get("source", "no source given"))
+    return PaperRow(label, source, metric, initial, h, wh, gain, "protocol differs", prior=prior, published=True)
 
 
 def _paper_row(
@@ -78,7 +67,7 @@ def _paper_row(
     sides = [side for side in (old, new) if side]
     tested = [run for side in sides for run in side.tested]
     h, wh = (
-        mean_per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
+        SeedMean.per_seed([(run.seed, run.final.value) for run in side.tested if run.final]) if side else None
         for side in (old, new)
     )
     metric = group.sample_run.metric
@@ -87,7 +76,7 @@ def _paper_row(
         label=group.label,
         detail=" · ".join([*(new or sides[0]).details, unit]),
         metric=metric,
-        initial=mean_per_seed([(run.seed, run.initial.value) for run in tested if run.initial]),
+        initial=SeedMean.per_seed([(run.seed, run.initial.value) for run in tested if run.initial]),
         h=h,
         wh=wh,
         gain=contrast and contrast.over_seeds,
@@ -229,9 +218,9 @@ def runs_csv(of: Sequence[ReportedRun]) -> str:
             "metric": run.metric,
             "generations": len(run.generations),
             "best": run.best,
-            **_score_columns("val", next((g.val for g in run.generations if g.n == run.best), None)),
-            **_score_columns("initial_test", run.initial),
-            **_score_columns("test", run.final),
+            **score_columns("val", next((g.val for g in run.generations if g.n == run.best), None)),
+            **score_columns("initial_test", run.initial),
+            **score_columns("test", run.final),
             "looks_at_test": run.looks,
             "test_sha256": run.arm.test_sha256 if run.arm else None,
             **_usage_columns(run.usage),
@@ -251,7 +240,7 @@ def generations_csv(of: Sequence[ReportedRun]) -> str:
             **_run_columns(run),
             "generation": g.n,
             **{key: getattr(g, key) for key in ("lever", "algorithm", "status", "parent", "title", "reason")},
-            **_score_columns("val", g.val),
+            **score_columns("val", g.val),
             "outcomes": " ".join(f"{kind}={count}" for kind, count in g.outcomes.items()),
             "seconds": round(sum(g.seconds.values()), 3),
             **_usage_columns(g.usage),
@@ -268,17 +257,12 @@ def pairs_csv(of: Sequence[ReportSection]) -> str:
         for pair in (pair for contrast in section.contrasts for pair in contrast.pairs):
             keys = ("difference", "standard_error", "lost", "won", "p_value", "p_holm", "verdict")
             named = {"kind": "arms", "task": section.group.task, "seed": pair.seed}
-            rows.append(
-                named | {"old": pair.old.name, "new": pair.new.name} | {key: getattr(pair, key) for key in keys}
-            )
+            named |= {"old": pair.old.name, "new": pair.new.name}
+            rows.append(named | {key: getattr(pair, key) for key in keys})
     for gain in (gain for section in of for gain in section.gains):
-        run, keys = gain.run, ("lost", "won", "p_value", "verdict")
+        run, keys = gain.run, ("difference", "lost", "won", "p_value", "verdict")
         named = {"kind": "first harness to best", "task": run.task, "seed": run.seed}
-        named |= {
-            "old": f"{run.name} gen_{run.first}",
-            "new": f"{run.name} gen_{run.best}",
-            "difference": gain.difference,
-        }
+        named |= {"old": f"{run.name} gen_{run.first}", "new": f"{run.name} gen_{run.best}"}
         rows.append(named | {key: getattr(gain, key) for key in keys} | {"standard_error": None, "p_holm": None})
     return _to_csv(rows)
 
@@ -289,11 +273,6 @@ def _run_columns(run: ReportedRun) -> Json:
 
 def _usage_columns(usage: Mapping[str, Any] | None) -> Json:
     return {key: (usage or {}).get(key) for key in ("usd", "tokens", "calls")}
-
-
-def _score_columns(name: str, score: Score | None) -> Json:
-    values = (score.value, *score.ci95, score.n) if score else (None,) * 4
-    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), values, strict=True))
 
 
 def _to_csv(rows: Iterable[Json]) -> str:

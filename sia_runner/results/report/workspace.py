@@ -42,7 +42,6 @@ def save_report(sections: Sequence[ReportSection], table: str, entity: str, proj
 
 
 def _run_charts(wr: Any, group: ComparableGroup, entity: str) -> Iterator[Any]:
-    """Yield charts of the runs that were tracked with W&B, one run set an arm."""
     from wandb_workspaces import expr
 
     sets = []

@@ -53,9 +53,8 @@ def _add_run_routes(app: FastAPI, watching: OpenRuns) -> None:
             folder, generations = watched.run.path, watched.run.generations
         if not (candidate := next((candidate for candidate in generations if candidate.n == n), None)):
             raise HTTPException(404, "no such generation")
-        decision = json.dumps(
-            as_dict(load_json(folder, f"gen_{n}/decision.json", 1 << 20)), ensure_ascii=False, indent=1
-        )
+        choices = as_dict(load_json(folder, f"gen_{n}/decision.json", 1 << 20))
+        decision = json.dumps(choices, ensure_ascii=False, indent=1)
         notes = read_text(folder, f"gen_{n}/improvement.md", 256 << 10) or ""
         sections = {"rationale": candidate.rationale, "improvement": notes, "decision": decision}
         return _JsonReply({name: data.bounded_text(text) for name, text in sections.items()})

@@ -44,7 +44,7 @@ def run_list(rows: Sequence[RunRow], filters: Mapping[str, str], start: int, lim
             fit.append(row)
     if (key := _RUN_ORDERS.get(filters.get("order", ""))) is not None:
         fit.sort(key=key)
-    texts = ("name", "status", "task", "mode", "sweep", "metric", "stopped", "host")
+    texts = ("name", "status", "task", "mode", "metric", "stopped", "host")
     page = [asdict(row) | {key: one_line(getattr(row, key)) for key in texts} for row in fit[start : start + limit]]
     choices = {key: Counter(sorted(getattr(row, key) for row in rows)) for key in ("status", "task", "mode")}
     return {
@@ -64,6 +64,7 @@ def run_page(run: RunReader, path: str) -> Json:
     declared = {"name": declared} if isinstance(declared, str) else as_dict(declared)
     metric = as_dict(run.summary.get("metric")) or declared
     end_entry = next(reversed([*journal.of("ended")]), {})
+    holder = run.holder or {}
     by_generation = spending.by(lambda account: account.generation)
     purposes = spending.by(lambda account: str(account.purpose))
     return {
@@ -90,16 +91,13 @@ def run_page(run: RunReader, path: str) -> Json:
         "counted": run.complete,
         "minutes": round(minutes_spent(journal), 2),
         "jobs": [{key: one_line(value) for key, value in job.items()} for job in journal.jobs()[:200]],
-        "holder": {
-            key: one_line(str(value)) for key, value in (run.holder or {}).items() if key in ("host", "pid", "job")
-        },
+        "holder": {key: one_line(str(holder[key])) for key in ("host", "pid", "job") if key in holder},
         "resume": strip_control_characters(_resume_command(run)),
         "fault": one_line(journal.fault),
     }
 
 
 def _resume_command(run: RunReader) -> str:
-    """Return the command that continues the run, or ""."""
     where = shlex.quote(str(run.path))
     if run.status == "waits":
         return f"python -m sia_runner approve {where}"
@@ -175,9 +173,8 @@ def diff_page(files: Sequence[FileChange]) -> Json:
     rows, budget = [], _MAX_DIFF_LINES
     for change in files:
         lines = [strip_control_characters(line)[:2_000] for line in change.lines[:budget]]
-        rows.append(
-            asdict(change) | {"path": one_line(change.path), "lines": lines, "cut": len(change.lines) - len(lines)}
-        )
+        bounded = {"path": one_line(change.path), "lines": lines, "cut": len(change.lines) - len(lines)}
+        rows.append(asdict(change) | bounded)
         budget -= len(lines)
     return {"files": rows}
 

@@ -32,11 +32,7 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
-    """The ASGI middleware that checks requests. `token`: empty if none is needed.
-
-    Hosts other than `host`, the address listened at, and `allowed_hosts`, names of proxies in front, are refused: a
-    foreign page's name may point here (DNS rebinding).
-    """
+    """The ASGI middleware that checks requests; hosts other than `host`, `allowed_hosts` are refused (DNS rebinding)."""
 
     def __init__(self, app: App, host: str, token: str, allowed_hosts: Collection[str] = ()) -> None:
         self._app, self._host, self._token = app, host.lower(), token
@@ -54,7 +50,9 @@ class Guard:
     def _refusal(self, request: Request) -> Response | None:
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("only GET and HEAD: the dashboard changes nothing", 405)
-        if not self._is_own_host(name := _host_name(request.headers.get("host", ""))):
+        host = request.headers.get("host", "").lower()
+        name, *_ = host[1:].partition("]") if host.startswith("[") else host.partition(":")  # a tunnel's port is any
+        if not self._is_own_host(name):
             remedy = f"use the address that was printed, or start it with allow_host={one_line(name, 100)}"
             return PlainTextResponse(f"the dashboard does not answer to this name; {remedy}", 421)
         if not self._token:
@@ -78,11 +76,6 @@ class Guard:
 
     def _is_token(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self._token.encode())
-
-
-def _host_name(host: str) -> str:
-    """Return the name in a Host header, without the port: tunnels use any."""
-    return (host[1:].partition("]") if host.startswith("[") else host.partition(":"))[0].lower()
 
 
 def _is_address(name: str) -> bool:

@@ -22,8 +22,6 @@ class UnknownRunError(Exception):
 
 
 class _OpenRun:
-    """A run with its lock and the number of its changes."""
-
     def __init__(self, path: Path) -> None:
         self.run, self.lock = RunReader(path), threading.RLock()
         self.revision, self._refreshed_at = 0, 0.0

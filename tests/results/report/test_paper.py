@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sia_runner.results.report.analysis import contrast_arms, group_runs, seed_mean
+from sia_runner.results.report.analysis import SeedMean, contrast_arms, group_runs
 from sia_runner.results.report.tables import (
     column_heads,
     escape_latex,
@@ -35,7 +35,7 @@ def published(runs):
 def test_accuracy_is_told_in_percent_and_anything_else_in_its_own_units():
     assert format_figure(0.4228, "accuracy") == "42.3"
     assert format_figure(0.4228, "mse") == "0.4228"
-    assert format_figure(seed_mean([0.40, 0.44]), "accuracy") == "42.0 ± 2.8"
+    assert format_figure(SeedMean.of([0.40, 0.44]), "accuracy") == "42.0 ± 2.8"
     assert format_figure(0.015, "accuracy", sign=True) == "+1.5"
     assert format_figure(None, "accuracy") == "–"
 

@@ -6,12 +6,11 @@ from hypothesis import strategies as st
 
 from sia_runner.results.report.analysis import (
     TIE,
+    SeedMean,
     holm_adjusted,
     interval_verdict,
     mean_over_questions,
-    mean_per_seed,
     pair_verdict,
-    seed_mean,
 )
 
 
@@ -20,16 +19,16 @@ def test_the_interval_over_seeds_is_students():
 
     values = [0.41, 0.44, 0.39, 0.47]
     expected = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
-    assert seed_mean(values).ci95 == pytest.approx(expected)
+    assert SeedMean.of(values).ci95 == pytest.approx(expected)
 
 
 def test_one_seed_has_no_interval_and_no_deviation():
-    assert (seed_mean([0.4]).sd, seed_mean([0.4]).ci95, seed_mean([])) == (None, None, None)
+    assert (SeedMean.of([0.4]).sd, SeedMean.of([0.4]).ci95, SeedMean.of([])) == (None, None, None)
 
 
 def test_runs_of_one_seed_say_nothing_about_seeds():
-    assert mean_per_seed([(0, 0.25), (0, 0.75)]) == seed_mean([0.5])
-    assert mean_per_seed([(0, 0.2), (0, 0.4), (1, 0.5)]).n == 2
+    assert SeedMean.per_seed([(0, 0.25), (0, 0.75)]) == SeedMean.of([0.5])
+    assert SeedMean.per_seed([(0, 0.2), (0, 0.4), (1, 0.5)]).n == 2
 
 
 def test_holms_own_order():
