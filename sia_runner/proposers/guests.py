@@ -14,12 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from sia_runner.proposers.files import CACHE_FOLDERS, read_harness_files
-from sia_runner.proposers.prompting import describe_parent, direction_for, printable, render_markdown
+from sia_runner.proposers.prompting import describe_parent, printable, render_prompt, task_facts
 from sia_runner.proposers.protocol import Brief, Files, GuestResult, ProposerContext, ProposerError, Workbench
 from sia_runner.records import Lever, Proposal
 from sia_runner.text import one_line
 
-_PROMPTS = Path(__file__).parent / "prompts" / "guests"
 _PROGRAMS = Path(__file__).parent / "guest_programs"
 
 LAST_MESSAGE_FILE = ".proposal.json"  # guest_programs/workspace.py writes it into the harness's folder
@@ -121,31 +120,16 @@ class GuestProposer:
 
     def _program(self, brief: Brief) -> Files:
         # the prompt still holds the marks @HARNESS@ and @EVIDENCE@: only the sandbox knows those paths
-        prompt = render_markdown(
-            _PROMPTS,
-            "instructions.md.j2",
-            first=brief.evidence is None,
-            task=self._context.task_name,
-            n=brief.n,
-            max_gen=brief.max_gen,
+        prompt = render_prompt(
+            "guests/instructions.md.j2",
+            **task_facts(self._context, brief),
             start=_describe_start(brief),
-            entry=self._context.entry,
-            submission=self._context.submission,
-            seconds=f"{self._context.limits_seconds:.0f}",
-            calls_model=self._context.calls_model,
-            higher_is_better=brief.higher_is_better,
-            direction=direction_for(brief, self._context.calls_model),
-            sibling=brief.sibling,
             turns=self._turns,
             allowed=f"{self._seconds:.0f}",
         )
-        return {
-            "main.py": (_PROGRAMS / "main.py").read_text(encoding="utf-8"),
-            "workspace.py": (_PROGRAMS / "workspace.py").read_text(encoding="utf-8"),
-            "driver.py": (_PROGRAMS / f"drive_{self.name}.py").read_text(encoding="utf-8"),
-            "prompt.md": prompt,
-            "settings.json": json.dumps({"turns": self._turns}),
-        }
+        sources = {"main.py": "main.py", "workspace.py": "workspace.py", "driver.py": f"drive_{self.name}.py"}
+        programs = {name: (_PROGRAMS / source).read_text(encoding="utf-8") for name, source in sources.items()}
+        return {**programs, "prompt.md": prompt, "settings.json": json.dumps({"turns": self._turns})}
 
 
 def _describe_start(brief: Brief) -> str:
