@@ -4,15 +4,13 @@ The docstring of a tool is the description that the model reads; its fields are 
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sia_runner.proposers.llm_workspace import (
-    ChildProcessFailed,
     ProposalWorkspace,
     Submission,
     ToolRefused,
@@ -128,27 +126,14 @@ class Search(Tool):
 
     def _run(self, workspace: ProposalWorkspace) -> str:
         files = workspace.under(self.folder)
-        if self.regex:
-            try:
-                matches = find_matches(files, self.pattern, ignore_case=self.ignore_case, limit=_MAX_MATCHES)
-            except ChildProcessFailed as fault:
-                raise ToolRefused(f"search: {fault}") from None
-        else:
-            matches = list(islice(self._plain_matches(files), _MAX_MATCHES))
+        pattern = self.pattern if self.regex else re.escape(self.pattern)
+        matches = find_matches(files, pattern, ignore_case=self.ignore_case, limit=_MAX_MATCHES)
         if not matches:
             return "no match"
         lines = {name: files[name].split("\n") for name, _, _ in matches}
         excerpts = [f"{name}:{line}: {_excerpt(lines[name][line - 1], column)}" for name, line, column in matches]
         more = [f"… only the first {_MAX_MATCHES} matches are shown"] if len(matches) == _MAX_MATCHES else []
         return "\n".join(excerpts + more)
-
-    def _plain_matches(self, files: Mapping[str, str]) -> Iterator[tuple[str, int, int]]:
-        part = self.pattern.lower() if self.ignore_case else self.pattern
-        for name, text in files.items():
-            for number, line in enumerate(text.split("\n"), start=1):
-                column = (line.lower() if self.ignore_case else line).find(part)
-                if column >= 0:
-                    yield name, number, column
 
 
 def _excerpt(line: str, column: int) -> str:

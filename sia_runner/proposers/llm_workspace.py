@@ -54,34 +54,35 @@ print(json.dumps({"matches": list(islice(matches, request["most"]))}))
 """
 
 
-class ChildProcessFailed(Exception):
-    """A child process that took too long or too much memory; the message is one line."""
+class ToolRefused(Exception):
+    """A tool call that cannot be carried out; the message is sent back to the model."""
 
 
 def syntax_fault(files: Mapping[str, str]) -> str:
     """Return the first syntax error in the .py files as one line; empty when all parse."""
     sources = {name: text for name, text in files.items() if name.endswith(".py")}
     try:
-        return str(_run_child(_PARSE, {"files": sources}))[:300] if sources else ""
-    except ChildProcessFailed as fault:
-        return f"parsing {fault}"
+        return str(_run_child("parsing", _PARSE, {"files": sources}))[:300] if sources else ""
+    except ToolRefused as fault:
+        return str(fault)
 
 
 def find_matches(
     files: Mapping[str, str], pattern: str, *, ignore_case: bool, limit: int
 ) -> list[tuple[str, int, int]]:
-    """Return (name, line, column) of the first match in each line, `limit` at most; lines from 1, columns from 0.
+    """Return (name, line, column) of a regular expression's first match in each line; the first column is 0.
 
-    Raises ChildProcessFailed, also for a pattern that is no regular expression.
+    Raises ToolRefused, also for a pattern that is no regular expression.
     """
     request = {"files": dict(files), "pattern": pattern, "ignore_case": ignore_case, "most": limit}
-    answer = _run_child(_FIND, request)
+    answer = _run_child("search", _FIND, request)
     if "fault" in answer:
-        raise ChildProcessFailed(answer["fault"][:300])
+        raise ToolRefused(f"search: {answer['fault'][:300]}")
     return [(name, line, column) for name, line, column in answer["matches"]]
 
 
-def _run_child(program: str, request: Any) -> Any:
+def _run_child(task: str, program: str, request: Any) -> Any:
+    """Return the program's answer. Raises ToolRefused where it takes too long or too much memory."""
     try:
         process = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _PREAMBLE + program],
@@ -92,20 +93,16 @@ def _run_child(program: str, request: Any) -> Any:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ChildProcessFailed(f"took longer than {CHILD_SECONDS:.0f} s") from None
+        raise ToolRefused(f"{task} took longer than {CHILD_SECONDS:.0f} s") from None
     if process.returncode:
         lines = process.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise ChildProcessFailed(f"failed: {lines[-1][:200]}")
+        raise ToolRefused(f"{task} failed: {lines[-1][:200]}")
     return json.loads(process.stdout)
 
 
 _MAX_FILES = 200  # the build stage refuses more
 _MAX_BYTES = 4 * 1024 * 1024
 _NAME_BYTES = 180  # below the limits of file systems for a name and of the build stage for a path
-
-
-class ToolRefused(Exception):
-    """A tool call that cannot be carried out; the message is sent back to the model."""
 
 
 class Draft:
