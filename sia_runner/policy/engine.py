@@ -99,7 +99,7 @@ class PolicyEngine:
 
         `withdrawn`: for each request, whether its answer is still wanted; if not, it ends between two tokens.
         """
-        from sia_runner.policy.sampling import SamplingRow, SamplingSettings, sample_batch
+        from sia_runner.policy.sampling import SamplingRow, sample_batch
 
         calls: dict[int, SampledCall] = {}
         pad_id, ends = self.tokenizer.pad_token_id, self._end_ids
@@ -109,9 +109,9 @@ class PolicyEngine:
                 for at, request in enumerate(requests):
                     if request.weights == weights:
                         limit = min(request.max_tokens, self.context - len(prompts[at]))
-                        settings = SamplingSettings(request.temperature, request.top_p, self._seed(request))
+                        settings = request.temperature, request.top_p, self._seed(request)
                         over = withdrawn[at] if withdrawn else lambda: False
-                        rows[at] = SamplingRow(prompts[at], limit, settings, self._chat.stopped(request.stop), over)
+                        rows[at] = SamplingRow(prompts[at], limit, *settings, self._chat.stopped(request.stop), over)
                 live = isinstance(weights, LiveWeights)
                 with nullcontext() if live else self._adapters.restored_afterwards():
                     version = self.version if live else self._adapters.use(weights)

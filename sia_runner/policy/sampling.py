@@ -19,12 +19,16 @@ from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """Sampling settings of one row: temperature 0 is greedy, top_p 1 the whole vocabulary."""
+class SamplingRow:
+    """One prompt and its sampling settings: temperature 0 is greedy, top_p 1 the whole vocabulary."""
 
+    prompt_ids: Sequence[int]
+    limit: int  # tokens, at least 1
     temperature: float
     top_p: float
     seed: str
+    stopped: Callable[[Sequence[int]], bool] = lambda ids: False  # True if these completion tokens end the answer
+    withdrawn: Callable[[], bool] = lambda: False  # True if nobody wants the answer any more: it ends where it is
 
 
 class TokenSampler:
@@ -34,12 +38,13 @@ class TokenSampler:
     so a GPU run uses the same ones.
     """
 
-    def __init__(self, draws: Sequence[SamplingSettings], limit: int, device: torch.device) -> None:
-        self._uniform_bt = torch.stack([_uniform_numbers(draw, limit) for draw in draws]).to(device)
-        self._temperature_b = torch.tensor([draw.temperature for draw in draws], device=device)
-        self._top_p_b = torch.tensor([draw.top_p for draw in draws], device=device, dtype=torch.float64)
-        self._sampled = [draw.temperature > 0 for draw in draws]
-        self._truncated = [draw.temperature > 0 and draw.top_p < 1 for draw in draws]
+    def __init__(self, rows: Sequence[SamplingRow], device: torch.device) -> None:
+        limit = max(row.limit for row in rows)
+        self._uniform_bt = torch.stack([_uniform_numbers(row, limit) for row in rows]).to(device)
+        self._temperature_b = torch.tensor([row.temperature for row in rows], device=device)
+        self._top_p_b = torch.tensor([row.top_p for row in rows], device=device, dtype=torch.float64)
+        self._sampled = [row.temperature > 0 for row in rows]
+        self._truncated = [row.temperature > 0 and row.top_p < 1 for row in rows]
 
     def draw(self, logits_bv: Tensor, rows: Sequence[int], step: int) -> tuple[list[int], list[float]]:
         """Sample one token for each of `rows`; return the tokens and their logprobs (natural log).
@@ -74,11 +79,11 @@ def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
     return torch.zeros_like(probability_bv).scatter(1, order_bv, sorted_bv * included_bv)
 
 
-def _uniform_numbers(draw: SamplingSettings, limit: int) -> Tensor:
+def _uniform_numbers(row: SamplingRow, limit: int) -> Tensor:
     """Return a number on [0, 1) per token; the seed is hashed because torch uses only 32 bits of it."""
-    if draw.temperature == 0:
+    if row.temperature == 0:
         return torch.zeros(limit, dtype=torch.float64)
-    digest = hashlib.sha256(draw.seed.encode()).digest()
+    digest = hashlib.sha256(row.seed.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
     return torch.rand(limit, generator=generator, dtype=torch.float64)
 
@@ -209,17 +214,6 @@ def _copy_prompt(cache: Any, logits_bv: Tensor, row: int, length: int) -> _Cache
     return _CachedPrompt(tuple(layers), logits_bv[row].clone())
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingRow:
-    """One prompt and its sampling settings; `limit` in tokens, at least 1."""
-
-    prompt_ids: Sequence[int]
-    limit: int
-    draw: SamplingSettings
-    stopped: Callable[[Sequence[int]], bool]  # True if these completion tokens end the answer
-    withdrawn: Callable[[], bool] = lambda: False  # True if nobody wants the answer any more: it ends where it is
-
-
 _SampledTokens = tuple[list[int], list[float], str]
 
 
@@ -241,7 +235,7 @@ def sample_batch(
         return [([], [], "length") for _ in rows]
     cache, mask_bt, logits_bv = prompts
     position_b1 = mask_bt.sum(-1, keepdim=True) - 1
-    sampler = TokenSampler([row.draw for row in rows], max(row.limit for row in rows), model.device)
+    sampler = TokenSampler(rows, model.device)
     results: list[_SampledTokens] = [([], [], "length") for _ in rows]
     live = list(range(len(rows)))  # index of the row at each position of the batch
     cache_argument = _cache_argument(model)

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from sia_runner.errors import TrainingError
 from sia_runner.training.adapters import TRAINED_ADAPTER, restore_adapter_state
+from sia_runner.training.batch import RolloutBatch
 from sia_runner.training.online_trainer import OnlineTrainer
 from sia_runner.training.progress import CheckpointStore, CollapseVerdict, TrainingProgress, check_collapse
 from sia_runner.training.protocol import TrainingJob
@@ -68,7 +69,7 @@ class TrainingMonitor(TrainerCallback):
         progress.seconds = time.monotonic() - self._began
         if self._first:
             self._job.record(progress.figures(len(new)))
-            self._job.say(_progress_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
+            self._job.say(_progress_line(progress, state.max_steps, trainer.rollouts.batch))
         verdict = check_collapse(progress.curve, self._job.algorithm.stopping_limits)
         step, every, iterations = progress.steps, self._job.algorithm.checkpoint_every, trainer.iterations
         if verdict is not None:
@@ -130,7 +131,7 @@ class TrainingMonitor(TrainerCallback):
             model.value_head.load_state_dict(weights["value"])
 
 
-def _progress_line(progress: TrainingProgress, steps: int, left_out: Any) -> str:
+def _progress_line(progress: TrainingProgress, steps: int, batch: RolloutBatch) -> str:
     last = progress.curve[-1]
     parts = [
         f"step {progress.steps}/{steps}",
@@ -140,6 +141,6 @@ def _progress_line(progress: TrainingProgress, steps: int, left_out: Any) -> str
         f"{last.tokens} tokens",
         f"{progress.seconds:.1f} s",
     ]
-    labels = {"failed": "rollouts without reward", "long": "calls too long"}
-    parts += [f"{count} {text}" for name, text in labels.items() if (count := getattr(left_out, name))]
+    counts = {"rollouts without reward": batch.failed, "calls too long": batch.long}
+    parts += [f"{count} {text}" for text, count in counts.items() if count]
     return " · ".join(parts)

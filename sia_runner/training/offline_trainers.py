@@ -108,7 +108,7 @@ class OfflineTraining(TrainerCallback):
         if self._processes.is_main_process:
             reward = f"reward {batch.reward_n.mean():.3f}" if len(batch.reward_n) else "no reward"
             rows = f"{len(selected)} rows of {len(batch.rows)} calls"
-            failed = f" · {batch.left_out.failed} rollouts without reward" if batch.left_out.failed else ""
+            failed = f" · {batch.failed} rollouts without reward" if batch.failed else ""
             job.say(f"round {self._round + 1}/{self._offline.rounds} · {reward} · {rows}{failed}")
         if not selected:
             reason = why_no_rows(batch, algorithm.max_length) or (

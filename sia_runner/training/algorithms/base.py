@@ -148,8 +148,8 @@ def compare_within_groups(
     The other groups, which infrastructure failures can make smaller than configured, have no signal: their advantages
     are exactly 0. Returns advantages, shape (trajectories,), and which trajectories have a signal.
     """
-    advantage_n = np.zeros(len(batch.trajectories))
-    signal_n = np.zeros(len(batch.trajectories), dtype=np.bool_)
+    advantage_n = np.zeros_like(batch.reward_n)
+    signal_n = np.zeros(len(batch.reward_n), dtype=np.bool_)
     for group in batch.groups():
         reward_g = batch.reward_n[group]
         if len(group) >= min_size and np.ptp(reward_g) > 0:
