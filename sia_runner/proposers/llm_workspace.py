@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from sia_runner.proposers.files import MAX_HARNESS_BYTES, MAX_HARNESS_FILES
 from sia_runner.proposers.protocol import MeasuredRewards, WeightsLever, Workbench
 from sia_runner.records import Trial
 
-CHILD_SECONDS = 5.0
+CHILD_SECONDS = 10.0
 _PREAMBLE = """
 import json, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
@@ -100,8 +101,6 @@ def _run_child(task: str, program: str, request: Any) -> Any:
     return json.loads(process.stdout)
 
 
-_MAX_FILES = 200  # the build stage refuses more
-_MAX_BYTES = 4 * 1024 * 1024
 _NAME_BYTES = 180  # below the limits of file systems for a name and of the build stage for a path
 
 
@@ -134,10 +133,10 @@ class Draft:
             size = sum(len(content.encode()) for content in {**self._files, name: text}.values())
         except UnicodeEncodeError:
             raise ToolRefused("the text holds half a surrogate pair, which is no valid UTF-8") from None
-        if size > _MAX_BYTES:
-            raise ToolRefused(f"the harness would have {size} bytes; allowed: {_MAX_BYTES}")
-        if name not in self._files and len(self._files) >= _MAX_FILES:
-            raise ToolRefused(f"the harness has {_MAX_FILES} files already, and may not have more")
+        if size > MAX_HARNESS_BYTES:
+            raise ToolRefused(f"the harness would have {size} bytes; allowed: {MAX_HARNESS_BYTES}")
+        if name not in self._files and len(self._files) >= MAX_HARNESS_FILES:
+            raise ToolRefused(f"the harness has {MAX_HARNESS_FILES} files already, and may not have more")
         self._files[name] = text
 
     def delete(self, name: str) -> None:
