@@ -49,8 +49,7 @@ class RolloutBatch:
     def equal_reward_share(self) -> float:
         """Return the share of questions whose samples all have the same reward.
 
-        If no question has two samples: 1 if all rewards are the same, else 0; such rewards are compared with a critic's
-        values, not with one another.
+        If no question has two samples, all count as those of one question.
         """
         several = [group for group in self.groups() if len(group) > 1] or [np.arange(len(self.reward_n))]
         return float(np.mean([np.ptp(self.reward_n[group]) == 0 for group in several]))

@@ -20,8 +20,7 @@ class TrainingMonitor(TrainerCallback):
     """A callback of the trainer; `progress` is the state of the training."""
 
     def __init__(self, assignment: TrainingJob, checkpoints: CheckpointStore) -> None:
-        self._job = assignment
-        self._checkpoints = checkpoints
+        self._job, self._checkpoints = assignment, checkpoints
         self._trainer: Any = None
         self._saved: tuple[int, dict[str, Any]] | None = None  # checkpoint to start from
         self._began = 0.0  # less the seconds before a kill
@@ -119,8 +118,7 @@ class TrainingMonitor(TrainerCallback):
     def _trusted(self, step: int) -> int:
         """Return the newest step that a window ending with `step` does not call harmful.
 
-        The first figure in the window is of the weights before its step, and the last good KL was measured up to
-        `kl_every` steps earlier.
+        The window's first figure is of the weights before its step; the last good KL is up to `kl_every` steps older.
         """
         return max(0, step - self._job.algorithm.stopping_limits.window - self._trainer.kl_every)
 
