@@ -36,12 +36,9 @@ class PolicyEngine:
 
         base_path = spec.base
         if spec.base == TINY_BASE:
-            say = partial(print, file=sys.stderr, flush=True)
-            base_path = str(tiny_base_folder(spec.tiny, cache, texts(), say))
+            base_path = str(tiny_base_folder(spec.tiny, cache, texts(), partial(print, file=sys.stderr, flush=True)))
         base = load_base(base_path, spec.device, spec.dtype)
-        self.spec = spec
-        self.lock = threading.RLock()
-        self.tokenizer = base.tokenizer
+        self.spec, self.lock, self.tokenizer = spec, threading.RLock(), base.tokenizer
         self.base_id, self.base_sha256, self.context = spec.base, base.sha256, base.context
         self._end_ids = base.end_ids
         self._chat = ChatTokenizer(base.tokenizer, base.model.get_input_embeddings().num_embeddings)
@@ -150,8 +147,7 @@ class RequestBatcher:
     """A queue in front of an engine, which the first `start` loads, once."""
 
     def __init__(self, load: Callable[[], PolicyEngine]) -> None:
-        self._load = load
-        self._starting = threading.Lock()
+        self._load, self._starting = load, threading.Lock()
         self._engine: PolicyEngine | None = None
         self._waiting: queue.SimpleQueue[QueuedRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None

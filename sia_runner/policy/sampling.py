@@ -1,8 +1,7 @@
-"""Sampling a batch from a causal language model, token by token, with a KV cache and a cache of prompts.
+"""Sampling a batch from a causal language model, token by token, with a KV cache and a cache of whole prompts.
 
 We use our own loop because each row has its own seed, temperature, top_p, limit and stop strings, and leaves the batch
-when it ends; transformers' `generate` has one of each for all rows. Prompts are read once, as in vLLM's prefix caching,
-for whole prompts.
+when it ends; transformers' `generate` has one of each for all rows.
 """
 
 import hashlib
@@ -32,10 +31,9 @@ class SamplingRow:
 
 
 class TokenSampler:
-    """The random numbers of a batch, generated before decoding starts.
+    """The random numbers of a batch, generated on the CPU before decoding starts, so that a GPU run uses the same.
 
-    A row's numbers depend on its seed and its number of tokens, never on the other rows. They are generated on the CPU,
-    so a GPU run uses the same ones.
+    A row's numbers depend on its seed and its number of tokens, never on the other rows.
     """
 
     def __init__(self, rows: Sequence[SamplingRow], device: torch.device) -> None:
@@ -49,8 +47,7 @@ class TokenSampler:
     def draw(self, logits_bv: Tensor, rows: Sequence[int], step: int) -> tuple[list[int], list[float]]:
         """Sample one token for each of `rows`; return the tokens and their logprobs (natural log).
 
-        Logprobs are at the row's temperature, before top_p cuts; at temperature 0, where every choice is certain, they
-        are the model's own (temperature 1).
+        Logprobs are at the row's temperature (1 where it is 0, as every choice is certain), before top_p cuts.
         """
         index_b = torch.tensor(rows, device=logits_bv.device)
         temperature_b = self._temperature_b[index_b]
@@ -120,8 +117,7 @@ class PromptCache:
     ) -> tuple[Any, Tensor, Tensor] | None:
         """Run or look up the prompts; return transformers' cache of them, padded left, their mask, and the logits.
 
-        The mask (1: a token) has shape (rows, tokens); the logits after each prompt have shape (rows, vocabulary). None
-        if nobody wants the answers any more (`over`).
+        Shapes: (rows, tokens), 1 for a token, and (rows, vocabulary). None if nobody wants the answers any more.
         """
         if version != self._version:
             self._version, self._nbytes = version, 0
@@ -185,11 +181,10 @@ def _mask_left(lengths: Sequence[int], device: torch.device) -> Tensor:
 def _read_prompts(model: Any, prompts: Sequence[_TokenIds], pad_id: int) -> tuple[Any, Tensor, Tensor]:
     from transformers import DynamicCache
 
-    longest = max(map(len, prompts))
-    padded = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    ids_bt, mask_bt = torch.tensor(padded, device=model.device), _mask_left(list(map(len, prompts)), model.device)
-    cache = DynamicCache(config=model.config)
-    position_bt = (mask_bt.cumsum(-1) - 1).clamp(min=0)
+    lengths = [len(prompt) for prompt in prompts]
+    padded = [[pad_id] * (max(lengths) - len(prompt)) + list(prompt) for prompt in prompts]
+    ids_bt, mask_bt = torch.tensor(padded, device=model.device), _mask_left(lengths, model.device)
+    cache, position_bt = DynamicCache(config=model.config), (mask_bt.cumsum(-1) - 1).clamp(min=0)
     settings = {"attention_mask": mask_bt, "position_ids": position_bt, _cache_argument(model): cache}
     output = model(input_ids=ids_bt, use_cache=True, logits_to_keep=1, **settings)
     return cache, mask_bt, output.logits[:, -1]
@@ -223,8 +218,7 @@ def sample_batch(
 ) -> list[_SampledTokens]:
     """Return ids, logprobs and finish reason (stop or length) of each row; `model` is in eval mode, and of `version`.
 
-    The token that ended an answer is among the ids: it was sampled, and is trained on. A row that is withdrawn leaves
-    the batch between two tokens.
+    The token that ended an answer is among the ids: it was sampled, and is trained on.
     """
 
     def over() -> bool:

@@ -32,8 +32,7 @@ def read_harness_files(source: Path, entry: str) -> dict[str, str]:
     return files
 
 
-_MAX_TREE_FILES = 2000
-_MAX_TREE_BYTES = 32 * 1024 * 1024
+_MAX_TREE_FILES, _MAX_TREE_BYTES = 2000, 32 * 1024 * 1024
 
 
 def read_tree(folder: Path) -> dict[str, str]:
@@ -46,13 +45,11 @@ def read_tree(folder: Path) -> dict[str, str]:
     for path in regular_files(folder):
         if len(texts) == _MAX_TREE_FILES or remaining <= 0:
             break
-        raw = _read_bounded(path, min(MAX_HARNESS_BYTES, remaining))
+        limit = min(MAX_HARNESS_BYTES, remaining)
+        with path.open("rb") as stream:
+            raw = stream.read(limit + 1)
+        if len(raw) > limit:
+            raw = raw[:limit] + b"\n[the rest of this file is not shown]\n"
         remaining -= len(raw)
         texts[path.relative_to(folder).as_posix().encode(errors="replace").decode()] = raw.decode("utf-8", "replace")
     return texts
-
-
-def _read_bounded(path: Path, limit: int) -> bytes:
-    with path.open("rb") as stream:
-        raw = stream.read(limit + 1)
-    return raw if len(raw) <= limit else raw[:limit] + b"\n[the rest of this file is not shown]\n"

@@ -1,7 +1,4 @@
-"""Runs agents of other packages as proposers: prepares a workspace, runs the agent in the sandbox, reads the result.
-
-A model wrote all of the result, so nothing in it is trusted.
-"""
+"""Runs agents of other packages as proposers, in the sandbox. A model wrote the result: nothing in it is trusted."""
 
 import json
 import re
@@ -14,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from sia_runner.proposers.files import CACHE_FOLDERS, read_harness_files
-from sia_runner.proposers.prompting import describe_parent, printable, render_prompt, task_facts
+from sia_runner.proposers.prompting import describe_parent, render_prompt, task_facts
 from sia_runner.proposers.protocol import Brief, Files, GuestResult, ProposerContext, ProposerError, Workbench
 from sia_runner.records import Lever, Proposal
-from sia_runner.text import one_line
+from sia_runner.text import one_line, strip_control_characters
 
 _PROGRAMS = Path(__file__).parent / "guest_programs"
 
@@ -28,8 +25,7 @@ _MESSAGE_CHARACTERS, _TITLE_CHARACTERS, _REASON_CHARACTERS = 256 * 1024, 100, 60
 def guest_proposal(guest: str, brief: Brief, start: Files, hosted: GuestResult) -> Proposal:
     """Return the proposal of a guest's changed harness.
 
-    A guest that changed nothing makes a proposal without files, which fails in the build stage; only in generation 1 is
-    the unchanged reference harness a valid proposal.
+    Without a change it has no files, which fails in the build stage; only the first harness may be the reference's.
     """
     words, interruption = _last_message(hosted)
     heading, _, rest = words.strip().partition("\n")
@@ -60,14 +56,13 @@ def _last_message(hosted: GuestResult) -> tuple[str, str]:
     match message:
         case {"words": str(words), "ended": str(ended)}:
             # JSON can spell half a surrogate pair, which no file could hold
-            words, ended = (printable(part.encode("utf-8", "replace").decode("utf-8")) for part in (words, ended))
-            return words, one_line(ended or hosted.failure, 500)
+            words, ended = (part.encode("utf-8", "replace").decode("utf-8") for part in (words, ended))
+            return strip_control_characters(words), one_line(ended or hosted.failure, 500)
         case _:
             return "", one_line(hosted.failure, 500) or "it left no word"
 
 
 def _is_source(name: str) -> bool:
-    """Return whether a file belongs to the harness: not hidden, not in a cache, with a printable name."""
     parts = PurePosixPath(name).parts
     return name.isprintable() and not any(part.startswith(".") or part in CACHE_FOLDERS for part in parts)
 

@@ -21,9 +21,9 @@ from sia_runner.proposers.llm_workspace import (
     syntax_fault,
     writable_name,
 )
-from sia_runner.proposers.prompting import plus_minus, printable
+from sia_runner.proposers.prompting import plus_minus
 from sia_runner.records import Json, Trial
-from sia_runner.text import one_line
+from sia_runner.text import one_line, strip_control_characters
 
 _MAX_FAULTS = 5
 
@@ -253,9 +253,7 @@ class MeasureRewards(Tool):
         digest = digest_of_files(draft.files)
         if digest not in workspace.measured:
             if draft.changed and not workspace.trials:
-                raise ToolRefused(
-                    "no trials are left; only the harness that you started from can be measured without one"
-                )
+                raise ToolRefused("no trials are left; only the harness you started from can be measured without one")
             if fault := draft.fault():
                 raise ToolRefused(f"not measured, and no trial used: {fault}")
             workspace.trials -= draft.changed
@@ -297,9 +295,9 @@ class Submit(Tool):
 
     def _accept(self, workspace: ProposalWorkspace, algorithm: str | None) -> str:
         workspace.decision = Submission(
-            one_line(printable(self.title), _TITLE_CHARACTERS) or "untitled",
-            clip_text(printable(self.rationale), _TEXT_BYTES),
-            clip_text(printable(self.expected_effect), _TEXT_BYTES),
+            one_line(self.title, _TITLE_CHARACTERS) or "untitled",
+            clip_text(strip_control_characters(self.rationale), _TEXT_BYTES),
+            clip_text(strip_control_characters(self.expected_effect), _TEXT_BYTES),
             algorithm,
         )
         return "accepted"
@@ -336,7 +334,7 @@ class Stop(Tool):
     reason: str = Field(min_length=1, description="what was tried, and why nothing more can be gained")
 
     def _run(self, workspace: ProposalWorkspace) -> str:
-        workspace.decision = clip_text(printable(self.reason), _TEXT_BYTES)
+        workspace.decision = clip_text(strip_control_characters(self.reason), _TEXT_BYTES)
         return "stopped"
 
 

@@ -1,4 +1,4 @@
-"""The workspace of one proposal: the evidence, the draft of a harness, and all that the model's tools can do with them.
+"""The workspace of one proposal: the evidence and the draft of a harness.
 
 Untrusted text is parsed and searched in a child process with limits on time and memory.
 """
@@ -208,13 +208,12 @@ class ProposalWorkspace:
     measured: dict[str, MeasuredRewards] = field(default_factory=dict)  # by digest of the harness
     decision: Submission | str | None = None  # a text is the reason why nothing is left to try
 
-    def files_in(self, root: str) -> Mapping[str, str]:
-        """Return the files under `root`, evidence or harness."""
+    def _files_in(self, root: str) -> Mapping[str, str]:
         return self.evidence if root == "evidence" else self.draft.files
 
     def text(self, root: str, name: str) -> str:
         """Return the text of a file. Raises ToolRefused where there is none."""
-        files = self.files_in(root)
+        files = self._files_in(root)
         if name in files:
             return files[name]
         if any(not name or other.startswith(f"{name}/") for other in files):
@@ -222,15 +221,12 @@ class ProposalWorkspace:
         raise ToolRefused(f"there is no file {root}/{name[:120]}; list_files shows what there is")
 
     def under(self, folder: str) -> dict[str, str]:
-        """Return full path -> text of all files in a folder, or of one file; an empty `folder` means both roots.
-
-        Raises ToolRefused where there is nothing.
-        """
+        """Return path -> text of a file, a folder or (empty) both roots. Raises ToolRefused where there is nothing."""
         roots = [split_path(folder)] if folder.strip("./") else [("evidence", ""), ("harness", "")]
         texts = {
             f"{root}/{name}": text
             for root, inside in roots
-            for name, text in sorted(self.files_in(root).items())
+            for name, text in sorted(self._files_in(root).items())
             if not inside or name == inside or name.startswith(f"{inside}/")
         }
         if not texts:

@@ -50,11 +50,6 @@ def table_cell(text: object, longest: int = 100) -> str:
     return re.sub(r"([\\`*\[\]<|])", r"\\\1", line)
 
 
-def printable(text: str) -> str:
-    """Replace control characters by spaces: the text is shown in terminals."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
-
-
 def standard_error(value: float, n: int) -> float:
     """Return the standard error of a mean of `n` values in [0, 1] (binomial bound); 0 on another scale."""
     return math.sqrt(value * (1 - value) / n) if n > 0 and 0 <= value <= 1 else 0.0

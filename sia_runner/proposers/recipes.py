@@ -98,8 +98,8 @@ class Recipes:
     def _pool(self, space: Space, memory: SearchMemory, n: int) -> list[Variant]:
         """Return the variants to try: of all recipes at first, then half around the incumbent and half from the study.
 
-        If the incumbent is no recipe, the best variant measured at the last rung takes its place. Where these yield
-        nothing new, even samples follow, then the unused variants of a small space.
+        Where the incumbent is no recipe, the best variant of the last rung takes its place. Where these yield nothing
+        new, even samples follow, then the unused variants of a small space.
         """
         rng = Random(f"{self._context.seed}:{n}")
         if not memory.trials_at(self._rungs[0]):

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from sia_runner.wire.adapter_files import (
     WEIGHTS_FILE,
     active_adapters,
     load_peft_adapter,
-    write_adapter,
 )
 
 TRAINED_ADAPTER = "default"  # name of the adapter under training; TRL knows no other
@@ -29,7 +28,7 @@ _PACKAGES = ("torch", "peft", "trl", "datasets", "accelerate")
 
 @dataclass(frozen=True, slots=True)
 class AdapterOrigin:
-    """The origin of an adapter; hashes are sha256 in hex."""
+    """The origin of an adapter, as its `sia_adapter.json` has it; hashes are sha256 in hex."""
 
     base_id: str
     base_sha256: str
@@ -192,11 +191,6 @@ def restore_adapter_state(model: Any, tensors: Mapping[str, Any]) -> None:
     result = set_peft_model_state_dict(model, dict(tensors), adapter_name=TRAINED_ADAPTER)
     if result.unexpected_keys:
         raise TrainingError(f"a checkpoint of another adapter: {result.unexpected_keys[0]} is not in this one")
-
-
-def save_adapter(model: Any, out: Path, origin: AdapterOrigin) -> None:
-    """Write the adapter under training to the folder `out`."""
-    write_adapter(model, TRAINED_ADAPTER, out, asdict(origin))
 
 
 def merge_adapter(model: Any, path: Path, base_sha256: str) -> Any:
