@@ -63,27 +63,29 @@ class SearchReport:
     trials: Sequence[MeasuredVariant]  # trials of this generation
 
     @property
-    def _recipe(self) -> Recipe:
+    def recipe(self) -> Recipe:
+        """The recipe of the proposed variant."""
         return self.space.recipes[self.selected.chosen.variant.recipe]
 
     @property
-    def _before(self) -> Variant | None:
+    def before(self) -> Variant | None:
         """The incumbent's variant, where it has the same recipe."""
         incumbent = self.memory.incumbent
-        return incumbent if incumbent and incumbent.recipe == self._recipe.name else None
+        return incumbent if incumbent and incumbent.recipe == self.recipe.name else None
 
     @property
-    def _changed_constants(self) -> list[str]:
-        before, now = self._before, self.selected.chosen.variant
+    def changed_constants(self) -> list[str]:
+        """The names of the constants that differ from `before`; all where there is none."""
+        before, now = self.before, self.selected.chosen.variant
         return [name for name in now.constants if before is None or before.constants[name] != now.constants[name]]
 
     def title(self) -> str:
         """Return the title: the recipe and its changed constants."""
-        before, now = self._before, self.selected.chosen.variant
+        before, now = self.before, self.selected.chosen.variant
         if before is None:
-            moved = self._departures(now)
+            moved = self.departures(now)
             return f"{now.recipe}, {moved}" if moved else f"{now.recipe} at its defaults"
-        steps = (f"{name} {before.constants[name]!r} -> {now.constants[name]!r}" for name in self._changed_constants)
+        steps = (f"{name} {before.constants[name]!r} -> {now.constants[name]!r}" for name in self.changed_constants)
         return f"{now.recipe}: {', '.join(steps)}"
 
     def rationale(self) -> str:
@@ -103,29 +105,11 @@ class SearchReport:
 
     def improvement(self) -> str:
         """Return the text of improvement.md."""
-        gain = self.selected.gain
-        return render_prompt(
-            "recipes/improvement.md.j2",
-            n=self.brief.n,
-            title=self.title(),
-            recipe=self._recipe,
-            before=self._before,
-            chosen=self.selected.chosen,
-            changed=self._changed_constants,
-            rationale=self.rationale(),
-            evidence=self.evidence,
-            tried=sorted(self.trials, key=lambda m: (-m.fraction, bool(m.trial.failure), -self.memory.merit(m))),
-            departures=self._departures,
-            history=self.brief.history,
-            memory=self.memory,
-            best=self.brief.incumbent,
-            gain=gain,
-            better=None if gain is None else self.memory.sign * gain,
-            doubt=self.selected.doubt,
-        )
+        ranked = sorted(self.trials, key=lambda m: (-m.fraction, bool(m.trial.failure), -self.memory.merit(m)))
+        return render_prompt("recipes/improvement.md.j2", report=self, tried=ranked)
 
-    def _departures(self, variant: Variant) -> str:
-        """Return the constants that are not at their defaults, as text."""
+    def departures(self, variant: Variant) -> str:
+        """Return a variant's constants that are not at their defaults, as text."""
         constants = self.space.recipes[variant.recipe].constants
         return ", ".join(
             f"{name} {value!r}" for name, value in variant.constants.items() if value != constants[name].default
