@@ -1,27 +1,15 @@
 """Write and check a proposed harness, whose text is hostile: names may lead outside, a parser may eat all memory."""
 
 import errno
-import json
-import resource
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from sia_runner.proposers import llm_workspace
+from sia_runner.proposers.files import MAX_HARNESS_BYTES, MAX_HARNESS_FILES
 from sia_runner.store.files import regular_files
 from sia_runner.store.run_directory import remove_tree
 
-MAX_FILES = 200
-MAX_BYTES = 4 * 1024 * 1024
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}  # the machine's trouble, not the proposal's
-_PARSE = """
-import ast, json, sys
-for name, text in json.load(sys.stdin).items():
-    try:
-        ast.parse(text, name)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-"""
 
 
 class FaultyHarness(Exception):
@@ -32,8 +20,8 @@ def write_harness(files: Mapping[str, str], folder: Path, entry: str) -> None:
     """Write `files` as `folder`, replaced whole. Raises FaultyHarness."""
     if entry not in files:
         raise FaultyHarness(f"the harness has no {entry}; it brings: {', '.join(sorted(files)[:10]) or 'no file'}")
-    if len(files) > MAX_FILES:
-        raise FaultyHarness(f"the harness has {len(files)} files; allowed: {MAX_FILES}")
+    if len(files) > MAX_HARNESS_FILES:
+        raise FaultyHarness(f"the harness has {len(files)} files; allowed: {MAX_HARNESS_FILES}")
     size = 0
     for name, text in files.items():
         path = PurePosixPath(name)
@@ -43,8 +31,8 @@ def write_harness(files: Mapping[str, str], folder: Path, entry: str) -> None:
             size += len(text.encode())
         except UnicodeEncodeError:
             raise FaultyHarness(f"{name} is no valid UTF-8 text") from None
-    if size > MAX_BYTES:
-        raise FaultyHarness(f"the harness has {size} bytes; allowed: {MAX_BYTES}")
+    if size > MAX_HARNESS_BYTES:
+        raise FaultyHarness(f"the harness has {size} bytes; allowed: {MAX_HARNESS_BYTES}")
     building = folder.with_name(f".{folder.name}.tmp")
     remove_tree(building)
     for name, text in files.items():
@@ -59,26 +47,9 @@ def write_harness(files: Mapping[str, str], folder: Path, entry: str) -> None:
     building.rename(folder)
 
 
-def syntax_fault(harness: Path, entry: str, seconds: float = 10.0) -> str:
+def syntax_fault(harness: Path, entry: str) -> str:
     """Return the first syntax error in a .py file as one line; the entry program is left out, as it is run next."""
-    sources = {name: text for name, text in read_harness(harness).items() if name.endswith(".py") and name != entry}
-    if not sources:
-        return ""
-    try:
-        parsed = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _PARSE],
-            input=json.dumps(sources),
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),  # one call, no locks
-        )
-    except subprocess.TimeoutExpired:
-        return f"parsing took longer than {seconds:.0f} s"
-    if parsed.returncode == 0:
-        return ""
-    return (parsed.stderr.strip().splitlines() or [f"the parser died with code {parsed.returncode}"])[-1][:300]
+    return llm_workspace.syntax_fault({name: text for name, text in read_harness(harness).items() if name != entry})
 
 
 def read_harness(folder: Path) -> dict[str, str]:

@@ -20,8 +20,9 @@ from sia_runner.experiment.execution import (
     verify_submission,
     write_or_fault,
 )
-from sia_runner.experiment.harness_files import MAX_BYTES, MAX_FILES, FaultyHarness, write_harness
+from sia_runner.experiment.harness_files import FaultyHarness, write_harness
 from sia_runner.experiment.weights.decision import estimate_training
+from sia_runner.proposers.files import MAX_HARNESS_BYTES, MAX_HARNESS_FILES
 from sia_runner.proposers.protocol import Files, GuestResult, MeasuredRewards, ProposerError
 from sia_runner.records import Json, ModelReply, ToolCall, Trial, Usage, count_kinds
 from sia_runner.sandbox.protocol import SandboxJob
@@ -133,7 +134,8 @@ class ProposalWorkbench:
         if refusal := session.refusal():  # nothing was answered: the agent would be refused in every generation
             raise ProviderDown(f"the provider refuses all requests of the agent alike: {refusal}")
         if harness_folder.is_dir() and not harness_folder.is_symlink():  # the guest has exited: it cannot be swapped
-            collect_tree(harness_folder, site.submission, CopyQuota(MAX_FILES, MAX_BYTES), leave=frozenset())
+            quota = CopyQuota(MAX_HARNESS_FILES, MAX_HARNESS_BYTES)
+            collect_tree(harness_folder, site.submission, quota, leave=frozenset())
         output, usage = read_tail(site.log, _GUEST_OUTPUT_BYTES), session.usage()
         if refused := read_refusal(site.submission):
             return GuestResult({}, f"what the guest left in harness/ cannot be taken: {refused}", output, usage)

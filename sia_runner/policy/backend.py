@@ -5,7 +5,7 @@ No heavy imports. The policy runs in this process or at a vLLM server.
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -20,56 +20,40 @@ from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError, PolicyRequest, Pol
 from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe
 from sia_runner.wire.requests import Body, ModelRequest, bad_request
 
-# Options that would change the answer: refused by name rather than ignored.
-_OPENAI_NOT_SERVED = """
-    tools functions logit_bias top_logprobs presence_penalty frequency_penalty top_k min_p repetition_penalty
-    min_tokens stop_token_ids ignore_eos chat_template_kwargs reasoning_effort
+# Options that would change the answer: refused by name rather than ignored, except for values that mean "not set".
+_OPENAI_NAMES = """
+    tools functions logit_bias top_logprobs presence_penalty frequency_penalty min_p min_tokens stop_token_ids
+    ignore_eos chat_template_kwargs reasoning_effort
 """
-_OPENAI_NEUTRAL = {"repetition_penalty": 1, "top_k": -1}  # values by which some clients say "not set"
-_ANTHROPIC_NOT_SERVED = ("tools", "thinking", "top_k")
-_ANTHROPIC_NEUTRAL = {"thinking": {"type": "disabled"}}
+_OPENAI_NOT_SERVED = dict.fromkeys(_OPENAI_NAMES.split()) | {"top_k": -1, "repetition_penalty": 1}
+_ANTHROPIC_NOT_SERVED = {"tools": None, "thinking": {"type": "disabled"}, "top_k": None}
 _MAX_STOP_STRINGS, _MAX_STOP_LENGTH = 16, 256  # number of strings, and characters of each
 
 
-def _openai_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
-    body = call.body
-    _refuse_options(body, _OPENAI_NOT_SERVED.split(), _OPENAI_NEUTRAL)
-    response_format = body.get("response_format")
-    if response_format is not None and response_format != {"type": "text"}:
-        raise bad_request("response_format is not served by the policy, which answers with text")
-    seed = body.get("seed")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise bad_request("seed must be a whole number")
+def _policy_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
+    """Convert a request of either API; Anthropic's has no seed."""
+    body, is_openai = call.body, call.api == "openai"
+    for name, unset in (_OPENAI_NOT_SERVED if is_openai else _ANTHROPIC_NOT_SERVED).items():
+        if body.get(name) and body[name] != unset:
+            raise bad_request(f"{name} is not served by the policy")
+    messages, seed = body["messages"], body.get("seed") if is_openai else None
+    if is_openai:
+        if body.get("response_format") not in (None, {"type": "text"}):
+            raise bad_request("response_format is not served by the policy, which answers with text")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise bad_request("seed must be a whole number")
+    elif messages[-1].get("role") == "assistant":
+        raise bad_request("the policy cannot go on from an assistant's message: the last one has to be the user's")
+    elif body.get("system"):
+        messages = [{"role": "system", "content": body["system"]}, *messages]
     return PolicyRequest(
-        messages=body["messages"],
+        messages=messages,
         max_tokens=call.output_tokens,
-        temperature=_read_number(body, "temperature", spec.temperature, 2.0),
+        temperature=_read_number(body, "temperature", spec.temperature, 2.0 if is_openai else 1.0),
         top_p=_read_number(body, "top_p", 1.0, 1.0),
         seed=seed,
-        stop=_read_stop_strings(body, "stop"),
+        stop=_read_stop_strings(body, "stop" if is_openai else "stop_sequences"),
     )
-
-
-def _anthropic_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
-    """Convert an Anthropic request; this API has no seed."""
-    body = call.body
-    _refuse_options(body, _ANTHROPIC_NOT_SERVED, _ANTHROPIC_NEUTRAL)
-    if body["messages"][-1].get("role") == "assistant":
-        raise bad_request("the policy cannot go on from an assistant's message: the last one has to be the user's")
-    system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
-    return PolicyRequest(
-        messages=[*system, *body["messages"]],
-        max_tokens=call.output_tokens,
-        temperature=_read_number(body, "temperature", spec.temperature, 1.0),
-        top_p=_read_number(body, "top_p", 1.0, 1.0),
-        stop=_read_stop_strings(body, "stop_sequences"),
-    )
-
-
-def _refuse_options(body: Body, not_served: Sequence[str], neutral: Mapping[str, Any]) -> None:
-    for name in not_served:
-        if body.get(name) and body[name] != neutral.get(name):
-            raise bad_request(f"{name} is not served by the policy")
 
 
 def _read_number(body: Body, name: str, default: float, limit: float) -> float:
@@ -124,11 +108,10 @@ class PolicyBackend:
     def submit(self, request: ModelRequest) -> Future[SampledCall]:
         """Queue a request with its grant's weights, temperature and seed. Raises CallError, as the future does.
 
-        Rollouts are sampled at the training's temperature, each call with its own seed, derived from the grant's seed,
-        the question and the number of earlier calls for it. A repeated run samples the same.
+        Each call of a rollout has its own seed, from the grant's seed, the question and the number of earlier calls for
+        it, so that a repeated run samples the same.
         """
-        convert, grant = _openai_request if request.api == "openai" else _anthropic_request, request.grant
-        converted = convert(request, self._spec)
+        converted, grant = _policy_request(request, self._spec), request.grant
         if grant is not None:
             converted = replace(converted, weights=LIVE_WEIGHTS if grant.live else grant.adapter)
             if grant.temperature is not None:

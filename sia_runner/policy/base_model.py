@@ -50,9 +50,8 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
         raise PolicyError(f"base={base} cannot be loaded: {first_line(error)}") from None
     # transformers saves a model by reversing the conversions of its loading. It would write dequantised experts under
     # the names of 4-bit ones, where no loader finds them: a merged model on disk would have random experts.
-    conversions: list[Any] = getattr(model, "_weight_conversions", None) or []
-    to_four_bits = [entry for entry in conversions if any("_blocks" in source for source in entry.source_patterns)]
-    if to_four_bits:
+    if conversions := getattr(model, "_weight_conversions", None):
+        to_four_bits = [entry for entry in conversions if any("_blocks" in source for source in entry.source_patterns)]
         model._weight_conversions = [entry for entry in conversions if entry not in to_four_bits]
     model.requires_grad_(False).eval()
     model.to(device)
@@ -203,8 +202,7 @@ class ChatTokenizer:
     def stopped(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
         """Return a function that tests completion tokens for stop strings.
 
-        A token has at least one byte, so it decodes only the last few: a stop string that was just completed lies in
-        them.
+        It decodes only the last few, where one that was just completed lies: a token has at least one byte.
         """
         longest = max((len(mark.encode()) + 1 for mark in stop), default=0)  # a decoder may eat a leading space
 

@@ -36,12 +36,9 @@ class PolicyEngine:
 
         base_path = spec.base
         if spec.base == TINY_BASE:
-            say = partial(print, file=sys.stderr, flush=True)
-            base_path = str(tiny_base_folder(spec.tiny, cache, texts(), say))
+            base_path = str(tiny_base_folder(spec.tiny, cache, texts(), partial(print, file=sys.stderr, flush=True)))
         base = load_base(base_path, spec.device, spec.dtype)
-        self.spec = spec
-        self.lock = threading.RLock()
-        self.tokenizer = base.tokenizer
+        self.spec, self.lock, self.tokenizer = spec, threading.RLock(), base.tokenizer
         self.base_id, self.base_sha256, self.context = spec.base, base.sha256, base.context
         self._end_ids = base.end_ids
         self._chat = ChatTokenizer(base.tokenizer, base.model.get_input_embeddings().num_embeddings)
@@ -99,7 +96,7 @@ class PolicyEngine:
 
         `withdrawn`: for each request, whether its answer is still wanted; if not, it ends between two tokens.
         """
-        from sia_runner.policy.sampling import SamplingRow, SamplingSettings, sample_batch
+        from sia_runner.policy.sampling import SamplingRow, sample_batch
 
         calls: dict[int, SampledCall] = {}
         pad_id, ends = self.tokenizer.pad_token_id, self._end_ids
@@ -109,9 +106,9 @@ class PolicyEngine:
                 for at, request in enumerate(requests):
                     if request.weights == weights:
                         limit = min(request.max_tokens, self.context - len(prompts[at]))
-                        settings = SamplingSettings(request.temperature, request.top_p, self._seed(request))
+                        settings = request.temperature, request.top_p, self._seed(request)
                         over = withdrawn[at] if withdrawn else lambda: False
-                        rows[at] = SamplingRow(prompts[at], limit, settings, self._chat.stopped(request.stop), over)
+                        rows[at] = SamplingRow(prompts[at], limit, *settings, self._chat.stopped(request.stop), over)
                 live = isinstance(weights, LiveWeights)
                 with nullcontext() if live else self._adapters.restored_afterwards():
                     version = self.version if live else self._adapters.use(weights)
@@ -150,8 +147,7 @@ class RequestBatcher:
     """A queue in front of an engine, which the first `start` loads, once."""
 
     def __init__(self, load: Callable[[], PolicyEngine]) -> None:
-        self._load = load
-        self._starting = threading.Lock()
+        self._load, self._starting = load, threading.Lock()
         self._engine: PolicyEngine | None = None
         self._waiting: queue.SimpleQueue[QueuedRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None

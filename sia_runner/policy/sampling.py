@@ -1,8 +1,7 @@
-"""Sampling a batch from a causal language model, token by token, with a KV cache and a cache of prompts.
+"""Sampling a batch from a causal language model, token by token, with a KV cache and a cache of whole prompts.
 
 We use our own loop because each row has its own seed, temperature, top_p, limit and stop strings, and leaves the batch
-when it ends; transformers' `generate` has one of each for all rows. Prompts are read once, as in vLLM's prefix caching,
-for whole prompts.
+when it ends; transformers' `generate` has one of each for all rows.
 """
 
 import hashlib
@@ -19,33 +18,36 @@ from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """Sampling settings of one row: temperature 0 is greedy, top_p 1 the whole vocabulary."""
+class SamplingRow:
+    """One prompt and its sampling settings: temperature 0 is greedy, top_p 1 the whole vocabulary."""
 
+    prompt_ids: Sequence[int]
+    limit: int  # tokens, at least 1
     temperature: float
     top_p: float
     seed: str
+    stopped: Callable[[Sequence[int]], bool] = lambda ids: False  # True if these completion tokens end the answer
+    withdrawn: Callable[[], bool] = lambda: False  # True if nobody wants the answer any more: it ends where it is
 
 
 class TokenSampler:
-    """The random numbers of a batch, generated before decoding starts.
+    """The random numbers of a batch, generated on the CPU before decoding starts, so that a GPU run uses the same.
 
-    A row's numbers depend on its seed and its number of tokens, never on the other rows. They are generated on the CPU,
-    so a GPU run uses the same ones.
+    A row's numbers depend on its seed and its number of tokens, never on the other rows.
     """
 
-    def __init__(self, draws: Sequence[SamplingSettings], limit: int, device: torch.device) -> None:
-        self._uniform_bt = torch.stack([_uniform_numbers(draw, limit) for draw in draws]).to(device)
-        self._temperature_b = torch.tensor([draw.temperature for draw in draws], device=device)
-        self._top_p_b = torch.tensor([draw.top_p for draw in draws], device=device, dtype=torch.float64)
-        self._sampled = [draw.temperature > 0 for draw in draws]
-        self._truncated = [draw.temperature > 0 and draw.top_p < 1 for draw in draws]
+    def __init__(self, rows: Sequence[SamplingRow], device: torch.device) -> None:
+        limit = max(row.limit for row in rows)
+        self._uniform_bt = torch.stack([_uniform_numbers(row, limit) for row in rows]).to(device)
+        self._temperature_b = torch.tensor([row.temperature for row in rows], device=device)
+        self._top_p_b = torch.tensor([row.top_p for row in rows], device=device, dtype=torch.float64)
+        self._sampled = [row.temperature > 0 for row in rows]
+        self._truncated = [row.temperature > 0 and row.top_p < 1 for row in rows]
 
     def draw(self, logits_bv: Tensor, rows: Sequence[int], step: int) -> tuple[list[int], list[float]]:
         """Sample one token for each of `rows`; return the tokens and their logprobs (natural log).
 
-        Logprobs are at the row's temperature, before top_p cuts; at temperature 0, where every choice is certain, they
-        are the model's own (temperature 1).
+        Logprobs are at the row's temperature (1 where it is 0, as every choice is certain), before top_p cuts.
         """
         index_b = torch.tensor(rows, device=logits_bv.device)
         temperature_b = self._temperature_b[index_b]
@@ -74,11 +76,11 @@ def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
     return torch.zeros_like(probability_bv).scatter(1, order_bv, sorted_bv * included_bv)
 
 
-def _uniform_numbers(draw: SamplingSettings, limit: int) -> Tensor:
+def _uniform_numbers(row: SamplingRow, limit: int) -> Tensor:
     """Return a number on [0, 1) per token; the seed is hashed because torch uses only 32 bits of it."""
-    if draw.temperature == 0:
+    if row.temperature == 0:
         return torch.zeros(limit, dtype=torch.float64)
-    digest = hashlib.sha256(draw.seed.encode()).digest()
+    digest = hashlib.sha256(row.seed.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
     return torch.rand(limit, generator=generator, dtype=torch.float64)
 
@@ -115,8 +117,7 @@ class PromptCache:
     ) -> tuple[Any, Tensor, Tensor] | None:
         """Run or look up the prompts; return transformers' cache of them, padded left, their mask, and the logits.
 
-        The mask (1: a token) has shape (rows, tokens); the logits after each prompt have shape (rows, vocabulary). None
-        if nobody wants the answers any more (`over`).
+        Shapes: (rows, tokens), 1 for a token, and (rows, vocabulary). None if nobody wants the answers any more.
         """
         if version != self._version:
             self._version, self._nbytes = version, 0
@@ -180,11 +181,10 @@ def _mask_left(lengths: Sequence[int], device: torch.device) -> Tensor:
 def _read_prompts(model: Any, prompts: Sequence[_TokenIds], pad_id: int) -> tuple[Any, Tensor, Tensor]:
     from transformers import DynamicCache
 
-    longest = max(map(len, prompts))
-    padded = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    ids_bt, mask_bt = torch.tensor(padded, device=model.device), _mask_left(list(map(len, prompts)), model.device)
-    cache = DynamicCache(config=model.config)
-    position_bt = (mask_bt.cumsum(-1) - 1).clamp(min=0)
+    lengths = [len(prompt) for prompt in prompts]
+    padded = [[pad_id] * (max(lengths) - len(prompt)) + list(prompt) for prompt in prompts]
+    ids_bt, mask_bt = torch.tensor(padded, device=model.device), _mask_left(lengths, model.device)
+    cache, position_bt = DynamicCache(config=model.config), (mask_bt.cumsum(-1) - 1).clamp(min=0)
     settings = {"attention_mask": mask_bt, "position_ids": position_bt, _cache_argument(model): cache}
     output = model(input_ids=ids_bt, use_cache=True, logits_to_keep=1, **settings)
     return cache, mask_bt, output.logits[:, -1]
@@ -209,17 +209,6 @@ def _copy_prompt(cache: Any, logits_bv: Tensor, row: int, length: int) -> _Cache
     return _CachedPrompt(tuple(layers), logits_bv[row].clone())
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingRow:
-    """One prompt and its sampling settings; `limit` in tokens, at least 1."""
-
-    prompt_ids: Sequence[int]
-    limit: int
-    draw: SamplingSettings
-    stopped: Callable[[Sequence[int]], bool]  # True if these completion tokens end the answer
-    withdrawn: Callable[[], bool] = lambda: False  # True if nobody wants the answer any more: it ends where it is
-
-
 _SampledTokens = tuple[list[int], list[float], str]
 
 
@@ -229,8 +218,7 @@ def sample_batch(
 ) -> list[_SampledTokens]:
     """Return ids, logprobs and finish reason (stop or length) of each row; `model` is in eval mode, and of `version`.
 
-    The token that ended an answer is among the ids: it was sampled, and is trained on. A row that is withdrawn leaves
-    the batch between two tokens.
+    The token that ended an answer is among the ids: it was sampled, and is trained on.
     """
 
     def over() -> bool:
@@ -241,7 +229,7 @@ def sample_batch(
         return [([], [], "length") for _ in rows]
     cache, mask_bt, logits_bv = prompts
     position_b1 = mask_bt.sum(-1, keepdim=True) - 1
-    sampler = TokenSampler([row.draw for row in rows], max(row.limit for row in rows), model.device)
+    sampler = TokenSampler(rows, model.device)
     results: list[_SampledTokens] = [([], [], "length") for _ in rows]
     live = list(range(len(rows)))  # index of the row at each position of the batch
     cache_argument = _cache_argument(model)

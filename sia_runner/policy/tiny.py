@@ -58,7 +58,7 @@ def _build_checkpoint(
         model = _new_model(tiny, tokenizer)
         warmed = warm_up(model, tokenizer, dialogues, tiny, say)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        partial = Path(temporary) / path.name
+        partial = Path(temporary, path.name)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         report = {"tiny": tiny.model_dump(), **warmed, "seconds": round(time.monotonic() - start, 1)}
@@ -67,11 +67,7 @@ def _build_checkpoint(
 
 
 def _new_model(tiny: TinyModelConfig, tokenizer: Any) -> Any:
-    """Create a model of Qwen3's architecture.
-
-    Embeddings and head are separate, so that an adapter can hold both. Weights start at 0.1: the usual 0.02 of large
-    models leaves such a small one on a plateau for long.
-    """
+    """Create a model of Qwen3's architecture, with separate embeddings and head, so that an adapter can hold both."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
@@ -84,7 +80,7 @@ def _new_model(tiny: TinyModelConfig, tokenizer: Any) -> Any:
         head_dim=tiny.hidden // tiny.heads,
         max_position_embeddings=tiny.context,
         tie_word_embeddings=False,
-        initializer_range=0.1,
+        initializer_range=0.1,  # the usual 0.02 of large models leaves such a small one on a plateau for long
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
@@ -107,17 +103,13 @@ def _repeatable() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-_BYTES = 256
-_DIGIT = re.compile(r"\d")
-_MIN_PAIR_COUNT = 2  # minimum count of a merged pair: one that occurs once is no word
 _MIN_ANSWER_COUNT = 5  # minimum count of an answer from a closed set, such as a class label, no number: one token
 
 
 def learn_tokenizer(dialogues: Sequence[WarmupDialogue], vocabulary: int, context: int) -> Any:
     """Return a transformers tokenizer of at most `vocabulary` tokens, plus one for each frequent answer.
 
-    It never has fewer than all bytes and special tokens; a small text gives fewer tokens than `vocabulary`. Digits are
-    separate tokens: a model cannot calculate with a number that is one token.
+    It never has fewer than all bytes and special tokens. Digits are separate tokens, so that a model can calculate.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -128,8 +120,8 @@ def learn_tokenizer(dialogues: Sequence[WarmupDialogue], vocabulary: int, contex
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=max(vocabulary, _BYTES + len(SPECIAL_TOKENS)),
-        min_frequency=_MIN_PAIR_COUNT,
+        vocab_size=max(vocabulary, 256 + len(SPECIAL_TOKENS)),
+        min_frequency=2,  # a pair that occurs once is no word
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -138,7 +130,7 @@ def learn_tokenizer(dialogues: Sequence[WarmupDialogue], vocabulary: int, contex
     prompts = [str(message["content"]) for dialogue in dialogues for message in dialogue.messages]
     tokenizer.train_from_iterator(prompts + answers, trainer)
     frequent = [answer for answer, count in Counter(answers).items() if count >= _MIN_ANSWER_COUNT]
-    closed_set = sorted(answer for answer in frequent if not _DIGIT.search(answer))
+    closed_set = sorted(answer for answer in frequent if not re.search(r"\d", answer))
     tokenizer.add_tokens([AddedToken(answer, normalized=False) for answer in closed_set])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -23,8 +23,6 @@ _WARMUP_STEPS = 50  # steps
 
 @dataclass(frozen=True, slots=True)
 class _Example:
-    """A tokenised dialogue."""
-
     ids: list[int]  # prompt, answer, end mark
     start: int  # where the answer begins
 
@@ -34,8 +32,8 @@ def warm_up(
 ) -> dict[str, Any]:
     """Train in place, in float32 on the CPU, and keep the best epoch, in eval mode. Raises PolicyError.
 
-    Return what warm.json says: `loss` in nats per answer token on held-out dialogues, before training and after each
-    epoch; `epoch`, whose weights were chosen; numbers of dialogues. Those longer than the context are excluded.
+    Return what warm.json says, with `loss` in nats per answer token on held-out dialogues, at first and after each
+    epoch. Dialogues longer than the context are excluded.
     """
     fitting, held_out = _split(_examples(tokenizer, dialogues, tiny.context))
     too_long = len(dialogues) - len(fitting) - len(held_out)
@@ -100,7 +98,6 @@ def _split(examples: list[_Example]) -> tuple[list[_Example], list[_Example]]:
 
 
 def _batches(examples: Sequence[_Example], generator: random.Random) -> list[list[_Example]]:
-    """Return shuffled batches of examples of similar length."""
     order = generator.sample(examples, len(examples))
     size = _BATCH * _BATCHES_PER_POOL
     pools = [sorted(order[i : i + size], key=lambda example: len(example.ids)) for i in range(0, len(order), size)]
@@ -110,17 +107,14 @@ def _batches(examples: Sequence[_Example], generator: random.Random) -> list[lis
 
 
 def _answer_loss(model: Any, batch: Sequence[_Example]) -> tuple[Tensor, int]:
-    """Return the summed cross entropy over answer tokens, and their number.
-
-    Rows are padded right. The head, which costs as much as the rest of such a small model, is applied only where an
-    answer token follows.
-    """
+    """Return the summed cross entropy over answer tokens, and their number; rows are padded right."""
     longest = max(len(example.ids) for example in batch)
     ids_bt = torch.tensor([example.ids + [0] * (longest - len(example.ids)) for example in batch])
     position_bt = torch.arange(longest - 1)[None]
     first_b1 = torch.tensor([[example.start - 1] for example in batch])
     end_b1 = torch.tensor([[len(example.ids) - 1] for example in batch])
     predicts_bt = (position_bt >= first_b1) & (position_bt < end_b1)
+    # The head, which costs as much as the rest of such a small model, is applied only where an answer token follows.
     hidden_bth = model.model(input_ids=ids_bt[:, :-1], use_cache=False).last_hidden_state
     logits_nv = model.lm_head(hidden_bth[predicts_bt])
     return cross_entropy(logits_nv, ids_bt[:, 1:][predicts_bt], reduction="sum"), len(logits_nv)

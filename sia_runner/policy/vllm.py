@@ -31,7 +31,6 @@ from sia_runner.wire.policy import LiveWeights, PolicyError, PolicyRequest, Weig
 
 _ServedModel = tuple[str, str]  # name at the server, and version of the weights
 
-
 _REQUEST_SECONDS = 3600.0  # of one request: slow hardware may queue for long
 _STARTUP_SECONDS = 60.0  # of the first requests: a new server compiles first
 _CLOSE_SECONDS = 2.0  # of the requests at the end, which may be that of an interrupted run
@@ -40,21 +39,20 @@ _MAX_SERVER_ADAPTERS = 4  # adapters on the server at the same time
 
 
 class VllmPolicy:
-    """A TrainablePolicy at a vLLM server; `answer` and `use` may be called from any thread.
-
-    `folder`: where versions of the adapter under training are written, on a file system that the server reads too.
-    `load` creates the training copy.
-    """
+    """A TrainablePolicy at a vLLM server; `answer` and `use` may be called from any thread."""
 
     def __init__(self, spec: PolicyConfig, folder: Path, load: Callable[[], PolicyEngine]) -> None:
-        """Connect to the server and check its logprobs. Raises PolicyError."""
+        """Connect to the server and check its logprobs. Raises PolicyError.
+
+        Versions of the adapter under training are written to `folder`, which the server has to see under the same path;
+        `load` creates the training copy.
+        """
         check_policy_packages()
         self.spec, self.base_id, self.base_url = spec, spec.base, str(spec.base_url)
         self.tokenizer = load_tokenizer(spec.base, base_folder(spec.base, weights=False))
         self._chat, self._folder, self._load = ChatTokenizer(self.tokenizer), folder, load
         self._server, self._lock = VllmServer(self.base_url), threading.RLock()
-        # Name of the trained adapter; other runs may use the same server.
-        self._name = f"sia-live-{uuid.uuid4().hex[:12]}"
+        self._name = f"sia-live-{uuid.uuid4().hex[:12]}"  # of the trained adapter; other runs may use the same server
         self._used: Path | None = None
         self._training: PolicyEngine | None = None
         # The adapter under training as the server has it, and its folder, which the server may read again.
@@ -230,9 +228,8 @@ class VllmPolicy:
     def _check_logprobs(self) -> None:
         """Check that the server's logprobs follow the temperature, as importance ratios need."""
         ids = self._chat.prompt_ids([{"role": "user", "content": "1"}])
-        range_at_1, range_at_2 = (
-            self._server.logprob_range(self.base_id, ids, temperature, _STARTUP_SECONDS) for temperature in (1.0, 2.0)
-        )
+        settings = [(self.base_id, ids, temperature, _STARTUP_SECONDS) for temperature in (1.0, 2.0)]
+        range_at_1, range_at_2 = (self._server.logprob_range(*values) for values in settings)
         if range_at_1 > _FLAT_NATS and range_at_2 > 0.75 * range_at_1:  # at temperature 2 it is half as wide
             remedy = "start it with --logprobs-mode processed_logprobs"
             raise CallError("bad_request", f"its logprobs ignore the temperature: {remedy}")

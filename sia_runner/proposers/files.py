@@ -4,7 +4,8 @@ from pathlib import Path
 
 from sia_runner.store.files import read_utf8, regular_files
 
-_MAX_HARNESS_FILES = 200
+MAX_HARNESS_FILES = 200
+MAX_HARNESS_BYTES = 4 * 1024 * 1024
 _MAX_HARNESS_FILE_BYTES = 1024 * 1024
 CACHE_FOLDERS = frozenset({"__pycache__", "node_modules"})
 
@@ -23,7 +24,7 @@ def read_harness_files(source: Path, entry: str) -> dict[str, str]:
         text = read_utf8(path, _MAX_HARNESS_FILE_BYTES)
         if text is not None and "\0" not in text:
             files["/".join(parts) or entry] = text
-        if len(files) == _MAX_HARNESS_FILES:
+        if len(files) == MAX_HARNESS_FILES:
             break
     programs = [name for name in files if name.endswith(".py") and "/" not in name]
     if entry not in files and len(programs) == 1:
@@ -31,9 +32,7 @@ def read_harness_files(source: Path, entry: str) -> dict[str, str]:
     return files
 
 
-_MAX_TREE_FILES = 2000
-_MAX_TREE_BYTES = 32 * 1024 * 1024
-_MAX_TREE_FILE_BYTES = 4 * 1024 * 1024  # a harness has no larger one
+_MAX_TREE_FILES, _MAX_TREE_BYTES = 2000, 32 * 1024 * 1024
 
 
 def read_tree(folder: Path) -> dict[str, str]:
@@ -46,13 +45,11 @@ def read_tree(folder: Path) -> dict[str, str]:
     for path in regular_files(folder):
         if len(texts) == _MAX_TREE_FILES or remaining <= 0:
             break
-        raw = _read_bounded(path, min(_MAX_TREE_FILE_BYTES, remaining))
+        limit = min(MAX_HARNESS_BYTES, remaining)
+        with path.open("rb") as stream:
+            raw = stream.read(limit + 1)
+        if len(raw) > limit:
+            raw = raw[:limit] + b"\n[the rest of this file is not shown]\n"
         remaining -= len(raw)
         texts[path.relative_to(folder).as_posix().encode(errors="replace").decode()] = raw.decode("utf-8", "replace")
     return texts
-
-
-def _read_bounded(path: Path, limit: int) -> bytes:
-    with path.open("rb") as stream:
-        raw = stream.read(limit + 1)
-    return raw if len(raw) <= limit else raw[:limit] + b"\n[the rest of this file is not shown]\n"

@@ -1,7 +1,4 @@
-"""Runs agents of other packages as proposers: prepares a workspace, runs the agent in the sandbox, reads the result.
-
-A model wrote all of the result, so nothing in it is trusted.
-"""
+"""Runs agents of other packages as proposers, in the sandbox. A model wrote the result: nothing in it is trusted."""
 
 import json
 import re
@@ -14,12 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from sia_runner.proposers.files import CACHE_FOLDERS, read_harness_files
-from sia_runner.proposers.prompting import describe_parent, direction_for, printable, render_markdown
+from sia_runner.proposers.prompting import describe_parent, render_prompt, task_facts
 from sia_runner.proposers.protocol import Brief, Files, GuestResult, ProposerContext, ProposerError, Workbench
 from sia_runner.records import Lever, Proposal
-from sia_runner.text import one_line
+from sia_runner.text import one_line, strip_control_characters
 
-_PROMPTS = Path(__file__).parent / "prompts" / "guests"
 _PROGRAMS = Path(__file__).parent / "guest_programs"
 
 LAST_MESSAGE_FILE = ".proposal.json"  # guest_programs/workspace.py writes it into the harness's folder
@@ -29,8 +25,7 @@ _MESSAGE_CHARACTERS, _TITLE_CHARACTERS, _REASON_CHARACTERS = 256 * 1024, 100, 60
 def guest_proposal(guest: str, brief: Brief, start: Files, hosted: GuestResult) -> Proposal:
     """Return the proposal of a guest's changed harness.
 
-    A guest that changed nothing makes a proposal without files, which fails in the build stage; only in generation 1 is
-    the unchanged reference harness a valid proposal.
+    Without a change it has no files, which fails in the build stage; only the first harness may be the reference's.
     """
     words, interruption = _last_message(hosted)
     heading, _, rest = words.strip().partition("\n")
@@ -61,14 +56,13 @@ def _last_message(hosted: GuestResult) -> tuple[str, str]:
     match message:
         case {"words": str(words), "ended": str(ended)}:
             # JSON can spell half a surrogate pair, which no file could hold
-            words, ended = (printable(part.encode("utf-8", "replace").decode("utf-8")) for part in (words, ended))
-            return words, one_line(ended or hosted.failure, 500)
+            words, ended = (part.encode("utf-8", "replace").decode("utf-8") for part in (words, ended))
+            return strip_control_characters(words), one_line(ended or hosted.failure, 500)
         case _:
             return "", one_line(hosted.failure, 500) or "it left no word"
 
 
 def _is_source(name: str) -> bool:
-    """Return whether a file belongs to the harness: not hidden, not in a cache, with a printable name."""
     parts = PurePosixPath(name).parts
     return name.isprintable() and not any(part.startswith(".") or part in CACHE_FOLDERS for part in parts)
 
@@ -121,31 +115,16 @@ class GuestProposer:
 
     def _program(self, brief: Brief) -> Files:
         # the prompt still holds the marks @HARNESS@ and @EVIDENCE@: only the sandbox knows those paths
-        prompt = render_markdown(
-            _PROMPTS,
-            "instructions.md.j2",
-            first=brief.evidence is None,
-            task=self._context.task_name,
-            n=brief.n,
-            max_gen=brief.max_gen,
+        prompt = render_prompt(
+            "guests/instructions.md.j2",
+            **task_facts(self._context, brief),
             start=_describe_start(brief),
-            entry=self._context.entry,
-            submission=self._context.submission,
-            seconds=f"{self._context.limits_seconds:.0f}",
-            calls_model=self._context.calls_model,
-            higher_is_better=brief.higher_is_better,
-            direction=direction_for(brief, self._context.calls_model),
-            sibling=brief.sibling,
             turns=self._turns,
             allowed=f"{self._seconds:.0f}",
         )
-        return {
-            "main.py": (_PROGRAMS / "main.py").read_text(encoding="utf-8"),
-            "workspace.py": (_PROGRAMS / "workspace.py").read_text(encoding="utf-8"),
-            "driver.py": (_PROGRAMS / f"drive_{self.name}.py").read_text(encoding="utf-8"),
-            "prompt.md": prompt,
-            "settings.json": json.dumps({"turns": self._turns}),
-        }
+        sources = {"main.py": "main.py", "workspace.py": "workspace.py", "driver.py": f"drive_{self.name}.py"}
+        programs = {name: (_PROGRAMS / source).read_text(encoding="utf-8") for name, source in sources.items()}
+        return {**programs, "prompt.md": prompt, "settings.json": json.dumps({"turns": self._turns})}
 
 
 def _describe_start(brief: Brief) -> str:

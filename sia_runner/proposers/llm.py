@@ -112,19 +112,15 @@ class Llm:
 
 
 def _earlier_value(brief: Brief, harness_digest: str, questions: int) -> float | None:
-    """Return the value of an earlier trial of the same harness, or None.
+    """Return the value of an earlier trial of the same harness on the same weights, or None.
 
-    Trials of one size ask the same questions in every generation, so an earlier one is a fair comparison, unless the
-    harness's model had other weights then.
+    Trials of one size ask the same questions in every generation, so it is a fair comparison.
     """
     trained = [past.n for past in brief.history if past.lever is not Lever.HARNESS and past.status == Status.ACCEPTED]
     since = max(trained, default=0)
     trials = [trial for past in brief.history if past.n > since for trial in past.notes.get("trials", [])]
-    values = [
-        trial["value"]
-        for trial in trials
-        if trial.get("digest") == harness_digest and trial.get("n") == questions and not trial.get("failure")
-    ]
+    sound = [trial for trial in trials if trial.get("n") == questions and not trial.get("failure")]
+    values = [trial["value"] for trial in sound if trial.get("digest") == harness_digest]
     return values[-1] if values else None
 
 
@@ -172,10 +168,8 @@ def _unsubmitted_proposal(brief: Brief, workspace: ProposalWorkspace, result: _L
         rationale = f"{explanation} The harness that it left is not proposed: {fault}."
         return Proposal(Lever.HARNESS, rationale, title="no submission", usage=result.usage)
     description = "the harness as it was left" if draft.changed else "the reference harness as it is"
-    submission = Submission(
-        "unsubmitted draft", f"{explanation} Proposed is {description}.", "Unknown: the model named none."
-    )
-    return _candidate_proposal(brief, workspace, result, submission)
+    rationale, effect = f"{explanation} Proposed is {description}.", "Unknown: the model named none."
+    return _candidate_proposal(brief, workspace, result, Submission("unsubmitted draft", rationale, effect))
 
 
 def _candidate_proposal(

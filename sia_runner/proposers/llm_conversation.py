@@ -1,7 +1,7 @@
 """Holds the messages of a proposal: makes the model's answers valid and keeps each request below a number of bytes.
 
-When the messages exceed the limit, the oldest are cut first, to well below it. Cuts are therefore rare, and between
-two cuts every request begins with the previous one, which providers' prompt caches reward.
+The oldest are cut first, to well below the limit: cuts are rare, and between two of them every request begins with the
+previous one, which providers' prompt caches reward.
 """
 
 import json
@@ -75,7 +75,6 @@ def _short(text: str) -> str:
 
 
 def _shorten_result(message: Message) -> Message:
-    """Replace a tool's answer by a mark; other messages stay."""
     return {**message, "content": _short(message["content"])} if message["role"] == "tool" else message
 
 
@@ -145,7 +144,6 @@ class Conversation:
             self._fit_newest()
 
     def _fit_newest(self) -> None:
-        """Shorten the newest results first, then the newest answer."""
         results = range(self._newest + 1, len(self._messages))
         available = self._limit - sum(self._sizes[: self._newest + 1])
         share = max(0, available // max(1, len(results)))

@@ -1,37 +1,23 @@
 """Renders the prompts of the language-model proposer and its improvement.md."""
 
 import sys
-from pathlib import Path
-from typing import Any
 
 from sia_runner.proposers.llm_workspace import ProposalWorkspace, Submission, clip_text, digest_of_files
-from sia_runner.proposers.prompting import describe_parent, direction_for, plus_minus, render_markdown, table_cell
+from sia_runner.proposers.prompting import describe_parent, render_prompt, table_cell, task_facts
 from sia_runner.proposers.protocol import Brief, ProposerContext
 
-_PROMPTS = Path(__file__).parent / "prompts" / "llm"
 _CELL = 200  # characters
 _PASTS = 20  # newest generations shown
 _FILES = 60  # names shown
-
-
-def render_prompt(template: str, **values: Any) -> str:
-    """Render a template of this proposer."""
-    return render_markdown(_PROMPTS, template, **values)
 
 
 def system_prompt(context: ProposerContext, brief: Brief, workspace: ProposalWorkspace, turns: int) -> str:
     """Return the system prompt of a proposal of at most `turns` model calls."""
     extends = brief.parent is not None or any(name.startswith("harness/") for name in workspace.evidence)
     return render_prompt(
-        "system.md.j2",
-        first=workspace.first,
-        task=context.task_name,
-        higher_is_better=brief.higher_is_better,
-        entry=context.entry,
-        submission=context.submission,
-        seconds=f"{context.limits_seconds:.0f}",
+        "llm/system.md.j2",
+        **task_facts(context, brief),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        calls_model=context.calls_model,
         start="the parent's harness" if extends else "the task's reference harness",
         weights=workspace.weights,
         trials=workspace.trials,
@@ -48,17 +34,12 @@ def task_prompt(context: ProposerContext, brief: Brief, workspace: ProposalWorks
     paths = sorted((f"- `{path}`" for path in workspace.under("")), key=lambda path: path.count("/"))  # top first
     more = [f"- and {len(paths) - _FILES} more"] if len(paths) > _FILES else []
     description = context.description or workspace.evidence.get("task.md", "")
-    values: dict[str, Any] = {
-        "task": context.task_name,
-        "n": brief.n,
-        "max_gen": brief.max_gen,
-        "sibling": brief.sibling,
-        "direction": direction_for(brief, context.calls_model),
+    values = task_facts(context, brief) | {
         "description": clip_text(description.strip(), limit // 8),
         "files": clip_text("\n".join(paths[:_FILES] + more), limit // 8),
     }
     if workspace.first:
-        return render_prompt("first.md.j2", **values)
+        return render_prompt("llm/first.md.j2", **values)
     history = [
         {
             "n": past.n,
@@ -77,7 +58,7 @@ def task_prompt(context: ProposerContext, brief: Brief, workspace: ProposalWorks
     restart = "No earlier harness could be scored, so you start from the reference again."
     overview = workspace.evidence.get("overview.md", "There is no overview; look at the files of evidence/.")
     return render_prompt(
-        "improve.md.j2",
+        "llm/improve.md.j2",
         **values,
         parent=restart if brief.parent is None else describe_parent(brief, "You extend"),
         due_reason=workspace.weights.due_reason if workspace.weights else "",
@@ -94,23 +75,12 @@ def improvement_text(brief: Brief, workspace: ProposalWorkspace, submission: Sub
         "changed": {name for name in after.keys() & before.keys() if after[name] != before[name]},
         "deleted": before.keys() - after.keys(),
     }
-    draft_digest = digest_of_files(after)
     return render_prompt(
-        "improvement.md.j2",
+        "llm/improvement.md.j2",
         n=brief.n,
-        title=submission.title,
-        algorithm=submission.algorithm,
+        submission=submission,
         changes=[f"`{name}`: {kind}" for kind, names in changes.items() for name in sorted(names)],
-        rationale=submission.rationale,
-        expected_effect=submission.expected_effect,
-        tried=[
-            {
-                "proposed": digest == draft_digest,
-                "dev": plus_minus(trial.value, trial.n),
-                "n": trial.n,
-                "seconds": f"{trial.seconds:.1f}",
-                "note": table_cell(trial.failure, _CELL),
-            }
-            for digest, trial in workspace.tried.items()
-        ],
+        tried=workspace.tried,
+        draft_digest=digest_of_files(after),
+        cell_length=_CELL,
     )

@@ -4,15 +4,13 @@ The docstring of a tool is the description that the model reads; its fields are 
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sia_runner.proposers.llm_workspace import (
-    ChildProcessFailed,
     ProposalWorkspace,
     Submission,
     ToolRefused,
@@ -23,9 +21,9 @@ from sia_runner.proposers.llm_workspace import (
     syntax_fault,
     writable_name,
 )
-from sia_runner.proposers.prompting import plus_minus, printable
+from sia_runner.proposers.prompting import plus_minus
 from sia_runner.records import Json, Trial
-from sia_runner.text import one_line
+from sia_runner.text import one_line, strip_control_characters
 
 _MAX_FAULTS = 5
 
@@ -128,27 +126,14 @@ class Search(Tool):
 
     def _run(self, workspace: ProposalWorkspace) -> str:
         files = workspace.under(self.folder)
-        if self.regex:
-            try:
-                matches = find_matches(files, self.pattern, ignore_case=self.ignore_case, limit=_MAX_MATCHES)
-            except ChildProcessFailed as fault:
-                raise ToolRefused(f"search: {fault}") from None
-        else:
-            matches = list(islice(self._plain_matches(files), _MAX_MATCHES))
+        pattern = self.pattern if self.regex else re.escape(self.pattern)
+        matches = find_matches(files, pattern, ignore_case=self.ignore_case, limit=_MAX_MATCHES)
         if not matches:
             return "no match"
         lines = {name: files[name].split("\n") for name, _, _ in matches}
         excerpts = [f"{name}:{line}: {_excerpt(lines[name][line - 1], column)}" for name, line, column in matches]
         more = [f"… only the first {_MAX_MATCHES} matches are shown"] if len(matches) == _MAX_MATCHES else []
         return "\n".join(excerpts + more)
-
-    def _plain_matches(self, files: Mapping[str, str]) -> Iterator[tuple[str, int, int]]:
-        part = self.pattern.lower() if self.ignore_case else self.pattern
-        for name, text in files.items():
-            for number, line in enumerate(text.split("\n"), start=1):
-                column = (line.lower() if self.ignore_case else line).find(part)
-                if column >= 0:
-                    yield name, number, column
 
 
 def _excerpt(line: str, column: int) -> str:
@@ -268,9 +253,7 @@ class MeasureRewards(Tool):
         digest = digest_of_files(draft.files)
         if digest not in workspace.measured:
             if draft.changed and not workspace.trials:
-                raise ToolRefused(
-                    "no trials are left; only the harness that you started from can be measured without one"
-                )
+                raise ToolRefused("no trials are left; only the harness you started from can be measured without one")
             if fault := draft.fault():
                 raise ToolRefused(f"not measured, and no trial used: {fault}")
             workspace.trials -= draft.changed
@@ -312,9 +295,9 @@ class Submit(Tool):
 
     def _accept(self, workspace: ProposalWorkspace, algorithm: str | None) -> str:
         workspace.decision = Submission(
-            one_line(printable(self.title), _TITLE_CHARACTERS) or "untitled",
-            clip_text(printable(self.rationale), _TEXT_BYTES),
-            clip_text(printable(self.expected_effect), _TEXT_BYTES),
+            one_line(self.title, _TITLE_CHARACTERS) or "untitled",
+            clip_text(strip_control_characters(self.rationale), _TEXT_BYTES),
+            clip_text(strip_control_characters(self.expected_effect), _TEXT_BYTES),
             algorithm,
         )
         return "accepted"
@@ -351,7 +334,7 @@ class Stop(Tool):
     reason: str = Field(min_length=1, description="what was tried, and why nothing more can be gained")
 
     def _run(self, workspace: ProposalWorkspace) -> str:
-        workspace.decision = clip_text(printable(self.reason), _TEXT_BYTES)
+        workspace.decision = clip_text(strip_control_characters(self.reason), _TEXT_BYTES)
         return "stopped"
 
 

@@ -1,4 +1,4 @@
-"""The workspace of one proposal: the evidence, the draft of a harness, and all that the model's tools can do with them.
+"""The workspace of one proposal: the evidence and the draft of a harness.
 
 Untrusted text is parsed and searched in a child process with limits on time and memory.
 """
@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from sia_runner.proposers.files import MAX_HARNESS_BYTES, MAX_HARNESS_FILES
 from sia_runner.proposers.protocol import MeasuredRewards, WeightsLever, Workbench
 from sia_runner.records import Trial
 
-CHILD_SECONDS = 5.0
+CHILD_SECONDS = 10.0
 _PREAMBLE = """
 import json, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
@@ -54,34 +55,35 @@ print(json.dumps({"matches": list(islice(matches, request["most"]))}))
 """
 
 
-class ChildProcessFailed(Exception):
-    """A child process that took too long or too much memory; the message is one line."""
+class ToolRefused(Exception):
+    """A tool call that cannot be carried out; the message is sent back to the model."""
 
 
 def syntax_fault(files: Mapping[str, str]) -> str:
     """Return the first syntax error in the .py files as one line; empty when all parse."""
     sources = {name: text for name, text in files.items() if name.endswith(".py")}
     try:
-        return str(_run_child(_PARSE, {"files": sources}))[:300] if sources else ""
-    except ChildProcessFailed as fault:
-        return f"parsing {fault}"
+        return str(_run_child("parsing", _PARSE, {"files": sources}))[:300] if sources else ""
+    except ToolRefused as fault:
+        return str(fault)
 
 
 def find_matches(
     files: Mapping[str, str], pattern: str, *, ignore_case: bool, limit: int
 ) -> list[tuple[str, int, int]]:
-    """Return (name, line, column) of the first match in each line, `limit` at most; lines from 1, columns from 0.
+    """Return (name, line, column) of a regular expression's first match in each line; the first column is 0.
 
-    Raises ChildProcessFailed, also for a pattern that is no regular expression.
+    Raises ToolRefused, also for a pattern that is no regular expression.
     """
     request = {"files": dict(files), "pattern": pattern, "ignore_case": ignore_case, "most": limit}
-    answer = _run_child(_FIND, request)
+    answer = _run_child("search", _FIND, request)
     if "fault" in answer:
-        raise ChildProcessFailed(answer["fault"][:300])
+        raise ToolRefused(f"search: {answer['fault'][:300]}")
     return [(name, line, column) for name, line, column in answer["matches"]]
 
 
-def _run_child(program: str, request: Any) -> Any:
+def _run_child(task: str, program: str, request: Any) -> Any:
+    """Return the program's answer. Raises ToolRefused where it takes too long or too much memory."""
     try:
         process = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _PREAMBLE + program],
@@ -92,20 +94,14 @@ def _run_child(program: str, request: Any) -> Any:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ChildProcessFailed(f"took longer than {CHILD_SECONDS:.0f} s") from None
+        raise ToolRefused(f"{task} took longer than {CHILD_SECONDS:.0f} s") from None
     if process.returncode:
         lines = process.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise ChildProcessFailed(f"failed: {lines[-1][:200]}")
+        raise ToolRefused(f"{task} failed: {lines[-1][:200]}")
     return json.loads(process.stdout)
 
 
-_MAX_FILES = 200  # the build stage refuses more
-_MAX_BYTES = 4 * 1024 * 1024
 _NAME_BYTES = 180  # below the limits of file systems for a name and of the build stage for a path
-
-
-class ToolRefused(Exception):
-    """A tool call that cannot be carried out; the message is sent back to the model."""
 
 
 class Draft:
@@ -137,10 +133,10 @@ class Draft:
             size = sum(len(content.encode()) for content in {**self._files, name: text}.values())
         except UnicodeEncodeError:
             raise ToolRefused("the text holds half a surrogate pair, which is no valid UTF-8") from None
-        if size > _MAX_BYTES:
-            raise ToolRefused(f"the harness would have {size} bytes; allowed: {_MAX_BYTES}")
-        if name not in self._files and len(self._files) >= _MAX_FILES:
-            raise ToolRefused(f"the harness has {_MAX_FILES} files already, and may not have more")
+        if size > MAX_HARNESS_BYTES:
+            raise ToolRefused(f"the harness would have {size} bytes; allowed: {MAX_HARNESS_BYTES}")
+        if name not in self._files and len(self._files) >= MAX_HARNESS_FILES:
+            raise ToolRefused(f"the harness has {MAX_HARNESS_FILES} files already, and may not have more")
         self._files[name] = text
 
     def delete(self, name: str) -> None:
@@ -212,13 +208,12 @@ class ProposalWorkspace:
     measured: dict[str, MeasuredRewards] = field(default_factory=dict)  # by digest of the harness
     decision: Submission | str | None = None  # a text is the reason why nothing is left to try
 
-    def files_in(self, root: str) -> Mapping[str, str]:
-        """Return the files under `root`, evidence or harness."""
+    def _files_in(self, root: str) -> Mapping[str, str]:
         return self.evidence if root == "evidence" else self.draft.files
 
     def text(self, root: str, name: str) -> str:
         """Return the text of a file. Raises ToolRefused where there is none."""
-        files = self.files_in(root)
+        files = self._files_in(root)
         if name in files:
             return files[name]
         if any(not name or other.startswith(f"{name}/") for other in files):
@@ -226,15 +221,12 @@ class ProposalWorkspace:
         raise ToolRefused(f"there is no file {root}/{name[:120]}; list_files shows what there is")
 
     def under(self, folder: str) -> dict[str, str]:
-        """Return full path -> text of all files in a folder, or of one file; an empty `folder` means both roots.
-
-        Raises ToolRefused where there is nothing.
-        """
+        """Return path -> text of a file, a folder or (empty) both roots. Raises ToolRefused where there is nothing."""
         roots = [split_path(folder)] if folder.strip("./") else [("evidence", ""), ("harness", "")]
         texts = {
             f"{root}/{name}": text
             for root, inside in roots
-            for name, text in sorted(self.files_in(root).items())
+            for name, text in sorted(self._files_in(root).items())
             if not inside or name == inside or name.startswith(f"{inside}/")
         }
         if not texts:

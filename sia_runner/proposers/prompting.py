@@ -2,31 +2,45 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sia_runner.proposers.protocol import Brief
+from sia_runner.proposers.protocol import Brief, ProposerContext
 
 _PROMPTS = Path(__file__).parent / "prompts"
 
 
-def render_markdown(
-    folder: Path, template: str, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any
-) -> str:
-    """Render `template` of `folder` with `values`."""
+def render_prompt(template: str, **values: Any) -> str:
+    """Render a template of the folder `prompts`; every name it uses must be among `values`."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader(_PROMPTS),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - Markdown, no HTML; `table_cell` escapes what comes from outside
     )
-    environment.filters.update(filters or {})
-    return environment.get_template(template).render(values)
+    environment.filters["cell"] = table_cell
+    return environment.get_template(template).render(values, plus_minus=plus_minus)
+
+
+def task_facts(context: ProposerContext, brief: Brief) -> dict[str, Any]:
+    """Return the values that the prompts of all models have in common."""
+    return {
+        "first": brief.n == 1,
+        "task": context.task_name,
+        "n": brief.n,
+        "max_gen": brief.max_gen,
+        "higher_is_better": brief.higher_is_better,
+        "entry": context.entry,
+        "submission": context.submission,
+        "seconds": f"{context.limits_seconds:.0f}",
+        "calls_model": context.calls_model,
+        "sibling": brief.sibling,
+        "direction": direction_for(brief, context.calls_model),
+    }
 
 
 def table_cell(text: object, longest: int = 100) -> str:
@@ -34,11 +48,6 @@ def table_cell(text: object, longest: int = 100) -> str:
     line = " ".join(str(text).split())
     line = line if len(line) <= longest else line[: longest - 1] + "…"
     return re.sub(r"([\\`*\[\]<|])", r"\\\1", line)
-
-
-def printable(text: str) -> str:
-    """Replace control characters by spaces: the text is shown in terminals."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
 
 
 def standard_error(value: float, n: int) -> float:

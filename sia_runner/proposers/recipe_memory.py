@@ -83,11 +83,8 @@ class SearchMemory:
 
     def unproposed(self, fraction: float) -> list[MeasuredVariant]:
         """Return variants that ran with that share of train and were never proposed, the best first."""
-        waiting = [
-            measured
-            for measured in self.trials_at(fraction)
-            if measured.variant.key not in self._proposed_keys and not measured.trial.failure
-        ]
+        sound = [measured for measured in self.trials_at(fraction) if not measured.trial.failure]
+        waiting = [measured for measured in sound if measured.variant.key not in self._proposed_keys]
         return sorted(waiting, key=lambda m: (-self.merit(m), self.order(m), m.variant.key))
 
     def trials_at(self, fraction: float) -> list[MeasuredVariant]:
@@ -156,12 +153,11 @@ def select_variant(memory: SearchMemory, rung: float, baseline: float | None) ->
         return None
     best = waiting[0]
     for measured in waiting:
-        is_cheaper = (
-            memory.order(measured) < memory.order(best) or measured.trial.seconds < _MUCH_FASTER * best.trial.seconds
-        )
+        is_simpler = memory.order(measured) < memory.order(best)
+        is_faster = measured.trial.seconds < _MUCH_FASTER * best.trial.seconds
         beats_incumbent = baseline is None or memory.merit(measured) > memory.sign * baseline
         error = difference_error(measured.trial.value, best.trial.value, best.trial.n)
-        if is_cheaper and beats_incumbent and memory.merit(best) - memory.merit(measured) < error:
+        if (is_simpler or is_faster) and beats_incumbent and memory.merit(best) - memory.merit(measured) < error:
             return SelectedVariant(measured, best, baseline)
     return SelectedVariant(best, best, baseline)
 

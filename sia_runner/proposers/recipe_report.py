@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sia_runner.proposers.prompting import plus_minus, render_markdown, table_cell
+from sia_runner.proposers.prompting import plus_minus, render_prompt
 from sia_runner.proposers.protocol import Brief
 from sia_runner.proposers.recipe_memory import MeasuredVariant, SearchMemory, SelectedVariant
 from sia_runner.proposers.recipe_space import Recipe, Space, Variant
 
-_PROMPTS = Path(__file__).parent / "prompts" / "recipes"
 _CONFUSIONS = 5
-_NEW_CONSTANT = object()  # stands for the former value of a constant that did not exist before
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +63,30 @@ class SearchReport:
     trials: Sequence[MeasuredVariant]  # trials of this generation
 
     @property
-    def _recipe(self) -> Recipe:
+    def recipe(self) -> Recipe:
+        """The recipe of the proposed variant."""
         return self.space.recipes[self.selected.chosen.variant.recipe]
 
     @property
-    def _before(self) -> Variant | None:
+    def before(self) -> Variant | None:
         """The incumbent's variant, where it has the same recipe."""
         incumbent = self.memory.incumbent
-        return incumbent if incumbent and incumbent.recipe == self._recipe.name else None
+        return incumbent if incumbent and incumbent.recipe == self.recipe.name else None
+
+    @property
+    def changed_constants(self) -> list[str]:
+        """The names of the constants that differ from `before`; all where there is none."""
+        before, now = self.before, self.selected.chosen.variant
+        return [name for name in now.constants if before is None or before.constants[name] != now.constants[name]]
 
     def title(self) -> str:
         """Return the title: the recipe and its changed constants."""
-        if self._before is None:
-            moved = self._departures(self.selected.chosen.variant)
-            return f"{self._recipe.name}, {moved}" if moved else f"{self._recipe.name} at its defaults"
-        steps = [f"{change['name']} {change['before']!r} -> {change['now']!r}" for change in self._changes()]
-        return f"{self._recipe.name}: {', '.join(steps)}"
+        before, now = self.before, self.selected.chosen.variant
+        if before is None:
+            moved = self.departures(now)
+            return f"{now.recipe}, {moved}" if moved else f"{now.recipe} at its defaults"
+        steps = (f"{name} {before.constants[name]!r} -> {now.constants[name]!r}" for name in self.changed_constants)
+        return f"{now.recipe}: {', '.join(steps)}"
 
     def rationale(self) -> str:
         """Return the measured reasons for this proposal."""
@@ -99,71 +105,12 @@ class SearchReport:
 
     def improvement(self) -> str:
         """Return the text of improvement.md."""
-        before = f"the harness of generation {self.brief.incumbent}" if self.brief.incumbent else ""
-        if self.memory.incumbent is not None:
-            before = f"`{self.memory.incumbent.recipe}`"
         ranked = sorted(self.trials, key=lambda m: (-m.fraction, bool(m.trial.failure), -self.memory.merit(m)))
-        return render_recipe_template(
-            "improvement.md.j2",
-            n=self.brief.n,
-            title=self.title(),
-            recipe=self._recipe,
-            moved=self._before is not None,
-            before=before,
-            changes=self._changes(),
-            rationale=self.rationale(),
-            incumbent=self.evidence.incumbent,
-            outcomes=self.evidence.outcomes,
-            confusions=self.evidence.confusions(),
-            tried=[self._row(measured) for measured in ranked],
-            history=self.brief.history,
-            rejections=self.memory.rejections,
-            best=self.brief.incumbent,
-            expectation=self._expectation(),
-        )
+        return render_prompt("recipes/improvement.md.j2", report=self, tried=ranked)
 
-    def _changes(self) -> list[dict[str, Any]]:
-        old, new = self._before.constants if self._before else {}, self.selected.chosen.variant.constants
-        return [
-            {"name": name, "before": old.get(name, _NEW_CONSTANT), "now": new[name], "says": constant.says}
-            for name, constant in self._recipe.constants.items()
-            if name not in old or old[name] != new[name]
-        ]
-
-    def _row(self, measured: MeasuredVariant) -> dict[str, str]:
-        trial, chosen = measured.trial, measured is self.selected.chosen
-        return {
-            "recipe": measured.variant.recipe,
-            "constants": self._departures(measured.variant) or "none",
-            "share": f"{measured.fraction:g}",
-            "dev": "failed" if trial.failure else plus_minus(trial.value, trial.n),
-            "seconds": f"{trial.seconds:.2f}",
-            "note": trial.failure or ("proposed" if chosen else ""),
-        }
-
-    def _departures(self, variant: Variant) -> str:
-        """Return the constants that are not at their defaults, as text."""
+    def departures(self, variant: Variant) -> str:
+        """Return a variant's constants that are not at their defaults, as text."""
         constants = self.space.recipes[variant.recipe].constants
         return ", ".join(
             f"{name} {value!r}" for name, value in variant.constants.items() if value != constants[name].default
         )
-
-    def _expectation(self) -> str:
-        gain, doubt = self.selected.gain, self.selected.doubt
-        if gain is None:
-            return "The incumbent has no dev value to compare with; val decides."
-        better = self.memory.sign * gain
-        if better > doubt:
-            return (
-                f"Dev promises {gain:+.3f}. Expect less on val: the best of several trials owes a part of its score "
-                "to luck on the dev questions."
-            )
-        if better >= -doubt:
-            return f"The difference on dev ({gain:+.3f}) is within noise ({doubt:.3f}): val may well reject it."
-        return f"Dev says it is worse than the incumbent ({gain:+.3f}); nothing better was found, so val may reject it."
-
-
-def render_recipe_template(template: str, **values: Any) -> str:
-    """Render a template of the recipe search; every name it uses must be given."""
-    filters = {"cell": table_cell, "value": lambda value: "–" if value is _NEW_CONSTANT else f"`{value!r}`"}
-    return render_markdown(_PROMPTS, template, filters, **values)

@@ -21,20 +21,17 @@ _DIGITS = 3  # significant digits of a float: finer steps only make diffs harder
 
 @dataclass(frozen=True, slots=True)
 class NumberConstant:
-    """A tunable number from `low` to `high`, both included.
-
-    It is an integer when both are ints. `log` moves by factors instead of differences. `says` describes it.
-    """
+    """A tunable number from `low` to `high`, both included; an integer when both are ints. `says` describes it."""
 
     low: float
     high: float
     default: float
-    log: bool = False
+    log: bool = False  # moves by factors instead of differences
     says: str = ""
 
     @property
     def is_integer(self) -> bool:
-        """True when the constant is an integer."""
+        """True when all values are integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def values(self) -> Sequence[ConstantValue]:
@@ -112,10 +109,7 @@ def program_literals(program: str, names: set[str]) -> dict[str, ConstantValue]:
 
 
 def render_program(program: str, constants: Mapping[str, ConstantValue]) -> str:
-    """Return the program with ``NAME = literal`` of each constant replaced. The result parses.
-
-    Raises ValueError for a constant that is not set exactly once, at the top level, to a literal.
-    """
+    """Return the program with ``NAME = literal`` of each constant replaced. Raises ValueError as `_assigned` does."""
     source = program.encode()
     starts = list(accumulate(map(len, source.splitlines(keepends=True)), initial=0))
     spans = []
@@ -131,7 +125,10 @@ def render_program(program: str, constants: Mapping[str, ConstantValue]) -> str:
 
 
 def _assigned(program: str, names: set[str]) -> dict[str, ast.expr]:
-    """Return the value of ``NAME = value`` or ``NAME: type = value`` at the module's top level for each name."""
+    """Return the value of ``NAME = value`` or ``NAME: type = value`` at the module's top level for each name.
+
+    Raises ValueError for a name that is not set exactly once, at the top level, to a literal.
+    """
     pairs: list[tuple[str, ast.expr]] = []
     for statement in ast.parse(program).body:
         match statement:
@@ -218,10 +215,7 @@ class Space:
 
 
 def load_space(folder: Path) -> Space | None:
-    """Return the space in `folder`/recipes.yaml; None when there is no such file.
-
-    Raises ProposerError with one line for the first fault.
-    """
+    """Return the space in `folder`/recipes.yaml, or None without the file. Raises ProposerError for the first fault."""
     path = folder / "recipes.yaml"
     if not path.is_file():
         return None
@@ -249,11 +243,7 @@ def _recipe(folder: Path, name: str, order: int, declaration: Any) -> Recipe:
             raise ValueError(f"{where}: {key} is {declaration[key]!r}; expected a text")
     declared_constants = _mapping(declaration.get("constants") or {}, f"{where}: constants")
     constants = {key: _constant(f"{where}, constant {key}", value) for key, value in declared_constants.items()}
-    file, title, idea = (
-        declaration["file"],
-        " ".join(declaration["title"].split()),
-        " ".join(declaration["idea"].split()),
-    )
+    file, title, idea = (" ".join(declaration[key].split()) for key in ("file", "title", "idea"))
     path = folder / file
     if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
         raise ValueError(f"{where}: file {file} is not in {folder}")
@@ -292,9 +282,8 @@ def _constant(where: str, declaration: Any) -> Constant:
 def _number(where: str, declaration: Mapping[str, Any]) -> NumberConstant:
     for key in ("low", "high", "default"):
         if not _is_number(declaration[key]):
-            raise ValueError(
-                f"{where}: {key} is {declaration[key]!r}; expected a finite number (YAML wants 1.0e-3, not 1e-3)"
-            )
+            expected = "expected a finite number (YAML wants 1.0e-3, not 1e-3)"
+            raise ValueError(f"{where}: {key} is {declaration[key]!r}; {expected}")
     log = declaration.get("log", False)
     low, high, default = declaration["low"], declaration["high"], declaration["default"]
     if not isinstance(log, bool):
@@ -305,9 +294,8 @@ def _number(where: str, declaration: Mapping[str, Any]) -> NumberConstant:
         raise ValueError(f"{where}: default {default} is outside {low} to {high}")
     is_integer = isinstance(low, int) and isinstance(high, int)
     if is_integer and not isinstance(default, int):
-        raise ValueError(
-            f"{where}: default {default} is not whole, but low and high are (write {float(low)} for floats)"
-        )
+        remedy = f"write {float(low)} for floats"
+        raise ValueError(f"{where}: default {default} is not whole, but low and high are ({remedy})")
     return NumberConstant(low, high, default if is_integer else float(default), log, str(declaration.get("says", "")))
 
 

@@ -5,6 +5,7 @@ from itertools import islice, pairwise
 from random import Random
 
 from sia_runner.proposers.files import read_harness_files
+from sia_runner.proposers.prompting import render_prompt
 from sia_runner.proposers.protocol import Brief, ProposerContext, ProposerError, Workbench
 from sia_runner.proposers.recipe_memory import (
     MeasuredVariant,
@@ -13,7 +14,7 @@ from sia_runner.proposers.recipe_memory import (
     select_variant,
     worse_than_incumbent,
 )
-from sia_runner.proposers.recipe_report import IncumbentEvidence, SearchReport, render_recipe_template
+from sia_runner.proposers.recipe_report import IncumbentEvidence, SearchReport
 from sia_runner.proposers.recipe_space import Recipe, Space, Variant, load_space
 from sia_runner.records import Lever, Proposal
 
@@ -56,7 +57,7 @@ class Recipes:
             "The task's reference harness as it is: the baseline that every later generation is compared with.",
             files=files,
             title="reference harness",
-            improvement=render_recipe_template("baseline.md.j2", task=self._context.task_name, names=sorted(files)),
+            improvement=render_prompt("recipes/baseline.md.j2", task=self._context.task_name, names=sorted(files)),
             notes={"recipe": same[0].recipe, "constants": dict(same[0].constants)} if same else {},
         )
 
@@ -97,8 +98,8 @@ class Recipes:
     def _pool(self, space: Space, memory: SearchMemory, n: int) -> list[Variant]:
         """Return the variants to try: of all recipes at first, then half around the incumbent and half from the study.
 
-        If the incumbent is no recipe, the best variant measured at the last rung takes its place. Where these yield
-        nothing new, even samples follow, then the unused variants of a small space.
+        Where the incumbent is no recipe, the best variant of the last rung takes its place. Where these yield nothing
+        new, even samples follow, then the unused variants of a small space.
         """
         rng = Random(f"{self._context.seed}:{n}")
         if not memory.trials_at(self._rungs[0]):

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from sia_runner.wire.adapter_files import (
     WEIGHTS_FILE,
     active_adapters,
     load_peft_adapter,
-    write_adapter,
 )
 
 TRAINED_ADAPTER = "default"  # name of the adapter under training; TRL knows no other
@@ -29,7 +28,7 @@ _PACKAGES = ("torch", "peft", "trl", "datasets", "accelerate")
 
 @dataclass(frozen=True, slots=True)
 class AdapterOrigin:
-    """The origin of an adapter; hashes are sha256 in hex."""
+    """The origin of an adapter, as its `sia_adapter.json` has it; hashes are sha256 in hex."""
 
     base_id: str
     base_sha256: str
@@ -54,8 +53,7 @@ def check_training_packages() -> None:
 def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | None, seed: int) -> Iterator[Any]:
     """Yield PEFT's model with a trainable adapter: a copy of `start` in its own shape, or a new one without effect yet.
 
-    The earlier live weights follow. Raises TrainingError: PEFT is missing, `start` is for another base, a target is not
-    in the model.
+    The earlier live weights follow. Raises TrainingError, also where `start` or `lora` is not for this base.
     """
     check_training_packages()
     import peft
@@ -72,8 +70,7 @@ def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | 
             elif previous is not None:
                 policy.model.add_adapter(TRAINED_ADAPTER, lora_config(lora, policy.model))
             else:
-                config = lora_config(lora, policy.model)
-                policy.model = peft.get_peft_model(policy.model, config, adapter_name=TRAINED_ADAPTER)
+                policy.model = peft.get_peft_model(policy.model, lora_config(lora, policy.model), TRAINED_ADAPTER)
         except ValueError as error:  # PEFT's way of saying that no module has such a name
             raise TrainingError(f"trainer.lora does not fit {policy.base_id}: {first_line(error)}") from error
     try:
@@ -92,8 +89,7 @@ def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | 
             if disabled:
                 policy.model.base_model.disable_adapter_layers()
         else:
-            # Deleted first: with an adapter live, PEFT's unload would leave its whole trained modules (modules_to_save:
-            # embeddings and head) in the base.
+            # Deleted first: with an adapter live, PEFT's unload would leave its modules_to_save in the base.
             policy.model.delete_adapter(TRAINED_ADAPTER)
             policy.model = policy.model.unload()
         policy.model.requires_grad_(False)
@@ -112,12 +108,8 @@ def lora_config(lora: LoraSettings, model: Any) -> Any:
         raise TrainingError("trainer.lora.targets: no layer to adapt; the base has no linear layers, so name some")
     base = _base_of(model)
     paths = [path for named in (base.named_modules, base.named_parameters) for path, _ in named()]
-    ends = {
-        ".".join(parts[-k:])
-        for path in paths
-        if (parts := path.replace(".base_layer", "").split("."))
-        for k in (1, 2, 3)
-    }
+    split_paths = [path.replace(".base_layer", "").split(".") for path in paths]
+    ends = {".".join(parts[-k:]) for parts in split_paths for k in (1, 2, 3)}
     for key, names in (("targets", targets), ("parameters", experts), ("save", lora.save)):
         if unknown := sorted({*names} - ends - {*paths}):
             layers = ", ".join(_linear_layers(model))
@@ -143,9 +135,8 @@ def lora_config(lora: LoraSettings, model: Any) -> Any:
 def _linear_layers(model: Any) -> list[str]:
     """Return the names of the base's linear layers, without the head and routers, which stand beside their experts.
 
-    PEFT's own "all-linear" would also take the layers of an adapter that is served already, such as its whole trained
-    head. A small change of a router sends a token to other experts, and a server that rounds differently would answer
-    with weights that were not trained. gpt-oss's router is no linear layer anyway; Llama 4's is.
+    PEFT's own "all-linear" would also take the layers of an adapter that is served already. A small change of a router
+    sends a token to other experts, so a server that rounds differently would answer with weights that were not trained.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
@@ -200,11 +191,6 @@ def restore_adapter_state(model: Any, tensors: Mapping[str, Any]) -> None:
     result = set_peft_model_state_dict(model, dict(tensors), adapter_name=TRAINED_ADAPTER)
     if result.unexpected_keys:
         raise TrainingError(f"a checkpoint of another adapter: {result.unexpected_keys[0]} is not in this one")
-
-
-def save_adapter(model: Any, out: Path, origin: AdapterOrigin) -> None:
-    """Write the adapter under training to the folder `out`."""
-    write_adapter(model, TRAINED_ADAPTER, out, asdict(origin))
 
 
 def merge_adapter(model: Any, path: Path, base_sha256: str) -> Any:

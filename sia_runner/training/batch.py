@@ -18,22 +18,12 @@ BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class SkippedCounts:
-    """Counts of what gave no row, for the driver's report."""
-
-    failed: int  # trajectories without a reward (infrastructure failures): also no part of their group's baseline
-    silent: int  # trajectories with a reward and no row: they count in their group's baseline only
-    empty: int  # calls without a completion token
-    long: int  # calls of more than `max_length` tokens
-
-
-@dataclass(frozen=True, slots=True)
 class RolloutBatch:
     """The trajectories of one step. Axes: n trajectories with a reward, b rows (model calls), t completion tokens.
 
-    Trajectories are ordered by (unit, sample), rows by trajectory and then by call, whatever order they arrived in, so
-    that a step is the same for a seed. Advantages belong to trajectories: one with twice as many calls must not count
-    twice in its group's mean.
+    Trajectories are ordered by (unit, sample), rows by trajectory and then by call, so that a step is the same for a
+    seed. Advantages belong to trajectories: one with twice as many calls must not count twice in its group's mean. A
+    trajectory without rows counts in its group's mean only.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -42,7 +32,8 @@ class RolloutBatch:
     rows: tuple[SampledCall, ...]
     trajectory_b: IntArray  # which trajectory a row belongs to
     step_b: IntArray  # position of the row among its trajectory's rows, from 0
-    left_out: SkippedCounts
+    failed: int  # trajectories without a reward (infrastructure failures): also no part of their group's baseline
+    long: int  # calls of more than `max_length` tokens, which have no row
 
     @property
     def mask_bt(self) -> BoolArray:
@@ -58,8 +49,7 @@ class RolloutBatch:
     def equal_reward_share(self) -> float:
         """Return the share of questions whose samples all have the same reward.
 
-        If no question has two samples: 1 if all rewards are the same, else 0; such rewards are compared with a critic's
-        values, not with one another.
+        If no question has two samples, all count as those of one question.
         """
         several = [group for group in self.groups() if len(group) > 1] or [np.arange(len(self.reward_n))]
         return float(np.mean([np.ptp(self.reward_n[group]) == 0 for group in several]))
@@ -78,13 +68,12 @@ def collect_batch(trajectories: Sequence[Trajectory], max_length: int | None = N
     rewarded = rewarded_trajectories(trajectories)
     units = {unit: index for index, unit in enumerate(dict.fromkeys(trajectory.unit for trajectory in rewarded))}
     rows: list[tuple[int, int, SampledCall]] = []
-    empty = long = 0
+    long = 0
     for index, trajectory in enumerate(rewarded):
         answered = [call for call in trajectory.calls if call.completion_ids]
         fitting = [call for call in answered if max_length is None or call_length(call) <= max_length]
-        empty, long = empty + len(trajectory.calls) - len(answered), long + len(answered) - len(fitting)
+        long += len(answered) - len(fitting)
         rows += [(index, step, call) for step, call in enumerate(fitting)]
-    silent = len(rewarded) - len({index for index, _, _ in rows})
     return RolloutBatch(
         trajectories=tuple(rewarded),
         group_n=np.array([units[trajectory.unit] for trajectory in rewarded], dtype=np.intp),
@@ -92,7 +81,8 @@ def collect_batch(trajectories: Sequence[Trajectory], max_length: int | None = N
         rows=tuple(call for _, _, call in rows),
         trajectory_b=np.array([index for index, _, _ in rows], dtype=np.intp),
         step_b=np.array([step for _, step, _ in rows], dtype=np.intp),
-        left_out=SkippedCounts(len(trajectories) - len(rewarded), silent, empty, long),
+        failed=len(trajectories) - len(rewarded),
+        long=long,
     )
 
 
@@ -109,11 +99,11 @@ def roll_out(job: TrainingJob, questions: Sequence[str], step: int, processes: A
 def why_no_rows(batch: RolloutBatch, max_length: int) -> str:
     """Return why a batch has nothing to train on; empty where it has."""
     if not len(batch.reward_n):
-        return f"none of the {batch.left_out.failed} rollouts has a reward: all of them failed"
+        return f"none of the {batch.failed} rollouts has a reward: all of them failed"
     if batch.rows:
         return ""
-    if batch.left_out.long:
-        return f"all {batch.left_out.long} calls exceed max_length={max_length} tokens"
+    if batch.long:
+        return f"all {batch.long} calls exceed max_length={max_length} tokens"
     return "no rollout made a model call that names its question, so there is nothing to train on"
 
 

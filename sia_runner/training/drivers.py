@@ -3,6 +3,7 @@
 Both are generic over algorithms, and import heavy packages only when a training starts.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from sia_runner.stage_results import TrainingResult
@@ -10,7 +11,7 @@ from sia_runner.training import adapters
 from sia_runner.training.algorithms.base import PolicyLoss, online_algorithm
 from sia_runner.training.progress import CheckpointStore, TrainingProgress, training_key
 from sia_runner.training.protocol import TrainingJob
-from sia_runner.wire.adapter_files import adapter_sha256
+from sia_runner.wire.adapter_files import adapter_sha256, write_adapter
 
 
 def train(job: TrainingJob) -> TrainingResult:
@@ -28,7 +29,7 @@ def train(job: TrainingJob) -> TrainingResult:
 
         progress = run(job, checkpoints)
         if PartialState().is_main_process:
-            adapters.save_adapter(model, job.out, progress.origin(job, parent))
+            write_adapter(model, adapters.TRAINED_ADAPTER, job.out, asdict(progress.origin(job, parent)))
         PartialState().wait_for_everyone()
     return progress.trained(job.algorithm)
 

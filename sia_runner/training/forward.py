@@ -26,9 +26,8 @@ _COMPACT = "_use_triton"  # the switch that TRL's forward reads; the kernels rea
 def trl_forward(model: Any) -> Iterator[None]:
     """Restore the base model's forward afterwards, which TRL replaces, and score only requested positions.
 
-    TRL installs a forward that can skip the logits, and may turn on activation checkpointing. Without Triton it scores
-    every position, prompts too, so that compiled shapes stay the same. A CPU compiles none, and the head of a small
-    model costs more than its layers: as with Triton, only requested positions are scored.
+    Without Triton TRL scores every position, prompts too, so that compiled shapes stay the same. A CPU compiles none,
+    and the head of a small model costs more than its layers.
     """
     before = getattr(utils, _COMPACT)
     setattr(utils, _COMPACT, lambda _: True)
@@ -92,20 +91,14 @@ def pack_rows(ids_bt: Tensor, mask_bt: Tensor, completion_length: int) -> Packed
 
     `ids_bt`, `mask_bt`: prompts, padded left, and `completion_length` columns of completions, padded right.
     """
-    rows = [
-        (
-            _unpadded(ids[:-completion_length], mask[:-completion_length]),
-            _unpadded(ids[-completion_length:], mask[-completion_length:]),
-        )
-        for ids, mask in zip(ids_bt.tolist(), mask_bt.tolist(), strict=True)
-    ]
+    columns = ids_bt.shape[1] - completion_length
+    prompts = _unpadded(ids_bt[:, :columns], mask_bt[:, :columns])
+    rows = list(zip(prompts, _unpadded(ids_bt[:, columns:], mask_bt[:, columns:]), strict=True))
     sequences: dict[tuple[int, ...], _PackedSequence] = {}
     starts = [sequences.setdefault(prompt, _PackedSequence(prompt)).add(completion) for prompt, completion in rows]
     longest = max(len(sequence.ids) for sequence in sequences.values())
-    if (
-        len(sequences) * longest > _SHARING_THRESHOLD * ids_bt.numel()
-        or len(sequences) * longest**2 > _MAX_MASK_ENTRIES
-    ):
+    tokens = len(sequences) * longest
+    if tokens > _SHARING_THRESHOLD * ids_bt.numel() or tokens * longest > _MAX_MASK_ENTRIES:
         return None
     number = {prompt: at for at, prompt in enumerate(sequences)}
     prediction_indices = [
@@ -115,10 +108,8 @@ def pack_rows(ids_bt: Tensor, mask_bt: Tensor, completion_length: int) -> Packed
     ]
 
     def padded(name: str, filler: int) -> Tensor:
-        listed = (getattr(sequence, name) for sequence in sequences.values())
-        return torch.tensor(
-            [sequence + [filler] * (longest - len(sequence)) for sequence in listed], device=ids_bt.device
-        )
+        columns = [getattr(sequence, name) for sequence in sequences.values()]
+        return torch.tensor([column + [filler] * (longest - len(column)) for column in columns], device=ids_bt.device)
 
     return PackedRows(
         padded("ids", 0),
@@ -133,12 +124,9 @@ class _PackedSequence:
     """A prompt, and the completions that were added to it."""
 
     def __init__(self, prompt: tuple[int, ...]) -> None:
-        self._last, self._at = prompt[-1], len(prompt) - 1
-        self.ids = list(prompt[:-1])
-        self.positions = list(range(self._at))
-        self.branches = [0] * self._at
-        self.labels = [-100] * self._at
-        self._completions = 0
+        self._last, self._at, self._completions = prompt[-1], len(prompt) - 1, 0
+        self.ids, self.positions = list(prompt[:-1]), list(range(self._at))
+        self.branches, self.labels = [0] * self._at, [-100] * self._at
 
     def add(self, completion: tuple[int, ...]) -> int:
         """Append a completion; return its start."""
@@ -151,15 +139,15 @@ class _PackedSequence:
         return start
 
 
-def _unpadded(ids: list[int], mask: list[int]) -> tuple[int, ...]:
-    return tuple(token for token, used in zip(ids, mask, strict=True) if used)
+def _unpadded(ids_bt: Tensor, mask_bt: Tensor) -> list[tuple[int, ...]]:
+    rows = zip(ids_bt.tolist(), mask_bt.tolist(), strict=True)
+    return [tuple(token for token, used in zip(ids, mask, strict=True) if used) for ids, mask in rows]
 
 
 class ValueHead(nn.Linear):
     """The critic's linear head on the last hidden state: (..., hidden) -> (...). It starts at zero.
 
-    It reads detached states, so that an inaccurate critic cannot move the policy, and one copy of the weights serves
-    both (a separate value model, as in Ouyang et al. 2022, would be a second copy).
+    It reads detached states: an inaccurate critic cannot move the policy, though both use one copy of the weights.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -210,15 +198,11 @@ def chunk_token_limit(max_length: int) -> int:
 def deal_chunks(batch: RolloutBatch, used: Sequence[int], process: int, processes: int, limit: int) -> list[Chunk]:
     """Return this process's rows of `used`, in chunks of at most `limit` padded tokens (one row is always taken).
 
-    Rows are sorted by length, then distributed in turn: little padding, the same number of chunks in every process
-    (their collective operations have to meet), and nearly the same work. Rows that share a prompt stay together if that
+    Rows are sorted by length, then distributed in turn: little padding, nearly the same work, and the same number of
+    chunks in every process, whose collective operations have to meet. Rows that share a prompt stay together if that
     saves work.
     """
-
-    def by_length(row: int) -> tuple[int, int]:
-        return -call_length(batch.rows[row]), row
-
-    order = sorted(used, key=by_length)
+    order = sorted(used, key=lambda row: (-call_length(batch.rows[row]), row))
     if _sharing_pays(batch, used):  # prompts with the longest rows first
         sharing: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for row in order:

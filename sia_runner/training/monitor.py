@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from sia_runner.errors import TrainingError
 from sia_runner.training.adapters import TRAINED_ADAPTER, restore_adapter_state
+from sia_runner.training.batch import RolloutBatch
 from sia_runner.training.online_trainer import OnlineTrainer
 from sia_runner.training.progress import CheckpointStore, CollapseVerdict, TrainingProgress, check_collapse
 from sia_runner.training.protocol import TrainingJob
@@ -19,8 +20,7 @@ class TrainingMonitor(TrainerCallback):
     """A callback of the trainer; `progress` is the state of the training."""
 
     def __init__(self, assignment: TrainingJob, checkpoints: CheckpointStore) -> None:
-        self._job = assignment
-        self._checkpoints = checkpoints
+        self._job, self._checkpoints = assignment, checkpoints
         self._trainer: Any = None
         self._saved: tuple[int, dict[str, Any]] | None = None  # checkpoint to start from
         self._began = 0.0  # less the seconds before a kill
@@ -68,7 +68,7 @@ class TrainingMonitor(TrainerCallback):
         progress.seconds = time.monotonic() - self._began
         if self._first:
             self._job.record(progress.figures(len(new)))
-            self._job.say(_progress_line(progress, state.max_steps, trainer.rollouts.batch.left_out))
+            self._job.say(_progress_line(progress, state.max_steps, trainer.rollouts.batch))
         verdict = check_collapse(progress.curve, self._job.algorithm.stopping_limits)
         step, every, iterations = progress.steps, self._job.algorithm.checkpoint_every, trainer.iterations
         if verdict is not None:
@@ -118,8 +118,7 @@ class TrainingMonitor(TrainerCallback):
     def _trusted(self, step: int) -> int:
         """Return the newest step that a window ending with `step` does not call harmful.
 
-        The first figure in the window is of the weights before its step, and the last good KL was measured up to
-        `kl_every` steps earlier.
+        The window's first figure is of the weights before its step; the last good KL is up to `kl_every` steps older.
         """
         return max(0, step - self._job.algorithm.stopping_limits.window - self._trainer.kl_every)
 
@@ -130,7 +129,7 @@ class TrainingMonitor(TrainerCallback):
             model.value_head.load_state_dict(weights["value"])
 
 
-def _progress_line(progress: TrainingProgress, steps: int, left_out: Any) -> str:
+def _progress_line(progress: TrainingProgress, steps: int, batch: RolloutBatch) -> str:
     last = progress.curve[-1]
     parts = [
         f"step {progress.steps}/{steps}",
@@ -140,6 +139,6 @@ def _progress_line(progress: TrainingProgress, steps: int, left_out: Any) -> str
         f"{last.tokens} tokens",
         f"{progress.seconds:.1f} s",
     ]
-    labels = {"failed": "rollouts without reward", "long": "calls too long"}
-    parts += [f"{count} {text}" for name, text in labels.items() if (count := getattr(left_out, name))]
+    counts = {"rollouts without reward": batch.failed, "calls too long": batch.long}
+    parts += [f"{count} {text}" for text, count in counts.items() if count]
     return " · ".join(parts)

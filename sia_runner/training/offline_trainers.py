@@ -18,14 +18,7 @@ from sia_runner.config.training import AlgorithmConfig
 from sia_runner.errors import TrainingError
 from sia_runner.training import adapters, forward
 from sia_runner.training.algorithms.base import offline_algorithm
-from sia_runner.training.batch import (
-    RolloutBatch,
-    collect_batch,
-    derive_seed,
-    questions_of_step,
-    roll_out,
-    why_no_rows,
-)
+from sia_runner.training.batch import RolloutBatch, collect_batch, derive_seed, questions_of_step, roll_out, why_no_rows
 from sia_runner.training.drivers import trainer_settings
 from sia_runner.training.forward import trl_forward
 from sia_runner.training.progress import CheckpointStore, TrainingProgress, TrainingStep, kl_row_stride
@@ -67,20 +60,17 @@ class OfflineTraining(TrainerCallback):
 
     @property
     def _round(self) -> int:
-        """The number of the current round, from 0."""
         return min(self.progress.steps * self._offline.rounds // self._job.algorithm.steps, self._offline.rounds - 1)
 
     @property
     def _end(self) -> int:
-        """The step at which the round ends."""
         return -(-self._job.algorithm.steps * (self._round + 1) // self._offline.rounds)
 
     def _batch(self, step: int) -> list[TokenRow]:
         """Return the rows of one optimizer step, chosen by seed and step."""
         numbers = [str(index) for index in range(len(self._rows))]
-        return [
-            self._rows[int(index)] for index in questions_of_step(numbers, self._offline.batch, step, self._job.seed)
-        ]
+        chosen = questions_of_step(numbers, self._offline.batch, step, self._job.seed)
+        return [self._rows[int(index)] for index in chosen]
 
     def _save(self) -> None:
         """Save a checkpoint with the round's rows: a resumed round trains on the same rollouts."""
@@ -99,16 +89,15 @@ class OfflineTraining(TrainerCallback):
     def _roll(self) -> None:
         """Collect the round's rollouts: each process rolls out its share, and receives all trajectories."""
         job, algorithm, progress = self._job, self._job.algorithm, self.progress
-        questions = questions_of_step(
-            job.units, -(-algorithm.prompt_count // self._offline.rounds), self._round, job.seed
-        )
+        count = -(-algorithm.prompt_count // self._offline.rounds)
+        questions = questions_of_step(job.units, count, self._round, job.seed)
         trajectories = roll_out(job, questions, progress.steps, self._processes)
         batch = collect_batch(trajectories, algorithm.max_length)
         selected = self._offline.select(trajectories, algorithm.max_length)
         if self._processes.is_main_process:
             reward = f"reward {batch.reward_n.mean():.3f}" if len(batch.reward_n) else "no reward"
             rows = f"{len(selected)} rows of {len(batch.rows)} calls"
-            failed = f" · {batch.left_out.failed} rollouts without reward" if batch.left_out.failed else ""
+            failed = f" · {batch.failed} rollouts without reward" if batch.failed else ""
             job.say(f"round {self._round + 1}/{self._offline.rounds} · {reward} · {rows}{failed}")
         if not selected:
             reason = why_no_rows(batch, algorithm.max_length) or (
@@ -139,12 +128,10 @@ class OfflineTraining(TrainerCallback):
         own: dict[str, Any] = {"max_length": None, "train_sampling_strategy": "sequential"}
         if supervised:
             own["dataset_kwargs"] = {"skip_prepare_dataset": True}
+            pairs = [(row["prompt_ids"], row["completion_ids"]) for row in rows]
             rows = [  # the loss is on the completion only
-                {
-                    "input_ids": row["prompt_ids"] + row["completion_ids"],
-                    "labels": [-100] * len(row["prompt_ids"]) + row["completion_ids"],
-                }
-                for row in rows
+                {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+                for prompt, completion in pairs
             ]
         with trl_forward(policy.model.get_base_model()):
             trainer = trainer_class(
@@ -172,10 +159,9 @@ class OfflineTraining(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count an optimizer step, and save a checkpoint if one is due."""
         progress = self.progress
-        tokens = sum(
-            len(ids) for row in self._batch(progress.steps) for name, ids in row.items() if name != "prompt_ids"
-        )
-        progress.curve[-1] = replace(progress.curve[-1], tokens=progress.curve[-1].tokens + tokens)
+        last, batch = progress.curve[-1], self._batch(progress.steps)
+        tokens = sum(len(ids) for row in batch for name, ids in row.items() if name != "prompt_ids")
+        progress.curve[-1] = replace(last, tokens=last.tokens + tokens)
         progress.steps += 1
         self._optimizer = kwargs["optimizer"].state_dict()
         if progress.steps % self._job.algorithm.checkpoint_every == 0 and progress.steps < self._end:

@@ -1,8 +1,7 @@
 """TRL's GRPOTrainer, fed by rollouts of the harness: any number of model calls a step, in groups of any size.
 
-Only generation and scoring of completions are replaced. The loss, the optimizer loop and the distribution over
-processes are TRL's and accelerate's. A step's rows are cut into chunks of bounded size, because TRL's gradient
-accumulation wants the same number of rows in every step. Axes: b rows (model calls), n trajectories, t tokens.
+Only generation and scoring of completions are replaced. A step's rows are cut into chunks of bounded size, because
+TRL's gradient accumulation wants the same number of rows in every step.
 """
 
 import math
@@ -100,10 +99,9 @@ class OnlineTrainer(GRPOTrainer):
         self._forward.dismantle()
 
     def _roll_out(self, step: int, *, with_kl: bool) -> PreparedRollouts:
-        """Collect the rollouts of a step. Raises TrainingError if nothing can be learned from them.
+        """Collect the rollouts of a step, in all processes. Raises TrainingError if nothing can be learned from them.
 
-        Each process rolls out its share of the questions and receives all trajectories. `with_kl`: measure the KL
-        although the loss does not need it.
+        `with_kl`: measure the KL although the loss does not need it.
         """
         job, algorithm = self._assignment, self._assignment.algorithm
         job.policy.model.eval()
@@ -144,7 +142,6 @@ class OnlineTrainer(GRPOTrainer):
     def _part(
         self, batch: RolloutBatch, signal: TrainingSignal, value_bt: Any, chunk: forward.Chunk, totals: StepTotals
     ) -> ChunkInputs:
-        """Return the inputs of TRL's loss for one chunk, and the critic's targets."""
         device = self.accelerator.device
         part: ChunkInputs = forward.chunk_tensors(batch, chunk, self._pad, device)
         part |= forward.chunk_targets(signal, value_bt, chunk, part["completion_ids"].shape[1], device)

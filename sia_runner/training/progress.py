@@ -154,13 +154,11 @@ def training_key(job: TrainingJob, parent: str | None) -> str:
 class CheckpointStore:
     """The checkpoints of one training in a folder; those with another `key` are never resumed.
 
-    A checkpoint holds the adapter, the optimizer, the learning-rate schedule and the curves after a step. Random states
-    are not needed: each step draws from (seed, step).
+    Random states are not needed: each step draws from (seed, step).
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self._folder = folder
-        self._key = key
+        self._folder, self._key = folder, key
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
         """Write the state after `step` steps; a kill at any moment leaves it complete or absent."""

@@ -1,4 +1,4 @@
-"""The interfaces between training and the rest: the policy, the collector of rollouts, and the job."""
+"""The interfaces between training and the rest: the policy and the job."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -8,14 +8,6 @@ from typing import Any, Protocol
 
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.records import Trajectory
-
-
-class RolloutCollector(Protocol):
-    """The collector of rollouts: runs the harness itself, in its sandbox, against the live policy."""
-
-    def __call__(self, units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
-        """Run the harness `samples` times over `units`, seeded by `step`; return all trajectories, in any order."""
-        ...
 
 
 class TrainablePolicy(Protocol):
@@ -37,7 +29,9 @@ class TrainingJob:
 
     algorithm: AlgorithmConfig
     policy: TrainablePolicy
-    roll: RolloutCollector
+    # (questions, samples=, step=, temperature=): runs the harness itself so many times over the questions, in its
+    # sandbox, against the live policy, seeded by the step; returns the trajectories in any order
+    roll: Callable[..., list[Trajectory]]
     units: Sequence[str]  # rollout questions
     start: Path | None  # the adapter to start from; None: the base
     out: Path  # the new adapter's folder, complete or absent

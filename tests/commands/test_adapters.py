@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from sia_runner.store.journal import Journal
 from sia_runner.store.run_directory import tree_sha256
 from sia_runner.training import adapters
 from sia_runner.training.adapters import AdapterOrigin, attached_adapter
-from sia_runner.wire.adapter_files import adapter_sha256
+from sia_runner.wire.adapter_files import adapter_sha256, write_adapter
 from tests.training import toy
 
 LORA = LoraSettings(rank=4, alpha=8, save=["embed_tokens", "lm_head"])
@@ -44,7 +44,7 @@ def save_adapter(out: Path, base: Path, seed: int, base_id: str) -> torch.Tensor
                 parameter.add_(torch.randn_like(parameter) * 0.05)
         figures = {"data_sha256": "d" * 64, "algorithm": "grpo", "steps": 7, "seed": 3, "kl": 0.5, "reward": 0.25}
         origin = AdapterOrigin(base_id, policy.base_sha256, LORA.model_dump(), **figures, parent=None)
-        adapters.save_adapter(peft, out, origin)
+        write_adapter(peft, adapters.TRAINED_ADAPTER, out, asdict(origin))
         return peft(input_ids=IDS).logits
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_runner.experiment.harness_files import MAX_BYTES, FaultyHarness, read_harness, syntax_fault, write_harness
+from sia_runner.experiment.harness_files import FaultyHarness, read_harness, syntax_fault, write_harness
+from sia_runner.proposers.files import MAX_HARNESS_BYTES
 
 ENTRY = "target_agent.py"
 
@@ -31,7 +32,7 @@ def test_a_missing_entry_names_what_is_there(tmp_path):
 
 def test_size_and_count_are_bounded(tmp_path):
     with pytest.raises(FaultyHarness, match="bytes"):
-        write_harness({ENTRY: "x" * (MAX_BYTES + 1)}, tmp_path / "harness", ENTRY)
+        write_harness({ENTRY: "x" * (MAX_HARNESS_BYTES + 1)}, tmp_path / "harness", ENTRY)
     with pytest.raises(FaultyHarness, match="files"):
         write_harness({ENTRY: "", **{f"m{k}.py": "" for k in range(300)}}, tmp_path / "harness", ENTRY)
 

@@ -7,9 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from sia_runner.policy.sampling import SamplingSettings, TokenSampler, nucleus_filter
+from sia_runner.policy.sampling import SamplingRow, TokenSampler, nucleus_filter
 
 CPU = torch.device("cpu")
+
+
+def row(temperature, top_p, seed, limit=1):
+    return SamplingRow((), limit, temperature, top_p, seed)
 
 
 def probabilities(*values):
@@ -18,7 +22,7 @@ def probabilities(*values):
 
 def drawn(logits, count, temperature=1.0, top_p=1.0):
     """How often each token falls when one distribution is drawn from `count` times."""
-    dice = TokenSampler([SamplingSettings(temperature, top_p, "a")], count, CPU)
+    dice = TokenSampler([row(temperature, top_p, "a", count)], CPU)
     return Counter(dice.draw(logits, [0], step)[0][0] for step in range(count))
 
 
@@ -52,9 +56,7 @@ def test_top_p_leaves_nothing_outside_the_nucleus_to_fall():
 
 def test_logprobs_are_at_the_rows_temperature_and_before_the_cut():
     logits = torch.tensor([[2.0, 0.0, -1.0]] * 3)
-    dice = TokenSampler(
-        [SamplingSettings(0.5, 1.0, "a"), SamplingSettings(0.5, 0.1, "a"), SamplingSettings(0.0, 1.0, "a")], 1, CPU
-    )
+    dice = TokenSampler([row(0.5, 1.0, "a"), row(0.5, 0.1, "a"), row(0.0, 1.0, "a")], CPU)
     tokens, logprobs = dice.draw(logits, [0, 1, 2], 0)
     at_half, at_one = (logits[0] / 0.5).log_softmax(-1), logits[0].log_softmax(-1)
     assert tokens[1:] == [0, 0]
@@ -63,10 +65,8 @@ def test_logprobs_are_at_the_rows_temperature_and_before_the_cut():
 
 def test_a_rows_throws_depend_on_its_seed_alone():
     logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
-    alone = TokenSampler([SamplingSettings(1.0, 1.0, "me")], 5, CPU)
-    among = TokenSampler(
-        [SamplingSettings(0.3, 1.0, "x"), SamplingSettings(1.0, 1.0, "me"), SamplingSettings(1.0, 0.5, "y")], 90, CPU
-    )
+    alone = TokenSampler([row(1.0, 1.0, "me", 5)], CPU)
+    among = TokenSampler([row(0.3, 1.0, "x", 90), row(1.0, 1.0, "me", 5), row(1.0, 0.5, "y", 5)], CPU)
     for step in range(5):
         assert alone.draw(logits[:1], [0], step)[0][0] == among.draw(logits, [0, 1, 2], step)[0][1]
 
@@ -75,7 +75,6 @@ def test_seeds_that_differ_in_their_high_bits_only_give_other_throws():
     """torch keeps 32 bits of a seed on the CPU."""
     wide = torch.zeros(1, 10_000)
     first, second = (
-        TokenSampler([SamplingSettings(1.0, 1.0, f"asked {seed}")], 1, CPU).draw(wide, [0], 0)[0]
-        for seed in (7, 7 + (1 << 32))
+        TokenSampler([row(1.0, 1.0, f"asked {seed}")], CPU).draw(wide, [0], 0)[0] for seed in (7, 7 + (1 << 32))
     )
     assert first != second

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from sia_runner.proposers import recipe_space
+from sia_runner.proposers.prompting import render_prompt
 from sia_runner.proposers.protocol import Brief
 from sia_runner.proposers.recipe_memory import MeasuredVariant, SearchMemory, select_variant
-from sia_runner.proposers.recipe_report import IncumbentEvidence, SearchReport, render_recipe_template
+from sia_runner.proposers.recipe_report import IncumbentEvidence, SearchReport
 from sia_runner.proposers.recipe_space import Variant
 from sia_runner.records import Lever, PastGeneration, Score, Trial
 from tests.proposers.synthetic import Bench, experiment, recipes, write_task
@@ -118,4 +119,4 @@ def test_a_template_with_a_name_that_nobody_gives_fails_loudly():
     import jinja2
 
     with pytest.raises(jinja2.UndefinedError, match="'names'"):
-        render_recipe_template("baseline.md.j2", task="t")
+        render_prompt("recipes/baseline.md.j2", task="t")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -12,7 +13,7 @@ from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.training import adapters
 from sia_runner.training.adapters import AdapterOrigin, attached_adapter
-from sia_runner.wire.adapter_files import WEIGHTS_FILE
+from sia_runner.wire.adapter_files import WEIGHTS_FILE, write_adapter
 from tests.training import toy
 
 IDS = torch.tensor([toy.prompt_of(unit) for unit in toy.HELD_OUT[:4]])
@@ -71,7 +72,7 @@ def made(model, lora, out):
         assert torch.equal(logits(wrapped), before), "a new adapter changes nothing"
         disturb(wrapped)
         after = logits(wrapped)
-        adapters.save_adapter(wrapped, out, origin(policy))
+        write_adapter(wrapped, adapters.TRAINED_ADAPTER, out, asdict(origin(policy)))
     assert not torch.allclose(after, before, atol=1e-2)
     return policy, out, before, after
 
@@ -176,8 +177,8 @@ def test_the_origin_is_what_was_recorded(trained):
 def test_writing_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path):
     policy = policy_of(toy.small_model())
     with attached_adapter(policy, LoraSettings(rank=2, alpha=2), None, seed=0) as wrapped:
-        adapters.save_adapter(wrapped, tmp_path / "adapter", origin(policy))
-        adapters.save_adapter(wrapped, tmp_path / "adapter", origin(policy, steps=4))
+        write_adapter(wrapped, adapters.TRAINED_ADAPTER, tmp_path / "adapter", asdict(origin(policy)))
+        write_adapter(wrapped, adapters.TRAINED_ADAPTER, tmp_path / "adapter", asdict(origin(policy, steps=4)))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     assert adapters.read_adapter_origin(tmp_path / "adapter").steps == 4
 

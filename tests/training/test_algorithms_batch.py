@@ -3,7 +3,7 @@
 import pytest
 
 from sia_runner.errors import TrainingError
-from sia_runner.training.batch import SkippedCounts, collect_batch
+from sia_runner.training.batch import collect_batch
 from tests.training.trajectories import call, group, groups, trajectory
 
 
@@ -45,7 +45,7 @@ def test_a_value_per_trajectory_reaches_all_its_tokens_and_no_padding():
 def test_an_infrastructure_failure_is_left_out_and_not_a_zero():
     batch = collect_batch(group([1.0, None, 0.0]))
     assert batch.reward_n.tolist() == [1.0, 0.0]
-    assert batch.left_out == SkippedCounts(failed=1, silent=0, empty=0, long=0)
+    assert (batch.failed, batch.long) == (1, 0)
 
 
 def test_a_trajectory_without_calls_counts_in_its_group_only():
@@ -54,14 +54,13 @@ def test_a_trajectory_without_calls_counts_in_its_group_only():
     batch = collect_batch([trajectory(1.0), silent])
     assert len(batch.rows) == 1
     assert batch.reward_n.tolist() == [1.0, 0.0]
-    assert batch.left_out.silent == 1
 
 
-def test_empty_and_long_calls_have_no_row_and_are_counted():
+def test_empty_and_long_calls_have_no_row_and_long_ones_are_counted():
     fits, empty, long = call((7,) * 7), call(()), call((8,) * 8)
     batch = collect_batch([trajectory(1.0, fits, empty, long)], max_length=10)
     assert batch.rows == (fits,)
-    assert batch.left_out == SkippedCounts(failed=0, silent=0, empty=1, long=1)
+    assert (batch.failed, batch.long) == (0, 1)
 
 
 def test_nothing_to_train_on_is_an_empty_batch():

@@ -132,8 +132,7 @@ def policy_loss(
 ) -> PolicyLoss:
     """Return the clipped policy loss.
 
-    The default, DAPO's, divides by the tokens of the whole step: a constant, so long completions are not favoured, and
-    slicing the step over micro-batches or processes changes nothing.
+    The default, DAPO's, divides by the tokens of the whole step, so that long completions are not favoured.
     """
     clip = algorithm.clip
     assert clip is not None  # noqa: S101 - checked by the schema: online
@@ -145,11 +144,10 @@ def compare_within_groups(
 ) -> tuple[FloatArray, BoolArray]:
     """Apply `within` (rewards of one group -> advantages) to groups of `min_size` or more whose rewards differ.
 
-    The other groups, which infrastructure failures can make smaller than configured, have no signal: their advantages
-    are exactly 0. Returns advantages, shape (trajectories,), and which trajectories have a signal.
+    Returns advantages, shape (trajectories,), exactly 0 in the other groups, and which trajectories have a signal.
     """
-    advantage_n = np.zeros(len(batch.trajectories))
-    signal_n = np.zeros(len(batch.trajectories), dtype=np.bool_)
+    advantage_n = np.zeros_like(batch.reward_n)
+    signal_n = np.zeros(len(batch.reward_n), dtype=np.bool_)
     for group in batch.groups():
         reward_g = batch.reward_n[group]
         if len(group) >= min_size and np.ptp(reward_g) > 0:

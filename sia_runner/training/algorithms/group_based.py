@@ -77,15 +77,17 @@ def normalised_rewards(reward_g: FloatArray) -> FloatArray:
     return _centred_rewards(reward_g) / (reward_g.std(ddof=1) + _DEVIATION_EPSILON)
 
 
-class Reinforce:
-    """REINFORCE with a leave-one-out baseline (RLOO: Ahmadian et al. 2024, arXiv 2402.14740)."""
-
+class _WithoutOptions:
     critic = None
 
     def __init__(self, algorithm: AlgorithmConfig) -> None:
         """Refuse options: there are none."""
         read_options(NoOptions, algorithm)
         self.loss = policy_loss(algorithm)
+
+
+class Reinforce(_WithoutOptions):
+    """REINFORCE with a leave-one-out baseline (RLOO: Ahmadian et al. 2024, arXiv 2402.14740)."""
 
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
         """Return leave-one-out advantages; groups without a signal stay, with advantage 0, for the KL term."""
@@ -106,18 +108,11 @@ MAX_BETA = 1e6
 _BISECTIONS = 100
 
 
-class Entropic:
+class Entropic(_WithoutOptions):
     """Entropic advantages with an adaptive temperature (TTT-Discover, arXiv 2601.16175).
 
     The objective is log E[exp(beta r)], which weights a rare high reward more than many middling ones.
     """
-
-    critic = None
-
-    def __init__(self, algorithm: AlgorithmConfig) -> None:
-        """Refuse options: there are none."""
-        read_options(NoOptions, algorithm)
-        self.loss = policy_loss(algorithm)
 
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
         """Return entropic advantages; groups of equal rewards, or below 4 trajectories, are left out of the step."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from sia_runner.proposers import llm_prompts, prompting
+from sia_runner.proposers import prompting
 from sia_runner.proposers.llm import Llm
 from sia_runner.records import Lever, PastGeneration, Score, Trial
 from tests.proposers.llm.scripted import ENTRY, SETTINGS, SUBMIT, WEIGHTS, Bench, context, evidence, first, later, said
@@ -99,6 +99,6 @@ def test_texts_that_look_like_templates_stay_as_they_are(tmp_path):
 
 def test_a_template_that_names_what_is_not_given_fails(monkeypatch, tmp_path):
     (tmp_path / "bad.md.j2").write_text("{{ missing }}")
-    monkeypatch.setattr(llm_prompts, "_PROMPTS", tmp_path)
+    monkeypatch.setattr(prompting, "_PROMPTS", tmp_path)
     with pytest.raises(jinja2.UndefinedError):
-        llm_prompts.render_prompt("bad.md.j2")
+        prompting.render_prompt("bad.md.j2")

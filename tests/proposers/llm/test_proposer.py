@@ -324,7 +324,7 @@ def test_notes_stay_short_whatever_the_model_wrote(tmp_path):
 def test_titles_are_one_printable_line(tmp_path):
     odd = SUBMIT | {"title": "a\nb\x1b[31m\u202e c"}
     proposal = propose(tmp_path, Bench([said("", EDIT, ("submit", odd))]), later(evidence(tmp_path)))
-    assert proposal.title == "a b [31m c"
+    assert proposal.title == "a b[31m c"
 
 
 def test_a_metric_where_lower_is_better_is_told(tmp_path):
