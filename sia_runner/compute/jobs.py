@@ -21,6 +21,7 @@ from sia_runner.compute.task import (
     outcome_file,
     read_outcome,
 )
+from sia_runner.store.files import last_lines
 
 _MAX_LOST_JOBS = 10  # jobs of a step that may be lost, one after the other
 _SETTLE = 5.0  # seconds that an ended job's outcome may take to be seen through a network file system
@@ -191,15 +192,6 @@ def _queue_note(state: JobState) -> str:
     facts = [f"place {state.position}"] if state.position else []
     facts += [f"expected to start {state.start}"] if state.start else []
     return f" ({', '.join(facts)})" if facts and state.name == "PENDING" else ""
-
-
-def last_lines(log: Path) -> list[str]:
-    """Return the last lines that a job or a worker left on its standard error, without empty ones."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [line.strip() for line in lines if line.strip()][-20:]
 
 
 def telling_line(lines: list[str]) -> str:

@@ -15,9 +15,10 @@ from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import Protocol
 
-from sia_runner.compute.jobs import LOST, Cluster, JobState, last_lines, telling_line
+from sia_runner.compute.jobs import LOST, Cluster, JobState, telling_line
 from sia_runner.compute.protocol import ComputeStep
 from sia_runner.compute.task import StageJob, read_outcome
+from sia_runner.store.files import last_lines
 from sia_runner.store.lease import lease_is_held
 from sia_runner.store.run_directory import write_text
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sia_runner.compute.jobs import last_lines
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import verifier_sandbox
 from sia_runner.experiment.context import Components, RunContext
@@ -16,6 +15,7 @@ from sia_runner.experiment.harness_files import FaultyHarness, write_harness
 from sia_runner.records import INFRASTRUCTURE_KINDS, CallFailures, Outcome, OutcomeKind, SampledCall, Score, Usage
 from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob, SandboxResult
 from sia_runner.selection.scoring import AggregateError, correct_outcomes
+from sia_runner.store.files import last_lines
 from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree, write_json
 from sia_runner.tasks.protocol import Fold, FoldPurpose, Task
 from sia_runner.text import strip_control_characters

@@ -4,7 +4,6 @@ import errno
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from sia_runner.proposers import llm_workspace
 from sia_runner.proposers.files import MAX_HARNESS_BYTES, MAX_HARNESS_FILES
 from sia_runner.store.files import regular_files
 from sia_runner.store.run_directory import remove_tree
@@ -49,6 +48,8 @@ def write_harness(files: Mapping[str, str], folder: Path, entry: str) -> None:
 
 def syntax_fault(harness: Path, entry: str) -> str:
     """Return the first syntax error in a .py file as one line; the entry program is left out, as it is run next."""
+    from sia_runner.proposers import llm_workspace
+
     return llm_workspace.syntax_fault({name: text for name, text in read_harness(harness).items() if name != entry})
 
 

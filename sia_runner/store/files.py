@@ -125,6 +125,15 @@ def read_tail(path: Path, limit: int) -> str:
     return chunk.text if chunk else ""
 
 
+def last_lines(log: Path) -> list[str]:
+    """Return the last lines that a job or a worker left on its standard error, without empty ones."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line.strip() for line in lines if line.strip()][-20:]
+
+
 def regular_files(folder: Path) -> Iterator[Path]:
     """Yield the regular files below `folder`, no links: those at the top first, each folder sorted by name."""
     for where, folders, names in os.walk(folder):
