@@ -1,7 +1,6 @@
 """Choose bubblewrap where it really works, else `process`, whose gaps then say why."""
 
 from sia_runner.sandbox.bubblewrap import Bubblewrap
-from sia_runner.sandbox.process import Process
 from sia_runner.sandbox.protocol import Sandbox, SandboxError
 
 
@@ -11,5 +10,7 @@ def auto() -> Sandbox:
     try:
         sandbox.check()
     except SandboxError as error:
+        from sia_runner.sandbox.process import Process
+
         return Process(instead_of=str(error))
     return sandbox

@@ -1,9 +1,11 @@
 """Processes that run a task's own code: a time limit, the whole group killed, output in bounded temporary files."""
 
 import contextlib
+import ctypes
 import json
 import math
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -15,13 +17,34 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from sia_runner.system import PrestartedProcess
-from sia_runner.tasks.worker import limit_program
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 # -I keeps the user's environment and folder out; so the package is found by its own path, installed or in a checkout.
 _WORKER = "import sys; sys.path.insert(0, sys.argv[1]); from sia_runner.tasks.worker import main; main()"
 _DEVICES = ("CUDA_VISIBLE_DEVICES",)  # a verifier's GPU is the one that the sandbox was given
+_MAX_FILE_BYTES = 256 << 20
 _MAX_OUTPUT_BYTES = 64 << 20  # bytes read back of what it printed
+
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def limit_resources(seconds: int, memory_bytes: int | None = None) -> None:
+    """Limit CPU time in seconds, file size and, unless None, address space in bytes; forbid core dumps."""
+    bounds = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: _MAX_FILE_BYTES, resource.RLIMIT_CORE: 0}
+    if memory_bytes is not None:
+        bounds[resource.RLIMIT_AS] = memory_bytes
+    for kind, bound in bounds.items():
+        _, hard = resource.getrlimit(kind)
+        allowed = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
+
+def _limit_program(seconds: int) -> None:
+    """Limit a program of the task, except its memory (it may load a GPU library); it dies with its waiting thread."""
+    limit_resources(seconds)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class ProgramResult(NamedTuple):
@@ -85,7 +108,7 @@ def run_program(command: list[str], seconds: float, cwd: Path) -> ProgramResult:
             cwd=cwd,
             env=env,
             start_new_session=True,
-            preexec_fn=partial(limit_program, math.ceil(seconds) + 1),  # noqa: PLW1509 - system calls only
+            preexec_fn=partial(_limit_program, math.ceil(seconds) + 1),  # noqa: PLW1509 - system calls only
         )
         exit_code: int | None = None
         with _group_killed_at_end(process), contextlib.suppress(subprocess.TimeoutExpired):

@@ -5,14 +5,11 @@ It imports no more than verifying takes, limits its own resources and ends with 
 evaluators are the task's own code: they are bounded against accidents, not jailed.
 """
 
-import ctypes
 import importlib.util
 import inspect
 import json
 import math
 import os
-import resource
-import signal
 import sys
 import threading
 import time
@@ -23,31 +20,11 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, OutcomeKind
+from sia_runner.tasks.process import limit_resources
 from sia_runner.tasks.submission_sandbox import SubmissionSandbox
 from sia_runner.tasks.verifiers.answers import judge_all, judge_named, rank_scores
 from sia_runner.tasks.verifiers.measures import MEASURES, Scale, measure_outcomes
 from sia_runner.tasks.verifiers.submission import UnreadableError, read_cells
-
-_MAX_FILE_BYTES = 256 << 20
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
-
-
-def _limit_resources(seconds: int, memory_bytes: int | None = None) -> None:
-    """Limit CPU time in seconds, file size and, unless None, address space in bytes; forbid core dumps."""
-    bounds = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: _MAX_FILE_BYTES, resource.RLIMIT_CORE: 0}
-    if memory_bytes is not None:
-        bounds[resource.RLIMIT_AS] = memory_bytes
-    for kind, bound in bounds.items():
-        _, hard = resource.getrlimit(kind)
-        allowed = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        resource.setrlimit(kind, (allowed, allowed))
-
-
-def limit_program(seconds: int) -> None:
-    """Limit a program of the task, except its memory (it may load a GPU library); it dies with its waiting thread."""
-    _limit_resources(seconds)
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _end_with_parent() -> None:
@@ -93,7 +70,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # what a verifier prints must not mix with the answer
     request = json.load(sys.stdin.buffer)
-    _limit_resources(request["cpu_seconds"], request["memory"])
+    limit_resources(request["cpu_seconds"], request["memory"])
     try:
         rows = [[o.unit, o.kind.value, o.value, o.prediction] for o in verify(request)]
         result: dict[str, Any] = {"outcomes": rows}
