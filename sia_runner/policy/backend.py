@@ -71,11 +71,8 @@ def _read_stop_strings(body: Body, name: str) -> tuple[str, ...]:
     strings = [value] if isinstance(value, str) else value
     if strings is None:
         return ()
-    if (
-        not isinstance(strings, list)
-        or len(strings) > _MAX_STOP_STRINGS
-        or not all(isinstance(string, str) and 0 < len(string) <= _MAX_STOP_LENGTH for string in strings)
-    ):
+    fits = isinstance(strings, list) and len(strings) <= _MAX_STOP_STRINGS
+    if not fits or not all(isinstance(string, str) and 0 < len(string) <= _MAX_STOP_LENGTH for string in strings):
         raise bad_request(f"{name} must be at most {_MAX_STOP_STRINGS} strings of 1 to {_MAX_STOP_LENGTH} characters")
     return tuple(strings)
 

@@ -24,13 +24,10 @@ TINY_BASE = "tiny"
 
 
 class PolicyEngine:
-    """One loaded base model and its adapters.
-
-    Creating it loads the base; `tiny` is built and warmed on `texts` first, unless `cache` has it. Raises PolicyError.
-    Every method may be called from any thread; one runs at a time.
-    """
+    """One loaded base model and its adapters. Methods may be called from any thread; one runs at a time."""
 
     def __init__(self, spec: PolicyConfig, cache: Path, texts: Callable[[], Sequence[WarmupDialogue]]) -> None:
+        """Load the base; `tiny` is built and warmed on `texts` first, unless `cache` has it. Raises PolicyError."""
         check_policy_packages()
         from sia_runner.policy.sampling import PromptCache
 
@@ -81,10 +78,6 @@ class PolicyEngine:
     def prompt_ids(self, request: PolicyRequest) -> list[int]:
         """Return the prompt's token ids. Raises CallError (bad_request) if the context has no space for an answer."""
         return self._chat.prompt_ids(request.messages, self.context)
-
-    def generate(self, requests: Sequence[PolicyRequest]) -> list[SampledCall]:
-        """Answer requests, in order. Raises CallError before anything is sampled if one is refused."""
-        return self.sample(requests, [self.prompt_ids(request) for request in requests])
 
     def sample(
         self,

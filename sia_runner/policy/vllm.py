@@ -1,8 +1,7 @@
 """The policy `backend=vllm`: a vLLM server answers, and the trained weights live in this process.
 
 Each version of the adapter under training is a folder that the server loads in place of the one before. The server gets
-token ids, made with the base's own chat template as for every other backend: a server's template may differ (gpt-oss's
-does), and a prompt has one definition.
+token ids, since its chat template may differ from the base's own (gpt-oss's does).
 """
 
 import hashlib

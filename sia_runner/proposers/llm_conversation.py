@@ -111,8 +111,7 @@ class Conversation:
 
     def __init__(self, system: str, task: str, tools: Sequence[Message], limit: int) -> None:
         """Start with the system prompt and the task; `limit` is in bytes of the request's JSON, messages and tools."""
-        self.tools = list(tools)
-        self._limit = limit - _size(self.tools) - 64  # the keys around them
+        self.tools, self._limit = list(tools), limit - _size(tools) - 64  # the keys around them
         self._messages: list[Message] = [{"role": "system", "content": system}, {"role": "user", "content": task}]
         self._sizes = [_size(message) for message in self._messages]
         self._newest = _HEAD  # index of the newest answer of the model

@@ -1,7 +1,4 @@
-"""Defines the tools that the model may call: read and change files, try a harness, measure rewards, end the proposal.
-
-The docstring of a tool is the description that the model reads; its fields are the arguments.
-"""
+"""Defines the model's tools: the docstring is what the model reads, the fields are the arguments."""
 
 import json
 import re

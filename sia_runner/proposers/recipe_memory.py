@@ -102,8 +102,8 @@ class SearchMemory:
     def merits(self, fraction: float) -> dict[str, float | None]:
         """Return the merit of each variant tried with that share of train, by key; None for a failed one.
 
-        A proposed variant was also scored on val. Val may be harder or easier than dev, so val scores are shifted by
-        the mean difference of the two; then both are averaged, weighted by their numbers of questions.
+        A proposed variant was also scored on val: val scores, shifted by the mean difference of val and dev, are
+        averaged with dev's, weighted by their numbers of questions.
         """
         trials = {measured.variant.key: measured.trial for measured in self.trials_at(fraction)}
         merits = {key: None if trial.failure else self.sign * trial.value for key, trial in trials.items()}
@@ -144,10 +144,7 @@ class SelectedVariant:
 
 
 def select_variant(memory: SearchMemory, rung: float, baseline: float | None) -> SelectedVariant | None:
-    """Return the variant to propose; None when nothing that ran is left.
-
-    It is the best on dev, or one that is simpler or much faster, worse by less than noise, and still beats `baseline`.
-    """
+    """Return the best variant on dev, or a cheaper one within noise that still beats `baseline`; None: none is left."""
     waiting = memory.unproposed(rung)
     if not waiting:
         return None

@@ -202,12 +202,10 @@ class SuccessiveHalving:
         return trials
 
     def _promoted(self, memory: SearchMemory, below: float, rung: float, places: int) -> list[Variant]:
-        """Return the best variants below a rung; one place goes to another recipe unless it is clearly worse.
-
-        Other recipes are those not yet measured at this rung; after a rejection, those other than the incumbent's.
-        """
+        """Return the best variants below a rung; one place goes to another recipe unless it is clearly worse."""
         waiting = [m for m in memory.unproposed(below) if (m.variant.key, rung) not in memory.trials]
         chosen = waiting[:places]
+        # another: not yet measured at this rung; after a rejection, not the incumbent's
         settled = {m.variant.recipe for m in chosen[:1]}
         if memory.rejections and memory.incumbent:
             settled.add(memory.incumbent.recipe)

@@ -62,8 +62,7 @@ class RolloutBatch:
 def collect_batch(trajectories: Sequence[Trajectory], max_length: int | None = None) -> RolloutBatch:
     """Return the batch of one step. Raises TrainingError for a reward that is not finite.
 
-    `max_length`: tokens of prompt and completion together; None: no limit. A longer call is dropped: truncated, it
-    would get a reward that was given for the rest.
+    A call of more than `max_length` tokens is dropped: truncated, it would get a reward that was given for the rest.
     """
     rewarded = rewarded_trajectories(trajectories)
     units = {unit: index for index, unit in enumerate(dict.fromkeys(trajectory.unit for trajectory in rewarded))}

@@ -17,17 +17,20 @@ from sia_runner.wire.adapter_files import adapter_sha256, write_adapter
 def train(job: TrainingJob) -> TrainingResult:
     """Update the weights once; then `job.out` is the new adapter, and the policy is as before.
 
-    Resumes from checkpoints in `job.work` if there are any. Several processes (torchrun) each call this with the same
-    job and their own collector; the first one writes. An offline algorithm's curves have one value per round. Raises
-    TrainingError, also if the first rollouts have nothing to learn from.
+    Resumes from checkpoints in `job.work`. Several processes (torchrun) each call this with the same job and their own
+    collector; the first one writes. Raises TrainingError, also if the first rollouts have nothing to learn from.
     """
-    run = _run_online if job.algorithm.kind == "online" else _run_offline
     parent = adapter_sha256(job.start) if job.start else None
     checkpoints = CheckpointStore(job.work, training_key(job, parent))
     with adapters.attached_adapter(job.policy, job.algorithm.lora, job.start, job.seed) as model:
         from accelerate import PartialState
 
-        progress = run(job, checkpoints)
+        if job.algorithm.kind == "online":
+            progress = _run_online(job, checkpoints)
+        else:
+            from sia_runner.training.offline_trainers import OfflineTraining
+
+            progress = OfflineTraining(job, checkpoints).run()
         if PartialState().is_main_process:
             write_adapter(model, adapters.TRAINED_ADAPTER, job.out, asdict(progress.origin(job, parent)))
         PartialState().wait_for_everyone()
@@ -94,9 +97,3 @@ def _grpo_config(job: TrainingJob, loss: PolicyLoss) -> Any:
         importance_sampling_level=loss.importance_level,
         router_aux_loss_coef=0.0,  # the router is not trained; the reward alone is followed
     )
-
-
-def _run_offline(job: TrainingJob, checkpoints: CheckpointStore) -> TrainingProgress:
-    from sia_runner.training.offline_trainers import OfflineTraining
-
-    return OfflineTraining(job, checkpoints).run()

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer import utils
 
-from sia_runner.training.algorithms.base import TrainingSignal
 from sia_runner.training.batch import RolloutBatch, call_length
 
 _COMPACT = "_use_triton"  # the switch that TRL's forward reads; the kernels read another one
@@ -87,10 +86,7 @@ def _sharing_pays(batch: RolloutBatch, rows: Sequence[int]) -> bool:
 
 
 def pack_rows(ids_bt: Tensor, mask_bt: Tensor, completion_length: int) -> PackedRows | None:
-    """Pack rows by prompt; return None if there is too little to share.
-
-    `ids_bt`, `mask_bt`: prompts, padded left, and `completion_length` columns of completions, padded right.
-    """
+    """Pack rows (prompts, padded left, and completions, padded right) by prompt; None if there is little to share."""
     columns = ids_bt.shape[1] - completion_length
     prompts = _unpadded(ids_bt[:, :columns], mask_bt[:, :columns])
     rows = list(zip(prompts, _unpadded(ids_bt[:, columns:], mask_bt[:, columns:]), strict=True))
@@ -177,10 +173,7 @@ class StepTotals:
     processes: int
 
     def share(self, loss_type: str, rows: int, tokens: int) -> float:
-        """Return the factor of a chunk's loss, so that the average over processes is the loss of the whole step.
-
-        `rows` counts the chunk's rows, also those without loss; `tokens` its own tokens.
-        """
+        """Return the factor of a chunk's loss: the average over processes is then the loss of the whole step."""
         if loss_type in _ROW_MEANS:
             return rows * self.processes / self.rows
         return self.tokens_share(tokens) if loss_type in _TOKEN_MEANS else 1.0
@@ -208,17 +201,16 @@ def deal_chunks(batch: RolloutBatch, used: Sequence[int], process: int, processe
         for row in order:
             sharing[batch.rows[row].prompt_ids].append(row)
         order = [row for rows in sharing.values() for row in rows]
-    rounds = [order[start : start + processes] for start in range(0, len(order), processes)]
     chunks: list[list[int]] = []
-    prompt = completion = 0
-    for row_set in rounds:
-        longest = max(len(batch.rows[row].prompt_ids) for row in row_set)
-        completion_length = max(len(batch.rows[row].completion_ids) for row in row_set)
-        widest = max(prompt, longest) + max(completion, completion_length)
-        if not chunks or (len(chunks[-1]) + 1) * widest > limit:
+    prompt = completion = 0  # the longest of the last chunk
+    for start in range(0, len(order), processes):
+        row_set = order[start : start + processes]
+        own_prompt = max(len(batch.rows[row].prompt_ids) for row in row_set)
+        own_completion = max(len(batch.rows[row].completion_ids) for row in row_set)
+        prompt, completion = max(prompt, own_prompt), max(completion, own_completion)
+        if not chunks or (len(chunks[-1]) + 1) * (prompt + completion) > limit:
             chunks.append([])
-            prompt = completion = 0
-        prompt, completion = max(prompt, longest), max(completion, completion_length)
+            prompt, completion = own_prompt, own_completion
         chunks[-1].append(row_set[process] if process < len(row_set) else -1)
     return [tuple(rows) for rows in chunks]
 
@@ -246,27 +238,11 @@ def chunk_tensors(batch: RolloutBatch, chunk: Chunk, pad: int, device: Any) -> d
     }
 
 
-def chunk_targets(
-    signal: TrainingSignal, value_bt: np.ndarray | None, chunk: Chunk, completion_length: int, device: Any
-) -> dict[str, Any]:
-    """Return advantages, and a critic's returns and earlier values: each (rows, completion_length)."""
-    rows = [max(row, 0) for row in chunk]
-    named = {"advantages": signal.advantage_bt, "returns": signal.return_bt, "old_values": value_bt}
-    return {
-        name: torch.from_numpy(np.ascontiguousarray(array_bt[rows, :completion_length], dtype=np.float32)).to(device)
-        for name, array_bt in named.items()
-        if array_bt is not None
-    }
-
-
 ChunkInputs = dict[str, Any]  # the inputs of TRL's loss for one chunk
 
 
 def summed_kl(base_bt: Tensor, part: ChunkInputs) -> Tensor:
-    """Return the KL of the sampled policy to the base, summed over a chunk's tokens, in nats.
-
-    The sum of exp(d) - d - 1, d = log base - log policy: the unbiased estimate that is never negative (Schulman 2020).
-    """
+    """Return the KL of the sampled policy to the base, summed over a chunk's tokens, in nats (Schulman 2020, k3)."""
     gap_bt = (base_bt - part["old_per_token_logps"]).clamp(max=20) * part["completion_mask"]
     return (gap_bt.exp() - gap_bt - 1).sum()
 

@@ -104,10 +104,8 @@ class TrainingMonitor(TrainerCallback):
         trainer, model = self._trainer, self._job.policy.model
         if self._first:
             head = getattr(model, "value_head", None)
-            weights = {
-                "adapter": adapter_state(model, TRAINED_ADAPTER),
-                "value": head.state_dict() if head is not None else {},
-            }
+            value = {} if head is None else head.state_dict()
+            weights = {"adapter": adapter_state(model, TRAINED_ADAPTER), "value": value}
             content: dict[str, Any] = {"weights": weights, "progress": asdict(self.progress)}
             if not self._done:
                 content |= {"optimizer": trainer.optimizer.state_dict(), "scheduler": trainer.lr_scheduler.state_dict()}
@@ -131,14 +129,7 @@ class TrainingMonitor(TrainerCallback):
 
 def _progress_line(progress: TrainingProgress, steps: int, batch: RolloutBatch) -> str:
     last = progress.curve[-1]
-    parts = [
-        f"step {progress.steps}/{steps}",
-        f"reward {last.reward:.3f}",
-        f"kl {last.kl:.3f}",
-        f"entropy {last.entropy:.3f}",
-        f"{last.tokens} tokens",
-        f"{progress.seconds:.1f} s",
-    ]
+    figures = f"reward {last.reward:.3f} · kl {last.kl:.3f} · entropy {last.entropy:.3f} · {last.tokens} tokens"
+    line = f"step {progress.steps}/{steps} · {figures} · {progress.seconds:.1f} s"
     counts = {"rollouts without reward": batch.failed, "calls too long": batch.long}
-    parts += [f"{count} {text}" for text, count in counts.items() if count]
-    return " · ".join(parts)
+    return line + "".join(f" · {count} {text}" for text, count in counts.items() if count)

@@ -63,9 +63,8 @@ class OnlineTrainer(GRPOTrainer):
         limits = assignment.algorithm.stopping_limits
         # Optimizer steps from one measurement of the KL to the next.
         self.kl_every = self.iterations * (1 if self.beta else kl_batch_stride(limits, self.iterations))
-        self._assignment, self._online = assignment, online
+        self._assignment, self._online, self._training_lock = assignment, online, ExitStack()
         self.rollouts: PreparedRollouts | None = None  # those of the last step
-        self._training_lock = ExitStack()
         self.curve: list[TrainingStep] = []
         plain = super()._get_per_token_logps_and_entropies
         self._forward = PolicyForward(model, self.accelerator, plain, critic=online.critic is not None)
@@ -144,7 +143,12 @@ class OnlineTrainer(GRPOTrainer):
     ) -> ChunkInputs:
         device = self.accelerator.device
         part: ChunkInputs = forward.chunk_tensors(batch, chunk, self._pad, device)
-        part |= forward.chunk_targets(signal, value_bt, chunk, part["completion_ids"].shape[1], device)
+        rows, width = [max(row, 0) for row in chunk], part["completion_ids"].shape[1]
+        targets = {"advantages": signal.advantage_bt, "returns": signal.return_bt, "old_values": value_bt}
+        for name, array_bt in targets.items():
+            if array_bt is not None:
+                own_bt = np.ascontiguousarray(array_bt[rows, :width], dtype=np.float32)
+                part[name] = torch.from_numpy(own_bt).to(device)
         part["num_items_in_batch"] = torch.tensor(float(totals.tokens), device=device)
         if self.beta:
             part["ref_per_token_logps"] = self._forward.base_logprobs(part)

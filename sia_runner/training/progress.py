@@ -55,10 +55,7 @@ def kl_row_stride(rows: int) -> int:
 
 
 def check_collapse(steps: Sequence[TrainingStep], limits: EarlyStopping) -> CollapseVerdict | None:
-    """Return a verdict if all of the last `limits.window` steps agree that training has collapsed, else None.
-
-    A figure that was not measured (nan) passes no limit.
-    """
+    """Return a verdict if all of the last `limits.window` steps agree; a figure that is nan passes no limit."""
     window, first = steps[-limits.window :], steps[0].length
     if len(window) < limits.window:
         return None

@@ -77,3 +77,8 @@ def adapter(folder: Path, engine: Any, seed: int, base_sha256: str | None = None
 
 def ask(text: str, **changes: Any) -> PolicyRequest:
     return PolicyRequest(messages=({"role": "user", "content": text},), **({"max_tokens": 12} | changes))
+
+
+def generate(engine, requests):
+    """Answer requests, in order."""
+    return engine.sample(requests, [engine.prompt_ids(request) for request in requests])

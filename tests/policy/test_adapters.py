@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the training extra is not installed
 from sia_runner.policy import adapters as module
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.wire.policy import PolicyError
-from tests.policy.checkpoints import adapter, ask, checkpoint, no_texts, spec
+from tests.policy.checkpoints import adapter, ask, checkpoint, generate, no_texts, spec
 
 ASKS = [ask(text, max_tokens=20) for text in ("1+1=", "19+7=", "hello")]
 EXPERTS = {
@@ -24,7 +24,7 @@ def fresh(folder, kind="qwen3"):
 
 def said(engine, **changes):
     asks = [replace(one, **changes) for one in ASKS]
-    return [answer.completion_ids for answer in engine.generate(asks)]
+    return [answer.completion_ids for answer in generate(engine, asks)]
 
 
 def as_peft_says(engine, folder):
@@ -49,7 +49,7 @@ def test_each_adapter_answers_as_it_does_alone(tmp_path):
     for folder in (first, second, None, first):
         versions.append(engine.use(folder))
         assert said(engine) == (as_peft_says(engine, folder) if folder else base)
-        answer = engine.generate(ASKS[:1])[0]
+        answer = generate(engine, ASKS[:1])[0]
         assert answer.adapter == engine.version == versions[-1]
     assert versions[0] == versions[3] and len({*versions}) == 3 and versions[2] == "base"
 
@@ -82,7 +82,7 @@ def test_requests_for_different_weights_are_answered_together_and_change_nothing
     engine.use(live)
     expected = said(engine)
     asks = [replace(ASKS[0], weights=other), ASKS[0], replace(ASKS[0], weights=None), ASKS[1]]
-    answers = engine.generate(asks)
+    answers = generate(engine, asks)
     assert [answer.completion_ids for answer in answers[1:]] == [expected[0], base[0], expected[1]]
     assert answers[0].completion_ids == as_peft_says(engine, other)[0]
     assert answers[0].adapter != answers[1].adapter == engine.version

@@ -24,7 +24,7 @@ from sia_runner.policy.engine import RequestBatcher
 from sia_runner.records import SampledCall
 from sia_runner.wire.grants import Grant
 from tests.gateway.gateway_kit import HI, Guest
-from tests.policy.checkpoints import ask
+from tests.policy.checkpoints import ask, generate
 
 
 class Scene:
@@ -97,7 +97,7 @@ def chat(guest, text="1+1=", **settings):
 
 
 def test_an_openai_client_gets_the_engines_answer_and_its_tokens_are_counted(scene, engine):
-    expected = engine.generate([ask("1+1=", temperature=0.9, seed=4, max_tokens=10)])[0]
+    expected = generate(engine, [ask("1+1=", temperature=0.9, seed=4, max_tokens=10)])[0]
     with scene.session() as guest:
         answer = chat(guest, temperature=0.9, seed=4, max_tokens=10, user="q1")
         usage = guest.session.usage()
@@ -120,7 +120,7 @@ def test_every_sampling_setting_of_a_request_is_honoured(settings, scene, engine
     with scene.session() as guest:
         answer = chat(guest, seed=11, max_tokens=20, **settings)
         chat(guest, seed=11, max_tokens=20, temperature=settings["temperature"])
-    expected = engine.generate([ask("1+1=", seed=11, max_tokens=20, **settings)])[0]
+    expected = generate(engine, [ask("1+1=", seed=11, max_tokens=20, **settings)])[0]
     assert answer.choices[0].message.content == expected.text
     assert scene.kept[0][1].completion_ids == expected.completion_ids != scene.kept[1][1].completion_ids
 
@@ -140,7 +140,7 @@ def test_an_anthropic_client_that_begins_the_answer_itself_is_told_that_this_is_
 def test_a_request_that_names_nothing_gets_the_specs_defaults(scene, engine):
     with scene.session() as guest:
         chat(guest)
-    greedy = engine.generate([ask("1+1=", max_tokens=engine.spec.max_tokens)])[0]
+    greedy = generate(engine, [ask("1+1=", max_tokens=engine.spec.max_tokens)])[0]
     assert scene.kept[0][1] == greedy
 
 
@@ -166,8 +166,9 @@ def test_a_stream_says_the_same_in_chunks(scene):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_anthropic_client_is_answered_too(stream, scene, engine):
-    expected = engine.generate(
-        [replace(ask("1+1="), messages=({"role": "system", "content": "add"}, *ask("1+1=").messages), max_tokens=9)]
+    expected = generate(
+        engine,
+        [replace(ask("1+1="), messages=({"role": "system", "content": "add"}, *ask("1+1=").messages), max_tokens=9)],
     )[0]
     with scene.session() as guest:
         client = guest.anthropic(max_retries=0)
@@ -217,7 +218,7 @@ def test_the_runner_decides_weights_temperature_and_seed_of_a_rollout(scene, eng
         chat(guest, temperature=0.0, seed=1, max_tokens=10, user="q1")
     for turn, (_, sampled) in enumerate(scene.kept):
         seed = int.from_bytes(hashlib.sha256(f"7 q1 {turn}".encode()).digest()[:4]) >> 1
-        assert sampled == engine.generate([ask("1+1=", temperature=1.0, seed=seed, max_tokens=10)])[0]
+        assert sampled == generate(engine, [ask("1+1=", temperature=1.0, seed=seed, max_tokens=10)])[0]
 
 
 def test_without_a_file_the_finished_calls_of_a_question_stay_in_memory(scene):
@@ -242,7 +243,7 @@ def test_concurrent_callers_get_their_own_answers(scene, engine):
     with scene.session() as guest:
         answers = guest.ask_all(texts, threads=12)
     # ask_all bounds answers at 64 tokens
-    assert answers == [engine.generate([ask(text, max_tokens=64)])[0].text for text in texts]
+    assert answers == [generate(engine, [ask(text, max_tokens=64)])[0].text for text in texts]
     assert {question for question, _ in scene.kept} == set(texts)
 
 

@@ -11,7 +11,7 @@ from sia_runner.policy.base_model import architecture, load_base, weights_sha256
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.policy import PolicyError
-from tests.policy.checkpoints import adapter, ask, checkpoint, no_texts, spec
+from tests.policy.checkpoints import adapter, ask, checkpoint, generate, no_texts, spec
 
 
 def test_the_bases_hash_is_that_of_its_weights(tmp_path):
@@ -38,7 +38,7 @@ def test_a_base_in_bfloat16_is_loaded_as_such(tmp_path):
 def test_a_base_in_bfloat16_answers_and_its_logprobs_are_those_of_a_forward_pass(tmp_path):
     engine = PolicyEngine(spec(checkpoint(tmp_path / "base"), dtype="bfloat16"), tmp_path, no_texts)
     engine.use(adapter(tmp_path / "adapter", engine, 1))
-    for answer in engine.generate([ask(text, temperature=1.0, seed=1, max_tokens=12) for text in ("1+1=", "hello")]):
+    for answer in generate(engine, [ask(text, temperature=1.0, seed=1, max_tokens=12) for text in ("1+1=", "hello")]):
         sampled = answer
         ids = torch.tensor([[*sampled.prompt_ids, *sampled.completion_ids]])
         with torch.no_grad():
@@ -117,8 +117,8 @@ def test_a_pad_token_beyond_the_embedding_is_replaced_and_changes_no_answer(tmp_
     with_tokens_beyond_its_embedding(tmp_path / "base")
     engine = PolicyEngine(spec(tmp_path / "base"), tmp_path, no_texts)
     asks = [ask(text, temperature=1.0, seed=2) for text in ("1+1=", "a longer prompt than that")]
-    expected = plain.generate(asks)
-    assert [one.completion_ids for one in engine.generate(asks)] == [one.completion_ids for one in expected]
+    expected = generate(plain, asks)
+    assert [one.completion_ids for one in generate(engine, asks)] == [one.completion_ids for one in expected]
 
 
 def test_a_prompt_with_a_token_beyond_the_embedding_is_refused_alone(tmp_path):

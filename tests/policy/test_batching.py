@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="the training extra is not installed")
 
 from sia_runner.policy.engine import RequestBatcher
 from sia_runner.wire.failures import CallError
-from tests.policy.checkpoints import ask
+from tests.policy.checkpoints import ask, generate
 
 
 class Watched:
@@ -53,7 +53,7 @@ def test_requests_that_come_together_are_one_batch_and_each_gets_its_own_answer(
     asks = [ask(str(number), temperature=1.0, seed=number) for number in range(5)]
     answers = [future.result(30) for future in [batching.submit(one) for one in asks]]
     assert watched.sizes == [5]
-    assert [one.completion_ids for one in answers] == [engine.generate([one])[0].completion_ids for one in asks]
+    assert [one.completion_ids for one in answers] == [generate(engine, [one])[0].completion_ids for one in asks]
 
 
 def test_a_batch_has_a_bound(serve):

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the training extra is not installed
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.policy.sampling import PromptCache, _cache_argument
 from sia_runner.wire.failures import CallError
-from tests.policy.checkpoints import adapter, ask, checkpoint, no_texts, spec
+from tests.policy.checkpoints import adapter, ask, checkpoint, generate, no_texts, spec
 
 
 def prompts(count):
@@ -24,7 +24,7 @@ def test_greedy_answers_are_those_of_generate(kind, tmp_path):
     """A batch of prompts of many lengths, against transformers one prompt at a time."""
     engine = PolicyEngine(spec(checkpoint(tmp_path / kind, kind)), tmp_path, no_texts)
     asks = [ask(text, max_tokens=random.Random(text).randrange(1, 25)) for text in prompts(12)]
-    for one, answer in zip(asks, engine.generate(asks), strict=True):
+    for one, answer in zip(asks, generate(engine, asks), strict=True):
         ids = torch.tensor([engine.prompt_ids(one)])
         expected = engine.model.generate(ids, max_new_tokens=one.max_tokens, do_sample=False)[0, ids.shape[1] :]
         assert list(answer.completion_ids) == expected.tolist()
@@ -34,7 +34,7 @@ def test_greedy_answers_are_those_of_generate(kind, tmp_path):
 def test_recorded_logprobs_are_those_of_a_forward_pass(kind, tmp_path):
     """What training computes from the token ids is what was recorded while sampling."""
     engine = PolicyEngine(spec(checkpoint(tmp_path / kind, kind)), tmp_path, no_texts)
-    answers = engine.generate([ask(text, temperature=0.8, max_tokens=20, seed=1) for text in prompts(8)])
+    answers = generate(engine, [ask(text, temperature=0.8, max_tokens=20, seed=1) for text in prompts(8)])
     for sampled in answers:
         ids = torch.tensor([[*sampled.prompt_ids, *sampled.completion_ids]])
         with torch.no_grad():
@@ -47,9 +47,9 @@ def test_recorded_logprobs_are_those_of_a_forward_pass(kind, tmp_path):
 def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(engine):
     """At temperature 1 in float32: batches differ by 1e-6 in a logit, which turns a throw about once in 1e5 tokens."""
     mine = [ask(text, temperature=1.0, max_tokens=20, seed=seed) for seed, text in enumerate(prompts(6))]
-    alone = [engine.generate([one])[0] for one in mine]
+    alone = [generate(engine, [one])[0] for one in mine]
     others = [ask(text, temperature=0.7, top_p=0.9, max_tokens=30, seed=9) for text in prompts(10)]
-    together = engine.generate([*others, *mine])[10:]
+    together = generate(engine, [*others, *mine])[10:]
     assert [one.completion_ids for one in together] == [one.completion_ids for one in alone]
 
 
@@ -60,7 +60,7 @@ def test_sampling_warns_of_nothing_with_and_without_an_adapter(kind, tmp_path):
     trained = adapter(tmp_path / "adapter", engine, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        engine.generate([ask("1+1="), ask("1+", weights=trained)])
+        generate(engine, [ask("1+1="), ask("1+", weights=trained)])
 
 
 def test_the_cache_has_its_older_name_where_a_model_knows_no_other():
@@ -74,20 +74,20 @@ def test_the_cache_has_its_older_name_where_a_model_knows_no_other():
 
 
 def test_a_longer_bound_only_adds_tokens(engine):
-    short, long = (engine.generate([ask("1+1", temperature=1.0, seed=3, max_tokens=n)])[0] for n in (4, 12))
+    short, long = (generate(engine, [ask("1+1", temperature=1.0, seed=3, max_tokens=n)])[0] for n in (4, 12))
     assert long.completion_ids[:4] == short.completion_ids
 
 
 def test_without_a_seed_every_answer_is_another(engine):
-    answers = engine.generate([ask("1+1", temperature=1.0, max_tokens=20)] * 4)
+    answers = generate(engine, [ask("1+1", temperature=1.0, max_tokens=20)] * 4)
     assert len({answer.completion_ids for answer in answers}) == 4
 
 
 def test_an_answer_ends_before_its_stop_string_and_keeps_what_was_sampled(engine):
-    whole = engine.generate([ask("7", temperature=1.0, seed=5, max_tokens=30)])[0]
+    whole = generate(engine, [ask("7", temperature=1.0, seed=5, max_tokens=30)])[0]
     mark = whole.text[5:8]
     first = whole.text.find(mark)
-    cut = engine.generate([ask("7", temperature=1.0, seed=5, max_tokens=30, stop=("never said", mark))])[0]
+    cut = generate(engine, [ask("7", temperature=1.0, seed=5, max_tokens=30, stop=("never said", mark))])[0]
     assert cut.text == whole.text[:first]
     assert cut.finish_reason == "stop"
     length = len(cut.completion_ids)
@@ -96,7 +96,7 @@ def test_an_answer_ends_before_its_stop_string_and_keeps_what_was_sampled(engine
 
 
 def test_an_end_mark_is_sampled_and_not_shown(engine):
-    answers = engine.generate([ask("1", temperature=3.0, max_tokens=80, seed=seed) for seed in range(40)])
+    answers = generate(engine, [ask("1", temperature=3.0, max_tokens=80, seed=seed) for seed in range(40)])
     ended = [answer for answer in answers if answer.finish_reason == "stop"]
     assert ended, "of 40 random answers one should meet the end mark"
     for answer in ended:
@@ -106,7 +106,7 @@ def test_an_end_mark_is_sampled_and_not_shown(engine):
 
 def test_a_prompt_longer_than_the_context_is_refused_as_openai_does(engine):
     with pytest.raises(CallError) as refused:
-        engine.generate([ask("1"), ask("x y " * 100)])
+        generate(engine, [ask("1"), ask("x y " * 100)])
     assert (refused.value.kind, refused.value.status) == ("bad_request", 400)
     assert refused.value.code == "context_length_exceeded"
     assert "maximum context length is 96 tokens" in refused.value.message
@@ -114,7 +114,7 @@ def test_a_prompt_longer_than_the_context_is_refused_as_openai_does(engine):
 
 def test_an_answer_ends_with_the_context(engine):
     one = ask("1" * 80, max_tokens=1000, temperature=0.0)
-    sampled = engine.generate([one])[0]
+    sampled = generate(engine, [one])[0]
     assert len(sampled.prompt_ids) + len(sampled.completion_ids) <= 96
     assert sampled.finish_reason in ("stop", "length")
 
@@ -124,7 +124,7 @@ def test_no_request_is_answered_while_weights_are_trained(engine):
     version = engine.version
     with engine.training() as model:
         assert model.training
-        thread = threading.Thread(target=lambda: (engine.generate([ask("1", max_tokens=2)]), answered.set()))
+        thread = threading.Thread(target=lambda: (generate(engine, [ask("1", max_tokens=2)]), answered.set()))
         thread.start()
         assert not answered.wait(0.3)
     thread.join(10)
@@ -137,7 +137,7 @@ def test_no_request_is_answered_while_weights_are_trained(engine):
 def test_a_request_that_is_withdrawn_ends_at_the_next_token_and_the_others_are_answered(engine):
     polls = iter(range(1000))
     asks = [ask(text, temperature=1.0, seed=7, max_tokens=20, stop=()) for text in ("1+1=", "hello")]
-    full = engine.generate(asks)
+    full = generate(engine, asks)
     assert min(len(answer.completion_ids) for answer in full) > 6
     prompts_of = [engine.prompt_ids(one) for one in asks]
     cut, whole = engine.sample(asks, prompts_of, [lambda: next(polls) >= 3, lambda: False])
@@ -150,10 +150,10 @@ def test_a_request_that_is_withdrawn_ends_at_the_next_token_and_the_others_are_a
 def test_prompts_that_are_read_in_pieces_give_the_same_answers(engine, monkeypatch):
     """One pass cannot be interrupted: it is bounded."""
     asks = [ask(text, temperature=1.0, seed=7) for text in prompts(7)]
-    whole = engine.generate(asks)
+    whole = generate(engine, asks)
     monkeypatch.setattr("sia_runner.policy.sampling._PIECE_TOKENS", 60)
     engine._prefixes = PromptCache()
-    pieces = engine.generate(asks)
+    pieces = generate(engine, asks)
     assert [one.completion_ids for one in pieces] == [one.completion_ids for one in whole]
     for one, other in zip(pieces, whole, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)

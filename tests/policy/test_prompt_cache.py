@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the training extra is not installed
 from sia_runner.policy import sampling as module
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.policy.sampling import PromptCache, _read_prompts
-from tests.policy.checkpoints import ask, checkpoint, no_texts, spec
+from tests.policy.checkpoints import ask, checkpoint, generate, no_texts, spec
 
 PROMPTS = [[random.Random(n).randrange(3, 100) for _ in range(4 + 3 * n)] for n in range(6)]
 
@@ -67,10 +67,10 @@ def test_other_weights_read_afresh(engine, forwards):
 def test_trained_weights_answer_otherwise(tmp_path):
     """Through the engine: training makes a new version."""
     engine = PolicyEngine(spec(checkpoint(tmp_path / "base")), tmp_path, no_texts)
-    before = engine.generate([ask("12+7=")])[0]
+    before = generate(engine, [ask("12+7=")])[0]
     with engine.training() as model, torch.no_grad():
         model.lm_head.weight.copy_(-model.lm_head.weight)
-    assert engine.generate([ask("12+7=")])[0].completion_ids != before.completion_ids
+    assert generate(engine, [ask("12+7=")])[0].completion_ids != before.completion_ids
 
 
 def test_memory_is_bounded_and_the_oldest_go_first(engine, forwards, monkeypatch):
@@ -87,5 +87,5 @@ def test_memory_is_bounded_and_the_oldest_go_first(engine, forwards, monkeypatch
 def test_a_model_with_sliding_windows_reads_each_time(tmp_path, forwards):
     engine = PolicyEngine(spec(checkpoint(tmp_path / "base", "gpt_oss")), tmp_path, no_texts)
     for _ in range(2):
-        engine.generate([ask("12+7="), ask("12+7=")])
+        generate(engine, [ask("12+7="), ask("12+7=")])
     assert forwards == [2, 2]

@@ -23,7 +23,7 @@ from sia_runner.policy.vllm import (
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ModelsError, ProviderDown
 from sia_runner.wire.policy import PolicyError
-from tests.policy.checkpoints import adapter, ask, checkpoint, no_texts, spec
+from tests.policy.checkpoints import adapter, ask, checkpoint, generate, no_texts, spec
 from tests.policy.vllm_server import VllmServer
 
 ASKS = [ask(text, temperature=1.0, seed=seed, max_tokens=20) for seed, text in enumerate(("1+1=", "19+7=", "hello"))]
@@ -72,7 +72,7 @@ def test_answers_are_those_of_the_server_without_a_copy_of_the_weights_here(serv
     server = served()
     policy, copies = policy_at(server, tmp_path)
     here = local(tmp_path, server)
-    expected = here.generate(ASKS)
+    expected = generate(here, ASKS)
     answers = [policy.answer(one) for one in ASKS]
     assert drawn(answers) == drawn(expected)
     for answer, other in zip(answers, expected, strict=True):
@@ -115,10 +115,10 @@ def test_adapters_are_switched_by_what_they_hold(served, tmp_path):
     first, second = (adapter(tmp_path / name, here, seed) for name, seed in (("a", 1), ("b", 2)))
     for folder in (first, second, None, first):
         assert policy.use(folder) == here.use(folder) == policy.version
-        assert drawn(policy.answer(one) for one in ASKS) == drawn(here.generate(ASKS))
+        assert drawn(policy.answer(one) for one in ASKS) == drawn(generate(here, ASKS))
     other = policy.answer(replace(ASKS[0], weights=second))
     assert other.adapter != policy.version
-    assert drawn([other]) == drawn(here.generate([replace(ASKS[0], weights=second)]))
+    assert drawn([other]) == drawn(generate(here, [replace(ASKS[0], weights=second)]))
     assert len(server.loads) == 2, "each is loaded once"
 
 
@@ -131,7 +131,7 @@ def test_only_a_few_adapters_stay_at_the_server_and_none_after_the_end(served, t
         policy.use(folder)
     assert len(server.adapters) == 4
     policy.use(folders[0])
-    assert drawn([policy.answer(ASKS[0])]) == drawn(here.generate([replace(ASKS[0], weights=folders[0])]))
+    assert drawn([policy.answer(ASKS[0])]) == drawn(generate(here, [replace(ASKS[0], weights=folders[0])]))
     policy.close()
     assert server.adapters == {}
 
@@ -187,8 +187,8 @@ def test_what_is_trained_answers_in_its_newest_version_and_is_gone_afterwards(se
                 if "lora_B" in name:
                     parameter.normal_(std=0.2)
         answer = policy.answer(ASKS[0])
-        assert drawn([answer]) == drawn(copies[0].generate([ASKS[0]]))
-        assert answer.logprobs == pytest.approx(copies[0].generate([ASKS[0]])[0].logprobs, abs=1e-5)
+        assert drawn([answer]) == drawn(generate(copies[0], [ASKS[0]]))
+        assert answer.logprobs == pytest.approx(generate(copies[0], [ASKS[0]])[0].logprobs, abs=1e-5)
         versions.append(answer.adapter)
     assert len(set(versions)) == 3 and len(copies) == 1
     assert len({name for name, _ in server.loads}) == 1 == len(server.adapters)

@@ -18,7 +18,7 @@ from sia_runner.policy import base_model
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.training import adapters, drivers
 from sia_runner.wire.adapter_files import WEIGHTS_FILE
-from tests.policy.checkpoints import ask, no_texts
+from tests.policy.checkpoints import ask, generate, no_texts
 from tests.training import toy
 from tests.training.toy_base import on_disk, text_of
 
@@ -150,7 +150,7 @@ def spec(folder: Path) -> PolicyConfig:
 
 
 def answers(engine: PolicyEngine, asks):
-    made = engine.generate(asks)
+    made = generate(engine, asks)
     assert [one.prompt_ids for one in made] == [toy.prompt_of(unit) for unit in toy.HELD_OUT[: len(asks)]]
     return [one.completion_ids for one in made]
 

@@ -24,7 +24,7 @@ from sia_runner.records import OutcomeKind, Trajectory
 from sia_runner.training import adapters, drivers
 from sia_runner.training.batch import derive_seed
 from sia_runner.wire.policy import PolicyRequest
-from tests.policy.checkpoints import no_texts
+from tests.policy.checkpoints import generate, no_texts
 from tests.policy.vllm_server import VllmServer
 from tests.training import toy
 from tests.training.toy_base import on_disk, text_of
@@ -124,7 +124,7 @@ def test_training_goes_on_from_an_adapter_and_the_server_answers_with_the_new_on
     live.use(two.out)
     asks = [PolicyRequest(({"role": "user", "content": text_of(unit)},), 2) for unit in toy.HELD_OUT[:16]]
     answers = [answering.submit(ask).result(60) for ask in asks]
-    assert [one.completion_ids for one in answers] == [one.completion_ids for one in live.generate(asks)]
+    assert [one.completion_ids for one in answers] == [one.completion_ids for one in generate(live, asks)]
     assert {one.adapter for one in answers} == {policy.version} == {live.version}
     answering.close()
 

@@ -1,7 +1,6 @@
 """The interfaces of training algorithms, their options, and the registry.
 
-An algorithm is a class that is built from its AlgorithmConfig. One of ours needs one line in the registry; one of the
-user's own is named by trainer.algorithm as ``module.Class`` (docs/extending.md).
+An algorithm is a class that is built from its AlgorithmConfig: one of the registry, or ``module.Class`` of the user's.
 """
 
 from collections.abc import Callable, Mapping, Sequence

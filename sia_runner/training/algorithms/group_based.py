@@ -58,8 +58,7 @@ class Grpo:
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
         """Return advantages within groups, divided by the group's or the batch's deviation.
 
-        Groups without a signal stay in the step with advantage 0, as in TRL: they count in the loss's mean, and in its
-        KL term.
+        Groups without a signal stay, as in TRL, with advantage 0: they count in the loss's mean, and in its KL term.
         """
         within = normalised_rewards if self._scale == "group" else _centred_rewards
         advantage_n, signal_n = compare_within_groups(batch, within)

@@ -44,8 +44,7 @@ class PpoOptions:
     value_coefficient: Annotated[float, Field(gt=0)] = 0.1
     value_clip: Annotated[float, Field(gt=0)] = 0.2  # how far a value may move from the one at rollout time
     # Optimizer steps on each batch of rollouts. More steps save rollouts, but are unstable at the end: on the toy of
-    # tests/training, 4 reach 0.98 with two thirds of the rollouts, and then sometimes fall to 0.91, also at a third of
-    # the learning rate.
+    # tests/training, 4 reach 0.98 with two thirds of the rollouts, and then sometimes fall to 0.91.
     iterations: Annotated[int, Field(ge=1)] = 1
 
 
@@ -57,10 +56,7 @@ class ClippedValue:
     clip: float
 
     def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any) -> Any:
-        """Return half the mean over tokens of the larger of two squared errors.
-
-        These are of the value, and of the value clipped to `clip` around the old one, as in OpenAI's PPO and TRL's.
-        """
+        """Return half the mean over tokens of the larger squared error, of the value and the clipped value (as TRL)."""
         import torch
 
         near_bt = old_value_bt + (value_bt - old_value_bt).clamp(-self.clip, self.clip)
@@ -80,8 +76,7 @@ class Ppo:
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
         """Return GAE over all tokens of a trajectory, through all its calls, with the reward at its last token.
 
-        Advantages are then standardised over the step's tokens; returns are not. Raises TrainingError without the
-        critic's values.
+        Advantages are standardised over the step's tokens. Raises TrainingError without the critic's values.
         """
         import torch
 

@@ -77,8 +77,7 @@ class Dpo:
     def __init__(self, algorithm: AlgorithmConfig) -> None:
         """Read the options. Raises TrainingError for wrong ones.
 
-        `kl_coefficient` is DPO's beta: both are the weight of the KL to the base in the objective that DPO solves
-        (equation 3).
+        `kl_coefficient` is DPO's beta: both are the weight of the KL to the base (equation 3).
         """
         self._options = read_options(DpoOptions, algorithm)
         self.rounds, self.batch = self._options.rounds, self._options.batch
