@@ -332,7 +332,7 @@ def sync(parser: CommandParser) -> None:
     whose connection broke, or that were not tracked at all. Safe to be done again, and beside a run that is going on.
     """
     parser.add_argument(
-        "folders", nargs="+", type=_folder, metavar="RUN_DIR", help="a run, a sweep, or a folder of runs"
+        "folders", nargs="+", type=_folder, metavar="RUN_DIR", help="a run, a sweep, a folder of runs"
     )
     parser.add_key("project", "NAME", "the project there", type=_wandb_name)
     parser.add_key("entity", "NAME", "the user or team there", type=_wandb_name)
