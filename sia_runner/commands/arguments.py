@@ -331,9 +331,7 @@ def sync(parser: CommandParser) -> None:
     What W&B has is asked of W&B, and what is missing is read from the run directory: of runs that were tracked offline,
     whose connection broke, or that were not tracked at all. Safe to be done again, and beside a run that is going on.
     """
-    parser.add_argument(
-        "folders", nargs="+", type=_folder, metavar="RUN_DIR", help="a run, a sweep, or a folder of runs"
-    )
+    parser.add_argument("folders", nargs="+", type=_folder, metavar="RUN_DIR", help="a run, a sweep, a folder of runs")
     parser.add_key("project", "NAME", "the project there", type=_wandb_name)
     parser.add_key("entity", "NAME", "the user or team there", type=_wandb_name)
     parser.epilog = "Exit codes: 0 W&B has everything · 1 it does not · 2 refused."

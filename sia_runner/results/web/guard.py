@@ -32,7 +32,7 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
-    """The ASGI middleware that checks requests; hosts but `host` and `allowed_hosts` are refused (DNS rebinding)."""
+    """The ASGI middleware that checks requests; all hosts but `host`, `allowed_hosts` are refused (DNS rebinding)."""
 
     def __init__(self, app: App, host: str, token: str, allowed_hosts: Collection[str] = ()) -> None:
         self._app, self._host, self._token = app, host.lower(), token
