@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.http_client import HttpClient, body_pieces, read_error
 from sia_runner.records import SampledCall
-from sia_runner.wire.dialects import DIALECTS
+from sia_runner.wire.dialects import DIALECTS, check_is_stream
 from sia_runner.wire.failures import TRANSIENT_KINDS, CallError
 from sia_runner.wire.grants import Role
 from sia_runner.wire.providers import ANTHROPIC_VERSION, auth_headers, key_of, redact
@@ -112,6 +112,7 @@ class AnswerBuffer:
         """Return the answer's summary. Raises CallError (malformed) for an incomplete or invalid answer."""
         if self._reader is None:
             return self._dialect.read(loads(b"".join(self._end)))
+        check_is_stream(self._dialect, self._splitter)
         return self._reader.finish()
 
     def hold(self, data: bytes) -> None:

@@ -270,6 +270,27 @@ def test_nonsense_is_a_typed_failure(scene, body, stream):
     assert scene.records()[0]["error"]["kind"] in ("malformed", "unreachable")
 
 
+IN_PLACE_OF_A_STREAM = [
+    ('{"error": {"message": "test-key: the model is overloaded", "code": 503}}', "[key]: the model is overloaded"),
+    ('{"type": "error", "error": {"type": "overloaded_error", "message": "later"}}\n\n', "later"),
+    ('\n{"detail": "no such tenant"}', "no such tenant"),
+    ("<html>Maintenance until noon</html>", "Maintenance until noon"),
+    (json.dumps({"error": {"message": "x" * 100_000}}), 'is not JSON: b\'{"error": {"message": "xxx'),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), IN_PLACE_OF_A_STREAM)
+@APIS
+def test_what_comes_in_place_of_a_stream_is_told_in_the_providers_words(scene, api, body, words):
+    scene.open(api=api, attempts=1)
+    scene.otherwise = Malformed(body, whole=True)
+    with scene.session() as guest, pytest.raises(openai.APIError):
+        list(guest.openai().chat.completions.create(model="m", messages=HI, stream=True, user="q1"))
+    message = scene.records()[0]["error"]["message"]
+    assert words in message and "test-key" not in message and len(message) < 2100
+    assert guest.session.faults().questions == {"q1": LIMITED}
+
+
 @contextmanager
 def closing_after_streams():
     """A server that says keep-alive and then answers one request a connection, as llama.cpp's does after a stream."""
