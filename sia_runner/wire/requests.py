@@ -76,6 +76,7 @@ class ModelRequest:
     headers: Mapping[str, str] = field(default_factory=dict)  # the client's headers that the API needs
     raw: bytes = b""  # the body's JSON
     grant: Grant | None = None  # the account; a policy reads it
+    notice: str = ""  # what became of it on its way, for the user
     turn: int = 0  # number of earlier calls of this session for the same question
 
     def __post_init__(self) -> None:
