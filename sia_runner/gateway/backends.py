@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.http_client import HttpClient, body_pieces, read_error
 from sia_runner.records import SampledCall
-from sia_runner.wire.dialects import DIALECTS
+from sia_runner.wire.dialects import DIALECTS, check_is_stream
 from sia_runner.wire.failures import TRANSIENT_KINDS, CallError
 from sia_runner.wire.grants import Role
 from sia_runner.wire.providers import ANTHROPIC_VERSION, auth_headers, key_of, redact
@@ -109,6 +109,7 @@ class AnswerBuffer:
         """Return the answer's summary. Raises CallError (malformed) for an incomplete or invalid answer."""
         if self._reader is None:
             return self._dialect.read(loads(b"".join(self._end)))
+        check_is_stream(self._dialect, self._splitter)
         return self._reader.finish()
 
     def hold(self, data: bytes) -> None:
@@ -155,8 +156,7 @@ class PassThroughBackend:
         self._url, self._client = (hosted.base_url or "").rstrip("/") + API_PATHS[api], client
         self._headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "sia-runner"}
         self._headers |= auth_headers(hosted, key)
-        self._limit_name: str | None = None  # the endpoint's only name of the completion bound
-        self._refused_fields: set[str] = set()
+        self._refused: dict[str, str] = {}  # fields that the endpoint does not take, with its words
 
     async def ready(self) -> None:
         """Do nothing: there is nothing to load."""
@@ -165,20 +165,23 @@ class PassThroughBackend:
         """Learn which field the endpoint does not take, for all requests; return whether this one can be sent again."""
         if failed.status in (400, 422) and _UNSUPPORTED.search(failed.message):
             named = {name for name in request.body if re.search(rf"\b{re.escape(name)}\b", failed.message)}
-            self._refused_fields |= named.intersection(("temperature", "top_p"))
-            if request.api == "openai" and self._limit_name is None and (name := next(iter(named & {*_LIMITS}), None)):
-                self._limit_name = _LIMITS[name]
+            refused = named.intersection(("temperature", "top_p"))
+            if request.api == "openai" and not _LIMITS.keys() & self._refused.keys():
+                refused |= set(list(named & _LIMITS.keys())[:1])
+            self._refused |= dict.fromkeys(refused, failed.message)
         return self._change(request)
 
     def _change(self, request: ModelRequest) -> bool:
-        body, before = request.body, list(request.body)
-        for name in self._refused_fields:
-            body.pop(name, None)
-        if self._limit_name and (limit := body.pop(_LIMITS[self._limit_name], None)) is not None:
-            body[self._limit_name] = limit
-        if list(body) != before:
-            request.raw = dumps(body)
-        return list(body) != before
+        fields = [name for name in self._refused if name in request.body]
+        for name in fields:
+            value = request.body.pop(name)
+            if name in _LIMITS:
+                request.body[_LIMITS[name]] = value
+        if fields:
+            words = dict.fromkeys(self._refused[name] for name in fields)
+            request.notice = f"{'; '.join(words)}; the field is sent otherwise or left out"
+            request.raw = dumps(request.body)
+        return bool(fields)
 
     async def send(self, request: ModelRequest, buffer: AnswerBuffer) -> AnswerSummary:
         """Send one request; the buffer takes the answer. Raises CallError."""

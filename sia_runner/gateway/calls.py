@@ -26,7 +26,10 @@ _BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
 # Fields of an answer's message that the next request repeats; signed thoughts must be returned unchanged.
 _REPEATED = ("role", "content", "tool_calls", "thinking_blocks")
 _FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
-_CUT_PROMPT = "cut prompts to its context: raise that (OLLAMA_CONTEXT_LENGTH or num_ctx for Ollama)"
+_CUT_PROMPT = (
+    "it counts far fewer tokens than were sent, and seems to cut prompts to its context: raise that "
+    "(OLLAMA_CONTEXT_LENGTH or num_ctx for Ollama)"
+)
 _MAX_BYTES_PER_TOKEN = 8  # text has three to five
 
 
@@ -116,9 +119,8 @@ class CallRunner:
                     summary = await self._attempt(call, buffer)
                     break
                 except CallError as failed:
+                    failed = call.endpoint.clean(failed)
                     if isinstance(backend, PassThroughBackend) and backend.adapt(call.request, failed):
-                        why = call.endpoint.clean(failed).message
-                        self._say_once(f"{why}; the field is sent otherwise or left out", call)
                         continue
                     attempts = call.record.attempts
                     pause = _pause(failed, attempts, hosted.max_wait_seconds)
@@ -128,6 +130,9 @@ class CallRunner:
         except CallError as failed:
             breaker.failed(call.endpoint.clean(failed))
             raise
+        finally:
+            if call.request.notice:
+                self._notice(call)
         breaker.succeeded()
         return buffer, summary
 
@@ -152,7 +157,7 @@ class CallRunner:
                 raise
             usage = call.record.usage = _count_usage(call.request, summary)
             if _is_cut(call.request, summary):
-                self._say_once("it counts far fewer tokens than were sent, and seems to " + _CUT_PROMPT, call)
+                call.request.notice += f"{'; ' if call.request.notice else ''}{_CUT_PROMPT}"
             call.record.usd = reservation.settle(usage.input, usage.output, usage.cached, summary.written_tokens)
             call.session.spend(Usage(call.record.usd or 0.0, usage.input + usage.output, 1))
             return summary
@@ -172,9 +177,10 @@ class CallRunner:
             except (ModelsError, OSError, RuntimeError) as error:
                 raise CallError("down", f"the ledger cannot reserve budget: {error}", sent=False) from None
 
-    def _say_once(self, text: str, call: _Call) -> None:
-        """Tell the user on stderr what its provider does to requests; the log of a job has it too."""
-        line = one_line(f"provider {call.endpoint.hosted.name}: {text}", 500)
+    def _notice(self, call: _Call) -> None:
+        """Record what the provider does to the request; tell the user once, on stderr, which in a job is its log."""
+        call.record.notice = one_line(call.request.notice, 500)
+        line = one_line(f"provider {call.endpoint.hosted.name}: {call.request.notice}", 500)
         if line not in self._told:
             self._told.add(line)
             _LOG.warning("%s", line)

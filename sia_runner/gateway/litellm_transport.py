@@ -8,7 +8,7 @@ import httpx
 
 from sia_runner.gateway.backends import API_PATHS
 from sia_runner.gateway.http_client import HttpClient, body_pieces
-from sia_runner.wire.dialects import DIALECTS, Dialect
+from sia_runner.wire.dialects import DIALECTS, Dialect, check_is_stream
 from sia_runner.wire.failures import CallError, error_of_body
 from sia_runner.wire.requests import ModelRequest, SseSplitter, loads
 
@@ -82,6 +82,7 @@ class SingleRequest(httpx.AsyncByteStream):
         if self._native is None or self._response is None:
             return
         if self._reader is not None:
+            check_is_stream(self._native, self._splitter)
             self._reader.finish()
         else:
             self._native.read(loads(bytes(self._body)))

@@ -90,13 +90,15 @@ class CallRecord:
     cached: bool = False  # answered from the runner's own cache
     sampled: SampledCall | None = None  # of a policy; "tokens" in the file
     error: dict[str, str] | None = None  # kind, message
+    notice: str = ""  # what the provider did to the request; in the file only where it did something
 
 
 def append_record(path: Path, record: CallRecord) -> None:
     """Append one whole line with a single write. Raises OSError."""
     rest = {name: getattr(record, name) for name in CallRecord.__slots__ if name not in ("request", "response")}
-    sampled, error = rest.pop("sampled"), rest.pop("error")
+    sampled, error, _ = rest.pop("sampled"), rest.pop("error"), rest.pop("notice")
     rest |= {"usage": asdict(record.usage), "tokens": sampled and sampled.to_json(), "error": error}
+    rest |= {"notice": record.notice} if record.notice else {}
     parts = [b'"request":' + _encode_part(record.request), b'"response":' + _encode_part(record.response)]
     data = b",".join([dumps(rest)[:-1], *parts]) + b"}\n"
     stream = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

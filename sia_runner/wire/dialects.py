@@ -14,6 +14,7 @@ from sia_runner.wire.requests import (
     Body,
     ModelRequest,
     SseEvent,
+    SseSplitter,
     TokenDecoder,
     bad_request,
     boolean_field,
@@ -405,3 +406,11 @@ def _note_anthropic(summary: AnswerSummary, usage: Any) -> None:
 
 Dialect = OpenAIChat | AnthropicMessages
 DIALECTS: Mapping[Api, Dialect] = {"openai": OpenAIChat(), "anthropic": AnthropicMessages()}
+
+
+def check_is_stream(dialect: Dialect, splitter: SseSplitter) -> None:
+    """Raise CallError, with the provider's words, for what came with status 200 in place of a stream."""
+    if content := splitter.other_content():
+        answer = loads(content)
+        dialect.read(answer)  # raises where it is an error
+        raise CallError("malformed", f"the provider's answer is no stream, which was asked for: {_excerpt(answer)}")

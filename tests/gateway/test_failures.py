@@ -1,7 +1,12 @@
 """A provider goes wrong: the tests check what the harness, the ledger and the records see of it."""
 
+import json
+import re
 import resource
+import socketserver
+import threading
 import time
+from contextlib import contextmanager
 from email.utils import formatdate
 
 import anthropic
@@ -263,3 +268,63 @@ def test_nonsense_is_a_typed_failure(scene, body, stream):
     with scene.session() as guest, pytest.raises(openai.APIError):
         list(guest.openai().chat.completions.create(model="m", messages=HI, stream=stream))
     assert scene.records()[0]["error"]["kind"] in ("malformed", "unreachable")
+
+
+IN_PLACE_OF_A_STREAM = [
+    ('{"error": {"message": "test-key: the model is overloaded", "code": 503}}', "[key]: the model is overloaded"),
+    ('{"type": "error", "error": {"type": "overloaded_error", "message": "later"}}\n\n', "later"),
+    ('\n{"detail": "no such tenant"}', "no such tenant"),
+    ("<html>Maintenance until noon</html>", "Maintenance until noon"),
+    (json.dumps({"error": {"message": "x" * 100_000}}), 'is not JSON: b\'{"error": {"message": "xxx'),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), IN_PLACE_OF_A_STREAM)
+@APIS
+def test_what_comes_in_place_of_a_stream_is_told_in_the_providers_words(scene, api, body, words):
+    scene.open(api=api, attempts=1)
+    scene.otherwise = Malformed(body, whole=True)
+    with scene.session() as guest, pytest.raises(openai.APIError):
+        list(guest.openai().chat.completions.create(model="m", messages=HI, stream=True, user="q1"))
+    message = scene.records()[0]["error"]["message"]
+    assert words in message and "test-key" not in message and len(message) < 2100
+    assert guest.session.faults().questions == {"q1": LIMITED}
+
+
+@contextmanager
+def closing_after_streams():
+    """A server that says keep-alive and then answers one request a connection, as llama.cpp's does after a stream."""
+    chunk = {"choices": [{"index": 0, "delta": {"content": "hello"}, "finish_reason": "stop"}]}
+    body = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {len(body)}\r\n"
+    answered, closed = [], []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def read(self) -> bytes:
+            header = b"".join(iter(self.rfile.readline, b"\r\n"))
+            return self.rfile.read(int(re.findall(rb"(?i)content-length: (\d+)", header)[0])) if header else b""
+
+        def handle(self) -> None:
+            answered.append(self.read())
+            self.wfile.write(head.encode() + b"Keep-Alive: timeout=5, max=100\r\n\r\n" + body)
+            if self.rfile.read(1):  # the next request: it was on its way when the connection was closed
+                closed.append(self.client_address)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as running:
+        running.daemon_threads = True
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}/v1", answered, closed
+        running.shutdown()
+
+
+def test_a_connection_that_the_server_closed_in_between_costs_no_attempt(scene):
+    with closing_after_streams() as (url, answered, closed):
+        scene.open(base_url=url)
+        with scene.session() as guest:
+            client = guest.openai()
+            for _ in range(3):
+                stream = client.chat.completions.create(model="any", messages=HI, stream=True)
+                assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "hello"
+        assert (len(answered), len(closed)) == (3, 2)
+    assert [record["attempts"] for record in scene.records()] == [1, 1, 1]
+    assert scene.spent()[0] == 3

@@ -76,9 +76,10 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Status 200 and a body (of a stream: one event) that is no answer."""
+    """Status 200 and a body (of a stream: one event, unless it comes `whole`) that is no answer."""
 
     body: str = '{"choices": [}, "content": <html>'
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,9 @@ async def send(ex: Exchange, reaction: Reaction) -> web.StreamResponse:  # noqa:
         case Truncated():
             return await _truncated(ex)
         case Malformed():
-            body = f"data: {reaction.body}\n\n" if ex.streams else reaction.body
-            return web.Response(text=body, content_type="text/event-stream" if ex.streams else "application/json")
+            streams = ex.streams and not reaction.whole
+            body = f"data: {reaction.body}\n\n" if streams else reaction.body
+            return web.Response(text=body, content_type="text/event-stream" if streams else "application/json")
         case Endless():
             return await _long(ex, _repeated(None, 256, reaction.pause), NOTHING)
         case Huge():

@@ -48,12 +48,12 @@ def scores(run, n, outcomes):
     write_json(folder / "keys.json", {f"id-{unit}": unit for unit in outcomes})
 
 
-def call(run, n, question, text="hello", number=0):
+def call(run, n, question, text="hello", number=0, notice=""):
     folder = run / f"gen_{n}"
     folder.mkdir(parents=True, exist_ok=True)
     record = CallRecord(f"c{number}", 0.0, f"gen_{n}", "select", question, 0, "chat", "m", model="model-1")
     record.request = {"messages": [{"role": "user", "content": f"ask {text}"}]}
-    record.response, record.finish_reason = {"text": text}, "stop"
+    record.response, record.finish_reason, record.notice = {"text": text}, "stop", notice
     append_record(folder / "trajectories.jsonl", record)
 
 

@@ -103,9 +103,12 @@ def test_killed_with_all_that_belongs_to_it_and_resumed_it_tells_nothing_twice(t
 
 def test_a_driver_that_was_killed_leaves_no_sender_behind(tmp_path):
     cli = Cli(tmp_path)
-    run = cli.start("tracker=wandb", *cli.replay(MAJORITY, WORDS, WORDS), env={**os.environ, **OFFLINE})
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not (cli.run / "tracking" / "sender.lock").exists():
+    run = cli.start(
+        "tracker=wandb", "tracker.wait=120", *cli.replay(MAJORITY, WORDS, WORDS), env={**os.environ, **OFFLINE}
+    )
+    until, begun = time.monotonic() + 120, cli.run / "tracking" / "wandb.json"  # written once the sender has its lock
+    while not begun.exists():
+        assert time.monotonic() < until
         time.sleep(0.02)
     run.send_signal(signal.SIGKILL)
     run.communicate()

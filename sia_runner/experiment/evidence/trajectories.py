@@ -126,6 +126,8 @@ def _blocks(calls: Sequence[Json], position: int) -> Iterator[tuple[str, str]]:
     figures += [f"{tokens['input']} + {tokens['output']} tokens"] if {"input", "output"} <= tokens.keys() else []
     figures += [f"{same} messages as before"] if same else []
     yield ", ".join([f"## Call {position + 1}", *figures]), ""
+    if notice := call.get("notice"):
+        yield f"**the provider**: {one_line(str(notice))}", ""
     for message in messages[same:]:
         role = as_dict(message).get("role")
         yield f"**{one_line(role if isinstance(role, str) else 'request', 20)}**", _message_text(message) or "(nothing)"

@@ -163,6 +163,8 @@ def call_text(call: Mapping[str, Any]) -> Json:
     messages = _messages(request) if isinstance(request, dict) else [{"role": "request", "text": _text(request)}]
     response = answer if isinstance(answer, dict) else {"text": answer}
     messages.append({"role": "answer", "text": _text(response.get("text"))})
+    if notice := call.get("notice"):
+        messages.insert(0, {"role": "what the provider did to the request", "text": _text(notice)})
     if tools := response.get("tool_calls"):
         messages.append({"role": "tool calls", "text": _text(tools)})
     return {"messages": messages}

@@ -113,6 +113,12 @@ def test_a_failed_call_shows_its_error(desk):
     assert "**failed**: rate_limited: slow down [1m" in text and "**answer**" not in text
 
 
+def test_what_the_provider_did_to_a_request_is_shown_with_the_call(desk):
+    for name in desk.dev:
+        desk.call(name, "prompt", notice="seems to cut\nprompts")
+    assert "**the provider**: seems to cut prompts\n" in desk.write()["1"]
+
+
 @pytest.mark.parametrize(
     ("request_", "response", "seen"),
     [

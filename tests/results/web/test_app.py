@@ -123,6 +123,13 @@ def test_questions_calls_and_the_text_of_a_call(get):
     assert get("run/call", path="run-0", place="gen_1", at=7).status_code == 404
 
 
+def test_what_the_provider_did_to_a_request_stands_before_its_text(get, runs):
+    writing.call(runs / "run-0", 1, "id-q2", number=7, notice="seems to cut prompts")
+    shown = get("run/call", path="run-0", place="gen_1", at=1).json()["messages"]
+    assert [message["role"] for message in shown] == ["what the provider did to the request", "user", "answer"]
+    assert shown[0]["text"] == "seems to cut prompts"
+
+
 def test_logs_follow(get, runs):
     (log, _) = get("run/logs", path="run-0").json()["logs"]
     first = get("run/log", path="run-0", log=log["path"]).json()
