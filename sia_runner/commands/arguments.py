@@ -248,6 +248,8 @@ def estimate(parser: CommandParser) -> None:
     """
     parser.add_overrides()
     parser.add_argument("--json", action="store_true", help="print it as JSON")
+    text = "take the speed of a policy on this machine from an earlier run of it"
+    parser.add_argument("--like", type=_folder, metavar="RUN_DIR", help=text)
 
 
 def tasks(parser: CommandParser) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
+from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment.context import Components
 from sia_runner.experiment.costs import (
     ASSUMPTIONS,
@@ -20,12 +21,15 @@ from sia_runner.experiment.costs import (
     forecast_run,
     hosted_roles,
     limit_lines,
+    planned_rollouts,
+    policy_speed,
     price_text,
     role_dollars,
     role_name,
     total_dollars,
 )
 from sia_runner.gateway.prices import price_of
+from sia_runner.store.run_directory import RunDir
 from sia_runner.sweep.table import right
 from sia_runner.tasks.protocol import FoldPurpose
 
@@ -36,9 +40,10 @@ def main(options: Namespace) -> int:
     with composed_experiment(options.overrides) as (config, outcome):
         if config:
             sizes = measure_task(config)
-            cases = {name: forecast_run(config, sizes, name) for name in ASSUMPTIONS}
+            speed = policy_speed(RunDir(options.like)) if options.like and config.has_policy else None
+            cases = {name: forecast_run(config, sizes, name, speed) for name in ASSUMPTIONS}
             show = _print_json if options.json else _print
-            show(config, sizes, cases)
+            show(config, sizes, cases, speed)
             outcome.code = 0
     return outcome.code
 
@@ -58,13 +63,13 @@ def measure_task(config: Experiment) -> TaskSizes:
     return TaskSizes(counts.get("gate", 0), counts.get("trial", 0), questions, len(select), counts.get("test", 0), size)
 
 
-def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
+def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts, speed: float | None) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    if not hosted_roles(config):
+    if not hosted_roles(config) and not config.has_policy:
         console.print(
             f"task={config.task.name} meta_agent={config.meta_agent.name}: no model is called, nothing is spent"
         )
@@ -73,7 +78,8 @@ def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
     for title, cells in _rows(config, cases).items():
         table.add_row(title, *cells)
     console.print(table)
-    for line in [*_assumptions(config, sizes), *limit_lines(config, sizes), *budget_lines(config, cases)]:
+    lines = [*_assumptions(config, sizes), *(_policy_lines(config, speed) if config.has_policy else [])]
+    for line in [*lines, *limit_lines(config, sizes, speed), *budget_lines(config, cases)]:
         console.print(escape(line))
 
 
@@ -89,8 +95,21 @@ def _rows(config: Experiment, cases: Forecasts) -> dict[str, list[str]]:
         dollars = [role_dollars(config, case, role) for case in forecasts]
         rows[f"USD · {role_name(role)} ({hosted.model})"] = [_format_usd(each) for each in dollars]
     rows["USD"] = [_format_usd(total_dollars(config, case)) for case in forecasts]
-    rows["waiting for models"] = [_format_time(case.total.seconds) for case in forecasts]
+    whom = "models" if all(case.timed for case in forecasts) else "providers"
+    rows[f"waiting for {whom}"] = [_format_time(case.total.seconds) for case in forecasts]
     return rows
+
+
+def _policy_lines(config: Experiment, speed: float | None) -> list[str]:
+    """Return the lines on the model whose weights can be trained, which the harness calls."""
+    rollouts = [planned_rollouts(each)[1] for each in allowed_algorithms(config.trainer).values()]
+    known = (
+        f"{speed:.0f} tokens a second" if speed else "its speed is not known (--like RUN_DIR takes an earlier run's)"
+    )
+    policy = config.target_agent.policy
+    lines = [f"harness: calls the policy {policy.base} ({policy.backend}): USD 0; {known}"]
+    update = f"each update of the weights adds up to {max(rollouts, default=0):,} rollouts, which are not in the table"
+    return [*lines, update] if rollouts else lines
 
 
 def _format_usd(value: float | None) -> str:
@@ -127,13 +146,17 @@ def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
     return lines
 
 
-def _print_json(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
+def _print_json(config: Experiment, sizes: TaskSizes, cases: Forecasts, speed: float | None) -> None:
     roles = {
         role: {"provider": hosted.name, "model": hosted.model, "priced": price_of(hosted) is not None}
         for role, hosted in hosted_roles(config).items()
     }
+    if config.has_policy:
+        roles["target"] = {"provider": "policy", "model": config.target_agent.policy.base, "priced": True}
     report: dict[str, Any] = {"task": config.task.name, "roles": roles, "sizes": asdict(sizes), "cases": {}}
     for name, case in cases.items():
         total = asdict(case.total) | {"usd": total_dollars(config, case), "generations": case.generations}
-        report["cases"][name] = total | {"assumptions": asdict(ASSUMPTIONS[name])}
-    print(json.dumps(report | {"budget": budget_lines(config, cases)}, indent=1, ensure_ascii=False))
+        seconds = case.total.seconds if case.timed else None
+        report["cases"][name] = total | {"seconds": seconds, "assumptions": asdict(ASSUMPTIONS[name])}
+    report |= {"budget": budget_lines(config, cases), "policy_tokens_per_second": speed}
+    print(json.dumps(report, indent=1, ensure_ascii=False))

@@ -21,6 +21,7 @@ from sia_runner.records import Json, Lever, Proposal
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import JournalReader, finished_generations
+from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.tasks.protocol import Fold
 from sia_runner.wire.grants import Role
 
@@ -100,6 +101,7 @@ class Forecast:
     generations: int
     parts: Mapping[str, ModelUse]
     test: ModelUse = field(default_factory=ModelUse)
+    timed: bool = True  # False: the seconds leave out a policy, whose speed is not known
 
     @property
     def generation(self) -> ModelUse:
@@ -126,14 +128,14 @@ class Forecast:
 Forecasts = Mapping[str, Forecast]
 
 
-def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
-    """Return the forecast of the case called `name`."""
+def forecast_run(config: Experiment, sizes: TaskSizes, name: str, speed: float | None = None) -> Forecast:
+    """Return the forecast of the case called `name`; `speed`: tokens a second of the policy, all its calls together."""
     case, agent, limits = ASSUMPTIONS[name], config.meta_agent, config.task.limits
     width, patience = config.search.proposals_per_generation, config.search.patience
 
     def harness(questions: int, limit: float) -> ModelUse:
         """Return the use of one run of a harness; `limit` is in seconds."""
-        use = _harness_use(config, sizes, case, questions)
+        use = _harness_use(config, sizes, case, questions, speed)
         return replace(use, seconds=min(use.seconds, limit))
 
     questions = min(_agent_number(agent, "trial_questions") or sizes.trial, sizes.trial)
@@ -150,25 +152,44 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
     if name == "low" and patience is not None:
         generations = min(generations, patience + 1)
     tested = 1 if name == "low" else 2  # the first harness is the baseline, unless it stays the best
-    return Forecast(generations, parts, harness(sizes.test, limits.run) * tested)
+    timed = speed is not None or not config.has_policy
+    return Forecast(generations, parts, harness(sizes.test, limits.run) * tested, timed)
 
 
-def _harness_use(config: Experiment, sizes: TaskSizes, case: CostAssumptions, questions: int) -> ModelUse:
+def policy_speed(run: RunDir) -> float:
+    """Return the output tokens a second of the policy in the newest scored generation of an earlier run.
+
+    Raises RunDirectoryError where no harness called a policy.
+    """
+    totals = read_totals(run.ledger)
+    for generation in reversed(finished_generations(JournalReader(run.journal))):
+        tokens = totals.of(candidate=f"gen_{generation.n}", purpose="select").output_tokens
+        if generation.val is not None and tokens and (seconds := generation.seconds["run"]):
+            return tokens / seconds
+    raise RunDirectoryError(f"{run.path}: no scored harness called a model in this run")
+
+
+def _harness_use(
+    config: Experiment, sizes: TaskSizes, case: CostAssumptions, questions: int, speed: float | None
+) -> ModelUse:
     """Return the use of one run of a harness that no limit ends."""
-    hosted = config.target_provider
+    hosted, calls = config.target_provider, questions * case.calls
+    request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
+    if config.has_policy:
+        tokens = calls * min(case.answer, config.target_agent.policy.max_tokens)
+        return ModelUse(calls, calls * request, tokens, tokens / speed if speed else 0.0)
     if not config.calls_model or not isinstance(hosted, HostedProvider):
         return ModelUse()
-    request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
     answer, at_once = min(case.answer, hosted.max_tokens), min(case.at_once, hosted.concurrency)
-    return case.use(questions * case.calls, request, answer, at_once)
+    return case.use(calls, request, answer, at_once)
 
 
-def limit_lines(config: Experiment, sizes: TaskSizes) -> list[str]:
+def limit_lines(config: Experiment, sizes: TaskSizes, speed: float | None = None) -> list[str]:
     """Return one line for each time limit of the task that the models of the expected case are too slow for."""
     limits, lines = config.task.limits, list[str]()
     longest = max(ceil(sizes.select / max(sizes.rounds, 1)), sizes.test)
     for key, questions, limit in (("gate", sizes.gate, limits.gate), ("run", longest, limits.run)):
-        seconds = _harness_use(config, sizes, ASSUMPTIONS["expected"], questions).seconds
+        seconds = _harness_use(config, sizes, ASSUMPTIONS["expected"], questions, speed).seconds
         if seconds > limit:
             lines.append(
                 f"task.limits.{key}={limit:g} · too short: the answers to {questions} questions take {seconds:.0f} s"
@@ -205,7 +226,7 @@ def price_text(rates: Rates) -> str:
 
 def hosted_roles(config: Experiment) -> dict[Role, HostedProvider]:
     """Return the provider of each role whose model the experiment calls."""
-    used = {"meta": config.proposer_calls_model, "target": config.calls_model}
+    used = {"meta": config.proposer_calls_model, "target": config.calls_model and not config.has_policy}
     providers = {"meta": config.meta_provider, "target": config.target_provider}
     return {role: hosted for role in _ROLES if used[role] and isinstance(hosted := providers[role], HostedProvider)}
 
@@ -244,7 +265,8 @@ def budget_lines(config: Experiment, cases: Forecasts) -> list[str]:
         says = [
             f"{name}: {_when_reached(case, limit, case.generation.seconds / 60, 'after')}"
             for name, case in cases.items()
-        ]
+            if case.timed
+        ] or ["the policy's speed is not known"]
         lines.append(f"budget.minutes={limit:g} · {' · '.join(says)}")
     return lines
 
