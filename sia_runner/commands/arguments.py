@@ -149,6 +149,7 @@ def resume(parser: CommandParser) -> None:
 
     Finished steps are read from the journal, jobs on a cluster are found again, and only what is missing is done.
     Of the configuration max_gen, budget.* and compute.* may change; of a sweep also hydra/launcher, hydra.launcher.*.
+    task.dir=… names the task's folder if it was moved; its data has to be that of the run.
     """
     parser.add_argument("run", type=_folder, metavar="DIR", help="a run directory, or that of a whole sweep")
     parser.add_argument(

@@ -156,6 +156,29 @@ def test_a_task_folder_may_be_moved(here, capsys):
 
 
 @pytest.mark.slow
+def test_a_run_whose_task_folder_was_moved_is_resumed_with_the_new_one(here, capsys, monkeypatch):
+    new(capsys, ("text", "desk"), rows_of("ab"), "desk")
+    run = here / "runs" / "a"
+    assert main(["--config-dir", "desk/conf", "task=desk", "max_gen=1", f"hydra.run.dir={run}"]) == 0
+    shutil.move(here / "desk", here / "moved = desk")
+    assert main(["resume", str(run), "max_gen=2"]) == 2
+    assert (
+        f"{here}/desk is missing (task.dir of the run); if it was moved, give task.dir=DIR" in capsys.readouterr().err
+    )
+
+    shutil.copytree(here / "moved = desk", here / "other")
+    with (here / "other" / "labelled.csv").open("a") as stream:
+        stream.write("x200,text,a\n")
+    assert main(["resume", str(run), "max_gen=2", "task.dir=other"]) == 2
+    assert "the data changed since the run began (labelled.csv)" in capsys.readouterr().err
+
+    assert main(["resume", str(run), "max_gen=2", "task.dir=moved = desk"]) == 0
+    monkeypatch.chdir(run)  # the journal has the whole path
+    assert main(["resume", str(run), "max_gen=3"]) == 0
+    assert main(["verify", str(run)]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_short_answers_are_not_taken_for_gold_that_a_verifier_shows(here, capsys):
     new(capsys, ("text", "desk"), rows_of(["no", "on", "se", "en"]), "desk", "--licence", "mine")
     assert main(["tasks", "check", "desk"]) == 0, capsys.readouterr().out
