@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,10 @@ def main(options: Namespace) -> int:
     with composed_experiment(options.overrides) as (config, outcome):
         if config:
             sizes = measure_task(config)
-            speed = policy_speed(RunDir(options.like)) if options.like and config.has_policy else None
-            cases = {name: forecast_run(config, sizes, name, speed) for name in ASSUMPTIONS}
+            sizes = replace(sizes, policy_speed=policy_speed(RunDir(options.like))) if options.like else sizes
+            cases = {name: forecast_run(config, sizes, name) for name in ASSUMPTIONS}
             show = _print_json if options.json else _print
-            show(config, sizes, cases, speed)
+            show(config, sizes, cases)
             outcome.code = 0
     return outcome.code
 
@@ -63,7 +63,7 @@ def measure_task(config: Experiment) -> TaskSizes:
     return TaskSizes(counts.get("gate", 0), counts.get("trial", 0), questions, len(select), counts.get("test", 0), size)
 
 
-def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts, speed: float | None) -> None:
+def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -78,8 +78,7 @@ def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts, speed: float 
     for title, cells in _rows(config, cases).items():
         table.add_row(title, *cells)
     console.print(table)
-    lines = [*_assumptions(config, sizes), *(_policy_lines(config, speed) if config.has_policy else [])]
-    for line in [*lines, *limit_lines(config, sizes, speed), *budget_lines(config, cases)]:
+    for line in [*_assumptions(config, sizes), *limit_lines(config, sizes), *budget_lines(config, cases)]:
         console.print(escape(line))
 
 
@@ -98,18 +97,6 @@ def _rows(config: Experiment, cases: Forecasts) -> dict[str, list[str]]:
     whom = "models" if all(case.timed for case in forecasts) else "providers"
     rows[f"waiting for {whom}"] = [_format_time(case.total.seconds) for case in forecasts]
     return rows
-
-
-def _policy_lines(config: Experiment, speed: float | None) -> list[str]:
-    """Return the lines on the model whose weights can be trained, which the harness calls."""
-    rollouts = [planned_rollouts(each)[1] for each in allowed_algorithms(config.trainer).values()]
-    known = (
-        f"{speed:.0f} tokens a second" if speed else "its speed is not known (--like RUN_DIR takes an earlier run's)"
-    )
-    policy = config.target_agent.policy
-    lines = [f"harness: calls the policy {policy.base} ({policy.backend}): USD 0; {known}"]
-    update = f"each update of the weights adds up to {max(rollouts, default=0):,} rollouts, which are not in the table"
-    return [*lines, update] if rollouts else lines
 
 
 def _format_usd(value: float | None) -> str:
@@ -143,10 +130,16 @@ def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
         who = f"{role_name(role)}: {hosted.model} of provider {hosted.name}"
         unknown = "prices are not known; give provider.prices.input and .output in USD per million tokens"
         lines.append(f"{who}: {price_text(rates) if rates else unknown}")
+    if config.has_policy:
+        policy, speed = config.target_agent.policy, sizes.policy_speed
+        known = f"{speed:.0f} tokens a second" if speed else "its speed is not known (--like RUN_DIR)"
+        lines.append(f"harness: calls the policy {policy.base} ({policy.backend}): USD 0; {known}")
+    if rollouts := [planned_rollouts(each)[1] for each in allowed_algorithms(config.trainer).values()]:
+        lines.append(f"each update of the weights adds up to {max(rollouts):,} rollouts, which are not in the table")
     return lines
 
 
-def _print_json(config: Experiment, sizes: TaskSizes, cases: Forecasts, speed: float | None) -> None:
+def _print_json(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
     roles = {
         role: {"provider": hosted.name, "model": hosted.model, "priced": price_of(hosted) is not None}
         for role, hosted in hosted_roles(config).items()
@@ -158,5 +151,4 @@ def _print_json(config: Experiment, sizes: TaskSizes, cases: Forecasts, speed: f
         total = asdict(case.total) | {"usd": total_dollars(config, case), "generations": case.generations}
         seconds = case.total.seconds if case.timed else None
         report["cases"][name] = total | {"seconds": seconds, "assumptions": asdict(ASSUMPTIONS[name])}
-    report |= {"budget": budget_lines(config, cases), "policy_tokens_per_second": speed}
-    print(json.dumps(report, indent=1, ensure_ascii=False))
+    print(json.dumps(report | {"budget": budget_lines(config, cases)}, indent=1, ensure_ascii=False))

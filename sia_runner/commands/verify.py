@@ -8,7 +8,7 @@ from pathlib import Path
 from sia_runner.experiment import sign_off, stages
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import outcomes_of_split
-from sia_runner.experiment.runner import check_task_folder, existing_run, stored_config
+from sia_runner.experiment.runner import existing_run, stored_config
 from sia_runner.experiment.summary import build_summary
 from sia_runner.records import Outcome, Score, count_kinds
 from sia_runner.stage_results import BuildResult, HarnessRun, RunResult, TestResult, VerifyResult
@@ -40,7 +40,6 @@ def _run_checks(run: RunDir, task_dir: Path | None) -> Iterator[tuple[str, str]]
     for path, name in ((run.config, "config"), (run.lock, "lock")):
         yield path.name, "" if sha256_of(path) == began[f"{name}_sha256"] else "changed since the run began"
     config = stored_config(run, [f"task.dir={task_dir}"] if task_dir else [])
-    check_task_folder(config, "--task-dir DIR")
     context = RunContext(config, run)
     context.task.prepare(lambda _: None)
     locked, hashes = read_json(run.lock)["data"], context.task.data_hashes()

@@ -92,8 +92,7 @@ class Allocation:
         state, until = "", time.monotonic() + QUERY_TIMEOUT
         while state in ("", "COMPLETING") and time.monotonic() < until:  # which hides how it ended
             time.sleep(_SETTLE)
-            options = [*cluster, "--noheader", "--states=all", "--format=%T", f"--jobs={job}"]
-            answer = run_command(["squeue", *options])
+            answer = run_command(["squeue", *cluster, "--noheader", "--states=all", "--format=%T", f"--jobs={job}"])
             if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
                 return ""
             state = answer.stdout.strip() or LOST
@@ -112,8 +111,7 @@ class Allocation:
             self._holder = _PipedCommand(["salloc", *self.options, "--kill-command=TERM", "sh", "-c", _HOLD], log)
             if line := self._holder.line():
                 self._job, *names = line.split()
-                self._cluster = [f"--clusters={name}" for name in names]
-                self._until = time.monotonic() + self._lasts
+                self._cluster, self._until = [f"--clusters={name}" for name in names], time.monotonic() + self._lasts
                 return
             refused = SubmissionError(log.read_text(encoding="utf-8", errors="replace"))
             if not refused.transient or time.monotonic() > until:

@@ -87,7 +87,7 @@ class QueueMonitor:
     def _ask(self, jobs: Collection[str]) -> dict[str, JobState]:
         """Query the states of jobs, of finished ones where there is accounting; empty without an answer."""
         states = self._squeue(sorted(jobs))
-        # revoked here, a job is another cluster's of the federation, which may not have answered
+        # a job of a federation is REVOKED on all its clusters but the one that runs it, which may not have answered
         missing = [] if states is None else [job for job in jobs if job not in states or states[job].name == "REVOKED"]
         if states is None or not missing:
             return states or {}
@@ -126,10 +126,7 @@ def queue_positions(queues: Sequence[str]) -> dict[str, str]:
 
 
 def _parse_states(text: str, jobs: Collection[str]) -> dict[str, JobState]:
-    """Parse lines of `id|STATE|reason|start|partition`, or `id|STATE`; sacct writes ``CANCELLED by 0``.
-
-    Of a job of a federation each cluster has a line: one runs it, it is REVOKED on the others.
-    """
+    """Parse lines of `id|STATE|reason|start|partition`, or `id|STATE`; sacct writes ``CANCELLED by 0``."""
     states: dict[str, JobState] = {}
     for line in text.splitlines():
         job, *fields = line.split("|")

@@ -63,7 +63,7 @@ ASSUMPTIONS: Mapping[str, CostAssumptions] = {
 
 @dataclass(frozen=True, slots=True)
 class TaskSizes:
-    """The number of questions of each run of a harness, and the average size of one in bytes."""
+    """The number of questions of each run of a harness, the average size of one in bytes, and a policy's speed."""
 
     gate: int
     trial: int  # all dev questions
@@ -71,6 +71,7 @@ class TaskSizes:
     rounds: int  # runs that `select` takes
     test: int
     question_bytes: int
+    policy_speed: float | None = None  # output tokens a second of all its calls together; None: not known
 
 
 @dataclass(slots=True)
@@ -128,14 +129,14 @@ class Forecast:
 Forecasts = Mapping[str, Forecast]
 
 
-def forecast_run(config: Experiment, sizes: TaskSizes, name: str, speed: float | None = None) -> Forecast:
-    """Return the forecast of the case called `name`; `speed`: tokens a second of the policy, all its calls together."""
+def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
+    """Return the forecast of the case called `name`."""
     case, agent, limits = ASSUMPTIONS[name], config.meta_agent, config.task.limits
     width, patience = config.search.proposals_per_generation, config.search.patience
 
     def harness(questions: int, limit: float) -> ModelUse:
         """Return the use of one run of a harness; `limit` is in seconds."""
-        use = _harness_use(config, sizes, case, questions, speed)
+        use = _harness_use(config, sizes, case, questions)
         return replace(use, seconds=min(use.seconds, limit))
 
     questions = min(_agent_number(agent, "trial_questions") or sizes.trial, sizes.trial)
@@ -152,15 +153,12 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str, speed: float |
     if name == "low" and patience is not None:
         generations = min(generations, patience + 1)
     tested = 1 if name == "low" else 2  # the first harness is the baseline, unless it stays the best
-    timed = speed is not None or not config.has_policy
+    timed = sizes.policy_speed is not None or not config.has_policy
     return Forecast(generations, parts, harness(sizes.test, limits.run) * tested, timed)
 
 
 def policy_speed(run: RunDir) -> float:
-    """Return the output tokens a second of the policy in the newest scored generation of an earlier run.
-
-    Raises RunDirectoryError where no harness called a policy.
-    """
+    """Return TaskSizes.policy_speed of the newest scored generation of an earlier run. Raises RunDirectoryError."""
     totals = read_totals(run.ledger)
     for generation in reversed(finished_generations(JournalReader(run.journal))):
         tokens = totals.of(candidate=f"gen_{generation.n}", purpose="select").output_tokens
@@ -169,14 +167,12 @@ def policy_speed(run: RunDir) -> float:
     raise RunDirectoryError(f"{run.path}: no scored harness called a model in this run")
 
 
-def _harness_use(
-    config: Experiment, sizes: TaskSizes, case: CostAssumptions, questions: int, speed: float | None
-) -> ModelUse:
+def _harness_use(config: Experiment, sizes: TaskSizes, case: CostAssumptions, questions: int) -> ModelUse:
     """Return the use of one run of a harness that no limit ends."""
     hosted, calls = config.target_provider, questions * case.calls
     request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
     if config.has_policy:
-        tokens = calls * min(case.answer, config.target_agent.policy.max_tokens)
+        tokens, speed = calls * min(case.answer, config.target_agent.policy.max_tokens), sizes.policy_speed
         return ModelUse(calls, calls * request, tokens, tokens / speed if speed else 0.0)
     if not config.calls_model or not isinstance(hosted, HostedProvider):
         return ModelUse()
@@ -184,12 +180,12 @@ def _harness_use(
     return case.use(calls, request, answer, at_once)
 
 
-def limit_lines(config: Experiment, sizes: TaskSizes, speed: float | None = None) -> list[str]:
+def limit_lines(config: Experiment, sizes: TaskSizes) -> list[str]:
     """Return one line for each time limit of the task that the models of the expected case are too slow for."""
     limits, lines = config.task.limits, list[str]()
     longest = max(ceil(sizes.select / max(sizes.rounds, 1)), sizes.test)
     for key, questions, limit in (("gate", sizes.gate, limits.gate), ("run", longest, limits.run)):
-        seconds = _harness_use(config, sizes, ASSUMPTIONS["expected"], questions, speed).seconds
+        seconds = _harness_use(config, sizes, ASSUMPTIONS["expected"], questions).seconds
         if seconds > limit:
             lines.append(
                 f"task.limits.{key}={limit:g} · too short: the answers to {questions} questions take {seconds:.0f} s"

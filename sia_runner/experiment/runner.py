@@ -163,7 +163,6 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
             sign_off.check_waiting(run, JournalReader(run.journal))
         overrides = [_with_absolute_path(override) for override in overrides]  # the journal keeps them
         context = RunContext(stored_config(run, overrides), run)
-        check_task_folder(context.config, "task.dir=DIR")
         _prepare(context)
         return _carry_out(context, lease, overrides, answer)
 
@@ -171,13 +170,6 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
 def _with_absolute_path(override: str) -> str:
     key, _, value = override.partition("=")
     return f"{key}={Path(value).expanduser().resolve()}" if key.endswith((".key_file", "task.dir")) else override
-
-
-def check_task_folder(config: Experiment, remedy: str) -> None:
-    """Raise RunDirectoryError where the task's folder was moved; `remedy` is the option that takes the new one."""
-    folder = getattr(config.task, "dir", None)
-    if folder and not Path(folder).is_dir():
-        raise RunDirectoryError(f"{folder} is missing (task.dir of the run); if it was moved, give {remedy}")
 
 
 def existing_run(folder: Path) -> RunDir:
@@ -206,7 +198,11 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
         if name not in tree:
             raise RunDirectoryError(f"{override}: no such key; there is: {', '.join(tree)}")
         tree[name] = value if name in ("key_file", "dir") else yaml.safe_load(value)
-    return check_experiment(composed)
+    config = check_experiment(composed)
+    if (folder := getattr(config.task, "dir", None)) and not Path(folder).is_dir():
+        remedy = "if it was moved: resume RUN_DIR task.dir=DIR, verify --task-dir DIR RUN_DIR"
+        raise RunDirectoryError(f"{folder} is missing (task.dir of the run); {remedy}")
+    return config
 
 
 def _prepare(context: RunContext) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -147,10 +148,11 @@ def test_a_policy_on_this_machine_is_called_and_costs_no_dollars():
 
 def test_the_seconds_of_a_policy_come_from_its_speed():
     experiment = config("trainer=grpo", "target_agent.policy.max_tokens=100", "task.limits.run=60")
-    expected = forecast_run(experiment, SIZES, "expected", speed=1000)
+    fast, slow = (replace(SIZES, policy_speed=speed) for speed in (1000, 100))
+    expected = forecast_run(experiment, fast, "expected")
     assert expected.timed and expected.parts["select"].seconds == pytest.approx(180 * 100 / 1000)
-    assert limit_lines(experiment, SIZES, speed=1000) == []
-    assert limit_lines(experiment, SIZES, speed=100)[0].startswith("task.limits.run=60 · too short: ")
+    assert limit_lines(experiment, fast) == []
+    assert limit_lines(experiment, slow)[0].startswith("task.limits.run=60 · too short: ")
 
 
 def test_the_command_says_what_the_policy_does_and_takes_its_speed_from_an_earlier_run(command, earlier_runs):
@@ -162,7 +164,7 @@ def test_the_command_says_what_the_policy_does_and_takes_its_speed_from_an_earli
     assert report["cases"]["low"]["seconds"] is None and report["cases"]["low"]["calls"] > 180
 
     measured = json.loads(command("trainer=grpo", "--json", "--like", str(earlier_runs / "sia_wh"))[1])
-    assert measured["policy_tokens_per_second"] == pytest.approx(1045, abs=1)
+    assert measured["sizes"]["policy_speed"] == pytest.approx(1045, abs=1)
     assert measured["cases"]["low"]["seconds"] > 0
     code, _, err = command("trainer=grpo", "--like", str(earlier_runs / "sia_h"))
     assert code == 2 and "no scored harness called a model in this run" in err
