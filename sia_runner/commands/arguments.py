@@ -148,6 +148,7 @@ def resume(parser: CommandParser) -> None:
 
     Finished steps are read from the journal, jobs on a cluster are found again, and only what is missing is done.
     Of the configuration max_gen, budget.* and compute.* may change; of a sweep also hydra/launcher, hydra.launcher.*.
+    task.dir=… names the task's folder if it was moved; its data has to be that of the run.
     """
     parser.add_argument("run", type=_folder, metavar="DIR", help="a run directory, or that of a whole sweep")
     text = "max_gen=N, budget.*=…, compute.*=…"
@@ -246,6 +247,8 @@ def estimate(parser: CommandParser) -> None:
     """
     parser.add_overrides()
     parser.add_argument("--json", action="store_true", help="print it as JSON")
+    text = "take the speed of a policy on this machine from an earlier run of it"
+    parser.add_argument("--like", type=_folder, metavar="RUN_DIR", help=text)
 
 
 def tasks(parser: CommandParser) -> None:

@@ -5,16 +5,18 @@ import os
 import sys
 import tempfile
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import Experiment
+from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment import costs
 from sia_runner.experiment.context import Components
 from sia_runner.experiment.costs import ASSUMPTIONS, Forecasts, TaskSizes, hosted_roles, role_name
 from sia_runner.gateway.prices import price_of
+from sia_runner.store.run_directory import RunDir
 from sia_runner.sweep.table import right
 from sia_runner.tasks.protocol import FoldPurpose
 
@@ -25,6 +27,7 @@ def main(options: Namespace) -> int:
     with composed_experiment(options.overrides) as (config, outcome):
         if config:
             sizes = measure_task(config)
+            sizes = replace(sizes, policy_speed=costs.policy_speed(RunDir(options.like))) if options.like else sizes
             cases = {name: costs.forecast_run(config, sizes, name) for name in ASSUMPTIONS}
             show = _print_json if options.json else _print
             show(config, sizes, cases)
@@ -53,7 +56,7 @@ def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    if not hosted_roles(config):
+    if not hosted_roles(config) and not config.has_policy:
         choices = f"task={config.task.name} meta_agent={config.meta_agent.name}"
         console.print(f"{choices}: no model is called, nothing is spent")
         return
@@ -77,7 +80,8 @@ def _rows(config: Experiment, cases: Forecasts) -> dict[str, list[str]]:
         dollars = [costs.role_dollars(config, case, role) for case in forecasts]
         rows[f"USD · {role_name(role)} ({hosted.model})"] = [_format_usd(each) for each in dollars]
     rows["USD"] = [_format_usd(costs.total_dollars(config, case)) for case in forecasts]
-    rows["waiting for models"] = [_format_time(case.total.seconds) for case in forecasts]
+    whom = "models" if all(case.timed for case in forecasts) else "providers"
+    rows[f"waiting for {whom}"] = [_format_time(case.total.seconds) for case in forecasts]
     return rows
 
 
@@ -110,6 +114,12 @@ def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
         who = f"{role_name(role)}: {hosted.model} of provider {hosted.name}"
         unknown = "prices are not known; give provider.prices.input and .output in USD per million tokens"
         lines.append(f"{who}: {costs.price_text(rates) if rates else unknown}")
+    if config.has_policy:
+        policy, speed = config.target_agent.policy, sizes.policy_speed
+        pace = f"{speed:.0f} tokens a second" if speed else "its speed is not known (--like RUN_DIR)"
+        lines.append(f"harness: calls the policy {policy.base} ({policy.backend}): USD 0; {pace}")
+    if rollouts := [costs.planned_rollouts(each)[1] for each in allowed_algorithms(config.trainer).values()]:
+        lines.append(f"each update of the weights adds up to {max(rollouts):,} rollouts, which are not in the table")
     return lines
 
 
@@ -118,8 +128,11 @@ def _print_json(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
         role: {"provider": hosted.name, "model": hosted.model, "priced": price_of(hosted) is not None}
         for role, hosted in hosted_roles(config).items()
     }
+    if config.has_policy:
+        roles["target"] = {"provider": "policy", "model": config.target_agent.policy.base, "priced": True}
     report: dict[str, Any] = {"task": config.task.name, "roles": roles, "sizes": asdict(sizes), "cases": {}}
     for name, case in cases.items():
         total = asdict(case.total) | {"usd": costs.total_dollars(config, case), "generations": case.generations}
-        report["cases"][name] = total | {"assumptions": asdict(ASSUMPTIONS[name])}
+        seconds = case.total.seconds if case.timed else None
+        report["cases"][name] = total | {"seconds": seconds, "assumptions": asdict(ASSUMPTIONS[name])}
     print(json.dumps(report | {"budget": costs.budget_lines(config, cases)}, indent=1, ensure_ascii=False))

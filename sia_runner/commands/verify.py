@@ -1,6 +1,5 @@
 """The command `verify` recomputes every score from the kept submissions and finds any edit."""
 
-import json
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,10 +36,7 @@ def _run_checks(run: RunDir, task_dir: Path | None) -> Iterator[tuple[str, str]]
     yield "journal: hash chain", ""
     for path, name in ((run.config, "config"), (run.lock, "lock")):
         yield path.name, "" if sha256_of(path) == began[f"{name}_sha256"] else "changed since the run began"
-    config = stored_config(run, [f"task.dir={json.dumps(str(task_dir))}"] if task_dir else [])
-    folder = getattr(config.task, "dir", None)
-    if folder and not Path(folder).is_dir():
-        raise RunDirectoryError(f"{folder} is missing (task.dir of the run); if it was moved, give --task-dir DIR")
+    config = stored_config(run, [f"task.dir={task_dir}"] if task_dir else [])
     context = RunContext(config, run)
     context.task.prepare(lambda _: None)
     locked, hashes = read_json(run.lock)["data"], context.task.data_hashes()

@@ -38,7 +38,7 @@ _SIGN_OF_LIFE = pickle.dumps(None)
 _HEARTBEAT, _SILENCE = 10.0, 60  # seconds between two signs of life; without any, after which an idle worker ends
 _EARLY = 60.0  # seconds that SLURM may warn before it was asked to
 _HOLD = f"""
-echo $SLURM_JOB_ID
+echo $SLURM_JOB_ID ${{SLURM_WORKING_CLUSTER%%:*}}
 cat >/dev/null
 while squeue --noheader --steps --jobs=$SLURM_JOB_ID --format=%j | grep -qx {_STEP}; do sleep 2; done
 """
@@ -60,16 +60,17 @@ class Allocation:
         self._holder: _PipedCommand | None = None
         self._workers: list[StepWorker] = []  # of the present allocation
         self._job, self._until = "", 0.0
+        self._cluster: list[str] = []  # options that name the allocation's, where a federation chose another one
 
     def start(self, log: Path) -> "StepWorker":
         """Start a worker, in a new allocation if there is none that lasts."""
         with self._lock:
             if self._holder is None or not self._holder.alive or time.monotonic() > self._until:
                 self._allocate(log.with_name("allocation.err"))
-            job = self._job
-        step = ["srun", f"--jobid={job}", f"--job-name={_STEP}", "--exact", *self._step_options]
+            job, cluster = self._job, self._cluster
+        step = ["srun", *cluster, f"--jobid={job}", f"--job-name={_STEP}", "--exact", *self._step_options]
         program = "\n".join([*self._setup, f"exec {shlex.join([sys.executable, '-c', _BOOT])}"])
-        worker = StepWorker([*step, "bash", "-c", program], log, lambda: self._end_state(job))
+        worker = StepWorker([*step, "bash", "-c", program], log, lambda: self._end_state(job, cluster))
         with self._lock:
             if job == self._job:
                 self._workers.append(worker)
@@ -86,12 +87,12 @@ class Allocation:
                 self._holder.end()
             self._holder, self._workers, self._job = None, [], ""
 
-    def _end_state(self, job: str) -> str:
+    def _end_state(self, job: str, cluster: list[str]) -> str:
         """Return CANCELLED if somebody cancelled an allocation, LOST if it ended otherwise, empty while it runs."""
         state, until = "", time.monotonic() + QUERY_TIMEOUT
         while state in ("", "COMPLETING") and time.monotonic() < until:  # which hides how it ended
             time.sleep(_SETTLE)
-            answer = run_command(["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"])
+            answer = run_command(["squeue", *cluster, "--noheader", "--states=all", "--format=%T", f"--jobs={job}"])
             if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
                 return ""
             state = answer.stdout.strip() or LOST
@@ -107,8 +108,9 @@ class Allocation:
         until = time.monotonic() + PATIENCE
         while True:
             self._holder = _PipedCommand(["salloc", *self.options, "--kill-command=TERM", "sh", "-c", _HOLD], log)
-            if job := self._holder.line():
-                self._job, self._until = job, time.monotonic() + self._lasts
+            if line := self._holder.line():
+                self._job, *names = line.split()
+                self._cluster, self._until = [f"--clusters={name}" for name in names], time.monotonic() + self._lasts
                 return
             refused = SubmissionError(log.read_text(encoding="utf-8", errors="replace"))
             if not refused.transient or time.monotonic() > until:

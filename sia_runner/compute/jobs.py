@@ -33,7 +33,7 @@ _MEMORY = re.compile(r"exceeded (job )?memory limit|oom.kill|out of memory", re.
 # a stage that ended in time left an outcome: no step is created any more, or it is ended, by the limit
 _TIME = re.compile(r"DUE TO TIME LIMIT|Unable to create step for job \d+: Job/step already completing or completed")
 LOST = "LOST"  # the cluster no longer lists it
-_RESUBMIT = frozenset({LOST, "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})  # not the stage's fault: submit again
+_RESUBMIT = frozenset({LOST, "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"})  # not the stage's fault: submit again
 ENDED = frozenset({"COMPLETED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "FAILED", "DEADLINE"}) | _RESUBMIT
 
 

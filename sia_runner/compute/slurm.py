@@ -87,13 +87,14 @@ class QueueMonitor:
     def _ask(self, jobs: Collection[str]) -> dict[str, JobState]:
         """Query the states of jobs, of finished ones where there is accounting; empty without an answer."""
         states = self._squeue(sorted(jobs))
-        missing = [] if states is None else [job for job in jobs if job not in states]
+        # a job of a federation is REVOKED on all its clusters but the one that runs it, which may not have answered
+        missing = [] if states is None else [job for job in jobs if job not in states or states[job].name == "REVOKED"]
         if states is None or not missing:
             return states or {}
-        options = ["-X", "--noheader", "--parsable2", "--format=JobID,State"]
+        options = ["--federation", "-X", "--noheader", "--parsable2", "--format=JobID,State"]
         answer = run_command(["sacct", *options, f"--jobs={','.join(missing)}"])
         past = {} if answer is None or answer.returncode else _parse_states(answer.stdout, missing)
-        return states | {job: past.get(job, JobState(LOST)) for job in missing}
+        return states | {job: past.get(job, states.get(job, JobState(LOST))) for job in missing}
 
     def _with_places(self, states: dict[str, JobState], oldest: float) -> dict[str, JobState]:
         """Add the queue positions of pending jobs, once the oldest has waited for a while."""
@@ -106,7 +107,7 @@ class QueueMonitor:
     def _squeue(self, jobs: Sequence[str]) -> dict[str, JobState] | None:
         # asked for one that it does not know, squeue fails; asked for two, it does not
         ids = ",".join([*jobs, jobs[0]])
-        options = ["--noheader", "--array", "--all", "--states=all", "--format=%i|%T|%r|%S|%P"]
+        options = ["--sibling", "--noheader", "--array", "--all", "--states=all", "--format=%i|%T|%r|%S|%P"]
         answer = run_command(["squeue", *options, f"--jobs={ids}"])
         if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
             return None
@@ -126,10 +127,10 @@ def queue_positions(queues: Sequence[str]) -> dict[str, str]:
 
 def _parse_states(text: str, jobs: Collection[str]) -> dict[str, JobState]:
     """Parse lines of `id|STATE|reason|start|partition`, or `id|STATE`; sacct writes ``CANCELLED by 0``."""
-    states = {}
+    states: dict[str, JobState] = {}
     for line in text.splitlines():
         job, *fields = line.split("|")
-        if fields and job in jobs:
+        if fields and job in jobs and not (fields[0] == "REVOKED" and job in states):
             name, reason, start, queue = (*fields, "", "", "")[:4]
             states[job] = JobState(name.partition(" ")[0], reason, "" if start == "N/A" else start, queue)
     return states

@@ -59,7 +59,8 @@ def environment_outside_jobs() -> dict[str, str]:
     """Return this environment without the variables that a job would inherit from an enclosing job."""
     inside = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_")
     distributed = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return {name: text for name, text in os.environ.items() if not name.startswith(inside) and name not in distributed}
+    names = [name for name in os.environ if name == "SLURM_CONF" or not name.startswith(inside)]
+    return {name: os.environ[name] for name in names if name not in distributed}
 
 
 def run_command(command: list[str]) -> subprocess.CompletedProcess[str] | None:

@@ -18,6 +18,7 @@ from sia_runner.records import Json, Lever, Proposal
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import JournalReader, finished_generations
+from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.tasks.protocol import Fold
 from sia_runner.wire.grants import Role
 
@@ -58,7 +59,7 @@ ASSUMPTIONS: Mapping[str, CostAssumptions] = {
 
 @dataclass(frozen=True, slots=True)
 class TaskSizes:
-    """The number of questions of each run of a harness, and the average size of one in bytes."""
+    """The number of questions of each run of a harness, the average size of one in bytes, and a policy's speed."""
 
     gate: int
     trial: int  # all dev questions
@@ -66,6 +67,7 @@ class TaskSizes:
     rounds: int  # runs that `select` takes
     test: int
     question_bytes: int
+    policy_speed: float | None = None  # output tokens a second of all its calls together; None: not known
 
 
 @dataclass(slots=True)
@@ -96,6 +98,7 @@ class Forecast:
     generations: int
     parts: Mapping[str, ModelUse]
     test: ModelUse = field(default_factory=ModelUse)
+    timed: bool = True  # False: the seconds leave out a policy, whose speed is not known
 
     @property
     def generation(self) -> ModelUse:
@@ -141,19 +144,33 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
     if name == "low" and patience is not None:
         generations = min(generations, patience + 1)
     tested = 1 if name == "low" else 2  # the first harness is the baseline, unless it stays the best
-    return Forecast(generations, parts, harness(sizes.test, limits.run) * tested)
+    timed = sizes.policy_speed is not None or not config.has_policy
+    return Forecast(generations, parts, harness(sizes.test, limits.run) * tested, timed)
+
+
+def policy_speed(run: RunDir) -> float:
+    """Return TaskSizes.policy_speed of the newest scored generation of an earlier run. Raises RunDirectoryError."""
+    totals = read_totals(run.ledger)
+    for generation in reversed(finished_generations(JournalReader(run.journal))):
+        tokens = totals.of(candidate=f"gen_{generation.n}", purpose="select").output_tokens
+        if generation.val is not None and tokens and (seconds := generation.seconds["run"]):
+            return tokens / seconds
+    raise RunDirectoryError(f"{run.path}: no scored harness called a model in this run")
 
 
 def _harness_use(
     config: Experiment, sizes: TaskSizes, case: CostAssumptions, questions: int, limit: float = inf
 ) -> ModelUse:
     """Return the use of one run of a harness, which ends after `limit` seconds."""
-    hosted = config.target_provider
+    hosted, calls = config.target_provider, questions * case.calls
+    request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
+    if config.has_policy:
+        tokens, speed = calls * min(case.answer, config.target_agent.policy.max_tokens), sizes.policy_speed
+        return ModelUse(calls, calls * request, tokens, min(tokens / speed, limit) if speed else 0.0)
     if not config.calls_model or not isinstance(hosted, HostedProvider):
         return ModelUse()
-    request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
     answer, at_once = min(case.answer, hosted.max_tokens), min(case.at_once, hosted.concurrency)
-    use = case.use(questions * case.calls, request, answer, at_once)
+    use = case.use(calls, request, answer, at_once)
     return replace(use, seconds=min(use.seconds, limit))
 
 
@@ -199,7 +216,7 @@ def price_text(rates: Rates) -> str:
 
 def hosted_roles(config: Experiment) -> dict[Role, HostedProvider]:
     """Return the provider of each role whose model the experiment calls."""
-    used = {"meta": config.proposer_calls_model, "target": config.calls_model}
+    used = {"meta": config.proposer_calls_model, "target": config.calls_model and not config.has_policy}
     providers = {"meta": config.meta_provider, "target": config.target_provider}
     return {role: hosted for role in _ROLES if used[role] and isinstance(hosted := providers[role], HostedProvider)}
 
@@ -235,7 +252,8 @@ def budget_lines(config: Experiment, cases: Forecasts) -> list[str]:
             effect = f"cuts a generation in the case {', '.join(over)}" if over else "cuts nothing"
             lines.append(f"budget.generation.{key}={limit:g} · {effect}")
     if (limit := config.budget.minutes) is not None:
-        says = [f"{name}: {_when_spent(config, case, 'minutes', limit)}" for name, case in cases.items()]
+        says = [f"{name}: {_when_spent(config, case, 'minutes', limit)}" for name, case in cases.items() if case.timed]
+        says = says or ["the policy's speed is not known"]
         lines.append(f"budget.minutes={limit:g} · {' · '.join(says)}")
     return lines
 

@@ -136,20 +136,31 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
 
 
 def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffAnswer | None = None) -> int:
-    """Continue a run at the step that was cut off and return its exit code; `answer` is to the plan that waits."""
+    """Continue a run at the step that was cut off and return its exit code; `answer` is to the plan that waits.
+
+    Raises RunDirectoryError when no plan waits, and for overrides other than RESUMABLE_KEYS and task.dir.
+    """
     run = RunDir(folder)
     if not run.config.is_file():
         raise RunDirectoryError(f"resume={folder}: no run there (config.yaml is missing)")
     for override in overrides:
-        if "=" not in override or not override.startswith(RESUMABLE_KEYS):
-            allowed = "allowed beside resume=: max_gen=…, budget.*=…, compute.*=…, provider.key_file=…"
-            raise RunDirectoryError(f"{override}: a resumed run keeps its stored configuration; {allowed}")
+        if "=" not in override or not override.startswith((*RESUMABLE_KEYS, "task.dir=")):
+            allowed = "max_gen=…, budget.*=…, compute.*=…, provider.key_file=…, task.dir=… of a moved folder"
+            raise RunDirectoryError(
+                f"{override}: a resumed run keeps its stored configuration; allowed beside resume=: {allowed}"
+            )
     with RunLease(folder) as lease:
         if answer:
             sign_off.check_waiting(run, JournalReader(run.journal))
+        overrides = [_with_absolute_path(override) for override in overrides]  # the journal keeps them
         context = RunContext(stored_config(run, overrides), run)
         _prepare(context)
         return _carry_out(context, lease, overrides, answer)
+
+
+def _with_absolute_path(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}={Path(value).expanduser().resolve()}" if key.endswith((".key_file", "task.dir")) else override
 
 
 def existing_run(folder: Path) -> RunDir:
@@ -167,7 +178,7 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
     earlier: list[str] = []
     if run.journal.is_file():
         earlier = [text for entry in JournalReader(run.journal).of("resumed") for text in entry["overrides"]]
-    for override in [*migrate_overrides(earlier), *overrides]:
+    for override in map(_with_absolute_path, [*migrate_overrides(earlier), *overrides]):
         key, _, value = override.partition("=")
         if renamed_key(key) != key:
             raise RunDirectoryError(f"{override}: renamed; use {renamed_key(key)}=…")
@@ -177,8 +188,12 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
             tree = tree.get(section) or {}
         if name not in tree:
             raise RunDirectoryError(f"{override}: no such key; there is: {', '.join(tree)}")
-        tree[name] = yaml.safe_load(value) if name != "key_file" else str(Path(value).expanduser().resolve())
-    return check_experiment(composed)
+        tree[name] = value if name in ("key_file", "dir") else yaml.safe_load(value)
+    config = check_experiment(composed)
+    if (folder := getattr(config.task, "dir", None)) and not Path(folder).is_dir():
+        remedy = "if it was moved: resume RUN_DIR task.dir=DIR, verify --task-dir DIR RUN_DIR"
+        raise RunDirectoryError(f"{folder} is missing (task.dir of the run); {remedy}")
+    return config
 
 
 def _prepare(context: RunContext) -> None:

@@ -23,8 +23,8 @@ _LOG = logging.getLogger(__name__)
 _RANDOM = random.Random()  # not the shared generator, which other code may seed
 _FIRST_PAUSE = 1.0  # seconds; doubles with each attempt; the actual pause is a random part of it
 _BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
-# Fields of an answer's message that the next request repeats; signed thoughts must be returned unchanged.
-_REPEATED = ("role", "content", "tool_calls", "thinking_blocks")
+# Fields of an answer's message that the next request repeats: without their thinking, providers refuse tool calls.
+_REPEATED = ("role", "content", "tool_calls", "thinking_blocks", "reasoning_content")
 _FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
 _CUT_PROMPT = (
     "it counts far fewer tokens than were sent, and seems to cut prompts to its context: raise that "

@@ -84,7 +84,10 @@ def _shorten_text(message: Message) -> Message:
         return message
     content = message.get("content") or ""
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-    return {**{key: message[key] for key in ("role", "tool_calls") if key in message}, "content": _short(text)}
+    short = {key: message[key] for key in ("role", "tool_calls") if key in message} | {"content": _short(text)}
+    if "reasoning_content" in message:  # providers that send it require it with each tool call
+        short["reasoning_content"] = _short(str(message["reasoning_content"]))
+    return short
 
 
 def _shorten_arguments(message: Message) -> Message:

@@ -65,24 +65,30 @@ def _task_description(name: str, columns: Sequence[str], answer: str, metric: Js
     return f"# {name.replace('_', ' ').capitalize()}\n\n{question}\n\n{forms[metric['verifier']]}\n\n{score}\n"
 
 
-def _task_yaml(folder: Path, id_column: str, answer: str, metric: Json, answers: Sequence[str], licence: str) -> str:
+def _task_yaml(name: str, ids: str, answer: str, metric: Json, answers: Sequence[str], licence: str, form: str) -> str:
     """Return the task's YAML, with comments, quoted as Hydra reads it (1E5 is a number there, not in YAML)."""
     from omegaconf import OmegaConf
 
     dev, val, test = (0.15, 0.3, 0.25) if len(answers) < 2000 else (0.1, 0.2, 0.2)
     stratify = len(set(answers)) <= len(answers) / 4
     splits = {"dev": dev, "val": val, "test": test, "stratify": stratify}
+    judges = "exact_match, choice, letter, numeric, auc, rmse, … (docs/tasks.md); python: verifier.py of your own"
+    if metric["verifier"] == "numeric":
+        instead = "metric: {name: rmse, verifier: rmse, higher_is_better: false}"
+        judges += f"\n# for how far answers are off, instead (or mae, rmsle), and in task.md:\n# {instead}"
+    warmed = "what a tiny policy (trainer=…) is warmed on: the prompt of with_model/"
     parts: dict[str, tuple[Any, str]] = {  # with a comment
-        "name": (folder.name, ""),
+        "name": (name, ""),
         "_target_": ("sia_runner.tasks.table.TableTask", ""),
         "dir": ("../..", "where this folder lies, from this file"),
         "data": ({"labelled": "labelled.csv", "licence": licence}, "say in licence what others may do with the data"),
-        "columns": ({"id": id_column, "answer": answer}, ""),
-        "metric": (metric, "exact_match, choice, letter, numeric, auc; or python, for a verifier.py of your own"),
+        "columns": ({"id": ids, "answer": answer}, ""),
+        "metric": (metric, judges),
         "splits": (splits, "shares of the labelled rows; the rest is train"),
         "limits": ({"run": 120, "gate": 30}, "seconds"),
+        "warmup_format": ({"prompt": form, "answer": f"{{{answer}}}"} if form else None, warmed),
     }
-    title = f"{folder.name.replace('_', ' ').capitalize()}: {answer} of {len(answers):,} labelled rows."
+    title = f"{name.replace('_', ' ').capitalize()}: {answer} of {len(answers):,} labelled rows."
     lines = [f"# {' '.join(title.split())}"]
     for key, (value, comment) in parts.items():
         lines += [f"# {comment}"] if comment else []
@@ -139,19 +145,25 @@ def _fill_folder(folder: Path, name: str, source: CsvSource | None) -> list[str]
     answers = [cells[answer_index] for cells in rows.by_id.values()]
     columns = [column for column in rows.columns if column != answer]
     metric, why = _choose_metric(answers)
-    for part in ("reference", "recipes"):
-        (folder / part).mkdir()
+    words = {"choice": f"one of {', '.join(metric.get('choices', []))}", "numeric": "a number"}
+    ask = f"Answer with the {answer}, {words.get(metric['verifier'], 'in the words of the table')}, and nothing else."
+    for part in ("reference", "recipes", "with_model/reference", "with_model/recipes"):
+        (folder / part).mkdir(parents=True)
         for path in (bundled_folder("tasks") / "_skeleton" / part).iterdir():
             if path.is_file():
                 text = path.read_text(encoding="utf-8")
                 if path.suffix == ".py":
                     text = text.replace('ID = "id"\n', f"ID = {id_column!r}\n")
                     text = text.replace('ANSWER = "label"\n', f"ANSWER = {answer!r}\n")
+                    text = text.replace('ASK = "Answer with the label and nothing else."', f"ASK = {ask!r}")
                     text = text.replace("MEASURED = True ", f"MEASURED = {metric['verifier'] == 'numeric'} ")
                 write_text(folder / part / path.name, text)
     write_text(folder / "task.md", _task_description(name, columns, answer, metric, example=source is None))
     (folder / "conf" / "task").mkdir(parents=True)
-    text = _task_yaml(folder, id_column, answer, metric, answers, source.licence if source else _EXAMPLE)
+    form = "\n".join([ask.replace("{", "{{").replace("}", "}}"), *(f"{name}: {{{name}}}" for name in columns)])
+    if any(re.search(r"^\d+$|[{}\[\].:!]", name) for name in rows.columns):  # no name in a format string
+        form = ""
+    text = _task_yaml(name, id_column, answer, metric, answers, source.licence if source else _EXAMPLE, form)
     write_text(folder / "conf" / "task" / f"{name}.yaml", text)
     cells_by_column = zip(rows.columns, zip(*rows.by_id.values(), strict=True), strict=True)
     kinds = [f"{column} ({_kind(cells)})" for column, cells in cells_by_column if column != answer]

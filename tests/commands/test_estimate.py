@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from sia_runner.experiment.costs import (
     budget_lines,
     forecast_run,
     limit_lines,
+    role_dollars,
     total_dollars,
 )
 from tests.config.test_providers import composed
@@ -131,6 +133,41 @@ def test_the_command_has_a_form_for_programs(command):
 def test_an_experiment_without_models_costs_nothing(command):
     code, out, _ = command()
     assert code == 0 and "no model is called, nothing is spent" in " ".join(out.split())
+
+
+def test_a_policy_on_this_machine_is_called_and_costs_no_dollars():
+    """Also where a provider is named, which the proposer calls."""
+    experiment = config("trainer=grpo", "meta_agent=llm", "target_agent.policy.max_tokens=100", "budget.minutes=1")
+    cases = forecasts(experiment)
+    low, expected = cases["low"], cases["expected"]
+    assert low.target.calls > 180 and low.target.output_tokens == 100 * low.target.calls
+    assert role_dollars(experiment, expected, "target") == 0 and total_dollars(experiment, expected)
+    assert not expected.timed and expected.target.seconds == 0
+    assert budget_lines(experiment, cases) == ["budget.minutes=1 · the policy's speed is not known"]
+
+
+def test_the_seconds_of_a_policy_come_from_its_speed():
+    experiment = config("trainer=grpo", "target_agent.policy.max_tokens=100", "task.limits.run=60")
+    fast, slow = (replace(SIZES, policy_speed=speed) for speed in (1000, 100))
+    expected = forecast_run(experiment, fast, "expected")
+    assert expected.timed and expected.parts["select"].seconds == pytest.approx(180 * 100 / 1000)
+    assert limit_lines(experiment, fast) == []
+    assert limit_lines(experiment, slow)[0].startswith("task.limits.run=60 · too short: ")
+
+
+def test_the_command_says_what_the_policy_does_and_takes_its_speed_from_an_earlier_run(command, earlier_runs):
+    code, out, _ = command("trainer=grpo")
+    assert code == 0 and "calls the policy tiny (peft): USD 0; its speed is not known" in out
+    assert "each update of the weights adds up to 8,192 rollouts" in out
+    report = json.loads(command("trainer=grpo", "--json")[1])
+    assert report["roles"]["target"] == {"provider": "policy", "model": "tiny", "priced": True}
+    assert report["cases"]["low"]["seconds"] is None and report["cases"]["low"]["calls"] > 180
+
+    measured = json.loads(command("trainer=grpo", "--json", "--like", str(earlier_runs / "sia_wh"))[1])
+    assert measured["sizes"]["policy_speed"] == pytest.approx(1045, abs=1)
+    assert measured["cases"]["low"]["seconds"] > 0
+    code, _, err = command("trainer=grpo", "--like", str(earlier_runs / "sia_h"))
+    assert code == 2 and "no scored harness called a model in this run" in err
 
 
 def test_data_that_is_not_there_is_not_fetched(command, tmp_path, monkeypatch):

@@ -1,17 +1,24 @@
 """``tasks new`` makes of a table as people have it a task that runs, and says what it understood."""
 
 import csv
+import os
 import random
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sia_runner.__main__ import main
 from sia_runner.config.composition import compose_overrides
-from sia_runner.config.experiment import check_task
+from sia_runner.config.experiment import check_experiment, check_task
+from sia_runner.experiment.context import Components
+from sia_runner.proposers import recipe_space
 from sia_runner.system import cache_dir
 from sia_runner.tasks.table import TableTask
+from tests.provider import Answer, ProviderServer
 from tests.tasks.making import write_csv
 
 FILE = Path("d.csv")
@@ -147,12 +154,95 @@ def test_a_hand_made_table_with_two_columns_of_one_name_is_refused_too(here, cap
     assert "two columns are called 'text'" in capsys.readouterr().err
 
 
+def asked_by(program, view, reply):
+    """Run a harness that calls a model on a view; return its answers and requests."""
+    with ProviderServer(reply) as server:
+        env = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "test-key", "SIA_MODEL": "scripted"}
+        command = [sys.executable, "-I", str(program), "--dataset_dir", str(view), "--working_dir", "."]
+        subprocess.run(command, env={"PATH": os.environ["PATH"], **env}, check=True, timeout=60)
+        requests = list(server.requests)
+    with Path("submission.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream)), requests
+
+
+def test_a_new_task_has_harnesses_that_call_a_model_and_name_the_question(here, capsys):
+    """With the prompt that a tiny policy is warmed on; they are where a run with a model or a trainer begins."""
+    pytest.importorskip("aiohttp", reason="NOT CHECKED: aiohttp is not installed (pip install 'sia-runner[models]')")
+    rows = [(text, n, answer) for n, (text, answer) in enumerate(rows_of(["a {x}", "b"]))]
+    task, _ = new(capsys, ("my text", "n", "desk"), rows, "desk")
+    view = here / "view"
+    task.lay_out(task.rounds("select")[0], view, "salt")
+    with (view / "questions.csv").open(newline="", encoding="utf-8") as stream:
+        units = {row["id"] for row in csv.DictReader(stream)}
+    ask = "Answer with the desk, one of a {x}, b, and nothing else.\nmy text: message "
+
+    program = here / "desk" / "with_model" / "reference" / "target_agent.py"
+    answers, requests = asked_by(program, view, lambda _: Answer(" b\n"))
+    assert {row["id"] for row in answers} == units == {request.body["user"] for request in requests}
+    assert {row["desk"] for row in answers} == {"b"}
+    assert {request.last[: len(ask)] for request in requests} == {ask}
+    shown = {prompt.split("\n")[0] + prompt.split("\n")[1][:17] for prompt, _ in task.dialogues()}
+    assert shown == {ask.replace("\n", "")} and {answer for _, answer in task.dialogues()} == {"a {x}", "b"}
+
+    recipe = here / "desk" / "with_model" / "recipes" / "ask.py"
+    answers, requests = asked_by(recipe, view, lambda _: Answer("It is a {x}."))
+    assert {row["desk"] for row in answers} == {"a {x}"}, "the nearest answer"
+    assert {len(request.messages) for request in requests} == {9}  # four labelled rows before the question
+    assert recipe_space.load_space(recipe.parent)
+
+    context = Components(
+        check_experiment(compose_overrides(["--config-dir", "desk/conf", "task=desk", "trainer=grpo"]))
+    )
+    assert context.reference_harness == program.parent
+
+
+@pytest.mark.parametrize("column", ["a.b", "a:b", "0", "x[1]", "{", "c!d"])
+def test_a_column_whose_name_fits_no_format_leaves_the_warm_up_as_it_is(here, capsys, column):
+    task, _ = new(capsys, (column, "desk"), rows_of("ab"), "desk")
+    assert task._spec.warmup_format is None and task.dialogues()[0][0].startswith("message ")
+
+
+def test_one_line_of_the_yaml_measures_how_far_numbers_are_off(here, capsys):
+    new(capsys, ("text", "price"), [(f"row {n}", str(n * 1.5)) for n in range(200)], "price")
+    yaml = here / "desk" / "conf" / "task" / "desk.yaml"
+    text = yaml.read_text(encoding="utf-8")
+    (line,) = [line[2:] for line in text.splitlines() if line.startswith("# metric: ")]
+    yaml.write_text(re.sub(r"(?m)^metric:\n(  .*\n)+", line + "\n", text), encoding="utf-8")
+    metric = check_task(compose_overrides(["--config-dir", "desk/conf", "task=desk"])).metric
+    assert (metric.name, metric.verifier, metric.higher_is_better) == ("rmse", "rmse", False)
+    assert main(["--config-dir", "desk/conf", "task=desk", "max_gen=1", "hydra.run.dir=runs/a"]) == 0
+
+
 def test_a_task_folder_may_be_moved(here, capsys):
     new(capsys, ("text", "desk"), rows_of("ab"), "desk")
     shutil.move(here / "desk", here / "elsewhere" / "desk")
     plain = compose_overrides(["--config-dir", "elsewhere/desk/conf", "task=desk"])
     assert plain["task"]["dir"] == str(here / "elsewhere" / "desk")
     assert main(["--config-dir", "elsewhere/desk/conf", "task=desk", "max_gen=1", "hydra.run.dir=runs/a"]) == 0
+
+
+@pytest.mark.slow
+def test_a_run_whose_task_folder_was_moved_is_resumed_with_the_new_one(here, capsys, monkeypatch):
+    new(capsys, ("text", "desk"), rows_of("ab"), "desk")
+    run = here / "runs" / "a"
+    assert main(["--config-dir", "desk/conf", "task=desk", "max_gen=1", f"hydra.run.dir={run}"]) == 0
+    shutil.move(here / "desk", here / "moved = desk")
+    assert main(["resume", str(run), "max_gen=2"]) == 2
+    assert (
+        f"{here}/desk is missing (task.dir of the run); if it was moved: resume RUN_DIR task.dir=DIR"
+        in capsys.readouterr().err
+    )
+
+    shutil.copytree(here / "moved = desk", here / "other")
+    with (here / "other" / "labelled.csv").open("a") as stream:
+        stream.write("x200,text,a\n")
+    assert main(["resume", str(run), "max_gen=2", "task.dir=other"]) == 2
+    assert "the data changed since the run began (labelled.csv)" in capsys.readouterr().err
+
+    assert main(["resume", str(run), "max_gen=2", "task.dir=moved = desk"]) == 0
+    monkeypatch.chdir(run)  # the journal has the whole path
+    assert main(["resume", str(run), "max_gen=3"]) == 0
+    assert main(["verify", str(run)]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.slow

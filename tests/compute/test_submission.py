@@ -6,7 +6,7 @@ import pytest
 
 from sia_runner.compute import slurm, submission
 from sia_runner.compute.allocation import Allocation
-from sia_runner.compute.jobs import JobState, RepeatedNews, telling_line
+from sia_runner.compute.jobs import ENDED, JobState, RepeatedNews, telling_line
 from sia_runner.compute.protocol import ComputeError, JobStopped
 from sia_runner.compute.slurm import Slurm
 from sia_runner.compute.submission import SubmissionError, read_job_id, submit_jobs
@@ -232,3 +232,38 @@ def test_variables_of_an_enclosing_job_do_not_reach_the_jobs_of_a_driver(monkeyp
     monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")
     monkeypatch.setenv("MASTER_ADDR", "n1")
     assert not {"SLURM_EXPORT_ENV", "MASTER_ADDR"} & submission.environment_outside_jobs().keys()
+
+
+def test_the_file_that_names_the_cluster_reaches_sbatch(monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/west.conf")
+    assert submission.environment_outside_jobs()["SLURM_CONF"] == "/etc/slurm/west.conf"
+
+
+# of two clusters of SLURM 22.05 in a federation, asked on the one that does not run the job
+REVOKED = "7|REVOKED|None|N/A|cpu"
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "state"),
+    [
+        (f"7|RUNNING|None|2026-11-29T18:42:36|cpu\n{REVOKED}", "", "RUNNING"),
+        (f"{REVOKED}\n7|COMPLETED|None|2026-11-29T18:42:36|cpu", "", "COMPLETED"),
+        (REVOKED, "7|CANCELLED by 0", "CANCELLED"),  # forgotten there, or its controller does not answer
+        (REVOKED, "", "REVOKED"),
+        ("", "", "LOST"),
+    ],
+)
+def test_a_job_of_a_federation_is_followed_on_the_cluster_that_runs_it(commands, squeue, sacct, state):
+    calls = commands(squeue=says(squeue), sacct=says(sacct))
+    assert slurm.QueueMonitor()._ask(["7"])["7"].name == state
+    assert all("--sibling" in call or "--federation" in call for call in calls.read_text().splitlines())
+    assert "REVOKED" not in ENDED
+
+
+def test_workers_of_a_pool_are_started_on_the_cluster_that_gave_the_allocation(tmp_path, commands):
+    worker = "for a in 1 2; do echo ready; done; cat >/dev/null"
+    calls = commands(salloc="echo 7 west; cat >/dev/null", srun=worker)
+    allocation = Allocation(StageResources(cpus=1, memory_gb=1, minutes=5), 1, 20, [])
+    allocation.start(tmp_path / "log").retire()
+    allocation.close()
+    assert "srun --clusters=west --jobid=7 " in calls.read_text()

@@ -43,6 +43,7 @@ class Answer:
     pause: float = 0.0  # between two chunks of a stream
     finish_reason: str | None = None  # in OpenAI's words
     chunks: int = 8  # pieces of the text in a stream
+    reasoning: str = ""  # OpenAI's API only: DeepSeek's and Kimi's field beside the text
 
 
 @dataclass(frozen=True, slots=True)

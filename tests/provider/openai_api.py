@@ -60,6 +60,8 @@ def whole(request: Request, answer: Answer, spent: Spent) -> bytes:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text or None, "refusal": None}
     if answer.tool_calls:
         message["tool_calls"] = calls(request, answer)
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish(answer)}
     envelope = head(request, "chat.completion")
     return json.dumps({**envelope, "choices": [choice], "usage": usage(spent)}).encode()

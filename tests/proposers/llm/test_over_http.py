@@ -112,6 +112,20 @@ def test_what_a_model_gets_wrong_is_sent_back_in_a_conversation_that_the_provide
         assert not server.errors
 
 
+def test_a_model_that_thinks_gets_its_thinking_back_also_where_old_messages_are_shortened(tmp_path):
+    def strict(request: Request) -> Answer | Status:
+        said = [message for message in request.messages if message["role"] == "assistant"]
+        if any(message.get("tool_calls") and not message.get("reasoning_content") for message in said):
+            return Status(400, message="The `reasoning_content` in the thinking mode must be passed back to the API.")
+        return replace(improving(request), reasoning=f"So far {len(said)} answers. " + "Hm. " * 5000)
+
+    with ProviderServer(strict) as server, bench(tmp_path, server, "openai") as workbench:
+        proposal = propose(tmp_path, workbench, later(evidence(tmp_path)), trials=6)  # pyright: ignore
+        assert proposal.files == {ENTRY: PARENT.replace("RATE", "# good\n" * 3 + "RATE", 1)}
+        thoughts = [len(message.get("reasoning_content", "")) for message in server.requests[-1].body["messages"]]
+        assert max(thoughts) > 10_000 and 0 < min(filter(None, thoughts)) < 100, thoughts
+
+
 def test_a_proposal_that_was_cut_goes_on_without_paying_twice(tmp_path):
     class Killed(Exception):
         pass
