@@ -149,7 +149,7 @@ class ProposalWorkbench:
                     door=session.door,
                 )
             )
-        raise_if_stopped(ending)
+        raise_if_stopped(ending, gateway)
         trouble = session.trouble()
         if trouble and not (isinstance(trouble, BudgetSpent) and trouble.scope == "grant"):
             raise trouble
