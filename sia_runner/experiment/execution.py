@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment import verifier_sandbox
@@ -20,6 +20,9 @@ from sia_runner.store.run_directory import HarnessRunDir, read_json, remove_tree
 from sia_runner.tasks.protocol import Fold, FoldPurpose, Task
 from sia_runner.text import strip_control_characters
 from sia_runner.wire.grants import Grant, ProviderDown
+
+if TYPE_CHECKING:
+    from sia_runner.gateway.service import GatewayService
 
 R = TypeVar("R")
 
@@ -112,7 +115,7 @@ def execute(
             door=session.door if session else None,
         )
         result = context.sandbox.run(job)
-    raise_if_stopped(result)
+    raise_if_stopped(result, gateway)
     if session:
         if trouble := session.trouble():
             raise trouble
@@ -145,9 +148,9 @@ def run_stage_in_job(stage: Callable[..., R], context: RunContext, n: int, *argu
         context.close_gateway()  # it releases what this process reserved of the budget
 
 
-def raise_if_stopped(result: SandboxResult) -> None:
-    """Raise when a sandbox did not run to an end of its own or of its limits."""
-    if result.ending is Ending.INTERRUPTED:
+def raise_if_stopped(result: SandboxResult, gateway: "GatewayService | None") -> None:
+    """Raise when a sandbox did not run to an end of its own or of its limits, or the run's end cut its calls."""
+    if result.ending is Ending.INTERRUPTED or (gateway and gateway.closed):
         raise RunInterrupted
     if result.ending is Ending.NOT_STARTED:
         raise SandboxFailed(result.detail)

@@ -127,7 +127,7 @@ class ProposalWorkbench:
             limits, door = context.sandbox_limits(seconds), session.door
             job = SandboxJob(guest, entry, data=inputs, work=site.work, log=site.log, limits=limits, door=door)
             ending = context.sandbox.run(job)
-        raise_if_stopped(ending)
+        raise_if_stopped(ending, gateway)
         trouble = session.trouble()
         if trouble and not (isinstance(trouble, BudgetSpent) and trouble.scope == "grant"):
             raise trouble

@@ -73,8 +73,9 @@ class GatewayService:
         if policy is not None:
             rates["target"] = Rates(0.0, 0.0, 0.0, 0.0, "this machine")
         self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
-        self._lock, self._closed = threading.Lock(), False
+        self._lock = threading.Lock()
         self._running: _LoopThread | None = None
+        self.closed = False  # True: this process ends, and calls that fail from now on say nothing about a harness
 
     def check(self) -> None:
         """Check packages, keys, endpoints and model names, before any heavy import. Raises ModelsError."""
@@ -120,11 +121,11 @@ class GatewayService:
 
     def close(self) -> None:
         """End the gateway, the policy and the ledger, and return unspent budget. Safe to call twice."""
+        with self._lock:
+            self.closed = True
+            running, self._running = self._running, None
         if self._policy is not None:
             self._policy.close()
-        with self._lock:
-            self._closed = True
-            running, self._running = self._running, None
         if running is not None:
             running.run(self._end())
             running.stop()
@@ -132,7 +133,7 @@ class GatewayService:
 
     def _running_loop(self, grant: Grant) -> "_LoopThread":
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise ModelsError("the gateway is closed")
             if self._running is None:
                 check_installed()

@@ -13,6 +13,7 @@ from typing import Any
 from sia_runner.tracking.local import Local
 
 _ROOT = Path(__file__).resolve().parents[2]
+_INTERRUPTED_WAIT = 1.0  # seconds: who interrupts a run, or a cluster that ends it, does not wait for uploads
 
 
 class Wandb:
@@ -27,6 +28,8 @@ class Wandb:
     def update(self, run: Path, summary: Mapping[str, Any]) -> None:
         """Write metrics.csv as `local` does, and notify the sender."""
         self._local.update(run, summary)
+        if summary["status"] == "interrupted" and not summary["waits"]:
+            self._wait = min(self._wait, _INTERRUPTED_WAIT)
         if run not in self._senders:
             self._senders[run] = _start_sender(run)
         if sender := self._senders[run]:

@@ -46,17 +46,20 @@ with (args.working_dir / "submission.csv").open("w", newline="") as stream:
 """
 
 
-def make(folder: Path, *, max_tokens: int, copies: int = 1, more: str = " Answer with one word.") -> list[str]:
+def make(
+    folder: Path, *, max_tokens: int | str, copies: int = 1, more: str = " Answer with one word.", candidates: int = 1
+) -> list[str]:
     """Lay out the task and its YAML in `folder`; return the overrides that choose it.
 
-    `copies`: how often each question is asked, as load; `more`: text after each question.
+    `max_tokens`: or an expression of `rows`, what is asked at once; `copies`: how often each question is asked,
+    as load; `more`: text after each question; `candidates`: how many harnesses there are to propose, all alike.
     """
     task, conf = folder / "parity", folder / "conf" / "task"
     conf.mkdir(parents=True)
     harness = HARNESS.format(max_tokens=max_tokens, copies=copies, more=more)
-    for program in (task / "reference", task / "proposed" / "gen_1"):
+    for program in (task / "reference", *(task / "proposed" / f"gen_{n}" for n in range(1, candidates + 1))):
         program.mkdir(parents=True)
-        (program / "target_agent.py").write_text(harness)
+        (program / "target_agent.py").write_text(f"# {program.name}\n{harness}")
     (task / "task.md").write_text("Say of each number whether it is even or odd.\n")
     with (task / "labelled.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import MutableMapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ from sia_runner.experiment.weights.update import update_weights
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import remove_tree
 from sia_runner.system import exit_with_parent
-
-_EXIT_SECONDS = 10.0  # seconds that the processes have to end
 
 
 def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> BuildResult:
@@ -64,9 +61,7 @@ def _run_processes(folder: Path, processes: int) -> int:
         return launcher.wait()
     finally:
         if launcher.stdin:
-            launcher.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            launcher.wait(_EXIT_SECONDS)
+            launcher.stdin.close()  # the processes end at once; their launcher would take seconds to report that
         launcher.kill()
         launcher.wait()
 
