@@ -79,7 +79,7 @@ class Cluster(ABC):
 
 
 class RepeatedNews:
-    """What was already said during a wait: the same line is due again when the wait has doubled."""
+    """The lines that a wait has printed: the same one is due again when the wait has doubled."""
 
     def __init__(self) -> None:
         self._reported: dict[str, float] = {}

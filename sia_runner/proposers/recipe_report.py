@@ -76,17 +76,17 @@ class SearchReport:
     @property
     def changed_constants(self) -> list[str]:
         """The names of the constants that differ from `before`; all where there is none."""
-        before, now = self.before, self.selected.chosen.variant
-        return [name for name in now.constants if before is None or before.constants[name] != now.constants[name]]
+        before, new = self.before, self.selected.chosen.variant
+        return [name for name in new.constants if before is None or before.constants[name] != new.constants[name]]
 
     def title(self) -> str:
         """Return the title: the recipe and its changed constants."""
-        before, now = self.before, self.selected.chosen.variant
+        before, new = self.before, self.selected.chosen.variant
         if before is None:
-            moved = self.departures(now)
-            return f"{now.recipe}, {moved}" if moved else f"{now.recipe} at its defaults"
-        steps = (f"{name} {before.constants[name]!r} -> {now.constants[name]!r}" for name in self.changed_constants)
-        return f"{now.recipe}: {', '.join(steps)}"
+            moved = self.departures(new)
+            return f"{new.recipe}, {moved}" if moved else f"{new.recipe} at its defaults"
+        steps = (f"{name} {before.constants[name]!r} -> {new.constants[name]!r}" for name in self.changed_constants)
+        return f"{new.recipe}: {', '.join(steps)}"
 
     def rationale(self) -> str:
         """Return the measured reasons for this proposal."""

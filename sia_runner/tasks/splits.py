@@ -154,15 +154,15 @@ class SplitPlan:
             if train_fraction < 1:
                 learn = stratified_sample(learn, self._stratum, train_fraction, seed=self._seed)
             return [Fold(learn, self._subset(split["dev"], questions))]
-        asked = split["dev"] + split["val"]
+        dev_and_val = split["dev"] + split["val"]
         if self._spec.folds == 1:
-            return [Fold(learn, self._sorted(asked))]
+            return [Fold(learn, self._sorted(dev_and_val))]
         dealt = [  # one after the other, so that each fold holds its part of both
             deal_folds(self._blocks_of(split[name]), self._stratum, self._spec.folds, seed=self._seed)
             for name in ("dev", "val")
         ]
         folds = [dev + val for dev, val in zip(*dealt, strict=True)]
-        return [Fold(self._sorted(set(asked) - set(fold)), self._sorted(fold)) for fold in folds]
+        return [Fold(self._sorted(set(dev_and_val) - set(fold)), self._sorted(fold)) for fold in folds]
 
     def rollout(self, units: Sequence[str], near: Iterable[Sequence[str]]) -> Fold:
         """Return the fold in which `units` of the split rollout are asked.

@@ -52,13 +52,13 @@ def remaining_budget(config: Experiment, run: RunDir, n: int) -> dict[str, float
         if account.generation < n:
             total.add(row)
     minutes = sum((minutes_spent(journal, k) for k in range(1, n)), 0.0)
-    spent, share = total.usage().to_json() | {"minutes": minutes}, 1 - budget.test_reserve
-    left: dict[str, float | None] = {}
+    spending, share = total.usage().to_json() | {"minutes": minutes}, 1 - budget.test_reserve
+    remaining: dict[str, float | None] = {}
     for name in ("usd", "tokens", "calls", "minutes"):
         limit: float | None = getattr(budget, name)
         part = 1 if name == "minutes" else share  # the final test may run beyond the minutes
-        left[name] = None if limit is None else max(0.0, round(limit * part - spent[name], 6))
-    return left
+        remaining[name] = None if limit is None else max(0.0, round(limit * part - spending[name], 6))
+    return remaining
 
 
 def reward_statistics(values: Sequence[float]) -> Json | None:

@@ -79,8 +79,8 @@ def gold_in_description(subject: TaskUnderReview) -> Iterator[TaskFinding]:
     """Check task.md, which proposers and harnesses read."""
     text = subject.task.description
     fix = "take examples from rows of your own making"
-    asked = _ever_asked(subject)
-    quoted = sum(any(field in text for field in _long_fields(subject, unit, _MIN_QUOTED_TEXT)) for unit in asked)
+    questions = _ever_asked(subject)
+    quoted = sum(any(field in text for field in _long_fields(subject, unit, _MIN_QUOTED_TEXT)) for unit in questions)
     if quoted:
         yield TaskFinding("questions-in-task-md", f"it quotes {quoted} questions of dev, val or test", "task.md", fix)
     hits, chance, n = _count_pairs(subject, rows_of_text(text.encode(), "task.md"))
@@ -159,17 +159,17 @@ def telling_columns(subject: TaskUnderReview) -> Iterator[TaskFinding]:
         elif mark := _marked(cells, gold):
             problem = f"the answer follows {mark!r} in nearly every text"
         else:
-            known = ((row[column], row[columns.answer]) for row in train)
-            share = _lookup_share(known, zip(cells, gold, strict=True))
+            pairs = ((row[column], row[columns.answer]) for row in train)
+            share = _lookup_share(pairs, zip(cells, gold, strict=True))
             if share >= max(_MIN_TELLING_SHARE, commonest + 0.05):
                 problem = f"its value alone gives {share:.0%} of the answers (always the commonest: {commonest:.0%})"
         if problem:
             fix = "take it out of the data: the harness sees every column but the answer"
             yield TaskFinding("answer-in-column", problem, f"column {column}", fix)
     if columns.grouped_ids:  # views keep what follows the group in an id as it is in the data
-        known = ((row[columns.id].partition("_")[2], row[columns.answer]) for row in train)
+        pairs = ((row[columns.id].partition("_")[2], row[columns.answer]) for row in train)
         members = (row[columns.id].partition("_")[2] for row in questions)
-        share = _lookup_share(known, zip(members, gold, strict=True))
+        share = _lookup_share(pairs, zip(members, gold, strict=True))
         if share >= max(commonest + 0.2, 0.5 * (1 + commonest)):
             constant = f"always the commonest: {commonest:.0%}"
             problem = f"what follows the group in an id gives {share:.0%} of the answers ({constant})"
@@ -208,18 +208,18 @@ def _marked(cells: Sequence[str], gold: Sequence[str]) -> str:
     return mark if wrong < 0.1 * len(gold) else ""
 
 
-def _lookup_share(train: Iterable[tuple[str, str]], asked: Iterable[tuple[str, str]]) -> float:
+def _lookup_share(train: Iterable[tuple[str, str]], cells: Iterable[tuple[str, str]]) -> float:
     """Return the share of questions answered by the commonest answer to their value in train, or the nearest number."""
-    known, questions = list(train), list(asked)
-    if not known:
+    examples, questions = list(train), list(cells)
+    if not examples:
         return 0.0
     by_value: dict[str, Counter[str]] = defaultdict(Counter)
-    for cell, answer in known:
+    for cell, answer in examples:
         by_value[cell][answer] += 1
     exact = [cell in by_value and by_value[cell].most_common(1)[0][0] == answer for cell, answer in questions]
     share = sum(exact) / len(questions)
     try:
-        ordered = sorted((float(cell), answer) for cell, answer in known)
+        ordered = sorted((float(cell), answer) for cell, answer in examples)
         values = [(float(cell), answer) for cell, answer in questions]
     except ValueError:
         return share
