@@ -106,7 +106,8 @@ def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) 
     if not config.web:
         yield
         return
-    command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={run.path}", "port=0", "token=true", "until=stdin"]
+    options = ["port=0", *os.environ.get("SIA_WEB", "").split(), "token=true", "until=stdin"]
+    command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={run.path}", *options]
     process = subprocess.Popen(
         command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -240,10 +240,7 @@ def _count_usage(request: ModelRequest, summary: AnswerSummary) -> TokenUsage:
     return TokenUsage(estimate_tokens(request.raw.decode()), estimate_tokens(text), estimated=True)
 
 
-_CUT_PROMPT = (
-    "it counts far fewer tokens than were sent, and seems to cut prompts to its context: raise that "
-    "(OLLAMA_CONTEXT_LENGTH or num_ctx for Ollama)"
-)
+_CUT_PROMPT = "seems, by its token counts, to cut prompts: raise its context (Ollama: OLLAMA_CONTEXT_LENGTH or num_ctx)"
 _MAX_BYTES_PER_TOKEN = 8  # text has three to five
 
 
