@@ -120,7 +120,6 @@ class CallRunner:
                     summary = await self._attempt(call, buffer)
                     break
                 except CallError as failed:
-                    failed = call.endpoint.clean(failed)
                     if isinstance(backend, PassThroughBackend) and backend.adapt(call.request, failed):
                         continue
                     attempts = call.record.attempts
@@ -149,7 +148,7 @@ class CallRunner:
             except (CallError, TimeoutError) as error:
                 failed = error if isinstance(error, CallError) else _timeout_error(buffer, seconds)
                 _settle_failed(call, reservation, failed, buffer)
-                raise failed from None
+                raise call.endpoint.clean(failed) from None
             except BaseException:
                 _settle_failed(call, reservation, CallError("cancelled", ""), buffer)
                 raise

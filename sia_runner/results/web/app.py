@@ -162,9 +162,7 @@ _STATIC = Path(__file__).with_name("static")
 _MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def dashboard(
-    root: Path, host: str = "127.0.0.1", token: str = "", allowed_hosts: Collection[str] = (), root_path: str = ""
-) -> App:
+def dashboard(root: Path, host: str, token: str, allowed_hosts: Collection[str], root_path: str) -> App:
     """Return the ASGI application for the runs below `root`. Further arguments: see `Guard`."""
     app = FastAPI(title="SIA Runner", docs_url=None, redoc_url=None, openapi_url=None)
     watching = OpenRuns(root)
