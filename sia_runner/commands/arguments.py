@@ -120,6 +120,12 @@ def _host_names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _url_path(text: str) -> str:
+    if not re.fullmatch(r"(/[\w.~@%+-]+)*/?", text):
+        raise argparse.ArgumentTypeError(f"{one_line(text)}: allowed: a path as in /node/HOST/8050")
+    return text.rstrip("/")
+
+
 def _wandb_name(text: str) -> str:
     from sia_runner.config.components import check_wandb_name
 
@@ -206,6 +212,8 @@ def web(parser: CommandParser) -> None:
     parser.add_key("token", "WHEN", text, choices=("auto", "true"), default="auto")
     text = "a name under which a proxy in front passes requests on, or several with commas; asks for the token too"
     parser.add_key("allow_host", "NAME", text, type=_host_names, default=())
+    text = "the path below which a proxy serves it, if the proxy leaves that path in the requests"
+    parser.add_key("root_path", "PATH", text, type=_url_path, default="")
     text = "interrupted, or stdin: also end when standard input does, for a program that starts it"
     parser.add_key("until", "WHEN", text, choices=("interrupted", "stdin"), default="interrupted")
     parser.epilog = "Exit codes: 0 standard input ended · 2 refused · 130 interrupted."

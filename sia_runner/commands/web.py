@@ -7,7 +7,7 @@ import threading
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from sia_runner.store.run_directory import RunDirectoryError
 
@@ -30,8 +30,9 @@ def main(options: Namespace) -> int:
     query = f"?token={quote(token)}" if token else ""
     print(f"dashboard of {folder}: http://{host_part}:{bound.getsockname()[1]}/{query}", flush=True)
     for name in options.allow_host:
-        print(f"through the proxy, below the path that it has for this port: https://{name}/.../{query}", flush=True)
-    app = dashboard(folder, host=options.host, token=token, allowed_hosts=options.allow_host)
+        path = options.root_path or "/..."
+        print(f"through the proxy, below the path that it has for this port: https://{name}{path}/{query}", flush=True)
+    app = dashboard(folder, options.host, token, options.allow_host, unquote(options.root_path))
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet))
     if options.until == "stdin":

@@ -100,8 +100,8 @@ def live_dashboard(config: Experiment, run: RunDir, say: Callable[[str], None]) 
     if not config.web:
         yield
         return
-    command = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={run.path}", "port=0", "token=true", "until=stdin"]
-    pipe = subprocess.PIPE
+    options = ["port=0", *os.environ.get("SIA_WEB", "").split(), "token=true", "until=stdin"]
+    command, pipe = [sys.executable, "-m", "sia_runner", "web", f"runs_dir={run.path}", *options], subprocess.PIPE
     process = subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT)
 
     def forward_lines() -> None:

@@ -26,10 +26,7 @@ _BUDGET_POLL = 1.0  # seconds; a settled call wakes earlier
 # Fields of an answer's message that the next request repeats: without their thinking, providers refuse tool calls.
 _REPEATED = ("role", "content", "tool_calls", "thinking_blocks", "reasoning_content")
 _FINISH = {"length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
-_CUT_PROMPT = (
-    "it counts far fewer tokens than were sent, and seems to cut prompts to its context: raise that "
-    "(OLLAMA_CONTEXT_LENGTH or num_ctx for Ollama)"
-)
+_CUT_PROMPT = "seems, by its token counts, to cut prompts: raise its context (Ollama: OLLAMA_CONTEXT_LENGTH or num_ctx)"
 _MAX_BYTES_PER_TOKEN = 8  # text has three to five
 
 
@@ -119,7 +116,6 @@ class CallRunner:
                     summary = await self._attempt(call, buffer)
                     break
                 except CallError as failed:
-                    failed = call.endpoint.clean(failed)
                     if isinstance(backend, PassThroughBackend) and backend.adapt(call.request, failed):
                         continue
                     attempts = call.record.attempts
@@ -151,7 +147,7 @@ class CallRunner:
                     late = CallError("cancelled", f"the client did not read its answer within {seconds:g} s")
                 failed = error if isinstance(error, CallError) else late
                 _settle_failed(call, reservation, failed, buffer)
-                raise failed from None
+                raise call.endpoint.clean(failed) from None
             except BaseException:
                 _settle_failed(call, reservation, CallError("cancelled", ""), buffer)
                 raise

@@ -96,9 +96,9 @@ class CallRecord:
 def append_record(path: Path, record: CallRecord) -> None:
     """Append one whole line with a single write. Raises OSError."""
     rest = {name: getattr(record, name) for name in CallRecord.__slots__ if name not in ("request", "response")}
-    sampled, error, _ = rest.pop("sampled"), rest.pop("error"), rest.pop("notice")
+    sampled, error, notice = rest.pop("sampled"), rest.pop("error"), rest.pop("notice")
     rest |= {"usage": asdict(record.usage), "tokens": sampled and sampled.to_json(), "error": error}
-    rest |= {"notice": record.notice} if record.notice else {}
+    rest |= {"notice": notice} if notice else {}
     parts = [b'"request":' + _encode_part(record.request), b'"response":' + _encode_part(record.response)]
     data = b",".join([dumps(rest)[:-1], *parts]) + b"}\n"
     stream = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -26,21 +26,21 @@ http {{
   fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
   server {{
     listen 127.0.0.1:{port};
-    location {path}/ {{ proxy_pass http://127.0.0.1:{dashboard}/; proxy_set_header Host hub.example; }}
+    location {path}/ {{ proxy_pass http://127.0.0.1:{dashboard}{slash}; proxy_set_header Host hub.example; }}
   }}
 }}
 """
 
 
 @contextmanager
-def nginx(folder, address):
-    """The address of the dashboard behind nginx, which passes on the name hub.example."""
+def nginx(folder, address, slash="/"):
+    """The address of the dashboard behind nginx, which passes on the name hub.example; no `slash`: and the path."""
     if not (program := shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")):
         pytest.skip("NOT CHECKED: the dashboard behind a proxy: needs nginx (apt-get install nginx-light)")
     folder.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    values = {"folder": folder, "port": port, "path": PATH, "dashboard": urlsplit(address).port}
+    values = {"folder": folder, "port": port, "path": PATH, "dashboard": urlsplit(address).port, "slash": slash}
     (folder / "nginx.conf").write_text(CONFIGURATION.format(**values))
     proxy = subprocess.Popen([program, "-e", folder / "errors", "-p", folder, "-c", folder / "nginx.conf"])
     try:
@@ -58,12 +58,13 @@ def nginx(folder, address):
         proxy.wait(30)
 
 
-def test_all_of_the_page_works_below_a_path(page, tmp_path):
+@pytest.mark.parametrize(("slash", "options"), [("/", []), ("", [f"root_path={PATH}"])], ids=["taken-off", "left"])
+def test_all_of_the_page_works_below_a_path(page, tmp_path, slash, options):
     runs = tmp_path / "runs"
     summary(runs / "first")
     with (
-        serving(runs, tmp_path / "said", "allow_host=hub.example") as address,
-        nginx(tmp_path / "nginx", address) as proxied,
+        serving(runs, tmp_path / "said", "allow_host=hub.example", *options) as address,
+        nginx(tmp_path / "nginx", address, slash) as proxied,
     ):
         page.goto(f"{proxied}?{urlsplit(address).query}")
         page.get_by_role("link", name="first").wait_for()

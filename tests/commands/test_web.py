@@ -24,7 +24,8 @@ from tests.results.writing import summary
         (["token=false"], "token=false: no such choice; allowed: auto, true"),
         (["allow_host=https://hub.example/"], "allow_host: https://hub.example/: allowed: names as in hub.example.org"),
         (["allow_host="], "allow_host: empty: allowed"),
-        (["--reload"], "--reload: no such option; allowed: allow_host=, host=, port=, runs_dir=, token=, until="),
+        (["root_path=https://hub.example"], "root_path: https://hub.example: allowed: a path as in /node/HOST/8050"),
+        (["--reload"], "--reload: no such option; allowed: allow_host=, host=, port=, root_path=, runs_dir="),
     ],
 )
 def test_one_line_says_what_is_wrong_and_what_is_allowed(capsys, args, said):

@@ -161,7 +161,7 @@ _STATIC = Path(__file__).with_name("static")
 _MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def dashboard(root: Path, host: str = "127.0.0.1", token: str = "", allowed_hosts: Collection[str] = ()) -> App:
+def dashboard(root: Path, host: str, token: str, allowed_hosts: Collection[str], root_path: str) -> App:
     """Return the ASGI application for the runs below `root`. Further arguments: see `Guard`."""
     app = FastAPI(title="SIA Runner", docs_url=None, redoc_url=None, openapi_url=None)
     watching = OpenRuns(root)
@@ -190,4 +190,4 @@ def dashboard(root: Path, host: str = "127.0.0.1", token: str = "", allowed_host
     _add_run_routes(app, watching)
     _add_question_routes(app, watching)
     _add_event_route(app, watching)
-    return Guard(app, host, token, allowed_hosts)
+    return Guard(app, host, token, allowed_hosts, root_path)

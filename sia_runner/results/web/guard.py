@@ -32,10 +32,13 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
-    """The ASGI middleware that checks requests; all hosts but `host`, `allowed_hosts` are refused (DNS rebinding)."""
+    """The ASGI middleware that checks requests; `root_path` is taken off those that have it.
 
-    def __init__(self, app: App, host: str, token: str, allowed_hosts: Collection[str] = ()) -> None:
-        self._app, self._host, self._token = app, host.lower(), token
+    All hosts but `host` and `allowed_hosts` are refused: a foreign page's name may point here (DNS rebinding).
+    """
+
+    def __init__(self, app: App, host: str, token: str, allowed_hosts: Collection[str], root_path: str) -> None:
+        self._app, self._host, self._token, self._root_path = app, host.lower(), token, root_path
         self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
         self.cookie = f"sia_dashboard_{hashlib.sha256(token.encode()).hexdigest()[:12]}"  # all ports share cookies
 
@@ -44,6 +47,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
+            if scope["path"].startswith(f"{self._root_path}/"):
+                scope["path"] = scope["path"].removeprefix(self._root_path)
             answer = self._refusal(Request(scope)) or self._app
             await answer(scope, receive, _with_headers(send))
 

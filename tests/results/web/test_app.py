@@ -33,7 +33,7 @@ def runs(tmp_path):
 
 @pytest.fixture
 def get(runs):
-    client = TestClient(dashboard(runs), base_url="http://localhost")
+    client = TestClient(dashboard(runs, "localhost", "", (), ""), base_url="http://localhost")
 
     def asking(what, **parameters):
         return client.get(f"/api/{what}", params=parameters)

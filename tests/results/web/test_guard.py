@@ -7,8 +7,8 @@ from sia_runner.results.web.app import dashboard
 from sia_runner.results.web.guard import CONTENT_SECURITY_POLICY
 
 
-def client(tmp_path, host="127.0.0.1", token="", at="http://127.0.0.1:8050", allowed=()):
-    return TestClient(dashboard(tmp_path, host, token, allowed), base_url=at, follow_redirects=False)
+def client(tmp_path, host="127.0.0.1", token="", at="http://127.0.0.1:8050", allowed=(), root_path=""):
+    return TestClient(dashboard(tmp_path, host, token, allowed, root_path), base_url=at, follow_redirects=False)
 
 
 @pytest.mark.parametrize("at", ["http://127.0.0.1:8050", "http://localhost", "http://[::1]:9", "http://LOCALHOST:1"])
@@ -34,6 +34,16 @@ def test_a_name_that_was_allowed_is_answered_and_no_other(tmp_path):
     asked = client(tmp_path, allowed=["Hub.example"])
     assert asked.get("/api/runs", headers={"host": "hub.example:8443"}).status_code == 200
     assert asked.get("/api/runs", headers={"host": "hub.example.evil.example"}).status_code == 421
+
+
+def test_a_path_that_a_proxy_leaves_in_the_requests_is_taken_off(tmp_path):
+    asked = client(tmp_path, token="t", root_path="/node/Zoë/8050")
+    first = asked.get("/node/Zoë/8050/?token=t")
+    assert (first.status_code, first.headers["location"]) == (303, "./")
+    head = {"authorization": "Bearer t"}
+    at = ("/node/Zoë/8050/", "/node/Zoë/8050/api/runs", "/api/runs", "/", "/node/Zoë/80500/", "/node/Zoë/8050")
+    assert [asked.get(path, headers=head).status_code for path in at] == [200, 200, 200, 200, 404, 404]
+    assert asked.get("/node/Zoë/8050/api/runs", headers=head | {"host": "evil.example"}).status_code == 421
 
 
 def test_with_another_address_names_are_still_refused(tmp_path):
