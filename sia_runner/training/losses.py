@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 # The parameters of SAPO (Gao et al. 2025, arXiv 2511.20347) and of VESPO, by the sign of the advantage: TRL's defaults.
 _SAPO_TEMPERATURES = (1.0, 1.05)  # of positive advantages, and of the others
 _VESPO_POSITIVE, _VESPO_NEGATIVE = (2.0, 3.0), (3.0, 2.0)  # k and lambda
-_VESPO_LOWEST, _VESPO_HIGHEST = math.log(1e-8), 20.0  # bounds of the log ratio of a sequence, and 20 of a token's
+_VESPO_LOWEST, _VESPO_HIGHEST = math.log(1e-8), 20.0  # bounds of a log ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class LossBatch:
     advantage_bt: Array
     mask_bt: BoolArray  # True for a token to train on
     base_bt: Array | None = None  # of the base; needed for a KL to it
+    factor_bt: Array | None = None  # of each token's loss without the KL; corrects for a sampler that drifts
 
     @staticmethod
     def of_rows(
@@ -88,7 +89,8 @@ def policy_weights(loss: PolicyLoss, batch: LossBatch, step: StepSize) -> Array:
     length_b1 = np.maximum(mask_bt.sum(axis=1, keepdims=True), 1)
     if sequence:  # GSPO: the geometric mean of a row's ratios, the same for each of its tokens
         log_ratio_bt = np.where(mask_bt, log_ratio_bt.sum(axis=1, keepdims=True) / length_b1, 0.0)
-    through_ratio_bt = share_bt * _slope(loss, log_ratio_bt, advantage_bt)
+    factor_bt = None if batch.factor_bt is None else np.where(mask_bt, batch.factor_bt, 1.0)
+    through_ratio_bt = share_bt * _slope(loss, log_ratio_bt, advantage_bt, factor_bt)
     direct_bt: Array | float = 0.0
     if loss.beta:
         if batch.base_bt is None:
@@ -113,30 +115,34 @@ def _shares(loss_type: str, mask_bt: BoolArray, step: StepSize) -> Array:
     return mask_bt / max(divisors.get(loss_type, step.tokens), 1)  # bnpo cispo dapo vespo: a mean over tokens
 
 
-def _slope(loss: PolicyLoss, log_ratio_bt: Array, advantage_bt: Array) -> Array:
+def _slope(loss: PolicyLoss, log_ratio_bt: Array, advantage_bt: Array, factor_bt: Array | None) -> Array:
     """Return d/d(log ratio) of each token's own loss, undivided. Raises TrainingError for an unknown loss."""
-    ratio_bt = np.exp(log_ratio_bt)
-    positive_bt = advantage_bt > 0
+    ratio_bt, positive_bt = np.exp(log_ratio_bt), advantage_bt > 0
     match loss.loss_type:
         case "dapo" | "grpo" | "bnpo" | "dr_grpo" | "luspo":  # -min(ratio A, clip(ratio) A): PPO's
             above_bt = positive_bt & (ratio_bt > 1 + loss.epsilon_high)
             below_bt = (advantage_bt < 0) & (ratio_bt < 1 - loss.epsilon)
-            return np.where(above_bt | below_bt, 0.0, -ratio_bt * advantage_bt)
+            scale_bt = np.where(above_bt | below_bt, 0.0, ratio_bt)
         case "cispo":  # the bounded ratio is a constant factor of A log p
-            return -np.minimum(ratio_bt, loss.epsilon_high) * advantage_bt
+            scale_bt = np.minimum(ratio_bt, loss.epsilon_high)
         case "sapo":  # -4 / T sigmoid(T (ratio - 1)) A: a soft clip
             temperature_bt = np.where(positive_bt, *_SAPO_TEMPERATURES)
             gate_bt = _sigmoid(temperature_bt * (ratio_bt - 1))
-            return -4 * gate_bt * (1 - gate_bt) * ratio_bt * advantage_bt
-        case "vespo":
-            return -_vespo_weights(log_ratio_bt, advantage_bt) * advantage_bt
-    raise TrainingError(f"unknown loss: {loss.loss_type}")
+            scale_bt = 4 * gate_bt * (1 - gate_bt) * ratio_bt
+        case "vespo":  # a weight of the whole sequence, which the factors enter
+            return -_vespo_scale(log_ratio_bt, advantage_bt, factor_bt) * advantage_bt
+        case _:
+            raise TrainingError(f"unknown loss: {loss.loss_type}")
+    return -scale_bt * advantage_bt * (1.0 if factor_bt is None else factor_bt)
 
 
-def _vespo_weights(log_ratio_bt: Array, advantage_bt: Array) -> Array:
+def _vespo_scale(log_ratio_bt: Array, advantage_bt: Array, factor_bt: Array | None) -> Array:
     """Return exp(lambda) w^k exp(-lambda w), w = the ratio of the whole sequence: a constant factor of A log p."""
-    bound = _VESPO_HIGHEST
-    log_ratio_b1 = log_ratio_bt.clip(-bound, bound).sum(axis=1, keepdims=True).clip(_VESPO_LOWEST, bound)
+    log_ratio_b1 = log_ratio_bt.clip(-_VESPO_HIGHEST, _VESPO_HIGHEST).sum(axis=1, keepdims=True)
+    if factor_bt is not None:
+        lowest, highest = math.exp(_VESPO_LOWEST), math.exp(_VESPO_HIGHEST)
+        log_ratio_b1 = log_ratio_b1 + np.log(factor_bt.clip(lowest, highest)).sum(axis=1, keepdims=True)
+    log_ratio_b1 = log_ratio_b1.clip(_VESPO_LOWEST, _VESPO_HIGHEST)
     k_bt, lambda_bt = (
         np.where(advantage_bt >= 0, *pair) for pair in zip(_VESPO_POSITIVE, _VESPO_NEGATIVE, strict=True)
     )

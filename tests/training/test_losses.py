@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("trl", reason="TRL's losses are the reference")
 
 from sia_runner.errors import TrainingError
 from sia_runner.training.algorithms.base import PolicyLoss
+from sia_runner.training.drift import drift_factors
 from sia_runner.training.losses import (
     LossBatch,
     PreferenceBatch,
@@ -48,7 +50,7 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
-def bare(trainer_class, **attributes):
+def bare(trainer_class, **attributes) -> Any:
     """A trainer without its constructor, which wants a model, data and folders: only what its loss reads."""
     trainer = object.__new__(trainer_class)
     vars(trainer).update(
@@ -91,7 +93,8 @@ def grpo_gradient(accelerator, loss: PolicyLoss, batch: LossBatch) -> np.ndarray
         max_completion_length=MAX_LENGTH,
         off_policy_mask_threshold=None,
         top_entropy_quantile=1.0,
-        use_vllm=False,
+        use_vllm=batch.factor_bt is not None,
+        vllm_importance_sampling_correction=True,
         _entropy_bonus_enabled=False,
         _get_per_token_logps_and_entropies=lambda *_, **__: (logprob_bt, torch.zeros_like(logprob_bt), None),
     )
@@ -108,6 +111,8 @@ def grpo_gradient(accelerator, loss: PolicyLoss, batch: LossBatch) -> np.ndarray
     }
     if batch.base_bt is not None:
         inputs["ref_per_token_logps"] = tensor(batch.base_bt)
+    if batch.factor_bt is not None:
+        inputs["importance_sampling_ratio"] = tensor(batch.factor_bt)
     return gradient_of(trainer._compute_loss(None, inputs), logprob_bt)
 
 
@@ -157,6 +162,18 @@ def test_advantages_may_differ_by_token_as_those_of_a_critic_do(accelerator, los
     assert weights(policy_loss(loss), batch) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize(("loss", "level"), LOSSES)
+@given(some.integers(0, 10**6), some.sampled_from(["truncate", "mask"]))
+@settings(max_examples=25, deadline=None)
+def test_factors_against_drift_are_those_of_the_loss(accelerator, loss, level, seed, correction):
+    batch = random_batch(seed, 4, 6)
+    sampler_bt = batch.old_bt + 0.7 * np.random.default_rng(seed).normal(size=batch.old_bt.shape)
+    factor_bt = drift_factors(correction, batch.old_bt, sampler_bt, batch.mask_bt)
+    corrected = replace(batch, factor_bt=factor_bt)
+    expected = grpo_gradient(accelerator, policy_loss(loss, level), corrected)
+    assert weights(policy_loss(loss, level), corrected) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
 def test_the_random_batches_reach_both_clips_and_empty_rows():
     batch = random_batch(0, 6, 9)
     ratio_bt = np.exp(batch.logprob_bt - batch.old_bt)[batch.mask_bt]
@@ -194,7 +211,9 @@ def test_a_step_in_parts_has_the_weights_of_the_whole(loss, level):
     step = StepSize.of(batch.mask_bt, MAX_LENGTH)
     parts = []
     for rows in (slice(0, 2), slice(2, 6)):
-        part = {name: getattr(batch, name)[rows] for name in batch.__slots__}
+        part = {
+            name: getattr(batch, name)[rows] for name in ("logprob_bt", "old_bt", "advantage_bt", "mask_bt", "base_bt")
+        }
         parts.append(policy_weights(policy_loss(loss, level), LossBatch(**part), step))
     assert np.concatenate(parts) == pytest.approx(weights(policy_loss(loss, level), batch), rel=1e-12)
 
