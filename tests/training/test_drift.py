@@ -1,0 +1,41 @@
+"""The figures of a sampler's drift, and the factors that correct for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from sia_runner.training.drift import drift_factors, measure_drift
+
+MASK = np.array([[True, True, False], [True, False, False]])
+SAMPLER = np.log(np.array([[0.5, 0.2, 0.1], [0.1, 0.9, 0.9]]))
+LEARNER = np.log(np.array([[0.5, 0.12, 0.9], [0.3, 0.1, 0.1]]))  # ratios 1, 0.6 and 3 inside the mask
+
+
+def test_a_sampler_with_the_learners_logprobs_does_not_drift():
+    assert measure_drift(SAMPLER, SAMPLER, MASK) == measure_drift(LEARNER, SAMPLER, MASK & False)
+    assert measure_drift(SAMPLER, SAMPLER, MASK).kl == 0
+
+
+def test_by_hand():
+    drift = measure_drift(LEARNER, SAMPLER, MASK)
+    assert drift.kl == pytest.approx((0 + (-0.4 - np.log(0.6)) + (2 - np.log(3))) / 3)
+    assert drift.outside == pytest.approx(1 / 3)
+
+
+@given(some.floats(0.01, 0.99), some.floats(0.01, 0.99))
+def test_the_kl_is_that_of_the_sampler_to_the_learner_in_the_mean(sampler, learner):
+    """Over a coin's two sides, weighted by the sampler's probabilities."""
+    sides = [(sampler, learner), (1 - sampler, 1 - learner)]
+    one = np.ones((1, 1), dtype=bool)
+    mean = sum(p * measure_drift(np.log([[q]]), np.log([[p]]), one).kl for p, q in sides)
+    assert mean == pytest.approx(sum(p * np.log(p / q) for p, q in sides), abs=1e-9)
+
+
+def test_factors():
+    assert drift_factors("none", LEARNER, SAMPLER, MASK) is None
+    assert drift_factors("truncate", LEARNER, SAMPLER, MASK) == pytest.approx(np.array([[1, 0.6, 1], [2, 1, 1]]))
+    assert drift_factors("mask", LEARNER, SAMPLER, MASK) == pytest.approx(np.array([[1, 0.6, 1], [0, 1, 1]]))
+    assert drift_factors("truncate", LEARNER, SAMPLER, MASK, limit=5.0) == pytest.approx(
+        np.array([[1, 0.6, 1], [3, 1, 1]])
+    )
