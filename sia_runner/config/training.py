@@ -24,14 +24,27 @@ class TinyModelConfig(ConfigSection):
     weight_decay: NonNegativeFloat = 0.01  # of the warm-up
 
 
+class TinkerSettings(ConfigSection):
+    """The settings of backend=tinker: a service that trains and samples over the Tinker protocol."""
+
+    key: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = "TINKER_API_KEY"  # environment variable; null: none
+    key_file: str | None = None  # read where the variable is not set; its first line is the key
+    timeout: PositiveFloat = 600.0  # seconds of one call: then the service is reported as hanging
+    concurrency: PositiveInt = 32  # samples asked for at the same time
+    # how the service reduces a loss over tokens; measure: by a model of rank 1, before each training
+    reduction: Literal["measure", "sum", "mean"] = "measure"
+
+
 class PolicyConfig(ConfigSection):
     """The model that harnesses call and that can be trained."""
 
     base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, a folder, or a hub id
-    backend: Annotated[  # peft: in this process; vllm: a server that is running
-        Annotated[Literal["peft", "vllm"], Tag("Name")] | Annotated[ClassPath, Tag("Class")], NAME_OR_CLASS
+    backend: Annotated[  # peft: in this process; vllm: a server that is running; tinker: a service that also trains
+        Annotated[Literal["peft", "vllm", "tinker"], Tag("Name")] | Annotated[ClassPath, Tag("Class")], NAME_OR_CLASS
     ] = "peft"
-    base_url: str | None = None  # vllm: the server's address, up to and including /v1
+    # vllm: the server's address, up to and including /v1; tinker: the service's, null: the hosted one
+    base_url: str | None = None
+    tinker: TinkerSettings = Field(default_factory=TinkerSettings)  # tinker only
     device: Literal["auto", "cpu", "cuda"] = "auto"  # peft only
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the base's weights
     max_tokens: PositiveInt = 256  # completion bound of a request that names none

@@ -72,6 +72,31 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
     return LoadedBase(model, tokenizer, weights_sha256(folder), context, ends)
 
 
+@dataclass(frozen=True, slots=True)
+class TextLimits:
+    """What a base's files say of its texts: `context` in tokens, `vocabulary` and the tokens that end an answer."""
+
+    context: int
+    vocabulary: int
+    end_ids: frozenset[int]
+
+
+def text_limits(folder: Path, tokenizer: Any) -> TextLimits:
+    """Read the limits of a base that is loaded elsewhere. Raises PolicyError."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder).get_text_config(decoder=True)
+        named = config.eos_token_id
+        if (folder / "generation_config.json").is_file():
+            named = GenerationConfig.from_pretrained(folder).eos_token_id or named
+        ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
+        ends = frozenset(token for token in ids if token is not None)
+        return TextLimits(config.max_position_embeddings, config.vocab_size, ends)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise PolicyError(f"base={folder}: its configuration cannot be read: {first_line(error)}") from None
+
+
 def architecture(base: str) -> Any:
     """Return the base's model without its weights, on torch's device "meta". Raises PolicyError."""
     import torch

@@ -1,8 +1,9 @@
 """The requests to a policy and its answers, as plain data: this module imports no torch."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -27,6 +28,8 @@ class LiveWeights(Enum):
 
 LIVE_WEIGHTS = LiveWeights.LIVE
 WeightsSource = Path | None | LiveWeights  # an adapter's folder, the base alone, or whatever is live
+# (prefill, trained) tokens of one training call -> a context that reserves them before and settles them after it
+TrainingCharge = Callable[[int, int], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
