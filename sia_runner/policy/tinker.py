@@ -86,7 +86,7 @@ class TinkerPolicy:
         self.sampler = TinkerSampler(self)
         # Reserves (prefill, trained) tokens in the ledger before each training call; nothing is charged without one.
         self.charge: TrainingCharge = lambda prefill, trained: nullcontext()
-        self._reduction = spec.tinker.reduction
+        self.reduction = spec.tinker.reduction
         self._unseeded, self._lock = 0, threading.Lock()
 
     @property
@@ -140,11 +140,11 @@ class TinkerPolicy:
         origin = self.service_of(start) if start is not None else {}
         with _as_provider_failure():
             self._free_model_of_killed_run(work)
-            if self._reduction == "measure":
+            if self.reduction == "measure":
                 with _placed_model(self.client, ModelSettings(self.base_id, 1, seed), work) as probe:
-                    self._reduction = measure_reduction(probe, self._probe_rows())
+                    self.reduction = measure_reduction(probe, self._probe_rows())
             with _placed_model(self.client, settings, work) as model:
-                learner = TinkerLearner(self, model, settings, self._reduction, _name_of_start(start))
+                learner = TinkerLearner(self, model, settings, self.reduction, _name_of_start(start))
                 if origin:
                     learner.load_weights(origin)
                 try:
