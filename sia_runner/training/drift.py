@@ -4,6 +4,7 @@ Servers round otherwise than trainers do, and their mixtures of experts route so
 (model calls), t completion tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,10 +12,15 @@ import numpy as np
 
 from sia_runner.training.batch import BoolArray
 from sia_runner.training.losses import Array
+from sia_runner.wire.learning import Learner, RowNumbers, Sampler, TrainingRow
+from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError
 
 Correction = Literal["none", "truncate", "mask"]
 
 _NORMAL_RATIOS = (0.5, 2.0)  # of the learner's probability to the sampler's
+_CANARY_ROWS = 8
+_ROUNDING = 1e-5  # nats per token: smaller effects drown in float32
+_CANARY_ERROR = 0.2  # greatest standard error of a share that decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +58,43 @@ def drift_factors(
     if correction == "truncate":
         return np.minimum(ratio_bt, limit)
     return np.where(ratio_bt > limit, 0.0, ratio_bt)
+
+
+def effect_served(served: RowNumbers, served_base: RowNumbers, trained: RowNumbers, base: RowNumbers) -> float | None:
+    """Return the share of the adapter's effect on logprobs that a server shows: about 1, or about 0 if it drops it.
+
+    The regression of the server's differences on the learner's. Both are to the base by the same program, which cancels
+    what quantisation and kernels shift. None: the effect is still too small against what remains of the noise.
+    """
+    served_t, served_base_t, trained_t, base_t = (
+        np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
+        for rows in (served, served_base, trained, base)
+    )
+    effect_t, shown_t = trained_t - base_t, served_t - served_base_t
+    strength = float(effect_t @ effect_t)
+    if not strength:
+        return None
+    share = float(effect_t @ shown_t) / strength
+    noise = float(np.mean((shown_t - share * effect_t) ** 2))
+    # Where nothing is shown there is no noise either, unless rounding has swallowed all of a tiny effect.
+    return share if noise <= _CANARY_ERROR**2 * strength and strength / effect_t.size > _ROUNDING**2 else None
+
+
+def adapter_is_served(sampler: Sampler, learner: Learner, rows: Sequence[TrainingRow]) -> bool:
+    """Return True once recorded completions prove that the sampler applies the adapter; False: too early to tell.
+
+    Raises PolicyError if the sampler is closer to the base than to the learner's weights.
+    """
+    rows = rows[:_CANARY_ROWS]
+    share = effect_served(
+        sampler.score(rows, LIVE_WEIGHTS),
+        sampler.score(rows, None),
+        learner.forward(rows).logprobs,
+        learner.forward(rows, base=True).logprobs,
+    )
+    if share is not None and share < 0.5:
+        raise PolicyError(
+            f"the server answers without the adapter that was published: it shows {share:.0%} of the effect on the "
+            f"logprobs of {len(rows)} recorded completions; see that it serves adapters of this base's layers"
+        )
+    return share is not None

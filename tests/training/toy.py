@@ -134,6 +134,9 @@ class ToyPolicy:
     base_sha256: str = "b" * 64
     held: bool = False
     holds: int = 0
+    sampler: Any = None
+    rows_per_pass: int = 10_000
+    learners: list[Any] = field(default_factory=list)
 
     @contextmanager
     def training(self) -> Iterator[Any]:
@@ -145,6 +148,16 @@ class ToyPolicy:
         finally:
             self.model.eval()
             self.held = False
+
+    @contextmanager
+    def learner(
+        self, lora: LoraSettings, start: Path | None, seed: int, *, work: Path, max_length: int, **settings: Any
+    ) -> Iterator[Any]:
+        from tests.training.toy_learner import toy_learner
+
+        with toy_learner(self, lora, start, seed, work=work, rows_per_pass=self.rows_per_pass, **settings) as learner:
+            self.learners.append(learner)
+            yield learner
 
 
 Verify = Callable[[Trajectory], Trajectory]
