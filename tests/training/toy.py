@@ -7,7 +7,7 @@ are drawn from 65,536; those for measuring share none with those for training.
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,12 @@ class ToyRoll:
         return trajectories
 
 
+def with_logprobs(one: Trajectory, shift: float) -> Trajectory:
+    """The same tokens, said to be drawn with other probabilities."""
+    calls = (replace(call, logprobs=tuple(logprob + shift for logprob in call.logprobs)) for call in one.calls)
+    return replace(one, calls=tuple(calls))
+
+
 def settings(name: str, **changes: Any) -> AlgorithmConfig:
     """Values that suit a model of this size."""
     kind = "offline" if name in ("best_of_n", "dpo") else "online"
@@ -210,7 +216,7 @@ def settings(name: str, **changes: Any) -> AlgorithmConfig:
     }
     if kind == "online":
         common["early_stopping"] = EarlyStopping(
-            max_kl=None, min_entropy=None, max_uniform_groups=None, max_length_ratio=None
+            max_kl=None, min_entropy=None, max_uniform_groups=None, max_length_ratio=None, max_drift=None
         )
     return AlgorithmConfig(**{**common, **changes})
 
