@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
-pytest.importorskip("trl", reason="the drivers are TRL's")
+pytest.importorskip("peft", reason="adapters are PEFT's")
 
 from sia_runner.config.training import EarlyStopping
 from sia_runner.training import adapters, drivers
 from sia_runner.wire.adapter_files import WEIGHTS_FILE
 from tests.training import toy
 
-NONE = {"max_kl": None, "min_entropy": None, "max_uniform_groups": None, "max_length_ratio": None}
+NONE = {"max_kl": None, "min_entropy": None, "max_uniform_groups": None, "max_length_ratio": None, "max_drift": None}
 
 
 def wild(rate=3e-3, **limits):
@@ -86,22 +86,22 @@ def test_nothing_left_to_learn_ends_the_training_and_keeps_its_last_step(policy,
 def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_path):
     """Two measurements fall into each window, and the last batch is measured for the adapter's record; with a weight
     in the loss every batch is."""
-    from sia_runner.training.online_trainer import OnlineTrainer
+    from sia_runner.training.loop import OnlineLoop
 
     asked: list[int] = []
-    roll = OnlineTrainer._roll_out
+    collect = OnlineLoop._collect
 
-    def seen(self, step, **given):
-        made = roll(self, step, **given)
-        if not math.isnan(made.kl):
-            asked.append(step)
-        return made
+    def seen(self):
+        rollouts = collect(self)
+        if not math.isnan(rollouts.kl):
+            asked.append(self._state.progress.steps)
+        return rollouts
 
     settings = toy.settings(
         "grpo", steps=11, prompts_per_step=2, group_size=4, early_stopping=EarlyStopping(**NONE, window=5)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnlineTrainer, "_roll_out", seen)
+        patch.setattr(OnlineLoop, "_collect", seen)
         trained = drivers.train(toy.assignment(policy, settings, tmp_path / "watched"))
         assert asked == [0, 4, 8, 10]
         assert trained.kl[1] == trained.kl[0]
