@@ -5,6 +5,7 @@ are drawn from 65,536; those for measuring share none with those for training.
 """
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -134,6 +135,16 @@ class ToyPolicy:
     base_sha256: str = "b" * 64
     held: bool = False
     holds: int = 0
+    lock: Any = field(default_factory=threading.RLock)
+
+    @property
+    def version(self) -> str:
+        return f"base+{self.holds}"
+
+    def learner(self, lora: LoraSettings, start: Path | None, seed: int, **settings: Any) -> Any:
+        from sia_runner.policy.learner import in_process_learner
+
+        return in_process_learner(self, lora, start, seed, **settings)
 
     @contextmanager
     def training(self) -> Iterator[Any]:
