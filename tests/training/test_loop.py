@@ -21,6 +21,12 @@ from tests.training import toy
 from tests.training.trajectories import configured
 
 
+@pytest.fixture
+def policy(policy):
+    policy.plain = True
+    return policy
+
+
 def short(**changes):
     return toy.settings("grpo", **{"steps": 3, "prompts_per_step": 3, "group_size": 4, **changes})
 

@@ -11,8 +11,9 @@ pytest.importorskip("peft", reason="adapters are PEFT's")
 
 from sia_runner.config.training import EarlyStopping, LoraSettings
 from sia_runner.errors import TrainingError
-from sia_runner.training import adapters, drivers
-from sia_runner.wire.adapter_files import WEIGHTS_FILE, adapter_sha256
+from sia_runner.policy import lora
+from sia_runner.training import drivers
+from sia_runner.wire.adapter_files import WEIGHTS_FILE, adapter_sha256, read_adapter_origin
 from tests.training import toy
 
 
@@ -42,7 +43,7 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
     assert before < 0.5
     assert policy.model is bare
     assert toy.chance(bare, toy.HELD_OUT) == before
-    learned = adapters.load_adapter(bare, tmp_path / "adapter", policy.base_sha256, "served")
+    learned = lora.load_adapter(bare, tmp_path / "adapter", policy.base_sha256, "served")
     assert toy.chance(learned, toy.HELD_OUT) > before + 0.3
     assert trained.steps == len(trained.reward) == len(trained.kl) == len(trained.entropy) == 40
     assert np.mean(trained.reward[-5:]) > np.mean(trained.reward[:5]) + 0.3
@@ -54,7 +55,7 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
     for name in ("reward", "kl", "entropy"):
         assert [figures[name] for figures in told] == list(getattr(trained, name))
     assert {figures["rollouts"] for figures in told} == {8 * settings.group_size}
-    origin = adapters.read_adapter_origin(tmp_path / "adapter")
+    origin = read_adapter_origin(tmp_path / "adapter")
     assert (origin.algorithm, origin.steps, origin.seed, origin.parent) == ("grpo", 40, 0, None)
     assert origin.reward == trained.reward[-1]
 
@@ -81,7 +82,7 @@ def gradients(policy, settings, folder, rows_per_pass=10_000, change=None) -> di
         seen.update({name: weight.grad.clone() for name, weight in named if weight.grad is not None})
         return step(self, settings)
 
-    policy.rows_per_pass = rows_per_pass
+    policy.plain, policy.rows_per_pass = True, rows_per_pass
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ToyLearner, "step", look)
         roll = toy.ToyRoll(policy, change=change)
@@ -197,7 +198,7 @@ def test_the_kl_is_to_the_base_also_when_training_goes_on_from_an_adapter(policy
     second = drivers.train(toy.assignment(policy, short(steps=1, kl_coefficient=0.1), tmp_path / "two", start=start))
     assert first.kl[-1] > 0.01
     assert second.kl[0] > 0.01
-    assert adapters.read_adapter_origin(tmp_path / "two" / "adapter").parent == adapter_sha256(start)
+    assert read_adapter_origin(tmp_path / "two" / "adapter").parent == adapter_sha256(start)
 
 
 def test_a_large_weight_of_the_kl_holds_the_policy_at_the_base(warmed, tmp_path):
@@ -242,6 +243,7 @@ def test_the_critic_comes_to_expect_the_mean_reward(policy, tmp_path):
             values.append(float(np.concatenate(result.values).mean()))
         return result
 
+    policy.plain = True
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample % 4 != 0)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ToyLearner, "forward", seen)

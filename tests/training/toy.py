@@ -5,6 +5,7 @@ are drawn from 65,536; those for measuring share none with those for training.
 """
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -134,9 +135,39 @@ class ToyPolicy:
     base_sha256: str = "b" * 64
     held: bool = False
     holds: int = 0
+    lock: Any = field(default_factory=threading.RLock)
     sampler: Any = None
+    plain: bool = False  # trained by tests/training/toy_learner.py, `rows_per_pass` at a time
     rows_per_pass: int = 10_000
     learners: list[Any] = field(default_factory=list)
+
+    @property
+    def version(self) -> str:
+        return f"base+{self.holds}"
+
+    @contextmanager
+    def learner(
+        self,
+        lora: LoraSettings,
+        start: Path | None,
+        seed: int,
+        *,
+        critic: bool,
+        work: Path,
+        temperature: float = 1.0,
+        max_length: int | None = None,
+    ) -> Iterator[Any]:
+        from sia_runner.policy.learner import in_process_learner
+        from tests.training.toy_learner import toy_learner
+
+        settings: dict[str, Any] = {"critic": critic, "work": work, "temperature": temperature}
+        if self.plain:
+            yielded: Any = toy_learner(self, lora, start, seed, rows_per_pass=self.rows_per_pass, **settings)
+        else:
+            yielded = in_process_learner(self, lora, start, seed, max_length=max_length, **settings)
+        with yielded as learner:
+            self.learners.append(learner)
+            yield learner
 
     @contextmanager
     def training(self) -> Iterator[Any]:
@@ -148,16 +179,6 @@ class ToyPolicy:
         finally:
             self.model.eval()
             self.held = False
-
-    @contextmanager
-    def learner(
-        self, lora: LoraSettings, start: Path | None, seed: int, *, work: Path, max_length: int, **settings: Any
-    ) -> Iterator[Any]:
-        from tests.training.toy_learner import toy_learner
-
-        with toy_learner(self, lora, start, seed, work=work, rows_per_pass=self.rows_per_pass, **settings) as learner:
-            self.learners.append(learner)
-            yield learner
 
 
 Verify = Callable[[Trajectory], Trajectory]
