@@ -155,9 +155,11 @@ class TrainingState:
 
         Raises PolicyError if it is not. Steps are too small to tell at first where a server's numbers are noisy.
         """
-        if self._proven or not rows or self.job.policy.sampler is None:
+        sampler, algorithm = self.job.policy.sampler, self.job.algorithm
+        if self._proven or not rows or sampler is None:
             return
-        self._proven = adapter_is_served(self.job.policy.sampler, self.learner, rows)
+        temperature = algorithm.temperature if algorithm.kind == "online" else 1.0
+        self._proven = adapter_is_served(sampler, self.learner, rows, temperature)
         if self._proven:
             self.say("the server applies the adapter: its logprobs follow the learner's, not the base's")
 

@@ -4,6 +4,7 @@ Servers round otherwise than trainers do, and their mixtures of experts route so
 (model calls), t completion tokens.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -60,11 +61,11 @@ def drift_factors(
     return np.where(ratio_bt > limit, 0.0, ratio_bt)
 
 
-def effect_served(served: RowNumbers, served_base: RowNumbers, trained: RowNumbers, base: RowNumbers) -> float | None:
-    """Return the share of the adapter's effect on logprobs that a server shows: about 1, or about 0 if it drops it.
+def effect_served(served: RowNumbers, served_base: RowNumbers, trained: RowNumbers, base: RowNumbers) -> "Effect":
+    """Measure how much of the adapter's effect on logprobs a server shows.
 
     The regression of the server's differences on the learner's. Both are to the base by the same program, which cancels
-    what quantisation and kernels shift. None: the effect is still too small against what remains of the noise.
+    what quantisation and kernels shift.
     """
     served_t, served_base_t, trained_t, base_t = (
         np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
@@ -72,29 +73,39 @@ def effect_served(served: RowNumbers, served_base: RowNumbers, trained: RowNumbe
     )
     effect_t, shown_t = trained_t - base_t, served_t - served_base_t
     strength = float(effect_t @ effect_t)
-    if not strength:
-        return None
+    if strength <= effect_t.size * _ROUNDING**2:
+        return Effect(0.0, math.inf)
     share = float(effect_t @ shown_t) / strength
-    noise = float(np.mean((shown_t - share * effect_t) ** 2))
-    # Where nothing is shown there is no noise either, unless rounding has swallowed all of a tiny effect.
-    return share if noise <= _CANARY_ERROR**2 * strength and strength / effect_t.size > _ROUNDING**2 else None
+    return Effect(share, math.sqrt(float(np.mean((shown_t - share * effect_t) ** 2)) / strength))
 
 
-def adapter_is_served(sampler: Sampler, learner: Learner, rows: Sequence[TrainingRow]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """The share of an adapter's effect that a server shows: about 1, or 0 if it does not apply it."""
+
+    share: float
+    error: float  # standard error of the share; inf: the adapter has no effect yet
+
+
+def adapter_is_served(sampler: Sampler, learner: Learner, rows: Sequence[TrainingRow], temperature: float) -> bool:
     """Return True once recorded completions prove that the sampler applies the adapter; False: too early to tell.
 
-    Raises PolicyError if the sampler is closer to the base than to the learner's weights.
+    `temperature`: of the learner's logprobs; those of a server are at 1, where effects are smaller than below 1. Raises
+    PolicyError if the sampler is closer to the base than to the learner's weights.
     """
     rows = rows[:_CANARY_ROWS]
-    share = effect_served(
+    effect = effect_served(
         sampler.score(rows, LIVE_WEIGHTS),
         sampler.score(rows, None),
         learner.forward(rows).logprobs,
         learner.forward(rows, base=True).logprobs,
     )
-    if share is not None and share < 0.5:
+    expected = min(1.0, temperature)
+    if effect.error > _CANARY_ERROR * expected:
+        return False
+    if effect.share < expected / 2:
         raise PolicyError(
-            f"the server answers without the adapter that was published: it shows {share:.0%} of the effect on the "
-            f"logprobs of {len(rows)} recorded completions; see that it serves adapters of this base's layers"
+            f"the server answers without the adapter that was published: it shows {effect.share:.0%} of its effect on "
+            f"the logprobs of {len(rows)} recorded completions; see that it serves LoRA adapters of this base"
         )
-    return share is not None
+    return True

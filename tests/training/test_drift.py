@@ -57,21 +57,23 @@ def served(applied: float, effect: float = 0.05, noise: float = 0.0, offset: flo
 
 @pytest.mark.parametrize("applied", [0.0, 1.0])
 def test_the_share_of_an_adapters_effect_that_a_server_shows(applied):
-    assert served(applied) == pytest.approx(applied, abs=1e-9)
-    assert served(applied, noise=0.06) == pytest.approx(applied, abs=0.3)
+    assert (served(applied).share, served(applied).error) == pytest.approx((applied, 0), abs=1e-9)
+    noisy = served(applied, noise=0.06)
+    assert noisy.share == pytest.approx(applied, abs=4 * noisy.error)
+    assert noisy.error == pytest.approx(0.06 / 0.05 / 188**0.5, rel=0.2)
 
 
 def test_a_quantised_base_shifts_both_and_changes_nothing():
-    assert served(0.0, offset=0.9, noise=0.01) == pytest.approx(0, abs=0.1)
-    assert served(1.0, offset=0.9, noise=0.01) == pytest.approx(1, abs=0.1)
+    assert served(0.0, offset=0.9, noise=0.01).share == pytest.approx(0, abs=0.1)
+    assert served(1.0, offset=0.9, noise=0.01).share == pytest.approx(1, abs=0.1)
 
 
 @given(some.integers(0, 1000), some.sampled_from([0.0, 1.0]))
 def test_noise_is_no_evidence(seed, applied):
     """An effect far below the noise decides nothing, whatever the server does."""
-    assert served(applied, effect=1e-3, noise=0.06, seed=seed) is None
+    assert served(applied, effect=1e-3, noise=0.06, seed=seed).error > 1
 
 
 def test_an_adapter_without_effect_proves_nothing():
-    assert served(1.0, effect=0.0) is None
-    assert served(0.0, effect=1e-7) is None
+    assert served(1.0, effect=0.0).error == np.inf
+    assert served(0.0, effect=1e-7).error == np.inf

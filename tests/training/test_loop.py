@@ -132,7 +132,7 @@ def test_a_server_that_drops_the_adapter_is_refused_before_a_second_update(algor
     changes: dict = {} if algorithm == "grpo" else {"prompts": 16, "steps": 4, "options": {"rounds": 2}}
     changes |= {"kl_coefficient": 0.1} if algorithm == "dpo" else {}
     roll = toy.ToyRoll(policy)
-    with pytest.raises(PolicyError, match="without the adapter that was published: it shows 0% of the effect"):
+    with pytest.raises(PolicyError, match="without the adapter that was published: it shows -?0% of its effect"):
         drivers.train(toy.assignment(policy, toy.settings(algorithm, **changes), tmp_path, roll=roll))
     assert len(roll.asked) == 1
     assert not (tmp_path / "adapter").exists()
