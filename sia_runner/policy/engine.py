@@ -27,6 +27,8 @@ TINY_BASE = "tiny"
 class PolicyEngine:
     """One loaded base model and its adapters. Methods may be called from any thread; one runs at a time."""
 
+    sampler = None  # the learner's own weights answer
+
     def __init__(self, spec: PolicyConfig, cache: Path, texts: Callable[[], Sequence[WarmupDialogue]]) -> None:
         """Load the base; `tiny` is built and warmed on `texts` first, unless `cache` has it. Raises PolicyError."""
         check_policy_packages()
@@ -86,11 +88,12 @@ class PolicyEngine:
         critic: bool,
         work: Path,
         temperature: float = 1.0,
+        max_length: int | None = None,
     ) -> Iterator[Learner]:
         """Yield a learner, see policy.learner; live weights are its own until it ends, then those of before."""
         from sia_runner.policy.learner import in_process_learner
 
-        settings = {"critic": critic, "work": work, "temperature": temperature}
+        settings = {"critic": critic, "work": work, "temperature": temperature, "max_length": max_length}
         try:
             with in_process_learner(self, lora, start, seed, **settings) as learner:
                 self._updates += 1

@@ -160,18 +160,17 @@ def deal_chunks(
     process: int = 0,
     processes: int = 1,
     together: Sequence[Sequence[int]] = (),
-    limit: int | None = None,
+    max_length: int | None = None,
 ) -> list[Chunk]:
-    """Return this process's rows in chunks of at most `limit` padded tokens; one group of `together` is always taken.
+    """Return this process's rows in chunks as long as four rows of `max_length` tokens (None: of the longest row).
 
     Groups (rows that belong to none are one each) are sorted by length, then dealt in turn: little padding, and nearly
-    the same work in every process. Those that share a prompt stay together if that saves work. The default limit is
-    four rows of the greatest length.
+    the same work in every process. Those that share a prompt stay together if that saves work. A group is always
+    taken, however long it is.
     """
     if not rows:
         return []
-    if limit is None:
-        limit = max(4 * max(map(_row_length, rows)), _MIN_CHUNK_TOKENS)
+    limit = max(4 * (max_length or max(map(_row_length, rows))), _MIN_CHUNK_TOKENS)
     grouped = {row for group in together for row in group}
     groups = [tuple(group) for group in together] + [(row,) for row in range(len(rows)) if row not in grouped]
     order = sorted(groups, key=lambda group: (-max(_row_length(rows[row]) for row in group), group))

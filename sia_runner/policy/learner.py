@@ -65,14 +65,15 @@ def in_process_learner(
     critic: bool,
     work: Path,
     temperature: float = 1.0,
+    max_length: int | None = None,
 ) -> Iterator["InProcessLearner"]:
     """Yield a learner of a new adapter, or of a copy of `start`; afterwards the policy is as before.
 
-    Logprobs are at `temperature`. `save` writes to the folder `work`. Raises TrainingError if `start` or `lora` is not
-    for this base.
+    Logprobs are at `temperature`. `save` writes to the folder `work`. A forward pass takes four rows of `max_length`
+    tokens (None: of the longest row). Raises TrainingError if `start` or `lora` is not for this base.
     """
     with attached_adapter(policy, lora, start, seed) as model, fused_head(model.get_base_model(), temperature):
-        learner = InProcessLearner(policy, seed, critic=critic, work=work)
+        learner = InProcessLearner(policy, seed, critic=critic, work=work, max_length=max_length)
         try:
             yield learner
         finally:
@@ -84,8 +85,11 @@ class InProcessLearner:
 
     abilities = LearnerAbilities(critic=True, entropy=True, temperature=True, processes=True)
 
-    def __init__(self, policy: ServedModel, seed: int, *, critic: bool, work: Path) -> None:
+    def __init__(
+        self, policy: ServedModel, seed: int, *, critic: bool, work: Path, max_length: int | None = None
+    ) -> None:
         self._policy, self._model, self._seed, self._work = policy, policy.model, seed, work
+        self._max_length = max_length
         self._rank, self._processes = _join_processes(self._model.device.type)
         self._value_head: ValueHead | None = None
         self._weights: list[Tensor] = [weight for weight in self._model.parameters() if weight.requires_grad]
@@ -110,7 +114,7 @@ class InProcessLearner:
             training = self._model.training
             self._model.eval()
             try:
-                passes = [self._run(rows, chunk) for chunk in deal_chunks(rows, self._rank, self._processes)]
+                passes = [self._run(rows, chunk) for chunk in self._chunks(rows)]
             finally:
                 self._model.train(training)
         return _in_order(self._gather(passes), len(rows))
@@ -125,7 +129,7 @@ class InProcessLearner:
         passes = []
         try:
             self._begin_step()
-            for chunk in deal_chunks(rows, self._rank, self._processes, together):
+            for chunk in self._chunks(rows, together):
                 output = self._forward.run([rows[row] for row in chunk])
                 passes.append(output.forward_pass(chunk))
                 output.loss(lower(passes[-1])).backward()
@@ -154,9 +158,9 @@ class InProcessLearner:
         return self._policy.version
 
     def save(self, tag: str) -> Json:
-        """Write `work`/learner-`tag`.pt, complete or not at all. Raises TrainingError if processes differ."""
+        """Write `work`/`tag`/learner.pt, complete or not at all. Raises TrainingError if processes differ."""
         self._check_equal_weights()
-        file = self._work / f"learner-{tag}.pt"
+        file = self._work / tag / "learner.pt"
         if self._rank == 0:
             content = {
                 "base_sha256": self._policy.base_sha256,
@@ -165,7 +169,7 @@ class InProcessLearner:
                 "optimizer": self._optimizer.state_dict(),
                 "steps": self._steps,
             }
-            self._work.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_name(f".{file.name}.{os.getpid()}")
             with partial.open("wb") as stream:
                 torch.save(content, stream)
@@ -173,7 +177,7 @@ class InProcessLearner:
                 os.fsync(stream.fileno())
             partial.rename(file)
         self._wait()
-        return {"file": file.name}
+        return {"file": f"{tag}/{file.name}"}
 
     def load(self, state: Json) -> None:
         """Restore what `save` wrote. Raises PolicyError if it is lost, or of another base, adapter or critic."""
@@ -205,6 +209,9 @@ class InProcessLearner:
         """Let the policy answer, and remove what was added to the model."""
         self._end_step()
         self._forward.close()
+
+    def _chunks(self, rows: Sequence[TrainingRow], together: Sequence[Sequence[int]] = ()) -> list[Chunk]:
+        return deal_chunks(rows, self._rank, self._processes, together, self._max_length)
 
     def _run(self, rows: Sequence[TrainingRow], chunk: Chunk) -> ForwardPass:
         return self._forward.run([rows[row] for row in chunk]).forward_pass(chunk)
