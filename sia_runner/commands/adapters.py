@@ -10,12 +10,11 @@ from typing import Any
 
 from sia_runner.commands.export import best_candidate, new_folder
 from sia_runner.errors import TrainingError
+from sia_runner.policy import lora
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha256, write_json
 from sia_runner.system import cache_dir
-from sia_runner.training import adapters
-from sia_runner.training.adapters import AdapterOrigin
-from sia_runner.wire.adapter_files import adapter_sha256
+from sia_runner.wire.adapter_files import AdapterOrigin, adapter_sha256, read_adapter_origin
 
 _COLUMNS = ("gen", "status", "algorithm", "steps", "reward", "KL", "base", "base sha256", "adapter sha256")
 
@@ -71,7 +70,7 @@ def _list(options: Namespace) -> None:
     for generation in journal:
         path = run.generation(generation.n).adapter
         if path.is_dir() and not path.is_symlink():
-            origin = adapters.read_adapter_origin(path)
+            origin = read_adapter_origin(path)
             figures = ("–" if value is None else f"{value:.3f}" for value in (origin.reward, origin.kl))
             base = (origin.base_id, origin.base_sha256[:12], adapter_sha256(path)[:12])
             rows.append((str(generation.n), generation.status, origin.algorithm, str(origin.steps), *figures, *base))
@@ -86,23 +85,23 @@ def _list(options: Namespace) -> None:
 
 def _show(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
-    origin = adapters.read_adapter_origin(path)
+    origin = read_adapter_origin(path)
     size = sum(file.stat().st_size for file in path.iterdir())
     print(json.dumps(asdict(origin) | {"sha256": adapter_sha256(path), "bytes": size}, indent=1))
 
 
 def _check(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
-    base = _load_base(adapters.read_adapter_origin(path), options.base)
-    adapters.load_adapter(base.model, path, base.base_sha256, adapters.TRAINED_ADAPTER)
+    base = _load_base(read_adapter_origin(path), options.base)
+    lora.load_adapter(base.model, path, base.base_sha256, lora.TRAINED_ADAPTER)
     print(f"{path} loads onto {base.base_id} (sha256 {base.base_sha256[:12]})")
 
 
 def _merge(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
-    origin = adapters.read_adapter_origin(path)
+    origin = read_adapter_origin(path)
     with new_folder(options.out) as folder:
-        adapters.export_merged_model(_load_base(origin, options.base), path, folder)
+        lora.export_merged_model(_load_base(origin, options.base), path, folder)
     print(f"{origin.base_id} with {path} merged into {options.out}")
 
 
@@ -119,7 +118,7 @@ def _export(options: Namespace) -> None:
         shutil.copytree(path, folder)
         provenance = {"run": run.path.name, "generation": best.n, **scores, "journal_head": head}
         write_json(folder / "provenance.json", provenance)
-    base_id = adapters.read_adapter_origin(path).base_id
+    base_id = read_adapter_origin(path).base_id
     print(f"adapter of generation {best.n} exported to {options.out}; its base: {base_id}")
 
 

@@ -84,7 +84,10 @@ class EarlyStopping(ConfigSection):
     min_entropy: PositiveFloat | None = 0.01  # nats per token
     max_uniform_groups: Fraction | None = 1.0  # share of groups without any difference in reward, over a whole window
     max_length_ratio: PositiveFloat | None = 4.0  # of the mean completion to the first step's, in either direction
+    max_drift: PositiveFloat | None = 1.0  # nats per token, KL of what sampled the rollouts to the learner
     window: PositiveInt = 5  # consecutive steps beyond a limit
+    min_gain: NonNegativeFloat | None = None  # of the mean reward, from `gain_window` steps to the next; less is flat
+    gain_window: PositiveInt = 20  # steps of which the mean rewards are compared
 
 
 class LeverRule(ConfigSection):
@@ -95,7 +98,13 @@ class LeverRule(ConfigSection):
     probe_questions: PositiveInt = 16  # rollout questions tried before an algorithm is chosen
 
 
-_KIND_OF_KEY = {"clip": "online", "early_stopping": "online", "prompts_per_step": "online", "prompts": "offline"}
+_KIND_OF_KEY = {
+    "clip": "online",
+    "correction": "online",
+    "early_stopping": "online",
+    "prompts_per_step": "online",
+    "prompts": "offline",
+}
 
 
 class AlgorithmConfig(NamedConfig):
@@ -117,6 +126,9 @@ class AlgorithmConfig(NamedConfig):
     temperature: PositiveFloat = 1.0  # of rollouts
     kl_coefficient: NonNegativeFloat = 0.0  # weight of the KL to the base
     clip: PositiveFloat | None = None  # online only: of the importance ratio, to [1 - clip, 1 + clip]
+    # online only: what is done about rollouts of a server whose logprobs differ from the learner's; truncate: tokens
+    # are weighted by the learner's probability / the server's, at most 2; mask: likewise, and 0 above 2
+    correction: Literal["none", "truncate", "mask"] | None = None
     max_length: PositiveInt = 4096  # tokens of prompt and completion together
     checkpoint_every: PositiveInt = 10  # steps
     processes: PositiveInt = 1  # that share an update, each with a copy of the base and, if there are any, its own GPU
@@ -126,7 +138,8 @@ class AlgorithmConfig(NamedConfig):
     @model_validator(mode="before")
     @classmethod
     def _defaults_by_kind(cls, data: Any) -> Any:
-        given, online = as_object(data), {"clip": 0.2, "early_stopping": EarlyStopping(), "prompts_per_step": 16}
+        given, limits = as_object(data), EarlyStopping()
+        online = {"clip": 0.2, "correction": "none", "early_stopping": limits, "prompts_per_step": 16}
         defaults = online if given.get("kind") == "online" else {"prompts": 16}
         return {**defaults, **given} if given else data
 

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sia_runner.config.training import PolicyConfig
+from sia_runner.config.training import LoraSettings, PolicyConfig
 from sia_runner.policy.adapters import BASE_VERSION, AdapterSwitcher
 from sia_runner.policy.base_model import ChatTokenizer, load_base
 from sia_runner.policy.tiny import tiny_base_folder
 from sia_runner.records import SampledCall
 from sia_runner.text import one_line
 from sia_runner.wire.failures import CallError
+from sia_runner.wire.learning import Learner
 from sia_runner.wire.policy import LiveWeights, PolicyRequest, WarmupDialogue, check_policy_packages
 
 TINY_BASE = "tiny"
@@ -25,6 +26,8 @@ TINY_BASE = "tiny"
 
 class PolicyEngine:
     """One loaded base model and its adapters. Methods may be called from any thread; one runs at a time."""
+
+    sampler = None  # the learner's own weights answer
 
     def __init__(self, spec: PolicyConfig, cache: Path, texts: Callable[[], Sequence[WarmupDialogue]]) -> None:
         """Load the base; `tiny` is built and warmed on `texts` first, unless `cache` has it. Raises PolicyError."""
@@ -74,6 +77,29 @@ class PolicyEngine:
             finally:
                 self.model.eval()
                 self._updates += 1
+
+    @contextmanager
+    def learner(
+        self,
+        lora: LoraSettings,
+        start: Path | None,
+        seed: int,
+        *,
+        critic: bool,
+        work: Path,
+        temperature: float = 1.0,
+        max_length: int | None = None,
+    ) -> Iterator[Learner]:
+        """Yield a learner, see policy.learner; live weights are its own until it ends, then those of before."""
+        from sia_runner.policy.learner import in_process_learner
+
+        settings = {"critic": critic, "work": work, "temperature": temperature, "max_length": max_length}
+        try:
+            with in_process_learner(self, lora, start, seed, **settings) as learner:
+                self._updates += 1
+                yield learner
+        finally:
+            self._updates += 1
 
     def prompt_ids(self, request: PolicyRequest) -> list[int]:
         """Return the prompt's token ids. Raises CallError (bad_request) if the context has no space for an answer."""

@@ -1,6 +1,7 @@
 """The questions of each step, and the trajectories of a step as training rows: one row per model call."""
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,14 +86,50 @@ def collect_batch(trajectories: Sequence[Trajectory], max_length: int | None = N
     )
 
 
-def roll_out(job: TrainingJob, questions: Sequence[str], step: int, processes: Any) -> list[Trajectory]:
-    """Roll out this process's share (`processes`: accelerate's state); return the trajectories of all processes."""
-    from accelerate.utils import gather_object
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes that share an update, each with a part of the rollouts and of the rows; this is number `index`."""
 
-    share = questions[processes.process_index :: processes.num_processes]
+    index: int = 0
+    count: int = 1
+
+    @staticmethod
+    def current() -> "Processes":
+        """Return those that torchrun started, which the learner has connected; else this one alone."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return Processes()
+        from torch import distributed
+
+        return Processes(distributed.get_rank(), distributed.get_world_size())
+
+    @property
+    def first(self) -> bool:
+        """True in the process that writes."""
+        return self.index == 0
+
+    def gather(self, own: list[Trajectory]) -> list[Trajectory]:
+        """Return the trajectories of all processes, in the order of the processes."""
+        if self.count == 1:
+            return own
+        from torch import distributed
+
+        parts: list[Any] = [None] * self.count
+        distributed.all_gather_object(parts, own)
+        return [trajectory for part in parts for trajectory in part]
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.barrier()
+
+
+def roll_out(job: TrainingJob, questions: Sequence[str], step: int, processes: Processes) -> list[Trajectory]:
+    """Roll out this process's share of the questions; return the trajectories of all processes."""
+    share = questions[processes.index :: processes.count]
     settings = {"samples": job.algorithm.group_size, "step": step, "temperature": job.algorithm.temperature}
-    trajectories = job.roll(share, **settings) if share else []
-    return gather_object(trajectories) if processes.num_processes > 1 else trajectories
+    return processes.gather(job.roll(share, **settings) if share else [])
 
 
 def why_no_rows(batch: RolloutBatch, max_length: int) -> str:

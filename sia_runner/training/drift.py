@@ -4,6 +4,8 @@ Servers round otherwise than trainers do, and their mixtures of experts route so
 (model calls), t completion tokens.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,10 +13,15 @@ import numpy as np
 
 from sia_runner.training.batch import BoolArray
 from sia_runner.training.losses import Array
+from sia_runner.wire.learning import Learner, RowNumbers, Sampler, TrainingRow
+from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError
 
 Correction = Literal["none", "truncate", "mask"]
 
 _NORMAL_RATIOS = (0.5, 2.0)  # of the learner's probability to the sampler's
+_CANARY_ROWS = 8
+_ROUNDING = 1e-5  # nats per token: smaller effects drown in float32
+_CANARY_ERROR = 0.2  # greatest standard error of a share that decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +59,53 @@ def drift_factors(
     if correction == "truncate":
         return np.minimum(ratio_bt, limit)
     return np.where(ratio_bt > limit, 0.0, ratio_bt)
+
+
+def effect_served(served: RowNumbers, served_base: RowNumbers, trained: RowNumbers, base: RowNumbers) -> "Effect":
+    """Measure how much of the adapter's effect on logprobs a server shows.
+
+    The regression of the server's differences on the learner's. Both are to the base by the same program, which cancels
+    what quantisation and kernels shift.
+    """
+    served_t, served_base_t, trained_t, base_t = (
+        np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
+        for rows in (served, served_base, trained, base)
+    )
+    effect_t, shown_t = trained_t - base_t, served_t - served_base_t
+    strength = float(effect_t @ effect_t)
+    if strength <= effect_t.size * _ROUNDING**2:
+        return Effect(0.0, math.inf)
+    share = float(effect_t @ shown_t) / strength
+    return Effect(share, math.sqrt(float(np.mean((shown_t - share * effect_t) ** 2)) / strength))
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """The share of an adapter's effect that a server shows: about 1, or 0 if it does not apply it."""
+
+    share: float
+    error: float  # standard error of the share; inf: the adapter has no effect yet
+
+
+def adapter_is_served(sampler: Sampler, learner: Learner, rows: Sequence[TrainingRow], temperature: float) -> bool:
+    """Return True once recorded completions prove that the sampler applies the adapter; False: too early to tell.
+
+    `temperature`: of the learner's logprobs; those of a server are at 1, where effects are smaller than below 1. Raises
+    PolicyError if the sampler is closer to the base than to the learner's weights.
+    """
+    rows = rows[:_CANARY_ROWS]
+    effect = effect_served(
+        sampler.score(rows, LIVE_WEIGHTS),
+        sampler.score(rows, None),
+        learner.forward(rows).logprobs,
+        learner.forward(rows, base=True).logprobs,
+    )
+    expected = min(1.0, temperature)
+    if effect.error > _CANARY_ERROR * expected:
+        return False
+    if effect.share < expected / 2:
+        raise PolicyError(
+            f"the server answers without the adapter that was published: it shows {effect.share:.0%} of its effect on "
+            f"the logprobs of {len(rows)} recorded completions; see that it serves LoRA adapters of this base"
+        )
+    return True

@@ -1,11 +1,10 @@
-"""The progress of a training: curves, early stopping, and checkpoints."""
+"""The progress of a training: its curves, and when it stops early."""
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ import numpy as np
 from sia_runner.config.training import AlgorithmConfig, EarlyStopping
 from sia_runner.records import Trajectory
 from sia_runner.stage_results import TrainingResult
-from sia_runner.training.adapters import AdapterOrigin
 from sia_runner.training.batch import RolloutBatch
+from sia_runner.training.drift import Drift
 from sia_runner.training.protocol import TrainingJob
 
 
@@ -28,12 +27,19 @@ class TrainingStep:
     zero_groups: float  # share of questions whose samples all got the same reward
     length: float  # mean completion, in tokens
     tokens: int  # completion tokens trained on
+    # What sampled the rollouts against the learner, before the first step on them (Drift); nan: not measured.
+    drift_kl: float = math.nan
+    drift_share: float = math.nan
 
     @staticmethod
-    def of(batch: RolloutBatch, kl: float, entropy: float, tokens: int = 0) -> "TrainingStep":
+    def of(
+        batch: RolloutBatch, kl: float, entropy: float, tokens: int = 0, drift: Drift | None = None
+    ) -> "TrainingStep":
         """Return the figures of a step on a batch of rollouts."""
         reward, length = batch.reward_n.mean(), np.mean([len(row.completion_ids) for row in batch.rows])
-        return TrainingStep(float(reward), kl, entropy, batch.equal_reward_share(), float(length), tokens)
+        drift = drift or Drift(math.nan, math.nan)
+        equal = batch.equal_reward_share()
+        return TrainingStep(float(reward), kl, entropy, equal, float(length), tokens, drift.kl, drift.outside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ def check_collapse(steps: Sequence[TrainingStep], limits: EarlyStopping) -> Coll
         reason = f"KL to the base {last.kl:.3g} nats per completion, limit {limits.max_kl:g},"
     elif limits.min_entropy is not None and all(step.entropy <= limits.min_entropy for step in window):
         reason = f"entropy {last.entropy:.3g} nats per token, limit {limits.min_entropy:g},"
+    elif limits.max_drift is not None and all(step.drift_kl >= limits.max_drift for step in window):
+        reason = f"KL of the sampler to the learner {last.drift_kl:.3g} nats per token, limit {limits.max_drift:g},"
     elif limits.max_length_ratio is not None and first > 0:
         # In either direction: an empty answer is as much a collapse as an endless one.
         drifts = [max(step.length / first, first / max(step.length, 1e-9)) for step in window]
@@ -80,7 +88,19 @@ def check_collapse(steps: Sequence[TrainingStep], limits: EarlyStopping) -> Coll
             f"(mean {last.reward:.3g}) for {limits.window} steps",
             harmful=False,
         )
-    return None
+    return _flat_reward(steps, limits)
+
+
+def _flat_reward(steps: Sequence[TrainingStep], limits: EarlyStopping) -> CollapseVerdict | None:
+    """Return a verdict if the last `gain_window` steps earned hardly more than as many before them."""
+    count = limits.gain_window
+    if limits.min_gain is None or len(steps) < 2 * count:
+        return None
+    recent, earlier = (np.mean([step.reward for step in part]) for part in (steps[-count:], steps[-2 * count : -count]))
+    if recent - earlier >= limits.min_gain:
+        return None
+    reason = f"mean reward {recent:.3g} in the last {count} steps, {earlier:.3g} in the {count} before: a gain of "
+    return CollapseVerdict(f"{reason}{recent - earlier:.3g}, less than {limits.min_gain:g}", harmful=False)
 
 
 @dataclass
@@ -103,8 +123,8 @@ class TrainingProgress:
         self.data_sha256 = digest.hexdigest()
 
     @staticmethod
-    def from_plain(data: dict[str, Any]) -> "TrainingProgress":
-        """Return the progress that `asdict` made plain data, which torch.load reads without running code."""
+    def from_json(data: dict[str, Any]) -> "TrainingProgress":
+        """Return the progress that `asdict` made plain data."""
         return TrainingProgress(**{**data, "curve": [TrainingStep(**step) for step in data["curve"]]})
 
     def figures(self, rollouts: int) -> dict[str, float]:
@@ -124,70 +144,19 @@ class TrainingProgress:
             seconds=round(self.seconds, 3),
         )
 
-    def origin(self, job: TrainingJob, parent: str | None) -> AdapterOrigin:
-        """Return the adapter's record of its origin."""
+    def origin(self, job: TrainingJob, parent: str | None) -> dict[str, Any]:
+        """Return the adapter's record of its origin (see AdapterOrigin); `parent`: hash of the adapter before."""
         curve = self.curve[: self.kept]
         last = curve[-1] if curve else None
-        return AdapterOrigin(
-            base_id=job.policy.base_id,
-            base_sha256=job.policy.base_sha256,
-            lora=job.algorithm.lora.model_dump(),
-            data_sha256=self.data_sha256,
-            algorithm=job.algorithm.algorithm,
-            steps=self.steps if self.kept is None else self.kept,
-            seed=job.seed,
-            kl=last.kl if last else None,
-            reward=last.reward if last else None,
-            parent=parent,
-        )
-
-
-def training_key(job: TrainingJob, parent: str | None) -> str:
-    """Return a hash of algorithm, base, start, questions and seed; only checkpoints with the same key are resumed."""
-    parts = [job.algorithm.model_dump(), job.policy.base_sha256, parent, list(job.units), job.seed]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-class CheckpointStore:
-    """The checkpoints of one training in a folder; those with another `key` are never resumed.
-
-    Random states are not needed: each step draws from (seed, step).
-    """
-
-    def __init__(self, folder: Path, key: str) -> None:
-        self._folder, self._key = folder, key
-
-    def save(self, step: int, content: Mapping[str, Any]) -> None:
-        """Write the state after `step` steps; a kill at any moment leaves it complete or absent."""
-        import torch
-
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f".step-{step:06d}.{os.getpid()}"
-        with partial.open("wb") as file:
-            torch.save({"key": self._key, "step": step, "content": dict(content)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self._path(step))
-
-    def latest(self, step: int | None = None) -> tuple[int, dict[str, Any]] | None:
-        """Return the newest state of this training, after at most `step` steps: (steps done, content), or None."""
-        import torch
-
-        for number in reversed(self.steps()):
-            if step is None or number <= step:
-                saved = torch.load(self._path(number), map_location="cpu", weights_only=True)
-                if saved["key"] == self._key:
-                    return number, saved["content"]
-        return None
-
-    def prune(self, step: int) -> None:
-        """Delete checkpoints older than the newest one of at most `step` steps."""
-        for number in [number for number in self.steps() if number <= step][:-1]:
-            self._path(number).unlink(missing_ok=True)
-
-    def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, in order."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in self._folder.glob("step-*.pt"))
-
-    def _path(self, step: int) -> Path:
-        return self._folder / f"step-{step:06d}.pt"
+        return {
+            "base_id": job.policy.base_id,
+            "base_sha256": job.policy.base_sha256,
+            "lora": job.algorithm.lora.model_dump(),
+            "data_sha256": self.data_sha256,
+            "algorithm": job.algorithm.algorithm,
+            "steps": self.steps if self.kept is None else self.kept,
+            "seed": job.seed,
+            "kl": last.kl if last else None,
+            "reward": last.reward if last else None,
+            "parent": parent,
+        }

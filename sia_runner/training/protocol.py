@@ -4,22 +4,36 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from sia_runner.config.training import AlgorithmConfig
-from sia_runner.records import Trajectory
+from sia_runner.config.training import AlgorithmConfig, LoraSettings
+from sia_runner.records import Json, Trajectory
+from sia_runner.wire.learning import Learner, Sampler
 
 
 class TrainablePolicy(Protocol):
-    """The model under training, which the gateway serves: one copy of the weights in this process."""
+    """The model under training, which the gateway serves."""
 
-    model: Any  # a transformers model; PEFT's once it has an adapter
-    tokenizer: Any
     base_id: str
     base_sha256: str
+    sampler: Sampler | None  # what serves a copy of the weights; None: the learner's own weights answer
 
-    def training(self) -> AbstractContextManager[Any]:
-        """Yield the model in train mode; no request is answered meanwhile, and eval mode follows."""
+    def learner(
+        self,
+        lora: LoraSettings,
+        start: Path | None,
+        seed: int,
+        *,
+        critic: bool,
+        temperature: float,
+        max_length: int,
+        work: Path,
+    ) -> AbstractContextManager[Learner]:
+        """Yield a learner of the adapter `start`, or of a new one; afterwards the policy is as before.
+
+        Logprobs are at `temperature`; rows have at most `max_length` tokens; `work` is the folder of checkpoints, in
+        which a tag's state may have a folder of the tag's name. Raises PolicyError.
+        """
         ...
 
 
@@ -40,3 +54,5 @@ class TrainingJob:
     say: Callable[[str], None]  # one line of progress per step
     # figures of a step, or of a round of rollouts: {"step": 3, "reward": 0.5, ...}
     record: Callable[[Mapping[str, float]], None] = lambda figures: None
+    # a checkpoint was written: the steps that are done, and what the learner saved, such as a path of a service
+    checkpointed: Callable[[int, Json], None] = lambda step, state: None

@@ -6,15 +6,46 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from sia_runner.errors import TrainingError
+from sia_runner.text import first_line
 
 ORIGIN_FILE = "sia_adapter.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 # What every version of PEFT, and vLLM, reads.
 _KEYS = ("base_model_name_or_path", "inference_mode", "lora_alpha", "peft_type", "r", "target_modules", "task_type")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterOrigin:
+    """The origin of an adapter, as its `sia_adapter.json` has it; hashes are sha256 in hex."""
+
+    base_id: str
+    base_sha256: str
+    lora: Mapping[str, Any]
+    data_sha256: str  # of the trajectories trained on, in order
+    algorithm: str
+    steps: int
+    seed: int
+    kl: float | None  # nats per completion to the base, at the last step; None: not measured
+    reward: float | None  # mean, at the last step
+    parent: str | None  # sha256 of the adapter it started from
+
+
+def read_adapter_origin(path: Path) -> AdapterOrigin:
+    """Read `sia_adapter.json`. Raises TrainingError if the adapter is missing or incomplete."""
+    missing = [name for name in (ORIGIN_FILE, CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
+    if missing:
+        raise TrainingError(f"{path} is no adapter of ours: {missing[0]} is missing")
+    try:
+        return AdapterOrigin(**json.loads((path / ORIGIN_FILE).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"{path / ORIGIN_FILE} cannot be read: {first_line(error)}") from error
 
 
 def adapter_sha256(folder: Path) -> str:

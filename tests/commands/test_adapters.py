@@ -13,11 +13,10 @@ pytest.importorskip("peft", reason="adapters are PEFT's")
 from sia_runner.__main__ import main
 from sia_runner.config.training import LoraSettings
 from sia_runner.policy.base_model import weights_sha256
+from sia_runner.policy.lora import TRAINED_ADAPTER, attached_adapter
 from sia_runner.store.journal import Journal
 from sia_runner.store.run_directory import tree_sha256
-from sia_runner.training import adapters
-from sia_runner.training.adapters import AdapterOrigin, attached_adapter
-from sia_runner.wire.adapter_files import adapter_sha256, write_adapter
+from sia_runner.wire.adapter_files import AdapterOrigin, adapter_sha256, read_adapter_origin, write_adapter
 from tests.training import toy
 
 LORA = LoraSettings(rank=4, alpha=8, save=["embed_tokens", "lm_head"])
@@ -44,7 +43,7 @@ def save_adapter(out: Path, base: Path, seed: int, base_id: str) -> torch.Tensor
                 parameter.add_(torch.randn_like(parameter) * 0.05)
         figures = {"data_sha256": "d" * 64, "algorithm": "grpo", "steps": 7, "seed": 3, "kl": 0.5, "reward": 0.25}
         origin = AdapterOrigin(base_id, policy.base_sha256, LORA.model_dump(), **figures, parent=None)
-        write_adapter(peft, adapters.TRAINED_ADAPTER, out, asdict(origin))
+        write_adapter(peft, TRAINED_ADAPTER, out, asdict(origin))
         return peft(input_ids=IDS).logits
 
 
@@ -174,7 +173,7 @@ def test_base_tiny_is_found_in_the_cache_by_its_hash(made, tmp_path, monkeypatch
 def test_the_best_one_is_exported_with_its_origin(made, tmp_path, capsys):
     out = tmp_path / "taken"
     assert main(["adapters", "export", str(made.run), str(out)]) == 0
-    assert adapters.read_adapter_origin(out) == adapters.read_adapter_origin(made.adapter)
+    assert read_adapter_origin(out) == read_adapter_origin(made.adapter)
     assert adapter_sha256(out) == adapter_sha256(made.adapter)
     provenance = json.loads((out / "provenance.json").read_text())
     assert (provenance["run"], provenance["generation"], provenance["val"]["value"]) == ("run", 2, 0.5)

@@ -63,7 +63,8 @@ def log_of(cli):
 
 
 def checkpoints(cli):
-    return sorted(path.name for path in (cli.run / "gen_2" / "training").glob("step-*.pt"))
+    saved = (cli.run / "gen_2" / "training").glob("step-*/checkpoint.json")
+    return sorted(path.parent.name.rpartition("-")[0] for path in saved)
 
 
 def built(cli):
@@ -106,7 +107,7 @@ def test_when_the_adapter_is_written_and_not_yet_journaled(peaceful, tmp_path):
     """The finished training is not done again: its last checkpoint holds the result."""
     cli = Cli(tmp_path)
     kill_when(started(cli), lambda: (cli.run / "gen_2" / "adapter").is_dir())
-    assert "step-000006.pt" in checkpoints(cli) and not built(cli)
+    assert "step-000006" in checkpoints(cli) and not built(cli)
     steps = log_of(cli)
     end_in_peace(cli)
     assert log_of(cli) == f"{steps}resumed after step 6\n"

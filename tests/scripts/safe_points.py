@@ -61,17 +61,17 @@ def watch_tokens(module: Any) -> None:
 
 def watch_passes(module: Any) -> None:
     """Log around each backward pass of a training: the longest piece of an optimizer step that nothing can cut."""
-    backward = module.Accelerator.backward
+    backward = module.Tensor.backward
 
     def watched(*arguments: Any, **settings: Any) -> None:
         log("backward")
         backward(*arguments, **settings)
         log("passed")
 
-    module.Accelerator.backward = watched
+    module.Tensor.backward = watched
 
 
-WATCHED = {"sia_runner.policy.sampling": watch_tokens, "accelerate.accelerator": watch_passes}
+WATCHED = {"sia_runner.policy.sampling": watch_tokens, "sia_runner.policy.learner": watch_passes}
 
 
 class Finder(importlib.abc.MetaPathFinder):

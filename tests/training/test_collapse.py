@@ -23,6 +23,7 @@ def test_a_healthy_training_goes_on():
         ({"entropy": 0.004}, "entropy 0.004"),
         ({"length": 90.0}, "completions of 90 tokens against 20"),
         ({"length": 4.0}, "completions of 4 tokens against 20"),
+        ({"drift_kl": 1.5}, "KL of the sampler to the learner 1.5"),
     ],
 )
 def test_damage_is_named_with_its_number_and_the_weights_are_not_kept(change, word):
@@ -50,11 +51,39 @@ def test_a_window_that_is_not_full_says_nothing():
 
 
 def test_what_could_not_be_measured_passes_no_limit():
-    unknown = replace(GOOD, kl=math.nan, entropy=math.nan, length=math.nan)
+    unknown = replace(GOOD, kl=math.nan, entropy=math.nan, length=math.nan, drift_kl=math.nan)
     assert check_collapse([GOOD] + [unknown] * 3, LIMITS) is None
 
 
 def test_a_limit_of_null_is_not_watched():
-    nothing = EarlyStopping(max_kl=None, min_entropy=None, max_uniform_groups=None, max_length_ratio=None, window=3)
-    awful = TrainingStep(reward=0, kl=1e9, entropy=0, zero_groups=1, length=1e9, tokens=0)
+    nothing = EarlyStopping(max_kl=None, min_entropy=None, max_uniform_groups=None, max_length_ratio=None,
+                            max_drift=None, window=3)  # fmt: skip
+    awful = TrainingStep(reward=0, kl=1e9, entropy=0, zero_groups=1, length=1e9, tokens=0, drift_kl=1e9)
     assert check_collapse([GOOD] + [awful] * 9, nothing) is None
+
+
+def rewarded(*rewards: float) -> list[TrainingStep]:
+    return [replace(GOOD, reward=reward) for reward in rewards]
+
+
+FLAT = EarlyStopping(window=3, min_gain=0.02, gain_window=4)
+
+
+def test_a_reward_that_no_longer_rises_ends_the_training_and_is_no_damage():
+    verdict = check_collapse(rewarded(0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5, 0.51, 0.49, 0.5, 0.5), FLAT)
+    assert verdict is not None
+    assert "mean reward 0.5 in the last 4 steps, 0.5 in the 4 before" in verdict.reason
+    assert not verdict.harmful
+
+
+def test_a_reward_that_rises_slowly_goes_on():
+    assert check_collapse(rewarded(*(0.01 * step for step in range(30))), FLAT) is None
+
+
+def test_the_reward_is_flat_only_over_two_full_windows():
+    assert check_collapse(rewarded(*[0.5] * 7), FLAT) is None
+    assert check_collapse(rewarded(*[0.5] * 8), FLAT) is not None
+
+
+def test_without_a_least_gain_a_flat_reward_goes_on():
+    assert check_collapse(rewarded(*[0.5] * 99), EarlyStopping(window=3, gain_window=4)) is None

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
-pytest.importorskip("trl", reason="the drivers are TRL's")
+pytest.importorskip("peft", reason="adapters are PEFT's")
 
 from sia_runner.config.training import EarlyStopping
-from sia_runner.training import adapters, drivers
-from sia_runner.wire.adapter_files import WEIGHTS_FILE
+from sia_runner.training import drivers
+from sia_runner.wire.adapter_files import WEIGHTS_FILE, read_adapter_origin
 from tests.training import toy
 
-NONE = {"max_kl": None, "min_entropy": None, "max_uniform_groups": None, "max_length_ratio": None}
+NONE = {"max_kl": None, "min_entropy": None, "max_uniform_groups": None, "max_length_ratio": None, "max_drift": None}
 
 
 def wild(rate=3e-3, **limits):
@@ -44,7 +44,7 @@ def goes_back(policy, settings, folder, **changes):
     trained = drivers.train(toy.assignment(policy, settings, folder, say=lines.append, **changes))
     assert trained.steps < settings.steps
     assert lines[-1] == f"stopped early: {trained.stopped}"
-    kept = adapters.read_adapter_origin(folder / "adapter").steps
+    kept = read_adapter_origin(folder / "adapter").steps
     assert trained.stopped.endswith(f"; the adapter is that of step {kept}")
     assert 0 < kept < trained.steps - settings.early_stopping.window
     assert kept % settings.checkpoint_every == 0
@@ -80,28 +80,28 @@ def test_nothing_left_to_learn_ends_the_training_and_keeps_its_last_step(policy,
     trained = drivers.train(toy.assignment(policy, wild(max_uniform_groups=1.0), tmp_path, roll=roll))
     assert trained.steps == 4 + 3
     assert "gave all their samples the same reward (mean 1) for 3 steps" in trained.stopped
-    assert adapters.read_adapter_origin(tmp_path / "adapter").steps == trained.steps
+    assert read_adapter_origin(tmp_path / "adapter").steps == trained.steps
 
 
 def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_path):
     """Two measurements fall into each window, and the last batch is measured for the adapter's record; with a weight
     in the loss every batch is."""
-    from sia_runner.training.online_trainer import OnlineTrainer
+    from sia_runner.training.loop import OnlineLoop
 
     asked: list[int] = []
-    roll = OnlineTrainer._roll_out
+    collect = OnlineLoop._collect
 
-    def seen(self, step, **given):
-        made = roll(self, step, **given)
-        if not math.isnan(made.kl):
-            asked.append(step)
-        return made
+    def seen(self):
+        rollouts = collect(self)
+        if not math.isnan(rollouts.kl):
+            asked.append(self._state.progress.steps)
+        return rollouts
 
     settings = toy.settings(
         "grpo", steps=11, prompts_per_step=2, group_size=4, early_stopping=EarlyStopping(**NONE, window=5)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnlineTrainer, "_roll_out", seen)
+        patch.setattr(OnlineLoop, "_collect", seen)
         trained = drivers.train(toy.assignment(policy, settings, tmp_path / "watched"))
         assert asked == [0, 4, 8, 10]
         assert trained.kl[1] == trained.kl[0]

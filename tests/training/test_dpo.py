@@ -68,6 +68,6 @@ def test_a_pair_that_is_too_long_is_left_out_and_another_takes_its_place():
 
 
 def test_kl_is_dpos_beta():
-    assert made(loss="ipo").settings == {"beta": 0.1, "loss_type": ["ipo"]}
+    assert made(loss="ipo").settings == {"beta": 0.1, "loss": "ipo"}
     with pytest.raises(TrainingError, match="algorithm=dpo needs kl_coefficient above 0"):
         offline_algorithm(configured("dpo", kind="offline"))

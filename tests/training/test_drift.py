@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sia_runner.training.drift import drift_factors, measure_drift
+from sia_runner.training.drift import drift_factors, effect_served, measure_drift
 
 MASK = np.array([[True, True, False], [True, False, False]])
 SAMPLER = np.log(np.array([[0.5, 0.2, 0.1], [0.1, 0.9, 0.9]]))
@@ -39,3 +39,41 @@ def test_factors():
     assert drift_factors("truncate", LEARNER, SAMPLER, MASK, limit=5.0) == pytest.approx(
         np.array([[1, 0.6, 1], [3, 1, 1]])
     )
+
+
+def rows_of(numbers):
+    """Rows of 8 completions, of 20 to 27 tokens."""
+    return list(np.split(numbers, np.cumsum(range(20, 27))))
+
+
+def served(applied: float, effect: float = 0.05, noise: float = 0.0, offset: float = 0.0, seed: int = 0):
+    """The share that a server shows which applies `applied` of an adapter, rounds, and has another base than ours."""
+    random = np.random.default_rng(seed)
+    base, change = random.normal(-2, 1, 188), random.normal(0, effect, 188)
+    shifted = base + random.normal(0, offset, 188)
+    shown = shifted + applied * change + random.normal(0, noise, 188)
+    return effect_served(rows_of(shown), rows_of(shifted), rows_of(base + change), rows_of(base))
+
+
+@pytest.mark.parametrize("applied", [0.0, 1.0])
+def test_the_share_of_an_adapters_effect_that_a_server_shows(applied):
+    assert (served(applied).share, served(applied).error) == pytest.approx((applied, 0), abs=1e-9)
+    noisy = served(applied, noise=0.06)
+    assert noisy.share == pytest.approx(applied, abs=4 * noisy.error)
+    assert noisy.error == pytest.approx(0.06 / 0.05 / 188**0.5, rel=0.2)
+
+
+def test_a_quantised_base_shifts_both_and_changes_nothing():
+    assert served(0.0, offset=0.9, noise=0.01).share == pytest.approx(0, abs=0.1)
+    assert served(1.0, offset=0.9, noise=0.01).share == pytest.approx(1, abs=0.1)
+
+
+@given(some.integers(0, 1000), some.sampled_from([0.0, 1.0]))
+def test_noise_is_no_evidence(seed, applied):
+    """An effect far below the noise decides nothing, whatever the server does."""
+    assert served(applied, effect=1e-3, noise=0.06, seed=seed).error > 1
+
+
+def test_an_adapter_without_effect_proves_nothing():
+    assert served(1.0, effect=0.0).error == np.inf
+    assert served(0.0, effect=1e-7).error == np.inf

@@ -14,9 +14,9 @@ pytest.importorskip("trl", reason="the weights lever needs the extra `training`"
 
 from sia_runner.config.training import LoraSettings, PolicyConfig
 from sia_runner.errors import TrainingError
-from sia_runner.policy import base_model
+from sia_runner.policy import base_model, lora
 from sia_runner.policy.engine import PolicyEngine
-from sia_runner.training import adapters, drivers
+from sia_runner.training import drivers
 from sia_runner.wire.adapter_files import WEIGHTS_FILE
 from tests.policy.checkpoints import ask, generate, no_texts
 from tests.training import toy
@@ -85,7 +85,7 @@ def fresh(base: Path):
 
 def with_adapter(base: Path, one):
     loaded = fresh(base)
-    return adapters.load_adapter(loaded.model, one.out, loaded.sha256, "served")
+    return lora.load_adapter(loaded.model, one.out, loaded.sha256, "served")
 
 
 def test_the_reward_rises(trained):
@@ -106,7 +106,7 @@ def test_attention_and_experts_have_both_changed_and_the_router_has_no_adapter(t
             assert any(target in name for name in of_layer), (layer, target)
         assert sum("experts" in name for name in of_layer) == 2, (layer, of_layer)
     assert not any("router" in name for name in tensors)
-    config = json.loads((one.out / adapters.CONFIG_FILE).read_text())
+    config = json.loads((one.out / lora.CONFIG_FILE).read_text())
     assert sorted(config["target_parameters"]) == EXPERTS
     assert config.get("lora_dropout", 0) == 0  # a default is not written
 
@@ -117,8 +117,8 @@ def test_reloaded_onto_a_fresh_base_it_gives_the_logits_that_were_trained(base, 
 
     one, _ = trained
     policy = toy.ToyPolicy(fresh(base).model, one.policy.tokenizer, str(base), one.policy.base_sha256)
-    with adapters.attached_adapter(policy, one.algorithm.lora, None, seed=5) as model:
-        adapters.restore_adapter_state(model, load_file(one.out / WEIGHTS_FILE))
+    with lora.attached_adapter(policy, one.algorithm.lora, None, seed=5) as model:
+        lora.restore_adapter_state(model, load_file(one.out / WEIGHTS_FILE))
         expected = logits(model)
     assert torch.equal(logits(with_adapter(base, one)), expected)
     assert not torch.allclose(expected, logits(fresh(base).model), atol=1e-2)
@@ -127,7 +127,7 @@ def test_reloaded_onto_a_fresh_base_it_gives_the_logits_that_were_trained(base, 
 def test_merged_it_is_a_plain_gpt_oss_with_equal_outputs(base, trained):
     one, _ = trained
     expected = logits(with_adapter(base, one))
-    merged = adapters.merge_adapter(fresh(base).model, one.out, one.policy.base_sha256)
+    merged = lora.merge_adapter(fresh(base).model, one.out, one.policy.base_sha256)
     assert type(merged).__name__ == "GptOssForCausalLM"
     assert torch.allclose(logits(merged), expected, atol=1e-4)
     assert torch.equal(logits(merged).argmax(-1), expected.argmax(-1))
@@ -137,7 +137,7 @@ def test_adapter_and_exported_model_are_served_with_equal_greedy_answers(base, t
     one, _ = trained
     loaded = fresh(base)
     policy = toy.ToyPolicy(loaded.model, loaded.tokenizer, str(base), loaded.sha256)
-    adapters.export_merged_model(policy, one.out, tmp_path / "merged")
+    lora.export_merged_model(policy, one.out, tmp_path / "merged")
     adapted, merged = (PolicyEngine(spec(folder), tmp_path, no_texts) for folder in (base, tmp_path / "merged"))
     asks = [ask(text_of(unit), max_tokens=6) for unit in toy.HELD_OUT[:48]]
     plain = answers(adapted, asks)
@@ -156,7 +156,7 @@ def answers(engine: PolicyEngine, asks):
 
 
 def test_all_linear_takes_attention_and_neither_router_nor_head():
-    config = adapters.lora_config(LoraSettings(), gpt_oss())
+    config = lora.lora_config(LoraSettings(), gpt_oss())
     assert sorted(config.target_modules) == sorted(ATTENTION)
     assert config.target_parameters == EXPERTS
 
@@ -169,7 +169,7 @@ def test_a_router_that_is_a_linear_layer_is_left_out_too():
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 2}
     model = AutoModelForCausalLM.from_config(Llama4TextConfig(vocab_size=32, **shape, **heads))
     assert any(name.endswith("router") and isinstance(part, torch.nn.Linear) for name, part in model.named_modules())
-    config = adapters.lora_config(LoraSettings(), model)
+    config = lora.lora_config(LoraSettings(), model)
     assert {"q_proj", "down_proj"} <= set(config.target_modules) and "router" not in config.target_modules
     assert any("experts" in name for name in config.target_parameters)
 
@@ -181,14 +181,14 @@ def test_dropout_on_experts_is_refused_by_name(parameters):
     with pytest.raises(
         TrainingError, match=r"trainer\.lora\.dropout=0\.1.*mlp\.experts\.down_proj.*allowed: 0"
     ) as refused:
-        with adapters.attached_adapter(policy, lora, None, seed=0):
+        with lora.attached_adapter(policy, lora, None, seed=0):
             pass
     assert "\n" not in str(refused.value) and not hasattr(policy.model, "peft_config")
 
 
 def test_dropout_is_fine_where_the_experts_are_left_alone():
     policy = toy.ToyPolicy(gpt_oss(), toy.small_tokenizer())
-    with adapters.attached_adapter(
+    with lora.attached_adapter(
         policy, LoraSettings(rank=2, alpha=2, dropout=0.1, parameters=[]), None, seed=0
     ) as model:
         assert not [name for name, p in model.named_parameters() if p.requires_grad and "experts" in name]
@@ -226,7 +226,7 @@ def quantised(folder: Path) -> dict[str, "torch.Tensor"]:
 
 def merged_anew(folder: Path, one):
     loaded = base_model.load_base(str(folder), "cpu", "bfloat16")
-    return adapters.merge_adapter(loaded.model, one.out, loaded.sha256)
+    return lora.merge_adapter(loaded.model, one.out, loaded.sha256)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -263,7 +263,7 @@ def test_a_base_of_four_bits_is_trained_in_bfloat16_and_exported_without_them(tm
     lora = LoraSettings(rank=4, alpha=8, targets=ATTENTION)
     one = toy.assignment(policy, toy.settings("grpo", lora=lora, steps=2, group_size=16), tmp_path)
     assert drivers.train(one).steps == 2
-    adapters.export_merged_model(
+    lora.export_merged_model(
         policy, one.out, tmp_path / "out"
     )  # uses up the policy's model, which is the merged one now
     again = base_model.load_base(str(tmp_path / "out"), "cpu", "bfloat16").model

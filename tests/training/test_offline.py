@@ -1,14 +1,16 @@
-"""The offline driver: select from rollouts, train on what was selected, once or a few times."""
+"""Offline training: select from rollouts, train on what was selected, once or a few times."""
 
 from dataclasses import replace
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
-pytest.importorskip("trl", reason="the drivers are TRL's")
+pytest.importorskip("peft", reason="adapters are PEFT's")
 
 from sia_runner.errors import TrainingError
-from sia_runner.training import adapters, drivers
+from sia_runner.policy import lora
+from sia_runner.training import drivers
+from sia_runner.wire.adapter_files import read_adapter_origin
 from tests.training import toy
 
 CASES = {
@@ -28,9 +30,8 @@ def test_it_learns_and_leaves_the_policy_as_it_was(algorithm, policy, tmp_path):
     trained = drivers.train(one)
 
     assert policy.model is bare
-    assert "forward" not in vars(bare), "TRL's forward was left on the model"
     assert toy.chance(bare, toy.HELD_OUT) == before
-    learned = adapters.load_adapter(bare, tmp_path / "adapter", policy.base_sha256, "served")
+    learned = lora.load_adapter(bare, tmp_path / "adapter", policy.base_sha256, "served")
     assert toy.chance(learned, toy.HELD_OUT) > before + 0.15
     assert trained.steps == 20
     assert trained.tokens > 0
@@ -43,7 +44,7 @@ def test_it_learns_and_leaves_the_policy_as_it_was(algorithm, policy, tmp_path):
     assert lines[0].startswith("round 1/2 · reward 0.")
     assert [(figures["step"], figures["reward"]) for figures in told] == list(zip((0, 10), trained.reward, strict=True))
     assert {figures["rollouts"] for figures in told} == {16 * settings.group_size}
-    assert adapters.read_adapter_origin(tmp_path / "adapter").algorithm == algorithm
+    assert read_adapter_origin(tmp_path / "adapter").algorithm == algorithm
 
 
 def test_supervised_training_is_on_completions_only(policy, tmp_path):
@@ -59,7 +60,7 @@ def test_supervised_training_is_on_completions_only(policy, tmp_path):
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample == 0)))
     settings = toy.settings("best_of_n", steps=10, prompts=1, learning_rate=5e-4)
     drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll, units=[unit]))
-    learned = adapters.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
+    learned = lora.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
     assert prompt_loss(learned) > before - 0.1
     best = roll(toy.ROLLED[:1], samples=1, step=0, temperature=1.0)[0].calls[0].completion_ids
     with torch.no_grad():
@@ -67,21 +68,26 @@ def test_supervised_training_is_on_completions_only(policy, tmp_path):
     assert int(logits.argmax()) == best[0]
 
 
-def test_the_reference_of_dpo_is_the_base(policy, tmp_path):
-    from trl import DPOTrainer
+def test_the_reference_of_dpo_is_the_base_also_when_training_goes_on_from_an_adapter(policy, tmp_path):
+    """With the adapter it started from as reference, the first step's margins would be 0."""
+    from sia_runner.training import rounds
 
-    kept = []
-    train = DPOTrainer.train
+    settings = toy.settings("dpo", steps=2, prompts=16, kl_coefficient=0.1)
+    drivers.train(toy.assignment(policy, settings, tmp_path / "one"))
+    gaps: list[float] = []
+    lower = rounds.lowered_pairs
 
-    def look(self, *args, **kwargs):
-        kept.append(list(self.model.peft_config))
-        return train(self, *args, **kwargs)
+    def look(forward, base, *args):
+        gaps.append(max(abs(now - base[row]).max() for row, now in zip(forward.rows, forward.logprobs, strict=True)))
+        return lower(forward, base, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DPOTrainer, "train", look)
-        settings = toy.settings("dpo", steps=2, prompts=16, kl_coefficient=0.1)
-        drivers.train(toy.assignment(policy, settings, tmp_path))
-    assert kept == [[adapters.TRAINED_ADAPTER]], "TRL's copy of the adapter would be the reference"
+        patch.setattr(rounds, "lowered_pairs", look)
+        start = tmp_path / "one" / "adapter"
+        drivers.train(toy.assignment(policy, settings, tmp_path / "two", start=start))
+        drivers.train(toy.assignment(policy, settings, tmp_path / "three"))
+    assert gaps[0] > 0.01
+    assert gaps[2] < 1e-5
 
 
 @pytest.mark.parametrize("algorithm", list(CASES))
@@ -101,7 +107,7 @@ def test_a_later_round_with_nothing_to_select_ends_training_and_keeps_what_there
     trained = drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert trained.steps == 4
     assert "round 2: nothing to select" in trained.stopped
-    assert adapters.read_adapter_origin(tmp_path / "adapter").steps == 4
+    assert read_adapter_origin(tmp_path / "adapter").steps == 4
 
 
 def test_failed_rollouts_are_not_wrong_answers(policy, tmp_path):

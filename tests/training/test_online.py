@@ -1,4 +1,4 @@
-"""The online driver: rollouts of any shape become TRL's loss, chunks and early stops included."""
+"""Online training: rollouts of any shape become optimizer steps, in any number of passes."""
 
 import copy
 from dataclasses import replace
@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
-pytest.importorskip("trl", reason="the drivers are TRL's")
+pytest.importorskip("peft", reason="adapters are PEFT's")
 
 from sia_runner.config.training import EarlyStopping, LoraSettings
 from sia_runner.errors import TrainingError
-from sia_runner.training import adapters, drivers, forward
-from sia_runner.wire.adapter_files import WEIGHTS_FILE, adapter_sha256
+from sia_runner.policy import lora
+from sia_runner.training import drivers
+from sia_runner.wire.adapter_files import WEIGHTS_FILE, adapter_sha256, read_adapter_origin
 from tests.training import toy
 
 
@@ -41,9 +42,8 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
 
     assert before < 0.5
     assert policy.model is bare
-    assert "forward" not in vars(bare), "TRL's forward was left on the model"
     assert toy.chance(bare, toy.HELD_OUT) == before
-    learned = adapters.load_adapter(bare, tmp_path / "adapter", policy.base_sha256, "served")
+    learned = lora.load_adapter(bare, tmp_path / "adapter", policy.base_sha256, "served")
     assert toy.chance(learned, toy.HELD_OUT) > before + 0.3
     assert trained.steps == len(trained.reward) == len(trained.kl) == len(trained.entropy) == 40
     assert np.mean(trained.reward[-5:]) > np.mean(trained.reward[:5]) + 0.3
@@ -55,7 +55,7 @@ def test_it_learns_the_toy_and_leaves_the_policy_as_it_was(policy, tmp_path):
     for name in ("reward", "kl", "entropy"):
         assert [figures[name] for figures in told] == list(getattr(trained, name))
     assert {figures["rollouts"] for figures in told} == {8 * settings.group_size}
-    origin = adapters.read_adapter_origin(tmp_path / "adapter")
+    origin = read_adapter_origin(tmp_path / "adapter")
     assert (origin.algorithm, origin.steps, origin.seed, origin.parent) == ("grpo", 40, 0, None)
     assert origin.reward == trained.reward[-1]
 
@@ -70,22 +70,21 @@ def test_the_same_seed_gives_the_same_adapter(warmed, tmp_path):
     assert difference(*made) == 0
 
 
-def gradients(policy, settings, folder, bound=None, change=None) -> dict:
-    """Of the first step, by parameter; `bound`: padded tokens of a chunk."""
-    from sia_runner.training.online_trainer import OnlineTrainer
+def gradients(policy, settings, folder, rows_per_pass=10_000, change=None) -> dict:
+    """Of the first step, by parameter."""
+    from tests.training.toy_learner import ToyLearner
 
     seen: dict = {}
-    passes, deal = OnlineTrainer._passes, forward.deal_chunks
+    step = ToyLearner.step
 
-    def look(self, model, rollouts):
-        result = passes(self, model, rollouts)
-        seen.update({n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None})
-        return result
+    def look(self, settings):
+        named = [*self.model.named_parameters(), *(self.head.named_parameters("value_head") if self.head else ())]
+        seen.update({name: weight.grad.clone() for name, weight in named if weight.grad is not None})
+        return step(self, settings)
 
+    policy.plain, policy.rows_per_pass = True, rows_per_pass
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnlineTrainer, "_passes", look)
-        if bound is not None:
-            patch.setattr(forward, "deal_chunks", lambda *args: deal(*args[:-1], bound))
+        patch.setattr(ToyLearner, "step", look)
         roll = toy.ToyRoll(policy, change=change)
         drivers.train(toy.assignment(policy, settings, folder, roll=roll))
     return seen
@@ -103,19 +102,19 @@ def uneven(one):
 
 
 @pytest.mark.parametrize("loss", ["dapo", "grpo", "bnpo", "dr_grpo", "sapo", "cispo"])
-def test_cutting_a_step_into_chunks_changes_nothing(policy, tmp_path, loss):
+def test_cutting_a_step_into_passes_changes_nothing(policy, tmp_path, loss):
     """Also where rows differ in length: the gradient is that of the whole step, whatever the loss divides by."""
     settings = short(options={"loss": loss}, kl_coefficient=0.05, steps=1)
-    whole = gradients(policy, settings, tmp_path / "whole", 10_000, uneven)
-    cut = gradients(policy, settings, tmp_path / "cut", 24, uneven)
+    whole = gradients(policy, settings, tmp_path / "whole", change=uneven)
+    cut = gradients(policy, settings, tmp_path / "cut", 2, uneven)
     assert norm(whole) > 0
     assert norm({name: whole[name] - cut[name] for name in whole}) < 1e-4 * norm(whole)
 
 
-def test_cutting_a_ppo_step_into_chunks_changes_nothing(policy, tmp_path):
+def test_cutting_a_ppo_step_into_passes_changes_nothing(policy, tmp_path):
     settings = toy.settings("ppo", steps=1, prompts_per_step=3, group_size=4)
-    whole = gradients(policy, settings, tmp_path / "whole", 10_000, uneven)
-    cut = gradients(policy, settings, tmp_path / "cut", 24, uneven)
+    whole = gradients(policy, settings, tmp_path / "whole", change=uneven)
+    cut = gradients(policy, settings, tmp_path / "cut", 2, uneven)
     assert any("value_head" in name for name in whole)
     assert norm({name: whole[name] - cut[name] for name in whole}) < 1e-4 * norm(whole)
 
@@ -155,24 +154,6 @@ def test_a_harness_that_tags_no_call_cannot_be_trained(policy, tmp_path):
 def test_calls_that_are_all_too_long_are_an_error_that_names_the_bound(policy, tmp_path):
     with pytest.raises(TrainingError, match=r"all 12 calls exceed max_length=7 tokens"):
         drivers.train(toy.assignment(policy, short(max_length=7), tmp_path))
-
-
-def test_activation_checkpointing_as_on_a_gpu_changes_nothing_and_is_off_afterwards(warmed, tmp_path):
-    made = []
-    for on in (False, True):
-        policy = toy.ToyPolicy(copy.deepcopy(warmed), toy.small_tokenizer())
-        config = drivers._grpo_config
-
-        def switched(*args, on=on, config=config):
-            settings = config(*args)
-            settings.gradient_checkpointing = settings.activation_checkpointing = on
-            return settings
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(drivers, "_grpo_config", switched)
-            made.append(gradients(policy, short(steps=1), tmp_path / str(on)))
-        assert not policy.model.is_activation_checkpointing
-    assert norm({name: made[0][name] - made[1][name] for name in made[0]}) < 1e-4 * norm(made[0])
 
 
 def test_embeddings_and_head_are_trained_too_where_asked(policy, tmp_path):
@@ -217,7 +198,7 @@ def test_the_kl_is_to_the_base_also_when_training_goes_on_from_an_adapter(policy
     second = drivers.train(toy.assignment(policy, short(steps=1, kl_coefficient=0.1), tmp_path / "two", start=start))
     assert first.kl[-1] > 0.01
     assert second.kl[0] > 0.01
-    assert adapters.read_adapter_origin(tmp_path / "two" / "adapter").parent == adapter_sha256(start)
+    assert read_adapter_origin(tmp_path / "two" / "adapter").parent == adapter_sha256(start)
 
 
 def test_a_large_weight_of_the_kl_holds_the_policy_at_the_base(warmed, tmp_path):
@@ -251,19 +232,21 @@ def test_ppo_rolls_out_once_for_all_its_passes(policy, tmp_path):
 
 
 def test_the_critic_comes_to_expect_the_mean_reward(policy, tmp_path):
-    from sia_runner.training.online_trainer import OnlineTrainer
+    from tests.training.toy_learner import ToyLearner
 
-    values = []
-    original = OnlineTrainer._values
+    values: list[float] = []
+    forward = ToyLearner.forward
 
-    def seen(self, batch):
-        value_bt = original(self, batch)
-        values.append(float(value_bt[batch.mask_bt].mean()))
-        return value_bt
+    def seen(self, rows, *, base=False):
+        result = forward(self, rows, base=base)
+        if not base:
+            values.append(float(np.concatenate(result.values).mean()))
+        return result
 
+    policy.plain = True
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample % 4 != 0)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnlineTrainer, "_values", seen)
+        patch.setattr(ToyLearner, "forward", seen)
         drivers.train(toy.assignment(policy, toy.settings("ppo", steps=40, prompts_per_step=3), tmp_path, roll=roll))
     assert values[0] == 0
     assert values[-1] == pytest.approx(0.75, abs=0.15)

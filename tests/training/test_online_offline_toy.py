@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("trl", reason="the drivers are TRL's")
 
-from sia_runner.training import adapters, drivers
+from sia_runner.policy import lora
+from sia_runner.training import drivers
 from tests.training import toy
 
 ALGORITHMS = {
@@ -37,7 +38,7 @@ def test_the_toy_is_solved(algorithm, seed, tmp_path):
     settings = toy.settings(algorithm, **changes)
     train = drivers.train
     train(toy.assignment(policy, settings, tmp_path, seed=seed))
-    learned = adapters.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
+    learned = lora.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
     right = toy.chance(learned, toy.HELD_OUT)
     print(f"{algorithm}, seed {seed}: P(right answer) {right:.4f}")
     assert right >= least

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch", reason="training needs torch")
-pytest.importorskip("trl", reason="the drivers are TRL's")
+pytest.importorskip("peft", reason="adapters are PEFT's")
 
 from tests.training import toy, training_program
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
 # Its processes are forked from one that has loaded the libraries, which takes longer than a training here.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["sia_runner.training.online_trainer", "sia_runner.training.offline_trainers"])
+PROCESSES.set_forkserver_preload(["peft", "sia_runner.training.drivers", "tests.training.toy_learner"])
 # Dropout draws from random numbers in each pass, so that these, too, have to go on where they were.
 DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.1}
 CASES = {
@@ -82,7 +82,7 @@ def result(output: str):
 
 def kill_when_under_way(folder: Path, child: BaseProcess) -> None:
     """SIGKILL as soon as there is a checkpoint from the middle of the training."""
-    while not any((folder / "work").glob("step-00000[4-9].pt")):
+    while not any((folder / "work").glob("step-00000[4-9]-*/checkpoint.json")):
         assert child.is_alive(), "it ended before it could be killed"
     child.kill()
     child.join()

@@ -6,8 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
 
-torch = pytest.importorskip("torch", reason="PPO's advantages and value loss are computed by torch")
-
 from sia_runner.errors import TrainingError
 from sia_runner.training.algorithms.base import online_algorithm
 from sia_runner.training.algorithms.ppo import (
@@ -35,8 +33,7 @@ def test_gae_is_the_explicit_sum_over_the_tokens_inside_the_mask(data, rows, tok
     reward_bt = data.draw(arrays(np.float64, (rows, tokens), elements=FLOATS))
     value_bt = data.draw(arrays(np.float64, (rows, tokens), elements=FLOATS))
     mask_bt = data.draw(arrays(np.bool_, (rows, tokens)))
-    tensors = (torch.from_numpy(array) for array in (reward_bt, value_bt, mask_bt))
-    advantage_bt, return_bt = (tensor.numpy() for tensor in generalised_advantages(*tensors, gamma=gamma, lam=lam))
+    advantage_bt, return_bt = generalised_advantages(reward_bt, value_bt, mask_bt, gamma, lam)
     for row in range(rows):
         inside = mask_bt[row]
         expected = summed(reward_bt[row][inside], value_bt[row][inside], gamma, lam)
@@ -47,8 +44,8 @@ def test_gae_is_the_explicit_sum_over_the_tokens_inside_the_mask(data, rows, tok
 
 
 def test_lambda_one_is_the_return_minus_the_value_and_lambda_zero_one_step():
-    reward_bt, value_bt = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.5, 0.9]])
-    mask_bt = torch.ones_like(reward_bt)
+    reward_bt, value_bt = np.array([[0.0, 0.0, 1.0]]), np.array([[0.2, 0.5, 0.9]])
+    mask_bt = np.ones((1, 3), dtype=np.bool_)
     assert generalised_advantages(reward_bt, value_bt, mask_bt, 1.0, 1.0)[0].tolist()[0] == pytest.approx(
         [0.8, 0.5, 0.1]
     )
@@ -95,41 +92,43 @@ def test_without_the_critics_values_it_says_so():
 
 def test_the_value_loss_takes_the_worse_of_the_value_and_the_clipped_value():
     critic = ClippedValue(coefficient=0.1, clip=0.2)
-    value_bt = torch.tensor([[1.0, 0.1, 5.0]], requires_grad=True)
-    old_bt, return_bt = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]])
-    mask_bt = torch.tensor([[True, True, False]])
-    loss = critic.loss(value_bt, old_bt, return_bt, mask_bt)
-    # token 1 is right but ran ahead: clipped to 0.2, error 0.64; token 2 is within the clip range: error 0.81
-    assert loss.item() == pytest.approx(0.5 * (0.64 + 0.81) / 2)
-    loss.backward()
-    assert value_bt.grad.tolist()[0] == pytest.approx([0.0, -0.45, 0.0]), "ahead of the clip range no gradient"
+    value_bt, mask_bt = np.array([[1.1, 0.1, -0.5, 5.0]]), np.array([[True, True, True, False]])
+    old_bt, return_bt = np.zeros((1, 4)), np.array([[1.0, 1.0, 1.0, 0.0]])
+    # Token 1 ran ahead of its clip at 0.2, which is worse: it stands still. Token 2 is within the clip range. Token 3
+    # ran away, and is worse than its clip: it is drawn back. A step of 30 tokens, of which these are a part.
+    weight_bt = critic.weights(value_bt, old_bt, return_bt, mask_bt, 30)
+    assert weight_bt.tolist()[0] == pytest.approx([0.0, 0.1 / 30 * -0.9, 0.1 / 30 * -1.5, 0.0])
 
 
-def test_value_losses_of_the_parts_of_a_step_add_up_to_the_loss_of_the_step():
-    critic = ClippedValue(1.0, 0.2)
-    random = torch.Generator().manual_seed(0)
-    value_bt, old_bt, return_bt = (torch.randn(4, 5, generator=random) for _ in range(3))
-    mask_bt = torch.rand(4, 5, generator=random) < 0.6
-    parts = [
-        critic.loss(value_bt[p], old_bt[p], return_bt[p], mask_bt[p]) * mask_bt[p].sum() / mask_bt.sum()
-        for p in ([0], [1, 2, 3])
-    ]
-    assert sum(parts) == pytest.approx(critic.loss(value_bt, old_bt, return_bt, mask_bt))
+def test_the_weights_are_the_gradient_of_the_clipped_square_by_autograd():
+    torch = pytest.importorskip("torch", reason="the oracle is torch's")
+    random = np.random.default_rng(0)
+    value_bt, old_bt, return_bt = random.normal(size=(3, 40, 9)) * 0.4
+    mask_bt = random.random((40, 9)) < 0.7
+    value, old, target = (torch.from_numpy(array) for array in (value_bt, old_bt, return_bt))
+    value.requires_grad_()
+    near = old + (value - old).clamp(-0.2, 0.2)
+    error = torch.maximum((value - target) ** 2, (near - target) ** 2)
+    loss = 0.5 * (error * torch.from_numpy(mask_bt)).sum() / mask_bt.sum()
+    (slope,) = torch.autograd.grad(3.0 * loss, value)
+    within = np.abs(value_bt - old_bt) <= 0.2
+    assert within.any() and (~within).any()
+    weight_bt = ClippedValue(3.0, 0.2).weights(value_bt, old_bt, return_bt, mask_bt, int(mask_bt.sum()))
+    assert weight_bt == pytest.approx(slope.numpy(), abs=1e-12)
 
 
-def test_the_value_loss_of_no_token_is_zero():
-    nothing = torch.zeros(2, 3)
-    assert ClippedValue(0.1, 0.2).loss(nothing + 7, nothing, nothing, nothing).item() == 0
+def test_a_step_without_tokens_moves_no_value():
+    nothing_bt = np.zeros((2, 3))
+    assert not ClippedValue(0.1, 0.2).weights(nothing_bt + 7, nothing_bt, nothing_bt, nothing_bt > 0, 0).any()
 
 
 def test_a_value_head_learns_the_returns():
     """Gradient descent on a free value per token reaches its return, through the clips of several rollouts."""
     critic = ClippedValue(1.0, 0.2)
-    value_bt = torch.zeros(1, 3, requires_grad=True)
-    return_bt, mask_bt = torch.tensor([[1.0, 0.5, -1.0]]), torch.ones(1, 3)
+    value_bt, mask_bt = np.zeros((1, 3)), np.ones((1, 3), dtype=np.bool_)
+    return_bt = np.array([[1.0, 0.5, -1.0]])
     for _ in range(40):
-        old_bt = value_bt.detach().clone()
+        old_bt = value_bt.copy()
         for _ in range(4):
-            (slope_bt,) = torch.autograd.grad(critic.loss(value_bt, old_bt, return_bt, mask_bt), value_bt)
-            value_bt.data -= 0.3 * slope_bt
-    assert value_bt.detach().numpy() == pytest.approx(return_bt.numpy(), abs=1e-3)
+            value_bt = value_bt - 0.3 * critic.weights(value_bt, old_bt, return_bt, mask_bt, 3)
+    assert value_bt == pytest.approx(return_bt, abs=1e-3)

@@ -12,6 +12,7 @@ pytest.importorskip("trl", reason="the weights lever needs the extra `training`"
 pytest.importorskip("aiohttp", reason="the models extra is not installed")
 
 from sia_runner.config.training import PolicyConfig
+from sia_runner.policy import lora
 from sia_runner.policy.engine import (
     PolicyEngine,
     RequestBatcher,
@@ -21,7 +22,7 @@ from sia_runner.policy.vllm import (
     VllmPolicy,
 )
 from sia_runner.records import OutcomeKind, Trajectory
-from sia_runner.training import adapters, drivers
+from sia_runner.training import drivers
 from sia_runner.training.batch import derive_seed
 from sia_runner.wire.policy import PolicyRequest
 from tests.policy.checkpoints import generate, no_texts
@@ -91,7 +92,7 @@ def trained(answering: Any, folder: Path, algorithm: Any, start: Path | None = N
 def chance(base: Path, folder: Path, adapter: Path) -> float:
     """P(right answer) on held-out prompts, with the adapter merged into a fresh base."""
     policy = engine(base, folder)
-    return toy.chance(adapters.merge_adapter(policy.model, adapter, policy.base_sha256), toy.HELD_OUT)
+    return toy.chance(lora.merge_adapter(policy.model, adapter, policy.base_sha256), toy.HELD_OUT)
 
 
 def test_an_adapter_is_learned_through_the_server_equal_to_that_of_this_process(base, server, tmp_path, warmed):

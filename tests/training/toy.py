@@ -5,9 +5,10 @@ are drawn from 65,536; those for measuring share none with those for training.
 """
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,39 @@ class ToyPolicy:
     base_sha256: str = "b" * 64
     held: bool = False
     holds: int = 0
+    lock: Any = field(default_factory=threading.RLock)
+    sampler: Any = None
+    plain: bool = False  # trained by tests/training/toy_learner.py, `rows_per_pass` at a time
+    rows_per_pass: int = 10_000
+    learners: list[Any] = field(default_factory=list)
+
+    @property
+    def version(self) -> str:
+        return f"base+{self.holds}"
+
+    @contextmanager
+    def learner(
+        self,
+        lora: LoraSettings,
+        start: Path | None,
+        seed: int,
+        *,
+        critic: bool,
+        work: Path,
+        temperature: float = 1.0,
+        max_length: int | None = None,
+    ) -> Iterator[Any]:
+        from sia_runner.policy.learner import in_process_learner
+        from tests.training.toy_learner import toy_learner
+
+        settings: dict[str, Any] = {"critic": critic, "work": work, "temperature": temperature}
+        if self.plain:
+            yielded: Any = toy_learner(self, lora, start, seed, rows_per_pass=self.rows_per_pass, **settings)
+        else:
+            yielded = in_process_learner(self, lora, start, seed, max_length=max_length, **settings)
+        with yielded as learner:
+            self.learners.append(learner)
+            yield learner
 
     @contextmanager
     def training(self) -> Iterator[Any]:
@@ -180,6 +214,12 @@ class ToyRoll:
         return trajectories
 
 
+def with_logprobs(one: Trajectory, shift: float) -> Trajectory:
+    """The same tokens, said to be drawn with other probabilities."""
+    calls = (replace(call, logprobs=tuple(logprob + shift for logprob in call.logprobs)) for call in one.calls)
+    return replace(one, calls=tuple(calls))
+
+
 def settings(name: str, **changes: Any) -> AlgorithmConfig:
     """Values that suit a model of this size."""
     kind = "offline" if name in ("best_of_n", "dpo") else "online"
@@ -197,7 +237,7 @@ def settings(name: str, **changes: Any) -> AlgorithmConfig:
     }
     if kind == "online":
         common["early_stopping"] = EarlyStopping(
-            max_kl=None, min_entropy=None, max_uniform_groups=None, max_length_ratio=None
+            max_kl=None, min_entropy=None, max_uniform_groups=None, max_length_ratio=None, max_drift=None
         )
     return AlgorithmConfig(**{**common, **changes})
 

@@ -31,7 +31,7 @@ def main(model: str, folder: str, algorithm: str, changes: str) -> None:
 
 def look_late() -> None:
     """The first process may be a second ahead of the others; what it has written by then is not where they start."""
-    from sia_runner.training.progress import CheckpointStore
+    from sia_runner.training.checkpoints import CheckpointStore
 
     latest = CheckpointStore.latest
     CheckpointStore.latest = lambda *args: time.sleep(1.0) or latest(*args)

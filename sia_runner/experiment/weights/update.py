@@ -81,8 +81,8 @@ def check_adapters(config: Experiment, policy: Any = None) -> None:
     """Raise PolicyError if the base lacks what an algorithm adapts, or a policy's server takes no such adapter."""
     from sia_runner.policy.base_model import architecture
     from sia_runner.policy.engine import TINY_BASE
+    from sia_runner.policy.lora import lora_config
     from sia_runner.policy.vllm import VllmPolicy
-    from sia_runner.training.adapters import lora_config
 
     spec, algorithms = config.target_agent.policy, allowed_algorithms(config.trainer)
     if not algorithms or is_custom(spec.backend) or spec.base == TINY_BASE:

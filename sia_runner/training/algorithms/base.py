@@ -21,7 +21,7 @@ from sia_runner.training.batch import BoolArray, RolloutBatch
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """The policy loss, in terms of TRL's GRPOConfig; TRL's reference has to be the base."""
+    """The policy loss, in terms of TRL's GRPOConfig; its reference is the base."""
 
     loss_type: str
     epsilon: float  # the importance ratio is clipped to [1 - epsilon, 1 + epsilon_high]
@@ -41,12 +41,15 @@ class TrainingSignal:
 
 
 class Critic(Protocol):
-    """The training of the value head; the driver owns the head itself."""
+    """The training of the value head; the learner owns the head itself."""
 
-    coefficient: float  # weight of the value loss beside the policy loss
+    def weights(
+        self, value_bt: FloatArray, old_value_bt: FloatArray, return_bt: FloatArray, mask_bt: BoolArray, tokens: int
+    ) -> FloatArray:
+        """Return the gradient of the value loss by the values, 0 outside the mask: shape (rows, tokens).
 
-    def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any) -> Any:
-        """Return the value loss, a mean over tokens; `old_value_bt`: values at the rollouts, without gradient."""
+        `old_value_bt`: values at the rollouts; `tokens`: of the whole step, over which the loss is a mean.
+        """
         ...
 
 
@@ -84,7 +87,7 @@ class OfflineAlgorithm(Protocol):
     trainer: str  # sft (SupervisedExample rows) or dpo (PreferencePair rows)
     rounds: int  # of rollouts; the algorithm's steps are divided among them
     batch: int  # rows per optimizer step
-    settings: Mapping[str, Any]  # further fields of TRL's SFTConfig or DPOConfig
+    settings: Mapping[str, Any]  # dpo: beta, and loss (sigmoid or ipo)
 
     def select(
         self, trajectories: Sequence[Trajectory], max_length: int

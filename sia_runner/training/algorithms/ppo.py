@@ -10,29 +10,30 @@ from pydantic.dataclasses import dataclass as checked
 
 from sia_runner.config.training import AlgorithmConfig, Fraction
 from sia_runner.errors import TrainingError
+from sia_runner.selection.algorithm_choice import FloatArray
 from sia_runner.training.algorithms.base import STRICT_OPTIONS, TrainingSignal, policy_loss, read_options
-from sia_runner.training.batch import RolloutBatch
+from sia_runner.training.batch import BoolArray, RolloutBatch
 
 
-def generalised_advantages(reward_bt: Any, value_bt: Any, mask_bt: Any, gamma: float, lam: float) -> tuple[Any, Any]:
-    """Return advantages and returns (advantage + value: the critic's targets), torch tensors of shape (b, t).
+def generalised_advantages(
+    reward_bt: FloatArray, value_bt: FloatArray, mask_bt: BoolArray, gamma: float, lam: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return advantages and returns (advantage + value: the critic's targets), both of shape (b, t).
 
     A_t = sum_k (gamma lam)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t (equations 11 and 16); V = 0 after the
     last token. Positions outside the mask (padding, tokens that the policy did not sample) are skipped: they have
     advantage and return 0, and take no step of the discount.
     """
-    import torch
-
-    advantage_bt = torch.zeros_like(value_bt)
-    next_value_b = torch.zeros_like(value_bt[:, 0])
-    running_b = torch.zeros_like(next_value_b)
+    advantage_bt = np.zeros(value_bt.shape)
+    next_value_b = np.zeros(len(value_bt))
+    running_b = np.zeros(len(value_bt))
     for t in reversed(range(value_bt.shape[1])):
-        token_b = mask_bt[:, t].bool()
+        token_b = mask_bt[:, t]
         delta_b = reward_bt[:, t] + gamma * next_value_b - value_bt[:, t]
-        running_b = torch.where(token_b, delta_b + gamma * lam * running_b, running_b)
-        next_value_b = torch.where(token_b, value_bt[:, t], next_value_b)
-        advantage_bt[:, t] = torch.where(token_b, running_b, 0.0)
-    return advantage_bt, torch.where(mask_bt.bool(), advantage_bt + value_bt, 0.0)
+        running_b = np.where(token_b, delta_b + gamma * lam * running_b, running_b)
+        next_value_b = np.where(token_b, value_bt[:, t], next_value_b)
+        advantage_bt[:, t] = np.where(token_b, running_b, 0.0)
+    return advantage_bt, np.where(mask_bt, advantage_bt + value_bt, 0.0)
 
 
 @checked(frozen=True, config=STRICT_OPTIONS)
@@ -55,13 +56,18 @@ class ClippedValue:
     coefficient: float
     clip: float
 
-    def loss(self, value_bt: Any, old_value_bt: Any, return_bt: Any, mask_bt: Any) -> Any:
-        """Return half the mean over tokens of the larger squared error, of the value and the clipped value (as TRL)."""
-        import torch
+    def weights(
+        self, value_bt: FloatArray, old_value_bt: FloatArray, return_bt: FloatArray, mask_bt: BoolArray, tokens: int
+    ) -> FloatArray:
+        """Return the gradient of `coefficient` times half the mean of the larger squared error, as TRL has it.
 
-        near_bt = old_value_bt + (value_bt - old_value_bt).clamp(-self.clip, self.clip)
-        error_bt = torch.maximum((value_bt - return_bt) ** 2, (near_bt - return_bt) ** 2)
-        return 0.5 * (error_bt * mask_bt).sum() / mask_bt.sum().clamp(min=1)
+        The errors are those of the value and of the value clipped to `clip` around the old one. Where the clipped one
+        is larger it stands still: no gradient.
+        """
+        error_bt, move_bt = value_bt - return_bt, value_bt - old_value_bt
+        clipped_error_bt = old_value_bt + np.sign(move_bt) * self.clip - return_bt
+        moves_bt = mask_bt & ((np.abs(move_bt) <= self.clip) | (np.abs(error_bt) >= np.abs(clipped_error_bt)))
+        return np.where(moves_bt, self.coefficient / max(tokens, 1) * error_bt, 0.0)
 
 
 class Ppo:
@@ -78,8 +84,6 @@ class Ppo:
 
         Advantages are standardised over the step's tokens. Raises TrainingError without the critic's values.
         """
-        import torch
-
         if value_bt is None:
             raise TrainingError("algorithm=ppo needs the critic's values")
         used_b = np.ones(len(batch.rows), dtype=np.bool_)
@@ -97,9 +101,8 @@ class Ppo:
         last_n = mask_nt.shape[1] - 1 - mask_nt[:, ::-1].argmax(axis=1)
         reward_nt = np.zeros(mask_nt.shape)
         reward_nt[np.arange(len(present)), last_n] = reward_n
-        tensors = (torch.from_numpy(array) for array in (reward_nt, value_nt, mask_nt))
-        gains = generalised_advantages(*tensors, gamma=self._options.gamma, lam=self._options.lam)
-        advantage_bt, return_bt = (gain.numpy().reshape(shape)[trajectory_b, batch.step_b] for gain in gains)
+        gains = generalised_advantages(reward_nt, value_nt, mask_nt, self._options.gamma, self._options.lam)
+        advantage_bt, return_bt = (gain.reshape(shape)[trajectory_b, batch.step_b] for gain in gains)
         tokens = advantage_bt[mask_bt]  # every row has some
         advantage_bt = np.where(mask_bt, (advantage_bt - tokens.mean()) / (tokens.std() + 1e-8), 0.0)
         return TrainingSignal(advantage_bt.astype(np.float32), used_b, return_bt.astype(np.float32))

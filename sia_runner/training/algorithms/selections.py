@@ -83,7 +83,7 @@ class Dpo:
         self.rounds, self.batch = self._options.rounds, self._options.batch
         if not algorithm.kl_coefficient:
             raise TrainingError("algorithm=dpo needs kl_coefficient above 0 (DPO's beta); given: 0")
-        self.settings = {"beta": algorithm.kl_coefficient, "loss_type": [self._options.loss]}
+        self.settings = {"beta": algorithm.kl_coefficient, "loss": self._options.loss}
 
     def select(self, trajectories: Sequence[Trajectory], max_length: int) -> list[PreferencePair]:
         """Return preference pairs, each at the first call where two trajectories differ."""

@@ -11,9 +11,15 @@ pytest.importorskip("peft", reason="adapters are PEFT's")
 
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
-from sia_runner.training import adapters
-from sia_runner.training.adapters import AdapterOrigin, attached_adapter
-from sia_runner.wire.adapter_files import WEIGHTS_FILE, write_adapter
+from sia_runner.policy.lora import (
+    TRAINED_ADAPTER,
+    attached_adapter,
+    export_merged_model,
+    load_adapter,
+    lora_config,
+    merge_adapter,
+)
+from sia_runner.wire.adapter_files import WEIGHTS_FILE, AdapterOrigin, read_adapter_origin, write_adapter
 from tests.training import toy
 
 IDS = torch.tensor([toy.prompt_of(unit) for unit in toy.HELD_OUT[:4]])
@@ -72,7 +78,7 @@ def made(model, lora, out):
         assert torch.equal(logits(wrapped), before), "a new adapter changes nothing"
         disturb(wrapped)
         after = logits(wrapped)
-        write_adapter(wrapped, adapters.TRAINED_ADAPTER, out, asdict(origin(policy)))
+        write_adapter(wrapped, TRAINED_ADAPTER, out, asdict(origin(policy)))
     assert not torch.allclose(after, before, atol=1e-2)
     return policy, out, before, after
 
@@ -85,12 +91,12 @@ def test_after_training_the_policy_is_the_bare_base_again(trained):
 
 def test_loading_gives_the_outputs_that_were_saved(trained):
     policy, out, _, after = trained
-    assert torch.equal(logits(adapters.load_adapter(policy.model, out, policy.base_sha256, "served")), after)
+    assert torch.equal(logits(load_adapter(policy.model, out, policy.base_sha256, "served")), after)
 
 
 def test_merging_gives_the_same_outputs_without_peft(trained):
     policy, out, _, after = trained
-    merged = adapters.merge_adapter(policy.model, out, policy.base_sha256)
+    merged = merge_adapter(policy.model, out, policy.base_sha256)
     assert type(merged).__name__ == "Qwen3ForCausalLM"
     assert torch.allclose(logits(merged), after, atol=1e-4)
 
@@ -99,7 +105,7 @@ def test_an_exported_model_needs_neither_peft_nor_us(trained, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     policy, out, _, after = trained
-    adapters.export_merged_model(policy, out, tmp_path / "model")
+    export_merged_model(policy, out, tmp_path / "model")
     assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model")), after, atol=1e-4)
     assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == toy.VOCABULARY
 
@@ -143,8 +149,8 @@ def test_attention_and_experts_of_a_small_gpt_oss(tmp_path):
     assert any("q_proj" in name for name in names)
     assert torch.equal(logits(policy.model), before)
     bare = copy.deepcopy(policy.model)
-    assert torch.equal(logits(adapters.load_adapter(policy.model, out, policy.base_sha256, "served")), after)
-    assert torch.allclose(logits(adapters.merge_adapter(bare, out, policy.base_sha256)), after, atol=1e-4)
+    assert torch.equal(logits(load_adapter(policy.model, out, policy.base_sha256, "served")), after)
+    assert torch.allclose(logits(merge_adapter(bare, out, policy.base_sha256)), after, atol=1e-4)
 
 
 def adapters_on_disk(out) -> list[str]:
@@ -157,7 +163,7 @@ def adapters_on_disk(out) -> list[str]:
 def test_another_base_is_refused_in_one_line(trained):
     policy, out, _, _ = trained
     with pytest.raises(TrainingError, match=r"is an adapter for toy \(sha256 bbbb.*not for the base") as refusal:
-        adapters.load_adapter(policy.model, out, "c" * 64, "served")
+        load_adapter(policy.model, out, "c" * 64, "served")
     assert "\n" not in str(refusal.value)
 
 
@@ -165,22 +171,22 @@ def test_a_folder_without_all_parts_is_no_adapter(trained):
     policy, out, _, _ = trained
     (out / WEIGHTS_FILE).unlink()
     with pytest.raises(TrainingError, match=r"adapter_model\.safetensors is missing"):
-        adapters.load_adapter(policy.model, out, policy.base_sha256, "served")
+        load_adapter(policy.model, out, policy.base_sha256, "served")
 
 
 def test_the_origin_is_what_was_recorded(trained):
     policy, out, _, _ = trained
-    assert adapters.read_adapter_origin(out) == origin(policy)
+    assert read_adapter_origin(out) == origin(policy)
     assert json.loads((out / "sia_adapter.json").read_text())["algorithm"] == "grpo"
 
 
 def test_writing_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path):
     policy = policy_of(toy.small_model())
     with attached_adapter(policy, LoraSettings(rank=2, alpha=2), None, seed=0) as wrapped:
-        write_adapter(wrapped, adapters.TRAINED_ADAPTER, tmp_path / "adapter", asdict(origin(policy)))
-        write_adapter(wrapped, adapters.TRAINED_ADAPTER, tmp_path / "adapter", asdict(origin(policy, steps=4)))
+        write_adapter(wrapped, TRAINED_ADAPTER, tmp_path / "adapter", asdict(origin(policy)))
+        write_adapter(wrapped, TRAINED_ADAPTER, tmp_path / "adapter", asdict(origin(policy, steps=4)))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-    assert adapters.read_adapter_origin(tmp_path / "adapter").steps == 4
+    assert read_adapter_origin(tmp_path / "adapter").steps == 4
 
 
 def test_a_target_that_the_model_does_not_have_is_refused_by_name():
@@ -193,7 +199,7 @@ def test_a_target_that_the_model_does_not_have_is_refused_by_name():
 @pytest.mark.parametrize("key", ["targets", "save", "parameters"])
 def test_what_the_model_does_not_have_is_refused_with_its_key(key):
     with pytest.raises(TrainingError, match=rf"trainer\.lora\.{key}: .*no_such_layer.*q_proj"):
-        adapters.lora_config(LoraSettings(**{key: ["no_such_layer"]}), toy.small_model())
+        lora_config(LoraSettings(**{key: ["no_such_layer"]}), toy.small_model())
 
 
 def test_gpt_2_whose_layers_are_no_linear_ones_is_adapted_and_merged(tmp_path):
@@ -202,10 +208,10 @@ def test_gpt_2_whose_layers_are_no_linear_ones_is_adapted_and_merged(tmp_path):
     torch.manual_seed(0)
     shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": toy.VOCABULARY}
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=2, eos_token_id=1, pad_token_id=0))
-    config = adapters.lora_config(LoraSettings(rank=2), model)
+    config = lora_config(LoraSettings(rank=2), model)
     assert config.target_modules == {"c_attn", "c_proj", "c_fc"} and config.fan_in_fan_out, "else PEFT warns"
     policy, out, _, after = made(model, LoraSettings(rank=2), tmp_path / "adapter")
-    merged = adapters.merge_adapter(policy.model, out, policy.base_sha256)
+    merged = merge_adapter(policy.model, out, policy.base_sha256)
     assert torch.allclose(logits(merged), after, atol=1e-4)
 
 
@@ -227,7 +233,7 @@ def test_the_head_is_trained_whole_or_not_at_all():
 
 def test_adapters_that_were_served_before_are_served_again_after(trained):
     policy, out, _, after = trained
-    policy.model = adapters.load_adapter(policy.model, out, policy.base_sha256, "served")
+    policy.model = load_adapter(policy.model, out, policy.base_sha256, "served")
     with attached_adapter(policy, LoraSettings(rank=2, alpha=4), None, seed=0) as wrapped:
         assert not [name for name, p in wrapped.named_parameters() if p.requires_grad and "layers" not in name]
         disturb(wrapped)

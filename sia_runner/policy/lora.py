@@ -1,45 +1,29 @@
-"""LoRA adapters: attach, save with their origin, load onto their own base only, merge, export."""
+"""LoRA adapters: attach, load onto their own base only, merge, export."""
 
 import importlib.util
-import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.text import first_line
-from sia_runner.training.protocol import TrainablePolicy
-from sia_runner.wire.adapter_files import (
-    CONFIG_FILE,
-    ORIGIN_FILE,
-    WEIGHTS_FILE,
-    active_adapters,
-    load_peft_adapter,
-)
+from sia_runner.wire.adapter_files import ORIGIN_FILE, active_adapters, load_peft_adapter, read_adapter_origin
 
-TRAINED_ADAPTER = "default"  # name of the adapter under training; TRL knows no other
+TRAINED_ADAPTER = "default"  # name of the adapter under training
 _PACKAGES = ("torch", "peft", "trl", "datasets", "accelerate")
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterOrigin:
-    """The origin of an adapter, as its `sia_adapter.json` has it; hashes are sha256 in hex."""
+class LoadedModel(Protocol):
+    """A base in memory, which adapters are put on; `model` is set to PEFT's model, and back."""
 
+    model: Any
+    tokenizer: Any
     base_id: str
     base_sha256: str
-    lora: Mapping[str, Any]
-    data_sha256: str  # of the trajectories trained on, in order
-    algorithm: str
-    steps: int
-    seed: int
-    kl: float | None  # nats per completion to the base, at the last step; None: not measured
-    reward: float | None  # mean, at the last step
-    parent: str | None  # sha256 of the adapter it started from
 
 
 def check_training_packages() -> None:
@@ -50,7 +34,7 @@ def check_training_packages() -> None:
 
 
 @contextmanager
-def attached_adapter(policy: TrainablePolicy, lora: LoraSettings, start: Path | None, seed: int) -> Iterator[Any]:
+def attached_adapter(policy: LoadedModel, lora: LoraSettings, start: Path | None, seed: int) -> Iterator[Any]:
     """Yield PEFT's model with a trainable adapter: a copy of `start` in its own shape, or a new one without effect yet.
 
     The earlier live weights follow. Raises TrainingError, also where `start` or `lora` is not for this base.
@@ -173,17 +157,6 @@ def load_adapter(model: Any, path: Path, base_sha256: str, name: str, *, trainab
     return load_peft_adapter(model, path, name, trainable=trainable)
 
 
-def read_adapter_origin(path: Path) -> AdapterOrigin:
-    """Read `sia_adapter.json`. Raises TrainingError if the adapter is missing or incomplete."""
-    missing = [name for name in (ORIGIN_FILE, CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
-    if missing:
-        raise TrainingError(f"{path} is no adapter of ours: {missing[0]} is missing")
-    try:
-        return AdapterOrigin(**json.loads((path / ORIGIN_FILE).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise TrainingError(f"{path / ORIGIN_FILE} cannot be read: {first_line(error)}") from error
-
-
 def restore_adapter_state(model: Any, tensors: Mapping[str, Any]) -> None:
     """Load tensors from `state` into the adapter under training."""
     from peft import set_peft_model_state_dict
@@ -201,7 +174,7 @@ def merge_adapter(model: Any, path: Path, base_sha256: str) -> Any:
     return merged
 
 
-def export_merged_model(policy: TrainablePolicy, path: Path, out: Path) -> None:
+def export_merged_model(policy: LoadedModel, path: Path, out: Path) -> None:
     """Write base and adapter merged, with the tokenizer, as a model folder that needs no PEFT."""
     merge_adapter(policy.model, path, policy.base_sha256).save_pretrained(str(out))
     policy.tokenizer.save_pretrained(str(out))

@@ -1,0 +1,191 @@
+"""The online loop over a learner: what it tells a learner, what it records, and a server that samples beside it."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the toy's learner is torch's")
+
+from sia_runner.config.training import EarlyStopping
+from sia_runner.errors import TrainingError
+from sia_runner.training import drivers
+from sia_runner.training.algorithms.base import TrainingSignal, online_algorithm
+from sia_runner.training.loop import PolicyLowering
+from sia_runner.training.losses import StepSize, pad_rows
+from sia_runner.wire.learning import ForwardPass, LearnerAbilities
+from sia_runner.wire.policy import PolicyError
+from tests.training import toy
+from tests.training.trajectories import configured
+
+
+@pytest.fixture
+def policy(policy):
+    policy.plain = True
+    return policy
+
+
+def short(**changes):
+    return toy.settings("grpo", **{"steps": 3, "prompts_per_step": 3, "group_size": 4, **changes})
+
+
+RANDOM = np.random.default_rng(0)
+LENGTHS = (3, 1, 4, 2)
+SAMPLED, BASE, NOW = ([RANDOM.normal(-1, 0.3, length) for length in LENGTHS] for _ in range(3))
+ADVANTAGES = [RANDOM.normal(size=length) for length in LENGTHS]
+
+
+def lowering(name="grpo", correction="none", **changes):
+    online = online_algorithm(configured(name, **changes))
+    advantage_bt, mask_bt = pad_rows(ADVANTAGES)
+    value_bt = np.zeros((4, 4)) if name == "ppo" else None
+    signal = TrainingSignal(advantage_bt, np.ones(4, dtype=np.bool_), mask_bt * 1.0)
+    base = BASE if changes.get("kl_coefficient") else None
+    return PolicyLowering(online, SAMPLED, signal, StepSize(4, 10, 16), base, value_bt, correction)
+
+
+def passed(logprobs, *rows):
+    return ForwardPass(rows, [logprobs[row] for row in rows], None, [BASE[row] for row in rows])
+
+
+@pytest.mark.parametrize("correction", ["none", "truncate", "mask"])
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_any_part_of_the_rows_has_the_weights_that_it_has_in_the_whole(name, correction):
+    lower = lowering(name, correction, kl_coefficient=0.1)
+    for _ in range(2):  # in the first step on some rollouts, and in a later one
+        whole = lower(passed(NOW, 0, 1, 2, 3))
+        for rows in ((2, 0), (3,), (1,)):
+            part = lower(passed(NOW, *rows))
+            for at, row in enumerate(rows):
+                assert part.logprobs[at] == pytest.approx(whole.logprobs[row], abs=1e-15)
+                assert len(part.logprobs[at]) == LENGTHS[row]
+                if name == "ppo":
+                    assert part.values is not None and whole.values is not None
+                    assert part.values[at] == pytest.approx(whole.values[row], abs=1e-15)
+        lower.drift(BASE)
+
+
+def test_a_correction_weights_tokens_by_the_drift_and_clips_by_what_the_learner_did():
+    """In the first step the learner's own ratio is 1 whatever the sampler said; later it is to that moment."""
+    plain, corrected = (lowering(correction=name, clip=0.05) for name in ("none", "truncate"))
+    learner = [row + math.log(1.5) for row in SAMPLED]  # the sampler drew them less often than the learner does
+    good = np.concatenate(ADVANTAGES) > 0
+
+    def weights(lower, logprobs):
+        return np.concatenate(lower(passed(logprobs, 0, 1, 2, 3)).logprobs)
+
+    assert not weights(plain, learner)[good].any(), "the drift is taken for a step of the policy, and clipped"
+    assert weights(corrected, learner) == pytest.approx(-1.5 * np.concatenate(ADVANTAGES) / 10)
+    assert corrected.drift(learner).outside == 0
+    assert not weights(corrected, [row + 0.1 for row in learner])[good].any()
+    near = weights(corrected, [row + 0.01 for row in learner])
+    assert near == pytest.approx(-1.5 * math.exp(0.01) * np.concatenate(ADVANTAGES) / 10)
+
+
+def test_each_step_has_the_drift_of_its_rollouts_and_none_where_nothing_was_learned(policy, tmp_path):
+    figures: list = []
+    roll = toy.ToyRoll(policy)
+    roll.change = lambda one: one if len(roll.asked) < 3 else replace(one, reward=1.0)
+    drivers.train(toy.assignment(policy, short(), tmp_path, roll=roll, record=figures.append))
+    assert [one["drift_kl"] for one in figures[:2]] == pytest.approx([0, 0], abs=1e-9)
+    assert [one["drift_share"] for one in figures[:2]] == [0, 0]
+    assert math.isnan(figures[2]["drift_kl"]) and math.isnan(figures[2]["drift_share"])
+
+
+def test_rollouts_of_another_sampler_are_seen_and_end_the_training(policy, tmp_path):
+    """Said to be drawn with a probability 20 times as high as the learner's."""
+    figures: list = []
+    roll = toy.ToyRoll(policy, change=lambda one: toy.with_logprobs(one, math.log(20)))
+    limits = EarlyStopping(max_kl=None, min_entropy=None, max_length_ratio=None, max_drift=1.0, window=2)
+    settings = short(steps=9, early_stopping=limits)
+    trained = drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll, record=figures.append))
+    assert trained.steps == 2
+    assert "KL of the sampler to the learner" in trained.stopped
+    assert figures[0]["drift_kl"] == pytest.approx(math.log(20) + 1 / 20 - 1, abs=1e-4)
+    assert figures[0]["drift_share"] == 1
+
+
+@dataclass
+class BesideSampler:
+    """A server with a copy of the weights: scores by the toy's newest learner, or without the adapter."""
+
+    policy: toy.ToyPolicy
+    drops_adapter: bool = False
+    noise: float = 0.0
+    asked: list[Any] = field(default_factory=list)
+
+    def score(self, rows, weights):
+        self.asked.append(weights)
+        random = np.random.default_rng(len(self.asked))
+        scored = self.policy.learners[-1].forward(rows, base=self.drops_adapter or weights is None).logprobs
+        return [row + random.normal(0, self.noise, len(row)) for row in scored]
+
+    def sample(self, *args):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "best_of_n", "dpo"])
+def test_a_server_that_drops_the_adapter_is_refused_before_a_second_update(algorithm, policy, tmp_path):
+    policy.sampler = BesideSampler(policy, drops_adapter=True)
+    changes: dict = {} if algorithm == "grpo" else {"prompts": 16, "steps": 4, "options": {"rounds": 2}}
+    changes |= {"kl_coefficient": 0.1} if algorithm == "dpo" else {}
+    roll = toy.ToyRoll(policy)
+    with pytest.raises(PolicyError, match="without the adapter that was published: it shows -?0% of its effect"):
+        drivers.train(toy.assignment(policy, toy.settings(algorithm, **changes), tmp_path, roll=roll))
+    assert len(roll.asked) == 1
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_server_that_applies_it_is_asked_once(policy, tmp_path):
+    policy.sampler = BesideSampler(policy, noise=1e-3)
+    lines: list[str] = []
+    drivers.train(toy.assignment(policy, short(), tmp_path, say=lines.append))
+    assert len(policy.sampler.asked) == 2
+    assert sum("applies the adapter" in line for line in lines) == 1
+
+
+def test_a_server_whose_noise_hides_a_step_is_asked_again_after_the_next(policy, tmp_path):
+    policy.sampler = BesideSampler(policy, noise=0.5)
+    drivers.train(toy.assignment(policy, short(learning_rate=1e-6), tmp_path))
+    assert len(policy.sampler.asked) == 6
+
+
+def test_weights_are_published_before_the_first_rollouts_and_after_each_batch(policy, tmp_path):
+    versions: list[int] = []
+    roll = toy.ToyRoll(policy)
+    roll.change = lambda one: versions.append(policy.learners[-1].published) or one
+    drivers.train(toy.assignment(policy, short(steps=4, options={"iterations": 2}), tmp_path, roll=roll))
+    assert sorted(set(versions)) == [1, 2]
+    assert policy.learners[-1].published == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "lacking", "word"),
+    [
+        ("ppo", {}, "critic", "no value head; without one: entropic, grpo, reinforce"),
+        ("grpo", {"temperature": 0.7}, "temperature", "temperature=0.7"),
+        ("grpo", {"processes": 2}, "processes", "processes=2"),
+    ],
+)
+def test_what_a_learner_cannot_do_is_refused_by_name(name, changes, lacking, word, policy, tmp_path, monkeypatch):
+    from tests.training.toy_learner import ToyLearner
+
+    abilities = {"critic": True, "entropy": True, "temperature": True, "processes": True, lacking: False}
+    monkeypatch.setattr(ToyLearner, "abilities", LearnerAbilities(**abilities))
+    with pytest.raises(TrainingError, match=word):
+        drivers.train(toy.assignment(policy, toy.settings(name, **changes), tmp_path))
+
+
+def test_a_backend_that_shows_no_distribution_gets_the_estimate_of_its_entropy(policy, tmp_path, monkeypatch):
+    from tests.training.toy_learner import ToyLearner
+
+    whole = drivers.train(toy.assignment(policy, short(steps=1, group_size=32), tmp_path / "whole"))
+    backward = ToyLearner.backward
+    monkeypatch.setattr(
+        ToyLearner, "backward", lambda *args, **more: [replace(one, entropy=None) for one in backward(*args, **more)]
+    )
+    sampled = drivers.train(toy.assignment(policy, short(steps=1, group_size=32), tmp_path / "sampled"))
+    assert sampled.entropy[0] != whole.entropy[0]
+    assert sampled.entropy[0] == pytest.approx(whole.entropy[0], rel=0.15)
