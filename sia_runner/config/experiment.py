@@ -27,7 +27,15 @@ from sia_runner.config.components import (
 )
 from sia_runner.config.migration import MOVED_CLASSES
 from sia_runner.config.task import AggregateVerifier, TaskConfig
-from sia_runner.config.training import AnyPolicyConfig, LeverRule, PolicyConfig, TrainerConfig, allowed_algorithms
+from sia_runner.config.training import (
+    TINKER_ALPHA,
+    AlgorithmConfig,
+    AnyPolicyConfig,
+    LeverRule,
+    PolicyConfig,
+    TrainerConfig,
+    allowed_algorithms,
+)
 
 
 def _training_refusals(e: "Experiment") -> Iterator[str]:
@@ -56,10 +64,40 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
         if processes > 1:
             why = f"would each load an adapter into the server of {vllm}, which answers with one"
             yield f"trainer.processes={processes} {why}; allowed with it: 1"
+    if spec.backend == "tinker":
+        yield from _tinker_refusals(e)
     gpus = e.compute.resources.of("train").gpus if isinstance(e.compute, SlurmComputeConfig) else None
     if isinstance(gpus, int) and 0 < gpus < processes:
         allowed = f"allowed: {processes} GPUs, or 0 with {key}.device=cpu"
         yield f"trainer.processes={processes} needs a GPU for each, but compute.resources.train.gpus={gpus}; {allowed}"
+
+
+def _tinker_refusals(e: "Experiment") -> Iterator[str]:
+    """Refuse by name what the Tinker protocol cannot say, before anything is paid for."""
+    spec, key, tinker = e.target_agent.policy, "target_agent.policy", "target_agent.policy.backend=tinker"
+    if spec.base == "tiny":
+        yield f"{key}.base=tiny is built by the runner, so no service has it; allowed with {tinker}: one of its bases"
+    if spec.base_url is not None and not spec.base_url.startswith(("http://", "https://")):
+        yield f"{key}.base_url={spec.base_url}: must begin with http:// or https://; null is the hosted service"
+    fixed = e.trainer if isinstance(e.trainer, AlgorithmConfig) else None
+    if fixed is not None and fixed.algorithm == "ppo":
+        others = "grpo, entropic, reinforce, best_of_n, dpo"
+        yield f"trainer=ppo needs a value head, which the Tinker protocol has not; allowed with {tinker}: {others}"
+    for algorithm in allowed_algorithms(e.trainer).values():
+        lora = algorithm.lora
+        section = "trainer" if fixed is not None else f"trainer.algorithms.{algorithm.algorithm}"
+        for name, value, allowed in (
+            ("lora.alpha", lora.alpha, TINKER_ALPHA),  # the protocol has no field for it
+            ("lora.dropout", lora.dropout, 0),
+            ("processes", algorithm.processes, 1),
+            ("temperature", algorithm.temperature if algorithm.kind == "online" else 1, 1),  # of its logprobs, always
+        ):
+            if value != allowed:
+                why = "is nothing that the Tinker protocol can say"
+                yield f"{section}.{name}={value:g} {why}; allowed with {tinker}: {allowed}"
+        for name in (name for name in lora.save if name != "lm_head"):
+            why = f"names {name}, which no Tinker service trains"
+            yield f"{section}.lora.save={lora.save} {why}; allowed with {tinker}: [], or [lm_head]"
 
 
 def _model_refusals(e: "Experiment") -> Iterator[str]:
@@ -240,6 +278,7 @@ class Experiment(ConfigSection):
     provider: ProviderConfig
     trainer: TrainerConfig
     lever: LeverRule = Field(default_factory=LeverRule)
+    notes: list[str] = Field(default_factory=list)  # lines that a reader must know, printed by run, doctor and estimate
     web: bool = False  # the live dashboard beside the run
     # stop before a generation with that lever, with the plan on disk; `python -m sia_runner approve RUN` continues
     approve: Literal["none", "weights", "all"] = "none"

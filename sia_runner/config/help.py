@@ -14,7 +14,8 @@ def group_choices(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
     by_group: dict[str, dict[str, str]] = {}
     for folder in folders:
         for path in sorted([*folder.glob("*/*.yaml"), *folder.glob("compute/site/*.yaml")]):
-            if path.stem.startswith("_"):  # shared by other choices, not a choice itself
+            # shared by other choices, or a table: not a choice itself
+            if path.stem.startswith("_") or path.parent.name == "prices":
                 continue
             with path.open(encoding="utf-8") as stream:
                 first = next((line for line in stream if not line.startswith("# @package")), "")

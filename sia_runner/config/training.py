@@ -24,13 +24,27 @@ class TinyModelConfig(ConfigSection):
     weight_decay: NonNegativeFloat = 0.01  # of the warm-up
 
 
+TINKER_ALPHA = 32  # of every service that speaks the Tinker protocol
+
+
+class TrainingPrices(ConfigSection):
+    """A service's prices in US dollars per million tokens."""
+
+    prefill: NonNegativeFloat  # read: prompts, and forward passes without a gradient
+    sample: NonNegativeFloat  # generated
+    train: NonNegativeFloat  # of forward and backward passes
+
+
 class TinkerSettings(ConfigSection):
     """The settings of backend=tinker: a service that trains and samples over the Tinker protocol."""
 
-    key: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = "TINKER_API_KEY"  # environment variable; null: none
+    # environment variable; a server on this machine or network asks for none
+    key: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = "TINKER_API_KEY"
     key_file: str | None = None  # read where the variable is not set; its first line is the key
     timeout: PositiveFloat = 600.0  # seconds of one call: then the service is reported as hanging
     concurrency: PositiveInt = 32  # samples asked for at the same time
+    # null: the dated table conf/prices/tinker.yaml for the hosted service, 0 for a server on this machine or network
+    prices: TrainingPrices | None = None
     # how the service reduces a loss over tokens; measure: by a model of rank 1, before each training
     reduction: Literal["measure", "sum", "mean"] = "measure"
 

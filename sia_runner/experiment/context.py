@@ -158,7 +158,7 @@ class RunContext(Components):
         )
 
     def _policy_backend(self) -> Any:
-        from sia_runner.policy.backend import PolicyBackend
+        from sia_runner.policy.backend import PolicyBackend, tinker_client
         from sia_runner.policy.engine import PolicyEngine, RequestBatcher
         from sia_runner.policy.vllm import RequestForwarder, VllmPolicy
         from sia_runner.wire.policy import PolicyService
@@ -171,6 +171,10 @@ class RunContext(Components):
         def engine() -> PolicyEngine:  # loads the weights, so it is called on first use
             return PolicyEngine(spec, cache_dir(), lambda: warm_up_dialogues(self.task))
 
+        if spec.backend == "tinker":
+            from sia_runner.policy.tinker import TinkerPolicy
+
+            return PolicyBackend(spec, RequestForwarder(lambda: TinkerPolicy(spec, tinker_client(spec))))
         if spec.backend == "vllm":
             return PolicyBackend(spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine)))
         return PolicyBackend(spec, RequestBatcher(engine))

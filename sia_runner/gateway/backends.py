@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
-from sia_runner.config.components import HostedProvider
+from sia_runner.config.components import HostedProvider, TokenPrices
 from sia_runner.gateway.http_client import HttpClient, body_pieces, read_error
 from sia_runner.records import SampledCall
 from sia_runner.wire.dialects import DIALECTS, check_is_stream
@@ -290,6 +290,7 @@ class ServedPolicy(Protocol):
     """A policy that this run serves itself, and whose weights can be trained."""
 
     hosted: HostedProvider
+    training: TokenPrices | None  # of forward passes, and of passes with a gradient; None: not known
 
     def check(self) -> None:
         """Check packages and server. Raises ModelsError."""

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from sia_runner.config.experiment import BudgetConfig
 from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates, price_of
 from sia_runner.records import ModelReply, Usage
-from sia_runner.wire.grants import Grant, ModelsError, ProviderDown, Role
+from sia_runner.wire.grants import BudgetFullyReserved, Grant, ModelsError, ProviderDown, Role
 from sia_runner.wire.providers import EndpointProbe, key_of
 from sia_runner.wire.requests import Objects
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sia_runner.gateway.session import GatewaySession
 
 _PACKAGES = ("litellm", "aiohttp")
+_BUDGET_POLL = 0.5  # seconds until a training call asks for budget again
 _Result = TypeVar("_Result")
 
 
@@ -71,16 +73,18 @@ class GatewayService:
         self._providers, self._budget, self._cache, self._policy = dict(providers), budget, cache, policy
         rates: dict[Role, Rates | None] = {role: price_of(hosted) for role, hosted in providers.items()}
         if policy is not None:
-            rates["target"] = Rates(0.0, 0.0, 0.0, 0.0, "this machine")
+            rates["target"], rates["learner"] = price_of(policy.hosted), _rates_of_training(policy)
         self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
         self._lock = threading.Lock()
         self._running: _LoopThread | None = None
+        self._training: Grant | None = None  # pays for what the policy's service trains
         self.closed = False  # True: this process ends, and calls that fail from now on say nothing about a harness
 
     def check(self) -> None:
         """Check packages, keys, endpoints and model names, before any heavy import. Raises ModelsError."""
         if self._policy is not None:
             self._policy.check()
+            check_price(self._policy.hosted, self._budget)
         check_providers(self._providers, self._budget)
 
     @contextmanager
@@ -117,7 +121,41 @@ class GatewayService:
         """Return the trainable model, loaded on first use. Raises ModelsError where there is none."""
         if self._policy is None:
             raise ModelsError("the target agent has no policy: target_agent=policy")
-        return self._policy.start()
+        policy = self._policy.start()
+        if hasattr(policy, "charge"):  # one that is trained elsewhere
+            policy.charge = self._charge_training
+        return policy
+
+    @contextmanager
+    def training_paid_by(self, grant: Grant) -> Iterator[None]:
+        """Have a grant pay, until the context ends, for what the policy's service trains."""
+        self._training = grant
+        try:
+            yield
+        finally:
+            self._training = None
+
+    @contextmanager
+    def _charge_training(self, prefill: int, trained: int) -> Iterator[None]:
+        """Reserve the tokens of one training call before it is sent. Raises BudgetSpent.
+
+        A call without an answer stays counted: the service may have done it. Outside of an update nothing is charged.
+        """
+        if self._training is None:
+            yield
+            return
+        while True:
+            try:
+                reservation = self.ledger.reserve(self._training, input_tokens=prefill, output_tokens=trained)
+                break
+            except BudgetFullyReserved:  # calls under way may use less than they reserved
+                time.sleep(_BUDGET_POLL)
+        try:
+            yield
+        except BaseException:
+            reservation.unanswered(may_be_charged=True)
+            raise
+        reservation.settle(prefill, trained)
 
     def close(self) -> None:
         """End the gateway, the policy and the ledger, and return unspent budget. Safe to call twice."""
@@ -170,6 +208,11 @@ class GatewayService:
         await asyncio.gather(*calls, return_exceptions=True)
         await self._client.close()
         await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _rates_of_training(policy: "ServedPolicy") -> Rates | None:
+    prices = policy.training
+    return prices and Rates(prices.input, prices.output, prices.input, prices.input, "training")
 
 
 class _LoopThread:

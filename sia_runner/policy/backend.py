@@ -1,23 +1,32 @@
 """The gateway's backend for a policy: conversion of requests and answers of both APIs, grants, and the preflight check.
 
-No heavy imports. The policy runs in this process or at a vLLM server.
+No heavy imports. The policy runs in this process, at a vLLM server, or at a Tinker service.
 """
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 from sia_runner.config.base import is_custom
 from sia_runner.config.components import HostedProvider, TokenPrices
-from sia_runner.config.training import PolicyConfig
+from sia_runner.config.training import PolicyConfig, TrainingPrices
+from sia_runner.policy.tinker_client import HOSTED_URL, TinkerClient
 from sia_runner.policy.vllm_client import VLLM_KEY_VARIABLE, VllmServer
-from sia_runner.records import SampledCall
+from sia_runner.records import SampledCall, as_object
+from sia_runner.system import bundled_folder
 from sia_runner.wire.failures import CallError
-from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError, PolicyRequest, PolicyService, check_policy_packages
-from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe
+from sia_runner.wire.policy import (
+    LIVE_WEIGHTS,
+    PolicyError,
+    PolicyRequest,
+    PolicyService,
+    check_policy_packages,
+    check_tinker_packages,
+)
+from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe, is_private, key_of
 from sia_runner.wire.requests import Body, ModelRequest, bad_request
 
 # Options that would change the answer: refused by name rather than ignored, except for values that mean "not set".
@@ -85,6 +94,8 @@ class PolicyBackend:
 
     def __init__(self, spec: PolicyConfig, service: PolicyService) -> None:
         self.hosted, self._spec, self._service = policy_provider(spec), spec, service
+        prices = training_prices(spec)
+        self.training = prices and TokenPrices(input=prices.prefill, output=prices.train)
 
     def check(self) -> None:
         """Check packages and server. Raises ModelsError."""
@@ -121,6 +132,8 @@ class PolicyBackend:
 
 def policy_provider(spec: PolicyConfig) -> HostedProvider:
     """Return the policy as a provider; in this process nothing is sent, and what failed once would fail again."""
+    if spec.backend == "tinker":
+        return _tinker_provider(spec)
     remote = spec.backend == "vllm"
     return HostedProvider(
         name="vllm" if remote else "policy",
@@ -138,10 +151,69 @@ def policy_provider(spec: PolicyConfig) -> HostedProvider:
     )
 
 
+def _tinker_provider(spec: PolicyConfig) -> HostedProvider:
+    settings, prices = spec.tinker, training_prices(spec)
+    return HostedProvider(
+        name="tinker",
+        kind="hosted",
+        api="openai",
+        litellm="openai",
+        model=spec.base,
+        base_url=tinker_url(spec),
+        key=settings.key,
+        key_file=settings.key_file,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout * 2,  # a sample may wait for a model to be loaded; the client has timeouts of its own
+        max_tokens=spec.max_tokens,
+        prices=prices and TokenPrices(input=prices.prefill, output=prices.sample),
+    )
+
+
+def tinker_url(spec: PolicyConfig) -> str:
+    """Return the address of the service."""
+    return spec.base_url or os.environ.get("TINKER_BASE_URL") or HOSTED_URL
+
+
+def tinker_client(spec: PolicyConfig) -> TinkerClient:
+    """Return a client of the service, which has not connected yet. Raises ModelsError where the key is missing."""
+    hosted, key = policy_provider(spec), None
+    if not is_private(tinker_url(spec)) or hosted.key_file or os.environ.get(hosted.key or ""):
+        key = key_of(hosted)
+    return TinkerClient(tinker_url(spec), key, spec.tinker.timeout)
+
+
+def training_prices(spec: PolicyConfig) -> TrainingPrices | None:
+    """Return what a policy's tokens cost; None where that is not known, which is not the same as nothing."""
+    if spec.backend != "tinker":
+        return TrainingPrices(prefill=0.0, sample=0.0, train=0.0)
+    if spec.tinker.prices is not None:
+        return spec.tinker.prices
+    if is_private(tinker_url(spec)):
+        return TrainingPrices(prefill=0.0, sample=0.0, train=0.0)
+    if tinker_url(spec).rstrip("/") != HOSTED_URL:
+        return None  # another company's service
+    entry = as_object(price_table()["models"]).get(spec.base)
+    return None if entry is None else TrainingPrices(**entry)
+
+
+def price_table() -> Mapping[str, Any]:
+    """Return the shipped table of the hosted service's prices: `models`, and since when, `dated`."""
+    import yaml
+
+    return yaml.safe_load((bundled_folder("conf") / "prices" / "tinker.yaml").read_text(encoding="utf-8"))
+
+
 def check_policy(spec: PolicyConfig) -> None:
     """Check packages and server, in little more than PROBE_SECONDS. Raises ModelsError, one line."""
     if is_custom(spec.backend):
         return  # it says itself what it lacks, when it starts
+    if spec.backend == "tinker":
+        check_tinker_packages()
+        try:
+            tinker_client(spec).check(PROBE_SECONDS)
+        except CallError as failed:
+            raise PolicyError(f"policy=tinker: {failed.message}") from None
+        return
     check_policy_packages()
     if spec.backend == "vllm":
         # the policy itself keeps completions within the context

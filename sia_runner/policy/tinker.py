@@ -14,13 +14,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sia_runner.config.training import LoraSettings, PolicyConfig
+from sia_runner.config.training import TINKER_ALPHA, LoraSettings, PolicyConfig
 from sia_runner.policy.adapters import BASE_VERSION, adapter_version, check_adapter_base
 from sia_runner.policy.base_model import ChatTokenizer, base_folder, load_tokenizer, text_limits
 from sia_runner.policy.tinker_client import (
@@ -52,12 +52,11 @@ from sia_runner.wire.policy import (
     PolicyRequest,
     TrainingCharge,
     WeightsSource,
-    check_policy_packages,
+    check_tinker_packages,
 )
 
-ALPHA = 32  # of every service; the protocol has no field for it
 _ATTENTION = frozenset(("q_proj", "k_proj", "v_proj", "o_proj"))
-_MLP = frozenset(("gate_proj", "up_proj", "down_proj", "experts"))
+_MLP = frozenset(("gate_proj", "up_proj", "down_proj"))
 _HEAD = "lm_head"
 _MAX_SAMPLERS = 2  # adapters served at the same time: a server may hold three models, of which one is being trained
 _MODEL_FILE = "tinker_model.json"  # the model that holds a place at the service, for whoever resumes after a kill
@@ -73,7 +72,7 @@ class TinkerPolicy:
 
     def __init__(self, spec: PolicyConfig, client: TinkerClient) -> None:
         """Connect, and check that the service trains the base. Raises PolicyError."""
-        check_policy_packages()
+        check_tinker_packages()
         self.spec, self.client, self.base_id = spec, client, spec.base
         folder = base_folder(spec.base, weights=False)
         self.tokenizer = load_tokenizer(spec.base, folder)
@@ -111,9 +110,7 @@ class TinkerPolicy:
         settings = SampleSettings(limit, request.temperature, request.top_p, seed, request.stop)
         (sample,) = self.sampler.sample(prompt_ids, 1, settings, request.weights)
         text = self._chat.text(sample.ids, request.stop)
-        return SampledCall(
-            tuple(prompt_ids), sample.ids, sample.logprobs, sample.finish_reason, sample.version, text
-        )
+        return SampledCall(tuple(prompt_ids), sample.ids, sample.logprobs, sample.finish_reason, sample.version, text)
 
     def close(self) -> None:
         """Free the places that this process holds at the service."""
@@ -125,17 +122,21 @@ class TinkerPolicy:
 
     @contextmanager
     def learner(
-        self, lora: LoraSettings, start: Path | None, seed: int, *, critic: bool = False, work: Path
+        self,
+        lora: LoraSettings,
+        start: Path | None,
+        seed: int,
+        *,
+        critic: bool = False,
+        temperature: float = 1.0,
+        max_length: int | None = None,
+        work: Path,
     ) -> Iterator["TinkerLearner"]:
         """Yield a learner with a model of its own at the service, whose id is in `work` until it is freed.
 
-        Raises PolicyError where the settings cannot be trained there, and ProviderDown where the service fails.
+        What it cannot do is in its abilities. Raises PolicyError where the settings cannot be trained there, and
+        ProviderDown where the service fails.
         """
-        if critic:
-            raise PolicyError(
-                "trainer=ppo needs a value head, which the Tinker protocol has not; "
-                "allowed with backend=tinker: grpo, entropic, reinforce, best_of_n, dpo"
-            )
         settings = model_settings(self.base_id, lora, seed)
         origin = self.service_of(start) if start is not None else {}
         with _as_provider_failure():
@@ -365,7 +366,8 @@ class TinkerLearner:
         """Save adapter and optimizer at the service, with logprobs that prove a later `load`."""
         with _as_provider_failure():
             path = self._checked().save_state(unique_name(tag))
-            return {"state": path, "model_id": self._model.model_id, **self._identity(), **self._proof(self._proof_rows)}
+            place = {"state": path, "model_id": self._model.model_id}
+            return {**place, **self._identity(), **self._proof(self._proof_rows)}
 
     def load(self, state: Json) -> None:
         """Restore what `save` saved. Raises PolicyError if it is lost or belongs to another base or service."""
@@ -378,14 +380,11 @@ class TinkerLearner:
 
     def load_weights(self, service: Json) -> None:
         """Start from an adapter of this service. Raises PolicyError if it is lost, or has another shape."""
-        own = _settings_json(self._settings)
-        differing = [name for name in ("rank", "attention", "mlp", "unembedding") if service["settings"][name] != own[name]]
-        if differing:
-            name = differing[0]
-            raise PolicyError(
-                f"the parent's adapter has {name} {service['settings'][name]}, and trainer.lora asks for {own[name]}; "
-                "a service cannot change an adapter's shape"
-            )
+        own, its = _settings_json(self._settings), service["settings"]
+        for name in ("rank", "attention", "mlp", "unembedding"):
+            if its[name] != own[name]:
+                shape = f"has {name} {its[name]}, and trainer.lora asks for {own[name]}"
+                raise PolicyError(f"the parent's adapter {shape}; a service cannot change an adapter's shape")
         _load_proven(self._model, service, "the parent's adapter", optimizer=False)
 
     def export(self, folder: Path, origin: Mapping[str, Any]) -> None:
@@ -396,7 +395,7 @@ class TinkerLearner:
             archive = self._policy.client.download(sampler)
             proof = self._proof([self._policy.neutral_row()])
         service = {"state": state, "sampler": sampler, **self._identity(), **proof}
-        service |= {"alpha": ALPHA, "reduction": self._reduction, "settings": _settings_json(self._settings)}
+        service |= {"alpha": TINKER_ALPHA, "reduction": self._reduction, "settings": _settings_json(self._settings)}
         service |= {"experts": "share one of the two factors, or have a smaller rank, as the service decides"}
         write_archive(archive, folder, {**origin, "service": service}, self._settings)
 
@@ -429,22 +428,14 @@ _VERSIONS = ("sdk",)  # may change between save and load
 
 def model_settings(base: str, lora: LoraSettings, seed: int) -> ModelSettings:
     """Return what `trainer.lora` asks a service to train. Raises PolicyError for what the protocol cannot say."""
-    targets = {"attention", "mlp"} if lora.targets == "all-linear" else set[str]()
-    for name in lora.targets if isinstance(lora.targets, list) else ():
-        part = "attention" if name in _ATTENTION else "mlp" if name in _MLP else ""
-        if not part:
-            raise PolicyError(f"trainer.lora.targets={name}: a Tinker service trains attention, MLP and lm_head only")
-        targets.add(part)
-    if isinstance(lora.targets, list):
-        for part, names in (("attention", _ATTENTION), ("mlp", _MLP - {"experts"})):
-            missing = sorted(names - set(lora.targets))
-            if part in targets and missing and not set(lora.targets) & {"experts"}:
-                raise PolicyError(f"trainer.lora.targets: a Tinker service trains the {part} as a whole; add {missing[0]}")
-    if unknown := [name for name in lora.save if name != _HEAD]:
-        raise PolicyError(f"trainer.lora.save={unknown[0]}: a Tinker service trains no module but {_HEAD}")
-    if lora.dropout:
-        raise PolicyError(f"trainer.lora.dropout={lora.dropout:g}: the Tinker protocol has no dropout; allowed: 0")
-    return ModelSettings(base, lora.rank, seed, "attention" in targets, "mlp" in targets, _HEAD in lora.save)
+    named = {*_ATTENTION, *_MLP} if lora.targets == "all-linear" else set(lora.targets)
+    if unknown := sorted(named - _ATTENTION - _MLP):
+        raise PolicyError(f"trainer.lora.targets={unknown[0]}: a Tinker service trains attention and MLP only")
+    for names in (_ATTENTION, _MLP):
+        if named & names and (missing := sorted(names - named)):
+            together = ", ".join(sorted(names))
+            raise PolicyError(f"trainer.lora.targets lacks {missing[0]}: a Tinker service trains {together} together")
+    return ModelSettings(base, lora.rank, seed, bool(named & _ATTENTION), bool(named & _MLP), _HEAD in lora.save)
 
 
 def measure_reduction(model: TinkerModel, rows: tuple[TrainingRow, TrainingRow]) -> str:
@@ -506,7 +497,8 @@ def write_archive(archive: bytes, folder: Path, origin: Mapping[str, Any], setti
             }
         if len(contents) < 2:
             raise PolicyError(f"the service's archive has no {WEIGHTS_FILE} with {CONFIG_FILE}: {sorted(members)[:5]}")
-        modules = sorted({name.rpartition(".lora_")[0].rpartition(".")[2] for name in load(contents[WEIGHTS_FILE])} - {""})
+        paths = {name.rpartition(".lora_")[0] for name in load(contents[WEIGHTS_FILE])}
+        modules = sorted({path.rpartition(".")[2] for path in paths} - {""})
         _check_modules(modules, settings)
         config = json.loads(contents[CONFIG_FILE])
         config |= {"target_modules": modules, "task_type": "CAUSAL_LM", "inference_mode": True}
@@ -526,14 +518,11 @@ def write_archive(archive: bytes, folder: Path, origin: Mapping[str, Any], setti
 def _check_modules(modules: Sequence[str], settings: ModelSettings) -> None:
     """Refuse an adapter of other modules than were asked for: some servers ignore the request."""
     parts = {"attention": _ATTENTION, "mlp": _MLP, "unembedding": frozenset((_HEAD,))}
+    other = set(modules) - frozenset().union(*parts.values())  # experts, by names of their own
     for name, names in parts.items():
-        if bool(names & set(modules)) != getattr(settings, name) and (name != "mlp" or not _other(modules, parts)):
-            trained = ", ".join(modules)
-            raise PolicyError(f"trainer.lora asks for {name}={getattr(settings, name)}; the service trained {trained}")
-
-
-def _other(modules: Sequence[str], parts: Mapping[str, frozenset[str]]) -> bool:
-    return any(module not in frozenset().union(*parts.values()) for module in modules)
+        asked, trained = getattr(settings, name), bool(names & set(modules)) or (name == "mlp" and bool(other))
+        if asked != trained:
+            raise PolicyError(f"trainer.lora asks for {name}={asked}, but the service trained {', '.join(modules)}")
 
 
 def _load_proven(model: TinkerModel, saved: Mapping[str, Any], what: str, *, optimizer: bool = True) -> None:

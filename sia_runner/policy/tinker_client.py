@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import metadata
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
@@ -54,13 +54,17 @@ class ModelSettings:
 class TinkerClient:
     """A session at one service; its methods block, may be called from any thread, and raise CallError."""
 
-    def __init__(self, base_url: str | None, key: str | None, seconds: float) -> None:
+    def __init__(self, base_url: str, key: str | None, seconds: float) -> None:
         """Keep the settings; `seconds` bounds each call. The first call connects."""
-        self.url = (base_url or os.environ.get("TINKER_BASE_URL") or HOSTED_URL).rstrip("/")
+        self.url = base_url.rstrip("/")
         self.address, self.seconds = address_of(self.url), seconds
-        self._key = key or (None if base_url is None else _LOCAL_KEY)
+        self._key = key or _LOCAL_KEY
         self._service: Any = None
         self._lock = threading.Lock()
+
+    def check(self, seconds: float) -> None:
+        """Check that something speaks the protocol there; no key is needed for that."""
+        self._fetch("its health", f"{self.url}/api/v1/healthz", None, seconds)
 
     def bases(self) -> dict[str, int | None]:
         """Return the names of the bases that the service trains, each with its context in tokens where it says one."""
@@ -141,20 +145,19 @@ class TinkerClient:
     def _connected(self) -> Any:
         with self._lock:
             if self._service is None:
-                check_package()
-                self._fetch("its health", f"{self.url}/api/v1/healthz", None, _REACH_SECONDS)
+                self.check(_REACH_SECONDS)
                 os.environ.setdefault("TINKER_TELEMETRY", "0")  # it would send stack traces
                 logging.getLogger("tinker").setLevel(logging.CRITICAL)  # failures are reported by us
                 import tinker
 
-                key = self._key if not self._key or self._key.startswith(_KEY_PREFIX) else f"{_KEY_PREFIX}{self._key}"
+                key = self._key if self._key.startswith(_KEY_PREFIX) else f"{_KEY_PREFIX}{self._key}"
                 self._service = self.call("a session", lambda: tinker.ServiceClient(base_url=self.url, api_key=key))
             return self._service
 
     def _fetch(self, what: str, url: str, body: bytes | None, seconds: float, redirects: int = 3) -> bytes:
         headers = {"User-Agent": "sia-runner", "Content-Type": "application/json"}
         own = url.startswith(f"{self.url}/")  # not an address that the service signed, elsewhere
-        if own and self._key:
+        if own:
             headers["X-API-Key"] = self._key
         request = urllib.request.Request(url, body, headers)  # noqa: S310 - the schema allows http(s) only
         try:
@@ -320,12 +323,6 @@ class TinkerSampling:
 def unique_name(tag: str) -> str:
     """Return a name for something saved that no attempt before has used."""
     return f"{tag}-{uuid.uuid4().hex[:12]}"
-
-
-def check_package() -> None:
-    """Raise CallError where the package `tinker` is missing."""
-    if util.find_spec("tinker") is None:
-        raise CallError("bad_request", "policy=tinker needs tinker; pip install 'sia-runner[tinker]'", sent=False)
 
 
 def sdk_version() -> str:

@@ -6,7 +6,8 @@ from typing import Literal
 
 from sia_runner.errors import RunnerError
 
-Role = Literal["meta", "target"]  # the caller; each role has its own provider
+# The caller; each role has its own provider. `learner`: training at a service, which is no call of a harness.
+Role = Literal["meta", "target", "learner"]
 Scope = Literal["run", "generation", "grant"]
 
 
@@ -37,7 +38,7 @@ class Grant:
     role: Role
     generation: int  # the generation that pays; 0: none (final test, doctor)
     candidate: str  # gen_3, trial_1f2e..., as named in tables
-    purpose: str  # propose | gate | trial | select | test | rollout; `test` may use the reserve
+    purpose: str  # propose | gate | trial | select | test | rollout | train; `test` may use the reserve
     # Each finished call is a line appended to this file. None: a policy's calls stay in memory (rollouts).
     trajectories: Path | None
     sample: int | None = None  # index among several runs over the same questions

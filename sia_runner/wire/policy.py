@@ -14,6 +14,7 @@ from sia_runner.wire.grants import ModelsError
 
 Messages = Sequence[Mapping[str, Any]]  # OpenAI's shape; contents are text
 _POLICY_PACKAGES = ("torch", "transformers", "peft", "litellm", "aiohttp")  # the last two: of the gateway
+_TINKER_PACKAGES = ("tinker", "transformers", "safetensors", "litellm", "aiohttp")
 
 
 class PolicyError(ModelsError):
@@ -70,6 +71,15 @@ class PolicyService(Protocol):
 
 def check_policy_packages() -> None:
     """Raise PolicyError, with the names, if packages that a policy needs are missing."""
-    missing = [name for name in _POLICY_PACKAGES if importlib.util.find_spec(name) is None]
+    _check_packages(_POLICY_PACKAGES, "training")
+
+
+def check_tinker_packages() -> None:
+    """Raise PolicyError, with the names, if packages that backend=tinker needs are missing."""
+    _check_packages(_TINKER_PACKAGES, "tinker")
+
+
+def _check_packages(names: Sequence[str], extra: str) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise PolicyError(f"a policy needs {' and '.join(missing)}; pip install 'sia-runner[training]'")
+        raise PolicyError(f"a policy needs {' and '.join(missing)}; pip install 'sia-runner[{extra}]'")

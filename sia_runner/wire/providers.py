@@ -272,6 +272,14 @@ def provider_address(hosted: HostedProvider) -> str:
         return "provider.base_url, which is not a valid address"
 
 
+def is_private(url: str) -> bool:
+    """Tell whether an address is of this machine or of a private network: a server there sends no bill."""
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_private
+    return "." not in host
+
+
 def address_of(url: str) -> str:
     """Return scheme, host and port, without a user name or password. Raises ValueError."""
     parts = urlsplit(url)

@@ -142,9 +142,7 @@ def test_sampler_has_the_learners_weights(
     assert call == policy.answer(PolicyRequest(QUESTION, 8, 1.0, seed=3))
 
 
-def test_resumes_exactly(
-    policy: TinkerPolicy, rows: list[TrainingRow], weights: RowNumbers, tmp_path: Path
-) -> None:
+def test_resumes_exactly(policy: TinkerPolicy, rows: list[TrainingRow], weights: RowNumbers, tmp_path: Path) -> None:
     with policy.learner(LORA, None, 1, work=tmp_path) as learner:
         take_step(learner, rows, weights)
         state = json.loads(json.dumps(learner.save("step-1")))
@@ -211,8 +209,9 @@ def test_unknown_base_is_refused() -> None:
 
 
 def test_too_large_rank_is_refused(policy: TinkerPolicy, tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match="LoRA rank 512"), policy.learner(
-        LoraSettings(rank=512, alpha=32), None, 1, work=tmp_path
+    with (
+        pytest.raises(PolicyError, match="LoRA rank 512"),
+        policy.learner(LoraSettings(rank=512, alpha=32), None, 1, work=tmp_path),
     ):
         pass
 

@@ -114,7 +114,9 @@ def estimate_training(context: RunContext, n: int, parent: int, files: Mapping[s
 
     cost = {name: update_cost(context, parent, shape, algorithm) for name, algorithm in algorithms.items()}
     refused = {name: reason for name in algorithms if (reason := why_unaffordable(cost[name], remaining))}
-    suggested, why, rule = _suggested_algorithm(context.config.trainer, measured)
+    untrainable = _why_untrainable_there(context.config)
+    suggested, why, rule = _suggested_algorithm(context.config.trainer, measured, untrainable)
+    refused |= untrainable
     return TrainingProspects(measured, suggested, why, rule, refused, cost, remaining)
 
 
@@ -130,14 +132,24 @@ def _why_hopeless(context: RunContext, parent: int, shape: "RewardShape") -> str
     )
 
 
-def _suggested_algorithm(trainer: TrainerConfig, measured: Probe) -> tuple[str, str, Mapping[str, Any] | None]:
+def _why_untrainable_there(config: Experiment) -> dict[str, str]:
+    """Return the algorithms that the policy's backend cannot train, with the reason."""
+    if config.target_agent.policy.backend != "tinker" or "ppo" not in allowed_algorithms(config.trainer):
+        return {}
+    return {"ppo": "it needs a value head, which the Tinker protocol has not"}
+
+
+def _suggested_algorithm(
+    trainer: TrainerConfig, measured: Probe, excluded: Mapping[str, str]
+) -> tuple[str, str, Mapping[str, Any] | None]:
     from sia_runner.selection.algorithm_choice import ALGORITHM_RULES, choose_algorithm, why_no_signal
 
     if isinstance(trainer, AlgorithmConfig):
         return trainer.algorithm, f"the trainer is fixed: {trainer.name}", None
     if reason := why_no_signal(measured.shape):
         return "", reason, None
-    rules = [rule for rule in ALGORITHM_RULES if rule.algorithm in allowed_algorithms(trainer)]
+    allowed = allowed_algorithms(trainer).keys() - excluded.keys()
+    rules = [rule for rule in ALGORITHM_RULES if rule.algorithm in allowed]
     try:
         choice = choose_algorithm(measured.shape, rules)
     except TrainingError as error:

@@ -82,10 +82,15 @@ def check_adapters(config: Experiment, policy: Any = None) -> None:
     from sia_runner.policy.base_model import architecture
     from sia_runner.policy.engine import TINY_BASE
     from sia_runner.policy.lora import lora_config
+    from sia_runner.policy.tinker import model_settings
     from sia_runner.policy.vllm import VllmPolicy
 
     spec, algorithms = config.target_agent.policy, allowed_algorithms(config.trainer)
     if not algorithms or is_custom(spec.backend) or spec.base == TINY_BASE:
+        return
+    if spec.backend == "tinker":
+        for algorithm in algorithms.values():
+            model_settings(spec.base, algorithm.lora, config.seed)
         return
     model = architecture(spec.base)
     for algorithm in algorithms.values():
@@ -132,7 +137,8 @@ def update_weights(
         ),
     )
     try:
-        trained = train(job)
+        with gateway.training_paid_by(Grant("learner", n, f"gen_{n}", "train", None)):
+            trained = train(job)
     except (TrainingError, TaskError, SandboxError) as error:
         return BuildResult(f"{algorithm.name}: {error}", unscored=roll.unrewarded)
     except RuntimeError as error:
