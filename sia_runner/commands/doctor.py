@@ -11,17 +11,25 @@ from pathlib import Path
 
 from sia_runner.commands.checks import OK, SKIPPED, CheckResult, CheckSkipped, print_results, run_check
 from sia_runner.commands.cluster_checks import CLUSTER_CHECKS, check_cluster
+from sia_runner.commands.estimate import measure_task
 from sia_runner.config.components import HostedProvider
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import BudgetConfig, Experiment
 from sia_runner.experiment.context import Components, RunContext
-from sia_runner.experiment.costs import hosted_roles, price_text, role_name
+from sia_runner.experiment.costs import (
+    hosted_roles,
+    policy_price,
+    price_text,
+    role_name,
+    trains_at_service,
+    update_line,
+)
 from sia_runner.experiment.execution import describe_failure
 from sia_runner.experiment.runner import check_custom_classes
 from sia_runner.experiment.weights.update import check_adapters
 from sia_runner.gateway import service
 from sia_runner.gateway.prices import price_of
-from sia_runner.policy.backend import check_policy
+from sia_runner.policy.backend import check_policy, tinker_client
 from sia_runner.sandbox.protocol import SandboxError, SandboxJob
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.system import cache_dir
@@ -46,6 +54,8 @@ def run_checks(config: Experiment, runs: Path, *, call: bool) -> Iterator[CheckR
     """Run every check in turn; `runs` is the folder that run directories will be made in."""
     summary = f"task={config.task.name} meta_agent={config.meta_agent.name} provider={config.provider.name}"
     yield CheckResult("configuration", OK, f"{summary} compute={config.compute.name}")
+    for note in config.notes:
+        yield CheckResult("note", OK, note)
     components = Components(config)
     yield run_check("system", _check_system)
     yield run_check("packages", _check_packages, config)
@@ -53,6 +63,9 @@ def run_checks(config: Experiment, runs: Path, *, call: bool) -> Iterator[CheckR
     yield run_check("data", _check_task_data, components)
     yield run_check("sandbox", _check_sandbox, components)
     yield run_check("policy", _check_policy_backend, config)
+    if config.has_policy and config.target_agent.policy.backend == "tinker":
+        yield run_check("service", _check_service, config)
+        yield run_check("update", _check_update_price, components)
     for role, hosted in hosted_roles(config).items():
         yield run_check(f"{role_name(role)}'s key", _check_key, hosted)
         yield run_check(f"{role_name(role)}'s price", _check_model_price, hosted, config.budget)
@@ -143,6 +156,20 @@ def _check_policy_backend(config: Experiment) -> str:
     check_policy(spec)
     check_adapters(config)
     return f"{spec.base}, served by {spec.backend}" + (f" at {spec.base_url}" if spec.base_url else "")
+
+
+def _check_service(config: Experiment) -> str:
+    from sia_runner.policy.tinker import TinkerPolicy
+
+    spec = config.target_agent.policy
+    return TinkerPolicy(spec, tinker_client(spec)).prove(config.seed)
+
+
+def _check_update_price(components: Components) -> str:
+    config = components.config
+    if not trains_at_service(config):
+        raise CheckSkipped("no weights are trained")
+    return f"{update_line(config, measure_task(config), 'expected')}; {policy_price(config)}"
 
 
 def _check_model_price(hosted: HostedProvider, budget: BudgetConfig) -> str:

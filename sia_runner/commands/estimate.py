@@ -64,14 +64,20 @@ def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
     for title, cells in _rows(config, cases).items():
         table.add_row(title, *cells)
     console.print(table)
-    for line in [*_assumptions(config, sizes), *costs.limit_lines(config, sizes), *costs.budget_lines(config, cases)]:
+    for line in [
+        *config.notes,
+        *_assumptions(config, sizes),
+        *costs.limit_lines(config, sizes),
+        *costs.budget_lines(config, cases),
+    ]:
         console.print(escape(line))
 
 
 def _rows(config: Experiment, cases: Forecasts) -> dict[str, list[str]]:
     forecasts, rows = cases.values(), dict[str, list[str]]()
     rows["generations"] = [str(case.generations) for case in forecasts]
-    for name in ("propose", "trial", "gate", "select"):
+    parts = ("propose", "trial", "gate", "select", "rollout", "train")
+    for name in (name for name in parts if all(name in case.parts for case in forecasts)):
         rows[f"calls · {name}"] = [f"{case.parts[name].calls * case.generations:,}" for case in forecasts]
     rows["calls · test"] = [f"{case.test.calls:,}" for case in forecasts]
     for key in ("calls", "input_tokens", "output_tokens"):
@@ -79,6 +85,12 @@ def _rows(config: Experiment, cases: Forecasts) -> dict[str, list[str]]:
     for role, hosted in hosted_roles(config).items():
         dollars = [costs.role_dollars(config, case, role) for case in forecasts]
         rows[f"USD · {role_name(role)} ({hosted.model})"] = [_format_usd(each) for each in dollars]
+    if config.has_policy and config.target_agent.policy.backend == "tinker":
+        for role in ("target", "learner"):
+            dollars = [costs.role_dollars(config, case, role) for case in forecasts]
+            rows[f"USD · {role_name(role)} ({config.target_agent.policy.base})"] = [
+                _format_usd(each) for each in dollars
+            ]
     rows["USD"] = [_format_usd(costs.total_dollars(config, case)) for case in forecasts]
     whom = "models" if all(case.timed for case in forecasts) else "providers"
     rows[f"waiting for {whom}"] = [_format_time(case.total.seconds) for case in forecasts]
@@ -117,8 +129,13 @@ def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
     if config.has_policy:
         policy, speed = config.target_agent.policy, sizes.policy_speed
         pace = f"{speed:.0f} tokens a second" if speed else "its speed is not known (--like RUN_DIR)"
-        lines.append(f"harness: calls the policy {policy.base} ({policy.backend}): USD 0; {pace}")
-    if rollouts := [costs.planned_rollouts(each)[1] for each in allowed_algorithms(config.trainer).values()]:
+        lines.append(
+            f"harness: calls the policy {policy.base} ({policy.backend}): {costs.policy_price(config)}; {pace}"
+        )
+    if costs.trains_at_service(config):
+        lines += [costs.update_line(config, sizes, name) for name in ASSUMPTIONS]
+        lines.append("updates in the table: one, every second generation, every generation but the first")
+    elif rollouts := [costs.planned_rollouts(each)[1] for each in allowed_algorithms(config.trainer).values()]:
         lines.append(f"each update of the weights adds up to {max(rollouts):,} rollouts, which are not in the table")
     return lines
 
@@ -129,7 +146,8 @@ def _print_json(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
         for role, hosted in hosted_roles(config).items()
     }
     if config.has_policy:
-        roles["target"] = {"provider": "policy", "model": config.target_agent.policy.base, "priced": True}
+        policy = config.target_agent.policy
+        roles["target"] = {"provider": "policy", "model": policy.base, "priced": costs.policy_is_priced(config)}
     report: dict[str, Any] = {"task": config.task.name, "roles": roles, "sizes": asdict(sizes), "cases": {}}
     for name, case in cases.items():
         total = asdict(case.total) | {"usd": costs.total_dollars(config, case), "generations": case.generations}

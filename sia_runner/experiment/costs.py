@@ -9,11 +9,12 @@ from typing import Any
 from sia_runner.config.components import HostedProvider
 from sia_runner.config.experiment import BUDGET_UNITS, Experiment
 from sia_runner.config.migration import migrate_algorithm
-from sia_runner.config.training import AlgorithmConfig
+from sia_runner.config.training import AlgorithmConfig, allowed_algorithms
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
 from sia_runner.gateway.ledger_files import RunTotals, read_totals
 from sia_runner.gateway.prices import PICO, Rates, price_of
+from sia_runner.policy.backend import price_date, training_prices
 from sia_runner.records import Json, Lever, Proposal
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.generations import GenerationRecord
@@ -22,7 +23,8 @@ from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.tasks.protocol import Fold
 from sia_runner.wire.grants import Role
 
-_ROLES: tuple[Role, ...] = ("meta", "target")
+_ROLES: tuple[Role, ...] = ("meta", "target", "learner")
+_WATCHED_SHARE = 8  # a KL to the base that the loss does not need is measured on every eighth row, at most
 _BYTES_PER_TOKEN = 4  # of English; other scripts take more
 
 
@@ -85,6 +87,10 @@ class ModelUse:
     def __mul__(self, factor: int) -> "ModelUse":
         return ModelUse(*(value * factor for value in astuple(self)))
 
+    def share(self, fraction: float) -> "ModelUse":
+        """Return a part of the use, rounded up."""
+        return ModelUse(*(ceil(value * fraction) for value in astuple(self)))
+
     @property
     def tokens(self) -> int:
         """The input and output tokens together."""
@@ -113,13 +119,19 @@ class Forecast:
     @property
     def target(self) -> ModelUse:
         """The use of the harnesses over the whole run."""
-        harness = sum((part for name, part in self.parts.items() if name != "propose"), ModelUse())
+        others = ("propose", "train")
+        harness = sum((part for name, part in self.parts.items() if name not in others), ModelUse())
         return harness * self.generations + self.test
+
+    @property
+    def learner(self) -> ModelUse:
+        """The use of a service that trains, over the whole run: tokens read, and tokens trained as output."""
+        return self.parts.get("train", ModelUse()) * self.generations
 
     @property
     def total(self) -> ModelUse:
         """The use of the whole run."""
-        return self.meta + self.target
+        return self.meta + self.target + self.learner
 
 
 Forecasts = Mapping[str, Forecast]
@@ -143,9 +155,107 @@ def forecast_run(config: Experiment, sizes: TaskSizes, name: str) -> Forecast:
     generations = config.max_gen
     if name == "low" and patience is not None:
         generations = min(generations, patience + 1)
+    if trains_at_service(config):
+        updates = {"low": 1, "expected": ceil((generations - 1) / 2)}.get(name, generations - 1)
+        update, share = forecast_update(config, sizes, name), min(updates, generations - 1) / generations
+        parts |= {"rollout": update.rollouts.share(share), "train": update.training.share(share)}
     tested = 1 if name == "low" else 2  # the first harness is the baseline, unless it stays the best
     timed = sizes.policy_speed is not None or not config.has_policy
     return Forecast(generations, parts, harness(sizes.test, limits.run) * tested, timed)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateForecast:
+    """The use of one update of the weights: sampling, and training with tokens trained as output."""
+
+    algorithm: str
+    rollouts: ModelUse
+    training: ModelUse
+
+
+def trains_at_service(config: Experiment) -> bool:
+    """Tell whether updates are made, and billed, by a service."""
+    return config.has_policy and config.trainer.kind != "none" and config.target_agent.policy.backend == "tinker"
+
+
+def forecast_update(config: Experiment, sizes: TaskSizes, name: str) -> UpdateForecast:
+    """Return the forecast of one update in the case called `name`; of several algorithms the one with most tokens.
+
+    All rows are counted as trained; online, those of questions whose samples earned the same are left out in fact.
+    """
+    case, algorithms = ASSUMPTIONS[name], allowed_algorithms(config.trainer)
+    request = sizes.question_bytes // _BYTES_PER_TOKEN + case.prompt
+    answer = min(case.answer, config.target_agent.policy.max_tokens)
+    forecasts = [
+        _forecast_algorithm(algorithm, case.calls, request, answer)
+        for algorithm in algorithms.values()
+        if algorithm.algorithm != "ppo"
+    ]
+    return max(forecasts, key=lambda each: each.rollouts.tokens + each.training.tokens)
+
+
+def _forecast_algorithm(algorithm: AlgorithmConfig, calls: int, request: int, answer: int) -> UpdateForecast:
+    from sia_runner.training.algorithms import base
+
+    sampled = planned_rollouts(algorithm)[1] * calls
+    rollouts = ModelUse(sampled, sampled * request, sampled * answer)
+    length = min(request + answer, algorithm.max_length)
+    if algorithm.kind == "online":
+        loss = base.online_algorithm(algorithm).loss
+        trained, watched = sampled * loss.iterations, sampled if loss.beta else ceil(sampled / _WATCHED_SHARE)
+        sent = 2 * algorithm.steps + ceil(algorithm.steps / loss.iterations)
+    else:
+        offline = base.offline_algorithm(algorithm)
+        pairs = offline.trainer != "sft"
+        trained, watched = algorithm.steps * offline.batch * (1 + pairs), ceil(sampled / _WATCHED_SHARE) * 2
+        watched += trained if pairs else 0  # DPO's reference
+        sent = (2 + pairs) * algorithm.steps + 2 * offline.rounds
+    # each trained row is read once before, as its weights depend on its logprobs
+    return UpdateForecast(algorithm.name, rollouts, ModelUse(sent, (trained + watched) * length, trained * length))
+
+
+def update_dollars(config: Experiment, update: UpdateForecast) -> float | None:
+    """Return the price of one update; None where the service's prices are not known."""
+    prices = training_prices(config.target_agent.policy)
+    if prices is None:
+        return None
+    rolled, trained = update.rollouts, update.training
+    tokens = (rolled.input_tokens + trained.input_tokens, rolled.output_tokens, trained.output_tokens)
+    return (
+        sum(count * price for count, price in zip(tokens, (prices.prefill, prices.sample, prices.train), strict=True))
+        / 1e6
+    )
+
+
+def update_line(config: Experiment, sizes: TaskSizes, name: str) -> str:
+    """Return one line: what an update of the weights takes and costs in the case called `name`."""
+    update = forecast_update(config, sizes, name)
+    rolled, trained, dollars = update.rollouts, update.training, update_dollars(config, update)
+    tokens = (
+        f"{rolled.input_tokens + trained.input_tokens:,} tokens read, {rolled.output_tokens:,} sampled, "
+        f"{trained.output_tokens:,} trained"
+    )
+    price = "price unknown" if dollars is None else f"USD {dollars:,.2f}"
+    calls = f"{rolled.calls + trained.calls:,} calls"
+    return f"an update with {update.algorithm}, {name}: {calls}, {tokens}: {price}"
+
+
+def policy_is_priced(config: Experiment) -> bool:
+    """Tell whether the policy's prices are known."""
+    return training_prices(config.target_agent.policy) is not None
+
+
+def policy_price(config: Experiment) -> str:
+    """Return what the policy's tokens cost, as a phrase."""
+    policy = config.target_agent.policy
+    prices = training_prices(policy)
+    if prices is None:
+        return "its prices are not known; give target_agent.policy.tinker.prices in USD per million tokens"
+    if not (prices.prefill or prices.sample or prices.train):
+        return "USD 0"
+    figures = f"USD {prices.prefill:g} read, {prices.sample:g} sampled, {prices.train:g} trained per million tokens"
+    source = "target_agent.policy.tinker.prices" if policy.tinker.prices else f"conf/prices/tinker.yaml, {price_date()}"
+    return f"{figures} ({source})"
 
 
 def policy_speed(run: RunDir) -> float:
@@ -206,7 +316,7 @@ def _agent_number(agent: Any, key: str) -> int:
 
 def role_name(role: Role) -> str:
     """Return the role's name in messages."""
-    return "proposer" if role == "meta" else "harness"
+    return {"meta": "proposer", "target": "harness", "learner": "training"}[role]
 
 
 def price_text(rates: Rates) -> str:
@@ -218,13 +328,20 @@ def hosted_roles(config: Experiment) -> dict[Role, HostedProvider]:
     """Return the provider of each role whose model the experiment calls."""
     used = {"meta": config.proposer_calls_model, "target": config.calls_model and not config.has_policy}
     providers = {"meta": config.meta_provider, "target": config.target_provider}
-    return {role: hosted for role in _ROLES if used[role] and isinstance(hosted := providers[role], HostedProvider)}
+    roles: tuple[Role, ...] = ("meta", "target")
+    return {role: hosted for role in roles if used[role] and isinstance(hosted := providers[role], HostedProvider)}
 
 
 def role_dollars(config: Experiment, case: Forecast, role: Role) -> float | None:
     """Return the dollars that a role spends in one case; None where its prices are unknown."""
     hosted = hosted_roles(config).get(role)
     usage: ModelUse = getattr(case, role)
+    if usage.calls and role != "meta" and config.has_policy:
+        prices = training_prices(config.target_agent.policy)
+        if prices is None:
+            return None
+        output = prices.train if role == "learner" else prices.sample
+        return (usage.input_tokens * prices.prefill + usage.output_tokens * output) / 1e6
     if hosted is None or usage.calls == 0:
         return 0.0
     rates = price_of(hosted)

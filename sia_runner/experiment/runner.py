@@ -247,7 +247,10 @@ def _carry_out(
         if answer:
             sign_off.append_answer(run, journal, answer)
         with Display(config.max_gen) as display, _signals(), live_dashboard(config, run, display.say):
-            opening = sandbox_lines(context.sandbox.name, context.sandbox.gaps(door=config.needs_gateway))
+            opening = [
+                *config.notes,
+                *sandbox_lines(context.sandbox.name, context.sandbox.gaps(door=config.needs_gateway)),
+            ]
             for line in [line for line in opening if line not in _printed_lines]:
                 display.say(line)
             _printed_lines.update(opening)

@@ -192,12 +192,16 @@ def training_prices(spec: PolicyConfig) -> TrainingPrices | None:
         return TrainingPrices(prefill=0.0, sample=0.0, train=0.0)
     if tinker_url(spec).rstrip("/") != HOSTED_URL:
         return None  # another company's service
-    entry = as_object(price_table()["models"]).get(spec.base)
+    entry = as_object(_price_table()["models"]).get(spec.base)
     return None if entry is None else TrainingPrices(**entry)
 
 
-def price_table() -> Mapping[str, Any]:
-    """Return the shipped table of the hosted service's prices: `models`, and since when, `dated`."""
+def price_date() -> str:
+    """Return the month of the shipped table of prices."""
+    return str(_price_table()["dated"])
+
+
+def _price_table() -> Mapping[str, Any]:
     import yaml
 
     return yaml.safe_load((bundled_folder("conf") / "prices" / "tinker.yaml").read_text(encoding="utf-8"))

@@ -153,6 +153,27 @@ class TinkerPolicy:
                 finally:
                     self.sampler.end_training()
 
+    def prove(self, seed: int) -> str:
+        """Prove on a model of rank 1, which is deleted, that key, package and service fit; return what was seen.
+
+        It is created, trained for some steps, published and sampled from. Raises PolicyError and ProviderDown.
+        """
+        row = self.neutral_row()
+        with _as_provider_failure():
+            model = self.client.create(ModelSettings(self.base_id, 1, seed))
+            try:
+                self.reduction = measure_reduction(model, self._probe_rows())
+                sampling, trained = model.publish(), model.forward([row])
+                gap = _gap([sampling.score(row)], trained)
+                ((ids, _, _),) = sampling.sample(row.prompt_ids, 1, SampleSettings(4, seed=seed), self.end_ids)
+            finally:
+                model.unload()
+        return (
+            f"{self.client.address} trains {self.base_id} (tinker {sdk_version()}): a model of rank 1 was created, "
+            f"trained, sampled from ({len(ids)} tokens) and deleted; sampler and learner differ by {gap:.1g} nats; "
+            f"losses are reduced by a {self.reduction}"
+        )
+
     def service_of(self, adapter: Path) -> Json:
         """Return where the service has an adapter. Raises PolicyError, also for an adapter trained elsewhere."""
         check_adapter_base(adapter, self.base_id, self.base_sha256)
@@ -251,7 +272,8 @@ class TinkerSampler:
 
     def score(self, rows: Sequence[TrainingRow], weights: WeightsSource) -> RowNumbers:
         """Return the logprobs that the served weights give to the rows' completion tokens. Raises CallError."""
-        with ThreadPoolExecutor(self._policy.spec.tinker.concurrency) as pool:
+        workers = ThreadPoolExecutor(self._policy.spec.tinker.concurrency)
+        with self._policy.charge(_tokens(rows), 0), workers as pool:
             return list(pool.map(lambda row: self._ask(weights, lambda to: to.score(row))[1], rows))
 
     def close(self) -> None:
@@ -326,9 +348,11 @@ class TinkerLearner:
 
     def forward(self, rows: Sequence[TrainingRow], *, base: bool = False) -> ForwardPass:
         """Return the logprobs of all rows without a gradient; with `base` those of the base without the adapter."""
-        with _as_provider_failure(), self._policy.charge(_tokens(rows), 0):
-            numbers = self._policy.sampler.score(rows, None) if base else self._checked().forward(rows)
-        return ForwardPass(range(len(rows)), numbers)
+        with _as_provider_failure():
+            if base:
+                return ForwardPass(range(len(rows)), self._policy.sampler.score(rows, None))
+            with self._policy.charge(_tokens(rows), 0):
+                return ForwardPass(range(len(rows)), self._checked().forward(rows))
 
     def backward(
         self, rows: Sequence[TrainingRow], lower: LowerLoss, *, together: Sequence[Sequence[int]] = ()
