@@ -33,7 +33,7 @@ _LOCAL_KEY = "tml-local"
 _REACH_SECONDS = 5.0  # of the first question whether anything listens
 _CREATE_SECONDS = 60.0  # of the first answer of a model: a server of another protocol version never answers
 _MAX_MESSAGE_CHARS = 300  # characters: a refusal may repeat the whole request
-_MAX_ARCHIVE_BYTES = 1 << 36  # bytes
+_PIECE_BYTES = 1 << 20  # bytes of an archive that are read at a time
 _DETAIL_MARK = "'detail': "
 
 _Result = TypeVar("_Result")
@@ -162,7 +162,7 @@ class TinkerClient:
         request = urllib.request.Request(url, body, headers)  # noqa: S310 - the schema allows http(s) only
         try:
             with build_opener(url).open(request, timeout=seconds) as response:
-                return response.read(_MAX_ARCHIVE_BYTES)
+                return b"".join(iter(lambda: response.read(_PIECE_BYTES), b""))
         except urllib.error.HTTPError as error:
             if body is None and redirects and 300 < error.code < 309 and (to := error.headers.get("Location")):
                 return self._fetch(what, urljoin(url, to), None, seconds, redirects - 1)
