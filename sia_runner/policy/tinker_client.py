@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
@@ -148,10 +148,8 @@ class TinkerClient:
                 self.check(_REACH_SECONDS)
                 os.environ.setdefault("TINKER_TELEMETRY", "0")  # it would send stack traces
                 logging.getLogger("tinker").setLevel(logging.CRITICAL)  # failures are reported by us
-                import tinker
-
                 key = self._key if self._key.startswith(_KEY_PREFIX) else f"{_KEY_PREFIX}{self._key}"
-                self._service = self.call("a session", lambda: tinker.ServiceClient(base_url=self.url, api_key=key))
+                self._service = self.call("a session", lambda: _sdk().ServiceClient(base_url=self.url, api_key=key))
             return self._service
 
     def _fetch(self, what: str, url: str, body: bytes | None, seconds: float, redirects: int = 3) -> bytes:
@@ -233,8 +231,7 @@ class TinkerModel:
 
     def step(self, settings: StepSettings) -> float | None:
         """Take a step of Adam; return the gradient's norm where the server reports it."""
-        from tinker import types
-
+        types = _sdk().types
         adam = types.AdamParams(
             learning_rate=settings.learning_rate,
             beta1=settings.betas[0],
@@ -295,8 +292,7 @@ class TinkerSampling:
         `end_ids`: nothing else ends a completion. A request has ids or strings to stop at, so `settings.stop` is not
         sent: the caller looks for its strings.
         """
-        from tinker import types
-
+        types = _sdk().types
         limits = {"max_tokens": settings.max_tokens, "temperature": settings.temperature, "top_p": settings.top_p}
         parameters = types.SamplingParams(**limits, seed=settings.seed, stop=list(end_ids))
         prompt, seconds = types.ModelInput.from_ints(list(prompt_ids)), self._client.seconds
@@ -312,8 +308,7 @@ class TinkerSampling:
 
     def score(self, row: TrainingRow) -> NDArray[np.float64]:
         """Return the logprobs of a row's completion."""
-        from tinker import types
-
+        types = _sdk().types
         tokens, seconds = types.ModelInput.from_ints([*row.prompt_ids, *row.completion_ids]), self._client.seconds
         answer = self._client.call("logprobs", lambda: self._sampling.compute_logprobs(tokens).result(seconds))
         # Some servers begin with None for the first token and some leave it out: count from the end.
@@ -323,6 +318,10 @@ class TinkerSampling:
 def unique_name(tag: str) -> str:
     """Return a name for something saved that no attempt before has used."""
     return f"{tag}-{uuid.uuid4().hex[:12]}"
+
+
+def _sdk() -> Any:
+    return import_module("tinker")
 
 
 def sdk_version() -> str:
@@ -336,8 +335,7 @@ def _older_package() -> str:
 
 def _datum(row: TrainingRow, columns: dict[str, Any]) -> Any:
     """Return a row as the protocol has it: inputs and targets shifted by one, numbers 0 at the prompt's tokens."""
-    from tinker import types
-
+    types = _sdk().types
     tokens, before = [*row.prompt_ids, *row.completion_ids], np.zeros(len(row.prompt_ids) - 1, np.float32)
     inputs = {"target_tokens": types.TensorData.from_numpy(np.array(tokens[1:], np.int64))}
     for name, values in columns.items():

@@ -15,9 +15,12 @@ from sia_runner.experiment.costs import (
     TaskSizes,
     budget_lines,
     forecast_run,
+    forecast_update,
     limit_lines,
     role_dollars,
     total_dollars,
+    update_dollars,
+    update_line,
 )
 from tests.config.test_providers import composed
 
@@ -179,3 +182,40 @@ def test_data_that_is_not_there_is_not_fetched(command, tmp_path, monkeypatch):
 def test_a_wrong_configuration_is_refused_as_a_run_would_be(command):
     assert command("max_gen=0") == (2, "", "refused: max_gen=0: input should be greater than or equal to 1\n")
     assert command("provider=opnai")[2].startswith("refused: provider=opnai: no such choice; did you mean")
+
+
+TINKER = ["task=lawbench", "policy=tinker", "target_agent.policy.base=openai/gpt-oss-120b"]
+
+
+def test_an_update_by_a_service_is_counted_in_calls_tokens_and_dollars():
+    """By hand: 40 steps of 16 questions with 8 samples are 5,120 calls of 500 + 1,000 tokens. Each row is read once
+    and trained once; every eighth is also scored by the base."""
+    update = forecast_update(config(*TINKER, "trainer=grpo"), SIZES, "expected")
+    rolled, trained = update.rollouts, update.training
+    assert (rolled.calls, rolled.input_tokens, rolled.output_tokens) == (5_120, 2_560_000, 5_120_000)
+    assert (trained.calls, trained.input_tokens, trained.output_tokens) == (120, 8_640_000, 7_680_000)
+    dollars = (2.56 + 8.64) * 0.18 + 5.12 * 0.44 + 7.68 * 0.52
+    assert update_dollars(config(*TINKER, "trainer=grpo"), update) == pytest.approx(dollars)
+    assert update_line(config(*TINKER, "trainer=grpo"), SIZES, "expected").endswith(
+        "5,240 calls, 11,200,000 tokens read, 5,120,000 sampled, 7,680,000 trained: USD 8.26"
+    )
+
+
+def test_training_by_a_service_is_part_of_the_run_and_of_its_budget():
+    plain, trained = config(*TINKER, "trainer=grpo", "max_gen=5"), config(*TINKER, "target_agent=policy", "max_gen=5")
+    for name, updates in (("low", 1), ("expected", 2), ("high", 4)):
+        case, without = forecast_run(plain, SIZES, name), forecast_run(trained, SIZES, name)
+        update = forecast_update(plain, SIZES, name)
+        assert case.learner.output_tokens == pytest.approx(update.training.output_tokens * updates, abs=5)
+        more = total_dollars(plain, case) - total_dollars(trained, without)
+        assert more == pytest.approx(updates * update_dollars(plain, update), rel=1e-4)
+    limited = plain.model_copy(update={"budget": BudgetConfig(usd=10.0)})
+    (line,) = budget_lines(limited, forecasts(limited))
+    assert "high: ends in generation 1 of 5" in line
+
+
+def test_a_service_whose_prices_are_not_known_is_not_called_free():
+    unknown = config("task=lawbench", "policy=tinker", "target_agent.policy.base=some/other", "trainer=grpo")
+    case = forecast_run(unknown, SIZES, "expected")
+    assert total_dollars(unknown, case) is None
+    assert update_line(unknown, SIZES, "expected").endswith("price unknown")

@@ -26,7 +26,8 @@ NEEDS = {
     ("task", "gpqa"): ENDPOINT,
     ("task", "arithmetic"): ENDPOINT,
     ("meta_agent", "replay"): ["meta_agent.dir=/x"],
-    ("experiment", "paper_lawbench"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1"],
+    ("policy", "vllm"): ["target_agent.policy.base=/x", "target_agent.policy.base_url=http://127.0.0.1:9/v1"],
+    ("policy", "tinker"): ["target_agent.policy.base=x/y"],
     ("experiment", "paper_denoising"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1", "task.data.local=x"],
     ("experiment", "paper_trimul"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1", "sandbox.image=x"],
     ("provider", "custom"): ENDPOINT[1:],
@@ -60,7 +61,12 @@ def test_every_choice_of_every_group_composes_passes_the_schema_and_names_a_clas
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids="/".join)
 def test_every_choice_says_in_its_first_line_what_it_is_for_and_is_short(group, choice):
-    text = (CONF / group / f"{choice}.yaml").read_text().removeprefix("# @package _global_\n")
+    text = (
+        (CONF / group / f"{choice}.yaml")
+        .read_text()
+        .removeprefix("# @package _global_\n")
+        .removeprefix("# @package target_agent.policy\n")
+    )
     assert text.startswith("# ") and len(text.partition("\n")[0]) > 15
     assert len(text.splitlines()) <= 50 and "TODO" not in text
 

@@ -95,7 +95,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
         if not moved:
             self.wfile.write(b"archive")
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
