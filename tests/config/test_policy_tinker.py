@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from sia_runner.config.composition import register_resolvers
 from sia_runner.config.experiment import check_experiment
 from sia_runner.config.training import PolicyConfig
 from sia_runner.gateway.prices import price_of
@@ -20,6 +21,7 @@ def policy(base: str = "openai/gpt-oss-120b", url: str | None = None, **settings
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_resolvers()
     monkeypatch.delenv("TINKER_BASE_URL", raising=False)
     monkeypatch.delenv("TINKER_API_KEY", raising=False)
 
