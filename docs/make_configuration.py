@@ -35,8 +35,8 @@ A key is written with dots, as on the command line: `search.accept.rule=mcnemar`
 which is a YAML file in `conf/<group>/`: `task=lawbench`. A choice sets keys of its group; `policy` sets those of
 `target_agent.policy`. `python -m sia_runner --help` lists all choices, and
 `python -m sia_runner task=lawbench --cfg job` prints every value of one experiment. The defaults below are the
-schema's; those of the first table are from `conf/config.yaml`. A choice may set other values. A key that no YAML sets is
-added with `+` on the command line: `+task.limits.run=900`.
+schema's; those of the first table are from `conf/config.yaml`. A choice may set other values. A key that no YAML
+sets is added with `+` on the command line: `+task.limits.run=900`.
 
 An unknown key, a value of the wrong type or a value out of bounds is refused before anything starts, with exit code 2.
 `needed` means that there is no default. A group whose class you choose with `_target_` has a table for each class.
