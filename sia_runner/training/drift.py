@@ -61,30 +61,30 @@ def drift_factors(
     return np.where(ratio_bt > limit, 0.0, ratio_bt)
 
 
-def effect_served(served: RowNumbers, served_base: RowNumbers, trained: RowNumbers, base: RowNumbers) -> "Effect":
-    """Measure how much of the adapter's effect on logprobs a server shows.
-
-    The regression of the server's differences on the learner's. Both are to the base by the same program, which cancels
-    what quantisation and kernels shift.
-    """
-    served_t, served_base_t, trained_t, base_t = (
-        np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
-        for rows in (served, served_base, trained, base)
-    )
-    effect_t, shown_t = trained_t - base_t, served_t - served_base_t
-    strength = float(effect_t @ effect_t)
-    if strength <= effect_t.size * _ROUNDING**2:
-        return Effect(0.0, math.inf)
-    share = float(effect_t @ shown_t) / strength
-    return Effect(share, math.sqrt(float(np.mean((shown_t - share * effect_t) ** 2)) / strength))
-
-
 @dataclass(frozen=True, slots=True)
 class Effect:
     """The share of an adapter's effect that a server shows: about 1, or 0 if it does not apply it."""
 
     share: float
     error: float  # standard error of the share; inf: the adapter has no effect yet
+
+
+def effect_at_server(server: RowNumbers, server_base: RowNumbers, learner: RowNumbers, base: RowNumbers) -> Effect:
+    """Measure how much of the adapter's effect on logprobs a server shows.
+
+    The regression of the server's differences on the learner's. Both are to the base by the same program, which cancels
+    what quantisation and kernels shift.
+    """
+    server_t, server_base_t, learner_t, base_t = (
+        np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
+        for rows in (server, server_base, learner, base)
+    )
+    effect_t, server_effect_t = learner_t - base_t, server_t - server_base_t
+    strength = float(effect_t @ effect_t)
+    if strength <= effect_t.size * _ROUNDING**2:
+        return Effect(0.0, math.inf)
+    share = float(effect_t @ server_effect_t) / strength
+    return Effect(share, math.sqrt(float(np.mean((server_effect_t - share * effect_t) ** 2)) / strength))
 
 
 def adapter_is_served(sampler: Sampler, learner: Learner, rows: Sequence[TrainingRow], temperature: float) -> bool:
@@ -94,7 +94,7 @@ def adapter_is_served(sampler: Sampler, learner: Learner, rows: Sequence[Trainin
     PolicyError if the sampler is closer to the base than to the learner's weights.
     """
     rows = rows[:_CANARY_ROWS]
-    effect = effect_served(
+    effect = effect_at_server(
         sampler.score(rows, LIVE_WEIGHTS),
         sampler.score(rows, None),
         learner.forward(rows).logprobs,

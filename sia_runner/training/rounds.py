@@ -168,7 +168,7 @@ def lowered_pairs(forward: ForwardPass, base: RowNumbers, loss: Any, beta: float
     halves = chosen, [row + 1 for row in chosen]
     now = [pad_rows([forward.logprobs[place[row]] for row in half]) for half in halves]
     bases = [pad_rows([base[row] for row in half])[0] for half in halves]
-    batch = PreferenceBatch(now[0][0], now[1][0], *bases, now[0][1], now[1][1])
+    batch = PreferenceBatch(now[0][0], now[1][0], bases[0], bases[1], now[0][1], now[1][1])
     weights: list[Any] = [None] * len(place)
     for half, weight_pt in zip(halves, preference_weights(loss, beta, batch, pairs), strict=True):
         for row, own in zip(half, weight_pt, strict=True):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sia_runner.training.drift import drift_factors, effect_served, measure_drift
+from sia_runner.training.drift import drift_factors, effect_at_server, measure_drift
 
 MASK = np.array([[True, True, False], [True, False, False]])
 SAMPLER = np.log(np.array([[0.5, 0.2, 0.1], [0.1, 0.9, 0.9]]))
@@ -52,7 +52,7 @@ def served(applied: float, effect: float = 0.05, noise: float = 0.0, offset: flo
     base, change = random.normal(-2, 1, 188), random.normal(0, effect, 188)
     shifted = base + random.normal(0, offset, 188)
     shown = shifted + applied * change + random.normal(0, noise, 188)
-    return effect_served(rows_of(shown), rows_of(shifted), rows_of(base + change), rows_of(base))
+    return effect_at_server(rows_of(shown), rows_of(shifted), rows_of(base + change), rows_of(base))
 
 
 @pytest.mark.parametrize("applied", [0.0, 1.0])

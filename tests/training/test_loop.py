@@ -37,7 +37,7 @@ SAMPLED, BASE, NOW = ([RANDOM.normal(-1, 0.3, length) for length in LENGTHS] for
 ADVANTAGES = [RANDOM.normal(size=length) for length in LENGTHS]
 
 
-def lowering(name="grpo", correction="none", **changes):
+def lowering(name="grpo", correction: Any = "none", **changes):
     online = online_algorithm(configured(name, **changes))
     advantage_bt, mask_bt = pad_rows(ADVANTAGES)
     value_bt = np.zeros((4, 4)) if name == "ppo" else None
