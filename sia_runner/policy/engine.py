@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.config.training import LoraSettings, PolicyConfig
-from sia_runner.policy.adapters import BASE_VERSION, AdapterSwitcher
+from sia_runner.policy.adapters import BASE_VERSION, AdapterSwitcher, ServeAdapter
 from sia_runner.policy.base_model import ChatTokenizer, load_base
 from sia_runner.policy.tiny import tiny_base_folder
 from sia_runner.records import SampledCall
@@ -89,13 +89,14 @@ class PolicyEngine:
         work: Path,
         temperature: float = 1.0,
         max_length: int | None = None,
+        serve: ServeAdapter | None = None,
     ) -> Iterator[Learner]:
         """Yield a learner, see policy.learner; live weights are its own until it ends, then those of before."""
         from sia_runner.policy.learner import in_process_learner
 
-        settings = {"critic": critic, "work": work, "temperature": temperature, "max_length": max_length}
+        own = {"critic": critic, "work": work, "temperature": temperature, "max_length": max_length, "serve": serve}
         try:
-            with in_process_learner(self, lora, start, seed, **settings) as learner:
+            with in_process_learner(self, lora, start, seed, **own) as learner:
                 self._updates += 1
                 yield learner
         finally:
