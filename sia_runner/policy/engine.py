@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,16 @@ class PolicyEngine:
         from sia_runner.policy.learner import in_process_learner
 
         own = {"critic": critic, "work": work, "temperature": temperature, "max_length": max_length, "serve": serve}
-        try:
-            with in_process_learner(self, lora, start, seed, **own) as learner:
-                self._updates += 1
-                yield learner
-        finally:
+        attached = ExitStack()
+        with self.lock:  # requests must not meet a model that is being changed
+            learner = attached.enter_context(in_process_learner(self, lora, start, seed, **own))
             self._updates += 1
+        try:
+            yield learner
+        finally:
+            with self.lock:
+                attached.close()
+                self._updates += 1
 
     def prompt_ids(self, request: PolicyRequest) -> list[int]:
         """Return the prompt's token ids. Raises CallError (bad_request) if the context has no space for an answer."""

@@ -20,9 +20,11 @@ pytest.importorskip("trl", reason="the fused head is TRL's")
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.policy import forward
+from sia_runner.policy.engine import PolicyEngine
 from sia_runner.wire.adapter_files import read_adapter_origin
 from sia_runner.wire.learning import ForwardPass, StepSettings, TokenWeights, TrainingRow
 from sia_runner.wire.policy import PolicyError
+from tests.policy.checkpoints import ask, checkpoint, generate, no_texts, spec
 from tests.policy.test_lora import origin
 from tests.training import toy
 
@@ -323,6 +325,25 @@ def test_the_exported_folder_is_loaded_by_peft_with_the_same_logprobs(policy, tm
     assert read_adapter_origin(tmp_path / "adapter") == origin(policy)
     with learner_of(policy, tmp_path, start=tmp_path / "adapter") as learner:
         assert np.array_equal(np.concatenate(learner.forward(rows).logprobs), np.concatenate(expected))
+
+
+def test_requests_between_steps_are_answered_with_the_newest_weights_and_afterwards_with_those_of_before(tmp_path):
+    engine = PolicyEngine(spec(checkpoint(tmp_path / "base")), tmp_path, no_texts)
+    question = ask("19+7=", temperature=0.8, seed=1, max_tokens=8)
+    (first,) = generate(engine, [question])
+    row, versions = [TrainingRow(first.prompt_ids, first.completion_ids)], {first.adapter}
+    with engine.learner(LORA, None, 0, critic=False, work=tmp_path, temperature=0.8) as learner:
+        for _ in range(3):
+            version = learner.publish()
+            (answer,) = generate(engine, [question])
+            assert answer.adapter == version not in versions
+            versions.add(version)
+            (scored,) = learner.forward([TrainingRow(answer.prompt_ids, answer.completion_ids)]).logprobs
+            assert answer.logprobs == pytest.approx(scored, abs=1e-4), "no prompt is cached from older weights"
+            learner.backward(row, lambda part: TokenWeights([np.ones(len(one)) for one in part.logprobs]))
+            learner.step(StepSettings(0.05))
+    (again,) = generate(engine, [question])
+    assert again.logprobs == first.logprobs and again.adapter not in versions
 
 
 def take_steps(rank: int, processes: int, port: int, model: str, out: str) -> None:
