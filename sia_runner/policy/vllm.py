@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,6 +68,7 @@ class VllmSampler:
         self._server, self._lock = VllmServer(base_url), threading.RLock()
         self.address = self._server.address
         self._prefix = f"sia-live-{uuid.uuid4().hex[:12]}"  # other runs may use the same server
+        self._base_sha256 = ""
         self._used: Path | None = None
         self._live: _Published | None = None  # None: `_used` is live
         self._versions = self._names = 0  # versions since the last `use`; names that were given so far
@@ -76,10 +77,11 @@ class VllmSampler:
         self._retired: dict[str, _Published] = {}  # unloaded when their last request has ended
         self.context = self._server.context(base_id, _STARTUP_SECONDS)
 
-    @cached_property
+    @property
     def base_sha256(self) -> str:
-        """The hash of the base's weights."""
-        return weights_sha256(base_folder(self._base_id))
+        """The hash of the base's weights, which are read by the first call."""
+        self._base_sha256 = self._base_sha256 or weights_sha256(base_folder(self._base_id))
+        return self._base_sha256
 
     @property
     def version(self) -> str:
