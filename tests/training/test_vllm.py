@@ -17,10 +17,8 @@ from sia_runner.policy.engine import (
     PolicyEngine,
     RequestBatcher,
 )
-from sia_runner.policy.vllm import (
-    RequestForwarder,
-    VllmPolicy,
-)
+from sia_runner.policy.remote import RequestForwarder
+from sia_runner.policy.vllm import VllmPolicy
 from sia_runner.records import OutcomeKind, Trajectory
 from sia_runner.training import drivers
 from sia_runner.training.batch import derive_seed
