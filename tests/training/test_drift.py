@@ -77,3 +77,9 @@ def test_noise_is_no_evidence(seed, applied):
 def test_an_adapter_without_effect_proves_nothing():
     assert served(1.0, effect=0.0).error == np.inf
     assert served(0.0, effect=1e-7).error == np.inf
+
+
+def test_a_few_tokens_prove_nothing():
+    """With one token the regression fits whatever a server says."""
+    one = [np.array([-1.0])]
+    assert effect_at_server([np.array([-5.0])], one, [np.array([-0.9])], one).error == np.inf
