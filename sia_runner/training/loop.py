@@ -197,7 +197,8 @@ class OnlineLoop:
         if new:
             progress.saw(rollouts.trajectories)
         state.record(new)
-        state.say(_progress_line(progress, self._algorithm.steps, rollouts.batch))
+        at_server = self._job.policy.sampler is not None
+        state.say(_progress_line(progress, self._algorithm.steps, rollouts.batch, with_drift=at_server))
         if verdict := check_collapse(progress.curve, self._algorithm.stopping_limits):
             self._stop(verdict)
 
@@ -257,9 +258,11 @@ def _unpadded(array_bt: NDArray[Any], lengths: Sequence[int]) -> list[Array]:
     return [row[:length] for row, length in zip(array_bt, lengths, strict=True)]
 
 
-def _progress_line(progress: TrainingProgress, steps: int, batch: RolloutBatch) -> str:
+def _progress_line(progress: TrainingProgress, steps: int, batch: RolloutBatch, *, with_drift: bool) -> str:
     last = progress.curve[-1]
     figures = f"reward {last.reward:.3f} · kl {last.kl:.3f} · entropy {last.entropy:.3f} · {last.tokens} tokens"
+    if with_drift and not math.isnan(last.drift_kl):
+        figures += f" · drift {last.drift_kl:.2g}, {last.drift_share:.2%} outside [.5, 2]"
     line = f"step {progress.steps}/{steps} · {figures} · {progress.seconds:.1f} s"
     counts = {"rollouts without reward": batch.failed, "calls too long": batch.long}
     return line + "".join(f" · {count} {text}" for text, count in counts.items() if count)
