@@ -122,7 +122,8 @@ def _settings(
     size = {"steps": steps, "prompts_per_step": questions, "group_size": samples, "learning_rate": rate}
     lora = {"rank": rank, "alpha": 2 * rank}
     # Nothing ends early: all steps are to be timed.
-    unwatched = {"max_kl": None, "min_entropy": None, "max_uniform_groups": None, "max_length_ratio": None}
+    limits = ("max_kl", "min_entropy", "max_uniform_groups", "max_length_ratio", "max_drift")
+    unwatched = dict.fromkeys(limits)
     return AlgorithmConfig.model_validate(
         {**plain, **size, "lora": lora, "early_stopping": unwatched, "options": options}
     )

@@ -1,6 +1,8 @@
 """Imports point down only, inside functions too; the components do not import one another."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,24 @@ def test_the_base_imports_nothing_of_ours_but_itself():
     for name in BASE:
         used = {part(module) for path in files(name) for _, module in imports(path)}
         assert used & set(ORDER) <= set(BASE)
+
+
+def test_training_knows_no_framework():
+    """Its numbers are numpy's; tensors are a learner's matter. It asks torch for nothing but a group of processes."""
+    code = (
+        "import sys, sia_runner.training.drivers, sia_runner.training.algorithms.ppo;"
+        "assert not {'torch', 'transformers', 'peft', 'trl', 'accelerate'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    asked = {
+        name.name if isinstance(node, ast.Import) else f"{node.module}.{name.name}"
+        for path in files("training")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    heavy = {name for name in asked if name.split(".")[0] in {"torch", "transformers", "peft", "trl", "accelerate"}}
+    assert heavy == {"torch.distributed"}
 
 
 def test_a_wrong_import_would_be_noticed(tmp_path):

@@ -160,7 +160,8 @@ class RunContext(Components):
     def _policy_backend(self) -> Any:
         from sia_runner.policy.backend import PolicyBackend, tinker_client
         from sia_runner.policy.engine import PolicyEngine, RequestBatcher
-        from sia_runner.policy.vllm import RequestForwarder, VllmPolicy
+        from sia_runner.policy.remote import RequestForwarder
+        from sia_runner.policy.vllm import VllmPolicy
         from sia_runner.wire.policy import PolicyService
 
         spec, served = self.config.target_agent.policy, self.run.path / "served"

@@ -1,7 +1,7 @@
 """Adapters on one copy of the base: loaded once, and switched by name."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from sia_runner.wire.adapter_files import (
 from sia_runner.wire.policy import PolicyError
 
 BASE_VERSION = "base"  # the version without an adapter
+# Serves an adapter at a server and returns its version; is given a function that writes it to a folder.
+ServeAdapter = Callable[[Callable[[Path], None]], str]
 _MAX_LOADED_ADAPTERS = 4  # adapters loaded at the same time
 
 

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sia_runner.config.training import LoraSettings, PolicyConfig
-from sia_runner.policy.adapters import BASE_VERSION, AdapterSwitcher
+from sia_runner.policy.adapters import BASE_VERSION, AdapterSwitcher, ServeAdapter
 from sia_runner.policy.base_model import ChatTokenizer, load_base
 from sia_runner.policy.tiny import tiny_base_folder
 from sia_runner.records import SampledCall
@@ -89,17 +89,22 @@ class PolicyEngine:
         work: Path,
         temperature: float = 1.0,
         max_length: int | None = None,
+        serve: ServeAdapter | None = None,
     ) -> Iterator[Learner]:
         """Yield a learner, see policy.learner; live weights are its own until it ends, then those of before."""
         from sia_runner.policy.learner import in_process_learner
 
-        settings = {"critic": critic, "work": work, "temperature": temperature, "max_length": max_length}
-        try:
-            with in_process_learner(self, lora, start, seed, **settings) as learner:
-                self._updates += 1
-                yield learner
-        finally:
+        own = {"critic": critic, "work": work, "temperature": temperature, "max_length": max_length, "serve": serve}
+        attached = ExitStack()
+        with self.lock:  # requests must not meet a model that is being changed
+            learner = attached.enter_context(in_process_learner(self, lora, start, seed, **own))
             self._updates += 1
+        try:
+            yield learner
+        finally:
+            with self.lock:
+                attached.close()
+                self._updates += 1
 
     def prompt_ids(self, request: PolicyRequest) -> list[int]:
         """Return the prompt's token ids. Raises CallError (bad_request) if the context has no space for an answer."""

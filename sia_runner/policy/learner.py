@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
+from sia_runner.policy.adapters import ServeAdapter
 from sia_runner.policy.forward import Chunk, PolicyForward, ValueHead, deal_chunks, fused_head
 from sia_runner.policy.lora import TRAINED_ADAPTER, LoadedModel, attached_adapter, restore_adapter_state
 from sia_runner.records import Json
@@ -66,14 +67,17 @@ def in_process_learner(
     work: Path,
     temperature: float = 1.0,
     max_length: int | None = None,
+    serve: ServeAdapter | None = None,
 ) -> Iterator["InProcessLearner"]:
     """Yield a learner of a new adapter, or of a copy of `start`; afterwards the policy is as before.
 
     Logprobs are at `temperature`. `save` writes to the folder `work`. A forward pass takes four rows of `max_length`
-    tokens (None: of the longest row). Raises TrainingError if `start` or `lora` is not for this base.
+    tokens (None: of the longest row). `serve`: publishes elsewhere; None: the policy itself answers. Raises
+    TrainingError if `start` or `lora` is not for this base.
     """
     with attached_adapter(policy, lora, start, seed) as model, fused_head(model.get_base_model(), temperature):
-        learner = InProcessLearner(policy, seed, critic=critic, work=work, max_length=max_length)
+        settings = {"critic": critic, "work": work, "max_length": max_length, "serve": serve}
+        learner = InProcessLearner(policy, seed, **settings)
         try:
             yield learner
         finally:
@@ -86,10 +90,17 @@ class InProcessLearner:
     abilities = LearnerAbilities(critic=True, entropy=True, temperature=True, processes=True)
 
     def __init__(
-        self, policy: ServedModel, seed: int, *, critic: bool, work: Path, max_length: int | None = None
+        self,
+        policy: ServedModel,
+        seed: int,
+        *,
+        critic: bool,
+        work: Path,
+        max_length: int | None = None,
+        serve: ServeAdapter | None = None,
     ) -> None:
         self._policy, self._model, self._seed, self._work = policy, policy.model, seed, work
-        self._max_length = max_length
+        self._max_length, self._serve = max_length, serve
         self._rank, self._processes = _join_processes(self._model.device.type)
         self._value_head: ValueHead | None = None
         self._weights: list[Tensor] = [weight for weight in self._model.parameters() if weight.requires_grad]
@@ -154,8 +165,11 @@ class InProcessLearner:
             self._end_step()
 
     def publish(self) -> str:
-        """Return the version: the policy answers with the weights of each step anyway."""
-        return self._policy.version
+        """Serve the weights elsewhere, if so configured; the policy itself answers with those of each step anyway."""
+        if self._serve is None:
+            return self._policy.version
+        origin = {"base_id": self._policy.base_id, "base_sha256": self._policy.base_sha256}
+        return self._serve(lambda folder: write_adapter(self._model, TRAINED_ADAPTER, folder, origin))
 
     def save(self, tag: str) -> Json:
         """Write `work`/`tag`/learner.pt, complete or not at all. Raises TrainingError if processes differ."""

@@ -42,9 +42,15 @@ class VllmServer:
         return of_model[0]["max_model_len"]
 
     def load(self, name: str, folder: Path) -> None:
-        """Serve the adapter in `folder`, which the server reads itself, as model `name`, replacing one of that name."""
-        body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
-        self._ask("/load_lora_adapter", body, _LOAD_SECONDS)
+        """Serve the adapter in `folder`, which the server reads itself, as model `name`.
+
+        It is not loaded in place: a server would then read it again at every step. One of that name has that content.
+        """
+        try:
+            self._ask("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}, _LOAD_SECONDS)
+        except CallError as failed:
+            if "already been loaded" not in failed.message:
+                raise
 
     def unload(self, name: str, seconds: float = _LOAD_SECONDS) -> None:
         """Stop serving the adapter `name`."""
@@ -80,6 +86,14 @@ class VllmServer:
         if choice.get("finish_reason") not in ("stop", "length"):
             raise CallError("unreachable", f"{self.address} gave the request up ({choice.get('finish_reason')})")
         return tuple(ids), tuple(logprobs), choice["finish_reason"]
+
+    def score(self, model: str, salt: str, ids: Sequence[int], count: int, seconds: float) -> list[float]:
+        """Return the logprobs of the last `count` of `ids`, at temperature 1; one token is sampled besides."""
+        settings: Json = {"prompt_logprobs": 0, "logprobs": 0, "max_tokens": 1, "temperature": 1.0, "top_p": 1.0}
+        scores = self._choice(model, salt, ids, seconds, settings | {"seed": 0, "stop": []}).get("prompt_logprobs")
+        if not isinstance(scores, list) or len(scores) != len(ids):
+            raise CallError("malformed", f"{self.address} answers without prompt_logprobs", final=True)
+        return [float(scores[at][str(ids[at])]["logprob"]) for at in range(len(ids) - count, len(ids))]
 
     def logprob_range(self, model: str, prompt_ids: Sequence[int], temperature: float, seconds: float) -> float:
         """Return the range of the logprobs of the likeliest next tokens, in nats, at `temperature`."""

@@ -162,6 +162,8 @@ class TrainingState:
         self._proven = adapter_is_served(sampler, self.learner, rows, temperature)
         if self._proven:
             self.say("the server applies the adapter: its logprobs follow the learner's, not the base's")
+        elif self.progress.steps >= algorithm.steps:
+            self.say("the adapter's effect is too small to tell whether the server applies it")
 
     def measure_time(self) -> None:
         """Bring the seconds of the progress up to date."""

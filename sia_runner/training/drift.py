@@ -13,6 +13,8 @@ import numpy as np
 
 from sia_runner.training.batch import BoolArray
 from sia_runner.training.losses import Array
+from sia_runner.wire.failures import CallError
+from sia_runner.wire.grants import ProviderDown
 from sia_runner.wire.learning import Learner, RowNumbers, Sampler, TrainingRow
 from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError
 
@@ -20,8 +22,9 @@ Correction = Literal["none", "truncate", "mask"]
 
 _NORMAL_RATIOS = (0.5, 2.0)  # of the learner's probability to the sampler's
 _CANARY_ROWS = 8
+_CANARY_TOKENS = 8  # the least that tell noise from an effect
 _ROUNDING = 1e-5  # nats per token: smaller effects drown in float32
-_CANARY_ERROR = 0.2  # greatest standard error of a share that decides
+_CANARY_ERROR = 0.1  # greatest standard error of a share that decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,45 +64,53 @@ def drift_factors(
     return np.where(ratio_bt > limit, 0.0, ratio_bt)
 
 
-def effect_served(served: RowNumbers, served_base: RowNumbers, trained: RowNumbers, base: RowNumbers) -> "Effect":
-    """Measure how much of the adapter's effect on logprobs a server shows.
-
-    The regression of the server's differences on the learner's. Both are to the base by the same program, which cancels
-    what quantisation and kernels shift.
-    """
-    served_t, served_base_t, trained_t, base_t = (
-        np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
-        for rows in (served, served_base, trained, base)
-    )
-    effect_t, shown_t = trained_t - base_t, served_t - served_base_t
-    strength = float(effect_t @ effect_t)
-    if strength <= effect_t.size * _ROUNDING**2:
-        return Effect(0.0, math.inf)
-    share = float(effect_t @ shown_t) / strength
-    return Effect(share, math.sqrt(float(np.mean((shown_t - share * effect_t) ** 2)) / strength))
-
-
 @dataclass(frozen=True, slots=True)
 class Effect:
     """The share of an adapter's effect that a server shows: about 1, or 0 if it does not apply it."""
 
     share: float
-    error: float  # standard error of the share; inf: the adapter has no effect yet
+    error: float  # standard error of the share; inf: the adapter has no effect yet, or there are too few tokens
+
+
+def effect_at_server(server: RowNumbers, server_base: RowNumbers, learner: RowNumbers, base: RowNumbers) -> Effect:
+    """Measure how much of the adapter's effect on logprobs a server shows.
+
+    The regression of the server's differences on the learner's. Both are to the base by the same program, which cancels
+    what quantisation and kernels shift.
+    """
+    server_t, server_base_t, learner_t, base_t = (
+        np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
+        for rows in (server, server_base, learner, base)
+    )
+    effect_t, server_effect_t = learner_t - base_t, server_t - server_base_t
+    strength, tokens = float(effect_t @ effect_t), effect_t.size
+    if tokens < _CANARY_TOKENS or strength <= tokens * _ROUNDING**2:
+        return Effect(0.0, math.inf)
+    share = float(effect_t @ server_effect_t) / strength
+    noise = float(np.sum((server_effect_t - share * effect_t) ** 2)) / (tokens - 1)
+    return Effect(share, math.sqrt(noise / strength))
 
 
 def adapter_is_served(sampler: Sampler, learner: Learner, rows: Sequence[TrainingRow], temperature: float) -> bool:
     """Return True once recorded completions prove that the sampler applies the adapter; False: too early to tell.
 
     `temperature`: of the learner's logprobs; those of a server are at 1, where effects are smaller than below 1. Raises
-    PolicyError if the sampler is closer to the base than to the learner's weights.
+    PolicyError if the sampler is closer to the base than to the learner's weights, and ProviderDown without an answer.
     """
-    rows = rows[:_CANARY_ROWS]
-    effect = effect_served(
-        sampler.score(rows, LIVE_WEIGHTS),
-        sampler.score(rows, None),
-        learner.forward(rows).logprobs,
-        learner.forward(rows, base=True).logprobs,
-    )
+
+    def length(row: TrainingRow) -> int:
+        return len(row.prompt_ids) + len(row.completion_ids)
+
+    # Long rows show more, but the longest may fill the context, and a server that scores a row needs a token more.
+    ordered = sorted(rows, key=length)
+    shorter = [row for row in ordered if length(row) < length(ordered[-1])]
+    rows = shorter[-_CANARY_ROWS:] if len(shorter) >= _CANARY_ROWS else ordered[:_CANARY_ROWS]
+    try:
+        server, server_base = sampler.score(rows, LIVE_WEIGHTS), sampler.score(rows, None)
+    except CallError as failed:
+        raise ProviderDown(f"no logprobs of recorded completions from the server: {failed.message}") from None
+    now, base = learner.forward(rows).logprobs, learner.forward(rows, base=True).logprobs
+    effect = effect_at_server(server, server_base, now, base)
     expected = min(1.0, temperature)
     if effect.error > _CANARY_ERROR * expected:
         return False

@@ -18,24 +18,30 @@ def train(job: TrainingJob) -> TrainingResult:
     Resumes from checkpoints in `job.work`. Several processes (torchrun) each call this with the same job and their own
     collector; the first one writes. Raises TrainingError, also if the first rollouts have nothing to learn from.
     """
-    algorithm, online = job.algorithm, job.algorithm.kind == "online"
+    algorithm = job.algorithm
+    if algorithm.kind == "online":
+        online = online_algorithm(algorithm)
+        critic, run = online.critic is not None, lambda state: OnlineLoop(state, online).run()
+    else:
+        offline = offline_algorithm(algorithm)
+        critic, run = False, lambda state: OfflineRounds(state, offline).run()
+    # Rollouts at another temperature are of another policy, to which ratios and the KL refer; rows that were selected
+    # from them are learned as they are.
+    temperature = algorithm.temperature if algorithm.kind == "online" else 1.0
     parent = adapter_sha256(job.start) if job.start else None
     checkpoints = CheckpointStore(job.work, training_key(job, parent))
-    chosen = online_algorithm(algorithm) if online else offline_algorithm(algorithm)
-    critic = getattr(chosen, "critic", None) is not None
-    settings = {
-        "critic": critic,
-        # Rollouts at another temperature are of another policy, to which ratios and the KL refer; rows that were
-        # selected from them are learned as they are.
-        "temperature": algorithm.temperature if online else 1.0,
-        "max_length": algorithm.max_length,
-        "work": job.work,
-    }
-    with job.policy.learner(algorithm.lora, job.start, job.seed, **settings) as learner:
+    with job.policy.learner(
+        algorithm.lora,
+        job.start,
+        job.seed,
+        critic=critic,
+        temperature=temperature,
+        max_length=algorithm.max_length,
+        work=job.work,
+    ) as learner:
         _check_abilities(algorithm, learner.abilities, critic)
         state = TrainingState(job, learner, checkpoints)
-        loop = OnlineLoop(state, chosen) if online else OfflineRounds(state, chosen)
-        progress = loop.run()
+        progress = run(state)
         learner.export(job.out, progress.origin(job, parent))
         state.processes.wait()
     return progress.trained(algorithm)

@@ -7,8 +7,10 @@ Axes: b rows (model calls), t completion tokens.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from sia_runner.errors import TrainingError
 from sia_runner.records import Trajectory
@@ -45,7 +47,7 @@ class PolicyLowering:
     def __init__(
         self,
         online: OnlineAlgorithm,
-        sampled: Sequence[Sequence[float]],
+        sampled: Sequence[ArrayLike],
         signal: TrainingSignal,
         size: StepSize,
         base: RowNumbers | None = None,
@@ -53,7 +55,8 @@ class PolicyLowering:
         correction: Correction = "none",
     ) -> None:
         """Take the rows' logprobs at the rollouts, and of the base, the signal and the critic's values at that time."""
-        self._online, self._signal, self._size, self._correction = online, signal, size, correction
+        self._online, self._signal, self._size = online, signal, size
+        self._correction: Correction = correction
         self._value_bt = value_bt
         self.sampler_bt, self.mask_bt = pad_rows(sampled)
         self._base_bt = None if base is None else pad_rows(base)[0]
@@ -194,7 +197,8 @@ class OnlineLoop:
         if new:
             progress.saw(rollouts.trajectories)
         state.record(new)
-        state.say(_progress_line(progress, self._algorithm.steps, rollouts.batch))
+        at_server = self._job.policy.sampler is not None
+        state.say(_progress_line(progress, self._algorithm.steps, rollouts.batch, with_drift=at_server))
         if verdict := check_collapse(progress.curve, self._algorithm.stopping_limits):
             self._stop(verdict)
 
@@ -231,7 +235,7 @@ def training_rows(batch: RolloutBatch, numbers: Sequence[int] | IntArray | None 
     return [TrainingRow(call.prompt_ids, call.completion_ids) for call in chosen]
 
 
-def kl_to_base(base: RowNumbers, sampled: Sequence[Sequence[float]]) -> float:
+def kl_to_base(base: RowNumbers, sampled: Sequence[ArrayLike]) -> float:
     """Return the KL of the sampled policy to the base: nats per completion, a mean over rows (Schulman 2020, k3)."""
     gaps = [np.minimum(base_t - np.asarray(own), 20.0) for base_t, own in zip(base, sampled, strict=True)]
     return float(np.mean([np.sum(np.expm1(gap_t) - gap_t) for gap_t in gaps]))
@@ -250,13 +254,15 @@ def entropy_per_token(passes: Sequence[ForwardPass]) -> float:
     return sum(entropies) / len(tokens) if len(entropies) == len(passes) else -float(tokens.mean())
 
 
-def _unpadded(array_bt: Array, lengths: Sequence[int]) -> list[Array]:
+def _unpadded(array_bt: NDArray[Any], lengths: Sequence[int]) -> list[Array]:
     return [row[:length] for row, length in zip(array_bt, lengths, strict=True)]
 
 
-def _progress_line(progress: TrainingProgress, steps: int, batch: RolloutBatch) -> str:
+def _progress_line(progress: TrainingProgress, steps: int, batch: RolloutBatch, *, with_drift: bool) -> str:
     last = progress.curve[-1]
     figures = f"reward {last.reward:.3f} · kl {last.kl:.3f} · entropy {last.entropy:.3f} · {last.tokens} tokens"
+    if with_drift and not math.isnan(last.drift_kl):
+        figures += f" · drift {last.drift_kl:.2g}, {last.drift_share:.2%} outside [.5, 2]"
     line = f"step {progress.steps}/{steps} · {figures} · {progress.seconds:.1f} s"
     counts = {"rollouts without reward": batch.failed, "calls too long": batch.long}
     return line + "".join(f" · {count} {text}" for text, count in counts.items() if count)

@@ -28,7 +28,7 @@ class OfflineRounds:
         self._algorithm = state.job.algorithm
         self._row_type: type[SelectedRow] = SupervisedExample if offline.trainer == "sft" else PreferencePair
         self._rows: list[SelectedRow] = []  # rows of the current round; empty: it has to be rolled out
-        self._base: dict[TrainingRow, Array] = {}  # the base's logprobs of rows that were needed so far
+        self._base: dict[TrainingRow, Array] = {}  # the base's logprobs of the round's pairs
 
     def run(self) -> TrainingProgress:
         """Run all rounds that are not done yet."""
@@ -108,6 +108,9 @@ class OfflineRounds:
     def _take_steps(self) -> list[TrainingRow]:
         """Take the round's optimizer steps, in order; return the rows of the last one."""
         progress, end, rows = self._state.progress, self._end, []
+        # All at once, so that sums round alike after a resume in the middle of the round.
+        pairs = training_pairs([row for row in self._rows if isinstance(row, PreferencePair)])
+        self._base = dict(zip(pairs, self._learner.forward(pairs, base=True).logprobs, strict=True)) if pairs else {}
         while progress.steps < end:
             chosen = self._batch(progress.steps)
             rows = self._learn(chosen)
@@ -134,9 +137,9 @@ class OfflineRounds:
             tokens = sum(len(row.completion_ids) for row in rows)
             self._learner.backward(rows, lambda forward: _lowered_examples(forward, tokens))
         else:
-            rows = [TrainingRow(pair.prompt_ids, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
+            rows = training_pairs(pairs)
             loss, beta = self._offline.settings["loss"], self._offline.settings["beta"]
-            base = self._base_logprobs(rows)
+            base = [self._base[row] for row in rows]
             together = [(2 * pair, 2 * pair + 1) for pair in range(len(pairs))]
 
             def lower(forward: ForwardPass) -> TokenWeights:
@@ -146,11 +149,10 @@ class OfflineRounds:
         self._learner.step(StepSettings(self._algorithm.learning_rate))
         return rows
 
-    def _base_logprobs(self, rows: Sequence[TrainingRow]) -> RowNumbers:
-        missing = list(dict.fromkeys(row for row in rows if row not in self._base))
-        if missing:
-            self._base |= zip(missing, self._learner.forward(missing, base=True).logprobs, strict=True)
-        return [self._base[row] for row in rows]
+
+def training_pairs(pairs: Sequence[PreferencePair]) -> list[TrainingRow]:
+    """Return the rows of pairs: 2p is the chosen completion of pair p, and 2p + 1 the rejected one."""
+    return [TrainingRow(pair.prompt_ids, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
 
 
 def _lowered_examples(forward: ForwardPass, tokens: int) -> TokenWeights:
@@ -166,7 +168,7 @@ def lowered_pairs(forward: ForwardPass, base: RowNumbers, loss: Any, beta: float
     halves = chosen, [row + 1 for row in chosen]
     now = [pad_rows([forward.logprobs[place[row]] for row in half]) for half in halves]
     bases = [pad_rows([base[row] for row in half])[0] for half in halves]
-    batch = PreferenceBatch(now[0][0], now[1][0], *bases, now[0][1], now[1][1])
+    batch = PreferenceBatch(now[0][0], now[1][0], bases[0], bases[1], now[0][1], now[1][1])
     weights: list[Any] = [None] * len(place)
     for half, weight_pt in zip(halves, preference_weights(loss, beta, batch, pairs), strict=True):
         for row, own in zip(half, weight_pt, strict=True):

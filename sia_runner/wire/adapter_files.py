@@ -35,6 +35,7 @@ class AdapterOrigin:
     kl: float | None  # nats per completion to the base, at the last step; None: not measured
     reward: float | None  # mean, at the last step
     parent: str | None  # sha256 of the adapter it started from
+    service: Mapping[str, Any] | None = None  # where and how a service trained it; None: it was trained here
 
 
 def read_adapter_origin(path: Path) -> AdapterOrigin:

@@ -59,3 +59,37 @@ def assert_applied(generation) -> None:
         distance[version] = float(torch.stack(gaps).mean())
     assert {call["adapter"] for call in calls} == {version}
     assert distance[version] < 0.2 and 2 * distance[version] < distance["base"], distance
+
+
+def test_a_published_version_is_scored_with_its_own_weights_and_unloaded(tmp_path):
+    import numpy as np
+
+    from sia_runner.config.training import LoraSettings, PolicyConfig
+    from sia_runner.policy.engine import PolicyEngine
+    from sia_runner.policy.vllm import VllmPolicy
+    from sia_runner.wire.learning import StepSettings, TokenWeights, TrainingRow
+    from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyRequest
+
+    spec = PolicyConfig(base=BASE, backend="vllm", base_url=URL, device="cpu")
+    policy = VllmPolicy(spec, tmp_path / "served", lambda: PolicyEngine(spec, tmp_path, list))
+    asked = policy.answer(PolicyRequest(({"role": "user", "content": "What is 19 + 7?"},), 8, temperature=1.0, seed=1))
+    rows = [TrainingRow(asked.prompt_ids, asked.completion_ids)]
+
+    def distance(scores, expected) -> float:
+        return float(np.abs(np.concatenate(scores) - np.concatenate(expected.logprobs)).mean())
+
+    with policy.learner(LoraSettings(rank=8, alpha=16), None, 0, critic=False, work=tmp_path / "work") as learner:
+        for _ in range(2):
+            for _ in range(3):
+                learner.backward(rows, lambda part: TokenWeights([np.ones(len(own)) for own in part.logprobs]))
+                learner.step(StepSettings(1e-3))
+            learner.publish()
+        live, base = policy.sampler.score(rows, LIVE_WEIGHTS), policy.sampler.score(rows, None)
+        now, before = learner.forward(rows), learner.forward(rows, base=True)
+        figures = distance(live, now), distance(base, before), distance(live, before)
+        print("to the learner, base to base, to the base", figures)
+        assert max(figures[:2]) < 0.2 and figures[2] > 2 * max(figures[:2]), figures
+        assert len(served()) == 2, "the base and one version"
+    policy.use(None)
+    policy.close()
+    assert served() == [BASE]

@@ -8,7 +8,7 @@ from sia_runner.config.composition import register_resolvers
 from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.weights import update as learning
-from sia_runner.policy.vllm import VllmPolicy
+from sia_runner.policy.vllm import VllmPolicy, VllmSampler
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import RunDir
@@ -98,7 +98,8 @@ def test_what_the_base_lacks_is_refused_at_the_start_with_its_key(tmp_path):
 def test_the_server_is_asked_for_the_rank_before_anything_is_rolled_out(tmp_path, monkeypatch):
     asked = []
     policy = VllmPolicy.__new__(VllmPolicy)
-    monkeypatch.setattr(VllmPolicy, "check_adapter", lambda _, *shape: asked.append(shape))
+    policy.sampler = VllmSampler.__new__(VllmSampler)
+    monkeypatch.setattr(VllmSampler, "check_adapter", lambda _, *shape: asked.append(shape))
     learning.check_adapters(with_base(tmp_path, "trainer.lora.rank=48"), policy)
     ((layer, inputs, outputs, rank),) = asked
     assert layer.startswith("model.layers.0.") and rank == 48

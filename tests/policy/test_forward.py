@@ -1,6 +1,7 @@
 """The forward passes of a learner: what is scored, in which chunks, and that rows with one prompt read it once."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_rows_of_one_prompt_are_dealt_into_one_chunk_if_that_saves_work(monkeypa
 def scored(monkeypatch):
     """How many positions the head was applied to, of each forward pass."""
     counts = []
-    whole = utils._ChunkedLogProbFunction
+    whole: Any = vars(utils)["_ChunkedLogProbFunction"]
 
     class Counting:
         @staticmethod

@@ -20,9 +20,11 @@ pytest.importorskip("trl", reason="the fused head is TRL's")
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.policy import forward
+from sia_runner.policy.engine import PolicyEngine
 from sia_runner.wire.adapter_files import read_adapter_origin
 from sia_runner.wire.learning import ForwardPass, StepSettings, TokenWeights, TrainingRow
 from sia_runner.wire.policy import PolicyError
+from tests.policy.checkpoints import ask, checkpoint, generate, no_texts, spec
 from tests.policy.test_lora import origin
 from tests.training import toy
 
@@ -30,7 +32,7 @@ LORA = LoraSettings(rank=4, alpha=8)
 
 
 def small_policy(**changes: Any) -> toy.ToyPolicy:
-    return toy.ToyPolicy(toy.small_model(**{"initializer_range": 0.05} | changes), toy.small_tokenizer())
+    return toy.ToyPolicy(toy.small_model(0, **{"initializer_range": 0.05, **changes}), toy.small_tokenizer())
 
 
 @contextmanager
@@ -225,15 +227,15 @@ def test_a_step_is_one_of_adam_with_a_clipped_gradient(max_norm, policy, tmp_pat
         trained = [weight for weight in other.parameters() if weight.requires_grad]
         adam = torch.optim.AdamW(trained, 0.01, (0.8, 0.95), 1e-6, 0.0)
         for _ in range(3):
-            sum(
+            losses = [
                 (torch.tensor(w) * plain_logprobs(other, row)).sum() for w, row in zip(weights, rows, strict=True)
-            ).backward()
+            ]
+            torch.stack(losses).sum().backward()
             norm = float(torch.nn.utils.clip_grad_norm_(trained, max_norm or 1e9))
             adam.step()
             adam.zero_grad()
             learner.backward(rows, fixed(weights))
-            assert learner.step(settings) == pytest.approx(norm, rel=1e-4)
-        assert norm > 1
+            assert learner.step(settings) == pytest.approx(norm, rel=1e-4) and norm > 1
         with torch.no_grad():
             expected = np.concatenate([plain_logprobs(other, row) for row in rows])
         assert np.concatenate(learner.forward(rows).logprobs) == pytest.approx(expected, abs=1e-3)
@@ -323,6 +325,25 @@ def test_the_exported_folder_is_loaded_by_peft_with_the_same_logprobs(policy, tm
     assert read_adapter_origin(tmp_path / "adapter") == origin(policy)
     with learner_of(policy, tmp_path, start=tmp_path / "adapter") as learner:
         assert np.array_equal(np.concatenate(learner.forward(rows).logprobs), np.concatenate(expected))
+
+
+def test_requests_between_steps_are_answered_with_the_newest_weights_and_afterwards_with_those_of_before(tmp_path):
+    engine = PolicyEngine(spec(checkpoint(tmp_path / "base")), tmp_path, no_texts)
+    question = ask("19+7=", temperature=0.8, seed=1, max_tokens=8)
+    (first,) = generate(engine, [question])
+    row, versions = [TrainingRow(first.prompt_ids, first.completion_ids)], {first.adapter}
+    with engine.learner(LORA, None, 0, critic=False, work=tmp_path, temperature=0.8) as learner:
+        for _ in range(3):
+            version = learner.publish()
+            (answer,) = generate(engine, [question])
+            assert answer.adapter == version not in versions
+            versions.add(version)
+            (scored,) = learner.forward([TrainingRow(answer.prompt_ids, answer.completion_ids)]).logprobs
+            assert answer.logprobs == pytest.approx(scored, abs=1e-4), "no prompt is cached from older weights"
+            learner.backward(row, lambda part: TokenWeights([np.ones(len(one)) for one in part.logprobs]))
+            learner.step(StepSettings(0.05))
+    (again,) = generate(engine, [question])
+    assert again.logprobs == first.logprobs and again.adapter not in versions
 
 
 def take_steps(rank: int, processes: int, port: int, model: str, out: str) -> None:

@@ -180,6 +180,17 @@ def test_the_origin_is_what_was_recorded(trained):
     assert json.loads((out / "sia_adapter.json").read_text())["algorithm"] == "grpo"
 
 
+def test_an_adapter_of_a_service_says_which_one_and_one_from_before_says_nothing_of_it(trained):
+    policy, out, _, _ = trained
+    written = asdict(origin(policy))
+    for service in ({"name": "tinker", "path": "tinker://model/weights/1"}, None):
+        fields = (
+            written | {"service": service} if service else {key: written[key] for key in written if key != "service"}
+        )
+        (out / "sia_adapter.json").write_text(json.dumps(fields))
+        assert read_adapter_origin(out).service == service
+
+
 def test_writing_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path):
     policy = policy_of(toy.small_model())
     with attached_adapter(policy, LoraSettings(rank=2, alpha=2), None, seed=0) as wrapped:

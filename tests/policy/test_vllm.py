@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
@@ -14,15 +15,15 @@ pytest.importorskip("aiohttp", reason="the models extra is not installed")
 
 from aiohttp import web
 
+from sia_runner.config.training import LoraSettings
 from sia_runner.policy.backend import check_policy
 from sia_runner.policy.engine import PolicyEngine
-from sia_runner.policy.vllm import (
-    RequestForwarder,
-    VllmPolicy,
-)
+from sia_runner.policy.remote import RequestForwarder
+from sia_runner.policy.vllm import VllmPolicy
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ModelsError, ProviderDown
-from sia_runner.wire.policy import PolicyError
+from sia_runner.wire.learning import StepSettings, TokenWeights, TrainingRow
+from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError
 from tests.policy.checkpoints import adapter, ask, checkpoint, generate, no_texts, spec
 from tests.policy.vllm_server import VllmServer
 
@@ -164,53 +165,112 @@ def test_what_the_server_says_of_an_adapter_that_it_cannot_take_is_passed_on_in_
 def test_a_rank_that_the_server_does_not_take_is_found_before_anything_is_trained(served, tmp_path):
     server = served(rank=8)
     policy, copies = policy_at(server, tmp_path)
-    policy.check_adapter("model.layers.0.self_attn.q_proj", 64, 64, 8)
+    policy.sampler.check_adapter("model.layers.0.self_attn.q_proj", 64, 64, 8)
     assert server.adapters == {} and not list((tmp_path / "served").iterdir())
     with pytest.raises(PolicyError, match=r"trainer\.lora\.rank=9: .*max_lora_rank 8.*--max-lora-rank 9") as refused:
-        policy.check_adapter("model.layers.0.self_attn.q_proj", 64, 64, 9)
+        policy.sampler.check_adapter("model.layers.0.self_attn.q_proj", 64, 64, 9)
     assert "\n" not in str(refused.value) and copies == []
 
 
-def test_what_is_trained_answers_in_its_newest_version_and_is_gone_afterwards(served, tmp_path):
-    """Each `training()` ends with other weights; the server has them before the next answer, under one name."""
-    from peft import LoraConfig, get_peft_model
+def steps(learner, rows, count=1):
+    for _ in range(count):
+        learner.backward(rows, lambda part: TokenWeights([np.ones(len(one)) for one in part.logprobs]))
+        learner.step(StepSettings(0.05))
 
+
+def rows_of(answers):
+    return [TrainingRow(answer.prompt_ids, answer.completion_ids) for answer in answers]
+
+
+def test_what_is_published_answers_under_a_name_of_its_own_and_is_gone_afterwards(served, tmp_path):
     server = served()
     policy, copies = policy_at(server, tmp_path)
-    untrained = policy.answer(ASKS[0])
-    policy.model = get_peft_model(policy.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    assert drawn([policy.answer(ASKS[0])]) == drawn([untrained]), "a new adapter changes nothing"
-    versions = []
-    for _ in range(3):
-        with policy.training() as model, torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.normal_(std=0.2)
-        answer = policy.answer(ASKS[0])
-        assert drawn([answer]) == drawn(generate(copies[0], [ASKS[0]]))
-        assert answer.logprobs == pytest.approx(generate(copies[0], [ASKS[0]])[0].logprobs, abs=1e-5)
-        versions.append(answer.adapter)
-    assert len(set(versions)) == 3 and len(copies) == 1
-    assert len({name for name, _ in server.loads}) == 1 == len(server.adapters)
-    salts = [body["cache_salt"] for body in server.asked[-3:]]
-    assert salts == versions, "else cached keys and values of an earlier version would be used"
-    policy.model = policy.model.unload()
+    untrained = [policy.answer(one) for one in ASKS]
+    rows, versions = rows_of(untrained), []
+    with policy.learner(LoraSettings(rank=4), None, 0, critic=False, work=tmp_path / "work") as learner:
+        assert learner.publish() == policy.version == "base+1"
+        assert drawn(policy.answer(one) for one in ASKS) == drawn(untrained), "a new adapter changes nothing"
+        for _ in range(3):
+            steps(learner, rows)
+            versions.append(learner.publish())
+            answer = policy.answer(ASKS[0])
+            assert drawn([answer]) == drawn(generate(copies[0], [ASKS[0]]))
+            assert answer.logprobs == pytest.approx(generate(copies[0], [ASKS[0]])[0].logprobs, abs=1e-5)
+            assert answer.adapter == versions[-1] == policy.version
+            assert len(server.adapters) == 1, "the version before is unloaded"
+    assert versions == ["base+2", "base+3", "base+4"] and len(copies) == 1
+    assert len({name for name, _ in server.loads}) == 4, "a name is never used for another adapter"
     assert policy.use(None) == "base"
-    assert policy.answer(ASKS[0]) == untrained
+    assert policy.answer(ASKS[0]) == untrained[0]
     policy.close()
-    assert not list((tmp_path / "served").iterdir()), "no version is left on disk"
+    assert not server.adapters and not list((tmp_path / "served").iterdir()), (
+        "no version is left at the server, or here"
+    )
+
+
+def test_the_server_scores_rows_with_the_weights_that_it_serves(served, tmp_path):
+    """A server that does not apply the adapter gives the base's numbers: that is how it is noticed."""
+    policy, _ = policy_at(served(), tmp_path)
+    rows = rows_of([policy.answer(one) for one in ASKS])
+    with policy.learner(LoraSettings(rank=4), None, 0, critic=False, work=tmp_path / "work") as learner:
+        steps(learner, rows, 3)
+        learner.publish()
+        for weights, expected in ((LIVE_WEIGHTS, learner.forward(rows)), (None, learner.forward(rows, base=True))):
+            scores = policy.sampler.score(rows, weights)
+            assert [len(score) for score in scores] == [len(row.completion_ids) for row in rows]
+            assert np.concatenate(scores) == pytest.approx(np.concatenate(expected.logprobs), abs=1e-5)
+        base, live = policy.sampler.score(rows, None), policy.sampler.score(rows, LIVE_WEIGHTS)
+        assert np.abs(np.concatenate(base) - np.concatenate(live)).max() > 0.1
+
+
+def test_a_version_is_unloaded_when_its_last_request_has_ended(served, tmp_path):
+    server, waiting, go_on = served(), threading.Event(), threading.Event()
+    policy, _ = policy_at(server, tmp_path)
+    real = policy.sampler._server.complete
+
+    def complete(*arguments, **settings):
+        waiting.set()
+        go_on.wait(20)
+        return real(*arguments, **settings)
+
+    with policy.learner(LoraSettings(rank=4), None, 0, critic=False, work=tmp_path / "work") as learner:
+        first = learner.publish()
+        policy.sampler._server.complete = complete
+        forwarder = RequestForwarder(lambda: policy)
+        answer = forwarder.submit(ASKS[0])
+        assert waiting.wait(20)
+        learner.publish()
+        assert len(server.adapters) == 2, "a request is under way with the first"
+        go_on.set()
+        assert answer.result(30).adapter == first
+        assert [*server.adapters] == [server.loads[-1][0]]
+
+
+def test_a_server_that_was_started_again_gets_the_published_version_again(served, tmp_path):
+    server = served()
+    policy, _ = policy_at(server, tmp_path)
+    rows = rows_of([policy.answer(one) for one in ASKS])
+    with policy.learner(LoraSettings(rank=4), None, 0, critic=False, work=tmp_path / "work") as learner:
+        steps(learner, rows)
+        learner.publish()
+        before = policy.answer(ASKS[0])
+        server.restart()
+        assert policy.answer(ASKS[0]) == before
+        server.close()
+        with pytest.raises(ProviderDown):
+            learner.publish()
 
 
 def test_concurrent_requests_are_under_way_at_the_same_time(served, tmp_path):
     server, together = served(), threading.Barrier(4)
     policy, _ = policy_at(server, tmp_path)
-    real = policy._server.complete
+    real = policy.sampler._server.complete
 
     def complete(*given, **settings):
         together.wait(20)  # nobody passes before four are here
         return real(*given, **settings)
 
-    policy._server.complete = complete
+    policy.sampler._server.complete = complete
     held = RequestForwarder(lambda: policy)
     futures = [held.submit(ask(str(number), max_tokens=2)) for number in range(4)]
     assert all(future.result(30).completion_ids for future in futures)

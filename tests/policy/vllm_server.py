@@ -128,7 +128,8 @@ class VllmServer:
         if body["model"] != self.name and body["model"] not in self.adapters:
             return _error(404, f"The model `{body['model']}` does not exist.")
         assert {key: body.get(key) for key in FULL} == FULL, "else the model's generation_config would decide"
-        return web.json_response(self.shape(body, await asyncio.wrap_future(self._batching.submit(self._ask(body)))))
+        answer = await asyncio.wrap_future(self._batching.submit(self._ask(body)))
+        return web.json_response(self.shape(body, answer))
 
     def _ask(self, body: dict[str, Any]) -> PolicyRequest:
         return PolicyRequest(
@@ -150,7 +151,21 @@ class VllmServer:
         choice = {"index": 0, "text": answer.text, "logprobs": shown, "finish_reason": answer.finish_reason}
         if body.get("return_token_ids"):
             choice |= {"token_ids": list(answer.completion_ids), "prompt_token_ids": body["prompt"]}
+        if body.get("prompt_logprobs") is not None:
+            choice["prompt_logprobs"] = self._prompt_logprobs(body)
         return {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
+
+    def _prompt_logprobs(self, body: dict[str, Any]) -> list[dict[str, Any] | None]:
+        """At temperature 1 in vLLM too, whatever is asked for."""
+        import torch
+
+        engine, ids = self.engine, body["prompt"]
+        with torch.no_grad(), engine.lock, engine._adapters.restored_afterwards():
+            engine._adapters.use(self.adapters.get(body["model"]))
+            logprob_tv = engine.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        following = enumerate(ids[1:])
+        shown = [{str(token): {"logprob": float(logprob_tv[at, token]), "rank": 1}} for at, token in following]
+        return [None, *shown]
 
     def _top(self, body: dict[str, Any]) -> list[dict[str, float]]:
         """Of the first position, without an adapter."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sia_runner.training.drift import drift_factors, effect_served, measure_drift
+from sia_runner.training.drift import drift_factors, effect_at_server, measure_drift
 
 MASK = np.array([[True, True, False], [True, False, False]])
 SAMPLER = np.log(np.array([[0.5, 0.2, 0.1], [0.1, 0.9, 0.9]]))
@@ -52,7 +52,7 @@ def served(applied: float, effect: float = 0.05, noise: float = 0.0, offset: flo
     base, change = random.normal(-2, 1, 188), random.normal(0, effect, 188)
     shifted = base + random.normal(0, offset, 188)
     shown = shifted + applied * change + random.normal(0, noise, 188)
-    return effect_served(rows_of(shown), rows_of(shifted), rows_of(base + change), rows_of(base))
+    return effect_at_server(rows_of(shown), rows_of(shifted), rows_of(base + change), rows_of(base))
 
 
 @pytest.mark.parametrize("applied", [0.0, 1.0])
@@ -77,3 +77,9 @@ def test_noise_is_no_evidence(seed, applied):
 def test_an_adapter_without_effect_proves_nothing():
     assert served(1.0, effect=0.0).error == np.inf
     assert served(0.0, effect=1e-7).error == np.inf
+
+
+def test_a_few_tokens_prove_nothing():
+    """With one token the regression fits whatever a server says."""
+    one = [np.array([-1.0])]
+    assert effect_at_server([np.array([-5.0])], one, [np.array([-0.9])], one).error == np.inf

@@ -17,7 +17,7 @@ from sia_runner.errors import TrainingError
 from sia_runner.policy import base_model, lora
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.training import drivers
-from sia_runner.wire.adapter_files import WEIGHTS_FILE
+from sia_runner.wire.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from tests.policy.checkpoints import ask, generate, no_texts
 from tests.training import toy
 from tests.training.toy_base import on_disk, text_of
@@ -66,8 +66,8 @@ def trained(base, tmp_path_factory):
     loaded = base_model.load_base(str(base), "cpu", "float32")
     policy = toy.ToyPolicy(loaded.model, loaded.tokenizer, str(base), loaded.sha256)
     before = logits(policy.model)
-    lora = LoraSettings(rank=8, alpha=16, targets=ATTENTION, parameters="auto")
-    algorithm = toy.settings("grpo", lora=lora, steps=12, learning_rate=2e-3)
+    shape = LoraSettings(rank=8, alpha=16, targets=ATTENTION, parameters="auto")
+    algorithm = toy.settings("grpo", lora=shape, steps=12, learning_rate=2e-3)
     one = toy.assignment(policy, algorithm, tmp_path_factory.mktemp("training"))
     done = drivers.train(one)
     assert torch.equal(logits(policy.model), before), "the base is as it was"
@@ -106,7 +106,7 @@ def test_attention_and_experts_have_both_changed_and_the_router_has_no_adapter(t
             assert any(target in name for name in of_layer), (layer, target)
         assert sum("experts" in name for name in of_layer) == 2, (layer, of_layer)
     assert not any("router" in name for name in tensors)
-    config = json.loads((one.out / lora.CONFIG_FILE).read_text())
+    config = json.loads((one.out / CONFIG_FILE).read_text())
     assert sorted(config["target_parameters"]) == EXPERTS
     assert config.get("lora_dropout", 0) == 0  # a default is not written
 
@@ -177,11 +177,11 @@ def test_a_router_that_is_a_linear_layer_is_left_out_too():
 @pytest.mark.parametrize("parameters", ["auto", EXPERTS])
 def test_dropout_on_experts_is_refused_by_name(parameters):
     policy = toy.ToyPolicy(gpt_oss(), toy.small_tokenizer())
-    lora = LoraSettings(rank=2, alpha=2, dropout=0.1, parameters=parameters)
+    shape = LoraSettings(rank=2, alpha=2, dropout=0.1, parameters=parameters)
     with pytest.raises(
         TrainingError, match=r"trainer\.lora\.dropout=0\.1.*mlp\.experts\.down_proj.*allowed: 0"
     ) as refused:
-        with lora.attached_adapter(policy, lora, None, seed=0):
+        with lora.attached_adapter(policy, shape, None, seed=0):
             pass
     assert "\n" not in str(refused.value) and not hasattr(policy.model, "peft_config")
 
@@ -260,8 +260,8 @@ def test_a_base_of_four_bits_is_trained_in_bfloat16_and_exported_without_them(tm
     quantised(folder)
     loaded = base_model.load_base(str(folder), "cpu", "bfloat16")
     policy = toy.ToyPolicy(loaded.model, loaded.tokenizer, str(folder), loaded.sha256)
-    lora = LoraSettings(rank=4, alpha=8, targets=ATTENTION)
-    one = toy.assignment(policy, toy.settings("grpo", lora=lora, steps=2, group_size=16), tmp_path)
+    shape = LoraSettings(rank=4, alpha=8, targets=ATTENTION)
+    one = toy.assignment(policy, toy.settings("grpo", lora=shape, steps=2, group_size=16), tmp_path)
     assert drivers.train(one).steps == 2
     lora.export_merged_model(
         policy, one.out, tmp_path / "out"

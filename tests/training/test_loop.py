@@ -37,7 +37,7 @@ SAMPLED, BASE, NOW = ([RANDOM.normal(-1, 0.3, length) for length in LENGTHS] for
 ADVANTAGES = [RANDOM.normal(size=length) for length in LENGTHS]
 
 
-def lowering(name="grpo", correction="none", **changes):
+def lowering(name="grpo", correction: Any = "none", **changes):
     online = online_algorithm(configured(name, **changes))
     advantage_bt, mask_bt = pad_rows(ADVANTAGES)
     value_bt = np.zeros((4, 4)) if name == "ppo" else None
@@ -148,8 +148,10 @@ def test_a_server_that_applies_it_is_asked_once(policy, tmp_path):
 
 def test_a_server_whose_noise_hides_a_step_is_asked_again_after_the_next(policy, tmp_path):
     policy.sampler = BesideSampler(policy, noise=0.5)
-    drivers.train(toy.assignment(policy, short(learning_rate=1e-6), tmp_path))
+    lines: list[str] = []
+    drivers.train(toy.assignment(policy, short(learning_rate=1e-6), tmp_path, say=lines.append))
     assert len(policy.sampler.asked) == 6
+    assert "too small to tell" in lines[-1]
 
 
 def test_weights_are_published_before_the_first_rollouts_and_after_each_batch(policy, tmp_path):

@@ -63,6 +63,7 @@ def test_the_reward_comes_with_the_last_token_of_the_last_call_and_flows_back_th
     batch = collect_batch([trajectory(1.0, *calls), trajectory(0.0, call((7,)), sample=1)])
     value_bt = np.array([[0.1, 0.2, 9], [0.3, 9, 9], [0.4, 0.5, 0.6], [0.7, 9, 9]])  # 9: padding, never read
     return_bt = made(gamma=0.9, lam=0.8).advantages(batch, value_bt).return_bt
+    assert return_bt is not None
     value_t = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     expected = np.array(summed([0, 0, 0, 0, 0, 1.0], value_t, 0.9, 0.8)) + value_t
     assert return_bt[batch.mask_bt] == pytest.approx([*expected, 0.0], abs=1e-6)

@@ -1,7 +1,7 @@
 """Training through a server with vLLM's endpoints (tests/policy/vllm_server.py) is training in this process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,14 +17,12 @@ from sia_runner.policy.engine import (
     PolicyEngine,
     RequestBatcher,
 )
-from sia_runner.policy.vllm import (
-    RequestForwarder,
-    VllmPolicy,
-)
+from sia_runner.policy.remote import RequestForwarder
+from sia_runner.policy.vllm import VllmPolicy
 from sia_runner.records import OutcomeKind, Trajectory
 from sia_runner.training import drivers
 from sia_runner.training.batch import derive_seed
-from sia_runner.wire.policy import PolicyRequest
+from sia_runner.wire.policy import PolicyError, PolicyRequest
 from tests.policy.checkpoints import generate, no_texts
 from tests.policy.vllm_server import VllmServer
 from tests.training import toy
@@ -155,6 +153,20 @@ def test_a_killed_training_goes_on_with_the_weights_of_its_checkpoint_at_the_ser
     assert resumed == pytest.approx(uninterrupted, abs=0.02)
     answering.close()
     whole.close()
+
+
+def test_a_server_that_answers_without_the_adapter_is_refused_after_the_first_step(base, server, tmp_path):
+    """As a proxy does that drops the adapter's name: it is loaded, and the base answers."""
+    ask, score = server._ask, server._prompt_logprobs
+    server._ask = lambda body: replace(ask(body), weights=None)
+    server._prompt_logprobs = lambda body: score({**body, "model": server.name})
+    answering = at(server, base, tmp_path)
+    roll = Asking(answering)
+    one = toy.assignment(cast(Any, answering.start()), toy.settings("grpo", steps=4), tmp_path / "run", roll=roll)
+    with pytest.raises(PolicyError, match="without the adapter that was published: it shows -?0% of its effect"):
+        drivers.train(one)
+    assert len(roll.versions) == 1
+    answering.close()
 
 
 def test_offline_rounds_are_rolled_out_by_the_server_too(base, server, tmp_path, warmed):

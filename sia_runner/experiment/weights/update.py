@@ -102,7 +102,7 @@ def check_adapters(config: Experiment, policy: Any = None) -> None:
             continue
         for path, module in model.named_modules():
             if path.rpartition(".")[2] in lora.target_modules and hasattr(module, "in_features"):
-                policy.check_adapter(path, module.in_features, module.out_features, lora.r)
+                policy.sampler.check_adapter(path, module.in_features, module.out_features, lora.r)
                 break
 
 
