@@ -38,10 +38,10 @@ def _resolve_preset(key: str, *, _root_: Any) -> Any:
     base = OmegaConf.select(_root_, "target_agent.policy.base", default="tiny")
     presets: Any = OmegaConf.load(bundled_folder("conf") / "trainer" / "_presets.yaml")
     presets._set_parent(_root_)  # a preset may take values from the experiment
-    preset = presets["tiny" if base == "tiny" else "pretrained"]
-    if OmegaConf.select(_root_, "target_agent.policy.backend", default="peft") == "tinker":
-        preset = OmegaConf.merge(preset, presets["tinker"])
-    return preset[key]
+    backend = OmegaConf.select(_root_, "target_agent.policy.backend", default="peft")
+    if backend == "tinker" and key in presets["tinker"]:
+        return presets["tinker"][key]
+    return presets["tiny" if base == "tiny" else "pretrained"][key]
 
 
 def _refuse_by_base(*_: Any) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from sia_runner.config.training import TINKER_ALPHA, LoraSettings, PolicyConfig
 from sia_runner.policy.adapters import BASE_VERSION, adapter_version, check_adapter_base
 from sia_runner.policy.base_model import ChatTokenizer, base_folder, load_tokenizer, text_limits
+from sia_runner.policy.remote import RemotePolicy
 from sia_runner.policy.tinker_client import (
     ModelSettings,
     TinkerClient,
@@ -31,7 +32,7 @@ from sia_runner.policy.tinker_client import (
     sdk_version,
     unique_name,
 )
-from sia_runner.records import Json, SampledCall, as_object
+from sia_runner.records import Json, as_object
 from sia_runner.wire.adapter_files import CONFIG_FILE, ORIGIN_FILE, WEIGHTS_FILE
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
@@ -49,7 +50,6 @@ from sia_runner.wire.learning import (
 from sia_runner.wire.policy import (
     LiveWeights,
     PolicyError,
-    PolicyRequest,
     TrainingCharge,
     WeightsSource,
     check_tinker_packages,
@@ -67,112 +67,23 @@ _PROBE_SHARE = 0.05  # of how far the probe's step moves the logprobs: results o
 _NOT_LOADED = re.compile(r"not loaded", re.I)
 
 
-class TinkerPolicy:
-    """A TrainablePolicy at a service; `answer`, `sample`, `score` and `use` may be called from any thread."""
+class ServedBase:
+    """A base at a service: what its sampler and its learners have in common."""
 
     def __init__(self, spec: PolicyConfig, client: TinkerClient) -> None:
         """Connect, and check that the service trains the base. Raises PolicyError."""
         check_tinker_packages()
-        self.spec, self.client, self.base_id = spec, client, spec.base
+        self.base_id, self.client, self.concurrency = spec.base, client, spec.tinker.concurrency
         folder = base_folder(spec.base, weights=False)
         self.tokenizer = load_tokenizer(spec.base, folder)
         limits = text_limits(folder, self.tokenizer)
         self.end_ids = sorted(limits.end_ids)
-        self._chat = ChatTokenizer(self.tokenizer, limits.vocabulary)  # an unknown token id is never answered
+        self.chat = ChatTokenizer(self.tokenizer, limits.vocabulary)  # an unknown token id is never answered
         self.context = _context_of(client, spec.base) or limits.context
         identity = f"tinker:{client.url}:{spec.base}:{hashlib.sha256(_vocabulary(self.tokenizer)).hexdigest()}"
         self.base_sha256 = hashlib.sha256(identity.encode()).hexdigest()
-        self.sampler = TinkerSampler(self)
         # Reserves (prefill, trained) tokens in the ledger before each training call; nothing is charged without one.
         self.charge: TrainingCharge = lambda prefill, trained: nullcontext()
-        self.reduction = spec.tinker.reduction
-        self._unseeded, self._lock = 0, threading.Lock()
-
-    @property
-    def version(self) -> str:
-        """The version of the live weights."""
-        return self.sampler.version
-
-    def use(self, adapter: Path | None) -> str:
-        """Make an adapter, or the base, the live weights. Returns the version. Raises PolicyError."""
-        if adapter is not None:
-            self.service_of(adapter)
-        return self.sampler.use(adapter)
-
-    def answer(self, request: PolicyRequest) -> SampledCall:
-        """Answer one request. Raises CallError, and PolicyError for an adapter that cannot be served."""
-        prompt_ids, seed = self._chat.prompt_ids(request.messages, self.context), request.seed
-        if seed is None:
-            with self._lock:
-                self._unseeded += 1
-                seed = int.from_bytes(hashlib.sha256(f"counted {self._unseeded}".encode()).digest()[:4]) >> 1
-        limit = min(request.max_tokens, self.context - len(prompt_ids))
-        settings = SampleSettings(limit, request.temperature, request.top_p, seed, request.stop)
-        (sample,) = self.sampler.sample(prompt_ids, 1, settings, request.weights)
-        text = self._chat.text(sample.ids, request.stop)
-        return SampledCall(tuple(prompt_ids), sample.ids, sample.logprobs, sample.finish_reason, sample.version, text)
-
-    def close(self) -> None:
-        """Free the places that this process holds at the service."""
-        self.sampler.close()
-
-    def stopped(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-        """Return a function that tests completion tokens for stop strings."""
-        return self._chat.stopped(stop)
-
-    @contextmanager
-    def learner(
-        self,
-        lora: LoraSettings,
-        start: Path | None,
-        seed: int,
-        *,
-        critic: bool = False,
-        temperature: float = 1.0,
-        max_length: int | None = None,
-        work: Path,
-    ) -> Iterator["TinkerLearner"]:
-        """Yield a learner with a model of its own at the service, whose id is in `work` until it is freed.
-
-        What it cannot do is in its abilities. Raises PolicyError where the settings cannot be trained there, and
-        ProviderDown where the service fails.
-        """
-        settings = model_settings(self.base_id, lora, seed)
-        origin = self.service_of(start) if start is not None else {}
-        with _as_provider_failure():
-            self._free_model_of_killed_run(work)
-            if self.reduction == "measure":
-                with _placed_model(self.client, ModelSettings(self.base_id, 1, seed), work) as probe:
-                    self.reduction = measure_reduction(probe, self._probe_rows())
-            with _placed_model(self.client, settings, work) as model:
-                learner = TinkerLearner(self, model, settings, self.reduction, _name_of_start(start))
-                if origin:
-                    learner.load_weights(origin)
-                try:
-                    yield learner
-                finally:
-                    self.sampler.end_training()
-
-    def prove(self, seed: int) -> str:
-        """Prove on a model of rank 1, which is deleted, that key, package and service fit; return what was seen.
-
-        It is created, trained for some steps, published and sampled from. Raises PolicyError and ProviderDown.
-        """
-        row = self.neutral_row()
-        with _as_provider_failure():
-            model = self.client.create(ModelSettings(self.base_id, 1, seed))
-            try:
-                self.reduction = measure_reduction(model, self._probe_rows())
-                sampling, trained = model.publish(), model.forward([row])
-                gap = _gap([sampling.score(row)], trained)
-                ((ids, _, _),) = sampling.sample(row.prompt_ids, 1, SampleSettings(4, seed=seed), self.end_ids)
-            finally:
-                model.unload()
-        return (
-            f"{self.client.address} trains {self.base_id} (tinker {sdk_version()}): a model of rank 1 was created, "
-            f"trained, sampled from ({len(ids)} tokens) and deleted; sampler and learner differ by {gap:.1g} nats; "
-            f"losses are reduced by a {self.reduction}"
-        )
 
     def service_of(self, adapter: Path) -> Json:
         """Return where the service has an adapter. Raises PolicyError, also for an adapter trained elsewhere."""
@@ -187,22 +98,92 @@ class TinkerPolicy:
 
     def neutral_row(self) -> TrainingRow:
         """Return a row of no task: what is recorded with an adapter must tell nothing of the questions."""
-        ids = self._chat.prompt_ids([{"role": "user", "content": "1"}])
+        ids = self.chat.prompt_ids([{"role": "user", "content": "1"}])
         words = self.tokenizer(_NEUTRAL_TEXT, add_special_tokens=False)["input_ids"]
         return TrainingRow(tuple(ids), tuple(words))
 
-    def _probe_rows(self) -> tuple[TrainingRow, TrainingRow]:
+    def probe_rows(self) -> tuple[TrainingRow, TrainingRow]:
+        """Return two rows for `measure_reduction`."""
         row = self.neutral_row()
         half = len(row.completion_ids) // 2
         one, other = row.completion_ids[:half], row.completion_ids[half:]
         return TrainingRow(row.prompt_ids, one), TrainingRow(row.prompt_ids, other)
 
-    def _free_model_of_killed_run(self, work: Path) -> None:
-        try:
-            model_id = json.loads((work / _MODEL_FILE).read_text(encoding="utf-8"))["model_id"]
-        except (OSError, ValueError, KeyError):
-            return
-        self.client.unload(model_id)
+
+class TinkerPolicy(RemotePolicy):
+    """A TrainablePolicy at a service."""
+
+    def __init__(self, spec: PolicyConfig, client: TinkerClient) -> None:
+        """Connect, and check that the service trains the base. Raises PolicyError."""
+        self.client, self.served = client, ServedBase(spec, client)
+        self._tinker_sampler = TinkerSampler(self.served)
+        super().__init__(spec, self.served.tokenizer, self._tinker_sampler)
+        self._chat = self.served.chat
+        self.reduction = spec.tinker.reduction
+
+    @property
+    def charge(self) -> TrainingCharge:
+        """What reserves the tokens of training calls in the ledger."""
+        return self.served.charge
+
+    @charge.setter
+    def charge(self, charge: TrainingCharge) -> None:
+        self.served.charge = charge
+
+    @contextmanager
+    def learner(
+        self,
+        lora: LoraSettings,
+        start: Path | None,
+        seed: int,
+        *,
+        critic: bool = False,
+        work: Path,
+        temperature: float = 1.0,
+        max_length: int | None = None,
+    ) -> Iterator["TinkerLearner"]:
+        """Yield a learner with a model of its own at the service, whose id is in `work` until it is freed.
+
+        What it cannot do is in its abilities. Raises PolicyError where the settings cannot be trained there, and
+        ProviderDown where the service fails.
+        """
+        settings, served = model_settings(self.base_id, lora, seed), self.served
+        origin = served.service_of(start) if start is not None else {}
+        with _as_provider_failure():
+            _free_model_of_killed_run(self.client, work)
+            if self.reduction == "measure":
+                with _placed_model(self.client, ModelSettings(self.base_id, 1, seed), work) as probe:
+                    self.reduction = measure_reduction(probe, served.probe_rows())
+            with _placed_model(self.client, settings, work) as model:
+                learner = TinkerLearner(served, self._tinker_sampler, model, settings, self.reduction)
+                if origin:
+                    learner.load_weights(origin)
+                try:
+                    yield learner
+                finally:
+                    self._tinker_sampler.end_training()
+
+    def prove(self, seed: int) -> str:
+        """Prove on a model of rank 1, which is deleted, that key, package and service fit; return what was seen.
+
+        It is created, trained for some steps, published and sampled from. Raises PolicyError and ProviderDown.
+        """
+        row = self.served.neutral_row()
+        with _as_provider_failure():
+            model = self.client.create(ModelSettings(self.base_id, 1, seed))
+            try:
+                self.reduction = measure_reduction(model, self.served.probe_rows())
+                sampling, trained = model.publish(), model.forward([row])
+                gap = _gap([sampling.score(row)], trained)
+                settings = SampleSettings(4, seed=seed)
+                ((ids, _, _),) = sampling.sample(row.prompt_ids, 1, settings, self.served.end_ids)
+            finally:
+                model.unload()
+        return (
+            f"{self.client.address} trains {self.base_id} (tinker {sdk_version()}): a model of rank 1 was created, "
+            f"trained, sampled from ({len(ids)} tokens) and deleted; sampler and learner differ by {gap:.1g} nats; "
+            f"losses are reduced by a {self.reduction}"
+        )
 
 
 _NEUTRAL_TEXT = (
@@ -217,15 +198,21 @@ class TinkerSampler:
     training; so requests for live weights are refused between a step and the next `publish`.
     """
 
-    def __init__(self, policy: TinkerPolicy) -> None:
-        self._policy, self._client, self._lock = policy, policy.client, threading.RLock()
+    def __init__(self, served: ServedBase) -> None:
+        self._served, self._client, self._lock = served, served.client, threading.RLock()
+        self.address, self.context = served.client.address, served.context
         self._used: Path | None = None
         self._live: TinkerSampling | None = None  # of the model under training
         self._training = False  # a learner is at work
         self._publications = 0
         self._samplers: OrderedDict[str, TinkerSampling] = OrderedDict()  # by version; the latest used one last
         self._models: dict[str, TinkerModel] = {}  # by version: what a server wants live to sample from
-        self._slots = threading.BoundedSemaphore(policy.spec.tinker.concurrency)
+        self._slots = threading.BoundedSemaphore(served.concurrency)
+
+    @property
+    def base_sha256(self) -> str:
+        """The hash that identifies base, tokenizer and service."""
+        return self._served.base_sha256
 
     @property
     def version(self) -> str:
@@ -234,7 +221,9 @@ class TinkerSampler:
         return f"{base_version}+{self._publications}" if self._publications else base_version
 
     def use(self, adapter: Path | None) -> str:
-        """Make an adapter, or the base, the live weights."""
+        """Make an adapter, or the base, the live weights. Returns the version. Raises PolicyError."""
+        if adapter is not None:
+            self._served.service_of(adapter)
         with self._lock:
             self._used, self._live, self._publications = adapter, None, 0
             return self.version
@@ -260,9 +249,9 @@ class TinkerSampler:
         self, prompt_ids: Sequence[int], count: int, settings: SampleSettings, weights: WeightsSource
     ) -> list[Sample]:
         """Return `count` completions of a prompt. Raises CallError."""
-        end_ids = self._policy.end_ids
+        end_ids = self._served.end_ids
         version, answers = self._ask(weights, lambda to: to.sample(prompt_ids, count, settings, end_ids))
-        over = self._policy.stopped(settings.stop)
+        over = self._served.chat.stopped(settings.stop)
         samples: list[Sample] = []
         for ids, logprobs, reason in answers:
             end = next((n for n in range(1, len(ids)) if over(ids[:n])), len(ids)) if settings.stop else len(ids)
@@ -272,8 +261,8 @@ class TinkerSampler:
 
     def score(self, rows: Sequence[TrainingRow], weights: WeightsSource) -> RowNumbers:
         """Return the logprobs that the served weights give to the rows' completion tokens. Raises CallError."""
-        workers = ThreadPoolExecutor(self._policy.spec.tinker.concurrency)
-        with self._policy.charge(_tokens(rows), 0), workers as pool:
+        workers = ThreadPoolExecutor(self._served.concurrency)
+        with self._served.charge(_tokens(rows), 0), workers as pool:
             return list(pool.map(lambda row: self._ask(weights, lambda to: to.score(row))[1], rows))
 
     def close(self) -> None:
@@ -308,13 +297,13 @@ class TinkerSampler:
                 weights = self._used
             version = adapter_version(weights) if weights else BASE_VERSION
             if version not in self._samplers:
-                path = self._policy.service_of(weights)["sampler"] if weights else None
-                self._keep(version, self._client.sampler(path, self._policy.base_id))
+                path = self._served.service_of(weights)["sampler"] if weights else None
+                self._keep(version, self._client.sampler(path, self._served.base_id))
             self._samplers.move_to_end(version)
             return version, weights, self._samplers[version]
 
     def _load(self, version: str, adapter: Path) -> None:
-        service = self._policy.service_of(adapter)
+        service = self._served.service_of(adapter)
         model = self._client.create(ModelSettings(**service["settings"]))
         self._models[version] = model
         _load_proven(model, service, f"adapter {adapter}")
@@ -338,20 +327,20 @@ class TinkerLearner:
     abilities = LearnerAbilities(critic=False, entropy=False, temperature=False, processes=False)
 
     def __init__(
-        self, policy: TinkerPolicy, model: TinkerModel, settings: ModelSettings, reduction: str, start: str
+        self, served: ServedBase, sampler: TinkerSampler, model: TinkerModel, settings: ModelSettings, reduction: str
     ) -> None:
-        self._policy, self._model, self._settings, self._reduction = policy, model, settings, reduction
-        self._start = start  # what the weights were at first, in words
+        self._served, self._sampler = served, sampler
+        self._model, self._settings, self._reduction = model, settings, reduction
         self._waiting: list[tuple[TrainingRow, np.ndarray, np.ndarray]] = []  # row, logprobs, weights
-        self._proof_rows: list[TrainingRow] = [policy.neutral_row()]
+        self._proof_rows: list[TrainingRow] = [served.neutral_row()]
         self._failed = ""  # why the model there is in an unknown state; empty: it is not
 
     def forward(self, rows: Sequence[TrainingRow], *, base: bool = False) -> ForwardPass:
         """Return the logprobs of all rows without a gradient; with `base` those of the base without the adapter."""
         with _as_provider_failure():
             if base:
-                return ForwardPass(range(len(rows)), self._policy.sampler.score(rows, None))
-            with self._policy.charge(_tokens(rows), 0):
+                return ForwardPass(range(len(rows)), self._sampler.score(rows, None))
+            with self._served.charge(_tokens(rows), 0):
                 return ForwardPass(range(len(rows)), self._checked().forward(rows))
 
     def backward(
@@ -372,10 +361,10 @@ class TinkerLearner:
         if not waiting:
             return 0.0
         model, rows = self._checked(), [row for row, _, _ in waiting]
-        self._policy.sampler.begin_step()
+        self._sampler.begin_step()
         self._failed = "a step was broken off"  # its gradient may still be there
         advantages = [-weight * self._scale(row, len(rows)) for row, _, weight in waiting]
-        with _as_provider_failure(), self._policy.charge(0, _tokens(rows)):
+        with _as_provider_failure(), self._served.charge(0, _tokens(rows)):
             model.backward(rows, [logprobs for _, logprobs, _ in waiting], advantages)
             norm = model.step(settings)
         self._failed = ""
@@ -384,7 +373,7 @@ class TinkerLearner:
     def publish(self) -> str:
         """Have the sampler answer with the weights of now, and return their version."""
         with _as_provider_failure():
-            return self._policy.sampler.publish(self._checked().publish())
+            return self._sampler.publish(self._checked().publish())
 
     def save(self, tag: str) -> Json:
         """Save adapter and optimizer at the service, with logprobs that prove a later `load`."""
@@ -416,8 +405,8 @@ class TinkerLearner:
         model = self._checked()
         with _as_provider_failure():
             state, sampler = model.save_state(unique_name("final")), model.save_for_sampler(unique_name("final"))
-            archive = self._policy.client.download(sampler)
-            proof = self._proof([self._policy.neutral_row()])
+            archive = self._served.client.download(sampler)
+            proof = self._proof([self._served.neutral_row()])
         service = {"state": state, "sampler": sampler, **self._identity(), **proof}
         service |= {"alpha": TINKER_ALPHA, "reduction": self._reduction, "settings": _settings_json(self._settings)}
         service |= {"experts": "share one of the two factors, or have a smaller rank, as the service decides"}
@@ -428,11 +417,11 @@ class TinkerLearner:
         return (len(row.prompt_ids) + len(row.completion_ids) - 1) * rows if self._reduction == "mean" else 1.0
 
     def _identity(self) -> Json:
-        client = self._policy.client
-        return {"service": client.url, "base": self._policy.base_id, "sdk": sdk_version()}
+        client = self._served.client
+        return {"service": client.url, "base": self._served.base_id, "sdk": sdk_version()}
 
     def _proof(self, rows: Sequence[TrainingRow]) -> Json:
-        with self._policy.charge(_tokens(rows), 0):
+        with self._served.charge(_tokens(rows), 0):
             logprobs = self._checked().forward(rows)
         return {
             "proof": [
@@ -443,7 +432,7 @@ class TinkerLearner:
 
     def _checked(self) -> TinkerModel:
         if self._failed:
-            raise ProviderDown(f"{self._policy.client.address}: {self._failed}; resume from the last checkpoint")
+            raise ProviderDown(f"{self._served.client.address}: {self._failed}; resume from the last checkpoint")
         return self._model
 
 
@@ -594,6 +583,14 @@ def _as_provider_failure() -> Iterator[None]:
         raise ProviderDown(failed.message) from None
 
 
+def _free_model_of_killed_run(client: TinkerClient, work: Path) -> None:
+    try:
+        model_id = json.loads((work / _MODEL_FILE).read_text(encoding="utf-8"))["model_id"]
+    except (OSError, ValueError, KeyError):
+        return
+    client.unload(model_id)
+
+
 def _context_of(client: TinkerClient, base: str) -> int | None:
     try:
         bases = client.bases()
@@ -611,10 +608,6 @@ def _vocabulary(tokenizer: Any) -> bytes:
 
 def _settings_json(settings: ModelSettings) -> Json:
     return {name: getattr(settings, name) for name in settings.__slots__}
-
-
-def _name_of_start(start: Path | None) -> str:
-    return str(start) if start else "the base"
 
 
 def _tokens(rows: Sequence[TrainingRow]) -> int:

@@ -93,17 +93,16 @@ class NumberSampling:
         return self.table[list(row.completion_ids)]
 
 
-class Policy:
-    """What learner and sampler need of the policy."""
+class Base:
+    """What learner and sampler need of the base at a service."""
 
-    base_id = "base"
-    end_ids = (0,)
+    base_id, context, concurrency, end_ids = "base", 100, 2, (0,)
 
     def __init__(self) -> None:
         self.client = SimpleNamespace(
             address="http://service", url="http://service", sampler=lambda path, base: NumberSampling(np.full(64, -1.0))
         )
-        self.spec = SimpleNamespace(tinker=SimpleNamespace(concurrency=2))
+        self.chat = SimpleNamespace(stopped=lambda stop: lambda ids: bool(stop) and 6 in ids)
         self.sampler = TinkerSampler(self)  # pyright: ignore[reportArgumentType]
         self.charged: list[tuple[int, int]] = []
 
@@ -115,17 +114,15 @@ class Policy:
     def neutral_row(self) -> TrainingRow:
         return ROWS[0]
 
-    def stopped(self, stop: Sequence[str]) -> Any:
-        return lambda ids: bool(stop) and 6 in ids
-
 
 @pytest.fixture(autouse=True)
 def version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sia_runner.policy.tinker.sdk_version", lambda: "0.24.1")
 
 
-def learner_of(model: NumberModel, policy: Policy | None = None, reduction: str | None = None) -> TinkerLearner:
-    return TinkerLearner(policy or Policy(), model, SETTINGS, reduction or model.reduction, "the base")  # pyright: ignore
+def learner_of(model: NumberModel, base: Base | None = None, reduction: str | None = None) -> TinkerLearner:
+    base = base or Base()
+    return TinkerLearner(base, base.sampler, model, SETTINGS, reduction or model.reduction)  # pyright: ignore
 
 
 def lowered(*values: float) -> Any:
@@ -158,30 +155,28 @@ def test_step_has_the_gradient_of_the_weighted_sum(reduction: str) -> None:
 
 
 def test_rows_without_a_weight_are_not_sent_and_not_paid_for() -> None:
-    policy, model = Policy(), NumberModel()
-    learner = learner_of(model, policy)
+    base, model = Base(), NumberModel()
+    learner = learner_of(model, base)
     learner.backward(ROWS, lowered(0.0, 1.0))
-    assert policy.charged == [(10, 0)]
+    assert base.charged == [(10, 0)]
     learner.step(StepSettings(1e-3))
-    assert policy.charged[1:] == [(0, 5)]
+    assert base.charged[1:] == [(0, 5)]
     learner.backward(ROWS, lowered(0.0, 0.0))
     calls = list(model.calls)
     assert learner.step(StepSettings(1e-3)) == 0.0 and model.calls == calls
 
 
 def test_live_weights_are_refused_between_a_step_and_its_publication() -> None:
-    policy, model = Policy(), NumberModel()
-    learner = learner_of(model, policy)
+    base, model = Base(), NumberModel()
+    learner = learner_of(model, base)
     assert learner.publish() == "base+1"
-    first = policy.sampler.score(ROWS, LIVE_WEIGHTS)
+    first = base.sampler.score(ROWS, LIVE_WEIGHTS)
     learner.backward(ROWS, lowered(1.0, 1.0))
     learner.step(StepSettings(1e-3))
     with pytest.raises(CallError, match="not published"):
-        policy.sampler.score(ROWS, LIVE_WEIGHTS)
+        base.sampler.score(ROWS, LIVE_WEIGHTS)
     assert learner.publish() == "base+2"
-    assert all(
-        (now < before).all() for now, before in zip(policy.sampler.score(ROWS, LIVE_WEIGHTS), first, strict=True)
-    )
+    assert all((now < before).all() for now, before in zip(base.sampler.score(ROWS, LIVE_WEIGHTS), first, strict=True))
 
 
 @pytest.mark.parametrize("call", ["backward", "step"])
@@ -235,10 +230,10 @@ def test_checkpoint_of_elsewhere_is_refused(name: str) -> None:
 
 
 def test_stop_strings_end_a_completion_here() -> None:
-    policy = Policy()
-    (sample,) = policy.sampler.sample((1, 2), 1, SampleSettings(4, stop=("x",)), None)
+    base = Base()
+    (sample,) = base.sampler.sample((1, 2), 1, SampleSettings(4, stop=("x",)), None)
     assert (sample.ids, sample.logprobs, sample.finish_reason) == ((5, 6), (-1.0, -2.0), "stop")
-    (whole,) = policy.sampler.sample((1, 2), 1, SampleSettings(4), None)
+    (whole,) = base.sampler.sample((1, 2), 1, SampleSettings(4), None)
     assert (len(whole.ids), whole.finish_reason, whole.version) == (4, "length", "base")
 
 

@@ -48,7 +48,7 @@ def learner(policy: TinkerPolicy, tmp_path: Path) -> Iterator[TinkerLearner]:
 
 @pytest.fixture(scope="module")
 def rows(policy: TinkerPolicy) -> list[TrainingRow]:
-    row = policy.neutral_row()
+    row = policy.served.neutral_row()
     return [row, TrainingRow(row.prompt_ids, row.completion_ids[:11])]
 
 
