@@ -388,7 +388,7 @@ class TinkerLearner:
             if state.get(name) != own and name not in _VERSIONS:
                 raise PolicyError(f"the checkpoint is of {name} {state.get(name)}, not of {own}")
         with _as_provider_failure():
-            _load_proven(self._model, state, "the checkpoint")
+            _load_proven(self._model, state, "a checkpoint (delete the update's training/ to begin it again)")
         self._waiting, self._failed = [], ""
 
     def load_weights(self, service: Json) -> None:

@@ -21,7 +21,7 @@ from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.training.protocol import TrainingJob
-from sia_runner.wire.grants import Grant, ModelsError
+from sia_runner.wire.grants import Grant, ModelsError, ProviderDown
 from sia_runner.wire.policy import PolicyError
 
 
@@ -141,6 +141,8 @@ def update_weights(
             trained = train(job)
     except (TrainingError, TaskError, SandboxError) as error:
         return BuildResult(f"{algorithm.name}: {error}", unscored=roll.unrewarded)
+    except PolicyError as error:  # of the policy, not of the candidate: stop, so that the run can be resumed
+        raise ProviderDown(str(error)) from None
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
