@@ -9,7 +9,7 @@ from typing import Any
 from sia_runner.config.components import HostedProvider
 from sia_runner.config.experiment import BUDGET_UNITS, Experiment
 from sia_runner.config.migration import migrate_algorithm
-from sia_runner.config.training import AlgorithmConfig, allowed_algorithms
+from sia_runner.config.training import AlgorithmConfig, TrainingPrices, allowed_algorithms
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
 from sia_runner.gateway.ledger_files import RunTotals, read_totals
@@ -442,7 +442,9 @@ def plan_costs(context: RunContext, proposal: Proposal, before: Sequence[Generat
     if not proposal.trains_weights:
         return [after]
     algorithm = AlgorithmConfig.model_validate(migrate_algorithm(proposal.overrides))
-    rolled, trained = _cost_of_probe(proposal.evidence) or per_question, _cost_of_update(totals, before)
+    prices = training_prices(context.config.target_agent.policy)
+    rolled = _cost_of_probe(proposal.evidence, prices) or per_question
+    trained = _cost_of_update(totals, before)
     try:
         training = _plan_cost("training", *planned_rollouts(algorithm), trained or rolled)
     except TrainingError as error:
@@ -478,12 +480,17 @@ def _cost_of_candidate(
     return _QuestionCost(row.calls / questions, tokens / questions, usd, seconds, source, start)
 
 
-def _cost_of_probe(evidence: Mapping[str, Any]) -> _QuestionCost | None:
-    """Return the cost of the probe that chose the algorithm. The policy runs locally: its calls cost no dollars."""
+def _cost_of_probe(evidence: Mapping[str, Any], prices: TrainingPrices | None) -> _QuestionCost | None:
+    """Return the cost of a rollout and of training on it, by the probe that chose the algorithm.
+
+    Where a service is paid, each token is counted as sampled, read and trained once, which is too much for prompts.
+    """
     shape = evidence.get("shape")
     if not shape or not shape["n"]:
         return None
-    return _QuestionCost(shape["calls"], shape["tokens"], 0.0, shape["seconds"], f"the probe's {shape['n']} rollouts")
+    tokens, source = shape["tokens"], f"the probe's {shape['n']} rollouts"
+    usd = None if prices is None else tokens * (prices.sample + prices.prefill + prices.train) / 1e6
+    return _QuestionCost(shape["calls"], tokens, usd, shape["seconds"], source)
 
 
 def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> _QuestionCost | None:
@@ -492,12 +499,13 @@ def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> _Q
     if not updates:
         return None
     n, training = updates[-1]
-    row = totals.of(candidate=f"gen_{n}", purpose="rollout")
+    rows = [totals.of(candidate=f"gen_{n}", purpose=purpose) for purpose in ("rollout", "train")]
     algorithm = AlgorithmConfig.model_validate(migrate_algorithm(training.algorithm))
     rollouts = planned_rollouts(algorithm)[1] * training.steps / algorithm.steps
-    tokens, source = row.input_tokens + row.output_tokens, f"the update of generation {n}"
-    usd = row.dollars / rollouts if row.priced else None
-    return _QuestionCost(row.calls / rollouts, tokens / rollouts, usd, training.seconds / rollouts, source)
+    tokens, source = sum(row.input_tokens + row.output_tokens for row in rows), f"the update of generation {n}"
+    usd = sum(row.dollars for row in rows) / rollouts if all(row.priced for row in rows) else None
+    calls = sum(row.calls for row in rows)
+    return _QuestionCost(calls / rollouts, tokens / rollouts, usd, training.seconds / rollouts, source)
 
 
 def planned_rollouts(algorithm: AlgorithmConfig) -> tuple[int, int]:

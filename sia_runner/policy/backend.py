@@ -164,6 +164,7 @@ def _tinker_provider(spec: PolicyConfig) -> HostedProvider:
         key_file=settings.key_file,
         concurrency=settings.concurrency,
         timeout=settings.timeout * 2,  # a sample may wait for a model to be loaded; the client has timeouts of its own
+        attempts=2,  # the package retries by itself
         max_tokens=spec.max_tokens,
         prices=prices and TokenPrices(input=prices.prefill, output=prices.sample),
     )
@@ -214,7 +215,7 @@ def check_policy(spec: PolicyConfig) -> None:
     if spec.backend == "tinker":
         check_tinker_packages()
         try:
-            tinker_client(spec).check(PROBE_SECONDS)
+            tinker_client(spec).check(5 * PROBE_SECONDS)
         except CallError as failed:
             raise PolicyError(f"policy=tinker: {failed.message}") from None
         return

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sia_runner.config.experiment import Experiment
+from sia_runner.config.composition import register_resolvers
+from sia_runner.config.experiment import Experiment, check_experiment
 from sia_runner.config.training import AlgorithmConfig, LeverRule, NoTrainer
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.weights import decision as deciding
@@ -10,6 +11,7 @@ from sia_runner.experiment.weights.decision import Probe, decide_lever, estimate
 from sia_runner.records import Lever, Outcome, OutcomeKind, PastGeneration, SampledCall, Trajectory
 from sia_runner.selection.algorithm_choice import measure_shape
 from sia_runner.store.run_directory import RunDir, write_outcomes
+from tests.config.test_providers import composed
 
 GRPO = AlgorithmConfig(name="grpo", kind="online", mode="SIA-W+H", algorithm="grpo")
 
@@ -90,3 +92,15 @@ def test_a_policy_that_earned_nothing_in_probe_and_run_is_not_trained(estimate):
 def test_one_right_answer_is_enough_to_try(estimate, rewards, values):
     prospects = estimate(rewards, values)
     assert prospects.suggested == "grpo" and prospects.refused == {}
+
+
+def test_a_service_that_has_no_value_head_is_not_asked_for_ppo():
+    register_resolvers()
+    keys = ["task=lawbench", "policy=tinker", "target_agent.policy.base=x/y", "trainer=auto"]
+    config = check_experiment(composed(*keys))
+    excluded = deciding._why_untrainable_there(config)
+    assert excluded == {"ppo": "it needs a value head, which the Tinker protocol has not"}
+    dense = [Trajectory(f"q{n // 4}", n % 4, (), n / 32, OutcomeKind.PARTIAL) for n in range(32)]
+    probe = Probe(measure_shape(dense, 1.0), {}, 0, 0, 0.0)
+    assert deciding._suggested_algorithm(config.trainer, probe, {})[0] == "ppo"
+    assert deciding._suggested_algorithm(config.trainer, probe, excluded)[0] == "grpo"

@@ -1,5 +1,6 @@
 """A weights update that cannot be done is one line for the journal; what is not the candidate's doing says so."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -31,7 +32,7 @@ def update(tmp_path, monkeypatch):
     context.task.prepare(lambda _: None)
     context.run.generation(2).path.mkdir()
     policy = toy.ToyPolicy(toy.small_model(), toy.small_tokenizer())
-    monkeypatch.setattr(RunContext, "gateway", SimpleNamespace(policy=lambda: policy))
+    monkeypatch.setattr(RunContext, "gateway", SimpleNamespace(policy=lambda: policy, training_paid_by=nullcontext))
 
     def one(roll):
         def run_sample(self, units, sample, step, temperature):

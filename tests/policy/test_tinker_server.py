@@ -118,6 +118,11 @@ def test_step_equals_torch(
     assert gap(after, TorchReference(tmp_path / "trained").numbers(rows)) < 1e-3
 
 
+def test_doctors_proof_leaves_no_model(policy: TinkerPolicy) -> None:
+    for _ in range(4):  # of three places
+        assert "deleted" in (seen := policy.prove(1)) and seen.endswith("reduced by a mean")
+
+
 def test_rows_of_several_calls_add_up(learner: TinkerLearner, rows: list[TrainingRow], weights: RowNumbers) -> None:
     start = learner.save("start")
     take_step(learner, rows, weights)

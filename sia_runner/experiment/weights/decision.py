@@ -134,7 +134,7 @@ def _why_hopeless(context: RunContext, parent: int, shape: "RewardShape") -> str
 
 def _why_untrainable_there(config: Experiment) -> dict[str, str]:
     """Return the algorithms that the policy's backend cannot train, with the reason."""
-    if config.target_agent.policy.backend != "tinker" or "ppo" not in allowed_algorithms(config.trainer):
+    if "ppo" not in allowed_algorithms(config.trainer) or config.target_agent.policy.backend != "tinker":
         return {}
     return {"ppo": "it needs a value head, which the Tinker protocol has not"}
 
