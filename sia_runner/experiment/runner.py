@@ -40,12 +40,14 @@ from sia_runner.wire.grants import ProviderDown
 
 _LOCKED_PACKAGES = (
     "hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "scikit-learn", "rich", "filelock",
-    "litellm", "aiohttp", "openai", "anthropic", "chess", "torch", "transformers", "peft", "trl", "accelerate"
+    "litellm", "aiohttp", "openai", "anthropic", "chess", "torch", "transformers", "peft", "trl", "accelerate",
+    "tinker",
 )  # fmt: skip
 _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
 # the overrides allowed beside resume=
 RESUMABLE_KEYS = ("max_gen", "budget.", "compute.", "provider.key_file=", "meta_agent.provider.key_file=",
-                  "target_agent.provider.key_file=")  # fmt: skip
+                  "target_agent.provider.key_file=", "target_agent.policy.base_url=",
+                  "target_agent.policy.tinker.")  # fmt: skip
 _MODEL_NAMES = re.compile(r"openai|anthropic|sia_model|litellm", re.IGNORECASE)
 _printed_lines: set[str] = set()  # opening lines that this process printed: a sweep has many runs
 _stop_signals: list[int] = []  # the signals that asked this process to stop

@@ -54,6 +54,7 @@ from sia_runner.wire.policy import (
     WeightsSource,
     check_tinker_packages,
 )
+from sia_runner.wire.providers import is_private
 
 _ATTENTION = frozenset(("q_proj", "k_proj", "v_proj", "o_proj"))
 _MLP = frozenset(("gate_proj", "up_proj", "down_proj"))
@@ -80,7 +81,9 @@ class ServedBase:
         self.end_ids = sorted(limits.end_ids)
         self.chat = ChatTokenizer(self.tokenizer, limits.vocabulary)  # an unknown token id is never answered
         self.context = _context_of(client, spec.base) or limits.context
-        identity = f"tinker:{client.url}:{spec.base}:{hashlib.sha256(_vocabulary(self.tokenizer)).hexdigest()}"
+        # a server of one's own may come back at another address, with the same folder
+        self.place = "a private network" if is_private(client.url) else client.url
+        identity = f"tinker:{self.place}:{spec.base}:{hashlib.sha256(_vocabulary(self.tokenizer)).hexdigest()}"
         self.base_sha256 = hashlib.sha256(identity.encode()).hexdigest()
         # Reserves (prefill, trained) tokens in the ledger before each training call; nothing is charged without one.
         self.charge: TrainingCharge = lambda prefill, trained: nullcontext()
@@ -408,6 +411,7 @@ class TinkerLearner:
             archive = self._served.client.download(sampler)
             proof = self._proof([self._served.neutral_row()])
         service = {"state": state, "sampler": sampler, **self._identity(), **proof}
+        service["address"] = self._served.client.url
         service |= {"alpha": TINKER_ALPHA, "reduction": self._reduction, "settings": _settings_json(self._settings)}
         service |= {"experts": "share one of the two factors, or have a smaller rank, as the service decides"}
         write_archive(archive, folder, {**origin, "service": service}, self._settings)
@@ -417,8 +421,7 @@ class TinkerLearner:
         return (len(row.prompt_ids) + len(row.completion_ids) - 1) * rows if self._reduction == "mean" else 1.0
 
     def _identity(self) -> Json:
-        client = self._served.client
-        return {"service": client.url, "base": self._served.base_id, "sdk": sdk_version()}
+        return {"service": self._served.place, "base": self._served.base_id, "sdk": sdk_version()}
 
     def _proof(self, rows: Sequence[TrainingRow]) -> Json:
         with self._served.charge(_tokens(rows), 0):

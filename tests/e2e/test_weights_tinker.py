@@ -48,7 +48,7 @@ def test_a_generation_is_trained_by_a_real_server(cli, tmp_path, trainer):
     second = cli.summary["generations"][1]
     assert (second["lever"], second["algorithm"]) == ("weights", trainer) and second["val"]["n"] == 8
     origin = json.loads((cli.run / "gen_2" / "adapter" / "sia_adapter.json").read_text())
-    assert origin["steps"] == 3 and origin["base_id"] == BASE and origin["service"]["service"] == URL
+    assert origin["steps"] == 3 and origin["base_id"] == BASE and origin["service"]["address"] == URL
     trained = [line for line in ledger_lines(cli.run) if line.get("role") == "learner"]
     assert trained and {line["purpose"] for line in trained} == {"train"}
     assert sum(line["output"] for line in trained) > 0, "tokens that were trained are counted"

@@ -17,8 +17,9 @@ GRANT = Grant("learner", 2, "gen_2", "train", None)
 class TrainedElsewhere:
     """A policy of a service; `charge` is what its learner calls."""
 
-    def __init__(self, prices=PRICES):
-        self.training, self.loaded = prices, SimpleNamespace(charge=None)
+    def __init__(self, prices: TokenPrices | None = PRICES):
+        self.training: TokenPrices | None = prices
+        self.loaded = SimpleNamespace(charge=None)
         self.hosted = HostedProvider(
             name="tinker",
             kind="hosted",
@@ -37,6 +38,12 @@ class TrainedElsewhere:
 
     def close(self):
         pass
+
+    def submit(self, request):
+        raise NotImplementedError
+
+    def decode(self, ids):
+        raise NotImplementedError
 
 
 @pytest.fixture

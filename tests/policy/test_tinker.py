@@ -96,7 +96,7 @@ class NumberSampling:
 class Base:
     """What learner and sampler need of the base at a service."""
 
-    base_id, context, concurrency, end_ids = "base", 100, 2, (0,)
+    base_id, place, context, concurrency, end_ids = "base", "http://service", 100, 2, (0,)
 
     def __init__(self) -> None:
         self.client = SimpleNamespace(
