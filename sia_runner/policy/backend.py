@@ -18,6 +18,7 @@ from sia_runner.policy.vllm_client import VLLM_KEY_VARIABLE, VllmServer
 from sia_runner.records import SampledCall, as_object
 from sia_runner.system import bundled_folder
 from sia_runner.wire.failures import CallError
+from sia_runner.wire.grants import ModelsError
 from sia_runner.wire.policy import (
     LIVE_WEIGHTS,
     PolicyError,
@@ -179,7 +180,11 @@ def tinker_client(spec: PolicyConfig) -> TinkerClient:
     """Return a client of the service, which has not connected yet. Raises ModelsError where the key is missing."""
     hosted, key = policy_provider(spec), None
     if not is_private(tinker_url(spec)) or hosted.key_file or os.environ.get(hosted.key or ""):
-        key = key_of(hosted)
+        try:
+            key = key_of(hosted)
+        except ModelsError as error:
+            own = str(error).replace("provider.key_file", "target_agent.policy.tinker.key_file")
+            raise ModelsError(own) from None
     return TinkerClient(tinker_url(spec), key, spec.tinker.timeout)
 
 

@@ -219,3 +219,8 @@ def test_a_service_whose_prices_are_not_known_is_not_called_free():
     case = forecast_run(unknown, SIZES, "expected")
     assert total_dollars(unknown, case) is None
     assert update_line(unknown, SIZES, "expected").endswith("price unknown")
+
+
+def test_the_notes_of_an_experiment_are_printed(command):
+    code, out, _ = command("task=smoke", "meta_agent=llm", *PRICED, "notes=[differs from the paper: shorter]")
+    assert code == 0 and "differs from the paper: shorter" in out

@@ -82,7 +82,7 @@ def test_a_server_of_the_private_network_sends_no_bill_and_asks_for_no_key(url):
 
 
 def test_the_hosted_service_wants_a_key_which_the_environment_or_a_file_has(monkeypatch, tmp_path):
-    with pytest.raises(ModelsError, match="set TINKER_API_KEY"):
+    with pytest.raises(ModelsError, match="set TINKER_API_KEY .* or target_agent.policy.tinker.key_file"):
         tinker_client(policy())
     (tmp_path / "key").write_text("tml-of-a-file\n")
     tinker_client(policy(key_file=str(tmp_path / "key")))
