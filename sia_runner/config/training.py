@@ -45,6 +45,7 @@ class TinkerSettings(ConfigSection):
     concurrency: PositiveInt = 32  # samples asked for at the same time
     # null: the dated table conf/prices/tinker.yaml for the hosted service, 0 for a server on this machine or network
     prices: TrainingPrices | None = None
+    row_multiple: PositiveInt = 1  # rows of a training call; a server that deals them to N GPUs may want N
     # how the service reduces a loss over tokens; measure: by a model of rank 1, before each training
     reduction: Literal["measure", "sum", "mean"] = "measure"
 

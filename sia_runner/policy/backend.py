@@ -185,7 +185,7 @@ def tinker_client(spec: PolicyConfig) -> TinkerClient:
         except ModelsError as error:
             own = str(error).replace("provider.key_file", "target_agent.policy.tinker.key_file")
             raise ModelsError(own) from None
-    return TinkerClient(tinker_url(spec), key, spec.tinker.timeout)
+    return TinkerClient(tinker_url(spec), key, spec.tinker.timeout, spec.tinker.row_multiple)
 
 
 def training_prices(spec: PolicyConfig) -> TrainingPrices | None:

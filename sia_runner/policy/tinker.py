@@ -155,7 +155,7 @@ class TinkerPolicy(RemotePolicy):
         with _as_provider_failure():
             _free_model_of_killed_run(self.client, work)
             if self.reduction == "measure":
-                with _placed_model(self.client, ModelSettings(self.base_id, 1, seed), work) as probe:
+                with _placed_model(self.client, settings, work) as probe:  # some servers hold models of one shape only
                     self.reduction = measure_reduction(probe, served.probe_rows())
             with _placed_model(self.client, settings, work) as model:
                 learner = TinkerLearner(served, self._tinker_sampler, model, settings, self.reduction)
@@ -366,7 +366,8 @@ class TinkerLearner:
         model, rows = self._checked(), [row for row, _, _ in waiting]
         self._sampler.begin_step()
         self._failed = "a step was broken off"  # its gradient may still be there
-        advantages = [-weight * self._scale(row, len(rows)) for row, _, weight in waiting]
+        sent = self._served.client.padded_count(len(rows))
+        advantages = [-weight * self._scale(row, sent) for row, _, weight in waiting]
         with _as_provider_failure(), self._served.charge(0, _tokens(rows)):
             model.backward(rows, [logprobs for _, logprobs, _ in waiting], advantages)
             norm = model.step(settings)
@@ -387,6 +388,7 @@ class TinkerLearner:
 
     def load(self, state: Json) -> None:
         """Restore what `save` saved. Raises PolicyError if it is lost or belongs to another base or service."""
+        self._sampler.begin_step()  # until the next publication
         for name, own in self._identity().items():
             if state.get(name) != own and name not in _VERSIONS:
                 raise PolicyError(f"the checkpoint is of {name} {state.get(name)}, not of {own}")
@@ -416,9 +418,9 @@ class TinkerLearner:
         service |= {"experts": "share one of the two factors, or have a smaller rank, as the service decides"}
         write_archive(archive, folder, {**origin, "service": service}, self._settings)
 
-    def _scale(self, row: TrainingRow, rows: int) -> float:
+    def _scale(self, row: TrainingRow, sent: int) -> float:
         """Return the factor that undoes the service's division; see `measure_reduction`."""
-        return (len(row.prompt_ids) + len(row.completion_ids) - 1) * rows if self._reduction == "mean" else 1.0
+        return (len(row.prompt_ids) + len(row.completion_ids) - 1) * sent if self._reduction == "mean" else 1.0
 
     def _identity(self) -> Json:
         return {"service": self._served.place, "base": self._served.base_id, "sdk": sdk_version()}
@@ -499,8 +501,6 @@ def write_archive(archive: bytes, folder: Path, origin: Mapping[str, Any], setti
 
     A configuration without target modules has PEFT adapt two of seven and drop the rest without a word.
     """
-    from safetensors.numpy import load
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     out = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -513,7 +513,7 @@ def write_archive(archive: bytes, folder: Path, origin: Mapping[str, Any], setti
             }
         if len(contents) < 2:
             raise PolicyError(f"the service's archive has no {WEIGHTS_FILE} with {CONFIG_FILE}: {sorted(members)[:5]}")
-        paths = {name.rpartition(".lora_")[0] for name in load(contents[WEIGHTS_FILE])}
+        paths = {name.rpartition(".lora_")[0] for name in _tensor_names(contents[WEIGHTS_FILE])}
         modules = sorted({path.rpartition(".")[2] for path in paths} - {""})
         _check_modules(modules, settings)
         config = json.loads(contents[CONFIG_FILE])
@@ -529,6 +529,12 @@ def write_archive(archive: bytes, folder: Path, origin: Mapping[str, Any], setti
         raise PolicyError(f"the service's archive of the adapter cannot be read: {error}") from None
     finally:
         shutil.rmtree(out, ignore_errors=True)
+
+
+def _tensor_names(weights: bytes) -> list[str]:
+    """Return the names in a file of safetensors, by its header: numpy has no bfloat16."""
+    length = int.from_bytes(weights[:8], "little")
+    return [name for name in json.loads(weights[8 : 8 + length]) if name != "__metadata__"]
 
 
 def _check_modules(modules: Sequence[str], settings: ModelSettings) -> None:

@@ -54,10 +54,10 @@ class ModelSettings:
 class TinkerClient:
     """A session at one service; its methods block, may be called from any thread, and raise CallError."""
 
-    def __init__(self, base_url: str, key: str | None, seconds: float) -> None:
-        """Keep the settings; `seconds` bounds each call. The first call connects."""
+    def __init__(self, base_url: str, key: str | None, seconds: float, row_multiple: int = 1) -> None:
+        """Keep the settings; `seconds` bounds each call, whose rows are a multiple. The first call connects."""
         self.url = base_url.rstrip("/")
-        self.address, self.seconds = address_of(self.url), seconds
+        self.address, self.seconds, self._row_multiple = address_of(self.url), seconds, row_multiple
         self._key = key or _LOCAL_KEY
         self._service: Any = None
         self._lock = threading.Lock()
@@ -116,6 +116,10 @@ class TinkerClient:
             signed = rest.get_checkpoint_archive_url_from_tinker_path(path)
             url = self.call("an archive", lambda: signed.result(self.seconds)).url
         return self._fetch("an archive", url, None, self.seconds)
+
+    def padded_count(self, rows: int) -> int:
+        """Return how many rows are sent for so many: some servers deal them evenly to their GPUs."""
+        return -(-rows // self._row_multiple) * self._row_multiple
 
     def unload(self, model_id: str) -> None:
         """Free the place of a model, also of one that another process left behind. Does nothing where that fails."""
@@ -215,7 +219,7 @@ class TinkerModel:
 
     def forward(self, rows: Sequence[TrainingRow]) -> RowNumbers:
         """Return the logprobs of the weights now."""
-        data = [_datum(row, {"weights": np.zeros(len(row.completion_ids))}) for row in rows]
+        data = self._padded([_datum(row, {"weights": np.zeros(len(row.completion_ids))}) for row in rows], rows)
         return _completions(self._wait("a forward pass", lambda: self._training.forward(data, "cross_entropy")), rows)
 
     def backward(self, rows: Sequence[TrainingRow], logprobs: RowNumbers, advantages: RowNumbers) -> RowNumbers:
@@ -226,6 +230,7 @@ class TinkerModel:
         """
         columns = zip(rows, logprobs, advantages, strict=True)
         data = [_datum(row, {"logprobs": lp, "advantages": advantage}) for row, lp, advantage in columns]
+        data = self._padded(data, rows)
         ask = lambda: self._training.forward_backward(data, "importance_sampling")  # noqa: E731
         return _completions(self._wait("a backward pass", ask), rows)
 
@@ -269,6 +274,13 @@ class TinkerModel:
         """Free the model's place at the service."""
         self._client.unload(self.model_id)
 
+    def _padded(self, data: list[Any], rows: Sequence[TrainingRow]) -> list[Any]:
+        """Return the data with copies of the first row behind them that have no effect."""
+        nothing = np.zeros(len(rows[0].completion_ids))
+        names = [name for name in ("weights", "logprobs", "advantages") if name in data[0].loss_fn_inputs]
+        copy = _datum(rows[0], dict.fromkeys(names, nothing))
+        return data + [copy] * (self._client.padded_count(len(data)) - len(data))
+
     def _wait(self, what: str, send: Callable[[], Any]) -> Any:
         seconds = self._client.seconds
         return self._client.call(what, lambda: send().result(seconds))
@@ -311,6 +323,9 @@ class TinkerSampling:
         types = _sdk().types
         tokens, seconds = types.ModelInput.from_ints([*row.prompt_ids, *row.completion_ids]), self._client.seconds
         answer = self._client.call("logprobs", lambda: self._sampling.compute_logprobs(tokens).result(seconds))
+        if answer is None:
+            why = "gives no logprobs of prompts, which the KL to the base and the proof of the adapter need"
+            raise CallError("bad_request", f"{self._client.address} {why}")
         # Some servers begin with None for the first token and some leave it out: count from the end.
         return np.array(answer[len(answer) - len(row.completion_ids) :], dtype=np.float64)
 
@@ -345,5 +360,8 @@ def _datum(row: TrainingRow, columns: dict[str, Any]) -> Any:
 
 
 def _completions(answer: Any, rows: Sequence[TrainingRow]) -> RowNumbers:
+    if len(answer.loss_fn_outputs) < len(rows):
+        raise CallError("malformed", f"logprobs of {len(answer.loss_fn_outputs)} rows came for {len(rows)}")
     outputs = [np.asarray(output["logprobs"].to_numpy(), np.float64) for output in answer.loss_fn_outputs]
-    return [numbers[len(row.prompt_ids) - 1 :] for row, numbers in zip(rows, outputs, strict=True)]
+    ends = [len(row.prompt_ids) + len(row.completion_ids) - 1 for row in rows]  # the rows behind are padding
+    return [numbers[len(row.prompt_ids) - 1 : end] for row, numbers, end in zip(rows, outputs, ends, strict=False)]

@@ -100,7 +100,10 @@ class Base:
 
     def __init__(self) -> None:
         self.client = SimpleNamespace(
-            address="http://service", url="http://service", sampler=lambda path, base: NumberSampling(np.full(64, -1.0))
+            address="http://service",
+            url="http://service",
+            padded_count=lambda rows: rows,
+            sampler=lambda path, base: NumberSampling(np.full(64, -1.0)),
         )
         self.chat = SimpleNamespace(stopped=lambda stop: lambda ids: bool(stop) and 6 in ids)
         self.sampler = TinkerSampler(self)  # pyright: ignore[reportArgumentType]

@@ -134,6 +134,19 @@ def test_rows_of_several_calls_add_up(learner: TinkerLearner, rows: list[Trainin
     assert gap(learner.forward(rows).logprobs, together) < 1e-3
 
 
+def test_padding_has_no_effect(
+    policy: TinkerPolicy, rows: list[TrainingRow], weights: RowNumbers, tmp_path: Path
+) -> None:
+    padding = TinkerPolicy(policy.spec, TinkerClient(URL, None, 300.0, row_multiple=3))
+    padding.reduction = policy.reduction
+    stepped = []
+    for each in (policy, padding):
+        with each.learner(LORA, None, 1, work=tmp_path) as learner:
+            take_step(learner, rows, weights)
+            stepped.append(learner.forward(rows).logprobs)
+    assert gap(*stepped) < 1e-3
+
+
 def test_sampler_has_the_learners_weights(
     policy: TinkerPolicy, learner: TinkerLearner, rows: list[TrainingRow], weights: RowNumbers
 ) -> None:
