@@ -203,15 +203,17 @@ def _forecast_algorithm(algorithm: AlgorithmConfig, calls: int, request: int, an
     if algorithm.kind == "online":
         loss = base.online_algorithm(algorithm).loss
         trained, watched = sampled * loss.iterations, sampled if loss.beta else ceil(sampled / _WATCHED_SHARE)
-        sent = 2 * algorithm.steps + ceil(algorithm.steps / loss.iterations)
+        calls_made = 2 * algorithm.steps + ceil(algorithm.steps / loss.iterations)
     else:
         offline = base.offline_algorithm(algorithm)
         pairs = offline.trainer != "sft"
         trained, watched = algorithm.steps * offline.batch * (1 + pairs), ceil(sampled / _WATCHED_SHARE) * 2
         watched += trained if pairs else 0  # DPO's reference
-        sent = (2 + pairs) * algorithm.steps + 2 * offline.rounds
+        calls_made = (2 + pairs) * algorithm.steps + 2 * offline.rounds
     # each trained row is read once before, as its weights depend on its logprobs
-    return UpdateForecast(algorithm.name, rollouts, ModelUse(sent, (trained + watched) * length, trained * length))
+    return UpdateForecast(
+        algorithm.name, rollouts, ModelUse(calls_made, (trained + watched) * length, trained * length)
+    )
 
 
 def update_dollars(config: Experiment, update: UpdateForecast) -> float | None:

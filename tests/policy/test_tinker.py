@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +14,9 @@ import numpy as np
 import pytest
 
 from sia_runner.config.training import LoraSettings
-from sia_runner.policy.tinker import (
-    TinkerLearner,
-    TinkerSampler,
-    _load_proven,
-    measure_reduction,
-    model_settings,
-    write_archive,
-)
 from sia_runner.policy.tinker_client import ModelSettings
+from sia_runner.policy.tinker_learner import TinkerLearner, measure_reduction, model_settings, write_archive
+from sia_runner.policy.tinker_sampler import TinkerSampler, load_proven
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
 from sia_runner.wire.learning import ForwardPass, RowNumbers, SampleSettings, StepSettings, TokenWeights, TrainingRow
@@ -101,6 +96,7 @@ class Base:
     def __init__(self) -> None:
         self.client = SimpleNamespace(
             address="http://service",
+            seconds=5.0,
             url="http://service",
             padded_count=lambda rows: rows,
             sampler=lambda path, base: NumberSampling(np.full(64, -1.0)),
@@ -120,7 +116,7 @@ class Base:
 
 @pytest.fixture(autouse=True)
 def version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sia_runner.policy.tinker.sdk_version", lambda: "0.24.1")
+    monkeypatch.setattr("sia_runner.policy.tinker_learner.sdk_version", lambda: "0.24.1")
 
 
 def learner_of(model: NumberModel, base: Base | None = None, reduction: str | None = None) -> TinkerLearner:
@@ -182,6 +178,31 @@ def test_live_weights_are_refused_between_a_step_and_its_publication() -> None:
     assert all((now < before).all() for now, before in zip(base.sampler.score(ROWS, LIVE_WEIGHTS), first, strict=True))
 
 
+def test_a_step_waits_for_answers_under_way() -> None:
+    """An old client that is answered after the step may put the old weights back."""
+    base, model, order = Base(), NumberModel(), []
+    learner = learner_of(model, base)
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(NumberSampling):
+        def score(self, row: TrainingRow) -> np.ndarray:
+            asked.set()
+            answer.wait(10)
+            order.append("answer")
+            return super().score(row)
+
+    base.sampler.publish(Slow(model.table))  # pyright: ignore
+    thread = threading.Thread(target=lambda: base.sampler.score(ROWS[:1], LIVE_WEIGHTS))
+    thread.start()
+    assert asked.wait(10)
+    threading.Timer(0.1, answer.set).start()
+    learner.backward(ROWS, lowered(1.0, 1.0))
+    learner.step(StepSettings(1e-3))
+    order.append("step")
+    thread.join()
+    assert order == ["answer", "step"]
+
+
 @pytest.mark.parametrize("call", ["backward", "step"])
 def test_step_that_is_broken_off_ends_the_learner(call: str) -> None:
     """The gradient may still be at the service: only a saved state is known."""
@@ -221,7 +242,7 @@ def test_proof_allows_the_noise_of_a_service() -> None:
     for row in state["proof"]:
         row["logprobs"] = [value + 0.01 for value in row["logprobs"]]
     model.table = np.full(64, -1.0)
-    _load_proven(model, state, "the checkpoint")  # pyright: ignore
+    load_proven(model, state, "the checkpoint")  # pyright: ignore
 
 
 @pytest.mark.parametrize("name", ["base", "service"])

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from sia_runner.config.training import LoraSettings, PolicyConfig
-from sia_runner.policy.tinker import TinkerLearner, TinkerPolicy
+from sia_runner.policy.tinker import TinkerPolicy
 from sia_runner.policy.tinker_client import TinkerClient
+from sia_runner.policy.tinker_learner import TinkerLearner
 from sia_runner.wire.grants import ProviderDown
 from sia_runner.wire.learning import ForwardPass, RowNumbers, StepSettings, TokenWeights, TrainingRow
 from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError, PolicyRequest

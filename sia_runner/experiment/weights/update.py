@@ -82,7 +82,7 @@ def check_adapters(config: Experiment, policy: Any = None) -> None:
     from sia_runner.policy.base_model import architecture
     from sia_runner.policy.engine import TINY_BASE
     from sia_runner.policy.lora import lora_config
-    from sia_runner.policy.tinker import model_settings
+    from sia_runner.policy.tinker_learner import model_settings
     from sia_runner.policy.vllm import VllmPolicy
 
     spec, algorithms = config.target_agent.policy, allowed_algorithms(config.trainer)
