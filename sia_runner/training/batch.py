@@ -1,8 +1,8 @@
 """The questions of each step, and the trajectories of a step as training rows: one row per model call."""
 
 import hashlib
-import os
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,11 +95,10 @@ class Processes:
 
     @staticmethod
     def current() -> "Processes":
-        """Return those that torchrun started, which the learner has connected; else this one alone."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        """Return those that torchrun started, if the learner has joined them; else this one alone."""
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is None or not distributed.is_available() or not distributed.is_initialized():
             return Processes()
-        from torch import distributed
-
         return Processes(distributed.get_rank(), distributed.get_world_size())
 
     @property

@@ -70,6 +70,7 @@ class CheckpointStore:
         keep = {folder for _, folder in complete if folder not in old}
         for _, folder in self._tagged():
             if folder not in keep:
+                (folder / _FILE).unlink(missing_ok=True)  # first: what is half deleted is no checkpoint
                 shutil.rmtree(folder, ignore_errors=True)
 
     def steps(self) -> list[int]:

@@ -150,19 +150,16 @@ class OnlineLoop:
             used = used[:0]  # every gradient would be 0
         rows, sampled = training_rows(batch, used), [batch.rows[row].logprobs for row in used]
         base = self._learner.forward(rows, base=True).logprobs if self._online.loss.beta and rows else None
-        # A KL that the loss does not need is watched: regularly, and at the end.
-        watched = step % self._kl_every == 0 or step + self._iterations >= algorithm.steps
-        if base is not None:
-            kl = kl_to_base(base, sampled)
-        else:
-            kl = self._watched_kl(batch) if watched or self._online.loss.beta else math.nan
-        size = StepSize(len(rows), sum(len(row.completion_ids) for row in rows), algorithm.max_length)
-        signal = TrainingSignal(
-            signal.advantage_bt[used], signal.used_b[used], None if signal.return_bt is None else signal.return_bt[used]
+        lowering = PolicyLowering(
+            self._online,
+            sampled,
+            signal.of_rows(used),
+            StepSize(len(rows), sum(len(row.completion_ids) for row in rows), algorithm.max_length),
+            base,
+            None if value_bt is None else value_bt[used],
+            algorithm.correction or "none",
         )
-        old_value_bt = None if value_bt is None else value_bt[used]
-        correction = algorithm.correction or "none"
-        lowering = PolicyLowering(self._online, sampled, signal, size, base, old_value_bt, correction)
+        kl = self._watched_kl(batch) if base is None else kl_to_base(base, sampled)
         return OnlineRollouts(tuple(trajectories), batch, tuple(rows), lowering, kl)
 
     def _values(self, batch: RolloutBatch) -> Array:
@@ -172,6 +169,10 @@ class OnlineLoop:
         return pad_rows(values)[0]
 
     def _watched_kl(self, batch: RolloutBatch) -> float:
+        """Measure the KL on some rows where the loss has not: regularly, and at the end; nan otherwise."""
+        step, beta = self._state.progress.steps, self._online.loss.beta
+        if not beta and step % self._kl_every and step + self._iterations < self._algorithm.steps:
+            return math.nan
         watched = range(0, len(batch.rows), kl_row_stride(len(batch.rows)))
         base = self._learner.forward(training_rows(batch, watched), base=True).logprobs
         return kl_to_base(base, [batch.rows[row].logprobs for row in watched])

@@ -34,6 +34,15 @@ def test_loss_settings_come_from_the_configuration():
     assert (loss.loss_type, loss.importance_level, loss.iterations) == ("dapo", "token", 1)
 
 
+def test_a_correction_of_drift_belongs_to_rollouts_at_each_step():
+    assert configured("grpo").correction == "none"
+    assert configured("dpo", kind="offline", kl_coefficient=0.1).correction is None
+    with pytest.raises(ValueError, match="algorithm=dpo trains offline: correction has to be null"):
+        configured("dpo", kind="offline", kl_coefficient=0.1, correction="truncate")
+    with pytest.raises(ValueError, match="correction"):
+        configured("grpo", correction="some")
+
+
 def test_only_ppo_has_a_critic():
     assert [name for name in ONLINE if online_algorithm(configured(name)).critic is not None] == ["ppo"]
 
@@ -70,8 +79,6 @@ def test_a_step_in_which_every_rollout_failed_has_no_rows(name):
 
     from sia_runner.training.batch import collect_batch
 
-    if name == "ppo":
-        pytest.importorskip("torch", reason="PPO's advantages are computed by torch")
     signal = online_algorithm(configured(name)).advantages(collect_batch(groups([None] * 4)), np.zeros((0, 0)))
     assert signal.advantage_bt.shape == (0, 0)
     assert signal.used_b.shape == (0,)

@@ -191,6 +191,20 @@ def test_stale_samples_are_weighted_by_importance(policy, tmp_path):
     assert norm(old) < 0.05 * norm(fresh)
 
 
+@pytest.mark.parametrize(
+    ("correction", "times", "share"),
+    [("truncate", 0.5, 0.5), ("truncate", 3.0, 2.0), ("mask", 0.5, 0.5), ("mask", 3.0, 0.0)],
+)
+def test_a_sampler_that_drifts_is_corrected_for(correction, times, share, policy, tmp_path):
+    """The learner gives `times` the probability that the sampler had: each token weighs as much, within the limit."""
+    settings = short(steps=1, correction=correction)
+    exact = gradients(policy, short(steps=1), tmp_path / "exact")
+    shifted = gradients(
+        policy, settings, tmp_path / "shifted", change=lambda one: toy.with_logprobs(one, -np.log(times))
+    )
+    assert norm({name: shifted[name] - share * exact[name] for name in exact}) < 1e-4 * norm(exact)
+
+
 def test_the_kl_is_to_the_base_also_when_training_goes_on_from_an_adapter(policy, tmp_path):
     """With TRL's own reference, a copy of the adapter it started from, the first step's KL would be 0."""
     first = drivers.train(toy.assignment(policy, short(steps=6, learning_rate=4e-3), tmp_path / "one"))

@@ -144,3 +144,15 @@ def test_checkpoints_of_another_seed_are_not_gone_on_from(policy, tmp_path):
     roll = toy.ToyRoll(policy)
     drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll, seed=7))
     assert len(roll.asked) == 2
+
+
+def test_an_update_that_an_earlier_version_began_starts_anew_and_says_so(policy, tmp_path):
+    from sia_runner.training import drivers
+
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "step-000001.pt").write_bytes(b"of an earlier version")
+    settings = toy.settings("grpo", steps=2, prompts_per_step=2, group_size=4)
+    lines: list[str] = []
+    drivers.train(toy.assignment(policy, settings, tmp_path, say=lines.append))
+    assert lines[0] == "checkpoints of an earlier version: the update starts anew"
+    assert lines[1].startswith("step 1/2")

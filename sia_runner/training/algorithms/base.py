@@ -39,6 +39,11 @@ class TrainingSignal:
     used_b: BoolArray  # rows that belong to the step; the others have no signal and are excluded
     return_bt: NDArray[Any] | None = None  # float32: targets of the critic; None without one
 
+    def of_rows(self, rows: NDArray[np.intp]) -> "TrainingSignal":
+        """Return the signal of some rows."""
+        targets_bt = None if self.return_bt is None else self.return_bt[rows]
+        return TrainingSignal(self.advantage_bt[rows], self.used_b[rows], targets_bt)
+
 
 class Critic(Protocol):
     """The training of the value head; the learner owns the head itself."""
