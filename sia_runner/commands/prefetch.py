@@ -13,6 +13,7 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components, warm_up_dialogues
 from sia_runner.experiment.costs import hosted_roles
 from sia_runner.experiment.execution import environment_fault
+from sia_runner.policy.backend import tinker_url
 from sia_runner.sandbox.driver import IMAGE_FOLDER
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.store.run_directory import RunDirectoryError
@@ -52,9 +53,10 @@ def _fetch_data(components: Components) -> tuple[str, str]:
 
 def _fetch_policy(components: Components) -> tuple[str, str]:
     """Download the base model, or build and warm it. No weights are loaded, so no GPU is needed."""
-    from sia_runner.wire.policy import check_policy_packages
+    from sia_runner.wire.policy import check_policy_packages, check_tinker_packages
 
-    check_policy_packages()
+    elsewhere = components.config.target_agent.policy.backend == "tinker"  # only the tokenizer is needed here
+    check_tinker_packages() if elsewhere else check_policy_packages()
     from sia_runner.policy.base_model import base_folder, load_tokenizer
     from sia_runner.policy.engine import TINY_BASE
     from sia_runner.policy.tiny import tiny_base_folder
@@ -65,7 +67,7 @@ def _fetch_policy(components: Components) -> tuple[str, str]:
         folder = tiny_base_folder(spec.tiny, cache_dir(), warm_up_dialogues(components.task), messages.append)
         return FETCHED if messages else THERE, f"{messages[-1] if messages else 'tiny'}; in {folder}"
     before = _downloaded(spec.base)
-    folder = base_folder(spec.base)
+    folder = base_folder(spec.base, weights=not elsewhere)
     load_tokenizer(spec.base, folder)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     return THERE if before == _file_names(folder) else FETCHED, f"{spec.base}: {size / 1e9:.2f} GB in {folder}"
@@ -145,8 +147,9 @@ def _network_needs(config: Experiment) -> Iterator[CheckResult]:
         text = f"{hosted.name}: {who} has to reach {hosted.base_url or 'it'} (HTTPS_PROXY is heeded)"
         yield CheckResult("provider", NETWORK, text)
     policy = config.target_agent.policy
-    if policy.backend == "vllm" and config.has_policy:
-        text = f"vllm: every node that runs harnesses or trains has to reach {policy.base_url}"
+    if policy.backend in ("vllm", "tinker") and config.has_policy:
+        address = tinker_url(policy) if policy.backend == "tinker" else policy.base_url
+        text = f"{policy.backend}: every node that runs harnesses or trains has to reach {address}"
         yield CheckResult("policy server", NETWORK, text)
     writes = config.proposer_calls_model or config.meta_agent.target.startswith("sia_runner.proposers.guests.")
     if config.sandbox.allow_installs and writes:
