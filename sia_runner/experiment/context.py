@@ -119,6 +119,8 @@ class RunContext(Components):
     def __init__(self, config: Experiment, run: RunDir) -> None:
         super().__init__(config)
         self.run = run
+        # Adds an entry to the journal, in the process that holds it; a job's own context adds none.
+        self.record_event: Callable[..., object] = lambda event, **fields: None
 
     def __reduce__(self) -> tuple[type["RunContext"], tuple[Experiment, RunDir]]:
         return RunContext, (self.config, self.run)  # a job builds components of its own

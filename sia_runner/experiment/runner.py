@@ -244,6 +244,7 @@ def _carry_out(
 ) -> int:
     config, run = context.config, context.run
     journal = Journal(run.journal)
+    context.record_event = journal.append
     try:
         _open_journal(context, journal, overrides)
         if answer:

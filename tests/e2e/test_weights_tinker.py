@@ -92,6 +92,8 @@ def assert_whole(cli) -> None:
     assert cli.summary["generations"][1]["lever"] == "weights"
     origin = json.loads((cli.run / "gen_2" / "adapter" / "sia_adapter.json").read_text())
     assert origin["steps"] == 3
+    kept = [entry for entry in cli.journal if entry["event"] == "checkpoint"]
+    assert kept and all(entry["path"].startswith("tinker://") for entry in kept)
     counts = Counter(steps_of(cli.run))
     assert sorted(counts) == [1, 2, 3]
 

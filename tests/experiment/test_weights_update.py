@@ -105,3 +105,12 @@ def test_the_server_is_asked_for_the_rank_before_anything_is_rolled_out(tmp_path
     ((layer, inputs, outputs, rank),) = asked
     assert layer.startswith("model.layers.0.") and rank == 48
     assert (inputs, outputs) == (64, 64)
+
+
+def test_where_a_service_keeps_a_checkpoint_is_recorded(tmp_path):
+    context, entries = RunContext(check_experiment(composed("task=arithmetic")), RunDir(tmp_path)), []
+    learning._record_checkpoint(context, 2, 10, {"state": "tinker://m/weights/one"})  # a job's context: nothing
+    context.record_event = lambda event, **fields: entries.append((event, fields))
+    learning._record_checkpoint(context, 2, 10, {"state": "tinker://m/weights/one"})
+    learning._record_checkpoint(context, 2, 20, {"file": "step-000020-1/learner.pt"})
+    assert entries == [("checkpoint", {"n": 2, "steps": 10, "path": "tinker://m/weights/one"})]

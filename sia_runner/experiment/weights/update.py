@@ -15,7 +15,7 @@ from sia_runner.config.training import AlgorithmConfig, allowed_algorithms
 from sia_runner.errors import TrainingError
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import execute, verify_submission
-from sia_runner.records import INFRASTRUCTURE_KINDS, Trajectory
+from sia_runner.records import INFRASTRUCTURE_KINDS, Json, Trajectory
 from sia_runner.sandbox.protocol import SandboxError
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json, remove_tree, tree_sha256
@@ -131,6 +131,7 @@ def update_weights(
         work=generation.training,
         seed=context.config.seed,
         say=lambda line: _append_line(generation.path / "training.log", line),
+        checkpointed=lambda step, state: _record_checkpoint(context, n, step, state),
         record=lambda figures: _append_line(
             generation.curve,  # NaN, a KL that was not measured, becomes null
             json.dumps({key: value if math.isfinite(value) else None for key, value in figures.items()}),
@@ -162,6 +163,12 @@ def inherit_adapter(run: RunDir, n: int, parent: int | None) -> str | None:
         return None
     link.symlink_to(Path("..") / adapter.parent.name / adapter.name)
     return tree_sha256(adapter)
+
+
+def _record_checkpoint(context: RunContext, n: int, step: int, state: Json) -> None:
+    """Record where a service keeps a checkpoint; those of this machine are in the generation's folder."""
+    if path := state.get("state"):
+        context.record_event("checkpoint", n=n, steps=step, path=path)
 
 
 def _append_line(path: Path, line: str) -> None:
