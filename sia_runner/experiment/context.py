@@ -120,7 +120,7 @@ class RunContext(Components):
         super().__init__(config)
         self.run = run
         # Adds an entry to the journal, in the process that holds it; a job's own context adds none.
-        self.record_event: Callable[..., object] = lambda event, **fields: None
+        self.record_event: Callable[..., object] = _ignore_event
 
     def __reduce__(self) -> tuple[type["RunContext"], tuple[Experiment, RunDir]]:
         return RunContext, (self.config, self.run)  # a job builds components of its own
@@ -181,6 +181,10 @@ class RunContext(Components):
         if spec.backend == "vllm":
             return PolicyBackend(spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine)))
         return PolicyBackend(spec, RequestBatcher(engine))
+
+
+def _ignore_event(event: str, **fields: Any) -> None:
+    pass
 
 
 class FinalTestReserve:

@@ -108,7 +108,7 @@ def test_the_server_is_asked_for_the_rank_before_anything_is_rolled_out(tmp_path
 
 
 def test_where_a_service_keeps_a_checkpoint_is_recorded(tmp_path):
-    context, entries = RunContext(check_experiment(composed("task=arithmetic")), RunDir(tmp_path)), []
+    context, entries = RunContext(check_experiment(composed("task=smoke")), RunDir(tmp_path)), []
     learning._record_checkpoint(context, 2, 10, {"state": "tinker://m/weights/one"})  # a job's context: nothing
     context.record_event = lambda event, **fields: entries.append((event, fields))
     learning._record_checkpoint(context, 2, 10, {"state": "tinker://m/weights/one"})
