@@ -9,7 +9,7 @@ from sia_runner.config.training import LoraSettings, PolicyConfig
 from sia_runner.policy.remote import RemotePolicy
 from sia_runner.policy.tinker_client import ModelSettings, TinkerClient, TinkerModel, sdk_version
 from sia_runner.policy.tinker_learner import TinkerLearner, as_provider_failure, measure_reduction, model_settings
-from sia_runner.policy.tinker_sampler import ServedBase, TinkerSampler, largest_gap
+from sia_runner.policy.tinker_sampler import ServedBase, TinkerSampler, largest_gap, token_count
 from sia_runner.wire.learning import SampleSettings
 from sia_runner.wire.policy import TrainingCharge
 
@@ -58,8 +58,10 @@ class TinkerPolicy(RemotePolicy):
         with as_provider_failure():
             _free_model_of_killed_run(self.client, work)
             if self.reduction == "measure":
-                with _placed_model(self.client, settings, work) as probe:  # some servers hold models of one shape only
-                    self.reduction = measure_reduction(probe, served.probe_rows())
+                rows = served.probe_rows()
+                tokens = token_count(rows)  # five forward passes, and four with a gradient, two of them on longer rows
+                with _placed_model(self.client, settings, work) as probe, self.charge(5 * tokens, 6 * tokens):
+                    self.reduction = measure_reduction(probe, rows)  # of this shape: some servers hold no other beside
             with _placed_model(self.client, settings, work) as model:
                 learner = TinkerLearner(served, self._tinker_sampler, model, settings, self.reduction)
                 if origin:

@@ -117,7 +117,8 @@ class TinkerLearner:
             if state.get(name) != own and name not in _VERSIONS:
                 raise PolicyError(f"the checkpoint is of {name} {state.get(name)}, not of {own}")
         with as_provider_failure():
-            load_proven(self._model, state, "a checkpoint (delete the update's training/ to begin it again)")
+            what = "a checkpoint (delete the update's training/ to begin it again)"
+            load_proven(self._model, state, what, self._served.charge)
         self._waiting, self._failed = [], ""
 
     def load_weights(self, service: Json) -> None:
@@ -127,7 +128,7 @@ class TinkerLearner:
             if its[name] != own[name]:
                 shape = f"has {name} {its[name]}, and trainer.lora asks for {own[name]}"
                 raise PolicyError(f"the parent's adapter {shape}; a service cannot change an adapter's shape")
-        load_proven(self._model, service, "the parent's adapter", optimizer=False)
+        load_proven(self._model, service, "the parent's adapter", self._served.charge, optimizer=False)
 
     def export(self, folder: Path, origin: Mapping[str, Any]) -> None:
         """Write the adapter as a folder of PEFT with its origin, complete or not at all."""

@@ -204,7 +204,7 @@ class TinkerSampler:
         service = self._served.service_of(adapter)
         model = self._client.create(ModelSettings(**service["settings"]))
         self._models[version] = model
-        load_proven(model, service, f"adapter {adapter}")
+        load_proven(model, service, f"adapter {adapter}", self._served.charge)
         self._keep(version, model.publish())
 
     def _keep(self, version: str, sampling: TinkerSampling) -> None:
@@ -216,7 +216,9 @@ class TinkerSampler:
                 model.unload()
 
 
-def load_proven(model: TinkerModel, saved: Mapping[str, Any], what: str, *, optimizer: bool = True) -> None:
+def load_proven(
+    model: TinkerModel, saved: Mapping[str, Any], what: str, charge: TrainingCharge, *, optimizer: bool = True
+) -> None:
     """Load a saved state and compare logprobs with those recorded. Raises PolicyError where it is lost.
 
     A server may report success for a state whose file is gone, and change nothing.
@@ -224,16 +226,24 @@ def load_proven(model: TinkerModel, saved: Mapping[str, Any], what: str, *, opti
     rows = [TrainingRow(tuple(row["prompt"]), tuple(row["completion"])) for row in saved["proof"]]
     expected = [np.array(row["logprobs"]) for row in saved["proof"]]
     message = f"{what} is lost: {saved['state']}"
+    with charge(2 * token_count(rows), 0):
+        before, after = _loaded(model, saved["state"], rows, message, optimizer)
+    if largest_gap(after, expected) > EXACT_NATS and _distance(after, before) < _distance(after, expected):
+        raise PolicyError(f"{message} (the service took it and changed nothing)")
+
+
+def _loaded(
+    model: TinkerModel, path: str, rows: Sequence[TrainingRow], message: str, optimizer: bool
+) -> tuple[RowNumbers, RowNumbers]:
+    """Load a state; return the logprobs before and after."""
     before = model.forward(rows)
     try:
-        model.load_state(saved["state"], optimizer=optimizer)
+        model.load_state(path, optimizer=optimizer)
     except CallError as failed:
         if failed.status in (404, 410):
             raise PolicyError(f"{message} ({failed.message})") from None
         raise
-    after = model.forward(rows)
-    if largest_gap(after, expected) > EXACT_NATS and _distance(after, before) < _distance(after, expected):
-        raise PolicyError(f"{message} (the service took it and changed nothing)")
+    return before, model.forward(rows)
 
 
 def token_count(rows: Sequence[TrainingRow]) -> int:

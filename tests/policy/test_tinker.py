@@ -242,7 +242,7 @@ def test_proof_allows_the_noise_of_a_service() -> None:
     for row in state["proof"]:
         row["logprobs"] = [value + 0.01 for value in row["logprobs"]]
     model.table = np.full(64, -1.0)
-    load_proven(model, state, "the checkpoint")  # pyright: ignore
+    load_proven(model, state, "the checkpoint", Base().charge)  # pyright: ignore
 
 
 @pytest.mark.parametrize("name", ["base", "service"])
