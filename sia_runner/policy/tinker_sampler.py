@@ -9,12 +9,13 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sia_runner.config.training import PolicyConfig
 from sia_runner.policy.adapters import BASE_VERSION, adapter_version, check_adapter_base
@@ -152,9 +153,18 @@ class TinkerSampler:
 
     def score(self, rows: Sequence[TrainingRow], weights: WeightsSource) -> RowNumbers:
         """Return the logprobs that the served weights give to the rows' completion tokens. Raises CallError."""
-        workers = ThreadPoolExecutor(self._served.concurrency)
-        with self._served.charge(token_count(rows), 0), workers as pool:
-            return list(pool.map(lambda row: self._ask(weights, lambda to: to.score(row))[1], rows))
+        answers = [Future[NDArray[np.float64]]() for _ in rows]
+
+        def ask(row: TrainingRow, answer: Future[NDArray[np.float64]]) -> None:
+            try:
+                answer.set_result(self._ask(weights, lambda to: to.score(row))[1])
+            except Exception as error:  # noqa: BLE001 - handed over to who waits
+                answer.set_exception(error)
+
+        with self._served.charge(token_count(rows), 0):
+            for pair in zip(rows, answers, strict=True):  # an interrupted run does not wait for daemons
+                threading.Thread(target=ask, args=pair, name="tinker", daemon=True).start()
+            return [answer.result() for answer in answers]
 
     def close(self) -> None:
         """Free the models that were loaded to answer."""
