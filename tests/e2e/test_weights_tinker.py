@@ -43,7 +43,7 @@ def test_a_generation_is_trained_by_a_real_server(cli, tmp_path, trainer):
     kind += ["trainer.options.rounds=1"] if trainer in ("best_of_n", "dpo") else []
     chosen = [word for word in parity.overrides(tmp_path, max_tokens=8) if "prompts_per_step" not in word]
     chosen = [f"trainer={trainer}" if word == "trainer=grpo" else word for word in chosen]
-    done = cli(*chosen, *kind, *POLICY, timeout=850)
+    done = cli(*chosen, *kind, *POLICY, f"hydra.run.dir={cli.run}", timeout=850)
     assert done.returncode == 0, done.stdout + done.stderr
     second = cli.summary["generations"][1]
     assert (second["lever"], second["algorithm"]) == ("weights", trainer) and second["val"]["n"] == 8
@@ -78,7 +78,9 @@ class KilledRun:
 
     def __init__(self, cli, tmp_path) -> None:
         self.cli = cli
-        self.runner = cli.start(*parity.overrides(tmp_path, max_tokens=8), *POLICY, process_group=0)
+        self.runner = cli.start(
+            *parity.overrides(tmp_path, max_tokens=8), *POLICY, f"hydra.run.dir={cli.run}", process_group=0
+        )
 
     def until_step(self, step: int) -> None:
         curve, deadline = self.cli.run / "gen_2" / "curve.jsonl", time.monotonic() + PATIENCE
