@@ -202,7 +202,9 @@ class PassThroughBackend:
         headers = {**request.headers, **self._headers}
         if request.api == "anthropic":
             headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
-        response = await self._client.open("POST", self._url, headers, request.raw)
+        response = await self._client.open(
+            "POST", self._url, headers, request.raw, stream=bool(request.body.get("stream"))
+        )
         try:
             if response.status >= 400:
                 raise await read_error(response)
