@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -13,9 +14,8 @@ pytest.importorskip("peft", reason="adapters are PEFT's")
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from sia_runner.config.training import LoraSettings
-from sia_runner.training import adapters
-from sia_runner.training.adapters import attached_adapter
-from sia_runner.wire.adapter_files import load_peft_adapter
+from sia_runner.training.adapters import TRAINED_ADAPTER, attached_adapter
+from sia_runner.wire.adapter_files import load_peft_adapter, write_adapter
 from tests.training import toy
 from tests.training.test_adapters import IDS, disturb, logits, origin, policy_of
 
@@ -81,7 +81,7 @@ def write(number, folder, kind, changes, lora):
     with attached_adapter(policy, lora, None, seed=0) as wrapped:
         disturb(wrapped)
         own = logits(wrapped)
-        adapters.save_adapter(wrapped, folder / f"adapter{number}", origin(policy))
+        write_adapter(wrapped, TRAINED_ADAPTER, folder / f"adapter{number}", asdict(origin(policy)))
     return (base, adapter, out, None, IDS.tolist()), own, bare
 
 
