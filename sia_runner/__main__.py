@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from sia_runner.commands.arguments import UsageError, parse_command
-from sia_runner.system import postpone_garbage_collection, resume_garbage_collection
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -18,10 +17,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     except SystemExit:  # the page of --help was printed
         return 0
+    from sia_runner.config.refusals import print_refusals
+    from sia_runner.system import postpone_garbage_collection, resume_garbage_collection
+
     if name == "run":
         postpone_garbage_collection()
-    from sia_runner.config.refusals import print_refusals
-
     try:
         with print_refusals() as outcome:
             outcome.code = import_module(f"sia_runner.commands.{name}").main(options)
