@@ -1,6 +1,5 @@
 """The command line, ``python -m sia_runner COMMAND``; nothing heavy is imported before the arguments are right."""
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -19,16 +18,20 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit:  # the page of --help was printed
         return 0
     from sia_runner.config.refusals import print_refusals
+    from sia_runner.system import postpone_garbage_collection, resume_garbage_collection
 
-    with print_refusals() as outcome:
-        outcome.code = import_module(f"sia_runner.commands.{name}").main(options)
+    if name == "run":
+        postpone_garbage_collection()
+    try:
+        with print_refusals() as outcome:
+            outcome.code = import_module(f"sia_runner.commands.{name}").main(options)
+    finally:
+        resume_garbage_collection()
     return outcome.code
 
 
 def command() -> None:
     """Run main() as the console script and exit with its code."""
-    # the start makes some 10^5 objects that last; at the default of 700 they are walked ten times (25 ms of 500)
-    gc.set_threshold(50_000)
     try:
         code = main()
         sys.stdout.flush()

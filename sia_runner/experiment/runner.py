@@ -35,6 +35,7 @@ from sia_runner.records import Json, Stage
 from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.lease import LeaseHeldError, RunLease
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, sha256_of, write_json, write_text
+from sia_runner.system import resume_garbage_collection
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.wire.grants import ProviderDown
 
@@ -245,6 +246,7 @@ def _carry_out(
     config, run = context.config, context.run
     journal = Journal(run.journal)
     context.record_event = journal.append
+    resume_garbage_collection()
     try:
         _open_journal(context, journal, overrides)
         if answer:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from sia_runner.config.components import HostedProvider, TokenPrices
 from sia_runner.gateway.http_client import HttpClient, body_pieces, read_error
 from sia_runner.records import SampledCall
-from sia_runner.wire.dialects import DIALECTS, check_is_stream
+from sia_runner.wire.dialects import DIALECTS, OpenAIChat, check_is_stream
 from sia_runner.wire.failures import TRANSIENT_KINDS, CallError
 from sia_runner.wire.grants import Role
 from sia_runner.wire.providers import ANTHROPIC_VERSION, auth_headers, key_of, redact
@@ -83,7 +83,7 @@ class AnswerBuffer:
     """
 
     def __init__(self, request: ModelRequest, emit: Emit, *, keep: bool) -> None:
-        self._dialect, self._emit = DIALECTS[request.api], emit
+        self._request, self._dialect, self._emit = request, DIALECTS[request.api], emit
         self._reader = self._dialect.reader(request) if request.stream else None
         self._splitter = SseSplitter()
         self._retained: list[bytes] | None = [] if keep else None
@@ -108,7 +108,12 @@ class AnswerBuffer:
     def finish(self) -> AnswerSummary:
         """Return the answer's summary. Raises CallError (malformed) for an incomplete or invalid answer."""
         if self._reader is None:
-            return self._dialect.read(loads(b"".join(self._end)))
+            content = b"".join(self._end)
+            if isinstance(self._dialect, OpenAIChat) and content.lstrip().startswith(b"data:"):  # it only streams
+                summary, whole = self._dialect.assemble(self._request, content)
+                self._end = [whole]
+                return summary
+            return self._dialect.read(loads(content))
         check_is_stream(self._dialect, self._splitter)
         return self._reader.finish()
 
@@ -147,6 +152,7 @@ _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_
 _UNSUPPORTED = re.compile(
     r"unsupported|not support|unknown|unrecogni|unexpected|not permitted|deprecated|instead", re.I
 )
+_ONLY_STREAMS = re.compile(r"only.{0,20}\bstream|stream.{0,20}(only|required|must be (true|enabled))", re.I)
 
 
 class PassThroughBackend:
@@ -157,6 +163,7 @@ class PassThroughBackend:
         self._headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "sia-runner"}
         self._headers |= auth_headers(hosted, key)
         self._refused: dict[str, str] = {}  # fields that the endpoint does not take, with its words
+        self._only_streams = ""  # its words where it answers no other way
 
     async def ready(self) -> None:
         """Do nothing: there is nothing to load."""
@@ -169,6 +176,8 @@ class PassThroughBackend:
             if request.api == "openai" and not _LIMITS.keys() & self._refused.keys():
                 refused |= set(list(named & _LIMITS.keys())[:1])
             self._refused |= dict.fromkeys(refused, failed.message)
+        if failed.status in (400, 422) and request.api == "openai" and _ONLY_STREAMS.search(failed.message):
+            self._only_streams = failed.message
         return self._change(request)
 
     def _change(self, request: ModelRequest) -> bool:
@@ -180,8 +189,12 @@ class PassThroughBackend:
         if fields:
             words = dict.fromkeys(self._refused[name] for name in fields)
             request.notice = f"{'; '.join(words)}; the field is sent otherwise or left out"
+        if streams := bool(self._only_streams) and not request.body.get("stream"):
+            request.body |= {"stream": True, "stream_options": {"include_usage": True}}
+            request.notice = f"{self._only_streams}; its stream is put together"
+        if fields or streams:
             request.raw = dumps(request.body)
-        return bool(fields)
+        return bool(fields) or streams
 
     async def send(self, request: ModelRequest, buffer: AnswerBuffer) -> AnswerSummary:
         """Send one request; the buffer takes the answer. Raises CallError."""
@@ -189,7 +202,9 @@ class PassThroughBackend:
         headers = {**request.headers, **self._headers}
         if request.api == "anthropic":
             headers.setdefault("anthropic-version", ANTHROPIC_VERSION)
-        response = await self._client.open("POST", self._url, headers, request.raw)
+        response = await self._client.open(
+            "POST", self._url, headers, request.raw, stream=bool(request.body.get("stream"))
+        )
         try:
             if response.status >= 400:
                 raise await read_error(response)

@@ -1,10 +1,8 @@
 """The HTTP client for providers: all bytes to and from them pass here, with bounded sizes."""
 
 import ssl
-import time
 from collections.abc import AsyncIterator, Mapping
 from functools import cached_property
-from types import SimpleNamespace
 
 import aiohttp
 
@@ -15,42 +13,35 @@ from sia_runner.wire.requests import MAX_ANSWER_BYTES
 
 _MAX_ERROR_BYTES = 64 << 10
 _CONNECT_SECONDS = 10.0  # seconds
-_STALE_SECONDS = 1.0  # within which a connection that the server had closed before turns out to be so
 
 
 class HttpClient:
     """One connection pool, made on first use inside the event loop."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # of streams, and of whole answers
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         return tls_context()
 
-    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
-        """Send a request; the caller bounds the time, reads the body and closes the response. Raises CallError."""
-        if self._session is None:
-            trace = aiohttp.TraceConfig()
-            trace.on_connection_reuseconn.append(_note_reuse)
-            self._session = aiohttp.ClientSession(
-                trace_configs=[trace],
-                connector=aiohttp.TCPConnector(limit=0),  # the endpoint limits concurrency
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        began, connection = time.monotonic(), set[str]()
+    async def open(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, stream: bool
+    ) -> aiohttp.ClientResponse:
+        """Send a request; the caller bounds the time, reads the body and closes the response. Raises CallError.
+
+        The connection of a stream is not used again: llama.cpp closes it after a stream, though it says "keep-alive",
+        and whether a request that found it closed was read, and billed, nobody can tell.
+        """
+        if stream not in self._sessions:
+            pool = aiohttp.TCPConnector(limit=0, force_close=stream)  # the endpoint limits concurrency
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+            jar = aiohttp.DummyCookieJar()
+            self._sessions[stream] = aiohttp.ClientSession(connector=pool, timeout=timeout, cookie_jar=jar)
         tls = self._tls if url.startswith("https:") else True
         try:
-            return await self._session.request(
-                method,
-                url,
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-                proxy=proxy_of(url),
-                ssl=tls,
-                trace_request_ctx=connection,
+            return await self._sessions[stream].request(
+                method, url, headers=headers, data=body, allow_redirects=False, proxy=proxy_of(url), ssl=tls
             )
         except (
             aiohttp.ClientConnectorError,
@@ -62,19 +53,12 @@ class HttpClient:
             reason = f"no connection to {address_of(url)}{through_proxy(url)}: {why}"
             raise CallError("unreachable", reason, sent=False) from None
         except (aiohttp.ClientError, ConnectionError, ssl.SSLError, ValueError) as error:
-            # llama.cpp closes a connection after a stream although it said "keep-alive": nobody has read this request
-            if "reused" in connection and time.monotonic() - began < _STALE_SECONDS:
-                return await self.open(method, url, headers, body)
             raise _broken_connection(error) from None
 
     async def close(self) -> None:
-        """Close the connection pool."""
-        if self._session is not None:
-            await self._session.close()
-
-
-async def _note_reuse(_session: object, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.add("reused")
+        """Close the connection pools."""
+        for session in self._sessions.values():
+            await session.close()
 
 
 async def body_pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -39,7 +39,8 @@ class SingleRequest(httpx.AsyncByteStream):
         headers = {name: value for name, value in request.headers.items() if name not in _PER_CONNECTION}
         headers["accept-encoding"] = "identity"
         try:
-            self._response = await self._client.open(request.method, str(request.url), headers, body)
+            url, stream = str(request.url), self._model_request.stream
+            self._response = await self._client.open(request.method, url, headers, body, stream=stream)
         except CallError as failed:
             self._failed = failed
             raise httpx.ReadError(failed.message, request=request) from failed

@@ -92,6 +92,27 @@ class OpenAIChat:
         """Return a reader for the request's stream."""
         return _OpenAIReader(request.wants_usage)
 
+    def assemble(self, request: ModelRequest, stream: bytes) -> tuple[AnswerSummary, bytes]:
+        """Return a whole answer made of the stream of a server that answers no other way. Raises CallError."""
+        reader = _OpenAIReader(wants_usage=False)
+        for event in SseSplitter().feed(stream + b"\n\n"):
+            reader.take(event)
+        summary = reader.finish()
+        calls = [
+            {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
+            for call in summary.tool_calls
+        ]
+        message: Body = {"role": "assistant", "content": summary.text if summary.text or not calls else None}
+        message |= {"reasoning_content": summary.reasoning} if summary.reasoning else {}
+        message |= {"tool_calls": calls} if calls else {}
+        choice = {"index": 0, "message": message, "finish_reason": summary.finish_reason}
+        usage, read, written = None, summary.input_tokens, summary.output_tokens
+        if read is not None and written is not None:
+            usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion", "created": int(time.time())}
+        model = summary.model or request.body["model"]
+        return summary, dumps(head | {"model": model, "choices": [choice], "usage": usage})
+
     def respond(self, request: ModelRequest, sampled: SampledCall, decode: TokenDecoder) -> tuple[str, bytes]:
         """Return the API's finish reason for a policy's answer, and the response: one JSON, or a stream's events."""
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.body["model"]}

@@ -1,5 +1,6 @@
 """What an endpoint does not take is sent otherwise, and what it does to requests is said once."""
 
+import json
 import logging
 import sys
 
@@ -7,7 +8,7 @@ import openai
 import pytest
 
 from tests.gateway.gateway_kit import HI
-from tests.provider import Answer, Status
+from tests.provider import Answer, Malformed, Status
 
 NEWER = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 OLDER = "Extra inputs are not permitted: max_completion_tokens"
@@ -75,6 +76,39 @@ def test_an_endpoint_that_refuses_both_names_is_asked_twice(scene):
     with scene.session() as guest, pytest.raises(openai.BadRequestError, match="max_completion_tokens"):
         guest.ask()
     assert scene.counted()[0] == 2
+
+
+ONLY_STREAMS = "This model only support stream mode, please enable the stream parameter to access the model."
+
+
+def test_a_server_that_only_streams_answers_requests_that_want_a_whole_answer(scene):
+    scene.open(attempts=1)
+    answer = Answer("hello", reasoning="think", tool_calls=(("look", {"at": 1}),), input_tokens=12, output_tokens=7)
+    scene.otherwise = lambda request: answer if request.body.get("stream") else Status(400, message=ONLY_STREAMS)
+    with scene.session() as guest:
+        asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        first, second = (guest.openai().chat.completions.create(**asked) for _ in range(2))
+        assert guest.session.faults().questions == {}
+    assert first.choices[0].message.content == second.choices[0].message.content == "hello"
+    assert first.choices[0].message.tool_calls[0].function.arguments == '{"at": 1}'
+    assert first.choices[0].finish_reason == "tool_calls" and first.usage.total_tokens == 19
+    assert scene.counted()[0] == 3  # refused once, then remembered
+    assert [record["attempts"] for record in scene.records()] == [2, 1]
+    assert all("put together" in record["notice"] for record in scene.records())
+    assert scene.models.chat(scene.grant(role="meta"), HI, [], max_tokens=9).text == "hello"
+
+
+@pytest.mark.parametrize("mark", ["data: [DONE]\n\n", ""])
+def test_a_stream_that_nobody_wanted_is_put_together_unless_it_was_cut(scene, mark):
+    scene.open(attempts=1)
+    chunks = [{"delta": {"content": "hel"}}, {"delta": {"content": "lo"}}, {"delta": {}, "finish_reason": "stop"}]
+    events = [f"data: {json.dumps({'choices': [{'index': 0, **chunk}]})}\n\n" for chunk in chunks]
+    scene.otherwise = Malformed("".join(events) + mark)
+    with scene.session() as guest:
+        assert guest.ask() == "hello"
+        scene.otherwise = Malformed("".join(events[:2]) + mark)
+        with pytest.raises(openai.APIStatusError):
+            guest.ask()
 
 
 LONG = "All work and no play makes Jack a dull boy. " * 2000  # about 20,000 tokens

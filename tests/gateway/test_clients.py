@@ -101,6 +101,28 @@ def test_the_anthropic_client_gets_tool_calls(served, stream):
     assert (call["name"], json.loads(call["arguments"])) == ("look", {"at": "äöü"})
 
 
+@pytest.mark.parametrize("client", ["openai", "anthropic"])
+def test_a_stream_of_reasoning_before_a_tool_call_reaches_both_clients(scene, client):
+    """As guests call a model that thinks behind OpenAI's API."""
+    scene.otherwise = lambda requested: Answer("", (("look", {"at": "äöü"}),), reasoning="so it is there; " * 20)
+    served = scene.open(api="openai")
+    with served.session() as guest:
+        if client == "openai":
+            chunks = guest.openai().chat.completions.create(model="m", messages=HI, tools=OPENAI_TOOLS, stream=True)
+            deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+            arguments = "".join(call.function.arguments or "" for d in deltas for call in d.tool_calls or ())
+            assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas).count("there") == 20
+            assert json.loads(arguments) == {"at": "äöü"}
+        else:
+            settings = {"model": "claude", "max_tokens": 300, "messages": HI, "tools": ANTHROPIC_TOOLS}
+            with guest.anthropic().messages.stream(**settings) as events:
+                answer = events.get_final_message()
+            assert [block.input for block in answer.content if block.type == "tool_use"] == [{"at": "äöü"}]
+    response = served.records()[0]["response"]
+    assert response["reasoning"].count("there") == 20 and len(response["tool_calls"]) == 1
+    assert served.spent() == served.counted()
+
+
 @APIS
 def test_a_tool_result_goes_back_to_the_model(served):
     call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}

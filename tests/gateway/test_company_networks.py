@@ -105,7 +105,7 @@ def post(base_url):
     async def run():
         client = HttpClient()
         try:
-            response = await client.open("POST", f"{base_url}/chat/completions", {}, b"{}")
+            response = await client.open("POST", f"{base_url}/chat/completions", {}, b"{}", stream=False)
             return response.status, await response.read()
         finally:
             await client.close()

@@ -106,6 +106,8 @@ async def _answer(ex: Exchange, answer: Answer) -> web.StreamResponse:
     response = await _stream(ex)
     for part in ex.api.opening(ex.request, spent):
         await response.write(part)
+    for text in pieces(answer.reasoning, answer.chunks):
+        await response.write(ex.api.event(ex.request, {"reasoning_content": text}))
     for text in pieces(answer.text, answer.chunks):
         await response.write(ex.api.piece(ex.request, text))
         if answer.pause:
