@@ -8,15 +8,16 @@ numbers. Every sequence of rows is in the order of the call's rows.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sia_runner.records import Json
 from sia_runner.wire.policy import WeightsSource
 
-RowNumbers = Sequence[NDArray[np.float64]]  # an array for each row, a number for each of its completion tokens
+if TYPE_CHECKING:  # commands that never train import this module
+    import numpy as np
+    from numpy.typing import NDArray
+
+RowNumbers = Sequence["NDArray[np.float64]"]  # an array for each row, a number for each of its completion tokens
 
 
 @dataclass(frozen=True, slots=True)
