@@ -8,12 +8,11 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sia_runner.config.base import is_custom
 from sia_runner.config.components import HostedProvider, TokenPrices
 from sia_runner.config.training import PolicyConfig, TrainingPrices
-from sia_runner.policy.tinker_client import HOSTED_URL, TinkerClient
 from sia_runner.policy.vllm_client import VLLM_KEY_VARIABLE, VllmServer
 from sia_runner.records import SampledCall, as_object
 from sia_runner.system import bundled_folder
@@ -29,6 +28,9 @@ from sia_runner.wire.policy import (
 )
 from sia_runner.wire.providers import PROBE_SECONDS, EndpointProbe, is_private, key_of
 from sia_runner.wire.requests import Body, ModelRequest, bad_request
+
+if TYPE_CHECKING:
+    from sia_runner.policy.tinker_client import TinkerClient
 
 # Options that would change the answer: refused by name rather than ignored, except for values that mean "not set".
 _OPENAI_NAMES = """
@@ -87,6 +89,7 @@ def _read_stop_strings(body: Body, name: str) -> tuple[str, ...]:
     return tuple(strings)
 
 
+TINKER_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"  # the hosted service
 _REQUEST_TIMEOUT = 3600.0  # seconds: slow hardware may queue for long, and a retry would only lengthen the queue
 
 
@@ -173,11 +176,13 @@ def _tinker_provider(spec: PolicyConfig) -> HostedProvider:
 
 def tinker_url(spec: PolicyConfig) -> str:
     """Return the address of the service."""
-    return spec.base_url or os.environ.get("TINKER_BASE_URL") or HOSTED_URL
+    return spec.base_url or os.environ.get("TINKER_BASE_URL") or TINKER_URL
 
 
-def tinker_client(spec: PolicyConfig) -> TinkerClient:
+def tinker_client(spec: PolicyConfig) -> "TinkerClient":
     """Return a client of the service, which has not connected yet. Raises ModelsError where the key is missing."""
+    from sia_runner.policy.tinker_client import TinkerClient
+
     hosted, key = policy_provider(spec), None
     if not is_private(tinker_url(spec)) or hosted.key_file or os.environ.get(hosted.key or ""):
         try:
@@ -196,7 +201,7 @@ def training_prices(spec: PolicyConfig) -> TrainingPrices | None:
         return spec.tinker.prices
     if is_private(tinker_url(spec)):
         return TrainingPrices(prefill=0.0, sample=0.0, train=0.0)
-    if tinker_url(spec).rstrip("/") != HOSTED_URL:
+    if tinker_url(spec).rstrip("/") != TINKER_URL:
         return None  # another company's service
     entry = as_object(_price_table()["models"]).get(spec.base)
     return None if entry is None else TrainingPrices(**entry)

@@ -26,7 +26,6 @@ from sia_runner.wire.failures import CallError, error_of_body, error_of_status
 from sia_runner.wire.learning import RowNumbers, SampleSettings, StepSettings, TrainingRow
 from sia_runner.wire.providers import address_of, build_opener, redact
 
-HOSTED_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 LAST_JSON_VERSION = "tinker<0.25"  # 0.25 changed the wire format; self-hosted servers may still speak the older one
 _KEY_PREFIX = "tml-"  # without it the package refuses a key, also for a server that asks for none
 _LOCAL_KEY = "tml-local"
