@@ -142,6 +142,8 @@ class TrainingProgress:
             stopped=self.stopped,
             tokens=sum(step.tokens for step in self.curve),
             seconds=round(self.seconds, 3),
+            drift_kl=_measured([step.drift_kl for step in self.curve]),
+            drift_share=_measured([step.drift_share for step in self.curve]),
         )
 
     def origin(self, job: TrainingJob, parent: str | None) -> dict[str, Any]:
@@ -160,3 +162,9 @@ class TrainingProgress:
             "reward": last.reward if last else None,
             "parent": parent,
         }
+
+
+def _measured(curve: Sequence[float]) -> tuple[float | None, ...]:
+    """Return a curve with None for nan; empty if nothing was measured."""
+    values = tuple(None if math.isnan(value) else value for value in curve)
+    return () if all(value is None for value in values) else values

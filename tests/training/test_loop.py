@@ -88,10 +88,12 @@ def test_each_step_has_the_drift_of_its_rollouts_and_none_where_nothing_was_lear
     figures: list = []
     roll = toy.ToyRoll(policy)
     roll.change = lambda one: one if len(roll.asked) < 3 else replace(one, reward=1.0)
-    drivers.train(toy.assignment(policy, short(), tmp_path, roll=roll, record=figures.append))
+    trained = drivers.train(toy.assignment(policy, short(), tmp_path, roll=roll, record=figures.append))
     assert [one["drift_kl"] for one in figures[:2]] == pytest.approx([0, 0], abs=1e-9)
     assert [one["drift_share"] for one in figures[:2]] == [0, 0]
     assert math.isnan(figures[2]["drift_kl"]) and math.isnan(figures[2]["drift_share"])
+    assert trained.drift_kl == (figures[0]["drift_kl"], figures[1]["drift_kl"], None)
+    assert trained.drift_share == (0, 0, None)
 
 
 def test_rollouts_of_another_sampler_are_seen_and_end_the_training(policy, tmp_path):
