@@ -213,6 +213,9 @@ class InProcessLearner:
                 raise PolicyError(f"{file} is the state of another training: {first_line(error)}") from None
         self._steps = saved["steps"]
 
+    def forget(self, state: Json) -> None:
+        """Do nothing: the folder of the tag has all of it."""
+
     def export(self, folder: Path, origin: Mapping[str, Any]) -> None:
         """Write the adapter; the first process does."""
         if self._rank == 0:

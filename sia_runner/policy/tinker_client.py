@@ -106,6 +106,12 @@ class TinkerClient:
         rest = self._connected().create_rest_client()
         self.call("a saved state", lambda: rest.get_weights_info_by_tinker_path(path).result(self.seconds))
 
+    def delete(self, path: str) -> None:
+        """Delete a saved state. Raises CallError, also at a service that deletes none."""
+        rest = self._connected().create_rest_client()
+        ask = lambda: rest.delete_checkpoint_from_tinker_path(path).result(_REACH_SECONDS)  # noqa: E731
+        self.call("deleting a checkpoint", ask, _REACH_SECONDS)
+
     def download(self, path: str) -> bytes:
         """Return the archive of weights that were saved for a sampler: a tar.gz with an adapter."""
         model_id, *_, name = path.removeprefix("tinker://").split("/")

@@ -121,6 +121,11 @@ class TinkerLearner:
             load_proven(self._model, state, what, self._served.charge)
         self._waiting, self._failed = [], ""
 
+    def forget(self, state: Json) -> None:
+        """Delete what `save` saved, if it is at this service. Raises CallError."""
+        if state.get("service") == self._served.place:
+            self._served.client.delete(str(state["state"]))
+
     def load_weights(self, service: Json) -> None:
         """Start from an adapter of this service. Raises PolicyError if it is lost, or has another shape."""
         own, its = _settings_json(self._settings), service["settings"]

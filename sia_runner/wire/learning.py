@@ -104,6 +104,13 @@ class Learner(Protocol):
         """Restore what `save` saved. Raises PolicyError, in one line, if it is lost or belongs to another base."""
         ...
 
+    def forget(self, state: Json) -> None:
+        """Delete what `save` saved elsewhere than in the folder of its tag, which the caller deletes.
+
+        Any exception is allowed, also for a state that is gone already: a state too many stops no training.
+        """
+        ...
+
     def export(self, folder: Path, origin: Mapping[str, Any]) -> None:
         """Write the adapter as a folder of PEFT with its origin, complete or not at all."""
         ...

@@ -253,6 +253,18 @@ def test_checkpoint_of_elsewhere_is_refused(name: str) -> None:
     learner.load(learner.save("two") | {"sdk": "0.24.9"})
 
 
+def test_state_that_is_forgotten_is_deleted_at_its_own_service_only() -> None:
+    base, deleted = Base(), []
+    base.client.delete = deleted.append
+    learner = learner_of(NumberModel(), base)
+    state = learner.save("one")
+    learner.forget(state | {"service": "http://elsewhere"})
+    learner.forget({"file": "step-000001-1/learner.pt"})
+    assert not deleted
+    learner.forget(state)
+    assert deleted == [state["state"]]
+
+
 def test_stop_strings_end_a_completion_here() -> None:
     base = Base()
     (sample,) = base.sampler.sample((1, 2), 1, SampleSettings(4, stop=("x",)), None)

@@ -109,6 +109,22 @@ def test_rollouts_of_another_sampler_are_seen_and_end_the_training(policy, tmp_p
     assert figures[0]["drift_share"] == 1
 
 
+def test_old_states_are_forgotten_and_a_failure_is_said_once_and_stops_nothing(policy, tmp_path, monkeypatch):
+    forgotten, lines = [], []
+
+    def forget(learner, state):
+        forgotten.append(state["file"])
+        raise OSError("no such call\nat this service")
+
+    monkeypatch.setattr("tests.training.toy_learner.ToyLearner.forget", forget)
+    limits = EarlyStopping(max_kl=None, min_entropy=None, max_length_ratio=None, max_uniform_groups=None, window=1)
+    settings = short(steps=5, checkpoint_every=1, early_stopping=limits)
+    trained = drivers.train(toy.assignment(policy, settings, tmp_path, say=lines.append))
+    assert trained.steps == 5
+    assert forgotten == [f"step-{step:06d}-{step + 1}/learner.pt" for step in range(3)]
+    assert [line for line in lines if "checkpoint" in line] == ["an old checkpoint is not deleted: no such call"]
+
+
 @dataclass
 class BesideSampler:
     """A server with a copy of the weights: scores by the toy's newest learner, or without the adapter."""

@@ -120,6 +120,9 @@ class ToyLearner:
         self._optimizer.load_state_dict(saved["optimizer"])
         self.steps = saved["steps"]
 
+    def forget(self, state: Any) -> None:
+        (self._folder / state["file"]).unlink()
+
     def export(self, folder: Path, origin: Mapping[str, Any]) -> None:
         write_adapter(self.model, NAME, folder, origin)
 
