@@ -14,7 +14,7 @@ from sia_runner.policy import lora
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha256, write_json
 from sia_runner.system import cache_dir
-from sia_runner.wire.adapter_files import AdapterOrigin, adapter_sha256, read_adapter_origin
+from sia_runner.wire.adapter_files import adapter_sha256, read_adapter_origin, why_not_this_base
 
 _COLUMNS = ("gen", "status", "algorithm", "steps", "reward", "KL", "base", "base sha256", "adapter sha256")
 
@@ -29,26 +29,25 @@ def main(options: Namespace) -> int:
     return 0
 
 
-def _load_base(origin: AdapterOrigin, name: str | None) -> Any:
-    """Load the base of an adapter, or `name` in its place: a Policy as far as merging needs one."""
+def _load_base(path: Path, name: str | None, *, trust_base: bool) -> Any:
+    """Load the base of an adapter, or `name` in its place: a LoadedModel."""
     from transformers import AutoConfig
 
     from sia_runner.policy.base_model import base_folder, load_base, weights_sha256
     from sia_runner.policy.engine import TINY_BASE
 
+    origin = read_adapter_origin(path)
     tiny = name is None and origin.base_id == TINY_BASE
     folder = _cached_tiny(origin.base_sha256) if tiny else base_folder(name or origin.base_id)
     sha256 = weights_sha256(folder)
-    if sha256 != origin.base_sha256:
-        raise TrainingError(
-            f"the adapter is for {origin.base_id} (sha256 {origin.base_sha256[:12]}), "
-            f"not for {name or folder} (sha256 {sha256[:12]})"
-        )
+    base_id = name or origin.base_id
+    if reason := why_not_this_base(asdict(origin), str(name or folder), sha256, trust_base=trust_base):
+        raise TrainingError(f"the adapter {reason}")
     # another dtype than that of the saved weights could double a large model
     saved = getattr(AutoConfig.from_pretrained(folder), "dtype", None) or "float32"
     loaded = load_base(str(folder), "cpu", str(saved).removeprefix("torch."))
-    base_id = name or origin.base_id
-    return SimpleNamespace(model=loaded.model, tokenizer=loaded.tokenizer, base_id=base_id, base_sha256=sha256)
+    names = {"base_id": base_id, "base_sha256": sha256, "trust_base": trust_base}
+    return SimpleNamespace(model=loaded.model, tokenizer=loaded.tokenizer, **names)
 
 
 def _cached_tiny(sha256: str) -> Path:
@@ -92,8 +91,8 @@ def _show(options: Namespace) -> None:
 
 def _check(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
-    base = _load_base(read_adapter_origin(path), options.base)
-    lora.load_adapter(base.model, path, base.base_sha256, lora.TRAINED_ADAPTER)
+    base = _load_base(path, options.base, trust_base=options.trust_base)
+    lora.load_adapter(base.model, path, base.base_sha256, lora.TRAINED_ADAPTER, trust_base=base.trust_base)
     print(f"{path} loads onto {base.base_id} (sha256 {base.base_sha256[:12]})")
 
 
@@ -101,7 +100,7 @@ def _merge(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
     origin = read_adapter_origin(path)
     with new_folder(options.out) as folder:
-        lora.export_merged_model(_load_base(origin, options.base), path, folder)
+        lora.export_merged_model(_load_base(path, options.base, trust_base=options.trust_base), path, folder)
     print(f"{origin.base_id} with {path} merged into {options.out}")
 
 

@@ -282,7 +282,8 @@ def adapters(parser: CommandParser) -> None:
     """List, show, check, merge and export trained adapters.
 
     ADAPTER is a folder, as gen_2/adapter. Without --base it is loaded onto the base that it names; any other base than
-    its own is refused. `adapters RUN_DIR` is `adapters list RUN_DIR`.
+    its own is refused. A service tells no hash of its weights: with --trust-base you vouch that BASE is what it trained
+    the adapter on. `adapters RUN_DIR` is `adapters list RUN_DIR`.
     """
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (text, words) in _ADAPTER_COMMANDS.items():
@@ -290,6 +291,8 @@ def adapters(parser: CommandParser) -> None:
         for word in words:
             if word == "BASE":
                 command.add_argument("--base", metavar=word, help="a folder or a hub id")
+                vouch = "take an adapter that a service trained; the base is the one that it had"
+                command.add_argument("--trust-base", action="store_true", help=vouch)
             else:
                 folder = Path if word == "OUT" else _folder
                 command.add_argument(word.removesuffix("_DIR").lower(), type=folder, metavar=word)

@@ -75,6 +75,8 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
 def _tinker_refusals(e: "Experiment") -> Iterator[str]:
     """Refuse by name what the Tinker protocol cannot say, before anything is paid for."""
     spec, key, tinker = e.target_agent.policy, "target_agent.policy", "target_agent.policy.backend=tinker"
+    if spec.trust_base:
+        yield f"{key}.trust_base=true is for a base here; {tinker} takes its own adapters only; allowed with it: false"
     if spec.base == "tiny":
         yield f"{key}.base=tiny is built by the runner, so no service has it; allowed with {tinker}: one of its bases"
     if spec.base_url is not None and not spec.base_url.startswith(("http://", "https://")):

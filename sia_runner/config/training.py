@@ -60,6 +60,8 @@ class PolicyConfig(ConfigSection):
     # vllm: the server's address, up to and including /v1; tinker: the service's, null: the hosted one
     base_url: str | None = None
     tinker: TinkerSettings = Field(default_factory=TinkerSettings)  # tinker only
+    # peft, vllm: you vouch that `base` is what a service trained an adapter on, which tells no hash of its weights
+    trust_base: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"  # peft only
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the base's weights
     max_tokens: PositiveInt = 256  # completion bound of a request that names none

@@ -48,7 +48,10 @@ _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
 # the overrides allowed beside resume=
 RESUMABLE_KEYS = ("max_gen", "budget.", "compute.", "provider.key_file=", "meta_agent.provider.key_file=",
                   "target_agent.provider.key_file=", "target_agent.policy.base_url=",
-                  "target_agent.policy.tinker.")  # fmt: skip
+                  "target_agent.policy.tinker.", "target_agent.policy.backend=", "target_agent.policy.base=",
+                  "target_agent.policy.dtype=", "target_agent.policy.trust_base=")  # fmt: skip
+# of these, those that change what answers: only a run at a service may give them other values (_check_policy_change)
+_POLICY_KEYS = ("backend", "base", "dtype", "trust_base")
 _MODEL_NAMES = re.compile(r"openai|anthropic|sia_model|litellm", re.IGNORECASE)
 _printed_lines: set[str] = set()  # opening lines that this process printed: a sweep has many runs
 _stop_signals: list[int] = []  # the signals that asked this process to stop
@@ -157,8 +160,23 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
             sign_off.check_waiting(run, JournalReader(run.journal))
         overrides = [_with_absolute_path(override) for override in overrides]  # the journal keeps them
         context = RunContext(stored_config(run, overrides), run)
+        _check_policy_change(stored_config(run), context.config)
         _prepare(context)
         return _carry_out(context, lease, overrides, answer)
+
+
+def _check_policy_change(before: Experiment, after: Experiment) -> None:
+    """Raise RunDirectoryError unless the policy is the same, or the run leaves a service for a base vouched for."""
+    old, new = before.target_agent.policy, after.target_agent.policy
+    changed = [name for name in _POLICY_KEYS if getattr(old, name) != getattr(new, name)]
+    if not changed:
+        return
+    key = f"target_agent.policy.{changed[0]}={getattr(new, changed[0])}"
+    if old.backend != "tinker":
+        raise RunDirectoryError(f"{key}: a resumed run keeps its policy; only a run with backend=tinker can leave it")
+    if new.backend == "tinker" or not new.trust_base:
+        vouch = "target_agent.policy.backend=peft or vllm with target_agent.policy.trust_base=true"
+        raise RunDirectoryError(f"{key}: a run leaves its service with {vouch}: you vouch that the base is the same")
 
 
 def _with_absolute_path(override: str) -> str:

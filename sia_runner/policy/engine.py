@@ -40,9 +40,10 @@ class PolicyEngine:
         base = load_base(base_path, spec.device, spec.dtype)
         self.spec, self.lock, self.tokenizer = spec, threading.RLock(), base.tokenizer
         self.base_id, self.base_sha256, self.context = spec.base, base.sha256, base.context
+        self.trust_base = spec.trust_base
         self._end_ids = base.end_ids
         self._chat = ChatTokenizer(base.tokenizer, base.model.get_input_embeddings().num_embeddings)
-        self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256)
+        self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256, trust_base=spec.trust_base)
         self._prefixes = PromptCache()
         self._version, self._updates, self._unseeded = BASE_VERSION, 0, 0
 

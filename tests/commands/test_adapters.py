@@ -143,6 +143,22 @@ def test_it_loads_onto_its_own_base_and_onto_no_other(made, capsys):
     assert not (made.run / "merged").exists()
 
 
+def test_one_of_a_service_is_merged_where_the_user_vouches_for_the_base(made, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM
+
+    origin = json.loads((made.adapter / "sia_adapter.json").read_text())
+    of_service = {"base_id": "as/the-service-names-it", "base_sha256": "0" * 64, "service": {"state": "tinker://m/w"}}
+    (made.adapter / "sia_adapter.json").write_text(json.dumps(origin | of_service))
+    out = tmp_path / "merged"
+    line = refused(capsys, "merge", made.adapter, out, "--base", made.base)
+    assert "trained by a service on as/the-service-names-it" in line and "--trust-base" in line
+    assert main(["adapters", "check", str(made.adapter), "--base", str(made.base), "--trust-base"]) == 0
+    assert main(["adapters", "merge", str(made.adapter), str(out), "--base", str(made.base), "--trust-base"]) == 0
+    model = AutoModelForCausalLM.from_pretrained(out).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=IDS).logits, made.logits, atol=1e-4, rtol=1e-4)
+
+
 def test_merged_it_is_a_plain_model_with_the_same_outputs(made, tmp_path, capsys):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
