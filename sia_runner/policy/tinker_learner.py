@@ -51,7 +51,7 @@ class TinkerLearner:
     Rows wait for the step because a service that averages divides by their number. Logprobs are at temperature 1.
     """
 
-    abilities = LearnerAbilities(critic=False, entropy=False, temperature=False, processes=False)
+    abilities = LearnerAbilities(critic=False, entropy=False, temperature=False, processes=False, shares_base=True)
 
     def __init__(
         self, served: ServedBase, sampler: TinkerSampler, model: TinkerModel, settings: ModelSettings, reduction: str

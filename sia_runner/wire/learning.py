@@ -67,6 +67,7 @@ class LearnerAbilities:
     entropy: bool  # of the whole distribution, not only of the sampled tokens
     temperature: bool  # logprobs at the temperature of the rollouts; False: always at 1
     processes: bool  # several processes, each with a part of the rows
+    shares_base: bool = False  # forward(base=True) is the sampler's score of the base, so one call tells both
 
 
 class Learner(Protocol):
