@@ -3,6 +3,7 @@
 import json
 import shutil
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,8 +93,29 @@ def _show(options: Namespace) -> None:
 def _check(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
     base = _load_base(path, options.base, trust_base=options.trust_base)
-    lora.load_adapter(base.model, path, base.base_sha256, lora.TRAINED_ADAPTER, trust_base=base.trust_base)
+    model = lora.load_adapter(base.model, path, base.base_sha256, lora.TRAINED_ADAPTER, trust_base=base.trust_base)
     print(f"{path} loads onto {base.base_id} (sha256 {base.base_sha256[:12]})")
+    if proof := (read_adapter_origin(path).service or {}).get("proof"):
+        applied = _gap_to_service(model, proof)
+        with model.disable_adapter():
+            without = _gap_to_service(model, proof)
+        print(
+            f"the service's logprobs of its proof: at most {applied:.2g} nats away, without the adapter {without:.2g}"
+        )
+
+
+def _gap_to_service(model: Any, proof: Sequence[Mapping[str, Any]]) -> float:
+    """Return the greatest difference to the logprobs that a service recorded with its adapter, in nats."""
+    import torch
+
+    gaps: list[float] = []
+    for row in proof:
+        ids = torch.tensor([[*row["prompt"], *row["completion"]]])
+        with torch.no_grad():
+            logprob_tv = torch.log_softmax(model(input_ids=ids).logits[0, :-1].float(), -1)
+        logprob_t = logprob_tv.gather(1, ids[0, 1:, None])[-len(row["completion"]) :, 0]
+        gaps.append(float((logprob_t - torch.tensor(row["logprobs"])).abs().max()))
+    return max(gaps)
 
 
 def _merge(options: Namespace) -> None:

@@ -1,6 +1,7 @@
 """`python -m sia_runner adapters`: what a run has trained can be listed, shown, loaded, merged and taken away."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -147,12 +148,19 @@ def test_one_of_a_service_is_merged_where_the_user_vouches_for_the_base(made, tm
     from transformers import AutoModelForCausalLM
 
     origin = json.loads((made.adapter / "sia_adapter.json").read_text())
-    of_service = {"base_id": "as/the-service-names-it", "base_sha256": "0" * 64, "service": {"state": "tinker://m/w"}}
+    ids, logprobs = IDS[0].tolist(), torch.log_softmax(made.logits[0], -1)
+    expected = [float(logprobs[at, ids[at + 1]]) for at in range(2, len(ids) - 1)]
+    proof = [{"prompt": ids[:3], "completion": ids[3:], "logprobs": expected}]
+    service = {"state": "tinker://m/w", "proof": proof}
+    of_service = {"base_id": "as/the-service-names-it", "base_sha256": "0" * 64, "service": service}
     (made.adapter / "sia_adapter.json").write_text(json.dumps(origin | of_service))
     out = tmp_path / "merged"
     line = refused(capsys, "merge", made.adapter, out, "--base", made.base)
     assert "trained by a service on as/the-service-names-it" in line and "--trust-base" in line
     assert main(["adapters", "check", str(made.adapter), "--base", str(made.base), "--trust-base"]) == 0
+    figures = re.search(r"at most (\S+) nats away, without the adapter (\S+)", capsys.readouterr().out)
+    assert float(figures[1]) < 1e-4
+    assert float(figures[2]) > 0.01
     assert main(["adapters", "merge", str(made.adapter), str(out), "--base", str(made.base), "--trust-base"]) == 0
     model = AutoModelForCausalLM.from_pretrained(out).eval()
     with torch.no_grad():
