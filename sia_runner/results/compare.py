@@ -20,7 +20,7 @@ from sia_runner.store.journal import JournalError, JournalReader, finished_gener
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 
 # keys that may differ; the kind of target agent is compared instead of its name
-_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
+_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web", "notes")
 MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
 
@@ -96,7 +96,7 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
         scores = run.test(end_entry["best"]).path / "scores.json"
         raise RunDirectoryError(f"{scores} was changed since it was written: python -m sia_runner verify {run.path}")
     config, lock = read_stored_config(run.config), read_json(run.lock)
-    experiment = check_experiment(config)
+    stored, experiment = _dotted_keys(config), check_experiment(config)
     generations = finished_generations(journal)
     mode = earned_mode(experiment.trainer.mode, generations, run.path)
     target_kind = "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
@@ -105,7 +105,8 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
     test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
     return FinishedRun(
         row={"run": name} | _run_row(summary, journal) | {"mode": mode},
-        config=_dotted_keys(config) | {"target_agent": target_kind},
+        # with the defaults of keys that an earlier version did not have
+        config=stored | _dotted_keys(experiment.model_dump(mode="json")) | {"target_agent": target_kind},
         outcomes=outcomes,
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
