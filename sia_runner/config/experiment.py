@@ -66,10 +66,24 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
             yield f"trainer.processes={processes} {why}; allowed with it: 1"
     if spec.backend == "tinker":
         yield from _tinker_refusals(e)
-    gpus = e.compute.resources.of("train").gpus if isinstance(e.compute, SlurmComputeConfig) else None
-    if isinstance(gpus, int) and 0 < gpus < processes:
-        allowed = f"allowed: {processes} GPUs, or 0 with {key}.device=cpu"
+    yield from _job_refusals(e, processes)
+
+
+def _job_refusals(e: "Experiment", processes: int) -> Iterator[str]:
+    """Refuse a job of the train stage that cannot hold its processes."""
+    if not isinstance(e.compute, SlurmComputeConfig):
+        return
+    train = e.compute.resources.of("train")
+    gpus, nodes = train.gpus, train.nodes or 1
+    if processes % nodes:
+        yield f"trainer.processes={processes} cannot be dealt evenly to compute.resources.train.nodes={nodes}"
+    if isinstance(gpus, int) and 0 < gpus < processes // nodes:
+        each = f"{processes // nodes} GPUs" + (f" on each of {nodes} nodes" if nodes > 1 else "")
+        allowed = f"allowed: {each}, or 0 with target_agent.policy.device=cpu"
         yield f"trainer.processes={processes} needs a GPU for each, but compute.resources.train.gpus={gpus}; {allowed}"
+    for kind in ("default", "policy", "propose", "gate", "run", "verify", "test"):
+        if (getattr(e.compute.resources, kind).nodes or 1) > 1:
+            yield f"compute.resources.{kind}.nodes: only an update runs on several nodes; allowed: train.nodes"
 
 
 def _tinker_refusals(e: "Experiment") -> Iterator[str]:

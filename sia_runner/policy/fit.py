@@ -24,13 +24,14 @@ HEAD_TOKENS, HEAD_WIDTH = 4096, 32768  # the logits that TRL's head holds at onc
 # queries, keys, and the feed-forward width. Measured (tests/policy/test_fit.py). In bfloat16 an adapter's input is
 # copied, and norms are computed in float32.
 _LAYER_NUMBERS = {4: (5.0, 3.0, 3.0, 6.0), 2: (14.0, 5.0, 4.0, 7.0)}
-_EXPERT_NUMBERS = 10.0, 2.2  # of each expert that a token uses: its width, and the hidden size
+_EXPERT_NUMBERS, _CLAMPED_EXPERT_NUMBERS = (7.0, 2.2), (10.0, 2.2)  # of each expert: its width, and the hidden size
 _SCORES, _KEPT_SCORES = 3.0, 1.0  # copies of attention scores where attention is not fused: at work, and kept later on
 _MASKS = 2.0  # such attention has one for layers with a window and one for those without
 # vLLM: the share of a GPU that it takes, its context, CUDA graphs and activations, slots for adapters, and the
 # sequences of full length that a server is to hold at once: with fewer, rollouts wait for one another
 _SERVER_SHARE, _SERVER_WORK, _ADAPTER_SLOTS, SEQUENCES = 0.9, 3.0 * GB, 2, 32
 _TENSOR_PARALLEL = (1, 2, 4, 8)
+ANSWERS = 64 * 1280  # tokens that one process answers at once: its largest batch, prompts of 1,024 and answers of 256
 
 
 def pass_tokens(max_length: int, *, fused_attention: bool = True) -> int:
@@ -159,16 +160,16 @@ BUILT_IN: Mapping[str, ModelShape] = {
 }
 
 
-def model_shape(base: str) -> ModelShape:
+def model_shape(base: str, *, fetch: bool = True) -> ModelShape:
     """Return the shape of a base: a folder, a built-in name, or a hub id, of which no weights are fetched.
 
-    Raises PolicyError, also for an architecture whose sizes are not understood here.
+    `fetch`: also a hub id that is not in the cache. Raises PolicyError, also for an unknown architecture.
     """
     from sia_runner.policy.base_model import base_folder
 
     if not Path(base).expanduser().is_dir() and (built_in := BUILT_IN.get(base.rpartition("/")[2].lower())):
         return built_in
-    folder = base_folder(base, weights=False)
+    folder = base_folder(base, weights=False, fetch=fetch)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return replace(shape_of_config(base, config), stored=_stored_bytes(folder))
@@ -237,7 +238,7 @@ class Training:
     processes: int = 1  # that exchange gradients, those of the shards included
     checkpointing: bool = True  # each layer's activations are computed a second time: on GPUs
     critic: bool = False
-    answers: int = 0  # sequences that the same copy answers between steps; 0: a server does
+    answers: int = 0  # tokens of all sequences that the same copy answers at once, between steps; 0: a server answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +281,6 @@ def training_memory(shape: ModelShape, training: Training) -> Memory:
     inputs = tokens * shape.hidden * width
     # one tile; the last states, and their gradient in float32
     logits = min(tokens, HEAD_TOKENS) * HEAD_WIDTH * width + tokens * shape.hidden * (4 + width)
-    answering = 0.0
-    if training.answers:
-        answering = training.answers * (training.max_length * shape.cache_bytes * width / 2 + shape.vocabulary * 4)
     return Memory(
         base=shape.parameters * width / training.shards,
         gathered=gathered,
@@ -290,7 +288,7 @@ def training_memory(shape: ModelShape, training: Training) -> Memory:
         activations=masks + shape.layers * (inputs if training.checkpointing else layer),
         layer=layer,
         logits=float(logits),
-        answering=answering,
+        answering=training.answers * shape.cache_bytes * width / 2,
         overhead=_CONTEXT + _COMMUNICATION * (training.processes > 1),
     )
 
@@ -302,7 +300,7 @@ def _layer_bytes(shape: ModelShape, training: Training, tokens: int) -> tuple[fl
     attention = per_hidden * shape.hidden + (per_query * shape.heads + per_key * shape.kv_heads) * shape.head_dim
     feed_forward = per_inner * shape.intermediate
     if shape.experts:
-        per_inner, per_hidden = _EXPERT_NUMBERS
+        per_inner, per_hidden = _CLAMPED_EXPERT_NUMBERS if shape.sinks else _EXPERT_NUMBERS
         feed_forward = shape.experts_used * (per_inner * shape.intermediate + per_hidden * shape.hidden)
     scores = shape.heads * length if shape.sinks else 0
     numbers = attention + max(feed_forward + _KEPT_SCORES * scores, _SCORES * scores)
@@ -371,7 +369,9 @@ class GpuPlan:
         return self.servers * self.each
 
 
-def plan_gpus(shape: ModelShape, training: Training, gpus: int, gpu_bytes: float, answers: int = 64) -> GpuPlan | None:
+def plan_gpus(
+    shape: ModelShape, training: Training, gpus: int, gpu_bytes: float, answers: int = ANSWERS
+) -> GpuPlan | None:
     """Return how to use `gpus` GPUs; None if the base cannot be trained on them.
 
     One GPU trains and answers by turns. Of several, the fewest that hold the training train, since rollouts take most

@@ -108,7 +108,8 @@ def test_one_gpu_trains_and_answers_by_turns():
     shape = BUILT_IN["gpt-oss-20b"]
     plan = plan_gpus(shape, Training(ATTENTION), 1, 80 * GB)
     assert plan and plan.servers == 0
-    assert plan.memory.answering > 64 * 4096 * shape.cache_bytes > plan.memory.activations + plan.memory.layer
+    assert plan.memory.answering == fit.ANSWERS * shape.cache_bytes
+    assert plan.memory.total == training_memory(shape, replace(Training(ATTENTION), answers=fit.ANSWERS)).total
 
 
 def test_an_unknown_architecture_is_named_with_those_that_are_understood(tmp_path):
