@@ -66,10 +66,17 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
             yield f"trainer.processes={processes} {why}; allowed with it: 1"
     if spec.backend == "tinker":
         yield from _tinker_refusals(e)
+    shards = max((algorithm.shards for algorithm in algorithms), default=1)
+    if shards > 1 and spec.backend != "vllm":
+        why = "divides the base over processes, none of which can answer from it"
+        yield f"trainer.shards={shards} {why}; allowed with {key}.backend={spec.backend}: 1, or take policy=vllm"
+    if any(algorithm.processes > 1 < algorithm.shards for algorithm in algorithms):
+        yield f"trainer.processes={processes} copies the base, trainer.shards={shards} divides it; allowed: one of both"
     gpus = e.compute.resources.of("train").gpus if isinstance(e.compute, SlurmComputeConfig) else None
-    if isinstance(gpus, int) and 0 < gpus < processes:
-        allowed = f"allowed: {processes} GPUs, or 0 with {key}.device=cpu"
-        yield f"trainer.processes={processes} needs a GPU for each, but compute.resources.train.gpus={gpus}; {allowed}"
+    ranks, name = max((processes, "processes"), (shards, "shards"))
+    if isinstance(gpus, int) and 0 < gpus < ranks:
+        allowed = f"allowed: {ranks} GPUs, or 0 with {key}.device=cpu"
+        yield f"trainer.{name}={ranks} needs a GPU for each, but compute.resources.train.gpus={gpus}; {allowed}"
 
 
 def _tinker_refusals(e: "Experiment") -> Iterator[str]:

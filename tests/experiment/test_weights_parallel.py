@@ -74,7 +74,12 @@ def test_fewer_gpus_than_processes_are_told_before_anything_is_started(monkeypat
     torch = pytest.importorskip("torch", reason="training needs torch")
     config = check_experiment(composed("task=arithmetic", "trainer=grpo", "trainer.processes=4"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert parallel._missing_gpus(config, 4) == "trainer.processes=4 needs a GPU for each of them; this machine shows 2"
-    assert parallel._missing_gpus(config, 2) == ""
+    four = config.trainer
+    assert (
+        parallel._missing_gpus(config, four) == "trainer.processes=4 needs a GPU for each of them; this machine shows 2"
+    )
+    sharded = four.model_copy(update={"processes": 1, "shards": 3})
+    assert parallel._missing_gpus(config, sharded).startswith("trainer.shards=3 needs a GPU for each of them")
+    assert parallel._missing_gpus(config, four.model_copy(update={"processes": 2})) == ""
     cpu = check_experiment(composed("task=arithmetic", "trainer=grpo", "target_agent.policy.device=cpu"))
-    assert parallel._missing_gpus(cpu, 4) == ""
+    assert parallel._missing_gpus(cpu, four) == ""

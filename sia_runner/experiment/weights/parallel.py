@@ -1,6 +1,7 @@
 """A weights update by several processes of this machine, started by torch.distributed.run with the folder of the call.
 
-Each has a copy of the base, on its own GPU if there are any, and its share of the questions and of the gradients.
+Each has its own GPU if there are any, and its part of the rows. With `trainer.processes` it also has a copy of the base
+and its share of the questions; with `trainer.shards` a part of the base, and the first one rolls out.
 """
 
 import os
@@ -26,15 +27,15 @@ from sia_runner.system import exit_with_parent
 
 def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> BuildResult:
     """Run `update_weights` in processes that end with this one; an exception or a fault in one ends them all."""
-    if missing := _missing_gpus(context.config, algorithm.processes):
+    if missing := _missing_gpus(context.config, algorithm):
         return BuildResult(f"{algorithm.name}: {missing}", unscored=True)
     processes = context.run.generation(n).processes
     remove_tree(processes)
-    folders = [processes / str(rank) for rank in range(algorithm.processes)]
+    folders = [processes / str(rank) for rank in range(algorithm.ranks)]
     for folder in folders:
         folder.mkdir(parents=True)
     (processes / "call.pkl").write_bytes(pickle.dumps((context, n, parent, algorithm)))
-    code = _run_processes(processes, algorithm.processes)
+    code = _run_processes(processes, algorithm.ranks)
     outcomes = [report for folder in folders if (report := task.read_outcome(folder))]
     result = _combined_result(outcomes, algorithm, f"exit code {code}, see {processes.name}/log in gen_{n}")
     if not result.fault:
@@ -42,12 +43,13 @@ def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorit
     return result
 
 
-def _missing_gpus(config: Experiment, processes: int) -> str:
+def _missing_gpus(config: Experiment, algorithm: AlgorithmConfig) -> str:
     import torch
 
     gpus = 0 if config.target_agent.policy.device == "cpu" else torch.cuda.device_count()
-    problem = f"trainer.processes={processes} needs a GPU for each of them; this machine shows {gpus}"
-    return problem if 0 < gpus < processes else ""
+    key = "processes" if algorithm.shards == 1 else "shards"
+    problem = f"trainer.{key}={algorithm.ranks} needs a GPU for each of them; this machine shows {gpus}"
+    return problem if 0 < gpus < algorithm.ranks else ""
 
 
 def _run_processes(folder: Path, processes: int) -> int:
@@ -68,7 +70,7 @@ def _run_processes(folder: Path, processes: int) -> int:
 
 def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig, otherwise: str) -> BuildResult:
     """Raise the first exception; else return the first fault, else the result of the process that wrote the adapter."""
-    incomplete = len(outcomes) < algorithm.processes  # a process was killed, or ended because another one failed
+    incomplete = len(outcomes) < algorithm.ranks  # a process was killed, or ended because another one failed
     for report in outcomes:
         # torch raises RuntimeError in a process whose peer is gone
         if report.kind != RETURNED and not (incomplete and issubclass(report.value[0], RuntimeError)):

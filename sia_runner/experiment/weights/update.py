@@ -120,7 +120,13 @@ def update_weights(
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
     remove_tree(generation.adapter)
-    policy, roll = gateway.policy(), HarnessRollouts(context, n, generation.harness, process=process)
+    if process and algorithm.shards > 1:  # the first one asks the server, and rolls out
+        from sia_runner.policy.sharded_learner import ShardPolicy
+
+        policy: Any = ShardPolicy(context.config.target_agent.policy)
+    else:
+        policy = gateway.policy()
+    roll = HarnessRollouts(context, n, generation.harness, process=process)
     job = TrainingJob(
         algorithm=algorithm,
         policy=policy,
