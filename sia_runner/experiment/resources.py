@@ -62,11 +62,12 @@ def stage_resources(config: Experiment, kind: str) -> StageResources:
     if not loads_policy(config, kind):
         return compute.resources.of(kind)
     spec, nodes = config.target_agent.policy, compute.resources.train.nodes or 1
-    copies = ceil(_processes(config) / nodes) if kind == Stage.TRAIN else 1  # of the base, on one node
-    needed: dict[str, float] = {"cpus": _CPUS * copies, "gpus": 0 if spec.device == "cpu" else copies}
+    ranks, shards = _ranks(config) if kind == Stage.TRAIN else (1, 1)
+    here = ceil(ranks / nodes) if kind == Stage.TRAIN else 1  # processes on one node
+    needed: dict[str, float] = {"cpus": _CPUS * here, "gpus": 0 if spec.device == "cpu" else here}
     try:
         weights = base_bytes(fit.model_shape(spec.base, fetch=False), spec)
-        needed["memory_gb"] = copies * ceil(weights / GB) + _BESIDE_WEIGHTS_GB
+        needed["memory_gb"] = ceil(here * weights / shards / GB) + _BESIDE_WEIGHTS_GB
     except PolicyError:
         pass  # its files are not on this machine: the configuration decides
     policy = StageResources.model_validate(needed | compute.resources.policy.model_dump(exclude_none=True))
@@ -87,7 +88,8 @@ def training_of(spec: PolicyConfig, algorithm: AlgorithmConfig | None) -> Traini
         algorithm.lora,
         max_length=algorithm.max_length,
         dtype=spec.dtype,
-        processes=algorithm.processes,
+        shards=algorithm.shards,
+        processes=algorithm.ranks,
         checkpointing=spec.device != "cpu",
         critic=algorithm.algorithm == "ppo",
         answers=answers,
@@ -109,8 +111,9 @@ def fit_lines(config: Experiment) -> Iterator[str]:
     yield f"{spec.base}: {shape.parameters / 1e9:.3g}e9 parameters, {loaded}{stored}"
     for kind in stages:
         where, gpus, gpu_bytes, memory = _place(config, kind)
-        if memory is not None and memory < base_bytes(shape, spec):
-            need = f"{gigabytes(base_bytes(shape, spec))} of weights are read there"
+        least = base_bytes(shape, spec) / (_ranks(config)[1] if kind == Stage.TRAIN else 1)
+        if memory is not None and memory < least:
+            need = f"{gigabytes(least)} of weights are read there"
             raise FitError(f"{where} has {gigabytes(memory)} of memory, but {need}{_advice(spec)}")
         if spec.device == "cuda" and gpus == 0:
             raise FitError(f"{where} has no GPU, but target_agent.policy.device=cuda loads {spec.base} on one")
@@ -200,5 +203,8 @@ def gpus_here() -> list[float]:
     return sizes if visible is None else sizes[: len([name for name in visible.split(",") if name.strip()])]
 
 
-def _processes(config: Experiment) -> int:
-    return max((algorithm.processes for algorithm in allowed_algorithms(config.trainer).values()), default=1)
+def _ranks(config: Experiment) -> tuple[int, int]:
+    """Return the processes of an update, and the shards of the base among them, at most."""
+    algorithms = allowed_algorithms(config.trainer).values()
+    ranks = max((algorithm.ranks for algorithm in algorithms), default=1)
+    return ranks, max((algorithm.shards for algorithm in algorithms), default=1)
