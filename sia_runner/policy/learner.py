@@ -236,7 +236,8 @@ class InProcessLearner:
 
     def _chunks(self, rows: Sequence[TrainingRow], together: Sequence[Sequence[int]] = ()) -> list[Chunk]:
         own = (self._rank, self._processes, together, self._max_length)
-        return deal_chunks(rows, *own, keep_empty=self._sharded)
+        fused = self._model.config.get_text_config()._attn_implementation != "eager"
+        return deal_chunks(rows, *own, keep_empty=self._sharded, fused_attention=fused)
 
     def _run(self, rows: Sequence[TrainingRow], chunk: Chunk) -> ChunkOutput:
         """Run a pass over a chunk; over the shortest row, which does not count, where others have a chunk more."""
