@@ -19,7 +19,7 @@ pytest.importorskip("trl", reason="the fused head is TRL's")
 
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
-from sia_runner.policy import forward
+from sia_runner.policy import fit
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.wire.adapter_files import read_adapter_origin
 from sia_runner.wire.learning import ForwardPass, StepSettings, TokenWeights, TrainingRow
@@ -132,7 +132,7 @@ def policy() -> toy.ToyPolicy:
 
 
 def small_chunks(monkeypatch: Any) -> None:
-    monkeypatch.setattr(forward, "_MIN_CHUNK_TOKENS", 1)
+    monkeypatch.setattr(fit, "_MIN_PASS_TOKENS", 1)
 
 
 @pytest.mark.parametrize("samples", [1, 4])
