@@ -149,7 +149,7 @@ class RunContext(Components):
             return None
         from sia_runner.gateway.service import GatewayService
 
-        together = any(algorithm.processes > 1 for algorithm in allowed_algorithms(config.trainer).values())
+        together = any(algorithm.ranks > 1 for algorithm in allowed_algorithms(config.trainer).values())
         return GatewayService(
             providers,
             self.run.ledger,
