@@ -50,15 +50,29 @@ class TinkerSettings(ConfigSection):
     reduction: Literal["measure", "sum", "mean"] = "measure"
 
 
+class VllmSettings(ConfigSection):
+    """The settings of the vLLM servers that a run starts itself: backend=vllm without a base_url."""
+
+    servers: PositiveInt = 1  # servers, between which requests are spread
+    tensor_parallel: PositiveInt = 1  # GPUs of each; the servers take the last ones of those that are visible
+    # what starts one; base and options follow, as in PYTHON -m vllm.entrypoints.openai.api_server --model
+    command: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["vllm", "serve"])
+    args: list[str] = Field(default_factory=list)  # further options of each, such as --max-model-len
+    startup: PositiveFloat = 1800.0  # seconds within which a server has to answer
+    restarts: NonNegativeInt = 3  # how often each is started again when it ends
+
+
 class PolicyConfig(ConfigSection):
     """The model that harnesses call and that can be trained."""
 
     base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, a folder, or a hub id
-    backend: Annotated[  # peft: in this process; vllm: a server that is running; tinker: a service that also trains
+    backend: Annotated[  # peft: in this process; vllm: servers of vLLM; tinker: a service that also trains
         Annotated[Literal["peft", "vllm", "tinker"], Tag("Name")] | Annotated[ClassPath, Tag("Class")], NAME_OR_CLASS
     ] = "peft"
-    # vllm: the server's address, up to and including /v1; tinker: the service's, null: the hosted one
+    # vllm: address of a running server, up to and including /v1; null: the run starts its own (`vllm`)
+    # tinker: the service's; null: the hosted one
     base_url: str | None = None
+    vllm: VllmSettings = Field(default_factory=VllmSettings)  # vllm without base_url only
     tinker: TinkerSettings = Field(default_factory=TinkerSettings)  # tinker only
     device: Literal["auto", "cpu", "cuda"] = "auto"  # peft only
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the base's weights

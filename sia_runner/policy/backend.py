@@ -5,9 +5,11 @@ No heavy imports. The policy runs in this process, at a vLLM server, or at a Tin
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sia_runner.config.base import is_custom
@@ -145,8 +147,8 @@ def policy_provider(spec: PolicyConfig) -> HostedProvider:
         api="openai",
         litellm="openai",
         model=spec.base,
-        base_url=spec.base_url if remote else "http://policy.invalid/v1",
-        key=VLLM_KEY_VARIABLE if remote and os.environ.get(VLLM_KEY_VARIABLE) else None,
+        base_url=spec.base_url if remote and spec.base_url else "http://policy.invalid/v1",
+        key=VLLM_KEY_VARIABLE if remote and spec.base_url and os.environ.get(VLLM_KEY_VARIABLE) else None,
         concurrency=2 * spec.max_batch_size,  # one batch is answered while the next one gathers
         timeout=_REQUEST_TIMEOUT,
         attempts=5 if remote else 1,
@@ -230,7 +232,14 @@ def check_policy(spec: PolicyConfig) -> None:
             raise PolicyError(f"policy=tinker: {failed.message}") from None
         return
     check_policy_packages()
-    if spec.backend == "vllm":
+    if spec.backend == "vllm" and spec.base_url is None:
+        program = spec.vllm.command[0]
+        if shutil.which(Path(program).expanduser()) is None:
+            raise PolicyError(
+                f"target_agent.policy.vllm.command: no program {program} here; give the one that starts vLLM, or "
+                "target_agent.policy.base_url of a server that runs"
+            )
+    elif spec.backend == "vllm":
         # the policy itself keeps completions within the context
         EndpointProbe(policy_provider(spec).model_copy(update={"max_tokens": 1})).answer()
         server = VllmServer(str(spec.base_url))

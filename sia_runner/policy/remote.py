@@ -105,8 +105,9 @@ class RemotePolicy:
 class RequestForwarder:
     """Like the request batcher, but a server batches for us: each request has a thread; the gateway bounds them."""
 
-    def __init__(self, load: Callable[[], RemotePolicy]) -> None:
-        self._load, self._starting = load, threading.Lock()
+    def __init__(self, load: Callable[[], RemotePolicy], end: Callable[[], None] = lambda: None) -> None:
+        """Take what loads the policy, and what ends the servers that it starts, which also cuts a load short."""
+        self._load, self._end_servers, self._starting = load, end, threading.Lock()
         self._policy: RemotePolicy | None = None
 
     def start(self) -> RemotePolicy:
@@ -124,7 +125,8 @@ class RequestForwarder:
         return future
 
     def close(self) -> None:
-        """Close the policy if it was loaded."""
+        """End servers of our own, and close the policy if it was loaded."""
+        self._end_servers()
         with self._starting:
             if self._policy is not None:
                 self._policy.close()
