@@ -236,6 +236,13 @@ class Trajectory:
     reward: float | None  # None after a failure that is not the policy's fault: that is no reward of zero
     kind: OutcomeKind
 
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Trajectory":
+        """Return the trajectory that `asdict` made JSON data."""
+        numbers = ("prompt_ids", "completion_ids", "logprobs")
+        calls = (SampledCall(**{**call, **{name: tuple(call[name]) for name in numbers}}) for call in data["calls"])
+        return Trajectory(**{**data, "calls": tuple(calls), "kind": OutcomeKind(data["kind"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:

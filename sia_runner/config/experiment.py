@@ -69,6 +69,10 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
         if processes > 1:
             why = f"would each load an adapter into the server of {vllm}, which answers with one"
             yield f"trainer.processes={processes} {why}; allowed with it: 1"
+    if any(algorithm.overlap for algorithm in algorithms) and spec.backend in ("peft", "tinker"):
+        reason = "what answers is what is trained" if spec.backend == "peft" else "a service answers with the newest"
+        why = f"rolls out by weights that are one step older, but with {key}.backend={spec.backend} {reason}"
+        yield f"trainer.overlap=1 {why}; allowed with it: 0"
     if spec.backend == "tinker":
         yield from _tinker_refusals(e)
     gpus = e.compute.resources.of("train").gpus if isinstance(e.compute, SlurmComputeConfig) else None

@@ -158,6 +158,8 @@ class AlgorithmConfig(NamedConfig):
     # online only: what is done about rollouts of a server whose logprobs differ from the learner's; truncate: tokens
     # are weighted by the learner's probability / the server's, at most 2; mask: likewise, and 0 above 2
     correction: Literal["none", "truncate", "mask"] | None = None
+    # online only: batches that are rolled out ahead, while the one before is trained on; needs a server that answers
+    overlap: Literal[0, 1] = 0
     max_length: PositiveInt = 4096  # tokens of prompt and completion together
     checkpoint_every: PositiveInt = 10  # steps
     processes: PositiveInt = 1  # that share an update, each with a copy of the base and, if there are any, its own GPU
@@ -178,6 +180,8 @@ class AlgorithmConfig(NamedConfig):
             if (getattr(self, name) is None) == (self.kind == kind):
                 allowed = "a value" if self.kind == kind else "null"
                 raise ValueError(f"algorithm={self.algorithm} trains {self.kind}: {name} has to be {allowed}")
+        if self.overlap and self.kind == "offline":
+            raise ValueError(f"algorithm={self.algorithm} trains offline: overlap has to be 0")
         minimum = {"entropic": 4, "grpo": 2, "reinforce": 2, "best_of_n": 2, "dpo": 2}.get(self.algorithm, 1)
         if (size := self.group_size) < minimum:
             raise ValueError(f"algorithm={self.algorithm} needs group_size of at least {minimum}; given: {size}")

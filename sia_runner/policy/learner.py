@@ -87,8 +87,6 @@ def in_process_learner(
 class InProcessLearner:
     """A Learner of the adapter that `policy.model` has under training; see `in_process_learner`."""
 
-    abilities = LearnerAbilities(critic=True, entropy=True, temperature=True, processes=True)
-
     def __init__(
         self,
         policy: ServedModel,
@@ -101,6 +99,8 @@ class InProcessLearner:
     ) -> None:
         self._policy, self._model, self._seed, self._work = policy, policy.model, seed, work
         self._max_length, self._serve = max_length, serve
+        every = {"critic": True, "entropy": True, "temperature": True, "processes": True}
+        self.abilities = LearnerAbilities(**every, overlap=serve is not None)
         self._rank, self._processes = _join_processes(self._model.device.type)
         self._value_head: ValueHead | None = None
         self._weights: list[Tensor] = [weight for weight in self._model.parameters() if weight.requires_grad]

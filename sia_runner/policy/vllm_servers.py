@@ -35,6 +35,8 @@ _CLOSE_SECONDS = 5.0  # beyond those that a guard takes
 # Of the process that starts a server, which would take itself for a part of its group.
 _FOREIGN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
+SERVER_CARDS = "SIA_SERVER_CARDS"
+
 Result = TypeVar("Result")
 
 
@@ -306,10 +308,12 @@ class ManagedServers:
 def cards_of_servers(spec: PolicyConfig) -> list[str | None]:
     """Return the CUDA_VISIBLE_DEVICES of each server: the last GPUs, since training takes the first.
 
-    None where no GPU is visible. Raises PolicyError if there are too few.
+    A process that sees only its own GPU has those of the servers in SIA_SERVER_CARDS. None where no GPU is visible.
+    Raises PolicyError if there are too few.
     """
     settings = spec.vllm
-    named, count = os.environ.get("CUDA_VISIBLE_DEVICES"), settings.servers * settings.tensor_parallel
+    named = os.environ.get(SERVER_CARDS, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    count = settings.servers * settings.tensor_parallel
     if named is None:
         import torch
 

@@ -67,6 +67,7 @@ class LearnerAbilities:
     entropy: bool  # of the whole distribution, not only of the sampled tokens
     temperature: bool  # logprobs at the temperature of the rollouts; False: always at 1
     processes: bool  # several processes, each with a part of the rows
+    overlap: bool = False  # the sampler goes on answering with what was published while weights are trained
 
 
 class Learner(Protocol):

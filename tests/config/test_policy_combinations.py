@@ -48,6 +48,11 @@ def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
             [*VLLM, LARGE, URL, "trainer=grpo", "trainer.lora.save=[]", "trainer.processes=2"],
             "trainer.processes=2 would each load an adapter into the server of target_agent.policy.backend=vllm",
         ),
+        (["task=arithmetic", "trainer=grpo", "trainer.overlap=1"], "backend=peft what answers is what is trained"),
+        (
+            ["task=arithmetic", "trainer=grpo", "trainer.overlap=1", "policy=tinker", LARGE, "trainer.lora.alpha=32"],
+            "backend=tinker a service answers with the newest; allowed with it: 0",
+        ),
         (
             ["task=arithmetic", "trainer=auto", "trainer.algorithms.dpo.processes=4", "compute=slurm"],
             "trainer.processes=4 needs a GPU for each, but compute.resources.train.gpus=1",

@@ -1,5 +1,6 @@
 """The weights lever with a real vLLM server and a real chat model (tests/engines/vllm.sh), started as documented."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -56,9 +57,7 @@ def test_a_server_that_the_run_starts_is_killed_started_again_and_ended(cli, tmp
         """Kill the server's process when the first step is done; note all processes of servers that were seen."""
         curve = cli.run / "gen_2" / "training.log"
         while not over.wait(0.5):
-            servers = [one for one in psutil.process_iter(["cmdline"]) if BASE in (one.info["cmdline"] or [])]
-            servers = [one for one in servers if "--port" in one.info["cmdline"] and "-I" not in one.info["cmdline"]]
-            servers = [one for one in servers if str(cli.run) in str(one.environ().get("SIA_TEST_RUN"))]
+            servers = servers_of(cli.run)
             seen.update(one.pid for one in servers)
             if servers and not killed and curve.is_file() and curve.read_text():
                 servers[0].kill()
@@ -80,6 +79,17 @@ def test_a_server_that_the_run_starts_is_killed_started_again_and_ended(cli, tmp
     assert killed and len(seen) == 2 and not any(map(psutil.pid_exists, seen))
     lines = [entry["line"] for entry in cli.journal if entry["event"] == "server"]
     assert "ended" in lines[0] and "answers again" in lines[1] and len(lines) == 2
+
+
+def servers_of(run) -> list[psutil.Process]:
+    """Return the servers of a run, without their guards."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if BASE in words and "--port" in words and "-I" not in words:
+                found += [process] if process.environ().get("SIA_TEST_RUN") == str(run) else []
+    return found
 
 
 def assert_applied(generation) -> None:
