@@ -220,10 +220,11 @@ class SampledCall:
     finish_reason: str  # stop | length
     adapter: str  # the version of the weights, "base" without an adapter
     text: str = ""  # which the client gets: it ends before a stop string and contains no special token
+    tool_calls: tuple[Mapping[str, str], ...] = ()  # id, name, arguments (JSON), of tools that the request offered
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON data, without the text: a file keeps that as the response."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "text"}
+        """Return the record as JSON data, without text and tool calls: a file keeps those as the response."""
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("text", "tool_calls")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +240,13 @@ class Trajectory:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Trajectory":
         """Return the trajectory that `asdict` made JSON data."""
-        numbers = ("prompt_ids", "completion_ids", "logprobs")
-        calls = (SampledCall(**{**call, **{name: tuple(call[name]) for name in numbers}}) for call in data["calls"])
-        return Trajectory(**{**data, "calls": tuple(calls), "kind": OutcomeKind(data["kind"])})
+        calls: list[SampledCall] = []
+        for call in data["calls"]:
+            tokens = tuple(call["prompt_ids"]), tuple(call["completion_ids"]), tuple(call["logprobs"])
+            calls.append(
+                SampledCall(*tokens, call["finish_reason"], call["adapter"], call["text"])
+            )  # what is learned from
+        return Trajectory(data["unit"], data["sample"], tuple(calls), data["reward"], OutcomeKind(data["kind"]))
 
 
 @dataclass(frozen=True, slots=True)

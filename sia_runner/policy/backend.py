@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 
 # Options that would change the answer: refused by name rather than ignored, except for values that mean "not set".
 _OPENAI_NAMES = """
-    tools functions logit_bias top_logprobs presence_penalty frequency_penalty min_p min_tokens stop_token_ids
-    ignore_eos chat_template_kwargs reasoning_effort
+    functions logit_bias top_logprobs presence_penalty frequency_penalty min_p min_tokens stop_token_ids
+    ignore_eos chat_template_kwargs
 """
 _OPENAI_NOT_SERVED = dict.fromkeys(_OPENAI_NAMES.split()) | {"top_k": -1, "repetition_penalty": 1}
+_OPENAI_NOT_SERVED |= {"tool_choice": "auto"}  # whether it calls one is the model's choice
+_EFFORTS = ("low", "medium", "high")
 _ANTHROPIC_NOT_SERVED = {"tools": None, "thinking": {"type": "disabled"}, "top_k": None}
 _MAX_STOP_STRINGS, _MAX_STOP_LENGTH = 16, 256  # number of strings, and characters of each
 
@@ -54,6 +56,8 @@ def _policy_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
     if is_openai:
         if body.get("response_format") not in (None, {"type": "text"}):
             raise bad_request("response_format is not served by the policy, which answers with text")
+        if body.get("reasoning_effort") not in (None, *_EFFORTS):
+            raise bad_request(f"reasoning_effort must be one of {', '.join(_EFFORTS)}")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise bad_request("seed must be a whole number")
     elif messages[-1].get("role") == "assistant":
@@ -67,7 +71,18 @@ def _policy_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
         top_p=_read_number(body, "top_p", 1.0, 1.0),
         seed=seed,
         stop=_read_stop_strings(body, "stop" if is_openai else "stop_sequences"),
+        tools=_read_tools(body) if is_openai else (),
+        reasoning_effort=body.get("reasoning_effort") if is_openai else None,
     )
+
+
+def _read_tools(body: Body) -> tuple[Mapping[str, Any], ...]:
+    """Return the functions that a request offers to the model."""
+    tools = tuple(body.get("tools") or ())
+    for tool in tools:
+        if tool.get("type") != "function" or not isinstance(as_object(tool.get("function")).get("name"), str):
+            raise bad_request("tools of the policy are functions with a name: {type: function, function: {name: …}}")
+    return tools
 
 
 def _read_number(body: Body, name: str, default: float, limit: float) -> float:
