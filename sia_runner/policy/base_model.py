@@ -208,7 +208,11 @@ class ChatTokenizer:
         `tools` and `effort` are for the template. Raises CallError (bad_request), also if it has no place for them, or
         if a context of so many tokens leaves no room for an answer.
         """
-        used = {"tools": tools, "reasoning_effort": effort, "tool_calls": any(one.get("tool_calls") for one in messages)}
+        used = {
+            "tools": tools,
+            "reasoning_effort": effort,
+            "tool_calls": any(one.get("tool_calls") for one in messages),
+        }
         for name in (name for name, value in used.items() if value and not re.search(rf"\b{name}\b", self._places)):
             raise bad_request(f"{name} is not served by the policy: its base's chat template has no place for it")
         options: dict[str, Any] = {"tools": list(tools)} if tools else {}
