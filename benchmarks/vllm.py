@@ -33,9 +33,14 @@ from sia_runner.policy.vllm import VllmPolicy
 from sia_runner.policy.vllm_servers import ManagedServers
 from sia_runner.wire.grants import Grant
 
-CPU_ARGUMENTS = (
-    "--max-model-len 1024 --enforce-eager --no-enable-chunked-prefill --max-num-batched-tokens 16384".split()
-)
+CPU_ARGUMENTS = [
+    "--max-model-len",
+    "1024",
+    "--enforce-eager",
+    "--no-enable-chunked-prefill",
+    "--max-num-batched-tokens",
+    "16384",
+]
 
 
 def main() -> None:
