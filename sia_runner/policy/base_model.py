@@ -211,7 +211,7 @@ class ChatTokenizer:
         used = {
             "tools": tools,
             "reasoning_effort": effort,
-            "tool_calls": any(one.get("tool_calls") for one in messages),
+            "tool_calls": any(message.get("tool_calls") for message in messages),
         }
         for name in (name for name, value in used.items() if value and not re.search(rf"\b{name}\b", self._places)):
             raise bad_request(f"{name} is not served by the policy: its base's chat template has no place for it")
@@ -245,11 +245,11 @@ class ChatTokenizer:
         if not request.tools:
             return text, ()
         if self._harmony:
-            found = _HARMONY_CALL.findall(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+            pairs = _HARMONY_CALL.findall(self._tokenizer.decode(list(ids), skip_special_tokens=False))
         else:
-            found = [_tagged_call(call) for call in _TAGGED_CALL.findall(text)]
-            text = text if ("", "") in found else _TAGGED_CALL.sub("", text)
-        calls = [(name, arguments) for name, arguments in found if name]
+            pairs = [_tagged_call(call) for call in _TAGGED_CALL.findall(text)]
+            text = text if ("", "") in pairs else _TAGGED_CALL.sub("", text)
+        calls = [(name, arguments) for name, arguments in pairs if name]
         # an id of the answer's own tokens: a repeated request gets the same
         digest = hashlib.sha256(repr(tuple(ids)).encode()).hexdigest()[:16]
         named = [{"id": f"call_{digest}{at}", "name": name, "arguments": text} for at, (name, text) in enumerate(calls)]

@@ -52,7 +52,7 @@ class _Managed:
     client: VllmServer | None = None
     up: bool = False  # it answers, with all adapters
     busy: int = 0  # requests under way
-    asked: int = 0  # requests so far
+    requests: int = 0  # so far
     loaded: set[str] = field(default_factory=set[str])
     failure: str = ""  # why it will not be up again
 
@@ -89,11 +89,11 @@ class ManagedServers:
         for thread in self._threads:
             thread.start()
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or all(one.up or one.failure for one in self._servers))
+            self._changed.wait_for(lambda: self._closed or all(server.up or server.failure for server in self._servers))
             failures = [server.failure for server in self._servers if server.failure]
             self._failure = (failures or [self._failure])[0]
-            ended = self._closed or bool(failures)
-        if ended:
+            usable = not self._closed and not failures
+        if not usable:
             self.close()
             raise PolicyError(self._failure)
 
@@ -182,10 +182,10 @@ class ManagedServers:
             with self._changed:
                 self._wait_until_up()
                 up = [server for server in self._servers if server.up]
-                server = min(up, key=lambda one: (one.busy, one.asked))
+                server = min(up, key=lambda server: (server.busy, server.requests))
                 client, guard = server.client, server.guard
                 server.busy += 1
-                server.asked += 1
+                server.requests += 1
             try:
                 if client is not None:
                     return ask(client)
@@ -202,7 +202,7 @@ class ManagedServers:
     def _wait_until_up(self) -> None:
         """Wait, with the lock, until a server is up. Raises CallError if none will be."""
         self._changed.wait_for(
-            lambda: self._closed or any(one.up for one in self._servers) or all(one.failure for one in self._servers)
+            lambda: self._closed or any(map(_is_up, self._servers)) or all(map(_has_failed, self._servers))
         )
         if self._closed:
             raise CallError("unreachable", "the run's vLLM servers were ended", sent=False, final=True)
@@ -329,6 +329,14 @@ def cards_of_servers(spec: PolicyConfig) -> list[str | None]:
         )
     last, size = cards[-count:], settings.tensor_parallel
     return [",".join(last[at : at + size]) for at in range(0, count, size)]
+
+
+def _is_up(server: _Managed) -> bool:
+    return server.up
+
+
+def _has_failed(server: _Managed) -> bool:
+    return bool(server.failure)
 
 
 def _free_port() -> int:

@@ -162,9 +162,9 @@ class RolloutsAhead:
         """Wait for the rollouts; return them, and a line about the share of the time that each half was idle."""
         trained = time.monotonic()
         trajectories = self._future.result()
-        now = time.monotonic()
-        total = max(now - self._began, 1e-9)
-        idle = (now - trained) / total, (now - self._ended) / total
+        end = time.monotonic()
+        total = max(end - self._began, 1e-9)
+        idle = (end - trained) / total, (end - self._ended) / total
         line = f"overlap: of {total:.1f} s training was idle {idle[0]:.0%}, rollouts {idle[1]:.0%}"
         return trajectories, line
 

@@ -127,7 +127,7 @@ class OnlineLoop:
         if self._done:
             return progress
         self._learner.publish()
-        rolled = [Trajectory.from_json(one) for one in (saved or {}).get("ahead", ())]
+        rolled = [Trajectory.from_json(data) for data in (saved or {}).get("ahead", ())]
         while not self._done:
             rolled = rolled or roll_out(self._job, *self._questions(progress.steps), state.processes)
             ahead = self._roll_ahead()
@@ -269,7 +269,7 @@ class OnlineLoop:
         """
         step, every = self._state.progress.steps, self._algorithm.checkpoint_every
         if self._done or step // every > (step - self._iterations) // every:
-            content = {"ahead": [asdict(one) for one in ahead]} if ahead else {}
+            content = {"ahead": [asdict(trajectory) for trajectory in ahead]} if ahead else {}
             self._state.save(self._trusted(step), **content)
 
     def _trusted(self, step: int) -> int:
