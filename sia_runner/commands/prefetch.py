@@ -147,8 +147,8 @@ def _network_needs(config: Experiment) -> Iterator[CheckResult]:
         text = f"{hosted.name}: {who} has to reach {hosted.base_url or 'it'} (HTTPS_PROXY is heeded)"
         yield CheckResult("provider", NETWORK, text)
     policy = config.target_agent.policy
-    if policy.backend in ("vllm", "tinker") and config.has_policy:
-        address = tinker_url(policy) if policy.backend == "tinker" else policy.base_url
+    address = tinker_url(policy) if policy.backend == "tinker" else policy.base_url
+    if policy.backend in ("vllm", "tinker") and config.has_policy and address:
         text = f"{policy.backend}: every node that runs harnesses or trains has to reach {address}"
         yield CheckResult("policy server", NETWORK, text)
     writes = config.proposer_calls_model or config.meta_agent.target.startswith("sia_runner.proposers.guests.")

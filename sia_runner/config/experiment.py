@@ -34,6 +34,7 @@ from sia_runner.config.training import (
     LeverRule,
     PolicyConfig,
     TrainerConfig,
+    VllmSettings,
     allowed_algorithms,
 )
 
@@ -52,9 +53,13 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
         yield f"{key}.base_url={spec.base_url} is a vLLM server's, but {key}.backend=peft uses no server"
     processes = max((algorithm.processes for algorithm in algorithms), default=1)
     if spec.backend == "vllm":
-        if not (spec.base_url or "").startswith(("http://", "https://")):
+        if spec.base_url is not None and not spec.base_url.startswith(("http://", "https://")):
             what = "the server's address up to and including /v1 (http://… or https://…)"
-            yield f"{vllm} needs {key}.base_url, {what}; given: {spec.base_url}"
+            yield f"{vllm} needs as {key}.base_url {what}, or null to start its own; given: {spec.base_url}"
+        changed = [f"{key}.vllm.{name}" for name, value in spec.vllm if value != getattr(VllmSettings(), name)]
+        if spec.base_url is not None and changed:
+            why = f"of servers that the run starts; not allowed with {key}.base_url={spec.base_url}"
+            yield f"{', '.join(changed)}: {why}"
         if spec.base == "tiny":
             allowed = f"allowed with {vllm}: a folder or hub id that the server serves under the same name"
             yield f"{key}.base=tiny is built by the runner, so no server has it; {allowed}"
@@ -64,6 +69,10 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
         if processes > 1:
             why = f"would each load an adapter into the server of {vllm}, which answers with one"
             yield f"trainer.processes={processes} {why}; allowed with it: 1"
+    if any(algorithm.overlap for algorithm in algorithms) and spec.backend in ("peft", "tinker"):
+        reason = "what answers is what is trained" if spec.backend == "peft" else "a service answers with the newest"
+        why = f"rolls out by weights that are one step older, but with {key}.backend={spec.backend} {reason}"
+        yield f"trainer.overlap=1 {why}; allowed with it: 0"
     if spec.backend == "tinker":
         yield from _tinker_refusals(e)
     shards = max((algorithm.shards for algorithm in algorithms), default=1)

@@ -342,7 +342,8 @@ class LocalBackend:
         finish_reason, response = DIALECTS[request.api].respond(request, sampled, self._policy.decode)
         buffer.hold(response)
         model, counts = short_text(request.body["model"]), (len(sampled.prompt_ids), len(sampled.completion_ids))
-        return AnswerSummary(sampled.text, [], finish_reason, model, *counts, sampled=sampled)
+        calls = [dict(call) for call in sampled.tool_calls]
+        return AnswerSummary(sampled.text, calls, finish_reason, model, *counts, sampled=sampled)
 
 
 Backend = PassThroughBackend | LitellmBackend | LocalBackend

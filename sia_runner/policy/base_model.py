@@ -1,6 +1,7 @@
 """Base models: loading, the hash that identifies them, and the conversion of messages to token ids and back."""
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from sia_runner.store.run_directory import sha256_of
 from sia_runner.text import first_line
 from sia_runner.wire.failures import CallError
-from sia_runner.wire.policy import Messages, PolicyError
+from sia_runner.wire.policy import Messages, PolicyError, PolicyRequest
 from sia_runner.wire.requests import bad_request
 
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
@@ -185,6 +186,8 @@ CHAT_TEMPLATE = (
 _TEMPLATE_DATE = date(2026, 1, 1)
 _STRFTIME_CALL = re.compile(r"""strftime_now\((["'])(.*?)\1\)""")
 _HARMONY_FINAL = "<|channel|>final<|message|>"  # gpt-oss's harmony format: reasoning comes before, in other channels
+_HARMONY_CALL = re.compile(r"to=functions\.([\w.-]+)(?:(?!<\|start\|>).)*?<\|message\|>(.*?)<\|call\|>", re.DOTALL)
+_TAGGED_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>\s*", re.DOTALL)  # of Qwen's and many others
 
 
 class ChatTokenizer:
@@ -195,17 +198,34 @@ class ChatTokenizer:
         self._template = _STRFTIME_CALL.sub(
             lambda call: repr(_TEMPLATE_DATE.strftime(call[2])), tokenizer.get_chat_template()
         )
+        self._places = re.sub(r"\{#.*?#\}", "", self._template, flags=re.DOTALL)  # the template without its comments
         self._harmony = "<|channel|>" in tokenizer.get_vocab()
 
-    def prompt_ids(self, messages: Messages, context: float = math.inf) -> list[int]:
+    def prompt_ids(
+        self,
+        messages: Messages,
+        context: float = math.inf,
+        tools: Sequence[Mapping[str, Any]] = (),
+        effort: str | None = None,
+    ) -> list[int]:
         """Return the conversation's token ids up to where the answer begins.
 
-        Raises CallError (bad_request), also if a context of so many tokens leaves no room for an answer.
+        `tools` and `effort` are for the template. Raises CallError (bad_request), also if it has no place for them, or
+        if a context of so many tokens leaves no room for an answer.
         """
+        used = {
+            "tools": tools,
+            "reasoning_effort": effort,
+            "tool_calls": any(message.get("tool_calls") for message in messages),
+        }
+        for name in (name for name, value in used.items() if value and not re.search(rf"\b{name}\b", self._places)):
+            raise bad_request(f"{name} is not served by the policy: its base's chat template has no place for it")
+        options: dict[str, Any] = {"tools": list(tools)} if tools else {}
+        options |= {"reasoning_effort": effort} if effort else {}
         try:
             plain = [_plain_message(message) for message in messages]
             text = self._tokenizer.apply_chat_template(
-                plain, chat_template=self._template, tokenize=False, add_generation_prompt=True
+                plain, chat_template=self._template, tokenize=False, add_generation_prompt=True, **options
             )
         except Exception as error:  # noqa: BLE001 - a template is a program: it may refuse an order of roles
             raise bad_request(f"the model's chat template refuses the messages: {error}") from None
@@ -223,6 +243,22 @@ class ChatTokenizer:
                 code="context_length_exceeded",
             )
         return ids
+
+    def answer(self, ids: Sequence[int], request: PolicyRequest) -> tuple[str, tuple[Mapping[str, str], ...]]:
+        """Return the answer's text, and its calls of tools that the request offered: id, name and arguments."""
+        text = self.text(ids, request.stop)
+        if not request.tools:
+            return text, ()
+        if self._harmony:
+            pairs = _HARMONY_CALL.findall(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        else:
+            pairs = [_tagged_call(call) for call in _TAGGED_CALL.findall(text)]
+            text = text if ("", "") in pairs else _TAGGED_CALL.sub("", text)
+        calls = [(name, arguments) for name, arguments in pairs if name]
+        # an id of the answer's own tokens: a repeated request gets the same
+        digest = hashlib.sha256(repr(tuple(ids)).encode()).hexdigest()[:16]
+        named = [{"id": f"call_{digest}{at}", "name": name, "arguments": text} for at, (name, text) in enumerate(calls)]
+        return text, tuple(named)
 
     def text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
         """Return the answer to show: before the first stop string, without special tokens."""
@@ -252,8 +288,26 @@ class ChatTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
-def _plain_message(message: Mapping[str, Any]) -> dict[str, str]:
-    """Return a message with a known role, and its content as one text."""
+def _tagged_call(text: str) -> tuple[str, str]:
+    """Return name and arguments of a call in JSON; two empty texts if it is none."""
+    try:
+        call = json.loads(text)
+    except ValueError:
+        return "", ""
+    arguments = call.get("arguments", {})
+    return str(call.get("name", "")), arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+def _template_call(call: Any) -> dict[str, Any]:
+    """Return an earlier call of a tool as templates take it: with arguments as an object."""
+    function = dict(call["function"])
+    if isinstance(function.get("arguments"), str):
+        function["arguments"] = json.loads(function["arguments"] or "{}")
+    return {**call, "function": function}
+
+
+def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message with a known role, its content as one text, and what it says of tools."""
     role, content = message.get("role"), message.get("content")
     role = "system" if role == "developer" else role
     if role not in _CHAT_ROLES:
@@ -262,4 +316,11 @@ def _plain_message(message: Mapping[str, Any]) -> dict[str, str]:
     texts = [part["text"] for part in parts if isinstance(part, dict) and part.get("type") == "text" and "text" in part]
     if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
         raise bad_request("the policy reads text only: a message's content is a string or a list of text parts")
-    return {"role": role, "content": "".join(texts)}
+    plain: dict[str, Any] = {"role": role, "content": "".join(texts)}
+    plain |= {name: message[name] for name in ("tool_call_id", "name") if role == "tool" and name in message}
+    if calls := message.get("tool_calls"):
+        try:
+            plain["tool_calls"] = [_template_call(call) for call in calls]
+        except (TypeError, KeyError, ValueError):
+            raise bad_request("tool_calls of a message are calls of functions, with arguments in JSON") from None
+    return plain

@@ -89,8 +89,6 @@ def in_process_learner(
 class InProcessLearner:
     """A Learner of the adapter that `policy.model` has under training; see `in_process_learner`."""
 
-    abilities = LearnerAbilities(critic=True, entropy=True, temperature=True, processes=True)
-
     def __init__(
         self,
         policy: ServedModel,
@@ -106,6 +104,8 @@ class InProcessLearner:
         self._policy, self._model, self._seed, self._work = policy, policy.model, seed, work
         self._max_length, self._serve, self._sharded = max_length, serve, sharded
         self._rank, self._processes = join_processes(self._model.device.type)
+        every = {"critic": True, "entropy": True, "temperature": True, "processes": True}
+        self.abilities = LearnerAbilities(**every, overlap=serve is not None)
         self._value_head: ValueHead | None = None
         self._weights: list[Tensor] = [weight for weight in self._model.parameters() if weight.requires_grad]
         if critic:

@@ -1,4 +1,4 @@
-"""The policy `backend=vllm`: a vLLM server answers, and the trained weights live in this process.
+"""The policy `backend=vllm`: vLLM servers answer, and the trained weights live in this process.
 
 Each published version of the adapter under training is a folder that the server loads under a name of its own, because
 a server that replaces an adapter in place may answer with the one before, or read it again at every step.
@@ -24,6 +24,7 @@ from sia_runner.policy.base_model import ChatTokenizer, base_folder, load_tokeni
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.policy.remote import RemotePolicy
 from sia_runner.policy.vllm_client import VllmServer
+from sia_runner.policy.vllm_servers import ManagedServers
 from sia_runner.system import process_count
 from sia_runner.wire.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sia_runner.wire.failures import CallError
@@ -50,15 +51,17 @@ class _Published:
 
 
 class VllmSampler:
-    """A RemoteSampler at a vLLM server; all methods may be called from any thread."""
+    """A RemoteSampler at one vLLM server, or at those of the run; all methods may be called from any thread."""
 
-    def __init__(self, base_id: str, base_url: str, folder: Path, *, trust_base: bool = False) -> None:
+    def __init__(
+        self, base_id: str, server: VllmServer | ManagedServers, folder: Path, *, trust_base: bool = False
+    ) -> None:
         """Ask the server for its context. Raises CallError.
 
         Published versions are written to `folder`, which the server has to see under the same path.
         """
         self._base_id, self._folder, self._trust_base = base_id, folder, trust_base
-        self._server, self._lock = VllmServer(base_url), threading.RLock()
+        self._server, self._lock = server, threading.RLock()
         self.address = self._server.address
         self._prefix = f"sia-live-{uuid.uuid4().hex[:12]}"  # other runs may use the same server
         self._base_sha256 = ""
@@ -269,8 +272,14 @@ class VllmPolicy(RemotePolicy):
 
     sampler: VllmSampler
 
-    def __init__(self, spec: PolicyConfig, folder: Path, load: Callable[[], PolicyEngine]) -> None:
-        """Connect to the server and check its logprobs. Raises PolicyError.
+    def __init__(
+        self,
+        spec: PolicyConfig,
+        folder: Path,
+        load: Callable[[], PolicyEngine],
+        servers: ManagedServers | None = None,
+    ) -> None:
+        """Connect to the server, or start `servers`, and check the logprobs. Raises PolicyError.
 
         Versions of the adapter under training are written to `folder`, which the server has to see under the same path;
         `load` creates the training copy.
@@ -278,11 +287,17 @@ class VllmPolicy(RemotePolicy):
         check_policy_packages()
         self._load, self._copy_lock, self._copy = load, threading.Lock(), None
         tokenizer = load_tokenizer(spec.base, base_folder(spec.base, weights=False))
+        if servers is not None:
+            servers.start()
         try:
-            sampler = VllmSampler(spec.base, str(spec.base_url), folder, trust_base=spec.trust_base)
+            server = servers or VllmServer(str(spec.base_url))
+            sampler = VllmSampler(spec.base, server, folder, trust_base=spec.trust_base)
             sampler.check_logprobs(ChatTokenizer(tokenizer).prompt_ids([{"role": "user", "content": "1"}]))
         except CallError as failed:
-            raise PolicyError(f"target_agent.policy.base_url={spec.base_url}: {failed.message}") from None
+            where = "vllm" if servers else f"base_url={spec.base_url}"
+            if servers is not None:
+                servers.close()
+            raise PolicyError(f"target_agent.policy.{where}: {failed.message}") from None
         super().__init__(spec, tokenizer, sampler)
 
     @contextmanager

@@ -68,6 +68,7 @@ class LearnerAbilities:
     temperature: bool  # logprobs at the temperature of the rollouts; False: always at 1
     processes: bool  # several processes, each with a part of the rows
     shares_base: bool = False  # forward(base=True) is the sampler's score of the base, so one call tells both
+    overlap: bool = False  # the sampler goes on answering with what was published while weights are trained
 
 
 class Learner(Protocol):
