@@ -503,7 +503,10 @@ def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> _Q
     n, training = updates[-1]
     rows = [totals.of(candidate=f"gen_{n}", purpose=purpose) for purpose in ("rollout", "train")]
     algorithm = AlgorithmConfig.model_validate(migrate_algorithm(training.algorithm))
-    rollouts = planned_rollouts(algorithm)[1] * training.steps / algorithm.steps
+    runs, planned = planned_rollouts(algorithm)
+    # The curve has a point for each step or, offline, for each round of rollouts.
+    points = algorithm.steps if algorithm.kind == "online" else runs // algorithm.group_size
+    rollouts = planned * len(training.reward) / points
     tokens, source = sum(row.input_tokens + row.output_tokens for row in rows), f"the update of generation {n}"
     usd = sum(row.dollars for row in rows) / rollouts if all(row.priced for row in rows) else None
     calls = sum(row.calls for row in rows)
@@ -518,7 +521,7 @@ def planned_rollouts(algorithm: AlgorithmConfig) -> tuple[int, int]:
         batches = ceil(algorithm.steps / base.online_algorithm(algorithm).loss.iterations)
         per_batch = algorithm.prompt_count
     else:
-        batches = base.offline_algorithm(algorithm).rounds
+        batches = min(base.offline_algorithm(algorithm).rounds, algorithm.steps)
         per_batch = ceil(algorithm.prompt_count / batches)
     runs = batches * algorithm.group_size
     return runs, runs * per_batch

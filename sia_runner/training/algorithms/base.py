@@ -92,6 +92,7 @@ class OfflineAlgorithm(Protocol):
     trainer: str  # sft (SupervisedExample rows) or dpo (PreferencePair rows)
     rounds: int  # of rollouts; the algorithm's steps are divided among them
     batch: int  # rows per optimizer step
+    epochs: int  # over the rows of a round, at most: then it ends before its share of the steps is taken
     settings: Mapping[str, Any]  # dpo: beta, and loss (sigmoid or ipo)
 
     def select(
@@ -99,7 +100,7 @@ class OfflineAlgorithm(Protocol):
     ) -> list[SupervisedExample] | list[PreferencePair]:
         """Return rows of at most `max_length` tokens, without duplicates.
 
-        Their order does not depend on the order of arrival. Empty if no question has any difference in reward.
+        Their order does not depend on the order of arrival. Empty if the rewards tell no better from a worse one.
         """
         ...
 
