@@ -504,9 +504,10 @@ def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> _Q
     rows = [totals.of(candidate=f"gen_{n}", purpose=purpose) for purpose in ("rollout", "train")]
     algorithm = AlgorithmConfig.model_validate(migrate_algorithm(training.algorithm))
     runs, planned = planned_rollouts(algorithm)
-    # The curve has a point for each step or, offline, for each round of rollouts.
-    points = algorithm.steps if algorithm.kind == "online" else runs // algorithm.group_size
-    rollouts = planned * len(training.reward) / points
+    if algorithm.kind == "online":
+        rollouts = planned * training.steps / algorithm.steps
+    else:  # a curve has a point for each round, which may take fewer steps than its share
+        rollouts = planned * len(training.reward) / (runs // algorithm.group_size)
     tokens, source = sum(row.input_tokens + row.output_tokens for row in rows), f"the update of generation {n}"
     usd = sum(row.dollars for row in rows) / rollouts if all(row.priced for row in rows) else None
     calls = sum(row.calls for row in rows)
