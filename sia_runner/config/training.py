@@ -116,9 +116,9 @@ class EarlyStopping(ConfigSection):
     max_uniform_groups: Fraction | None = 1.0  # share of groups without any difference in reward, over a whole window
     max_length_ratio: PositiveFloat | None = 4.0  # of the mean completion to the first step's, in either direction
     max_drift: PositiveFloat | None = 1.0  # nats per token, KL of what sampled the rollouts to the learner
-    window: PositiveInt = 5  # consecutive steps beyond a limit
+    window: PositiveInt = 5  # consecutive batches of rollouts beyond a limit
     min_gain: NonNegativeFloat | None = None  # of the mean reward, from `gain_window` steps to the next; less is flat
-    gain_window: PositiveInt = 20  # steps of which the mean rewards are compared
+    gain_window: PositiveInt = 20  # batches of rollouts of which the mean rewards are compared
 
 
 class LeverRule(ConfigSection):

@@ -503,7 +503,11 @@ def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> _Q
     n, training = updates[-1]
     rows = [totals.of(candidate=f"gen_{n}", purpose=purpose) for purpose in ("rollout", "train")]
     algorithm = AlgorithmConfig.model_validate(migrate_algorithm(training.algorithm))
-    rollouts = planned_rollouts(algorithm)[1] * training.steps / algorithm.steps
+    runs, planned = planned_rollouts(algorithm)
+    if algorithm.kind == "online":
+        rollouts = planned * training.steps / algorithm.steps
+    else:  # a curve has a point for each round, which may take fewer steps than its share
+        rollouts = planned * len(training.reward) / (runs // algorithm.group_size)
     tokens, source = sum(row.input_tokens + row.output_tokens for row in rows), f"the update of generation {n}"
     usd = sum(row.dollars for row in rows) / rollouts if all(row.priced for row in rows) else None
     calls = sum(row.calls for row in rows)
@@ -518,7 +522,7 @@ def planned_rollouts(algorithm: AlgorithmConfig) -> tuple[int, int]:
         batches = ceil(algorithm.steps / base.online_algorithm(algorithm).loss.iterations)
         per_batch = algorithm.prompt_count
     else:
-        batches = base.offline_algorithm(algorithm).rounds
+        batches = min(base.offline_algorithm(algorithm).rounds, algorithm.steps)
         per_batch = ceil(algorithm.prompt_count / batches)
     runs = batches * algorithm.group_size
     return runs, runs * per_batch

@@ -107,10 +107,11 @@ class InProcessLearner:
         every = {"critic": True, "entropy": True, "temperature": True, "processes": True}
         self.abilities = LearnerAbilities(**every, overlap=serve is not None)
         self._value_head: ValueHead | None = None
-        self._weights: list[Tensor] = [weight for weight in self._model.parameters() if weight.requires_grad]
+        self._adapter: list[Tensor] = [weight for weight in self._model.parameters() if weight.requires_grad]
         if critic:
             self._value_head = ValueHead(self._model.config.get_text_config().hidden_size).to(self._model.device)
-            self._weights += self._value_head.parameters()
+        self._critic: list[Tensor] = list(self._value_head.parameters()) if self._value_head else []
+        self._weights = self._adapter + self._critic
         if self._processes > 1:
             for weight in self._weights:
                 dist.broadcast(weight.data, 0)
@@ -163,7 +164,8 @@ class InProcessLearner:
             self._sum_gradients()
             if all(weight.grad is None for weight in self._weights):
                 return 0.0
-            norm = torch.nn.utils.clip_grad_norm_(self._weights, settings.max_norm or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(self._adapter, settings.max_norm or math.inf)
+            torch.nn.utils.clip_grad_norm_(self._critic, settings.max_norm or math.inf)
             for group in self._optimizer.param_groups:
                 group.update(lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
             self._optimizer.step()

@@ -56,7 +56,7 @@ class StepSettings:
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
-    max_norm: float = 1.0  # the gradient is clipped to it; 0: it is not
+    max_norm: float = 1.0  # the gradient of the adapter is clipped to it, and that of the critic apart; 0: it is not
 
 
 @dataclass(frozen=True, slots=True)
