@@ -52,19 +52,23 @@ class TokenSampler:
         index_b = torch.tensor(rows, device=logits_bv.device)
         temperature_b = self._temperature_b[index_b]
         scale_b = torch.where(temperature_b > 0, temperature_b, 1.0)
-        # float64: in float32 a sum over 200,000 tokens is off by 1e-4, which changes samples near the boundaries
-        logprob_bv = (logits_bv.double() / scale_b[:, None].double()).log_softmax(-1)
-        token_b = logits_bv.argmax(-1)
+        scaled_bv = logits_bv.float() / scale_b[:, None]
+        # Sums in float64: in float32 one over 200,000 tokens is off by 1e-4, which changes samples near the boundaries.
+        # A softmax in float64 as a whole takes four times as long.
+        scaled_bv = scaled_bv - scaled_bv.max(-1, keepdim=True).values
+        weight_bv = scaled_bv.exp().double()
+        sum_bv = weight_bv.cumsum(-1)
+        total_b1 = sum_bv[:, -1:]
+        token_b = scaled_bv.argmax(-1)
         if any(self._sampled[row] for row in rows):
-            probability_bv = logprob_bv.exp()
             if any(self._truncated[row] for row in rows):
-                probability_bv = nucleus_filter(probability_bv, self._top_p_b[index_b])
-            sum_bv = probability_bv.cumsum(-1)
+                sum_bv = nucleus_filter(weight_bv / total_b1, self._top_p_b[index_b]).cumsum(-1)
             target_b = self._uniform_bt[index_b, step] * sum_bv[:, -1]
             sampled_b = torch.searchsorted(sum_bv, target_b[:, None], right=True)[:, 0]
             sampled_b = sampled_b.clamp(max=sum_bv.shape[1] - 1)
             token_b = torch.where(temperature_b > 0, sampled_b, token_b)
-        return token_b.tolist(), logprob_bv.gather(1, token_b[:, None])[:, 0].tolist()
+        logprob_b1 = scaled_bv.gather(1, token_b[:, None]).double() - total_b1.log()
+        return token_b.tolist(), logprob_b1[:, 0].tolist()
 
 
 def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
