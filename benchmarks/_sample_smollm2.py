@@ -48,7 +48,7 @@ def _plain(folder: str, dtype: str) -> tuple[Any, Any]:
 
 
 def plain(folder: str, dtype: str, chats: list[Any], seed: int) -> dict[str, Any]:
-    """Answer each chat once, as a batch, with the logprobs of what was sampled."""
+    """Answer each chat once, as a batch; no logprobs are computed, which training would need."""
     model, tokenizer = _plain(folder, dtype)
     torch.manual_seed(seed)
     start = _clocks()
@@ -57,10 +57,8 @@ def plain(folder: str, dtype: str, chats: list[Any], seed: int) -> dict[str, Any
     )
     options = {"max_new_tokens": LIMIT, "do_sample": True, "temperature": TEMPERATURE, "top_k": 0, "top_p": 1.0}
     with torch.no_grad():
-        output = model.generate(**inputs, **options, output_logits=True, return_dict_in_generate=True)
-        completions = output.sequences[:, inputs["input_ids"].shape[1] :]
-        logprob_btv = torch.log_softmax(torch.stack(output.logits, 1).float() / TEMPERATURE, -1)
-        logprob_btv.gather(2, completions[:, :, None])
+        sequences = model.generate(**inputs, **options)
+    completions = sequences[:, inputs["input_ids"].shape[1] :]
     end = tokenizer.eos_token_id
     rows = completions.tolist()
     return _since(start, sum(row.index(end) + 1 if end in row else len(row) for row in rows))
