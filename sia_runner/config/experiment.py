@@ -144,6 +144,9 @@ def _model_refusals(e: "Experiment") -> Iterator[str]:
     if e.task.needs_model and not e.calls_model:
         offline = f"{provider} with target_agent={agent.name} serves none; give provider=… (see --help)"
         yield f"task={e.task.name} cannot be answered without a model, but {offline}"
+    if e.has_policy and e.target_agent.policy.base == "tiny" and not getattr(e.task, "gold_answers", True):
+        warmed = f"target_agent.policy.base=tiny is warmed on gold answers, and task={e.task.name} has none"
+        yield f"{warmed}; allowed with it: policy=smollm2, or another base (a folder or hub id)"
     for name, part in (("meta_agent", e.meta_agent), ("sandbox", e.sandbox), ("compute", e.compute)):
         if part.target in MOVED_CLASSES:
             yield f"{name}._target_={part.target}: moved; use {MOVED_CLASSES[part.target]}"

@@ -65,7 +65,7 @@ class VllmSettings(ConfigSection):
 class PolicyConfig(ConfigSection):
     """The model that harnesses call and that can be trained."""
 
-    base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, a folder, or a hub id
+    base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, `smollm2`, a folder, or a hub id
     backend: Annotated[  # peft: in this process; vllm: servers of vLLM; tinker: a service that also trains
         Annotated[Literal["peft", "vllm", "tinker"], Tag("Name")] | Annotated[ClassPath, Tag("Class")], NAME_OR_CLASS
     ] = "peft"
@@ -77,7 +77,8 @@ class PolicyConfig(ConfigSection):
     # peft, vllm: you vouch that `base` is what a service trained an adapter on, which tells no hash of its weights
     trust_base: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"  # peft only
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the base's weights
+    # of the base's weights; auto: bfloat16 where the processor or GPU computes in it
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     max_tokens: PositiveInt = 256  # completion bound of a request that names none
     temperature: NonNegativeFloat = 0.0  # of a request that names none
     max_batch_size: PositiveInt = 64  # requests answered together

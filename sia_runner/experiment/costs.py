@@ -20,7 +20,7 @@ from sia_runner.stage_results import BuildResult
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import JournalReader, finished_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
-from sia_runner.tasks.protocol import Fold
+from sia_runner.tasks.protocol import Fold, FoldPurpose, Task
 from sia_runner.wire.grants import Role
 
 _ROLES: tuple[Role, ...] = ("meta", "target", "learner")
@@ -286,6 +286,15 @@ def _harness_use(
     return replace(use, seconds=min(use.seconds, limit))
 
 
+def task_sizes(task: Task, question_bytes: int, policy_speed: float | None = None) -> TaskSizes:
+    """Count the questions of each run of a harness on a prepared task."""
+    purposes: tuple[FoldPurpose, ...] = ("gate", "trial", "test") if task.has_test else ()  # else scored as a whole
+    counts = {name: sum(len(fold.questions) for fold in task.rounds(name)) for name in purposes}
+    select = task.rounds("select")
+    gate, trial, test = (counts.get(name, 0) for name in ("gate", "trial", "test"))
+    return TaskSizes(gate, trial, _question_count(select), len(select), test, question_bytes, policy_speed)
+
+
 def limit_lines(config: Experiment, sizes: TaskSizes) -> list[str]:
     """Return one line for each time limit of the task that the models of the expected case are too slow for."""
     limits, lines = config.task.limits, list[str]()
@@ -293,9 +302,9 @@ def limit_lines(config: Experiment, sizes: TaskSizes) -> list[str]:
     for key, questions, limit in (("gate", sizes.gate, limits.gate), ("run", longest, limits.run)):
         seconds = _harness_use(config, sizes, ASSUMPTIONS["expected"], questions).seconds
         if seconds > limit:
-            lines.append(
-                f"task.limits.{key}={limit:g} · too short: the answers to {questions} questions take {seconds:.0f} s"
-            )
+            pace = f" at {sizes.policy_speed:.0f} tokens a second" if sizes.policy_speed else ""
+            takes = f"the answers to {questions} questions take {seconds:.0f} s{pace}"
+            lines.append(f"task.limits.{key}={limit:g} · too short: {takes}")
     return lines
 
 

@@ -24,7 +24,7 @@ from sia_runner.config.base import is_custom
 from sia_runner.config.experiment import Experiment, ReplayConfig, check_experiment
 from sia_runner.config.migration import migrate_overrides, read_stored_config, renamed_key
 from sia_runner.config.training import allowed_algorithms
-from sia_runner.experiment import sign_off, verifier_sandbox
+from sia_runner.experiment import costs, sign_off, verifier_sandbox
 from sia_runner.experiment.concurrent_loop import ConcurrentLoop
 from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
@@ -292,6 +292,8 @@ def _carry_out(
             _printed_lines.update(opening)
             if warning := _untrainable_start(context):
                 display.say(warning)
+            for line in _too_slow(context, journal):
+                display.say(f"warning: {line}; raise it, or ask fewer questions or for shorter answers")
             loop_class = ExperimentLoop if config.search.parallel_candidates == 1 else ConcurrentLoop
             return _run_loop(context, loop_class(context, journal, lease, display), journal, display)
     finally:
@@ -312,6 +314,20 @@ def _untrainable_start(context: RunContext) -> str:
         f"warning: trainer={trainer.name}, but the first harness ({start}) names no model (OPENAI_BASE_URL, "
         "SIA_MODEL): the weights cannot be trained until a harness calls it; docs/harness.md shows how"
     )
+
+
+def _too_slow(context: RunContext, journal: Journal) -> list[str]:
+    """Measure a policy of this process, and return the time limits that it is too slow for; at the start only."""
+    spec, gateway = context.config.target_agent.policy, context.gateway if context.config.has_policy else None
+    in_process = spec.backend == "peft" and spec.base != "tiny" and not context.compute.apart
+    if gateway is None or not in_process or next(journal.of("done"), None):
+        return []
+    from sia_runner.policy.engine import sampling_speed
+
+    with suppress(PolicyError):  # the first step says what is wrong
+        speed = sampling_speed(gateway.policy())
+        return costs.limit_lines(context.config, costs.task_sizes(context.task, 0, speed))
+    return []
 
 
 def _open_journal(context: RunContext, journal: Journal, overrides: Sequence[str]) -> None:

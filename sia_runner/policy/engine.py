@@ -165,6 +165,18 @@ def _eval_mode(model: Any) -> Iterator[None]:
         model.train(training)
 
 
+_SPEED_ROWS, _SPEED_TOKENS = 16, 16
+
+
+def sampling_speed(engine: PolicyEngine) -> float:
+    """Measure completion tokens a second of one batch, its prompts included."""
+    chats = [[{"role": "user", "content": f"{n} ships are at sea. Say more."}] for n in range(_SPEED_ROWS)]
+    requests = [PolicyRequest(chat, _SPEED_TOKENS, temperature=1.0, seed=0) for chat in chats]
+    start = time.monotonic()
+    calls = engine.sample(requests, [engine.prompt_ids(request) for request in requests])
+    return sum(len(call.completion_ids) for call in calls) / (time.monotonic() - start)
+
+
 QueuedRequest = tuple[PolicyRequest, Future[SampledCall]]
 
 

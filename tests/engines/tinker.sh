@@ -36,7 +36,6 @@ install_sdk() { # where the tests run
 
 make_model() {
   [ -f "$MODEL/config.json" ] && return
-  "${PYTHON:-python3}" -m pip install -q gguf
   "${PYTHON:-python3}" "$HERE/smollm2.py" "$MODEL"
 }
 
