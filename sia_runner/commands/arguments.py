@@ -322,6 +322,18 @@ def approve(parser: CommandParser) -> None:
     parser.epilog = "Exit codes: those of a run."
 
 
+def direct(parser: CommandParser) -> None:
+    """Leave a note for the next proposal of a run.
+
+    The run may go on in another process or stand still: the note waits in RUN_DIR/directions until the run is about to
+    propose, is journaled then, and every later proposal is told it too. It is one line of at most 1,000 characters.
+    A run with a note is no fair arm of a comparison; report, compare, tables and W&B say so. Refused: proposers that
+    read no notes (recipes, replay).
+    """
+    _add_run(parser)
+    parser.add_argument("note", type=_reason, metavar='"NOTE"', help='as in "look at the date formats"')
+
+
 def prepare(parser: CommandParser) -> None:
     """Fetch or make the data of a task.
 
@@ -371,7 +383,7 @@ COMMANDS: dict[str, Callable[[CommandParser], None]] = {
     declare.__name__: declare
     for declare in (
         *(run, resume, sweep, report, compare, web, verify, export, doctor, estimate, tasks, adapters, approve),
-        *(prepare, prefetch, sync, convert),
+        *(direct, prepare, prefetch, sync, convert),
     )
 }
 
