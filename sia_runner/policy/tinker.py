@@ -104,8 +104,8 @@ def _placed_model(client: TinkerClient, settings: ModelSettings, work: Path) -> 
     try:
         yield model
     finally:
-        model.unload()
-        note.unlink(missing_ok=True)
+        if model.unload():
+            note.unlink(missing_ok=True)
 
 
 def _free_model_of_killed_run(client: TinkerClient, work: Path) -> None:

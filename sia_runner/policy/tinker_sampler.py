@@ -161,7 +161,7 @@ class TinkerSampler:
             except Exception as error:  # noqa: BLE001 - handed over to who waits
                 answer.set_exception(error)
 
-        with self._served.charge(token_count(rows), 0):
+        with self._served.charge(token_count(rows), len(rows)):  # the protocol generates a token after each
             for pair in zip(rows, answers, strict=True):  # an interrupted run does not wait for daemons
                 threading.Thread(target=ask, args=pair, name="tinker", daemon=True).start()
             return [answer.result() for answer in answers]
