@@ -94,11 +94,13 @@ def test_a_step_that_the_budget_cannot_pay_is_not_sent(service):
     assert sent == [1]
 
 
-def test_outside_of_an_update_nothing_is_charged(service):
-    gateway = service()
-    with gateway.policy().charge(1_000, 1_000):
-        pass
-    assert gateway.ledger.usage().calls == 0
+def test_an_adapter_that_is_loaded_to_answer_is_counted_and_not_refused(service):
+    gateway, loaded = service(usd=0.003, test_reserve=0.0), []
+    for _ in range(4):
+        with gateway.policy().charge(1_000, 0):
+            loaded.append(1)
+    assert len(loaded) == 4 and gateway.ledger.usage().calls == 3
+    assert gateway.ledger.totals().of(candidate="adapter", purpose="train").input_tokens == 3_000
 
 
 def test_a_limit_in_dollars_needs_the_prices(service):
