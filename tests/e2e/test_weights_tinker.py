@@ -38,15 +38,15 @@ PATIENCE = 1500.0  # seconds, of a whole run on a machine that is shared by many
 
 def overrides(folder: Path, *more: str, url: str = URL, trainer: str = "grpo") -> list[str]:
     """Return a small run's overrides. All prompts are of one length, as the server compiles each bin of lengths."""
-    chosen = parity.overrides(folder, max_tokens=8, questions=20)
+    chosen = parity.overrides(folder, max_tokens=4, questions=20)
     offline = trainer in ("best_of_n", "dpo")
     chosen = [word for word in chosen if "prompts_per_step" not in word]
     chosen = [f"trainer={trainer}" if word == "trainer=grpo" else word for word in chosen]
     chosen += ["trainer.prompts=2", "trainer.options.rounds=1"] if offline else ["trainer.prompts_per_step=1"]
     policy = {"base": BASE, "base_url": url, "tinker.reduction": "mean"}  # test_tinker_server.py measures it
     chosen += ["policy=tinker", *(f"target_agent.policy.{name}={value}" for name, value in policy.items())]
-    # a rate that moves the answers little: some have to end within 8 tokens
-    return [*chosen, "trainer.checkpoint_every=1", "trainer.learning_rate=2e-4", *more]
+    # a rate that moves the answers little: some have to end within 4 tokens
+    return [*chosen, "trainer.checkpoint_every=1", "trainer.learning_rate=5e-5", *more]
 
 
 def curve_of(run: Path) -> list[dict[str, Any]]:

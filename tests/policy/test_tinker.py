@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sia_runner.config.training import LoraSettings
+from sia_runner.policy.tinker import placed_model
 from sia_runner.policy.tinker_client import ModelSettings
 from sia_runner.policy.tinker_learner import TinkerLearner, measure_reduction, model_settings, write_archive
 from sia_runner.policy.tinker_sampler import TinkerSampler, load_proven
@@ -251,6 +252,15 @@ def test_checkpoint_of_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(PolicyError, match=f"of {name} other"):
         learner.load(learner.save("one") | {name: "other"})
     learner.load(learner.save("two") | {"sdk": "0.24.9"})
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_place_that_could_not_be_freed_is_on_disk_for_the_resume(tmp_path: Path, reached: bool) -> None:
+    model = SimpleNamespace(model_id="model_7", unload=lambda: reached)
+    client: Any = SimpleNamespace(create=lambda settings: model)
+    with placed_model(client, SETTINGS, tmp_path):
+        assert json.loads((tmp_path / "tinker_model.json").read_text()) == {"model_id": "model_7"}
+    assert (tmp_path / "tinker_model.json").exists() is not reached
 
 
 def test_stop_strings_end_a_completion_here() -> None:
