@@ -220,10 +220,11 @@ class SampledCall:
     finish_reason: str  # stop | length
     adapter: str  # the version of the weights, "base" without an adapter
     text: str = ""  # which the client gets: it ends before a stop string and contains no special token
+    billed: int | None = None  # tokens that a service generated, where it goes on after a stop string; None: no more
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON data, without the text: a file keeps that as the response."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "text"}
+        """Return the record as JSON data, without the text, which a file keeps as the response, and what was billed."""
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("text", "billed")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -341,7 +341,8 @@ class LocalBackend:
         sampled = await asyncio.wrap_future(self._policy.submit(request))
         finish_reason, response = DIALECTS[request.api].respond(request, sampled, self._policy.decode)
         buffer.hold(response)
-        model, counts = short_text(request.body["model"]), (len(sampled.prompt_ids), len(sampled.completion_ids))
+        model, billed = short_text(request.body["model"]), sampled.billed or len(sampled.completion_ids)
+        counts = len(sampled.prompt_ids), billed
         return AnswerSummary(sampled.text, [], finish_reason, model, *counts, sampled=sampled)
 
 

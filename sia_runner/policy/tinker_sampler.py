@@ -148,7 +148,7 @@ class TinkerSampler:
         for ids, logprobs, reason in answers:
             end = next((n for n in range(1, len(ids)) if over(ids[:n])), len(ids)) if settings.stop else len(ids)
             stopped = end < len(ids) or reason == "stop" or over(ids)
-            samples.append(Sample(ids[:end], logprobs[:end], "stop" if stopped else "length", version))
+            samples.append(Sample(ids[:end], logprobs[:end], "stop" if stopped else "length", version, len(ids)))
         return samples
 
     def score(self, rows: Sequence[TrainingRow], weights: WeightsSource) -> RowNumbers:

@@ -267,6 +267,7 @@ def test_stop_strings_end_a_completion_here() -> None:
     base = Base()
     (sample,) = base.sampler.sample((1, 2), 1, SampleSettings(4, stop=("x",)), None)
     assert (sample.ids, sample.logprobs, sample.finish_reason) == ((5, 6), (-1.0, -2.0), "stop")
+    assert sample.billed == 4, "the service has generated all of them"
     (whole,) = base.sampler.sample((1, 2), 1, SampleSettings(4), None)
     assert (len(whole.ids), whole.finish_reason, whole.version) == (4, "length", "base")
 
