@@ -31,9 +31,9 @@ Figures = dict[str, list[tuple[float, float]]]
 def main() -> None:
     args = _arguments()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    from sia_runner.policy.base_model import _weights_dtype, base_folder
+    from sia_runner.policy.base_model import base_folder, weights_dtype
 
-    dtype = str(_weights_dtype(args.dtype, "cpu")).removeprefix("torch.")
+    dtype = str(weights_dtype(args.dtype, "cpu")).removeprefix("torch.")
     folder = str(base_folder("smollm2"))
     with tempfile.TemporaryDirectory(prefix="sia-smollm2-") as scratch:
         chats = _chats(Path(scratch))

@@ -51,7 +51,7 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
     folder = base_folder(base)
     tokenizer = load_tokenizer(base, folder)
     try:
-        options = {"dtype": _weights_dtype(dtype, device), **_dequantise_options(folder)}
+        options = {"dtype": weights_dtype(dtype, device), **_dequantise_options(folder)}
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f"base={base} cannot be loaded: {first_line(error)}") from None
@@ -134,7 +134,7 @@ def load_tokenizer(base: str, folder: Path) -> Any:
     return tokenizer
 
 
-def _weights_dtype(name: str, device: str) -> Any:
+def weights_dtype(name: str, device: str) -> Any:
     """Return torch's type; `auto` is bfloat16 where the hardware multiplies in it, which halves memory and time."""
     import torch
 

@@ -137,6 +137,7 @@ class Sample:
     logprobs: tuple[float, ...]
     finish_reason: str  # stop | length
     version: str  # of the weights
+    billed: int | None = None  # tokens that were generated, if more than `ids`
 
 
 class Sampler(Protocol):
