@@ -29,14 +29,14 @@ from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import remove_tree
 from sia_runner.system import exit_with_parent
 
-_MAX_LOST = 3  # times that processes are lost without a new checkpoint
+_MAX_LOSSES = 3  # times that processes are lost without a new checkpoint
 
 
 def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> BuildResult:
     """Run `update_weights` in processes that end with this one; an exception or a fault in one ends them all."""
     if missing := _missing_gpus(context.config, algorithm):
         return BuildResult(f"{algorithm.name}: {missing}", unscored=True)
-    generation, lost = context.run.generation(n), 0
+    generation, losses = context.run.generation(n), 0
     processes, nodes = generation.processes, _nodes(context.config)
     while True:
         remove_tree(processes)
@@ -50,9 +50,9 @@ def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorit
         result = _combined_result(outcomes, algorithm)
         if result is not None:
             break
-        lost = lost + 1 if task.checkpoint_marks(generation.training) == before else 1
+        losses = losses + 1 if task.checkpoint_marks(generation.training) == before else 1
         what = f"a process of the training was lost: exit code {code}, see {processes.name}/log in gen_{n}"
-        if lost == _MAX_LOST:
+        if losses == _MAX_LOSSES:
             return BuildResult(f"{algorithm.name}: {what}", unscored=True)
         append_line(generation.path / "training.log", f"{what}; the processes are started again")
     if not result.fault:
