@@ -116,8 +116,8 @@ def _print_plans(config: Experiment) -> None:
             table.add_row(f"{count} x {size}", "no")
             continue
         serve = f"{plan.servers} x {plan.each}" if plan.servers else "same"
-        held = [f"{value / GB:.1f}" for value in (*asdict(plan.memory).values(), plan.memory.total)]
-        table.add_row(f"{count} x {size}", str(plan.train), serve, *held, f"{plan.longest:,}")
+        parts = [f"{value / GB:.1f}" for value in (*asdict(plan.memory).values(), plan.memory.total)]
+        table.add_row(f"{count} x {size}", str(plan.train), serve, *parts, f"{plan.longest:,}")
     console = Console(highlight=False, width=140)
     console.print(table)
     for line in _FIT_ASSUMPTIONS:
@@ -131,7 +131,7 @@ def _print_plans_json(config: Experiment) -> None:
         for (size, count), plan in plans.items()
     ]
     adapter = {"rank": training.lora.rank, "parameters": shape.adapter_parameters(training.lora)}
-    base = {"name": config.target_agent.policy.base, "parameters": shape.parameters, "stored": shape.stored}
+    base = {"name": config.target_agent.policy.base, "parameters": shape.parameters, "file_bytes": shape.file_bytes}
     report = {"base": base, "adapter": adapter, "dtype": training.dtype, "max_length": training.max_length}
     print(json.dumps(report | {"plans": rows, "assumptions": _FIT_ASSUMPTIONS}, indent=1))
 

@@ -50,8 +50,8 @@ def resolved_compute(config: Experiment) -> ComputeConfig:
     if not isinstance(compute, SlurmComputeConfig):
         return compute
     kinds = [kind for kind in Stage if kind in type(compute.resources).model_fields and loads_policy(config, kind)]
-    resolved = {str(kind): stage_resources(config, kind) for kind in kinds}
-    return compute.model_copy(update={"resources": compute.resources.model_copy(update=resolved)})
+    by_stage = {str(kind): stage_resources(config, kind) for kind in kinds}
+    return compute.model_copy(update={"resources": compute.resources.model_copy(update=by_stage)})
 
 
 def stage_resources(config: Experiment, kind: str) -> StageResources:
@@ -64,13 +64,13 @@ def stage_resources(config: Experiment, kind: str) -> StageResources:
     spec, nodes = config.target_agent.policy, compute.resources.train.nodes or 1
     ranks, shards = _ranks(config) if kind == Stage.TRAIN else (1, 1)
     here = ceil(ranks / nodes) if kind == Stage.TRAIN else 1  # processes on one node
-    needed: dict[str, float] = {"cpus": _CPUS * here, "gpus": 0 if spec.device == "cpu" else here}
+    keys: dict[str, float] = {"cpus": _CPUS * here, "gpus": 0 if spec.device == "cpu" else here}
     try:
         weights = base_bytes(fit.model_shape(spec.base, fetch=False), spec)
-        needed["memory_gb"] = ceil(here * weights / shards / GB) + _BESIDE_WEIGHTS_GB
+        keys["memory_gb"] = ceil(here * weights / shards / GB) + _BESIDE_WEIGHTS_GB
     except PolicyError:
         pass  # its files are not on this machine: the configuration decides
-    policy = StageResources.model_validate(needed | compute.resources.policy.model_dump(exclude_none=True))
+    policy = StageResources.model_validate(keys | compute.resources.policy.model_dump(exclude_none=True))
     return compute.resources.model_copy(update={"policy": policy}).of(kind, loads_policy=True)
 
 
@@ -106,9 +106,9 @@ def fit_lines(config: Experiment) -> Iterator[str]:
     if not stages:
         return
     shape = fit.model_shape(spec.base)
-    stored = f", {gigabytes(shape.stored)} of files" if shape.stored else ""
-    loaded = f"{gigabytes(base_bytes(shape, spec))} in {spec.dtype}"
-    yield f"{spec.base}: {shape.parameters / 1e9:.3g}e9 parameters, {loaded}{stored}"
+    files = f", {gigabytes(shape.file_bytes)} of files" if shape.file_bytes else ""
+    size = f"{gigabytes(base_bytes(shape, spec))} in {spec.dtype}"
+    yield f"{spec.base}: {shape.parameters / 1e9:.3g}e9 parameters, {size}{files}"
     for kind in stages:
         where, gpus, gpu_bytes, memory = _place(config, kind)
         least = base_bytes(shape, spec) / (_ranks(config)[1] if kind == Stage.TRAIN else 1)

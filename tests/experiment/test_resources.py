@@ -1,6 +1,7 @@
 """Resources of stages follow from the policy, and what cannot fit is refused before anything starts."""
 
 import json
+from math import ceil
 
 import pytest
 
@@ -76,7 +77,10 @@ def test_processes_of_an_update_are_dealt_to_nodes(seven_b):
             *seven_b, "trainer.processes=4", "compute.resources.train.nodes=2", "compute.resources.train.gpus=null"
         )
     )
-    assert (stage_resources(config, "train").gpus, stage_resources(config, "train").memory_gb) == (2, 2 * 16 + 8)
+    assert (stage_resources(config, "train").gpus, stage_resources(config, "train").memory_gb) == (
+        2,
+        ceil(2 * 15.2) + 8,
+    )
     (line,) = faults(
         *seven_b, "trainer.processes=3", "compute.resources.train.nodes=2", "compute.resources.train.gpus=2"
     )
