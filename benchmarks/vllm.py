@@ -88,7 +88,8 @@ def measure(args: Any, models: GatewayService, policy: VllmPolicy, servers: Any,
             ]
             rates: dict[str, list[float]] = {"direct": [], "door": []}
             for turn in range(args.rounds + 1):
-                for which, targets in (("direct", direct), ("door", [door])):
+                order = [("direct", direct), ("door", [door])]
+                for which, targets in order if turn % 2 else reversed(order):  # a busy minute hits both
                     done = _run_load(args, targets, turn)
                     print(f"{which}: {done['tokens']} tokens in {done['seconds']:.1f} s", flush=True)
                     if turn:  # the first one warms up
@@ -113,7 +114,7 @@ def _swaps(args: Any, learner: Any, policy: VllmPolicy, servers: Any) -> Iterato
         size = sum(file.stat().st_size for file in Path(live.folder.name).rglob("*.safetensors")) if live else 0
         for what, requests in (("swap", 0), ("first request", 1), ("four more", 4)):
             for number in range(requests):
-                servers.complete(live.name if live else "", "", [1, 2, 3 + number], 600.0, max_tokens=1, seed=0,
+                servers.complete(live.name if live else "", live.version if live else "", [1, 2, 3 + number], 600.0, max_tokens=1, seed=0,
                                  temperature=1.0, top_p=1.0, stop=[])  # fmt: skip
             now = _bytes_read(servers)
             read[what].append(now - counted)
