@@ -88,7 +88,8 @@ def measure(args: Any, models: GatewayService, policy: VllmPolicy, servers: Any,
             ]
             rates: dict[str, list[float]] = {"direct": [], "door": []}
             for turn in range(args.rounds + 1):
-                for which, targets in (("direct", direct), ("door", [door])):
+                order = [("direct", direct), ("door", [door])]
+                for which, targets in order if turn % 2 else reversed(order):  # a busy minute hits both
                     done = _run_load(args, targets, turn)
                     print(f"{which}: {done['tokens']} tokens in {done['seconds']:.1f} s", flush=True)
                     if turn:  # the first one warms up
@@ -111,10 +112,11 @@ def _swaps(args: Any, learner: Any, policy: VllmPolicy, servers: Any) -> Iterato
         seconds.append(time.monotonic() - began)
         live = policy.sampler._live  # pyright: ignore[reportPrivateUsage]
         size = sum(file.stat().st_size for file in Path(live.folder.name).rglob("*.safetensors")) if live else 0
+        name, version = (live.name, live.version) if live else ("", "")
+        plain = {"max_tokens": 1, "seed": 0, "temperature": 1.0, "top_p": 1.0, "stop": []}
         for what, requests in (("swap", 0), ("first request", 1), ("four more", 4)):
             for number in range(requests):
-                servers.complete(live.name if live else "", "", [1, 2, 3 + number], 600.0, max_tokens=1, seed=0,
-                                 temperature=1.0, top_p=1.0, stop=[])  # fmt: skip
+                servers.complete(name, version, [1, 2, 3 + number], 600.0, **plain)
             now = _bytes_read(servers)
             read[what].append(now - counted)
             counted = now
