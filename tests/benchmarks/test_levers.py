@@ -5,6 +5,7 @@ import json
 import sys
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def experiment_of(task, *settings, steps=48, questions=64):
     return module("_levers_arms").Experiment(task, settings, steps, questions, samples=8, learning_rate=2e-3)
 
 
-def composed(experiment, folder):
+def composed(experiment, folder) -> dict[str, Any]:
     """arm -> its checked configuration, after a SIA-H arm whose candidates answered 300 questions each."""
     arms = module("_levers_arms")
     (folder / "gen_1").mkdir(parents=True)
