@@ -63,8 +63,8 @@ def _measured_speed(config: Experiment) -> float | None:
     from sia_runner.policy.wheel_base import WHEEL_BASES, cached_base
 
     spec = config.target_agent.policy
-    here = config.has_policy and spec.backend == "peft" and spec.base in WHEEL_BASES
-    if not here or not cached_base(spec.base, cache_dir()).is_dir():
+    in_process = config.has_policy and spec.backend == "peft" and spec.base in WHEEL_BASES
+    if not in_process or not cached_base(spec.base, cache_dir()).is_dir():
         return None
     from sia_runner.policy.engine import PolicyEngine, sampling_speed
 

@@ -23,9 +23,9 @@ class RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         if self._room is None or self._room[0].shape[-2] < after:
             self._room = (_with_room(self.keys, key_states, after), _with_room(self.values, value_states, after))
-        for whole, states in zip(self._room, (key_states, value_states), strict=True):
-            whole[..., before:after, :] = states
-        self.keys, self.values = (whole[..., :after, :] for whole in self._room)
+        for buffer, states in zip(self._room, (key_states, value_states), strict=True):
+            buffer[..., before:after, :] = states
+        self.keys, self.values = (buffer[..., :after, :] for buffer in self._room)
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -36,7 +36,7 @@ class RoomyLayer(DynamicLayer):
 
 def _with_room(tokens: Any, states: Tensor, length: int) -> Tensor:
     rows, heads, _, width = states.shape
-    whole = states.new_empty(rows, heads, length + _ROOM, width)
+    buffer = states.new_empty(rows, heads, length + _ROOM, width)
     if tokens is not None and tokens.numel():
-        whole[..., : tokens.shape[-2], :] = tokens
-    return whole
+        buffer[..., : tokens.shape[-2], :] = tokens
+    return buffer

@@ -205,9 +205,9 @@ def _joined(first: _Layers, second: _Layers) -> _Layers:
 def _common_beginning(prompts: Sequence[_TokenIds]) -> _TokenIds:
     """Return the tokens that all prompts begin with; each has at least one more."""
     first, last = min(prompts), max(prompts)
-    most = min(map(len, prompts)) - 1
-    length = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), most)
-    return first[: min(length, most)]
+    limit = min(map(len, prompts)) - 1
+    length = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), limit)
+    return first[: min(length, limit)]
 
 
 def _pieces(prompts: Sequence[_TokenIds], limit: int) -> list[list[_TokenIds]]:
@@ -222,10 +222,10 @@ def _pieces(prompts: Sequence[_TokenIds], limit: int) -> list[list[_TokenIds]]:
 
 
 def _join_prompts(model: Any, prefixes: Sequence[_CachedPrompt]) -> tuple[Any, Tensor, Tensor]:
-    whole = [prefix.layers for prefix in prefixes]
-    lengths = [layers[0][0].shape[-2] for layers in whole]
+    rows = [prefix.layers for prefix in prefixes]
+    lengths = [layers[0][0].shape[-2] for layers in rows]
     cache = _new_cache(model)
-    for number, layers in enumerate(zip(*whole, strict=True)):
+    for number, layers in enumerate(zip(*rows, strict=True)):
         key, value = (
             torch.stack([pad(tensor, (0, 0, max(lengths) - tensor.shape[1], 0)) for tensor in tensors])
             for tensors in zip(*layers, strict=True)

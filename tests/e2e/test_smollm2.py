@@ -16,6 +16,6 @@ def test_harness_and_weights_on_a_real_chat_model(cli, tmp_path):
     smollm2()
     done = cli(*sentences.overrides(tmp_path), "policy=smollm2", f"hydra.run.dir={cli.run}", timeout=850)
     assert done.returncode == 0, done.stdout + done.stderr
-    sentences.check_run(cli, "smollm2")
+    sentences.check_run(cli, "smollm2", max_drift=0.01)  # in bfloat16
     recorded = [json.loads(line) for line in (cli.run / "gen_1" / "trajectories.jsonl").read_text().splitlines()]
     sentences.check_call(recorded[0])

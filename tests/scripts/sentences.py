@@ -31,8 +31,8 @@ def overrides(folder: Path) -> list[str]:
     ]
 
 
-def check_run(cli, base: str) -> None:
-    """Check what every policy has to have recorded of such a run."""
+def check_run(cli, base: str, max_drift: float) -> None:
+    """Check what every policy has to have recorded of such a run; `max_drift`: nats per token, sampler to learner."""
     first, second = cli.summary["generations"]
     assert cli.summary["mode"] == "SIA-W+H" and first["lever"] == "harness"
     assert (second["lever"], second["algorithm"], second["parent"]) == ("weights", "grpo", 1)
@@ -41,12 +41,12 @@ def check_run(cli, base: str) -> None:
     assert origin["steps"] == STEPS and origin["base_id"] == base and origin["algorithm"] == "grpo"
     curve = [json.loads(line) for line in (cli.run / "gen_2" / "curve.jsonl").read_text().splitlines()]
     assert [line["step"] for line in curve] == [1, 2]
-    assert all(0 <= line["reward"] <= 1 for line in curve)
+    assert all(0 <= line["reward"] <= 1 and line["drift_kl"] <= max_drift for line in curve)
 
 
 def check_call(record: dict) -> None:
     """Check a recorded call: the chat as the harness sent it, and tokens with their logprobs."""
     tokens, request = record["tokens"], record["request"]
     assert [message["role"] for message in request["messages"]] == ["system", *["user", "assistant"] * 3, "user"]
-    assert 0 < len(tokens["completion_ids"]) == len(tokens["logprobs"]) <= 48
+    assert 0 < len(tokens["completion_ids"]) == len(tokens["logprobs"]) <= 40
     assert all(value <= 0 and math.isfinite(value) for value in tokens["logprobs"])

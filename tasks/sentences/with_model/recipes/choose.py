@@ -14,7 +14,7 @@ SYSTEM = "Write one short sentence that obeys every rule. Write nothing else."
 SHOTS = 3
 SAMPLES = 3
 TEMPERATURE = 0.7
-MAX_TOKENS = 48
+MAX_TOKENS = 40
 CALLS_AT_ONCE = 64
 SECONDS = 600
 # Requests that no question of the task makes, and sentences that obey them.

@@ -12,7 +12,7 @@ from pathlib import Path
 SYSTEM = "Write one short sentence that obeys every rule. Write nothing else."
 SHOTS = 3
 TEMPERATURE = 0.0
-MAX_TOKENS = 48
+MAX_TOKENS = 40
 CALLS_AT_ONCE = 64
 SECONDS = 600
 # Requests that no question of the task makes, and sentences that obey them.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 PROMPT = "{request} Reply with the sentence only."
 TEMPERATURE = 0.0
-MAX_TOKENS = 48
+MAX_TOKENS = 40
 CALLS_AT_ONCE = 64
 SECONDS = 600
 

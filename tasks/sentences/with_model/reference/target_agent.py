@@ -9,7 +9,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-MAX_TOKENS = 48  # a sentence has some twenty
+MAX_TOKENS = 40  # a sentence has some twenty
 CALLS_AT_ONCE = 64
 SECONDS = 600
 
