@@ -13,7 +13,10 @@ from sia_runner.store.run_directory import RunDirectoryError
 def main(options: Namespace) -> int:
     """Leave the note and say when it is read; return the exit code."""
     run = existing_run(options.run)
-    proposer = stored_config(run).meta_agent
+    config = stored_config(run)
+    if config.control:
+        raise RunDirectoryError(f"{run.path} is a control arm: its proposals follow no feedback, a person's neither")
+    proposer = config.meta_agent
     if isinstance(proposer, RecipesConfig | ReplayConfig):
         readers = "llm, claude_code, openhands, pydantic_ai, or a class of your own that reads Brief.directions"
         raise RunDirectoryError(f"{run.path}: meta_agent={proposer.name} reads no notes; those who do: {readers}")

@@ -173,6 +173,24 @@ def _search_refusals(e: "Experiment") -> Iterator[str]:
         yield f"{parallel} does not wait, but approve={e.approve} waits for a person; allowed: approve=none"
 
 
+def _control_refusals(e: "Experiment") -> Iterator[str]:
+    control, mode = e.control, getattr(e.trainer, "mode", "")
+    expected = "SIA-H" if control is None else f"control-{control.arm}"
+    if e.trainer.kind == "none" and mode != expected:
+        yield f"trainer.mode={mode} does not fit the key control, which +experiment=control sets; allowed: {expected}"
+    if control is None:
+        return
+    if e.trainer.kind != "none":
+        yield f"control.arm={control.arm} trains nothing, but trainer={e.trainer.name}; allowed with it: trainer=none"
+    if control.like is None and control.usd is control.tokens is control.seconds is None:
+        yield "control has no budget; give control.like=RUN_DIR, or control.usd, control.tokens, control.seconds"
+    for key in ("proposals_per_generation", "parallel_candidates"):
+        if (value := getattr(e.search, key)) > 1:
+            yield f"search.{key}={value} with control.arm={control.arm}; allowed with it: 1"
+    if not hasattr(e.task, "splits"):
+        yield f"control.arm={control.arm} is compared on test, but task={e.task.name} has none; use a native task"
+
+
 class RecipesConfig(NamedConfig):
     """Settings of `recipes`: offline search over harness recipes, breadth first, then around the incumbent."""
 
@@ -305,6 +323,20 @@ class EvidenceConfig(ConfigSection):
     max_kib: PositiveInt = 512  # KiB of failures and trajectories together
 
 
+class ControlConfig(ConfigSection):
+    """A control arm: what the budget of a finished run buys without improvement. See docs/control.md."""
+
+    # votes: the first harness, run as often as the budget allows, and the most frequent answer
+    # random: proposals without feedback, selected by the same rule
+    arm: Literal["votes", "random"]
+    like: str | None = None  # the run whose spending is the budget, or a folder with one of the same task and seeds
+    usd: PositiveFloat | None = None  # US dollars; null: what `like` spent, no limit if nothing or not known
+    tokens: PositiveInt | None = None
+    seconds: PositiveFloat | None = None  # of all steps
+    most_samples: Annotated[int, Field(ge=2, le=10_000)] = 64  # votes: samples at most
+    source: str = ""  # written by the run: the name of the run that `like` named, with the head of its journal
+
+
 class Experiment(ConfigSection):
     """One composed and checked experiment."""
 
@@ -315,6 +347,7 @@ class Experiment(ConfigSection):
     trainer: TrainerConfig
     lever: LeverRule = Field(default_factory=LeverRule)
     notes: list[str] = Field(default_factory=list)  # lines that a reader must know, printed by run, doctor and estimate
+    control: ControlConfig | None = None  # null: no control arm
     web: bool = False  # the live dashboard beside the run
     # stop before a generation with that lever, with the plan on disk; `python -m sia_runner approve RUN` continues
     approve: Literal["none", "weights", "all"] = "none"
@@ -363,7 +396,9 @@ class Experiment(ConfigSection):
 
     @model_validator(mode="after")
     def _combinations(self) -> "Experiment":
-        if refusal := next(chain(_training_refusals(self), _model_refusals(self), _search_refusals(self)), ""):
+        if refusal := next(
+            chain(_training_refusals(self), _model_refusals(self), _search_refusals(self), _control_refusals(self)), ""
+        ):
             raise ValueError(refusal)
         return self
 

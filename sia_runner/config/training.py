@@ -212,7 +212,7 @@ class NoTrainer(NamedConfig):
     """The choice of no weights lever."""
 
     kind: Literal["none"]  # no training
-    mode: Literal["SIA-H"]  # the name in reports
+    mode: Literal["SIA-H", "control-votes", "control-random"]  # the name in reports
 
 
 class AutoTrainer(NamedConfig):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from sia_runner.compute.protocol import ComputeStep
 from sia_runner.experiment import sign_off, stages
 from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.control import budget_reason
 from sia_runner.experiment.execution import run_stage_in_job
 from sia_runner.experiment.summary import build_summary, context_markdown
 from sia_runner.experiment.terminal import Display, cost_so_far, resume_line
@@ -63,6 +64,9 @@ class ExperimentLoop:
                 return self._out_of_budget(reason)
             finished = finished_generations(self._journal)
             if len(finished) < n and (reason := plateau_reason(self._config.search, to_history(finished))):
+                self._record_stop(n, reason)
+                break
+            if len(finished) < n and (reason := budget_reason(self._context, self._journal)):
                 self._record_stop(n, reason)
                 break
             earlier = finished[: n - 1]

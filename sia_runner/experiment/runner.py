@@ -27,6 +27,7 @@ from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment import costs, sign_off, verifier_sandbox
 from sia_runner.experiment.concurrent_loop import ConcurrentLoop
 from sia_runner.experiment.context import RunContext, accept_rule
+from sia_runner.experiment.control import with_equal_budget
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
 from sia_runner.experiment.resources import fit_lines
@@ -142,6 +143,7 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
     if run.config.exists() or run.journal.exists():
         advice = f"continue it with resume={folder} or choose another hydra.run.dir"
         raise RunDirectoryError(f"{folder} already holds a run; {advice}")
+    config = with_equal_budget(config)
     context = RunContext(config, run)
     _prepare(context)
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,12 +16,13 @@ from sia_runner.records import Json, Outcome
 from sia_runner.selection.scoring import mean_value, paired_difference
 from sia_runner.store.directions import directed_words, read_directions
 from sia_runner.store.files import read_slice
-from sia_runner.store.generations import NO_MODEL, earned_mode
+from sia_runner.store.generations import CONTROL, earned_mode, harness_called_model
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 
 # keys that may differ; the kind of target agent is compared instead of its name
-_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web", "notes")
+_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web", "control", "notes")
+_CONTROL_KEYS = ("budget.", "max_gen", "search.")  # which the equal budget replaces in a control arm
 MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
 
@@ -101,7 +102,7 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
     generations = finished_generations(journal)
     mode = earned_mode(experiment.trainer.mode, generations, run.path)
     target_kind = "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
-    if mode == NO_MODEL:
+    if harness_called_model(generations, run.path) is False:
         target_kind = "script"
     test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
     return FinishedRun(
@@ -186,10 +187,20 @@ def _setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
     if old.policy_sha256 != new.policy_sha256:
         digests = ", ".join((arm.policy_sha256 or "")[:12] or "none recorded" for arm in (old, new))
         yield f"{both} began with different policies ({digests})"
+    control = any(str(arm.row.get("mode", "")).startswith(CONTROL) for arm in (old, new))
+    if control:
+        yield f"{both}: spent {_spending(old.row)}, {_spending(new.row)}"
+    treated = (*_TREATMENT_KEYS, *(_CONTROL_KEYS if control else ()))
     for key in sorted({*old.config, *new.config}):
         old_value, new_value = old.config.get(key), new.config.get(key)
-        if old_value != new_value and not key.startswith(_TREATMENT_KEYS):
+        if old_value != new_value and not key.startswith(treated):
             yield f"{both}: {key} is {old_value}, {new_value}"
+
+
+def _spending(row: Json) -> str:
+    usd = row["usage"]["usd"]
+    dollars = "dollars not known" if usd is None else f"USD {usd:.4f}"
+    return f"{row['usage']['tokens']:,} tokens and {row['seconds']:.1f} s ({dollars})"
 
 
 def _dotted_keys(config: Json) -> Json:

@@ -139,6 +139,7 @@ class GenerationRecord:
 
 
 SIA_H, SIA_WH, NO_MODEL = "SIA-H", "SIA-W+H", "SIA-H, no model"
+CONTROL = "control-"  # the labels of control arms begin with it
 
 
 def weights_were_tried(generations: Sequence[GenerationRecord]) -> bool:
@@ -147,15 +148,22 @@ def weights_were_tried(generations: Sequence[GenerationRecord]) -> bool:
 
 
 def earned_mode(configured: str, generations: Sequence[GenerationRecord], run: Path) -> str:
-    """Return the label of a run by what was done in it; before the first harness ran, the configured one."""
+    """Return the label of a run by what was done in it; a control arm's, and before the first run, the configured."""
     if weights_were_tried(generations):
         return SIA_WH
+    called = harness_called_model(generations, run)
+    if called is None or configured.startswith(CONTROL):
+        return configured
+    return SIA_H if called else NO_MODEL
+
+
+def harness_called_model(generations: Sequence[GenerationRecord], run: Path) -> bool | None:
+    """Return whether a harness called a model; None before the first one ran."""
     usages = [as_dict(g.steps["run"].get("usage")) for g in generations if "run" in g.steps]
     if not usages:
-        return configured
+        return None
     # answers from the cache cost no call, but leave a trajectory
-    called = any(usage.get("calls") for usage in usages) or any(run.glob("gen_*/**/trajectories.jsonl"))
-    return SIA_H if called else NO_MODEL
+    return any(usage.get("calls") for usage in usages) or any(run.glob("gen_*/**/trajectories.jsonl"))
 
 
 def parse_counts(value: Any) -> dict[str, int]:

@@ -33,6 +33,7 @@ def experiment_facts(run: RunDir, config: Mapping[str, Any]) -> Json:
         "models": model_names(config),
         "trainer": {key: value for key, value in trainer.items() if key != "_target_"},
         "lever": config.get("lever"),
+        "control": _control_facts(config.get("control")),
         "lock": {key: locked.get(key) for key in _LOCK_KEYS},
     }
 
@@ -51,6 +52,11 @@ def model_names(config: Mapping[str, Any]) -> dict[str, str]:
     elif kind in ("auto", "model") and target.get("model"):
         names["target"] = f"{target['name']}/{target['model']}"
     return names
+
+
+def _control_facts(control: Mapping[str, Any] | None) -> Json | None:
+    """Return arm and budget of a control arm; the path of the run that it is compared with is not sent."""
+    return control and {key: control.get(key) for key in ("arm", "source", "usd", "tokens", "seconds")}
 
 
 def count_directions(summary: Mapping[str, Any]) -> int:

@@ -16,7 +16,7 @@ from sia_runner.results.index import find_runs, lease_holder, read_config, run_s
 from sia_runner.results.run import FinalTestResult, read_test_results
 from sia_runner.store.directions import Direction, read_directions
 from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, load_json
-from sia_runner.store.generations import GenerationRecord, earned_mode
+from sia_runner.store.generations import SIA_WH, GenerationRecord, earned_mode
 from sia_runner.store.journal import JournalReader, find_incumbent, read_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.sweep.plan import PlannedRun, SweepDir
@@ -216,7 +216,7 @@ def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) 
     outcome = source.sweep_status if not settings or (status in ("cut", "running") and broken) else status
     seed = as_int(settings.get("seed"))
     overrides = dict(text.split("=", 1) for text in (planned.overrides if planned else ()) if "=" in text)
-    planned_trainer = "none" if planned and planned.mode == "SIA-H" else "auto"
+    planned_trainer = "none" if planned and planned.mode != SIA_WH else "auto"
     return ReportedRun(
         name=source.name,
         path=source.path,
