@@ -257,6 +257,8 @@ def estimate(parser: CommandParser) -> None:
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     text = "take the speed of a policy on this machine from an earlier run of it"
     parser.add_argument("--like", type=_folder, metavar="RUN_DIR", help=text)
+    text = "instead: on how many GPUs of which memory the base can be trained and served, and what each of them holds"
+    parser.add_argument("--fit", action="store_true", help=text)
 
 
 def tasks(parser: CommandParser) -> None:
@@ -320,6 +322,18 @@ def approve(parser: CommandParser) -> None:
     parser.epilog = "Exit codes: those of a run."
 
 
+def direct(parser: CommandParser) -> None:
+    """Leave a note for the next proposal of a run.
+
+    The run may go on in another process or stand still: the note waits in RUN_DIR/directions until the run is about to
+    propose, is journaled then, and every later proposal is told it too. It is one line of at most 1,000 characters.
+    A run with a note is no fair arm of a comparison; report, compare, tables and W&B say so. Refused: proposers that
+    read no notes (recipes, replay).
+    """
+    _add_run(parser)
+    parser.add_argument("note", type=_reason, metavar='"NOTE"', help='as in "look at the date formats"')
+
+
 def prepare(parser: CommandParser) -> None:
     """Fetch or make the data of a task.
 
@@ -369,7 +383,7 @@ COMMANDS: dict[str, Callable[[CommandParser], None]] = {
     declare.__name__: declare
     for declare in (
         *(run, resume, sweep, report, compare, web, verify, export, doctor, estimate, tasks, adapters, approve),
-        *(prepare, prefetch, sync, convert),
+        *(direct, prepare, prefetch, sync, convert),
     )
 }
 

@@ -24,13 +24,15 @@ from sia_runner.config.base import is_custom
 from sia_runner.config.experiment import Experiment, ReplayConfig, check_experiment
 from sia_runner.config.migration import migrate_overrides, read_stored_config, renamed_key
 from sia_runner.config.training import allowed_algorithms
-from sia_runner.experiment import sign_off, verifier_sandbox
+from sia_runner.experiment import costs, sign_off, verifier_sandbox
 from sia_runner.experiment.concurrent_loop import ConcurrentLoop
 from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
+from sia_runner.experiment.resources import fit_lines
 from sia_runner.experiment.terminal import Display, sandbox_lines
 from sia_runner.experiment.weights.update import check_adapters
+from sia_runner.policy.base_model import base_folder, weights_sha256
 from sia_runner.records import Json, Stage
 from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.lease import LeaseHeldError, RunLease
@@ -38,6 +40,7 @@ from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json,
 from sia_runner.system import resume_garbage_collection
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.wire.grants import ProviderDown
+from sia_runner.wire.policy import PolicyError
 
 _LOCKED_PACKAGES = (
     "hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "scikit-learn", "rich", "filelock",
@@ -58,14 +61,11 @@ _stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
 def _lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
-    config, sandbox, policy, packages = context.config, context.sandbox, None, dict[str, str]()
+    config, sandbox, packages = context.config, context.sandbox, dict[str, str]()
     for name in _LOCKED_PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             headers = metadata.distribution(name).read_text("METADATA") or ""  # metadata.version parses all: 8 ms
             packages[name] = headers.partition("\nVersion: ")[2].partition("\n")[0]
-    if config.has_policy and context.gateway:
-        engine = context.gateway.policy()
-        policy = {"base": engine.base_id, "sha256": engine.base_sha256}  # for comparing runs
     return {
         "sia_runner": __version__,
         "git": _git_revision(),
@@ -76,10 +76,21 @@ def _lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
         "host": socket.gethostname(),
         "packages": packages,
         "data": context.task.data_hashes(),
-        "policy": policy,
+        "policy": _policy_identity(context),
         "sandbox": {"name": sandbox.name, **sandbox.versions(), "gaps": sandbox.gaps(door=config.needs_gateway)},
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
+
+
+def _policy_identity(context: RunContext) -> Json | None:
+    """Return name and hash of the policy's base, for comparing runs; where jobs load it, by its files alone."""
+    config, spec = context.config, context.config.target_agent.policy
+    if not config.has_policy or not context.gateway:
+        return None
+    if context.compute.apart and spec.backend in ("peft", "vllm") and spec.base != "tiny":
+        return {"base": spec.base, "sha256": weights_sha256(base_folder(spec.base))}
+    engine = context.gateway.policy()
+    return {"base": engine.base_id, "sha256": engine.base_sha256}
 
 
 def _git_revision() -> str | None:
@@ -229,6 +240,8 @@ def _prepare(context: RunContext) -> None:
     context.build_all()
     check_custom_classes(config)
     context.sandbox.check(door=config.needs_gateway)
+    with suppress(PolicyError):  # of a base whose memory is not computed: it is loaded, and may fail there
+        list(fit_lines(config))
     context.compute.check(stage_kinds(config))
     verifier_sandbox.check_gpu(config, here=not context.compute.apart)
     context.task.prepare(lambda text: print(text, flush=True))
@@ -279,6 +292,8 @@ def _carry_out(
             _printed_lines.update(opening)
             if warning := _untrainable_start(context):
                 display.say(warning)
+            for line in _too_slow(context, journal):
+                display.say(f"warning: {line}; raise it, or ask fewer questions or for shorter answers")
             loop_class = ExperimentLoop if config.search.parallel_candidates == 1 else ConcurrentLoop
             return _run_loop(context, loop_class(context, journal, lease, display), journal, display)
     finally:
@@ -299,6 +314,20 @@ def _untrainable_start(context: RunContext) -> str:
         f"warning: trainer={trainer.name}, but the first harness ({start}) names no model (OPENAI_BASE_URL, "
         "SIA_MODEL): the weights cannot be trained until a harness calls it; docs/harness.md shows how"
     )
+
+
+def _too_slow(context: RunContext, journal: Journal) -> list[str]:
+    """Measure a policy of this process, and return the time limits that it is too slow for; at the start only."""
+    spec, gateway = context.config.target_agent.policy, context.gateway if context.config.has_policy else None
+    in_process = spec.backend == "peft" and spec.base != "tiny" and not context.compute.apart
+    if gateway is None or not in_process or next(journal.of("done"), None):
+        return []
+    from sia_runner.policy.engine import sampling_speed
+
+    with suppress(PolicyError):  # the first step says what is wrong
+        speed = sampling_speed(gateway.policy())
+        return costs.limit_lines(context.config, costs.task_sizes(context.task, 0, speed))
+    return []
 
 
 def _open_journal(context: RunContext, journal: Journal, overrides: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The policy `backend=vllm`: a vLLM server answers, and the trained weights live in this process.
+"""The policy `backend=vllm`: vLLM servers answer, and the trained weights live in this process.
 
 Each published version of the adapter under training is a folder that the server loads under a name of its own, because
 a server that replaces an adapter in place may answer with the one before, or read it again at every step.
@@ -24,6 +24,8 @@ from sia_runner.policy.base_model import ChatTokenizer, base_folder, load_tokeni
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.policy.remote import RemotePolicy
 from sia_runner.policy.vllm_client import VllmServer
+from sia_runner.policy.vllm_servers import ManagedServers
+from sia_runner.system import process_count
 from sia_runner.wire.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
@@ -49,15 +51,17 @@ class _Published:
 
 
 class VllmSampler:
-    """A RemoteSampler at a vLLM server; all methods may be called from any thread."""
+    """A RemoteSampler at one vLLM server, or at those of the run; all methods may be called from any thread."""
 
-    def __init__(self, base_id: str, base_url: str, folder: Path, *, trust_base: bool = False) -> None:
+    def __init__(
+        self, base_id: str, server: VllmServer | ManagedServers, folder: Path, *, trust_base: bool = False
+    ) -> None:
         """Ask the server for its context. Raises CallError.
 
         Published versions are written to `folder`, which the server has to see under the same path.
         """
         self._base_id, self._folder, self._trust_base = base_id, folder, trust_base
-        self._server, self._lock = VllmServer(base_url), threading.RLock()
+        self._server, self._lock = server, threading.RLock()
         self.address = self._server.address
         self._prefix = f"sia-live-{uuid.uuid4().hex[:12]}"  # other runs may use the same server
         self._base_sha256 = ""
@@ -268,8 +272,14 @@ class VllmPolicy(RemotePolicy):
 
     sampler: VllmSampler
 
-    def __init__(self, spec: PolicyConfig, folder: Path, load: Callable[[], PolicyEngine]) -> None:
-        """Connect to the server and check its logprobs. Raises PolicyError.
+    def __init__(
+        self,
+        spec: PolicyConfig,
+        folder: Path,
+        load: Callable[[], PolicyEngine],
+        servers: ManagedServers | None = None,
+    ) -> None:
+        """Connect to the server, or start `servers`, and check the logprobs. Raises PolicyError.
 
         Versions of the adapter under training are written to `folder`, which the server has to see under the same path;
         `load` creates the training copy.
@@ -277,11 +287,17 @@ class VllmPolicy(RemotePolicy):
         check_policy_packages()
         self._load, self._copy_lock, self._copy = load, threading.Lock(), None
         tokenizer = load_tokenizer(spec.base, base_folder(spec.base, weights=False))
+        if servers is not None:
+            servers.start()
         try:
-            sampler = VllmSampler(spec.base, str(spec.base_url), folder, trust_base=spec.trust_base)
+            server = servers or VllmServer(str(spec.base_url))
+            sampler = VllmSampler(spec.base, server, folder, trust_base=spec.trust_base)
             sampler.check_logprobs(ChatTokenizer(tokenizer).prompt_ids([{"role": "user", "content": "1"}]))
         except CallError as failed:
-            raise PolicyError(f"target_agent.policy.base_url={spec.base_url}: {failed.message}") from None
+            where = "vllm" if servers else f"base_url={spec.base_url}"
+            if servers is not None:
+                servers.close()
+            raise PolicyError(f"target_agent.policy.{where}: {failed.message}") from None
         super().__init__(spec, tokenizer, sampler)
 
     @contextmanager
@@ -296,9 +312,16 @@ class VllmPolicy(RemotePolicy):
         temperature: float = 1.0,
         max_length: int | None = None,
     ) -> Iterator[Learner]:
-        """Yield the learner of the training copy; `publish` makes the server answer with its weights."""
+        """Yield the learner of the training copy, or of a shard; `publish` makes the server answer with its weights."""
         settings: dict[str, Any] = {"temperature": temperature, "max_length": max_length, "serve": self._publish}
-        with self._training_copy().learner(lora, start, seed, critic=critic, work=work, **settings) as learner:
+        settings |= {"critic": critic, "work": work}
+        if process_count() > 1:  # trainer.shards: several copies would each want to be served
+            from sia_runner.policy.sharded_learner import sharded_learner
+
+            own = sharded_learner(self.spec, self.base_sha256, lora, start, seed, **settings)
+        else:
+            own = self._training_copy().learner(lora, start, seed, **settings)
+        with own as learner:
             yield learner
 
     def _publish(self, write: Callable[[Path], None]) -> str:

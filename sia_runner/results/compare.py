@@ -14,6 +14,7 @@ from sia_runner.config.experiment import check_experiment
 from sia_runner.config.migration import read_stored_config
 from sia_runner.records import Json, Outcome
 from sia_runner.selection.scoring import mean_value, paired_difference
+from sia_runner.store.directions import directed_words, read_directions
 from sia_runner.store.files import read_slice
 from sia_runner.store.generations import NO_MODEL, earned_mode
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
@@ -145,6 +146,7 @@ def _run_row(summary: Json, journal: JournalReader) -> Json:
         "seed": summary["seed"],
         "best": best["generation"],
         **{key: best[key] for key in ("val", "test", "baseline_test")},
+        "directed": len(read_directions(journal)),  # notes of a person
         "test_runs": sum(entry["step"].startswith("test/") for entry in journal.of("done")),
         "usage": summary["usage"],
         "seconds": round(sum(entry["seconds"] for entry in journal.of("done")), 1),
@@ -185,6 +187,9 @@ def _pair_figures(old: FinishedRun, new: FinishedRun) -> Json:
 
 def _setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
     both = f"{old.name} and {new.name}"
+    for arm in (old, new):
+        if words := directed_words(arm.row.get("directed", 0)):
+            yield f"{both}: no fair comparison, {arm.name} was {words}"
     if old.row["seed"] != new.row["seed"]:
         yield f"{both}: other seeds ({old.row['seed']}, {new.row['seed']})"
     if old.harness_sha256 != new.harness_sha256:

@@ -83,6 +83,16 @@ def test_call_without_an_answer_ends_in_time() -> None:
     assert time.monotonic() - began < 5
 
 
+def test_server_that_goes_away_is_noticed_while_a_call_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package would ask again without end, and the timeout of a call is long."""
+    monkeypatch.setattr("sia_runner.policy.tinker_client._WATCH_SECONDS", 0.05)
+    client, over = TinkerClient("http://127.0.0.1:9", None, 600.0), threading.Event()
+    with pytest.raises(CallError, match="cannot be reached") as raised:
+        client.call("a sample", over.wait)
+    over.set()
+    assert raised.value.kind == "unreachable" and raised.value.sent
+
+
 class _Server(http.server.BaseHTTPRequestHandler):
     seen: ClassVar[list[tuple[str, str | None]]] = []
 
