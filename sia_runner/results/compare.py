@@ -23,6 +23,7 @@ from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 # keys that may differ; the kind of target agent is compared instead of its name
 _TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web", "control", "notes")
 _CONTROL_KEYS = ("budget.", "max_gen", "search.")  # which the equal budget replaces in a control arm
+_BACKEND = "target_agent.policy.backend"
 MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
 
@@ -105,16 +106,26 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
     if harness_called_model(generations, run.path) is False:
         target_kind = "script"
     test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
+    # with the defaults of keys that an earlier version did not have
+    settings = stored | _dotted_keys(experiment.model_dump(mode="json")) | {"target_agent": target_kind}
+    if _BACKEND in settings:
+        settings[_BACKEND] = backends_in_order(str(settings[_BACKEND]), journal)
     return FinishedRun(
         row={"run": name} | _run_row(summary, journal) | {"mode": mode},
-        # with the defaults of keys that an earlier version did not have
-        config=stored | _dotted_keys(experiment.model_dump(mode="json")) | {"target_agent": target_kind},
+        config=settings,
         outcomes=outcomes,
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
         policy_sha256=(lock.get("policy") or {}).get("sha256"),
         harness_sha256=generations[0].steps.get("build", {}).get("sha256"),
     )
+
+
+def backends_in_order(stored: str, journal: JournalReader) -> str:
+    """Return what answered for the policy: the stored backend, and the one for which a resume left a service."""
+    overrides = (text for entry in journal.of("resumed") for text in entry["overrides"])
+    later = (value for key, _, value in (text.partition("=") for text in overrides) if key == _BACKEND)
+    return ", then ".join(dict.fromkeys([stored, *later]))
 
 
 def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outcome, ...]:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.results.compare import FinishedRun, compare_runs, runs_in_folders
+from sia_runner.results.compare import FinishedRun, backends_in_order, compare_runs, runs_in_folders
+from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.run_directory import RunDirectoryError
 
 
@@ -81,6 +82,14 @@ def test_what_the_two_did_not_have_in_common_beside_the_trainer_is_said(changes,
 
 def test_runs_that_differ_in_their_trainer_alone_need_no_note():
     assert compare_runs([arm("a", HALF), arm("b", MORE)])["notes"] == []
+
+
+def test_a_run_that_left_its_service_is_told_from_one_that_did_not(tmp_path):
+    log = Journal(tmp_path / "journal.jsonl")
+    for backend in ("tinker", "vllm", "vllm"):
+        log.append("resumed", overrides=["max_gen=3", f"target_agent.policy.backend={backend}"])
+    log.close()
+    assert backends_in_order("tinker", JournalReader(tmp_path / "journal.jsonl")) == "tinker, then vllm"
 
 
 def test_a_metric_that_is_no_mean_has_a_difference_and_no_test_by_question():

@@ -106,5 +106,5 @@ def test_a_base_that_learner_and_sampler_share_is_asked_for_once(shares_base):
     """A service sends a bill for each call."""
     learner = Learner(shares_base=shares_base)
     rows = [TrainingRow((1, 2), tuple(range(length))) for length in range(2, 12)]
-    assert adapter_is_served(learner, learner, rows, temperature=1.0)  # pyright: ignore[reportArgumentType]
+    assert adapter_is_served(learner.score, learner, rows, temperature=1.0)  # pyright: ignore[reportArgumentType]
     assert learner.base_calls == (0 if shares_base else 1)
