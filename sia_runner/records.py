@@ -220,10 +220,12 @@ class SampledCall:
     finish_reason: str  # stop | length
     adapter: str  # the version of the weights, "base" without an adapter
     text: str = ""  # which the client gets: it ends before a stop string and contains no special token
+    tool_calls: tuple[Mapping[str, str], ...] = ()  # id, name, arguments (JSON), of tools that the request offered
+    billed: int | None = None  # tokens that a service generated, where it goes on after a stop string; None: no more
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON data, without the text: a file keeps that as the response."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "text"}
+        """Return the record as JSON data, without what was billed, text and tool calls: a file keeps the response."""
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("text", "tool_calls", "billed")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,17 @@ class Trajectory:
     calls: tuple[SampledCall, ...]
     reward: float | None  # None after a failure that is not the policy's fault: that is no reward of zero
     kind: OutcomeKind
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Trajectory":
+        """Return the trajectory that `asdict` made JSON data."""
+        calls: list[SampledCall] = []
+        for call in data["calls"]:
+            tokens = tuple(call["prompt_ids"]), tuple(call["completion_ids"]), tuple(call["logprobs"])
+            calls.append(
+                SampledCall(*tokens, call["finish_reason"], call["adapter"], call["text"])
+            )  # what is learned from
+        return Trajectory(data["unit"], data["sample"], tuple(calls), data["reward"], OutcomeKind(data["kind"]))
 
 
 @dataclass(frozen=True, slots=True)

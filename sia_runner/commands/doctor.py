@@ -169,7 +169,11 @@ def _check_policy_backend(config: Experiment) -> str:
     spec = config.target_agent.policy
     check_policy(spec)
     check_adapters(config)
-    return f"{spec.base}, served by {spec.backend}" + (f" at {spec.base_url}" if spec.base_url else "")
+    where = f" at {spec.base_url}" if spec.base_url else ""
+    if spec.backend == "vllm" and not spec.base_url:
+        servers = spec.vllm.servers
+        where = f", which the run starts: {servers} server{'s' * (servers > 1)} of {spec.vllm.tensor_parallel} GPU(s)"
+    return f"{spec.base}, served by {spec.backend}{where}"
 
 
 def _check_service(config: Experiment) -> str:

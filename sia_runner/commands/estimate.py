@@ -21,7 +21,7 @@ from sia_runner.gateway.prices import price_of
 from sia_runner.policy.fit import GB, SEQUENCES, GpuPlan, Memory, ModelShape, Training, model_shape, plan_gpus
 from sia_runner.store.run_directory import RunDir
 from sia_runner.sweep.table import right
-from sia_runner.tasks.protocol import FoldPurpose
+from sia_runner.system import cache_dir
 from sia_runner.wire.policy import PolicyError
 
 
@@ -35,7 +35,8 @@ def main(options: Namespace) -> int:
         elif config:
             memory = _memory_lines(config)
             sizes = measure_task(config)
-            sizes = replace(sizes, policy_speed=costs.policy_speed(RunDir(options.like))) if options.like else sizes
+            speed = costs.policy_speed(RunDir(options.like)) if options.like else _measured_speed(config)
+            sizes = replace(sizes, policy_speed=speed)
             cases = {name: costs.forecast_run(config, sizes, name) for name in ASSUMPTIONS}
             if options.json:
                 _print_json(config, sizes, cases)
@@ -49,15 +50,25 @@ def measure_task(config: Experiment) -> TaskSizes:
     """Return the question counts of the task, and the size of a question in one view. Raises TaskError."""
     task = Components(config).task
     task.prepare(lambda text: print(text, file=sys.stderr))
-    purposes: tuple[FoldPurpose, ...] = ("gate", "trial", "test") if task.has_test else ()  # else scored as a whole
-    counts = {name: sum(len(fold.questions) for fold in task.rounds(name)) for name in purposes}
     select = task.rounds("select")
     with tempfile.TemporaryDirectory() as folder:
         view = task.lay_out(select[0], Path(folder) / "view", "estimate").path
         files = list(view.glob("questions.*")) or [path for path in view.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files) // max(1, len(select[0].questions))
-    questions = sum(len(fold.questions) for fold in select)
-    return TaskSizes(counts.get("gate", 0), counts.get("trial", 0), questions, len(select), counts.get("test", 0), size)
+    return costs.task_sizes(task, size)
+
+
+def _measured_speed(config: Experiment) -> float | None:
+    """Measure the speed of a policy that is on this machine and small; None for others."""
+    from sia_runner.policy.wheel_base import WHEEL_BASES, cached_base
+
+    spec = config.target_agent.policy
+    here = config.has_policy and spec.backend == "peft" and spec.base in WHEEL_BASES
+    if not here or not cached_base(spec.base, cache_dir()).is_dir():
+        return None
+    from sia_runner.policy.engine import PolicyEngine, sampling_speed
+
+    return sampling_speed(PolicyEngine(spec, cache_dir(), list))
 
 
 def _memory_lines(config: Experiment) -> list[str]:

@@ -75,6 +75,11 @@ def _fetch_policy(components: Components) -> tuple[str, str]:
 
 def _downloaded(base: str) -> set[str]:
     """Return the files of a hub id that are already here. A folder of the user's own has all of them."""
+    from sia_runner.policy.wheel_base import WHEEL_BASES, cached_base
+
+    if base in WHEEL_BASES:
+        folder = cached_base(base, cache_dir())
+        return _file_names(folder) if folder.is_dir() else set()
     if Path(base).expanduser().is_dir():
         return _file_names(Path(base).expanduser())
     from huggingface_hub import snapshot_download
@@ -147,8 +152,8 @@ def _network_needs(config: Experiment) -> Iterator[CheckResult]:
         text = f"{hosted.name}: {who} has to reach {hosted.base_url or 'it'} (HTTPS_PROXY is heeded)"
         yield CheckResult("provider", NETWORK, text)
     policy = config.target_agent.policy
-    if policy.backend in ("vllm", "tinker") and config.has_policy:
-        address = tinker_url(policy) if policy.backend == "tinker" else policy.base_url
+    address = tinker_url(policy) if policy.backend == "tinker" else policy.base_url
+    if policy.backend in ("vllm", "tinker") and config.has_policy and address:
         text = f"{policy.backend}: every node that runs harnesses or trains has to reach {address}"
         yield CheckResult("policy server", NETWORK, text)
     writes = config.proposer_calls_model or config.meta_agent.target.startswith("sia_runner.proposers.guests.")

@@ -41,7 +41,7 @@ def _resolve_preset(key: str, *, _root_: Any) -> Any:
     backend = OmegaConf.select(_root_, "target_agent.policy.backend", default="peft")
     if backend == "tinker" and key in presets["tinker"]:
         return presets["tinker"][key]
-    return presets["tiny" if base == "tiny" else "pretrained"][key]
+    return presets[base if base in ("tiny", "smollm2") else "pretrained"][key]
 
 
 def _refuse_by_base(*_: Any) -> None:

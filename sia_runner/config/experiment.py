@@ -34,6 +34,7 @@ from sia_runner.config.training import (
     LeverRule,
     PolicyConfig,
     TrainerConfig,
+    VllmSettings,
     allowed_algorithms,
 )
 
@@ -52,9 +53,13 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
         yield f"{key}.base_url={spec.base_url} is a vLLM server's, but {key}.backend=peft uses no server"
     processes = max((algorithm.processes for algorithm in algorithms), default=1)
     if spec.backend == "vllm":
-        if not (spec.base_url or "").startswith(("http://", "https://")):
+        if spec.base_url is not None and not spec.base_url.startswith(("http://", "https://")):
             what = "the server's address up to and including /v1 (http://… or https://…)"
-            yield f"{vllm} needs {key}.base_url, {what}; given: {spec.base_url}"
+            yield f"{vllm} needs as {key}.base_url {what}, or null to start its own; given: {spec.base_url}"
+        changed = [f"{key}.vllm.{name}" for name, value in spec.vllm if value != getattr(VllmSettings(), name)]
+        if spec.base_url is not None and changed:
+            why = f"of servers that the run starts; not allowed with {key}.base_url={spec.base_url}"
+            yield f"{', '.join(changed)}: {why}"
         if spec.base == "tiny":
             allowed = f"allowed with {vllm}: a folder or hub id that the server serves under the same name"
             yield f"{key}.base=tiny is built by the runner, so no server has it; {allowed}"
@@ -64,6 +69,10 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
         if processes > 1:
             why = f"would each load an adapter into the server of {vllm}, which answers with one"
             yield f"trainer.processes={processes} {why}; allowed with it: 1"
+    if any(algorithm.overlap for algorithm in algorithms) and spec.backend in ("peft", "tinker"):
+        reason = "what answers is what is trained" if spec.backend == "peft" else "a service answers with the newest"
+        why = f"rolls out by weights that are one step older, but with {key}.backend={spec.backend} {reason}"
+        yield f"trainer.overlap=1 {why}; allowed with it: 0"
     if spec.backend == "tinker":
         yield from _tinker_refusals(e)
     shards = max((algorithm.shards for algorithm in algorithms), default=1)
@@ -97,6 +106,8 @@ def _job_refusals(e: "Experiment", ranks: int, key: str) -> Iterator[str]:
 def _tinker_refusals(e: "Experiment") -> Iterator[str]:
     """Refuse by name what the Tinker protocol cannot say, before anything is paid for."""
     spec, key, tinker = e.target_agent.policy, "target_agent.policy", "target_agent.policy.backend=tinker"
+    if spec.trust_base:
+        yield f"{key}.trust_base=true is for a base here; {tinker} takes its own adapters only; allowed with it: false"
     if spec.base == "tiny":
         yield f"{key}.base=tiny is built by the runner, so no service has it; allowed with {tinker}: one of its bases"
     if spec.base_url is not None and not spec.base_url.startswith(("http://", "https://")):
@@ -133,6 +144,9 @@ def _model_refusals(e: "Experiment") -> Iterator[str]:
     if e.task.needs_model and not e.calls_model:
         offline = f"{provider} with target_agent={agent.name} serves none; give provider=… (see --help)"
         yield f"task={e.task.name} cannot be answered without a model, but {offline}"
+    if e.has_policy and e.target_agent.policy.base == "tiny" and not getattr(e.task, "gold_answers", True):
+        warmed = f"target_agent.policy.base=tiny is warmed on gold answers, and task={e.task.name} has none"
+        yield f"{warmed}; allowed with it: policy=smollm2, or another base (a folder or hub id)"
     for name, part in (("meta_agent", e.meta_agent), ("sandbox", e.sandbox), ("compute", e.compute)):
         if part.target in MOVED_CLASSES:
             yield f"{name}._target_={part.target}: moved; use {MOVED_CLASSES[part.target]}"

@@ -50,18 +50,35 @@ class TinkerSettings(ConfigSection):
     reduction: Literal["measure", "sum", "mean"] = "measure"
 
 
+class VllmSettings(ConfigSection):
+    """The settings of the vLLM servers that a run starts itself: backend=vllm without a base_url."""
+
+    servers: PositiveInt = 1  # servers, between which requests are spread
+    tensor_parallel: PositiveInt = 1  # GPUs of each; the servers take the last ones of those that are visible
+    # what starts one; base and options follow, as in PYTHON -m vllm.entrypoints.openai.api_server --model
+    command: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["vllm", "serve"])
+    args: list[str] = Field(default_factory=list)  # further options of each, such as --max-model-len
+    startup: PositiveFloat = 1800.0  # seconds within which a server has to answer
+    restarts: NonNegativeInt = 3  # how often each is started again when it ends
+
+
 class PolicyConfig(ConfigSection):
     """The model that harnesses call and that can be trained."""
 
-    base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, a folder, or a hub id
-    backend: Annotated[  # peft: in this process; vllm: a server that is running; tinker: a service that also trains
+    base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, `smollm2`, a folder, or a hub id
+    backend: Annotated[  # peft: in this process; vllm: servers of vLLM; tinker: a service that also trains
         Annotated[Literal["peft", "vllm", "tinker"], Tag("Name")] | Annotated[ClassPath, Tag("Class")], NAME_OR_CLASS
     ] = "peft"
-    # vllm: the server's address, up to and including /v1; tinker: the service's, null: the hosted one
+    # vllm: address of a running server, up to and including /v1; null: the run starts its own (`vllm`)
+    # tinker: the service's; null: the hosted one
     base_url: str | None = None
+    vllm: VllmSettings = Field(default_factory=VllmSettings)  # vllm without base_url only
     tinker: TinkerSettings = Field(default_factory=TinkerSettings)  # tinker only
+    # peft, vllm: you vouch that `base` is what a service trained an adapter on, which tells no hash of its weights
+    trust_base: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"  # peft only
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the base's weights
+    # of the base's weights; auto: bfloat16 where the processor or GPU computes in it
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     max_tokens: PositiveInt = 256  # completion bound of a request that names none
     temperature: NonNegativeFloat = 0.0  # of a request that names none
     max_batch_size: PositiveInt = 64  # requests answered together
@@ -100,9 +117,9 @@ class EarlyStopping(ConfigSection):
     max_uniform_groups: Fraction | None = 1.0  # share of groups without any difference in reward, over a whole window
     max_length_ratio: PositiveFloat | None = 4.0  # of the mean completion to the first step's, in either direction
     max_drift: PositiveFloat | None = 1.0  # nats per token, KL of what sampled the rollouts to the learner
-    window: PositiveInt = 5  # consecutive steps beyond a limit
+    window: PositiveInt = 5  # consecutive batches of rollouts beyond a limit
     min_gain: NonNegativeFloat | None = None  # of the mean reward, from `gain_window` steps to the next; less is flat
-    gain_window: PositiveInt = 20  # steps of which the mean rewards are compared
+    gain_window: PositiveInt = 20  # batches of rollouts of which the mean rewards are compared
 
 
 class LeverRule(ConfigSection):
@@ -144,6 +161,8 @@ class AlgorithmConfig(NamedConfig):
     # online only: what is done about rollouts of a server whose logprobs differ from the learner's; truncate: tokens
     # are weighted by the learner's probability / the server's, at most 2; mask: likewise, and 0 above 2
     correction: Literal["none", "truncate", "mask"] | None = None
+    # online only: batches that are rolled out ahead, while the one before is trained on; needs a server that answers
+    overlap: Literal[0, 1] = 0
     max_length: PositiveInt = 4096  # tokens of prompt and completion together
     checkpoint_every: PositiveInt = 10  # steps
     processes: PositiveInt = 1  # that share an update, each with a copy of the base and, if there are any, its own GPU
@@ -165,6 +184,8 @@ class AlgorithmConfig(NamedConfig):
             if (getattr(self, name) is None) == (self.kind == kind):
                 allowed = "a value" if self.kind == kind else "null"
                 raise ValueError(f"algorithm={self.algorithm} trains {self.kind}: {name} has to be {allowed}")
+        if self.overlap and self.kind == "offline":
+            raise ValueError(f"algorithm={self.algorithm} trains offline: overlap has to be 0")
         minimum = {"entropic": 4, "grpo": 2, "reinforce": 2, "best_of_n": 2, "dpo": 2}.get(self.algorithm, 1)
         if (size := self.group_size) < minimum:
             raise ValueError(f"algorithm={self.algorithm} needs group_size of at least {minimum}; given: {size}")

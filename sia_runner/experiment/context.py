@@ -1,5 +1,6 @@
 """The run context, passed to every stage: configuration, run directory and components; and the final test's reserve."""
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from sia_runner.wire.grants import Role
 
 if TYPE_CHECKING:
     from sia_runner.gateway.service import GatewayService
+    from sia_runner.policy.vllm_servers import ManagedServers
     from sia_runner.wire.policy import WarmupDialogue
 
 T = TypeVar("T")
@@ -149,7 +151,7 @@ class RunContext(Components):
             return None
         from sia_runner.gateway.service import GatewayService
 
-        together = any(algorithm.processes > 1 for algorithm in allowed_algorithms(config.trainer).values())
+        together = any(algorithm.ranks > 1 for algorithm in allowed_algorithms(config.trainer).values())
         return GatewayService(
             providers,
             self.run.ledger,
@@ -179,9 +181,26 @@ class RunContext(Components):
             from sia_runner.policy.tinker import TinkerPolicy
 
             return PolicyBackend(spec, RequestForwarder(lambda: TinkerPolicy(spec, tinker_client(spec))))
-        if spec.backend == "vllm":
+        if spec.backend == "vllm" and spec.base_url:
             return PolicyBackend(spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine)))
+        if spec.backend == "vllm":
+            servers = self._vllm_servers()
+            return PolicyBackend(
+                spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine, servers), end=servers.close)
+            )
         return PolicyBackend(spec, RequestBatcher(engine))
+
+    def _vllm_servers(self) -> "ManagedServers":
+        from sia_runner.policy.vllm_servers import ManagedServers
+
+        ranks = [algorithm.lora.rank for algorithm in allowed_algorithms(self.config.trainer).values()]
+        logs = self.run.path / "servers"
+        return ManagedServers(self.config.target_agent.policy, max(ranks, default=0), logs, self._say_of_servers)
+
+    def _say_of_servers(self, line: str) -> None:
+        """Tell of a server that ended: to the journal, where this process holds it, and to the user."""
+        self.record_event("server", line=line)
+        print(line, file=sys.stderr, flush=True)
 
 
 def _ignore_event(event: str, **fields: Any) -> None:

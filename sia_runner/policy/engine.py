@@ -40,9 +40,10 @@ class PolicyEngine:
         base = load_base(base_path, spec.device, spec.dtype)
         self.spec, self.lock, self.tokenizer = spec, threading.RLock(), base.tokenizer
         self.base_id, self.base_sha256, self.context = spec.base, base.sha256, base.context
+        self.trust_base = spec.trust_base
         self._end_ids = base.end_ids
         self._chat = ChatTokenizer(base.tokenizer, base.model.get_input_embeddings().num_embeddings)
-        self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256)
+        self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256, trust_base=spec.trust_base)
         self._prefixes = PromptCache()
         self._version, self._updates, self._unseeded = BASE_VERSION, 0, 0
 
@@ -108,7 +109,7 @@ class PolicyEngine:
 
     def prompt_ids(self, request: PolicyRequest) -> list[int]:
         """Return the prompt's token ids. Raises CallError (bad_request) if the context has no space for an answer."""
-        return self._chat.prompt_ids(request.messages, self.context)
+        return self._chat.prompt_ids(request.messages, self.context, request.tools, request.reasoning_effort)
 
     def sample(
         self,
@@ -138,9 +139,9 @@ class PolicyEngine:
                     version = self.version if live else self._adapters.use(weights)
                     results = sample_batch(self.model, list(rows.values()), pad_id, ends, self._prefixes, version)
                 for at, (ids, logprobs, finish_reason) in zip(rows, results, strict=True):
-                    text = self._chat.text(ids, requests[at].stop)
+                    text, used = self._chat.answer(ids, requests[at])
                     tokens = tuple(prompts[at]), tuple(ids), tuple(logprobs)
-                    calls[at] = SampledCall(*tokens, finish_reason, version, text)
+                    calls[at] = SampledCall(*tokens, finish_reason, version, text, used)
         return [calls[at] for at in range(len(requests))]
 
     def _seed(self, request: PolicyRequest) -> str:
@@ -162,6 +163,18 @@ def _eval_mode(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+_SPEED_ROWS, _SPEED_TOKENS = 16, 16
+
+
+def sampling_speed(engine: PolicyEngine) -> float:
+    """Measure completion tokens a second of one batch, its prompts included."""
+    chats = [[{"role": "user", "content": f"{n} ships are at sea. Say more."}] for n in range(_SPEED_ROWS)]
+    requests = [PolicyRequest(chat, _SPEED_TOKENS, temperature=1.0, seed=0) for chat in chats]
+    start = time.monotonic()
+    calls = engine.sample(requests, [engine.prompt_ids(request) for request in requests])
+    return sum(len(call.completion_ids) for call in calls) / (time.monotonic() - start)
 
 
 QueuedRequest = tuple[PolicyRequest, Future[SampledCall]]

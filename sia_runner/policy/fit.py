@@ -14,7 +14,7 @@ from sia_runner.records import Json
 from sia_runner.wire.policy import PolicyError
 
 GB = 10**9
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "auto": 2}  # auto: GPUs compute in bfloat16
 _TRAINED = 4  # bytes of a trained number, of its gradient, and of each of Adam's two moments: all are float32
 _CONTEXT, _COMMUNICATION = 1.0 * GB, 1.0 * GB  # a process on a GPU: CUDA's context and libraries; NCCL's buffers
 _GATHERED_LAYERS = 2  # of a sharded base: the layer at work and the one that is fetched meanwhile

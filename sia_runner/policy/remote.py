@@ -86,16 +86,17 @@ class RemotePolicy:
 
     def answer(self, request: PolicyRequest) -> SampledCall:
         """Answer one request. Raises CallError, and PolicyError for an adapter that cannot be served."""
-        prompt_ids, seed = self._chat.prompt_ids(request.messages, self.sampler.context), request.seed
+        context, seed = self.sampler.context, request.seed
+        prompt_ids = self._chat.prompt_ids(request.messages, context, request.tools, request.reasoning_effort)
         if seed is None:
             with self._lock:
                 self._unseeded += 1
                 seed = int.from_bytes(hashlib.sha256(f"counted {self._unseeded}".encode()).digest()[:4]) >> 1
-        limit = min(request.max_tokens, self.sampler.context - len(prompt_ids))
+        limit = min(request.max_tokens, context - len(prompt_ids))
         settings = SampleSettings(limit, request.temperature, request.top_p, seed, request.stop)
         (sample,) = self.sampler.sample(prompt_ids, 1, settings, request.weights)
-        tokens = tuple(prompt_ids), sample.ids, sample.logprobs
-        return SampledCall(*tokens, sample.finish_reason, sample.version, self._chat.text(sample.ids, request.stop))
+        tokens, (text, calls) = (tuple(prompt_ids), sample.ids, sample.logprobs), self._chat.answer(sample.ids, request)
+        return SampledCall(*tokens, sample.finish_reason, sample.version, text, calls, sample.billed)
 
     def close(self) -> None:
         """Free what the server holds for us."""
@@ -105,8 +106,9 @@ class RemotePolicy:
 class RequestForwarder:
     """Like the request batcher, but a server batches for us: each request has a thread; the gateway bounds them."""
 
-    def __init__(self, load: Callable[[], RemotePolicy]) -> None:
-        self._load, self._starting = load, threading.Lock()
+    def __init__(self, load: Callable[[], RemotePolicy], end: Callable[[], None] = lambda: None) -> None:
+        """Take what loads the policy, and what ends the servers that it starts, which also cuts a load short."""
+        self._load, self._end_servers, self._starting = load, end, threading.Lock()
         self._policy: RemotePolicy | None = None
 
     def start(self) -> RemotePolicy:
@@ -124,7 +126,8 @@ class RequestForwarder:
         return future
 
     def close(self) -> None:
-        """Close the policy if it was loaded."""
+        """End servers of our own, and close the policy if it was loaded."""
+        self._end_servers()
         with self._starting:
             if self._policy is not None:
                 self._policy.close()

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from sia_runner.policy.base_model import weights_dtype
 from sia_runner.text import first_line
 from sia_runner.wire.policy import PolicyError
 
@@ -22,7 +23,7 @@ _BLOCK_BYTES = 2**26  # of a parameter, read at once
 _EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}  # of files with an entry each
 
 
-def weightless_model(folder: Path, dtype: str) -> Any:
+def weightless_model(folder: Path, dtype: str, device: str = "cpu") -> Any:
     """Return the base's model whose parameters have shapes, but take no memory until `shard_and_load`.
 
     Its buffers are real. Raises PolicyError.
@@ -38,7 +39,7 @@ def weightless_model(folder: Path, dtype: str) -> Any:
                 raise PolicyError(f"base={folder}: its weights are stored as {method}; trainer.shards reads mxfp4 only")
             del config.quantization_config
         with init_empty_weights(include_buffers=False):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=weights_dtype(dtype, device))
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f"base={folder} cannot be loaded: {first_line(error)}") from None
     if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList):
@@ -69,26 +70,27 @@ def shard_and_load(model: Any, folder: Path, device: str) -> None:
         # Also the outermost: what one process does alone, such as saving the adapter, must not change what is gathered.
         fully_shard(module, mesh=mesh, ignored_params=adapter, reshard_after_forward=True)
     base._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
-    for (module, name), others in ties.items():
-        for other, other_name in others:
-            setattr(other, other_name, getattr(module, name))
+    for name, other in ties:
+        module, _, leaf = other.rpartition(".")
+        setattr(base.get_submodule(module), leaf, base.get_parameter(name))
     files = SafetensorsFolder(folder)
     with torch.no_grad():
         for name, weight in base.named_parameters():
             if weight not in adapter:
                 _load_shard(files, name.replace(".base_layer", ""), weight)
+        for name, other in ties:
+            _check_tie(
+                files, name.replace(".base_layer", ""), other.replace(".base_layer", ""), base.get_parameter(name)
+            )
 
 
-def _ties(model: nn.Module) -> dict[tuple[nn.Module, str], list[tuple[nn.Module, str]]]:
-    """Return the places of parameters that share their memory with an earlier one, such as a head with embeddings."""
-    first: dict[int, tuple[nn.Module, str]] = {}
-    ties: dict[tuple[nn.Module, str], list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
-            place = first.setdefault(id(weight), (module, name))
-            if place != (module, name):
-                ties.setdefault(place, []).append((module, name))
-    return ties
+def _ties(model: nn.Module) -> list[tuple[str, str]]:
+    """Return the names of parameters that share their memory, such as embeddings and head, in pairs with the first."""
+    first: dict[int, str] = {}
+    names = [
+        (first.setdefault(id(weight), name), name) for name, weight in model.named_parameters(remove_duplicate=False)
+    ]
+    return [(one, other) for one, other in names if one != other]
 
 
 def _replace_parameters(model: nn.Module, new: Callable[[Tensor], Tensor], keep: Any = ()) -> None:
@@ -131,10 +133,25 @@ class SafetensorsFolder:
 def _load_shard(files: SafetensorsFolder, name: str, weight: Any) -> None:
     """Fill this process's rows of a parameter that is divided by its first axis."""
     own: Tensor = weight.to_local()
+    for first, part in _own_parts(files, name, weight):
+        own[first : first + part.shape[0]].copy_(part)
+
+
+def _own_parts(files: SafetensorsFolder, name: str, weight: Any) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first row of the shard, rows) of this process's shard."""
     size = -(-weight.shape[0] // dist.get_world_size())
     start = min(size * dist.get_rank(), weight.shape[0])
-    for first, part in _parts(files, name, tuple(weight.shape), start, start + own.shape[0]):
-        own[first - start : first - start + part.shape[0]].copy_(part)
+    for first, part in _parts(files, name, tuple(weight.shape), start, start + weight.to_local().shape[0]):
+        yield first - start, part
+
+
+def _check_tie(files: SafetensorsFolder, name: str, other: str, weight: Any) -> None:
+    """Raise PolicyError if the files hold different weights for parameters that the configuration makes one."""
+    if other not in files or name not in files:
+        return
+    parts = (_own_parts(files, one, weight) for one in (name, other))
+    if any(not torch.equal(part, second) for (_, part), (_, second) in zip(*parts, strict=True)):
+        raise PolicyError(f"{files.folder}: config.json ties {other} to {name}, but their weights differ")
 
 
 def _parts(

@@ -26,9 +26,10 @@ _LOAD_SECONDS = 300.0  # an adapter may have hundreds of megabytes, on a network
 class VllmServer:
     """The client of one vLLM server; its methods block, and raise CallError."""
 
-    def __init__(self, base_url: str) -> None:  # with /v1
+    def __init__(self, base_url: str, key: str | None = None) -> None:
+        """Take the address up to and including /v1, and a key where it is not that of VLLM_API_KEY."""
         self._url, self.address = base_url.rstrip("/"), address_of(base_url)
-        self._key = os.environ.get(VLLM_KEY_VARIABLE, "").strip() or None
+        self._key = key or os.environ.get(VLLM_KEY_VARIABLE, "").strip() or None
         self._last_failure = ""  # what a server says before it ends, which "connection refused" does not tell
         self._opener = build_opener(self._url)
 

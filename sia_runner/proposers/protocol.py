@@ -111,6 +111,7 @@ class Brief:
     parent: int | None = None  # generation whose harness is to be extended, as `search` chose; None in generation 1
     weights: WeightsLever | None = None  # None: the harness is the only lever of this proposal
     sibling: int = 0  # index among the parallel proposals, from 0
+    directions: Sequence[str] = ()  # notes of the person who runs the experiment, the oldest first, a line each
 
 
 class Proposer(Protocol):

@@ -14,13 +14,14 @@ from sia_runner.config.experiment import check_experiment
 from sia_runner.config.migration import read_stored_config
 from sia_runner.records import Json, Outcome
 from sia_runner.selection.scoring import mean_value, paired_difference
+from sia_runner.store.directions import directed_words, read_directions
 from sia_runner.store.files import read_slice
 from sia_runner.store.generations import NO_MODEL, earned_mode
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 
 # keys that may differ; the kind of target agent is compared instead of its name
-_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
+_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web", "notes")
 MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
 
@@ -96,7 +97,7 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
         scores = run.test(end_entry["best"]).path / "scores.json"
         raise RunDirectoryError(f"{scores} was changed since it was written: python -m sia_runner verify {run.path}")
     config, lock = read_stored_config(run.config), read_json(run.lock)
-    experiment = check_experiment(config)
+    stored, experiment = _dotted_keys(config), check_experiment(config)
     generations = finished_generations(journal)
     mode = earned_mode(experiment.trainer.mode, generations, run.path)
     target_kind = "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
@@ -105,7 +106,8 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
     test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
     return FinishedRun(
         row={"run": name} | _run_row(summary, journal) | {"mode": mode},
-        config=_dotted_keys(config) | {"target_agent": target_kind},
+        # with the defaults of keys that an earlier version did not have
+        config=stored | _dotted_keys(experiment.model_dump(mode="json")) | {"target_agent": target_kind},
         outcomes=outcomes,
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
@@ -133,6 +135,7 @@ def _run_row(summary: Json, journal: JournalReader) -> Json:
         "seed": summary["seed"],
         "best": best["generation"],
         **{key: best[key] for key in ("val", "test", "baseline_test")},
+        "directed": len(read_directions(journal)),  # notes of a person
         "test_runs": sum(entry["step"].startswith("test/") for entry in journal.of("done")),
         "usage": summary["usage"],
         "seconds": round(sum(entry["seconds"] for entry in journal.of("done")), 1),
@@ -173,6 +176,9 @@ def _pair_figures(old: FinishedRun, new: FinishedRun) -> Json:
 
 def _setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
     both = f"{old.name} and {new.name}"
+    for arm in (old, new):
+        if words := directed_words(arm.row.get("directed", 0)):
+            yield f"{both}: no fair comparison, {arm.name} was {words}"
     if old.row["seed"] != new.row["seed"]:
         yield f"{both}: other seeds ({old.row['seed']}, {new.row['seed']})"
     if old.harness_sha256 != new.harness_sha256:

@@ -23,18 +23,29 @@ class TrainingRecord:
     stopped: str
     tokens: int | None
     seconds: float | None
+    drift_kl: list[float | None]  # of the sampler to the learner, nats per token; earlier versions kept neither
+    drift_share: list[float | None]
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "TrainingRecord | None":
         """Return the update of a row of summary.json, or of a journaled build; None if there is no reward."""
         if not isinstance(data.get("reward"), list):
             return None
-        reward, kl, entropy = ([*map(as_number, data.get(key) or [])] for key in ("reward", "kl", "entropy"))
+        names = ("reward", "kl", "entropy", "drift_kl", "drift_share")
+        curves = {name: [*map(as_number, data.get(name) or [])] for name in names}
         return TrainingRecord(
-            as_int(data["asked"] if "asked" in data else as_dict(data.get("algorithm")).get("steps")),
-            as_int(data.get("steps")), reward, kl, entropy,
-            as_text(data.get("stopped")), as_int(data.get("tokens")), as_number(data.get("seconds")),
-        )  # fmt: skip
+            asked=as_int(data["asked"] if "asked" in data else as_dict(data.get("algorithm")).get("steps")),
+            steps=as_int(data.get("steps")),
+            stopped=as_text(data.get("stopped")),
+            tokens=as_int(data.get("tokens")),
+            seconds=as_number(data.get("seconds")),
+            **curves,
+        )
+
+    def to_json(self) -> Json:
+        """Return the update as a row of summary.json has it: drift only where it was measured."""
+        data = asdict(self)
+        return {name: value for name, value in data.items() if value or not name.startswith("drift_")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +125,7 @@ class GenerationRecord:
             "parent": self.parent,
             "val": self.val and self.val.to_json(),
             "outcomes": dict(self.outcomes),
-            "training": self.training and asdict(self.training),
+            "training": self.training and self.training.to_json(),
             "seconds": {step: seconds for step, seconds in self.seconds.items() if step != "plan"},
             "usage": self.usage,
         }

@@ -3,7 +3,10 @@
 import hashlib
 import random
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -136,15 +139,51 @@ class Processes:
 
 
 def roll_out(job: TrainingJob, questions: Sequence[str], step: int, processes: Processes) -> list[Trajectory]:
-    """Roll out this process's share of the questions; return the trajectories of all processes.
+    """Roll out this process's share of the questions; return the trajectories of all processes."""
+    return processes.gather(roll_share(job, questions, step, processes))
 
-    With `shards` the first process has all of them.
-    """
+
+def roll_share(job: TrainingJob, questions: Sequence[str], step: int, processes: Processes) -> list[Trajectory]:
+    """Roll out this process's share of the questions. With `shards` the first process has all of them."""
     share = questions[processes.index :: processes.count]
     if job.algorithm.shards > 1:  # one server answers, and its adapter is the first process's
         share = questions if processes.first else []
     settings = {"samples": job.algorithm.group_size, "step": step, "temperature": job.algorithm.temperature}
-    return processes.gather(job.roll(share, **settings) if share else [])
+    return job.roll(share, **settings) if share else []
+
+
+class RolloutsAhead:
+    """The rollouts of a batch, collected by a thread while weights are trained on the batch before."""
+
+    def __init__(self, collect: Callable[[], list[Trajectory]]) -> None:
+        """Begin. No interrupt waits for the thread."""
+        self._future: Future[list[Trajectory]] = Future()
+        self._began, self._ended = time.monotonic(), 0.0
+        threading.Thread(target=self._run, args=[collect], name="rollouts", daemon=True).start()
+
+    def _run(self, collect: Callable[[], list[Trajectory]]) -> None:
+        try:
+            trajectories = collect()
+        except BaseException as error:  # noqa: BLE001 - `result` raises it
+            self._ended = time.monotonic()
+            self._future.set_exception(error)
+        else:
+            self._ended = time.monotonic()
+            self._future.set_result(trajectories)
+
+    def result(self) -> tuple[list[Trajectory], str]:
+        """Wait for the rollouts; return them, and a line about the share of the time that each half was idle."""
+        trained = time.monotonic()
+        trajectories = self._future.result()
+        end = time.monotonic()
+        total = max(end - self._began, 1e-9)
+        idle = (end - trained) / total, (end - self._ended) / total
+        line = f"overlap: of {total:.1f} s training was idle {idle[0]:.0%}, rollouts {idle[1]:.0%}"
+        return trajectories, line
+
+    def wait(self) -> None:
+        """Wait until it has ended, whatever came of it."""
+        wait([self._future])
 
 
 def why_no_rows(batch: RolloutBatch, max_length: int) -> str:

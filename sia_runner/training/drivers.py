@@ -56,3 +56,5 @@ def _check_abilities(algorithm: AlgorithmConfig, abilities: LearnerAbilities, cr
         raise TrainingError(f"temperature={algorithm.temperature:g}: this policy is trained at temperature 1 only")
     if algorithm.processes > 1 and not abilities.processes:
         raise TrainingError(f"processes={algorithm.processes}: this policy is trained by one process; allowed: 1")
+    if algorithm.overlap and not abilities.overlap:
+        raise TrainingError("overlap=1: what answers is what is trained, so rollouts have to wait; allowed: 0")

@@ -1,12 +1,14 @@
 """The online loop: roll out, turn rewards into advantages, take optimizer steps, publish the weights, and again.
 
+With `overlap` a batch is rolled out while weights are trained on the one before: by weights that are one batch older.
+
 It knows no backend: a learner is told the gradient of the loss by the logprobs, and nothing else about an algorithm.
 Axes: b rows (model calls), t completion tokens.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from sia_runner.errors import TrainingError
 from sia_runner.records import Trajectory
 from sia_runner.training.algorithms.base import OnlineAlgorithm, TrainingSignal
-from sia_runner.training.batch import IntArray, RolloutBatch, collect_batch, questions_of_step, roll_out, why_no_rows
+from sia_runner.training.batch import (
+    IntArray,
+    RolloutBatch,
+    RolloutsAhead,
+    collect_batch,
+    questions_of_step,
+    roll_out,
+    roll_share,
+    why_no_rows,
+)
 from sia_runner.training.checkpoints import TrainingState
 from sia_runner.training.drift import Correction, Drift, drift_factors, measure_drift
 from sia_runner.training.losses import Array, LossBatch, StepSize, pad_rows, policy_weights
@@ -104,47 +115,84 @@ class OnlineLoop:
         self._iterations = online.loss.iterations  # optimizer steps on each batch of rollouts
         limits = self._algorithm.stopping_limits
         # Optimizer steps from one measurement of the KL to the next.
-        self._kl_every = self._iterations * (1 if online.loss.beta else kl_batch_stride(limits, self._iterations))
+        self._kl_every = self._iterations * (1 if online.loss.beta else kl_batch_stride(limits))
 
     def run(self) -> TrainingProgress:
         """Train from the newest checkpoint, or from the start, to the end or to an early stop."""
         state = self._state
-        if state.resume() is None:
+        saved = state.resume()
+        if saved is None:
             state.save()
         progress = state.progress
         if self._done:
             return progress
         self._learner.publish()
+        rolled = [Trajectory.from_json(data) for data in (saved or {}).get("ahead", ())]
         while not self._done:
-            rollouts = self._collect()
-            first: TrainingStep | None = None
-            while not self._done and (first is None or progress.steps % self._iterations):
-                step = self._take_step(rollouts, first)
-                self._finish_step(step, rollouts, len(rollouts.trajectories) if first is None else 0)
-                first = first or step
-            self._save_if_due()
+            rolled = rolled or roll_out(self._job, *self._questions(progress.steps), state.processes)
+            ahead = self._roll_ahead()
+            try:
+                rollouts = self._measured(rolled)
+                self._train_on(rollouts)
+                rolled = self._collected(ahead) if ahead is not None and not self._done else []
+            except Exception:
+                if ahead is not None:  # nothing may ask the policy, or be paid for, after the end
+                    ahead.wait()
+                raise
+            self._save_if_due(rolled)
+            if progress.stopped and ahead is not None:
+                ahead.wait()
             if not progress.stopped:
                 self._learner.publish()
                 state.prove_adapter(rollouts.rows)
         return progress
 
+    def _train_on(self, rollouts: OnlineRollouts) -> None:
+        """Take the optimizer steps of one batch of rollouts."""
+        first: TrainingStep | None = None
+        while not self._done and (first is None or self._state.progress.steps % self._iterations):
+            step = self._take_step(rollouts, first)
+            self._finish_step(step, rollouts, len(rollouts.trajectories) if first is None else 0)
+            first = first or step
+
+    def _questions(self, step: int) -> tuple[list[str], int]:
+        """Return the questions of the batch that begins with a step, and the step."""
+        algorithm = self._algorithm
+        number = step // self._iterations
+        return questions_of_step(self._job.units, algorithm.prompt_count, number, self._job.seed), step
+
+    def _roll_ahead(self) -> RolloutsAhead | None:
+        """Begin with the next batch's rollouts, if there is one, with the weights that are published now."""
+        following = self._state.progress.steps + self._iterations
+        if not self._algorithm.overlap or following >= self._algorithm.steps:
+            return None
+        questions, processes = self._questions(following), self._state.processes
+        return RolloutsAhead(lambda: roll_share(self._job, *questions, processes))
+
+    def _collected(self, ahead: RolloutsAhead) -> list[Trajectory]:
+        """Return the next batch's rollouts; if they fail, what was trained meanwhile is saved first."""
+        try:
+            own, line = ahead.result()
+        except Exception:
+            self._save_if_due([])
+            raise
+        self._state.say(line)
+        return self._state.processes.gather(own)
+
     @property
     def _done(self) -> bool:
         return bool(self._state.progress.stopped) or self._state.progress.steps >= self._algorithm.steps
 
-    def _collect(self) -> OnlineRollouts:
-        """Collect a batch of rollouts, and measure what the loss needs of the weights before they change.
+    def _measured(self, trajectories: Sequence[Trajectory]) -> OnlineRollouts:
+        """Measure what the loss of a batch of rollouts needs of the weights before they change.
 
         Raises TrainingError if nothing can be learned from them.
         """
-        job, algorithm, step = self._job, self._algorithm, self._state.progress.steps
-        questions = questions_of_step(job.units, algorithm.prompt_count, step // self._iterations, job.seed)
-        trajectories = roll_out(job, questions, step, self._state.processes)
+        algorithm = self._algorithm
         batch = collect_batch(trajectories, algorithm.max_length)
         if reason := why_no_rows(batch, algorithm.max_length):
             raise TrainingError(reason)
-        value_bt = self._values(batch) if self._online.critic is not None else None
-        signal = self._online.advantages(batch, value_bt)
+        value_bt, signal = self._signal(batch)
         used = np.flatnonzero(signal.used_b)
         if not (signal.advantage_bt.any() or self._online.loss.beta or value_bt is not None):
             used = used[:0]  # every gradient would be 0
@@ -161,6 +209,16 @@ class OnlineLoop:
         )
         kl = self._watched_kl(batch) if base is None else kl_to_base(base, sampled)
         return OnlineRollouts(tuple(trajectories), batch, tuple(rows), lowering, kl)
+
+    def _signal(self, batch: RolloutBatch) -> tuple[Array | None, TrainingSignal]:
+        """Return the critic's values, if there is one, and the algorithm's signal, with targets in the values' unit."""
+        if self._online.critic is None:
+            return None, self._online.advantages(batch)
+        value_bt, scale = self._values(batch), self._state.progress.scale_of(batch.reward_n)
+        signal = self._online.advantages(batch, scale.to_rewards(value_bt))
+        if signal.return_bt is None:
+            return value_bt, signal
+        return value_bt, replace(signal, return_bt=scale.to_values(signal.return_bt))
 
     def _values(self, batch: RolloutBatch) -> Array:
         values = self._learner.forward(training_rows(batch)).values
@@ -200,7 +258,8 @@ class OnlineLoop:
         state.record(new)
         at_server = self._job.policy.sampler is not None
         state.say(_progress_line(progress, self._algorithm.steps, rollouts.batch, with_drift=at_server))
-        if verdict := check_collapse(progress.curve, self._algorithm.stopping_limits):
+        verdict = check_collapse(progress.curve, self._algorithm.stopping_limits, self._iterations) if new else None
+        if verdict:
             self._stop(verdict)
 
     def _stop(self, verdict: CollapseVerdict) -> None:
@@ -213,21 +272,22 @@ class OnlineLoop:
             progress.stopped += f"; the adapter is that of step {progress.kept}"
         self._state.say(f"stopped early: {progress.stopped}")
 
-    def _save_if_due(self) -> None:
-        """Save at the end of a batch of rollouts, which checkpoints do not contain, and at the end of the training.
+    def _save_if_due(self, ahead: Sequence[Trajectory]) -> None:
+        """Save at the end of a batch of rollouts, with those that were collected for the next one, and at the end.
 
         A resume finds the final state if the result was written and not yet journaled.
         """
         step, every = self._state.progress.steps, self._algorithm.checkpoint_every
         if self._done or step // every > (step - self._iterations) // every:
-            self._state.save(self._trusted(step))
+            content = {"ahead": [asdict(trajectory) for trajectory in ahead]} if ahead else {}
+            self._state.save(self._trusted(step), **content)
 
     def _trusted(self, step: int) -> int:
         """Return the newest step that a window ending with `step` does not call harmful.
 
-        The window's first figure is of the weights before its step; the last good KL is up to `kl_every` steps older.
+        The window's first figure is of the weights before its batch; the last good KL is up to `kl_every` steps older.
         """
-        return max(0, step - self._algorithm.stopping_limits.window - self._kl_every)
+        return max(0, step - self._algorithm.stopping_limits.window * self._iterations - self._kl_every)
 
 
 def training_rows(batch: RolloutBatch, numbers: Sequence[int] | IntArray | None = None) -> list[TrainingRow]:

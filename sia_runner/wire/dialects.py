@@ -98,10 +98,7 @@ class OpenAIChat:
         for event in SseSplitter().feed(stream + b"\n\n"):
             reader.take(event)
         summary = reader.finish()
-        calls = [
-            {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
-            for call in summary.tool_calls
-        ]
+        calls = [_function_call(call) for call in summary.tool_calls]
         message: Body = {"role": "assistant", "content": summary.text if summary.text or not calls else None}
         message |= {"reasoning_content": summary.reasoning} if summary.reasoning else {}
         message |= {"tool_calls": calls} if calls else {}
@@ -119,25 +116,35 @@ class OpenAIChat:
         logprobs = _logprobs(sampled, decode) if boolean_field(request.body, "logprobs") else None
         counts = len(sampled.prompt_ids), len(sampled.completion_ids)
         usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}
-        last = {"index": 0, "logprobs": None, "finish_reason": sampled.finish_reason}
+        calls = [_function_call(call) for call in sampled.tool_calls]
+        finish_reason = "tool_calls" if calls and sampled.finish_reason == "stop" else sampled.finish_reason
+        last = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
+        content = sampled.text if sampled.text or not calls else None
         if not request.stream:
-            message = {"role": "assistant", "content": sampled.text, "refusal": None}
+            message = {"role": "assistant", "content": content, "refusal": None}
+            message |= {"tool_calls": calls} if calls else {}
             choice = last | {"message": message, "logprobs": logprobs}
             answer = dumps(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
-            return sampled.finish_reason, answer
+            return finish_reason, answer
         head["object"] = "chat.completion.chunk"
-        delta = {"role": "assistant", "content": sampled.text}
+        delta: Body = {"role": "assistant", "content": content}
+        delta |= {"tool_calls": [{"index": at, **call} for at, call in enumerate(calls)]} if calls else {}
         first = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
         chunks = [{"choices": [first]}, {"choices": [last | {"delta": {}}]}]
         if request.wants_usage:
             chunks.append({"choices": [], "usage": usage})
         events = [dumps(head | chunk) for chunk in chunks]
-        return sampled.finish_reason, b"".join(map(sse_event, [*events, b"[DONE]"]))
+        return finish_reason, b"".join(map(sse_event, [*events, b"[DONE]"]))
 
     def error(self, status: int, failed: CallError) -> Body:
         """Return the JSON of an error as OpenAI writes it."""
         kind = _OPENAI_TYPES.get(status, _error_type(status))
         return {"error": {"message": failed.message, "type": kind, "code": failed.code or failed.kind, "param": None}}
+
+
+def _function_call(call: Mapping[str, str]) -> Body:
+    """Return a call of a tool as OpenAI writes it."""
+    return {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
 
 
 def _logprobs(sampled: SampledCall, decode: TokenDecoder) -> Body:

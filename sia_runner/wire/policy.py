@@ -52,6 +52,8 @@ class PolicyRequest:
     seed: int | None = None
     stop: Sequence[str] = ()
     weights: WeightsSource = LIVE_WEIGHTS
+    tools: Sequence[Mapping[str, Any]] = ()  # in OpenAI's shape, for the chat template
+    reasoning_effort: str | None = None  # for the chat template: low | medium | high
 
 
 class PolicyService(Protocol):

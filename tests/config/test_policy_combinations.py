@@ -15,6 +15,11 @@ def test_a_vllm_server_serves_a_base_that_it_knows_by_the_same_name():
     assert config.target_agent.policy.backend == "vllm" and config.trainer.lora.save == []
 
 
+def test_without_an_address_the_run_starts_its_servers():
+    policy = check_experiment(composed("task=arithmetic", "policy=vllm", LARGE, "trainer=grpo")).target_agent.policy
+    assert (policy.base_url, policy.vllm.servers, policy.vllm.command) == (None, 1, ["vllm", "serve"])
+
+
 @pytest.mark.parametrize("gpus", ["4", "a100:4", "0"])
 def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
     config = check_experiment(
@@ -27,10 +32,13 @@ def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ([*VLLM, LARGE], "target_agent.policy.backend=vllm needs target_agent.policy.base_url"),
+        (
+            [*VLLM, "policy=vllm", LARGE, URL, "target_agent.policy.vllm.servers=2"],
+            "target_agent.policy.vllm.servers: of servers that the run starts; not allowed with target",
+        ),
         (
             [*VLLM, LARGE, "target_agent.policy.base_url=localhost:8000"],
-            "https://…); given: localhost:8000",
+            "https://…), or null to start its own; given: localhost:8000",
         ),
         (["task=arithmetic", "target_agent=policy", URL], "target_agent.policy.backend=peft"),
         ([*VLLM, URL], "target_agent.policy.base=tiny"),
@@ -40,8 +48,19 @@ def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
             [*VLLM, LARGE, URL, "trainer=grpo", "trainer.lora.save=[]", "trainer.processes=2"],
             "trainer.processes=2 would each load an adapter into the server of target_agent.policy.backend=vllm",
         ),
+        (["task=arithmetic", "trainer=grpo", "trainer.overlap=1"], "backend=peft what answers is what is trained"),
         (
-            ["task=arithmetic", "trainer=auto", "trainer.algorithms.dpo.processes=4", "compute=slurm"],
+            ["task=arithmetic", "trainer=grpo", "trainer.overlap=1", "policy=tinker", LARGE, "trainer.lora.alpha=32"],
+            "backend=tinker a service answers with the newest; allowed with it: 0",
+        ),
+        (
+            [
+                "task=arithmetic",
+                "trainer=auto",
+                "trainer.algorithms.dpo.processes=4",
+                "compute=slurm",
+                "compute.resources.train.gpus=1",
+            ],
             "trainer.processes=4 needs a GPU for each, but compute.resources.train.gpus=1",
         ),
         (
@@ -50,7 +69,7 @@ def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
             "target_agent.policy.backend=peft: 1",
         ),
         (
-            [*VLLM, LARGE, URL, "trainer=grpo", "trainer.shards=4", "compute=slurm"],
+            [*VLLM, LARGE, URL, "trainer=grpo", "trainer.shards=4", "compute=slurm", "compute.resources.train.gpus=1"],
             "trainer.shards=4 needs a GPU for each, but compute.resources.train.gpus=1",
         ),
     ],

@@ -1,9 +1,14 @@
 """The weights lever with a real vLLM server and a real chat model (tests/engines/vllm.sh), started as documented."""
 
+import contextlib
 import json
 import os
+import shlex
+import threading
+import time
 import urllib.request
 
+import psutil
 import pytest
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
@@ -11,6 +16,9 @@ pytest.importorskip("torch", reason="the weights lever needs the extra `training
 from tests.scripts import parity
 
 URL, BASE = os.environ.get("SIA_VLLM_URL", ""), os.environ.get("SIA_SMOLLM2", "")
+PYTHON = os.environ.get("SIA_VLLM_PYTHON", "")
+# of a server on a CPU that shares it with another one, see docs/training.md
+ON_CPU = "--max-model-len 1024 --enforce-eager --no-enable-chunked-prefill --max-num-batched-tokens 16384"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
@@ -34,6 +42,58 @@ def test_a_generation_is_trained_gated_scored_and_tested_through_a_real_server(c
     assert served() == [BASE], "no adapter of ours is left at the server"
     assert not list((cli.run / "served").iterdir())
     assert_applied(cli.run / "gen_2")
+
+
+@pytest.mark.skipif(not PYTHON, reason="no interpreter with vLLM: tests/engines/vllm.sh env")
+def test_a_server_that_the_run_starts_is_killed_started_again_and_ended(cli, tmp_path):
+    """The same generation, with overlap; a server killed after the first step gets the adapter again; none is left."""
+    command = json.dumps([PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model"])
+    at = ["policy=vllm", f"target_agent.policy.base={BASE}", f"target_agent.policy.vllm.command={command}"]
+    at += [f"target_agent.policy.vllm.args={json.dumps(shlex.split(ON_CPU))}"]
+    at += ["trainer.overlap=1"]
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    seen: set[int] = set()
+    killed: list[int] = []
+
+    def kill_once() -> None:
+        """Kill the server's process when the first step is done; note all processes of servers that were seen."""
+        curve = cli.run / "gen_2" / "training.log"
+        while not over.wait(0.5):
+            servers = servers_of(cli.run)
+            seen.update(one.pid for one in servers)
+            if servers and not killed and curve.is_file() and curve.read_text():
+                servers[0].kill()
+                killed.append(servers[0].pid)
+
+    over = threading.Event()
+    watcher = threading.Thread(target=kill_once)
+    watcher.start()
+    environment |= {"SIA_TEST_RUN": str(cli.run)}
+    began = time.monotonic()
+    done = cli(*parity.overrides(tmp_path, max_tokens=8), *at, f"hydra.run.dir={cli.run}", timeout=850, env=environment)
+    print("seconds", time.monotonic() - began)
+    over.set()
+    watcher.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+    second = cli.summary["generations"][1]
+    assert (second["lever"], second["algorithm"]) == ("weights", "grpo") and second["val"]["n"] == 8
+    assert_applied(cli.run / "gen_2")
+    assert killed and len(seen) == 2 and not any(map(psutil.pid_exists, seen))
+    lines = [entry["line"] for entry in cli.journal if entry["event"] == "server"]
+    assert "ended" in lines[0] and "answers again" in lines[1] and len(lines) == 2
+    log = (cli.run / "gen_2" / "training.log").read_text()
+    assert log.count("overlap: of ") == 2 and log.count("step ") == 3, log
+
+
+def servers_of(run) -> list[psutil.Process]:
+    """Return the servers of a run, without their guards."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if BASE in words and "--port" in words and "-I" not in words:
+                found += [process] if process.environ().get("SIA_TEST_RUN") == str(run) else []
+    return found
 
 
 def assert_applied(generation) -> None:

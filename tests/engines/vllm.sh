@@ -2,7 +2,8 @@
 # A real vLLM server on this machine's CPU (x86-64 with AVX2), in an environment of its own, and a real model to serve.
 #   vllm.sh up       install what is missing (3.4 GB, Python 3.11), start the server as docs/training.md says
 #   vllm.sh down     stop it; environment and model stay
-# Both `up` and `env` end with the lines to evaluate: export SIA_VLLM_URL=… and SIA_SMOLLM2=… (the model's folder)
+# Both `up` and `env` end with the lines to evaluate: export SIA_VLLM_URL=…, SIA_SMOLLM2=… (the model's folder), and
+# SIA_VLLM_PYTHON=… (the environment's interpreter, for servers that a run starts itself)
 # PYTHON names an interpreter with the extra `training`, which makes the model's folder (default: python3).
 set -euo pipefail
 
@@ -38,7 +39,6 @@ PY
 
 make_model() {
   [ -f "$MODEL/config.json" ] && return
-  "${PYTHON:-python3}" -m pip install -q gguf
   "${PYTHON:-python3}" "$HERE/smollm2.py" "$MODEL"
 }
 
@@ -68,7 +68,10 @@ stop_server() {
   while kill -0 "$pid" 2>/dev/null; do sleep .1; done
 }
 
-lines() { printf 'export SIA_VLLM_URL=http://127.0.0.1:%s/v1\nexport SIA_SMOLLM2=%s\n' "$PORT" "$MODEL"; }
+lines() {
+  printf 'export SIA_VLLM_URL=http://127.0.0.1:%s/v1\nexport SIA_SMOLLM2=%s\n' "$PORT" "$MODEL"
+  printf 'export SIA_VLLM_PYTHON=%s\n' "$ENVIRONMENT/bin/python"
+}
 
 case "${1:-up}" in
   up)

@@ -40,6 +40,12 @@ def test_each_sees_one_gpu_of_those_that_were_visible_as_its_first(given, seen):
         assert (environ["CUDA_VISIBLE_DEVICES"], environ["LOCAL_RANK"]) == (seen[rank], "0")
 
 
+def test_the_gpus_that_nobody_trains_on_are_left_for_servers():
+    environ = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"}
+    parallel._select_gpu(environ, 0)
+    assert (environ["CUDA_VISIBLE_DEVICES"], environ["SIA_SERVER_CARDS"]) == ("4", "7")
+
+
 def test_the_result_is_the_first_ones(algorithm):
     assert (
         parallel._combined_result([returned(GOOD), returned(BuildResult("", adapter_sha256="second"))], algorithm)

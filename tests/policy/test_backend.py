@@ -187,7 +187,11 @@ def test_an_anthropic_client_is_answered_too(stream, scene, engine):
 def test_what_the_policy_cannot_do_is_refused_by_name(scene):
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     wrong = [
-        ({"tools": [tool]}, "tools"),
+        ({"tools": [tool]}, "tools is not served.*template has no place"),
+        ({"tools": [tool], "tool_choice": "required"}, "tool_choice is not served"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "functions with a name"),
+        ({"reasoning_effort": "low"}, "reasoning_effort is not served.*template has no place"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort must be one of low, medium, high"),
         ({"logprobs": True, "top_logprobs": 3}, "top_logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),

@@ -7,6 +7,7 @@ pytest.importorskip("torch", reason="the training extra is not installed")
 from sia_runner.policy.base_model import ChatTokenizer
 from sia_runner.policy.tiny import learn_tokenizer
 from sia_runner.wire.failures import CallError
+from sia_runner.wire.policy import PolicyRequest
 from tests.policy.checkpoints import SUMS
 
 
@@ -81,3 +82,72 @@ def test_of_gpt_oss_only_the_final_channel_is_shown_and_searched():
     stopped = chat.stopped(["19"])
     assert not stopped(harmony("<|channel|>analysis<|message|>19")["input_ids"])
     assert stopped(whole[:-1])
+
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+OFFERING = (
+    "{# tools and reasoning_effort #}{{ reasoning_effort or 'medium' }};"
+    "{% if tools %}{% for one in tools %}{{ one.function.name }};{% endfor %}{% endif %}"
+    "{% for one in messages %}{{ one.role }}:{{ one.content }}"
+    "{% for call in one.tool_calls or () %}[{{ call.function.name }} {{ call.function.arguments.city }}]{% endfor %};"
+    "{% endfor %}"
+)
+
+
+def offering(template=OFFERING, marks=()):
+    tokenizer = learn_tokenizer(SUMS, 300, 64)
+    tokenizer.chat_template = template
+    if marks:
+        tokenizer.add_special_tokens({"additional_special_tokens": [*tokenizer.all_special_tokens, *marks]})
+    return tokenizer, ChatTokenizer(tokenizer)
+
+
+def test_tools_and_reasoning_effort_reach_the_template_with_the_calls_so_far():
+    tokenizer, chat = offering()
+    called = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
+    messages = [
+        {"role": "user", "content": "rain?"},
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "content": "yes", "tool_call_id": "1"},
+    ]
+    text = tokenizer.decode(chat.prompt_ids(messages, 999, [TOOL], "high"))
+    assert text == "high;weather;user:rain?;assistant:[weather Bern];tool:yes;"
+    assert tokenizer.decode(ids_of(chat, "hi")) == "medium;user:hi;", "without them the prompt is as before"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [(([TOOL], None), "tools"), (((), "low"), "reasoning_effort")], ids=["tools", "effort"]
+)
+def test_what_a_template_does_not_use_is_refused_by_name(options, name):
+    _, chat = offering("{# tools reasoning_effort tool_calls #}{{ messages[0].content }}")
+    with pytest.raises(CallError, match=f"{name} is not served by the policy: .*template"):
+        chat.prompt_ids([{"role": "user", "content": "hi"}], 999, *options)
+    called = {"role": "assistant", "content": "", "tool_calls": [TOOL]}
+    with pytest.raises(CallError, match="tool_calls is not served"):
+        chat.prompt_ids([called, {"role": "user", "content": "hi"}])
+
+
+def request(**changes):
+    return PolicyRequest((), 9, **changes)
+
+
+def test_a_call_in_harmony_is_a_call_and_no_text():
+    marks = ["<|channel|>", "<|message|>", "<|start|>", "<|return|>", "<|call|>", "<|constrain|>"]
+    tokenizer, chat = offering(marks=marks)
+    thought = "<|channel|>analysis<|message|>to=functions.x <|end|><|start|>assistant"
+    call = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Bern"}<|call|>'
+    ids = tokenizer(thought + call)["input_ids"]
+    text, (one,) = chat.answer(ids, request(tools=(TOOL,)))
+    assert (text, one["name"], one["arguments"]) == ("", "weather", '{"city": "Bern"}') and one["id"]
+    assert chat.answer(ids, request()) == ("", ()), "nothing was offered"
+    final = tokenizer(thought + "<|channel|>final<|message|>dry<|return|>")["input_ids"]
+    assert chat.answer(final, request(tools=(TOOL,))) == ("dry", ())
+
+
+def test_a_call_between_tags_is_taken_out_of_the_text():
+    tokenizer, chat = offering()
+    said = 'So.<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>'
+    text, (one,) = chat.answer(tokenizer(said)["input_ids"], request(tools=(TOOL,)))
+    assert (text, one["name"], one["arguments"]) == ("So.", "weather", '{"city": "Bern"}')
+    broken = "<tool_call>{not json}</tool_call>"
+    assert chat.answer(tokenizer(broken)["input_ids"], request(tools=(TOOL,))) == (broken, ())

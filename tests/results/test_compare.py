@@ -112,3 +112,10 @@ def test_a_sweep_is_its_runs_in_the_order_of_their_numbers(tmp_path):
         runs_in_folders([tmp_path, tmp_path / "2-x"])
     with pytest.raises(RunDirectoryError, match="no run there"):
         runs_in_folders([tmp_path / "notes"])
+
+
+def test_a_run_that_a_person_directed_is_no_fair_arm():
+    steered = arm("b", MORE)
+    steered.row["directed"] = 2
+    (note,) = compare_runs([arm("a", HALF), steered])["notes"]
+    assert note == "a and b: no fair comparison, b was directed by a person, 2 notes"

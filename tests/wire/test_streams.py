@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sia_runner.records import SampledCall
 from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.requests import ModelRequest, SseSplitter, loads, sse_event
 
@@ -85,3 +86,13 @@ def test_the_thinking_of_the_other_api_is_kept_too():
     ]
     summary, _ = read("anthropic", [json.dumps(event).encode() for event in events])
     assert summary.reasoning == "so it is 4"
+
+
+def test_a_policys_call_of_a_tool_is_answered_as_openai_does():
+    call = {"id": "call_1", "name": "weather", "arguments": '{"city": "Bern"}'}
+    sampled = SampledCall((1,), (2, 3), (-1.0, -1.0), "stop", "base", "", (call,))
+    for stream in (False, True):
+        request = ModelRequest("openai", {"model": "m"}, stream, "m", "q", 9)
+        reason, answer = DIALECTS["openai"].respond(request, sampled, str)
+        summary = DIALECTS["openai"].assemble(request, answer)[0] if stream else DIALECTS["openai"].read(loads(answer))
+        assert (reason, summary.finish_reason, summary.tool_calls, summary.text) == ("tool_calls",) * 2 + ([call], "")

@@ -36,6 +36,8 @@ def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorit
     """Run `update_weights` in processes that end with this one; an exception or a fault in one ends them all."""
     if missing := _missing_gpus(context.config, algorithm):
         return BuildResult(f"{algorithm.name}: {missing}", unscored=True)
+    if algorithm.shards > 1:
+        context.close_gateway()  # the first process has its own, with the servers that the run starts
     generation, losses = context.run.generation(n), 0
     processes, nodes = generation.processes, _nodes(context.config)
     while True:
@@ -139,13 +141,24 @@ def run_training_process(folder: Path) -> int:
 
 
 def _select_gpu(environ: MutableMapping[str, Any], rank: int) -> None:
-    """Make one GPU visible before torch is imported, so that "cuda" is that GPU in every thread."""
+    """Make one GPU visible before torch is imported, so that "cuda" is that GPU in every thread.
+
+    The GPUs that no process of this machine trains on are left in SIA_SERVER_CARDS, for servers that one starts.
+    """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        environ["CUDA_VISIBLE_DEVICES"] = str(rank)
-    elif names := [name for name in visible.split(",") if name]:
+    names = _all_gpus() if visible is None else [name for name in visible.split(",") if name]
+    if names:
+        environ["SIA_SERVER_CARDS"] = ",".join(names[int(environ.get("LOCAL_WORLD_SIZE", "1")) :])
         environ["CUDA_VISIBLE_DEVICES"] = names[rank]
+    elif visible is None:
+        environ["CUDA_VISIBLE_DEVICES"] = str(rank)
     environ["LOCAL_RANK"] = "0"
+
+
+def _all_gpus() -> list[str]:
+    """Return the numbers of this machine's GPUs of NVIDIA, without torch, which would fix what is visible."""
+    folder = Path("/proc/driver/nvidia/gpus")
+    return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
 
 
 if __name__ == "__main__":

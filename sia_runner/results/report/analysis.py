@@ -17,6 +17,8 @@ from sia_runner.store.run_directory import RunDirectoryError
 
 _SIGNIFICANCE_LEVEL = 0.05
 TIE, UNTESTED = "tie", "not tested"
+DIRECTED = "directed by a person"  # part of the variant of an arm that was steered
+UNFAIR = f"no fair comparison: {DIRECTED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,11 @@ class ArmRuns:
         return not self.trained and self.trainer not in ("", "none")
 
     @property
+    def directed(self) -> bool:
+        """True if a person steered the runs: what they gained is not the search's alone."""
+        return DIRECTED in self.variant
+
+    @property
     def tested(self) -> list[ReportedRun]:
         """The runs with a test score."""
         return [run for run in self.runs if run.final]
@@ -132,7 +139,7 @@ class ComparableGroup:
     task: str
     target: str  # policy, model or script (a harness that calls no model); "" if no run says so
     test_sha256: str | None  # of questions and data; None if no run was tested
-    sides: tuple[ArmRuns, ...]  # SIA-H first
+    sides: tuple[ArmRuns, ...]  # SIA-H first, arms that a person directed last
 
     @property
     def runs(self) -> list[ReportedRun]:
@@ -185,9 +192,10 @@ def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
     arms: dict[tuple[str, str, tuple[str, ...]], list[ReportedRun]] = {}
     for run in runs:
         texts = [(key, _setting_text(run, key)) for key in varying if run.config]
-        apart = tuple(text if key in _ARM_SETTINGS else f"{key}={text}" for key, text in texts)
+        apart: tuple[str, ...] = tuple(text if key in _ARM_SETTINGS else f"{key}={text}" for key, text in texts)
+        apart += (DIRECTED,) if run.directions else ()
         arms.setdefault((*_arm_key(run), apart), []).append(run)
-    ordered = sorted(arms.items(), key=lambda arm: arm[0][0] == SIA_WH)
+    ordered = sorted(arms.items(), key=lambda arm: (DIRECTED in arm[0][2], arm[0][0] == SIA_WH))
     return tuple(ArmRuns(*arm, tuple(of)) for arm, of in ordered)
 
 
@@ -248,7 +256,11 @@ def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
         for pair in contrast.pairs:
             pair.p_holm = next(adjusted)
             pair.verdict = pair_verdict(sign * pair.difference, pair.p_holm, contrast.new.label, contrast.old.label)
-        if len(contrast.pairs) == 1:  # there is no interval over seeds, so its own verdict is the contrast's
+            if contrast.new.directed or contrast.old.directed:
+                pair.verdict = UNFAIR
+        if contrast.pairs and (contrast.new.directed or contrast.old.directed):
+            contrast.verdict = UNFAIR
+        elif len(contrast.pairs) == 1:  # there is no interval over seeds, so its own verdict is the contrast's
             contrast.verdict = f"{contrast.pairs[0].verdict}, one seed"
     return compared
 
@@ -332,14 +344,15 @@ def _cost(run: ReportedRun, difference: float) -> GainCost:
 def _run_gain(run: ReportedRun, initial: Score, final: Score) -> RunGain:
     difference = final.value - initial.value
     cost = _cost(run, difference)
+    directed = f", {DIRECTED}" if run.directions else ""
     if run.best == run.first:
-        return RunGain(run, difference, cost, 0, 0, None, "no change")
+        return RunGain(run, difference, cost, 0, 0, None, f"no change{directed}")
     old, new = run.answers.get(run.first or 0, ()), run.answers.get(run.best or 0, ())
     if not (_is_question_mean(old, initial) and _is_question_mean(new, final)):
-        return RunGain(run, difference, cost, None, None, None, UNTESTED)
+        return RunGain(run, difference, cost, None, None, None, f"{UNTESTED}{directed}")
     pair = paired_difference(new, old, run.higher_is_better)
     verdict = TIE if pair.p_value >= _SIGNIFICANCE_LEVEL else "better" if cost.points > 0 else "worse"
-    return RunGain(run, difference, cost, pair.lost, pair.won, pair.p_value, verdict)
+    return RunGain(run, difference, cost, pair.lost, pair.won, pair.p_value, f"{verdict}{directed}")
 
 
 def _is_question_mean(outcomes: Sequence[Outcome], score: Score) -> bool:

@@ -177,6 +177,8 @@ def table_captions(sections: Sequence[ReportSection], runs: Sequence[ReportedRun
         *map(_group_sentence, sections),
         "Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie.",
     ]
+    if directed := [run.name for run in runs if run.directions]:
+        sentences.append(f"No fair arms, since a person directed them: {', '.join(directed)}.")
     incomplete = Counter(run.status for run in runs if run.status != "completed")
     if incomplete:
         counts = ", ".join(f"{count} {name}" for name, count in incomplete.items())
@@ -222,6 +224,7 @@ def runs_csv(of: Sequence[ReportedRun]) -> str:
             **score_columns("initial_test", run.initial),
             **score_columns("test", run.final),
             "looks_at_test": run.looks,
+            "directed": len(run.directions),
             "test_sha256": run.arm.test_sha256 if run.arm else None,
             **_usage_columns(run.usage),
             "seconds": run.seconds,

@@ -3,9 +3,10 @@
 import pytest
 
 from sia_runner.records import Score
-from sia_runner.results.report.analysis import contrast_arms, group_runs, report_sections
+from sia_runner.results.report.analysis import DIRECTED, UNFAIR, contrast_arms, group_runs, report_sections
 from sia_runner.results.report.tables import paper_rows, row_cells
 from sia_runner.results.run import FinalTestResult
+from sia_runner.store.directions import Direction
 from tests.results.report.making import HALF, MORE, both, finished
 
 LESS = [0] * 38 + [1, 0]
@@ -137,3 +138,21 @@ def test_arms_of_a_swept_key_are_compared_though_none_trained():
 def test_two_trainers_without_sia_h_are_compared_with_each_other():
     result = contrast([finished(name, MORE, mode="SIA-W+H", trainer=name) for name in ("grpo", "ppo")])
     assert (result.old.trainer, result.new.trainer, result.is_weights_gain) == ("grpo", "ppo", False)
+
+
+def test_a_run_that_a_person_directed_is_an_arm_of_its_own_and_nothing_is_claimed_of_it():
+    steered = (Direction(2, "look at the dates"),)
+    runs = [*both(0, HALF, MORE), finished("d0", MORE, mode="SIA-W+H", trainer="grpo", directions=steered)]
+    (group,) = group_runs(runs)
+    assert [side.directed for side in group.sides] == [False, False, True]
+    fair, other = contrast_arms(group)
+    assert fair.verdict == "SIA-W+H · grpo better, one seed"
+    assert (other.verdict, other.pairs[0].verdict, other.new.runs[0].name) == (UNFAIR, UNFAIR, "d0")
+    (section,) = report_sections(runs)
+    assert [DIRECTED in gain.verdict for gain in section.gains] == [False, False, True]
+
+
+def test_two_directed_arms_are_no_fair_pair_either():
+    steered = (Direction(2, "look at the dates"),)
+    (with_weights,) = both(0, HALF, MORE, directions=steered)[1:]
+    assert contrast([finished("h0", HALF, directions=steered), with_weights]).verdict == UNFAIR
