@@ -103,16 +103,16 @@ def training_of(spec: PolicyConfig, algorithm: AlgorithmConfig | None) -> Traini
     )
 
 
-def fit_lines(config: Experiment) -> Iterator[str]:
+def fit_lines(config: Experiment, *, fetch: bool = True) -> Iterator[str]:
     """Yield what each part of the policy's memory is, and where it is held. Raises FitError where it cannot fit.
 
-    Raises PolicyError where the base's memory is not computed.
+    Raises PolicyError where the base's memory is not computed. `fetch`: also its config.json from the hub.
     """
     spec = config.target_agent.policy
     stages = [kind for kind in Stage if loads_policy(config, kind)]
     if not stages:
         return
-    shape = fit.model_shape(spec.base)
+    shape = fit.model_shape(spec.base, fetch=fetch)
     files = f", {gigabytes(shape.file_bytes)} of files" if shape.file_bytes else ""
     size = f"{gigabytes(base_bytes(shape, spec))} in {spec.dtype}"
     yield f"{spec.base}: {shape.parameters / 1e9:.3g}e9 parameters, {size}{files}"

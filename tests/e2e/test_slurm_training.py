@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
 
 import pytest
 
 from tests.arithmetic import SMALL
 from tests.conftest import Cli
-from tests.scripts.slurm import FEW_JOBS, OnCluster, essence, need_cluster, preempt, said, until
+from tests.scripts.slurm import FEW_JOBS, OnCluster, bring_up, essence, need_cluster, preempt, said, until
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.alone, pytest.mark.timeout(900)]
@@ -79,11 +78,6 @@ def ranks(run):
     return [int(line.split()[0]) for line in lines if "torch.distributed.run" not in line]
 
 
-def resumed():
-    command = ["scontrol", "update", "nodename=c2", "state=resume"]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-
 def test_an_update_over_two_nodes_goes_on_after_a_killed_rank_and_a_lost_node(run, tmp_path):
     alone = Cli(tmp_path / "alone")
     alone.folder.mkdir()
@@ -101,7 +95,7 @@ def test_an_update_over_two_nodes_goes_on_after_a_killed_rank_and_a_lost_node(ru
     try:
         until(lambda: not ranks(run), 120)
     finally:
-        until(resumed, 60, 1)  # not while its steps are being ended
+        bring_up()  # the node too
     assert run.ended(600) == 0, run.said
     assert training_log(run).count("resumed after step") >= 2
     run.assert_counted_once()
