@@ -74,7 +74,7 @@ def _measured_speed(config: Experiment) -> float | None:
 def _memory_lines(config: Experiment) -> list[str]:
     """Return what the policy's memory is, where a stage loads it. Raises FitError where it cannot fit."""
     try:
-        return [f"memory: {line}" for line in fit_lines(config)]
+        return [f"memory: {line}" for line in fit_lines(config, fetch=False)]
     except PolicyError as unknown:
         return [f"memory: not known: {unknown}"]
 
@@ -94,7 +94,7 @@ _FIT_ASSUMPTIONS = (
 def _gpu_plans(config: Experiment) -> tuple[ModelShape, Training, dict[tuple[int, int], GpuPlan | None]]:
     """Return plans by the memory and the number of GPUs. Raises PolicyError where the base's sizes are not known."""
     spec, algorithms = config.target_agent.policy, list(allowed_algorithms(config.trainer).values())
-    shape, training = model_shape(spec.base), training_of(spec, algorithms[0] if algorithms else None)
+    shape, training = model_shape(spec.base, fetch=False), training_of(spec, algorithms[0] if algorithms else None)
     cases = [(size, count) for size in _GPU_SIZES for count in _GPU_COUNTS]
     return shape, training, {case: plan_gpus(shape, training, case[1], case[0] * GB) for case in cases}
 

@@ -189,6 +189,8 @@ def base_folder(base: str, *, weights: bool = True, fetch: bool = True) -> Path:
             snapshot_download(base, allow_patterns=patterns, ignore_patterns=["*/*"], local_files_only=not fetch)
         )
     except (OSError, ValueError, HFValidationError) as error:
+        if not fetch:
+            raise PolicyError(f"base={base} is no folder, and not in the cache; `prefetch` brings it") from None
         raise PolicyError(f"base={base} is no folder, and no model of the hub: {first_line(error)}") from None
 
 

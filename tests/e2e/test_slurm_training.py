@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
 
 import pytest
 
 from tests.arithmetic import SMALL
 from tests.conftest import Cli
-from tests.scripts.slurm import FEW_JOBS, OnCluster, essence, need_cluster, preempt, said, until
+from tests.scripts.slurm import FEW_JOBS, OnCluster, bring_up, essence, need_cluster, preempt, said, until
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.alone, pytest.mark.timeout(900)]
@@ -73,17 +72,10 @@ TWO_NODES = ["trainer.processes=2", "target_agent.policy.device=cpu"]
 JOB = ["compute.resources.train.nodes=2", "compute.resources.train.gpus=0", "compute.resources.train.partition=cpu"]
 
 
-def ranks():
-    """The processes of an update that are alive on this machine, which is every node, by process id."""
-    lines = said("ps", "-eo", "pid=,args=").splitlines()
-    return [
-        int(line.split()[0]) for line in lines if "weights.parallel" in line and "torch.distributed.run" not in line
-    ]
-
-
-def resumed():
-    command = ["scontrol", "update", "nodename=c2", "state=resume"]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+def ranks(run):
+    """The processes of this run's update that are alive on this machine, which is every node, by process id."""
+    lines = [line for line in said("ps", "-eo", "pid=,args=").splitlines() if f"{run.cli.run}/gen_2/processes" in line]
+    return [int(line.split()[0]) for line in lines if "torch.distributed.run" not in line]
 
 
 def test_an_update_over_two_nodes_goes_on_after_a_killed_rank_and_a_lost_node(run, tmp_path):
@@ -95,19 +87,19 @@ def test_an_update_over_two_nodes_goes_on_after_a_killed_rank_and_a_lost_node(ru
     job = run.running(BUILD, 300)
     assert said("squeue", "--noheader", "--format=%D %N", f"--jobs={job}") == "2 c[1-2]"
     until(lambda: "step 1/6" in training_log(run), 300, 0.02)
-    assert len(ranks()) == 2
-    os.kill(ranks()[-1], signal.SIGKILL)
+    assert len(ranks(run)) == 2
+    os.kill(ranks(run)[-1], signal.SIGKILL)
     until(lambda: "the processes are started again" in training_log(run), 120, 0.1)
     until(lambda: "step 3/6" in training_log(run), 300, 0.02)
     said("scontrol", "update", "nodename=c2", "state=down", "reason=test")
     try:
-        until(lambda: not ranks(), 120)
+        until(lambda: not ranks(run), 120)
     finally:
-        until(resumed, 60, 1)  # not while its steps are being ended
+        bring_up()  # the node too
     assert run.ended(600) == 0, run.said
     assert training_log(run).count("resumed after step") >= 2
     run.assert_counted_once()
     assert essence(run.cli) == essence(alone)
     name = "gen_2/adapter/adapter_model.safetensors"
     assert (run.cli.run / name).read_bytes() == (alone.run / name).read_bytes()
-    assert not ranks() and not said("squeue", "--noheader", f"--jobs={job}", "--states=R")
+    assert not ranks(run) and not said("squeue", "--noheader", f"--jobs={job}", "--states=R")
