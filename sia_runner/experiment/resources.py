@@ -63,12 +63,12 @@ def stage_resources(config: Experiment, kind: str) -> StageResources:
         return compute.resources.of(kind)
     spec, nodes = config.target_agent.policy, _train_nodes(config)
     ranks, shards = _ranks(config) if kind == Stage.TRAIN else (1, 1)
-    here = ceil(ranks / nodes) if kind == Stage.TRAIN else 1  # processes on one node
-    own = here if kind == Stage.TRAIN or spec.backend == "peft" else 0  # of these, processes that hold weights
-    keys: dict[str, float] = {"cpus": _CPUS * here, "gpus": 0 if spec.device == "cpu" else own + server_gpus(spec)}
+    local = ceil(ranks / nodes) if kind == Stage.TRAIN else 1  # processes on one node
+    own = local if kind == Stage.TRAIN or spec.backend == "peft" else 0  # of these, processes that hold weights
+    keys: dict[str, float] = {"cpus": _CPUS * local, "gpus": 0 if spec.device == "cpu" else own + server_gpus(spec)}
     try:
         weights = base_bytes(fit.model_shape(spec.base, fetch=False), spec)
-        keys["memory_gb"] = ceil(here * weights / shards / GB) + _BESIDE_WEIGHTS_GB
+        keys["memory_gb"] = ceil(local * weights / shards / GB) + _BESIDE_WEIGHTS_GB
     except PolicyError:
         pass  # its files are not on this machine: the configuration decides
     policy = StageResources.model_validate(keys | compute.resources.policy.model_dump(exclude_none=True))
@@ -118,9 +118,9 @@ def fit_lines(config: Experiment, *, fetch: bool = True) -> Iterator[str]:
     yield f"{spec.base}: {shape.parameters / 1e9:.3g}e9 parameters, {size}{files}"
     for kind in stages:
         where, gpus, gpu_bytes, memory = _place(config, kind)
-        least = base_bytes(shape, spec) / (_ranks(config)[1] if kind == Stage.TRAIN else 1)
-        if memory is not None and memory < least and (kind == Stage.TRAIN or spec.backend == "peft"):
-            need = f"{gigabytes(least)} of weights are read there"
+        needed = base_bytes(shape, spec) / (_ranks(config)[1] if kind == Stage.TRAIN else 1)
+        if memory is not None and memory < needed and (kind == Stage.TRAIN or spec.backend == "peft"):
+            need = f"{gigabytes(needed)} of weights are read there"
             raise FitError(f"{where} has {gigabytes(memory)} of memory, but {need}{_advice(spec)}")
         if spec.device == "cuda" and gpus == 0:
             raise FitError(f"{where} has no GPU, but target_agent.policy.device=cuda loads {spec.base} on one")
@@ -152,8 +152,8 @@ def _check_answering(shape: ModelShape, config: Experiment, kind: str, where: st
     training, parallel = training_of(spec, algorithms[0] if algorithms else None), spec.vllm.tensor_parallel
     memory = fit.server_memory(shape, training.lora, training.max_length, gpu_bytes, parallel)
     if memory.sequences < 1:
-        least = fit.server_gpus(shape, training.lora, training.max_length, gpu_bytes)
-        advice = f"; allowed: target_agent.policy.vllm.tensor_parallel={least}" if least else ""
+        smallest = fit.server_gpus(shape, training.lora, training.max_length, gpu_bytes)
+        advice = f"; allowed: target_agent.policy.vllm.tensor_parallel={smallest}" if smallest else ""
         parts = f"{gigabytes(memory.weights)} of weights and {gigabytes(memory.adapters)} of adapters"
         small = f"{where} has GPUs of {gigabytes(gpu_bytes)}"
         raise FitError(f"{small}, but each of a server's {parallel} takes {parts}{advice}")

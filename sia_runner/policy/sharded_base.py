@@ -95,13 +95,13 @@ def _ties(model: nn.Module) -> list[tuple[str, str]]:
 
 def _replace_parameters(model: nn.Module, new: Callable[[Tensor], Tensor], keep: Any = ()) -> None:
     """Replace parameters that are not in `keep`; those that share their memory go on sharing it."""
-    made: dict[int, tuple[Tensor, nn.Parameter]] = {}  # holds the old ones: an id is used again
+    copies: dict[int, tuple[Tensor, nn.Parameter]] = {}  # holds the old ones: an id is used again
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if weight not in keep:
-                if id(weight) not in made:
-                    made[id(weight)] = weight, nn.Parameter(new(weight), requires_grad=weight.requires_grad)
-                module._parameters[name] = made[id(weight)][1]
+                if id(weight) not in copies:
+                    copies[id(weight)] = weight, nn.Parameter(new(weight), requires_grad=weight.requires_grad)
+                module._parameters[name] = copies[id(weight)][1]
 
 
 class SafetensorsFolder:
@@ -124,7 +124,7 @@ class SafetensorsFolder:
         with safe_open(self._files[name], "pt") as tensors:
             return tensors.get_slice(name)[start:stop]
 
-    def whole(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Tensor:
         """Return a tensor."""
         with safe_open(self._files[name], "pt") as tensors:
             return tensors.get_tensor(name)
@@ -194,4 +194,4 @@ def _entries_of_expert(name: str) -> list[str]:
 
 def _expert_of_entries(files: SafetensorsFolder, entries: Sequence[str], start: int, stop: int) -> Tensor:
     """Return expert number `start`, whose files have an entry for each of its matrices."""
-    return torch.cat([files.whole(entry.format(start)) for entry in entries])[None]
+    return torch.cat([files.tensor(entry.format(start)) for entry in entries])[None]
