@@ -90,18 +90,18 @@ def _ties(model: nn.Module) -> list[tuple[str, str]]:
     names = [
         (first.setdefault(id(weight), name), name) for name, weight in model.named_parameters(remove_duplicate=False)
     ]
-    return [(one, other) for one, other in names if one != other]
+    return [(earlier, other) for earlier, other in names if earlier != other]
 
 
 def _replace_parameters(model: nn.Module, new: Callable[[Tensor], Tensor], keep: Any = ()) -> None:
     """Replace parameters that are not in `keep`; those that share their memory go on sharing it."""
-    copies: dict[int, tuple[Tensor, nn.Parameter]] = {}  # holds the old ones: an id is used again
+    replacements: dict[int, tuple[Tensor, nn.Parameter]] = {}  # holds the old ones: an id is used again
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if weight not in keep:
-                if id(weight) not in copies:
-                    copies[id(weight)] = weight, nn.Parameter(new(weight), requires_grad=weight.requires_grad)
-                module._parameters[name] = copies[id(weight)][1]
+                if id(weight) not in replacements:
+                    replacements[id(weight)] = weight, nn.Parameter(new(weight), requires_grad=weight.requires_grad)
+                module._parameters[name] = replacements[id(weight)][1]
 
 
 class SafetensorsFolder:
@@ -149,7 +149,7 @@ def _check_tie(files: SafetensorsFolder, name: str, other: str, weight: Any) -> 
     """Raise PolicyError if the files hold different weights for parameters that the configuration makes one."""
     if other not in files or name not in files:
         return
-    parts = (_own_parts(files, one, weight) for one in (name, other))
+    parts = (_own_parts(files, path, weight) for path in (name, other))
     if any(not torch.equal(part, second) for (_, part), (_, second) in zip(*parts, strict=True)):
         raise PolicyError(f"{files.folder}: config.json ties {other} to {name}, but their weights differ")
 
@@ -160,19 +160,19 @@ def _parts(
     """Yield (first row, rows) of a parameter from `start` to `stop`, however the files hold it."""
     entries, step = _entries_of_expert(name), 1
     if name in files:
-        read = partial(files.rows, name)
+        rows_of = partial(files.rows, name)
         step = max(1, _BLOCK_BYTES // (4 * max(1, torch.Size(shape[1:]).numel())))
     elif f"{name}_blocks" in files:
-        read = partial(_four_bit_rows, files, name)
+        rows_of = partial(_four_bit_rows, files, name)
     elif entries and all(entry.format(0) in files for entry in entries):
-        read = partial(_expert_of_entries, files, entries)
+        rows_of = partial(_expert_of_entries, files, entries)
     else:
         raise PolicyError(
             f"{files.folder} has no {name}; trainer.shards reads safetensors files with transformers' own names, "
             "gpt-oss's 4-bit experts, and experts with an entry each"
         )
     for first in range(start, stop, step):
-        part = read(first, min(first + step, stop))
+        part = rows_of(first, min(first + step, stop))
         if tuple(part.shape[1:]) != shape[1:]:
             raise PolicyError(f"{files.folder}: {name} is {list(part.shape[1:])} a row, the model's {list(shape[1:])}")
         yield first, part

@@ -73,8 +73,8 @@ def sharded_learner(
     folder = base_folder(spec.base)
     policy = ShardedModel(weightless_model(folder, spec.dtype, device), None, spec.base, base_sha256, spec.trust_base)
     with attached_adapter(policy, lora, start, seed) as model:
-        trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
-        if others := [name for name in trained if "lora_" not in name]:
+        trainable = [name for name, weight in model.named_parameters() if weight.requires_grad]
+        if others := [name for name in trainable if "lora_" not in name]:
             raise TrainingError(f"trainer.shards trains LoRA matrices only; this adapter also trains {others[0]}")
         replace_expert_forward(model)
         shard_and_load(model, folder, device)

@@ -1,8 +1,13 @@
 """A checkpoint is whole or not there, and belongs to one training only."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from sia_runner.training import checkpoints
 from sia_runner.training.checkpoints import CheckpointStore
+from tests.training import toy
 
 
 def save(store: CheckpointStore, step: int, **content) -> str:
@@ -93,3 +98,12 @@ def test_of_two_saves_after_the_same_step_the_later_one_counts(tmp_path):
     newest = store.latest()
     assert newest is not None
     assert newest[1]["turn"] == "second"
+
+
+def test_another_number_of_shards_resumes_a_checkpoint_and_another_learning_rate_does_not(tmp_path):
+    policy: Any = SimpleNamespace(base_sha256="b" * 64)
+
+    def key(**changes: Any) -> str:
+        return checkpoints.training_key(toy.assignment(policy, toy.settings("grpo", **changes), tmp_path), None)
+
+    assert key(shards=2) == key(shards=4) == key() != key(learning_rate=1.0)
