@@ -165,7 +165,7 @@ def _eval_mode(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-_SPEED_ROWS, _SPEED_TOKENS = 16, 16
+_SPEED_ROWS, _SPEED_TOKENS = 16, 6  # few, as this cannot be interrupted
 
 
 def sampling_speed(engine: PolicyEngine) -> float:

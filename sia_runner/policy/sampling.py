@@ -93,7 +93,7 @@ def _uniform_numbers(row: SamplingRow, limit: int) -> Tensor:
 _PIECE_TOKENS, _GPU_PIECE_TOKENS = 1024, 65536
 _MAX_CACHE_BYTES = 256 * 1024 * 1024  # bytes; the least recently used prompts are dropped first
 _MIN_SHARED = 16  # tokens at the beginning of several prompts that are worth a pass of their own
-_MAX_BEGINNINGS = 8  # of prompts, which are remembered
+_MAX_BEGINNINGS = 4  # of prompts, which are remembered, each of at most an eighth of the bytes above
 
 _TokenIds = tuple[int, ...]
 _Layers = tuple[tuple[Tensor, Tensor], ...]  # keys and values of each layer: (heads, tokens, width)
@@ -114,7 +114,7 @@ class _CachedPrompt:
 
     @property
     def nbytes(self) -> int:
-        return self.logits_v.nbytes + sum(key.nbytes + value.nbytes for key, value in self.own)
+        return self.logits_v.nbytes + _nbytes(self.own)
 
 
 class PromptCache:
@@ -158,8 +158,10 @@ class PromptCache:
                 if piece == keys:
                     whole = reading
                 for row, rest in enumerate(piece):
-                    own = _copy_row(cache, row, len(rest))
-                    fresh[group[0][:start] + rest] = _CachedPrompt(own, logits_bv[row].clone(), beginning)
+                    own, ids = _copy_row(cache, row, len(rest)), group[0][:start] + rest
+                    shared = beginning if ids[:start] in self._beginnings else ()
+                    layers = own if shared else _joined(beginning, own)
+                    fresh[ids] = _CachedPrompt(layers, logits_bv[row].clone(), shared)
         prefixes = [fresh.get(prompt) or self._entries[prompt] for prompt in keys]
         for prompt, prefix in fresh.items():
             self._entries[prompt] = prefix
@@ -180,7 +182,8 @@ class PromptCache:
             if len(group) > 1 and len(shared) - len(beginning) >= _MIN_SHARED:
                 cache, _, _ = _read_prompts(model, [shared[len(beginning) :]], pad_id, layers)
                 layers = _joined(layers, _copy_row(cache, 0, len(shared) - len(beginning)))
-                self._beginnings[shared] = layers
+                if _nbytes(layers) <= _MAX_CACHE_BYTES // 8:
+                    self._beginnings[shared] = layers
                 if len(self._beginnings) > _MAX_BEGINNINGS:
                     self._beginnings.popitem(last=False)
                 yield len(shared), layers, group
@@ -193,6 +196,10 @@ class PromptCache:
         if longest:
             self._beginnings.move_to_end(longest)
         return longest
+
+
+def _nbytes(layers: _Layers) -> int:
+    return sum(key.nbytes + value.nbytes for key, value in layers)
 
 
 def _joined(first: _Layers, second: _Layers) -> _Layers:

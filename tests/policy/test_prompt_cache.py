@@ -74,6 +74,21 @@ def test_what_prompts_begin_with_alike_is_read_once(engine, forwards):
     assert forwards == [1, 3, 1], "a later question goes on from them"
 
 
+def test_a_beginning_that_is_too_large_to_remember_is_part_of_each_prompt(engine, forwards, monkeypatch):
+    asked = [[*[5] * 20, *prompt] for prompt in PROMPTS[1:3]]
+    prefixes = PromptCache()
+    read(prefixes, engine, asked)
+    small = prefixes._nbytes
+    monkeypatch.setattr(module, "_MAX_CACHE_BYTES", 8 * small)
+    prefixes, version = PromptCache(), "base"
+    monkeypatch.setattr(module, "_nbytes", lambda layers: 2 * small)
+    _, _, logits_bv = read(prefixes, engine, asked, version)
+    assert not prefixes._beginnings and all(not entry.beginning for entry in prefixes._entries.values())
+    with torch.no_grad():
+        expected_bv = _read_prompts(engine.model, [tuple(prompt) for prompt in asked], 0)[2]
+    torch.testing.assert_close(logits_bv, expected_bv, atol=1e-5, rtol=1e-5)
+
+
 def test_a_longer_beginning_goes_on_from_a_shorter_one(engine, forwards):
     system, examples = [5] * 20, [7] * 20
     prefixes = PromptCache()
